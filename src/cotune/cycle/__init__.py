@@ -1,0 +1,3 @@
+"""THE LOOP: plan, budget, journal, resume, and the order of steps."""
+
+from __future__ import annotations

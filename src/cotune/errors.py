@@ -1,0 +1,43 @@
+"""The errors that a user is meant to read."""
+
+from __future__ import annotations
+
+
+class CotuneError(Exception):
+    """Base of all errors that cotune raises on purpose; the command line prints it without a traceback.
+
+    Attributes:
+        exit_code: what the command line exits with.
+    """
+
+    exit_code = 1
+
+
+class InputError(CotuneError):
+    """Something that the user gave is wrong. Says what, where, and how to mend it.
+
+    Args:
+        what: the problem, one sentence without a full stop at the end.
+        where: file, row, column or key that it was found at.
+        mend: what the user can do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
+        self.what, self.where, self.mend = what, where, mend
+        super().__init__(f"{where + ': ' if where else ''}{what}.{' ' + mend if mend else ''}")
+
+
+class DivergedError(CotuneError):
+    """A loss or score became NaN or infinite; the trial it belongs to is recorded as failed, never as 0."""
+
+
+class BudgetError(InputError):
+    """The budget is too small for even the shortest run, or cannot be read."""
+
+
+class BusyError(CotuneError):
+    """Another process works on the same run folder."""
+
+    exit_code = 3

@@ -1,0 +1,87 @@
+"""Files written whole or not at all, canonical JSON, content hashes and safe names."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cotune.errors import CotuneError, InputError
+
+
+def canonical_json(value: Any) -> str:
+    """One text per value: sorted keys, no spaces, no NaN. Raises ValueError on NaN or infinity."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def content_hash(value: Any, length: int = 16) -> str:
+    """Hex digest of a JSON value, a text or bytes; ``length`` hex digits of its sha256."""
+    data = value if isinstance(value, bytes) else canonical_json(value).encode()
+    return hashlib.sha256(data).hexdigest()[:length]
+
+
+def file_sha256(path: Path) -> str:
+    """Full sha256 of a file, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its name, fsynced, when the block ends without an error.
+
+    Raises:
+        CotuneError: the disk is full or the folder cannot be written to; nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise CotuneError(
+            f"cannot write {path}: {error.strerror or error}. Free some space or choose another folder."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def slug(name: str, length: int = 60) -> str:
+    """A name that is safe as a file name everywhere: lower-case letters, digits, ``-`` and ``_``."""
+    return re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")[:length] or "task"
+
+
+def inside(folder: Path, name: str) -> Path:
+    """``folder/name``, checked to stay inside the folder.
+
+    Raises:
+        InputError: the name is absolute or climbs out of the folder, also through a link.
+    """
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise InputError(
+            f"the path {name!r} leads out of its folder", where=str(folder), mend="Use a plain relative name."
+        )
+    return path

@@ -1,0 +1,7 @@
+"""HOW it is asked: the Prompt value object, the starting bank, and the one renderer to token ids."""
+
+from __future__ import annotations
+
+from cotune.prompt.prompt import Demonstration, Prompt, parse_prompt, substitute
+
+__all__ = ["Demonstration", "Prompt", "parse_prompt", "substitute"]

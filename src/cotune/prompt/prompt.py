@@ -1,0 +1,157 @@
+"""The Prompt: how the task is put to the model, as an immutable value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from cotune.errors import InputError
+from cotune.files import content_hash
+
+Order = Literal["instruction_first", "input_first"]
+
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A worked row shown in the prompt: input fields as pairs of name and text, and the right label."""
+
+    fields: tuple[tuple[str, str], ...]
+    output: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model reads before it answers, apart from the row itself. Equal by content.
+
+    ``{field}`` and ``{labels}`` are substituted literally, once; whatever else stands in braces stays as it is.
+
+    Attributes:
+        instruction: what to do; may be empty. ``{labels}`` stands for the list of label words.
+        input_template: how the row's fields are shown; holds ``{field}`` placeholders.
+        cue: the text after the input that calls for the answer; may be empty.
+        system: the system message; None leaves the chat template's own default, an empty text asks for an empty one.
+        label_words: pairs of label and the word the model says for it; labels that are not named say themselves.
+        demonstrations: worked rows shown before the input.
+        order: whether the instruction stands before the input (long shared prefix) or after it.
+        separator: the text between instruction, input and cue.
+    """
+
+    instruction: str = ""
+    input_template: str = "{input}"
+    cue: str = ""
+    system: str | None = None
+    label_words: tuple[tuple[str, str], ...] = ()
+    demonstrations: tuple[Demonstration, ...] = ()
+    order: Order = "instruction_first"
+    separator: str = "\n"
+
+    @cached_property
+    def id(self) -> str:
+        """Content hash of everything above, 12 hex digits."""
+        return content_hash(self.to_json(), 12)
+
+    @cached_property
+    def placeholders(self) -> tuple[str, ...]:
+        """Names in braces anywhere in the prompt's own text, in order of appearance."""
+        text = "\n".join((self.system or "", self.instruction, self.input_template, self.cue))
+        return tuple(dict.fromkeys(_PLACEHOLDER.findall(text)))
+
+    def word(self, label: str) -> str:
+        """The word that stands for ``label`` in this prompt."""
+        return dict(self.label_words).get(label, label)
+
+    def words(self, labels: Iterable[str]) -> tuple[str, ...]:
+        """The words for ``labels``, in their order."""
+        table = dict(self.label_words)
+        return tuple(table.get(label, label) for label in labels)
+
+    def edit(self, **changes: Any) -> Prompt:
+        """A copy with some attributes changed."""
+        return replace(self, **changes)
+
+    @property
+    def text(self) -> str:
+        """The prompt as one template text, for people: what :func:`parse_prompt` reads."""
+        return self.separator.join(part for part in self.parts if part)
+
+    @property
+    def parts(self) -> tuple[str, str, str]:
+        """Instruction, input and cue in the order in which they are shown."""
+        if self.order == "instruction_first":
+            return self.instruction, self.input_template, self.cue
+        return self.input_template, self.instruction, self.cue
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that :meth:`from_json` turns back into an equal prompt."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Prompt:
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            InputError: a key is unknown or a value has the wrong form.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise InputError(f"unknown prompt key {unknown[0]!r}", mend=f"Known keys: {', '.join(sorted(known))}.")
+        values = dict(data)
+        try:
+            values["label_words"] = tuple((str(a), str(b)) for a, b in data.get("label_words", ()))
+            values["demonstrations"] = tuple(
+                Demonstration(tuple((str(a), str(b)) for a, b in item["fields"]), str(item["output"]))
+                for item in data.get("demonstrations", ())
+            )
+        except (TypeError, ValueError, KeyError) as error:
+            raise InputError(f"a prompt's label words or demonstrations have the wrong form ({error})") from error
+        for name in ("instruction", "input_template", "cue", "separator"):
+            if not isinstance(values.get(name, ""), str):
+                raise InputError(f"the prompt's {name} must be a text")
+        if values.get("order", "instruction_first") not in ("instruction_first", "input_first"):
+            raise InputError(f"unknown order {values['order']!r}", mend="Use instruction_first or input_first.")
+        return cls(**values)
+
+
+def substitute(template: str, values: Mapping[str, str]) -> str:
+    """Replace each ``{name}`` that ``values`` knows, in one pass: what is put in is never looked at again."""
+    return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
+
+
+def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt", system: str | None = None) -> Prompt:
+    """Read a prompt from plain template text, as a user writes it.
+
+    Lines before the first line that holds a field become the instruction, lines after the last such line the cue.
+
+    Args:
+        text: the template, with each input field somewhere as ``{field}``.
+        input_fields: the task's input fields.
+        where: file or key that the text came from, for errors.
+        system: an optional system message.
+
+    Raises:
+        InputError: the text is empty, or a field of the task does not occur in it.
+    """
+    names = tuple(input_fields)
+    if not text.strip():
+        raise InputError("the prompt is empty", where=where, mend=f"Write a text that holds {{{names[0]}}}.")
+    found = set(_PLACEHOLDER.findall(text))
+    if missing := [name for name in names if name not in found]:
+        raise InputError(
+            f"the prompt never shows the input field {{{missing[0]}}}",
+            where=where,
+            mend=f"Put {{{missing[0]}}} where the row's text belongs.",
+        )
+    lines = text.strip("\n").split("\n")
+    holding = [i for i, line in enumerate(lines) if set(_PLACEHOLDER.findall(line)) & set(names)]
+    first, last = holding[0], holding[-1]
+    return Prompt(
+        instruction="\n".join(lines[:first]),
+        input_template="\n".join(lines[first : last + 1]),
+        cue="\n".join(lines[last + 1 :]),
+        system=system,
+    )

@@ -1,0 +1,3 @@
+"""CHANGING the weights: LoRA adapters trained with a shared prompt prefix, checkpoints, schedule."""
+
+from __future__ import annotations
