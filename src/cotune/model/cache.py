@@ -1,0 +1,41 @@
+"""Where cotune keeps what it can make again: converted models, probe results, fingerprints, scores."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cotune.errors import InputError
+
+CACHE_VARIABLE = "COTUNE_CACHE"
+
+
+def cache_folder(*parts: str, create: bool = True) -> Path:
+    """The cache folder, or a folder below it: ``$COTUNE_CACHE``, else the system's cache folder for cotune.
+
+    Args:
+        parts: names below the cache folder.
+        create: make the folder when it is missing.
+
+    Raises:
+        InputError: the folder cannot be made, for it is read-only, a file, or the disk is full.
+    """
+    chosen = os.environ.get(CACHE_VARIABLE, "").strip()
+    if chosen:
+        root = Path(chosen).expanduser().absolute()
+    else:
+        from platformdirs import user_cache_path
+
+        root = user_cache_path("cotune")
+    folder = root.joinpath(*parts)
+    if create:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (OSError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(
+                f"the cache folder cannot be made ({reason})",
+                where=str(folder),
+                mend=f"Set {CACHE_VARIABLE} to a folder that can be written to.",
+            ) from error
+    return folder
