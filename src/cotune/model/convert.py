@@ -8,6 +8,7 @@ version of transformers: the same GGUF file gives the same bytes, so the model's
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,6 +168,7 @@ def _tokenizer_config(facts: dict[str, Any]) -> dict[str, Any]:
 def _write_weights(reader: Any, facts: dict[str, Any], path: Path) -> None:
     import gguf
     import numpy as np
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     heads = {"attn_q": facts["llama.attention.head_count"], "attn_k": facts["llama.attention.head_count_kv"]}
@@ -185,7 +187,14 @@ def _write_weights(reader: Any, facts: dict[str, Any], path: Path) -> None:
     wanted = 2 + len(_LAYER_NAMES) * facts["llama.block_count"]
     if len(weights) != wanted:
         raise CotuneError(f"the GGUF file holds {len(weights)} tensors, not {wanted}.")
-    save_file(weights, path, metadata={"format": "pt"})
+    try:
+        save_file(weights, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # The writer wraps what the system said; the caller tells a full disk from the rest by its number.
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def _halves_from_pairs(values: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -127,42 +128,55 @@ def fetch_from_hub(name: str, progress: Callable[[str], None] | None = None) -> 
         "allow_patterns": [*_CONFIGS, *_TOKENIZER_FILES, _INDEX, "*.safetensors"],
         "ignore_patterns": ["*/*", "consolidated*"],
     }
-    quiet = bool(utils.are_progress_bars_disabled())
-    utils.disable_progress_bars()
+    bars: Any = utils
+    quiet = bool(bars.are_progress_bars_disabled())
+    bars.disable_progress_bars()
     try:
         with contextlib.suppress(errors.LocalEntryNotFoundError):
             folder = Path(huggingface_hub.snapshot_download(repository, local_files_only=True, **options))
-            if revision or _whole(folder):
+            if _whole(folder):
                 return folder
         if progress:
             progress(f"Fetching {name} from the hub.")
         return Path(huggingface_hub.snapshot_download(repository, **options))
-    except errors.HFValidationError as error:
-        raise InputError(f"{repository!r} is no hub id", where="model", mend="Hub ids look like org/name.") from error
-    except errors.GatedRepoError as error:
-        raise InputError(
-            f"access to {repository} is restricted",
-            where="model",
-            mend="Accept its terms on the hub and set HF_TOKEN in the environment.",
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise InputError(f"{repository} has no revision {revision!r}", where="model", mend="Check it.") from error
-    except errors.RepositoryNotFoundError as error:
-        raise InputError(
-            f"there is no model {repository} on the hub, or it is private",
-            where="model",
-            mend="Check the name; for a private one set HF_TOKEN in the environment.",
-        ) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
-        raise InputError(
-            f"{name} is not on this machine and the hub cannot be reached",
-            where="model",
-            mend=f"Check the network and HF_HUB_OFFLINE, or run `hf download {repository}` elsewhere and give the "
-            "folder here.",
-        ) from error
+    except _network_errors() as error:
+        raise _hub_error(error, repository, revision) from error
     finally:
         if not quiet:
-            utils.enable_progress_bars()
+            bars.enable_progress_bars()
+
+
+def _network_errors() -> tuple[type[BaseException], ...]:
+    """What the hub's client raises. Its transport library changes between releases, so it is asked for its base."""
+    from huggingface_hub import errors
+
+    return (errors.HFValidationError, OSError, *errors.HfHubHTTPError.__bases__, errors.HfHubHTTPError)
+
+
+def _hub_error(error: BaseException, repository: str, revision: str) -> InputError:
+    from huggingface_hub import errors
+
+    what, mend = {
+        errors.HFValidationError: (f"{repository!r} is no hub id", "Hub ids look like org/name."),
+        errors.GatedRepoError: (
+            f"access to {repository} is restricted",
+            "Accept its terms on the hub and set HF_TOKEN in the environment.",
+        ),
+        errors.RevisionNotFoundError: (f"{repository} has no revision {revision!r}", "Check the part after the @."),
+        errors.RepositoryNotFoundError: (
+            f"there is no model {repository} on the hub, or it is private",
+            "Check the name; for a private one set HF_TOKEN in the environment.",
+        ),
+    }.get(
+        type(error),
+        (
+            f"{repository} is not on this machine and cannot be fetched from the hub",
+            f"Check the network and HF_HUB_OFFLINE, or run `hf download {repository}` elsewhere and give the folder.",
+        ),
+    )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        what, mend = f"there is no space left for {repository}", "Free some space, or set HF_HOME to another disk."
+    return InputError(what, where="model", mend=mend)
 
 
 def _whole(folder: Path) -> bool:
@@ -282,7 +296,7 @@ def _fingerprint_memory(folder: Path) -> Path | None:
 
 def _known_hashes(memory: Path | None) -> dict[str, list[Any]]:
     if memory is not None:
-        with contextlib.suppress(OSError, ValueError, TypeError):
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
             rows = json.loads(memory.read_text(encoding="utf-8"))
             return {str(name): list(row) for name, row in rows.items() if len(row) == 5}
     return {}

@@ -1,0 +1,49 @@
+"""What every test shares: one thread, no hub, a cache of its own, and the bundled model converted once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+
+
+def pytest_runtest_setup() -> None:
+    # Two processes with two threads each on two cores are many times slower than one after the other.
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty cache, so that nothing an earlier run stored can answer a test; only converted models are shared."""
+    from cotune.model.cache import cache_folder
+
+    shared = cache_folder("models")
+    folder = tmp_path_factory.mktemp("cotune-cache")
+    (folder / "models").symlink_to(shared, target_is_directory=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COTUNE_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def bundled_folder(cache_of_this_session: Path) -> Path:
+    """The bundled model, fetched and converted where this machine does not have it yet."""
+    from cotune.errors import InputError
+    from cotune.model.bundled import bundled_model_folder
+
+    try:
+        return bundled_model_folder()
+    except InputError as error:
+        pytest.skip(f"no bundled model: {error}")
