@@ -1,3 +1,25 @@
 """WHAT is asked: reading labelled rows, cutting splits, finding leaks, computing metrics."""
 
 from __future__ import annotations
+
+from cotune.task.checks import DataChecks, Finding
+from cotune.task.example import Example
+from cotune.task.metrics import METRICS, Metric, correct, metric_named
+from cotune.task.read import Table, read_table
+from cotune.task.sealed import OpenedTest, SealedTest
+from cotune.task.task import Task
+
+__all__ = [
+    "METRICS",
+    "DataChecks",
+    "Example",
+    "Finding",
+    "Metric",
+    "OpenedTest",
+    "SealedTest",
+    "Table",
+    "Task",
+    "correct",
+    "metric_named",
+    "read_table",
+]

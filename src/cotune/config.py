@@ -1,0 +1,355 @@
+"""The one typed configuration of a run: read from YAML, from ``key=value`` texts, or made from a bare data file."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
+from pydantic import model_validator as _model_validator
+from pydantic_core import PydanticCustomError
+
+from cotune.config_errors import kind_of, readable_error, shown
+from cotune.errors import InputError
+from cotune.yaml_text import YamlText, parse_yaml
+
+IN_MEMORY = "(in memory)"
+_TEXT_KEYS = ("name", "prompt", "metric", "model", "budget", "data.train", "data.dev", "data.test")
+_PATH_KEYS = ("data.train", "data.dev", "data.test", "prompt", "model")
+_PROMPT_SUFFIXES = (".txt", ".md")
+
+
+def _one_or_more(value: Any) -> Any:
+    """A single column name becomes a tuple of one."""
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+def _label_texts(value: Any) -> Any:
+    """Labels that YAML reads as numbers or truth values become the texts that stand in the data."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    return tuple(
+        str(item).lower() if isinstance(item, bool) else str(item) if isinstance(item, (int, float)) else item
+        for item in value
+    )
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("float_type", "must be a number")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+Count = Annotated[StrictInt, Field(ge=1)]
+Name = Annotated[StrictStr, Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+
+
+class DataConfig(_Section):
+    """Where the rows are and which columns count.
+
+    Attributes:
+        train: labelled rows: a file (CSV, TSV, JSONL, Parquet) or ``hf://dataset[/config][:split]``.
+        dev: rows to choose on; None cuts them from ``train``.
+        test: rows for the one test at the end; None cuts them from ``train``.
+        input: names of the input columns.
+        output: name of the label column.
+        group: column whose equal values mark rows that must stay in one split.
+    """
+
+    train: Name
+    dev: Name | None = None
+    test: Name | None = None
+    input: Annotated[tuple[Name, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
+    output: Name
+    group: Name | None = None
+
+    @_model_validator(mode="after")
+    def _columns_differ(self) -> DataConfig:
+        names = [*self.input, self.output]
+        if doubled := [name for name in names if names.count(name) > 1]:
+            raise PydanticCustomError("columns", "the column {name} is named twice", {"name": repr(doubled[0])})
+        return self
+
+
+class OutputConfig(_Section):
+    """What the answer is. Only labels so far; text, number and JSON answers come later."""
+
+    type: Literal["label"] = "label"
+    labels: Annotated[tuple[Name, ...], BeforeValidator(_label_texts), Field(min_length=2)] | None = None
+
+    @_model_validator(mode="after")
+    def _labels_differ(self) -> OutputConfig:
+        seen = [label.strip() for label in self.labels or ()]
+        if doubled := [label for label in seen if seen.count(label) > 1]:
+            raise PydanticCustomError("labels", "the label {name} stands twice", {"name": repr(doubled[0])})
+        if "" in seen:
+            raise PydanticCustomError("labels", "a label is empty")
+        return self
+
+
+class LimitConfig(_Section):
+    """Seeded, stratified subsamples, in rows; ``train`` counts all labelled rows, those that become dev included."""
+
+    train: Count | None = None
+    dev: Count | None = None
+    test: Count | None = None
+
+
+class TuneConfig(_Section):
+    """How weights are tuned."""
+
+    method: Literal["lora"] = "lora"
+    rank: Count = 16
+    alpha: Annotated[Number, Field(gt=0)] = 32
+    learning_rate: Annotated[Number, Field(gt=0)] = 1e-3
+    batch_size: Count = 16
+    shared_prefix: StrictBool = True
+    max_epochs: Count = 8
+    target: Name = "all-linear"
+    clip: Annotated[Number, Field(gt=0)] = 1.0
+
+
+class SearchConfig(_Section):
+    """How prompts are searched: prompts a cycle, prompts tuned a cycle, demonstrations or none, cycles at most."""
+
+    pool: Count = 16
+    entrants: Count = 4
+    demonstrations: StrictBool = True
+    max_cycles: Count = 8
+
+
+class EngineConfig(_Section):
+    """What the model runs on; None and ``auto`` leave the choice to a short probe. Lengths are in tokens."""
+
+    device: Name = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    threads: Count | None = None
+    batch_tokens: Count | None = None
+    max_tokens: Annotated[StrictInt, Field(ge=16)] = 1024
+
+
+class RunConfig(_Section):
+    """Everything that a run is told. Immutable; :func:`load_config` makes one from a file.
+
+    Attributes:
+        name: what people call the task.
+        metric: one of ``cotune.task.metrics.METRICS``.
+        model: ``smollm2-135m`` (bundled), a local folder, or a hub id.
+        prompt: the user's own prompt, inline or the path of a ``.txt`` or ``.md`` file; None drafts one.
+        budget: how long the run may go on, such as ``90s``, ``10m``, ``1h``, ``300ktok`` or ``2Mtok``.
+        refit: whether the winner is trained once more on train and dev together.
+    """
+
+    name: Name
+    data: DataConfig
+    output: OutputConfig = OutputConfig()
+    metric: Name = "accuracy"
+    model: Name = "smollm2-135m"
+    prompt: StrictStr | None = None
+    budget: Name = "10m"
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**32)] = 0
+    limit: LimitConfig = LimitConfig()
+    refit: StrictBool = False
+    tune: TuneConfig = TuneConfig()
+    search: SearchConfig = SearchConfig()
+    engine: EngineConfig = EngineConfig()
+
+    def prompt_text(self) -> str | None:
+        """The user's prompt as text, read from its file where ``prompt`` names one.
+
+        Raises:
+            InputError: the file is missing, is not UTF-8 text or cannot be read.
+        """
+        if self.prompt is None or not _names_file(self.prompt):
+            return self.prompt
+        return _read_text(Path(self.prompt), "the prompt file")
+
+    def fingerprint_view(self) -> dict[str, Any]:
+        """What must be equal for a run folder to be gone on with: all but the name and where files lie.
+
+        Data files count by their names and the prompt by its text; what is in the data is hashed by the task.
+        """
+        view: dict[str, Any] = self.model_dump(mode="json", exclude={"name"})
+        for role in ("train", "dev", "test"):
+            view["data"][role] = _base_name(view["data"][role])
+        view["model"] = _base_name(view["model"]) if _is_local(view["model"]) else view["model"]
+        view["prompt"] = self.prompt_text()
+        return view
+
+    def differences(self, other: RunConfig) -> list[str]:
+        """What keeps ``other`` from going on with this config's run, a line for each key; empty where nothing does."""
+        mine, theirs = _flat(self.fingerprint_view()), _flat(other.fingerprint_view())
+        return [
+            f"{key}: {shown(mine.get(key))} -> {shown(theirs.get(key))}"
+            for key in dict.fromkeys((*mine, *theirs))
+            if mine.get(key) != theirs.get(key)
+        ]
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a run's YAML file. Paths in it are relative to its folder, paths in ``overrides`` to the current one.
+
+    Args:
+        path: the YAML file.
+        overrides: texts such as ``tune.rank=8``, with YAML values; they win over the file.
+
+    Raises:
+        InputError: no such file, broken YAML, an unknown key or a value of the wrong kind; names file, line and key.
+    """
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        raise InputError(
+            "a run's file ends in .yaml or .yml", where=str(path), mend="Rename it, or give the data file."
+        )
+    document = parse_yaml(_read_text(path, "the task file"), str(path))
+    if not isinstance(document.value, dict):
+        found = "empty" if document.value is None else f"a {kind_of(document.value)}"
+        raise InputError(
+            f"the file is {found} and not a list of keys",
+            where=str(path),
+            mend="Write at least name:, data: {train:, input:, output:}.",
+        )
+    values = document.value
+    values.setdefault("name", path.stem)
+    _resolve_paths(values, path.parent)
+    return _validated(_overridden(values, overrides), str(path), document)
+
+
+def config_from_data(
+    data_path: str | Path, *, input: str | Sequence[str], output: str, overrides: Iterable[str] = (), **settings: Any
+) -> RunConfig:
+    """A run's config for a bare data file, all else at its default.
+
+    Args:
+        data_path: file or ``hf://`` name of the labelled rows.
+        input: column or columns that the model reads.
+        output: column of the labels.
+        overrides: texts such as ``tune.rank=8``.
+        settings: further top-level keys of the config, such as ``budget="2m"``.
+
+    Raises:
+        InputError: a key is unknown or a value of the wrong kind.
+    """
+    train = str(data_path)
+    columns = input if isinstance(input, str) else list(input)
+    values: dict[str, Any] = {"name": _task_name(train), **settings}
+    values["data"] = {**values.get("data", {}), "train": train, "input": columns, "output": output}
+    _resolve_paths(values, Path.cwd())
+    return _validated(_overridden(values, overrides), "the command line", YamlText(None, {}))
+
+
+def config_in_memory(*, name: str, input: Sequence[str], output: str, **settings: Any) -> RunConfig:
+    """A run's config for a task made in Python, whose rows lie in no file; arguments as in :func:`config_from_data`."""
+    data = {"train": IN_MEMORY, "input": list(input), "output": output}
+    return _validated({"name": name, "data": data, **settings}, "settings", YamlText(None, {}))
+
+
+def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    for text in overrides:
+        key, equals, raw = text.partition("=")
+        key = key.strip()
+        if not equals or not key or not all(key.split(".")):
+            raise InputError(
+                f"{text!r} is not of the form key=value", where="command line", mend="Write for example tune.rank=8."
+            )
+        value: Any = raw
+        if key not in _TEXT_KEYS:
+            value = parse_yaml(raw, f"command line, {key}").value
+        elif raw.strip() in ("", "null"):
+            value = None
+        place = values
+        *sections, last = key.split(".")
+        for depth, section in enumerate(sections):
+            inner = place.setdefault(section, {})
+            if inner is None:
+                inner = place[section] = {}
+            if not isinstance(inner, dict):
+                above = ".".join(sections[: depth + 1])
+                raise InputError(
+                    f"{above!r} has no keys of its own", where=f"command line, {key}", mend=f"Set {above} itself."
+                )
+            place = inner
+        place[last] = value
+        _resolve_paths(values, Path.cwd(), {key})
+    return values
+
+
+def _resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = _PATH_KEYS) -> None:
+    """Make relative file names absolute, in place; what is not a text is left for validation to name."""
+    data = values.get("data")
+    places = [(data, role, f"data.{role}") for role in ("train", "dev", "test")] if isinstance(data, dict) else []
+    for place, key, dotted in (*places, (values, "prompt", "prompt"), (values, "model", "model")):
+        name = place.get(key)
+        if dotted not in keys or not isinstance(name, str) or not name or "\0" in name:
+            continue
+        is_file = (
+            _names_file(name)
+            if key == "prompt"
+            else name.startswith(("./", "../", "~")) or (folder / name).is_dir()
+            if key == "model"
+            else "://" not in name and name != IN_MEMORY
+        )
+        if is_file:
+            place[key] = str((folder / Path(name.strip()).expanduser()).absolute())
+
+
+def _validated(values: dict[str, Any], where: str, document: YamlText) -> RunConfig:
+    # a section that is written but left empty means its defaults
+    for section in ("output", "limit", "tune", "search", "engine"):
+        if section in values and values[section] is None:
+            del values[section]
+    try:
+        config = RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise readable_error(error.errors(include_url=False)[0], where, document, RunConfig) from None
+    from cotune.task.metrics import metric_named
+
+    line = document.lines.get(("metric",))
+    metric_named(config.metric, where=f"{where}{f', line {line}' if line else ''}, metric")
+    return config
+
+
+def _read_text(path: Path, what: str) -> str:
+    if not path.exists():
+        raise InputError(f"{what} does not exist", where=str(path), mend="Check the path.")
+    if path.is_dir():
+        raise InputError(f"{what} is a folder", where=str(path), mend="Name the file in it.")
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{what} is not UTF-8 text", where=str(path), mend="Save it as UTF-8.") from error
+    except OSError as error:
+        raise InputError(
+            f"{what} cannot be read ({error.strerror})", where=str(path), mend="Check its permissions."
+        ) from error
+
+
+def _task_name(source: str) -> str:
+    """A name after the data: the file's, or its folder's where the file is called after its role."""
+    path = Path(source.removeprefix("hf://").split(":")[0])
+    plain = path.stem.lower() in ("train", "data", "rows") and path.absolute().parent.name
+    return plain or path.stem or "task"
+
+
+def _names_file(prompt: str) -> bool:
+    return "\n" not in prompt.strip() and "{" not in prompt and prompt.strip().lower().endswith(_PROMPT_SUFFIXES)
+
+
+def _is_local(model: str) -> bool:
+    return Path(model).is_absolute()
+
+
+def _base_name(name: str | None) -> str | None:
+    return name if name is None or "://" in name else Path(name).name
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {above + key: value})
+    return flat

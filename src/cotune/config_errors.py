@@ -1,0 +1,89 @@
+"""A validation error of the config, said to a person: file, line, key, what was found, what to write."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from cotune.errors import InputError
+from cotune.yaml_text import YamlText
+
+
+def readable_error(error: ErrorDetails, where: str, document: YamlText, root: type[BaseModel]) -> InputError:
+    """The user's view of one validation error: file, line, key, what was found, what to write."""
+    path = error["loc"]
+    key = ".".join(map(str, path)) or "the file"
+    line = next((document.lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in document.lines), None)
+    where = f"{where}{f', line {line}' if line else ''}, {key}"
+    found, kind, context = error.get("input"), error["type"], error.get("ctx", {})
+    if kind == "missing":
+        return InputError(f"the key {key!r} is missing", where=where, mend=f"Add {key}: to it.")
+    if kind == "extra_forbidden":
+        known = _known_keys(root, path[:-1])
+        near = _nearest_key(root, str(path[-1]), known, path[:-1])
+        return InputError(
+            f"unknown key {str(path[-1])!r}" + (f", did you mean {near!r}?" if near else ""),
+            where=where,
+            mend=f"Known keys here: {', '.join(known)}.",
+        )
+    if key == "output.type":
+        return InputError(
+            f"output.type is {found!r}, but only 'label' can be tuned so far; text, number and json come later",
+            where=where,
+            mend="Use type: label, or leave the key out.",
+        )
+    wanted = {
+        "int_type": "a whole number",
+        "float_type": "a number",
+        "float_parsing": "a number",
+        "bool_type": "true or false",
+        "string_type": "a text",
+        "tuple_type": "a list",
+        "model_type": "a section with keys of its own",
+        "literal_error": f"one of {context.get('expected')}",
+        "greater_than": f"more than {context.get('gt')}",
+        "greater_than_equal": f"at least {context.get('ge')}",
+        "less_than": f"less than {context.get('lt')}",
+        "string_too_short": "a text that is not empty",
+        "too_short": f"a list of at least {context.get('min_length')}",
+    }.get(kind)
+    if wanted is None:
+        return InputError(error["msg"], where=where, mend=f"Correct {key}.")
+    hint = " Put quotes around it." if kind == "string_type" and isinstance(found, (int, float)) else ""
+    return InputError(f"{key!r} must be {wanted}, not {shown(found)}", where=where, mend=f"Correct {key}.{hint}")
+
+
+def _known_keys(root: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    model = root
+    for part in path:
+        inner = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _nearest_key(root: type[BaseModel], name: str, known: list[str], path: Sequence[str | int]) -> str | None:
+    """The known key that ``name`` is most like: here, or, where it stands in the wrong section, anywhere."""
+    if near := difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=0.6):
+        return ".".join((*map(str, path), near[0]))
+    everywhere: dict[str, str] = {key: key for key in root.model_fields}
+    for section in root.model_fields:
+        everywhere.update({key: f"{section}.{key}" for key in _known_keys(root, (section,)) if key not in everywhere})
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), everywhere, n=1, cutoff=0.6)
+    return everywhere[near[0]] if near else None
+
+
+def kind_of(value: Any) -> str:
+    """What a YAML value is, in a user's word."""
+    return "list" if isinstance(value, list) else "text" if isinstance(value, str) else type(value).__name__
+
+
+def shown(value: Any, length: int = 60) -> str:
+    """A value as an error or a difference shows it, cut to ``length`` characters."""
+    text = "not set" if value is None else repr(value)
+    return text if len(text) <= length else text[: length - 3] + "..."

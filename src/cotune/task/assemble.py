@@ -1,0 +1,289 @@
+"""From tables to the splits of a task: validate, drop leaks, subsample, cut, check."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cotune.errors import InputError
+from cotune.files import content_hash
+from cotune.task.checks import DataChecks, Removed, check_data
+from cotune.task.example import Example
+from cotune.task.read import Table
+from cotune.task.sealed import SealedTest, rows_hash
+from cotune.task.split import Rows, cut, dev_size, duplicate_key, subsample, test_size
+
+LEAST_ROWS = 20
+_FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_TEST_CUT, _TEST_LIMIT, _TRAIN_LIMIT, _DEV_CUT, _DEV_LIMIT = range(5)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Tables and what to make of them; None means cut (dev, test), take from the data (labels) or all (limits)."""
+
+    train: Table
+    dev: Table | None
+    test: Table | None
+    input_fields: tuple[str, ...]
+    output_field: str
+    group: str | None = None
+    labels: tuple[str, ...] | None = None
+    limit_train: int | None = None
+    limit_dev: int | None = None
+    limit_test: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a task consists of."""
+
+    labels: tuple[str, ...]
+    train: Rows
+    dev: Rows
+    test: SealedTest
+    checks: DataChecks
+    fingerprint: str
+
+
+def assemble(source: Source, metric: str) -> Parts:
+    """Validate the tables and make the splits.
+
+    The order: rows are validated; a missing test is cut from the labelled rows; labelled rows that repeat the test
+    leave; ``limit.train`` subsamples what is left; a missing dev is cut from that.
+
+    Raises:
+        InputError: a column is missing, a cell is empty, a label unknown, or there are too few rows or labels.
+    """
+    _check_request(source)
+    labelled = examples_from(source.train, "train", source)
+    dev = examples_from(source.dev, "dev", source) if source.dev is not None else None
+    test = examples_from(source.test, "test", source) if source.test is not None else None
+    labels = _labels(source, labelled, dev or (), test or ())
+    read = {"train_read": len(labelled), "dev_read": len(dev or ()), "test_read": len(test or ())}
+
+    def generator(stage: int) -> np.random.Generator:
+        # a stream for each stage, so that one limit does not change what another cut takes
+        return np.random.default_rng([source.seed, stage])
+
+    if test is None:
+        size = test_size(len(labelled), source.limit_test)
+        _check_cut("test", size, len(labelled), source)
+        labelled, test = cut(labelled, size, generator(_TEST_CUT))
+        if not test:
+            raise _cannot_cut("test", source)
+    labelled, dev, removed = _without_leaks(labelled, dev, test)
+    test = subsample(test, source.limit_test, generator(_TEST_LIMIT))
+    labelled = subsample(labelled, source.limit_train, generator(_TRAIN_LIMIT))
+    _check_enough(source, labelled, dev)
+    if dev is None:
+        size = dev_size(len(labelled), source.limit_dev)
+        _check_cut("dev", size, len(labelled), source)
+        train, dev = cut(labelled, size, generator(_DEV_CUT))
+        if not dev:
+            raise _cannot_cut("dev", source)
+    else:
+        train, dev = labelled, subsample(dev, source.limit_dev, generator(_DEV_LIMIT))
+    sealed = SealedTest(test)
+    view = [rows_hash(train), rows_hash(dev), sealed.content_hash, source.input_fields, source.output_field, labels]
+    return Parts(
+        labels=labels,
+        train=train,
+        dev=dev,
+        test=sealed,
+        checks=check_data(train, dev, sealed, labels, removed=removed, counts=read),
+        fingerprint=content_hash([*view, metric]),
+    )
+
+
+def examples_from(table: Table, role: str, source: Source) -> Rows:
+    """The table's rows as examples, ids ``role:number``.
+
+    Raises:
+        InputError: a column is missing, a label or an input is empty, or a cell holds what is no text.
+    """
+    columns = (*source.input_fields, source.output_field, *((source.group,) if source.group is not None else ()))
+    for column in columns:
+        table.need(column)
+    given = {label.strip() for label in source.labels or ()}
+    examples = []
+    for index, row in enumerate(table.rows):
+        for column in columns:
+            _check_text(row.get(column), table, index, column)
+        fields = {name: row.get(name) or "" for name in source.input_fields}
+        if not any(text.strip() for text in fields.values()):
+            _refuse_empty(table, index, source.input_fields, "the input is empty", "Fill the cell or take the row out")
+        output = (row.get(source.output_field) or "").strip()
+        if not output:
+            _refuse_empty(table, index, (source.output_field,), "the label is empty", "Label the row or take it out")
+        if given and output not in given:
+            near = difflib.get_close_matches(output, given, n=1, cutoff=0.5)
+            raise InputError(
+                f"the label {_cut(output)!r} is not among output.labels"
+                + (f", did you mean {near[0]!r}?" if near else ""),
+                where=table.where(index, source.output_field),
+                mend="Correct the row, or add the label to output.labels.",
+            )
+        group = row.get(source.group) if source.group is not None else None
+        examples.append(Example(f"{role}:{table.numbers[index]}", fields, output, group))
+    return tuple(examples)
+
+
+def _check_request(source: Source) -> None:
+    names = source.input_fields
+    if not names:
+        raise InputError("no input column is named", where="data.input", mend="Name at least one column.")
+    for name in names:
+        if name == "labels":
+            raise InputError(
+                "an input column may not be called 'labels', since {labels} in a prompt stands for the list of labels",
+                where=f"{source.train.source}, column 'labels'",
+                mend="Rename the column.",
+            )
+        if name in source.train.columns and not _FIELD_NAME.match(name):
+            plain = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "text"
+            raise InputError(
+                f"the column {name!r} cannot be written as a placeholder in a prompt",
+                where=f"{source.train.source}, column {name!r}",
+                mend=f"Rename it, for example to {'_' + plain if plain[0].isdigit() else plain!r}.",
+            )
+    columns = (*names, source.output_field)
+    if doubled := [name for name, count in Counter(columns).items() if count > 1]:
+        raise InputError(
+            f"the column {doubled[0]!r} is named twice", where="data.input, data.output", mend="Name each column once."
+        )
+    for key, value in (("train", source.limit_train), ("dev", source.limit_dev), ("test", source.limit_test)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise InputError(f"limit.{key} must be a whole number above 0, not {value!r}", where=f"limit.{key}",
+                             mend="Give a number of rows.")  # fmt: skip
+
+
+def _check_text(text: str | None, table: Table, index: int, column: str) -> None:
+    if text is None or (text.isascii() and "\0" not in text):
+        return
+    if "\0" in text:
+        raise InputError(
+            "there is a NUL character in the text", where=table.where(index, column), mend="Take it out of the cell."
+        )
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InputError(
+            "there is half a character (a lone surrogate) in the text",
+            where=table.where(index, column),
+            mend="Write the file again as UTF-8; something cut an emoji in two.",
+        )
+
+
+def _refuse_empty(table: Table, index: int, columns: Sequence[str], what: str, mend: str) -> None:
+    alike = sum(1 for row in table.rows if not any((row.get(column) or "").strip() for column in columns))
+    more = f" ({alike:,} rows are like this)" if alike > 1 else ""
+    raise InputError(what + more, where=table.where(index, ", ".join(columns)), mend=f"{mend}.")
+
+
+def _labels(source: Source, labelled: Rows, dev: Rows, test: Rows) -> tuple[str, ...]:
+    where = f"{source.train.source}, column {source.output_field!r}"
+    total = len(labelled) + len(dev)
+    if total < LEAST_ROWS:
+        raise InputError(
+            f"there are only {total} labelled rows",
+            where=source.train.source,
+            mend=f"Label at least {LEAST_ROWS}; a few hundred are better.",
+        )
+    counts = Counter(example.output for example in (*labelled, *dev))
+    if len(counts) < 2:
+        raise InputError(
+            f"every row has the same label, {_cut(next(iter(counts)))!r}",
+            where=where,
+            mend="Name another output column, or add rows with other labels.",
+        )
+    if sum(1 for count in counts.values() if count >= 2) < 2:
+        raise InputError(
+            f"only {sum(1 for count in counts.values() if count >= 2)} of {len(counts)} labels has two rows or more",
+            where=where,
+            mend="Name a column that holds labels, or add rows.",
+        )
+    if source.labels is not None:
+        return tuple(sorted({label.strip() for label in source.labels}))
+    if len(counts) > max(2, total // 2):
+        raise InputError(
+            f"there are {len(counts):,} different labels in {total:,} rows, so this looks like free text",
+            where=where,
+            mend="Only label tasks can be tuned so far: name a column with a few repeated values.",
+        )
+    seen_in_train = Counter(example.output for example in labelled)
+    for role, table, rows in (("test", source.test, test), ("dev", source.dev, dev)):
+        for index, example in enumerate(rows):
+            if table is not None and example.output not in seen_in_train:
+                near = difflib.get_close_matches(example.output, seen_in_train, n=1, cutoff=0.5)
+                raise InputError(
+                    f"the {role} label {_cut(example.output)!r} has no train row"
+                    + (f", did you mean {near[0]!r}?" if near else ""),
+                    where=table.where(index, source.output_field),
+                    mend="Correct the row, add train rows of it, or list all labels under output.labels.",
+                )
+    return tuple(sorted(counts))
+
+
+def _without_leaks(labelled: Rows, dev: Rows | None, test: Rows) -> tuple[Rows, Rows | None, Removed]:
+    """Rows that repeat a row of a split that judges them leave: train and dev yield to test, train yields to dev."""
+    sealed = SealedTest(test)
+    in_test = sealed.leaking_train_ids(labelled)
+    repeated, exactly = sealed.rows_repeated_by(labelled), sealed.rows_repeated_by(labelled, exactly=True)
+    labelled = _without(labelled, in_test)
+    if dev is None:
+        return labelled, None, Removed(in_test, test_rows_repeated=repeated, test_rows_repeated_exactly=exactly)
+    dev_in_test = sealed.leaking_train_ids(dev)
+    dev = _without(dev, dev_in_test)
+    dev_keys = {duplicate_key(example) for example in dev}
+    in_dev = tuple(example.id for example in labelled if duplicate_key(example) in dev_keys)
+    return _without(labelled, in_dev), dev, Removed(in_test, dev_in_test, in_dev, repeated, exactly)
+
+
+def _without(rows: Rows, ids: Sequence[str]) -> Rows:
+    gone = set(ids)
+    return tuple(example for example in rows if example.id not in gone)
+
+
+def _check_enough(source: Source, labelled: Rows, dev: Rows | None) -> None:
+    if dev is not None and not dev:
+        raise InputError(
+            "every dev row also stands in the test",
+            where=source.dev.source if source.dev else "dev",
+            mend="Give a dev file of its own, or leave data.dev out to have dev cut from train.",
+        )
+    limited = source.limit_train is not None and source.limit_train <= len(labelled)
+    least = LEAST_ROWS // 2 if dev is not None or source.test is None else LEAST_ROWS
+    if len(labelled) < least or len({example.output for example in labelled}) < 2:
+        raise InputError(
+            f"{len(labelled)} labelled rows are left after {'limit.train' if limited else 'what repeats the test left'}"
+            f" with {len({example.output for example in labelled})} labels",
+            where="limit.train" if limited else source.train.source,
+            mend=f"At least {least} rows with two labels are needed.",
+        )
+
+
+def _check_cut(role: str, size: int, rows: int, source: Source) -> None:
+    if size >= rows - 1:
+        raise InputError(
+            f"limit.{role} asks for {size} of the {rows} labelled rows, which leaves nothing to learn from",
+            where=f"limit.{role}",
+            mend=f"Ask for fewer, or name a file under data.{role}.",
+        )
+
+
+def _cannot_cut(role: str, source: Source) -> InputError:
+    return InputError(
+        f"no {role} split can be cut: every label's rows hang together by equal inputs"
+        + (f" or equal {source.group!r}" if source.group is not None else ""),
+        where=source.train.source,
+        mend=f"Name a file under data.{role}, or a finer group column.",
+    )
+
+
+def _cut(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."

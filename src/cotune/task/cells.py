@@ -1,0 +1,54 @@
+"""How a value from a file or a frame becomes the text of a cell, the same for every format."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import math
+import uuid
+from typing import Any, Final
+
+
+class _Nested(enum.Enum):
+    NESTED = "nested"
+
+
+NESTED: Final = _Nested.NESTED
+
+
+def cell_text(value: Any) -> str | _Nested | None:
+    """The text of a cell.
+
+    Numbers become their shortest exact text, truth values ``true`` and ``false``, dates ISO 8601; an empty text,
+    None, NaN and a frame's missing value become None.
+
+    Args:
+        value: a plain Python or numpy scalar, or whatever else a file or frame holds.
+
+    Returns:
+        The text, None for an empty cell, or :data:`NESTED` for what is no single text (lists, objects, bytes).
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, enum.Enum):
+        value = value.value
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        value = value.item()
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return None if math.isnan(value) else repr(value)
+    if isinstance(value, decimal.Decimal):
+        return None if value.is_nan() else format(value, "f")
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    return NESTED

@@ -1,0 +1,359 @@
+"""Data checks before any compute: duplicates, contradictions, empty and long inputs, balance, leaks."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from cotune.task.example import Example
+from cotune.task.sealed import SealedTest
+from cotune.task.split import duplicate_key, normalised
+
+Severity = Literal["info", "warning"]
+
+LONG_WORDS = 600
+FEW_ROWS = 5
+IMBALANCE = 20
+MOST_COMPARED = 20_000
+_WORD = re.compile(r"\w+")
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the checks found.
+
+    Attributes:
+        kind: stable name of the check, such as ``test_rows_in_train``.
+        severity: ``warning`` where it can change what the numbers mean, else ``info``.
+        message: one sentence for people.
+        count: how many rows (or labels, or groups) it concerns.
+        examples: ids of a few train or dev rows that show it; never of test rows.
+    """
+
+    kind: str
+    severity: Severity
+    message: str
+    count: int
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Ids of rows that left their split because they repeat rows of a split that judges them.
+
+    ``test_rows_repeated`` counts the test rows that stood in train, ``test_rows_repeated_exactly`` those of them that
+    stood there letter for letter.
+    """
+
+    train_in_test: tuple[str, ...] = ()
+    dev_in_test: tuple[str, ...] = ()
+    train_in_dev: tuple[str, ...] = ()
+    test_rows_repeated: int = 0
+    test_rows_repeated_exactly: int = 0
+
+
+@dataclass(frozen=True)
+class DataChecks:
+    """What the checks found, warnings first.
+
+    Attributes:
+        findings: one entry a check that found something.
+        counts: rows read, kept and removed, by name.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __getitem__(self, kind: str) -> Finding:
+        """The finding of that kind. Raises KeyError where there is none."""
+        for finding in self.findings:
+            if finding.kind == kind:
+                return finding
+        raise KeyError(kind)
+
+    def __contains__(self, kind: str) -> bool:
+        return any(finding.kind == kind for finding in self.findings)
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """The findings' sentences."""
+        return tuple(finding.message for finding in self.findings)
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """The findings that can change what the numbers mean."""
+        return tuple(finding for finding in self.findings if finding.severity == "warning")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object for the journal and the report."""
+        return {"counts": dict(self.counts), "findings": [asdict(finding) for finding in self.findings]}
+
+
+def check_data(
+    train: Sequence[Example],
+    dev: Sequence[Example],
+    test: SealedTest,
+    labels: Sequence[str],
+    *,
+    removed: Removed | None = None,
+    counts: Mapping[str, int] | None = None,
+    long_words: int = LONG_WORDS,
+) -> DataChecks:
+    """Run every check on the final splits.
+
+    Args:
+        train: rows to learn from.
+        dev: rows to choose on.
+        test: the sealed test; only counts and train ids come back from it.
+        labels: the task's labels.
+        removed: rows that already left their splits.
+        counts: further counts to hand on.
+        long_words: inputs of more words count as over-long.
+    """
+    removed = removed or Removed()
+    rows = (*train, *dev)
+    found = [
+        *_leaks(train, test, removed),
+        *_repeats(train, dev, test),
+        *_near(train, dev, test),
+        *_contradictions(rows),
+        *_shapes(rows, long_words),
+        *_balance(train, labels),
+    ]
+    found.sort(key=lambda finding: finding.severity != "warning")
+    total = {
+        "train": len(train),
+        "dev": len(dev),
+        "test": test.n,
+        "train_rows_in_test": len(removed.train_in_test),
+        "dev_rows_in_test": len(removed.dev_in_test),
+        "train_rows_in_dev": len(removed.train_in_dev),
+        "test_rows_in_train": removed.test_rows_repeated,
+        "test_rows_in_train_exactly": removed.test_rows_repeated_exactly,
+        **(counts or {}),
+    }
+    return DataChecks(tuple(found), MappingProxyType(total))
+
+
+def overlapping_test_rows(texts: Iterable[str], test: Iterable[Example], size: int = 13) -> int:
+    """How many test rows share ``size`` words in a row with any of ``texts``; the count is all that comes back.
+
+    A test row of fewer words counts where all its words (at least three) stand in a text in their order. Thirteen words
+    is the width that GPT-3's contamination study used (Brown et al. 2020, appendix C).
+
+    Args:
+        texts: prompts, demonstrations, or whatever else the model is shown.
+        test: the test rows.
+        size: words that must agree.
+    """
+    shown = [_WORD.findall(normalised(text)) for text in texts]
+    grams: dict[int, set[tuple[str, ...]]] = {}
+
+    def grams_of(width: int) -> set[tuple[str, ...]]:
+        if width not in grams:
+            grams[width] = {gram for words in shown for gram in _grams(words, width)}
+        return grams[width]
+
+    overlapping = 0
+    for example in test:
+        words = _WORD.findall(normalised(" ".join(example.fields.values())))
+        width = min(size, len(words))
+        if width >= 3 and not grams_of(width).isdisjoint(_grams(words, width)):
+            overlapping += 1
+    return overlapping
+
+
+def _grams(words: Sequence[str], width: int) -> Iterable[tuple[str, ...]]:
+    return (tuple(words[start : start + width]) for start in range(len(words) - width + 1))
+
+
+def _leaks(train: Sequence[Example], test: SealedTest, removed: Removed) -> Iterable[Finding]:
+    if removed.train_in_test:
+        yield Finding(
+            "test_rows_in_train",
+            "warning",
+            f"{_rows(removed.test_rows_repeated, 'test row')} also stood in train "
+            f"({removed.test_rows_repeated_exactly:,} of them letter for letter): "
+            f"{_rows(len(removed.train_in_test), 'train row')} left train, the test stays as it is",
+            removed.test_rows_repeated,
+            removed.train_in_test[:_SHOWN],
+        )
+    if removed.dev_in_test:
+        count = len(removed.dev_in_test)
+        yield Finding(
+            "dev_rows_in_test",
+            "warning",
+            f"{_rows(count, 'dev row')} also stood in the test and left dev",
+            count,
+            removed.dev_in_test[:_SHOWN],
+        )
+    if removed.train_in_dev:
+        count = len(removed.train_in_dev)
+        yield Finding(
+            "train_rows_in_dev",
+            "warning",
+            f"{_rows(count, 'train row')} also stood in dev and left train",
+            count,
+            removed.train_in_dev[:_SHOWN],
+        )
+    if shared := test.groups_shared_with(train):
+        yield Finding(
+            "groups_across_test",
+            "warning",
+            f"{_rows(shared, 'group')} stand both in train and in the test, so the test flatters learning by heart",
+            shared,
+        )
+
+
+def _repeats(train: Sequence[Example], dev: Sequence[Example], test: SealedTest) -> Iterable[Finding]:
+    for name, rows in (("train", train), ("dev", dev)):
+        seen: set[str] = set()
+        repeats = []
+        for example in rows:
+            key = duplicate_key(example)
+            if key in seen:
+                repeats.append(example.id)
+            seen.add(key)
+        if repeats:
+            yield Finding(
+                f"repeats_in_{name}",
+                "info",
+                f"{_rows(len(repeats), f'{name} row')} repeat an earlier one",
+                len(repeats),
+                tuple(repeats[:_SHOWN]),
+            )
+    if count := test.repeats_within():
+        yield Finding("repeats_in_test", "info", f"{_rows(count, 'test row')} repeat an earlier one", count)
+
+
+def _near(train: Sequence[Example], dev: Sequence[Example], test: SealedTest) -> Iterable[Finding]:
+    from cotune.task.near import near_pairs
+
+    rows = (*train, *dev)
+    if len(rows) + test.n > MOST_COMPARED:
+        yield Finding(
+            "near_duplicates_skipped",
+            "info",
+            f"near-duplicates are looked for in up to {MOST_COMPARED:,} rows; here are more, so only exact ones were",
+            len(rows) + test.n,
+        )
+        return
+    pairs = near_pairs(rows)
+    border = len(train)
+    across = [pair for pair in pairs if pair[0] < border <= pair[1]]
+    within = [pair for pair in pairs if pair[1] < border]
+    if across:
+        ids = dict.fromkeys(rows[left].id for left, _ in across)
+        yield Finding(
+            "near_duplicates_train_dev",
+            "warning",
+            f"{_rows(len(ids), 'train row')} nearly repeat a dev row",
+            len(ids),
+            tuple(ids)[:_SHOWN],
+        )
+    if within:
+        ids = dict.fromkeys(rows[right].id for _, right in within)
+        yield Finding(
+            "near_duplicates_in_train",
+            "info",
+            f"{_rows(len(ids), 'train row')} nearly repeat another one",
+            len(ids),
+            tuple(ids)[:_SHOWN],
+        )
+    if near_test := test.near_train_ids(train):
+        yield Finding(
+            "near_duplicates_train_test",
+            "warning",
+            f"{_rows(len(near_test), 'train row')} nearly repeat a test row; they stay in train",
+            len(near_test),
+            near_test[:_SHOWN],
+        )
+
+
+def _contradictions(rows: Sequence[Example]) -> Iterable[Finding]:
+    by_key: dict[str, list[Example]] = defaultdict(list)
+    for example in rows:
+        by_key[duplicate_key(example)].append(example)
+    clashing = [same for same in by_key.values() if len({example.output for example in same}) > 1]
+    if clashing:
+        ids = [example.id for same in clashing for example in same]
+        yield Finding(
+            "contradicting_labels",
+            "warning",
+            f"{_rows(len(clashing), 'input')} stand with different labels ({_rows(len(ids), 'row')} in train and dev)",
+            len(clashing),
+            tuple(ids[:_SHOWN]),
+        )
+
+
+def _shapes(rows: Sequence[Example], long_words: int) -> Iterable[Finding]:
+    if gaps := [example.id for example in rows if any(not text.strip() for text in example.fields.values())]:
+        yield Finding(
+            "empty_fields",
+            "info",
+            f"{_rows(len(gaps), 'row')} of train and dev have an empty input field beside others that are filled",
+            len(gaps),
+            tuple(gaps[:_SHOWN]),
+        )
+    lengths = {example.id: sum(len(text.split()) for text in example.fields.values()) for example in rows}
+    if long := [name for name, words in lengths.items() if words > long_words]:
+        yield Finding(
+            "long_inputs",
+            "warning",
+            f"{_rows(len(long), 'row')} of train and dev have more than {long_words} words (the longest has "
+            f"{max(lengths.values())}) and may be truncated",
+            len(long),
+            tuple(long[:_SHOWN]),
+        )
+
+
+def _balance(train: Sequence[Example], labels: Sequence[str]) -> Iterable[Finding]:
+    counts = Counter(example.output for example in train)
+    if unseen := [label for label in labels if counts[label] == 0]:
+        yield Finding(
+            "labels_without_rows",
+            "warning",
+            f"{_rows(len(unseen), 'label')} have no train row: {_listed(unseen)}",
+            len(unseen),
+        )
+    if few := [label for label in labels if 0 < counts[label] < FEW_ROWS]:
+        yield Finding(
+            "labels_with_few_rows",
+            "warning",
+            f"{_rows(len(few), 'label')} have fewer than {FEW_ROWS} train rows: {_listed(few)}",
+            len(few),
+            tuple(example.id for example in train if example.output in few)[:_SHOWN],
+        )
+    if counts:
+        (most, top), low = counts.most_common(1)[0], min(counts.values())
+        if top >= IMBALANCE * low and len(counts) > 1:
+            least = min(counts, key=lambda label: (counts[label], label))
+            yield Finding(
+                "imbalanced_labels",
+                "info",
+                f"labels are uneven: {top} train rows of {most!r}, {low} of {least!r}; look at macro_f1 too",
+                round(top / low),
+            )
+    alike: dict[str, list[str]] = defaultdict(list)
+    for label in labels:
+        alike["".join(_WORD.findall(normalised(label).replace("_", " ")))].append(label)
+    if doubles := [same for same in alike.values() if len(same) > 1]:
+        yield Finding(
+            "labels_alike",
+            "warning",
+            f"some labels differ in case or punctuation alone: {', '.join(map(repr, doubles[0]))}",
+            len(doubles),
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:_SHOWN])) + (" ..." if len(names) > _SHOWN else "")
+
+
+def _rows(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

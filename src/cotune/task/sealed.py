@@ -1,0 +1,163 @@
+"""The test split, sealed until the arms are frozen."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+from cotune.errors import CotuneError
+from cotune.files import content_hash
+from cotune.task.example import Example
+from cotune.task.split import duplicate_key
+
+
+class SealedTest:
+    """Test rows that nothing can read before the end of a run.
+
+    Until :meth:`open` it tells counts, a content hash, lengths, and which *train* rows repeat test rows. There is no
+    way to iterate, index, pickle or print the rows.
+
+    Attributes:
+        n: number of rows.
+        content_hash: equal for tests with the same rows, in whatever order; what the ledger of openings counts by.
+    """
+
+    __slots__ = ("__examples", "__keys", "__opened", "content_hash", "n")
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self.__examples = tuple(examples)
+        self.__keys = Counter(duplicate_key(example) for example in self.__examples)
+        self.__opened: dict[str, str] | None = None
+        self.n = len(self.__examples)
+        self.content_hash = rows_hash(self.__examples)
+
+    def __repr__(self) -> str:
+        return f"SealedTest(n={self.n}, content_hash={self.content_hash!r})"
+
+    def __len__(self) -> int:
+        return self.n
+
+    @property
+    def facts(self) -> Mapping[str, float]:
+        """Lengths of the inputs, without labels or texts: words (median, longest) and characters in all."""
+        texts = [" ".join(example.fields.values()) for example in self.__examples]
+        words = [len(text.split()) for text in texts] or [0]
+        return MappingProxyType(
+            {
+                "n": self.n,
+                "words_median": statistics.median(words),
+                "words_most": max(words),
+                "characters": sum(map(len, texts)),
+            }
+        )
+
+    def leaking_train_ids(self, train: Iterable[Example]) -> tuple[str, ...]:
+        """Ids of the train rows whose normalised input also stands in the test split, in their order."""
+        return tuple(example.id for example in train if duplicate_key(example) in self.__keys)
+
+    def rows_repeated_by(self, train: Iterable[Example], *, exactly: bool = False) -> int:
+        """How many test rows have their input, normalised or ``exactly`` as it is, in ``train`` too."""
+        if exactly:
+            inputs = {tuple(example.fields.values()) for example in train}
+            return sum(tuple(example.fields.values()) in inputs for example in self.__examples)
+        return sum(self.__keys[key] for key in {duplicate_key(example) for example in train} & set(self.__keys))
+
+    def near_train_ids(self, train: Sequence[Example]) -> tuple[str, ...]:
+        """Ids of the train rows that are near-duplicates (and no exact ones) of a test row, in their order."""
+        from cotune.task.near import near_pairs
+
+        rows = (*train, *self.__examples)
+        hits = {left for left, right in near_pairs(rows) if left < len(train) <= right}
+        return tuple(train[position].id for position in sorted(hits))
+
+    def overlapping_rows(self, texts: Iterable[str], size: int = 13) -> int:
+        """How many test rows share ``size`` words in a row with any of ``texts`` (if shorter: stand in one whole)."""
+        from cotune.task.checks import overlapping_test_rows
+
+        return overlapping_test_rows(texts, self.__examples, size)
+
+    def repeats_within(self) -> int:
+        """How many test rows repeat an earlier test row."""
+        return sum(count - 1 for count in self.__keys.values())
+
+    def groups_shared_with(self, train: Iterable[Example]) -> int:
+        """How many groups stand both in ``train`` and in the test split."""
+        groups = {example.group for example in self.__examples} - {None}
+        return len(groups & {example.group for example in train})
+
+    def open(self, frozen: Mapping[str, str]) -> OpenedTest:
+        """Break the seal for the frozen arms alone.
+
+        The caller journals ``frozen`` before it asks. A test that is open can be opened again for the same arms only.
+
+        Args:
+            frozen: arm name to the content hash of its candidate.
+
+        Raises:
+            CotuneError: there are no arms, an arm has no hash, or the test was opened for other arms before.
+        """
+        if not isinstance(frozen, Mapping) or not frozen:
+            raise CotuneError("the test split is opened for frozen arms only, and none was given")
+        arms = dict(frozen)
+        for name, candidate in arms.items():
+            if not (isinstance(name, str) and name and isinstance(candidate, str) and candidate):
+                raise CotuneError(f"the arm {name!r} has no candidate hash, so the test split stays sealed")
+        if self.__opened is not None and self.__opened != arms:
+            raise CotuneError("the test split was opened for other arms before and cannot be opened for new ones")
+        self.__opened = arms
+        return OpenedTest(self.__examples, arms, self.content_hash)
+
+    def __iter__(self) -> NoReturn:
+        self.__refuse()
+
+    def __getitem__(self, index: object) -> NoReturn:
+        self.__refuse()
+
+    def __contains__(self, item: object) -> NoReturn:
+        self.__refuse()
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        self.__refuse()
+
+    def __refuse(self) -> NoReturn:
+        raise CotuneError("the test split is sealed: its rows are read once, at the end, by the frozen arms")
+
+
+class OpenedTest:
+    """Test rows for the frozen arms.
+
+    Attributes:
+        n: number of rows.
+        content_hash: that of the sealed test.
+        frozen: arm name to candidate hash, as they were frozen.
+    """
+
+    __slots__ = ("__examples", "content_hash", "frozen", "n")
+
+    def __init__(self, examples: tuple[Example, ...], frozen: Mapping[str, str], content_hash: str) -> None:
+        self.__examples = examples
+        self.frozen = MappingProxyType(dict(frozen))
+        self.content_hash = content_hash
+        self.n = len(examples)
+
+    def __repr__(self) -> str:
+        return f"OpenedTest(n={self.n}, content_hash={self.content_hash!r}, arms={list(self.frozen)})"
+
+    def examples_for(self, candidate_hash: str) -> tuple[Example, ...]:
+        """The rows, for a candidate that was frozen.
+
+        Raises:
+            CotuneError: it was not.
+        """
+        if candidate_hash not in self.frozen.values():
+            raise CotuneError(f"the candidate {candidate_hash!r} is not among the frozen arms and may not see the test")
+        return self.__examples
+
+
+def rows_hash(examples: Iterable[Example]) -> str:
+    """Content hash of rows (fields, label, group), whatever their order and ids; 16 hex digits."""
+    rows = sorted(content_hash([list(row.fields.items()), row.output, row.group], 64) for row in examples)
+    return content_hash(rows)

@@ -1,0 +1,168 @@
+"""Cutting missing splits and subsamples out of labelled rows: stratified, grouped by duplicates, seeded."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cotune.task.example import Example
+
+DEV_SHARE, DEV_MOST = 0.3, 300
+TEST_SHARE, TEST_LEAST, TEST_MOST = 0.2, 20, 500
+
+Rows = tuple[Example, ...]
+
+
+def normalised(text: str) -> str:
+    """The text as duplicates are told by: NFKC, case folded, every run of white space one blank."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(folded.split())
+
+
+def duplicate_key(example: Example) -> str:
+    """Equal for rows whose input fields are equal once normalised, whatever their labels; 32 hex digits."""
+    joined = "\x1f".join(normalised(text) for text in example.fields.values())
+    return hashlib.sha256(joined.encode()).hexdigest()[:32]
+
+
+def units(examples: Sequence[Example]) -> list[list[int]]:
+    """Positions that belong together: rows linked by equal inputs or an equal group, in order of first sight."""
+    parent = list(range(len(examples)))
+
+    def root(position: int) -> int:
+        while parent[position] != position:
+            parent[position] = parent[parent[position]]
+            position = parent[position]
+        return position
+
+    first: dict[tuple[str, str], int] = {}
+    for position, example in enumerate(examples):
+        keys = [("input", duplicate_key(example))]
+        if example.group is not None:
+            keys.append(("group", example.group))
+        for key in keys:
+            other = first.setdefault(key, position)
+            low, high = sorted((root(other), root(position)))
+            parent[high] = low
+    together: dict[int, list[int]] = {}
+    for position in range(len(examples)):
+        together.setdefault(root(position), []).append(position)
+    return list(together.values())
+
+
+def quotas(
+    counts: Mapping[str, int],
+    size: int,
+    *,
+    least: Mapping[str, int] | None = None,
+    most: Mapping[str, int] | None = None,
+) -> dict[str, int]:
+    """How many of ``size`` rows each label gets, in proportion to ``counts``, by largest remainders within bounds.
+
+    Args:
+        counts: rows of each label.
+        size: rows to share out; where the bounds leave no room for all, fewer are.
+        least: rows that a label gets at least.
+        most: rows that a label gets at most; its count where not said.
+    """
+    least, most = least or {}, most or counts
+    total = sum(counts.values())
+    exact = {label: size * count / total for label, count in counts.items()}
+    given = {label: max(least.get(label, 0), min(most.get(label, 0), int(exact[label]))) for label in counts}
+    while sum(given.values()) < size:
+        open_labels = [label for label in counts if given[label] < most.get(label, 0)]
+        if not open_labels:
+            break
+        given[max(open_labels, key=lambda label: exact[label] - given[label])] += 1
+    while sum(given.values()) > size:
+        open_labels = [label for label in counts if given[label] > least.get(label, 0)]
+        if not open_labels:
+            break
+        given[min(open_labels, key=lambda label: exact[label] - given[label])] -= 1
+    return given
+
+
+def subsample(examples: Sequence[Example], size: int | None, generator: np.random.Generator) -> Rows:
+    """A stratified subsample in the rows' own order; all of them where ``size`` is None or not smaller.
+
+    Every label keeps a row (two, if ``size`` is twice the number of labels) where it has them, so that rare labels
+    survive the cut of dev that may follow.
+    """
+    if size is None or size >= len(examples):
+        return tuple(examples)
+    counts = Counter(example.output for example in examples)
+    kept_each = min(2, size // len(counts))
+    quota = quotas(dict(sorted(counts.items())), size, least={label: min(kept_each, counts[label]) for label in counts})
+    chosen: list[int] = []
+    for position in generator.permutation(len(examples)):
+        label = examples[position].output
+        if quota[label] > 0:
+            quota[label] -= 1
+            chosen.append(int(position))
+    return tuple(examples[position] for position in sorted(chosen))
+
+
+def cut(examples: Sequence[Example], size: int, generator: np.random.Generator) -> tuple[Rows, Rows]:
+    """Cut about ``size`` rows off: (what stays, what is cut), both in the rows' own order.
+
+    Stratified by label; rows with equal inputs or an equal group stay together; every label keeps at least one row on
+    the staying side. The size is met exactly wherever units of one row are left to fill it.
+
+    Args:
+        examples: the labelled rows.
+        size: how many to cut off.
+        generator: where the choice comes from.
+    """
+    if not examples or size <= 0:
+        return tuple(examples), ()
+    counts = Counter(example.output for example in examples)
+    quota = quotas(
+        dict(sorted(counts.items())), size, most={label: max(count - 1, 0) for label, count in counts.items()}
+    )
+    together = units(examples)
+    content = [Counter(examples[position].output for position in unit) for unit in together]
+    taken: Counter[str] = Counter()
+    chosen: set[int] = set()
+    order = [int(index) for index in generator.permutation(len(together))]
+
+    def may_leave(unit: int) -> bool:
+        return all(counts[label] - taken[label] - rows >= 1 for label, rows in content[unit].items())
+
+    def take(unit: int) -> None:
+        chosen.add(unit)
+        taken.update(content[unit])
+
+    for unit in order:
+        if may_leave(unit) and all(taken[label] + rows <= quota[label] for label, rows in content[unit].items()):
+            take(unit)
+    # large units fit nowhere exactly: take those that bring the cut nearer to what was asked for
+    for unit in order:
+        if unit in chosen or sum(taken.values()) >= size or not may_leave(unit):
+            continue
+        before = sum((taken[label] - quota[label]) ** 2 for label in content[unit])
+        after = sum((taken[label] + rows - quota[label]) ** 2 for label, rows in content[unit].items())
+        if after < before:
+            take(unit)
+    cut_off = sorted(position for unit in chosen for position in together[unit])
+    gone = set(cut_off)
+    stays = tuple(example for position, example in enumerate(examples) if position not in gone)
+    return stays, tuple(examples[position] for position in cut_off)
+
+
+def dev_size(labelled: int, limit: int | None = None) -> int:
+    """Rows of a dev split that is cut from ``labelled`` rows: ``limit``, or 30% and at most 300."""
+    return limit if limit is not None else min(DEV_MOST, round(DEV_SHARE * labelled))
+
+
+def test_size(labelled: int, limit: int | None = None) -> int:
+    """Rows of a test split that is cut from ``labelled`` rows: ``limit``, or 20%, at least 20, at most 500.
+
+    Never more than a third of the rows, so that a small set leaves something to learn from.
+    """
+    if limit is not None:
+        return limit
+    return min(max(TEST_LEAST, round(TEST_SHARE * labelled)), TEST_MOST, labelled // 3)

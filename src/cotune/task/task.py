@@ -1,0 +1,199 @@
+"""The Task: what is asked, with its splits, labels, metric and data checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cotune.task.assemble import Source, assemble
+from cotune.task.checks import DataChecks
+from cotune.task.example import Example
+from cotune.task.metrics import METRICS, Metric, metric_named
+from cotune.task.read import Table, read_table, table_from_rows
+from cotune.task.sealed import SealedTest
+
+if TYPE_CHECKING:
+    from cotune.config import RunConfig
+
+
+@dataclass(frozen=True, repr=False)
+class Task:
+    """A label task, ready to be run.
+
+    Make one with :meth:`from_config`, :meth:`from_frame` or :meth:`from_rows`.
+
+    Attributes:
+        name: what people call it.
+        input_fields: names of the input fields, in their order; prompts show them as ``{field}``.
+        output_field: name of the label column.
+        labels: all labels, sorted.
+        metric: name of the metric, a key of ``METRICS``.
+        train: rows to learn from, in the order of their source.
+        dev: rows to choose on, in the order of their source.
+        test: rows for the one test at the end, sealed.
+        checks: what the data checks found.
+        fingerprint: content hash of all rows with their split, the fields, the labels and the metric; 16 hex digits.
+    """
+
+    name: str
+    input_fields: tuple[str, ...]
+    output_field: str
+    labels: tuple[str, ...]
+    metric: str
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...]
+    test: SealedTest
+    checks: DataChecks
+    fingerprint: str
+
+    def __repr__(self) -> str:
+        return (
+            f"Task({self.name!r}, {', '.join(self.input_fields)} -> {self.output_field} ({len(self.labels)} labels), "
+            f"train={len(self.train)}, dev={len(self.dev)}, test={self.test.n})"
+        )
+
+    @property
+    def metric_function(self) -> Metric:
+        """The metric itself."""
+        return METRICS[self.metric]
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> Task:
+        """Read, check and split the data that a config names.
+
+        Raises:
+            InputError: the data is missing, broken, or no label task; names file, row and column.
+        """
+        data, limit = config.data, config.limit
+        return cls._assembled(
+            Source(
+                train=read_table(data.train),
+                dev=read_table(data.dev, default_split="validation") if data.dev is not None else None,
+                test=read_table(data.test, default_split="test") if data.test is not None else None,
+                input_fields=data.input,
+                output_field=data.output,
+                group=data.group,
+                labels=config.output.labels,
+                limit_train=limit.train,
+                limit_dev=limit.dev,
+                limit_test=limit.test,
+                seed=config.seed,
+            ),
+            config.name,
+            config.metric,
+        )
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        *,
+        input: str | Sequence[str],
+        output: str,
+        dev: Any = None,
+        test: Any = None,
+        group: str | None = None,
+        labels: Sequence[str] | None = None,
+        metric: str = "accuracy",
+        name: str = "task",
+        seed: int = 0,
+        limit: Mapping[str, int] | None = None,
+    ) -> Task:
+        """A task from pandas, polars or pyarrow frames (or whatever else :func:`read_table` reads).
+
+        Args:
+            frame: the labelled rows.
+            input: column or columns that the model reads.
+            output: column of the labels.
+            dev: rows to choose on; cut from ``frame`` where None.
+            test: rows for the one test at the end; cut from ``frame`` where None.
+            group: column whose equal values mark rows that must stay in one split.
+            labels: all labels; taken from the data where None.
+            metric: a key of ``METRICS``.
+            name: what people call the task.
+            seed: of the cuts and subsamples.
+            limit: rows to take at most, by ``train``, ``dev`` and ``test``.
+
+        Raises:
+            InputError: the rows are no label task; names the row and the column.
+        """
+        limits = dict(limit or {})
+        if unknown := sorted(set(limits) - {"train", "dev", "test"}):
+            from cotune.errors import InputError
+
+            raise InputError(f"unknown limit {unknown[0]!r}", where="limit", mend="Known limits: train, dev, test.")
+        return cls._assembled(
+            Source(
+                train=_table(frame, "train"),
+                dev=_table(dev, "dev") if dev is not None else None,
+                test=_table(test, "test") if test is not None else None,
+                input_fields=(input,) if isinstance(input, str) else tuple(input),
+                output_field=output,
+                group=group,
+                labels=tuple(labels) if labels is not None else None,
+                limit_train=limits.get("train"),
+                limit_dev=limits.get("dev"),
+                limit_test=limits.get("test"),
+                seed=seed,
+            ),
+            name,
+            metric,
+        )
+
+    @classmethod
+    def from_rows(
+        cls,
+        rows: Iterable[Any],
+        *,
+        input: str | Sequence[str] = "input",
+        output: str = "output",
+        dev: Iterable[Any] | None = None,
+        test: Iterable[Any] | None = None,
+        **settings: Any,
+    ) -> Task:
+        """A task from plain lists: of mappings, or of tuples of the input texts and, last, the label.
+
+        Arguments and errors as in :meth:`from_frame`.
+        """
+        columns = (*((input,) if isinstance(input, str) else input), output)
+        return cls.from_frame(
+            _named(rows, columns, "train"),
+            input=input,
+            output=output,
+            dev=None if dev is None else _named(dev, columns, "dev"),
+            test=None if test is None else _named(test, columns, "test"),
+            **settings,
+        )
+
+    @classmethod
+    def _assembled(cls, source: Source, name: str, metric: str) -> Task:
+        metric_named(metric)
+        parts = assemble(source, metric)
+        return cls(
+            name=name,
+            input_fields=source.input_fields,
+            output_field=source.output_field,
+            labels=parts.labels,
+            metric=metric,
+            train=parts.train,
+            dev=parts.dev,
+            test=parts.test,
+            checks=parts.checks,
+            fingerprint=parts.fingerprint,
+        )
+
+
+def _table(source: Any, role: str) -> Table:
+    if isinstance(source, Table):
+        return source
+    # messages would otherwise not say which of three frames is meant
+    return read_table(source, name=None if isinstance(source, str) else f"the {role} rows")
+
+
+def _named(rows: Iterable[Any], columns: Sequence[str], role: str) -> Table:
+    named = (
+        dict(zip(columns, row, strict=True)) if isinstance(row, (tuple, list)) and len(row) == len(columns) else row
+        for row in rows
+    )
+    return table_from_rows(named, f"the {role} rows")

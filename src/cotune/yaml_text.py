@@ -1,0 +1,112 @@
+"""YAML as people expect it: ``yes`` is a text, ``1e-3`` a number, a key stands once, and every key knows its line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from cotune.errors import InputError
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with the scalars of YAML 1.2's core schema in place of YAML 1.1's.
+
+    YAML 1.1 reads the label ``no`` as false, ``12:30`` as 750, ``2024-01-01`` as a date and ``1e-3`` as a text.
+    """
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("merge", r"<<", "<"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
+
+
+def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))  # the parent class reads 010 as octal
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+
+
+@dataclass(frozen=True)
+class YamlText:
+    """A parsed YAML document.
+
+    Attributes:
+        value: the document as plain Python values.
+        lines: path of keys (texts and list positions) to the line that it stands on, from 1.
+    """
+
+    value: Any
+    lines: dict[tuple[str | int, ...], int]
+
+
+def parse_yaml(text: str, where: str) -> YamlText:
+    """Parse one YAML document.
+
+    Args:
+        text: the document.
+        where: file that it came from, for errors.
+
+    Raises:
+        InputError: the text is not YAML, holds a key twice, or holds more than one document; names the line.
+    """
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return YamlText(None, {})
+        lines: dict[tuple[str | int, ...], int] = {}
+        _note_lines(node, (), lines, where, set())
+        return YamlText(loader.construct_document(node), lines)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(
+            f"this is not valid YAML ({error.problem or error.context})",
+            where=where + line,
+            mend="Look at the indentation, the colons and the quotes there.",
+        ) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"this is not valid YAML ({' '.join(str(error).split())})", where=where, mend="Write plain UTF-8 YAML."
+        ) from error
+    finally:
+        loader.dispose()
+
+
+def _note_lines(
+    node: yaml.Node, path: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int], where: str, open_: set[int]
+) -> None:
+    if id(node) in open_:
+        raise InputError(
+            "an alias holds itself", where=f"{where}, line {node.start_mark.line + 1}", mend="Take it out."
+        )
+    open_.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise InputError("a key must be a plain word", where=f"{where}, line {line}", mend="Write key: value.")
+            if key.value in seen:
+                raise InputError(
+                    f"the key {key.value!r} stands twice", where=f"{where}, line {line}", mend="Keep one of the two."
+                )
+            seen.add(key.value)
+            lines[(*path, key.value)] = line
+            _note_lines(value, (*path, key.value), lines, where, open_)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[(*path, index)] = item.start_mark.line + 1
+            _note_lines(item, (*path, index), lines, where, open_)
+    open_.discard(id(node))
