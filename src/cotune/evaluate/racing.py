@@ -1,0 +1,290 @@
+"""Racing candidates over the same rows: drop a loser as soon as the data say so, however often one looks.
+
+Every candidate is scored on the same rows in the same random order. For each ordered pair a gambler bets, row after
+row, that the first loses more than the second; no strategy can expect to win where that is not so, and a gambler who
+has multiplied the stake by 20 is evidence at the level 1/20, at whichever row one looks (Ville's inequality).
+Losses are capped at a bound, so that what is compared is the mean of the capped loss, which is the same scale for
+every pair and therefore has a best candidate.
+
+Source: betting as in Waudby-Smith and Ramdas (arXiv 2010.09686, sections 4 and 5); averaging e-values over opponents
+as in Vovk and Wang (Annals of Statistics 2021).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cotune.errors import DivergedError
+from cotune.evaluate.resampling import Floats
+
+Verdict = Literal["worse", "not told apart"]
+STAKES: Floats = np.array([0.03, 0.07, 0.15, 0.3, 0.5, 0.7, 0.95])
+"""Shares of the wealth that are bet, held in parallel: none has to be tuned to how far apart candidates are."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What has been won by the gamblers; arrays may have leading axes for races side by side.
+
+    Attributes:
+        pairs: log wealth of each stake betting that i is worse than j, shape (..., candidates, candidates, stakes).
+        leader: log wealth of each stake betting that i is worse than whoever led before the row, shape
+            (..., candidates, stakes).
+        totals: sum of losses, as shares of the bound, shape (..., candidates).
+        rows: rows seen, shape (..., candidates).
+    """
+
+    pairs: Floats
+    leader: Floats
+    totals: Floats
+    rows: npt.NDArray[np.int64]
+
+    @classmethod
+    def none(cls, candidates: int, races: tuple[int, ...] = ()) -> Evidence:
+        """No evidence yet."""
+        stakes = len(STAKES)
+        return cls(
+            np.zeros((*races, candidates, candidates, stakes)),
+            np.zeros((*races, candidates, stakes)),
+            np.zeros((*races, candidates)),
+            np.zeros((*races, candidates), dtype=np.int64),
+        )
+
+    def after(self, losses: Floats, active: npt.NDArray[np.bool_]) -> Evidence:
+        """Bet on one more row: losses within 0 to 1, shape (..., candidates); the inactive ones are left as they are."""
+        both = active[..., :, None] & active[..., None, :]
+        excess = np.where(both, losses[..., :, None] - losses[..., None, :], 0.0)
+        opponents = self._opponents(active)
+        against_leader = np.take_along_axis(excess, opponents[..., None], axis=-1)
+        return Evidence(
+            self.pairs + np.log1p(STAKES * excess[..., None]),
+            self.leader + np.log1p(STAKES * against_leader),
+            self.totals + np.where(active, losses, 0.0),
+            self.rows + active,
+        )
+
+    def log_pairs(self) -> Floats:
+        """Log e-value that i is worse than j, shape (..., candidates, candidates)."""
+        return _log_mean(self.pairs)
+
+    def log_not_best(self) -> Floats:
+        """Log e-value that i is not the best, shape (..., candidates): half on the leader, half on all the others."""
+        candidates = self.totals.shape[-1]
+        pairs = np.where(np.eye(candidates, dtype=bool), -np.inf, self.log_pairs())
+        others = np.logaddexp.reduce(pairs, axis=-1) - math.log(max(1, candidates - 1))
+        return np.asarray(np.logaddexp(others, _log_mean(self.leader)) - math.log(2), dtype=np.float64)
+
+    def _opponents(self, active: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """Who each candidate is bet against: the active one with the least loss so far, other than itself."""
+        candidates = active.shape[-1]
+        standing = np.where(active, self.totals, np.inf)
+        rivals = np.where(np.eye(candidates, dtype=bool), np.inf, standing[..., None, :])
+        return np.asarray(np.argmin(rivals, axis=-1), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Race:
+    """A race of candidates over rows, one immutable state of it; :meth:`update` gives the next one.
+
+    The best candidate, the one with the least mean capped loss, is dropped in at most a share ``alpha`` of races, at
+    whatever rows one looks and whatever the other candidates do. Rows must come in random order.
+
+    Attributes:
+        n_candidates: how many enter.
+        alpha: in what share of races the best may be dropped wrongly.
+        bound: cap on the loss of a row, in the loss's unit; see :func:`loss_bound`.
+        lengths: prompt length of each candidate, in tokens; ties keep the shorter. None: ties keep the earlier.
+        dropped: candidates that the test dropped, first dropped first.
+        retired: candidates that :meth:`retire` took out without a verdict.
+    """
+
+    n_candidates: int
+    alpha: float = 0.05
+    bound: float = 4.0
+    lengths: tuple[int, ...] | None = None
+    dropped: tuple[int, ...] = ()
+    retired: tuple[int, ...] = ()
+    evidence: Evidence | None = field(default=None, repr=False)
+    peaks: Floats | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.n_candidates < 1 or not 0 < self.alpha < 1 or not self.bound > 0:
+            raise ValueError("a race needs at least one candidate, alpha between 0 and 1, and a positive bound")
+        if self.lengths is not None and len(self.lengths) != self.n_candidates:
+            raise ValueError(f"{len(self.lengths)} lengths do not fit {self.n_candidates} candidates")
+        if self.evidence is None:
+            object.__setattr__(self, "evidence", Evidence.none(self.n_candidates))
+            object.__setattr__(self, "peaks", np.zeros((self.n_candidates, self.n_candidates)))
+
+    @property
+    def active(self) -> tuple[int, ...]:
+        """Candidates still in the race, in the order of the columns that :meth:`update` expects."""
+        out = {*self.dropped, *self.retired}
+        return tuple(candidate for candidate in range(self.n_candidates) if candidate not in out)
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """How many rows each candidate was judged on."""
+        return tuple(int(count) for count in self._evidence.rows)
+
+    @property
+    def mean_losses(self) -> tuple[float, ...]:
+        """Mean capped loss of each candidate on the rows it was judged on; NaN before the first."""
+        counts = np.where(self._evidence.rows > 0, self._evidence.rows, np.nan)
+        return tuple(float(mean) for mean in self.bound * self._evidence.totals / counts)
+
+    def update(self, losses: npt.ArrayLike) -> Race:
+        """Judge the active candidates on more rows.
+
+        Args:
+            losses: shape (rows, active candidates), at least 0, columns in the order of :attr:`active`. How the rows
+                are cut into calls does not matter: a candidate dropped at a row takes no part in later ones.
+
+        Returns:
+            The race after these rows; the last candidate is never dropped.
+
+        Raises:
+            DivergedError: a loss is NaN or infinite.
+            ValueError: a loss is negative, or the columns do not fit.
+        """
+        entered = self.active
+        table = np.asarray(losses, dtype=np.float64)
+        if table.ndim != 2 or table.shape[1] != len(entered):
+            raise ValueError(f"losses must have {len(entered)} columns, not shape {table.shape}")
+        if not np.all(np.isfinite(table)):
+            worst = entered[int(np.argmax(~np.isfinite(table).all(axis=0)))]
+            raise DivergedError(f"candidate {worst} has a loss that is NaN or infinite")
+        if np.any(table < 0):
+            raise ValueError("losses must not be negative")
+        shares = np.zeros((len(table), self.n_candidates))
+        shares[:, list(entered)] = np.minimum(table, self.bound) / self.bound
+        evidence, peaks, dropped = self._evidence, self._peaks, list(self.dropped)
+        active = np.isin(np.arange(self.n_candidates), entered)
+        for row in shares:
+            if active.sum() < 2:
+                evidence = evidence.after(row, active)
+                continue
+            evidence = evidence.after(row, active)
+            peaks = np.maximum(peaks, evidence.log_pairs())
+            losers = active & (evidence.log_not_best() >= -math.log(self.alpha))
+            if losers.sum() == active.sum():
+                losers[np.argmin(np.where(active, evidence.totals, np.inf))] = False
+            dropped += [int(loser) for loser in np.flatnonzero(losers)]
+            active = active & ~losers
+        return replace(self, evidence=evidence, peaks=peaks, dropped=tuple(dropped))
+
+    def retire(self, candidates: Sequence[int]) -> Race:
+        """Take candidates out without a verdict, as a round of successive halving does."""
+        staying = [candidate for candidate in self.active if candidate not in set(candidates)]
+        if not staying:
+            raise ValueError("a race cannot lose its last candidate")
+        leaving = tuple(candidate for candidate in candidates if candidate in self.active)
+        return replace(self, retired=self.retired + leaving)
+
+    def verdict(self, candidate: int, other: int) -> Verdict:
+        """Whether a candidate is worse than another one, by the rows that both were judged on.
+
+        For each candidate that is worse than none, all its verdicts together are wrong in at most ``alpha`` of races.
+        """
+        if candidate == other:
+            return "not told apart"
+        needed = math.log(max(1, self.n_candidates - 1) / self.alpha)
+        return "worse" if self._peaks[candidate, other] >= needed else "not told apart"
+
+    def ranking(self, tie: float = 1e-9) -> tuple[int, ...]:
+        """Active candidates by mean capped loss, best first.
+
+        Args:
+            tie: losses that differ by no more than this from the best of those not yet ranked are ties; the shorter
+                prompt goes first, then the earlier candidate.
+        """
+        means, left, ranked = self.mean_losses, list(self.active), list[int]()
+        lengths = self.lengths or (0,) * self.n_candidates
+        while left:
+            least = min(means[candidate] for candidate in left)
+            tied = [candidate for candidate in left if not means[candidate] > least + tie]
+            first = min(tied or left, key=lambda candidate: (lengths[candidate], candidate))
+            ranked.append(first)
+            left.remove(first)
+        return tuple(ranked)
+
+    @property
+    def _evidence(self) -> Evidence:
+        assert self.evidence is not None
+        return self.evidence
+
+    @property
+    def _peaks(self) -> Floats:
+        assert self.peaks is not None
+        return self.peaks
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round of successive halving.
+
+    Attributes:
+        keep: how many candidates go on after the round.
+        rows: up to which row (counted from the first) the round's candidates are judged.
+    """
+
+    keep: int
+    rows: int
+
+
+def successive_halving_schedule(
+    n_candidates: int, n_rows: int, *, final: int = 1, factor: float = 2.0, first_rows: int = 16
+) -> list[Round]:
+    """Plan rounds that each cost about the same: fewer candidates, more rows.
+
+    Args:
+        n_candidates: how many enter, at least 1.
+        n_rows: rows there are; the last round ends there.
+        final: how many are left after the last round.
+        factor: by how much each round thins the field; it is raised where the first round would see fewer than
+            ``first_rows`` rows.
+        first_rows: least rows of the first round.
+
+    Source: Jamieson and Talwalkar (AISTATS 2016).
+    """
+    if n_candidates < 1 or n_rows < 1 or final < 1 or factor <= 1:
+        raise ValueError("a schedule needs candidates, rows, someone to keep, and a factor above 1")
+    keep = min(final, n_candidates)
+    by_field = math.ceil(math.log(n_candidates / keep) / math.log(factor) - 1e-9)
+    by_rows = 1 + math.floor(math.log(max(1.0, n_rows / first_rows)) / math.log(factor) + 1e-9)
+    rounds = max(1, min(by_field, by_rows))
+    thinning = (n_candidates / keep) ** (1 / rounds)
+    growth = min(thinning, factor) if thinning > 1 else factor
+    schedule: list[Round] = []
+    for number in range(1, rounds + 1):
+        kept = keep if number == rounds else max(keep, round(n_candidates / thinning**number))
+        rows = n_rows if number == rounds else max(1, math.floor(n_rows / growth ** (rounds - number)))
+        schedule.append(Round(kept, rows))
+    return schedule
+
+
+def schedule_cost(n_candidates: int, schedule: Sequence[Round]) -> int:
+    """How many evaluations (candidate on row) a schedule spends."""
+    cost, field_size, seen = 0, n_candidates, 0
+    for step in schedule:
+        cost += field_size * (step.rows - seen)
+        field_size, seen = step.keep, step.rows
+    return cost
+
+
+def loss_bound(n_labels: int) -> float:
+    """A cap for the log-loss of a classification row, in nats: that of a guess among all labels, half as much again.
+
+    A row that is lost more clearly than a guess says little more than that it is lost.
+    """
+    return 1.5 * math.log(max(2, n_labels))
+
+
+def _log_mean(log_wealth: Floats) -> Floats:
+    return np.asarray(np.logaddexp.reduce(log_wealth, axis=-1) - math.log(log_wealth.shape[-1]), dtype=np.float64)

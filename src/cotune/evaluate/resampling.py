@@ -1,0 +1,133 @@
+"""The bootstrap that every interval here shares: seeded resampling weights and bias-corrected limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+Floats = npt.NDArray[np.float64]
+Statistic = Callable[[Floats], Floats]
+"""Weights of shape (draws, rows), how often each row stands in each resample, to values (draws, statistics)."""
+
+_CELLS_AT_ONCE = 4_000_000
+
+
+def group_index(groups: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Number the groups 0, 1, ... in order of their sorted ids; shape (rows,)."""
+    _, index = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+    return np.asarray(index, dtype=np.int64).reshape(-1)
+
+
+def resampling_weights(rows: int, draws: int, seed: int, groups: npt.ArrayLike | None = None) -> Iterator[Floats]:
+    """Yield the resamples in chunks of shape (some draws, rows): how often each row is drawn.
+
+    Rows are drawn with replacement; with ``groups``, whole groups are (the cluster bootstrap). The same seed and
+    shape give the same resamples, so that everything measured on the same rows is resampled alike.
+    """
+    index = np.arange(rows) if groups is None else group_index(groups)
+    units = int(index.max()) + 1 if rows else 0
+    if not units:
+        raise ValueError("nothing to resample: there are no rows")
+    generator = np.random.default_rng(seed)
+    step = max(1, _CELLS_AT_ONCE // max(rows, units))
+    for start in range(0, draws, step):
+        count = min(step, draws - start)
+        chosen = generator.integers(0, units, size=(count, units)) + np.arange(count)[:, None] * units
+        weights = np.bincount(chosen.ravel(), minlength=count * units).reshape(count, units).astype(np.float64)
+        yield weights if groups is None else weights[:, index]
+
+
+def leave_one_out_weights(rows: int, groups: npt.ArrayLike | None = None) -> Iterator[Floats]:
+    """Yield, in chunks, the jackknife's weights: each unit (row or group) left out once."""
+    index = np.arange(rows) if groups is None else group_index(groups)
+    units = int(index.max()) + 1
+    step = max(1, _CELLS_AT_ONCE // rows)
+    for start in range(0, units, step):
+        left_out = np.arange(start, min(start + step, units))
+        yield (index[None, :] != left_out[:, None]).astype(np.float64)
+
+
+def evaluate_over(statistic: Statistic, weights: Iterator[Floats]) -> Floats:
+    """Evaluate a statistic on every resample; shape (draws, statistics)."""
+    return np.concatenate([np.asarray(statistic(chunk)).reshape(len(chunk), -1) for chunk in weights])
+
+
+def weighted_mean(values: npt.ArrayLike) -> Statistic:
+    """The mean as a statistic of resampling weights; values are (rows,) or (rows, columns)."""
+    columns = np.asarray(values, dtype=np.float64)
+    columns = columns.reshape(len(columns), -1)
+
+    def statistic(weights: Floats) -> Floats:
+        return np.asarray((weights @ columns) / weights.sum(axis=1, keepdims=True), dtype=np.float64)
+
+    return statistic
+
+
+def bca_limits(estimate: Floats, replicates: Floats, jackknife: Floats, level: float) -> tuple[Floats, Floats]:
+    """Bias-corrected and accelerated limits with expanded percentiles.
+
+    Args:
+        estimate: the statistics on the rows as they are, shape (statistics,).
+        replicates: the statistics on each resample, shape (draws, statistics).
+        jackknife: the statistics with each unit left out, shape (units, statistics).
+        level: such as 0.95.
+
+    Returns:
+        Lower and upper limits, each of shape (statistics,). With fewer than two units nothing is known about the
+        spread and the limits are infinite.
+
+    Source: Efron, Better Bootstrap Confidence Intervals (JASA 1987); the percentiles are widened by the t quantile
+    and n/(n-1), as the bootstrap's own spread is too small on few rows (Hesterberg, arXiv 1411.5279, section 3.3).
+    """
+    units = len(jackknife)
+    if units < 2:
+        endless = np.full(np.shape(estimate), np.inf)
+        return -endless, endless
+    draws = len(replicates)
+    rounding = 1e-12 * np.maximum(1.0, np.abs(estimate))
+    below = np.mean(replicates < estimate - rounding, axis=0)
+    equal = np.mean(np.abs(replicates - estimate) <= rounding, axis=0)
+    bias = special.ndtri(np.clip(below + equal / 2, 0.5 / draws, 1 - 0.5 / draws))
+    deviations = jackknife.mean(axis=0) - jackknife
+    squares = np.sum(deviations**2, axis=0)
+    scale = np.where(squares > 1e-24, squares, 1.0) ** 1.5
+    acceleration = np.where(squares > 1e-24, np.sum(deviations**3, axis=0) / (6 * scale), 0.0)
+    reach = np.sqrt(units / (units - 1)) * special.stdtrit(units - 1, (1 + level) / 2)
+    ordered = np.sort(replicates, axis=0)
+    limits = []
+    for quantile in (-reach, reach):
+        shifted = bias + quantile
+        denominator = np.maximum(1 - acceleration * shifted, 1e-3)
+        positions = special.ndtr(bias + shifted / denominator) * (draws - 1)
+        limits.append(_interpolate(ordered, np.clip(positions, 0, draws - 1)))
+    return limits[0], limits[1]
+
+
+def bootstrap_limits(
+    statistic: Statistic, rows: int, *, seed: int, draws: int, level: float, groups: npt.ArrayLike | None = None
+) -> tuple[Floats, Floats, Floats]:
+    """Estimate, lower and upper BCa limits of one or several statistics of the same rows.
+
+    Returns:
+        Three arrays of shape (statistics,).
+    """
+    estimate = evaluate_over(statistic, iter([np.ones((1, rows))]))[0]
+    if (groups is not None and len(np.unique(group_index(groups))) < 2) or rows < 2:
+        endless = np.full(np.shape(estimate), np.inf)
+        return estimate, -endless, endless
+    replicates = evaluate_over(statistic, resampling_weights(rows, draws, seed, groups))
+    jackknife = evaluate_over(statistic, leave_one_out_weights(rows, groups))
+    low, high = bca_limits(estimate, replicates, jackknife, level)
+    return estimate, low, high
+
+
+def _interpolate(ordered: Floats, positions: Floats) -> Floats:
+    columns: Any = np.arange(ordered.shape[1])
+    floor = np.floor(positions).astype(np.int64)
+    ceiling = np.minimum(floor + 1, len(ordered) - 1)
+    share = positions - floor
+    return np.asarray(ordered[floor, columns] * (1 - share) + ordered[ceiling, columns] * share, dtype=np.float64)
