@@ -81,7 +81,5 @@ def inside(folder: Path, name: str) -> Path:
     """
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise InputError(
-            f"the path {name!r} leads out of its folder", where=str(folder), mend="Use a plain relative name."
-        )
+        raise InputError(f"the path {name!r} leads out of its folder", where=str(folder), mend="Use a plain relative name.")
     return path

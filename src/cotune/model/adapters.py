@@ -1,0 +1,219 @@
+"""LoRA adapters: kept on disk by content, swapped into one loaded model in place, neither merged nor reloaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cotune.errors import CotuneError, InputError
+from cotune.files import atomic_path, content_hash, write_json
+
+BASE = "base"
+"""The id of the model without an adapter."""
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Shape of a LoRA adapter (arXiv 2106.09685).
+
+    Attributes:
+        rank: inner width of the update.
+        alpha: the update is scaled by ``alpha / rank``.
+        target: which linear layers get one, as peft names them.
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    target: str = "all-linear"
+
+
+class AdapterSlot:
+    """The one place in a loaded model where LoRA weights sit; ids tell which ones.
+
+    Args:
+        model: the transformers model. It is changed by the first adapter (its linear layers are wrapped), not before.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._peft: Any = None
+        self._shapes: tuple[LoraSettings, ...] = ()
+        self._folders: dict[str, Path] = {}
+        self._loaded: dict[str, dict[str, Tensor]] = {}
+        self.current = BASE
+
+    def register(self, folder: Path) -> str:
+        """Make an adapter folder usable; returns its id.
+
+        Raises:
+            InputError: the folder is not a LoRA adapter in safetensors.
+        """
+        adapter_id = adapter_content_id(folder)
+        self._folders[adapter_id] = folder
+        return adapter_id
+
+    def use(self, adapter_id: str) -> None:
+        """Put an adapter's weights, or none at all for :data:`BASE`, into the model.
+
+        Raises:
+            CotuneError: no folder was registered under this id.
+        """
+        if adapter_id == self.current:
+            return
+        if adapter_id == BASE:
+            self._peft.base_model.disable_adapter_layers()
+            self.current = BASE
+            return
+        if adapter_id not in self._loaded:
+            if adapter_id not in self._folders:
+                raise CotuneError(f"the adapter {adapter_id} is not known here")
+            self._loaded[adapter_id] = _read_weights(self._folders[adapter_id])
+            for oldest in list(self._loaded)[:-8]:
+                del self._loaded[oldest]
+        self.wrap(read_settings(self._folders[adapter_id]))
+        self._put(self._loaded[adapter_id])
+        self.current = adapter_id
+
+    def wrap(self, settings: LoraSettings) -> Any:
+        """Give the model LoRA layers of this shape and switch them on; returns the peft model."""
+        from peft import LoraConfig, get_peft_model
+
+        if self._peft is not None and settings not in self._shapes:
+            self._model = self._peft.unload()
+            self._peft = None
+        if self._peft is None:
+            config = LoraConfig(
+                r=settings.rank,
+                lora_alpha=settings.alpha,
+                lora_dropout=0.0,
+                target_modules=settings.target if settings.target == "all-linear" else settings.target.split(","),
+                task_type="CAUSAL_LM",
+            )
+            try:
+                self._peft = get_peft_model(self._model, config)
+            except ValueError as error:
+                raise InputError(str(error), where="tune.target", mend="Use all-linear or names of linear layers.") from error
+            # "all-linear" and the list of names that peft makes of it are the same shape.
+            names = self._peft.peft_config["default"].target_modules
+            self._shapes = (settings, LoraSettings(settings.rank, settings.alpha, ",".join(sorted(names))))
+            self._peft.eval()
+        self._peft.base_model.enable_adapter_layers()
+        return self._peft
+
+    def start(self, settings: LoraSettings, *, seed: int, adapter_id: str = BASE) -> list[tuple[str, torch.nn.Parameter]]:
+        """Trainable parameters by name, freshly drawn from the seed, or set to a registered adapter's values.
+
+        Until :meth:`use` is called again the model carries these weights, whatever they become.
+        """
+        if adapter_id != BASE:
+            self.use(adapter_id)
+        else:
+            self.wrap(settings)
+            generator = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                for name, parameter in self._lora_parameters():
+                    if ".lora_B." in name:
+                        parameter.zero_()
+                    else:
+                        bound = parameter.shape[1] ** -0.5
+                        parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+        self.current = "training"
+        parameters = self._lora_parameters()
+        for _, parameter in parameters:
+            parameter.requires_grad_(True)
+        return parameters
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the weights that are in the model now, under peft's file names."""
+        from peft import get_peft_model_state_dict
+
+        state: Mapping[str, Tensor] = get_peft_model_state_dict(self._peft)
+        return {name: value.detach().float().cpu().clone().contiguous() for name, value in sorted(state.items())}
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Put weights, as :meth:`weights` gives them, into the slot that is being trained."""
+        self._put(weights)
+
+    def save(self, weights: Mapping[str, Tensor], parent: Path, base_model: str | None = None) -> str:
+        """Write weights as a peft directory named by its content under ``parent``; returns the adapter id."""
+        config = self._peft.peft_config["default"].to_dict()
+        config = {name: sorted(v) if isinstance(v, set) else v for name, v in config.items()}
+        config |= {"base_model_name_or_path": base_model, "inference_mode": True}
+        config = json.loads(json.dumps(config, default=str))
+        from safetensors.torch import save
+
+        data = save(dict(weights), metadata={"format": "pt"})
+        adapter_id = _content_id(config, data)
+        folder = parent / adapter_id
+        with atomic_path(folder / WEIGHTS) as temporary:
+            temporary.write_bytes(data)
+        write_json(folder / CONFIG, config)
+        self._folders[adapter_id] = folder
+        return adapter_id
+
+    def folder(self, adapter_id: str) -> Path:
+        """Where a registered adapter lies."""
+        return self._folders[adapter_id]
+
+    def _lora_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
+        return [(name, p) for name, p in self._peft.named_parameters() if ".lora_" in name]
+
+    def _put(self, weights: Mapping[str, Tensor]) -> None:
+        table = {name.replace(".default.", "."): parameter for name, parameter in self._lora_parameters()}
+        if set(table) != set(weights):
+            odd = sorted(set(table) ^ set(weights))[0]
+            raise InputError(f"the adapter does not fit this model (at {odd})", mend="Use the model it was trained on.")
+        with torch.no_grad():
+            for name, value in weights.items():
+                table[name].copy_(value)
+
+
+def adapter_content_id(folder: Path) -> str:
+    """Hash of an adapter's weights and settings; where the base model lies does not count."""
+    read_settings(folder)
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return _content_id(config, (folder / WEIGHTS).read_bytes())
+
+
+def read_settings(folder: Path) -> LoraSettings:
+    """Shape of a saved adapter.
+
+    Raises:
+        InputError: files are missing or describe something other than a plain LoRA.
+    """
+    mend = "Give a folder that holds adapter_config.json and adapter_model.safetensors of a plain LoRA."
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        target = config["target_modules"]
+        settings = LoraSettings(
+            int(config["r"]), int(config["lora_alpha"]), target if isinstance(target, str) else ",".join(sorted(target))
+        )
+        plain = config.get("peft_type") == "LORA" and not config.get("use_dora") and not config.get("rank_pattern")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"not an adapter ({error})", where=str(folder / CONFIG), mend=mend) from error
+    if not plain or not (folder / WEIGHTS).is_file():
+        raise InputError("not a plain LoRA adapter in safetensors", where=str(folder), mend=mend)
+    return settings
+
+
+def _content_id(config: Mapping[str, Any], weights: bytes) -> str:
+    shape = {k: v for k, v in config.items() if k in ("r", "lora_alpha", "target_modules", "peft_type", "use_rslora")}
+    return content_hash({"config": shape, "weights": content_hash(weights, 64)})
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise InputError(f"the adapter's weights cannot be read ({error})", where=str(folder / WEIGHTS)) from error

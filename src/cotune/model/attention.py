@@ -1,0 +1,295 @@
+"""Attention over a shared prefix and each row's own tokens, as one function that transformers models call.
+
+The prefix is attended to once for the whole batch: the queries of all rows that use the same key-value head form one long
+query. Own tokens are attended to apart, and both results are merged by their log-sum-exp (Hydragen, arXiv 2402.05099). On CPU
+the flash kernel returns the log-sum-exp, and its backward pass, called with the *merged* output and log-sum-exp, gives each
+part's exact gradient. Elsewhere, and where a sliding window cuts into the prefix, the prefix is expanded over the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from cotune.model.packed import PackedPlan
+
+ATTENTION_NAME = "cotune_shared_prefix"
+
+KeyValue = tuple[Tensor, Tensor]
+"""Keys and values of one layer, each ``[tokens, key-value heads, head size]``."""
+
+
+@dataclass
+class Pass:
+    """What the attention function needs to know about the pass that runs.
+
+    Attributes:
+        plan: the layout; None for a pass over the prefix alone.
+        prefix: keys and values of the shared prefix by layer, where they were computed before.
+        past: keys and values of the rows' earlier own tokens by layer.
+        collected: filled with this pass's keys and values by layer where ``collect`` is set.
+        collect: whether to fill ``collected``.
+    """
+
+    plan: PackedPlan | None
+    prefix: dict[int, KeyValue] | None = None
+    past: dict[int, KeyValue] | None = None
+    collect: bool = False
+    collected: dict[int, KeyValue] = field(default_factory=dict)
+
+
+_current: ContextVar[Pass | None] = ContextVar("cotune_pass", default=None)
+
+
+@contextmanager
+def running(current: Pass) -> Iterator[Pass]:
+    """Make ``current`` the pass that the attention function serves."""
+    token = _current.set(current)
+    try:
+        yield current
+    finally:
+        _current.reset(token)
+
+
+def shared_prefix_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **unused: Any,
+) -> tuple[Tensor, None]:
+    """The function registered with transformers as :data:`ATTENTION_NAME`.
+
+    Args:
+        query: ``[1, heads, tokens, head size]``; keys and values the same with their own number of heads.
+        attention_mask: ignored, the plan says what may be seen.
+        sliding_window: how many tokens a layer looks back, itself included.
+
+    Returns:
+        ``[1, tokens, heads, head size]`` and no weights.
+
+    Raises:
+        RuntimeError: no pass is running.
+    """
+    current = _current.get()
+    if current is None:
+        raise RuntimeError("shared-prefix attention was called outside of a cotune pass")
+    if unused.get("softcap") is not None:
+        raise RuntimeError("attention with soft-capped scores is not supported by the shared-prefix engine")
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    if current.collect:
+        current.collected[layer] = (k, v)
+    plan = current.plan
+    if plan is None:
+        return _causal(q, k, v, scale, sliding_window).unsqueeze(0), None
+    if plan.head:
+        prefix_k, prefix_v = k[: plan.head], v[: plan.head]
+        first = _causal(q[: plan.head], prefix_k, prefix_v, scale, sliding_window)
+        own = _own(plan, q[plan.head :], k[plan.head :], v[plan.head :], (prefix_k, prefix_v), None, scale, sliding_window)
+        return torch.cat([first, own]).unsqueeze(0), None
+    prefix = current.prefix[layer] if current.prefix else None
+    past = current.past[layer] if current.past else None
+    return _own(plan, q, k, v, prefix, past, scale, sliding_window).unsqueeze(0), None
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+    """Plain causal attention of one sequence, ``[tokens, heads, size]`` in and out."""
+    group = q.shape[1] // k.shape[1]
+    tokens = q.shape[0]
+    mask = None
+    if window is not None and tokens > window:
+        place = torch.arange(tokens, device=q.device)
+        gap = place[:, None] - place
+        mask = (gap >= 0) & (gap < window)
+    out = scaled_dot_product_attention(
+        q.transpose(0, 1)[None],
+        k.transpose(0, 1).repeat_interleave(group, 0)[None],
+        v.transpose(0, 1).repeat_interleave(group, 0)[None],
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scale,
+    )
+    return out[0].transpose(0, 1)
+
+
+def _own(
+    plan: PackedPlan,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    prefix: KeyValue | None,
+    past: KeyValue | None,
+    scale: float,
+    window: int | None,
+) -> Tensor:
+    if past is not None:
+        k, v = torch.cat([past[0], k]), torch.cat([past[1], v])
+    if window is not None and plan.longest < window:
+        window = None
+    if q.device.type != "cpu" or (window is not None and prefix is not None) or q.shape[-1] != v.shape[-1]:
+        return _expanded(plan, q, k, v, prefix, scale, window)
+    prefix_k, prefix_v = prefix if prefix is not None else (None, None)
+    result: Tensor = _SharedPrefix.apply(plan, q, k, v, prefix_k, prefix_v, scale, window)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _expanded(
+    plan: PackedPlan, q: Tensor, k: Tensor, v: Tensor, prefix: KeyValue | None, scale: float, window: int | None
+) -> Tensor:
+    """The same by expanding the prefix over the rows: any device, any window, gradients by autograd."""
+    group = q.shape[1] // k.shape[1]
+    rows = plan.query_index.shape[0]
+    padded_q = q[plan.query_index].transpose(1, 2)
+    padded_k, padded_v = (x[plan.key_index].transpose(1, 2) for x in (k, v))
+    if prefix is not None:
+        long_k, long_v = (x.transpose(0, 1)[None].expand(rows, -1, -1, -1) for x in prefix)
+        padded_k, padded_v = torch.cat([long_k, padded_k], 2), torch.cat([long_v, padded_v], 2)
+        mask = plan.full_mask(window)
+    else:
+        mask = plan.own_mask(window, 1, q.dtype)
+    out = scaled_dot_product_attention(
+        padded_q,
+        padded_k.repeat_interleave(group, 1),
+        padded_v.repeat_interleave(group, 1),
+        attn_mask=mask,
+        scale=scale,
+    )
+    return out.transpose(1, 2).flatten(0, 1)[plan.unpad_index]
+
+
+_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+class _SharedPrefix(torch.autograd.Function):
+    """Prefix and own attention merged by log-sum-exp; every tensor ``[tokens, heads, size]``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        plan: PackedPlan,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        prefix_k: Tensor | None,
+        prefix_v: Tensor | None,
+        scale: float,
+        window: int | None,
+    ) -> Tensor:
+        heads = k.shape[1]
+        group = q.shape[1] // heads
+        mask = plan.own_mask(window, group, torch.float32 if q.dtype == torch.float32 else q.dtype)
+        padded_q = _pad_queries(plan, q, heads)
+        padded_k, padded_v = _pad_keys(plan, k), _pad_keys(plan, v)
+        out_padded, lse_padded = _forward(padded_q, padded_k, padded_v, 0.0, False, attn_mask=mask, scale=scale)
+        out = _unpad_queries(plan, out_padded, group)
+        lse = _unpad_queries(plan, lse_padded.unsqueeze(-1), group)
+        if prefix_k is not None and prefix_v is not None:
+            long_out, long_lse = _forward(
+                _long(q, heads), _head_first(prefix_k), _head_first(prefix_v), 0.0, False, scale=scale
+            )
+            out_prefix, lse_prefix = _short(long_out, q.shape[0]), _short(long_lse.unsqueeze(-1), q.shape[0])
+            merged = torch.logaddexp(lse, lse_prefix)
+            out = torch.lerp(out, out_prefix, torch.exp(lse_prefix - merged).to(out.dtype))
+            lse = merged
+        ctx.plan, ctx.scale, ctx.mask = plan, scale, mask
+        ctx.save_for_backward(q, k, v, prefix_k, prefix_v, out, lse)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        plan: PackedPlan = ctx.plan
+        q, k, v, prefix_k, prefix_v, out, lse = ctx.saved_tensors
+        heads = k.shape[1]
+        group = q.shape[1] // heads
+        grad = grads[0].contiguous()
+        real = torch.zeros(plan.query_index.numel(), 1, 1, dtype=grad.dtype)
+        real[plan.unpad_index] = 1
+        grad_padded = _pad_queries(plan, grad, heads, real)
+        dq_padded, dk_padded, dv_padded = _backward(
+            grad_padded,
+            _pad_queries(plan, q, heads),
+            _pad_keys(plan, k),
+            _pad_keys(plan, v),
+            _pad_queries(plan, out, heads),
+            _pad_queries(plan, lse, heads).squeeze(-1),
+            0.0,
+            False,
+            attn_mask=ctx.mask,
+            scale=ctx.scale,
+        )
+        dq = _unpad_queries(plan, dq_padded, group)
+        dk, dv = (_unpad_keys(plan, x, k.shape[0]) for x in (dk_padded, dv_padded))
+        dprefix_k = dprefix_v = None
+        if prefix_k is not None:
+            dq_long, dlong_k, dlong_v = _backward(
+                _long(grad, heads),
+                _long(q, heads),
+                _head_first(prefix_k),
+                _head_first(prefix_v),
+                _long(out, heads),
+                _long(lse, heads).squeeze(-1),
+                0.0,
+                False,
+                scale=ctx.scale,
+            )
+            dq = dq + _short(dq_long, q.shape[0])
+            dprefix_k, dprefix_v = dlong_k[0].transpose(0, 1), dlong_v[0].transpose(0, 1)
+        return None, dq, dk, dv, dprefix_k, dprefix_v, None, None
+
+
+def _pad_queries(plan: PackedPlan, x: Tensor, heads: int, real: Tensor | None = None) -> Tensor:
+    """``[own, key-value heads x group, size]`` to ``[rows, key-value heads, queries x group, size]``."""
+    rows, queries = plan.query_index.shape
+    padded = x.index_select(0, plan.query_index.flatten())
+    if real is not None:
+        padded = padded * real
+    group = x.shape[1] // heads
+    return padded.view(rows, queries, heads, group, -1).transpose(1, 2).reshape(rows, heads, queries * group, -1)
+
+
+def _unpad_queries(plan: PackedPlan, x: Tensor, group: int) -> Tensor:
+    rows, heads, long, size = x.shape
+    flat = x.reshape(rows, heads, long // group, group, size).transpose(1, 2).reshape(-1, heads * group, size)
+    return flat.index_select(0, plan.unpad_index)
+
+
+def _pad_keys(plan: PackedPlan, x: Tensor) -> Tensor:
+    """``[past and own, heads, size]`` to ``[rows, heads, keys, size]``."""
+    rows, keys = plan.key_index.shape
+    return x.index_select(0, plan.key_index.flatten()).view(rows, keys, x.shape[1], -1).transpose(1, 2).contiguous()
+
+
+def _unpad_keys(plan: PackedPlan, x: Tensor, tokens: int) -> Tensor:
+    """Sum of the padded keys' gradients at the tokens that they were taken from; padding brings zeros."""
+    flat = x.transpose(1, 2).reshape(-1, x.shape[1], x.shape[3])
+    return x.new_zeros(tokens, x.shape[1], x.shape[3]).index_add_(0, plan.key_index.flatten(), flat)
+
+
+def _long(x: Tensor, heads: int) -> Tensor:
+    """``[tokens, key-value heads x group, size]`` to one long query ``[1, key-value heads, tokens x group, size]``."""
+    tokens, all_heads, size = x.shape
+    return x.reshape(tokens, heads, all_heads // heads, size).transpose(0, 1).reshape(1, heads, -1, size)
+
+
+def _short(x: Tensor, tokens: int) -> Tensor:
+    """Inverse of :func:`_long`."""
+    _, heads, _, size = x.shape
+    return x[0].reshape(heads, tokens, -1, size).transpose(0, 1).reshape(tokens, -1, size)
+
+
+def _head_first(x: Tensor) -> Tensor:
+    return x.transpose(0, 1).unsqueeze(0).contiguous()

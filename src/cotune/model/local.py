@@ -1,0 +1,307 @@
+"""An open-weights model on this machine: scores labels, embeds text, and carries adapters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cotune import __version__
+from cotune.errors import DivergedError
+from cotune.files import content_hash
+from cotune.model.adapters import BASE, AdapterSlot
+from cotune.model.attention import ATTENTION_NAME
+from cotune.model.naive import naive_label_scores, plain_last_states
+from cotune.model.packed import plan_pass
+from cotune.model.runner import PackedRunner, PrefixState, self_check
+from cotune.model.score_cache import ScoreCache
+from cotune.model.scores import LabelScores
+from cotune.model.scoring import Batch, cut_batches, score_batch, score_batch_top
+from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import RenderedRow, Renderer, shared_prefix
+
+_log = logging.getLogger(__name__)
+
+Progress = Callable[[int], None]
+"""Called with the number of tokens that were just run."""
+
+ENGINE_VERSION = "1"
+"""Part of every cache key: raised when a change of the engine can change scores."""
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How the engine runs.
+
+    Attributes:
+        device: torch device.
+        dtype: ``float32`` or ``bfloat16``.
+        threads: CPU threads; None leaves torch's number.
+        batch_tokens: own tokens in a scoring pass.
+        max_tokens: longest prompt.
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    threads: int | None = None
+    batch_tokens: int = 2048
+    max_tokens: int = 1024
+
+
+class LocalModel:
+    """A transformers causal language model with the shared-prefix engine around it.
+
+    Args:
+        model: the loaded model, in evaluation mode.
+        tokenizer: its fast tokenizer.
+        fingerprint: content hash of the model's files; part of every cache key.
+        settings: how to run.
+        cache: where scores are kept; None keeps none.
+        name: how the user named the model, for cards and messages.
+
+    Attributes:
+        shared: whether the shared-prefix engine fits this architecture; otherwise plain batches serve.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        fingerprint: str,
+        settings: EngineSettings | None = None,
+        cache: ScoreCache | None = None,
+        name: str = "",
+    ) -> None:
+        self.settings = settings or EngineSettings()
+        if self.settings.threads:
+            torch.set_num_threads(self.settings.threads)
+        self.model = model
+        self.name = name
+        self.tokenizer = tokenizer
+        self.fingerprint = fingerprint
+        self.cache = cache
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or self.settings.max_tokens
+        self.renderer = Renderer(tokenizer, max_tokens=min(self.settings.max_tokens, limit - 32))
+        self.runner = PackedRunner(model)
+        self.adapters = AdapterSlot(model)
+        self._prefixes: dict[tuple[str, tuple[int, ...]], PrefixState | None] = {}
+        tolerance = 0.02 if self.settings.dtype == "float32" else 0.3
+        try:
+            difference = self_check(model)
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+            _log.info("shared-prefix engine refused: %s", error)
+            difference = float("inf")
+        self.shared = difference <= tolerance
+        if not self.shared:
+            _log.warning(
+                "the shared-prefix engine does not fit this architecture (%s); plain batches are used, which is slower",
+                type(model).__name__,
+            )
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        settings: EngineSettings | None = None,
+        cache: ScoreCache | None = None,
+        name: str = "",
+    ) -> LocalModel:
+        """Load a checked model folder (see :func:`cotune.model.resolve_model`).
+
+        Raises:
+            InputError: the files cannot be loaded.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
+
+        from cotune.errors import InputError
+        from cotune.model.folder import model_fingerprint
+
+        settings = settings or EngineSettings()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=getattr(torch, settings.dtype), local_files_only=True, use_safetensors=True
+            )
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise InputError(
+                f"the model cannot be loaded ({str(error).splitlines()[0]})",
+                where=str(folder),
+                mend="Check that the folder holds a complete causal language model in safetensors.",
+            ) from error
+        model.to(settings.device).eval().requires_grad_(False)
+        fingerprint = model_fingerprint(folder)
+        return cls(model, tokenizer, fingerprint=fingerprint, settings=settings, cache=cache, name=name or str(folder))
+
+    # Scoring ------------------------------------------------------------------------------------------------------
+
+    def score(
+        self,
+        prompt: Prompt,
+        rows: Sequence[Mapping[str, str]],
+        labels: Sequence[str],
+        *,
+        adapter: str = BASE,
+        top: int | None = None,
+        progress: Progress | None = None,
+    ) -> LabelScores:
+        """Log-probabilities of the labels for each row.
+
+        Args:
+            prompt: how to ask.
+            rows: input fields of each row.
+            labels: the answers to choose from.
+            adapter: which weights; :data:`BASE` or a registered adapter's id.
+            top: None gives the whole distribution; a number gives exact scores of that many best labels and may leave the
+                others out, which is faster where labels have several tokens.
+            progress: told the tokens of each finished batch.
+
+        Raises:
+            DivergedError: a score is not a number or infinite.
+        """
+        rendered = self.renderer.render(prompt, rows, labels)
+        if not rendered:
+            return LabelScores(np.zeros((0, len(labels))))
+        length = shared_prefix([row.prompt_ids for row in rendered]) if self.shared else 0
+        prefix_ids = rendered[0].prompt_ids[:length]
+        scores = np.empty((len(rendered), len(labels)))
+        tokens, cached, plain = length, 0, 0
+        for batch in cut_batches(rendered, length, self.settings.batch_tokens):
+            key = self._key(adapter, prefix_ids, batch, top)
+            found = self.cache.get(key) if self.cache else None
+            part = [rendered[i] for i in batch.places]
+            plain += sum(len(row.prompt_ids) for row in part)
+            plain += len(part) * len(batch.trie.tree.tokens)
+            cost = batch.own_tokens
+            if found is None:
+                found, cost = self._compute(adapter, prefix_ids, batch, part, top)
+                if np.isnan(found).any() or (top is None and not np.isfinite(found).all()):
+                    raise DivergedError(f"scores of prompt {prompt.id} with adapter {adapter} are not finite")
+                if self.cache:
+                    self.cache.put(key, found)
+            else:
+                cached += len(part)
+            tokens += cost
+            scores[list(batch.places)] = found
+            if progress:
+                progress(cost)
+        return LabelScores(
+            scores,
+            tokens=tokens,
+            tokens_saved=max(0, plain - tokens),
+            truncated=sum(row.truncated for row in rendered),
+            cached=cached,
+            pruned=top is not None,
+        )
+
+    def _compute(
+        self, adapter: str, prefix_ids: tuple[int, ...], batch: Batch, rows: Sequence[RenderedRow], top: int | None
+    ) -> tuple[NDArray[np.float64], int]:
+        self.adapters.use(adapter)
+        if not self.shared:
+            return naive_label_scores(self.model, rows)
+        with torch.inference_mode():
+            prefix = self._prefix(adapter, prefix_ids)
+            return self._halving(prefix, batch, top)
+
+    def _halving(self, prefix: PrefixState | None, batch: Batch, top: int | None) -> tuple[NDArray[np.float64], int]:
+        """Run a batch, in halves where memory runs out."""
+        try:
+            if top is not None:
+                return score_batch_top(self.runner, prefix, batch, top)
+            return score_batch(self.runner, prefix, batch), batch.own_tokens
+        except RuntimeError as error:
+            if not out_of_memory(error) or len(batch.places) == 1:
+                raise
+        if self.settings.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        middle = len(batch.places) // 2
+        halves = [
+            Batch(batch.places[part], batch.suffixes[part], batch.trie, batch.completions)
+            for part in (slice(None, middle), slice(middle, None))
+        ]
+        results = [self._halving(prefix, half, top) for half in halves]
+        return np.concatenate([scores for scores, _ in results]), sum(tokens for _, tokens in results)
+
+    def _prefix(self, adapter: str, ids: tuple[int, ...]) -> PrefixState | None:
+        key = (adapter, ids)
+        if key not in self._prefixes:
+            # A few states at most: each holds keys and values of every layer.
+            while len(self._prefixes) >= 4:
+                self._prefixes.pop(next(iter(self._prefixes)))
+            self._prefixes[key] = self.runner.prefix(ids)
+        return self._prefixes[key]
+
+    def _key(self, adapter: str, prefix: tuple[int, ...], batch: Batch, top: int | None) -> str:
+        return content_hash(
+            {
+                "model": self.fingerprint,
+                "adapter": adapter,
+                "prefix": prefix,
+                "suffixes": batch.suffixes,
+                "labels": batch.completions,
+                "scoring": "full" if top is None else f"top-{top}",
+                "device": self.settings.device,
+                "dtype": self.settings.dtype,
+                "threads": torch.get_num_threads(),
+                "kernel": ATTENTION_NAME if self.shared else "plain",
+                "engine": f"{__version__}/{ENGINE_VERSION}/{torch.__version__}",
+            },
+            40,
+        )
+
+    # States for embedding -----------------------------------------------------------------------------------------
+
+    def last_states(
+        self, sequences: Sequence[Sequence[int]], *, adapter: str = BASE, layer: int | None = None
+    ) -> NDArray[np.float32]:
+        """Hidden state at the last token of each id sequence, ``[rows, width]``; what they share runs once.
+
+        Args:
+            sequences: token ids, at least one each.
+            adapter: which weights.
+            layer: output of this many layers; None means all of them and the final norm.
+        """
+        self.adapters.use(adapter)
+        result = np.empty((len(sequences), self.model.config.get_text_config().hidden_size), dtype=np.float32)
+        length = shared_prefix(sequences) if self.shared else 0
+        order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i]), i))
+        with torch.inference_mode():
+            prefix = self.runner.prefix(sequences[0][:length]) if length else None
+            for part in _cut(order, [len(s) - length for s in sequences], self.settings.batch_tokens):
+                suffixes = [sequences[i][length:] for i in part]
+                if self.shared:
+                    plan = plan_pass(suffixes, prefix=length, device=self.model.device)
+                    states = self.runner.hidden(plan, prefix, layer=layer)[0][plan.last]
+                else:
+                    states = plain_last_states(self.model, suffixes, layer)
+                result[part] = states.float().cpu().numpy()
+        return result
+
+
+def _cut(order: Sequence[int], lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
+    part: list[int] = []
+    tokens = 0
+    for i in order:
+        if part and tokens + lengths[i] > limit:
+            yield part
+            part, tokens = [], 0
+        part.append(i)
+        tokens += lengths[i]
+    if part:
+        yield part
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch means that memory ran out, on any device."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

@@ -1,0 +1,221 @@
+"""Label scores through the shared prefix: one pass for a batch's suffixes and the whole label trie below them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cotune.model.attention import KeyValue
+from cotune.model.packed import PackedPlan, Tree, plan_pass
+from cotune.model.runner import PackedRunner, PrefixState
+from cotune.model.trie import LabelTrie, build_trie, label_scores
+from cotune.prompt.render import RenderedRow
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that run together: places in the request, their own tokens and the trie that they share."""
+
+    places: tuple[int, ...]
+    suffixes: tuple[tuple[int, ...], ...]
+    trie: LabelTrie
+    completions: tuple[tuple[int, ...], ...]
+
+    @property
+    def own_tokens(self) -> int:
+        """Tokens of the batch's full pass, the prefix aside."""
+        return sum(map(len, self.suffixes)) + len(self.suffixes) * len(self.trie.tree.tokens)
+
+
+def cut_batches(rows: Sequence[RenderedRow], prefix: int, batch_tokens: int) -> list[Batch]:
+    """Cut a request into batches of rows of like length, at most ``batch_tokens`` own tokens each.
+
+    The cut depends on the rows alone, so that the same request always runs in the same batches.
+    """
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].completions, len(rows[i].prompt_ids), i))
+    batches: list[Batch] = []
+    current: list[int] = []
+
+    def close() -> None:
+        if current:
+            completions = rows[current[0]].completions
+            suffixes = tuple(rows[i].prompt_ids[prefix:] for i in current)
+            batches.append(Batch(tuple(current), suffixes, build_trie(completions), completions))
+            current.clear()
+
+    tokens = 0
+    for i in order:
+        cost = len(rows[i].prompt_ids) - prefix + len(build_trie(rows[i].completions).tree.tokens)
+        if current and (tokens + cost > batch_tokens or rows[i].completions != rows[current[0]].completions):
+            close()
+            tokens = 0
+        current.append(i)
+        tokens += cost
+    close()
+    return batches
+
+
+def score_batch(runner: PackedRunner, prefix: PrefixState | None, batch: Batch) -> NDArray[np.float64]:
+    """``[rows, labels]`` log-probabilities of every label, in one pass."""
+    trie = batch.trie
+    length = prefix.length if prefix else 0
+    trees = [trie.tree] * len(batch.suffixes)
+    plan = plan_pass(batch.suffixes, prefix=length, trees=trees, device=runner.device)
+    hidden, _ = runner.hidden(plan, prefix)
+    # States in the order row by row: the suffix's end, then the row's nodes.
+    places = np.concatenate(
+        [np.concatenate([[int(last)], nodes]) for last, nodes in zip(plan.last.tolist(), plan.node_places, strict=True)]
+    )
+    edges = _read_edges(runner, hidden, places, trie, len(batch.suffixes))
+    return label_scores(trie, edges)
+
+
+def _read_edges(
+    runner: PackedRunner, hidden: torch.Tensor, places: NDArray[np.int64], trie: LabelTrie, rows: int
+) -> NDArray[np.float64]:
+    """``[rows, edges]`` log-probabilities, from states ``[rows x (1 + nodes)]``."""
+    states = 1 + len(trie.tree.tokens)
+    by_node = np.argsort(trie.edges_from, kind="stable")
+    reads = (np.arange(rows)[:, None] * states + trie.edges_from[by_node]).ravel()
+    tokens = np.tile(trie.edges_token[by_node], rows)
+    chosen = hidden[torch.from_numpy(places).to(hidden.device)]
+    found = runner.log_probs(chosen, torch.from_numpy(reads).to(hidden.device), torch.from_numpy(tokens).to(hidden.device))
+    edges = np.empty((rows, len(by_node)))
+    edges[:, by_node] = found.double().cpu().numpy().reshape(rows, -1)
+    return edges
+
+
+def score_batch_top(
+    runner: PackedRunner, prefix: PrefixState | None, batch: Batch, top: int
+) -> tuple[NDArray[np.float64], int]:
+    """Like :func:`score_batch`, exact for the ``top`` best labels of each row; branches that cannot be among them stay closed.
+
+    A path's log-probability only falls as it grows, so a node whose path is already below the ``top``-th best complete label
+    needs no pass. Labels left out are ``-inf``.
+
+    Returns:
+        ``[rows, labels]`` and the tokens run.
+    """
+    trie, tree, rows = batch.trie, batch.trie.tree, len(batch.suffixes)
+    length = prefix.length if prefix else 0
+    plan = plan_pass(batch.suffixes, prefix=length, device=runner.device)
+    hidden, keys = runner.hidden(plan, prefix, collect=bool(tree.tokens))
+    edges = np.full((rows, len(trie.edges_token)), -np.inf)
+    root = np.flatnonzero(trie.edges_from == 0)
+    _fill_edges(runner, hidden[plan.last], [(row, root) for row in range(rows)], trie, edges)
+    tokens = len(plan.ids)
+    into = {int(node): edge for edge, node in _edges_into_nodes(trie)}
+    opened: list[set[int]] = [set() for _ in range(rows)]
+    while True:
+        scores = _partial_scores(trie, edges)
+        bounds = np.sort(scores, axis=1)[:, -min(top, scores.shape[1])]
+        wanted: list[list[int]] = []
+        for row in range(rows):
+            paths = _path_scores(tree, into, edges[row])
+            wanted.append(
+                [
+                    node
+                    for node in range(len(tree.tokens))
+                    if node not in opened[row] and np.isfinite(paths[node]) and paths[node] > bounds[row]
+                ]
+            )
+        active = [row for row in range(rows) if wanted[row]]
+        if not active:
+            return scores, tokens
+        tokens += _open_nodes(runner, prefix, batch, plan, keys, active, wanted, opened, edges)
+
+
+def _open_nodes(
+    runner: PackedRunner,
+    prefix: PrefixState | None,
+    batch: Batch,
+    first: PackedPlan,
+    keys: dict[int, KeyValue],
+    active: Sequence[int],
+    wanted: Sequence[Sequence[int]],
+    opened: Sequence[set[int]],
+    edges: NDArray[np.float64],
+) -> int:
+    """Run the wanted nodes of the active rows, forking from the untouched keys of their suffixes."""
+    trie, tree = batch.trie, batch.trie.tree
+    starts = np.concatenate([[0], np.cumsum([len(s) for s in batch.suffixes])])
+    trees, chosen = [], []
+    for row in active:
+        # Nodes above the wanted ones run again: a path is a few tokens, its keys would have to be kept otherwise.
+        nodes: set[int] = set()
+        for node in wanted[row]:
+            while node >= 0:
+                nodes.add(node)
+                node = tree.parents[node]
+        order = sorted(nodes)
+        index = {node: i for i, node in enumerate(order)}
+        trees.append(
+            Tree(
+                tuple(tree.tokens[n] for n in order),
+                tuple(index[tree.parents[n]] if tree.parents[n] >= 0 else -1 for n in order),
+            )
+        )
+        chosen.append([index[node] for node in wanted[row]])
+        opened[row].update(wanted[row])
+    picks = torch.from_numpy(np.concatenate([np.arange(starts[row], starts[row + 1]) for row in active]))
+    past = {layer: (k[picks.to(k.device)], v[picks.to(v.device)]) for layer, (k, v) in keys.items()}
+    plan = plan_pass(
+        [()] * len(active),
+        prefix=first.prefix,
+        trees=trees,
+        past=[len(batch.suffixes[row]) for row in active],
+        device=runner.device,
+    )
+    hidden, _ = runner.hidden(plan, prefix, past)
+    places = np.concatenate([plan.node_places[i][chosen[i]] for i in range(len(active))])
+    reads = [(row, np.flatnonzero(trie.edges_from == node + 1)) for row in active for node in wanted[row]]
+    _fill_edges(runner, hidden[torch.from_numpy(places).to(hidden.device)], reads, trie, edges)
+    return len(plan.ids)
+
+
+def _fill_edges(
+    runner: PackedRunner,
+    states: torch.Tensor,
+    reads: Sequence[tuple[int, NDArray[np.int64]]],
+    trie: LabelTrie,
+    edges: NDArray[np.float64],
+) -> None:
+    """Read for state ``i`` the edges ``reads[i][1]`` of row ``reads[i][0]``."""
+    at = np.concatenate([np.full(len(e), i) for i, (_, e) in enumerate(reads)])
+    tokens = np.concatenate([trie.edges_token[e] for _, e in reads])
+    found = runner.log_probs(states, torch.from_numpy(at).to(states.device), torch.from_numpy(tokens).to(states.device))
+    rows = np.concatenate([np.full(len(e), row) for row, e in reads])
+    edges[rows, np.concatenate([e for _, e in reads])] = found.double().cpu().numpy()
+
+
+def _partial_scores(trie: LabelTrie, edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``[rows, labels]``, ``-inf`` where a label's path is not known to its end."""
+    known = np.where(np.isfinite(edges), edges, 0.0)
+    scores = label_scores(trie, known)
+    unknown = (~np.isfinite(edges)).astype(np.float64) @ trie.incidence.T > 0
+    scores[unknown] = -np.inf
+    return scores
+
+
+def _edges_into_nodes(trie: LabelTrie) -> list[tuple[int, int]]:
+    """Pairs of edge and the inner node that it leads to."""
+    table = {
+        (int(source), int(token)): edge
+        for edge, (source, token) in enumerate(zip(trie.edges_from, trie.edges_token, strict=True))
+    }
+    tree = trie.tree
+    return [
+        (table[parent + 1, token], node) for node, (token, parent) in enumerate(zip(tree.tokens, tree.parents, strict=True))
+    ]
+
+
+def _path_scores(tree: Tree, into: dict[int, int], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log-probability of the path to each inner node of one row."""
+    paths = np.empty(len(tree.tokens))
+    for node, parent in enumerate(tree.parents):
+        paths[node] = edges[into[node]] + (paths[parent] if parent >= 0 else 0.0)
+    return paths

@@ -1,0 +1,219 @@
+"""The one renderer: from a Prompt and rows to token ids. Tuning, evaluation, prediction and serving all call it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from cotune.errors import InputError
+from cotune.prompt.prompt import Prompt, substitute
+
+# Private-use characters: no chat template or data set gives them a meaning.
+_OPEN, _CLOSE = "\ue0f0", "\ue0f1"
+_MARK = re.compile(f"{_OPEN}([A-Za-z_][A-Za-z0-9_]*){_CLOSE}")
+
+
+@dataclass(frozen=True)
+class RenderedRow:
+    """One row, ready for the model.
+
+    Attributes:
+        prompt_ids: everything before the answer.
+        completions: for each label, in the order asked for, the answer's ids with the stop token at the end.
+        truncated: whether the row's text had to be shortened.
+    """
+
+    prompt_ids: tuple[int, ...]
+    completions: tuple[tuple[int, ...], ...]
+    truncated: bool
+
+
+class Renderer:
+    """Turns prompts and rows into token ids with one tokenizer.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer. Its chat template is used where it has one, else plain text.
+        max_tokens: longest prompt in tokens; longer rows lose the end of their longest input field, nothing else.
+        chat: False ignores the chat template.
+
+    Raises:
+        InputError: the tokenizer has no end token, or the prompt alone is longer than ``max_tokens``.
+    """
+
+    def __init__(self, tokenizer: Any, *, max_tokens: int = 1024, chat: bool = True) -> None:
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.chat = bool(chat and getattr(tokenizer, "chat_template", None))
+        self._special = sorted(
+            (t.content for t in tokenizer.added_tokens_decoder.values() if t.special and len(t.content) > 1),
+            key=len,
+            reverse=True,
+        )
+        self._special_pattern = re.compile("|".join(map(re.escape, self._special))) if self._special else None
+        self._skeleton = lru_cache(maxsize=256)(self._build_skeleton)
+        self._label_tails = lru_cache(maxsize=1024)(self._complete)
+        self.stop_id = self._find_stop()
+
+    def text(self, prompt: Prompt, fields: Mapping[str, str], labels: Sequence[str]) -> str:
+        """The whole text the model reads before it answers."""
+        skeleton = self._skeleton(prompt, tuple(fields), tuple(labels))
+        return self._fill(skeleton, {name: self._harmless(value) for name, value in fields.items()})
+
+    def render(self, prompt: Prompt, rows: Sequence[Mapping[str, str]], labels: Sequence[str]) -> list[RenderedRow]:
+        """Token ids of many rows under one prompt.
+
+        The whole text is tokenized at once, never part by part. A completion is what follows the longest ids that the prompt
+        alone and all prompt-and-answer texts have in common, so that a tokenizer that merges across the border is met too.
+        """
+        if not rows:
+            return []
+        skeleton = self._skeleton(prompt, tuple(rows[0]), tuple(labels))
+        values = [{name: self._harmless(value) for name, value in row.items()} for row in rows]
+        ids = self._encode([self._fill(skeleton, row) for row in values])
+        answers = tuple(self._answer_text(skeleton, word) for word in prompt.words(labels))
+        tail = self._barrier(skeleton)
+        rendered = []
+        for row, row_ids in zip(values, ids, strict=True):
+            truncated = len(row_ids) > self.max_tokens
+            if truncated:
+                row, row_ids = self._truncate(skeleton, row, row_ids)
+            context = tail if tail is not None else self._fill(skeleton, row)
+            cut, completions = self._label_tails(context, answers)
+            rendered.append(RenderedRow(tuple(row_ids[: len(row_ids) - cut]), completions, truncated))
+        return rendered
+
+    # What the model reads -----------------------------------------------------------------------------------------
+
+    def _build_skeleton(self, prompt: Prompt, names: tuple[str, ...], labels: tuple[str, ...]) -> str:
+        """The full text with marks where the row's fields belong."""
+        marks = {name: f"{_OPEN}{name}{_CLOSE}" for name in names}
+        marks["labels"] = marks.get("labels", ", ".join(prompt.words(labels)))
+        system = None if prompt.system is None else substitute(prompt.system, marks)
+        turns: list[tuple[str, str | None]] = []
+        for place, shown in enumerate((*prompt.demonstrations, None)):
+            values = marks if shown is None else {**marks, **{n: self._harmless(v) for n, v in shown.fields}}
+            turns.append(
+                (
+                    self._body(prompt, values, first=place == 0),
+                    None if shown is None else prompt.word(shown.output),
+                )
+            )
+        if self.chat:
+            return self._chat_text(system, turns)
+        blocks = [system] if system else []
+        for body, answer in turns:
+            blocks.append(body if answer is None else body + self._answer_text(body, answer))
+        text = "\n\n".join(blocks)
+        # An answer that starts right behind the input would read as its continuation.
+        return text if prompt.cue or prompt.order == "input_first" else text + "\n"
+
+    @staticmethod
+    def _body(prompt: Prompt, values: Mapping[str, str], *, first: bool) -> str:
+        instruction, shown, cue = prompt.instruction, prompt.input_template, prompt.cue
+        if prompt.order == "instruction_first":
+            parts = (instruction if first else "", shown, cue)
+        else:
+            parts = (shown, instruction, cue)
+        return prompt.separator.join(substitute(part, values) for part in parts if part)
+
+    def _chat_text(self, system: str | None, turns: Sequence[tuple[str, str | None]]) -> str:
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        for body, answer in turns:
+            messages.append({"role": "user", "content": body})
+            if answer is not None:
+                messages.append({"role": "assistant", "content": answer})
+        try:
+            text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception:
+            if system is None:
+                raise
+            # Some templates know no system role; its text then opens the first message.
+            (body, answer), *rest = turns
+            return self._chat_text(None, [(f"{system}\n\n{body}" if system else body, answer), *rest])
+        return text
+
+    def _answer_text(self, before: str, word: str) -> str:
+        return word if self.chat or before.endswith((" ", "\n")) else f" {word}"
+
+    @staticmethod
+    def _fill(skeleton: str, row: Mapping[str, str]) -> str:
+        return _MARK.sub(lambda match: row[match[1]], skeleton)
+
+    def _harmless(self, value: str) -> str:
+        """Field text in which the tokenizer's control tokens, and our own marks, are mere characters."""
+        value = value.replace(_OPEN, "").replace(_CLOSE, "")
+        if self._special_pattern is None:
+            return value
+        return self._special_pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", value)
+
+    # Ids ----------------------------------------------------------------------------------------------------------
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=not self.chat)["input_ids"]
+        end = self.tokenizer.eos_token_id
+        return [x[:-1] if not self.chat and len(x) > 1 and x[-1] == end else x for x in ids]
+
+    def _barrier(self, skeleton: str) -> str | None:
+        """The constant text from the last control token on: what stands before it cannot change its tokens."""
+        last = max((skeleton.rfind(token) for token in self._special), default=-1)
+        return None if last < 0 or _MARK.search(skeleton, last) else skeleton[last:]
+
+    def _complete(self, context: str, answers: tuple[str, ...]) -> tuple[int, tuple[tuple[int, ...], ...]]:
+        """How many ids of ``context`` belong to the answers already, and each answer's ids with the stop token."""
+        alone, *whole = self._encode([context, *(context + answer for answer in answers)])
+        common = min(_common_prefix(alone, ids) for ids in whole)
+        return len(alone) - common, tuple((*ids[common:], self.stop_id) for ids in whole)
+
+    def _truncate(self, skeleton: str, row: Mapping[str, str], ids: Sequence[int]) -> tuple[dict[str, str], list[int]]:
+        values = dict(row)
+        while len(ids) > self.max_tokens:
+            longest = max(values, key=lambda name: len(values[name]))
+            text = values[longest]
+            if not text:
+                raise InputError(
+                    f"the prompt alone is {len(ids)} tokens long and the limit is {self.max_tokens}",
+                    where="engine.max_tokens",
+                    mend="Shorten the prompt or raise the limit.",
+                )
+            spans = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            keep = max(0, len(spans) - (len(ids) - self.max_tokens))
+            values[longest] = text[: min(spans[keep][0], len(text) - 1)] if keep < len(spans) else text[:-1]
+            ids = self._encode([self._fill(skeleton, values)])[0]
+        return values, list(ids)
+
+    def _find_stop(self) -> int:
+        end: int | None = self.tokenizer.eos_token_id
+        if self.chat:
+            mark = f"{_OPEN}answer{_CLOSE}"
+            text: str = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}], tokenize=False
+            )
+            after = text[text.rfind(mark) + len(mark) :]
+            match = self._special_pattern.search(after) if self._special_pattern else None
+            if match:
+                return int(self.tokenizer.convert_tokens_to_ids(match[0]))
+        if end is None:
+            raise InputError("the model's tokenizer has no end-of-text token", mend="Set eos_token in tokenizer_config.json.")
+        return end
+
+
+def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    for place, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return place
+    return min(len(left), len(right))
+
+
+def shared_prefix(rows: Sequence[Sequence[int]]) -> int:
+    """Length of the longest common prefix of token id sequences, at most one short of the shortest.
+
+    One token of its own is left to every row, since its logits are needed.
+    """
+    if not rows:
+        return 0
+    ordered = sorted(map(tuple, rows))
+    low, high = ordered[0], ordered[-1]
+    return min(_common_prefix(low, high), min(map(len, rows)) - 1)
