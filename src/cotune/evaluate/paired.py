@@ -43,9 +43,7 @@ def discordant_rows(first: npt.ArrayLike, second: npt.ArrayLike) -> tuple[int, i
     return int(np.sum(one & ~two)), int(np.sum(~one & two))
 
 
-def sign_flip_test(
-    differences: npt.ArrayLike, *, seed: int, draws: int = 10_000, groups: npt.ArrayLike | None = None
-) -> float:
+def sign_flip_test(differences: npt.ArrayLike, *, seed: int, draws: int = 10_000, groups: npt.ArrayLike | None = None) -> float:
     """Two-sided permutation test that paired differences have mean zero.
 
     Under the null hypothesis that the arms are exchangeable on each row, each difference could as well have had the
@@ -60,11 +58,11 @@ def sign_flip_test(
 
     Source: Fisher, The Design of Experiments (1935); Phipson and Smyth (2010) for counting the observed pattern.
     """
-    sizes = np.asarray(differences, dtype=np.float64)
+    sizes: Floats = np.asarray(differences, dtype=np.float64)
     if not np.all(np.isfinite(sizes)):
         raise ValueError("differences hold NaN or infinity")
     if groups is not None:
-        sizes = np.bincount(group_index(groups), weights=sizes)
+        sizes = np.bincount(group_index(groups), weights=sizes).astype(np.float64)
     sizes = sizes[sizes != 0]
     if not len(sizes):
         return 1.0

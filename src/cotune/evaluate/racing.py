@@ -57,7 +57,7 @@ class Evidence:
         )
 
     def after(self, losses: Floats, active: npt.NDArray[np.bool_]) -> Evidence:
-        """Bet on one more row: losses within 0 to 1, shape (..., candidates); the inactive ones are left as they are."""
+        """Bet on one more row: losses within 0 to 1, shape (..., candidates); the inactive take no part."""
         both = active[..., :, None] & active[..., None, :]
         excess = np.where(both, losses[..., :, None] - losses[..., None, :], 0.0)
         opponents = self._opponents(active)

@@ -1,0 +1,124 @@
+"""Scores of several arms on the same rows: their metric on resamples, and with rows swapped between arms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cotune.evaluate.f1 import Average, f1_from_counts, f1_statistic, label_indicators
+from cotune.evaluate.resampling import Floats, Statistic, weighted_mean
+
+MetricName = Literal["mean", "macro_f1", "weighted_f1"]
+Metric = MetricName | Callable[[npt.NDArray[Any], npt.NDArray[Any]], float]
+"""``"mean"`` of the per-row scores (accuracy), F1 of the predictions, or any ``function(gold, predicted)``."""
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class ArmScores:
+    """What one arm scored on each row.
+
+    Attributes:
+        score: score of each row, 0 or 1 for right or wrong, shape (rows,).
+        log_loss: log-loss of each row in nats, shape (rows,); None where the arm has none.
+        predicted: the answer to each row, shape (rows,); needed only where the metric is not a mean.
+        candidate: id of what was scored (prompt, adapter, decision rule); arms with one id are the same arm.
+    """
+
+    score: npt.NDArray[Any]
+    log_loss: npt.NDArray[Any] | None = None
+    predicted: npt.NDArray[Any] | None = None
+    candidate: str | None = None
+
+
+class ArmsMetric:
+    """One metric of several arms on the same rows.
+
+    Args:
+        arms: by name, all with the same rows.
+        metric: see :data:`Metric`.
+        gold: the right answers, shape (rows,); needed where the metric is not a mean.
+
+    Raises:
+        ValueError: rows do not fit, values are not finite, or gold or predictions are missing.
+    """
+
+    def __init__(self, arms: Mapping[str, ArmScores], metric: Metric, gold: npt.ArrayLike | None = None) -> None:
+        self.names = list(arms)
+        self.metric = metric
+        self.scores = np.stack([np.asarray(arm.score, dtype=np.float64) for arm in arms.values()], axis=1)
+        self.rows = len(self.scores)
+        if not self.rows or not np.all(np.isfinite(self.scores)):
+            raise ValueError("arms need at least one row, and scores that are neither NaN nor infinite")
+        if metric == "mean":
+            return
+        if gold is None or any(arm.predicted is None for arm in arms.values()):
+            raise ValueError("a metric that is not a mean needs gold answers and each arm's predictions")
+        self.gold = np.asarray(gold)
+        self.predicted = [np.asarray(arm.predicted) for arm in arms.values()]
+        if any(len(column) != self.rows for column in [self.gold, *self.predicted]):
+            raise ValueError("gold, predictions and scores must have the same rows")
+
+    @property
+    def is_zero_one(self) -> bool:
+        """Whether the metric is a share of right rows."""
+        return self.metric == "mean" and bool(np.all((self.scores == 0) | (self.scores == 1)))
+
+    def statistic(self) -> Statistic:
+        """The arms' metrics as a statistic of resampling weights; values of shape (draws, arms)."""
+        if self.metric == "mean":
+            return weighted_mean(self.scores)
+        if not callable(self.metric):
+            return f1_statistic(self.gold, self.predicted, _average(self.metric))
+        return self._called
+
+    def swapped(self, pairs: Sequence[Pair], swaps: npt.NDArray[np.int8]) -> Floats:
+        """Sum of the pairs' differences (first minus second) with the rows marked in ``swaps`` exchanged in each pair.
+
+        Args:
+            pairs: arm names.
+            swaps: 1 where a row's results are exchanged, shape (draws, rows).
+
+        Returns:
+            Shape (draws,).
+        """
+        total = np.zeros(len(swaps))
+        for first, second in pairs:
+            one, two = self.names.index(first), self.names.index(second)
+            total += self._mixed(one, two, swaps) - self._mixed(two, one, swaps)
+        return total
+
+    def _mixed(self, base: int, other: int, swaps: npt.NDArray[np.int8]) -> Floats:
+        """The metric of one arm with the marked rows taken from another."""
+        if self.metric == "mean":
+            change = self.scores[:, other] - self.scores[:, base]
+            return np.asarray((self.scores[:, base].sum() + swaps @ change) / self.rows, dtype=np.float64)
+        if callable(self.metric):
+            mixes = np.where(swaps.astype(bool), self.predicted[other], self.predicted[base])
+            return np.array([float(self.metric(self.gold, mix)) for mix in mixes])
+        names = np.unique(np.concatenate([self.gold, self.predicted[base], self.predicted[other]]))
+        truth = label_indicators(self.gold, names)
+        from_base, from_other = (label_indicators(self.predicted[arm], names) for arm in (base, other))
+        weights = swaps.astype(np.float64)
+        predicted = from_base.sum(axis=0) + weights @ (from_other - from_base)
+        hits = (truth * from_base).sum(axis=0) + weights @ (truth * (from_other - from_base))
+        gold = np.broadcast_to(truth.sum(axis=0), predicted.shape)
+        return f1_from_counts(hits, gold, predicted, _average(self.metric))
+
+    def _called(self, weights: Floats) -> Floats:
+        assert callable(self.metric)
+        values = np.empty((len(weights), len(self.predicted)))
+        for draw, counts in enumerate(weights):
+            chosen = np.repeat(np.arange(self.rows), counts.astype(np.int64))
+            for arm, predicted in enumerate(self.predicted):
+                values[draw, arm] = float(self.metric(self.gold[chosen], predicted[chosen]))
+        return values
+
+
+def _average(metric: MetricName) -> Average:
+    return "macro" if metric == "macro_f1" else "weighted"

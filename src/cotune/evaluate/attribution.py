@@ -1,0 +1,311 @@
+"""What was gained, and by which of the two strands: prompt, weights, or both together."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cotune.evaluate.arms import ArmScores, ArmsMetric, Metric, Pair
+from cotune.evaluate.intervals import DRAWS, Interval
+from cotune.evaluate.paired import (
+    discordant_rows,
+    holm,
+    mcnemar,
+    paired_proportion_interval,
+    sign_flip_test,
+)
+from cotune.evaluate.resampling import Floats, bootstrap_limits, group_index
+
+ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned")
+GAINS: dict[str, tuple[Pair, ...]] = {
+    "prompt_given_tuning": (("best_tuned", "seed_tuned"),),
+    "tuning": (("seed_tuned", "seed_prompt"),),
+    "both": (("best_tuned", "seed_prompt"),),
+    "prompt": (("prompt_only", "seed_prompt"),),
+    "synergy": (("best_tuned", "seed_tuned"), ("seed_prompt", "best_prompt")),
+}
+"""Each gain as a sum of differences of arms, first minus second."""
+
+_FEW_DISCORDANT = 10
+_CALLED_DRAWS = 1000
+_CELLS_AT_ONCE = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """One gain with its uncertainty.
+
+    Attributes:
+        value: how much was gained; above 0 is better, for the log-loss too (nats less a row).
+        ci: paired interval.
+        p: p-value against no gain, on its own.
+        p_holm: p-value corrected for all gains that are reported together.
+        identical: the arms are the same candidate, or their difference cancels out: there is nothing to test.
+        test: what gave ``p``.
+        method: what gave ``ci``.
+    """
+
+    value: float
+    ci: Interval
+    p: float
+    p_holm: float
+    identical: bool = False
+    test: str = ""
+    method: str = ""
+
+    def significant(self, alpha: float = 0.05) -> bool:
+        """Whether the corrected p-value is at most ``alpha``."""
+        return self.p_holm <= alpha
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "value": self.value,
+            "ci": self.ci.as_list(),
+            "p": self.p,
+            "p_holm": self.p_holm,
+            "identical": self.identical,
+            "test": self.test,
+            "interval": self.method,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """The gains of a run.
+
+    Attributes:
+        n: rows that the arms were compared on.
+        gains: by name, on the metric, ``prompt_given_tuning`` first.
+        log_loss: the same on the log-loss (reduction in nats a row); empty where an arm has no log-loss. Only
+            ``synergy`` of these is corrected together with ``gains``, as only it is reported beside them; the others
+            carry a correction among themselves.
+    """
+
+    n: int
+    gains: dict[str, Gain]
+    log_loss: dict[str, Gain]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``summary.json``: the gains on the metric, and ``synergy_log_loss``."""
+        named = {name: gain.as_dict() for name, gain in self.gains.items()}
+        if "synergy" in self.log_loss:
+            named["synergy_log_loss"] = self.log_loss["synergy"].as_dict()
+        return named
+
+
+def attribute(
+    arms: Mapping[str, ArmScores],
+    *,
+    metric: Metric = "mean",
+    gold: npt.ArrayLike | None = None,
+    groups: npt.ArrayLike | None = None,
+    seed: int = 0,
+    level: float = 0.95,
+    draws: int | None = None,
+) -> Attribution:
+    """Compute the gains between the five arms, paired row by row.
+
+    Differences of two arms' 0/1 scores get exact McNemar; all others a permutation of each row's results between the
+    arms, which for ``synergy`` is exact only where the prompt makes no difference at all, and close to it otherwise.
+    With ``groups`` a group's rows are resampled and permuted together. Intervals are paired BCa bootstraps; for 0/1
+    scores of two arms that differ on fewer than 10 rows Tango's score interval stands in for it, since
+    resampling so few rows understates what is not known. Gains that are zero by construction are not tested and
+    do not count in Holm's correction, and two gains that compare the same arms count once.
+
+    Args:
+        arms: the arms of :data:`ARMS`, on the same rows in the same order.
+        metric: see :data:`cotune.evaluate.arms.Metric`.
+        gold: right answers, needed where the metric is not a mean.
+        groups: group id of each row, where rows depend on each other.
+        seed: of all resampling.
+        level: of the intervals.
+        draws: resamples; None: 4,000, or 1,000 for a metric that is a function.
+
+    Raises:
+        ValueError: an arm is missing, or rows do not fit.
+
+    Source: paired analysis as in Miller, Adding Error Bars to Evals (arXiv 2411.00640); permutation as in Noreen,
+    Computer-Intensive Methods for Testing Hypotheses (1989).
+    """
+    missing = [name for name in ARMS if name not in arms]
+    if missing:
+        raise ValueError(f"arms are missing: {', '.join(missing)}")
+    chosen = {name: arms[name] for name in ARMS}
+    draws = draws or (_CALLED_DRAWS if callable(metric) else DRAWS)
+    same = {name: arm.candidate or name for name, arm in chosen.items()}
+    table = ArmsMetric(chosen, metric, gold)
+    gains = _gains(table, same, groups, seed, level, draws)
+    losses: dict[str, Gain] = {}
+    if all(arm.log_loss is not None for arm in chosen.values()):
+        negative = {name: ArmScores(-np.asarray(arm.log_loss)) for name, arm in chosen.items()}
+        losses = _corrected(_gains(ArmsMetric(negative, "mean"), same, groups, seed, level, draws), same)
+    together = dict(gains)
+    if losses:
+        together["synergy_log_loss"] = losses["synergy"]
+    together = _corrected(together, same)
+    if losses:
+        losses["synergy"] = together.pop("synergy_log_loss")
+    return Attribution(table.rows, together, losses)
+
+
+def _gains(
+    table: ArmsMetric,
+    same: Mapping[str, str],
+    groups: npt.ArrayLike | None,
+    seed: int,
+    level: float,
+    draws: int,
+) -> dict[str, Gain]:
+    coefficients = np.zeros((len(table.names), len(GAINS)))
+    for column, pairs in enumerate(GAINS.values()):
+        for first, second in pairs:
+            coefficients[table.names.index(first), column] += 1
+            coefficients[table.names.index(second), column] -= 1
+    scores = table.statistic()
+
+    def contrasts(weights: Floats) -> Floats:
+        return np.asarray(scores(weights) @ coefficients, dtype=np.float64)
+
+    value, low, high = bootstrap_limits(contrasts, table.rows, seed=seed, draws=draws, level=level, groups=groups)
+    gains = {}
+    for column, (name, whole) in enumerate(GAINS.items()):
+        pairs = _reduced(whole, same)
+        if not pairs:
+            gains[name] = Gain(0.0, Interval(0.0, 0.0), 1.0, 1.0, True, "none: the same arm", "none: the same arm")
+            continue
+        ci, method = Interval(float(low[column]), float(high[column])), "paired BCa bootstrap"
+        if len(pairs) == 1 and table.is_zero_one and groups is None:
+            lost, gained = discordant_rows(*(table.scores[:, table.names.index(arm)] for arm in reversed(pairs[0])))
+            if lost + gained < _FEW_DISCORDANT:
+                ci, method = paired_proportion_interval(lost, gained, table.rows, level), "Tango score interval"
+            p, test = mcnemar(lost, gained), "exact McNemar"
+        else:
+            p, test = _permutation(table, pairs, groups, seed, draws), "paired permutation"
+        gains[name] = Gain(float(value[column]), ci, p, p, False, test, method)
+    return gains
+
+
+def _permutation(table: ArmsMetric, pairs: Sequence[Pair], groups: npt.ArrayLike | None, seed: int, draws: int) -> float:
+    if table.metric == "mean":
+        columns = {name: table.scores[:, place] for place, name in enumerate(table.names)}
+        differences = np.sum([columns[first] - columns[second] for first, second in pairs], axis=0)
+        return sign_flip_test(differences, seed=seed, groups=groups)
+    observed = float(table.swapped(pairs, np.zeros((1, table.rows), dtype=np.int8))[0])
+    reached = sum(
+        int(np.sum(np.abs(table.swapped(pairs, swaps)) >= abs(observed) - 1e-12))
+        for swaps in _swaps(table.rows, draws, seed, groups)
+    )
+    return (1 + reached) / (1 + draws)
+
+
+def _swaps(rows: int, draws: int, seed: int, groups: npt.ArrayLike | None) -> Iterator[npt.NDArray[np.int8]]:
+    index = np.arange(rows) if groups is None else group_index(groups)
+    generator = np.random.default_rng(seed)
+    step = max(1, _CELLS_AT_ONCE // rows)
+    for start in range(0, draws, step):
+        size = (min(step, draws - start), int(index.max()) + 1)
+        yield generator.integers(0, 2, size=size, dtype=np.int8)[:, index]
+
+
+def _reduced(pairs: Sequence[Pair], same: Mapping[str, str]) -> tuple[Pair, ...]:
+    """The same sum of differences without what cancels out; empty where all of it does."""
+    named: dict[str, str] = {}
+    total: Counter[str] = Counter()
+    for first, second in pairs:
+        for arm, sign in ((first, 1), (second, -1)):
+            named.setdefault(same[arm], arm)
+            total[same[arm]] += sign
+    plus = [named[candidate] for candidate, count in total.items() for _ in range(count)]
+    minus = [named[candidate] for candidate, count in total.items() for _ in range(-count)]
+    return tuple(zip(plus, minus, strict=True))
+
+
+def _hypothesis(name: str, same: Mapping[str, str]) -> tuple[bool, frozenset[tuple[str, ...]]]:
+    """What a gain's test is about, whichever way round: the scale, and the candidates on the two sides."""
+    pairs = _reduced(GAINS[name.removesuffix("_log_loss")], same)
+    sides = (tuple(sorted(same[pair[side]] for pair in pairs)) for side in (0, 1))
+    return name.endswith("_log_loss"), frozenset(sides)
+
+
+def _corrected(gains: dict[str, Gain], same: Mapping[str, str]) -> dict[str, Gain]:
+    """Holm over the distinct hypotheses; the log-loss is a hypothesis of its own."""
+    keys = {name: _hypothesis(name, same) for name, gain in gains.items() if not gain.identical}
+    distinct = {key: gains[name].p for name, key in keys.items()}
+    adjusted = dict(zip(distinct, holm(list(distinct.values())), strict=True))
+    return {name: replace(gain, p_holm=adjusted[keys[name]]) if name in keys else gain for name, gain in gains.items()}
+
+
+_TOLD = {
+    "prompt_given_tuning": "on top of tuning, the searched prompt {verb}s {points}",
+    "tuning": "tuning with the seed prompt {verb}s {points}",
+    "both": "prompt and tuning together {verb} {points}",
+    "prompt": "without tuning, the searched prompt {verb}s {points}",
+}
+_SAME = {
+    "prompt_given_tuning": "the winner is the tuned seed prompt itself, so the search adds nothing on top of tuning",
+    "tuning": "the tuned seed prompt is the seed prompt as it was, so tuning adds nothing",
+    "both": "the winner is the seed prompt as it was, so nothing is gained",
+    "prompt": "without tuning, no prompt was chosen over the seed prompt",
+}
+
+
+def sentence(gains: Mapping[str, Gain], n: int, *, alpha: float = 0.05) -> str:
+    """Say in plain words what the gains mean, led by what the prompt adds to a tuned model.
+
+    Args:
+        gains: by name, as :func:`attribute` gives them, on a metric between 0 and 1; told in points.
+        n: test rows.
+        alpha: significance level for the corrected p-values.
+
+    Returns:
+        A few sentences; a gain that is not significant is called "no significant difference".
+    """
+    parts = []
+    for name, told in _TOLD.items():
+        if name in gains and gains[name].identical:
+            parts.append(_SAME[name])
+        elif name in gains:
+            gain = gains[name]
+            verb = "gain" if gain.value >= 0 else "lose"
+            verdict = "" if gain.significant(alpha) else ": no significant difference"
+            parts.append(f"{told.format(verb=verb, points=_points(gain))} ({_uncertainty(gain)}){verdict}")
+    if "synergy" in gains and not gains["synergy"].identical:
+        parts.append(_synergy(gains["synergy"], alpha))
+    text = ". ".join(part if not number else part[0].upper() + part[1:] for number, part in enumerate(parts))
+    tested = sum(not gain.identical for gain in gains.values())
+    note = " The p-values are corrected for being read together (Holm)." if tested > 1 else ""
+    return f"On {n} test rows, {text}.{note}"
+
+
+def _synergy(gain: Gain, alpha: float) -> str:
+    points, uncertainty = _points(gain), _uncertainty(gain)
+    if not gain.significant(alpha):
+        sign = "+" if gain.value >= 0 else "-"
+        return (
+            f"synergy, what the prompt adds after tuning beyond what it adds before, is {sign}{points} ({uncertainty}): "
+            "no significant difference"
+        )
+    if gain.value > 0:
+        return f"tuning makes the prompt worth {points} more than before ({uncertainty}): synergy"
+    return (
+        f"tuning makes the prompt worth {points} less than before ({uncertainty}): the two overlap, or the score has "
+        "little room left above"
+    )
+
+
+def _points(gain: Gain) -> str:
+    amount = f"{100 * abs(gain.value):.1f}"
+    return f"{amount} point{'' if amount == '1.0' else 's'}"
+
+
+def _uncertainty(gain: Gain) -> str:
+    low, high = (f"{100 * end:+.1f}" if math.isfinite(end) else "unknown" for end in (gain.ci.low, gain.ci.high))
+    p = "p < 0.001" if gain.p_holm < 0.001 else f"p = {gain.p_holm:.{3 if gain.p_holm < 0.1 else 2}f}"
+    return f"95% interval {low} to {high}, {p}"
