@@ -1,0 +1,64 @@
+"""Which rows make up which optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cotune.prompt.render import RenderedRow
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """Token ids of a row to learn from: what is given, and the answer with its stop token."""
+
+    prompt_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+
+
+def training_rows(rendered: Sequence[RenderedRow], answers: Sequence[int]) -> list[TrainingRow]:
+    """Pair each rendered row with the completion number ``answers[i]`` that is right for it."""
+    return [TrainingRow(row.prompt_ids, row.completions[answer]) for row, answer in zip(rendered, answers, strict=True)]
+
+
+def rows_of_step(step: int, rows: int, batch_size: int, seed: int) -> list[int]:
+    """Numbers of the rows in optimizer step ``step``.
+
+    Every epoch is a fresh permutation, drawn from the seed and the epoch alone: a resumed run needs no random state, and runs
+    with different prompts meet the same rows in the same order, which pairs them.
+    """
+    size = min(batch_size, rows)
+    first = step * size
+    picked = []
+    for place in range(first, first + size):
+        epoch, offset = divmod(place, rows)
+        picked.append(int(_permutation(seed, epoch, rows)[offset]))
+    return picked
+
+
+def micro_batches(rows: Sequence[TrainingRow], own_lengths: Sequence[int], limit: int) -> list[list[int]]:
+    """Cut a step's rows into parts of at most ``limit`` own tokens, rows of like length together."""
+    order = sorted(range(len(rows)), key=lambda i: (own_lengths[i], i))
+    parts: list[list[int]] = []
+    tokens = limit + 1
+    for i in order:
+        if tokens + own_lengths[i] > limit:
+            parts.append([])
+            tokens = 0
+        parts[-1].append(i)
+        tokens += own_lengths[i]
+    return parts
+
+
+def _permutation(seed: int, epoch: int, rows: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    key = (seed, epoch, rows)
+    if key not in _permutations:
+        if len(_permutations) > 64:
+            _permutations.clear()
+        _permutations[key] = np.random.default_rng([seed, epoch]).permutation(rows)
+    return _permutations[key]
+
+
+_permutations: dict[tuple[int, int, int], np.ndarray[tuple[int], np.dtype[np.int64]]] = {}

@@ -1,0 +1,60 @@
+"""Loss of a batch on its answers' tokens, with the shared prefix run once or on plain padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from cotune.model.local import LocalModel
+from cotune.model.naive import pad, use_plain_attention
+from cotune.model.packed import plan_pass
+from cotune.prompt.render import shared_prefix
+from cotune.tune.batches import TrainingRow
+
+
+def shared_prefix_loss(model: LocalModel, rows: Sequence[TrainingRow], prefix: int) -> tuple[Tensor, int]:
+    """Summed loss over the answers' tokens, and the tokens that were run.
+
+    The prefix runs once, in the same pass as the rows and with gradient: what flows back through its keys and values from
+    every row is exact. The last token of an answer is predicted and never fed.
+
+    Args:
+        model: carries the weights that are being trained.
+        rows: of one step; their prompts begin with the same ``prefix`` tokens.
+        prefix: number of those tokens.
+    """
+    suffixes = [(*row.prompt_ids[prefix:], *row.answer_ids[:-1]) for row in rows]
+    plan = plan_pass(suffixes, prefix=prefix, head=rows[0].prompt_ids[:prefix], device=model.runner.device)
+    hidden, _ = model.runner.hidden(plan)
+    counts = np.array([len(row.answer_ids) for row in rows])
+    last = plan.last.cpu().numpy()
+    places = np.concatenate([np.arange(end - count + 1, end + 1) for end, count in zip(last, counts, strict=True)])
+    targets = torch.tensor([token for row in rows for token in row.answer_ids], device=hidden.device)
+    logits = model.runner.logits(hidden[torch.from_numpy(places).to(hidden.device)])
+    return cross_entropy(logits, targets, reduction="sum"), len(plan.ids)
+
+
+def plain_loss(model: LocalModel, rows: Sequence[TrainingRow]) -> tuple[Tensor, int]:
+    """The same on a right-padded batch in which every row runs its whole prompt; tokens count without padding."""
+    use_plain_attention(model.model)
+    sequences = [(*row.prompt_ids, *row.answer_ids) for row in rows]
+    ids, mask = pad([sequence[:-1] for sequence in sequences], model.model.device)
+    hidden = model.model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    batch, places, targets = [], [], []
+    for i, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
+        for place in range(len(row.prompt_ids) - 1, len(sequence) - 1):
+            batch.append(i)
+            places.append(place)
+            targets.append(sequence[place + 1])
+    logits = model.runner.logits(hidden[batch, places])
+    loss = cross_entropy(logits, torch.tensor(targets, device=logits.device), reduction="sum")
+    return loss, sum(len(sequence) - 1 for sequence in sequences)
+
+
+def common_prefix(rows: Sequence[TrainingRow]) -> int:
+    """Tokens that all rows' prompts share; at least one prompt token stays with each row."""
+    return shared_prefix([row.prompt_ids for row in rows])

@@ -1,0 +1,252 @@
+"""One tuning run: an adapter trained on one prompt, which can be advanced, left, resumed and finished."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cotune.errors import CotuneError, DivergedError
+from cotune.files import atomic_path, content_hash
+from cotune.model.adapters import BASE
+from cotune.model.local import LocalModel, out_of_memory
+from cotune.tune.batches import TrainingRow, micro_batches, rows_of_step
+from cotune.tune.loss import common_prefix, plain_loss, shared_prefix_loss
+from cotune.tune.settings import TuneSettings, learning_rate_factor
+
+StepReport = Callable[[int, float, int], None]
+"""Called after each step with the step's number from 1, its loss per token, and its tokens."""
+
+
+@dataclass(frozen=True)
+class Advance:
+    """What an :meth:`TuningRun.advance` did: loss per answer token of each step, tokens run."""
+
+    losses: tuple[float, ...]
+    tokens: int
+
+
+class TuningRun:
+    """Trains one adapter on one prompt's rows.
+
+    The state after step ``n`` is a function of the arguments and ``n`` alone, so a run can be left at any step, resumed from
+    its last checkpoint, and gives the same weights as one never interrupted.
+
+    Args:
+        model: carries the weights; only one run can be in it at a time, others are parked on disk.
+        rows: rendered rows to learn from.
+        settings: how to train.
+        seed: draws the initial weights and the order of rows.
+        folder: where checkpoints of this run go.
+        start: adapter to go on from; :data:`BASE` draws a fresh one.
+
+    Attributes:
+        step: optimizer steps done.
+    """
+
+    def __init__(
+        self,
+        model: LocalModel,
+        rows: Sequence[TrainingRow],
+        settings: TuneSettings,
+        *,
+        seed: int,
+        folder: Path,
+        start: str = BASE,
+    ) -> None:
+        if not rows:
+            raise CotuneError("there are no rows to train on")
+        self.model, self.rows, self.settings, self.seed, self.start = model, list(rows), settings, seed, start
+        self.key = content_hash(
+            {
+                "model": model.fingerprint,
+                "rows": [[row.prompt_ids, row.answer_ids] for row in rows],
+                "settings": asdict(settings),
+                "seed": seed,
+                "start": start,
+            },
+            20,
+        )
+        self.folder = folder / self.key
+        self.step = 0
+        self._prefix = common_prefix(self.rows)
+        self._parameters: list[tuple[str, torch.nn.Parameter]] = []
+        self._optimizer: torch.optim.Optimizer | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in which every row is met about once."""
+        return math.ceil(len(self.rows) / min(self.settings.batch_size, len(self.rows)))
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Expected tokens of a step."""
+        size = min(self.settings.batch_size, len(self.rows))
+        whole = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in self.rows) / len(self.rows)
+        if not self._shares:
+            return size * whole
+        return size * (whole - self._prefix) + self._prefix
+
+    def advance(
+        self,
+        to_step: int,
+        *,
+        decay_from: int | None = None,
+        report: StepReport | None = None,
+        checkpoint_every: int = 25,
+        branch: str = "",
+    ) -> Advance:
+        """Train until ``to_step`` steps are done.
+
+        Args:
+            to_step: where to stop.
+            decay_from: from this step on the learning rate falls, to zero at ``to_step``; None keeps it constant.
+            report: told about each step.
+            checkpoint_every: steps between checkpoints; one more is written at the end.
+            branch: names checkpoints of a decay, which other continuations must not start from.
+
+        Raises:
+            DivergedError: a loss became NaN or infinite. The last checkpoint stays.
+        """
+        self._enter()
+        assert self._optimizer is not None
+        losses: list[float] = []
+        tokens = 0
+        while self.step < to_step:
+            factor = learning_rate_factor(
+                self.step,
+                warmup=self.settings.warmup,
+                decay_from=decay_from,
+                end=to_step if decay_from is not None else None,
+            )
+            for group in self._optimizer.param_groups:
+                group["lr"] = self.settings.learning_rate * factor
+            picked = rows_of_step(self.step, len(self.rows), self.settings.batch_size, self.seed)
+            loss, used = self._one_step([self.rows[i] for i in picked])
+            self.step += 1
+            losses.append(loss)
+            tokens += used
+            if report:
+                report(self.step, loss, used)
+            if self.step < to_step and self.step % checkpoint_every == 0:
+                self.checkpoint(branch, losses, tokens)
+        self.checkpoint(branch, losses, tokens)
+        return Advance(tuple(losses), tokens)
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the adapter's present weights."""
+        self._enter()
+        return self.model.adapters.weights()
+
+    def _one_step(self, batch: Sequence[TrainingRow]) -> tuple[float, int]:
+        """One optimizer step; the loss is per answer token, however the batch is cut into passes."""
+        assert self._optimizer is not None
+        self._optimizer.zero_grad(set_to_none=True)
+        answers = sum(len(row.answer_ids) for row in batch)
+        lengths = [len(row.prompt_ids) - self._prefix + len(row.answer_ids) for row in batch]
+        total, tokens, limit = 0.0, 0, self.settings.micro_tokens
+        while True:
+            try:
+                for part in micro_batches(batch, lengths, limit):
+                    rows = [batch[i] for i in part]
+                    loss, used = self._loss(rows)
+                    (loss / answers).backward()
+                    total += float(loss.detach())
+                    tokens += used
+                break
+            except RuntimeError as error:
+                if not out_of_memory(error) or limit < max(lengths):
+                    raise
+                self._optimizer.zero_grad(set_to_none=True)
+                total, tokens, limit = 0.0, 0, limit // 2
+        norm = torch.nn.utils.clip_grad_norm_([p for _, p in self._parameters], self.settings.clip)
+        if not math.isfinite(total) or not bool(torch.isfinite(norm)):
+            raise DivergedError(
+                f"the loss became {total / answers} in step {self.step + 1}; the trial stops here. "
+                "A lower tune.learning_rate may help."
+            )
+        self._optimizer.step()
+        return total / answers, tokens
+
+    @property
+    def _shares(self) -> bool:
+        return self.settings.shared_prefix and self.model.shared
+
+    def _loss(self, rows: Sequence[TrainingRow]) -> tuple[Tensor, int]:
+        if self._shares:
+            return shared_prefix_loss(self.model, rows, self._prefix)
+        return plain_loss(self.model, rows)
+
+    # Leaving and coming back --------------------------------------------------------------------------------------
+
+    def _enter(self) -> None:
+        """Put this run's weights into the model, from where they were left."""
+        if self._optimizer is not None and self.model.adapters.current == self._mark:
+            return
+        parked = self._optimizer is not None
+        self._parameters = self.model.adapters.start(self.settings.lora, seed=self.seed, adapter_id=self.start)
+        self.model.adapters.current = self._mark
+        self._optimizer = torch.optim.AdamW(
+            [p for _, p in self._parameters],
+            lr=self.settings.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=self.settings.weight_decay,
+        )
+        if parked:
+            self._restore(self._last)
+
+    @property
+    def _mark(self) -> str:
+        return f"training-{self.key}-{id(self)}"
+
+    def checkpoint(self, branch: str = "", losses: Sequence[float] = (), tokens: int = 0) -> Path:
+        """Write weights, optimizer state and step; atomically, so a kill leaves the one before."""
+        from safetensors.torch import save_file
+
+        assert self._optimizer is not None
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self._parameters:
+            tensors[f"weight/{name}"] = parameter.detach().cpu()
+            for part, value in self._optimizer.state.get(parameter, {}).items():
+                tensors[f"{part}/{name}"] = torch.as_tensor(value).detach().cpu()
+        self._last = self.folder / f"{branch or 'steady'}.safetensors"
+        about = {"step": self.step, "losses": list(losses), "tokens": tokens}
+        with atomic_path(self._last) as temporary:
+            save_file(tensors, temporary, metadata={"about": json.dumps(about)})
+        return self._last
+
+    def resume(self, branch: str = "") -> bool:
+        """Go back to the last checkpoint of a branch, if there is one; returns whether there was."""
+        path = self.folder / f"{branch or 'steady'}.safetensors"
+        if not path.is_file():
+            return False
+        self._optimizer = None
+        self._enter()
+        self._restore(path)
+        return True
+
+    def _restore(self, path: Path) -> None:
+        from safetensors import safe_open
+
+        assert self._optimizer is not None
+        with safe_open(path, framework="pt") as stored:
+            self.step = int(json.loads(stored.metadata()["about"])["step"])
+            names = set(stored.keys())
+            with torch.no_grad():
+                for name, parameter in self._parameters:
+                    parameter.copy_(stored.get_tensor(f"weight/{name}"))
+                    state = {
+                        part: stored.get_tensor(f"{part}/{name}").clone()
+                        for part in ("step", "exp_avg", "exp_avg_sq")
+                        if f"{part}/{name}" in names
+                    }
+                    if state:
+                        self._optimizer.state[parameter] = {
+                            part: value.to(parameter.device) if part != "step" else value for part, value in state.items()
+                        }
+        self._last = path
