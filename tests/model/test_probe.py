@@ -168,15 +168,17 @@ def test_bfloat16_must_be_clearly_faster_on_a_cpu(bfloat16: float, expected: str
     assert _choose({"float32": 100.0, "bfloat16": bfloat16}, torch.device("cpu")) == expected
 
 
-def test_measured_rate_is_near_a_plain_timing() -> None:
-    rows = torch.randn(512, 576)
-    weight = torch.randn(1536, 576)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_measured_rate_is_near_a_plain_timing(threads: int) -> None:
+    torch.set_num_threads(threads)
+    rows, weight = torch.randn(512, 576), torch.randn(1536, 576)
     best = 0.0
-    for _ in range(20):
+    for _ in range(40):
         start = time.perf_counter()
         torch.nn.functional.linear(rows, weight)
         best = max(best, 2e-9 * 512 * 576 * 1536 / (time.perf_counter() - start))
-    assert 0.3 < measure_gemm("cpu", "float32", seconds=0.1) / best < 3
+    # Threads that wait for each other make the first calls fifty times slower; they must not decide.
+    assert 0.25 < measure_gemm("cpu", "float32") / best < 4
 
 
 def test_json_round_trip_and_refusal(cache: Path) -> None:
