@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from cotune.evaluate.f1 import Average, f1_from_counts
 from cotune.evaluate.resampling import Floats, bootstrap_limits, group_index, weighted_mean
 
-Average = Literal["macro", "weighted"]
 DRAWS = 4000
 
 
@@ -100,15 +100,11 @@ def bca_bootstrap(
     Source: see :func:`cotune.evaluate.resampling.bca_limits`; clusters: Field and Welsh (JRSS B 2007).
     """
     scores = _checked(values)
-    _, low, high = bootstrap_limits(
-        weighted_mean(scores), len(scores), seed=seed, draws=draws, level=level, groups=groups
-    )
+    _, low, high = bootstrap_limits(weighted_mean(scores), len(scores), seed=seed, draws=draws, level=level, groups=groups)
     return Interval(float(low[0]), float(high[0]))
 
 
-def proportion_interval(
-    correct: npt.ArrayLike, *, groups: npt.ArrayLike | None = None, level: float = 0.95
-) -> Interval:
+def proportion_interval(correct: npt.ArrayLike, *, groups: npt.ArrayLike | None = None, level: float = 0.95) -> Interval:
     """The interval of a share of right rows that cotune reports: Wilson's; by effective rows where they are grouped.
 
     With ``groups``, the rows are discounted by the design effect that the groups show (never below 1), with a t
@@ -155,6 +151,72 @@ def mean_interval(
     if np.all((scores == 0) | (scores == 1)):
         return proportion_interval(scores, groups=groups, level=level)
     return bca_bootstrap(scores, seed, level=level, draws=draws, groups=groups)
+
+
+def dirichlet_f1(
+    gold: npt.ArrayLike,
+    predicted: npt.ArrayLike,
+    labels: Sequence[str] | None = None,
+    *,
+    average: Average = "macro",
+    seed: int,
+    level: float = 0.95,
+    draws: int = 2000,
+) -> Interval:
+    """Posterior interval of an F1 averaged over labels, from the confusion matrix.
+
+    The cells of the matrix get a Dirichlet posterior. On few rows a label the prior matters, so two are tried and
+    the interval covers what either says: a sparse one that adds next to nothing, and one that lets each label be right
+    about as often as all rows are, three rows' worth a label and widely spread.
+
+    Args:
+        gold: right answers, shape (rows,), at least one.
+        predicted: answers given, shape (rows,).
+        labels: those to average over, each taken to occur; None: those that occur here.
+        average: "macro" or "weighted" (by gold rows).
+        seed: of the posterior draws.
+        level: such as 0.95.
+        draws: from each posterior.
+
+    Raises:
+        ValueError: shapes do not fit, or an answer is not among ``labels``.
+
+    Source: Caelen, A Bayesian interpretation of the confusion matrix (2017); several priors at once as in
+    Walley (JRSS B 1996); the second prior is this project's.
+    """
+    truth, given = np.asarray(gold).astype(str), np.asarray(predicted).astype(str)
+    if truth.shape != given.shape or truth.ndim != 1 or not len(truth):
+        raise ValueError(f"gold of shape {truth.shape} does not fit predictions of shape {given.shape}")
+    names = np.unique(np.concatenate([truth, given]) if labels is None else np.asarray(labels).astype(str))
+    if not np.all(np.isin(np.concatenate([truth, given]), names)):
+        raise ValueError("an answer is not among the labels")
+    size = len(names)
+    cells = np.searchsorted(names, truth) * size + np.searchsorted(names, given)
+    counts = np.bincount(cells, minlength=size * size).reshape(size, size).astype(np.float64)
+    generator = np.random.default_rng(seed)
+    ends: list[float] = []
+    for prior in (_sparse_prior, _pooled_prior):
+        scores: list[Floats] = []
+        for start in range(0, draws, 200):
+            count = min(200, draws - start)
+            table = generator.standard_gamma(counts + prior(counts, count, generator))
+            hits = np.diagonal(table, axis1=1, axis2=2)
+            scores.append(f1_from_counts(hits, table.sum(axis=2), table.sum(axis=1), average))
+        ends += [float(end) for end in np.quantile(np.concatenate(scores), [(1 - level) / 2, (1 + level) / 2])]
+    return Interval(max(0.0, min(ends[0], ends[2])), min(1.0, max(ends[1], ends[3])))
+
+
+def _sparse_prior(counts: Floats, draws: int, generator: np.random.Generator) -> Floats:
+    return np.full((draws, *counts.shape), 1 / counts.size)
+
+
+def _pooled_prior(counts: Floats, draws: int, generator: np.random.Generator) -> Floats:
+    size, right, rows = len(counts), float(np.trace(counts)), float(counts.sum())
+    if size == 1:
+        return np.full((draws, 1, 1), 1.0)
+    pooled = generator.beta(right + 1, rows - right + 1, size=(draws, 1))
+    by_label = generator.beta(np.repeat(2 * pooled, size, axis=1), np.repeat(2 * (1 - pooled), size, axis=1))[:, :, None]
+    return np.asarray(3 * np.where(np.eye(size, dtype=bool), by_label, (1 - by_label) / (size - 1)), dtype=np.float64)
 
 
 def _check_counts(successes: float, n: float) -> None:

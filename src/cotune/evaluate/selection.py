@@ -1,0 +1,101 @@
+"""The winner's curse: how much of the winner's dev score is luck."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cotune.evaluate.resampling import Floats, resampling_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The winner's dev score and what is to be expected of it on new rows.
+
+    Attributes:
+        winner: index of the candidate with the best dev score.
+        dev: its mean score on the dev rows.
+        corrected: what it can be expected to score on new rows.
+        optimism: ``dev - corrected``, at least 0.
+        candidates: how many were compared.
+    """
+
+    winner: int
+    dev: float
+    corrected: float
+    optimism: float
+    candidates: int
+
+
+def winners_curse(
+    scores: npt.ArrayLike, *, seed: int, draws: int = 2000, groups: npt.ArrayLike | None = None, winner: int | None = None
+) -> Selection:
+    """Correct the winner's dev score for having been chosen on the same rows, by bootstrapping the whole selection.
+
+    Rows are resampled for all candidates together, the best of each resample is chosen anew, and how much better it
+    looks there than it is on average is the optimism. Candidates are first shrunk towards each other by the share of
+    their spread that chance alone explains; without that, equal candidates would keep their luck as if it were merit and
+    the optimism would come out too small. A row that a candidate was not scored on is filled with what the
+    row gave to those that were, shifted by how the candidate compares with them; so early losers stay in the selection.
+
+    Args:
+        scores: higher is better, shape (candidates, rows), NaN where a candidate was not scored on a row. At least one
+            candidate must be scored on all rows.
+        seed: of the resampling.
+        draws: resamples.
+        groups: group id of each row; whole groups are drawn then.
+        winner: the candidate that was chosen; None: the one with the best mean among those scored on all rows.
+
+    Raises:
+        ValueError: no candidate was scored on all rows, one on none, or the winner not on all.
+
+    Source: optimism bootstrap (Efron and Tibshirani 1993, chapter 17) around centres shrunk as by James and
+    Stein (Efron and Morris, JASA 1973).
+    """
+    table = np.asarray(scores, dtype=np.float64)
+    if table.ndim != 2 or not table.size:
+        raise ValueError(f"scores must be of shape (candidates, rows), not {table.shape}")
+    known = np.isfinite(table)
+    finalists = known.all(axis=1)
+    if not finalists.any() or not known.any(axis=1).all():
+        raise ValueError("the winner's curse needs a candidate scored on all rows, and none that was scored on no row")
+    means = np.where(finalists, np.where(known, table, 0.0).mean(axis=1), -np.inf)
+    chosen = int(np.argmax(means)) if winner is None else winner
+    if not finalists[chosen]:
+        raise ValueError(f"the winner {chosen} was not scored on all rows")
+    dev = float(means[chosen])
+    candidates, rows = table.shape
+    if candidates == 1 or rows < 2:
+        return Selection(chosen, dev, dev, 0.0, candidates)
+    filled = _filled(table, known, finalists)
+    centres = _shrunk(filled, known.sum(axis=1))
+    noise = filled - filled.mean(axis=1, keepdims=True)
+    luck, total = 0.0, 0
+    for weights in resampling_weights(rows, draws, seed, groups):
+        drawn = (weights @ noise.T) / weights.sum(axis=1, keepdims=True)
+        # A mean over fewer rows varies more than the same mean over filled ones.
+        drawn *= np.sqrt(rows / known.sum(axis=1))
+        best = np.argmax(centres + drawn, axis=1)
+        luck += float(np.sum(drawn[np.arange(len(best)), best]))
+        total += len(best)
+    optimism = max(0.0, luck / total)
+    return Selection(chosen, dev, dev - optimism, optimism, candidates)
+
+
+def _filled(table: Floats, known: npt.NDArray[np.bool_], finalists: npt.NDArray[np.bool_]) -> Floats:
+    """Fill unseen rows: the finalists' mean on the row, shifted by how the candidate did on the rows it saw."""
+    by_row = table[finalists].mean(axis=0)
+    shift = (np.where(known, table - by_row, 0.0).sum(axis=1) / known.sum(axis=1))[:, None]
+    return np.asarray(np.where(known, table, by_row + shift), dtype=np.float64)
+
+
+def _shrunk(filled: Floats, counts: npt.NDArray[np.int64]) -> Floats:
+    """Candidates' means, drawn together by the share of their spread that chance explains."""
+    means = filled.mean(axis=1)
+    relative = filled - filled.mean(axis=0)
+    chance = float(np.mean(relative.var(axis=1, ddof=1) / counts))
+    spread = float(means.var(ddof=1))
+    merit = max(0.0, 1 - chance / spread) if spread > 0 else 0.0
+    return np.asarray(means.mean() + merit * (means - means.mean()), dtype=np.float64)
