@@ -1,0 +1,169 @@
+"""The starting bank: prompts drafted from a task's field names and labels alone, clearly different from each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cotune.prompt.prompt import Order, Prompt
+from cotune.prompt.words import MANY_LABELS, capitalise, field_name, indefinite, item_noun, kind_noun, label_words
+
+if TYPE_CHECKING:
+    from cotune.task.task import Task
+
+FEW_LABELS = 12
+
+
+def seed_prompt(task: Task) -> Prompt:
+    """The prompt a task starts from where the user gives none: instruction, labelled fields, cue.
+
+    Up to twenty labels are listed; more would make every pass pay for a long list.
+    """
+    item, kind = item_noun(task), kind_noun(task)
+    ask = "Answer with one of: {labels}." if len(task.labels) <= MANY_LABELS else f"Answer with its {kind}."
+    return Prompt(
+        instruction=f"Classify the {item}. {ask}",
+        input_template=field_template(task),
+        cue=f"{capitalise(kind)}:",
+        label_words=label_words(task.labels, "human"),
+    )
+
+
+def bare_prompt(task: Task) -> Prompt:
+    """The row's fields and nothing else; the label words are those of the seed prompt."""
+    return Prompt(input_template=bare_template(task), label_words=label_words(task.labels, "human"))
+
+
+def field_template(task: Task, mark: str = ": ", between: str = "\n") -> str:
+    """The input fields, each behind its name."""
+    single = len(task.input_fields) == 1
+    return between.join(
+        f"{capitalise(item_noun(task) if single else field_name(field))}{mark}{{{field}}}" for field in task.input_fields
+    )
+
+
+def bare_template(task: Task) -> str:
+    """The input fields alone, one a line."""
+    return "\n".join(f"{{{field}}}" for field in task.input_fields)
+
+
+def explanation(words: tuple[str, ...], item: str) -> str | None:
+    """One sentence that says when each word is the answer, made of the words alone; None where it cannot be written.
+
+    More than twelve words are not explained, nor words without letters or with braces (see :func:`sample_line`).
+    """
+    if len(words) > FEW_LABELS or not all(map(_quotable, words)):
+        return None
+    cases = "; ".join(f'"{word}" when it is about {word}' for word in words)
+    return f"For each {item} say {cases}."
+
+
+def sample_line(words: tuple[str, ...]) -> str | None:
+    """A sentence that shows what answers look like with three of many words; None where it cannot be written.
+
+    Braces in a word would be taken for a placeholder, so such words are not shown.
+    """
+    shown = (words[0], words[len(words) // 2], words[-1])
+    if len(set(shown)) < 3 or not all(map(_quotable, shown)):
+        return None
+    return f'Answers look like "{shown[0]}", "{shown[1]}" or "{shown[2]}".'
+
+
+def starting_bank(task: Task) -> list[Prompt]:
+    """About twenty prompts that differ in kind, the most different first; the seed and the bare prompt are the first two.
+
+    With more than twenty labels none of them lists the labels. No two are equal.
+    """
+    item, kind = item_noun(task), kind_noun(task)
+    title, fields, bare = capitalise(kind), field_template(task), bare_template(task)
+    human, capital = label_words(task.labels, "human"), label_words(task.labels, "capital")
+    words = Prompt(label_words=human).words(task.labels)
+    listed = len(task.labels) <= MANY_LABELS
+
+    def prompt(
+        instruction: str,
+        shown: str,
+        cue: str,
+        *,
+        system: str | None = None,
+        words: tuple[tuple[str, str], ...] = human,
+        order: Order = "instruction_first",
+        separator: str = "\n",
+    ) -> Prompt:
+        return Prompt(instruction, shown, cue, system, words, (), order, separator)
+
+    def ask(with_list: str, without: str) -> str:
+        return with_list if listed else without
+
+    quoted = f'"{bare}"' if len(task.input_fields) == 1 else bare
+    long = (
+        f"You are given {indefinite(item)}. Read it carefully and decide which {kind} fits it best. "
+        + ask("The possible answers are: {labels}. ", f"There are {len(task.labels)} of them, and only one is right. ")
+        + "Answer with that one and with nothing else."
+    )
+    bank = [
+        seed_prompt(task),
+        bare_prompt(task),
+        prompt("", fields, f"{title}:"),
+        prompt(ask("Which of these is it: {labels}?", f"Which {kind} is it?"), fields, "Answer:", order="input_first"),
+        prompt(
+            "",
+            bare,
+            "",
+            system=f"Classify each {item}. " + ask("Answer with one of: {labels}.", f"Answer with its {kind} alone."),
+        ),
+        prompt(long, fields, "Answer:"),
+        prompt("", quoted, f"The {kind} of this {item} is"),
+        prompt(f"Classify the {item}.", bare, ""),
+        prompt("", bare, f"What is the {kind} of this {item}?", separator="\n\n"),
+        prompt(
+            ask(f"Assign the {item} to one {kind} out of: {{labels}}.", f"Assign the {item} to its {kind}."),
+            fields,
+            "",
+            system="You are an experienced annotator who works carefully.",
+        ),
+        prompt(ask("Options: {labels}", f"Say its {kind} in a few words."), bare, f"{title}:", order="input_first"),
+        prompt("", fields, "Answer:", system="", separator=" | "),
+        prompt(
+            ask("Choose one label: {labels}", "Choose the label that fits."),
+            field_template(task, " = "),
+            "Label =",
+            words=(),
+        ),
+        prompt(
+            f"### Task\nFind the {kind} of {indefinite(item)}." + ask("\n### Labels\n{labels}", ""),
+            field_template(task, "\n"),
+            f"### {title}",
+            separator="\n\n",
+        ),
+        prompt(
+            f"Decide what the {item} is about. Look at what is meant, not at single words. "
+            + ask("Then pick from: {labels}.", f"Then give its {kind}."),
+            fields,
+            f"{title}:",
+        ),
+        prompt(f"I will show you {indefinite(item)}. Tell me its {kind}.", bare, "", separator="\n\n"),
+        prompt(
+            f"What is the {kind} of the {item} above? " + ask("Choose exactly one: {labels}.", "Answer in a few words."),
+            bare,
+            "",
+            order="input_first",
+            separator="\n\n",
+        ),
+        prompt(ask("Labels: {labels}", f"Label by {kind}"), bare, "Label:", system="", words=capital),
+        prompt(f"Classify by {kind}:", bare, "->", separator=" "),
+        prompt(
+            ask("{labels}: which one?", f"Name the {kind}."),
+            fields,
+            "",
+            system="You give short answers.",
+            separator="\n\n",
+            words=capital,
+        ),
+    ]
+    if line := explanation(words, item) if listed else sample_line(words):
+        bank.insert(8, prompt(f"Classify the {item}. {line}", fields, f"{title}:"))
+    return list({entry.id: entry for entry in bank}.values())
+
+
+def _quotable(word: str) -> bool:
+    return not set(word) & set('{}\n"') and any(map(str.isalpha, word))

@@ -1,0 +1,59 @@
+"""A Proposal: a prompt with where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+from cotune.errors import InputError
+from cotune.prompt.prompt import Prompt
+
+Source = Literal["user", "seed", "bare", "bank", "edit", "demonstrations", "crossover"]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A prompt to try, with its provenance. Equal by content.
+
+    Attributes:
+        prompt: what to try.
+        source: the kind of step that made it.
+        parents: ids of the prompts that it was made from, the one it resembles most first; none for a first prompt.
+        operator: names of the operators that made it, in order, joined by ``+``; empty for a first prompt.
+    """
+
+    prompt: Prompt
+    source: Source
+    parents: tuple[str, ...] = ()
+    operator: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that :meth:`from_json` turns back into an equal proposal."""
+        return {
+            "prompt": self.prompt.to_json(),
+            "source": self.source,
+            "parents": list(self.parents),
+            "operator": self.operator,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Proposal:
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            InputError: a key is missing or unknown, or a value has the wrong form.
+        """
+        known = {"prompt", "source", "parents", "operator"}
+        if wrong := sorted(known ^ set(data)):
+            raise InputError(f"a proposal needs the keys {', '.join(sorted(known))}, and {wrong[0]!r} is missing or unknown")
+        if data["source"] not in get_args(Source):
+            raise InputError(f"unknown source {data['source']!r}", mend=f"Known sources: {', '.join(get_args(Source))}.")
+        if not isinstance(data["prompt"], Mapping) or not isinstance(data["parents"], (list, tuple)):
+            raise InputError("a proposal's prompt must be an object and its parents a list")
+        return cls(
+            prompt=Prompt.from_json(data["prompt"]),
+            source=cast(Source, data["source"]),
+            parents=tuple(map(str, data["parents"])),
+            operator=str(data["operator"]),
+        )
