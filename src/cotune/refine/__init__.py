@@ -1,3 +1,26 @@
 """WHAT to try next: edits of a prompt, demonstrations, breeding from survivors."""
 
 from __future__ import annotations
+
+from cotune.refine.breed import DemonstrationPool, breed, first_pool
+from cotune.refine.demonstrations import default_count, diverse, fits, fixed, hard, not_shown, with_demonstrations
+from cotune.refine.edits import OPERATORS, Operator, format_variants
+from cotune.refine.proposal import Proposal, Source
+
+__all__ = [
+    "OPERATORS",
+    "DemonstrationPool",
+    "Operator",
+    "Proposal",
+    "Source",
+    "breed",
+    "default_count",
+    "diverse",
+    "first_pool",
+    "fits",
+    "fixed",
+    "format_variants",
+    "hard",
+    "not_shown",
+    "with_demonstrations",
+]

@@ -1,0 +1,215 @@
+"""The pool of a cycle: the first from bank and edits, later ones bred from the survivors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cotune.prompt.bank import bare_prompt, seed_prompt, starting_bank
+from cotune.prompt.prompt import Prompt
+from cotune.refine.demonstrations import with_demonstrations
+from cotune.refine.edits import OPERATORS, sound, with_words
+from cotune.refine.proposal import Proposal
+from cotune.task.example import Example
+
+if TYPE_CHECKING:
+    from cotune.task.task import Task
+
+DemonstrationPool = Callable[[np.random.Generator], Sequence[Example]]
+"""Draws train rows to show: a closure over ``fixed``, ``diverse`` or ``hard``, or over all three in turn."""
+
+# Parts that go together in a crossover: field names and cue are of one style, and label words of one spelling.
+_PARTS: tuple[tuple[str, ...], ...] = (
+    ("instruction",),
+    ("input_template", "cue"),
+    ("cue",),
+    ("system",),
+    ("label_words",),
+    ("order", "separator"),
+    ("demonstrations",),
+)
+_TRIES = 40
+
+_Made = tuple[Prompt, str]
+
+
+def breed(
+    survivors: Sequence[Prompt],
+    task: Task,
+    n: int,
+    rng: np.random.Generator,
+    *,
+    demonstration_pool: DemonstrationPool | None = None,
+    seen: Iterable[str] = (),
+) -> list[Proposal]:
+    """Children of the survivors: by one or two edits, by demonstrations, by crossover of two survivors.
+
+    The survivors take turns in their order, so that each has a child; where ``n`` is smaller than their number, as many
+    children as survivors come back. None equals a survivor, a prompt of ``seen`` or another child. Fewer come back only
+    where no unseen child is found in many tries.
+
+    Args:
+        survivors: the prompts to breed from, best first.
+        task: whose field names and labels the operators speak of.
+        n: how many children.
+        rng: where every choice comes from.
+        demonstration_pool: draws train rows to show; None breeds no demonstrations.
+        seen: ids of prompts that are known already.
+
+    Raises:
+        ValueError: the pool drew a row that is not in ``task.train``.
+    """
+    known = {*seen, *(survivor.id for survivor in survivors)}
+    children: list[Proposal] = []
+    for turn in range(max(n, len(survivors)) if survivors and n > 0 else 0):
+        child = _child(survivors, turn % len(survivors), task, rng, demonstration_pool, known)
+        if child is not None:
+            known.add(child.prompt.id)
+            children.append(child)
+    return children
+
+
+def first_pool(
+    task: Task,
+    user_prompts: Sequence[Prompt],
+    n: int,
+    rng: np.random.Generator,
+    *,
+    demonstration_pool: DemonstrationPool | None = None,
+) -> list[Proposal]:
+    """The pool of the first cycle.
+
+    The user's prompts (the drafted seed prompt where there is none) and the bare prompt come first, whatever ``n`` is. A
+    fifth of the rest, at least one, shows demonstrations where a pool draws some; with prompts of the user another fifth
+    are edits of those. Then come the bank's prompts and, where ``n`` asks for more, edits of all.
+
+    Args:
+        task: whose field names and labels the prompts speak of.
+        user_prompts: what the user wrote, the one that counts as seed first.
+        n: how many prompts, no two equal.
+        rng: where every choice comes from.
+        demonstration_pool: draws train rows to show; None shows none in the first pool.
+
+    Raises:
+        ValueError: the pool drew a row that is not in ``task.train``.
+    """
+    seeds = [Proposal(prompt, "user") for prompt in user_prompts] or [Proposal(seed_prompt(task), "seed")]
+    pool = {proposal.prompt.id: proposal for proposal in seeds}
+    bare = bare_prompt(task)
+    pool.setdefault(bare.id, Proposal(bare, "bare"))
+    roots = [proposal.prompt for proposal in seeds]
+    rest = max(0, n - len(pool))
+    share = -(-rest // 5)
+    for_demonstrations = share if demonstration_pool is not None else 0
+    for_edits = share if user_prompts else 0
+    for prompt in starting_bank(task):
+        if len(pool) < n - for_demonstrations - for_edits:
+            pool.setdefault(prompt.id, Proposal(prompt, "bank"))
+    known = set(pool)
+    parents = [proposal.prompt for proposal in pool.values()]
+    for place in range(for_demonstrations):
+        # The seed prompt first: what demonstrations are worth shows best beside the same prompt without.
+        parent = roots[0] if place == 0 else parents[int(rng.integers(len(parents)))]
+        _keep(pool, known, parent, _shown(parent, task, rng, demonstration_pool), "demonstrations", n)
+    for turn in range(_TRIES * n):
+        if len(pool) >= n:
+            break
+        near = roots if turn < for_edits else parents
+        parent = near[turn % len(near)] if turn < for_edits else near[int(rng.integers(len(near)))]
+        _keep(pool, known, parent, _edited(parent, task, rng), "edit", n)
+    return list(pool.values())
+
+
+def _keep(pool: dict[str, Proposal], known: set[str], parent: Prompt, made: _Made | None, source: str, n: int) -> None:
+    if made is None or made[0].id in known or len(pool) >= n:
+        return
+    known.add(made[0].id)
+    kind = "edit" if source == "edit" else "demonstrations"
+    pool[made[0].id] = Proposal(made[0], kind, (parent.id,), made[1])
+
+
+def _child(
+    survivors: Sequence[Prompt],
+    turn: int,
+    task: Task,
+    rng: np.random.Generator,
+    demonstration_pool: DemonstrationPool | None,
+    known: set[str],
+) -> Proposal | None:
+    parent = survivors[turn]
+    others = [other for other in survivors if other != parent]
+    for attempt in range(_TRIES):
+        draw = rng.random()
+        if draw < 0.25 and (demonstration_pool is not None or parent.demonstrations):
+            made = _shown(parent, task, rng, demonstration_pool)
+            child = None if made is None else Proposal(made[0], "demonstrations", (parent.id,), made[1])
+        elif draw < 0.5 and others:
+            other = others[int(rng.integers(len(others)))]
+            made = _crossed(parent, other, task, rng)
+            child = None if made is None else Proposal(made[0], "crossover", (parent.id, other.id), made[1])
+        else:
+            # Where near prompts have all been seen, go farther.
+            made = _edited(parent, task, rng, extra=attempt // 10)
+            child = None if made is None else Proposal(made[0], "edit", (parent.id,), made[1])
+        if child is not None and child.prompt.id not in known:
+            return child
+    return None
+
+
+def _edited(prompt: Prompt, task: Task, rng: np.random.Generator, extra: int = 0) -> _Made | None:
+    """One or two edits, ``extra`` more where asked, each by another operator."""
+    wanted = int(rng.integers(1, 3)) + extra
+    names = list(OPERATORS)
+    child, used = prompt, list[str]()
+    for place in rng.permutation(len(names)):
+        changed = OPERATORS[names[place]](child, task, rng)
+        if changed is not None:
+            child = changed
+            used.append(names[place])
+        if len(used) == wanted:
+            break
+    return (child, "+".join(used)) if used and child != prompt else None
+
+
+def _shown(prompt: Prompt, task: Task, rng: np.random.Generator, pool: DemonstrationPool | None) -> _Made | None:
+    """Demonstrations added where there are none; else removed (all or half) or exchanged (all or one)."""
+    now = prompt.demonstrations
+    if now and (pool is None or rng.random() < 0.4):
+        kept = [now[place] for place in sorted(rng.permutation(len(now))[: len(now) // 2])] if rng.random() < 0.5 else []
+        return prompt.edit(demonstrations=tuple(kept)), "demonstrations_removed"
+    if pool is None:
+        return None
+    rows = tuple(pool(rng))
+    train = {row.id for row in task.train}
+    if foreign := [row.id for row in rows if row.id not in train]:
+        raise ValueError(f"demonstrations must be train rows, and {foreign[0]!r} is none")
+    fresh = with_demonstrations(prompt, rows)
+    if not fresh.demonstrations:
+        return None
+    if not now:
+        return fresh, "demonstrations_added"
+    new = [shown for shown in fresh.demonstrations if shown not in now]
+    if new and rng.random() < 0.5:
+        place = int(rng.integers(len(now)))
+        fresh = prompt.edit(demonstrations=(*now[:place], new[0], *now[place + 1 :]))
+    return fresh, "demonstrations_exchanged"
+
+
+def _crossed(prompt: Prompt, other: Prompt, task: Task, rng: np.random.Generator) -> _Made | None:
+    """The prompt with one to three parts of the other."""
+    differing = [parts for parts in _PARTS if any(getattr(prompt, part) != getattr(other, part) for part in parts)]
+    if not differing:
+        return None
+    count = int(rng.integers(1, min(3, len(differing)) + 1))
+    taken = sorted({part for place in rng.permutation(len(differing))[:count] for part in differing[place]})
+    # A text that names label words follows the words of the prompt that it joins.
+    words = other.label_words if "label_words" in taken else prompt.label_words
+    mine, theirs = with_words(prompt, words, task), with_words(other, words, task)
+    if mine is None or theirs is None:
+        return None
+    child = mine.edit(**{part: getattr(theirs, part) for part in taken})
+    if child in (prompt, other) or not sound(child, task, [prompt, other]):
+        return None
+    return child, "+".join(f"crossover_{part}" for part in taken)

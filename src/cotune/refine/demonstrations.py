@@ -1,0 +1,197 @@
+"""Demonstrations: which train rows to show, and a prompt that shows them.
+
+Rows come from train alone. A row that a prompt shows must not be trained on under that prompt, for the model would learn to
+copy it: see :func:`not_shown`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cotune.prompt.prompt import Demonstration, Prompt
+from cotune.task.example import Example
+
+if TYPE_CHECKING:
+    from cotune.task.task import Task
+
+MOST_WORDS = 60
+MOST_CHARACTERS = 2000
+_MOST, _FEW_LABELS, _HANDFUL = 8, 12, 5
+
+
+def default_count(labels: int) -> int:
+    """How many rows to show: one a label and at most 8; a handful of 5 for more than 12 labels."""
+    return min(labels, _MOST) if labels <= _FEW_LABELS else _HANDFUL
+
+
+def fits(example: Example, most_words: int = MOST_WORDS) -> bool:
+    """Whether a row is short enough to be shown: at most ``most_words`` words over all fields."""
+    return sum(len(text.split()) for text in example.fields.values()) <= most_words
+
+
+def fixed(task: Task, rng: np.random.Generator, *, k: int | None = None, per_class: int | None = None) -> tuple[Example, ...]:
+    """Train rows drawn at random, balanced over the labels, in random order.
+
+    Args:
+        task: where the rows come from; only ``task.train`` is looked at.
+        rng: where the draw comes from.
+        k: how many rows; :func:`default_count` where neither ``k`` nor ``per_class`` is given.
+        per_class: how many rows of each label, instead of ``k``.
+
+    Raises:
+        ValueError: both ``k`` and ``per_class`` are given, or one is negative.
+    """
+    if (k is not None and per_class is not None) or min(k or 0, per_class or 0) < 0:
+        raise ValueError("give either k or per_class, and neither below 0")
+    count = per_class * len(task.labels) if per_class is not None else default_count(len(task.labels)) if k is None else k
+    rows = [row for row in task.train if fits(row)]
+    order = rng.permutation(len(rows))
+    score = np.empty(len(rows))
+    score[order] = np.arange(len(rows))
+    ties = {label: int(place) for label, place in zip(task.labels, rng.permutation(len(task.labels)), strict=True)}
+    chosen = _balanced([row.output for row in rows], count, lambda _: score, most=per_class, ties=ties)
+    return tuple(rows[chosen[place]] for place in rng.permutation(len(chosen)))
+
+
+def diverse(
+    vectors: npt.ArrayLike,
+    labels: Sequence[str],
+    k: int,
+    *,
+    allowed: npt.ArrayLike | None = None,
+    rng: np.random.Generator | None = None,
+) -> list[int]:
+    """Farthest-first rows, balanced over the labels: each next one is as far as can be from those already chosen.
+
+    Args:
+        vectors: embeddings of the rows, ``[n, d]``; distances are Euclidean.
+        labels: the rows' labels, ``n`` of them.
+        k: how many rows; fewer come back where fewer are allowed.
+        allowed: which rows may be shown, ``[n]`` of bool; all where None.
+        rng: draws the first row; without one the first is the row nearest to the mean.
+
+    Returns:
+        Positions in the order of choice.
+
+    Raises:
+        ValueError: the shapes differ, or a vector is not finite.
+    """
+    points = np.asarray(vectors, dtype=np.float64)
+    open_rows = _allowed(allowed, len(labels))
+    if points.ndim != 2 or len(points) != len(labels):
+        raise ValueError(f"vectors must be [{len(labels)}, d], not {points.shape}")
+    if not np.isfinite(points).all():
+        raise ValueError("the vectors are not all finite")
+    if not open_rows.any():
+        return []
+    nearest = np.full(len(points), np.inf)
+    if rng is None:
+        first = np.linalg.norm(points - points[open_rows].mean(axis=0), axis=1)
+    else:
+        first = rng.random(len(points))
+
+    def badness(last: int | None) -> npt.NDArray[np.float64]:
+        if last is None:
+            return first
+        np.minimum(nearest, np.linalg.norm(points - points[last], axis=1), out=nearest)
+        return -nearest
+
+    return _balanced(labels, k, badness, allowed=open_rows)
+
+
+def hard(
+    losses: npt.ArrayLike, labels: Sequence[str], k: int, *, skip: float = 0.05, allowed: npt.ArrayLike | None = None
+) -> list[int]:
+    """The rows with the highest loss, balanced over the labels, most costly first.
+
+    The very highest are left out, since wrong labels gather there.
+
+    Args:
+        losses: log-loss of each row under the model and prompt of now, ``[n]``.
+        labels: the rows' labels, ``n`` of them.
+        k: how many rows; fewer come back where fewer are allowed.
+        skip: share of all rows that is left out at the top.
+        allowed: which rows may be shown, ``[n]`` of bool; all where None.
+
+    Returns:
+        Positions in the order of choice.
+
+    Raises:
+        ValueError: the shapes differ, or a loss is NaN or infinite.
+    """
+    values = np.asarray(losses, dtype=np.float64)
+    if values.shape != (len(labels),):
+        raise ValueError(f"losses must be [{len(labels)}], not {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError("the losses are not all finite")
+    open_rows = _allowed(allowed, len(labels)).copy()
+    open_rows[np.argsort(-values, kind="stable")[: int(skip * len(values))]] = False
+    return _balanced(labels, k, lambda _: -values, allowed=open_rows)
+
+
+def with_demonstrations(prompt: Prompt, examples: Iterable[Example], *, most_characters: int = MOST_CHARACTERS) -> Prompt:
+    """The prompt with these rows as its demonstrations, in their order, in place of those it had.
+
+    Rows longer than 60 words are skipped, and so is whatever no longer fits into ``most_characters`` of input text.
+    """
+    shown: dict[tuple[tuple[str, str], ...], Demonstration] = {}
+    room = most_characters
+    for example in examples:
+        fields = tuple((str(name), str(text)) for name, text in example.fields.items())
+        length = sum(len(text) for _, text in fields)
+        if not fits(example) or length > room or fields in shown:
+            continue
+        room -= length
+        shown[fields] = Demonstration(fields, example.output)
+    return prompt.edit(demonstrations=tuple(shown.values()))
+
+
+def not_shown(prompt: Prompt, examples: Iterable[Example]) -> tuple[Example, ...]:
+    """The rows that the prompt does not show as demonstrations: those that may be trained on under it."""
+    shown = {shown.fields for shown in prompt.demonstrations}
+    return tuple(row for row in examples if tuple(row.fields.items()) not in shown)
+
+
+def _allowed(mask: npt.ArrayLike | None, n: int) -> npt.NDArray[np.bool_]:
+    if mask is None:
+        return np.ones(n, dtype=np.bool_)
+    allowed = np.asarray(mask, dtype=np.bool_)
+    if allowed.shape != (n,):
+        raise ValueError(f"allowed must be [{n}], not {allowed.shape}")
+    return allowed
+
+
+def _balanced(
+    labels: Sequence[str],
+    k: int,
+    badness: Callable[[int | None], npt.NDArray[Any]],
+    *,
+    allowed: npt.NDArray[np.bool_] | None = None,
+    most: int | None = None,
+    ties: dict[str, int] | None = None,
+) -> list[int]:
+    """Greedy: the least bad row among the labels that were chosen least often; ``badness`` is told the last choice."""
+    left = np.ones(len(labels), dtype=np.bool_) if allowed is None else allowed.copy()
+    names = np.asarray(labels, dtype=object)
+    taken: Counter[str] = Counter()
+    chosen: list[int] = []
+    while len(chosen) < k and left.any():
+        bad = badness(chosen[-1] if chosen else None)
+        present = sorted(set(names[left]))
+        fewest = min(taken[label] for label in present)
+        if most is not None and fewest >= most:
+            break
+        candidates = [label for label in present if taken[label] == fewest]
+        if ties is not None:
+            candidates = [min(candidates, key=lambda label: ties[label])]
+        open_now = left & np.isin(names, candidates)
+        position = int(np.argmin(np.where(open_now, bad, np.inf)))
+        chosen.append(position)
+        left[position] = False
+        taken[str(names[position])] += 1
+    return chosen

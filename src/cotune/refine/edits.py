@@ -1,0 +1,307 @@
+"""Operators on a Prompt: each a small pure change, by name in ``OPERATORS``.
+
+An operator gives None where it does not apply or changes nothing. None of them loses an input field, a text that a user
+wrote into the input template, or the distinctness of the label words; none takes text from the rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from cotune.prompt.bank import explanation, sample_line
+from cotune.prompt.prompt import Prompt
+from cotune.prompt.words import LABEL_STYLES, MANY_LABELS, capitalise, field_name, item_noun, kind_noun, label_words
+from cotune.refine.template import STYLES, read_template, write_template
+from cotune.refine.wording import (
+    LENGTHENERS,
+    instruction_wording,
+    list_sentence,
+    paraphrases,
+    sentences,
+)
+
+if TYPE_CHECKING:
+    from cotune.task.task import Task
+
+SEPARATORS = ("\n", "\n\n", " ", " | ")
+# A longer text says more than any wording drawn here could replace.
+_REPLACEABLE = 300
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+Edit = Callable[[Prompt, "Task", np.random.Generator], Prompt | None]
+Format = Callable[[Prompt, np.random.Generator], Prompt | None]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A named edit.
+
+    Attributes:
+        name: its key in ``OPERATORS``.
+        edit: the change itself.
+        preserves_meaning: whether only the format changes, so that a robust candidate should not care.
+    """
+
+    name: str
+    edit: Edit
+    preserves_meaning: bool = False
+
+    def __call__(self, prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | None:
+        """The changed prompt; None where the edit does not apply, changes nothing or would break the prompt."""
+        changed = self.edit(prompt, task, rng)
+        return None if changed is None or changed == prompt or not sound(changed, task, [prompt]) else changed
+
+
+def sound(child: Prompt, task: Task, parents: Sequence[Prompt]) -> bool:
+    """Whether the child shows each input field as often as a parent does, knows no new one, and its words are distinct."""
+    shown, before = _counts(child), [_counts(parent) for parent in parents]
+    names = set(task.input_fields).union(*before)
+    words = child.words(task.labels)
+    return (
+        all(shown[field] > 0 for field in task.input_fields if any(count[field] for count in before))
+        and all(shown[field] <= max(count[field] for count in before) for field in task.input_fields)
+        and set(shown) <= names | {"labels"}
+        and len(set(words)) == len(words)
+        and all(words)
+    )
+
+
+def _counts(prompt: Prompt) -> Counter[str]:
+    return Counter(_PLACEHOLDER.findall("\n".join((prompt.system or "", *prompt.parts))))
+
+
+def _other(rng: np.random.Generator, options: Sequence[_T], current: _T) -> _T | None:
+    left = [option for option in dict.fromkeys(options) if option != current]
+    return left[int(rng.integers(len(left)))] if left else None
+
+
+# Instruction ----------------------------------------------------------------------------------------------------------
+
+
+def _reword(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | None:
+    if len(prompt.instruction) > _REPLACEABLE:
+        return None
+    listed = "{labels}" in prompt.instruction
+    return prompt.edit(instruction=instruction_wording(task, listed, rng))
+
+
+def _paraphrase(prompt: Prompt, _task: Task, rng: np.random.Generator) -> Prompt | None:
+    text = _other(rng, paraphrases(prompt.instruction), prompt.instruction)
+    return None if text is None else prompt.edit(instruction=text)
+
+
+def _drop_sentence(prompt: Prompt, _task: Task, rng: np.random.Generator) -> Prompt | None:
+    pieces = sentences(prompt.instruction)
+    if len(pieces) < 2:
+        return None
+    del pieces[int(rng.integers(len(pieces)))]
+    return prompt.edit(instruction="".join(pieces).strip())
+
+
+def _clear_instruction(prompt: Prompt, _task: Task, _rng: np.random.Generator) -> Prompt | None:
+    return prompt.edit(instruction="")
+
+
+def _lengthen(prompt: Prompt, _task: Task, rng: np.random.Generator) -> Prompt | None:
+    fresh = [line for line in LENGTHENERS if line not in prompt.instruction]
+    line = _other(rng, fresh, prompt.instruction)
+    return None if line is None or not prompt.instruction else _appended(prompt, line)
+
+
+def _explain_labels(prompt: Prompt, task: Task, _rng: np.random.Generator) -> Prompt | None:
+    words = prompt.words(task.labels)
+    line = explanation(words, item_noun(task)) or sample_line(words)
+    return None if line is None or line in prompt.instruction else _appended(prompt, line)
+
+
+def _toggle_label_list(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | None:
+    if "{labels}" not in prompt.instruction:
+        if "{labels}" in (prompt.system or "") + prompt.cue or len(task.labels) > MANY_LABELS:
+            return None
+        return _appended(prompt, list_sentence(rng))
+    kept = [piece for piece in sentences(prompt.instruction) if "{labels}" not in piece]
+    return prompt.edit(instruction="".join(kept).strip())
+
+
+def _appended(prompt: Prompt, line: str) -> Prompt:
+    return prompt.edit(instruction=f"{prompt.instruction.rstrip()} {line}".strip())
+
+
+def _casing(prompt: Prompt, rng: np.random.Generator) -> Prompt | None:
+    pieces = sentences(prompt.instruction)
+    small = "".join(re.sub(r"^(\s*)([A-Z])(?=[a-z])", lambda m: m[1] + m[2].lower(), piece) for piece in pieces)
+    large = "".join(re.sub(r"^(\s*)([a-z])", lambda m: m[1] + m[2].upper(), piece) for piece in pieces)
+    text = _other(rng, (small, large), prompt.instruction)
+    return None if text is None else prompt.edit(instruction=text)
+
+
+def _move_instruction(prompt: Prompt, _task: Task, _rng: np.random.Generator) -> Prompt | None:
+    if prompt.instruction and not prompt.system:
+        return prompt.edit(instruction="", system=prompt.instruction)
+    if prompt.system and not prompt.instruction:
+        return prompt.edit(instruction=prompt.system, system=None)
+    return None
+
+
+# Label words, system text ---------------------------------------------------------------------------------------------
+
+
+def _label_words(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | None:
+    current = prompt.edit(label_words=tuple(pair for pair in prompt.label_words if pair[0] != pair[1])).label_words
+    chosen = _other(rng, [label_words(task.labels, style) for style in LABEL_STYLES], current)
+    return None if chosen is None else with_words(prompt, chosen, task)
+
+
+def with_words(prompt: Prompt, chosen: tuple[tuple[str, str], ...], task: Task) -> Prompt | None:
+    """The prompt with other label words; a text that names all the old ones, or shows three, follows suit.
+
+    None where a new word holds braces and would have to be written into such a text.
+    """
+    changed = prompt.edit(label_words=chosen)
+    old, new = prompt.words(task.labels), changed.words(task.labels)
+    table = {a: b for a, b in zip(old, new, strict=True) if a != b}
+    sample = sample_line(old)
+    shows = sample is not None and sample in prompt.instruction
+    text = f"{prompt.system or ''}\n{prompt.instruction}"
+    if not table or not (shows or all(word in text for word in table)):
+        return changed
+    if any("{" in word or "}" in word for word in table.values()):
+        return None
+    if shows and sample is not None:
+        return changed.edit(instruction=prompt.instruction.replace(sample, sample_line(new) or "").strip())
+    pattern = re.compile(
+        r"\{[A-Za-z_]\w*\}|(?<!\w)(?:" + "|".join(map(re.escape, sorted(old, key=len, reverse=True))) + r")(?!\w)"
+    )
+
+    def follow(part: str) -> str:
+        return pattern.sub(lambda match: table.get(match[0], match[0]), part)
+
+    return changed.edit(instruction=follow(prompt.instruction), system=None if prompt.system is None else follow(prompt.system))
+
+
+def _system(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | None:
+    if prompt.system and (len(prompt.system) > 120 or "{" in prompt.system or not prompt.instruction):
+        return None
+    options = (
+        None,
+        "",
+        "You are a careful annotator.",
+        "You give short answers.",
+        f"You know all about sorting texts by {kind_noun(task)}.",
+        "You are a classifier.",
+    )
+    chosen = _other(rng, [*options], prompt.system)
+    return prompt.edit(system=chosen)
+
+
+# Format ---------------------------------------------------------------------------------------------------------------
+
+
+def _order(prompt: Prompt, _rng: np.random.Generator) -> Prompt | None:
+    if not prompt.instruction:
+        return None
+    return prompt.edit(order="input_first" if prompt.order == "instruction_first" else "instruction_first")
+
+
+def _separator(prompt: Prompt, rng: np.random.Generator) -> Prompt | None:
+    if not prompt.instruction and not prompt.cue:
+        return None
+    chosen = _other(rng, SEPARATORS, prompt.separator)
+    return None if chosen is None else prompt.edit(separator=chosen)
+
+
+def _field_style(prompt: Prompt, rng: np.random.Generator) -> Prompt | None:
+    shown = read_template(prompt.input_template)
+    if shown is None or all(name is None for name, _ in shown):
+        return None
+    written = _other(rng, [write_template(shown, style) for style in STYLES], prompt.input_template)
+    return None if written is None else prompt.edit(input_template=written)
+
+
+def _cue_style(prompt: Prompt, rng: np.random.Generator) -> Prompt | None:
+    match = re.fullmatch(r"(?:\#{1,4} )?([\w][\w ]{0,40}?) ?(?::|=|->)?", prompt.cue)
+    if match is None:
+        return None
+    name = capitalise(match[1].lower() if match[1].isupper() else match[1])
+    styles = [f"{name}:", f"{name} =", f"### {name}", f"{name.upper()}:", f"{name.lower()}:", f"{name} ->"]
+    chosen = _other(rng, styles, prompt.cue)
+    return None if chosen is None else prompt.edit(cue=chosen)
+
+
+def _cue(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | None:
+    item, kind = item_noun(task), kind_noun(task)
+    options = ["", "Answer:", f"{capitalise(kind)}:", "Label:", "Output:", f"What is the {kind} of this {item}?", "It is"]
+    chosen = _other(rng, options, prompt.cue)
+    return None if chosen is None else prompt.edit(cue=chosen)
+
+
+def _field_names(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | None:
+    shown = read_template(prompt.input_template)
+    if shown is None:
+        return None
+    single = len(shown) == 1
+    extra = (item_noun(task), "text", "input") if single else ()
+    named: list[list[tuple[str | None, str]]] = [[(capitalise(field_name(field)), field) for _, field in shown]]
+    named += [[(capitalise(word), field) for _, field in shown] for word in extra]
+    named.append([(None, field) for _, field in shown])
+    written = _other(rng, [write_template(names, "colon") for names in named], prompt.input_template)
+    return None if written is None else prompt.edit(input_template=written)
+
+
+FORMATS: dict[str, Format] = {
+    "order": _order,
+    "separator": _separator,
+    "field_style": _field_style,
+    "cue_style": _cue_style,
+    "casing": _casing,
+}
+
+
+def _taskless(change: Format) -> Edit:
+    return lambda prompt, _task, rng: change(prompt, rng)
+
+
+_MEANING: dict[str, Edit] = {
+    "reword": _reword,
+    "paraphrase": _paraphrase,
+    "drop_sentence": _drop_sentence,
+    "clear_instruction": _clear_instruction,
+    "lengthen": _lengthen,
+    "explain_labels": _explain_labels,
+    "toggle_label_list": _toggle_label_list,
+    "move_instruction": _move_instruction,
+    "label_words": _label_words,
+    "system": _system,
+    "cue": _cue,
+    "field_names": _field_names,
+}
+
+OPERATORS: dict[str, Operator] = {
+    **{name: Operator(name, edit) for name, edit in _MEANING.items()},
+    **{name: Operator(name, _taskless(change), preserves_meaning=True) for name, change in FORMATS.items()},
+}
+
+
+def format_variants(prompt: Prompt, n: int, rng: np.random.Generator) -> list[Prompt]:
+    """Up to ``n`` distinct prompts that say the same in another format, for robustness; fewer where there are fewer.
+
+    One to three format edits each, the prompt itself never among them (FormatSpread, arXiv 2310.11324).
+    """
+    made: dict[str, Prompt] = {}
+    names = list(FORMATS)
+    for _ in range(20 * n):
+        if len(made) >= n:
+            break
+        child = prompt
+        for place in rng.permutation(len(names))[: int(rng.integers(1, 4))]:
+            child = FORMATS[names[place]](child, rng) or child
+        if child.id != prompt.id:
+            made.setdefault(child.id, child)
+    return list(made.values())

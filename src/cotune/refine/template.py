@@ -1,0 +1,58 @@
+"""How the input fields are shown: a template read into names and fields, and written in another style."""
+
+from __future__ import annotations
+
+import re
+
+from cotune.prompt.words import capitalise
+
+STYLES = {
+    "colon": "{name}: {field}",
+    "colon_line": "{name}:\n{field}",
+    "equals": "{name} = {field}",
+    "dash": "{name} - {field}",
+    "heading": "### {name}\n{field}",
+    "quoted": '{name}: "{field}"',
+    "upper": "{NAME}: {field}",
+    "lower": "{lower}: {field}",
+}
+
+_BLOCK = re.compile(
+    r'(?:(?:\#{1,4}\ )?(?P<name>[^{}\n:="\#]{1,60}?)(?P<mark>:\n|:\ ?|\ =\ |\ -\ |\n))?'
+    r'(?P<quote>"?)\{(?P<field>[A-Za-z_][A-Za-z0-9_]*)\}(?P=quote)(?:\n|\Z)',
+    re.VERBOSE,
+)
+
+
+def read_template(template: str) -> list[tuple[str | None, str]] | None:
+    """Name and field of each input field in order, the name None where there is none.
+
+    None where the template is not such a list: it then says something of its own, which no edit may lose.
+    """
+    found: list[tuple[str | None, str]] = []
+    place = 0
+    while place < len(template):
+        match = _BLOCK.match(template, place)
+        if match is None:
+            return None
+        found.append((match["name"], match["field"]))
+        place = match.end()
+    names = [field for _, field in found]
+    if not found or template.endswith("\n") or len(set(names)) < len(names) or "labels" in names:
+        return None
+    return found
+
+
+def write_template(shown: list[tuple[str | None, str]], style: str) -> str:
+    """The fields in one style of ``STYLES``; those without a name stay bare."""
+    return "\n".join(f"{{{field}}}" if name is None else _styled(name, field, style) for name, field in shown)
+
+
+def _styled(name: str, field: str, style: str) -> str:
+    values = {
+        "{name}": capitalise(name.lower() if name.isupper() else name),
+        "{NAME}": name.upper(),
+        "{lower}": name.lower(),
+        "{field}": f"{{{field}}}",
+    }
+    return re.sub(r"\{(?:name|NAME|lower|field)\}", lambda match: values[match[0]], STYLES[style])
