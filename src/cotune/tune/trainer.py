@@ -155,7 +155,7 @@ class TuningRun:
                 for part in micro_batches(batch, lengths, limit):
                     rows = [batch[i] for i in part]
                     loss, used = self._loss(rows)
-                    (loss / answers).backward()
+                    (loss / answers).backward()  # type: ignore[no-untyped-call]
                     total += float(loss.detach())
                     tokens += used
                 break

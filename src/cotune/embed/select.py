@@ -1,0 +1,54 @@
+"""Choosing among points: dropping near-duplicates, and the order that keeps what is chosen far apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def distances(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    """``[points, points]`` cosine distances, 0 for like and 2 for opposite directions."""
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    result: NDArray[np.float64] = 1.0 - np.clip(unit.astype(np.float64) @ unit.T.astype(np.float64), -1.0, 1.0)
+    return result
+
+
+def without_near_duplicates(vectors: NDArray[np.float32], threshold: float, *, keep: Sequence[int] = ()) -> list[int]:
+    """Indices that stay when of any two points nearer than ``threshold`` the later one goes.
+
+    Args:
+        vectors: ``[points, width]``.
+        threshold: cosine distance.
+        keep: points that stay whatever is near them.
+    """
+    gaps = distances(vectors)
+    staying: list[int] = sorted(keep)
+    for point in range(len(vectors)):
+        if point not in staying and all(gaps[point, other] >= threshold for other in staying):
+            staying.append(point)
+    return sorted(staying)
+
+
+def farthest_first(vectors: NDArray[np.float32], *, start: Sequence[int] = (0,), count: int | None = None) -> list[int]:
+    """Order points so that each is the one farthest from all before it (Gonzalez 1985); ties go to the earlier point.
+
+    Args:
+        vectors: ``[points, width]``.
+        start: points that stand first.
+        count: how many to order; None orders all.
+    """
+    total = len(vectors)
+    count = total if count is None else min(count, total)
+    if not total:
+        return []
+    gaps = distances(vectors)
+    order = list(dict.fromkeys(start))[:count] or [0]
+    nearest = gaps[:, order].min(axis=1)
+    while len(order) < count:
+        nearest[order] = -1.0
+        following = int(nearest.argmax())
+        order.append(following)
+        nearest = np.minimum(nearest, gaps[:, following])
+    return order
