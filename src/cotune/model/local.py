@@ -182,17 +182,18 @@ class LocalModel:
             part = [rendered[i] for i in batch.places]
             plain += sum(len(row.prompt_ids) for row in part)
             plain += len(part) * len(batch.trie.tree.tokens)
-            cost = batch.own_tokens
-            if found is None:
-                found, cost = self._compute(adapter, prefix_ids, batch, part, top)
-                if np.isnan(found).any() or (top is None and not np.isfinite(found).all()):
+            if found is not None:
+                # A token budget must end alike whether or not a cache answered, so a hit costs what the pass did.
+                part_scores, cost = found
+                cached += len(part)
+            else:
+                part_scores, cost = self._compute(adapter, prefix_ids, batch, part, top)
+                if np.isnan(part_scores).any() or (top is None and not np.isfinite(part_scores).all()):
                     raise DivergedError(f"scores of prompt {prompt.id} with adapter {adapter} are not finite")
                 if self.cache:
-                    self.cache.put(key, found)
-            else:
-                cached += len(part)
+                    self.cache.put(key, part_scores, cost)
             tokens += cost
-            scores[list(batch.places)] = found
+            scores[list(batch.places)] = part_scores
             if progress:
                 progress(cost)
         return LabelScores(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 _LIMIT = 200_000
+_WAIT_S = 10.0
 
 
 class ScoreCache:
@@ -22,48 +24,71 @@ class ScoreCache:
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._connection = self._open()
 
     def _open(self) -> sqlite3.Connection | None:
-        for _ in range(2):
+        patience = time.monotonic() + _WAIT_S
+        damaged = False
+        while True:
+            connection = None
             try:
-                connection = sqlite3.connect(self._path, timeout=10, isolation_level=None, check_same_thread=False)
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                connection = sqlite3.connect(self._path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("PRAGMA synchronous=NORMAL")
                 connection.execute(
-                    "CREATE TABLE IF NOT EXISTS scores (key TEXT PRIMARY KEY, rows INTEGER, labels INTEGER, data BLOB)"
+                    "CREATE TABLE IF NOT EXISTS batches"
+                    " (key TEXT PRIMARY KEY, rows INTEGER, labels INTEGER, tokens INTEGER, data BLOB)"
                 )
                 return connection
+            except OSError:
+                return None
+            except sqlite3.OperationalError as error:
+                # Busy or not writable, which says nothing against the file: another process may be at work in it.
+                _close(connection)
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > patience:
+                    return None
+                time.sleep(0.02)
             except sqlite3.DatabaseError:
-                with contextlib.suppress(OSError):
-                    self._path.unlink()
-        return None
+                _close(connection)
+                if damaged:
+                    return None
+                damaged = True
+                for end in ("", "-wal", "-shm"):
+                    with contextlib.suppress(OSError):
+                        self._path.with_name(self._path.name + end).unlink()
 
-    def get(self, key: str) -> NDArray[np.float64] | None:
-        """``[rows, labels]`` scores stored under a key, or None."""
+    def get(self, key: str) -> tuple[NDArray[np.float64], int] | None:
+        """``[rows, labels]`` scores stored under a key with the tokens that they cost, or None."""
         if self._connection is None:
             return None
         try:
-            found = self._connection.execute("SELECT rows, labels, data FROM scores WHERE key = ?", (key,)).fetchone()
+            found = self._connection.execute("SELECT rows, labels, tokens, data FROM batches WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error:
             return None
-        if found is None or len(found[2]) != found[0] * found[1] * 8:
+        if found is None or len(found[3]) != found[0] * found[1] * 8:
             return None
-        return np.frombuffer(found[2], dtype="<f8").reshape(found[0], found[1]).copy()
+        return np.frombuffer(found[3], dtype="<f8").reshape(found[0], found[1]).copy(), int(found[2])
 
-    def put(self, key: str, scores: NDArray[np.float64]) -> None:
-        """Store scores; the oldest entries leave when there are very many."""
+    def put(self, key: str, scores: NDArray[np.float64], tokens: int) -> None:
+        """Store scores and the tokens that they cost; the oldest entries leave when there are very many."""
         if self._connection is None:
             return
         with contextlib.suppress(sqlite3.Error):
             data = np.ascontiguousarray(scores, dtype="<f8").tobytes()
-            self._connection.execute("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?)", (key, *scores.shape, data))
-            self._connection.execute("DELETE FROM scores WHERE rowid < (SELECT MAX(rowid) FROM scores) - ?", (_LIMIT,))
+            self._connection.execute(
+                "INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?)", (key, *scores.shape, tokens, data)
+            )
+            self._connection.execute("DELETE FROM batches WHERE rowid < (SELECT MAX(rowid) FROM batches) - ?", (_LIMIT,))
 
     def close(self) -> None:
         """Close the file."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _close(connection: sqlite3.Connection | None) -> None:
+    if connection is not None:
+        connection.close()

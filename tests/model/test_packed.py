@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cotune.model import attention
+from cotune.model.adapters import LoraSettings
+from cotune.model.naive import pad, use_plain_attention
+from cotune.model.packed import Tree, plan_pass
+from cotune.model.runner import PackedRunner, self_check
+from tiny import FITTING, WINDOW, tiny_local, tiny_model, widen_lora
+
+PREFIX = list(range(20, 37))
+SUFFIXES = [[50], [60, 61, 62, 63, 64], [70, 71], [80, 81, 82, 83, 84, 85, 86, 87, 88], [50, 61]]
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> Tree:
+    size = draw(st.integers(0, 6))
+    parents = [draw(st.integers(-1, node - 1)) for node in range(size)]
+    return Tree(tuple(range(100, 100 + size)), tuple(parents))
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> dict[str, Any]:
+    rows = draw(st.integers(1, 5))
+    with_past = draw(st.booleans())
+    past = [draw(st.integers(1, 4)) for _ in range(rows)] if with_past else None
+    suffixes = [[row * 10 + i for i in range(draw(st.integers(0 if with_past else 1, 5)))] for row in range(rows)]
+    forest = [draw(trees()) for _ in range(rows)]
+    for row in range(rows):
+        if not suffixes[row] and not forest[row].tokens:
+            suffixes[row] = [row * 10]
+    head = draw(st.booleans()) and not with_past
+    prefix = draw(st.integers(1 if head else 0, 9))
+    return {"suffixes": suffixes, "trees": forest, "past": past, "prefix": prefix, "head": list(range(prefix)) if head else []}
+
+
+def path_positions(layout: dict[str, Any], row: int) -> list[tuple[int, set[int]]]:
+    """Slowly, for each own token of a row: its position, and which of (past, own) tokens of that row it may see."""
+    past = layout["past"][row] if layout["past"] else 0
+    suffix, tree = layout["suffixes"][row], layout["trees"][row]
+    facts = []
+    for i in range(len(suffix)):
+        facts.append((layout["prefix"] + past + i, set(range(past + i + 1))))
+    for node in range(len(tree.tokens)):
+        seen, depth, above = set(range(past + len(suffix))), -1, node
+        while above >= 0:
+            seen.add(past + len(suffix) + above)
+            depth += 1
+            above = tree.parents[above]
+        facts.append((layout["prefix"] + past + len(suffix) + depth, seen))
+    return facts
+
+
+@given(layouts(), st.one_of(st.none(), st.integers(1, 8)))
+@settings(max_examples=200, deadline=None)
+def test_each_token_sees_exactly_its_path(layout: dict[str, Any], window: int | None) -> None:
+    plan = plan_pass(layout["suffixes"], **{k: v for k, v in layout.items() if k != "suffixes"})
+    rows, queries = plan.query_index.shape
+    head, prefix = len(layout["head"]), layout["prefix"]
+    pasts = layout["past"] or [0] * rows
+    own = [len(s) + len(t.tokens) for s, t in zip(layout["suffixes"], layout["trees"], strict=True)]
+    width = plan.key_index.shape[1] - queries
+    full = plan.full_mask(window)[:, 0]
+    among_own = plan.own_mask(window, 3, torch.float32)[:, 0].view(rows, queries, 3, -1)
+    assert plan.ids.tolist() == layout["head"] + [
+        token for s, t in zip(layout["suffixes"], layout["trees"], strict=True) for token in (*s, *t.tokens)
+    ]
+    assert plan.positions[:head].tolist() == list(range(head))
+    before = sum(pasts)
+    for row in range(rows):
+        start = sum(own[:row])
+        # which flat (past + own) token each padded key column of this row stands for
+        names = [sum(pasts[:row]) + i for i in range(pasts[row])] + [before + start + i for i in range(own[row])]
+        facts = path_positions(layout, row)
+        positions = [prefix + i for i in range(pasts[row])] + [position for position, _ in facts]
+        for place, (position, seen) in enumerate(facts):
+            assert plan.positions[head + start + place] == position
+            flat = int((plan.unpad_index == row * queries + place).nonzero())
+            assert flat == start + place
+            assert plan.query_index[row, place] == start + place
+            wanted = {names[i] for i in seen if window is None or position - positions[i] < window}
+            columns = full[row, place, prefix:].nonzero().flatten()
+            assert sorted(plan.key_index[row, columns].tolist()) == sorted(wanted)
+            assert full[row, place, :prefix].tolist() == [window is None or position - i < window for i in range(prefix)]
+            for copy in range(3):
+                assert (among_own[row, place, copy] == 0).nonzero().flatten().tolist() == columns.tolist()
+        # padding sees something, and only of its own row
+        for place in range(own[row], queries):
+            columns = full[row, place, prefix:].nonzero().flatten()
+            assert len(columns) and set(plan.key_index[row, columns].tolist()) <= set(names)
+        if layout["suffixes"][row]:
+            assert plan.last[row] == head + start + len(layout["suffixes"][row]) - 1
+        first_node = head + start + len(layout["suffixes"][row])
+        assert plan.node_places[row].tolist() == list(range(first_node, head + start + own[row]))
+    assert width == max(pasts)
+    assert plan.longest == max(plan.positions.tolist())
+
+
+def plain_logits(model: Any, sequence: Sequence[int]) -> torch.Tensor:
+    use_plain_attention(model)
+    with torch.inference_mode():
+        logits: torch.Tensor = model(torch.tensor([list(sequence)]), use_cache=False).logits[0].float()
+    return logits
+
+
+@pytest.mark.parametrize("kind", [*FITTING, "gpt_neox"])
+@pytest.mark.parametrize("prefix", [PREFIX, PREFIX[:3], []])
+def test_packed_logits_are_the_plain_ones_everywhere(kind: Any, prefix: list[int]) -> None:
+    model = tiny_model(kind)
+    tree = Tree((90, 91, 92, 93, 94), (-1, 0, 0, -1, 2))
+    branches = [(90,), (90, 91), (90, 92), (93,), (90, 92, 94)]
+    plain = []
+    for suffix in SUFFIXES:
+        plain.append(plain_logits(model, prefix + suffix)[len(prefix) :])
+        plain.extend(plain_logits(model, [*prefix, *suffix, *branch])[-1:] for branch in branches)
+    runner = PackedRunner(model)
+    plan = plan_pass(SUFFIXES, prefix=len(prefix), trees=[tree] * len(SUFFIXES))
+    with torch.inference_mode():
+        hidden, _ = runner.hidden(plan, runner.prefix(prefix))
+        packed = runner.logits(hidden)
+    assert torch.cat(plain).std() > 0.5, "degenerate logits would make this test empty"
+    torch.testing.assert_close(packed, torch.cat(plain), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", FITTING)
+def test_own_tokens_in_two_parts_equal_all_at_once(kind: Any) -> None:
+    model = tiny_model(kind)
+    runner = PackedRunner(model)
+    tree = Tree((90, 91, 92), (-1, 0, -1))
+    with torch.inference_mode():
+        prefix = runner.prefix(PREFIX)
+        whole = plan_pass(SUFFIXES, prefix=len(PREFIX), trees=[tree] * len(SUFFIXES))
+        once, _ = runner.hidden(whole, prefix)
+        first = plan_pass(SUFFIXES, prefix=len(PREFIX))
+        _, keys = runner.hidden(first, prefix, collect=True)
+        second = plan_pass(
+            [()] * len(SUFFIXES),
+            prefix=len(PREFIX),
+            trees=[tree] * len(SUFFIXES),
+            past=[len(s) for s in SUFFIXES],
+        )
+        later, _ = runner.hidden(second, prefix, keys)
+    nodes = np.concatenate(whole.node_places)
+    torch.testing.assert_close(later, once[nodes], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("layer", [1, None])
+def test_hidden_states_of_a_layer(layer: int | None) -> None:
+    model = tiny_model("gemma3")
+    use_plain_attention(model)
+    with torch.inference_mode():
+        plain = model.get_decoder()(torch.tensor([PREFIX + SUFFIXES[1]]), use_cache=False, output_hidden_states=True)
+        wanted = plain.last_hidden_state if layer is None else plain.hidden_states[layer]
+        runner = PackedRunner(model)
+        hidden, _ = runner.hidden(plan_pass(SUFFIXES, prefix=len(PREFIX)), runner.prefix(PREFIX), layer=layer)
+    torch.testing.assert_close(hidden[1:6], wanted[0, len(PREFIX) :], atol=1e-4, rtol=0)
+
+
+def gradients(model: Any, *, packed: bool) -> torch.Tensor:
+    """Gradient of the summed next-token loss over the own tokens, all LoRA factors in one vector."""
+    for parameter in model.parameters():
+        parameter.grad = None
+    runner = PackedRunner(model)
+    if packed:
+        plan = plan_pass(SUFFIXES, prefix=len(PREFIX), head=PREFIX)
+        hidden, _ = runner.hidden(plan)
+        logits = runner.logits(hidden)[len(PREFIX) :]
+    else:
+        use_plain_attention(model)
+        ids, mask = pad([PREFIX + s for s in SUFFIXES], "cpu")
+        padded = model(ids, attention_mask=mask, use_cache=False).logits.float()
+        logits = torch.cat([padded[i, len(PREFIX) : len(PREFIX) + len(s)] for i, s in enumerate(SUFFIXES)])
+    targets = torch.tensor([token + 1 for s in SUFFIXES for token in s])
+    torch.nn.functional.cross_entropy(logits, targets, reduction="sum").backward()
+    return torch.cat([p.grad.flatten() for n, p in model.named_parameters() if ".lora_" in n])
+
+
+def relative_difference(left: torch.Tensor, right: torch.Tensor) -> float:
+    return float((left - right).norm() / right.norm())
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3"])
+def test_the_gradient_through_the_shared_prefix_is_exact(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kind != "gemma3" or len(PREFIX) > WINDOW
+    local = tiny_local(kind)
+    widen_lora(local.adapters.start(LoraSettings(rank=4, alpha=8), seed=0))
+    plain = gradients(local.model, packed=False)
+    assert relative_difference(gradients(local.model, packed=True), plain) < 1e-5
+
+    own = attention._own
+
+    def detached(plan: Any, q: Any, k: Any, v: Any, prefix: Any, *rest: Any) -> torch.Tensor:
+        return own(plan, q, k, v, tuple(x.detach() for x in prefix), *rest)
+
+    # The comparison must notice when nothing flows back through the prefix's keys and values.
+    monkeypatch.setattr(attention, "_own", detached)
+    assert relative_difference(gradients(local.model, packed=True), plain) > 1e-3
+
+
+def test_the_expanded_and_the_merged_way_agree() -> None:
+    generator = torch.Generator().manual_seed(0)
+    plan = plan_pass(SUFFIXES, prefix=len(PREFIX))
+    own = len(plan.ids)
+    q, k, v = (torch.randn(own, heads, 8, generator=generator, requires_grad=True) for heads in (4, 2, 2))
+    prefix = tuple(torch.randn(len(PREFIX), 2, 8, generator=generator, requires_grad=True) for _ in range(2))
+    inputs = (q, k, v, *prefix)
+    results = []
+    for way in (
+        lambda: attention._own(plan, q, k, v, prefix, None, 0.3, None),
+        lambda: attention._expanded(plan, q, k, v, prefix, 0.3, None),
+    ):
+        out = way()
+        loss = (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum()
+        results.append((out.detach(), torch.autograd.grad(loss, inputs)))
+    torch.testing.assert_close(results[0][0], results[1][0], atol=1e-5, rtol=1e-5)
+    for merged, expanded in zip(results[0][1], results[1][1], strict=True):
+        torch.testing.assert_close(merged, expanded, atol=1e-5, rtol=1e-4)
+
+
+def test_attention_outside_of_a_pass_is_refused() -> None:
+    model = tiny_model("llama")
+    PackedRunner(model)
+    model.set_attn_implementation(attention.ATTENTION_NAME)
+    with pytest.raises(RuntimeError, match="outside"):
+        model(torch.tensor([[1, 2, 3]]))
+
+
+@pytest.mark.parametrize("kind", [*FITTING, "gpt_neox"])
+def test_self_check_passes_where_the_engine_fits(kind: Any) -> None:
+    assert self_check(tiny_model(kind)) < 1e-4

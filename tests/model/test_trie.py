@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cotune.errors import InputError
+from cotune.model.trie import build_trie, label_scores, needs_stop
+
+STOP = 0
+
+labels = st.lists(st.lists(st.integers(1, 3), max_size=4).map(tuple), min_size=1, max_size=8, unique=True)
+completion_sets = labels.map(lambda bare: tuple((*ids, STOP) for ids in bare))
+
+
+def brute_needs_stop(completions: tuple[tuple[int, ...], ...]) -> bool:
+    bare = [ids[:-1] for ids in completions]
+    return any(b[: len(a)] == a or a[: len(b)] == b for a, b in combinations(bare, 2))
+
+
+@given(completion_sets)
+@settings(max_examples=300, deadline=None)
+def test_scores_are_the_sums_along_each_label(completions: tuple[tuple[int, ...], ...]) -> None:
+    trie = build_trie(completions)
+    stop = brute_needs_stop(completions)
+    assert needs_stop(completions) == stop
+    # a made-up log-probability for every (path so far, next token)
+    table: dict[tuple[tuple[int, ...], int], float] = {}
+    random = np.random.default_rng(0)
+    paths = [ids if stop else ids[:-1] for ids in completions]
+    for path in paths:
+        for end, token in enumerate(path):
+            table.setdefault((path[:end], token), float(random.normal()))
+    brute = [sum(table[path[:end], token] for end, token in enumerate(path)) for path in paths]
+
+    reached: list[tuple[int, ...]] = [()]
+    for token, parent in zip(trie.tree.tokens, trie.tree.parents, strict=True):
+        reached.append((*reached[parent + 1], token))
+    edges = np.array([[table[reached[f], int(t)] for f, t in zip(trie.edges_from, trie.edges_token, strict=True)]])
+    np.testing.assert_allclose(label_scores(trie, edges)[0], brute, atol=1e-12)
+
+    # nothing runs twice, and nothing runs whose distribution is not read
+    assert len(set(reached)) == len(reached)
+    assert set(reached[1:]) == {path[:end] for path in paths for end in range(1, len(path))}
+    assert len(trie.edges_from) == len(table)
+
+
+def test_labels_with_different_first_tokens_need_no_node() -> None:
+    assert build_trie(((5, STOP), (6, STOP), (7, STOP))).tree.tokens == ()
+
+
+def test_the_stop_token_counts_only_where_a_label_begins_another() -> None:
+    assert STOP not in build_trie(((5, 6, STOP), (5, 7, STOP))).edges_token
+    trie = build_trie(((5, STOP), (5, 7, STOP)))
+    assert list(trie.edges_token).count(STOP) == 2
+
+
+def test_two_labels_that_read_the_same_are_refused() -> None:
+    with pytest.raises(InputError, match="number 1 and number 3") as caught:
+        build_trie(((5, 6, STOP), (5, STOP), (5, 6, STOP)))
+    assert caught.value.mend
