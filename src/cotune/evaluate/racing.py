@@ -101,6 +101,7 @@ class Race:
         bound: cap on the loss of a row, in the loss's unit; see :func:`loss_bound`.
         lengths: prompt length of each candidate, in tokens; ties keep the shorter. None: ties keep the earlier.
         dropped: candidates that the test dropped, first dropped first.
+        beaten_by: for each of ``dropped``, who led when it was dropped.
         retired: candidates that :meth:`retire` took out without a verdict.
     """
 
@@ -109,9 +110,9 @@ class Race:
     bound: float = 4.0
     lengths: tuple[int, ...] | None = None
     dropped: tuple[int, ...] = ()
+    beaten_by: tuple[int, ...] = ()
     retired: tuple[int, ...] = ()
     evidence: Evidence | None = field(default=None, repr=False)
-    peaks: Floats | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.n_candidates < 1 or not 0 < self.alpha < 1 or not self.bound > 0:
@@ -120,7 +121,6 @@ class Race:
             raise ValueError(f"{len(self.lengths)} lengths do not fit {self.n_candidates} candidates")
         if self.evidence is None:
             object.__setattr__(self, "evidence", Evidence.none(self.n_candidates))
-            object.__setattr__(self, "peaks", np.zeros((self.n_candidates, self.n_candidates)))
 
     @property
     def active(self) -> tuple[int, ...]:
@@ -164,20 +164,19 @@ class Race:
             raise ValueError("losses must not be negative")
         shares = np.zeros((len(table), self.n_candidates))
         shares[:, list(entered)] = np.minimum(table, self.bound) / self.bound
-        evidence, peaks, dropped = self._evidence, self._peaks, list(self.dropped)
+        evidence, dropped, beaten_by = self._evidence, list(self.dropped), list(self.beaten_by)
         active = np.isin(np.arange(self.n_candidates), entered)
         for row in shares:
-            if active.sum() < 2:
-                evidence = evidence.after(row, active)
-                continue
             evidence = evidence.after(row, active)
-            peaks = np.maximum(peaks, evidence.log_pairs())
+            if active.sum() < 2:
+                continue
             losers = active & (evidence.log_not_best() >= -math.log(self.alpha))
-            if losers.sum() == active.sum():
-                losers[np.argmin(np.where(active, evidence.totals, np.inf))] = False
+            leader = int(np.argmin(np.where(active, evidence.totals, np.inf)))
+            losers[leader] &= losers.sum() < active.sum()
             dropped += [int(loser) for loser in np.flatnonzero(losers)]
+            beaten_by += [leader] * int(losers.sum())
             active = active & ~losers
-        return replace(self, evidence=evidence, peaks=peaks, dropped=tuple(dropped))
+        return replace(self, evidence=evidence, dropped=tuple(dropped), beaten_by=tuple(beaten_by))
 
     def retire(self, candidates: Sequence[int]) -> Race:
         """Take candidates out without a verdict, as a round of successive halving does."""
@@ -190,12 +189,16 @@ class Race:
     def verdict(self, candidate: int, other: int) -> Verdict:
         """Whether a candidate is worse than another one, by the rows that both were judged on.
 
-        For each candidate that is worse than none, all its verdicts together are wrong in at most ``alpha`` of races.
+        Only a dropped candidate is called worse: than the one that led when it was dropped, and than every other one
+        that it lost to by evidence at the level ``alpha``. So the best candidate is called worse than anyone in at most
+        ``alpha`` of races.
         """
-        if candidate == other:
+        if candidate not in self.dropped or candidate == other:
             return "not told apart"
-        needed = math.log(max(1, self.n_candidates - 1) / self.alpha)
-        return "worse" if self._peaks[candidate, other] >= needed else "not told apart"
+        if self.beaten_by[self.dropped.index(candidate)] == other:
+            return "worse"
+        lost = self._evidence.log_pairs()[candidate, other] >= -math.log(self.alpha)
+        return "worse" if lost else "not told apart"
 
     def ranking(self, tie: float = 1e-9) -> tuple[int, ...]:
         """Active candidates by mean capped loss, best first.
@@ -218,11 +221,6 @@ class Race:
     def _evidence(self) -> Evidence:
         assert self.evidence is not None
         return self.evidence
-
-    @property
-    def _peaks(self) -> Floats:
-        assert self.peaks is not None
-        return self.peaks
 
 
 @dataclass(frozen=True, slots=True)

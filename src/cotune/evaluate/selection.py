@@ -57,8 +57,8 @@ def winners_curse(
     table = np.asarray(scores, dtype=np.float64)
     if table.ndim != 2 or not table.size:
         raise ValueError(f"scores must be of shape (candidates, rows), not {table.shape}")
-    known = np.isfinite(table)
-    finalists = known.all(axis=1)
+    known: npt.NDArray[np.bool_] = np.asarray(np.isfinite(table))
+    finalists: npt.NDArray[np.bool_] = np.all(known, axis=1)  # type: ignore[assignment]
     if not finalists.any() or not known.any(axis=1).all():
         raise ValueError("the winner's curse needs a candidate scored on all rows, and none that was scored on no row")
     means = np.where(finalists, np.where(known, table, 0.0).mean(axis=1), -np.inf)

@@ -1,0 +1,181 @@
+"""Intervals cover what they say they cover."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special
+from sklearn.metrics import f1_score
+
+from cotune.evaluate.f1 import f1_from_counts, f1_statistic
+from cotune.evaluate.intervals import (
+    Interval,
+    bca_bootstrap,
+    clopper_pearson,
+    dirichlet_f1,
+    mean_interval,
+    proportion_interval,
+    wilson,
+)
+from cotune.evaluate.resampling import bootstrap_limits, weighted_mean
+
+SIZES = (30, 100, 500)
+
+
+def _exact_coverage(interval, n: int) -> float:
+    """Coverage averaged over a grid of true shares, by summing the binomial distribution instead of sampling it."""
+    counts = np.arange(n + 1)
+    ends = [interval(int(count), n) for count in counts]
+    low, high = np.array([end.low for end in ends]), np.array([end.high for end in ends])
+    log_choose = special.gammaln(n + 1) - special.gammaln(counts + 1) - special.gammaln(n - counts + 1)
+    covered = []
+    for share in np.linspace(0.02, 0.98, 97):
+        weights = np.exp(log_choose + counts * np.log(share) + (n - counts) * np.log1p(-share))
+        covered.append(float(np.sum(weights * ((low <= share) & (share <= high)))))
+    return float(np.mean(covered))
+
+
+def test_wilson_and_clopper_pearson_give_published_values():
+    assert (wilson(8, 10).low, wilson(8, 10).high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    exact = clopper_pearson(8, 10)
+    assert (exact.low, exact.high) == pytest.approx((0.4439, 0.9748), abs=1e-4)
+    assert clopper_pearson(0, 20).high == pytest.approx(1 - 0.025 ** (1 / 20))
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_proportions_are_covered_at_their_level(n):
+    assert 0.94 <= _exact_coverage(wilson, n) <= 0.965
+    assert _exact_coverage(clopper_pearson, n) >= 0.95
+
+
+def test_the_textbook_interval_would_fail_that_test():
+    def wald(successes: int, n: int) -> Interval:
+        share = successes / n
+        reach = 1.96 * (share * (1 - share) / n) ** 0.5
+        return Interval(share - reach, share + reach)
+
+    assert _exact_coverage(wald, 30) < 0.94
+
+
+@given(n=st.integers(1, 400), share=st.floats(0, 1))
+def test_proportion_intervals_hold_the_estimate_and_stay_within_zero_and_one(n, share):
+    successes = round(share * n)
+    for interval in (wilson(successes, n), clopper_pearson(successes, n)):
+        assert 0 <= interval.low <= successes / n <= interval.high <= 1
+        assert interval.width > 0
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_means_are_covered_at_their_level(n):
+    datasets, generator, covered = 600, np.random.default_rng(n), []
+    for a, b in ((0.5, 0.5), (4, 1), (2, 2), (1.5, 6), (8, 1)):
+        values = generator.beta(a, b, size=(n, datasets))
+        _, low, high = bootstrap_limits(weighted_mean(values), n, seed=1, draws=1500, level=0.95)
+        covered.append(np.mean((low <= a / (a + b)) & (a / (a + b) <= high)))
+    assert 0.94 <= np.mean(covered) <= 0.97
+
+
+def test_bootstrap_of_one_column_is_the_bootstrap_of_many():
+    values = np.random.default_rng(0).random((40, 3))
+    _, low, high = bootstrap_limits(weighted_mean(values), 40, seed=7, draws=4000, level=0.95)
+    single = bca_bootstrap(values[:, 1], 7)
+    assert (single.low, single.high) == pytest.approx((low[1], high[1]))
+    assert bca_bootstrap(values[:, 1], 7) == single
+    assert bca_bootstrap(values[:, 1], 8) != single
+
+
+def _clustered(groups: int, size: int, mean: float, spread: float, generator) -> tuple[np.ndarray, np.ndarray]:
+    centres = generator.beta(mean / spread, (1 - mean) / spread, size=groups)
+    rows = (generator.random((groups, size)) < centres[:, None]).astype(float)
+    return rows.ravel(), np.repeat(np.arange(groups), size)
+
+
+@pytest.mark.parametrize(("groups", "size"), [(10, 3), (20, 5), (50, 10)])
+def test_grouped_proportions_are_covered_and_ignoring_the_groups_would_not_do(groups, size):
+    generator, held, ignored, total = np.random.default_rng(groups), 0, 0, 0
+    for mean in (0.3, 0.5, 0.7, 0.85, 0.95):
+        for _ in range(400):
+            rows, ids = _clustered(groups, size, mean, 0.5, generator)
+            held += mean in proportion_interval(rows, groups=ids)
+            ignored += mean in proportion_interval(rows)
+            total += 1
+    assert held / total >= 0.94
+    assert ignored / total < 0.94
+
+
+def test_grouped_means_are_covered():
+    groups, size, generator, covered = 40, 5, np.random.default_rng(3), []
+    ids = np.repeat(np.arange(groups), size)
+    for a, b in ((2, 2), (4, 1)):
+        centres = generator.beta(a, b, size=(groups, 500)).repeat(size, axis=0)
+        values = 0.7 * centres + 0.3 * generator.random((groups * size, 500))
+        mean = 0.7 * a / (a + b) + 0.15
+        _, low, high = bootstrap_limits(weighted_mean(values), groups * size, seed=1, draws=1500, level=0.95, groups=ids)
+        covered.append(np.mean((low <= mean) & (mean <= high)))
+    assert 0.94 <= np.mean(covered) <= 0.98
+
+
+def test_a_perfect_score_still_has_width_and_groups_count_as_one_row_then():
+    assert proportion_interval(np.ones(50)).low == pytest.approx(wilson(50, 50).low)
+    assert proportion_interval(np.ones(50), groups=np.arange(50) // 10).low == pytest.approx(wilson(5, 5).low)
+    assert mean_interval(np.ones(50), seed=0) == proportion_interval(np.ones(50))
+
+
+def test_one_group_says_nothing_about_a_mean():
+    interval = bca_bootstrap([0.1, 0.5, 0.9], 0, groups=["a", "a", "a"])
+    assert interval.as_list() == [None, None]
+
+
+@pytest.mark.parametrize("scores", [[], [0.5, float("nan")], [[0.1], [0.2]]])
+def test_scores_that_are_none_are_refused(scores):
+    with pytest.raises(ValueError):
+        mean_interval(scores, seed=0)
+
+
+@pytest.mark.parametrize("average", ["macro", "weighted"])
+def test_f1_is_that_of_scikit_learn(average):
+    generator = np.random.default_rng(5)
+    gold, predicted = generator.choice(list("abcde"), 60), generator.choice(list("bcdef"), 60)
+    ours = f1_statistic(gold, [predicted], average)(np.ones((1, 60)))[0, 0]
+    assert ours == pytest.approx(f1_score(gold, predicted, average=average, zero_division=0))
+    chosen = generator.integers(0, 60, 60)
+    resampled = f1_statistic(gold, [predicted], average)(np.bincount(chosen, minlength=60)[None, :].astype(float))
+    expected = f1_score(gold[chosen], predicted[chosen], average=average, zero_division=0)
+    assert resampled[0, 0] == pytest.approx(expected)
+
+
+def _population(labels: int, accuracy: float, generator) -> np.ndarray:
+    table = np.zeros((labels, labels))
+    for label, share in enumerate(generator.dirichlet(np.full(labels, 3.0))):
+        right = np.clip(accuracy + generator.normal(0, 0.1), 0.02, 0.98)
+        table[label] = share * np.insert((1 - right) * generator.dirichlet(np.full(labels - 1, 0.5)), label, right)
+    return table
+
+
+@pytest.mark.parametrize("average", ["macro", "weighted"])
+@pytest.mark.parametrize("n", SIZES)
+def test_f1_is_covered_at_its_level_or_above(n, average):
+    generator, held, total = np.random.default_rng(n), 0, 0
+    for labels in (2, 4, 8):
+        for accuracy in (0.3, 0.5, 0.7, 0.85, 0.95):
+            for _ in range(40):
+                table = _population(labels, accuracy, generator)
+                cells = generator.choice(labels * labels, size=n, p=table.ravel() / table.sum())
+                gold, predicted = cells // labels, cells % labels
+                names = [str(label) for label in range(labels)]
+                interval = dirichlet_f1(gold, predicted, names, average=average, seed=total, draws=400)
+                truth = f1_from_counts(np.diagonal(table), table.sum(axis=1), table.sum(axis=0), average)
+                held += float(truth) in interval
+                total += 1
+    # 600 tables: two standard errors of the simulation are 1.8 points.
+    assert held / total >= 0.94 - 0.005
+
+
+def test_f1_interval_is_seeded_and_refuses_unknown_answers():
+    gold, predicted = list("aabbcc"), list("abbbcc")
+    assert dirichlet_f1(gold, predicted, seed=1) == dirichlet_f1(gold, predicted, seed=1)
+    with pytest.raises(ValueError, match="among the labels"):
+        dirichlet_f1(gold, predicted, ["a", "b"], seed=1)
+    assert 0 < dirichlet_f1(["a"] * 5, ["a"] * 5, seed=0).high <= 1

@@ -1,0 +1,168 @@
+"""Paired tests keep their level, paired intervals cover, and what can be detected is said truly."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special, stats
+
+from cotune.evaluate.paired import (
+    detectable_sentence,
+    discordant_rows,
+    holm,
+    mcnemar,
+    mcnemar_power,
+    minimum_detectable_effect,
+    paired_interval,
+    paired_proportion_interval,
+    sign_flip_test,
+    tango_limits,
+)
+from cotune.evaluate.resampling import bootstrap_limits, weighted_mean
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemar_is_the_two_sided_binomial_test(first_only, second_only):
+    p = mcnemar(first_only, second_only)
+    if first_only + second_only:
+        assert p == pytest.approx(stats.binomtest(first_only, first_only + second_only).pvalue)
+    else:
+        assert p == 1.0
+    assert p == mcnemar(second_only, first_only)
+
+
+def test_discordant_rows_are_counted_by_side():
+    assert discordant_rows([1, 1, 0, 0, 1], [1, 0, 1, 0, 0]) == (2, 1)
+    with pytest.raises(ValueError, match="same rows"):
+        discordant_rows([1, 0], [1])
+
+
+def test_holm_gives_the_textbook_values():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.7, 0.9]) == pytest.approx([1.0, 1.0])
+
+
+def test_holm_keeps_the_level_of_the_whole_family():
+    generator = np.random.default_rng(0)
+    wrong = [min(holm(list(generator.random(5)))) <= 0.05 for _ in range(4000)]
+    assert np.mean(wrong) <= 0.06
+
+
+def test_sign_flip_enumerates_few_rows():
+    differences = np.array([0.3, -0.1, 0.5, 0.2, 0.0, 0.4])
+    moving = differences[differences != 0]
+    sums = [abs(np.dot(signs, moving)) for signs in itertools.product((-1, 1), repeat=len(moving))]
+    expected = np.mean(np.array(sums) >= abs(moving.sum()) - 1e-12)
+    assert sign_flip_test(differences, seed=0) == pytest.approx(expected)
+    assert sign_flip_test(np.zeros(8), seed=0) == 1.0
+
+
+def test_sign_flip_of_zero_one_scores_is_mcnemar():
+    differences = np.array([1.0] * 30 + [-1.0] * 14 + [0.0] * 100)
+    assert sign_flip_test(differences, seed=3, draws=40_000) == pytest.approx(mcnemar(14, 30), abs=0.004)
+    assert sign_flip_test(differences, seed=3) == sign_flip_test(differences, seed=3)
+
+
+def test_sign_flip_keeps_its_level_and_finds_what_is_there():
+    generator = np.random.default_rng(1)
+    null = [sign_flip_test(generator.standard_t(3, 40), seed=run, draws=400) for run in range(800)]
+    assert np.mean(np.array(null) <= 0.05) <= 0.065
+    shifted = [sign_flip_test(generator.normal(0.6, 1, 40), seed=run, draws=400) for run in range(100)]
+    assert np.mean(np.array(shifted) <= 0.05) >= 0.9
+
+
+def test_flipping_groups_together_keeps_the_level_where_flipping_rows_does_not():
+    generator, together, apart = np.random.default_rng(2), 0, 0
+    ids = np.repeat(np.arange(25), 6)
+    for run in range(300):
+        differences = np.repeat(generator.normal(0, 1, 25), 6) + generator.normal(0, 0.5, 150)
+        together += sign_flip_test(differences, seed=run, draws=300, groups=ids) <= 0.05
+        apart += sign_flip_test(differences, seed=run, draws=300) <= 0.05
+    assert together / 300 <= 0.08
+    assert apart / 300 > 0.2
+
+
+@pytest.mark.parametrize("n", [30, 100, 500])
+def test_paired_proportions_are_covered_at_their_level(n):
+    lost, gained = (axis.ravel() for axis in np.meshgrid(np.arange(n + 1), np.arange(n + 1)))
+    likely = (lost + gained <= n) & (lost + gained <= 0.5 * n + 40)
+    lost, gained = lost[likely], gained[likely]
+    low, high = tango_limits(gained, lost, n)
+    log_choose = (
+        special.gammaln(n + 1)
+        - special.gammaln(lost + 1)
+        - special.gammaln(gained + 1)
+        - special.gammaln(n - lost - gained + 1)
+    )
+    covered = []
+    for discordant in (0.05, 0.1, 0.25, 0.4):
+        for lean in (0.0, 0.3, 0.6, 0.9):
+            up, down = discordant * (1 + lean) / 2, discordant * (1 - lean) / 2
+            weights = np.exp(
+                log_choose + gained * np.log(up) + lost * np.log(down) + (n - lost - gained) * np.log1p(-discordant)
+            )
+            covered.append(np.sum(weights * ((low <= up - down) & (up - down <= high))))
+    assert 0.94 <= np.mean(covered) <= 0.98
+
+
+def test_paired_mean_differences_are_covered():
+    generator, covered = np.random.default_rng(4), []
+    for n in (30, 100):
+        for scale in (0.2, 1.0):
+            shared = generator.beta(2, 2, size=(n, 500))
+            gap = scale * generator.beta(1, 3, size=(n, 500)) - 0.1 * shared
+            _, low, high = bootstrap_limits(weighted_mean(gap), n, seed=1, draws=1500, level=0.95)
+            truth = scale / 4 - 0.05
+            covered.append(np.mean((low <= truth) & (truth <= high)))
+    assert 0.94 <= np.mean(covered) <= 0.975
+
+
+def test_score_interval_solves_the_score_equation():
+    n, lost, gained = 120, 6, 19
+    interval = paired_proportion_interval(lost, gained, n)
+    for end in (interval.low, interval.high):
+        # The restricted likelihood of the table at this difference, maximised by brute force.
+        downs = np.linspace(max(0.0, -end) + 1e-9, (1 - end) / 2 - 1e-9, 200_001)
+        likelihood = gained * np.log(downs + end) + lost * np.log(downs) + (n - lost - gained) * np.log1p(-2 * downs - end)
+        down = downs[np.argmax(np.where(downs + end > 0, likelihood, -np.inf))]
+        statistic = (gained - lost - n * end) / np.sqrt(n * (2 * down + end * (1 - end)))
+        assert abs(statistic) == pytest.approx(1.96, abs=0.01)
+
+
+def test_score_interval_has_width_without_discordant_rows_and_mirrors():
+    empty = paired_proportion_interval(0, 0, 200)
+    assert empty.low < 0 < empty.high
+    one, other = paired_proportion_interval(3, 11, 90), paired_proportion_interval(11, 3, 90)
+    assert (one.low, one.high) == pytest.approx((-other.high, -other.low))
+    assert 8 / 90 in one
+
+
+def test_paired_interval_chooses_by_the_scores():
+    first, second = np.array([1, 0, 1, 1, 0, 0] * 10), np.array([1, 1, 1, 1, 0, 1] * 10)
+    assert paired_interval(first, second, seed=0) == paired_proportion_interval(0, 20, 60)
+    soft = paired_interval(first * 0.9, second * 0.9, seed=0)
+    assert soft.low < 0.9 / 3 < soft.high
+
+
+@pytest.mark.parametrize(("n", "discordant"), [(100, 0.2), (200, 0.1), (500, 0.1)])
+def test_the_detectable_effect_is_found_as_often_as_it_says(n, discordant):
+    effect = minimum_detectable_effect(n, discordant=discordant)
+    generator = np.random.default_rng(n)
+    up, down = (discordant + effect) / 2, (discordant - effect) / 2
+    tables = generator.multinomial(n, [up, down, 1 - discordant], size=4000)
+    found = np.mean([mcnemar(int(lost), int(gained)) <= 0.05 for gained, lost, _ in tables])
+    assert found == pytest.approx(0.8, abs=0.025)
+    assert mcnemar_power(n, effect - 0.01, discordant) < 0.8
+
+
+def test_the_detectable_effect_shrinks_with_rows_and_is_hopeless_for_a_handful():
+    effects = [minimum_detectable_effect(n) for n in (20, 50, 100, 200, 500, 2000, 20_000)]
+    assert effects == sorted(effects, reverse=True)
+    assert minimum_detectable_effect(5) == 1.0
+    assert detectable_sentence(200) == "With 200 test rows, a gain below about 6 points will not be told from noise."
+    assert "no gain of any size" in detectable_sentence(5)

@@ -1,0 +1,234 @@
+"""Races drop losers early and the best one hardly ever."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy import special
+
+from cotune.errors import DivergedError
+from cotune.evaluate.pocock import PocockRace, pocock_level
+from cotune.evaluate.racing import (
+    Evidence,
+    Race,
+    Round,
+    loss_bound,
+    schedule_cost,
+    successive_halving_schedule,
+)
+
+
+def _race_many(losses: np.ndarray, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """Many races side by side on losses (rows, races, candidates) within 0 to 1: who was lost, and rows spent."""
+    _, races, candidates = losses.shape
+    evidence = Evidence.none(candidates, (races,))
+    active = np.ones((races, candidates), dtype=bool)
+    spent = np.zeros((races, candidates), dtype=int)
+    for row in losses:
+        running = active & (active.sum(axis=1, keepdims=True) > 1)
+        evidence = evidence.after(row, running)
+        spent += running
+        losers = running & (evidence.log_not_best() >= -np.log(alpha))
+        losers[losers.sum(axis=1) == active.sum(axis=1)] = False
+        active &= ~losers
+        if (active.sum(axis=1) == 1).all():
+            break
+    return ~active, spent
+
+
+def _zero_one(rows: int, races: int, candidates: int, generator, *, gap: float, discordant: float, best: float = 0.75):
+    """Candidate 0 is best by ``gap``, and on a share ``discordant`` of rows just one of it and another is right."""
+    right = generator.random((rows, races, 1)) < best
+    up, down = (discordant + gap) / 2 / best, (discordant - gap) / 2 / (1 - best)
+    draw = generator.random((rows, races, candidates))
+    correct = np.where(right, draw >= up, draw < down)
+    correct[..., 0] = right[..., 0]
+    return correct
+
+
+def _latent(rows: int, races: int, candidates: int, generator, *, shift: float):
+    """Right answers and log-losses of one model of margins: rows differ in difficulty, candidate 0 is best."""
+    spread = 1.0 + 0.25
+    margin = special.ndtri(0.75) * np.sqrt(spread) + generator.normal(0, 1.0, (rows, races, 1))
+    margin = margin + generator.normal(0, 0.5, (rows, races, candidates))
+    margin[..., 1:] -= shift
+    return margin > 0, np.logaddexp(0, -2 * margin)
+
+
+def test_the_best_is_dropped_wrongly_in_at_most_alpha_of_races_when_all_are_equal():
+    generator, alpha, races = np.random.default_rng(0), 0.1, 1500
+    for candidates, draw in (
+        (2, lambda size: generator.random(size)),
+        (4, lambda size: (generator.random(size) < 0.3).astype(float)),
+        (4, lambda size: np.minimum(generator.exponential(0.15, size), 1.0)),
+    ):
+        lost, _ = _race_many(draw((150, races, candidates)), alpha)
+        # Any fixed candidate is a best one here. Two standard errors of 1,500 races are 1.5 points.
+        assert lost[:, 0].mean() <= alpha + 0.015
+
+
+def test_the_best_is_dropped_wrongly_in_at_most_alpha_of_races_among_near_equals():
+    generator, alpha = np.random.default_rng(1), 0.1
+    correct = _zero_one(200, 500, 5, generator, gap=0.01, discordant=0.3)
+    lost, _ = _race_many(1.0 - correct, alpha)
+    assert lost[:, 0].mean() <= alpha
+    _, losses = _latent(200, 500, 5, generator, shift=0.02)
+    lost, _ = _race_many(np.minimum(losses, 2.0) / 2.0, alpha)
+    assert lost[:, 0].mean() <= alpha
+
+
+def test_looking_often_with_a_plain_test_would_break_that():
+    generator = np.random.default_rng(2)
+    differences = np.cumsum(generator.choice([-1.0, 1.0], size=(300, 1000)), axis=0)
+    rows = np.arange(1, 301)[:, None]
+    z = differences / np.sqrt(rows)
+    assert ((z[20:] > 1.2816).any(axis=0)).mean() > 0.2
+
+
+def test_sixteen_candidates_cost_at_most_sixty_percent():
+    generator, rows, races, candidates = np.random.default_rng(3), 400, 60, 16
+    correct = _zero_one(rows, races, candidates, generator, gap=0.15, discordant=0.25)
+    differs = (correct[..., 1:] != correct[..., :1]).mean()
+    assert differs == pytest.approx(0.25, abs=0.01)
+    lost, spent = _race_many(1.0 - correct, 0.05)
+    assert spent.sum(axis=1).mean() <= 0.6 * rows * candidates
+    assert lost[:, 0].mean() <= 0.05
+    assert lost[:, 1:].mean() > 0.95
+
+
+def test_log_loss_decides_sooner_than_right_or_wrong():
+    generator, rows, races, candidates = np.random.default_rng(4), 400, 50, 16
+    correct, losses = _latent(rows, races, candidates, generator, shift=0.47)
+    gap = correct[..., 0].mean() - correct[..., 1:].mean()
+    differs = (correct[..., 1:] != correct[..., :1]).mean()
+    assert gap == pytest.approx(0.15, abs=0.02)
+    assert differs == pytest.approx(0.25, abs=0.03)
+    bound = loss_bound(6)
+    lost, spent = _race_many(np.minimum(losses, bound) / bound, 0.05)
+    lost_by_answers, spent_by_answers = _race_many(1.0 - correct, 0.05)
+    assert lost[:, 0].mean() <= 0.05
+    assert spent.sum(axis=1).mean() <= 0.6 * rows * candidates
+    assert spent.sum() <= 0.9 * spent_by_answers.sum()
+    assert lost[:, 1:].sum() >= lost_by_answers[:, 1:].sum()
+
+
+def test_a_race_is_the_same_however_its_rows_are_cut():
+    generator = np.random.default_rng(5)
+    losses = _latent(300, 1, 5, generator, shift=0.5)[1][:, 0]
+    whole = Race(5, bound=3.0).update(losses)
+    parts, start = Race(5, bound=3.0), 0
+    while start < 300:
+        step = int(generator.integers(1, 40))
+        parts = parts.update(losses[start : start + step][:, list(parts.active)])
+        start += step
+    assert whole.dropped == parts.dropped
+    assert len(whole.dropped) >= 3 and 0 not in whole.dropped
+    assert whole.rows == parts.rows
+    assert whole.mean_losses == pytest.approx(parts.mean_losses)
+    assert [whole.verdict(i, j) for i in range(5) for j in range(5)] == [
+        parts.verdict(i, j) for i in range(5) for j in range(5)
+    ]
+
+
+def test_a_race_agrees_with_the_vectorised_one_and_leaves_its_past_alone():
+    losses = _latent(200, 1, 4, np.random.default_rng(6), shift=0.5)[1]
+    start = Race(4, bound=2.0)
+    end = start.update(losses[:, 0])
+    lost, _ = _race_many(np.minimum(losses, 2.0) / 2.0, 0.05)
+    assert set(end.dropped) == set(np.flatnonzero(lost[0]))
+    assert start.rows == (0, 0, 0, 0) and start.dropped == () and np.isnan(start.mean_losses[0])
+
+
+def test_verdicts_say_worse_or_not_told_apart():
+    generator = np.random.default_rng(7)
+    close = generator.random(200)
+    losses = np.stack([close, close, close + 1.0], axis=1)
+    race = Race(3, bound=2.0, lengths=(90, 40, 10)).update(losses)
+    assert race.verdict(2, 0) == "worse"
+    assert race.verdict(0, 1) == race.verdict(1, 0) == race.verdict(0, 2) == race.verdict(0, 0) == "not told apart"
+    assert race.dropped == (2,) and race.beaten_by == (0,)
+    assert race.ranking() == (1, 0), "ties keep the shorter prompt"
+    assert Race(3, bound=2.0).update(losses).ranking() == (0, 1)
+
+
+def test_the_last_candidate_stays_and_costs_nothing_to_keep():
+    race = Race(2, bound=1.0).update(np.tile([0.0, 1.0], (60, 1)))
+    assert race.active == (0,)
+    assert race.update(np.ones((30, 1))).active == (0,)
+    with pytest.raises(ValueError, match="last candidate"):
+        race.retire([0])
+
+
+def test_retired_candidates_are_out_without_a_verdict():
+    race = Race(3).update(np.full((5, 3), 0.4)).retire([1])
+    assert race.active == (0, 2) and race.retired == (1,) and race.dropped == ()
+    assert race.update(np.full((5, 2), 0.4)).rows == (10, 5, 10)
+    assert race.verdict(1, 0) == "not told apart"
+
+
+@pytest.mark.parametrize(
+    ("losses", "error"),
+    [
+        ([[0.1, float("nan")]], DivergedError),
+        ([[0.1, float("inf")]], DivergedError),
+        ([[0.1, -0.2]], ValueError),
+        ([[0.1]], ValueError),
+        ([0.1, 0.2], ValueError),
+    ],
+)
+def test_losses_that_are_none_are_refused(losses, error):
+    with pytest.raises(error):
+        Race(2).update(losses)
+
+
+def test_halving_spends_about_the_same_in_each_round():
+    schedule = successive_halving_schedule(16, 400)
+    assert schedule == [Round(8, 50), Round(4, 100), Round(2, 200), Round(1, 400)]
+    assert schedule_cost(16, schedule) == 16 * 50 + 8 * 50 + 4 * 100 + 2 * 200
+    assert schedule_cost(16, schedule) < 0.4 * 16 * 400
+
+
+@pytest.mark.parametrize(("candidates", "rows"), [(1, 50), (2, 10), (5, 30), (24, 60), (60, 300), (100, 20), (3, 1)])
+def test_schedules_end_on_all_rows_with_the_wanted_number(candidates, rows):
+    for final in (1, 3):
+        schedule = successive_halving_schedule(candidates, rows, final=final)
+        assert schedule[-1] == Round(min(final, candidates), rows)
+        assert all(one.rows <= two.rows and one.keep >= two.keep for one, two in pairwise(schedule))
+        assert schedule[0].rows >= min(rows, 16)
+
+
+def test_pocock_levels_are_the_published_ones():
+    published = {2: 2.178, 3: 2.289, 4: 2.361, 5: 2.413, 10: 2.555}
+    for looks, critical in published.items():
+        assert -special.ndtri(pocock_level(looks, 0.025)) == pytest.approx(critical, abs=0.001)
+
+
+def test_pocock_keeps_the_best_and_drops_the_rest():
+    generator, wrong, left = np.random.default_rng(8), 0, 0
+    for _ in range(200):
+        equal = generator.exponential(1.0, size=(200, 4))
+        race = PocockRace(4, look_every=50, looks=4, alpha=0.1)
+        for start in range(0, 200, 50):
+            race = race.update(equal[start : start + 50][:, list(race.active)])
+        wrong += 0 in race.dropped
+    assert wrong / 200 <= 0.1 + 0.03
+    for _ in range(20):
+        losses = _latent(400, 1, 6, generator, shift=0.6)[1][:, 0]
+        race = PocockRace(6, look_every=50, looks=8)
+        for start in range(0, 400, 50):
+            race = race.update(losses[start : start + 50][:, list(race.active)])
+        assert race.ranking()[0] == 0
+        left += len(race.active)
+    assert left <= 25
+    assert race.verdict(race.dropped[0], 0) in ("worse", "not told apart") and race.verdict(0, 1) == "not told apart"
+
+
+def test_pocock_refuses_to_skip_a_look():
+    race = PocockRace(2, look_every=20, looks=2)
+    with pytest.raises(ValueError, match="past the look"):
+        race.update(np.ones((30, 2)))
+    with pytest.raises(DivergedError):
+        race.update([[float("nan"), 1.0]])
+    assert race.update(np.ones((20, 2))).ranking() == (0, 1)
