@@ -11,7 +11,7 @@ from cotune.prompt.bank import bare_prompt, seed_prompt, starting_bank
 from cotune.prompt.prompt import Prompt
 from cotune.refine.demonstrations import with_demonstrations
 from cotune.refine.edits import OPERATORS, sound, with_words
-from cotune.refine.proposal import Proposal
+from cotune.refine.proposal import Proposal, Source
 from cotune.task.example import Example
 
 if TYPE_CHECKING:
@@ -107,27 +107,23 @@ def first_pool(
     for prompt in starting_bank(task):
         if len(pool) < n - for_demonstrations - for_edits:
             pool.setdefault(prompt.id, Proposal(prompt, "bank"))
-    known = set(pool)
     parents = [proposal.prompt for proposal in pool.values()]
     for place in range(for_demonstrations):
         # The seed prompt first: what demonstrations are worth shows best beside the same prompt without.
         parent = roots[0] if place == 0 else parents[int(rng.integers(len(parents)))]
-        _keep(pool, known, parent, _shown(parent, task, rng, demonstration_pool), "demonstrations", n)
+        _keep(pool, parent, _shown(parent, task, rng, demonstration_pool), "demonstrations", n)
     for turn in range(_TRIES * n):
         if len(pool) >= n:
             break
         near = roots if turn < for_edits else parents
         parent = near[turn % len(near)] if turn < for_edits else near[int(rng.integers(len(near)))]
-        _keep(pool, known, parent, _edited(parent, task, rng), "edit", n)
+        _keep(pool, parent, _edited(parent, task, rng), "edit", n)
     return list(pool.values())
 
 
-def _keep(pool: dict[str, Proposal], known: set[str], parent: Prompt, made: _Made | None, source: str, n: int) -> None:
-    if made is None or made[0].id in known or len(pool) >= n:
-        return
-    known.add(made[0].id)
-    kind = "edit" if source == "edit" else "demonstrations"
-    pool[made[0].id] = Proposal(made[0], kind, (parent.id,), made[1])
+def _keep(pool: dict[str, Proposal], parent: Prompt, made: _Made | None, source: Source, n: int) -> None:
+    if made is not None and len(pool) < n:
+        pool.setdefault(made[0].id, Proposal(made[0], source, (parent.id,), made[1]))
 
 
 def _child(

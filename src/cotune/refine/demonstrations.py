@@ -90,15 +90,13 @@ def diverse(
     if not open_rows.any():
         return []
     nearest = np.full(len(points), np.inf)
-    if rng is None:
-        first = np.linalg.norm(points - points[open_rows].mean(axis=0), axis=1)
-    else:
-        first = rng.random(len(points))
+    typical = np.linalg.norm(points - points[open_rows].mean(axis=0), axis=1)
+    first: npt.NDArray[np.float64] = typical if rng is None else rng.random(len(points))
 
     def badness(last: int | None) -> npt.NDArray[np.float64]:
         if last is None:
             return first
-        np.minimum(nearest, np.linalg.norm(points - points[last], axis=1), out=nearest)
+        nearest[:] = np.minimum(nearest, np.linalg.norm(points - points[last], axis=1))
         return -nearest
 
     return _balanced(labels, k, badness, allowed=open_rows)

@@ -1,0 +1,129 @@
+"""Demonstrations: from train alone, balanced, short, far apart or hard."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cotune.prompt.bank import seed_prompt
+from cotune.refine.demonstrations import default_count, diverse, fits, fixed, hard, not_shown, with_demonstrations
+from cotune.task.example import Example
+from cotune.task.task import Task
+
+LABELS = ("a", "b", "c")
+
+
+def make_task(labels: tuple[str, ...] = LABELS, words: int = 5) -> Task:
+    rows = [(" ".join([f"row{i}"] * (words if i % 2 else 70)), labels[(i // 2) % len(labels)]) for i in range(40 * len(labels))]
+    return Task.from_rows(rows)
+
+
+TASK = make_task()
+
+
+def row(text: str, label: str = "a") -> Example:
+    return Example(f"train:{text[:8]}", {"input": text}, label)
+
+
+@pytest.mark.parametrize(("labels", "k"), [(2, 2), (6, 6), (8, 8), (12, 8), (13, 5), (150, 5)])
+def test_default_count(labels: int, k: int) -> None:
+    assert default_count(labels) == k
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 20))
+def test_fixed_draws_short_train_rows_in_balance(seed: int, k: int) -> None:
+    chosen = fixed(TASK, np.random.default_rng(seed), k=k)
+    assert chosen == fixed(TASK, np.random.default_rng(seed), k=k)
+    assert len(chosen) == len({row.id for row in chosen}) == k
+    assert {row.id for row in chosen} <= {row.id for row in TASK.train}
+    assert all(fits(row) for row in chosen)
+    counts = Counter(row.output for row in chosen)
+    assert max(counts.values(), default=0) - min((counts[label] for label in LABELS), default=0) <= 1
+
+
+def test_fixed_by_class_by_default_and_where_it_runs_out() -> None:
+    rng = np.random.default_rng(0)
+    assert Counter(row.output for row in fixed(TASK, rng, per_class=2)) == dict.fromkeys(LABELS, 2)
+    assert len(fixed(TASK, rng)) == 3
+    assert 8 <= len(fixed(TASK, rng, per_class=1000)) < len(TASK.train)
+    with pytest.raises(ValueError, match="either"):
+        fixed(TASK, rng, k=1, per_class=1)
+
+
+def test_fixed_draws_all_rows_and_labels_in_turn() -> None:
+    draws = [fixed(TASK, np.random.default_rng(seed), k=1)[0] for seed in range(200)]
+    counts = Counter(row.output for row in draws)
+    assert min(counts[label] for label in LABELS) > 35
+    assert len({row.id for row in draws}) > 25
+    last = Counter(fixed(TASK, np.random.default_rng(seed))[-1].output for seed in range(200))
+    assert min(last[label] for label in LABELS) > 35
+
+
+def test_diverse_takes_the_far_corner_of_each_class() -> None:
+    points = np.array([[0, 0], [0.1, 0], [9, 0], [0, 0.1], [0, 8], [0.2, 0.2]])
+    labels = ["a", "a", "a", "b", "b", "b"]
+    # A start near the mean, then the farthest of the class not yet shown, and so on.
+    chosen = diverse(points, labels, 4)
+    assert set(chosen) >= {2, 4} and Counter(labels[place] for place in chosen) == {"a": 2, "b": 2}
+    assert chosen == diverse(points, labels, 4)
+    assert 2 not in diverse(points, labels, 5, allowed=[True, True, False, True, True, True])
+    assert sorted(diverse(points, labels, 99)) == list(range(6))
+    assert diverse(points, labels, 3, allowed=np.zeros(6, bool)) == []
+
+
+def test_diverse_spreads_wider_than_chance() -> None:
+    rng = np.random.default_rng(0)
+    points, labels = rng.normal(size=(300, 6)), list(rng.choice(list("abc"), 300))
+
+    def spread(chosen: list[int]) -> float:
+        gaps = np.linalg.norm(points[chosen][:, None] - points[chosen][None], axis=2)
+        return float(gaps[np.triu_indices(len(chosen), 1)].min())
+
+    by_chance = [spread([int(i) for i in rng.permutation(300)[:8]]) for _ in range(100)]
+    assert spread(diverse(points, labels, 8)) > max(by_chance)
+    starts = {diverse(points, labels, 8, rng=np.random.default_rng(seed))[0] for seed in range(20)}
+    assert len(starts) > 10
+
+
+def test_hard_takes_the_costly_rows_but_not_the_very_top() -> None:
+    losses = np.array([0.1, 5.0, 0.2, 3.0, 0.3, 9.0, 0.4, 2.0, 0.5, 1.0])
+    labels = list("ababababab")
+    assert hard(losses, labels, 2, skip=0.1) == [1, 8]
+    assert hard(losses, labels, 2, skip=0.0) == [5, 8]
+    assert hard(losses, labels, 1, skip=0.0, allowed=losses < 4) == [3]
+    assert len(hard(losses, labels, 99, skip=0.2)) == 8
+
+
+def test_numbers_that_are_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        hard([0.1, np.nan], ["a", "b"], 1)
+    with pytest.raises(ValueError, match="finite"):
+        diverse([[0.0], [np.inf]], ["a", "b"], 1)
+    for call in (lambda: hard([0.1], ["a", "b"], 1), lambda: diverse([[0.0]], ["a", "b"], 1)):
+        with pytest.raises(ValueError, match="must be"):
+            call()
+    with pytest.raises(ValueError, match="allowed"):
+        hard([0.1, 0.2], ["a", "b"], 1, allowed=[True])
+
+
+def test_with_demonstrations_replaces_skips_long_rows_and_caps() -> None:
+    prompt = seed_prompt(TASK)
+    shown = with_demonstrations(
+        prompt, [row("one"), row("w " * 61), row("two", "b"), row("one"), row("x" * 90)], most_characters=50
+    )
+    assert [(dict(d.fields)["input"], d.output) for d in shown.demonstrations] == [("one", "a"), ("two", "b")]
+    assert with_demonstrations(shown, [row("three")]).demonstrations[0].fields == (("input", "three"),)
+    assert with_demonstrations(shown, []) == prompt
+    assert shown.text == prompt.text
+
+
+def test_rows_that_are_shown_are_told_from_the_rest() -> None:
+    chosen = fixed(TASK, np.random.default_rng(1))
+    rest = not_shown(with_demonstrations(seed_prompt(TASK), chosen), TASK.train)
+    assert len(rest) == len(TASK.train) - len(chosen)
+    assert not {row.id for row in chosen} & {row.id for row in rest}
