@@ -118,15 +118,14 @@ def examples_from(table: Table, role: str, source: Source) -> Rows:
             _check_text(row.get(column), table, index, column)
         fields = {name: row.get(name) or "" for name in source.input_fields}
         if not any(text.strip() for text in fields.values()):
-            _refuse_empty(table, index, source.input_fields, "the input is empty", "Fill the cell or take the row out")
+            _refuse_empty(table, index, source.input_fields, "the input is empty or missing", "Fill it")
         output = (row.get(source.output_field) or "").strip()
         if not output:
-            _refuse_empty(table, index, (source.output_field,), "the label is empty", "Label the row or take it out")
+            _refuse_empty(table, index, (source.output_field,), "the label is empty or missing", "Label the row")
         if given and output not in given:
             near = difflib.get_close_matches(output, given, n=1, cutoff=0.5)
             raise InputError(
-                f"the label {_cut(output)!r} is not among output.labels"
-                + (f", did you mean {near[0]!r}?" if near else ""),
+                f"the label {_cut(output)!r} is not among output.labels" + (f", did you mean {near[0]!r}?" if near else ""),
                 where=table.where(index, source.output_field),
                 mend="Correct the row, or add the label to output.labels.",
             )
@@ -182,7 +181,7 @@ def _check_text(text: str | None, table: Table, index: int, column: str) -> None
 def _refuse_empty(table: Table, index: int, columns: Sequence[str], what: str, mend: str) -> None:
     alike = sum(1 for row in table.rows if not any((row.get(column) or "").strip() for column in columns))
     more = f" ({alike:,} rows are like this)" if alike > 1 else ""
-    raise InputError(what + more, where=table.where(index, ", ".join(columns)), mend=f"{mend}.")
+    raise InputError(what + more, where=table.where(index, ", ".join(columns)), mend=f"{mend}, or take the row out.")
 
 
 def _labels(source: Source, labelled: Rows, dev: Rows, test: Rows) -> tuple[str, ...]:

@@ -29,14 +29,14 @@ def cell_text(value: Any) -> str | _Nested | None:
     Returns:
         The text, None for an empty cell, or :data:`NESTED` for what is no single text (lists, objects, bytes).
     """
-    if value is None or value == "":
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return None
     if isinstance(value, enum.Enum):
         value = value.value
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
         value = value.item()
     if isinstance(value, str):
-        return str(value)
+        return str(value) or None
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
@@ -45,8 +45,6 @@ def cell_text(value: Any) -> str | _Nested | None:
         return None if math.isnan(value) else repr(value)
     if isinstance(value, decimal.Decimal):
         return None if value.is_nan() else format(value, "f")
-    if type(value).__name__ in ("NAType", "NaTType"):
-        return None
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, uuid.UUID):

@@ -232,8 +232,6 @@ def _repeats(train: Sequence[Example], dev: Sequence[Example], test: SealedTest)
 
 
 def _near(train: Sequence[Example], dev: Sequence[Example], test: SealedTest) -> Iterable[Finding]:
-    from cotune.task.near import near_pairs
-
     rows = (*train, *dev)
     if len(rows) + test.n > MOST_COMPARED:
         yield Finding(
@@ -243,7 +241,7 @@ def _near(train: Sequence[Example], dev: Sequence[Example], test: SealedTest) ->
             len(rows) + test.n,
         )
         return
-    pairs = near_pairs(rows)
+    pairs, near_test = test.near_duplicates(rows)
     border = len(train)
     across = [pair for pair in pairs if pair[0] < border <= pair[1]]
     within = [pair for pair in pairs if pair[1] < border]
@@ -265,11 +263,11 @@ def _near(train: Sequence[Example], dev: Sequence[Example], test: SealedTest) ->
             len(ids),
             tuple(ids)[:_SHOWN],
         )
-    if near_test := test.near_train_ids(train):
+    if near_test:
         yield Finding(
-            "near_duplicates_train_test",
+            "near_duplicates_with_test",
             "warning",
-            f"{_rows(len(near_test), 'train row')} nearly repeat a test row; they stay in train",
+            f"{_rows(len(near_test), 'row')} of train and dev nearly repeat a test row; they stay",
             len(near_test),
             near_test[:_SHOWN],
         )

@@ -41,8 +41,10 @@ def read_hub(name: str, default_split: str = "train") -> Table:
             found = datasets.load_dataset(path, config, split=split)
         except Exception as error:  # the library raises a dozen unrelated kinds; all mean that it cannot be had
             failure = failure or error
+            if isinstance(error, ConnectionError):
+                break  # no other reading of the name can help, and each waits long
             continue
-        return _from_data_set(found, name)
+        return table_from_data_set(found, name)
     assert failure is not None
     reason = (str(failure).strip().splitlines() or [""])[0][:200]
     raise InputError(
@@ -65,7 +67,8 @@ def _readings(path: str) -> list[tuple[str, str | None]]:
     return [("/".join(parts[:2]), "/".join(parts[2:]))]
 
 
-def _from_data_set(found: Any, name: str) -> Table:
+def table_from_data_set(found: Any, name: str) -> Table:
+    """A Table from a ``datasets.Dataset``; class numbers become class names."""
     from cotune.task.frames import table_from_columns
 
     columns = []

@@ -13,15 +13,19 @@ from cotune.task.example import Example
 from cotune.task.split import duplicate_key, normalised
 
 THRESHOLD = 0.8
-_LONGEST = 2000
+_LONGEST = 1000
+_MOST_MEETINGS = 5_000_000
+_MOST_GRAMS_COMPARED = 50_000_000
 
 
 def near_pairs(examples: Sequence[Example], threshold: float = THRESHOLD) -> list[tuple[int, int]]:
     """Pairs of positions (lower first) whose sets of character 5-grams have a Jaccard similarity of ``threshold``.
 
-    Exact duplicates are not among them, nor are texts under five characters; of a text the first 2,000 characters
-    count. Exact, through prefix filtering (Bayardo, Ma and Srikant, "Scaling Up All Pairs Similarity Search", 2007):
-    two sets that are this alike share one of their rarest grams, so only such pairs are compared.
+    Exact duplicates are not among them, nor are texts under five characters; of a text the first 1,000 characters
+    count. Through prefix filtering (Bayardo, Ma and Srikant, "Scaling Up All Pairs Similarity Search", 2007): two sets
+    that are this alike share one of their rarest grams, so only such pairs are compared. Exact, but for sets of texts
+    that are all put together from the same few phrases: there the pairs that share most rare grams are compared, as many
+    as take a few seconds.
 
     Args:
         examples: the rows; of rows with equal normalised inputs only the first is looked at.
@@ -42,7 +46,7 @@ def near_pairs(examples: Sequence[Example], threshold: float = THRESHOLD) -> lis
     )  # fmt: skip
     grams = vectorizer.transform(texts).tocsr()
     sizes = np.diff(grams.indptr)
-    left, right = _candidates(_rarest(grams, sizes, threshold))
+    left, right = _candidates(_rarest(grams, sizes, threshold), sizes, threshold)
     if len(left) == 0:
         return []
     # piece by piece: gathering all candidate rows at once could take gigabytes
@@ -74,14 +78,23 @@ def _rarest(grams: Any, sizes: NDArray[Any], threshold: float) -> Any:
     return prefix
 
 
-def _candidates(prefix: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Pairs of rows (lower first) that share one of the kept grams."""
+def _candidates(prefix: Any, sizes: NDArray[Any], threshold: float) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Pairs of rows (lower first) that share one of the kept grams and whose sizes allow the similarity."""
     from scipy.sparse import triu
 
-    found = [np.zeros((2, 0), dtype=np.int64)]
+    frequency = np.bincount(prefix.indices, minlength=prefix.shape[1]).astype(np.int64)
+    by_rarity = np.argsort(frequency, kind="stable")
+    work = np.cumsum(frequency[by_rarity] * (frequency[by_rarity] - 1) // 2)
+    columns = np.sort(by_rarity[(work <= _MOST_MEETINGS) & (frequency[by_rarity] > 1)])
+    prefix = prefix[:, columns]
     transposed = prefix.T.tocsr()
+    found = [np.zeros((3, 0), dtype=np.int64)]
     for start in range(0, prefix.shape[0], 2000):
         block = triu(prefix[start : start + 2000] @ transposed, k=start + 1).tocoo()
-        found.append(np.stack((block.row.astype(np.int64) + start, block.col.astype(np.int64))))
-    left, right = np.concatenate(found, axis=1)
-    return left, right
+        found.append(np.stack((block.row.astype(np.int64) + start, block.col, block.data)).astype(np.int64))
+    left, right, shared = np.concatenate(found, axis=1)
+    fits = np.minimum(sizes[left], sizes[right]) >= threshold * np.maximum(sizes[left], sizes[right]) - 1e-6
+    left, right, shared = left[fits], right[fits], shared[fits]
+    order = np.argsort(-shared, kind="stable")
+    order = order[np.cumsum(sizes[left[order]] + sizes[right[order]]) <= _MOST_GRAMS_COMPARED]
+    return left[order], right[order]

@@ -74,7 +74,7 @@ def read_table(source: str | Path | Any, *, name: str | None = None, default_spl
 
     Args:
         source: the path of a CSV, TSV, JSONL, JSON or Parquet file; ``hf://dataset[/config][:split]``; a pandas,
-            polars or pyarrow frame; or an iterable of mappings.
+            polars or pyarrow frame; a ``datasets.Dataset``; or an iterable of mappings.
         name: what messages call the source; its path, or what kind of thing it is, by default.
         default_split: split of a hub data set that is read where its name gives none.
 
@@ -91,6 +91,10 @@ def read_table(source: str | Path | Any, *, name: str | None = None, default_spl
 
     if is_frame(source):
         return read_frame(source, name)
+    if (type(source).__module__.split(".")[0], type(source).__name__) == ("datasets", "Dataset"):
+        from cotune.task.hub import table_from_data_set
+
+        return table_from_data_set(source, name or "the data set")
     if isinstance(source, Iterable) and not isinstance(source, (bytes, Mapping)):
         return table_from_rows(source, name or "the list of rows")
     raise InputError(
@@ -129,9 +133,7 @@ def table_from_rows(rows: Iterable[Any], source: str, numbers: Sequence[int] | N
         texts.append(converted)
     if not texts:
         raise InputError("there are no rows", where=source, mend="Give at least 20 labelled rows.")
-    return Table(
-        tuple(columns), texts, source, numbers if numbers is not None else range(1, len(texts) + 1), unit, nested
-    )
+    return Table(tuple(columns), texts, source, numbers if numbers is not None else range(1, len(texts) + 1), unit, nested)
 
 
 def _read_file(path: Path, source: str) -> Table:
@@ -165,8 +167,7 @@ def _check_file(path: Path, source: str) -> None:
             f"the file cannot be reached ({error})", where=source, mend="Check its path and permissions."
         ) from error
     if not exists:
-        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = _nearest(path.name, beside)
+        near = _nearest(path.name, _names_beside(path))
         raise InputError(
             "there is no such file" + (f", did you mean {near!r}?" if near else ""),
             where=source,
@@ -174,6 +175,13 @@ def _check_file(path: Path, source: str) -> None:
         )
     if folder:
         raise InputError("this is a folder", where=source, mend="Name the data file in it.")
+
+
+def _names_beside(path: Path) -> list[str]:
+    try:
+        return [entry.name for entry in path.parent.iterdir()]
+    except (OSError, ValueError):
+        return []
 
 
 def _decode(data: bytes, source: str) -> str:
@@ -228,15 +236,14 @@ def _parse_separated(text: str, source: str, delimiter: str) -> Table:
     try:
         for cells in reader:
             line, start = start, reader.line_num + 1
-            if not cells:
-                continue
+            if not cells or (len(cells) == 1 and not cells[0].strip() and header is not None and len(header) > 1):
+                continue  # a blank line
             if header is None:
                 header = _header(cells, f"{source}, line {line}")
                 continue
             if len(cells) != len(header):
                 raise InputError(
-                    f"the row has {len(cells)} cells but the header has {len(header)}"
-                    f" (the row begins with {_cut(cells[0])!r})",
+                    f"the row has {len(cells)} cells but the header has {len(header)} (the row begins with {_cut(cells[0])!r})",
                     where=f"{source}, line {line}, column {_torn_column(header, len(cells))}",
                     mend="Put double quotes around cells that hold the separator or a line break.",
                 )
@@ -313,9 +320,7 @@ def _parse_json(text: str, where: str, mend: str) -> Any:
         if len(found) != len(pairs):
             names = [name for name, _ in pairs]
             doubled = next(name for name in names if names.count(name) > 1)
-            raise InputError(
-                f"the key {doubled!r} stands twice in one object", where=where, mend="Keep one of the two."
-            )
+            raise InputError(f"the key {doubled!r} stands twice in one object", where=where, mend="Keep one of the two.")
         return found
 
     try:

@@ -37,6 +37,12 @@ class SealedTest:
     def __repr__(self) -> str:
         return f"SealedTest(n={self.n}, content_hash={self.content_hash!r})"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SealedTest) and self.content_hash == other.content_hash
+
+    def __hash__(self) -> int:
+        return hash(self.content_hash)
+
     def __len__(self) -> int:
         return self.n
 
@@ -65,13 +71,17 @@ class SealedTest:
             return sum(tuple(example.fields.values()) in inputs for example in self.__examples)
         return sum(self.__keys[key] for key in {duplicate_key(example) for example in train} & set(self.__keys))
 
-    def near_train_ids(self, train: Sequence[Example]) -> tuple[str, ...]:
-        """Ids of the train rows that are near-duplicates (and no exact ones) of a test row, in their order."""
+    def near_duplicates(self, rows: Sequence[Example]) -> tuple[list[tuple[int, int]], tuple[str, ...]]:
+        """Near-duplicates, no exact ones, among ``rows`` and between them and the test.
+
+        Returns:
+            Pairs of positions in ``rows``, lower first, and the ids of the rows that nearly repeat a test row.
+        """
         from cotune.task.near import near_pairs
 
-        rows = (*train, *self.__examples)
-        hits = {left for left, right in near_pairs(rows) if left < len(train) <= right}
-        return tuple(train[position].id for position in sorted(hits))
+        pairs = near_pairs((*rows, *self.__examples))
+        near_test = sorted({left for left, right in pairs if left < len(rows) <= right})
+        return [pair for pair in pairs if pair[1] < len(rows)], tuple(rows[position].id for position in near_test)
 
     def overlapping_rows(self, texts: Iterable[str], size: int = 13) -> int:
         """How many test rows share ``size`` words in a row with any of ``texts`` (if shorter: stand in one whole)."""

@@ -110,7 +110,7 @@ def cut(examples: Sequence[Example], size: int, generator: np.random.Generator) 
     """Cut about ``size`` rows off: (what stays, what is cut), both in the rows' own order.
 
     Stratified by label; rows with equal inputs or an equal group stay together; every label keeps at least one row on
-    the staying side. The size is met exactly wherever units of one row are left to fill it.
+    the staying side. The size is met exactly where no large unit stands in the way, and about otherwise.
 
     Args:
         examples: the labelled rows.
@@ -120,9 +120,7 @@ def cut(examples: Sequence[Example], size: int, generator: np.random.Generator) 
     if not examples or size <= 0:
         return tuple(examples), ()
     counts = Counter(example.output for example in examples)
-    quota = quotas(
-        dict(sorted(counts.items())), size, most={label: max(count - 1, 0) for label, count in counts.items()}
-    )
+    quota = quotas(dict(sorted(counts.items())), size, most={label: max(count - 1, 0) for label, count in counts.items()})
     together = units(examples)
     content = [Counter(examples[position].output for position in unit) for unit in together]
     taken: Counter[str] = Counter()

@@ -1,0 +1,151 @@
+"""The data checks find what was planted, and nothing in clean data."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+
+import numpy as np
+import pytest
+
+from cotune.task import Example, SealedTest
+from cotune.task.checks import Removed, check_data, overlapping_test_rows
+from cotune.task.near import near_pairs
+from cotune.task.split import normalised
+
+WORDS = "account card payment transfer money bank lost stolen pin limit fee top up verify app phone order travel"
+
+
+def sentences(size: int, seed: int, words: int = 12) -> list[str]:
+    chooser = random.Random(seed)
+    return [" ".join(chooser.choices(WORDS.split(), k=words)) + f" {chooser.random():.9f}" for _ in range(size)]
+
+
+def examples(texts: list[str], role: str = "train", labels: str = "ab") -> list[Example]:
+    return [Example(f"{role}:{i}", {"text": text}, labels[i % len(labels)]) for i, text in enumerate(texts, start=1)]
+
+
+def grams(text: str) -> set[str]:
+    plain = normalised(text)
+    return {plain[start : start + 5] for start in range(len(plain) - 4)}
+
+
+def test_near_pairs_are_those_of_brute_force() -> None:
+    chooser = random.Random(0)
+    texts = sentences(60, seed=1)
+    for text in list(texts):
+        mangled = list(text)
+        for _ in range(chooser.randint(1, 4)):
+            mangled[chooser.randrange(len(mangled))] = chooser.choice("xyz ")
+        texts.append("".join(mangled))
+    texts += ["", "abc", "abcd", "abcde", "ABCDE", texts[0], texts[0].upper()]
+    wanted = []
+    for left in range(len(texts)):
+        for right in range(left + 1, len(texts)):
+            one, other = grams(texts[left]), grams(texts[right])
+            same = normalised(texts[left]) == normalised(texts[right])
+            repeat = any(normalised(texts[i]) == normalised(texts[j]) for j in (left, right) for i in range(j))
+            if not same and not repeat and one and other and len(one & other) >= 0.8 * len(one | other) - 1e-9:
+                wanted.append((left, right))
+    assert len(wanted) > 20
+    assert near_pairs(examples(texts)) == wanted
+
+
+@pytest.mark.parametrize("words", [12, 80])
+def test_checks_of_5000_rows_take_less_than_five_seconds(words: int) -> None:
+    # eighteen words in all: every text shares nearly all its grams with every other, the worst case there is
+    rows = examples(sentences(4500, seed=3, words=words))
+    texts = sentences(500, seed=4, words=words)
+    planted = [Example(f"train:near{i}", {"text": texts[i] + "!"}, "a") for i in range(20)]
+    train = [*rows[:4200], *planted]
+    near_pairs(rows[:10])  # imports are not counted
+    start = time.process_time()
+    found = check_data(train, rows[4200:], SealedTest(examples(texts, "test")), ("a", "b"))
+    assert time.process_time() - start < 5
+    assert found["near_duplicates_with_test"].count == 20
+
+
+def test_clean_data_has_no_findings() -> None:
+    rows = examples(sentences(200, seed=5))
+    found = check_data(rows[:150], rows[150:], SealedTest(examples(sentences(40, seed=6), "test")), ("a", "b"))
+    assert found.findings == ()
+    assert found.counts["train"] == 150
+
+
+def test_planted_problems_are_found() -> None:
+    texts = sentences(200, seed=7)
+    rows = examples(texts)
+    train, dev = rows[:150], rows[150:]
+    test_rows = examples(sentences(40, seed=8), "test")
+    plant = [
+        Example("train:near-dev", {"text": dev[0].fields["text"] + "!"}, "a"),
+        Example("train:near-test", {"text": test_rows[3].fields["text"] + "?"}, "a"),
+        Example("train:near-train", {"text": train[9].fields["text"] + "."}, "a"),
+        Example("train:repeat", {"text": train[4].fields["text"].upper()}, train[4].output),
+        Example("train:clash", {"text": train[6].fields["text"]}, "b" if train[6].output == "a" else "a"),
+        Example("train:long", {"text": " ".join(str(i) for i in range(700))}, "b"),
+        Example("train:few", {"text": "quite another thing altogether"}, "rare"),
+    ]
+    labels = ("B", "a", "b", "never", "rare")
+    found = check_data([*train, *plant], dev, SealedTest([*test_rows, test_rows[0]]), labels)
+    assert found["near_duplicates_train_dev"].examples == ("train:near-dev",)
+    assert found["near_duplicates_with_test"].examples == ("train:near-test",)
+    assert found["near_duplicates_in_train"].examples == ("train:near-train",)
+    assert found["repeats_in_train"].examples == ("train:repeat", "train:clash")
+    assert found["repeats_in_test"].count == 1
+    assert set(found["contradicting_labels"].examples) == {"train:7", "train:clash"}
+    assert found["long_inputs"].examples == ("train:long",)
+    assert "the longest has 700" in found["long_inputs"].message
+    assert found["labels_without_rows"].count == 2
+    assert found["labels_with_few_rows"].examples == ("train:few",)
+    assert found["imbalanced_labels"].severity == "info"
+    assert found["labels_alike"].count == 1
+    severities = [finding.severity for finding in found.findings]
+    assert severities == sorted(severities, key=["warning", "info"].index)
+    assert len(found.warnings) == severities.count("warning")
+    assert json.loads(json.dumps(found.to_json()))["findings"][0]["kind"] == found.findings[0].kind
+    with pytest.raises(KeyError):
+        found["nothing"]
+
+
+def test_findings_never_show_test_rows() -> None:
+    test_rows = examples(sentences(40, seed=9), "test")
+    train = [Example(f"train:{i}", {"text": row.fields["text"] + "!"}, row.output) for i, row in enumerate(test_rows)]
+    found = check_data(train, train[:3], SealedTest(test_rows), ("a", "b"), removed=Removed(("train:1",), test_rows_repeated=1))
+    told = json.dumps(found.to_json())
+    assert "test:" not in told
+    assert not any(row.fields["text"] in told for row in test_rows)
+
+
+def test_groups_across_splits_are_told() -> None:
+    train = [Example(f"train:{i}", {"text": text}, "ab"[i % 2], f"g{i % 7}") for i, text in enumerate(sentences(40, 1))]
+    test = [Example(f"test:{i}", {"text": text}, "ab"[i % 2], f"g{i + 5}") for i, text in enumerate(sentences(9, 2))]
+    assert check_data(train, train[:2], SealedTest(test), ("a", "b"))["groups_across_test"].count == 2
+
+
+LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+
+
+@pytest.mark.parametrize(
+    ("shown", "row", "overlaps"),
+    [
+        (f"Classify. Example: {LONG} => a", LONG, True),
+        (f"x {LONG.upper().replace(' ', ', ')} y", LONG, True),
+        ("one two three four five six seven eight nine ten eleven twelve", LONG, False),
+        ("Example: where is my card", "Where is my card?", True),
+        ("Example: where is my card", "Where is my card now?", False),
+        ("Say yes or no", "yes", False),
+        ("", LONG, False),
+    ],
+)
+def test_thirteen_words_in_a_row_overlap(shown: str, row: str, overlaps: bool) -> None:
+    test = [Example("test:1", {"text": row}, "a")]
+    assert overlapping_test_rows([shown], test) == int(overlaps)
+    assert SealedTest(test).overlapping_rows(["nothing here", shown]) == int(overlaps)
+
+
+def test_near_duplicates_of_very_many_rows_are_left_out_and_told() -> None:
+    rows = [Example(f"train:{i}", {"text": str(n)}, "ab"[i % 2]) for i, n in enumerate(np.arange(20_100))]
+    found = check_data(rows, rows[:1], SealedTest(rows[:1]), ("a", "b"))
+    assert found["near_duplicates_skipped"].count == 20_102

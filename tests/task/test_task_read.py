@@ -1,0 +1,193 @@
+"""Whatever is written to a file or put in a frame comes back the same, and messages know the rows."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import decimal
+import io
+import json
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pandas
+import polars
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from cotune.errors import InputError
+from cotune.task import read_table
+from cotune.task.cells import NESTED, cell_text
+from cotune.task.hub import _readings
+
+CELLS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=0, max_size=20) | st.sampled_from(
+    ['"', '""', "a,b", "x\ty", "two\nlines", "cr\r\nlf", "\r", ";", "\u2028", "é", "  ", "😀", "null", "﻿x"]
+)
+NAMES = st.lists(st.text("abcXYZ_é 1", min_size=1, max_size=8).map(str.strip).filter(bool), min_size=2, max_size=4, unique=True)
+FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[list[str], list[list[str]]]:
+    names = draw(NAMES)
+    rows = draw(st.lists(st.lists(CELLS, min_size=len(names), max_size=len(names)), min_size=1, max_size=6))
+    return names, rows
+
+
+def expected(names: list[str], rows: list[list[str]]) -> list[dict[str, str | None]]:
+    return [{name: cell or None for name, cell in zip(names, row, strict=True)} for row in rows]
+
+
+@FAST
+@given(table=tables(), kind=st.sampled_from([".csv", ".tsv"]), bom=st.booleans(), line=st.sampled_from(["\n", "\r\n"]))
+def test_separated_files_come_back_as_written(
+    tmp_path: Path, table: tuple[list[str], list[list[str]]], kind: str, bom: bool, line: str
+) -> None:
+    names, rows = table
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter="," if kind == ".csv" else "\t", lineterminator=line, quoting=csv.QUOTE_ALL)
+    writer.writerows([names, *rows])
+    path = tmp_path / f"rows{kind}"
+    path.write_bytes((b"\xef\xbb\xbf" if bom else b"") + text.getvalue().encode())
+    read = read_table(path)
+    assert read.columns == tuple(names)
+    assert list(read.rows) == expected(names, rows)
+
+
+@FAST
+@given(table=tables(), ascii_only=st.booleans(), gaps=st.booleans())
+def test_json_lines_come_back_as_written(
+    tmp_path: Path, table: tuple[list[str], list[list[str]]], ascii_only: bool, gaps: bool
+) -> None:
+    names, rows = table
+    lines = [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=ascii_only) for row in rows]
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(("\n\n" if gaps else "\n").join(lines).encode())
+    read = read_table(path)
+    assert list(read.rows) == expected(names, rows)
+    assert list(read.numbers) == [1 + index * (2 if gaps else 1) for index in range(len(rows))]
+
+
+@FAST
+@given(table=tables())
+def test_parquet_frames_and_lists_come_back_as_written(tmp_path: Path, table: tuple[list[str], list[list[str]]]) -> None:
+    names, rows = table
+    columns = {name: [row[position] for row in rows] for position, name in enumerate(names)}
+    arrow = pyarrow.table(columns)
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(arrow, path)
+    records = [dict(zip(names, row, strict=True)) for row in rows]
+    for source in (path, arrow, pandas.DataFrame(columns), polars.DataFrame(columns), polars.LazyFrame(columns), records):
+        read = read_table(source)
+        assert read.columns == tuple(names)
+        assert list(read.rows) == expected(names, rows)
+
+
+def test_one_value_has_one_text_in_every_format(tmp_path: Path) -> None:
+    records = [{"whole": 3, "real": 2.5, "truth": True, "none": None, "text": "a"}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(records[0]))
+    (tmp_path / "rows.json").write_text(json.dumps(records))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "rows.parquet")
+    wanted = {"whole": "3", "real": "2.5", "truth": "true", "none": None, "text": "a"}
+    sources = (
+        tmp_path / "rows.jsonl",
+        tmp_path / "rows.json",
+        str(tmp_path / "rows.parquet"),
+        pandas.DataFrame(records),
+        polars.DataFrame(records),
+        records,
+    )
+    for source in sources:
+        assert read_table(source).rows[0] == wanted
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (np.int64(4), "4"),
+        (np.float32(0.5), "0.5"),
+        (np.bool_(False), "false"),
+        (np.str_("x"), "x"),
+        (float("nan"), None),
+        (pandas.NA, None),
+        (pandas.NaT, None),
+        (decimal.Decimal("1.50"), "1.50"),
+        (datetime.date(2024, 1, 2), "2024-01-02"),
+        ("", None),
+        (" ", " "),
+        ([1], NESTED),
+        ({"a": 1}, NESTED),
+        (b"raw", NESTED),
+    ],
+)
+def test_cell_text(value: object, text: object) -> None:
+    assert cell_text(value) == text
+
+
+def test_a_row_is_known_by_the_line_it_begins_on(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('text,label\n"one\nstill one\n",a\n\ntwo,b\n   \nthree,c\n')
+    table = read_table(path)
+    assert [table.where(index) for index in range(3)] == [f"{path}, line {line}" for line in (2, 6, 8)]
+
+
+def test_a_spreadsheet_with_semicolons_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('text;label\n"a; b, c";x\n')
+    assert read_table(path).rows[0] == {"text": "a; b, c", "label": "x"}
+
+
+def test_a_cell_beyond_the_csv_modules_limit_is_read_and_the_limit_put_back(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    path = tmp_path / "rows.csv"
+    path.write_text(f"text,label\n{'x' * 300_000},a\n")
+    assert len(read_table(path).rows[0]["text"] or "") == 300_000
+    assert csv.field_size_limit() == before
+
+
+def test_nested_values_only_matter_where_they_are_asked_for() -> None:
+    table = read_table([{"text": "a", "tokens": ["a"]}, {"text": "b", "tokens": "b"}])
+    table.need("text")
+    with pytest.raises(InputError, match=r"row 1, column 'tokens'.*list or an object.*Flatten"):
+        table.need("tokens")
+
+
+def test_pandas_index_does_not_matter() -> None:
+    frame = pandas.DataFrame({"text": ["a", "b"]}, index=[7, 7])
+    assert [row["text"] for row in read_table(frame).rows] == ["a", "b"]
+
+
+def test_pandas_frame_with_two_columns_alike_is_refused() -> None:
+    frame = pandas.DataFrame([["a", "b"]], columns=["text", "text"])
+    with pytest.raises(InputError, match="two columns are named 'text'"):
+        read_table(frame)
+
+
+def test_a_data_sets_class_numbers_become_names() -> None:
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["ham", "spam"])})
+    found = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
+    assert [row["label"] for row in read_table(found).rows] == ["spam", "ham", None]
+
+
+def test_a_data_set_in_a_folder_is_read_by_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for split in ("train", "test"):
+        (folder / f"{split}.jsonl").write_text(json.dumps({"text": split, "label": "a"}) + "\n")
+    assert read_table(f"hf://{folder}").rows[0]["text"] == "train"
+    assert read_table(f"hf://{folder}", default_split="test").rows[0]["text"] == "test"
+    assert read_table(f"hf://{folder}:test").rows[0]["text"] == "test"
+    with pytest.raises(InputError, match=r"hf://.*:nosuch: the data set cannot be loaded \(ValueError: Unknown split"):
+        read_table(f"hf://{folder}:nosuch")
+
+
+def test_hub_names_have_the_likelier_reading_first() -> None:
+    assert _readings("imdb") == [("imdb", None)]
+    assert _readings("owner/set") == [("owner/set", None), ("owner", "set")]
+    assert _readings("owner/set/config") == [("owner/set", "config")]

@@ -1,0 +1,172 @@
+"""A task from config, frames and lists: splits, leaks, labels, seeds, fingerprints."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas
+import polars
+import pytest
+
+from cotune.config import config_from_data
+from cotune.task import Task
+
+
+def rows(size: int, start: int = 0, labels: str = "abc") -> list[dict[str, str]]:
+    return [{"text": f"message number {start + i}", "label": labels[i % len(labels)]} for i in range(size)]
+
+
+def written(path: Path, content: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in content))
+    return path
+
+
+def task_of(content: Any, **settings: Any) -> Task:
+    return Task.from_frame(content, **{"input": "text", "output": "label", **settings})
+
+
+def ids(task: Task) -> tuple[list[str], list[str]]:
+    return [row.id for row in task.train], [row.id for row in task.dev]
+
+
+def test_without_dev_and_test_both_are_cut() -> None:
+    task = task_of(rows(1000))
+    assert (task.test.n, len(task.dev), len(task.train)) == (200, 240, 560)
+    assert task.labels == ("a", "b", "c")
+    assert not set(ids(task)[0]) & set(ids(task)[1])
+    assert not task.test.leaking_train_ids((*task.train, *task.dev))
+    for split in (task.train, task.dev):
+        shares = Counter(row.output for row in split)
+        assert max(shares.values()) - min(shares.values()) <= 1 + len(split) % 3
+
+
+def test_limits_count_all_labelled_rows(tmp_path: Path) -> None:
+    train = written(tmp_path / "train.jsonl", rows(3000))
+    test = written(tmp_path / "test.jsonl", rows(900, start=5000))
+    config = config_from_data(train, input="text", output="label", data={"test": str(test)}, limit={"train": 500, "test": 300})
+    task = Task.from_config(config)
+    assert (len(task.train), len(task.dev), task.test.n) == (350, 150, 300)
+    assert task.name == tmp_path.name
+    config = config_from_data(train, input="text", output="label", data={"test": str(test)}, limit={"train": 500, "dev": 100})
+    task = Task.from_config(config)
+    assert (len(task.train), len(task.dev), task.test.n) == (400, 100, 900)
+
+
+def test_dev_is_at_most_300_rows_of_its_own_accord() -> None:
+    assert len(task_of(rows(3000), test=rows(100, start=9000)).dev) == 300
+
+
+def test_given_splits_stay_as_they_are() -> None:
+    task = task_of(rows(100), dev=rows(40, start=200), test=rows(50, start=400))
+    assert (len(task.train), len(task.dev), task.test.n) == (100, 40, 50)
+    assert [row.id for row in task.train] == [f"train:{number}" for number in range(1, 101)]
+    assert task.dev[0].id == "dev:1"
+
+
+def test_one_limit_does_not_move_another_cut() -> None:
+    plain, limited = task_of(rows(1000)), task_of(rows(1000), limit={"train": 300})
+    assert plain.test == limited.test
+    assert set(ids(limited)[0]) | set(ids(limited)[1]) < set(ids(plain)[0]) | set(ids(plain)[1])
+
+
+def test_rows_that_repeat_the_test_leave_train() -> None:
+    test = rows(30, start=500)
+    leaks = [{"text": row["text"].upper() + " ", "label": row["label"]} for row in test[:4]] + [dict(test[5]), dict(test[5])]
+    task = task_of([*rows(100), *leaks], test=test)
+    assert task.test.n == 30
+    assert len(task.train) + len(task.dev) == 100
+    finding = task.checks["test_rows_in_train"]
+    assert (finding.count, finding.severity) == (5, "warning")
+    assert "5 test rows also stood in train (1 of them letter for letter): 6 train rows left" in finding.message
+    assert finding.examples == tuple(f"train:{number}" for number in range(101, 106))
+    assert task.checks.counts["train_rows_in_test"] == 6
+
+
+def test_dev_yields_to_test_and_train_to_dev() -> None:
+    shared = rows(3, start=900)
+    task = task_of([*rows(60), *rows(5, start=300)], dev=[*rows(30, start=300), *shared], test=[*rows(30, start=600), *shared])
+    assert (len(task.train), len(task.dev), task.test.n) == (60, 30, 33)
+    assert task.checks["dev_rows_in_test"].count == 3
+    assert task.checks["train_rows_in_dev"].examples == tuple(f"train:{number}" for number in range(61, 66))
+
+
+def test_groups_are_never_torn() -> None:
+    content = [{**row, "user": f"u{index // 8}"} for index, row in enumerate(rows(800))]
+    task = task_of(content, group="user")
+    train, dev = ({row.group for row in split} for split in (task.train, task.dev))
+    assert not train & dev
+    assert task.test.groups_shared_with((*task.train, *task.dev)) == 0
+    assert 100 < len(task.dev) < 300
+
+
+def test_labels_are_stripped_given_ones_too() -> None:
+    content = [{**row, "label": f" {row['label']}\t"} for row in rows(60)]
+    assert task_of(content).labels == ("a", "b", "c")
+    assert task_of(content, labels=["c ", "b", "a", "d"]).labels == ("a", "b", "c", "d")
+
+
+def test_several_input_columns_keep_their_order_and_one_may_be_empty() -> None:
+    content = [{"title": f"t{i}", "body": None if i == 3 else f"b{i}", "label": "ab"[i % 2]} for i in range(60)]
+    task = task_of(content, input=["body", "title"], test=[{"title": "x", "body": "y", "label": "a"}])
+    assert task.input_fields == ("body", "title")
+    row = next(row for row in (*task.train, *task.dev) if row.id == "train:4")
+    assert list(row.fields.items()) == [("body", ""), ("title", "t3")]
+    assert task.checks["empty_fields"].examples == ("train:4",)
+
+
+@pytest.mark.parametrize("kind", [pandas.DataFrame, polars.DataFrame, lambda content: content])
+def test_frames_and_lists_make_the_same_task(kind: Any) -> None:
+    content = rows(200)
+    task = task_of(kind(content))
+    assert task.fingerprint == Task.from_rows(content, input="text", output="label").fingerprint
+    assert ids(task) == ids(Task.from_rows([(row["text"], row["label"]) for row in content], input="text", output="label"))
+
+
+def test_files_of_every_kind_make_the_same_task(tmp_path: Path) -> None:
+    frame = pandas.DataFrame(rows(200))
+    frame.to_csv(tmp_path / "d.csv", index=False)
+    frame.to_csv(tmp_path / "d.tsv", index=False, sep="\t")
+    frame.to_parquet(tmp_path / "d.parquet")
+    written(tmp_path / "d.jsonl", rows(200))
+    found = [
+        Task.from_config(config_from_data(tmp_path / f"d.{kind}", input="text", output="label"))
+        for kind in ("csv", "tsv", "parquet", "jsonl")
+    ]
+    assert len({task.fingerprint for task in found}) == 1
+
+
+def test_the_fingerprint_is_of_the_content() -> None:
+    content = rows(200)
+    task = task_of(content, name="one")
+    assert task_of(content, name="two").fingerprint == task.fingerprint
+    assert task_of(content, seed=1).fingerprint != task.fingerprint
+    assert task_of(content, metric="macro_f1").fingerprint != task.fingerprint
+    assert task_of(content, labels=["a", "b", "c", "d"]).fingerprint != task.fingerprint
+    assert task_of(content, limit={"train": 100}).fingerprint != task.fingerprint
+    content[7] = {**content[7], "text": "other"}
+    assert task_of(content).fingerprint != task.fingerprint
+
+
+def test_the_seed_alone_decides() -> None:
+    content = rows(300)
+    assert ids(task_of(content)) == ids(task_of(content))
+    assert ids(task_of(content)) != ids(task_of(content, seed=1))
+    random.seed(5)
+    assert ids(task_of(content)) == ids(task_of(content))
+
+
+def test_rare_labels_stay_in_train() -> None:
+    content = [*rows(500, labels="ab"), *({"text": f"rare {i}", "label": f"r{i // 2}"} for i in range(20))]
+    for seed in range(5):
+        task = task_of(content, seed=seed, limit={"train": 100})
+        assert {row.output for row in task.train} == set(task.labels)
+
+
+def test_repr_is_short_and_shows_no_row() -> None:
+    task = task_of(rows(60), name="mail")
+    assert repr(task) == "Task('mail', text -> label (3 labels), train=28, dev=12, test=20)"
+    assert task.metric_function(["a"], ["a"], task.labels) == 1.0
