@@ -22,6 +22,9 @@ from cotune.model.packed import PackedPlan
 
 ATTENTION_NAME = "cotune_shared_prefix"
 
+PLAIN_ATTENTION = "_cotune_plain_attention"
+"""Attribute of a model that names the attention it was loaded with; not every architecture has every kind."""
+
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values of one layer, each ``[tokens, key-value heads, head size]``."""
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cotune.model.attention import ATTENTION_NAME
+from cotune.model.attention import ATTENTION_NAME, PLAIN_ATTENTION
 from cotune.model.trie import needs_stop
 from cotune.prompt.render import RenderedRow
 
@@ -60,9 +60,9 @@ def pad(sequences: Sequence[Sequence[int]], device: torch.device | str) -> tuple
 
 
 def use_plain_attention(model: Any) -> None:
-    """Give the model back its own attention after packed passes."""
+    """Give the model back the attention that it was loaded with, after packed passes."""
     if model.config.get_text_config()._attn_implementation == ATTENTION_NAME:
-        model.set_attn_implementation("sdpa")
+        model.set_attn_implementation(getattr(model, PLAIN_ATTENTION, "sdpa"))
 
 
 def plain_last_states(model: Any, sequences: Sequence[Sequence[int]], layer: int | None) -> torch.Tensor:

@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cotune.model.attention import ATTENTION_NAME, KeyValue, Pass, running, shared_prefix_attention
+from cotune.model.attention import (
+    ATTENTION_NAME,
+    PLAIN_ATTENTION,
+    KeyValue,
+    Pass,
+    running,
+    shared_prefix_attention,
+)
+from cotune.model.naive import use_plain_attention
 from cotune.model.packed import PackedPlan, plan_pass
 
 # Rows of logits held at once: a vocabulary of 50,000 in fp32 is 0.2 MB a row.
@@ -102,6 +110,7 @@ class PackedRunner:
     def _run(self, ids: Tensor, positions: Tensor, current: Pass, layer: int | None = None) -> Tensor:
         config = self.model.config.get_text_config()
         if config._attn_implementation != ATTENTION_NAME:
+            setattr(self.model, PLAIN_ATTENTION, config._attn_implementation)
             self.model.set_attn_implementation(ATTENTION_NAME)
         with running(current):
             output = self._decoder(
@@ -123,11 +132,9 @@ def self_check(model: Any) -> float:
     vocabulary = model.get_input_embeddings().weight.shape[0]
     draw = torch.randint(0, vocabulary, (10,), generator=generator).tolist()
     prefix, suffixes = draw[:5], [draw[5:7], draw[7:10]]
-    before = model.config.get_text_config()._attn_implementation
     runner = PackedRunner(model)
-    plain_name = "sdpa" if before == ATTENTION_NAME else before
+    use_plain_attention(model)
     with torch.inference_mode():
-        model.set_attn_implementation(plain_name)
         plain = [
             model(torch.tensor([[*prefix, *suffix]], device=model.device), use_cache=False).logits[0, -1].float()
             for suffix in suffixes

@@ -40,7 +40,7 @@ class Renderer:
         chat: False ignores the chat template.
 
     Raises:
-        InputError: the tokenizer has no end token, or the prompt alone is longer than ``max_tokens``.
+        InputError: the tokenizer has no end token, the prompt alone is longer than ``max_tokens``, or it is empty.
     """
 
     def __init__(self, tokenizer: Any, *, max_tokens: int = 1024, chat: bool = True) -> None:
@@ -82,6 +82,12 @@ class Renderer:
                 row, row_ids = self._truncate(skeleton, row, row_ids)
             context = tail if tail is not None else self._fill(skeleton, row)
             cut, completions = self._label_tails(context, answers)
+            if len(row_ids) <= cut:
+                raise InputError(
+                    "nothing of the prompt stands before the answer in some row",
+                    where="prompt",
+                    mend="Give the prompt an instruction or a cue.",
+                )
             rendered.append(RenderedRow(tuple(row_ids[: len(row_ids) - cut]), completions, truncated))
         return rendered
 

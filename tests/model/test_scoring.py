@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import FITTING, UNFIT, WINDOW, merging_tokenizer, tiny_local, tiny_model
+
+from cotune.errors import DivergedError
+from cotune.model import local as local_module
+from cotune.model.adapters import LoraSettings
+from cotune.model.local import EngineSettings, LocalModel
+from cotune.model.naive import naive_label_scores, use_plain_attention
+from cotune.model.score_cache import ScoreCache
+from cotune.prompt.prompt import Demonstration, Prompt
+from cotune.prompt.render import RenderedRow, shared_prefix
+
+ROWS = [
+    {"input": text}
+    for text in (
+        "Who?",
+        "How tall is the tower and who built it, and when, and for whom, and why so high?",
+        "What is the capital?",
+        "My card was not delivered",
+        "{labels} {input}",
+        "Who wrote the book about the river, the city and the tower?",
+        "é",
+    )
+]
+# Several tokens each, some that begin alike, one that is the beginning of another.
+LONG_LABELS = ("card", "card arrival", "card delivery time", "refund", "refund not showing up", "account locked", "z")
+SHORT_LABELS = ("a", "b", "c", "d")
+PROMPT = Prompt(
+    instruction="Classify the question. Labels: {labels}.",
+    cue="Label:",
+    demonstrations=(Demonstration((("input", "Who built it?"),), "card"),),
+)
+INPUT_FIRST = Prompt(input_template="{input}", instruction="Name the topic.", cue="Label:", order="input_first")
+
+
+def naive(local: LocalModel, prompt: Prompt, rows: list[dict[str, str]], labels: tuple[str, ...]) -> Any:
+    return naive_label_scores(local.model, local.renderer.render(prompt, rows, labels))[0]
+
+
+@pytest.mark.parametrize("labels", [LONG_LABELS, SHORT_LABELS, LONG_LABELS[1:3], ("card",)])
+@pytest.mark.parametrize("kind", FITTING)
+def test_scores_equal_naive_ones(kind: Any, labels: tuple[str, ...]) -> None:
+    local = tiny_local(kind)
+    assert local.shared
+    rendered = local.renderer.render(PROMPT, ROWS, labels)
+    shared = shared_prefix([row.prompt_ids for row in rendered])
+    assert shared > WINDOW and len({len(row.prompt_ids) for row in rendered}) > 4
+    found = local.score(PROMPT, ROWS, labels)
+    wanted = naive(local, PROMPT, ROWS, labels)
+    assert wanted.std() > 0.3
+    np.testing.assert_allclose(found.log_probs, wanted, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(np.exp(found.normalised).sum(axis=1), 1)
+    assert found.tokens < sum(len(row.prompt_ids) for row in rendered) and found.tokens_saved > 0
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_prompts_that_share_nothing(kind: Any) -> None:
+    local = tiny_local(kind, chat=False)
+    rendered = local.renderer.render(INPUT_FIRST, ROWS, LONG_LABELS)
+    assert shared_prefix([row.prompt_ids for row in rendered]) == 0
+    found = local.score(INPUT_FIRST, ROWS, LONG_LABELS).log_probs
+    np.testing.assert_allclose(found, naive(local, INPUT_FIRST, ROWS, LONG_LABELS), atol=1e-4, rtol=0)
+
+
+def test_rows_whose_answers_are_cut_differently() -> None:
+    # Without a chat template a merge may reach from the answer into the prompt, for some rows only.
+    local = LocalModel(tiny_model("llama"), merging_tokenizer(), fingerprint="merging")
+    prompt = Prompt(input_template="{input}", cue="", order="input_first")
+    rows = [{"input": text} for text in ("Question: Who\nAnswer:", "How tall", "the ci", "Read. Question:")]
+    labels = ("place", "person", "ty")
+    rendered = local.renderer.render(prompt, rows, labels)
+    assert len({row.completions for row in rendered}) > 1
+    wanted = naive(local, prompt, rows, labels)
+    np.testing.assert_allclose(local.score(prompt, rows, labels).log_probs, wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 40, 150])
+@pytest.mark.parametrize("top", [None, 2])
+def test_how_batches_are_cut_changes_nothing(batch_tokens: int, top: int | None) -> None:
+    whole = tiny_local("gemma3").score(PROMPT, ROWS, LONG_LABELS, top=top)
+    cut = tiny_local("gemma3", settings=EngineSettings(batch_tokens=batch_tokens))
+    told: list[int] = []
+    found = cut.score(PROMPT, ROWS, LONG_LABELS, top=top, progress=told.append)
+    np.testing.assert_allclose(found.log_probs, whole.log_probs, atol=1e-4, rtol=0)
+    assert len(told) > 1
+    if top is None:
+        assert found.tokens == whole.tokens
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+@pytest.mark.parametrize("top", [1, 2, 3, 99])
+def test_top_k_is_exact_for_the_best_and_leaves_out_only_others(kind: Any, top: int) -> None:
+    local = tiny_local(kind)
+    full = local.score(PROMPT, ROWS, LONG_LABELS)
+    found = local.score(PROMPT, ROWS, LONG_LABELS, top=top)
+    assert found.pruned and not full.pruned
+    for row in range(len(ROWS)):
+        best = np.argsort(-full.log_probs[row])[:top]
+        np.testing.assert_allclose(found.log_probs[row, best], full.log_probs[row, best], atol=1e-4, rtol=0)
+        others = np.setdiff1d(np.arange(len(LONG_LABELS)), best)
+        left_out = np.isneginf(found.log_probs[row, others])
+        known = others[~left_out]
+        np.testing.assert_allclose(found.log_probs[row, known], full.log_probs[row, known], atol=1e-4, rtol=0)
+    assert top > 3 or np.isneginf(found.log_probs).any()
+
+
+def test_top_k_runs_fewer_tokens() -> None:
+    local = tiny_local("llama")
+    # One label that nearly always wins at once, and many long ones that cannot.
+    rows = [{"input": f"question {i} of the day"} for i in range(8)]
+    rendered = local.renderer.render(PROMPT, rows, SHORT_LABELS)
+    use_plain_attention(local.model)
+    with torch.inference_mode():
+        logits = local.model(torch.tensor([rendered[0].prompt_ids]), use_cache=False).logits[0, -1]
+    best = local.tokenizer.decode([int(logits[3:].argmax()) + 3])
+    labels = (best, *(f"{word} {i} refund not showing up" for i, word in enumerate(("zebra", "yak", "xylophone"))))
+    full, pruned = (local.score(PROMPT, rows, labels, top=top) for top in (None, 1))
+    assert (full.log_probs.argmax(1) == pruned.log_probs.argmax(1)).all()
+    assert pruned.tokens < full.tokens and np.isneginf(pruned.log_probs).any()
+
+
+def test_no_rows_give_no_scores() -> None:
+    assert tiny_local("llama").score(PROMPT, [], LONG_LABELS).log_probs.shape == (0, len(LONG_LABELS))
+
+
+def test_scores_that_are_not_finite_are_loud(tmp_path: Path) -> None:
+    cache = ScoreCache(tmp_path / "scores.sqlite")
+    local = tiny_local("llama", cache=cache)
+    with torch.no_grad():
+        local.model.model.norm.weight.fill_(torch.nan)
+    for _ in range(2):  # nothing of it was kept
+        with pytest.raises(DivergedError, match=PROMPT.id):
+            local.score(PROMPT, ROWS, LONG_LABELS)
+
+
+@pytest.mark.parametrize("top", [None, 2])
+def test_memory_that_runs_out_halves_the_batch(monkeypatch: pytest.MonkeyPatch, top: int | None) -> None:
+    local = tiny_local("llama")
+    wanted = local.score(PROMPT, ROWS, LONG_LABELS, top=top)
+    name = "score_batch" if top is None else "score_batch_top"
+    run, sizes = getattr(local_module, name), []
+
+    def short_of_memory(runner: Any, prefix: Any, batch: Any, *rest: Any) -> Any:
+        sizes.append(len(batch.places))
+        if len(batch.places) > 2:
+            raise torch.OutOfMemoryError("no memory left")
+        return run(runner, prefix, batch, *rest)
+
+    monkeypatch.setattr(local_module, name, short_of_memory)
+    found = local.score(PROMPT, ROWS, LONG_LABELS, top=top)
+    assert sizes[:2] == [7, 3] and max(sizes[2:]) <= 4
+    np.testing.assert_allclose(found.log_probs, wanted.log_probs, atol=1e-4, rtol=0)
+    monkeypatch.setattr(local_module, name, lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("none at all")))
+    with pytest.raises(torch.OutOfMemoryError):
+        local.score(PROMPT, ROWS, LONG_LABELS, top=top)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    local, calls = tiny_local("llama"), []
+
+    def broken(*_: Any) -> Any:
+        calls.append(1)
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(local_module, "score_batch", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        local.score(PROMPT, ROWS, LONG_LABELS)
+    assert len(calls) == 1
+
+
+# Architectures that the engine does not fit ------------------------------------------------------------------------
+
+
+def own_scores(kind: Any, rendered: list[RenderedRow], labels: int) -> Any:
+    """Label scores of a model that cotune never touched, row by row, with the attention it was loaded with."""
+    model = tiny_model(kind)
+    scores = np.zeros((len(rendered), labels))
+    for i, row in enumerate(rendered):
+        for j, completion in enumerate(row.completions):
+            ids = torch.tensor([[*row.prompt_ids, *completion]])
+            with torch.inference_mode():
+                log_probs = model(ids, use_cache=False).logits[0].float().log_softmax(-1)
+            for place in range(len(row.prompt_ids), ids.shape[1]):
+                scores[i, j] += float(log_probs[place - 1, ids[0, place]])
+    return scores
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_an_unfit_architecture_is_served_by_plain_batches(kind: Any) -> None:
+    local = tiny_local(kind)
+    assert not local.shared
+    rows, labels = ROWS[:3], LONG_LABELS[:2]
+    found = local.score(PROMPT, rows, labels)
+    wanted = own_scores(kind, local.renderer.render(PROMPT, rows, labels), len(labels))
+    np.testing.assert_allclose(found.log_probs, wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "gemma2"])
+@pytest.mark.parametrize("layer", [1, None])
+def test_last_states_are_those_of_each_sequence_alone(kind: Any, layer: int | None) -> None:
+    local = tiny_local(kind, settings=EngineSettings(batch_tokens=12))
+    start = list(range(30, 41))
+    sequences = [[*start, *tail] for tail in ([5], [6, 7, 8, 9], [6, 7], [10, 11, 12, 13, 14, 15, 16])]
+    model = tiny_model(kind)
+    wanted = []
+    for sequence in sequences:
+        with torch.inference_mode():
+            output = model.get_decoder()(torch.tensor([sequence]), use_cache=False, output_hidden_states=True)
+        wanted.append((output.last_hidden_state if layer is None else output.hidden_states[layer])[0, -1].numpy())
+    np.testing.assert_allclose(local.last_states(sequences, layer=layer), np.stack(wanted), atol=1e-4, rtol=0)
+
+
+# The cache ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "top"), [("llama", None), ("llama", 1), ("gemma2", None)])
+def test_a_hit_is_identical_and_costs_the_same(tmp_path: Path, kind: Any, top: int | None) -> None:
+    local = tiny_local(kind, cache=ScoreCache(tmp_path / "scores.sqlite"), settings=EngineSettings(batch_tokens=150))
+    told: list[int] = []
+    first = local.score(PROMPT, ROWS, LONG_LABELS, top=top, progress=told.append)
+    again = tiny_local(kind, cache=ScoreCache(tmp_path / "scores.sqlite"), settings=EngineSettings(batch_tokens=150))
+    again._compute = lambda *_: pytest.fail("computed again")
+    told_again: list[int] = []
+    second = again.score(PROMPT, ROWS, LONG_LABELS, top=top, progress=told_again.append)
+    assert (first.cached, second.cached) == (0, len(ROWS))
+    assert first.log_probs.tobytes() == second.log_probs.tobytes()
+    # A token budget must end alike, whether the run was interrupted or not.
+    assert (first.tokens, first.tokens_saved, told) == (second.tokens, second.tokens_saved, told_again)
+
+
+def test_the_key_holds_what_could_change_the_answer(tmp_path: Path) -> None:
+    cache = ScoreCache(tmp_path / "scores.sqlite")
+    local = tiny_local("llama", cache=cache)
+    local.adapters.start(LoraSettings(rank=2, alpha=4), seed=0)
+    adapter = local.adapters.save(local.adapters.weights(), tmp_path)
+
+    def cached(model: LocalModel = local, **changes: Any) -> int:
+        call: dict[str, Any] = {"prompt": PROMPT, "rows": ROWS[:2], "labels": LONG_LABELS, **changes}
+        return model.score(call.pop("prompt"), call.pop("rows"), call.pop("labels"), **call).cached
+
+    assert cached() == 0 and cached() == 2
+    assert cached(adapter=adapter) == 0
+    assert cached(labels=LONG_LABELS[:-1]) == 0
+    # The words a prompt has for its labels, where the prompt itself does not show them.
+    bare = PROMPT.edit(instruction="Answer.", demonstrations=())
+    assert cached(prompt=bare) == 0 and cached(prompt=bare) == 2
+    assert cached(prompt=bare.edit(label_words=(("z", "w"),))) == 0
+    assert cached(prompt=PROMPT.edit(cue="Topic:")) == 0
+    assert cached(rows=ROWS[2:4]) == 0
+    assert cached(top=1) == 0 and cached(top=2) == 0
+    assert cached(tiny_local("llama", cache=cache, settings=EngineSettings(dtype="bfloat16"))) == 0
+    assert cached(tiny_local("llama", cache=cache, seed=1)) == 0
+    unshared = tiny_local("llama", cache=cache)
+    unshared.shared = False
+    assert cached(unshared) == 0
+    assert cached(tiny_local("llama", cache=cache)) == 2, "the same request must still be known"
