@@ -113,6 +113,17 @@ def test_a_crossover_takes_each_part_from_a_parent() -> None:
             assert value in (left.to_json()[part], right.to_json()[part])
 
 
+def test_an_instruction_that_names_words_follows_the_prompt_it_joins() -> None:
+    task = make_task()
+    raw = Prompt("Say LabelNumber_a0, LabelNumber_b0, LabelNumber_c0 or LabelNumber_d0.", "{input}", "A:")
+    human = Prompt("", "{input}", "B:", label_words=seed_prompt(task).label_words, system="S")
+    children = breed([raw, human], task, 150, np.random.default_rng(0))
+    named = [c.prompt for c in children if c.source == "crossover" and c.prompt.instruction]
+    assert {bool(prompt.label_words) for prompt in named} == {True, False}
+    for prompt in named:
+        assert all(word in prompt.instruction for word in prompt.words(task.labels))
+
+
 def test_rows_that_are_not_from_train_are_refused() -> None:
     task = make_task()
     for row in (task.dev[0], Example("x", {"input": "t"}, task.labels[0])):

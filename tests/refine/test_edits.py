@@ -164,6 +164,16 @@ def test_sound_refuses_lost_doubled_and_unknown_fields_and_equal_words() -> None
         assert not sound(prompt.edit(**broken), task, [prompt]), broken
 
 
+def test_an_operator_that_would_lose_or_double_a_field_does_not_apply() -> None:
+    task, rng = make_task(), np.random.default_rng(0)
+    inside = Prompt("Classify {input}.", "", "What is it?")
+    assert OPERATORS["clear_instruction"](inside, task, rng) is None
+    assert OPERATORS["reword"](inside, task, rng) is None
+    assert OPERATORS["cue"](Prompt("", "", "Of {input} the kind is"), task, rng) is None
+    doubled = Prompt("", "{input}", label_words=(("human", "NUM"),))
+    assert OPERATORS["separator"](doubled.edit(cue="A:"), task, rng) is None
+
+
 def test_format_variants_say_the_same_words() -> None:
     def letters(prompt: Prompt) -> list[str]:
         return sorted("".join(c if c.isalnum() else " " for c in " ".join(prompt.parts).lower()).split())

@@ -206,6 +206,6 @@ def _crossed(prompt: Prompt, other: Prompt, task: Task, rng: np.random.Generator
     if mine is None or theirs is None:
         return None
     child = mine.edit(**{part: getattr(theirs, part) for part in taken})
-    if child in (prompt, other) or not sound(child, task, [prompt, other]):
+    if not sound(child, task, [prompt, other]):
         return None
     return child, "+".join(f"crossover_{part}" for part in taken)
