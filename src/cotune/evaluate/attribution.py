@@ -33,6 +33,7 @@ GAINS: dict[str, tuple[Pair, ...]] = {
 """Each gain as a sum of differences of arms, first minus second."""
 
 _FEW_DISCORDANT = 10
+_PERMUTATIONS = 10_000
 _CALLED_DRAWS = 1000
 _CELLS_AT_ONCE = 4_000_000
 
@@ -109,6 +110,7 @@ def attribute(
     seed: int = 0,
     level: float = 0.95,
     draws: int | None = None,
+    permutations: int | None = None,
 ) -> Attribution:
     """Compute the gains between the five arms, paired row by row.
 
@@ -127,6 +129,7 @@ def attribute(
         seed: of all resampling.
         level: of the intervals.
         draws: resamples; None: 4,000, or 1,000 for a metric that is a function.
+        permutations: how many; None: 10,000, or 1,000 for a metric that is a function.
 
     Raises:
         ValueError: an arm is missing, or rows do not fit.
@@ -138,14 +141,20 @@ def attribute(
     if missing:
         raise ValueError(f"arms are missing: {', '.join(missing)}")
     chosen = {name: arms[name] for name in ARMS}
-    draws = draws or (_CALLED_DRAWS if callable(metric) else DRAWS)
+    sampling = _Sampling(
+        groups,
+        seed,
+        level,
+        draws or (_CALLED_DRAWS if callable(metric) else DRAWS),
+        permutations or (_CALLED_DRAWS if callable(metric) else _PERMUTATIONS),
+    )
     same = {name: arm.candidate or name for name, arm in chosen.items()}
     table = ArmsMetric(chosen, metric, gold)
-    gains = _gains(table, same, groups, seed, level, draws)
+    gains = _gains(table, same, sampling)
     losses: dict[str, Gain] = {}
     if all(arm.log_loss is not None for arm in chosen.values()):
         negative = {name: ArmScores(-np.asarray(arm.log_loss)) for name, arm in chosen.items()}
-        losses = _corrected(_gains(ArmsMetric(negative, "mean"), same, groups, seed, level, draws), same)
+        losses = _corrected(_gains(ArmsMetric(negative, "mean"), same, sampling), same)
     together = dict(gains)
     if losses:
         together["synergy_log_loss"] = losses["synergy"]
@@ -155,14 +164,23 @@ def attribute(
     return Attribution(table.rows, together, losses)
 
 
+@dataclass(frozen=True, slots=True)
+class _Sampling:
+    """How rows are resampled and permuted."""
+
+    groups: npt.ArrayLike | None
+    seed: int
+    level: float
+    draws: int
+    permutations: int
+
+
 def _gains(
     table: ArmsMetric,
     same: Mapping[str, str],
-    groups: npt.ArrayLike | None,
-    seed: int,
-    level: float,
-    draws: int,
+    sampling: _Sampling,
 ) -> dict[str, Gain]:
+    groups, level = sampling.groups, sampling.level
     coefficients = np.zeros((len(table.names), len(GAINS)))
     for column, pairs in enumerate(GAINS.values()):
         for first, second in pairs:
@@ -173,7 +191,9 @@ def _gains(
     def contrasts(weights: Floats) -> Floats:
         return np.asarray(scores(weights) @ coefficients, dtype=np.float64)
 
-    value, low, high = bootstrap_limits(contrasts, table.rows, seed=seed, draws=draws, level=level, groups=groups)
+    value, low, high = bootstrap_limits(
+        contrasts, table.rows, seed=sampling.seed, draws=sampling.draws, level=level, groups=groups
+    )
     gains = {}
     for column, (name, whole) in enumerate(GAINS.items()):
         pairs = _reduced(whole, same)
@@ -187,30 +207,29 @@ def _gains(
                 ci, method = paired_proportion_interval(lost, gained, table.rows, level), "Tango score interval"
             p, test = mcnemar(lost, gained), "exact McNemar"
         else:
-            p, test = _permutation(table, pairs, groups, seed, draws), "paired permutation"
+            p, test = _permutation(table, pairs, sampling), "paired permutation"
         gains[name] = Gain(float(value[column]), ci, p, p, False, test, method)
     return gains
 
 
-def _permutation(table: ArmsMetric, pairs: Sequence[Pair], groups: npt.ArrayLike | None, seed: int, draws: int) -> float:
+def _permutation(table: ArmsMetric, pairs: Sequence[Pair], sampling: _Sampling) -> float:
     if table.metric == "mean":
         columns = {name: table.scores[:, place] for place, name in enumerate(table.names)}
         differences = np.sum([columns[first] - columns[second] for first, second in pairs], axis=0)
-        return sign_flip_test(differences, seed=seed, groups=groups)
+        return sign_flip_test(differences, seed=sampling.seed, draws=sampling.permutations, groups=sampling.groups)
     observed = float(table.swapped(pairs, np.zeros((1, table.rows), dtype=np.int8))[0])
     reached = sum(
-        int(np.sum(np.abs(table.swapped(pairs, swaps)) >= abs(observed) - 1e-12))
-        for swaps in _swaps(table.rows, draws, seed, groups)
+        int(np.sum(np.abs(table.swapped(pairs, swaps)) >= abs(observed) - 1e-12)) for swaps in _swaps(table.rows, sampling)
     )
-    return (1 + reached) / (1 + draws)
+    return (1 + reached) / (1 + sampling.permutations)
 
 
-def _swaps(rows: int, draws: int, seed: int, groups: npt.ArrayLike | None) -> Iterator[npt.NDArray[np.int8]]:
-    index = np.arange(rows) if groups is None else group_index(groups)
-    generator = np.random.default_rng(seed)
+def _swaps(rows: int, sampling: _Sampling) -> Iterator[npt.NDArray[np.int8]]:
+    index = np.arange(rows) if sampling.groups is None else group_index(sampling.groups)
+    generator = np.random.default_rng(sampling.seed)
     step = max(1, _CELLS_AT_ONCE // rows)
-    for start in range(0, draws, step):
-        size = (min(step, draws - start), int(index.max()) + 1)
+    for start in range(0, sampling.permutations, step):
+        size = (min(step, sampling.permutations - start), int(index.max()) + 1)
         yield generator.integers(0, 2, size=size, dtype=np.int8)[:, index]
 
 

@@ -161,7 +161,7 @@ def dirichlet_f1(
     average: Average = "macro",
     seed: int,
     level: float = 0.95,
-    draws: int = 2000,
+    draws: int = 1000,
 ) -> Interval:
     """Posterior interval of an F1 averaged over labels, from the confusion matrix.
 

@@ -38,7 +38,9 @@ def winners_curse(
     looks there than it is on average is the optimism. Candidates are first shrunk towards each other by the share of
     their spread that chance alone explains; without that, equal candidates would keep their luck as if it were merit and
     the optimism would come out too small. A row that a candidate was not scored on is filled with what the
-    row gave to those that were, shifted by how the candidate compares with them; so early losers stay in the selection.
+    row gave to those that were, shifted by how the candidate compares with them; so early losers stay in the selection. The
+    rounds of a race are not replayed: where candidates lie close and most were dropped early, up to a third of the
+    optimism may remain.
 
     Args:
         scores: higher is better, shape (candidates, rows), NaN where a candidate was not scored on a row. At least one
@@ -58,7 +60,7 @@ def winners_curse(
     if table.ndim != 2 or not table.size:
         raise ValueError(f"scores must be of shape (candidates, rows), not {table.shape}")
     known: npt.NDArray[np.bool_] = np.asarray(np.isfinite(table))
-    finalists: npt.NDArray[np.bool_] = np.all(known, axis=1)  # type: ignore[assignment]
+    finalists: npt.NDArray[np.bool_] = np.all(known, axis=1)
     if not finalists.any() or not known.any(axis=1).all():
         raise ValueError("the winner's curse needs a candidate scored on all rows, and none that was scored on no row")
     means = np.where(finalists, np.where(known, table, 0.0).mean(axis=1), -np.inf)

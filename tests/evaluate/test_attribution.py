@@ -1,0 +1,201 @@
+"""Gains are paired, corrected, and told as they are."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from cotune.evaluate.arms import ArmScores, ArmsMetric
+from cotune.evaluate.attribution import ARMS, GAINS, Gain, attribute, sentence
+from cotune.evaluate.intervals import Interval
+from cotune.evaluate.paired import mcnemar, paired_proportion_interval
+
+ACCURACY = {"seed_prompt": 0.4, "prompt_only": 0.5, "best_prompt": 0.45, "seed_tuned": 0.8, "best_tuned": 0.95}
+
+
+def _arms(rows: int = 400, seed: int = 0, accuracy: dict[str, float] | None = None) -> tuple[dict, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    gold = generator.integers(0, 4, rows)
+    hard = generator.random(rows)
+    arms = {}
+    for name, share in (accuracy or ACCURACY).items():
+        correct = 0.5 * hard + 0.5 * generator.random(rows)
+        right = correct < np.quantile(0.5 * generator.random(50_000) + 0.5 * generator.random(50_000), share)
+        predicted = np.where(right, gold, (gold + generator.integers(1, 4, rows)) % 4)
+        loss = np.where(right, 0.3, 1.7) + 0.2 * generator.random(rows)
+        arms[name] = ArmScores(right.astype(float), loss, predicted, candidate=f"{name}-candidate")
+    return arms, gold
+
+
+def test_gains_are_the_differences_that_their_names_say():
+    arms, _ = _arms()
+    score = {name: float(arm.score.mean()) for name, arm in arms.items()}
+    loss = {name: float(arm.log_loss.mean()) for name, arm in arms.items()}
+    result = attribute(arms)
+    expected = {
+        "prompt": score["prompt_only"] - score["seed_prompt"],
+        "tuning": score["seed_tuned"] - score["seed_prompt"],
+        "both": score["best_tuned"] - score["seed_prompt"],
+        "prompt_given_tuning": score["best_tuned"] - score["seed_tuned"],
+        "synergy": score["best_tuned"] - score["seed_tuned"] - score["best_prompt"] + score["seed_prompt"],
+    }
+    assert {name: gain.value for name, gain in result.gains.items()} == pytest.approx(expected)
+    assert next(iter(result.gains)) == "prompt_given_tuning"
+    assert result.log_loss["tuning"].value == pytest.approx(loss["seed_prompt"] - loss["seed_tuned"])
+    for gain in [*result.gains.values(), *result.log_loss.values()]:
+        assert gain.ci.low <= gain.value <= gain.ci.high and 0 < gain.p <= gain.p_holm <= 1
+    assert result.n == 400
+    assert json.loads(json.dumps(result.as_dict()))["synergy_log_loss"]["ci"] == result.log_loss["synergy"].ci.as_list()
+
+
+def test_tests_and_intervals_are_the_paired_ones():
+    arms, _ = _arms()
+    gain = attribute(arms).gains["prompt_given_tuning"]
+    first, second = arms["seed_tuned"].score > 0, arms["best_tuned"].score > 0
+    assert gain.p == pytest.approx(mcnemar(int((first & ~second).sum()), int((~first & second).sum())))
+    unpaired = 1.96 * np.sqrt(np.var(first) / 400 + np.var(second) / 400)
+    assert gain.ci.width / 2 < unpaired
+    assert attribute(arms).gains == attribute(arms).gains
+    assert attribute(arms, seed=5).gains["both"].ci != attribute(arms).gains["both"].ci
+
+
+def test_few_discordant_rows_get_the_score_interval():
+    arms, _ = _arms()
+    score = arms["seed_tuned"].score.copy()
+    flipped = np.flatnonzero(score == 0)[:3]
+    score[flipped] = 1
+    arms["best_tuned"] = ArmScores(score, arms["seed_tuned"].log_loss, None, "other")
+    gain = attribute(arms).gains["prompt_given_tuning"]
+    assert gain.ci == paired_proportion_interval(0, 3, 400) and gain.ci.low < 0 < gain.value
+    assert not gain.identical and gain.p == pytest.approx(0.25)
+
+
+def test_the_same_candidate_gains_nothing_and_is_no_test():
+    arms, _ = _arms()
+    arms["best_tuned"], arms["best_prompt"] = arms["seed_tuned"], arms["seed_prompt"]
+    result = attribute(arms)
+    for name in ("prompt_given_tuning", "synergy"):
+        gain = result.gains[name]
+        assert gain.identical and gain.value == 0 and gain.p == gain.p_holm == 1 and gain.ci == Interval(0, 0)
+    # tuning and both compare the same two arms then, so that two hypotheses on the score are left.
+    assert result.gains["tuning"].p_holm == pytest.approx(2 * result.gains["tuning"].p)
+    assert result.gains["tuning"].p_holm == result.gains["both"].p_holm
+    told = sentence(result.gains, result.n)
+    assert "the winner is the tuned seed prompt itself" in told and "ynergy" not in told
+
+
+def test_synergy_falls_back_to_two_arms_where_the_others_cancel_out():
+    arms, _ = _arms()
+    arms["best_prompt"] = arms["seed_prompt"]
+    result = attribute(arms)
+    assert result.gains["synergy"].test == "exact McNemar"
+    assert result.gains["synergy"] == result.gains["prompt_given_tuning"]
+
+
+def test_f1_gains_are_differences_of_f1():
+    arms, gold = _arms(rows=200)
+    result = attribute(arms, metric="macro_f1", gold=gold, draws=500, permutations=500)
+    one, two = (f1_score(gold, arms[name].predicted, average="macro") for name in ("best_tuned", "seed_tuned"))
+    gain = result.gains["prompt_given_tuning"]
+    assert gain.value == pytest.approx(one - two)
+    assert gain.test == "paired permutation" and gain.significant()
+    called = attribute(
+        arms, metric=lambda truth, given: float(np.mean(truth == given)), gold=gold, draws=200, permutations=50
+    ).gains["prompt_given_tuning"]
+    plain = attribute(arms).gains["prompt_given_tuning"]
+    assert called.value == pytest.approx(plain.value)
+    assert (called.ci.low, called.ci.high) == pytest.approx((plain.ci.low, plain.ci.high), abs=0.02)
+    with pytest.raises(ValueError, match="gold"):
+        attribute(arms, metric="macro_f1")
+
+
+@pytest.mark.parametrize("metric", ["mean", "macro_f1", "weighted_f1"])
+def test_swapping_rows_between_arms_is_what_it_says(metric):
+    arms, gold = _arms(rows=60)
+    table = ArmsMetric(arms, metric, gold)
+    swaps = np.random.default_rng(1).integers(0, 2, (4, 60), dtype=np.int8)
+    got = table.swapped([("best_tuned", "seed_tuned"), ("seed_prompt", "best_prompt")], swaps)
+
+    def score(name: str, other: str, row: np.ndarray) -> float:
+        mixed = np.where(row == 1, arms[other].predicted, arms[name].predicted)
+        if metric == "mean":
+            return float(np.mean(mixed == gold))
+        return float(f1_score(gold, mixed, average=metric.removesuffix("_f1")))
+
+    for row, value in zip(swaps, got, strict=True):
+        pairs = [("best_tuned", "seed_tuned"), ("seed_prompt", "best_prompt")]
+        expected = sum(score(one, two, row) - score(two, one, row) for one, two in pairs)
+        assert value == pytest.approx(expected)
+
+
+def test_groups_widen_intervals_where_rows_depend_on_each_other():
+    generator = np.random.default_rng(3)
+    small, _ = _arms(rows=50, seed=3)
+    groups = np.repeat(np.arange(50), 8)
+    arms = {name: ArmScores(np.repeat(arm.score, 8), np.repeat(arm.log_loss, 8), None, name) for name, arm in small.items()}
+    order = generator.permutation(400)
+    arms = {name: ArmScores(arm.score[order], arm.log_loss[order], None, name) for name, arm in arms.items()}
+    grouped = attribute(arms, groups=groups[order]).gains["prompt_given_tuning"]
+    naive = attribute(arms).gains["prompt_given_tuning"]
+    assert grouped.ci.width > 2 * naive.ci.width
+    assert grouped.p > naive.p and grouped.test == "paired permutation"
+
+
+def test_no_gain_is_claimed_where_there_is_none():
+    claimed = {"score": 0, "log_loss": 0}
+    even = dict.fromkeys(ARMS, 0.5)
+    for run in range(120):
+        arms, _ = _arms(rows=100, seed=run + 10, accuracy=even)
+        result = attribute(arms, draws=200, permutations=500)
+        claimed["score"] += any(gain.significant() for gain in result.gains.values())
+        claimed["log_loss"] += any(gain.significant() for gain in result.log_loss.values())
+    # 120 runs at 5%: 6 expected, 11 at two standard errors.
+    assert claimed["score"] <= 11 and claimed["log_loss"] <= 11
+
+
+def test_paired_intervals_of_gains_are_covered():
+    held, total = dict.fromkeys(GAINS, 0), 120
+    truth = {"prompt_given_tuning": 0.15, "tuning": 0.4, "both": 0.55, "prompt": 0.1, "synergy": 0.1}
+    for run in range(total):
+        arms, _ = _arms(rows=150, seed=run + 500)
+        scores = {name: ArmScores(arm.score) for name, arm in arms.items()}
+        for name, gain in attribute(scores, draws=400, permutations=1).gains.items():
+            held[name] += truth[name] in gain.ci
+    assert np.mean(list(held.values())) / total >= 0.92
+    assert min(held.values()) / total >= 0.88
+
+
+def _gain(value: float, low: float, high: float, p: float) -> Gain:
+    return Gain(value, Interval(low, high), p, p)
+
+
+def test_the_sentence_leads_with_the_prompt_on_top_of_tuning_and_admits_doubt():
+    gains = {
+        "prompt": _gain(0.07, 0.018, 0.122, 0.03),
+        "tuning": _gain(0.57, 0.53, 0.61, 1e-9),
+        "both": _gain(0.58, 0.54, 0.62, 1e-9),
+        "prompt_given_tuning": _gain(0.01, -0.01, 0.03, 0.4),
+        "synergy": _gain(-0.06, -0.11, -0.01, 0.02),
+    }
+    told = sentence(gains, 500)
+    assert told.startswith(
+        "On 500 test rows, on top of tuning, the searched prompt gains 1.0 point (95% interval -1.0 to +3.0, p = 0.40): "
+        "no significant difference."
+    )
+    assert "Tuning with the seed prompt gains 57.0 points (95% interval +53.0 to +61.0, p < 0.001). " in told
+    assert "makes the prompt worth 6.0 points less than before" in told
+    assert "(Holm)" in told
+    worse = sentence({"prompt_given_tuning": _gain(-0.03, -0.05, -0.01, 0.01)}, 300)
+    assert "loses 3.0 points" in worse and "significant" not in worse and "Holm" not in worse
+
+
+def test_missing_arms_and_broken_rows_are_refused():
+    arms, _ = _arms(rows=20)
+    with pytest.raises(ValueError, match="seed_tuned"):
+        attribute({name: arm for name, arm in arms.items() if name != "seed_tuned"})
+    arms["seed_tuned"] = ArmScores(np.full(20, np.nan))
+    with pytest.raises(ValueError, match="NaN"):
+        attribute(arms)
