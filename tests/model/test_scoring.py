@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import FITTING, UNFIT, WINDOW, merging_tokenizer, tiny_local, tiny_model
 
 from cotune.errors import DivergedError
 from cotune.model import local as local_module
@@ -16,6 +15,7 @@ from cotune.model.naive import naive_label_scores, use_plain_attention
 from cotune.model.score_cache import ScoreCache
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.prompt.render import RenderedRow, shared_prefix
+from tiny import FITTING, UNFIT, WINDOW, merging_tokenizer, tiny_local, tiny_model
 
 ROWS = [
     {"input": text}

@@ -19,6 +19,20 @@ BASE = "base"
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
+_NOT_PLAIN = (
+    "use_dora",
+    "use_rslora",
+    "use_qalora",
+    "rank_pattern",
+    "alpha_pattern",
+    "lora_bias",
+    "modules_to_save",
+    "layer_replication",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+)
+"""What peft can add to a LoRA that changes its answers and is not rebuilt here."""
+
 
 @dataclass(frozen=True)
 class LoraSettings:
@@ -69,7 +83,8 @@ class AdapterSlot:
         if adapter_id == self.current:
             return
         if adapter_id == BASE:
-            self._peft.base_model.disable_adapter_layers()
+            if self._peft is not None:
+                self._peft.base_model.disable_adapter_layers()
             self.current = BASE
             return
         if adapter_id not in self._loaded:
@@ -78,6 +93,8 @@ class AdapterSlot:
             self._loaded[adapter_id] = _read_weights(self._folders[adapter_id])
             for oldest in list(self._loaded)[:-8]:
                 del self._loaded[oldest]
+        # Where an adapter is refused below, the model holds neither it nor the one before.
+        self.current = ""
         self.wrap(read_settings(self._folders[adapter_id]))
         self._put(self._loaded[adapter_id])
         self.current = adapter_id
@@ -168,9 +185,9 @@ class AdapterSlot:
 
     def _put(self, weights: Mapping[str, Tensor]) -> None:
         table = {name.replace(".default.", "."): parameter for name, parameter in self._lora_parameters()}
-        if set(table) != set(weights):
-            odd = sorted(set(table) ^ set(weights))[0]
-            raise InputError(f"the adapter does not fit this model (at {odd})", mend="Use the model it was trained on.")
+        odd = sorted(set(table) ^ set(weights)) or [name for name in table if table[name].shape != weights[name].shape]
+        if odd:
+            raise InputError(f"the adapter does not fit this model (at {odd[0]})", mend="Use the model it was trained on.")
         with torch.no_grad():
             for name, value in weights.items():
                 table[name].copy_(value)
@@ -196,7 +213,7 @@ def read_settings(folder: Path) -> LoraSettings:
         settings = LoraSettings(
             int(config["r"]), int(config["lora_alpha"]), target if isinstance(target, str) else ",".join(sorted(target))
         )
-        plain = config.get("peft_type") == "LORA" and not config.get("use_dora") and not config.get("rank_pattern")
+        plain = config.get("peft_type") == "LORA" and not any(config.get(name) for name in _NOT_PLAIN)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"not an adapter ({error})", where=str(folder / CONFIG), mend=mend) from error
     if not plain or not (folder / WEIGHTS).is_file():
