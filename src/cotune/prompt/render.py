@@ -73,7 +73,7 @@ class Renderer:
         skeleton = self._skeleton(prompt, tuple(rows[0]), tuple(labels))
         values = [{name: self._harmless(value) for name, value in row.items()} for row in rows]
         ids = self._encode([self._fill(skeleton, row) for row in values])
-        answers = tuple(self._answer_text(skeleton, word) for word in prompt.words(labels))
+        answers = tuple(self._answer_text(skeleton, self._harmless(word)) for word in prompt.words(labels))
         tail = self._barrier(skeleton)
         rendered = []
         for row, row_ids in zip(values, ids, strict=True):
@@ -96,7 +96,7 @@ class Renderer:
     def _build_skeleton(self, prompt: Prompt, names: tuple[str, ...], labels: tuple[str, ...]) -> str:
         """The full text with marks where the row's fields belong."""
         marks = {name: f"{_OPEN}{name}{_CLOSE}" for name in names}
-        marks["labels"] = marks.get("labels", ", ".join(prompt.words(labels)))
+        marks["labels"] = marks.get("labels", ", ".join(map(self._harmless, prompt.words(labels))))
         system = None if prompt.system is None else substitute(prompt.system, marks)
         turns: list[tuple[str, str | None]] = []
         for place, shown in enumerate((*prompt.demonstrations, None)):
@@ -104,7 +104,7 @@ class Renderer:
             turns.append(
                 (
                     self._body(prompt, values, first=place == 0),
-                    None if shown is None else prompt.word(shown.output),
+                    None if shown is None else self._harmless(prompt.word(shown.output)),
                 )
             )
         if self.chat:
@@ -144,9 +144,13 @@ class Renderer:
     def _answer_text(self, before: str, word: str) -> str:
         return word if self.chat or before.endswith((" ", "\n")) else f" {word}"
 
-    @staticmethod
-    def _fill(skeleton: str, row: Mapping[str, str]) -> str:
-        return _MARK.sub(lambda match: row[match[1]], skeleton)
+    def _fill(self, skeleton: str, row: Mapping[str, str]) -> str:
+        text = _MARK.sub(lambda match: row[match[1]], skeleton)
+        pattern = self._special_pattern
+        if pattern is None or len(pattern.findall(text)) == len(pattern.findall(skeleton)):
+            return text
+        # A control token arose where a field meets its neighbour.
+        return _MARK.sub(lambda match: f" {row[match[1]]} ", skeleton)
 
     def _harmless(self, value: str) -> str:
         """Field text in which the tokenizer's control tokens, and our own marks, are mere characters."""
