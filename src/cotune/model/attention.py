@@ -277,8 +277,11 @@ def _pad_keys(plan: PackedPlan, x: Tensor) -> Tensor:
 
 
 def _unpad_keys(plan: PackedPlan, x: Tensor, tokens: int) -> Tensor:
-    """Sum of the padded keys' gradients at the tokens that they were taken from; padding brings zeros."""
+    """The padded keys' gradients at the tokens that they were taken from; padding brings zeros."""
     flat = x.transpose(1, 2).reshape(-1, x.shape[1], x.shape[3])
+    if tokens == len(plan.unpad_index):
+        # Without a past, keys are padded as queries are, and each token stands in one place.
+        return flat.index_select(0, plan.unpad_index)
     return x.new_zeros(tokens, x.shape[1], x.shape[3]).index_add_(0, plan.key_index.flatten(), flat)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -21,14 +21,6 @@ from cotune.tune.settings import TuneSettings, learning_rate_factor
 
 StepReport = Callable[[int, float, int], None]
 """Called after each step with the step's number from 1, its loss per token, and its tokens."""
-
-
-@dataclass(frozen=True)
-class Advance:
-    """What an :meth:`TuningRun.advance` did: loss per answer token of each step, tokens run."""
-
-    losses: tuple[float, ...]
-    tokens: int
 
 
 class TuningRun:
@@ -47,6 +39,8 @@ class TuningRun:
 
     Attributes:
         step: optimizer steps done.
+        losses: loss per answer token of each of these steps.
+        tokens: tokens run in them.
     """
 
     def __init__(
@@ -74,6 +68,8 @@ class TuningRun:
         )
         self.folder = folder / self.key
         self.step = 0
+        self.losses: list[float] = []
+        self.tokens = 0
         self._prefix = common_prefix(self.rows)
         self._parameters: list[tuple[str, torch.nn.Parameter]] = []
         self._optimizer: torch.optim.Optimizer | None = None
@@ -100,7 +96,7 @@ class TuningRun:
         report: StepReport | None = None,
         checkpoint_every: int = 25,
         branch: str = "",
-    ) -> Advance:
+    ) -> None:
         """Train until ``to_step`` steps are done.
 
         Args:
@@ -115,8 +111,6 @@ class TuningRun:
         """
         self._enter()
         assert self._optimizer is not None
-        losses: list[float] = []
-        tokens = 0
         while self.step < to_step:
             factor = learning_rate_factor(
                 self.step,
@@ -129,14 +123,13 @@ class TuningRun:
             picked = rows_of_step(self.step, len(self.rows), self.settings.batch_size, self.seed)
             loss, used = self._one_step([self.rows[i] for i in picked])
             self.step += 1
-            losses.append(loss)
-            tokens += used
+            self.losses.append(loss)
+            self.tokens += used
             if report:
                 report(self.step, loss, used)
             if self.step < to_step and self.step % checkpoint_every == 0:
-                self.checkpoint(branch, losses, tokens)
-        self.checkpoint(branch, losses, tokens)
-        return Advance(tuple(losses), tokens)
+                self.checkpoint(branch)
+        self.checkpoint(branch)
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the adapter's present weights."""
@@ -196,6 +189,7 @@ class TuningRun:
             lr=self.settings.learning_rate,
             betas=(0.9, 0.99),
             weight_decay=self.settings.weight_decay,
+            fused=True,
         )
         if parked:
             self._restore(self._last)
@@ -204,7 +198,7 @@ class TuningRun:
     def _mark(self) -> str:
         return f"training-{self.key}-{id(self)}"
 
-    def checkpoint(self, branch: str = "", losses: Sequence[float] = (), tokens: int = 0) -> Path:
+    def checkpoint(self, branch: str = "") -> Path:
         """Write weights, optimizer state and step; atomically, so a kill leaves the one before."""
         from safetensors.torch import save_file
 
@@ -215,7 +209,7 @@ class TuningRun:
             for part, value in self._optimizer.state.get(parameter, {}).items():
                 tensors[f"{part}/{name}"] = torch.as_tensor(value).detach().cpu()
         self._last = self.folder / f"{branch or 'steady'}.safetensors"
-        about = {"step": self.step, "losses": list(losses), "tokens": tokens}
+        about = {"step": self.step, "losses": self.losses, "tokens": self.tokens}
         with atomic_path(self._last) as temporary:
             save_file(tensors, temporary, metadata={"about": json.dumps(about)})
         return self._last
@@ -235,7 +229,8 @@ class TuningRun:
 
         assert self._optimizer is not None
         with safe_open(path, framework="pt") as stored:
-            self.step = int(json.loads(stored.metadata()["about"])["step"])
+            about = json.loads(stored.metadata()["about"])
+            self.step, self.losses, self.tokens = int(about["step"]), list(about["losses"]), int(about["tokens"])
             names = set(stored.keys())
             with torch.no_grad():
                 for name, parameter in self._parameters:
