@@ -33,7 +33,7 @@ def grams(text: str) -> set[str]:
 
 def test_near_pairs_are_those_of_brute_force() -> None:
     chooser = random.Random(0)
-    texts = sentences(60, seed=1)
+    texts = sentences(35, seed=1)
     for text in list(texts):
         mangled = list(text)
         for _ in range(chooser.randint(1, 4)):
@@ -48,11 +48,11 @@ def test_near_pairs_are_those_of_brute_force() -> None:
             repeat = any(normalised(texts[i]) == normalised(texts[j]) for j in (left, right) for i in range(j))
             if not same and not repeat and one and other and len(one & other) >= 0.8 * len(one | other) - 1e-9:
                 wanted.append((left, right))
-    assert len(wanted) > 20
+    assert len(wanted) >= 12
     assert near_pairs(examples(texts)) == wanted
 
 
-@pytest.mark.parametrize("words", [12, 80])
+@pytest.mark.parametrize("words", [12, 150])
 def test_checks_of_5000_rows_take_less_than_five_seconds(words: int) -> None:
     # eighteen words in all: every text shares nearly all its grams with every other, the worst case there is
     rows = examples(sentences(4500, seed=3, words=words))

