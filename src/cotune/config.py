@@ -30,8 +30,7 @@ def _label_texts(value: Any) -> Any:
     if not isinstance(value, (list, tuple)):
         return value
     return tuple(
-        str(item).lower() if isinstance(item, bool) else str(item) if isinstance(item, (int, float)) else item
-        for item in value
+        str(item).lower() if isinstance(item, bool) else str(item) if isinstance(item, (int, float)) else item for item in value
     )
 
 
@@ -203,9 +202,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
         InputError: no such file, broken YAML, an unknown key or a value of the wrong kind; names file, line and key.
     """
     if path.suffix.lower() not in (".yaml", ".yml"):
-        raise InputError(
-            "a run's file ends in .yaml or .yml", where=str(path), mend="Rename it, or give the data file."
-        )
+        raise InputError("a run's file ends in .yaml or .yml", where=str(path), mend="Rename it, or give the data file.")
     document = parse_yaml(_read_text(path, "the task file"), str(path))
     if not isinstance(document.value, dict):
         found = "empty" if document.value is None else f"a {kind_of(document.value)}"
@@ -217,7 +214,8 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     values = document.value
     values.setdefault("name", path.stem)
     _resolve_paths(values, path.parent)
-    return _validated(_overridden(values, overrides), str(path), document)
+    keys, values = _overridden(values, overrides)
+    return _validated(values, str(path), document, keys)
 
 
 def config_from_data(
@@ -240,16 +238,19 @@ def config_from_data(
     values: dict[str, Any] = {"name": _task_name(train), **settings}
     values["data"] = {**values.get("data", {}), "train": train, "input": columns, "output": output}
     _resolve_paths(values, Path.cwd())
-    return _validated(_overridden(values, overrides), "the command line", YamlText(None, {}))
+    keys, values = _overridden(values, overrides)
+    return _validated(values, "the settings", YamlText(None, {}), keys)
 
 
 def config_in_memory(*, name: str, input: Sequence[str], output: str, **settings: Any) -> RunConfig:
     """A run's config for a task made in Python, whose rows lie in no file; arguments as in :func:`config_from_data`."""
     data = {"train": IN_MEMORY, "input": list(input), "output": output}
-    return _validated({"name": name, "data": data, **settings}, "settings", YamlText(None, {}))
+    return _validated({"name": name, "data": data, **settings}, "the settings", YamlText(None, {}))
 
 
-def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> tuple[frozenset[str], dict[str, Any]]:
+    """The keys that ``overrides`` set, and the values with them in place."""
+    keys: set[str] = set()
     for text in overrides:
         key, equals, raw = text.partition("=")
         key = key.strip()
@@ -270,13 +271,12 @@ def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, A
                 inner = place[section] = {}
             if not isinstance(inner, dict):
                 above = ".".join(sections[: depth + 1])
-                raise InputError(
-                    f"{above!r} has no keys of its own", where=f"command line, {key}", mend=f"Set {above} itself."
-                )
+                raise InputError(f"{above!r} has no keys of its own", where=f"command line, {key}", mend=f"Set {above} itself.")
             place = inner
         place[last] = value
+        keys.add(key)
         _resolve_paths(values, Path.cwd(), {key})
-    return values
+    return frozenset(keys), values
 
 
 def _resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = _PATH_KEYS) -> None:
@@ -298,7 +298,7 @@ def _resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = 
             place[key] = str((folder / Path(name.strip()).expanduser()).absolute())
 
 
-def _validated(values: dict[str, Any], where: str, document: YamlText) -> RunConfig:
+def _validated(values: dict[str, Any], where: str, document: YamlText, overridden: frozenset[str] = frozenset()) -> RunConfig:
     # a section that is written but left empty means its defaults
     for section in ("output", "limit", "tune", "search", "engine"):
         if section in values and values[section] is None:
@@ -306,9 +306,15 @@ def _validated(values: dict[str, Any], where: str, document: YamlText) -> RunCon
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
-        raise readable_error(error.errors(include_url=False)[0], where, document, RunConfig) from None
+        first = error.errors(include_url=False)[0]
+        path = tuple(map(str, first["loc"]))
+        if any(".".join(path[:end]) in overridden for end in range(1, len(path) + 1)):
+            where, document = "command line", YamlText(None, {})
+        raise readable_error(first, where, document, RunConfig) from None
     from cotune.task.metrics import metric_named
 
+    if "metric" in overridden:
+        where, document = "command line", YamlText(None, {})
     line = document.lines.get(("metric",))
     metric_named(config.metric, where=f"{where}{f', line {line}' if line else ''}, metric")
     return config
@@ -324,9 +330,7 @@ def _read_text(path: Path, what: str) -> str:
     except UnicodeDecodeError as error:
         raise InputError(f"{what} is not UTF-8 text", where=str(path), mend="Save it as UTF-8.") from error
     except OSError as error:
-        raise InputError(
-            f"{what} cannot be read ({error.strerror})", where=str(path), mend="Check its permissions."
-        ) from error
+        raise InputError(f"{what} cannot be read ({error.strerror})", where=str(path), mend="Check its permissions.") from error
 
 
 def _task_name(source: str) -> str:

@@ -20,21 +20,17 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
 
+# a number with a leading zero is an article number or a label, and stays a text
+_WHOLE, _POWER = r"(?:0|[1-9][0-9]*)", r"[eE][-+]?[0-9]+"
+
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
+    ("int", rf"[-+]?{_WHOLE}", "-+0123456789"),
+    ("float", rf"[-+]?(?:(?:{_WHOLE}\.[0-9]*|\.[0-9]+)(?:{_POWER})?|{_WHOLE}{_POWER}|\.inf)|\.nan", "-+.0123456789"),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("merge", r"<<", "<"),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
-
-
-def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    return int(loader.construct_scalar(node))  # the parent class reads 010 as octal
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 
 
 @dataclass(frozen=True)
@@ -60,13 +56,14 @@ def parse_yaml(text: str, where: str) -> YamlText:
     Raises:
         InputError: the text is not YAML, holds a key twice, or holds more than one document; names the line.
     """
-    loader = _Loader(text)
+    loader: _Loader | None = None
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return YamlText(None, {})
         lines: dict[tuple[str | int, ...], int] = {}
-        _note_lines(node, (), lines, where, set())
+        _note_lines(node, (), lines, where, set(), set())
         return YamlText(loader.construct_document(node), lines)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -81,16 +78,23 @@ def parse_yaml(text: str, where: str) -> YamlText:
             f"this is not valid YAML ({' '.join(str(error).split())})", where=where, mend="Write plain UTF-8 YAML."
         ) from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _note_lines(
-    node: yaml.Node, path: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int], where: str, open_: set[int]
+    node: yaml.Node,
+    path: tuple[str | int, ...],
+    lines: dict[tuple[str | int, ...], int],
+    where: str,
+    open_: set[int],
+    done: set[int],
 ) -> None:
+    """Fill ``lines``; a node that aliases repeat is walked once, or a few lines could take for ever."""
+    if id(node) in done:
+        return
     if id(node) in open_:
-        raise InputError(
-            "an alias holds itself", where=f"{where}, line {node.start_mark.line + 1}", mend="Take it out."
-        )
+        raise InputError("an alias holds itself", where=f"{where}, line {node.start_mark.line + 1}", mend="Take it out.")
     open_.add(id(node))
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
@@ -104,9 +108,10 @@ def _note_lines(
                 )
             seen.add(key.value)
             lines[(*path, key.value)] = line
-            _note_lines(value, (*path, key.value), lines, where, open_)
+            _note_lines(value, (*path, key.value), lines, where, open_, done)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             lines[(*path, index)] = item.start_mark.line + 1
-            _note_lines(item, (*path, index), lines, where, open_)
+            _note_lines(item, (*path, index), lines, where, open_, done)
     open_.discard(id(node))
+    done.add(id(node))
