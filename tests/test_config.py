@@ -91,7 +91,7 @@ def test_yaml_reads_labels_as_they_are_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-4", 1e-4), ("1.0", 1.0), (".5", 0.5), ("-2", None), ("3", 3.0), ("1.e2", 100.0), ("1e", None), ("1_0", None)],
+    [("1e-4", 1e-4), ("1.0", 1.0), (".5", 0.5), ("-2", None), ("3", 3.0), ("1.e2", 100.0), ("1e", None)],
 )
 def test_numbers_in_yaml(tmp_path: Path, text: str, value: float | None) -> None:
     path = written(tmp_path, PLAIN + f"tune: {{clip: {text}}}\n")
