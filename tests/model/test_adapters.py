@@ -164,7 +164,9 @@ def test_no_local_path_is_written(tmp_path: Path) -> None:
     config = json.loads(text)
     assert config["base_model_name_or_path"] is None and config["inference_mode"] is True
     assert sorted(path.name for path in (tmp_path / adapter).iterdir()) == [CONFIG, WEIGHTS]
-    assert read_settings(tmp_path / adapter).rank == SMALL.rank
+    settings = read_settings(tmp_path / adapter)
+    assert (settings.rank, settings.alpha) == (SMALL.rank, SMALL.alpha)
+    assert "q_proj" in settings.target and "lm_head" not in settings.target
 
 
 def edit_config(folder: Path, **changes: Any) -> None:

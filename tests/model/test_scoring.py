@@ -12,7 +12,9 @@ from cotune.model import local as local_module
 from cotune.model.adapters import LoraSettings
 from cotune.model.local import EngineSettings, LocalModel
 from cotune.model.naive import naive_label_scores, use_plain_attention
+from cotune.model.runner import PackedRunner
 from cotune.model.score_cache import ScoreCache
+from cotune.model.scoring import cut_batches, score_batch, score_batch_top
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.prompt.render import RenderedRow, shared_prefix
 from tiny import FITTING, UNFIT, WINDOW, merging_tokenizer, tiny_local, tiny_model
@@ -109,6 +111,37 @@ def test_top_k_is_exact_for_the_best_and_leaves_out_only_others(kind: Any, top: 
         known = others[~left_out]
         np.testing.assert_allclose(found.log_probs[row, known], full.log_probs[row, known], atol=1e-4, rtol=0)
     assert top > 3 or np.isneginf(found.log_probs).any()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_top_k_is_exact_where_paths_are_nearly_tied(seed: int) -> None:
+    # Sharp distributions, and labels that follow likely continuations and end early or late: a path in the lead may fall back.
+    model = tiny_model("llama", seed=seed)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(4)
+    prompt = list(range(40, 52))
+    done: list[tuple[int, ...]] = []
+    growing: list[tuple[int, ...]] = [()]
+    for depth in range(3):
+        grown = []
+        for path in growing:
+            with torch.inference_mode():
+                logits = model(torch.tensor([[*prompt, *path]]), use_cache=False).logits[0, -1]
+            grown.extend((*path, int(token)) for token in logits.topk(4).indices)
+        done.extend(grown[1::2] if depth < 2 else grown)
+        growing = grown[::2]
+    completions = tuple((*path, 0) for path in done)
+    rows = [RenderedRow((*prompt[: 12 - i], *range(60, 60 + i)), completions, False) for i in range(5)]
+    runner = PackedRunner(model)
+    (batch,) = cut_batches(rows, 8, 10_000)
+    with torch.inference_mode():
+        prefix = runner.prefix(prompt[:8])
+        full = score_batch(runner, prefix, batch)
+        for top in (1, 2, 4):
+            found, _ = score_batch_top(runner, prefix, batch, top)
+            for row in range(len(rows)):
+                best = np.argsort(-full[row])[:top]
+                np.testing.assert_allclose(found[row, best], full[row, best], atol=1e-4, rtol=0)
 
 
 def test_top_k_runs_fewer_tokens() -> None:

@@ -108,6 +108,13 @@ def test_a_merge_across_the_border_happens_at_all() -> None:
     assert found.prompt_ids == tuple(alone[: len(found.prompt_ids)])
 
 
+def test_a_control_token_of_the_prompt_does_not_hide_what_follows_it() -> None:
+    prompt = Prompt(system="<|endoftext|>", input_template="{input}", order="input_first")
+    found = MERGING.render(prompt, [{"input": "Question: Who\nAnswer:"}], ("place",))[0]
+    whole = MERGING.tokenizer("<|endoftext|>\n\nQuestion: Who\nAnswer: place", add_special_tokens=False)["input_ids"]
+    assert [*found.prompt_ids, *found.completions[0][:-1]] == whole
+
+
 def special_ids(renderer: Renderer, rendered: RenderedRow) -> list[int]:
     special = set(renderer.tokenizer.all_special_ids)
     return [i for i in rendered.prompt_ids if i in special]

@@ -152,7 +152,7 @@ class AdapterSlot:
         """A copy of the weights that are in the model now, under peft's file names."""
         from peft import get_peft_model_state_dict
 
-        state: Mapping[str, Tensor] = get_peft_model_state_dict(self._peft)
+        state: Mapping[str, Tensor] = get_peft_model_state_dict(self._peft, save_embedding_layers=False)
         return {name: value.detach().float().cpu().clone().contiguous() for name, value in sorted(state.items())}
 
     def load(self, weights: Mapping[str, Tensor]) -> None:

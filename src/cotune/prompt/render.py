@@ -119,10 +119,8 @@ class Renderer:
     @staticmethod
     def _body(prompt: Prompt, values: Mapping[str, str], *, first: bool) -> str:
         instruction, shown, cue = prompt.instruction, prompt.input_template, prompt.cue
-        if prompt.order == "instruction_first":
-            parts = (instruction if first else "", shown, cue)
-        else:
-            parts = (shown, instruction, cue)
+        leading = prompt.order == "instruction_first"
+        parts = (instruction if first else "", shown, cue) if leading else (shown, instruction, cue)
         return prompt.separator.join(substitute(part, values) for part in parts if part)
 
     def _chat_text(self, system: str | None, turns: Sequence[tuple[str, str | None]]) -> str:
