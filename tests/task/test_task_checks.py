@@ -149,3 +149,10 @@ def test_near_duplicates_of_very_many_rows_are_left_out_and_told() -> None:
     rows = [Example(f"train:{i}", {"text": str(n)}, "ab"[i % 2]) for i, n in enumerate(np.arange(20_100))]
     found = check_data(rows, rows[:1], SealedTest(rows[:1]), ("a", "b"))
     assert found["near_duplicates_skipped"].count == 20_102
+
+
+def test_near_pairs_of_thousands_of_rows_stand_once_lower_first() -> None:
+    texts = sentences(4300, seed=11, words=6)
+    for first, second in ((7, 2500), (2100, 2200), (3000, 4200)):
+        texts[second] = texts[first] + "!"
+    assert near_pairs(examples(texts), 0.95) == [(7, 2500), (2100, 2200), (3000, 4200)]

@@ -157,3 +157,10 @@ def test_sizes_of_cuts(rows: int, dev: int, test: int) -> None:
     assert dev_size(rows) == dev
     assert size_of_test(rows) == test
     assert dev_size(rows, 7) == size_of_test(rows, 7) == 7
+
+
+def test_a_group_too_large_to_fit_is_still_taken_where_it_brings_the_cut_nearer() -> None:
+    rows = examples(list("ab") * 30, groups=["x"] * 30 + ["y"] * 30)
+    stays, taken = cut(rows, 18, generator(0))
+    assert len(stays) == len(taken) == 30
+    assert cut(rows, 10, generator(0))[1] == ()
