@@ -107,7 +107,7 @@ class TuneConfig(_Section):
     rank: Count = 16
     alpha: Annotated[Number, Field(gt=0)] = 32
     learning_rate: Annotated[Number, Field(gt=0)] = 1e-3
-    batch_size: Count = 16
+    batch_size: Count = 8
     shared_prefix: StrictBool = True
     max_epochs: Count = 8
     target: Name = "all-linear"

@@ -41,9 +41,7 @@ def parse_budget(text: str) -> Budget:
     match = _FORM.fullmatch(text)
     unit = match[2].lower() if match else ""
     if match is None or (unit not in _TIME and unit not in _TOKENS):
-        raise BudgetError(
-            f"{text!r} is no budget", where="budget", mend="Write for example 90s, 10m, 1h, 300ktok or 2Mtok."
-        )
+        raise BudgetError(f"{text!r} is no budget", where="budget", mend="Write for example 90s, 10m, 1h, 300ktok or 2Mtok.")
     amount = float(match[1]) * (_TIME.get(unit) or _TOKENS[unit])
     if amount <= 0:
         raise BudgetError(f"the budget {text!r} is nothing", where="budget", mend="Give at least 60s or 50ktok.")
@@ -55,10 +53,11 @@ class Clock:
 
     Args:
         before: active seconds of earlier sessions.
+        started: ``time.monotonic()`` from which this session counts; None means now.
     """
 
-    def __init__(self, before: float = 0.0) -> None:
-        self._before, self._start = before, time.monotonic()
+    def __init__(self, before: float = 0.0, started: float | None = None) -> None:
+        self._before, self._start = before, time.monotonic() if started is None else started
 
     def __call__(self) -> float:
         """Active seconds so far."""

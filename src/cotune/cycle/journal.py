@@ -1,8 +1,8 @@
 """The journal of a run: everything that was decided and measured, in order, one JSON object a line.
 
-The cycle is a program whose every effect goes through :meth:`Journal.step`. A run that goes on after a kill runs the same program
-again: steps that stand in the journal give back what was recorded, the first one that does not is done for real. So nothing
-is lost, and there is no second piece of code that rebuilds a half-finished run.
+The cycle is a program whose every effect goes through :meth:`Journal.step`. A run that goes on after a kill runs the same
+program again: steps that stand in the journal give back what was recorded, the first one that does not is done for real.
+So nothing is lost, and there is no second piece of code that rebuilds a half-finished run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             if number == len(lines) - 1:
                 break
-            raise CotuneError(f"{path}: line {number} of the journal is damaged ({error}). Start a new --out folder.") from error
+            raise CotuneError(f"{path}: line {number} of the journal is damaged. Start a new --out folder.") from error
         events.append(event)
     return events
 
@@ -49,17 +49,18 @@ class Journal:
 
     Args:
         folder: the run's folder.
+        started: ``time.monotonic()`` from which this session counts; None means now.
 
     Attributes:
         replaying: whether the next step still comes from the journal.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, started: float | None = None) -> None:
         self.path = folder / JOURNAL
         self._events = read_journal(self.path)
         self._next = 0
         self._cut_torn_line()
-        self.clock = Clock(max((float(e.get("active_s", 0.0)) for e in self._events), default=0.0))
+        self.clock = Clock(max((float(e.get("active_s", 0.0)) for e in self._events), default=0.0), started)
         self.listeners: list[Callable[[dict[str, Any]], None]] = []
 
     @property

@@ -25,7 +25,7 @@ class TuneSettings:
 
     lora: LoraSettings = field(default_factory=LoraSettings)
     learning_rate: float = 1e-3
-    batch_size: int = 16
+    batch_size: int = 8
     warmup: int = 4
     decay: float = 0.3
     weight_decay: float = 0.0

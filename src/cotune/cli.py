@@ -1,0 +1,180 @@
+"""The command line: parses, calls, prints. Everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cotune.errors import CotuneError, InputError
+
+app = typer.Typer(
+    name="cotune",
+    help="Tune a prompt and a model together, and learn what each of the two gained.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+@app.command(
+    epilog="Examples:\n\n  cotune run task.yaml --budget 10m --out runs/mine\n\n"
+    "  cotune run tickets.csv --input text --output label\n\n  cotune run task.yaml tune.rank=8 limit.train=500"
+)
+def run(
+    task: Annotated[Path, typer.Argument(help="A task.yaml, or labelled rows as CSV, TSV, JSONL or Parquet.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings such as tune.rank=8.")] = None,
+    input: Annotated[list[str] | None, typer.Option(help="Input column; may be given several times.")] = None,
+    output: Annotated[str | None, typer.Option(help="Label column.")] = None,
+    budget: Annotated[str | None, typer.Option(help="90s, 10m, 1h, or tokens: 300ktok, 2Mtok.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; the same one goes on where it stopped.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    model: Annotated[str | None, typer.Option(help="smollm2-135m (comes along), a folder, or a hub id.")] = None,
+    prompt: Annotated[list[Path] | None, typer.Option(help="File with a prompt of yours, a candidate in the race.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict alone.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Go round the cycle until the budget is spent; leaves a bundle, a journal and honest numbers."""
+    from cotune.config import config_from_data, load_config
+
+    given = list(overrides or [])
+    given += [f"{name}={value}" for name, value in (("budget", budget), ("model", model)) if value is not None]
+    given += [f"seed={seed}"] if seed is not None else []
+    if task.suffix.lower() in (".yaml", ".yml"):
+        if input or output:
+            raise InputError("--input and --output are for bare data files", where=str(task), mend="Set data.input there.")
+        config = load_config(task, given)
+    else:
+        if not input or not output:
+            raise InputError(
+                "which columns are input and label is not said", where=str(task), mend="Add --input COLUMN --output COLUMN."
+            )
+        config = config_from_data(task, input=input, output=output, overrides=given)
+    from cotune.files import slug
+
+    folder = out or Path("runs") / slug(config.name)
+    texts = [_read_prompt(path) for path in prompt or []]
+    from cotune.report import make_view
+
+    view = make_view(json=as_json, quiet=quiet, stream=sys.stdout, is_terminal=sys.stdout.isatty())
+    from cotune.cycle import run as run_cycle
+
+    try:
+        result = run_cycle(config, folder, prompts=texts, view=view)
+    except KeyboardInterrupt:
+        view.close()
+        typer.echo(f"\nStopped. What was done is kept in {folder}: the same command goes on from there.", err=True)
+        raise typer.Exit(130) from None
+    finally:
+        view.close()
+    if as_json:
+        typer.echo(json.dumps({"out": str(folder), **result.summary}, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    from cotune.report import print_verdict
+
+    print_verdict({**result.summary, "out": str(folder)}, Console(highlight=False))
+
+
+@app.command(epilog='Example:\n\n  cotune predict runs/mine/best --input "How tall is K2?"')
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, such as runs/mine/best.")],
+    input: Annotated[str | None, typer.Option(help="One text; without it, JSONL rows come from standard input.")] = None,
+    probabilities: Annotated[bool, typer.Option(help="Add each label's probability.")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Rows that are answered together.")] = 64,
+    as_json: Json = False,
+) -> None:
+    """Answer new rows with a bundle."""
+    from cotune.bundle import load, predict_stream
+
+    predictor = load(bundle)
+    if input is not None:
+        found = predictor.predict(input, probabilities=True)[0]
+        if as_json or probabilities:
+            answer = {"answer": found.answer, "probabilities": found.probabilities}
+            typer.echo(json.dumps(answer, ensure_ascii=False))
+        else:
+            typer.echo(found.answer)
+        return
+    if sys.stdin.isatty():
+        raise InputError("there are no rows to answer", where="standard input", mend="Give --input TEXT or pipe JSONL in.")
+    predict_stream(predictor, sys.stdin, sys.stdout.write, batch=batch, probabilities=probabilities)
+
+
+@app.command("try", epilog="Example:\n\n  cotune try runs/mine --prompt mine.txt")
+def try_(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    prompt: Annotated[Path | None, typer.Option(help="File with your prompt; - reads it from standard input.")] = None,
+    text: Annotated[str | None, typer.Option(help="The prompt itself.")] = None,
+    rows: Annotated[int, typer.Option(min=0, help="Flipped rows to show.")] = 8,
+    as_json: Json = False,
+) -> None:
+    """Set your own prompt against the winner on dev: difference, interval, flipped rows."""
+    if text is None and prompt is None:
+        if sys.stdin.isatty():
+            typer.echo("Type the prompt, then Ctrl-D:", err=True)
+        text = sys.stdin.read()
+    elif text is None and prompt is not None:
+        text = sys.stdin.read() if str(prompt) == "-" else _read_prompt(prompt)
+    assert text is not None
+    from cotune.cycle import try_prompt
+
+    found = try_prompt(run, text, where=str(prompt or "--text"))
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), ensure_ascii=False))
+        return
+    from cotune.report import tryout_text
+
+    typer.echo(tryout_text(found, rows=rows))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine offers, and how to mend what is missing."""
+    from cotune.model.doctor import diagnose, render
+
+    found = diagnose()
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        Console(highlight=False).print(render(found))
+    if found.status == "fail":
+        raise typer.Exit(1)
+
+
+def _read_prompt(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError("the prompt file is not UTF-8 text", where=str(path), mend="Save it as UTF-8.") from error
+    except OSError as error:
+        raise InputError(f"the prompt file cannot be read ({error.strerror})", where=str(path), mend="Check the path.") from error
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point; errors that are meant for users go to standard error without a traceback."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        app(args=arguments)
+    except CotuneError as error:
+        typer.echo(f"cotune: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

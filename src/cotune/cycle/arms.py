@@ -1,0 +1,130 @@
+"""The arms at the end: confirmed on all of dev, frozen, and scored once on the sealed test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.cycle.candidate import Candidate
+from cotune.cycle.lab import Lab
+from cotune.cycle.loop import Search
+from cotune.cycle.track import Measured
+from cotune.evaluate.arms import ArmScores
+from cotune.evaluate.decision import RAW
+from cotune.evaluate.scoring import Evaluation
+from cotune.model.adapters import BASE
+from cotune.prompt.prompt import Prompt
+
+ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned")
+_CALIBRATION_ROWS = 128
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """The five arms before the test.
+
+    Attributes:
+        arms: arm name to its candidate as measured on all of dev.
+        considered: every candidate that was measured on all of dev.
+    """
+
+    arms: Mapping[str, Measured]
+    considered: list[Measured]
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """An arm on the test: who answered, how it was judged, its scores, the right labels and the rows' groups."""
+
+    candidate: Candidate
+    evaluation: Evaluation
+    scores: NDArray[np.float64]
+    gold: NDArray[np.int64]
+    groups: NDArray[np.str_] | None = None
+
+    def for_attribution(self) -> ArmScores:
+        """In the form that attribution takes."""
+        return ArmScores(
+            score=self.evaluation.correct,
+            log_loss=self.evaluation.log_losses,
+            predicted=self.evaluation.predicted,
+            candidate=self.candidate.id,
+        )
+
+
+def confirm(lab: Lab, search: Search) -> Confirmed:
+    """Re-score on every dev row what may end up in an arm, and settle the arms there.
+
+    The winner of all arms on dev is what ships: where the search found nothing better, that is the tuned seed prompt.
+    """
+    finalists = [search.proposals[i].prompt for i in search.base_race.ranking[:2]]
+    seed_prompt = _base(lab, search.seed.prompt)
+    base = {m.candidate.prompt.id: m for m in (seed_prompt, *(_base(lab, p) for p in finalists))}
+    tuned = [m for track in search.tracks if track.measured for m in (track.best,)]
+    seed_tuned = search.seed.best if search.seed.measured else seed_prompt
+    best = max([seed_tuned, *tuned, *base.values()], key=lambda m: m.rank)
+    best_prompt = base.get(best.candidate.prompt.id) or _base(lab, best.candidate.prompt)
+    arms = {
+        "seed_prompt": seed_prompt,
+        "prompt_only": max(base.values(), key=lambda m: m.rank),
+        "best_prompt": best_prompt,
+        "seed_tuned": seed_tuned,
+        "best_tuned": best,
+    }
+    considered = list({m.candidate.id: m for m in (*base.values(), best_prompt, *tuned, best)}.values())
+    lab.journal.step(
+        "confirm",
+        [m.candidate.id for m in arms.values()],
+        lambda: {
+            "arms": {name: m.candidate.to_json() for name, m in arms.items()},
+            "dev": {
+                name: {"score": round(m.evaluation.score, 6), "log_loss": round(m.evaluation.log_loss, 6)}
+                for name, m in arms.items()
+            },
+        },
+    )
+    return Confirmed(arms, considered)
+
+
+def open_test(lab: Lab, confirmed: Confirmed) -> dict[str, ArmResult]:
+    """Freeze the arms in the journal, break the seal, score each arm; a killed opening goes on with the same arms."""
+    frozen = {name: m.candidate.id for name, m in confirmed.arms.items()}
+    sealed = lab.task.test
+    recorded = lab.journal.step(
+        "open_test", [frozen, sealed.content_hash], lambda: {"arms": frozen, "test": sealed.content_hash, "n": sealed.n}
+    )
+    opened = sealed.open(recorded["arms"])
+    results: dict[str, ArmResult] = {}
+    for name, measured in confirmed.arms.items():
+        candidate = measured.candidate
+        rows = opened.examples_for(candidate.id)
+        scores = lab.scores(candidate.prompt, candidate.adapter, rows, "test", arm=name)
+        evaluation = lab.judge(scores, rows, candidate.decision)
+        groups = np.array([str(row.group) for row in rows]) if any(row.group for row in rows) else None
+        results[name] = ArmResult(candidate, evaluation, scores, lab.gold(rows), groups)
+        lab.journal.step("arm", [name, candidate.id], lambda n=name, r=results[name]: _told(n, r))  # type: ignore[misc]
+    return results
+
+
+def _told(name: str, result: ArmResult) -> dict[str, Any]:
+    return {
+        "name": name,
+        "candidate_id": result.candidate.id,
+        "score": round(result.evaluation.score, 6),
+        "log_loss": round(result.evaluation.log_loss, 6),
+        "n": result.evaluation.n,
+    }
+
+
+def _base(lab: Lab, prompt: Prompt) -> Measured:
+    """A prompt under the base model on all of dev, its bias estimated on train inputs."""
+    scores = lab.scores(prompt, BASE, lab.dev, "confirm")
+    inputs = lab.task.train[:_CALIBRATION_ROWS]
+    biased = lab.bias(lab.scores(prompt, BASE, inputs, "calibrate"))
+    judged = [(lab.judge(scores, lab.dev, rule), rule) for rule in (RAW, biased)]
+    evaluation, rule = max(judged, key=lambda pair: (pair[0].score, -pair[0].log_loss))
+    return Measured(Candidate(prompt, BASE, rule), evaluation, scores)

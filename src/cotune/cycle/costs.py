@@ -1,0 +1,61 @@
+"""What steps will cost, in the budget's own unit, learnt from what they did cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cotune.cycle.budget import Budget
+
+
+@dataclass
+class CostModel:
+    """Turns tokens into budget.
+
+    Under a token budget a token costs one, whatever is done with it, so that the run is deterministic. Under a time budget it
+    costs seconds at the measured rates, which start as a guess from the probe.
+
+    Attributes:
+        budget: the run's budget.
+        score_rate: tokens a second in scoring.
+        train_rate: tokens a second in training.
+    """
+
+    budget: Budget
+    score_rate: float
+    train_rate: float
+    _scored: tuple[float, float] = (0.0, 0.0)
+    _trained: tuple[float, float] = (0.0, 0.0)
+
+    @classmethod
+    def guess(cls, budget: Budget, *, gflops: float, parameters: int) -> CostModel:
+        """From the measured rate of matrix products and the number of weights in them.
+
+        Scoring reaches about 0.7 of that rate, training (two such products a weight, frozen weights have no gradient) 0.5.
+        """
+        per_token = 2 * parameters / 1e9
+        return cls(budget, 0.7 * gflops / per_token, 0.5 * gflops / per_token / 2)
+
+    def scoring(self, tokens: float) -> float:
+        """Cost of scoring so many tokens."""
+        return tokens if self.budget.kind == "tokens" else tokens / self.score_rate
+
+    def training(self, tokens: float) -> float:
+        """Cost of training on so many tokens."""
+        return tokens if self.budget.kind == "tokens" else tokens / self.train_rate
+
+    def saw_scoring(self, tokens: int, seconds: float) -> None:
+        """Learn from a scoring step; the recent ones count most."""
+        self._scored = self._mixed(self._scored, tokens, seconds)
+        if self._scored[1] > 1.0:
+            self.score_rate = self._scored[0] / self._scored[1]
+
+    def saw_training(self, tokens: int, seconds: float) -> None:
+        """Learn from a training step."""
+        self._trained = self._mixed(self._trained, tokens, seconds)
+        if self._trained[1] > 1.0:
+            self.train_rate = self._trained[0] / self._trained[1]
+
+    @staticmethod
+    def _mixed(before: tuple[float, float], tokens: int, seconds: float) -> tuple[float, float]:
+        keep = 0.5 ** (seconds / 60.0)
+        return before[0] * keep + tokens, before[1] * keep + seconds

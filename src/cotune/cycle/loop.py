@@ -1,0 +1,312 @@
+"""The cycle: design prompts, race them, tune through them, race again, breed, go round until the budget ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cotune.config import RunConfig
+from cotune.cycle.lab import Lab
+from cotune.cycle.plan import FINAL, Plan
+from cotune.cycle.pool import choose_entrants, next_pool, opening_pool
+from cotune.cycle.prompt_race import RaceResult, race_prompts
+from cotune.cycle.track import Track, advance, decay_steps, finish, open_track
+from cotune.errors import CotuneError
+from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
+from cotune.model.adapters import BASE
+from cotune.prompt.bank import bare_prompt
+from cotune.prompt.prompt import Prompt
+from cotune.refine import Proposal
+
+_PATIENCE = 3
+"""Steps of the loop without a better dev score after which it stops."""
+
+
+@dataclass
+class Search:
+    """What a search found, and how it went.
+
+    Attributes:
+        proposals: every prompt that was scored, by id.
+        base_race: the first race, under the base model.
+        seed: the seed prompt's track.
+        winner: the track that leads.
+        tracks: all tracks, the seed's first.
+        cycles: a record for each cycle.
+        stopped: why the loop ended.
+    """
+
+    proposals: dict[str, Proposal]
+    base_race: RaceResult
+    seed: Track
+    winner: Track
+    tracks: list[Track]
+    cycles: list[dict[str, Any]] = field(default_factory=list)
+    stopped: str = ""
+
+
+class Loop:
+    """Runs the cycle within a plan.
+
+    Args:
+        lab: where effects happen.
+        config: the run's config.
+        plan: the first cycle in numbers.
+        own: the seed prompt first, then further prompts of the user's.
+    """
+
+    def __init__(self, lab: Lab, config: RunConfig, plan: Plan, own: Sequence[Prompt]) -> None:
+        self.lab, self.config, self.plan, self.own = lab, config, plan, list(own)
+        self._row_tokens: dict[str, float] = {}
+        # Budget a nat of dev log-loss has cost, by kind of step: what moved dev decides what comes next.
+        self._worth: dict[str, float] = {}
+
+    def run(self) -> Search:
+        """Go round until the budget, the steps or the gains end."""
+        search = self._first_cycle()
+        lost = 0
+        while True:
+            choice, why, steps = self._decide(search, lost)
+            recorded = self.lab.journal.step(
+                "decide",
+                [len(search.cycles), choice, steps],
+                lambda c=choice, w=why, s=steps: {"next": c, "why": w, "steps": s},  # type: ignore[misc]
+            )
+            if recorded["next"] == "finish":
+                search.stopped = recorded["why"]
+                break
+            before = search.winner.best.rank
+            if recorded["next"] == "prompts":
+                self._prompt_cycle(search, recorded["steps"])
+            else:
+                self._tune_cycle(search, recorded["steps"])
+            lost = 0 if search.winner.best.rank > before else lost + 1
+        self._finish(search)
+        return search
+
+    # Cycles -------------------------------------------------------------------------------------------------------
+
+    def _first_cycle(self) -> Search:
+        lab, plan = self.lab, self.plan
+        proposals = opening_pool(
+            lab, self.own, plan.pool, demonstrations=self.config.search.demonstrations, seed=self.config.seed
+        )
+        by_id = {p.prompt.id: p for p in proposals}
+        race = race_prompts(lab, [p.prompt for p in proposals], BASE, rows=plan.race_rows, cycle=1, final=FINAL)
+        seed = self.own[0]
+        ranking = [by_id[i].prompt for i in race.ranking if i != seed.id]
+        bare = bare_prompt(lab.task)
+        always = [seed, *([bare] if plan.entrants >= 3 and bare.id in by_id else []), *self.own[1:]]
+        entrants = choose_entrants(lab, ranking, always, max(2, plan.entrants), cycle=1)
+        tracks = [open_track(lab, prompt) for prompt in entrants]
+        for track in tracks:
+            advance(lab, track, plan.short_steps, cycle=1)
+        alive = [t for t in tracks if not t.failed]
+        if not alive:
+            raise CotuneError("every tuning run diverged. Lower tune.learning_rate and start a new --out folder.")
+        first = {t.prompt.id: t.latest.evaluation for t in alive}
+        survivors = sorted(alive, key=lambda t: t.latest.rank, reverse=True)[:2]
+        if len(alive) > 2:
+            for track in survivors:
+                advance(lab, track, 2 * plan.short_steps, cycle=1)
+        winner = max(survivors, key=lambda t: t.latest.rank)
+        search = Search(by_id, race, tracks[0], winner, tracks)
+        self._record(
+            search,
+            {
+                "kind": "prompts",
+                "pool": len(proposals),
+                "race": _race_record(race),
+                "tuned": [
+                    {"prompt_id": i, "steps": plan.short_steps, "score": e.score, "log_loss": e.log_loss}
+                    for i, e in first.items()
+                ],
+                "winner": winner.prompt.id,
+            },
+        )
+        losses = sorted(e.log_loss for e in first.values())
+        self._worth["prompts"] = max(1e-4, (sum(losses) / len(losses) - losses[0]))
+        return search
+
+    def _prompt_cycle(self, search: Search, steps: int) -> None:
+        """Breed from the survivors, race under the present adapter, and tune on through what leads there."""
+        lab, number = self.lab, len(search.cycles) + 1
+        incumbent = search.winner
+        adapter = incumbent.latest.candidate.adapter
+        parents = self._survivors(search)
+        children = next_pool(
+            lab,
+            number,
+            parents,
+            max(8, self.plan.pool * 2 // 3),
+            set(search.proposals),
+            demonstrations=self.config.search.demonstrations,
+            seed=self.config.seed,
+        )
+        search.proposals.update({p.prompt.id: p for p in children})
+        field_ = list({p.id: p for p in (incumbent.prompt, *parents, *(c.prompt for c in children))}.values())
+        race = race_prompts(lab, field_, adapter, rows=self.plan.race_rows, cycle=number, final=3)
+        by_id = {p.id: p for p in field_}
+        challengers = [by_id[i] for i in race.ranking if i != incumbent.prompt.id][:1]
+        before = incumbent.latest.evaluation.log_loss
+        target = incumbent.steps + steps
+        rivals = [open_track(lab, p, adapter, incumbent.steps) for p in challengers]
+        entrants = [incumbent, *rivals]
+        lab.journal.step(
+            "entrants",
+            [number, [t.prompt.id for t in entrants]],
+            lambda: {"cycle": number, "prompt_ids": [t.prompt.id for t in entrants]},
+        )
+        for track in entrants:
+            advance(lab, track, target, cycle=number)
+        alive = [t for t in entrants if not t.failed]
+        if not alive:
+            raise CotuneError("every tuning run diverged. Lower tune.learning_rate and start a new --out folder.")
+        search.tracks.extend(rivals)
+        search.winner = max(alive, key=lambda t: t.latest.rank)
+        own = incumbent.latest.evaluation.log_loss if not incumbent.failed else before
+        self._worth["prompts"] = max(1e-4, own - search.winner.latest.evaluation.log_loss)
+        self._worth["tune"] = max(1e-4, before - own)
+        self._record(
+            search,
+            {
+                "kind": "prompts",
+                "pool": len(field_),
+                "children": sum(bool(set(c.parents) & {p.id for p in parents}) for c in children),
+                "race": _race_record(race),
+                "tuned": [_tuned_record(t) for t in alive],
+                "winner": search.winner.prompt.id,
+            },
+        )
+
+    def _tune_cycle(self, search: Search, steps: int) -> None:
+        """Tune the winner on under its own prompt."""
+        number = len(search.cycles) + 1
+        winner = search.winner
+        before = winner.latest.evaluation.log_loss
+        advance(self.lab, winner, winner.steps + steps, cycle=number)
+        if not winner.failed:
+            self._worth["tune"] = max(1e-4, before - winner.latest.evaluation.log_loss)
+        self._record(
+            search,
+            {"kind": "tune", "pool": 0, "race": None, "tuned": [_tuned_record(winner)], "winner": winner.prompt.id},
+        )
+
+    def _finish(self, search: Search) -> None:
+        """Bring the seed prompt to the winner's steps, and let both learning rates fall."""
+        number = len(search.cycles)
+        winner, seed = search.winner, search.seed
+        if not seed.failed and seed is not winner:
+            advance(self.lab, seed, winner.steps, cycle=number, stage="seed")
+        finish(self.lab, winner, cycle=number)
+        if seed is not winner:
+            finish(self.lab, seed, cycle=number)
+
+    # Deciding -----------------------------------------------------------------------------------------------------
+
+    def _decide(self, search: Search, lost: int) -> tuple[str, str, int]:
+        """What comes next, why, and how many steps it may take."""
+        lab, plan, winner = self.lab, self.plan, search.winner
+        left = lab.left() - plan.reserve
+        limit = max(8, self.config.tune.max_epochs * winner.run.steps_per_epoch)
+        decay = lab.tune.decay
+        if lost >= _PATIENCE:
+            return "finish", f"dev did not improve in {lost} cycles", 0
+        if winner.failed:
+            return "finish", "the winner's training diverged; its last good adapter stands", 0
+        room = limit - winner.steps - decay_steps(winner.steps, decay)
+        if room < 3:
+            return "finish", f"the steps reached tune.max_epochs={self.config.tune.max_epochs}", 0
+        spare = left - self._finish_cost(search, winner.steps)
+        # Every further step of the winner is owed by the seed prompt too, and both have a longer decay.
+        step = self._step_cost(winner)
+        per_step = (2 if winner is not search.seed else 1) * (1 + decay / (1 - decay)) * step
+        check = self._row_cost(winner.prompt) * len(lab.dev)
+        race = self._race_cost(search)
+        affordable = int((spare - 2 * check) / per_step) if per_step else room
+        with_race = int((spare - 4 * check - race) / (per_step + step))
+        block = max(4, plan.short_steps)
+        if len(search.cycles) < self.config.search.max_cycles and with_race >= max(3, block // 3):
+            untried = len(search.cycles) == 1
+            prompts = self._worth.get("prompts", 0.0) / (race + 2 * block * step + 2 * check)
+            tune = self._worth.get("tune", 0.0) / (block * step + check)
+            if untried or prompts >= tune:
+                steps = min(room, max(3, min(block, with_race)))
+                why = (
+                    "prompts were not bred yet"
+                    if untried
+                    else f"the last search moved dev log-loss by {self._worth['prompts']:.4f}, tuning alone by "
+                    f"{self._worth.get('tune', 0.0):.4f}; by cost the search did more"
+                )
+                return "prompts", why, steps
+        if affordable >= 3:
+            why = f"room for {affordable} more steps"
+            if "tune" in self._worth:
+                why += f"; the last ones moved dev log-loss by {self._worth['tune']:.4f}"
+            return "tune", why, min(room, max(3, min(affordable, 2 * block)))
+        return "finish", "the budget is spent, but for the end", 0
+
+    def _finish_cost(self, search: Search, steps: int) -> float:
+        """Cost of decaying the winner, and of bringing the seed prompt as far and decaying it."""
+        decay = decay_steps(steps, self.lab.tune.decay)
+        cost = decay * self._step_cost(search.winner) + self._row_cost(search.winner.prompt) * len(self.lab.dev)
+        if search.seed is not search.winner and not search.seed.failed:
+            missing = steps - search.seed.steps
+            cost += (missing + decay) * self._step_cost(search.seed)
+            cost += 2 * self._row_cost(search.seed.prompt) * len(self.lab.dev)
+        return 1.06 * cost
+
+    def _step_cost(self, track: Track) -> float:
+        return self.lab.costs.training(track.run.tokens_per_step)
+
+    def _row_cost(self, prompt: Prompt) -> float:
+        if prompt.id not in self._row_tokens:
+            self._row_tokens[prompt.id] = self.lab.tokens_a_row(prompt)[0]
+        return self.lab.costs.scoring(self._row_tokens[prompt.id])
+
+    def _race_cost(self, search: Search) -> float:
+        entrants = max(8, self.plan.pool * 2 // 3) + FINAL
+        rounds = successive_halving_schedule(entrants, self.plan.race_rows, final=3)
+        return 1.2 * schedule_cost(entrants, rounds) * self._row_cost(search.winner.prompt)
+
+    def _survivors(self, search: Search) -> list[Prompt]:
+        """Parents of the next pool: the winner, tuned prompts by their latest score, and the base race's best."""
+        tracks = sorted((t for t in search.tracks if t.measured and not t.failed), key=lambda t: t.latest.rank, reverse=True)
+        prompts = [search.winner.prompt, *(t.prompt for t in tracks)]
+        latest = search.cycles[-1].get("race") or {}
+        prompts += [search.proposals[i].prompt for i in latest.get("ranking", [])[:2] if i in search.proposals]
+        return list({p.id: p for p in prompts}.values())[:FINAL]
+
+    def _record(self, search: Search, facts: dict[str, Any]) -> None:
+        number = len(search.cycles) + 1
+        best = search.winner.latest
+        record = {
+            "cycle": number,
+            **facts,
+            "dev_score": round(best.evaluation.score, 6),
+            "dev_log_loss": round(best.evaluation.log_loss, 6),
+            "steps": search.winner.steps,
+            "tokens": self.lab.spent_tokens,
+        }
+        search.cycles.append(self.lab.journal.step("cycle", [number, facts["winner"]], lambda: record))
+
+
+def _race_record(race: RaceResult) -> dict[str, Any]:
+    best = race.evaluations[race.ranking[0]]
+    return {
+        "adapter_id": race.adapter,
+        "ranking": race.ranking,
+        "dropped": race.dropped,
+        "dev_score": round(best.score, 6),
+        "dev_log_loss": round(best.log_loss, 6),
+    }
+
+
+def _tuned_record(track: Track) -> dict[str, Any]:
+    return {
+        "prompt_id": track.prompt.id,
+        "steps": track.steps,
+        "score": round(track.latest.evaluation.score, 6),
+        "log_loss": round(track.latest.evaluation.log_loss, 6),
+    }

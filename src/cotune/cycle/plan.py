@@ -1,0 +1,135 @@
+"""What fits into a budget: how large the pool, how many entrants, how many steps. Printed before the run starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cotune.cycle.track import decay_steps
+from cotune.errors import BudgetError
+from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
+
+FINAL = 4
+"""Prompts that see all rows of a race."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Facts that a plan rests on.
+
+    Attributes:
+        train: rows; ``dev`` and ``test`` too.
+        own: tokens of a scored row behind the shared prefix.
+        prefix: tokens of the shared prefix.
+        batch: rows of an optimizer step.
+        steps_per_epoch: optimizer steps in which each train row is met once.
+    """
+
+    train: int
+    dev: int
+    test: int
+    own: float
+    prefix: int
+    batch: int
+    steps_per_epoch: int
+
+    @property
+    def step_tokens(self) -> float:
+        """Tokens of an optimizer step."""
+        return self.batch * (self.own + 1) + self.prefix
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The first cycle in numbers, and what is put aside for the end.
+
+    Attributes:
+        pool: prompts that are scored.
+        race_rows: dev rows of the longest race.
+        entrants: prompts that are tuned.
+        short_steps: optimizer steps of each entrant's short run.
+        target_steps: steps that the winner and the seed prompt reach in all, decay included, if nothing intervenes.
+        reserve: budget for confirming, the test and the report, in the budget's unit.
+    """
+
+    pool: int
+    race_rows: int
+    entrants: int
+    short_steps: int
+    target_steps: int
+    reserve: float
+
+    def to_json(self) -> dict[str, Any]:
+        """For the journal."""
+        return {**asdict(self), "reserve": round(self.reserve, 2)}
+
+
+def make_plan(
+    left: float,
+    sizes: Sizes,
+    *,
+    scoring: Callable[[float], float],
+    training: Callable[[float], float],
+    fixed: float,
+    max_pool: int,
+    max_entrants: int,
+    max_epochs: int,
+    decay: float,
+) -> Plan:
+    """Fit a run into what is left of the budget.
+
+    Training gets about four fifths of what the end leaves; each entrant's short run is about a fifth of the winner's.
+
+    Args:
+        left: budget, in its unit.
+        sizes: of the task.
+        scoring: cost of scoring so many tokens.
+        training: cost of training on so many tokens.
+        fixed: cost of what happens at the end besides scoring (report, saving).
+        max_pool: prompts at most.
+        max_entrants: tuned prompts at most.
+        max_epochs: epochs of the winner's run at most.
+        decay: share of a finished run in which the learning rate falls.
+
+    Raises:
+        BudgetError: not even one short run fits.
+    """
+    row = scoring(sizes.own)
+    reserve = fixed + 1.08 * (5 * sizes.test + 3 * sizes.dev + 3 * min(128, sizes.train)) * row
+    usable = left - reserve
+    step = training(sizes.step_tokens)
+    check = sizes.dev * row
+    least = 2 * 4 * step + 4 * check
+    if usable < least:
+        raise BudgetError(
+            f"the budget is too small: scoring the test rows and one short tuning run need about {reserve + least:.0f}, "
+            f"and {left:.0f} is left",
+            where="budget",
+            mend="Raise the budget, or lower limit.test or limit.train.",
+        )
+    race_rows = min(sizes.dev, 128)
+    pool = max_pool
+    while pool > 4 and _race_cost(pool, race_rows) * row > 0.22 * usable:
+        pool -= 1
+    while race_rows > 24 and _race_cost(pool, race_rows) * row > 0.22 * usable:
+        race_rows = int(race_rows * 0.8)
+    usable -= _race_cost(pool, race_rows) * row
+    entrants = max_entrants
+    limit = max(8, max_epochs * sizes.steps_per_epoch)
+    while True:
+        # Entrants' short runs at a fifth each, survivors' middle runs, then the winner and the seed to the end.
+        checks = (entrants + 6) * check
+        shares = 0.2 * entrants + 0.2 * 2 + 2 * 0.75
+        target = int((usable - checks) / (shares * step))
+        if target >= 5 * 4 or entrants <= 2:
+            break
+        entrants -= 1
+    target = max(6, min(target, limit))
+    steady = target - decay_steps(int(target * (1 - decay)), decay)
+    short = max(3, min(round(0.2 * target), steady))
+    return Plan(pool, race_rows, entrants, short, target, reserve)
+
+
+def _race_cost(pool: int, rows: int) -> int:
+    return schedule_cost(pool, successive_halving_schedule(pool, rows, final=min(FINAL, pool)))

@@ -1,0 +1,130 @@
+"""The prompts of a cycle: bred, embedded, thinned, ordered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cotune.cycle.lab import Lab
+from cotune.embed import PromptEOL, behaviour, centred, farthest_first, without_near_duplicates
+from cotune.model.adapters import BASE
+from cotune.prompt.prompt import Prompt
+from cotune.refine import Proposal, diverse, first_pool, fixed
+from cotune.refine.breed import DemonstrationPool, breed
+from cotune.refine.demonstrations import default_count, fits
+from cotune.task.example import Example
+
+NEAR = 0.02
+"""Cosine distance below which two prompts are the same idea."""
+_EMBEDDED_ROWS = 96
+_BEHAVIOUR_ROWS = 16
+
+
+def demonstration_pool(lab: Lab) -> DemonstrationPool:
+    """Draws demonstrations from train: half the time rows that lie far apart for the model, else random ones."""
+    rows = [row for row in lab.task.train if fits(row)][:_EMBEDDED_ROWS]
+    vectors: list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = []
+
+    def draw(rng: np.random.Generator) -> Sequence[Example]:
+        if not rows:
+            return ()
+        if rng.random() < 0.5:
+            return fixed(lab.task, rng)
+        if not vectors:
+            vectors.append(centred(PromptEOL(lab.model).embed([" ".join(row.fields.values()) for row in rows])))
+        chosen = diverse(vectors[0], [row.output for row in rows], default_count(len(lab.task.labels)), rng=rng)
+        return [rows[i] for i in chosen]
+
+    return draw
+
+
+def opening_pool(lab: Lab, own: Sequence[Prompt], count: int, *, demonstrations: bool, seed: int) -> list[Proposal]:
+    """The first cycle's pool: the user's prompts or the drafted one first, the bare input, then the bank and edits."""
+    rng = np.random.default_rng([seed, 10])
+    shown = demonstration_pool(lab) if demonstrations else None
+    proposals = first_pool(lab.task, list(own), count + max(4, count // 3), rng, demonstration_pool=shown)
+    kept = max(2, len(own) + 1)
+    return _record(lab, 1, proposals, count, keep=range(min(kept, len(proposals))))
+
+
+def next_pool(
+    lab: Lab, cycle: int, survivors: Sequence[Prompt], count: int, seen: set[str], *, demonstrations: bool, seed: int
+) -> list[Proposal]:
+    """A later cycle's pool: children of this run's survivors, none of them tried before."""
+    rng = np.random.default_rng([seed, 10, cycle])
+    shown = demonstration_pool(lab) if demonstrations else None
+    proposals = breed(survivors, lab.task, count + max(2, count // 3), rng, demonstration_pool=shown, seen=seen)
+    return _record(lab, cycle, proposals, count, keep=())
+
+
+def _record(lab: Lab, cycle: int, proposals: list[Proposal], count: int, keep: Sequence[int]) -> list[Proposal]:
+    """Embed, drop near-duplicates, order farthest-first and cut; journalled."""
+
+    def effect() -> object:
+        vectors = centred(PromptEOL(lab.model).embed([shown_text(p.prompt) for p in proposals]))
+        staying = without_near_duplicates(vectors, NEAR, keep=list(keep))
+        points = vectors[staying]
+        first = [staying.index(i) for i in keep] or [0]
+        order = [staying[i] for i in farthest_first(points, start=first, count=count)]
+        return {
+            "cycle": cycle,
+            "proposals": [proposals[i].to_json() for i in order],
+            "near_duplicates": len(proposals) - len(staying),
+            "left_out": len(staying) - len(order),
+            "places": [[round(float(x), 4) for x in row] for row in _plane(vectors[order])],
+        }
+
+    value = lab.journal.step("pool", [cycle, [p.prompt.id for p in proposals], count], effect)
+    return [Proposal.from_json(item) for item in value["proposals"]]
+
+
+def shown_text(prompt: Prompt) -> str:
+    """A prompt's text with what its demonstrations show, for embedding."""
+    shown = "\n".join(f"{' '.join(text for _, text in d.fields)} {d.output}" for d in prompt.demonstrations)
+    return "\n".join(part for part in (prompt.system or "", prompt.text, shown) if part)
+
+
+def choose_entrants(
+    lab: Lab, ranking: Sequence[Prompt], always: Sequence[Prompt], count: int, *, adapter: str = BASE, cycle: int
+) -> list[Prompt]:
+    """Prompts that are tuned: those that must be, the best of the race, then those that behave most unlike these.
+
+    What a prompt is worth before tuning says little about what it is worth after, so base rank alone does not choose.
+
+    Args:
+        lab: where behaviour is embedded.
+        ranking: prompts, best first.
+        always: prompts that enter whatever their rank.
+        count: entrants.
+        adapter: weights under which behaviour is looked at.
+        cycle: for the journal.
+    """
+    by_id = {prompt.id: prompt for prompt in (*always, *ranking)}
+
+    def effect() -> object:
+        chosen = list(dict.fromkeys(p.id for p in always))[:count]
+        rest = [p for p in ranking if p.id not in chosen]
+        if len(chosen) < count and rest:
+            chosen.append(rest.pop(0).id)
+        rest = rest[: max(4, len(ranking) // 2)]
+        if len(chosen) < count and rest:
+            rows = [row.fields for row in lab.task.train[:_BEHAVIOUR_ROWS]]
+            everyone = [by_id[i] for i in chosen] + rest
+            vectors = centred(behaviour(lab.model, everyone, rows, lab.task.labels, adapter=adapter))
+            order = farthest_first(vectors, start=range(len(chosen)), count=count)
+            chosen = [everyone[i].id for i in order]
+        return {"cycle": cycle, "prompt_ids": chosen}
+
+    value = lab.journal.step("entrants", [cycle, [p.id for p in always], [p.id for p in ranking], count], effect)
+    return [by_id[i] for i in value["prompt_ids"]]
+
+
+def _plane(vectors: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """The two directions in which points differ most, for a map."""
+    moved = (vectors - vectors.mean(axis=0)).astype(np.float64)
+    if len(moved) < 3:
+        return np.zeros((len(moved), 2))
+    u, s, _ = np.linalg.svd(moved, full_matrices=False)
+    places: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = u[:, :2] * s[:2]
+    return places

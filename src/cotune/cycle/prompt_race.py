@@ -1,0 +1,142 @@
+"""Racing prompts on dev under one set of weights: successive halving over rows, losers dropped by a sequential test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.cycle.lab import Lab
+from cotune.errors import CotuneError, DivergedError
+from cotune.evaluate.decision import RAW, Decision
+from cotune.evaluate.racing import Race, loss_bound, successive_halving_schedule
+from cotune.evaluate.scoring import Evaluation
+from cotune.prompt.prompt import Prompt
+
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class RaceResult:
+    """How a race ended.
+
+    Attributes:
+        adapter: the weights it was run under.
+        ranking: prompt ids, best first: those that saw all rows, then the others by how far they came.
+        scores: prompt id to the label scores on the first rows of dev that it saw.
+        dropped: ids that the test called worse.
+        evaluations: prompt id to its judgement on the rows it saw, under its better decision rule.
+    """
+
+    adapter: str
+    ranking: list[str] = field(default_factory=list)
+    scores: dict[str, Floats] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    evaluations: dict[str, Evaluation] = field(default_factory=dict)
+
+
+def race_prompts(
+    lab: Lab,
+    prompts: Sequence[Prompt],
+    adapter: str,
+    *,
+    rows: int,
+    cycle: int,
+    final: int = 4,
+    first_rows: int = 16,
+) -> RaceResult:
+    """Race prompts over the first ``rows`` rows of dev.
+
+    All meet the same rows in the same order. The judged loss is the log-loss after calibration: under the base model raw scores
+    say more about which label word is frequent than about the prompt.
+
+    Args:
+        lab: where scoring happens.
+        prompts: entrants, at least one.
+        adapter: weights to race under.
+        rows: dev rows of the last round.
+        cycle: for the journal.
+        final: how many see all rows.
+        first_rows: rows of the first round at least.
+
+    Raises:
+        CotuneError: every prompt failed.
+    """
+    result = RaceResult(adapter)
+    lengths = tuple(len(prompt.text) + sum(len(t) for d in prompt.demonstrations for _, t in d.fields) for prompt in prompts)
+    labels = len(lab.task.labels)
+    race = Race(len(prompts), bound=loss_bound(labels), lengths=lengths)
+    seen = 0
+    failed: set[int] = set()
+    for step in successive_halving_schedule(len(prompts), rows, final=min(final, len(prompts)), first_rows=first_rows):
+        part = lab.dev[seen : step.rows]
+        for number in race.active:
+            prompt = prompts[number]
+            try:
+                found = lab.scores(prompt, adapter, part, "race", cycle=cycle)
+            except DivergedError:
+                failed.add(number)
+                continue
+            before = result.scores.get(prompt.id)
+            result.scores[prompt.id] = found if before is None else np.concatenate([before, found])
+        alive = [n for n in race.active if n not in failed]
+        if not alive:
+            raise CotuneError("every prompt of the race gave scores that are not finite")
+        if gone := [n for n in race.active if n in failed]:
+            race = race.retire(gone)
+        losses = np.stack([_losses(lab, result.scores[prompts[n].id])[seen : step.rows] for n in alive], axis=1)
+        race = race.update(losses)
+        seen = step.rows
+        leaving = race.ranking()[step.keep :]
+        if leaving and step.rows < rows:
+            race = race.retire(leaving)
+    result.dropped = [prompts[n].id for n in race.dropped]
+    standing = list(race.ranking())
+    others = sorted(
+        (n for n in range(len(prompts)) if n not in standing and n not in failed),
+        key=lambda n: (-len(result.scores[prompts[n].id]), race.mean_losses[n]),
+    )
+    result.ranking = [prompts[n].id for n in (*standing, *others)]
+    for prompt_id, scores in result.scores.items():
+        decision = better_rule(lab, scores, lab.dev[: len(scores)])
+        result.evaluations[prompt_id] = lab.judge(scores, lab.dev[: len(scores)], decision)
+    best = result.ranking[0]
+    lab.journal.step(
+        "race",
+        [cycle, adapter, [prompt.id for prompt in prompts]],
+        lambda: {
+            "cycle": cycle,
+            "adapter_id": adapter,
+            "ranking": result.ranking,
+            "dropped": result.dropped,
+            "rows": {prompt_id: len(scores) for prompt_id, scores in result.scores.items()},
+            "scores": {i: round(e.score, 4) for i, e in result.evaluations.items()},
+            "log_losses": {i: round(e.log_loss, 4) for i, e in result.evaluations.items()},
+            "best": {
+                "prompt_id": best,
+                "score": round(result.evaluations[best].score, 4),
+                "log_loss": round(result.evaluations[best].log_loss, 4),
+            },
+        },
+    )
+    return result
+
+
+def _losses(lab: Lab, scores: Floats) -> Floats:
+    """Per-row log-loss after the bias that the inputs seen so far suggest; few inputs suggest none."""
+    rows = lab.dev[: len(scores)]
+    if len(scores) < 8:
+        return lab.judge(scores, rows, RAW).log_losses
+    return lab.judge(scores, rows, lab.bias(scores)).log_losses
+
+
+def better_rule(lab: Lab, scores: Floats, rows: Sequence[object]) -> Decision:
+    """Raw or calibrated, whichever is better on the metric, ties by log-loss; chosen on dev for every arm alike."""
+    examples = lab.dev[: len(rows)]
+    biased = lab.bias(scores)
+    judged = [(lab.judge(scores, examples, rule), rule) for rule in (RAW, biased)]
+    (raw, _), (calibrated, _) = judged
+    better = (calibrated.score, -calibrated.log_loss) > (raw.score, -raw.log_loss)
+    return biased if better else RAW

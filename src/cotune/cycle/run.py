@@ -1,0 +1,336 @@
+"""A whole run: set up, search, confirm, test, bundle, report. Runs again in the same folder go on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from cotune import __version__
+from cotune.config import RunConfig
+from cotune.cycle.arms import confirm, open_test
+from cotune.cycle.budget import parse_budget
+from cotune.cycle.costs import CostModel
+from cotune.cycle.journal import Journal, read_journal
+from cotune.cycle.lab import Lab
+from cotune.cycle.loop import Loop
+from cotune.cycle.plan import Plan, Sizes, make_plan
+from cotune.cycle.summary import attribution_of, build_summary
+from cotune.errors import BusyError, InputError
+from cotune.evaluate.paired import detectable_sentence
+from cotune.files import write_json
+from cotune.model.adapters import BASE, LoraSettings
+from cotune.model.local import EngineSettings, LocalModel
+from cotune.prompt.bank import seed_prompt
+from cotune.prompt.prompt import Prompt, parse_prompt
+from cotune.task.task import Task
+from cotune.tune.settings import TuneSettings
+
+SUMMARY, CONFIG, BUNDLE = "summary.json", "config.json", "best"
+
+
+class View(Protocol):
+    """Shows how a run goes on."""
+
+    def event(self, event: dict[str, Any]) -> None:
+        """A line of the journal."""
+        ...
+
+    def progress(self, stage: str, what: str, tokens: int) -> None:
+        """So many more tokens were run."""
+        ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        folder: the run's folder.
+        summary: what ``summary.json`` holds.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+
+    @property
+    def bundle(self) -> Path:
+        """The folder that ships."""
+        return self.folder / BUNDLE
+
+
+class Quiet:
+    """A view that shows nothing."""
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def progress(self, stage: str, what: str, tokens: int) -> None:
+        """Nothing."""
+
+
+def run(
+    config: RunConfig, out: Path, *, task: Task | None = None, prompts: Sequence[str] = (), view: View | None = None
+) -> Result:
+    """Tune prompt and model together for a task; go on with what stands in ``out``.
+
+    Args:
+        config: what to do.
+        out: the run's folder; made when missing.
+        task: the rows, where they were read already; None reads what the config names.
+        prompts: further prompt texts of the user's, candidates beside the seed prompt.
+        view: shows progress.
+
+    Raises:
+        InputError: config, data, model or budget are wrong, or the folder holds another run.
+        BusyError: another process works in the folder.
+    """
+    view = view or Quiet()
+    started = time.monotonic()
+    budget = parse_budget(config.budget)
+    task = task or Task.from_config(config)
+    own = _own_prompts(config, task, prompts)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the run's folder cannot be made ({error.strerror})", where=str(out), mend="Choose another --out."
+        ) from error
+    with _locked(out):
+        finished = _check_same(out, config, task, own)
+        if finished is not None:
+            return Result(out, finished)
+        journal = Journal(out, started=started)
+        journal.listeners.append(view.event)
+        for event in journal.events:
+            view.event(event)
+        model, model_name, probed = load_model(config, out, journal)
+        costs = CostModel.guess(budget, gflops=probed["gemm_gflops"], parameters=_matrix_weights(model))
+        lab = Lab(task, model, journal, costs, out, tune_settings(config), config.seed, view)
+        _start(lab, config, model_name, own, probed)
+        plan = _plan(lab, config, own[0])
+        search = Loop(lab, config, plan, own).run()
+        confirmed = confirm(lab, search)
+        results = open_test(lab, confirmed)
+        gains = attribution_of(lab, results)
+        cost = journal.step("cost", "cost", lambda: {"wall_s": round(journal.clock(), 1), "peak_rss_mb": _peak_rss_mb()})
+        summary = build_summary(lab, search, confirmed, results, gains, model_name=model_name, cost=cost)
+        _ship(lab, summary, confirmed.arms["best_tuned"].candidate, model_name, out)
+        write_json(out / SUMMARY, summary)
+        journal.step("done", "done", lambda: {"bundle": BUNDLE, "score": summary["arms"]["best_tuned"]["score"]})
+        lab.clean()
+        return Result(out, summary)
+
+
+def load_model(config: RunConfig, out: Path, journal: Journal) -> tuple[LocalModel, str, dict[str, Any]]:
+    """The model as the run's first session chose to run it: device, dtype, threads and batch size are journalled."""
+    from cotune.model.bundled import resolve_model
+    from cotune.model.probe import probe
+    from cotune.model.score_cache import ScoreCache
+
+    folder = resolve_model(config.model)
+    engine = config.engine
+
+    def effect() -> dict[str, Any]:
+        found = probe(engine.device, engine.dtype, engine.threads)
+        free = found.memory_bytes
+        # A scoring pass of 2,048 tokens of a small model takes a few hundred MB; large models get shorter ones.
+        weights = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+        spare = max(0, free - 2 * weights)
+        tokens = engine.batch_tokens or int(max(256, min(2048, spare / max(weights, 1) * 512)))
+        return {
+            "device": found.device,
+            "dtype": found.dtype,
+            "threads": found.threads,
+            "batch_tokens": tokens,
+            "gemm_gflops": found.gemm_gflops.get(found.dtype, 0.0) or 50.0,
+            "probe": found.to_json(),
+        }
+
+    probed: dict[str, Any] = journal.step("engine", [engine.model_dump(mode="json"), config.model], effect)
+    settings = EngineSettings(probed["device"], probed["dtype"], probed["threads"], probed["batch_tokens"], engine.max_tokens)
+    model = LocalModel.load(folder, settings=settings, cache=ScoreCache(out / "scores.sqlite"), name=config.model)
+    return model, config.model, probed
+
+
+def tune_settings(config: RunConfig) -> TuneSettings:
+    """The part of the config that training needs."""
+    tune = config.tune
+    return TuneSettings(
+        lora=LoraSettings(tune.rank, int(tune.alpha), tune.target),
+        learning_rate=tune.learning_rate,
+        batch_size=tune.batch_size,
+        clip=tune.clip,
+        shared_prefix=tune.shared_prefix,
+    )
+
+
+def _own_prompts(config: RunConfig, task: Task, texts: Sequence[str]) -> list[Prompt]:
+    given = config.prompt_text()
+    label_words = seed_prompt(task).label_words
+    first = seed_prompt(task) if given is None else _parsed(given, task, "prompt").edit(label_words=label_words)
+    others = [_parsed(text, task, f"prompt {i + 1}").edit(label_words=label_words) for i, text in enumerate(texts)]
+    return list({prompt.id: prompt for prompt in (first, *others)}.values())
+
+
+def _parsed(text: str, task: Task, where: str) -> Prompt:
+    return parse_prompt(text, task.input_fields, where=where)
+
+
+def _start(lab: Lab, config: RunConfig, model_name: str, own: Sequence[Prompt], probed: dict[str, Any]) -> None:
+    task = lab.task
+    lab.journal.step(
+        "start",
+        [task.fingerprint, lab.model.fingerprint],
+        lambda: {
+            "task": task.name,
+            "n": {"train": len(task.train), "dev": len(task.dev), "test": task.test.n},
+            "labels": len(task.labels),
+            "model": model_name,
+            "model_fingerprint": lab.model.fingerprint,
+            "budget": config.budget,
+            "seed": config.seed,
+            "device": probed["device"],
+            "dtype": probed["dtype"],
+            "threads": probed["threads"],
+            "prompts": [prompt.to_json() for prompt in own],
+            "checks": list(task.checks.messages),
+            "detectable": detectable_sentence(task.test.n),
+        },
+    )
+
+
+def _plan(lab: Lab, config: RunConfig, seed: Prompt) -> Plan:
+    """Measure the scoring rate on a few rows, then fit the run into the budget."""
+    task = lab.task
+    sample = task.train[: min(48, len(task.train))]
+    lab.scores(seed, BASE, sample, "measure")
+    own, prefix = lab.tokens_a_row(seed)
+    sizes = Sizes(
+        len(task.train),
+        len(task.dev),
+        task.test.n,
+        own,
+        prefix,
+        min(config.tune.batch_size, len(task.train)),
+        -(-len(task.train) // config.tune.batch_size),
+    )
+    timed = lab.costs.budget.kind == "time"
+    left = lab.left()
+
+    def effect() -> dict[str, Any]:
+        plan = make_plan(
+            left,
+            sizes,
+            scoring=lab.costs.scoring,
+            training=lab.costs.training,
+            fixed=8.0 + 0.01 * lab.costs.budget.amount if timed else 0.0,
+            max_pool=config.search.pool,
+            max_entrants=config.search.entrants,
+            max_epochs=config.tune.max_epochs,
+            decay=lab.tune.decay,
+        )
+        return {**plan.to_json(), "text": _plan_text(plan, lab, sizes)}
+
+    value = lab.journal.step("plan", [task.fingerprint, config.budget, config.search.model_dump()], effect)
+    return Plan(**{name: value[name] for name in Plan.__dataclass_fields__})
+
+
+def _plan_text(plan: Plan, lab: Lab, sizes: Sizes) -> list[str]:
+    unit = "s" if lab.costs.budget.kind == "time" else "tokens"
+    return [
+        f"score {plan.pool} prompts on up to {plan.race_rows} dev rows each",
+        f"tune {plan.entrants} of them for {plan.short_steps} steps, then the best on",
+        f"to about {plan.target_steps} steps ({plan.target_steps / sizes.steps_per_epoch:.1f} epochs), the seed prompt as far",
+        f"keep {plan.reserve:,.0f} {unit} for confirming, {sizes.test} test rows and the report",
+    ]
+
+
+def _ship(lab: Lab, summary: dict[str, Any], candidate: Any, model_name: str, out: Path) -> None:
+    from cotune.bundle import save_bundle
+
+    save_bundle(
+        out / BUNDLE,
+        task_name=lab.task.name,
+        input_fields=lab.task.input_fields,
+        output_field=lab.task.output_field,
+        labels=lab.task.labels,
+        metric=lab.task.metric,
+        prompt=candidate.prompt,
+        decision=candidate.decision,
+        adapter_folder=None if candidate.adapter == BASE else out / "adapters" / candidate.adapter,
+        model=lab.model,
+        metrics={key: summary[key] for key in ("arms", "gains", "selection", "n", "seed", "verdict")},
+        model_name=model_name,
+    )
+
+
+def _check_same(out: Path, config: RunConfig, task: Task, own: Sequence[Prompt]) -> dict[str, Any] | None:
+    """Write down what this folder's run is, or check that it is this one; its summary where it has ended.
+
+    Raises:
+        InputError: the folder holds a run of another config, of other data, or something else.
+    """
+    path = out / CONFIG
+    identity = {"data": task.fingerprint, "prompts": [p.id for p in own], "cotune": __version__}
+    if not path.is_file():
+        if read_journal(out / "journal.jsonl"):
+            raise InputError("the folder holds a journal without its config", where=str(out), mend="Choose another --out.")
+        write_json(path, {"config": config.model_dump(mode="json"), "identity": identity})
+        return None
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        before = RunConfig.model_validate(stored["config"])
+    except (ValueError, KeyError) as error:
+        raise InputError("the run's config cannot be read", where=str(path), mend="Choose another --out.") from error
+    changes = before.differences(config)
+    if not changes and stored["identity"] != identity:
+        changes = [
+            f"{name}: {stored['identity'].get(name)} -> {identity[name]}"
+            for name in identity
+            if stored["identity"].get(name) != identity[name]
+        ]
+    if changes:
+        raise InputError(
+            f"the folder holds a run that differs: {'; '.join(changes)}",
+            where=str(out),
+            mend="Choose another --out, or give the same settings to go on.",
+        )
+    summary = out / SUMMARY
+    if summary.is_file() and any(event["kind"] == "done" for event in read_journal(out / "journal.jsonl")):
+        found: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
+        return found
+    return None
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BusyError(f"another process works in {out}. Wait for it, or choose another --out.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _matrix_weights(model: LocalModel) -> int:
+    """Weights that multiply every token: all but the embeddings."""
+    total = sum(p.numel() for p in model.model.parameters())
+    table: int = model.model.get_input_embeddings().weight.numel()
+    return max(1, int(total) - table)
+
+
+def _peak_rss_mb() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak / 1024 if sys.platform != "darwin" else peak / 1024**2)

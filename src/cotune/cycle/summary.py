@@ -1,0 +1,128 @@
+"""The summary of a finished run: the numbers of ``summary.json``."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cotune import __version__
+from cotune.cycle.arms import ArmResult, Confirmed
+from cotune.cycle.lab import Lab
+from cotune.cycle.loop import Search
+from cotune.evaluate.attribution import Attribution, attribute, sentence
+from cotune.evaluate.intervals import Interval, dirichlet_f1, proportion_interval
+from cotune.evaluate.selection import winners_curse
+
+_METRICS = {"accuracy": "mean", "macro_f1": "macro_f1", "weighted_f1": "weighted_f1"}
+
+
+def attribution_of(lab: Lab, results: Mapping[str, ArmResult]) -> Attribution:
+    """The gains between the arms on the test rows."""
+    one = results["best_tuned"]
+    return attribute(
+        {name: result.for_attribution() for name, result in results.items()},
+        metric=_METRICS[lab.task.metric],  # type: ignore[arg-type]
+        gold=one.gold,
+        groups=one.groups,
+        seed=lab.seed,
+    )
+
+
+def build_summary(
+    lab: Lab,
+    search: Search,
+    confirmed: Confirmed,
+    results: Mapping[str, ArmResult],
+    gains: Attribution,
+    *,
+    model_name: str,
+    cost: Mapping[str, Any],
+) -> dict[str, Any]:
+    """All of ``summary.json`` but where the bundle lies."""
+    task = lab.task
+    winner = confirmed.arms["best_tuned"]
+    table = np.stack([m.evaluation.correct for m in confirmed.considered])
+    place = [m.candidate.id for m in confirmed.considered].index(winner.candidate.id)
+    curse = winners_curse(table, seed=lab.seed, winner=place)
+    verdict = sentence(gains.gains, gains.n)
+    return {
+        "task": task.name,
+        "n": {"train": len(task.train), "dev": len(task.dev), "test": task.test.n},
+        "model": model_name,
+        "metric": task.metric,
+        "labels": list(task.labels),
+        "verdict": verdict,
+        "next": next_steps(lab, search, gains),
+        "arms": {name: _arm(lab, result) for name, result in results.items()},
+        "gains": gains.as_dict(),
+        "selection": {
+            "dev": round(winner.evaluation.score, 6),
+            "dev_corrected": round(curse.corrected, 6) if task.metric == "accuracy" else None,
+            "test": round(results["best_tuned"].evaluation.score, 6),
+            "optimism": round(winner.evaluation.score - results["best_tuned"].evaluation.score, 6),
+            "candidates": len(search.proposals),
+        },
+        "cycles": search.cycles,
+        "stopped": search.stopped,
+        "prompts_scored": len(search.proposals),
+        "prompts_tuned": len({track.prompt.id for track in search.tracks}),
+        "cost": {**cost, **lab.counts},
+        "data": lab.task.checks.to_json(),
+        "truncated": lab.truncated,
+        "best": {"bundle": "best", "prompt_text": winner.candidate.prompt.text, "prompt": winner.candidate.prompt.to_json()},
+        "seed": lab.seed,
+        "versions": versions(),
+    }
+
+
+def next_steps(lab: Lab, search: Search, gains: Attribution) -> list[str]:
+    """What the user may do now, the most useful first."""
+    steps = []
+    lead = gains.gains["prompt_given_tuning"]
+    if not lead.identical and not lead.significant() and lead.ci.width > 0.04:
+        steps.append(
+            f"Whether the searched prompt helps on top of tuning is not told apart with {gains.n} test rows; "
+            "more test rows would narrow the interval."
+        )
+    if "budget" in search.stopped:
+        steps.append("The budget ended while there were steps left to take; a larger --budget may gain more.")
+    if len(lab.task.train) < 300:
+        steps.append(f"Only {len(lab.task.train)} rows were learnt from; more labelled rows usually gain the most.")
+    return steps
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    from importlib.metadata import version
+
+    packages = {name: version(name) for name in ("torch", "transformers", "peft", "numpy")}
+    return {"cotune": __version__, "python": platform.python_version(), **packages}
+
+
+def _arm(lab: Lab, result: ArmResult) -> dict[str, Any]:
+    candidate, evaluation = result.candidate, result.evaluation
+    interval = _interval(lab, result)
+    return {
+        "score": round(evaluation.score, 6),
+        "ci": [round(interval.low, 6), round(interval.high, 6)],
+        "n": evaluation.n,
+        "log_loss": round(evaluation.log_loss, 6),
+        "prompt_id": candidate.prompt.id,
+        "adapter_id": candidate.adapter,
+        "candidate_id": candidate.id,
+        "decision": candidate.decision.to_json(),
+        "steps": candidate.steps,
+        "split": "test",
+    }
+
+
+def _interval(lab: Lab, result: ArmResult) -> Interval:
+    if lab.task.metric == "accuracy":
+        return proportion_interval(result.evaluation.correct, groups=result.groups)
+    average = "macro" if lab.task.metric == "macro_f1" else "weighted"
+    gold = [lab.task.labels[i] for i in result.gold]
+    predicted = [lab.task.labels[i] for i in result.evaluation.predicted]
+    return dirichlet_f1(gold, predicted, lab.task.labels, average=average, seed=lab.seed)  # type: ignore[arg-type]

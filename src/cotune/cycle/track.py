@@ -1,0 +1,148 @@
+"""Tracks: prompts that are being tuned, side by side, in equal steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.cycle.candidate import Candidate
+from cotune.cycle.lab import Lab
+from cotune.cycle.prompt_race import better_rule
+from cotune.errors import DivergedError
+from cotune.evaluate.decision import Decision
+from cotune.evaluate.scoring import Evaluation
+from cotune.model.adapters import BASE
+from cotune.prompt.prompt import Prompt
+from cotune.refine import not_shown
+from cotune.tune.trainer import TuningRun
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An adapter of a track on all of dev.
+
+    Attributes:
+        candidate: what was measured.
+        evaluation: the judgement under the candidate's rule.
+        scores: ``[dev rows, labels]`` log-probabilities.
+    """
+
+    candidate: Candidate
+    evaluation: Evaluation
+    scores: NDArray[np.float64]
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Higher is better: the metric, then the log-loss."""
+        return self.evaluation.score, -self.evaluation.log_loss
+
+
+@dataclass
+class Track:
+    """A prompt being tuned from some adapter on.
+
+    Attributes:
+        prompt: what is asked.
+        run: its tuning run.
+        start: adapter that it started from.
+        start_steps: optimizer steps behind that adapter.
+        measured: its adapters on dev, in the order of steps.
+        failed: whether training diverged.
+    """
+
+    prompt: Prompt
+    run: TuningRun
+    start: str = BASE
+    start_steps: int = 0
+    measured: list[Measured] = field(default_factory=list)
+    failed: bool = False
+    steady_steps: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps behind the newest adapter at the full learning rate."""
+        return self.start_steps + self.steady_steps
+
+    @property
+    def latest(self) -> Measured:
+        """The newest measured adapter."""
+        return self.measured[-1]
+
+    @property
+    def best(self) -> Measured:
+        """The best measured adapter on dev."""
+        return max(self.measured, key=lambda m: m.rank)
+
+
+def open_track(lab: Lab, prompt: Prompt, start: str = BASE, start_steps: int = 0) -> Track:
+    """A track that has not trained yet. Rows that the prompt shows are not learnt from: the answer would be copied."""
+    return Track(prompt, lab.run_of(prompt, start, not_shown(prompt, lab.task.train)), start, start_steps)
+
+
+def measure(lab: Lab, prompt: Prompt, adapter: str, steps: int, stage: str, decision: Decision | None = None) -> Measured:
+    """Score a tuned prompt on all of dev at once and choose its decision rule there.
+
+    Raises:
+        DivergedError: scores are not finite.
+    """
+    scores = lab.scores(prompt, adapter, lab.dev, stage)
+    rule = decision if decision is not None else better_rule(lab, scores, lab.dev)
+    return Measured(Candidate(prompt, adapter, rule, steps), lab.judge(scores, lab.dev, rule), scores)
+
+
+def advance(lab: Lab, track: Track, steps: int, *, cycle: int, stage: str = "tune") -> bool:
+    """Train a track up to ``steps`` steps in all at the full learning rate and measure it; False where it failed."""
+    if track.failed:
+        return False
+    if steps > track.steps or not track.measured:
+        adapter = lab.train(track.prompt, track.run, steps - track.start_steps, stage=stage)
+        if adapter is None:
+            track.failed = True
+            return False
+        track.steady_steps = steps - track.start_steps
+        return _measure_into(lab, track, adapter, steps, cycle, stage)
+    return True
+
+
+def finish(lab: Lab, track: Track, *, cycle: int) -> bool:
+    """Let the learning rate of a track fall to zero from where it stands; False where that failed."""
+    if track.failed or not track.measured:
+        return False
+    steady = track.steady_steps
+    end = steady + decay_steps(track.steps, lab.tune.decay)
+    adapter = lab.train(track.prompt, track.run, end, decay_from=steady, stage="finish")
+    if adapter is None:
+        return False
+    return _measure_into(lab, track, adapter, track.start_steps + end, cycle, "finish")
+
+
+def decay_steps(steps: int, decay: float) -> int:
+    """Steps of the decay that make up the share ``decay`` of the finished run."""
+    return max(1, round(steps * decay / (1 - decay)))
+
+
+def _measure_into(lab: Lab, track: Track, adapter: str, steps: int, cycle: int, stage: str) -> bool:
+    try:
+        measured = measure(lab, track.prompt, adapter, steps, stage)
+    except DivergedError:
+        track.failed = True
+        return False
+    track.measured.append(measured)
+    lab.journal.step("tuned", [cycle, track.prompt.id, adapter], lambda: {"cycle": cycle, "stage": stage, **told(measured)})
+    return True
+
+
+def told(measured: Measured) -> dict[str, Any]:
+    """For the journal: who was measured, and what came out."""
+    return {
+        "prompt_id": measured.candidate.prompt.id,
+        "adapter_id": measured.candidate.adapter,
+        "steps": measured.candidate.steps,
+        "decision": measured.candidate.decision.kind,
+        "score": round(measured.evaluation.score, 6),
+        "log_loss": round(measured.evaluation.log_loss, 6),
+        "rows": measured.evaluation.n,
+    }

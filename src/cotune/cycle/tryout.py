@@ -1,0 +1,169 @@
+"""Trying one's own prompt against a run's winner on dev, paired, in seconds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cotune.config import RunConfig
+from cotune.cycle.candidate import Candidate
+from cotune.cycle.journal import read_journal
+from cotune.errors import CotuneError, InputError
+from cotune.evaluate.decision import RAW, Decision, fit_bias, label_frequencies
+from cotune.evaluate.paired import discordant_rows, mcnemar, paired_interval
+from cotune.evaluate.scoring import Evaluation, evaluate
+from cotune.model.adapters import BASE
+from cotune.model.local import EngineSettings, LocalModel
+from cotune.prompt.prompt import Prompt, parse_prompt
+from cotune.task.task import Task
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A prompt against the winner's under the same weights, on dev.
+
+    Attributes:
+        weights: ``tuned`` or ``base``.
+        mine: the new prompt's metric.
+        winner: the winner's metric.
+        difference: mine minus winner's, on the rows' correctness.
+        low: lower end of its paired 95% interval.
+        high: upper end.
+        p: exact McNemar.
+        log_loss_difference: mine minus winner's, in nats a row; below 0 is better.
+        flipped: rows that one of both gets right.
+    """
+
+    weights: str
+    mine: float
+    winner: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    log_loss_difference: float
+    flipped: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class Tryout:
+    """What came out, for each of the two sets of weights, and on how many dev rows."""
+
+    prompt: Prompt
+    n: int
+    comparisons: list[Comparison]
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "prompt_id": self.prompt.id,
+            "prompt_text": self.prompt.text,
+            "n": self.n,
+            "split": "dev",
+            "comparisons": [c.to_json() for c in self.comparisons],
+        }
+
+
+def try_prompt(folder: Path, text: str, *, where: str = "prompt") -> Tryout:
+    """Score a prompt text with a run's base and tuned weights and compare it with the winner, row by row.
+
+    Args:
+        folder: a run's folder that got as far as confirming its winner.
+        text: the prompt, with the task's input fields in braces.
+        where: where the text came from, for errors.
+
+    Raises:
+        InputError: no such run, a run that has no winner yet, data that has changed, or a prompt without an input field.
+    """
+    from cotune.model.bundled import resolve_model
+    from cotune.model.score_cache import ScoreCache
+
+    config, events = _stored(folder)
+    confirmed = [e for e in events if e["kind"] == "confirm"]
+    if not confirmed:
+        raise InputError(
+            "the run has no winner yet", where=str(folder), mend="Let it go on with the same cotune run command."
+        )
+    task = Task.from_config(config)
+    start = next(e["value"] for e in events if e["kind"] == "start")
+    identity = json.loads((folder / "config.json").read_text(encoding="utf-8"))["identity"]
+    if identity["data"] != task.fingerprint:
+        raise InputError("the data is not what the run was made with", where=config.data.train, mend="Restore the data files.")
+    winner = Candidate.from_json(confirmed[-1]["value"]["arms"]["best_tuned"])
+    prompt = parse_prompt(text, task.input_fields, where=where).edit(label_words=winner.prompt.label_words)
+    engine = next(e["value"] for e in events if e["kind"] == "engine")
+    settings = EngineSettings(
+        engine["device"], engine["dtype"], engine["threads"], engine["batch_tokens"], config.engine.max_tokens
+    )
+    model = LocalModel.load(
+        resolve_model(config.model), settings=settings, cache=ScoreCache(folder / "scores.sqlite"), name=config.model
+    )
+    if model.fingerprint != start["model_fingerprint"]:
+        raise InputError("the model is not the one the run was made with", where=config.model)
+    order = np.random.default_rng([config.seed, 1]).permutation(len(task.dev))
+    dev = tuple(task.dev[i] for i in order)
+    gold = np.array([task.labels.index(row.output) for row in dev])
+    frequencies = label_frequencies([task.labels.index(row.output) for row in task.train], len(task.labels))
+
+    def judged(asked: Prompt, adapter: str, rule: Decision | None) -> Evaluation:
+        scores = model.score(asked, [row.fields for row in dev], task.labels, adapter=adapter).log_probs
+        rules = [rule] if rule is not None else [RAW, fit_bias(scores, frequencies)]
+        found = [evaluate(scores, gold, r, task.metric_function, task.labels) for r in rules]
+        return max(found, key=lambda e: (e.score, -e.log_loss))
+
+    weights = [(winner.adapter, winner.decision)]
+    if winner.adapter != BASE:
+        model.adapters.register(folder / "adapters" / winner.adapter)
+        weights.append((BASE, None))  # type: ignore[arg-type]
+    comparisons = []
+    for adapter, rule in weights:
+        best = judged(winner.prompt, adapter, rule)
+        mine = judged(prompt, adapter, None)
+        interval = paired_interval(best.correct, mine.correct, seed=config.seed)
+        flips = [
+            {
+                "input": " | ".join(row.fields.values()),
+                "gold": row.output,
+                "mine": task.labels[mine.predicted[i]],
+                "winner": task.labels[best.predicted[i]],
+            }
+            for i, row in enumerate(dev)
+            if mine.correct[i] != best.correct[i]
+        ]
+        comparisons.append(
+            Comparison(
+                "base" if adapter == BASE else "tuned",
+                mine.score,
+                best.score,
+                float(mine.correct.mean() - best.correct.mean()),
+                interval.low,
+                interval.high,
+                mcnemar(*discordant_rows(best.correct, mine.correct)),
+                mine.log_loss - best.log_loss,
+                flips,
+            )
+        )
+    return Tryout(prompt, len(dev), comparisons)
+
+
+def _stored(folder: Path) -> tuple[RunConfig, list[dict[str, Any]]]:
+    path = folder / "config.json"
+    mend = "Give the --out folder of a cotune run."
+    if not path.is_file():
+        raise InputError("this is not a run's folder", where=str(folder), mend=mend)
+    try:
+        config = RunConfig.model_validate(json.loads(path.read_text(encoding="utf-8"))["config"])
+    except (ValueError, KeyError) as error:
+        raise InputError("the run's config cannot be read", where=str(path), mend=mend) from error
+    try:
+        return config, read_journal(folder / "journal.jsonl")
+    except CotuneError as error:
+        raise InputError(str(error), where=str(folder)) from error
