@@ -1,0 +1,269 @@
+"""What a run's journal says, in sentences: each event told in a line, and the state that a live view shows."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cotune.report.plain import amount, counted, decimal, duration, fields, items, number, one_line, quoted
+
+Value = Mapping[str, Any]
+
+ARM_NAMES = {
+    "seed_prompt": "seed prompt",
+    "prompt_only": "prompt only",
+    "best_prompt": "best prompt",
+    "seed_tuned": "seed tuned",
+    "best_tuned": "best tuned",
+}
+"""What the five arms are called before people."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """One line about an event.
+
+    Attributes:
+        text: the line, harmless to a terminal.
+        level: ``news`` for what stands out, ``failure`` for what went wrong, else ``note``.
+        best: whether it reports a new best score on dev.
+    """
+
+    text: str
+    level: str = "note"
+    best: bool = False
+
+
+@dataclass
+class Story:
+    """Follows a run's events: tells each in words and keeps what is true now. No event, however odd, makes it raise.
+
+    Attributes:
+        task: its name, empty before the start.
+        budget: as the run's start names it.
+        cycle: number of the present cycle, 0 before the first.
+        best: best score on dev so far with its log-loss (None where not known) and the prompt's description.
+        trail: the scores that were best one after the other.
+    """
+
+    task: str = ""
+    budget: str = ""
+    cycle: int = 0
+    best: tuple[float, float | None, str] | None = None
+    trail: list[float] = field(default_factory=list)
+    _prompts: dict[str, str] = field(default_factory=dict)
+
+    def tell(self, event: Mapping[str, Any]) -> list[Told]:
+        """Take an event in; the lines that are worth a reader's time, often none."""
+        kind, value = str(event.get("kind", "?")), event.get("value")
+        found = fields(value)
+        if (cycle := number(found.get("cycle"))) is not None:
+            self.cycle = max(self.cycle, int(cycle))
+        teller = _TELLERS.get(kind)
+        if teller is None:
+            return [] if kind in _SILENT else [Told(_generic(kind, value))]
+        return teller(self, found)
+
+    def prompt(self, prompt_id: object, limit: int = 60) -> str:
+        """A prompt by its text where the run has shown it, else by its id."""
+        text = self._prompts.get(str(prompt_id))
+        return quoted(text, limit) if text else one_line(prompt_id if prompt_id else "a prompt", limit)
+
+    def learn(self, data: object) -> None:
+        """Remember the text of a prompt given as its JSON object."""
+        from cotune.errors import CotuneError
+        from cotune.prompt.prompt import Prompt
+
+        try:
+            prompt = Prompt.from_json(fields(data))
+            shown = prompt.text + (
+                f" [+{counted(len(prompt.demonstrations), 'demonstration')}]" if prompt.demonstrations else ""
+            )
+            self._prompts[prompt.id] = shown
+        except (CotuneError, TypeError, ValueError, AttributeError):
+            return
+
+    def saw_score(self, value: Value) -> bool:
+        """Whether a candidate's judgement on dev is the best so far; ties are broken by log-loss."""
+        score, loss = number(value.get("score")), number(value.get("log_loss"))
+        if score is None:
+            return False
+        if self.best is not None:
+            before, before_loss, _ = self.best
+            rank, rank_before = -(math.inf if loss is None else loss), -(math.inf if before_loss is None else before_loss)
+            if (score, rank) <= (before, rank_before):
+                return False
+        if not self.trail or score > self.trail[-1]:
+            self.trail.append(score)
+        self.best = (score, loss, self.prompt(value.get("prompt_id")))
+        return True
+
+
+def measured(value: Value) -> str:
+    """``0.931, log-loss 0.312`` of an object with a score."""
+    loss = number(value.get("log_loss"))
+    return decimal(value.get("score")) + ("" if loss is None else f", log-loss {loss:.3f}")
+
+
+def _start(story: Story, value: Value) -> list[Told]:
+    task = value.get("task")
+    story.task = one_line(fields(task).get("name") or (task if isinstance(task, str) else "") or "task", 40)
+    story.budget = one_line(value.get("budget") or "", 30)
+    rows = ", ".join(f"{amount_of} {one_line(split, 12)}" for split, amount_of in fields(value.get("n")).items())
+    machine = " ".join(one_line(value[key], 30) for key in ("device", "dtype") if value.get(key))
+    if value.get("threads"):
+        machine += f"{', ' if machine else ''}{counted(value['threads'], 'thread')}"
+    parts = [
+        story.task + (f": {one_line(rows, 80)} rows" if rows else ""),
+        one_line(value.get("model") or "", 60) + (f" on {one_line(machine, 60)}" if machine else ""),
+        f"budget {story.budget}" if story.budget else "",
+        f"seed {one_line(value['seed'], 20)}" if value.get("seed") is not None else "",
+    ]
+    return [Told(" · ".join(part for part in parts if part.strip()), "news")]
+
+
+def _plan(story: Story, value: Value) -> list[Told]:
+    text = value.get("text")
+    lines = [str(line) for line in items(text)] if isinstance(text, list) else str(text or "").splitlines()
+    return [Told(one_line(line, 400)) for line in lines if line.strip()] or [Told(_generic("plan", value))]
+
+
+def _pool(story: Story, value: Value) -> list[Told]:
+    proposals = [fields(item) for item in items(value.get("proposals"))]
+    for proposal in proposals:
+        story.learn(proposal.get("prompt"))
+    sources = Counter(one_line(p.get("source"), 24) for p in proposals if p.get("source"))
+    made = f" ({', '.join(f'{count} {source}' for source, count in sources.most_common(5))})" if sources else ""
+    dropped = value.get("dropped", value.get("near_duplicates"))
+    dropped = len(dropped) if isinstance(dropped, (list, tuple)) else number(dropped)
+    gone = f", {counted(int(dropped), 'near-duplicate')} dropped" if dropped else ""
+    return [Told(f"{_cycle(value)}{counted(len(proposals), 'prompt')} to try{made}{gone}")]
+
+
+def _race(story: Story, value: Value) -> list[Told]:
+    best = fields(value.get("best"))
+    ranking, dropped = items(value.get("ranking")), items(value.get("dropped"))
+    winner = best.get("prompt_id") or (ranking[0] if ranking else None)
+    is_best = story.saw_score({**best, "prompt_id": winner})
+    adapter = value.get("adapter_id")
+    under = "on the base model" if adapter in (None, "base") else "on the tuned model"
+    early = f", {len(dropped)} dropped early" if dropped else ""
+    head = f"{_cycle(value)}{counted(len(ranking), 'prompt')} raced {under}{early}"
+    return [Told(f"{head}: best {measured(best)} with {story.prompt(winner, 48)}", "news" if is_best else "note", is_best)]
+
+
+def _entrants(story: Story, value: Value) -> list[Told]:
+    ids = items(value.get("prompt_ids"))
+    names = ", ".join(story.prompt(prompt_id, 36) for prompt_id in ids[:6]) + (", …" if len(ids) > 6 else "")
+    return [Told(f"{_cycle(value)}{counted(len(ids), 'prompt')} to be tuned" + (f": {names}" if names else ""))]
+
+
+def _train(story: Story, value: Value) -> list[Told]:
+    name = story.prompt(value.get("prompt_id"), 48)
+    steps = one_line(value["steps"], 12) if value.get("steps") is not None else "?"
+    if value.get("failed"):
+        return [Told(f"training failed at step {steps} with {name}: {one_line(value['failed'], 160)}", "failure")]
+    tokens, seconds = number(value.get("tokens")), number(value.get("seconds"))
+    cost = f", {amount(tokens)} tokens" if tokens is not None else ""
+    cost += f" in {duration(seconds)}" if seconds else ""
+    return [Told(f"trained to step {steps} with {name}: loss {decimal(value.get('loss'))}{cost}")]
+
+
+def _tuned(story: Story, value: Value) -> list[Told]:
+    is_best = story.saw_score(value)
+    steps = f" after {one_line(value['steps'], 12)} steps" if value.get("steps") is not None else ""
+    text = f"{_cycle(value)}tuned{steps}, dev {measured(value)} with {story.prompt(value.get('prompt_id'), 48)}"
+    return [Told(text + (": best so far" if is_best else ""), "news" if is_best else "note", is_best)]
+
+
+def _decide(story: Story, value: Value) -> list[Told]:
+    why = one_line(value.get("why") or "", 200)
+    return [Told(f"next: {one_line(value.get('next') or '?', 60)}" + (f", because {why}" if why else ""))]
+
+
+def _cycle_end(story: Story, value: Value) -> list[Told]:
+    rest = {key: item for key, item in value.items() if key != "cycle"}
+    best = fields(value.get("best")) or value
+    if number(best.get("score")) is not None:
+        return [Told(f"{_cycle(value)}ends at dev {measured(best)}", "news")]
+    return [Told(f"{_cycle(value)}ends" + (f": {_pairs(rest)}" if _pairs(rest) else ""), "news")]
+
+
+def _confirm(story: Story, value: Value) -> list[Told]:
+    if number(value.get("score")) is not None:
+        return [Told(f"confirmed on all of dev: {measured(value)} with {story.prompt(value.get('prompt_id'), 48)}")]
+    return [Told("candidates confirmed on all of dev" + (f": {_pairs(value)}" if _pairs(value) else ""))]
+
+
+def _open_test(story: Story, value: Value) -> list[Told]:
+    arms = value.get("arms")
+    count = len(arms) if isinstance(arms, (list, tuple, Mapping)) else 0
+    arms_told = f", once, for {counted(count, 'frozen arm')}" if count else ""
+    return [Told(f"the sealed test split is opened{arms_told}", "news")]
+
+
+def _arm(story: Story, value: Value) -> list[Told]:
+    name = value.get("name")
+    shown = ARM_NAMES.get(name, name) if isinstance(name, str) else name
+    rows = f" on {one_line(value['n'], 12)} rows" if value.get("n") is not None else ""
+    return [Told(f"test, {one_line(shown or 'arm', 40)}: {measured(value)}{rows}", "news")]
+
+
+def _done(story: Story, value: Value) -> list[Told]:
+    return [Told("done" + (f": {_pairs(value)}" if _pairs(value) else ""), "news")]
+
+
+def _note(story: Story, value: Value) -> list[Told]:
+    return [Told(one_line(value.get("text") or _pairs(value) or "", 400))]
+
+
+_TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
+    "start": _start,
+    "plan": _plan,
+    "pool": _pool,
+    "race": _race,
+    "entrants": _entrants,
+    "train": _train,
+    "tuned": _tuned,
+    "decide": _decide,
+    "cycle": _cycle_end,
+    "confirm": _confirm,
+    "open_test": _open_test,
+    "arm": _arm,
+    "done": _done,
+    "note": _note,
+}
+# Told too often to be read: every scoring step, and each look at the clock.
+_SILENT = {"score", "clock"}
+
+
+def _cycle(value: Value) -> str:
+    found = number(value.get("cycle"))
+    return "" if found is None else f"cycle {int(found)}: "
+
+
+def _generic(kind: str, value: object) -> str:
+    shown = _pairs(value) if isinstance(value, Mapping) else "" if value is None else one_line(value, 80)
+    return one_line(kind, 40) + (f": {shown}" if shown else "")
+
+
+def _pairs(value: Value, limit: int = 160) -> str:
+    """What is short enough in an object, as ``key value``."""
+    shown = [f"{key} {_short(item)}" for key, item in value.items() if item is not None]
+    return one_line(", ".join(shown), limit)
+
+
+def _short(item: object) -> str:
+    if isinstance(item, float):
+        return f"{item:.4g}"
+    if isinstance(item, (list, tuple, Mapping)):
+        try:
+            text = json.dumps(item, ensure_ascii=False)
+        except (TypeError, ValueError):
+            text = str(item)
+        return text if len(text) <= 40 else f"({len(item)})"
+    return one_line(item, 60)

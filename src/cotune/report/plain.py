@@ -1,0 +1,103 @@
+"""Values as people read them: durations, amounts, and texts from outside that a terminal can be trusted with."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+# Left as they are, such characters would move the cursor, recolour the screen or reorder the line around them.
+_DANGEROUS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def harmless(text: object) -> str:
+    """The text with control, direction and lone surrogate characters written out as ``\\x1b`` or ``\\u202e``.
+
+    Line feeds and tabs stay; letters of every script stay as they are.
+    """
+    # A Windows line end is no control character to a reader.
+    plain = str(text).replace("\r\n", "\n")
+    return _DANGEROUS.sub(lambda match: match[0].encode("unicode_escape").decode(), plain)
+
+
+def one_line(text: object, limit: int = 60) -> str:
+    """The text on one line, at most ``limit`` characters, cut with an ellipsis and never inside a combined character."""
+    line = " ".join(harmless(text).split())
+    if len(line) <= limit:
+        return line
+    end = max(1, limit - 1)
+    while end > 1 and (unicodedata.combining(line[end]) or "\u200d" in line[end - 1 : end + 1] or line[end] == "\ufe0f"):
+        end -= 1
+    return line[:end].rstrip() + "…"
+
+
+def quoted(text: object, limit: int = 60) -> str:
+    """:func:`one_line` in quotation marks."""
+    return f"“{one_line(text, limit)}”"
+
+
+def number(value: object) -> float | None:
+    """A finite number, or None for whatever else stands there."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def fields(value: object) -> Mapping[str, Any]:
+    """A JSON object, or an empty one for whatever else stands there."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def items(value: object) -> list[Any]:
+    """A JSON array, or an empty one for whatever else stands there."""
+    return list(value) if isinstance(value, (list, tuple)) else []
+
+
+def duration(seconds: object) -> str:
+    """``41 s``, ``4 min 12 s`` or ``2 h 05 min``; ``-`` where it is not known."""
+    found = number(seconds)
+    if found is None:
+        return "-"
+    whole = max(0, round(found))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def clock(seconds: float) -> str:
+    """``04:12`` or ``1:04:12``."""
+    whole = max(0, int(seconds))
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60:02d}:{rest % 60:02d}"
+
+
+def amount(value: object) -> str:
+    """``950``, ``12.3 k`` or ``4.1 M``; ``-`` where it is not known."""
+    found = number(value)
+    if found is None:
+        return "-"
+    # From 999.5 thousand on, a rounded number of thousands would have four digits.
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(found) >= 0.9995 * size:
+            scaled = found / size
+            return f"{scaled:.0f}{unit}" if abs(scaled) >= 100 else f"{scaled:.1f}{unit}"
+    return f"{found:.0f}"
+
+
+def decimal(value: object, digits: int = 3) -> str:
+    """A number with a fixed count of decimals; ``-`` where it is not known."""
+    found = number(value)
+    return "-" if found is None else f"{found:.{digits}f}"
+
+
+def counted(count: object, noun: str) -> str:
+    """``1 prompt``, ``4 prompts``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
