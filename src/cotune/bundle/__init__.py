@@ -1,3 +1,10 @@
 """WHAT is shipped: saving, loading and using prompt + adapter + decision rule as one folder."""
 
 from __future__ import annotations
+
+from cotune.bundle.load import load
+from cotune.bundle.predictor import Prediction, Predictor
+from cotune.bundle.save import save_bundle
+from cotune.bundle.stream import predict_stream
+
+__all__ = ["Prediction", "Predictor", "load", "predict_stream", "save_bundle"]

@@ -1,0 +1,176 @@
+"""The model card of a bundle, in plain Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from cotune.bundle.manifest import ADAPTER, Manifest
+from cotune.bundle.rows import example_row
+
+_ARMS = {
+    "seed_prompt": "starting prompt, base model",
+    "prompt_only": "the prompt that is best on the base model, base model",
+    "best_prompt": "winning prompt, base model",
+    "seed_tuned": "starting prompt, tuned model",
+    "best_tuned": "winning prompt, tuned model",
+}
+_GAINS = {
+    "prompt": "from the prompt alone",
+    "tuning": "from tuning alone",
+    "both": "from both",
+    "prompt_given_tuning": "from the prompt, once the model is tuned",
+    "synergy": "beyond the sum of both",
+}
+_MOST_LABELS = 100
+
+
+def model_card(manifest: Manifest, metrics: Mapping[str, Any], prompt_text: str) -> str:
+    """The card's text.
+
+    Args:
+        manifest: what the bundle holds; its ``files`` are not looked at.
+        metrics: as in a run's summary: ``arms`` and ``gains``, each with their intervals; what is missing is left out, and
+            so is a score without interval.
+        prompt_text: what the model reads, with ``{field}`` where a row's text goes.
+    """
+    base = base_model_name(manifest)
+    tuned = manifest.adapter_id != "base"
+    shown = ", ".join(f"`{_plain(label)}`" for label in manifest.labels[:_MOST_LABELS])
+    more = "" if len(manifest.labels) <= _MOST_LABELS else f" and {len(manifest.labels) - _MOST_LABELS} more"
+    fields = ", ".join(f"`{_plain(name)}`" for name in manifest.input_fields)
+    parts = [
+        f"# {_plain(manifest.task)}",
+        f"Reads {fields} and answers with one of {len(manifest.labels)} labels: {shown}{more}. A prompt"
+        + (", a LoRA adapter" if tuned else "")
+        + f" and a decision rule for the language model `{_plain(base)}`, chosen together by cotune"
+        + f" {manifest.versions.get('cotune', '')}".rstrip()
+        + ".",
+        "## Use",
+        _use(manifest),
+    ]
+    if tuned:
+        parts += ["The adapter is a plain PEFT folder and works without cotune:", _fence(_peft(base), "python")]
+        parts.append(
+            "Give it the text below with its fields filled in. cotune does not let the model write freely: it scores every"
+            " label and takes the likeliest"
+            + (", after adding the bias in `decision.json`." if manifest.decision.bias else ".")
+        )
+    parts += _results(manifest, metrics)
+    parts += ["## What the model reads", _fence(prompt_text)]
+    parts += ["## Base model", _base(manifest, base)]
+    parts += ["## Limits", _limits(manifest)]
+    return "\n\n".join(parts) + "\n"
+
+
+def base_model_name(manifest: Manifest) -> str:
+    """The base model's name for people: of a folder only its own name, since where it lay helps nobody else."""
+    name = manifest.base_model.name
+    return PurePath(name).name if PurePath(name).is_absolute() or name.startswith((".", "~")) else name
+
+
+def _use(manifest: Manifest) -> str:
+    single = len(manifest.input_fields) == 1
+    row = example_row(manifest.input_fields)
+    shell = ['cotune predict FOLDER --input "..."'] if single else []
+    shell.append("cotune predict FOLDER --probabilities < rows.jsonl > answers.jsonl")
+    code = ["import cotune", "", 'bundle = cotune.load("FOLDER")', f"bundle.predict([{row}])"]
+    return f"`FOLDER` is the folder of this file; each line of `rows.jsonl` is like `{row}`.\n\n" + "\n\n".join(
+        (_fence("\n".join(shell), "sh"), _fence("\n".join(code), "python"))
+    )
+
+
+def _peft(base: str) -> str:
+    return "\n".join(
+        (
+            "from peft import PeftModel",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            f'base = "FOLDER OR HUB ID OF THE BASE MODEL"  # {_plain(base)}',
+            "tokenizer = AutoTokenizer.from_pretrained(base)",
+            f'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), "FOLDER/{ADAPTER}")',
+        )
+    )
+
+
+def _results(manifest: Manifest, metrics: Mapping[str, Any]) -> list[str]:
+    arms = metrics.get("arms")
+    if not isinstance(arms, Mapping):
+        return []
+    lines = [f"| what | {_plain(manifest.metric)} (95% interval) | rows | split |", "|---|---|---|---|"]
+    for name, arm in arms.items():
+        if not isinstance(arm, Mapping) or not _number(arm.get("score")) or not _interval(arm.get("ci")):
+            continue
+        about = _ARMS.get(name, _plain(str(name)))
+        if _is_this(manifest, arm):
+            about = f"**{about}** (this bundle)"
+        score = f"{arm['score']:.3f} ({_span(arm['ci'])})"
+        lines.append(f"| {about} | {score} | {_plain(str(arm.get('n', '?')))} | {_plain(str(arm.get('split', '?')))} |")
+    if len(lines) == 2:
+        return []
+    parts = ["## How good it is", "\n".join(lines)]
+    gains = metrics.get("gains")
+    rows = []
+    for name, gain in gains.items() if isinstance(gains, Mapping) else ():
+        if isinstance(gain, Mapping) and _number(gain.get("value")) and _interval(gain.get("ci")):
+            p = f"{gain['p']:.2g}" if _number(gain.get("p")) else "-"
+            about = _GAINS.get(name, _plain(str(name)))
+            rows.append(f"| {about} | {gain['value']:+.3f} ({_span(gain['ci'], '+')}) | {p} |")
+    if rows:
+        parts.append("\n".join(["| gain | difference (95% interval) | p |", "|---|---|---|", *rows]))
+        parts.append("Differences are paired, row by row. An interval that holds zero tells nothing apart.")
+    return parts
+
+
+def _is_this(manifest: Manifest, arm: Mapping[str, Any]) -> bool:
+    decision = arm.get("decision")
+    return (
+        arm.get("prompt_id") == manifest.prompt_id
+        and arm.get("adapter_id") == manifest.adapter_id
+        and (not isinstance(decision, Mapping) or dict(decision) == manifest.decision.to_json())
+    )
+
+
+def _base(manifest: Manifest, base: str) -> str:
+    revision = f", revision `{manifest.base_model.revision}`" if manifest.base_model.revision else ""
+    return (
+        f"`{_plain(base)}`{revision}, content hash `{manifest.base_model.fingerprint[:16]}`. A bundle is refused with any"
+        " other. The base model's licence and what it learned elsewhere go with it."
+    )
+
+
+def _limits(manifest: Manifest) -> str:
+    return "\n".join(
+        (
+            "- It always answers with one of its labels, also where none fits.",
+            "- The scores hold for rows like those it was tested on.",
+            f"- Texts that make the prompt longer than {manifest.max_tokens} tokens lose their end, which is told.",
+            "- Probabilities are shares among the labels; how far they can be trusted has to be checked on your own rows.",
+        )
+    )
+
+
+def _fence(text: str, language: str = "text") -> str:
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    mark = "`" * max(3, longest + 1)
+    return f"{mark}{language}\n{text}\n{mark}"
+
+
+def _plain(text: str) -> str:
+    """A text that cannot leave its line, its table cell or its code span."""
+    return " ".join(text.split()).replace("|", "/").replace("`", "'").replace("<", "‹").replace(">", "›")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _interval(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(end is None or _number(end) for end in value)
+
+
+def _span(ends: Sequence[float | None], sign: str = "") -> str:
+    low, high = ("open" if end is None else f"{end:{sign}.3f}" for end in ends)
+    return f"{low} to {high}"

@@ -1,0 +1,139 @@
+"""Reading a bundle: nothing of it is used before all of it is what its manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cotune.bundle.card import base_model_name
+from cotune.bundle.manifest import ADAPTER, DECISION, MANIFEST, PROMPT, Manifest, read_json, read_manifest, verify
+from cotune.bundle.predictor import Predictor
+from cotune.errors import InputError
+from cotune.prompt.prompt import Prompt
+
+if TYPE_CHECKING:
+    from cotune.model.local import LocalModel
+
+_MEND = "Copy the bundle again from where it was made."
+
+
+def load(
+    folder: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+    base: str | Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Predictor:
+    """Load a bundle to predict with.
+
+    Args:
+        folder: the bundle, such as ``runs/trec6/best``.
+        device: ``auto``, ``cpu``, ``cuda``, ``mps``.
+        dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``.
+        threads: CPU threads; None takes what the machine has.
+        base: folder or name of the base model where it is no longer found under the name in the manifest; it must be the
+            same model, byte for byte.
+        progress: told, in a sentence each, what takes time.
+
+    Raises:
+        InputError: it is no bundle; a file of it is missing, changed, too many or a link; its parts contradict each other;
+            or the base model is not there, another one, or has another chat template.
+    """
+    from cotune.model.bundled import resolve_model
+    from cotune.model.folder import model_fingerprint
+    from cotune.model.local import EngineSettings, LocalModel
+    from cotune.model.probe import probe
+
+    folder = Path(folder).expanduser()
+    manifest = read_manifest(folder)
+    verify(folder, manifest)
+    prompt, saved = _read_parts(folder, manifest)
+    name = str(base) if base is not None else _with_revision(manifest)
+    try:
+        model_folder = resolve_model(name, progress)
+    except InputError as error:
+        raise InputError(
+            f"the bundle's base model cannot be found: {error.what}",
+            where=str(folder),
+            mend=f"{error.mend} If it lies elsewhere, name its folder as the base.".strip(),
+        ) from error
+    if model_fingerprint(model_folder) != manifest.base_model.fingerprint:
+        raise InputError(
+            f"the model {name} is not the one that the bundle was made with ({base_model_name(manifest)}, content hash"
+            f" {manifest.base_model.fingerprint[:12]})",
+            where=str(folder),
+            mend="Name the folder of the unchanged model as the base, or run again with this one.",
+        )
+    found = probe(device, dtype, threads)
+    settings = EngineSettings(found.device, found.dtype, found.threads, max_tokens=manifest.max_tokens)
+    model = LocalModel.load(model_folder, settings=settings, name=base_model_name(manifest))
+    _check_rendering(saved, model, str(folder / PROMPT))
+    if manifest.adapter_id != "base":
+        _enter_adapter(folder / ADAPTER, manifest, model)
+    return Predictor(
+        model,
+        prompt,
+        manifest.labels,
+        manifest.input_fields,
+        decision=manifest.decision,
+        adapter_id=manifest.adapter_id,
+        bundle_id=manifest.id,
+        task=manifest.task,
+    )
+
+
+def _read_parts(folder: Path, manifest: Manifest) -> tuple[Prompt, Mapping[str, Any]]:
+    """The prompt and the rest of ``prompt.json``, in agreement with the manifest."""
+    where = str(folder / PROMPT)
+    saved = read_json(folder / PROMPT)
+    data = saved.get("prompt") if isinstance(saved, dict) else None
+    if not isinstance(data, dict):
+        raise InputError("there is no prompt in it", where=where, mend=_MEND)
+    try:
+        prompt = Prompt.from_json(data)
+        same = isinstance(prompt.system, str | None) and prompt.id == manifest.prompt_id
+    except InputError as error:
+        raise InputError(error.what, where=where, mend=_MEND) from error
+    if not same:
+        raise InputError(f"the prompt is not the one that {MANIFEST} names", where=where, mend=_MEND)
+    for key, value in (("labels", manifest.labels), ("input_fields", manifest.input_fields)):
+        if saved.get(key) != list(value):
+            raise InputError(f"its {key} are not those of {MANIFEST}", where=where, mend=_MEND)
+    if read_json(folder / DECISION) != manifest.decision.to_json():
+        raise InputError(f"the decision rule is not the one that {MANIFEST} names", where=str(folder / DECISION), mend=_MEND)
+    return prompt, saved
+
+
+def _check_rendering(saved: Mapping[str, Any], model: LocalModel, where: str) -> None:
+    """Refuse a tokenizer that would turn rows into other ids than those that were tuned and tested with."""
+    now = {
+        "chat_template": getattr(model.tokenizer, "chat_template", None),
+        "stop_id": model.renderer.stop_id,
+        "max_tokens": model.renderer.max_tokens,
+    }
+    about = {"chat_template": "chat template", "stop_id": "stop token", "max_tokens": "longest prompt"}
+    for key, value in now.items():
+        if key not in saved or saved[key] != value:
+            raise InputError(
+                f"the base model's {about[key]} is not the one that the bundle was made with",
+                where=where,
+                mend="Use the unchanged base model, and versions of transformers and cotune near those in the manifest.",
+            )
+
+
+def _enter_adapter(folder: Path, manifest: Manifest, model: LocalModel) -> None:
+    if model.adapters.register(folder) != manifest.adapter_id:
+        raise InputError(f"the adapter is not the one that {MANIFEST} names", where=str(folder), mend=_MEND)
+    try:
+        model.adapters.use(manifest.adapter_id)
+    except InputError as error:
+        raise InputError(error.what, where=error.where or str(folder), mend=error.mend or _MEND) from error
+
+
+def _with_revision(manifest: Manifest) -> str:
+    """The base model's name, pinned to the commit that was used where it is one on the hub."""
+    base = manifest.base_model
+    return f"{base.name.partition('@')[0]}@{base.revision}" if base.revision else base.name

@@ -1,0 +1,323 @@
+"""The manifest of a bundle: what belongs to it, byte for byte, and the check that nothing else is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+from cotune.errors import InputError
+from cotune.evaluate.decision import Decision
+from cotune.files import content_hash, file_sha256, inside
+
+FORMAT = 1
+MANIFEST, PROMPT, DECISION, METRICS, CARD, ADAPTER = (
+    "manifest.json",
+    "prompt.json",
+    "decision.json",
+    "metrics.json",
+    "README.md",
+    "adapter",
+)
+NEEDED = (PROMPT, DECISION, METRICS, CARD)
+ADAPTER_FILES = (f"{ADAPTER}/adapter_config.json", f"{ADAPTER}/adapter_model.safetensors")
+LARGEST_JSON = 16 * 2**20
+
+_ENDINGS = (".json", ".md", ".safetensors")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MOST_ENTRIES = 1000
+_MEND = "Copy the bundle again from where it was made."
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The model that a bundle was made with.
+
+    Attributes:
+        name: how it is found: the bundled model's name, a folder, or a hub id.
+        fingerprint: content hash of its files, see :func:`cotune.model.folder.model_fingerprint`.
+        revision: commit on the hub; None for anything else.
+    """
+
+    name: str
+    fingerprint: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle holds and what it was made with.
+
+    Attributes:
+        task: name of the task.
+        files: relative POSIX name to sha256 of every file but the manifest itself.
+        base_model: the model that answers.
+        adapter_id: content hash of the adapter, or ``base`` where there is none.
+        prompt_id: content hash of the prompt.
+        decision: how scores become an answer.
+        labels: the answers to choose from, in the order of the decision's bias.
+        input_fields: what a row must hold.
+        output_field: name of the label column that was learned from.
+        metric: what the bundle was chosen by.
+        max_tokens: longest prompt that the engine was set to.
+        versions: of what made it, by name.
+    """
+
+    task: str
+    files: Mapping[str, str]
+    base_model: BaseModel
+    adapter_id: str
+    prompt_id: str
+    decision: Decision
+    labels: tuple[str, ...]
+    input_fields: tuple[str, ...]
+    output_field: str
+    metric: str
+    max_tokens: int
+    versions: Mapping[str, str]
+
+    @cached_property
+    def id(self) -> str:
+        """Content hash of the whole manifest, 16 hex digits: bundles with one id are the same bundle."""
+        return content_hash(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that :meth:`from_json` turns back into an equal manifest."""
+        return {
+            "format": FORMAT,
+            "task": self.task,
+            "files": dict(sorted(self.files.items())),
+            "base_model": {
+                "name": self.base_model.name,
+                "fingerprint": self.base_model.fingerprint,
+                "revision": self.base_model.revision,
+            },
+            "adapter_id": self.adapter_id,
+            "prompt_id": self.prompt_id,
+            "decision": self.decision.to_json(),
+            "labels": list(self.labels),
+            "input_fields": list(self.input_fields),
+            "output_field": self.output_field,
+            "metric": self.metric,
+            "engine": {"max_tokens": self.max_tokens},
+            "versions": dict(self.versions),
+        }
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = MANIFEST) -> Manifest:
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            InputError: keys are missing, unknown or of the wrong kind, or a newer format.
+        """
+        table = _Keys(data, where)
+        if (version := table.take("format", int)) != FORMAT:
+            raise InputError(
+                f"the bundle has format {version} and this version of cotune reads format {FORMAT}",
+                where=where,
+                mend="Use the version of cotune that made it." if version > FORMAT else _MEND,
+            )
+        base = _Keys(table.take("base_model", dict), where, "base_model.")
+        engine = _Keys(table.take("engine", dict), where, "engine.")
+        try:
+            decision = Decision.from_json(table.take("decision", dict))
+        except (ValueError, TypeError, OverflowError) as error:
+            raise InputError("the decision rule is none", where=f"{where}, key decision", mend=_MEND) from error
+        found = cls(
+            task=table.take("task", str),
+            files=table.texts_by_name("files"),
+            base_model=BaseModel(base.take("name", str), base.take("fingerprint", str), base.take("revision", str, None)),
+            adapter_id=table.take("adapter_id", str),
+            prompt_id=table.take("prompt_id", str),
+            decision=decision,
+            labels=table.texts("labels"),
+            input_fields=table.texts("input_fields"),
+            output_field=table.take("output_field", str),
+            metric=table.take("metric", str),
+            max_tokens=engine.take("max_tokens", int),
+            versions=table.texts_by_name("versions"),
+        )
+        for keys in (table, base, engine):
+            keys.end()
+        if decision.bias and len(decision.bias) != len(found.labels):
+            table.wrong("decision", f"has {len(decision.bias)} numbers for {len(found.labels)} labels")
+        if not 1 <= found.max_tokens <= 10_000_000:
+            table.wrong("engine.max_tokens", "is out of range")
+        return found
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a bundle, its own form checked but not yet the files that it names.
+
+    Raises:
+        InputError: the folder is no bundle, or its manifest is damaged.
+    """
+    if not folder.is_dir():
+        what = "this is a file, not a bundle's folder" if folder.exists() else "there is no such bundle"
+        raise InputError(what, where=str(folder), mend="Give a folder that holds manifest.json, such as RUN/best.")
+    if not os.path.lexists(folder / MANIFEST):
+        nested = folder / "best"
+        mend = f"Give {nested}." if (nested / MANIFEST).is_file() else "Give a run's folder best/, or a copy of it."
+        raise InputError("this folder is no bundle: it holds no manifest.json", where=str(folder), mend=mend)
+    return Manifest.from_json(read_json(folder / MANIFEST), str(folder / MANIFEST))
+
+
+def verify(folder: Path, manifest: Manifest) -> None:
+    """Check that a bundle holds the files of its manifest, byte for byte, and nothing else.
+
+    Raises:
+        InputError: a name leads out of the folder or is of a kind that no bundle holds (pickle files, for instance); a
+            file is missing, is too many, is a link or no regular file, or has changed. Names the file.
+    """
+    folder = folder.resolve()
+    found = list_files(folder) - {MANIFEST}
+    for name, digest in manifest.files.items():
+        check_name(folder, name)
+        if not _SHA256.fullmatch(digest):
+            raise InputError(f"the sha256 of {name} is none", where=str(folder / MANIFEST), mend=_MEND)
+    needed = {*manifest.files, *NEEDED, *(ADAPTER_FILES if manifest.adapter_id != "base" else ())}
+    if lost := sorted(needed - found):
+        raise InputError("the file is missing", where=str(folder / lost[0]), mend=_MEND)
+    if added := sorted(found - set(manifest.files)):
+        raise InputError(
+            "the file is not in the bundle's manifest", where=str(folder / added[0]), mend="Move it out of the bundle."
+        )
+    if manifest.adapter_id == "base" and (odd := sorted(n for n in found if n.startswith(f"{ADAPTER}/"))):
+        raise InputError("a bundle of the base model holds no adapter", where=str(folder / odd[0]), mend=_MEND)
+    for name, digest in sorted(manifest.files.items()):
+        try:
+            same = file_sha256(folder / name) == digest
+        except OSError as error:
+            _unreadable(folder / name, error)
+        if not same:
+            raise InputError("the file has changed since the bundle was made", where=str(folder / name), mend=_MEND)
+
+
+def check_name(folder: Path, name: str) -> None:
+    """Check that a file of this name may belong to the bundle in a folder.
+
+    Raises:
+        InputError: the name could lead out of the folder, or its ending is of a kind that no bundle holds.
+    """
+    if not _NAME.fullmatch(name) or name == MANIFEST:
+        raise InputError(f"the name {name!r} is not allowed in a bundle", where=str(folder / MANIFEST), mend=_MEND)
+    if not name.endswith(_ENDINGS):
+        raise InputError(
+            "a bundle holds JSON, Markdown and safetensors alone, since other files can run code when they are read",
+            where=str(folder / name),
+            mend=_MEND,
+        )
+    inside(folder, name)
+
+
+def list_files(folder: Path) -> set[str]:
+    """Relative POSIX names of all files below a folder.
+
+    Raises:
+        InputError: there is a link, a device or the like, or far too much.
+    """
+    names: set[str] = set()
+    waiting, entries = [folder], 0
+    while waiting:
+        current = waiting.pop()
+        try:
+            with os.scandir(current) as listing:
+                for entry in listing:
+                    path = Path(entry.path)
+                    entries += 1
+                    if entries > _MOST_ENTRIES:
+                        raise InputError("there are far too many files for a bundle", where=str(folder), mend=_MEND)
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(path)
+                    elif entry.is_file(follow_symlinks=False):
+                        names.add(PurePosixPath(path.relative_to(folder)).as_posix())
+                    else:
+                        _irregular(path)
+        except OSError as error:
+            _unreadable(current, error)
+    return names
+
+
+def read_json(path: Path) -> Any:
+    """A JSON value of a bundle's file.
+
+    Raises:
+        InputError: the file is no regular one, unreasonably large, nested too deeply, or no JSON.
+    """
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            _irregular(path)
+        if status.st_size > LARGEST_JSON:
+            raise InputError(
+                f"the file has {status.st_size:,} bytes and {LARGEST_JSON:,} are allowed", where=str(path), mend=_MEND
+            )
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except OSError as error:
+        _unreadable(path, error)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the file is no JSON that can be read ({error})", where=str(path), mend=_MEND) from error
+
+
+class _Keys:
+    """Takes keys out of a JSON object one by one, each checked."""
+
+    def __init__(self, data: Any, where: str, before: str = "") -> None:
+        self.where, self.before = where, before
+        if not isinstance(data, dict):
+            raise InputError("there is no JSON object", where=where, mend=_MEND)
+        self.left = dict(data)
+
+    def take(self, key: str, kind: type, *default: Any) -> Any:
+        if default and self.left.get(key) is None:
+            self.left.pop(key, None)
+            return default[0]
+        if key not in self.left:
+            self.wrong(key, "is missing")
+        value = self.left.pop(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            self.wrong(key, "has a value of the wrong kind")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        value = self.take(key, list)
+        if not value or not all(isinstance(item, str) for item in value) or len(set(value)) < len(value):
+            self.wrong(key, "must be a list of texts of which no two are equal")
+        return tuple(value)
+
+    def texts_by_name(self, key: str) -> dict[str, str]:
+        value = self.take(key, dict)
+        if not all(isinstance(item, str) for item in value.values()):
+            self.wrong(key, "must hold texts alone")
+        return dict(value)
+
+    def end(self) -> None:
+        if self.left:
+            self.wrong(min(self.left), "is unknown")
+
+    def wrong(self, key: str, what: str) -> NoReturn:
+        raise InputError(f"the key {self.before}{key} {what}", where=self.where, mend=_MEND)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _irregular(path: Path) -> NoReturn:
+    what = "a link" if path.is_symlink() else "no regular file"
+    raise InputError(f"this is {what}, and a bundle holds its files itself", where=str(path), mend=_MEND)
+
+
+def _unreadable(path: Path, error: OSError) -> NoReturn:
+    raise InputError(
+        f"the file cannot be read ({error.strerror or error})",
+        where=str(path),
+        mend="Check that it is there and its permissions.",
+    ) from error

@@ -1,0 +1,91 @@
+"""A folder that appears whole or not at all, and takes the place of an older one in one step."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import glob
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from cotune.errors import CotuneError
+
+_CURRENT_FOLDER = -100
+_SWAP = 2
+
+
+@contextlib.contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside ``folder`` that takes its name, synced to disk, when the block ends without an error.
+
+    An older folder of that name is swapped out in the same step and then removed. A kill at any moment leaves the old one
+    or the new one, and the next call sweeps what lies about. Where the file system cannot swap, the old one is moved aside
+    first, and a kill at just that moment is mended by the next call. Safe against a second process doing the same.
+
+    Raises:
+        CotuneError: the disk is full or the place cannot be written to; the older folder stays.
+    """
+    import filelock
+
+    folder = folder.absolute()
+    aside = folder.with_name(f".{folder.name}.old")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
+            if aside.exists() and not folder.exists():
+                aside.rename(folder)
+            for left in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
+                if left == aside or left.name.startswith(f".{folder.name}.new-"):
+                    shutil.rmtree(left, ignore_errors=True)
+            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.new-"))
+            try:
+                yield temporary
+                temporary.chmod(0o755)
+                _sync_all(temporary)
+                _put(temporary, folder, aside)
+                _sync(folder.parent)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise CotuneError(
+            f"cannot write {folder}: {error.strerror or error}. Free some space or choose another folder."
+        ) from error
+
+
+def _put(temporary: Path, folder: Path, aside: Path) -> None:
+    if not folder.exists():
+        temporary.rename(folder)
+    elif not exchange(temporary, folder):
+        folder.rename(aside)
+        temporary.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def exchange(left: Path, right: Path) -> bool:
+    """Swap two folders' names in one step; False where this system or file system cannot."""
+    a, b = os.fsencode(left), os.fsencode(right)
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if hasattr(library, "renameat2"):
+            return int(library.renameat2(_CURRENT_FOLDER, a, _CURRENT_FOLDER, b, _SWAP)) == 0
+        return int(library.renamex_np(a, b, _SWAP)) == 0
+    except (AttributeError, OSError, TypeError):
+        return False
+
+
+def _sync_all(folder: Path) -> None:
+    for current, _, names in os.walk(folder):
+        for name in names:
+            _sync(Path(current) / name)
+        _sync(Path(current))
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,121 @@
+"""Answers from a prompt, an adapter and a decision rule as one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+
+from cotune.bundle.rows import checked_row, example_row
+from cotune.errors import InputError
+from cotune.evaluate.decision import Decision
+from cotune.prompt.prompt import Prompt
+
+if TYPE_CHECKING:
+    from cotune.model.local import LocalModel
+
+Row = str | Mapping[str, Any]
+
+_log = logging.getLogger(__name__)
+
+# Bounds memory on very long lists: rendered rows and scores of so many rows are held at once.
+_AT_ONCE = 2048
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One row's answer.
+
+    Attributes:
+        answer: the label.
+        probabilities: of every label, summing to one, the decision rule applied; empty where they were not asked for.
+        truncated: whether the row's text was too long and lost its end.
+    """
+
+    answer: str
+    probabilities: dict[str, float]
+    truncated: bool
+
+
+class Predictor:
+    """What a bundle becomes when it is loaded; see :func:`cotune.bundle.load`. Not for several threads at once.
+
+    Args:
+        model: who answers.
+        prompt: how to ask.
+        labels: the answers to choose from, in the decision's order.
+        input_fields: what a row must hold.
+        decision: how scores become an answer.
+        adapter_id: which of the model's adapters.
+        bundle_id: content hash of the bundle that this came from.
+        task: name of the task.
+    """
+
+    def __init__(
+        self,
+        model: LocalModel,
+        prompt: Prompt,
+        labels: Sequence[str],
+        input_fields: Sequence[str],
+        *,
+        decision: Decision,
+        adapter_id: str = "base",
+        bundle_id: str = "",
+        task: str = "",
+    ) -> None:
+        self.model, self.prompt, self.decision = model, prompt, decision
+        self.labels, self.input_fields = tuple(labels), tuple(input_fields)
+        self.adapter_id, self.bundle_id, self.task = adapter_id, bundle_id, task
+
+    def __repr__(self) -> str:
+        return (
+            f"Predictor({self.task!r}, {', '.join(self.input_fields)} -> {len(self.labels)} labels, "
+            f"{self.model.name}, adapter={self.adapter_id})"
+        )
+
+    @overload
+    def predict(self, rows: Row | Sequence[Row], *, probabilities: Literal[False] = False) -> list[str]: ...
+
+    @overload
+    def predict(self, rows: Row | Sequence[Row], *, probabilities: Literal[True]) -> list[Prediction]: ...
+
+    def predict(self, rows: Row | Sequence[Row], *, probabilities: bool = False) -> list[str] | list[Prediction]:
+        """The answers to rows, in their order.
+
+        Args:
+            rows: texts where the task has one input field; mappings that hold the input fields, whatever else they hold;
+                or a single text or mapping, which is a list of one.
+            probabilities: return :class:`Prediction` objects in place of bare labels. Slower where labels have several
+                tokens, since then every label is scored to its end.
+
+        Raises:
+            InputError: there are no rows, or one lacks a field, holds no text or is empty; names the row, from 1.
+            DivergedError: a score is not a number.
+        """
+        listed: Sequence[Row] = [rows] if isinstance(rows, (str, Mapping)) else list(rows)
+        if not listed:
+            raise InputError("there are no rows", where="predict", mend=f"Give rows like {example_row(self.input_fields)}.")
+        checked = [checked_row(row, self.input_fields, f"row {number}") for number, row in enumerate(listed, 1)]
+        found = list(self.answers(checked, probabilities=probabilities))
+        if cut := sum(answer.truncated for answer in found):
+            _log.warning("%d of %d rows were too long and lost the end of their text", cut, len(found))
+        return found if probabilities else [answer.answer for answer in found]
+
+    def answers(self, rows: Sequence[Mapping[str, str]], *, probabilities: bool = False) -> Iterator[Prediction]:
+        """The same for rows that :func:`cotune.bundle.rows.checked_row` made, one by one."""
+        top = 1 if self.decision.kind == "raw" and not probabilities else None
+        for start in range(0, len(rows), _AT_ONCE):
+            part = rows[start : start + _AT_ONCE]
+            scores = self.model.score(self.prompt, part, self.labels, adapter=self.adapter_id, top=top)
+            chosen = self.decision.predict(scores.log_probs)
+            cut = [False] * len(part)
+            if scores.truncated:
+                rendered = self.model.renderer.render(self.prompt, part, self.labels)
+                cut = [row.truncated for row in rendered]
+            shares = np.exp(self.decision.log_probs(scores.log_probs)) if probabilities else None
+            for i, place in enumerate(chosen):
+                by_label = {} if shares is None else dict(zip(self.labels, map(float, shares[i]), strict=True))
+                yield Prediction(self.labels[int(place)], by_label, cut[i])

@@ -1,0 +1,71 @@
+"""What may be asked of a bundle: rows with the task's input fields, checked as the rows that were learned from."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cotune.errors import InputError
+from cotune.task.cells import NESTED, cell_text
+
+
+def checked_row(row: Any, input_fields: Sequence[str], where: str) -> dict[str, str]:
+    """The input fields of a row as texts, and nothing else of it.
+
+    Numbers, truth values and dates become texts as they do in training data.
+
+    Args:
+        row: a mapping that holds the input fields, or a text where there is one field.
+        input_fields: names of the fields.
+        where: what errors call the row, such as ``row 3``.
+
+    Raises:
+        InputError: a field is missing, holds no text or half a character, or all are empty.
+    """
+    if isinstance(row, str):
+        if len(input_fields) > 1:
+            raise InputError(
+                f"the task has {len(input_fields)} input fields ({', '.join(input_fields)}) and this is one text",
+                where=where,
+                mend=f"Give rows like {example_row(input_fields)}.",
+            )
+        row = {input_fields[0]: row}
+    if not isinstance(row, Mapping):
+        raise InputError(
+            f"a row must be a text or an object with named fields, not a {type(row).__name__}",
+            where=where,
+            mend=f"Give rows like {example_row(input_fields)}.",
+        )
+    fields = {name: _field(row, name, where) for name in input_fields}
+    if not any(text.strip() for text in fields.values()):
+        raise InputError("the input is empty", where=f"{where}, {', '.join(fields)}", mend="Fill it, or take the row out.")
+    return fields
+
+
+def example_row(input_fields: Sequence[str]) -> str:
+    """How a row is written, for messages and cards."""
+    return "{" + ", ".join(f'"{name}": "..."' for name in input_fields) + "}"
+
+
+def _field(row: Mapping[Any, Any], name: str, where: str) -> str:
+    if name not in row:
+        known = [str(key) for key in row]
+        lower = {key.lower(): key for key in known}
+        near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
+        shown = ", ".join(map(repr, known[:10])) + (" ..." if len(known) > 10 else "")
+        raise InputError(
+            f"there is no field {name!r}" + (f", did you mean {lower[near[0]]!r}?" if near else ""),
+            where=where,
+            mend=f"The row holds {shown or 'nothing'}; name the field {name!r}.",
+        )
+    text = cell_text(row[name])
+    if text is NESTED:
+        raise InputError(
+            f"this is a {type(row[name]).__name__}, not a text", where=f"{where}, field {name!r}", mend="Give one text a field."
+        )
+    found = str(text or "")
+    if "\0" in found or any("\ud800" <= character <= "\udfff" for character in found):
+        kind = "a NUL character" if "\0" in found else "half a character (a lone surrogate)"
+        raise InputError(f"there is {kind} in the text", where=f"{where}, field {name!r}", mend="Take it out.")
+    return found

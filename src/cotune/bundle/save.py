@@ -1,0 +1,183 @@
+"""Writing a bundle: whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cotune import __version__
+from cotune.bundle.card import model_card
+from cotune.bundle.manifest import (
+    ADAPTER,
+    CARD,
+    DECISION,
+    MANIFEST,
+    METRICS,
+    PROMPT,
+    BaseModel,
+    Manifest,
+    list_files,
+    read_manifest,
+    verify,
+)
+from cotune.bundle.place import atomic_folder
+from cotune.errors import InputError
+from cotune.evaluate.decision import Decision
+from cotune.files import file_sha256, write_json, write_text
+from cotune.model.bundled import BUNDLED_MODEL
+from cotune.prompt.prompt import Prompt
+
+if TYPE_CHECKING:
+    from cotune.model.local import LocalModel
+
+
+def save_bundle(
+    folder: Path,
+    *,
+    task_name: str,
+    input_fields: Sequence[str],
+    output_field: str,
+    labels: Sequence[str],
+    metric: str,
+    prompt: Prompt,
+    decision: Decision,
+    adapter_folder: Path | None,
+    model: LocalModel,
+    metrics: Mapping[str, Any],
+    model_name: str,
+) -> Path:
+    """Write a bundle that :func:`cotune.bundle.load` reads. An older bundle of that name is replaced in one step.
+
+    Args:
+        folder: where to; its parent is made.
+        task_name: what people call the task.
+        input_fields: what a row must hold.
+        output_field: name of the label column.
+        labels: the answers, in the order of the decision's bias.
+        metric: name of the metric.
+        prompt: how to ask.
+        decision: how scores become an answer.
+        adapter_folder: a LoRA adapter's PEFT folder, copied as it is; None for the base model.
+        model: the model that it was all measured with.
+        metrics: for ``metrics.json`` and the card: ``arms`` and ``gains`` as in a run's summary.
+        model_name: how the user named the model; its folder is stored as an absolute path.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: something else is in the way at ``folder``, or the adapter folder holds no plain LoRA.
+        CotuneError: the disk is full or cannot be written to; an older bundle stays.
+        ValueError: the metrics hold NaN, or the decision does not fit the labels.
+    """
+    from cotune.model.adapters import BASE, CONFIG, WEIGHTS, adapter_content_id
+
+    if decision.bias and len(decision.bias) != len(labels):
+        raise ValueError(f"a bias of {len(decision.bias)} numbers does not fit {len(labels)} labels")
+    _check_free(folder)
+    manifest = Manifest(
+        task=task_name,
+        files={},
+        base_model=_base_model(model, model_name),
+        adapter_id=BASE if adapter_folder is None else adapter_content_id(adapter_folder),
+        prompt_id=prompt.id,
+        decision=decision,
+        labels=tuple(labels),
+        input_fields=tuple(input_fields),
+        output_field=output_field,
+        metric=metric,
+        max_tokens=model.settings.max_tokens,
+        versions=_versions(),
+    )
+    fields = {name: f"{{{name}}}" for name in input_fields}
+    card = model_card(manifest, metrics, model.renderer.text(prompt, fields, labels))
+    with atomic_folder(folder) as temporary:
+        write_json(temporary / PROMPT, rendering(prompt, labels, input_fields, model))
+        write_json(temporary / DECISION, decision.to_json())
+        write_json(temporary / METRICS, dict(metrics))
+        write_text(temporary / CARD, card)
+        if adapter_folder is not None:
+            (temporary / ADAPTER).mkdir()
+            _copy_config(adapter_folder / CONFIG, temporary / ADAPTER / CONFIG)
+            shutil.copyfile(adapter_folder / WEIGHTS, temporary / ADAPTER / WEIGHTS)
+        files = {name: file_sha256(temporary / name) for name in sorted(list_files(temporary))}
+        write_json(temporary / MANIFEST, manifest.to_json() | {"files": files})
+        verify(temporary, read_manifest(temporary))
+    return folder
+
+
+def rendering(prompt: Prompt, labels: Sequence[str], input_fields: Sequence[str], model: LocalModel) -> dict[str, Any]:
+    """Everything that decides which token ids a row becomes: what ``prompt.json`` holds."""
+    data: dict[str, Any] = json.loads(
+        json.dumps(
+            {
+                "prompt": prompt.to_json(),
+                "labels": list(labels),
+                "input_fields": list(input_fields),
+                "chat_template": getattr(model.tokenizer, "chat_template", None),
+                "stop_id": model.renderer.stop_id,
+                "max_tokens": model.renderer.max_tokens,
+            }
+        )
+    )
+    return data
+
+
+def _check_free(folder: Path) -> None:
+    """Refuse to replace anything that is not a bundle, or that holds files of somebody else."""
+    mend = "Move it away or choose another folder."
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise InputError("something that is no folder is in the bundle's place", where=str(folder), mend=mend)
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    try:
+        known = {MANIFEST, *read_manifest(folder).files}
+        foreign = sorted(list_files(folder) - known)
+    except InputError as error:
+        raise InputError("the folder is there already and holds no bundle", where=str(folder), mend=mend) from error
+    if foreign:
+        raise InputError("the file is not part of the bundle that is to be replaced", where=str(folder / foreign[0]), mend=mend)
+
+
+def _copy_config(source: Path, target: Path) -> None:
+    config = json.loads(source.read_text(encoding="utf-8"))
+    base = config.get("base_model_name_or_path")
+    if isinstance(base, str) and (Path(base).expanduser().is_absolute() or Path(base).exists()):
+        # A bundle goes to other machines; peft reads an adapter without this name just as well.
+        write_json(target, config | {"base_model_name_or_path": None})
+    else:
+        shutil.copyfile(source, target)
+
+
+def _base_model(model: LocalModel, name: str) -> BaseModel:
+    if name.strip().lower() == BUNDLED_MODEL:
+        return BaseModel(BUNDLED_MODEL, model.fingerprint)
+    path = Path(name).expanduser()
+    if path.exists():
+        return BaseModel(str(path.absolute()), model.fingerprint)
+    return BaseModel(name, model.fingerprint, _revision(name))
+
+
+def _revision(name: str) -> str | None:
+    """The commit of a hub model in the local cache, or what its name says; None where neither tells."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    repository, _, wanted = name.partition("@")
+    try:
+        found = try_to_load_from_cache(repository, "config.json", revision=wanted or None)
+    except HFValidationError:
+        return wanted or None
+    if isinstance(found, str) and Path(found).parent.parent.name == "snapshots":
+        return Path(found).parent.name
+    return wanted or None
+
+
+def _versions() -> dict[str, str]:
+    found = {"cotune": __version__, "python": platform.python_version()}
+    return found | {name: metadata.version(name) for name in ("torch", "transformers", "peft")}

@@ -1,0 +1,114 @@
+"""Answers to a stream of JSON lines, as ``cotune predict`` gives them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from cotune.bundle.predictor import Predictor
+from cotune.bundle.rows import checked_row, example_row
+from cotune.errors import InputError
+
+
+@dataclass(frozen=True)
+class StreamCount:
+    """What went through a stream.
+
+    Attributes:
+        rows: rows answered.
+        truncated: rows among them whose text lost its end.
+    """
+
+    rows: int
+    truncated: int
+
+
+def predict_stream(
+    predictor: Predictor,
+    lines: Iterable[str],
+    write: Callable[[str], object],
+    *,
+    batch: int = 64,
+    probabilities: bool = False,
+    source: str = "standard input",
+) -> StreamCount:
+    """Read rows as JSON lines and write each with its answer as a JSON line, in order, batch by batch.
+
+    A row comes back as it was with ``answer`` set, ``probabilities`` (label to share, six digits) where they are asked
+    for, and ``truncated`` where its text lost its end; keys of these names that it had are replaced. A line may be a bare
+    JSON text where the task has one input field; blank lines are passed over. The rows before a broken line are answered
+    before its error is raised.
+
+    Args:
+        predictor: who answers.
+        lines: one JSON object each.
+        write: takes one line with its line break, such as ``sys.stdout.write``.
+        batch: rows that run at once.
+        probabilities: whether to write them.
+        source: what errors call the stream.
+
+    Raises:
+        InputError: a line is no JSON or no row of the task, or there are none; names the line, from 1.
+    """
+    if batch < 1:
+        raise InputError(f"a batch of {batch} rows is too small", where="batch", mend="Give 1 or more.")
+    waiting: list[tuple[dict[str, Any], dict[str, str]]] = []
+    rows, truncated = 0, 0
+
+    def answer() -> None:
+        nonlocal rows, truncated
+        found = predictor.answers([fields for _, fields in waiting], probabilities=probabilities)
+        for (row, _), one in zip(waiting, found, strict=True):
+            kept = {key: value for key, value in row.items() if key not in ("answer", "probabilities", "truncated")}
+            kept["answer"] = one.answer
+            if probabilities:
+                kept["probabilities"] = {label: round(share, 6) for label, share in one.probabilities.items()}
+            if one.truncated:
+                kept["truncated"] = True
+            rows, truncated = rows + 1, truncated + one.truncated
+            write(_line(kept))
+        waiting.clear()
+
+    for number, line in enumerate(lines, 1):
+        text = line.removeprefix("\ufeff").strip() if number == 1 else line.strip()
+        if not text:
+            continue
+        try:
+            waiting.append(_row(text, predictor.input_fields, f"{source}, line {number}"))
+        except InputError:
+            answer()
+            raise
+        if len(waiting) == batch:
+            answer()
+    answer()
+    if not rows:
+        raise InputError("there are no rows", where=source, mend=f"Give lines like {example_row(predictor.input_fields)}.")
+    return StreamCount(rows, truncated)
+
+
+def _row(text: str, input_fields: tuple[str, ...], where: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The row as it was, and its checked input fields."""
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"this is no JSON ({error})", where=where, mend=f"Write each line like {example_row(input_fields)}."
+        ) from error
+    fields = checked_row(value, input_fields, where)
+    return (value if isinstance(value, dict) else dict(fields)), fields
+
+
+def _line(row: dict[str, Any]) -> str:
+    text = json.dumps(row, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Half a character in a key or value that is no input: escaped it can be written and comes back the same.
+        text = json.dumps(row)
+    return text + "\n"
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")

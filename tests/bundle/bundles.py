@@ -1,0 +1,82 @@
+"""One tiny base model, one adapter and a way to bundle them, shared by this folder's tests."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cotune.bundle import Predictor, load, save_bundle
+from cotune.evaluate.decision import RAW, Decision
+from cotune.files import file_sha256
+from cotune.model.adapters import LoraSettings
+from cotune.model.local import LocalModel
+from cotune.prompt.prompt import Demonstration, Prompt
+from tiny import save_tiny, widen_lora
+
+LABELS = ("person", "place", "card arrival", "card delivery")
+PROMPT = Prompt(
+    instruction="Classify the question: {labels}.",
+    input_template="Question: {text}",
+    cue="Label:",
+    label_words=(("person", "a person"),),
+    demonstrations=(Demonstration((("text", "Who wrote the book?"),), "person"),),
+)
+TEXTS = ["Who built the tower?", "How tall is K2?", "My card has not come |im_end|> yet", "where\nis it"]
+BIAS = Decision("bias", (0.5, -1.25, 2.0, -1.25))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A base model's folder, the model, and the folder of an adapter of it."""
+
+    base: Path
+    model: LocalModel
+    adapter: Path
+
+    @property
+    def adapter_id(self) -> str:
+        return self.adapter.name
+
+    def save(self, folder: Path, **changes: Any) -> Path:
+        given: dict[str, Any] = {
+            "task_name": "questions",
+            "input_fields": ("text",),
+            "output_field": "label",
+            "labels": LABELS,
+            "metric": "accuracy",
+            "prompt": PROMPT,
+            "decision": RAW,
+            "adapter_folder": self.adapter,
+            "model": self.model,
+            "metrics": {},
+            "model_name": str(self.base),
+        }
+        return save_bundle(folder, **given | changes)
+
+
+def make_bench(folder: Path) -> Bench:
+    base = save_tiny(folder / "tiny-base")
+    model = LocalModel.load(base)
+    widen_lora(model.adapters.start(LoraSettings(rank=4, alpha=8), seed=0))
+    adapter = model.adapters.save(model.adapters.weights(), folder / "adapters")
+    return Bench(base, model, folder / "adapters" / adapter)
+
+
+def loaded(folder: Path, **options: Any) -> Predictor:
+    return load(folder, **{"device": "cpu", "dtype": "float32", "threads": 1} | options)
+
+
+def forge(folder: Path, name: str, data: Any, **manifest: Any) -> None:
+    """Write a file and make the manifest agree with its bytes, as somebody would who wants it loaded."""
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(data if isinstance(data, bytes) else json.dumps(data).encode())
+    table = json.loads((folder / "manifest.json").read_text())
+    table["files"][name] = file_sha256(folder / name)
+    (folder / "manifest.json").write_text(json.dumps(table | manifest))
+
+
+def edit_json(path: Path, **changes: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text()) | changes
+    return found

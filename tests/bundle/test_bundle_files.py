@@ -1,0 +1,467 @@
+"""A bundle is written whole or not at all, and refused when anything of it is not what it was."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+from bundles import BIAS, LABELS, PROMPT, TEXTS, Bench, edit_json, forge, loaded
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cotune.bundle import place
+from cotune.bundle.manifest import LARGEST_JSON, Manifest, check_name, read_manifest
+from cotune.errors import CotuneError, InputError
+from tiny import save_tiny
+
+FILES = (
+    "prompt.json",
+    "decision.json",
+    "metrics.json",
+    "README.md",
+    "adapter/adapter_config.json",
+    "adapter/adapter_model.safetensors",
+)
+
+
+@pytest.fixture
+def bundle(bench: Bench, tmp_path: Path) -> Path:
+    return bench.save(tmp_path / "best", decision=BIAS)
+
+
+def refused(folder: Path, **options: Any) -> InputError:
+    with pytest.raises(InputError) as error:
+        loaded(folder, **options)
+    assert error.value.mend, error.value
+    return error.value
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_bundle_holds(bench: Bench, bundle: Path) -> None:
+    assert names(bundle) == sorted((*FILES, "manifest.json"))
+    saved = json.loads((bundle / "prompt.json").read_text())
+    assert saved == {
+        "prompt": json.loads(json.dumps(PROMPT.to_json())),
+        "labels": list(LABELS),
+        "input_fields": ["text"],
+        "chat_template": bench.model.tokenizer.chat_template,
+        "stop_id": bench.model.renderer.stop_id,
+        "max_tokens": bench.model.renderer.max_tokens,
+    }
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["format"] == 1
+    assert manifest["base_model"] == {"name": str(bench.base), "fingerprint": bench.model.fingerprint, "revision": None}
+    assert set(manifest["versions"]) == {"cotune", "python", "torch", "transformers", "peft"}
+    assert (manifest["adapter_id"], manifest["prompt_id"]) == (bench.adapter_id, PROMPT.id)
+    assert manifest["engine"] == {"max_tokens": 1024}
+    assert loaded(bundle).bundle_id == read_manifest(bundle).id
+
+
+def test_the_same_content_has_the_same_id(bench: Bench, bundle: Path, tmp_path: Path) -> None:
+    again, other = bench.save(tmp_path / "again", decision=BIAS), bench.save(tmp_path / "other")
+    assert read_manifest(again).id == read_manifest(bundle).id != read_manifest(other).id
+
+
+def test_a_local_path_in_the_adapter_does_not_travel(bench: Bench, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(bench.adapter, adapter)
+    config = edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(bench.base))
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    bundle = bench.save(tmp_path / "best", adapter_folder=adapter)
+    assert str(bench.base) not in (bundle / "adapter" / "adapter_config.json").read_text()
+    assert loaded(bundle).adapter_id == bench.adapter_id
+
+
+def test_an_older_bundle_is_replaced(bench: Bench, bundle: Path) -> None:
+    bench.save(bundle, adapter_folder=None, task_name="second")
+    assert read_manifest(bundle).task == "second"
+    assert not (bundle / "adapter").exists()
+    assert {p.name for p in bundle.parent.iterdir()} <= {"best", ".best.lock"}
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_replacing_with_and_without_a_swap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swaps: bool) -> None:
+    if not swaps:
+        monkeypatch.setattr(place, "exchange", lambda left, right: False)
+    for text in ("one", "two"):
+        with place.atomic_folder(tmp_path / "x") as temporary:
+            (temporary / "file").write_text(text)
+    assert (tmp_path / "x" / "file").read_text() == "two"
+    assert {p.name for p in tmp_path.iterdir()} <= {"x", ".x.lock"}
+
+
+def die(*_: object, **__: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed(work: Callable[[], object]) -> None:
+    """Run ``work`` in a child and see it die."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
+@pytest.mark.parametrize("moment", ["_put", "_sync_all", "rename", "rmtree"])
+def test_a_kill_leaves_a_whole_bundle(bench: Bench, bundle: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    old = {name: (bundle / name).read_bytes() for name in names(bundle)}
+    with monkeypatch.context() as patch:
+        if moment in ("_put", "_sync_all"):
+            patch.setattr(place, moment, die)
+        elif moment == "rmtree":
+            patch.setattr(place.shutil, "rmtree", die)
+        else:
+            patch.setattr(place, "exchange", die)
+        killed(lambda: bench.save(bundle, task_name="second"))
+    loaded(bundle)
+    if moment == "rmtree":
+        # What is removed is the old one, after the new one has taken its name.
+        assert read_manifest(bundle).task == "second"
+    else:
+        assert {name: (bundle / name).read_bytes() for name in names(bundle)} == old
+    bench.save(bundle, task_name="third")
+    assert read_manifest(bundle).task == "third"
+    assert {p.name for p in bundle.parent.iterdir()} <= {"best", ".best.lock"}
+
+
+def test_a_kill_between_two_renames_is_mended(bench: Bench, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def move_then_die(temporary: Path, folder: Path, aside: Path) -> None:
+        folder.rename(aside)
+        die()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, "_put", move_then_die)
+        killed(lambda: bench.save(bundle, task_name="second"))
+        assert not bundle.exists()
+        patch.setattr(place, "_put", die)
+        killed(lambda: bench.save(bundle, task_name="third"))
+    assert loaded(bundle).task == "questions"
+
+
+def test_a_failed_save_leaves_the_old_one(bench: Bench, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", full)
+        with pytest.raises(CotuneError, match="No space left"):
+            bench.save(bundle, task_name="second")
+    with pytest.raises(ValueError, match="JSON"):
+        bench.save(bundle, metrics={"score": float("nan")})
+    assert loaded(bundle).task == "questions"
+    assert {p.name for p in bundle.parent.iterdir()} <= {"best", ".best.lock"}
+
+
+def test_what_is_no_bundle_is_not_replaced(bench: Bench, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "manifest.json").write_text('{"name": "an extension"}')
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(bundle)
+    (bundle / "notes.md").write_text("mine")
+    for name in ("mine", "web", "file", "link", "best"):
+        with pytest.raises(InputError):
+            bench.save(tmp_path / name)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    assert (bundle / "notes.md").exists()
+
+
+def test_arguments_that_do_not_fit(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not fit 3 labels"):
+        bench.save(tmp_path / "best", labels=LABELS[:3], decision=BIAS)
+    with pytest.raises(InputError, match="not an adapter"):
+        bench.save(tmp_path / "best", adapter_folder=tmp_path)
+    assert not (tmp_path / "best").exists()
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_changed_or_missing_file_is_refused(bundle: Path, name: str) -> None:
+    whole = (bundle / name).read_bytes()
+    changed = bytearray(whole)
+    changed[len(whole) // 2] ^= 1
+    (bundle / name).write_bytes(changed)
+    error = refused(bundle)
+    assert "changed" in error.what
+    assert error.where.endswith(name)
+    (bundle / name).unlink()
+    error = refused(bundle)
+    assert "missing" in error.what
+    assert error.where.endswith(name)
+    (bundle / name).write_bytes(whole)
+    loaded(bundle)
+
+
+@pytest.mark.parametrize("name", ["extra.json", "adapter/extra.safetensors", ".hidden", "deep/er/x.md"])
+def test_an_extra_file_is_refused(bundle: Path, name: str) -> None:
+    (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+    (bundle / name).write_text("x")
+    assert refused(bundle).where.endswith(name)
+
+
+@pytest.mark.parametrize("name", ["prompt.json", "manifest.json", "adapter/adapter_model.safetensors", "adapter"])
+def test_links_are_refused_even_with_the_same_content(bundle: Path, tmp_path: Path, name: str) -> None:
+    outside = tmp_path / "outside"
+    (bundle / name).rename(outside)
+    (bundle / name).symlink_to(outside)
+    error = refused(bundle)
+    assert "a link" in error.what
+    assert error.where.endswith(name)
+
+
+def test_a_link_to_a_whole_bundle_is_fine(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "latest").symlink_to(bundle, target_is_directory=True)
+    assert loaded(tmp_path / "latest").predict(TEXTS) == loaded(bundle).predict(TEXTS)
+
+
+def test_pipes_are_not_waited_for(bundle: Path) -> None:
+    (bundle / "metrics.json").unlink()
+    os.mkfifo(bundle / "metrics.json")
+    assert "no regular file" in refused(bundle).what
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil.json",
+        "/etc/evil.json",
+        "a/../../evil.json",
+        "a\\..\\evil.json",
+        "C:/x.json",
+        "./prompt.json",
+        "",
+        "manifest.json",
+    ],
+)
+def test_names_that_lead_elsewhere_are_refused(bundle: Path, name: str) -> None:
+    (bundle.parent / "evil.json").write_text("{}")
+    table = json.loads((bundle / "manifest.json").read_text())
+    table["files"][name] = "0" * 64
+    (bundle / "manifest.json").write_text(json.dumps(table))
+    assert "not allowed" in refused(bundle).what
+
+
+@given(
+    st.lists(st.sampled_from(["..", ".", "/", "\\", "a", "C:", "~", "\0", "\n", " ", "é", ".json"]), max_size=8).map("".join)
+)
+def test_no_name_that_passes_leads_out(name: str) -> None:
+    folder = Path("/somewhere/best")
+    try:
+        check_name(folder, name)
+    except InputError:
+        return
+    parts = PurePosixPath(name).parts
+    assert ".." not in parts
+    assert not {"\\", ":", "~", "\0", "\n"} & set(name)
+    assert (folder / name).is_relative_to(folder)
+    assert "/".join(parts) == name, "one file has one name"
+
+
+def test_plain_names_pass() -> None:
+    for name in (*FILES, "adapter/README.md"):
+        check_name(Path("/somewhere/best"), name)
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("pickle-ran",)
+
+
+@pytest.mark.parametrize("name", ["adapter/adapter_model.bin", "weights.pt", "x.pkl", "run.py"])
+def test_files_that_could_run_code_are_refused(bundle: Path, name: str) -> None:
+    forge(bundle, name, pickle.dumps(Bomb()))
+    error = refused(bundle)
+    assert "run code" in error.what
+    assert error.where.endswith(name)
+
+
+def test_a_pickle_named_safetensors_is_not_run(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    forge(bundle, "adapter/adapter_model.safetensors", pickle.dumps(Bomb()))
+    assert "adapter" in refused(bundle).what
+    assert not (tmp_path / "pickle-ran").exists()
+
+
+def test_a_huge_or_deep_json_is_refused(bundle: Path) -> None:
+    whole = (bundle / "manifest.json").read_bytes()
+    (bundle / "manifest.json").write_bytes(whole + b" " * LARGEST_JSON)
+    assert "bytes" in refused(bundle).what
+    (bundle / "manifest.json").write_text("[" * 1_000_000)
+    assert "no JSON" in refused(bundle).what
+    (bundle / "manifest.json").write_bytes(whole)
+    forge(bundle, "prompt.json", b" " * (LARGEST_JSON + 1))
+    assert "bytes" in refused(bundle).what
+
+
+def test_far_too_many_files_are_refused(bundle: Path) -> None:
+    for i in range(1100):
+        (bundle / f"{i}.json").touch()
+    assert "too many" in refused(bundle).what
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"format": 2}, "format 2"),
+        ({"format": True}, "wrong kind"),
+        ({"labels": []}, "labels"),
+        ({"labels": ["a", "a"]}, "labels"),
+        ({"labels": ["a", 1]}, "labels"),
+        ({"files": {"prompt.json": 3}}, "files"),
+        ({"files": {"prompt.json": "abc"}}, "sha256"),
+        ({"base_model": "x"}, "base_model"),
+        ({"base_model": {"name": "x"}}, "base_model.fingerprint"),
+        ({"decision": {"kind": "bias", "bias": [1, 2]}}, "2 numbers for 4 labels"),
+        ({"decision": {"kind": "bias", "bias": [1, 2, 3, 1e999]}}, "Infinity is no number"),
+        ({"decision": {"kind": "python", "bias": []}}, "decision"),
+        ({"engine": {"max_tokens": -1}}, "max_tokens"),
+        ({"engine": {"max_tokens": 1, "trust_remote_code": True}}, "trust_remote_code"),
+        ({"hooks": []}, "hooks"),
+        ({"adapter_id": None}, "adapter_id"),
+    ],
+)
+def test_a_damaged_manifest_is_refused(bundle: Path, changes: dict[str, Any], what: str) -> None:
+    (bundle / "manifest.json").write_text(json.dumps(edit_json(bundle / "manifest.json", **changes)))
+    error = refused(bundle)
+    assert what in error.what
+    assert "manifest.json" in error.where
+
+
+def test_parts_of_two_bundles_are_refused(bench: Bench, bundle: Path, tmp_path: Path) -> None:
+    """Each file is whole and listed, but they do not belong together."""
+    saved = json.loads((bundle / "prompt.json").read_text())
+    cases: list[tuple[str, Any, dict[str, Any], str]] = [
+        ("prompt.json", saved | {"prompt": PROMPT.edit(cue="Say:").to_json()}, {}, "the prompt"),
+        ("prompt.json", saved | {"labels": list(LABELS[::-1])}, {}, "labels"),
+        ("prompt.json", saved | {"input_fields": ["other"]}, {}, "input_fields"),
+        ("prompt.json", saved | {"prompt": {"system": ["x"]}}, {}, "the prompt"),
+        ("prompt.json", saved | {"prompt": {"evil": 1}}, {}, "evil"),
+        ("prompt.json", [], {}, "no prompt"),
+        ("prompt.json", saved | {"chat_template": "{{ messages }}"}, {}, "chat template"),
+        ("prompt.json", saved | {"stop_id": 5}, {}, "stop token"),
+        ("prompt.json", saved | {"max_tokens": 99}, {}, "longest prompt"),
+        ("decision.json", {"kind": "raw", "bias": []}, {}, "decision"),
+        ("metrics.json", {}, {"adapter_id": "0" * 16}, "the adapter"),
+        ("metrics.json", {}, {"adapter_id": "base"}, "no adapter"),
+    ]
+    for number, (name, data, manifest, what) in enumerate(cases):
+        copy = tmp_path / str(number)
+        shutil.copytree(bundle, copy)
+        forge(copy, name, data, **manifest)
+        assert what in refused(copy).what, (name, what)
+
+
+def test_another_base_model_is_refused(bench: Bench, bundle: Path, tmp_path: Path) -> None:
+    other = save_tiny(tmp_path / "other", seed=1)
+    assert "not the one" in refused(bundle, base=other).what
+    copy = tmp_path / "copy"
+    shutil.copytree(bench.base, copy)
+    assert loaded(bundle, base=copy).predict(TEXTS) == loaded(bundle).predict(TEXTS)
+    (copy / "tokenizer_config.json").write_text((copy / "tokenizer_config.json").read_text() + " ")
+    assert "not the one" in refused(bundle, base=copy).what
+
+
+def test_a_base_model_that_moved(bench: Bench, tmp_path: Path) -> None:
+    place_then, place_now = tmp_path / "then", tmp_path / "now"
+    shutil.copytree(bench.base, place_then)
+    bundle = bench.save(tmp_path / "best", model_name=str(place_then))
+    place_then.rename(place_now)
+    error = refused(bundle)
+    assert "cannot be found" in error.what
+    assert "base" in error.mend
+    assert loaded(bundle, base=place_now).predict(TEXTS)
+
+
+def test_an_adapter_of_another_shape_is_refused_before_it_answers(bench: Bench, bundle: Path) -> None:
+    from safetensors.torch import load_file, save
+
+    from cotune.model.adapters import adapter_content_id
+
+    path = bundle / "adapter" / "adapter_model.safetensors"
+    weights = {name: value[:, :-1].contiguous() for name, value in load_file(path).items()}
+    forge(bundle, "adapter/adapter_model.safetensors", save(weights))
+    forge(bundle, "metrics.json", {}, adapter_id=adapter_content_id(bundle / "adapter"))
+    assert "does not fit" in refused(bundle).what
+
+
+def test_folders_that_are_no_bundle(bundle: Path, tmp_path: Path) -> None:
+    assert "no such bundle" in refused(tmp_path / "none").what
+    assert "a file" in refused(bundle / "README.md").what
+    run = bundle.parent
+    assert str(bundle) in refused(run).mend
+
+
+# The card -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_card_says_what_it_is_and_how_good(bench: Bench, tmp_path: Path) -> None:
+    arm = {"score": 0.25, "ci": [0.2, 0.3], "n": 90, "split": "test", "prompt_id": "x", "adapter_id": "base"}
+    best = arm | {"score": 0.9, "ci": [0.85, 0.94], "prompt_id": PROMPT.id, "adapter_id": bench.adapter_id}
+    metrics = {
+        "arms": {"seed_prompt": arm, "best_tuned": best, "best_prompt": {"score": 0.123}},
+        "gains": {"both": {"value": 0.65, "ci": [0.55, 0.72], "p": 0.0001}, "synergy": {"log_loss": {}}},
+    }
+    prompt = PROMPT.edit(instruction="Use ```` fences: {labels}")
+    bundle = bench.save(tmp_path / "best", metrics=metrics, task_name="a | b\n# <script>", prompt=prompt)
+    card = (bundle / "README.md").read_text()
+    assert json.loads((bundle / "metrics.json").read_text()) == metrics
+    assert card.startswith("# a / b # ‹script›\n")
+    assert "| starting prompt, base model | 0.250 (0.200 to 0.300) | 90 | test |" in card
+    assert "| from both | +0.650 (+0.550 to +0.720) | 0.0001 |" in card
+    assert "0.123" not in card, "a score without interval is no score"
+    shown = bench.model.renderer.text(prompt, {"text": "{text}"}, LABELS)
+    assert f"`````text\n{shown}\n`````" in card
+    assert "PeftModel.from_pretrained" in card
+    assert "tiny-base" in card
+    assert str(tmp_path) not in card
+    assert str(bench.base.parent) not in card
+    assert "(this bundle)" not in card, "the prompt is another"
+    marked = (bench.save(tmp_path / "marked", metrics=metrics) / "README.md").read_text()
+    assert "| **winning prompt, tuned model** (this bundle) | 0.900" in marked
+    plain = (bench.save(tmp_path / "plain", adapter_folder=None) / "README.md").read_text()
+    assert "PeftModel" not in plain
+    assert "How good" not in plain
+
+
+def small_manifest() -> dict[str, Any]:
+    return {
+        "format": 1,
+        "task": "t",
+        "files": {},
+        "base_model": {"name": "m", "fingerprint": "f", "revision": None},
+        "adapter_id": "base",
+        "prompt_id": "p",
+        "decision": {"kind": "raw", "bias": []},
+        "labels": ["a", "b"],
+        "input_fields": ["text"],
+        "output_field": "label",
+        "metric": "accuracy",
+        "engine": {"max_tokens": 100},
+        "versions": {},
+    }
+
+
+def test_a_manifest_survives_the_round_trip() -> None:
+    assert Manifest.from_json(small_manifest()).to_json() == small_manifest()
+    with_revision = small_manifest() | {"base_model": {"name": "o/m", "fingerprint": "f", "revision": "c"}}
+    assert Manifest.from_json(with_revision).to_json() == with_revision

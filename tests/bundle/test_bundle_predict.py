@@ -1,0 +1,232 @@
+"""What a bundle answers is what was measured: same ids, same probabilities, same rule."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bundles import BIAS, LABELS, PROMPT, TEXTS, Bench, loaded
+
+from cotune.bundle import Prediction, Predictor, predict_stream
+from cotune.errors import InputError
+from cotune.evaluate.decision import RAW, Decision
+from cotune.model.adapters import BASE
+from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import RenderedRow, Renderer
+from cotune.tune.batches import training_rows
+from cotune.tune.settings import TuneSettings
+from cotune.tune.trainer import TuningRun
+
+ROWS = [{"text": text} for text in TEXTS]
+
+
+@pytest.fixture(scope="module")
+def predictor(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return loaded(bench.save(tmp_path_factory.mktemp("saved") / "best"))
+
+
+@pytest.mark.parametrize("decision", [RAW, BIAS], ids=["raw", "bias"])
+@pytest.mark.parametrize("tuned", [True, False])
+def test_round_trip_gives_the_measured_answers(bench: Bench, tmp_path: Path, decision: Decision, tuned: bool) -> None:
+    bundle = bench.save(tmp_path / "best", decision=decision, adapter_folder=bench.adapter if tuned else None)
+    found = loaded(bundle).predict(TEXTS, probabilities=True)
+    scores = bench.model.score(PROMPT, ROWS, LABELS, adapter=bench.adapter_id if tuned else BASE).log_probs
+    expected = np.exp(decision.log_probs(scores))
+    assert np.array_equal([list(one.probabilities.values()) for one in found], expected)
+    assert [one.answer for one in found] == [LABELS[i] for i in decision.predict(scores)]
+    assert all(tuple(one.probabilities) == LABELS and math.isclose(sum(one.probabilities.values()), 1) for one in found)
+    assert loaded(bundle).predict(TEXTS) == [one.answer for one in found]
+    assert (bundle / "adapter").exists() == tuned
+
+
+def test_adapter_and_bias_matter(bench: Bench, tmp_path: Path) -> None:
+    kinds = {"base": {"adapter_folder": None}, "tuned": {}, "biased": {"decision": BIAS}}
+    found = [
+        [one.probabilities["place"] for one in loaded(bench.save(tmp_path / name, **more)).predict(TEXTS, probabilities=True)]
+        for name, more in kinds.items()
+    ]
+    assert not np.allclose(found[0], found[1])
+    assert not np.allclose(found[1], found[2])
+
+
+def test_the_copied_adapter_is_a_plain_peft_folder(bench: Bench, tmp_path: Path) -> None:
+    bundle = bench.save(tmp_path / "best")
+    assert {p.name: p.read_bytes() for p in (bundle / "adapter").iterdir()} == {
+        p.name: p.read_bytes() for p in bench.adapter.iterdir()
+    }
+
+
+def test_training_scoring_and_predicting_see_the_same_ids(
+    bench: Bench, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[list[RenderedRow]] = []
+    whole = Renderer.render
+
+    def recorded(self: Renderer, prompt: Prompt, rows: Sequence[Any], labels: Sequence[str]) -> list[RenderedRow]:
+        rendered.append(whole(self, prompt, rows, labels))
+        return rendered[-1]
+
+    monkeypatch.setattr(Renderer, "render", recorded)
+    bench.model.score(PROMPT, ROWS, LABELS)
+    by_score = rendered.pop()
+    predictor.predict([{"label": "place", **row} for row in ROWS])
+    by_predict = rendered.pop()
+    gold = [0, 1, 2, 3]
+    learned = training_rows(bench.model.renderer.render(PROMPT, ROWS, LABELS), gold)
+    assert [row.prompt_ids for row in learned] == [row.prompt_ids for row in by_score]
+    assert [row.answer_ids for row in learned] == [row.completions[i] for row, i in zip(by_score, gold, strict=True)]
+    assert by_predict == by_score
+
+    # And these ids, whole, are what the weights are given: prefix once, then each row's own.
+    fed: dict[str, list[int]] = {}
+
+    def listen(name: str, model: Any) -> Any:
+        def hook(module: Any, inputs: Any) -> None:
+            fed.setdefault(name, []).extend(inputs[0].flatten().tolist())
+
+        return model.model.get_input_embeddings().register_forward_pre_hook(hook)
+
+    one = ROWS[:1]
+    hooks = [listen("predict", predictor.model), listen("tune", bench.model)]
+    try:
+        predictor.predict(one, probabilities=True)
+        settings = TuneSettings(batch_size=1, shared_prefix=False)
+        TuningRun(bench.model, learned[:1], settings, seed=0, folder=tmp_path).advance(1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        bench.model.adapters.use(BASE)
+    ids = list(learned[0].prompt_ids)
+    assert fed["tune"][: len(ids)] == ids
+    assert fed["predict"][: len(ids)] == ids
+
+
+def test_inputs_in_every_form(predictor: Predictor) -> None:
+    (first,) = predictor.predict(TEXTS[0])
+    assert predictor.predict(ROWS[0]) == predictor.predict([TEXTS[0]]) == [first]
+    assert predictor.predict(tuple(TEXTS)) == predictor.predict(ROWS) == predictor.predict(iter(TEXTS))  # type: ignore[call-overload]
+    assert predictor.predict([{"text": 12}]) == predictor.predict("12")
+    assert predictor.predict("x", probabilities=True)[0].truncated is False
+
+
+def test_other_columns_cannot_change_an_answer(predictor: Predictor) -> None:
+    odd = {"labels": "none", "question": "{text}", "text": TEXTS[0]}
+    assert predictor.predict([odd], probabilities=True) == predictor.predict(TEXTS[:1], probabilities=True)
+
+
+def test_cut_texts_are_told(bench: Bench, predictor: Predictor, caplog: pytest.LogCaptureFixture) -> None:
+    long = "How tall is the tower? " * 200
+    found = predictor.predict([TEXTS[0], long], probabilities=True)
+    assert [one.truncated for one in found] == [False, True]
+    assert "1 of 2 rows" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rows", "where", "what"),
+    [
+        ([], "predict", "no rows"),
+        (["ok", "  "], "row 2, text", "empty"),
+        ("", "row 1", "empty"),
+        ([{"text": "ok"}, {"Texts": "x"}], "row 2", "did you mean 'Texts'"),
+        ([{}], "row 1", "no field 'text'"),
+        ([{"text": ["a"]}], "row 1, field 'text'", "a list"),
+        ([{"text": b"a"}], "row 1, field 'text'", "a bytes"),
+        ([{"text": None}], "row 1", "empty"),
+        ([3], "row 1", "not a int"),
+        (["a\0b"], "row 1, field 'text'", "NUL"),
+        (["\ud83d"], "row 1, field 'text'", "half a character"),
+    ],
+)
+def test_rows_that_cannot_be_answered(predictor: Predictor, rows: Any, where: str, what: str) -> None:
+    with pytest.raises(InputError) as error:
+        predictor.predict(rows)
+    assert error.value.where.startswith(where)
+    assert what in error.value.what
+    assert error.value.mend
+
+
+def test_a_task_with_two_fields(bench: Bench, tmp_path: Path) -> None:
+    prompt = Prompt(input_template="{title}\n{body}", cue="Label:")
+    found = loaded(bench.save(tmp_path / "best", input_fields=("title", "body"), prompt=prompt))
+    row = {"body": "My card", "title": "Card"}
+    scores = bench.model.score(prompt, [{"title": "Card", "body": "My card"}], LABELS, adapter=bench.adapter_id).log_probs
+    assert found.predict(row) == [LABELS[int(scores.argmax())]]
+    assert found.predict([{"title": "", "body": "x"}])
+    with pytest.raises(InputError, match="2 input fields"):
+        found.predict("one text")
+
+
+def stream(predictor: Predictor, lines: list[str], **options: Any) -> list[dict[str, Any]]:
+    written: list[str] = []
+    predict_stream(predictor, lines, written.append, **options)
+    assert all(line.endswith("\n") and line.count("\n") == 1 for line in written)
+    return [json.loads(line) for line in written]
+
+
+def test_stream_answers_rows_in_order(predictor: Predictor) -> None:
+    rows = [{"id": i, "text": text, "answer": "old"} for i, text in enumerate(TEXTS)]
+    lines = ["\ufeff" + json.dumps(rows[0]) + "\n", "\n", *(json.dumps(row) + "\n" for row in rows[1:])]
+    found = stream(predictor, lines, batch=3, probabilities=True)
+    whole = predictor.predict(TEXTS, probabilities=True)
+    assert [row["id"] for row in found] == [0, 1, 2, 3]
+    assert [row["text"] for row in found] == TEXTS
+    assert [row["answer"] for row in found] == [one.answer for one in whole]
+    assert [list(row["probabilities"]) for row in found] == [list(LABELS)] * 4
+    shares = [[row["probabilities"][label] for label in LABELS] for row in found]
+    np.testing.assert_allclose(shares, [[one.probabilities[label] for label in LABELS] for one in whole], atol=2e-5)
+
+
+def test_stream_takes_bare_texts_and_tells_cut_ones(predictor: Predictor) -> None:
+    long = "How tall is the tower? " * 200
+    found = stream(predictor, [json.dumps(TEXTS[0]), json.dumps({"text": long, "odd": "\ud83d"})])
+    assert found[0] == {"text": TEXTS[0], "answer": predictor.predict(TEXTS[0])[0]}
+    assert found[1]["truncated"] is True
+    assert found[1]["odd"] == "\ud83d"
+
+
+def test_stream_writes_each_batch_before_it_reads_on(predictor: Predictor) -> None:
+    written: list[str] = []
+    seen: list[int] = []
+
+    def lines() -> Any:
+        for text in TEXTS:
+            seen.append(len(written))
+            yield json.dumps({"text": text})
+
+    count = predict_stream(predictor, lines(), written.append, batch=2)
+    assert seen == [0, 0, 2, 2]
+    assert (count.rows, count.truncated) == (4, 0)
+
+
+@pytest.mark.parametrize(
+    ("bad", "what"),
+    [
+        ("{", "no JSON"),
+        ("[1]", "not a list"),
+        ("{}", "no field 'text'"),
+        ('{"text": NaN}', "NaN is no number"),
+        ("[" * 100_000, "no JSON"),
+        ('{"text": ""}', "empty"),
+    ],
+)
+def test_stream_names_the_line_and_answers_what_stood_before(predictor: Predictor, bad: str, what: str) -> None:
+    written: list[str] = []
+    with pytest.raises(InputError) as error:
+        predict_stream(predictor, ['{"text": "a"}', "", bad, '{"text": "b"}'], written.append, source="rows.jsonl")
+    assert error.value.where.startswith("rows.jsonl, line 3")
+    assert what in error.value.what
+    assert [json.loads(line)["text"] for line in written] == ["a"]
+
+
+def test_an_empty_stream(predictor: Predictor) -> None:
+    with pytest.raises(InputError, match="no rows"):
+        stream(predictor, ["\n"])
+
+
+def test_predictions_compare_by_content() -> None:
+    assert Prediction("a", {"a": 1.0}, False) == Prediction("a", {"a": 1.0}, False)
