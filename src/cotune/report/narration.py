@@ -22,6 +22,14 @@ ARM_NAMES = {
 }
 """What the five arms are called before people."""
 
+_STAGES = {
+    "race": "racing prompts",
+    "tune": "tuning",
+    "embed": "embedding",
+    "confirm": "confirming on dev",
+    "test": "scoring the test split",
+}
+
 
 @dataclass(frozen=True)
 class Told:
@@ -101,6 +109,11 @@ class Story:
             self.trail.append(score)
         self.best = (score, loss, self.prompt(value.get("prompt_id")))
         return True
+
+
+def stage_name(stage: str) -> str:
+    """What a stage of the run is called before people."""
+    return _STAGES.get(stage, one_line(stage, 30))
 
 
 def measured(value: Value) -> str:

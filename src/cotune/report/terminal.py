@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from cotune.report.narration import Story, Told
-from cotune.report.plain import amount, clock, decimal, duration, fields, number, one_line
+from cotune.report.lines import JsonView, PlainView, speaks_unicode
+from cotune.report.narration import Story, Told, stage_name
+from cotune.report.pace import Pace
+from cotune.report.plain import amount, clock, decimal, duration, fields, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -21,13 +22,6 @@ _LOG_LINES = 6
 # Apart from the log, the live view's frame and rows; a lower terminal gets fewer lines of log.
 _OTHER_LINES = 10
 _REFRESH_PER_SECOND = 4
-_STAGES = {
-    "race": "racing prompts",
-    "tune": "tuning",
-    "embed": "embedding",
-    "confirm": "confirming on dev",
-    "test": "scoring the test split",
-}
 
 
 class RunView(Protocol):
@@ -48,61 +42,6 @@ class RunView(Protocol):
     def close(self) -> None:
         """Stop showing and give the terminal back. May be called again."""
         ...
-
-
-class Pace:
-    """Rolling tokens a second, elapsed active time, and time left between two reports of it.
-
-    Args:
-        now: seconds of a clock that never goes back.
-        window: seconds that the rate looks back.
-    """
-
-    def __init__(self, now: Callable[[], float] = time.monotonic, window: float = 15.0) -> None:
-        self._now, self._window = now, window
-        self._samples: deque[tuple[float, int]] = deque()
-        self._active, self._active_at = 0.0, now()
-        self._left: tuple[float, float] | None = None
-        self.tokens = 0
-
-    def saw_event(self, event: Mapping[str, Any]) -> None:
-        """Set the active time by an event's own."""
-        if (active := number(event.get("active_s"))) is not None:
-            self._active, self._active_at = active, self._now()
-
-    def saw_tokens(self, tokens: int) -> None:
-        """So many tokens were just finished."""
-        self.tokens += tokens
-        self._samples.append((self._now(), tokens))
-        self._forget()
-
-    def set_left(self, seconds: float | None) -> None:
-        """The run is expected to last so long from now on."""
-        found = number(seconds)
-        self._left = None if found is None else (found, self._now())
-
-    @property
-    def elapsed(self) -> float:
-        """Active seconds of the run, earlier sessions included."""
-        return self._active + self._now() - self._active_at
-
-    @property
-    def left(self) -> float | None:
-        """Seconds to the end, counted down since they were last set."""
-        return None if self._left is None else max(0.0, self._left[0] - (self._now() - self._left[1]))
-
-    @property
-    def rate(self) -> float | None:
-        """Tokens a second over the window; None where too little was seen in it."""
-        self._forget()
-        if len(self._samples) < 2 or (span := self._samples[-1][0] - self._samples[0][0]) <= 0:
-            return None
-        # The first sample's tokens were run before its time, the others' since then.
-        return sum(tokens for _, tokens in list(self._samples)[1:]) / span
-
-    def _forget(self) -> None:
-        while self._samples and self._samples[0][0] < self._now() - self._window:
-            self._samples.popleft()
 
 
 class LiveView:
@@ -158,7 +97,9 @@ class LiveView:
     def close(self) -> None:
         self._closed = True
         if self._live:
-            self._live.stop()
+            # A terminal that has hung up cannot be given back.
+            with contextlib.suppress(OSError, ValueError):
+                self._live.stop()
 
     def render(self) -> RenderableType:
         """The view as it stands now."""
@@ -186,7 +127,7 @@ class LiveView:
         grid.add_column(style="bright_black", no_wrap=True, width=8)
         grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
 
-        stage = "ended" if self._closed else _STAGES.get(self._stage, one_line(self._stage, 30)) or "starting"
+        stage = "ended" if self._closed else stage_name(self._stage) or "starting"
         cycle = f"cycle {story.cycle}" if story.cycle else "before the first cycle"
         grid.add_row("now", _line((stage, "bold green" if not self._closed else "bold"), (f" in {cycle}", "")))
         grid.add_row("trying", _line((one_line(self._what, 300) or "-", "")))
@@ -222,90 +163,6 @@ class LiveView:
             style = "green" if told.best else styles.get(told.level, "")
             lines.append(_line((f"{clock(at)}  ", "bright_black"), (told.text, style)))
         return lines
-
-
-class PlainView:
-    """One line for each thing worth knowing, with the elapsed time and no control codes: for pipes and logs.
-
-    Args:
-        stream: where lines go.
-        now: seconds of a clock that never goes back.
-        heartbeat: seconds without a line after which one says what is going on.
-    """
-
-    def __init__(self, stream: TextIO, *, now: Callable[[], float] = time.monotonic, heartbeat: float = 60.0) -> None:
-        self._out, self._now, self._heartbeat = _Output(stream), now, heartbeat
-        self._story, self._pace = Story(), Pace(now)
-        self._last = now()
-
-    def event(self, event: Mapping[str, Any]) -> None:
-        self._pace.saw_event(event)
-        for told in self._story.tell(event):
-            self._say(told.text)
-
-    def progress(self, stage: str, what: str, tokens: int) -> None:
-        self._pace.saw_tokens(tokens)
-        if self._now() - self._last < self._heartbeat:
-            return
-        rate, left = self._pace.rate, self._pace.left
-        speed = f", {rate:,.0f} tokens/s" if rate is not None else ""
-        rest = f", about {duration(left)} left" if left is not None else ""
-        self._say(f"{_STAGES.get(stage, one_line(stage, 30))}: {one_line(what, 80)}{speed}{rest}")
-
-    def set_time_left(self, seconds: float | None) -> None:
-        self._pace.set_left(seconds)
-
-    def close(self) -> None:
-        return None
-
-    def _say(self, text: str) -> None:
-        self._last = self._now()
-        self._out.line(f"[{clock(self._pace.elapsed)}] {text}")
-
-
-class JsonView:
-    """One JSON object a line: the journal's events as they are, and ``progress`` objects between them.
-
-    A progress object holds ``stage``, ``what``, the ``tokens`` since the last one and ``time_left_s``. Numbers that are not finite
-    become null.
-
-    Args:
-        stream: where lines go.
-        now: seconds of a clock that never goes back.
-        interval: seconds between two progress objects at least.
-    """
-
-    def __init__(self, stream: TextIO, *, now: Callable[[], float] = time.monotonic, interval: float = 1.0) -> None:
-        self._out, self._now, self._interval = _Output(stream), now, interval
-        self._pace = Pace(now)
-        self._last = float("-inf")
-        self._pending: tuple[str, str, int] | None = None
-
-    def event(self, event: Mapping[str, Any]) -> None:
-        self._flush()
-        self._out.line(json.dumps(_as_json(event)))
-
-    def progress(self, stage: str, what: str, tokens: int) -> None:
-        if self._pending and self._pending[0] != stage:
-            self._flush()
-        self._pending = (stage, what, tokens + (self._pending[2] if self._pending else 0))
-        if self._now() - self._last >= self._interval:
-            self._flush()
-
-    def set_time_left(self, seconds: float | None) -> None:
-        self._pace.set_left(seconds)
-
-    def close(self) -> None:
-        self._flush()
-
-    def _flush(self) -> None:
-        if self._pending is None:
-            return
-        stage, what, tokens = self._pending
-        left = self._pace.left
-        line = {"kind": "progress", "stage": stage, "what": what, "tokens": tokens}
-        self._out.line(json.dumps(_as_json({**line, "time_left_s": None if left is None else round(left, 1)})))
-        self._pending, self._last = None, self._now()
 
 
 class QuietView:
@@ -346,58 +203,7 @@ def make_view(json: bool, quiet: bool, stream: TextIO, is_terminal: bool) -> Run
     return PlainView(stream)
 
 
-def speaks_unicode(stream: object) -> bool:
-    """Whether a text stream writes a form of UTF; one without an encoding, as in memory, takes all."""
-    return str(getattr(stream, "encoding", None) or "utf-8").lower().replace("_", "-").startswith("utf")
-
-
-_ASCII = str.maketrans({"·": "-", "→": "->", "…": "...", "“": '"', "”": '"', "≈": "~", "│": "|", "─": "-"})
-
-
-def write_line(stream: TextIO, text: str) -> None:
-    """Write a line, whatever the stream's encoding: what it has no sign for is spelled or escaped.
-
-    Raises:
-        OSError: the stream's other end is gone.
-        ValueError: the stream is closed.
-    """
-    if not speaks_unicode(stream):
-        encoding = str(getattr(stream, "encoding", None))
-        text = text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
-    stream.write(text + "\n")
-    stream.flush()
-
-
-class _Output:
-    """Lines to a stream until its other end is gone; a reader that leaves must not end the run."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream: TextIO | None = stream
-
-    def line(self, text: str) -> None:
-        if self._stream is None:
-            return
-        try:
-            write_line(self._stream, text)
-        except (OSError, ValueError):
-            self._stream = None
-
-
 def _line(*parts: tuple[str, str]) -> Any:
     from rich.text import Text
 
     return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
-
-
-def _as_json(value: object) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _as_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_as_json(item) for item in value]
-    if isinstance(value, float):
-        return number(value)
-    if value is None or isinstance(value, (str, int)):
-        return value
-    with contextlib.suppress(AttributeError):
-        return _as_json(value.item())  # type: ignore[attr-defined]
-    return str(value)
