@@ -158,7 +158,9 @@ def _read_prompt(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise InputError("the prompt file is not UTF-8 text", where=str(path), mend="Save it as UTF-8.") from error
     except OSError as error:
-        raise InputError(f"the prompt file cannot be read ({error.strerror})", where=str(path), mend="Check the path.") from error
+        raise InputError(
+            f"the prompt file cannot be read ({error.strerror})", where=str(path), mend="Check the path."
+        ) from error
 
 
 def main(arguments: list[str] | None = None) -> Any:

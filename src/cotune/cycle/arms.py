@@ -20,7 +20,7 @@ from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
 
 ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned")
-_CALIBRATION_ROWS = 128
+_CALIBRATION_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _told(name: str, result: ArmResult) -> dict[str, Any]:
 def _base(lab: Lab, prompt: Prompt) -> Measured:
     """A prompt under the base model on all of dev, its bias estimated on train inputs."""
     scores = lab.scores(prompt, BASE, lab.dev, "confirm")
-    inputs = lab.task.train[:_CALIBRATION_ROWS]
+    inputs = lab.train_sample[:_CALIBRATION_ROWS]
     biased = lab.bias(lab.scores(prompt, BASE, inputs, "calibrate"))
     judged = [(lab.judge(scores, lab.dev, rule), rule) for rule in (RAW, biased)]
     evaluation, rule = max(judged, key=lambda pair: (pair[0].score, -pair[0].log_loss))

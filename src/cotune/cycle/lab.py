@@ -70,6 +70,9 @@ class Lab:
         # Rows of dev are met in one random order by all, as sequential tests need it.
         order = np.random.default_rng([seed, 1]).permutation(len(task.dev))
         self.dev = tuple(task.dev[i] for i in order)
+        # Files are often sorted by label, so samples of train are taken from a shuffled one.
+        shuffled = np.random.default_rng([seed, 2]).permutation(len(task.train))
+        self.train_sample = tuple(task.train[i] for i in shuffled)
         self.counts = {"tokens_scored": 0, "tokens_trained": 0, "tokens_saved_by_prefix": 0}
         self.truncated = 0
         self._label_index = {label: i for i, label in enumerate(task.labels)}
@@ -156,7 +159,7 @@ class Lab:
         from cotune.model.trie import build_trie
         from cotune.prompt.render import shared_prefix
 
-        rows = self.model.renderer.render(prompt, [row.fields for row in self.task.train[:sample]], self.task.labels)
+        rows = self.model.renderer.render(prompt, [row.fields for row in self.train_sample[:sample]], self.task.labels)
         prefix = shared_prefix([row.prompt_ids for row in rows])
         nodes = len(build_trie(rows[0].completions).tree.tokens)
         return sum(len(row.prompt_ids) for row in rows) / len(rows) - prefix + nodes, prefix

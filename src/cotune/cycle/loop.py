@@ -107,7 +107,8 @@ class Loop:
             raise CotuneError("every tuning run diverged. Lower tune.learning_rate and start a new --out folder.")
         first = {t.prompt.id: t.latest.evaluation for t in alive}
         survivors = sorted(alive, key=lambda t: t.latest.rank, reverse=True)[:2]
-        if len(alive) > 2:
+        # A second look at the two best pays where it costs little of the whole.
+        if len(alive) > 2 and plan.target_steps >= 100:
             for track in survivors:
                 advance(lab, track, 2 * plan.short_steps, cycle=1)
         winner = max(survivors, key=lambda t: t.latest.rank)
@@ -198,7 +199,7 @@ class Loop:
         number = len(search.cycles)
         winner, seed = search.winner, search.seed
         if not seed.failed and seed is not winner:
-            advance(self.lab, seed, winner.steps, cycle=number, stage="seed")
+            advance(self.lab, seed, winner.steps, cycle=number, stage="seed", check=False)
         finish(self.lab, winner, cycle=number)
         if seed is not winner:
             finish(self.lab, seed, cycle=number)
@@ -244,7 +245,8 @@ class Loop:
             why = f"room for {affordable} more steps"
             if "tune" in self._worth:
                 why += f"; the last ones moved dev log-loss by {self._worth['tune']:.4f}"
-            return "tune", why, min(room, max(3, min(affordable, 2 * block)))
+            # The last stretch goes in one piece: a check on dev costs as much as several steps.
+            return "tune", why, min(room, max(3, affordable if affordable < 4 * block else affordable // 2))
         return "finish", "the budget is spent, but for the end", 0
 
     def _finish_cost(self, search: Search, steps: int) -> float:
@@ -254,7 +256,7 @@ class Loop:
         if search.seed is not search.winner and not search.seed.failed:
             missing = steps - search.seed.steps
             cost += (missing + decay) * self._step_cost(search.seed)
-            cost += 2 * self._row_cost(search.seed.prompt) * len(self.lab.dev)
+            cost += self._row_cost(search.seed.prompt) * len(self.lab.dev)
         return 1.06 * cost
 
     def _step_cost(self, track: Track) -> float:

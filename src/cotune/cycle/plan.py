@@ -10,7 +10,7 @@ from cotune.cycle.track import decay_steps
 from cotune.errors import BudgetError
 from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
 
-FINAL = 4
+FINAL = 3
 """Prompts that see all rows of a race."""
 
 
@@ -96,7 +96,7 @@ def make_plan(
         BudgetError: not even one short run fits.
     """
     row = scoring(sizes.own)
-    reserve = fixed + 1.08 * (5 * sizes.test + 3 * sizes.dev + 3 * min(128, sizes.train)) * row
+    reserve = fixed + 1.08 * (5 * sizes.test + 3 * sizes.dev + 3 * min(64, sizes.train)) * row
     usable = left - reserve
     step = training(sizes.step_tokens)
     check = sizes.dev * row
@@ -108,21 +108,23 @@ def make_plan(
             where="budget",
             mend="Raise the budget, or lower limit.test or limit.train.",
         )
-    race_rows = min(sizes.dev, 128)
-    pool = max_pool
-    while pool > 4 and _race_cost(pool, race_rows) * row > 0.22 * usable:
-        pool -= 1
-    while race_rows > 24 and _race_cost(pool, race_rows) * row > 0.22 * usable:
-        race_rows = int(race_rows * 0.8)
+    # What prompts are worth before tuning says little about after, so the first race is kept short.
+    race_rows, pool = min(sizes.dev, 128), max_pool
+    while _race_cost(pool, race_rows) * row > 0.12 * usable and (race_rows > 32 or pool > 6):
+        if race_rows > 48 or pool <= 12:
+            race_rows = max(32, int(race_rows * 0.85)) if race_rows > 32 else race_rows
+            pool -= race_rows <= 32
+        else:
+            pool -= 1
     usable -= _race_cost(pool, race_rows) * row
     entrants = max_entrants
     limit = max(8, max_epochs * sizes.steps_per_epoch)
     while True:
-        # Entrants' short runs at a fifth each, survivors' middle runs, then the winner and the seed to the end.
-        checks = (entrants + 6) * check
-        shares = 0.2 * entrants + 0.2 * 2 + 2 * 0.75
+        # Entrants' short runs at a fifth each, then the winner and the seed to the end, and a check on dev after each.
+        checks = (entrants + 3) * check
+        shares = 0.2 * entrants + 2 * 0.8
         target = int((usable - checks) / (shares * step))
-        if target >= 5 * 4 or entrants <= 2:
+        if target >= 40 or entrants <= 3:
             break
         entrants -= 1
     target = max(6, min(target, limit))

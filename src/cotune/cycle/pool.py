@@ -23,7 +23,7 @@ _BEHAVIOUR_ROWS = 16
 
 def demonstration_pool(lab: Lab) -> DemonstrationPool:
     """Draws demonstrations from train: half the time rows that lie far apart for the model, else random ones."""
-    rows = [row for row in lab.task.train if fits(row)][:_EMBEDDED_ROWS]
+    rows = [row for row in lab.train_sample if fits(row)][:_EMBEDDED_ROWS]
     vectors: list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = []
 
     def draw(rng: np.random.Generator) -> Sequence[Example]:
@@ -109,7 +109,7 @@ def choose_entrants(
             chosen.append(rest.pop(0).id)
         rest = rest[: max(4, len(ranking) // 2)]
         if len(chosen) < count and rest:
-            rows = [row.fields for row in lab.task.train[:_BEHAVIOUR_ROWS]]
+            rows = [row.fields for row in lab.train_sample[:_BEHAVIOUR_ROWS]]
             everyone = [by_id[i] for i in chosen] + rest
             vectors = centred(behaviour(lab.model, everyone, rows, lab.task.labels, adapter=adapter))
             order = farthest_first(vectors, start=range(len(chosen)), count=count)

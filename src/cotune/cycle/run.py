@@ -209,7 +209,7 @@ def _start(lab: Lab, config: RunConfig, model_name: str, own: Sequence[Prompt], 
 def _plan(lab: Lab, config: RunConfig, seed: Prompt) -> Plan:
     """Measure the scoring rate on a few rows, then fit the run into the budget."""
     task = lab.task
-    sample = task.train[: min(48, len(task.train))]
+    sample = lab.train_sample[:64]
     lab.scores(seed, BASE, sample, "measure")
     own, prefix = lab.tokens_a_row(seed)
     sizes = Sizes(

@@ -1,0 +1,43 @@
+# Everything a fresh machine needs is installed into .venv; no compiler is called.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= runs/demo
+BUDGET ?= 5m
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: install install-dev demo test lint types clean
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "cotune needs Python 3.11 or newer; set PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "python venv is missing: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install -q -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install -q -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+install: $(VENV)/.installed
+
+install-dev: $(VENV)/.installed-dev
+
+demo: install
+	$(BIN)/cotune run examples/support/task.yaml --budget $(BUDGET) --out $(OUT)
+	$(BIN)/cotune predict $(OUT)/best --input "my parcel still says out for delivery since tuesday??"
+
+lint: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install-dev
+	$(BIN)/mypy
+
+# One thread a worker: two torch processes with two threads each starve one another.
+test: lint types
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $${COTUNE_TEST_WORKERS:-2} --dist loadfile
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
