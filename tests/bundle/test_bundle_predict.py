@@ -44,6 +44,15 @@ def test_round_trip_gives_the_measured_answers(bench: Bench, tmp_path: Path, dec
     assert (bundle / "adapter").exists() == tuned
 
 
+def test_a_bias_can_lift_a_label_that_pruning_would_leave_out(bench: Bench, tmp_path: Path) -> None:
+    pruned, full = (bench.model.score(PROMPT, ROWS, LABELS, adapter=bench.adapter_id, top=top).log_probs for top in (1, None))
+    row, label = np.argwhere(np.isneginf(pruned))[0]
+    bias = np.zeros(len(LABELS))
+    bias[label] = full[row].max() - full[row, label] + 1
+    found = loaded(bench.save(tmp_path / "best", decision=Decision("bias", tuple(map(float, bias)))))
+    assert found.predict(TEXTS)[row] == LABELS[label]
+
+
 def test_adapter_and_bias_matter(bench: Bench, tmp_path: Path) -> None:
     kinds = {"base": {"adapter_folder": None}, "tuned": {}, "biased": {"decision": BIAS}}
     found = [
