@@ -2,4 +2,39 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cotune.api import load, load_config, run, try_prompt
+    from cotune.config import RunConfig
+    from cotune.errors import CotuneError, InputError
+    from cotune.task import Task
+
 __version__ = "0.1.0"
+
+__all__ = ["CotuneError", "InputError", "RunConfig", "Task", "__version__", "load", "load_config", "run", "try_prompt"]
+
+# Looked up on first use, so that importing cotune loads neither torch nor anything else that takes seconds.
+_PLACES = {
+    "CotuneError": "cotune.errors",
+    "InputError": "cotune.errors",
+    "RunConfig": "cotune.config",
+    "Task": "cotune.task",
+    "load": "cotune.api",
+    "load_config": "cotune.api",
+    "run": "cotune.api",
+    "try_prompt": "cotune.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'cotune' has no attribute {name!r}")
+    found = getattr(import_module(_PLACES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,131 @@
+"""The library's front door: what the command line does, as functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cotune import config as _config
+from cotune.config import RunConfig
+from cotune.errors import InputError
+from cotune.task import Task
+
+if TYPE_CHECKING:
+    from cotune.bundle import Predictor
+    from cotune.cycle import Result, Tryout
+    from cotune.cycle.run import View
+
+_OF_THE_TASK = ("data", "output")
+_OF_A_TASK_OBJECT = ("name", "metric", "limit")
+
+
+def run(
+    task: Task | RunConfig | str | Path,
+    *,
+    out: str | Path,
+    budget: str | None = None,
+    model: str | Path | None = None,
+    seed: int | None = None,
+    prompts: Sequence[str] = (),
+    view: View | None = None,
+    **settings: Any,
+) -> Result:
+    """Tune prompt and model together for a task; called again with the same ``out`` it goes on where it stopped.
+
+    Args:
+        task: a :class:`cotune.Task`, the path of a ``task.yaml``, or a :class:`cotune.RunConfig`.
+        out: the run's folder; made when missing.
+        budget: such as ``90s``, ``10m`` or ``2Mtok``; None keeps what the task says, else ``10m``.
+        model: ``smollm2-135m``, a folder or a hub id; None keeps what the task says, else the bundled one.
+        seed: of everything random; None keeps what the task says, else 0.
+        prompts: prompt texts of yours, candidates beside the seed prompt.
+        view: is told how the run goes on; None shows nothing.
+        settings: further keys of the config; a section is a mapping and changes only the keys in it, as in
+            ``tune={"rank": 8}``. Where they differ from ``task``, they win.
+
+    Returns:
+        The run's folder and its summary, as ``summary.json`` holds it.
+
+    Raises:
+        InputError: config, data, model or budget are wrong, or ``out`` holds another run.
+        BusyError: another process works in ``out``.
+    """
+    given = {"budget": budget, "model": None if model is None else str(model), "seed": seed}
+    settings |= {key: value for key, value in given.items() if value is not None}
+    config, rows = _resolved(task, settings)
+    from cotune.cycle import run as run_cycle
+
+    return run_cycle(config, Path(out).expanduser(), task=rows, prompts=tuple(prompts), view=view)
+
+
+def load(bundle: str | Path, **settings: Any) -> Predictor:
+    """Load a bundle to predict with; arguments and errors as in :func:`cotune.bundle.load`."""
+    from cotune.bundle import load as load_bundle
+
+    return load_bundle(bundle, **settings)
+
+
+def try_prompt(folder: str | Path, text: str) -> Tryout:
+    """Set a prompt of yours against a run's winner on dev, paired; errors as in :func:`cotune.cycle.try_prompt`.
+
+    Args:
+        folder: the run's folder.
+        text: the prompt, with each input field as ``{field}``.
+    """
+    from cotune.cycle import try_prompt as try_in_cycle
+
+    return try_in_cycle(Path(folder).expanduser(), text)
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a ``task.yaml``; arguments and errors as in :func:`cotune.config.load_config`."""
+    return _config.load_config(Path(path).expanduser(), overrides)
+
+
+def _resolved(task: Task | RunConfig | str | Path, settings: Mapping[str, Any]) -> tuple[RunConfig, Task | None]:
+    """The config with the settings in place, and the rows where they were read already."""
+    fixed = (*_OF_THE_TASK, *(_OF_A_TASK_OBJECT if isinstance(task, Task) else ()))
+    if wrong := [key for key in fixed if key in settings]:
+        raise InputError(
+            f"{wrong[0]!r} is part of the task",
+            where="run",
+            mend="Give it to Task.from_frame." if isinstance(task, Task) else "Set it in the task file.",
+        )
+    if isinstance(task, Task):
+        made = _config.config_in_memory(
+            name=task.name, input=task.input_fields, output=task.output_field, metric=task.metric, **settings
+        )
+        return _with_settings(made, {}), task
+    if isinstance(task, (str, Path)):
+        task = load_config(task)
+    if not isinstance(task, RunConfig):
+        raise InputError(
+            f"a {type(task).__name__} is no task",
+            where="run",
+            mend="Give a cotune.Task, a RunConfig, or the path of a task.yaml.",
+        )
+    return _with_settings(task, settings), None
+
+
+def _with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    """A config with some keys changed, checked anew, paths in them made absolute."""
+    values = _merged(config.model_dump(mode="json"), settings)
+    data, output = values.pop("data"), values.pop("output")
+    return _config.config_from_data(
+        data["train"],
+        input=data["input"],
+        output=data["output"],
+        overrides=[f"output={json.dumps(output)}"],
+        data=data,
+        **values,
+    )
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        inner = merged.get(key)
+        merged[key] = _merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return merged
