@@ -73,6 +73,7 @@ class TuningRun:
         self._prefix = common_prefix(self.rows)
         self._parameters: list[tuple[str, torch.nn.Parameter]] = []
         self._optimizer: torch.optim.Optimizer | None = None
+        self._last: Path | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -191,8 +192,12 @@ class TuningRun:
             weight_decay=self.settings.weight_decay,
             fused=True,
         )
-        if parked:
+        if not parked:
+            return
+        if self._last is not None:
             self._restore(self._last)
+        else:
+            self.step, self.losses, self.tokens = 0, [], 0
 
     @property
     def _mark(self) -> str:
