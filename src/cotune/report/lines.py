@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from cotune.report.narration import Story, stage_name
 from cotune.report.pace import Pace
@@ -104,7 +104,7 @@ def speaks_unicode(stream: object) -> bool:
 _ASCII = str.maketrans({"·": "-", "→": "->", "…": "...", "“": '"', "”": '"', "≈": "~", "│": "|", "─": "-"})
 
 
-def write_line(stream: TextIO, text: str) -> None:
+def write_line(stream: IO[str], text: str) -> None:
     """Write a line, whatever the stream's encoding: what it has no sign for is spelled or escaped.
 
     Raises:

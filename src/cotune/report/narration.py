@@ -107,7 +107,7 @@ class Story:
                 return False
         if not self.trail or score > self.trail[-1]:
             self.trail.append(score)
-        self.best = (score, loss, self.prompt(value.get("prompt_id")))
+        self.best = (score, loss, self.prompt(value.get("prompt_id"), 160))
         return True
 
 

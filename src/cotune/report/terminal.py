@@ -110,7 +110,7 @@ class LiveView:
         from rich.text import Text
 
         with self._lock:
-            title = Text.assemble((" cotune ", "bold"), (f"{self._story.task} " if self._story.task else "", "cyan"))
+            title = Text.assemble(("cotune", "bold"), (f" {self._story.task}" if self._story.task else "", "cyan"))
             parts: list[RenderableType] = [self._facts()]
             log = self._log_lines()
             if log:
@@ -128,8 +128,8 @@ class LiveView:
         grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
 
         stage = "ended" if self._closed else stage_name(self._stage) or "starting"
-        cycle = f"cycle {story.cycle}" if story.cycle else "before the first cycle"
-        grid.add_row("now", _line((stage, "bold green" if not self._closed else "bold"), (f" in {cycle}", "")))
+        cycle = f" in cycle {story.cycle}" if story.cycle else ""
+        grid.add_row("now", _line((stage, "bold green" if not self._closed else "bold"), (cycle, "")))
         grid.add_row("trying", _line((one_line(self._what, 300) or "-", "")))
         if story.best:
             score, loss, prompt = story.best

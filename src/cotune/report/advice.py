@@ -1,0 +1,71 @@
+"""What a person can do next, read off a run's summary."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from cotune.report.plain import fields, items, number
+
+# Wider than this, an interval leaves open whether the prompt matters at all.
+_WIDE = 0.06
+
+
+def next_steps(summary: Mapping[str, Any]) -> list[str]:
+    """Concrete next steps: use the bundle, try an own prompt, and what would make the answer better or surer.
+
+    Args:
+        summary: as ``summary.json`` holds it; ``ended``, where it is there, says why the run stopped: ``budget``
+            or ``no gain``.
+    """
+    steps = []
+    bundle = fields(summary.get("best")).get("bundle")
+    if bundle:
+        path = PurePath(str(bundle))
+        run = path.parent if path.name == "best" else path
+        steps += [
+            f'Use it: cotune predict {shlex.quote(str(path))} --input "..."',
+            f"Try a prompt of your own against it: cotune try {shlex.quote(str(run))} --prompt mine.txt",
+        ]
+    if (advice := more_rows(summary)) is not None:
+        steps.append(advice)
+    if str(summary.get("ended")) == "budget" and still_gaining(items(summary.get("cycles"))):
+        budget = summary.get("budget")
+        steps.append(f"Give it a larger budget{f' than {budget}' if budget else ''}: the last cycle still gained on dev.")
+    return steps
+
+
+def more_rows(summary: Mapping[str, Any]) -> str | None:
+    """Advice to label more rows, where the interval of what the prompt adds to tuning is wide and says neither yes nor no."""
+    gain = fields(fields(summary.get("gains")).get("prompt_given_tuning"))
+    if gain.get("identical"):
+        gain = fields(fields(summary.get("gains")).get("both"))
+    low, high = ([*(number(end) for end in items(gain.get("ci"))), None, None])[:2]
+    p = number(gain.get("p_holm", gain.get("p")))
+    if low is None or high is None or high - low < _WIDE or (p is not None and p <= 0.05):
+        return None
+    test = number(fields(summary.get("n")).get("test"))
+    rows = f"more than {test:.0f}" if test else "more"
+    return (
+        f"To know whether the prompt matters here, test on {rows} labelled rows: the interval is {100 * (high - low):.0f} "
+        "points wide, and four times the rows halve it."
+    )
+
+
+def still_gaining(cycles: list[Any], least: float = 0.002) -> bool:
+    """Whether the last cycle's best score on dev beats all before it by at least ``least``; a first cycle always does."""
+    bests = [best for best in (_best_score(cycle) for cycle in cycles) if best is not None]
+    return len(bests) == 1 or (len(bests) > 1 and bests[-1] >= max(bests[:-1]) + least)
+
+
+def _best_score(value: object) -> float | None:
+    """The highest ``score`` anywhere in a cycle's record."""
+    if isinstance(value, Mapping):
+        found = [number(value.get("score"))] + [_best_score(item) for key, item in value.items() if key != "score"]
+    elif isinstance(value, (list, tuple)):
+        found = [_best_score(item) for item in value]
+    else:
+        return None
+    return max((score for score in found if score is not None), default=None)

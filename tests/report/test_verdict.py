@@ -1,0 +1,241 @@
+"""The closing word: what stands in it, at every width, for whole, partial and odd summaries."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+
+from cotune.report.advice import more_rows, next_steps, still_gaining
+from cotune.report.verdict import print_verdict, verdict_text
+
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
+PROMPT = "[bold]Classify[/bold] the 🙂 :smile: question: {labels}\n\nשאלה مرحبا {text}\n\x1b[31m\u202eType:"
+
+
+def arm(score: float, low: float, high: float, loss: float, prompt: str, adapter: str, steps: int) -> dict[str, Any]:
+    decision = {"kind": "raw", "bias": []} if steps else {"kind": "bias", "bias": [0.1, -0.1]}
+    return {
+        "score": score,
+        "ci": [low, high],
+        "n": 500,
+        "log_loss": loss,
+        "prompt_id": prompt,
+        "adapter_id": adapter,
+        "decision": decision,
+        "steps": steps,
+        "split": "test",
+    }
+
+
+def gain(value: float, low: float | None, high: float | None, p: float, *, identical: bool = False) -> dict[str, Any]:
+    return {"value": value, "ci": [low, high], "p": p / 2, "p_holm": p, "identical": identical, "test": "exact McNemar"}
+
+
+SUMMARY: dict[str, Any] = {
+    "task": "trec6",
+    "metric": "accuracy",
+    "n": {"train": 350, "dev": 150, "test": 500},
+    "model": "smollm2-135m",
+    "verdict": "On 500 test rows, the searched [bold]prompt[/bold] gains 1.2 points.",
+    "arms": {
+        "best_tuned": arm(0.942, 0.918, 0.959, 0.251, "p2", "a2", 96),
+        "seed_prompt": arm(0.340, 0.300, 0.383, 1.710, "p1", "base", 0),
+        "prompt_only": arm(0.412, 0.370, 0.456, 1.602, "p2", "base", 0),
+        "best_prompt": arm(0.412, 0.370, 0.456, 1.602, "p2", "base", 0),
+        "seed_tuned": arm(0.930, 0.904, 0.949, 0.283, "p1", "a1", 96),
+    },
+    "gains": {
+        "prompt": gain(0.072, 0.03, 0.11, 0.003),
+        "tuning": gain(0.59, 0.54, 0.63, 5e-30),
+        "both": gain(0.602, 0.55, 0.65, 5e-30),
+        "prompt_given_tuning": gain(0.012, -0.008, 0.062, 0.42),
+        "synergy": gain(-0.06, -0.1, None, 0.03),
+        "synergy_log_loss": gain(0.0, 0.0, 0.0, 1.0, identical=True),
+    },
+    "selection": {"dev": 0.953, "test": 0.942, "optimism": 0.011},
+    "cycles": [{"race": {"score": 0.41}, "tuned": [{"score": 0.93}]}, {"tuned": [{"score": 0.953}]}],
+    "cost": {
+        "wall_s": 478.2,
+        "tokens_scored": 1234567,
+        "tokens_trained": 640000,
+        "tokens_saved_by_prefix": 2100000,
+        "peak_rss_mb": 2150,
+    },
+    "best": {"bundle": "runs/trec6/best", "prompt_text": PROMPT},
+    "seed": 0,
+}
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_everything_is_there_and_whole_at_each_width(width: int) -> None:
+    text = verdict_text(SUMMARY, width=width)
+    assert max(cell_len(line) for line in text.splitlines()) <= width
+    assert not CONTROL.search(text.replace("\n", ""))
+    assert all(line == line.rstrip() for line in text.splitlines())
+    flat = " ".join(text.split())
+    for found in (
+        "0.942 0.918 to 0.959 0.251",
+        "0.340 0.300 to 0.383 1.710",
+        "prompt, given tuning +1.2 -0.8 to +6.2 0.420",
+        "tuning alone +59.0 +54.0 to +63.0 < 0.001",
+        "synergy -6.0 -10.0 to unknown 0.030",
+        "(a) prompt only and best prompt: one and the same candidate",
+        "0.953 on dev, where it was chosen, and 0.942 on test: dev was 1.1 points too hopeful.",
+        "7 min 58 s · 1.2 M tokens scored · 640 k trained · 2.1 M saved by the shared prefix · 2.1 GiB of memory at most",
+        "runs/trec6/best",
+        "the searched [bold]prompt[/bold] gains",
+        "cotune predict runs/trec6/best --input",
+    ):
+        assert found in flat
+    assert "…" not in text, "nothing is cut off"
+    assert flat.count("no significant difference") == 1
+    assert text.index("prompt, given tuning") < text.index("tuning alone") < text.index("prompt alone")
+    assert text.index("seed prompt") < text.index("prompt only") < text.index("best tuned")
+
+
+def test_the_prompt_is_shown_literally() -> None:
+    lines = verdict_text(SUMMARY, width=100).splitlines()
+    start = lines.index("The winning prompt") + 1
+    assert lines[start : start + 4] == [
+        "  │ [bold]Classify[/bold] the 🙂 :smile: question: {labels}",
+        "  │",
+        "  │ שאלה مرحبا {text}",
+        "  │ \\x1b[31m\\u202eType:",
+    ]
+
+
+def test_long_prompts_are_wrapped_behind_the_bar_and_cut_after_many_lines() -> None:
+    summary = {"best": {"prompt_text": "\n".join(["word " * 30 + "x" * 90, *(f"line {n}" for n in range(100))])}}
+    text = verdict_text(summary, width=60)
+    assert text.replace("\n  │ ", "").count("x" * 90) == 1, "a word without end is folded, not lost"
+    assert all(cell_len(line) <= 60 for line in text.splitlines())
+    assert "line 38" in text and "line 39" not in text and "and 61 more lines" in text
+
+
+def test_readings_depend_on_the_corrected_p_value() -> None:
+    summary = copy.deepcopy(SUMMARY)
+    wide = verdict_text(summary, width=120)
+    assert re.search(r"prompt, given tuning .* no significant difference", wide)
+    assert re.search(r"tuning alone .* a gain", wide)
+    assert re.search(r"synergy  .* they overlap", wide)
+    assert re.search(r"synergy, log-loss +0\.000 +- +- +the same arm", wide)
+    summary["gains"]["prompt_given_tuning"].update(value=-0.03, p_holm=0.01)
+    assert re.search(r"prompt, given tuning +-3\.0 .* a loss", verdict_text(summary, width=120))
+    summary["gains"]["prompt_given_tuning"].update(p=0.01, p_holm=0.06)
+    assert re.search(r"prompt, given tuning +-3\.0 .* no significant difference", verdict_text(summary, width=120))
+
+
+def test_arms_that_differ_in_rule_alone_are_not_the_same() -> None:
+    summary = copy.deepcopy(SUMMARY)
+    summary["arms"]["best_prompt"]["decision"] = {"kind": "raw", "bias": []}
+    assert "one and the same" not in verdict_text(summary, width=100)
+
+
+def test_rows_and_splits_are_told_apart_where_they_differ() -> None:
+    summary = copy.deepcopy(SUMMARY)
+    assert "The arms on the test split, 500 rows, accuracy" in verdict_text(summary, width=80)
+    summary["arms"]["best_prompt"].update(n=150, split="dev")
+    text = verdict_text(summary, width=80)
+    assert re.search(r"best prompt .* 150 +dev", text) and re.search(r"best tuned .* 500 +test", text)
+    assert "split, 500 rows" not in text
+
+
+def test_without_a_verdict_the_headline_comes_from_the_arms() -> None:
+    summary = {**SUMMARY, "verdict": None}
+    assert verdict_text(summary, width=100).startswith(
+        "trec6: 0.942 on 500 rows, from 0.340 with the first prompt and the untuned model."
+    )
+    assert "without a measured winner" in verdict_text({}, width=80)
+
+
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [found for key, item in pairs for found in [(*path, key), *_paths(item, (*path, key))]]
+
+
+@pytest.mark.parametrize("instead", [None, "odd [/]", [7]])
+def test_any_part_may_be_null_or_odd(instead: Any) -> None:
+    # One arm and one gain stand for all of them.
+    twins = set(SUMMARY["arms"]) - {"seed_prompt"} | set(SUMMARY["gains"]) - {"tuning"}
+    for path in _paths(SUMMARY):
+        if len(path) > 2 and path[1] in twins:
+            continue
+        summary = copy.deepcopy(SUMMARY)
+        inner = summary
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = instead
+        assert verdict_text(summary, width=80)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(max_size=200), st.integers(20, 130))
+def test_any_text_at_any_width(text: str, width: int) -> None:
+    summary = {**SUMMARY, "verdict": text, "best": {"bundle": text, "prompt_text": text}, "next": [text], "task": text}
+    shown = verdict_text(summary, width=width)
+    assert not CONTROL.search(shown.replace("\n", ""))
+    shown.encode()
+
+
+def test_printing_is_coloured_on_a_terminal_and_plain_elsewhere() -> None:
+    terminal, pipe = io.StringIO(), io.StringIO()
+    console = Console(file=terminal, width=80, force_terminal=True, color_system="truecolor", _environ={})
+    print_verdict(SUMMARY, console)
+    assert "\x1b[" in terminal.getvalue() and "\x1b[31m\u202e" not in terminal.getvalue()
+    without = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())
+    assert "[bold]Classify[/bold] the 🙂 :smile: question" in without
+    print_verdict(SUMMARY, Console(file=pipe, width=80, force_terminal=False))
+    assert pipe.getvalue() == verdict_text(SUMMARY, width=80)
+    raw = io.BytesIO()
+    ascii_only = io.TextIOWrapper(raw, encoding="ascii")
+    print_verdict(SUMMARY, Console(file=ascii_only, width=80, force_terminal=True))
+    assert b"| [bold]Classify[/bold] the \\U0001f642" in raw.getvalue() and b"\x1b" not in raw.getvalue()
+
+
+def test_next_steps_name_the_folders_and_quote_them_for_a_shell() -> None:
+    steps = next_steps({"best": {"bundle": "runs/my run/best"}})
+    assert steps == [
+        "Use it: cotune predict 'runs/my run/best' --input \"...\"",
+        "Try a prompt of your own against it: cotune try 'runs/my run' --prompt mine.txt",
+    ]
+    assert next_steps({}) == []
+
+
+def test_next_steps_given_by_the_run_go_before_the_guessed_ones() -> None:
+    text = verdict_text({**SUMMARY, "next": ["Do this [b]first[/b]."]}, width=80)
+    assert "- Do this [b]first[/b]." in text and "cotune predict" not in text
+
+
+def test_more_rows_are_advised_only_where_the_interval_is_wide_and_open() -> None:
+    def of(low: float | None, high: float | None, p: float) -> str | None:
+        return more_rows({"gains": {"prompt_given_tuning": gain(0.01, low, high, p)}, "n": {"test": 120}})
+
+    advice = of(-0.05, 0.09, 0.5)
+    assert advice is not None and "more than 120 labelled rows" in advice and "14 points" in advice
+    assert of(-0.01, 0.02, 0.5) is None, "narrow: there is no such difference"
+    assert of(0.02, 0.16, 0.01) is None, "the difference is certain"
+    assert of(None, 0.2, 0.5) is None and more_rows({}) is None
+
+
+def test_a_larger_budget_is_advised_only_where_it_ended_a_gaining_run() -> None:
+    def advised(ended: str, cycles: list[Any]) -> bool:
+        return any(
+            "larger budget than 8 min" in step for step in next_steps({"ended": ended, "budget": "8 min", "cycles": cycles})
+        )
+
+    rising, flat = SUMMARY["cycles"], [*SUMMARY["cycles"], {"tuned": [{"score": 0.953}]}]
+    assert advised("budget", rising) and not advised("budget", flat) and not advised("no gain", rising)
+    assert not still_gaining([]) and not still_gaining([{"x": None}, {}])
+
+
+def test_the_summary_survives_json() -> None:
+    assert verdict_text(json.loads(json.dumps(SUMMARY)), width=80) == verdict_text(SUMMARY, width=80)
