@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from pydantic import BaseModel
+
+import cotune
+from cotune.cli import app
+from cotune.config import RunConfig, load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src" / "cotune"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NAMES = [path.name for path in PAGES]
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+_ROW = re.compile(r"^\| `([a-z_.]+)` \| ([^|]*) \|", re.MULTILINE)
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [body for kind, body in _FENCE.findall(text_of(page)) if kind == language]
+
+
+def keys_of(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from keys_of(kind, f"{above}{name}.")
+        else:
+            yield above + name, "required" if field.is_required() else field.get_default()
+
+
+def shown(default: Any) -> str:
+    if default is None:
+        return "none"
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", _FENCE.sub("", text_of(page)), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def calls(page: Path) -> Iterator[list[str]]:
+    """Every ``cotune ...`` call in shell blocks and in inline code, as words."""
+    code = "\n".join([*blocks(page, "sh"), *re.findall(r"`(cotune [^`\n]+)`", _FENCE.sub("", text_of(page)))])
+    for line in code.splitlines():
+        if line.startswith("cotune "):
+            yield line.split("#")[0].split()[1:]
+
+
+def test_every_config_key_is_documented_with_its_default_and_no_other() -> None:
+    rows = dict(_ROW.findall(text_of(ROOT / "docs" / "configuration.md")))
+    known = dict(keys_of(RunConfig))
+    assert set(rows) == set(known)
+    # A task's name comes from its file, so its default is said in words.
+    assert {key: value.strip() for key, value in rows.items() if key != "name"} == {
+        key: shown(default) for key, default in known.items() if key != "name"
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_commands_and_their_options_exist(page: Path) -> None:
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for words in calls(page):
+        assert words[0] in commands, f"cotune {' '.join(words)}"
+        options = {name for parameter in commands[words[0]].params for name in parameter.opts}
+        unknown = [word for word in words if word.startswith("--") and word not in options]
+        assert not unknown, f"cotune {' '.join(words)}: {unknown}"
+
+
+def test_the_readme_shows_every_command() -> None:
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert {words[0] for words in calls(ROOT / "README.md")} == set(commands)
+
+
+def test_settings_on_shown_command_lines_are_config_keys() -> None:
+    known = {key for key, _ in keys_of(RunConfig)}
+    words = [word for page in PAGES for line in calls(page) for word in line]
+    settings = [word.partition("=")[0] for word in words if re.fullmatch(r"[a-z_.]+=\S+", word)]
+    assert settings and set(settings) <= known
+    inline = {key for page in PAGES for key in re.findall(r"`([a-z]+\.[a-z_]+)(?:=[^`]*)?`", text_of(page))}
+    sections = {key.partition(".")[0] for key in known if "." in key}
+    assert {key for key in inline if key.partition(".")[0] in sections} <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    code = "\n".join([*blocks(page, "sh"), *re.findall(r"`(make [^`\n]+)`", text_of(page))])
+    assert set(re.findall(r"^make ([a-z-]+)", code, re.MULTILINE)) <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_into_the_project_resolve(page: Path) -> None:
+    for link in _LINK.findall(_FENCE.sub("", text_of(page))):
+        if link.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists() and target.is_relative_to(ROOT), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    linked = {link.partition("#")[0] for link in _LINK.findall(text_of(ROOT / "README.md"))}
+    assert {f"docs/{page.name}" for page in PAGES[1:]} <= linked
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_yaml_blocks_are_valid_task_files(page: Path, tmp_path: Path) -> None:
+    for number, block in enumerate(blocks(page, "yaml")):
+        path = tmp_path / f"task{number}.yaml"
+        path.write_text(block, encoding="utf-8")
+        assert load_config(path).data.input
+
+
+def test_there_are_task_files_and_python_to_check() -> None:
+    assert sum(len(blocks(page, "yaml")) for page in PAGES) >= 2
+    assert sum(len(blocks(page, "python")) for page in PAGES) >= 3
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_python_blocks_compile_and_name_what_exists(page: Path) -> None:
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "cotune":
+                assert node.attr in cotune.__all__, node.attr
+    for name in re.findall(r"`cotune\.(\w+)", text_of(page)):
+        assert name in cotune.__all__ or (SOURCE / name).exists(), name
+
+
+def test_every_kind_of_journal_line_is_documented_and_no_other() -> None:
+    section = text_of(ROOT / "docs" / "files.md").split("## Journal")[1].split("\n## ")[0]
+    written = {
+        node.args[0].value
+        for path in (SOURCE / "cycle").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "step"
+        if node.args and isinstance(node.args[0], ast.Constant)
+    }
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == written
+
+
+def test_every_key_of_the_summary_is_documented_and_no_other() -> None:
+    section = text_of(ROOT / "docs" / "files.md").split("## Summary")[1].split("\n## ")[0]
+    cells = re.findall(r"^\| (`[^|]+`) \|", section, re.MULTILINE)
+    tree = ast.parse((SOURCE / "cycle" / "summary.py").read_text(encoding="utf-8"))
+    build = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "build_summary")
+    value = next(n.value for n in ast.walk(build) if isinstance(n, ast.Return))
+    assert isinstance(value, ast.Dict)
+    written = {key.value for key in value.keys if isinstance(key, ast.Constant)}
+    assert {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == written
+
+
+def test_environment_variables_are_documented() -> None:
+    used = {
+        name for path in SOURCE.rglob("*.py") for name in re.findall(r'"(COTUNE_[A-Z0-9_]+)"', path.read_text(encoding="utf-8"))
+    }
+    told = set(re.findall(r"`(COTUNE_[A-Z0-9_]+)", text_of(ROOT / "docs" / "configuration.md")))
+    assert used == told
+
+
+def test_marked_places_of_the_readme_open_and_close() -> None:
+    readme = text_of(ROOT / "README.md")
+    for place in re.findall(r"<!-- (\w+:\w+) -->", readme):
+        assert readme.count(f"<!-- {place} -->") == 1
+        assert readme.index(f"<!-- {place} -->") < readme.index(f"<!-- /{place} -->")
+
+
+def test_the_picture_is_well_formed_and_says_what_it_shows() -> None:
+    from xml.etree import ElementTree
+
+    root = ElementTree.parse(ROOT / "docs" / "img" / "cycle.svg").getroot()
+    space = "{http://www.w3.org/2000/svg}"
+    assert root.find(f"{space}title") is not None and root.find(f"{space}desc") is not None
+    assert "prefers-color-scheme: dark" in (root.findtext(f"{space}style") or "")
