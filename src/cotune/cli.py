@@ -90,12 +90,13 @@ def predict(
     input: Annotated[str | None, typer.Option(help="One text; without it, JSONL rows come from standard input.")] = None,
     probabilities: Annotated[bool, typer.Option(help="Add each label's probability.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Rows that are answered together.")] = 64,
+    base: Annotated[Path | None, typer.Option(help="Folder of the base model, where it moved.")] = None,
     as_json: Json = False,
 ) -> None:
     """Answer new rows with a bundle."""
     from cotune.bundle import load, predict_stream
 
-    predictor = load(bundle)
+    predictor = load(bundle, base=base)
     if input is not None:
         found = predictor.predict(input, probabilities=True)[0]
         if as_json or probabilities:

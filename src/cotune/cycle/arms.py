@@ -18,6 +18,7 @@ from cotune.evaluate.decision import RAW
 from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
+from cotune.task.example import Example
 
 ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned")
 _CALIBRATION_ROWS = 64
@@ -44,7 +45,14 @@ class ArmResult:
     evaluation: Evaluation
     scores: NDArray[np.float64]
     gold: NDArray[np.int64]
-    groups: NDArray[np.str_] | None = None
+    rows: tuple[Example, ...]
+
+    @property
+    def groups(self) -> NDArray[np.str_] | None:
+        """Group of each row; None where the task has none."""
+        if not any(row.group for row in self.rows):
+            return None
+        return np.array([str(row.group) for row in self.rows])
 
     def for_attribution(self) -> ArmScores:
         """In the form that attribution takes."""
@@ -104,8 +112,7 @@ def open_test(lab: Lab, confirmed: Confirmed) -> dict[str, ArmResult]:
         rows = opened.examples_for(candidate.id)
         scores = lab.scores(candidate.prompt, candidate.adapter, rows, "test", arm=name)
         evaluation = lab.judge(scores, rows, candidate.decision)
-        groups = np.array([str(row.group) for row in rows]) if any(row.group for row in rows) else None
-        results[name] = ArmResult(candidate, evaluation, scores, lab.gold(rows), groups)
+        results[name] = ArmResult(candidate, evaluation, scores, lab.gold(rows), rows)
         lab.journal.step("arm", [name, candidate.id], lambda n=name, r=results[name]: _told(n, r))  # type: ignore[misc]
     return results
 

@@ -35,6 +35,10 @@ class Watcher(Protocol):
         """So many more tokens were run in this stage."""
         ...
 
+    def set_time_left(self, seconds: float | None) -> None:
+        """How long the run will take from now; None where that is not known."""
+        ...
+
 
 class Lab:
     """Task, model, journal and budget in one place.
@@ -89,9 +93,12 @@ class Lab:
     def left(self) -> float:
         """Budget that is left, in its unit. Under a time budget this is journalled, since decisions hang on it."""
         if self.costs.budget.kind == "tokens":
-            return self.costs.budget.amount - self.spent_tokens
-        found = self.journal.step("clock", "clock", lambda: round(self.journal.clock(), 2))
-        return self.costs.budget.amount - float(found)
+            left = self.costs.budget.amount - self.spent_tokens
+            self.watcher.set_time_left(left / self.costs.score_rate)
+            return left
+        left = self.costs.budget.amount - float(self.journal.step("clock", "clock", lambda: round(self.journal.clock(), 2)))
+        self.watcher.set_time_left(left)
+        return left
 
     # Scoring ------------------------------------------------------------------------------------------------------
 

@@ -97,6 +97,7 @@ class Loop:
         seed = self.own[0]
         ranking = [by_id[i].prompt for i in race.ranking if i != seed.id]
         bare = bare_prompt(lab.task)
+        ranking = self._affordable(ranking)
         always = [seed, *([bare] if plan.entrants >= 3 and bare.id in by_id else []), *self.own[1:]]
         entrants = choose_entrants(lab, ranking, always, max(2, plan.entrants), cycle=1)
         tracks = [open_track(lab, prompt) for prompt in entrants]
@@ -271,6 +272,23 @@ class Loop:
         entrants = max(8, self.plan.pool * 2 // 3) + FINAL
         rounds = successive_halving_schedule(entrants, self.plan.race_rows, final=3)
         return 1.2 * schedule_cost(entrants, rounds) * self._row_cost(search.winner.prompt)
+
+    def _affordable(self, ranking: list[Prompt]) -> list[Prompt]:
+        """Prompts that may be tuned: while the budget allows no two epochs, none that costs far more than the seed.
+
+        Steps are what tuning gains from at first, and a long prompt pays for its length with steps.
+        """
+        epochs = self.plan.target_steps * self.lab.tune.batch_size / max(1, len(self.lab.task.train))
+        if epochs >= 2:
+            return ranking
+        batch = self.lab.tune.batch_size
+
+        def cost(prompt: Prompt) -> float:
+            own, prefix = self.lab.tokens_a_row(prompt)
+            return batch * own + prefix
+
+        limit = 1.5 * cost(self.own[0])
+        return [prompt for prompt in ranking if cost(prompt) <= limit] or ranking[:1]
 
     def _survivors(self, search: Search) -> list[Prompt]:
         """Parents of the next pool: the winner, tuned prompts by their latest score, and the base race's best."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from cotune.cycle.lab import Lab
 from cotune.embed import PromptEOL, behaviour, centred, farthest_first, without_near_duplicates
+from cotune.errors import InputError
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal, diverse, first_pool, fixed
@@ -59,7 +60,10 @@ def next_pool(
 
 
 def _record(lab: Lab, cycle: int, proposals: list[Proposal], count: int, keep: Sequence[int]) -> list[Proposal]:
-    """Embed, drop near-duplicates, order farthest-first and cut; journalled."""
+    """Drop what leaves no room for a row, embed, drop near-duplicates, order farthest-first and cut; journalled."""
+    proposals = [p for i, p in enumerate(proposals) if i in keep or has_room(lab, p.prompt)]
+    if not proposals:
+        return []
 
     def effect() -> object:
         vectors = centred(PromptEOL(lab.model).embed([shown_text(p.prompt) for p in proposals]))
@@ -77,6 +81,16 @@ def _record(lab: Lab, cycle: int, proposals: list[Proposal], count: int, keep: S
 
     value = lab.journal.step("pool", [cycle, [p.prompt.id for p in proposals], count], effect)
     return [Proposal.from_json(item) for item in value["proposals"]]
+
+
+def has_room(lab: Lab, prompt: Prompt) -> bool:
+    """Whether a prompt leaves an eighth of what the model takes to the row; demonstrations may fill it all."""
+    renderer = lab.model.renderer
+    try:
+        row = renderer.render(prompt, [dict.fromkeys(lab.task.input_fields, "x")], lab.task.labels)[0]
+    except InputError:
+        return False
+    return len(row.prompt_ids) <= renderer.max_tokens * 7 // 8
 
 
 def shown_text(prompt: Prompt) -> str:

@@ -18,10 +18,10 @@ from cotune.cycle.arms import confirm, open_test
 from cotune.cycle.budget import parse_budget
 from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import Journal, read_journal
-from cotune.cycle.lab import Lab
+from cotune.cycle.lab import Lab, Watcher
 from cotune.cycle.loop import Loop
 from cotune.cycle.plan import Plan, Sizes, make_plan
-from cotune.cycle.summary import attribution_of, build_summary
+from cotune.cycle.summary import attribution_of, build_summary, test_rows
 from cotune.errors import BusyError, InputError
 from cotune.evaluate.paired import detectable_sentence
 from cotune.files import write_json
@@ -32,18 +32,14 @@ from cotune.prompt.prompt import Prompt, parse_prompt
 from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
 
-SUMMARY, CONFIG, BUNDLE = "summary.json", "config.json", "best"
+SUMMARY, CONFIG, BUNDLE, TEST_ROWS = "summary.json", "config.json", "best", "test_rows.json"
 
 
-class View(Protocol):
+class View(Watcher, Protocol):
     """Shows how a run goes on."""
 
     def event(self, event: dict[str, Any]) -> None:
         """A line of the journal."""
-        ...
-
-    def progress(self, stage: str, what: str, tokens: int) -> None:
-        """So many more tokens were run."""
         ...
 
 
@@ -72,6 +68,9 @@ class Quiet:
         """Nothing."""
 
     def progress(self, stage: str, what: str, tokens: int) -> None:
+        """Nothing."""
+
+    def set_time_left(self, seconds: float | None) -> None:
         """Nothing."""
 
 
@@ -108,8 +107,12 @@ def run(
             return Result(out, finished)
         journal = Journal(out, started=started)
         journal.listeners.append(view.event)
-        for event in journal.events:
-            view.event(event)
+        if journal.events:
+            done = f"{len(journal.events)} steps, {journal.clock() / 60:.1f} min"
+            view.event({"kind": "note", "value": {"text": f"going on with {out}: {done} are done"}})
+            # Only a view that draws a whole picture needs what happened before.
+            for event in journal.events if getattr(view, "wants_history", False) else ():
+                view.event(event)
         model, model_name, probed = load_model(config, out, journal)
         costs = CostModel.guess(budget, gflops=probed["gemm_gflops"], parameters=_matrix_weights(model))
         lab = Lab(task, model, journal, costs, out, tune_settings(config), config.seed, view)
@@ -122,6 +125,7 @@ def run(
         cost = journal.step("cost", "cost", lambda: {"wall_s": round(journal.clock(), 1), "peak_rss_mb": _peak_rss_mb()})
         summary = build_summary(lab, search, confirmed, results, gains, model_name=model_name, cost=cost)
         _ship(lab, summary, confirmed.arms["best_tuned"].candidate, model_name, out)
+        write_json(out / TEST_ROWS, test_rows(lab, results))
         write_json(out / SUMMARY, summary)
         journal.step("done", "done", lambda: {"bundle": BUNDLE, "score": summary["arms"]["best_tuned"]["score"]})
         lab.clean()

@@ -78,6 +78,24 @@ def build_summary(
     }
 
 
+def test_rows(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, Any]:
+    """What every arm answered to every test row, for the report: label numbers and probabilities."""
+    judged = {name: np.exp(r.candidate.decision.log_probs(r.scores)) for name, r in results.items()}
+    return {
+        "labels": list(lab.task.labels),
+        "rows": [
+            {
+                "id": row.id,
+                "input": dict(row.fields),
+                "gold": int(results["best_tuned"].gold[i]),
+                "answers": {name: int(r.evaluation.predicted[i]) for name, r in results.items()},
+                "probabilities": {name: [round(float(p), 5) for p in table[i]] for name, table in judged.items()},
+            }
+            for i, row in enumerate(results["best_tuned"].rows)
+        ],
+    }
+
+
 def next_steps(lab: Lab, search: Search, gains: Attribution) -> list[str]:
     """What the user may do now, the most useful first."""
     steps = []

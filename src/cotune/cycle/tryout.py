@@ -89,9 +89,7 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt") -> Tryout:
     config, events = _stored(folder)
     confirmed = [e for e in events if e["kind"] == "confirm"]
     if not confirmed:
-        raise InputError(
-            "the run has no winner yet", where=str(folder), mend="Let it go on with the same cotune run command."
-        )
+        raise InputError("the run has no winner yet", where=str(folder), mend="Let it go on with the same cotune run command.")
     task = Task.from_config(config)
     start = next(e["value"] for e in events if e["kind"] == "start")
     identity = json.loads((folder / "config.json").read_text(encoding="utf-8"))["identity"]

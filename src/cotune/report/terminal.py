@@ -52,7 +52,12 @@ class LiveView:
         budget_text: the budget in words; the run's start event may name it instead.
         now: seconds of a clock that never goes back.
         live: whether to draw by itself; otherwise :meth:`render` gives what would be drawn.
+
+    Attributes:
+        wants_history: a run that goes on tells it what earlier sessions did.
     """
+
+    wants_history = True
 
     def __init__(
         self,

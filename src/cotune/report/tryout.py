@@ -1,0 +1,48 @@
+"""The words of ``cotune try``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cotune.cycle.tryout import Comparison, Tryout
+
+_WIDTH = 70
+
+
+def tryout_text(found: Tryout, *, rows: int = 8) -> str:
+    """A prompt against the winner in plain lines: the difference with its interval, and rows that flip.
+
+    Args:
+        found: what was measured.
+        rows: flipped rows to show for each set of weights.
+    """
+    parts = [f"Your prompt against the winner on {found.n} dev rows."]
+    for comparison in found.comparisons:
+        parts.append(_block(comparison, rows))
+    parts.append(
+        "Dev rows chose the winner, so it starts with an advantage here. To let yours compete: cotune run --prompt FILE."
+    )
+    return "\n\n".join(parts)
+
+
+def _block(comparison: Comparison, rows: int) -> str:
+    points = 100 * comparison.difference
+    told_apart = comparison.p <= 0.05
+    verdict = ("better" if points > 0 else "worse") if told_apart else "no significant difference"
+    lines = [
+        f"{comparison.weights} weights: yours {comparison.mine:.3f}, winner {comparison.winner:.3f}, "
+        f"difference {points:+.1f} points (95% interval {100 * comparison.low:+.1f} to {100 * comparison.high:+.1f}, "
+        f"p = {comparison.p:.3f}): {verdict}",
+        f"  log-loss {comparison.log_loss_difference:+.3f} nats a row (below 0 is better)",
+    ]
+    shown = comparison.flipped[:rows]
+    if shown:
+        cut = f", the first {len(shown)}" if len(shown) < len(comparison.flipped) else ""
+        lines.append(f"  {len(comparison.flipped)} rows flip{cut}:")
+    for row in shown:
+        text = " ".join(str(row["input"]).split())
+        text = text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
+        mark = "+" if row["mine"] == row["gold"] else "-"
+        lines.append(f"  {mark} {text}  [{row['gold']}; yours {row['mine']}, winner {row['winner']}]")
+    return "\n".join(lines)
