@@ -67,16 +67,17 @@ def load(bundle: str | Path, **settings: Any) -> Predictor:
     return load_bundle(bundle, **settings)
 
 
-def try_prompt(folder: str | Path, text: str) -> Tryout:
+def try_prompt(folder: str | Path, text: str, *, task: Task | None = None) -> Tryout:
     """Set a prompt of yours against a run's winner on dev, paired; errors as in :func:`cotune.cycle.try_prompt`.
 
     Args:
         folder: the run's folder.
         text: the prompt, with each input field as ``{field}``.
+        task: the rows, for a run whose task was made in Python.
     """
     from cotune.cycle import try_prompt as try_in_cycle
 
-    return try_in_cycle(Path(folder).expanduser(), text)
+    return try_in_cycle(Path(folder).expanduser(), text, task=task)
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:

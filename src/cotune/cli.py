@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -167,6 +168,8 @@ def _read_prompt(path: Path) -> str:
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point; errors that are meant for users go to standard error without a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # Other libraries' notes to their developers are nothing that a user could mend.
+    warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         app(args=arguments)
     except CotuneError as error:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_local
 from torch import Tensor
 
 from cotune.errors import CotuneError, DivergedError
@@ -17,6 +16,7 @@ from cotune.prompt.prompt import Prompt
 from cotune.tune.batches import TrainingRow, training_rows
 from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
+from tiny import tiny_local
 
 LABELS = ("place", "person", "number")
 SETTINGS = TuneSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=5e-3, batch_size=4, warmup=2)

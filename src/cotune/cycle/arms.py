@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.lab import Lab
 from cotune.cycle.loop import Search
-from cotune.cycle.track import Measured
+from cotune.cycle.track import Measured, refit
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.scoring import Evaluation
@@ -21,7 +21,7 @@ from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example
 
 ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned")
-_CALIBRATION_ROWS = 64
+CALIBRATION_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,12 @@ class Confirmed:
     Attributes:
         arms: arm name to its candidate as measured on all of dev.
         considered: every candidate that was measured on all of dev.
+        chosen: the one of them that won, before a refit.
     """
 
     arms: Mapping[str, Measured]
     considered: list[Measured]
+    chosen: Measured
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,15 @@ class ArmResult:
         )
 
 
-def confirm(lab: Lab, search: Search) -> Confirmed:
+def confirm(lab: Lab, search: Search, *, refit_winners: bool = False) -> Confirmed:
     """Re-score on every dev row what may end up in an arm, and settle the arms there.
 
     The winner of all arms on dev is what ships: where the search found nothing better, that is the tuned seed prompt.
+
+    Args:
+        lab: where scoring happens.
+        search: what was found.
+        refit_winners: train the two tuned arms on train and dev together, once both are chosen.
     """
     finalists = [search.proposals[i].prompt for i in search.base_race.ranking[:2]]
     seed_prompt = _base(lab, search.seed.prompt)
@@ -83,6 +90,10 @@ def confirm(lab: Lab, search: Search) -> Confirmed:
         "seed_tuned": seed_tuned,
         "best_tuned": best,
     }
+    if refit_winners:
+        pair = {m.candidate.id: m for m in (seed_tuned, best)}
+        refitted = {candidate_id: refit(lab, m) for candidate_id, m in pair.items()}
+        arms |= {name: refitted[arms[name].candidate.id] for name in ("seed_tuned", "best_tuned")}
     considered = list({m.candidate.id: m for m in (*base.values(), best_prompt, *tuned, best)}.values())
     lab.journal.step(
         "confirm",
@@ -95,7 +106,7 @@ def confirm(lab: Lab, search: Search) -> Confirmed:
             },
         },
     )
-    return Confirmed(arms, considered)
+    return Confirmed(arms, considered, best)
 
 
 def open_test(lab: Lab, confirmed: Confirmed) -> dict[str, ArmResult]:
@@ -130,7 +141,7 @@ def _told(name: str, result: ArmResult) -> dict[str, Any]:
 def _base(lab: Lab, prompt: Prompt) -> Measured:
     """A prompt under the base model on all of dev, its bias estimated on train inputs."""
     scores = lab.scores(prompt, BASE, lab.dev, "confirm")
-    inputs = lab.train_sample[:_CALIBRATION_ROWS]
+    inputs = lab.train_sample[:CALIBRATION_ROWS]
     biased = lab.bias(lab.scores(prompt, BASE, inputs, "calibrate"))
     judged = [(lab.judge(scores, lab.dev, rule), rule) for rule in (RAW, biased)]
     evaluation, rule = max(judged, key=lambda pair: (pair[0].score, -pair[0].log_loss))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cotune.cycle.budget import Clock
-from cotune.errors import CotuneError
+from cotune.errors import CotuneError, InputError
 from cotune.files import canonical_json, content_hash
 
 JOURNAL = "journal.jsonl"
@@ -109,8 +109,9 @@ class Journal:
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:
-            raise CotuneError(
-                f"cannot write {self.path}: {error.strerror}. Free some space and run the same command to go on."
+            raise InputError(
+                f"cannot write {self.path} ({error.strerror})",
+                mend="Free some space and run the same command to go on.",
             ) from error
         # What is recorded is what a resumed run will read, so numbers take the same form now.
         stored: dict[str, Any] = json.loads(line)

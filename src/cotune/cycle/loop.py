@@ -200,7 +200,10 @@ class Loop:
         number = len(search.cycles)
         winner, seed = search.winner, search.seed
         if not seed.failed and seed is not winner:
-            advance(self.lab, seed, winner.steps, cycle=number, stage="seed", check=False)
+            advance(self.lab, seed, winner.steps, cycle=number, stage="seed", check=self.config.refit)
+        if self.config.refit:
+            # The decay belongs to the refit, which comes after dev has chosen.
+            return
         finish(self.lab, winner, cycle=number)
         if seed is not winner:
             finish(self.lab, seed, cycle=number)
@@ -210,7 +213,7 @@ class Loop:
     def _decide(self, search: Search, lost: int) -> tuple[str, str, int]:
         """What comes next, why, and how many steps it may take."""
         lab, plan, winner = self.lab, self.plan, search.winner
-        left = lab.left() - plan.reserve
+        left = lab.left() - lab.costs.scoring(plan.reserve_tokens) - plan.fixed
         limit = max(8, self.config.tune.max_epochs * winner.run.steps_per_epoch)
         decay = lab.tune.decay
         if lost >= _PATIENCE:

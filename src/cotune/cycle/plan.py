@@ -50,7 +50,9 @@ class Plan:
         entrants: prompts that are tuned.
         short_steps: optimizer steps of each entrant's short run.
         target_steps: steps that the winner and the seed prompt reach in all, decay included, if nothing intervenes.
-        reserve: budget for confirming, the test and the report, in the budget's unit.
+        reserve: budget for confirming, the test and the report, in the budget's unit, at the rates known at the start.
+        reserve_tokens: tokens of it; their cost is counted anew as rates become known.
+        fixed: the rest of it.
     """
 
     pool: int
@@ -59,10 +61,12 @@ class Plan:
     short_steps: int
     target_steps: int
     reserve: float
+    reserve_tokens: float
+    fixed: float
 
     def to_json(self) -> dict[str, Any]:
         """For the journal."""
-        return {**asdict(self), "reserve": round(self.reserve, 2)}
+        return {name: round(value, 2) for name, value in asdict(self).items()}
 
 
 def make_plan(
@@ -96,7 +100,8 @@ def make_plan(
         BudgetError: not even one short run fits.
     """
     row = scoring(sizes.own)
-    reserve = fixed + 1.08 * (5 * sizes.test + 3 * sizes.dev + 3 * min(64, sizes.train)) * row
+    reserve_tokens = 1.05 * (5 * sizes.test + 3 * sizes.dev + 2 * min(64, sizes.train)) * sizes.own
+    reserve = fixed + scoring(reserve_tokens)
     usable = left - reserve
     step = training(sizes.step_tokens)
     check = sizes.dev * row
@@ -130,7 +135,7 @@ def make_plan(
     target = max(6, min(target, limit))
     steady = target - decay_steps(int(target * (1 - decay)), decay)
     short = max(3, min(round(0.2 * target), steady))
-    return Plan(pool, race_rows, entrants, short, target, reserve)
+    return Plan(pool, race_rows, entrants, short, target, reserve, reserve_tokens, fixed)
 
 
 def _race_cost(pool: int, rows: int) -> int:

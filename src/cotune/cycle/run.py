@@ -7,17 +7,17 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from cotune import __version__
 from cotune.config import RunConfig
-from cotune.cycle.arms import confirm, open_test
+from cotune.cycle.arms import CALIBRATION_ROWS, confirm, open_test
 from cotune.cycle.budget import parse_budget
 from cotune.cycle.costs import CostModel
-from cotune.cycle.journal import Journal, read_journal
+from cotune.cycle.journal import JOURNAL, Journal, read_journal
 from cotune.cycle.lab import Lab, Watcher
 from cotune.cycle.loop import Loop
 from cotune.cycle.plan import Plan, Sizes, make_plan
@@ -95,6 +95,9 @@ def run(
     budget = parse_budget(config.budget)
     task = task or Task.from_config(config)
     own = _own_prompts(config, task, prompts)
+    if not (out / CONFIG).is_file():
+        _check_model(config)
+    made = [place for place in (out, *out.parents) if not place.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -113,22 +116,28 @@ def run(
             # Only a view that draws a whole picture needs what happened before.
             for event in journal.events if getattr(view, "wants_history", False) else ():
                 view.event(event)
-        model, model_name, probed = load_model(config, out, journal)
-        costs = CostModel.guess(budget, gflops=probed["gemm_gflops"], parameters=_matrix_weights(model))
-        lab = Lab(task, model, journal, costs, out, tune_settings(config), config.seed, view)
-        _start(lab, config, model_name, own, probed)
-        plan = _plan(lab, config, own[0])
+        try:
+            model, model_name, probed = load_model(config, out, journal)
+            costs = CostModel.guess(budget, gflops=probed["gemm_gflops"], parameters=_matrix_weights(model))
+            lab = Lab(task, model, journal, costs, out, tune_settings(config), config.seed, view)
+            _start(lab, config, model_name, own, probed)
+            plan = _plan(lab, config, own[0])
+        except InputError:
+            _take_back(out, made)
+            raise
         search = Loop(lab, config, plan, own).run()
-        confirmed = confirm(lab, search)
+        confirmed = confirm(lab, search, refit_winners=config.refit)
         results = open_test(lab, confirmed)
         gains = attribution_of(lab, results)
         cost = journal.step("cost", "cost", lambda: {"wall_s": round(journal.clock(), 1), "peak_rss_mb": _peak_rss_mb()})
         summary = build_summary(lab, search, confirmed, results, gains, model_name=model_name, cost=cost)
         _ship(lab, summary, confirmed.arms["best_tuned"].candidate, model_name, out)
         write_json(out / TEST_ROWS, test_rows(lab, results))
+        # What a caller gets now is what a later one reads from the file.
+        summary = json.loads(json.dumps(summary, allow_nan=False))
         write_json(out / SUMMARY, summary)
-        journal.step("done", "done", lambda: {"bundle": BUNDLE, "score": summary["arms"]["best_tuned"]["score"]})
         lab.clean()
+        journal.step("done", "done", lambda: {"bundle": BUNDLE, "score": summary["arms"]["best_tuned"]["score"]})
         return Result(out, summary)
 
 
@@ -213,8 +222,9 @@ def _start(lab: Lab, config: RunConfig, model_name: str, own: Sequence[Prompt], 
 def _plan(lab: Lab, config: RunConfig, seed: Prompt) -> Plan:
     """Measure the scoring rate on a few rows, then fit the run into the budget."""
     task = lab.task
-    sample = lab.train_sample[:64]
-    lab.scores(seed, BASE, sample, "measure")
+    # The first passes of a process are slow, so a few rows warm it up before the rate is taken.
+    lab.model.score(seed, [row.fields for row in lab.train_sample[:4]], task.labels)
+    lab.scores(seed, BASE, lab.train_sample[:CALIBRATION_ROWS], "measure")
     own, prefix = lab.tokens_a_row(seed)
     sizes = Sizes(
         len(task.train),
@@ -234,7 +244,7 @@ def _plan(lab: Lab, config: RunConfig, seed: Prompt) -> Plan:
             sizes,
             scoring=lab.costs.scoring,
             training=lab.costs.training,
-            fixed=8.0 + 0.01 * lab.costs.budget.amount if timed else 0.0,
+            fixed=6.0 + 0.01 * lab.costs.budget.amount if timed else 0.0,
             max_pool=config.search.pool,
             max_entrants=config.search.entrants,
             max_epochs=config.tune.max_epochs,
@@ -311,6 +321,24 @@ def _check_same(out: Path, config: RunConfig, task: Task, own: Sequence[Prompt])
         found: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
         return found
     return None
+
+
+def _check_model(config: RunConfig) -> None:
+    """Find the model before anything is written."""
+    from cotune.model.bundled import resolve_model
+
+    resolve_model(config.model)
+
+
+def _take_back(out: Path, made: Sequence[Path]) -> None:
+    """Where the input proves wrong before there is a plan, leave the place as it was: a mended command may use it."""
+    if any(event["kind"] == "plan" for event in read_journal(out / JOURNAL)):
+        return
+    for name in (CONFIG, JOURNAL, "scores.sqlite", "scores.sqlite-wal", "scores.sqlite-shm", ".lock"):
+        (out / name).unlink(missing_ok=True)
+    for place in made:
+        with suppress(OSError):
+            place.rmdir()
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def build_summary(
     task = lab.task
     winner = confirmed.arms["best_tuned"]
     table = np.stack([m.evaluation.correct for m in confirmed.considered])
-    place = [m.candidate.id for m in confirmed.considered].index(winner.candidate.id)
+    place = [m.candidate.id for m in confirmed.considered].index(confirmed.chosen.candidate.id)
     curse = winners_curse(table, seed=lab.seed, winner=place)
     verdict = sentence(gains.gains, gains.n)
     return {

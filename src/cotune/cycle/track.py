@@ -124,6 +124,25 @@ def finish(lab: Lab, track: Track, *, cycle: int) -> bool:
     return _measure_into(lab, track, adapter, track.start_steps + end, cycle, "finish")
 
 
+def refit(lab: Lab, measured: Measured) -> Measured:
+    """Let a chosen adapter's learning rate fall on train and dev together, as scikit-learn's searches refit their winner.
+
+    What was chosen, decision rule included, stands as it was measured before: dev says nothing honest about the new adapter.
+    Where the refit diverges, the adapter stays what it was.
+    """
+    candidate = measured.candidate
+    if candidate.adapter == BASE:
+        return measured
+    rows = not_shown(candidate.prompt, (*lab.task.train, *lab.task.dev))
+    run = lab.run_of(candidate.prompt, candidate.adapter, rows)
+    steps = decay_steps(candidate.steps, lab.tune.decay)
+    adapter = lab.train(candidate.prompt, run, steps, decay_from=0, stage="refit")
+    if adapter is None:
+        return measured
+    refitted = Candidate(candidate.prompt, adapter, candidate.decision, candidate.steps + steps)
+    return Measured(refitted, measured.evaluation, measured.scores)
+
+
 def decay_steps(steps: int, decay: float) -> int:
     """Steps of the decay that make up the share ``decay`` of the finished run."""
     return max(1, round(steps * decay / (1 - decay)))

@@ -72,13 +72,14 @@ class Tryout:
         }
 
 
-def try_prompt(folder: Path, text: str, *, where: str = "prompt") -> Tryout:
+def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | None = None) -> Tryout:
     """Score a prompt text with a run's base and tuned weights and compare it with the winner, row by row.
 
     Args:
         folder: a run's folder that got as far as confirming its winner.
         text: the prompt, with the task's input fields in braces.
         where: where the text came from, for errors.
+        task: the run's rows, where they lie in no file.
 
     Raises:
         InputError: no such run, a run that has no winner yet, data that has changed, or a prompt without an input field.
@@ -90,7 +91,7 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt") -> Tryout:
     confirmed = [e for e in events if e["kind"] == "confirm"]
     if not confirmed:
         raise InputError("the run has no winner yet", where=str(folder), mend="Let it go on with the same cotune run command.")
-    task = Task.from_config(config)
+    task = task or Task.from_config(config)
     start = next(e["value"] for e in events if e["kind"] == "start")
     identity = json.loads((folder / "config.json").read_text(encoding="utf-8"))["identity"]
     if identity["data"] != task.fingerprint:

@@ -205,7 +205,7 @@ class TuningRun:
 
     def checkpoint(self, branch: str = "") -> Path:
         """Write weights, optimizer state and step; atomically, so a kill leaves the one before."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         assert self._optimizer is not None
         tensors: dict[str, Tensor] = {}
@@ -216,7 +216,8 @@ class TuningRun:
         self._last = self.folder / f"{branch or 'steady'}.safetensors"
         about = {"step": self.step, "losses": self.losses, "tokens": self.tokens}
         with atomic_path(self._last) as temporary:
-            save_file(tensors, temporary, metadata={"about": json.dumps(about)})
+            # Written from here, so that a full disk is an OSError like any other.
+            temporary.write_bytes(save(tensors, metadata={"about": json.dumps(about)}))
         return self._last
 
     def resume(self, branch: str = "") -> bool:
