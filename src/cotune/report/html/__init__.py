@@ -1,0 +1,11 @@
+"""The report of a run: one offline HTML file that anyone can open, also while the run goes on.
+
+Pages are made of text from outside, so all of it is escaped or set as text, and a content policy lets nothing load or run
+but the page's own script and style.
+"""
+
+from __future__ import annotations
+
+from cotune.report.html.page import render_report, write_report
+
+__all__ = ["render_report", "write_report"]

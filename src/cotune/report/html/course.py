@@ -1,0 +1,285 @@
+"""How the run went: loss and dev score by step, the best dev score by tokens, what each step moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cotune.report.html.intervals import share_interval, told
+from cotune.report.html.markup import data_text, esc, figure, percent, signed_points
+from cotune.report.html.plot import Plot, Point, nice_ticks, padded
+from cotune.report.html.prompts import Prompts
+from cotune.report.html.record import RunRecord
+from cotune.report.plain import amount, decimal, fields, items, number, one_line
+
+_MOST_POINTS = 600
+_HUES = 6
+
+
+@dataclass
+class Track:
+    """A prompt's training, from the weights that it started with.
+
+    Attributes:
+        prompt_id: what was asked.
+        start: optimizer steps behind the weights that it started from.
+        losses: training loss of each step.
+        decays_from: step at which the learning rate began to fall; None where it did not.
+        dev: (steps in all, score, rows, log-loss) of each measurement.
+        failed: why it stopped, where it diverged.
+    """
+
+    prompt_id: str
+    start: int = 0
+    losses: list[float] = field(default_factory=list)
+    decays_from: int | None = None
+    dev: list[tuple[int, float, int, float | None]] = field(default_factory=list)
+    failed: str = ""
+
+
+def read_tracks(record: RunRecord) -> list[Track]:
+    """Put the pieces of training that a journal holds together again: what begins with the same losses is one track."""
+    tracks: list[Track] = []
+    by_adapter: dict[str, tuple[Track, int]] = {}
+    for event in record.events:
+        value = fields(event.get("value"))
+        if event.get("kind") == "train":
+            losses = [v for v in map(number, items(value.get("losses"))) if v is not None]
+            prompt_id = str(value.get("prompt_id"))
+            track = next((t for t in tracks if t.prompt_id == prompt_id and t.losses[:1] == losses[:1]), None)
+            if track is None:
+                track = Track(prompt_id)
+                tracks.append(track)
+            if value.get("decayed"):
+                track.decays_from = len(track.losses)
+            if len(losses) >= len(track.losses):
+                track.losses = losses
+            track.failed = str(value.get("failed") or "")
+            by_adapter[str(value.get("adapter_id"))] = (track, int(number(value.get("steps")) or 0))
+        elif event.get("kind") == "tuned" and (found := by_adapter.get(str(value.get("adapter_id")))):
+            track, own_steps = found
+            steps, score = int(number(value.get("steps")) or 0), number(value.get("score"))
+            track.start = max(0, steps - own_steps)
+            if score is not None:
+                track.dev.append((steps, score, int(number(value.get("rows")) or 0), number(value.get("log_loss"))))
+    return tracks
+
+
+def training_section(record: RunRecord, prompts: Prompts) -> str:
+    """Loss and dev score by step, a line for each tuned prompt."""
+    tracks = [t for t in read_tracks(record) if t.losses]
+    if not tracks:
+        return "<p class=empty>Nothing was tuned yet.</p>"
+    kinds = _kinds(tracks, prompts)
+    most = max(t.start + len(t.losses) for t in tracks)
+    ticks = [(t, f"{t:g}") for t in nice_ticks(0, most, 5) if t == int(t)]
+    drawn = sorted(zip(tracks, kinds, strict=True), key=lambda pair: pair[1] in ("winner", "seed"))
+    loss = Plot(
+        (0, most), padded([*(v for t in tracks for v in _smooth(t.losses)), 0.0], share=0.04), height=220, label="Loss by step"
+    )
+    loss.axes(ticks, [(t, f"{t:g}") for t in nice_ticks(*loss.y_range, 4) if t >= 0])
+    for track, kind in drawn:
+        points = [(track.start + i + 1, v) for i, v in enumerate(_smooth(track.losses))]
+        loss.path(_thinned(points), f"line {kind}", _told(track, prompts))
+    dev = [(t, k) for t, k in drawn if t.dev]
+    figures = figure(
+        "Training loss by step",
+        loss.render(x_title="optimizer steps", y_title="loss in nats, running mean of five steps"),
+    )
+    if dev:
+        figures += _dev_by_step(record, prompts, dev, most, ticks)
+    legend = "".join(
+        f'<li><span class="key {kind}"></span>{data_text(one_line(_name(track, prompts), 70))}{_ending(track)}</li>'
+        for track, kind in zip(tracks, kinds, strict=True)
+    )
+    return f'<div class="pair">{figures}</div><ul class="legend tall">{legend}</ul>'
+
+
+def _dev_by_step(
+    record: RunRecord, prompts: Prompts, dev: list[tuple[Track, str]], most: int, ticks: list[tuple[float, str]]
+) -> str:
+    scores = [score for track, _ in dev for _, score, _, _ in track.dev]
+    plot = Plot((0, most), padded(scores, share=0.12, least=0.05), height=220, label="Dev score by step")
+    plot.axes(ticks, [(t, f"{100 * t:g}") for t in nice_ticks(*plot.y_range, 4)])
+    for track, kind in dev:
+        plot.path([(steps, score) for steps, score, _, _ in track.dev], f"line {kind}", _told(track, prompts))
+        for steps, score, rows, log_loss in track.dev:
+            tip = f"{_name(track, prompts)}\n{steps} steps: {told(score, rows, record.metric)}\nlog-loss {decimal(log_loss)}"
+            plot.dot((steps, score), f"dot {kind}", radius=4.5, tip=tip)
+    rows = max(rows for track, _ in dev for _, _, rows, _ in track.dev)
+    ci = share_interval(max(scores), rows, record.metric)
+    note = f"The 95% interval of the highest of these scores is {percent(ci[0])} to {percent(ci[1])}." if ci else ""
+    return figure(
+        f"Dev {esc(record.metric.replace('_', ' '))} by step", plot.render(x_title="optimizer steps", y_title="percent"), note
+    )
+
+
+def _kinds(tracks: list[Track], prompts: Prompts) -> list[str]:
+    kinds, hue = [], 0
+    for track in tracks:
+        tag = prompts.tag(track.prompt_id)
+        if tag and tag not in kinds:
+            kinds.append(tag)
+        else:
+            kinds.append(f"other h{hue % _HUES}")
+            hue += 1
+    return kinds
+
+
+def _name(track: Track, prompts: Prompts) -> str:
+    facts = prompts.by_id.get(track.prompt_id)
+    tag = prompts.tag(track.prompt_id)
+    name = facts.name if facts else track.prompt_id
+    return (f"{tag}: " if tag else "") + name + (f" (from step {track.start} on)" if track.start else "")
+
+
+def _told(track: Track, prompts: Prompts) -> str:
+    decay = f"\nlearning rate falls from step {track.start + track.decays_from}" if track.decays_from else ""
+    return f"{_name(track, prompts)}{decay}"
+
+
+def _ending(track: Track) -> str:
+    steps = f", {len(track.losses)} steps"
+    return f'<span class="quiet">{steps}</span>' + (f' <b class="down">{data_text(track.failed)}</b>' if track.failed else "")
+
+
+def _smooth(losses: list[float], window: int = 5) -> list[float]:
+    return [sum(part) / len(part) for i in range(len(losses)) for part in (losses[max(0, i - window + 1) : i + 1],)]
+
+
+def _thinned(points: Sequence[Point]) -> list[Point]:
+    stride = -(-len(points) // _MOST_POINTS)
+    return list(points) if stride <= 1 else [*points[::stride], points[-1]]
+
+
+def search_section(record: RunRecord, prompts: Prompts) -> str:
+    """The best score on dev by what was spent until then."""
+    spent, best = 0.0, -1.0
+    seen: list[tuple[float, Mapping[str, Any], bool]] = []
+    climb: list[Point] = []
+    for event in record.events:
+        value = fields(event.get("value"))
+        spent += (
+            number(value.get("new_tokens" if event.get("kind") == "train" else "tokens")) or 0.0
+            if event.get("kind") in ("train", "score")
+            else 0.0
+        )
+        if event.get("kind") == "open_test":
+            break
+        found = fields(value.get("best")) if event.get("kind") == "race" else value if event.get("kind") == "tuned" else {}
+        score = number(found.get("score"))
+        if score is None:
+            continue
+        raced = event.get("kind") == "race"
+        rows = fields(value.get("rows")).get(str(found.get("prompt_id"))) if raced else value.get("rows")
+        seen.append((spent, {**found, "rows": rows, "cycle": value.get("cycle"), "steps": value.get("steps")}, raced))
+        # Races see a part of dev only, so they do not count as the best.
+        if not raced and score > best:
+            climb += [(spent, best)] if best >= 0 else []
+            climb.append((spent, score))
+            best = score
+    if not seen:
+        return "<p class=empty>Nothing was measured on dev yet.</p>"
+    if climb:
+        climb.append((spent, best))
+    scores = [number(v.get("score")) or 0.0 for _, v, _ in seen]
+    plot = Plot((0, spent * 1.02 or 1), padded(scores, share=0.15, least=0.05), height=260, label="Best dev score by tokens")
+    plot.axes(
+        [(t, amount(t)) for t in nice_ticks(0, spent or 1, 4)], [(t, f"{100 * t:g}") for t in nice_ticks(*plot.y_range, 4)]
+    )
+    plot.path(climb, "line winner")
+    for at, value, raced in seen:
+        score, rows = number(value.get("score")) or 0.0, int(number(value.get("rows")) or 0)
+        prompt_id = str(value.get("prompt_id"))
+        facts = prompts.by_id.get(prompt_id)
+        what = f"race of cycle {value.get('cycle')}: best of the pool" if raced else f"tuned {value.get('steps')} steps"
+        tip = f"{what}, {told(score, rows, record.metric)}\n{facts.name if facts else prompt_id}\nafter {amount(at)} tokens"
+        plot.dot((at, score), "dot " + ("raced" if raced else "tuned"), radius=5, tip=tip, prompt=prompt_id if facts else "")
+    return figure(
+        "Best dev score by tokens spent",
+        plot.render(x_title="tokens scored and trained", y_title="percent"),
+        "Line: best of what was measured on all dev rows. Filled: tuned. Hollow: leader of a race, on the rows that it saw.",
+    )
+
+
+def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
+    """Which step of the cycle moved dev by how much."""
+    steps = _moves(record, prompts)
+    if len(steps) < 2:
+        return "<p class=empty>No step has moved dev yet.</p>"
+    span = padded([0.0 if not steps else steps[0][1], *(level for _, level in steps)], share=0.1, least=0.05)
+
+    def at(value: float) -> float:
+        return 100 * (value - span[0]) / (span[1] - span[0])
+
+    rows, before = [], steps[0][1]
+    for place, (name, level) in enumerate(steps):
+        change = level - before
+        if place == 0:
+            bar = f'<circle class="mark base" cx="{at(level):.2f}%" cy="50%" r="6"/>'
+            number_told = f"<b>{percent(level)}</b>"
+        else:
+            kind = "up" if change > 0 else "down"
+            left, width = min(at(before), at(level)), abs(at(level) - at(before))
+            bar = f'<line class="link" x1="{at(before):.2f}%" x2="{at(before):.2f}%" y1="0" y2="50%"/>'
+            bar += f'<rect class="bar {kind}" x="{left:.2f}%" width="{max(width, 0.4):.2f}%" y="20%" height="60%" rx="2"/>'
+            number_told = (
+                f'<b class="{kind if change else "quiet"}">{signed_points(change)}</b> <span>→ {percent(level)}</span>'
+            )
+        svg = f'<svg class="strip" width="100%" height="28" aria-hidden="true">{bar}</svg>'
+        rows.append(f'<div class="row"><div class="who">{esc(name)}</div>{svg}<div class="number">{number_told}</div></div>')
+        before = level
+    return figure(
+        "What moved dev",
+        f'<div class="strips">{"".join(rows)}</div>',
+        "Score on dev in percent, step by step; changes in points. A free, second reading of who did what: dev also chose, so "
+        "each step looks better here than it would on fresh rows. The gains on the sealed test stand in the verdict.",
+        kind="wide",
+    )
+
+
+def _moves(record: RunRecord, prompts: Prompts) -> list[tuple[str, float]]:
+    """Names of the steps with the leading candidate's dev score after each, the starting point first."""
+    dev = fields(record.value("confirm").get("dev"))
+
+    def confirmed(arm: str) -> float | None:
+        return number(fields(dev.get(arm)).get("score"))
+
+    races = list(record.values("race"))
+    first = fields(races[0].get("scores")) if races else {}
+    start = confirmed("seed_prompt")
+    start = number(first.get(prompts.seed)) if start is None else start
+    if start is None:
+        return []
+    moves = [("seed prompt, base model", start)]
+    searched = confirmed("prompt_only")
+    searched = number(fields(races[0].get("best")).get("score")) if searched is None and races else searched
+    if searched is not None:
+        moves.append((f"choosing among {len(first)} prompts", searched))
+    leader = ""
+    for cycle in record.values("cycle"):
+        name, winner = f"cycle {cycle.get('cycle')}", str(cycle.get("winner"))
+        tuned = {str(t.get("prompt_id")): number(t.get("score")) for t in map(fields, items(cycle.get("tuned")))}
+        level = number(cycle.get("dev_score"))
+        if level is None:
+            continue
+        if not leader:
+            short = [s for s in tuned.values() if s is not None]
+            count, most = len(tuned), max(short, default=None)
+            moves.append((f"{name}: tuning {count} prompts, the best kept", level if most is None else most))
+            if most is not None and most != level:
+                moves.append((f"{name}: tuning the two best on to {cycle.get('steps')} steps", level))
+        elif winner != leader:
+            own = tuned.get(leader)
+            moves += [(f"{name}: tuning on", own)] if own is not None else []
+            moves.append((f"{name}: a new prompt", level))
+        else:
+            moves.append((f"{name}: tuning on to {cycle.get('steps')} steps", level))
+        leader = winner
+    last = [v for v in record.values("tuned") if v.get("stage") == "finish" and str(v.get("prompt_id")) == leader]
+    if last and (level := number(last[0].get("score"))) is not None:
+        moves.append((f"learning rate falls to zero, {last[0].get('steps')} steps", level))
+    if (level := confirmed("best_tuned")) is not None and level != moves[-1][1]:
+        moves.append(("the best of all that was measured kept", level))
+    return moves

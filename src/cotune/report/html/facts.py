@@ -1,0 +1,128 @@
+"""Data health, and what one needs to make the same run again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from cotune.report.html.markup import chip, data_text, esc, figure
+from cotune.report.html.prompts import read_prompt
+from cotune.report.html.record import RunRecord
+from cotune.report.plain import counted, fields, items, number
+
+_COUNTS = {
+    "train": "train rows used",
+    "dev": "dev rows used",
+    "test": "test rows used",
+    "train_read": "rows read from the train file",
+    "dev_read": "rows read from the dev file",
+    "test_read": "rows read from the test file",
+    "train_rows_in_test": "train rows left out: they repeat test rows",
+    "dev_rows_in_test": "dev rows left out: they repeat test rows",
+    "train_rows_in_dev": "train rows left out: they repeat dev rows",
+    "test_rows_in_train": "test rows that stood in train",
+    "test_rows_in_train_exactly": "of these, letter for letter",
+}
+
+
+def health_section(record: RunRecord) -> str:
+    """What the data checks found."""
+    start = record.value("start")
+    data = fields(record.summary.get("data"))
+    counts = dict(fields(data.get("counts"))) or dict(fields(start.get("n")))
+    findings = [fields(item) for item in items(data.get("findings"))]
+    findings = findings or [{"message": text, "severity": ""} for text in items(start.get("checks"))]
+    listed = "".join(f"<li>{_severity(f)}{data_text(f.get('message', ''))}{_examples(f)}</li>" for f in findings)
+    if not counts and not findings:
+        return "<p class=empty>The data was not checked yet.</p>"
+    found = f'<ul class="findings">{listed}</ul>' if listed else "<p>The checks found nothing to tell.</p>"
+    truncated = number(record.summary.get("truncated"))
+    if truncated:
+        found += f"<p>{counted(int(truncated), 'row')} did not fit into the model’s context under some prompt and were cut.</p>"
+    rows = "".join(
+        f"<tr><th>{esc(_COUNTS.get(name, name.replace('_', ' ')))}</th><td>{esc(value)}</td></tr>"
+        for name, value in counts.items()
+        if number(value) or name in ("train", "dev", "test")
+    )
+    detectable = start.get("detectable")
+    note = data_text(detectable) if detectable else ""
+    return (
+        '<div class="pair">'
+        + figure(
+            "What the checks found",
+            found,
+            "Duplicates, leaks between splits, contradictions, odd inputs and balance are looked at.",
+        )
+        + figure("Rows", f"<table class=facts>{rows}</table>", note)
+        + "</div>"
+    )
+
+
+def _severity(finding: Mapping[str, Any]) -> str:
+    severity = finding.get("severity")
+    return f"{chip(severity, 'warning' if severity == 'warning' else '')} " if severity else ""
+
+
+def _examples(finding: Mapping[str, Any]) -> str:
+    ids = [str(i) for i in items(finding.get("examples"))]
+    return f'<div class="quiet">rows {data_text(", ".join(ids))}</div>' if ids else ""
+
+
+def reproduce_section(record: RunRecord) -> str:
+    """Command, config, versions, hashes."""
+    start, engine = record.value("start"), record.value("engine")
+    summary = record.summary
+    seed = summary.get("seed", start.get("seed", record.config.get("seed")))
+    versions = dict(fields(summary.get("versions")))
+    if record.identity.get("cotune"):
+        versions.setdefault("cotune", record.identity["cotune"])
+    best = fields(fields(summary.get("arms")).get("best_tuned"))
+    hashes = {
+        "data": record.identity.get("data"),
+        "test rows": record.value("open_test").get("test"),
+        "model weights": start.get("model_fingerprint"),
+        "winner": best.get("candidate_id"),
+        "winner’s prompt": best.get("prompt_id"),
+        "winner’s adapter": best.get("adapter_id"),
+    }
+    machine = {name: engine.get(name) for name in ("device", "dtype", "threads", "batch_tokens")}
+    machine["processor"] = fields(engine.get("probe")).get("processor")
+    facts = [("seed", seed), *versions.items(), *machine.items()]
+    given = figure("Versions and machine", f"<table class=facts>{_table(facts)}</table>")
+    told = figure("Hashes", f"<table class='facts hashes'>{_table(hashes.items())}</table>", "Of contents, never of names.")
+    return f"{_command(record)}<div class=pair>{given}{told}</div>"
+
+
+def _table(facts: Any) -> str:
+    return "".join(f"<tr><th>{esc(name)}</th><td>{esc(value)}</td></tr>" for name, value in facts if value not in (None, ""))
+
+
+def _command(record: RunRecord) -> str:
+    extra = [prompt for item in items(record.value("start").get("prompts"))[1:] if (prompt := read_prompt(item))]
+    files = [f"prompt-{i}.txt" for i in range(2, 2 + len(extra))]
+    command = ["cotune", "run", "task.yaml", *(part for name in files for part in ("--prompt", name)), "--out", "runs/again"]
+    shown = _copied("The command", shlex.join(command))
+    if record.config:
+        shown += _copied("task.yaml", task_yaml(record.config))
+    for name, prompt in zip(files, extra, strict=True):
+        shown += _copied(name, prompt.text)
+    note = "The config as the run resolved it. Under a token budget the same machine gives the same journal, apart from times."
+    return figure("Make it again", shown, note, kind="wide")
+
+
+def task_yaml(config: Mapping[str, Any]) -> str:
+    """A run's resolved config as a task file; what is not set is left out."""
+    import yaml
+
+    def given(value: Any) -> Any:
+        return {k: given(v) for k, v in value.items() if v is not None} if isinstance(value, Mapping) else value
+
+    return str(yaml.safe_dump(given(config), sort_keys=False, allow_unicode=True, width=100))
+
+
+def _copied(name: str, text: str) -> str:
+    return (
+        f'<div class="copy"><div class="copy-head"><b>{esc(name)}</b><button type="button" data-copy hidden>Copy</button></div>'
+        f'<pre dir="auto" tabindex="0">{esc(text)}</pre></div>'
+    )

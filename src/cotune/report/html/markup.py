@@ -1,0 +1,90 @@
+"""Text from outside made safe for a page, and cut to a size in bytes."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from cotune.report.plain import harmless, number
+
+_DASH = "–"
+_ESCAPED = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
+
+def esc(text: object) -> str:
+    """The text escaped for HTML, in content and in quoted attributes; control and direction characters written out."""
+    return html.escape(harmless(text), quote=True)
+
+
+def data_text(text: object) -> str:
+    """:func:`esc` in an element that keeps right-to-left text from reordering what stands around it."""
+    return f'<bdi dir="auto">{esc(text)}</bdi>'
+
+
+def embedded_json(value: Any) -> str:
+    """JSON that can stand inside a script element: nothing in it can end the element or open another."""
+    text = json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return "".join(_ESCAPED.get(character, character) for character in text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return harmless(value)
+    if isinstance(value, Mapping):
+        return {harmless(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and number(value) is None:
+        return None
+    return value
+
+
+def cut(text: str, most_bytes: int) -> tuple[str, int]:
+    """The beginning of a text that takes at most so many bytes once embedded, and how many characters were left out."""
+    if len(text) * 6 <= most_bytes:
+        return text, 0
+    used = 0
+    for place, character in enumerate(text):
+        used += _cost(character)
+        if used > most_bytes:
+            return text[:place], len(text) - place
+    return text, 0
+
+
+def _cost(character: str) -> int:
+    if character.isascii():
+        return 1 if character.isprintable() and character not in '<>&"\\' else 8
+    return max(len(character.encode("utf-8", "surrogatepass")), 8 if not character.isprintable() else 0)
+
+
+def signed_points(value: object) -> str:
+    """A difference of scores in points: ``+3.2``, ``−1.0``."""
+    found = number(value)
+    return _DASH if found is None else f"{100 * found:+.1f}".replace("-", "−")
+
+
+def percent(value: object, digits: int = 1) -> str:
+    """A score in percent without its sign: ``93.2``."""
+    found = number(value)
+    return _DASH if found is None else f"{100 * found:.{digits}f}"
+
+
+def p_value(value: object) -> str:
+    """``p = 0.031`` or ``p < 0.001``."""
+    found = number(value)
+    if found is None:
+        return ""
+    return "p < 0.001" if found < 0.001 else f"p = {found:.2g}" if found < 0.1 else f"p = {found:.2f}"
+
+
+def figure(title: str, body: str, caption: str = "", *, kind: str = "") -> str:
+    """A figure with its title (trusted text) and what one should know when reading it (trusted markup)."""
+    told = f"<figcaption>{caption}</figcaption>" if caption else ""
+    return f'<figure class="{kind}"><h3>{title}</h3>{body}{told}</figure>'
+
+
+def chip(text: object, kind: str = "") -> str:
+    """A small label."""
+    return f'<span class="chip {kind}">{esc(text)}</span>'

@@ -1,0 +1,122 @@
+"""The page: its head with the content policy, the sections in their order, the data for its script."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib.resources import files as package_files
+from pathlib import Path
+
+from cotune.files import write_text
+from cotune.report.html.answers import errors_section, matrix_section, rows_for_page
+from cotune.report.html.course import search_section, training_section, waterfall_section
+from cotune.report.html.facts import health_section, reproduce_section
+from cotune.report.html.lineage import lineage_section, map_section
+from cotune.report.html.markup import data_text, embedded_json, esc
+from cotune.report.html.prompts import prompt_details, read_prompts
+from cotune.report.html.record import RunRecord, read_record
+from cotune.report.html.verdict import verdict_section
+from cotune.report.narration import ARM_NAMES
+from cotune.report.plain import fields, one_line
+
+REPORT = "report.html"
+_ICON = (
+    "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'><circle cx='5.5' cy='8' r='4.5' fill='none' "
+    "stroke='%231f6fb5' stroke-width='2'/><circle cx='10.5' cy='8' r='4.5' fill='%23d9730d'/></svg>"
+)
+_MARK = _ICON.replace("%23", "#").replace("<svg ", "<svg width='22' height='22' aria-hidden='true' ")
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write ``report.html`` into a run's folder, whole or not at all; also for a run that has not ended.
+
+    Args:
+        run_folder: the run's folder. A journal is enough; ``summary.json``, ``config.json`` and ``test_rows.json`` are
+            shown where they are there. The last one holds ``{"labels": [text], "rows": [{"id", "input", "gold": label
+            index, "answers": {arm: label index}, "probabilities": {arm: [number a label]}}]}``.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        InputError: the folder is not a run's.
+        CotuneError: the file cannot be written.
+    """
+    path = run_folder / REPORT
+    write_text(path, render_report(run_folder))
+    return path
+
+
+def render_report(run_folder: Path) -> str:
+    """The page as text; what :func:`write_report` writes. Raises InputError where the folder is not a run's."""
+    record = read_record(run_folder)
+    prompts = read_prompts(record)
+    sections = [
+        ("verdict", "Verdict", "", verdict_section(record, prompts)),
+        ("lineage", "Lineage", "Prompts and adapters through the cycles", lineage_section(record, prompts)),
+        ("map", "Prompt map", "", map_section(record, prompts)),
+        ("matrix", "Matrix", "", matrix_section(record)),
+        ("errors", "Errors", "", errors_section(record)),
+        ("training", "Training", "", training_section(record, prompts)),
+        ("search", "Search", "", search_section(record, prompts)),
+        ("waterfall", "Waterfall", "", waterfall_section(record, prompts)),
+        ("health", "Data health", "", health_section(record)),
+        ("reproduce", "Reproduce", "", reproduce_section(record)),
+    ]
+    links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _, _ in sections)
+    body = "".join(
+        f'<section id="{name}" aria-label="{title}">'
+        + ("" if name == "verdict" else f"<h2>{title}{f' <small>{more}</small>' if more else ''}</h2>")
+        + f"{inside}</section>"
+        for name, title, more, inside in sections
+    )
+    data = {
+        "labels": [one_line(label, 80) for label in record.tests.labels],
+        "arms": [ARM_NAMES[arm] for arm in record.tests.arms],
+        "rows": rows_for_page(record.tests) if record.tests.arms else [],
+        "prompts": prompt_details(prompts, record.metric),
+        "metric": record.metric,
+    }
+    style, script = _asset("page.css"), _asset("panel.js") + _asset("matrix.js")
+    policy = (
+        f"default-src 'none'; script-src {_source(script)}; style-src {_source(style)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    remarks = "".join(f"<p class=remark>{esc(remark)}</p>" for remark in record.remarks)
+    task = one_line(record.summary.get("task") or record.value("start").get("task") or record.config.get("name") or "run", 80)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{esc(policy)}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="referrer" content="no-referrer">'
+        f'<title>{esc(task)} · cotune report</title><link rel="icon" href="data:image/svg+xml,{esc(_ICON)}">'
+        f"<style>{style}</style></head><body>"
+        f'<header><div class="bar"><a class="brand" href="#verdict">{_MARK} cotune</a><nav aria-label="Sections">{links}</nav>'
+        '<button type="button" id="theme" hidden>Dark</button></div></header>'
+        f"<main>{_about(record, task)}{remarks}{body}</main>"
+        f"<footer>Made by cotune from the run’s journal. Nothing on this page is loaded from elsewhere.</footer>"
+        '<dialog id="panel" aria-labelledby="panel-title"></dialog><div id="tip" role="tooltip" hidden></div>'
+        f'<script type="application/json" id="data">{embedded_json(data)}</script><script>{script}</script></body></html>\n'
+    )
+
+
+def _about(record: RunRecord, task: str) -> str:
+    start = record.value("start")
+    n = fields(record.summary.get("n") or start.get("n"))
+    rows = ", ".join(f"{esc(count)} {esc(split)}" for split, count in n.items())
+    model = record.summary.get("model") or start.get("model") or record.config.get("model")
+    budget = start.get("budget") or record.config.get("budget")
+    facts = [
+        f"<b>{data_text(task)}</b>",
+        data_text(one_line(model, 80)) if model else "",
+        f"{rows} rows" if rows else "",
+        f"budget {esc(budget)}" if budget else "",
+    ]
+    return f'<p class="about">{" · ".join(fact for fact in facts if fact)}</p>'
+
+
+def _asset(name: str) -> str:
+    return (package_files("cotune.report.html") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _source(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,162 @@
+"""Plots as SVG whose places are percentages: they fit any width without a script, and text keeps its size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from cotune.report.html.markup import esc
+
+Point = tuple[float, float]
+
+
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers from ``low`` to ``high``, about ``count`` of them."""
+    span = high - low
+    if not math.isfinite(span) or span <= 0:
+        return [low]
+    raw = span / max(1, count)
+    size = 10 ** math.floor(math.log10(raw))
+    step = next((m * size for m in (1, 2, 2.5, 5, 10) if m * size >= raw * 0.999), 10 * size)
+    first = math.ceil(low / step - 1e-9)
+    return [round(k * step, 10) for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def padded(values: Iterable[float], *, share: float = 0.06, least: float = 0.0) -> tuple[float, float]:
+    """A range around the values with some air, at least ``least`` wide; 0 to 1 where there are none."""
+    found = [v for v in values if math.isfinite(v)]
+    if not found:
+        return 0.0, 1.0
+    low, high = min(found), max(found)
+    air = max(share * (high - low), (least - (high - low)) / 2, 1e-6)
+    return low - air, high + air
+
+
+class Plot:
+    """A plot area in data coordinates.
+
+    Args:
+        x: range of the horizontal axis.
+        y: range of the vertical axis; the first value lies at the bottom.
+        height: in pixels; the width is what the page gives.
+        label: what the plot shows, for those who do not see it.
+    """
+
+    def __init__(self, x: Point, y: Point, *, height: int, label: str) -> None:
+        self.x_range, self.y_range, self.height, self.label = x, y, height, label
+        self._parts: list[str] = []
+
+    def x(self, value: float) -> str:
+        """A place on the horizontal axis."""
+        return f"{_share(value, self.x_range):.2f}%"
+
+    def y(self, value: float) -> str:
+        """A place on the vertical axis."""
+        return f"{100 - _share(value, self.y_range):.2f}%"
+
+    def raw(self, markup: str) -> None:
+        """Add trusted markup."""
+        self._parts.append(markup)
+
+    def line(self, start: Point, end: Point, kind: str) -> None:
+        """A straight line of a class."""
+        self.raw(
+            f'<line class="{kind}" x1="{self.x(start[0])}" y1="{self.y(start[1])}" '
+            f'x2="{self.x(end[0])}" y2="{self.y(end[1])}"/>'
+        )
+
+    def path(self, points: Sequence[Point], kind: str, tip: str = "") -> None:
+        """A line through points; stretched with the plot, its width kept."""
+        if len(points) < 2:
+            return
+        places = " ".join(f"{10 * _share(x, self.x_range):.1f},{1000 - 10 * _share(y, self.y_range):.1f}" for x, y in points)
+        told = f' data-tip="{esc(tip)}"' if tip else ""
+        self.raw(
+            '<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" width="100%" height="100%">'
+            f'<polyline class="{kind}" points="{places}"{told}/></svg>'
+        )
+
+    def dot(self, place: Point, kind: str, *, radius: float = 5, tip: str = "", prompt: str = "", name: str = "") -> None:
+        """A dot; with ``prompt`` it is a button that opens that prompt."""
+        told = f' data-tip="{esc(tip)}"' if tip else ""
+        circle = f'<circle class="{kind}" cx="{self.x(place[0])}" cy="{self.y(place[1])}" r="{radius:.1f}"{told}'
+        if prompt:
+            circle += f' data-prompt="{esc(prompt)}" tabindex="0" role="button" aria-label="{esc(name or tip)}"'
+        self.raw(circle + "/>")
+
+    def text(self, place: Point, text: str, kind: str, *, dx: float = 0, dy: float = 0) -> None:
+        """A text at a place, moved by pixels."""
+        self.raw(f'<text class="{kind}" x="{self.x(place[0])}" y="{self.y(place[1])}" dx="{dx}" dy="{dy}">{esc(text)}</text>')
+
+    def axes(self, x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]]) -> None:
+        """Grid lines and their labels, outside of the area."""
+        for value, shown in y_ticks:
+            place = self.y(value)
+            self.raw(f'<line class="grid" x1="0" x2="100%" y1="{place}" y2="{place}"/>')
+            self.raw(f'<text class="tick y" x="0" dx="-8" y="{place}" dy="4">{esc(shown)}</text>')
+        for value, shown in x_ticks:
+            place = self.x(value)
+            self.raw(f'<line class="grid" x1="{place}" x2="{place}" y1="0" y2="100%"/>')
+            self.raw(f'<text class="tick x" x="{place}" y="100%" dy="18">{esc(shown)}</text>')
+
+    def render(self, *, x_title: str = "", y_title: str = "", kind: str = "") -> str:
+        """The plot as markup; titles are trusted."""
+        above = f'<div class="axis-title">{y_title}</div>' if y_title else ""
+        below = f'<div class="axis-title below">{x_title}</div>' if x_title else ""
+        return (
+            f'{above}<div class="plot {kind}"><svg class="area" width="100%" height="{self.height}" role="group" '
+            f'aria-label="{esc(self.label)}">{"".join(self._parts)}</svg></div>{below}'
+        )
+
+
+def strip(
+    span: Point,
+    value: float | None,
+    ci: Point | None,
+    kind: str,
+    *,
+    zero: float | None = None,
+    tip: str = "",
+    extra: str = "",
+    height: int = 28,
+) -> str:
+    """One dot with its interval on a line of its own.
+
+    Args:
+        span: range of the scale.
+        value: where the dot lies; None draws none.
+        ci: ends of the interval.
+        kind: class of dot and interval.
+        zero: where a reference line stands.
+        tip: told on hovering.
+        extra: trusted markup drawn underneath.
+        height: in pixels.
+    """
+
+    def at(number: float) -> str:
+        return f"{min(100.0, max(0.0, _share(number, span))):.2f}%"
+
+    parts = [extra]
+    if zero is not None and span[0] <= zero <= span[1]:
+        parts.append(f'<line class="zero" x1="{at(zero)}" x2="{at(zero)}" y1="0" y2="100%"/>')
+    if ci is not None:
+        parts.append(f'<line class="whisker {kind}" x1="{at(ci[0])}" x2="{at(ci[1])}" y1="50%" y2="50%"/>')
+        for end in ci:
+            if span[0] <= end <= span[1]:
+                top, bottom = height / 2 - 5, height / 2 + 5
+                parts.append(f'<line class="cap {kind}" x1="{at(end)}" x2="{at(end)}" y1="{top}" y2="{bottom}"/>')
+    if value is not None:
+        parts.append(f'<circle class="mark {kind}" cx="{at(value)}" cy="50%" r="6.5"/>')
+    told = f' data-tip="{esc(tip)}"' if tip else ""
+    return f'<svg class="strip" width="100%" height="{height}" aria-hidden="true"{told}>{"".join(parts)}</svg>'
+
+
+def scale(span: Point, ticks: Sequence[tuple[float, str]]) -> str:
+    """The axis under a column of strips."""
+    marks = "".join(f'<text class="tick x" x="{_share(value, span):.2f}%" y="14">{esc(shown)}</text>' for value, shown in ticks)
+    return f'<svg class="strip scale" width="100%" height="20" aria-hidden="true">{marks}</svg>'
+
+
+def _share(value: float, span: Point) -> float:
+    width = span[1] - span[0]
+    return 50.0 if width == 0 or not math.isfinite(value) else 100 * (value - span[0]) / width

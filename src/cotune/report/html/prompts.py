@@ -1,0 +1,235 @@
+"""The prompts of a run and what became of each: where it came from, what it scored, how far it was tuned."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from cotune.errors import CotuneError
+from cotune.prompt.prompt import Prompt
+from cotune.report.html.intervals import share_interval
+from cotune.report.html.markup import cut
+from cotune.report.html.record import RunRecord
+from cotune.report.plain import counted, fields, items, number, one_line
+
+_MOST_WORDS = 1_500
+_WORD = re.compile(r"\s+|[^\s]+")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A measurement on dev.
+
+    Attributes:
+        score: the metric.
+        rows: dev rows that it rests on.
+        cycle: in which it was made.
+        adapter: weights that answered.
+        log_loss: in nats a row, where it is known.
+        steps: optimizer steps behind the weights, 0 for the base model.
+        stage: of the run.
+    """
+
+    score: float
+    rows: int
+    cycle: int
+    adapter: str
+    log_loss: float | None = None
+    steps: int = 0
+    stage: str = ""
+
+
+@dataclass
+class PromptFacts:
+    """A prompt with its history.
+
+    Attributes:
+        prompt: the prompt itself.
+        source: where it came from.
+        operator: what made it, empty for a first prompt.
+        parents: ids of the prompts that it was made from.
+        cycle: in which it first appeared.
+        raced: its result in each race.
+        tuned: its adapters' results, in order.
+        dropped: cycles in which the race's test dropped it.
+    """
+
+    prompt: Prompt
+    source: str = ""
+    operator: str = ""
+    parents: tuple[str, ...] = ()
+    cycle: int = 1
+    raced: list[Score] = field(default_factory=list)
+    tuned: list[Score] = field(default_factory=list)
+    dropped: set[int] = field(default_factory=set)
+
+    @property
+    def name(self) -> str:
+        """The prompt on one short line."""
+        return one_line(self.prompt.text.replace("\n", " ⏎ ") or "(the bare input)", 110)
+
+    @property
+    def origin(self) -> str:
+        """Where it came from, in words."""
+        return {"user": "yours or drafted"}.get(self.source, self.operator.replace("_", " ").replace("+", " + ") or self.source)
+
+    @property
+    def best(self) -> Score | None:
+        """Its best measurement: tuned where it was tuned, else raced."""
+        return max(self.tuned or self.raced, key=lambda s: s.score, default=None)
+
+    @cached_property
+    def full_text(self) -> str:
+        """All that the model is shown apart from the row, as people read it."""
+        prompt = self.prompt
+        blocks = [f"[system]\n{prompt.system}"] if prompt.system is not None else []
+        for shown in prompt.demonstrations:
+            row = "\n".join(f"{name}: {text}" for name, text in shown.fields)
+            blocks.append(f"[example]\n{row}\n→ {prompt.word(shown.output)}")
+        blocks.append((f"[prompt]\n{prompt.text}" if blocks else prompt.text) or "(the bare input)")
+        if prompt.label_words:
+            words = "\n".join(f"{label} → {word}" for label, word in prompt.label_words if label != word)
+            blocks += [f"[label words]\n{words}"] if words else []
+        return "\n\n".join(blocks)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """All prompts of a run by id, in order of appearance; which is the seed's, and which leads."""
+
+    by_id: Mapping[str, PromptFacts]
+    seed: str = ""
+    winner: str = ""
+
+    def tag(self, prompt_id: str) -> str:
+        """``winner``, ``seed`` or nothing."""
+        return "winner" if prompt_id == self.winner else "seed" if prompt_id == self.seed else ""
+
+
+def read_prompts(record: RunRecord) -> Prompts:
+    """Gather the prompts from a journal; what has not the expected form is passed over."""
+    found: dict[str, PromptFacts] = {}
+    seed = _collect(record, found)
+    latest = ""
+    for event in record.events:
+        kind, value = event.get("kind"), fields(event.get("value"))
+        if kind == "race":
+            _race(found, value)
+        elif kind == "tuned" and (facts := found.get(str(value.get("prompt_id")))):
+            score = _score(value, value.get("score"), value.get("log_loss"), value.get("rows"))
+            facts.tuned += [score] if score else []
+        elif kind == "cycle":
+            latest = str(value.get("winner"))
+    confirmed = fields(fields(record.value("confirm").get("arms")).get("best_tuned"))
+    return Prompts(found, seed, str(confirmed.get("prompt_id") or latest))
+
+
+def _collect(record: RunRecord, found: dict[str, PromptFacts]) -> str:
+    seed = ""
+    for value in record.values("start", "pool", "confirm"):
+        for item in items(value.get("prompts")):
+            if (prompt := read_prompt(item)) is not None:
+                found.setdefault(prompt.id, PromptFacts(prompt, "user"))
+                seed = seed or prompt.id
+        for item in map(fields, items(value.get("proposals"))):
+            if (prompt := read_prompt(item.get("prompt"))) is not None:
+                cycle = int(number(value.get("cycle")) or 1)
+                facts = found.setdefault(prompt.id, PromptFacts(prompt, cycle=cycle))
+                facts.source, facts.operator = str(item.get("source", "")), str(item.get("operator", ""))
+                facts.parents = tuple(map(str, items(item.get("parents"))))
+        for arm in map(fields, fields(value.get("arms")).values()):
+            if (prompt := read_prompt(arm.get("prompt"))) is not None:
+                found.setdefault(prompt.id, PromptFacts(prompt))
+    return seed
+
+
+def _race(found: Mapping[str, PromptFacts], value: Mapping[str, Any]) -> None:
+    rows, losses = fields(value.get("rows")), fields(value.get("log_losses"))
+    for prompt_id, score in fields(value.get("scores")).items():
+        facts = found.get(prompt_id)
+        measured = _score(value, score, losses.get(prompt_id), rows.get(prompt_id))
+        if facts and measured:
+            facts.raced.append(measured)
+    for prompt_id in map(str, items(value.get("dropped"))):
+        if prompt_id in found:
+            found[prompt_id].dropped.add(int(number(value.get("cycle")) or 1))
+
+
+def _score(value: Mapping[str, Any], score: object, loss: object, rows: object) -> Score | None:
+    found = number(score)
+    if found is None:
+        return None
+    whole = {name: int(number(value.get(name)) or 0) for name in ("cycle", "steps")}
+    adapter, stage = str(value.get("adapter_id", "")), str(value.get("stage", "race"))
+    return Score(found, int(number(rows) or 0), whole["cycle"], adapter, number(loss), whole["steps"], stage)
+
+
+def read_prompt(data: object) -> Prompt | None:
+    """A prompt from its JSON object; None for whatever else stands there."""
+    try:
+        return Prompt.from_json(fields(data)) if fields(data) else None
+    except (CotuneError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def word_diff(before: str, after: str) -> list[list[str]] | None:
+    """What became of a text, word by word.
+
+    Returns:
+        Pairs of ``=`` (kept), ``-`` (gone) or ``+`` (new) and the piece of text; None where the texts are too long to compare.
+    """
+    old, new = _WORD.findall(before), _WORD.findall(after)
+    if max(len(old), len(new)) > _MOST_WORDS:
+        return None
+    pieces: list[list[str]] = []
+    for step, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if step == "equal":
+            pieces.append(["=", "".join(old[a:b])])
+            continue
+        pieces += [["-", "".join(old[a:b])]] if b > a else []
+        pieces += [["+", "".join(new[c:d])]] if d > c else []
+    return pieces
+
+
+def prompt_details(prompts: Prompts, metric: str, *, total_bytes: int = 700_000) -> dict[str, Any]:
+    """For the page's panel: each prompt's text, scores and difference from its parent, cut to a size in all."""
+    each = max(600, min(12_000, total_bytes // (2 * max(1, len(prompts.by_id)))))
+    texts = {prompt_id: cut(facts.full_text, each) for prompt_id, facts in prompts.by_id.items()}
+    details: dict[str, Any] = {}
+    for prompt_id, facts in prompts.by_id.items():
+        parent = next((p for p in facts.parents if p in texts), None)
+        text, missing = texts[prompt_id]
+        details[prompt_id] = {
+            "title": facts.name,
+            "tag": prompts.tag(prompt_id),
+            "text": text,
+            "missing": missing,
+            "parent": parent,
+            "parents": [p for p in facts.parents if p in texts],
+            "diff": word_diff(texts[parent][0], text) if parent else None,
+            "facts": [
+                ["First seen", f"cycle {facts.cycle}"],
+                ["Made by", facts.origin or "–"],
+                *(
+                    [["Shows", counted(len(facts.prompt.demonstrations), "worked example")]]
+                    if facts.prompt.demonstrations
+                    else []
+                ),
+            ],
+            "scores": [
+                {
+                    "what": f"race, cycle {s.cycle}" if s in facts.raced else f"tuned {s.steps} steps, cycle {s.cycle}",
+                    "adapter": s.adapter,
+                    "score": s.score,
+                    "ci": share_interval(s.score, s.rows, metric),
+                    "rows": s.rows,
+                    "log_loss": s.log_loss,
+                }
+                for s in (*facts.raced, *facts.tuned)
+            ],
+        }
+    return details

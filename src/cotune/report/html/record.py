@@ -1,0 +1,174 @@
+"""What a run's folder holds, read without trust: a report must come out of half a journal too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cotune.errors import InputError
+from cotune.report.plain import fields, items, number
+
+JOURNAL, SUMMARY, CONFIG, TEST_ROWS = "journal.jsonl", "summary.json", "config.json", "test_rows.json"
+ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned")
+
+
+@dataclass(frozen=True)
+class TestRow:
+    """A test row with what each arm answered.
+
+    Attributes:
+        id: of the row.
+        text: its input, fields by name where there are several.
+        gold: index of the right label.
+        answers: arm name to index of the label that it chose.
+        probabilities: arm name to one number a label, after the arm's decision rule; arms may be missing.
+    """
+
+    __test__ = False
+
+    id: str
+    text: str
+    gold: int
+    answers: Mapping[str, int]
+    probabilities: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class TestRows:
+    """The test rows of a run, with the labels that their indices point into."""
+
+    __test__ = False
+
+    labels: tuple[str, ...] = ()
+    rows: tuple[TestRow, ...] = ()
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Arms that answered every row, in their usual order."""
+        return tuple(arm for arm in ARMS if self.rows and all(arm in row.answers for row in self.rows))
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as its folder tells it.
+
+    Attributes:
+        folder: the run's folder.
+        events: the journal's lines, each with ``kind`` and ``value``.
+        summary: of a finished run, else empty.
+        config: of the run, else empty.
+        identity: hashes of data and prompts.
+        tests: the test rows' answers; empty where the run does not hold them.
+        remarks: what could not be read, in sentences.
+    """
+
+    folder: Path
+    events: tuple[Mapping[str, Any], ...] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    tests: TestRows = field(default_factory=TestRows)
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return bool(self.summary)
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric."""
+        return str(self.summary.get("metric") or self.config.get("metric") or "score")
+
+    def values(self, *kinds: str) -> Iterator[Mapping[str, Any]]:
+        """The values of events of these kinds, in order."""
+        for event in self.events:
+            if event.get("kind") in kinds:
+                yield fields(event.get("value"))
+
+    def value(self, kind: str) -> Mapping[str, Any]:
+        """The last event's value of a kind; empty where there is none."""
+        return next(reversed(list(self.values(kind))), {})
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Read a run's folder.
+
+    Raises:
+        InputError: it is not a run's folder.
+    """
+    if not (folder / JOURNAL).is_file() and not (folder / SUMMARY).is_file():
+        raise InputError("this is not a run's folder", where=str(folder), mend="Give the --out folder of a cotune run.")
+    remarks: list[str] = []
+    events = tuple(_events(folder / JOURNAL, remarks))
+    stored = fields(_json(folder / CONFIG, remarks))
+    ended = any(event.get("kind") == "done" for event in events) or not events
+    summary = fields(_json(folder / SUMMARY, remarks)) if ended else {}
+    tests = _test_rows(_json(folder / TEST_ROWS, remarks), remarks)
+    config, identity = fields(stored.get("config")), fields(stored.get("identity"))
+    return RunRecord(folder, events, summary, config, identity, tests, tuple(remarks))
+
+
+def _events(path: Path, remarks: list[str]) -> Iterator[Mapping[str, Any]]:
+    if not path.is_file():
+        return
+    *lines, torn = path.read_bytes().split(b"\n")
+    unreadable = 0
+    for line in (*lines, torn):
+        if not line.strip():
+            continue
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            # A run that is going on, or was killed, may have left half a line at the end.
+            unreadable += line is not torn and line is not lines[-1]
+            continue
+        if isinstance(event, dict):
+            yield event
+    if unreadable:
+        remarks.append(f"{unreadable} line(s) of the journal cannot be read and are left out.")
+
+
+def _json(path: Path, remarks: list[str]) -> object:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        remarks.append(f"{path.name} cannot be read and is left out.")
+        return None
+
+
+def _test_rows(data: object, remarks: list[str]) -> TestRows:
+    if data is None:
+        return TestRows()
+    labels = tuple(str(label) for label in items(fields(data).get("labels")))
+    rows = [_row(fields(item), len(labels)) for item in items(fields(data).get("rows"))]
+    kept = tuple(row for row in rows if row is not None)
+    if len(kept) < len(rows) or not labels:
+        remarks.append(f"{len(rows) - len(kept)} row(s) of {TEST_ROWS} do not have the expected form and are left out.")
+    return TestRows(labels, kept)
+
+
+def _row(item: Mapping[str, Any], labels: int) -> TestRow | None:
+    def index(value: object) -> int | None:
+        found = number(value)
+        return int(found) if found is not None and found == int(found) and 0 <= found < labels else None
+
+    gold = index(item.get("gold"))
+    answers = {str(arm): index(answer) for arm, answer in fields(item.get("answers")).items()}
+    if gold is None or any(answer is None for answer in answers.values()):
+        return None
+    text = item.get("input")
+    shown = "\n".join(f"{name}: {value}" for name, value in text.items()) if isinstance(text, dict) else str(text or "")
+    probabilities = {}
+    for arm, given in fields(item.get("probabilities")).items():
+        found = [number(p) for p in items(given)]
+        numbers = tuple(p for p in found if p is not None and -1e-9 <= p <= 1 + 1e-6)
+        if len(numbers) == labels == len(found):
+            probabilities[str(arm)] = numbers
+    known = {arm: answer for arm, answer in answers.items() if answer is not None}
+    return TestRow(str(item.get("id", "")), shown, gold, known, probabilities)
