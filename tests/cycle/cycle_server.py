@@ -1,0 +1,195 @@
+"""Runs ``cotune`` commands in forked children, each a process of its own that can be hit by a signal at a chosen moment.
+
+Loading torch and transformers takes longer than a tiny run; this process loads them once and forks after. It reads one JSON
+object a line from standard input and answers each with one:
+
+    {"arguments": [...], "output": folder, "at": [...], "signal": "KILL", "file_limit": bytes}  starts a command and waits
+    {"pid": 1234, "signal": "CONT"}                                                              wakes or ends a stopped one
+
+The answer holds ``code`` as ``subprocess`` counts it, None where the child only stopped, and its ``pid``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+LOADED = (
+    "torch",
+    "transformers",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.llama.modeling_llama",
+    "peft",
+    "scipy.stats",
+    "scipy.optimize",
+    "safetensors.torch",
+    "rich.console",
+    "cotune.cli",
+    "cotune.cycle",
+    "cotune.bundle",
+    "cotune.report",
+    "cotune.model.local",
+    "cotune.model.bundled",
+    "cotune.model.probe",
+)
+PATIENCE_S = 120
+
+
+def arm(at: list[Any], hit: Callable[[], None]) -> None:
+    """Call ``hit`` once, at a moment: its kind, what is met there, and at the how-manieth time."""
+    kind, what, count = at
+    left = [count]
+
+    def met() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            hit()
+
+    def after(owner: Any, name: str, wanted: Callable[..., bool] = lambda *a, **k: True) -> None:
+        real = getattr(owner, name)
+
+        def patched(*arguments: Any, **named: Any) -> Any:
+            found = real(*arguments, **named)
+            if wanted(*arguments, **named):
+                met()
+            return found
+
+        setattr(owner, name, patched)
+
+    def before(owner: Any, name: str, wanted: Callable[..., bool] = lambda *a, **k: True) -> None:
+        real = getattr(owner, name)
+
+        def patched(*arguments: Any, **named: Any) -> Any:
+            if wanted(*arguments, **named):
+                met()
+            return real(*arguments, **named)
+
+        setattr(owner, name, patched)
+
+    if kind == "line":
+        from cotune.cycle.journal import Journal
+
+        after(Journal, "_append", lambda self, found, *rest: what in ("any", found))
+    elif kind == "torn line":
+        from cotune.cycle.journal import Journal
+
+        real_append = Journal._append
+
+        def torn(self: Journal, found: str, name: str, value: Any) -> Any:
+            size = self.path.stat().st_size if self.path.exists() else 0
+            recorded = real_append(self, found, name, value)
+            if what in ("any", found):
+                left[0] -= 1
+                if left[0] == 0:
+                    os.truncate(self.path, (size + self.path.stat().st_size) // 2)
+                    hit()
+            return recorded
+
+        Journal._append = torn  # type: ignore[method-assign]
+    elif kind == "optimizer step":
+        import torch
+
+        # Weights have moved, nothing has counted the step yet.
+        after(torch.optim.AdamW, "step")
+    elif kind == "rename":
+        before(Path, "replace", lambda self, target: fnmatch(Path(target).name, what))
+    elif kind == "folder rename":
+        before(Path, "rename", lambda self, target: fnmatch(Path(target).name, what))
+    elif kind == "adapter saved":
+        from cotune.model.adapters import AdapterSlot
+
+        after(AdapterSlot, "save")
+    elif kind == "pass":
+        from cotune.cycle.lab import Lab
+        from cotune.model.local import LocalModel
+
+        stage = [""]
+        real_scores = Lab.scores
+
+        def scores(self: Lab, prompt: Any, adapter: str, rows: Any, now: str, **note: Any) -> Any:
+            stage[0] = now
+            return real_scores(self, prompt, adapter, rows, now, **note)
+
+        Lab.scores = scores  # type: ignore[method-assign]
+        after(LocalModel, "_compute", lambda *a, **k: stage[0] == what)
+    elif kind == "bundle":
+        import cotune.bundle.save
+
+        before(cotune.bundle.save, "verify")
+    elif kind == "clean":
+        from cotune.cycle.lab import Lab
+
+        before(Lab, "clean")
+    else:
+        raise ValueError(kind)
+
+
+def child(request: dict[str, Any]) -> None:
+    """Run a command and end; never returns."""
+    code = 70
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.alarm(PATIENCE_S)
+        output = Path(request["output"])
+        for descriptor, name in ((1, "stdout"), (2, "stderr")):
+            handle = os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(handle, descriptor)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.chdir(output)
+        if request.get("at"):
+            number = getattr(signal, "SIG" + request.get("signal", "KILL"))
+            arm(request["at"], lambda: os.kill(os.getpid(), number))
+        if request.get("file_limit"):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"], request["file_limit"]))
+        from cotune.cli import main
+
+        try:
+            main(request["arguments"])
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def wait(pid: int) -> dict[str, Any]:
+    """Until the child ends or stops."""
+    _, status = os.waitpid(pid, os.WUNTRACED)
+    return {"pid": pid, "code": None if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status)}
+
+
+def serve() -> None:
+    """Answer requests until standard input ends."""
+    for name in LOADED:
+        importlib.import_module(name)
+    import torch
+
+    torch.set_num_threads(1)
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "pid" in request:
+            os.kill(request["pid"], getattr(signal, "SIG" + request["signal"]))
+            pid = request["pid"]
+        else:
+            pid = os.fork()
+            if pid == 0:
+                child(request)
+        print(json.dumps(wait(pid)), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,237 @@
+"""Runs that are killed, stopped, refused or out of space, and what the same command makes of their folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from cycle_runs import Ended, journal_of, summary_of, without_times
+
+if TYPE_CHECKING:
+    from conftest import Bench
+
+KILLED = -9
+
+MOMENTS = [
+    pytest.param(("line", "any", 9), id="after a journal line in the middle"),
+    pytest.param(("torn line", "train", 2), id="inside the journal line of a training"),
+    pytest.param(("pass", "race", 7), id="inside the prompt race"),
+    pytest.param(("optimizer step", "", 17), id="inside an optimizer step"),
+    pytest.param(("rename", "steady.safetensors", 3), id="between a checkpoint and its rename"),
+    pytest.param(("rename", "decay-*.safetensors", 1), id="between the decay's checkpoint and its rename"),
+    pytest.param(("adapter saved", "", 4), id="between an adapter and its journal line"),
+    pytest.param(("rename", "adapter_config.json", 3), id="between an adapter's two files"),
+    pytest.param(("pass", "test", 2), id="inside an arm's test scoring"),
+    pytest.param(("line", "arm", 3), id="between the arms of the test"),
+    pytest.param(("bundle", "", 1), id="while the bundle is saved"),
+    pytest.param(("rename", "summary.json", 1), id="before the summary gets its name"),
+]
+
+
+def same_as(whole: Path, out: Path) -> None:
+    assert summary_of(out) == summary_of(whole)
+    assert without_times(journal_of(out)) == without_times(journal_of(whole))
+    files = [sorted(path.relative_to(folder / "best") for path in (folder / "best").rglob("*")) for folder in (whole, out)]
+    assert files[0] == files[1]
+    for name in ("prompt.json", "decision.json", "adapter/adapter_model.safetensors"):
+        assert (out / "best" / name).read_bytes() == (whole / "best" / name).read_bytes()
+
+
+@pytest.mark.parametrize("at", MOMENTS)
+def test_killed_and_run_again(bench: Bench, whole: Path, tmp_path: Path, at: tuple[str, str, int]) -> None:
+    killed = bench.run(tmp_path / "run", at=at)
+    assert killed.code == KILLED, "the moment never came: " + killed.stderr
+    before = (tmp_path / "run" / "journal.jsonl").read_bytes() if (tmp_path / "run" / "journal.jsonl").exists() else b""
+    again = bench.run(tmp_path / "run")
+    assert again.code == 0, again.stderr
+    same_as(whole, tmp_path / "run")
+    # What stood in whole lines was not written anew.
+    kept = before[: before.rfind(b"\n") + 1]
+    assert (tmp_path / "run" / "journal.jsonl").read_bytes().startswith(kept)
+
+
+def test_killed_over_and_over(bench: Bench, whole: Path, tmp_path: Path) -> None:
+    """A run that is killed every few lines still gets to the same end, as each session adds its part."""
+    lines, kills = 0, 0
+    while True:
+        ended = bench.run(tmp_path / "run", at=("line", "any", 16))
+        if ended.code == 0:
+            break
+        assert ended.code == KILLED, ended.stderr
+        kills += 1
+        now = len(journal_of(tmp_path / "run"))
+        assert now == lines + 16
+        lines = now
+    assert kills >= 3
+    same_as(whole, tmp_path / "run")
+
+
+def test_the_journal_leaves_the_test_sealed_until_arms_are_frozen(whole: Path) -> None:
+    kinds = [event["kind"] for event in journal_of(whole)]
+    opened = kinds.index("open_test")
+    assert kinds.count("open_test") == 1
+    assert all(e["value"].get("stage") != "test" for e in journal_of(whole)[:opened] if isinstance(e["value"], dict))
+
+
+def test_the_same_seed_gives_the_same_journal(bench: Bench, whole: Path, tmp_path: Path) -> None:
+    assert bench.run(tmp_path / "run").code == 0
+    assert without_times(journal_of(tmp_path / "run")) == without_times(journal_of(whole))
+    assert summary_of(tmp_path / "run") == summary_of(whole)
+
+
+def test_another_seed_gives_another_journal(bench: Bench, whole: Path, tmp_path: Path) -> None:
+    bench.run(tmp_path / "run", seed=5, at=("line", "race", 1))
+    other, mine = without_times(journal_of(tmp_path / "run")), without_times(journal_of(whole))
+    assert other != mine[: len(other)]
+
+
+def test_a_finished_run_is_told_again_at_once(bench: Bench, whole: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file() and path.name != ".lock"}
+    started = time.monotonic()
+    again = bench.run(whole, "--json")
+    assert again.code == 0
+    assert time.monotonic() - started < 3
+    told = json.loads(again.stdout.splitlines()[-1])
+    assert told.pop("out") == str(whole)
+    assert told == json.loads((whole / "summary.json").read_text())
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path in before} == before
+
+
+def test_a_run_tells_nothing_but_its_own_story(whole: Path, bench: Bench, tmp_path: Path) -> None:
+    ended = bench.run(tmp_path / "run", at=("line", "race", 1))
+    assert ended.stderr == ""
+    assert "\x1b" not in ended.stdout
+
+
+def test_checkpoints_are_cleaned_away_also_after_a_kill_before_it(bench: Bench, tmp_path: Path) -> None:
+    assert bench.run(tmp_path / "run", at=("clean", "", 1)).code == KILLED
+    assert (tmp_path / "run" / "summary.json").is_file()
+    assert bench.run(tmp_path / "run").code == 0
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+# Refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (("tune.rank=8",), "tune.rank: 4 -> 8"),
+        (("metric=macro_f1",), "metric: 'accuracy' -> 'macro_f1'"),
+        (("--budget", "90ktok"), "budget: '60ktok' -> '90ktok'"),
+        (("--seed", "5"), "seed: 4 -> 5"),
+        (("limit.train=60",), "limit.train: 80 -> 60"),
+    ],
+)
+def test_a_changed_config_is_refused_and_told(bench: Bench, whole: Path, settings: tuple[str, ...], told: str) -> None:
+    before = (whole / "journal.jsonl").read_bytes()
+    refused = bench.run(whole, *settings)
+    assert refused.code == 2
+    assert told in refused.stderr
+    assert "--out" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert (whole / "journal.jsonl").read_bytes() == before
+
+
+def test_changed_data_are_refused(bench: Bench, whole: Path, tmp_path: Path) -> None:
+    text = bench.rows.read_text()
+    try:
+        bench.rows.write_text(text.replace("apple", "melon"))
+        refused = bench.run(whole)
+    finally:
+        bench.rows.write_text(text)
+    assert refused.code == 2
+    assert "data:" in refused.stderr
+
+
+def test_another_prompt_is_refused(bench: Bench, whole: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("What is this?\n{text}")
+    refused = bench.run(whole, "--prompt", str(mine))
+    assert refused.code == 2
+    assert "prompts:" in refused.stderr
+
+
+def test_a_folder_of_something_else_is_refused(bench: Bench, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    shutil.copy(whole / "journal.jsonl", out)
+    refused = bench.run(out)
+    assert refused.code == 2
+    assert "journal without its config" in refused.stderr
+    assert sorted(path.name for path in out.iterdir() if path.name != ".lock") == ["journal.jsonl"]
+
+
+def test_a_damaged_journal_is_told_and_left_alone(bench: Bench, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    (out / "summary.json").unlink()
+    lines = (out / "journal.jsonl").read_bytes().split(b"\n")
+    lines[4] = lines[4][:20]
+    (out / "journal.jsonl").write_bytes(b"\n".join(lines))
+    refused = bench.run(out)
+    assert refused.code == 1
+    assert "line 5" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert (out / "journal.jsonl").read_bytes() == b"\n".join(lines)
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(bench: Bench, whole: Path, tmp_path: Path) -> None:
+    first = bench.run(tmp_path / "run", at=("line", "race", 1), signal="STOP")
+    assert first.code is None
+    try:
+        lines = (tmp_path / "run" / "journal.jsonl").read_bytes()
+        second = bench.run(tmp_path / "run")
+        assert second.code == 3
+        assert "another process" in second.stderr
+        assert "Traceback" not in second.stderr
+        assert (tmp_path / "run" / "journal.jsonl").read_bytes() == lines
+    finally:
+        woken = bench.commands.send(first, "CONT")
+    assert woken.code == 0
+    same_as(whole, tmp_path / "run")
+
+
+# Stopping on purpose, and a full disk -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [("optimizer step", "", 20), ("pass", "race", 3)], ids=lambda at: at[0])
+def test_an_interrupt_says_how_to_go_on(bench: Bench, whole: Path, tmp_path: Path, at: tuple[str, str, int]) -> None:
+    stopped = bench.run(tmp_path / "run", at=at, signal="INT")
+    assert stopped.code == 130
+    assert "the same command goes on" in stopped.stderr
+    assert str(tmp_path / "run") in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    if at[0] == "optimizer step":
+        assert bench.run(tmp_path / "run").code == 0
+        same_as(whole, tmp_path / "run")
+
+
+def _told_of_space(ended: Ended) -> None:
+    assert ended.code in (1, 2)  # 1 where a file other than the journal was written
+    assert "Traceback" not in ended.stderr
+    assert "cannot write" in ended.stderr
+    assert "Free some space" in ended.stderr
+
+
+@pytest.mark.parametrize("limit", [0, 3_000, 12_000, 60_000], ids="{} bytes".format)
+def test_a_full_disk_is_told_and_gone_on_after(bench: Bench, whole: Path, tmp_path: Path, limit: int) -> None:
+    """No file may grow above a limit, which fails writes as a full disk does."""
+    out = tmp_path / "run"
+    full = bench.run(out, file_limit=limit) if limit else _on_full_disk(bench, out)
+    _told_of_space(full)
+    if limit == 12_000:
+        assert bench.run(out).code == 0
+        same_as(whole, out)
+
+
+def _on_full_disk(bench: Bench, out: Path) -> Ended:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    out.mkdir()
+    (out / "journal.jsonl").symlink_to("/dev/full")
+    return bench.run(out)
