@@ -138,7 +138,32 @@ def try_(
     typer.echo(tryout_text(found, rows=rows))
 
 
-@app.command()
+@app.command(epilog="Example:\n\n  cotune report runs/mine")
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
+    as_json: Json = False,
+) -> None:
+    """Write report.html, one page that needs no network, and print the verdict again."""
+    if not (run / "journal.jsonl").is_file():
+        raise InputError("this is not a run's folder", where=str(run), mend="Give the --out folder of a cotune run.")
+    from cotune.report.html import write_report
+
+    page = write_report(run)
+    summary = run / "summary.json"
+    found = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else None
+    if as_json:
+        typer.echo(json.dumps({"report": str(page), "summary": found}, ensure_ascii=False))
+        return
+    if found is not None:
+        from rich.console import Console
+
+        from cotune.report import print_verdict
+
+        print_verdict({**found, "out": str(run)}, Console(highlight=False))
+    typer.echo(f"Report: {page}")
+
+
+@app.command(epilog="Example:\n\n  cotune doctor --json")
 def doctor(as_json: Json = False) -> None:
     """Say what this machine offers, and how to mend what is missing."""
     from cotune.model.doctor import diagnose, render

@@ -215,9 +215,7 @@ def test_wrong_wheel_is_refused_and_leaves_nothing(
     assert left_over(cache) == []
 
 
-def test_wheel_with_right_size_and_wrong_bytes_is_refused(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wheel_with_right_size_and_wrong_bytes_is_refused(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundled, "GGUF_BYTES", 5)
     monkeypatch.setenv("COTUNE_SMOLLM2_WHEEL", str(fake_wheel(tmp_path / "same.whl", b"12345")))
     with pytest.raises(InputError, match="not the pinned one"):
@@ -280,9 +278,7 @@ def test_bundled_model_has_the_pinned_bytes_and_answers(bundled_folder: Path) ->
     assert tokenizer.decode(answer) == "The capital of France is Paris.<|im_end|>"
 
 
-CHILD = (
-    "import sys; from cotune.model.bundled import bundled_model_folder as f; print(f(lambda s: print(s, flush=True)))"
-)
+CHILD = "import sys; from cotune.model.bundled import bundled_model_folder as f; print(f(lambda s: print(s, flush=True)))"
 
 
 def start(cache: Path, wheel: Path, code: str = CHILD) -> subprocess.Popen[str]:

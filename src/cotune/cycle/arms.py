@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.lab import Lab
+from cotune.cycle.ledger import enter_opening
 from cotune.cycle.loop import Search
 from cotune.cycle.track import Measured, refit
 from cotune.evaluate.arms import ArmScores
@@ -114,7 +115,14 @@ def open_test(lab: Lab, confirmed: Confirmed) -> dict[str, ArmResult]:
     frozen = {name: m.candidate.id for name, m in confirmed.arms.items()}
     sealed = lab.task.test
     recorded = lab.journal.step(
-        "open_test", [frozen, sealed.content_hash], lambda: {"arms": frozen, "test": sealed.content_hash, "n": sealed.n}
+        "open_test",
+        [frozen, sealed.content_hash],
+        lambda: {
+            "arms": frozen,
+            "test": sealed.content_hash,
+            "n": sealed.n,
+            "opened_before": enter_opening(sealed.content_hash, lab.folder, frozen),
+        },
     )
     opened = sealed.open(recorded["arms"])
     results: dict[str, ArmResult] = {}

@@ -57,5 +57,5 @@ class CostModel:
 
     @staticmethod
     def _mixed(before: tuple[float, float], tokens: int, seconds: float) -> tuple[float, float]:
-        keep = 0.5 ** (seconds / 60.0)
+        keep = 0.5 ** (seconds / 240.0)
         return before[0] * keep + tokens, before[1] * keep + seconds

@@ -137,6 +137,7 @@ def run(
         summary = json.loads(json.dumps(summary, allow_nan=False))
         write_json(out / SUMMARY, summary)
         lab.clean()
+        _report(out, view)
         journal.step("done", "done", lambda: {"bundle": BUNDLE, "score": summary["arms"]["best_tuned"]["score"]})
         return Result(out, summary)
 
@@ -283,6 +284,16 @@ def _ship(lab: Lab, summary: dict[str, Any], candidate: Any, model_name: str, ou
         metrics={key: summary[key] for key in ("arms", "gains", "selection", "n", "seed", "verdict")},
         model_name=model_name,
     )
+
+
+def _report(out: Path, view: View) -> None:
+    """Write the page; a run whose numbers are safe does not fail for want of it."""
+    from cotune.report.html import write_report
+
+    try:
+        write_report(out)
+    except Exception as error:
+        view.event({"kind": "note", "value": {"text": f"the report could not be written ({error}); try cotune report {out}"}})
 
 
 def _check_same(out: Path, config: RunConfig, task: Task, own: Sequence[Prompt]) -> dict[str, Any] | None:

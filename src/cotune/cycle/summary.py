@@ -48,6 +48,10 @@ def build_summary(
     place = [m.candidate.id for m in confirmed.considered].index(confirmed.chosen.candidate.id)
     curse = winners_curse(table, seed=lab.seed, winner=place)
     verdict = sentence(gains.gains, gains.n)
+    opened = next((int(e["value"]["opened_before"]) for e in lab.journal.events if e["kind"] == "open_test"), 0)
+    if opened:
+        times = "once" if opened == 1 else f"{opened} times"
+        verdict += f" This test was opened {times} before: read its p-values with care."
     return {
         "task": task.name,
         "n": {"train": len(task.train), "dev": len(task.dev), "test": task.test.n},
@@ -65,6 +69,7 @@ def build_summary(
             "optimism": round(winner.evaluation.score - results["best_tuned"].evaluation.score, 6),
             "candidates": len(search.proposals),
         },
+        "test_opened_before": opened,
         "cycles": search.cycles,
         "stopped": search.stopped,
         "prompts_scored": len(search.proposals),
