@@ -22,6 +22,7 @@ SETTINGS = (
     "tune.learning_rate=0.02",
     "search.pool=6",
     "search.entrants=3",
+    "tune.max_epochs=4",
     "engine.threads=1",
     "engine.dtype=float32",
 )

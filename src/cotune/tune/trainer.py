@@ -160,9 +160,9 @@ class TuningRun:
                 total, tokens, limit = 0.0, 0, limit // 2
         norm = torch.nn.utils.clip_grad_norm_([p for _, p in self._parameters], self.settings.clip)
         if not math.isfinite(total) or not bool(torch.isfinite(norm)):
+            what = f"gradient's norm became {float(norm)}" if math.isfinite(total) else f"loss became {total / answers}"
             raise DivergedError(
-                f"the loss became {total / answers} in step {self.step + 1}; the trial stops here. "
-                "A lower tune.learning_rate may help."
+                f"the {what} in step {self.step + 1}; the trial stops here. A lower tune.learning_rate may help."
             )
         self._optimizer.step()
         return total / answers, tokens

@@ -1,0 +1,180 @@
+"""The journal: whole lines come back, torn ones do not, and steps are done once. Budgets as users write them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cotune.cycle.budget import Clock, parse_budget
+from cotune.cycle.journal import JOURNAL, Journal, read_journal
+from cotune.errors import BudgetError, CotuneError, InputError
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+steps = st.lists(st.tuples(st.text(min_size=1, max_size=8), values, values), min_size=1, max_size=8)
+
+
+def never() -> NoReturn:
+    raise AssertionError("a step that stands in the journal was done again")
+
+
+def gives(value: Any) -> Callable[[], Any]:
+    return lambda: value
+
+
+@settings(max_examples=60, deadline=None)
+@given(events=steps, data=st.data())
+def test_torn_at_any_byte_it_reads_whole_lines_and_goes_on(events: list[tuple[str, Any, Any]], data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        first = Journal(folder)
+        given_back = [first.step(kind, key, gives(value)) for kind, key, value in events]
+        whole = (folder / JOURNAL).read_bytes()
+        cut = data.draw(st.integers(0, len(whole)), label="cut")
+        (folder / JOURNAL).write_bytes(whole[:cut])
+        standing = whole[:cut].count(b"\n")
+        assert len(read_journal(folder / JOURNAL)) == standing
+
+        again = Journal(folder)
+        assert (folder / JOURNAL).read_bytes() == whole[: whole[:cut].rfind(b"\n") + 1]
+        for number, (kind, key, value) in enumerate(events):
+            assert again.replaying == (number < standing)
+            effect = never if number < standing else gives(value)
+            assert again.step(kind, key, effect) == given_back[number]
+        assert [(e["n"], e["kind"], e["value"]) for e in read_journal(folder / JOURNAL)] == [
+            (n, kind, given_back[n]) for n, (kind, _, _) in enumerate(events)
+        ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(events=steps)
+def test_a_step_gives_back_what_a_later_session_will_read(events: list[tuple[str, Any, Any]]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        journal = Journal(Path(name))
+        now = [json.dumps(journal.step(kind, key, gives(value))) for kind, key, value in events]
+        again = Journal(Path(name))
+        assert [json.dumps(again.step(kind, key, never)) for kind, key, _ in events] == now
+
+
+@pytest.mark.parametrize("garbage", [b"{", b'{"kind"', b"\xff\xfe", b"[1, 2]", b'{"n": 1}', b'"text"', b"\0\0\0\0"])
+@pytest.mark.parametrize("ended", [b"", b"\n"])
+def test_a_last_line_that_is_nothing_is_cut_off(tmp_path: Path, garbage: bytes, ended: bytes) -> None:
+    Journal(tmp_path).step("a", 1, lambda: 1)
+    whole = (tmp_path / JOURNAL).read_bytes()
+    (tmp_path / JOURNAL).write_bytes(whole + garbage + ended)
+    journal = Journal(tmp_path)
+    assert len(journal.events) == 1
+    assert (tmp_path / JOURNAL).read_bytes() == whole
+    journal.step("a", 1, never)
+    journal.step("b", 2, lambda: 2)
+    assert [event["kind"] for event in read_journal(tmp_path / JOURNAL)] == ["a", "b"]
+
+
+def test_damage_further_up_is_told_with_its_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for number in range(3):
+        journal.step("a", number, lambda: None)
+    lines = (tmp_path / JOURNAL).read_bytes().split(b"\n")
+    (tmp_path / JOURNAL).write_bytes(b"\n".join([lines[0], lines[1][:9], *lines[2:]]))
+    with pytest.raises(CotuneError, match=r"line 2 .*damaged.*--out"):
+        Journal(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "key"), [("b", 1), ("a", 2)])
+def test_another_step_at_the_same_place_is_refused(tmp_path: Path, kind: str, key: int) -> None:
+    Journal(tmp_path).step("a", 1, lambda: 1)
+    with pytest.raises(CotuneError, match=r"line 1 records .*'a'.*--out"):
+        Journal(tmp_path).step(kind, key, never)
+
+
+def test_a_step_that_fails_leaves_no_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.step("a", 1, lambda: 1)
+    before = (tmp_path / JOURNAL).read_bytes()
+
+    def fails() -> None:
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        journal.step("b", 2, fails)
+    with pytest.raises(ValueError, match="JSON"):
+        journal.step("b", 2, lambda: float("nan"))
+    assert (tmp_path / JOURNAL).read_bytes() == before
+    assert journal.step("b", 2, lambda: 3) == 3
+
+
+def test_listeners_hear_new_events_alone(tmp_path: Path) -> None:
+    heard: list[int] = []
+    Journal(tmp_path).step("a", 1, lambda: 1)
+    journal = Journal(tmp_path)
+    journal.listeners.append(lambda event: heard.append(event["n"]))
+    journal.step("a", 1, never)
+    assert heard == []
+    journal.step("b", 2, lambda: 2)
+    assert heard == [1]
+
+
+def test_no_space_left_is_an_error_for_people(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    (tmp_path / JOURNAL).symlink_to("/dev/full")
+    journal = Journal.__new__(Journal)
+    journal.path, journal._events, journal._next, journal.clock, journal.listeners = tmp_path / JOURNAL, [], 0, Clock(), []
+    with pytest.raises(InputError, match=r"No space left.*Free some space.*same command"):
+        journal.step("a", 1, lambda: 1)
+
+
+def test_active_seconds_of_earlier_sessions_count(tmp_path: Path) -> None:
+    event = {"n": 0, "kind": "a", "key": "", "active_s": 90.0, "value": None}
+    (tmp_path / JOURNAL).write_text(json.dumps(event) + "\n")
+    assert 90.0 <= Journal(tmp_path).clock() < 91.0
+
+
+# Budgets ----------------------------------------------------------------------------------------------------------
+
+_UNITS = {"s": ("time", 1), "m": ("time", 60), "min": ("time", 60), "h": ("time", 3600)} | {
+    "tok": ("tokens", 1),
+    "ktok": ("tokens", 1e3),
+    "Mtok": ("tokens", 1e6),
+    "Gtok": ("tokens", 1e9),
+}
+
+
+@given(
+    amount=st.integers(1, 10**6) | st.decimals("0.01", 1000, places=2),
+    unit=st.sampled_from(sorted(_UNITS)),
+    case=st.sampled_from([str, str.lower, str.upper]),
+    space=st.sampled_from(["", " ", "  "]),
+)
+def test_a_budget_is_read_as_written(amount: object, unit: str, case: Callable[[str], str], space: str) -> None:
+    found = parse_budget(f"{space}{amount}{space}{case(unit)}{space}")
+    kind, factor = _UNITS[unit]
+    assert found.kind == kind
+    assert found.amount == pytest.approx(float(str(amount)) * factor)
+    assert str(found).strip()
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "10", "m", "10 minutes", "-5m", "1e3s", "5x", "ten m", "0s", "0ktok", "0.0h", "5m5m", "∞s", "٣m x"]
+)
+def test_what_is_no_budget_is_told(text: str) -> None:
+    with pytest.raises(BudgetError, match=r"^budget: .*(Write|Give)"):
+        parse_budget(text)
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_a_budget_or_a_clear_error(text: str) -> None:
+    try:
+        assert parse_budget(text).amount > 0
+    except BudgetError as error:
+        assert str(error).startswith("budget: ")
