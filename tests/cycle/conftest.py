@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from cycle_runs import SETTINGS, Commands, Ended, labelled_rows, write_csv
 
+from cotune.model.cache import cache_folder
 from tiny import save_tiny
 
 
@@ -39,6 +41,9 @@ class Bench:
         file_limit: int | None = None,
     ) -> Ended:
         """``cotune run`` on the labelled rows; the default seed's winner is a tuned prompt that the search found."""
+        if not out.exists():
+            # Else each run would be told that the ones before had opened its test.
+            shutil.rmtree(cache_folder("ledger"))
         settings = ("--model", str(self.model), "--budget", budget, "--seed", str(seed), "--out", str(out))
         columns = ("--input", "text", "--output", "label")
         rest = (*settings, *SETTINGS, "limit.test=30", "limit.train=80", *more)

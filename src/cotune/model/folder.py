@@ -80,10 +80,7 @@ def model_fingerprint(folder: Path) -> str:
     paths = sorted(
         path
         for path in folder.iterdir()
-        if path.name in _TOKENIZER_FILES
-        or path.name in _CONFIGS
-        or path.name == _INDEX
-        or path.suffix == ".safetensors"
+        if path.name in _TOKENIZER_FILES or path.name in _CONFIGS or path.name == _INDEX or path.suffix == ".safetensors"
     )
     memory = _fingerprint_memory(folder)
     known = _known_hashes(memory)
@@ -191,9 +188,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"the file cannot be read as JSON ({error})", where=str(path), mend="Save it again."
-        ) from error
+        raise InputError(f"the file cannot be read as JSON ({error})", where=str(path), mend="Save it again.") from error
     if not isinstance(value, dict):
         raise InputError("the file holds no JSON object", where=str(path), mend="Save the model again.")
     return value
@@ -276,9 +271,7 @@ def _check_safetensors(path: Path) -> None:
             f"the file cannot be read ({error.strerror or error})", where=str(path), mend="Check its permissions."
         ) from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise InputError(
-            "this is no safetensors file", where=str(path), mend="Copy or download the model again."
-        ) from error
+        raise InputError("this is no safetensors file", where=str(path), mend="Copy or download the model again.") from error
     if 8 + length + end != size:
         raise InputError(
             f"the file has {size} bytes, not the {8 + length + end} that its header says",

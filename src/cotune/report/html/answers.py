@@ -30,9 +30,9 @@ def matrix_section(record: RunRecord) -> str:
     labels = "".join(
         f'<option value="{i}">{esc(one_line(tests.labels[i], 40))} ({n})</option>' for i, n in sorted(counts.items())
     )
-    heads = "".join(f'<th scope="col">{esc(ARM_NAMES[arm])}</th>' for arm in tests.arms)
+    heads = "".join(f'<th scope="col" class="arm">{esc(ARM_NAMES[arm])}</th>' for arm in tests.arms)
     return (
-        '<p class="lead">Every test row against every arm: ✓ right, ✗ wrong. A pattern below picks the rows that have it; '
+        '<p class="intro">Every test row against every arm: ✓ right, ✗ wrong. A pattern below picks the rows that have it; '
         "open a row for its text, answers and probabilities.</p>"
         '<div class="controls" id="matrix-controls"><label>Show <select id="matrix-view"><option value="all">all rows</option>'
         '<option value="differ">arms differ</option><option value="wrong">all wrong</option>'
@@ -41,7 +41,7 @@ def matrix_section(record: RunRecord) -> str:
         '<label>Text <input id="matrix-text" type="search" placeholder="contains…" autocomplete="off"></label>'
         '<span id="matrix-count" role="status"></span></div>'
         '<div id="matrix-patterns" class="patterns" role="group" aria-label="Patterns of right and wrong"></div>'
-        f'<div class="scroll"><table id="matrix"><thead><tr><th scope="col">Row</th><th scope="col">Label</th>'
+        f'<div class="scroll"><table id="matrix-table"><thead><tr><th scope="col">Row</th><th scope="col">Label</th>'
         f"{heads}</tr></thead>"
         '<tbody></tbody></table></div><div class="pager" id="matrix-pager"></div>'
         "<noscript><p>The table needs JavaScript.</p></noscript>"

@@ -15,6 +15,7 @@ from cotune.report.plain import amount, decimal, fields, items, number, one_line
 
 _MOST_POINTS = 600
 _HUES = 6
+_SPENT = {"train": "new_tokens", "score": "tokens"}
 
 
 @dataclass
@@ -160,11 +161,7 @@ def search_section(record: RunRecord, prompts: Prompts) -> str:
     climb: list[Point] = []
     for event in record.events:
         value = fields(event.get("value"))
-        spent += (
-            number(value.get("new_tokens" if event.get("kind") == "train" else "tokens")) or 0.0
-            if event.get("kind") in ("train", "score")
-            else 0.0
-        )
+        spent += number(value.get(_SPENT.get(str(event.get("kind")), ""))) or 0.0
         if event.get("kind") == "open_test":
             break
         found = fields(value.get("best")) if event.get("kind") == "race" else value if event.get("kind") == "tuned" else {}
@@ -199,8 +196,15 @@ def search_section(record: RunRecord, prompts: Prompts) -> str:
     return figure(
         "Best dev score by tokens spent",
         plot.render(x_title="tokens scored and trained", y_title="percent"),
-        "Line: best of what was measured on all dev rows. Filled: tuned. Hollow: leader of a race, on the rows that it saw.",
+        "Line: best of what was measured on all dev rows. Filled: tuned. Hollow: leader of a race, on the rows that it saw."
+        + _interval_of_best(seen, record.metric),
     )
+
+
+def _interval_of_best(seen: list[tuple[float, Mapping[str, Any], bool]], metric: str) -> str:
+    measured = [(number(v.get("score")) or 0.0, int(number(v.get("rows")) or 0)) for _, v, raced in seen if not raced]
+    ci = share_interval(*max(measured), metric) if measured else None
+    return f" The 95% interval of the highest filled dot is {percent(ci[0])} to {percent(ci[1])}." if ci else ""
 
 
 def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
@@ -222,8 +226,8 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
         else:
             kind = "up" if change > 0 else "down"
             left, width = min(at(before), at(level)), abs(at(level) - at(before))
-            bar = f'<line class="link" x1="{at(before):.2f}%" x2="{at(before):.2f}%" y1="0" y2="50%"/>'
-            bar += f'<rect class="bar {kind}" x="{left:.2f}%" width="{max(width, 0.4):.2f}%" y="20%" height="60%" rx="2"/>'
+            bar = f'<line class="from" x1="{at(before):.2f}%" x2="{at(before):.2f}%" y1="0" y2="100%"/>'
+            bar += f'<rect class="bar {kind}" x="{left:.2f}%" width="{width:.2f}%" y="20%" height="60%" rx="2"/>'
             number_told = (
                 f'<b class="{kind if change else "quiet"}">{signed_points(change)}</b> <span>→ {percent(level)}</span>'
             )

@@ -116,7 +116,10 @@ def task_yaml(config: Mapping[str, Any]) -> str:
     import yaml
 
     def given(value: Any) -> Any:
-        return {k: given(v) for k, v in value.items() if v is not None} if isinstance(value, Mapping) else value
+        if not isinstance(value, Mapping):
+            return value
+        kept = {name: given(item) for name, item in value.items() if item is not None}
+        return {name: item for name, item in kept.items() if item != {}}
 
     return str(yaml.safe_dump(given(config), sort_keys=False, allow_unicode=True, width=100))
 

@@ -21,7 +21,7 @@ def lineage_section(record: RunRecord, prompts: Prompts) -> str:
         return "<p class=empty>No prompts were proposed yet.</p>"
     every = [s.score for facts in prompts.by_id.values() for s in (*facts.raced, *facts.tuned)]
     span = padded(every, least=0.05)
-    ticks = [(t, f"{100 * t:g}") for t in nice_ticks(*span, 3)]
+    ticks = [(t, f"{100 * t:g}") for t in nice_ticks(*span, 5)]
     rows = "".join(_row(prompts, record.metric, span, prompt_id, depth) for prompt_id, depth in _tree(prompts))
     marks = "".join(
         f'<text class="tick x" x="{100 * (t - span[0]) / (span[1] - span[0]):.2f}%" y="14">{shown}</text>' for t, shown in ticks
@@ -31,8 +31,9 @@ def lineage_section(record: RunRecord, prompts: Prompts) -> str:
     return figure(
         "Who came from whom",
         f'<div class="tree">{axis}<ol>{rows}</ol></div>',
-        "Children stand under the prompt that they were made from. Hollow dot: score in the race, before tuning in this cycle. "
-        "Filled dots: after tuning, joined in the order of steps. Scores on dev in percent. Open a prompt for its text and what changed.",
+        "Children stand under the prompt that they were made from. Hollow dot: score in the race, "
+        "before tuning in this cycle. Filled dots: after tuning, joined in the order of steps. "
+        "Scores on dev in percent. Open a prompt for its text and what changed.",
         kind="wide",
     )
 

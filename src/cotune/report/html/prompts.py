@@ -171,7 +171,8 @@ def _score(value: Mapping[str, Any], score: object, loss: object, rows: object) 
 def read_prompt(data: object) -> Prompt | None:
     """A prompt from its JSON object; None for whatever else stands there."""
     try:
-        return Prompt.from_json(fields(data)) if fields(data) else None
+        prompt = Prompt.from_json(fields(data)) if fields(data) else None
+        return prompt if prompt and prompt.id else None
     except (CotuneError, TypeError, ValueError, AttributeError):
         return None
 

@@ -111,8 +111,9 @@ def _arms(record: RunRecord) -> str:
     return figure(
         f"The five arms on {esc(n)} sealed test rows",
         f'<div class="strips">{"".join(lines)}{axis}</div>',
-        f"{esc(record.metric.replace('_', ' ')).capitalize()} in percent with 95% intervals. Hollow: base model. "
-        "Filled: tuned. Arms answer the same rows, so overlapping intervals can still hide a difference: read the paired gains below.",
+        f"{esc(record.metric.replace('_', ' ')).capitalize()} in percent with 95% intervals. Hollow: "
+        "base model. Filled: tuned. Arms answer the same rows, so overlapping intervals can still hide a "
+        "difference: read the paired gains below.",
         kind="wide",
     )
 
@@ -155,7 +156,7 @@ def _gains(gains: Mapping[str, Any]) -> str:
         tip = f"{title}: {signed_points(value)} points ({between})\n{p_value(p)} (Holm), {gain.get('test', '')}"
         tip += f"\n{gain.get('interval', '')}"
         lines.append(
-            f'<div class="row {kind}"><div class="who"><b>{title}</b> <span>{meaning}</span></div>'
+            f'<div class="row"><div class="who"><b>{title}</b> <span>{meaning}</span></div>'
             f"{strip(span, value, ci, kind, zero=0.0, tip=tip)}"
             f'<div class="number"><b>{signed_points(value)}</b> <span>{between}</span>'
             f'<span class="told {kind}">{word}{"" if same or p is None else f", {p_value(p)}"}</span></div></div>'

@@ -1,6 +1,6 @@
 // The table of test rows against arms.
 (() => {
-  const table = document.getElementById("matrix");
+  const table = document.getElementById("matrix-table");
   if (!table) return;
   const PAGE = 50;
   const body = table.tBodies[0];

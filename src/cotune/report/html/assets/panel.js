@@ -161,7 +161,10 @@ for (const button of document.querySelectorAll("[data-copy]")) {
 
 // The section one reads is marked in the bar.
 const links = new Map([...document.querySelectorAll("nav a")].map((a) => [a.hash.slice(1), a]));
+const inView = new Set();
 const watcher = new IntersectionObserver((entries) => {
-  for (const entry of entries) links.get(entry.target.id)?.classList.toggle("here", entry.isIntersecting);
+  for (const entry of entries) inView[entry.isIntersecting ? "add" : "delete"](entry.target.id);
+  const first = [...links.keys()].find((id) => inView.has(id));
+  for (const [id, link] of links) link.classList.toggle("here", id === first);
 }, { rootMargin: "-70px 0px -75% 0px" });
 for (const section of document.querySelectorAll("main > section")) watcher.observe(section);
