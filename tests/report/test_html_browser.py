@@ -1,0 +1,182 @@
+"""The report in a real browser: nothing leaves, nothing breaks, the controls do what they say."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_runs import HOSTILE, run_folder
+
+from cotune.report.html import write_report
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is missing: apt-get install chromium")
+_QUIET = "--disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-gpu", *_QUIET.split()]
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield found
+        found.close()
+
+
+class Watched:
+    """A page with what it asked for and complained about."""
+
+    def __init__(self, browser: Any, path: Path, **options: Any) -> None:
+        self.page = browser.new_page(**options)
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.errors.append(f"dialog {dialog.message}"))
+        self.address = path.as_uri()
+        self.page.goto(self.address)
+
+    def check(self) -> None:
+        """Nothing was asked of anyone, nothing went wrong."""
+        assert [url for url in self.requests if url != self.address and not url.startswith("data:")] == []
+        assert self.errors == []
+
+    def count(self) -> int:
+        """Rows that the matrix says it shows."""
+        return int(self.page.inner_text("#matrix-count").split()[0])
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(run_folder(tmp_path_factory.mktemp("browser") / "run", rows=120))
+
+
+@pytest.fixture
+def opened(browser: Any, report: Path) -> Iterator[Watched]:
+    watched = Watched(browser, report, viewport={"width": 1280, "height": 900})
+    yield watched
+    watched.check()
+    watched.page.close()
+
+
+def test_filters_filter(opened: Watched) -> None:
+    page = opened.page
+    assert opened.count() == 120 and page.locator("#matrix-table tbody tr").count() == 50
+    page.select_option("#matrix-view", "wrong")
+    marks = page.locator("#matrix-table tbody td.cell").all_inner_texts()
+    assert set(marks) == {"✗"} and 0 < opened.count() < 120
+    wrong = opened.count()
+    page.select_option("#matrix-view", "right")
+    assert set(page.locator("#matrix-table tbody td.cell").all_inner_texts()) == {"✓"}
+    right = opened.count()
+    page.select_option("#matrix-view", "differ")
+    assert opened.count() == 120 - wrong - right
+    rows = [row.inner_text() for row in page.locator("#matrix-table tbody tr").all()]
+    assert rows and all("✓" in row and "✗" in row for row in rows)
+    page.select_option("#matrix-view", "all")
+    page.select_option("#matrix-label", label="fruit (40)")
+    assert opened.count() == 40
+    assert set(page.locator("#matrix-table tbody td.gold").all_inner_texts()) == {"fruit"}
+    page.select_option("#matrix-label", "")
+    page.fill("#matrix-text", "another")
+    assert opened.count() == 60
+    page.fill("#matrix-text", "")
+    button = page.locator("#matrix-patterns button").first
+    size = int(re.findall(r"\d+", button.inner_text())[0])
+    button.click()
+    assert opened.count() == size < 120 and button.get_attribute("aria-pressed") == "true"
+    button.click()
+    assert opened.count() == 120
+    page.click("#matrix-pager button:has-text('On')")
+    assert "page 2 of 3" in page.inner_text("#matrix-pager")
+
+
+def test_a_row_opens_with_answers_and_probabilities(opened: Watched) -> None:
+    page = opened.page
+    page.locator("#matrix-table .open").first.click()
+    told = page.inner_text("#panel")
+    assert "a plain row" in told and "best tuned: animal ✓ right" in told and told.count("%") >= 15
+    page.keyboard.press("Escape")
+    assert not page.locator("#panel").is_visible()
+
+
+def test_prompts_open_with_their_difference_by_mouse_and_by_keyboard(opened: Watched) -> None:
+    page = opened.page
+    page.locator("#lineage button.branch:not(.seed)").first.click()
+    assert page.inner_text("#panel pre").startswith("Say what text 1 is about.")
+    assert page.locator("#diff ins").count() > 0 and page.locator("#diff del").count() > 0
+    page.click("#panel button:has-text('Open parent')")
+    assert "the seed prompt" in page.inner_text("#panel")
+    page.keyboard.press("Escape")
+    page.locator("#map circle[data-prompt]").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#panel").is_visible()
+    page.click("#panel button:has-text('Close')")
+    page.select_option("[data-switch=map]", "2")
+    assert page.locator("#map [data-choice='2']").is_visible() and not page.locator("#map [data-choice='1']").is_visible()
+
+
+def test_tips_and_arms_and_theme(opened: Watched) -> None:
+    page = opened.page
+    page.locator("#verdict .strip[data-tip]").first.hover()
+    assert "seed prompt: 31.0%" in page.inner_text("#tip")
+    before = page.inner_text("#errors [data-choice='best_tuned']")
+    page.select_option("[data-switch=errors]", "seed_prompt")
+    assert not page.locator("#errors [data-choice='best_tuned']").is_visible() and before
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(background)
+    page.click("#theme")
+    assert page.evaluate(background) != light and page.inner_text("#theme") == "Light"
+    page.click("#theme")
+    assert page.evaluate(background) == light
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_sticks_out_at_either_size(browser: Any, report: Path, width: int, scheme: str) -> None:
+    watched = Watched(browser, report, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
+    ink, paper = watched.page.evaluate(
+        """() => [getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"""
+    )
+    lightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, paper)]
+    assert (lightness[0] < lightness[1]) == (scheme == "light") and abs(lightness[0] - lightness[1]) > 400
+    watched.check()
+    watched.page.close()
+
+
+def test_hostile_texts_neither_run_nor_break_the_page(browser: Any, tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", rows=32, prompts=17, texts=HOSTILE, labels=("a</script>", "<img src=x>", "'\"&"))
+    watched = Watched(browser, write_report(folder), viewport={"width": 390, "height": 800})
+    page = watched.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert watched.count() == 32
+    for place in range(8):
+        page.locator("#matrix-table .open").nth(place).click()
+        assert page.locator("#panel pre").first.inner_text().strip()
+        page.keyboard.press("Escape")
+    assert page.locator("#lineage button.branch").count() == 17
+    for place in range(9):
+        page.locator("#lineage button.branch").nth(place).click()
+        page.keyboard.press("Escape")
+    assert page.evaluate("window.hurt") is None
+    assert page.locator("main img, dialog img").count() == 0
+    watched.check()
+    page.close()
+
+
+def test_an_unfinished_run_and_the_start_of_one_open_too(browser: Any, tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", finished=False)
+    watched = Watched(browser, write_report(folder))
+    assert "not ended" in watched.page.inner_text("h1")
+    watched.check()
+    (folder / "journal.jsonl").write_text("")
+    watched = Watched(browser, write_report(folder))
+    assert "Nothing has been measured" in watched.page.inner_text("#verdict")
+    watched.check()

@@ -1,0 +1,284 @@
+"""The report's page without a browser: its sections, its policy, its size, and texts that try to break it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_runs import ARMS, HOSTILE, run_folder
+
+from cotune.errors import InputError
+from cotune.prompt.prompt import Prompt
+from cotune.report.html import render_report, write_report
+from cotune.report.html.answers import _chance_error
+from cotune.report.html.course import _moves, read_tracks
+from cotune.report.html.facts import task_yaml
+from cotune.report.html.markup import cut, embedded_json
+from cotune.report.html.plot import nice_ticks
+from cotune.report.html.prompts import read_prompts, word_diff
+from cotune.report.html.record import read_record
+
+SECTIONS = ("verdict", "lineage", "map", "matrix", "errors", "training", "search", "waterfall", "health", "reproduce")
+
+
+class Outline(HTMLParser):
+    """Counts elements, keeps attributes and the texts of scripts and styles; checks that what is opened is closed."""
+
+    VOID = frozenset({"meta", "link", "input", "br", "img", "line", "circle", "rect", "polyline"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.inside: dict[str, list[str]] = {"script": [], "style": []}
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in self.inside:
+            self.inside[self.open[-1]].append(data)
+
+
+def data_of(page: str) -> dict:
+    """The data embedded in a page."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    assert found
+    return json.loads(found[1])
+
+
+def section(page: str, name: str) -> str:
+    """One section's markup."""
+    return page.split(f'<section id="{name}"', 1)[1].split("</section>", 1)[0]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = run_folder(tmp_path_factory.mktemp("page") / "run")
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+def test_the_page_has_all_sections_in_order_and_is_well_formed(page: str) -> None:
+    outline = Outline(page)
+    assert not outline.open
+    assert re.findall(r'<section id="([a-z]+)"', page) == list(SECTIONS)
+    ids = [value for name, value in outline.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    for name in SECTIONS:
+        assert f'href="#{name}"' in page
+        assert "class=empty" not in section(page, name), name
+
+
+def test_the_policy_allows_the_pages_own_script_and_style_and_nothing_else(page: str) -> None:
+    outline = Outline(page)
+    policy = html.unescape(re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1])  # type: ignore[index]
+    assert policy.startswith("default-src 'none'") and "unsafe" not in policy and "http" not in policy
+    (style,), (_, script) = outline.inside["style"], outline.inside["script"]
+    for name, text in (("script", script), ("style", style)):
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{name}-src 'sha256-{digest}'" in policy
+    names = {name for name, _ in outline.attributes}
+    # The policy would refuse these, so a page that has them would look or work differently from what was meant.
+    assert not [name for name in names if name.startswith("on") or name == "style"]
+    addresses = {value or "" for name, value in outline.attributes if name in ("src", "href", "action", "data")}
+    assert all(address.startswith(("#", "data:image/svg+xml,")) for address in addresses)
+
+
+def test_the_verdict_tells_arms_gains_and_what_to_do(page: str) -> None:
+    told = section(page, "verdict")
+    assert "the searched prompt gains 6.0 points." in re.sub(r"<[^>]+>", "", told.split("</h1>")[0])
+    for shown in ("best tuned", "82.0 to 92.0", "p = 0.04", "+1.0 to +11.0", "no significant difference", "88.0", "1 min 01 s"):
+        assert shown in told, shown
+    assert "More test rows would narrow the interval." in told
+    assert told.count('class="mark') == len(ARMS) + 5
+
+
+def test_an_unfinished_run_is_told_as_such(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", finished=False)
+    with (folder / "journal.jsonl").open("a") as stream:
+        stream.write('{"kind": "tuned", "val')
+    page = render_report(folder)
+    assert not Outline(page).open
+    assert "This run has not ended yet" in page and "Best on dev so far" in page
+    assert "cannot be read" not in page, "a torn last line is what a run that goes on leaves behind"
+    assert "class=empty" in section(page, "matrix")
+    # A summary of an earlier run does not make this one finished.
+    (folder / "summary.json").write_text('{"verdict": "Old."}')
+    assert "Old." not in render_report(folder)
+
+
+@pytest.mark.parametrize("events", [0, 1, 2, 3, 5, 6, 8, 13])
+def test_every_beginning_of_a_journal_gives_a_page(tmp_path: Path, events: int) -> None:
+    folder = run_folder(tmp_path / "run", finished=False, prompts=4)
+    lines = (folder / "journal.jsonl").read_text().splitlines(keepends=True)
+    (folder / "journal.jsonl").write_text("".join(lines[:events]))
+    (folder / "config.json").unlink()
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert not Outline(page).open
+    assert re.findall(r'<section id="([a-z]+)"', page) == list(SECTIONS)
+
+
+def test_what_is_damaged_is_left_out_and_told(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run")
+    lines = (folder / "journal.jsonl").read_text().splitlines()
+    lines[5] = "{not json"
+    odd = ['{"kind": "race", "value": {"scores": [1], "rows": 3, "cycle": "x"}}', '{"kind": "tuned", "value": null}', "[]"]
+    odd += ['{"kind": "train", "value": {"losses": "x"}}', '{"kind": "pool", "value": {"proposals": [1], "places": [[1]]}}']
+    (folder / "journal.jsonl").write_text("\n".join(lines[:8] + odd + lines[8:]) + "\n")
+    rows = json.loads((folder / "test_rows.json").read_text())
+    rows["rows"][3]["gold"] = 99
+    rows["rows"][4]["probabilities"]["best_tuned"] = [0.1]
+    (folder / "test_rows.json").write_text(json.dumps(rows))
+    page = render_report(folder)
+    assert "1 line(s) of the journal cannot be read" in page
+    assert "1 row(s) of test_rows.json" in page
+    assert len(data_of(page)["rows"]) == 39
+    assert "probabilities are not recorded for every row" in section(page, "errors")
+    (folder / "summary.json").write_text("{")
+    assert "summary.json cannot be read" in render_report(folder)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a run"):
+        write_report(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", rows=24, prompts=17, texts=HOSTILE, labels=("a</script>", "<b>", "'\"&"))
+    page = render_report(folder)
+    plain = render_report(run_folder(tmp_path / "plain", rows=24, prompts=17, texts=tuple("abcdefgh"), labels=("a", "b", "c")))
+    found, usual = Outline(page), Outline(plain)
+    assert not found.open
+    assert set(found.tags) == set(usual.tags) and "img" not in found.tags
+    assert found.tags.count("script") == 2
+    assert {name for name, _ in found.attributes} == {name for name, _ in usual.attributes}
+    assert not re.search("[\u202a-\u202e\u2028\u2029\ud800-\udfff\x1b]", page)
+    assert page.encode("utf-8")
+    rows = data_of(page)["rows"]
+    assert rows[0]["text"] == HOSTILE[0] and rows[1]["text"] == HOSTILE[1]
+    assert rows[6]["missing"] > 90_000
+    assert data_of(page)["labels"] == ["a</script>", "<b>", "'\"&"]
+
+
+def test_the_page_is_small_enough(tmp_path: Path) -> None:
+    big = tuple(f"<{i}> " + "word & 😀 <" * 2_000 for i in range(8))
+    folder = run_folder(tmp_path / "run", rows=500, prompts=60, texts=big, labels=tuple(f"label {i}" for i in range(50)))
+    assert write_report(folder).stat().st_size < 3_000_000
+
+
+def test_tracks_put_pieces_of_training_together(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    values = [
+        ("train", {"prompt_id": "p", "adapter_id": "a", "steps": 2, "losses": [3.0, 2.0], "decayed": False}),
+        ("tuned", {"prompt_id": "p", "adapter_id": "a", "steps": 2, "score": 0.5, "rows": 10}),
+        ("train", {"prompt_id": "p", "adapter_id": "b", "steps": 3, "losses": [2.5, 2.4, 2.3], "decayed": False}),
+        ("tuned", {"prompt_id": "p", "adapter_id": "b", "steps": 43, "score": 0.6, "rows": 10}),
+        ("train", {"prompt_id": "p", "adapter_id": "c", "steps": 4, "losses": [3.0, 2.0, 1.5, 1.2], "decayed": True}),
+        ("tuned", {"prompt_id": "p", "adapter_id": "c", "steps": 4, "score": 0.7, "rows": 10}),
+    ]
+    lines = [json.dumps({"kind": kind, "value": value}) for kind, value in values]
+    (folder / "journal.jsonl").write_text("\n".join(lines) + "\n")
+    first, second = read_tracks(read_record(folder))
+    assert first.losses == [3.0, 2.0, 1.5, 1.2] and first.decays_from == 2 and first.start == 0
+    assert [(steps, score) for steps, score, _, _ in first.dev] == [(2, 0.5), (4, 0.7)]
+    assert second.start == 40 and len(second.losses) == 3
+
+
+def test_the_waterfall_leads_from_the_seed_prompt_to_the_winner(tmp_path: Path) -> None:
+    record = read_record(run_folder(tmp_path / "run"))
+    moves = _moves(record, read_prompts(record))
+    assert moves[0] == ("seed prompt, base model", 0.4)
+    assert [level for _, level in moves[1:]] == [0.5, 0.72, 0.74]
+
+
+def test_prompts_know_their_scores_and_parents(tmp_path: Path) -> None:
+    record = read_record(run_folder(tmp_path / "run"))
+    prompts = read_prompts(record)
+    seed, winner = prompts.by_id[prompts.seed], prompts.by_id[prompts.winner]
+    assert seed.parents == () and winner.parents == (prompts.seed,)
+    assert [s.steps for s in winner.tuned] == [10, 20] and winner.best and winner.best.score == pytest.approx(0.74)
+    assert [facts.cycle for facts in prompts.by_id.values()] == [1] * 4 + [2] * 4
+    assert sum(bool(facts.dropped) for facts in prompts.by_id.values()) == 1
+
+
+def test_the_config_comes_back_from_the_report(tmp_path: Path) -> None:
+    from cotune.config import config_from_data, load_config
+
+    (tmp_path / "rows.csv").write_text("text,label\na,x\nb,y\n")
+    config = config_from_data(tmp_path / "rows.csv", input="text", output="label", overrides=["tune.rank=4", "limit.test=7"])
+    (tmp_path / "task.yaml").write_text(task_yaml(config.model_dump(mode="json")))
+    assert config.differences(load_config(tmp_path / "task.yaml", [])) == []
+
+
+def test_diff_says_what_went_and_what_came() -> None:
+    assert word_diff("Say the label.", "Say one label.") == [["=", "Say "], ["-", "the"], ["+", "one"], ["=", " label."]]
+    assert word_diff("a " * 5_000, "b") is None
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_diff_holds_both_texts(before: str, after: str) -> None:
+    pieces = word_diff(before, after)
+    assert pieces is not None
+    assert "".join(text for step, text in pieces if step != "+") == before
+    assert "".join(text for step, text in pieces if step != "-") == after
+
+
+@given(st.text())
+def test_embedded_json_cannot_leave_its_element(text: str) -> None:
+    made = embedded_json({"text": text})
+    assert not set(made) & set("<>&\u2028\u2029")
+    assert made.encode()
+    json.loads(made)
+
+
+@given(st.text(), st.integers(min_value=1, max_value=200))
+def test_cut_keeps_to_its_bytes(text: str, most: int) -> None:
+    kept, missing = cut(text, most)
+    assert text.startswith(kept) and len(kept) + missing == len(text)
+    assert len(embedded_json(kept).encode()) - 2 <= most
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.integers(2, 8))
+def test_ticks_are_few_and_inside(low: float, width: float, count: int) -> None:
+    ticks = nice_ticks(low, low + width, count)
+    assert 1 <= len(ticks) <= count + 2
+    assert all(low - 1e-6 * width <= tick <= low + width * (1 + 1e-6) for tick in ticks)
+
+
+def test_the_error_of_calibrated_answers_shrinks_with_rows() -> None:
+    import numpy as np
+
+    few, many = (_chance_error(np.full(n, 0.7)) for n in (50, 5_000))
+    # Half the width of the 95% interval of a share of 0.7.
+    assert few == pytest.approx(1.96 * (0.21 / 50) ** 0.5, rel=0.25)
+    assert many == pytest.approx(1.96 * (0.21 / 5_000) ** 0.5, rel=0.25)
+
+
+def test_a_prompt_is_shown_with_all_that_the_model_reads() -> None:
+    from cotune.report.html.prompts import PromptFacts
+
+    prompt = Prompt(instruction="Do it.", system="Be brief.", label_words=(("x", "good"), ("y", "y")))
+    text = PromptFacts(prompt).full_text
+    assert text == "[system]\nBe brief.\n\n[prompt]\nDo it.\n{input}\n\n[label words]\nx → good"
