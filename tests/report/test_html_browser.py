@@ -93,7 +93,7 @@ def test_filters_filter(opened: Watched) -> None:
     assert opened.count() == size < 120 and button.get_attribute("aria-pressed") == "true"
     button.click()
     assert opened.count() == 120
-    page.click("#matrix-pager button:has-text('On')")
+    page.click("#matrix-pager button:has-text('Next')")
     assert "page 2 of 3" in page.inner_text("#matrix-pager")
 
 

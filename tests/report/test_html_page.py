@@ -233,7 +233,7 @@ def test_the_config_comes_back_from_the_report(tmp_path: Path) -> None:
 
 
 def test_diff_says_what_went_and_what_came() -> None:
-    assert word_diff("Say the label.", "Say one label.") == [["=", "Say "], ["-", "the"], ["+", "one"], ["=", " label."]]
+    assert word_diff("Say the label.", "Say one label.") == [["=", "Say "], ["-", "the "], ["+", "one "], ["=", "label."]]
     assert word_diff("a " * 5_000, "b") is None
 
 

@@ -191,5 +191,5 @@ def _mistakes(tests: TestRows, arm: str) -> str:
         f"right is <b>{data_text(tests.labels[row.gold])}</b></span><p>{data_text(one_line(row.text, 240))}</p></li>"
         for sure, row in wrong[:_SHOWN_MISTAKES]
     )
-    note = "Worth a look: some of these are wrong labels rather than wrong answers."
+    note = "Worth a look: some of these may be wrong labels rather than wrong answers."
     return figure("Most confident mistakes", f'<ol class="mistakes">{lines}</ol>', note, kind="wide")

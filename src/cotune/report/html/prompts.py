@@ -17,7 +17,8 @@ from cotune.report.html.record import RunRecord
 from cotune.report.plain import counted, fields, items, number, one_line
 
 _MOST_WORDS = 1_500
-_WORD = re.compile(r"\s+|[^\s]+")
+# A space goes with the word before it: spaces of their own would match anywhere and tear differences to pieces.
+_WORD = re.compile(r"^\s+|\S+\s*")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class TestRows:
     labels: tuple[str, ...] = ()
     rows: tuple[TestRow, ...] = ()
 
-    @property
+    @cached_property
     def arms(self) -> tuple[str, ...]:
         """Arms that answered every row, in their usual order."""
         return tuple(arm for arm in ARMS if self.rows and all(arm in row.answers for row in self.rows))

@@ -78,7 +78,7 @@
       pager.append(
         make("button", { type: "button", text: "Back", disabled: page === 0, on: () => { page -= 1; draw(); } }),
         make("span", { text: `page ${page + 1} of ${pages}` }),
-        make("button", { type: "button", text: "On", disabled: page === pages - 1, on: () => { page += 1; draw(); } }));
+        make("button", { type: "button", text: "Next", disabled: page === pages - 1, on: () => { page += 1; draw(); } }));
     }
     for (const button of patterns.children) button.setAttribute("aria-pressed", String(button.dataset.pattern === pattern));
   }

@@ -166,5 +166,8 @@ const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) inView[entry.isIntersecting ? "add" : "delete"](entry.target.id);
   const first = [...links.keys()].find((id) => inView.has(id));
   for (const [id, link] of links) link.classList.toggle("here", id === first);
+  if (!first) return;
+  const bar = document.querySelector("nav");
+  bar.scrollLeft += links.get(first).getBoundingClientRect().left - bar.getBoundingClientRect().left - 20;
 }, { rootMargin: "-70px 0px -75% 0px" });
 for (const section of document.querySelectorAll("main > section")) watcher.observe(section);
