@@ -88,6 +88,9 @@ class StopAtPlan:
     def progress(self, stage: str, what: str, tokens: int) -> None:
         pass
 
+    def set_time_left(self, seconds: float | None) -> None:
+        pass
+
 
 def config_of(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"]
