@@ -43,6 +43,11 @@ class CostModel:
         """Cost of training on so many tokens."""
         return tokens if self.budget.kind == "tokens" else tokens / self.train_rate
 
+    @property
+    def training_measured(self) -> bool:
+        """Whether the rate of training is measured and no longer guessed."""
+        return self._trained[1] > 1.0
+
     def saw_scoring(self, tokens: int, seconds: float) -> None:
         """Learn from a scoring step; the recent ones count most."""
         self._scored = self._mixed(self._scored, tokens, seconds)
@@ -52,7 +57,7 @@ class CostModel:
     def saw_training(self, tokens: int, seconds: float) -> None:
         """Learn from a training step."""
         self._trained = self._mixed(self._trained, tokens, seconds)
-        if self._trained[1] > 1.0:
+        if self.training_measured:
             self.train_rate = self._trained[0] / self._trained[1]
 
     @staticmethod

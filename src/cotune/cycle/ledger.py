@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cotune.errors import CotuneError
 from cotune.files import write_json
 from cotune.model.cache import cache_folder
 
@@ -23,14 +25,18 @@ def enter_opening(content_hash: str, run: Path, arms: dict[str, str]) -> int:
     """
     from filelock import FileLock
 
-    path = cache_folder("ledger") / f"{content_hash}.json"
-    with FileLock(path.with_suffix(".lock")):
-        entries = _read(path)
-        mine = {"run": str(run.resolve()), "arms": arms}
-        others = [entry for entry in entries if {name: entry.get(name) for name in mine} != mine]
-        if len(others) == len(entries):
-            write_json(path, [*entries, {**mine, "opened": datetime.now(UTC).isoformat(timespec="seconds")}])
-    return len(others)
+    path = cache_folder("ledger", create=False) / f"{content_hash}.json"
+    mine = {"run": str(run.resolve()), "arms": arms}
+    others = 0
+    # A cache that cannot be written must not cost a run its end.
+    with contextlib.suppress(CotuneError, OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            entries = _read(path)
+            others = sum({name: entry.get(name) for name in mine} != mine for entry in entries)
+            if others == len(entries):
+                write_json(path, [*entries, {**mine, "opened": datetime.now(UTC).isoformat(timespec="seconds")}])
+    return others
 
 
 def _read(path: Path) -> list[dict[str, object]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cotune.config import RunConfig
@@ -101,6 +101,7 @@ class Loop:
         always = [seed, *([bare] if plan.entrants >= 3 and bare.id in by_id else []), *self.own[1:]]
         entrants = choose_entrants(lab, ranking, always, max(2, plan.entrants), cycle=1)
         tracks = [open_track(lab, prompt) for prompt in entrants]
+        plan = self.plan = self._at_measured_speed(tracks)
         for track in tracks:
             advance(lab, track, plan.short_steps, cycle=1)
         alive = [t for t in tracks if not t.failed]
@@ -252,6 +253,22 @@ class Loop:
             # The last stretch goes in one piece: a check on dev costs as much as several steps.
             return "tune", why, min(room, max(3, affordable if affordable < 4 * block else affordable // 2))
         return "finish", "the budget is spent, but for the end", 0
+
+    def _at_measured_speed(self, tracks: Sequence[Track]) -> Plan:
+        """The plan, its short runs no longer than what the first steps' speed allows: it was made on a guess of that speed."""
+        lab, plan, seed = self.lab, self.plan, tracks[0]
+        if lab.costs.budget.kind == "tokens":
+            return plan
+        steps = 4
+        while steps < plan.short_steps and not lab.costs.training_measured and not seed.failed:
+            advance(lab, seed, steps, cycle=1, check=False)
+            steps *= 2
+        checks = (len(tracks) + 3) * self._row_cost(seed.prompt) * len(lab.dev)
+        spare = lab.left() - lab.costs.scoring(plan.reserve_tokens) - plan.fixed - checks
+        # A short run is a fifth of a whole one; the winner and the seed prompt go on for the other four.
+        whole = (sum(map(self._step_cost, tracks)) + 8 * max(map(self._step_cost, tracks))) or 1.0
+        short = max(3, seed.steps, min(plan.short_steps, int(spare / whole)))
+        return replace(plan, short_steps=short, target_steps=min(plan.target_steps, 5 * short))
 
     def _finish_cost(self, search: Search, steps: int) -> float:
         """Cost of decaying the winner, and of bringing the seed prompt as far and decaying it."""

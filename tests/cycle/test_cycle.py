@@ -1,0 +1,327 @@
+"""What a run does: who is tuned and how far, what is bred, when the test is read, what it may cost, and how it fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cycle_runs import SETTINGS, journal_of, labelled_rows, summary_of
+
+from cotune.config import config_in_memory
+from cotune.cycle import run as run_cycle
+from cotune.cycle.budget import parse_budget
+from cotune.cycle.costs import CostModel
+from cotune.cycle.journal import Journal
+from cotune.cycle.lab import Lab
+from cotune.cycle.ledger import enter_opening
+from cotune.cycle.pool import has_room, next_pool
+from cotune.cycle.run import Quiet
+from cotune.model.cache import CACHE_VARIABLE
+from cotune.model.local import EngineSettings, LocalModel
+from cotune.prompt.prompt import Demonstration, Prompt
+from cotune.task.sealed import OpenedTest, SealedTest
+from cotune.task.task import Task
+from cotune.tune.settings import TuneSettings
+from tiny import tiny_local
+
+if TYPE_CHECKING:
+    from conftest import Bench
+
+ARMS = {"seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned"}
+
+
+def of_kind(folder: Path, kind: str) -> list[dict[str, Any]]:
+    return [event["value"] for event in journal_of(folder) if event["kind"] == kind]
+
+
+def ids(proposals: list[dict[str, Any]]) -> list[str]:
+    return [Prompt.from_json(proposal["prompt"]).id for proposal in proposals]
+
+
+# The search -------------------------------------------------------------------------------------------------------
+
+
+def test_later_pools_hold_children_of_this_runs_survivors(whole: Path) -> None:
+    events = journal_of(whole)
+    pools = [(place, event["value"]) for place, event in enumerate(events) if event["kind"] == "pool"]
+    assert len(pools) >= 2
+    seen = set(ids(pools[0][1]["proposals"]))
+    for place, pool in pools[1:]:
+        tuned = {e["value"]["prompt_id"] for e in events[:place] if e["kind"] == "tuned"}
+        best = {i for e in events[:place] if e["kind"] == "race" for i in e["value"]["ranking"][:2]}
+        assert any(set(proposal["parents"]) & tuned for proposal in pool["proposals"])
+        for proposal in pool["proposals"]:
+            assert proposal["parents"]
+            assert set(proposal["parents"]) <= tuned | best
+        assert not seen & set(ids(pool["proposals"])), "a prompt is not tried twice"
+        seen |= set(ids(pool["proposals"]))
+        raced = next(e["value"] for e in events[place:] if e["kind"] == "race")
+        assert set(ids(pool["proposals"])) <= set(raced["ranking"])
+    summary = summary_of(whole)
+    assert summary["prompts_scored"] == len(seen)
+    assert all(cycle["children"] for cycle in summary["cycles"][1:] if cycle["kind"] == "prompts")
+
+
+def test_the_seed_prompt_is_tuned_as_far_as_the_winner(whole: Path) -> None:
+    seed = Prompt.from_json(of_kind(whole, "start")[0]["prompts"][0]).id
+    assert of_kind(whole, "entrants")[0]["prompt_ids"][0] == seed
+    winner = summary_of(whole)["arms"]["best_tuned"]["prompt_id"]
+    assert winner != seed
+    tuned = of_kind(whole, "tuned")
+    most = {i: max(t["steps"] for t in tuned if t["prompt_id"] == i) for i in (seed, winner)}
+    assert most[seed] == most[winner]
+    finished = [t for t in tuned if t["stage"] == "finish"]
+    assert {t["prompt_id"] for t in finished} == {seed, winner}
+    # Same rows in the same order: the runs share their seed, and both end with the same decay.
+    decays = [(t["steps"]) for t in of_kind(whole, "train") if t["decayed"]]
+    assert len(decays) == 2
+
+
+def test_cycles_record_races_and_tunings(whole: Path) -> None:
+    cycles = summary_of(whole)["cycles"]
+    assert cycles == of_kind(whole, "cycle")
+    assert [cycle["cycle"] for cycle in cycles] == list(range(1, len(cycles) + 1))
+    for cycle in cycles:
+        assert {"dev_score", "dev_log_loss", "steps", "tokens", "winner"} <= cycle.keys()
+        assert cycle["tuned"]
+        assert all({"prompt_id", "steps", "score", "log_loss"} <= entry.keys() for entry in cycle["tuned"])
+        if cycle["kind"] == "prompts":
+            assert {"adapter_id", "ranking", "dev_score", "dev_log_loss"} <= cycle["race"].keys()
+    assert [decision["next"] for decision in of_kind(whole, "decide")][-1] == "finish"
+    assert all(decision["why"] for decision in of_kind(whole, "decide"))
+
+
+def test_prompts_are_raced_again_under_the_adapter(whole: Path) -> None:
+    races = of_kind(whole, "race")
+    assert races[0]["adapter_id"] == "base"
+    adapters = {t["adapter_id"] for t in of_kind(whole, "tuned")}
+    assert races[1]["adapter_id"] in adapters
+
+
+# The arms ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_summary_has_what_others_rely_on(whole: Path) -> None:
+    summary = json.loads((whole / "summary.json").read_text())
+    keys = {"task", "n", "model", "arms", "gains", "selection", "cycles", "cost", "best", "seed", "versions"}
+    assert keys <= summary.keys()
+    assert summary["n"] == {"train": 56, "dev": 24, "test": 30}
+    assert summary["arms"].keys() == ARMS
+    for arm in summary["arms"].values():
+        names = {"score", "ci", "n", "log_loss", "prompt_id", "adapter_id", "decision", "steps", "split"}
+        assert names <= arm.keys()
+        assert arm["split"] == "test"
+        assert arm["n"] == 30
+        assert 0 <= arm["ci"][0] <= arm["score"] <= arm["ci"][1] <= 1
+    assert {"prompt", "tuning", "both", "prompt_given_tuning", "synergy"} <= summary["gains"].keys()
+    for gain in summary["gains"].values():
+        assert {"value", "ci", "p"} <= gain.keys()
+    scores = {name: arm["score"] for name, arm in summary["arms"].items()}
+    differences = {
+        "prompt": scores["prompt_only"] - scores["seed_prompt"],
+        "tuning": scores["seed_tuned"] - scores["seed_prompt"],
+        "both": scores["best_tuned"] - scores["seed_prompt"],
+        "prompt_given_tuning": scores["best_tuned"] - scores["seed_tuned"],
+        "synergy": scores["best_tuned"] - scores["seed_tuned"] - scores["best_prompt"] + scores["seed_prompt"],
+    }
+    for name, value in differences.items():
+        assert summary["gains"][name]["value"] == pytest.approx(value, abs=1e-5)
+    assert {"dev", "test", "optimism"} <= summary["selection"].keys()
+    assert {"wall_s", "tokens_scored", "tokens_trained", "tokens_saved_by_prefix", "peak_rss_mb"} <= summary["cost"].keys()
+    assert summary["best"]["bundle"] == "best"
+    assert "{text}" in summary["best"]["prompt_text"]
+
+
+def test_arms_are_who_they_say(whole: Path) -> None:
+    arms = summary_of(whole)["arms"]
+    assert all(arms[name]["adapter_id"] == "base" and arms[name]["steps"] == 0 for name in ("seed_prompt", "prompt_only"))
+    assert arms["best_prompt"]["adapter_id"] == "base"
+    assert arms["seed_tuned"]["adapter_id"] != "base"
+    assert arms["best_prompt"]["prompt_id"] == arms["best_tuned"]["prompt_id"]
+    assert arms["seed_tuned"]["prompt_id"] == arms["seed_prompt"]["prompt_id"]
+
+
+def test_what_ships_is_the_best_on_dev(whole: Path) -> None:
+    dev = of_kind(whole, "confirm")[0]["dev"]
+    best = (dev["best_tuned"]["score"], -dev["best_tuned"]["log_loss"])
+    assert best == max((arm["score"], -arm["log_loss"]) for arm in dev.values())
+    assert best >= max((t["score"], -t["log_loss"]) for t in of_kind(whole, "tuned"))
+    manifest = json.loads((whole / "best" / "manifest.json").read_text())
+    arm = summary_of(whole)["arms"]["best_tuned"]
+    assert (manifest["adapter_id"], manifest["prompt_id"]) == (arm["adapter_id"], arm["prompt_id"])
+
+
+def test_test_rows_are_read_after_the_arms_are_frozen_and_by_them_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bench: Bench
+) -> None:
+    rows = labelled_rows(90)
+    test = [{"text": f"sealed {row['text']}", "label": row["label"]} for row in labelled_rows(30, seed=1)]
+    task = Task.from_rows(rows, input="text", output="label", test=test)
+    settings: dict[str, Any] = {"model": str(bench.model), "budget": "30ktok", "seed": 4}
+    settings |= {"tune": {"batch_size": 8, "rank": 2}, "search": {"pool": 4, "entrants": 2}, "engine": {"dtype": "float32"}}
+    config = config_in_memory(name="sealed", input=["text"], output="label", **settings)
+    told: list[tuple[str, Any]] = []
+    real_open, real_rows, real_score = SealedTest.open, OpenedTest.examples_for, LocalModel.score
+
+    def opened(self: SealedTest, frozen: dict[str, str]) -> OpenedTest:
+        last = json.loads((tmp_path / "run" / "journal.jsonl").read_text().splitlines()[-1])
+        told.append(("open", (dict(frozen), last)))
+        return real_open(self, frozen)
+
+    def asked(self: OpenedTest, candidate: str) -> Any:
+        told.append(("rows", candidate))
+        return real_rows(self, candidate)
+
+    def scored(self: LocalModel, prompt: Prompt, fields: Any, *rest: Any, **named: Any) -> Any:
+        shown = [text for d in prompt.demonstrations for _, text in d.fields]
+        told.append(("score", any(t.startswith("sealed") for t in (*(f["text"] for f in fields), *shown))))
+        return real_score(self, prompt, fields, *rest, **named)
+
+    monkeypatch.setattr(SealedTest, "open", opened)
+    monkeypatch.setattr(OpenedTest, "examples_for", asked)
+    monkeypatch.setattr(LocalModel, "score", scored)
+    result = run_cycle(config, tmp_path / "run", task=task, view=Quiet())
+    kinds = [kind for kind, _ in told]
+    assert kinds.count("open") == 1
+    place = kinds.index("open")
+    frozen, journalled = told[place][1]
+    assert journalled["kind"] == "open_test"
+    assert journalled["value"]["arms"] == frozen
+    assert frozen.keys() == ARMS
+    assert not any(sealed for kind, sealed in told[:place] if kind == "score")
+    assert {candidate for kind, candidate in told if kind == "rows"} == set(frozen.values())
+    assert any(sealed for kind, sealed in told[place:] if kind == "score")
+    assert result.summary["n"]["test"] == 30
+
+
+# The budget -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("tokens", "seed"), [(25_000, 0), (60_000, 4), (110_000, 1)])
+def test_a_token_budget_is_kept_and_used(bench: Bench, whole: Path, tmp_path: Path, tokens: int, seed: int) -> None:
+    out = whole if tokens == 60_000 else tmp_path / "run"
+    if out != whole:
+        assert bench.run(out, "tune.max_epochs=60", budget=f"{tokens}tok", seed=seed).code == 0
+    summary = summary_of(out)
+    spent = summary["cost"]["tokens_scored"] + summary["cost"]["tokens_trained"]
+    assert spent <= 1.05 * tokens
+    if "budget" in summary["stopped"]:
+        assert spent >= 0.8 * tokens
+    else:
+        assert "max_epochs" in summary["stopped"] or "improve" in summary["stopped"]
+
+
+def test_the_plan_says_what_the_run_does(whole: Path) -> None:
+    plan = of_kind(whole, "plan")[0]
+    assert len(ids(of_kind(whole, "pool")[0]["proposals"])) <= plan["pool"]
+    assert len(of_kind(whole, "entrants")[0]["prompt_ids"]) == plan["entrants"]
+    assert {t["steps"] for t in of_kind(whole, "tuned")[: plan["entrants"]]} == {plan["short_steps"]}
+    ends = [e for e in journal_of(whole) if e["kind"] == "score" and e["value"]["stage"] in ("confirm", "calibrate", "test")]
+    assert sum(e["value"]["tokens"] for e in ends) <= 1.05 * plan["reserve"]
+
+
+def test_a_time_budget_is_kept(bench: Bench, tmp_path: Path) -> None:
+    ended = bench.run(tmp_path / "run", "tune.max_epochs=500", budget="11s")
+    assert ended.code == 0, ended.stderr
+    wall = json.loads((tmp_path / "run" / "summary.json").read_text())["cost"]["wall_s"]
+    assert wall <= 12.5
+    # Decisions hang on the clock, so its readings stand in the journal.
+    assert of_kind(tmp_path / "run", "clock")
+
+
+def test_a_budget_that_is_too_small_leaves_no_trace(bench: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "mine"
+    ended = bench.run(out, budget="10ktok")
+    assert ended.code == 2
+    assert "budget is too small" in ended.stderr
+    assert "Raise the budget" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+    # The folder is free for the mended command.
+    assert bench.run(out, budget="60ktok", at=("line", "plan", 1)).code == -9
+
+
+# Failures ---------------------------------------------------------------------------------------------------------
+
+
+def test_training_that_diverges_is_recorded_and_told(bench: Bench, tmp_path: Path) -> None:
+    ended = bench.run(tmp_path / "run", "tune.learning_rate=1e9")
+    assert ended.code == 1
+    assert "every tuning run diverged" in ended.stderr
+    assert "learning_rate" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    trained = of_kind(tmp_path / "run", "train")
+    assert trained
+    assert all("step" in value["failed"] and "adapter_id" not in value for value in trained)
+    assert not of_kind(tmp_path / "run", "tuned"), "a failure is no score of 0"
+
+
+def test_a_run_survives_one_prompt_whose_training_diverges(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cotune.errors import DivergedError
+    from cotune.tune.trainer import TuningRun
+
+    real = TuningRun._one_step
+    broken: list[str] = []
+
+    def one_step(self: TuningRun, batch: Any) -> Any:
+        if self.key not in broken and not broken:
+            broken.append(self.key)
+        if self.key in broken:
+            raise DivergedError("the loss became nan in step 1; the trial stops here.")
+        return real(self, batch)
+
+    monkeypatch.setattr(TuningRun, "_one_step", one_step)
+    task = Task.from_rows(labelled_rows(90), input="text", output="label")
+    settings: dict[str, Any] = {"model": str(bench.model), "budget": "30ktok", "seed": 4}
+    settings |= {"tune": {"batch_size": 8, "rank": 2}, "search": {"pool": 4, "entrants": 2}, "engine": {"dtype": "float32"}}
+    config = config_in_memory(name="broken", input=["text"], output="label", **settings)
+    result = run_cycle(config, tmp_path / "run", task=task)
+    # The seed prompt is tuned first, so it is the seed prompt that broke.
+    assert "failed" in of_kind(tmp_path / "run", "train")[0]
+    seed = result.summary["arms"]["seed_prompt"]["prompt_id"]
+    assert seed not in {value["prompt_id"] for value in of_kind(tmp_path / "run", "tuned")}
+    assert result.summary["arms"]["seed_tuned"]["prompt_id"] == seed
+    assert result.summary["arms"]["seed_tuned"]["adapter_id"] == "base"
+
+
+def test_a_ledger_that_cannot_be_written_does_not_stop_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    arms = {"seed_prompt": "a"}
+    assert [enter_opening("h", tmp_path / name, arms) for name in ("one", "two", "two")] == [0, 1, 1]
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file"))
+    assert enter_opening("h", tmp_path / "three", arms) == 0
+
+
+# Pools ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    task = Task.from_rows(labelled_rows(60), input="text", output="label")
+    model = tiny_local(settings=EngineSettings(max_tokens=200))
+    costs = CostModel(parse_budget("1Mtok"), 1.0, 1.0)
+    return Lab(task, model, Journal(tmp_path), costs, tmp_path, TuneSettings(), 0, Quiet())
+
+
+def test_a_prompt_that_fills_the_model_leaves_no_room(lab: Lab) -> None:
+    short = Prompt(instruction="What is it? {labels}", input_template="{text}")
+    shown = tuple(Demonstration((("text", f"apple {i} and more"),), "fruit") for i in range(30))
+    assert has_room(lab, short)
+    assert not has_room(lab, short.edit(demonstrations=shown))
+    assert not has_room(lab, short.edit(instruction="word " * 180))
+
+
+def test_pools_hold_no_prompt_that_fills_the_model(lab: Lab) -> None:
+    shown = tuple(Demonstration((("text", f"apple {i} and more"),), "fruit") for i in range(12))
+    parent = Prompt(instruction="What is it? {labels}", input_template="{text}", demonstrations=shown)
+    pool = next_pool(lab, 2, [parent], 8, {parent.id}, demonstrations=True, seed=0)
+    assert all(has_room(lab, proposal.prompt) for proposal in pool)
+
+
+def test_settings_of_the_tiny_runs_are_real_keys() -> None:
+    assert len({text.partition("=")[0] for text in SETTINGS}) == len(SETTINGS)
