@@ -208,6 +208,7 @@ def _summary(made: list[Prompt], rows: int, labels: tuple[str, ...], texts: tupl
             "tokens_saved_by_prefix": 3e6,
             "peak_rss_mb": 900,
         },
+        "test_opened_before": 4,
         "stopped": texts[0][:100],
         "data": {
             "counts": {"train": 100, "dev": 50, "test": rows, "train_rows_in_test": 3},

@@ -195,8 +195,9 @@ def _selection(record: RunRecord) -> str:
     rows += [("sealed test", percent(test), _between(ci))]
     table = "".join(f"<tr><th>{name}</th><td>{value}</td><td class=ci>{ci}</td></tr>" for name, value, ci in rows)
     optimism = number(selection.get("optimism")) or 0.0
-    opened = number(selection.get("opened_before"))
-    ledger = f" This test was opened {opened:.0f} times before: read its p-values with care." if opened else ""
+    opened = number(record.summary.get("test_opened_before"))
+    times = "once" if opened == 1 else f"{opened or 0:.0f} times"
+    ledger = f" This test was opened {times} before: read its p-values with care." if opened else ""
     return (
         f"<div class=card><h3>Does dev flatter?</h3><table class=facts>{table}</table>"
         f"<p>The winner of {esc(selection.get('candidates', 'many'))} prompts scored {signed_points(optimism)} points "
