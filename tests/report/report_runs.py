@@ -158,6 +158,7 @@ def _events(made: list[Prompt], rows: int, texts: tuple[str, ...]) -> list[tuple
             },
         ),
         ("open_test", {"arms": {}, "n": rows, "test": "e" * 16}),
+        ("cost", {"wall_s": 61.0, "peak_rss_mb": 900}),
         ("done", {"bundle": "best"}),
     ]
     return events

@@ -136,6 +136,24 @@ def test_an_unfinished_run_is_told_as_such(tmp_path: Path) -> None:
     assert "Old." not in render_report(folder)
 
 
+def test_a_report_written_just_before_the_run_is_done_tells_its_verdict(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run")
+    lines = (folder / "journal.jsonl").read_text().splitlines(keepends=True)
+    assert '"done"' in lines[-1]
+    (folder / "journal.jsonl").write_text("".join(lines[:-1]))
+    assert "the searched prompt gains 6.0 points" in render_report(folder)
+
+
+def test_inputs_of_several_fields_are_named(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", rows=2)
+    rows = json.loads((folder / "test_rows.json").read_text())
+    rows["rows"][0]["input"] = {"title": "Late", "body": "Where is it?"}
+    rows["rows"][1]["input"] = {"text": "Only this"}
+    (folder / "test_rows.json").write_text(json.dumps(rows))
+    shown = [row["text"] for row in data_of(render_report(folder))["rows"]]
+    assert shown == ["title: Late\nbody: Where is it?", "Only this"]
+
+
 @pytest.mark.parametrize("events", [0, 1, 2, 3, 5, 6, 8, 13])
 def test_every_beginning_of_a_journal_gives_a_page(tmp_path: Path, events: int) -> None:
     folder = run_folder(tmp_path / "run", finished=False, prompts=4)

@@ -106,7 +106,8 @@ def read_record(folder: Path) -> RunRecord:
     remarks: list[str] = []
     events = tuple(_events(folder / JOURNAL, remarks))
     stored = fields(_json(folder / CONFIG, remarks))
-    ended = any(event.get("kind") == "done" for event in events) or not events
+    # The report is written before the run says that it is done; its cost is the last step that a summary rests on.
+    ended = any(event.get("kind") in ("cost", "done") for event in events) or not events
     summary = fields(_json(folder / SUMMARY, remarks)) if ended else {}
     tests = _test_rows(_json(folder / TEST_ROWS, remarks), remarks)
     config, identity = fields(stored.get("config")), fields(stored.get("identity"))
@@ -164,7 +165,8 @@ def _row(item: Mapping[str, Any], labels: int) -> TestRow | None:
     if gold is None or any(answer is None for answer in answers.values()):
         return None
     text = item.get("input")
-    shown = "\n".join(f"{name}: {value}" for name, value in text.items()) if isinstance(text, dict) else str(text or "")
+    named = text if isinstance(text, dict) else {"": text or ""}
+    shown = "\n".join(f"{name}: {value}" if len(named) > 1 else str(value) for name, value in named.items())
     probabilities = {}
     for arm, given in fields(item.get("probabilities")).items():
         found = [number(p) for p in items(given)]
