@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from cotune.cycle.budget import Budget
 
+_TRUSTED_SECONDS = 20.0
+
 
 @dataclass
 class CostModel:
@@ -23,6 +25,7 @@ class CostModel:
     budget: Budget
     score_rate: float
     train_rate: float
+    _slowest: float = 0.0
     _scored: tuple[float, float] = (0.0, 0.0)
     _trained: tuple[float, float] = (0.0, 0.0)
 
@@ -33,7 +36,8 @@ class CostModel:
         Scoring reaches about 0.7 of that rate, training (two such products a weight, frozen weights have no gradient) 0.5.
         """
         per_token = 2 * parameters / 1e9
-        return cls(budget, 0.7 * gflops / per_token, 0.5 * gflops / per_token / 2)
+        rate = 0.7 * gflops / per_token
+        return cls(budget, rate, 0.5 * gflops / per_token / 2, _slowest=0.5 * rate)
 
     def scoring(self, tokens: float) -> float:
         """Cost of scoring so many tokens."""
@@ -52,7 +56,9 @@ class CostModel:
         """Learn from a scoring step; the recent ones count most."""
         self._scored = self._mixed(self._scored, tokens, seconds)
         if self._scored[1] > 1.0:
-            self.score_rate = self._scored[0] / self._scored[1]
+            rate = self._scored[0] / self._scored[1]
+            # A process's first seconds are slow (memory is touched for the first time); they must not refuse a run.
+            self.score_rate = max(rate, self._slowest) if self._scored[1] < _TRUSTED_SECONDS else rate
 
     def saw_training(self, tokens: int, seconds: float) -> None:
         """Learn from a training step."""

@@ -118,6 +118,7 @@ def run(
                 view.event(event)
         try:
             model, model_name, probed = load_model(config, out, journal)
+            _check_target(model, config.tune.target)
             costs = CostModel.guess(budget, gflops=probed["gemm_gflops"], parameters=_matrix_weights(model))
             lab = Lab(task, model, journal, costs, out, tune_settings(config), config.seed, view)
             _start(lab, config, model_name, own, probed)
@@ -223,8 +224,9 @@ def _start(lab: Lab, config: RunConfig, model_name: str, own: Sequence[Prompt], 
 def _plan(lab: Lab, config: RunConfig, seed: Prompt) -> Plan:
     """Measure the scoring rate on a few rows, then fit the run into the budget."""
     task = lab.task
-    # The first passes of a process are slow, so a few rows warm it up before the rate is taken.
-    lab.model.score(seed, [row.fields for row in lab.train_sample[:4]], task.labels)
+    # The first passes of a process are slow, so others of the same size warm it up before the rate is taken.
+    warm = lab.train_sample[CALIBRATION_ROWS : 2 * CALIBRATION_ROWS] or lab.train_sample[:4]
+    lab.model.score(seed, [row.fields for row in warm], task.labels)
     lab.scores(seed, BASE, lab.train_sample[:CALIBRATION_ROWS], "measure")
     own, prefix = lab.tokens_a_row(seed)
     sizes = Sizes(
@@ -339,6 +341,23 @@ def _check_model(config: RunConfig) -> None:
     from cotune.model.bundled import resolve_model
 
     resolve_model(config.model)
+
+
+def _check_target(model: LocalModel, target: str) -> None:
+    """Find the layers to tune now, not after the first race."""
+    import torch
+
+    if target == "all-linear":
+        return
+    layers = [name for name, module in model.model.named_modules() if isinstance(module, torch.nn.Linear)]
+    for wanted in target.split(","):
+        if not any(f".{name}".endswith(f".{wanted}") for name in layers):
+            known = sorted({name.rpartition(".")[2] for name in layers})
+            raise InputError(
+                f"the model has no linear layer {wanted!r}",
+                where="tune.target",
+                mend=f"Use all-linear or some of {', '.join(known)}, with commas between them.",
+            )
 
 
 def _take_back(out: Path, made: Sequence[Path]) -> None:
