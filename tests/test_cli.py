@@ -1,0 +1,447 @@
+"""The command line as users meet it: help, bad input of many kinds, answers, and what machines read."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cotune.cli import app, main
+from tiny import save_tiny
+
+COMMANDS = [str(command.name or command.callback.__name__) for command in app.registered_commands if command.callback]
+_ESCAPE = re.compile(r"\x1b\[")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended and what it printed."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+Cotune = Callable[..., Ended]
+
+
+@pytest.fixture
+def cotune(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cotune:
+    """Calls the command line in this process, its output not a terminal."""
+
+    def call(*arguments: object, stdin: str = "") -> Ended:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+            raise SystemExit(0)
+        printed = capsys.readouterr()
+        code = end.value.code
+        return Ended(code if isinstance(code, int) else int(code is not None), printed.out, printed.err)
+
+    return call
+
+
+# Help -------------------------------------------------------------------------------------------------------------
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys\n"
+        "from cotune.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'peft', 'scipy', 'sklearn', 'numpy', 'pyarrow', 'datasets', 'polars'}\n"
+        "print('loaded:', sorted(heavy & set(sys.modules)))"
+    )
+    for arguments in ([], ["run"], ["predict"], ["try"]):
+        found = subprocess.run([sys.executable, "-c", script, *arguments, "--help"], capture_output=True, text=True, check=True)
+        assert "Usage:" in found.stdout
+        assert found.stdout.splitlines()[-1] == "loaded: []"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_an_example(cotune: Cotune, command: str) -> None:
+    shown = cotune(command, "--help")
+    assert shown.code == 0
+    assert re.search(rf"Examples?:\s.*cotune {command}\b", shown.stdout, re.DOTALL)
+    assert not _ESCAPE.search(shown.stdout)
+    assert "--json" in shown.stdout
+
+
+def test_help_names_every_command(cotune: Cotune) -> None:
+    shown = cotune("--help")
+    assert {"run", "predict", "try", "doctor"} <= set(COMMANDS)
+    assert all(command in shown.stdout for command in COMMANDS)
+
+
+# Bad input --------------------------------------------------------------------------------------------------------
+
+_WORDS = {"fruit": "apple", "animal": "horse", "tool": "hammer"}
+GOOD = "text,label\n" + "".join(f"{list(_WORDS.values())[i % 3]} number {i},{list(_WORDS)[i % 3]}\n" for i in range(60))
+YAML = "name: mine\ndata: {train: rows.csv, input: text, output: label}\nmodel: MODEL\nbudget: 20ktok\n"
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A command that must be refused.
+
+    Attributes:
+        told: what the message must hold.
+        files: name to content of files in the working folder, beside a good ``rows.csv`` and ``model``.
+        task: the file to run.
+        columns: the columns' options.
+        more: further arguments.
+        model: the model's folder.
+    """
+
+    told: tuple[str, ...]
+    files: dict[str, str | bytes] | None = None
+    task: str = "rows.csv"
+    columns: tuple[str, ...] = ("--input", "text", "--output", "label")
+    more: tuple[str, ...] = ()
+    model: str | None = "model"
+
+
+def csv(content: str | bytes, *told: str, **more: Any) -> Bad:
+    return Bad(told, {"bad.csv": content}, "bad.csv", **more)
+
+
+def yaml(content: str, *told: str, more: tuple[str, ...] = ()) -> Bad:
+    return Bad(told, {"task.yaml": content}, "task.yaml", (), more, None)
+
+
+BAD = {
+    "missing file": Bad(("rosw.csv", "no such file", "'rows.csv'"), task="rosw.csv"),
+    "folder as file": Bad(("data.csv", "folder"), {"data.csv/inner.txt": ""}, "data.csv"),
+    "unknown suffix": Bad(("rows.xlsx", "'.xlsx'", ".csv"), {"rows.xlsx": "x"}, "rows.xlsx"),
+    "no suffix": Bad(("rows", "no ending"), {"rows": "x"}, "rows"),
+    "empty file": csv("", "bad.csv", "empty"),
+    "header only": csv("text,label\n", "bad.csv", "no rows"),
+    "missing column": Bad(("rows.csv", "'txt'", "did you mean 'text'"), columns=("--input", "txt", "--output", "label")),
+    "missing label column": Bad(("rows.csv", "'lable'", "'label'"), columns=("--input", "text", "--output", "lable")),
+    "no input named": Bad(("--input",), columns=("--output", "label")),
+    "no output named": Bad(("--output",), columns=("--input", "text")),
+    "a column named twice": Bad(("'text'", "twice"), columns=("--input", "text", "--output", "text")),
+    "duplicate header": csv("text,text,label\na,b,c\n", "bad.csv", "line 1", "'text' twice"),
+    "one class only": csv("text,label\n" + "".join(f"row {i},same\n" for i in range(40)), "bad.csv", "'label'", "same"),
+    "too few rows": csv("text,label\na,x\nb,y\n", "bad.csv", "rows"),
+    "an empty label": csv(GOOD + "word,\n", "bad.csv", "line 62", "'label'"),
+    "an empty input": csv(GOOD + ",fruit\n", "bad.csv", "line 62", "'text'"),
+    "a ragged row": csv(GOOD + "one,two,three\n", "bad.csv", "line 62", "3 cells"),
+    "an open quote": csv(GOOD + '"never closed,fruit\n', "bad.csv", "line 62", "quote"),
+    "a NUL byte": csv(GOOD.encode() + b"a\0b,fruit\n", "bad.csv", "line 62", "NUL"),
+    "Windows-1252": csv(GOOD.encode() + "café,fruit\n".encode("cp1252"), "bad.csv", "line 62", "UTF-8"),
+    "UTF-16": csv(GOOD.encode("utf-16"), "bad.csv", "UTF-16"),
+    "a broken JSON line": Bad(
+        ("bad.jsonl", "line 2", "JSON"), {"bad.jsonl": '{"text": "a", "label": "x"}\n{"text": \n'}, "bad.jsonl"
+    ),
+    "a JSON line that is no object": Bad(("bad.jsonl", "line 1", "list"), {"bad.jsonl": "[1, 2]\n"}, "bad.jsonl"),
+    "a nested cell": Bad(("bad.jsonl", "line 1", "'text'"), {"bad.jsonl": '{"text": ["a"], "label": "x"}\n' * 30}, "bad.jsonl"),
+    "a Parquet file that is none": Bad(("bad.parquet",), {"bad.parquet": "nothing of the kind"}, "bad.parquet"),
+    "label not among labels": yaml(YAML + "output: {type: label, labels: [fruit, animal]}\n", "rows.csv", "'tool'", "line"),
+    "unknown key": yaml(YAML + "tune: {rnak: 8}\n", "task.yaml", "line 5", "rnak", "tune.rank"),
+    "unknown top key": yaml(YAML + "bugdet: 5m\n", "task.yaml", "line 5", "bugdet", "budget"),
+    "wrong type": yaml(YAML + "tune: {rank: many}\n", "task.yaml", "tune.rank", "whole number", "'many'"),
+    "broken YAML": yaml("name: [mine\ndata:\n", "task.yaml", "line", "YAML"),
+    "empty YAML": yaml("", "task.yaml", "empty"),
+    "a key twice in YAML": yaml(YAML + "name: other\n", "task.yaml", "line 5", "'name'", "twice"),
+    "no data in YAML": yaml("name: mine\n", "task.yaml", "data"),
+    "missing task file": Bad(("none.yaml", "does not exist"), task="none.yaml", columns=()),
+    "columns beside YAML": Bad(("task.yaml", "--input"), {"task.yaml": YAML}, "task.yaml"),
+    "unknown metric": Bad(("metric", "acuracy", "accuracy"), more=("metric=acuracy",)),
+    "unknown override": Bad(("tune.rnk", "tune.rank"), more=("tune.rnk=8",)),
+    "an override without a value": Bad(("'tune.rank'", "key=value"), more=("tune.rank",)),
+    "a rank of zero": Bad(("tune.rank", "at least 1"), more=("tune.rank=0",)),
+    "a negative learning rate": Bad(("tune.learning_rate", "more than 0"), more=("tune.learning_rate=-1",)),
+    "a LoRA target that is not there": Bad(("tune.target", "'nowhere'", "q_proj"), more=("tune.target=q_proj,nowhere",)),
+    "budget nonsense": Bad(("budget", "'soon'", "10m"), more=("--budget", "soon")),
+    "budget nothing": Bad(("budget", "'0m'"), more=("--budget", "0m")),
+    "budget too small": Bad(("budget", "too small", "Raise"), more=("--budget", "3ktok")),
+    "unknown device": Bad(("warp",), more=("engine.device=warp",)),
+    "a seed below zero": Bad(("seed", "at least 0"), more=("--seed", "-1")),
+    "a limit that leaves nothing": Bad(("limit.test",), more=("limit.test=59",)),
+    "prompt file missing": Bad(("mine.txt", "cannot be read"), more=("--prompt", "mine.txt")),
+    "prompt file not UTF-8": Bad(("mine.txt", "UTF-8"), {"mine.txt": b"caf\xe9 {text}"}, more=("--prompt", "mine.txt")),
+    "prompt without input field": Bad(("prompt 1", "{text}"), {"mine.txt": "Which?"}, more=("--prompt", "mine.txt")),
+    "empty prompt": Bad(("empty", "{text}"), {"mine.txt": " \n"}, more=("--prompt", "mine.txt")),
+    "prompt setting without input field": Bad(("prompt", "{text}"), more=("prompt=Which label?",)),
+    "a prompt longer than the model takes": Bad(
+        ("tokens", "limit"), {"mine.txt": "word " * 900 + "{text}"}, more=("prompt=mine.txt",)
+    ),
+    "unknown model": Bad(("model", "'nothing'", "smollm2-135m"), model="nothing"),
+    "model folder without config": Bad(("hollow", "config.json"), {"hollow/readme.txt": ""}, model="hollow"),
+    "model folder with a broken config": Bad(("config.json",), {"hollow/config.json": "{"}, model="hollow"),
+    "model folder with pickle only": Bad(("safetensors",), {"pickled/pytorch_model.bin": b"\x80\x04."}, model="pickled"),
+    "model weights cut short": Bad(("safetensors",), {"pickled/model.safetensors": b"\x08"}, model="pickled"),
+    "out is a file": Bad(("taken",), {"taken": ""}, more=("--out", "taken")),
+    "out lies below a file": Bad(("taken",), {"taken": ""}, more=("--out", "taken/run")),
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("cli") / "model")
+
+
+def lying_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()} | {
+        str(path.relative_to(folder)): b"folder" for path in folder.rglob("*") if path.is_dir()
+    }
+
+
+def is_one_message(ended: Ended) -> None:
+    assert ended.code == 2, ended
+    assert "Traceback" not in ended.stderr + ended.stdout
+    assert ended.stderr.startswith("cotune: ")
+    assert ended.stderr.count("\n") == 1, "one line"
+    assert len(ended.stderr) < 600
+    assert ended.stderr.rstrip().endswith((".", "}")), "it ends with how to mend it"
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+def test_bad_input_gets_one_message_and_leaves_nothing(
+    cotune: Cotune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path, bad: Bad
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").write_text(GOOD)
+    (tmp_path / "model").symlink_to(tiny_folder)
+    if bad.model == "pickled":
+        shutil.copytree(tiny_folder, tmp_path / "pickled")
+        (tmp_path / "pickled" / "model.safetensors").unlink()
+    for name, content in (bad.files or {}).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        data = content if isinstance(content, bytes) else content.replace("MODEL", str(tiny_folder)).encode()
+        (tmp_path / name).write_bytes(data)
+    before = lying_in(tmp_path)
+    given = ["run", bad.task, *bad.columns]
+    given += ["--model", bad.model] if bad.model else []
+    given += ["--budget", "20ktok"] if "--budget" not in bad.more else []
+    ended = cotune(*given, "engine.threads=1", "engine.dtype=float32", *bad.more)
+    is_one_message(ended)
+    for fragment in bad.told:
+        assert fragment in ended.stderr
+    assert lying_in(tmp_path) == before
+
+
+def test_there_are_many_kinds_of_bad_input() -> None:
+    assert len(BAD) >= 25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("run",), "Missing argument"),
+        (("run", "rows.csv", "--bugdet", "5m"), "--budget"),
+        (("run", "rows.csv", "--seed", "one"), "--seed"),
+        (("rnu", "rows.csv"), "run"),
+        (("predict",), "Missing argument"),
+        (("predict", "best", "--batch", "0"), "--batch"),
+        (("try", "run", "--rows", "-1"), "--rows"),
+    ],
+)
+def test_a_command_that_is_written_wrongly_is_told(cotune: Cotune, arguments: tuple[str, ...], told: str) -> None:
+    ended = cotune(*arguments)
+    assert ended.code == 2
+    assert told in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+# A whole run ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished run: its folder, and what the command printed in ``--json``."""
+
+    out: Path
+    rows: Path
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def done(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Done:
+    folder = tmp_path_factory.mktemp("run")
+    rows = folder / "rows.csv"
+    rows.write_text(GOOD)
+    arguments = [str(rows), "--input", "text", "--output", "label", "--model", str(tiny_folder), "--budget", "25ktok"]
+    arguments += ["--out", str(folder / "out"), "search.pool=4", "search.entrants=2", "engine.threads=1", "tune.rank=2"]
+    found = subprocess.run(
+        [sys.executable, "-m", "cotune.cli", "run", *arguments, "--json"], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    return Done(folder / "out", rows, found.stdout, found.stderr)
+
+
+def test_run_json_is_lines_of_json(done: Done) -> None:
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    kinds = [line.get("kind") for line in lines[:-1]]
+    assert {"engine", "start", "plan", "race", "tuned", "arm", "done"} <= set(kinds)
+    events = [line for line in lines[:-1] if line["kind"] not in ("progress", "note")]
+    assert events == [json.loads(line) for line in (done.out / "journal.jsonl").read_text().splitlines()]
+    summary = json.loads((done.out / "summary.json").read_text())
+    assert lines[-1] == {"out": str(done.out), **summary}
+    assert done.stderr == ""
+
+
+def again(cotune: Cotune, done: Done, tiny_folder: Path, *more: str) -> Ended:
+    arguments = ["--input", "text", "--output", "label", "--model", tiny_folder, "--budget", "25ktok", "--out", done.out]
+    settings = ["search.pool=4", "search.entrants=2", "engine.threads=1", "tune.rank=2"]
+    return cotune("run", done.rows, *arguments, *settings, *more)
+
+
+def test_a_verdict_is_told_without_escape_codes_when_piped(cotune: Cotune, done: Done, tiny_folder: Path) -> None:
+    ended = again(cotune, done, tiny_folder)
+    assert ended.code == 0
+    assert not _ESCAPE.search(ended.stdout)
+    assert ended.stderr == ""
+    for word in ("seed tuned", "best tuned", "The winning prompt", "The bundle"):
+        assert word in ended.stdout
+
+
+def test_predict_answers_one_text(cotune: Cotune, done: Done) -> None:
+    ended = cotune("predict", done.out / "best", "--input", "apple number 3")
+    assert ended.code == 0
+    assert ended.stdout.strip() in _WORDS
+    assert ended.stdout.count("\n") == 1
+    told = json.loads(cotune("predict", done.out / "best", "--input", "apple number 3", "--json").stdout)
+    assert told["answer"] == ended.stdout.strip()
+    assert sum(told["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+    assert told["probabilities"].keys() == set(_WORDS)
+
+
+def test_predict_answers_lines_from_standard_input(cotune: Cotune, done: Done) -> None:
+    rows = [{"id": 7, "text": "apple number 3"}, {"id": 8, "text": "hammer number 5", "answer": "old"}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows) + '\n"horse number 4"\n'
+    ended = cotune("predict", done.out / "best", "--batch", "2", stdin=lines)
+    assert ended.code == 0
+    found = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [row.get("id") for row in found] == [7, 8, None]
+    assert all(row["answer"] in _WORDS for row in found)
+    single = cotune("predict", done.out / "best", "--input", "hammer number 5").stdout.strip()
+    assert found[1]["answer"] == single
+    weighed = cotune("predict", done.out / "best", "--probabilities", stdin=lines)
+    assert all(max(row["probabilities"], key=row["probabilities"].get) for row in map(json.loads, weighed.stdout.splitlines()))
+
+
+@pytest.mark.parametrize(
+    ("stdin", "told"),
+    [
+        ("", ("standard input", "no rows")),
+        ('{"txt": "a"}\n', ("standard input, line 1", "'text'")),
+        ('{"text": "a"}\n{"text": \n', ("standard input, line 2", "JSON")),
+        ('{"text": ["a"]}\n', ("line 1", "'text'")),
+        ('{"text": ""}\n', ("line 1", "empty")),
+        ("[1]\n", ("line 1",)),
+    ],
+)
+def test_rows_that_cannot_be_answered_are_told(cotune: Cotune, done: Done, stdin: str, told: tuple[str, ...]) -> None:
+    ended = cotune("predict", done.out / "best", stdin=stdin)
+    is_one_message(ended)
+    assert all(fragment in ended.stderr for fragment in told)
+
+
+@pytest.mark.parametrize("place", ["nothing", "empty", "file", "out", "changed"])
+def test_what_is_no_bundle_is_told(cotune: Cotune, done: Done, tmp_path: Path, place: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "out").symlink_to(done.out)
+    shutil.copytree(done.out / "best", tmp_path / "changed")
+    (tmp_path / "changed" / "README.md").write_text("other")
+    ended = cotune("predict", tmp_path / place, "--input", "apple")
+    is_one_message(ended)
+    assert place in ended.stderr
+
+
+def test_try_sets_a_prompt_against_the_winner(cotune: Cotune, done: Done, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("What is this?\n{text}\nAnswer:")
+    ended = cotune("try", done.out, "--prompt", tmp_path / "mine.txt")
+    assert ended.code == 0, ended.stderr
+    assert not _ESCAPE.search(ended.stdout)
+    assert ended.stderr == ""
+    found = json.loads(cotune("try", done.out, "--prompt", tmp_path / "mine.txt", "--json").stdout)
+    journal = [json.loads(line) for line in (done.out / "journal.jsonl").read_text().splitlines()]
+    assert found["split"] == "dev"
+    assert found["n"] == next(event["value"]["n"]["dev"] for event in journal if event["kind"] == "start")
+    for comparison in found["comparisons"]:
+        assert comparison["low"] <= comparison["difference"] <= comparison["high"]
+        assert comparison["difference"] == pytest.approx(comparison["mine"] - comparison["winner"])
+        right = sum(row["mine"] == row["gold"] for row in comparison["flipped"])
+        wrong = sum(row["winner"] == row["gold"] for row in comparison["flipped"])
+        assert (right - wrong) / found["n"] == pytest.approx(comparison["difference"])
+    typed = cotune("try", done.out, "--json", stdin="What is this?\n{text}\nAnswer:")
+    assert json.loads(typed.stdout) == found
+    dashed = cotune("try", done.out, "--prompt", "-", "--json", stdin="What is this?\n{text}\nAnswer:")
+    assert json.loads(dashed.stdout) == found
+
+
+def test_trying_the_winner_itself_changes_nothing(cotune: Cotune, done: Done) -> None:
+    winner = json.loads((done.out / "summary.json").read_text())
+    journal = [json.loads(line) for line in (done.out / "journal.jsonl").read_text().splitlines()]
+    dev = next(event["value"]["dev"]["best_tuned"]["score"] for event in journal if event["kind"] == "confirm")
+    found = json.loads(cotune("try", done.out, "--text", winner["best"]["prompt_text"], "--json").stdout)
+    assert found["comparisons"][0]["winner"] == pytest.approx(dev, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("try", "OUT", "--text", "Which one?"), ("--text", "{text}")),
+        (("try", "OUT", "--text", " "), ("empty", "{text}")),
+        (("try", "OUT", "--prompt", "none.txt"), ("none.txt", "cannot be read")),
+        (("try", "nowhere", "--text", "{text}"), ("nowhere", "not a run's folder")),
+        (("try", "OUT/best", "--text", "{text}"), ("best", "not a run's folder")),
+        (("try", "YOUNG", "--text", "{text}"), ("no winner yet",)),
+        (("report", "nowhere"), ("nowhere", "not a run's folder")),
+    ],
+)
+def test_what_cannot_be_tried_is_told(
+    cotune: Cotune, done: Done, tmp_path: Path, arguments: tuple[str, ...], told: tuple[str, ...]
+) -> None:
+    young = tmp_path / "young"
+    young.mkdir()
+    shutil.copy(done.out / "config.json", young)
+    lines = (done.out / "journal.jsonl").read_text().splitlines(keepends=True)
+    (young / "journal.jsonl").write_text("".join(lines[:3]))
+    ended = cotune(*(text.replace("OUT", str(done.out)).replace("YOUNG", str(young)) for text in arguments))
+    is_one_message(ended)
+    assert all(fragment in ended.stderr for fragment in told)
+
+
+def test_try_with_changed_data_is_refused(cotune: Cotune, done: Done) -> None:
+    text = done.rows.read_text()
+    try:
+        done.rows.write_text(text.replace("apple", "melon"))
+        ended = cotune("try", done.out, "--text", "{text}")
+    finally:
+        done.rows.write_text(text)
+    is_one_message(ended)
+    assert "data" in ended.stderr
+
+
+def test_doctor_and_report_speak_json(cotune: Cotune, done: Done) -> None:
+    assert isinstance(json.loads(cotune("doctor", "--json").stdout), dict)
+    found = json.loads(cotune("report", done.out, "--json").stdout)
+    assert Path(found["report"]).is_file()
+    assert found["summary"] == json.loads((done.out / "summary.json").read_text())
+
+
+def test_a_reader_that_leaves_early_is_no_error(done: Done) -> None:
+    read, write = os.pipe()
+    process = subprocess.Popen([sys.executable, "-m", "cotune.cli", "run", "--help"], stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    os.close(read)
+    assert process.stderr is not None
+    assert b"Traceback" not in process.stderr.read()
+    assert process.wait(timeout=30) in (0, 1)
