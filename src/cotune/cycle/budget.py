@@ -43,8 +43,12 @@ def parse_budget(text: str) -> Budget:
     if match is None or (unit not in _TIME and unit not in _TOKENS):
         raise BudgetError(f"{text!r} is no budget", where="budget", mend="Write for example 90s, 10m, 1h, 300ktok or 2Mtok.")
     amount = float(match[1]) * (_TIME.get(unit) or _TOKENS[unit])
-    if amount <= 0:
-        raise BudgetError(f"the budget {text!r} is nothing", where="budget", mend="Give at least 60s or 50ktok.")
+    if not 0 < amount < 1e18:
+        raise BudgetError(
+            f"the budget {text[:40]!r} is {'beyond all bounds' if amount else 'nothing'}",
+            where="budget",
+            mend="Give at least 60s or 50ktok.",
+        )
     return Budget("time" if unit in _TIME else "tokens", amount)
 
 
