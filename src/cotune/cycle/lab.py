@@ -203,7 +203,8 @@ class Lab:
             self.watcher.progress(stage, f"step {step}/{to_step}, loss {loss:.3f}: {prompt.text}", tokens)
 
         def effect() -> dict[str, Any]:
-            if not (branch and run.resume(branch)) and run.step == 0:
+            # A run that was finished goes on from where its learning rate was still full.
+            if not (branch and run.resume(branch)) and (run.step == 0 or run.branch):
                 run.resume()
             started, before = time.monotonic(), run.tokens
             try:

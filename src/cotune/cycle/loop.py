@@ -21,6 +21,9 @@ from cotune.refine import Proposal
 
 _PATIENCE = 3
 """Steps of the loop without a better dev score after which it stops."""
+_FINISHES = 4
+"""How often the learning rates may fall, where each time budget turns out to be left."""
+_SPENT = "the budget is spent, but for the end"
 
 
 @dataclass
@@ -61,10 +64,22 @@ class Loop:
         self._row_tokens: dict[str, float] = {}
         # Budget a nat of dev log-loss has cost, by kind of step: what moved dev decides what comes next.
         self._worth: dict[str, float] = {}
+        self._out_of_budget = False
 
     def run(self) -> Search:
         """Go round until the budget, the steps or the gains end."""
         search = self._first_cycle()
+        for _ in range(_FINISHES):
+            self._go_round(search)
+            self._finish(search)
+            # What the end costs is estimated with care; where much is left after all, it is spent.
+            choice, _, steps = self._decide(search, 0)
+            if not self._out_of_budget or choice == "finish" or steps < max(4, search.winner.steps // 4):
+                break
+        return search
+
+    def _go_round(self, search: Search) -> None:
+        """Cycle after cycle until something ends it."""
         lost = 0
         while True:
             choice, why, steps = self._decide(search, lost)
@@ -75,15 +90,14 @@ class Loop:
             )
             if recorded["next"] == "finish":
                 search.stopped = recorded["why"]
-                break
+                self._out_of_budget = recorded["why"] == _SPENT
+                return
             before = search.winner.best.rank
             if recorded["next"] == "prompts":
                 self._prompt_cycle(search, recorded["steps"])
             else:
                 self._tune_cycle(search, recorded["steps"])
             lost = 0 if search.winner.best.rank > before else lost + 1
-        self._finish(search)
-        return search
 
     # Cycles -------------------------------------------------------------------------------------------------------
 
@@ -252,7 +266,7 @@ class Loop:
                 why += f"; the last ones moved dev log-loss by {self._worth['tune']:.4f}"
             # The last stretch goes in one piece: a check on dev costs as much as several steps.
             return "tune", why, min(room, max(3, affordable if affordable < 4 * block else affordable // 2))
-        return "finish", "the budget is spent, but for the end", 0
+        return "finish", _SPENT, 0
 
     def _at_measured_speed(self, tracks: Sequence[Track]) -> Plan:
         """The plan, its short runs no longer than what the first steps' speed allows: it was made on a guess of that speed."""

@@ -41,6 +41,7 @@ class TuningRun:
         step: optimizer steps done.
         losses: loss per answer token of each of these steps.
         tokens: tokens run in them.
+        branch: name of the decay that the state belongs to; empty at the full learning rate.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class TuningRun:
         self.step = 0
         self.losses: list[float] = []
         self.tokens = 0
+        self.branch = ""
         self._prefix = common_prefix(self.rows)
         self._parameters: list[tuple[str, torch.nn.Parameter]] = []
         self._optimizer: torch.optim.Optimizer | None = None
@@ -112,6 +114,7 @@ class TuningRun:
         """
         self._enter()
         assert self._optimizer is not None
+        self.branch = branch
         while self.step < to_step:
             factor = learning_rate_factor(
                 self.step,
@@ -228,6 +231,7 @@ class TuningRun:
         self._optimizer = None
         self._enter()
         self._restore(path)
+        self.branch = branch
         return True
 
     def _restore(self, path: Path) -> None:
