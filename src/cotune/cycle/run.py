@@ -112,7 +112,8 @@ def run(
         journal.listeners.append(view.event)
         if journal.events:
             done = f"{len(journal.events)} steps, {journal.clock() / 60:.1f} min"
-            view.event({"kind": "note", "value": {"text": f"going on with {out}: {done} are done"}})
+            note = {"text": f"going on with {out}: {done} are done"}
+            view.event({"n": len(journal.events) - 1, "kind": "note", "value": note})
             # Only a view that draws a whole picture needs what happened before.
             for event in journal.events if getattr(view, "wants_history", False) else ():
                 view.event(event)
@@ -295,7 +296,8 @@ def _report(out: Path, view: View) -> None:
     try:
         write_report(out)
     except Exception as error:
-        view.event({"kind": "note", "value": {"text": f"the report could not be written ({error}); try cotune report {out}"}})
+        note = {"text": f"the report could not be written ({error}); try cotune report {out}"}
+        view.event({"n": -1, "kind": "note", "value": note})
 
 
 def _check_same(out: Path, config: RunConfig, task: Task, own: Sequence[Prompt]) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from cotune import __version__
 from cotune.errors import DivergedError
 from cotune.files import content_hash
 from cotune.model.adapters import BASE, AdapterSlot
+from cotune.model.allocator import keep_freed_memory
 from cotune.model.attention import ATTENTION_NAME
 from cotune.model.naive import naive_label_scores, plain_last_states
 from cotune.model.packed import plan_pass
@@ -126,6 +127,7 @@ class LocalModel:
         from cotune.model.folder import model_fingerprint
 
         settings = settings or EngineSettings()
+        keep_freed_memory()
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         try:
