@@ -26,4 +26,5 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     settings = ((_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 * 2**20), (_MMAP_MAX, 0))
-    return min(mallopt(number, value) for number, value in settings) == 1
+    done: list[int] = [mallopt(number, value) for number, value in settings]
+    return min(done) == 1
