@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cotune.errors import CotuneError
+from cotune.files import sync
 
 _CURRENT_FOLDER = -100
 _SWAP = 2
@@ -46,7 +47,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
                 temporary.chmod(0o755)
                 _sync_all(temporary)
                 _put(temporary, folder, aside)
-                _sync(folder.parent)
+                sync(folder.parent)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
@@ -79,13 +80,5 @@ def exchange(left: Path, right: Path) -> bool:
 def _sync_all(folder: Path) -> None:
     for current, _, names in os.walk(folder):
         for name in names:
-            _sync(Path(current) / name)
-        _sync(Path(current))
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            sync(Path(current) / name)
+        sync(Path(current))

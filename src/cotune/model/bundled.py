@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cotune.errors import CotuneError, InputError
-from cotune.files import file_sha256, write_json
+from cotune.files import file_sha256, sync, write_json
 from cotune.model.cache import CACHE_VARIABLE, cache_folder
 from cotune.model.convert import CONVERSION, convert_gguf
 from cotune.model.folder import check_model_folder, fetch_from_hub, model_fingerprint
@@ -164,12 +164,12 @@ def _make(target: Path, say: Progress) -> None:
         write_json(folder / MANIFEST, manifest)
         for path in folder.iterdir():
             path.chmod(0o644)
-            _sync(path)
-        _sync(folder)
+            sync(path)
+        sync(folder)
         if target.exists():
             target.replace(workplace / "broken")
         folder.replace(target)
-        _sync(target.parent)
+        sync(target.parent)
 
 
 def _fetch(source: Path, workplace: Path, say: Progress) -> str:
@@ -273,11 +273,3 @@ def _disk_error(error: OSError, folder: Path) -> CotuneError:
         what = f"the model cannot be written ({error.strerror or error})"
         mend = f"Set {CACHE_VARIABLE} to a folder that can be written to."
     return InputError(what, where=str(folder), mend=mend)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
