@@ -7,5 +7,6 @@ but the page's own script and style.
 from __future__ import annotations
 
 from cotune.report.html.page import render_report, write_report
+from cotune.report.html.shell import Live
 
-__all__ = ["render_report", "write_report"]
+__all__ = ["Live", "render_report", "write_report"]

@@ -1,9 +1,7 @@
-"""The page: its head with the content policy, the sections in their order, the data for its script."""
+"""The page: the sections in their order, the data for its script."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from importlib.resources import files as package_files
 from pathlib import Path
 
@@ -15,16 +13,12 @@ from cotune.report.html.lineage import lineage_section, map_section
 from cotune.report.html.markup import data_text, embedded_json, esc
 from cotune.report.html.prompts import prompt_details, read_prompts
 from cotune.report.html.record import RunRecord, read_record
+from cotune.report.html.shell import MARK, Live, shell
 from cotune.report.html.verdict import verdict_section
 from cotune.report.narration import ARM_NAMES
 from cotune.report.plain import fields, one_line
 
 REPORT = "report.html"
-_ICON = (
-    "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'><circle cx='5.5' cy='8' r='4.5' fill='none' "
-    "stroke='%231f6fb5' stroke-width='2'/><circle cx='10.5' cy='8' r='4.5' fill='%23d9730d'/></svg>"
-)
-_MARK = _ICON.replace("%23", "#").replace("<svg ", "<svg width='22' height='22' aria-hidden='true' ")
 
 
 def write_report(run_folder: Path) -> Path:
@@ -47,8 +41,12 @@ def write_report(run_folder: Path) -> Path:
     return path
 
 
-def render_report(run_folder: Path) -> str:
-    """The page as text; what :func:`write_report` writes. Raises InputError where the folder is not a run's."""
+def render_report(run_folder: Path, live: Live | None = None) -> str:
+    """The page as text; what :func:`write_report` writes, or with ``live`` what is served while the run goes on.
+
+    Raises:
+        InputError: the folder is not a run's.
+    """
     record = read_record(run_folder)
     prompts = read_prompts(record)
     sections = [
@@ -77,25 +75,23 @@ def render_report(run_folder: Path) -> str:
         "prompts": prompt_details(prompts, record.metric),
         "metric": record.metric,
     }
-    style, script = _asset("page.css"), _asset("panel.js") + _asset("matrix.js")
-    policy = (
-        f"default-src 'none'; script-src {_source(script)}; style-src {_source(style)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
     remarks = "".join(f"<p class=remark>{esc(remark)}</p>" for remark in record.remarks)
     task = one_line(record.summary.get("task") or record.value("start").get("task") or record.config.get("name") or "run", 80)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{esc(policy)}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="referrer" content="no-referrer">'
-        f'<title>{esc(task)} · cotune report</title><link rel="icon" href="data:image/svg+xml,{esc(_ICON)}">'
-        f"<style>{style}</style></head><body>"
-        f'<header><div class="bar"><a class="brand" href="#verdict">{_MARK} cotune</a><nav aria-label="Sections">{links}</nav>'
+    whole = (
+        f'<header><div class="bar"><a class="brand" href="#verdict">{MARK} cotune</a><nav aria-label="Sections">{links}</nav>'
         '<button type="button" id="theme" hidden>Dark</button></div></header>'
         f"<main>{_about(record, task)}{remarks}{body}</main>"
-        f"<footer>Made by cotune from the run’s journal. Nothing on this page is loaded from elsewhere.</footer>"
+        "<footer>Made by cotune from the run’s journal. Nothing on this page is loaded from elsewhere.</footer>"
         '<dialog id="panel" aria-labelledby="panel-title"></dialog><div id="tip" role="tooltip" hidden></div>'
-        f'<script type="application/json" id="data">{embedded_json(data)}</script><script>{script}</script></body></html>\n'
+        f'<script type="application/json" id="data">{embedded_json(data)}</script>'
+    )
+    return shell(
+        f"{task} · cotune report",
+        whole,
+        style=asset("page.css"),
+        script=asset("panel.js") + asset("matrix.js"),
+        finished=record.finished,
+        live=live,
     )
 
 
@@ -114,9 +110,6 @@ def _about(record: RunRecord, task: str) -> str:
     return f'<p class="about">{" · ".join(fact for fact in facts if fact)}</p>'
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A style or script of the page."""
     return (package_files("cotune.report.html") / "assets" / name).read_text(encoding="utf-8")
-
-
-def _source(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

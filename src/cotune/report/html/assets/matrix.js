@@ -1,5 +1,6 @@
-// The table of test rows against arms.
-(() => {
+// The table of test rows against arms. What the reader chose outlives the table, which may be made anew.
+const matrixChoice = { view: "all", label: "", words: "", pattern: "", page: 0 };
+function startMatrix() {
   const table = document.getElementById("matrix-table");
   if (!table) return;
   const PAGE = 50;
@@ -11,8 +12,7 @@
   const pager = document.getElementById("matrix-pager");
   const patterns = document.getElementById("matrix-patterns");
   const rows = DATA.rows.map((row) => ({ ...row, pattern: row.answers.map((a) => (a === row.gold ? "✓" : "✗")).join("") }));
-  let page = 0;
-  let pattern = "";
+  const chosen = matrixChoice;
 
   const tests = {
     all: () => true,
@@ -25,10 +25,15 @@
     return make("i", { "aria-hidden": "true" }, ...[...text].map((m) => make("span", { class: m === "✓" ? "ok" : "no", text: m })));
   }
 
-  function chosen() {
-    const words = search.value.trim().toLowerCase();
-    return rows.filter((row) => tests[view.value](row) && (!pattern || row.pattern === pattern)
-      && (label.value === "" || row.gold === Number(label.value)) && (!words || row.text.toLowerCase().includes(words)));
+  function matching() {
+    const words = chosen.words.trim().toLowerCase();
+    return rows.filter((row) => tests[chosen.view](row) && (!chosen.pattern || row.pattern === chosen.pattern)
+      && (chosen.label === "" || row.gold === Number(chosen.label)) && (!words || row.text.toLowerCase().includes(words)));
+  }
+
+  function choose(changes) {
+    Object.assign(chosen, { page: 0 }, changes);
+    draw();
   }
 
   function bar(share) {
@@ -61,8 +66,10 @@
   }
 
   function draw() {
-    const found = chosen();
-    page = Math.min(page, Math.max(0, Math.ceil(found.length / PAGE) - 1));
+    const found = matching();
+    const pages = Math.ceil(found.length / PAGE);
+    chosen.page = Math.min(chosen.page, Math.max(0, pages - 1));
+    const page = chosen.page;
     count.textContent = `${found.length} of ${rows.length} rows`;
     body.replaceChildren(...found.slice(page * PAGE, (page + 1) * PAGE).map((row) => make("tr", {},
       make("td", {}, make("button", { type: "button", class: "open", text: row.text.slice(0, 160) || "(empty)", dir: "auto", on: () => openRow(row) })),
@@ -72,15 +79,14 @@
         "data-tip": `${DATA.arms[place]}: ${DATA.labels[answer]}`,
         "aria-label": answer === row.gold ? "right" : "wrong",
       })))));
-    const pages = Math.ceil(found.length / PAGE);
     pager.replaceChildren();
     if (pages > 1) {
       pager.append(
-        make("button", { type: "button", text: "Back", disabled: page === 0, on: () => { page -= 1; draw(); } }),
+        make("button", { type: "button", text: "Back", disabled: page === 0, on: () => choose({ page: page - 1 }) }),
         make("span", { text: `page ${page + 1} of ${pages}` }),
-        make("button", { type: "button", text: "Next", disabled: page === pages - 1, on: () => { page += 1; draw(); } }));
+        make("button", { type: "button", text: "Next", disabled: page === pages - 1, on: () => choose({ page: page + 1 }) }));
     }
-    for (const button of patterns.children) button.setAttribute("aria-pressed", String(button.dataset.pattern === pattern));
+    for (const button of patterns.children) button.setAttribute("aria-pressed", String(button.dataset.pattern === chosen.pattern));
   }
 
   const sizes = new Map();
@@ -89,10 +95,15 @@
     const told = [...text].map((m, i) => `${DATA.arms[i]} ${m === "✓" ? "right" : "wrong"}`);
     patterns.append(make("button", {
       type: "button", "data-pattern": text, "data-tip": told.join("\n"), "aria-label": `${told.join(", ")}: ${size} rows`,
-      on: () => { pattern = pattern === text ? "" : text; page = 0; draw(); },
+      on: () => choose({ pattern: chosen.pattern === text ? "" : text }),
     }, marks(text), make("span", { text: size })));
   }
-  for (const control of [view, label]) control.addEventListener("change", () => { page = 0; draw(); });
-  search.addEventListener("input", () => { page = 0; draw(); });
+  if (!sizes.has(chosen.pattern)) chosen.pattern = "";
+  if (![...label.options].some((option) => option.value === chosen.label)) chosen.label = "";
+  [view.value, label.value, search.value] = [chosen.view, chosen.label, chosen.words];
+  view.addEventListener("change", () => choose({ view: view.value }));
+  label.addEventListener("change", () => choose({ label: label.value }));
+  search.addEventListener("input", () => choose({ words: search.value }));
   draw();
-})();
+}
+startMatrix();

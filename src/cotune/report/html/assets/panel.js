@@ -138,26 +138,30 @@ document.addEventListener("keydown", (event) => {
 });
 
 // Selects that show one of several views.
-for (const select of document.querySelectorAll("[data-switch]")) {
-  select.addEventListener("change", () => {
-    const views = document.querySelector(`[data-choices="${select.dataset.switch}"]`).children;
-    for (const view of views) view.hidden = view.dataset.choice !== select.value;
-  });
+function switchView(select) {
+  const views = document.querySelector(`[data-choices="${select.dataset.switch}"]`).children;
+  for (const view of views) view.hidden = view.dataset.choice !== select.value;
 }
+document.addEventListener("change", (event) => {
+  if (event.target.matches("[data-switch]")) switchView(event.target);
+});
 
-for (const button of document.querySelectorAll("[data-copy]")) {
-  button.hidden = false;
-  button.addEventListener("click", async () => {
-    const text = button.closest(".copy").querySelector("pre");
-    try {
-      await navigator.clipboard.writeText(text.textContent);
-      button.textContent = "Copied";
-      setTimeout(() => { button.textContent = "Copy"; }, 1500);
-    } catch {
-      getSelection().selectAllChildren(text);
-    }
-  });
+function showCopyButtons() {
+  for (const button of document.querySelectorAll("[data-copy]")) button.hidden = false;
 }
+showCopyButtons();
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest?.("[data-copy]");
+  if (!button) return;
+  const text = button.closest(".copy").querySelector("pre");
+  try {
+    await navigator.clipboard.writeText(text.textContent);
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  } catch {
+    getSelection().selectAllChildren(text);
+  }
+});
 
 // The section one reads is marked in the bar.
 const links = new Map([...document.querySelectorAll("nav a")].map((a) => [a.hash.slice(1), a]));

@@ -1,0 +1,70 @@
+"""The outermost part of a page: head, content policy, styles and scripts, offline or served."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+
+from cotune.report.html.markup import esc
+
+_ICON = (
+    "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'><circle cx='5.5' cy='8' r='4.5' fill='none' "
+    "stroke='%231f6fb5' stroke-width='2'/><circle cx='10.5' cy='8' r='4.5' fill='%23d9730d'/></svg>"
+)
+MARK = _ICON.replace("%23", "#").replace("<svg ", "<svg width='22' height='22' aria-hidden='true' ")
+"""The project's mark as an inline picture."""
+
+
+@dataclass(frozen=True)
+class Live:
+    """What a served page has beyond the offline file.
+
+    Attributes:
+        script: renews the page; it may ask the server that the page came from, and nobody else.
+        style: of what the script shows.
+        version: of the run's files that the page was made from.
+    """
+
+    script: str
+    style: str
+    version: str
+
+
+def shell(title: str, body: str, *, style: str, script: str = "", finished: bool = False, live: Live | None = None) -> str:
+    """A whole page.
+
+    Args:
+        title: trusted or not, it is escaped.
+        body: trusted markup.
+        style: the page's own style.
+        script: the page's own script; runs after the body and after ``live``'s.
+        finished: whether the run has ended; told to ``live``'s script.
+        live: makes it a served page.
+
+    Returns:
+        HTML whose content policy allows these very scripts and styles. Without ``live`` the page may ask nobody for anything.
+    """
+    # The live script comes first: it has to see the sections as they were served, before others fill them.
+    scripts = [text for text in (live.script if live else "", script) if text]
+    styles = [style, *([live.style] if live else [])]
+    policy = (
+        f"default-src 'none'; script-src {_sources(scripts)}; style-src {_sources(styles)}; img-src data:; "
+        + ("connect-src 'self'; " if live else "")
+        + "base-uri 'none'; form-action 'none'"
+    )
+    told = f' data-version="{esc(live.version)}" data-finished="{"yes" if finished else "no"}"' if live else ""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{esc(policy)}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="referrer" content="no-referrer">'
+        f'<title>{esc(title)}</title><link rel="icon" href="data:image/svg+xml,{esc(_ICON)}">'
+        + "".join(f"<style>{text}</style>" for text in styles)
+        + f"</head><body{told}>{body}"
+        + "".join(f"<script>{text}</script>" for text in scripts)
+        + "</body></html>\n"
+    )
+
+
+def _sources(texts: list[str]) -> str:
+    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in texts)
