@@ -1,0 +1,111 @@
+"""The page that is served, made again only when the run's files changed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from importlib.resources import files as package_files
+from pathlib import Path
+
+from cotune.errors import CotuneError, InputError
+from cotune.files import content_hash
+from cotune.report.html import Live, render_report
+from cotune.report.html.markup import esc
+from cotune.report.html.page import asset
+from cotune.report.html.record import CONFIG, JOURNAL, SUMMARY, TEST_ROWS
+from cotune.report.html.shell import MARK, shell
+
+_SHOWN = (JOURNAL, SUMMARY, CONFIG, TEST_ROWS)
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a reader gets.
+
+    Attributes:
+        version: of the run's files behind the page; empty while there is nothing to show yet.
+        html: the page.
+        error: why the page is not the newest one, in a sentence; empty where it is.
+    """
+
+    version: str
+    html: str
+    error: str = ""
+
+
+class RunPage:
+    """A run's page, kept as new as its files. Threads may share it.
+
+    Args:
+        folder: the run's folder; its journal may still be missing.
+        pause: seconds between two makings at the least. It grows to nine times what the last one took, so that watching
+            a run takes no more than a tenth of one core from it.
+
+    Raises:
+        InputError: the folder neither holds a run nor is one about to begin there.
+    """
+
+    def __init__(self, folder: Path, *, pause: float = 1.0) -> None:
+        if not any((folder / name).is_file() for name in (*_SHOWN[:3], ".lock")):
+            raise InputError("this is not a run's folder", where=str(folder), mend="Give the --out folder of a cotune run.")
+        self._folder, self._pause = folder, pause
+        self._lock = threading.Lock()
+        self._seen: object = None
+        self._not_before = 0.0
+        self._shown = self._notice("Nothing has been written yet.", "The run is about to begin; this page renews itself.")
+
+    def current(self) -> Shown:
+        """The newest page; the last good one, with the reason, where a newer one cannot be made."""
+        with self._lock:
+            if time.monotonic() >= self._not_before:
+                self._renew()
+            return self._shown
+
+    def _renew(self) -> None:
+        stamp = [_stamp(self._folder / name) for name in _SHOWN]
+        begun = stamp[0] is not None or stamp[1] is not None
+        if stamp == self._seen or not (begun or self._shown.version):
+            return
+        self._seen = stamp
+        started = time.monotonic()
+        version = content_hash(stamp)
+        try:
+            self._shown = Shown(version, render_report(self._folder, _live(version)))
+        except (CotuneError, OSError) as error:
+            self._fail(str(error))
+        except Exception as error:
+            _LOG.exception("the page of %s cannot be made", self._folder)
+            self._fail(f"{type(error).__name__}: {error}")
+        ended = time.monotonic()
+        self._not_before = ended + max(self._pause, 9 * (ended - started))
+
+    def _fail(self, why: str) -> None:
+        if self._shown.version:
+            # The page in the readers' hands stays as good as it was.
+            self._shown = Shown(self._shown.version, self._shown.html, f"The page cannot be renewed: {why}")
+        else:
+            self._shown = self._notice("The page cannot be made.", "It is tried again when the run's files change.", why)
+
+    def _notice(self, headline: str, more: str, error: str = "") -> Shown:
+        body = (
+            f'<header><div class="bar"><span class="brand">{MARK} cotune</span></div></header>'
+            f'<main><p class="about"><b>{esc(self._folder)}</b></p>'
+            f'<h1 class="headline">{esc(headline)}</h1><p>{esc(more)}</p></main>'
+        )
+        return Shown("", shell("cotune report", body, style=asset("page.css"), live=_live("")), error)
+
+
+def _stamp(path: Path) -> list[int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [found.st_mtime_ns, found.st_size, found.st_ino]
+
+
+def _live(version: str) -> Live:
+    folder = package_files("cotune.report.view") / "assets"
+    return Live((folder / "live.js").read_text("utf-8"), (folder / "live.css").read_text("utf-8"), version)
