@@ -21,7 +21,7 @@ Loss = Callable[[LocalModel, Sequence[TrainingRow]], tuple[Tensor, int]]
 
 
 class Stepper:
-    """One optimizer on fresh LoRA weights; engine and baseline both step through it, so they differ in the loss alone.
+    """One optimizer on fresh LoRA weights; engine and baseline both step through it, so they differ in the passes alone.
 
     Args:
         local: the model.
@@ -102,8 +102,7 @@ def compare(local: LocalModel, prefix: int, own: int, gemm: Gemm, repeats: int) 
     def engine() -> None:
         stepper.step(work.rows, shared(work))
 
-    def baseline() -> None:
-        stepper.step(work.rows, *variants[name])
+    baseline = _bind(stepper, work, *variants[name])
 
     works = {"gemm": gemm, "engine": engine, "gemm_after": gemm, "baseline": baseline}
     seconds = interleaved(works, repeats, local.runner.device)
@@ -130,7 +129,13 @@ def compare(local: LocalModel, prefix: int, own: int, gemm: Gemm, repeats: int) 
 
 
 def _bind(stepper: Stepper, work: TuningWork, loss: Loss, micro_rows: int) -> Callable[[], object]:
-    return lambda: stepper.step(work.rows, loss, micro_rows)
+    """A plain step, through peft's own layers."""
+
+    def step() -> None:
+        with stepper.local.adapters.unfused():
+            stepper.step(work.rows, loss, micro_rows)
+
+    return step
 
 
 def loss_difference(local: LocalModel, prefix: int, own: int) -> float:
@@ -158,7 +163,8 @@ def gradient_difference(local: LocalModel, prefix: int = 60, own: int = 20, rows
             raise RuntimeError("some LoRA weights got no gradient")
         return torch.cat(parts)
 
-    plain = gradient(plain_loss)
+    with local.adapters.unfused():
+        plain = gradient(plain_loss)
     found = float((gradient(shared(work)) - plain).norm() / plain.norm())
     for parameter in parameters:
         parameter.grad = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from cotune.errors import CotuneError, InputError
 from cotune.files import atomic_path, content_hash, write_json
+from cotune.model.fused_lora import FusedLora
 
 BASE = "base"
 """The id of the model without an adapter."""
@@ -59,6 +61,7 @@ class AdapterSlot:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._peft: Any = None
+        self._fused: FusedLora | None = None
         self._shapes: tuple[LoraSettings, ...] = ()
         self._folders: dict[str, Path] = {}
         self._loaded: dict[str, dict[str, Tensor]] = {}
@@ -122,6 +125,7 @@ class AdapterSlot:
             names = self._peft.peft_config["default"].target_modules
             self._shapes = (settings, LoraSettings(settings.rank, settings.alpha, ",".join(sorted(names))))
             self._peft.eval()
+            self._fused = FusedLora(self._model)
         self._peft.base_model.enable_adapter_layers()
         return self._peft
 
@@ -147,6 +151,16 @@ class AdapterSlot:
         for _, parameter in parameters:
             parameter.requires_grad_(True)
         return parameters
+
+    @contextmanager
+    def unfused(self) -> Iterator[None]:
+        """Let peft's own layers run meanwhile, to measure or to check against them."""
+        assert self._fused is not None
+        self._fused.enabled = False
+        try:
+            yield
+        finally:
+            self._fused.enabled = True
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the weights that are in the model now, under peft's file names."""

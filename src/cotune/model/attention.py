@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from cotune.model.cpu_attention import SHORT_KEYS, attend, attend_backward
 from cotune.model.packed import PackedPlan
 
 ATTENTION_NAME = "cotune_shared_prefix"
@@ -112,6 +113,9 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -
     """Plain causal attention of one sequence, ``[tokens, heads, size]`` in and out."""
     group = q.shape[1] // k.shape[1]
     tokens = q.shape[0]
+    if q.device.type == "cpu" and window is None and q.requires_grad and tokens <= SHORT_KEYS and q.shape[-1] == v.shape[-1]:
+        short: Tensor = _ShortCausal.apply(q, k, v, scale)  # type: ignore[no-untyped-call]
+        return short
     mask = None
     if window is not None and tokens > window:
         place = torch.arange(tokens, device=q.device)
@@ -173,10 +177,6 @@ def _expanded(
     return out.transpose(1, 2).flatten(0, 1)[plan.unpad_index]
 
 
-_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-
-
 class _SharedPrefix(torch.autograd.Function):
     """Prefix and own attention merged by log-sum-exp; every tensor ``[tokens, heads, size]``."""
 
@@ -194,16 +194,14 @@ class _SharedPrefix(torch.autograd.Function):
     ) -> Tensor:
         heads = k.shape[1]
         group = q.shape[1] // heads
-        mask = plan.own_mask(window, group, torch.float32 if q.dtype == torch.float32 else q.dtype)
+        mask = plan.own_mask(window, group, torch.float32)
         padded_q = _pad_queries(plan, q, heads)
         padded_k, padded_v = _pad_keys(plan, k), _pad_keys(plan, v)
-        out_padded, lse_padded = _forward(padded_q, padded_k, padded_v, 0.0, False, attn_mask=mask, scale=scale)
+        out_padded, lse_padded = attend(padded_q, padded_k, padded_v, scale, mask)
         out = _unpad_queries(plan, out_padded, group)
         lse = _unpad_queries(plan, lse_padded.unsqueeze(-1), group)
         if prefix_k is not None and prefix_v is not None:
-            long_out, long_lse = _forward(
-                _long(q, heads), _head_first(prefix_k), _head_first(prefix_v), 0.0, False, scale=scale
-            )
+            long_out, long_lse = attend(_long(q, heads), _head_first(prefix_k), _head_first(prefix_v), scale)
             out_prefix, lse_prefix = _short(long_out, q.shape[0]), _short(long_lse.unsqueeze(-1), q.shape[0])
             merged = torch.logaddexp(lse, lse_prefix)
             out = torch.lerp(out, out_prefix, torch.exp(lse_prefix - merged).to(out.dtype))
@@ -222,36 +220,55 @@ class _SharedPrefix(torch.autograd.Function):
         real = torch.zeros(plan.query_index.numel(), 1, 1, dtype=grad.dtype)
         real[plan.unpad_index] = 1
         grad_padded = _pad_queries(plan, grad, heads, real)
-        dq_padded, dk_padded, dv_padded = _backward(
+        dq_padded, dk_padded, dv_padded = attend_backward(
             grad_padded,
             _pad_queries(plan, q, heads),
             _pad_keys(plan, k),
             _pad_keys(plan, v),
             _pad_queries(plan, out, heads),
             _pad_queries(plan, lse, heads).squeeze(-1),
-            0.0,
-            False,
-            attn_mask=ctx.mask,
-            scale=ctx.scale,
+            ctx.scale,
+            ctx.mask,
         )
         dq = _unpad_queries(plan, dq_padded, group)
         dk, dv = (_unpad_keys(plan, x, k.shape[0]) for x in (dk_padded, dv_padded))
         dprefix_k = dprefix_v = None
         if prefix_k is not None:
-            dq_long, dlong_k, dlong_v = _backward(
+            dq_long, dlong_k, dlong_v = attend_backward(
                 _long(grad, heads),
                 _long(q, heads),
                 _head_first(prefix_k),
                 _head_first(prefix_v),
                 _long(out, heads),
                 _long(lse, heads).squeeze(-1),
-                0.0,
-                False,
-                scale=ctx.scale,
+                ctx.scale,
             )
             dq = dq + _short(dq_long, q.shape[0])
             dprefix_k, dprefix_v = dlong_k[0].transpose(0, 1), dlong_v[0].transpose(0, 1)
         return None, dq, dk, dv, dprefix_k, dprefix_v, None, None
+
+
+class _ShortCausal(torch.autograd.Function):
+    """Causal attention of one short sequence that is trained through, ``[tokens, heads, size]``."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        tokens, heads = q.shape[0], k.shape[1]
+        group = q.shape[1] // heads
+        mask = torch.full((tokens, tokens), -torch.inf).triu_(1).repeat_interleave(group, 0)[None, None]
+        out, lse = attend(_long(q, heads), _head_first(k), _head_first(v), scale, mask)
+        ctx.mask, ctx.scale = mask, scale
+        ctx.save_for_backward(q, k, v, out, lse)
+        return _short(out, tokens)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, lse = ctx.saved_tensors
+        heads = k.shape[1]
+        dq, dk, dv = attend_backward(
+            _long(grads[0], heads), _long(q, heads), _head_first(k), _head_first(v), out, lse, ctx.scale, ctx.mask
+        )
+        return _short(dq, q.shape[0]), dk[0].transpose(0, 1), dv[0].transpose(0, 1), None
 
 
 def _pad_queries(plan: PackedPlan, x: Tensor, heads: int, real: Tensor | None = None) -> Tensor:

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 Progress = Callable[[int], None]
 """Called with the number of tokens that were just run."""
 
-ENGINE_VERSION = "1"
+ENGINE_VERSION = "2"
 """Part of every cache key: raised when a change of the engine can change scores."""
 
 
@@ -155,6 +155,8 @@ class LocalModel:
         *,
         adapter: str = BASE,
         top: int | None = None,
+        batch_rows: int | None = None,
+        fresh: bool = False,
         progress: Progress | None = None,
     ) -> LabelScores:
         """Log-probabilities of the labels for each row.
@@ -166,6 +168,8 @@ class LocalModel:
             adapter: which weights; :data:`BASE` or a registered adapter's id.
             top: None gives the whole distribution; a number gives exact scores of that many best labels and may leave the
                 others out, which is faster where labels have several tokens.
+            batch_rows: rows in a batch at most; None leaves it to the tokens. Only a measurement of noise needs it.
+            fresh: run the model even where the scores are known, and keep nothing: to see whether it says the same again.
             progress: told the tokens of each finished batch.
 
         Raises:
@@ -178,9 +182,10 @@ class LocalModel:
         prefix_ids = rendered[0].prompt_ids[:length]
         scores = np.empty((len(rendered), len(labels)))
         tokens, cached, plain = length, 0, 0
-        for batch in cut_batches(rendered, length, self.settings.batch_tokens):
+        cache = None if fresh else self.cache
+        for batch in cut_batches(rendered, length, self.settings.batch_tokens, batch_rows):
             key = self._key(adapter, prefix_ids, batch, top)
-            found = self.cache.get(key) if self.cache else None
+            found = cache.get(key) if cache else None
             part = [rendered[i] for i in batch.places]
             plain += sum(len(row.prompt_ids) for row in part)
             plain += len(part) * len(batch.trie.tree.tokens)
@@ -192,8 +197,8 @@ class LocalModel:
                 part_scores, cost = self._compute(adapter, prefix_ids, batch, part, top)
                 if np.isnan(part_scores).any() or (top is None and not np.isfinite(part_scores).all()):
                     raise DivergedError(f"scores of prompt {prompt.id} with adapter {adapter} are not finite")
-                if self.cache:
-                    self.cache.put(key, part_scores, cost)
+                if cache:
+                    cache.put(key, part_scores, cost)
             tokens += cost
             scores[list(batch.places)] = part_scores
             if progress:

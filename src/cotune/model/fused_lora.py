@@ -1,0 +1,213 @@
+"""LoRA layers that share an input, run as few large matrix products instead of many small ones.
+
+peft runs every adapted layer by itself: three products and several casts forward, twice that backward. Where layers read the
+same states (query, key and value; gate and up), their frozen weights and all their down-projections are stacked into one matrix
+here, and their up-projections into one block-diagonal matrix, so a group of layers costs two products forward and five
+backward. The products run in the model's own number type; the trained weights and their gradients stay in fp32, as in
+mixed-precision training. peft's modules stay in place, hold the weights and name them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from cotune.model.naive import use_plain_attention
+
+_ADAPTER = "default"
+
+
+class LoraGroup:
+    """Adapted layers that read one input.
+
+    Args:
+        layers: peft's LoRA layers over plain linear layers of one input width and number type.
+
+    Attributes:
+        layers: them.
+        outputs: output width of each.
+    """
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self.layers = list(layers)
+        bases = [layer.base_layer for layer in self.layers]
+        self.outputs = [int(base.weight.shape[0]) for base in bases]
+        self._ranks = [int(layer.lora_A[_ADAPTER].weight.shape[0]) for layer in self.layers]
+        self._scales = [float(layer.scaling[_ADAPTER]) for layer in self.layers]
+        width, first = sum(self.outputs), bases[0].weight
+        rank = sum(self._ranks)
+        self._down = first.new_empty(width + rank, first.shape[1])
+        self._up = first.new_zeros(width, rank)
+        self._bias = None
+        start = 0
+        for base, out in zip(bases, self.outputs, strict=True):
+            self._down[start : start + out].copy_(base.weight.data)
+            # The layer's own weight becomes a view, so that nothing lies in memory twice.
+            base.weight.data = self._down[start : start + out]
+            start += out
+        if any(base.bias is not None for base in bases):
+            parts = [
+                first.new_zeros(out) if b.bias is None else b.bias.data for b, out in zip(bases, self.outputs, strict=True)
+            ]
+            self._bias = torch.cat([*parts, first.new_zeros(rank)])
+        self._seen: list[int] = []
+        self._input: Tensor | None = None
+        self._pending: dict[int, Tensor] = {}
+
+    def output(self, number: int, x: Tensor) -> Tensor:
+        """What layer ``number`` answers to ``x``; the whole group is run when its first layer asks."""
+        if self._input is not x or number not in self._pending:
+            self._run(x)
+        found = self._pending.pop(number)
+        if not self._pending:
+            self._input = None
+        return found
+
+    def _run(self, x: Tensor) -> None:
+        factors = self._factors()
+        self._refresh(factors)
+        states = x.reshape(-1, x.shape[-1])
+        if torch.is_grad_enabled() and (states.requires_grad or any(f.requires_grad for f in factors)):
+            flat: Tensor = _Grouped.apply(self, states, *factors)  # type: ignore[no-untyped-call]
+            # A fused optimizer changes weights without counting it as a version: after training nothing is taken as known.
+            self._seen = []
+        else:
+            flat, _ = self.forward(states)
+        shaped = flat.view(*x.shape[:-1], -1)
+        parts = torch.split_with_sizes(shaped, self.outputs, -1) if len(self.layers) > 1 else (shaped,)
+        self._input, self._pending = x, dict(enumerate(parts))
+
+    def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs ``[tokens, all widths]`` and the inner states ``[tokens, all ranks]`` of states ``[tokens, width]``."""
+        both = linear(states, self._down, self._bias)
+        width = self._up.shape[0]
+        inner = both[:, width:]
+        return torch.addmm(both[:, :width], inner, self._up.t()), inner
+
+    def backward(self, grad: Tensor, states: Tensor, inner: Tensor, *, to_input: bool) -> tuple[Tensor | None, list[Tensor]]:
+        """Gradients of the states and, alternating for each layer, of its down- and up-projection, those in fp32."""
+        width = self._up.shape[0]
+        to_inner = grad @ self._up
+        to_states = None
+        if to_input:
+            to_states = torch.addmm(grad @ self._down[:width], to_inner, self._down[width:])
+        down, up = to_inner.t() @ states, grad.t() @ inner
+        found: list[Tensor] = []
+        row = column = 0
+        for out, rank, scale in zip(self.outputs, self._ranks, self._scales, strict=True):
+            found.append(down[column : column + rank].float())
+            found.append(up[row : row + out, column : column + rank].float() * scale)
+            row, column = row + out, column + rank
+        return to_states, found
+
+    def _factors(self) -> list[Tensor]:
+        return [f for layer in self.layers for f in (layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight)]
+
+    def _refresh(self, factors: Sequence[Tensor]) -> None:
+        """Take over trained weights that changed since the last pass."""
+        seen = [factor._version for factor in factors]
+        if seen == self._seen:
+            return
+        row, column = 0, 0
+        width = self._up.shape[0]
+        with torch.no_grad():
+            for i, (out, rank, scale) in enumerate(zip(self.outputs, self._ranks, self._scales, strict=True)):
+                self._down[width + column : width + column + rank].copy_(factors[2 * i])
+                self._up[row : row + out, column : column + rank].copy_(factors[2 * i + 1] * scale)
+                row, column = row + out, column + rank
+        self._seen = seen
+
+
+class _Grouped(torch.autograd.Function):
+    """A group's products; the factors are inputs only so that gradients reach them."""
+
+    @staticmethod
+    def forward(ctx: Any, group: LoraGroup, states: Tensor, *factors: Tensor) -> Tensor:
+        flat, inner = group.forward(states)
+        ctx.group = group
+        # A copy, or the whole stacked output would be kept for it.
+        ctx.save_for_backward(states, inner.contiguous())
+        return flat
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        states, inner = ctx.saved_tensors
+        to_states, found = ctx.group.backward(grads[0], states, inner, to_input=ctx.needs_input_grad[1])
+        return None, to_states, *found
+
+
+class FusedLora:
+    """Groups the LoRA layers of a model and answers in their place while :attr:`enabled`.
+
+    Layers are grouped by watching which of them get the very same tensor in a short pass, so no architecture is named here.
+    Layers that are not a plain LoRA over a plain linear layer keep peft's own pass.
+
+    Args:
+        model: the transformers model whose linear layers peft has wrapped.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.enabled = True
+        for layers in _layers_by_input(model):
+            group = LoraGroup(layers)
+            for number, layer in enumerate(layers):
+                layer.forward = functools.partial(self._answer, group, number, layer, layer.forward)
+
+    def _answer(self, group: LoraGroup, number: int, layer: Any, plain: Any, x: Tensor, *rest: Any, **more: Any) -> Tensor:
+        if not self.enabled or rest or more:
+            result: Tensor = plain(x, *rest, **more)
+            return result
+        if layer.disable_adapters:
+            # Exactly what ran before peft wrapped the layer: the base model's scores must not hang on that.
+            base: Tensor = layer.base_layer(x)
+            return base
+        return group.output(number, x)
+
+
+def _layers_by_input(model: Any) -> list[list[Any]]:
+    """LoRA layers that read one tensor, in the order in which they ask for it; a layer with an input of its own is alone."""
+    from peft.tuners.lora.layer import Linear
+
+    groups: list[list[Any]] = []
+    placed: set[int] = set()
+    last: Tensor | None = None
+
+    def note(layer: Any, inputs: tuple[Any, ...]) -> None:
+        nonlocal last
+        x, before = inputs[0], last
+        last = x
+        if id(layer) in placed:
+            return
+        placed.add(id(layer))
+        if groups and before is x and groups[-1][0].base_layer.weight.dtype == layer.base_layer.weight.dtype:
+            groups[-1].append(layer)
+        else:
+            groups.append([layer])
+
+    wanted = [
+        m
+        for m in model.modules()
+        if isinstance(m, Linear)
+        and type(m.base_layer) is torch.nn.Linear
+        and not m.lora_variant
+        and list(m.lora_A) == [_ADAPTER]
+        and m.lora_A[_ADAPTER].bias is None
+        and m.lora_B[_ADAPTER].bias is None
+    ]
+    if not wanted:
+        return []
+    use_plain_attention(model)
+    hooks = [layer.register_forward_pre_hook(note) for layer in wanted]
+    try:
+        with torch.inference_mode():
+            ids = torch.zeros(1, 2, dtype=torch.long, device=wanted[0].base_layer.weight.device)
+            model.get_decoder()(input_ids=ids, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return groups

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cotune.model.adapters import LoraSettings
+from cotune.model.cpu_attention import attend, attend_backward
+from cotune.model.fused_lora import LoraGroup
+from cotune.model.local import LocalModel
+from cotune.tune.batches import TrainingRow
+from cotune.tune.loss import plain_loss, shared_prefix_loss
+from tiny import FITTING, tiny_local, widen_lora
+
+SMALL = LoraSettings(rank=4, alpha=8)
+ROWS = [TrainingRow((5, 6, 7, 8, 9 + i, 11), (20 + i, 2)) for i in range(3)]
+
+
+def trained(local: LocalModel) -> list[Tensor]:
+    parameters = local.adapters.start(SMALL, seed=0)
+    widen_lora(parameters, 0)
+    return [p for _, p in parameters]
+
+
+def gradients(local: LocalModel, parameters: list[Tensor], *, shared: bool) -> tuple[float, Tensor]:
+    for parameter in parameters:
+        parameter.grad = None
+    loss, _ = shared_prefix_loss(local, ROWS, 4) if shared else plain_loss(local, ROWS)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in parameters)
+    return float(loss.detach()), torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+
+
+@pytest.mark.parametrize("kind", FITTING)
+@pytest.mark.parametrize("shared", [True, False])
+def test_loss_and_gradient_are_those_of_peft(kind: Any, shared: bool) -> None:
+    local = tiny_local(kind)
+    parameters = trained(local)
+    loss, found = gradients(local, parameters, shared=shared)
+    with local.adapters.unfused():
+        wanted_loss, wanted = gradients(local, parameters, shared=shared)
+    assert float(wanted.norm()) > 1e-2
+    assert loss == pytest.approx(wanted_loss, rel=1e-5)
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("kind", FITTING)
+def test_layers_that_read_one_input_are_one_group(kind: Any) -> None:
+    local = tiny_local(kind)
+    trained(local)
+    groups: dict[int, LoraGroup] = {}
+    names: dict[int, list[str]] = {}
+    for name, module in local.model.named_modules():
+        answer = module.__dict__.get("forward")
+        if answer is not None and hasattr(answer, "args"):
+            groups[id(answer.args[0])] = answer.args[0]
+            names.setdefault(id(answer.args[0]), []).append(name.rsplit(".", 1)[-1])
+    layers = local.model.config.get_text_config().num_hidden_layers
+    assert len(groups) == 4 * layers
+    assert sorted(map(tuple, names.values())) == sorted(
+        [("down_proj",), ("gate_proj", "up_proj"), ("o_proj",), ("q_proj", "k_proj", "v_proj")] * layers
+    )
+    # Frozen weights lie in memory once, inside of the stacked matrix.
+    group = next(iter(groups.values()))
+    assert all(
+        layer.base_layer.weight.untyped_storage().data_ptr() == group.layers[0].base_layer.weight.untyped_storage().data_ptr()
+        for layer in group.layers
+    )
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_an_optimizer_step_is_seen_by_the_next_pass(fused: bool) -> None:
+    local = tiny_local("llama")
+    parameters = trained(local)
+    optimizer = torch.optim.AdamW(parameters, lr=0.05, fused=fused)
+    before, _ = gradients(local, parameters, shared=True)
+    optimizer.step()
+    with torch.inference_mode():
+        found = float(shared_prefix_loss(local, ROWS, 4)[0])
+        with local.adapters.unfused():
+            wanted = float(shared_prefix_loss(local, ROWS, 4)[0])
+    assert abs(wanted - before) > 0.05
+    assert found == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_layer_asked_out_of_turn_still_answers_right() -> None:
+    local = tiny_local("llama")
+    trained(local)
+    attention = local.model.get_decoder().layers[0].self_attn
+    x = torch.randn(1, 3, attention.k_proj.base_layer.weight.shape[1])
+    with torch.inference_mode():
+        found = [attention.v_proj(x), attention.q_proj(x), attention.q_proj(x + 1), attention.k_proj(x)]
+        with local.adapters.unfused():
+            wanted = [attention.v_proj(x), attention.q_proj(x), attention.q_proj(x + 1), attention.k_proj(x)]
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "queries", "keys"), [(40, 6, 9), (2, 6, 9), (1, 12, 200), (1, 5, 128)])
+@pytest.mark.parametrize("masked", [True, False])
+def test_dense_and_flash_attention_are_what_autograd_gives(rows: int, queries: int, keys: int, masked: bool) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(rows, 2, n, 8, requires_grad=True) for n in (queries, keys, keys))
+    mask = torch.zeros(rows, 1, queries, keys)
+    if masked:
+        mask.masked_fill_(torch.rand(mask.shape) < 0.3, -torch.inf)
+        mask[..., 0] = 0
+    scores = (q @ k.transpose(-1, -2)) * 0.3 + mask
+    wanted = torch.softmax(scores, -1) @ v
+    grad = torch.randn_like(wanted)
+    wanted.backward(grad)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        out, lse = attend(q, k, v, 0.3, mask if masked else None)
+        found = attend_backward(grad, q, k, v, out, lse, 0.3, mask if masked else None)
+    torch.testing.assert_close(out, wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(lse, torch.logsumexp(scores, -1), atol=1e-5, rtol=1e-4)
+    for one, other in zip(found, (q.grad, k.grad, v.grad), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
