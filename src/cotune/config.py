@@ -123,6 +123,12 @@ class SearchConfig(_Section):
     max_cycles: Count = 8
 
 
+class EvaluateConfig(_Section):
+    """What is measured of the winner beside its score: whether formats of its prompt are compared before and after tuning."""
+
+    robustness: StrictBool = True
+
+
 class EngineConfig(_Section):
     """What the model runs on; None and ``auto`` leave the choice to a short probe. Lengths are in tokens."""
 
@@ -157,6 +163,7 @@ class RunConfig(_Section):
     refit: StrictBool = False
     tune: TuneConfig = TuneConfig()
     search: SearchConfig = SearchConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     engine: EngineConfig = EngineConfig()
 
     def prompt_text(self) -> str | None:
@@ -300,7 +307,7 @@ def _resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = 
 
 def _validated(values: dict[str, Any], where: str, document: YamlText, overridden: frozenset[str] = frozenset()) -> RunConfig:
     # a section that is written but left empty means its defaults
-    for section in ("output", "limit", "tune", "search", "engine"):
+    for section in ("output", "limit", "tune", "search", "evaluate", "engine"):
         if section in values and values[section] is None:
             del values[section]
     try:

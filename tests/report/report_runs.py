@@ -158,6 +158,8 @@ def _events(made: list[Prompt], rows: int, texts: tuple[str, ...]) -> list[tuple
             },
         ),
         ("open_test", {"arms": {}, "n": rows, "test": "e" * 16}),
+        ("noise", _noise()),
+        ("robustness", _robustness(made[-1], texts)),
         ("cost", {"wall_s": 61.0, "peak_rss_mb": 900}),
         ("done", {"bundle": "best"}),
     ]
@@ -167,6 +169,25 @@ def _events(made: list[Prompt], rows: int, texts: tuple[str, ...]) -> list[tuple
 def _proposal(prompt: Prompt, parent: Prompt | None) -> dict[str, Any]:
     parents = [parent.id] if parent else []
     return {"prompt": prompt.to_json(), "source": "edit" if parent else "user", "parents": parents, "operator": "cue"}
+
+
+def _noise() -> dict[str, Any]:
+    return {"n": 48, "largest": 0.021, "mean": 0.0043, "reach": 0.03, "flipped": 1, "batch_rows": [48, 3], "tokens": 2000}
+
+
+def _robustness(prompt: Prompt, texts: tuple[str, ...]) -> dict[str, Any]:
+    variants = [prompt.edit(cue=cue) for cue in ("label:", "LABEL:", "Label =", "### Label")]
+    scores = ([0.31, 0.42, 0.38, 0.5], [0.88, 0.9, 0.9, 0.9])
+    measures = {name: {"value": 0.03, "observed": 0.04, "ci": [0.01, 0.07]} for name in ("min", "max", "range", "sd")}
+    return {
+        "n": 50,
+        "base": {"scores": scores[0], **measures},
+        "tuned": {"scores": scores[1], **measures},
+        "change": {"value": -0.05, "observed": -0.06, "ci": [-0.09, -0.01], "significant": True},
+        "sentence": "Tuning makes the model less picky about how it is asked. " + texts[0][:100],
+        "own": {"base": 0.44, "tuned": 0.92},
+        "prompts": [variant.to_json() for variant in variants],
+    }
 
 
 def _summary(made: list[Prompt], rows: int, labels: tuple[str, ...], texts: tuple[str, ...]) -> dict[str, Any]:
@@ -209,6 +230,8 @@ def _summary(made: list[Prompt], rows: int, labels: tuple[str, ...], texts: tupl
             "tokens_saved_by_prefix": 3e6,
             "peak_rss_mb": 900,
         },
+        "noise": _noise(),
+        "robustness": _robustness(made[-1], texts),
         "test_opened_before": 4,
         "stopped": texts[0][:100],
         "data": {

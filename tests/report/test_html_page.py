@@ -26,7 +26,10 @@ from cotune.report.html.plot import nice_ticks
 from cotune.report.html.prompts import read_prompts, word_diff
 from cotune.report.html.record import read_record
 
-SECTIONS = ("verdict", "lineage", "map", "matrix", "errors", "training", "search", "waterfall", "health", "reproduce")
+SECTIONS = (
+    *("verdict", "lineage", "map", "matrix", "errors", "robustness"),
+    *("training", "search", "waterfall", "health", "reproduce"),
+)
 
 
 class Outline(HTMLParser):

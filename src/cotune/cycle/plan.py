@@ -80,6 +80,7 @@ def make_plan(
     max_entrants: int,
     max_epochs: int,
     decay: float,
+    extra_tokens: float = 0.0,
 ) -> Plan:
     """Fit a run into what is left of the budget.
 
@@ -95,12 +96,13 @@ def make_plan(
         max_entrants: tuned prompts at most.
         max_epochs: epochs of the winner's run at most.
         decay: share of a finished run in which the learning rate falls.
+        extra_tokens: further tokens that are scored at the end.
 
     Raises:
         BudgetError: not even one short run fits.
     """
     row = scoring(sizes.own)
-    reserve_tokens = 1.05 * (5 * sizes.test + 3 * sizes.dev + 2 * min(64, sizes.train)) * sizes.own
+    reserve_tokens = 1.05 * (5 * sizes.test + 3 * sizes.dev + 2 * min(64, sizes.train)) * sizes.own + extra_tokens
     reserve = fixed + scoring(reserve_tokens)
     usable = left - reserve
     step = training(sizes.step_tokens)

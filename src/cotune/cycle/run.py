@@ -14,14 +14,15 @@ from typing import Any, Protocol
 
 from cotune import __version__
 from cotune.config import RunConfig
-from cotune.cycle.arms import CALIBRATION_ROWS, confirm, open_test
+from cotune.cycle.arms import confirm, open_test
 from cotune.cycle.budget import parse_budget
 from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import JOURNAL, Journal, read_journal
 from cotune.cycle.lab import Lab, Watcher
 from cotune.cycle.loop import Loop
-from cotune.cycle.plan import Plan, Sizes, make_plan
+from cotune.cycle.planning import fit_plan
 from cotune.cycle.summary import attribution_of, build_summary, test_rows
+from cotune.cycle.trust import measure_noise, measure_robustness, noise_of
 from cotune.errors import BusyError, InputError
 from cotune.evaluate.paired import detectable_sentence
 from cotune.files import write_json
@@ -123,16 +124,19 @@ def run(
             costs = CostModel.guess(budget, gflops=probed["gemm_gflops"], parameters=_matrix_weights(model))
             lab = Lab(task, model, journal, costs, out, tune_settings(config), config.seed, view)
             _start(lab, config, model_name, own, probed)
-            plan = _plan(lab, config, own[0])
+            plan = fit_plan(lab, config, own[0])
         except InputError:
             _take_back(out, made)
             raise
         search = Loop(lab, config, plan, own).run()
         confirmed = confirm(lab, search, refit_winners=config.refit)
         results = open_test(lab, confirmed)
-        gains = attribution_of(lab, results)
+        noise = measure_noise(lab, confirmed, keep=plan.fixed)
+        robustness = measure_robustness(lab, confirmed, wanted=config.evaluate.robustness, keep=plan.fixed)
+        gains = attribution_of(lab, results, noise_of(noise))
         cost = journal.step("cost", "cost", lambda: {"wall_s": round(journal.clock(), 1), "peak_rss_mb": _peak_rss_mb()})
-        summary = build_summary(lab, search, confirmed, results, gains, model_name=model_name, cost=cost)
+        trust = {"noise": noise, "robustness": robustness}
+        summary = build_summary(lab, search, confirmed, results, gains, model_name=model_name, cost=cost, trust=trust)
         _ship(lab, summary, confirmed.arms["best_tuned"].candidate, model_name, out)
         write_json(out / TEST_ROWS, test_rows(lab, results))
         # What a caller gets now is what a later one reads from the file.
@@ -220,54 +224,6 @@ def _start(lab: Lab, config: RunConfig, model_name: str, own: Sequence[Prompt], 
             "detectable": detectable_sentence(task.test.n),
         },
     )
-
-
-def _plan(lab: Lab, config: RunConfig, seed: Prompt) -> Plan:
-    """Measure the scoring rate on a few rows, then fit the run into the budget."""
-    task = lab.task
-    # The first passes of a process are slow, so others of the same size warm it up before the rate is taken.
-    warm = lab.train_sample[CALIBRATION_ROWS : 2 * CALIBRATION_ROWS] or lab.train_sample[:4]
-    lab.model.score(seed, [row.fields for row in warm], task.labels)
-    lab.scores(seed, BASE, lab.train_sample[:CALIBRATION_ROWS], "measure")
-    own, prefix = lab.tokens_a_row(seed)
-    sizes = Sizes(
-        len(task.train),
-        len(task.dev),
-        task.test.n,
-        own,
-        prefix,
-        min(config.tune.batch_size, len(task.train)),
-        -(-len(task.train) // config.tune.batch_size),
-    )
-    timed = lab.costs.budget.kind == "time"
-    left = lab.left()
-
-    def effect() -> dict[str, Any]:
-        plan = make_plan(
-            left,
-            sizes,
-            scoring=lab.costs.scoring,
-            training=lab.costs.training,
-            fixed=6.0 + 0.01 * lab.costs.budget.amount if timed else 0.0,
-            max_pool=config.search.pool,
-            max_entrants=config.search.entrants,
-            max_epochs=config.tune.max_epochs,
-            decay=lab.tune.decay,
-        )
-        return {**plan.to_json(), "text": _plan_text(plan, lab, sizes)}
-
-    value = lab.journal.step("plan", [task.fingerprint, config.budget, config.search.model_dump()], effect)
-    return Plan(**{name: value[name] for name in Plan.__dataclass_fields__})
-
-
-def _plan_text(plan: Plan, lab: Lab, sizes: Sizes) -> list[str]:
-    unit = "s" if lab.costs.budget.kind == "time" else "tokens"
-    return [
-        f"score {plan.pool} prompts on up to {plan.race_rows} dev rows each",
-        f"tune {plan.entrants} of them for {plan.short_steps} steps, then the best on",
-        f"to about {plan.target_steps} steps ({plan.target_steps / sizes.steps_per_epoch:.1f} epochs), the seed prompt as far",
-        f"keep {plan.reserve:,.0f} {unit} for confirming, {sizes.test} test rows and the report",
-    ]
 
 
 def _ship(lab: Lab, summary: dict[str, Any], candidate: Any, model_name: str, out: Path) -> None:

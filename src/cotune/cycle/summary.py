@@ -12,23 +12,26 @@ from cotune import __version__
 from cotune.cycle.arms import ArmResult, Confirmed
 from cotune.cycle.lab import Lab
 from cotune.cycle.loop import Search
+from cotune.cycle.trust import METRICS
 from cotune.evaluate.attribution import Attribution, attribute, sentence
 from cotune.evaluate.intervals import Interval, dirichlet_f1, proportion_interval
+from cotune.evaluate.noise import Noise, told_with_noise
 from cotune.evaluate.selection import winners_curse
 
-_METRICS = {"accuracy": "mean", "macro_f1": "macro_f1", "weighted_f1": "weighted_f1"}
 
-
-def attribution_of(lab: Lab, results: Mapping[str, ArmResult]) -> Attribution:
-    """The gains between the arms on the test rows."""
+def attribution_of(lab: Lab, results: Mapping[str, ArmResult], noise: Noise | None = None) -> Attribution:
+    """The gains between the arms on the test rows; with ``noise``, none that it could make is called a difference."""
     one = results["best_tuned"]
-    return attribute(
+    gains = attribute(
         {name: result.for_attribution() for name, result in results.items()},
-        metric=_METRICS[lab.task.metric],  # type: ignore[arg-type]
+        metric=METRICS[lab.task.metric],  # type: ignore[arg-type]
         gold=one.gold,
         groups=one.groups,
         seed=lab.seed,
     )
+    if noise is None:
+        return gains
+    return told_with_noise(gains, {name: noise.floor(r.scores, r.candidate.decision) for name, r in results.items()})
 
 
 def build_summary(
@@ -40,8 +43,9 @@ def build_summary(
     *,
     model_name: str,
     cost: Mapping[str, Any],
+    trust: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """All of ``summary.json`` but where the bundle lies."""
+    """All of ``summary.json`` but where the bundle lies; ``trust`` holds what was measured of noise and robustness."""
     task = lab.task
     winner = confirmed.arms["best_tuned"]
     table = np.stack([m.evaluation.correct for m in confirmed.considered])
@@ -69,6 +73,8 @@ def build_summary(
             "optimism": round(winner.evaluation.score - results["best_tuned"].evaluation.score, 6),
             "candidates": len(search.proposals),
         },
+        "noise": trust["noise"],
+        "robustness": trust["robustness"],
         "test_opened_before": opened,
         "cycles": search.cycles,
         "stopped": search.stopped,

@@ -50,6 +50,7 @@ class Gain:
         identical: the arms are the same candidate, or their difference cancels out: there is nothing to test.
         test: what gave ``p``.
         method: what gave ``ci``.
+        noise: how large a gain the machine's own noise could make; see :mod:`cotune.evaluate.noise`.
     """
 
     value: float
@@ -59,10 +60,16 @@ class Gain:
     identical: bool = False
     test: str = ""
     method: str = ""
+    noise: float = 0.0
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether the gain is no larger than what batches alone could make of it on this machine."""
+        return self.noise > 0 and abs(self.value) <= self.noise
 
     def significant(self, alpha: float = 0.05) -> bool:
-        """Whether the corrected p-value is at most ``alpha``."""
-        return self.p_holm <= alpha
+        """Whether the corrected p-value is at most ``alpha``, and the gain is above the machine's noise."""
+        return self.p_holm <= alpha and not self.within_noise
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -74,6 +81,8 @@ class Gain:
             "identical": self.identical,
             "test": self.test,
             "interval": self.method,
+            "noise": self.noise,
+            "within_noise": self.within_noise,
         }
 
 
@@ -284,7 +293,8 @@ def sentence(gains: Mapping[str, Gain], n: int, *, alpha: float = 0.05) -> str:
         alpha: significance level for the corrected p-values.
 
     Returns:
-        A few sentences; a gain that is not significant is called "no significant difference".
+        A few sentences; a gain that is not significant is called "no significant difference", one that is but could be made
+        of the machine's noise "within the noise of this machine".
     """
     parts = []
     for name, told in _TOLD.items():
@@ -293,7 +303,7 @@ def sentence(gains: Mapping[str, Gain], n: int, *, alpha: float = 0.05) -> str:
         elif name in gains:
             gain = gains[name]
             verb = "gain" if gain.value >= 0 else "lose"
-            verdict = "" if gain.significant(alpha) else ": no significant difference"
+            verdict = "" if gain.significant(alpha) else f": {_unclear(gain, alpha)}"
             parts.append(f"{told.format(verb=verb, points=_points(gain))} ({_uncertainty(gain)}){verdict}")
     if "synergy" in gains and not gains["synergy"].identical:
         parts.append(_synergy(gains["synergy"], alpha))
@@ -309,7 +319,7 @@ def _synergy(gain: Gain, alpha: float) -> str:
         sign = "+" if gain.value >= 0 else "-"
         return (
             f"synergy, what the prompt adds after tuning beyond what it adds before, is {sign}{points} ({uncertainty}): "
-            "no significant difference"
+            + _unclear(gain, alpha)
         )
     if gain.value > 0:
         return f"tuning makes the prompt worth {points} more than before ({uncertainty}): synergy"
@@ -317,6 +327,12 @@ def _synergy(gain: Gain, alpha: float) -> str:
         f"tuning makes the prompt worth {points} less than before ({uncertainty}): the two overlap, or the score has "
         "little room left above"
     )
+
+
+def _unclear(gain: Gain, alpha: float) -> str:
+    if gain.p_holm <= alpha:
+        return "within the noise of this machine, so no difference is claimed"
+    return "no significant difference"
 
 
 def _points(gain: Gain) -> str:

@@ -31,8 +31,8 @@ class Batch:
         return sum(map(len, self.suffixes)) + len(self.suffixes) * len(self.trie.tree.tokens)
 
 
-def cut_batches(rows: Sequence[RenderedRow], prefix: int, batch_tokens: int) -> list[Batch]:
-    """Cut a request into batches of rows of like length, at most ``batch_tokens`` own tokens each.
+def cut_batches(rows: Sequence[RenderedRow], prefix: int, batch_tokens: int, batch_rows: int | None = None) -> list[Batch]:
+    """Cut a request into batches of rows of like length, at most ``batch_tokens`` own tokens and ``batch_rows`` rows each.
 
     The cut depends on the rows alone, so that the same request always runs in the same batches.
     """
@@ -50,7 +50,8 @@ def cut_batches(rows: Sequence[RenderedRow], prefix: int, batch_tokens: int) -> 
     tokens = 0
     for i in order:
         cost = len(rows[i].prompt_ids) - prefix + len(build_trie(rows[i].completions).tree.tokens)
-        if current and (tokens + cost > batch_tokens or rows[i].completions != rows[current[0]].completions):
+        full = tokens + cost > batch_tokens or len(current) == batch_rows
+        if current and (full or rows[i].completions != rows[current[0]].completions):
             close()
             tokens = 0
         current.append(i)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cotune.report.plain import amount, counted, decimal, duration, fields, items, number, one_line, quoted
+from cotune.report.trust import noise_sentence
 
 Value = Mapping[str, Any]
 
@@ -28,6 +29,8 @@ _STAGES = {
     "embed": "embedding",
     "confirm": "confirming on dev",
     "test": "scoring the test split",
+    "noise": "measuring this machine's noise",
+    "robustness": "trying other formats of the winning prompt",
 }
 
 
@@ -226,6 +229,18 @@ def _arm(story: Story, value: Value) -> list[Told]:
     return [Told(f"test, {one_line(shown or 'arm', 40)}: {measured(value)}{rows}", "news")]
 
 
+def _noise(story: Story, value: Value) -> list[Told]:
+    if value.get("skipped"):
+        return [Told(f"noise of this machine not measured: {one_line(value['skipped'], 160)}")]
+    return [Told(f"noise of this machine: {noise_sentence(value) or _pairs(value)}")]
+
+
+def _robustness(story: Story, value: Value) -> list[Told]:
+    if value.get("skipped"):
+        return [Told(f"other formats of the winning prompt not tried: {one_line(value['skipped'], 160)}")]
+    return [Told(one_line(value.get("sentence") or "other formats of the winning prompt were tried", 400), "news")]
+
+
 def _done(story: Story, value: Value) -> list[Told]:
     return [Told("done" + (f": {_pairs(value)}" if _pairs(value) else ""), "news")]
 
@@ -247,6 +262,8 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "confirm": _confirm,
     "open_test": _open_test,
     "arm": _arm,
+    "noise": _noise,
+    "robustness": _robustness,
     "done": _done,
     "note": _note,
 }

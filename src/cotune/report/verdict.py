@@ -11,6 +11,7 @@ from cotune.report.advice import next_steps
 from cotune.report.lines import speaks_unicode, write_line
 from cotune.report.narration import ARM_NAMES
 from cotune.report.plain import amount, decimal, duration, fields, harmless, items, number, one_line
+from cotune.report.trust import noise_sentence, robustness_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -37,6 +38,7 @@ _ARM_MEANINGS = {
     "best_tuned": "winner's prompt, tuned model",
 }
 _NO_DIFFERENCE = "no significant difference"
+_NOISE = "within the noise of this machine"
 _SAME_ARM = "the same arm"
 _MARKS = "abcdefgh"
 _PROMPT_LINES = 40
@@ -106,6 +108,13 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
         yield heading("Gains, in points")
         for part in _gains_parts(gains, width):
             yield indented(part)
+    if lines := robustness_lines(summary):
+        yield heading("Robustness")
+        for line in lines:
+            yield indented(Text(line))
+    if noise := noise_sentence(fields(summary.get("noise"))):
+        yield heading("Noise of this machine")
+        yield indented(Text(f"{noise.capitalize()}."))
     if chosen := _selection(summary):
         yield heading("Selection")
         yield indented(Text(chosen))
@@ -252,7 +261,7 @@ def _gains_parts(gains: Mapping[str, Mapping[str, Any]], width: int) -> Iterator
         table.add_row(*cells, *([Text(reading, style=style)] if in_table else []))
     yield table
     if not in_table:
-        for reading, style in dict.fromkeys(found for found in readings if found[0] in (_NO_DIFFERENCE, _SAME_ARM)):
+        for reading, style in dict.fromkeys(found for found in readings if found[0] in (_NO_DIFFERENCE, _NOISE, _SAME_ARM)):
             names = [row[0] for row, found in zip(rows, readings, strict=True) if found[0] == reading]
             yield Text(f"{reading}: {'; '.join(names)}", style=style)
 
@@ -266,6 +275,8 @@ def _reading(gain: Mapping[str, Any], name: str) -> tuple[str, str]:
         return "", ""
     if p > _ALPHA:
         return _NO_DIFFERENCE, "yellow"
+    if gain.get("within_noise"):
+        return _NOISE, "yellow"
     if name.startswith("synergy"):
         return ("worth more together", "green") if value > 0 else ("they overlap", "")
     return ("a gain", "green") if value > 0 else ("a loss", "red")

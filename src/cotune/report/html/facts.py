@@ -10,6 +10,7 @@ from cotune.report.html.markup import chip, data_text, esc, figure
 from cotune.report.html.prompts import read_prompt
 from cotune.report.html.record import RunRecord
 from cotune.report.plain import counted, fields, items, number
+from cotune.report.trust import noise_sentence
 
 _COUNTS = {
     "train": "train rows used",
@@ -91,7 +92,27 @@ def reproduce_section(record: RunRecord) -> str:
     facts = [("seed", seed), *versions.items(), *machine.items()]
     given = figure("Versions and machine", f"<table class=facts>{_table(facts)}</table>")
     told = figure("Hashes", f"<table class='facts hashes'>{_table(hashes.items())}</table>", "Of contents, never of names.")
-    return f"{_command(record)}<div class=pair>{given}{told}</div>"
+    return f"{_command(record)}<div class=pair>{given}{told}</div>{_noise(record)}"
+
+
+def _noise(record: RunRecord) -> str:
+    """How far scores move on this machine by themselves."""
+    noise = fields(record.summary.get("noise")) or record.value("noise")
+    told = noise_sentence(noise)
+    if not told:
+        why = noise.get("skipped")
+        return figure("Noise of this machine", f"<p>Not measured: {data_text(why)}.</p>") if why else ""
+    facts = [
+        ("largest difference of a log-probability", f"{noise['largest']:.2g}"),
+        ("mean difference", f"{noise['mean']:.2g}"),
+        ("answers that flip", f"{noise.get('flipped', 0)} of {noise['n']}"),
+    ]
+    return figure(
+        "Noise of this machine",
+        f"<table class=facts>{_table(facts)}</table>",
+        "The same dev rows, scored by the winner in one batch and in batches of three. A gain that is no larger than what such "
+        "noise could flip is not called a difference.",
+    )
 
 
 def _table(facts: Any) -> str:

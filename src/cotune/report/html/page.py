@@ -13,6 +13,7 @@ from cotune.report.html.lineage import lineage_section, map_section
 from cotune.report.html.markup import data_text, embedded_json, esc
 from cotune.report.html.prompts import prompt_details, read_prompts
 from cotune.report.html.record import RunRecord, read_record
+from cotune.report.html.robustness import robustness_section, with_formats
 from cotune.report.html.shell import MARK, Live, shell
 from cotune.report.html.verdict import verdict_section
 from cotune.report.narration import ARM_NAMES
@@ -55,6 +56,7 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
         ("map", "Prompt map", "", map_section(record, prompts)),
         ("matrix", "Matrix", "", matrix_section(record)),
         ("errors", "Errors", "", errors_section(record)),
+        ("robustness", "Robustness", "The winning prompt in other formats", robustness_section(record, prompts)),
         ("training", "Training", "", training_section(record, prompts)),
         ("search", "Search", "", search_section(record, prompts)),
         ("waterfall", "Waterfall", "", waterfall_section(record, prompts)),
@@ -72,7 +74,7 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
         "labels": [one_line(label, 80) for label in record.tests.labels],
         "arms": [ARM_NAMES[arm] for arm in record.tests.arms],
         "rows": rows_for_page(record.tests) if record.tests.arms else [],
-        "prompts": prompt_details(prompts, record.metric),
+        "prompts": prompt_details(with_formats(record, prompts), record.metric),
         "metric": record.metric,
     }
     remarks = "".join(f"<p class=remark>{esc(remark)}</p>" for remark in record.remarks)

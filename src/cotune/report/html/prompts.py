@@ -224,7 +224,7 @@ def prompt_details(prompts: Prompts, metric: str, *, total_bytes: int = 700_000)
             ],
             "scores": [
                 {
-                    "what": f"race, cycle {s.cycle}" if s in facts.raced else f"tuned {s.steps} steps, cycle {s.cycle}",
+                    "what": _what(s),
                     "adapter": s.adapter,
                     "score": s.score,
                     "ci": share_interval(s.score, s.rows, metric),
@@ -235,3 +235,9 @@ def prompt_details(prompts: Prompts, metric: str, *, total_bytes: int = 700_000)
             ],
         }
     return details
+
+
+def _what(score: Score) -> str:
+    if score.stage == "robustness":
+        return "after tuning" if score.steps else "before tuning"
+    return f"tuned {score.steps} steps, cycle {score.cycle}" if score.steps else f"race, cycle {score.cycle}"

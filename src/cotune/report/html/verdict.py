@@ -141,11 +141,14 @@ def _gains(gains: Mapping[str, Any]) -> str:
         p = number(gain.get("p")) if p is None else p
         value = number(gain.get("value")) or 0.0
         same = bool(gain.get("identical"))
-        clear = p is not None and p < _ALPHA and not same
+        noisy = bool(gain.get("within_noise")) and p is not None and p < _ALPHA
+        clear = p is not None and p < _ALPHA and not same and not noisy
         kind = "quiet" if not clear else "up" if value > 0 else "down"
         word = (
             "same arm"
             if same
+            else "within the noise of this machine"
+            if noisy
             else "no significant difference"
             if not clear
             else "significant"

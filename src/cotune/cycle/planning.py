@@ -1,0 +1,75 @@
+"""From a measured rate to a plan that is journalled and told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cotune.config import RunConfig
+from cotune.cycle.arms import CALIBRATION_ROWS
+from cotune.cycle.lab import Lab
+from cotune.cycle.plan import Plan, Sizes, make_plan
+from cotune.cycle.trust import reserved_tokens
+from cotune.errors import BudgetError
+from cotune.model.adapters import BASE
+from cotune.prompt.prompt import Prompt
+
+
+def fit_plan(lab: Lab, config: RunConfig, seed: Prompt) -> Plan:
+    """Measure the scoring rate on a few rows, then fit the run into the budget; recorded as a ``plan`` step.
+
+    Raises:
+        BudgetError: not even one short run fits.
+    """
+    task = lab.task
+    # The first passes of a process are slow, so others of the same size warm it up before the rate is taken.
+    warm = lab.train_sample[CALIBRATION_ROWS : 2 * CALIBRATION_ROWS] or lab.train_sample[:4]
+    lab.model.score(seed, [row.fields for row in warm], task.labels)
+    lab.scores(seed, BASE, lab.train_sample[:CALIBRATION_ROWS], "measure")
+    own, prefix = lab.tokens_a_row(seed)
+    sizes = Sizes(
+        len(task.train),
+        len(task.dev),
+        task.test.n,
+        own,
+        prefix,
+        min(config.tune.batch_size, len(task.train)),
+        -(-len(task.train) // config.tune.batch_size),
+    )
+    timed = lab.costs.budget.kind == "time"
+    left = lab.left()
+    extra = reserved_tokens(lab.costs, len(task.dev), own, prefix, formats=config.evaluate.robustness)
+
+    def planned(extra_tokens: float) -> Plan:
+        return make_plan(
+            left,
+            sizes,
+            scoring=lab.costs.scoring,
+            training=lab.costs.training,
+            fixed=6.0 + 0.01 * lab.costs.budget.amount if timed else 0.0,
+            max_pool=config.search.pool,
+            max_entrants=config.search.entrants,
+            max_epochs=config.tune.max_epochs,
+            decay=lab.tune.decay,
+            extra_tokens=extra_tokens,
+        )
+
+    def effect() -> dict[str, Any]:
+        try:
+            plan = planned(extra)
+        except BudgetError:
+            # What decides nothing must not keep a run from happening; it is left out at the end for want of room.
+            plan = planned(0.0)
+        return {**plan.to_json(), "text": _plan_text(plan, lab, sizes)}
+
+    value = lab.journal.step("plan", [task.fingerprint, config.budget, config.search.model_dump()], effect)
+    return Plan(**{name: value[name] for name in Plan.__dataclass_fields__})
+
+
+def _plan_text(plan: Plan, lab: Lab, sizes: Sizes) -> list[str]:
+    unit = "s" if lab.costs.budget.kind == "time" else "tokens"
+    return [
+        f"score {plan.pool} prompts on up to {plan.race_rows} dev rows each",
+        f"tune {plan.entrants} of them for {plan.short_steps} steps, then the best on",
+        f"to about {plan.target_steps} steps ({plan.target_steps / sizes.steps_per_epoch:.1f} epochs), the seed prompt as far",
+        f"keep {plan.reserve:,.0f} {unit} for confirming, {sizes.test} test rows and the report",
+    ]

@@ -1,0 +1,202 @@
+"""Measured once the test is done, on dev rows alone: the machine's noise, and how far the winner hangs on its format.
+
+Neither decides anything. Both are paid from the budget: the plan puts their tokens aside, and what has no room is left out and
+says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cotune.cycle.arms import Confirmed
+from cotune.cycle.costs import CostModel
+from cotune.cycle.lab import Lab
+from cotune.cycle.track import Measured
+from cotune.errors import DivergedError
+from cotune.evaluate.arms import ArmScores
+from cotune.evaluate.noise import Noise, compare
+from cotune.evaluate.robustness import robustness
+from cotune.model.adapters import BASE
+from cotune.prompt.prompt import Prompt
+from cotune.refine import format_variants
+from cotune.task.example import Example
+
+METRICS = {"accuracy": "mean", "macro_f1": "macro_f1", "weighted_f1": "weighted_f1"}
+"""Names of the task's metrics as resampling knows them."""
+
+_FORMATS, _LEAST_FORMATS = 8, 3
+_ODD = 3
+"""Rows of the small batches that noise is looked for with."""
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What a measurement may cost.
+
+    Attributes:
+        passes: times that the rows are scored.
+        most: rows at most.
+        least: rows below which it says nothing.
+        share: of the whole budget at most.
+    """
+
+    passes: int
+    most: int
+    least: int
+    share: float
+
+    def rows(self, costs: CostModel, dev: int, own: float, prefix: float, left: float = float("inf")) -> int:
+        """Rows that the budget has room for; 0 where that is fewer than ``least``.
+
+        Args:
+            costs: what scoring costs; its budget is what ``share`` is taken of.
+            dev: rows that there are.
+            own: tokens of a row.
+            prefix: tokens that each pass runs once.
+            left: budget that is left.
+        """
+        room = min(self.share * costs.budget.amount, left)
+        a_token = costs.scoring(1.0)
+        fitting = int((room / a_token / self.passes - prefix) / own) if own > 0 else 0
+        rows = min(self.most, dev, fitting)
+        return rows if rows >= self.least else 0
+
+    def tokens(self, rows: int, own: float, prefix: float) -> float:
+        """Tokens of so many rows."""
+        return self.passes * (rows * own + prefix) if rows else 0.0
+
+
+NOISE = Allowance(passes=2, most=48, least=16, share=0.03)
+FORMATS = Allowance(passes=2 * _FORMATS, most=100, least=40, share=0.05)
+
+
+def reserved_tokens(costs: CostModel, dev: int, own: float, prefix: float, *, formats: bool) -> float:
+    """Tokens that a plan puts aside for both measurements, where a row has so many of its own behind the shared prefix."""
+    allowances = (NOISE, FORMATS) if formats else (NOISE,)
+    return 1.05 * sum(a.tokens(a.rows(costs, dev, own, prefix), own, prefix) for a in allowances)
+
+
+def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[str, Any]:
+    """Score the same dev rows with the winner in two kinds of batches; recorded as a ``noise`` step.
+
+    Args:
+        lab: where scoring happens.
+        confirmed: the frozen arms.
+        keep: budget that must be left afterwards, in its unit.
+
+    Returns:
+        What :meth:`Noise.as_dict` gives, with ``tokens``; or ``skipped`` and why.
+    """
+    candidate = confirmed.chosen.candidate
+    own, prefix = lab.tokens_a_row(candidate.prompt)
+    count = NOISE.rows(lab.costs, len(lab.dev), own, prefix, lab.left() - keep)
+    rows = lab.dev[:count]
+
+    def effect() -> dict[str, Any]:
+        if not count:
+            return {"skipped": _too_little(lab, NOISE)}
+
+        def told(tokens: int) -> None:
+            lab.watcher.progress("noise", candidate.prompt.text, tokens)
+
+        # Both are run anew: a score from the cache is the same to the last bit and would hide what is looked for.
+        asked = (candidate.prompt, [row.fields for row in rows], lab.task.labels)
+        try:
+            whole, pieces = (
+                lab.model.score(*asked, adapter=candidate.adapter, batch_rows=size, fresh=True, progress=told)
+                for size in (None, _ODD)
+            )
+        except DivergedError as error:
+            return {"skipped": str(error)}
+        found = compare(whole.log_probs, pieces.log_probs, candidate.decision)
+        return {**found.as_dict(), "batch_rows": [count, _ODD], "tokens": whole.tokens + pieces.tokens}
+
+    value: dict[str, Any] = lab.journal.step("noise", [candidate.id, [row.id for row in rows]], effect)
+    lab.counts["tokens_scored"] += int(value.get("tokens", 0))
+    return value
+
+
+def noise_of(recorded: dict[str, Any]) -> Noise | None:
+    """The noise as it was recorded; None where it was not measured."""
+    if "skipped" in recorded:
+        return None
+    return Noise(**{name: recorded[name] for name in Noise.__dataclass_fields__})
+
+
+def measure_robustness(lab: Lab, confirmed: Confirmed, *, wanted: bool = True, keep: float = 0.0) -> dict[str, Any]:
+    """Score the winning prompt in other formats, with the base model and with the tuned one; a ``robustness`` step.
+
+    After a refit it is the adapter before it that is measured, as the refit has seen the dev rows.
+
+    Args:
+        lab: where scoring happens.
+        confirmed: the frozen arms.
+        wanted: whether the config asks for it.
+        keep: budget that must be left afterwards, in its unit.
+
+    Returns:
+        What :meth:`cotune.evaluate.robustness.Robustness.as_dict` gives, with ``prompts`` (the formats, in the order of the
+        scores) and ``own`` (scores of the winning prompt as it is, on the same rows); or ``skipped`` and why.
+    """
+    winner, base = confirmed.chosen, confirmed.arms["best_prompt"]
+    prompt = winner.candidate.prompt
+    variants = format_variants(prompt, _FORMATS, np.random.default_rng([lab.seed, 9]))
+    rows: tuple[Example, ...] = ()
+    if not wanted:
+        why = "evaluate.robustness is false"
+    elif winner.candidate.adapter == BASE:
+        why = "the winner is the base model itself"
+    elif len(variants) < _LEAST_FORMATS:
+        why = "the winning prompt has hardly anything that could be formatted in another way"
+    else:
+        own, prefix = lab.tokens_a_row(prompt)
+        rows = lab.dev[: FORMATS.rows(lab.costs, len(lab.dev), own, prefix, lab.left() - keep)]
+        why = "" if rows else _too_little(lab, FORMATS)
+    found: dict[str, Any] = {"skipped": why}
+    if rows:
+        try:
+            found = _over_formats(lab, base, winner, variants, rows)
+        except DivergedError as error:
+            found = {"skipped": str(error)}
+    key = [winner.candidate.id, [p.id for p in variants], [row.id for row in rows]]
+    recorded: dict[str, Any] = lab.journal.step("robustness", key, lambda: found)
+    return recorded
+
+
+def _over_formats(
+    lab: Lab, base: Measured, winner: Measured, variants: Sequence[Prompt], rows: Sequence[Example]
+) -> dict[str, Any]:
+    gold = lab.gold(rows)
+
+    def arm(measured: Measured, prompt: Prompt) -> ArmScores:
+        scores = lab.scores(prompt, measured.candidate.adapter, rows, "robustness")
+        rule = measured.candidate.decision
+        # A bias belongs to a format and needs no labels: kept as it was, it would make the model look pickier than it is.
+        judged = lab.judge(scores, rows, lab.bias(scores) if rule.kind == "bias" else rule)
+        return ArmScores(judged.correct, predicted=judged.predicted)
+
+    before, after = ([arm(measured, prompt) for prompt in variants] for measured in (base, winner))
+    groups = [str(row.group) for row in rows] if any(row.group for row in rows) else None
+    result = robustness(
+        before,
+        after,
+        metric=METRICS[lab.task.metric],  # type: ignore[arg-type]
+        gold=gold,
+        groups=groups,
+        seed=lab.seed,
+    )
+    own = {
+        name: lab.judge(measured.scores[: len(rows)], rows, measured.candidate.decision).score
+        for name, measured in (("base", base), ("tuned", winner))
+    }
+    return {**result.as_dict(), "own": own, "prompts": [prompt.to_json() for prompt in variants]}
+
+
+def _too_little(lab: Lab, allowance: Allowance) -> str:
+    if len(lab.dev) < allowance.least:
+        return f"dev has {len(lab.dev)} rows, and fewer than {allowance.least} say nothing"
+    return f"the budget has no room for {allowance.least} rows ({allowance.passes} times)"

@@ -1,0 +1,36 @@
+"""How far a result can be trusted, in words: the machine's noise, and the winner in other formats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cotune.report.plain import decimal, fields, harmless, items, number
+
+
+def noise_sentence(noise: Mapping[str, Any]) -> str:
+    """How far scores move with what else stands in a batch, from the summary's or the journal's object; empty if unknown."""
+    largest, mean, rows = (number(noise.get(name)) for name in ("largest", "mean", "n"))
+    if largest is None or mean is None or rows is None:
+        return ""
+    flipped = int(number(noise.get("flipped")) or 0)
+    return (
+        f"in other batches log-probabilities differ by {largest:.2g} at most and {mean:.2g} on average, "
+        f"and {flipped} of {rows:.0f} answers flip"
+    )
+
+
+def robustness_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Two lines: the scores over formats before and after tuning, and what that means; none where it was not measured."""
+    found = fields(summary.get("robustness"))
+    told = []
+    for side, name in (("base", "base model"), ("tuned", "tuned")):
+        measures = fields(found.get(side))
+        least, most = (number(fields(measures.get(end)).get("observed")) for end in ("min", "max"))
+        if least is None or most is None:
+            return []
+        told.append(f"{name} {decimal(least)} to {decimal(most)}")
+    formats = len(items(fields(found.get("base")).get("scores")))
+    first = f"The winning prompt in {formats} other formats on {decimal(found.get('n'), 0)} dev rows: {', '.join(told)}."
+    sentence = found.get("sentence")
+    return [first, *([harmless(sentence)] if isinstance(sentence, str) and sentence else [])]

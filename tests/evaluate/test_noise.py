@@ -1,0 +1,58 @@
+"""Noise between two scorings of the same rows, and the gains that it makes doubtful."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cotune.evaluate.arms import ArmScores
+from cotune.evaluate.attribution import ARMS, attribute, sentence
+from cotune.evaluate.decision import Decision
+from cotune.evaluate.noise import Noise, compare, told_with_noise
+
+
+def test_differences_are_measured_and_flips_counted() -> None:
+    first = np.log([[0.6, 0.4], [0.505, 0.495], [0.1, 0.9]])
+    second = first + np.array([[0.01, 0.0], [-0.02, 0.01], [0.0, 0.0]])
+    noise = compare(first, second)
+    assert noise.n == 3 and noise.flipped == 1
+    assert noise.largest == pytest.approx(0.02) and noise.mean == pytest.approx(0.04 / 6) and noise.reach == pytest.approx(0.03)
+    # A bias moves the place where answers tip.
+    assert compare(first, second, Decision("bias", (1.0, 0.0))).flipped == 0
+    assert compare(first, first) == Noise(3, 0.0, 0.0, 0.0, 0)
+    with pytest.raises(ValueError, match="shapes"):
+        compare(first, second[:2])
+
+
+def test_the_floor_bounds_what_noise_flips() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        scores = rng.normal(size=(400, 4))
+        moved = scores + rng.uniform(-0.05, 0.05, scores.shape)
+        noise = compare(scores[:200], moved[:200])
+        flipped = np.mean(scores[200:].argmax(axis=1) != moved[200:].argmax(axis=1))
+        assert flipped <= noise.floor(scores[200:])
+    assert Noise(10, 0.0, 0.0, 0.0, 0).floor(np.zeros((5, 3))) == 0
+    assert Noise(10, 0.1, 0.1, 0.1, 3).floor(np.array([[0.0, 5.0]])) == pytest.approx(0.3)
+    # The margin that counts is the one after the decision rule.
+    tied = Noise(10, 0.1, 0.1, 0.1, 0)
+    assert tied.floor(np.array([[0.0, 5.0]]), Decision("bias", (5.0, 0.0))) == 1.0
+
+
+def test_a_gain_within_the_noise_is_not_called_a_difference() -> None:
+    rng = np.random.default_rng(1)
+    base = rng.integers(0, 2, 400).astype(float)
+    better = base.copy()
+    better[np.flatnonzero(base == 0)[:30]] = 1
+    arms = {name: ArmScores(better if "tuned" in name else base, candidate="b" if "tuned" in name else "a") for name in ARMS}
+    plain = attribute(arms)
+    assert plain.gains["tuning"].significant() and plain.gains["tuning"].value == pytest.approx(0.075)
+    quiet = told_with_noise(plain, dict.fromkeys(ARMS, 0.02))
+    assert quiet.gains["tuning"].noise == pytest.approx(0.04) and quiet.gains["tuning"].significant()
+    loud = told_with_noise(plain, dict.fromkeys(ARMS, 0.04))
+    gain = loud.gains["tuning"]
+    assert gain.within_noise and not gain.significant() and gain.as_dict()["within_noise"]
+    told = sentence(loud.gains, loud.n)
+    assert "within the noise of this machine" in told and "within the noise" not in sentence(quiet.gains, quiet.n)
+    # Arms that are one candidate have nothing to be noisy about.
+    assert loud.gains["prompt"].identical and not loud.gains["prompt"].within_noise

@@ -1,0 +1,105 @@
+"""The spread over formats: what it says of models whose true spread is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from cotune.evaluate.arms import ArmScores
+from cotune.evaluate.robustness import MEASURES, Robustness, robustness
+
+FORMATS = 8
+
+
+def drawn(rng: np.random.Generator, rows: int, accuracy: float, sd: float, own: float = 0.3) -> tuple[list[ArmScores], NDArray]:
+    """Answers, right or wrong, of a model whose formats differ by ``sd``; ``own``: what a format and a row share alone."""
+    effects = rng.normal(size=FORMATS)
+    effects = (effects - effects.mean()) / effects.std(ddof=1) * sd
+    truth = np.clip(accuracy + effects, 0.01, 0.99)
+    latent = rng.normal(size=(rows, 1)) * np.sqrt(1 - own) + rng.normal(size=(rows, FORMATS)) * np.sqrt(own)
+    return [ArmScores(column) for column in (latent < norm.ppf(truth)).astype(float).T], truth
+
+
+def compared(rng: np.random.Generator, rows: int, base: tuple[float, float], tuned: tuple[float, float]) -> Robustness:
+    return robustness(drawn(rng, rows, *base)[0], drawn(rng, rows, *tuned)[0], seed=int(rng.integers(1 << 30)), draws=400)
+
+
+@pytest.mark.parametrize(("base", "tuned"), [((0.4, 0.0), (0.95, 0.0)), ((0.4, 0.05), (0.9, 0.05)), ((0.5, 0.0), (0.5, 0.0))])
+def test_no_change_is_claimed_where_the_true_spreads_are_equal(base: tuple[float, float], tuned: tuple[float, float]) -> None:
+    """A better model scatters less by chance; that must not pass for robustness."""
+    rng = np.random.default_rng(0)
+    results = [compared(rng, 60, base, tuned) for _ in range(100)]
+    assert np.mean([r.significant for r in results]) <= 0.05
+    if base == (0.4, 0.0):
+        # What is merely counted says less picky nearly every time.
+        assert np.mean([r.change.observed < 0 for r in results]) > 0.9
+
+
+def test_a_true_change_is_found_and_told() -> None:
+    rng = np.random.default_rng(1)
+    results = [compared(rng, 100, (0.5, 0.1), (0.9, 0.01)) for _ in range(60)]
+    found = [r for r in results if r.significant]
+    assert len(found) >= 0.8 * len(results)
+    assert all(r.change.value < 0 and "less picky" in r.sentence() for r in found)
+    worse = compared(rng, 100, (0.9, 0.01), (0.5, 0.12))
+    assert worse.significant and "more picky" in worse.sentence()
+
+
+@pytest.mark.parametrize("sd", [0.0, 0.08])
+def test_intervals_hold_the_true_numbers(sd: float) -> None:
+    rng = np.random.default_rng(2)
+    held = dict.fromkeys(MEASURES, 0)
+    errors = []
+    for _ in range(150):
+        arms, truth = drawn(rng, 80, 0.5, sd)
+        found = robustness(arms, arms, seed=int(rng.integers(1 << 30)), draws=400)
+        real = {"min": truth.min(), "max": truth.max(), "range": np.ptp(truth), "sd": truth.std(ddof=1)}
+        for name in MEASURES:
+            ci = found.before[name].ci
+            held[name] += ci.low - 1e-9 <= real[name] <= ci.high + 1e-9
+        errors.append((found.before["sd"].value - real["sd"], found.before["sd"].observed - real["sd"]))
+    # 95% less four standard errors.
+    assert all(count / 150 >= 0.88 for count in held.values()), held
+    corrected, counted = np.abs(np.mean(errors, axis=0))
+    assert corrected < counted
+
+
+def test_the_same_answers_change_nothing() -> None:
+    arms, _ = drawn(np.random.default_rng(3), 60, 0.5, 0.05)
+    found = robustness(arms, arms)
+    assert found.change.value == found.change.ci.low == found.change.ci.high == 0
+    assert not found.significant and "No significant difference" in found.sentence()
+    assert found == robustness(arms, arms)
+    right = [ArmScores(np.ones(40))] * FORMATS
+    perfect = robustness(right, right)
+    assert perfect.after["sd"].value == perfect.after["range"].value == 0 and perfect.after["min"].value == 1
+
+
+def test_groups_are_drawn_whole() -> None:
+    small, _ = drawn(np.random.default_rng(4), 20, 0.5, 0.1, own=0.8)
+    wide = [ArmScores(np.repeat(arm.score, 6)) for arm in small]
+    groups = np.repeat(np.arange(20), 6)
+    grouped = robustness(wide, wide[::-1], groups=groups).before["min"].ci
+    assert grouped.width > 1.5 * robustness(wide, wide[::-1]).before["min"].ci.width
+
+
+def test_other_metrics_and_what_does_not_fit() -> None:
+    rng = np.random.default_rng(5)
+    gold = rng.integers(0, 3, 60)
+    arms = []
+    for _ in range(4):
+        predicted = np.where(rng.random(60) < 0.7, gold, rng.integers(0, 3, 60))
+        arms.append(ArmScores((predicted == gold).astype(float), predicted=predicted))
+    found = robustness(arms, arms[::-1], metric="macro_f1", gold=gold)
+    assert sorted(found.base) == pytest.approx(sorted(found.tuned)) and found.n == 60
+    assert set(found.as_dict()) == {"n", "base", "tuned", "change", "sentence"}
+    with pytest.raises(ValueError, match="two formats"):
+        robustness(arms[:1], arms[:1])
+    with pytest.raises(ValueError, match="as many"):
+        robustness(arms, arms[:2])
+    with pytest.raises(ValueError):
+        robustness(arms, [replace(arms[0], score=np.ones(3)), *arms[1:]])
