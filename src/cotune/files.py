@@ -12,7 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cotune.errors import CotuneError, InputError
+from cotune.errors import InputError
+
+_TEMPORARY = ".tmp"
+# The name it will get, the process that writes it, and what makes it unique.
+_OWNER = re.compile(r"\..+\.(\d+)-[^.]+" + re.escape(_TEMPORARY))
 
 
 def canonical_json(value: Any) -> str:
@@ -46,24 +50,65 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its name, fsynced, when the block ends without an error.
 
     Raises:
-        CotuneError: the disk is full or the folder cannot be written to; nothing is left behind.
+        InputError: the disk is full or the folder cannot be written to; nothing is left behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    temporary: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}-", suffix=_TEMPORARY)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        raise CotuneError(
-            f"cannot write {path}: {error.strerror or error}. Free some space or choose another folder."
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, error: OSError) -> InputError:
+    """What a user is told where ``path`` could not be written."""
+    return InputError(
+        f"cannot write {path} ({error.strerror or error})",
+        mend="Free some space or choose another folder, and run the same command again.",
+    )
+
+
+def remove_stale(folder: Path, *, mine: bool = True) -> int:
+    """Remove temporary files that killed processes left anywhere in a folder; returns how many.
+
+    Files of living processes stay.
+
+    Args:
+        folder: where to look.
+        mine: also remove files that bear this process's number. In a container the number is the same every time, so before
+            this process has written anything there they are an earlier one's.
+    """
+    removed = 0
+    for path in folder.rglob(f".*{_TEMPORARY}"):
+        match = _OWNER.fullmatch(path.name)
+        if match is None or not path.is_file():
+            continue
+        owner = int(match[1])
+        if mine if owner == os.getpid() else not _lives(owner):
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed += 1
+    return removed
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

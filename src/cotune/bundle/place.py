@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from cotune.errors import CotuneError
-from cotune.files import sync
+from cotune.errors import InputError
+from cotune.files import cannot_write, sync
 
 _CURRENT_FOLDER = -100
 _SWAP = 2
@@ -27,7 +27,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     first, and a kill at just that moment is mended by the next call. Safe against a second process doing the same.
 
     Raises:
-        CotuneError: the disk is full or the place cannot be written to; the older folder stays.
+        InputError: the disk is full or the place cannot be written to; the older folder stays.
     """
     import filelock
 
@@ -51,9 +51,12 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise CotuneError(
-            f"cannot write {folder}: {error.strerror or error}. Free some space or choose another folder."
-        ) from error
+        raise cannot_write(folder, error) from error
+    except InputError as error:
+        # The name of the temporary folder would tell nobody anything.
+        if isinstance(error.__cause__, OSError):
+            raise cannot_write(folder, error.__cause__) from error
+        raise
 
 
 def _put(temporary: Path, folder: Path, aside: Path) -> None:

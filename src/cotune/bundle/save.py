@@ -71,8 +71,8 @@ def save_bundle(
         The folder.
 
     Raises:
-        InputError: something else is in the way at ``folder``, or the adapter folder holds no plain LoRA.
-        CotuneError: the disk is full or cannot be written to; an older bundle stays.
+        InputError: something else is in the way at ``folder``, the adapter folder holds no plain LoRA, or the disk is full or
+            cannot be written to; an older bundle stays.
         ValueError: the metrics hold NaN, or the decision does not fit the labels.
     """
     from cotune.model.adapters import BASE, CONFIG, WEIGHTS, adapter_content_id

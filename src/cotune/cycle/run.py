@@ -25,7 +25,7 @@ from cotune.cycle.summary import attribution_of, build_summary, test_rows
 from cotune.cycle.trust import measure_noise, measure_robustness, noise_of
 from cotune.errors import BusyError, InputError
 from cotune.evaluate.paired import detectable_sentence
-from cotune.files import write_json
+from cotune.files import remove_stale, write_json
 from cotune.model.adapters import BASE, LoraSettings
 from cotune.model.local import EngineSettings, LocalModel
 from cotune.prompt.bank import seed_prompt
@@ -109,6 +109,7 @@ def run(
         finished = _check_same(out, config, task, own)
         if finished is not None:
             return Result(out, finished)
+        remove_stale(out)
         journal = Journal(out, started=started)
         journal.listeners.append(view.event)
         if journal.events:

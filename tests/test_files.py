@@ -1,0 +1,125 @@
+"""Files that appear whole or not at all, on disks that are full and in processes that are killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cotune.errors import InputError
+from cotune.files import atomic_path, remove_stale, write_json, write_text
+
+_WRITE = """
+import sys
+from pathlib import Path
+from cotune.bundle.place import atomic_folder
+from cotune.errors import CotuneError
+from cotune.files import write_text
+
+kind, place = sys.argv[1], Path(sys.argv[2])
+try:
+    if kind == "file":
+        write_text(place, "x" * 200_000)
+    else:
+        with atomic_folder(place) as folder:
+            write_text(folder / "weights", "x" * 200_000)
+except CotuneError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+
+
+def _told_of_space(code: int, text: str, place: Path) -> None:
+    assert code == 2, text
+    assert f"cannot write {place}" in text
+    assert "Free some space" in text
+    assert sorted(p.name for p in place.parent.iterdir() if not p.name.endswith(".lock")) == ["old"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_file_limit_is_told(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n{_WRITE}"
+    done = subprocess.run([sys.executable, "-c", limited, kind, tmp_path / "new"], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr, done.stderr
+    _told_of_space(done.returncode, done.stdout, tmp_path / "new")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_full_disk_is_told(kind: str, tmp_path: Path) -> None:
+    """On a real file system of 64 KiB."""
+    script, disk = tmp_path / "write.py", tmp_path / "disk"
+    script.write_text(_WRITE)
+    disk.mkdir()
+    mount = f'mount -t tmpfs -o size=64k tmpfs "{disk}"'
+    own = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
+    if not shutil.which("unshare") or subprocess.run([*own, mount], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    # Only this shell sees the mount, so it shows what is left there too.
+    line = f'{mount} && mkdir "{disk}/old" && "{sys.executable}" "{script}" {kind} "{disk}/new"; code=$?; '
+    line += f'cp -r "{disk}" "{tmp_path}/after"; exit $code'
+    done = subprocess.run([*own, line], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr, done.stderr
+    shutil.copytree(tmp_path / "after", disk, dirs_exist_ok=True)
+    _told_of_space(done.returncode, done.stdout, disk / "new")
+    assert "No space left" in done.stdout
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write .*file/sub/new"):
+        write_text(tmp_path / "file" / "sub" / "new", "")
+
+
+def test_an_error_that_is_not_the_disks_passes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "new", float("nan"))
+    assert not list(tmp_path.iterdir())
+
+
+_DIE = """
+import os, signal, sys
+from pathlib import Path
+from cotune.files import atomic_path
+
+with atomic_path(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    deep = tmp_path / "adapters" / "abc"
+    dead = subprocess.run([sys.executable, "-c", _DIE, deep / "weights"])
+    assert dead.returncode == -signal.SIGKILL
+    assert len(list(deep.iterdir())) == 1
+    others = [tmp_path / ".lock", tmp_path / ".env.1.txt", tmp_path / ".best.old", deep / "weights.1-abc.tmp"]
+    for path in others:
+        path.write_text("")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as living:
+        busy = tmp_path / f".report.html.{living.pid}-abcdefgh.tmp"
+        busy.write_text("")
+        assert remove_stale(tmp_path) == 1
+        assert {p for p in tmp_path.rglob("*") if p.is_file()} == {*others, busy}
+        living.communicate(b"\n")
+    assert remove_stale(tmp_path) == 1
+    assert not busy.exists()
+
+
+def test_a_temporary_name_says_whose_it_is(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "new") as temporary:
+        assert temporary.name.startswith(f".new.{os.getpid()}-")
+        assert temporary.name.endswith(".tmp")
+        assert remove_stale(tmp_path, mine=False) == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["new"]
+
+
+def test_a_process_that_got_the_same_number_as_a_dead_one_removes_its_files(tmp_path: Path) -> None:
+    """In containers the run's process has the same number every time."""
+    (tmp_path / f".new.{os.getpid()}-abcdefgh.tmp").write_text("")
+    assert remove_stale(tmp_path) == 1
