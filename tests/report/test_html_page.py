@@ -125,6 +125,36 @@ def test_the_verdict_tells_arms_gains_and_what_to_do(page: str) -> None:
     assert told.count('class="mark') == len(ARMS) + 5
 
 
+def test_formats_are_dots_that_open_their_wording(page: str) -> None:
+    section = page.split('<section id="robustness"')[1].split("</section>")[0]
+    assert "less picky" in section
+    dots = re.findall(r'<circle class="dot (raced|tuned)"[^>]* data-prompt="(\w+)" tabindex="0" role="button"', section)
+    assert [kind for kind, _ in dots] == ["raced"] * 4 + ["tuned"] * 4
+    data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    for _, prompt_id in dots:
+        shown = data["prompts"][prompt_id]
+        assert shown["text"] and [score["what"] for score in shown["scores"]] == ["before tuning", "after tuning"]
+        assert shown["diff"] and shown["parent"]
+    # They are no part of the search.
+    assert all(prompt_id not in page.split('<section id="lineage"')[1].split("</section>")[0] for _, prompt_id in dots)
+    assert "1 of 48" in page.split('<section id="reproduce"')[1]
+
+
+@pytest.mark.parametrize(
+    "found", [{"skipped": "no <room>"}, None, {"base": 3, "prompts": [{}]}, {"n": "x", "base": {"scores": "y"}}]
+)
+def test_formats_that_are_missing_or_odd_are_told(tmp_path: Path, found: object) -> None:
+    folder = run_folder(tmp_path)
+    summary = json.loads((folder / "summary.json").read_text())
+    for key in ("robustness", "noise"):
+        summary[key] = found
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "journal.jsonl").unlink()
+    page = render_report(folder)
+    assert "is not known" in page.split('<section id="robustness"')[1].split("</section>")[0]
+    assert "<room>" not in page
+
+
 def test_an_unfinished_run_is_told_as_such(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", finished=False)
     with (folder / "journal.jsonl").open("a") as stream:

@@ -53,6 +53,13 @@ SUMMARY: dict[str, Any] = {
         "best_prompt": arm(0.412, 0.370, 0.456, 1.602, "p2", "base", 0),
         "seed_tuned": arm(0.930, 0.904, 0.949, 0.283, "p1", "a1", 96),
     },
+    "noise": {"n": 48, "largest": 0.021, "mean": 0.0043, "reach": 0.03, "flipped": 1},
+    "robustness": {
+        "n": 60,
+        "base": {"scores": [0.31, 0.4, 0.5], "min": {"observed": 0.31}, "max": {"observed": 0.5}},
+        "tuned": {"scores": [0.88, 0.9, 0.91], "min": {"observed": 0.88}, "max": {"observed": 0.91}},
+        "sentence": "Tuning makes the model less picky about how it is asked.",
+    },
     "gains": {
         "prompt": gain(0.072, 0.03, 0.11, 0.003),
         "tuning": gain(0.59, 0.54, 0.63, 5e-30),
@@ -132,6 +139,19 @@ def test_readings_depend_on_the_corrected_p_value() -> None:
     assert re.search(r"prompt, given tuning +-3\.0 .* a loss", verdict_text(summary, width=120))
     summary["gains"]["prompt_given_tuning"].update(p=0.01, p_holm=0.06)
     assert re.search(r"prompt, given tuning +-3\.0 .* no significant difference", verdict_text(summary, width=120))
+    summary["gains"]["tuning"].update(within_noise=True)
+    for width in (60, 120):
+        assert "within the noise of this machine" in verdict_text(summary, width=width)
+    assert "within the noise" not in verdict_text(SUMMARY, width=120)
+
+
+def test_robustness_takes_two_lines_and_noise_one() -> None:
+    text = verdict_text(SUMMARY, width=300)
+    assert "The winning prompt in 3 other formats on 60 dev rows: base model 0.310 to 0.500, tuned 0.880 to 0.910." in text
+    assert "Tuning makes the model less picky" in text
+    assert "In other batches log-probabilities differ by 0.021 at most" in text and "1 of 48 answers flip" in text
+    left_out = {**SUMMARY, "robustness": {"skipped": "no room"}, "noise": {"skipped": "no room"}}
+    assert "Robustness" not in verdict_text(left_out) and "Noise" not in verdict_text(left_out)
 
 
 def test_arms_that_differ_in_rule_alone_are_not_the_same() -> None:

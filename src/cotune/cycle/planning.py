@@ -37,7 +37,7 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt) -> Plan:
     )
     timed = lab.costs.budget.kind == "time"
     left = lab.left()
-    extra = reserved_tokens(lab.costs, len(task.dev), own, prefix, formats=config.evaluate.robustness)
+    extra = reserved_tokens(lab, seed, formats=config.evaluate.robustness)
 
     def planned(extra_tokens: float) -> Plan:
         return make_plan(

@@ -74,10 +74,23 @@ NOISE = Allowance(passes=2, most=48, least=16, share=0.03)
 FORMATS = Allowance(passes=2 * _FORMATS, most=100, least=40, share=0.05)
 
 
-def reserved_tokens(costs: CostModel, dev: int, own: float, prefix: float, *, formats: bool) -> float:
-    """Tokens that a plan puts aside for both measurements, where a row has so many of its own behind the shared prefix."""
-    allowances = (NOISE, FORMATS) if formats else (NOISE,)
-    return 1.05 * sum(a.tokens(a.rows(costs, dev, own, prefix), own, prefix) for a in allowances)
+def reserved_tokens(lab: Lab, prompt: Prompt, *, formats: bool) -> float:
+    """Tokens that a plan puts aside for both measurements, as they would cost with this prompt."""
+    wanted: list[tuple[Allowance, tuple[float, float]]] = [(NOISE, lab.tokens_a_row(prompt))]
+    if formats and (variants := _variants(lab, prompt)):
+        wanted.append((FORMATS, _mean_tokens(lab, variants)))
+    dev = len(lab.dev)
+    return 1.05 * sum(a.tokens(a.rows(lab.costs, dev, *tokens), *tokens) for a, tokens in wanted)
+
+
+def _variants(lab: Lab, prompt: Prompt) -> list[Prompt]:
+    return format_variants(prompt, _FORMATS, np.random.default_rng([lab.seed, 9]))
+
+
+def _mean_tokens(lab: Lab, prompts: Sequence[Prompt]) -> tuple[float, float]:
+    """Own tokens of a row and tokens of the prefix, on average: a format that puts the row first shares next to nothing."""
+    own, prefix = np.mean([lab.tokens_a_row(prompt) for prompt in prompts], axis=0)
+    return float(own), float(prefix)
 
 
 def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[str, Any]:
@@ -144,7 +157,7 @@ def measure_robustness(lab: Lab, confirmed: Confirmed, *, wanted: bool = True, k
     """
     winner, base = confirmed.chosen, confirmed.arms["best_prompt"]
     prompt = winner.candidate.prompt
-    variants = format_variants(prompt, _FORMATS, np.random.default_rng([lab.seed, 9]))
+    variants = _variants(lab, prompt)
     rows: tuple[Example, ...] = ()
     if not wanted:
         why = "evaluate.robustness is false"
@@ -153,7 +166,7 @@ def measure_robustness(lab: Lab, confirmed: Confirmed, *, wanted: bool = True, k
     elif len(variants) < _LEAST_FORMATS:
         why = "the winning prompt has hardly anything that could be formatted in another way"
     else:
-        own, prefix = lab.tokens_a_row(prompt)
+        own, prefix = _mean_tokens(lab, variants)
         rows = lab.dev[: FORMATS.rows(lab.costs, len(lab.dev), own, prefix, lab.left() - keep)]
         why = "" if rows else _too_little(lab, FORMATS)
     found: dict[str, Any] = {"skipped": why}
