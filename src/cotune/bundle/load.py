@@ -14,6 +14,7 @@ from cotune.prompt.prompt import Prompt
 
 if TYPE_CHECKING:
     from cotune.model.local import LocalModel
+    from cotune.model.protocol import Model
 
 _MEND = "Copy the bundle again from where it was made."
 
@@ -107,7 +108,7 @@ def _read_parts(folder: Path, manifest: Manifest) -> tuple[Prompt, Mapping[str, 
     return prompt, saved
 
 
-def _check_rendering(saved: Mapping[str, Any], model: LocalModel, where: str) -> None:
+def _check_rendering(saved: Mapping[str, Any], model: Model, where: str) -> None:
     """Refuse a tokenizer that would turn rows into other ids than those that were tuned and tested with."""
     now = {
         "chat_template": getattr(model.tokenizer, "chat_template", None),

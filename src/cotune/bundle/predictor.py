@@ -15,7 +15,7 @@ from cotune.evaluate.decision import Decision
 from cotune.prompt.prompt import Prompt
 
 if TYPE_CHECKING:
-    from cotune.model.local import LocalModel
+    from cotune.model.protocol import Model
 
 Row = str | Mapping[str, Any]
 
@@ -56,7 +56,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: LocalModel,
+        model: Model,
         prompt: Prompt,
         labels: Sequence[str],
         input_fields: Sequence[str],

@@ -34,6 +34,7 @@ from cotune.prompt.prompt import Prompt
 
 if TYPE_CHECKING:
     from cotune.model.local import LocalModel
+    from cotune.model.protocol import Model
 
 
 def save_bundle(
@@ -111,7 +112,7 @@ def save_bundle(
     return folder
 
 
-def rendering(prompt: Prompt, labels: Sequence[str], input_fields: Sequence[str], model: LocalModel) -> dict[str, Any]:
+def rendering(prompt: Prompt, labels: Sequence[str], input_fields: Sequence[str], model: Model) -> dict[str, Any]:
     """Everything that decides which token ids a row becomes: what ``prompt.json`` holds."""
     data: dict[str, Any] = json.loads(
         json.dumps(
@@ -154,7 +155,7 @@ def _copy_config(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _base_model(model: LocalModel, name: str) -> BaseModel:
+def _base_model(model: Model, name: str) -> BaseModel:
     if name.strip().lower() == BUNDLED_MODEL:
         return BaseModel(BUNDLED_MODEL, model.fingerprint)
     path = Path(name).expanduser()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.model.adapters import BASE
-from cotune.model.local import LocalModel
+from cotune.model.protocol import Model
 from cotune.prompt.prompt import Prompt
 
 Vectors = NDArray[np.float32]
@@ -32,7 +32,7 @@ class PromptEOL:
         max_chars: longer texts are cut; what a prompt is about stands at its beginning.
     """
 
-    def __init__(self, model: LocalModel, *, adapter: str = BASE, max_chars: int = 1200) -> None:
+    def __init__(self, model: Model, *, adapter: str = BASE, max_chars: int = 1200) -> None:
         self.model, self.adapter, self.max_chars = model, adapter, max_chars
 
     def embed(self, texts: Sequence[str]) -> Vectors:
@@ -43,7 +43,7 @@ class PromptEOL:
 
 
 def behaviour(
-    model: LocalModel,
+    model: Model,
     prompts: Sequence[Prompt],
     rows: Sequence[Mapping[str, str]],
     labels: Sequence[str],

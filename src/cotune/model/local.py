@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from cotune.model.allocator import keep_freed_memory
 from cotune.model.attention import ATTENTION_NAME
 from cotune.model.naive import naive_label_scores, plain_last_states
 from cotune.model.packed import plan_pass
+from cotune.model.protocol import Model, Progress
 from cotune.model.runner import PackedRunner, PrefixState, self_check
 from cotune.model.score_cache import ScoreCache
 from cotune.model.scores import LabelScores
@@ -28,9 +29,6 @@ from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, Renderer, shared_prefix
 
 _log = logging.getLogger(__name__)
-
-Progress = Callable[[int], None]
-"""Called with the number of tokens that were just run."""
 
 ENGINE_VERSION = "2"
 """Part of every cache key: raised when a change of the engine can change scores."""
@@ -271,7 +269,12 @@ class LocalModel:
     # States for embedding -----------------------------------------------------------------------------------------
 
     def last_states(
-        self, sequences: Sequence[Sequence[int]], *, adapter: str = BASE, layer: int | None = None
+        self,
+        sequences: Sequence[Sequence[int]],
+        *,
+        adapter: str = BASE,
+        layer: int | None = None,
+        progress: Progress | None = None,
     ) -> NDArray[np.float32]:
         """Hidden state at the last token of each id sequence, ``[rows, width]``; what they share runs once.
 
@@ -279,6 +282,7 @@ class LocalModel:
             sequences: token ids, at least one each.
             adapter: which weights.
             layer: output of this many layers; None means all of them and the final norm.
+            progress: told the tokens that run: first what all share, then each batch's own.
         """
         self.adapters.use(adapter)
         result = np.empty((len(sequences), self.model.config.get_text_config().hidden_size), dtype=np.float32)
@@ -286,6 +290,8 @@ class LocalModel:
         order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i]), i))
         with torch.inference_mode():
             prefix = self.runner.prefix(sequences[0][:length]) if length else None
+            if progress and length:
+                progress(length)
             for part in _cut(order, [len(s) - length for s in sequences], self.settings.batch_tokens):
                 suffixes = [sequences[i][length:] for i in part]
                 if self.shared:
@@ -294,7 +300,14 @@ class LocalModel:
                 else:
                     states = plain_last_states(self.model, suffixes, layer)
                 result[part] = states.float().cpu().numpy()
+                if progress:
+                    progress(sum(map(len, suffixes)))
         return result
+
+
+def _as_model(model: LocalModel) -> Model:
+    """Checked by mypy: it is all that the protocol asks for."""
+    return model
 
 
 def _cut(order: Sequence[int], lengths: Sequence[int], limit: int) -> Iterator[list[int]]:

@@ -1,0 +1,64 @@
+"""What scoring, prediction and embedding need of a model, whoever answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.model.scores import LabelScores
+from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import Renderer
+
+Progress = Callable[[int], None]
+"""Called with the number of tokens that were just run."""
+
+
+class Model(Protocol):
+    """Scores labels and gives states to embed with; :class:`cotune.model.local.LocalModel` is one that can also be tuned."""
+
+    @property
+    def name(self) -> str:
+        """How the user named it, for cards and messages."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash of its weights and tokenizer."""
+        ...
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its fast Hugging Face tokenizer."""
+        ...
+
+    @property
+    def renderer(self) -> Renderer:
+        """Makes its token ids."""
+        ...
+
+    def score(
+        self,
+        prompt: Prompt,
+        rows: Sequence[Mapping[str, str]],
+        labels: Sequence[str],
+        *,
+        adapter: str = ...,
+        top: int | None = None,
+        progress: Progress | None = None,
+    ) -> LabelScores:
+        """Log-probabilities of the labels for each row; see :meth:`cotune.model.local.LocalModel.score`."""
+        ...
+
+    def last_states(
+        self,
+        sequences: Sequence[Sequence[int]],
+        *,
+        adapter: str = ...,
+        layer: int | None = None,
+        progress: Progress | None = None,
+    ) -> NDArray[np.float32]:
+        """Hidden state at the last token of each id sequence, ``[rows, width]``."""
+        ...
