@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,13 +135,19 @@ def test_details_panel_and_focus_outlive_a_renewal(browser: Any, tmp_path: Path)
         prompt = branch.get_attribute("data-prompt")
         branch.click()
         told = page.inner_text("#panel")
+        # The prompt in the panel did a little better, so that its line is made anew under it.
+        page.evaluate("id => { document.querySelector(`#lineage [data-prompt='${id}']`).old = true }", prompt)
+        events = [json.loads(line) for line in run.lines]
+        next(event for event in events if event["kind"] == "race")["value"]["scores"][prompt] += 0.013
+        run.journal.write_text("".join(json.dumps(event) + "\n" for event in events))
         summary = run.folder / "summary.json"
         summary.write_text(summary.read_text().replace("gains 6.0 points", "gains 6.5 points"))
         reader.wait_for_text("h1", "gains 6.5 points")
+        reader.wait(f"!document.querySelector(\"#lineage [data-prompt='{prompt}']\").old")
         assert page.locator("details.reading").get_attribute("open") is not None
         assert page.locator("#panel").is_visible() and page.inner_text("#panel") == told
         page.keyboard.press("Escape")
-        assert page.evaluate("document.activeElement.dataset.prompt") == prompt
+        reader.wait(f"document.activeElement.dataset.prompt === '{prompt}'")
         reader.check()
 
 

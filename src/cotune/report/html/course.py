@@ -11,7 +11,7 @@ from cotune.report.html.markup import data_text, esc, figure, percent, signed_po
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.prompts import Prompts
 from cotune.report.html.record import RunRecord
-from cotune.report.plain import amount, decimal, fields, items, number, one_line
+from cotune.report.plain import amount, counted, decimal, fields, items, number, one_line
 
 _MOST_POINTS = 600
 _HUES = 6
@@ -260,7 +260,7 @@ def _moves(record: RunRecord, prompts: Prompts) -> list[tuple[str, float]]:
     searched = confirmed("prompt_only")
     searched = number(fields(races[0].get("best")).get("score")) if searched is None and races else searched
     if searched is not None:
-        moves.append((f"choosing among {len(first)} prompts", searched))
+        moves.append((f"choosing among {counted(len(first), 'prompt')}", searched))
     leader = ""
     for cycle in record.values("cycle"):
         name, winner = f"cycle {cycle.get('cycle')}", str(cycle.get("winner"))
@@ -271,7 +271,8 @@ def _moves(record: RunRecord, prompts: Prompts) -> list[tuple[str, float]]:
         if not leader:
             short = [s for s in tuned.values() if s is not None]
             count, most = len(tuned), max(short, default=None)
-            moves.append((f"{name}: tuning {count} prompts, the best kept", level if most is None else most))
+            kept = ", the best kept" if count > 1 else ""
+            moves.append((f"{name}: tuning {counted(count, 'prompt')}{kept}", level if most is None else most))
             if most is not None and most != level:
                 moves.append((f"{name}: tuning the two best on to {cycle.get('steps')} steps", level))
         elif winner != leader:

@@ -168,10 +168,10 @@ def _gains(gains: Mapping[str, Any]) -> str:
     loss = fields(gains.get("synergy_log_loss"))
     told_loss = ""
     if number(loss.get("value")) is not None:
-        ends_loss = [decimal(end, 3) for end in items(loss.get("ci"))]
+        told_value, *ends_loss = [decimal(v).replace("-", "−") for v in (loss["value"], *items(loss.get("ci")))]
         p = number(loss.get("p_holm"))
         told_loss = (
-            f" Synergy on the log-loss, which no ceiling hides: {decimal(loss['value'])} nats"
+            f" Synergy on the log-loss, which no ceiling hides: {told_value} nats"
             f" ({' to '.join(ends_loss)}, {p_value(p if p is not None else loss.get('p'))})."
         )
     return figure(

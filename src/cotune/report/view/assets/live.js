@@ -61,6 +61,13 @@
   }
   const find = (at) => at?.scope.querySelectorAll(at.selector)[at.place] ?? null;
 
+  // The panel gives the focus back to what opened it, which may have been made anew under it.
+  let lastFocus = null;
+  main.addEventListener("focusin", (event) => { lastFocus = address(event.target); });
+  document.addEventListener("close", () => {
+    if (!main.contains(document.activeElement)) find(lastFocus)?.focus({ preventScroll: true });
+  }, true);
+
   // The first thing that the reader sees begin below the bar stays where it is.
   function holdPlace() {
     const line = document.querySelector("header").getBoundingClientRect().bottom;
