@@ -228,6 +228,25 @@ def test_a_template_that_knows_no_system_role() -> None:
     )
 
 
+def test_a_template_that_fails_for_other_reasons_is_told() -> None:
+    from jinja2 import TemplateError
+
+    tokenizer = fresh_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    renderer = Renderer(tokenizer)
+    tokenizer.chat_template = "{{ raise_exception('never') }}"
+    with pytest.raises(TemplateError, match="never"):
+        renderer.text(Prompt(instruction="Classify.", system="Be brief."), {"input": "Who?"}, LABELS)
+
+
+def test_a_broken_template_engine_is_not_taken_for_a_missing_role() -> None:
+    """The second try has no system role; an error that no template raised must not lead to it."""
+    tokenizer = fresh_tokenizer()
+    tokenizer.chat_template = "{% if messages[0]['role'] == 'system' %}{{ 1 + 'x' }}{% endif %}" + CHAT_TEMPLATE
+    with pytest.raises(TypeError):
+        Renderer(tokenizer).text(Prompt(instruction="Classify.", system="Be brief."), {"input": "Who?"}, LABELS)
+
+
 def test_a_tokenizer_that_adds_tokens_of_its_own() -> None:
     from tokenizers import Tokenizer, processors
 

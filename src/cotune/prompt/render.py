@@ -129,9 +129,11 @@ class Renderer:
             messages.append({"role": "user", "content": body})
             if answer is not None:
                 messages.append({"role": "assistant", "content": answer})
+        from jinja2 import TemplateError
+
         try:
             text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception:
+        except TemplateError:
             if system is None:
                 raise
             # Some templates know no system role; its text then opens the first message.
