@@ -148,6 +148,10 @@ def test_details_panel_and_focus_outlive_a_renewal(browser: Any, tmp_path: Path)
         assert page.locator("#panel").is_visible() and page.inner_text("#panel") == told
         page.keyboard.press("Escape")
         reader.wait(f"document.activeElement.dataset.prompt === '{prompt}'")
+        page.evaluate("document.activeElement.old = true")
+        run.journal.write_text("".join(run.lines))
+        reader.wait(f"!document.querySelector(\"#lineage [data-prompt='{prompt}']\").old")
+        assert page.evaluate("document.activeElement.dataset.prompt") == prompt
         reader.check()
 
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -160,13 +160,17 @@ def test_the_page_is_made_again_only_when_the_run_changed(tmp_path: Path) -> Non
     assert "the searched prompt gains" in wait_for_another(page, torn.version).html
 
 
-def wait_for_another(page: RunPage, version: str) -> Shown:
-    for _ in range(200):
+def wait_for(page: RunPage, what: Callable[[Shown], bool]) -> Shown:
+    for _ in range(1000):
         found = page.current()
-        if found.version != version:
+        if what(found):
             return found
         time.sleep(0.02)
     raise AssertionError("the page was not made again")
+
+
+def wait_for_another(page: RunPage, version: str) -> Shown:
+    return wait_for(page, lambda shown: shown.version != version)
 
 
 def test_between_two_makings_there_is_a_pause(tmp_path: Path) -> None:
@@ -193,8 +197,7 @@ def test_what_goes_wrong_is_told_and_the_last_page_stays(tmp_path: Path) -> None
     page = RunPage(run.folder, pause=0)
     good = page.current()
     run.journal.unlink()
-    time.sleep(0.05)
-    told = page.current()
+    told = wait_for(page, lambda shown: shown.error != "")
     assert told.version == good.version and told.html == good.html and "not a run's folder" in told.error
     run.journal.write_text("".join(run.lines[:6]))
     assert wait_for_another(page, good.version).error == ""
