@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.bundle import Predictor
-from cotune.embed import PromptEOL, behaviour
+from cotune.embed import TextEmbedder, behaviour
 from cotune.evaluate.decision import RAW
 from cotune.model.protocol import Model, Progress
 from cotune.model.scores import LabelScores
@@ -52,6 +52,17 @@ class OnlyScores:
     ) -> NDArray[np.float32]:
         return np.array([[len(s), s[-1]] for s in sequences], dtype=np.float32)
 
+    def mean_states(
+        self,
+        sequences: Sequence[Sequence[int]],
+        weights: Sequence[Sequence[float]],
+        *,
+        adapter: str = "base",
+        layer: int | None = None,
+        progress: Progress | None = None,
+    ) -> NDArray[np.float32]:
+        return np.array([[len(s), np.dot(s, w)] for s, w in zip(sequences, weights, strict=True)], dtype=np.float32)
+
 
 def test_a_model_that_only_scores_predicts_and_embeds() -> None:
     model: Model = OnlyScores()
@@ -60,7 +71,7 @@ def test_a_model_that_only_scores_predicts_and_embeds() -> None:
     predictor = Predictor(model, prompt, LABELS, ("text",), decision=RAW)
     assert predictor.predict(rows) == [LABELS[n % 3] for n in lengths]
     assert "only scores" in repr(predictor)
-    assert PromptEOL(model).embed(["x", "y"]).shape == (2, 2)
+    assert TextEmbedder(model).embed(["x", "y"]).shape == (2, 2)
     np.testing.assert_allclose(behaviour(model, [prompt], rows, LABELS)[0, 0], np.mean(lengths))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cotune.cycle.lab import Lab
-from cotune.embed import PromptEOL, behaviour, centred, farthest_first, without_near_duplicates
+from cotune.embed import TextEmbedder, behaviour, centred, farthest_first, without_near_duplicates
 from cotune.errors import InputError
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
@@ -25,16 +25,19 @@ _BEHAVIOUR_ROWS = 16
 def demonstration_pool(lab: Lab) -> DemonstrationPool:
     """Draws demonstrations from train: half the time rows that lie far apart for the model, else random ones."""
     rows = [row for row in lab.train_sample if fits(row)][:_EMBEDDED_ROWS]
-    vectors: list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = []
 
     def draw(rng: np.random.Generator) -> Sequence[Example]:
         if not rows:
             return ()
         if rng.random() < 0.5:
             return fixed(lab.task, rng)
-        if not vectors:
-            vectors.append(centred(PromptEOL(lab.model).embed([" ".join(row.fields.values()) for row in rows])))
-        chosen = diverse(vectors[0], [row.output for row in rows], default_count(len(lab.task.labels)), rng=rng)
+        if lab.row_vectors is None:
+            told: list[int] = []
+            embedder = TextEmbedder(lab.model, progress=told.append)
+            lab.row_vectors = centred(embedder.embed([" ".join(row.fields.values()) for row in rows]))
+            # Drawing is no step of the journal: a run that goes on does it again, and counts it again.
+            lab.counts["tokens_embedded"] += sum(told)
+        chosen = diverse(lab.row_vectors, [row.output for row in rows], default_count(len(lab.task.labels)), rng=rng)
         return [rows[i] for i in chosen]
 
     return draw
@@ -66,7 +69,8 @@ def _record(lab: Lab, cycle: int, proposals: list[Proposal], count: int, keep: S
         return []
 
     def effect() -> object:
-        vectors = centred(PromptEOL(lab.model).embed([shown_text(p.prompt) for p in proposals]))
+        told: list[int] = []
+        vectors = centred(TextEmbedder(lab.model, progress=told.append).embed([shown_text(p.prompt) for p in proposals]))
         staying = without_near_duplicates(vectors, NEAR, keep=list(keep))
         points = vectors[staying]
         first = [staying.index(i) for i in keep] or [0]
@@ -76,10 +80,12 @@ def _record(lab: Lab, cycle: int, proposals: list[Proposal], count: int, keep: S
             "proposals": [proposals[i].to_json() for i in order],
             "near_duplicates": len(proposals) - len(staying),
             "left_out": len(staying) - len(order),
+            "tokens": sum(told),
             "places": [[round(float(x), 4) for x in row] for row in _plane(vectors[order])],
         }
 
     value = lab.journal.step("pool", [cycle, [p.prompt.id for p in proposals], count], effect)
+    lab.counts["tokens_embedded"] += int(value["tokens"])
     return [Proposal.from_json(item) for item in value["proposals"]]
 
 
@@ -122,15 +128,18 @@ def choose_entrants(
         if len(chosen) < count and rest:
             chosen.append(rest.pop(0).id)
         rest = rest[: max(4, len(ranking) // 2)]
+        told: list[int] = []
         if len(chosen) < count and rest:
             rows = [row.fields for row in lab.train_sample[:_BEHAVIOUR_ROWS]]
             everyone = [by_id[i] for i in chosen] + rest
-            vectors = centred(behaviour(lab.model, everyone, rows, lab.task.labels, adapter=adapter))
+            seen = behaviour(lab.model, everyone, rows, lab.task.labels, adapter=adapter, progress=told.append)
+            vectors = centred(seen)
             order = farthest_first(vectors, start=range(len(chosen)), count=count)
             chosen = [everyone[i].id for i in order]
-        return {"cycle": cycle, "prompt_ids": chosen}
+        return {"cycle": cycle, "prompt_ids": chosen, "tokens": sum(told)}
 
     value = lab.journal.step("entrants", [cycle, [p.id for p in always], [p.id for p in ranking], count], effect)
+    lab.counts["tokens_embedded"] += int(value["tokens"])
     return [by_id[i] for i in value["prompt_ids"]]
 
 

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from cotune.embed.embedder import Embedder, PromptEOL, behaviour, centred
+from cotune.embed.embedder import Embedder, behaviour, centred
 from cotune.embed.select import distances, farthest_first, without_near_duplicates
+from cotune.embed.standardize import Standardizer
+from cotune.embed.text import EmbedSettings, TextEmbedder
 
-__all__ = ["Embedder", "PromptEOL", "behaviour", "centred", "distances", "farthest_first", "without_near_duplicates"]
+__all__ = [
+    "EmbedSettings",
+    "Embedder",
+    "Standardizer",
+    "TextEmbedder",
+    "behaviour",
+    "centred",
+    "distances",
+    "farthest_first",
+    "without_near_duplicates",
+]

@@ -8,8 +8,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.embed.standardize import Standardizer
 from cotune.model.adapters import BASE
-from cotune.model.protocol import Model
+from cotune.model.protocol import Model, Progress
 from cotune.prompt.prompt import Prompt
 
 Vectors = NDArray[np.float32]
@@ -23,25 +24,6 @@ class Embedder(Protocol):
         ...
 
 
-class PromptEOL:
-    """The hidden state at which the model would say a text in one word (arXiv 2307.16645).
-
-    Args:
-        model: the model that is being tuned.
-        adapter: which weights.
-        max_chars: longer texts are cut; what a prompt is about stands at its beginning.
-    """
-
-    def __init__(self, model: Model, *, adapter: str = BASE, max_chars: int = 1200) -> None:
-        self.model, self.adapter, self.max_chars = model, adapter, max_chars
-
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """``[texts, width]``, not centred; see :func:`centred`."""
-        framed = [f'This sentence : "{text[: self.max_chars]}" means in one word:"' for text in texts]
-        ids = self.model.tokenizer(framed, add_special_tokens=True)["input_ids"]
-        return self.model.last_states(ids, adapter=self.adapter)
-
-
 def behaviour(
     model: Model,
     prompts: Sequence[Prompt],
@@ -49,6 +31,7 @@ def behaviour(
     labels: Sequence[str],
     *,
     adapter: str = BASE,
+    progress: Progress | None = None,
 ) -> Vectors:
     """What prompts make the model do: its mean hidden state at the answer position over fixed inputs.
 
@@ -60,6 +43,7 @@ def behaviour(
         rows: the same few inputs for all, of the train split.
         labels: the task's labels.
         adapter: which weights.
+        progress: told the tokens that run.
 
     Returns:
         ``[prompts, width]``.
@@ -67,13 +51,11 @@ def behaviour(
     vectors = []
     for prompt in prompts:
         rendered = model.renderer.render(prompt, rows, labels)
-        vectors.append(model.last_states([row.prompt_ids for row in rendered], adapter=adapter).mean(axis=0))
+        states = model.last_states([row.prompt_ids for row in rendered], adapter=adapter, progress=progress)
+        vectors.append(states.mean(axis=0))
     return np.stack(vectors)
 
 
-def centred(vectors: Vectors, mean: Vectors | None = None) -> Vectors:
-    """Unit vectors after taking off a mean: decoder states share a large common part that hides what differs."""
-    moved = vectors - (vectors.mean(axis=0) if mean is None else mean)
-    lengths = np.linalg.norm(moved, axis=1, keepdims=True)
-    result: Vectors = moved / np.maximum(lengths, 1e-12)
-    return result
+def centred(vectors: Vectors) -> Vectors:
+    """Unit vectors after taking off their own mean: decoder states share a large common part that hides what differs."""
+    return Standardizer.fit(vectors).apply(vectors)

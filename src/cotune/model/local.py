@@ -18,7 +18,7 @@ from cotune.files import content_hash
 from cotune.model.adapters import BASE, AdapterSlot
 from cotune.model.allocator import keep_freed_memory
 from cotune.model.attention import ATTENTION_NAME
-from cotune.model.naive import naive_label_scores, plain_last_states
+from cotune.model.naive import naive_label_scores, plain_states
 from cotune.model.packed import plan_pass
 from cotune.model.protocol import Model, Progress
 from cotune.model.runner import PackedRunner, PrefixState, self_check
@@ -284,9 +284,34 @@ class LocalModel:
             layer: output of this many layers; None means all of them and the final norm.
             progress: told the tokens that run: first what all share, then each batch's own.
         """
+        weights = [(0.0,) * (len(ids) - 1) + (1.0,) for ids in sequences]
+        return self.mean_states(sequences, weights, adapter=adapter, layer=layer, progress=progress)
+
+    def mean_states(
+        self,
+        sequences: Sequence[Sequence[int]],
+        weights: Sequence[Sequence[float]],
+        *,
+        adapter: str = BASE,
+        layer: int | None = None,
+        progress: Progress | None = None,
+    ) -> NDArray[np.float32]:
+        """Weighted sum of the hidden states of each id sequence, ``[rows, width]``; arguments as in :meth:`last_states`.
+
+        What the sequences share runs once, as far as no token in it has a weight.
+
+        Args:
+            sequences: token ids, at least one each.
+            weights: of each token, as many as it has.
+            adapter: which weights.
+            layer: output of this many layers; None means all of them and the final norm.
+            progress: told the tokens that run.
+        """
         self.adapters.use(adapter)
         result = np.empty((len(sequences), self.model.config.get_text_config().hidden_size), dtype=np.float32)
-        length = shared_prefix(sequences) if self.shared else 0
+        length = 0
+        if self.shared and sequences:
+            length = min(shared_prefix(sequences), min(int(np.flatnonzero(w)[0]) for w in weights))
         order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i]), i))
         with torch.inference_mode():
             prefix = self.runner.prefix(sequences[0][:length]) if length else None
@@ -296,10 +321,15 @@ class LocalModel:
                 suffixes = [sequences[i][length:] for i in part]
                 if self.shared:
                     plan = plan_pass(suffixes, prefix=length, device=self.model.device)
-                    states = self.runner.hidden(plan, prefix, layer=layer)[0][plan.last]
+                    hidden = self.runner.hidden(plan, prefix, layer=layer)[0]
                 else:
-                    states = plain_last_states(self.model, suffixes, layer)
-                result[part] = states.float().cpu().numpy()
+                    hidden = plain_states(self.model, suffixes, layer)
+                share = torch.tensor(np.concatenate([weights[i][length:] for i in part]), dtype=torch.float32)
+                rows = torch.arange(len(part)).repeat_interleave(torch.tensor([len(s) for s in suffixes]))
+                read = torch.nonzero(share)[:, 0].to(hidden.device)
+                chosen = hidden[read].float() * share.to(hidden.device)[read, None]
+                sums = chosen.new_zeros(len(part), chosen.shape[1]).index_add_(0, rows.to(hidden.device)[read], chosen)
+                result[part] = sums.cpu().numpy()
                 if progress:
                     progress(sum(map(len, suffixes)))
         return result

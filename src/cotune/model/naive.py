@@ -65,12 +65,11 @@ def use_plain_attention(model: Any) -> None:
         model.set_attn_implementation(getattr(model, PLAIN_ATTENTION, "sdpa"))
 
 
-def plain_last_states(model: Any, sequences: Sequence[Sequence[int]], layer: int | None) -> torch.Tensor:
-    """Hidden state at each sequence's last token ``[rows, width]``; see ``LocalModel.last_states``."""
+def plain_states(model: Any, sequences: Sequence[Sequence[int]], layer: int | None) -> torch.Tensor:
+    """Hidden states of all sequences' tokens, one after the other, ``[tokens, width]``; see ``LocalModel.mean_states``."""
     use_plain_attention(model)
     ids, mask = pad(sequences, model.device)
     output = model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=layer is not None)
     hidden = output.last_hidden_state if layer is None else output.hidden_states[layer]
-    last = torch.tensor([len(s) - 1 for s in sequences], device=ids.device)
-    states: torch.Tensor = hidden[torch.arange(len(sequences), device=ids.device), last]
+    states: torch.Tensor = hidden[mask.bool()]
     return states

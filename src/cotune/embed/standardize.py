@@ -1,0 +1,61 @@
+"""Taking off what all vectors share: centring, and whitening, fitted on other text than is compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.errors import InputError
+
+Vectors = NDArray[np.float32]
+Standard = Literal["none", "centre", "whiten"]
+
+
+@dataclass(frozen=True)
+class Standardizer:
+    """An affine map fitted once, then applied to any vectors.
+
+    Attributes:
+        mean: ``[width]``, taken off.
+        rotation: ``[width, kept]`` applied after it; None leaves the axes as they are.
+    """
+
+    mean: Vectors
+    rotation: Vectors | None = None
+
+    @classmethod
+    def fit(cls, vectors: Vectors, kind: Standard = "centre", *, keep: int = 256) -> Standardizer:
+        """Fit on vectors of other text.
+
+        Args:
+            vectors: ``[texts, width]``.
+            kind: ``none`` changes nothing, ``centre`` takes off the mean, ``whiten`` also gives each of the leading directions
+                the same variance (arXiv 2103.15316).
+            keep: directions that whitening keeps at most.
+
+        Raises:
+            InputError: whitening was asked for on fewer than two vectors.
+        """
+        width = vectors.shape[1]
+        if kind == "none":
+            return cls(np.zeros(width, dtype=np.float32))
+        mean = vectors.mean(axis=0).astype(np.float32)
+        if kind == "centre":
+            return cls(mean)
+        if len(vectors) < 2:
+            raise InputError("whitening needs at least two texts", where="texts", mend="Give more, or centre only.")
+        _, lengths, directions = np.linalg.svd((vectors - mean).astype(np.float64), full_matrices=False)
+        kept = min(keep, int((lengths > lengths[0] * 1e-6).sum()))
+        scale = np.sqrt(len(vectors) - 1) / lengths[:kept]
+        return cls(mean, (directions[:kept].T * scale).astype(np.float32))
+
+    def apply(self, vectors: Vectors) -> Vectors:
+        """Unit vectors ``[texts, kept]``."""
+        moved = vectors - self.mean
+        if self.rotation is not None:
+            moved = moved @ self.rotation
+        unit: Vectors = (moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+        return unit
