@@ -129,7 +129,8 @@ def test_the_summary_has_what_others_rely_on(whole: Path) -> None:
     for name, value in differences.items():
         assert summary["gains"][name]["value"] == pytest.approx(value, abs=1e-5)
     assert {"dev", "test", "optimism"} <= summary["selection"].keys()
-    assert {"wall_s", "tokens_scored", "tokens_trained", "tokens_saved_by_prefix", "peak_rss_mb"} <= summary["cost"].keys()
+    tokens = {"tokens_scored", "tokens_trained", "tokens_embedded", "tokens_saved_by_prefix"}
+    assert {"wall_s", "peak_rss_mb"} | tokens <= summary["cost"].keys()
     assert summary["best"]["bundle"] == "best"
     assert "{text}" in summary["best"]["prompt_text"]
 
@@ -205,12 +206,24 @@ def test_a_token_budget_is_kept_and_used(bench: Bench, whole: Path, tmp_path: Pa
     if out != whole:
         assert bench.run(out, "tune.max_epochs=60", budget=f"{tokens}tok", seed=seed).code == 0
     summary = summary_of(out)
-    spent = summary["cost"]["tokens_scored"] + summary["cost"]["tokens_trained"]
+    spent = sum(summary["cost"][f"tokens_{what}"] for what in ("scored", "trained", "embedded"))
     assert spent <= 1.05 * tokens
     if "budget" in summary["stopped"]:
         assert spent >= 0.8 * tokens
     else:
         assert "max_epochs" in summary["stopped"] or "improve" in summary["stopped"]
+
+
+def test_embedding_is_counted_and_paid_for(whole: Path) -> None:
+    events = [e for e in journal_of(whole) if e["kind"] in ("score", "train", "pool", "entrants", "cycle")]
+    embedded = [e["value"].get("tokens", 0) for e in events if e["kind"] in ("pool", "entrants")]
+    assert all(e["value"]["tokens"] for e in events if e["kind"] == "pool")
+    # Rows that demonstrations are drawn from are embedded too, once.
+    assert sum(embedded) <= summary_of(whole)["cost"]["tokens_embedded"] <= sum(embedded) + 96 * 64
+    first = [e["kind"] for e in events].index("cycle")
+    values = [e["value"] for e in events[:first]]
+    spent = sum(v.get("new_tokens", v.get("tokens", 0)) for v in values)
+    assert spent <= summary_of(whole)["cycles"][0]["tokens"] <= spent + 96 * 64
 
 
 def test_the_plan_says_what_the_run_does(whole: Path) -> None:

@@ -19,7 +19,7 @@ class Budget:
     """An amount and its unit.
 
     Attributes:
-        kind: ``time`` (seconds) or ``tokens`` (processed in scoring and training alike).
+        kind: ``time`` (seconds) or ``tokens`` (processed in scoring, training and embedding alike).
         amount: in that unit.
     """
 

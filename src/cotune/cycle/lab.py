@@ -55,7 +55,8 @@ class Lab:
 
     Attributes:
         spent_tokens: tokens of all steps so far.
-        counts: tokens scored, trained, and saved by the shared prefix.
+        counts: tokens scored, trained, embedded, and saved by the shared prefix.
+        row_vectors: of the rows that demonstrations are drawn from, once they are embedded.
     """
 
     def __init__(
@@ -77,8 +78,9 @@ class Lab:
         # Files are often sorted by label, so samples of train are taken from a shuffled one.
         shuffled = np.random.default_rng([seed, 2]).permutation(len(task.train))
         self.train_sample = tuple(task.train[i] for i in shuffled)
-        self.counts = {"tokens_scored": 0, "tokens_trained": 0, "tokens_saved_by_prefix": 0}
+        self.counts = {"tokens_scored": 0, "tokens_trained": 0, "tokens_embedded": 0, "tokens_saved_by_prefix": 0}
         self.truncated = 0
+        self.row_vectors: NDArray[np.float32] | None = None
         self._label_index = {label: i for i, label in enumerate(task.labels)}
         self._runs: dict[str, TuningRun] = {}
         self._trained: dict[str, int] = {}
@@ -88,7 +90,7 @@ class Lab:
 
     @property
     def spent_tokens(self) -> int:
-        return self.counts["tokens_scored"] + self.counts["tokens_trained"]
+        return sum(self.counts[name] for name in ("tokens_scored", "tokens_trained", "tokens_embedded"))
 
     def left(self) -> float:
         """Budget that is left, in its unit. Under a time budget this is journalled, since decisions hang on it."""

@@ -328,6 +328,7 @@ def _cost(summary: Mapping[str, Any]) -> str:
     for key, told in (
         ("tokens_scored", "{} tokens scored"),
         ("tokens_trained", "{} trained"),
+        ("tokens_embedded", "{} embedded"),
         ("tokens_saved_by_prefix", "{} saved by the shared prefix"),
     ):
         if number(cost.get(key)) is not None:

@@ -218,6 +218,7 @@ def _cost(record: RunRecord) -> str:
         ("time", duration(cost.get("wall_s"))),
         ("tokens scored", amount(cost.get("tokens_scored"))),
         ("tokens trained", amount(cost.get("tokens_trained"))),
+        ("tokens embedded", amount(cost.get("tokens_embedded"))),
         ("saved by shared prefixes", amount(cost.get("tokens_saved_by_prefix"))),
         ("peak memory", f"{amount(cost.get('peak_rss_mb'))} MB"),
         ("prompts scored / tuned", f"{esc(summary.get('prompts_scored', '–'))} / {esc(summary.get('prompts_tuned', '–'))}"),
