@@ -214,7 +214,7 @@ def prompt_details(prompts: Prompts, metric: str, *, total_bytes: int = 700_000)
             "parents": [p for p in facts.parents if p in texts],
             "diff": word_diff(texts[parent][0], text) if parent else None,
             "facts": [
-                ["First seen", f"cycle {facts.cycle}"],
+                ["First seen", f"cycle {facts.cycle}" if facts.cycle else "after the test"],
                 ["Made by", facts.origin or "–"],
                 *(
                     [["Shows", counted(len(facts.prompt.demonstrations), "worked example")]]

@@ -47,7 +47,7 @@ def with_formats(record: RunRecord, prompts: Prompts) -> Prompts:
             for (_, name, _, _), score, steps in zip(_SIDES, scores, (0, 1), strict=True)
         )
         parents = (prompts.winner,) if prompts.winner else ()
-        more[prompt.id] = PromptFacts(prompt, "format", "another format", parents, raced=[base], tuned=[tuned])
+        more[prompt.id] = PromptFacts(prompt, "format", "another format", parents, 0, raced=[base], tuned=[tuned])
     return replace(prompts, by_id={**more, **prompts.by_id})
 
 
@@ -95,8 +95,8 @@ def _table(found: Mapping[str, Any]) -> str:
         for side, *_ in _SIDES:
             measure = fields(fields(found.get(side)).get(name))
             ends = [percent(end) for end in items(measure.get("ci"))]
-            between = f"<span class=quiet> {' to '.join(ends)}</span>" if len(ends) == 2 else ""
-            cells += f"<td>{percent(measure.get('value'))}{between}</td>"
+            between = " to ".join(ends) if len(ends) == 2 else ""
+            cells += f"<td>{percent(measure.get('value'))}</td><td class=ci>{between}</td>"
         lines.append(f"<tr><th scope=row>{title}</th>{cells}</tr>")
-    heads = "".join(f"<td>{name}</td>" for _, name, _, _ in _SIDES)
+    heads = "".join(f"<td colspan=2>{name}</td>" for _, name, _, _ in _SIDES)
     return f"<table class=facts><tr><th></th>{heads}</tr>{''.join(lines)}</table>"
