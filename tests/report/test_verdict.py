@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from cotune.report.advice import more_rows, next_steps, still_gaining
+from cotune.report.advice import improvements, more_rows, next_steps, still_gaining
 from cotune.report.verdict import print_verdict, verdict_text
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
@@ -227,12 +227,14 @@ def test_next_steps_name_the_folders_and_quote_them_for_a_shell() -> None:
         "Use it: cotune predict 'runs/my run/best' --input \"...\"",
         "Try a prompt of your own against it: cotune try 'runs/my run' --prompt mine.txt",
     ]
+    assert next_steps({"best": {"bundle": "best"}, "out": "runs/my run"}) == steps, "as a run's summary names it"
     assert next_steps({}) == []
 
 
 def test_next_steps_given_by_the_run_go_before_the_guessed_ones() -> None:
     text = verdict_text({**SUMMARY, "next": ["Do this [b]first[/b]."]}, width=80)
-    assert "- Do this [b]first[/b]." in text and "cotune predict" not in text
+    assert "- Do this [b]first[/b]." in text and "larger --budget" not in text
+    assert "cotune predict runs/trec6/best" in text
 
 
 def test_more_rows_are_advised_only_where_the_interval_is_wide_and_open() -> None:
@@ -246,15 +248,21 @@ def test_more_rows_are_advised_only_where_the_interval_is_wide_and_open() -> Non
     assert of(None, 0.2, 0.5) is None and more_rows({}) is None
 
 
-def test_a_larger_budget_is_advised_only_where_it_ended_a_gaining_run() -> None:
-    def advised(ended: str, cycles: list[Any]) -> bool:
-        return any(
-            "larger budget than 8 min" in step for step in next_steps({"ended": ended, "budget": "8 min", "cycles": cycles})
-        )
+def test_a_larger_budget_is_advised_only_where_it_ended_the_run() -> None:
+    def advised(stopped: str, cycles: list[Any]) -> str:
+        return " ".join(improvements({"stopped": stopped, "cycles": cycles}))
 
     rising, flat = SUMMARY["cycles"], [*SUMMARY["cycles"], {"tuned": [{"score": 0.953}]}]
-    assert advised("budget", rising) and not advised("budget", flat) and not advised("no gain", rising)
+    spent = "the budget is spent, but for the end"
+    assert "larger --budget: the last cycle still gained" in advised(spent, rising)
+    assert "larger --budget: this one ended while there were steps left" in advised(spent, flat)
+    assert not advised("three cycles in a row did not improve", rising)
     assert not still_gaining([]) and not still_gaining([{"x": None}, {}])
+
+
+def test_few_rows_are_told() -> None:
+    assert "Only 120 rows" in " ".join(improvements({"n": {"train": 120}}))
+    assert not improvements({"n": {"train": 3000}})
 
 
 def test_the_summary_survives_json() -> None:

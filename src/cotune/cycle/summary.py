@@ -17,6 +17,7 @@ from cotune.evaluate.attribution import Attribution, attribute, sentence
 from cotune.evaluate.intervals import Interval, dirichlet_f1, proportion_interval
 from cotune.evaluate.noise import Noise, told_with_noise
 from cotune.evaluate.selection import winners_curse
+from cotune.report.advice import improvements
 
 
 def attribution_of(lab: Lab, results: Mapping[str, ArmResult], noise: Noise | None = None) -> Attribution:
@@ -56,14 +57,13 @@ def build_summary(
     if opened:
         times = "once" if opened == 1 else f"{opened} times"
         verdict += f" This test was opened {times} before: read its p-values with care."
-    return {
+    summary = {
         "task": task.name,
         "n": {"train": len(task.train), "dev": len(task.dev), "test": task.test.n},
         "model": model_name,
         "metric": task.metric,
         "labels": list(task.labels),
         "verdict": verdict,
-        "next": next_steps(lab, search, gains),
         "arms": {name: _arm(lab, result) for name, result in results.items()},
         "gains": gains.as_dict(),
         "selection": {
@@ -87,6 +87,7 @@ def build_summary(
         "seed": lab.seed,
         "versions": versions(),
     }
+    return {**summary, "next": improvements(summary)}
 
 
 def test_rows(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, Any]:
@@ -105,22 +106,6 @@ def test_rows(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, Any]:
             for i, row in enumerate(results["best_tuned"].rows)
         ],
     }
-
-
-def next_steps(lab: Lab, search: Search, gains: Attribution) -> list[str]:
-    """What the user may do now, the most useful first."""
-    steps = []
-    lead = gains.gains["prompt_given_tuning"]
-    if not lead.identical and not lead.significant() and lead.ci.width > 0.04:
-        steps.append(
-            f"Whether the searched prompt helps on top of tuning is not told apart with {gains.n} test rows; "
-            "more test rows would narrow the interval."
-        )
-    if "budget" in search.stopped:
-        steps.append("The budget ended while there were steps left to take; a larger --budget may gain more.")
-    if len(lab.task.train) < 300:
-        steps.append(f"Only {len(lab.task.train)} rows were learnt from; more labelled rows usually gain the most.")
-    return steps
 
 
 def versions() -> dict[str, str]:

@@ -11,30 +11,44 @@ from cotune.report.plain import fields, items, number
 
 # Wider than this, an interval leaves open whether the prompt matters at all.
 _WIDE = 0.06
+_FEW_ROWS = 300
 
 
 def next_steps(summary: Mapping[str, Any]) -> list[str]:
-    """Concrete next steps: use the bundle, try an own prompt, and what would make the answer better or surer.
+    """Everything a person can do next: use the bundle, try an own prompt, and what would make the answer better or surer.
 
     Args:
-        summary: as ``summary.json`` holds it; ``ended``, where it is there, says why the run stopped: ``budget``
-            or ``no gain``.
+        summary: as ``summary.json`` holds it; ``out``, where it is there, is the run's folder.
     """
+    given = [step for step in items(summary.get("next")) if isinstance(step, str) and step.strip()]
+    return [*_uses(summary), *(given or improvements(summary))]
+
+
+def improvements(summary: Mapping[str, Any]) -> list[str]:
+    """What would make the answer better or surer, the most useful first; what a run's summary keeps as ``next``."""
     steps = []
-    bundle = fields(summary.get("best")).get("bundle")
-    if bundle:
-        path = PurePath(str(bundle))
-        run = path.parent if path.name == "best" else path
-        steps += [
-            f'Use it: cotune predict {shlex.quote(str(path))} --input "..."',
-            f"Try a prompt of your own against it: cotune try {shlex.quote(str(run))} --prompt mine.txt",
-        ]
     if (advice := more_rows(summary)) is not None:
         steps.append(advice)
-    if str(summary.get("ended")) == "budget" and still_gaining(items(summary.get("cycles"))):
-        budget = summary.get("budget")
-        steps.append(f"Give it a larger budget{f' than {budget}' if budget else ''}: the last cycle still gained on dev.")
+    if "budget" in str(summary.get("stopped")):
+        gained = still_gaining(items(summary.get("cycles")))
+        why = "the last cycle still gained on dev" if gained else "this one ended while there were steps left to take"
+        steps.append(f"Give it a larger --budget: {why}.")
+    train = number(fields(summary.get("n")).get("train"))
+    if train is not None and train < _FEW_ROWS:
+        steps.append(f"Only {train:.0f} rows were learnt from; more labelled rows usually gain the most.")
     return steps
+
+
+def _uses(summary: Mapping[str, Any]) -> list[str]:
+    bundle = fields(summary.get("best")).get("bundle")
+    if not bundle:
+        return []
+    path = PurePath(str(summary.get("out") or "")) / str(bundle)
+    run = path.parent if path.name == "best" else path
+    return [
+        f'Use it: cotune predict {shlex.quote(str(path))} --input "..."',
+        f"Try a prompt of your own against it: cotune try {shlex.quote(str(run))} --prompt mine.txt",
+    ]
 
 
 def more_rows(summary: Mapping[str, Any]) -> str | None:

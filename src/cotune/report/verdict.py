@@ -128,8 +128,7 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
     if best.get("bundle"):
         yield heading("The bundle")
         yield indented(Text(harmless(best["bundle"]), overflow="fold"))
-    given = [step for step in items(summary.get("next")) if isinstance(step, str) and step.strip()]
-    if steps := given or next_steps(summary):
+    if steps := next_steps(summary):
         yield heading("What to do next")
         for step in steps:
             yield indented(_bullet(harmless(step)))
