@@ -96,7 +96,7 @@ def _table(found: Mapping[str, Any]) -> str:
             measure = fields(fields(found.get(side)).get(name))
             ends = [percent(end) for end in items(measure.get("ci"))]
             between = " to ".join(ends) if len(ends) == 2 else ""
-            cells += f"<td>{percent(measure.get('value'))}</td><td class=ci>{between}</td>"
+            cells += f"<td>{percent(measure.get('value'))}<div class=quiet>{between}</div></td>"
         lines.append(f"<tr><th scope=row>{title}</th>{cells}</tr>")
-    heads = "".join(f"<td colspan=2>{name}</td>" for _, name, _, _ in _SIDES)
+    heads = "".join(f"<td>{name}</td>" for _, name, _, _ in _SIDES)
     return f"<table class=facts><tr><th></th>{heads}</tr>{''.join(lines)}</table>"
