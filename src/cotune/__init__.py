@@ -8,12 +8,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cotune.api import load, load_config, run, try_prompt
     from cotune.config import RunConfig
+    from cotune.embed.command import open_embedder
     from cotune.errors import CotuneError, InputError
     from cotune.task import Task
 
 __version__ = "0.1.0"
 
-__all__ = ["CotuneError", "InputError", "RunConfig", "Task", "__version__", "load", "load_config", "run", "try_prompt"]
+__all__ = [
+    "CotuneError",
+    "InputError",
+    "RunConfig",
+    "Task",
+    "__version__",
+    "load",
+    "load_config",
+    "open_embedder",
+    "run",
+    "try_prompt",
+]
 
 # Looked up on first use, so that importing cotune loads neither torch nor anything else that takes seconds.
 _PLACES = {
@@ -23,6 +35,7 @@ _PLACES = {
     "Task": "cotune.task",
     "load": "cotune.api",
     "load_config": "cotune.api",
+    "open_embedder": "cotune.embed.command",
     "run": "cotune.api",
     "try_prompt": "cotune.api",
 }

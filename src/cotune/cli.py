@@ -185,6 +185,31 @@ def view(
     view_run(run, port=port, ready=ready)
 
 
+@app.command(
+    epilog="Examples:\n\n  cotune embed --input texts.txt --out vectors.npy\n\n"
+    "  cotune embed --input rows.jsonl --column question --out vectors.parquet --standard whiten"
+)
+def embed(
+    input: Annotated[Path, typer.Option(help="One text a line, or JSONL; - reads standard input.")],
+    out: Annotated[Path, typer.Option(help="Vectors as .npy, .parquet or .jsonl, in the order of the texts.")],
+    model: Annotated[str, typer.Option(help="smollm2-135m (comes along), a folder, or a hub id.")] = "smollm2-135m",
+    column: Annotated[str, typer.Option(help="Where a JSON line holds its text.")] = "text",
+    pooling: Annotated[str, typer.Option(help="prompt_eol, echo, weighted_mean, mean or last.")] = "prompt_eol",
+    layer: Annotated[int | None, typer.Option(help="Output of this many layers; negative counts from the last.")] = None,
+    frames: Annotated[int, typer.Option(help="Frames that are averaged, for prompt_eol.")] = 1,
+    standard: Annotated[str, typer.Option(help="none, centre or whiten, fitted on these texts.")] = "centre",
+    as_json: Json = False,
+) -> None:
+    """Turn texts into vectors with the model itself; what was embedded before comes from the cache."""
+    from cotune.embed.command import embed_file
+
+    found = embed_file(input, out, model=model, column=column, pooling=pooling, layer=layer, frames=frames, standard=standard)
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        typer.echo(f"{found['texts']} texts, {found['width']} numbers each, {found['from_cache']} from the cache: {out}")
+
+
 @app.command(epilog="Example:\n\n  cotune doctor --json")
 def doctor(as_json: Json = False) -> None:
     """Say what this machine offers, and how to mend what is missing."""

@@ -257,11 +257,7 @@ class LocalModel:
                 "suffixes": batch.suffixes,
                 "labels": batch.completions,
                 "scoring": "full" if top is None else f"top-{top}",
-                "device": self.settings.device,
-                "dtype": self.settings.dtype,
-                "threads": torch.get_num_threads(),
-                "kernel": ATTENTION_NAME if self.shared else "plain",
-                "engine": f"{__version__}/{ENGINE_VERSION}/{torch.__version__}",
+                **engine_facts(self),
             },
             40,
         )
@@ -333,6 +329,17 @@ class LocalModel:
                 if progress:
                     progress(sum(map(len, suffixes)))
         return result
+
+
+def engine_facts(model: LocalModel) -> dict[str, str | int]:
+    """What of the machine and the engine could change a number; part of every cache key."""
+    return {
+        "device": model.settings.device,
+        "dtype": model.settings.dtype,
+        "threads": torch.get_num_threads(),
+        "kernel": ATTENTION_NAME if model.shared else "plain",
+        "engine": f"{__version__}/{ENGINE_VERSION}/{torch.__version__}",
+    }
 
 
 def _as_model(model: LocalModel) -> Model:

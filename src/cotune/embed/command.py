@@ -1,0 +1,82 @@
+"""From a file of texts to a file of vectors, and an embedder by a model's name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+from cotune.embed.cached import CachedEmbedder
+from cotune.embed.standardize import Standard, Standardizer
+from cotune.embed.text import EmbedSettings, Pooling, TextEmbedder
+from cotune.embed.texts import check_format, read_texts, write_vectors
+from cotune.errors import InputError
+from cotune.model.cache import cache_folder
+from cotune.model.local import LocalModel
+from cotune.model.opening import open_model
+
+
+def open_embedder(model: str = "smollm2-135m", settings: EmbedSettings | None = None) -> CachedEmbedder:
+    """An embedder of the bundled model, a folder or a hub id, with its vectors kept in the cache folder.
+
+    Raises:
+        InputError: the model cannot be had, or has fewer layers than the settings ask for.
+    """
+    opened = open_model(model)
+    settings = settings or EmbedSettings()
+    _check_layer(opened, settings.layer)
+    return CachedEmbedder(TextEmbedder(opened, settings), cache_folder() / "vectors.sqlite")
+
+
+def embed_file(
+    source: Path,
+    out: Path,
+    *,
+    model: str,
+    column: str,
+    pooling: str,
+    layer: int | None,
+    frames: int,
+    standard: str,
+) -> dict[str, Any]:
+    """Embed the texts of a file; returns what was done, for a message.
+
+    Everything that can be wrong with the arguments is found before the model is loaded.
+
+    Raises:
+        InputError: an argument, a text or the model is wrong.
+    """
+    for name, value, known in (("--pooling", pooling, get_args(Pooling)), ("--standard", standard, get_args(Standard))):
+        if value not in known:
+            raise InputError(f"unknown value {value!r}", where=name, mend=f"Use {', '.join(known)}.")
+    settings = EmbedSettings(pooling, layer, frames)  # type: ignore[arg-type]
+    check_format(out)
+    texts = read_texts(*_content(source), column=column)
+    if standard == "whiten" and len(texts) < 2:
+        raise InputError("whitening needs at least two texts", where=str(source), mend="Use --standard centre or none.")
+    embedder = open_embedder(model, settings)
+    vectors = embedder.embed(texts)
+    if standard != "none":
+        vectors = Standardizer.fit(vectors, standard).apply(vectors)  # type: ignore[arg-type]
+    write_vectors(out, texts, vectors)
+    width = int(vectors.shape[1])
+    return {"out": str(out), "texts": len(texts), "width": width, "from_cache": embedder.found}
+
+
+def _content(source: Path) -> tuple[str, str]:
+    if str(source) == "-":
+        return sys.stdin.read(), "standard input"
+    try:
+        return source.read_text(encoding="utf-8-sig"), str(source)
+    except UnicodeDecodeError as error:
+        raise InputError("the file is not UTF-8 text", where=str(source), mend="Save it as UTF-8.") from error
+    except OSError as error:
+        raise InputError(f"the file cannot be read ({error.strerror})", where=str(source), mend="Check the path.") from error
+
+
+def _check_layer(model: LocalModel, layer: int | None) -> None:
+    layers = int(model.model.config.get_text_config().num_hidden_layers)
+    if layer is not None and not -layers <= layer <= layers:
+        raise InputError(
+            f"the model has {layers} layers, not {layer}", where="layer", mend=f"Give a number from {-layers} to {layers}."
+        )

@@ -1,0 +1,86 @@
+"""Texts in and vectors out, as files: what ``cotune embed`` reads and writes."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.errors import InputError
+from cotune.files import atomic_path
+
+FORMATS = (".npy", ".parquet", ".jsonl")
+
+
+def read_texts(text: str, source: str, *, column: str = "text") -> list[str]:
+    """Texts of a file's content: JSON lines with a text in ``column``, or one text a line.
+
+    A file whose first line with something in it is a JSON object is taken for JSON lines; blank lines are passed over.
+
+    Raises:
+        InputError: there are no texts, or a JSON line is broken or has no text; names the line, from 1.
+    """
+    lines = [(number, line.strip()) for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1)]
+    lines = [(number, line) for number, line in lines if line]
+    if not lines:
+        raise InputError("there are no texts", where=source, mend="Give one text a line, or JSON lines.")
+    if not lines[0][1].startswith("{"):
+        return [line for _, line in lines]
+    return [_text_of(line, f"{source}, line {number}", column) for number, line in lines]
+
+
+def _text_of(line: str, where: str, column: str) -> str:
+    mend = f'Each line must be an object such as {{"{column}": "..."}}; name another key with --column.'
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError("the line is no JSON", where=where, mend=mend) from error
+    found = row.get(column) if isinstance(row, dict) else None
+    if not isinstance(found, str) or not found.strip():
+        raise InputError(f"the line has no text in {column!r}", where=where, mend=mend)
+    return found
+
+
+def check_format(path: Path) -> None:
+    """Refuse a file name whose ending is not one that vectors are written in, before anything is computed.
+
+    Raises:
+        InputError: another ending.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(
+            f"vectors are not written as {path.suffix or 'a file without an ending'}",
+            where=str(path),
+            mend=f"End the name in one of {', '.join(FORMATS)}.",
+        )
+
+
+def write_vectors(path: Path, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
+    """Write vectors in the order of their texts: ``.npy`` alone, ``.parquet`` and ``.jsonl`` with the texts beside them.
+
+    Raises:
+        InputError: an ending that is not one of :data:`FORMATS`, or the file cannot be written.
+    """
+    check_format(path)
+    kind = path.suffix.lower()
+    with atomic_path(path) as temporary:
+        if kind == ".npy":
+            buffer = io.BytesIO()
+            np.save(buffer, vectors, allow_pickle=False)
+            temporary.write_bytes(buffer.getvalue())
+        elif kind == ".jsonl":
+            with temporary.open("w", encoding="utf-8") as file:
+                for text, vector in zip(texts, vectors, strict=True):
+                    row = {"text": text, "vector": [round(float(x), 6) for x in vector]}
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        else:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            flat = pa.array(vectors.ravel(), type=pa.float32())
+            column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+            pq.write_table(pa.table({"text": pa.array(texts), "vector": column}), temporary)

@@ -1,0 +1,21 @@
+"""A model by name, loaded as this machine runs it best."""
+
+from __future__ import annotations
+
+from cotune.model.local import EngineSettings, LocalModel
+
+
+def open_model(
+    name: str = "smollm2-135m", *, device: str = "auto", dtype: str = "auto", threads: int | None = None
+) -> LocalModel:
+    """Load the bundled model, a folder or a hub id; device, dtype and threads are probed unless given.
+
+    Raises:
+        InputError: the model, the device or the dtype cannot be had.
+    """
+    from cotune.model.bundled import resolve_model
+    from cotune.model.probe import probe
+
+    folder = resolve_model(name)
+    found = probe(device, dtype, threads)
+    return LocalModel.load(folder, settings=EngineSettings(found.device, found.dtype, found.threads), name=name)

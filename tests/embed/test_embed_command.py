@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cotune.cli import main
+from cotune.embed import EmbedSettings
+from cotune.embed.command import open_embedder
+from cotune.embed.texts import read_texts
+from cotune.errors import InputError
+from tiny import save_tiny
+
+TEXTS = ["Who?", "How tall is the tower?", "card", "Who?"]
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("COTUNE_CACHE", str(tmp_path / "cache"))
+    return save_tiny(tmp_path / "model", "llama")
+
+
+def embed(*arguments: str) -> int:
+    try:
+        main(["embed", *arguments])
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    return 0
+
+
+def test_texts_in_vectors_out_in_all_formats(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = tmp_path / "texts.jsonl"
+    lines.write_text("".join(json.dumps({"question": text, "n": 1}) + "\n\n" for text in TEXTS), encoding="utf-8")
+    plain = tmp_path / "texts.txt"
+    plain.write_text("\n".join(TEXTS), encoding="utf-8")
+    given = ["--model", str(model), "--json"]
+    assert embed("--input", str(lines), "--column", "question", "--out", str(tmp_path / "a.npy"), *given) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["texts"] == 4 and first["from_cache"] == 0
+    for name in ("b.jsonl", "c.parquet"):
+        assert embed("--input", str(plain), "--out", str(tmp_path / name), *given) == 0
+        assert json.loads(capsys.readouterr().out)["from_cache"] == 3
+    vectors = np.load(tmp_path / "a.npy")
+    assert vectors.shape == (4, first["width"]) and vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors[0], vectors[3])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    rows = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["text"] for row in rows] == TEXTS
+    np.testing.assert_allclose([row["vector"] for row in rows], vectors, atol=1e-5)
+    table = pq.read_table(tmp_path / "c.parquet").to_pydict()
+    assert table["text"] == TEXTS
+    np.testing.assert_allclose(np.array(table["vector"]), vectors, atol=1e-6)
+
+
+def test_whatever_changes_a_vector_is_in_the_key(model: Path) -> None:
+    one = open_embedder(str(model))
+    one.embed(TEXTS)
+    again = open_embedder(str(model))
+    np.testing.assert_array_equal(one.embed(TEXTS), again.embed(TEXTS))
+    assert again.found == 3
+    for settings in (EmbedSettings("mean"), EmbedSettings(layer=1), EmbedSettings(frames=2)):
+        other = open_embedder(str(model), settings)
+        assert not np.array_equal(one.embed(TEXTS), other.embed(TEXTS))
+        assert other.found == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "said"),
+    [
+        ("", [], "there are no texts"),
+        ('{"text": "a"}\n{"text": 3}', [], "line 2: the line has no text in 'text'"),
+        ('{"text": "a"}\nplain', [], "line 2: the line is no JSON"),
+        ("a", ["--pooling", "max"], "--pooling: unknown value 'max'"),
+        ("a", ["--standard", "zca"], "--standard: unknown value 'zca'"),
+        ("a", ["--standard", "whiten"], "whitening needs at least two"),
+        ("a", ["--frames", "9"], "pooling prompt_eol has 3 frames"),
+        ("a", ["--layer", "99"], "layer: the model has"),
+        ("a", ["--out", "vectors.pkl"], "not written as .pkl"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, arguments: list[str], said: str
+) -> None:
+    texts = tmp_path / "texts"
+    texts.write_text(content, encoding="utf-8")
+    out = [] if "--out" in arguments else ["--out", str(tmp_path / "v.npy")]
+    assert embed("--input", str(texts), "--model", str(model), *out, *arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert not (tmp_path / "v.npy").exists()
+
+
+@given(st.lists(st.text(min_size=1).filter(lambda t: bool(t.strip())), min_size=1))
+def test_json_lines_come_back_as_they_were(texts: list[str]) -> None:
+    content = "\n".join(json.dumps({"text": text}, ensure_ascii=True) for text in texts)
+    assert read_texts(content, "here") == texts
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert embed("--input", str(tmp_path / "no"), "--out", str(tmp_path / "v.npy")) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    with pytest.raises(InputError):
+        read_texts("\n \n", "here")
