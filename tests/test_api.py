@@ -12,6 +12,7 @@ import torch
 
 import cotune
 from cotune.config import IN_MEMORY, config_from_data
+from cotune.report import tryout_text
 from tiny import save_tiny
 
 WORDS = {
@@ -166,6 +167,54 @@ def test_try_prompt_compares_with_the_winner(tmp_path: Path, model: Path) -> Non
     for one in found.comparisons:
         assert -1 <= one.low <= one.difference <= one.high <= 1
         assert one.difference == pytest.approx(one.mine - one.winner)
+    assert not found.before_refit and "dev too" not in tryout_text(found)
+
+
+def test_after_a_refit_prompts_are_compared_under_weights_that_have_not_seen_dev(tmp_path: Path, model: Path) -> None:
+    torch.set_num_threads(1)
+    path = task_file(tmp_path)
+    tuned = {**FAST, "tune": {"rank": 4, "batch_size": 8, "learning_rate": 0.02}}
+    result = cotune.run(path, out=tmp_path / "run", budget=BUDGET, model=model, refit=True, **tuned)
+    found = cotune.try_prompt(str(result.folder), "What is {text}?")
+    assert found.before_refit and found.to_json()["before_refit"] is True
+    assert "learnt from dev too" in tryout_text(found)
+    # Dev scores are those before the refit, so the winner's must be found again.
+    assert found.comparisons[0].weights == "tuned"
+    assert found.comparisons[0].winner == pytest.approx(result.summary["selection"]["dev"], abs=1e-6)
+    shipped = result.summary["arms"]["best_tuned"]["adapter_id"]
+    assert found.adapter_id != shipped and (result.folder / "adapters" / found.adapter_id).is_dir()
+
+
+class Notes(StopAtPlan):
+    """Keeps what a run says besides its journal."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def event(self, event: dict[str, Any]) -> None:
+        if event["kind"] == "note":
+            self.texts.append(event["value"]["text"])
+
+
+def test_a_page_that_cannot_be_made_is_told_and_costs_no_run(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cotune.report.html import page
+
+    def broken(*_: Any) -> str:
+        raise ZeroDivisionError("in a section")
+
+    torch.set_num_threads(1)
+    path, out, notes = task_file(tmp_path), tmp_path / "run", Notes()
+    with monkeypatch.context() as patch:
+        patch.setattr(page, "search_section", broken)
+        result = cotune.run(path, out=out, budget=BUDGET, model=model, view=notes, **FAST)
+    assert result.summary["arms"] and (out / "summary.json").is_file() and not (out / "report.html").exists()
+    assert json.loads((out / "journal.jsonl").read_text().splitlines()[-1])["kind"] == "done"
+    (told,) = notes.texts
+    assert "ZeroDivisionError: in a section" in told and f"cotune report {out}" in told and "report-error.txt" in told
+    traceback = (out / "report-error.txt").read_text()
+    assert "in broken" in traceback and "page.py" in traceback
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,8 @@ def confirm(lab: Lab, search: Search, *, refit_winners: bool = False) -> Confirm
         [m.candidate.id for m in arms.values()],
         lambda: {
             "arms": {name: m.candidate.to_json() for name, m in arms.items()},
+            # As it was measured: a refit gives it weights that have seen dev.
+            "chosen": best.candidate.to_json(),
             "dev": {
                 name: {"score": round(m.evaluation.score, 6), "log_loss": round(m.evaluation.log_loss, 6)}
                 for name, m in arms.items()

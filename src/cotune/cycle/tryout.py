@@ -55,11 +55,21 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Tryout:
-    """What came out, for each of the two sets of weights, and on how many dev rows."""
+    """What came out for each of the two sets of weights.
+
+    Attributes:
+        prompt: that was tried.
+        n: dev rows.
+        comparisons: tuned weights first.
+        adapter_id: the tuned weights.
+        before_refit: whether these are the winner's from before its refit, as the shipped ones have learnt from dev.
+    """
 
     prompt: Prompt
     n: int
     comparisons: list[Comparison]
+    adapter_id: str
+    before_refit: bool
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -68,6 +78,8 @@ class Tryout:
             "prompt_text": self.prompt.text,
             "n": self.n,
             "split": "dev",
+            "adapter_id": self.adapter_id,
+            "before_refit": self.before_refit,
             "comparisons": [c.to_json() for c in self.comparisons],
         }
 
@@ -96,7 +108,9 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
     identity = json.loads((folder / "config.json").read_text(encoding="utf-8"))["identity"]
     if identity["data"] != task.fingerprint:
         raise InputError("the data is not what the run was made with", where=config.data.train, mend="Restore the data files.")
-    winner = Candidate.from_json(confirmed[-1]["value"]["arms"]["best_tuned"])
+    settled = confirmed[-1]["value"]
+    # Scores on dev say nothing about weights that a refit let learn from it.
+    winner = Candidate.from_json(settled["chosen"])
     prompt = parse_prompt(text, task.input_fields, where=where).edit(label_words=winner.prompt.label_words)
     engine = next(e["value"] for e in events if e["kind"] == "engine")
     settings = EngineSettings(
@@ -150,7 +164,8 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
                 flips,
             )
         )
-    return Tryout(prompt, len(dev), comparisons)
+    refitted = winner.adapter != Candidate.from_json(settled["arms"]["best_tuned"]).adapter
+    return Tryout(prompt, len(dev), comparisons, winner.adapter, refitted)
 
 
 def _stored(folder: Path) -> tuple[RunConfig, list[dict[str, Any]]]:

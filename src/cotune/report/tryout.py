@@ -18,6 +18,11 @@ def tryout_text(found: Tryout, *, rows: int = 8) -> str:
         rows: flipped rows to show for each set of weights.
     """
     parts = [f"Your prompt against the winner on {found.n} dev rows."]
+    if found.before_refit:
+        parts.append(
+            "The run's refit has learnt from dev too, so the tuned weights here are those from before it, with which the "
+            "winner was chosen."
+        )
     for comparison in found.comparisons:
         parts.append(_block(comparison, rows))
     parts.append(
