@@ -226,6 +226,13 @@ def test_embedding_is_counted_and_paid_for(whole: Path) -> None:
     assert spent <= summary_of(whole)["cycles"][0]["tokens"] <= spent + 96 * 64
 
 
+def test_a_run_ends_with_its_page(whole: Path) -> None:
+    """A fault in one of the page's sections fails no run, so it would go unseen without this."""
+    wrong = whole / "report-error.txt"
+    assert not wrong.exists(), wrong.read_text()
+    assert (whole / "report.html").is_file()
+
+
 def test_the_plan_says_what_the_run_does(whole: Path) -> None:
     plan = of_kind(whole, "plan")[0]
     assert len(ids(of_kind(whole, "pool")[0]["proposals"])) <= plan["pool"]

@@ -6,6 +6,7 @@ import json
 import resource
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,9 +24,9 @@ from cotune.cycle.loop import Loop
 from cotune.cycle.planning import fit_plan
 from cotune.cycle.summary import attribution_of, build_summary, test_rows
 from cotune.cycle.trust import measure_noise, measure_robustness, noise_of
-from cotune.errors import BusyError, InputError
+from cotune.errors import BusyError, CotuneError, InputError
 from cotune.evaluate.paired import detectable_sentence
-from cotune.files import remove_stale, write_json
+from cotune.files import remove_stale, write_json, write_text
 from cotune.model.adapters import BASE, LoraSettings
 from cotune.model.local import EngineSettings, LocalModel
 from cotune.prompt.bank import seed_prompt
@@ -34,6 +35,7 @@ from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
 
 SUMMARY, CONFIG, BUNDLE, TEST_ROWS = "summary.json", "config.json", "best", "test_rows.json"
+REPORT_ERROR = "report-error.txt"
 
 
 class View(Watcher, Protocol):
@@ -253,8 +255,15 @@ def _report(out: Path, view: View) -> None:
     try:
         write_report(out)
     except Exception as error:
-        note = {"text": f"the report could not be written ({error}); try cotune report {out}"}
-        view.event({"n": -1, "kind": "note", "value": note})
+        what = str(error) if isinstance(error, CotuneError) else f"{type(error).__name__}: {error}"
+        text = f"the report could not be written ({what}); the run's numbers are safe, cotune report {out} tries again"
+        # A traceback is no note, but it must not be lost either. A disk that is full takes neither.
+        with suppress(CotuneError):
+            write_text(out / REPORT_ERROR, traceback.format_exc())
+            text += f", {REPORT_ERROR} says more"
+        view.event({"n": -1, "kind": "note", "value": {"text": text}})
+    else:
+        (out / REPORT_ERROR).unlink(missing_ok=True)
 
 
 def _check_same(out: Path, config: RunConfig, task: Task, own: Sequence[Prompt]) -> dict[str, Any] | None:
