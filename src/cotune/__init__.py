@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cotune.api import load, load_config, run, try_prompt
+    from cotune.classifier import CotuneClassifier
     from cotune.config import RunConfig
     from cotune.embed.command import open_embedder
     from cotune.errors import CotuneError, InputError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CotuneClassifier",
     "CotuneError",
     "InputError",
     "RunConfig",
@@ -29,6 +31,7 @@ __all__ = [
 
 # Looked up on first use, so that importing cotune loads neither torch nor anything else that takes seconds.
 _PLACES = {
+    "CotuneClassifier": "cotune.classifier",
     "CotuneError": "cotune.errors",
     "InputError": "cotune.errors",
     "RunConfig": "cotune.config",
