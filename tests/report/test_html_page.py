@@ -19,12 +19,13 @@ from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
 from cotune.report.html import render_report, write_report
 from cotune.report.html.answers import _chance_error
-from cotune.report.html.course import _moves, read_tracks
+from cotune.report.html.course import read_tracks
 from cotune.report.html.facts import task_yaml
-from cotune.report.html.markup import cut, embedded_json
+from cotune.report.html.markup import cut, embedded_json, signed_points
 from cotune.report.html.plot import nice_ticks
 from cotune.report.html.prompts import read_prompts, word_diff
 from cotune.report.html.record import read_record
+from cotune.report.html.waterfall import read_moves, waterfall_section
 
 SECTIONS = (
     *("verdict", "lineage", "map", "matrix", "errors", "robustness"),
@@ -268,9 +269,29 @@ def test_tracks_put_pieces_of_training_together(tmp_path: Path) -> None:
 
 def test_the_waterfall_leads_from_the_seed_prompt_to_the_winner(tmp_path: Path) -> None:
     record = read_record(run_folder(tmp_path / "run"))
-    moves = _moves(record, read_prompts(record))
-    assert moves[0] == ("seed prompt, base model", 0.4)
-    assert [level for _, level in moves[1:]] == [0.5, 0.72, 0.74]
+    moves = read_moves(record, read_prompts(record))
+    assert (moves[0].name, moves[0].level) == ("seed prompt, base model", 0.4)
+    assert [move.level for move in moves[1:]] == [0.5, 0.72, 0.74]
+    assert "95% intervals" not in waterfall_section(record, read_prompts(record))
+
+
+def test_the_waterfall_has_paired_intervals_where_rows_are_known(tmp_path: Path) -> None:
+    from cotune.evaluate.packing import pack_rows
+    from cotune.evaluate.paired import paired_proportion_interval
+
+    folder = run_folder(tmp_path / "run")
+    journal = folder / "journal.jsonl"
+    lines = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+    right = {"seed_prompt": [1] * 20 + [0] * 30, "prompt_only": [0] * 5 + [1] * 25 + [0] * 20}
+    for line in lines:
+        if line["kind"] == "confirm":
+            for arm, rows in right.items():
+                line["value"]["dev"][arm]["correct"] = pack_rows(rows)
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    record = read_record(folder)
+    shown = waterfall_section(record, read_prompts(record))
+    ends = paired_proportion_interval(5, 10, 50)
+    assert f"{signed_points(ends.low)} to {signed_points(ends.high)}" in shown and "paired 95% intervals" in shown
 
 
 def test_prompts_know_their_scores_and_parents(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from cotune.cycle.loop import Search
 from cotune.cycle.track import Measured, refit
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.decision import RAW
+from cotune.evaluate.packing import pack_rows
 from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
@@ -104,7 +105,11 @@ def confirm(lab: Lab, search: Search, *, refit_winners: bool = False) -> Confirm
             # As it was measured: a refit gives it weights that have seen dev.
             "chosen": best.candidate.to_json(),
             "dev": {
-                name: {"score": round(m.evaluation.score, 6), "log_loss": round(m.evaluation.log_loss, 6)}
+                name: {
+                    "score": round(m.evaluation.score, 6),
+                    "log_loss": round(m.evaluation.log_loss, 6),
+                    "correct": pack_rows(m.evaluation.correct),
+                }
                 for name, m in arms.items()
             },
         },

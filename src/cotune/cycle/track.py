@@ -13,6 +13,7 @@ from cotune.cycle.lab import Lab
 from cotune.cycle.prompt_race import better_rule
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import Decision
+from cotune.evaluate.packing import pack_rows
 from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
@@ -169,4 +170,5 @@ def told(measured: Measured) -> dict[str, Any]:
         "score": round(measured.evaluation.score, 6),
         "log_loss": round(measured.evaluation.log_loss, 6),
         "rows": measured.evaluation.n,
+        "correct": pack_rows(measured.evaluation.correct),
     }

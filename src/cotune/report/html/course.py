@@ -1,4 +1,4 @@
-"""How the run went: loss and dev score by step, the best dev score by tokens, what each step moved."""
+"""How the run went: loss and dev score by step, the best dev score by tokens."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cotune.report.html.intervals import share_interval, told
-from cotune.report.html.markup import data_text, esc, figure, percent, signed_points
+from cotune.report.html.markup import data_text, esc, figure, percent
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.prompts import Prompts
 from cotune.report.html.record import RunRecord
-from cotune.report.plain import amount, counted, decimal, fields, items, number, one_line
+from cotune.report.plain import amount, decimal, fields, items, number, one_line
 
 _MOST_POINTS = 600
 _HUES = 6
@@ -205,86 +205,3 @@ def _interval_of_best(seen: list[tuple[float, Mapping[str, Any], bool]], metric:
     measured = [(number(v.get("score")) or 0.0, int(number(v.get("rows")) or 0)) for _, v, raced in seen if not raced]
     ci = share_interval(*max(measured), metric) if measured else None
     return f" The 95% interval of the highest filled dot is {percent(ci[0])} to {percent(ci[1])}." if ci else ""
-
-
-def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
-    """Which step of the cycle moved dev by how much."""
-    steps = _moves(record, prompts)
-    if len(steps) < 2:
-        return "<p class=empty>No step has moved dev yet.</p>"
-    span = padded([0.0 if not steps else steps[0][1], *(level for _, level in steps)], share=0.1, least=0.05)
-
-    def at(value: float) -> float:
-        return 100 * (value - span[0]) / (span[1] - span[0])
-
-    rows, before = [], steps[0][1]
-    for place, (name, level) in enumerate(steps):
-        change = level - before
-        if place == 0:
-            bar = f'<circle class="mark base" cx="{at(level):.2f}%" cy="50%" r="6"/>'
-            number_told = f"<b>{percent(level)}</b>"
-        else:
-            kind = "up" if change > 0 else "down"
-            left, width = min(at(before), at(level)), abs(at(level) - at(before))
-            bar = f'<line class="from" x1="{at(before):.2f}%" x2="{at(before):.2f}%" y1="0" y2="100%"/>'
-            bar += f'<rect class="bar {kind}" x="{left:.2f}%" width="{width:.2f}%" y="20%" height="60%" rx="2"/>'
-            number_told = (
-                f'<b class="{kind if change else "quiet"}">{signed_points(change)}</b> <span>→ {percent(level)}</span>'
-            )
-        svg = f'<svg class="strip" width="100%" height="28" aria-hidden="true">{bar}</svg>'
-        rows.append(f'<div class="row"><div class="who">{esc(name)}</div>{svg}<div class="number">{number_told}</div></div>')
-        before = level
-    return figure(
-        "What moved dev",
-        f'<div class="strips">{"".join(rows)}</div>',
-        "Score on dev in percent, step by step; changes in points. A free, second reading of who did what: dev also chose, so "
-        "each step looks better here than it would on fresh rows. The gains on the sealed test stand in the verdict.",
-        kind="wide",
-    )
-
-
-def _moves(record: RunRecord, prompts: Prompts) -> list[tuple[str, float]]:
-    """Names of the steps with the leading candidate's dev score after each, the starting point first."""
-    dev = fields(record.value("confirm").get("dev"))
-
-    def confirmed(arm: str) -> float | None:
-        return number(fields(dev.get(arm)).get("score"))
-
-    races = list(record.values("race"))
-    first = fields(races[0].get("scores")) if races else {}
-    start = confirmed("seed_prompt")
-    start = number(first.get(prompts.seed)) if start is None else start
-    if start is None:
-        return []
-    moves = [("seed prompt, base model", start)]
-    searched = confirmed("prompt_only")
-    searched = number(fields(races[0].get("best")).get("score")) if searched is None and races else searched
-    if searched is not None:
-        moves.append((f"choosing among {counted(len(first), 'prompt')}", searched))
-    leader = ""
-    for cycle in record.values("cycle"):
-        name, winner = f"cycle {cycle.get('cycle')}", str(cycle.get("winner"))
-        tuned = {str(t.get("prompt_id")): number(t.get("score")) for t in map(fields, items(cycle.get("tuned")))}
-        level = number(cycle.get("dev_score"))
-        if level is None:
-            continue
-        if not leader:
-            short = [s for s in tuned.values() if s is not None]
-            count, most = len(tuned), max(short, default=None)
-            kept = ", the best kept" if count > 1 else ""
-            moves.append((f"{name}: tuning {counted(count, 'prompt')}{kept}", level if most is None else most))
-            if most is not None and most != level:
-                moves.append((f"{name}: tuning the two best on to {cycle.get('steps')} steps", level))
-        elif winner != leader:
-            own = tuned.get(leader)
-            moves += [(f"{name}: tuning on", own)] if own is not None else []
-            moves.append((f"{name}: a new prompt", level))
-        else:
-            moves.append((f"{name}: tuning on to {cycle.get('steps')} steps", level))
-        leader = winner
-    last = [v for v in record.values("tuned") if v.get("stage") == "finish" and str(v.get("prompt_id")) == leader]
-    if last and (level := number(last[0].get("score"))) is not None:
-        moves.append((f"learning rate falls to zero, {last[0].get('steps')} steps", level))
-    if (level := confirmed("best_tuned")) is not None and level != moves[-1][1]:
-        moves.append(("the best of all that was measured kept", level))
-    return moves

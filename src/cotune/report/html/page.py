@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cotune.files import write_text
 from cotune.report.html.answers import errors_section, matrix_section, rows_for_page
-from cotune.report.html.course import search_section, training_section, waterfall_section
+from cotune.report.html.course import search_section, training_section
 from cotune.report.html.facts import health_section, reproduce_section
 from cotune.report.html.lineage import lineage_section, map_section
 from cotune.report.html.markup import data_text, embedded_json, esc
@@ -16,6 +16,7 @@ from cotune.report.html.record import RunRecord, read_record
 from cotune.report.html.robustness import robustness_section, with_formats
 from cotune.report.html.shell import MARK, Live, shell
 from cotune.report.html.verdict import verdict_section
+from cotune.report.html.waterfall import waterfall_section
 from cotune.report.narration import ARM_NAMES
 from cotune.report.plain import fields, one_line
 

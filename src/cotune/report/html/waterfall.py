@@ -1,0 +1,145 @@
+"""Which of the cycle's steps moved dev by how much: a second, cheaper reading of who did what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cotune.report.html.markup import esc, figure, percent, signed_points
+from cotune.report.html.plot import padded
+from cotune.report.html.prompts import Prompts
+from cotune.report.html.record import RunRecord
+from cotune.report.plain import counted, fields, items, number
+
+
+@dataclass(frozen=True)
+class Move:
+    """A step and the leading candidate's dev score after it.
+
+    Attributes:
+        name: what was done.
+        level: the score.
+        correct: which dev rows are right then, as the journal packs them; empty where it does not say.
+    """
+
+    name: str
+    level: float
+    correct: str = ""
+
+
+def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
+    """Which step of the cycle moved dev by how much."""
+    steps = read_moves(record, prompts)
+    if len(steps) < 2:
+        return "<p class=empty>No step has moved dev yet.</p>"
+    span = padded([move.level for move in steps], share=0.1, least=0.05)
+
+    def at(value: float) -> float:
+        return 100 * (value - span[0]) / (span[1] - span[0])
+
+    rows, before, known = [], steps[0], False
+    for place, move in enumerate(steps):
+        level, start = move.level, before.level
+        change = level - start
+        if place == 0:
+            bar = f'<circle class="mark base" cx="{at(level):.2f}%" cy="50%" r="6"/>'
+            number_told = f"<b>{percent(level)}</b>"
+        else:
+            kind = "up" if change > 0 else "down"
+            left, width = min(at(start), at(level)), abs(at(level) - at(start))
+            bar = f'<line class="from" x1="{at(start):.2f}%" x2="{at(start):.2f}%" y1="0" y2="100%"/>'
+            bar += f'<rect class="bar {kind}" x="{left:.2f}%" width="{width:.2f}%" y="20%" height="60%" rx="2"/>'
+            number_told = (
+                f'<b class="{kind if change else "quiet"}">{signed_points(change)}</b> <span>→ {percent(level)}</span>'
+            )
+            if (ends := _interval(before, move, record.metric)) is not None:
+                known = True
+                number_told += f"<br><span>{signed_points(ends[0])} to {signed_points(ends[1])}</span>"
+        svg = f'<svg class="strip" width="100%" height="28" aria-hidden="true">{bar}</svg>'
+        rows.append(
+            f'<div class="row"><div class="who">{esc(move.name)}</div>{svg}<div class="number">{number_told}</div></div>'
+        )
+        before = move
+    return figure(
+        "What moved dev",
+        f'<div class="strips">{"".join(rows)}</div>',
+        "Score on dev in percent, step by step; changes in points"
+        + (", with paired 95% intervals where the same rows are known before and after" if known else "")
+        + ". A free, second reading of who did what: dev also chose, so each step looks better here than on fresh rows. "
+        "The gains on the sealed test stand in the verdict.",
+        kind="wide",
+    )
+
+
+def _interval(before: Move, after: Move, metric: str) -> tuple[float, float] | None:
+    """Paired interval of the change, where both sides' rows are known."""
+    if metric != "accuracy" or not before.correct or len(before.correct) != len(after.correct):
+        return None
+    from cotune.evaluate.packing import unpack_rows
+    from cotune.evaluate.paired import discordant_rows, paired_proportion_interval
+
+    try:
+        first, second = unpack_rows(before.correct), unpack_rows(after.correct)
+    except ValueError:
+        return None
+    if len(first) != len(second):
+        return None
+    ends = paired_proportion_interval(*discordant_rows(first, second), len(first))
+    return ends.low, ends.high
+
+
+def read_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
+    """The steps in their order, the starting point first."""
+    dev = fields(record.value("confirm").get("dev"))
+    rows_of = {
+        (str(value.get("prompt_id")), round(number(value.get("score")) or 0.0, 4)): str(value.get("correct") or "")
+        for value in record.values("tuned")
+    }
+    moves: list[Move] = []
+
+    def add(name: str, level: float, prompt_id: str = "", arm: str = "") -> None:
+        correct = fields(dev.get(arm)).get("correct") if arm else rows_of.get((prompt_id, round(level, 4)))
+        moves.append(Move(name, level, str(correct or "")))
+
+    def confirmed(arm: str) -> float | None:
+        return number(fields(dev.get(arm)).get("score"))
+
+    races = list(record.values("race"))
+    first = fields(races[0].get("scores")) if races else {}
+    start = confirmed("seed_prompt")
+    start = number(first.get(prompts.seed)) if start is None else start
+    if start is None:
+        return []
+    add("seed prompt, base model", start, arm="seed_prompt")
+    searched = confirmed("prompt_only")
+    searched = number(fields(races[0].get("best")).get("score")) if searched is None and races else searched
+    if searched is not None:
+        add(f"choosing among {counted(len(first), 'prompt')}", searched, arm="prompt_only")
+    leader = ""
+    for cycle in record.values("cycle"):
+        name, winner = f"cycle {cycle.get('cycle')}", str(cycle.get("winner"))
+        tuned = {str(t.get("prompt_id")): number(t.get("score")) for t in map(fields, items(cycle.get("tuned")))}
+        level = number(cycle.get("dev_score"))
+        if level is None:
+            continue
+        if not leader:
+            short = [s for s in tuned.values() if s is not None]
+            count, most = len(tuned), max(short, default=None)
+            kept = ", the best kept" if count > 1 else ""
+            best = next((i for i, s in tuned.items() if s == most), winner)
+            add(f"{name}: tuning {counted(count, 'prompt')}{kept}", level if most is None else most, best)
+            if most is not None and most != level:
+                add(f"{name}: tuning the two best on to {cycle.get('steps')} steps", level, winner)
+        elif winner != leader:
+            own = tuned.get(leader)
+            if own is not None:
+                add(f"{name}: tuning on", own, leader)
+            add(f"{name}: a new prompt", level, winner)
+        else:
+            add(f"{name}: tuning on to {cycle.get('steps')} steps", level, winner)
+        leader = winner
+    last = [v for v in record.values("tuned") if v.get("stage") == "finish" and str(v.get("prompt_id")) == leader]
+    if last and (level := number(last[0].get("score"))) is not None:
+        add(f"learning rate falls to zero, {last[0].get('steps')} steps", level, leader)
+    if (level := confirmed("best_tuned")) is not None and level != moves[-1].level:
+        add("the best of all that was measured kept", level, arm="best_tuned")
+    return moves
