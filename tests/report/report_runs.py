@@ -172,7 +172,16 @@ def _proposal(prompt: Prompt, parent: Prompt | None) -> dict[str, Any]:
 
 
 def _noise() -> dict[str, Any]:
-    return {"n": 48, "largest": 0.021, "mean": 0.0043, "reach": 0.03, "flipped": 1, "batch_rows": [48, 3], "tokens": 2000}
+    return {
+        "n": 48,
+        "largest": 0.021,
+        "mean": 0.0043,
+        "reach": 0.03,
+        "spread": 0.008,
+        "flipped": 1,
+        "batch_rows": [48, 3],
+        "tokens": 2000,
+    }
 
 
 def _robustness(prompt: Prompt, texts: tuple[str, ...]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ SUMMARY: dict[str, Any] = {
         "best_prompt": arm(0.412, 0.370, 0.456, 1.602, "p2", "base", 0),
         "seed_tuned": arm(0.930, 0.904, 0.949, 0.283, "p1", "a1", 96),
     },
-    "noise": {"n": 48, "largest": 0.021, "mean": 0.0043, "reach": 0.03, "flipped": 1},
+    "noise": {"n": 48, "largest": 0.021, "mean": 0.0043, "reach": 0.03, "spread": 0.008, "flipped": 1},
     "robustness": {
         "n": 60,
         "base": {"scores": [0.31, 0.4, 0.5], "min": {"observed": 0.31}, "max": {"observed": 0.5}},

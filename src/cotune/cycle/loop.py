@@ -150,7 +150,8 @@ class Loop:
         """Breed from the survivors, race under the present adapter, and tune on through what leads there."""
         lab, number = self.lab, len(search.cycles) + 1
         incumbent = search.winner
-        adapter = incumbent.latest.candidate.adapter
+        ground = incumbent.ground.candidate
+        adapter = ground.adapter
         parents = self._survivors(search)
         children = next_pool(
             lab,
@@ -166,24 +167,25 @@ class Loop:
         race = race_prompts(lab, field_, adapter, rows=self.plan.race_rows, cycle=number, final=3)
         by_id = {p.id: p for p in field_}
         challengers = [by_id[i] for i in race.ranking if i != incumbent.prompt.id][:1]
-        before = incumbent.latest.evaluation.log_loss
-        target = incumbent.steps + steps
-        rivals = [open_track(lab, p, adapter, incumbent.steps) for p in challengers]
+        before = incumbent.ground.evaluation.log_loss
+        target = ground.steps + steps
+        rivals = [open_track(lab, p, adapter, ground.steps) for p in challengers]
         entrants = [incumbent, *rivals]
         lab.journal.step(
             "entrants",
             [number, [t.prompt.id for t in entrants]],
             lambda: {"cycle": number, "prompt_ids": [t.prompt.id for t in entrants]},
         )
-        for track in entrants:
+        # Where more steps only made the incumbent worse, it stands as it was at its best, and the challenger alone is tuned.
+        for track in rivals if incumbent.peaked else entrants:
             advance(lab, track, target, cycle=number)
         alive = [t for t in entrants if not t.failed]
         if not alive:
             raise CotuneError("every tuning run diverged. Lower tune.learning_rate and start a new --out folder.")
         search.tracks.extend(rivals)
-        search.winner = max(alive, key=lambda t: t.latest.rank)
-        own = incumbent.latest.evaluation.log_loss if not incumbent.failed else before
-        self._worth["prompts"] = max(1e-4, own - search.winner.latest.evaluation.log_loss)
+        search.winner = max(alive, key=lambda t: t.ground.rank)
+        own = incumbent.ground.evaluation.log_loss if not incumbent.failed else before
+        self._worth["prompts"] = max(1e-4, own - search.winner.ground.evaluation.log_loss)
         self._worth["tune"] = max(1e-4, before - own)
         self._record(
             search,
@@ -201,10 +203,10 @@ class Loop:
         """Tune the winner on under its own prompt."""
         number = len(search.cycles) + 1
         winner = search.winner
-        before = winner.latest.evaluation.log_loss
+        before = winner.ground.evaluation.log_loss
         advance(self.lab, winner, winner.steps + steps, cycle=number)
         if not winner.failed:
-            self._worth["tune"] = max(1e-4, before - winner.latest.evaluation.log_loss)
+            self._worth["tune"] = max(1e-4, before - winner.ground.evaluation.log_loss)
         self._record(
             search,
             {"kind": "tune", "pool": 0, "race": None, "tuned": [_tuned_record(winner)], "winner": winner.prompt.id},
@@ -215,7 +217,7 @@ class Loop:
         number = len(search.cycles)
         winner, seed = search.winner, search.seed
         if not seed.failed and seed is not winner:
-            advance(self.lab, seed, winner.steps, cycle=number, stage="seed", check=self.config.refit)
+            advance(self.lab, seed, winner.ground.candidate.steps, cycle=number, stage="seed", check=self.config.refit)
         if self.config.refit:
             # The decay belongs to the refit, which comes after dev has chosen.
             return
@@ -235,10 +237,11 @@ class Loop:
             return "finish", f"dev did not improve in {lost} cycles", 0
         if winner.failed:
             return "finish", "the winner's training diverged; its last good adapter stands", 0
-        room = limit - winner.steps - decay_steps(winner.steps, decay)
+        ground = winner.ground.candidate.steps
+        room = limit - ground - decay_steps(ground, decay)
         if room < 3:
             return "finish", f"the steps reached tune.max_epochs={self.config.tune.max_epochs}", 0
-        spare = left - self._finish_cost(search, winner.steps)
+        spare = left - self._finish_cost(search, ground)
         # Every further step of the winner is owed by the seed prompt too, and both have a longer decay.
         step = self._step_cost(winner)
         per_step = (2 if winner is not search.seed else 1) * (1 + decay / (1 - decay)) * step
@@ -251,21 +254,25 @@ class Loop:
             untried = len(search.cycles) == 1
             prompts = self._worth.get("prompts", 0.0) / (race + 2 * block * step + 2 * check)
             tune = self._worth.get("tune", 0.0) / (block * step + check)
-            if untried or prompts >= tune:
+            if untried or prompts >= tune or winner.peaked:
                 steps = min(room, max(3, min(block, with_race)))
                 why = (
                     "prompts were not bred yet"
                     if untried
+                    else "more steps only made dev worse, so the search goes on from where it was best"
+                    if winner.peaked
                     else f"the last search moved dev log-loss by {self._worth['prompts']:.4f}, tuning alone by "
                     f"{self._worth.get('tune', 0.0):.4f}; by cost the search did more"
                 )
                 return "prompts", why, steps
+        if winner.peaked:
+            return "finish", "more steps only made dev worse", 0
         if affordable >= 3:
             why = f"room for {affordable} more steps"
             if "tune" in self._worth:
                 why += f"; the last ones moved dev log-loss by {self._worth['tune']:.4f}"
-            # The last stretch goes in one piece: a check on dev costs as much as several steps.
-            return "tune", why, min(room, max(3, affordable if affordable < 4 * block else affordable // 2))
+            # A stretch ends with a check on dev, which costs as much as several steps, and shows whether more steps still help.
+            return "tune", why, min(room, affordable, max(block, ground // 2))
         return "finish", _SPENT, 0
 
     def _at_measured_speed(self, tracks: Sequence[Track]) -> Plan:
@@ -326,7 +333,7 @@ class Loop:
 
     def _survivors(self, search: Search) -> list[Prompt]:
         """Parents of the next pool: the winner, tuned prompts by their latest score, and the base race's best."""
-        tracks = sorted((t for t in search.tracks if t.measured and not t.failed), key=lambda t: t.latest.rank, reverse=True)
+        tracks = sorted((t for t in search.tracks if t.steady and not t.failed), key=lambda t: t.ground.rank, reverse=True)
         prompts = [search.winner.prompt, *(t.prompt for t in tracks)]
         latest = search.cycles[-1].get("race") or {}
         prompts += [search.proposals[i].prompt for i in latest.get("ranking", [])[:2] if i in search.proposals]
@@ -334,13 +341,13 @@ class Loop:
 
     def _record(self, search: Search, facts: dict[str, Any]) -> None:
         number = len(search.cycles) + 1
-        best = search.winner.latest
+        best = search.winner.ground
         record = {
             "cycle": number,
             **facts,
             "dev_score": round(best.evaluation.score, 6),
             "dev_log_loss": round(best.evaluation.log_loss, 6),
-            "steps": search.winner.steps,
+            "steps": best.candidate.steps,
             "tokens": self.lab.spent_tokens,
         }
         search.cycles.append(self.lab.journal.step("cycle", [number, facts["winner"]], lambda: record))
@@ -360,7 +367,7 @@ def _race_record(race: RaceResult) -> dict[str, Any]:
 def _tuned_record(track: Track) -> dict[str, Any]:
     return {
         "prompt_id": track.prompt.id,
-        "steps": track.steps,
+        "steps": track.latest.candidate.steps,
         "score": round(track.latest.evaluation.score, 6),
         "log_loss": round(track.latest.evaluation.log_loss, 6),
     }

@@ -50,8 +50,11 @@ class Track:
         run: its tuning run.
         start: adapter that it started from.
         start_steps: optimizer steps behind that adapter.
-        measured: its adapters on dev, in the order of steps.
+        measured: its adapters on dev, in the order in which they came about.
+        steady: those of them that were trained at the full learning rate to their end, in the order of steps.
+        finished: numbers of steps from which the learning rate has fallen already.
         failed: whether training diverged.
+        steady_steps: optimizer steps at the full learning rate that this track itself took.
     """
 
     prompt: Prompt
@@ -59,6 +62,8 @@ class Track:
     start: str = BASE
     start_steps: int = 0
     measured: list[Measured] = field(default_factory=list)
+    steady: list[Measured] = field(default_factory=list)
+    finished: list[int] = field(default_factory=list)
     failed: bool = False
     steady_steps: int = 0
 
@@ -69,8 +74,24 @@ class Track:
 
     @property
     def latest(self) -> Measured:
-        """The newest measured adapter."""
-        return self.measured[-1]
+        """The newest adapter that was measured at the full learning rate."""
+        return self.steady[-1]
+
+    @property
+    def best_steady(self) -> Measured:
+        """The best of these: what goes on from here starts from it."""
+        return max(self.steady, key=lambda m: m.rank)
+
+    @property
+    def peaked(self) -> bool:
+        """Whether its last steps at the full learning rate made it worse, by the metric and by the log-loss."""
+        last = self.latest.evaluation
+        return any(m.evaluation.score > last.score and m.evaluation.log_loss < last.log_loss for m in self.steady[:-1])
+
+    @property
+    def ground(self) -> Measured:
+        """The adapter that goes on: the newest, or the best one where the last steps made it worse."""
+        return self.best_steady if self.peaked else self.latest
 
     @property
     def best(self) -> Measured:
@@ -101,7 +122,7 @@ def advance(lab: Lab, track: Track, steps: int, *, cycle: int, stage: str = "tun
     """
     if track.failed:
         return False
-    if steps > track.steps or not track.measured:
+    if steps > track.steps or not track.steady:
         adapter = lab.train(track.prompt, track.run, steps - track.start_steps, stage=stage)
         if adapter is None:
             track.failed = True
@@ -114,15 +135,26 @@ def advance(lab: Lab, track: Track, steps: int, *, cycle: int, stage: str = "tun
 
 
 def finish(lab: Lab, track: Track, *, cycle: int) -> bool:
-    """Let the learning rate of a track fall to zero from where it stands; False where that failed."""
+    """Let the learning rate of a track fall to zero; False where that failed.
+
+    It falls from where the track stands, or, where its last steps made it worse, from its best adapter on dev.
+    """
     if track.failed or not track.measured:
         return False
-    steady = track.steady_steps
-    end = steady + decay_steps(track.steps, lab.tune.decay)
-    adapter = lab.train(track.prompt, track.run, end, decay_from=steady, stage="finish")
+    if track.peaked and track.latest.candidate.steps == track.steps:
+        best = track.best_steady.candidate
+        run = lab.run_of(track.prompt, best.adapter, not_shown(track.prompt, lab.task.train))
+        start, own = best.steps, 0
+    else:
+        run, start, own = track.run, track.start_steps, track.steady_steps
+    if start + own in track.finished:
+        return True
+    track.finished.append(start + own)
+    end = own + decay_steps(start + own, lab.tune.decay)
+    adapter = lab.train(track.prompt, run, end, decay_from=own, stage="finish")
     if adapter is None:
         return False
-    return _measure_into(lab, track, adapter, track.start_steps + end, cycle, "finish")
+    return _measure_into(lab, track, adapter, start + end, cycle, "finish")
 
 
 def refit(lab: Lab, measured: Measured) -> Measured:
@@ -156,6 +188,8 @@ def _measure_into(lab: Lab, track: Track, adapter: str, steps: int, cycle: int, 
         track.failed = True
         return False
     track.measured.append(measured)
+    if stage != "finish":
+        track.steady.append(measured)
     lab.journal.step("tuned", [cycle, track.prompt.id, adapter], lambda: {"cycle": cycle, "stage": stage, **told(measured)})
     return True
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from cotune.evaluate.attribution import GAINS, Attribution
 from cotune.evaluate.decision import RAW, Decision
@@ -22,6 +24,7 @@ class Noise:
         largest: largest absolute difference of a label's log-probability, in nats.
         mean: mean of these.
         reach: largest change of the margin between two labels of a row, in nats.
+        spread: standard deviation of such a margin's change, in nats.
         flipped: rows whose answer differs.
     """
 
@@ -29,6 +32,7 @@ class Noise:
     largest: float
     mean: float
     reach: float
+    spread: float
     flipped: int
 
     def as_dict(self) -> dict[str, Any]:
@@ -36,20 +40,23 @@ class Noise:
         return asdict(self)
 
     def floor(self, scores: Floats, decision: Decision = RAW) -> float:
-        """Share of rows whose answers the noise could flip: an upper bound on what it adds to an arm's accuracy.
+        """How far the noise moves an arm's accuracy in 95% of scorings.
 
-        These are the rows whose two best labels lie no further apart than the noise was seen to move a margin. It is never
-        less than the share of answers that were seen to flip.
+        A row flips where the change of the margin between its two best labels, taken as normal with :attr:`spread`, is larger
+        than that margin; the share of flipping rows is never taken for less than was seen to flip. A flip wins or loses the
+        row, one as likely as the other, so the accuracy of ``n`` rows of which a share ``p`` flips moves by ``sqrt(p / n)``
+        (standard deviation; of the ``n p`` flips each counts at most one row).
 
         Args:
             scores: ``[rows, labels]`` log-probabilities of an arm.
             decision: the arm's rule.
         """
         best = np.sort(decision.log_probs(scores), axis=1)[:, -2:]
-        close = best[:, 1] - best[:, 0] <= self.reach
+        margin = best[:, 1] - best[:, 0]
         # Where nothing moves, even a tie is answered alike every time: by the labels' order.
-        near = float(np.mean(close)) if self.reach > 0 else 0.0
-        return max(near, self.flipped / self.n)
+        share = float(np.mean(special.ndtr(-margin / self.spread))) if self.spread > 0 else 0.0
+        share = max(share, self.flipped / self.n)
+        return float(special.ndtri(0.975) * np.sqrt(share / len(scores)))
 
 
 def compare(first: Floats, second: Floats, decision: Decision = RAW) -> Noise:
@@ -68,7 +75,10 @@ def compare(first: Floats, second: Floats, decision: Decision = RAW) -> Noise:
     moved = second - first
     flipped = int(np.sum(decision.predict(first) != decision.predict(second)))
     size = np.abs(moved)
-    return Noise(len(first), float(size.max()), float(size.mean()), float(np.ptp(moved, axis=1).max()), flipped)
+    # Of two labels' changes around their row's mean, the difference has twice the variance of one.
+    spread = float(np.sqrt(2 * np.mean(np.var(moved, axis=1, ddof=1)))) if moved.shape[1] > 1 else 0.0
+    reach = float(np.ptp(moved, axis=1).max())
+    return Noise(len(first), float(size.max()), float(size.mean()), reach, spread, flipped)
 
 
 def told_with_noise(attribution: Attribution, floors: Mapping[str, float]) -> Attribution:
@@ -76,8 +86,12 @@ def told_with_noise(attribution: Attribution, floors: Mapping[str, float]) -> At
 
     Args:
         attribution: the gains.
-        floors: arm name to :meth:`Noise.floor`; a gain's noise is the sum over the arms that it compares.
+        floors: arm name to :meth:`Noise.floor`; a gain's noise adds up those of the arms that it compares, as independent
+            errors do.
     """
-    noise = {name: min(1.0, sum(floors.get(arm, 0.0) for pair in pairs for arm in pair)) for name, pairs in GAINS.items()}
+    noise = {
+        name: min(1.0, math.sqrt(sum(floors.get(arm, 0.0) ** 2 for pair in pairs for arm in pair)))
+        for name, pairs in GAINS.items()
+    }
     gains = {name: replace(gain, noise=0.0 if gain.identical else noise[name]) for name, gain in attribution.gains.items()}
     return replace(attribution, gains=gains)
