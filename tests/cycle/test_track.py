@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+
+from cotune.cycle.candidate import Candidate
+from cotune.cycle.track import Measured, Track
+from cotune.evaluate.decision import RAW
+from cotune.evaluate.scoring import Evaluation
+from cotune.prompt.prompt import Prompt
+
+PROMPT = Prompt(instruction="Say it.")
+
+
+def measured(steps: int, score: float, log_loss: float) -> Measured:
+    rows = 100
+    correct = np.zeros(rows)
+    correct[: round(score * rows)] = 1
+    evaluation = Evaluation(np.zeros(rows, dtype=np.int64), correct, np.full(rows, log_loss), score)
+    return Measured(Candidate(PROMPT, f"adapter-{steps}", RAW, steps), evaluation, np.zeros((rows, 2)))
+
+
+def track(*facts: tuple[int, float, float]) -> Track:
+    found = [measured(*fact) for fact in facts]
+    return Track(PROMPT, cast(Any, None), measured=list(found), steady=list(found), steady_steps=facts[-1][0])
+
+
+def test_a_track_that_still_gains_goes_on_from_where_it_stands() -> None:
+    gaining = track((20, 0.80, 0.6), (40, 0.85, 0.5))
+    assert not gaining.peaked and gaining.ground.candidate.steps == 40
+
+
+def test_a_track_whose_last_steps_made_both_numbers_worse_goes_back() -> None:
+    worse = track((20, 0.80, 0.6), (40, 0.88, 0.35), (90, 0.86, 0.64))
+    assert worse.peaked and worse.ground.candidate.steps == 40 and worse.steps == 90
+
+
+def test_one_number_alone_does_not_send_it_back() -> None:
+    """Accuracy is noisy, and the log-loss of a model that grows surer rises while it still gets better."""
+    assert not track((40, 0.88, 0.35), (90, 0.90, 0.64)).peaked
+    assert not track((40, 0.88, 0.35), (90, 0.87, 0.33)).peaked
+
+
+def test_what_a_decay_gave_is_the_best_and_nothing_to_train_on_from() -> None:
+    one = track((20, 0.80, 0.6), (40, 0.85, 0.5))
+    one.measured.append(measured(57, 0.92, 0.3))
+    assert one.best.candidate.steps == 57 and one.ground.candidate.steps == 40 and not one.peaked
