@@ -210,6 +210,26 @@ def embed(
         typer.echo(f"{found['texts']} texts, {found['width']} numbers each, {found['from_cache']} from the cache: {out}")
 
 
+@app.command(
+    epilog="Examples:\n\n  cotune export runs/mine/best --to merged --out mine-merged\n\n"
+    "  cotune export runs/mine/best --to peft --out mine-peft"
+)
+def export(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, such as runs/mine/best.")],
+    out: Annotated[Path, typer.Option(help="A folder that is not there yet.")],
+    to: Annotated[str, typer.Option(help="peft (base model and adapter) or merged (one model).")] = "merged",
+    base: Annotated[Path | None, typer.Option(help="Folder of the base model, where it moved.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a bundle for other programs (transformers, PEFT, vLLM, llama.cpp), with the base model it was tuned on."""
+    from cotune.bundle.export import export_bundle
+
+    written = export_bundle(bundle, out, to, base=base)  # type: ignore[arg-type]
+    typer.echo(
+        json.dumps({"out": str(written), "to": to}) if as_json else f"Written: {written}. Its README.md says how to run it."
+    )
+
+
 @app.command(epilog="Example:\n\n  cotune doctor --json")
 def doctor(as_json: Json = False) -> None:
     """Say what this machine offers, and how to mend what is missing."""

@@ -52,7 +52,7 @@ def load(
     manifest = read_manifest(folder)
     verify(folder, manifest)
     prompt, saved = _read_parts(folder, manifest)
-    name = str(base) if base is not None else _with_revision(manifest)
+    name = base_of(manifest, base)
     try:
         model_folder = resolve_model(name, progress)
     except InputError as error:
@@ -134,7 +134,9 @@ def _enter_adapter(folder: Path, manifest: Manifest, model: LocalModel) -> None:
         raise InputError(error.what, where=error.where or str(folder), mend=error.mend or _MEND) from error
 
 
-def _with_revision(manifest: Manifest) -> str:
-    """The base model's name, pinned to the commit that was used where it is one on the hub."""
-    base = manifest.base_model
-    return f"{base.name.partition('@')[0]}@{base.revision}" if base.revision else base.name
+def base_of(manifest: Manifest, base: str | Path | None = None) -> str:
+    """Name or folder of the base model: the one given, else the manifest's, pinned to its commit where it is on the hub."""
+    if base is not None:
+        return str(base)
+    named = manifest.base_model
+    return f"{named.name.partition('@')[0]}@{named.revision}" if named.revision else named.name

@@ -1,0 +1,96 @@
+"""The page that goes with an exported bundle: what it is and how other programs run it."""
+
+from __future__ import annotations
+
+from cotune.bundle.card import base_model_name
+from cotune.bundle.manifest import Manifest
+
+
+def export_card(manifest: Manifest, to: str, prompt_text: str, *, chat: bool) -> str:
+    """Markdown.
+
+    Args:
+        manifest: of the bundle.
+        to: ``peft`` or ``merged``.
+        prompt_text: the whole text that the model reads for an example row.
+        chat: whether a chat template, with its control tokens, is in that text.
+    """
+    fields = ", ".join(f"THE {name.upper()}" for name in manifest.input_fields)
+    parts = [
+        f"# {manifest.task}, exported",
+        f"From the cotune bundle `{manifest.id}`: {', '.join(manifest.input_fields)} in, "
+        f"one of {len(manifest.labels)} labels out. "
+        f"The base model is {base_model_name(manifest)}, the very weights that the adapter was tuned on.",
+        "## What the model reads",
+        f"Replace {fields} and keep every other character" + ("; the chat template is applied already." if chat else "."),
+        f"````text\n{prompt_text}\n````",
+        "Generate greedily until the stop token; the answer is one of: "
+        + ", ".join(f"`{label}`" for label in manifest.labels)
+        + ".",
+        "## How it answers here and there",
+        _rule(manifest),
+        "## Run it",
+        *(_peft(_encode(chat)) if to == "peft" else _merged(_encode(chat))),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _rule(manifest: Manifest) -> str:
+    told = (
+        "cotune scores every label in full and takes the likeliest. Greedy generation takes the likeliest next token instead, "
+        "which is the same answer for nearly all rows; restrict generation to the labels where the server can."
+    )
+    if manifest.decision.kind != "raw":
+        told += (
+            " This bundle's decision rule also adds a fixed bias to each label's log-probability (`decision.json`): a program "
+            "that only generates leaves it out, and answers some rows otherwise. "
+            "To have it, read the labels' log-probabilities and add the bias before choosing."
+        )
+    return told
+
+
+def _peft(encode: str) -> tuple[str, ...]:
+    return (
+        "transformers and PEFT:",
+        _code(
+            "python",
+            "from peft import PeftModel",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            'tokenizer = AutoTokenizer.from_pretrained("FOLDER/base")',
+            'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("FOLDER/base"), "FOLDER/adapter")',
+            encode,
+            "print(tokenizer.decode(model.generate(**ids, max_new_tokens=16)[0, ids['input_ids'].shape[1]:]))",
+        ),
+        "vLLM, which serves the adapter under a name of its own:",
+        _code("sh", "vllm serve FOLDER/base --enable-lora --max-lora-rank 64 --lora-modules tuned=FOLDER/adapter"),
+        "Send the text above to `/v1/completions` with the model `tuned` and temperature 0.",
+    )
+
+
+def _merged(encode: str) -> tuple[str, ...]:
+    return (
+        "transformers:",
+        _code(
+            "python",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            'tokenizer = AutoTokenizer.from_pretrained("FOLDER/model")',
+            'model = AutoModelForCausalLM.from_pretrained("FOLDER/model")',
+            encode,
+            "print(tokenizer.decode(model.generate(**ids, max_new_tokens=16)[0, ids['input_ids'].shape[1]:]))",
+        ),
+        "vLLM:",
+        _code("sh", "vllm serve FOLDER/model"),
+        "llama.cpp and Ollama read GGUF; llama.cpp's own converter makes it from this folder:",
+        _code("sh", "python convert_hf_to_gguf.py FOLDER/model --outfile tuned.gguf", "llama-server -m tuned.gguf"),
+        "Send the text above to `/v1/completions` (llama.cpp: `/completion`) with temperature 0.",
+    )
+
+
+def _encode(chat: bool) -> str:
+    return f'ids = tokenizer(prompt_text, add_special_tokens={not chat}, return_tensors="pt")'
+
+
+def _code(language: str, *lines: str) -> str:
+    return f"```{language}\n" + "\n".join(lines) + "\n```"
