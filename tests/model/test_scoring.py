@@ -159,6 +159,28 @@ def test_top_k_runs_fewer_tokens() -> None:
     assert pruned.tokens < full.tokens and np.isneginf(pruned.log_probs).any()
 
 
+def test_top_k_opens_the_likeliest_branches_first() -> None:
+    """Once a label is complete, branches that begin worse stay closed: not one token of them is run."""
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.lm_head.weight.mul_(4)
+    prompt = tuple(range(40, 52))
+
+    def next_tokens(ids: tuple[int, ...]) -> list[int]:
+        with torch.inference_mode():
+            found: list[int] = model(torch.tensor([ids]), use_cache=False).logits[0, -1].argsort(descending=True).tolist()
+        return found
+
+    first, *others = next_tokens(prompt)
+    labels = ((first, next_tokens((*prompt, first))[0], 0), *((token, 5, 0) for token in others[-40:]))
+    runner = PackedRunner(model)
+    (batch,) = cut_batches([RenderedRow(prompt, labels, False)] * 3, 11, 10_000)
+    with torch.inference_mode():
+        found, tokens = score_batch_top(runner, runner.prefix(prompt[:11]), batch, 1)
+    assert (found.argmax(axis=1) == 0).all() and np.isfinite(found[:, 0]).all()
+    assert tokens == 3 * 2, "of each row its own token and the likely branch's"
+
+
 def test_no_rows_give_no_scores() -> None:
     assert tiny_local("llama").score(PROMPT, [], LONG_LABELS).log_probs.shape == (0, len(LONG_LABELS))
 

@@ -62,3 +62,10 @@ def test_two_labels_that_read_the_same_are_refused() -> None:
     with pytest.raises(InputError, match="number 1 and number 3") as caught:
         build_trie(((5, 6, STOP), (5, STOP), (5, 6, STOP)))
     assert caught.value.mend
+
+
+def test_runs_go_as_far_as_paths_do_not_branch() -> None:
+    trie = build_trie(((1, 2, 3, 9), (1, 4, 5, 6, 9), (7, 8, 9), (2, 9)))
+    tokens = {tuple(trie.tree.tokens[node] for node in run) for run in trie.runs}
+    # Nodes are inner ones: a label's last token is read, not run.
+    assert tokens == {(1,), (2,), (4, 5), (5,), (7,)}

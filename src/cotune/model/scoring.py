@@ -96,7 +96,8 @@ def score_batch_top(
     """Like :func:`score_batch`, exact for the ``top`` best labels of each row; branches that cannot be among them stay closed.
 
     A path's log-probability only falls as it grows, so a node whose path is already below the ``top``-th best complete label
-    needs no pass. Labels left out are ``-inf``.
+    needs no pass. The likeliest branches are opened first, since labels that they complete close others unseen; each round
+    opens twice as many, so that few passes are needed where nothing can be closed. Labels left out are ``-inf``.
 
     Returns:
         ``[rows, labels]`` and the tokens run.
@@ -111,23 +112,42 @@ def score_batch_top(
     tokens = len(plan.ids)
     into = {int(node): edge for edge, node in _edges_into_nodes(trie)}
     opened: list[set[int]] = [set() for _ in range(rows)]
+    width, depths = top, tree.depths + 1
     while True:
         scores = _partial_scores(trie, edges)
         bounds = np.sort(scores, axis=1)[:, -min(top, scores.shape[1])]
         wanted: list[list[int]] = []
         for row in range(rows):
             paths = _path_scores(tree, into, edges[row])
-            wanted.append(
-                [
-                    node
-                    for node in range(len(tree.tokens))
-                    if node not in opened[row] and np.isfinite(paths[node]) and paths[node] > bounds[row]
-                ]
-            )
+            hopeful = [
+                node
+                for node in range(len(tree.tokens))
+                if node not in opened[row] and np.isfinite(paths[node]) and paths[node] > bounds[row]
+            ]
+            hopeful.sort(key=lambda node: (-paths[node], node))
+            pieces = list(hopeful[top:width])
+            for node in hopeful[:top]:
+                pieces += _promising(trie.runs[node], paths[node], depths[node], bounds[row])
+            wanted.append(pieces)
+        width *= 2
         active = [row for row in range(rows) if wanted[row]]
         if not active:
             return scores, tokens
         tokens += _open_nodes(runner, prefix, batch, plan, keys, active, wanted, opened, edges)
+
+
+def _promising(run: tuple[int, ...], path: float, depth: int, bound: float) -> tuple[int, ...]:
+    """The start of an unbranched run that is opened at once: as far as its path stays above the bound if it goes on falling so.
+
+    Opened one by one, each node would run those above it again; but what falls below the bound early has run in vain.
+
+    Args:
+        run: nodes, one below the other.
+        path: log-probability of the path to the first.
+        depth: tokens of that path.
+        bound: what a path must beat; ``-inf`` where nothing is known yet.
+    """
+    return run[: 1 + sum(path * (1 + i / depth) > bound for i in range(1, len(run)))]
 
 
 def _open_nodes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -29,6 +30,18 @@ class LabelTrie:
     edges_from: NDArray[np.int64]
     edges_token: NDArray[np.int64]
     label_edges: NDArray[np.bool_]
+
+    @cached_property
+    def runs(self) -> tuple[tuple[int, ...], ...]:
+        """Each node with the nodes below it as far as its path does not branch: to open them is to complete a label."""
+        sources = Counter(self.edges_from.tolist())
+        below = {parent: node for node, parent in enumerate(self.tree.parents) if parent >= 0}
+        runs: list[tuple[int, ...]] = [()] * len(self.tree.tokens)
+        # Parents come before children, so a child's run is known first from the end.
+        for node in reversed(range(len(runs))):
+            only = below.get(node) if sources[node + 1] == 1 else None
+            runs[node] = (node,) if only is None else (node, *runs[only])
+        return tuple(runs)
 
     @cached_property
     def incidence(self) -> NDArray[np.float64]:
