@@ -111,6 +111,38 @@ def predict(
     predict_stream(predictor, sys.stdin, sys.stdout.write, batch=batch, probabilities=probabilities)
 
 
+@app.command(
+    epilog="Examples:\n\n  cotune serve runs/mine/best\n\n"
+    "  cotune serve runs/mine/best runs/other/best --host 0.0.0.0 --token-env MY_TOKEN"
+)
+def serve(
+    bundles: Annotated[list[Path], typer.Argument(help="Bundles' folders; those of one base model share it.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; any other demands --token-env.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    token_env: Annotated[str | None, typer.Option(help="Name of the environment variable that holds the token.")] = None,
+    queue: Annotated[int, typer.Option(min=1, help="Rows that may wait; more are refused with 429.")] = 1024,
+    batch: Annotated[int, typer.Option(min=1, help="Rows that run together.")] = 64,
+    max_body: Annotated[int, typer.Option(min=1024, help="Longest body of a request, in bytes.")] = 2**20,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    base: Annotated[Path | None, typer.Option(help="Folder of the base model, where it moved.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Serve bundles as OpenAI's API and by their own fields; SIGTERM or Ctrl-C ends it once all are answered."""
+    from cotune.bundle.serve import ServeSettings
+    from cotune.bundle.serve import serve as serve_bundles
+
+    def ready(address: str, ids: list[str]) -> None:
+        if as_json:
+            typer.echo(json.dumps({"url": address, "models": ids}, ensure_ascii=False))
+        else:
+            typer.echo(f"Serving {', '.join(ids)} at {address}  (API: {address}/docs, Ctrl-C ends it)")
+        sys.stdout.flush()
+
+    settings = ServeSettings(host, port, token_env, queue, batch, max_body, device, dtype)
+    serve_bundles(bundles, settings, base=base, ready=ready)
+
+
 @app.command("try", epilog="Example:\n\n  cotune try runs/mine --prompt mine.txt")
 def try_(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],

@@ -123,7 +123,7 @@ def test_a_port_in_use_and_a_folder_that_is_no_run_are_told(tmp_path: Path) -> N
         port = taken.getsockname()[1]
         code, out, err = called(folder, "--port", port)
     assert (code, out) == (2, "") and err.count("\n") == 1
-    assert f"--port {port}: the port is in use." in err and "Leave --port out" in err
+    assert f"--port {port}: the port is in use." in err and "0 to get a free one" in err
     (tmp_path / "empty").mkdir()
     for place in (tmp_path / "empty", tmp_path / "missing", folder / "journal.jsonl"):
         code, out, err = called(place)

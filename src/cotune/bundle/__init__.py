@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cotune.bundle.load import load
+from cotune.bundle.load import load, load_several
 from cotune.bundle.predictor import Prediction, Predictor
 from cotune.bundle.save import save_bundle
 from cotune.bundle.stream import predict_stream
 
-__all__ = ["Prediction", "Predictor", "load", "predict_stream", "save_bundle"]
+__all__ = ["Prediction", "Predictor", "load", "load_several", "predict_stream", "save_bundle"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from cotune.prompt.prompt import Prompt
 
 if TYPE_CHECKING:
     from cotune.model.local import LocalModel
+    from cotune.model.probe import Probe
     from cotune.model.protocol import Model
 
 _MEND = "Copy the bundle again from where it was made."
@@ -43,40 +45,98 @@ def load(
         InputError: it is no bundle; a file of it is missing, changed, too many or a link; its parts contradict each other;
             or the base model is not there, another one, or has another chat template.
     """
-    from cotune.model.bundled import resolve_model
-    from cotune.model.folder import model_fingerprint
-    from cotune.model.local import EngineSettings, LocalModel
+    return load_several([folder], device=device, dtype=dtype, threads=threads, base=base, progress=progress)[0]
+
+
+def load_several(
+    folders: Sequence[str | Path],
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+    base: str | Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> list[Predictor]:
+    """Load bundles; those of one base model share it, and may therefore be used by one thread at a time alone.
+
+    Arguments and errors are those of :func:`load`.
+    """
     from cotune.model.probe import probe
 
-    folder = Path(folder).expanduser()
-    manifest = read_manifest(folder)
-    verify(folder, manifest)
-    prompt, saved = _read_parts(folder, manifest)
+    opened = [_Opened.read(Path(folder).expanduser()) for folder in folders]
+    models: dict[str, LocalModel] = {}
+    predictors = []
+    found = None
+    for bundle in opened:
+        manifest = bundle.manifest
+        known = models.get(manifest.base_model.fingerprint)
+        if known is None:
+            model_folder = _base_folder(bundle, base, progress)
+            found = found or probe(device, dtype, threads)
+            known = models[manifest.base_model.fingerprint] = _load_base(bundle, model_folder, found)
+        same = known.settings.max_tokens == manifest.max_tokens
+        predictors.append(_predictor(bundle, known if same else known.with_max_tokens(manifest.max_tokens)))
+    for model in models.values():
+        model.adapters.keep = max(model.adapters.keep, len(opened))
+    return predictors
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A bundle's checked files."""
+
+    folder: Path
+    manifest: Manifest
+    prompt: Prompt
+    saved: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> _Opened:
+        manifest = read_manifest(folder)
+        verify(folder, manifest)
+        return cls(folder, manifest, *_read_parts(folder, manifest))
+
+
+def _base_folder(bundle: _Opened, base: str | Path | None, progress: Callable[[str], None] | None) -> Path:
+    """Where the base model lies, its bytes checked."""
+    from cotune.model.bundled import resolve_model
+    from cotune.model.folder import model_fingerprint
+
+    manifest, where = bundle.manifest, str(bundle.folder)
     name = base_of(manifest, base)
     try:
         model_folder = resolve_model(name, progress)
     except InputError as error:
         raise InputError(
             f"the bundle's base model cannot be found: {error.what}",
-            where=str(folder),
+            where=where,
             mend=f"{error.mend} If it lies elsewhere, name its folder as the base.".strip(),
         ) from error
     if model_fingerprint(model_folder) != manifest.base_model.fingerprint:
         raise InputError(
             f"the model {name} is not the one that the bundle was made with ({base_model_name(manifest)}, content hash"
             f" {manifest.base_model.fingerprint[:12]})",
-            where=str(folder),
+            where=where,
             mend="Name the folder of the unchanged model as the base, or run again with this one.",
         )
-    found = probe(device, dtype, threads)
-    settings = EngineSettings(found.device, found.dtype, found.threads, max_tokens=manifest.max_tokens)
-    model = LocalModel.load(model_folder, settings=settings, name=base_model_name(manifest))
-    _check_rendering(saved, model, str(folder / PROMPT))
+    return model_folder
+
+
+def _load_base(bundle: _Opened, folder: Path, found: Probe) -> LocalModel:
+    from cotune.model.local import EngineSettings, LocalModel
+
+    settings = EngineSettings(found.device, found.dtype, found.threads, max_tokens=bundle.manifest.max_tokens)
+    return LocalModel.load(folder, settings=settings, name=base_model_name(bundle.manifest))
+
+
+def _predictor(bundle: _Opened, model: LocalModel) -> Predictor:
+    manifest, folder = bundle.manifest, bundle.folder
+    _check_rendering(bundle.saved, model, str(folder / PROMPT))
     if manifest.adapter_id != "base":
         _enter_adapter(folder / ADAPTER, manifest, model)
     return Predictor(
         model,
-        prompt,
+        bundle.prompt,
         manifest.labels,
         manifest.input_fields,
         decision=manifest.decision,

@@ -56,6 +56,9 @@ class AdapterSlot:
 
     Args:
         model: the transformers model. It is changed by the first adapter (its linear layers are wrapped), not before.
+
+    Attributes:
+        keep: adapters whose weights stay in memory; others are read from their folder again.
     """
 
     def __init__(self, model: Any) -> None:
@@ -66,6 +69,7 @@ class AdapterSlot:
         self._folders: dict[str, Path] = {}
         self._loaded: dict[str, dict[str, Tensor]] = {}
         self.current = BASE
+        self.keep = 8
 
     def register(self, folder: Path) -> str:
         """Make an adapter folder usable; returns its id.
@@ -94,7 +98,7 @@ class AdapterSlot:
             if adapter_id not in self._folders:
                 raise CotuneError(f"the adapter {adapter_id} is not known here")
             self._loaded[adapter_id] = _read_weights(self._folders[adapter_id])
-            for oldest in list(self._loaded)[:-8]:
+            for oldest in list(self._loaded)[: -self.keep]:
                 del self._loaded[oldest]
         # Where an adapter is refused below, the model holds neither it nor the one before.
         self.current = ""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from cotune.model.allocator import keep_freed_memory
 from cotune.model.attention import ATTENTION_NAME
 from cotune.model.naive import naive_label_scores, plain_states
 from cotune.model.packed import plan_pass
+from cotune.model.prefixes import PrefixStates
 from cotune.model.protocol import Model, Progress
 from cotune.model.runner import PackedRunner, PrefixState, self_check
 from cotune.model.score_cache import ScoreCache
@@ -32,6 +34,9 @@ _log = logging.getLogger(__name__)
 
 ENGINE_VERSION = "2"
 """Part of every cache key: raised when a change of the engine can change scores."""
+
+# Texts that begin with characters of different kinds: what prompts have in common with all of them is the prompt's own.
+_UNLIKE = ("a", "Z", "7", "#", "é", "\n", " x", "的")
 
 
 @dataclass(frozen=True)
@@ -86,11 +91,10 @@ class LocalModel:
         self.tokenizer = tokenizer
         self.fingerprint = fingerprint
         self.cache = cache
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or self.settings.max_tokens
-        self.renderer = Renderer(tokenizer, max_tokens=min(self.settings.max_tokens, limit - 32))
+        self.renderer = Renderer(tokenizer, max_tokens=_longest_prompt(model, self.settings.max_tokens))
         self.runner = PackedRunner(model)
         self.adapters = AdapterSlot(model)
-        self._prefixes: dict[tuple[str, tuple[int, ...]], PrefixState | None] = {}
+        self._prefixes = PrefixStates(self.runner)
         tolerance = 0.02 if self.settings.dtype == "float32" else 0.3
         try:
             difference = self_check(model)
@@ -177,7 +181,8 @@ class LocalModel:
         if not rendered:
             return LabelScores(np.zeros((0, len(labels))))
         length = shared_prefix([row.prompt_ids for row in rendered]) if self.shared else 0
-        prefix_ids = rendered[0].prompt_ids[:length]
+        prefix_ids = self._prefixes.longest_kept(adapter, rendered[0].prompt_ids[:length])
+        length = len(prefix_ids)
         scores = np.empty((len(rendered), len(labels)))
         tokens, cached, plain = length, 0, 0
         cache = None if fresh else self.cache
@@ -210,6 +215,38 @@ class LocalModel:
             pruned=top is not None,
         )
 
+    def keep_prefix(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str], *, adapter: str = BASE) -> int:
+        """Run what all rows of a prompt begin with, and keep its state for good: requests of a few rows need not run it again.
+
+        Without it a request's prefix is what its own rows have in common, of a single row nearly all, and only the last few
+        prefixes are kept.
+
+        Args:
+            prompt: how will be asked.
+            fields: names of a row's input fields.
+            labels: the answers to choose from.
+            adapter: which weights.
+
+        Returns:
+            Its length in tokens.
+        """
+        if not self.shared:
+            return 0
+        rows = [dict.fromkeys(fields, text) for text in _UNLIKE]
+        sequences = [row.prompt_ids for row in self.renderer.render(prompt, rows, labels)]
+        ids = sequences[0][: shared_prefix(sequences)]
+        self.adapters.use(adapter)
+        with torch.inference_mode():
+            self._prefixes.keep(adapter, ids)
+        return len(ids)
+
+    def with_max_tokens(self, max_tokens: int) -> LocalModel:
+        """The same loaded model for prompts of another greatest length; weights, adapters and kept prefixes are shared."""
+        other = copy.copy(self)
+        other.settings = replace(self.settings, max_tokens=max_tokens)
+        other.renderer = Renderer(self.tokenizer, max_tokens=_longest_prompt(self.model, max_tokens))
+        return other
+
     def _compute(
         self, adapter: str, prefix_ids: tuple[int, ...], batch: Batch, rows: Sequence[RenderedRow], top: int | None
     ) -> tuple[NDArray[np.float64], int]:
@@ -217,7 +254,7 @@ class LocalModel:
         if not self.shared:
             return naive_label_scores(self.model, rows)
         with torch.inference_mode():
-            prefix = self._prefix(adapter, prefix_ids)
+            prefix = self._prefixes.get(adapter, prefix_ids)
             return self._halving(prefix, batch, top)
 
     def _halving(self, prefix: PrefixState | None, batch: Batch, top: int | None) -> tuple[NDArray[np.float64], int]:
@@ -238,15 +275,6 @@ class LocalModel:
         ]
         results = [self._halving(prefix, half, top) for half in halves]
         return np.concatenate([scores for scores, _ in results]), sum(tokens for _, tokens in results)
-
-    def _prefix(self, adapter: str, ids: tuple[int, ...]) -> PrefixState | None:
-        key = (adapter, ids)
-        if key not in self._prefixes:
-            # A few states at most: each holds keys and values of every layer.
-            while len(self._prefixes) >= 4:
-                self._prefixes.pop(next(iter(self._prefixes)))
-            self._prefixes[key] = self.runner.prefix(ids)
-        return self._prefixes[key]
 
     def _key(self, adapter: str, prefix: tuple[int, ...], batch: Batch, top: int | None) -> str:
         return content_hash(
@@ -340,6 +368,11 @@ def engine_facts(model: LocalModel) -> dict[str, str | int]:
         "kernel": ATTENTION_NAME if model.shared else "plain",
         "engine": f"{__version__}/{ENGINE_VERSION}/{torch.__version__}",
     }
+
+
+def _longest_prompt(model: Any, wanted: int) -> int:
+    limit: int = getattr(model.config.get_text_config(), "max_position_embeddings", None) or wanted
+    return min(wanted, limit - 32)
 
 
 def _as_model(model: LocalModel) -> Model:

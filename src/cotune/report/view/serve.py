@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import socket
 import sys
 import threading
 import webbrowser
@@ -19,11 +17,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from cotune.errors import InputError
-from cotune.report.view.guard import Guard
 from cotune.report.view.pages import RunPage
-
-HOST = "127.0.0.1"
+from cotune.web import LOOPBACK, Guard, ReadyServer, listen
 
 
 def view_run(folder: Path, *, port: int = 0, ready: Callable[[str], None] = lambda address: None) -> None:
@@ -38,7 +33,7 @@ def view_run(folder: Path, *, port: int = 0, ready: Callable[[str], None] = lamb
         InputError: the folder is not a run's, or the port cannot be had.
     """
     page = RunPage(folder)
-    with _listen(port) as listening:
+    with listen(port) as listening:
         port = listening.getsockname()[1]
         config = uvicorn.Config(
             make_app(page, port),
@@ -51,22 +46,10 @@ def view_run(folder: Path, *, port: int = 0, ready: Callable[[str], None] = lamb
             timeout_graceful_shutdown=2,
         )
         try:
-            _Server(config, lambda: ready(f"http://{HOST}:{port}/")).run(sockets=[listening])
+            ReadyServer(config, lambda: ready(f"http://{LOOPBACK}:{port}/")).run(sockets=[listening])
         except KeyboardInterrupt:
             # Ctrl-C is how one leaves, and the server has shut down in order before it is told here.
             return
-
-
-class _Server(uvicorn.Server):
-    """Says when it is ready: signals are handled by then, so that whoever reads the address may end it at once."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._ready()
 
 
 def make_app(page: RunPage, port: int) -> ASGIApp:
@@ -90,20 +73,3 @@ def open_browser(address: str) -> None:
     if sys.platform.startswith("linux") and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))):
         return
     threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-
-
-def _listen(port: int) -> socket.socket:
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        if os.name == "posix":
-            # A port that was left a moment ago is free; elsewhere the option would share one that is in use.
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((HOST, port))
-        listening.listen(64)
-    except OSError as error:
-        listening.close()
-        why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror})"
-        raise InputError(
-            f"the port {why}", where=f"--port {port}", mend="Leave --port out to get a free one, or give another."
-        ) from error
-    return listening

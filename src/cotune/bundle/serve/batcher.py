@@ -1,0 +1,213 @@
+"""One thread that owns the models, and a bounded queue before it: what waits for the same work runs together."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from cotune.errors import CotuneError
+
+
+class Kind(Protocol):
+    """A kind of work. Items of one kind (the same object) run together."""
+
+    def run(self, items: Sequence[Any]) -> Sequence[Any]:
+        """A result for each item; called by the batcher's thread alone."""
+        ...
+
+
+class QueueFull(CotuneError):
+    """More is waiting than may wait.
+
+    Attributes:
+        retry_after: whole seconds after which there should be room.
+    """
+
+    def __init__(self, retry_after: int) -> None:
+        self.retry_after = retry_after
+        super().__init__("too much is waiting to be answered")
+
+
+class Job:
+    """What one request wants done.
+
+    Attributes:
+        future: its results, in the order of the items, or the error of one of them.
+    """
+
+    def __init__(self, kind: Kind, items: Sequence[Any]) -> None:
+        self.kind, self.items = kind, items
+        self.future: Future[list[Any]] = Future()
+        self.arrived = time.monotonic()
+        self.taken = 0
+        self._results: list[Any] = []
+        self._begun = self._abandoned = False
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more: what of it has not begun is dropped."""
+        self._abandoned = True
+
+    @property
+    def left(self) -> int:
+        """Items not yet taken."""
+        return len(self.items) - self.taken
+
+    def _wanted(self) -> bool:
+        if self._abandoned or self.future.done():
+            return False
+        self._begun = self._begun or self.future.set_running_or_notify_cancel()
+        return self._begun
+
+    def _add(self, results: Sequence[Any]) -> None:
+        self._results += results
+        if len(self._results) == len(self.items) and not self.future.done():
+            self.future.set_result(self._results)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Batcher:
+    """Runs jobs in batches, oldest first, kinds in turn; a long job gives way to others after each batch.
+
+    Args:
+        most_waiting: items that may wait.
+        most_together: items in a batch.
+        linger: seconds that a batch waits at most for those who will join it. It is never more than a quarter of what the
+            last batch took, and as many jobs as were in that one do not wait at all.
+        start: called by the thread before anything else, such as to warm the models up.
+    """
+
+    def __init__(
+        self,
+        *,
+        most_waiting: int = 1024,
+        most_together: int = 64,
+        linger: float = 0.02,
+        start: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.most_waiting, self.most_together = most_waiting, most_together
+        self._linger, self._start = linger, start
+        self._changed = threading.Condition()
+        self._jobs: deque[Job] = deque()
+        self._closing = False
+        self._last_s, self._last_jobs, self._item_s = 0.0, 1, 0.05
+        self._begun: Future[None] = Future()
+        self._thread = threading.Thread(target=self._work, name="cotune-model", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Items that wait."""
+        with self._changed:
+            return self._waiting()
+
+    def ready(self) -> None:
+        """Wait until ``start`` has ended; raises its error."""
+        self._begun.result()
+
+    def submit(self, kind: Kind, items: Sequence[Any]) -> Job:
+        """Enter a job.
+
+        Raises:
+            QueueFull: it finds no place, or the end has come.
+        """
+        job = Job(kind, items)
+        with self._changed:
+            waiting = self._waiting()
+            if self._closing or waiting + len(items) > self.most_waiting:
+                raise QueueFull(min(60, max(1, math.ceil(waiting * self._item_s))))
+            self._jobs.append(job)
+            self._changed.notify()
+        return job
+
+    def close(self) -> None:
+        """Take nothing more, finish what waits, and end the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _waiting(self) -> int:
+        return sum(job.left for job in self._jobs)
+
+    def _work(self) -> None:
+        try:
+            self._start()
+        except BaseException as error:
+            self._begun.set_exception(error)
+            return
+        self._begun.set_result(None)
+        while parts := self._next():
+            began = time.monotonic()
+            self._run(parts)
+            self._last_s = time.monotonic() - began
+            items = sum(len(part) for _, part in parts)
+            self._item_s += 0.2 * (self._last_s / items - self._item_s)
+
+    def _next(self) -> list[tuple[Job, Sequence[Any]]]:
+        """The next batch as jobs and their items; empty when the end has come."""
+        with self._changed:
+            while True:
+                while not self._jobs and not self._closing:
+                    self._changed.wait()
+                if not self._jobs:
+                    return []
+                self._gather()
+                self._jobs = deque(job for job in self._jobs if job._wanted())
+                if self._jobs:
+                    return self._take()
+
+    def _gather(self) -> None:
+        """Wait a little for more, where more is likely to come."""
+        until = self._jobs[0].arrived + min(self._linger, self._last_s / 4)
+        while (
+            not self._closing
+            and len(self._jobs) < self._last_jobs
+            and self._waiting() < self.most_together
+            and (left := until - time.monotonic()) > 0
+        ):
+            self._changed.wait(left)
+
+    def _take(self) -> list[tuple[Job, Sequence[Any]]]:
+        kind = self._jobs[0].kind
+        same = [job for job in self._jobs if job.kind is kind]
+        # So many of each at first that a request of many rows does not keep those of one row waiting.
+        share, room = max(1, self.most_together // len(same)), self.most_together
+        counts = dict.fromkeys(same, 0)
+        for limit in (share, self.most_together):
+            for job in same:
+                more = min(limit, job.left - counts[job], room)
+                counts[job] += more
+                room -= more
+        parts = []
+        for job, count in counts.items():
+            if count:
+                parts.append((job, job.items[job.taken : job.taken + count]))
+                job.taken += count
+        late = [job for job in self._jobs if job in counts and job.left]
+        self._jobs = deque([*(job for job in self._jobs if job not in counts), *late])
+        self._last_jobs = len(parts)
+        return parts
+
+    def _run(self, parts: Sequence[tuple[Job, Sequence[Any]]]) -> None:
+        try:
+            results = list(parts[0][0].kind.run([item for _, part in parts for item in part]))
+        except Exception as error:
+            if len(parts) == 1:
+                parts[0][0]._fail(error)
+                return
+            # One request's row must not spoil the others' answers.
+            for part in parts:
+                self._run([part])
+            return
+        done = 0
+        for job, items in parts:
+            job._add(results[done : done + len(items)])
+            done += len(items)

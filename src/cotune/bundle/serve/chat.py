@@ -1,0 +1,150 @@
+"""``/v1/chat/completions``: a label is the assistant's message."""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import TypeAdapter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cotune.bundle.rows import checked_row, example_row
+from cotune.bundle.serve.batcher import Batcher
+from cotune.bundle.serve.errors import ApiError, wrong_input
+from cotune.bundle.serve.exchange import Limits, answered, json_response, parsed, read_body
+from cotune.bundle.serve.schemas import (
+    Answer,
+    Cell,
+    ChatRequest,
+    ChatResponse,
+    Choice,
+    Logprob,
+    Logprobs,
+    Message,
+    TopLogprob,
+    Usage,
+)
+from cotune.bundle.serve.shelf import Shelf
+from cotune.bundle.serve.work import Answered
+from cotune.errors import InputError
+
+_FIELDS: TypeAdapter[dict[str, Cell]] = TypeAdapter(dict[str, Cell])
+
+
+async def chat(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits) -> Response:
+    """Answer a chat, whole or as a stream of server-sent events."""
+    asked = parsed(ChatRequest, await read_body(request, limits))
+    if asked.response_format is not None and asked.response_format.type != "text":
+        raise ApiError(400, "A bundle of labels answers with plain text.", code="unsupported", param="response_format")
+    if asked.top_logprobs is not None and not asked.logprobs:
+        raise ApiError(400, "top_logprobs needs logprobs to be true.", code="invalid_body", param="top_logprobs")
+    served = shelf.find(asked.model)
+    row = fields_of(last_text(asked.messages), served.predictor.input_fields)
+    kind = served.full if asked.logprobs else served.best
+    (found,) = await answered(request, batcher, kind, [row], limits)
+    whole = _response(served.id, found, asked.top_logprobs or 0)
+    if not asked.stream:
+        return json_response(whole)
+    usage = bool(asked.stream_options and asked.stream_options.include_usage)
+    # All of the answer is known at once, so that its events need not be spread over time.
+    events = "".join(f"data: {event}\n\n" for event in _events(whole, usage=usage))
+    return Response(events, media_type="text/event-stream")
+
+
+def last_text(messages: Sequence[Message]) -> str:
+    """The text of the user's last message.
+
+    Raises:
+        ApiError: there is none, or it holds something else.
+    """
+    place, message = next(((i, m) for i, m in reversed(list(enumerate(messages))) if m.role == "user"), (0, None))
+    if message is None:
+        raise ApiError(400, "There is no message of the user to answer.", code="invalid_body", param="messages")
+    if isinstance(message.content, list):
+        if any(part.type != "text" or part.text is None for part in message.content):
+            raise ApiError(
+                400,
+                "Only texts can be read, no images, sounds or files.",
+                code="unsupported",
+                param=f"messages.{place}.content",
+            )
+        return "".join(part.text or "" for part in message.content)
+    return message.content or ""
+
+
+def fields_of(text: str, input_fields: Sequence[str]) -> dict[str, str]:
+    """The row that a message's text holds: the text itself for one field, a JSON object of the fields for several.
+
+    Raises:
+        ApiError: it is no such row.
+    """
+    try:
+        if len(input_fields) == 1:
+            return checked_row(text, input_fields, "the last user message")
+        try:
+            row = _FIELDS.validate_json(text)
+        except ValueError:
+            raise InputError(
+                "this is no JSON object of texts",
+                where="the last user message",
+                mend=f"The task has {len(input_fields)} input fields; write {example_row(input_fields)}.",
+            ) from None
+        return checked_row(row, input_fields, "the last user message")
+    except InputError as error:
+        raise wrong_input(error) from None
+
+
+def _response(model: str, found: Answered, top: int) -> ChatResponse:
+    prediction = found.prediction
+    logprobs = None
+    if prediction.probabilities:
+        tops = [_top(label, prediction.probabilities[label]) for label in _best(prediction.probabilities, top)]
+        chosen = _top(prediction.answer, prediction.probabilities[prediction.answer])
+        logprobs = Logprobs(content=[Logprob(**chosen.model_dump(), top_logprobs=tops)])
+    return ChatResponse(
+        id=f"chatcmpl-{uuid.uuid4().hex}",
+        created=int(time.time()),
+        model=model,
+        choices=[Choice(message=Answer(content=prediction.answer), logprobs=logprobs)],
+        usage=Usage(
+            prompt_tokens=found.prompt_tokens,
+            completion_tokens=found.completion_tokens,
+            total_tokens=found.prompt_tokens + found.completion_tokens,
+        ),
+    )
+
+
+def _best(probabilities: dict[str, float], count: int) -> list[str]:
+    return sorted(probabilities, key=lambda label: -probabilities[label])[:count]
+
+
+def _top(label: str, probability: float) -> TopLogprob:
+    # The lowest that a double can say, for a label whose probability is too small to be one.
+    return TopLogprob(token=label, logprob=math.log(max(probability, 5e-324)), bytes=list(label.encode()))
+
+
+def _events(whole: ChatResponse, *, usage: bool) -> Iterator[str]:
+    """Chunks as JSON, then the end mark."""
+    import json
+
+    choice = whole.choices[0]
+    logprobs = choice.logprobs.model_dump() if choice.logprobs else None
+
+    def chunk(choices: list[dict[str, Any]], spent: dict[str, Any] | None = None) -> str:
+        about = {"id": whole.id, "object": "chat.completion.chunk", "created": whole.created, "model": whole.model}
+        table = {**about, "choices": choices, **({"usage": spent} if usage else {})}
+        return json.dumps(table, ensure_ascii=False, allow_nan=False)
+
+    def delta(what: dict[str, Any], end: str | None = None, logprobs: Any = None) -> str:
+        return chunk([{"index": 0, "delta": what, "logprobs": logprobs, "finish_reason": end}])
+
+    yield delta({"role": "assistant", "content": ""})
+    yield delta({"content": choice.message.content}, logprobs=logprobs)
+    yield delta({}, "stop")
+    if usage:
+        yield chunk([], whole.usage.model_dump())
+    yield "[DONE]"

@@ -1,0 +1,45 @@
+"""``/v1/embeddings``: vectors of the base model."""
+
+from __future__ import annotations
+
+import base64
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cotune.bundle.rows import checked_row
+from cotune.bundle.serve.batcher import Batcher
+from cotune.bundle.serve.errors import ApiError, wrong_input
+from cotune.bundle.serve.exchange import Limits, answered, json_response, parsed, read_body
+from cotune.bundle.serve.schemas import Embedding, EmbeddingRequest, EmbeddingResponse, EmbeddingUsage
+from cotune.bundle.serve.shelf import Shelf
+from cotune.embed.text import Vectors
+from cotune.errors import InputError
+
+
+async def embeddings(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits) -> Response:
+    """Embed a text or a list of them."""
+    asked = parsed(EmbeddingRequest, await read_body(request, limits))
+    kind = shelf.embedding(asked.model)
+    given = [asked.input] if isinstance(asked.input, str) else asked.input
+    try:
+        texts = [checked_row(text, ("input",), f"text {number}")["input"] for number, text in enumerate(given, 1)]
+    except InputError as error:
+        raise wrong_input(error) from None
+    found = await answered(request, batcher, kind, texts, limits)
+    width = len(found[0].vector)
+    if asked.dimensions not in (None, width):
+        raise ApiError(400, f"The model's vectors have {width} numbers.", code="unsupported", param="dimensions")
+    tokens = sum(each.tokens for each in found)
+    coded = asked.encoding_format == "base64"
+    return json_response(
+        EmbeddingResponse(
+            data=[Embedding(index=i, embedding=_coded(each.vector, coded)) for i, each in enumerate(found)],
+            model=asked.model,
+            usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens),
+        )
+    )
+
+
+def _coded(vector: Vectors, coded: bool) -> list[float] | str:
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode() if coded else [float(each) for each in vector]

@@ -1,0 +1,143 @@
+"""From a request's bytes to a body, and from a body's rows to the model's answers, all of it bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cotune.bundle.serve.batcher import Batcher, Kind, QueueFull
+from cotune.bundle.serve.errors import ApiError, wrong_body, wrong_input
+from cotune.errors import InputError
+
+T = TypeVar("T", bound=BaseModel)
+
+# What is too long is read on and thrown away up to here, so that the client gets to read why it was refused.
+_MOST_DISCARDED = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a request may ask for.
+
+    Attributes:
+        body_bytes: of its body.
+        body_s: seconds in which the body must have arrived.
+        rows: rows or texts in one request.
+    """
+
+    body_bytes: int = 2**20
+    body_s: float = 30.0
+    rows: int = 256
+
+
+class Gone(Exception):
+    """The client has hung up."""
+
+
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """The whole body.
+
+    Raises:
+        ApiError: 413 where it is too long, 408 where it takes too long.
+        Gone: the client hung up.
+    """
+    said = request.headers.get("content-length", "")
+    long = said.isdigit() and int(said[:20]) > limits.body_bytes
+    if long and (int(said[:20]) > _MOST_DISCARDED or "expect" in request.headers):
+        raise _too_long(limits)
+    body, size = bytearray(), 0
+    try:
+        async with asyncio.timeout(limits.body_s):
+            more = True
+            while more and size <= _MOST_DISCARDED:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise Gone
+                piece = message.get("body", b"")
+                size += len(piece)
+                if size <= limits.body_bytes:
+                    body += piece
+                more = message.get("more_body", False)
+    except TimeoutError:
+        raise ApiError(
+            408, f"The body took more than {limits.body_s:g} s to arrive.", code="timeout", headers={"connection": "close"}
+        ) from None
+    if size > limits.body_bytes:
+        raise _too_long(limits)
+    return bytes(body)
+
+
+def _too_long(limits: Limits) -> ApiError:
+    return ApiError(
+        413,
+        f"The body is longer than {limits.body_bytes:,} bytes; send fewer rows at once.",
+        code="body_too_long",
+        headers={"connection": "close"},
+    )
+
+
+def parsed(kind: type[T], body: bytes) -> T:
+    """A body as a model of pydantic; ApiError 400 where it is none."""
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise wrong_body(error) from None
+
+
+def parsed_as(adapter: TypeAdapter[Any], body: bytes | str) -> Any:
+    """The same by a type adapter."""
+    try:
+        return adapter.validate_json(body)
+    except ValidationError as error:
+        raise wrong_body(error) from None
+
+
+async def answered(request: Request, batcher: Batcher, kind: Kind, items: Sequence[Any], limits: Limits) -> list[Any]:
+    """What the model's thread makes of the items.
+
+    Raises:
+        ApiError: too many items; 429 where the queue is full; what went wrong with one of them.
+        Gone: the client hung up; what had not begun is dropped.
+    """
+    most = min(limits.rows, batcher.most_waiting)
+    if len(items) > most:
+        raise ApiError(400, f"There are {len(items)} rows, and {most} may be asked at once.", code="too_many_rows")
+    try:
+        job = batcher.submit(kind, items)
+    except QueueFull as error:
+        raise ApiError(
+            429,
+            f"Too much is waiting to be answered; come back in {error.retry_after} s.",
+            code="queue_full",
+            headers={"retry-after": str(error.retry_after)},
+        ) from None
+    answer: asyncio.Future[list[Any]] = asyncio.wrap_future(job.future)
+    gone = asyncio.ensure_future(_hung_up(request))
+    try:
+        both: set[asyncio.Future[Any]] = {answer, gone}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise Gone
+        return answer.result()
+    except InputError as error:
+        raise wrong_input(error) from None
+    finally:
+        job.abandon()
+        gone.cancel()
+        answer.cancel()
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def json_response(body: BaseModel) -> Response:
+    """A model of pydantic as an HTTP answer."""
+    return Response(body.model_dump_json(), media_type="application/json")

@@ -1,0 +1,60 @@
+"""``/predict``: the task's own fields in; answer, probabilities and the bundle's id out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cotune.bundle.rows import checked_row
+from cotune.bundle.serve.batcher import Batcher
+from cotune.bundle.serve.errors import ApiError, wrong_input
+from cotune.bundle.serve.exchange import Limits, answered, json_response, parsed_as, read_body
+from cotune.bundle.serve.schemas import Cell, Predicted, PredictedRows, RowAnswer
+from cotune.bundle.serve.shelf import Served, Shelf
+from cotune.bundle.serve.work import Answered
+from cotune.errors import InputError
+
+_BODY: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Cell | list[str | dict[str, Cell]]])
+
+
+async def predict(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits) -> Response:
+    """Answer one row, whose fields are the body's keys, or a list of them under ``rows``."""
+    body: dict[str, Any] = parsed_as(_BODY, await read_body(request, limits))
+    served = _bundle(request, body, shelf)
+    rows = body.get("rows")
+    try:
+        if not isinstance(rows, list):
+            fields = served.predictor.input_fields
+            (found,) = await answered(request, batcher, served.full, [checked_row(body, fields, "body")], limits)
+            return json_response(Predicted(bundle=served.id, **_row_answer(found).model_dump()))
+        if not rows:
+            raise InputError("there are no rows", where="rows", mend="Give at least one.")
+        items = [checked_row(row, served.predictor.input_fields, f"rows.{i}") for i, row in enumerate(rows)]
+    except InputError as error:
+        raise wrong_input(error) from None
+    answers = await answered(request, batcher, served.full, items, limits)
+    return json_response(PredictedRows(bundle=served.id, rows=[_row_answer(each) for each in answers]))
+
+
+def _bundle(request: Request, body: Mapping[str, Any], shelf: Shelf) -> Served:
+    """Which bundle: the query's, else the body's, else the only one."""
+    if "bundle" in request.query_params:
+        return shelf.find(request.query_params["bundle"], "bundle")
+    only = next(iter(shelf.served.values())) if len(shelf.served) == 1 else None
+    name = body.get("bundle")
+    if only is not None and (name is None or "bundle" in only.predictor.input_fields):
+        return only
+    if not isinstance(name, str):
+        raise ApiError(
+            400, "Say which bundle: its id as 'bundle'; /v1/models lists them.", code="missing_bundle", param="bundle"
+        )
+    return shelf.find(name, "bundle")
+
+
+def _row_answer(found: Answered) -> RowAnswer:
+    one = found.prediction
+    return RowAnswer(answer=one.answer, probabilities=one.probabilities, truncated=one.truncated)

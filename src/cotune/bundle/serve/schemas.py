@@ -1,0 +1,218 @@
+"""What requests and answers look like; the OpenAPI document is made from these."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Cell = str | int | float | bool | None
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+MOST_MESSAGES, MOST_LOGPROBS = 2048, 20
+
+
+class Body(BaseModel):
+    """Of a request: keys that are not known are passed over, as OpenAI's clients send many."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+class Part(Body):
+    """A piece of a message's content; only texts can be read."""
+
+    type: str
+    text: str | None = None
+
+
+class Message(Body):
+    """A message; the last one of the user is answered."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[Part] | None = None
+
+
+class StreamOptions(Body):
+    """Of a stream."""
+
+    include_usage: bool | None = None
+
+
+class ResponseFormat(Body):
+    """Answers are labels as plain text."""
+
+    type: str
+
+
+class ChatRequest(Body):
+    """A chat whose last user message holds the input. Settings of sampling change nothing: the answer is the best label."""
+
+    model: str = Field(description="A bundle's id from /v1/models, or its task's name where only one bundle has it.")
+    messages: list[Message] = Field(min_length=1, max_length=MOST_MESSAGES)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: bool | None = Field(None, description="Give the answer's log-probability among the labels.")
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS, description="And those of so many best labels.")
+    n: Literal[1] | None = None
+    tools: list[Any] | None = Field(None, max_length=0, description="A bundle calls no tools.")
+    response_format: ResponseFormat | None = None
+
+
+class TopLogprob(BaseModel):
+    """A label and its log-probability among the labels, the decision rule applied."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class Logprob(TopLogprob):
+    """The answer, as if it were one token, and the best labels."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class Logprobs(BaseModel):
+    """Of a choice."""
+
+    content: list[Logprob]
+    refusal: None = None
+
+
+class Answer(BaseModel):
+    """The assistant's message: the label."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class Choice(BaseModel):
+    """The one choice."""
+
+    index: int = 0
+    message: Answer
+    logprobs: Logprobs | None = None
+    finish_reason: Literal["stop"] = "stop"
+
+
+class Usage(BaseModel):
+    """Tokens that were read, and those of the answer."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ChatResponse(BaseModel):
+    """The answer to a chat."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage
+
+
+class EmbeddingRequest(Body):
+    """Texts to embed with the base model, no adapter."""
+
+    model: str = Field(description="A bundle's id, whose base model is taken, or the base model's name.")
+    input: Annotated[str, Field(min_length=1)] | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(None, ge=1, description="The model's width, or nothing.")
+
+
+class Embedding(BaseModel):
+    """A text's vector: numbers, or little-endian float32 in base64."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(BaseModel):
+    """Tokens of the texts."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingResponse(BaseModel):
+    """Vectors in the order of the texts."""
+
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+
+
+class ModelCard(BaseModel):
+    """A bundle.
+
+    ``parent`` is the base model's name, ``adapter`` the content hash of its LoRA weights, or ``base`` where it has none.
+    """
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["cotune"] = "cotune"
+    parent: str
+    root: str
+    adapter: str
+    task: str
+    bundle: str
+    input_fields: list[str]
+    labels: list[str]
+
+
+class ModelList(BaseModel):
+    """The bundles that are served."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class RowAnswer(BaseModel):
+    """A row's answer: the label, the probability of every label, and whether the row's text was too long and lost its end."""
+
+    answer: str
+    probabilities: dict[str, float]
+    truncated: bool
+
+
+class Predicted(RowAnswer):
+    """The answer to a single row; ``bundle`` is the id of the bundle that gave it."""
+
+    bundle: str
+
+
+class PredictedRows(BaseModel):
+    """Answers in the order of the rows; ``bundle`` is the id of the bundle that gave them."""
+
+    bundle: str
+    rows: list[RowAnswer]
+
+
+class Health(BaseModel):
+    """The server lives; ``waiting`` counts rows and texts that wait for the model."""
+
+    status: Literal["ok"] = "ok"
+    bundles: int
+    waiting: int
+
+
+class ErrorDetail(BaseModel):
+    """What is wrong, for people (``message``) and for programs (``type``, ``code``, ``param``)."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Error(BaseModel):
+    """An error."""
+
+    error: ErrorDetail

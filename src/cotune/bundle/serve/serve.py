@@ -1,0 +1,145 @@
+"""The server of bundles, from loading to the last answer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from cotune.bundle.load import load_several
+from cotune.bundle.predictor import Predictor
+from cotune.bundle.serve.app import make_app
+from cotune.bundle.serve.batcher import Batcher
+from cotune.bundle.serve.exchange import Limits
+from cotune.bundle.serve.shelf import Shelf
+from cotune.errors import InputError
+from cotune.web import LOOPBACK, GracefulServer, PatientProtocol, listen
+
+# Connections at once; more are answered with 503 by uvicorn.
+_MOST_CONNECTIONS = 1024
+# Connections that wait to be taken.
+_BACKLOG = 512
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """How a server runs.
+
+    Attributes:
+        host: address to listen on; any but 127.0.0.1 demands a token.
+        port: 0 takes a free one.
+        token_env: name of the environment variable that holds the token.
+        queue: rows that may wait for the model; more are refused with 429.
+        batch: rows that run together.
+        body_bytes: longest body.
+        device: ``auto``, ``cpu``, ``cuda``, ``mps``.
+        dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``; in the short ones probabilities move a little with the batch
+            that a row happens to be in.
+    """
+
+    host: str = LOOPBACK
+    port: int = 8000
+    token_env: str | None = None
+    queue: int = 1024
+    batch: int = 64
+    body_bytes: int = 2**20
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+def serve(
+    bundles: Sequence[str | Path],
+    settings: ServeSettings | None = None,
+    *,
+    base: str | Path | None = None,
+    ready: Callable[[str, list[str]], None] = lambda address, ids: None,
+) -> None:
+    """Serve bundles until SIGTERM or Ctrl-C, then answer what is in flight and return; to be called from the main thread.
+
+    Args:
+        bundles: their folders; those of one base model share it.
+        settings: where and within which bounds.
+        base: folder or name of the base model, where it moved.
+        ready: called with the address and the bundles' ids once requests can be answered.
+
+    Raises:
+        InputError: a bundle cannot be loaded, the port cannot be had, or a token is needed and missing.
+    """
+    settings = settings or ServeSettings()
+    token = _token(settings)
+    with listen(settings.port, settings.host, backlog=_BACKLOG) as listening:
+        predictors = load_several(bundles, device=settings.device, dtype=settings.dtype, base=base)
+        with prepared(predictors, listening, settings, token=token, ready=ready) as server:
+            server.run(sockets=[listening])
+
+
+@contextlib.contextmanager
+def prepared(
+    predictors: Sequence[Predictor],
+    listening: socket.socket,
+    settings: ServeSettings,
+    *,
+    token: str | None = None,
+    ready: Callable[[str, list[str]], None] = lambda address, ids: None,
+) -> Iterator[GracefulServer]:
+    """A server that is ready to run, and its model's thread, which ends with the block.
+
+    Args:
+        predictors: loaded bundles; nothing else may use them meanwhile.
+        listening: the socket that it will be run with.
+        settings: its bounds.
+        token: that requests must bear; None asks for none.
+        ready: as for :func:`serve`.
+    """
+    shelf = Shelf(predictors)
+    batcher = Batcher(most_waiting=settings.queue, most_together=settings.batch, start=shelf.warm_up)
+    try:
+        batcher.ready()
+        port = listening.getsockname()[1]
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"http://{host}:{port}"
+        limits = Limits(body_bytes=settings.body_bytes)
+        loopback = settings.host == LOOPBACK
+        app = make_app(shelf, batcher, limits, address=address, port=port, loopback=loopback, token=token)
+        config = uvicorn.Config(
+            app,
+            http=PatientProtocol,
+            loop="asyncio",
+            ws="none",
+            lifespan="off",
+            # uvicorn's errors come with tracebacks, which could hold what was sent.
+            log_level="critical",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=_BACKLOG,
+            limit_concurrency=_MOST_CONNECTIONS,
+        )
+        yield GracefulServer(config, lambda: ready(address, list(shelf.served)))
+    finally:
+        batcher.close()
+
+
+def _token(settings: ServeSettings) -> str | None:
+    if settings.token_env is None:
+        if settings.host != LOOPBACK:
+            raise InputError(
+                f"whoever can reach {settings.host} could ask, and there is no token",
+                where="--host",
+                mend="Put a token into an environment variable and give its name as --token-env, or serve on 127.0.0.1.",
+            )
+        return None
+    token = os.environ.get(settings.token_env, "").strip()
+    if not token or not token.isascii() or not token.isprintable():
+        what = "has other characters than printable ASCII" if token else "is not set"
+        raise InputError(
+            f"the environment variable with the token {what}",
+            where=f"--token-env {settings.token_env}",
+            mend="Set it to a long random text, such as the output of: openssl rand -hex 32",
+        )
+    return token

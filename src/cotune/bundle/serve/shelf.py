@@ -1,0 +1,111 @@
+"""The bundles that are served, by name, each with the kinds of work that it is asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cotune.bundle.predictor import Predictor
+from cotune.bundle.serve.errors import ApiError
+from cotune.bundle.serve.schemas import ModelCard
+from cotune.bundle.serve.work import Embedding, Scoring
+from cotune.errors import InputError
+from cotune.model.local import LocalModel
+
+
+@dataclass(frozen=True)
+class Served:
+    """A bundle.
+
+    Attributes:
+        id: ``task@hash``.
+        predictor: who answers.
+        best: work that asks for the answer alone.
+        full: work that asks for all probabilities.
+        embedding: work for its base model, the same object for all bundles of one.
+    """
+
+    id: str
+    predictor: Predictor
+    best: Scoring
+    full: Scoring
+    embedding: Embedding
+
+    @property
+    def parent(self) -> str:
+        """The base model's name."""
+        return self.predictor.model.name
+
+
+class Shelf:
+    """What can be asked.
+
+    Args:
+        predictors: loaded bundles.
+
+    Raises:
+        InputError: a bundle is given twice.
+    """
+
+    def __init__(self, predictors: Sequence[Predictor]) -> None:
+        self.created = int(time.time())
+        self.served: dict[str, Served] = {}
+        embeddings: dict[str, Embedding] = {}
+        for predictor in predictors:
+            name = f"{predictor.task}@{predictor.bundle_id}"
+            if name in self.served:
+                raise InputError(f"the bundle {name} is given twice", where="serve", mend="Name each bundle once.")
+            model = predictor.model
+            embedding = embeddings.setdefault(model.fingerprint, Embedding(model))
+            best, full = Scoring(predictor, probabilities=False), Scoring(predictor, probabilities=True)
+            self.served[name] = Served(name, predictor, best, full, embedding)
+
+    def warm_up(self) -> None:
+        """Run every bundle's fixed prompt, so that no request has to; by the thread that will answer."""
+        import torch
+
+        for served in self.served.values():
+            predictor, model = served.predictor, served.predictor.model
+            if isinstance(model, LocalModel):
+                if model.settings.threads:
+                    torch.set_num_threads(model.settings.threads)
+                model.keep_prefix(predictor.prompt, predictor.input_fields, predictor.labels, adapter=predictor.adapter_id)
+
+    def find(self, name: str, param: str = "model") -> Served:
+        """A bundle by its id, or by its task's name where only one has it.
+
+        Raises:
+            ApiError: there is none, or more than one.
+        """
+        if name in self.served:
+            return self.served[name]
+        named = [each for each in self.served.values() if each.predictor.task == name]
+        if len(named) == 1:
+            return named[0]
+        what = f"{len(named)} bundles are of this task" if named else "there is no such bundle here"
+        raise ApiError(404, f"{what}; /v1/models lists their ids.", code="model_not_found", param=param)
+
+    def embedding(self, name: str) -> Embedding:
+        """The work of embedding with a base model, by its own name or a bundle's."""
+        found = {id(each.embedding): each.embedding for each in self.served.values() if each.parent == name}
+        return next(iter(found.values())) if len(found) == 1 else self.find(name).embedding
+
+    def cards(self) -> list[ModelCard]:
+        """A card for each bundle."""
+        return [self.card(each) for each in self.served.values()]
+
+    def card(self, served: Served) -> ModelCard:
+        """A bundle's card."""
+        predictor = served.predictor
+        return ModelCard(
+            id=served.id,
+            created=self.created,
+            parent=served.parent,
+            root=served.parent,
+            adapter=predictor.adapter_id,
+            task=predictor.task,
+            bundle=predictor.bundle_id,
+            input_fields=list(predictor.input_fields),
+            labels=list(predictor.labels),
+        )

@@ -1,0 +1,10 @@
+"""What every server of cotune needs: a port, an orderly end, patience that is bounded, and a guard at the door."""
+
+from __future__ import annotations
+
+from cotune.web.guard import Guard
+from cotune.web.listen import LOOPBACK, listen
+from cotune.web.patience import PatientProtocol
+from cotune.web.server import GracefulServer, ReadyServer
+
+__all__ = ["LOOPBACK", "GracefulServer", "Guard", "PatientProtocol", "ReadyServer", "listen"]

@@ -1,0 +1,46 @@
+"""A port to listen on, or a sentence that says why it cannot be had."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+from cotune.errors import InputError
+
+LOOPBACK = "127.0.0.1"
+
+
+def listen(port: int, host: str = LOOPBACK, *, backlog: int = 64) -> socket.socket:
+    """A listening socket.
+
+    Args:
+        port: to listen on; 0 takes a free one.
+        host: address or name of an interface of this machine.
+        backlog: connections that wait to be taken at most.
+
+    Raises:
+        InputError: the port is in use or not allowed, or the host is none of this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            "this host is not known", where=f"--host {host}", mend="Give an address of this machine, such as 127.0.0.1."
+        ) from error
+    listening = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":
+            # A port that was left a moment ago is free; elsewhere the option would share one that is in use.
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(backlog)
+    except OSError as error:
+        listening.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise InputError(
+                "this address is none of this machine's", where=f"--host {host}", mend="Give 127.0.0.1, or 0.0.0.0 for all."
+            ) from error
+        why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror})"
+        raise InputError(f"the port {why}", where=f"--port {port}", mend="Give another one, or 0 to get a free one.") from error
+    return listening
