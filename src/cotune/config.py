@@ -6,11 +6,13 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
+from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr, ValidationError
 from pydantic import model_validator as _model_validator
 from pydantic_core import PydanticCustomError
 
 from cotune.config_errors import kind_of, readable_error, shown
+from cotune.config_proposer import ProposerConfig
+from cotune.config_types import Count, Name, Number, Section
 from cotune.errors import InputError
 from cotune.yaml_text import YamlText, parse_yaml
 
@@ -34,22 +36,7 @@ def _label_texts(value: Any) -> Any:
     )
 
 
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise PydanticCustomError("float_type", "must be a number")
-    return value
-
-
-Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
-Count = Annotated[StrictInt, Field(ge=1)]
-Name = Annotated[StrictStr, Field(min_length=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
-
-
-class DataConfig(_Section):
+class DataConfig(Section):
     """Where the rows are and which columns count.
 
     Attributes:
@@ -76,7 +63,7 @@ class DataConfig(_Section):
         return self
 
 
-class OutputConfig(_Section):
+class OutputConfig(Section):
     """What the answer is. Only labels so far; text, number and JSON answers come later."""
 
     type: Literal["label"] = "label"
@@ -92,7 +79,7 @@ class OutputConfig(_Section):
         return self
 
 
-class LimitConfig(_Section):
+class LimitConfig(Section):
     """Seeded, stratified subsamples, in rows; ``train`` counts all labelled rows, those that become dev included."""
 
     train: Count | None = None
@@ -100,7 +87,7 @@ class LimitConfig(_Section):
     test: Count | None = None
 
 
-class TuneConfig(_Section):
+class TuneConfig(Section):
     """How weights are tuned."""
 
     method: Literal["lora"] = "lora"
@@ -114,22 +101,26 @@ class TuneConfig(_Section):
     clip: Annotated[Number, Field(gt=0)] = 1.0
 
 
-class SearchConfig(_Section):
-    """How prompts are searched: prompts a cycle, prompts tuned a cycle, demonstrations or none, cycles at most."""
+class SearchConfig(Section):
+    """How prompts are searched: prompts a cycle, prompts tuned a cycle, demonstrations or none, whether later pools also
+    show rows that are like those the winner gets wrong, cycles at most."""
 
     pool: Count = 16
     entrants: Count = 4
     demonstrations: StrictBool = True
+    hard_demonstrations: StrictBool = False
     max_cycles: Count = 8
 
 
-class EvaluateConfig(_Section):
-    """What is measured of the winner beside its score: whether formats of its prompt are compared before and after tuning."""
+class EvaluateConfig(Section):
+    """What is measured of the winner beside its score: whether formats of its prompt are compared before and after tuning, and
+    whether its failures on dev are clustered."""
 
     robustness: StrictBool = True
+    slices: StrictBool = True
 
 
-class EngineConfig(_Section):
+class EngineConfig(Section):
     """What the model runs on; None and ``auto`` leave the choice to a short probe. Lengths are in tokens."""
 
     device: Name = "auto"
@@ -139,7 +130,7 @@ class EngineConfig(_Section):
     max_tokens: Annotated[StrictInt, Field(ge=16)] = 1024
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """Everything that a run is told. Immutable; :func:`load_config` makes one from a file.
 
     Attributes:
@@ -164,6 +155,7 @@ class RunConfig(_Section):
     tune: TuneConfig = TuneConfig()
     search: SearchConfig = SearchConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    proposer: ProposerConfig = ProposerConfig()
     engine: EngineConfig = EngineConfig()
 
     def prompt_text(self) -> str | None:
@@ -307,7 +299,7 @@ def _resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = 
 
 def _validated(values: dict[str, Any], where: str, document: YamlText, overridden: frozenset[str] = frozenset()) -> RunConfig:
     # a section that is written but left empty means its defaults
-    for section in ("output", "limit", "tune", "search", "evaluate", "engine"):
+    for section in ("output", "limit", "tune", "search", "evaluate", "proposer", "engine"):
         if section in values and values[section] is None:
             del values[section]
     try:

@@ -160,6 +160,7 @@ def _events(made: list[Prompt], rows: int, texts: tuple[str, ...]) -> list[tuple
         ("open_test", {"arms": {}, "n": rows, "test": "e" * 16}),
         ("noise", _noise()),
         ("robustness", _robustness(made[-1], texts)),
+        ("slices", _slices(texts)),
         ("cost", {"wall_s": 61.0, "peak_rss_mb": 900}),
         ("done", {"bundle": "best"}),
     ]
@@ -182,6 +183,13 @@ def _noise() -> dict[str, Any]:
         "batch_rows": [48, 3],
         "tokens": 2000,
     }
+
+
+def _slices(texts: tuple[str, ...]) -> dict[str, Any]:
+    examples = [{"input": {"text": text}, "right": "animal", "answered": text} for text in texts]
+    rates = {"rate": 0.5, "ci": [0.2, 0.8], "rest": 0.1, "rest_ci": [0.03, 0.2], "difference": 0.4, "difference_ci": [0.1, 0.7]}
+    shown = {"words": list(texts[:3]), "n": 8, "failures": [1, 4, 6, 7], **rates, "p": 0.03, "examples": examples[:3]}
+    return {"cycle": None, "rows": 50, "failures": 9, "slices": [shown], "tokens": 900}
 
 
 def _robustness(prompt: Prompt, texts: tuple[str, ...]) -> dict[str, Any]:
@@ -241,6 +249,7 @@ def _summary(made: list[Prompt], rows: int, labels: tuple[str, ...], texts: tupl
         },
         "noise": _noise(),
         "robustness": _robustness(made[-1], texts),
+        "slices": _slices(texts),
         "test_opened_before": 4,
         "stopped": texts[0][:100],
         "data": {

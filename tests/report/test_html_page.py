@@ -28,7 +28,7 @@ from cotune.report.html.record import read_record
 from cotune.report.html.waterfall import read_moves, waterfall_section
 
 SECTIONS = (
-    *("verdict", "lineage", "map", "matrix", "errors", "robustness"),
+    *("verdict", "lineage", "map", "matrix", "errors", "slices", "robustness"),
     *("training", "search", "waterfall", "health", "reproduce"),
 )
 

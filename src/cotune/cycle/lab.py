@@ -57,6 +57,8 @@ class Lab:
         spent_tokens: tokens of all steps so far.
         counts: tokens scored, trained, embedded, and saved by the shared prefix.
         row_vectors: of the rows that demonstrations are drawn from, once they are embedded.
+        dev_vectors: of the dev rows, once this session has embedded them.
+        dev_embedded: whether that stands in the journal and is paid for.
     """
 
     def __init__(
@@ -81,6 +83,8 @@ class Lab:
         self.counts = {"tokens_scored": 0, "tokens_trained": 0, "tokens_embedded": 0, "tokens_saved_by_prefix": 0}
         self.truncated = 0
         self.row_vectors: NDArray[np.float32] | None = None
+        self.dev_vectors: NDArray[np.float32] | None = None
+        self.dev_embedded = False
         self._label_index = {label: i for i, label in enumerate(task.labels)}
         self._runs: dict[str, TuningRun] = {}
         self._trained: dict[str, int] = {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cotune.config import RunConfig
+from cotune.cycle.guide import Guide
 from cotune.cycle.lab import Lab
 from cotune.cycle.plan import FINAL, Plan
 from cotune.cycle.pool import choose_entrants, next_pool, opening_pool
@@ -61,6 +62,7 @@ class Loop:
 
     def __init__(self, lab: Lab, config: RunConfig, plan: Plan, own: Sequence[Prompt]) -> None:
         self.lab, self.config, self.plan, self.own = lab, config, plan, list(own)
+        self.guide = Guide(lab, config)
         self._row_tokens: dict[str, float] = {}
         # Budget a nat of dev log-loss has cost, by kind of step: what moved dev decides what comes next.
         self._worth: dict[str, float] = {}
@@ -153,6 +155,7 @@ class Loop:
         ground = incumbent.ground.candidate
         adapter = ground.adapter
         parents = self._survivors(search)
+        guided = self.guide.look(number, incumbent.ground, set(search.proposals))
         children = next_pool(
             lab,
             number,
@@ -161,6 +164,7 @@ class Loop:
             set(search.proposals),
             demonstrations=self.config.search.demonstrations,
             seed=self.config.seed,
+            guided=guided,
         )
         search.proposals.update({p.prompt.id: p for p in children})
         field_ = list({p.id: p for p in (incumbent.prompt, *parents, *(c.prompt for c in children))}.values())
@@ -312,7 +316,7 @@ class Loop:
     def _race_cost(self, search: Search) -> float:
         entrants = max(8, self.plan.pool * 2 // 3) + FINAL
         rounds = successive_halving_schedule(entrants, self.plan.race_rows, final=3)
-        return 1.2 * schedule_cost(entrants, rounds) * self._row_cost(search.winner.prompt)
+        return 1.2 * schedule_cost(entrants, rounds) * self._row_cost(search.winner.prompt) + self.guide.cost
 
     def _affordable(self, ranking: list[Prompt]) -> list[Prompt]:
         """Prompts that may be tuned: while the budget allows no two epochs, none that costs far more than the seed.

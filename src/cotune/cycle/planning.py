@@ -61,7 +61,9 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt) -> Plan:
             plan = planned(0.0)
         return {**plan.to_json(), "text": _plan_text(plan, lab, sizes)}
 
-    value = lab.journal.step("plan", [task.fingerprint, config.budget, config.search.model_dump()], effect)
+    # What decides nothing about the plan is no part of its key.
+    search = config.search.model_dump(exclude={"hard_demonstrations"})
+    value = lab.journal.step("plan", [task.fingerprint, config.budget, search], effect)
     return Plan(**{name: value[name] for name in Plan.__dataclass_fields__})
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from cotune.cycle.guide import Guided
 from cotune.cycle.lab import Lab
 from cotune.embed import TextEmbedder, behaviour, centred, farthest_first, without_near_duplicates
 from cotune.errors import InputError
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
-from cotune.refine import Proposal, diverse, first_pool, fixed
+from cotune.refine import Proposal, diverse, first_pool, fixed, hard
 from cotune.refine.breed import DemonstrationPool, breed
 from cotune.refine.demonstrations import default_count, fits
 from cotune.task.example import Example
@@ -22,13 +23,23 @@ _EMBEDDED_ROWS = 96
 _BEHAVIOUR_ROWS = 16
 
 
-def demonstration_pool(lab: Lab) -> DemonstrationPool:
-    """Draws demonstrations from train: half the time rows that lie far apart for the model, else random ones."""
+def demonstration_pool(lab: Lab, close: Mapping[str, float] | None = None) -> DemonstrationPool:
+    """Draws demonstrations from train: half the time rows that lie far apart for the model, else random ones.
+
+    With ``close`` (row id to how like a failure it is) half of all draws are rows that are close to one.
+    """
+    near = [row for row in lab.train_sample if row.id in close] if close else []
     rows = [row for row in lab.train_sample if fits(row)][:_EMBEDDED_ROWS]
 
     def draw(rng: np.random.Generator) -> Sequence[Example]:
         if not rows:
             return ()
+        if close and near and rng.random() < 0.5:
+            # Noise as large as what tells rows apart, or each draw would show the same ones.
+            closeness = np.array([close[row.id] for row in near])
+            closeness = closeness + closeness.std() * rng.standard_normal(len(near))
+            picked = hard(closeness, [row.output for row in near], default_count(len(lab.task.labels)), skip=0.0)
+            return [near[i] for i in picked]
         if rng.random() < 0.5:
             return fixed(lab.task, rng)
         if lab.row_vectors is None:
@@ -53,13 +64,24 @@ def opening_pool(lab: Lab, own: Sequence[Prompt], count: int, *, demonstrations:
 
 
 def next_pool(
-    lab: Lab, cycle: int, survivors: Sequence[Prompt], count: int, seen: set[str], *, demonstrations: bool, seed: int
+    lab: Lab,
+    cycle: int,
+    survivors: Sequence[Prompt],
+    count: int,
+    seen: set[str],
+    *,
+    demonstrations: bool,
+    seed: int,
+    guided: Guided | None = None,
 ) -> list[Proposal]:
-    """A later cycle's pool: children of this run's survivors, none of them tried before."""
+    """A later cycle's pool: children of this run's survivors, none of them tried before, and what ``guided`` adds to them."""
+    guided = guided or Guided()
     rng = np.random.default_rng([seed, 10, cycle])
-    shown = demonstration_pool(lab) if demonstrations else None
-    proposals = breed(survivors, lab.task, count + max(2, count // 3), rng, demonstration_pool=shown, seen=seen)
-    return _record(lab, cycle, proposals, count, keep=())
+    shown = demonstration_pool(lab, guided.close) if demonstrations else None
+    rewrites = [p for p in guided.rewrites if has_room(lab, p.prompt)][:count]
+    known = seen | {p.prompt.id for p in rewrites}
+    bred = breed(survivors, lab.task, count + max(2, count // 3), rng, demonstration_pool=shown, seen=known)
+    return _record(lab, cycle, [*rewrites, *bred], count, keep=range(len(rewrites)))
 
 
 def _record(lab: Lab, cycle: int, proposals: list[Proposal], count: int, keep: Sequence[int]) -> list[Proposal]:

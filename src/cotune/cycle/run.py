@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -22,6 +23,7 @@ from cotune.cycle.journal import JOURNAL, Journal, read_journal
 from cotune.cycle.lab import Lab, Watcher
 from cotune.cycle.loop import Loop
 from cotune.cycle.planning import fit_plan
+from cotune.cycle.slicing import measure_slices
 from cotune.cycle.summary import attribution_of, build_summary, test_rows
 from cotune.cycle.trust import measure_noise, measure_robustness, noise_of
 from cotune.errors import BusyError, CotuneError, InputError
@@ -100,6 +102,7 @@ def run(
     own = _own_prompts(config, task, prompts)
     if not (out / CONFIG).is_file():
         _check_model(config)
+        _check_key(config)
     made = [place for place in (out, *out.parents) if not place.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -136,9 +139,11 @@ def run(
         results = open_test(lab, confirmed)
         noise = measure_noise(lab, confirmed, keep=plan.fixed)
         robustness = measure_robustness(lab, confirmed, wanted=config.evaluate.robustness, keep=plan.fixed)
+        room = lab.left() - plan.fixed if config.evaluate.slices else 0.0
+        slices = measure_slices(lab, confirmed.chosen, room=room, wanted=config.evaluate.slices)
         gains = attribution_of(lab, results, noise_of(noise))
         cost = journal.step("cost", "cost", lambda: {"wall_s": round(journal.clock(), 1), "peak_rss_mb": _peak_rss_mb()})
-        trust = {"noise": noise, "robustness": robustness}
+        trust = {"noise": noise, "robustness": robustness, "slices": slices}
         summary = build_summary(lab, search, confirmed, results, gains, model_name=model_name, cost=cost, trust=trust)
         _ship(lab, summary, confirmed.arms["best_tuned"].candidate, model_name, out)
         write_json(out / TEST_ROWS, test_rows(lab, results))
@@ -309,6 +314,13 @@ def _check_model(config: RunConfig) -> None:
     from cotune.model.bundled import resolve_model
 
     resolve_model(config.model)
+
+
+def _check_key(config: RunConfig) -> None:
+    """Find a missing key before anything is computed; a run that goes on finds it when it asks, and does without."""
+    name = config.proposer.key_env
+    if config.proposer.base_url is not None and name is not None and not os.environ.get(name, "").strip():
+        raise InputError(f"the environment variable {name} is not set", where="proposer.key_env", mend="Set it to the key.")
 
 
 def _check_target(model: LocalModel, target: str) -> None:

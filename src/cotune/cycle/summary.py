@@ -46,7 +46,7 @@ def build_summary(
     cost: Mapping[str, Any],
     trust: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """All of ``summary.json`` but where the bundle lies; ``trust`` holds what was measured of noise and robustness."""
+    """All of ``summary.json`` but where the bundle lies; ``trust`` holds what was measured of noise, robustness and slices."""
     task = lab.task
     winner = confirmed.arms["best_tuned"]
     table = np.stack([m.evaluation.correct for m in confirmed.considered])
@@ -75,6 +75,7 @@ def build_summary(
         },
         "noise": trust["noise"],
         "robustness": trust["robustness"],
+        "slices": trust["slices"],
         "test_opened_before": opened,
         "cycles": search.cycles,
         "stopped": search.stopped,

@@ -29,6 +29,7 @@ _STAGES = {
     "embed": "embedding",
     "confirm": "confirming on dev",
     "test": "scoring the test split",
+    "rewrite": "asking the proposer",
     "noise": "measuring this machine's noise",
     "robustness": "trying other formats of the winning prompt",
 }
@@ -241,6 +242,25 @@ def _robustness(story: Story, value: Value) -> list[Told]:
     return [Told(one_line(value.get("sentence") or "other formats of the winning prompt were tried", 400), "news")]
 
 
+def _slices(story: Story, value: Value) -> list[Told]:
+    if value.get("skipped"):
+        return [Told(f"{_cycle(value)}no error slices: {one_line(value['skipped'], 160)}")]
+    slices = [fields(item) for item in items(value.get("slices"))]
+    names = "; ".join(one_line(", ".join(map(str, items(s.get("words")))) or "?", 40) for s in slices[:3])
+    head = f"{_cycle(value)}{one_line(value.get('failures'), 12)} of {counted(value.get('rows'), 'dev row')} wrong"
+    return [Told(f"{head}, {counted(len(slices), 'error slice')}" + (f": {names}" if names else ""))]
+
+
+def _rewrite(story: Story, value: Value) -> list[Told]:
+    if value.get("failed"):
+        return [Told(f"{_cycle(value)}the proposer gave nothing: {one_line(value['failed'], 240)}", "failure")]
+    if value.get("skipped"):
+        return [Told(f"{_cycle(value)}the proposer was not asked: {one_line(value['skipped'], 160)}")]
+    taken, refused = len(items(value.get("proposals"))), len(items(value.get("refused")))
+    spent = f"{counted(value.get('requests'), 'request')}, {amount(value.get('tokens'))} tokens"
+    return [Told(f"{_cycle(value)}the proposer wrote {counted(taken, 'instruction')}, {refused} refused ({spent})")]
+
+
 def _done(story: Story, value: Value) -> list[Told]:
     return [Told("done" + (f": {_pairs(value)}" if _pairs(value) else ""), "news")]
 
@@ -264,6 +284,8 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "arm": _arm,
     "noise": _noise,
     "robustness": _robustness,
+    "slices": _slices,
+    "rewrite": _rewrite,
     "done": _done,
     "note": _note,
 }

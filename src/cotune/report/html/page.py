@@ -15,6 +15,7 @@ from cotune.report.html.prompts import prompt_details, read_prompts
 from cotune.report.html.record import RunRecord, read_record
 from cotune.report.html.robustness import robustness_section, with_formats
 from cotune.report.html.shell import MARK, Live, shell
+from cotune.report.html.slices import slices_section
 from cotune.report.html.verdict import verdict_section
 from cotune.report.html.waterfall import waterfall_section
 from cotune.report.narration import ARM_NAMES
@@ -57,6 +58,7 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
         ("map", "Prompt map", "", map_section(record, prompts)),
         ("matrix", "Matrix", "", matrix_section(record)),
         ("errors", "Errors", "", errors_section(record)),
+        ("slices", "Slices", "Where failures lie together", slices_section(record, prompts)),
         ("robustness", "Robustness", "The winning prompt in other formats", robustness_section(record, prompts)),
         ("training", "Training", "", training_section(record, prompts)),
         ("search", "Search", "", search_section(record, prompts)),

@@ -1,0 +1,167 @@
+"""What the winner's failures say to the next pool: instructions by a language model, and rows like those it gets wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from cotune.config import RunConfig
+from cotune.cycle.lab import Lab
+from cotune.cycle.slicing import measure_slices, slicing_tokens
+from cotune.cycle.track import Measured
+from cotune.refine import Proposal, fits
+from cotune.refine.copied import RowGrams
+from cotune.refine.endpoint import TRIES, Endpoint, EndpointError, ask, estimate_tokens
+from cotune.refine.rewriting import Case, Failures, Question, accept, messages_for, read_answer
+from cotune.task.example import Example
+
+_SLICES, _CASES, _SUCCESSES, _UNGROUPED = 4, 3, 6, 8
+_NEAR_ROWS = 96
+_ANSWER_TOKENS, _LEAST_ANSWER = 1500, 200
+_LEAST_ROWS = 8
+_GIVE_UP = 2
+"""Cycles in a row without an answer after which the endpoint is not asked any more."""
+_SHARE = 0.05
+"""Of a time budget: what one cycle waits for an answer at most."""
+
+
+@dataclass(frozen=True)
+class Guided:
+    """What goes into a pool beside what is bred.
+
+    Attributes:
+        rewrites: prompts by the language model.
+        close: train row id to how like a failure it is; empty where no hard rows are shown.
+    """
+
+    rewrites: tuple[Proposal, ...] = ()
+    close: Mapping[str, float] = field(default_factory=dict)
+
+
+class Guide:
+    """Looks at the winner's failures once a cycle; does nothing at all where the config asks for neither of its two uses.
+
+    Args:
+        lab: where effects happen.
+        config: the run's config.
+    """
+
+    def __init__(self, lab: Lab, config: RunConfig) -> None:
+        self.lab, self.config = lab, config
+        proposer = config.proposer
+        self.endpoint = (
+            Endpoint(proposer.base_url, proposer.model, proposer.key_env, proposer.timeout)
+            if proposer.base_url is not None and proposer.model is not None
+            else None
+        )
+        self._hard = config.search.hard_demonstrations and config.search.demonstrations
+        self._requests, self._tokens, self._in_vain = 0, 0, 0
+
+    @property
+    def on(self) -> bool:
+        """Whether the config asks for it."""
+        return self.endpoint is not None or self._hard
+
+    @property
+    def cost(self) -> float:
+        """What the next look costs, in the budget's unit."""
+        return self.lab.costs.scoring(slicing_tokens(self.lab, self._near)) if self.on else 0.0
+
+    def look(self, cycle: int, winner: Measured, seen: set[str]) -> Guided | None:
+        """Slices of the winner's failures, then what they are for; None where the config asks for nothing.
+
+        Args:
+            cycle: whose pool is made.
+            winner: on all of dev.
+            seen: ids of prompts that are known.
+        """
+        if not self.on:
+            return None
+        slices = measure_slices(self.lab, winner, cycle=cycle, near=self._near, least=_LEAST_ROWS)
+        rewrites = self._rewrite(cycle, winner, slices, seen) if self.endpoint is not None else []
+        return Guided(tuple(rewrites), slices.get("close", {}))
+
+    def _rewrite(self, cycle: int, winner: Measured, slices: Mapping[str, Any], seen: set[str]) -> list[Proposal]:
+        """Ask, and take what is sound; recorded as a ``rewrite`` step, so that a run that goes on pays for no answer twice."""
+        question = self._question(winner, slices)
+
+        def effect() -> dict[str, Any]:
+            return {
+                "cycle": cycle,
+                "model": self.config.proposer.model,
+                "requests": 0,
+                "tokens": 0,
+                **self._asked(question, seen),
+            }
+
+        key = [cycle, question.prompt.id, [row.id for row in question.rows]]
+        value = self.lab.journal.step("rewrite", key, effect)
+        self._requests += int(value["requests"])
+        self._tokens += int(value["tokens"])
+        self._in_vain = self._in_vain + 1 if "failed" in value else 0 if value["requests"] else self._in_vain
+        return [Proposal.from_json(item) for item in value.get("proposals", [])]
+
+    def _asked(self, question: Question, seen: set[str]) -> dict[str, Any]:
+        assert self.endpoint is not None
+        proposer, budget = self.config.proposer, self.lab.costs.budget
+        if not any(group.cases for group in question.failures):
+            return {"skipped": "the winner gets no dev row wrong"}
+        if self._in_vain >= _GIVE_UP:
+            return {"skipped": f"it gave no answer {self._in_vain} cycles in a row, so it is not asked any more"}
+        calls, tokens = proposer.calls - self._requests, proposer.tokens - self._tokens
+        if calls < 1:
+            return {"skipped": f"proposer.calls={proposer.calls} are used up"}
+        messages = messages_for(self.lab.task, question)
+        asking = estimate_tokens(messages)
+        answer_tokens = min(_ANSWER_TOKENS, tokens - asking)
+        if answer_tokens < _LEAST_ANSWER:
+            return {"skipped": f"proposer.tokens={proposer.tokens} leave no room for a question of about {asking} tokens"}
+        patience = 2 * proposer.timeout
+        if budget.kind == "time":
+            patience = min(patience, _SHARE * budget.amount)
+        self.lab.watcher.progress("rewrite", f"{proposer.model} reads what goes wrong", 0)
+        tries = max(1, min(TRIES, calls, tokens // (asking + answer_tokens)))
+        try:
+            answer = ask(self.endpoint, messages, answer_tokens=answer_tokens, tries=tries, patience=patience)
+        except EndpointError as error:
+            return {"failed": str(error), "requests": error.requests, "tokens": error.tokens}
+        spent = {"requests": answer.requests, "tokens": answer.tokens}
+        items = read_answer(answer.text)
+        if items is None:
+            return {**spent, "failed": f"the answer holds no list of instructions: {' '.join(answer.text.split())[:160]!r}"}
+        found = accept(items, self.lab.task, question, self._grams, seen)
+        return {**spent, "proposals": [proposal.to_json() for proposal in found.proposals], "refused": found.refused}
+
+    def _question(self, winner: Measured, slices: Mapping[str, Any]) -> Question:
+        """A few failures of each slice, or a few of all where there are no slices, and a few rows that are right."""
+        evaluation, dev = winner.evaluation, self.lab.dev
+
+        def case(place: int) -> Case:
+            return Case(dev[place], self.lab.task.labels[int(evaluation.predicted[place])])
+
+        groups = [
+            Failures(
+                f"{', '.join(s['words'])} ({s['n']} rows, {100 * s['rate']:.0f}% wrong)",
+                tuple(map(case, s["failures"][:_CASES])),
+            )
+            for s in slices.get("slices", [])[:_SLICES]
+        ]
+        if not groups:
+            groups = [Failures("", tuple(case(int(i)) for i in np.flatnonzero(evaluation.correct == 0)[:_UNGROUPED]))]
+        right: dict[str, int] = {}
+        for place in np.flatnonzero(evaluation.correct == 1):
+            right.setdefault(dev[place].output, int(place))
+        return Question(winner.candidate.prompt, tuple(groups), tuple(case(i) for i in list(right.values())[:_SUCCESSES]))
+
+    @cached_property
+    def _near(self) -> tuple[Example, ...]:
+        """The train rows that hard demonstrations are drawn from."""
+        return tuple(row for row in self.lab.train_sample if fits(row))[:_NEAR_ROWS] if self._hard else ()
+
+    @cached_property
+    def _grams(self) -> RowGrams:
+        return RowGrams((*self.lab.task.train, *self.lab.task.dev))

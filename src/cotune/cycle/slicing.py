@@ -1,0 +1,112 @@
+"""Slices of a candidate's failures on dev, journalled: what they have in common, and which train rows are like them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cotune.cycle.lab import Lab
+from cotune.cycle.track import Measured
+from cotune.embed import TextEmbedder, centred
+from cotune.evaluate.slices import LEAST_FAILURES, error_slices
+from cotune.task.example import Example
+
+_MOST_ROWS, _EXAMPLES, _SHARE = 300, 3, 0.05
+_LEAST_ROWS = 40
+_FRAME_TOKENS = 16
+"""About what the embedding's frame adds to a row."""
+
+
+def slicing_tokens(lab: Lab, near: Sequence[Example] = ()) -> int:
+    """Tokens that the next :func:`measure_slices` will run; none once dev is embedded, which is done once a run."""
+    rows = (*(() if lab.dev_embedded else lab.dev[:_MOST_ROWS]), *near)
+    return sum(len(lab.model.tokenizer(_text(row))["input_ids"]) + _FRAME_TOKENS for row in rows)
+
+
+def measure_slices(
+    lab: Lab,
+    measured: Measured,
+    *,
+    cycle: int | None = None,
+    near: Sequence[Example] = (),
+    least: int = _LEAST_ROWS,
+    room: float = float("inf"),
+    wanted: bool = True,
+) -> dict[str, Any]:
+    """Cluster a candidate's failures on dev in the base model's embedding space; recorded as a ``slices`` step.
+
+    Args:
+        lab: where embedding happens.
+        measured: the candidate on all of dev.
+        cycle: of the search; None at its end.
+        near: train rows whose closeness to the failures is asked for.
+        least: dev rows below which slices say nothing.
+        room: budget that may be spent, in its unit; a twentieth of the whole at most.
+        wanted: whether the config asks for it.
+
+    Returns:
+        ``rows`` and ``failures`` looked at, and ``slices``: what :meth:`cotune.evaluate.slices.Slice.to_json` gives, with ``n``
+        for the number of rows, ``failures`` as places in the dev order, and ``examples``. With ``near`` also ``close``: row
+        id to its similarity with the nearest failure. Or ``skipped`` and why.
+    """
+    rows = lab.dev[:_MOST_ROWS]
+    correct, predicted = measured.evaluation.correct[: len(rows)], measured.evaluation.predicted[: len(rows)]
+    failed = np.flatnonzero(correct == 0)
+    embedded = lab.dev_embedded
+    cost = lab.costs.scoring(slicing_tokens(lab, near))
+
+    def effect() -> dict[str, Any]:
+        head: dict[str, Any] = {
+            "cycle": cycle,
+            "prompt_id": measured.candidate.prompt.id,
+            "candidate_id": measured.candidate.id,
+            "tokens": 0,
+        }
+        if not wanted:
+            return {**head, "skipped": "evaluate.slices is false"}
+        if len(rows) < least:
+            return {**head, "skipped": f"dev has {len(rows)} rows, and fewer than {least} say nothing"}
+        if len(failed) < LEAST_FAILURES:
+            return {**head, "skipped": f"{len(failed)} of {len(rows)} dev rows are wrong, too few to find anything in common"}
+        if cost > min(room, _SHARE * lab.costs.budget.amount):
+            return {**head, "skipped": "the budget has no room for embedding dev"}
+        told: list[int] = []
+        if lab.dev_vectors is None:
+            lab.dev_vectors = TextEmbedder(lab.model, progress=told.append).embed([_text(row) for row in rows])
+        # A run that goes on embeds dev again; what it costs was counted when it was first done.
+        tokens = 0 if embedded else sum(told)
+        others, told = lab.dev_vectors[:0], []
+        if near:
+            others = TextEmbedder(lab.model, progress=told.append).embed([_text(row) for row in near])
+            tokens += sum(told)
+        vectors = centred(np.concatenate([lab.dev_vectors, others]))
+        texts = [" ".join(row.fields.values()) for row in rows]
+        groups = np.array([str(row.group) for row in rows]) if any(row.group for row in rows) else None
+        found = error_slices(vectors[: len(rows)], texts, correct, groups=groups, seed=lab.seed)
+        value: dict[str, Any] = {**head, "tokens": tokens, "rows": len(rows), "failures": len(failed)}
+        value["slices"] = [_told(lab, slice_.to_json(), rows, predicted) for slice_ in found]
+        if near:
+            closeness = (vectors[len(rows) :] @ vectors[failed].T).max(axis=1)
+            value["close"] = {row.id: round(float(c), 4) for row, c in zip(near, closeness, strict=True)}
+        return value
+
+    key = [measured.candidate.id, cycle, [row.id for row in rows], [row.id for row in near]]
+    recorded: dict[str, Any] = lab.journal.step("slices", key, effect)
+    lab.counts["tokens_embedded"] += int(recorded["tokens"])
+    lab.dev_embedded = lab.dev_embedded or "slices" in recorded
+    return recorded
+
+
+def _told(lab: Lab, slice_: dict[str, Any], rows: Sequence[Example], predicted: Any) -> dict[str, Any]:
+    """A slice with a few of its failures in words; its rows are counted, as hundreds of numbers tell nobody anything."""
+    examples = [
+        {"input": dict(rows[i].fields), "right": rows[i].output, "answered": lab.task.labels[int(predicted[i])]}
+        for i in slice_["failures"][:_EXAMPLES]
+    ]
+    return {**slice_, "n": len(slice_.pop("rows")), "examples": examples}
+
+
+def _text(row: Example) -> str:
+    return " ".join(row.fields.values())

@@ -1,0 +1,223 @@
+"""Error slices: where in embedding space a model's failures lie together, and how much worse it is there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cotune.evaluate.intervals import Interval, proportion_interval
+
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+LEAST_FAILURES = 4
+"""Failures below which nothing is clustered."""
+_SMALLEST, _FAILURES_A_SLICE = 3, 8
+_DIRECTIONS, _REACH = 16, 0.9
+_WORDS, _DISTINCT = 3, 1.0
+_WORD = re.compile(r"[^\W\d_][\w'’-]*")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A region of the inputs in which failures lie together.
+
+    Attributes:
+        words: what its rows say more often than the others, most telling first; may be empty.
+        rows: positions of all its rows, right and wrong ones.
+        failures: positions of the wrong ones, nearest to its middle first.
+        rate: share of wrong rows in it, with its 95% interval ``ci``.
+        rest: share of wrong rows among all others, with ``rest_ci``; None where there are no others.
+        difference: ``rate - rest``, with ``difference_ci``.
+        p: how often a slice that differs as clearly would be found if the same number of failures lay anywhere, over all slices
+            found together; None where rows are grouped, since shuffling single rows says nothing then.
+    """
+
+    words: tuple[str, ...]
+    rows: tuple[int, ...]
+    failures: tuple[int, ...]
+    rate: float
+    ci: Interval
+    rest: float | None
+    rest_ci: Interval | None
+    difference: float | None
+    difference_ci: Interval | None
+    p: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """For the journal; rows by position."""
+
+        def ends(interval: Interval | None) -> list[float] | None:
+            return None if interval is None else [round(interval.low, 6), round(interval.high, 6)]
+
+        def short(value: float | None) -> float | None:
+            return None if value is None else round(value, 6)
+
+        return {
+            "words": list(self.words),
+            "rows": list(self.rows),
+            "failures": list(self.failures),
+            "rate": short(self.rate),
+            "ci": ends(self.ci),
+            "rest": short(self.rest),
+            "rest_ci": ends(self.rest_ci),
+            "difference": short(self.difference),
+            "difference_ci": ends(self.difference_ci),
+            "p": short(self.p),
+        }
+
+
+def error_slices(
+    vectors: npt.ArrayLike,
+    texts: Sequence[str],
+    correct: npt.ArrayLike,
+    *,
+    groups: npt.ArrayLike | None = None,
+    most: int = 6,
+    draws: int = 199,
+    seed: int = 0,
+) -> list[Slice]:
+    """Cluster the failures, and take each cluster with whatever right rows lie as near to its middle.
+
+    A slice that was looked for among the failures has more of them than chance gives. Its interval does not know that;
+    its ``p`` does, for which the same search is made again with the failures shuffled over the rows.
+
+    Args:
+        vectors: embeddings of all rows, centred, ``[rows, width]``.
+        texts: the rows' inputs.
+        correct: right (1) or wrong (0), ``[rows]``.
+        groups: group id of each row; intervals then count dependent rows for less.
+        most: slices at most.
+        draws: shuffles behind ``p``.
+        seed: of the shuffles.
+
+    Returns:
+        Slices of at least three failures, the clearest first; none where fewer than four rows are wrong.
+
+    Raises:
+        ValueError: the lengths differ or a vector is not finite.
+
+    Source: clusters by Ward (JASA 1963); the largest statistic under permutation by Westfall and Young (1993).
+    """
+    points, right = np.asarray(vectors, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    if points.ndim != 2 or not len(points) == len(texts) == len(right):
+        raise ValueError(f"vectors, texts and correct must have one row each, not {points.shape}, {len(texts)}, {right.shape}")
+    if not np.isfinite(points).all():
+        raise ValueError("the vectors are not all finite")
+    wrong = right == 0
+    if int(wrong.sum()) < LEAST_FAILURES or most < 1:
+        return []
+    points = _leading(points)
+    regions = _regions(points, wrong, most)
+    reached: Floats | None = None
+    if groups is None and regions:
+        rng = np.random.default_rng([seed, 21])
+        drawn = (rng.permutation(wrong) for _ in range(draws))
+        reached = np.array([max((_clearness(r, w) for r, _ in _regions(points, w, most)), default=0.0) for w in drawn])
+    said = [set(_words(text)) for text in texts]
+    found = []
+    for rows, middle in regions:
+        clear = _clearness(rows, wrong)
+        p = None if reached is None else (1 + int((reached >= clear).sum())) / (1 + len(reached))
+        found.append((clear, _described(rows, middle, points, wrong, said, groups, p)))
+    return [slice_ for _, slice_ in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _leading(points: Floats) -> Floats:
+    """The directions in which rows differ most: the others hold little but noise, and few failures cannot outvote it."""
+    moved = points - points.mean(axis=0)
+    left, scale, _ = np.linalg.svd(moved, full_matrices=False)
+    kept: Floats = left[:, :_DIRECTIONS] * scale[:_DIRECTIONS]
+    return kept
+
+
+def _regions(points: Floats, wrong: npt.NDArray[np.bool_], most: int) -> list[tuple[Indices, Floats]]:
+    """Rows and middle of each region; right and wrong rows belong by the same rule, or the rate would be made by it."""
+    from scipy.cluster.hierarchy import fcluster, linkage
+
+    failed = np.flatnonzero(wrong)
+    count = int(np.clip(round(len(failed) / _FAILURES_A_SLICE), 1, most))
+    names = fcluster(linkage(points[failed], "ward"), count, "maxclust") if count > 1 else np.ones(len(failed), dtype=int)
+    members = [failed[names == name] for name in np.unique(names)]
+    middles = [points[own].mean(axis=0) for own in members]
+    gaps = np.linalg.norm(points[:, None, :] - np.stack(middles)[None], axis=2)
+    nearest = gaps.argmin(axis=1)
+    reaches = []
+    for place, own in enumerate(members):
+        # From the middle of the others: a failure that pulls the middle towards itself would lie nearer than a right row can.
+        gaps[own, place] *= len(own) / max(1, len(own) - 1)
+        reaches.append(float(np.quantile(gaps[own, place], _REACH)))
+    inside = gaps[np.arange(len(points)), nearest] <= np.array(reaches)[nearest] + 1e-12
+    regions = [(np.flatnonzero(inside & (nearest == place)), middle) for place, middle in enumerate(middles)]
+    return [(rows, middle) for rows, middle in regions if int(wrong[rows].sum()) >= _SMALLEST]
+
+
+def _clearness(rows: Indices, wrong: npt.NDArray[np.bool_]) -> float:
+    """Standardised difference of the error rates inside and outside; higher is worse inside."""
+    inside, outside = len(rows), len(wrong) - len(rows)
+    pooled = float(wrong.mean())
+    if not inside or not outside or pooled in (0.0, 1.0):
+        return 0.0
+    hits = float(wrong[rows].sum())
+    gap = hits / inside - (float(wrong.sum()) - hits) / outside
+    return float(gap / np.sqrt(pooled * (1 - pooled) * (1 / inside + 1 / outside)))
+
+
+def _described(
+    rows: Indices,
+    middle: Floats,
+    points: Floats,
+    wrong: npt.NDArray[np.bool_],
+    said: Sequence[set[str]],
+    groups: npt.ArrayLike | None,
+    p: float | None,
+) -> Slice:
+    others = np.setdiff1d(np.arange(len(wrong)), rows)
+    of_rows, of_others = (None if groups is None else np.asarray(groups)[part] for part in (rows, others))
+    rate, ci = float(wrong[rows].mean()), proportion_interval(wrong[rows], groups=of_rows)
+    rest = rest_ci = difference = difference_ci = None
+    if len(others):
+        rest, rest_ci = float(wrong[others].mean()), proportion_interval(wrong[others], groups=of_others)
+        difference, difference_ci = rate - rest, _difference(rate, ci, rest, rest_ci)
+    order = rows[np.argsort(np.linalg.norm(points[rows] - middle, axis=1), kind="stable")]
+    return Slice(
+        words=_distinctive([said[i] for i in rows], [said[i] for i in others]),
+        rows=tuple(map(int, rows)),
+        failures=tuple(int(i) for i in order if wrong[i]),
+        rate=rate,
+        ci=ci,
+        rest=rest,
+        rest_ci=rest_ci,
+        difference=difference,
+        difference_ci=difference_ci,
+        p=p,
+    )
+
+
+def _difference(first: float, first_ci: Interval, second: float, second_ci: Interval) -> Interval:
+    """Interval of a difference of two independent shares from their own (Newcombe, Statistics in Medicine 1998, method 10)."""
+    gap = first - second
+    low = gap - float(np.hypot(first - first_ci.low, second_ci.high - second))
+    high = gap + float(np.hypot(first_ci.high - first, second - second_ci.low))
+    return Interval(max(-1.0, low), min(1.0, high))
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in _WORD.findall(text.lower()) if len(word) > 1]
+
+
+def _distinctive(inside: Sequence[set[str]], outside: Sequence[set[str]]) -> tuple[str, ...]:
+    """Words by the log-odds of standing in a row, in standard deviations (Monroe, Colaresi and Quinn, 2008); ties by name."""
+    told = []
+    for word in sorted(set().union(*inside)) if inside else []:
+        here, there = sum(word in row for row in inside), sum(word in row for row in outside)
+        if here < 2:
+            continue
+        odds = np.log((here + 0.5) / (len(inside) - here + 0.5)) - np.log((there + 0.5) / (len(outside) - there + 0.5))
+        told.append((float(odds / np.sqrt(1 / (here + 0.5) + 1 / (there + 0.5))), word))
+    return tuple(word for score, word in sorted(told, key=lambda pair: (-pair[0], pair[1]))[:_WORDS] if score > _DISTINCT)

@@ -1,0 +1,155 @@
+"""Runs with a language model that rewrites instructions: a real server of the tests' own, in every mood."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cycle_runs import journal_of, summary_of, without_times
+
+from chat_server import Reply, chat_server, hang, say, send, torn
+from cotune.prompt.prompt import Prompt
+
+if TYPE_CHECKING:
+    from conftest import Bench
+
+KILLED = -9
+WISE = ("Name the kind of thing that is meant.", "Think of what the first word stands for.", "Decide between {labels}.")
+
+
+def of_kind(folder: Path, kind: str) -> list[dict[str, Any]]:
+    return [event["value"] for event in journal_of(folder) if event["kind"] == kind]
+
+
+def settings(url: str, *more: str) -> tuple[str, ...]:
+    return f"proposer.base_url={url}", "proposer.model=writer", "proposer.timeout=20", *more
+
+
+def proposed(folder: Path, source: str) -> list[dict[str, Any]]:
+    return [p for pool in of_kind(folder, "pool") for p in pool["proposals"] if p["source"] == source]
+
+
+def good() -> Reply:
+    return say(*WISE, "Tools, fruit and animals: {text}", tokens=321)
+
+
+@pytest.fixture(scope="module")
+def guided(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]], tuple[str, ...]]:
+    """A whole run whose proposer answers well, what the server saw, and the settings."""
+    out = tmp_path_factory.mktemp("guided") / "run"
+    with chat_server(good()) as server:
+        asked = settings(server.url)
+        ended = bench.run(out, *asked)
+        assert ended.code == 0, ended.stderr
+        return out, list(server.seen), asked
+
+
+def test_rewrites_enter_the_pool_and_the_race(guided: tuple[Path, list[dict[str, Any]], tuple[str, ...]]) -> None:
+    out, seen, _ = guided
+    rewrites = of_kind(out, "rewrite")
+    assert rewrites and len(seen) == sum(value["requests"] for value in rewrites)
+    first = rewrites[0]
+    assert first["tokens"] == 321 and "failed" not in first
+    assert [Prompt.from_json(p["prompt"]).instruction for p in first["proposals"]] == list(WISE)
+    assert "more often" in first["refused"][0]["why"]
+    pool = next(value for value in of_kind(out, "pool") if value["cycle"] == first["cycle"])
+    ids = [Prompt.from_json(p["prompt"]).id for p in pool["proposals"] if p["source"] == "rewrite"]
+    assert ids == [Prompt.from_json(p["prompt"]).id for p in first["proposals"]]
+    race = next(value for value in of_kind(out, "race") if value["cycle"] == first["cycle"])
+    assert set(ids) <= set(race["ranking"])
+    parents = {parent for p in first["proposals"] for parent in p["parents"]}
+    tuned = {value["prompt_id"] for value in of_kind(out, "tuned")}
+    assert parents <= tuned
+    # A second answer that says the same is no news.
+    assert all(not value.get("proposals") or value is first for value in rewrites)
+
+
+def test_the_question_holds_dev_failures_and_no_row_of_the_test(
+    guided: tuple[Path, list[dict[str, Any]], tuple[str, ...]],
+) -> None:
+    out, seen, _ = guided
+    text = seen[0]["body"]["messages"][1]["content"]
+    assert "Rows that it gets wrong" in text
+    rows = json.loads((out / "test_rows.json").read_text())["rows"]
+    sent = json.dumps([request["body"] for request in seen])
+    assert not any(value in sent for row in rows for value in row["input"].values())
+
+
+def test_the_budget_is_kept_and_the_page_tells(guided: tuple[Path, list[dict[str, Any]], tuple[str, ...]]) -> None:
+    out, _, _ = guided
+    spent = sum(summary_of(out)["cost"][f"tokens_{what}"] for what in ("scored", "trained", "embedded"))
+    assert spent <= 1.05 * 60_000
+    page = (out / "report.html").read_text()
+    assert not (out / "report-error.txt").exists()
+    assert "Rewriting by" in page and WISE[0] in page
+
+
+@pytest.mark.parametrize("at", [("line", "rewrite", 1), ("line", "slices", 1), ("line", "train", 6)], ids=lambda at: at[1])
+def test_a_resumed_run_asks_for_nothing_twice(
+    bench: Bench, guided: tuple[Path, list[dict[str, Any]], tuple[str, ...]], tmp_path: Path, at: tuple[str, str, int]
+) -> None:
+    whole, seen, asked = guided
+    out = tmp_path / "run"
+    port = int(asked[0].rpartition(":")[2].partition("/")[0])
+    with chat_server(good(), port=port) as server:
+        assert bench.run(out, *asked, at=at).code == KILLED
+        assert bench.run(out, *asked).code == 0
+        assert len(server.seen) == len(seen)
+    assert summary_of(out) == summary_of(whole)
+    assert without_times(journal_of(out)) == without_times(journal_of(whole))
+
+
+@pytest.mark.parametrize(
+    ("reply", "more", "told"),
+    [
+        (torn, (), "the connection broke"),
+        (hang, ("proposer.timeout=0.5",), "no answer within"),
+        (send(401, b"no such user"), (), "401: no such user"),
+        (send(200, b'{"choices": [{"message": {"content": "I would rather not."}}]}'), (), "holds no list"),
+    ],
+    ids=["torn", "never", "refused", "talk"],
+)
+def test_a_run_goes_on_without_answers(bench: Bench, tmp_path: Path, reply: Reply, more: tuple[str, ...], told: str) -> None:
+    out = tmp_path / "run"
+    with chat_server(reply) as server:
+        ended = bench.run(out, *settings(server.url, *more))
+    assert ended.code == 0, ended.stderr
+    failed = of_kind(out, "rewrite")[0]
+    assert told in failed["failed"]
+    assert not proposed(out, "rewrite") and len(of_kind(out, "pool")) >= 2
+    assert told.split(":")[0] in (out / "report.html").read_text()
+    assert "the proposer gave nothing" in ended.stdout + ended.stderr
+
+
+def test_a_spent_proposer_budget_is_told(bench: Bench, tmp_path: Path) -> None:
+    with chat_server(good()) as server:
+        assert bench.run(tmp_path / "run", *settings(server.url, "proposer.tokens=300")).code == 0
+        assert not server.seen
+    assert "proposer.tokens=300" in of_kind(tmp_path / "run", "rewrite")[0]["skipped"]
+
+
+def test_a_missing_key_is_told_before_anything_is_written(bench: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ended = bench.run(out, *settings("http://127.0.0.1:9/v1", "proposer.key_env=COTUNE_TEST_NO_SUCH_KEY"))
+    assert ended.code == 2
+    assert "COTUNE_TEST_NO_SUCH_KEY" in ended.stderr and "Traceback" not in ended.stderr
+    assert not out.exists()
+
+
+def test_hard_rows_are_shown_without_a_proposer_too(bench: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert bench.run(out, "search.hard_demonstrations=true").code == 0
+    slices = [value for value in of_kind(out, "slices") if value["cycle"]]
+    assert slices and not of_kind(out, "rewrite")
+    if close := slices[0].get("close"):
+        assert all(name.startswith("train:") and -1 <= value <= 1.0001 for name, value in close.items())
+
+
+def test_without_a_proposer_nothing_changes_before_the_end(whole: Path) -> None:
+    kinds = [event["kind"] for event in journal_of(whole)]
+    assert "rewrite" not in kinds and kinds.count("slices") == 1
+    assert kinds[kinds.index("slices") :] == ["slices", "cost", "done"]
+    value = of_kind(whole, "slices")[0]
+    assert value["tokens"] == 0 and "24 rows" in value["skipped"]

@@ -1,0 +1,185 @@
+"""Asking a language model over real HTTP: what is tried again, what is given up, and what is never told."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+from typing import Any
+
+import pytest
+from chat_server import chat_server, completion, hang, send, slow, torn, trickle
+
+from cotune.refine.endpoint import Endpoint, EndpointError, ask, estimate_tokens
+
+MESSAGES = [{"role": "user", "content": "What would help?"}]
+SLOW_S = 30
+"""No answer may take longer than this, however busy the machine."""
+
+
+class Waits:
+    """A clock that does not wait, and keeps for how long it was asked to."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+
+
+def asked(url: str, *, waits: Waits | None = None, timeout: float = 20.0, key_env: str | None = None, **more: Any) -> Any:
+    return ask(Endpoint(url, "writer", key_env, timeout), MESSAGES, answer_tokens=50, sleep=waits or Waits(), **more)
+
+
+def test_a_good_answer_comes_with_what_it_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WRITER_KEY", "secret-123\n")
+    with chat_server(send(200, completion("hello", 77))) as server:
+        answer = asked(server.url + "/", key_env="WRITER_KEY")
+    assert (answer.text, answer.requests, answer.tokens) == ("hello", 1, 77)
+    request = server.seen[0]
+    assert request["path"] == "/v1/chat/completions"
+    assert request["headers"]["Authorization"] == "Bearer secret-123"
+    assert request["body"]["model"] == "writer" and request["body"]["messages"] == MESSAGES
+    assert request["body"]["max_tokens"] == 50
+
+
+def test_without_a_key_none_is_sent_and_uncounted_tokens_are_estimated() -> None:
+    with chat_server(send(200, completion("hello" * 30, None))) as server:
+        answer = asked(server.url)
+    assert "Authorization" not in server.seen[0]["headers"]
+    assert answer.tokens >= estimate_tokens(MESSAGES) + 30
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_a_busy_server_is_asked_again_with_growing_waits(status: int) -> None:
+    waits = Waits()
+    busy = send(status, b"busy")
+    with chat_server(busy, busy, busy, send(200, completion("at last"))) as server:
+        answer = asked(server.url, waits=waits, jitter=lambda: 0.5)
+    assert (answer.text, answer.requests) == ("at last", 4)
+    assert waits.seconds == [pytest.approx(0.375), pytest.approx(0.75), pytest.approx(1.5)]
+
+
+def test_retry_after_is_obeyed_in_seconds_and_as_a_date() -> None:
+    waits = Waits()
+    date = email.utils.formatdate(time.time() + 9, usegmt=True)
+    replies = (send(429, b"", Retry_After="7"), send(503, b"", Retry_After=date), send(200, completion("yes")))
+    with chat_server(*replies) as server:
+        assert asked(server.url, waits=waits, jitter=lambda: 0.0).text == "yes"
+    assert waits.seconds[0] == pytest.approx(7.0)
+    assert 4 < waits.seconds[1] <= 9
+
+
+def test_a_server_that_asks_for_more_patience_than_there_is_is_given_up() -> None:
+    waits = Waits()
+    with chat_server(send(429, b"tomorrow", Retry_After="86400")) as server:
+        with pytest.raises(
+            EndpointError, match=r"429: tomorrow; another try in 86400 s would come too late \(1 request\)"
+        ) as told:
+            asked(server.url, waits=waits)
+        assert len(server.seen) == 1
+    assert not waits.seconds and told.value.requests == 1 and told.value.tokens == 0
+
+
+@pytest.mark.parametrize("header", ["soon", "nan", "-5", "inf", ""])
+def test_an_odd_retry_after_does_no_harm(header: str) -> None:
+    waits = Waits()
+    with chat_server(send(429, b"", Retry_After=header), send(200, completion("yes"))) as server:
+        assert asked(server.url, waits=waits).text == "yes"
+    assert 0 <= waits.seconds[0] < 2
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        torn,
+        send(200, b"<html>not JSON"),
+        send(200, b'{"choices": []}'),
+        send(200, completion(None)),
+        send(200, b"[" * 100_000),
+        send(200, b""),
+    ],
+    ids=["torn", "html", "no choice", "no text", "deep", "empty"],
+)
+def test_a_broken_answer_is_asked_for_again_and_its_tokens_are_counted(reply: Any) -> None:
+    with chat_server(reply, send(200, completion("whole", 10))) as server:
+        answer = asked(server.url)
+    assert (answer.text, answer.requests) == ("whole", 2)
+    assert answer.tokens == 10 + estimate_tokens(MESSAGES)
+
+
+def test_tries_are_bounded() -> None:
+    with chat_server(torn) as server:
+        with pytest.raises(EndpointError, match=r"\(3 requests\)") as told:
+            asked(server.url, tries=3)
+        assert len(server.seen) == told.value.requests == 3
+    assert told.value.tokens == 3 * estimate_tokens(MESSAGES)
+
+
+@pytest.mark.parametrize("reply", [hang, trickle, slow(3, send(200, completion("late")))], ids=["never", "trickle", "slow"])
+def test_no_request_takes_longer_than_its_timeout(reply: Any) -> None:
+    before = time.monotonic()
+    with chat_server(reply) as server:
+        with pytest.raises(EndpointError, match=r"no answer within|took longer than"):
+            asked(server.url, timeout=0.6, tries=2)
+        assert time.monotonic() - before < SLOW_S
+
+
+def test_all_tries_together_are_bounded_in_time() -> None:
+    with chat_server(hang) as server:
+        before = time.monotonic()
+        with pytest.raises(EndpointError) as told:
+            asked(server.url, timeout=20, patience=0.5)
+        assert time.monotonic() - before < SLOW_S / 2
+    assert told.value.requests == 1
+
+
+def test_a_refusal_is_not_tried_again_and_the_key_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WRITER_KEY", "secret-123")
+    with chat_server(send(401, b'{"error": "Incorrect API key: secret-123"}')) as server:
+        with pytest.raises(EndpointError, match="401") as told:
+            asked(server.url, key_env="WRITER_KEY")
+        assert len(server.seen) == 1
+    assert "secret" not in str(told.value) and "[key]" in str(told.value)
+    with chat_server(send(200, completion("you sent secret-123"))) as server:
+        assert asked(server.url, key_env="WRITER_KEY").text == "you sent [key]"
+
+
+def test_a_redirect_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WRITER_KEY", "secret-123")
+    with chat_server(send(200, completion("caught"))) as other, chat_server(send(307, b"", Location=other.url)) as server:
+        with pytest.raises(EndpointError, match="307"):
+            asked(server.url, key_env="WRITER_KEY")
+        assert not other.seen
+
+
+def test_an_endless_answer_is_cut_off() -> None:
+    with chat_server(send(200, b" " * 3_000_000)) as server, pytest.raises(EndpointError, match="longer than 1,000,000 bytes"):
+        asked(server.url)
+
+
+def test_a_port_where_nobody_listens_is_told() -> None:
+    with chat_server(hang) as server:
+        url = server.url
+    with pytest.raises(EndpointError, match="the connection broke") as told:
+        asked(url, tries=2)
+    assert told.value.requests == 2
+
+
+@pytest.mark.parametrize("value", [None, "", "  ", "schlüssel", "two\nlines"])
+def test_a_key_that_is_missing_or_cannot_be_sent_is_told_before_asking(
+    monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    monkeypatch.delenv("WRITER_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("WRITER_KEY", value)
+    with chat_server(send(200, completion("hello"))) as server:
+        with pytest.raises(EndpointError, match="WRITER_KEY") as told:
+            asked(server.url, key_env="WRITER_KEY")
+        assert not server.seen
+    assert not value or not value.strip() or value not in str(told.value)
+
+
+@pytest.mark.parametrize("url", ["http://" + "a" * 300 + ".invalid/v1", "http://x..y/v1"])
+def test_a_host_that_cannot_be_is_told(url: str) -> None:
+    with pytest.raises(EndpointError):
+        asked(url, tries=1)
