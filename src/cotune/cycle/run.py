@@ -48,7 +48,7 @@ class View(Watcher, Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A finished run.
 
@@ -64,6 +64,16 @@ class Result:
     def bundle(self) -> Path:
         """The folder that ships."""
         return self.folder / BUNDLE
+
+    def __repr__(self) -> str:
+        from cotune.report import summary_line
+
+        return f"Result({str(self.folder)!r}, {summary_line(self.summary)})"
+
+    def _repr_html_(self) -> str:
+        from cotune.report import summary_html
+
+        return summary_html({**self.summary, "out": str(self.folder)})
 
 
 class Quiet:
