@@ -71,7 +71,7 @@ def test_formats_are_scored_on_dev_after_the_test_and_paid_for(measured: Path) -
         ("robustness", 40, "base"),
         ("robustness", 40, summary["arms"]["best_tuned"]["adapter_id"]),
     }
-    assert [event["kind"] for event in events if event["kind"] != "score"] == ["noise", "robustness", "cost", "done"]
+    assert [event["kind"] for event in events if event["kind"] != "score"] == ["noise", "robustness", "slices", "cost", "done"]
     # All tokens count, and they are no more than their share of the budget.
     everything = sum(e["value"]["tokens"] for e in journal_of(measured) if e["kind"] in ("score", "noise"))
     assert summary["cost"]["tokens_scored"] == everything
