@@ -220,7 +220,7 @@ def _cost(record: RunRecord) -> str:
         ("tokens trained", amount(cost.get("tokens_trained"))),
         ("tokens embedded", amount(cost.get("tokens_embedded"))),
         ("saved by shared prefixes", amount(cost.get("tokens_saved_by_prefix"))),
-        ("peak memory", f"{amount(cost.get('peak_rss_mb'))} MB"),
+        ("peak memory", "–" if (memory := number(cost.get("peak_rss_mb"))) is None else f"{memory / 1024:.1f} GiB"),
         ("prompts scored / tuned", f"{esc(summary.get('prompts_scored', '–'))} / {esc(summary.get('prompts_tuned', '–'))}"),
     ]
     table = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows)
