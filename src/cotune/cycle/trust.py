@@ -15,6 +15,7 @@ import numpy as np
 from cotune.cycle.arms import Confirmed
 from cotune.cycle.costs import CostModel
 from cotune.cycle.lab import Lab
+from cotune.cycle.pool import has_room
 from cotune.cycle.track import Measured
 from cotune.errors import DivergedError
 from cotune.evaluate.arms import ArmScores
@@ -84,7 +85,9 @@ def reserved_tokens(lab: Lab, prompt: Prompt, *, formats: bool) -> float:
 
 
 def _variants(lab: Lab, prompt: Prompt) -> list[Prompt]:
-    return format_variants(prompt, _FORMATS, np.random.default_rng([lab.seed, 9]))
+    """Other formats that leave room for a row: a long prompt in capitals can be half as long again in tokens."""
+    made = format_variants(prompt, _FORMATS, np.random.default_rng([lab.seed, 9]))
+    return [variant for variant in made if has_room(lab, variant)]
 
 
 def _mean_tokens(lab: Lab, prompts: Sequence[Prompt]) -> tuple[float, float]:
