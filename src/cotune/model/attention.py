@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -194,7 +195,7 @@ class _SharedPrefix(torch.autograd.Function):
     ) -> Tensor:
         heads = k.shape[1]
         group = q.shape[1] // heads
-        mask = plan.own_mask(window, group, torch.float32)
+        mask = plan.own_mask(window, group, q.dtype)
         padded_q = _pad_queries(plan, q, heads)
         padded_k, padded_v = _pad_keys(plan, k), _pad_keys(plan, v)
         out_padded, lse_padded = attend(padded_q, padded_k, padded_v, scale, mask)
@@ -255,7 +256,7 @@ class _ShortCausal(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         tokens, heads = q.shape[0], k.shape[1]
         group = q.shape[1] // heads
-        mask = torch.full((tokens, tokens), -torch.inf).triu_(1).repeat_interleave(group, 0)[None, None]
+        mask = _causal_mask(tokens, group, q.dtype)
         out, lse = attend(_long(q, heads), _head_first(k), _head_first(v), scale, mask)
         ctx.mask, ctx.scale = mask, scale
         ctx.save_for_backward(q, k, v, out, lse)
@@ -269,6 +270,13 @@ class _ShortCausal(torch.autograd.Function):
             _long(grads[0], heads), _long(q, heads), _head_first(k), _head_first(v), out, lse, ctx.scale, ctx.mask
         )
         return _short(dq, q.shape[0]), dk[0].transpose(0, 1), dv[0].transpose(0, 1), None
+
+
+@lru_cache(maxsize=4)
+def _causal_mask(tokens: int, group: int, dtype: torch.dtype) -> Tensor:
+    """Additive ``[1, 1, tokens x group, tokens]``; every layer of every step asks for the same one."""
+    mask = torch.full((tokens, tokens), -torch.inf, dtype=dtype).triu_(1)
+    return mask.repeat_interleave(group, 0)[None, None]
 
 
 def _pad_queries(plan: PackedPlan, x: Tensor, heads: int, real: Tensor | None = None) -> Tensor:

@@ -27,9 +27,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
         k: keys.
         v: values.
         scale: of the products.
-        mask: additive ``[rows, 1, queries, keys]`` in fp32; every query must see something.
+        mask: additive ``[rows, 1, queries, keys]`` in the queries' number type; every query must see something.
     """
-    out, lse = _flash(q, k, v, 0.0, False, attn_mask=None if mask is None else mask.to(q.dtype), scale=scale)
+    out, lse = _flash(q, k, v, 0.0, False, attn_mask=mask, scale=scale)
     return out, lse
 
 
@@ -59,8 +59,7 @@ def attend_backward(
         mask: additive.
     """
     if k.shape[2] > SHORT_KEYS or _table(q, k) > _TABLE:
-        cast = None if mask is None else mask.to(q.dtype)
-        dq, dk, dv = _flash_backward(grad, q, k, v, out, lse, 0.0, False, attn_mask=cast, scale=scale)
+        dq, dk, dv = _flash_backward(grad, q, k, v, out, lse, 0.0, False, attn_mask=mask, scale=scale)
         return dq, dk, dv
     wide_q, wide_k, wide_grad = q.float() * scale, k.float(), grad.float()
     weights = torch.matmul(wide_q, wide_k.transpose(-1, -2))
