@@ -58,10 +58,10 @@ def run(
                 "which columns are input and label is not said", where=str(task), mend="Add --input COLUMN --output COLUMN."
             )
         config = config_from_data(task, input=input, output=output, overrides=given)
-    from cotune.files import slug
+    from cotune.files import read_text, slug
 
     folder = out or Path("runs") / slug(config.name)
-    texts = [_read_prompt(path) for path in prompt or []]
+    texts = [read_text(path, "the prompt file") for path in prompt or []]
     from cotune.report import make_view
 
     view = make_view(json=as_json, quiet=quiet, stream=sys.stdout, is_terminal=sys.stdout.isatty())
@@ -152,12 +152,14 @@ def try_(
     as_json: Json = False,
 ) -> None:
     """Set your own prompt against the winner on dev: difference, interval, flipped rows."""
+    from cotune.files import read_text
+
     if text is None and prompt is None:
         if sys.stdin.isatty():
             typer.echo("Type the prompt, then Ctrl-D:", err=True)
         text = sys.stdin.read()
     elif text is None and prompt is not None:
-        text = sys.stdin.read() if str(prompt) == "-" else _read_prompt(prompt)
+        text = sys.stdin.read() if str(prompt) == "-" else read_text(prompt, "the prompt file")
     assert text is not None
     from cotune.cycle import try_prompt
 
@@ -276,17 +278,6 @@ def doctor(as_json: Json = False) -> None:
         Console(highlight=False).print(render(found))
     if found.status == "fail":
         raise typer.Exit(1)
-
-
-def _read_prompt(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError("the prompt file is not UTF-8 text", where=str(path), mend="Save it as UTF-8.") from error
-    except OSError as error:
-        raise InputError(
-            f"the prompt file cannot be read ({error.strerror})", where=str(path), mend="Check the path."
-        ) from error
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -36,6 +36,24 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def read_text(path: Path, what: str) -> str:
+    """Text of a file that a user named; a byte order mark is left out.
+
+    Args:
+        path: the file.
+        what: what errors call it, such as "the prompt file".
+
+    Raises:
+        InputError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{what} is not UTF-8 text", where=str(path), mend="Save it as UTF-8.") from error
+    except OSError as error:
+        raise InputError(f"{what} cannot be read ({error.strerror})", where=str(path), mend="Check the path.") from error
+
+
 def sync(path: Path) -> None:
     """Have a file's bytes, or a folder's entries, written through to the disk."""
     handle = os.open(path, os.O_RDONLY)

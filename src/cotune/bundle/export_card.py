@@ -30,7 +30,7 @@ def export_card(manifest: Manifest, to: str, prompt_text: str, *, chat: bool) ->
         "## How it answers here and there",
         _rule(manifest),
         "## Run it",
-        *(_peft(_encode(chat)) if to == "peft" else _merged(_encode(chat))),
+        *(_peft(chat) if to == "peft" else _merged(chat)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -49,18 +49,14 @@ def _rule(manifest: Manifest) -> str:
     return told
 
 
-def _peft(encode: str) -> tuple[str, ...]:
+def _peft(chat: bool) -> tuple[str, ...]:
     return (
         "transformers and PEFT:",
-        _code(
-            "python",
+        _python(
+            chat,
+            "base",
             "from peft import PeftModel",
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
-            "",
-            'tokenizer = AutoTokenizer.from_pretrained("FOLDER/base")',
             'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("FOLDER/base"), "FOLDER/adapter")',
-            encode,
-            "print(tokenizer.decode(model.generate(**ids, max_new_tokens=16)[0, ids['input_ids'].shape[1]:]))",
         ),
         "vLLM, which serves the adapter under a name of its own:",
         _code("sh", "vllm serve FOLDER/base --enable-lora --max-lora-rank 64 --lora-modules tuned=FOLDER/adapter"),
@@ -68,18 +64,10 @@ def _peft(encode: str) -> tuple[str, ...]:
     )
 
 
-def _merged(encode: str) -> tuple[str, ...]:
+def _merged(chat: bool) -> tuple[str, ...]:
     return (
         "transformers:",
-        _code(
-            "python",
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
-            "",
-            'tokenizer = AutoTokenizer.from_pretrained("FOLDER/model")',
-            'model = AutoModelForCausalLM.from_pretrained("FOLDER/model")',
-            encode,
-            "print(tokenizer.decode(model.generate(**ids, max_new_tokens=16)[0, ids['input_ids'].shape[1]:]))",
-        ),
+        _python(chat, "model", "", 'model = AutoModelForCausalLM.from_pretrained("FOLDER/model")'),
         "vLLM:",
         _code("sh", "vllm serve FOLDER/model"),
         "llama.cpp and Ollama read GGUF; llama.cpp's own converter makes it from this folder:",
@@ -88,8 +76,18 @@ def _merged(encode: str) -> tuple[str, ...]:
     )
 
 
-def _encode(chat: bool) -> str:
-    return f'ids = tokenizer(prompt_text, add_special_tokens={not chat}, return_tensors="pt")'
+def _python(chat: bool, folder: str, more_import: str, model: str) -> str:
+    """One answer with transformers; how the model is made is what differs."""
+    return _code(
+        "python",
+        *([more_import] if more_import else []),
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f'tokenizer = AutoTokenizer.from_pretrained("FOLDER/{folder}")',
+        model,
+        f'ids = tokenizer(prompt_text, add_special_tokens={not chat}, return_tensors="pt")',
+        "print(tokenizer.decode(model.generate(**ids, max_new_tokens=16)[0, ids['input_ids'].shape[1]:]))",
+    )
 
 
 def _code(language: str, *lines: str) -> str:

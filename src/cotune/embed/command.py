@@ -11,6 +11,7 @@ from cotune.embed.standardize import Standard, Standardizer
 from cotune.embed.text import EmbedSettings, Pooling, TextEmbedder
 from cotune.embed.texts import check_format, read_texts, write_vectors
 from cotune.errors import InputError
+from cotune.files import read_text
 from cotune.model.cache import cache_folder
 from cotune.model.local import LocalModel
 from cotune.model.opening import open_model
@@ -51,7 +52,9 @@ def embed_file(
             raise InputError(f"unknown value {value!r}", where=name, mend=f"Use {', '.join(known)}.")
     settings = EmbedSettings(pooling, layer, frames)  # type: ignore[arg-type]
     check_format(out)
-    texts = read_texts(*_content(source), column=column)
+    piped = str(source) == "-"
+    content = sys.stdin.read() if piped else read_text(source, "the file")
+    texts = read_texts(content, "standard input" if piped else str(source), column=column)
     if standard == "whiten" and len(texts) < 2:
         raise InputError("whitening needs at least two texts", where=str(source), mend="Use --standard centre or none.")
     embedder = open_embedder(model, settings)
@@ -61,17 +64,6 @@ def embed_file(
     write_vectors(out, texts, vectors)
     width = int(vectors.shape[1])
     return {"out": str(out), "texts": len(texts), "width": width, "from_cache": embedder.found}
-
-
-def _content(source: Path) -> tuple[str, str]:
-    if str(source) == "-":
-        return sys.stdin.read(), "standard input"
-    try:
-        return source.read_text(encoding="utf-8-sig"), str(source)
-    except UnicodeDecodeError as error:
-        raise InputError("the file is not UTF-8 text", where=str(source), mend="Save it as UTF-8.") from error
-    except OSError as error:
-        raise InputError(f"the file cannot be read ({error.strerror})", where=str(source), mend="Check the path.") from error
 
 
 def _check_layer(model: LocalModel, layer: int | None) -> None:
