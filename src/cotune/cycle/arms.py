@@ -20,7 +20,7 @@ from cotune.evaluate.packing import pack_rows
 from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
-from cotune.task.example import Example
+from cotune.task.example import Example, groups_of
 
 ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned")
 CALIBRATION_ROWS = 64
@@ -54,9 +54,7 @@ class ArmResult:
     @property
     def groups(self) -> NDArray[np.str_] | None:
         """Group of each row; None where the task has none."""
-        if not any(row.group for row in self.rows):
-            return None
-        return np.array([str(row.group) for row in self.rows])
+        return groups_of(self.rows)
 
     def for_attribution(self) -> ArmScores:
         """In the form that attribution takes."""

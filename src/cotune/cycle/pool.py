@@ -45,7 +45,7 @@ def demonstration_pool(lab: Lab, close: Mapping[str, float] | None = None) -> De
         if lab.row_vectors is None:
             told: list[int] = []
             embedder = TextEmbedder(lab.model, progress=told.append)
-            lab.row_vectors = centred(embedder.embed([" ".join(row.fields.values()) for row in rows]))
+            lab.row_vectors = centred(embedder.embed([row.text for row in rows]))
             # Drawing is no step of the journal: a run that goes on does it again, and counts it again.
             lab.counts["tokens_embedded"] += sum(told)
         chosen = diverse(lab.row_vectors, [row.output for row in rows], default_count(len(lab.task.labels)), rng=rng)

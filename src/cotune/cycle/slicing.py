@@ -11,7 +11,7 @@ from cotune.cycle.lab import Lab
 from cotune.cycle.track import Measured
 from cotune.embed import TextEmbedder, centred
 from cotune.evaluate.slices import LEAST_FAILURES, error_slices
-from cotune.task.example import Example
+from cotune.task.example import Example, groups_of
 
 _MOST_ROWS, _EXAMPLES, _SHARE = 300, 3, 0.05
 _LEAST_ROWS = 40
@@ -22,7 +22,7 @@ _FRAME_TOKENS = 16
 def slicing_tokens(lab: Lab, near: Sequence[Example] = ()) -> int:
     """Tokens that the next :func:`measure_slices` will run; none once dev is embedded, which is done once a run."""
     rows = (*(() if lab.dev_embedded else lab.dev[:_MOST_ROWS]), *near)
-    return sum(len(lab.model.tokenizer(_text(row))["input_ids"]) + _FRAME_TOKENS for row in rows)
+    return sum(len(lab.model.tokenizer(row.text)["input_ids"]) + _FRAME_TOKENS for row in rows)
 
 
 def measure_slices(
@@ -72,19 +72,18 @@ def measure_slices(
             return {**head, "skipped": f"{len(failed)} of {len(rows)} dev rows are wrong, too few to find anything in common"}
         if cost > min(room, _SHARE * lab.costs.budget.amount):
             return {**head, "skipped": "the budget has no room for embedding dev"}
+        texts = [row.text for row in rows]
         told: list[int] = []
         if lab.dev_vectors is None:
-            lab.dev_vectors = TextEmbedder(lab.model, progress=told.append).embed([_text(row) for row in rows])
+            lab.dev_vectors = TextEmbedder(lab.model, progress=told.append).embed(texts)
         # A run that goes on embeds dev again; what it costs was counted when it was first done.
         tokens = 0 if embedded else sum(told)
         others, told = lab.dev_vectors[:0], []
         if near:
-            others = TextEmbedder(lab.model, progress=told.append).embed([_text(row) for row in near])
+            others = TextEmbedder(lab.model, progress=told.append).embed([row.text for row in near])
             tokens += sum(told)
         vectors = centred(np.concatenate([lab.dev_vectors, others]))
-        texts = [" ".join(row.fields.values()) for row in rows]
-        groups = np.array([str(row.group) for row in rows]) if any(row.group for row in rows) else None
-        found = error_slices(vectors[: len(rows)], texts, correct, groups=groups, seed=lab.seed)
+        found = error_slices(vectors[: len(rows)], texts, correct, groups=groups_of(rows), seed=lab.seed)
         value: dict[str, Any] = {**head, "tokens": tokens, "rows": len(rows), "failures": len(failed)}
         value["slices"] = [_told(lab, slice_.to_json(), rows, predicted) for slice_ in found]
         if near:
@@ -106,7 +105,3 @@ def _told(lab: Lab, slice_: dict[str, Any], rows: Sequence[Example], predicted: 
         for i in slice_["failures"][:_EXAMPLES]
     ]
     return {**slice_, "n": len(slice_.pop("rows")), "examples": examples}
-
-
-def _text(row: Example) -> str:
-    return " ".join(row.fields.values())

@@ -24,7 +24,7 @@ from cotune.evaluate.robustness import robustness
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.refine import format_variants
-from cotune.task.example import Example
+from cotune.task.example import Example, groups_of
 
 METRICS = {"accuracy": "mean", "macro_f1": "macro_f1", "weighted_f1": "weighted_f1"}
 """Names of the task's metrics as resampling knows them."""
@@ -196,13 +196,12 @@ def _over_formats(
         return ArmScores(judged.correct, predicted=judged.predicted)
 
     before, after = ([arm(measured, prompt) for prompt in variants] for measured in (base, winner))
-    groups = [str(row.group) for row in rows] if any(row.group for row in rows) else None
     result = robustness(
         before,
         after,
         metric=METRICS[lab.task.metric],  # type: ignore[arg-type]
         gold=gold,
-        groups=groups,
+        groups=groups_of(rows),
         seed=lab.seed,
     )
     own = {

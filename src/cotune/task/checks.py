@@ -161,7 +161,7 @@ def overlapping_test_rows(texts: Iterable[str], test: Iterable[Example], size: i
 
     overlapping = 0
     for example in test:
-        words = _WORD.findall(normalised(" ".join(example.fields.values())))
+        words = _WORD.findall(normalised(example.text))
         width = min(size, len(words))
         if width >= 3 and not grams_of(width).isdisjoint(_grams(words, width)):
             overlapping += 1

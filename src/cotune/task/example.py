@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +24,13 @@ class Example:
     fields: Mapping[str, str]
     output: str
     group: str | None = None
+
+    @property
+    def text(self) -> str:
+        """All input fields in a line, for whatever looks at the input as one text."""
+        return " ".join(self.fields.values())
+
+
+def groups_of(rows: Sequence[Example]) -> NDArray[np.str_] | None:
+    """Group of each row, for statistics that count dependent rows for less; None where no row has one."""
+    return np.array([str(row.group) for row in rows]) if any(row.group for row in rows) else None

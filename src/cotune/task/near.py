@@ -38,7 +38,7 @@ def near_pairs(examples: Sequence[Example], threshold: float = THRESHOLD) -> lis
     positions = np.array(sorted(first.values()), dtype=np.int64)
     if len(positions) < 2:
         return []
-    texts = [normalised(" ".join(examples[position].fields.values()))[:_LONGEST] for position in positions]
+    texts = [normalised(examples[position].text)[:_LONGEST] for position in positions]
     grams = _gram_matrix(texts)
     sizes = np.diff(grams.indptr)
     left, right = _candidates(_rarest(grams, sizes, threshold), sizes, threshold)

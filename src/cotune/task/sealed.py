@@ -49,7 +49,7 @@ class SealedTest:
     @property
     def facts(self) -> Mapping[str, float]:
         """Lengths of the inputs, without labels or texts: words (median, longest) and characters in all."""
-        texts = [" ".join(example.fields.values()) for example in self.__examples]
+        texts = [example.text for example in self.__examples]
         words = [len(text.split()) for text in texts] or [0]
         return MappingProxyType(
             {
