@@ -123,7 +123,9 @@ class Loop:
         alive = [t for t in tracks if not t.failed]
         if not alive:
             raise CotuneError("every tuning run diverged. Lower tune.learning_rate and start a new --out folder.")
-        first = {t.prompt.id: t.latest.evaluation for t in alive}
+        # As they stand after equal steps: two of them go on below.
+        tuned = [_tuned_record(t) for t in alive]
+        losses = sorted(t.latest.evaluation.log_loss for t in alive)
         survivors = sorted(alive, key=lambda t: t.latest.rank, reverse=True)[:2]
         # A second look at the two best pays where it costs little of the whole.
         if len(alive) > 2 and plan.target_steps >= 100:
@@ -137,14 +139,10 @@ class Loop:
                 "kind": "prompts",
                 "pool": len(proposals),
                 "race": _race_record(race),
-                "tuned": [
-                    {"prompt_id": i, "steps": plan.short_steps, "score": e.score, "log_loss": e.log_loss}
-                    for i, e in first.items()
-                ],
+                "tuned": tuned,
                 "winner": winner.prompt.id,
             },
         )
-        losses = sorted(e.log_loss for e in first.values())
         self._worth["prompts"] = max(1e-4, (sum(losses) / len(losses) - losses[0]))
         return search
 
