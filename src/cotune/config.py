@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr, V
 from pydantic import model_validator as _model_validator
 from pydantic_core import PydanticCustomError
 
+from cotune.config_endpoints import ProposerConfig
 from cotune.config_errors import kind_of, readable_error, shown
-from cotune.config_proposer import ProposerConfig
 from cotune.config_types import Count, Name, Number, Section
 from cotune.errors import InputError
 from cotune.yaml_text import YamlText, parse_yaml

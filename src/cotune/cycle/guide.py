@@ -13,9 +13,9 @@ from cotune.config import RunConfig
 from cotune.cycle.lab import Lab
 from cotune.cycle.slicing import measure_slices, slicing_tokens
 from cotune.cycle.track import Measured
+from cotune.endpoint import TRIES, Endpoint, EndpointError, ask, estimate_tokens
 from cotune.refine import Proposal, fits
 from cotune.refine.copied import RowGrams
-from cotune.refine.endpoint import TRIES, Endpoint, EndpointError, ask, estimate_tokens
 from cotune.refine.rewriting import Case, Failures, Question, accept, messages_for, read_answer
 from cotune.task.example import Example
 
@@ -54,7 +54,7 @@ class Guide:
         self.lab, self.config = lab, config
         proposer = config.proposer
         self.endpoint = (
-            Endpoint(proposer.base_url, proposer.model, proposer.key_env, proposer.timeout)
+            Endpoint(proposer.base_url, proposer.model, proposer.key_env, proposer.timeout, "proposer")
             if proposer.base_url is not None and proposer.model is not None
             else None
         )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chat_server import chat_server, completion, hang, send, slow, torn, trickle
-from cotune.refine.endpoint import Endpoint, EndpointError, ask, estimate_tokens
+from cotune.endpoint import Endpoint, EndpointError, ask, estimate_tokens
 
 MESSAGES = [{"role": "user", "content": "What would help?"}]
 SLOW_S = 30

@@ -1,0 +1,74 @@
+"""Answers on disk: what was paid for is written before it is used, so that no kill loses it and nothing is asked twice."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+from cotune.errors import InputError
+
+_WAIT_S = 10.0
+
+
+class AnswerCache:
+    """A table from content key to an answer, a JSON value; for several threads.
+
+    Unlike scores, which can be computed again, answers cost money: where they cannot be written, the run stops.
+
+    Args:
+        path: the database file; made when missing.
+
+    Raises:
+        InputError: the file cannot be opened, or is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            # An answer that was used must also outlast the machine.
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
+        except (OSError, sqlite3.Error) as error:
+            raise self._failed("opened", error) from error
+
+    def get(self, key: str) -> Any:
+        """The answer stored under a key, or None."""
+        try:
+            with self._lock:
+                found = self._connection.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
+            return None if found is None else json.loads(found[0])
+        except (sqlite3.Error, ValueError) as error:
+            raise self._failed("read", error) from error
+
+    def put(self, key: str, answer: Any) -> None:
+        """Store an answer; it is on disk when this returns."""
+        text = json.dumps(answer, ensure_ascii=True, allow_nan=False)
+        try:
+            with self._lock:
+                self._connection.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, text))
+        except sqlite3.Error as error:
+            raise self._failed("written", error) from error
+
+    def __len__(self) -> int:
+        with self._lock:
+            count: int = self._connection.execute("SELECT COUNT(*) FROM answers").fetchone()[0]
+        return count
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+
+    def _failed(self, what: str, error: Exception) -> InputError:
+        return InputError(
+            f"the answers that were paid for cannot be {what} ({error})",
+            where=str(self._path),
+            mend="Free some space, or, where the file is damaged, move it away (its answers are asked for again).",
+        )

@@ -1,0 +1,273 @@
+"""The client: questions to one endpoint, bounded in time, tries, bytes and number at once."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from cotune.endpoint.errors import EndpointError, Final, TryAgain
+from cotune.endpoint.pacing import Gate, Window
+from cotune.endpoint.server import Endpoint, Key
+
+if TYPE_CHECKING:
+    import httpx2
+
+T = TypeVar("T")
+
+_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
+_FIRST_WAIT_S = 0.5
+_MOST_BYTES = 1_000_000
+_IDLE_S = 15.0
+
+
+@dataclass(frozen=True)
+class Reply(Generic[T]):
+    """What came back.
+
+    Attributes:
+        value: as it was read.
+        requests: that were sent, those in vain included.
+        lost: of these, requests that the model may have worked for in vain.
+    """
+
+    value: T
+    requests: int = 1
+    lost: int = 0
+
+
+class Client:
+    """Asks one endpoint; for several threads.
+
+    After 408, 425, 429, 5xx, a broken connection or a torn answer a question is asked again, with waits that double and are
+    jittered; a server that says when to come back (``Retry-After``) is obeyed, by all questions together. A redirect is not
+    followed: it would carry rows, and the key, to a place that nobody named.
+
+    Args:
+        endpoint: whom.
+        most: requests at once at most.
+        keep: use connections again. It spares handshakes where many questions follow each other; after a long wait the server
+            may have closed one, and a try is lost to it.
+        longest_wait: seconds between two tries at most, where the server names no time.
+        sleep: waits; None waits until the time is over or :meth:`close` is called.
+        jitter: a number in [0, 1), drawn for each wait.
+
+    Raises:
+        EndpointError: the key is missing, or the endpoint can never be asked.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        most: int = 1,
+        keep: bool = False,
+        longest_wait: float = 20.0,
+        sleep: Callable[[float], object] | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        import httpx2
+
+        self.endpoint, self.gate = endpoint, Gate(Window(most))
+        self._most, self._longest_wait, self._jitter = most, longest_wait, jitter
+        self._key = Key.of(endpoint)
+        self._stop = threading.Event()
+        self._sleep = sleep or self._stop.wait
+        limits = httpx2.Limits(max_connections=most, max_keepalive_connections=most if keep else 0, keepalive_expiry=_IDLE_S)
+        try:
+            # The library tries nothing again by itself: all tries are this client's own.
+            self._http = httpx2.Client(follow_redirects=False, headers=self._key.headers, limits=limits)
+        except (ValueError, OSError) as error:
+            raise self._unusable(error) from None
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all waits, and the connections."""
+        self._stop.set()
+        self._http.close()
+
+    def without_key(self, text: str) -> str:
+        """A text with the key taken out of it."""
+        return self._key.without(text)
+
+    def post(
+        self, path: str, body: Mapping[str, Any], read: Callable[[Any], T], *, tries: int | None = None, patience: float
+    ) -> Reply[T]:
+        """Ask one question.
+
+        Args:
+            path: below the base URL, such as ``/chat/completions``.
+            body: of the request.
+            read: takes the answer's JSON value apart; a ``ValueError``, ``TypeError``, ``KeyError`` or ``IndexError`` from it
+                means that the answer is torn.
+            tries: requests at most; None sends as many as patience allows.
+            patience: seconds for all tries and waits together.
+
+        Raises:
+            EndpointError: no answer came; its ``tokens`` count requests that may have been paid in vain.
+        """
+        end = time.monotonic() + patience
+        asked, lost, why = 0, 0, "there was no time for a request"
+
+        def failure(text: str, status: int | None = None) -> EndpointError:
+            counted = f"{asked} request{'' if asked == 1 else 's'}"
+            return EndpointError(self.without_key(f"{text} ({counted})"), requests=asked, tokens=lost, status=status)
+
+        while (tries is None or asked < tries) and (left := end - time.monotonic()) > 0:
+            generation = self.gate.enter(self._stop)
+            if generation < 0:
+                raise failure("it was given up")
+            asked += 1
+            try:
+                value = read(self._request(path, body, min(self.endpoint.timeout, left)))
+            except TryAgain as again:
+                told = again
+            except (ValueError, TypeError, KeyError, IndexError) as error:
+                told = TryAgain(f"the answer is not what was asked for ({type(error).__name__})", crowded=False)
+            except Final as error:
+                self.gate.leave(generation, well=False)
+                raise failure(str(error), error.status) from None
+            except BaseException:
+                self.gate.leave(generation, well=False)
+                raise
+            else:
+                self.gate.leave(generation, well=True)
+                return Reply(value, asked, lost)
+            why, lost = told.why, lost + told.paid
+            again_in = self._wait(asked, told.wait)
+            late = again_in >= end - time.monotonic()
+            hold = told.wait is not None and not late
+            self.gate.leave(generation, well=False, crowded=told.crowded, hold=hold)
+            if (tries is None or asked < tries) and late:
+                raise failure(f"{why}; another try in {again_in:.0f} s would come too late")
+            try:
+                if tries is None or asked < tries:
+                    self._sleep(again_in)
+            finally:
+                if hold:
+                    self.gate.release()
+        raise failure(why)
+
+    def post_all(
+        self,
+        path: str,
+        bodies: Sequence[Mapping[str, Any]],
+        read: Callable[[Any], T],
+        *,
+        patience: float,
+        received: Callable[[int, Reply[T]], None],
+    ) -> None:
+        """Ask many questions, as many at once as the endpoint bears.
+
+        Args:
+            path: as in :meth:`post`.
+            bodies: of the requests.
+            read: as in :meth:`post`.
+            patience: seconds for each question.
+            received: is told the number and the answer of each, in the thread that asked and in no order.
+
+        Raises:
+            EndpointError: one got no answer; questions under way end first, and what they bring is received. The client is
+                of no more use.
+        """
+
+        def one(number: int) -> None:
+            if not failed.is_set():
+                received(number, self.post(path, bodies[number], read, patience=patience))
+
+        failed = threading.Event()
+        with ThreadPoolExecutor(max_workers=max(1, min(self._most, len(bodies)))) as pool:
+            futures = [pool.submit(one, number) for number in range(len(bodies))]
+            try:
+                done, rest = wait(futures, return_when=FIRST_EXCEPTION)
+            except BaseException:
+                self._stop.set()
+                failed.set()
+                raise
+            if rest:
+                # Nobody waits for another try any more.
+                self._stop.set()
+                failed.set()
+                for future in rest:
+                    future.cancel()
+        for future in done:
+            future.result()
+
+    def _wait(self, asked: int, wanted: float | None) -> float:
+        if wanted is not None:
+            return wanted + 0.5 * self._jitter()
+        return min(self._longest_wait, _FIRST_WAIT_S * 2.0 ** min(asked - 1, 30)) * (0.5 + 0.5 * self._jitter())
+
+    def _request(self, path: str, body: Mapping[str, Any], seconds: float) -> Any:
+        """One request; the answer's JSON value."""
+        import httpx2
+
+        end = time.monotonic() + seconds
+        url = self.endpoint.base_url.rstrip("/") + path
+        try:
+            with self._http.stream("POST", url, json=body, timeout=httpx2.Timeout(seconds)) as response:
+                data = bytearray()
+                for piece in response.iter_bytes():
+                    data += piece
+                    # The library's own timeout starts anew with every byte, and a trickle would never end.
+                    if time.monotonic() > end:
+                        raise TryAgain(f"the answer took longer than {seconds:.0f} s")
+                    if len(data) > _MOST_BYTES:
+                        raise Final(f"the answer is longer than {_MOST_BYTES:,} bytes")
+                return self._read(response, bytes(data))
+        except httpx2.TimeoutException as error:
+            raise TryAgain(f"no answer within {seconds:.0f} s") from error
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+            raise Final(f"{self.endpoint.section}.base_url cannot be used ({error})") from error
+        except httpx2.HTTPError as error:
+            raise TryAgain(f"the connection broke ({type(error).__name__}: {error})") from error
+        except (UnicodeError, OSError) as error:
+            # A certificate or a host name that cannot be used: nothing that another try would change.
+            raise Final(str(self._unusable(error))) from error
+
+    def _read(self, response: httpx2.Response, data: bytes) -> Any:
+        status = response.status_code
+        if status in _AGAIN:
+            wanted = _seconds(response.headers.get("retry-after"))
+            raise TryAgain(f"the endpoint answered {status}{_told(data)}", wanted, paid=False)
+        if not 200 <= status < 300:
+            raise Final(f"the endpoint answered {status}{_told(data)}", status)
+        try:
+            # With the key taken out here, whatever is made of the answer cannot hold it.
+            return json.loads(self.without_key(data.decode("utf-8", "replace")))
+        except (ValueError, RecursionError) as error:
+            raise TryAgain(f"the answer is no JSON ({type(error).__name__})", crowded=False) from error
+
+    def _unusable(self, error: Exception) -> EndpointError:
+        return EndpointError(self.without_key(f"the endpoint cannot be asked ({type(error).__name__}: {error})"))
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Seconds until the time that a ``Retry-After`` header names, as seconds or as a date; None where it names none."""
+    if retry_after is None:
+        return None
+    try:
+        wanted = float(retry_after)
+    except ValueError:
+        try:
+            wanted = email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return max(0.0, wanted) if wanted < float("inf") else None
+
+
+def _told(data: bytes) -> str:
+    """The beginning of an error's body, on one line."""
+    text = " ".join(data[:2000].decode("utf-8", "replace").split())[:200]
+    return f": {text}" if text else ""

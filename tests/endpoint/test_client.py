@@ -1,0 +1,155 @@
+"""Many questions at once over real HTTP: how many, what a busy server changes, and what a failure leaves behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from chat_server import Handler, chat_server, completion, hang, send, slow
+from cotune.endpoint import Client, Endpoint, EndpointError
+from cotune.endpoint.ask import CHAT, message_text
+from cotune.endpoint.pacing import Gate, Window
+
+
+def bodies(count: int) -> list[dict[str, Any]]:
+    return [{"model": "m", "messages": [{"role": "user", "content": str(i)}]} for i in range(count)]
+
+
+class Together:
+    """Answers with the question, after a moment, and counts how many were under way at once."""
+
+    def __init__(self) -> None:
+        self.now, self.most, self.lock = 0, 0, threading.Lock()
+
+    def __call__(self, handler: Handler) -> None:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(0.03)
+        with self.lock:
+            self.now -= 1
+        said = handler.server.seen[-1]["body"]["messages"][0]["content"]  # type: ignore[attr-defined]
+        send(200, completion(said))(handler)
+
+
+def gather(client: Client, count: int, patience: float = 30.0) -> dict[int, str]:
+    found: dict[int, str] = {}
+    client.post_all(
+        CHAT, bodies(count), message_text, patience=patience, received=lambda i, reply: found.__setitem__(i, reply.value)
+    )
+    return found
+
+
+def test_many_questions_are_asked_together_but_never_more_than_allowed() -> None:
+    together = Together()
+    with chat_server(together) as server, Client(Endpoint(server.url, "m"), most=4) as client:
+        found = gather(client, 24)
+        assert len(found) == len(server.seen) == 24
+        assert client.gate.window.width == 4
+    assert 2 <= together.most <= 4
+
+
+def test_a_busy_server_is_asked_by_fewer_and_then_by_more_again() -> None:
+    replies = [send(200, completion("x"))] * 12 + [send(429, b"slow down")] * 3 + [send(200, completion("x"))]
+    with chat_server(*replies) as server, Client(Endpoint(server.url, "m"), most=8, sleep=lambda s: None) as client:
+        widths: list[float] = []
+        client.post_all(
+            CHAT,
+            bodies(60),
+            message_text,
+            patience=30,
+            received=lambda i, reply: widths.append(client.gate.window.width),
+        )
+        assert len(server.seen) == 63
+        assert client.gate.window.generation >= 1
+    # It had grown before it was turned down, and grew again after.
+    assert max(widths[:12]) > 3 and min(widths[12:30]) < max(widths[:12]) and widths[-1] > min(widths[12:30])
+
+
+def test_while_one_waits_as_asked_nobody_else_asks() -> None:
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        before = len(server.seen)
+        time.sleep(0.15)
+        waited.append(seconds)
+        # Only what was under way already may have come in.
+        assert len(server.seen) - before <= 1
+
+    replies = [send(200, completion("x"))] * 4 + [send(429, b"", Retry_After="5")] + [send(200, completion("x"))]
+    with chat_server(*replies) as server, Client(Endpoint(server.url, "m"), most=2, sleep=sleep) as client:
+        assert len(gather(client, 20)) == 20
+    assert waited and 5 <= waited[0] <= 5.5
+
+
+def test_a_final_failure_ends_all_and_what_came_is_kept() -> None:
+    replies = [*[send(200, completion("x"))] * 5, send(401, b"no such key")]
+    with chat_server(*replies) as server, Client(Endpoint(server.url, "m"), most=2) as client:
+        found: list[int] = []
+        with pytest.raises(EndpointError, match="401") as told:
+            client.post_all(CHAT, bodies(50), message_text, patience=30, received=lambda i, reply: found.append(i))
+        assert told.value.status == 401
+        assert len(found) == 5 and len(server.seen) < 12
+
+
+def test_closing_ends_waits() -> None:
+    with chat_server(send(503, b"")) as server:
+        client = Client(Endpoint(server.url, "m"), longest_wait=60)
+        threading.Timer(0.2, client.close).start()
+        before = time.monotonic()
+        with pytest.raises((EndpointError, RuntimeError)):
+            client.post(CHAT, bodies(1)[0], message_text, patience=600)
+        assert time.monotonic() - before < 20
+
+
+def test_patience_bounds_a_question_that_is_never_answered() -> None:
+    with chat_server(hang) as server, Client(Endpoint(server.url, "m", timeout=0.2)) as client:
+        before = time.monotonic()
+        with pytest.raises(EndpointError):
+            client.post(CHAT, bodies(1)[0], message_text, patience=0.6)
+        assert time.monotonic() - before < 10
+
+
+def test_slow_answers_are_not_lost() -> None:
+    with chat_server(slow(0.3, send(200, completion("late")))) as server, Client(Endpoint(server.url, "m"), most=3) as client:
+        assert set(gather(client, 6).values()) == {"late"}
+
+
+def test_connections_are_used_again_only_where_that_is_asked_for() -> None:
+    def reply(handler: Handler) -> None:
+        body = completion(str(handler.client_address[1]))
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    with chat_server(reply) as server:
+        for keep, ports in ((True, 1), (False, 5)):
+            with Client(Endpoint(server.url, "m"), keep=keep) as client:
+                assert len({client.post(CHAT, body, message_text, patience=9).value for body in bodies(5)}) == ports
+
+
+def test_the_window_grows_by_one_a_round_and_halves_once_a_burst() -> None:
+    window = Window(most=16, width=4.0)
+    for _ in range(4):
+        window.grow()
+    assert 4.8 < window.width < 5.0
+    for _ in range(5):
+        window.shrink(0)
+    assert window.width == pytest.approx(2.45, abs=0.05) and window.generation == 1
+    for generation in (1, 2, 3, 4):
+        window.shrink(generation)
+    assert window.width == 1.0
+    for _ in range(500):
+        window.grow()
+    assert window.width == 16.0
+
+
+def test_a_gate_lets_nobody_through_once_stopped() -> None:
+    gate, stop = Gate(Window(1)), threading.Event()
+    assert gate.enter(stop) == 0
+    stop.set()
+    assert gate.enter(stop) == -1
