@@ -43,7 +43,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert config.data.train == str(tmp_path / "rows" / "train.jsonl")
     assert config.data.test == "hf://owner/name:test"
     assert config.data.input == ("text",)
-    assert (config.metric, config.model, config.budget, config.seed) == ("accuracy", "smollm2-135m", "10m", 0)
+    assert (config.metric, config.model, config.budget, config.seed) == (None, "smollm2-135m", "10m", 0)
     assert (config.tune.rank, config.tune.alpha, config.tune.learning_rate, config.tune.target) == (16, 32, 1e-3, "all-linear")
     assert (config.search.pool, config.search.entrants, config.engine.max_tokens) == (16, 4, 1024)
     assert config.refit is False
@@ -147,7 +147,9 @@ BROKEN: dict[str, tuple[str, tuple[str, ...]]] = {
     "text for a section": ("tune: fast", ("line 7, tune", "section with keys", "'fast'")),
     "negative": ("limit: {train: -5}", ("limit.train", "at least 1, not -5")),
     "zero": ("tune: {learning_rate: 0}", ("tune.learning_rate", "more than 0")),
-    "output type of later": ("output: {type: json}", ("output.type", "'json'", "only 'label'", "come later")),
+    "output type unknown": ("output: {type: jsno}", ("output.type", "'label', 'text', 'number' or 'json'", "'jsno'")),
+    "labels of a number": ("output: {type: number, labels: [a, b]}", ("output", "labels belong to the type label")),
+    "labels and schema": ("output: {labels: [a, b], schema: {type: object}}", ("output", "exclude each other")),
     "unknown dtype": ("engine: {dtype: int8}", ("engine.dtype", "'bfloat16'", "'int8'")),
     "unknown metric": ("metric: acuracy", ("line 7, metric", "'acuracy'", "did you mean 'accuracy'")),
     "one label": ("output: {labels: [a]}", ("output.labels", "at least 2")),

@@ -12,28 +12,20 @@ from pydantic_core import PydanticCustomError
 
 from cotune.config_endpoints import ProposerConfig
 from cotune.config_errors import kind_of, readable_error, shown
+from cotune.config_output import OutputConfig
 from cotune.config_types import Count, Name, Number, Section
 from cotune.errors import InputError
 from cotune.yaml_text import YamlText, parse_yaml
 
 IN_MEMORY = "(in memory)"
 _TEXT_KEYS = ("name", "prompt", "metric", "model", "budget", "data.train", "data.dev", "data.test")
-_PATH_KEYS = ("data.train", "data.dev", "data.test", "prompt", "model")
+_PATH_KEYS = ("data.train", "data.dev", "data.test", "prompt", "model", "metric", "output.schema")
 _PROMPT_SUFFIXES = (".txt", ".md")
 
 
 def _one_or_more(value: Any) -> Any:
     """A single column name becomes a tuple of one."""
     return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
-
-
-def _label_texts(value: Any) -> Any:
-    """Labels that YAML reads as numbers or truth values become the texts that stand in the data."""
-    if not isinstance(value, (list, tuple)):
-        return value
-    return tuple(
-        str(item).lower() if isinstance(item, bool) else str(item) if isinstance(item, (int, float)) else item for item in value
-    )
 
 
 class DataConfig(Section):
@@ -60,22 +52,6 @@ class DataConfig(Section):
         names = [*self.input, self.output]
         if doubled := [name for name in names if names.count(name) > 1]:
             raise PydanticCustomError("columns", "the column {name} is named twice", {"name": repr(doubled[0])})
-        return self
-
-
-class OutputConfig(Section):
-    """What the answer is. Only labels so far; text, number and JSON answers come later."""
-
-    type: Literal["label"] = "label"
-    labels: Annotated[tuple[Name, ...], BeforeValidator(_label_texts), Field(min_length=2)] | None = None
-
-    @_model_validator(mode="after")
-    def _labels_differ(self) -> OutputConfig:
-        seen = [label.strip() for label in self.labels or ()]
-        if doubled := [label for label in seen if seen.count(label) > 1]:
-            raise PydanticCustomError("labels", "the label {name} stands twice", {"name": repr(doubled[0])})
-        if "" in seen:
-            raise PydanticCustomError("labels", "a label is empty")
         return self
 
 
@@ -135,7 +111,8 @@ class RunConfig(Section):
 
     Attributes:
         name: what people call the task.
-        metric: one of ``cotune.task.metrics.METRICS``.
+        metric: one of ``cotune.task.metrics.METRICS``, ``within 0.5``, ``within 1%`` or ``FILE.py:FUNCTION``; None takes the
+            default of the output's type.
         model: ``smollm2-135m`` (bundled), a local folder, or a hub id.
         prompt: the user's own prompt, inline or the path of a ``.txt`` or ``.md`` file; None drafts one.
         budget: how long the run may go on, such as ``90s``, ``10m``, ``1h``, ``300ktok`` or ``2Mtok``.
@@ -145,7 +122,7 @@ class RunConfig(Section):
     name: Name
     data: DataConfig
     output: OutputConfig = OutputConfig()
-    metric: Name = "accuracy"
+    metric: Name | None = None
     model: Name = "smollm2-135m"
     prompt: StrictStr | None = None
     budget: Name = "10m"
@@ -178,6 +155,11 @@ class RunConfig(Section):
             view["data"][role] = _base_name(view["data"][role])
         view["model"] = _base_name(view["model"]) if _is_local(view["model"]) else view["model"]
         view["prompt"] = self.prompt_text()
+        # The task hashes what stands in the files of the schema and the metric.
+        if isinstance(self.output.json_schema, str):
+            view["output"]["schema"] = _base_name(self.output.json_schema)
+        if self.metric is not None and _names_function(self.metric):
+            view["metric"] = _base_name(self.metric)
         return view
 
     def differences(self, other: RunConfig) -> list[str]:
@@ -280,9 +262,11 @@ def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> tuple[froze
 
 def _resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = _PATH_KEYS) -> None:
     """Make relative file names absolute, in place; what is not a text is left for validation to name."""
-    data = values.get("data")
+    data, output = values.get("data"), values.get("output")
     places = [(data, role, f"data.{role}") for role in ("train", "dev", "test")] if isinstance(data, dict) else []
-    for place, key, dotted in (*places, (values, "prompt", "prompt"), (values, "model", "model")):
+    if isinstance(output, dict):
+        places.append((output, "schema", "output.schema"))
+    for place, key, dotted in (*places, *((values, key, key) for key in ("prompt", "model", "metric"))):
         name = place.get(key)
         if dotted not in keys or not isinstance(name, str) or not name or "\0" in name:
             continue
@@ -291,6 +275,8 @@ def _resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = 
             if key == "prompt"
             else name.startswith(("./", "../", "~")) or (folder / name).is_dir()
             if key == "model"
+            else _names_function(name)
+            if key == "metric"
             else "://" not in name and name != IN_MEMORY
         )
         if is_file:
@@ -310,12 +296,13 @@ def _validated(values: dict[str, Any], where: str, document: YamlText, overridde
         if any(".".join(path[:end]) in overridden for end in range(1, len(path) + 1)):
             where, document = "command line", YamlText(None, {})
         raise readable_error(first, where, document, RunConfig) from None
-    from cotune.task.metrics import metric_named
+    if config.metric is not None and not _names_function(config.metric):
+        from cotune.task.metrics import metric_named
 
-    if "metric" in overridden:
-        where, document = "command line", YamlText(None, {})
-    line = document.lines.get(("metric",))
-    metric_named(config.metric, where=f"{where}{f', line {line}' if line else ''}, metric")
+        if "metric" in overridden:
+            where, document = "command line", YamlText(None, {})
+        line = document.lines.get(("metric",))
+        metric_named(config.metric, where=f"{where}{f', line {line}' if line else ''}, metric")
     return config
 
 
@@ -341,6 +328,10 @@ def _task_name(source: str) -> str:
 
 def _names_file(prompt: str) -> bool:
     return "\n" not in prompt.strip() and "{" not in prompt and prompt.strip().lower().endswith(_PROMPT_SUFFIXES)
+
+
+def _names_function(metric: str) -> bool:
+    return ".py:" in metric
 
 
 def _is_local(model: str) -> bool:

@@ -30,12 +30,6 @@ def readable_error(error: ErrorDetails, where: str, document: YamlText, root: ty
             where=where,
             mend=f"Known keys here: {', '.join(known)}.",
         )
-    if key == "output.type":
-        return InputError(
-            f"output.type is {found!r}, but only 'label' can be tuned so far; text, number and json come later",
-            where=where,
-            mend="Use type: label, or leave the key out.",
-        )
     wanted = {
         "int_type": "a whole number",
         "float_type": "a number",
@@ -64,7 +58,7 @@ def _known_keys(root: type[BaseModel], path: Sequence[str | int]) -> list[str]:
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return []
         model = inner
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _nearest_key(root: type[BaseModel], name: str, known: list[str], path: Sequence[str | int]) -> str | None:

@@ -38,7 +38,7 @@ def keys_of(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, Any]
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from keys_of(kind, f"{above}{name}.")
         else:
-            yield above + name, "required" if field.is_required() else field.get_default()
+            yield above + (field.alias or name), "required" if field.is_required() else field.get_default()
 
 
 def shown(default: Any) -> str:

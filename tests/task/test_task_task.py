@@ -169,4 +169,4 @@ def test_rare_labels_stay_in_train() -> None:
 def test_repr_is_short_and_shows_no_row() -> None:
     task = task_of(rows(60), name="mail")
     assert repr(task) == "Task('mail', text -> label (3 labels), train=28, dev=12, test=20)"
-    assert task.metric_function(["a"], ["a"], task.labels) == 1.0
+    assert task.measure(["a"], ["a"], task.labels) == 1.0

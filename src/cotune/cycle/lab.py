@@ -161,7 +161,7 @@ class Lab:
 
     def judge(self, scores: Floats, rows: Sequence[Example], decision: Decision) -> Evaluation:
         """Scores against the rows' labels."""
-        return evaluate(scores, self.gold(rows), decision, self.task.metric_function, self.task.labels)
+        return evaluate(scores, self.gold(rows), decision, self.task.measure, self.task.labels)
 
     def bias(self, scores: Floats) -> Decision:
         """The calibrated rule from unlabelled scores of some rows."""

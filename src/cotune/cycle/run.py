@@ -109,6 +109,12 @@ def run(
     started = time.monotonic()
     budget = parse_budget(config.budget)
     task = task or Task.from_config(config)
+    if task.output.free:
+        raise InputError(
+            f"answers of the type {task.output.type} can be read and judged, but not tuned yet",
+            where="output.type",
+            mend="Set output.type to label, or name a column with a few repeated values.",
+        )
     own = _own_prompts(config, task, prompts)
     if not (out / CONFIG).is_file():
         _check_model(config)

@@ -129,7 +129,7 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
     def judged(asked: Prompt, adapter: str, rule: Decision | None) -> Evaluation:
         scores = model.score(asked, [row.fields for row in dev], task.labels, adapter=adapter).log_probs
         rules = [rule] if rule is not None else [RAW, fit_bias(scores, frequencies)]
-        found = [evaluate(scores, gold, r, task.metric_function, task.labels) for r in rules]
+        found = [evaluate(scores, gold, r, task.measure, task.labels) for r in rules]
         return max(found, key=lambda e: (e.score, -e.log_loss))
 
     weights = [(winner.adapter, winner.decision)]

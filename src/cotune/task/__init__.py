@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from cotune.task.checks import DataChecks, Finding
 from cotune.task.example import Example
-from cotune.task.metrics import METRICS, Metric, correct, metric_named
+from cotune.task.metrics import METRICS, Metric, correct, metric_for, metric_named
+from cotune.task.output import Output
 from cotune.task.read import Table, read_table
 from cotune.task.sealed import OpenedTest, SealedTest
 from cotune.task.task import Task
@@ -16,10 +17,12 @@ __all__ = [
     "Finding",
     "Metric",
     "OpenedTest",
+    "Output",
     "SealedTest",
     "Table",
     "Task",
     "correct",
+    "metric_for",
     "metric_named",
     "read_table",
 ]

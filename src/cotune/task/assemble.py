@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +15,12 @@ from cotune.errors import InputError
 from cotune.files import content_hash
 from cotune.task.checks import DataChecks, Removed, check_data
 from cotune.task.example import Example
+from cotune.task.metrics import Metric, metric_for
+from cotune.task.output import Output, OutputType
+from cotune.task.outputs import cell_reader, check_outputs, guess_type, in_one_form, settle
 from cotune.task.read import Table
 from cotune.task.sealed import SealedTest, rows_hash
-from cotune.task.split import Rows, cut, dev_size, duplicate_key, subsample, test_size
+from cotune.task.split import Rows, by_label, cut, dev_size, duplicate_key, subsample, test_size, unstratified
 
 LEAST_ROWS = 20
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -25,7 +29,7 @@ _TEST_CUT, _TEST_LIMIT, _TRAIN_LIMIT, _DEV_CUT, _DEV_LIMIT = range(5)
 
 @dataclass(frozen=True)
 class Source:
-    """Tables and what to make of them; None means cut (dev, test), take from the data (labels) or all (limits)."""
+    """Tables and what to make of them; None means cut (dev, test), take from the data (type, labels, schema), all (limits)."""
 
     train: Table
     dev: Table | None
@@ -33,7 +37,9 @@ class Source:
     input_fields: tuple[str, ...]
     output_field: str
     group: str | None = None
+    type: OutputType | None = None
     labels: tuple[str, ...] | None = None
+    schema: Mapping[str, Any] | None = None
     limit_train: int | None = None
     limit_dev: int | None = None
     limit_test: int | None = None
@@ -44,7 +50,8 @@ class Source:
 class Parts:
     """What a task consists of."""
 
-    labels: tuple[str, ...]
+    output: Output
+    metric: Metric
     train: Rows
     dev: Rows
     test: SealedTest
@@ -52,21 +59,30 @@ class Parts:
     fingerprint: str
 
 
-def assemble(source: Source, metric: str) -> Parts:
+def assemble(source: Source, metric: str | None) -> Parts:
     """Validate the tables and make the splits.
 
-    The order: rows are validated; a missing test is cut from the labelled rows; labelled rows that repeat the test
-    leave; ``limit.train`` subsamples what is left; a missing dev is cut from that.
+    The order: the type of the output is settled; rows are validated; a missing test is cut from the labelled rows; labelled
+    rows that repeat the test leave; ``limit.train`` subsamples what is left; a missing dev is cut from that. Labels are
+    shared out evenly; other outputs hardly recur and are not.
+
+    Args:
+        source: the tables.
+        metric: its name; None takes the default of the output's type.
 
     Raises:
-        InputError: a column is missing, a cell is empty, a label unknown, or there are too few rows or labels.
+        InputError: a column is missing, a cell is empty or of another type, a label unknown, there are too few rows or labels,
+            or the metric is unknown or does not fit.
     """
     _check_request(source)
-    labelled = examples_from(source.train, "train", source)
-    dev = examples_from(source.dev, "dev", source) if source.dev is not None else None
-    test = examples_from(source.test, "test", source) if source.test is not None else None
-    labels = _labels(source, labelled, dev or (), test or ())
+    kind, guess = _type(source)
+    judged = metric_for(metric, Output(kind))
+    labelled = examples_from(source.train, "train", source, kind)
+    dev = examples_from(source.dev, "dev", source, kind) if source.dev is not None else None
+    test = examples_from(source.test, "test", source, kind) if source.test is not None else None
+    labels = _labels(source, kind, labelled, dev or (), test or ())
     read = {"train_read": len(labelled), "dev_read": len(dev or ()), "test_read": len(test or ())}
+    stratum = by_label if kind == "label" else unstratified
 
     def generator(stage: int) -> np.random.Generator:
         # a stream for each stage, so that one limit does not change what another cut takes
@@ -75,43 +91,64 @@ def assemble(source: Source, metric: str) -> Parts:
     if test is None:
         size = test_size(len(labelled), source.limit_test)
         _check_cut("test", size, len(labelled), source)
-        labelled, test = cut(labelled, size, generator(_TEST_CUT))
+        labelled, test = cut(labelled, size, generator(_TEST_CUT), stratum)
         if not test:
             raise _cannot_cut("test", source)
     labelled, dev, removed = _without_leaks(labelled, dev, test)
-    test = subsample(test, source.limit_test, generator(_TEST_LIMIT))
-    labelled = subsample(labelled, source.limit_train, generator(_TRAIN_LIMIT))
-    _check_enough(source, labelled, dev)
+    test = subsample(test, source.limit_test, generator(_TEST_LIMIT), stratum)
+    labelled = subsample(labelled, source.limit_train, generator(_TRAIN_LIMIT), stratum)
+    _check_enough(source, kind, labelled, dev)
     if dev is None:
         size = dev_size(len(labelled), source.limit_dev)
         _check_cut("dev", size, len(labelled), source)
-        train, dev = cut(labelled, size, generator(_DEV_CUT))
+        train, dev = cut(labelled, size, generator(_DEV_CUT), stratum)
         if not dev:
             raise _cannot_cut("dev", source)
     else:
-        train, dev = labelled, subsample(dev, source.limit_dev, generator(_DEV_LIMIT))
+        train, dev = labelled, subsample(dev, source.limit_dev, generator(_DEV_LIMIT), stratum)
+    output = settle(kind, (*train, *dev), labels, source.schema)
+    train, dev, test = (in_one_form(rows, output) for rows in (train, dev, test))
     sealed = SealedTest(test)
-    view = [rows_hash(train), rows_hash(dev), sealed.content_hash, source.input_fields, source.output_field, labels]
+    view = [rows_hash(train), rows_hash(dev), sealed.content_hash, source.input_fields, source.output_field]
+    told = labels if kind == "label" else output.to_json()
     return Parts(
-        labels=labels,
+        output=output,
+        metric=judged,
         train=train,
         dev=dev,
         test=sealed,
-        checks=check_data(train, dev, sealed, labels, removed=removed, counts=read),
-        fingerprint=content_hash([*view, metric]),
+        checks=check_data(train, dev, sealed, labels, removed=removed, counts=read, guess=guess),
+        fingerprint=content_hash([*view, told, judged.name, *([judged.fingerprint] if judged.fingerprint else [])]),
     )
 
 
-def examples_from(table: Table, role: str, source: Source) -> Rows:
+def _type(source: Source) -> tuple[OutputType, str]:
+    """The type of the output, and, where it was guessed to be anything but labels, the guess in a sentence."""
+    if source.type is not None:
+        return source.type, ""
+    if source.labels is not None:
+        return "label", ""
+    if source.schema is not None:
+        return "json", ""
+    name = source.output_field
+    cells = [cell for row in source.train.rows if (cell := row.get(name)) and cell.strip()]
+    if not cells:
+        return "label", ""
+    kind, why = guess_type(cells)
+    return kind, "" if kind == "label" else f"the output {name!r} is taken for {kind}: {why}; output.type says otherwise"
+
+
+def examples_from(table: Table, role: str, source: Source, kind: OutputType = "label") -> Rows:
     """The table's rows as examples, ids ``role:number``.
 
     Raises:
-        InputError: a column is missing, a label or an input is empty, or a cell holds what is no text.
+        InputError: a column is missing, an output or an input is empty, or a cell holds what is no text or of another type.
     """
     columns = (*source.input_fields, source.output_field, *((source.group,) if source.group is not None else ()))
     for column in columns:
-        table.need(column)
-    given = {label.strip() for label in source.labels or ()}
+        table.need(column, nested=kind == "json" and column == source.output_field)
+    read_output = cell_reader(kind, labels=source.labels or (), schema=source.schema)
+    said = "label" if kind == "label" else "output"
     examples = []
     for index, row in enumerate(table.rows):
         for column in columns:
@@ -119,16 +156,11 @@ def examples_from(table: Table, role: str, source: Source) -> Rows:
         fields = {name: row.get(name) or "" for name in source.input_fields}
         if not any(text.strip() for text in fields.values()):
             _refuse_empty(table, index, source.input_fields, "the input is empty or missing", "Fill it")
-        output = (row.get(source.output_field) or "").strip()
-        if not output:
-            _refuse_empty(table, index, (source.output_field,), "the label is empty or missing", "Label the row")
-        if given and output not in given:
-            near = difflib.get_close_matches(output, given, n=1, cutoff=0.5)
-            raise InputError(
-                f"the label {_cut(output)!r} is not among output.labels" + (f", did you mean {near[0]!r}?" if near else ""),
-                where=table.where(index, source.output_field),
-                mend="Correct the row, or add the label to output.labels.",
-            )
+        cell = row.get(source.output_field) or ""
+        if not cell.strip():
+            mend = "Label the row" if kind == "label" else "Fill it"
+            _refuse_empty(table, index, (source.output_field,), f"the {said} is empty or missing", mend)
+        output = read_output(cell, table.where(index, source.output_field))
         group = row.get(source.group) if source.group is not None else None
         examples.append(Example(f"{role}:{table.numbers[index]}", fields, output, group))
     return tuple(examples)
@@ -184,7 +216,8 @@ def _refuse_empty(table: Table, index: int, columns: Sequence[str], what: str, m
     raise InputError(what + more, where=table.where(index, ", ".join(columns)), mend=f"{mend}, or take the row out.")
 
 
-def _labels(source: Source, labelled: Rows, dev: Rows, test: Rows) -> tuple[str, ...]:
+def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: Rows) -> tuple[str, ...]:
+    """All labels; none where the output is no label."""
     where = f"{source.train.source}, column {source.output_field!r}"
     total = len(labelled) + len(dev)
     if total < LEAST_ROWS:
@@ -193,6 +226,9 @@ def _labels(source: Source, labelled: Rows, dev: Rows, test: Rows) -> tuple[str,
             where=source.train.source,
             mend=f"Label at least {LEAST_ROWS}; a few hundred are better.",
         )
+    if kind != "label":
+        check_outputs((*labelled, *dev), where)
+        return ()
     counts = Counter(example.output for example in (*labelled, *dev))
     if len(counts) < 2:
         raise InputError(
@@ -212,7 +248,7 @@ def _labels(source: Source, labelled: Rows, dev: Rows, test: Rows) -> tuple[str,
         raise InputError(
             f"there are {len(counts):,} different labels in {total:,} rows, so this looks like free text",
             where=where,
-            mend="Only label tasks can be tuned so far: name a column with a few repeated values.",
+            mend="Leave output.type out or set it to text, or name a column with a few repeated values.",
         )
     seen_in_train = Counter(example.output for example in labelled)
     for role, table, rows in (("test", source.test, test), ("dev", source.dev, dev)):
@@ -248,7 +284,7 @@ def _without(rows: Rows, ids: Sequence[str]) -> Rows:
     return tuple(example for example in rows if example.id not in gone)
 
 
-def _check_enough(source: Source, labelled: Rows, dev: Rows | None) -> None:
+def _check_enough(source: Source, kind: OutputType, labelled: Rows, dev: Rows | None) -> None:
     if dev is not None and not dev:
         raise InputError(
             "every dev row also stands in the test",
@@ -258,11 +294,12 @@ def _check_enough(source: Source, labelled: Rows, dev: Rows | None) -> None:
     limited = source.limit_train is not None and source.limit_train <= len(labelled)
     least = LEAST_ROWS // 2 if dev is not None or source.test is None else LEAST_ROWS
     if len(labelled) < least or len({example.output for example in labelled}) < 2:
+        said = "labels" if kind == "label" else "outputs"
         raise InputError(
             f"{len(labelled)} labelled rows are left after {'limit.train' if limited else 'what repeats the test left'}"
-            f" with {len({example.output for example in labelled})} labels",
+            f" with {len({example.output for example in labelled})} {said}",
             where="limit.train" if limited else source.train.source,
-            mend=f"At least {least} rows with two labels are needed.",
+            mend=f"At least {least} rows with two {said} are needed.",
         )
 
 

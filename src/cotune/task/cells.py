@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import enum
+import json
 import math
 import uuid
 from typing import Any, Final
@@ -50,3 +51,26 @@ def cell_text(value: Any) -> str | _Nested | None:
     if isinstance(value, uuid.UUID):
         return str(value)
     return NESTED
+
+
+def nested_text(value: Any) -> str | None:
+    """A list or an object as JSON text; None where it holds what JSON does not know."""
+    try:
+        return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+def _plain(value: Any) -> Any:
+    if type(value).__module__ == "numpy":
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    text = cell_text(value)
+    if text is NESTED:
+        raise TypeError(f"a {type(value).__name__} is no JSON")
+    return text

@@ -103,6 +103,7 @@ def check_data(
     removed: Removed | None = None,
     counts: Mapping[str, int] | None = None,
     long_words: int = LONG_WORDS,
+    guess: str = "",
 ) -> DataChecks:
     """Run every check on the final splits.
 
@@ -110,20 +111,22 @@ def check_data(
         train: rows to learn from.
         dev: rows to choose on.
         test: the sealed test; only counts and train ids come back from it.
-        labels: the task's labels.
+        labels: the task's labels; empty where its outputs are none.
         removed: rows that already left their splits.
         counts: further counts to hand on.
         long_words: inputs of more words count as over-long.
+        guess: how the type of the output was guessed, to be told; empty where it was given.
     """
     removed = removed or Removed()
     rows = (*train, *dev)
     found = [
+        *([Finding("output_type", "info", guess, len(rows))] if guess else []),
         *_leaks(train, test, removed),
         *_repeats(train, dev, test),
         *_near(train, dev, test),
-        *_contradictions(rows),
+        *_contradictions(rows, "labels" if labels else "outputs"),
         *_shapes(rows, long_words),
-        *_balance(train, labels),
+        *(_balance(train, labels) if labels else ()),
     ]
     found.sort(key=lambda finding: finding.severity != "warning")
     total = {
@@ -273,7 +276,7 @@ def _near(train: Sequence[Example], dev: Sequence[Example], test: SealedTest) ->
         )
 
 
-def _contradictions(rows: Sequence[Example]) -> Iterable[Finding]:
+def _contradictions(rows: Sequence[Example], said: str) -> Iterable[Finding]:
     by_key: dict[str, list[Example]] = defaultdict(list)
     for example in rows:
         by_key[duplicate_key(example)].append(example)
@@ -283,7 +286,7 @@ def _contradictions(rows: Sequence[Example]) -> Iterable[Finding]:
         yield Finding(
             "contradicting_labels",
             "warning",
-            f"{_rows(len(clashing), 'input')} stand with different labels ({_rows(len(ids), 'row')} in train and dev)",
+            f"{_rows(len(clashing), 'input')} stand with different {said} ({_rows(len(ids), 'row')} in train and dev)",
             len(clashing),
             tuple(ids[:_SHOWN]),
         )

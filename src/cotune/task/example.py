@@ -16,7 +16,7 @@ class Example:
     Attributes:
         id: unique within the task: the split file's role and the row's number there, such as ``train:12``.
         fields: input field name to its text, in the task's field order.
-        output: the label (or, later, text) that is right for this row.
+        output: what is right for this row: a label, a text, a number or JSON text, written the one way.
         group: rows with equal groups are dependent and never torn apart by a split; None where there is none.
     """
 

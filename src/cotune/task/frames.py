@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cotune.errors import InputError
-from cotune.task.cells import NESTED, cell_text
+from cotune.task.cells import NESTED, cell_text, nested_text
 from cotune.task.read import Table
 
 
@@ -89,6 +89,6 @@ def table_from_columns(columns: Iterable[tuple[str, list[Any]]], source: str) ->
             text = cell_text(value)
             if text is NESTED:
                 nested.setdefault(name, index + 1)
-            else:
-                rows[index][name] = text
+                text = nested_text(value)
+            rows[index][name] = text
     return Table(tuple(names), rows, source, range(1, size + 1), "row", nested)

@@ -1,18 +1,41 @@
-"""Metrics of label tasks, as pure functions over gold and predicted labels."""
+"""Metrics: what a right answer is worth, for every type of output, behind one contract."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cotune.errors import InputError
+from cotune.task import json_metrics, label_metrics, text_metrics
+from cotune.task.answered import Answered, Floats
+from cotune.task.label_metrics import correct
+from cotune.task.number import equal_numbers
+from cotune.task.output import OUTPUT_TYPES, Output, OutputType, label_output
+from cotune.task.user_metric import UserMetric, names_user_metric
 
-MetricFunction = Callable[[Sequence[str], Sequence[str], Sequence[str]], float]
+__all__ = ["DEFAULT_METRICS", "METRICS", "Aggregate", "Metric", "correct", "metric_for", "metric_named"]
+
+_WITHIN = re.compile(r"within\s+(\d+(?:\.\d+)?|\.\d+)\s*(%?)")
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """How a score that is no mean of rows comes from sums over rows.
+
+    Any weighting or exchange of rows then gives a score at once, which is all that resampling and permutation need.
+
+    Attributes:
+        counts: ``[rows, columns]`` of some rows; the columns depend on the right answers and the output alone.
+        score: ``[..., columns]`` sums to ``[...]`` scores.
+    """
+
+    counts: Callable[[Answered], Floats]
+    score: Callable[[Floats], Floats]
 
 
 @dataclass(frozen=True)
@@ -21,105 +44,159 @@ class Metric:
 
     Attributes:
         name: how a task names it.
-        function: from gold labels, predicted labels (one each a row) and the task's labels to the score.
-        per_row: whether the score is the mean of :func:`correct`, so that rows can be counted one by one.
         about: one line for people.
+        types: types of output that it fits.
+        rows: ``[rows]`` values from 0 to 1, what each row is worth; their mean is the score where there is no ``aggregate``.
+        aggregate: what the score is instead of the rows' mean.
+        right_from: value from which a row counts as right where rows are told right or wrong.
+        needs_answers: whether it looks at answers at all, or at the right answers' likelihood alone.
+        fingerprint: of what its name does not tell.
     """
 
     name: str
-    function: MetricFunction
-    per_row: bool
     about: str
+    types: tuple[OutputType, ...]
+    rows: Callable[[Answered], Floats]
+    aggregate: Aggregate | None = None
+    right_from: float = 1.0
+    needs_answers: bool = True
+    fingerprint: str = ""
 
-    def __call__(self, gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> float:
-        """The score of ``predicted`` against ``gold``. Raises ValueError on unequal lengths or no rows."""
-        return self.function(gold, predicted, labels)
+    @property
+    def per_row(self) -> bool:
+        """Whether the score is the mean of the rows' values."""
+        return self.aggregate is None
 
+    def score(self, answered: Answered) -> float:
+        """The score of some rows."""
+        if self.aggregate is None:
+            return float(self.rows(answered).mean())
+        return float(self.aggregate.score(self.aggregate.counts(answered).sum(axis=0)))
 
-def correct(gold: Sequence[str], predicted: Sequence[str]) -> NDArray[np.bool_]:
-    """Whether each row is right, shape (rows,). Raises ValueError where the lengths differ."""
-    if len(gold) != len(predicted):
-        raise ValueError(f"{len(gold)} gold labels but {len(predicted)} predicted ones")
-    return np.fromiter((a == b for a, b in zip(gold, predicted, strict=True)), dtype=np.bool_, count=len(gold))
+    def right(self, values: Floats) -> Floats:
+        """``[rows]`` 1 where a row counts as right, from the rows' values."""
+        return np.asarray(values >= self.right_from - 1e-9, dtype=np.float64)
 
+    def __call__(self, gold: Sequence[str], predicted: Sequence[str], output: Output | Sequence[str]) -> float:
+        """The score of ``predicted`` against ``gold``; ``output`` may be a list of labels.
 
-def accuracy(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str] = ()) -> float:
-    """Share of rows that are right. ``labels`` is not needed; all metrics take the same arguments."""
-    _check_rows(gold)
-    return float(correct(gold, predicted).mean())
-
-
-def f1_by_label(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
-    """F1 of each label, shape (labels,): 2 TP / (2 TP + FP + FN); 0 where the label is neither gold nor predicted."""
-    hits, gold_counts, predicted_counts = _counts(gold, predicted, labels)
-    total = gold_counts + predicted_counts
-    scores: NDArray[np.float64] = 2.0 * hits / np.maximum(total, 1)
-    return scores
-
-
-def macro_f1(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> float:
-    """Plain mean of F1 over the labels that occur among gold or predicted ones, as scikit-learn takes it.
-
-    A label without a single row would otherwise pull the mean down whatever the model does.
-    """
-    _, gold_counts, predicted_counts = _counts(gold, predicted, labels)
-    present = (gold_counts + predicted_counts) > 0
-    return float(f1_by_label(gold, predicted, labels)[present].mean())
+        Raises:
+            ValueError: lengths differ, there are no rows, or a label is not among the labels.
+        """
+        return self.score(Answered(gold, predicted, output if isinstance(output, Output) else label_output(output)))
 
 
-def weighted_f1(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> float:
-    """Mean of F1 over the labels, each weighted by its number of gold rows."""
-    _, gold_counts, _ = _counts(gold, predicted, labels)
-    return float(np.average(f1_by_label(gold, predicted, labels), weights=gold_counts))
+def _texts(score: Callable[[str, str], float]) -> Callable[[Answered], Floats]:
+    return lambda answered: answered.each(score)
 
+
+def _same(answered: Answered) -> Floats:
+    """What accuracy counts: equal labels or texts, equal numbers, equal JSON."""
+    if answered.output.type == "number":
+        return _within(0.0, 1e-9)(answered)
+    if answered.output.type == "json":
+        return answered.each(json_metrics.json_equal)
+    return answered.each(text_metrics.exact_match)
+
+
+def _within(absolute: float, relative: float) -> Callable[[Answered], Floats]:
+    def rows(answered: Answered) -> Floats:
+        near = (
+            right is not None and given is not None and equal_numbers(given, right, absolute=absolute, relative=relative)
+            for right, given in answered.pairs
+        )
+        return np.fromiter(near, dtype=np.float64, count=len(answered.gold))
+
+    return rows
+
+
+def _likelihood(answered: Answered) -> Floats:
+    if answered.losses is None:
+        raise ValueError("the likelihood of the right answers is not known")
+    return np.exp(-np.asarray(answered.losses, dtype=np.float64))
+
+
+_LABEL_COUNTS, _JSON_COUNTS = label_metrics.label_counts, json_metrics.field_counts
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         metric.name: metric
         for metric in (
-            Metric("accuracy", accuracy, True, "share of rows that are right"),
-            Metric("macro_f1", macro_f1, False, "mean of the labels' F1, every label counting the same"),
-            Metric("weighted_f1", weighted_f1, False, "mean of the labels' F1, weighted by their rows"),
+            Metric("accuracy", "share of rows that are right", OUTPUT_TYPES, _same),
+            Metric(
+                "macro_f1", "mean of the labels' F1, every label counting the same", ("label",), _same,
+                Aggregate(_LABEL_COUNTS, label_metrics.macro_f1),
+            ),
+            Metric(
+                "weighted_f1", "mean of the labels' F1, weighted by their rows", ("label",), _same,
+                Aggregate(_LABEL_COUNTS, label_metrics.weighted_f1),
+            ),
+            Metric("normalised_match", "share of rows whose text is right but for case, punctuation and articles", ("text",),
+                   _texts(text_metrics.normalised_match)),
+            Metric("token_f1", "mean F1 of a row's words", ("text",), _texts(text_metrics.token_f1), right_from=0.5),
+            Metric("rouge_l", "mean ROUGE-L of a row", ("text",), _texts(text_metrics.rouge_l), right_from=0.5),
+            Metric("json_f1", "F1 over all fields of all rows", ("json",), json_metrics.row_f1,
+                   Aggregate(_JSON_COUNTS, json_metrics.micro_f1)),
+            Metric("json_precision", "share of the given fields that are right", ("json",), json_metrics.row_f1,
+                   Aggregate(_JSON_COUNTS, json_metrics.micro_precision)),
+            Metric("json_recall", "share of the right fields that are given", ("json",), json_metrics.row_f1,
+                   Aggregate(_JSON_COUNTS, json_metrics.micro_recall)),
+            Metric("json_macro_f1", "mean of the fields' F1, every field counting the same", ("json",), json_metrics.row_f1,
+                   Aggregate(json_metrics.counts_by_field, json_metrics.field_f1)),
+            Metric("json_parts", "mean over a row's top-level keys of the share that is right in each", ("json",),
+                   json_metrics.part_accuracy),
+            Metric("json_valid", "share of answers that fit the schema", ("json",), json_metrics.valid),
+            Metric("likelihood", "mean probability of a token of the right answer (exp of minus the log-loss)",
+                   ("text", "number", "json"), _likelihood, right_from=0.5, needs_answers=False),
         )
     }
+)  # fmt: skip
+
+DEFAULT_METRICS: Mapping[OutputType, str] = MappingProxyType(
+    {"label": "accuracy", "text": "token_f1", "number": "accuracy", "json": "json_f1"}
 )
 
 
 def metric_named(name: str, where: str = "metric") -> Metric:
-    """The metric called ``name``.
+    """The metric called ``name``: one of ``METRICS``, ``within 0.5`` or ``within 1%`` for numbers.
+
+    A function of the user's (``metrics.py:score``) is loaded by :func:`metric_for` alone, since that runs its file.
 
     Raises:
         InputError: there is none of that name; says which is nearest.
     """
     if name in METRICS:
         return METRICS[name]
+    if match := _WITHIN.fullmatch(name.strip()):
+        size = float(match[1])
+        absolute, relative = (0.0, size / 100) if match[2] else (size, 0.0)
+        about = f"share of rows within {match[1]}{match[2]} of the right number"
+        return Metric(name.strip(), about, ("number",), _within(absolute, relative))
     nearest = difflib.get_close_matches(name.lower().replace("-", "_").replace(" ", "_"), METRICS, n=1, cutoff=0.4)
     raise InputError(
         f"unknown metric {name!r}" + (f", did you mean {nearest[0]!r}?" if nearest else ""),
         where=where,
-        mend=f"Known metrics: {', '.join(METRICS)}.",
+        mend=f"Known metrics: {', '.join(METRICS)}; 'within 0.5' and 'within 1%' for numbers; FILE.py:FUNCTION for your own.",
     )
 
 
-def _check_rows(gold: Sequence[str]) -> None:
-    if len(gold) == 0:
-        raise ValueError("no rows to score")
+def metric_for(name: str | None, output: Output, where: str = "metric") -> Metric:
+    """The metric of a task: the one named, or the default of the output's type; a user's function is loaded here.
 
-
-def _counts(
-    gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """True positives, gold rows and predicted rows of each label, each of shape (labels,)."""
-    _check_rows(gold)
-    index = {label: position for position, label in enumerate(labels)}
-    if unknown := sorted({*gold, *predicted} - set(index)):
-        raise ValueError(f"{unknown[0]!r} is not among the labels")
-    right = correct(gold, predicted)
-    gold_ids = np.array([index[label] for label in gold])
-    predicted_ids = np.array([index[label] for label in predicted])
-    size = len(labels)
-    return (
-        np.bincount(gold_ids[right], minlength=size),
-        np.bincount(gold_ids, minlength=size),
-        np.bincount(predicted_ids, minlength=size),
-    )
+    Raises:
+        InputError: there is none of that name, it does not fit the type, or the user's file is missing or broken.
+    """
+    if name is None:
+        return METRICS[DEFAULT_METRICS[output.type]]
+    if names_user_metric(name):
+        own = UserMetric(name, where)
+        return Metric(own.name, "your own function", OUTPUT_TYPES, own, right_from=0.5, fingerprint=own.fingerprint)
+    metric = metric_named(name, where)
+    if output.type not in metric.types:
+        fitting = [m.name for m in METRICS.values() if output.type in m.types]
+        raise InputError(
+            f"the metric {name!r} does not fit answers of the type {output.type}",
+            where=where,
+            mend=f"Metrics for it: {', '.join(fitting)}.",
+        )
+    return metric

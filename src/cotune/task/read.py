@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from cotune.errors import InputError
-from cotune.task.cells import NESTED, cell_text
+from cotune.task.cells import NESTED, cell_text, nested_text
 
 Cell = str | None
 
@@ -29,7 +29,8 @@ class Table:
         source: file, data set or variable that the rows came from, for messages.
         numbers: one number a row for messages: the line in text files, else the row, both counted from 1.
         unit: what ``numbers`` counts, ``line`` or ``row``.
-        nested: column to the number of its first row that holds a list or an object in place of a text.
+        nested: column to the number of its first row that holds a list or an object in place of a text; such cells stand in
+            ``rows`` as JSON text.
     """
 
     columns: tuple[str, ...]
@@ -47,8 +48,8 @@ class Table:
         place = f"{self.source}, {self.unit} {self.numbers[index]}"
         return f"{place}, column {column!r}" if column is not None else place
 
-    def need(self, column: str) -> None:
-        """Check that a column exists and holds no lists or objects.
+    def need(self, column: str, *, nested: bool = False) -> None:
+        """Check that a column exists and, unless they are wanted, holds no lists or objects.
 
         Raises:
             InputError: it does not; names the nearest column.
@@ -61,7 +62,7 @@ class Table:
                 where=self.source,
                 mend=f"Its columns: {shown}.",
             )
-        if column in self.nested:
+        if column in self.nested and not nested:
             raise InputError(
                 "the cell holds a list or an object, not a text",
                 where=f"{self.source}, {self.unit} {self.nested[column]}, column {column!r}",
@@ -128,7 +129,7 @@ def table_from_rows(rows: Iterable[Any], source: str, numbers: Sequence[int] | N
             text = cell_text(value)
             if text is NESTED:
                 nested.setdefault(column, number)
-                continue
+                text = nested_text(value)
             converted[column] = text
         texts.append(converted)
     if not texts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -15,6 +15,8 @@ DEV_SHARE, DEV_MOST = 0.3, 300
 TEST_SHARE, TEST_LEAST, TEST_MOST = 0.2, 20, 500
 
 Rows = tuple[Example, ...]
+Stratum = Callable[[Example], str]
+"""What of a row is shared out evenly between splits."""
 
 
 def normalised(text: str) -> str:
@@ -86,7 +88,19 @@ def quotas(
     return given
 
 
-def subsample(examples: Sequence[Example], size: int | None, generator: np.random.Generator) -> Rows:
+def by_label(example: Example) -> str:
+    """The stratum of a labelled row."""
+    return example.output
+
+
+def unstratified(example: Example) -> str:
+    """One stratum for all: outputs that hardly recur cannot be shared out evenly."""
+    return ""
+
+
+def subsample(
+    examples: Sequence[Example], size: int | None, generator: np.random.Generator, stratum: Stratum = by_label
+) -> Rows:
     """A stratified subsample in the rows' own order; all of them where ``size`` is None or not smaller.
 
     Every label keeps a row (two, if ``size`` is twice the number of labels) where it has them, so that rare labels
@@ -94,19 +108,21 @@ def subsample(examples: Sequence[Example], size: int | None, generator: np.rando
     """
     if size is None or size >= len(examples):
         return tuple(examples)
-    counts = Counter(example.output for example in examples)
+    counts = Counter(map(stratum, examples))
     kept_each = min(2, size // len(counts))
     quota = quotas(dict(sorted(counts.items())), size, least={label: min(kept_each, counts[label]) for label in counts})
     chosen: list[int] = []
     for position in generator.permutation(len(examples)):
-        label = examples[position].output
+        label = stratum(examples[position])
         if quota[label] > 0:
             quota[label] -= 1
             chosen.append(int(position))
     return tuple(examples[position] for position in sorted(chosen))
 
 
-def cut(examples: Sequence[Example], size: int, generator: np.random.Generator) -> tuple[Rows, Rows]:
+def cut(
+    examples: Sequence[Example], size: int, generator: np.random.Generator, stratum: Stratum = by_label
+) -> tuple[Rows, Rows]:
     """Cut about ``size`` rows off: (what stays, what is cut), both in the rows' own order.
 
     Stratified by label; rows with equal inputs or an equal group stay together; every label keeps at least one row on
@@ -116,13 +132,14 @@ def cut(examples: Sequence[Example], size: int, generator: np.random.Generator) 
         examples: the labelled rows.
         size: how many to cut off.
         generator: where the choice comes from.
+        stratum: what is shared out evenly.
     """
     if not examples or size <= 0:
         return tuple(examples), ()
-    counts = Counter(example.output for example in examples)
+    counts = Counter(map(stratum, examples))
     quota = quotas(dict(sorted(counts.items())), size, most={label: max(count - 1, 0) for label, count in counts.items()})
     together = units(examples)
-    content = [Counter(examples[position].output for position in unit) for unit in together]
+    content = [Counter(stratum(examples[position]) for position in unit) for unit in together]
     taken: Counter[str] = Counter()
     chosen: set[int] = set()
     order = [int(index) for index in generator.permutation(len(together))]

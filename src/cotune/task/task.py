@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from cotune.task.assemble import Source, assemble
 from cotune.task.checks import DataChecks
 from cotune.task.example import Example
-from cotune.task.metrics import METRICS, Metric, metric_named
+from cotune.task.metrics import Metric
+from cotune.task.output import Output, OutputType
 from cotune.task.read import Table, read_table, table_from_rows
+from cotune.task.schema import checked_schema
 from cotune.task.sealed import SealedTest
 
 if TYPE_CHECKING:
@@ -19,16 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Task:
-    """A label task, ready to be run.
+    """A task, ready to be run.
 
     Make one with :meth:`from_config`, :meth:`from_frame` or :meth:`from_rows`.
 
     Attributes:
         name: what people call it.
         input_fields: names of the input fields, in their order; prompts show them as ``{field}``.
-        output_field: name of the label column.
-        labels: all labels, sorted.
-        metric: name of the metric, a key of ``METRICS``.
+        output_field: name of the output column.
+        output: what an answer is: its type, labels or schema.
+        measure: what a right answer is worth.
         train: rows to learn from, in the order of their source.
         dev: rows to choose on, in the order of their source.
         test: rows for the one test at the end, sealed.
@@ -39,8 +41,8 @@ class Task:
     name: str
     input_fields: tuple[str, ...]
     output_field: str
-    labels: tuple[str, ...]
-    metric: str
+    output: Output
+    measure: Metric
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
     test: SealedTest
@@ -48,22 +50,28 @@ class Task:
     fingerprint: str
 
     def __repr__(self) -> str:
+        kind = self.output.type if self.output.free else f"{len(self.labels)} labels"
         return (
-            f"Task({self.name!r}, {', '.join(self.input_fields)} -> {self.output_field} ({len(self.labels)} labels), "
+            f"Task({self.name!r}, {', '.join(self.input_fields)} -> {self.output_field} ({kind}), "
             f"train={len(self.train)}, dev={len(self.dev)}, test={self.test.n})"
         )
 
     @property
-    def metric_function(self) -> Metric:
-        """The metric itself."""
-        return METRICS[self.metric]
+    def labels(self) -> tuple[str, ...]:
+        """All labels, sorted; empty where the output is no label."""
+        return self.output.labels
+
+    @property
+    def metric(self) -> str:
+        """The metric's name."""
+        return self.measure.name
 
     @classmethod
     def from_config(cls, config: RunConfig) -> Task:
         """Read, check and split the data that a config names.
 
         Raises:
-            InputError: the data is missing, broken, or no label task; names file, row and column.
+            InputError: the data is missing, broken, or no task; names file, row and column.
         """
         data, limit = config.data, config.limit
         return cls._assembled(
@@ -74,7 +82,9 @@ class Task:
                 input_fields=data.input,
                 output_field=data.output,
                 group=data.group,
+                type=config.output.type,
                 labels=config.output.labels,
+                schema=config.output.read_schema(),
                 limit_train=limit.train,
                 limit_dev=limit.dev,
                 limit_test=limit.test,
@@ -94,8 +104,10 @@ class Task:
         dev: Any = None,
         test: Any = None,
         group: str | None = None,
+        type: OutputType | None = None,
         labels: Sequence[str] | None = None,
-        metric: str = "accuracy",
+        schema: Mapping[str, Any] | None = None,
+        metric: str | None = None,
         name: str = "task",
         seed: int = 0,
         limit: Mapping[str, int] | None = None,
@@ -105,18 +117,20 @@ class Task:
         Args:
             frame: the labelled rows.
             input: column or columns that the model reads.
-            output: column of the labels.
+            output: column of the labels, texts, numbers or JSON values that are right.
             dev: rows to choose on; cut from ``frame`` where None.
             test: rows for the one test at the end; cut from ``frame`` where None.
             group: column whose equal values mark rows that must stay in one split.
+            type: ``label``, ``text``, ``number`` or ``json``; guessed from the data, and told, where None.
             labels: all labels; taken from the data where None.
-            metric: a key of ``METRICS``.
+            schema: JSON Schema of the outputs; inferred from the data where None.
+            metric: a key of ``METRICS``, ``within 0.5``, ``within 1%`` or ``FILE.py:FUNCTION``; None takes the type's own.
             name: what people call the task.
             seed: of the cuts and subsamples.
             limit: rows to take at most, by ``train``, ``dev`` and ``test``.
 
         Raises:
-            InputError: the rows are no label task; names the row and the column.
+            InputError: the rows are no task; names the row and the column.
         """
         limits = dict(limit or {})
         if unknown := sorted(set(limits) - {"train", "dev", "test"}):
@@ -131,7 +145,9 @@ class Task:
                 input_fields=(input,) if isinstance(input, str) else tuple(input),
                 output_field=output,
                 group=group,
+                type=type,
                 labels=tuple(labels) if labels is not None else None,
+                schema=checked_schema(schema, "schema"),
                 limit_train=limits.get("train"),
                 limit_dev=limits.get("dev"),
                 limit_test=limits.get("test"),
@@ -152,7 +168,7 @@ class Task:
         test: Iterable[Any] | None = None,
         **settings: Any,
     ) -> Task:
-        """A task from plain lists: of mappings, or of tuples of the input texts and, last, the label.
+        """A task from plain lists: of mappings, or of tuples of the input texts and, last, the output.
 
         Arguments and errors as in :meth:`from_frame`.
         """
@@ -167,15 +183,14 @@ class Task:
         )
 
     @classmethod
-    def _assembled(cls, source: Source, name: str, metric: str) -> Task:
-        metric_named(metric)
+    def _assembled(cls, source: Source, name: str, metric: str | None) -> Task:
         parts = assemble(source, metric)
         return cls(
             name=name,
             input_fields=source.input_fields,
             output_field=source.output_field,
-            labels=parts.labels,
-            metric=metric,
+            output=parts.output,
+            measure=parts.metric,
             train=parts.train,
             dev=parts.dev,
             test=parts.test,

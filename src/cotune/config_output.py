@@ -1,0 +1,79 @@
+"""The section ``output`` of the config: what an answer is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import model_validator as _model_validator
+from pydantic_core import PydanticCustomError
+
+from cotune.config_types import Count, Name, Section
+from cotune.errors import InputError
+from cotune.files import read_text
+
+
+def _label_texts(value: Any) -> Any:
+    """Labels that YAML reads as numbers or truth values become the texts that stand in the data."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    return tuple(
+        str(item).lower() if isinstance(item, bool) else str(item) if isinstance(item, (int, float)) else item for item in value
+    )
+
+
+class OutputConfig(Section):
+    """What the answer is.
+
+    Attributes:
+        type: ``label``, ``text``, ``number`` or ``json``; None guesses it from the data.
+        labels: all labels, for ``label``; None takes them from the data.
+        json_schema: the key ``schema``: JSON Schema of the answers, for ``json``, inline or the path of a file; None infers it.
+        max_tokens: longest answer of the other types in tokens; None takes it from the data.
+    """
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True, validate_by_alias=True)
+
+    type: Literal["label", "text", "number", "json"] | None = None
+    labels: Annotated[tuple[Name, ...], BeforeValidator(_label_texts), Field(min_length=2)] | None = None
+    json_schema: dict[str, Any] | Name | None = Field(default=None, alias="schema")
+    max_tokens: Count | None = None
+
+    @_model_validator(mode="after")
+    def _fits_type(self) -> OutputConfig:
+        for key, needed, given in (("labels", "label", self.labels), ("schema", "json", self.json_schema)):
+            if given is not None and self.type not in (needed, None):
+                raise PydanticCustomError("output", "{key} belong to the type {needed}", {"key": key, "needed": needed})
+        if self.labels is not None and self.json_schema is not None:
+            raise PydanticCustomError("output", "labels and schema exclude each other")
+        return self
+
+    def read_schema(self) -> dict[str, Any] | None:
+        """The JSON Schema, read from its file where the config names one; None where there is none.
+
+        Raises:
+            InputError: the file is missing or no JSON, or it is no sound schema.
+        """
+        from cotune.task.json_value import parse_json
+        from cotune.task.schema import checked_schema
+
+        schema: Any = self.json_schema
+        where = "output.schema"
+        if isinstance(schema, str):
+            where = f"{where}, {schema}"
+            try:
+                schema = parse_json(read_text(Path(schema), "the schema file"))
+            except ValueError as error:
+                raise InputError(f"the schema file is no JSON ({error})", where=where, mend="Correct it.") from error
+        found = checked_schema(schema, where)
+        return None if found is None else dict(found)
+
+    @_model_validator(mode="after")
+    def _labels_differ(self) -> OutputConfig:
+        seen = [label.strip() for label in self.labels or ()]
+        if doubled := [label for label in seen if seen.count(label) > 1]:
+            raise PydanticCustomError("labels", "the label {name} stands twice", {"name": repr(doubled[0])})
+        if "" in seen:
+            raise PydanticCustomError("labels", "a label is empty")
+        return self

@@ -1,0 +1,166 @@
+"""JSON Schemas of a task's outputs: given ones checked, missing ones inferred from the rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from cotune.errors import InputError
+
+ENUM_MOST, ENUM_EACH, ENUM_LONGEST = 24, 10, 60
+"""An enumeration: values at most, rows for each of them on average at least, characters of one at most."""
+
+
+def infer_schema(values: Sequence[Any]) -> dict[str, Any]:
+    """The JSON Schema of some values.
+
+    Objects get the properties that were seen, in the order of the objects, those in every object required, no others allowed. A
+    text becomes an enumeration where at most 24 values recur: ten rows a value on average and no value that stands only once.
+    The share of rows with a value not yet seen is about the share of values seen once (Good, Biometrika 1953), so that one
+    that was never seen is then unlikely.
+
+    Args:
+        values: JSON values, at least one.
+    """
+    kinds = list(dict.fromkeys(map(_kind, values)))
+    if "integer" in kinds and "number" in kinds:
+        kinds.remove("integer")
+    options = [_of_kind(kind, [v for v in values if _fits(kind, v)]) for kind in kinds]
+    if len(options) == 1:
+        return options[0]
+    if all(set(option) == {"type"} for option in options):
+        return {"type": [option["type"] for option in options]}
+    return {"anyOf": options}
+
+
+def checked_schema(schema: Any, where: str) -> Mapping[str, Any] | None:
+    """A schema that was given; None where none was.
+
+    Raises:
+        InputError: it is no sound JSON Schema.
+    """
+    if schema is None:
+        return None
+    if problem := schema_problem(schema):
+        raise InputError(
+            f"this is no JSON Schema ({problem})",
+            where=where,
+            mend='Write for example {"type": "object", "properties": {...}}.',
+        )
+    found: Mapping[str, Any] = schema
+    return found
+
+
+def schema_problem(schema: Any) -> str:
+    """What is wrong with a JSON Schema; empty where it is sound."""
+    import jsonschema_rs
+
+    if not isinstance(schema, Mapping):
+        return "it is no object"
+    if far := next((ref for ref in _references(schema) if not ref.startswith("#")), None):
+        return f"it refers to {far!r}, and nothing outside of it is read"
+    try:
+        jsonschema_rs.validator_for(dict(schema))
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
+        return str(error).splitlines()[0]
+    return ""
+
+
+class Validator:
+    """Checks values against one schema.
+
+    Args:
+        schema: a sound JSON Schema.
+    """
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        import jsonschema_rs
+
+        self._inner = jsonschema_rs.validator_for(dict(schema))
+
+    def __call__(self, value: Any) -> bool:
+        """Whether the value is valid."""
+        return bool(self._inner.is_valid(value))
+
+    def problem(self, value: Any) -> str:
+        """The first thing that is wrong with a value, with its place in it; empty where nothing is."""
+        for error in self._inner.iter_errors(value):
+            place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path).lstrip(".")
+            return f"{place + ': ' if place else ''}{error.message}"
+        return ""
+
+
+def schema_fields(schema: Mapping[str, Any], path: str = "") -> list[str]:
+    """Paths of the single values that a schema names, as :func:`cotune.task.json_value.leaves` writes them."""
+    found: list[str] = []
+    for option in schema.get("anyOf", ()):
+        found += schema_fields(option, path)
+    for name, inner in (schema.get("properties") or {}).items():
+        found += schema_fields(inner, f"{path}.{name}" if path else str(name))
+    if isinstance(schema.get("items"), Mapping):
+        found += schema_fields(schema["items"], f"{path}[]")
+    if not found and path and not schema.get("properties") and schema.get("type") not in ("object", "array"):
+        found = [path]
+    return list(dict.fromkeys(found))
+
+
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if name in ("$ref", "$dynamicRef") and isinstance(inner, str):
+                yield inner
+            yield from _references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _references(inner)
+
+
+def _of_kind(kind: str, values: Sequence[Any]) -> dict[str, Any]:
+    if kind == "object":
+        names = _names(values)
+        return {
+            "type": "object",
+            "properties": {name: infer_schema([value[name] for value in values if name in value]) for name in names},
+            "required": [name for name in names if all(name in value for value in values)],
+            "additionalProperties": False,
+        }
+    if kind == "array":
+        items = [item for value in values for item in value]
+        return {"type": "array", "items": infer_schema(items)} if items else {"type": "array", "maxItems": 0}
+    if kind == "string":
+        counts = Counter(values)
+        recurring = len(counts) <= ENUM_MOST and len(values) >= ENUM_EACH * len(counts) and min(counts.values()) > 1
+        if recurring and max(map(len, counts)) <= ENUM_LONGEST:
+            return {"type": "string", "enum": sorted(counts)}
+    return {"type": kind}
+
+
+def _names(values: Sequence[Any]) -> list[str]:
+    """Keys of all objects, each behind the one that stands before it where it was first seen."""
+    names: list[str] = []
+    for value in values:
+        place = 0
+        for name in value:
+            if name in names:
+                place = names.index(name) + 1
+            else:
+                names.insert(place, name)
+                place += 1
+    return names
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int):
+        return "integer"
+    if isinstance(value, float):
+        return "number"
+    return "string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"
+
+
+def _fits(kind: str, value: Any) -> bool:
+    return _kind(value) == kind or (kind == "number" and _kind(value) == "integer")

@@ -1,0 +1,85 @@
+"""Metrics of free text, each a number from 0 to 1 a row."""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections import Counter
+from functools import lru_cache
+from typing import Any
+
+from cotune.errors import InputError
+
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_WORD = re.compile(r"\w+")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def exact_match(gold: str, answer: str) -> float:
+    """1 where the texts are equal but for white space around them."""
+    return float(gold.strip() == answer.strip())
+
+
+def normalised_text(text: str) -> str:
+    """The text without case, punctuation, English articles and runs of white space, as SQuAD compares answers.
+
+    Source: the evaluation script of SQuAD (arXiv 1606.05250); letters are also brought into one Unicode form (NFKC).
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold().translate(_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", folded).split())
+
+
+def normalised_match(gold: str, answer: str) -> float:
+    """1 where the texts are equal once normalised; see :func:`normalised_text`."""
+    return float(normalised_text(gold) == normalised_text(answer))
+
+
+def token_f1(gold: str, answer: str) -> float:
+    """F1 of the words that both texts have, after :func:`normalised_text`; of two texts without words 1.
+
+    Source: the evaluation script of SQuAD (arXiv 1606.05250).
+    """
+    right, given = normalised_text(gold).split(), normalised_text(answer).split()
+    if not right or not given:
+        return float(right == given)
+    common = sum((Counter(right) & Counter(given)).values())
+    return 2 * common / (len(right) + len(given))
+
+
+def rouge_l(gold: str, answer: str) -> float:
+    """F1 of the longest common subsequence of words, by the library ``rouge-score``; letters of any script make words.
+
+    Raises:
+        InputError: the library is not installed.
+
+    Source: Lin, ROUGE (2004).
+    """
+    right, given = _words(gold), _words(answer)
+    if not right or not given:
+        return float(right == given)
+    return float(_scorer().score(gold, answer)["rougeL"].fmeasure)
+
+
+class _Words:
+    """Words as the library's own tokenizer cuts them, which however knows no letters but a to z."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return _words(text)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+@lru_cache(maxsize=1)
+def _scorer() -> Any:
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError as error:
+        raise InputError(
+            "the metric rouge_l needs the package rouge-score",
+            where="metric",
+            mend="Install it: pip install 'cotune[rouge]'.",
+        ) from error
+    return RougeScorer(["rougeL"], tokenizer=_Words())

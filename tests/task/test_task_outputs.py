@@ -1,0 +1,134 @@
+"""Outputs of every type: guessed, read, checked, split; bad cells named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+
+from cotune.config import config_from_data
+from cotune.errors import InputError
+from cotune.task import Output, Task
+from cotune.task.outputs import guess_type
+
+WORDS = ("red", "blue", "green", "grey")
+
+
+def texts(count: int = 60) -> list[dict[str, Any]]:
+    return [{"q": f"question {i}", "a": f"  Answer {i} in words "} for i in range(count)]
+
+
+def numbers(count: int = 60) -> list[dict[str, Any]]:
+    return [{"q": f"what is {i} and {i}", "a": f"{2 * i * i}.0"} for i in range(count)]
+
+
+def objects(count: int = 60) -> list[dict[str, Any]]:
+    rows = []
+    for i in range(count):
+        value: dict[str, Any] = {"count": i, "colour": WORDS[i % 4], "tags": [f"t{i}"]}
+        if i % 3:
+            value = {"note": f"note {i}", **value}
+        rows.append({"q": f"row {i}", "a": value})
+    return rows
+
+
+def task_of(rows: list[dict[str, Any]], **settings: Any) -> Task:
+    return Task.from_rows(rows, input="q", output="a", **settings)
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        ([f"{i * 7 % 101}.5" for i in range(60)], "number"),
+        ([str(i % 30) for i in range(60)], "label"),
+        ([str(1 + i % 77) for i in range(800)], "label"),
+        ([str(i % 5) for i in range(60)], "label"),
+        ([f"word {i}" for i in range(60)], "text"),
+        (["yes", "no"] * 30, "label"),
+        (['{"a": 1}', "{}"] * 30, "json"),
+        (['{"a": 1}', "{not json}"] * 30, "label"),
+    ],
+)
+def test_the_type_is_guessed(cells: list[str], kind: str) -> None:
+    assert guess_type(cells)[0] == kind
+
+
+@pytest.mark.parametrize(("rows", "kind", "metric"), [(texts(), "text", "token_f1"), (numbers(), "number", "accuracy"),
+                                                      (objects(), "json", "json_f1")])  # fmt: skip
+def test_a_task_of_each_type(rows: list[dict[str, Any]], kind: str, metric: str) -> None:
+    task = task_of(rows)
+    assert (task.output.type, task.metric, task.labels) == (kind, metric, ())
+    assert kind in task.checks["output_type"].message and "output.type" in task.checks["output_type"].message
+    assert (len(task.train), len(task.dev), task.test.n) == (28, 12, 20)
+    assert task_of(rows, type=kind).fingerprint == task.fingerprint
+    assert "output_type" not in task_of(rows, type=kind).checks
+
+
+def test_outputs_are_written_in_one_form() -> None:
+    assert {row.output for row in task_of(texts()).train} <= {f"Answer {i} in words" for i in range(60)}
+    assert {row.output for row in task_of(numbers()).train} <= {str(2 * i * i) for i in range(60)}
+    for row in task_of(objects()).train:
+        assert list(json.loads(row.output)) in (["note", "count", "colour", "tags"], ["count", "colour", "tags"])
+
+
+def test_a_schema_is_inferred_from_train_and_dev_alone() -> None:
+    task = task_of(objects(400))
+    schema = task.output.schema
+    assert schema is not None
+    assert schema["required"] == ["count", "colour", "tags"] and not schema["additionalProperties"]
+    assert schema["properties"]["colour"] == {"type": "string", "enum": sorted(WORDS)}
+    assert schema["properties"]["tags"] == {"type": "array", "items": {"type": "string"}}
+    assert Output.from_json(task.output.to_json()) == task.output
+
+
+def test_outputs_as_json_text_and_nested_are_the_same(tmp_path: Path) -> None:
+    nested, flat = tmp_path / "nested.jsonl", tmp_path / "flat.jsonl"
+    nested.write_text("".join(json.dumps(row) + "\n" for row in objects()))
+    flat.write_text("".join(json.dumps({**row, "a": json.dumps(row["a"])}) + "\n" for row in objects()))
+    parquet = tmp_path / "rows.parquet"
+    pandas.DataFrame([{**row, "a": {**row["a"], "note": row["a"].get("note", "")}} for row in objects()]).to_parquet(parquet)
+    found = [Task.from_config(config_from_data(path, input="q", output="a")) for path in (nested, flat, parquet)]
+    assert found[0].fingerprint == found[1].fingerprint
+    assert found[2].output.type == "json" and len(found[2].train) == len(found[0].train)
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "parts"),
+    [
+        (numbers(), {"type": "number", "bad": "12 km"}, ("row 8, column 'a'", "'12 km' is no number", "unit")),
+        (numbers(), {"type": "number", "bad": "3,5"}, ("row 8", "'3,5' is no number", "decimal comma")),
+        (objects(), {"type": "json", "bad": "{'a': 1}"}, ("row 8, column 'a'", "no JSON")),
+        (objects(), {"type": "json", "bad": '{"a": 1, "a": 2}'}, ("row 8", "'a' stands twice")),
+        (objects(), {"schema": {"type": "object", "properties": {"count": {"type": "integer"}}}, "bad": '{"count": "x"}'},
+         ("row 8, column 'a'", "does not fit output.schema", "count: ")),
+        (objects(), {"schema": {"type": "objekt"}}, ("schema", "no JSON Schema")),
+        (objects(), {"schema": {"$ref": "http://example.org/x"}}, ("schema", "nothing outside")),
+        (texts(), {"type": "text", "bad": "  "}, ("row 8, column 'a'", "output is empty")),
+        (texts(), {"type": "text", "metric": "json_f1"}, ("metric", "does not fit answers of the type text", "token_f1")),
+        ([{**row, "a": "same"} for row in texts()], {"type": "text"}, ("column 'a'", "same output, 'same'")),
+    ],
+)  # fmt: skip
+def test_bad_outputs_are_named(rows: list[dict[str, Any]], settings: dict[str, Any], parts: tuple[str, ...]) -> None:
+    bad = settings.pop("bad", None)
+    if bad is not None:
+        rows = [*rows[:7], {**rows[7], "a": bad}, *rows[8:]]
+    with pytest.raises(InputError) as caught:
+        task_of(rows, **settings)
+    message = str(caught.value)
+    assert not [part for part in parts if part not in message], message
+    assert caught.value.mend
+
+
+def test_a_schema_file_is_read_and_named_where_it_is_broken(tmp_path: Path) -> None:
+    data, schema = tmp_path / "rows.jsonl", tmp_path / "schema.json"
+    data.write_text("".join(json.dumps(row) + "\n" for row in objects()))
+    schema.write_text('{"type": "object", "required": ["count"]}')
+    config = config_from_data(data, input="q", output="a", overrides=[f"output.schema={schema}"])
+    assert Task.from_config(config).output.schema == {"type": "object", "required": ["count"]}
+    assert config.fingerprint_view()["output"]["schema"] == "schema.json"
+    schema.write_text("{nope")
+    with pytest.raises(InputError, match=r"schema\.json: the schema file is no JSON"):
+        Task.from_config(config)

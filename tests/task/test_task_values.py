@@ -1,0 +1,105 @@
+"""Numbers and JSON values: read back as they were written, found in answers, taken apart."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from cotune.task.json_value import NO_JSON, in_schema_order, json_in, json_text, leaf_counts, parse_json, same_json
+from cotune.task.number import equal_numbers, number_in, number_text, parse_number
+from cotune.task.schema import Validator, infer_schema, schema_fields, schema_problem
+
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | FLOATS | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=6, min_value=-(10**30), max_value=10**30))
+def test_a_number_is_read_back_as_it_was_written(number: Decimal) -> None:
+    text = number_text(number)
+    assert parse_number(text) == number
+    assert number_text(parse_number(text) or Decimal(0)) == text
+    assert number_in(f"So it is {text}.") == number
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("1,234,567.50", "1234567.5"), (" +5 ", "5"), ("-0.0", "0"), (".5", "0.5"), ("−3", "-3"), ("1e3", "1000"), ("5.", "5")],
+)
+def test_numbers_have_one_form(text: str, wanted: str) -> None:
+    number = parse_number(text)
+    assert number is not None and number_text(number) == wanted
+
+
+@pytest.mark.parametrize(
+    "text", ["", "12 km", "$5", "5%", "3,5", "12,34", "1 000", "nan", "inf", "0x10", "five", "1e9999", "٣"]
+)
+def test_other_texts_are_no_numbers(text: str) -> None:
+    assert parse_number(text) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "wanted"),
+    [("The answer is 51.", "51"), ("3 + 4 = 7 apples", "7"), ("$1,250.00", "1250"), ("none", None), ("room A12", None),
+     ("a" * 100_000, None)],
+)  # fmt: skip
+def test_the_last_number_of_an_answer_counts(answer: str, wanted: str | None) -> None:
+    found = number_in(answer)
+    assert (None if found is None else number_text(found)) == wanted
+
+
+def test_tolerance_is_absolute_or_relative() -> None:
+    ten, hundred = Decimal(10), Decimal(100)
+    assert equal_numbers(Decimal("0.3"), Decimal("0.1") * 3)
+    assert equal_numbers(Decimal("10.5"), ten, absolute=0.5) and not equal_numbers(Decimal("10.51"), ten, absolute=0.5)
+    assert equal_numbers(Decimal(101), hundred, relative=0.01) and not equal_numbers(Decimal(102), hundred, relative=0.01)
+
+
+@given(VALUES)
+def test_json_is_read_back_as_it_was_written(value: object) -> None:
+    assert same_json(json_in(json_text(value)), value)
+    assert parse_json(json_text(value)) == value
+
+
+@given(st.lists(VALUES, min_size=1, max_size=5))
+def test_an_inferred_schema_holds_its_values_and_is_sound(values: list[object]) -> None:
+    schema = infer_schema(values)
+    assert schema_problem(schema) == ""
+    check = Validator(schema)
+    assert all(map(check, values))
+
+
+@pytest.mark.parametrize(
+    ("answer", "wanted"),
+    [('Sure: {"a": 1} and more', {"a": 1}), ('```json\n{"a": [1]}\n```', {"a": [1]}), ("[1, 2", NO_JSON), ("NaN", NO_JSON),
+     ("{" * 5000, NO_JSON)],
+)  # fmt: skip
+def test_json_is_found_in_an_answer(answer: str, wanted: object) -> None:
+    assert json_in(answer) == wanted
+
+
+def test_values_have_paths_and_lists_count_their_items() -> None:
+    counts = leaf_counts({"a": {"b": " x  y"}, "c": [1, 1.0, {"d": None}], "e": {}})
+    assert counts == {("a.b", '"x y"'): 1, ("c[]", "1"): 2, ("c[].d", "null"): 1}
+    assert same_json({"a": 1, "b": 2}, {"b": 2, "a": 1.0}) and not same_json([1, 2], [2, 1])
+    assert not same_json(NO_JSON, NO_JSON)
+
+
+def test_keys_take_the_order_of_the_schema() -> None:
+    schema = {"properties": {"b": {}, "a": {"items": {"properties": {"y": {}, "x": {}}}}}}
+    assert json.dumps(in_schema_order({"z": 0, "a": [{"x": 1, "y": 2}], "b": 3}, schema)) == (
+        '{"b": 3, "a": [{"y": 2, "x": 1}], "z": 0}'
+    )
+    assert schema_fields(infer_schema([{"a": {"b": 1}, "c": [{"d": "x"}], "e": ["y"]}])) == ["a.b", "c[].d", "e[]"]
+
+
+def test_enumerations_need_values_that_recur() -> None:
+    assert "enum" in infer_schema(["a", "b"] * 10) and "enum" not in infer_schema(["a", "b"] * 9)
+    assert "enum" not in infer_schema(["a", "b"] * 20 + ["c"])
