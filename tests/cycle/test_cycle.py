@@ -287,12 +287,12 @@ def test_a_run_survives_one_prompt_whose_training_diverges(
     real = TuningRun._one_step
     broken: list[str] = []
 
-    def one_step(self: TuningRun, batch: Any) -> Any:
+    def one_step(self: TuningRun, batch: Any, prefix: int) -> Any:
         if self.key not in broken and not broken:
             broken.append(self.key)
         if self.key in broken:
             raise DivergedError("the loss became nan in step 1; the trial stops here.")
-        return real(self, batch)
+        return real(self, batch, prefix)
 
     monkeypatch.setattr(TuningRun, "_one_step", one_step)
     task = Task.from_rows(labelled_rows(90), input="text", output="label")

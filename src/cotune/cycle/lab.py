@@ -21,6 +21,7 @@ from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example
 from cotune.task.task import Task
+from cotune.tune.average import How, average
 from cotune.tune.batches import training_rows
 from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
@@ -179,19 +180,17 @@ class Lab:
 
     # Training -----------------------------------------------------------------------------------------------------
 
-    def run_of(self, prompt: Prompt, start: str, train: Sequence[Example], note: str = "") -> TuningRun:
-        """The tuning run of a prompt from an adapter over given rows; one object for each, parked between calls."""
-        key = content_hash([prompt.id, start, [row.id for row in train], note])
+    def run_of(self, prompts: Sequence[Prompt], start: str, train: Sequence[Example]) -> TuningRun:
+        """The tuning run of a prompt, or of a mixture of several, from an adapter over given rows; one object for each, parked
+        between calls."""
+        key = content_hash([[prompt.id for prompt in prompts], start, [row.id for row in train]])
         if key not in self._runs:
-            rendered = self.model.renderer.render(prompt, [row.fields for row in train], self.task.labels)
-            answers = [int(i) for i in self.gold(train)]
+            fields, answers = [row.fields for row in train], [int(i) for i in self.gold(train)]
+            first, *also = (
+                training_rows(self.model.renderer.render(prompt, fields, self.task.labels), answers) for prompt in prompts
+            )
             self._runs[key] = TuningRun(
-                self.model,
-                training_rows(rendered, answers),
-                self.tune,
-                seed=self.seed,
-                folder=self.folder / "checkpoints",
-                start=start,
+                self.model, first, self.tune, seed=self.seed, folder=self.folder / "checkpoints", start=start, also=also
             )
         return self._runs[key]
 
@@ -212,6 +211,9 @@ class Lab:
             # A run that was finished goes on from where its learning rate was still full.
             if not (branch and run.resume(branch)) and (run.step == 0 or run.branch):
                 run.resume()
+            # A clock that is asked again after a kill may call for fewer steps than the checkpoint has.
+            if run.step > to_step:
+                run.restart()
             started, before = time.monotonic(), run.tokens
             try:
                 run.advance(to_step, decay_from=decay_from, branch=branch, report=told)
@@ -241,6 +243,30 @@ class Lab:
         if "failed" in value:
             return None
         self.model.adapters.register(self.folder / "adapters" / value["adapter_id"])
+        return str(value["adapter_id"])
+
+    def average(self, adapters: Sequence[str], *, how: How = "factors", shares: Sequence[float] | None = None) -> str:
+        """The mean of adapters of one shape as an adapter of its own; recorded as an ``average`` step.
+
+        Args:
+            adapters: ids, at least one.
+            how: see :mod:`cotune.tune.average`.
+            shares: weight of each; equal ones where None.
+
+        Returns:
+            Its id.
+        """
+        slot = self.model.adapters
+
+        def effect() -> dict[str, Any]:
+            made = average([slot.read(adapter) for adapter in adapters], how=how, shares=shares)
+            # What is saved is described as what the model holds.
+            slot.use(adapters[0])
+            return {"adapter_id": slot.save(made.weights, self.folder / "adapters"), "distance": round(made.distance, 6)}
+
+        key = [list(adapters), how, None if shares is None else list(shares)]
+        value = self.journal.step("average", key, effect)
+        slot.register(self.folder / "adapters" / value["adapter_id"])
         return str(value["adapter_id"])
 
     def clean(self) -> None:

@@ -1,7 +1,8 @@
-"""Tracks: prompts that are being tuned, side by side, in equal steps."""
+"""Tracks: prompts, or mixtures of prompts, that are being tuned, side by side, in equal steps."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.refine import not_shown
+from cotune.task.example import Example
 from cotune.tune.trainer import TuningRun
 
 
@@ -43,10 +45,10 @@ class Measured:
 
 @dataclass
 class Track:
-    """A prompt being tuned from some adapter on.
+    """A prompt, or a mixture of prompts, being tuned from some adapter on.
 
     Attributes:
-        prompt: what is asked.
+        prompt: what is asked; of a mixture the first one.
         run: its tuning run.
         start: adapter that it started from.
         start_steps: optimizer steps behind that adapter.
@@ -55,6 +57,7 @@ class Track:
         finished: numbers of steps from which the learning rate has fallen already.
         failed: whether training diverged.
         steady_steps: optimizer steps at the full learning rate that this track itself took.
+        also: the further prompts of a mixture. It is measured under each, and its best prompt on dev is what counts.
     """
 
     prompt: Prompt
@@ -66,6 +69,12 @@ class Track:
     finished: list[int] = field(default_factory=list)
     failed: bool = False
     steady_steps: int = 0
+    also: tuple[Prompt, ...] = ()
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """All that it is tuned on."""
+        return self.prompt, *self.also
 
     @property
     def steps(self) -> int:
@@ -99,9 +108,16 @@ class Track:
         return max(self.measured, key=lambda m: m.rank)
 
 
-def open_track(lab: Lab, prompt: Prompt, start: str = BASE, start_steps: int = 0) -> Track:
-    """A track that has not trained yet. Rows that the prompt shows are not learnt from: the answer would be copied."""
-    return Track(prompt, lab.run_of(prompt, start, not_shown(prompt, lab.task.train)), start, start_steps)
+def open_track(lab: Lab, prompt: Prompt, start: str = BASE, start_steps: int = 0, *, also: Sequence[Prompt] = ()) -> Track:
+    """A track that has not trained yet. Rows that a prompt of it shows are not learnt from: the answer would be copied."""
+    run = _run_of(lab, (prompt, *also), start, lab.task.train)
+    return Track(prompt, run, start, start_steps, also=tuple(also))
+
+
+def _run_of(lab: Lab, prompts: Sequence[Prompt], start: str, rows: Sequence[Example]) -> TuningRun:
+    for prompt in prompts:
+        rows = not_shown(prompt, rows)
+    return lab.run_of(prompts, start, rows)
 
 
 def measure(lab: Lab, prompt: Prompt, adapter: str, steps: int, stage: str, decision: Decision | None = None) -> Measured:
@@ -143,7 +159,7 @@ def finish(lab: Lab, track: Track, *, cycle: int) -> bool:
         return False
     if track.peaked and track.latest.candidate.steps == track.steps:
         best = track.best_steady.candidate
-        run = lab.run_of(track.prompt, best.adapter, not_shown(track.prompt, lab.task.train))
+        run = _run_of(lab, track.prompts, best.adapter, lab.task.train)
         start, own = best.steps, 0
     else:
         run, start, own = track.run, track.start_steps, track.steady_steps
@@ -157,6 +173,25 @@ def finish(lab: Lab, track: Track, *, cycle: int) -> bool:
     return _measure_into(lab, track, adapter, start + end, cycle, "finish")
 
 
+def average_steady(lab: Lab, track: Track, *, cycle: int, last: int | None = None) -> bool:
+    """Measure the mean of a track's adapters at the full learning rate, beside these; False where that failed.
+
+    The mean along a run damps the noise of its steps, as a falling learning rate does, and takes no further step
+    (arXiv 1803.05407). It takes part in what is best, and nothing trains on from it.
+
+    Args:
+        lab: where effects happen.
+        track: one that was measured at least twice.
+        cycle: for the journal.
+        last: how many of its newest adapters; all where None.
+    """
+    chosen = list({m.candidate.adapter: m for m in track.steady}.values())[-(last or len(track.steady)) :]
+    if track.failed or len(chosen) < 2:
+        return False
+    adapter = lab.average([m.candidate.adapter for m in chosen])
+    return _measure_into(lab, track, adapter, chosen[-1].candidate.steps, cycle, "average")
+
+
 def refit(lab: Lab, measured: Measured) -> Measured:
     """Let a chosen adapter's learning rate fall on train and dev together, as scikit-learn's searches refit their winner.
 
@@ -166,8 +201,7 @@ def refit(lab: Lab, measured: Measured) -> Measured:
     candidate = measured.candidate
     if candidate.adapter == BASE:
         return measured
-    rows = not_shown(candidate.prompt, (*lab.task.train, *lab.task.dev))
-    run = lab.run_of(candidate.prompt, candidate.adapter, rows)
+    run = _run_of(lab, (candidate.prompt,), candidate.adapter, (*lab.task.train, *lab.task.dev))
     steps = decay_steps(candidate.steps, lab.tune.decay)
     adapter = lab.train(candidate.prompt, run, steps, decay_from=0, stage="refit")
     if adapter is None:
@@ -183,14 +217,16 @@ def decay_steps(steps: int, decay: float) -> int:
 
 def _measure_into(lab: Lab, track: Track, adapter: str, steps: int, cycle: int, stage: str) -> bool:
     try:
-        measured = measure(lab, track.prompt, adapter, steps, stage)
+        found = [measure(lab, prompt, adapter, steps, stage) for prompt in track.prompts]
     except DivergedError:
         track.failed = True
         return False
-    track.measured.append(measured)
-    if stage != "finish":
-        track.steady.append(measured)
-    lab.journal.step("tuned", [cycle, track.prompt.id, adapter], lambda: {"cycle": cycle, "stage": stage, **told(measured)})
+    track.measured.extend(found)
+    if stage not in ("finish", "average"):
+        track.steady.append(max(found, key=lambda m: m.rank))
+    for one in found:
+        key = [cycle, one.candidate.prompt.id, adapter]
+        lab.journal.step("tuned", key, lambda m=one: {"cycle": cycle, "stage": stage, **told(m)})  # type: ignore[misc]
     return True
 
 

@@ -94,17 +94,26 @@ class AdapterSlot:
                 self._peft.base_model.disable_adapter_layers()
             self.current = BASE
             return
+        weights = self.read(adapter_id)
+        # Where an adapter is refused below, the model holds neither it nor the one before.
+        self.current = ""
+        self.wrap(read_settings(self._folders[adapter_id]))
+        self._put(weights)
+        self.current = adapter_id
+
+    def read(self, adapter_id: str) -> Mapping[str, Tensor]:
+        """A registered adapter's weights under peft's file names; not to be changed.
+
+        Raises:
+            CotuneError: no folder was registered under this id.
+        """
         if adapter_id not in self._loaded:
             if adapter_id not in self._folders:
                 raise CotuneError(f"the adapter {adapter_id} is not known here")
             self._loaded[adapter_id] = _read_weights(self._folders[adapter_id])
             for oldest in list(self._loaded)[: -self.keep]:
                 del self._loaded[oldest]
-        # Where an adapter is refused below, the model holds neither it nor the one before.
-        self.current = ""
-        self.wrap(read_settings(self._folders[adapter_id]))
-        self._put(self._loaded[adapter_id])
-        self.current = adapter_id
+        return self._loaded[adapter_id]
 
     def wrap(self, settings: LoraSettings) -> Any:
         """Give the model LoRA layers of this shape and switch them on; returns the peft model."""

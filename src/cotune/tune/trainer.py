@@ -1,4 +1,4 @@
-"""One tuning run: an adapter trained on one prompt, which can be advanced, left, resumed and finished."""
+"""One tuning run: an adapter trained on a prompt or a mixture of prompts, which can be advanced, left, resumed and finished."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cotune.errors import CotuneError, DivergedError
 from cotune.files import atomic_path, content_hash
 from cotune.model.adapters import BASE
 from cotune.model.local import LocalModel, out_of_memory
-from cotune.tune.batches import TrainingRow, micro_batches, rows_of_step
+from cotune.tune.batches import TrainingRow, micro_batches, prompt_of_step, rows_of_step
 from cotune.tune.loss import common_prefix, plain_loss, shared_prefix_loss
 from cotune.tune.settings import TuneSettings, learning_rate_factor
 
@@ -24,7 +24,11 @@ StepReport = Callable[[int, float, int], None]
 
 
 class TuningRun:
-    """Trains one adapter on one prompt's rows.
+    """Trains one adapter on one prompt's rows, or on the same rows under several prompts.
+
+    A mixture asks with one of its prompts in each step, all of them equally often, so that the weights do not come to hang on
+    one wording (arXiv 2502.12859). The rows of a step are those that a single prompt would have met, and a batch of one prompt
+    has one prefix to share, so a mixture costs what its prompts do on average.
 
     The state after step ``n`` is a function of the arguments and ``n`` alone, so a run can be left at any step, resumed from
     its last checkpoint, and gives the same weights as one never interrupted.
@@ -36,6 +40,7 @@ class TuningRun:
         seed: draws the initial weights and the order of rows.
         folder: where checkpoints of this run go.
         start: adapter to go on from; :data:`BASE` draws a fresh one.
+        also: the same rows, in the same order, under each further prompt of a mixture.
 
     Attributes:
         step: optimizer steps done.
@@ -53,26 +58,29 @@ class TuningRun:
         seed: int,
         folder: Path,
         start: str = BASE,
+        also: Sequence[Sequence[TrainingRow]] = (),
     ) -> None:
         if not rows:
             raise CotuneError("there are no rows to train on")
-        self.model, self.rows, self.settings, self.seed, self.start = model, list(rows), settings, seed, start
-        self.key = content_hash(
-            {
-                "model": model.fingerprint,
-                "rows": [[row.prompt_ids, row.answer_ids] for row in rows],
-                "settings": asdict(settings),
-                "seed": seed,
-                "start": start,
-            },
-            20,
-        )
+        if any(len(further) != len(rows) for further in also):
+            raise CotuneError("the prompts of a mixture need the same rows")
+        self.model, self.settings, self.seed, self.start = model, settings, seed, start
+        self.variants = [list(rows), *map(list, also)]
+        shown = [[[row.prompt_ids, row.answer_ids] for row in variant] for variant in self.variants]
+        identity = {
+            "model": model.fingerprint,
+            "rows": shown[0],
+            "settings": asdict(settings),
+            "seed": seed,
+            "start": start,
+        }
+        self.key = content_hash(identity | ({"also": shown[1:]} if also else {}), 20)
         self.folder = folder / self.key
         self.step = 0
         self.losses: list[float] = []
         self.tokens = 0
         self.branch = ""
-        self._prefix = common_prefix(self.rows)
+        self._prefixes = [common_prefix(variant) for variant in self.variants]
         self._parameters: list[tuple[str, torch.nn.Parameter]] = []
         self._optimizer: torch.optim.Optimizer | None = None
         self._last: Path | None = None
@@ -80,16 +88,21 @@ class TuningRun:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in which every row is met about once."""
-        return math.ceil(len(self.rows) / min(self.settings.batch_size, len(self.rows)))
+        return math.ceil(self._count / min(self.settings.batch_size, self._count))
 
     @property
     def tokens_per_step(self) -> float:
         """Expected tokens of a step."""
-        size = min(self.settings.batch_size, len(self.rows))
-        whole = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in self.rows) / len(self.rows)
-        if not self._shares:
-            return size * whole
-        return size * (whole - self._prefix) + self._prefix
+        size = min(self.settings.batch_size, self._count)
+        costs = []
+        for variant, prefix in zip(self.variants, self._prefixes, strict=True):
+            whole = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in variant) / self._count
+            costs.append(size * (whole - prefix) + prefix if self._shares else size * whole)
+        return sum(costs) / len(costs)
+
+    @property
+    def _count(self) -> int:
+        return len(self.variants[0])
 
     def advance(
         self,
@@ -124,8 +137,9 @@ class TuningRun:
             )
             for group in self._optimizer.param_groups:
                 group["lr"] = self.settings.learning_rate * factor
-            picked = rows_of_step(self.step, len(self.rows), self.settings.batch_size, self.seed)
-            loss, used = self._one_step([self.rows[i] for i in picked])
+            picked = rows_of_step(self.step, self._count, self.settings.batch_size, self.seed)
+            variant = prompt_of_step(self.step, len(self.variants), self.seed)
+            loss, used = self._one_step([self.variants[variant][i] for i in picked], self._prefixes[variant])
             self.step += 1
             self.losses.append(loss)
             self.tokens += used
@@ -140,18 +154,18 @@ class TuningRun:
         self._enter()
         return self.model.adapters.weights()
 
-    def _one_step(self, batch: Sequence[TrainingRow]) -> tuple[float, int]:
-        """One optimizer step; the loss is per answer token, however the batch is cut into passes."""
+    def _one_step(self, batch: Sequence[TrainingRow], prefix: int) -> tuple[float, int]:
+        """One optimizer step on rows of one prompt; the loss is per answer token, however the batch is cut into passes."""
         assert self._optimizer is not None
         self._optimizer.zero_grad(set_to_none=True)
         answers = sum(len(row.answer_ids) for row in batch)
-        lengths = [len(row.prompt_ids) - self._prefix + len(row.answer_ids) for row in batch]
+        lengths = [len(row.prompt_ids) - prefix + len(row.answer_ids) for row in batch]
         total, tokens, limit = 0.0, 0, self.settings.micro_tokens
         while True:
             try:
                 for part in micro_batches(batch, lengths, limit):
                     rows = [batch[i] for i in part]
-                    loss, used = self._loss(rows)
+                    loss, used = self._loss(rows, prefix)
                     (loss / answers).backward()  # type: ignore[no-untyped-call]
                     total += float(loss.detach())
                     tokens += used
@@ -174,9 +188,9 @@ class TuningRun:
     def _shares(self) -> bool:
         return self.settings.shared_prefix and self.model.shared
 
-    def _loss(self, rows: Sequence[TrainingRow]) -> tuple[Tensor, int]:
+    def _loss(self, rows: Sequence[TrainingRow], prefix: int) -> tuple[Tensor, int]:
         if self._shares:
-            return shared_prefix_loss(self.model, rows, self._prefix)
+            return shared_prefix_loss(self.model, rows, prefix)
         return plain_loss(self.model, rows)
 
     # Leaving and coming back --------------------------------------------------------------------------------------
@@ -200,7 +214,7 @@ class TuningRun:
         if self._last is not None:
             self._restore(self._last)
         else:
-            self.step, self.losses, self.tokens = 0, [], 0
+            self._rewind()
 
     @property
     def _mark(self) -> str:
@@ -222,6 +236,14 @@ class TuningRun:
             # Written from here, so that a full disk is an OSError like any other.
             temporary.write_bytes(save(tensors, metadata={"about": json.dumps(about)}))
         return self._last
+
+    def restart(self) -> None:
+        """Go back to step 0, from which every step can be reached again; checkpoints stay until they are written over."""
+        self._optimizer, self._last, self.branch = None, None, ""
+        self._rewind()
+
+    def _rewind(self) -> None:
+        self.step, self.losses, self.tokens = 0, [], 0
 
     def resume(self, branch: str = "") -> bool:
         """Go back to the last checkpoint of a branch, if there is one; returns whether there was."""
