@@ -25,6 +25,8 @@ _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 _FIRST_WAIT_S = 0.5
 _MOST_BYTES = 1_000_000
 _IDLE_S = 15.0
+_MOST_LOST = 8
+"""Requests of one question that may be paid in vain."""
 
 
 @dataclass(frozen=True)
@@ -124,15 +126,15 @@ class Client:
             counted = f"{asked} request{'' if asked == 1 else 's'}"
             return EndpointError(self.without_key(f"{text} ({counted})"), requests=asked, tokens=lost, status=status)
 
-        while (tries is None or asked < tries) and (left := end - time.monotonic()) > 0:
+        while (tries is None or asked < tries) and lost < _MOST_LOST and (left := end - time.monotonic()) > 0:
             generation = self.gate.enter(self._stop)
             if generation < 0:
                 raise failure("it was given up")
             asked += 1
             try:
                 value = read(self._request(path, body, min(self.endpoint.timeout, left)))
-            except TryAgain as again:
-                told = again
+            except TryAgain as failed:
+                told = failed
             except (ValueError, TypeError, KeyError, IndexError) as error:
                 told = TryAgain(f"the answer is not what was asked for ({type(error).__name__})", crowded=False)
             except Final as error:
@@ -149,10 +151,11 @@ class Client:
             late = again_in >= end - time.monotonic()
             hold = told.wait is not None and not late
             self.gate.leave(generation, well=False, crowded=told.crowded, hold=hold)
-            if (tries is None or asked < tries) and late:
+            again = (tries is None or asked < tries) and lost < _MOST_LOST
+            if again and late:
                 raise failure(f"{why}; another try in {again_in:.0f} s would come too late")
             try:
-                if tries is None or asked < tries:
+                if again:
                     self._sleep(again_in)
             finally:
                 if hold:
@@ -226,6 +229,8 @@ class Client:
                     if len(data) > _MOST_BYTES:
                         raise Final(f"the answer is longer than {_MOST_BYTES:,} bytes")
                 return self._read(response, bytes(data))
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            raise TryAgain(f"the connection broke ({type(error).__name__}: {error})", paid=False) from error
         except httpx2.TimeoutException as error:
             raise TryAgain(f"no answer within {seconds:.0f} s") from error
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:

@@ -16,8 +16,9 @@ Progress = Callable[[int], None]
 """Called with the number of tokens that were just run."""
 
 
-class Model(Protocol):
-    """Scores labels and gives states to embed with; :class:`cotune.model.local.LocalModel` is one that can also be tuned."""
+class Scorer(Protocol):
+    """Scores labels: all that choosing, measuring and predicting need. One behind an endpoint is
+    :class:`cotune.model.remote.RemoteModel`."""
 
     @property
     def name(self) -> str:
@@ -26,17 +27,7 @@ class Model(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Content hash of its weights and tokenizer."""
-        ...
-
-    @property
-    def tokenizer(self) -> Any:
-        """Its fast Hugging Face tokenizer."""
-        ...
-
-    @property
-    def renderer(self) -> Renderer:
-        """Makes its token ids."""
+        """Content hash of its weights and tokenizer; of one elsewhere, of where it is and what it is called there."""
         ...
 
     def score(
@@ -50,6 +41,20 @@ class Model(Protocol):
         progress: Progress | None = None,
     ) -> LabelScores:
         """Log-probabilities of the labels for each row; see :meth:`cotune.model.local.LocalModel.score`."""
+        ...
+
+
+class Model(Scorer, Protocol):
+    """One whose tokens and states can be seen; :class:`cotune.model.local.LocalModel` is one that can also be tuned."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its fast Hugging Face tokenizer."""
+        ...
+
+    @property
+    def renderer(self) -> Renderer:
+        """Makes its token ids."""
         ...
 
     def last_states(

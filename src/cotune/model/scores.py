@@ -19,6 +19,8 @@ class LabelScores:
         truncated: rows whose text had to be shortened.
         cached: rows answered from the cache.
         pruned: some labels that could not win were left out; never use these for calibration.
+        cost: US dollars, where answers have a price.
+        unmatched: rows whose answer names no label, where answers are words.
     """
 
     log_probs: NDArray[np.float64]
@@ -27,6 +29,8 @@ class LabelScores:
     truncated: int = 0
     cached: int = 0
     pruned: bool = False
+    cost: float = 0.0
+    unmatched: int = 0
 
     @property
     def normalised(self) -> NDArray[np.float64]:

@@ -9,7 +9,8 @@ from functools import lru_cache
 from typing import Any
 
 from cotune.errors import InputError
-from cotune.prompt.prompt import Prompt, substitute
+from cotune.prompt.messages import Turns, turns_of
+from cotune.prompt.prompt import Prompt
 
 # Private-use characters: no chat template or data set gives them a meaning.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
@@ -96,17 +97,8 @@ class Renderer:
     def _build_skeleton(self, prompt: Prompt, names: tuple[str, ...], labels: tuple[str, ...]) -> str:
         """The full text with marks where the row's fields belong."""
         marks = {name: f"{_OPEN}{name}{_CLOSE}" for name in names}
-        marks["labels"] = marks.get("labels", ", ".join(map(self._harmless, prompt.words(labels))))
-        system = None if prompt.system is None else substitute(prompt.system, marks)
-        turns: list[tuple[str, str | None]] = []
-        for place, shown in enumerate((*prompt.demonstrations, None)):
-            values = marks if shown is None else {**marks, **{n: self._harmless(v) for n, v in shown.fields}}
-            turns.append(
-                (
-                    self._body(prompt, values, first=place == 0),
-                    None if shown is None else self._harmless(prompt.word(shown.output)),
-                )
-            )
+        made = turns_of(prompt, marks, labels, self._harmless)
+        system, turns = made.system, made.turns
         if self.chat:
             return self._chat_text(system, turns)
         blocks = [system] if system else []
@@ -116,21 +108,10 @@ class Renderer:
         # An answer that starts right behind the input would read as its continuation.
         return text if prompt.cue or prompt.order == "input_first" else text + "\n"
 
-    @staticmethod
-    def _body(prompt: Prompt, values: Mapping[str, str], *, first: bool) -> str:
-        instruction, shown, cue = prompt.instruction, prompt.input_template, prompt.cue
-        leading = prompt.order == "instruction_first"
-        parts = (instruction if first else "", shown, cue) if leading else (shown, instruction, cue)
-        return prompt.separator.join(substitute(part, values) for part in parts if part)
-
     def _chat_text(self, system: str | None, turns: Sequence[tuple[str, str | None]]) -> str:
-        messages = [] if system is None else [{"role": "system", "content": system}]
-        for body, answer in turns:
-            messages.append({"role": "user", "content": body})
-            if answer is not None:
-                messages.append({"role": "assistant", "content": answer})
         from jinja2 import TemplateError
 
+        messages = Turns(system, tuple(turns)).messages
         try:
             text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except TemplateError:

@@ -1,0 +1,152 @@
+"""How an endpoint is asked for a label: the request, what is kept of the answer, and which request a server understands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from cotune.endpoint import EndpointError, Usage, estimate_tokens
+from cotune.endpoint.ask import message_text
+
+_MOST_ALTERNATIVES, _FEW_ALTERNATIVES = 20, 5
+_POSITIONS = 12
+"""Places of an answer whose alternatives are kept."""
+_LEAST_TOKENS, _MOST_TOKENS = 8, 64
+_REFUSED = (400, 404, 422)
+
+
+@dataclass(frozen=True)
+class Way:
+    """What requests to a server look like.
+
+    Attributes:
+        alternatives: tokens asked for at each place of the answer (``top_logprobs``); 0 asks for the text alone.
+        limit: what the server calls the longest answer, ``max_tokens`` or ``max_completion_tokens``.
+        tokens: of the answer at most.
+        greedy: whether the server takes a temperature, which then is 0.
+        tells_probabilities: whether answers come with probabilities.
+    """
+
+    alternatives: int = _MOST_ALTERNATIVES
+    limit: str = "max_tokens"
+    tokens: int = _LEAST_TOKENS
+    greedy: bool = True
+    tells_probabilities: bool = True
+
+    def body(self, model: str, messages: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+        """The request."""
+        body: dict[str, Any] = {"model": model, "messages": [dict(m) for m in messages], self.limit: self.tokens}
+        if self.greedy:
+            body["temperature"] = 0
+        if self.alternatives:
+            body |= {"logprobs": True, "top_logprobs": self.alternatives}
+        return body
+
+    def to_json(self) -> dict[str, Any]:
+        """For journal and bundle."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Way:
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            ValueError: a key is missing, unknown or of the wrong kind.
+        """
+        kinds = {"alternatives": int, "limit": str, "tokens": int, "greedy": bool, "tells_probabilities": bool}
+        if set(data) != set(kinds) or not all(isinstance(data[key], kind) for key, kind in kinds.items()):
+            raise ValueError("not a way to ask")
+        found = cls(**data)
+        if found.limit not in ("max_tokens", "max_completion_tokens") or not 1 <= found.tokens <= 10**6:
+            raise ValueError("not a way to ask")
+        return found
+
+
+@dataclass(frozen=True)
+class Said:
+    """What is kept of an answer.
+
+    Attributes:
+        text: of the message.
+        positions: of its first places, the tokens that could have stood there, the chosen one first; empty where none are told.
+        usage: tokens of question and answer.
+    """
+
+    text: str
+    positions: tuple[tuple[tuple[str, float], ...], ...]
+    usage: Usage
+
+    def to_json(self) -> dict[str, Any]:
+        """For the answers on disk."""
+        return {"text": self.text, "positions": [list(map(list, p)) for p in self.positions], "usage": asdict(self.usage)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Said:
+        """Inverse of :meth:`to_json`."""
+        positions = tuple(tuple((str(t), float(p)) for t, p in place) for place in data["positions"])
+        return cls(data["text"], positions, Usage(**data["usage"]))
+
+
+def read_said(body: Any, messages: Sequence[Mapping[str, str]]) -> Said:
+    """Take an answer apart.
+
+    Raises:
+        ValueError: it is no chat completion; or ``KeyError``, ``IndexError``, ``TypeError``.
+    """
+    # A server that filters an answer says nothing at all; asking again would only cost again.
+    text = "" if body["choices"][0]["message"].get("content", "") is None else message_text(body)
+    return Said(text, _positions(body["choices"][0]), Usage.read(body, asked=estimate_tokens(messages), answer=text))
+
+
+def find_way(ask: Callable[[Way], Said], way: Way) -> Way:
+    """Which request a server understands: tried one after the other, as long as it refuses them as malformed.
+
+    Args:
+        ask: puts a question of the task, whose answer is not lost.
+        way: what to begin with.
+
+    Raises:
+        EndpointError: it refuses all, or cannot be asked.
+    """
+    other = "max_completion_tokens"
+    plain = replace(way, alternatives=0)
+    ways = [way, replace(way, alternatives=_FEW_ALTERNATIVES), replace(way, limit=other)] if way.alternatives else []
+    for tried in (*ways, plain, replace(plain, limit=other)):
+        try:
+            return replace(tried, tells_probabilities=bool(ask(tried).positions))
+        except EndpointError as error:
+            if error.status not in _REFUSED:
+                raise
+    # Some models take no temperature but their own.
+    last = replace(plain, limit=other, greedy=False)
+    return replace(last, tells_probabilities=bool(ask(last).positions))
+
+
+def answer_tokens(words: Sequence[str]) -> int:
+    """Tokens that a label may need, whatever the tokenizer."""
+    return min(_MOST_TOKENS, max(_LEAST_TOKENS, 4 + max(map(len, words)) // 2))
+
+
+def _positions(choice: Any) -> tuple[tuple[tuple[str, float], ...], ...]:
+    """What could have stood at each place; nothing where the server tells nothing that can be read."""
+    try:
+        content = choice["logprobs"]["content"]
+        return tuple(_alternatives(place) for place in content[:_POSITIONS])
+    except (KeyError, TypeError, ValueError, IndexError):
+        return ()
+
+
+def _alternatives(place: Any) -> tuple[tuple[str, float], ...]:
+    chosen = (str(place["token"]), _number(place["logprob"]))
+    others = {str(item["token"]): _number(item["logprob"]) for item in place.get("top_logprobs") or ()}
+    others.pop(chosen[0], None)
+    return (chosen, *others.items())
+
+
+def _number(value: Any) -> float:
+    found = float(value)
+    if found != found:
+        raise ValueError("not a number")
+    # Servers write -9999 or minus infinity for next to nothing.
+    return max(-1000.0, min(0.0, found))

@@ -1,0 +1,177 @@
+"""From an endpoint's answer to label probabilities: by what the server says of its first tokens, or by matching the text."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Alternatives = Sequence[tuple[str, float]]
+"""A position of an answer: tokens that could have stood there, the chosen one first, each with its log-probability."""
+
+FLOOR = 1e-6
+"""Least share that a label keeps where the server does not name it, before renormalising: 13.8 nats below the whole."""
+NAMED = 0.9
+"""What a label gets that an answer names, where no probabilities are told; the others share the rest."""
+
+_OPENING = " \t\r\n\"'`*_([{<“‘«-•:>#"
+_THINKING = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL | re.IGNORECASE)
+
+
+def label_log_probs(positions: Sequence[Alternatives], words: Sequence[str]) -> NDArray[np.float64] | None:
+    """``[labels]`` log-probabilities among the labels, from the alternatives that a server tells for an answer's first tokens.
+
+    A token speaks for every label word that begins with what is said so far. Where one word does, it gets the token's
+    probability; where several do, the next position tells them apart as far as the answer goes that way, and otherwise they
+    share it equally. A word that no alternative speaks for was below the last one shown: it gets an equal part of what the
+    alternatives leave over, at most the last one's probability and at least :data:`FLOOR`. All is renormalised over the labels.
+
+    Args:
+        positions: of the answer, at least the first.
+        words: what the model says for each label; two may begin alike, none may be equal.
+
+    Returns:
+        None where no alternative speaks for any label.
+    """
+    fold = _folding(words)
+    shares = _walk(positions, 0, "", [fold(_plain(word)) for word in words], range(len(words)), fold)
+    if shares is None:
+        return None
+    found = np.array([shares[i] for i in range(len(words))])
+    result: NDArray[np.float64] = np.log(found / found.sum())
+    return result
+
+
+def named_log_probs(label: int | None, labels: int) -> NDArray[np.float64]:
+    """``[labels]`` for an answer that only names a label: no probability, but what ranks it first; uniform without one."""
+    if label is None:
+        return np.full(labels, -math.log(labels))
+    result = np.full(labels, math.log((1 - NAMED) / max(1, labels - 1)))
+    result[label] = math.log(NAMED)
+    return result
+
+
+def match_label(text: str, words: Sequence[str]) -> int | None:
+    """Which label an answer in words names; None where it names none, or several and none first.
+
+    Spelling, case and punctuation aside: the answer is a label word, or a JSON object with one as a value; or begins with one;
+    or one alone stands in it as whole words (a word within a longer one that also stands there does not count).
+
+    Args:
+        text: of the answer; what a model thinks aloud between ``<think>`` marks is left out.
+        words: what the model says for each label.
+    """
+    text = _THINKING.sub(" ", text).strip()
+    inner = _json_text(text)
+    fold = _folding(words)
+    targets = [_words(fold(word)) for word in words]
+    for found in (text, inner) if inner is not None else (text,):
+        said = _words(fold(found))
+        whole = [i for i, target in enumerate(targets) if said == target]
+        if len(whole) == 1:
+            return whole[0]
+        first = [i for i, target in enumerate(targets) if target and said[: len(target)] == target]
+        if first:
+            return max(first, key=lambda i: len(targets[i]))
+        standing = [i for i, target in enumerate(targets) if target and _stands(target, said, targets)]
+        if len(standing) == 1:
+            return standing[0]
+    return None
+
+
+def _walk(
+    positions: Sequence[Alternatives],
+    place: int,
+    said: str,
+    targets: Sequence[str],
+    left: Sequence[int],
+    fold: Callable[[str], str],
+) -> dict[int, float] | None:
+    """Shares of the labels ``left`` given what was said; None where this position speaks for none of them."""
+    shares = dict.fromkeys(left, 0.0)
+    shown, last, spoke = 0.0, 1.0, False
+    for number, (token, log_prob) in enumerate(positions[place]):
+        probability = math.exp(min(0.0, log_prob))
+        shown, last = shown + probability, min(last, probability)
+        so_far = said + token
+        meant = _meant(so_far, token, targets, left, fold)
+        chosen, more = number == 0, place + 1 < len(positions)
+        deeper = None
+        if chosen and more and (len(meant) > 1 or not _plain(so_far)):
+            deeper = _walk(positions, place + 1, so_far, targets, meant or left, fold)
+        elif not _plain(so_far):
+            # A blank that was not taken says nothing about what would follow it.
+            continue
+        if deeper is None:
+            deeper = {i: 1.0 / len(meant) for i in meant}
+        spoke = spoke or bool(deeper)
+        for i, share in deeper.items():
+            shares[i] += probability * share
+    if not spoke:
+        return None
+    missing = [i for i in left if shares[i] <= 0.0]
+    if missing:
+        each = min(last, max(0.0, 1.0 - shown) / len(missing))
+        shares |= dict.fromkeys(missing, max(each, FLOOR))
+    total = sum(shares.values())
+    return {i: share / total for i, share in shares.items()}
+
+
+def _meant(so_far: str, token: str, targets: Sequence[str], left: Sequence[int], fold: Callable[[str], str]) -> list[int]:
+    """Labels that an answer which begins so may still come to."""
+    text = fold(_plain(so_far))
+    if not text:
+        return []
+    ended = not token or "\n" in token or (token.startswith("<") and token.endswith(">"))
+    body = fold(_plain(so_far[: len(so_far) - len(token)])) if ended else text
+    open_ = [] if ended else [i for i in left if targets[i].startswith(text)]
+    done = [i for i in left if targets[i] and body.startswith(targets[i]) and not body[len(targets[i]) :][:1].isalnum()]
+    if open_:
+        return open_
+    return [max(done, key=lambda i: len(targets[i]))] if done else []
+
+
+def _folding(words: Sequence[str]) -> Callable[[str], str]:
+    """Case is passed over unless it is what tells two words apart."""
+    plain = [_plain(word) for word in words]
+    if len({word.casefold() for word in plain}) == len(set(plain)):
+        return lambda text: unicodedata.normalize("NFKC", text).casefold()
+    return lambda text: unicodedata.normalize("NFKC", text)
+
+
+def _plain(text: str) -> str:
+    return text.lstrip(_OPENING)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\w+", text.replace("_", " ")))
+
+
+def _stands(target: tuple[str, ...], said: tuple[str, ...], targets: Sequence[tuple[str, ...]]) -> bool:
+    """Whether the words stand together anywhere but inside a longer label that stands there too."""
+    for start in range(len(said) - len(target) + 1):
+        if said[start : start + len(target)] == target and not any(
+            len(other) > len(target) and said[at : at + len(other)] == other
+            for other in targets
+            for at in range(max(0, start + len(target) - len(other)), start + 1)
+        ):
+            return True
+    return False
+
+
+def _json_text(text: str) -> str | None:
+    """The one text in a JSON object that the answer holds; None where it holds none."""
+    start, end = text.find("{"), text.rfind("}")
+    if start < 0 or end < start:
+        return None
+    try:
+        value = json.loads(text[start : end + 1])
+    except (ValueError, RecursionError):
+        return None
+    texts = [item for item in value.values() if isinstance(item, str)] if isinstance(value, dict) else []
+    return texts[0] if len(texts) == 1 else None

@@ -1,0 +1,62 @@
+"""The message side of rendering: a prompt and a row as chat messages, before anything becomes token ids.
+
+The renderer's text and what an endpoint is sent are both made of these turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from cotune.prompt.prompt import Prompt, substitute
+
+
+@dataclass(frozen=True)
+class Turns:
+    """What is said.
+
+    Attributes:
+        system: the system message; None where there is none.
+        turns: what is shown and what is answered to it; the last answer is None, for it is asked for.
+    """
+
+    system: str | None
+    turns: tuple[tuple[str, str | None], ...]
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """As chat messages."""
+        found = [] if self.system is None else [{"role": "system", "content": self.system}]
+        for shown, answer in self.turns:
+            found.append({"role": "user", "content": shown})
+            if answer is not None:
+                found.append({"role": "assistant", "content": answer})
+        return found
+
+
+def turns_of(
+    prompt: Prompt, fields: Mapping[str, str], labels: Sequence[str], clean: Callable[[str], str] = lambda text: text
+) -> Turns:
+    """A prompt's turns for one row.
+
+    Args:
+        prompt: how to ask.
+        fields: the row's input fields, put in literally.
+        labels: the answers to choose from.
+        clean: takes out of label words and demonstrations what would mean something to a tokenizer.
+    """
+    values = {"labels": ", ".join(map(clean, prompt.words(labels))), **fields}
+    system = None if prompt.system is None else substitute(prompt.system, values)
+    turns: list[tuple[str, str | None]] = []
+    for place, shown in enumerate((*prompt.demonstrations, None)):
+        own = values if shown is None else {**values, **{name: clean(text) for name, text in shown.fields}}
+        answer = None if shown is None else clean(prompt.word(shown.output))
+        turns.append((_body(prompt, own, first=place == 0), answer))
+    return Turns(system, tuple(turns))
+
+
+def _body(prompt: Prompt, values: Mapping[str, str], *, first: bool) -> str:
+    instruction, shown, cue = prompt.instruction, prompt.input_template, prompt.cue
+    leading = prompt.order == "instruction_first"
+    parts = (instruction if first else "", shown, cue) if leading else (shown, instruction, cue)
+    return prompt.separator.join(substitute(part, values) for part in parts if part)
