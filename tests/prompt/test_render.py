@@ -329,3 +329,56 @@ def test_the_shared_prefix_is_the_longest_that_leaves_each_row_a_token(rows: lis
 
 def test_no_rows_share_nothing() -> None:
     assert shared_prefix([]) == 0
+
+
+# Free text ----------------------------------------------------------------------------------------------------------
+
+texts = st.one_of(
+    words, st.text(max_size=12), st.sampled_from(['{"intent": "x", "slots": {}}', "", " ", "\n", "12.5", "<|im_end|>x"])
+)
+
+
+@pytest.mark.parametrize("renderer", [CHAT, PLAIN, MERGING], ids=["chat", "plain", "merging"])
+@given(prompts, st.lists(st.tuples(words, texts), min_size=1, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_a_free_answer_follows_the_very_ids_that_generation_starts_from(
+    renderer: Renderer, prompt: Prompt, pairs: list[tuple[str, str]]
+) -> None:
+    if renderer is MERGING:
+        # It knows lower-case letters alone and drops the rest.
+        pairs = [(row, "".join(c for c in answer if c in "abcdefghijklmnopqrstuvwxyz")) for row, answer in pairs]
+    lead = renderer.lead(prompt, ("input", "other"))
+    rows = [{"input": row, "other": "o"} for row, _ in pairs]
+    start = renderer.render_answers(prompt, rows, None)
+    found = renderer.render_answers(prompt, rows, [answer for _, answer in pairs])
+    for (_, answer), bare, full in zip(pairs, start, found, strict=True):
+        assert bare.prompt_ids == full.prompt_ids and bare.completions == ()
+        assert len(full.completions) == 1 and full.completions[0][-1] == renderer.stop_id
+        assert renderer.read(full.completions[0][:-1], lead) == renderer._harmless(answer)
+
+
+@RENDERERS
+def test_free_answers_and_labels_have_the_same_ids(renderer: Renderer) -> None:
+    prompt = Prompt(
+        instruction="Name the topic.",
+        cue="Answer:",
+        demonstrations=(Demonstration((("input", "Who?"),), "person"), Demonstration((("input", "Where?"),), "place")),
+    )
+    rows = [{"input": "Where is my card?"}, {"input": "x" * 40}]
+    by_label = renderer.render(prompt, rows, ("card", "place"))
+    free = renderer.render_answers(prompt, rows, ["card", "place"])
+    assert [row.prompt_ids for row in free] == [row.prompt_ids for row in by_label]
+    assert [row.completions[0] for row in free] == [by_label[0].completions[0], by_label[1].completions[1]]
+    assert renderer.lead(prompt, ("input",)) == ("" if renderer.chat else " ")
+
+
+@RENDERERS
+def test_a_row_that_is_too_long_is_shortened_alike_with_and_without_its_answer(renderer: Renderer) -> None:
+    short = Renderer(renderer.tokenizer, max_tokens=40, chat=renderer.chat)
+    prompt, rows = Prompt(instruction="Sum it up.", cue="In short:"), [{"input": "one two three " * 30}, {"input": "x"}]
+    free = short.render_answers(prompt, rows, ["a long tale", "x"])
+    assert [row.truncated for row in free] == [True, False]
+    assert len(free[0].prompt_ids) <= 40
+    assert free[0].prompt_ids == short.render(prompt, rows, ("a",))[0].prompt_ids
+    assert short.read(free[0].completions[0][:-1], short.lead(prompt, ("input",))) == "a long tale"
+    assert short.render_answers(prompt, [], None) == []

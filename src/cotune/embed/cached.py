@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from cotune.embed.text import TextEmbedder
 from cotune.files import content_hash
-from cotune.model.local import LocalModel, engine_facts
+from cotune.model.engine_facts import engine_facts
+from cotune.model.local import LocalModel
 from cotune.model.score_cache import ScoreCache
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cotune import __version__
 from cotune.errors import DivergedError
 from cotune.files import content_hash
 from cotune.model.adapters import BASE, AdapterSlot
 from cotune.model.allocator import keep_freed_memory
-from cotune.model.attention import ATTENTION_NAME
-from cotune.model.naive import naive_label_scores, plain_states
-from cotune.model.packed import plan_pass
+from cotune.model.answering import answer_losses
+from cotune.model.engine_facts import engine_facts
+from cotune.model.generating import generate
+from cotune.model.generations import GREEDY, AnswerLosses, Generations, Sampling
+from cotune.model.grammar import Grammar
+from cotune.model.naive import naive_label_scores
 from cotune.model.prefixes import PrefixStates
 from cotune.model.protocol import Model, Progress
 from cotune.model.runner import PackedRunner, PrefixState, self_check
 from cotune.model.score_cache import ScoreCache
 from cotune.model.scores import LabelScores
 from cotune.model.scoring import Batch, cut_batches, score_batch, score_batch_top
+from cotune.model.states import mean_states
+from cotune.model.token_grammar import TokenTable
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, Renderer, shared_prefix
 
 _log = logging.getLogger(__name__)
-
-ENGINE_VERSION = "2"
-"""Part of every cache key: raised when a change of the engine can change scores."""
 
 # Texts that begin with characters of different kinds: what prompts have in common with all of them is the prompt's own.
 _UNLIKE = ("a", "Z", "7", "#", "é", "\n", " x", "的")
@@ -290,6 +292,87 @@ class LocalModel:
             40,
         )
 
+    # Free answers -------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompt: Prompt,
+        rows: Sequence[Mapping[str, str]],
+        *,
+        adapter: str = BASE,
+        limit: int,
+        grammar: Grammar | None = None,
+        sampling: Sampling = GREEDY,
+        progress: Progress | None = None,
+    ) -> Generations:
+        """Write an answer to each row.
+
+        Args:
+            prompt: how to ask.
+            rows: input fields of each row.
+            adapter: which weights; :data:`BASE` or a registered adapter's id.
+            limit: tokens that an answer may have, the stop token included.
+            grammar: what answers are held to. Then every answer belongs to it, also where the limit ends it.
+            sampling: greedy, or a temperature and a seed.
+            progress: told the tokens of each finished part.
+
+        Raises:
+            InputError: prompt and limit are longer than the model's positions, or the grammar allows no answer in ``limit``
+                tokens or cannot be used with this tokenizer.
+            DivergedError: a logit is not a number or infinite.
+        """
+        return generate(self, prompt, rows, adapter=adapter, limit=limit, grammar=grammar, sampling=sampling, progress=progress)
+
+    def answer_losses(
+        self,
+        prompt: Prompt,
+        rows: Sequence[Mapping[str, str]],
+        answers: Sequence[str],
+        *,
+        adapter: str = BASE,
+        progress: Progress | None = None,
+    ) -> AnswerLosses:
+        """Negative log-likelihood of each row's gold answer, its stop token included: how a prompt is judged before it writes.
+
+        Args:
+            prompt: how to ask.
+            rows: input fields of each row.
+            answers: the gold answer of each row.
+            adapter: which weights.
+            progress: told the tokens of each finished batch.
+
+        Raises:
+            DivergedError: a loss is not a number or infinite.
+        """
+        return answer_losses(self, prompt, rows, answers, adapter=adapter, progress=progress)
+
+    @cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer: the chat template's, the tokenizer's, and those that the model's maker names."""
+        named = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        several = named if isinstance(named, list) else [] if named is None else [named]
+        found = {self.renderer.stop_id, self.tokenizer.eos_token_id, *several} - {None}
+        return tuple(sorted(found))
+
+    @cached_property
+    def token_table(self) -> TokenTable:
+        """The bytes of the tokenizer's tokens, which grammars need."""
+        return TokenTable(self.tokenizer, self.model.get_output_embeddings().weight.shape[0])
+
+    @property
+    def longest_sequence(self) -> int | None:
+        """Positions that the model has; None where it does not say."""
+        limit: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return limit
+
+    def kept_prefix(self, adapter: str, shared: tuple[int, ...]) -> tuple[int, ...]:
+        """How much of what rows share is taken as their prefix: the longest that is kept, else all."""
+        return self._prefixes.longest_kept(adapter, shared)
+
+    def prefix_state(self, adapter: str, ids: tuple[int, ...]) -> PrefixState | None:
+        """The state of a prefix under an adapter, run where it is not known."""
+        return self._prefixes.get(adapter, ids)
+
     # States for embedding -----------------------------------------------------------------------------------------
 
     def last_states(
@@ -331,43 +414,7 @@ class LocalModel:
             layer: output of this many layers; None means all of them and the final norm.
             progress: told the tokens that run.
         """
-        self.adapters.use(adapter)
-        result = np.empty((len(sequences), self.model.config.get_text_config().hidden_size), dtype=np.float32)
-        length = 0
-        if self.shared and sequences:
-            length = min(shared_prefix(sequences), min(int(np.flatnonzero(w)[0]) for w in weights))
-        order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i]), i))
-        with torch.inference_mode():
-            prefix = self.runner.prefix(sequences[0][:length]) if length else None
-            if progress and length:
-                progress(length)
-            for part in _cut(order, [len(s) - length for s in sequences], self.settings.batch_tokens):
-                suffixes = [sequences[i][length:] for i in part]
-                if self.shared:
-                    plan = plan_pass(suffixes, prefix=length, device=self.model.device)
-                    hidden = self.runner.hidden(plan, prefix, layer=layer)[0]
-                else:
-                    hidden = plain_states(self.model, suffixes, layer)
-                share = torch.tensor(np.concatenate([weights[i][length:] for i in part]), dtype=torch.float32)
-                rows = torch.arange(len(part)).repeat_interleave(torch.tensor([len(s) for s in suffixes]))
-                read = torch.nonzero(share)[:, 0].to(hidden.device)
-                chosen = hidden[read].float() * share.to(hidden.device)[read, None]
-                sums = chosen.new_zeros(len(part), chosen.shape[1]).index_add_(0, rows.to(hidden.device)[read], chosen)
-                result[part] = sums.cpu().numpy()
-                if progress:
-                    progress(sum(map(len, suffixes)))
-        return result
-
-
-def engine_facts(model: LocalModel) -> dict[str, str | int]:
-    """What of the machine and the engine could change a number; part of every cache key."""
-    return {
-        "device": model.settings.device,
-        "dtype": model.settings.dtype,
-        "threads": torch.get_num_threads(),
-        "kernel": ATTENTION_NAME if model.shared else "plain",
-        "engine": f"{__version__}/{ENGINE_VERSION}/{torch.__version__}",
-    }
+        return mean_states(self, sequences, weights, adapter=adapter, layer=layer, progress=progress)
 
 
 def _longest_prompt(model: Any, wanted: int) -> int:
@@ -378,19 +425,6 @@ def _longest_prompt(model: Any, wanted: int) -> int:
 def _as_model(model: LocalModel) -> Model:
     """Checked by mypy: it is all that the protocol asks for."""
     return model
-
-
-def _cut(order: Sequence[int], lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
-    part: list[int] = []
-    tokens = 0
-    for i in order:
-        if part and tokens + lengths[i] > limit:
-            yield part
-            part, tokens = [], 0
-        part.append(i)
-        tokens += lengths[i]
-    if part:
-        yield part
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -17,20 +17,23 @@ from cotune.model.trie import needs_stop
 from cotune.prompt.render import RenderedRow
 
 
-def naive_label_scores(model: Any, rows: Sequence[RenderedRow], *, batch_rows: int = 16) -> tuple[NDArray[np.float64], int]:
+def naive_label_scores(
+    model: Any, rows: Sequence[RenderedRow], *, batch_rows: int = 16, with_stop: bool = False
+) -> tuple[NDArray[np.float64], int]:
     """``[rows, labels]`` log-probabilities and the tokens run, one full pass a label.
 
     Args:
         model: a transformers causal language model.
         rows: rendered rows with equally many completions.
         batch_rows: sequences in a padded batch.
+        with_stop: score the stop token too where no label is the beginning of another.
     """
     use_plain_attention(model)
     sequences, owners = [], []
     for row, rendered in enumerate(rows):
-        with_stop = needs_stop(rendered.completions)
+        stop = with_stop or needs_stop(rendered.completions)
         for label, completion in enumerate(rendered.completions):
-            answer = completion if with_stop else completion[:-1]
+            answer = completion if stop else completion[:-1]
             sequences.append(((*rendered.prompt_ids, *answer), len(answer)))
             owners.append((row, label))
     scores = np.zeros((len(rows), len(rows[0].completions)))

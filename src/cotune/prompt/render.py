@@ -23,7 +23,8 @@ class RenderedRow:
 
     Attributes:
         prompt_ids: everything before the answer.
-        completions: for each label, in the order asked for, the answer's ids with the stop token at the end.
+        completions: for each label, in the order asked for, the answer's ids with the stop token at the end; of free text
+            the one gold answer, or nothing.
         truncated: whether the row's text had to be shortened.
     """
 
@@ -92,6 +93,52 @@ class Renderer:
             rendered.append(RenderedRow(tuple(row_ids[: len(row_ids) - cut]), completions, truncated))
         return rendered
 
+    def render_answers(
+        self, prompt: Prompt, rows: Sequence[Mapping[str, str]], answers: Sequence[str] | None
+    ) -> list[RenderedRow]:
+        """Token ids of rows whose answers are free text: each row has one completion of its own, or none without ``answers``.
+
+        ``prompt_ids`` do not depend on the answers: they are what generation starts from, so tuning and measuring condition on
+        the very same. Where a tokenizer would merge across the border, the answer's text is tokenized by itself.
+
+        Args:
+            prompt: how to ask; ``{labels}`` stands for nothing.
+            rows: input fields of each row.
+            answers: the gold answer of each row; None where there is none to render.
+        """
+        if not rows:
+            return []
+        skeleton = self._skeleton(prompt, tuple(rows[0]), ())
+        values = [{name: self._harmless(value) for name, value in row.items()} for row in rows]
+        ids = self._encode([self._fill(skeleton, row) for row in values])
+        truncated = [len(row_ids) > self.max_tokens for row_ids in ids]
+        for i in range(len(rows)):
+            if truncated[i]:
+                values[i], ids[i] = self._truncate(skeleton, values[i], ids[i])
+        completions: list[tuple[tuple[int, ...], ...]] = [()] * len(rows)
+        if answers is not None:
+            texts = [self._answer_text(skeleton, self._harmless(answer)) for answer in answers]
+            tail = self._barrier(skeleton)
+            if tail is not None:
+                alone = self._encode([tail]) * len(rows)
+                whole = self._encode([tail + text for text in texts])
+            else:
+                alone = ids
+                whole = self._encode([self._fill(skeleton, row) + text for row, text in zip(values, texts, strict=True)])
+            for i, (before, both, text) in enumerate(zip(alone, whole, texts, strict=True)):
+                own = both[len(before) :] if both[: len(before)] == before else self._bare(text)
+                completions[i] = ((*own, self.stop_id),)
+        return [RenderedRow(tuple(a), b, c) for a, b, c in zip(ids, completions, truncated, strict=True)]
+
+    def lead(self, prompt: Prompt, fields: Sequence[str]) -> str:
+        """What stands between a prompt and every answer: a space, or nothing."""
+        return self._answer_text(self._skeleton(prompt, tuple(fields), ()), "")
+
+    def read(self, ids: Sequence[int], lead: str = "") -> str:
+        """The text of an answer's ids, control tokens and the ``lead`` left out."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text.removeprefix(lead)
+
     # What the model reads -----------------------------------------------------------------------------------------
 
     def _build_skeleton(self, prompt: Prompt, names: tuple[str, ...], labels: tuple[str, ...]) -> str:
@@ -146,6 +193,10 @@ class Renderer:
         ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=not self.chat)["input_ids"]
         end = self.tokenizer.eos_token_id
         return [x[:-1] if not self.chat and len(x) > 1 and x[-1] == end else x for x in ids]
+
+    def _bare(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
     def _barrier(self, skeleton: str) -> str | None:
         """The constant text from the last control token on: what stands before it cannot change its tokens."""

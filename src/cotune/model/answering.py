@@ -1,0 +1,114 @@
+"""How likely each row's gold answer is: teacher-forced, all rows of a batch in one packed pass behind the shared prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cotune.errors import DivergedError
+from cotune.files import content_hash
+from cotune.model.engine_facts import engine_facts
+from cotune.model.generations import AnswerLosses
+from cotune.model.naive import naive_label_scores
+from cotune.model.packed import plan_pass
+from cotune.model.protocol import Progress
+from cotune.model.runner import PackedRunner, PrefixState
+from cotune.model.states import cut_by_tokens
+from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import RenderedRow, shared_prefix
+
+if TYPE_CHECKING:
+    from cotune.model.local import LocalModel
+
+
+def answer_losses(
+    model: LocalModel,
+    prompt: Prompt,
+    rows: Sequence[Mapping[str, str]],
+    answers: Sequence[str],
+    *,
+    adapter: str,
+    progress: Progress | None,
+) -> AnswerLosses:
+    """See :meth:`cotune.model.local.LocalModel.answer_losses`."""
+    rendered = model.renderer.render_answers(prompt, rows, answers)
+    losses = np.empty(len(rendered))
+    lengths = np.array([len(row.completions[0]) for row in rendered], dtype=np.int64)
+    if not rendered:
+        return AnswerLosses(losses, lengths)
+    shared = rendered[0].prompt_ids[: shared_prefix([row.prompt_ids for row in rendered]) if model.shared else 0]
+    prefix_ids = model.kept_prefix(adapter, shared)
+    own = [len(row.prompt_ids) - len(prefix_ids) + len(row.completions[0]) - 1 for row in rendered]
+    order = sorted(range(len(rendered)), key=lambda i: (own[i], i))
+    tokens, cached = len(prefix_ids), 0
+    for part in cut_by_tokens(order, own, model.settings.batch_tokens):
+        chosen = [rendered[i] for i in part]
+        key = content_hash(
+            {
+                "model": model.fingerprint,
+                "adapter": adapter,
+                "prefix": prefix_ids,
+                "suffixes": [row.prompt_ids[len(prefix_ids) :] for row in chosen],
+                "answers": [row.completions[0] for row in chosen],
+                "scoring": "answers",
+                **engine_facts(model),
+            },
+            40,
+        )
+        found = model.cache.get(key) if model.cache else None
+        if found is not None:
+            cached += len(part)
+            part_losses, cost = found[0][:, 0], found[1]
+        else:
+            part_losses, cost = _compute(model, adapter, prefix_ids, chosen)
+            if not np.isfinite(part_losses).all():
+                raise DivergedError(f"losses of prompt {prompt.id} with adapter {adapter} are not finite")
+            if model.cache:
+                model.cache.put(key, part_losses[:, None], cost)
+        losses[part] = part_losses
+        tokens += cost
+        if progress:
+            progress(cost)
+    plain = sum(len(row.prompt_ids) + len(row.completions[0]) - 1 for row in rendered)
+    return AnswerLosses(
+        losses,
+        lengths,
+        tokens=tokens,
+        tokens_saved=max(0, plain - tokens),
+        truncated=sum(row.truncated for row in rendered),
+        cached=cached,
+    )
+
+
+def _compute(
+    model: LocalModel, adapter: str, prefix_ids: tuple[int, ...], rows: Sequence[RenderedRow]
+) -> tuple[NDArray[np.float64], int]:
+    model.adapters.use(adapter)
+    if not model.shared:
+        scores, tokens = naive_label_scores(model.model, rows, with_stop=True)
+        return -scores[:, 0], tokens - len(rows)
+    with torch.inference_mode():
+        return _packed_losses(model.runner, model.prefix_state(adapter, prefix_ids), rows)
+
+
+def _packed_losses(
+    runner: PackedRunner, prefix: PrefixState | None, rows: Sequence[RenderedRow]
+) -> tuple[NDArray[np.float64], int]:
+    """``[rows]`` summed losses and the own tokens run; logits are made at the answers' places alone."""
+    length = prefix.length if prefix else 0
+    suffixes = [(*row.prompt_ids[length:], *row.completions[0][:-1]) for row in rows]
+    plan = plan_pass(suffixes, prefix=length, device=runner.device)
+    hidden, _ = runner.hidden(plan, prefix)
+    counts = [len(row.completions[0]) for row in rows]
+    places = np.concatenate(
+        [np.arange(end - count + 1, end + 1) for end, count in zip(plan.last.tolist(), counts, strict=True)]
+    )
+    targets = torch.tensor([token for row in rows for token in row.completions[0]], device=hidden.device)
+    states = hidden[torch.from_numpy(places).to(hidden.device)]
+    found = runner.log_probs(states, torch.arange(len(places), device=hidden.device), targets).double().cpu().numpy()
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    return -np.add.reduceat(found, starts), len(plan.ids)

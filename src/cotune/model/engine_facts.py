@@ -1,0 +1,27 @@
+"""What of the machine and the engine could change a number; part of every cache key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from cotune import __version__
+from cotune.model.attention import ATTENTION_NAME
+
+if TYPE_CHECKING:
+    from cotune.model.local import LocalModel
+
+ENGINE_VERSION = "2"
+"""Raised when a change of the engine can change scores."""
+
+
+def engine_facts(model: LocalModel) -> dict[str, str | int]:
+    """Device, number type, threads, attention and versions."""
+    return {
+        "device": model.settings.device,
+        "dtype": model.settings.dtype,
+        "threads": torch.get_num_threads(),
+        "kernel": ATTENTION_NAME if model.shared else "plain",
+        "engine": f"{__version__}/{ENGINE_VERSION}/{torch.__version__}",
+    }

@@ -1,0 +1,134 @@
+"""A request for answers in free text, for numbers or JSON: cut into parts, answered from the cache or by the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cotune.errors import DivergedError, InputError
+from cotune.files import content_hash
+from cotune.model.choosing import Answer, Chooser
+from cotune.model.engine_facts import engine_facts
+from cotune.model.generations import Generations, Sampling
+from cotune.model.grammar import Grammar
+from cotune.model.plain_generation import plain_generate
+from cotune.model.protocol import Progress
+from cotune.model.token_grammar import TokenGrammar
+from cotune.prompt.prompt import Prompt
+
+if TYPE_CHECKING:
+    from cotune.model.local import LocalModel
+
+# Rows whose answers are kept together: a killed run loses no more.
+_PART = 256
+
+
+def generate(
+    model: LocalModel,
+    prompt: Prompt,
+    rows: Sequence[Mapping[str, str]],
+    *,
+    adapter: str,
+    limit: int,
+    grammar: Grammar | None,
+    sampling: Sampling,
+    progress: Progress | None,
+) -> Generations:
+    """See :meth:`cotune.model.local.LocalModel.generate`."""
+    if limit < 1:
+        raise InputError("an answer needs at least one token", where="limit", mend="Give 1 or more.")
+    if sampling.temperature < 0 or not np.isfinite(sampling.temperature) or sampling.seed < 0:
+        raise InputError("temperature and seed must be 0 or more", where="sampling")
+    rendered = model.renderer.render_answers(prompt, rows, None)
+    if not rendered:
+        return Generations((), (), ())
+    prompts = [row.prompt_ids for row in rendered]
+    longest = model.longest_sequence
+    if longest is not None and max(map(len, prompts)) + limit > longest:
+        raise InputError(
+            f"a prompt of {max(map(len, prompts))} tokens and an answer of {limit} are more than the model's {longest}",
+            where="limit",
+            mend="Lower the limit or engine.max_tokens.",
+        )
+    lead = model.renderer.lead(prompt, tuple(rows[0]))
+    held = None
+    if grammar is not None:
+        held = TokenGrammar(grammar, model.token_table, lead=lead, limit=limit)
+    chooser = Chooser(model.stop_ids, sampling, held)
+    length = 0
+    prefix = model.kept_prefix(adapter, prompts[0][:length])
+    tokens = cached = 0
+    plain = 0
+    answers: list[Answer] = []
+    for start in range(0, len(prompts), _PART):
+        part = prompts[start : start + _PART]
+        key = content_hash(
+            {
+                "model": model.fingerprint,
+                "adapter": adapter,
+                "prefix": prefix,
+                "suffixes": [ids[len(prefix) :] for ids in part],
+                "decoding": [limit, sampling.temperature, sampling.seed, sorted(chooser.stops)],
+                "grammar": None if grammar is None else [grammar.key, lead],
+                **engine_facts(model),
+            },
+            40,
+        )
+        found = model.cache.get(key) if model.cache else None
+        if found is not None:
+            done, cost = _unpack(found[0]), found[1]
+            cached += len(part)
+        else:
+            done = [chooser.start(ids, limit) for ids in part]
+            try:
+                cost = _write(model, adapter, prefix, part, done, chooser)
+            except DivergedError as error:
+                raise DivergedError(f"generation with prompt {prompt.id} and adapter {adapter}: {error}") from error
+            if model.cache:
+                model.cache.put(key, _pack(done), cost)
+        answers += done
+        tokens += cost
+        plain += sum(len(ids) + answer.choices - 1 for ids, answer in zip(part, done, strict=True))
+        if progress:
+            progress(cost)
+    return Generations(
+        tuple(model.renderer.read(a.ids, lead) if held is None else held.read(a.ids) for a in answers),
+        tuple(tuple(answer.ids) for answer in answers),
+        tuple(answer.ended for answer in answers),
+        tokens=tokens + len(prefix),
+        tokens_saved=max(0, plain - tokens - len(prefix)),
+        truncated=sum(row.truncated for row in rendered),
+        cached=cached,
+    )
+
+
+def _write(
+    model: LocalModel,
+    adapter: str,
+    prefix: tuple[int, ...],
+    prompts: Sequence[tuple[int, ...]],
+    answers: Sequence[Answer],
+    chooser: Chooser,
+) -> int:
+    model.adapters.use(adapter)
+    return plain_generate(model.model, prompts, answers, chooser) - len(prefix) * len(prompts)
+
+
+def _pack(answers: Sequence[Answer]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """As numbers: whether it ended, how often logits were read, then the ids, padded by -1."""
+    longest = max(len(answer.ids) for answer in answers)
+    table = np.full((len(answers), 2 + longest), -1.0)
+    for line, answer in zip(table, answers, strict=True):
+        line[:2] = answer.ended, answer.choices
+        line[2 : 2 + len(answer.ids)] = answer.ids
+    return table
+
+
+def _unpack(table: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> list[Answer]:
+    answers = []
+    for ended, choices, *ids in table.tolist():
+        kept = [int(token) for token in ids if token >= 0]
+        answers.append(Answer(len(kept), ids=kept, ended=bool(ended), done=True, choices=int(choices)))
+    return answers

@@ -1,0 +1,79 @@
+"""What an answer may look like: a JSON Schema or a plain number, kept token by token while decoding.
+
+llguidance says which tokens may come next: of the libraries that do, it was the fastest to start and to mask by far, it depends
+on nothing (neither torch nor numpy), is MIT licensed, kept up by those who serve models with it, and has one wheel for all
+Pythons from 3.9 on. What it does not know is how to end in time: :mod:`cotune.model.json_terms` does, so that an answer parses
+and validates even where the token limit cuts it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from cotune.files import content_hash
+from cotune.model.json_schema import dump, in_order, number_term, term_of
+from cotune.model.json_terms import Term
+
+_WRITTEN = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "json_allowed_escapes": '"\\bfnrt',
+}
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """A set of texts that answers are held to. Made by :meth:`json` and :meth:`number`; equal by content.
+
+    Attributes:
+        source: the library's own form of it.
+        plain: the schema without references and notes; None for plain numbers.
+        term: the same texts, for ends.
+    """
+
+    source: str
+    plain: str | None
+    term: Term = field(compare=False, repr=False)
+
+    @classmethod
+    def json(cls, schema: Mapping[str, Any]) -> Grammar:
+        """JSON texts that are valid under a schema, written as ``json.dumps`` does, fields in the schema's order.
+
+        Args:
+            schema: draft 2020-12: types, ``enum``, ``const``, ``anyOf``, ``properties``, ``required``, ``items``, bounds of
+                lengths and numbers, references inside the schema. Objects hold named properties alone. Numbers are written
+                without exponent.
+
+        Raises:
+            InputError: the schema is broken or uses another keyword; names the place.
+        """
+        term, plain = term_of(schema)
+        wrapped = {"grammars": [{"json_schema": plain | {"x-guidance": _WRITTEN}}]}
+        return cls(dump(wrapped), dump(plain), term)
+
+    @classmethod
+    def number(cls, *, integer: bool = False) -> Grammar:
+        """Numbers in plain digits, such as ``-12.5``.
+
+        Args:
+            integer: without a fraction.
+        """
+        term = number_term(integer=integer)
+        regex = r"-?(0|[1-9][0-9]{0,14})" if integer else r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?"
+        return cls(dump({"grammars": [{"lark_grammar": f"start: /{regex}/"}]}), None, term)
+
+    @cached_property
+    def key(self) -> str:
+        """Content hash, part of cache keys."""
+        import llguidance
+
+        return content_hash({"grammar": self.source, "library": llguidance.get_version()}, 20)
+
+    def canonical(self, value: Any) -> str:
+        """A JSON value as decoding would write it: what gold answers should look like in training and demonstrations."""
+        return dump(in_order(json.loads(self.plain or "{}"), value))

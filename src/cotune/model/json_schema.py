@@ -1,0 +1,249 @@
+"""From a JSON Schema to the term of its texts, and to the plainer schema that a library constrains decoding with.
+
+Objects hold the properties that the schema names, in its order, and no others. Separators are those of ``json.dumps``.
+Keywords that would not be kept are refused, so that every text of the term is valid under the schema.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cotune.errors import InputError
+from cotune.model.json_terms import Choice, Fields, Items, Literal, Number, Term, Text, either, exact, then
+
+_NOTES = {
+    "title",
+    "description",
+    "default",
+    "example",
+    "examples",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+    "$schema",
+    "$id",
+    "$comment",
+    "$defs",
+    "definitions",
+}
+_KEYWORDS: dict[str, set[str]] = {
+    "object": {"properties", "required", "additionalProperties"},
+    "array": {"items", "minItems", "maxItems"},
+    "string": {"minLength", "maxLength"},
+    "number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
+    "integer": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
+    "boolean": set(),
+    "null": set(),
+}
+_DIGITS = {"integer": 15, "number": 9}
+Schema = dict[str, Any]
+
+
+def dump(value: Any) -> str:
+    """A JSON text as answers are written."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def term_of(schema: Mapping[str, Any]) -> tuple[Term, Schema]:
+    """The term of all texts that decoding may write under a schema, and the schema without references and notes.
+
+    Raises:
+        InputError: the schema is broken, uses a keyword that cannot be kept, or allows nothing; names the place.
+    """
+    return _Reader(schema).read(schema, "#", ())
+
+
+def number_term(*, integer: bool) -> Term:
+    """All numbers in plain digits."""
+    return Number(integer, digits=_DIGITS["integer" if integer else "number"])
+
+
+def in_order(schema: Mapping[str, Any], value: Any) -> Any:
+    """A value with its objects' fields in the order of a schema that :func:`term_of` gave, fields unknown to it last."""
+    for option in schema.get("anyOf", ()):
+        if _may_be(option, value):
+            return in_order(option, value)
+    if isinstance(value, dict) and "properties" in schema:
+        known = schema["properties"]
+        names = [name for name in known if name in value] + [name for name in value if name not in known]
+        return {name: in_order(known.get(name, {}), value[name]) for name in names}
+    if isinstance(value, list) and "items" in schema:
+        return [in_order(schema["items"], item) for item in value]
+    return value
+
+
+def _may_be(schema: Mapping[str, Any], value: Any) -> bool:
+    if "enum" in schema:
+        return any(_same(value, option) for option in schema["enum"])
+    if isinstance(value, dict) and schema.get("type") == "object":
+        return set(schema.get("required", ())) <= set(value) <= set(schema["properties"])
+    return _of_type(value, str(schema.get("type")))
+
+
+def _of_type(value: Any, kind: str) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return {
+        "object": isinstance(value, dict),
+        "array": isinstance(value, list),
+        "string": isinstance(value, str),
+        "number": number,
+        "integer": number and float(value).is_integer(),
+        "boolean": isinstance(value, bool),
+        "null": value is None,
+    }.get(kind, True)
+
+
+def _same(left: Any, right: Any) -> bool:
+    return isinstance(left, bool) == isinstance(right, bool) and bool(left == right)
+
+
+class _Reader:
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+
+    def read(self, schema: Any, where: str, above: tuple[str, ...]) -> tuple[Term, Schema]:
+        if not isinstance(schema, Mapping):
+            raise _refusal("the schema must be a JSON object that says what is allowed", where, "Name a type.")
+        if "$ref" in schema:
+            return self._reference(schema, where, above)
+        if "anyOf" in schema:
+            self._only(schema, {"anyOf"}, where)
+            options = schema["anyOf"]
+            if not isinstance(options, Sequence) or not options:
+                raise _refusal("anyOf must be a list of schemas", where, "Give at least one.")
+            return self._any([self.read(option, f"{where}/anyOf/{i}", above) for i, option in enumerate(options)])
+        if "const" in schema or "enum" in schema:
+            return self._values(schema, where)
+        kinds = schema.get("type")
+        if isinstance(kinds, Sequence) and not isinstance(kinds, str) and kinds:
+            self._only(schema, {"type"}.union(*(_KEYWORDS.get(str(kind), set()) for kind in kinds)), where)
+            parts = []
+            for kind in kinds:
+                own = {name: schema[name] for name in schema if name in _KEYWORDS.get(str(kind), set())}
+                parts.append(self.read({**own, "type": kind}, where, above))
+            return self._any(parts)
+        if kinds is None:
+            kinds = "object" if "properties" in schema else "array" if "items" in schema else None
+        if kinds not in _KEYWORDS:
+            raise _refusal("no type is named that answers can be held to", where, f"Known types: {', '.join(_KEYWORDS)}.")
+        self._only(schema, {"type"} | _KEYWORDS[kinds], where)
+        if kinds == "object":
+            return self._object(schema, where, above)
+        if kinds == "array":
+            return self._array(schema, where, above)
+        if kinds == "string":
+            low, high = self._bounds(schema, "minLength", "maxLength", where)
+            return then(Literal(b'"'), Text(low, high)), _kept(schema, "string")
+        if kinds == "boolean":
+            return Choice((Literal(b"true"), Literal(b"false"))), {"type": "boolean"}
+        if kinds == "null":
+            return Literal(b"null"), {"type": "null"}
+        return self._number(schema, str(kinds), where)
+
+    def _reference(self, schema: Mapping[str, Any], where: str, above: tuple[str, ...]) -> tuple[Term, Schema]:
+        self._only(schema, {"$ref"}, where)
+        name = schema["$ref"]
+        if name in above:
+            raise _refusal(f"the reference {name} leads back to itself", where, "Write out as many levels as you need.")
+        found: Any = self._root
+        for part in str(name).removeprefix("#").split("/")[1:]:
+            part = part.replace("~1", "/").replace("~0", "~")
+            found = found.get(part) if isinstance(found, Mapping) else None
+        if not str(name).startswith("#/") or found is None:
+            raise _refusal(f"the reference {name} leads nowhere inside the schema", where, "Use #/$defs/NAME.")
+        return self.read(found, where, (*above, str(name)))
+
+    @staticmethod
+    def _any(parts: Sequence[tuple[Term, Schema]]) -> tuple[Term, Schema]:
+        if len(parts) == 1:
+            return parts[0]
+        term = either([term for term, _ in parts])
+        assert term is not None
+        return term, {"anyOf": [schema for _, schema in parts]}
+
+    def _values(self, schema: Mapping[str, Any], where: str) -> tuple[Term, Schema]:
+        self._only(schema, {"const", "enum", "type"}, where)
+        values = [schema["const"]] if "const" in schema else schema["enum"]
+        if not isinstance(values, Sequence) or isinstance(values, str):
+            raise _refusal("enum must be a list of values", where, "Give at least one.")
+        kinds = schema.get("type", ())
+        kinds = [kinds] if isinstance(kinds, str) else list(kinds)
+        values = [value for value in values if not kinds or any(_of_type(value, str(kind)) for kind in kinds)]
+        if "const" in schema and "enum" in schema:
+            values = [value for value in values if any(_same(value, option) for option in schema["enum"])]
+        term = either([Literal(text.encode()) for text in dict.fromkeys(map(dump, values))])
+        if term is None:
+            raise _refusal("no value of enum is allowed", where, "Give at least one of the type.")
+        return term, {"enum": values}
+
+    def _object(self, schema: Mapping[str, Any], where: str, above: tuple[str, ...]) -> tuple[Term, Schema]:
+        properties, required = schema.get("properties", {}), schema.get("required", [])
+        if not isinstance(properties, Mapping) or not isinstance(required, Sequence):
+            raise _refusal("properties must be an object and required a list", where, "See json-schema.org.")
+        if missing := [name for name in required if name not in properties]:
+            raise _refusal(f"{missing[0]!r} is required and no property says what it is", where, "Add it to properties.")
+        parts = {name: self.read(inner, f"{where}/properties/{name}", above) for name, inner in properties.items()}
+        fields = tuple((f"{dump(name)}: ".encode(), term, name in required) for name, (term, _) in parts.items())
+        plain = {
+            "type": "object",
+            "properties": {name: inner for name, (_, inner) in parts.items()},
+            "required": [name for name in parts if name in required],
+            "additionalProperties": False,
+        }
+        return then(Literal(b"{"), Fields(fields), Literal(b"}")), plain
+
+    def _array(self, schema: Mapping[str, Any], where: str, above: tuple[str, ...]) -> tuple[Term, Schema]:
+        low, high = self._bounds(schema, "minItems", "maxItems", where)
+        if "items" not in schema:
+            raise _refusal("an array's items are not described", where, "Add items.")
+        term, inner = self.read(schema["items"], f"{where}/items", above)
+        return then(Literal(b"["), Items(term, low, high), Literal(b"]")), _kept(schema, "array") | {"items": inner}
+
+    def _number(self, schema: Mapping[str, Any], kind: str, where: str) -> tuple[Term, Schema]:
+        bounds: dict[str, Any] = {}
+        for name in _KEYWORDS[kind]:
+            if name not in schema:
+                continue
+            if not _of_type(schema[name], "number"):
+                raise _refusal(f"{name} must be a number", where, "Draft 2020-12 is read.")
+            bounds[name] = exact(schema[name])
+        low, high = bounds.get("minimum"), bounds.get("maximum")
+        above = "exclusiveMinimum" in bounds and (low is None or bounds["exclusiveMinimum"] >= low)
+        below = "exclusiveMaximum" in bounds and (high is None or bounds["exclusiveMaximum"] <= high)
+        low = bounds["exclusiveMinimum"] if above else low
+        high = bounds["exclusiveMaximum"] if below else high
+        digits = max([_DIGITS[kind], *(len(str(abs(int(bound)))) for bound in (low, high) if bound is not None)])
+        term = Number(kind == "integer", low, high, above, below, digits)
+        if not term.possible:
+            raise _refusal("no number lies within the bounds", where, "Widen them.")
+        return term, _kept(schema, kind)
+
+    @staticmethod
+    def _bounds(schema: Mapping[str, Any], least: str, most: str, where: str) -> tuple[int, int | None]:
+        low, high = schema.get(least, 0), schema.get(most)
+        for name, value in ((least, low), (most, high)):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+                raise _refusal(f"{name} must be a whole number from 0 on", where, "Mend the schema.")
+        if high is not None and high < low:
+            raise _refusal(f"{most} is below {least}", where, "Mend the schema.")
+        return low, high
+
+    @staticmethod
+    def _only(schema: Mapping[str, Any], known: set[str], where: str) -> None:
+        for name, value in schema.items():
+            if name not in known | _NOTES:
+                raise _refusal(
+                    f"the keyword {name!r} cannot be kept while decoding", where, "Leave it out, or list the values in enum."
+                )
+            if name == "additionalProperties" and not isinstance(value, (bool, Mapping)):
+                raise _refusal("additionalProperties must be true, false or a schema", where, "Leave it out.")
+
+
+def _kept(schema: Mapping[str, Any], kind: str) -> Schema:
+    return {"type": kind} | {name: value for name, value in schema.items() if name in _KEYWORDS[kind] - {"items"}}
+
+
+def _refusal(what: str, where: str, mend: str) -> InputError:
+    return InputError(what, where=f"schema, {where}", mend=mend)

@@ -1,0 +1,70 @@
+"""Hidden states of id sequences, to embed with; what the sequences share runs once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cotune.model.naive import plain_states
+from cotune.model.packed import plan_pass
+from cotune.model.protocol import Progress
+from cotune.prompt.render import shared_prefix
+
+if TYPE_CHECKING:
+    from cotune.model.local import LocalModel
+
+
+def mean_states(
+    model: LocalModel,
+    sequences: Sequence[Sequence[int]],
+    weights: Sequence[Sequence[float]],
+    *,
+    adapter: str,
+    layer: int | None,
+    progress: Progress | None,
+) -> NDArray[np.float32]:
+    """See :meth:`cotune.model.local.LocalModel.mean_states`."""
+    model.adapters.use(adapter)
+    result = np.empty((len(sequences), model.model.config.get_text_config().hidden_size), dtype=np.float32)
+    length = 0
+    if model.shared and sequences:
+        length = min(shared_prefix(sequences), min(int(np.flatnonzero(w)[0]) for w in weights))
+    order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i]), i))
+    with torch.inference_mode():
+        prefix = model.runner.prefix(sequences[0][:length]) if length else None
+        if progress and length:
+            progress(length)
+        for part in cut_by_tokens(order, [len(s) - length for s in sequences], model.settings.batch_tokens):
+            suffixes = [sequences[i][length:] for i in part]
+            if model.shared:
+                plan = plan_pass(suffixes, prefix=length, device=model.model.device)
+                hidden = model.runner.hidden(plan, prefix, layer=layer)[0]
+            else:
+                hidden = plain_states(model.model, suffixes, layer)
+            share = torch.tensor(np.concatenate([weights[i][length:] for i in part]), dtype=torch.float32)
+            rows = torch.arange(len(part)).repeat_interleave(torch.tensor([len(s) for s in suffixes]))
+            read = torch.nonzero(share)[:, 0].to(hidden.device)
+            chosen = hidden[read].float() * share.to(hidden.device)[read, None]
+            sums = chosen.new_zeros(len(part), chosen.shape[1]).index_add_(0, rows.to(hidden.device)[read], chosen)
+            result[part] = sums.cpu().numpy()
+            if progress:
+                progress(sum(map(len, suffixes)))
+    return result
+
+
+def cut_by_tokens(order: Sequence[int], lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
+    """Cut rows, in an order, into parts of at most ``limit`` tokens, or of one row."""
+    part: list[int] = []
+    tokens = 0
+    for i in order:
+        if part and tokens + lengths[i] > limit:
+            yield part
+            part, tokens = [], 0
+        part.append(i)
+        tokens += lengths[i]
+    if part:
+        yield part

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cotune.errors import DivergedError, InputError
+from cotune.model.adapters import LoraSettings
+from cotune.model.generations import Sampling
+from cotune.model.naive import use_plain_attention
+from cotune.model.score_cache import ScoreCache
+from cotune.prompt.prompt import Demonstration, Prompt
+from tiny import FITTING, UNFIT, WINDOW, tiny_local, widen_lora
+
+SHOWN = Demonstration((("input", "Who wrote the book?"),), "a person, long ago")
+PROMPT = Prompt(instruction="Answer the question.", input_template="Question: {input}", cue="Answer:", demonstrations=(SHOWN,))
+ROWS = [
+    {"input": text}
+    for text in (
+        "How tall is the tower?",
+        "Who?",
+        "What is the capital of the country that the river runs through, and how many people live there?",
+        "Where is my card",
+        "Where is my money",
+        "x",
+        "My account is locked and the code does not arrive.",
+    )
+]
+ANSWERS = ["tall", "", "a city of a million people", "card arrival", "refund", "x y z", "account"]
+
+
+def written_by_transformers(local: Any, prompt_ids: Sequence[int], limit: int) -> tuple[list[int], bool]:
+    """Greedy answer of one prompt by ``generate``, and whether it stopped."""
+    use_plain_attention(local.model)
+    ids = torch.tensor([list(prompt_ids)])
+    with torch.inference_mode():
+        out = local.model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=limit,
+            do_sample=False,
+            eos_token_id=list(local.stop_ids),
+            pad_token_id=0,
+        )
+    answer = out[0, len(prompt_ids) :].tolist()
+    stopped = answer[-1] in local.stop_ids
+    return (answer[:-1] if stopped else answer), stopped
+
+
+def with_stops_that_come_up(local: Any, prompts: Sequence[Sequence[int]], limit: int) -> Any:
+    """The model with further stop tokens, which some of its answers reach early, some late and some never."""
+    free = [written_by_transformers(local, ids, limit)[0] for ids in prompts]
+    local.stop_ids = tuple(sorted({*local.stop_ids, free[0][2], free[1][limit // 2]}))
+    return local
+
+
+@pytest.mark.parametrize("kind", [*FITTING, *UNFIT, "gpt_neox"])
+def test_greedy_answers_are_those_of_transformers_token_by_token(kind: Any) -> None:
+    local = tiny_local(kind)
+    assert local.shared == (kind not in UNFIT)
+    rendered = local.renderer.render_answers(PROMPT, ROWS, None)
+    assert kind != "gemma3" or min(len(row.prompt_ids) for row in rendered) > 3 * WINDOW
+    with_stops_that_come_up(local, [row.prompt_ids for row in rendered], 24)
+    wanted = [written_by_transformers(local, row.prompt_ids, 24) for row in rendered]
+    found = local.generate(PROMPT, ROWS, limit=24)
+    assert [list(ids) for ids in found.ids] == [ids for ids, _ in wanted]
+    assert list(found.ended) == [stopped for _, stopped in wanted]
+    assert found.texts == tuple(local.renderer.read(ids) for ids, _ in wanted)
+    if kind == "mamba":
+        return  # this one says the same token for ever
+    assert len({len(ids) for ids in found.ids}) > 1, "answers of one length would not show rows that leave early"
+
+
+def test_an_adapter_changes_the_answers(tmp_path: Path) -> None:
+    local = tiny_local("llama")
+    before = local.generate(PROMPT, ROWS, limit=8)
+    widen_lora(local.adapters.start(LoraSettings(rank=4, alpha=8), seed=0))
+    adapter = local.adapters.save(local.adapters.weights(), tmp_path)
+    tuned = local.generate(PROMPT, ROWS, limit=8, adapter=adapter)
+    wanted = [written_by_transformers(local, row.prompt_ids, 8)[0] for row in local.renderer.render_answers(PROMPT, ROWS, None)]
+    assert [list(ids) for ids in tuned.ids] == wanted
+    assert tuned.ids != before.ids
+    assert local.generate(PROMPT, ROWS, limit=8).ids == before.ids
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_a_row_is_sampled_alike_whoever_stands_beside_it(kind: Any) -> None:
+    local = tiny_local(kind)
+    hot = Sampling(temperature=0.8, seed=3)
+    found = local.generate(PROMPT, ROWS, limit=12, sampling=hot)
+    alone = [local.generate(PROMPT, [row], limit=12, sampling=hot).texts[0] for row in ROWS]
+    turned = local.generate(PROMPT, ROWS[::-1], limit=12, sampling=hot)
+    assert list(found.texts) == alone == list(turned.texts[::-1])
+    assert local.generate(PROMPT, ROWS, limit=12, sampling=Sampling(0.8, seed=4)).texts != found.texts
+    assert local.generate(PROMPT, ROWS, limit=12).texts != found.texts
+
+
+def test_sampling_follows_the_distribution() -> None:
+    local = tiny_local("llama")
+    rendered = local.renderer.render_answers(PROMPT, ROWS[:1], None)
+    use_plain_attention(local.model)
+    with torch.inference_mode():
+        logits = local.model(torch.tensor([rendered[0].prompt_ids])).logits[0, -1]
+    shares = torch.softmax(logits.double() / 1.5, 0).numpy()
+    first = [local.generate(PROMPT, ROWS[:1], limit=1, sampling=Sampling(1.5, seed)) for seed in range(300)]
+    drawn = [answer.ids[0][0] if answer.ids[0] else local.renderer.stop_id for answer in first]
+    likely = np.argsort(-shares)[:5]
+    for token in likely:
+        expected = 300 * shares[token]
+        assert abs(drawn.count(token) - expected) < 5 * np.sqrt(expected) + 1
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3", "gemma2"])
+def test_losses_of_answers_are_those_of_plain_passes(kind: Any) -> None:
+    local = tiny_local(kind)
+    rendered = local.renderer.render_answers(PROMPT, ROWS, ANSWERS)
+    wanted = []
+    use_plain_attention(local.model)
+    for row in rendered:
+        answer = row.completions[0]
+        with torch.inference_mode():
+            logits = local.model(torch.tensor([[*row.prompt_ids, *answer]])).logits[0, len(row.prompt_ids) - 1 : -1]
+        wanted.append(-torch.log_softmax(logits.double(), -1)[torch.arange(len(answer)), list(answer)].sum().item())
+    found = local.answer_losses(PROMPT, ROWS, ANSWERS)
+    np.testing.assert_allclose(found.losses, wanted, rtol=1e-5)
+    assert found.lengths.tolist() == [len(row.completions[0]) for row in rendered]
+    assert len(set(found.lengths.tolist())) > 2
+    assert (found.tokens_saved > 0) == local.shared
+
+
+def test_answers_and_losses_come_back_from_the_cache_at_the_same_cost(tmp_path: Path) -> None:
+    local = tiny_local("llama", cache=ScoreCache(tmp_path / "scores.sqlite"))
+    told: list[int] = []
+    first = local.generate(PROMPT, ROWS, limit=9, progress=told.append)
+    losses = local.answer_losses(PROMPT, ROWS, ANSWERS, progress=told.append)
+    local.adapters = None  # whatever runs now would fail
+    again = local.generate(PROMPT, ROWS, limit=9, progress=told.append)
+    same = local.answer_losses(PROMPT, ROWS, ANSWERS, progress=told.append)
+    assert (again.ids, again.texts, again.ended, again.tokens) == (first.ids, first.texts, first.ended, first.tokens)
+    assert again.tokens_saved == first.tokens_saved
+    assert again.cached == same.cached == len(ROWS) and first.cached == losses.cached == 0
+    assert same.losses.tobytes() == losses.losses.tobytes() and same.tokens == losses.tokens
+    assert told[: len(told) // 2] == told[len(told) // 2 :]
+
+
+def test_whatever_changes_answers_changes_the_key(tmp_path: Path) -> None:
+    local = tiny_local("llama", cache=ScoreCache(tmp_path / "scores.sqlite"))
+    local.generate(PROMPT, ROWS, limit=9)
+    for change in ({"limit": 8}, {"sampling": Sampling(0.5, 0)}, {"sampling": Sampling(0.0, 1)}):
+        assert local.generate(PROMPT, ROWS, **{"limit": 9, **change}).cached == 0
+    assert local.generate(PROMPT, ROWS[1:], limit=9).cached == 0
+    assert local.generate(PROMPT, ROWS, limit=9).cached == len(ROWS)
+
+
+def test_not_a_number_is_told() -> None:
+    local = tiny_local("llama")
+    local.model.get_output_embeddings().weight.data[5, 0] = float("nan")
+    with pytest.raises(DivergedError, match="not finite"):
+        local.generate(PROMPT, ROWS, limit=4)
+    with pytest.raises(DivergedError, match="not finite"):
+        local.answer_losses(PROMPT, ROWS, ANSWERS)
+
+
+def test_nothing_to_do_and_what_cannot_be_done() -> None:
+    local = tiny_local("llama")
+    assert local.generate(PROMPT, [], limit=4).texts == ()
+    assert len(local.answer_losses(PROMPT, [], []).losses) == 0
+    with pytest.raises(InputError, match="at least one token"):
+        local.generate(PROMPT, ROWS, limit=0)
+    with pytest.raises(InputError, match="more than the model's 512"):
+        local.generate(PROMPT, ROWS, limit=500)
+    with pytest.raises(InputError, match="temperature"):
+        local.generate(PROMPT, ROWS, limit=4, sampling=Sampling(-1.0))

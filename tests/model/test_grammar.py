@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from cotune.errors import InputError
+from cotune.model.choosing import Chooser
+from cotune.model.generations import GREEDY, Sampling
+from cotune.model.grammar import Grammar
+from cotune.model.token_grammar import TokenGrammar, TokenTable
+from cotune.prompt.prompt import Prompt
+from tiny import merging_tokenizer, tiny_local, tiny_tokenizer
+
+VOCABULARY = 448
+TABLE = TokenTable(tiny_tokenizer(), VOCABULARY)
+STOPS = (0, 2)
+names = st.sampled_from(["intent", "slots", "é", 'a "b"', "x", "in", "0"])
+values = st.one_of(
+    st.none(), st.booleans(), st.integers(-50, 50), st.text(max_size=4), st.sampled_from(["a", "ab", "abc", "日本"])
+)
+
+
+@st.composite
+def numbers(draw: st.DrawFn) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": draw(st.sampled_from(["integer", "number"]))}
+    bounds = sorted(
+        draw(st.lists(st.one_of(st.integers(-2000, 2000), st.sampled_from([0.25, -7.5, 99.125])), min_size=2, max_size=2))
+    )
+    if draw(st.booleans()):
+        schema[draw(st.sampled_from(["minimum", "exclusiveMinimum"]))] = bounds[0]
+    if draw(st.booleans()):
+        schema[draw(st.sampled_from(["maximum", "exclusiveMaximum"]))] = bounds[1]
+    return schema
+
+
+@st.composite
+def strings(draw: st.DrawFn) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    least = draw(st.integers(0, 5))
+    if draw(st.booleans()):
+        schema["minLength"] = least
+    if draw(st.booleans()):
+        schema["maxLength"] = least + draw(st.integers(0, 5))
+    return schema
+
+
+def objects(inner: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    @st.composite
+    def build(draw: st.DrawFn) -> dict[str, Any]:
+        properties = draw(st.dictionaries(names, inner, max_size=4))
+        required = [name for name in properties if draw(st.booleans())]
+        return {"type": "object", "properties": properties, "required": required}
+
+    return build()
+
+
+def arrays(inner: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    @st.composite
+    def build(draw: st.DrawFn) -> dict[str, Any]:
+        schema: dict[str, Any] = {"type": "array", "items": draw(inner)}
+        least = draw(st.integers(0, 2))
+        if draw(st.booleans()):
+            schema["minItems"] = least
+        if draw(st.booleans()):
+            schema["maxItems"] = least + draw(st.integers(0, 2))
+        return schema
+
+    return build()
+
+
+leaves = st.one_of(
+    numbers(),
+    strings(),
+    st.builds(lambda options: {"enum": options}, st.lists(values, min_size=1, max_size=4)),
+    st.builds(lambda value: {"const": value}, values),
+    st.sampled_from([{"type": "boolean"}, {"type": "null"}, {"type": ["string", "null"]}]),
+)
+schemas = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        objects(inner), arrays(inner), st.builds(lambda options: {"anyOf": options}, st.lists(inner, min_size=1, max_size=3))
+    ),
+    max_leaves=6,
+)
+
+
+def grammar_of(schema: dict[str, Any]) -> Grammar:
+    try:
+        return Grammar.json(schema)
+    except InputError as error:
+        assume("no number lies" not in str(error))
+        raise
+
+
+def decode(
+    held: TokenGrammar, limit: int, seed: int, sampling: Sampling = GREEDY, favour: dict[int, float] | None = None
+) -> Any:
+    """An answer under random logits: whatever a model might want to say."""
+    generator = torch.Generator().manual_seed(seed)
+    chooser = Chooser(STOPS, sampling, held)
+    answer = chooser.start([seed], limit)
+    while not answer.done:
+        logits = torch.randn(1, VOCABULARY, generator=generator) * 3
+        for token, more in (favour or {}).items():
+            logits[0, token] += more
+        chooser.choose(logits, [answer])
+    return answer
+
+
+@given(schemas, st.integers(0, 40), st.integers(0, 2**31), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_every_answer_parses_and_validates_also_at_the_limit(schema: dict[str, Any], more: int, seed: int, hot: bool) -> None:
+    grammar = grammar_of(schema)
+    limit = len(TABLE.encode(grammar.term.shortest)) + more
+    assume(limit)
+    held = TokenGrammar(grammar, TABLE, lead="", limit=limit)
+    answer = decode(held, limit, seed, Sampling(1.0, 0) if hot else GREEDY)
+    assert len(answer.ids) <= limit
+    text = held.read(answer.ids)
+    value = json.loads(text)
+    jsonschema_rs.validator_for(schema).validate(value)
+    # written as the gold answers are
+    assert grammar.canonical(value) == text or "\\" in text or re.search(r"\d\.\d*0|-0", text)
+
+
+@given(schemas, st.integers(0, 2**31))
+@settings(max_examples=80, deadline=None)
+def test_what_the_library_allows_the_terms_allow(schema: dict[str, Any], seed: int) -> None:
+    """Else answers would be ended without need: the terms are no narrower, but for exponents and long numbers."""
+    held = TokenGrammar(grammar_of(schema), TABLE, lead="", limit=10_000)
+    walk = held.start()
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(25):
+        allowed = [i for i, yes in enumerate(walk.allowed(())) if yes]
+        for token in allowed:
+            piece = TABLE.bytes[token] or b""
+            if walk.after(token) is None:
+                assert re.search(rb"[\d.eE+-]", piece) or b"\x7f" in piece, (walk.text, piece)
+        allowed = [token for token in allowed if walk.after(token) is not None]
+        if not allowed:
+            assert walk.may_stop or walk.text[-1:].isdigit()
+            return
+        token = allowed[int(torch.randint(len(allowed), (1,), generator=generator))]
+        term = walk.after(token)
+        assert term is not None
+        walk.push(token, term)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 30), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_plain_numbers(seed: int, limit: int, integer: bool) -> None:
+    held = TokenGrammar(Grammar.number(integer=integer), TABLE, lead=" ", limit=limit + 1)
+    text = held.read(decode(held, limit + 1, seed).ids)
+    assert re.fullmatch(r"-?(0|[1-9]\d*)" if integer else r"-?(0|[1-9]\d*)(\.\d+)?", text)
+
+
+def test_a_model_that_never_stops_is_brought_to_its_end() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"enum": ["yes", "no"]}}, "required": ["a", "b"]}
+    grammar = Grammar.json(schema)
+    letter = TABLE.encode(b"z")[0]
+    least = len(TABLE.encode(grammar.term.shortest))
+    for limit in range(least, least + 12):
+        held = TokenGrammar(grammar, TABLE, lead="", limit=limit)
+        answer = decode(held, limit, 0, favour={letter: 1000.0})
+        assert not answer.ended and len(answer.ids) <= limit
+        assert json.loads(held.read(answer.ids))["b"] == "no"
+    with pytest.raises(InputError, match=f"takes {least} tokens and the limit is {least - 1}"):
+        TokenGrammar(grammar, TABLE, lead="", limit=least - 1)
+
+
+def test_the_model_decides_where_it_may() -> None:
+    grammar = Grammar.json({"enum": ["card arrival", "refund", "account"]})
+    held = TokenGrammar(grammar, TABLE, lead="", limit=30)
+    wanted = dict.fromkeys(TABLE.encode(b'"refund"'), 100.0)
+    assert held.read(decode(held, 30, 0, favour=wanted).ids) == '"refund"'
+
+
+def test_generated_by_a_model_with_and_without_chat_template() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"kind": {"enum": ["a", "b"]}, "words": {"type": "array", "items": {"type": "string"}, "minItems": 1}},
+        "required": ["kind", "words"],
+    }
+    validator = jsonschema_rs.validator_for(schema)
+    rows = [{"input": text} for text in ("a row of words", "x")]
+    for kind, chat in (("llama", True), ("llama", False), ("gemma2", True)):
+        local = tiny_local(kind, chat=chat)
+        found = local.generate(Prompt(instruction="Say."), rows, limit=27, grammar=Grammar.json(schema))
+        for text in found.texts:
+            validator.validate(json.loads(text))
+
+
+def test_gold_answers_take_the_order_of_the_schema() -> None:
+    inner = {"type": "object", "properties": {"b": {"type": "string"}, "a": {"$ref": "#/$defs/n"}}}
+    schema = {"anyOf": [{"type": "null"}, {"type": "array", "items": inner}], "$defs": {"n": {"type": "integer"}}, "title": "x"}
+    grammar = Grammar.json(schema)
+    assert grammar.canonical([{"z": None, "a": 1, "b": "é"}]) == '[{"b": "é", "a": 1, "z": null}]'
+    found = grammar.term.after_all(grammar.canonical([{"a": 1, "b": "é"}]).encode())
+    assert found is not None and found.nullable
+    assert grammar == Grammar.json(schema) and grammar.key != Grammar.number().key
+
+
+@pytest.mark.parametrize(
+    ("schema", "word"),
+    [
+        ({}, "no type"),
+        ({"type": "any"}, "no type"),
+        (True, "JSON object"),
+        ({"type": "string", "pattern": "a+"}, "'pattern'"),
+        ({"type": "string", "minLength": -1}, "minLength"),
+        ({"type": "string", "minLength": 3, "maxLength": 2}, "maxLength is below"),
+        ({"type": "array"}, "items"),
+        ({"type": "array", "items": {"type": "string"}, "uniqueItems": True}, "'uniqueItems'"),
+        ({"type": "integer", "minimum": 2, "exclusiveMaximum": 2}, "no number"),
+        ({"type": "integer", "minimum": 0.2, "maximum": 0.8}, "no number"),
+        ({"type": "integer", "multipleOf": 2}, "'multipleOf'"),
+        ({"enum": []}, "no value"),
+        ({"enum": ["a"], "type": "integer"}, "no value"),
+        ({"anyOf": []}, "anyOf"),
+        ({"$ref": "#/$defs/x"}, "leads nowhere"),
+        ({"$ref": "#/$defs/x", "$defs": {"x": {"type": "array", "items": {"$ref": "#/$defs/x"}}}}, "back to itself"),
+        ({"type": "object", "properties": {}, "required": ["a"]}, "'a' is required"),
+        (
+            {"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {"oneOf": []}}}}},
+            "#/properties/a/properties/b",
+        ),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_by_place(schema: Any, word: str) -> None:
+    with pytest.raises(InputError, match=re.escape(word)):
+        Grammar.json(schema)
+
+
+def test_a_tokenizer_without_bytes_is_refused() -> None:
+    with pytest.raises(InputError, match="grammar"):
+        TokenTable(merging_tokenizer(), 300)
