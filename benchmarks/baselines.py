@@ -7,7 +7,6 @@ right of causal attention needs none, no cache, logits only at the positions tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -18,14 +17,12 @@ from torch.nn.functional import cross_entropy
 
 from cotune.model.local import LocalModel
 from cotune.model.naive import pad, use_plain_attention
-from cotune.model.trie import needs_stop
+from cotune.model.trie import label_paths
 from cotune.prompt.render import RenderedRow
 from cotune.tune.batches import TrainingRow
 
 Pair = tuple[int, int]
 T = TypeVar("T")
-
-_with_stop = cache(needs_stop)
 
 
 def per_label_scores(
@@ -105,9 +102,8 @@ def unmasked_loss(local: LocalModel, rows: Sequence[TrainingRow]) -> tuple[Tenso
 
 
 def _answer(row: RenderedRow, label: int) -> tuple[int, ...]:
-    """The tokens that count: the stop token only where one label is the beginning of another, as in the engine."""
-    completion = row.completions[label]
-    return completion if _with_stop(row.completions) else completion[:-1]
+    """The tokens that count, as in the engine: up to the first one that no other label shares."""
+    return label_paths(row.completions)[label]
 
 
 def _batches(items: Sequence[T], size: int) -> Iterator[list[T]]:

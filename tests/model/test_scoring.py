@@ -33,6 +33,11 @@ ROWS = [
 ]
 # Several tokens each, some that begin alike, one that is the beginning of another.
 LONG_LABELS = ("card", "card arrival", "card delivery time", "refund", "refund not showing up", "account locked", "z")
+# More of them that part late, so that there are branches to open.
+DEEP_LABELS = (
+    *LONG_LABELS,
+    *(f"{start} {end}" for start in ("account locked", "refund not yet", "card stolen") for end in ("today", "twice", "again")),
+)
 SHORT_LABELS = ("a", "b", "c", "d")
 PROMPT = Prompt(
     instruction="Classify the question. Labels: {labels}.",
@@ -100,13 +105,13 @@ def test_how_batches_are_cut_changes_nothing(batch_tokens: int, top: int | None)
 @pytest.mark.parametrize("top", [1, 2, 3, 99])
 def test_top_k_is_exact_for_the_best_and_leaves_out_only_others(kind: Any, top: int) -> None:
     local = tiny_local(kind)
-    full = local.score(PROMPT, ROWS, LONG_LABELS)
-    found = local.score(PROMPT, ROWS, LONG_LABELS, top=top)
+    full = local.score(PROMPT, ROWS, DEEP_LABELS)
+    found = local.score(PROMPT, ROWS, DEEP_LABELS, top=top)
     assert found.pruned and not full.pruned
     for row in range(len(ROWS)):
         best = np.argsort(-full.log_probs[row])[:top]
         np.testing.assert_allclose(found.log_probs[row, best], full.log_probs[row, best], atol=1e-4, rtol=0)
-        others = np.setdiff1d(np.arange(len(LONG_LABELS)), best)
+        others = np.setdiff1d(np.arange(len(DEEP_LABELS)), best)
         left_out = np.isneginf(found.log_probs[row, others])
         known = others[~left_out]
         np.testing.assert_allclose(found.log_probs[row, known], full.log_probs[row, known], atol=1e-4, rtol=0)
@@ -153,7 +158,8 @@ def test_top_k_runs_fewer_tokens() -> None:
     with torch.inference_mode():
         logits = local.model(torch.tensor([rendered[0].prompt_ids]), use_cache=False).logits[0, -1]
     best = local.tokenizer.decode([int(logits[3:].argmax()) + 3])
-    labels = (best, *(f"{word} {i} refund not showing up" for i, word in enumerate(("zebra", "yak", "xylophone"))))
+    ends = ("showing up", "in part")
+    labels = (best, *(f"{word} {i} refund not {end}" for i, word in enumerate(("zebra", "yak", "xylophone")) for end in ends))
     full, pruned = (local.score(PROMPT, rows, labels, top=top) for top in (None, 1))
     assert (full.log_probs.argmax(1) == pruned.log_probs.argmax(1)).all()
     assert pruned.tokens < full.tokens and np.isneginf(pruned.log_probs).any()
@@ -172,7 +178,8 @@ def test_top_k_opens_the_likeliest_branches_first() -> None:
         return found
 
     first, *others = next_tokens(prompt)
-    labels = ((first, next_tokens((*prompt, first))[0], 0), *((token, 5, 0) for token in others[-40:]))
+    likely, second = next_tokens((*prompt, first))[:2]
+    labels = ((first, likely, 0), (first, second, 0), *((token, end, 0) for token in others[-40:] for end in (5, 6)))
     runner = PackedRunner(model)
     (batch,) = cut_batches([RenderedRow(prompt, labels, False)] * 3, 11, 10_000)
     with torch.inference_mode():
@@ -239,7 +246,10 @@ def own_scores(kind: Any, rendered: list[RenderedRow], labels: int) -> Any:
     scores = np.zeros((len(rendered), labels))
     for i, row in enumerate(rendered):
         for j, completion in enumerate(row.completions):
-            ids = torch.tensor([[*row.prompt_ids, *completion]])
+            told_apart = next(
+                n for n in range(1, 99) if all(other[:n] != completion[:n] for other in row.completions if other != completion)
+            )
+            ids = torch.tensor([[*row.prompt_ids, *completion[:told_apart]]])
             with torch.inference_mode():
                 log_probs = model(ids, use_cache=False).logits[0].float().log_softmax(-1)
             for place in range(len(row.prompt_ids), ids.shape[1]):

@@ -19,6 +19,7 @@ from cotune.evaluate.scoring import Evaluation, evaluate
 from cotune.files import content_hash
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import RenderedRow, shared_prefix
 from cotune.task.example import Example
 from cotune.task.task import Task
 from cotune.tune.average import How, average
@@ -171,12 +172,22 @@ class Lab:
     def tokens_a_row(self, prompt: Prompt, sample: int = 16) -> tuple[float, int]:
         """Mean own tokens of a scored row, and the prefix's tokens, from a few train rows."""
         from cotune.model.trie import build_trie
-        from cotune.prompt.render import shared_prefix
 
+        rows, own, prefix = self._rendered_sample(prompt, sample)
+        return own + len(build_trie(rows[0].completions).tree.tokens), prefix
+
+    def step_tokens(self, prompt: Prompt, batch: int, sample: int = 16) -> float:
+        """Mean tokens of an optimizer step of ``batch`` rows, from a few train rows: an answer's last token is not fed."""
+        rows, own, prefix = self._rendered_sample(prompt, sample)
+        gold = self.gold(self.train_sample[: len(rows)])
+        answer = sum(len(row.completions[label]) - 1 for row, label in zip(rows, gold, strict=True)) / len(rows)
+        return batch * (own + answer) + prefix
+
+    def _rendered_sample(self, prompt: Prompt, sample: int) -> tuple[list[RenderedRow], float, int]:
+        """A few train rows, the mean of their own tokens, and the tokens of the prefix that they share."""
         rows = self.model.renderer.render(prompt, [row.fields for row in self.train_sample[:sample]], self.task.labels)
         prefix = shared_prefix([row.prompt_ids for row in rows])
-        nodes = len(build_trie(rows[0].completions).tree.tokens)
-        return sum(len(row.prompt_ids) for row in rows) / len(rows) - prefix + nodes, prefix
+        return rows, sum(len(row.prompt_ids) for row in rows) / len(rows) - prefix, prefix
 
     # Training -----------------------------------------------------------------------------------------------------
 

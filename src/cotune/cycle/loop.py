@@ -326,12 +326,8 @@ class Loop:
             return ranking
         batch = self.lab.tune.batch_size
 
-        def cost(prompt: Prompt) -> float:
-            own, prefix = self.lab.tokens_a_row(prompt)
-            return batch * own + prefix
-
-        limit = 1.5 * cost(self.own[0])
-        return [prompt for prompt in ranking if cost(prompt) <= limit] or ranking[:1]
+        limit = 1.5 * self.lab.step_tokens(self.own[0], batch)
+        return [prompt for prompt in ranking if self.lab.step_tokens(prompt, batch) <= limit] or ranking[:1]
 
     def _survivors(self, search: Search) -> list[Prompt]:
         """Parents of the next pool: the winner, tuned prompts by their latest score, and the base race's best."""

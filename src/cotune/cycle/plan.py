@@ -21,8 +21,7 @@ class Sizes:
     Attributes:
         train: rows; ``dev`` and ``test`` too.
         own: tokens of a scored row behind the shared prefix.
-        prefix: tokens of the shared prefix.
-        batch: rows of an optimizer step.
+        step_tokens: tokens of an optimizer step.
         steps_per_epoch: optimizer steps in which each train row is met once.
     """
 
@@ -30,14 +29,8 @@ class Sizes:
     dev: int
     test: int
     own: float
-    prefix: int
-    batch: int
+    step_tokens: float
     steps_per_epoch: int
-
-    @property
-    def step_tokens(self) -> float:
-        """Tokens of an optimizer step."""
-        return self.batch * (self.own + 1) + self.prefix
 
 
 @dataclass(frozen=True)

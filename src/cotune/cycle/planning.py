@@ -25,14 +25,13 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt) -> Plan:
     warm = lab.train_sample[CALIBRATION_ROWS : 2 * CALIBRATION_ROWS] or lab.train_sample[:4]
     lab.model.score(seed, [row.fields for row in warm], task.labels)
     lab.scores(seed, BASE, lab.train_sample[:CALIBRATION_ROWS], "measure")
-    own, prefix = lab.tokens_a_row(seed)
+    own, _ = lab.tokens_a_row(seed)
     sizes = Sizes(
         len(task.train),
         len(task.dev),
         task.test.n,
         own,
-        prefix,
-        min(config.tune.batch_size, len(task.train)),
+        lab.step_tokens(seed, min(config.tune.batch_size, len(task.train))),
         -(-len(task.train) // config.tune.batch_size),
     )
     timed = lab.costs.budget.kind == "time"

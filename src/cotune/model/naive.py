@@ -1,4 +1,4 @@
-"""Label scores the plain way: every row with every label in full, padded batches, the model's own attention.
+"""Label scores the plain way: every row with every label in a pass of its own, padded batches, the model's own attention.
 
 Slow and simple. It is what the shared-prefix engine is checked against, and what serves models that the engine does not fit.
 """
@@ -13,27 +13,26 @@ import torch
 from numpy.typing import NDArray
 
 from cotune.model.attention import ATTENTION_NAME, PLAIN_ATTENTION
-from cotune.model.trie import needs_stop
+from cotune.model.trie import label_paths
 from cotune.prompt.render import RenderedRow
 
 
 def naive_label_scores(
-    model: Any, rows: Sequence[RenderedRow], *, batch_rows: int = 16, with_stop: bool = False
+    model: Any, rows: Sequence[RenderedRow], *, batch_rows: int = 16, whole: bool = False
 ) -> tuple[NDArray[np.float64], int]:
-    """``[rows, labels]`` log-probabilities and the tokens run, one full pass a label.
+    """``[rows, labels]`` log-probabilities and the tokens run, one whole pass a label.
 
     Args:
         model: a transformers causal language model.
         rows: rendered rows with equally many completions.
         batch_rows: sequences in a padded batch.
-        with_stop: score the stop token too where no label is the beginning of another.
+        whole: score completions to their end, the stop token included, not just as far as they tell labels apart.
     """
     use_plain_attention(model)
     sequences, owners = [], []
     for row, rendered in enumerate(rows):
-        stop = with_stop or needs_stop(rendered.completions)
-        for label, completion in enumerate(rendered.completions):
-            answer = completion if stop else completion[:-1]
+        answers = rendered.completions if whole else label_paths(rendered.completions)
+        for label, answer in enumerate(answers):
             sequences.append(((*rendered.prompt_ids, *answer), len(answer)))
             owners.append((row, label))
     scores = np.zeros((len(rows), len(rows[0].completions)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from cotune.errors import InputError
 from cotune.model.packed import Tree
+from cotune.prompt.render import common_length
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,12 @@ class LabelTrie:
 
 @lru_cache(maxsize=256)
 def build_trie(completions: tuple[tuple[int, ...], ...]) -> LabelTrie:
-    """The trie of labels given as token ids, each with the stop token at its end.
-
-    The stop token is scored only where one label is the beginning of another; elsewhere it cannot tell labels apart.
+    """The trie of labels given as token ids, each with the stop token at its end, as far as they differ (:func:`label_paths`).
 
     Raises:
         InputError: two labels have the same tokens.
     """
-    bare = [ids[:-1] for ids in completions]
-    if len(set(bare)) < len(bare):
-        twice = next(i for i, ids in enumerate(bare) if bare.index(ids) < i)
-        raise InputError(
-            f"two labels read the same to the model (number {bare.index(bare[twice]) + 1} and number {twice + 1})",
-            where="label words",
-            mend="Give every label a word of its own.",
-        )
-    paths: Sequence[tuple[int, ...]] = completions if needs_stop(completions) else bare
+    paths = label_paths(completions)
     node_of: dict[tuple[int, ...], int] = {(): 0}
     tokens: list[int] = []
     parents: list[int] = []
@@ -93,11 +83,36 @@ def build_trie(completions: tuple[tuple[int, ...], ...]) -> LabelTrie:
     )
 
 
-def needs_stop(completions: Sequence[Sequence[int]]) -> bool:
-    """Whether one label is the beginning of another, so that only the stop token tells them apart."""
-    bare = sorted(tuple(ids[:-1]) for ids in completions)
-    # In sorted order a sequence's extensions follow it directly.
-    return any(b[: len(a)] == a for a, b in pairwise(bare))
+@lru_cache(maxsize=256)
+def label_paths(completions: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    """Each label's tokens up to the first one that no other label shares: what comes after cannot tell labels apart.
+
+    A label's probability is that its path is written. Labels with different first tokens need nothing but the distribution
+    behind the prompt, and 77 names of bank requests 23 further places instead of 151. The stop token counts where one label is
+    the beginning of another.
+
+    Args:
+        completions: token ids of each label, the stop token at the end.
+
+    Raises:
+        InputError: two labels have the same tokens.
+    """
+    if len(set(completions)) < len(completions):
+        second = next(i for i, ids in enumerate(completions) if completions.index(ids) < i)
+        raise InputError(
+            f"two labels read the same to the model (number {completions.index(completions[second]) + 1} and "
+            f"number {second + 1})",
+            where="label words",
+            mend="Give every label a word of its own.",
+        )
+    # In sorted order the label that shares most with another one stands beside it.
+    order = sorted(range(len(completions)), key=completions.__getitem__)
+    shared = [0] * len(completions)
+    for left, right in pairwise(order):
+        common = common_length(completions[left], completions[right])
+        shared[left] = max(shared[left], common)
+        shared[right] = max(shared[right], common)
+    return tuple(ids[: common + 1] for ids, common in zip(completions, shared, strict=True))
 
 
 def label_scores(trie: LabelTrie, edge_log_probs: NDArray[np.float64]) -> NDArray[np.float64]:

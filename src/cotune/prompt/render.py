@@ -206,7 +206,7 @@ class Renderer:
     def _complete(self, context: str, answers: tuple[str, ...]) -> tuple[int, tuple[tuple[int, ...], ...]]:
         """How many ids of ``context`` belong to the answers already, and each answer's ids with the stop token."""
         alone, *whole = self._encode([context, *(context + answer for answer in answers)])
-        common = min(_common_prefix(alone, ids) for ids in whole)
+        common = min(common_length(alone, ids) for ids in whole)
         return len(alone) - common, tuple((*ids[common:], self.stop_id) for ids in whole)
 
     def _truncate(self, skeleton: str, row: Mapping[str, str], ids: Sequence[int]) -> tuple[dict[str, str], list[int]]:
@@ -242,7 +242,8 @@ class Renderer:
         return end
 
 
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+def common_length(left: Sequence[int], right: Sequence[int]) -> int:
+    """Number of ids that two sequences have in common at their beginning."""
     for place, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
             return place
@@ -258,4 +259,4 @@ def shared_prefix(rows: Sequence[Sequence[int]]) -> int:
         return 0
     ordered = sorted(map(tuple, rows))
     low, high = ordered[0], ordered[-1]
-    return min(_common_prefix(low, high), min(map(len, rows)) - 1)
+    return min(common_length(low, high), min(map(len, rows)) - 1)
