@@ -63,10 +63,19 @@ class LimitConfig(Section):
     test: Count | None = None
 
 
-class TuneConfig(Section):
-    """How weights are tuned."""
+class PrefixConfig(Section):
+    """What a trained prefix starts from, how many tokens it has at most, and how fast it moves; see
+    ``cotune.tune.settings.PrefixSettings``."""
 
-    method: Literal["lora"] = "lora"
+    init: Literal["text", "random"] = "text"
+    tokens: Count | None = None
+    learning_rate: Annotated[Number, Field(gt=0)] = 0.03
+
+
+class TuneConfig(Section):
+    """What is tuned and how. ``rank``, ``alpha``, ``learning_rate`` and ``target`` are LoRA's; ``prefix`` has its own."""
+
+    method: Literal["lora", "prefix"] = "lora"
     rank: Count = 16
     alpha: Annotated[Number, Field(gt=0)] = 32
     learning_rate: Annotated[Number, Field(gt=0)] = 1e-3
@@ -75,6 +84,7 @@ class TuneConfig(Section):
     max_epochs: Count = 8
     target: Name = "all-linear"
     clip: Annotated[Number, Field(gt=0)] = 1.0
+    prefix: PrefixConfig = PrefixConfig()
 
 
 class SearchConfig(Section):

@@ -27,7 +27,7 @@ _GAINS = {
 _MOST_LABELS = 100
 
 
-def model_card(manifest: Manifest, metrics: Mapping[str, Any], prompt_text: str) -> str:
+def model_card(manifest: Manifest, metrics: Mapping[str, Any], prompt_text: str, *, stands_for: int | None = None) -> str:
     """The card's text.
 
     Args:
@@ -35,6 +35,7 @@ def model_card(manifest: Manifest, metrics: Mapping[str, Any], prompt_text: str)
         metrics: as in a run's summary: ``arms`` and ``gains``, each with their intervals; what is missing is left out, and
             so is a score without interval.
         prompt_text: what the model reads, with ``{field}`` where a row's text goes.
+        stands_for: where the adapter is a trained prefix, how many of a prompt's first tokens it stands for.
     """
     base = base_model_name(manifest)
     tuned = manifest.adapter_id != "base"
@@ -44,7 +45,7 @@ def model_card(manifest: Manifest, metrics: Mapping[str, Any], prompt_text: str)
     parts = [
         f"# {_plain(manifest.task)}",
         f"Reads {fields} and answers with one of {len(manifest.labels)} labels: {shown}{more}. A prompt"
-        + (", a LoRA adapter" if tuned else "")
+        + ("" if not tuned else ", a LoRA adapter" if stands_for is None else ", a trained prefix")
         + f" and a decision rule for the language model `{_plain(base)}`, chosen together by cotune"
         + f" {manifest.versions.get('cotune', '')}".rstrip()
         + ".",
@@ -57,12 +58,23 @@ def model_card(manifest: Manifest, metrics: Mapping[str, Any], prompt_text: str)
             "Give it the text below with its fields filled in. cotune does not let the model write freely: it scores every"
             " label and takes the likeliest"
             + (", after adding the bias in `decision.json`." if manifest.decision.bias else ".")
+            + ("" if stands_for is None else f" {without_prefix(stands_for)}")
         )
     parts += _results(manifest, metrics)
     parts += ["## What the model reads", _fence(prompt_text)]
     parts += ["## Base model", _base(manifest, base)]
     parts += ["## Limits", _limits(manifest)]
     return "\n\n".join(parts) + "\n"
+
+
+def without_prefix(stands_for: int) -> str:
+    """How to give PEFT a prompt when the adapter is a trained prefix."""
+    if not stands_for:
+        return "The prefix is a prefix-tuning adapter that comes before the whole text."
+    return (
+        f"The prefix is a prefix-tuning adapter that stands for the text's first {stands_for} tokens: tokenize the whole text "
+        f"and give the model `ids[{stands_for}:]`."
+    )
 
 
 def base_model_name(manifest: Manifest) -> str:

@@ -51,6 +51,9 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
     folder, out = Path(bundle).expanduser(), Path(out).expanduser()
     if to not in TARGETS:
         raise InputError(f"unknown form {to!r}", where="--to", mend=f"Use {' or '.join(TARGETS)}.")
+    from cotune.model.adapters import is_prefix
+    from cotune.model.trained_prefix import load_prefix
+
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(
             "there is something in that place already", where=str(out), mend="Name a folder that is not there yet."
@@ -60,6 +63,12 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
     predictor = load(folder, base=base, device="cpu", dtype="float32")
     if to == "peft" and manifest.adapter_id == "base":
         raise InputError("the bundle has no adapter: the base model won", where=str(folder), mend="Export with --to merged.")
+    has_adapter = manifest.adapter_id != "base"
+    trained = load_prefix(folder / ADAPTER) if has_adapter and is_prefix(folder / ADAPTER) else None
+    if to == "merged" and trained is not None:
+        raise InputError(
+            "a trained prefix cannot be added to a model's weights", where=str(folder), mend="Export with --to peft."
+        )
     source = _base_folder(manifest, base)
     with atomic_folder(out) as temporary:
         if to == "peft":
@@ -73,7 +82,9 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
             shutil.copyfile(folder / name, temporary / name)
         text = _example_text(predictor)
         write_json(temporary / EXAMPLE, {"prompt_text": text, "labels": list(manifest.labels), "bundle": manifest.id})
-        write_text(temporary / CARD, export_card(manifest, to, text, chat=predictor.model.renderer.chat))
+        stands_for = None if trained is None else len(trained.ids)
+        card = export_card(manifest, to, text, chat=predictor.model.renderer.chat, stands_for=stands_for)
+        write_text(temporary / CARD, card)
     return out
 
 
@@ -101,7 +112,8 @@ def _merge(source: Path, adapter: Path | None, target: Path) -> str:
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
-    from cotune.model.adapters import WEIGHTS, read_settings
+    from cotune.model.adapters import read_settings
+    from cotune.model.trained_prefix import WEIGHTS
 
     stored = AutoModelForCausalLM.from_pretrained(source, dtype="auto", local_files_only=True, use_safetensors=True)
     dtype = stored.dtype

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cotune.bundle.card import base_model_name
+from cotune.bundle.card import base_model_name, without_prefix
 from cotune.bundle.manifest import Manifest
 
 
-def export_card(manifest: Manifest, to: str, prompt_text: str, *, chat: bool) -> str:
+def export_card(manifest: Manifest, to: str, prompt_text: str, *, chat: bool, stands_for: int | None = None) -> str:
     """Markdown.
 
     Args:
@@ -14,6 +14,7 @@ def export_card(manifest: Manifest, to: str, prompt_text: str, *, chat: bool) ->
         to: ``peft`` or ``merged``.
         prompt_text: the whole text that the model reads for an example row.
         chat: whether a chat template, with its control tokens, is in that text.
+        stands_for: where the adapter is a trained prefix, how many of the text's first tokens it stands for.
     """
     fields = ", ".join(f"THE {name.upper()}" for name in manifest.input_fields)
     parts = [
@@ -30,7 +31,7 @@ def export_card(manifest: Manifest, to: str, prompt_text: str, *, chat: bool) ->
         "## How it answers here and there",
         _rule(manifest),
         "## Run it",
-        *(_peft(chat) if to == "peft" else _merged(chat)),
+        *(_merged(chat) if to != "peft" else _peft(chat) if stands_for is None else _prefix(chat, stands_for)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -64,6 +65,19 @@ def _peft(chat: bool) -> tuple[str, ...]:
     )
 
 
+def _prefix(chat: bool, stands_for: int) -> tuple[str, ...]:
+    return (
+        f"transformers and PEFT. {without_prefix(stands_for)} Servers that hold several adapters mostly take LoRA alone.",
+        _python(
+            chat,
+            "base",
+            "from peft import PeftModel",
+            'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("FOLDER/base"), "FOLDER/adapter")',
+            skip=stands_for,
+        ),
+    )
+
+
 def _merged(chat: bool) -> tuple[str, ...]:
     return (
         "transformers:",
@@ -76,7 +90,7 @@ def _merged(chat: bool) -> tuple[str, ...]:
     )
 
 
-def _python(chat: bool, folder: str, more_import: str, model: str) -> str:
+def _python(chat: bool, folder: str, more_import: str, model: str, skip: int = 0) -> str:
     """One answer with transformers; how the model is made is what differs."""
     return _code(
         "python",
@@ -86,6 +100,7 @@ def _python(chat: bool, folder: str, more_import: str, model: str) -> str:
         f'tokenizer = AutoTokenizer.from_pretrained("FOLDER/{folder}")',
         model,
         f'ids = tokenizer(prompt_text, add_special_tokens={not chat}, return_tensors="pt")',
+        *([f"ids = {{name: part[:, {skip}:] for name, part in ids.items()}}"] if skip else []),
         "print(tokenizer.decode(model.generate(**ids, max_new_tokens=16)[0, ids['input_ids'].shape[1]:]))",
     )
 

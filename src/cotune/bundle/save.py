@@ -63,7 +63,7 @@ def save_bundle(
         metric: name of the metric.
         prompt: how to ask.
         decision: how scores become an answer.
-        adapter_folder: a LoRA adapter's PEFT folder, copied as it is; None for the base model.
+        adapter_folder: an adapter's PEFT folder, LoRA or a prefix, copied as it is; None for the base model.
         model: the model that it was all measured with.
         metrics: for ``metrics.json`` and the card: ``arms`` and ``gains`` as in a run's summary.
         model_name: how the user named the model; its folder is stored as an absolute path.
@@ -72,11 +72,12 @@ def save_bundle(
         The folder.
 
     Raises:
-        InputError: something else is in the way at ``folder``, the adapter folder holds no plain LoRA, or the disk is full or
+        InputError: something else is in the way at ``folder``, the adapter folder holds no adapter, or the disk is full or
             cannot be written to; an older bundle stays.
         ValueError: the metrics hold NaN, or the decision does not fit the labels.
     """
-    from cotune.model.adapters import BASE, CONFIG, WEIGHTS, adapter_content_id
+    from cotune.model.adapters import BASE, adapter_content_id, adapter_files, is_prefix
+    from cotune.model.trained_prefix import load_prefix
 
     if decision.bias and len(decision.bias) != len(labels):
         raise ValueError(f"a bias of {len(decision.bias)} numbers does not fit {len(labels)} labels")
@@ -96,7 +97,8 @@ def save_bundle(
         versions=_versions(),
     )
     fields = {name: f"{{{name}}}" for name in input_fields}
-    card = model_card(manifest, metrics, model.renderer.text(prompt, fields, labels))
+    stands_for = len(load_prefix(adapter_folder).ids) if adapter_folder is not None and is_prefix(adapter_folder) else None
+    card = model_card(manifest, metrics, model.renderer.text(prompt, fields, labels), stands_for=stands_for)
     with atomic_folder(folder) as temporary:
         write_json(temporary / PROMPT, rendering(prompt, labels, input_fields, model))
         write_json(temporary / DECISION, decision.to_json())
@@ -104,8 +106,10 @@ def save_bundle(
         write_text(temporary / CARD, card)
         if adapter_folder is not None:
             (temporary / ADAPTER).mkdir()
-            _copy_config(adapter_folder / CONFIG, temporary / ADAPTER / CONFIG)
-            shutil.copyfile(adapter_folder / WEIGHTS, temporary / ADAPTER / WEIGHTS)
+            first, *others = adapter_files(adapter_folder)
+            _copy_config(adapter_folder / first, temporary / ADAPTER / first)
+            for name in others:
+                shutil.copyfile(adapter_folder / name, temporary / ADAPTER / name)
         files = {name: file_sha256(temporary / name) for name in sorted(list_files(temporary))}
         write_json(temporary / MANIFEST, manifest.to_json() | {"files": files})
         verify(temporary, read_manifest(temporary))

@@ -19,7 +19,7 @@ from cotune.evaluate.scoring import Evaluation, evaluate
 from cotune.files import content_hash
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
-from cotune.prompt.render import RenderedRow, shared_prefix
+from cotune.prompt.render import RenderedRow, common_start, shared_prefix
 from cotune.task.example import Example
 from cotune.task.task import Task
 from cotune.tune.average import How, average
@@ -200,8 +200,16 @@ class Lab:
             first, *also = (
                 training_rows(self.model.renderer.render(prompt, fields, self.task.labels), answers) for prompt in prompts
             )
+            own = [self.model.own_prefix(prompt, self.task.input_fields, self.task.labels) for prompt in prompts]
             self._runs[key] = TuningRun(
-                self.model, first, self.tune, seed=self.seed, folder=self.folder / "checkpoints", start=start, also=also
+                self.model,
+                first,
+                self.tune,
+                seed=self.seed,
+                folder=self.folder / "checkpoints",
+                start=start,
+                also=also,
+                opening=common_start(own),
             )
         return self._runs[key]
 
@@ -228,7 +236,7 @@ class Lab:
             started, before = time.monotonic(), run.tokens
             try:
                 run.advance(to_step, decay_from=decay_from, branch=branch, report=told)
-                outcome = {"adapter_id": self.model.adapters.save(run.weights(), self.folder / "adapters")}
+                outcome = {"adapter_id": run.save(self.folder / "adapters")}
             except DivergedError as error:
                 outcome = {"failed": str(error)}
             return {

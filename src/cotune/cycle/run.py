@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cotune import __version__
-from cotune.config import RunConfig
+from cotune.config import RunConfig, TuneConfig
 from cotune.cycle.arms import confirm, open_test
 from cotune.cycle.budget import parse_budget
 from cotune.cycle.costs import CostModel
@@ -34,7 +34,7 @@ from cotune.model.local import EngineSettings, LocalModel
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt, parse_prompt
 from cotune.task.task import Task
-from cotune.tune.settings import TuneSettings
+from cotune.tune.settings import PrefixSettings, TuneSettings
 
 SUMMARY, CONFIG, BUNDLE, TEST_ROWS = "summary.json", "config.json", "best", "test_rows.json"
 REPORT_ERROR = "report-error.txt"
@@ -142,7 +142,7 @@ def run(
                 view.event(event)
         try:
             model, model_name, probed = load_model(config, out, journal)
-            _check_target(model, config.tune.target)
+            _check_tunable(model, config.tune)
             costs = CostModel.guess(budget, gflops=probed["gemm_gflops"], parameters=_matrix_weights(model))
             lab = Lab(task, model, journal, costs, out, tune_settings(config), config.seed, view)
             _start(lab, config, model_name, own, probed)
@@ -207,8 +207,10 @@ def tune_settings(config: RunConfig) -> TuneSettings:
     """The part of the config that training needs."""
     tune = config.tune
     return TuneSettings(
+        method=tune.method,
         lora=LoraSettings(tune.rank, int(tune.alpha), tune.target),
-        learning_rate=tune.learning_rate,
+        prefix=PrefixSettings(tune.prefix.init, tune.prefix.tokens),
+        learning_rate=tune.prefix.learning_rate if tune.method == "prefix" else tune.learning_rate,
         batch_size=tune.batch_size,
         clip=tune.clip,
         shared_prefix=tune.shared_prefix,
@@ -339,10 +341,19 @@ def _check_key(config: RunConfig) -> None:
         raise InputError(f"the environment variable {name} is not set", where="proposer.key_env", mend="Set it to the key.")
 
 
-def _check_target(model: LocalModel, target: str) -> None:
-    """Find the layers to tune now, not after the first race."""
+def _check_tunable(model: LocalModel, tune: TuneConfig) -> None:
+    """Find what is to be tuned now, not after the first race."""
     import torch
 
+    from cotune.model.trained_prefix import TrainedPrefix
+
+    if tune.method == "prefix":
+        with torch.inference_mode():
+            state = model.run_prefix(BASE, [model.renderer.stop_id])
+        assert state is not None
+        TrainedPrefix.of_state(state)
+        return
+    target = tune.target
     if target == "all-linear":
         return
     layers = [name for name, module in model.model.named_modules() if isinstance(module, torch.nn.Linear)]

@@ -1,4 +1,4 @@
-"""LoRA adapters: kept on disk by content, swapped into one loaded model in place, neither merged nor reloaded."""
+"""Adapters, kept on disk by content: LoRA weights are swapped into one loaded model in place, trained prefixes handed out."""
 
 from __future__ import annotations
 
@@ -15,11 +15,18 @@ from torch import Tensor
 from cotune.errors import CotuneError, InputError
 from cotune.files import atomic_path, content_hash, write_json
 from cotune.model.fused_lora import FusedLora
+from cotune.model.trained_prefix import (
+    CONFIG,
+    STANDS_FOR,
+    WEIGHTS,
+    TrainedPrefix,
+    load_prefix,
+    prefix_content_id,
+    save_prefix,
+)
 
 BASE = "base"
 """The id of the model without an adapter."""
-
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 _NOT_PLAIN = (
     "use_dora",
@@ -52,7 +59,7 @@ class LoraSettings:
 
 
 class AdapterSlot:
-    """The one place in a loaded model where LoRA weights sit; ids tell which ones.
+    """The one place in a loaded model where LoRA weights sit; ids tell which ones. Trained prefixes are kept beside it.
 
     Args:
         model: the transformers model. It is changed by the first adapter (its linear layers are wrapped), not before.
@@ -68,6 +75,7 @@ class AdapterSlot:
         self._shapes: tuple[LoraSettings, ...] = ()
         self._folders: dict[str, Path] = {}
         self._loaded: dict[str, dict[str, Tensor]] = {}
+        self._prefixes: dict[str, TrainedPrefix] = {}
         self.current = BASE
         self.keep = 8
 
@@ -75,24 +83,23 @@ class AdapterSlot:
         """Make an adapter folder usable; returns its id.
 
         Raises:
-            InputError: the folder is not a LoRA adapter in safetensors.
+            InputError: the folder is neither a LoRA adapter nor a prefix in safetensors.
         """
         adapter_id = adapter_content_id(folder)
         self._folders[adapter_id] = folder
         return adapter_id
 
     def use(self, adapter_id: str) -> None:
-        """Put an adapter's weights, or none at all for :data:`BASE`, into the model.
+        """Put an adapter's weights into the model, none at all for :data:`BASE` or a trained prefix.
 
         Raises:
             CotuneError: no folder was registered under this id.
         """
         if adapter_id == self.current:
             return
-        if adapter_id == BASE:
-            if self._peft is not None:
-                self._peft.base_model.disable_adapter_layers()
-            self.current = BASE
+        if adapter_id == BASE or self.trained_prefix(adapter_id) is not None:
+            self.bare()
+            self.current = adapter_id
             return
         weights = self.read(adapter_id)
         # Where an adapter is refused below, the model holds neither it nor the one before.
@@ -114,6 +121,37 @@ class AdapterSlot:
             for oldest in list(self._loaded)[: -self.keep]:
                 del self._loaded[oldest]
         return self._loaded[adapter_id]
+
+    def bare(self) -> None:
+        """Switch LoRA weights off; the model is no adapter's until :meth:`use` is called again."""
+        if self._peft is not None:
+            self._peft.base_model.disable_adapter_layers()
+        self.current = ""
+
+    def trained_prefix(self, adapter_id: str) -> TrainedPrefix | None:
+        """The trained prefix of this id; None for any other adapter.
+
+        Raises:
+            CotuneError: no folder was registered under this id.
+            InputError: the prefix was trained on a model of another shape.
+        """
+        if adapter_id not in self._prefixes:
+            folder = self._folders.get(adapter_id)
+            if folder is None or not is_prefix(folder):
+                return None
+            self._prefixes[adapter_id] = self._fitting(load_prefix(folder))
+            for oldest in list(self._prefixes)[: -self.keep]:
+                del self._prefixes[oldest]
+        return self._prefixes[adapter_id]
+
+    def _fitting(self, trained: TrainedPrefix) -> TrainedPrefix:
+        config = self._model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        layers, _, own_heads, own_size = trained.keys.shape
+        if (layers, own_heads, own_size) != (config.num_hidden_layers, heads, size):
+            raise InputError("the prefix does not fit this model", mend="Use the model it was trained on.")
+        return trained
 
     def wrap(self, settings: LoraSettings) -> Any:
         """Give the model LoRA layers of this shape and switch them on; returns the peft model."""
@@ -148,6 +186,8 @@ class AdapterSlot:
         Until :meth:`use` is called again the model carries these weights, whatever they become.
         """
         if adapter_id != BASE:
+            if self.trained_prefix(adapter_id) is not None:
+                raise InputError("LoRA cannot go on from a prefix", where="tune.method", mend="Use tune.method=prefix.")
             self.use(adapter_id)
         else:
             self.wrap(settings)
@@ -203,6 +243,12 @@ class AdapterSlot:
         self._folders[adapter_id] = folder
         return adapter_id
 
+    def save_prefix(self, trained: TrainedPrefix, parent: Path, base_model: str | None = None) -> str:
+        """The same for a trained prefix, in the model's own number type."""
+        adapter_id = save_prefix(trained, self._model.get_input_embeddings().weight.dtype, parent, base_model)
+        self._folders[adapter_id] = parent / adapter_id
+        return adapter_id
+
     def folder(self, adapter_id: str) -> Path:
         """Where a registered adapter lies."""
         return self._folders[adapter_id]
@@ -222,9 +268,25 @@ class AdapterSlot:
 
 def adapter_content_id(folder: Path) -> str:
     """Hash of an adapter's weights and settings; where the base model lies does not count."""
+    if is_prefix(folder):
+        return prefix_content_id(folder)
     read_settings(folder)
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     return _content_id(config, (folder / WEIGHTS).read_bytes())
+
+
+def is_prefix(folder: Path) -> bool:
+    """Whether an adapter's folder holds a trained prefix; one that holds nothing of use is none."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("peft_type") == "PREFIX_TUNING"
+
+
+def adapter_files(folder: Path) -> list[str]:
+    """Names of the files that make up an adapter, its config first."""
+    return [CONFIG, WEIGHTS, *([STANDS_FOR] if is_prefix(folder) else [])]
 
 
 def read_settings(folder: Path) -> LoraSettings:

@@ -37,7 +37,7 @@ class Pass:
 
     Attributes:
         plan: the layout; None for a pass over the prefix alone.
-        prefix: keys and values of the shared prefix by layer, where they were computed before.
+        prefix: keys and values of the shared prefix by layer, as far as they are there before; a head comes after them.
         past: keys and values of the rows' earlier own tokens by layer.
         collected: filled with this pass's keys and values by layer where ``collect`` is set.
         collect: whether to fill ``collected``.
@@ -98,30 +98,36 @@ def shared_prefix_attention(
     if current.collect:
         current.collected[layer] = (k, v)
     plan = current.plan
-    if plan is None:
-        return _causal(q, k, v, scale, sliding_window).unsqueeze(0), None
-    if plan.head:
-        prefix_k, prefix_v = k[: plan.head], v[: plan.head]
-        first = _causal(q[: plan.head], prefix_k, prefix_v, scale, sliding_window)
-        own = _own(plan, q[plan.head :], k[plan.head :], v[plan.head :], (prefix_k, prefix_v), None, scale, sliding_window)
-        return torch.cat([first, own]).unsqueeze(0), None
     prefix = current.prefix[layer] if current.prefix else None
+    if plan is None:
+        return _causal(q, *_behind(prefix, k, v), scale, sliding_window).unsqueeze(0), None
+    if plan.head:
+        prefix = _behind(prefix, k[: plan.head], v[: plan.head])
+        first = _causal(q[: plan.head], *prefix, scale, sliding_window)
+        own = _own(plan, q[plan.head :], k[plan.head :], v[plan.head :], prefix, None, scale, sliding_window)
+        return torch.cat([first, own]).unsqueeze(0), None
     past = current.past[layer] if current.past else None
     return _own(plan, q, k, v, prefix, past, scale, sliding_window).unsqueeze(0), None
 
 
+def _behind(prefix: KeyValue | None, k: Tensor, v: Tensor) -> KeyValue:
+    """Keys and values with those of what stands before them."""
+    return (k, v) if prefix is None else (torch.cat([prefix[0], k]), torch.cat([prefix[1], v]))
+
+
 def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
-    """Plain causal attention of one sequence, ``[tokens, heads, size]`` in and out."""
+    """Plain causal attention of the end of one sequence, ``[tokens, heads, size]`` in and out; it has all keys."""
     group = q.shape[1] // k.shape[1]
-    tokens = q.shape[0]
-    if q.device.type == "cpu" and window is None and q.requires_grad and tokens <= SHORT_KEYS and q.shape[-1] == v.shape[-1]:
+    tokens, keys = q.shape[0], k.shape[0]
+    needed = q.requires_grad or k.requires_grad
+    if q.device.type == "cpu" and window is None and needed and keys <= SHORT_KEYS and q.shape[-1] == v.shape[-1]:
         short: Tensor = _ShortCausal.apply(q, k, v, scale)  # type: ignore[no-untyped-call]
         return short
     mask = None
-    if window is not None and tokens > window:
-        place = torch.arange(tokens, device=q.device)
-        gap = place[:, None] - place
-        mask = (gap >= 0) & (gap < window)
+    if keys > tokens or (window is not None and keys > window):
+        place = torch.arange(keys, device=q.device)
+        gap = place[keys - tokens :, None] - place
+        mask = (gap >= 0) & (gap < (keys if window is None else window))
     out = scaled_dot_product_attention(
         q.transpose(0, 1)[None],
         k.transpose(0, 1).repeat_interleave(group, 0)[None],
@@ -256,7 +262,7 @@ class _ShortCausal(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         tokens, heads = q.shape[0], k.shape[1]
         group = q.shape[1] // heads
-        mask = _causal_mask(tokens, group, q.dtype)
+        mask = _causal_mask(tokens, k.shape[0], group, q.dtype)
         out, lse = attend(_long(q, heads), _head_first(k), _head_first(v), scale, mask)
         ctx.mask, ctx.scale = mask, scale
         ctx.save_for_backward(q, k, v, out, lse)
@@ -273,9 +279,9 @@ class _ShortCausal(torch.autograd.Function):
 
 
 @lru_cache(maxsize=4)
-def _causal_mask(tokens: int, group: int, dtype: torch.dtype) -> Tensor:
-    """Additive ``[1, 1, tokens x group, tokens]``; every layer of every step asks for the same one."""
-    mask = torch.full((tokens, tokens), -torch.inf, dtype=dtype).triu_(1)
+def _causal_mask(tokens: int, keys: int, group: int, dtype: torch.dtype) -> Tensor:
+    """Additive ``[1, 1, tokens x group, keys]``; every layer of every step asks for the same one."""
+    mask = torch.full((tokens, keys), -torch.inf, dtype=dtype).triu_(1 + keys - tokens)
     return mask.repeat_interleave(group, 0)[None, None]
 
 

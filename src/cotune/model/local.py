@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cotune.errors import DivergedError
+from cotune.errors import DivergedError, InputError
 from cotune.files import content_hash
 from cotune.model.adapters import BASE, AdapterSlot
 from cotune.model.allocator import keep_freed_memory
@@ -23,7 +23,7 @@ from cotune.model.engine_facts import engine_facts
 from cotune.model.generating import generate
 from cotune.model.generations import GREEDY, AnswerLosses, Generations, Sampling
 from cotune.model.grammar import Grammar
-from cotune.model.naive import naive_label_scores
+from cotune.model.naive import naive_label_scores, plain_prefix
 from cotune.model.prefixes import PrefixStates
 from cotune.model.protocol import Model, Progress
 from cotune.model.runner import PackedRunner, PrefixState, self_check
@@ -32,6 +32,7 @@ from cotune.model.scores import LabelScores
 from cotune.model.scoring import Batch, cut_batches, score_batch, score_batch_top
 from cotune.model.states import mean_states
 from cotune.model.token_grammar import TokenTable
+from cotune.model.trained_prefix import TrainedPrefix, by_coverage
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, Renderer, shared_prefix
 
@@ -96,7 +97,7 @@ class LocalModel:
         self.renderer = Renderer(tokenizer, max_tokens=_longest_prompt(model, self.settings.max_tokens))
         self.runner = PackedRunner(model)
         self.adapters = AdapterSlot(model)
-        self._prefixes = PrefixStates(self.runner)
+        self._prefixes = PrefixStates(self.run_prefix)
         tolerance = 0.02 if self.settings.dtype == "float32" else 0.3
         try:
             difference = self_check(model)
@@ -127,7 +128,6 @@ class LocalModel:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging as transformers_logging
 
-        from cotune.errors import InputError
         from cotune.model.folder import model_fingerprint
 
         settings = settings or EngineSettings()
@@ -182,32 +182,34 @@ class LocalModel:
         rendered = self.renderer.render(prompt, rows, labels)
         if not rendered:
             return LabelScores(np.zeros((0, len(labels))))
-        length = shared_prefix([row.prompt_ids for row in rendered]) if self.shared else 0
-        prefix_ids = self._prefixes.longest_kept(adapter, rendered[0].prompt_ids[:length])
-        length = len(prefix_ids)
         scores = np.empty((len(rendered), len(labels)))
-        tokens, cached, plain = length, 0, 0
+        tokens, cached, plain = 0, 0, 0
         cache = None if fresh else self.cache
-        for batch in cut_batches(rendered, length, self.settings.batch_tokens, batch_rows):
-            key = self._key(adapter, prefix_ids, batch, top)
-            found = cache.get(key) if cache else None
-            part = [rendered[i] for i in batch.places]
-            plain += sum(len(row.prompt_ids) for row in part)
-            plain += len(part) * len(batch.trie.tree.tokens)
-            if found is not None:
-                # A token budget must end alike whether or not a cache answered, so a hit costs what the pass did.
-                part_scores, cost = found
-                cached += len(part)
-            else:
-                part_scores, cost = self._compute(adapter, prefix_ids, batch, part, top)
-                if np.isnan(part_scores).any() or (top is None and not np.isfinite(part_scores).all()):
-                    raise DivergedError(f"scores of prompt {prompt.id} with adapter {adapter} are not finite")
-                if cache:
-                    cache.put(key, part_scores, cost)
-            tokens += cost
-            scores[list(batch.places)] = part_scores
-            if progress:
-                progress(cost)
+        for covered, places in self.by_coverage(adapter, [row.prompt_ids for row in rendered]):
+            rows_here = [rendered[i] for i in places]
+            length = shared_prefix([row.prompt_ids for row in rows_here]) if self.shared else covered
+            prefix_ids = self._prefixes.longest_kept(adapter, rows_here[0].prompt_ids[:length], covered)
+            tokens += len(prefix_ids) - covered
+            for batch in cut_batches(rows_here, len(prefix_ids), self.settings.batch_tokens, batch_rows):
+                key = self._key(adapter, prefix_ids, batch, top)
+                found = cache.get(key) if cache else None
+                part = [rows_here[i] for i in batch.places]
+                plain += sum(len(row.prompt_ids) for row in part)
+                plain += len(part) * len(batch.trie.tree.tokens)
+                if found is not None:
+                    # A token budget must end alike whether or not a cache answered, so a hit costs what the pass did.
+                    part_scores, cost = found
+                    cached += len(part)
+                else:
+                    part_scores, cost = self._compute(adapter, prefix_ids, batch, part, top)
+                    if np.isnan(part_scores).any() or (top is None and not np.isfinite(part_scores).all()):
+                        raise DivergedError(f"scores of prompt {prompt.id} with adapter {adapter} are not finite")
+                    if cache:
+                        cache.put(key, part_scores, cost)
+                tokens += cost
+                scores[[places[i] for i in batch.places]] = part_scores
+                if progress:
+                    progress(cost)
         return LabelScores(
             scores,
             tokens=tokens,
@@ -234,13 +236,31 @@ class LocalModel:
         """
         if not self.shared:
             return 0
-        rows = [dict.fromkeys(fields, text) for text in _UNLIKE]
-        sequences = [row.prompt_ids for row in self.renderer.render(prompt, rows, labels)]
-        ids = sequences[0][: shared_prefix(sequences)]
+        ids = self.own_prefix(prompt, fields, labels)
         self.adapters.use(adapter)
         with torch.inference_mode():
             self._prefixes.keep(adapter, ids)
         return len(ids)
+
+    def own_prefix(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> tuple[int, ...]:
+        """Token ids that a prompt begins with whatever the row holds."""
+        rows = [dict.fromkeys(fields, text) for text in _UNLIKE]
+        sequences = [row.prompt_ids for row in self.renderer.render(prompt, rows, labels)]
+        return sequences[0][: shared_prefix(sequences)]
+
+    def run_prefix(self, adapter: str, ids: Sequence[int]) -> PrefixState | None:
+        """Keys and values of a prefix under an adapter, which is put into the model; None where there is nothing.
+
+        Of a trained prefix they are its own as far as it stands for ``ids``, and those of the text that comes after.
+        """
+        self.adapters.use(adapter)
+        trained = self.adapters.trained_prefix(adapter)
+        covered = trained.covered(ids) if trained else 0
+        start = self.trained_start(trained, covered)
+        if self.shared or covered == len(ids):
+            return self.runner.prefix(ids[covered:], start)
+        before = start.length if start else 0
+        return PrefixState(before + len(ids) - covered, plain_prefix(self.model, ids[covered:], start))
 
     def with_max_tokens(self, max_tokens: int) -> LocalModel:
         """The same loaded model for prompts of another greatest length; weights, adapters and kept prefixes are shared."""
@@ -254,10 +274,22 @@ class LocalModel:
     ) -> tuple[NDArray[np.float64], int]:
         self.adapters.use(adapter)
         if not self.shared:
-            return naive_label_scores(self.model, rows)
+            start = self.trained_start(self.adapters.trained_prefix(adapter), len(prefix_ids))
+            return naive_label_scores(self.model, rows, start=start, covered=len(prefix_ids))
         with torch.inference_mode():
             prefix = self._prefixes.get(adapter, prefix_ids)
             return self._halving(prefix, batch, top)
+
+    def trained_start(self, trained: TrainedPrefix | None, covered: int) -> PrefixState | None:
+        """What a prompt attends to when so many of its tokens are stood for, in the model's number type."""
+        return trained.state(covered, self.model.get_input_embeddings().weight) if trained else None
+
+    def by_coverage(
+        self, adapter: str, sequences: Sequence[Sequence[int]], most: Sequence[int] | None = None
+    ) -> list[tuple[int, list[int]]]:
+        """Places of sequences by how many of their tokens a trained prefix stands for; at least one token stays with each."""
+        limits = [len(ids) - 1 for ids in sequences] if most is None else most
+        return by_coverage(self.adapters.trained_prefix(adapter), sequences, limits)
 
     def _halving(self, prefix: PrefixState | None, batch: Batch, top: int | None) -> tuple[NDArray[np.float64], int]:
         """Run a batch, in halves where memory runs out."""
@@ -321,6 +353,7 @@ class LocalModel:
                 tokens or cannot be used with this tokenizer.
             DivergedError: a logit is not a number or infinite.
         """
+        self._without_prefix(adapter)
         return generate(self, prompt, rows, adapter=adapter, limit=limit, grammar=grammar, sampling=sampling, progress=progress)
 
     def answer_losses(
@@ -344,7 +377,12 @@ class LocalModel:
         Raises:
             DivergedError: a loss is not a number or infinite.
         """
+        self._without_prefix(adapter)
         return answer_losses(self, prompt, rows, answers, adapter=adapter, progress=progress)
+
+    def _without_prefix(self, adapter: str) -> None:
+        if self.adapters.trained_prefix(adapter) is not None:
+            raise InputError("free answers cannot be written behind a trained prefix", mend="Use tune.method=lora for them.")
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:

@@ -5,20 +5,31 @@ Slow and simple. It is what the shared-prefix engine is checked against, and wha
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cotune.model.attention import ATTENTION_NAME, PLAIN_ATTENTION
+from cotune.errors import InputError
+from cotune.model.attention import ATTENTION_NAME, PLAIN_ATTENTION, KeyValue
 from cotune.model.trie import label_paths
 from cotune.prompt.render import RenderedRow
 
+if TYPE_CHECKING:
+    from cotune.model.runner import PrefixState
+
 
 def naive_label_scores(
-    model: Any, rows: Sequence[RenderedRow], *, batch_rows: int = 16, whole: bool = False
+    model: Any,
+    rows: Sequence[RenderedRow],
+    *,
+    batch_rows: int = 16,
+    whole: bool = False,
+    start: PrefixState | None = None,
+    covered: int = 0,
 ) -> tuple[NDArray[np.float64], int]:
     """``[rows, labels]`` log-probabilities and the tokens run, one whole pass a label.
 
@@ -27,21 +38,23 @@ def naive_label_scores(
         rows: rendered rows with equally many completions.
         batch_rows: sequences in a padded batch.
         whole: score completions to their end, the stop token included, not just as far as they tell labels apart.
+        start: keys and values that every row attends to.
+        covered: leading tokens of a row that these stand for.
     """
     use_plain_attention(model)
     sequences, owners = [], []
     for row, rendered in enumerate(rows):
         answers = rendered.completions if whole else label_paths(rendered.completions)
         for label, answer in enumerate(answers):
-            sequences.append(((*rendered.prompt_ids, *answer), len(answer)))
+            sequences.append(((*rendered.prompt_ids[covered:], *answer), len(answer)))
             owners.append((row, label))
     scores = np.zeros((len(rows), len(rows[0].completions)))
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i][0]))
-    for start in range(0, len(order), batch_rows):
-        part = order[start : start + batch_rows]
+    for place in range(0, len(order), batch_rows):
+        part = order[place : place + batch_rows]
         ids, mask = pad([sequences[i][0] for i in part], model.device)
         with torch.inference_mode():
-            logits = model(ids, attention_mask=mask, use_cache=False).logits.float()
+            logits = model(ids, **behind(model, start, mask)).logits.float()
         log_probs = torch.log_softmax(logits[:, :-1], dim=-1).gather(2, ids[:, 1:, None])[..., 0]
         for line, i in enumerate(part):
             sequence, answer_length = sequences[i]
@@ -61,17 +74,67 @@ def pad(sequences: Sequence[Sequence[int]], device: torch.device | str) -> tuple
     return ids.to(device), mask.to(device)
 
 
+def behind(model: Any, start: PrefixState | None, mask: torch.Tensor) -> dict[str, Any]:
+    """Arguments of a model's forward pass over right-padded rows that all come after ``start``.
+
+    Args:
+        model: a transformers causal language model.
+        start: keys and values that every row attends to, gradient included; None where there are none.
+        mask: ``[rows, longest]`` of the rows' own tokens.
+    """
+    if start is None:
+        return {"attention_mask": mask, "use_cache": False}
+    from transformers import DynamicCache
+
+    rows = mask.shape[0]
+    cache = DynamicCache()
+    for layer, pair in sorted(start.layers.items()):
+        cache.update(*(part.transpose(0, 1)[None].expand(rows, -1, -1, -1) for part in pair), layer)
+    before = mask.new_ones(rows, start.length)
+    return {"attention_mask": torch.cat([before, mask], 1), _cache_argument(model): cache}
+
+
+def plain_prefix(model: Any, ids: Sequence[int], start: PrefixState | None = None) -> dict[int, KeyValue]:
+    """Keys and values by layer of ``ids`` and of what stands before them, from one pass with the model's own cache.
+
+    Raises:
+        InputError: the model keeps no keys and values.
+    """
+    from transformers import DynamicCache
+
+    use_plain_attention(model)
+    given = behind(model, start, torch.ones(1, len(ids), dtype=torch.long, device=model.device))
+    # A cache that knows no sliding windows keeps every token.
+    cache = given.setdefault(_cache_argument(model), DynamicCache())
+    try:
+        model.get_decoder()(input_ids=torch.tensor([list(ids)], device=model.device), **given | {"use_cache": True})
+        layers = {n: (layer.keys, layer.values) for n, layer in enumerate(cache.layers)}
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise InputError(
+            "the model keeps no keys and values that could be trained", where="tune.method", mend="Use tune.method=lora."
+        ) from error
+    return {n: (keys[0].transpose(0, 1), values[0].transpose(0, 1)) for n, (keys, values) in layers.items()}
+
+
+def _cache_argument(model: Any) -> str:
+    """What this release of transformers calls it."""
+    names = inspect.signature(model.get_decoder().forward).parameters
+    return "past_key_values" if "past_key_values" in names else "cache"
+
+
 def use_plain_attention(model: Any) -> None:
     """Give the model back the attention that it was loaded with, after packed passes."""
     if model.config.get_text_config()._attn_implementation == ATTENTION_NAME:
         model.set_attn_implementation(getattr(model, PLAIN_ATTENTION, "sdpa"))
 
 
-def plain_states(model: Any, sequences: Sequence[Sequence[int]], layer: int | None) -> torch.Tensor:
+def plain_states(
+    model: Any, sequences: Sequence[Sequence[int]], layer: int | None, start: PrefixState | None = None
+) -> torch.Tensor:
     """Hidden states of all sequences' tokens, one after the other, ``[tokens, width]``; see ``LocalModel.mean_states``."""
     use_plain_attention(model)
     ids, mask = pad(sequences, model.device)
-    output = model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=layer is not None)
+    output = model.get_decoder()(input_ids=ids, **behind(model, start, mask), output_hidden_states=layer is not None)
     hidden = output.last_hidden_state if layer is None else output.hidden_states[layer]
     states: torch.Tensor = hidden[mask.bool()]
     return states

@@ -130,7 +130,7 @@ def plan_pass(
     Args:
         suffixes: each row's own tokens, at least one a row unless the row has a past.
         prefix: length of the shared prefix.
-        head: the prefix's token ids where it runs in this pass (training); then ``len(head) == prefix``.
+        head: token ids of the prefix's end, or of all of it, where they run in this pass (training).
         trees: each row's tree below its suffix; rows often share one object.
         past: for each row, how many own tokens ran before (their keys and values are given to the pass); all of a row's
             new tokens may see all of them.
@@ -150,7 +150,7 @@ def plan_pass(
     keys = past_width + queries
 
     ids = list(head)
-    positions = [np.arange(len(head), dtype=np.int64)]
+    positions = [np.arange(prefix - len(head), prefix, dtype=np.int64)]
     facts: dict[int, tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
     step = np.arange(queries)
     query_index = offsets[:-1, None] + np.where(step < own[:, None], step, 0)

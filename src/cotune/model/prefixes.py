@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cotune.model.runner import PackedRunner, PrefixState
+from collections.abc import Callable
+
+from cotune.model.runner import PrefixState
 
 Ids = tuple[int, ...]
 
@@ -16,11 +18,11 @@ class PrefixStates:
     The caller puts the adapter into the model before it asks.
 
     Args:
-        runner: who runs a prefix.
+        run: runs a prefix under an adapter; None for an empty one.
     """
 
-    def __init__(self, runner: PackedRunner) -> None:
-        self._runner = runner
+    def __init__(self, run: Callable[[str, Ids], PrefixState | None]) -> None:
+        self._run = run
         self._recent: dict[tuple[str, Ids], PrefixState | None] = {}
         self._kept: dict[tuple[str, Ids], PrefixState | None] = {}
 
@@ -32,17 +34,17 @@ class PrefixStates:
         if key not in self._recent:
             while len(self._recent) >= _RECENT:
                 self._recent.pop(next(iter(self._recent)))
-            self._recent[key] = self._runner.prefix(ids)
+            self._recent[key] = self._run(adapter, ids)
         return self._recent[key]
 
     def keep(self, adapter: str, ids: Ids) -> None:
         """Run a prefix and keep it, whatever else is asked for."""
         if ids and (adapter, ids) not in self._kept:
-            self._kept[adapter, ids] = self._runner.prefix(ids)
+            self._kept[adapter, ids] = self._run(adapter, ids)
 
-    def longest_kept(self, adapter: str, shared: Ids) -> Ids:
-        """The longest kept prefix of ``shared``, else all of ``shared``."""
-        fitting = [ids for of, ids in self._kept if of == adapter and shared[: len(ids)] == ids]
+    def longest_kept(self, adapter: str, shared: Ids, least: int = 0) -> Ids:
+        """The longest kept prefix of ``shared`` that has ``least`` tokens, else all of ``shared``."""
+        fitting = [ids for of, ids in self._kept if of == adapter and len(ids) >= least and shared[: len(ids)] == ids]
         return max(fitting, key=len, default=shared)
 
     def clear(self) -> None:

@@ -56,14 +56,19 @@ class PackedRunner:
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self._scale: float = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
 
-    def prefix(self, ids: Sequence[int]) -> PrefixState | None:
-        """Run a prefix once; None for an empty one."""
+    def prefix(self, ids: Sequence[int], start: PrefixState | None = None) -> PrefixState | None:
+        """Run a prefix once; None for an empty one. With ``start`` it comes after that, and both are returned as one."""
         if not ids:
-            return None
-        current = Pass(None, collect=True)
-        positions = torch.arange(len(ids), device=self.device)
+            return start
+        before = start.length if start else 0
+        current = Pass(None, start.layers if start else None, collect=True)
+        positions = torch.arange(before, before + len(ids), device=self.device)
         self._run(torch.tensor(list(ids), device=self.device), positions, current)
-        return PrefixState(len(ids), current.collected)
+        layers = current.collected
+        if start:
+            joined = {n: (start.layers[n], pair) for n, pair in layers.items()}
+            layers = {n: (torch.cat([old[0], new[0]]), torch.cat([old[1], new[1]])) for n, (old, new) in joined.items()}
+        return PrefixState(before + len(ids), layers)
 
     def hidden(
         self,
@@ -78,7 +83,7 @@ class PackedRunner:
 
         Args:
             plan: the layout.
-            prefix: state of the shared prefix, where it does not run in this pass.
+            prefix: state of the shared prefix, or of the part of it that does not run in this pass.
             past: keys and values of the rows' earlier own tokens.
             collect: whether to return keys and values by layer.
             layer: output of this many layers; None means all of them and the final norm.

@@ -28,23 +28,41 @@ def mean_states(
     progress: Progress | None,
 ) -> NDArray[np.float32]:
     """See :meth:`cotune.model.local.LocalModel.mean_states`."""
-    model.adapters.use(adapter)
     result = np.empty((len(sequences), model.model.config.get_text_config().hidden_size), dtype=np.float32)
-    length = 0
-    if model.shared and sequences:
-        length = min(shared_prefix(sequences), min(int(np.flatnonzero(w)[0]) for w in weights))
-    order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i]), i))
+    first = [int(np.flatnonzero(w)[0]) for w in weights]
+    for covered, places in model.by_coverage(adapter, sequences, first):
+        length = covered
+        if model.shared:
+            length = min(shared_prefix([sequences[i] for i in places]), min(first[i] for i in places))
+        _fill(model, sequences, weights, result, places, length, covered, adapter, layer, progress)
+    return result
+
+
+def _fill(
+    model: LocalModel,
+    sequences: Sequence[Sequence[int]],
+    weights: Sequence[Sequence[float]],
+    result: NDArray[np.float32],
+    places: Sequence[int],
+    length: int,
+    covered: int,
+    adapter: str,
+    layer: int | None,
+    progress: Progress | None,
+) -> None:
+    """States of the sequences at ``places``, which share ``length`` tokens; a trained prefix stands for ``covered`` of these."""
+    order = sorted(places, key=lambda i: (len(sequences[i]), i))
     with torch.inference_mode():
-        prefix = model.runner.prefix(sequences[0][:length]) if length else None
-        if progress and length:
-            progress(length)
+        prefix = model.run_prefix(adapter, sequences[places[0]][:length])
+        if progress and length > covered:
+            progress(length - covered)
         for part in cut_by_tokens(order, [len(s) - length for s in sequences], model.settings.batch_tokens):
             suffixes = [sequences[i][length:] for i in part]
             if model.shared:
-                plan = plan_pass(suffixes, prefix=length, device=model.model.device)
+                plan = plan_pass(suffixes, prefix=prefix.length if prefix else 0, device=model.model.device)
                 hidden = model.runner.hidden(plan, prefix, layer=layer)[0]
             else:
-                hidden = plain_states(model.model, suffixes, layer)
+                hidden = plain_states(model.model, suffixes, layer, prefix)
             share = torch.tensor(np.concatenate([weights[i][length:] for i in part]), dtype=torch.float32)
             rows = torch.arange(len(part)).repeat_interleave(torch.tensor([len(s) for s in suffixes]))
             read = torch.nonzero(share)[:, 0].to(hidden.device)
@@ -53,7 +71,6 @@ def mean_states(
             result[part] = sums.cpu().numpy()
             if progress:
                 progress(sum(map(len, suffixes)))
-    return result
 
 
 def cut_by_tokens(order: Sequence[int], lengths: Sequence[int], limit: int) -> Iterator[list[int]]:

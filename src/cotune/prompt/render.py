@@ -250,6 +250,12 @@ def common_length(left: Sequence[int], right: Sequence[int]) -> int:
     return min(len(left), len(right))
 
 
+def common_start(sequences: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The leading tokens that all sequences have in common."""
+    first, *others = sequences
+    return tuple(first[: min((common_length(first, other) for other in others), default=len(first))])
+
+
 def shared_prefix(rows: Sequence[Sequence[int]]) -> int:
     """Length of the longest common prefix of token id sequences, at most one short of the shortest.
 

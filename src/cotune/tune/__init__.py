@@ -1,3 +1,3 @@
-"""CHANGING the weights: LoRA adapters trained with a shared prompt prefix, checkpoints, schedule."""
+"""CHANGING the weights: LoRA adapters or prefixes trained with a shared prompt prefix, checkpoints, schedule."""
 
 from __future__ import annotations

@@ -10,13 +10,16 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from cotune.model.local import LocalModel
-from cotune.model.naive import pad, use_plain_attention
+from cotune.model.naive import behind, pad, use_plain_attention
 from cotune.model.packed import plan_pass
+from cotune.model.trained_prefix import TrainedPrefix
 from cotune.prompt.render import shared_prefix
 from cotune.tune.batches import TrainingRow
 
 
-def shared_prefix_loss(model: LocalModel, rows: Sequence[TrainingRow], prefix: int) -> tuple[Tensor, int]:
+def shared_prefix_loss(
+    model: LocalModel, rows: Sequence[TrainingRow], prefix: int, trained: TrainedPrefix | None = None
+) -> tuple[Tensor, int]:
     """Summed loss over the answers' tokens, and the tokens that were run.
 
     The prefix runs once, in the same pass as the rows and with gradient: what flows back through its keys and values from
@@ -26,10 +29,14 @@ def shared_prefix_loss(model: LocalModel, rows: Sequence[TrainingRow], prefix: i
         model: carries the weights that are being trained.
         rows: of one step; their prompts begin with the same ``prefix`` tokens.
         prefix: number of those tokens.
+        trained: what stands for the first of them; the rest runs after it.
     """
+    start = trained.state(len(trained.ids), model.model.get_input_embeddings().weight) if trained else None
+    head = rows[0].prompt_ids[len(trained.ids) if trained else 0 : prefix]
     suffixes = [(*row.prompt_ids[prefix:], *row.answer_ids[:-1]) for row in rows]
-    plan = plan_pass(suffixes, prefix=prefix, head=rows[0].prompt_ids[:prefix], device=model.runner.device)
-    hidden, _ = model.runner.hidden(plan)
+    before = start.length if start else 0
+    plan = plan_pass(suffixes, prefix=before + len(head), head=head, device=model.runner.device)
+    hidden, _ = model.runner.hidden(plan, start)
     counts = np.array([len(row.answer_ids) for row in rows])
     last = plan.last.cpu().numpy()
     places = np.concatenate([np.arange(end - count + 1, end + 1) for end, count in zip(last, counts, strict=True)])
@@ -38,15 +45,17 @@ def shared_prefix_loss(model: LocalModel, rows: Sequence[TrainingRow], prefix: i
     return cross_entropy(logits, targets, reduction="sum"), len(plan.ids)
 
 
-def plain_loss(model: LocalModel, rows: Sequence[TrainingRow]) -> tuple[Tensor, int]:
+def plain_loss(model: LocalModel, rows: Sequence[TrainingRow], trained: TrainedPrefix | None = None) -> tuple[Tensor, int]:
     """The same on a right-padded batch in which every row runs its whole prompt; tokens count without padding."""
     use_plain_attention(model.model)
-    sequences = [(*row.prompt_ids, *row.answer_ids) for row in rows]
+    covered = len(trained.ids) if trained else 0
+    start = trained.state(covered, model.model.get_input_embeddings().weight) if trained else None
+    sequences = [(*row.prompt_ids[covered:], *row.answer_ids) for row in rows]
     ids, mask = pad([sequence[:-1] for sequence in sequences], model.model.device)
-    hidden = model.model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    hidden = model.model.get_decoder()(input_ids=ids, **behind(model.model, start, mask)).last_hidden_state
     batch, places, targets = [], [], []
     for i, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
-        for place in range(len(row.prompt_ids) - 1, len(sequence) - 1):
+        for place in range(len(row.prompt_ids) - covered - 1, len(sequence) - 1):
             batch.append(i)
             places.append(place)
             targets.append(sequence[place + 1])

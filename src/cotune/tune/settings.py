@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from cotune.model.adapters import LoraSettings
+
+Method = Literal["lora", "prefix"]
+Init = Literal["text", "random"]
+
+
+@dataclass(frozen=True)
+class PrefixSettings:
+    """What a trained prefix starts from.
+
+    Attributes:
+        init: ``text``, the prompt's own first tokens, or ``random`` words.
+        tokens: how many, of a text at most; None takes all that the prompt begins with, or a fixed number at random.
+    """
+
+    init: Init = "text"
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -12,8 +29,10 @@ class TuneSettings:
     """What stays the same over all tuning runs of a task.
 
     Attributes:
-        lora: shape of the adapter.
-        learning_rate: peak learning rate of AdamW.
+        method: what is trained: ``lora`` weights, or the keys and values of a ``prefix``.
+        lora: shape of the LoRA adapter.
+        prefix: what a prefix starts from.
+        learning_rate: peak learning rate of AdamW; a prefix's counts in units of each layer's own keys and values.
         batch_size: rows in an optimizer step.
         warmup: steps over which the learning rate rises from zero.
         decay: share of a finished run over which it falls to zero again.
@@ -23,7 +42,9 @@ class TuneSettings:
         micro_tokens: tokens of a batch that run at once; larger batches are accumulated.
     """
 
+    method: Method = "lora"
     lora: LoraSettings = field(default_factory=LoraSettings)
+    prefix: PrefixSettings = field(default_factory=PrefixSettings)
     learning_rate: float = 1e-3
     batch_size: int = 8
     warmup: int = 4

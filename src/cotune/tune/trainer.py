@@ -15,9 +15,11 @@ from cotune.errors import CotuneError, DivergedError
 from cotune.files import atomic_path, content_hash
 from cotune.model.adapters import BASE
 from cotune.model.local import LocalModel, out_of_memory
+from cotune.prompt.render import common_start
 from cotune.tune.batches import TrainingRow, micro_batches, prompt_of_step, rows_of_step
 from cotune.tune.loss import common_prefix, plain_loss, shared_prefix_loss
 from cotune.tune.settings import TuneSettings, learning_rate_factor
+from cotune.tune.trainable import LoraWeights, PrefixWeights, Trainable
 
 StepReport = Callable[[int, float, int], None]
 """Called after each step with the step's number from 1, its loss per token, and its tokens."""
@@ -41,6 +43,8 @@ class TuningRun:
         folder: where checkpoints of this run go.
         start: adapter to go on from; :data:`BASE` draws a fresh one.
         also: the same rows, in the same order, under each further prompt of a mixture.
+        opening: token ids that the prompt begins with whatever the row, which a prefix may stand for; None takes what these
+            rows begin with.
 
     Attributes:
         step: optimizer steps done.
@@ -59,6 +63,7 @@ class TuningRun:
         folder: Path,
         start: str = BASE,
         also: Sequence[Sequence[TrainingRow]] = (),
+        opening: Sequence[int] | None = None,
     ) -> None:
         if not rows:
             raise CotuneError("there are no rows to train on")
@@ -66,6 +71,8 @@ class TuningRun:
             raise CotuneError("the prompts of a mixture need the same rows")
         self.model, self.settings, self.seed, self.start = model, settings, seed, start
         self.variants = [list(rows), *map(list, also)]
+        self._prefixes = [common_prefix(variant) for variant in self.variants]
+        self._trainable = self._make_trainable(opening)
         shown = [[[row.prompt_ids, row.answer_ids] for row in variant] for variant in self.variants]
         identity = {
             "model": model.fingerprint,
@@ -74,13 +81,13 @@ class TuningRun:
             "seed": seed,
             "start": start,
         }
-        self.key = content_hash(identity | ({"also": shown[1:]} if also else {}), 20)
+        further = ({"also": shown[1:]} if also else {}) | self._trainable.identity
+        self.key = content_hash(identity | further, 20)
         self.folder = folder / self.key
         self.step = 0
         self.losses: list[float] = []
         self.tokens = 0
         self.branch = ""
-        self._prefixes = [common_prefix(variant) for variant in self.variants]
         self._parameters: list[tuple[str, torch.nn.Parameter]] = []
         self._optimizer: torch.optim.Optimizer | None = None
         self._last: Path | None = None
@@ -93,11 +100,11 @@ class TuningRun:
     @property
     def tokens_per_step(self) -> float:
         """Expected tokens of a step."""
-        size = min(self.settings.batch_size, self._count)
+        size, covered = min(self.settings.batch_size, self._count), self._trainable.stands_for
         costs = []
         for variant, prefix in zip(self.variants, self._prefixes, strict=True):
             whole = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in variant) / self._count
-            costs.append(size * (whole - prefix) + prefix if self._shares else size * whole)
+            costs.append(size * (whole - prefix) + prefix - covered if self._shares else size * (whole - covered))
         return sum(costs) / len(costs)
 
     @property
@@ -136,7 +143,7 @@ class TuningRun:
                 end=to_step if decay_from is not None else None,
             )
             for group in self._optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate * factor
+                group["lr"] = self.settings.learning_rate * factor * group["pace"]
             picked = rows_of_step(self.step, self._count, self.settings.batch_size, self.seed)
             variant = prompt_of_step(self.step, len(self.variants), self.seed)
             loss, used = self._one_step([self.variants[variant][i] for i in picked], self._prefixes[variant])
@@ -152,7 +159,20 @@ class TuningRun:
     def weights(self) -> dict[str, Tensor]:
         """A copy of the adapter's present weights."""
         self._enter()
-        return self.model.adapters.weights()
+        return self._trainable.weights()
+
+    def save(self, parent: Path) -> str:
+        """Write the present adapter as a PEFT folder named by its content under ``parent``; returns its id."""
+        self._enter()
+        return self._trainable.save(parent)
+
+    def _make_trainable(self, opening: Sequence[int] | None) -> Trainable:
+        if self.settings.method == "lora":
+            return LoraWeights(self.model, self.settings.lora, seed=self.seed, start=self.start)
+        shared = [rows[0].prompt_ids[:prefix] for rows, prefix in zip(self.variants, self._prefixes, strict=True)]
+        ids = common_start(shared if opening is None else [*shared, opening])
+        longest = max(len(row.prompt_ids) + len(row.answer_ids) for rows in self.variants for row in rows)
+        return PrefixWeights(self.model, self.settings.prefix, ids, seed=self.seed, start=self.start, longest=longest)
 
     def _one_step(self, batch: Sequence[TrainingRow], prefix: int) -> tuple[float, int]:
         """One optimizer step on rows of one prompt; the loss is per answer token, however the batch is cut into passes."""
@@ -189,9 +209,10 @@ class TuningRun:
         return self.settings.shared_prefix and self.model.shared
 
     def _loss(self, rows: Sequence[TrainingRow], prefix: int) -> tuple[Tensor, int]:
+        trained = self._trainable.prefix()
         if self._shares:
-            return shared_prefix_loss(self.model, rows, prefix)
-        return plain_loss(self.model, rows)
+            return shared_prefix_loss(self.model, rows, prefix, trained)
+        return plain_loss(self.model, rows, trained)
 
     # Leaving and coming back --------------------------------------------------------------------------------------
 
@@ -200,10 +221,13 @@ class TuningRun:
         if self._optimizer is not None and self.model.adapters.current == self._mark:
             return
         parked = self._optimizer is not None
-        self._parameters = self.model.adapters.start(self.settings.lora, seed=self.seed, adapter_id=self.start)
+        self._parameters = self._trainable.enter()
         self.model.adapters.current = self._mark
+        paces: dict[float, list[torch.nn.Parameter]] = {}
+        for name, parameter in self._parameters:
+            paces.setdefault(self._trainable.pace(name), []).append(parameter)
         self._optimizer = torch.optim.AdamW(
-            [p for _, p in self._parameters],
+            [{"params": parameters, "pace": pace} for pace, parameters in paces.items()],
             lr=self.settings.learning_rate,
             betas=(0.9, 0.99),
             weight_decay=self.settings.weight_decay,

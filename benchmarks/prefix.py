@@ -1,0 +1,141 @@
+"""LoRA against trained prefixes at equal steps: the seed prompt tuned by each, on the same rows in the same order.
+
+    python benchmarks/prefix.py --data FOLDER --out FOLDER [--sets trec6 banking77] [--rows 64 300] [--seeds 0]
+        [--steps 60] [--dev 100] [--test 200] [--ways ...] [--most N]
+
+The ways:
+
+    lora        LoRA weights
+    text        the keys and values of all the tokens that the prompt begins with
+    text16      those of its first 16 tokens; what comes after them is run as text
+    random      16 random words before the prompt
+    untuned     the base model
+
+A way's learning rate falls over the last 30% of its steps. Dev decides between the weights before and after that, and on the
+decision rule; the test is opened once a cell. Every finished cell is a line of OUT/results.jsonl, and none is run twice. Prints
+one JSON object with all cells so far, progress to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cotune.cycle.budget import Budget
+from cotune.cycle.costs import CostModel
+from cotune.cycle.journal import Journal
+from cotune.cycle.lab import Lab
+from cotune.cycle.run import Quiet
+from cotune.cycle.track import Measured, advance, decay_steps, finish, measure, open_track
+from cotune.evaluate.intervals import wilson
+from cotune.model.adapters import BASE
+from cotune.model.local import LocalModel
+from cotune.model.opening import open_model
+from cotune.prompt.bank import seed_prompt
+from cotune.task.task import Task
+from cotune.tune.settings import PrefixSettings, TuneSettings
+from measure import machine_facts, say
+from racing import add_result, read_results, task_of
+
+RATE = 0.03
+WAYS: dict[str, TuneSettings] = {
+    "lora": TuneSettings(),
+    "text": TuneSettings(method="prefix", learning_rate=RATE),
+    "text16": TuneSettings(method="prefix", learning_rate=RATE, prefix=PrefixSettings(tokens=16)),
+    "random": TuneSettings(method="prefix", learning_rate=RATE, prefix=PrefixSettings("random", 16)),
+}
+
+
+def main(arguments: Sequence[str] | None = None, model: LocalModel | None = None) -> int:
+    """Run the cells that are missing and print all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with the classification sets")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--sets", nargs="+", default=["trec6", "banking77"])
+    parser.add_argument("--rows", nargs="+", type=int, default=[64, 300], help="rows to learn from")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--ways", nargs="+", default=["untuned", *WAYS], choices=["untuned", *WAYS])
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--dev", type=int, default=100)
+    parser.add_argument("--test", type=int, default=200)
+    parser.add_argument("--rate", type=float, help="learning rate of all ways, to choose one on dev")
+    parser.add_argument("--most", type=int, default=10_000, help="cells in this call")
+    given = parser.parse_args(arguments)
+    local = model or open_model(given.model)
+    left = given.most
+    for cell in _cells(given):
+        if left and not any(cell.items() <= found.items() for found in read_results(given.out)):
+            left -= 1
+            say(f"{cell} ...")
+            task = _task(given.data, cell)
+            add_result(given.out, cell | run_cell(local, task, cell, given.out))
+    print(json.dumps({"cells": read_results(given.out), "machine": machine_facts(local)}, indent=1))
+    return 0
+
+
+def _cells(given: argparse.Namespace) -> list[dict[str, Any]]:
+    return [
+        {"set": name, "rows": rows, "seed": seed, "way": way, "rate": given.rate}
+        | {key: getattr(given, key) for key in ("steps", "dev", "test")}
+        for name in given.sets
+        for rows in given.rows
+        for seed in given.seeds
+        for way in given.ways
+    ]
+
+
+def _task(data: Path, cell: dict[str, Any]) -> Task:
+    task = task_of(data, cell["set"], cell["rows"] + cell["dev"], cell["seed"], cell["test"])
+    return replace(task, train=(*task.train, *task.dev)[: cell["rows"]], dev=(*task.train, *task.dev)[cell["rows"] :])
+
+
+def run_cell(model: LocalModel, task: Task, cell: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Tune as the cell says, decide on dev, open the test once."""
+    started = time.monotonic()
+    settings = WAYS.get(cell["way"], TuneSettings())
+    if cell["rate"] is not None:
+        settings = replace(settings, learning_rate=cell["rate"])
+    folder = out / "work" / "-".join(str(cell[name]) for name in ("set", "rows", "seed", "way", "rate", "steps"))
+    folder.mkdir(parents=True, exist_ok=True)
+    costs = CostModel(Budget("tokens", 1e12), 1.0, 1.0)
+    lab = Lab(task, model, Journal(folder), costs, folder, settings, cell["seed"], Quiet())
+    prompt = seed_prompt(task)
+    found: list[Measured] = []
+    if cell["way"] == "untuned":
+        found.append(measure(lab, prompt, BASE, 0, "base"))
+    else:
+        track = open_track(lab, prompt)
+        steady = cell["steps"]
+        while steady + decay_steps(steady, settings.decay) > cell["steps"]:
+            steady -= 1
+        if not advance(lab, track, steady, cycle=1) or not finish(lab, track, cycle=1):
+            return {"failed": "training diverged"}
+        found = track.measured
+    chosen = max(found, key=lambda m: m.rank)
+    candidate = chosen.candidate
+    rows = task.test.open({"arm": candidate.id}).examples_for(candidate.id)
+    judged = lab.judge(lab.scores(prompt, candidate.adapter, rows, "test"), rows, candidate.decision)
+    weights = lab.folder / "adapters" / candidate.adapter / "adapter_model.safetensors"
+    interval = wilson(int(judged.correct.sum()), len(rows))
+    return {
+        "on_dev": [{"steps": m.candidate.steps, "score": m.evaluation.score, "log_loss": m.evaluation.log_loss} for m in found],
+        "chosen_steps": candidate.steps,
+        "decision": candidate.decision.kind,
+        "score": judged.score,
+        "ci": [interval.low, interval.high],
+        "log_loss": judged.log_loss,
+        "tokens_trained": lab.counts["tokens_trained"],
+        "bytes": 0 if candidate.adapter == BASE else weights.stat().st_size,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
