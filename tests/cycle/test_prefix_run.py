@@ -1,4 +1,4 @@
-"""A whole run with ``tune.method=prefix``: killed in its training, gone on with, and answering from its bundle as on its test."""
+"""A whole run with ``tune.method=prefix``: killed in its training, gone on with, answering from its bundle as on its test."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def _fill(
     layer: int | None,
     progress: Progress | None,
 ) -> None:
-    """States of the sequences at ``places``, which share ``length`` tokens; a trained prefix stands for ``covered`` of these."""
+    """States of the sequences at ``places``, which share ``length`` tokens; a trained prefix stands for ``covered`` of them."""
     order = sorted(places, key=lambda i: (len(sequences[i]), i))
     with torch.inference_mode():
         prefix = model.run_prefix(adapter, sequences[places[0]][:length])
