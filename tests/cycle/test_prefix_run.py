@@ -34,6 +34,8 @@ def test_prefixes_are_tuned_and_go_on_under_children(finished: Path) -> None:
     found = {adapter: load_prefix(finished / "adapters" / adapter) for adapter in tuned}
     assert len({trained.ids for trained in found.values()}) > 1, "every prompt has its own"
     assert summary_of(finished)["arms"]["seed_tuned"]["steps"] > 0
+    assert any(e["kind"] == "prefix" for e in events)
+    assert "trained tokens before the rest" in (finished / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_bundle_answers_as_on_the_test(finished: Path) -> None:

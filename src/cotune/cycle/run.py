@@ -23,6 +23,7 @@ from cotune.cycle.journal import JOURNAL, Journal, read_journal
 from cotune.cycle.lab import Lab, Watcher
 from cotune.cycle.loop import Loop
 from cotune.cycle.planning import fit_plan
+from cotune.cycle.prefix_words import measure_prefix
 from cotune.cycle.slicing import measure_slices
 from cotune.cycle.summary import attribution_of, build_summary, test_rows
 from cotune.cycle.trust import measure_noise, measure_robustness, noise_of
@@ -157,6 +158,7 @@ def run(
         robustness = measure_robustness(lab, confirmed, wanted=config.evaluate.robustness, keep=plan.fixed)
         room = lab.left() - plan.fixed if config.evaluate.slices else 0.0
         slices = measure_slices(lab, confirmed.chosen, room=room, wanted=config.evaluate.slices)
+        measure_prefix(lab, confirmed.arms["best_tuned"].candidate)
         gains = attribution_of(lab, results, noise_of(noise))
         cost = journal.step("cost", "cost", lambda: {"wall_s": round(journal.clock(), 1), "peak_rss_mb": _peak_rss_mb()})
         trust = {"noise": noise, "robustness": robustness, "slices": slices}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,10 @@ def install_attention() -> None:
     from transformers import AttentionInterface
 
     AttentionInterface.register(ATTENTION_NAME, shared_prefix_attention)
+
+
+class _FirstLayerDone(Exception):
+    """Ends a pass behind its first layer."""
 
 
 class PackedRunner:
@@ -118,6 +123,30 @@ class PackedRunner:
             # One kernel reads the head's own number type and writes fp32: half the memory traffic of a copy in fp32.
             return torch.log_softmax(self._head(hidden), dim=-1, dtype=torch.float32)
         return torch.log_softmax(self.logits(hidden), dim=-1)
+
+    def first_values(self, ids: Sequence[int]) -> Tensor | None:
+        """Values of the first layer, ``[tokens, key-value heads x head size]``, which hang on each token alone.
+
+        No further layer runs. None where the model does not show its layers.
+        """
+        layers: Any = getattr(self._decoder, "layers", None)
+        if layers is None:
+            return None
+
+        def stop(*_: Any) -> None:
+            raise _FirstLayerDone
+
+        handle = layers[0].register_forward_hook(stop)
+        found = []
+        try:
+            for part in torch.split(torch.tensor(list(ids), device=self.device), _LOGIT_ROWS):
+                current = Pass(None, collect=True)
+                with suppress(_FirstLayerDone):
+                    self._run(part, torch.zeros_like(part), current)
+                found.append(current.collected[0][1].flatten(1))
+        finally:
+            handle.remove()
+        return torch.cat(found)
 
     def _run(self, ids: Tensor, positions: Tensor, current: Pass, layer: int | None = None) -> Tensor:
         config = self.model.config.get_text_config()

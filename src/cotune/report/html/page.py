@@ -11,6 +11,7 @@ from cotune.report.html.course import search_section, training_section
 from cotune.report.html.facts import health_section, reproduce_section
 from cotune.report.html.lineage import lineage_section, map_section
 from cotune.report.html.markup import data_text, embedded_json, esc
+from cotune.report.html.prefix import prefix_section
 from cotune.report.html.prompts import prompt_details, read_prompts
 from cotune.report.html.record import RunRecord, read_record
 from cotune.report.html.robustness import robustness_section, with_formats
@@ -52,10 +53,12 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
     """
     record = read_record(run_folder)
     prompts = read_prompts(record)
+    prefix = prefix_section(record)
     sections = [
         ("verdict", "Verdict", "", verdict_section(record, prompts)),
         ("lineage", "Lineage", "Prompts and adapters through the cycles", lineage_section(record, prompts)),
         ("map", "Prompt map", "", map_section(record, prompts)),
+        *([("prefix", "Prefix", "The winning prompt’s first tokens after training", prefix)] if prefix else []),
         ("matrix", "Matrix", "", matrix_section(record)),
         ("errors", "Errors", "", errors_section(record)),
         ("slices", "Slices", "Where failures lie together", slices_section(record, prompts)),
