@@ -15,7 +15,8 @@ from cotune.cycle.ledger import enter_opening
 from cotune.cycle.loop import Search
 from cotune.cycle.track import Measured, refit
 from cotune.evaluate.arms import ArmScores
-from cotune.evaluate.decision import RAW
+from cotune.evaluate.decision import RAW, Decision
+from cotune.evaluate.given import Given
 from cotune.evaluate.packing import pack_rows
 from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapters import BASE
@@ -43,12 +44,11 @@ class Confirmed:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """An arm on the test: who answered, how it was judged, its scores, the right labels and the rows' groups."""
+    """An arm on the test: who answered, how it was judged, what it gave, and the rows."""
 
     candidate: Candidate
     evaluation: Evaluation
-    scores: NDArray[np.float64]
-    gold: NDArray[np.int64]
+    scores: Given
     rows: tuple[Example, ...]
 
     @property
@@ -59,9 +59,9 @@ class ArmResult:
     def for_attribution(self) -> ArmScores:
         """In the form that attribution takes."""
         return ArmScores(
-            score=self.evaluation.correct,
+            score=self.evaluation.values,
             log_loss=self.evaluation.log_losses,
-            predicted=self.evaluation.predicted,
+            counts=self.evaluation.counts,
             candidate=self.candidate.id,
         )
 
@@ -136,7 +136,7 @@ def open_test(lab: Lab, confirmed: Confirmed) -> dict[str, ArmResult]:
         rows = opened.examples_for(candidate.id)
         scores = lab.scores(candidate.prompt, candidate.adapter, rows, "test", arm=name)
         evaluation = lab.judge(scores, rows, candidate.decision)
-        results[name] = ArmResult(candidate, evaluation, scores, lab.gold(rows), rows)
+        results[name] = ArmResult(candidate, evaluation, scores, rows)
         lab.journal.step("arm", [name, candidate.id], lambda n=name, r=results[name]: _told(n, r))  # type: ignore[misc]
     return results
 
@@ -152,10 +152,11 @@ def _told(name: str, result: ArmResult) -> dict[str, Any]:
 
 
 def _base(lab: Lab, prompt: Prompt) -> Measured:
-    """A prompt under the base model on all of dev, its bias estimated on train inputs."""
+    """A prompt under the base model on all of dev, a bias estimated on train inputs where there is one."""
     scores = lab.scores(prompt, BASE, lab.dev, "confirm")
-    inputs = lab.train_sample[:CALIBRATION_ROWS]
-    biased = lab.bias(lab.scores(prompt, BASE, inputs, "calibrate"))
-    judged = [(lab.judge(scores, lab.dev, rule), rule) for rule in (RAW, biased)]
+    rules: tuple[Decision, ...] = (RAW,)
+    if lab.answering.rules:
+        rules = lab.rules(lab.scores(prompt, BASE, lab.train_sample[:CALIBRATION_ROWS], "calibrate", answers=False))
+    judged = [(lab.judge(scores, lab.dev, rule), rule) for rule in rules]
     evaluation, rule = max(judged, key=lambda pair: (pair[0].score, -pair[0].log_loss))
     return Measured(Candidate(prompt, BASE, rule), evaluation, scores)

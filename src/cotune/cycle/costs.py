@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from cotune.cycle.budget import Budget
 
 _TRUSTED_SECONDS = 20.0
+_WRITING = 5.0
+"""About how much longer a token takes that is written: one at a time, each reads all weights."""
 
 
 @dataclass
@@ -20,14 +22,17 @@ class CostModel:
         budget: the run's budget.
         score_rate: tokens a second in scoring.
         train_rate: tokens a second in training.
+        write_rate: tokens a second in writing answers, those of their prompts counted.
     """
 
     budget: Budget
     score_rate: float
     train_rate: float
+    write_rate: float = 0.0
     _slowest: float = 0.0
     _scored: tuple[float, float] = (0.0, 0.0)
     _trained: tuple[float, float] = (0.0, 0.0)
+    _written: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
     def guess(cls, budget: Budget, *, gflops: float, parameters: int) -> CostModel:
@@ -37,11 +42,15 @@ class CostModel:
         """
         per_token = 2 * parameters / 1e9
         rate = 0.7 * gflops / per_token
-        return cls(budget, rate, 0.5 * gflops / per_token / 2, _slowest=0.5 * rate)
+        return cls(budget, rate, 0.5 * gflops / per_token / 2, rate / _WRITING, _slowest=0.5 * rate)
 
     def scoring(self, tokens: float) -> float:
         """Cost of scoring so many tokens."""
         return tokens if self.budget.kind == "tokens" else tokens / self.score_rate
+
+    def writing(self, tokens: float) -> float:
+        """Cost of writing so many tokens, those of the prompts counted."""
+        return tokens if self.budget.kind == "tokens" else tokens / (self.write_rate or self.score_rate / _WRITING)
 
     def training(self, tokens: float) -> float:
         """Cost of training on so many tokens."""
@@ -59,6 +68,12 @@ class CostModel:
             rate = self._scored[0] / self._scored[1]
             # A process's first seconds are slow (memory is touched for the first time); they must not refuse a run.
             self.score_rate = max(rate, self._slowest) if self._scored[1] < _TRUSTED_SECONDS else rate
+
+    def saw_writing(self, tokens: int, seconds: float) -> None:
+        """Learn from a step that wrote answers."""
+        self._written = self._mixed(self._written, tokens, seconds)
+        if self._written[1] > 1.0:
+            self.write_rate = self._written[0] / self._written[1]
 
     def saw_training(self, tokens: int, seconds: float) -> None:
         """Learn from a training step."""

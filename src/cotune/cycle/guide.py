@@ -141,7 +141,7 @@ class Guide:
         evaluation, dev = winner.evaluation, self.lab.dev
 
         def case(place: int) -> Case:
-            return Case(dev[place], self.lab.task.labels[int(evaluation.predicted[place])])
+            return Case(dev[place], evaluation.answers[place] if evaluation.answers else "")
 
         groups = [
             Failures(

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.cycle.answering import Reply, answering_for, rules_of
 from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import Journal
 from cotune.errors import DivergedError
-from cotune.evaluate.decision import RAW, Decision, fit_bias, label_frequencies
-from cotune.evaluate.scoring import Evaluation, evaluate
+from cotune.evaluate.decision import RAW, Decision
+from cotune.evaluate.given import Given
+from cotune.evaluate.scoring import Evaluation
 from cotune.files import content_hash
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
-from cotune.prompt.render import RenderedRow, common_start, shared_prefix
+from cotune.prompt.render import common_start, shared_prefix
 from cotune.task.example import Example
 from cotune.task.task import Task
 from cotune.tune.average import How, average
-from cotune.tune.batches import training_rows
 from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
 
-Floats = NDArray[np.float64]
+_SPENT = ("tokens_scored", "tokens_written", "tokens_trained", "tokens_embedded")
 
 
 class Watcher(Protocol):
@@ -56,8 +57,9 @@ class Lab:
         watcher: is told about progress.
 
     Attributes:
+        answering: how the model answers this task's rows.
         spent_tokens: tokens of all steps so far.
-        counts: tokens scored, trained, embedded, and saved by the shared prefix.
+        counts: tokens scored, written, trained, embedded, and saved by the shared prefix.
         row_vectors: of the rows that demonstrations are drawn from, once they are embedded.
         dev_vectors: of the dev rows, once this session has embedded them.
         dev_embedded: whether that stands in the journal and is paid for.
@@ -75,6 +77,7 @@ class Lab:
         watcher: Watcher,
     ) -> None:
         self.task, self.model, self.journal, self.costs = task, model, journal, costs
+        self.answering = answering_for(task, model)
         self.folder, self.tune, self.seed, self.watcher = folder, tune, seed, watcher
         # Rows of dev are met in one random order by all, as sequential tests need it.
         order = np.random.default_rng([seed, 1]).permutation(len(task.dev))
@@ -82,21 +85,20 @@ class Lab:
         # Files are often sorted by label, so samples of train are taken from a shuffled one.
         shuffled = np.random.default_rng([seed, 2]).permutation(len(task.train))
         self.train_sample = tuple(task.train[i] for i in shuffled)
-        self.counts = {"tokens_scored": 0, "tokens_trained": 0, "tokens_embedded": 0, "tokens_saved_by_prefix": 0}
+        self.counts = dict.fromkeys((*_SPENT, "tokens_saved_by_prefix"), 0)
         self.truncated = 0
         self.row_vectors: NDArray[np.float32] | None = None
         self.dev_vectors: NDArray[np.float32] | None = None
         self.dev_embedded = False
-        self._label_index = {label: i for i, label in enumerate(task.labels)}
         self._runs: dict[str, TuningRun] = {}
         self._trained: dict[str, int] = {}
-        self._known: dict[str, Floats] = {}
+        self._known: dict[str, Given] = {}
 
     # Budget -------------------------------------------------------------------------------------------------------
 
     @property
     def spent_tokens(self) -> int:
-        return sum(self.counts[name] for name in ("tokens_scored", "tokens_trained", "tokens_embedded"))
+        return sum(self.counts[name] for name in _SPENT)
 
     def left(self) -> float:
         """Budget that is left, in its unit. Under a time budget this is journalled, since decisions hang on it."""
@@ -110,84 +112,100 @@ class Lab:
 
     # Scoring ------------------------------------------------------------------------------------------------------
 
-    def gold(self, rows: Sequence[Example]) -> NDArray[np.int64]:
-        """Index of each row's label."""
-        return np.array([self._label_index[row.output] for row in rows], dtype=np.int64)
+    def scores(
+        self, prompt: Prompt, adapter: str, rows: Sequence[Example], stage: str, *, answers: bool = True, **note: Any
+    ) -> Given:
+        """What a prompt and an adapter give on rows; recorded as a ``score`` step, and written answers as a ``write`` step.
 
-    def frequencies(self) -> Floats:
-        """Label shares of the train split, smoothed."""
-        return label_frequencies(list(self.gold(self.task.train)), len(self.task.labels))
-
-    def scores(self, prompt: Prompt, adapter: str, rows: Sequence[Example], stage: str, **note: Any) -> Floats:
-        """``[rows, labels]`` log-probabilities; recorded as a ``score`` step.
+        Args:
+            prompt: how to ask.
+            adapter: which weights.
+            rows: of one split.
+            stage: what for.
+            answers: whether the metric is asked for; False where the log-loss alone decides, which is far cheaper where answers
+                have to be written.
+            note: further facts for the journal.
 
         Raises:
-            DivergedError: they are not finite.
+            DivergedError: what was given is not finite.
         """
         key = [prompt.id, adapter, [row.id for row in rows]]
         name = content_hash(key)
-        if name in self._known:
-            return self._known[name]
-        started = time.monotonic()
+        wanted = answers and self.task.measure.needs_answers
+        if f"{name}+" in self._known or (name in self._known and not wanted):
+            return self._known.get(f"{name}+") or self._known[name]
 
         def told(tokens: int) -> None:
             self.watcher.progress(stage, prompt.text, tokens)
 
-        result = self.model.score(prompt, [row.fields for row in rows], self.task.labels, adapter=adapter, progress=told)
-        seconds = time.monotonic() - started
+        facts = {"stage": stage, "prompt_id": prompt.id, "adapter_id": adapter, "rows": len(rows)}
+        given = self._known.get(name)
+        if given is None:
+            started = time.monotonic()
+            reply = self.answering.score(prompt, adapter, rows, told)
+            seconds = time.monotonic() - started
+            value = self.journal.step("score", key, lambda: {**facts, **self._told(reply, rows, seconds), **note})
+            self._charge(value, "tokens_scored", self.costs.saw_scoring)
+            given = self._known[name] = reply.given
+        if wanted:
+            started = time.monotonic()
+            written = self.answering.write(prompt, adapter, rows, given, told)
+            if written is not None:
+                seconds = time.monotonic() - started
+                value = self.journal.step("write", key, lambda: {**facts, **self._told(written, rows, seconds), **note})
+                self._charge(value, "tokens_written", self.costs.saw_writing)
+                given = written.given
+            self._known[f"{name}+"] = given
+        return given
 
-        def record() -> dict[str, Any]:
-            judged = self.judge(result.log_probs, rows, RAW)
-            return {
-                "stage": stage,
-                "prompt_id": prompt.id,
-                "adapter_id": adapter,
-                "rows": len(rows),
-                "score": round(judged.score, 6),
-                "log_loss": round(judged.log_loss, 6),
-                "tokens": result.tokens,
-                "saved": result.tokens_saved,
-                "truncated": result.truncated,
-                "seconds": round(seconds, 3) if not result.cached else None,
-                **note,
-            }
+    def _told(self, reply: Reply, rows: Sequence[Example], seconds: float) -> dict[str, Any]:
+        """A reply of the model for the journal."""
+        judged = self.judge(reply.given, rows, RAW)
+        return {
+            "score": judged.told_score(),
+            "log_loss": round(judged.log_loss, 6),
+            "tokens": reply.tokens,
+            "saved": reply.saved,
+            "truncated": reply.truncated,
+            "seconds": round(seconds, 3) if not reply.cached else None,
+        }
 
-        value = self.journal.step("score", key, record)
-        self.counts["tokens_scored"] += int(value["tokens"])
+    def _charge(self, value: Mapping[str, Any], kind: str, saw: Callable[[int, float], None]) -> None:
+        self.counts[kind] += int(value["tokens"])
         self.counts["tokens_saved_by_prefix"] += int(value["saved"])
         self.truncated = max(self.truncated, int(value["truncated"]))
         if value["seconds"]:
-            self.costs.saw_scoring(int(value["tokens"]), float(value["seconds"]))
-        self._known[name] = result.log_probs
-        return result.log_probs
+            saw(int(value["tokens"]), float(value["seconds"]))
 
-    def judge(self, scores: Floats, rows: Sequence[Example], decision: Decision) -> Evaluation:
-        """Scores against the rows' labels."""
-        return evaluate(scores, self.gold(rows), decision, self.task.measure, self.task.labels)
+    def judge(self, given: Given, rows: Sequence[Example], decision: Decision) -> Evaluation:
+        """What was given against the rows' right answers."""
+        return given.judge(rows, decision, self.task)
 
-    def bias(self, scores: Floats) -> Decision:
-        """The calibrated rule from unlabelled scores of some rows."""
-        return fit_bias(scores, self.frequencies())
+    def bias(self, given: Given) -> Decision:
+        """The calibrated rule from what was given on some rows, whose right answers are not looked at."""
+        return given.calibrated(self.task)
 
-    def tokens_a_row(self, prompt: Prompt, sample: int = 16) -> tuple[float, int]:
-        """Mean own tokens of a scored row, and the prefix's tokens, from a few train rows."""
-        from cotune.model.trie import build_trie
+    def rules(self, given: Given) -> tuple[Decision, ...]:
+        """The decision rules to choose from."""
+        return rules_of(self.answering, given, self.task)
 
-        rows, own, prefix = self._rendered_sample(prompt, sample)
-        return own + len(build_trie(rows[0].completions).tree.tokens), prefix
+    def tokens_a_row(self, prompt: Prompt, sample: int = 16, *, answers: bool = False) -> tuple[float, int]:
+        """Mean own tokens of a scored row, and the prefix's tokens, from a few train rows.
+
+        With ``answers`` those of writing an answer count too, at what they cost against scored ones.
+        """
+        rows = self.train_sample[:sample]
+        own, prefix = self.answering.tokens_a_row(prompt, rows)
+        if answers and self.task.measure.needs_answers:
+            own += self.costs.writing(self.answering.tokens_an_answer(prompt, rows)) / self.costs.scoring(1.0)
+        return own, prefix
 
     def step_tokens(self, prompt: Prompt, batch: int, sample: int = 16) -> float:
         """Mean tokens of an optimizer step of ``batch`` rows, from a few train rows: an answer's last token is not fed."""
-        rows, own, prefix = self._rendered_sample(prompt, sample)
-        gold = self.gold(self.train_sample[: len(rows)])
-        answer = sum(len(row.completions[label]) - 1 for row, label in zip(rows, gold, strict=True)) / len(rows)
-        return batch * (own + answer) + prefix
-
-    def _rendered_sample(self, prompt: Prompt, sample: int) -> tuple[list[RenderedRow], float, int]:
-        """A few train rows, the mean of their own tokens, and the tokens of the prefix that they share."""
-        rows = self.model.renderer.render(prompt, [row.fields for row in self.train_sample[:sample]], self.task.labels)
+        rows = self.answering.training_rows(prompt, self.train_sample[:sample])
         prefix = shared_prefix([row.prompt_ids for row in rows])
-        return rows, sum(len(row.prompt_ids) for row in rows) / len(rows) - prefix, prefix
+        own = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in rows) / len(rows)
+        return batch * (own - prefix) + prefix
 
     # Training -----------------------------------------------------------------------------------------------------
 
@@ -196,11 +214,8 @@ class Lab:
         between calls."""
         key = content_hash([[prompt.id for prompt in prompts], start, [row.id for row in train]])
         if key not in self._runs:
-            fields, answers = [row.fields for row in train], [int(i) for i in self.gold(train)]
-            first, *also = (
-                training_rows(self.model.renderer.render(prompt, fields, self.task.labels), answers) for prompt in prompts
-            )
-            own = [self.model.own_prefix(prompt, self.task.input_fields, self.task.labels) for prompt in prompts]
+            first, *also = (self.answering.training_rows(prompt, train) for prompt in prompts)
+            own = [self.answering.own_prefix(prompt) for prompt in prompts]
             self._runs[key] = TuningRun(
                 self.model,
                 first,

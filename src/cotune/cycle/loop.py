@@ -64,6 +64,7 @@ class Loop:
         self.lab, self.config, self.plan, self.own = lab, config, plan, list(own)
         self.guide = Guide(lab, config)
         self._row_tokens: dict[str, float] = {}
+        self._check_tokens: dict[str, float] = {}
         # Budget a nat of dev log-loss has cost, by kind of step: what moved dev decides what comes next.
         self._worth: dict[str, float] = {}
         self._out_of_budget = False
@@ -247,7 +248,7 @@ class Loop:
         # Every further step of the winner is owed by the seed prompt too, and both have a longer decay.
         step = self._step_cost(winner)
         per_step = (2 if winner is not search.seed else 1) * (1 + decay / (1 - decay)) * step
-        check = self._row_cost(winner.prompt) * len(lab.dev)
+        check = self._check_cost(winner.prompt)
         race = self._race_cost(search)
         affordable = int((spare - 2 * check) / per_step) if per_step else room
         with_race = int((spare - 4 * check - race) / (per_step + step))
@@ -286,7 +287,7 @@ class Loop:
         while steps < plan.short_steps and not lab.costs.training_measured and not seed.failed:
             advance(lab, seed, steps, cycle=1, check=False)
             steps *= 2
-        checks = (len(tracks) + 3) * self._row_cost(seed.prompt) * len(lab.dev)
+        checks = (len(tracks) + 3) * self._check_cost(seed.prompt)
         spare = lab.left() - lab.costs.scoring(plan.reserve_tokens) - plan.fixed - checks
         # A short run is a fifth of a whole one; the winner and the seed prompt go on for the other four.
         whole = (sum(map(self._step_cost, tracks)) + 8 * max(map(self._step_cost, tracks))) or 1.0
@@ -296,11 +297,11 @@ class Loop:
     def _finish_cost(self, search: Search, steps: int) -> float:
         """Cost of decaying the winner, and of bringing the seed prompt as far and decaying it."""
         decay = decay_steps(steps, self.lab.tune.decay)
-        cost = decay * self._step_cost(search.winner) + self._row_cost(search.winner.prompt) * len(self.lab.dev)
+        cost = decay * self._step_cost(search.winner) + self._check_cost(search.winner.prompt)
         if search.seed is not search.winner and not search.seed.failed:
             missing = steps - search.seed.steps
             cost += (missing + decay) * self._step_cost(search.seed)
-            cost += self._row_cost(search.seed.prompt) * len(self.lab.dev)
+            cost += self._check_cost(search.seed.prompt)
         return 1.06 * cost
 
     def _step_cost(self, track: Track) -> float:
@@ -310,6 +311,12 @@ class Loop:
         if prompt.id not in self._row_tokens:
             self._row_tokens[prompt.id] = self.lab.tokens_a_row(prompt)[0]
         return self.lab.costs.scoring(self._row_tokens[prompt.id])
+
+    def _check_cost(self, prompt: Prompt) -> float:
+        """Cost of measuring a prompt on all of dev, answers and all."""
+        if prompt.id not in self._check_tokens:
+            self._check_tokens[prompt.id] = self.lab.tokens_a_row(prompt, answers=True)[0]
+        return self.lab.costs.scoring(self._check_tokens[prompt.id]) * len(self.lab.dev)
 
     def _race_cost(self, search: Search) -> float:
         entrants = max(8, self.plan.pool * 2 // 3) + FINAL
@@ -357,7 +364,7 @@ def _race_record(race: RaceResult) -> dict[str, Any]:
         "adapter_id": race.adapter,
         "ranking": race.ranking,
         "dropped": race.dropped,
-        "dev_score": round(best.score, 6),
+        "dev_score": best.told_score(),
         "dev_log_loss": round(best.log_loss, 6),
     }
 

@@ -23,6 +23,7 @@ class Sizes:
         own: tokens of a scored row behind the shared prefix.
         step_tokens: tokens of an optimizer step.
         steps_per_epoch: optimizer steps in which each train row is met once.
+        answer: tokens of writing an answer to a row, at what they cost against scored ones; 0 for labels.
     """
 
     train: int
@@ -31,6 +32,7 @@ class Sizes:
     own: float
     step_tokens: float
     steps_per_epoch: int
+    answer: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,12 @@ def make_plan(
         BudgetError: not even one short run fits.
     """
     row = scoring(sizes.own)
-    reserve_tokens = 1.05 * (5 * sizes.test + 3 * sizes.dev + 2 * min(64, sizes.train)) * sizes.own + extra_tokens
+    at_the_end = 5 * sizes.test + 3 * sizes.dev + 2 * min(64, sizes.train)
+    reserve_tokens = 1.05 * at_the_end * (sizes.own + sizes.answer) + extra_tokens
     reserve = fixed + scoring(reserve_tokens)
     usable = left - reserve
     step = training(sizes.step_tokens)
-    check = sizes.dev * row
+    check = sizes.dev * scoring(sizes.own + sizes.answer)
     least = 2 * 4 * step + 4 * check
     if usable < least:
         raise BudgetError(

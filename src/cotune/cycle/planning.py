@@ -13,6 +13,9 @@ from cotune.errors import BudgetError
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
 
+_WRITTEN_ROWS = 16
+"""Rows that are answered to see how long that takes."""
+
 
 def fit_plan(lab: Lab, config: RunConfig, seed: Prompt) -> Plan:
     """Measure the scoring rate on a few rows, then fit the run into the budget; recorded as a ``plan`` step.
@@ -23,8 +26,9 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt) -> Plan:
     task = lab.task
     # The first passes of a process are slow, so others of the same size warm it up before the rate is taken.
     warm = lab.train_sample[CALIBRATION_ROWS : 2 * CALIBRATION_ROWS] or lab.train_sample[:4]
-    lab.model.score(seed, [row.fields for row in warm], task.labels)
-    lab.scores(seed, BASE, lab.train_sample[:CALIBRATION_ROWS], "measure")
+    lab.answering.score(seed, BASE, warm, lambda tokens: None)
+    lab.scores(seed, BASE, lab.train_sample[:CALIBRATION_ROWS], "measure", answers=False)
+    lab.scores(seed, BASE, lab.train_sample[:_WRITTEN_ROWS], "measure")
     own, _ = lab.tokens_a_row(seed)
     sizes = Sizes(
         len(task.train),
@@ -33,6 +37,7 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt) -> Plan:
         own,
         lab.step_tokens(seed, min(config.tune.batch_size, len(task.train))),
         -(-len(task.train) // config.tune.batch_size),
+        lab.tokens_a_row(seed, answers=True)[0] - own,
     )
     timed = lab.costs.budget.kind == "time"
     left = lab.left()

@@ -115,7 +115,7 @@ def has_room(lab: Lab, prompt: Prompt) -> bool:
     """Whether a prompt leaves an eighth of what the model takes to the row; demonstrations may fill it all."""
     renderer = lab.model.renderer
     try:
-        row = renderer.render(prompt, [dict.fromkeys(lab.task.input_fields, "x")], lab.task.labels)[0]
+        row = lab.answering.render(prompt, [Example("", dict.fromkeys(lab.task.input_fields, "x"), "")])[0]
     except InputError:
         return False
     return len(row.prompt_ids) <= renderer.max_tokens * 7 // 8

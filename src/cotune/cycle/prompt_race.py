@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cotune.cycle.lab import Lab
 from cotune.errors import CotuneError, DivergedError
 from cotune.evaluate.decision import RAW, Decision
-from cotune.evaluate.racing import Race, loss_bound, successive_halving_schedule
+from cotune.evaluate.given import Given
+from cotune.evaluate.racing import Race, successive_halving_schedule
+from cotune.evaluate.resampling import Floats
 from cotune.evaluate.scoring import Evaluation
 from cotune.prompt.prompt import Prompt
-
-Floats = NDArray[np.float64]
 
 
 @dataclass
@@ -25,14 +24,14 @@ class RaceResult:
     Attributes:
         adapter: the weights it was run under.
         ranking: prompt ids, best first: those that saw all rows, then the others by how far they came.
-        scores: prompt id to the label scores on the first rows of dev that it saw.
+        scores: prompt id to what it gave on the first rows of dev that it saw.
         dropped: ids that the test called worse.
         evaluations: prompt id to its judgement on the rows it saw, under its better decision rule.
     """
 
     adapter: str
     ranking: list[str] = field(default_factory=list)
-    scores: dict[str, Floats] = field(default_factory=dict)
+    scores: dict[str, Given] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
 
@@ -66,8 +65,7 @@ def race_prompts(
     """
     result = RaceResult(adapter)
     lengths = tuple(len(prompt.text) + sum(len(t) for d in prompt.demonstrations for _, t in d.fields) for prompt in prompts)
-    labels = len(lab.task.labels)
-    race = Race(len(prompts), bound=loss_bound(labels), lengths=lengths)
+    race = Race(len(prompts), bound=lab.answering.loss_bound, lengths=lengths)
     seen = 0
     failed: set[int] = set()
     for step in successive_halving_schedule(len(prompts), rows, final=min(final, len(prompts)), first_rows=first_rows):
@@ -75,12 +73,12 @@ def race_prompts(
         for number in race.active:
             prompt = prompts[number]
             try:
-                found = lab.scores(prompt, adapter, part, "race", cycle=cycle)
+                found = lab.scores(prompt, adapter, part, "race", answers=False, cycle=cycle)
             except DivergedError:
                 failed.add(number)
                 continue
             before = result.scores.get(prompt.id)
-            result.scores[prompt.id] = found if before is None else np.concatenate([before, found])
+            result.scores[prompt.id] = found if before is None else before.plus(found)
         alive = [n for n in race.active if n not in failed]
         if not alive:
             raise CotuneError("every prompt of the race gave scores that are not finite")
@@ -112,11 +110,11 @@ def race_prompts(
             "ranking": result.ranking,
             "dropped": result.dropped,
             "rows": {prompt_id: len(scores) for prompt_id, scores in result.scores.items()},
-            "scores": {i: round(e.score, 4) for i, e in result.evaluations.items()},
+            "scores": {i: e.told_score(4) for i, e in result.evaluations.items()},
             "log_losses": {i: round(e.log_loss, 4) for i, e in result.evaluations.items()},
             "best": {
                 "prompt_id": best,
-                "score": round(result.evaluations[best].score, 4),
+                "score": result.evaluations[best].told_score(4),
                 "log_loss": round(result.evaluations[best].log_loss, 4),
             },
         },
@@ -124,7 +122,7 @@ def race_prompts(
     return result
 
 
-def _losses(lab: Lab, scores: Floats) -> Floats:
+def _losses(lab: Lab, scores: Given) -> Floats:
     """Per-row log-loss after the bias that the inputs seen so far suggest; few inputs suggest none."""
     rows = lab.dev[: len(scores)]
     if len(scores) < 8:
@@ -132,11 +130,11 @@ def _losses(lab: Lab, scores: Floats) -> Floats:
     return lab.judge(scores, rows, lab.bias(scores)).log_losses
 
 
-def better_rule(lab: Lab, scores: Floats, rows: Sequence[object]) -> Decision:
+def better_rule(lab: Lab, scores: Given, rows: Sequence[object]) -> Decision:
     """Raw or calibrated, whichever is better on the metric, ties by log-loss; chosen on dev for every arm alike."""
     examples = lab.dev[: len(rows)]
-    biased = lab.bias(scores)
-    judged = [(lab.judge(scores, examples, rule), rule) for rule in (RAW, biased)]
-    (raw, _), (calibrated, _) = judged
-    better = (calibrated.score, -calibrated.log_loss) > (raw.score, -raw.log_loss)
-    return biased if better else RAW
+    rules = lab.rules(scores)
+    if len(rules) == 1:
+        return rules[0]
+    judged = [(lab.judge(scores, examples, rule), rule) for rule in rules]
+    return max(judged, key=lambda pair: (pair[0].score, -pair[0].log_loss))[1]

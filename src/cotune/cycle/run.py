@@ -25,7 +25,8 @@ from cotune.cycle.loop import Loop
 from cotune.cycle.planning import fit_plan
 from cotune.cycle.prefix_words import measure_prefix
 from cotune.cycle.slicing import measure_slices
-from cotune.cycle.summary import attribution_of, build_summary, test_rows
+from cotune.cycle.summary import attribution_of, build_summary
+from cotune.cycle.test_rows import test_rows
 from cotune.cycle.trust import measure_noise, measure_robustness, noise_of
 from cotune.errors import BusyError, CotuneError, InputError
 from cotune.evaluate.paired import detectable_sentence

@@ -52,7 +52,7 @@ def measure_slices(
         id to its similarity with the nearest failure. Or ``skipped`` and why.
     """
     rows = lab.dev[:_MOST_ROWS]
-    correct, predicted = measured.evaluation.correct[: len(rows)], measured.evaluation.predicted[: len(rows)]
+    correct, answers = measured.evaluation.correct[: len(rows)], measured.evaluation.answers[: len(rows)]
     failed = np.flatnonzero(correct == 0)
     embedded = lab.dev_embedded
     cost = lab.costs.scoring(slicing_tokens(lab, near))
@@ -85,7 +85,7 @@ def measure_slices(
         vectors = centred(np.concatenate([lab.dev_vectors, others]))
         found = error_slices(vectors[: len(rows)], texts, correct, groups=groups_of(rows), seed=lab.seed)
         value: dict[str, Any] = {**head, "tokens": tokens, "rows": len(rows), "failures": len(failed)}
-        value["slices"] = [_told(lab, slice_.to_json(), rows, predicted) for slice_ in found]
+        value["slices"] = [_told(slice_.to_json(), rows, answers) for slice_ in found]
         if near:
             closeness = (vectors[len(rows) :] @ vectors[failed].T).max(axis=1)
             value["close"] = {row.id: round(float(c), 4) for row, c in zip(near, closeness, strict=True)}
@@ -98,10 +98,10 @@ def measure_slices(
     return recorded
 
 
-def _told(lab: Lab, slice_: dict[str, Any], rows: Sequence[Example], predicted: Any) -> dict[str, Any]:
+def _told(slice_: dict[str, Any], rows: Sequence[Example], answers: Sequence[str]) -> dict[str, Any]:
     """A slice with a few of its failures in words; its rows are counted, as hundreds of numbers tell nobody anything."""
     examples = [
-        {"input": dict(rows[i].fields), "right": rows[i].output, "answered": lab.task.labels[int(predicted[i])]}
+        {"input": dict(rows[i].fields), "right": rows[i].output, "answered": answers[i] if answers else None}
         for i in slice_["failures"][:_EXAMPLES]
     ]
     return {**slice_, "n": len(slice_.pop("rows")), "examples": examples}

@@ -12,9 +12,10 @@ from cotune import __version__
 from cotune.cycle.arms import ArmResult, Confirmed
 from cotune.cycle.lab import Lab
 from cotune.cycle.loop import Search
-from cotune.cycle.trust import METRICS
+from cotune.evaluate.arms import aggregate_statistic
 from cotune.evaluate.attribution import Attribution, attribute, sentence
-from cotune.evaluate.intervals import Interval, dirichlet_f1, proportion_interval
+from cotune.evaluate.f1 import Average
+from cotune.evaluate.intervals import Interval, aggregate_interval, dirichlet_f1, mean_interval
 from cotune.evaluate.noise import Noise, told_with_noise
 from cotune.evaluate.selection import winners_curse
 from cotune.report.advice import improvements
@@ -25,14 +26,13 @@ def attribution_of(lab: Lab, results: Mapping[str, ArmResult], noise: Noise | No
     one = results["best_tuned"]
     gains = attribute(
         {name: result.for_attribution() for name, result in results.items()},
-        metric=METRICS[lab.task.metric],  # type: ignore[arg-type]
-        gold=one.gold,
+        metric=lab.task.measure.aggregate or "mean",
         groups=one.groups,
         seed=lab.seed,
     )
     if noise is None:
         return gains
-    return told_with_noise(gains, {name: noise.floor(r.scores, r.candidate.decision) for name, r in results.items()})
+    return told_with_noise(gains, {name: r.scores.noise_floor(noise, r.candidate.decision) for name, r in results.items()})
 
 
 def build_summary(
@@ -49,7 +49,7 @@ def build_summary(
     """All of ``summary.json`` but where the bundle lies; ``trust`` holds what was measured of noise, robustness and slices."""
     task = lab.task
     winner = confirmed.arms["best_tuned"]
-    table = np.stack([m.evaluation.correct for m in confirmed.considered])
+    table = np.stack([m.evaluation.values for m in confirmed.considered])
     place = [m.candidate.id for m in confirmed.considered].index(confirmed.chosen.candidate.id)
     curse = winners_curse(table, seed=lab.seed, winner=place)
     verdict = sentence(gains.gains, gains.n)
@@ -63,12 +63,13 @@ def build_summary(
         "model": model_name,
         "metric": task.metric,
         "labels": list(task.labels),
+        "output": task.output.to_json(),
         "verdict": verdict,
         "arms": {name: _arm(lab, result) for name, result in results.items()},
         "gains": gains.as_dict(),
         "selection": {
             "dev": round(winner.evaluation.score, 6),
-            "dev_corrected": round(curse.corrected, 6) if task.metric == "accuracy" else None,
+            "dev_corrected": round(curse.corrected, 6) if task.measure.per_row else None,
             "test": round(results["best_tuned"].evaluation.score, 6),
             "optimism": round(winner.evaluation.score - results["best_tuned"].evaluation.score, 6),
             "candidates": len(search.proposals),
@@ -89,24 +90,6 @@ def build_summary(
         "versions": versions(),
     }
     return {**summary, "next": improvements(summary)}
-
-
-def test_rows(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, Any]:
-    """What every arm answered to every test row, for the report: label numbers and probabilities."""
-    judged = {name: np.exp(r.candidate.decision.log_probs(r.scores)) for name, r in results.items()}
-    return {
-        "labels": list(lab.task.labels),
-        "rows": [
-            {
-                "id": row.id,
-                "input": dict(row.fields),
-                "gold": int(results["best_tuned"].gold[i]),
-                "answers": {name: int(r.evaluation.predicted[i]) for name, r in results.items()},
-                "probabilities": {name: [round(float(p), 5) for p in table[i]] for name, table in judged.items()},
-            }
-            for i, row in enumerate(results["best_tuned"].rows)
-        ],
-    }
 
 
 def versions() -> dict[str, str]:
@@ -135,9 +118,13 @@ def _arm(lab: Lab, result: ArmResult) -> dict[str, Any]:
 
 
 def _interval(lab: Lab, result: ArmResult) -> Interval:
-    if lab.task.metric == "accuracy":
-        return proportion_interval(result.evaluation.correct, groups=result.groups)
-    average = "macro" if lab.task.metric == "macro_f1" else "weighted"
-    gold = [lab.task.labels[i] for i in result.gold]
-    predicted = [lab.task.labels[i] for i in result.evaluation.predicted]
-    return dirichlet_f1(gold, predicted, lab.task.labels, average=average, seed=lab.seed)  # type: ignore[arg-type]
+    task, evaluation = lab.task, result.evaluation
+    if task.measure.aggregate is None:
+        return mean_interval(evaluation.values, groups=result.groups, seed=lab.seed)
+    if not task.output.free:
+        average: Average = "macro" if task.metric == "macro_f1" else "weighted"
+        gold = [row.output for row in result.rows]
+        return dirichlet_f1(gold, evaluation.answers, task.labels, average=average, seed=lab.seed)
+    assert evaluation.counts is not None
+    statistic = aggregate_statistic(task.measure.aggregate, [evaluation.counts])
+    return aggregate_interval(statistic, evaluation.values, groups=result.groups, seed=lab.seed)

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.lab import Lab
 from cotune.cycle.prompt_race import better_rule
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import Decision
+from cotune.evaluate.given import Given
 from cotune.evaluate.packing import pack_rows
 from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapters import BASE
@@ -30,12 +28,12 @@ class Measured:
     Attributes:
         candidate: what was measured.
         evaluation: the judgement under the candidate's rule.
-        scores: ``[dev rows, labels]`` log-probabilities.
+        scores: what it gave on them.
     """
 
     candidate: Candidate
     evaluation: Evaluation
-    scores: NDArray[np.float64]
+    scores: Given
 
     @property
     def rank(self) -> tuple[float, float]:

@@ -19,15 +19,12 @@ from cotune.cycle.pool import has_room
 from cotune.cycle.track import Measured
 from cotune.errors import DivergedError
 from cotune.evaluate.arms import ArmScores
-from cotune.evaluate.noise import Noise, compare
+from cotune.evaluate.noise import Noise
 from cotune.evaluate.robustness import robustness
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.refine import format_variants
 from cotune.task.example import Example, groups_of
-
-METRICS = {"accuracy": "mean", "macro_f1": "macro_f1", "weighted_f1": "weighted_f1"}
-"""Names of the task's metrics as resampling knows them."""
 
 _FORMATS, _LEAST_FORMATS = 8, 3
 _ODD = 3
@@ -92,7 +89,7 @@ def _variants(lab: Lab, prompt: Prompt) -> list[Prompt]:
 
 def _mean_tokens(lab: Lab, prompts: Sequence[Prompt]) -> tuple[float, float]:
     """Own tokens of a row and tokens of the prefix, on average: a format that puts the row first shares next to nothing."""
-    own, prefix = np.mean([lab.tokens_a_row(prompt) for prompt in prompts], axis=0)
+    own, prefix = np.mean([lab.tokens_a_row(prompt, answers=True) for prompt in prompts], axis=0)
     return float(own), float(prefix)
 
 
@@ -119,17 +116,15 @@ def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[
         def told(tokens: int) -> None:
             lab.watcher.progress("noise", candidate.prompt.text, tokens)
 
-        # Both are run anew: a score from the cache is the same to the last bit and would hide what is looked for.
-        asked = (candidate.prompt, [row.fields for row in rows], lab.task.labels)
+        asked = (candidate.prompt, candidate.adapter, rows, candidate.decision)
         try:
-            whole, pieces = (
-                lab.model.score(*asked, adapter=candidate.adapter, batch_rows=size, fresh=True, progress=told)
-                for size in (None, _ODD)
-            )
+            measured = lab.answering.noise(*asked, odd=_ODD, progress=told)
         except DivergedError as error:
             return {"skipped": str(error)}
-        found = compare(whole.log_probs, pieces.log_probs, candidate.decision)
-        return {**found.as_dict(), "batch_rows": [count, _ODD], "tokens": whole.tokens + pieces.tokens}
+        if measured is None:
+            return {"skipped": "it is measured for labels alone"}
+        found, tokens = measured
+        return {**found.as_dict(), "batch_rows": [count, _ODD], "tokens": tokens}
 
     value: dict[str, Any] = lab.journal.step("noise", [candidate.id, [row.id for row in rows]], effect)
     lab.counts["tokens_scored"] += int(value.get("tokens", 0))
@@ -186,21 +181,18 @@ def measure_robustness(lab: Lab, confirmed: Confirmed, *, wanted: bool = True, k
 def _over_formats(
     lab: Lab, base: Measured, winner: Measured, variants: Sequence[Prompt], rows: Sequence[Example]
 ) -> dict[str, Any]:
-    gold = lab.gold(rows)
-
     def arm(measured: Measured, prompt: Prompt) -> ArmScores:
         scores = lab.scores(prompt, measured.candidate.adapter, rows, "robustness")
         rule = measured.candidate.decision
         # A bias belongs to a format and needs no labels: kept as it was, it would make the model look pickier than it is.
         judged = lab.judge(scores, rows, lab.bias(scores) if rule.kind == "bias" else rule)
-        return ArmScores(judged.correct, predicted=judged.predicted)
+        return ArmScores(judged.values, counts=judged.counts)
 
     before, after = ([arm(measured, prompt) for prompt in variants] for measured in (base, winner))
     result = robustness(
         before,
         after,
-        metric=METRICS[lab.task.metric],  # type: ignore[arg-type]
-        gold=gold,
+        metric=lab.task.measure.aggregate or "mean",
         groups=groups_of(rows),
         seed=lab.seed,
     )

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from cotune.config import RunConfig
+from cotune.cycle.answering import answering_for, rules_of
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.journal import read_journal
 from cotune.errors import CotuneError, InputError
-from cotune.evaluate.decision import RAW, Decision, fit_bias, label_frequencies
-from cotune.evaluate.paired import discordant_rows, mcnemar, paired_interval
-from cotune.evaluate.scoring import Evaluation, evaluate
+from cotune.evaluate.decision import Decision
+from cotune.evaluate.paired import paired_difference
+from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapters import BASE
 from cotune.model.local import EngineSettings, LocalModel
 from cotune.prompt.prompt import Prompt, parse_prompt
@@ -30,10 +31,10 @@ class Comparison:
         weights: ``tuned`` or ``base``.
         mine: the new prompt's metric.
         winner: the winner's metric.
-        difference: mine minus winner's, on the rows' correctness.
+        difference: mine minus winner's, the mean of what the rows are worth.
         low: lower end of its paired 95% interval.
         high: upper end.
-        p: exact McNemar.
+        p: exact McNemar, or a paired permutation test where rows are worth more or less.
         log_loss_difference: mine minus winner's, in nats a row; below 0 is better.
         flipped: rows that one of both gets right.
     """
@@ -123,13 +124,14 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
         raise InputError("the model is not the one the run was made with", where=config.model)
     order = np.random.default_rng([config.seed, 1]).permutation(len(task.dev))
     dev = tuple(task.dev[i] for i in order)
-    gold = np.array([task.labels.index(row.output) for row in dev])
-    frequencies = label_frequencies([task.labels.index(row.output) for row in task.train], len(task.labels))
+    answering = answering_for(task, model)
 
     def judged(asked: Prompt, adapter: str, rule: Decision | None) -> Evaluation:
-        scores = model.score(asked, [row.fields for row in dev], task.labels, adapter=adapter).log_probs
-        rules = [rule] if rule is not None else [RAW, fit_bias(scores, frequencies)]
-        found = [evaluate(scores, gold, r, task.measure, task.labels) for r in rules]
+        given = answering.score(asked, adapter, dev, _unheard).given
+        if task.measure.needs_answers and (written := answering.write(asked, adapter, dev, given, _unheard)) is not None:
+            given = written.given
+        rules = (rule,) if rule is not None else rules_of(answering, given, task)
+        found = [given.judge(dev, r, task) for r in rules]
         return max(found, key=lambda e: (e.score, -e.log_loss))
 
     weights = [(winner.adapter, winner.decision)]
@@ -140,13 +142,13 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
     for adapter, rule in weights:
         best = judged(winner.prompt, adapter, rule)
         mine = judged(prompt, adapter, None)
-        interval = paired_interval(best.correct, mine.correct, seed=config.seed)
+        interval, p = paired_difference(best.values, mine.values, seed=config.seed)
         flips = [
             {
                 "input": " | ".join(row.fields.values()),
                 "gold": row.output,
-                "mine": task.labels[mine.predicted[i]],
-                "winner": task.labels[best.predicted[i]],
+                "mine": mine.answers[i],
+                "winner": best.answers[i],
             }
             for i, row in enumerate(dev)
             if mine.correct[i] != best.correct[i]
@@ -156,16 +158,20 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
                 "base" if adapter == BASE else "tuned",
                 mine.score,
                 best.score,
-                float(mine.correct.mean() - best.correct.mean()),
+                float(mine.values.mean() - best.values.mean()),
                 interval.low,
                 interval.high,
-                mcnemar(*discordant_rows(best.correct, mine.correct)),
+                p,
                 mine.log_loss - best.log_loss,
                 flips,
             )
         )
     refitted = winner.adapter != Candidate.from_json(settled["arms"]["best_tuned"]).adapter
     return Tryout(prompt, len(dev), comparisons, winner.adapter, refitted)
+
+
+def _unheard(tokens: int) -> None:
+    """Nobody watches."""
 
 
 def _stored(folder: Path) -> tuple[RunConfig, list[dict[str, Any]]]:

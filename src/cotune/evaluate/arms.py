@@ -11,10 +11,12 @@ import numpy.typing as npt
 
 from cotune.evaluate.f1 import Average, f1_from_counts, f1_statistic, label_indicators
 from cotune.evaluate.resampling import Floats, Statistic, weighted_mean
+from cotune.task.metrics import Aggregate
 
 MetricName = Literal["mean", "macro_f1", "weighted_f1"]
-Metric = MetricName | Callable[[npt.NDArray[Any], npt.NDArray[Any]], float]
-"""``"mean"`` of the per-row scores (accuracy), F1 of the predictions, or any ``function(gold, predicted)``."""
+Metric = MetricName | Aggregate | Callable[[npt.NDArray[Any], npt.NDArray[Any]], float]
+"""``"mean"`` of the per-row scores (accuracy), F1 of the predicted labels, what comes from sums of each arm's ``counts``, or
+any ``function(gold, predicted)``."""
 
 Pair = tuple[str, str]
 
@@ -26,13 +28,15 @@ class ArmScores:
     Attributes:
         score: score of each row, 0 or 1 for right or wrong, shape (rows,).
         log_loss: log-loss of each row in nats, shape (rows,); None where the arm has none.
-        predicted: the answer to each row, shape (rows,); needed only where the metric is not a mean.
+        predicted: the answer to each row, shape (rows,); needed only where the metric is made of answers.
+        counts: what the metric adds up over rows, shape (rows, columns); needed only where it comes from such sums.
         candidate: id of what was scored (prompt, adapter, decision rule); arms with one id are the same arm.
     """
 
     score: npt.NDArray[Any]
     log_loss: npt.NDArray[Any] | None = None
     predicted: npt.NDArray[Any] | None = None
+    counts: Floats | None = None
     candidate: str | None = None
 
 
@@ -57,6 +61,11 @@ class ArmsMetric:
             raise ValueError("arms need at least one row, and scores that are neither NaN nor infinite")
         if metric == "mean":
             return
+        if isinstance(metric, Aggregate):
+            if any(arm.counts is None or len(arm.counts) != self.rows for arm in arms.values()):
+                raise ValueError("a metric of sums needs each arm's counts, one row for each score")
+            self.counts = [np.asarray(arm.counts, dtype=np.float64) for arm in arms.values()]
+            return
         if gold is None or any(arm.predicted is None for arm in arms.values()):
             raise ValueError("a metric that is not a mean needs gold answers and each arm's predictions")
         self.gold = np.asarray(gold)
@@ -73,6 +82,8 @@ class ArmsMetric:
         """The arms' metrics as a statistic of resampling weights; values of shape (draws, arms)."""
         if self.metric == "mean":
             return weighted_mean(self.scores)
+        if isinstance(self.metric, Aggregate):
+            return aggregate_statistic(self.metric, self.counts)
         if not callable(self.metric):
             return f1_statistic(self.gold, self.predicted, _average(self.metric))
         return self._called
@@ -98,6 +109,9 @@ class ArmsMetric:
         if self.metric == "mean":
             change = self.scores[:, other] - self.scores[:, base]
             return np.asarray((self.scores[:, base].sum() + swaps @ change) / self.rows, dtype=np.float64)
+        if isinstance(self.metric, Aggregate):
+            here, there = self.counts[base], self.counts[other]
+            return self.metric.score(here.sum(axis=0) + swaps.astype(np.float64) @ (there - here))
         if callable(self.metric):
             mixes = np.where(swaps.astype(bool), self.predicted[other], self.predicted[base])
             return np.array([float(self.metric(self.gold, mix)) for mix in mixes])
@@ -118,6 +132,15 @@ class ArmsMetric:
             for arm, predicted in enumerate(self.predicted):
                 values[draw, arm] = float(self.metric(self.gold[chosen], predicted[chosen]))
         return values
+
+
+def aggregate_statistic(metric: Aggregate, counts: Sequence[Floats]) -> Statistic:
+    """A metric that comes from sums as a statistic of resampling weights, a column for each arm's counts."""
+
+    def statistic(weights: Floats) -> Floats:
+        return np.stack([metric.score(weights @ table) for table in counts], axis=-1)
+
+    return statistic
 
 
 def _average(metric: MetricName) -> Average:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import special
 
 from cotune.evaluate.f1 import Average, f1_from_counts
-from cotune.evaluate.resampling import Floats, bootstrap_limits, group_index, weighted_mean
+from cotune.evaluate.resampling import Floats, Statistic, bootstrap_limits, group_index, weighted_mean
 
 DRAWS = 4000
 
@@ -151,6 +151,35 @@ def mean_interval(
     if np.all((scores == 0) | (scores == 1)):
         return proportion_interval(scores, groups=groups, level=level)
     return bca_bootstrap(scores, seed, level=level, draws=draws, groups=groups)
+
+
+def aggregate_interval(
+    statistic: Statistic,
+    values: npt.ArrayLike,
+    *,
+    seed: int,
+    groups: npt.ArrayLike | None = None,
+    level: float = 0.95,
+    draws: int = DRAWS,
+) -> Interval:
+    """The interval of a score that is no mean of rows, such as a micro F1: the BCa bootstrap of whole rows.
+
+    Rows that are all right or all wrong leave nothing to resample; they are then counted as a share of right rows, as
+    :func:`proportion_interval` does.
+
+    Args:
+        statistic: the score as a statistic of resampling weights, one column.
+        values: what each row is worth, from 0 to 1, shape (rows,).
+        seed: of the resampling.
+        groups: group id of each row; whole groups are drawn then.
+        level: such as 0.95.
+        draws: how many resamples.
+    """
+    scores = _checked(values)
+    if np.all(scores == 0) or np.all(scores == 1):
+        return proportion_interval(scores, groups=groups, level=level)
+    _, low, high = bootstrap_limits(statistic, len(scores), seed=seed, draws=draws, level=level, groups=groups)
+    return Interval(max(0.0, float(low[0])), min(1.0, float(high[0])))
 
 
 def dirichlet_f1(

@@ -1,4 +1,4 @@
-"""From label scores to the numbers that are compared: per-row correctness and log-loss, and the task's metric."""
+"""From what a candidate gave on rows to the numbers that are compared: each row's worth and log-loss, and the task's metric."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import Decision
+from cotune.task.answered import Answered
 from cotune.task.metrics import Metric
+from cotune.task.output import label_output
 
 Floats = NDArray[np.float64]
 
@@ -20,16 +22,21 @@ class Evaluation:
     """A candidate on labelled rows.
 
     Attributes:
-        predicted: ``[rows]`` chosen label.
-        correct: ``[rows]`` 1 where it is right.
-        log_losses: ``[rows]`` minus the log-probability of the right label, in nats, bias applied.
-        score: the task's metric.
+        answers: ``[rows]`` what was answered; empty where only the right answers' likelihood is known.
+        values: ``[rows]`` what each row is worth by the metric, from 0 to 1; empty like ``answers``.
+        correct: ``[rows]`` 1 where the row counts as right; empty like ``answers``.
+        log_losses: ``[rows]`` minus the log-probability of the right label, bias applied, or of the right answer a token, in
+            nats.
+        score: the task's metric; NaN where it needs answers and there are none.
+        counts: ``[rows, columns]`` what a metric that is no mean of rows is made of; None for one that is.
     """
 
-    predicted: NDArray[np.int64]
+    answers: tuple[str, ...]
+    values: Floats
     correct: Floats
     log_losses: Floats
     score: float
+    counts: Floats | None = None
 
     @property
     def log_loss(self) -> float:
@@ -39,7 +46,43 @@ class Evaluation:
     @property
     def n(self) -> int:
         """Rows."""
-        return len(self.correct)
+        return len(self.log_losses)
+
+    def told_score(self, digits: int = 6) -> float | None:
+        """The score for a journal; None where it is not known."""
+        return None if np.isnan(self.score) else round(self.score, digits)
+
+
+def judged(answered: Answered, log_losses: Floats, metric: Metric) -> Evaluation:
+    """Judge answers by a metric.
+
+    Args:
+        answered: rows and answers.
+        log_losses: ``[rows]`` in nats.
+        metric: the task's metric.
+
+    Raises:
+        DivergedError: a log-loss is not a number or infinite.
+        InputError: a metric of the user's fails.
+    """
+    _check_finite(log_losses)
+    values = metric.rows(answered)
+    if metric.aggregate is None:
+        return Evaluation(tuple(answered.answers), values, metric.right(values), log_losses, float(values.mean()))
+    counts = metric.aggregate.counts(answered)
+    score = float(metric.aggregate.score(counts.sum(axis=0)))
+    return Evaluation(tuple(answered.answers), values, metric.right(values), log_losses, score, counts)
+
+
+def unanswered(log_losses: Floats) -> Evaluation:
+    """What is known where nothing was answered: the right answers' likelihood.
+
+    Raises:
+        DivergedError: a log-loss is not a number or infinite.
+    """
+    _check_finite(log_losses)
+    none = np.zeros(0)
+    return Evaluation((), none, none, log_losses, float("nan"))
 
 
 def evaluate(
@@ -59,9 +102,11 @@ def evaluate(
     """
     truth = np.asarray(gold, dtype=np.int64)
     log_probs = decision.log_probs(scores)
-    predicted = log_probs.argmax(axis=1)
     losses = -log_probs[np.arange(len(truth)), truth]
-    if not np.isfinite(losses).all():
+    answers = [labels[i] for i in log_probs.argmax(axis=1)]
+    return judged(Answered([labels[i] for i in truth], answers, label_output(labels)), losses, metric)
+
+
+def _check_finite(log_losses: Floats) -> None:
+    if not np.isfinite(log_losses).all():
         raise DivergedError("a log-loss is not finite")
-    value = metric([labels[i] for i in truth], [labels[i] for i in predicted], labels)
-    return Evaluation(predicted, (predicted == truth).astype(np.float64), losses, float(value))

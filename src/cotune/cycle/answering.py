@@ -1,0 +1,153 @@
+"""How a model answers a task's rows: by scoring labels, or by writing. All that differs between types of output stands here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cotune.evaluate.decision import RAW, Decision
+from cotune.evaluate.given import Given, LabelsGiven, gold_indices
+from cotune.evaluate.noise import Noise, compare
+from cotune.evaluate.racing import loss_bound
+from cotune.model.local import LocalModel
+from cotune.model.protocol import Progress
+from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import RenderedRow, shared_prefix
+from cotune.task.example import Example
+from cotune.task.task import Task
+from cotune.tune.batches import TrainingRow, training_rows
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a request to the model brought, and what it cost.
+
+    Attributes:
+        given: what was given.
+        tokens: tokens that were run.
+        saved: tokens that the shared prefix spared.
+        truncated: rows whose text was shortened.
+        cached: whether any of it came from the cache.
+    """
+
+    given: Given
+    tokens: int
+    saved: int
+    truncated: int
+    cached: bool
+
+
+class Answering(Protocol):
+    """Asks a model about a task's rows.
+
+    Attributes:
+        loss_bound: cap on a row's loss in a race, in nats.
+        rules: whether a decision rule other than the raw one can be fitted.
+    """
+
+    loss_bound: float
+    rules: bool
+
+    def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
+        """What a cheap pass over the rows gives: enough for a log-loss."""
+        ...
+
+    def write(self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: Given, progress: Progress) -> Reply | None:
+        """Answers to add to what :meth:`score` gave; None where that holds them already."""
+        ...
+
+    def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
+        """The rows' token ids with whatever may be answered."""
+        ...
+
+    def training_rows(self, prompt: Prompt, rows: Sequence[Example]) -> list[TrainingRow]:
+        """The rows' token ids with what is right for each."""
+        ...
+
+    def own_prefix(self, prompt: Prompt) -> Sequence[int]:
+        """What every row of a prompt begins with, whatever stands in it."""
+        ...
+
+    def tokens_a_row(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
+        """Mean own tokens of a row in :meth:`score`, and tokens of the prefix."""
+        ...
+
+    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example]) -> float:
+        """Mean tokens of a row in :meth:`write`, about."""
+        ...
+
+    def noise(
+        self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
+    ) -> tuple[Noise, int] | None:
+        """How two passes over the same rows in other batches differ, and their tokens; None where that is not measured."""
+        ...
+
+
+class LabelAnswering:
+    """Scores every label of every row.
+
+    Args:
+        task: what is asked.
+        model: who answers.
+    """
+
+    rules = True
+
+    def __init__(self, task: Task, model: LocalModel) -> None:
+        self.task, self.model = task, model
+        self.loss_bound = loss_bound(len(task.labels))
+
+    def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
+        """``[rows, labels]`` log-probabilities."""
+        found = self.model.score(prompt, [row.fields for row in rows], self.task.labels, adapter=adapter, progress=progress)
+        return Reply(LabelsGiven(found.log_probs), found.tokens, found.tokens_saved, found.truncated, bool(found.cached))
+
+    def write(self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: Given, progress: Progress) -> Reply | None:
+        """The scores are the answer."""
+        return None
+
+    def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
+        """Each row with all labels."""
+        return self.model.renderer.render(prompt, [row.fields for row in rows], self.task.labels)
+
+    def training_rows(self, prompt: Prompt, rows: Sequence[Example]) -> list[TrainingRow]:
+        """Each row with its label."""
+        return training_rows(self.render(prompt, rows), [int(i) for i in gold_indices(rows, self.task)])
+
+    def own_prefix(self, prompt: Prompt) -> Sequence[int]:
+        """With the list of labels in it."""
+        return self.model.own_prefix(prompt, self.task.input_fields, self.task.labels)
+
+    def tokens_a_row(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
+        """A row's text and the labels' trie."""
+        from cotune.model.trie import build_trie
+
+        rendered = self.render(prompt, rows)
+        prefix = shared_prefix([row.prompt_ids for row in rendered])
+        nodes = len(build_trie(rendered[0].completions).tree.tokens)
+        return sum(len(row.prompt_ids) for row in rendered) / len(rendered) - prefix + nodes, prefix
+
+    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example]) -> float:
+        """None beyond scoring."""
+        return 0.0
+
+    def noise(
+        self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
+    ) -> tuple[Noise, int] | None:
+        """Both are run anew: a score from the cache is the same to the last bit and would hide what is looked for."""
+        asked: tuple[Any, ...] = (prompt, [row.fields for row in rows], self.task.labels)
+        whole, pieces = (
+            self.model.score(*asked, adapter=adapter, batch_rows=size, fresh=True, progress=progress) for size in (None, odd)
+        )
+        return compare(whole.log_probs, pieces.log_probs, decision), whole.tokens + pieces.tokens
+
+
+def answering_for(task: Task, model: LocalModel) -> Answering:
+    """How this task's rows are answered by this model."""
+    return LabelAnswering(task, model)
+
+
+def rules_of(answering: Answering, given: Given, task: Task) -> tuple[Decision, ...]:
+    """The decision rules to choose from: the raw one, and the one that the inputs suggest where there is one."""
+    return (RAW, given.calibrated(task)) if answering.rules else (RAW,)

@@ -1,0 +1,130 @@
+"""What a candidate gave on rows, before it is judged: scores of labels, or written answers and what the right ones cost it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.evaluate.decision import RAW, Decision, fit_bias, label_frequencies
+from cotune.evaluate.noise import Noise
+from cotune.evaluate.scoring import Evaluation, judged, unanswered
+from cotune.task.answered import Answered
+from cotune.task.example import Example
+from cotune.task.task import Task
+
+Floats = NDArray[np.float64]
+
+
+class Given(Protocol):
+    """What a prompt and an adapter gave on some rows, in their order. Slices are of rows."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice) -> Self: ...
+
+    def plus(self, more: Self) -> Self:
+        """This and what was given on further rows."""
+        ...
+
+    def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
+        """Judge it against the rows' right answers.
+
+        Raises:
+            DivergedError: a log-loss is not finite.
+        """
+        ...
+
+    def calibrated(self, task: Task) -> Decision:
+        """The rule that these inputs suggest, their right answers unseen; the raw one where there is nothing to fit."""
+        ...
+
+    def noise_floor(self, noise: Noise, decision: Decision) -> float:
+        """How far the machine's noise moves the share of right rows; 0 where that is not measured."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LabelsGiven:
+    """Scores of labels.
+
+    Attributes:
+        log_probs: ``[rows, labels]`` log-probabilities, in the order of the task's labels.
+    """
+
+    log_probs: Floats
+
+    def __len__(self) -> int:
+        return len(self.log_probs)
+
+    def __getitem__(self, rows: slice) -> LabelsGiven:
+        return LabelsGiven(self.log_probs[rows])
+
+    def plus(self, more: LabelsGiven) -> LabelsGiven:
+        """This and what was given on further rows."""
+        return LabelsGiven(np.concatenate([self.log_probs, more.log_probs]))
+
+    def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
+        """The label that the decision chooses, and the right label's log-loss under it."""
+        truth = gold_indices(rows, task)
+        log_probs = decision.log_probs(self.log_probs)
+        losses = -log_probs[np.arange(len(truth)), truth]
+        answers = [task.labels[i] for i in log_probs.argmax(axis=1)]
+        return judged(Answered([row.output for row in rows], answers, task.output, rows), losses, task.measure)
+
+    def calibrated(self, task: Task) -> Decision:
+        """The bias under which the mean prediction agrees with the label shares of train."""
+        return fit_bias(self.log_probs, label_frequencies(list(gold_indices(task.train, task)), len(task.labels)))
+
+    def noise_floor(self, noise: Noise, decision: Decision) -> float:
+        """As the margins between labels say."""
+        return noise.floor(self.log_probs, decision)
+
+
+@dataclass(frozen=True, eq=False)
+class AnswersGiven:
+    """Written answers, and the likelihood of the right ones.
+
+    Attributes:
+        losses: ``[rows]`` negative log-likelihood of the right answer in nats a token, its stop token counted.
+        texts: ``[rows]`` what was written; None where nothing was asked to be.
+    """
+
+    losses: Floats
+    texts: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.losses)
+
+    def __getitem__(self, rows: slice) -> AnswersGiven:
+        return AnswersGiven(self.losses[rows], None if self.texts is None else self.texts[rows])
+
+    def plus(self, more: AnswersGiven) -> AnswersGiven:
+        """This and what was given on further rows; without texts where one of the two has none."""
+        known = self.texts is not None and more.texts is not None
+        texts = (*(self.texts or ()), *(more.texts or ())) if known else None
+        return AnswersGiven(np.concatenate([self.losses, more.losses]), texts)
+
+    def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
+        """The written answers by the task's metric; there is nothing to decide."""
+        if self.texts is None and task.measure.needs_answers:
+            return unanswered(self.losses)
+        texts = self.texts if self.texts is not None else ("",) * len(rows)
+        return judged(Answered([row.output for row in rows], texts, task.output, rows, self.losses), self.losses, task.measure)
+
+    def calibrated(self, task: Task) -> Decision:
+        """Nothing to calibrate."""
+        return RAW
+
+    def noise_floor(self, noise: Noise, decision: Decision) -> float:
+        """Margins between whole answers are not known."""
+        return 0.0
+
+
+def gold_indices(rows: Sequence[Example], task: Task) -> NDArray[np.int64]:
+    """Index of each row's label."""
+    place = {label: i for i, label in enumerate(task.labels)}
+    return np.array([place[row.output] for row in rows], dtype=np.int64)
