@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cotune.errors import DivergedError, InputError
+from cotune.model import generating
 from cotune.model.adapters import LoraSettings
 from cotune.model.generations import Sampling
 from cotune.model.naive import use_plain_attention
@@ -175,3 +176,63 @@ def test_nothing_to_do_and_what_cannot_be_done() -> None:
         local.generate(PROMPT, ROWS, limit=500)
     with pytest.raises(InputError, match="temperature"):
         local.generate(PROMPT, ROWS, limit=4, sampling=Sampling(-1.0))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+@pytest.mark.parametrize("slots", [1, 3])
+def test_rows_leave_and_enter_a_small_batch(kind: Any, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = tiny_local(kind)
+    rendered = local.renderer.render_answers(PROMPT, ROWS, None)
+    with_stops_that_come_up(local, [row.prompt_ids for row in rendered], 40)
+    at_once = local.generate(PROMPT, ROWS, limit=40)
+    monkeypatch.setattr(generating, "slots_in_memory", lambda *_: slots)
+    widths = []
+    step = local.runner.step
+    monkeypatch.setattr(local.runner, "step", lambda ids, *rest: (widths.append(len(ids)), step(ids, *rest))[1])
+    found = local.generate(PROMPT, ROWS, limit=40)
+    assert found.ids == at_once.ids and found.ended == at_once.ended
+    assert found.tokens == at_once.tokens, "what a request costs must not depend on memory"
+    assert max(widths) == slots
+    for i in (0, 2):
+        assert list(found.ids[i]) == written_by_transformers(local, rendered[i].prompt_ids, 40)[0]
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma3"])
+def test_prompts_that_share_nothing(kind: Any) -> None:
+    local = tiny_local(kind, chat=False)
+    prompt = Prompt(instruction="Answer.", order="input_first")
+    rendered = local.renderer.render_answers(prompt, ROWS, None)
+    assert len({row.prompt_ids[0] for row in rendered}) > 1
+    found = local.generate(prompt, ROWS, limit=10)
+    wanted = [written_by_transformers(local, row.prompt_ids, 10)[0] for row in rendered]
+    assert [list(ids) for ids in found.ids] == wanted
+    assert found.tokens_saved == 0
+
+
+def test_where_memory_runs_out_fewer_rows_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    local = tiny_local("llama")
+    wanted = local.generate(PROMPT, ROWS, limit=12)
+    step, widths = local.runner.step, []
+
+    def narrow(ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        widths.append(len(ids))
+        if len(ids) > 3:
+            raise RuntimeError("[enforce fail] not enough memory: you tried to allocate 1 byte")
+        result: torch.Tensor = step(ids, *rest)
+        return result
+
+    monkeypatch.setattr(local.runner, "step", narrow)
+    found = local.generate(PROMPT, ROWS, limit=12)
+    assert found.ids == wanted.ids and found.tokens == wanted.tokens
+    assert widths[0] == len(ROWS) and max(widths[1:]) == 3
+
+
+def test_a_kept_prefix_serves_single_rows() -> None:
+    local = tiny_local("llama")
+    wanted = local.generate(PROMPT, ROWS, limit=6)
+    length = local.keep_prefix(PROMPT, ("input",), ())
+    assert length > 10
+    alone = [local.generate(PROMPT, [row], limit=6) for row in ROWS]
+    assert [one.ids[0] for one in alone] == list(wanted.ids)
+    prompts = local.renderer.render_answers(PROMPT, ROWS, None)
+    assert alone[0].tokens == len(prompts[0].prompt_ids) + len(alone[0].ids[0]) - (not alone[0].ended[0])

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -31,6 +31,16 @@ KeyValue = tuple[Tensor, Tensor]
 """Keys and values of one layer, each ``[tokens, key-value heads, head size]``."""
 
 
+class Step(Protocol):
+    """A decoding step; :class:`cotune.model.decode_attention.DecodeStep` is one."""
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, prefix: KeyValue | None, scale: float, window: int | None
+    ) -> Tensor:
+        """Attention of each row's newest token, ``[rows, heads, size]`` in and out."""
+        ...
+
+
 @dataclass
 class Pass:
     """What the attention function needs to know about the pass that runs.
@@ -41,6 +51,7 @@ class Pass:
         past: keys and values of the rows' earlier own tokens by layer.
         collected: filled with this pass's keys and values by layer where ``collect`` is set.
         collect: whether to fill ``collected``.
+        step: the pass is a decoding step, one token a row, and this attends; then there is no plan.
     """
 
     plan: PackedPlan | None
@@ -48,6 +59,7 @@ class Pass:
     past: dict[int, KeyValue] | None = None
     collect: bool = False
     collected: dict[int, KeyValue] = field(default_factory=dict)
+    step: Step | None = None
 
 
 _current: ContextVar[Pass | None] = ContextVar("cotune_pass", default=None)
@@ -97,6 +109,9 @@ def shared_prefix_attention(
     layer: int = module.layer_idx  # type: ignore[assignment]
     if current.collect:
         current.collected[layer] = (k, v)
+    if current.step is not None:
+        own_prefix = current.prefix[layer] if current.prefix else None
+        return current.step.attend(layer, q, k, v, own_prefix, scale, sliding_window).unsqueeze(0), None
     plan = current.plan
     prefix = current.prefix[layer] if current.prefix else None
     if plan is None:

@@ -6,23 +6,29 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from cotune.errors import DivergedError, InputError
 from cotune.files import content_hash
 from cotune.model.choosing import Answer, Chooser
+from cotune.model.decoder import Decoder, slots_in_memory
 from cotune.model.engine_facts import engine_facts
 from cotune.model.generations import Generations, Sampling
 from cotune.model.grammar import Grammar
+from cotune.model.machine import device_memory, out_of_memory
 from cotune.model.plain_generation import plain_generate
 from cotune.model.protocol import Progress
 from cotune.model.token_grammar import TokenGrammar
 from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import shared_prefix
 
 if TYPE_CHECKING:
     from cotune.model.local import LocalModel
 
 # Rows whose answers are kept together: a killed run loses no more.
 _PART = 256
+# Of all memory, what the keys and values of rows in flight may take.
+_SHARE_OF_MEMORY = 0.125
 
 
 def generate(
@@ -57,7 +63,7 @@ def generate(
     if grammar is not None:
         held = TokenGrammar(grammar, model.token_table, lead=lead, limit=limit)
     chooser = Chooser(model.stop_ids, sampling, held)
-    length = 0
+    length = shared_prefix(prompts) if model.shared else 0
     prefix = model.kept_prefix(adapter, prompts[0][:length])
     tokens = cached = 0
     plain = 0
@@ -81,9 +87,8 @@ def generate(
             done, cost = _unpack(found[0]), found[1]
             cached += len(part)
         else:
-            done = [chooser.start(ids, limit) for ids in part]
             try:
-                cost = _write(model, adapter, prefix, part, done, chooser)
+                done, cost = _write(model, adapter, prefix, part, limit, chooser)
             except DivergedError as error:
                 raise DivergedError(f"generation with prompt {prompt.id} and adapter {adapter}: {error}") from error
             if model.cache:
@@ -107,13 +112,42 @@ def generate(
 def _write(
     model: LocalModel,
     adapter: str,
-    prefix: tuple[int, ...],
+    prefix_ids: tuple[int, ...],
     prompts: Sequence[tuple[int, ...]],
-    answers: Sequence[Answer],
+    limit: int,
     chooser: Chooser,
-) -> int:
+) -> tuple[list[Answer], int]:
+    """Answers to a part of a request, and the tokens run, the prefix aside."""
     model.adapters.use(adapter)
-    return plain_generate(model.model, prompts, answers, chooser) - len(prefix) * len(prompts)
+    if not model.shared:
+        answers = [chooser.start(ids, limit) for ids in prompts]
+        return answers, plain_generate(model.model, prompts, answers, chooser)
+    suffixes = [ids[len(prefix_ids) :] for ids in prompts]
+    slots = slots_in_memory(
+        model.model.config.get_text_config(),
+        next(model.model.parameters()).element_size(),
+        max(map(len, suffixes)) + limit,
+        int(_SHARE_OF_MEMORY * device_memory(model.settings.device)),
+    )
+    while True:
+        answers = [chooser.start(ids, limit) for ids in prompts]
+        try:
+            with torch.inference_mode():
+                prefix = model.prefix_state(adapter, prefix_ids)
+                Decoder(
+                    model.runner,
+                    prefix,
+                    suffixes,
+                    answers,
+                    chooser,
+                    slots=slots,
+                    pass_tokens=model.settings.batch_tokens,
+                ).run()
+            return answers, sum(len(s) + a.choices - 1 for s, a in zip(suffixes, answers, strict=True))
+        except RuntimeError as error:
+            if not out_of_memory(error) or slots == 1:
+                raise
+            slots = max(1, min(slots, len(prompts)) // 2)
 
 
 def _pack(answers: Sequence[Answer]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:

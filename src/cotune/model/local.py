@@ -23,6 +23,7 @@ from cotune.model.engine_facts import engine_facts
 from cotune.model.generating import generate
 from cotune.model.generations import GREEDY, AnswerLosses, Generations, Sampling
 from cotune.model.grammar import Grammar
+from cotune.model.machine import out_of_memory
 from cotune.model.naive import naive_label_scores, plain_prefix
 from cotune.model.prefixes import PrefixStates
 from cotune.model.protocol import Model, Progress
@@ -228,7 +229,7 @@ class LocalModel:
         Args:
             prompt: how will be asked.
             fields: names of a row's input fields.
-            labels: the answers to choose from.
+            labels: the answers to choose from; none where answers are written.
             adapter: which weights.
 
         Returns:
@@ -245,7 +246,9 @@ class LocalModel:
     def own_prefix(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> tuple[int, ...]:
         """Token ids that a prompt begins with whatever the row holds."""
         rows = [dict.fromkeys(fields, text) for text in _UNLIKE]
-        sequences = [row.prompt_ids for row in self.renderer.render(prompt, rows, labels)]
+        render = self.renderer
+        rendered = render.render(prompt, rows, labels) if labels else render.render_answers(prompt, rows, None)
+        sequences = [row.prompt_ids for row in rendered]
         return sequences[0][: shared_prefix(sequences)]
 
     def run_prefix(self, adapter: str, ids: Sequence[int]) -> PrefixState | None:
@@ -463,8 +466,3 @@ def _longest_prompt(model: Any, wanted: int) -> int:
 def _as_model(model: LocalModel) -> Model:
     """Checked by mypy: it is all that the protocol asks for."""
     return model
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of torch means that memory ran out, on any device."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

@@ -53,6 +53,33 @@ def available_memory(root: Path = _ROOT) -> int:
     return free
 
 
+def device_memory(device: str, root: Path = _ROOT) -> int:
+    """Bytes that a device has in all, in use or not: the same number on every call, so that what it decides is decided alike.
+
+    Args:
+        device: torch device; for ``cpu`` the machine's memory, or less where a container's limit is below.
+        root: where ``proc`` and ``sys`` lie.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    import psutil
+
+    limits = [
+        _number(_read(folder / "memory.max")) or _number(_read(folder / "memory.limit_in_bytes"))
+        for folder in _groups(root, "memory")
+    ]
+    return min([int(psutil.virtual_memory().total), *(limit for limit in limits if limit is not None)])
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch means that memory ran out, on any device."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
 def processor_name(root: Path = _ROOT) -> str:
     """What the processor calls itself."""
     for line in _read(root / "proc/cpuinfo").splitlines():

@@ -15,6 +15,7 @@ from cotune.model.attention import (
     PLAIN_ATTENTION,
     KeyValue,
     Pass,
+    Step,
     running,
     shared_prefix_attention,
 )
@@ -49,6 +50,10 @@ class PackedRunner:
 
     Args:
         model: a ``transformers`` causal language model (not its peft wrapper), in evaluation mode.
+
+    Attributes:
+        device: where it lies.
+        vocabulary: number of tokens that it has logits for.
     """
 
     def __init__(self, model: Any) -> None:
@@ -57,6 +62,7 @@ class PackedRunner:
         self.device: torch.device = model.device
         self._decoder = model.get_decoder()
         self._head = model.get_output_embeddings()
+        self.vocabulary = int(self._head.weight.shape[0])
         config = model.config.get_text_config()
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self._scale: float = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
@@ -95,6 +101,17 @@ class PackedRunner:
         """
         current = Pass(plan, prefix.layers if prefix else None, past, collect)
         return self._run(plan.ids, plan.positions, current, layer), current.collected
+
+    def step(self, ids: Tensor, positions: Tensor, prefix: PrefixState | None, step: Step) -> Tensor:
+        """Hidden states ``[rows, width]`` of a decoding step.
+
+        Args:
+            ids: ``[rows]`` the newest token of each row.
+            positions: ``[rows]`` where it stands in the row's whole sequence.
+            prefix: state of the shared prefix.
+            step: attends to the rows' earlier own tokens.
+        """
+        return self._run(ids, positions, Pass(None, prefix.layers if prefix else None, step=step))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits in fp32 ``[places, vocabulary]`` of hidden states ``[places, width]``."""
