@@ -370,3 +370,60 @@ def test_one_diverged_run_does_not_spoil_the_next(model: LocalModel, tmp_path: P
     with pytest.raises(DivergedError):
         broken.advance(2)
     assert same(trained(run_of(model, tmp_path / "b"), 3), expected)
+
+
+# Answers of unequal length ----------------------------------------------------------------------------------------
+
+FREE = Prompt(instruction="Say what is asked for.", input_template="Question: {text}", cue="Answer:")
+GOLD = ["yes", "a tall tower by the river, where the old city begins", "", "no", "the book and the card of the person", "x y"]
+
+
+def free_rows(model: LocalModel, prompt: Prompt = FREE) -> list[TrainingRow]:
+    rows = [{"text": f"Who is {'the one ' * (i % 3)}{i}?"} for i in range(len(GOLD))]
+    return training_rows(model.renderer.render_answers(prompt, rows, GOLD))
+
+
+def gradient_of(run: TuningRun, batch: list[TrainingRow]) -> Tensor:
+    """The gradient of a step on these rows, before it is clipped or taken."""
+    run._enter()
+    assert run._optimizer is not None
+    kept = {}
+
+    def keep(parameters: list[Tensor], _: float) -> Tensor:
+        kept["gradient"] = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+        return torch.tensor(0.0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", keep)
+        patch.setattr(run._optimizer, "step", lambda: None)
+        run._one_step(batch, run._prefixes[0])
+    return kept["gradient"]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_row_counts_the_same_beside_long_answers_and_short_ones(model: LocalModel, tmp_path: Path, shared: bool) -> None:
+    rows = free_rows(model)
+    assert len({len(row.answer_ids) for row in rows}) > 3
+    run = TuningRun(model, rows, replace(SETTINGS, shared_prefix=shared), seed=0, folder=tmp_path)
+    run.advance(1)  # both LoRA factors away from zero
+    single = [gradient_of(run, [row]) for row in rows]
+    for picked in ([0, 1], [0, 2], [1, 3, 4, 5]):
+        together = gradient_of(run, [rows[i] for i in picked])
+        torch.testing.assert_close(together, torch.stack([single[i] for i in picked]).mean(0), rtol=1e-3, atol=1e-6)
+    # The mean answer's token has the weight that it has among answers of one length.
+    mean = sum(len(row.answer_ids) for row in rows) / len(rows)
+    loss, _ = run._loss([rows[1]], run._prefixes[0])
+    direct = torch.autograd.grad(loss / mean, [p for _, p in run._parameters])
+    torch.testing.assert_close(single[1], torch.cat([g.flatten() for g in direct]), rtol=1e-3, atol=1e-6)
+
+
+def test_training_on_free_answers_lowers_the_loss_that_prompts_are_raced_by(model: LocalModel, tmp_path: Path) -> None:
+    rows = [{"text": f"Who is {'the one ' * (i % 3)}{i}?"} for i in range(len(GOLD))]
+    before = model.answer_losses(FREE, rows, GOLD)
+    run = TuningRun(model, free_rows(model), SETTINGS, seed=0, folder=tmp_path)
+    run.advance(12)
+    adapter = run.save(tmp_path / "adapters")
+    after = model.answer_losses(FREE, rows, GOLD, adapter=adapter)
+    assert after.losses.sum() < 0.8 * before.losses.sum()
+    assert after.lengths.tolist() == [len(row.answer_ids) for row in free_rows(model)]
+    model.adapters.use(BASE)

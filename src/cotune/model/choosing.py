@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -68,17 +69,19 @@ class Chooser:
         Raises:
             DivergedError: a logit that counts is not a number or infinite.
         """
-        best, tokens = logits.max(dim=1)
-        if not bool(torch.isfinite(best).all()):
+        if not bool(torch.isfinite(logits.max(dim=1).values).all()):
             raise DivergedError("logits are not finite")
-        greedy = tokens.tolist()
+        walks = [answer.walk for answer in answers if answer.walk is not None]
+        if walks:
+            allowed = np.stack([walk.allowed(self.stops) for walk in walks])
+            logits = logits.masked_fill(torch.from_numpy(~allowed).to(logits.device), -torch.inf)
+        likeliest = logits.argmax(dim=1).tolist()
         for row, answer in enumerate(answers):
             answer.choices += 1
+            token = likeliest[row] if answer.draws is None else self._draw(logits[row], answer.draws)
             if answer.walk is not None:
-                self._held(logits[row], answer, answer.walk)
-                continue
-            token = greedy[row] if answer.draws is None else self._draw(logits[row], answer.draws)
-            if token in self.stops:
+                self._held(logits[row], token, answer, answer.walk)
+            elif token in self.stops:
                 answer.ended = answer.done = True
             else:
                 answer.ids.append(token)
@@ -91,28 +94,26 @@ class Chooser:
         place = int(torch.searchsorted(shares, draws.random() * float(shares[-1]), right=True))
         return min(place, len(shares) - 1)
 
-    def _held(self, logits: Tensor, answer: Answer, walk: GrammarWalk) -> None:
+    def _held(self, logits: Tensor, token: int, answer: Answer, walk: GrammarWalk) -> None:
+        """Take a token that the library allows, ``logits`` being masked, or another, or else end the answer in time."""
         left = answer.limit - len(answer.ids)
-        allowed = torch.from_numpy(walk.allowed(self.stops)).to(logits.device)
-        masked = logits.masked_fill(~allowed, -torch.inf)
         for _ in range(_ATTEMPTS):
-            if not bool(torch.isfinite(masked.max())):
+            if not math.isfinite(float(logits[token])):
                 break
-            token = int(masked.argmax()) if answer.draws is None else self._draw(masked, answer.draws)
             if token in self.stops:
                 answer.ended = answer.done = True
                 return
             term = walk.after(token)
-            if term is None:
-                masked[token] = -torch.inf
-                continue
-            if not walk.fits(term, left - 1):
-                break
-            walk.push(token, term)
-            answer.ids.append(token)
-            # Where nothing can follow, the stop token need not be asked for.
-            answer.ended = term is END
-            answer.done = answer.ended or len(answer.ids) >= answer.limit
-            return
+            if term is not None:
+                if not walk.fits(term, left - 1):
+                    break
+                walk.push(token, term)
+                answer.ids.append(token)
+                # Where nothing can follow, the stop token need not be asked for.
+                answer.ended = term is END
+                answer.done = answer.ended or len(answer.ids) >= answer.limit
+                return
+            logits[token] = -torch.inf
+            token = int(logits.argmax()) if answer.draws is None else self._draw(logits, answer.draws)
         answer.ids += walk.finish()
         answer.done = True

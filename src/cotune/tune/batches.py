@@ -18,8 +18,14 @@ class TrainingRow:
     answer_ids: tuple[int, ...]
 
 
-def training_rows(rendered: Sequence[RenderedRow], answers: Sequence[int]) -> list[TrainingRow]:
-    """Pair each rendered row with the completion number ``answers[i]`` that is right for it."""
+def training_rows(rendered: Sequence[RenderedRow], answers: Sequence[int] | None = None) -> list[TrainingRow]:
+    """Pair each rendered row with the completion that is right for it.
+
+    Args:
+        rendered: rows of one prompt.
+        answers: the number of each row's completion; None where each has just its own (``Renderer.render_answers``).
+    """
+    answers = [0] * len(rendered) if answers is None else answers
     return [TrainingRow(row.prompt_ids, row.completions[answer]) for row, answer in zip(rendered, answers, strict=True)]
 
 

@@ -73,6 +73,9 @@ class TuningRun:
         self.model, self.settings, self.seed, self.start = model, settings, seed, start
         self.variants = [list(rows), *map(list, also)]
         self._prefixes = [common_prefix(variant) for variant in self.variants]
+        self._answer_length = sum(len(row.answer_ids) for variant in self.variants for row in variant) / (
+            len(rows) * len(self.variants)
+        )
         self._trainable = self._make_trainable(opening)
         shown = [[[row.prompt_ids, row.answer_ids] for row in variant] for variant in self.variants]
         identity = {
@@ -176,10 +179,17 @@ class TuningRun:
         return PrefixWeights(self.model, self.settings.prefix, ids, seed=self.seed, start=self.start, longest=longest)
 
     def _one_step(self, batch: Sequence[TrainingRow], prefix: int) -> tuple[float, int]:
-        """One optimizer step on rows of one prompt; the loss is per answer token, however the batch is cut into passes."""
+        """One optimizer step on rows of one prompt, however the batch is cut into passes; returns the loss per answer token.
+
+        The gradient is that of the mean row's summed loss over the mean length of *all* answers. Divided by the tokens of its
+        own batch, a row would count less beside long answers than beside short ones; divided by its own, a token of a long
+        answer would count less than one of a short answer, and what is minimised would not be the likelihood of whole answers,
+        by which prompts are raced. The constant keeps the gradient's size apart from how long answers are.
+        """
         assert self._optimizer is not None
         self._optimizer.zero_grad(set_to_none=True)
         answers = sum(len(row.answer_ids) for row in batch)
+        weight = len(batch) * self._answer_length
         lengths = [len(row.prompt_ids) - prefix + len(row.answer_ids) for row in batch]
         total, tokens, limit = 0.0, 0, self.settings.micro_tokens
         while True:
@@ -187,7 +197,7 @@ class TuningRun:
                 for part in micro_batches(batch, lengths, limit):
                     rows = [batch[i] for i in part]
                     loss, used = self._loss(rows, prefix)
-                    (loss / answers).backward()  # type: ignore[no-untyped-call]
+                    (loss / weight).backward()  # type: ignore[no-untyped-call]
                     total += float(loss.detach())
                     tokens += used
                 break
