@@ -112,11 +112,13 @@ class AdapterSlot:
         """A registered adapter's weights under peft's file names; not to be changed.
 
         Raises:
-            CotuneError: no folder was registered under this id.
+            CotuneError: no folder was registered under this id, or a prefix was.
         """
         if adapter_id not in self._loaded:
             if adapter_id not in self._folders:
                 raise CotuneError(f"the adapter {adapter_id} is not known here")
+            if is_prefix(self._folders[adapter_id]):
+                raise CotuneError(f"the adapter {adapter_id} is a prefix and has no LoRA weights")
             self._loaded[adapter_id] = _read_weights(self._folders[adapter_id])
             for oldest in list(self._loaded)[: -self.keep]:
                 del self._loaded[oldest]

@@ -14,15 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cotune.errors import DivergedError, InputError
-from cotune.files import content_hash
+from cotune.errors import InputError
 from cotune.model.adapters import BASE, AdapterSlot
 from cotune.model.allocator import keep_freed_memory
 from cotune.model.answering import answer_losses
-from cotune.model.engine_facts import engine_facts
 from cotune.model.generating import generate
 from cotune.model.generations import GREEDY, AnswerLosses, Generations, Sampling
 from cotune.model.grammar import Grammar
+from cotune.model.label_scoring import score_labels
 from cotune.model.machine import out_of_memory
 from cotune.model.naive import naive_label_scores, plain_prefix
 from cotune.model.prefixes import PrefixStates
@@ -30,7 +29,7 @@ from cotune.model.protocol import Model, Progress
 from cotune.model.runner import PackedRunner, PrefixState, self_check
 from cotune.model.score_cache import ScoreCache
 from cotune.model.scores import LabelScores
-from cotune.model.scoring import Batch, cut_batches, score_batch, score_batch_top
+from cotune.model.scoring import Batch, score_batch, score_batch_top
 from cotune.model.states import mean_states
 from cotune.model.token_grammar import TokenTable
 from cotune.model.trained_prefix import TrainedPrefix, by_coverage
@@ -180,44 +179,17 @@ class LocalModel:
         Raises:
             DivergedError: a score is not a number or infinite.
         """
-        rendered = self.renderer.render(prompt, rows, labels)
-        if not rendered:
-            return LabelScores(np.zeros((0, len(labels))))
-        scores = np.empty((len(rendered), len(labels)))
-        tokens, cached, plain = 0, 0, 0
-        cache = None if fresh else self.cache
-        for covered, places in self.by_coverage(adapter, [row.prompt_ids for row in rendered]):
-            rows_here = [rendered[i] for i in places]
-            length = shared_prefix([row.prompt_ids for row in rows_here]) if self.shared else covered
-            prefix_ids = self._prefixes.longest_kept(adapter, rows_here[0].prompt_ids[:length], covered)
-            tokens += len(prefix_ids) - covered
-            for batch in cut_batches(rows_here, len(prefix_ids), self.settings.batch_tokens, batch_rows):
-                key = self._key(adapter, prefix_ids, batch, top)
-                found = cache.get(key) if cache else None
-                part = [rows_here[i] for i in batch.places]
-                plain += sum(len(row.prompt_ids) for row in part)
-                plain += len(part) * len(batch.trie.tree.tokens)
-                if found is not None:
-                    # A token budget must end alike whether or not a cache answered, so a hit costs what the pass did.
-                    part_scores, cost = found
-                    cached += len(part)
-                else:
-                    part_scores, cost = self._compute(adapter, prefix_ids, batch, part, top)
-                    if np.isnan(part_scores).any() or (top is None and not np.isfinite(part_scores).all()):
-                        raise DivergedError(f"scores of prompt {prompt.id} with adapter {adapter} are not finite")
-                    if cache:
-                        cache.put(key, part_scores, cost)
-                tokens += cost
-                scores[[places[i] for i in batch.places]] = part_scores
-                if progress:
-                    progress(cost)
-        return LabelScores(
-            scores,
-            tokens=tokens,
-            tokens_saved=max(0, plain - tokens),
-            truncated=sum(row.truncated for row in rendered),
-            cached=cached,
-            pruned=top is not None,
+        return score_labels(
+            self,
+            prompt,
+            rows,
+            labels,
+            self._compute,
+            adapter=adapter,
+            top=top,
+            batch_rows=batch_rows,
+            fresh=fresh,
+            progress=progress,
         )
 
     def keep_prefix(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str], *, adapter: str = BASE) -> int:
@@ -313,20 +285,6 @@ class LocalModel:
         results = [self._halving(prefix, half, top) for half in halves]
         return np.concatenate([scores for scores, _ in results]), sum(tokens for _, tokens in results)
 
-    def _key(self, adapter: str, prefix: tuple[int, ...], batch: Batch, top: int | None) -> str:
-        return content_hash(
-            {
-                "model": self.fingerprint,
-                "adapter": adapter,
-                "prefix": prefix,
-                "suffixes": batch.suffixes,
-                "labels": batch.completions,
-                "scoring": "full" if top is None else f"top-{top}",
-                **engine_facts(self),
-            },
-            40,
-        )
-
     # Free answers -------------------------------------------------------------------------------------------------
 
     def generate(
@@ -406,9 +364,9 @@ class LocalModel:
         limit: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return limit
 
-    def kept_prefix(self, adapter: str, shared: tuple[int, ...]) -> tuple[int, ...]:
-        """How much of what rows share is taken as their prefix: the longest that is kept, else all."""
-        return self._prefixes.longest_kept(adapter, shared)
+    def kept_prefix(self, adapter: str, shared: tuple[int, ...], least: int = 0) -> tuple[int, ...]:
+        """How much of what rows share is taken as their prefix: the longest that is kept and has ``least`` tokens, else all."""
+        return self._prefixes.longest_kept(adapter, shared, least)
 
     def prefix_state(self, adapter: str, ids: tuple[int, ...]) -> PrefixState | None:
         """The state of a prefix under an adapter, run where it is not known."""

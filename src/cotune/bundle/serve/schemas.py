@@ -151,7 +151,7 @@ class EmbeddingResponse(BaseModel):
 class ModelCard(BaseModel):
     """A bundle.
 
-    ``parent`` is the base model's name, ``adapter`` the content hash of its LoRA weights, or ``base`` where it has none.
+    ``parent`` is the base model's name, ``adapter`` the content hash of its weights or prefix, or ``base`` where it has none.
     """
 
     id: str

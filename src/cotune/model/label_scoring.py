@@ -1,0 +1,98 @@
+"""A request for label scores: cut into batches, answered from the cache or by the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.errors import DivergedError
+from cotune.files import content_hash
+from cotune.model.engine_facts import engine_facts
+from cotune.model.protocol import Progress
+from cotune.model.scores import LabelScores
+from cotune.model.scoring import Batch, cut_batches
+from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import RenderedRow, shared_prefix
+
+if TYPE_CHECKING:
+    from cotune.model.local import LocalModel
+
+Compute = Callable[
+    [str, tuple[int, ...], Batch, Sequence[RenderedRow], int | None],
+    tuple[NDArray[np.float64], int],
+]
+"""Runs a batch under an adapter behind a prefix: ``[rows, labels]`` scores, all or those of so many best labels, and the tokens
+that it took."""
+
+
+def score_labels(
+    model: LocalModel,
+    prompt: Prompt,
+    rows: Sequence[Mapping[str, str]],
+    labels: Sequence[str],
+    compute: Compute,
+    *,
+    adapter: str,
+    top: int | None,
+    batch_rows: int | None,
+    fresh: bool,
+    progress: Progress | None,
+) -> LabelScores:
+    """See :meth:`cotune.model.local.LocalModel.score`."""
+    rendered = model.renderer.render(prompt, rows, labels)
+    if not rendered:
+        return LabelScores(np.zeros((0, len(labels))))
+    scores = np.empty((len(rendered), len(labels)))
+    tokens, cached, plain = 0, 0, 0
+    cache = None if fresh else model.cache
+    for covered, places in model.by_coverage(adapter, [row.prompt_ids for row in rendered]):
+        rows_here = [rendered[i] for i in places]
+        length = shared_prefix([row.prompt_ids for row in rows_here]) if model.shared else covered
+        prefix_ids = model.kept_prefix(adapter, rows_here[0].prompt_ids[:length], covered)
+        tokens += len(prefix_ids) - covered
+        for batch in cut_batches(rows_here, len(prefix_ids), model.settings.batch_tokens, batch_rows):
+            key = _key(model, adapter, prefix_ids, batch, top)
+            found = cache.get(key) if cache else None
+            part = [rows_here[i] for i in batch.places]
+            plain += sum(len(row.prompt_ids) for row in part)
+            plain += len(part) * len(batch.trie.tree.tokens)
+            if found is not None:
+                # A token budget must end alike whether or not a cache answered, so a hit costs what the pass did.
+                part_scores, cost = found
+                cached += len(part)
+            else:
+                part_scores, cost = compute(adapter, prefix_ids, batch, part, top)
+                if np.isnan(part_scores).any() or (top is None and not np.isfinite(part_scores).all()):
+                    raise DivergedError(f"scores of prompt {prompt.id} with adapter {adapter} are not finite")
+                if cache:
+                    cache.put(key, part_scores, cost)
+            tokens += cost
+            scores[[places[i] for i in batch.places]] = part_scores
+            if progress:
+                progress(cost)
+    return LabelScores(
+        scores,
+        tokens=tokens,
+        tokens_saved=max(0, plain - tokens),
+        truncated=sum(row.truncated for row in rendered),
+        cached=cached,
+        pruned=top is not None,
+    )
+
+
+def _key(model: LocalModel, adapter: str, prefix: tuple[int, ...], batch: Batch, top: int | None) -> str:
+    return content_hash(
+        {
+            "model": model.fingerprint,
+            "adapter": adapter,
+            "prefix": prefix,
+            "suffixes": batch.suffixes,
+            "labels": batch.completions,
+            "scoring": "full" if top is None else f"top-{top}",
+            **engine_facts(model),
+        },
+        40,
+    )
