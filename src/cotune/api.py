@@ -28,6 +28,7 @@ def run(
     budget: str | None = None,
     model: str | Path | None = None,
     seed: int | None = None,
+    start: str | Path | None = None,
     prompts: Sequence[str] = (),
     view: View | None = None,
     **settings: Any,
@@ -40,6 +41,8 @@ def run(
         budget: such as ``90s``, ``10m`` or ``2Mtok``; None keeps what the task says, else ``10m``.
         model: ``smollm2-135m``, a folder or a hub id; None keeps what the task says, else the bundled one.
         seed: of everything random; None keeps what the task says, else 0.
+        start: bundle of an earlier run to go on from with new rows; None keeps what the task says, else starts afresh. Rows of
+            that run are replayed where the task holds them.
         prompts: prompt texts of yours, candidates beside the seed prompt.
         view: is told how the run goes on; None shows nothing.
         settings: further keys of the config; a section is a mapping and changes only the keys in it, as in
@@ -52,7 +55,8 @@ def run(
         InputError: config, data, model or budget are wrong, or ``out`` holds another run.
         BusyError: another process works in ``out``.
     """
-    given = {"budget": budget, "model": None if model is None else str(model), "seed": seed}
+    paths = {"model": model, "start": start}
+    given = {"budget": budget, "seed": seed, **{key: None if path is None else str(path) for key, path in paths.items()}}
     settings |= {key: value for key, value in given.items() if value is not None}
     config, rows = _resolved(task, settings)
     from cotune.cycle import run as run_cycle

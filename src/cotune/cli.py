@@ -27,7 +27,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 @app.command(
     epilog="Examples:\n\n  cotune run task.yaml --budget 10m --out runs/mine\n\n"
-    "  cotune run tickets.csv --input text --output label\n\n  cotune run task.yaml tune.rank=8 limit.train=500"
+    "  cotune run tickets.csv --input text --output label\n\n  cotune run task.yaml tune.rank=8 limit.train=500\n\n"
+    "  cotune run new.csv --from runs/mine/best --replay old.csv"
 )
 def run(
     task: Annotated[Path, typer.Argument(help="A task.yaml, or labelled rows as CSV, TSV, JSONL or Parquet.")],
@@ -39,6 +40,8 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     model: Annotated[str | None, typer.Option(help="smollm2-135m (comes along), a folder, or a hub id.")] = None,
     prompt: Annotated[list[Path] | None, typer.Option(help="File with a prompt of yours, a candidate in the race.")] = None,
+    start: Annotated[Path | None, typer.Option("--from", help="Bundle of an earlier run to go on from with new rows.")] = None,
+    replay: Annotated[Path | None, typer.Option(help="Rows of that run, to be learnt from again so they last.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict alone.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -46,18 +49,19 @@ def run(
     from cotune.config import config_from_data, load_config
 
     given = list(overrides or [])
-    given += [f"{name}={value}" for name, value in (("budget", budget), ("model", model)) if value is not None]
+    named = (("budget", budget), ("model", model), ("start", start), ("data.replay", replay))
+    given += [f"{name}={value}" for name, value in named if value is not None]
     given += [f"seed={seed}"] if seed is not None else []
     if task.suffix.lower() in (".yaml", ".yml"):
         if input or output:
             raise InputError("--input and --output are for bare data files", where=str(task), mend="Set data.input there.")
         config = load_config(task, given)
     else:
-        if not input or not output:
+        if start is None and not (input and output):
             raise InputError(
                 "which columns are input and label is not said", where=str(task), mend="Add --input COLUMN --output COLUMN."
             )
-        config = config_from_data(task, input=input, output=output, overrides=given)
+        config = config_from_data(task, input=input or None, output=output, overrides=given)
     from cotune.files import read_text, slug
 
     folder = out or Path("runs") / slug(config.name)

@@ -13,13 +13,16 @@ from pydantic_core import PydanticCustomError
 from cotune.config_endpoints import ProposerConfig
 from cotune.config_errors import kind_of, readable_error, shown
 from cotune.config_output import OutputConfig
+from cotune.config_start import fill_from_bundle
 from cotune.config_types import Count, Name, Number, Section
 from cotune.errors import InputError
 from cotune.yaml_text import YamlText, parse_yaml
 
 IN_MEMORY = "(in memory)"
-_TEXT_KEYS = ("name", "prompt", "metric", "model", "budget", "data.train", "data.dev", "data.test")
-_PATH_KEYS = ("data.train", "data.dev", "data.test", "prompt", "model", "metric", "output.schema")
+_ROLES = ("train", "dev", "test", "replay")
+_DATA_KEYS = tuple(f"data.{role}" for role in _ROLES)
+_TEXT_KEYS = ("name", "prompt", "metric", "model", "start", "budget", *_DATA_KEYS)
+_PATH_KEYS = (*_DATA_KEYS, "prompt", "model", "metric", "start", "output.schema")
 _PROMPT_SUFFIXES = (".txt", ".md")
 
 
@@ -38,11 +41,15 @@ class DataConfig(Section):
         input: names of the input columns.
         output: name of the label column.
         group: column whose equal values mark rows that must stay in one split.
+        replay: rows of the run whose bundle this one goes on from, to be learnt from again.
+        replay_ratio: replayed rows a label at most, as a multiple of what the labels of the new rows have on average.
     """
 
     train: Name
     dev: Name | None = None
     test: Name | None = None
+    replay: Name | None = None
+    replay_ratio: Annotated[Number, Field(gt=0)] = 1.0
     input: Annotated[tuple[Name, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
     output: Name
     group: Name | None = None
@@ -124,6 +131,7 @@ class RunConfig(Section):
         metric: one of ``cotune.task.metrics.METRICS``, ``within 0.5``, ``within 1%`` or ``FILE.py:FUNCTION``; None takes the
             default of the output's type.
         model: ``smollm2-135m`` (bundled), a local folder, or a hub id.
+        start: folder of an earlier run's bundle that this one goes on from; None starts afresh.
         prompt: the user's own prompt, inline or the path of a ``.txt`` or ``.md`` file; None drafts one.
         budget: how long the run may go on, such as ``90s``, ``10m``, ``1h``, ``300ktok`` or ``2Mtok``.
         refit: whether the winner is trained once more on train and dev together.
@@ -134,6 +142,7 @@ class RunConfig(Section):
     output: OutputConfig = OutputConfig()
     metric: Name | None = None
     model: Name = "smollm2-135m"
+    start: Name | None = None
     prompt: StrictStr | None = None
     budget: Name = "10m"
     seed: Annotated[StrictInt, Field(ge=0, lt=2**32)] = 0
@@ -144,6 +153,13 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     proposer: ProposerConfig = ProposerConfig()
     engine: EngineConfig = EngineConfig()
+
+    @_model_validator(mode="after")
+    def _replay_needs_a_start(self) -> RunConfig:
+        if self.data.replay is not None and self.start is None:
+            what = "data.replay holds rows of an earlier run, and no bundle is named to go on from; set start"
+            raise PydanticCustomError("replay", "{what}", {"what": what})
+        return self
 
     def prompt_text(self) -> str | None:
         """The user's prompt as text, read from its file where ``prompt`` names one.
@@ -158,10 +174,11 @@ class RunConfig(Section):
     def fingerprint_view(self) -> dict[str, Any]:
         """What must be equal for a run folder to be gone on with: all but the name and where files lie.
 
-        Data files count by their names and the prompt by its text; what is in the data is hashed by the task.
+        Data files count by their names and the prompt by its text; what is in the data is hashed by the task, and what a bundle
+        holds by its manifest.
         """
-        view: dict[str, Any] = self.model_dump(mode="json", exclude={"name"})
-        for role in ("train", "dev", "test"):
+        view: dict[str, Any] = self.model_dump(mode="json", exclude={"name", "start"})
+        for role in _ROLES:
             view["data"][role] = _base_name(view["data"][role])
         view["model"] = _base_name(view["model"]) if _is_local(view["model"]) else view["model"]
         view["prompt"] = self.prompt_text()
@@ -210,14 +227,19 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
 
 
 def config_from_data(
-    data_path: str | Path, *, input: str | Sequence[str], output: str, overrides: Iterable[str] = (), **settings: Any
+    data_path: str | Path,
+    *,
+    input: str | Sequence[str] | None = None,
+    output: str | None = None,
+    overrides: Iterable[str] = (),
+    **settings: Any,
 ) -> RunConfig:
     """A run's config for a bare data file, all else at its default.
 
     Args:
         data_path: file or ``hf://`` name of the labelled rows.
-        input: column or columns that the model reads.
-        output: column of the labels.
+        input: column or columns that the model reads; None only where a bundle to start from says so.
+        output: column of the labels; None likewise.
         overrides: texts such as ``tune.rank=8``.
         settings: further top-level keys of the config, such as ``budget="2m"``.
 
@@ -225,9 +247,10 @@ def config_from_data(
         InputError: a key is unknown or a value of the wrong kind.
     """
     train = str(data_path)
-    columns = input if isinstance(input, str) else list(input)
+    named = {"input": input if input is None or isinstance(input, str) else list(input), "output": output}
     values: dict[str, Any] = {"name": _task_name(train), **settings}
-    values["data"] = {**values.get("data", {}), "train": train, "input": columns, "output": output}
+    told = {key: value for key, value in named.items() if value is not None}
+    values["data"] = {**values.get("data", {}), "train": train, **told}
     _resolve_paths(values, Path.cwd())
     keys, values = _overridden(values, overrides)
     return _validated(values, "the settings", YamlText(None, {}), keys)
@@ -273,10 +296,10 @@ def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> tuple[froze
 def _resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = _PATH_KEYS) -> None:
     """Make relative file names absolute, in place; what is not a text is left for validation to name."""
     data, output = values.get("data"), values.get("output")
-    places = [(data, role, f"data.{role}") for role in ("train", "dev", "test")] if isinstance(data, dict) else []
+    places = [(data, role, f"data.{role}") for role in _ROLES] if isinstance(data, dict) else []
     if isinstance(output, dict):
         places.append((output, "schema", "output.schema"))
-    for place, key, dotted in (*places, *((values, key, key) for key in ("prompt", "model", "metric"))):
+    for place, key, dotted in (*places, *((values, key, key) for key in ("prompt", "model", "metric", "start"))):
         name = place.get(key)
         if dotted not in keys or not isinstance(name, str) or not name or "\0" in name:
             continue
@@ -287,7 +310,7 @@ def _resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = 
             if key == "model"
             else _names_function(name)
             if key == "metric"
-            else "://" not in name and name != IN_MEMORY
+            else key == "start" or ("://" not in name and name != IN_MEMORY)
         )
         if is_file:
             place[key] = str((folder / Path(name.strip()).expanduser()).absolute())
@@ -298,6 +321,7 @@ def _validated(values: dict[str, Any], where: str, document: YamlText, overridde
     for section in ("output", "limit", "tune", "search", "evaluate", "proposer", "engine"):
         if section in values and values[section] is None:
             del values[section]
+    fill_from_bundle(values)
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:

@@ -16,6 +16,7 @@ _ARMS = {
     "best_prompt": "winning prompt, base model",
     "seed_tuned": "starting prompt, tuned model",
     "best_tuned": "winning prompt, tuned model",
+    "previous": "the earlier bundle that this one went on from",
 }
 _GAINS = {
     "prompt": "from the prompt alone",
@@ -23,6 +24,7 @@ _GAINS = {
     "both": "from both",
     "prompt_given_tuning": "from the prompt, once the model is tuned",
     "synergy": "beyond the sum of both",
+    "over_previous": "over the earlier bundle",
 }
 _MOST_LABELS = 100
 

@@ -63,7 +63,7 @@ def load_several(
     """
     from cotune.model.probe import probe
 
-    opened = [_Opened.read(Path(folder).expanduser()) for folder in folders]
+    opened = [OpenedBundle.read(Path(folder).expanduser()) for folder in folders]
     models: dict[str, LocalModel] = {}
     predictors = []
     found = None
@@ -71,7 +71,7 @@ def load_several(
         manifest = bundle.manifest
         known = models.get(manifest.base_model.fingerprint)
         if known is None:
-            model_folder = _base_folder(bundle, base, progress)
+            model_folder = base_folder(bundle, base, progress)
             found = found or probe(device, dtype, threads)
             known = models[manifest.base_model.fingerprint] = _load_base(bundle, model_folder, found)
         same = known.settings.max_tokens == manifest.max_tokens
@@ -82,8 +82,15 @@ def load_several(
 
 
 @dataclass(frozen=True)
-class _Opened:
-    """A bundle's checked files."""
+class OpenedBundle:
+    """A bundle whose files are what its manifest says.
+
+    Attributes:
+        folder: where it lies.
+        manifest: what it holds and what it was made with.
+        prompt: how it asks.
+        saved: all of ``prompt.json``.
+    """
 
     folder: Path
     manifest: Manifest
@@ -91,14 +98,23 @@ class _Opened:
     saved: Mapping[str, Any]
 
     @classmethod
-    def read(cls, folder: Path) -> _Opened:
+    def read(cls, folder: Path) -> OpenedBundle:
+        """Check a bundle's files and read its prompt; the base model is not looked at.
+
+        Raises:
+            InputError: as :func:`load` says.
+        """
         manifest = read_manifest(folder)
         verify(folder, manifest)
         return cls(folder, manifest, *_read_parts(folder, manifest))
 
 
-def _base_folder(bundle: _Opened, base: str | Path | None, progress: Callable[[str], None] | None) -> Path:
-    """Where the base model lies, its bytes checked."""
+def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: Callable[[str], None] | None = None) -> Path:
+    """Where the base model lies, its bytes checked.
+
+    Raises:
+        InputError: it is not there, or another one.
+    """
     from cotune.model.bundled import resolve_model
     from cotune.model.folder import model_fingerprint
 
@@ -122,16 +138,16 @@ def _base_folder(bundle: _Opened, base: str | Path | None, progress: Callable[[s
     return model_folder
 
 
-def _load_base(bundle: _Opened, folder: Path, found: Probe) -> LocalModel:
+def _load_base(bundle: OpenedBundle, folder: Path, found: Probe) -> LocalModel:
     from cotune.model.local import EngineSettings, LocalModel
 
     settings = EngineSettings(found.device, found.dtype, found.threads, max_tokens=bundle.manifest.max_tokens)
     return LocalModel.load(folder, settings=settings, name=base_model_name(bundle.manifest))
 
 
-def _predictor(bundle: _Opened, model: LocalModel) -> Predictor:
+def _predictor(bundle: OpenedBundle, model: LocalModel) -> Predictor:
     manifest, folder = bundle.manifest, bundle.folder
-    _check_rendering(bundle.saved, model, str(folder / PROMPT))
+    check_rendering(bundle.saved, model, str(folder / PROMPT))
     if manifest.adapter_id != "base":
         _enter_adapter(folder / ADAPTER, manifest, model)
     return Predictor(
@@ -168,8 +184,12 @@ def _read_parts(folder: Path, manifest: Manifest) -> tuple[Prompt, Mapping[str, 
     return prompt, saved
 
 
-def _check_rendering(saved: Mapping[str, Any], model: Model, where: str) -> None:
-    """Refuse a tokenizer that would turn rows into other ids than those that were tuned and tested with."""
+def check_rendering(saved: Mapping[str, Any], model: Model, where: str) -> None:
+    """Refuse a tokenizer that would turn rows into other ids than those that were tuned and tested with.
+
+    Raises:
+        InputError: chat template, stop token or longest prompt differ.
+    """
     now = {
         "chat_template": getattr(model.tokenizer, "chat_template", None),
         "stop_id": model.renderer.stop_id,

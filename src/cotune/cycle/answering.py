@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from cotune.evaluate.decision import RAW, Decision
-from cotune.evaluate.given import Given, LabelsGiven, gold_indices
+from cotune.evaluate.given import Given, LabelsGiven, OwnLabelsGiven, gold_indices
 from cotune.evaluate.noise import Noise, compare
 from cotune.evaluate.racing import loss_bound
 from cotune.model.local import LocalModel
@@ -143,9 +143,30 @@ class LabelAnswering:
         return compare(whole.log_probs, pieces.log_probs, decision), whole.tokens + pieces.tokens
 
 
-def answering_for(task: Task, model: LocalModel) -> Answering:
-    """How this task's rows are answered by this model."""
-    return LabelAnswering(task, model)
+class OwnLabelAnswering(LabelAnswering):
+    """Scores labels that are not the task's: an earlier bundle, as it was.
+
+    Args:
+        task: what is asked.
+        model: who answers.
+        labels: those to choose from.
+    """
+
+    rules = False
+
+    def __init__(self, task: Task, model: LocalModel, labels: tuple[str, ...]) -> None:
+        super().__init__(replace(task, output=replace(task.output, labels=labels)), model)
+
+    def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
+        """``[rows, labels]`` log-probabilities."""
+        reply = super().score(prompt, adapter, rows, progress)
+        assert isinstance(reply.given, LabelsGiven)
+        return replace(reply, given=OwnLabelsGiven(reply.given.log_probs, self.task.labels))
+
+
+def answering_for(task: Task, model: LocalModel, labels: tuple[str, ...] = ()) -> Answering:
+    """How this task's rows are answered by this model; with ``labels`` of its own, as an earlier bundle did."""
+    return OwnLabelAnswering(task, model, labels) if labels else LabelAnswering(task, model)
 
 
 def rules_of(answering: Answering, given: Given, task: Task) -> tuple[Decision, ...]:

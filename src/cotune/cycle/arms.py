@@ -13,12 +13,14 @@ from cotune.cycle.candidate import Candidate
 from cotune.cycle.lab import Lab
 from cotune.cycle.ledger import enter_opening
 from cotune.cycle.loop import Search
+from cotune.cycle.previous import Previous
 from cotune.cycle.track import Measured, refit
 from cotune.evaluate.arms import ArmScores
+from cotune.evaluate.attribution import PREVIOUS
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.given import Given
 from cotune.evaluate.packing import pack_rows
-from cotune.evaluate.scoring import Evaluation
+from cotune.evaluate.scoring import Evaluation, finite
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example, groups_of
@@ -29,7 +31,7 @@ CALIBRATION_ROWS = 64
 
 @dataclass(frozen=True)
 class Confirmed:
-    """The five arms before the test.
+    """The five arms before the test, and the earlier bundle as a sixth where the run goes on from one.
 
     Attributes:
         arms: arm name to its candidate as measured on all of dev.
@@ -58,31 +60,37 @@ class ArmResult:
 
     def for_attribution(self) -> ArmScores:
         """In the form that attribution takes."""
+        losses = self.evaluation.log_losses
         return ArmScores(
             score=self.evaluation.values,
-            log_loss=self.evaluation.log_losses,
+            log_loss=losses if np.isfinite(losses).all() else None,
             counts=self.evaluation.counts,
             candidate=self.candidate.id,
         )
 
 
-def confirm(lab: Lab, search: Search, *, refit_winners: bool = False) -> Confirmed:
+def confirm(lab: Lab, search: Search, *, refit_winners: bool = False, previous: Previous | None = None) -> Confirmed:
     """Re-score on every dev row what may end up in an arm, and settle the arms there.
 
-    The winner of all arms on dev is what ships: where the search found nothing better, that is the tuned seed prompt.
+    The winner of all arms on dev is what ships: where the search found nothing better, that is the tuned seed prompt, or the
+    earlier bundle as it was.
 
     Args:
         lab: where scoring happens.
         search: what was found.
         refit_winners: train the two tuned arms on train and dev together, once both are chosen.
+        previous: what was taken over from an earlier bundle.
     """
+    before = [_as_it_was(lab, previous.candidate)] if previous else []
     finalists = [search.proposals[i].prompt for i in search.base_race.ranking[:2]]
     seed_prompt = _base(lab, search.seed.prompt)
     base = {m.candidate.prompt.id: m for m in (seed_prompt, *(_base(lab, p) for p in finalists))}
     tuned = [m for track in search.tracks if track.measured for m in (track.best,)]
     seed_tuned = search.seed.best if search.seed.measured else seed_prompt
-    best = max([seed_tuned, *tuned, *base.values()], key=lambda m: m.rank)
-    best_prompt = base.get(best.candidate.prompt.id) or _base(lab, best.candidate.prompt)
+    best = max([*before, seed_tuned, *tuned, *base.values()], key=lambda m: m.rank)
+    # A bundle with labels of its own was not made to ask for the task's.
+    asking = previous.prompt if previous and best.candidate.labels else best.candidate.prompt
+    best_prompt = base.get(asking.id) or _base(lab, asking)
     arms = {
         "seed_prompt": seed_prompt,
         "prompt_only": max(base.values(), key=lambda m: m.rank),
@@ -90,11 +98,13 @@ def confirm(lab: Lab, search: Search, *, refit_winners: bool = False) -> Confirm
         "seed_tuned": seed_tuned,
         "best_tuned": best,
     }
+    arms |= {PREVIOUS: before[0]} if before else {}
     if refit_winners:
         pair = {m.candidate.id: m for m in (seed_tuned, best)}
-        refitted = {candidate_id: refit(lab, m) for candidate_id, m in pair.items()}
+        kept = {m.candidate.id for m in before}
+        refitted = {candidate_id: m if candidate_id in kept else refit(lab, m) for candidate_id, m in pair.items()}
         arms |= {name: refitted[arms[name].candidate.id] for name in ("seed_tuned", "best_tuned")}
-    considered = list({m.candidate.id: m for m in (*base.values(), best_prompt, *tuned, best)}.values())
+    considered = list({m.candidate.id: m for m in (*before, *base.values(), best_prompt, *tuned, best)}.values())
     lab.journal.step(
         "confirm",
         [m.candidate.id for m in arms.values()],
@@ -105,7 +115,7 @@ def confirm(lab: Lab, search: Search, *, refit_winners: bool = False) -> Confirm
             "dev": {
                 name: {
                     "score": round(m.evaluation.score, 6),
-                    "log_loss": round(m.evaluation.log_loss, 6),
+                    "log_loss": finite(m.evaluation.log_loss),
                     "correct": pack_rows(m.evaluation.correct),
                 }
                 for name, m in arms.items()
@@ -134,7 +144,7 @@ def open_test(lab: Lab, confirmed: Confirmed) -> dict[str, ArmResult]:
     for name, measured in confirmed.arms.items():
         candidate = measured.candidate
         rows = opened.examples_for(candidate.id)
-        scores = lab.scores(candidate.prompt, candidate.adapter, rows, "test", arm=name)
+        scores = lab.scores(candidate.prompt, candidate.adapter, rows, "test", labels=candidate.labels, arm=name)
         evaluation = lab.judge(scores, rows, candidate.decision)
         results[name] = ArmResult(candidate, evaluation, scores, rows)
         lab.journal.step("arm", [name, candidate.id], lambda n=name, r=results[name]: _told(n, r))  # type: ignore[misc]
@@ -146,16 +156,22 @@ def _told(name: str, result: ArmResult) -> dict[str, Any]:
         "name": name,
         "candidate_id": result.candidate.id,
         "score": round(result.evaluation.score, 6),
-        "log_loss": round(result.evaluation.log_loss, 6),
+        "log_loss": finite(result.evaluation.log_loss),
         "n": result.evaluation.n,
     }
+
+
+def _as_it_was(lab: Lab, candidate: Candidate) -> Measured:
+    """An earlier bundle on all of dev, under its own rule and labels."""
+    scores = lab.scores(candidate.prompt, candidate.adapter, lab.dev, "confirm", labels=candidate.labels)
+    return Measured(candidate, lab.judge(scores, lab.dev, candidate.decision), scores)
 
 
 def _base(lab: Lab, prompt: Prompt) -> Measured:
     """A prompt under the base model on all of dev, a bias estimated on train inputs where there is one."""
     scores = lab.scores(prompt, BASE, lab.dev, "confirm")
     rules: tuple[Decision, ...] = (RAW,)
-    if lab.answering.rules:
+    if lab.answering.rules and lab.calibrates:
         rules = lab.rules(lab.scores(prompt, BASE, lab.train_sample[:CALIBRATION_ROWS], "calibrate", answers=False))
     judged = [(lab.judge(scores, lab.dev, rule), rule) for rule in rules]
     evaluation, rule = max(judged, key=lambda pair: (pair[0].score, -pair[0].log_loss))

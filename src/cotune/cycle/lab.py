@@ -11,13 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.cycle.answering import Reply, answering_for, rules_of
+from cotune.cycle.answering import Answering, Reply, answering_for, rules_of
 from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import Journal
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.given import Given
-from cotune.evaluate.scoring import Evaluation
+from cotune.evaluate.scoring import Evaluation, finite
 from cotune.files import content_hash
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
@@ -63,6 +63,7 @@ class Lab:
         row_vectors: of the rows that demonstrations are drawn from, once they are embedded.
         dev_vectors: of the dev rows, once this session has embedded them.
         dev_embedded: whether that stands in the journal and is paid for.
+        calibrates: whether rules with a bias are tried; they need rows of every label.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Lab:
         self.row_vectors: NDArray[np.float32] | None = None
         self.dev_vectors: NDArray[np.float32] | None = None
         self.dev_embedded = False
+        self.calibrates = True
         self._runs: dict[str, TuningRun] = {}
         self._trained: dict[str, int] = {}
         self._known: dict[str, Given] = {}
@@ -113,7 +115,15 @@ class Lab:
     # Scoring ------------------------------------------------------------------------------------------------------
 
     def scores(
-        self, prompt: Prompt, adapter: str, rows: Sequence[Example], stage: str, *, answers: bool = True, **note: Any
+        self,
+        prompt: Prompt,
+        adapter: str,
+        rows: Sequence[Example],
+        stage: str,
+        *,
+        answers: bool = True,
+        labels: tuple[str, ...] = (),
+        **note: Any,
     ) -> Given:
         """What a prompt and an adapter give on rows; recorded as a ``score`` step, and written answers as a ``write`` step.
 
@@ -124,13 +134,15 @@ class Lab:
             stage: what for.
             answers: whether the metric is asked for; False where the log-loss alone decides, which is far cheaper where answers
                 have to be written.
+            labels: those to choose from, where they are not the task's.
             note: further facts for the journal.
 
         Raises:
             DivergedError: what was given is not finite.
         """
-        key = [prompt.id, adapter, [row.id for row in rows]]
+        key = [prompt.id, adapter, [row.id for row in rows], *([list(labels)] if labels else [])]
         name = content_hash(key)
+        answering = self.answering_by(labels)
         wanted = answers and self.task.measure.needs_answers
         if f"{name}+" in self._known or (name in self._known and not wanted):
             return self._known.get(f"{name}+") or self._known[name]
@@ -142,14 +154,14 @@ class Lab:
         given = self._known.get(name)
         if given is None:
             started = time.monotonic()
-            reply = self.answering.score(prompt, adapter, rows, told)
+            reply = answering.score(prompt, adapter, rows, told)
             seconds = time.monotonic() - started
             value = self.journal.step("score", key, lambda: {**facts, **self._told(reply, rows, seconds), **note})
             self._charge(value, "tokens_scored", self.costs.saw_scoring)
             given = self._known[name] = reply.given
         if wanted:
             started = time.monotonic()
-            written = self.answering.write(prompt, adapter, rows, given, told)
+            written = answering.write(prompt, adapter, rows, given, told)
             if written is not None:
                 seconds = time.monotonic() - started
                 value = self.journal.step("write", key, lambda: {**facts, **self._told(written, rows, seconds), **note})
@@ -163,7 +175,7 @@ class Lab:
         judged = self.judge(reply.given, rows, RAW)
         return {
             "score": judged.told_score(),
-            "log_loss": round(judged.log_loss, 6),
+            "log_loss": finite(judged.log_loss),
             "tokens": reply.tokens,
             "saved": reply.saved,
             "truncated": reply.truncated,
@@ -185,8 +197,14 @@ class Lab:
         """The calibrated rule from what was given on some rows, whose right answers are not looked at."""
         return given.calibrated(self.task)
 
+    def answering_by(self, labels: tuple[str, ...] = ()) -> Answering:
+        """How rows are answered by the task's labels, or by others."""
+        return answering_for(self.task, self.model, labels) if labels else self.answering
+
     def rules(self, given: Given) -> tuple[Decision, ...]:
         """The decision rules to choose from."""
+        if not self.calibrates:
+            return (RAW,)
         return rules_of(self.answering, given, self.task)
 
     def tokens_a_row(self, prompt: Prompt, sample: int = 16, *, answers: bool = False) -> tuple[float, int]:

@@ -11,8 +11,9 @@ from cotune.cycle.guide import Guide
 from cotune.cycle.lab import Lab
 from cotune.cycle.plan import FINAL, Plan
 from cotune.cycle.pool import choose_entrants, next_pool, opening_pool
+from cotune.cycle.previous import Previous
 from cotune.cycle.prompt_race import RaceResult, race_prompts
-from cotune.cycle.track import Track, advance, decay_steps, finish, open_track
+from cotune.cycle.track import Track, advance, decay_steps, finish, open_track, take_up
 from cotune.errors import CotuneError
 from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
 from cotune.model.adapters import BASE
@@ -58,10 +59,13 @@ class Loop:
         config: the run's config.
         plan: the first cycle in numbers.
         own: the seed prompt first, then further prompts of the user's.
+        previous: what an earlier bundle brings, where the run goes on from one.
     """
 
-    def __init__(self, lab: Lab, config: RunConfig, plan: Plan, own: Sequence[Prompt]) -> None:
-        self.lab, self.config, self.plan, self.own = lab, config, plan, list(own)
+    def __init__(
+        self, lab: Lab, config: RunConfig, plan: Plan, own: Sequence[Prompt], previous: Previous | None = None
+    ) -> None:
+        self.lab, self.config, self.plan, self.own, self.previous = lab, config, plan, list(own), previous
         self.guide = Guide(lab, config)
         self._row_tokens: dict[str, float] = {}
         self._check_tokens: dict[str, float] = {}
@@ -105,19 +109,32 @@ class Loop:
     # Cycles -------------------------------------------------------------------------------------------------------
 
     def _first_cycle(self) -> Search:
-        lab, plan = self.lab, self.plan
+        lab, plan, previous = self.lab, self.plan, self.previous
         proposals = opening_pool(
-            lab, self.own, plan.pool, demonstrations=self.config.search.demonstrations, seed=self.config.seed
+            lab,
+            self.own,
+            plan.pool,
+            demonstrations=self.config.search.demonstrations,
+            seed=self.config.seed,
+            previous=previous.proposal if previous else None,
         )
         by_id = {p.prompt.id: p for p in proposals}
         race = race_prompts(lab, [p.prompt for p in proposals], BASE, rows=plan.race_rows, cycle=1, final=FINAL)
         seed = self.own[0]
-        ranking = [by_id[i].prompt for i in race.ranking if i != seed.id]
+        ranking = [by_id[i].prompt for i in race.ranking if i not in (seed.id, previous.prompt.id if previous else "")]
         bare = bare_prompt(lab.task)
         ranking = self._affordable(ranking)
-        always = [seed, *([bare] if plan.entrants >= 3 and bare.id in by_id else []), *self.own[1:]]
-        entrants = choose_entrants(lab, ranking, always, max(2, plan.entrants), cycle=1)
-        tracks = [open_track(lab, prompt) for prompt in entrants]
+        always = [seed, *([bare] if plan.entrants >= 3 and bare.id in by_id and not previous else []), *self.own[1:]]
+        count = max(2, plan.entrants) - (previous is not None and previous.prompt.id != seed.id)
+        entrants = choose_entrants(lab, ranking, always, count, cycle=1)
+        # The seed prompt is tuned afresh, to show what that gives; all others go on from what an earlier run learnt.
+        ground = previous.candidate.adapter if previous else BASE
+        tracks = [open_track(lab, prompt, BASE if prompt.id == seed.id else ground) for prompt in entrants]
+        if previous:
+            mine = [t for t in tracks if (t.prompt.id, t.start) == (previous.prompt.id, ground)]
+            tracks += [] if mine else [open_track(lab, previous.prompt, ground)]
+            if ground != BASE:
+                take_up(lab, (mine or tracks)[-1], cycle=1)
         plan = self.plan = self._at_measured_speed(tracks)
         for track in tracks:
             advance(lab, track, plan.short_steps, cycle=1)
@@ -127,12 +144,12 @@ class Loop:
         # As they stand after equal steps: two of them go on below.
         tuned = [_tuned_record(t) for t in alive]
         losses = sorted(t.latest.evaluation.log_loss for t in alive)
-        survivors = sorted(alive, key=lambda t: t.latest.rank, reverse=True)[:2]
+        survivors = sorted(alive, key=lambda t: t.ground.rank, reverse=True)[:2]
         # A second look at the two best pays where it costs little of the whole.
         if len(alive) > 2 and plan.target_steps >= 100:
             for track in survivors:
                 advance(lab, track, 2 * plan.short_steps, cycle=1)
-        winner = max(survivors, key=lambda t: t.latest.rank)
+        winner = max(survivors, key=lambda t: t.ground.rank)
         search = Search(by_id, race, tracks[0], winner, tracks)
         self._record(
             search,
@@ -169,7 +186,9 @@ class Loop:
         field_ = list({p.id: p for p in (incumbent.prompt, *parents, *(c.prompt for c in children))}.values())
         race = race_prompts(lab, field_, adapter, rows=self.plan.race_rows, cycle=number, final=3)
         by_id = {p.id: p for p in field_}
-        challengers = [by_id[i] for i in race.ranking if i != incumbent.prompt.id][:1]
+        # Who was tuned from these weights already would only be tuned so again.
+        tried = {incumbent.prompt.id, *(t.prompt.id for t in search.tracks if t.start == adapter)}
+        challengers = [by_id[i] for i in race.ranking if i not in tried][:1]
         before = incumbent.ground.evaluation.log_loss
         target = ground.steps + steps
         rivals = [open_track(lab, p, adapter, ground.steps) for p in challengers]

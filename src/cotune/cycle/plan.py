@@ -23,6 +23,7 @@ class Sizes:
         own: tokens of a scored row behind the shared prefix.
         step_tokens: tokens of an optimizer step.
         steps_per_epoch: optimizer steps in which each train row is met once.
+        arms: that are scored on the test.
         answer: tokens of writing an answer to a row, at what they cost against scored ones; 0 for labels.
     """
 
@@ -33,6 +34,7 @@ class Sizes:
     step_tokens: float
     steps_per_epoch: int
     answer: float = 0.0
+    arms: int = 5
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def make_plan(
         BudgetError: not even one short run fits.
     """
     row = scoring(sizes.own)
-    at_the_end = 5 * sizes.test + 3 * sizes.dev + 2 * min(64, sizes.train)
+    at_the_end = sizes.arms * sizes.test + (sizes.arms - 2) * sizes.dev + 2 * min(64, sizes.train)
     reserve_tokens = 1.05 * at_the_end * (sizes.own + sizes.answer) + extra_tokens
     reserve = fixed + scoring(reserve_tokens)
     usable = left - reserve

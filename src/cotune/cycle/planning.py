@@ -8,6 +8,7 @@ from cotune.config import RunConfig
 from cotune.cycle.arms import CALIBRATION_ROWS
 from cotune.cycle.lab import Lab
 from cotune.cycle.plan import Plan, Sizes, make_plan
+from cotune.cycle.previous import Previous
 from cotune.cycle.trust import reserved_tokens
 from cotune.errors import BudgetError
 from cotune.model.adapters import BASE
@@ -17,8 +18,14 @@ _WRITTEN_ROWS = 16
 """Rows that are answered to see how long that takes."""
 
 
-def fit_plan(lab: Lab, config: RunConfig, seed: Prompt) -> Plan:
+def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | None = None) -> Plan:
     """Measure the scoring rate on a few rows, then fit the run into the budget; recorded as a ``plan`` step.
+
+    Args:
+        lab: where effects happen.
+        config: the run's config.
+        seed: the seed prompt, whose length rows are counted with.
+        previous: what is taken over from an earlier bundle; its arm and its own prompt's length cost too.
 
     Raises:
         BudgetError: not even one short run fits.
@@ -29,15 +36,18 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt) -> Plan:
     lab.answering.score(seed, BASE, warm, lambda tokens: None)
     lab.scores(seed, BASE, lab.train_sample[:CALIBRATION_ROWS], "measure", answers=False)
     lab.scores(seed, BASE, lab.train_sample[:_WRITTEN_ROWS], "measure")
-    own, _ = lab.tokens_a_row(seed)
+    batch = min(config.tune.batch_size, len(task.train))
+    asked = [seed, *([previous.prompt] if previous is not None else [])]
+    own = max(lab.tokens_a_row(prompt)[0] for prompt in asked)
     sizes = Sizes(
         len(task.train),
         len(task.dev),
         task.test.n,
         own,
-        lab.step_tokens(seed, min(config.tune.batch_size, len(task.train))),
+        max(lab.step_tokens(prompt, batch) for prompt in asked),
         -(-len(task.train) // config.tune.batch_size),
-        lab.tokens_a_row(seed, answers=True)[0] - own,
+        lab.tokens_a_row(seed, answers=True)[0] - lab.tokens_a_row(seed)[0],
+        arms=5 if previous is None else 6,
     )
     timed = lab.costs.budget.kind == "time"
     left = lab.left()

@@ -54,12 +54,24 @@ def demonstration_pool(lab: Lab, close: Mapping[str, float] | None = None) -> De
     return draw
 
 
-def opening_pool(lab: Lab, own: Sequence[Prompt], count: int, *, demonstrations: bool, seed: int) -> list[Proposal]:
-    """The first cycle's pool: the user's prompts or the drafted one first, the bare input, then the bank and edits."""
+def opening_pool(
+    lab: Lab,
+    own: Sequence[Prompt],
+    count: int,
+    *,
+    demonstrations: bool,
+    seed: int,
+    previous: Proposal | None = None,
+) -> list[Proposal]:
+    """The first cycle's pool: the user's prompts or the drafted one first, an earlier bundle's, the bare input, then others."""
     rng = np.random.default_rng([seed, 10])
     shown = demonstration_pool(lab) if demonstrations else None
     proposals = first_pool(lab.task, list(own), count + max(4, count // 3), rng, demonstration_pool=shown)
     kept = max(2, len(own) + 1)
+    if previous is not None and previous.prompt.id not in {prompt.id for prompt in own}:
+        others = [p for p in proposals if p.prompt.id != previous.prompt.id]
+        proposals = [*others[: len(own)], previous, *others[len(own) :]]
+        kept += 1
     return _record(lab, 1, proposals, count, keep=range(min(kept, len(proposals))))
 
 

@@ -18,13 +18,16 @@ from cotune import __version__
 from cotune.config import RunConfig, TuneConfig
 from cotune.cycle.arms import confirm, open_test
 from cotune.cycle.budget import parse_budget
+from cotune.cycle.candidate import Candidate
 from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import JOURNAL, Journal, read_journal
 from cotune.cycle.lab import Lab, Watcher
 from cotune.cycle.loop import Loop
 from cotune.cycle.planning import fit_plan
 from cotune.cycle.prefix_words import measure_prefix
+from cotune.cycle.previous import enter
 from cotune.cycle.slicing import measure_slices
+from cotune.cycle.start import Start, adopt, open_start, start_task
 from cotune.cycle.summary import attribution_of, build_summary
 from cotune.cycle.test_rows import test_rows
 from cotune.cycle.trust import measure_noise, measure_robustness, noise_of
@@ -110,7 +113,9 @@ def run(
     view = view or Quiet()
     started = time.monotonic()
     budget = parse_budget(config.budget)
-    task = task or Task.from_config(config)
+    start = open_start(config)
+    config = adopt(config, start)
+    task = start_task(config, start, task)
     if task.output.free:
         raise InputError(
             f"answers of the type {task.output.type} can be read and judged, but not tuned yet",
@@ -129,7 +134,7 @@ def run(
             f"the run's folder cannot be made ({error.strerror})", where=str(out), mend="Choose another --out."
         ) from error
     with _locked(out):
-        finished = _check_same(out, config, task, own)
+        finished = _check_same(out, config, task, own, start)
         if finished is not None:
             return Result(out, finished)
         remove_stale(out)
@@ -148,12 +153,13 @@ def run(
             costs = CostModel.guess(budget, gflops=probed["gemm_gflops"], parameters=_matrix_weights(model))
             lab = Lab(task, model, journal, costs, out, tune_settings(config), config.seed, view)
             _start(lab, config, model_name, own, probed)
-            plan = fit_plan(lab, config, own[0])
+            previous = enter(lab, start) if start else None
+            plan = fit_plan(lab, config, own[0], previous)
         except InputError:
             _take_back(out, made)
             raise
-        search = Loop(lab, config, plan, own).run()
-        confirmed = confirm(lab, search, refit_winners=config.refit)
+        search = Loop(lab, config, plan, own, previous).run()
+        confirmed = confirm(lab, search, refit_winners=config.refit, previous=previous)
         results = open_test(lab, confirmed)
         noise = measure_noise(lab, confirmed, keep=plan.fixed)
         robustness = measure_robustness(lab, confirmed, wanted=config.evaluate.robustness, keep=plan.fixed)
@@ -163,7 +169,9 @@ def run(
         gains = attribution_of(lab, results, noise_of(noise))
         cost = journal.step("cost", "cost", lambda: {"wall_s": round(journal.clock(), 1), "peak_rss_mb": _peak_rss_mb()})
         trust = {"noise": noise, "robustness": robustness, "slices": slices}
-        summary = build_summary(lab, search, confirmed, results, gains, model_name=model_name, cost=cost, trust=trust)
+        summary = build_summary(
+            lab, search, confirmed, results, gains, model_name=model_name, cost=cost, trust=trust, previous=previous
+        )
         _ship(lab, summary, confirmed.arms["best_tuned"].candidate, model_name, out)
         write_json(out / TEST_ROWS, test_rows(lab, results))
         # What a caller gets now is what a later one reads from the file.
@@ -255,7 +263,7 @@ def _start(lab: Lab, config: RunConfig, model_name: str, own: Sequence[Prompt], 
     )
 
 
-def _ship(lab: Lab, summary: dict[str, Any], candidate: Any, model_name: str, out: Path) -> None:
+def _ship(lab: Lab, summary: dict[str, Any], candidate: Candidate, model_name: str, out: Path) -> None:
     from cotune.bundle import save_bundle
 
     save_bundle(
@@ -263,7 +271,7 @@ def _ship(lab: Lab, summary: dict[str, Any], candidate: Any, model_name: str, ou
         task_name=lab.task.name,
         input_fields=lab.task.input_fields,
         output_field=lab.task.output_field,
-        labels=lab.task.labels,
+        labels=candidate.labels or lab.task.labels,
         metric=lab.task.metric,
         prompt=candidate.prompt,
         decision=candidate.decision,
@@ -292,14 +300,16 @@ def _report(out: Path, view: View) -> None:
         (out / REPORT_ERROR).unlink(missing_ok=True)
 
 
-def _check_same(out: Path, config: RunConfig, task: Task, own: Sequence[Prompt]) -> dict[str, Any] | None:
+def _check_same(out: Path, config: RunConfig, task: Task, own: Sequence[Prompt], start: Start | None) -> dict[str, Any] | None:
     """Write down what this folder's run is, or check that it is this one; its summary where it has ended.
 
     Raises:
         InputError: the folder holds a run of another config, of other data, or something else.
     """
     path = out / CONFIG
-    identity = {"data": task.fingerprint, "prompts": [p.id for p in own], "cotune": __version__}
+    identity: dict[str, Any] = {"data": task.fingerprint, "prompts": [p.id for p in own], "cotune": __version__}
+    # Of a bundle its content counts, wherever it lies; a run that starts afresh knows nothing of it.
+    identity |= {"start": start.id} if start else {}
     if not path.is_file():
         if read_journal(out / "journal.jsonl"):
             raise InputError("the folder holds a journal without its config", where=str(out), mend="Choose another --out.")
@@ -313,9 +323,9 @@ def _check_same(out: Path, config: RunConfig, task: Task, own: Sequence[Prompt])
     changes = before.differences(config)
     if not changes and stored["identity"] != identity:
         changes = [
-            f"{name}: {stored['identity'].get(name)} -> {identity[name]}"
-            for name in identity
-            if stored["identity"].get(name) != identity[name]
+            f"{name}: {stored['identity'].get(name)} -> {identity.get(name)}"
+            for name in {**stored["identity"], **identity}
+            if stored["identity"].get(name) != identity.get(name)
         ]
     if changes:
         raise InputError(

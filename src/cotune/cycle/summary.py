@@ -12,11 +12,14 @@ from cotune import __version__
 from cotune.cycle.arms import ArmResult, Confirmed
 from cotune.cycle.lab import Lab
 from cotune.cycle.loop import Search
+from cotune.cycle.previous import Previous
 from cotune.evaluate.arms import aggregate_statistic
-from cotune.evaluate.attribution import Attribution, attribute, sentence
+from cotune.evaluate.attribution import PREVIOUS, Attribution, attribute, sentence
 from cotune.evaluate.f1 import Average
 from cotune.evaluate.intervals import Interval, aggregate_interval, dirichlet_f1, mean_interval
 from cotune.evaluate.noise import Noise, told_with_noise
+from cotune.evaluate.previous import compare_parts, keep_sentence, which_to_keep
+from cotune.evaluate.scoring import finite
 from cotune.evaluate.selection import winners_curse
 from cotune.report.advice import improvements
 
@@ -45,14 +48,19 @@ def build_summary(
     model_name: str,
     cost: Mapping[str, Any],
     trust: Mapping[str, Any],
+    previous: Previous | None = None,
 ) -> dict[str, Any]:
-    """All of ``summary.json`` but where the bundle lies; ``trust`` holds what was measured of noise, robustness and slices."""
+    """All of ``summary.json`` but where the bundle lies; ``trust`` holds what was measured of noise, robustness and slices,
+    ``previous`` what was taken over from an earlier bundle."""
     task = lab.task
     winner = confirmed.arms["best_tuned"]
     table = np.stack([m.evaluation.values for m in confirmed.considered])
     place = [m.candidate.id for m in confirmed.considered].index(confirmed.chosen.candidate.id)
     curse = winners_curse(table, seed=lab.seed, winner=place)
-    verdict = sentence(gains.gains, gains.n)
+    going_on = _previous(lab, previous, confirmed, results, gains)
+    verdict = sentence(gains.gains, gains.n, going_on=going_on is not None)
+    if going_on is not None:
+        verdict = f"{going_on['sentence']} {verdict}"
     opened = next((int(e["value"]["opened_before"]) for e in lab.journal.events if e["kind"] == "open_test"), 0)
     if opened:
         times = "once" if opened == 1 else f"{opened} times"
@@ -67,6 +75,7 @@ def build_summary(
         "verdict": verdict,
         "arms": {name: _arm(lab, result) for name, result in results.items()},
         "gains": gains.as_dict(),
+        "previous": going_on,
         "selection": {
             "dev": round(winner.evaluation.score, 6),
             "dev_corrected": round(curse.corrected, 6) if task.measure.per_row else None,
@@ -92,6 +101,36 @@ def build_summary(
     return {**summary, "next": improvements(summary)}
 
 
+def _previous(
+    lab: Lab, previous: Previous | None, confirmed: Confirmed, results: Mapping[str, ArmResult], gains: Attribution
+) -> dict[str, Any] | None:
+    """The summary's ``previous``: what was gone on from, the comparison on the test, and which to keep; None without one."""
+    if previous is None:
+        return None
+    facts = previous.facts
+    old, new = results[PREVIOUS], results["best_tuned"]
+    known = np.array([row.output in set(facts["labels"]) for row in old.rows])
+    parts = compare_parts(new.evaluation.correct, old.evaluation.correct, known, groups=old.groups, seed=lab.seed)
+    gain = gains.gains["over_previous"]
+    ships_old = confirmed.chosen.candidate.id == previous.candidate.id
+    names = ("bundle", "task", "new_labels", "gone_labels", "unseen_labels", "replay", "remarks")
+    return {
+        **{name: facts[name] for name in names},
+        "prompt_id": previous.candidate.prompt.id,
+        "adapter_id": previous.candidate.adapter,
+        "keep": which_to_keep(gain, parts, ships_old=ships_old),
+        "ships_old": ships_old,
+        "parts": {name: part.as_dict() for name, part in parts.items()},
+        "sentence": keep_sentence(
+            gain,
+            parts,
+            ships_old=ships_old,
+            new_labels=facts["new_labels"],
+            unseen=bool(facts["unseen_labels"]),
+        ),
+    }
+
+
 def versions() -> dict[str, str]:
     """Of what the numbers depend on."""
     from importlib.metadata import version
@@ -107,7 +146,7 @@ def _arm(lab: Lab, result: ArmResult) -> dict[str, Any]:
         "score": round(evaluation.score, 6),
         "ci": [round(interval.low, 6), round(interval.high, 6)],
         "n": evaluation.n,
-        "log_loss": round(evaluation.log_loss, 6),
+        "log_loss": finite(evaluation.log_loss),
         "prompt_id": candidate.prompt.id,
         "adapter_id": candidate.adapter,
         "candidate_id": candidate.id,
@@ -124,7 +163,8 @@ def _interval(lab: Lab, result: ArmResult) -> Interval:
     if not task.output.free:
         average: Average = "macro" if task.metric == "macro_f1" else "weighted"
         gold = [row.output for row in result.rows]
-        return dirichlet_f1(gold, evaluation.answers, task.labels, average=average, seed=lab.seed)
+        names = sorted({*task.labels, *evaluation.answers})
+        return dirichlet_f1(gold, evaluation.answers, names, average=average, seed=lab.seed)
     assert evaluation.counts is not None
     statistic = aggregate_statistic(task.measure.aggregate, [evaluation.counts])
     return aggregate_interval(statistic, evaluation.values, groups=result.groups, seed=lab.seed)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cotune.cycle.arms import ArmResult
 from cotune.cycle.lab import Lab
-from cotune.evaluate.given import LabelsGiven
+from cotune.evaluate.decision import Decision
+from cotune.evaluate.given import LabelsGiven, OwnLabelsGiven
 
 
 def test_rows(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, Any]:
@@ -31,14 +33,16 @@ def test_rows(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, Any]:
                 for i, row in enumerate(rows)
             ],
         }
-    place = {label: i for i, label in enumerate(lab.task.labels)}
+    own = dict.fromkeys(label for result in results.values() for label in result.candidate.labels)
+    labels = (*lab.task.labels, *(label for label in own if label not in lab.task.labels))
+    place = {label: i for i, label in enumerate(labels)}
     shares = {
-        name: np.exp(result.candidate.decision.log_probs(result.scores.log_probs))
+        name: _among(labels, result.candidate.labels or lab.task.labels, result.candidate.decision, result.scores.log_probs)
         for name, result in results.items()
-        if isinstance(result.scores, LabelsGiven)
+        if isinstance(result.scores, (LabelsGiven, OwnLabelsGiven))
     }
     return {
-        "labels": list(lab.task.labels),
+        "labels": list(labels),
         "rows": [
             {
                 "id": row.id,
@@ -50,3 +54,10 @@ def test_rows(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, Any]:
             for i, row in enumerate(rows)
         ],
     }
+
+
+def _among(labels: Sequence[str], known: Sequence[str], decision: Decision, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``[rows, labels]`` probabilities; none for labels that an arm does not know."""
+    shares = np.zeros((len(scores), len(labels)))
+    shares[:, [labels.index(label) for label in known]] = np.exp(decision.log_probs(scores))
+    return shares

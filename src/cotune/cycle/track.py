@@ -118,6 +118,11 @@ def _run_of(lab: Lab, prompts: Sequence[Prompt], start: str, rows: Sequence[Exam
     return lab.run_of(prompts, start, rows)
 
 
+def take_up(lab: Lab, track: Track, *, cycle: int) -> bool:
+    """Measure the adapter that a track starts from, so that going on may turn out worse than standing still."""
+    return _measure_into(lab, track, track.start, track.start_steps, cycle, "previous")
+
+
 def measure(lab: Lab, prompt: Prompt, adapter: str, steps: int, stage: str, decision: Decision | None = None) -> Measured:
     """Score a tuned prompt on all of dev at once and choose its decision rule there.
 
@@ -157,6 +162,9 @@ def finish(lab: Lab, track: Track, *, cycle: int) -> bool:
         return False
     if track.peaked and track.latest.candidate.steps == track.steps:
         best = track.best_steady.candidate
+        if best.adapter == track.start:
+            # Nothing of what was trained here is better than what it started from.
+            return True
         run = _run_of(lab, track.prompts, best.adapter, lab.task.train)
         start, own = best.steps, 0
     else:

@@ -118,7 +118,7 @@ def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[
 
         asked = (candidate.prompt, candidate.adapter, rows, candidate.decision)
         try:
-            measured = lab.answering.noise(*asked, odd=_ODD, progress=told)
+            measured = lab.answering_by(candidate.labels).noise(*asked, odd=_ODD, progress=told)
         except DivergedError as error:
             return {"skipped": str(error)}
         if measured is None:

@@ -104,15 +104,17 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
     confirmed = [e for e in events if e["kind"] == "confirm"]
     if not confirmed:
         raise InputError("the run has no winner yet", where=str(folder), mend="Let it go on with the same cotune run command.")
-    task = task or Task.from_config(config)
     start = next(e["value"] for e in events if e["kind"] == "start")
+    going_on: dict[str, Any] = next((e["value"] for e in events if e["kind"] == "previous"), {"labels": ()})
+    task = Task.from_config(config, known_labels=going_on["labels"]) if task is None else task.knowing(going_on["labels"])
     identity = json.loads((folder / "config.json").read_text(encoding="utf-8"))["identity"]
     if identity["data"] != task.fingerprint:
         raise InputError("the data is not what the run was made with", where=config.data.train, mend="Restore the data files.")
     settled = confirmed[-1]["value"]
     # Scores on dev say nothing about weights that a refit let learn from it.
     winner = Candidate.from_json(settled["chosen"])
-    prompt = parse_prompt(text, task.input_fields, where=where).edit(label_words=winner.prompt.label_words)
+    words = Prompt.from_json(going_on["prompt"]).label_words if winner.labels else winner.prompt.label_words
+    prompt = parse_prompt(text, task.input_fields, where=where).edit(label_words=words)
     engine = next(e["value"] for e in events if e["kind"] == "engine")
     settings = EngineSettings(
         engine["device"], engine["dtype"], engine["threads"], engine["batch_tokens"], config.engine.max_tokens
@@ -124,9 +126,9 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
         raise InputError("the model is not the one the run was made with", where=config.model)
     order = np.random.default_rng([config.seed, 1]).permutation(len(task.dev))
     dev = tuple(task.dev[i] for i in order)
-    answering = answering_for(task, model)
 
-    def judged(asked: Prompt, adapter: str, rule: Decision | None) -> Evaluation:
+    def judged(asked: Prompt, adapter: str, rule: Decision | None, labels: tuple[str, ...] = ()) -> Evaluation:
+        answering = answering_for(task, model, labels)
         given = answering.score(asked, adapter, dev, _unheard).given
         if task.measure.needs_answers and (written := answering.write(asked, adapter, dev, given, _unheard)) is not None:
             given = written.given
@@ -140,7 +142,7 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
         weights.append((BASE, None))  # type: ignore[arg-type]
     comparisons = []
     for adapter, rule in weights:
-        best = judged(winner.prompt, adapter, rule)
+        best = judged(winner.prompt, adapter, rule, winner.labels if rule is not None else ())
         mine = judged(prompt, adapter, None)
         interval, p = paired_difference(best.values, mine.values, seed=config.seed)
         flips = [

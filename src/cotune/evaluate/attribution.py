@@ -31,6 +31,10 @@ GAINS: dict[str, tuple[Pair, ...]] = {
     "synergy": (("best_tuned", "seed_tuned"), ("seed_prompt", "best_prompt")),
 }
 """Each gain as a sum of differences of arms, first minus second."""
+PREVIOUS = "previous"
+"""The arm of a run that goes on: the bundle that it started from, as it was."""
+EVERY_GAIN: dict[str, tuple[Pair, ...]] = {**GAINS, "over_previous": (("best_tuned", PREVIOUS),)}
+"""With the gain that only a run with this arm has."""
 
 _FEW_DISCORDANT = 10
 _PERMUTATIONS = 10_000
@@ -121,7 +125,7 @@ def attribute(
     draws: int | None = None,
     permutations: int | None = None,
 ) -> Attribution:
-    """Compute the gains between the five arms, paired row by row.
+    """Compute the gains between the five arms, and over the arm ``previous`` where it is there, paired row by row.
 
     Differences of two arms' 0/1 scores get exact McNemar; all others a permutation of each row's results between the
     arms, which for ``synergy`` is exact only where the prompt makes no difference at all, and close to it otherwise.
@@ -149,7 +153,8 @@ def attribute(
     missing = [name for name in ARMS if name not in arms]
     if missing:
         raise ValueError(f"arms are missing: {', '.join(missing)}")
-    chosen = {name: arms[name] for name in ARMS}
+    five = {name: arms[name] for name in ARMS}
+    chosen = {**five, **({PREVIOUS: arms[PREVIOUS]} if PREVIOUS in arms else {})}
     sampling = _Sampling(
         groups,
         seed,
@@ -161,8 +166,8 @@ def attribute(
     table = ArmsMetric(chosen, metric, gold)
     gains = _gains(table, same, sampling)
     losses: dict[str, Gain] = {}
-    if all(arm.log_loss is not None for arm in chosen.values()):
-        negative = {name: ArmScores(-np.asarray(arm.log_loss)) for name, arm in chosen.items()}
+    if all(arm.log_loss is not None for arm in five.values()):
+        negative = {name: ArmScores(-np.asarray(arm.log_loss)) for name, arm in five.items()}
         losses = _corrected(_gains(ArmsMetric(negative, "mean"), same, sampling), same)
     together = dict(gains)
     if losses:
@@ -190,8 +195,9 @@ def _gains(
     sampling: _Sampling,
 ) -> dict[str, Gain]:
     groups, level = sampling.groups, sampling.level
-    coefficients = np.zeros((len(table.names), len(GAINS)))
-    for column, pairs in enumerate(GAINS.values()):
+    wanted = EVERY_GAIN if PREVIOUS in table.names else GAINS
+    coefficients = np.zeros((len(table.names), len(wanted)))
+    for column, pairs in enumerate(wanted.values()):
         for first, second in pairs:
             coefficients[table.names.index(first), column] += 1
             coefficients[table.names.index(second), column] -= 1
@@ -204,7 +210,7 @@ def _gains(
         contrasts, table.rows, seed=sampling.seed, draws=sampling.draws, level=level, groups=groups
     )
     gains = {}
-    for column, (name, whole) in enumerate(GAINS.items()):
+    for column, (name, whole) in enumerate(wanted.items()):
         pairs = _reduced(whole, same)
         if not pairs:
             gains[name] = Gain(0.0, Interval(0.0, 0.0), 1.0, 1.0, True, "none: the same arm", "none: the same arm")
@@ -257,7 +263,7 @@ def _reduced(pairs: Sequence[Pair], same: Mapping[str, str]) -> tuple[Pair, ...]
 
 def _hypothesis(name: str, same: Mapping[str, str]) -> tuple[bool, frozenset[tuple[str, ...]]]:
     """What a gain's test is about, whichever way round: the scale, and the candidates on the two sides."""
-    pairs = _reduced(GAINS[name.removesuffix("_log_loss")], same)
+    pairs = _reduced(EVERY_GAIN[name.removesuffix("_log_loss")], same)
     sides = (tuple(sorted(same[pair[side]] for pair in pairs)) for side in (0, 1))
     return name.endswith("_log_loss"), frozenset(sides)
 
@@ -276,6 +282,8 @@ _TOLD = {
     "both": "prompt and tuning together {verb} {points}",
     "prompt": "without tuning, the searched prompt {verb}s {points}",
 }
+# Where a run goes on from a bundle, its winner need owe nothing to a searched prompt.
+_GOING_ON = "against tuning the seed prompt afresh on these rows, going on {verb}s {points}"
 _SAME = {
     "prompt_given_tuning": "the winner is the tuned seed prompt itself, so the search adds nothing on top of tuning",
     "tuning": "the tuned seed prompt is the seed prompt as it was, so tuning adds nothing",
@@ -284,20 +292,21 @@ _SAME = {
 }
 
 
-def sentence(gains: Mapping[str, Gain], n: int, *, alpha: float = 0.05) -> str:
+def sentence(gains: Mapping[str, Gain], n: int, *, alpha: float = 0.05, going_on: bool = False) -> str:
     """Say in plain words what the gains mean, led by what the prompt adds to a tuned model.
 
     Args:
         gains: by name, as :func:`attribute` gives them, on a metric between 0 and 1; told in points.
         n: test rows.
         alpha: significance level for the corrected p-values.
+        going_on: whether the run went on from an earlier bundle, whose comparison is told elsewhere.
 
     Returns:
         A few sentences; a gain that is not significant is called "no significant difference", one that is but could be made
         of the machine's noise "within the noise of this machine".
     """
     parts = []
-    for name, told in _TOLD.items():
+    for name, told in ({**_TOLD, "prompt_given_tuning": _GOING_ON} if going_on else _TOLD).items():
         if name in gains and gains[name].identical:
             parts.append(_SAME[name])
         elif name in gains:
@@ -336,11 +345,21 @@ def _unclear(gain: Gain, alpha: float) -> str:
 
 
 def _points(gain: Gain) -> str:
-    amount = f"{100 * abs(gain.value):.1f}"
-    return f"{amount} point{'' if amount == '1.0' else 's'}"
+    return told_points(gain.value)
 
 
 def _uncertainty(gain: Gain) -> str:
-    low, high = (f"{100 * end:+.1f}" if math.isfinite(end) else "unknown" for end in (gain.ci.low, gain.ci.high))
-    p = "p < 0.001" if gain.p_holm < 0.001 else f"p = {gain.p_holm:.{3 if gain.p_holm < 0.1 else 2}f}"
-    return f"95% interval {low} to {high}, {p}"
+    return told_uncertainty(gain.ci, gain.p_holm)
+
+
+def told_points(value: float) -> str:
+    """The size of a difference of scores between 0 and 1, such as ``3.0 points``."""
+    amount = f"{100 * abs(value):.1f}"
+    return f"{amount} point{'' if amount == '1.0' else 's'}"
+
+
+def told_uncertainty(ci: Interval, p: float) -> str:
+    """Interval and p-value of such a difference in words."""
+    low, high = (f"{100 * end:+.1f}" if math.isfinite(end) else "unknown" for end in (ci.low, ci.high))
+    told = "p < 0.001" if p < 0.001 else f"p = {p:.{3 if p < 0.1 else 2}f}"
+    return f"95% interval {low} to {high}, {told}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.errors import DivergedError
 from cotune.evaluate.decision import RAW, Decision, fit_bias, label_frequencies
 from cotune.evaluate.noise import Noise
 from cotune.evaluate.scoring import Evaluation, judged, unanswered
@@ -78,6 +79,52 @@ class LabelsGiven:
     def calibrated(self, task: Task) -> Decision:
         """The bias under which the mean prediction agrees with the label shares of train."""
         return fit_bias(self.log_probs, label_frequencies(list(gold_indices(task.train, task)), len(task.labels)))
+
+    def noise_floor(self, noise: Noise, decision: Decision) -> float:
+        """As the margins between labels say."""
+        return noise.floor(self.log_probs, decision)
+
+
+@dataclass(frozen=True, eq=False)
+class OwnLabelsGiven:
+    """Scores of labels that are not the task's: an earlier bundle, as it was. On a row of any other label it is wrong.
+
+    Attributes:
+        log_probs: ``[rows, known]`` log-probabilities.
+        known: the labels, in score order.
+    """
+
+    log_probs: Floats
+    known: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.log_probs)
+
+    def __getitem__(self, rows: slice) -> OwnLabelsGiven:
+        return OwnLabelsGiven(self.log_probs[rows], self.known)
+
+    def plus(self, more: OwnLabelsGiven) -> OwnLabelsGiven:
+        """This and what was given on further rows."""
+        return OwnLabelsGiven(np.concatenate([self.log_probs, more.log_probs]), self.known)
+
+    def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
+        """The label that the decision chooses; the log-loss is infinite on a row whose label is not known."""
+        log_probs = decision.log_probs(self.log_probs)
+        if not np.isfinite(log_probs).all():
+            raise DivergedError("a log-loss is not finite")
+        place = {label: i for i, label in enumerate(self.known)}
+        losses = np.array([-log_probs[i, place[r.output]] if r.output in place else np.inf for i, r in enumerate(rows)])
+        answers = tuple(self.known[i] for i in log_probs.argmax(axis=1))
+        # A metric knows the task's labels alone: an answer that is none of them counts as one that is wrong.
+        asked = set(task.labels)
+        told = [a if a in asked else next(b for b in task.labels if b != r.output) for a, r in zip(answers, rows, strict=True)]
+        answered = Answered([row.output for row in rows], told, task.output, rows)
+        found = judged(answered, np.where(np.isfinite(losses), losses, 0.0), task.measure)
+        return replace(found, answers=answers, log_losses=losses)
+
+    def calibrated(self, task: Task) -> Decision:
+        """Nothing to calibrate: its rule is its own."""
+        return RAW
 
     def noise_floor(self, noise: Noise, decision: Decision) -> float:
         """As the margins between labels say."""

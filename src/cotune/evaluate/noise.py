@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from cotune.evaluate.attribution import GAINS, Attribution
+from cotune.evaluate.attribution import EVERY_GAIN, Attribution
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.resampling import Floats
 
@@ -91,7 +91,7 @@ def told_with_noise(attribution: Attribution, floors: Mapping[str, float]) -> At
     """
     noise = {
         name: min(1.0, math.sqrt(sum(floors.get(arm, 0.0) ** 2 for pair in pairs for arm in pair)))
-        for name, pairs in GAINS.items()
+        for name, pairs in EVERY_GAIN.items()
     }
     gains = {name: replace(gain, noise=0.0 if gain.identical else noise[name]) for name, gain in attribution.gains.items()}
     return replace(attribution, gains=gains)

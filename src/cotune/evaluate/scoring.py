@@ -40,7 +40,7 @@ class Evaluation:
 
     @property
     def log_loss(self) -> float:
-        """Mean log-loss a row, in nats."""
+        """Mean log-loss a row, in nats; infinite where some row's label is none that the candidate knows."""
         return float(self.log_losses.mean())
 
     @property
@@ -105,6 +105,11 @@ def evaluate(
     losses = -log_probs[np.arange(len(truth)), truth]
     answers = [labels[i] for i in log_probs.argmax(axis=1)]
     return judged(Answered([labels[i] for i in truth], answers, label_output(labels)), losses, metric)
+
+
+def finite(value: float) -> float | None:
+    """A number as JSON takes it, to six places; None for what is infinite."""
+    return round(value, 6) if np.isfinite(value) else None
 
 
 def _check_finite(log_losses: Floats) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast, get_args
 from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
 
-Source = Literal["user", "seed", "bare", "bank", "edit", "demonstrations", "crossover", "rewrite"]
+Source = Literal["user", "seed", "bare", "bank", "edit", "demonstrations", "crossover", "rewrite", "previous"]
 
 
 @dataclass(frozen=True)

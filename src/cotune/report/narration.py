@@ -20,8 +20,9 @@ ARM_NAMES = {
     "best_prompt": "best prompt",
     "seed_tuned": "seed tuned",
     "best_tuned": "best tuned",
+    "previous": "old bundle",
 }
-"""What the five arms are called before people."""
+"""What the arms are called before people."""
 
 _STAGES = {
     "race": "racing prompts",
@@ -141,6 +142,20 @@ def _start(story: Story, value: Value) -> list[Told]:
         f"seed {one_line(value['seed'], 20)}" if value.get("seed") is not None else "",
     ]
     return [Told(" · ".join(part for part in parts if part.strip()), "news")]
+
+
+def _previous(story: Story, value: Value) -> list[Told]:
+    story.learn(value.get("prompt"))
+    story.learn(fields(value.get("was")).get("prompt"))
+    added = len(items(value.get("new_labels")))
+    grown = f", {counted(added, 'new label')}" if added else ""
+    replay = fields(value.get("replay"))
+    kept = number(replay.get("replay_train"))
+    rows = f", {kept:.0f} old rows to learn from and {amount(replay.get('replay_dev'))} to choose on" if kept else ""
+    name = one_line(value.get("task") or "", 40)
+    head = f"going on from the bundle {name} ({one_line(value.get('bundle'), 16)}) with its {len(items(value.get('labels')))}"
+    told = [Told(f"{head} labels{grown}{rows}", "news")]
+    return told + [Told(one_line(remark, 300)) for remark in items(value.get("remarks"))]
 
 
 def _plan(story: Story, value: Value) -> list[Told]:
@@ -271,6 +286,7 @@ def _note(story: Story, value: Value) -> list[Told]:
 
 _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "start": _start,
+    "previous": _previous,
     "plan": _plan,
     "pool": _pool,
     "race": _race,

@@ -11,6 +11,7 @@ from cotune.report.advice import next_steps
 from cotune.report.lines import speaks_unicode, write_line
 from cotune.report.narration import ARM_NAMES
 from cotune.report.plain import amount, decimal, duration, fields, harmless, items, number, one_line
+from cotune.report.previous import previous_lines
 from cotune.report.trust import noise_sentence, robustness_lines
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ GAIN_NAMES = {
     "prompt": "prompt alone",
     "synergy": "synergy",
     "synergy_log_loss": "synergy, log-loss",
+    "over_previous": "over the old bundle",
 }
 """What the gains are called before people, the one that leads first."""
 
@@ -36,6 +38,7 @@ _ARM_MEANINGS = {
     "best_prompt": "winner's prompt, base model",
     "seed_tuned": "first prompt, tuned model",
     "best_tuned": "winner's prompt, tuned model",
+    "previous": "what was gone on from",
 }
 _NO_DIFFERENCE = "no significant difference"
 _NOISE = "within the noise of this machine"
@@ -108,6 +111,10 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
         yield heading("Gains, in points")
         for part in _gains_parts(gains, width):
             yield indented(part)
+    if lines := previous_lines(summary):
+        yield heading("Old and new bundle")
+        for line in lines:
+            yield indented(Text(line))
     if lines := robustness_lines(summary):
         yield heading("Robustness")
         for line in lines:

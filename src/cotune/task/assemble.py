@@ -6,7 +6,7 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,17 +19,22 @@ from cotune.task.metrics import Metric, metric_for
 from cotune.task.output import Output, OutputType
 from cotune.task.outputs import cell_reader, check_outputs, guess_type, in_one_form, settle
 from cotune.task.read import Table
+from cotune.task.replay import ROLE, Replay, choose_replay
 from cotune.task.sealed import SealedTest, rows_hash
 from cotune.task.split import Rows, by_label, cut, dev_size, duplicate_key, subsample, test_size, unstratified
 
 LEAST_ROWS = 20
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_TEST_CUT, _TEST_LIMIT, _TRAIN_LIMIT, _DEV_CUT, _DEV_LIMIT = range(5)
+_TEST_CUT, _TEST_LIMIT, _TRAIN_LIMIT, _DEV_CUT, _DEV_LIMIT, _REPLAY = range(6)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Tables and what to make of them; None means cut (dev, test), take from the data (type, labels, schema), all (limits)."""
+    """Tables and what to make of them; None means cut (dev, test), take from the data (type, labels, schema), all (limits).
+
+    ``replay`` holds rows of an earlier run, ``known_labels`` the labels of its bundle, which stay answers where ``labels`` does
+    not say otherwise, and ``asked_by`` says who wants the columns where the user did not name them.
+    """
 
     train: Table
     dev: Table | None
@@ -44,6 +49,10 @@ class Source:
     limit_dev: int | None = None
     limit_test: int | None = None
     seed: int = 0
+    replay: Table | None = None
+    replay_ratio: float = 1.0
+    known_labels: tuple[str, ...] = ()
+    asked_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,14 +66,16 @@ class Parts:
     test: SealedTest
     checks: DataChecks
     fingerprint: str
+    replayed: bool
 
 
 def assemble(source: Source, metric: str | None) -> Parts:
     """Validate the tables and make the splits.
 
     The order: the type of the output is settled; rows are validated; a missing test is cut from the labelled rows; labelled
-    rows that repeat the test leave; ``limit.train`` subsamples what is left; a missing dev is cut from that. Labels are
-    shared out evenly; other outputs hardly recur and are not.
+    rows that repeat the test leave; ``limit.train`` subsamples what is left; a missing dev is cut from that; rows to replay are
+    balanced against what came out, and join train and dev. Labels are shared out evenly; other outputs hardly recur and are
+    not.
 
     Args:
         source: the tables.
@@ -80,7 +91,9 @@ def assemble(source: Source, metric: str | None) -> Parts:
     labelled = examples_from(source.train, "train", source, kind)
     dev = examples_from(source.dev, "dev", source, kind) if source.dev is not None else None
     test = examples_from(source.test, "test", source, kind) if source.test is not None else None
-    labels = _labels(source, kind, labelled, dev or (), test or ())
+    # Of old rows, labels that are not asked for any more are no mistake.
+    old = examples_from(source.replay, ROLE, replace(source, labels=None), kind) if source.replay is not None else ()
+    labels = _labels(source, kind, labelled, dev or (), test or (), old)
     read = {"train_read": len(labelled), "dev_read": len(dev or ()), "test_read": len(test or ())}
     stratum = by_label if kind == "label" else unstratified
 
@@ -109,6 +122,12 @@ def assemble(source: Source, metric: str | None) -> Parts:
     output = settle(kind, (*train, *dev), labels, source.schema)
     train, dev, test = (in_one_form(rows, output) for rows in (train, dev, test))
     sealed = SealedTest(test)
+    replay: Replay | None = None
+    if source.replay is not None:
+        given = generator(_REPLAY)
+        replay = choose_replay(old, train, dev, sealed, labels, ratio=source.replay_ratio, generator=given)
+        train, dev = (*train, *replay.train), (*dev, *replay.dev)
+        read |= replay.counts()
     view = [rows_hash(train), rows_hash(dev), sealed.content_hash, source.input_fields, source.output_field]
     told = labels if kind == "label" else output.to_json()
     return Parts(
@@ -117,8 +136,18 @@ def assemble(source: Source, metric: str | None) -> Parts:
         train=train,
         dev=dev,
         test=sealed,
-        checks=check_data(train, dev, sealed, labels, removed=removed, counts=read, guess=guess),
+        checks=check_data(
+            train,
+            dev,
+            sealed,
+            labels,
+            removed=removed,
+            counts=read,
+            also=replay.findings() if replay is not None else (),
+            guess=guess,
+        ),
         fingerprint=content_hash([*view, told, judged.name, *([judged.fingerprint] if judged.fingerprint else [])]),
+        replayed=replay is not None,
     )
 
 
@@ -126,7 +155,7 @@ def _type(source: Source) -> tuple[OutputType, str]:
     """The type of the output, and, where it was guessed to be anything but labels, the guess in a sentence."""
     if source.type is not None:
         return source.type, ""
-    if source.labels is not None:
+    if source.labels is not None or source.known_labels:
         return "label", ""
     if source.schema is not None:
         return "json", ""
@@ -146,7 +175,7 @@ def examples_from(table: Table, role: str, source: Source, kind: OutputType = "l
     """
     columns = (*source.input_fields, source.output_field, *((source.group,) if source.group is not None else ()))
     for column in columns:
-        table.need(column, nested=kind == "json" and column == source.output_field)
+        table.need(column, source.asked_by, nested=kind == "json" and column == source.output_field)
     read_output = cell_reader(kind, labels=source.labels or (), schema=source.schema)
     said = "label" if kind == "label" else "output"
     examples = []
@@ -216,7 +245,7 @@ def _refuse_empty(table: Table, index: int, columns: Sequence[str], what: str, m
     raise InputError(what + more, where=table.where(index, ", ".join(columns)), mend=f"{mend}, or take the row out.")
 
 
-def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: Rows) -> tuple[str, ...]:
+def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: Rows, old: Rows) -> tuple[str, ...]:
     """All labels; none where the output is no label."""
     where = f"{source.train.source}, column {source.output_field!r}"
     total = len(labelled) + len(dev)
@@ -230,13 +259,14 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
         check_outputs((*labelled, *dev), where)
         return ()
     counts = Counter(example.output for example in (*labelled, *dev))
-    if len(counts) < 2:
+    known = {*source.known_labels, *(example.output for example in old)}
+    if len({*counts, *known}) < 2:
         raise InputError(
             f"every row has the same label, {_cut(next(iter(counts)))!r}",
             where=where,
             mend="Name another output column, or add rows with other labels.",
         )
-    if sum(1 for count in counts.values() if count >= 2) < 2:
+    if sum(1 for count in counts.values() if count >= 2) < (1 if known else 2):
         raise InputError(
             f"only {sum(1 for count in counts.values() if count >= 2)} of {len(counts)} labels has two rows or more",
             where=where,
@@ -250,7 +280,7 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
             where=where,
             mend="Leave output.type out or set it to text, or name a column with a few repeated values.",
         )
-    seen_in_train = Counter(example.output for example in labelled)
+    seen_in_train = Counter([*(example.output for example in labelled), *known])
     for role, table, rows in (("test", source.test, test), ("dev", source.dev, dev)):
         for index, example in enumerate(rows):
             if table is not None and example.output not in seen_in_train:
@@ -261,7 +291,7 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
                     where=table.where(index, source.output_field),
                     mend="Correct the row, add train rows of it, or list all labels under output.labels.",
                 )
-    return tuple(sorted(counts))
+    return tuple(sorted({*counts, *known}))
 
 
 def _without_leaks(labelled: Rows, dev: Rows | None, test: Rows) -> tuple[Rows, Rows | None, Removed]:

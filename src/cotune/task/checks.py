@@ -102,6 +102,7 @@ def check_data(
     *,
     removed: Removed | None = None,
     counts: Mapping[str, int] | None = None,
+    also: Sequence[Finding] = (),
     long_words: int = LONG_WORDS,
     guess: str = "",
 ) -> DataChecks:
@@ -114,6 +115,7 @@ def check_data(
         labels: the task's labels; empty where its outputs are none.
         removed: rows that already left their splits.
         counts: further counts to hand on.
+        also: what was found elsewhere.
         long_words: inputs of more words count as over-long.
         guess: how the type of the output was guessed, to be told; empty where it was given.
     """
@@ -121,6 +123,7 @@ def check_data(
     rows = (*train, *dev)
     found = [
         *([Finding("output_type", "info", guess, len(rows))] if guess else []),
+        *also,
         *_leaks(train, test, removed),
         *_repeats(train, dev, test),
         *_near(train, dev, test),

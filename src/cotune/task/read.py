@@ -48,8 +48,10 @@ class Table:
         place = f"{self.source}, {self.unit} {self.numbers[index]}"
         return f"{place}, column {column!r}" if column is not None else place
 
-    def need(self, column: str, *, nested: bool = False) -> None:
+    def need(self, column: str, asked_by: str = "", *, nested: bool = False) -> None:
         """Check that a column exists and, unless they are wanted, holds no lists or objects.
+
+        ``asked_by`` says who wants it, where that is not plain.
 
         Raises:
             InputError: it does not; names the nearest column.
@@ -57,10 +59,12 @@ class Table:
         if column not in self.columns:
             near = _nearest(column, self.columns)
             shown = ", ".join(map(repr, self.columns[:20])) + (" ..." if len(self.columns) > 20 else "")
+            wanted = f", which {asked_by} names" if asked_by else ""
+            rename = f" Rename the one that holds it to {column!r}, or name it on the command line." if asked_by else ""
             raise InputError(
-                f"there is no column {column!r}" + (f", did you mean {near!r}?" if near else ""),
+                f"there is no column {column!r}{wanted}" + (f", did you mean {near!r}?" if near else ""),
                 where=self.source,
-                mend=f"Its columns: {shown}.",
+                mend=f"Its columns: {shown}.{rename}",
             )
         if column in self.nested and not nested:
             raise InputError(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from cotune.files import content_hash
 from cotune.task.assemble import Source, assemble
 from cotune.task.checks import DataChecks
 from cotune.task.example import Example
@@ -36,6 +37,8 @@ class Task:
         test: rows for the one test at the end, sealed.
         checks: what the data checks found.
         fingerprint: content hash of all rows with their split, the fields, the labels and the metric; 16 hex digits.
+        replayed: whether rows of an earlier run were given; their ids begin with ``replay:``.
+        closed: whether the user said what all labels are.
     """
 
     name: str
@@ -48,6 +51,8 @@ class Task:
     test: SealedTest
     checks: DataChecks
     fingerprint: str
+    replayed: bool = False
+    closed: bool = False
 
     def __repr__(self) -> str:
         kind = self.output.type if self.output.free else f"{len(self.labels)} labels"
@@ -66,9 +71,20 @@ class Task:
         """The metric's name."""
         return self.measure.name
 
+    def knowing(self, labels: Iterable[str]) -> Task:
+        """The task with further labels as possible answers; the same one where they are known or the user named them all."""
+        every = tuple(sorted({*self.labels, *labels}))
+        if self.closed or every == self.labels:
+            return self
+        return replace(self, output=replace(self.output, labels=every), fingerprint=content_hash([self.fingerprint, every]))
+
     @classmethod
-    def from_config(cls, config: RunConfig) -> Task:
+    def from_config(cls, config: RunConfig, *, known_labels: Sequence[str] = ()) -> Task:
         """Read, check and split the data that a config names.
+
+        Args:
+            config: names data, columns and limits.
+            known_labels: of the bundle that the run goes on from; they stay answers, unless the config names all labels.
 
         Raises:
             InputError: the data is missing, broken, or no task; names file, row and column.
@@ -89,6 +105,10 @@ class Task:
                 limit_dev=limit.dev,
                 limit_test=limit.test,
                 seed=config.seed,
+                replay=read_table(data.replay) if data.replay is not None else None,
+                replay_ratio=data.replay_ratio,
+                known_labels=tuple(known_labels),
+                asked_by="the bundle" if config.start is not None else "",
             ),
             config.name,
             config.metric,
@@ -111,6 +131,8 @@ class Task:
         name: str = "task",
         seed: int = 0,
         limit: Mapping[str, int] | None = None,
+        replay: Any = None,
+        replay_ratio: float = 1.0,
     ) -> Task:
         """A task from pandas, polars or pyarrow frames (or whatever else :func:`read_table` reads).
 
@@ -128,6 +150,8 @@ class Task:
             name: what people call the task.
             seed: of the cuts and subsamples.
             limit: rows to take at most, by ``train``, ``dev`` and ``test``.
+            replay: rows of the run whose bundle this one goes on from; see ``data.replay``.
+            replay_ratio: how many of them; see ``data.replay_ratio``.
 
         Raises:
             InputError: the rows are no task; names the row and the column.
@@ -152,6 +176,8 @@ class Task:
                 limit_dev=limits.get("dev"),
                 limit_test=limits.get("test"),
                 seed=seed,
+                replay=_table(replay, "replay") if replay is not None else None,
+                replay_ratio=replay_ratio,
             ),
             name,
             metric,
@@ -166,6 +192,7 @@ class Task:
         output: str = "output",
         dev: Iterable[Any] | None = None,
         test: Iterable[Any] | None = None,
+        replay: Iterable[Any] | None = None,
         **settings: Any,
     ) -> Task:
         """A task from plain lists: of mappings, or of tuples of the input texts and, last, the output.
@@ -179,6 +206,7 @@ class Task:
             output=output,
             dev=None if dev is None else _named(dev, columns, "dev"),
             test=None if test is None else _named(test, columns, "test"),
+            replay=None if replay is None else _named(replay, columns, "replay"),
             **settings,
         )
 
@@ -196,6 +224,8 @@ class Task:
             test=parts.test,
             checks=parts.checks,
             fingerprint=parts.fingerprint,
+            replayed=parts.replayed,
+            closed=source.labels is not None,
         )
 
 

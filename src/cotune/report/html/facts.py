@@ -24,6 +24,13 @@ _COUNTS = {
     "train_rows_in_dev": "train rows left out: they repeat dev rows",
     "test_rows_in_train": "test rows that stood in train",
     "test_rows_in_train_exactly": "of these, letter for letter",
+    "replay_read": "old rows read, to be replayed",
+    "replay_train": "of these, learnt from again",
+    "replay_dev": "of these, held out in dev",
+    "replay_rows_in_test": "old rows left out: they repeat test rows",
+    "replay_rows_repeat_new_ones": "old rows left out: they repeat new rows",
+    "replay_rows_without_label": "old rows left out: their label is not asked for",
+    "test_rows_in_replay": "test rows that stand among the old rows",
 }
 
 

@@ -85,8 +85,13 @@ def _scores(facts: PromptFacts, metric: str, span: Point) -> str:
     for before, after in pairwise(chain):
         parts.append(f'<line class="link" x1="{at(before)}" x2="{at(after)}" y1="50%" y2="50%"/>')
     for place, score in enumerate(chain):
-        kind = "mark lineage " + ("tuned" if score.steps else "base") + (" last" if place == len(chain) - 1 else "")
+        kind = (
+            "mark lineage "
+            + ("tuned" if score.steps or score.stage == "previous" else "base")
+            + (" last" if place == len(chain) - 1 else "")
+        )
         what = f"tuned {score.steps} steps" if score.steps else f"race of cycle {score.cycle}"
+        what = "the old bundle’s weights" if score.stage == "previous" else what
         tip = f"{what}: {told(score.score, score.rows, metric)}\nadapter {score.adapter[:12]}"
         parts.append(f'<circle class="{kind}" cx="{at(score)}" cy="50%" r="5" data-tip="{esc(tip)}"/>')
     return f'<svg class="strip" width="100%" height="24" aria-hidden="true">{"".join(parts)}</svg>'

@@ -76,7 +76,8 @@ class PromptFacts:
     @property
     def origin(self) -> str:
         """Where it came from, in words."""
-        return {"user": "yours or drafted"}.get(self.source, self.operator.replace("_", " ").replace("+", " + ") or self.source)
+        named = {"user": "yours or drafted", "previous": "the old bundle’s"}
+        return named.get(self.source, self.operator.replace("_", " ").replace("+", " + ") or self.source)
 
     @property
     def best(self) -> Score | None:
@@ -131,6 +132,9 @@ def read_prompts(record: RunRecord) -> Prompts:
 
 def _collect(record: RunRecord, found: dict[str, PromptFacts]) -> str:
     seed = ""
+    for value in record.values("previous"):
+        if (prompt := read_prompt(fields(value.get("was")).get("prompt"))) is not None:
+            found[prompt.id] = PromptFacts(prompt, "previous")
     for value in record.values("start", "pool", "confirm"):
         for item in items(value.get("prompts")):
             if (prompt := read_prompt(item)) is not None:
@@ -238,6 +242,8 @@ def prompt_details(prompts: Prompts, metric: str, *, total_bytes: int = 700_000)
 
 
 def _what(score: Score) -> str:
+    if score.stage == "previous":
+        return "the old bundle’s weights"
     if score.stage == "robustness":
         return "after tuning" if score.steps else "before tuning"
     return f"tuned {score.steps} steps, cycle {score.cycle}" if score.steps else f"race, cycle {score.cycle}"

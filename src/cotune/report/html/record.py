@@ -13,7 +13,7 @@ from cotune.errors import InputError
 from cotune.report.plain import fields, items, number
 
 JOURNAL, SUMMARY, CONFIG, TEST_ROWS = "journal.jsonl", "summary.json", "config.json", "test_rows.json"
-ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned")
+ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned", "previous")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from cotune.report.html.prompts import Prompts
 from cotune.report.html.record import ARMS, RunRecord
 from cotune.report.narration import ARM_NAMES
 from cotune.report.plain import amount, decimal, duration, fields, items, number
+from cotune.report.previous import difference, previous_parts, share
 
 _MEANINGS = {
     "seed_prompt": "first prompt, base model",
@@ -20,6 +21,7 @@ _MEANINGS = {
     "best_prompt": "winner’s prompt, base model",
     "seed_tuned": "first prompt, tuned model",
     "best_tuned": "winner’s prompt, tuned model",
+    "previous": "what this run went on from",
 }
 _GAINS = {
     "prompt_given_tuning": ("Prompt, on top of tuning", "best tuned − seed tuned"),
@@ -27,7 +29,9 @@ _GAINS = {
     "both": ("Prompt and tuning", "best tuned − seed prompt"),
     "prompt": ("Prompt alone", "prompt only − seed prompt"),
     "synergy": ("Synergy", "what the prompt adds after tuning beyond what it adds before"),
+    "over_previous": ("Over the old bundle", "best tuned − old bundle"),
 }
+_COUNTED = {5: "five", 6: "six"}
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _ALPHA = 0.05
 
@@ -44,6 +48,7 @@ def _finished(record: RunRecord) -> str:
     return (
         f'<h1 class="headline">{data_text(headline)}</h1>'
         + _arms(record)
+        + _previous(record)
         + _gains(fields(summary.get("gains")))
         + (f'<details class="reading"><summary>The same in words</summary><ul>{more}</ul></details>' if more else "")
         + '<div class="cards">'
@@ -109,7 +114,7 @@ def _arms(record: RunRecord) -> str:
     axis = f'<div class="row axis" aria-hidden="true"><div></div>{scale(span, ticks)}<div></div></div>'
     n = next((arm.get("n") for _, arm in shown if arm.get("n")), "?")
     return figure(
-        f"The five arms on {esc(n)} sealed test rows",
+        f"The {_COUNTED.get(len(shown), len(shown))} arms on {esc(n)} sealed test rows",
         f'<div class="strips">{"".join(lines)}{axis}</div>',
         f"{esc(record.metric.replace('_', ' ')).capitalize()} in percent with 95% intervals. Hollow: "
         "base model. Filled: tuned. Arms answer the same rows, so overlapping intervals can still hide a "
@@ -123,6 +128,27 @@ def _arm_ci(arm: Mapping[str, Any], metric: str) -> Point | None:
     if low is not None and high is not None:
         return low, high
     return share_interval(number(arm.get("score")) or 0.0, int(number(arm.get("n")) or 0), metric)
+
+
+def _previous(record: RunRecord) -> str:
+    """Old and new bundle on each part of the test, so that forgetting shows."""
+    parts = previous_parts(record.summary)
+    if not parts:
+        return ""
+    rows = "".join(
+        f"<tr><th>{esc(name)} ({esc(part['n'])})</th><td>{share(part, 'old')}</td><td>{share(part, 'new')}</td>"
+        f"<td class=ci>{esc(difference(part))}</td></tr>"
+        for name, part in parts
+    )
+    remarks = items(fields(record.summary.get("previous")).get("remarks"))
+    told = "".join(f"<p>{data_text(remark)}.</p>" for remark in remarks)
+    return figure(
+        "Old and new bundle",
+        f"<table class=facts><tr><th></th><td>old</td><td>new</td><td></td></tr>{rows}</table>{told}",
+        "Share of right rows on the same sealed test rows; the old bundle cannot know new labels. Differences are paired, "
+        "p-values corrected for the parts being read together (Holm).",
+        kind="wide",
+    )
 
 
 def _gains(gains: Mapping[str, Any]) -> str:

@@ -1,0 +1,31 @@
+"""What a run that goes on from a bundle need not be told again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def fill_from_bundle(values: dict[str, Any]) -> None:
+    """Input and label columns, metric and model of the bundle under ``start``, in place, where nothing else is said.
+
+    Only the manifest is read; whether the bundle is what it says is checked before it is used.
+
+    Raises:
+        InputError: ``start`` names no bundle.
+    """
+    start, data = values.get("start"), values.get("data")
+    if not isinstance(start, str) or not start.strip() or not isinstance(data, dict):
+        return
+    from cotune.bundle.load import base_of
+    from cotune.bundle.manifest import read_manifest
+    from cotune.task.metrics import METRICS
+
+    manifest = read_manifest(Path(start))
+    columns = {"input": list(manifest.input_fields), "output": manifest.output_field}
+    # A function of the user's that judged is named by its file, which a bundle does not hold.
+    judged = {"metric": manifest.metric} if manifest.metric in METRICS else {}
+    for place, known in ((data, columns), (values, {**judged, "model": base_of(manifest)})):
+        for key, value in known.items():
+            if place.get(key) is None:
+                place[key] = value

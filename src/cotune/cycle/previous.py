@@ -1,0 +1,94 @@
+"""The earlier bundle inside a run: as it was, and the first candidate that is made of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cotune.bundle.load import check_rendering
+from cotune.bundle.manifest import PROMPT
+from cotune.cycle.candidate import Candidate
+from cotune.cycle.lab import Lab
+from cotune.cycle.start import Start
+from cotune.files import atomic_path
+from cotune.model.adapters import adapter_files
+from cotune.prompt.growing import names_all, with_labels
+from cotune.prompt.prompt import Prompt
+from cotune.refine import Proposal
+from cotune.task.example import Example
+
+
+@dataclass(frozen=True)
+class Previous:
+    """What a run takes over from a bundle.
+
+    Attributes:
+        candidate: the bundle as it was: its prompt, adapter and decision rule, and its labels where the task has others.
+        prompt: its prompt as it asks for the task's labels; what goes on.
+        facts: what the journal says of it.
+    """
+
+    candidate: Candidate
+    prompt: Prompt
+    facts: Mapping[str, Any]
+
+    @property
+    def proposal(self) -> Proposal:
+        """The prompt with where it came from."""
+        was = self.candidate.prompt.id
+        return Proposal(self.prompt, "previous", *(((was,), "labels") if was != self.prompt.id else ()))
+
+
+def enter(lab: Lab, start: Start) -> Previous:
+    """Bring a bundle's adapter into the run's folder and its prompt up to the task's labels; a ``previous`` step.
+
+    Raises:
+        InputError: the model renders prompts otherwise than the bundle's did, or the adapter does not fit it.
+    """
+    bundle, task = start.bundle, lab.task
+    manifest = bundle.manifest
+    check_rendering(bundle.saved, lab.model, str(bundle.folder / PROMPT))
+    shown = [Example(f"shown:{i}", dict(d.fields), d.output) for i, d in enumerate(bundle.prompt.demonstrations)]
+    leaking = {int(name.partition(":")[2]) for name in task.test.leaking_train_ids(shown)}
+    kept = tuple(d for i, d in enumerate(bundle.prompt.demonstrations) if i not in leaking)
+    prompt = with_labels(bundle.prompt.edit(demonstrations=kept), manifest.labels, task.labels)
+    own = () if manifest.labels == task.labels else manifest.labels
+    candidate = Candidate(bundle.prompt, manifest.adapter_id, manifest.decision, labels=own)
+    trained = {row.output for row in task.train}
+    unseen = [label for label in manifest.labels if label in task.labels and label not in trained]
+    # The bias makes predictions as frequent as the labels of train, which would silence labels that have no row there.
+    lab.calibrates = not unseen
+
+    def effect() -> dict[str, Any]:
+        if start.adapter_folder is not None:
+            for name in adapter_files(start.adapter_folder):
+                with atomic_path(lab.folder / "adapters" / manifest.adapter_id / name) as temporary:
+                    shutil.copyfile(start.adapter_folder / name, temporary)
+        remarks = []
+        if leaking:
+            remarks.append(f"{len(leaking)} of its worked examples stand in the new test, so they left its prompt")
+        if not names_all(prompt, task.labels):
+            remarks.append("its text names some labels and not the new ones; it stays as it was written")
+        if unseen:
+            remarks.append(
+                f"{len(unseen)} of its labels have no row here, so nothing guards what it knows of them: replay old rows"
+            )
+        return {
+            "bundle": start.id,
+            "task": manifest.task,
+            "labels": list(manifest.labels),
+            "new_labels": [label for label in task.labels if label not in manifest.labels],
+            "gone_labels": [label for label in manifest.labels if label not in task.labels],
+            "unseen_labels": unseen,
+            "replay": {name: n for name, n in task.checks.counts.items() if "replay" in name},
+            "was": candidate.to_json(),
+            "prompt": prompt.to_json(),
+            "remarks": remarks,
+        }
+
+    facts = lab.journal.step("previous", [start.id, task.fingerprint], effect)
+    if start.adapter_folder is not None:
+        lab.model.adapters.register(lab.folder / "adapters" / manifest.adapter_id)
+    return Previous(candidate, prompt, facts)

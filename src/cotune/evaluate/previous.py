@@ -1,0 +1,160 @@
+"""What came of going on: a new candidate against the earlier bundle, on all rows and on old and new labels apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cotune.evaluate.attribution import Gain, told_points, told_uncertainty
+from cotune.evaluate.intervals import Interval
+from cotune.evaluate.paired import discordant_rows, holm, mcnemar, paired_interval, sign_flip_test
+
+PART_NAMES = {"all": "all rows", "old_labels": "rows of the old labels", "new_labels": "rows of the new labels"}
+"""Parts of the test, and what they are called before people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The comparison on some rows: shares of right rows, whatever the task's metric.
+
+    Attributes:
+        n: rows.
+        new: share that the new candidate has right.
+        old: share that the earlier bundle has right.
+        value: ``new`` minus ``old``.
+        ci: its paired 95% interval.
+        p: p-value against no difference, on its own.
+        p_holm: corrected for the parts being read together.
+        test: what gave ``p``.
+    """
+
+    n: int
+    new: float
+    old: float
+    value: float
+    ci: Interval
+    p: float
+    p_holm: float
+    test: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        shares = {"n": self.n, "new": round(self.new, 6), "old": round(self.old, 6), "value": round(self.value, 6)}
+        return {**shares, "ci": self.ci.as_list(), "p": self.p, "p_holm": self.p_holm, "test": self.test}
+
+
+def compare_parts(
+    new: npt.ArrayLike, old: npt.ArrayLike, known: npt.ArrayLike, *, groups: npt.ArrayLike | None = None, seed: int = 0
+) -> dict[str, Part]:
+    """Compare two candidates on all rows, on those of labels that the old one knows, and on the others.
+
+    Args:
+        new: right or wrong on each row, shape (rows,).
+        old: the earlier bundle's, on the same rows.
+        known: whether the earlier bundle knows the row's label, shape (rows,).
+        groups: group id of each row, where rows depend on each other.
+        seed: of the resampling that grouped rows need.
+
+    Returns:
+        The parts that have rows, by the keys of :data:`PART_NAMES`. Where all rows are of one kind, ``all`` says it all and
+        the part of that kind is left out.
+    """
+    one, two, mask = (np.asarray(values, dtype=np.float64) for values in (new, old, known))
+    choices = {"all": np.ones(len(one), dtype=bool), "old_labels": mask == 1, "new_labels": mask == 0}
+    if mask.all() or not mask.any():
+        choices = {"all": choices["all"]}
+    parts: dict[str, Part] = {}
+    for name, rows in choices.items():
+        after, before = one[rows], two[rows]
+        grouped = None if groups is None else np.asarray(groups)[rows]
+        if grouped is None:
+            p, test = mcnemar(*discordant_rows(before, after)), "exact McNemar"
+        else:
+            p, test = sign_flip_test(after - before, seed=seed, groups=grouped), "paired permutation"
+        ci = paired_interval(before, after, seed=seed, groups=grouped)
+        means = float(after.mean()), float(before.mean())
+        parts[name] = Part(len(after), *means, means[0] - means[1], ci, p, p, test)
+    adjusted = holm([part.p for part in parts.values()])
+    return {name: replace(part, p_holm=p) for (name, part), p in zip(parts.items(), adjusted, strict=True)}
+
+
+Keep = Literal["new", "old"]
+
+
+def which_to_keep(gain: Gain, parts: Mapping[str, Part], *, ships_old: bool, alpha: float = 0.05) -> Keep:
+    """The new bundle where the test shows a gain, else the one that dev preferred, unless the test shows that it forgot.
+
+    Args:
+        gain: the new candidate over the earlier bundle.
+        parts: of :func:`compare_parts`.
+        ships_old: whether dev found nothing better than the earlier bundle.
+        alpha: significance level.
+    """
+    if ships_old:
+        return "old"
+    if gain.significant(alpha):
+        return "new" if gain.value > 0 else "old"
+    return "old" if _forgot(parts, alpha) else "new"
+
+
+def _forgot(parts: Mapping[str, Part], alpha: float) -> bool:
+    part = parts.get("old_labels")
+    return part is not None and part.value < 0 and part.p_holm <= alpha
+
+
+def keep_sentence(
+    gain: Gain,
+    parts: Mapping[str, Part],
+    *,
+    ships_old: bool,
+    new_labels: Sequence[str],
+    unseen: bool,
+    alpha: float = 0.05,
+) -> str:
+    """Say which bundle to keep, why, and what was forgotten.
+
+    Args:
+        gain: the new candidate over the earlier bundle on the task's metric, a number between 0 and 1.
+        parts: of :func:`compare_parts`.
+        ships_old: whether dev found nothing better than the earlier bundle, so that it is what ships.
+        new_labels: labels that the earlier bundle does not know.
+        unseen: whether no row of the old labels was there to choose on.
+        alpha: significance level.
+    """
+    if ships_old:
+        return "Keep the old bundle: on dev nothing was better, so it is what ships again."
+    verb, clear = ("gains" if gain.value >= 0 else "loses"), gain.significant(alpha)
+    keep = which_to_keep(gain, parts, ships_old=False, alpha=alpha)
+    text = (
+        f"Keep the {keep} bundle: over the old one the new one {verb} {told_points(gain.value)} "
+        f"({told_uncertainty(gain.ci, gain.p_holm)})"
+    )
+    if not clear and keep == "old":
+        text += ": no significant difference in all, but it forgot"
+    elif not clear:
+        more = f", and only the new one knows {_labels(new_labels)}" if new_labels else ""
+        text += f": no significant difference, but dev preferred the new one{more}"
+    sentences = [text]
+    for name, about in (("old_labels", "On the {n} rows of the old labels"), ("new_labels", "On the {n} rows of new labels")):
+        if (part := parts.get(name)) is None:
+            continue
+        verb = "gains" if part.value >= 0 else "loses"
+        told = f"{about.format(n=part.n)} it {verb} {told_points(part.value)} ({told_uncertainty(part.ci, part.p_holm)})"
+        if part.p_holm > alpha:
+            told += ": no significant difference"
+        elif name == "old_labels" and part.value < 0:
+            told += ": it forgot some of what the old one knew"
+        sentences.append(told)
+    if new_labels and "old_labels" not in parts:
+        sentences.append("The test holds no row of the old labels, so what was forgotten cannot be seen")
+    elif unseen:
+        sentences.append("No row of the old labels was there to choose on: replay old rows to guard what they stand for")
+    return ". ".join(sentences) + "."
+
+
+def _labels(names: Sequence[str]) -> str:
+    return f"{len(names)} new label{'' if len(names) == 1 else 's'}"

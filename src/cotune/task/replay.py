@@ -1,0 +1,117 @@
+"""Rows of an earlier run that are learnt from again, so that a tuned model does not forget them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from cotune.task.checks import Finding
+from cotune.task.example import Example
+from cotune.task.sealed import SealedTest
+from cotune.task.split import DEV_MOST, Rows, cut, duplicate_key
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Old rows, chosen.
+
+    Attributes:
+        train: those that are learnt from again.
+        dev: those that the choice among candidates looks at, never learnt from in this run.
+        read: rows that the file holds.
+        in_test: ids of rows that repeat a test row and left.
+        in_new: ids of rows that repeat a new row, or belong to the group of a dev row, and left.
+        not_asked: rows whose label is not asked for any more.
+        test_rows_repeated: test rows that stand among the old rows: an earlier bundle may have learnt them.
+    """
+
+    train: Rows
+    dev: Rows
+    read: int
+    in_test: tuple[str, ...]
+    in_new: tuple[str, ...]
+    not_asked: int
+    test_rows_repeated: int
+
+    def counts(self) -> dict[str, int]:
+        """For the data checks."""
+        return {
+            "replay_read": self.read,
+            "replay_train": len(self.train),
+            "replay_dev": len(self.dev),
+            "replay_rows_in_test": len(self.in_test),
+            "replay_rows_repeat_new_ones": len(self.in_new),
+            "replay_rows_without_label": self.not_asked,
+            "test_rows_in_replay": self.test_rows_repeated,
+        }
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What a reader of the numbers has to know of them."""
+        if not self.test_rows_repeated:
+            return ()
+        what = (
+            f"{self.test_rows_repeated:,} test row{'' if self.test_rows_repeated == 1 else 's'} also stood among the old rows"
+        )
+        why = "the bundle that this run goes on from may have learnt them, which flatters it"
+        return (Finding("test_rows_in_replay", "warning", f"{what}: {why}", self.test_rows_repeated, self.in_test[:5]),)
+
+
+def choose_replay(
+    rows: Rows,
+    train: Rows,
+    dev: Rows,
+    test: SealedTest,
+    labels: tuple[str, ...],
+    *,
+    ratio: float,
+    generator: np.random.Generator,
+) -> Replay:
+    """Take what may be replayed, balance it against the new rows, and hold a part of it out for dev.
+
+    A label gets at most ``ratio`` times as many rows as the labels of the new rows have on average. So new and old labels
+    stand about evenly before the model: without the bound a large old file would drown the new rows. The dev part is
+    stratified and as large a share, of at most 300 rows, as dev is of the new rows: without it the choice on dev would never
+    see what is forgotten. Old rows never enter the test, which has to be fresh.
+
+    Args:
+        rows: the old rows, ids of their own.
+        train: new rows to learn from.
+        dev: new rows to choose on.
+        test: the new test, sealed.
+        labels: those that are asked for; rows of others leave.
+        ratio: see above.
+        generator: where the choice comes from.
+    """
+    asked = tuple(row for row in rows if row.output in set(labels))
+    in_test = test.leaking_train_ids(asked)
+    new = {duplicate_key(row) for row in (*train, *dev)}
+    groups = {row.group for row in dev} - {None}
+    in_new = tuple(row.id for row in asked if duplicate_key(row) in new or row.group in groups)
+    gone = {*in_test, *in_new}
+    left = [row for row in asked if row.id not in gone]
+    fresh = Counter(row.output for row in (*train, *dev))
+    most = max(1, math.ceil(ratio * len((*train, *dev)) / max(1, len(fresh))))
+    taken: Counter[str] = Counter()
+    kept: set[str] = set()
+    for place in generator.permutation(len(left)):
+        row = left[int(place)]
+        if taken[row.output] < most:
+            taken[row.output] += 1
+            kept.add(row.id)
+    chosen = tuple(row for row in left if row.id in kept)
+    stays, held = cut(chosen, min(DEV_MOST, round(len(dev) / len((*train, *dev)) * len(chosen))), generator)
+    repeated = test.rows_repeated_by(asked)
+    in_new = tuple(i for i in in_new if i not in set(in_test))
+    return Replay(stays, held, len(rows), in_test, in_new, len(rows) - len(asked), repeated)
+
+
+def is_replayed(row: Example) -> bool:
+    """Whether a row of train or dev came from the old rows."""
+    return row.id.startswith(f"{ROLE}:")
+
+
+ROLE = "replay"
+"""What the ids of replayed rows begin with."""

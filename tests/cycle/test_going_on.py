@@ -1,0 +1,330 @@
+"""Runs that go on from an earlier bundle: new labels, replay, forgetting, resume, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, summary_of, without_times, write_csv
+
+import cotune
+from cotune.cycle.start import open_start
+from cotune.model.cache import cache_folder
+from cotune.task.sealed import SealedTest
+
+if TYPE_CHECKING:
+    from conftest import Bench
+
+_WORDS = {
+    "animal": ("cat", "dog", "cow", "hen"),
+    "fruit": ("apple", "pear", "plum", "fig"),
+    "hard_metal": ("iron", "zinc", "lead", "gold"),
+    "tool": ("saw", "axe", "drill", "file"),
+}
+OWN = tuple(text for text in SETTINGS if not text.startswith("tune.rank"))
+"""The adapter's shape comes from the bundle."""
+
+
+def rows(kinds: tuple[str, ...], count: int, seed: int) -> list[dict[str, str]]:
+    rng = np.random.default_rng(seed)
+    made = []
+    for i in range(count):
+        kind = kinds[i % len(kinds)]
+        word = rng.choice(_WORDS[kind])
+        made.append({"text": f"{word} {1000 * seed + i} {word}", "label": kind})
+    return made
+
+
+def of_kind(folder: Path, kind: str) -> list[dict[str, Any]]:
+    return [event["value"] for event in journal_of(folder) if event["kind"] == kind]
+
+
+class Later:
+    """An earlier bundle, and files for what comes after it."""
+
+    def __init__(self, bench: Bench, whole: Path, folder: Path) -> None:
+        self.bench, self.bundle, self.old = bench, whole / "best", bench.rows
+        self.new = write_csv(folder / "new.csv", rows(("hard_metal", "tool"), 60, 5))
+        self.test = write_csv(folder / "test.csv", rows(tuple(_WORDS), 48, 6))
+
+    def run(self, out: Path, *more: str, data: Path | None = None, budget: str = "50ktok", at: Any = None) -> Ended:
+        if not out.exists():
+            shutil.rmtree(cache_folder("ledger"))
+        given = ("--from", str(self.bundle), "--budget", budget, "--seed", "4", "--out", str(out), *OWN)
+        return self.bench.commands.run("run", str(data or self.new), *given, *more, at=at)
+
+    def with_replay(self, out: Path, **named: Any) -> Ended:
+        return self.run(out, "--replay", str(self.old), f"data.test={self.test}", **named)
+
+
+@pytest.fixture(scope="module")
+def later(bench: Bench, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Later:
+    return Later(bench, whole, tmp_path_factory.mktemp("later"))
+
+
+@pytest.fixture(scope="module")
+def grown(later: Later, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with one new label and replayed rows."""
+    out = tmp_path_factory.mktemp("grown") / "run"
+    ended = later.with_replay(out)
+    assert ended.code == 0, ended.stderr
+    assert "Keep the " in ended.stdout and "Old and new bundle" in ended.stdout
+    return out
+
+
+def test_nothing_of_the_old_task_need_be_told_again(grown: Path, later: Later, whole: Path) -> None:
+    config = json.loads((grown / "config.json").read_text())["config"]
+    assert (config["data"]["input"], config["data"]["output"]) == (["text"], "label")
+    assert config["model"] == str(later.bench.model)
+    assert config["tune"]["rank"] == 4
+    summary = summary_of(grown)
+    assert summary["labels"] == ["animal", "fruit", "hard_metal", "tool"]
+    assert summary["previous"]["new_labels"] == ["hard_metal"] and summary["previous"]["gone_labels"] == []
+
+
+def test_the_old_bundle_is_an_arm_as_it_was(grown: Path, whole: Path) -> None:
+    summary, manifest = summary_of(grown), json.loads((whole / "best" / "manifest.json").read_text())
+    arm = summary["arms"]["previous"]
+    assert (arm["prompt_id"], arm["adapter_id"]) == (manifest["prompt_id"], manifest["adapter_id"])
+    assert arm["decision"] == manifest["decision"] and arm["log_loss"] is None and arm["n"] == 48
+    tests = json.loads((grown / "test_rows.json").read_text())
+    metal = tests["labels"].index("hard_metal")
+    assert all(row["answers"]["previous"] != metal and row["probabilities"]["previous"][metal] == 0 for row in tests["rows"])
+    shares = [sum(row["probabilities"]["previous"]) for row in tests["rows"]]
+    assert shares == pytest.approx([1.0] * 48, abs=1e-3)
+    assert "previous" in of_kind(grown, "open_test")[0]["arms"]
+    # The same rows, asked of the bundle itself.
+    predictor = cotune.load(whole / "best", device="cpu", dtype="float32", threads=1)
+    answers = predictor.predict([row["input"] for row in tests["rows"]])
+    assert answers == [tests["labels"][row["answers"]["previous"]] for row in tests["rows"]]
+
+
+def test_the_comparison_adds_up(grown: Path) -> None:
+    summary = summary_of(grown)
+    parts, arms = summary["previous"]["parts"], summary["arms"]
+    assert parts["all"]["n"] == 48 and parts["old_labels"]["n"] == 36 and parts["new_labels"]["n"] == 12
+    assert parts["new_labels"]["old"] == 0
+    over = summary["gains"]["over_previous"]
+    assert over["value"] == pytest.approx(arms["best_tuned"]["score"] - arms["previous"]["score"], abs=1e-5)
+    assert parts["all"]["value"] == pytest.approx(over["value"], abs=1e-5)
+    assert over["p"] <= over["p_holm"]
+    assert summary["verdict"].startswith(summary["previous"]["sentence"])
+    assert summary["previous"]["sentence"].startswith(f"Keep the {summary['previous']['keep']} bundle")
+
+
+def test_its_prompt_and_adapter_are_the_first_candidate(grown: Path, whole: Path) -> None:
+    entered = of_kind(grown, "previous")[0]
+    pool = of_kind(grown, "pool")[0]["proposals"]
+    taken = next(proposal for proposal in pool if proposal["source"] == "previous")
+    assert taken["prompt"] == entered["prompt"]
+    assert taken["parents"] == [entered["was"]["prompt_id"]]
+    manifest = json.loads((whole / "best" / "manifest.json").read_text())
+    first = of_kind(grown, "tuned")[0]
+    assert (first["stage"], first["steps"], first["adapter_id"]) == ("previous", 0, manifest["adapter_id"])
+    assert (grown / "adapters" / manifest["adapter_id"] / "adapter_model.safetensors").read_bytes() == (
+        whole / "best" / "adapter" / "adapter_model.safetensors"
+    ).read_bytes()
+    # The seed prompt is tuned afresh.
+    seed = of_kind(grown, "start")[0]["prompts"][0]
+    assert seed["instruction"] and of_kind(grown, "entrants")[0]["prompt_ids"]
+
+
+def test_replayed_rows_join_train_and_dev_in_balance_and_never_the_test(grown: Path) -> None:
+    replay = of_kind(grown, "previous")[0]["replay"]
+    counts = summary_of(grown)["data"]["counts"]
+    # 60 new rows of two labels: 30 a label, so that each of three old labels gives 30.
+    assert replay["replay_read"] == 120 and replay["replay_train"] + replay["replay_dev"] == 90
+    assert replay["replay_dev"] == 27
+    assert (counts["train"], counts["dev"], counts["test"]) == (42 + 63, 18 + 27, 48)
+    tests = json.loads((grown / "test_rows.json").read_text())
+    assert not any(row["id"].startswith("replay") for row in tests["rows"])
+
+
+def test_the_report_shows_old_and_new(grown: Path) -> None:
+    page = (grown / "report.html").read_text()
+    assert not (grown / "report-error.txt").exists()
+    assert "Old and new bundle" in page and "old bundle" in page and "Over the old bundle" in page
+    assert "the old bundle’s" in page
+
+
+def test_what_ships_predicts_new_labels_and_can_be_gone_on_from_again(grown: Path) -> None:
+    predictor = cotune.load(grown / "best", device="cpu", dtype="float32", threads=1)
+    assert "hard_metal" in predictor.labels or summary_of(grown)["previous"]["ships_old"]
+
+
+MOMENTS = [
+    pytest.param(("line", "previous", 1), id="after the bundle was taken over"),
+    pytest.param(("rename", "adapter_model.safetensors", 1), id="while its adapter is copied"),
+    pytest.param(("optimizer step", "", 9), id="inside an optimizer step"),
+    pytest.param(("line", "arm", 5), id="before the old bundle is tested"),
+]
+
+
+@pytest.mark.parametrize("at", MOMENTS)
+def test_killed_and_run_again(later: Later, grown: Path, tmp_path: Path, at: tuple[str, str, int]) -> None:
+    killed = later.with_replay(tmp_path / "run", at=at)
+    assert killed.code == -9, "the moment never came: " + killed.stderr
+    again = later.with_replay(tmp_path / "run")
+    assert again.code == 0, again.stderr
+    assert summary_of(tmp_path / "run") == summary_of(grown)
+    assert without_times(journal_of(tmp_path / "run")) == without_times(journal_of(grown))
+
+
+def test_without_replay_the_run_says_what_it_cannot_guard(later: Later, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert later.run(out, f"data.test={later.test}").code == 0
+    summary = summary_of(out)
+    assert summary["previous"]["unseen_labels"] == ["animal", "fruit"]
+    assert "No row of the old labels was there" in summary["verdict"] or summary["previous"]["ships_old"]
+    # A bias fitted to train's labels would silence those that have no row there.
+    own = [arm["decision"]["kind"] for name, arm in summary["arms"].items() if name != "previous"]
+    assert set(own) == {"raw"}
+    assert summary["labels"] == ["animal", "fruit", "hard_metal", "tool"]
+
+
+def test_labels_that_the_user_names_are_all_there_are(later: Later, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert later.run(out, "--replay", str(later.old), "output.labels=[hard_metal, tool, fruit]").code == 0
+    summary = summary_of(out)
+    assert summary["labels"] == ["fruit", "hard_metal", "tool"]
+    assert summary["previous"]["gone_labels"] == ["animal"]
+    assert summary["data"]["counts"]["replay_rows_without_label"] == 40
+    tests = json.loads((out / "test_rows.json").read_text())
+    assert tests["labels"] == ["fruit", "hard_metal", "tool", "animal"]
+    assert (out / "report.html").is_file() and not (out / "report-error.txt").exists()
+
+
+def test_the_old_one_ships_where_nothing_is_better(later: Later, tmp_path: Path) -> None:
+    """New rows whose labels are noise teach nothing."""
+    rng = np.random.default_rng(0)
+    shuffled = [{**row, "label": str(rng.choice(["fruit", "animal", "tool"]))} for row in labelled_rows(90, seed=7)]
+    data = write_csv(tmp_path / "noise.csv", shuffled)
+    dev, test = (write_csv(tmp_path / f"{i}.csv", labelled_rows(45, seed=i)) for i in (8, 9))
+    out = tmp_path / "run"
+    ended = later.run(out, f"data.dev={dev}", f"data.test={test}", data=data, budget="40ktok")
+    assert ended.code == 0, ended.stderr
+    summary = summary_of(out)
+    assert summary["previous"]["ships_old"] and summary["previous"]["keep"] == "old"
+    assert summary["verdict"].startswith("Keep the old bundle: on dev nothing was better")
+    assert summary["gains"]["over_previous"]["identical"]
+    assert list(summary["previous"]["parts"]) == ["all"]
+    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (out / "best", later.bundle)]
+    for key in ("adapter_id", "prompt_id", "decision", "labels"):
+        assert manifests[0][key] == manifests[1][key]
+
+
+# Refusals ---------------------------------------------------------------------------------------------------------
+
+
+def refused(ended: Ended, *told: str) -> None:
+    assert ended.code == 2, ended.stdout
+    assert "Traceback" not in ended.stderr
+    for text in told:
+        assert text in ended.stderr, ended.stderr
+
+
+def test_other_columns_are_told_with_both_names(later: Later, tmp_path: Path) -> None:
+    data = tmp_path / "new.csv"
+    data.write_text(later.new.read_text().replace("text,label", "message,label"))
+    refused(later.run(tmp_path / "run", data=data), "'text'", "'message', 'label'", "Rename")
+    refused(later.run(tmp_path / "run", "--input", "message", data=data), "reads 'text'", "'message'", "Rename the columns")
+    data.write_text(later.new.read_text().replace("text,label", "text,kind"))
+    refused(later.run(tmp_path / "run", data=data), "'label'", "'text', 'kind'", "command line")
+    assert list(tmp_path.iterdir()) == [data]
+    # Another name of the label column is no harm.
+    assert later.run(tmp_path / "run", "--output", "kind", data=data, at=("line", "previous", 1)).code == -9
+
+
+def test_a_bundle_that_was_tampered_with_is_refused(later: Later, tmp_path: Path) -> None:
+    whole = later.bundle
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    data = json.loads((copy / "prompt.json").read_text())
+    data["prompt"]["instruction"] = "Say something else."
+    (copy / "prompt.json").write_text(json.dumps(data))
+    refused(later.run(tmp_path / "run", "--from", str(copy)), "prompt.json", "has changed since the bundle was made")
+    refused(later.run(tmp_path / "run", "--from", str(whole.parent)), "this folder is no bundle", "best")
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_belong_to_the_bundle_cannot_be_others(later: Later, tmp_path: Path, bench: Bench) -> None:
+    refused(later.run(tmp_path / "run", "tune.rank=8"), "tune.rank=4", "Leave it out")
+    refused(later.run(tmp_path / "run", "engine.max_tokens=128"), "engine.max_tokens=1024", "Leave it out")
+    from tiny import save_tiny
+
+    other = save_tiny(tmp_path / "other", seed=3)
+    refused(later.run(tmp_path / "run", "--model", str(other)), "is not the one that the bundle was made with")
+    assert not (tmp_path / "run").exists()
+
+
+def test_old_rows_need_a_bundle(bench: Bench, tmp_path: Path) -> None:
+    refused(bench.run(tmp_path / "run", "--replay", str(bench.rows)), "no bundle is named to go on from")
+    task = cotune.Task.from_rows(rows(("fruit", "tool"), 60, 1), input="text", output="label", replay=rows(("tool",), 20, 2))
+    with pytest.raises(cotune.InputError, match="no bundle is named"):
+        cotune.run(task, out=tmp_path / "run", model=bench.model)
+
+
+def test_the_folder_belongs_to_the_bundle(later: Later, grown: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(later.bundle, moved)
+    same = later.bench.commands.run(
+        "run", str(later.new), "--from", str(moved), "--replay", str(later.old), f"data.test={later.test}",
+        "--budget", "50ktok", "--seed", "4", "--out", str(grown), *OWN,
+    )  # fmt: skip
+    assert same.code == 0, same.stderr
+    other = later.bench.commands.run(
+        "run", str(later.new), "--from", str(grown / "best"), "--replay", str(later.old), f"data.test={later.test}",
+        "--budget", "50ktok", "--seed", "4", "--out", str(grown), *OWN,
+    )  # fmt: skip
+    refused(other, "start: ")
+
+
+def test_a_test_row_among_the_old_ones_is_told_and_not_learnt(later: Later, bench: Bench, tmp_path: Path) -> None:
+    old = rows(("fruit", "animal", "tool"), 60, 0)
+    test = [*rows(tuple(_WORDS), 30, 6), *old[:5]]
+    task = cotune.Task.from_rows(rows(("hard_metal", "tool"), 60, 5), input="text", output="label", test=test, replay=old)
+    assert "test_rows_in_replay" in task.checks and task.checks["test_rows_in_replay"].count == 5
+    learnt = {row.text for row in (*task.train, *task.dev)}
+    assert not learnt & {row["text"] for row in test}
+    assert isinstance(task.test, SealedTest) and task.test.n == 35
+
+
+def test_a_ratio_says_how_much_is_replayed(later: Later) -> None:
+    old = rows(("fruit", "animal", "tool"), 90, 0)
+    for ratio, each in ((0.5, 15), (1.0, 30), (2.0, 30)):
+        task = cotune.Task.from_rows(
+            rows(("hard_metal", "tool"), 60, 5),
+            input="text",
+            output="label",
+            replay=old,
+            replay_ratio=ratio,
+            test=rows(("tool",), 9, 6),
+        )
+        again = [row.output for row in (*task.train, *task.dev) if row.id.startswith("replay:")]
+        assert {label: again.count(label) for label in set(again)} == dict.fromkeys(("fruit", "animal", "tool"), each)
+        assert task.labels == ("animal", "fruit", "hard_metal", "tool")
+
+
+def test_python_goes_on_from_a_bundle_too(later: Later, bench: Bench, tmp_path: Path) -> None:
+    task = cotune.Task.from_rows(rows(("hard_metal", "tool"), 60, 5), input="text", output="label", name="later")
+    settings: dict[str, Any] = {
+        "search": {"pool": 4, "entrants": 2, "max_cycles": 1},
+        "engine": {"dtype": "float32", "threads": 1},
+    }
+    settings |= {"tune": {"batch_size": 8}, "evaluate": {"robustness": False, "slices": False}}
+    result = cotune.run(task, out=tmp_path / "run", start=later.bundle, budget="30ktok", **settings)
+    assert result.summary["previous"]["new_labels"] == ["hard_metal"]
+    assert result.summary["labels"] == ["animal", "fruit", "hard_metal", "tool"]
+    assert "previous" in result.summary["arms"]
+    found = cotune.try_prompt(tmp_path / "run", "What is {text}?", task=task)
+    assert found.n == result.summary["n"]["dev"]
+
+
+def test_a_config_that_starts_afresh_opens_no_bundle(bench: Bench) -> None:
+    from cotune.config import config_from_data
+
+    assert open_start(config_from_data(bench.rows, input="text", output="label")) is None
