@@ -10,7 +10,12 @@ import pytest
 from cycle_runs import journal_of, summary_of
 
 from cotune.bundle import load
+from cotune.config import TuneConfig
+from cotune.cycle.run import _check_tunable
+from cotune.errors import InputError
 from cotune.model.trained_prefix import load_prefix
+from cotune.task.task import Task
+from tiny import tiny_local
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -43,3 +48,10 @@ def test_the_bundle_answers_as_on_the_test(finished: Path) -> None:
     predictor = load(finished / "best", device="cpu", dtype="float32", threads=1)
     answers = predictor.predict([row["input"] for row in rows["rows"]])
     assert answers == [rows["labels"][row["answers"]["best_tuned"]] for row in rows["rows"]]
+
+
+def test_free_answers_are_refused_before_the_search() -> None:
+    rows = [{"text": f"row {i}", "label": f"an answer in words {i}"} for i in range(40)]
+    task = Task.from_rows(rows, input="text", output="label", type="text")
+    with pytest.raises(InputError, match="only labels are scored"):
+        _check_tunable(tiny_local(), TuneConfig(method="prefix"), task)

@@ -149,7 +149,7 @@ def run(
                 view.event(event)
         try:
             model, model_name, probed = load_model(config, out, journal)
-            _check_tunable(model, config.tune)
+            _check_tunable(model, config.tune, task)
             costs = CostModel.guess(budget, gflops=probed["gemm_gflops"], parameters=_matrix_weights(model))
             lab = Lab(task, model, journal, costs, out, tune_settings(config), config.seed, view)
             _start(lab, config, model_name, own, probed)
@@ -354,13 +354,19 @@ def _check_key(config: RunConfig) -> None:
         raise InputError(f"the environment variable {name} is not set", where="proposer.key_env", mend="Set it to the key.")
 
 
-def _check_tunable(model: LocalModel, tune: TuneConfig) -> None:
+def _check_tunable(model: LocalModel, tune: TuneConfig, task: Task) -> None:
     """Find what is to be tuned now, not after the first race."""
     import torch
 
     from cotune.model.trained_prefix import TrainedPrefix
 
     if tune.method == "prefix":
+        if task.output.free:
+            raise InputError(
+                "behind a trained prefix only labels are scored",
+                where="tune.method",
+                mend="Use tune.method=lora for free answers.",
+            )
         with torch.inference_mode():
             state = model.run_prefix(BASE, [model.renderer.stop_id])
         assert state is not None
