@@ -113,7 +113,7 @@ def without_times(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
         elif event["kind"] == "engine":
             value = {name: value[name] for name in ("device", "dtype", "threads", "batch_tokens")}
         elif isinstance(value, dict):
-            value = {name: item for name, item in value.items() if name not in ("seconds", "timed_tokens")}
+            value = {name: item for name, item in value.items() if name not in ("seconds", "timed_tokens", "timed_seconds")}
         kept.append({"n": event["n"], "kind": event["kind"], "key": event["key"], "value": value})
     return kept
 

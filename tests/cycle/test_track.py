@@ -36,6 +36,14 @@ def test_a_track_whose_last_steps_made_both_numbers_worse_goes_back() -> None:
     assert worse.peaked and worse.ground.candidate.steps == 40 and worse.steps == 90
 
 
+def test_before_every_row_was_met_once_nothing_is_learnt_by_heart() -> None:
+    worse = track((20, 0.80, 0.6), (40, 0.88, 0.35), (90, 0.86, 0.64))
+    worse.epoch = 90
+    assert not worse.peaked and worse.ground.candidate.steps == 90
+    worse.epoch = 89
+    assert worse.peaked
+
+
 def test_one_number_alone_does_not_send_it_back() -> None:
     """Accuracy is noisy, and the log-loss of a model that grows surer rises while it still gets better."""
     assert not track((40, 0.88, 0.35), (90, 0.90, 0.64)).peaked

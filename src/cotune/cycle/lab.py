@@ -92,6 +92,7 @@ class Lab:
         self.dev_vectors: NDArray[np.float32] | None = None
         self.dev_embedded = False
         self.calibrates = True
+        self._trains = False
         self._runs: dict[str, TuningRun] = {}
         self._trained: dict[str, int] = {}
         self._known: dict[str, Given] = {}
@@ -256,7 +257,13 @@ class Lab:
         """
         branch = f"decay-{decay_from}-{to_step}" if decay_from is not None else ""
 
+        first: list[tuple[float, int]] = []
+
         def told(step: int, loss: float, tokens: int) -> None:
+            if not self._trains and step < to_step:
+                # A process's first step touches memory for the first time: it says nothing about the others.
+                first.append((time.monotonic(), tokens))
+            self._trains = True
             self.watcher.progress(stage, f"step {step}/{to_step}, loss {loss:.3f}: {prompt.text}", tokens)
 
         def effect() -> dict[str, Any]:
@@ -272,6 +279,8 @@ class Lab:
                 outcome = {"adapter_id": run.save(self.folder / "adapters")}
             except DivergedError as error:
                 outcome = {"failed": str(error)}
+            ended = time.monotonic()
+            timed_from, untimed = first[0] if first else (started, 0)
             return {
                 "stage": stage,
                 "prompt_id": prompt.id,
@@ -281,8 +290,9 @@ class Lab:
                 "loss": round(float(np.mean(run.losses[-5:])), 4) if run.losses else None,
                 "tokens": run.tokens,
                 "new_tokens": run.tokens - self._trained.get(run.key, 0),
-                "timed_tokens": run.tokens - before,
-                "seconds": round(time.monotonic() - started, 3),
+                "timed_tokens": run.tokens - before - untimed,
+                "timed_seconds": round(ended - timed_from, 3),
+                "seconds": round(ended - started, 3),
                 **outcome,
             }
 
@@ -290,8 +300,8 @@ class Lab:
         self.counts["tokens_trained"] += int(value["new_tokens"])
         if decay_from is None:
             self._trained[run.key] = int(value["tokens"])
-        if value.get("seconds"):
-            self.costs.saw_training(int(value["timed_tokens"]), float(value["seconds"]))
+        if value.get("timed_seconds"):
+            self.costs.saw_training(int(value["timed_tokens"]), float(value["timed_seconds"]))
         if "failed" in value:
             return None
         self.model.adapters.register(self.folder / "adapters" / value["adapter_id"])

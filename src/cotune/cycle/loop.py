@@ -25,6 +25,8 @@ _PATIENCE = 3
 """Steps of the loop without a better dev score after which it stops."""
 _FINISHES = 4
 """How often the learning rates may fall, where each time budget turns out to be left."""
+_RACE_SHARE = 0.2
+"""Of the budget that is left: what a race of bred prompts may cost before the search has shown what it is worth."""
 _SPENT = "the budget is spent, but for the end"
 
 
@@ -273,10 +275,11 @@ class Loop:
         with_race = int((spare - 4 * check - race) / (per_step + step))
         block = max(4, plan.short_steps)
         if len(search.cycles) < self.config.search.max_cycles and with_race >= max(3, block // 3):
-            untried = len(search.cycles) == 1
+            # Where a race takes much of what is left, steps come first: they are what tuning gains from at first.
+            untried = all(cycle["kind"] == "tune" for cycle in search.cycles[1:]) and race <= _RACE_SHARE * spare
             prompts = self._worth.get("prompts", 0.0) / (race + 2 * block * step + 2 * check)
             tune = self._worth.get("tune", 0.0) / (block * step + check)
-            if untried or prompts >= tune or winner.peaked:
+            if untried or ("tune" in self._worth and prompts >= tune) or winner.peaked:
                 steps = min(room, max(3, min(block, with_race)))
                 why = (
                     "prompts were not bred yet"

@@ -12,6 +12,8 @@ from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
 
 FINAL = 3
 """Prompts that see all rows of a race."""
+_RACE_SHARES = (0.12, 0.06)
+"""Of what the end leaves of the budget: for the first race, and for it where training runs short."""
 
 
 @dataclass(frozen=True)
@@ -113,29 +115,45 @@ def make_plan(
             where="budget",
             mend="Raise the budget, or lower limit.test or limit.train.",
         )
-    # What prompts are worth before tuning says little about after, so the first race is kept short.
-    race_rows, pool = min(sizes.dev, 128), max_pool
-    while _race_cost(pool, race_rows) * row > 0.12 * usable and (race_rows > 32 or pool > 6):
-        if race_rows > 48 or pool <= 12:
-            race_rows = max(32, int(race_rows * 0.85)) if race_rows > 32 else race_rows
-            pool -= race_rows <= 32
-        else:
-            pool -= 1
-    usable -= _race_cost(pool, race_rows) * row
-    entrants = max_entrants
     limit = max(8, max_epochs * sizes.steps_per_epoch)
-    while True:
-        # Entrants' short runs at a fifth each, then the winner and the seed to the end, and a check on dev after each.
-        checks = (entrants + 3) * check
-        shares = 0.2 * entrants + 2 * 0.8
-        target = int((usable - checks) / (shares * step))
-        if target >= 40 or entrants <= 3:
+    # What prompts are worth before tuning says little about after, so the first race is kept short; where the rows cannot be met
+    # twice even so, it is kept shorter and fewer prompts are tuned, since steps are what tuning gains from at first.
+    wanted = min(limit, max(40, 2 * sizes.steps_per_epoch))
+    for share in _RACE_SHARES:
+        pool, race_rows = _fit_race(max_pool, sizes.dev, share * usable / row)
+        rest = usable - _race_cost(pool, race_rows) * row
+        entrants, target = _fit_tuning(max_entrants, rest, step, check, wanted)
+        if target >= wanted:
             break
-        entrants -= 1
     target = max(6, min(target, limit))
     steady = target - decay_steps(int(target * (1 - decay)), decay)
     short = max(3, min(round(0.2 * target), steady))
     return Plan(pool, race_rows, entrants, short, target, reserve, reserve_tokens, fixed)
+
+
+def _fit_race(max_pool: int, dev: int, affordable: float) -> tuple[int, int]:
+    """Prompts and dev rows of a first race of so many scored rows; at least six prompts and 32 rows."""
+    rows, pool = min(dev, 128), max_pool
+    while _race_cost(pool, rows) > affordable and (rows > 32 or pool > 6):
+        if rows > 48 or pool <= 12:
+            rows = max(32, int(rows * 0.85)) if rows > 32 else rows
+            pool -= rows <= 32
+        else:
+            pool -= 1
+    return pool, rows
+
+
+def _fit_tuning(max_entrants: int, rest: float, step: float, check: float, wanted: int) -> tuple[int, int]:
+    """Entrants, and steps of the whole run: entrants' short runs at a fifth each, then the winner and the seed to the end.
+
+    Entrants are given up, down to three, where ``wanted`` steps do not fit. A check on dev comes after each stretch.
+    """
+    entrants = max_entrants
+    while True:
+        target = int((rest - (entrants + 3) * check) / ((0.2 * entrants + 2 * 0.8) * step))
+        if target >= wanted or entrants <= 3:
+            return entrants, target
+        entrants -= 1
 
 
 def _race_cost(pool: int, rows: int) -> int:

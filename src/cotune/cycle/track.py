@@ -55,6 +55,7 @@ class Track:
         finished: numbers of steps from which the learning rate has fallen already.
         failed: whether training diverged.
         steady_steps: optimizer steps at the full learning rate that this track itself took.
+        epoch: optimizer steps in which every row is met about once.
         also: the further prompts of a mixture. It is measured under each, and its best prompt on dev is what counts.
     """
 
@@ -68,6 +69,7 @@ class Track:
     failed: bool = False
     steady_steps: int = 0
     also: tuple[Prompt, ...] = ()
+    epoch: int = 0
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
@@ -91,9 +93,14 @@ class Track:
 
     @property
     def peaked(self) -> bool:
-        """Whether its last steps at the full learning rate made it worse, by the metric and by the log-loss."""
+        """Whether its last steps at the full learning rate made it worse, by the metric and by the log-loss.
+
+        Before every row was met once that is chance: there is nothing yet that could have been learnt by heart.
+        """
         last = self.latest.evaluation
-        return any(m.evaluation.score > last.score and m.evaluation.log_loss < last.log_loss for m in self.steady[:-1])
+        return self.latest.candidate.steps > self.epoch and any(
+            m.evaluation.score > last.score and m.evaluation.log_loss < last.log_loss for m in self.steady[:-1]
+        )
 
     @property
     def ground(self) -> Measured:
@@ -109,7 +116,7 @@ class Track:
 def open_track(lab: Lab, prompt: Prompt, start: str = BASE, start_steps: int = 0, *, also: Sequence[Prompt] = ()) -> Track:
     """A track that has not trained yet. Rows that a prompt of it shows are not learnt from: the answer would be copied."""
     run = _run_of(lab, (prompt, *also), start, lab.task.train)
-    return Track(prompt, run, start, start_steps, also=tuple(also))
+    return Track(prompt, run, start, start_steps, also=tuple(also), epoch=run.steps_per_epoch)
 
 
 def _run_of(lab: Lab, prompts: Sequence[Prompt], start: str, rows: Sequence[Example]) -> TuningRun:
