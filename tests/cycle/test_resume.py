@@ -132,7 +132,7 @@ def test_checkpoints_are_cleaned_away_also_after_a_kill_before_it(bench: Bench, 
     ("settings", "told"),
     [
         (("tune.rank=8",), "tune.rank: 4 -> 8"),
-        (("metric=macro_f1",), "metric: 'accuracy' -> 'macro_f1'"),
+        (("metric=macro_f1",), "metric: not set -> 'macro_f1'"),
         (("--budget", "90ktok"), "budget: '60ktok' -> '90ktok'"),
         (("--seed", "5"), "seed: 4 -> 5"),
         (("limit.train=60",), "limit.train: 80 -> 60"),
