@@ -116,8 +116,8 @@ def make_plan(
             mend="Raise the budget, or lower limit.test or limit.train.",
         )
     limit = max(8, max_epochs * sizes.steps_per_epoch)
-    # What prompts are worth before tuning says little about after, so the first race is kept short; where the rows cannot be met
-    # twice even so, it is kept shorter and fewer prompts are tuned, since steps are what tuning gains from at first.
+    # What prompts are worth before tuning says little about after, so the first race is kept short; where the rows cannot be
+    # met twice even so, it is kept shorter and fewer prompts are tuned, since steps are what tuning gains from at first.
     wanted = min(limit, max(40, 2 * sizes.steps_per_epoch))
     for share in _RACE_SHARES:
         pool, race_rows = _fit_race(max_pool, sizes.dev, share * usable / row)
