@@ -17,8 +17,8 @@ def measured(steps: int, score: float, log_loss: float) -> Measured:
     rows = 100
     correct = np.zeros(rows)
     correct[: round(score * rows)] = 1
-    evaluation = Evaluation(np.zeros(rows, dtype=np.int64), correct, np.full(rows, log_loss), score)
-    return Measured(Candidate(PROMPT, f"adapter-{steps}", RAW, steps), evaluation, np.zeros((rows, 2)))
+    evaluation = Evaluation(("a",) * rows, correct, correct, np.full(rows, log_loss), score)
+    return Measured(Candidate(PROMPT, f"adapter-{steps}", RAW, steps), evaluation, cast(Any, None))
 
 
 def track(*facts: tuple[int, float, float]) -> Track:
