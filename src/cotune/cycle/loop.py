@@ -13,6 +13,7 @@ from cotune.cycle.plan import FINAL, Plan
 from cotune.cycle.pool import choose_entrants, next_pool, opening_pool
 from cotune.cycle.previous import Previous
 from cotune.cycle.prompt_race import RaceResult, race_prompts
+from cotune.cycle.surrogate import Forecaster
 from cotune.cycle.track import Track, advance, decay_steps, finish, open_track, take_up
 from cotune.errors import CotuneError
 from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
@@ -69,6 +70,7 @@ class Loop:
     ) -> None:
         self.lab, self.config, self.plan, self.own, self.previous = lab, config, plan, list(own), previous
         self.guide = Guide(lab, config)
+        self.forecaster = Forecaster(lab, wanted=config.search.surrogate)
         self._row_tokens: dict[str, float] = {}
         self._check_tokens: dict[str, float] = {}
         # Budget a nat of dev log-loss has cost, by kind of step: what moved dev decides what comes next.
@@ -122,6 +124,7 @@ class Loop:
         )
         by_id = {p.prompt.id: p for p in proposals}
         race = race_prompts(lab, [p.prompt for p in proposals], BASE, rows=plan.race_rows, cycle=1, final=FINAL)
+        self.forecaster.observe_race(race, [p.prompt for p in proposals], steps=0)
         seed = self.own[0]
         ranking = [by_id[i].prompt for i in race.ranking if i not in (seed.id, previous.prompt.id if previous else "")]
         bare = bare_prompt(lab.task)
@@ -146,6 +149,7 @@ class Loop:
         # As they stand after equal steps: two of them go on below.
         tuned = [_tuned_record(t) for t in alive]
         losses = sorted(t.latest.evaluation.log_loss for t in alive)
+        self.forecaster.observe_tuned(alive)
         survivors = sorted(alive, key=lambda t: t.ground.rank, reverse=True)[:2]
         # A second look at the two best pays where it costs little of the whole.
         if len(alive) > 2 and plan.target_steps >= 100:
@@ -183,10 +187,13 @@ class Loop:
             demonstrations=self.config.search.demonstrations,
             seed=self.config.seed,
             guided=guided,
+            foresee=self.forecaster.asked(number, [incumbent.prompt, *parents], adapter=adapter, steps=ground.steps),
         )
         search.proposals.update({p.prompt.id: p for p in children})
         field_ = list({p.id: p for p in (incumbent.prompt, *parents, *(c.prompt for c in children))}.values())
-        race = race_prompts(lab, field_, adapter, rows=self.plan.race_rows, cycle=number, final=3)
+        forecast = self.forecaster.latest
+        race = race_prompts(lab, field_, adapter, rows=self.plan.race_rows, cycle=number, final=3, forecast=forecast)
+        self.forecaster.observe_race(race, field_, steps=ground.steps)
         by_id = {p.id: p for p in field_}
         # Who was tuned from these weights already would only be tuned so again.
         tried = {incumbent.prompt.id, *(t.prompt.id for t in search.tracks if t.start == adapter)}
@@ -206,6 +213,7 @@ class Loop:
         alive = [t for t in entrants if not t.failed]
         if not alive:
             raise CotuneError("every tuning run diverged. Lower tune.learning_rate and start a new --out folder.")
+        self.forecaster.observe_tuned(alive)
         search.tracks.extend(rivals)
         search.winner = max(alive, key=lambda t: t.ground.rank)
         own = incumbent.ground.evaluation.log_loss if not incumbent.failed else before
@@ -343,7 +351,8 @@ class Loop:
     def _race_cost(self, search: Search) -> float:
         entrants = max(8, self.plan.pool * 2 // 3) + FINAL
         rounds = successive_halving_schedule(entrants, self.plan.race_rows, final=3)
-        return 1.2 * schedule_cost(entrants, rounds) * self._row_cost(search.winner.prompt) + self.guide.cost
+        further = self.guide.cost + self.forecaster.cost(max(8, self.plan.pool * 2 // 3))
+        return 1.2 * schedule_cost(entrants, rounds) * self._row_cost(search.winner.prompt) + further
 
     def _affordable(self, ranking: list[Prompt]) -> list[Prompt]:
         """Prompts that may be tuned: while the budget allows no two epochs, none that costs far more than the seed.

@@ -76,7 +76,7 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | Non
         return {**plan.to_json(), "text": _plan_text(plan, lab, sizes)}
 
     # What decides nothing about the plan is no part of its key.
-    search = config.search.model_dump(exclude={"hard_demonstrations"})
+    search = config.search.model_dump(exclude={"hard_demonstrations", "surrogate"})
     value = lab.journal.step("plan", [task.fingerprint, config.budget, search], effect)
     return Plan(**{name: value[name] for name in Plan.__dataclass_fields__})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -15,12 +15,20 @@ from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal, diverse, first_pool, fixed, hard
 from cotune.refine.breed import DemonstrationPool, breed
 from cotune.refine.demonstrations import default_count, fits
+from cotune.refine.forecast import Forecast
 from cotune.task.example import Example
 
 NEAR = 0.02
 """Cosine distance below which two prompts are the same idea."""
 _EMBEDDED_ROWS = 96
 _BEHAVIOUR_ROWS = 16
+_FARTHEST = 8
+"""Prompts of a pool that are picked farthest-first before a surrogate's order counts."""
+BRED = 3
+"""Children that are bred for each that may race, where a surrogate chooses."""
+
+Foresee = Callable[[list[Prompt], list[Prompt]], Forecast | None]
+"""What a surrogate says of candidates, beside other prompts that race whatever it says."""
 
 
 def demonstration_pool(lab: Lab, close: Mapping[str, float] | None = None) -> DemonstrationPool:
@@ -85,19 +93,38 @@ def next_pool(
     demonstrations: bool,
     seed: int,
     guided: Guided | None = None,
+    foresee: Foresee | None = None,
 ) -> list[Proposal]:
-    """A later cycle's pool: children of this run's survivors, none of them tried before, and what ``guided`` adds to them."""
+    """A later cycle's pool: children of this run's survivors, none of them tried before, and what ``guided`` adds to them.
+
+    With ``foresee`` more children are bred than asked for, and a surrogate that has earned its place thins them; where it has
+    not, only as many are looked at as without it.
+    """
     guided = guided or Guided()
     rng = np.random.default_rng([seed, 10, cycle])
     shown = demonstration_pool(lab, guided.close) if demonstrations else None
     rewrites = [p for p in guided.rewrites if has_room(lab, p.prompt)][:count]
     known = seen | {p.prompt.id for p in rewrites}
-    bred = breed(survivors, lab.task, count + max(2, count // 3), rng, demonstration_pool=shown, seen=known)
-    return _record(lab, cycle, [*rewrites, *bred], count, keep=range(len(rewrites)))
+    plain = count + max(2, count // 3)
+    many = plain if foresee is None else BRED * count
+    bred = breed(survivors, lab.task, many, rng, demonstration_pool=shown, seen=known)
+    if foresee is not None:
+        bred = [p for p in bred if has_room(lab, p.prompt)]
+        forecast = foresee([p.prompt for p in bred], [p.prompt for p in rewrites])
+        if forecast is not None and forecast.on:
+            by_id = {p.prompt.id: p for p in bred}
+            bred = [by_id[i] for i in forecast.ranked]
+            return _record(lab, cycle, [*rewrites, *bred], count, keep=range(len(rewrites)), ranked=True)
+    return _record(lab, cycle, [*rewrites, *bred[:plain]], count, keep=range(len(rewrites)))
 
 
-def _record(lab: Lab, cycle: int, proposals: list[Proposal], count: int, keep: Sequence[int]) -> list[Proposal]:
-    """Drop what leaves no room for a row, embed, drop near-duplicates, order farthest-first and cut; journalled."""
+def _record(
+    lab: Lab, cycle: int, proposals: list[Proposal], count: int, keep: Sequence[int], *, ranked: bool = False
+) -> list[Proposal]:
+    """Drop what leaves no room for a row, embed, drop near-duplicates, order farthest-first and cut; journalled.
+
+    Where the proposals are ``ranked``, only the first few are picked farthest-first, the later ones in their order.
+    """
     proposals = [p for i, p in enumerate(proposals) if i in keep or has_room(lab, p.prompt)]
     if not proposals:
         return []
@@ -108,7 +135,8 @@ def _record(lab: Lab, cycle: int, proposals: list[Proposal], count: int, keep: S
         staying = without_near_duplicates(vectors, NEAR, keep=list(keep))
         points = vectors[staying]
         first = [staying.index(i) for i in keep] or [0]
-        order = [staying[i] for i in farthest_first(points, start=first, count=count)]
+        far = farthest_first(points, start=first, count=min(count, _FARTHEST) if ranked else count)
+        order = [staying[i] for i in [*far, *(i for i in range(len(staying)) if i not in far)]][:count]
         return {
             "cycle": cycle,
             "proposals": [proposals[i].to_json() for i in order],

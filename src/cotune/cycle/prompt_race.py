@@ -15,6 +15,7 @@ from cotune.evaluate.racing import Race, successive_halving_schedule
 from cotune.evaluate.resampling import Floats
 from cotune.evaluate.scoring import Evaluation
 from cotune.prompt.prompt import Prompt
+from cotune.refine.forecast import Forecast
 
 
 @dataclass
@@ -45,6 +46,7 @@ def race_prompts(
     cycle: int,
     final: int = 4,
     first_rows: int = 16,
+    forecast: Forecast | None = None,
 ) -> RaceResult:
     """Race prompts over the first ``rows`` rows of dev.
 
@@ -59,6 +61,8 @@ def race_prompts(
         cycle: for the journal.
         final: how many see all rows.
         first_rows: rows of the first round at least.
+        forecast: what a surrogate expects; who goes on to a next round is then chosen by it and by the rows seen together. The
+            sequential test and the final ranking go by the rows alone.
 
     Raises:
         CotuneError: every prompt failed.
@@ -84,10 +88,10 @@ def race_prompts(
             raise CotuneError("every prompt of the race gave scores that are not finite")
         if gone := [n for n in race.active if n in failed]:
             race = race.retire(gone)
-        losses = np.stack([_losses(lab, result.scores[prompts[n].id])[seen : step.rows] for n in alive], axis=1)
+        losses = np.stack([race_losses(lab, result.scores[prompts[n].id])[seen : step.rows] for n in alive], axis=1)
         race = race.update(losses)
         seen = step.rows
-        leaving = race.ranking()[step.keep :]
+        leaving = _order(lab, race, prompts, result, forecast)[step.keep :]
         if leaving and step.rows < rows:
             race = race.retire(leaving)
     result.dropped = [prompts[n].id for n in race.dropped]
@@ -122,7 +126,18 @@ def race_prompts(
     return result
 
 
-def _losses(lab: Lab, scores: Given) -> Floats:
+def _order(lab: Lab, race: Race, prompts: Sequence[Prompt], result: RaceResult, forecast: Forecast | None) -> Sequence[int]:
+    """Active prompts, best first: by their mean loss, or by what is expected of them after these rows."""
+    by_rows = race.ranking()
+    if forecast is None:
+        return by_rows
+    met = [n for n in range(len(prompts)) if prompts[n].id in result.scores]
+    losses = [np.minimum(race_losses(lab, result.scores[prompts[n].id]), race.bound) for n in met]
+    expected = dict(zip(met, forecast.expected([prompts[n] for n in met], losses), strict=True))
+    return sorted(by_rows, key=lambda n: expected[n])
+
+
+def race_losses(lab: Lab, scores: Given) -> Floats:
     """Per-row log-loss after the bias that the inputs seen so far suggest; few inputs suggest none."""
     rows = lab.dev[: len(scores)]
     if len(scores) < 8:

@@ -276,6 +276,12 @@ def _rewrite(story: Story, value: Value) -> list[Told]:
     return [Told(f"{_cycle(value)}the proposer wrote {counted(taken, 'instruction')}, {refused} refused ({spent})")]
 
 
+def _surrogate(story: Story, value: Value) -> list[Told]:
+    found = f"rank correlation {_short(value.get('correlation'))} on {counted(value.get('n'), 'left-out prompt')}"
+    done = "thins the pool" if value.get("on") else "does not beat a mean predictor and is off"
+    return [Told(f"{_cycle(value)}the surrogate {done} ({found}, p {_short(value.get('p'))})")]
+
+
 def _done(story: Story, value: Value) -> list[Told]:
     return [Told("done" + (f": {_pairs(value)}" if _pairs(value) else ""), "news")]
 
@@ -302,6 +308,7 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "robustness": _robustness,
     "slices": _slices,
     "rewrite": _rewrite,
+    "surrogate": _surrogate,
     "done": _done,
     "note": _note,
 }

@@ -1,0 +1,339 @@
+"""Makes the table of ``search_data`` with a real model, in pieces: what is done stays done, whenever it is stopped.
+
+The prompts are bred as a run breeds them: an opening pool, then children of the three best on the first hundred dev rows under
+the base model, until there are enough. The adapter is trained on the seed prompt, as a run's later races are held under the
+adapter of one prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.cycle.budget import parse_budget
+from cotune.cycle.costs import CostModel
+from cotune.cycle.journal import Journal
+from cotune.cycle.lab import Lab
+from cotune.cycle.pool import next_pool, opening_pool, shown_text
+from cotune.cycle.run import Quiet
+from cotune.embed import TextEmbedder, behaviour
+from cotune.evaluate.given import LabelsGiven
+from cotune.files import atomic_path, write_json
+from cotune.model.adapters import BASE
+from cotune.model.local import LocalModel
+from cotune.model.opening import open_model
+from cotune.model.score_cache import ScoreCache
+from cotune.prompt.bank import seed_prompt
+from cotune.prompt.prompt import Prompt
+from cotune.refine import Proposal, not_shown
+from cotune.refine.features import FORMAT_FEATURES, format_features
+from cotune.task.task import Task
+from cotune.tune.settings import TuneSettings
+from cotune.tune.trainer import TuningRun
+from measure import say
+from search_data import EMBEDDINGS, WEIGHTS, TaskTable, read_table, turned, write_table
+
+OUT_OF_TIME = 75
+"""Exit status when there is more to do (``EX_TEMPFAIL``)."""
+_PARENTS = 3
+_BEHAVIOUR_ROWS = 16
+_LABELS_OF_CLINC = 20
+
+
+class OutOfTime(Exception):
+    """The session's seconds are used up."""
+
+
+class Maker:
+    """Makes one task's part of the table.
+
+    Args:
+        model: who answers.
+        name: of the task, a folder in ``data``.
+        data: folder of the data sets.
+        work: where everything that was computed is kept.
+        sizes: ``prompts``, ``first`` pool, ``train`` rows, ``dev`` rows, ``block`` of rows, tuning ``steps``.
+        deadline: ``time.monotonic()`` after which no new piece is begun.
+    """
+
+    def __init__(self, model: LocalModel, name: str, data: Path, work: Path, sizes: dict[str, int], deadline: float) -> None:
+        self.model, self.name, self.sizes, self.deadline = model, name, sizes, deadline
+        self.folder = work / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.task = read_task(data / name, name, sizes["train"], sizes["dev"])
+        model.cache = ScoreCache(self.folder / "scores.sqlite")
+        costs = CostModel(parse_budget("1000Mtok"), 200.0, 70.0)
+        tune = TuneSettings(batch_size=8)
+        self.lab = Lab(self.task, model, Journal(self.folder / "journal"), costs, self.folder, tune, 0, Quiet())
+        self.proposals: list[Proposal] = []
+        self.adapters = {"base": BASE}
+
+    # Prompts ------------------------------------------------------------------------------------------------------
+
+    def breed(self) -> None:
+        """The prompts, bred once; later sessions read them."""
+        path = self.folder / "prompts.json"
+        if not path.is_file():
+            (self.folder / "journal").mkdir(exist_ok=True)
+            proposals = opening_pool(self.lab, [seed_prompt(self.task)], self.sizes["first"], demonstrations=True, seed=0)
+            for generation in range(2, 10):
+                missing = self.sizes["prompts"] - len(proposals)
+                if missing <= 0:
+                    break
+                found = {p.prompt.id: self._first_loss(p.prompt) for p in proposals}
+                parents = [p.prompt for p in sorted(proposals, key=lambda p: found[p.prompt.id])[:_PARENTS]]
+                count = min(missing, max(4, self.sizes["prompts"] * 5 // 16))
+                seen = {p.prompt.id for p in proposals}
+                proposals += next_pool(self.lab, generation, parents, count, seen, demonstrations=True, seed=0)
+            write_json(path, [p.to_json() for p in proposals[: self.sizes["prompts"]]])
+        self.proposals = [Proposal.from_json(item) for item in json.loads(path.read_text(encoding="utf-8"))]
+
+    def _first_loss(self, prompt: Prompt) -> float:
+        return float(self._judged(self._scored(prompt, BASE, 0))[0].mean())
+
+    # Scores -------------------------------------------------------------------------------------------------------
+
+    def _scored(self, prompt: Prompt, adapter: str, block: int) -> NDArray[np.float64]:
+        """Label scores of a block of dev rows; the score cache keeps them."""
+        self._in_time()
+        rows = self.lab.dev[block * self.sizes["block"] : (block + 1) * self.sizes["block"]]
+        found = self.model.score(prompt, [row.fields for row in rows], self.task.labels, adapter=adapter)
+        if found.cached < len(rows):
+            self._note(f"rows/{prompt.id}", found.tokens / len(rows))
+        return found.log_probs
+
+    def score(self, weights: str, block: int) -> None:
+        """All prompts on a block of rows."""
+        path = self.folder / f"scores-{weights}-{block}.npy"
+        if not path.is_file():
+            adapter = self._adapter(weights)
+            _save(path, np.stack([self._scored(p.prompt, adapter, block) for p in self.proposals]))
+            say(f"{self.name}: {weights}, block {block} done")
+
+    # Tuning -------------------------------------------------------------------------------------------------------
+
+    def _adapter(self, weights: str) -> str:
+        """``base``, or the adapter tuned on the seed prompt."""
+        if weights not in self.adapters:
+            self.adapters[weights] = self._tuned(self.proposals[0].prompt, self.sizes["steps"])
+        return self.adapters[weights]
+
+    def _tuned(self, prompt: Prompt, steps: int) -> str:
+        rows = not_shown(prompt, self.task.train)
+        training = self.lab.answering.training_rows(prompt, rows)
+        # Runs of another length have checkpoints of their own, which may be further than this one is to go.
+        checkpoints = self.folder / f"checkpoints-{steps}"
+        run = TuningRun(self.model, training, self.lab.tune, seed=0, folder=checkpoints)
+        path = self.folder / f"tuned-{run.key}-{steps}.json"
+        if not path.is_file():
+            run.resume()
+            while run.step < steps:
+                self._in_time()
+                run.advance(min(steps, run.step + 4))
+            write_json(path, run.save(self.folder / "adapters"))
+        adapter = str(json.loads(path.read_text(encoding="utf-8")))
+        self.model.adapters.register(self.folder / "adapters" / adapter)
+        return adapter
+
+    def short_runs(self, count: int, steps: int) -> None:
+        """Some of the prompts, drawn at random, each tuned for a few steps of its own and scored on the first block."""
+        path = self.folder / f"short-{count}-{steps}.json"
+        if path.is_file():
+            return
+        drawn = np.random.default_rng([0, 9]).permutation(len(self.proposals))[:count]
+        losses = {}
+        for place in sorted(int(i) for i in drawn):
+            prompt = self.proposals[place].prompt
+            scores = self._scored(prompt, self._tuned(prompt, steps), 0)
+            losses[place] = self._judged(scores)[0].tolist()
+            say(f"{self.name}: short run of prompt {place}, log-loss {np.mean(losses[place]):.3f}")
+        write_json(path, {"steps": steps, "prompts": list(losses), "losses": list(losses.values())})
+
+    # Embeddings ---------------------------------------------------------------------------------------------------
+
+    def embed(self, kind: str, weights: str) -> None:
+        """One embedding of all prompts; recorded with the tokens that each cost."""
+        path = self.folder / f"{kind}-{weights}.npy"
+        if path.is_file():
+            return
+        adapter = self._adapter(weights)
+        made = [self._embedded(kind, p.prompt, weights, adapter) for p in self.proposals]
+        width = max(len(vector) for vector in made)
+        _save(path, np.stack([vector if len(vector) else np.zeros(width, dtype=np.float32) for vector in made]))
+        say(f"{self.name}: {kind} embedding under {weights} done")
+
+    def _embedded(self, kind: str, prompt: Prompt, weights: str, adapter: str) -> NDArray[np.float32]:
+        path = self.folder / "vectors" / f"{kind}-{weights}-{prompt.id}.npy"
+        if not path.is_file():
+            self._in_time()
+            told: list[int] = []
+            embedder = TextEmbedder(self.model, adapter=adapter, progress=told.append)
+            if kind == "text":
+                vector = embedder.embed([shown_text(prompt.edit(demonstrations=()))])[0]
+            elif kind == "behaviour":
+                rows = [row.fields for row in self.lab.train_sample[:_BEHAVIOUR_ROWS]]
+                vector = behaviour(self.model, [prompt], rows, self.task.labels, adapter=adapter, progress=told.append)[0]
+            elif prompt.demonstrations:
+                texts = [f"{' '.join(text for _, text in d.fields)} {d.output}" for d in prompt.demonstrations]
+                vector = embedder.embed(texts).mean(axis=0)
+            else:
+                vector = np.zeros(0, dtype=np.float32)
+            path.parent.mkdir(exist_ok=True)
+            _save(path, vector)
+            self._note(f"{kind}/{prompt.id}", float(sum(told)))
+        found: NDArray[np.float32] = np.load(path, allow_pickle=False)
+        return found
+
+    # Output -------------------------------------------------------------------------------------------------------
+
+    def table(self) -> TaskTable | None:
+        """What is complete so far; None before the first block is."""
+        arrays: dict[str, NDArray[Any]] = {}
+        for weights in WEIGHTS:
+            blocks = []
+            for block in range(-(-self.sizes["dev"] // self.sizes["block"])):
+                path = self.folder / f"scores-{weights}-{block}.npy"
+                if not path.is_file():
+                    break
+                blocks.append(np.load(path, allow_pickle=False))
+            if blocks:
+                judged = [self._judged(scores) for scores in np.concatenate(blocks, axis=1)]
+                arrays[f"{weights}/losses"] = np.stack([losses for losses, _ in judged]).astype(np.float16)
+                arrays[f"{weights}/correct"] = np.stack([correct for _, correct in judged])
+            for kind in EMBEDDINGS:
+                path = self.folder / f"{kind}-{weights}.npy"
+                if path.is_file():
+                    arrays[f"{weights}/{kind}"] = turned(np.load(path, allow_pickle=False))
+        if "base/losses" not in arrays:
+            return None
+        prompts = [p.prompt for p in self.proposals]
+        arrays["format"] = format_features(prompts).astype(np.float32)
+        for path in sorted(self.folder.glob("short-*.json")):
+            found = json.loads(path.read_text(encoding="utf-8"))
+            arrays["short/prompts"] = np.array(found["prompts"], dtype=np.int32)
+            arrays["short/losses"] = np.array(found["losses"], dtype=np.float16)
+            arrays["short/steps"] = np.array([found["steps"]], dtype=np.int32)
+        notes = self._notes()
+        for kind in ("rows", *EMBEDDINGS):
+            arrays[f"tokens/{kind}"] = np.array([notes.get(f"{kind}/{p.id}", 0.0) for p in prompts], dtype=np.float32)
+        told = [
+            {**{k: v for k, v in p.to_json().items() if k != "prompt"}, "prompt": _without_rows(p.prompt)}
+            for p in self.proposals
+        ]
+        facts = {
+            "prompts": told,
+            "labels": len(self.task.labels),
+            "features": list(FORMAT_FEATURES),
+            "sizes": self.sizes,
+            "model": self.model.name,
+            "device": self.model.settings.device,
+            "dtype": self.model.settings.dtype,
+        }
+        return TaskTable(self.name, facts, arrays)
+
+    def _judged(self, scores: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+        """Log-loss and correctness of each row after the bias that the inputs suggest."""
+        rows = self.lab.dev[: len(scores)]
+        judged = LabelsGiven(scores).judge(rows, LabelsGiven(scores).calibrated(self.task), self.task)
+        return judged.log_losses, judged.correct.astype(np.uint8)
+
+    def _in_time(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise OutOfTime
+
+    def _notes(self) -> dict[str, float]:
+        path = self.folder / "tokens.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        return dict(json.loads(line) for line in lines)
+
+    def _note(self, name: str, tokens: float) -> None:
+        with (self.folder / "tokens.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps([name, round(tokens, 2)]) + "\n")
+
+
+def _without_rows(prompt: Prompt) -> dict[str, Any]:
+    """A prompt as JSON, its demonstrations as a number: rows of a data set do not belong into the table."""
+    return {**prompt.to_json(), "demonstrations": len(prompt.demonstrations)}
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.save(stream, array, allow_pickle=False)
+
+
+def read_task(folder: Path, name: str, train: int, dev: int) -> Task:
+    """Rows of the data set's train split: some to train on, others to choose on; long texts are cut, repeated ones left out."""
+    rng = np.random.default_rng(0)
+    rows: dict[str, str] = {}
+    with (folder / "train.jsonl").open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            rows.setdefault(_cut(str(row["input"])), str(row.get("intent", row["output"])))
+    if name == "clinc150":
+        known = sorted({label for label in rows.values() if label != "oos"})
+        kept = {known[i] for i in rng.permutation(len(known))[:_LABELS_OF_CLINC]}
+        rows = {text: label for text, label in rows.items() if label in kept}
+    items = [{"input": text, "output": label} for text, label in rows.items()]
+    order = rng.permutation(len(items))
+    drawn = [items[i] for i in order]
+    # A task needs a test split; nothing here reads it.
+    tested = drawn[train + dev : train + dev + 40]
+    labels = sorted(set(rows.values()))
+    return Task.from_rows(drawn[:train], dev=drawn[train : train + dev], test=tested, labels=labels, name=name, seed=0)
+
+
+def _cut(text: str, length: int = 80) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[:length].rsplit(" ", 1)[0]
+
+
+def make_table(
+    names: Sequence[str],
+    parts: Sequence[str],
+    *,
+    data: Path,
+    work: Path,
+    out: Path,
+    model: str,
+    device: str,
+    seconds: float,
+    sizes: dict[str, int],
+) -> bool:
+    """Do the named parts of the named tasks within some seconds, then write what is complete; False where more is to do.
+
+    Parts are ``base:0`` (losses under the base model, first block of rows), ``tuned:1``, ``text:base``, ``behaviour:tuned``,
+    ``shown:base`` (an embedding under some weights) and ``short:16:12`` (sixteen prompts tuned for twelve steps each).
+    """
+    deadline = time.monotonic() + seconds
+    opened = open_model(model, device=device)
+    tables, complete = read_table(out), True
+    for name in names:
+        maker = Maker(opened, name, data, work, sizes, deadline)
+        try:
+            maker.breed()
+            for part in parts:
+                _piece(maker, part)()
+        except OutOfTime:
+            complete = False
+        if maker.proposals and (table := maker.table()) is not None:
+            tables[name] = table
+            write_table(tables, out)
+    return complete
+
+
+def _piece(maker: Maker, part: str) -> Callable[[], None]:
+    kind, _, rest = part.partition(":")
+    if kind in WEIGHTS:
+        return lambda: maker.score(kind, int(rest))
+    if kind in EMBEDDINGS:
+        return lambda: maker.embed(kind, rest)
+    if kind == "short":
+        count, _, steps = rest.partition(":")
+        return lambda: maker.short_runs(int(count), int(steps))
+    raise SystemExit(f"unknown part {part!r}")

@@ -1,0 +1,125 @@
+"""The table of bred prompts is made in pieces by a tiny model; searches are compared on a made-up one whose best is known."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tiny import save_tiny
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import search
+import search_compare
+from search_compare import FRACTIONS, GRID, compare, grounds, searched
+from search_data import TaskTable, read_table, turned, write_table
+from search_strategies import Field, Ours, clustered_halving, random_search, successive_halving, uniform
+
+SMALL = ["--prompts", "8", "--first", "5", "--train", "24", "--dev", "12", "--block", "6", "--steps", "3"]
+
+
+def test_the_table_is_made_in_pieces_and_holds_no_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["card", "tower", "book", "number", "person", "place"]
+    rows = [{"input": f"the {words[i % 6]} numbered {i} of all", "output": words[i % 6]} for i in range(90)]
+    (tmp_path / "data" / "trec6").mkdir(parents=True)
+    (tmp_path / "data" / "trec6" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    model = save_tiny(tmp_path / "model")
+    places = ["--data", str(tmp_path / "data"), "--work", str(tmp_path / "work"), "--file", str(tmp_path / "t.safetensors")]
+    parts = ["base:0", "base:1", "text:base", "behaviour:base", "shown:base", "tuned:0", "text:tuned", "short:2:2"]
+    command = ["table", *places, "--model", str(model), "--tasks", "trec6", *SMALL, "--parts", *parts]
+    assert search.main([*command, "--seconds", "0"]) == 75
+    assert not (tmp_path / "t.safetensors").exists()
+    assert search.main(command) == 0
+    made = (tmp_path / "t.safetensors").read_bytes()
+    assert search.main([*command, "--seconds", "0"]) == 0, "what is done stays done"
+    assert (tmp_path / "t.safetensors").read_bytes() == made
+    table = read_table(tmp_path / "t.safetensors")["trec6"]
+    assert table.losses("base").shape == (8, 12) and table.losses("tuned").shape == (8, 6)
+    assert table.arrays["short/losses"].shape == (2, 6)
+    assert np.isfinite(table.losses("base")).all() and (table.arrays["tokens/rows"] > 0).all()
+    assert b" of all" not in made, "no text of a row is kept"
+    capsys.readouterr()
+    assert search.main(["compare", "--file", str(tmp_path / "t.safetensors"), "--seeds", "2"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told["sizes"]) == {"trec6, base", "trec6, tuned"}
+    assert "sms_spam, base" in told["missing"]
+
+
+def made_up(name: str, seed: int, prompts: int = 24, rows: int = 60) -> TaskTable:
+    """Prompts whose worth follows their text."""
+    rng = np.random.default_rng(seed)
+    text = rng.standard_normal((4, 6))[rng.integers(4, size=prompts)] + 0.3 * rng.standard_normal((prompts, 6))
+    worth = text @ rng.standard_normal(6) * 0.2
+    losses = 2 + worth[:, None] + rng.standard_normal(rows) + 0.5 * rng.standard_normal((prompts, rows))
+    arrays = {
+        "base/losses": losses.astype(np.float16),
+        "base/text": turned(text),
+        "base/shown": turned(np.zeros((prompts, 0))),
+        "base/behaviour": turned(rng.standard_normal((prompts, 6))),
+        "format": rng.standard_normal((prompts, 3)).astype(np.float32),
+        "tokens/rows": np.full(prompts, 25.0, dtype=np.float32),
+        **{f"tokens/{kind}": np.full(prompts, 25.0, dtype=np.float32) for kind in ("text", "shown", "behaviour")},
+    }
+    return TaskTable(name, {"labels": 2}, arrays)
+
+
+def test_searches_are_compared_on_what_the_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    few = {name: GRID[name] for name in (search_compare.DEFAULT, "no view, Thompson sampling")}
+    monkeypatch.setattr(search_compare, "GRID", few)
+    write_table({name: made_up(name, seed) for seed, name in enumerate(("trec6", "snips"))}, tmp_path / "t.safetensors")
+    told = compare(read_table(tmp_path / "t.safetensors"), seeds=3)
+    assert set(told["regret"]) == {"trec6, base", "snips, base"}
+    assert len(told["missing"]) == 6
+    for by in told["regret_mean"].values():
+        assert all(low <= mean <= high for mean, low, high in by.values())
+    for name in ("uniform allocation", "successive halving"):
+        assert told["regret_mean"][name]["1"][0] == 0.0, "who sees all rows of all knows the best"
+    assert told["regret_mean"]["random search"]["0.05"][0] > told["regret_mean"]["random search"]["0.5"][0]
+    assert isinstance(told["regret_ratio_at_25pct"], float)
+    # The text tells the worth, the behaviour does not; each with its interval.
+    text, behaviour = (told["what_predicts"]["trec6, base"][name] for name in ("text", "behaviour"))
+    assert text[0] > 0.5 > behaviour[0] and text[1] <= text[0] <= text[2]
+    search_compare.draw(told, tmp_path / "p.svg")
+    assert (tmp_path / "p.svg").read_text().count("successive halving") >= 1
+
+
+@pytest.mark.parametrize("fraction", FRACTIONS)
+def test_no_search_spends_more_than_it_has(fraction: float) -> None:
+    (ground,), _ = grounds({"trec6": made_up("trec6", 3)})
+    for strategy in (
+        random_search,
+        uniform,
+        successive_halving,
+        clustered_halving,
+        Ours(views=("text",)),
+        Ours(views=(), bound=1.0),
+    ):
+        arena = Field(ground.losses, fraction * ground.losses.size, ground.views, ground.costs, ground.text)
+        chosen = strategy(arena, np.random.default_rng(0))
+        embedded = 24.0 if strategy is clustered_halving or getattr(strategy, "views", ()) == ("text",) else 0.0
+        least = ground.losses.shape[1] if strategy is random_search else 0
+        assert arena.met.sum() + embedded <= max(arena.budget, least) + 1e-6
+        assert arena.met.sum() >= 0.35 * (arena.budget - embedded)
+        assert arena.met[chosen] > 0
+        assert (arena.met <= arena.rows).all()
+
+
+def test_a_search_that_is_told_the_truth_has_no_regret() -> None:
+    (ground,), _ = grounds({"trec6": made_up("trec6", 4)})
+    best = int(ground.losses.mean(axis=1).argmin())
+    assert searched(ground, lambda arena, rng: best, 0.1, range(3)).tolist() == [0.0, 0.0, 0.0]
+    assert searched(ground, uniform, 0.1, range(5)).mean() > searched(ground, uniform, 1.0, range(5)).mean() == 0.0
+
+
+def test_turning_keeps_angles() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((9, 40))
+    moved = vectors - vectors.mean(axis=0)
+    kept = turned(vectors).astype(np.float64)
+    assert kept.shape[1] <= 9
+    gram, small = moved @ moved.T, kept @ kept.T
+    assert np.allclose(small / np.trace(small), gram / np.trace(gram), atol=2e-3)
