@@ -13,9 +13,6 @@ from cotune.evaluate.attribution import Gain, told_points, told_uncertainty
 from cotune.evaluate.intervals import Interval
 from cotune.evaluate.paired import discordant_rows, holm, mcnemar, paired_interval, sign_flip_test
 
-PART_NAMES = {"all": "all rows", "old_labels": "rows of the old labels", "new_labels": "rows of the new labels"}
-"""Parts of the test, and what they are called before people."""
-
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -60,7 +57,7 @@ def compare_parts(
         seed: of the resampling that grouped rows need.
 
     Returns:
-        The parts that have rows, by the keys of :data:`PART_NAMES`. Where all rows are of one kind, ``all`` says it all and
+        The parts that have rows, by name: ``all``, ``old_labels``, ``new_labels``. Where all rows are of one kind, ``all`` says it all and
         the part of that kind is left out.
     """
     one, two, mask = (np.asarray(values, dtype=np.float64) for values in (new, old, known))
