@@ -57,8 +57,8 @@ def compare_parts(
         seed: of the resampling that grouped rows need.
 
     Returns:
-        The parts that have rows, by name: ``all``, ``old_labels``, ``new_labels``. Where all rows are of one kind, ``all`` says it all and
-        the part of that kind is left out.
+        The parts that have rows, by name: ``all``, ``old_labels``, ``new_labels``. Where all rows are of one kind, ``all`` says
+        it all and the part of that kind is left out.
     """
     one, two, mask = (np.asarray(values, dtype=np.float64) for values in (new, old, known))
     choices = {"all": np.ones(len(one), dtype=bool), "old_labels": mask == 1, "new_labels": mask == 0}
