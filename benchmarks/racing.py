@@ -17,7 +17,11 @@ chose and for the same weights under eight wordings that no cell tunes on or rac
     decay_free  tune the seed prompt at the full learning rate to the end and average the adapters of the last third
     shown       tune the seed prompt with demonstrations in it
     shown_steps the same for as many steps as ``seed`` takes: more tokens
+    nearest_steps
+                tune the seed prompt with those train rows in it that lie nearest to each row, for as many steps
     untuned     the seed prompt on the base model
+    shown_untuned, nearest_untuned
+                the same with demonstrations
 
 Every finished cell is a line of OUT/results.jsonl; a cell that was killed goes on where it was. ``racing_table.py`` reads them.
 """
@@ -42,7 +46,7 @@ from cotune.cycle.candidate import Candidate
 from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import Journal
 from cotune.cycle.lab import Lab
-from cotune.cycle.pool import choose_entrants, demonstration_pool, next_pool, opening_pool
+from cotune.cycle.pool import choose_entrants, demonstration_pool, nearest_variant, next_pool, opening_pool
 from cotune.cycle.prompt_race import RaceResult, race_prompts
 from cotune.cycle.run import Quiet
 from cotune.cycle.track import (
@@ -224,13 +228,22 @@ def tune_shown(bench: Bench) -> Measured:
     return best([track])
 
 
-def tune_shown_longer(bench: Bench) -> Measured:
+def at_equal_steps(bench: Bench, prompt: Prompt) -> Measured:
+    """Tune a prompt for as many steps as the budget is of the seed prompt's, whatever that costs."""
     lab = bench.lab
-    plain, track = open_track(lab, bench.asked), open_track(lab, with_shown(bench))
+    plain, track = open_track(lab, bench.asked), open_track(lab, prompt)
     more = bench.steps * (track.run.tokens_per_step - plain.run.tokens_per_step)
-    lab.costs.budget = Budget("tokens", lab.costs.budget.amount + more + lab.counts["tokens_embedded"])
+    more += 2 * (bench.check_cost([prompt]) - bench.check_cost([bench.asked])) + lab.counts["tokens_embedded"]
+    lab.costs.budget = Budget("tokens", lab.costs.budget.amount + more)
     bench.spend([track])
     return best([track])
+
+
+def with_nearest(bench: Bench) -> Prompt:
+    """The seed prompt with the train rows nearest to each row."""
+    variant = nearest_variant(bench.lab, bench.asked)
+    assert variant is not None
+    return variant.prompt
 
 
 def untuned(bench: Bench) -> Measured:
@@ -247,7 +260,10 @@ CELLS: dict[str, Callable[[Bench], Measured]] = {
     "untuned": untuned,
     "decay_free": without_decay,
     "cycles": two_cycles,
-    "shown_steps": tune_shown_longer,
+    "shown_steps": lambda bench: at_equal_steps(bench, with_shown(bench)),
+    "shown_untuned": lambda bench: measure(bench.lab, with_shown(bench), BASE, 0, "base"),
+    "nearest_untuned": lambda bench: measure(bench.lab, with_nearest(bench), BASE, 0, "base"),
+    "nearest_steps": lambda bench: at_equal_steps(bench, with_nearest(bench)),
 }
 
 
@@ -289,7 +305,7 @@ def run_cell(model: LocalModel, task: Task, cell: dict[str, Any], out: Path, giv
         "n": {"train": len(task.train), "dev": len(task.dev), "test": len(rows), "wording_rows": len(part)},
         "steps": candidate.steps,
         "prompt": candidate.prompt.text,
-        "demonstrations": len(candidate.prompt.demonstrations),
+        "demonstrations": candidate.prompt.nearest or len(candidate.prompt.demonstrations),
         "decision": candidate.decision.kind,
         "dev": round(chosen.evaluation.score, 4),
         "test": round(judged.score, 4),

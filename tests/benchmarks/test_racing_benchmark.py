@@ -50,10 +50,13 @@ def test_all_ways_run_a_cell_at_a_time(given: list[str], capsys: pytest.CaptureF
         assert cell["n"]["test"] == len(cell["row_ids"]) == len(cell["log_losses"]) == 12
         assert len(cell["wordings"]) == racing.WORDINGS and len(cell["wording_row_ids"]) == 6
         # Two races and five short runs are more than so few tokens hold.
-        if cell["cell"] not in ("shown_steps", "cycles"):
+        if cell["cell"] not in ("shown_steps", "nearest_steps", "nearest_untuned", "cycles"):
             assert cell["tokens"] <= cell["budget"], cell["cell"]
     by_way: dict[str, Any] = {cell["cell"]: cell for cell in cells}
     assert by_way["shown"]["demonstrations"] == 3 and by_way["seed"]["demonstrations"] == 0
+    assert (
+        by_way["nearest_steps"]["demonstrations"] == 3 and by_way["nearest_steps"]["tokens"] > by_way["shown_steps"]["tokens"]
+    )
     assert by_way["shown_steps"]["tokens"] > 1.3 * by_way["shown"]["tokens"]
     capsys.readouterr()
     assert racing.main(given) == 0

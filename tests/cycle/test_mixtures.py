@@ -32,7 +32,7 @@ def model() -> LocalModel:
 def lab_in(folder: Path, model: LocalModel) -> Lab:
     folder.mkdir(exist_ok=True)
     task = Task.from_rows(labelled_rows(100), input="text", output="label", limit={"dev": 20})
-    settings = TuneSettings(LoraSettings(rank=4, alpha=8), learning_rate=0.01, batch_size=4)
+    settings = TuneSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=0.01, batch_size=4)
     return Lab(task, model, Journal(folder), CostModel(parse_budget("1Mtok"), 1.0, 1.0), folder, settings, 0, Quiet())
 
 

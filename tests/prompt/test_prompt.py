@@ -25,7 +25,7 @@ prompts = st.builds(
     demonstrations=st.lists(st.builds(Demonstration, pairs, texts), max_size=2).map(tuple),
     order=st.sampled_from(["instruction_first", "input_first"]),
     separator=texts,
-)
+).flatmap(lambda p: st.integers(0, len(p.demonstrations)).map(lambda nearest: p.edit(nearest=nearest)))
 
 
 @given(prompts)
@@ -49,6 +49,7 @@ def test_ids_differ_exactly_where_prompts_do(left: Prompt, right: Prompt) -> Non
         {"separator": " "},
         {"label_words": (("x", "y"),)},
         {"demonstrations": (Demonstration((("input", "t"),), "x"),)},
+        {"nearest": 1},
     ],
 )
 def test_every_part_counts_in_the_id(change: dict[str, object]) -> None:

@@ -84,6 +84,8 @@ def test_what_does_not_fit_is_refused() -> None:
         average([])
     with pytest.raises(CotuneError, match="same shape"):
         average([adapter(0), adapter(1, rank=3)])
+    with pytest.raises(CotuneError, match="LoRA"):
+        average([{"prompt_embeddings": torch.zeros(2, 3)}])
     for shares in ([1.0], [1.0, -1.0], [0.0, 0.0], [1.0, float("inf")]):
         with pytest.raises(CotuneError, match="share"):
             average([adapter(0), adapter(1)], shares=shares)

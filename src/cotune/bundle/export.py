@@ -63,6 +63,12 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
     predictor = load(folder, base=base, device="cpu", dtype="float32")
     if to == "peft" and manifest.adapter_id == "base":
         raise InputError("the bundle has no adapter: the base model won", where=str(folder), mend="Export with --to merged.")
+    if predictor.prompt.nearest:
+        raise InputError(
+            "the bundle's prompt shows each row the demonstrations most like it, which no exported file can find",
+            where=str(folder),
+            mend="Use cotune predict or cotune serve, or run with search.nearest_demonstrations=false.",
+        )
     has_adapter = manifest.adapter_id != "base"
     trained = load_prefix(folder / ADAPTER) if has_adapter and is_prefix(folder / ADAPTER) else None
     if to == "merged" and trained is not None:

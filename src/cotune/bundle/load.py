@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cotune.bundle.card import base_model_name
 from cotune.bundle.manifest import ADAPTER, DECISION, MANIFEST, PROMPT, Manifest, read_json, read_manifest, verify
 from cotune.bundle.predictor import Predictor
+from cotune.embed import Neighbours
 from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
 
@@ -148,6 +149,8 @@ def _load_base(bundle: OpenedBundle, folder: Path, found: Probe) -> LocalModel:
 def _predictor(bundle: OpenedBundle, model: LocalModel) -> Predictor:
     manifest, folder = bundle.manifest, bundle.folder
     check_rendering(bundle.saved, model, str(folder / PROMPT))
+    if bundle.prompt.nearest:
+        model.renderer.chooser = model.renderer.chooser or Neighbours(model)
     if manifest.adapter_id != "base":
         _enter_adapter(folder / ADAPTER, manifest, model)
     return Predictor(

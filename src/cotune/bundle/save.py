@@ -98,7 +98,11 @@ def save_bundle(
     )
     fields = {name: f"{{{name}}}" for name in input_fields}
     stands_for = len(load_prefix(adapter_folder).ids) if adapter_folder is not None and is_prefix(adapter_folder) else None
-    card = model_card(manifest, metrics, model.renderer.text(prompt, fields, labels), stands_for=stands_for)
+    text = model.renderer.text(prompt, fields, labels)
+    if prompt.nearest:
+        stock = len(prompt.demonstrations)
+        text = f"(each row is shown those {prompt.nearest} of {stock} examples that are most like it; here for one)\n{text}"
+    card = model_card(manifest, metrics, text, stands_for=stands_for)
     with atomic_folder(folder) as temporary:
         write_json(temporary / PROMPT, rendering(prompt, labels, input_fields, model))
         write_json(temporary / DECISION, decision.to_json())

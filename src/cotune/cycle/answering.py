@@ -126,7 +126,8 @@ class LabelAnswering:
         rendered = self.render(prompt, rows)
         prefix = shared_prefix([row.prompt_ids for row in rendered])
         nodes = len(build_trie(rendered[0].completions).tree.tokens)
-        return sum(len(row.prompt_ids) for row in rendered) / len(rendered) - prefix + nodes, prefix
+        own = sum(len(row.prompt_ids) + row.looked_up for row in rendered) / len(rendered)
+        return own - prefix + nodes, prefix
 
     def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example]) -> float:
         """None beyond scoring."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cotune.cycle.answering import Answering, Reply, answering_for, rules_of
 from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import Journal
+from cotune.embed import Neighbours
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.given import Given
@@ -61,6 +62,7 @@ class Lab:
         spent_tokens: tokens of all steps so far.
         counts: tokens scored, written, trained, embedded, and saved by the shared prefix.
         row_vectors: of the rows that demonstrations are drawn from, once they are embedded.
+        stock_embedded: whether the rows that the nearest are chosen from are paid for.
         dev_vectors: of the dev rows, once this session has embedded them.
         dev_embedded: whether that stands in the journal and is paid for.
         calibrates: whether rules with a bias are tried; they need rows of every label.
@@ -79,6 +81,7 @@ class Lab:
     ) -> None:
         self.task, self.model, self.journal, self.costs = task, model, journal, costs
         self.answering = answering_for(task, model)
+        model.renderer.chooser = model.renderer.chooser or Neighbours(model)
         self.folder, self.tune, self.seed, self.watcher = folder, tune, seed, watcher
         # Rows of dev are met in one random order by all, as sequential tests need it.
         order = np.random.default_rng([seed, 1]).permutation(len(task.dev))
@@ -89,6 +92,7 @@ class Lab:
         self.counts = dict.fromkeys((*_SPENT, "tokens_saved_by_prefix"), 0)
         self.truncated = 0
         self.row_vectors: NDArray[np.float32] | None = None
+        self.stock_embedded = False
         self.dev_vectors: NDArray[np.float32] | None = None
         self.dev_embedded = False
         self.calibrates = True
@@ -234,6 +238,7 @@ class Lab:
         key = content_hash([[prompt.id for prompt in prompts], start, [row.id for row in train]])
         if key not in self._runs:
             first, *also = (self.answering.training_rows(prompt, train) for prompt in prompts)
+            self.counts["tokens_embedded"] += sum(row.looked_up for rows in (first, *also) for row in rows)
             own = [self.answering.own_prefix(prompt) for prompt in prompts]
             self._runs[key] = TuningRun(
                 self.model,

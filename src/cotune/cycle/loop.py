@@ -121,6 +121,7 @@ class Loop:
             demonstrations=self.config.search.demonstrations,
             seed=self.config.seed,
             previous=previous.proposal if previous else None,
+            nearest=plan.nearest,
         )
         by_id = {p.prompt.id: p for p in proposals}
         race = race_prompts(lab, [p.prompt for p in proposals], BASE, rows=plan.race_rows, cycle=1, final=FINAL)
@@ -188,6 +189,7 @@ class Loop:
             seed=self.config.seed,
             guided=guided,
             foresee=self.forecaster.asked(number, [incumbent.prompt, *parents], adapter=adapter, steps=ground.steps),
+            nearest=self.plan.nearest,
         )
         search.proposals.update({p.prompt.id: p for p in children})
         field_ = list({p.id: p for p in (incumbent.prompt, *parents, *(c.prompt for c in children))}.values())

@@ -52,6 +52,7 @@ class Plan:
         reserve: budget for confirming, the test and the report, in the budget's unit, at the rates known at the start.
         reserve_tokens: tokens of it; their cost is counted anew as rates become known.
         fixed: the rest of it.
+        nearest: whether pools hold a prompt that shows each row its nearest demonstrations.
     """
 
     pool: int
@@ -62,10 +63,11 @@ class Plan:
     reserve: float
     reserve_tokens: float
     fixed: float
+    nearest: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """For the journal."""
-        return {name: round(value, 2) for name, value in asdict(self).items()}
+        return {name: value if isinstance(value, bool) else round(value, 2) for name, value in asdict(self).items()}
 
 
 def make_plan(

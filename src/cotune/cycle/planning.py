@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from cotune.config import RunConfig
 from cotune.cycle.arms import CALIBRATION_ROWS
 from cotune.cycle.lab import Lab
 from cotune.cycle.plan import Plan, Sizes, make_plan
+from cotune.cycle.pool import nearest_variant
 from cotune.cycle.previous import Previous
 from cotune.cycle.trust import reserved_tokens
 from cotune.errors import BudgetError
@@ -67,18 +70,38 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | Non
             extra_tokens=extra_tokens,
         )
 
+    nearest = _nearest_tokens(lab, config, seed, own)
+
     def effect() -> dict[str, Any]:
-        try:
-            plan = planned(extra)
-        except BudgetError:
-            # What decides nothing must not keep a run from happening; it is left out at the end for want of room.
+        # What decides nothing must not keep a run from happening; it is left out at the end for want of room. Nor must prompts
+        # whose every row is long: where such a winner could not be tested, there are none.
+        ways = [(extra + nearest, True)] if nearest else []
+        for tokens, with_nearest in (*ways, (extra, False)):
+            with suppress(BudgetError):
+                plan = replace(planned(tokens), nearest=with_nearest)
+                break
+        else:
             plan = planned(0.0)
-        return {**plan.to_json(), "text": _plan_text(plan, lab, sizes)}
+        text = _plan_text(plan, lab, sizes)
+        if nearest and not plan.nearest:
+            text.append("leave nearest demonstrations out: the budget could not test a winner that has them")
+        return {**plan.to_json(), "text": text}
 
     # What decides nothing about the plan is no part of its key.
-    search = config.search.model_dump(exclude={"hard_demonstrations", "surrogate"})
+    search = config.search.model_dump(exclude={"hard_demonstrations", "nearest_demonstrations", "surrogate"})
     value = lab.journal.step("plan", [task.fingerprint, config.budget, search], effect)
     return Plan(**{name: value[name] for name in Plan.__dataclass_fields__})
+
+
+def _nearest_tokens(lab: Lab, config: RunConfig, seed: Prompt, own: float) -> float:
+    """Further tokens at the end where the winner shows each row its nearest demonstrations; 0 where there is no such prompt."""
+    search = config.search
+    variant = nearest_variant(lab, seed) if search.demonstrations and search.nearest_demonstrations else None
+    if variant is None:
+        return 0.0
+    more = lab.tokens_a_row(variant.prompt)[0] - own
+    # Three arms may have it on the test, and three candidates are confirmed on dev.
+    return 1.05 * 3 * (lab.task.test.n + len(lab.dev)) * max(0.0, more)
 
 
 def _plan_text(plan: Plan, lab: Lab, sizes: Sizes) -> list[str]:

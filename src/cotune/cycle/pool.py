@@ -8,11 +8,11 @@ import numpy as np
 
 from cotune.cycle.guide import Guided
 from cotune.cycle.lab import Lab
-from cotune.embed import TextEmbedder, behaviour, centred, farthest_first, without_near_duplicates
+from cotune.embed import TextEmbedder, behaviour, centred, farthest_first, show_nearest, without_near_duplicates
 from cotune.errors import InputError
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
-from cotune.refine import Proposal, diverse, first_pool, fixed, hard
+from cotune.refine import Proposal, diverse, first_pool, fixed, hard, with_demonstrations
 from cotune.refine.breed import DemonstrationPool, breed
 from cotune.refine.demonstrations import default_count, fits
 from cotune.refine.forecast import Forecast
@@ -62,6 +62,23 @@ def demonstration_pool(lab: Lab, close: Mapping[str, float] | None = None) -> De
     return draw
 
 
+def nearest_variant(lab: Lab, prompt: Prompt) -> Proposal | None:
+    """The prompt with train rows of which each row is shown the nearest; None where it is such a one, or rows are too few."""
+    rows = [row for row in lab.train_sample if fits(row)][:_EMBEDDED_ROWS]
+    stock = with_demonstrations(prompt, rows, most_characters=sum(len(row.text) for row in rows)).demonstrations
+    count = min(default_count(len(lab.task.labels)), len(stock) - 1)
+    if prompt.nearest or count < 1:
+        return None
+    variant = show_nearest(prompt, stock, count)
+    if not has_room(lab, variant):
+        return None
+    if not lab.stock_embedded:
+        rendered = lab.model.renderer.render(variant, [dict(shown.fields) for shown in stock], lab.task.labels)
+        lab.counts["tokens_embedded"] += sum(row.looked_up for row in rendered)
+        lab.stock_embedded = True
+    return Proposal(variant, "demonstrations", (prompt.id,), "demonstrations_nearest")
+
+
 def opening_pool(
     lab: Lab,
     own: Sequence[Prompt],
@@ -70,8 +87,12 @@ def opening_pool(
     demonstrations: bool,
     seed: int,
     previous: Proposal | None = None,
+    nearest: bool = False,
 ) -> list[Proposal]:
-    """The first cycle's pool: the user's prompts or the drafted one first, an earlier bundle's, the bare input, then others."""
+    """The first cycle's pool: the user's prompts or the drafted one first, an earlier bundle's, the bare input, then others.
+
+    With ``nearest`` the seed prompt also enters with the train rows that lie nearest to each row.
+    """
     rng = np.random.default_rng([seed, 10])
     shown = demonstration_pool(lab) if demonstrations else None
     proposals = first_pool(lab.task, list(own), count + max(4, count // 3), rng, demonstration_pool=shown)
@@ -79,6 +100,9 @@ def opening_pool(
     if previous is not None and previous.prompt.id not in {prompt.id for prompt in own}:
         others = [p for p in proposals if p.prompt.id != previous.prompt.id]
         proposals = [*others[: len(own)], previous, *others[len(own) :]]
+        kept += 1
+    if nearest and (variant := nearest_variant(lab, own[0])):
+        proposals.insert(kept, variant)
         kept += 1
     return _record(lab, 1, proposals, count, keep=range(min(kept, len(proposals))))
 
@@ -94,16 +118,21 @@ def next_pool(
     seed: int,
     guided: Guided | None = None,
     foresee: Foresee | None = None,
+    nearest: bool = False,
 ) -> list[Proposal]:
     """A later cycle's pool: children of this run's survivors, none of them tried before, and what ``guided`` adds to them.
 
     With ``foresee`` more children are bred than asked for, and a surrogate that has earned its place thins them; where it has
-    not, only as many are looked at as without it.
+    not, only as many are looked at as without it. With ``nearest`` the first survivor also enters with the train rows that lie
+    nearest to each row.
     """
     guided = guided or Guided()
     rng = np.random.default_rng([seed, 10, cycle])
     shown = demonstration_pool(lab, guided.close) if demonstrations else None
     rewrites = [p for p in guided.rewrites if has_room(lab, p.prompt)][:count]
+    variant = nearest_variant(lab, survivors[0]) if nearest else None
+    if variant is not None and variant.prompt.id not in seen:
+        rewrites = [variant, *rewrites]
     known = seen | {p.prompt.id for p in rewrites}
     plain = count + max(2, count // 3)
     many = plain if foresee is None else BRED * count
@@ -154,6 +183,10 @@ def _record(
 def has_room(lab: Lab, prompt: Prompt) -> bool:
     """Whether a prompt leaves an eighth of what the model takes to the row; demonstrations may fill it all."""
     renderer = lab.model.renderer
+    if prompt.nearest:
+        # Whichever rows are nearest, they are no longer than these.
+        longest = sorted(prompt.demonstrations, key=lambda d: sum(len(text) for _, text in d.fields))[-prompt.nearest :]
+        prompt = prompt.edit(demonstrations=tuple(longest), nearest=0)
     try:
         row = lab.answering.render(prompt, [Example("", dict.fromkeys(lab.task.input_fields, "x"), "")])[0]
     except InputError:
@@ -162,8 +195,10 @@ def has_room(lab: Lab, prompt: Prompt) -> bool:
 
 
 def shown_text(prompt: Prompt) -> str:
-    """A prompt's text with what its demonstrations show, for embedding."""
-    shown = "\n".join(f"{' '.join(text for _, text in d.fields)} {d.output}" for d in prompt.demonstrations)
+    """A prompt's text with what its demonstrations show, for embedding; of a stock to choose from, some."""
+    shown = "\n".join(
+        f"{' '.join(text for _, text in d.fields)} {d.output}" for d in prompt.demonstrations[: prompt.nearest or None]
+    )
     return "\n".join(part for part in (prompt.system or "", prompt.text, shown) if part)
 
 

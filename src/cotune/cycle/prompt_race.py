@@ -68,8 +68,7 @@ def race_prompts(
         CotuneError: every prompt failed.
     """
     result = RaceResult(adapter)
-    lengths = tuple(len(prompt.text) + sum(len(t) for d in prompt.demonstrations for _, t in d.fields) for prompt in prompts)
-    race = Race(len(prompts), bound=lab.answering.loss_bound, lengths=lengths)
+    race = Race(len(prompts), bound=lab.answering.loss_bound, lengths=tuple(map(_length, prompts)))
     seen = 0
     failed: set[int] = set()
     for step in successive_halving_schedule(len(prompts), rows, final=min(final, len(prompts)), first_rows=first_rows):
@@ -124,6 +123,14 @@ def race_prompts(
         },
     )
     return result
+
+
+def _length(prompt: Prompt) -> int:
+    """Characters that a row reads before its own, about."""
+    shown = sum(len(text) for demonstration in prompt.demonstrations for _, text in demonstration.fields)
+    if prompt.nearest:
+        shown = shown * min(prompt.nearest, len(prompt.demonstrations)) // max(1, len(prompt.demonstrations))
+    return len(prompt.text) + shown
 
 
 def _order(lab: Lab, race: Race, prompts: Sequence[Prompt], result: RaceResult, forecast: Forecast | None) -> Sequence[int]:

@@ -13,6 +13,7 @@ from cotune.config import RunConfig
 from cotune.cycle.answering import answering_for, rules_of
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.journal import read_journal
+from cotune.embed import Neighbours
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.decision import Decision
 from cotune.evaluate.paired import paired_difference
@@ -122,6 +123,7 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
     model = LocalModel.load(
         resolve_model(config.model), settings=settings, cache=ScoreCache(folder / "scores.sqlite"), name=config.model
     )
+    model.renderer.chooser = Neighbours(model)
     if model.fingerprint != start["model_fingerprint"]:
         raise InputError("the model is not the one the run was made with", where=config.model)
     order = np.random.default_rng([config.seed, 1]).permutation(len(task.dev))

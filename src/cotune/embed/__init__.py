@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cotune.embed.embedder import Embedder, behaviour, centred
+from cotune.embed.neighbours import Neighbours, show_nearest
 from cotune.embed.select import distances, farthest_first, without_near_duplicates
 from cotune.embed.standardize import Standardizer
 from cotune.embed.text import EmbedSettings, TextEmbedder
@@ -10,11 +11,13 @@ from cotune.embed.text import EmbedSettings, TextEmbedder
 __all__ = [
     "EmbedSettings",
     "Embedder",
+    "Neighbours",
     "Standardizer",
     "TextEmbedder",
     "behaviour",
     "centred",
     "distances",
     "farthest_first",
+    "show_nearest",
     "without_near_duplicates",
 ]

@@ -51,6 +51,8 @@ def behaviour(
     vectors = []
     for prompt in prompts:
         rendered = model.renderer.render(prompt, rows, labels)
+        if progress and (looked_up := sum(row.looked_up for row in rendered)):
+            progress(looked_up)
         states = model.last_states([row.prompt_ids for row in rendered], adapter=adapter, progress=progress)
         vectors.append(states.mean(axis=0))
     return np.stack(vectors)

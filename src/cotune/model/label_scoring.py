@@ -46,7 +46,7 @@ def score_labels(
     if not rendered:
         return LabelScores(np.zeros((0, len(labels))))
     scores = np.empty((len(rendered), len(labels)))
-    tokens, cached, plain = 0, 0, 0
+    tokens, cached, plain = sum(row.looked_up for row in rendered), 0, 0
     cache = None if fresh else model.cache
     for covered, places in model.by_coverage(adapter, [row.prompt_ids for row in rendered]):
         rows_here = [rendered[i] for i in places]

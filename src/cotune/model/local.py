@@ -242,6 +242,7 @@ class LocalModel:
         other = copy.copy(self)
         other.settings = replace(self.settings, max_tokens=max_tokens)
         other.renderer = Renderer(self.tokenizer, max_tokens=_longest_prompt(self.model, max_tokens))
+        other.renderer.chooser = self.renderer.chooser
         return other
 
     def _compute(

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from cotune.errors import CotuneError
 from cotune.prompt.prompt import Prompt, substitute
+
+UNSETTLED = "this prompt shows each row the demonstrations nearest to it, and nothing is here to find them"
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,12 @@ def turns_of(
         fields: the row's input fields, put in literally.
         labels: the answers to choose from.
         clean: takes out of label words and demonstrations what would mean something to a tokenizer.
+
+    Raises:
+        CotuneError: the prompt shows each row other demonstrations, and it was not settled which.
     """
+    if prompt.nearest:
+        raise CotuneError(UNSETTLED)
     values = {"labels": ", ".join(map(clean, prompt.words(labels))), **fields}
     system = None if prompt.system is None else substitute(prompt.system, values)
     turns: list[tuple[str, str | None]] = []

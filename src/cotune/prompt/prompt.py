@@ -37,6 +37,7 @@ class Prompt:
         system: the system message; None leaves the chat template's own default, an empty text asks for an empty one.
         label_words: pairs of label and the word the model says for it; labels that are not named say themselves.
         demonstrations: worked rows shown before the input.
+        nearest: how many of the demonstrations each row is shown, those most like it; 0 shows all of them to every row.
         order: whether the instruction stands before the input (long shared prefix) or after it.
         separator: the text between instruction, input and cue.
     """
@@ -49,6 +50,7 @@ class Prompt:
     demonstrations: tuple[Demonstration, ...] = ()
     order: Order = "instruction_first"
     separator: str = "\n"
+    nearest: int = 0
 
     @cached_property
     def id(self) -> str:
@@ -88,7 +90,11 @@ class Prompt:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that :meth:`from_json` turns back into an equal prompt."""
-        return asdict(self)
+        data = asdict(self)
+        if not self.nearest:
+            # Such prompts keep the id that they had before there were others.
+            del data["nearest"]
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Prompt:
@@ -112,6 +118,14 @@ class Prompt:
         for name in ("instruction", "input_template", "cue", "separator"):
             if not isinstance(values.get(name, ""), str):
                 raise InputError(f"the prompt's {name} must be a text")
+        nearest = values.get("nearest", 0)
+        if (
+            isinstance(nearest, bool)
+            or not isinstance(nearest, int)
+            or nearest < 0
+            or nearest > 0 == len(values["demonstrations"])
+        ):
+            raise InputError("the prompt's nearest must be a number of its demonstrations")
         if values.get("order", "instruction_first") not in ("instruction_first", "input_first"):
             raise InputError(f"unknown order {values['order']!r}", mend="Use instruction_first or input_first.")
         return cls(**values)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from cotune.errors import InputError
-from cotune.prompt.messages import Turns, turns_of
-from cotune.prompt.prompt import Prompt
+from cotune.errors import CotuneError, InputError
+from cotune.prompt.messages import UNSETTLED, Turns, turns_of
+from cotune.prompt.prompt import Demonstration, Prompt
 
 # Private-use characters: no chat template or data set gives them a meaning.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
@@ -26,11 +26,25 @@ class RenderedRow:
         completions: for each label, in the order asked for, the answer's ids with the stop token at the end; of free text
             the one gold answer, or nothing.
         truncated: whether the row's text had to be shortened.
+        looked_up: tokens that a model ran to choose what this row is shown.
     """
 
     prompt_ids: tuple[int, ...]
     completions: tuple[tuple[int, ...], ...]
     truncated: bool
+    looked_up: int = 0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The demonstrations that one row is shown, and the tokens that a model ran to choose them."""
+
+    demonstrations: tuple[Demonstration, ...]
+    tokens: int
+
+
+Chooser = Callable[[Prompt, Sequence[Mapping[str, str]]], Sequence[Shown]]
+"""Chooses what each row is shown of a prompt whose ``nearest`` is above 0."""
 
 
 class Renderer:
@@ -41,12 +55,16 @@ class Renderer:
         max_tokens: longest prompt in tokens; longer rows lose the end of their longest input field, nothing else.
         chat: False ignores the chat template.
 
+    Attributes:
+        chooser: asked where a prompt shows each row other demonstrations; None refuses such prompts.
+
     Raises:
         InputError: the tokenizer has no end token, the prompt alone is longer than ``max_tokens``, or it is empty.
     """
 
     def __init__(self, tokenizer: Any, *, max_tokens: int = 1024, chat: bool = True) -> None:
         self.tokenizer = tokenizer
+        self.chooser: Chooser | None = None
         self.max_tokens = max_tokens
         self.chat = bool(chat and getattr(tokenizer, "chat_template", None))
         self._special = sorted(
@@ -61,6 +79,8 @@ class Renderer:
 
     def text(self, prompt: Prompt, fields: Mapping[str, str], labels: Sequence[str]) -> str:
         """The whole text the model reads before it answers."""
+        if prompt.nearest:
+            prompt = self._settled(prompt, [fields])[0][0]
         skeleton = self._skeleton(prompt, tuple(fields), tuple(labels))
         return self._fill(skeleton, {name: self._harmless(value) for name, value in fields.items()})
 
@@ -69,9 +89,18 @@ class Renderer:
 
         The whole text is tokenized at once, never part by part. A completion is what follows the longest ids that the prompt
         alone and all prompt-and-answer texts have in common, so that a tokenizer that merges across the border is met too.
+
+        Raises:
+            CotuneError: the prompt shows each row other demonstrations, and there is no :attr:`chooser`.
         """
         if not rows:
             return []
+        if prompt.nearest:
+            settled = self._settled(prompt, rows)
+            return [
+                replace(self.render(own, [row], labels)[0], looked_up=tokens)
+                for row, (own, tokens) in zip(rows, settled, strict=True)
+            ]
         skeleton = self._skeleton(prompt, tuple(rows[0]), tuple(labels))
         values = [{name: self._harmless(value) for name, value in row.items()} for row in rows]
         ids = self._encode([self._fill(skeleton, row) for row in values])
@@ -138,6 +167,13 @@ class Renderer:
         """The text of an answer's ids, control tokens and the ``lead`` left out."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text.removeprefix(lead)
+
+    def _settled(self, prompt: Prompt, rows: Sequence[Mapping[str, str]]) -> list[tuple[Prompt, int]]:
+        """For each row the prompt with the demonstrations that it is shown, and the tokens it took to choose them."""
+        if self.chooser is None:
+            raise CotuneError(UNSETTLED)
+        chosen = self.chooser(prompt, rows)
+        return [(prompt.edit(demonstrations=shown.demonstrations, nearest=0), shown.tokens) for shown in chosen]
 
     # What the model reads -----------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ _PARTS: tuple[tuple[str, ...], ...] = (
     ("system",),
     ("label_words",),
     ("order", "separator"),
-    ("demonstrations",),
+    ("demonstrations", "nearest"),
 )
 _TRIES = 40
 
@@ -174,7 +174,10 @@ def _shown(prompt: Prompt, task: Task, rng: np.random.Generator, pool: Demonstra
     now = prompt.demonstrations
     if now and (pool is None or rng.random() < 0.4):
         kept = [now[place] for place in sorted(rng.permutation(len(now))[: len(now) // 2])] if rng.random() < 0.5 else []
-        return prompt.edit(demonstrations=tuple(kept)), "demonstrations_removed"
+        if prompt.nearest:
+            # Half of a stock to choose from is no shorter prompt.
+            kept = []
+        return prompt.edit(demonstrations=tuple(kept), nearest=prompt.nearest if kept else 0), "demonstrations_removed"
     if pool is None:
         return None
     rows = tuple(pool(rng))
@@ -187,7 +190,7 @@ def _shown(prompt: Prompt, task: Task, rng: np.random.Generator, pool: Demonstra
     if not now:
         return fresh, "demonstrations_added"
     new = [shown for shown in fresh.demonstrations if shown not in now]
-    if new and rng.random() < 0.5:
+    if new and not prompt.nearest and rng.random() < 0.5:
         place = int(rng.integers(len(now)))
         fresh = prompt.edit(demonstrations=(*now[:place], new[0], *now[place + 1 :]))
     return fresh, "demonstrations_exchanged"

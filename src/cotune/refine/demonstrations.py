@@ -133,7 +133,7 @@ def hard(
 
 
 def with_demonstrations(prompt: Prompt, examples: Iterable[Example], *, most_characters: int = MOST_CHARACTERS) -> Prompt:
-    """The prompt with these rows as its demonstrations, in their order, in place of those it had.
+    """The prompt with these rows as its demonstrations, in their order, in place of those it had; every row is shown all.
 
     Rows longer than 60 words are skipped, and so is whatever no longer fits into ``most_characters`` of input text.
     """
@@ -146,11 +146,16 @@ def with_demonstrations(prompt: Prompt, examples: Iterable[Example], *, most_cha
             continue
         room -= length
         shown[fields] = Demonstration(fields, example.output)
-    return prompt.edit(demonstrations=tuple(shown.values()))
+    return prompt.edit(demonstrations=tuple(shown.values()), nearest=0)
 
 
 def not_shown(prompt: Prompt, examples: Iterable[Example]) -> tuple[Example, ...]:
-    """The rows that the prompt does not show as demonstrations: those that may be trained on under it."""
+    """The rows that may be trained on under the prompt: those that it does not show as demonstrations.
+
+    Where each row is shown those nearest to it, that is all of them, since none is shown itself.
+    """
+    if prompt.nearest:
+        return tuple(examples)
     shown = {shown.fields for shown in prompt.demonstrations}
     return tuple(row for row in examples if tuple(row.fields.items()) not in shown)
 

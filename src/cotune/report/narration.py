@@ -93,9 +93,9 @@ class Story:
 
         try:
             prompt = Prompt.from_json(fields(data))
-            shown = prompt.text + (
-                f" [+{counted(len(prompt.demonstrations), 'demonstration')}]" if prompt.demonstrations else ""
-            )
+            count = prompt.nearest or len(prompt.demonstrations)
+            near = ", nearest to the row" if prompt.nearest else ""
+            shown = prompt.text + (f" [+{counted(count, 'demonstration')}{near}]" if count else "")
             self._prompts[prompt.id] = shown
         except (CotuneError, TypeError, ValueError, AttributeError):
             return

@@ -54,12 +54,14 @@ def average(adapters: Sequence[Weights], *, how: How = "factors", shares: Sequen
         shares: weight of each, in any unit; equal ones where None.
 
     Raises:
-        CotuneError: there are no adapters, their shapes differ, or the shares do not fit.
+        CotuneError: there are no adapters, they are no LoRA adapters of one shape, or the shares do not fit.
     """
     if not adapters:
         raise CotuneError("there are no adapters to average")
     if any(_shapes(one) != _shapes(adapters[0]) for one in adapters):
         raise CotuneError("only adapters of the same shape can be averaged")
+    if any(_A not in name and _B not in name for name in adapters[0]):
+        raise CotuneError("only LoRA adapters can be averaged")
     weights = [1.0] * len(adapters) if shares is None else list(shares)
     total = math.fsum(weights)
     if len(weights) != len(adapters) or min(weights) < 0 or not total > 0 or not math.isfinite(total):

@@ -12,10 +12,17 @@ from cotune.prompt.render import RenderedRow
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """Token ids of a row to learn from: what is given, and the answer with its stop token."""
+    """Token ids of a row to learn from: what is given, and the answer with its stop token.
+
+    Attributes:
+        prompt_ids: what is given.
+        answer_ids: what is right, stop token included.
+        looked_up: tokens that a model ran to choose what the row is shown.
+    """
 
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
+    looked_up: int = 0
 
 
 def training_rows(rendered: Sequence[RenderedRow], answers: Sequence[int] | None = None) -> list[TrainingRow]:
@@ -26,7 +33,10 @@ def training_rows(rendered: Sequence[RenderedRow], answers: Sequence[int] | None
         answers: the number of each row's completion; None where each has just its own (``Renderer.render_answers``).
     """
     answers = [0] * len(rendered) if answers is None else answers
-    return [TrainingRow(row.prompt_ids, row.completions[answer]) for row, answer in zip(rendered, answers, strict=True)]
+    return [
+        TrainingRow(row.prompt_ids, row.completions[answer], row.looked_up)
+        for row, answer in zip(rendered, answers, strict=True)
+    ]
 
 
 def rows_of_step(step: int, rows: int, batch_size: int, seed: int) -> list[int]:

@@ -89,7 +89,9 @@ class PromptFacts:
         """All that the model is shown apart from the row, as people read it."""
         prompt = self.prompt
         blocks = [f"[system]\n{prompt.system}"] if prompt.system is not None else []
-        for shown in prompt.demonstrations:
+        if prompt.nearest:
+            blocks.append(f"[examples]\nthe {prompt.nearest} nearest to the row, of {len(prompt.demonstrations)}")
+        for shown in () if prompt.nearest else prompt.demonstrations:
             row = "\n".join(f"{name}: {text}" for name, text in shown.fields)
             blocks.append(f"[example]\n{row}\n→ {prompt.word(shown.output)}")
         blocks.append((f"[prompt]\n{prompt.text}" if blocks else prompt.text) or "(the bare input)")
@@ -221,7 +223,7 @@ def prompt_details(prompts: Prompts, metric: str, *, total_bytes: int = 700_000)
                 ["First seen", f"cycle {facts.cycle}" if facts.cycle else "after the test"],
                 ["Made by", facts.origin or "–"],
                 *(
-                    [["Shows", counted(len(facts.prompt.demonstrations), "worked example")]]
+                    [["Shows", counted(facts.prompt.nearest or len(facts.prompt.demonstrations), "worked example")]]
                     if facts.prompt.demonstrations
                     else []
                 ),

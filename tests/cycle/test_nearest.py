@@ -1,0 +1,94 @@
+"""Prompts that show each row its nearest train rows, in a run: they enter the pool, are paid for, and survive a kill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from cycle_runs import journal_of, labelled_rows, summary_of, without_times
+
+from cotune.cycle.budget import parse_budget
+from cotune.cycle.costs import CostModel
+from cotune.cycle.journal import Journal
+from cotune.cycle.lab import Lab
+from cotune.cycle.pool import has_room, nearest_variant, opening_pool
+from cotune.cycle.run import Quiet
+from cotune.cycle.track import advance, open_track
+from cotune.model.adapters import BASE
+from cotune.model.local import EngineSettings
+from cotune.prompt.bank import seed_prompt
+from cotune.prompt.prompt import Demonstration, Prompt
+from cotune.task.task import Task
+from cotune.tune.settings import TuneSettings
+from tiny import tiny_local
+
+if TYPE_CHECKING:
+    from conftest import Bench
+
+
+def lab_in(folder: Path, max_tokens: int = 400) -> Lab:
+    task = Task.from_rows(labelled_rows(60), input="text", output="label", limit={"dev": 12})
+    model = tiny_local(settings=EngineSettings(max_tokens=max_tokens))
+    return Lab(task, model, Journal(folder), CostModel(parse_budget("1Mtok"), 1.0, 1.0), folder, TuneSettings(), 0, Quiet())
+
+
+def test_the_first_pool_holds_one_and_the_stock_is_paid_for_once(tmp_path: Path) -> None:
+    lab = lab_in(tmp_path)
+    seed = seed_prompt(lab.task)
+    pool = opening_pool(lab, [seed], 5, demonstrations=False, seed=0, nearest=True)
+    (found,) = [p for p in pool if p.prompt.nearest]
+    assert pool.index(found) == 2 and found.operator == "demonstrations_nearest" and found.parents == (seed.id,)
+    assert found.prompt.nearest == 3 and len(found.prompt.demonstrations) == len(lab.task.train)
+    before = lab.counts["tokens_embedded"]
+    again = nearest_variant(lab, seed.edit(cue="Kind:"))
+    assert again is not None and lab.counts["tokens_embedded"] == before > 0
+    assert nearest_variant(lab, found.prompt) is None
+
+
+def test_scoring_and_training_count_what_it_takes_to_find_them(tmp_path: Path) -> None:
+    lab = lab_in(tmp_path)
+    variant = nearest_variant(lab, seed_prompt(lab.task))
+    assert variant is not None
+    looked_up = [
+        row.looked_up for row in lab.model.renderer.render(variant.prompt, [r.fields for r in lab.dev], lab.task.labels)
+    ]
+    own, prefix = lab.tokens_a_row(variant.prompt)
+    lab.scores(variant.prompt, BASE, lab.dev, "race")
+    assert lab.counts["tokens_scored"] > sum(looked_up) > 0
+    assert lab.counts["tokens_scored"] == pytest.approx(own * len(lab.dev) + prefix, rel=0.1)
+    before = lab.counts["tokens_embedded"]
+    track = open_track(lab, variant.prompt)
+    assert lab.counts["tokens_embedded"] > before + sum(looked_up)
+    assert len(track.run.variants[0]) == len(lab.task.train)
+    assert advance(lab, track, 2, cycle=1)
+
+
+def test_there_is_room_only_for_what_fits_with_the_longest(tmp_path: Path) -> None:
+    lab = lab_in(tmp_path, max_tokens=120)
+    short = [Demonstration((("text", "a cat"),), "animal")] * 3
+    long = Demonstration((("text", "a very long row " * 8),), "animal")
+    prompt = Prompt(input_template="{text}", nearest=1)
+    assert has_room(lab, prompt.edit(demonstrations=tuple(short)))
+    assert not has_room(lab, prompt.edit(demonstrations=(*short, long)))
+
+
+def test_where_such_a_winner_could_not_be_tested_there_are_none(bench: Bench, tmp_path: Path) -> None:
+    assert bench.run(tmp_path / "run", "search.nearest_demonstrations=true", budget="30ktok", at=("line", "plan", 1)).code == -9
+    (plan,) = [e["value"] for e in journal_of(tmp_path / "run") if e["kind"] == "plan"]
+    assert plan["nearest"] is False and "leave nearest demonstrations out" in plan["text"][-1]
+
+
+def test_a_run_with_them_ends_alike_when_killed(bench: Bench, tmp_path: Path) -> None:
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    asked = ("search.nearest_demonstrations=true", "search.max_cycles=2")
+    assert bench.run(whole, *asked, budget="100ktok").code == 0
+    proposals = [p for e in journal_of(whole) if e["kind"] == "pool" for p in e["value"]["proposals"]]
+    assert any(p["operator"] == "demonstrations_nearest" for p in proposals)
+    spent = sum(summary_of(whole)["cost"][f"tokens_{what}"] for what in ("scored", "trained", "embedded"))
+    assert spent <= 1.05 * 100_000
+    assert not (whole / "report-error.txt").exists() and "nearest to the row" in (whole / "report.html").read_text()
+    assert bench.run(torn, *asked, budget="100ktok", at=("line", "train", 3)).code == -9
+    assert bench.run(torn, *asked, budget="100ktok").code == 0
+    assert summary_of(torn) == summary_of(whole)
+    assert without_times(journal_of(torn)) == without_times(journal_of(whole))
