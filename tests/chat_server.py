@@ -76,13 +76,18 @@ def slow(seconds: float, reply: Reply) -> Reply:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Keeps each request and gives the next reply; the last one goes on for ever."""
+    """Keeps each request and gives the next reply; the last one goes on for ever.
+
+    Attributes:
+        request_body: of the present request.
+    """
 
     protocol_version = "HTTP/1.1"
+    request_body: Any = None
 
     def do_POST(self) -> None:
         server: Any = self.server
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.request_body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with server.lock:
             server.seen.append({"path": self.path, "headers": dict(self.headers), "body": body, "at": time.monotonic()})
             reply = server.replies[min(len(server.seen), len(server.replies)) - 1]

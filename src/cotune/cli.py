@@ -35,10 +35,10 @@ def run(
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings such as tune.rank=8.")] = None,
     input: Annotated[list[str] | None, typer.Option(help="Input column; may be given several times.")] = None,
     output: Annotated[str | None, typer.Option(help="Label column.")] = None,
-    budget: Annotated[str | None, typer.Option(help="90s, 10m, 1h, or tokens: 300ktok, 2Mtok.")] = None,
+    budget: Annotated[str | None, typer.Option(help="90s, 10m, 1h, tokens: 300ktok, 2Mtok, or money: 2usd.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; the same one goes on where it stopped.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
-    model: Annotated[str | None, typer.Option(help="smollm2-135m (comes along), a folder, or a hub id.")] = None,
+    model: Annotated[str | None, typer.Option(help="smollm2-135m (comes along), a folder, a hub id, or openai:NAME.")] = None,
     prompt: Annotated[list[Path] | None, typer.Option(help="File with a prompt of yours, a candidate in the race.")] = None,
     start: Annotated[Path | None, typer.Option("--from", help="Bundle of an earlier run to go on from with new rows.")] = None,
     replay: Annotated[Path | None, typer.Option(help="Rows of that run, to be learnt from again so they last.")] = None,
@@ -96,12 +96,13 @@ def predict(
     probabilities: Annotated[bool, typer.Option(help="Add each label's probability.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Rows that are answered together.")] = 64,
     base: Annotated[Path | None, typer.Option(help="Folder of the base model, where it moved.")] = None,
+    key_env: Annotated[str | None, typer.Option(help="Variable with the key, where an endpoint answers.")] = None,
     as_json: Json = False,
 ) -> None:
     """Answer new rows with a bundle."""
     from cotune.bundle import load, predict_stream
 
-    predictor = load(bundle, base=base)
+    predictor = load(bundle, base=base, key_env=key_env)
     if input is not None:
         found = predictor.predict(input, probabilities=True)[0]
         if as_json or probabilities:

@@ -10,16 +10,17 @@ from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr, V
 from pydantic import model_validator as _model_validator
 from pydantic_core import PydanticCustomError
 
-from cotune.config_endpoints import ProposerConfig
+from cotune.config_endpoints import NO_PART_OF_THE_ANSWER, ModelEndpoint, ProposerConfig, TeacherConfig
 from cotune.config_errors import kind_of, readable_error, shown
 from cotune.config_output import OutputConfig
 from cotune.config_start import fill_from_bundle
 from cotune.config_types import Count, Name, Number, Section
+from cotune.endpoint.server import REMOTE
 from cotune.errors import InputError
 from cotune.yaml_text import YamlText, parse_yaml
 
 IN_MEMORY = "(in memory)"
-_ROLES = ("train", "dev", "test", "replay")
+_ROLES = ("train", "dev", "test", "replay", "unlabelled")
 _DATA_KEYS = tuple(f"data.{role}" for role in _ROLES)
 _TEXT_KEYS = ("name", "prompt", "metric", "model", "start", "budget", *_DATA_KEYS)
 _PATH_KEYS = (*_DATA_KEYS, "prompt", "model", "metric", "start", "output.schema")
@@ -43,6 +44,7 @@ class DataConfig(Section):
         group: column whose equal values mark rows that must stay in one split.
         replay: rows of the run whose bundle this one goes on from, to be learnt from again.
         replay_ratio: replayed rows a label at most, as a multiple of what the labels of the new rows have on average.
+        unlabelled: rows without labels that ``teacher`` answers; they are learnt from alone.
     """
 
     train: Name
@@ -53,6 +55,7 @@ class DataConfig(Section):
     input: Annotated[tuple[Name, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
     output: Name
     group: Name | None = None
+    unlabelled: Name | None = None
 
     @_model_validator(mode="after")
     def _columns_differ(self) -> DataConfig:
@@ -133,10 +136,10 @@ class RunConfig(Section):
         name: what people call the task.
         metric: one of ``cotune.task.metrics.METRICS``, ``within 0.5``, ``within 1%`` or ``FILE.py:FUNCTION``; None takes the
             default of the output's type.
-        model: ``smollm2-135m`` (bundled), a local folder, or a hub id.
+        model: ``smollm2-135m`` (bundled), a local folder, a hub id, or ``openai:NAME`` behind ``endpoint.base_url``.
         start: folder of an earlier run's bundle that this one goes on from; None starts afresh.
         prompt: the user's own prompt, inline or the path of a ``.txt`` or ``.md`` file; None drafts one.
-        budget: how long the run may go on, such as ``90s``, ``10m``, ``1h``, ``300ktok`` or ``2Mtok``.
+        budget: how long the run may go on, such as ``90s``, ``10m``, ``1h``, ``300ktok``, ``2Mtok`` or ``2usd``.
         refit: whether the winner is trained once more on train and dev together.
     """
 
@@ -154,7 +157,9 @@ class RunConfig(Section):
     tune: TuneConfig = TuneConfig()
     search: SearchConfig = SearchConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    endpoint: ModelEndpoint = ModelEndpoint()
     proposer: ProposerConfig = ProposerConfig()
+    teacher: TeacherConfig = TeacherConfig()
     engine: EngineConfig = EngineConfig()
 
     @_model_validator(mode="after")
@@ -163,6 +168,21 @@ class RunConfig(Section):
             what = "data.replay holds rows of an earlier run, and no bundle is named to go on from; set start"
             raise PydanticCustomError("replay", "{what}", {"what": what})
         return self
+
+    @_model_validator(mode="after")
+    def _endpoint_goes_with_model(self) -> RunConfig:
+        if self.remote_model is not None and self.endpoint.base_url is None:
+            raise PydanticCustomError("endpoint", "a model openai:NAME needs endpoint.base_url, where it answers")
+        if (self.data.unlabelled is None) != (self.teacher.base_url is None):
+            raise PydanticCustomError("teacher", "data.unlabelled and teacher go together: rows, and who answers them")
+        if self.remote_model == "":
+            raise PydanticCustomError("endpoint", "the model is called openai: and has no name")
+        return self
+
+    @property
+    def remote_model(self) -> str | None:
+        """Name of the model at ``endpoint``; None where it is one on this machine."""
+        return self.model.removeprefix(REMOTE) if self.model.startswith(REMOTE) else None
 
     def prompt_text(self) -> str | None:
         """The user's prompt as text, read from its file where ``prompt`` names one.
@@ -185,6 +205,9 @@ class RunConfig(Section):
             view["data"][role] = _base_name(view["data"][role])
         view["model"] = _base_name(view["model"]) if _is_local(view["model"]) else view["model"]
         view["prompt"] = self.prompt_text()
+        for section in ("endpoint", "proposer", "teacher"):
+            for key in NO_PART_OF_THE_ANSWER:
+                view[section].pop(key, None)
         # The task hashes what stands in the files of the schema and the metric.
         if isinstance(self.output.json_schema, str):
             view["output"]["schema"] = _base_name(self.output.json_schema)
@@ -321,7 +344,7 @@ def _resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = 
 
 def _validated(values: dict[str, Any], where: str, document: YamlText, overridden: frozenset[str] = frozenset()) -> RunConfig:
     # a section that is written but left empty means its defaults
-    for section in ("output", "limit", "tune", "search", "evaluate", "proposer", "engine"):
+    for section in ("output", "limit", "tune", "search", "evaluate", "endpoint", "proposer", "teacher", "engine"):
         if section in values and values[section] is None:
             del values[section]
     fill_from_bundle(values)

@@ -1,14 +1,19 @@
-"""The part of the config that names a language model which rewrites instructions."""
+"""The parts of the config that name language models behind OpenAI-compatible endpoints."""
 
 from __future__ import annotations
 
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, StrictStr, model_validator
+from pydantic import AfterValidator, Field, StrictBool, StrictStr, model_validator
 from pydantic_core import PydanticCustomError
 
 from cotune.config_types import Count, Name, Number, Section
+
+NO_PART_OF_THE_ANSWER = ("key_env", "timeout", "concurrency", "patience")
+"""Keys of these sections that a run may be gone on with changed: they say how one asks, not what comes out."""
+
+Price = Annotated[Number, Field(ge=0)]
 
 
 def _endpoint_url(value: str) -> str:
@@ -25,27 +30,85 @@ def _endpoint_url(value: str) -> str:
     return value
 
 
-class ProposerConfig(Section):
-    """A language model behind an OpenAI-compatible endpoint; none where ``base_url`` is None.
+class EndpointSection(Section):
+    """Where a language model answers; nowhere where ``base_url`` is None.
 
     Attributes:
         base_url: such as ``http://127.0.0.1:8080/v1``.
-        model: its name there.
         key_env: environment variable that holds the key; None asks without one.
-        calls: requests of the whole run at most, repeated ones included.
-        tokens: of questions and answers of the whole run at most.
         timeout: seconds that one request may take.
+        input_price: US dollars for a million tokens of questions; None where money does not count.
+        output_price: the same for answers.
+        cached_price: the same for the part of questions that the server had cached; None takes ``input_price``.
     """
 
     base_url: Annotated[StrictStr, AfterValidator(_endpoint_url)] | None = None
-    model: Name | None = None
     key_env: Annotated[StrictStr, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
-    calls: Count = 16
-    tokens: Count = 50_000
     timeout: Annotated[Number, Field(gt=0)] = 60.0
+    input_price: Price | None = None
+    output_price: Price | None = None
+    cached_price: Price | None = None
 
     @model_validator(mode="after")
-    def _model_goes_with_url(self) -> ProposerConfig:
-        if (self.base_url is None) != (self.model is None):
-            raise PydanticCustomError("proposer", "a proposer needs both base_url and model")
+    def _prices_go_together(self) -> EndpointSection:
+        if (self.input_price is None) != (self.output_price is None) or (
+            self.cached_price is not None and self.input_price is None
+        ):
+            raise PydanticCustomError("prices", "input_price and output_price go together, cached_price with them")
         return self
+
+
+class NamedEndpoint(EndpointSection):
+    """An endpoint that plays a part beside the model.
+
+    Attributes:
+        model: its name there.
+        calls: requests of the whole run at most, repeated ones included.
+        tokens: of questions and answers of the whole run at most.
+    """
+
+    model: Name | None = None
+    calls: Count = 16
+    tokens: Count = 50_000
+
+    @model_validator(mode="after")
+    def _model_goes_with_url(self) -> NamedEndpoint:
+        if (self.base_url is None) != (self.model is None):
+            raise PydanticCustomError("endpoint", "base_url and model go together")
+        return self
+
+
+class ProposerConfig(NamedEndpoint):
+    """A language model that rewrites instructions."""
+
+
+class TeacherConfig(NamedEndpoint):
+    """A language model that answers unlabelled rows, which then are learnt from.
+
+    Attributes:
+        sample: labelled train rows that it also answers, to see how often it agrees with them.
+        concurrency: requests at once at most.
+    """
+
+    calls: Count = 2_000
+    tokens: Count = 1_000_000
+    sample: Count = 50
+    concurrency: Count = 8
+
+
+class ModelEndpoint(EndpointSection):
+    """How the model is reached where ``model`` is ``openai:NAME``.
+
+    Attributes:
+        concurrency: requests at once at most; how many it is in fact adapts to the server.
+        patience: seconds that one question may take, all tries and waits included, before the run stops.
+        probabilities: whether the server is asked for them; without them, or where it tells none, only the answer counts.
+        answer_tokens: of an answer at most; None takes it from the labels. Models that think aloud need more.
+        embeddings: model at the same endpoint whose vectors place prompts; None compares them by their letters.
+    """
+
+    concurrency: Count = 8
+    patience: Annotated[Number, Field(gt=0)] = 600.0
+    probabilities: StrictBool = True
+    answer_tokens: Count | None = None
+    embeddings: Name | None = None

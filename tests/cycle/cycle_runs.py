@@ -66,14 +66,19 @@ class Commands:
         assert self._answer() == {"ready": True}
 
     def run(
-        self, *arguments: str, at: tuple[str, str, int] | None = None, signal: str = "KILL", file_limit: int | None = None
+        self,
+        *arguments: str,
+        at: tuple[str, str, int] | None = None,
+        signal: str = "KILL",
+        file_limit: int | None = None,
+        environment: dict[str, str] | None = None,
     ) -> Ended:
         """Run a command to its end, or until a signal hits it."""
         self._count += 1
         output = self._folder / str(self._count)
         output.mkdir(parents=True)
         request = {"arguments": list(arguments), "output": str(output), "at": at, "signal": signal, "file_limit": file_limit}
-        return self._ask(request, output)
+        return self._ask({**request, "environment": environment}, output)
 
     def send(self, stopped: Ended, signal: str) -> Ended:
         """Wake or end a command that stopped, and wait for its end."""
@@ -111,7 +116,7 @@ def without_times(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if event["kind"] == "cost":
             value = None
         elif event["kind"] == "engine":
-            value = {name: value[name] for name in ("device", "dtype", "threads", "batch_tokens")}
+            value = {name: value.get(name) for name in ("device", "dtype", "threads", "batch_tokens")}
         elif isinstance(value, dict):
             value = {name: item for name, item in value.items() if name not in ("seconds", "timed_tokens", "timed_seconds")}
         kept.append({"n": event["n"], "kind": event["kind"], "key": event["key"], "value": value})

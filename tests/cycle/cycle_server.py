@@ -4,6 +4,7 @@ Loading torch and transformers takes longer than a tiny run; this process loads 
 object a line from standard input and answers each with one:
 
     {"arguments": [...], "output": folder, "at": [...], "signal": "KILL", "file_limit": bytes}  starts a command and waits
+                                                                                                 (also "environment": {...})
     {"pid": 1234, "signal": "CONT"}                                                              wakes or ends a stopped one
 
 The answer holds ``code`` as ``subprocess`` counts it, None where the child only stopped, and its ``pid``.
@@ -121,6 +122,10 @@ def arm(at: list[Any], hit: Callable[[], None]) -> None:
 
         Lab.scores = scores  # type: ignore[method-assign]
         after(LocalModel, "_compute", lambda *a, **k: stage[0] == what)
+    elif kind == "answer kept":
+        from cotune.endpoint import AnswerCache
+
+        after(AnswerCache, "put")
     elif kind == "bundle":
         import cotune.bundle.save
 
@@ -145,6 +150,7 @@ def child(request: dict[str, Any]) -> None:
             os.dup2(handle, descriptor)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(output)
+        os.environ.update(request.get("environment") or {})
         if request.get("at"):
             number = getattr(signal, "SIG" + request.get("signal", "KILL"))
             arm(request["at"], lambda: os.kill(os.getpid(), number))

@@ -31,7 +31,7 @@ class Together:
         time.sleep(0.03)
         with self.lock:
             self.now -= 1
-        said = handler.server.seen[-1]["body"]["messages"][0]["content"]  # type: ignore[attr-defined]
+        said = handler.request_body["messages"][0]["content"]
         send(200, completion(said))(handler)
 
 

@@ -33,7 +33,7 @@ def answering(say: Callable[[str], Any]) -> Reply:
     """Replies by what the last message says."""
 
     def reply(handler: Handler) -> None:
-        body = handler.server.seen[-1]["body"]  # type: ignore[attr-defined]
+        body = handler.request_body
         found = say(body["messages"][-1]["content"])
         send(200, found if isinstance(found, bytes) else completion(found))(handler)
 
@@ -147,7 +147,7 @@ def understanding(**needs: Any) -> Reply:
     """A server that refuses what it does not know."""
 
     def reply(handler: Handler) -> None:
-        body = handler.server.seen[-1]["body"]  # type: ignore[attr-defined]
+        body = handler.request_body
         if any((body.get(key) != value) if value is not None else (key in body) for key, value in needs.items()):
             send(400, b'{"error": "Unsupported parameter"}')(handler)
         elif body.get("logprobs"):

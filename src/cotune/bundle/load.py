@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cotune.bundle.card import base_model_name
 from cotune.bundle.manifest import ADAPTER, DECISION, MANIFEST, PROMPT, Manifest, read_json, read_manifest, verify
 from cotune.bundle.predictor import Predictor
+from cotune.bundle.remote import ENDPOINT, remote_predictor
 from cotune.embed import Neighbours
 from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
@@ -29,6 +30,7 @@ def load(
     dtype: str = "auto",
     threads: int | None = None,
     base: str | Path | None = None,
+    key_env: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Predictor:
     """Load a bundle to predict with.
@@ -40,13 +42,15 @@ def load(
         threads: CPU threads; None takes what the machine has.
         base: folder or name of the base model where it is no longer found under the name in the manifest; it must be the
             same model, byte for byte.
+        key_env: environment variable with the key for the endpoint that answers, where one does. A bundle names it, but only
+            you can allow that a key of yours is sent where a bundle says.
         progress: told, in a sentence each, what takes time.
 
     Raises:
         InputError: it is no bundle; a file of it is missing, changed, too many or a link; its parts contradict each other;
             or the base model is not there, another one, or has another chat template.
     """
-    return load_several([folder], device=device, dtype=dtype, threads=threads, base=base, progress=progress)[0]
+    return load_several([folder], device=device, dtype=dtype, threads=threads, base=base, key_env=key_env, progress=progress)[0]
 
 
 def load_several(
@@ -56,6 +60,7 @@ def load_several(
     dtype: str = "auto",
     threads: int | None = None,
     base: str | Path | None = None,
+    key_env: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Predictor]:
     """Load bundles; those of one base model share it, and may therefore be used by one thread at a time alone.
@@ -70,6 +75,9 @@ def load_several(
     found = None
     for bundle in opened:
         manifest = bundle.manifest
+        if ENDPOINT in bundle.saved:
+            predictors.append(remote_predictor(manifest, bundle.prompt, bundle.saved, str(bundle.folder / PROMPT), key_env))
+            continue
         known = models.get(manifest.base_model.fingerprint)
         if known is None:
             model_folder = base_folder(bundle, base, progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from cotune.evaluate.decision import Decision
 from cotune.prompt.prompt import Prompt
 
 if TYPE_CHECKING:
-    from cotune.model.protocol import Model
+    from cotune.model.protocol import Model, Scorer
 
 Row = str | Mapping[str, Any]
 
@@ -56,7 +56,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: Model,
+        model: Scorer,
         prompt: Prompt,
         labels: Sequence[str],
         input_fields: Sequence[str],
@@ -66,15 +66,32 @@ class Predictor:
         bundle_id: str = "",
         task: str = "",
     ) -> None:
-        self.model, self.prompt, self.decision = model, prompt, decision
+        self.scorer, self.prompt, self.decision = model, prompt, decision
         self.labels, self.input_fields = tuple(labels), tuple(input_fields)
         self.adapter_id, self.bundle_id, self.task = adapter_id, bundle_id, task
 
     def __repr__(self) -> str:
         return (
             f"Predictor({self.task!r}, {', '.join(self.input_fields)} -> {len(self.labels)} labels, "
-            f"{self.model.name}, adapter={self.adapter_id})"
+            f"{self.scorer.name}, adapter={self.adapter_id})"
         )
+
+    @property
+    def model(self) -> Model:
+        """The model on this machine.
+
+        Raises:
+            InputError: it answers behind an endpoint.
+        """
+        from cotune.model.remote import RemoteModel
+
+        if isinstance(self.scorer, RemoteModel):
+            raise InputError(
+                f"the bundle's answers come from {self.scorer.name}, behind an endpoint, and there are no weights here",
+                where=self.task,
+                mend="Ask it with cotune predict.",
+            )
+        return cast("Model", self.scorer)
 
     @overload
     def predict(self, rows: Row | Sequence[Row], *, probabilities: Literal[False] = False) -> list[str]: ...
@@ -109,7 +126,7 @@ class Predictor:
         top = 1 if self.decision.kind == "raw" and not probabilities else None
         for start in range(0, len(rows), _AT_ONCE):
             part = rows[start : start + _AT_ONCE]
-            scores = self.model.score(self.prompt, part, self.labels, adapter=self.adapter_id, top=top)
+            scores = self.scorer.score(self.prompt, part, self.labels, adapter=self.adapter_id, top=top)
             chosen = self.decision.predict(scores.log_probs)
             cut = [False] * len(part)
             if scores.truncated:

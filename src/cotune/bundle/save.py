@@ -35,6 +35,7 @@ from cotune.prompt.prompt import Prompt
 if TYPE_CHECKING:
     from cotune.model.local import LocalModel
     from cotune.model.protocol import Model
+    from cotune.model.remote import RemoteModel
 
 
 def save_bundle(
@@ -48,7 +49,7 @@ def save_bundle(
     prompt: Prompt,
     decision: Decision,
     adapter_folder: Path | None,
-    model: LocalModel,
+    model: LocalModel | RemoteModel,
     metrics: Mapping[str, Any],
     model_name: str,
 ) -> Path:
@@ -64,7 +65,7 @@ def save_bundle(
         prompt: how to ask.
         decision: how scores become an answer.
         adapter_folder: an adapter's PEFT folder, LoRA or a prefix, copied as it is; None for the base model.
-        model: the model that it was all measured with.
+        model: the model that it was all measured with; of one behind an endpoint the bundle keeps where it answers.
         metrics: for ``metrics.json`` and the card: ``arms`` and ``gains`` as in a run's summary.
         model_name: how the user named the model; its folder is stored as an absolute path.
 
@@ -76,7 +77,9 @@ def save_bundle(
             cannot be written to; an older bundle stays.
         ValueError: the metrics hold NaN, or the decision does not fit the labels.
     """
+    from cotune.bundle.remote import LONGEST, asking, remote_base, text_of
     from cotune.model.adapters import BASE, adapter_content_id, adapter_files, is_prefix
+    from cotune.model.remote import RemoteModel
     from cotune.model.trained_prefix import load_prefix
 
     if decision.bias and len(decision.bias) != len(labels):
@@ -85,7 +88,7 @@ def save_bundle(
     manifest = Manifest(
         task=task_name,
         files={},
-        base_model=_base_model(model, model_name),
+        base_model=remote_base(model) if isinstance(model, RemoteModel) else _base_model(model, model_name),
         adapter_id=BASE if adapter_folder is None else adapter_content_id(adapter_folder),
         prompt_id=prompt.id,
         decision=decision,
@@ -93,18 +96,21 @@ def save_bundle(
         input_fields=tuple(input_fields),
         output_field=output_field,
         metric=metric,
-        max_tokens=model.settings.max_tokens,
+        max_tokens=LONGEST if isinstance(model, RemoteModel) else model.settings.max_tokens,
         versions=_versions(),
     )
     fields = {name: f"{{{name}}}" for name in input_fields}
     stands_for = len(load_prefix(adapter_folder).ids) if adapter_folder is not None and is_prefix(adapter_folder) else None
-    text = model.renderer.text(prompt, fields, labels)
+    if isinstance(model, RemoteModel):
+        text, asked = text_of(prompt, fields, labels), asking(prompt, labels, input_fields, model)
+    else:
+        text, asked = model.renderer.text(prompt, fields, labels), rendering(prompt, labels, input_fields, model)
     if prompt.nearest:
         stock = len(prompt.demonstrations)
         text = f"(each row is shown those {prompt.nearest} of {stock} examples that are most like it; here for one)\n{text}"
     card = model_card(manifest, metrics, text, stands_for=stands_for)
     with atomic_folder(folder) as temporary:
-        write_json(temporary / PROMPT, rendering(prompt, labels, input_fields, model))
+        write_json(temporary / PROMPT, asked)
         write_json(temporary / DECISION, decision.to_json())
         write_json(temporary / METRICS, dict(metrics))
         write_text(temporary / CARD, card)

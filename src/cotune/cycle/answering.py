@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from cotune.errors import CotuneError
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.given import Given, LabelsGiven, OwnLabelsGiven, gold_indices
 from cotune.evaluate.noise import Noise, compare
 from cotune.evaluate.racing import loss_bound
 from cotune.model.local import LocalModel
 from cotune.model.protocol import Progress
+from cotune.model.remote import RemoteModel
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, shared_prefix
 from cotune.task.example import Example
@@ -29,6 +31,8 @@ class Reply:
         saved: tokens that the shared prefix spared.
         truncated: rows whose text was shortened.
         cached: whether any of it came from the cache.
+        dollars: what it cost; None where the model is on this machine.
+        unmatched: rows whose answer names no label.
     """
 
     given: Given
@@ -36,6 +40,8 @@ class Reply:
     saved: int
     truncated: int
     cached: bool
+    dollars: float | None = None
+    unmatched: int = 0
 
 
 class Answering(Protocol):
@@ -165,8 +171,67 @@ class OwnLabelAnswering(LabelAnswering):
         return replace(reply, given=OwnLabelsGiven(reply.given.log_probs, self.task.labels))
 
 
-def answering_for(task: Task, model: LocalModel, labels: tuple[str, ...] = ()) -> Answering:
+class AskedAnswering:
+    """Asks a model behind an endpoint for each row's label: nothing of it can be rendered, tuned or run in other batches.
+
+    Args:
+        task: what is asked.
+        model: who answers.
+
+    Attributes:
+        rules: whether its scores are probabilities, so that a bias can be fitted to them.
+    """
+
+    def __init__(self, task: Task, model: RemoteModel) -> None:
+        self.task, self.model = task, model
+        self.loss_bound = loss_bound(len(task.labels))
+        self.rules = model.tells_probabilities
+
+    def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
+        """``[rows, labels]`` log-probabilities."""
+        found = self.model.score(prompt, [row.fields for row in rows], self.task.labels, adapter=adapter, progress=progress)
+        return Reply(
+            LabelsGiven(found.log_probs), found.tokens, 0, 0, bool(found.cached), round(found.cost, 9), found.unmatched
+        )
+
+    def write(self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: Given, progress: Progress) -> Reply | None:
+        """The scores are the answer."""
+        return None
+
+    def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
+        """Raises CotuneError: there are no token ids."""
+        raise self._elsewhere()
+
+    def training_rows(self, prompt: Prompt, rows: Sequence[Example]) -> list[TrainingRow]:
+        """Raises CotuneError: there are no token ids."""
+        raise self._elsewhere()
+
+    def own_prefix(self, prompt: Prompt) -> Sequence[int]:
+        """Raises CotuneError: there are no token ids."""
+        raise self._elsewhere()
+
+    def tokens_a_row(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
+        """Question and answer, about; an endpoint shares no prefix."""
+        return self.model.row_tokens(prompt, [row.fields for row in rows], self.task.labels), 0
+
+    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example]) -> float:
+        """None beyond scoring."""
+        return 0.0
+
+    def noise(
+        self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
+    ) -> tuple[Noise, int] | None:
+        """Its batches are its own affair."""
+        return None
+
+    def _elsewhere(self) -> CotuneError:
+        return CotuneError(f"{self.model.name} answers behind an endpoint and cannot be tuned or seen into")
+
+
+def answering_for(task: Task, model: LocalModel | RemoteModel, labels: tuple[str, ...] = ()) -> Answering:
     """How this task's rows are answered by this model; with ``labels`` of its own, as an earlier bundle did."""
+    if isinstance(model, RemoteModel):
+        return AskedAnswering(task, model)
     return OwnLabelAnswering(task, model, labels) if labels else LabelAnswering(task, model)
 
 

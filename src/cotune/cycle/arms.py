@@ -31,17 +31,24 @@ CALIBRATION_ROWS = 64
 
 @dataclass(frozen=True)
 class Confirmed:
-    """The five arms before the test, and the earlier bundle as a sixth where the run goes on from one.
+    """The arms before the test: five; two where nothing is tuned; one more, the earlier bundle, where the run goes on from it.
 
     Attributes:
         arms: arm name to its candidate as measured on all of dev.
         considered: every candidate that was measured on all of dev.
         chosen: the one of them that won, before a refit.
+        ships: the arm that goes into the bundle.
     """
 
     arms: Mapping[str, Measured]
     considered: list[Measured]
     chosen: Measured
+    ships: str = "best_tuned"
+
+    @property
+    def winner(self) -> Measured:
+        """What ships."""
+        return self.arms[self.ships]
 
 
 @dataclass(frozen=True)
@@ -83,14 +90,14 @@ def confirm(lab: Lab, search: Search, *, refit_winners: bool = False, previous: 
     """
     before = [_as_it_was(lab, previous.candidate)] if previous else []
     finalists = [search.proposals[i].prompt for i in search.base_race.ranking[:2]]
-    seed_prompt = _base(lab, search.seed.prompt)
-    base = {m.candidate.prompt.id: m for m in (seed_prompt, *(_base(lab, p) for p in finalists))}
+    seed_prompt = measure_base(lab, search.seed.prompt)
+    base = {m.candidate.prompt.id: m for m in (seed_prompt, *(measure_base(lab, p) for p in finalists))}
     tuned = [m for track in search.tracks if track.measured for m in (track.best,)]
     seed_tuned = search.seed.best if search.seed.measured else seed_prompt
     best = max([*before, seed_tuned, *tuned, *base.values()], key=lambda m: m.rank)
     # A bundle with labels of its own was not made to ask for the task's.
     asking = previous.prompt if previous and best.candidate.labels else best.candidate.prompt
-    best_prompt = base.get(asking.id) or _base(lab, asking)
+    best_prompt = base.get(asking.id) or measure_base(lab, asking)
     arms = {
         "seed_prompt": seed_prompt,
         "prompt_only": max(base.values(), key=lambda m: m.rank),
@@ -105,13 +112,27 @@ def confirm(lab: Lab, search: Search, *, refit_winners: bool = False, previous: 
         refitted = {candidate_id: m if candidate_id in kept else refit(lab, m) for candidate_id, m in pair.items()}
         arms |= {name: refitted[arms[name].candidate.id] for name in ("seed_tuned", "best_tuned")}
     considered = list({m.candidate.id: m for m in (*before, *base.values(), best_prompt, *tuned, best)}.values())
+    return settle(lab, arms, considered, best)
+
+
+def settle(
+    lab: Lab, arms: Mapping[str, Measured], considered: list[Measured], chosen: Measured, *, ships: str = "best_tuned"
+) -> Confirmed:
+    """Record the arms as they stand before the test, in a ``confirm`` step.
+
+    Args:
+        lab: where it is recorded.
+        arms: by name.
+        considered: every candidate that was measured on all of dev.
+        chosen: the one of them that won, before a refit: a refit gives it weights that have seen dev.
+        ships: the arm that goes into the bundle.
+    """
     lab.journal.step(
         "confirm",
         [m.candidate.id for m in arms.values()],
         lambda: {
             "arms": {name: m.candidate.to_json() for name, m in arms.items()},
-            # As it was measured: a refit gives it weights that have seen dev.
-            "chosen": best.candidate.to_json(),
+            "chosen": chosen.candidate.to_json(),
             "dev": {
                 name: {
                     "score": round(m.evaluation.score, 6),
@@ -122,7 +143,7 @@ def confirm(lab: Lab, search: Search, *, refit_winners: bool = False, previous: 
             },
         },
     )
-    return Confirmed(arms, considered, best)
+    return Confirmed(arms, considered, chosen, ships)
 
 
 def open_test(lab: Lab, confirmed: Confirmed) -> dict[str, ArmResult]:
@@ -167,7 +188,7 @@ def _as_it_was(lab: Lab, candidate: Candidate) -> Measured:
     return Measured(candidate, lab.judge(scores, lab.dev, candidate.decision), scores)
 
 
-def _base(lab: Lab, prompt: Prompt) -> Measured:
+def measure_base(lab: Lab, prompt: Prompt) -> Measured:
     """A prompt under the base model on all of dev, a bias estimated on train inputs where there is one."""
     scores = lab.scores(prompt, BASE, lab.dev, "confirm")
     rules: tuple[Decision, ...] = (RAW,)

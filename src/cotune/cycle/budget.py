@@ -1,4 +1,4 @@
-"""What a run may spend: time on the clock, or tokens processed."""
+"""What a run may spend: time on the clock, tokens processed, or money for answers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from cotune.errors import BudgetError
 
 _TIME = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _TOKENS = {"tok": 1.0, "ktok": 1e3, "mtok": 1e6, "gtok": 1e9}
+_MONEY = {"usd": 1.0}
+_UNITS: dict[Literal["time", "tokens", "money"], dict[str, float]] = {"time": _TIME, "tokens": _TOKENS, "money": _MONEY}
 _FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", re.IGNORECASE)
 
 
@@ -19,37 +21,48 @@ class Budget:
     """An amount and its unit.
 
     Attributes:
-        kind: ``time`` (seconds) or ``tokens`` (processed in scoring, training and embedding alike).
+        kind: ``time`` (seconds), ``tokens`` (processed in scoring, training and embedding alike) or ``money`` (US dollars, for
+            answers of an endpoint at the config's prices).
         amount: in that unit.
     """
 
-    kind: Literal["time", "tokens"]
+    kind: Literal["time", "tokens", "money"]
     amount: float
 
+    @property
+    def unit(self) -> str:
+        """As messages name it."""
+        return {"time": "s", "tokens": "tokens", "money": "USD"}[self.kind]
+
     def __str__(self) -> str:
+        if self.kind == "money":
+            return f"{self.amount:g} USD"
         if self.kind == "time":
             return f"{self.amount / 60:g} min" if self.amount >= 60 else f"{self.amount:g} s"
         return f"{self.amount / 1e6:g} M tokens" if self.amount >= 1e6 else f"{self.amount / 1e3:g} k tokens"
 
 
 def parse_budget(text: str) -> Budget:
-    """Read ``90s``, ``10m``, ``1h``, ``300ktok`` or ``2Mtok``.
+    """Read ``90s``, ``10m``, ``1h``, ``300ktok``, ``2Mtok`` or ``2usd``.
 
     Raises:
         BudgetError: the text has another form, or the amount is zero.
     """
     match = _FORM.fullmatch(text)
     unit = match[2].lower() if match else ""
-    if match is None or (unit not in _TIME and unit not in _TOKENS):
-        raise BudgetError(f"{text!r} is no budget", where="budget", mend="Write for example 90s, 10m, 1h, 300ktok or 2Mtok.")
-    amount = float(match[1]) * (_TIME.get(unit) or _TOKENS[unit])
+    kind = next((kind for kind, units in _UNITS.items() if unit in units), None)
+    if match is None or kind is None:
+        raise BudgetError(
+            f"{text!r} is no budget", where="budget", mend="Write for example 90s, 10m, 1h, 300ktok, 2Mtok or 2usd."
+        )
+    amount = float(match[1]) * _UNITS[kind][unit]
     if not 0 < amount < 1e18:
         raise BudgetError(
             f"the budget {text[:40]!r} is {'beyond all bounds' if amount else 'nothing'}",
             where="budget",
             mend="Give at least 60s or 50ktok.",
         )
-    return Budget("time" if unit in _TIME else "tokens", amount)
+    return Budget(kind, amount)
 
 
 class Clock:

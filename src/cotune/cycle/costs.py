@@ -15,24 +15,28 @@ _WRITING = 5.0
 class CostModel:
     """Turns tokens into budget.
 
-    Under a token budget a token costs one, whatever is done with it, so that the run is deterministic. Under a time budget it
-    costs seconds at the measured rates, which start as a guess from the probe.
+    Under a token budget a token costs one, whatever is done with it, so that the run is deterministic. Under a budget of money
+    it costs what the tokens of answers have cost so far, under a time budget seconds at the measured rates; both start as a
+    guess.
 
     Attributes:
         budget: the run's budget.
         score_rate: tokens a second in scoring.
         train_rate: tokens a second in training.
         write_rate: tokens a second in writing answers, those of their prompts counted.
+        token_price: US dollars for a token of an endpoint's, questions and answers mixed as they were so far.
     """
 
     budget: Budget
     score_rate: float
     train_rate: float
     write_rate: float = 0.0
+    token_price: float = 0.0
     _slowest: float = 0.0
     _scored: tuple[float, float] = (0.0, 0.0)
     _trained: tuple[float, float] = (0.0, 0.0)
     _written: tuple[float, float] = (0.0, 0.0)
+    _paid: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
     def guess(cls, budget: Budget, *, gflops: float, parameters: int) -> CostModel:
@@ -46,6 +50,8 @@ class CostModel:
 
     def scoring(self, tokens: float) -> float:
         """Cost of scoring so many tokens."""
+        if self.budget.kind == "money":
+            return tokens * self.token_price
         return tokens if self.budget.kind == "tokens" else tokens / self.score_rate
 
     def writing(self, tokens: float) -> float:
@@ -74,6 +80,12 @@ class CostModel:
         self._written = self._mixed(self._written, tokens, seconds)
         if self._written[1] > 1.0:
             self.write_rate = self._written[0] / self._written[1]
+
+    def saw_paying(self, tokens: int, dollars: float) -> None:
+        """Learn from answers that were paid for."""
+        self._paid = (self._paid[0] + tokens, self._paid[1] + dollars)
+        if self._paid[0] > 0:
+            self.token_price = self._paid[1] / self._paid[0]
 
     def saw_training(self, tokens: int, seconds: float) -> None:
         """Learn from a training step."""

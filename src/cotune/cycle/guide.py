@@ -11,9 +11,10 @@ import numpy as np
 
 from cotune.config import RunConfig
 from cotune.cycle.lab import Lab
+from cotune.cycle.remote import prices_of
 from cotune.cycle.slicing import measure_slices, slicing_tokens
 from cotune.cycle.track import Measured
-from cotune.endpoint import TRIES, Endpoint, EndpointError, ask, estimate_tokens
+from cotune.endpoint import TRIES, Endpoint, EndpointError, Usage, ask, estimate_tokens
 from cotune.refine import Proposal, fits
 from cotune.refine.copied import RowGrams
 from cotune.refine.rewriting import Case, Failures, Question, accept, messages_for, read_answer
@@ -100,6 +101,7 @@ class Guide:
 
         key = [cycle, question.prompt.id, [row.id for row in question.rows]]
         value = self.lab.journal.step("rewrite", key, effect)
+        self.lab.pay(value)
         self._requests += int(value["requests"])
         self._tokens += int(value["tokens"])
         self._in_vain = self._in_vain + 1 if "failed" in value else 0 if value["requests"] else self._in_vain
@@ -128,13 +130,17 @@ class Guide:
         try:
             answer = ask(self.endpoint, messages, answer_tokens=answer_tokens, tries=tries, patience=patience)
         except EndpointError as error:
-            return {"failed": str(error), "requests": error.requests, "tokens": error.tokens}
-        spent = {"requests": answer.requests, "tokens": answer.tokens}
+            return {"failed": str(error), "requests": error.requests, "tokens": error.tokens, **self._paid(Usage(error.tokens))}
+        spent = {"requests": answer.requests, "tokens": answer.tokens, **self._paid(answer.usage)}
         items = read_answer(answer.text)
         if items is None:
             return {**spent, "failed": f"the answer holds no list of instructions: {' '.join(answer.text.split())[:160]!r}"}
         found = accept(items, self.lab.task, question, self._grams, seen)
         return {**spent, "proposals": [proposal.to_json() for proposal in found.proposals], "refused": found.refused}
+
+    def _paid(self, usage: Usage) -> dict[str, float]:
+        prices = prices_of(self.config.proposer)
+        return {"dollars": round(prices.cost(usage), 9)} if prices else {}
 
     def _question(self, winner: Measured, slices: Mapping[str, Any]) -> Question:
         """A few failures of each slice, or a few of all where there are no slices, and a few rows that are right."""

@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from cotune.cycle.answering import Answering, Reply, answering_for, rules_of
 from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import Journal
-from cotune.embed import Neighbours
-from cotune.errors import DivergedError
+from cotune.embed import Embedder, HashedEmbedder, Neighbours, TextEmbedder
+from cotune.errors import CotuneError, DivergedError
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.given import Given
 from cotune.evaluate.scoring import Evaluation, finite
 from cotune.files import content_hash
 from cotune.model.local import LocalModel
+from cotune.model.protocol import Progress
+from cotune.model.remote import RemoteModel
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import common_start, shared_prefix
 from cotune.task.example import Example
@@ -49,7 +51,7 @@ class Lab:
 
     Args:
         task: what is asked.
-        model: who answers.
+        model: who answers, on this machine or behind an endpoint.
         journal: where every step is recorded.
         costs: what steps cost.
         folder: the run's folder.
@@ -59,7 +61,11 @@ class Lab:
 
     Attributes:
         answering: how the model answers this task's rows.
+        scorer: who answers.
         spent_tokens: tokens of all steps so far.
+        dollars: what answers of all endpoints have cost so far.
+        unmatched: most rows of one request whose answer named no label.
+        embeds: makes the embedder of a model that answers behind an endpoint; None places texts by their letters.
         counts: tokens scored, written, trained, embedded, and saved by the shared prefix.
         row_vectors: of the rows that demonstrations are drawn from, once they are embedded.
         stock_embedded: whether the rows that the nearest are chosen from are paid for.
@@ -71,7 +77,7 @@ class Lab:
     def __init__(
         self,
         task: Task,
-        model: LocalModel,
+        model: LocalModel | RemoteModel,
         journal: Journal,
         costs: CostModel,
         folder: Path,
@@ -79,9 +85,10 @@ class Lab:
         seed: int,
         watcher: Watcher,
     ) -> None:
-        self.task, self.model, self.journal, self.costs = task, model, journal, costs
+        self.task, self.scorer, self.journal, self.costs = task, model, journal, costs
         self.answering = answering_for(task, model)
-        model.renderer.chooser = model.renderer.chooser or Neighbours(model)
+        if not isinstance(model, RemoteModel):
+            model.renderer.chooser = model.renderer.chooser or Neighbours(model)
         self.folder, self.tune, self.seed, self.watcher = folder, tune, seed, watcher
         # Rows of dev are met in one random order by all, as sequential tests need it.
         order = np.random.default_rng([seed, 1]).permutation(len(task.dev))
@@ -91,6 +98,9 @@ class Lab:
         self.train_sample = tuple(task.train[i] for i in shuffled)
         self.counts = dict.fromkeys((*_SPENT, "tokens_saved_by_prefix"), 0)
         self.truncated = 0
+        self.unmatched = 0
+        self.dollars = 0.0
+        self.embeds: Callable[[Progress | None], Embedder] | None = None
         self.row_vectors: NDArray[np.float32] | None = None
         self.stock_embedded = False
         self.dev_vectors: NDArray[np.float32] | None = None
@@ -100,6 +110,34 @@ class Lab:
         self._runs: dict[str, TuningRun] = {}
         self._trained: dict[str, int] = {}
         self._known: dict[str, Given] = {}
+
+    # Who answers --------------------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> LocalModel:
+        """The model on this machine: for its tokens, its states and its adapters.
+
+        Raises:
+            CotuneError: it answers behind an endpoint.
+        """
+        if isinstance(self.scorer, RemoteModel):
+            raise CotuneError(f"{self.scorer.name} answers behind an endpoint and cannot be tuned or seen into")
+        return self.scorer
+
+    @property
+    def remote(self) -> RemoteModel | None:
+        """The model behind an endpoint; None where it is on this machine."""
+        return self.scorer if isinstance(self.scorer, RemoteModel) else None
+
+    def embedder(self, progress: Progress | None = None) -> Embedder:
+        """Places texts: by the model's own states where they can be seen, else by an endpoint's vectors or by their letters."""
+        if self.remote is None:
+            return TextEmbedder(self.model, progress=progress)
+        return self.embeds(progress) if self.embeds else HashedEmbedder()
+
+    def embedding_tokens(self, text: str, frame: int) -> int:
+        """Tokens that embedding a text in a frame of so many tokens runs; none where no model runs here."""
+        return len(self.model.tokenizer(text)["input_ids"]) + frame if self.remote is None else 0
 
     # Budget -------------------------------------------------------------------------------------------------------
 
@@ -113,6 +151,8 @@ class Lab:
             left = self.costs.budget.amount - self.spent_tokens
             self.watcher.set_time_left(left / self.costs.score_rate)
             return left
+        if self.costs.budget.kind == "money":
+            return self.costs.budget.amount - self.dollars
         left = self.costs.budget.amount - float(self.journal.step("clock", "clock", lambda: round(self.journal.clock(), 2)))
         self.watcher.set_time_left(left)
         return left
@@ -185,6 +225,7 @@ class Lab:
             "saved": reply.saved,
             "truncated": reply.truncated,
             "seconds": round(seconds, 3) if not reply.cached else None,
+            **({} if reply.dollars is None else {"dollars": reply.dollars, "unmatched": reply.unmatched}),
         }
 
     def _charge(self, value: Mapping[str, Any], kind: str, saw: Callable[[int, float], None]) -> None:
@@ -193,14 +234,23 @@ class Lab:
         self.truncated = max(self.truncated, int(value["truncated"]))
         if value["seconds"]:
             saw(int(value["tokens"]), float(value["seconds"]))
+        if "dollars" in value:
+            self.pay(value)
+            self.unmatched = max(self.unmatched, int(value["unmatched"]))
+            self.costs.saw_paying(int(value["tokens"]), float(value["dollars"]))
+
+    def pay(self, value: Mapping[str, Any]) -> None:
+        """Charge the ``dollars`` that a recorded step cost, where it cost any."""
+        self.dollars += float(value.get("dollars", 0.0))
 
     def judge(self, given: Given, rows: Sequence[Example], decision: Decision) -> Evaluation:
         """What was given against the rows' right answers."""
         return given.judge(rows, decision, self.task)
 
     def bias(self, given: Given) -> Decision:
-        """The calibrated rule from what was given on some rows, whose right answers are not looked at."""
-        return given.calibrated(self.task)
+        """The calibrated rule from what was given on some rows, whose right answers are not looked at; the raw one where there
+        is nothing to fit."""
+        return given.calibrated(self.task) if self.answering.rules else RAW
 
     def answering_by(self, labels: tuple[str, ...] = ()) -> Answering:
         """How rows are answered by the task's labels, or by others."""

@@ -163,7 +163,7 @@ class Loop:
             {
                 "kind": "prompts",
                 "pool": len(proposals),
-                "race": _race_record(race),
+                "race": race_record(race),
                 "tuned": tuned,
                 "winner": winner.prompt.id,
             },
@@ -227,7 +227,7 @@ class Loop:
                 "kind": "prompts",
                 "pool": len(field_),
                 "children": sum(bool(set(c.parents) & {p.id for p in parents}) for c in children),
-                "race": _race_record(race),
+                "race": race_record(race),
                 "tuned": [_tuned_record(t) for t in alive],
                 "winner": search.winner.prompt.id,
             },
@@ -391,7 +391,8 @@ class Loop:
         search.cycles.append(self.lab.journal.step("cycle", [number, facts["winner"]], lambda: record))
 
 
-def _race_record(race: RaceResult) -> dict[str, Any]:
+def race_record(race: RaceResult) -> dict[str, Any]:
+    """A race for a cycle's record."""
     best = race.evaluations[race.ranking[0]]
     return {
         "adapter_id": race.adapter,

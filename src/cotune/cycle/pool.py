@@ -8,7 +8,7 @@ import numpy as np
 
 from cotune.cycle.guide import Guided
 from cotune.cycle.lab import Lab
-from cotune.embed import TextEmbedder, behaviour, centred, farthest_first, show_nearest, without_near_duplicates
+from cotune.embed import behaviour, centred, farthest_first, show_nearest, without_near_duplicates
 from cotune.errors import InputError
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
@@ -52,7 +52,7 @@ def demonstration_pool(lab: Lab, close: Mapping[str, float] | None = None) -> De
             return fixed(lab.task, rng)
         if lab.row_vectors is None:
             told: list[int] = []
-            embedder = TextEmbedder(lab.model, progress=told.append)
+            embedder = lab.embedder(told.append)
             lab.row_vectors = centred(embedder.embed([row.text for row in rows]))
             # Drawing is no step of the journal: a run that goes on does it again, and counts it again.
             lab.counts["tokens_embedded"] += sum(told)
@@ -160,7 +160,7 @@ def _record(
 
     def effect() -> object:
         told: list[int] = []
-        vectors = centred(TextEmbedder(lab.model, progress=told.append).embed([shown_text(p.prompt) for p in proposals]))
+        vectors = centred(lab.embedder(told.append).embed([shown_text(p.prompt) for p in proposals]))
         staying = without_near_duplicates(vectors, NEAR, keep=list(keep))
         points = vectors[staying]
         first = [staying.index(i) for i in keep] or [0]
@@ -181,7 +181,10 @@ def _record(
 
 
 def has_room(lab: Lab, prompt: Prompt) -> bool:
-    """Whether a prompt leaves an eighth of what the model takes to the row; demonstrations may fill it all."""
+    """Whether a prompt leaves an eighth of what the model takes to the row; demonstrations may fill it all.
+    How much an endpoint's model takes is not known here."""
+    if lab.remote is not None:
+        return True
     renderer = lab.model.renderer
     if prompt.nearest:
         # Whichever rows are nearest, they are no longer than these.

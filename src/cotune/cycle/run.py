@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import sys
 import time
@@ -15,31 +14,34 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cotune import __version__
-from cotune.config import RunConfig, TuneConfig
+from cotune.config import RunConfig
 from cotune.cycle.arms import confirm, open_test
 from cotune.cycle.budget import parse_budget
 from cotune.cycle.candidate import Candidate
-from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import JOURNAL, Journal, read_journal
 from cotune.cycle.lab import Lab, Watcher
-from cotune.cycle.loop import Loop
+from cotune.cycle.loop import Loop, Search
+from cotune.cycle.opening import open_lab
+from cotune.cycle.plan import Plan
 from cotune.cycle.planning import fit_plan
 from cotune.cycle.prefix_words import measure_prefix
-from cotune.cycle.previous import enter
+from cotune.cycle.previous import Previous, enter
+from cotune.cycle.prompt_loop import PromptLoop, PromptSearch, confirm_prompts
+from cotune.cycle.prompt_plan import PromptPlan, fit_prompt_plan
+from cotune.cycle.remote import check_keys, check_prices
 from cotune.cycle.slicing import measure_slices
 from cotune.cycle.start import Start, adopt, open_start, start_task
 from cotune.cycle.summary import attribution_of, build_summary
+from cotune.cycle.teacher import read_unlabelled, teach, unlabelled_hash
 from cotune.cycle.test_rows import test_rows
 from cotune.cycle.trust import measure_noise, measure_robustness, noise_of
 from cotune.errors import BusyError, CotuneError, InputError
 from cotune.evaluate.paired import detectable_sentence
 from cotune.files import remove_stale, write_json, write_text
-from cotune.model.adapters import BASE, LoraSettings
-from cotune.model.local import EngineSettings, LocalModel
+from cotune.model.adapters import BASE
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt, parse_prompt
 from cotune.task.task import Task
-from cotune.tune.settings import PrefixSettings, TuneSettings
 
 SUMMARY, CONFIG, BUNDLE, TEST_ROWS = "summary.json", "config.json", "best", "test_rows.json"
 REPORT_ERROR = "report-error.txt"
@@ -123,9 +125,11 @@ def run(
             mend="Set output.type to label, or name a column with a few repeated values.",
         )
     own = _own_prompts(config, task, prompts)
+    unlabelled = read_unlabelled(config, task)
     if not (out / CONFIG).is_file():
         _check_model(config)
-        _check_key(config)
+        check_keys(config)
+    check_prices(config, budget)
     made = [place for place in (out, *out.parents) if not place.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -134,7 +138,7 @@ def run(
             f"the run's folder cannot be made ({error.strerror})", where=str(out), mend="Choose another --out."
         ) from error
     with _locked(out):
-        finished = _check_same(out, config, task, own, start)
+        finished = _check_same(out, config, task, own, start, unlabelled_hash(unlabelled))
         if finished is not None:
             return Result(out, finished)
         remove_stale(out)
@@ -148,84 +152,46 @@ def run(
             for event in journal.events if getattr(view, "wants_history", False) else ():
                 view.event(event)
         try:
-            model, model_name, probed = load_model(config, out, journal)
-            _check_tunable(model, config.tune, task)
-            costs = CostModel.guess(budget, gflops=probed["gemm_gflops"], parameters=_matrix_weights(model))
-            lab = Lab(task, model, journal, costs, out, tune_settings(config), config.seed, view)
-            _start(lab, config, model_name, own, probed)
+            taught: Any = {}
+            if unlabelled:
+                task, taught = teach(config, task, unlabelled, own[0], out, journal)
+            lab = open_lab(config, task, own[0], journal, out, view)
+            lab.pay(taught)
+            _start(lab, config, own)
             previous = enter(lab, start) if start else None
-            plan = fit_plan(lab, config, own[0], previous)
+            plan = _plan(lab, config, own[0], previous)
         except InputError:
             _take_back(out, made)
             raise
-        search = Loop(lab, config, plan, own, previous).run()
-        confirmed = confirm(lab, search, refit_winners=config.refit, previous=previous)
+        search: Search | PromptSearch
+        if isinstance(plan, Plan):
+            search = Loop(lab, config, plan, own, previous).run()
+            confirmed = confirm(lab, search, refit_winners=config.refit, previous=previous)
+        else:
+            search = PromptLoop(lab, config, plan, own).run()
+            confirmed = confirm_prompts(lab, search)
         results = open_test(lab, confirmed)
         noise = measure_noise(lab, confirmed, keep=plan.fixed)
         robustness = measure_robustness(lab, confirmed, wanted=config.evaluate.robustness, keep=plan.fixed)
         room = lab.left() - plan.fixed if config.evaluate.slices else 0.0
         slices = measure_slices(lab, confirmed.chosen, room=room, wanted=config.evaluate.slices)
-        measure_prefix(lab, confirmed.arms["best_tuned"].candidate)
+        if lab.remote is None:
+            measure_prefix(lab, confirmed.winner.candidate)
         gains = attribution_of(lab, results, noise_of(noise))
         cost = journal.step("cost", "cost", lambda: {"wall_s": round(journal.clock(), 1), "peak_rss_mb": _peak_rss_mb()})
         trust = {"noise": noise, "robustness": robustness, "slices": slices}
         summary = build_summary(
-            lab, search, confirmed, results, gains, model_name=model_name, cost=cost, trust=trust, previous=previous
+            lab, search, confirmed, results, gains, model_name=config.model, cost=cost, trust=trust, previous=previous
         )
-        _ship(lab, summary, confirmed.arms["best_tuned"].candidate, model_name, out)
+        _ship(lab, summary, confirmed.winner.candidate, config.model, out)
         write_json(out / TEST_ROWS, test_rows(lab, results))
         # What a caller gets now is what a later one reads from the file.
         summary = json.loads(json.dumps(summary, allow_nan=False))
         write_json(out / SUMMARY, summary)
         lab.clean()
         _report(out, view)
-        journal.step("done", "done", lambda: {"bundle": BUNDLE, "score": summary["arms"]["best_tuned"]["score"]})
+        journal.step("done", "done", lambda: {"bundle": BUNDLE, "score": summary["arms"][confirmed.ships]["score"]})
         return Result(out, summary)
-
-
-def load_model(config: RunConfig, out: Path, journal: Journal) -> tuple[LocalModel, str, dict[str, Any]]:
-    """The model as the run's first session chose to run it: device, dtype, threads and batch size are journalled."""
-    from cotune.model.bundled import resolve_model
-    from cotune.model.probe import probe
-    from cotune.model.score_cache import ScoreCache
-
-    folder = resolve_model(config.model)
-    engine = config.engine
-
-    def effect() -> dict[str, Any]:
-        found = probe(engine.device, engine.dtype, engine.threads)
-        free = found.memory_bytes
-        # A scoring pass of 2,048 tokens of a small model takes a few hundred MB; large models get shorter ones.
-        weights = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
-        spare = max(0, free - 2 * weights)
-        tokens = engine.batch_tokens or int(max(256, min(2048, spare / max(weights, 1) * 512)))
-        return {
-            "device": found.device,
-            "dtype": found.dtype,
-            "threads": found.threads,
-            "batch_tokens": tokens,
-            "gemm_gflops": found.gemm_gflops.get(found.dtype, 0.0) or 50.0,
-            "probe": found.to_json(),
-        }
-
-    probed: dict[str, Any] = journal.step("engine", [engine.model_dump(mode="json"), config.model], effect)
-    settings = EngineSettings(probed["device"], probed["dtype"], probed["threads"], probed["batch_tokens"], engine.max_tokens)
-    model = LocalModel.load(folder, settings=settings, cache=ScoreCache(out / "scores.sqlite"), name=config.model)
-    return model, config.model, probed
-
-
-def tune_settings(config: RunConfig) -> TuneSettings:
-    """The part of the config that training needs."""
-    tune = config.tune
-    return TuneSettings(
-        method=tune.method,
-        lora=LoraSettings(tune.rank, int(tune.alpha), tune.target),
-        prefix=PrefixSettings(tune.prefix.init, tune.prefix.tokens),
-        learning_rate=tune.prefix.learning_rate if tune.method == "prefix" else tune.learning_rate,
-        batch_size=tune.batch_size,
-        clip=tune.clip,
-        shared_prefix=tune.shared_prefix,
-    )
 
 
 def _own_prompts(config: RunConfig, task: Task, texts: Sequence[str]) -> list[Prompt]:
@@ -240,22 +206,23 @@ def _parsed(text: str, task: Task, where: str) -> Prompt:
     return parse_prompt(text, task.input_fields, where=where)
 
 
-def _start(lab: Lab, config: RunConfig, model_name: str, own: Sequence[Prompt], probed: dict[str, Any]) -> None:
+def _start(lab: Lab, config: RunConfig, own: Sequence[Prompt]) -> None:
     task = lab.task
+    probed = next(event["value"] for event in lab.journal.events if event["kind"] == "engine")
     lab.journal.step(
         "start",
-        [task.fingerprint, lab.model.fingerprint],
+        [task.fingerprint, lab.scorer.fingerprint],
         lambda: {
             "task": task.name,
             "n": {"train": len(task.train), "dev": len(task.dev), "test": task.test.n},
             "labels": len(task.labels),
-            "model": model_name,
-            "model_fingerprint": lab.model.fingerprint,
+            "model": config.model,
+            "model_fingerprint": lab.scorer.fingerprint,
             "budget": config.budget,
             "seed": config.seed,
             "device": probed["device"],
-            "dtype": probed["dtype"],
-            "threads": probed["threads"],
+            "dtype": probed.get("dtype"),
+            "threads": probed.get("threads"),
             "prompts": [prompt.to_json() for prompt in own],
             "checks": list(task.checks.messages),
             "detectable": detectable_sentence(task.test.n),
@@ -276,7 +243,7 @@ def _ship(lab: Lab, summary: dict[str, Any], candidate: Candidate, model_name: s
         prompt=candidate.prompt,
         decision=candidate.decision,
         adapter_folder=None if candidate.adapter == BASE else out / "adapters" / candidate.adapter,
-        model=lab.model,
+        model=lab.scorer,
         metrics={key: summary[key] for key in ("arms", "gains", "selection", "n", "seed", "verdict")},
         model_name=model_name,
     )
@@ -300,7 +267,13 @@ def _report(out: Path, view: View) -> None:
         (out / REPORT_ERROR).unlink(missing_ok=True)
 
 
-def _check_same(out: Path, config: RunConfig, task: Task, own: Sequence[Prompt], start: Start | None) -> dict[str, Any] | None:
+def _plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | None) -> Plan | PromptPlan:
+    return fit_plan(lab, config, seed, previous) if lab.remote is None else fit_prompt_plan(lab, config, seed)
+
+
+def _check_same(
+    out: Path, config: RunConfig, task: Task, own: Sequence[Prompt], start: Start | None, unlabelled: str | None
+) -> dict[str, Any] | None:
     """Write down what this folder's run is, or check that it is this one; its summary where it has ended.
 
     Raises:
@@ -310,6 +283,7 @@ def _check_same(out: Path, config: RunConfig, task: Task, own: Sequence[Prompt],
     identity: dict[str, Any] = {"data": task.fingerprint, "prompts": [p.id for p in own], "cotune": __version__}
     # Of a bundle its content counts, wherever it lies; a run that starts afresh knows nothing of it.
     identity |= {"start": start.id} if start else {}
+    identity |= {"unlabelled": unlabelled} if unlabelled else {}
     if not path.is_file():
         if read_journal(out / "journal.jsonl"):
             raise InputError("the folder holds a journal without its config", where=str(out), mend="Choose another --out.")
@@ -344,46 +318,9 @@ def _check_model(config: RunConfig) -> None:
     """Find the model before anything is written."""
     from cotune.model.bundled import resolve_model
 
+    if config.remote_model is not None:
+        return
     resolve_model(config.model)
-
-
-def _check_key(config: RunConfig) -> None:
-    """Find a missing key before anything is computed; a run that goes on finds it when it asks, and does without."""
-    name = config.proposer.key_env
-    if config.proposer.base_url is not None and name is not None and not os.environ.get(name, "").strip():
-        raise InputError(f"the environment variable {name} is not set", where="proposer.key_env", mend="Set it to the key.")
-
-
-def _check_tunable(model: LocalModel, tune: TuneConfig, task: Task) -> None:
-    """Find what is to be tuned now, not after the first race."""
-    import torch
-
-    from cotune.model.trained_prefix import TrainedPrefix
-
-    if tune.method == "prefix":
-        if task.output.free:
-            raise InputError(
-                "behind a trained prefix only labels are scored",
-                where="tune.method",
-                mend="Use tune.method=lora for free answers.",
-            )
-        with torch.inference_mode():
-            state = model.run_prefix(BASE, [model.renderer.stop_id])
-        assert state is not None
-        TrainedPrefix.of_state(state)
-        return
-    target = tune.target
-    if target == "all-linear":
-        return
-    layers = [name for name, module in model.model.named_modules() if isinstance(module, torch.nn.Linear)]
-    for wanted in target.split(","):
-        if not any(f".{name}".endswith(f".{wanted}") for name in layers):
-            known = sorted({name.rpartition(".")[2] for name in layers})
-            raise InputError(
-                f"the model has no linear layer {wanted!r}",
-                where="tune.target",
-                mend=f"Use all-linear or some of {', '.join(known)}, with commas between them.",
-            )
 
 
 def _take_back(out: Path, made: Sequence[Path]) -> None:
@@ -410,13 +347,6 @@ def _locked(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _matrix_weights(model: LocalModel) -> int:
-    """Weights that multiply every token: all but the embeddings."""
-    total = sum(p.numel() for p in model.model.parameters())
-    table: int = model.model.get_input_embeddings().weight.numel()
-    return max(1, int(total) - table)
 
 
 def _peak_rss_mb() -> int:

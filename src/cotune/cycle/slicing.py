@@ -9,7 +9,7 @@ import numpy as np
 
 from cotune.cycle.lab import Lab
 from cotune.cycle.track import Measured
-from cotune.embed import TextEmbedder, centred
+from cotune.embed import centred
 from cotune.evaluate.slices import LEAST_FAILURES, error_slices
 from cotune.task.example import Example, groups_of
 
@@ -22,7 +22,7 @@ _FRAME_TOKENS = 16
 def slicing_tokens(lab: Lab, near: Sequence[Example] = ()) -> int:
     """Tokens that the next :func:`measure_slices` will run; none once dev is embedded, which is done once a run."""
     rows = (*(() if lab.dev_embedded else lab.dev[:_MOST_ROWS]), *near)
-    return sum(len(lab.model.tokenizer(row.text)["input_ids"]) + _FRAME_TOKENS for row in rows)
+    return sum(lab.embedding_tokens(row.text, _FRAME_TOKENS) for row in rows)
 
 
 def measure_slices(
@@ -75,12 +75,12 @@ def measure_slices(
         texts = [row.text for row in rows]
         told: list[int] = []
         if lab.dev_vectors is None:
-            lab.dev_vectors = TextEmbedder(lab.model, progress=told.append).embed(texts)
+            lab.dev_vectors = lab.embedder(told.append).embed(texts)
         # A run that goes on embeds dev again; what it costs was counted when it was first done.
         tokens = 0 if embedded else sum(told)
         others, told = lab.dev_vectors[:0], []
         if near:
-            others = TextEmbedder(lab.model, progress=told.append).embed([row.text for row in near])
+            others = lab.embedder(told.append).embed([row.text for row in near])
             tokens += sum(told)
         vectors = centred(np.concatenate([lab.dev_vectors, others]))
         found = error_slices(vectors[: len(rows)], texts, correct, groups=groups_of(rows), seed=lab.seed)

@@ -13,8 +13,10 @@ from cotune.cycle.arms import ArmResult, Confirmed
 from cotune.cycle.lab import Lab
 from cotune.cycle.loop import Search
 from cotune.cycle.previous import Previous
+from cotune.cycle.prompt_loop import PromptSearch
+from cotune.cycle.remote import NOT_TUNED
 from cotune.evaluate.arms import aggregate_statistic
-from cotune.evaluate.attribution import PREVIOUS, Attribution, attribute, sentence
+from cotune.evaluate.attribution import ARMS, GAINS, PREVIOUS, Attribution, attribute, sentence
 from cotune.evaluate.f1 import Average
 from cotune.evaluate.intervals import Interval, aggregate_interval, dirichlet_f1, mean_interval
 from cotune.evaluate.noise import Noise, told_with_noise
@@ -26,13 +28,19 @@ from cotune.report.advice import improvements
 
 def attribution_of(lab: Lab, results: Mapping[str, ArmResult], noise: Noise | None = None) -> Attribution:
     """The gains between the arms on the test rows; with ``noise``, none that it could make is called a difference."""
-    one = results["best_tuned"]
+    one = next(iter(results.values()))
+    arms = {name: result.for_attribution() for name, result in results.items()}
+    if lab.remote is not None:
+        # Tuning that does nothing: all gains but the prompt's are the same arm, or the very same comparison.
+        arms |= {"seed_tuned": arms["seed_prompt"], "best_prompt": arms["prompt_only"], "best_tuned": arms["prompt_only"]}
     gains = attribute(
-        {name: result.for_attribution() for name, result in results.items()},
+        arms,
         metric=lab.task.measure.aggregate or "mean",
         groups=one.groups,
         seed=lab.seed,
     )
+    if lab.remote is not None:
+        return Attribution(gains.n, {"prompt": gains.gains["prompt"]}, {})
     if noise is None:
         return gains
     return told_with_noise(gains, {name: r.scores.noise_floor(noise, r.candidate.decision) for name, r in results.items()})
@@ -40,7 +48,7 @@ def attribution_of(lab: Lab, results: Mapping[str, ArmResult], noise: Noise | No
 
 def build_summary(
     lab: Lab,
-    search: Search,
+    search: Search | PromptSearch,
     confirmed: Confirmed,
     results: Mapping[str, ArmResult],
     gains: Attribution,
@@ -53,7 +61,8 @@ def build_summary(
     """All of ``summary.json`` but where the bundle lies; ``trust`` holds what was measured of noise, robustness and slices,
     ``previous`` what was taken over from an earlier bundle."""
     task = lab.task
-    winner = confirmed.arms["best_tuned"]
+    winner, shipped = confirmed.winner, results[confirmed.ships]
+    untuned = lab.remote is not None
     table = np.stack([m.evaluation.values for m in confirmed.considered])
     place = [m.candidate.id for m in confirmed.considered].index(confirmed.chosen.candidate.id)
     curse = winners_curse(table, seed=lab.seed, winner=place)
@@ -61,6 +70,8 @@ def build_summary(
     verdict = sentence(gains.gains, gains.n, going_on=going_on is not None)
     if going_on is not None:
         verdict = f"{going_on['sentence']} {verdict}"
+    if untuned:
+        verdict += f" Nothing was tuned: {NOT_TUNED}."
     opened = next((int(e["value"]["opened_before"]) for e in lab.journal.events if e["kind"] == "open_test"), 0)
     if opened:
         times = "once" if opened == 1 else f"{opened} times"
@@ -73,14 +84,15 @@ def build_summary(
         "labels": list(task.labels),
         "output": task.output.to_json(),
         "verdict": verdict,
-        "arms": {name: _arm(lab, result) for name, result in results.items()},
-        "gains": gains.as_dict(),
+        "arms": {**dict.fromkeys(ARMS if untuned else ()), **{name: _arm(lab, result) for name, result in results.items()}},
+        "gains": {**dict.fromkeys(GAINS if untuned else ()), **gains.as_dict()},
+        "not_tuned": NOT_TUNED if untuned else None,
         "previous": going_on,
         "selection": {
             "dev": round(winner.evaluation.score, 6),
             "dev_corrected": round(curse.corrected, 6) if task.measure.per_row else None,
-            "test": round(results["best_tuned"].evaluation.score, 6),
-            "optimism": round(winner.evaluation.score - results["best_tuned"].evaluation.score, 6),
+            "test": round(shipped.evaluation.score, 6),
+            "optimism": round(winner.evaluation.score - shipped.evaluation.score, 6),
             "candidates": len(search.proposals),
         },
         "noise": trust["noise"],
@@ -91,10 +103,16 @@ def build_summary(
         "stopped": search.stopped,
         "prompts_scored": len(search.proposals),
         "prompts_tuned": len({track.prompt.id for track in search.tracks}),
-        "cost": {**cost, **lab.counts},
+        "cost": {**cost, **lab.counts, "dollars": _dollars(lab)},
         "data": lab.task.checks.to_json(),
         "truncated": lab.truncated,
-        "best": {"bundle": "best", "prompt_text": winner.candidate.prompt.text, "prompt": winner.candidate.prompt.to_json()},
+        "unmatched": lab.unmatched,
+        "best": {
+            "bundle": "best",
+            "arm": confirmed.ships,
+            "prompt_text": winner.candidate.prompt.text,
+            "prompt": winner.candidate.prompt.to_json(),
+        },
         "seed": lab.seed,
         "versions": versions(),
     }
@@ -129,6 +147,12 @@ def _previous(
             unseen=bool(facts["unseen_labels"]),
         ),
     }
+
+
+def _dollars(lab: Lab) -> float | None:
+    """What all answers of endpoints have cost; None where nothing has a price."""
+    priced = lab.dollars > 0 or (lab.remote is not None and lab.remote.prices is not None)
+    return round(lab.dollars, 6) if priced else None
 
 
 def versions() -> dict[str, str]:

@@ -39,7 +39,8 @@ def test_rows(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, Any]:
     shares = {
         name: _among(labels, result.candidate.labels or lab.task.labels, result.candidate.decision, result.scores.log_probs)
         for name, result in results.items()
-        if isinstance(result.scores, (LabelsGiven, OwnLabelsGiven))
+        # An answer that only names a label says nothing of how likely it is.
+        if isinstance(result.scores, (LabelsGiven, OwnLabelsGiven)) and (lab.remote is None or lab.answering.rules)
     }
     return {
         "labels": list(labels),

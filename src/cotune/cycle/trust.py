@@ -105,6 +105,10 @@ def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[
         What :meth:`Noise.as_dict` gives, with ``tokens``; or ``skipped`` and why.
     """
     candidate = confirmed.chosen.candidate
+    if lab.remote is not None:
+        elsewhere = {"skipped": "the model answers behind an endpoint, one row at a time"}
+        found: dict[str, Any] = lab.journal.step("noise", [candidate.id], lambda: elsewhere)
+        return found
     own, prefix = lab.tokens_a_row(candidate.prompt)
     count = NOISE.rows(lab.costs, len(lab.dev), own, prefix, lab.left() - keep)
     rows = lab.dev[:count]
@@ -153,7 +157,7 @@ def measure_robustness(lab: Lab, confirmed: Confirmed, *, wanted: bool = True, k
         What :meth:`cotune.evaluate.robustness.Robustness.as_dict` gives, with ``prompts`` (the formats, in the order of the
         scores) and ``own`` (scores of the winning prompt as it is, on the same rows); or ``skipped`` and why.
     """
-    winner, base = confirmed.chosen, confirmed.arms["best_prompt"]
+    winner, base = confirmed.chosen, confirmed.arms.get("best_prompt", confirmed.chosen)
     prompt = winner.candidate.prompt
     variants = _variants(lab, prompt)
     rows: tuple[Example, ...] = ()

@@ -13,6 +13,7 @@ from cotune.config import RunConfig
 from cotune.cycle.answering import answering_for, rules_of
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.journal import read_journal
+from cotune.cycle.remote import reopen_remote
 from cotune.embed import Neighbours
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.decision import Decision
@@ -20,6 +21,7 @@ from cotune.evaluate.paired import paired_difference
 from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapters import BASE
 from cotune.model.local import EngineSettings, LocalModel
+from cotune.model.remote import RemoteModel
 from cotune.prompt.prompt import Prompt, parse_prompt
 from cotune.task.task import Task
 
@@ -98,9 +100,6 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
     Raises:
         InputError: no such run, a run that has no winner yet, data that has changed, or a prompt without an input field.
     """
-    from cotune.model.bundled import resolve_model
-    from cotune.model.score_cache import ScoreCache
-
     config, events = _stored(folder)
     confirmed = [e for e in events if e["kind"] == "confirm"]
     if not confirmed:
@@ -117,13 +116,7 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
     words = Prompt.from_json(going_on["prompt"]).label_words if winner.labels else winner.prompt.label_words
     prompt = parse_prompt(text, task.input_fields, where=where).edit(label_words=words)
     engine = next(e["value"] for e in events if e["kind"] == "engine")
-    settings = EngineSettings(
-        engine["device"], engine["dtype"], engine["threads"], engine["batch_tokens"], config.engine.max_tokens
-    )
-    model = LocalModel.load(
-        resolve_model(config.model), settings=settings, cache=ScoreCache(folder / "scores.sqlite"), name=config.model
-    )
-    model.renderer.chooser = Neighbours(model)
+    model = _reopened(config, folder, engine)
     if model.fingerprint != start["model_fingerprint"]:
         raise InputError("the model is not the one the run was made with", where=config.model)
     order = np.random.default_rng([config.seed, 1]).permutation(len(task.dev))
@@ -139,7 +132,7 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
         return max(found, key=lambda e: (e.score, -e.log_loss))
 
     weights = [(winner.adapter, winner.decision)]
-    if winner.adapter != BASE:
+    if winner.adapter != BASE and isinstance(model, LocalModel):
         model.adapters.register(folder / "adapters" / winner.adapter)
         weights.append((BASE, None))  # type: ignore[arg-type]
     comparisons = []
@@ -170,12 +163,29 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
                 flips,
             )
         )
-    refitted = winner.adapter != Candidate.from_json(settled["arms"]["best_tuned"]).adapter
+    shipped = settled["arms"].get("best_tuned") or settled["arms"]["prompt_only"]
+    refitted = winner.adapter != Candidate.from_json(shipped).adapter
     return Tryout(prompt, len(dev), comparisons, winner.adapter, refitted)
 
 
 def _unheard(tokens: int) -> None:
     """Nobody watches."""
+
+
+def _reopened(config: RunConfig, folder: Path, engine: dict[str, Any]) -> LocalModel | RemoteModel:
+    """The model as the run used it; ``engine`` is what that step recorded."""
+    from cotune.model.bundled import resolve_model
+    from cotune.model.score_cache import ScoreCache
+
+    if config.remote_model is not None:
+        return reopen_remote(config, folder, engine)
+    settings = EngineSettings(
+        engine["device"], engine["dtype"], engine["threads"], engine["batch_tokens"], config.engine.max_tokens
+    )
+    cache = ScoreCache(folder / "scores.sqlite")
+    model = LocalModel.load(resolve_model(config.model), settings=settings, cache=cache, name=config.model)
+    model.renderer.chooser = Neighbours(model)
+    return model
 
 
 def _stored(folder: Path) -> tuple[RunConfig, list[dict[str, Any]]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from cotune.embed.embedder import Embedder, behaviour, centred
+from cotune.embed.hashed import HashedEmbedder
 from cotune.embed.neighbours import Neighbours, show_nearest
+from cotune.embed.remote import EndpointEmbedder
 from cotune.embed.select import distances, farthest_first, without_near_duplicates
 from cotune.embed.standardize import Standardizer
 from cotune.embed.text import EmbedSettings, TextEmbedder
@@ -11,6 +13,8 @@ from cotune.embed.text import EmbedSettings, TextEmbedder
 __all__ = [
     "EmbedSettings",
     "Embedder",
+    "EndpointEmbedder",
+    "HashedEmbedder",
     "Neighbours",
     "Standardizer",
     "TextEmbedder",

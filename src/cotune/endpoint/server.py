@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from cotune.endpoint.errors import EndpointError
 
+REMOTE = "openai:"
+"""What names of models behind an endpoint begin with."""
+
 
 @dataclass(frozen=True)
 class Endpoint:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cotune.endpoint import AnswerCache, Endpoint, Prices, Reply, Usage, estimate_tokens
 from cotune.endpoint.ask import CHAT
 from cotune.endpoint.client import Client
+from cotune.endpoint.server import REMOTE
 from cotune.errors import InputError
 from cotune.files import content_hash
 from cotune.model.adapters import BASE
@@ -21,9 +22,6 @@ from cotune.model.protocol import Progress, Scorer
 from cotune.model.scores import LabelScores
 from cotune.prompt.messages import turns_of
 from cotune.prompt.prompt import Prompt
-
-PREFIX = "openai:"
-"""What the name of a model behind an endpoint begins with."""
 
 
 class RemoteModel:
@@ -61,7 +59,7 @@ class RemoteModel:
     @property
     def name(self) -> str:
         """As the config names it."""
-        return PREFIX + self.endpoint.model
+        return REMOTE + self.endpoint.model
 
     @property
     def fingerprint(self) -> str:

@@ -282,6 +282,15 @@ def _surrogate(story: Story, value: Value) -> list[Told]:
     return [Told(f"{_cycle(value)}the surrogate {done} ({found}, p {_short(value.get('p'))})")]
 
 
+def _teach(story: Story, value: Value) -> list[Told]:
+    agreement = fields(value.get("agreement"))
+    low, high = ([*map(number, items(agreement.get("ci"))), None, None])[:2]
+    between = f" (95% interval {100 * low:.0f} to {100 * high:.0f}%)" if low is not None and high is not None else ""
+    head = f"the teacher {one_line(value.get('model'), 40)} labelled {counted(len(items(value.get('rows'))), 'row')}"
+    agrees = f"agrees with {one_line(agreement.get('agree'), 12)} of {counted(agreement.get('n'), 'labelled row')}{between}"
+    return [Told(f"{head}, {counted(value.get('refused'), 'answer')} named no label; it {agrees}", "news")]
+
+
 def _done(story: Story, value: Value) -> list[Told]:
     return [Told("done" + (f": {_pairs(value)}" if _pairs(value) else ""), "news")]
 
@@ -309,6 +318,7 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "slices": _slices,
     "rewrite": _rewrite,
     "surrogate": _surrogate,
+    "teach": _teach,
     "done": _done,
     "note": _note,
 }

@@ -6,7 +6,8 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from cotune.report.plain import fields, number
+from cotune.report.narration import ARM_NAMES
+from cotune.report.plain import fields, number, shipped
 from cotune.report.verdict import verdict_text
 
 
@@ -22,9 +23,10 @@ def summary_html(summary: Mapping[str, Any]) -> str:
 
 def summary_line(summary: Mapping[str, Any]) -> str:
     """A run in a few words: ``best tuned 0.942 (0.918 to 0.959) on 500 test rows``."""
-    arm = fields(fields(summary.get("arms")).get("best_tuned"))
+    arm = shipped(summary)
+    named = ARM_NAMES.get(str(fields(summary.get("best")).get("arm")), "best tuned")
     score, ci = number(arm.get("score")), arm.get("ci")
     if score is None:
         return "no score yet"
     ends = f" ({ci[0]:.3f} to {ci[1]:.3f})" if isinstance(ci, (list, tuple)) and len(ci) == 2 else ""
-    return f"best tuned {score:.3f}{ends} on {arm.get('n')} {arm.get('split', 'test')} rows"
+    return f"{named} {score:.3f}{ends} on {arm.get('n')} {arm.get('split', 'test')} rows"

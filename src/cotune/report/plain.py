@@ -54,6 +54,20 @@ def fields(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def shipped(summary: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arm that a run's bundle holds; empty where there is none."""
+    arm = fields(summary.get("best")).get("arm")
+    return fields(fields(summary.get("arms")).get(arm if isinstance(arm, str) else "best_tuned"))
+
+
+def dollars(value: object) -> str:
+    """An amount of money, with as many digits as a small one needs; empty for whatever else stands there."""
+    found = number(value)
+    if found is None:
+        return ""
+    return f"{found:.2f} USD" if found >= 1 else f"{found:.4f} USD"
+
+
 def items(value: object) -> list[Any]:
     """A JSON array, or an empty one for whatever else stands there."""
     return list(value) if isinstance(value, (list, tuple)) else []

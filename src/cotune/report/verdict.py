@@ -10,7 +10,7 @@ from cotune.files import canonical_json
 from cotune.report.advice import next_steps
 from cotune.report.lines import speaks_unicode, write_line
 from cotune.report.narration import ARM_NAMES
-from cotune.report.plain import amount, decimal, duration, fields, harmless, items, number, one_line
+from cotune.report.plain import amount, decimal, dollars, duration, fields, harmless, items, number, one_line
 from cotune.report.previous import previous_lines
 from cotune.report.trust import noise_sentence, robustness_lines
 
@@ -339,6 +339,8 @@ def _cost(summary: Mapping[str, Any]) -> str:
     ):
         if number(cost.get(key)) is not None:
             parts.append(told.format(amount(cost[key])))
+    if money := dollars(cost.get("dollars")):
+        parts.append(f"{money} for answers")
     if (peak := number(cost.get("peak_rss_mb"))) is not None:
         parts.append(f"{peak / 1024:.1f} GiB of memory at most")
     return " · ".join(parts)

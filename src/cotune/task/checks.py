@@ -174,6 +174,21 @@ def overlapping_test_rows(texts: Iterable[str], test: Iterable[Example], size: i
     return overlapping
 
 
+def rows_overlapping(rows: Iterable[Example], test: Iterable[Example], size: int = 13) -> tuple[str, ...]:
+    """Ids of the rows that overlap with a test row as :func:`overlapping_test_rows` counts it, seen from the other side."""
+    grams: dict[int, set[tuple[str, ...]]] = defaultdict(set)
+    for example in test:
+        words = _WORD.findall(normalised(example.text))
+        if len(words) >= 3:
+            grams[min(size, len(words))].update(_grams(words, min(size, len(words))))
+    found = []
+    for row in rows:
+        words = _WORD.findall(normalised(row.text))
+        if any(not known.isdisjoint(_grams(words, width)) for width, known in grams.items()):
+            found.append(row.id)
+    return tuple(found)
+
+
 def _grams(words: Sequence[str], width: int) -> Iterable[tuple[str, ...]]:
     return (tuple(words[start : start + width]) for start in range(len(words) - width + 1))
 

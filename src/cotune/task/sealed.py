@@ -89,6 +89,12 @@ class SealedTest:
 
         return overlapping_test_rows(texts, self.__examples, size)
 
+    def overlapping_train_ids(self, rows: Iterable[Example], size: int = 13) -> tuple[str, ...]:
+        """Ids of the rows that share ``size`` words in a row with a test row, or hold a shorter one of three words whole."""
+        from cotune.task.checks import rows_overlapping
+
+        return rows_overlapping(rows, self.__examples, size)
+
     def repeats_within(self) -> int:
         """How many test rows repeat an earlier test row."""
         return sum(count - 1 for count in self.__keys.values())

@@ -9,7 +9,7 @@ from typing import Any
 from cotune.report.html.markup import chip, data_text, esc, figure
 from cotune.report.html.prompts import read_prompt
 from cotune.report.html.record import RunRecord
-from cotune.report.plain import counted, fields, items, number
+from cotune.report.plain import counted, fields, items, number, shipped
 from cotune.report.trust import noise_sentence
 
 _COUNTS = {
@@ -85,7 +85,7 @@ def reproduce_section(record: RunRecord) -> str:
     versions = dict(fields(summary.get("versions")))
     if record.identity.get("cotune"):
         versions.setdefault("cotune", record.identity["cotune"])
-    best = fields(fields(summary.get("arms")).get("best_tuned"))
+    best = shipped(summary)
     hashes = {
         "data": record.identity.get("data"),
         "test rows": record.value("open_test").get("test"),

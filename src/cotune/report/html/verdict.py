@@ -12,7 +12,7 @@ from cotune.report.html.plot import Point, nice_ticks, padded, scale, strip
 from cotune.report.html.prompts import Prompts
 from cotune.report.html.record import ARMS, RunRecord
 from cotune.report.narration import ARM_NAMES
-from cotune.report.plain import amount, decimal, duration, fields, items, number
+from cotune.report.plain import amount, decimal, dollars, duration, fields, items, number, shipped
 from cotune.report.previous import difference, previous_parts, share
 
 _MEANINGS = {
@@ -31,7 +31,7 @@ _GAINS = {
     "synergy": ("Synergy", "what the prompt adds after tuning beyond what it adds before"),
     "over_previous": ("Over the old bundle", "best tuned − old bundle"),
 }
-_COUNTED = {5: "five", 6: "six"}
+_COUNTED = {2: "two", 5: "five", 6: "six"}
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _ALPHA = 0.05
 
@@ -97,11 +97,11 @@ def _arms(record: RunRecord) -> str:
         f'x2="{100 * (t - span[0]) / (span[1] - span[0]):.2f}%" y1="0" y2="100%"/>'
         for t, _ in ticks
     )
-    lines = []
+    lines, best = [], shipped(record.summary)
     for name, arm in shown:
         score, ci = number(arm.get("score")), rows[name]
         kind = ("base" if arm.get("adapter_id", name) in ("base", "seed_prompt", "prompt_only", "best_prompt") else "tuned") + (
-            " lead" if name == "best_tuned" else ""
+            " lead" if arm is best or name == "best_tuned" else ""
         )
         between = f"{percent(ci[0])} to {percent(ci[1])}" if ci else ""
         loss = number(arm.get("log_loss"))
@@ -212,7 +212,7 @@ def _gains(gains: Mapping[str, Any]) -> str:
 def _selection(record: RunRecord) -> str:
     selection = fields(record.summary.get("selection"))
     n = fields(record.summary.get("n"))
-    best = fields(fields(record.summary.get("arms")).get("best_tuned"))
+    best = shipped(record.summary)
     dev, test = number(selection.get("dev")), number(selection.get("test"))
     if dev is None or test is None:
         return ""
@@ -246,6 +246,7 @@ def _cost(record: RunRecord) -> str:
         ("tokens trained", amount(cost.get("tokens_trained"))),
         ("tokens embedded", amount(cost.get("tokens_embedded"))),
         ("saved by shared prefixes", amount(cost.get("tokens_saved_by_prefix"))),
+        *([("paid for answers", money)] if (money := dollars(cost.get("dollars"))) else []),
         ("peak memory", "–" if (memory := number(cost.get("peak_rss_mb"))) is None else f"{memory / 1024:.1f} GiB"),
         ("prompts scored / tuned", f"{esc(summary.get('prompts_scored', '–'))} / {esc(summary.get('prompts_tuned', '–'))}"),
     ]

@@ -115,6 +115,8 @@ def read_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
     if searched is not None:
         add(f"choosing among {counted(len(first), 'prompt')}", searched, arm="prompt_only")
     leader = ""
+    if not any(items(cycle.get("tuned")) for cycle in record.values("cycle")):
+        return moves[:1] + _untuned(record, moves[1:])
     for cycle in record.values("cycle"):
         name, winner = f"cycle {cycle.get('cycle')}", str(cycle.get("winner"))
         tuned = {str(t.get("prompt_id")): number(t.get("score")) for t in map(fields, items(cycle.get("tuned")))}
@@ -143,3 +145,15 @@ def read_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
     if (level := confirmed("best_tuned")) is not None and level != moves[-1].level:
         add("the best of all that was measured kept", level, arm="best_tuned")
     return moves
+
+
+def _untuned(record: RunRecord, chosen: list[Move]) -> list[Move]:
+    """The cycles of a run without tuning that found a better prompt; what was ``chosen`` in the end stands for the last one."""
+    moves: list[Move] = []
+    leader = ""
+    for cycle in record.values("cycle"):
+        level, winner = number(cycle.get("dev_score")), str(cycle.get("winner"))
+        if level is not None and winner != leader:
+            moves.append(Move(f"cycle {cycle.get('cycle')}: the best of {counted(cycle.get('pool'), 'prompt')}", level, ""))
+            leader = winner
+    return [*moves[:-1], *(Move(moves[-1].name if moves else m.name, m.level, m.correct) for m in chosen[:1])]

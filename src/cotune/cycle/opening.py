@@ -1,0 +1,136 @@
+"""The place where a run's effects happen, with its model: opened on this machine, or behind an endpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cotune.config import RunConfig, TuneConfig
+from cotune.cycle.budget import parse_budget
+from cotune.cycle.costs import CostModel
+from cotune.cycle.journal import Journal
+from cotune.cycle.lab import Lab, Watcher
+from cotune.cycle.remote import embeds_of, open_remote, remote_costs
+from cotune.errors import InputError
+from cotune.model.adapters import BASE, LoraSettings
+from cotune.model.local import EngineSettings, LocalModel
+from cotune.prompt.prompt import Prompt
+from cotune.task.task import Task
+from cotune.tune.settings import PrefixSettings, TuneSettings
+
+
+def open_lab(config: RunConfig, task: Task, seed: Prompt, journal: Journal, out: Path, watcher: Watcher) -> Lab:
+    """Open the model and make the lab around it.
+
+    Args:
+        config: of the run.
+        task: what is asked.
+        seed: the seed prompt, with which an endpoint is tried.
+        journal: of the run.
+        out: the run's folder.
+        watcher: is told about progress.
+
+    Raises:
+        InputError: the model cannot be loaded, or has no such layers to tune.
+        EndpointError: the endpoint cannot be asked.
+    """
+    budget = parse_budget(config.budget)
+    if config.remote_model is not None:
+        if task.output.free:
+            raise InputError(
+                f"behind an endpoint only labels are asked for, not answers of the type {task.output.type}",
+                where="model",
+                mend="Name a model on this machine, or set output.type to label.",
+            )
+        remote, found = open_remote(config, task, seed, out, journal)
+        lab = Lab(task, remote, journal, remote_costs(budget, config, found), out, tune_settings(config), config.seed, watcher)
+        lab.embeds = embeds_of(config, remote)
+        return lab
+    model, probed = load_model(config, out, journal)
+    _check_tunable(model, config.tune, task)
+    costs = CostModel.guess(budget, gflops=probed["gemm_gflops"], parameters=_matrix_weights(model))
+    return Lab(task, model, journal, costs, out, tune_settings(config), config.seed, watcher)
+
+
+def load_model(config: RunConfig, out: Path, journal: Journal) -> tuple[LocalModel, dict[str, Any]]:
+    """The model as the run's first session chose to run it: device, dtype, threads and batch size are journalled."""
+    from cotune.model.bundled import resolve_model
+    from cotune.model.probe import probe
+    from cotune.model.score_cache import ScoreCache
+
+    folder = resolve_model(config.model)
+    engine = config.engine
+
+    def effect() -> dict[str, Any]:
+        found = probe(engine.device, engine.dtype, engine.threads)
+        free = found.memory_bytes
+        # A scoring pass of 2,048 tokens of a small model takes a few hundred MB; large models get shorter ones.
+        weights = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+        spare = max(0, free - 2 * weights)
+        tokens = engine.batch_tokens or int(max(256, min(2048, spare / max(weights, 1) * 512)))
+        return {
+            "device": found.device,
+            "dtype": found.dtype,
+            "threads": found.threads,
+            "batch_tokens": tokens,
+            "gemm_gflops": found.gemm_gflops.get(found.dtype, 0.0) or 50.0,
+            "probe": found.to_json(),
+        }
+
+    probed: dict[str, Any] = journal.step("engine", [engine.model_dump(mode="json"), config.model], effect)
+    settings = EngineSettings(probed["device"], probed["dtype"], probed["threads"], probed["batch_tokens"], engine.max_tokens)
+    model = LocalModel.load(folder, settings=settings, cache=ScoreCache(out / "scores.sqlite"), name=config.model)
+    return model, probed
+
+
+def tune_settings(config: RunConfig) -> TuneSettings:
+    """The part of the config that training needs."""
+    tune = config.tune
+    return TuneSettings(
+        method=tune.method,
+        lora=LoraSettings(tune.rank, int(tune.alpha), tune.target),
+        prefix=PrefixSettings(tune.prefix.init, tune.prefix.tokens),
+        learning_rate=tune.prefix.learning_rate if tune.method == "prefix" else tune.learning_rate,
+        batch_size=tune.batch_size,
+        clip=tune.clip,
+        shared_prefix=tune.shared_prefix,
+    )
+
+
+def _check_tunable(model: LocalModel, tune: TuneConfig, task: Task) -> None:
+    """Find what is to be tuned now, not after the first race."""
+    import torch
+
+    from cotune.model.trained_prefix import TrainedPrefix
+
+    if tune.method == "prefix":
+        if task.output.free:
+            raise InputError(
+                "behind a trained prefix only labels are scored",
+                where="tune.method",
+                mend="Use tune.method=lora for free answers.",
+            )
+        with torch.inference_mode():
+            state = model.run_prefix(BASE, [model.renderer.stop_id])
+        assert state is not None
+        TrainedPrefix.of_state(state)
+        return
+    target = tune.target
+    if target == "all-linear":
+        return
+    layers = [name for name, module in model.model.named_modules() if isinstance(module, torch.nn.Linear)]
+    for wanted in target.split(","):
+        if not any(f".{name}".endswith(f".{wanted}") for name in layers):
+            known = sorted({name.rpartition(".")[2] for name in layers})
+            raise InputError(
+                f"the model has no linear layer {wanted!r}",
+                where="tune.target",
+                mend=f"Use all-linear or some of {', '.join(known)}, with commas between them.",
+            )
+
+
+def _matrix_weights(model: LocalModel) -> int:
+    """Weights that multiply every token: all but the embeddings."""
+    total = sum(p.numel() for p in model.model.parameters())
+    table: int = model.model.get_input_embeddings().weight.numel()
+    return max(1, int(total) - table)

@@ -1,0 +1,93 @@
+"""What fits into a budget where nothing can be tuned: prompts that are raced, and what is put aside for the end."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cotune.config import RunConfig
+from cotune.cycle.arms import CALIBRATION_ROWS
+from cotune.cycle.lab import Lab
+from cotune.cycle.plan import FINAL
+from cotune.errors import BudgetError
+from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
+from cotune.model.adapters import BASE
+from cotune.prompt.prompt import Prompt
+
+_FIRST_SHARE = 0.4
+"""Of what the end leaves, that the first race may take: later pools, bred from its best, need as much again."""
+_LEAST_ROWS, _MOST_ROWS, _LEAST_POOL = 32, 128, 4
+
+
+@dataclass(frozen=True)
+class PromptPlan:
+    """A search without tuning in numbers.
+
+    Attributes:
+        pool: prompts of the first race.
+        race_rows: dev rows of the longest race.
+        row_tokens: tokens of a row with the seed prompt, question and answer.
+        reserve: budget for confirming and the test, in the budget's unit, at the rates known at the start.
+        reserve_tokens: tokens of it; their cost is counted anew as rates become known.
+        fixed: what the end costs besides.
+    """
+
+    pool: int
+    race_rows: int
+    row_tokens: float
+    reserve: float
+    reserve_tokens: float
+    fixed: float
+
+
+def race_rows_scored(pool: int, rows: int) -> int:
+    """Rows that a race of so many prompts asks for in all."""
+    return schedule_cost(pool, successive_halving_schedule(pool, rows, final=min(FINAL, pool)))
+
+
+def fit_prompt_plan(lab: Lab, config: RunConfig, seed: Prompt) -> PromptPlan:
+    """Ask a few rows, then fit the search into the budget; recorded as a ``plan`` step.
+
+    Raises:
+        BudgetError: the budget does not even hold the end and the smallest race.
+    """
+    task = lab.task
+    lab.scores(seed, BASE, lab.train_sample[:CALIBRATION_ROWS], "measure", answers=False)
+    own, _ = lab.tokens_a_row(seed)
+    left = lab.left()
+    fixed = 6.0 + 0.01 * lab.costs.budget.amount if lab.costs.budget.kind == "time" else 0.0
+    calibration = min(CALIBRATION_ROWS, len(task.train))
+    reserve_tokens = 1.05 * (2 * task.test.n + (FINAL + 1) * len(task.dev) + FINAL * calibration) * own
+
+    def effect() -> dict[str, Any]:
+        row, reserve = lab.costs.scoring(own), fixed + lab.costs.scoring(reserve_tokens)
+        usable = left - reserve
+        pool, rows = config.search.pool, min(len(task.dev), _MOST_ROWS)
+        while race_rows_scored(pool, rows) * row > _FIRST_SHARE * usable and (pool > _LEAST_POOL or rows > _LEAST_ROWS):
+            if rows > _LEAST_ROWS and (rows > 64 or pool <= 8):
+                rows = max(_LEAST_ROWS, int(rows * 0.85))
+            else:
+                pool -= 1
+        least = race_rows_scored(pool, rows) * row
+        if least > usable:
+            unit = lab.costs.budget.unit
+            raise BudgetError(
+                f"the budget is too small: two arms on the test, three prompts on dev and the smallest race need about "
+                f"{reserve + least:,.4g} {unit}, and {max(0.0, left):,.4g} {unit} are left",
+                where="budget",
+                mend="Raise the budget, or lower limit.test or limit.dev.",
+            )
+        plan = PromptPlan(pool, rows, own, reserve, reserve_tokens, fixed)
+        return {**{name: round(value, 8) for name, value in asdict(plan).items()}, "text": _plan_text(plan, lab)}
+
+    search = config.search.model_dump(exclude={"hard_demonstrations"})
+    value = lab.journal.step("plan", [task.fingerprint, config.budget, search], effect)
+    return PromptPlan(**{name: value[name] for name in PromptPlan.__dataclass_fields__})
+
+
+def _plan_text(plan: PromptPlan, lab: Lab) -> list[str]:
+    return [
+        f"score {plan.pool} prompts on up to {plan.race_rows} dev rows each, then breed from the best and race again",
+        "nothing is tuned: the model answers behind an endpoint",
+        f"keep {plan.reserve:,.4g} {lab.costs.budget.unit} for confirming and {lab.task.test.n} test rows",
+    ]

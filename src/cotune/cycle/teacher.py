@@ -1,0 +1,206 @@
+"""A teacher: a language model behind an endpoint answers unlabelled rows, which then are learnt from, and never judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from cotune.config import RunConfig
+from cotune.cycle.journal import Journal
+from cotune.cycle.remote import ANSWERS, prices_of
+from cotune.endpoint import AnswerCache, Client, Endpoint, Usage
+from cotune.errors import InputError
+from cotune.evaluate.intervals import proportion_interval
+from cotune.model.asking import Said, Way, answer_tokens
+from cotune.model.label_answers import match_label
+from cotune.model.remote import RemoteModel
+from cotune.prompt.messages import turns_of
+from cotune.prompt.prompt import Prompt
+from cotune.task.checks import DataChecks, Finding
+from cotune.task.example import Example
+from cotune.task.read import read_table
+from cotune.task.sealed import rows_hash
+from cotune.task.split import duplicate_key
+from cotune.task.task import Task
+
+_AT_ONCE = 64
+_PATIENCE_S = 600.0
+_SURE = 0.6
+"""Agreement below which a teacher is warned of: its interval does not reach it."""
+
+
+def read_unlabelled(config: RunConfig, task: Task) -> tuple[Example, ...]:
+    """The rows that a teacher may answer, without a label; none where the config names no file. Empty ones are passed over.
+
+    Raises:
+        InputError: the file cannot be read or lacks an input column, or the task's answers are no labels.
+    """
+    if config.data.unlabelled is None:
+        return ()
+    if task.output.free:
+        raise InputError(
+            f"a teacher gives labels, not answers of the type {task.output.type}",
+            where="teacher",
+            mend="Leave teacher and data.unlabelled out, or set output.type to label.",
+        )
+    table = read_table(config.data.unlabelled)
+    for name in task.input_fields:
+        table.need(name)
+    rows = []
+    for number, row in zip(table.numbers, table.rows, strict=True):
+        fields = {name: row.get(name) or "" for name in task.input_fields}
+        if any(text.strip() for text in fields.values()) and not any("\0" in text for text in fields.values()):
+            rows.append(Example(f"unlabelled:{number}", fields, ""))
+    return tuple(rows)
+
+
+def unlabelled_hash(rows: Sequence[Example]) -> str | None:
+    """What of them a run's folder belongs to; None where there are none."""
+    return rows_hash(rows) if rows else None
+
+
+def teach(
+    config: RunConfig, task: Task, rows: Sequence[Example], prompt: Prompt, out: Path, journal: Journal
+) -> tuple[Task, Any]:
+    """Have unlabelled rows answered and put them into train; recorded as a ``teach`` step.
+
+    Rows that repeat a row of train, dev or test, or share 13 words with a test row, are not asked about. The teacher also
+    answers some labelled train rows without seeing their labels, which shows how often it agrees with them.
+
+    Args:
+        config: names the teacher and its bounds.
+        task: the rows that there are.
+        rows: of :func:`read_unlabelled`.
+        prompt: how to ask.
+        out: the run's folder, where answers are kept.
+        journal: of the run.
+
+    Returns:
+        The task with the new train rows, marked by ids that begin with ``unlabelled:``, and what was recorded.
+
+    Raises:
+        EndpointError: the teacher cannot be asked.
+    """
+    section = config.teacher
+    rng = np.random.default_rng([config.seed, 20])
+    fresh, left_out = _fresh(rows, task)
+    order = [fresh[i] for i in rng.permutation(len(fresh))]
+    sample = [task.train[i] for i in rng.permutation(len(task.train))[: section.sample]]
+
+    def effect() -> dict[str, Any]:
+        words = prompt.words(task.labels)
+        teacher = _teacher(config, out, answer_tokens((*task.labels, *words)))
+        with teacher.client:
+            teacher.settle(prompt, sample[0].fields, task.labels)
+            asked, said, spent = _ask(teacher, prompt, [*sample, *order], task, section.calls, section.tokens)
+        named = [match_label(answer.text, words) for answer in said]
+        own = named[: len(sample)]
+        agreed = sum(label is not None and task.labels[label] == row.output for label, row in zip(own, sample, strict=False))
+        found = list(zip(order, named[len(sample) :], strict=False))
+        return {
+            "model": section.model,
+            "rows": [[row.id, task.labels[label]] for row, label in found if label is not None],
+            "refused": sum(label is None for _, label in found),
+            "asked": asked,
+            "left_out": left_out,
+            "unasked": len(order) - len(found),
+            "agreement": _agreement(agreed, len(own)),
+            "tokens": spent.total,
+            "dollars": round(prices.cost(spent), 9) if (prices := prices_of(section)) else 0.0,
+        }
+
+    value = journal.step("teach", [prompt.id, [row.id for row in order], [row.id for row in sample], section.model], effect)
+    labels = dict(value["rows"])
+    taught = tuple(Example(row.id, row.fields, labels[row.id]) for row in fresh if row.id in labels)
+    return replace(task, train=(*task.train, *taught), checks=_told(task.checks, value)), value
+
+
+def sentence(value: Any) -> str:
+    """What the teacher did, in a sentence."""
+    agreement = value["agreement"]
+    low, high = agreement["ci"]
+    return (
+        f"{len(value['rows']):,} train rows were labelled by the teacher {value['model']} and never judged on; it agrees with "
+        f"{agreement['agree']} of {agreement['n']} labelled train rows ({100 * agreement['rate']:.0f}%, 95% interval "
+        f"{100 * low:.0f} to {100 * high:.0f})"
+    )
+
+
+def _fresh(rows: Sequence[Example], task: Task) -> tuple[list[Example], dict[str, int]]:
+    """Rows that are new, and why the others are not asked about."""
+    known = {duplicate_key(row) for row in (*task.train, *task.dev)}
+    in_test = set(task.test.leaking_train_ids(rows))
+    overlapping = set(task.test.overlapping_train_ids(rows)) - in_test
+    kept, counts = [], {"in_test": len(in_test), "overlap_test": len(overlapping), "known": 0, "repeated": 0}
+    seen: set[str] = set()
+    for row in rows:
+        key = duplicate_key(row)
+        if row.id in in_test or row.id in overlapping:
+            continue
+        if key in known or key in seen:
+            counts["known" if key in known else "repeated"] += 1
+            continue
+        seen.add(key)
+        kept.append(row)
+    return kept, counts
+
+
+def _ask(
+    teacher: RemoteModel, prompt: Prompt, rows: Sequence[Example], task: Task, most: int, tokens: int
+) -> tuple[int, list[Said], Usage]:
+    """Answers to as many of the rows, in their order, as the bounds allow."""
+    said: list[Said] = []
+    spent = Usage()
+    bounded = rows[:most]
+    for start in range(0, len(bounded), _AT_ONCE):
+        part = bounded[start : start + _AT_ONCE]
+        each = teacher.row_tokens(prompt, [row.fields for row in part], task.labels)
+        room = int((tokens - spent.total) / max(1.0, each))
+        found, new = teacher.say([turns_of(prompt, row.fields, task.labels).messages for row in part[:room]])
+        said += found
+        spent = sum((answer.usage for answer in new), spent)
+        if room < len(part):
+            break
+    return len(said), said, spent
+
+
+def _teacher(config: RunConfig, out: Path, longest: int) -> RemoteModel:
+    section = config.teacher
+    if section.base_url is None or section.model is None:
+        raise InputError("there is no teacher", where="teacher", mend="Set teacher.base_url and teacher.model.")
+    client = Client(
+        Endpoint(section.base_url, section.model, section.key_env, section.timeout, "teacher"),
+        most=section.concurrency,
+        keep=True,
+    )
+    return RemoteModel(
+        client,
+        way=Way(alternatives=0, tokens=longest),
+        answers=AnswerCache(out / ANSWERS),
+        prices=prices_of(section),
+        patience=_PATIENCE_S,
+    )
+
+
+def _agreement(agreed: int, n: int) -> dict[str, Any]:
+    interval = proportion_interval(np.repeat([1.0, 0.0], [agreed, n - agreed]))
+    return {"n": n, "agree": agreed, "rate": agreed / n, "ci": [round(interval.low, 4), round(interval.high, 4)]}
+
+
+def _told(checks: DataChecks, value: Any) -> DataChecks:
+    """The data checks with what the teacher did, a warning where it hardly agrees with the labels."""
+    findings = []
+    unsure = value["agreement"]["ci"][1] < _SURE
+    ids = tuple(row_id for row_id, _ in value["rows"][:5])
+    findings.append(Finding("taught_rows", "warning" if unsure else "info", sentence(value), len(value["rows"]), ids))
+    gone = value["left_out"]
+    if leaking := gone["in_test"] + gone["overlap_test"]:
+        message = f"{leaking:,} unlabelled rows repeat a test row or share 13 words with one, and were not used"
+        findings.append(Finding("unlabelled_rows_in_test", "warning", message, leaking))
+    every = sorted((*checks.findings, *findings), key=lambda finding: finding.severity != "warning")
+    return DataChecks(tuple(every), MappingProxyType({**checks.counts, "taught": len(value["rows"])}))

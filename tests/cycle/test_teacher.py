@@ -1,0 +1,94 @@
+"""A teacher answers unlabelled rows: what becomes of them, what is kept from the test, and that no answer is paid twice."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cycle_runs import journal_of, summary_of
+
+from chat_server import chat_server, send
+from labelling_server import labelling, meant
+
+if TYPE_CHECKING:
+    from conftest import Bench
+
+CANARY = "sk-teacher-0042"
+
+
+def unlabelled(path: Path, bench: Bench) -> Path:
+    """New rows, rows that the labelled file holds too, a repeated one and an empty one."""
+    known = [line.split(",")[0] for line in bench.rows.read_text().splitlines()[1:]]
+    rows = [
+        *(f"{word} {900 + i} {word}" for i, word in enumerate(("apple", "cow", "drill", "fig", "hen", "axe") * 4)),
+        "",
+        *known,
+    ]
+    path.write_text("text\n" + "\n".join([*rows, "apple 900 apple"]) + "\n", encoding="utf-8")
+    return path
+
+
+def taught(bench: Bench, url: str, out: Path, rows: Path, *more: str, **how: Any) -> Any:
+    settings = (f"data.unlabelled={rows}", f"teacher.base_url={url}", "teacher.model=wise", "teacher.key_env=TEACHER_KEY")
+    columns = ("--input", "text", "--output", "label", "--budget", "60ktok", "--seed", "4", "--out", str(out))
+    sizes = ("limit.test=24", "limit.train=60", "search.pool=4", "search.entrants=2", "search.max_cycles=1", "tune.rank=4")
+    model = ("--model", str(bench.model), "tune.max_epochs=1", "engine.threads=1", "engine.dtype=float32")
+    environment = {"TEACHER_KEY": CANARY}
+    return bench.commands.run(
+        "run", str(bench.rows), *columns, *model, *sizes, *settings, "teacher.sample=20", *more, environment=environment, **how
+    )
+
+
+def test_taught_rows_are_learnt_from_marked_and_nowhere_else(bench: Bench, tmp_path: Path) -> None:
+    rows = unlabelled(tmp_path / "more.csv", bench)
+    out = tmp_path / "run"
+    with chat_server(labelling(says=lambda label: f"It is: {label}")) as server:
+        killed = taught(bench, server.url, out, rows, "teacher.concurrency=1", at=("answer kept", "", 30))
+        assert killed.code == -9, killed.stderr
+        again = taught(bench, server.url, out, rows, "teacher.concurrency=1")
+        assert again.code == 0, again.stderr
+        counted = Counter(json.dumps(request["body"]) for request in server.seen)
+        assert max(counted.values()) == 1
+        asked = [request["body"]["messages"][-1]["content"] for request in server.seen]
+    value = next(event["value"] for event in journal_of(out) if event["kind"] == "teach")
+    assert len(value["rows"]) == 60 and all(row_id.startswith("unlabelled:") for row_id, _ in value["rows"])
+    assert value["left_out"]["in_test"] == 24 and value["left_out"]["repeated"] == 1 and value["left_out"]["known"] == 60
+    assert value["agreement"]["n"] == 20 and 0.5 < value["agreement"]["rate"] <= 1
+    assert value["agreement"]["ci"][0] < value["agreement"]["rate"]
+    # No test row was sent anywhere.
+    tests = {row["input"]["text"] for row in json.loads((out / "test_rows.json").read_text())["rows"]}
+    assert not any(text in question for text in tests for question in asked)
+    summary = summary_of(out)
+    assert summary["n"]["test"] == 24 and summary["data"]["counts"]["taught"] == 60
+    assert summary["n"]["train"] + summary["n"]["dev"] == 60 + 60
+    assert "labelled by the teacher wise" in json.dumps(summary["data"])
+    assert "teacher wise labelled 60 rows" in again.stdout
+    # Right answers, but for the third that this teacher gets wrong.
+    texts = dict(enumerate(rows.read_text().splitlines()))
+    right = [meant(texts[int(row_id.split(":")[1]) - 1]) == label for row_id, label in value["rows"]]
+    assert sum(right) >= 30
+    assert not [path for path in out.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
+
+
+def test_bounds_of_the_teacher_are_kept_and_other_rows_are_refused(bench: Bench, tmp_path: Path) -> None:
+    rows = unlabelled(tmp_path / "more.csv", bench)
+    with chat_server(labelling()) as server:
+        taught(bench, server.url, tmp_path / "run", rows, "teacher.calls=25", at=("line", "teach", 1))
+        assert len(server.seen) == 25
+        # The file belongs to the run.
+        rows.write_text(rows.read_text() + "axe 7777 axe\n")
+        other = taught(bench, server.url, tmp_path / "run", rows, "teacher.calls=25")
+    assert other.code == 2 and "unlabelled" in other.stderr
+    value = next(event["value"] for event in journal_of(tmp_path / "run") if event["kind"] == "teach")
+    assert len(value["rows"]) + value["refused"] == 5 and value["unasked"] == 55
+
+
+def test_a_teacher_that_cannot_be_asked_ends_the_run_and_says_why(bench: Bench, tmp_path: Path) -> None:
+    rows = unlabelled(tmp_path / "more.csv", bench)
+    with chat_server(send(401, CANARY.encode())) as server:
+        ended = taught(bench, server.url, tmp_path / "run", rows)
+    assert ended.code == 1 and "401: [key]" in ended.stderr and "Traceback" not in ended.stderr
+    alone = bench.run(tmp_path / "alone", f"data.unlabelled={rows}")
+    assert alone.code == 2 and "go together" in alone.stderr
