@@ -21,7 +21,6 @@ ON = {
     "shares": {"text": 0.41, "format": 0.3, "demonstrations": 0.01, "own": 0.28},
     "ranked": ["p1", "p2", "p3", "p4"],
     "mean": {"p1": -0.2, "p2": -0.1, "p3": 0.0, "p4": 0.3},
-    "covariance": [],
 }
 OFF = {"cycle": 8, "correlation": -0.1, "p": 0.61, "n": 12, "on": False, "shares": {"text": 0.02, "own": 0.98}, "tokens": 9}
 RACE = {"cycle": 7, "adapter_id": "ab", "ranking": [], "log_losses": {"p1": 0.5, "p2": 0.7, "p3": 0.9, "x": 0.1}}

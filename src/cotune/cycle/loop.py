@@ -188,13 +188,12 @@ class Loop:
             demonstrations=self.config.search.demonstrations,
             seed=self.config.seed,
             guided=guided,
-            foresee=self.forecaster.asked(number, [incumbent.prompt, *parents], adapter=adapter, steps=ground.steps),
+            thin=self.forecaster.thinning(number, adapter=adapter, steps=ground.steps),
             nearest=self.plan.nearest,
         )
         search.proposals.update({p.prompt.id: p for p in children})
         field_ = list({p.id: p for p in (incumbent.prompt, *parents, *(c.prompt for c in children))}.values())
-        forecast = self.forecaster.latest
-        race = race_prompts(lab, field_, adapter, rows=self.plan.race_rows, cycle=number, final=3, forecast=forecast)
+        race = race_prompts(lab, field_, adapter, rows=self.plan.race_rows, cycle=number, final=3)
         self.forecaster.observe_race(race, field_, steps=ground.steps)
         by_id = {p.id: p for p in field_}
         # Who was tuned from these weights already would only be tuned so again.

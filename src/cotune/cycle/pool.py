@@ -15,7 +15,6 @@ from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal, diverse, first_pool, fixed, hard, with_demonstrations
 from cotune.refine.breed import DemonstrationPool, breed
 from cotune.refine.demonstrations import default_count, fits
-from cotune.refine.forecast import Forecast
 from cotune.task.example import Example
 
 NEAR = 0.02
@@ -27,8 +26,8 @@ _FARTHEST = 8
 BRED = 3
 """Children that are bred for each that may race, where a surrogate chooses."""
 
-Foresee = Callable[[list[Prompt], list[Prompt]], Forecast | None]
-"""What a surrogate says of candidates, beside other prompts that race whatever it says."""
+Thin = Callable[[list[Prompt]], list[str] | None]
+"""Which candidates a surrogate leaves, by id, most promising first; None where it has not earned its place."""
 
 
 def demonstration_pool(lab: Lab, close: Mapping[str, float] | None = None) -> DemonstrationPool:
@@ -117,12 +116,12 @@ def next_pool(
     demonstrations: bool,
     seed: int,
     guided: Guided | None = None,
-    foresee: Foresee | None = None,
+    thin: Thin | None = None,
     nearest: bool = False,
 ) -> list[Proposal]:
     """A later cycle's pool: children of this run's survivors, none of them tried before, and what ``guided`` adds to them.
 
-    With ``foresee`` more children are bred than asked for, and a surrogate that has earned its place thins them; where it has
+    With ``thin`` more children are bred than asked for, and a surrogate that has earned its place thins them; where it has
     not, only as many are looked at as without it. With ``nearest`` the first survivor also enters with the train rows that lie
     nearest to each row.
     """
@@ -135,15 +134,15 @@ def next_pool(
         rewrites = [variant, *rewrites]
     known = seen | {p.prompt.id for p in rewrites}
     plain = count + max(2, count // 3)
-    many = plain if foresee is None else BRED * count
+    many = plain if thin is None else BRED * count
     bred = breed(survivors, lab.task, many, rng, demonstration_pool=shown, seen=known)
-    if foresee is not None:
+    if thin is not None:
         bred = [p for p in bred if has_room(lab, p.prompt)]
-        forecast = foresee([p.prompt for p in bred], [p.prompt for p in rewrites])
-        if forecast is not None and forecast.on:
+        left = thin([p.prompt for p in bred])
+        if left is not None:
             by_id = {p.prompt.id: p for p in bred}
-            bred = [by_id[i] for i in forecast.ranked]
-            return _record(lab, cycle, [*rewrites, *bred], count, keep=range(len(rewrites)), ranked=True)
+            thinned = [by_id[i] for i in left]
+            return _record(lab, cycle, [*rewrites, *thinned], count, keep=range(len(rewrites)), ranked=True)
     return _record(lab, cycle, [*rewrites, *bred[:plain]], count, keep=range(len(rewrites)))
 
 

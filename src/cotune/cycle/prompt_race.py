@@ -15,7 +15,6 @@ from cotune.evaluate.racing import Race, successive_halving_schedule
 from cotune.evaluate.resampling import Floats
 from cotune.evaluate.scoring import Evaluation
 from cotune.prompt.prompt import Prompt
-from cotune.refine.forecast import Forecast
 
 
 @dataclass
@@ -46,7 +45,6 @@ def race_prompts(
     cycle: int,
     final: int = 4,
     first_rows: int = 16,
-    forecast: Forecast | None = None,
 ) -> RaceResult:
     """Race prompts over the first ``rows`` rows of dev.
 
@@ -61,8 +59,6 @@ def race_prompts(
         cycle: for the journal.
         final: how many see all rows.
         first_rows: rows of the first round at least.
-        forecast: what a surrogate expects; who goes on to a next round is then chosen by it and by the rows seen together. The
-            sequential test and the final ranking go by the rows alone.
 
     Raises:
         CotuneError: every prompt failed.
@@ -90,7 +86,7 @@ def race_prompts(
         losses = np.stack([race_losses(lab, result.scores[prompts[n].id])[seen : step.rows] for n in alive], axis=1)
         race = race.update(losses)
         seen = step.rows
-        leaving = _order(lab, race, prompts, result, forecast)[step.keep :]
+        leaving = race.ranking()[step.keep :]
         if leaving and step.rows < rows:
             race = race.retire(leaving)
     result.dropped = [prompts[n].id for n in race.dropped]
@@ -131,17 +127,6 @@ def _length(prompt: Prompt) -> int:
     if prompt.nearest:
         shown = shown * min(prompt.nearest, len(prompt.demonstrations)) // max(1, len(prompt.demonstrations))
     return len(prompt.text) + shown
-
-
-def _order(lab: Lab, race: Race, prompts: Sequence[Prompt], result: RaceResult, forecast: Forecast | None) -> Sequence[int]:
-    """Active prompts, best first: by their mean loss, or by what is expected of them after these rows."""
-    by_rows = race.ranking()
-    if forecast is None:
-        return by_rows
-    met = [n for n in range(len(prompts)) if prompts[n].id in result.scores]
-    losses = [np.minimum(race_losses(lab, result.scores[prompts[n].id]), race.bound) for n in met]
-    expected = dict(zip(met, forecast.expected([prompts[n] for n in met], losses), strict=True))
-    return sorted(by_rows, key=lambda n: expected[n])
 
 
 def race_losses(lab: Lab, scores: Given) -> Floats:

@@ -1,4 +1,4 @@
-"""The surrogate in the cycle: what it was told, whether it knows anything, and what it says of the prompts to come."""
+"""The surrogate in the cycle: what it was told, whether it knows anything, and which of the prompts to come it leaves."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.cycle.lab import Lab
-from cotune.cycle.pool import BRED, Foresee
+from cotune.cycle.pool import BRED, Thin
 from cotune.cycle.prompt_race import RaceResult, race_losses
 from cotune.cycle.track import Track
 from cotune.embed import TextEmbedder
 from cotune.evaluate.effects import prompt_effects
 from cotune.prompt.prompt import Prompt
 from cotune.refine.features import format_features
-from cotune.refine.forecast import Forecast
 from cotune.refine.surrogate import Proof, Seen, Surrogate, feature_similarity, prove, similarity
 
 Floats = NDArray[np.float64]
@@ -46,7 +45,6 @@ class Forecaster:
 
     Attributes:
         on: whether the config asks for it.
-        latest: this cycle's forecast, where it has earned its place.
     """
 
     def __init__(self, lab: Lab, *, wanted: bool) -> None:
@@ -54,7 +52,6 @@ class Forecaster:
         self._prompts: dict[str, Prompt] = {}
         self._contexts: list[_Context] = []
         self._raced = 0
-        self.latest: Forecast | None = None
 
     def observe_race(self, race: RaceResult, prompts: Sequence[Prompt], *, steps: int) -> None:
         """Learn from a race, on which the next forecast has to prove itself.
@@ -81,40 +78,37 @@ class Forecaster:
         effects = prompt_effects(losses)
         self._contexts.append(_Context(tuple(p.id for p in prompts), effects.value, effects.noise, steps))
 
-    def asked(self, cycle: int, field: Sequence[Prompt], *, adapter: str, steps: int) -> Foresee | None:
-        """What a pool asks of candidates in this cycle; None where the config does not ask for it. See :meth:`forecast`."""
-        self.latest = None
-        if not self.on:
-            return None
-        return lambda candidates, others: self.forecast(cycle, candidates, [*field, *others], adapter=adapter, steps=steps)
+    def thinning(self, cycle: int, *, adapter: str, steps: int) -> Thin | None:
+        """How a pool of this cycle is thinned; None where the config does not ask for it. See :meth:`thin`."""
+        return (lambda candidates: self.thin(cycle, candidates, adapter=adapter, steps=steps)) if self.on else None
 
     def cost(self, pool: int) -> float:
         """What a forecast for a pool of so many costs, in the budget's unit."""
         return self.lab.costs.scoring(_TEXT_TOKENS * (len(self._prompts) + BRED * pool)) if self.on else 0.0
 
-    def forecast(
-        self, cycle: int, candidates: Sequence[Prompt], field: Sequence[Prompt], *, adapter: str, steps: int
-    ) -> Forecast | None:
-        """Prove the surrogate on the last race and rank candidates; recorded as a ``surrogate`` step.
+    def thin(self, cycle: int, candidates: Sequence[Prompt], *, adapter: str, steps: int) -> list[str] | None:
+        """Prove the surrogate on the last race, and rank candidates where it has passed; recorded as a ``surrogate`` step.
 
         Every prompt that was measured is embedded anew under the weights of now: what is near changes with them.
 
         Args:
             cycle: whose pool is made.
             candidates: prompts that were not measured yet.
-            field: prompts that will race beside them whatever is expected of them.
             adapter: the weights under which they will race.
             steps: tuning steps behind these.
+
+        Returns:
+            Ids of the better half, most promising first; None where nothing is to be known.
         """
         if not self.on or not self._contexts or not candidates:
             return None
-        known = dict.fromkeys([*self._prompts, *(p.id for p in field)])
-        everyone = [*({**self._prompts, **{p.id: p for p in field}}[i] for i in known), *candidates]
+        everyone = [*self._prompts.values(), *candidates]
+        known = len(self._prompts)
 
         def effect() -> dict[str, Any]:
             told: list[int] = []
             views = prompt_views(self.lab, everyone, adapter, told.append)
-            seen, last = self._seen([p.id for p in everyone])
+            seen, last = self._seen()
             surrogate = Surrogate(views, seen, steps=float(steps))
             proof = prove(surrogate, last, np.random.default_rng([self.lab.seed, 11, cycle]))
             return {
@@ -122,26 +116,19 @@ class Forecaster:
                 "adapter_id": adapter,
                 **_told(proof),
                 "shares": {name: round(share, 3) for name, share in surrogate.shares.items()},
-                "known": len(known),
+                "known": known,
                 "tokens": sum(told),
-                **(_ranking(surrogate, everyone, len(known), {p.id for p in field}) if proof.on else {}),
+                **(_ranking(surrogate, everyone, known) if proof.on else {}),
             }
 
         key = [cycle, adapter, [p.id for p in everyone], len(self._contexts)]
         value = self.lab.journal.step("surrogate", key, effect)
         self.lab.counts["tokens_embedded"] += int(value["tokens"])
-        found = Forecast(
-            bool(value["on"]),
-            tuple(value.get("ranked", ())),
-            dict(value.get("mean", {})),
-            np.array(value.get("covariance", []), dtype=np.float64),
-        )
-        self.latest = found if found.on else None
-        return found
+        return list(value["ranked"]) if value["on"] else None
 
-    def _seen(self, ids: Sequence[str]) -> tuple[Seen, NDArray[np.int64]]:
+    def _seen(self) -> tuple[Seen, NDArray[np.int64]]:
         """All measurements as the surrogate takes them, and the places among them of the last race's."""
-        place = {prompt_id: number for number, prompt_id in enumerate(ids)}
+        place = {prompt_id: number for number, prompt_id in enumerate(self._prompts)}
         contexts = self._contexts
         seen = Seen(
             np.array([place[i] for c in contexts for i in c.prompts], dtype=np.int64),
@@ -179,15 +166,12 @@ def _told(proof: Proof) -> dict[str, Any]:
     return {"correlation": proof.correlation, "p": proof.p, "n": proof.n, "on": proof.on}
 
 
-def _ranking(surrogate: Surrogate, everyone: Sequence[Prompt], known: int, field: set[str]) -> dict[str, Any]:
-    """The better half of the candidates by lower confidence bound, and the forecast of all that may race together."""
+def _ranking(surrogate: Surrogate, everyone: Sequence[Prompt], known: int) -> dict[str, Any]:
+    """The better half of the candidates by lower confidence bound, and what is expected of them."""
     mean, deviation = surrogate.predict()
     order = known + np.argsort((mean - DEVIATIONS * deviation)[known:], kind="stable")
-    staying = order[: max(1, -(-len(order) // 2))]
-    racing = [n for n, p in enumerate(everyone[:known]) if p.id in field] + sorted(int(n) for n in staying)
-    covariance = surrogate.covariance()[np.ix_(racing, racing)]
+    staying = [int(n) for n in order[: max(1, -(-len(order) // 2))]]
     return {
         "ranked": [everyone[n].id for n in staying],
-        "mean": {everyone[n].id: round(float(mean[n]), 5) for n in racing},
-        "covariance": [[round(float(v), 6) for v in row] for row in covariance],
+        "mean": {everyone[n].id: round(float(mean[n]), 5) for n in staying},
     }

@@ -140,14 +140,6 @@ class Surrogate:
         variance = self._weights @ (variances + means**2) - mean**2
         return self.scale * mean, self.scale * np.sqrt(np.maximum(variance, 0.0))
 
-    def covariance(self) -> Floats:
-        """``[prompts, prompts]`` covariance of the true losses."""
-        means = np.stack([m.cross @ (m.inverse @ self._values) for m in self._members])
-        apart = means - self._weights @ means
-        within = sum(w * (m.prior - m.cross @ m.inverse @ m.cross.T) for w, m in zip(self._weights, self._members, strict=True))
-        result: Floats = self.scale**2 * (within + (apart * self._weights[:, None]).T @ apart)
-        return result
-
     def sample(self, rng: np.random.Generator, draws: int) -> Floats:
         """``[draws, prompts]`` true losses as they may be (Thompson sampling)."""
         count = len(self._members[0].prior)
