@@ -18,9 +18,9 @@ PROMPT = Prompt(
 
 def lab(most: int) -> Any:
     task = SimpleNamespace(input_fields=("input",), labels=("person", "place"))
-    return cast(
-        Any, SimpleNamespace(seed=0, task=task, model=SimpleNamespace(renderer=Renderer(tiny_tokenizer(), max_tokens=most)))
-    )
+    renderer = Renderer(tiny_tokenizer(), max_tokens=most)
+    answering = SimpleNamespace(render=lambda prompt, rows: renderer.render(prompt, [r.fields for r in rows], task.labels))
+    return cast(Any, SimpleNamespace(seed=0, task=task, model=SimpleNamespace(renderer=renderer), answering=answering))
 
 
 def test_a_format_that_leaves_no_room_for_a_row_is_not_measured() -> None:

@@ -140,7 +140,7 @@ def test_a_missing_key_is_told_before_anything_is_written(bench: Bench, tmp_path
 
 def test_hard_rows_are_shown_without_a_proposer_too(bench: Bench, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert bench.run(out, "search.hard_demonstrations=true").code == 0
+    assert bench.run(out, "search.hard_demonstrations=true", budget="120ktok").code == 0
     slices = [value for value in of_kind(out, "slices") if value["cycle"]]
     assert slices and not of_kind(out, "rewrite")
     if close := slices[0].get("close"):
