@@ -20,7 +20,9 @@ def lab(most: int) -> Any:
     task = SimpleNamespace(input_fields=("input",), labels=("person", "place"))
     renderer = Renderer(tiny_tokenizer(), max_tokens=most)
     answering = SimpleNamespace(render=lambda prompt, rows: renderer.render(prompt, [r.fields for r in rows], task.labels))
-    return cast(Any, SimpleNamespace(seed=0, task=task, model=SimpleNamespace(renderer=renderer), answering=answering))
+    return cast(
+        Any, SimpleNamespace(seed=0, task=task, model=SimpleNamespace(renderer=renderer), answering=answering, remote=None)
+    )
 
 
 def test_a_format_that_leaves_no_room_for_a_row_is_not_measured() -> None:
