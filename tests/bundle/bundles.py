@@ -13,6 +13,7 @@ from cotune.files import file_sha256
 from cotune.model.adapters import LoraSettings
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Demonstration, Prompt
+from cotune.task.output import label_output
 from tiny import save_tiny, widen_lora
 
 LABELS = ("person", "place", "card arrival", "card delivery")
@@ -44,7 +45,7 @@ class Bench:
             "task_name": "questions",
             "input_fields": ("text",),
             "output_field": "label",
-            "labels": LABELS,
+            "output": label_output(LABELS),
             "metric": "accuracy",
             "prompt": PROMPT,
             "decision": RAW,

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from cotune.bundle import place
 from cotune.bundle.manifest import LARGEST_JSON, Manifest, check_name, read_manifest
 from cotune.errors import InputError
+from cotune.task.output import label_output
 from tiny import save_tiny
 
 FILES = (
@@ -186,7 +187,7 @@ def test_what_is_no_bundle_is_not_replaced(bench: Bench, bundle: Path, tmp_path:
 
 def test_arguments_that_do_not_fit(bench: Bench, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not fit 3 labels"):
-        bench.save(tmp_path / "best", labels=LABELS[:3], decision=BIAS)
+        bench.save(tmp_path / "best", output=label_output(LABELS[:3]), decision=BIAS)
     with pytest.raises(InputError, match="not an adapter"):
         bench.save(tmp_path / "best", adapter_folder=tmp_path)
     assert not (tmp_path / "best").exists()

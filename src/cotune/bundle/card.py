@@ -41,12 +41,10 @@ def model_card(manifest: Manifest, metrics: Mapping[str, Any], prompt_text: str,
     """
     base = base_model_name(manifest)
     tuned = manifest.adapter_id != "base"
-    shown = ", ".join(f"`{_plain(label)}`" for label in manifest.labels[:_MOST_LABELS])
-    more = "" if len(manifest.labels) <= _MOST_LABELS else f" and {len(manifest.labels) - _MOST_LABELS} more"
     fields = ", ".join(f"`{_plain(name)}`" for name in manifest.input_fields)
     parts = [
         f"# {_plain(manifest.task)}",
-        f"Reads {fields} and answers with one of {len(manifest.labels)} labels: {shown}{more}. A prompt"
+        f"Reads {fields} and answers with {_answers(manifest)}. A prompt"
         + ("" if not tuned else ", a LoRA adapter" if stands_for is None else ", a trained prefix")
         + f" and a decision rule for the language model `{_plain(base)}`, chosen together by cotune"
         + f" {manifest.versions.get('cotune', '')}".rstrip()
@@ -57,9 +55,8 @@ def model_card(manifest: Manifest, metrics: Mapping[str, Any], prompt_text: str,
     if tuned:
         parts += ["The adapter is a plain PEFT folder and works without cotune:", _fence(_peft(base), "python")]
         parts.append(
-            "Give it the text below with its fields filled in. cotune does not let the model write freely: it scores every"
-            " label and takes the likeliest"
-            + (", after adding the bias in `decision.json`." if manifest.decision.bias else ".")
+            "Give it the text below with its fields filled in. "
+            + _choosing(manifest)
             + ("" if stands_for is None else f" {without_prefix(stands_for)}")
         )
     parts += _results(manifest, metrics)
@@ -67,6 +64,26 @@ def model_card(manifest: Manifest, metrics: Mapping[str, Any], prompt_text: str,
     parts += ["## Base model", _base(manifest, base)]
     parts += ["## Limits", _limits(manifest)]
     return "\n\n".join(parts) + "\n"
+
+
+def _answers(manifest: Manifest) -> str:
+    """What the bundle answers with."""
+    if manifest.written is not None:
+        kinds = {"text": "free text", "number": "a number", "json": "JSON"}
+        return kinds[manifest.written.type]
+    shown = ", ".join(f"`{_plain(label)}`" for label in manifest.labels[:_MOST_LABELS])
+    more = "" if len(manifest.labels) <= _MOST_LABELS else f" and {len(manifest.labels) - _MOST_LABELS} more"
+    return f"one of {len(manifest.labels)} labels: {shown}{more}"
+
+
+def _choosing(manifest: Manifest) -> str:
+    """How an answer comes about here, for those who run the model elsewhere."""
+    if manifest.written is not None:
+        held = "" if manifest.written.type == "text" else ", held token by token to what can become a valid answer"
+        return f"cotune writes greedily{held}, up to {manifest.answer_tokens} tokens."
+    return "cotune does not let the model write freely: it scores every label and takes the likeliest" + (
+        ", after adding the bias in `decision.json`." if manifest.decision.bias else "."
+    )
 
 
 def without_prefix(stands_for: int) -> str:
@@ -89,7 +106,8 @@ def _use(manifest: Manifest) -> str:
     single = len(manifest.input_fields) == 1
     row = example_row(manifest.input_fields)
     shell = ['cotune predict FOLDER --input "..."'] if single else []
-    shell.append("cotune predict FOLDER --probabilities < rows.jsonl > answers.jsonl")
+    shares = "" if manifest.written is not None else "--probabilities "
+    shell.append(f"cotune predict FOLDER {shares}< rows.jsonl > answers.jsonl")
     code = ["import cotune", "", 'bundle = cotune.load("FOLDER")', f"bundle.predict([{row}])"]
     return f"`FOLDER` is the folder of this file; each line of `rows.jsonl` is like `{row}`.\n\n" + "\n\n".join(
         (_fence("\n".join(shell), "sh"), _fence("\n".join(code), "python"))
@@ -156,6 +174,19 @@ def _base(manifest: Manifest, base: str) -> str:
 
 
 def _limits(manifest: Manifest) -> str:
+    if manifest.written is not None:
+        bounds = "- It always gives an answer, also where there is none" + (
+            "; it may be cut at its longest."
+            if manifest.written.type == "text"
+            else ", and one that is valid need not be right."
+        )
+        return "\n".join(
+            (
+                bounds,
+                "- The scores hold for rows like those it was tested on.",
+                f"- Texts that make the prompt longer than {manifest.max_tokens} tokens lose their end, which is told.",
+            )
+        )
     return "\n".join(
         (
             "- It always answers with one of its labels, also where none fits.",

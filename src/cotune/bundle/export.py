@@ -148,7 +148,8 @@ def _check(predictor: Predictor, manifest: Manifest, merged: Path, dtype: str) -
     settings = EngineSettings("cpu", "float32", max_tokens=manifest.max_tokens)
     other = LocalModel.load(merged, settings=settings)
     rows = [dict.fromkeys(manifest.input_fields, text) for text in _PROBE_TEXTS]
-    asked = (predictor.prompt, rows, manifest.labels)
+    # Written answers part for good where one token does, so the likelihood of fixed ones is compared.
+    asked = (predictor.prompt, rows, manifest.labels or _PROBE_TEXTS)
     wanted = predictor.model.score(*asked, adapter=predictor.adapter_id).log_probs
     found = other.score(*asked).log_probs
     # Relative to the best label: how unlikely a very unlikely label is matters to nobody.

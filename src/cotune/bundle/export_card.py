@@ -20,14 +20,15 @@ def export_card(manifest: Manifest, to: str, prompt_text: str, *, chat: bool, st
     parts = [
         f"# {manifest.task}, exported",
         f"From the cotune bundle `{manifest.id}`: {', '.join(manifest.input_fields)} in, "
-        f"one of {len(manifest.labels)} labels out. "
+        f"{_out(manifest)} out. "
         f"The base model is {base_model_name(manifest)}, the very weights that the adapter was tuned on.",
         "## What the model reads",
         f"Replace {fields} and keep every other character" + ("; the chat template is applied already." if chat else "."),
         f"````text\n{prompt_text}\n````",
-        "Generate greedily until the stop token; the answer is one of: "
-        + ", ".join(f"`{label}`" for label in manifest.labels)
-        + ".",
+        "Generate greedily until the stop token"
+        + (
+            "." if manifest.written else "; the answer is one of: " + ", ".join(f"`{label}`" for label in manifest.labels) + "."
+        ),
         "## How it answers here and there",
         _rule(manifest),
         "## Run it",
@@ -36,7 +37,16 @@ def export_card(manifest: Manifest, to: str, prompt_text: str, *, chat: bool, st
     return "\n\n".join(parts) + "\n"
 
 
+def _out(manifest: Manifest) -> str:
+    return (
+        f"one of {len(manifest.labels)} labels" if manifest.written is None else f"an answer of the type {manifest.output.type}"
+    )
+
+
 def _rule(manifest: Manifest) -> str:
+    if manifest.written is not None:
+        held = "" if manifest.written.schema is None else ", held to the schema in `manifest.json` of the bundle"
+        return f"cotune generates greedily too{held}. A server that bounds answers by a JSON Schema can do the same."
     told = (
         "cotune scores every label in full and takes the likeliest. Greedy generation takes the likeliest next token instead, "
         "which is the same answer for nearly all rows; restrict generation to the labels where the server can."

@@ -13,6 +13,7 @@ from cotune.bundle.predictor import Predictor
 from cotune.bundle.remote import ENDPOINT, remote_predictor
 from cotune.embed import Neighbours
 from cotune.errors import InputError
+from cotune.model.writing import Writing
 from cotune.prompt.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ def _predictor(bundle: OpenedBundle, model: LocalModel) -> Predictor:
         adapter_id=manifest.adapter_id,
         bundle_id=manifest.id,
         task=manifest.task,
+        writing=None if manifest.written is None else Writing.of(manifest.written, manifest.answer_tokens),
     )
 
 

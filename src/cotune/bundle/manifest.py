@@ -15,8 +15,11 @@ from typing import Any, NoReturn
 from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
 from cotune.files import content_hash, file_sha256, inside
+from cotune.task.output import Output, label_output
+from cotune.task.schema import schema_problem
 
-FORMAT = 1
+FORMAT, WRITTEN_FORMAT = 1, 2
+"""Of bundles that choose among labels, and of those that write."""
 MANIFEST, PROMPT, DECISION, METRICS, CARD, ADAPTER = (
     "manifest.json",
     "prompt.json",
@@ -62,12 +65,14 @@ class Manifest:
         adapter_id: content hash of the adapter, or ``base`` where there is none.
         prompt_id: content hash of the prompt.
         decision: how scores become an answer.
-        labels: the answers to choose from, in the order of the decision's bias.
+        labels: the answers to choose from, in the order of the decision's bias; empty where answers are written.
         input_fields: what a row must hold.
         output_field: name of the label column that was learned from.
         metric: what the bundle was chosen by.
         max_tokens: longest prompt that the engine was set to.
         versions: of what made it, by name.
+        written: what an answer is where answers are written; None for labels.
+        answer_tokens: tokens that a written answer may have.
     """
 
     task: str
@@ -82,6 +87,13 @@ class Manifest:
     metric: str
     max_tokens: int
     versions: Mapping[str, str]
+    written: Output | None = None
+    answer_tokens: int = 0
+
+    @property
+    def output(self) -> Output:
+        """What an answer is."""
+        return self.written or label_output(self.labels)
 
     @cached_property
     def id(self) -> str:
@@ -90,8 +102,14 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that :meth:`from_json` turns back into an equal manifest."""
+        # Bundles of labels stay what they were, so that older versions read them.
+        said: dict[str, Any] = {"labels": list(self.labels)}
+        engine = {"max_tokens": self.max_tokens}
+        if self.written is not None:
+            said = {"output": self.written.to_json()}
+            engine["answer_tokens"] = self.answer_tokens
         return {
-            "format": FORMAT,
+            "format": FORMAT if self.written is None else WRITTEN_FORMAT,
             "task": self.task,
             "files": dict(sorted(self.files.items())),
             "base_model": {
@@ -102,11 +120,11 @@ class Manifest:
             "adapter_id": self.adapter_id,
             "prompt_id": self.prompt_id,
             "decision": self.decision.to_json(),
-            "labels": list(self.labels),
+            **said,
             "input_fields": list(self.input_fields),
             "output_field": self.output_field,
             "metric": self.metric,
-            "engine": {"max_tokens": self.max_tokens},
+            "engine": engine,
             "versions": dict(self.versions),
         }
 
@@ -118,11 +136,11 @@ class Manifest:
             InputError: keys are missing, unknown or of the wrong kind, or a newer format.
         """
         table = _Keys(data, where)
-        if (version := table.take("format", int)) != FORMAT:
+        if (version := table.take("format", int)) not in (FORMAT, WRITTEN_FORMAT):
             raise InputError(
-                f"the bundle has format {version} and this version of cotune reads format {FORMAT}",
+                f"the bundle has format {version} and this version of cotune reads format {FORMAT} and {WRITTEN_FORMAT}",
                 where=where,
-                mend="Use the version of cotune that made it." if version > FORMAT else _MEND,
+                mend="Use the version of cotune that made it." if version > WRITTEN_FORMAT else _MEND,
             )
         base = _Keys(table.take("base_model", dict), where, "base_model.")
         engine = _Keys(table.take("engine", dict), where, "engine.")
@@ -137,12 +155,14 @@ class Manifest:
             adapter_id=table.take("adapter_id", str),
             prompt_id=table.take("prompt_id", str),
             decision=decision,
-            labels=table.texts("labels"),
+            labels=table.texts("labels") if version == FORMAT else (),
             input_fields=table.texts("input_fields"),
             output_field=table.take("output_field", str),
             metric=table.take("metric", str),
             max_tokens=engine.take("max_tokens", int),
             versions=table.texts_by_name("versions"),
+            written=_written(table, where) if version == WRITTEN_FORMAT else None,
+            answer_tokens=engine.take("answer_tokens", int) if version == WRITTEN_FORMAT else 0,
         )
         for keys in (table, base, engine):
             keys.end()
@@ -150,7 +170,16 @@ class Manifest:
             table.wrong("decision", f"has {len(decision.bias)} numbers for {len(found.labels)} labels")
         if not 1 <= found.max_tokens <= 10_000_000:
             table.wrong("engine.max_tokens", "is out of range")
+        if version == WRITTEN_FORMAT and not 1 <= found.answer_tokens <= 1_000_000:
+            table.wrong("engine.answer_tokens", "is out of range")
         return found
+
+
+def _written(table: _Keys, where: str) -> Output:
+    output = Output.from_json(table.take("output", dict))
+    if not output.free or (output.schema is not None and schema_problem(output.schema)):
+        raise InputError("the output is none that is written", where=f"{where}, key output", mend=_MEND)
+    return output
 
 
 def read_manifest(folder: Path) -> Manifest:

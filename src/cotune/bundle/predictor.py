@@ -16,6 +16,7 @@ from cotune.prompt.prompt import Prompt
 
 if TYPE_CHECKING:
     from cotune.model.protocol import Model, Scorer
+    from cotune.model.writing import Writing
 
 Row = str | Mapping[str, Any]
 
@@ -30,8 +31,9 @@ class Prediction:
     """One row's answer.
 
     Attributes:
-        answer: the label.
-        probabilities: of every label, summing to one, the decision rule applied; empty where they were not asked for.
+        answer: the label, or what was written: a text, a number's or JSON's text.
+        probabilities: of every label, summing to one, the decision rule applied; empty where they were not asked for and where
+            answers are written.
         truncated: whether the row's text was too long and lost its end.
     """
 
@@ -46,12 +48,13 @@ class Predictor:
     Args:
         model: who answers.
         prompt: how to ask.
-        labels: the answers to choose from, in the decision's order.
+        labels: the answers to choose from, in the decision's order; empty where answers are written.
         input_fields: what a row must hold.
         decision: how scores become an answer.
         adapter_id: which of the model's adapters.
         bundle_id: content hash of the bundle that this came from.
         task: name of the task.
+        writing: how answers are written; None where they are chosen among labels.
     """
 
     def __init__(
@@ -65,14 +68,17 @@ class Predictor:
         adapter_id: str = "base",
         bundle_id: str = "",
         task: str = "",
+        writing: Writing | None = None,
     ) -> None:
         self.scorer, self.prompt, self.decision = model, prompt, decision
         self.labels, self.input_fields = tuple(labels), tuple(input_fields)
         self.adapter_id, self.bundle_id, self.task = adapter_id, bundle_id, task
+        self.writing = writing
 
     def __repr__(self) -> str:
+        kind = f"{len(self.labels)} labels" if self.writing is None else self.writing.output.type
         return (
-            f"Predictor({self.task!r}, {', '.join(self.input_fields)} -> {len(self.labels)} labels, "
+            f"Predictor({self.task!r}, {', '.join(self.input_fields)} -> {kind}, "
             f"{self.scorer.name}, adapter={self.adapter_id})"
         )
 
@@ -123,6 +129,9 @@ class Predictor:
 
     def answers(self, rows: Sequence[Mapping[str, str]], *, probabilities: bool = False) -> Iterator[Prediction]:
         """The same for rows that :func:`cotune.bundle.rows.checked_row` made, one by one."""
+        if self.writing is not None:
+            yield from self._written(self.writing, rows)
+            return
         top = 1 if self.decision.kind == "raw" and not probabilities else None
         for start in range(0, len(rows), _AT_ONCE):
             part = rows[start : start + _AT_ONCE]
@@ -136,3 +145,13 @@ class Predictor:
             for i, place in enumerate(chosen):
                 by_label = {} if shares is None else dict(zip(self.labels, map(float, shares[i]), strict=True))
                 yield Prediction(self.labels[int(place)], by_label, cut[i])
+
+    def _written(self, writing: Writing, rows: Sequence[Mapping[str, str]]) -> Iterator[Prediction]:
+        for start in range(0, len(rows), _AT_ONCE):
+            part = rows[start : start + _AT_ONCE]
+            found = writing.write(self.model, self.prompt, part, adapter=self.adapter_id)
+            cut = [False] * len(part)
+            if found.truncated:
+                cut = [row.truncated for row in self.model.renderer.render_answers(self.prompt, part, None)]
+            for text, short in zip(found.texts, cut, strict=True):
+                yield Prediction(writing.output.canonical(text), {}, short)

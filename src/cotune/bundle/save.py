@@ -31,6 +31,7 @@ from cotune.evaluate.decision import Decision
 from cotune.files import file_sha256, write_json, write_text
 from cotune.model.bundled import BUNDLED_MODEL
 from cotune.prompt.prompt import Prompt
+from cotune.task.output import Output
 
 if TYPE_CHECKING:
     from cotune.model.local import LocalModel
@@ -44,7 +45,7 @@ def save_bundle(
     task_name: str,
     input_fields: Sequence[str],
     output_field: str,
-    labels: Sequence[str],
+    output: Output,
     metric: str,
     prompt: Prompt,
     decision: Decision,
@@ -52,6 +53,7 @@ def save_bundle(
     model: LocalModel | RemoteModel,
     metrics: Mapping[str, Any],
     model_name: str,
+    answer_tokens: int = 0,
 ) -> Path:
     """Write a bundle that :func:`cotune.bundle.load` reads. An older bundle of that name is replaced in one step.
 
@@ -60,7 +62,7 @@ def save_bundle(
         task_name: what people call the task.
         input_fields: what a row must hold.
         output_field: name of the label column.
-        labels: the answers, in the order of the decision's bias.
+        output: what an answer is; labels in the order of the decision's bias.
         metric: name of the metric.
         prompt: how to ask.
         decision: how scores become an answer.
@@ -68,6 +70,7 @@ def save_bundle(
         model: the model that it was all measured with; of one behind an endpoint the bundle keeps where it answers.
         metrics: for ``metrics.json`` and the card: ``arms`` and ``gains`` as in a run's summary.
         model_name: how the user named the model; its folder is stored as an absolute path.
+        answer_tokens: tokens that a written answer may have.
 
     Returns:
         The folder.
@@ -82,6 +85,7 @@ def save_bundle(
     from cotune.model.remote import RemoteModel
     from cotune.model.trained_prefix import load_prefix
 
+    labels = output.labels
     if decision.bias and len(decision.bias) != len(labels):
         raise ValueError(f"a bias of {len(decision.bias)} numbers does not fit {len(labels)} labels")
     _check_free(folder)
@@ -92,12 +96,14 @@ def save_bundle(
         adapter_id=BASE if adapter_folder is None else adapter_content_id(adapter_folder),
         prompt_id=prompt.id,
         decision=decision,
-        labels=tuple(labels),
+        labels=labels,
         input_fields=tuple(input_fields),
         output_field=output_field,
         metric=metric,
         max_tokens=LONGEST if isinstance(model, RemoteModel) else model.settings.max_tokens,
         versions=_versions(),
+        written=output if output.free else None,
+        answer_tokens=answer_tokens,
     )
     fields = {name: f"{{{name}}}" for name in input_fields}
     stands_for = len(load_prefix(adapter_folder).ids) if adapter_folder is not None and is_prefix(adapter_folder) else None

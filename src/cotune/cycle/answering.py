@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from cotune.errors import CotuneError
+from cotune.errors import CotuneError, InputError
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.given import Given, LabelsGiven, OwnLabelsGiven, gold_indices
 from cotune.evaluate.noise import Noise, compare
@@ -50,10 +50,12 @@ class Answering(Protocol):
     Attributes:
         loss_bound: cap on a row's loss in a race, in nats.
         rules: whether a decision rule other than the raw one can be fitted.
+        limit: tokens that a written answer may have; 0 where none is written.
     """
 
     loss_bound: float
     rules: bool
+    limit: int
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
         """What a cheap pass over the rows gives: enough for a log-loss."""
@@ -99,6 +101,7 @@ class LabelAnswering:
     """
 
     rules = True
+    limit = 0
 
     def __init__(self, task: Task, model: LocalModel) -> None:
         self.task, self.model = task, model
@@ -182,6 +185,8 @@ class AskedAnswering:
         rules: whether its scores are probabilities, so that a bias can be fitted to them.
     """
 
+    limit = 0
+
     def __init__(self, task: Task, model: RemoteModel) -> None:
         self.task, self.model = task, model
         self.loss_bound = loss_bound(len(task.labels))
@@ -228,11 +233,33 @@ class AskedAnswering:
         return CotuneError(f"{self.model.name} answers behind an endpoint and cannot be tuned or seen into")
 
 
-def answering_for(task: Task, model: LocalModel | RemoteModel, labels: tuple[str, ...] = ()) -> Answering:
-    """How this task's rows are answered by this model; with ``labels`` of its own, as an earlier bundle did."""
+def answering_for(
+    task: Task, model: LocalModel | RemoteModel, labels: tuple[str, ...] = (), limit: int | None = None
+) -> Answering:
+    """How this task's rows are answered by this model.
+
+    Args:
+        task: what is asked.
+        model: who answers.
+        labels: those of an earlier bundle, which answers with its own; empty for the task's.
+        limit: tokens of a written answer at most; None takes it from the data.
+
+    Raises:
+        InputError: the task's schema cannot be kept while writing, or a model behind an endpoint would have to write.
+    """
+    from cotune.cycle.writing import WrittenAnswering
+
     if isinstance(model, RemoteModel):
+        if task.output.free:
+            raise InputError(
+                f"a model behind an endpoint chooses among labels alone, and these answers are of the type {task.output.type}",
+                where="model",
+                mend="Take a model on this machine.",
+            )
         return AskedAnswering(task, model)
-    return OwnLabelAnswering(task, model, labels) if labels else LabelAnswering(task, model)
+    if labels:
+        return OwnLabelAnswering(task, model, labels)
+    return WrittenAnswering(task, model, limit) if task.output.free else LabelAnswering(task, model)
 
 
 def rules_of(answering: Answering, given: Given, task: Task) -> tuple[Decision, ...]:

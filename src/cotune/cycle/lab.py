@@ -58,6 +58,7 @@ class Lab:
         tune: how adapters are trained.
         seed: of the run.
         watcher: is told about progress.
+        answer_tokens: tokens of a written answer at most; None takes it from the data.
 
     Attributes:
         answering: how the model answers this task's rows.
@@ -84,11 +85,12 @@ class Lab:
         tune: TuneSettings,
         seed: int,
         watcher: Watcher,
+        answer_tokens: int | None = None,
     ) -> None:
         self.task, self.scorer, self.journal, self.costs = task, model, journal, costs
-        self.answering = answering_for(task, model)
         if not isinstance(model, RemoteModel):
             model.renderer.chooser = model.renderer.chooser or Neighbours(model)
+        self.answering = answering_for(task, model, limit=answer_tokens)
         self.folder, self.tune, self.seed, self.watcher = folder, tune, seed, watcher
         # Rows of dev are met in one random order by all, as sequential tests need it.
         order = np.random.default_rng([seed, 1]).permutation(len(task.dev))

@@ -49,7 +49,7 @@ def open_lab(config: RunConfig, task: Task, seed: Prompt, journal: Journal, out:
     model, probed = load_model(config, out, journal)
     _check_tunable(model, config.tune, task)
     costs = CostModel.guess(budget, gflops=probed["gemm_gflops"], parameters=_matrix_weights(model))
-    return Lab(task, model, journal, costs, out, tune_settings(config), config.seed, watcher)
+    return Lab(task, model, journal, costs, out, tune_settings(config), config.seed, watcher, config.output.max_tokens)
 
 
 def load_model(config: RunConfig, out: Path, journal: Journal) -> tuple[LocalModel, dict[str, Any]]:

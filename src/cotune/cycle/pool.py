@@ -14,7 +14,7 @@ from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal, diverse, first_pool, fixed, hard, with_demonstrations
 from cotune.refine.breed import DemonstrationPool, breed
-from cotune.refine.demonstrations import default_count, fits
+from cotune.refine.demonstrations import default_count, fits, strata
 from cotune.task.example import Example
 
 NEAR = 0.02
@@ -45,7 +45,7 @@ def demonstration_pool(lab: Lab, close: Mapping[str, float] | None = None) -> De
             # Noise as large as what tells rows apart, or each draw would show the same ones.
             closeness = np.array([close[row.id] for row in near])
             closeness = closeness + closeness.std() * rng.standard_normal(len(near))
-            picked = hard(closeness, [row.output for row in near], default_count(len(lab.task.labels)), skip=0.0)
+            picked = hard(closeness, strata(lab.task, near), default_count(len(lab.task.labels)), skip=0.0)
             return [near[i] for i in picked]
         if rng.random() < 0.5:
             return fixed(lab.task, rng)
@@ -55,7 +55,7 @@ def demonstration_pool(lab: Lab, close: Mapping[str, float] | None = None) -> De
             lab.row_vectors = centred(embedder.embed([row.text for row in rows]))
             # Drawing is no step of the journal: a run that goes on does it again, and counts it again.
             lab.counts["tokens_embedded"] += sum(told)
-        chosen = diverse(lab.row_vectors, [row.output for row in rows], default_count(len(lab.task.labels)), rng=rng)
+        chosen = diverse(lab.row_vectors, strata(lab.task, rows), default_count(len(lab.task.labels)), rng=rng)
         return [rows[i] for i in chosen]
 
     return draw

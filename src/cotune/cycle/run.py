@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -118,11 +118,11 @@ def run(
     start = open_start(config)
     config = adopt(config, start)
     task = start_task(config, start, task)
-    if task.output.free:
+    if start and task.output.free:
         raise InputError(
-            f"answers of the type {task.output.type} can be read and judged, but not tuned yet",
-            where="output.type",
-            mend="Set output.type to label, or name a column with a few repeated values.",
+            f"a run goes on from a bundle of labels alone, and these answers are of the type {task.output.type}",
+            where="from",
+            mend="Leave --from out.",
         )
     own = _own_prompts(config, task, prompts)
     unlabelled = read_unlabelled(config, task)
@@ -216,6 +216,7 @@ def _start(lab: Lab, config: RunConfig, own: Sequence[Prompt]) -> None:
             "task": task.name,
             "n": {"train": len(task.train), "dev": len(task.dev), "test": task.test.n},
             "labels": len(task.labels),
+            "output": task.checks["output_type"].message if "output_type" in task.checks else "",
             "model": config.model,
             "model_fingerprint": lab.scorer.fingerprint,
             "budget": config.budget,
@@ -238,7 +239,8 @@ def _ship(lab: Lab, summary: dict[str, Any], candidate: Candidate, model_name: s
         task_name=lab.task.name,
         input_fields=lab.task.input_fields,
         output_field=lab.task.output_field,
-        labels=candidate.labels or lab.task.labels,
+        output=replace(lab.task.output, labels=candidate.labels or lab.task.labels),
+        answer_tokens=lab.answering.limit,
         metric=lab.task.metric,
         prompt=candidate.prompt,
         decision=candidate.decision,

@@ -123,7 +123,7 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
     dev = tuple(task.dev[i] for i in order)
 
     def judged(asked: Prompt, adapter: str, rule: Decision | None, labels: tuple[str, ...] = ()) -> Evaluation:
-        answering = answering_for(task, model, labels)
+        answering = answering_for(task, model, labels, config.output.max_tokens)
         given = answering.score(asked, adapter, dev, _unheard).given
         if task.measure.needs_answers and (written := answering.write(asked, adapter, dev, given, _unheard)) is not None:
             given = written.given

@@ -41,7 +41,7 @@ def behaviour(
         model: the model that is being tuned.
         prompts: to be placed.
         rows: the same few inputs for all, of the train split.
-        labels: the task's labels.
+        labels: the task's labels; empty where answers are written.
         adapter: which weights.
         progress: told the tokens that run.
 
@@ -50,7 +50,8 @@ def behaviour(
     """
     vectors = []
     for prompt in prompts:
-        rendered = model.renderer.render(prompt, rows, labels)
+        renderer = model.renderer
+        rendered = renderer.render(prompt, rows, labels) if labels else renderer.render_answers(prompt, rows, None)
         if progress and (looked_up := sum(row.looked_up for row in rendered)):
             progress(looked_up)
         states = model.last_states([row.prompt_ids for row in rendered], adapter=adapter, progress=progress)

@@ -218,8 +218,8 @@ class LocalModel:
     def own_prefix(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> tuple[int, ...]:
         """Token ids that a prompt begins with whatever the row holds."""
         rows = [dict.fromkeys(fields, text) for text in _UNLIKE]
-        render = self.renderer
-        rendered = render.render(prompt, rows, labels) if labels else render.render_answers(prompt, rows, None)
+        renderer = self.renderer
+        rendered = renderer.render(prompt, rows, labels) if labels else renderer.render_answers(prompt, rows, None)
         sequences = [row.prompt_ids for row in rendered]
         return sequences[0][: shared_prefix(sequences)]
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.model.generations import Generations, Sampling
 from cotune.model.scores import LabelScores
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import Renderer
+
+if TYPE_CHECKING:
+    from cotune.model.grammar import Grammar
 
 Progress = Callable[[int], None]
 """Called with the number of tokens that were just run."""
@@ -44,7 +48,25 @@ class Scorer(Protocol):
         ...
 
 
-class Model(Scorer, Protocol):
+class Writer(Protocol):
+    """Writes answers token by token, for tasks whose answers are no labels."""
+
+    def generate(
+        self,
+        prompt: Prompt,
+        rows: Sequence[Mapping[str, str]],
+        *,
+        adapter: str = ...,
+        limit: int,
+        grammar: Grammar | None = None,
+        sampling: Sampling = ...,
+        progress: Progress | None = None,
+    ) -> Generations:
+        """An answer to each row; see :meth:`cotune.model.local.LocalModel.generate`."""
+        ...
+
+
+class Model(Scorer, Writer, Protocol):
     """One whose tokens and states can be seen; :class:`cotune.model.local.LocalModel` is one that can also be tuned."""
 
     @property

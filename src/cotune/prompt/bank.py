@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cotune.prompt.prompt import Order, Prompt
 from cotune.prompt.words import MANY_LABELS, capitalise, field_name, indefinite, item_noun, kind_noun, label_words
+from cotune.prompt.written import written_bank, written_seed
 
 if TYPE_CHECKING:
     from cotune.task.task import Task
@@ -16,8 +17,10 @@ FEW_LABELS = 12
 def seed_prompt(task: Task) -> Prompt:
     """The prompt a task starts from where the user gives none: instruction, labelled fields, cue.
 
-    Up to twenty labels are listed; more would make every pass pay for a long list.
+    Up to twenty labels are listed; more would make every pass pay for a long list. JSON's fields are named.
     """
+    if task.output.free:
+        return written_seed(task, field_template(task))
     item, kind = item_noun(task), kind_noun(task)
     ask = "Answer with one of: {labels}." if len(task.labels) <= MANY_LABELS else f"Answer with its {kind}."
     return Prompt(
@@ -51,7 +54,7 @@ def explanation(words: tuple[str, ...], item: str) -> str | None:
 
     More than twelve words are not explained, nor words without letters or with braces (see :func:`sample_line`).
     """
-    if len(words) > FEW_LABELS or not all(map(_quotable, words)):
+    if not 0 < len(words) <= FEW_LABELS or not all(map(_quotable, words)):
         return None
     cases = "; ".join(f'"{word}" when it is about {word}' for word in words)
     return f"For each {item} say {cases}."
@@ -62,6 +65,8 @@ def sample_line(words: tuple[str, ...]) -> str | None:
 
     Braces in a word would be taken for a placeholder, so such words are not shown.
     """
+    if not words:
+        return None
     shown = (words[0], words[len(words) // 2], words[-1])
     if len(set(shown)) < 3 or not all(map(_quotable, shown)):
         return None
@@ -73,6 +78,8 @@ def starting_bank(task: Task) -> list[Prompt]:
 
     With more than twenty labels none of them lists the labels. No two are equal.
     """
+    if task.output.free:
+        return written_bank(task, field_template(task), bare_template(task))
     item, kind = item_noun(task), kind_noun(task)
     title, fields, bare = capitalise(kind), field_template(task), bare_template(task)
     human, capital = label_words(task.labels, "human"), label_words(task.labels, "capital")

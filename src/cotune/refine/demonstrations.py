@@ -21,17 +21,24 @@ if TYPE_CHECKING:
 
 MOST_WORDS = 60
 MOST_CHARACTERS = 2000
-_MOST, _FEW_LABELS, _HANDFUL = 8, 12, 5
+_MOST, _FEW_LABELS, _HANDFUL, _WRITTEN = 8, 12, 5, 4
 
 
 def default_count(labels: int) -> int:
-    """How many rows to show: one a label and at most 8; a handful of 5 for more than 12 labels."""
+    """How many rows to show: one a label and at most 8; a handful of 5 for more than 12 labels, 4 where there are none."""
+    if not labels:
+        return _WRITTEN
     return min(labels, _MOST) if labels <= _FEW_LABELS else _HANDFUL
 
 
 def fits(example: Example, most_words: int = MOST_WORDS) -> bool:
     """Whether a row is short enough to be shown: at most ``most_words`` words over all fields."""
     return sum(len(text.split()) for text in example.fields.values()) <= most_words
+
+
+def strata(task: Task, rows: Sequence[Example]) -> list[str]:
+    """What rows are balanced over: their labels, or nothing where answers are written."""
+    return ["" if task.output.free else row.output for row in rows]
 
 
 def fixed(task: Task, rng: np.random.Generator, *, k: int | None = None, per_class: int | None = None) -> tuple[Example, ...]:
@@ -53,8 +60,9 @@ def fixed(task: Task, rng: np.random.Generator, *, k: int | None = None, per_cla
     order = rng.permutation(len(rows))
     score = np.empty(len(rows))
     score[order] = np.arange(len(rows))
-    ties = {label: int(place) for label, place in zip(task.labels, rng.permutation(len(task.labels)), strict=True)}
-    chosen = _balanced([row.output for row in rows], count, lambda _: score, most=per_class, ties=ties)
+    names = task.labels or ("",)
+    ties = {label: int(place) for label, place in zip(names, rng.permutation(len(names)), strict=True)}
+    chosen = _balanced(strata(task, rows), count, lambda _: score, most=per_class, ties=ties)
     return tuple(rows[chosen[place]] for place in rng.permutation(len(chosen)))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from cotune.prompt.bank import explanation, sample_line
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.words import LABEL_STYLES, MANY_LABELS, capitalise, field_name, item_noun, kind_noun, label_words
+from cotune.prompt.written import form_sentence
 from cotune.refine.template import STYLES, read_template, write_template
 from cotune.refine.wording import (
     LENGTHENERS,
@@ -88,7 +89,8 @@ def _other(rng: np.random.Generator, options: Sequence[_T], current: _T) -> _T |
 def _reword(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | None:
     if len(prompt.instruction) > _REPLACEABLE:
         return None
-    listed = "{labels}" in prompt.instruction
+    form = form_sentence(task) if task.output.free else "{labels}"
+    listed = bool(form) and form in prompt.instruction
     return prompt.edit(instruction=instruction_wording(task, listed, rng))
 
 
@@ -122,12 +124,23 @@ def _explain_labels(prompt: Prompt, task: Task, _rng: np.random.Generator) -> Pr
 
 
 def _toggle_label_list(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | None:
+    if task.output.free:
+        return _toggle_form(prompt, form_sentence(task))
     if "{labels}" not in prompt.instruction:
         if "{labels}" in (prompt.system or "") + prompt.cue or len(task.labels) > MANY_LABELS:
             return None
         return _appended(prompt, list_sentence(rng))
     kept = [piece for piece in sentences(prompt.instruction) if "{labels}" not in piece]
     return prompt.edit(instruction="".join(kept).strip())
+
+
+def _toggle_form(prompt: Prompt, form: str) -> Prompt | None:
+    """With or without the sentence that says what an answer looks like."""
+    if not form or form in (prompt.system or "") + prompt.cue:
+        return None
+    if form in prompt.instruction:
+        return prompt.edit(instruction=prompt.instruction.replace(form, "").strip())
+    return _appended(prompt, form)
 
 
 def _appended(prompt: Prompt, line: str) -> Prompt:
@@ -194,8 +207,7 @@ def _system(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | No
         "",
         "You are a careful annotator.",
         "You give short answers.",
-        f"You know all about sorting texts by {kind_noun(task)}.",
-        "You are a classifier.",
+        *(() if task.output.free else (f"You know all about sorting texts by {kind_noun(task)}.", "You are a classifier.")),
     )
     chosen = _other(rng, [*options], prompt.system)
     return prompt.edit(system=chosen)
@@ -237,7 +249,8 @@ def _cue_style(prompt: Prompt, rng: np.random.Generator) -> Prompt | None:
 
 def _cue(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | None:
     item, kind = item_noun(task), kind_noun(task)
-    options = ["", "Answer:", f"{capitalise(kind)}:", "Label:", "Output:", f"What is the {kind} of this {item}?", "It is"]
+    options = ["", "Answer:", f"{capitalise(kind)}:", "Output:", f"What is the {kind} of this {item}?"]
+    options += ["JSON:"] if task.output.type == "json" else [] if task.output.free else ["Label:", "It is"]
     chosen = _other(rng, options, prompt.cue)
     return None if chosen is None else prompt.edit(cue=chosen)
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from cotune.prompt.words import capitalise, indefinite, item_noun, kind_noun
+from cotune.prompt.written import bodies as written_bodies
+from cotune.prompt.written import form_sentence
 
 if TYPE_CHECKING:
     from cotune.task.task import Task
@@ -107,7 +109,11 @@ def task_kind(task: Task) -> TaskKind:
 
 
 def instruction_wording(task: Task, listed: bool, rng: np.random.Generator) -> str:
-    """An instruction drawn from the wordings of the task's kind, with the label list or without."""
+    """An instruction drawn from the wordings of the task's kind, with the label list, or the form of an answer, or without."""
+    if task.output.free:
+        options = written_bodies(task)
+        form = form_sentence(task) if listed else ""
+        return f"{fill_nouns(options[int(rng.integers(len(options)))], task)} {form}".strip()
     own = _BODIES[task_kind(task)]
     bodies = _BODIES["general"] if own is _BODIES["general"] or rng.random() < 0.6 else own
     asks = _WITH_LIST if listed else _WITHOUT_LIST

@@ -141,7 +141,8 @@ def _start(story: Story, value: Value) -> list[Told]:
         f"budget {story.budget}" if story.budget else "",
         f"seed {one_line(value['seed'], 20)}" if value.get("seed") is not None else "",
     ]
-    return [Told(" · ".join(part for part in parts if part.strip()), "news")]
+    guess = one_line(value.get("output") or "", 300)
+    return [Told(" · ".join(part for part in parts if part.strip()), "news"), *([Told(guess)] if guess else [])]
 
 
 def _previous(story: Story, value: Value) -> list[Told]:
@@ -323,7 +324,7 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "note": _note,
 }
 # Told too often to be read: every scoring step, and each look at the clock.
-_SILENT = {"score", "clock"}
+_SILENT = {"score", "write", "clock"}
 
 
 def _cycle(value: Value) -> str:

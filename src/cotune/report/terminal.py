@@ -85,7 +85,7 @@ class LiveView:
             self._pace.saw_event(event)
             for told in self._story.tell(event):
                 self._log.append((self._pace.elapsed, told))
-            if event.get("kind") == "score":
+            if event.get("kind") in ("score", "write"):
                 value = fields(event.get("value"))
                 self._stage = str(value.get("stage") or self._stage)
                 self._what = self._story.prompt(value.get("prompt_id"), 200)

@@ -23,7 +23,7 @@ class Output:
     Attributes:
         type: ``label``, ``text``, ``number`` or ``json``.
         labels: all labels, sorted; empty for the other types.
-        schema_text: the JSON Schema as JSON text; empty for the other types.
+        schema_text: the JSON Schema of JSON and numbers as JSON text; empty for the other types.
     """
 
     type: OutputType = "label"
@@ -37,7 +37,7 @@ class Output:
 
     @cached_property
     def schema(self) -> Mapping[str, Any] | None:
-        """The JSON Schema; None for the other types."""
+        """The JSON Schema of JSON and numbers; None for the other types."""
         if not self.schema_text:
             return None
         schema: Mapping[str, Any] = json.loads(self.schema_text)
@@ -86,7 +86,7 @@ class Output:
         kind, labels, schema = data["type"], data.get("labels", []), data.get("schema")
         if not isinstance(labels, Sequence) or not all(isinstance(label, str) for label in labels):
             raise InputError("the labels are no list of texts", where="output")
-        if (kind == "label") != bool(labels) or (kind == "json") != isinstance(schema, Mapping):
+        if (kind == "label") != bool(labels) or (kind in ("json", "number")) != isinstance(schema, Mapping):
             raise InputError(f"an output of type {kind} does not have these labels or this schema", where="output")
         return cls(kind, tuple(labels), "" if schema is None else json_text(schema))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from cotune.errors import InputError
@@ -68,6 +69,9 @@ def settle(kind: OutputType, rows: Rows, labels: tuple[str, ...], schema: Mappin
     if kind == "json":
         found = schema if schema is not None else infer_schema([parse_json(row.output) for row in rows])
         return Output("json", schema_text=json_text(found))
+    if kind == "number":
+        whole = all(Decimal(row.output) == Decimal(row.output).to_integral_value() for row in rows)
+        return Output("number", schema_text=json_text({"type": "integer" if whole else "number"}))
     return Output(kind, labels if kind == "label" else ())
 
 

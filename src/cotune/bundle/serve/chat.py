@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from cotune.bundle.predictor import Predictor
 from cotune.bundle.rows import checked_row, example_row
 from cotune.bundle.serve.batcher import Batcher
 from cotune.bundle.serve.errors import ApiError, wrong_input
@@ -38,11 +39,10 @@ _FIELDS: TypeAdapter[dict[str, Cell]] = TypeAdapter(dict[str, Cell])
 async def chat(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits) -> Response:
     """Answer a chat, whole or as a stream of server-sent events."""
     asked = parsed(ChatRequest, await read_body(request, limits))
-    if asked.response_format is not None and asked.response_format.type != "text":
-        raise ApiError(400, "A bundle of labels answers with plain text.", code="unsupported", param="response_format")
     if asked.top_logprobs is not None and not asked.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs to be true.", code="invalid_body", param="top_logprobs")
     served = shelf.find(asked.model)
+    _check_format(asked, served.predictor)
     row = fields_of(last_text(asked.messages), served.predictor.input_fields)
     kind = served.full if asked.logprobs else served.best
     (found,) = await answered(request, batcher, kind, [row], limits)
@@ -53,6 +53,17 @@ async def chat(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits)
     # All of the answer is known at once, so that its events need not be spread over time.
     events = "".join(f"data: {event}\n\n" for event in _events(whole, usage=usage))
     return Response(events, media_type="text/event-stream")
+
+
+def _check_format(asked: ChatRequest, predictor: Predictor) -> None:
+    """What a bundle cannot give is refused: JSON from one whose answers are none, log-probabilities of what is written."""
+    kind = "text" if asked.response_format is None else asked.response_format.type
+    writes_json = predictor.writing is not None and predictor.writing.output.type == "json"
+    if kind != "text" and not (writes_json and kind == "json_object"):
+        what = "the JSON of its own schema" if writes_json else "plain text"
+        raise ApiError(400, f"This bundle answers with {what}.", code="unsupported", param="response_format")
+    if asked.logprobs and predictor.writing is not None:
+        raise ApiError(400, "Written answers have no log-probabilities here.", code="unsupported", param="logprobs")
 
 
 def last_text(messages: Sequence[Message]) -> str:

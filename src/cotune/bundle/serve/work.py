@@ -40,12 +40,22 @@ class Scoring:
     def run(self, items: Sequence[Mapping[str, str]]) -> list[Answered]:
         predictor = self._predictor
         found = predictor.answers(items, probabilities=self._probabilities)
+        if predictor.writing is not None:
+            return self._written(items, list(found))
         rendered = predictor.model.renderer.render(predictor.prompt, items, predictor.labels)
         place = {label: i for i, label in enumerate(predictor.labels)}
         return [
             Answered(one, len(row.prompt_ids), len(row.completions[place[one.answer]]))
             for one, row in zip(found, rendered, strict=True)
         ]
+
+    def _written(self, items: Sequence[Mapping[str, str]], found: Sequence[Prediction]) -> list[Answered]:
+        model = self._predictor.model
+        rendered = model.renderer.render_answers(self._predictor.prompt, items, None)
+        lengths = [
+            len(ids) + 1 for ids in model.tokenizer([one.answer for one in found], add_special_tokens=False)["input_ids"]
+        ]
+        return [Answered(one, len(row.prompt_ids), length) for one, row, length in zip(found, rendered, lengths, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from cotune.report.plain import amount, decimal, fields, items, number, one_line
 
 _MOST_POINTS = 600
 _HUES = 6
-_SPENT = {"train": "new_tokens", "score": "tokens"}
+_SPENT = {"train": "new_tokens", "score": "tokens", "write": "tokens"}
 
 
 @dataclass

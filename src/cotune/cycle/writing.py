@@ -1,0 +1,102 @@
+"""Answers that are written: texts, numbers, JSON; judged in passing by how likely the right ones are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cotune.cycle.answering import Reply
+from cotune.evaluate.decision import Decision
+from cotune.evaluate.given import AnswersGiven, Given
+from cotune.evaluate.noise import Noise
+from cotune.model.local import LocalModel
+from cotune.model.protocol import Progress
+from cotune.model.writing import Writing
+from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import RenderedRow, shared_prefix
+from cotune.task.example import Example
+from cotune.task.task import Task
+from cotune.tune.batches import TrainingRow, training_rows
+
+LOSS_BOUND = 6.0
+"""Nats a token: what a race takes for as bad as can be. An untuned model needs about 3 for a short answer."""
+
+
+class WrittenAnswering:
+    """Writes an answer to every row where one is wanted, and else only looks at the right answer's likelihood.
+
+    Args:
+        task: what is asked.
+        model: who answers.
+        limit: tokens of an answer at most; None takes half as long again as the longest right answer of train and dev.
+
+    Raises:
+        InputError: the task's schema cannot be kept while writing; names the place.
+    """
+
+    rules = False
+    loss_bound = LOSS_BOUND
+
+    def __init__(self, task: Task, model: LocalModel, limit: int | None = None) -> None:
+        self.task, self.model = task, model
+        lengths = _lengths(model, task)
+        self.limit = limit or most_tokens(max(lengths))
+        self.writing = Writing.of(task.output, self.limit)
+        self._usual = (sum(lengths) / len(lengths) + self.limit) / 2
+
+    def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
+        """The right answers' loss a token."""
+        found = self.model.answer_losses(
+            prompt, [row.fields for row in rows], [row.output for row in rows], adapter=adapter, progress=progress
+        )
+        given = AnswersGiven(found.losses / found.lengths)
+        return Reply(given, found.tokens, found.tokens_saved, found.truncated, bool(found.cached))
+
+    def write(self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: Given, progress: Progress) -> Reply | None:
+        """Greedy answers, held to the output's type."""
+        assert isinstance(given, AnswersGiven)
+        found = self.writing.write(self.model, prompt, [row.fields for row in rows], adapter=adapter, progress=progress)
+        both = AnswersGiven(given.losses, found.texts)
+        return Reply(both, found.tokens, found.tokens_saved, found.truncated, bool(found.cached))
+
+    def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
+        """Each row up to where its answer begins."""
+        return self.model.renderer.render_answers(prompt, [row.fields for row in rows], None)
+
+    def training_rows(self, prompt: Prompt, rows: Sequence[Example]) -> list[TrainingRow]:
+        """Each row with its right answer."""
+        fields, answers = [row.fields for row in rows], [row.output for row in rows]
+        return training_rows(self.model.renderer.render_answers(prompt, fields, answers), [0] * len(rows))
+
+    def own_prefix(self, prompt: Prompt) -> Sequence[int]:
+        """All that stands before the first field."""
+        return self.model.own_prefix(prompt, self.task.input_fields, ())
+
+    def tokens_a_row(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
+        """A row's text and its right answer, the last token of which is not fed."""
+        asked = self.training_rows(prompt, rows)
+        prefix = shared_prefix([row.prompt_ids for row in asked])
+        own = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in asked) / len(asked)
+        return own - prefix, prefix
+
+    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example]) -> float:
+        """A row's text once more, and an answer between the usual length and the limit: untuned models do not know its end."""
+        asked = self.render(prompt, rows)
+        prefix = shared_prefix([row.prompt_ids for row in asked])
+        return sum(len(row.prompt_ids) for row in asked) / len(asked) - prefix + self._usual
+
+    def noise(
+        self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
+    ) -> tuple[Noise, int] | None:
+        """Not measured: a written answer has no margin that a shift could be held against."""
+        return None
+
+
+def most_tokens(longest: int) -> int:
+    """Tokens that an answer may have where the longest right one has so many: half as many again, and a few."""
+    return longest + longest // 2 + 8
+
+
+def _lengths(model: LocalModel, task: Task) -> list[int]:
+    """Tokens of the right answers of train and dev, their stop tokens counted."""
+    texts = list({row.output for row in (*task.train, *task.dev)})
+    return [len(ids) + 1 for ids in model.tokenizer(texts, add_special_tokens=False)["input_ids"]]

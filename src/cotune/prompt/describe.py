@@ -1,0 +1,43 @@
+"""A JSON Schema in words, for prompts: which fields an answer has, never in braces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_MOST_FIELDS, _MOST_VALUES, _MOST_CHARACTERS = 30, 12, 40
+
+
+def described_fields(schema: Mapping[str, Any]) -> str:
+    """The single values that a schema names, with the values of short enumerations: ``intent (one of "play", "stop")``.
+
+    Empty where it names none. Names and values with braces or line breaks are left out: they would be read as placeholders.
+    """
+    found = [text for text in _fields(schema, "") if not set(text) & set("{}\n")]
+    return ", ".join(found[:_MOST_FIELDS]) + (" and others" if len(found) > _MOST_FIELDS else "")
+
+
+def _fields(schema: Mapping[str, Any], path: str) -> Iterator[str]:
+    for option in schema.get("anyOf", ()):
+        yield from _fields(option, path)
+    properties, items = schema.get("properties"), schema.get("items")
+    if isinstance(properties, Mapping):
+        for name, inner in properties.items():
+            if isinstance(inner, Mapping):
+                yield from _fields(inner, f"{path}.{name}" if path else str(name))
+    elif isinstance(items, Mapping) and items.get("properties"):
+        yield from _fields(items, path)
+    elif path:
+        yield path + _kind(schema, items)
+
+
+def _kind(schema: Mapping[str, Any], items: Any) -> str:
+    values = schema.get("enum")
+    if isinstance(values, list) and len(values) <= _MOST_VALUES and all(len(str(v)) <= _MOST_CHARACTERS for v in values):
+        return f" (one of {', '.join(json.dumps(value, ensure_ascii=False) for value in values)})"
+    if isinstance(items, Mapping):
+        return " (a list)"
+    if schema.get("type") == "boolean":
+        return " (true or false)"
+    return " (a number)" if schema.get("type") in ("integer", "number") else ""

@@ -1,0 +1,117 @@
+"""Runs whose answers are written, once for each type of output: to the end, killed, tried by hand, predicted and served."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cycle_runs import SETTINGS, Ended, journal_of, summary_of, without_times
+
+from cotune.api import try_prompt
+from cotune.bundle import load, predict_stream
+from cotune.bundle.serve.shelf import Shelf
+from cotune.task.output import Output
+
+if TYPE_CHECKING:
+    from conftest import Bench
+
+TYPES = ("text", "number", "json")
+_WORDS = {"apple": "fruit", "cat": "animal", "saw": "tool", "cow": "animal", "pear": "fruit"}
+
+
+def answer_of(kind: str, word: str, number: int) -> Any:
+    if kind == "json":
+        return {"kind": _WORDS[word], "size": number % 10} if number % 3 else {"kind": _WORDS[word]}
+    return f"a {word} of kind {number}" if kind == "text" else 3 * number + 0.5
+
+
+def write_rows(path: Path, kind: str) -> Path:
+    words = list(_WORDS)
+    rows = [{"thing": f"{words[i % 5]} {i} {words[i % 5]}", "answer": answer_of(kind, words[i % 5], i)} for i in range(90)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def run(bench: Bench, out: Path, kind: str, *, at: tuple[str, str, int] | None = None) -> Ended:
+    rows = write_rows(bench.folder / f"{kind}.jsonl", kind)
+    columns = ("--input", "thing", "--output", "answer")
+    settings = ("--model", str(bench.model), "--budget", "60ktok", "--seed", "1", "--out", str(out))
+    limits = ("limit.test=16", "limit.train=56", "limit.dev=12", "search.max_cycles=2", "tune.max_epochs=2")
+    limits += ("evaluate.robustness=true" if kind == "json" else "evaluate.robustness=false", "output.max_tokens=24")
+    return bench.commands.run("run", str(rows), *columns, *settings, *SETTINGS, *limits, at=at)
+
+
+@pytest.fixture(scope="module", params=TYPES)
+def written(bench: Bench, request: pytest.FixtureRequest) -> tuple[str, Path]:
+    out = bench.folder / f"written-{request.param}"
+    ended = run(bench, out, request.param)
+    assert ended.code == 0, ended.stderr
+    assert "taken for" in ended.stdout + ended.stderr
+    return request.param, out
+
+
+def test_a_run_of_each_type_ends_with_arms_gains_and_a_report(written: tuple[str, Path]) -> None:
+    kind, out = written
+    summary = summary_of(out)
+    assert summary["output"]["type"] == kind and summary["labels"] == []
+    assert summary["metric"] == {"text": "token_f1", "number": "accuracy", "json": "json_f1"}[kind]
+    assert summary["cost"]["tokens_written"] > 0
+    for arm in summary["arms"].values():
+        assert arm["ci"][0] <= arm["score"] <= arm["ci"][1] and arm["decision"]["kind"] == "raw" and arm["log_loss"] > 0
+    # Tuning makes the right answers likelier, whatever a random model writes.
+    assert summary["arms"]["seed_tuned"]["log_loss"] < summary["arms"]["seed_prompt"]["log_loss"]
+    assert not (out / "report-error.txt").exists() and (out / "report.html").stat().st_size > 10_000
+    rows = json.loads((out / "test_rows.json").read_text())["rows"]
+    assert len(rows) == 16 and all(set(row["answers"]) == set(summary["arms"]) for row in rows)
+    output = Output.from_json(summary["output"])
+    if kind != "text":
+        assert all(output.value(answer) is not None for row in rows for answer in row["answers"].values())
+
+
+def test_races_write_nothing(written: tuple[str, Path]) -> None:
+    stages = {e["value"]["stage"] for e in journal_of(written[1]) if e["kind"] == "write"}
+    assert "race" not in stages and {"tune", "confirm", "test"} <= stages
+    assert all(e["value"]["score"] is None for e in journal_of(written[1]) if e["kind"] == "score")
+
+
+def test_the_bundle_answers_as_the_test_did(bench: Bench, written: tuple[str, Path]) -> None:
+    kind, out = written
+    predictor = load(out / "best", device="cpu", dtype="float32", threads=1)
+    rows = json.loads((out / "test_rows.json").read_text())["rows"]
+    answers = predictor.predict([row["input"] for row in rows])
+    output = Output.from_json(summary_of(out)["output"])
+    assert answers == [output.canonical(row["answers"]["best_tuned"]) for row in rows]
+    found = predictor.predict(rows[0]["input"], probabilities=True)[0]
+    assert found.answer == answers[0] and found.probabilities == {}
+    lines: list[str] = []
+    predict_stream(predictor, [json.dumps(rows[0]["input"])], lines.append)
+    assert json.loads(lines[0])["answer"] == answers[0]
+    served = next(iter(Shelf([predictor]).served.values()))
+    assert served.full.run([rows[0]["input"]])[0].prediction.answer == answers[0]
+    assert "`cotune predict FOLDER" in (out / "best" / "README.md").read_text() or kind
+
+
+def test_a_prompt_is_tried_against_the_winner(written: tuple[str, Path]) -> None:
+    found = try_prompt(written[1], "Say it: {thing}\nNow:")
+    assert found.n == 12
+    for comparison in found.comparisons:
+        assert comparison.low <= comparison.difference <= comparison.high and 0 <= comparison.p <= 1
+
+
+@pytest.mark.parametrize("at", [("line", "write", 3), ("line", "arm", 2)])
+def test_killed_between_written_answers_and_run_again(bench: Bench, tmp_path: Path, at: tuple[str, str, int]) -> None:
+    whole = bench.folder / "written-json"
+    if not whole.exists():
+        assert run(bench, whole, "json").code == 0
+    killed = run(bench, tmp_path / "run", "json", at=at)
+    assert killed.code == -9, killed.stderr
+    assert run(bench, tmp_path / "run", "json").code == 0
+    opened = [summary_of(folder).pop("test_opened_before") for folder in (whole, tmp_path / "run")]
+    assert opened[0] == 0
+
+    def told(folder: Path) -> list[dict[str, Any]]:
+        return [e for e in without_times(journal_of(folder)) if e["kind"] not in ("open_test", "cost")]
+
+    assert told(whole) == told(tmp_path / "run")
