@@ -18,6 +18,7 @@ from cotune.bundle import Predictor, load_several
 from cotune.embed.text import TextEmbedder
 from cotune.evaluate.decision import fit_bias
 from cotune.prompt.prompt import Prompt
+from cotune.task.output import Output
 
 TWO = Prompt(input_template="{title}\n{body}", cue="Label:")
 
@@ -233,3 +234,20 @@ def test_what_it_says_of_itself(server: Client, offline: list[Predictor]) -> Non
     assert page.headers["content-type"].startswith("text/html") and "<script" not in page.text and "https://" not in page.text
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert all(path in page.text for path in document["paths"]) and all(name in page.text for name in rows)
+
+
+def test_a_bundle_that_writes_answers_as_it_predicts(bench: Bench, tmp_path: Path) -> None:
+    output = Output("json", schema_text='{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}')
+    prompt = PROMPT.edit(instruction="Answer with JSON.", label_words=(), demonstrations=())
+    made = bench.save(tmp_path / "best", output=output, prompt=prompt, metric="json_f1", answer_tokens=24)
+    (predictor,) = load_several([made], device="cpu", dtype="float32", threads=1)
+    wanted = predictor.predict(TEXTS[:2])
+    assert all(isinstance(json.loads(answer)["n"], int) for answer in wanted)
+    with running([predictor]) as client:
+        rows = client.ask("/predict", {"rows": TEXTS[:2]}).json["rows"]
+        assert [row["answer"] for row in rows] == wanted and rows[0]["probabilities"] == {}
+        chat = {"model": client.models[0], "messages": [{"role": "user", "content": TEXTS[0]}]}
+        reply = client.ask("/v1/chat/completions", {**chat, "response_format": {"type": "json_object"}})
+        assert reply.status == 200 and reply.json["choices"][0]["message"]["content"] == wanted[0]
+        assert client.ask("/v1/chat/completions", {**chat, "logprobs": True}).json["error"]["param"] == "logprobs"
+        assert client.ask("/v1/models").json["data"][0]["labels"] == []

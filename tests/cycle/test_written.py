@@ -63,6 +63,9 @@ def test_a_run_of_each_type_ends_with_arms_gains_and_a_report(written: tuple[str
     # Tuning makes the right answers likelier, whatever a random model writes.
     assert summary["arms"]["seed_tuned"]["log_loss"] < summary["arms"]["seed_prompt"]["log_loss"]
     assert not (out / "report-error.txt").exists() and (out / "report.html").stat().st_size > 10_000
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Rows that are worth least" in page and "Confusions" not in page and "calibration error" not in page
+    assert ("<h3>Fields</h3>" in page) == (kind == "json")
     rows = json.loads((out / "test_rows.json").read_text())["rows"]
     assert len(rows) == 16 and all(set(row["answers"]) == set(summary["arms"]) for row in rows)
     output = Output.from_json(summary["output"])

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from cotune.report.html.markup import cut, data_text, esc, figure, percent
 from cotune.report.html.plot import Plot
 from cotune.report.html.record import RunRecord, TestRow, TestRows
+from cotune.report.html.written import written_changes, written_errors
 from cotune.report.narration import ARM_NAMES
-from cotune.report.plain import decimal, one_line
+from cotune.report.plain import decimal, fields, one_line
 
 _MOST_LABELS = 24
 _SHOWN_MISTAKES = 8
@@ -30,18 +31,20 @@ def matrix_section(record: RunRecord) -> str:
     labels = "".join(
         f'<option value="{i}">{esc(one_line(tests.labels[i], 40))} ({n})</option>' for i, n in sorted(counts.items())
     )
+    # Written answers hardly recur, so there is nothing to pick by.
+    hidden, kind = (" hidden", "Right answer") if tests.written else ("", "Label")
     heads = "".join(f'<th scope="col" class="arm">{esc(ARM_NAMES[arm])}</th>' for arm in tests.arms)
     return (
         '<p class="intro">Every test row against every arm: ✓ right, ✗ wrong. A pattern below picks the rows that have it; '
-        "open a row for its text, answers and probabilities.</p>"
+        f"open a row for its text{', answers and how they differ' if tests.written else ', answers and probabilities'}.</p>"
         '<div class="controls" id="matrix-controls"><label>Show <select id="matrix-view"><option value="all">all rows</option>'
         '<option value="differ">arms differ</option><option value="wrong">all wrong</option>'
         '<option value="right">all right</option></select></label>'
-        f'<label>Label <select id="matrix-label"><option value="">any</option>{labels}</select></label>'
+        f'<label{hidden}>Label <select id="matrix-label"><option value="">any</option>{labels}</select></label>'
         '<label>Text <input id="matrix-text" type="search" placeholder="contains…" autocomplete="off"></label>'
         '<span id="matrix-count" role="status"></span></div>'
         '<div id="matrix-patterns" class="patterns" role="group" aria-label="Patterns of right and wrong"></div>'
-        f'<div class="scroll"><table id="matrix-table"><thead><tr><th scope="col">Row</th><th scope="col">Label</th>'
+        f'<div class="scroll"><table id="matrix-table"><thead><tr><th scope="col">Row</th><th scope="col">{kind}</th>'
         f"{heads}</tr></thead>"
         '<tbody></tbody></table></div><div class="pager" id="matrix-pager"></div>'
         "<noscript><p>The table needs JavaScript.</p></noscript>"
@@ -61,6 +64,8 @@ def rows_for_page(tests: TestRows, *, total_bytes: int = 1_200_000) -> list[dict
                 "missing": missing,
                 "gold": row.gold,
                 "answers": [row.answers[arm] for arm in tests.arms],
+                "right": [row.right[arm] for arm in tests.arms],
+                "changes": [written_changes(tests, row, arm) for arm in tests.arms] if tests.written else [],
                 "likely": [_likely(row, arm) for arm in tests.arms],
             }
         )
@@ -85,9 +90,9 @@ def errors_section(record: RunRecord) -> str:
     options = "".join(
         f'<option value="{arm}"{" selected" if arm == chosen else ""}>{esc(ARM_NAMES[arm])}</option>' for arm in tests.arms
     )
-    views = "".join(
-        f'<div data-choice="{arm}"{"" if arm == chosen else " hidden"}>{_arm_errors(tests, arm)}</div>' for arm in tests.arms
-    )
+    output = fields(record.summary.get("output"))
+    told = {arm: written_errors(tests, arm, output) if tests.written else _arm_errors(tests, arm) for arm in tests.arms}
+    views = "".join(f'<div data-choice="{arm}"{"" if arm == chosen else " hidden"}>{told[arm]}</div>' for arm in tests.arms)
     return (
         f'<div class="controls"><label>Arm <select data-switch="errors">{options}</select></label></div>'
         f'<div data-choices="errors">{views}</div>'

@@ -32,7 +32,8 @@ def write_report(run_folder: Path) -> Path:
     Args:
         run_folder: the run's folder. A journal is enough; ``summary.json``, ``config.json`` and ``test_rows.json`` are
             shown where they are there. The last one holds ``{"labels": [text], "rows": [{"id", "input", "gold": label
-            index, "answers": {arm: label index}, "probabilities": {arm: [number a label]}}]}``.
+            index, "answers": {arm: label index}, "probabilities": {arm: [number a label]}}]}``; of written answers ``gold`` and
+            ``answers`` are texts, and ``right`` and ``values`` say what each is worth.
 
     Returns:
         The file's path.
@@ -78,7 +79,7 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
         for name, title, more, inside in sections
     )
     data = {
-        "labels": [one_line(label, 80) for label in record.tests.labels],
+        "labels": [one_line(label, 200 if record.tests.written else 80) for label in record.tests.labels],
         "arms": [ARM_NAMES[arm] for arm in record.tests.arms],
         "rows": rows_for_page(record.tests) if record.tests.arms else [],
         "prompts": prompt_details(with_formats(record, prompts), record.metric),

@@ -23,9 +23,11 @@ class TestRow:
     Attributes:
         id: of the row.
         text: its input, fields by name where there are several.
-        gold: index of the right label.
-        answers: arm name to index of the label that it chose.
+        gold: index of the right label, or of the right answer's text.
+        answers: arm name to index of the label that it chose, or of the text that it wrote.
         probabilities: arm name to one number a label, after the arm's decision rule; arms may be missing.
+        right: arm name to whether the row counts as right.
+        values: arm name to what a written answer is worth by the metric; empty for labels.
     """
 
     __test__ = False
@@ -35,16 +37,19 @@ class TestRow:
     gold: int
     answers: Mapping[str, int]
     probabilities: Mapping[str, tuple[float, ...]]
+    right: Mapping[str, bool]
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class TestRows:
-    """The test rows of a run, with the labels that their indices point into."""
+    """The test rows of a run, with the labels, or the texts of written answers, that their indices point into."""
 
     __test__ = False
 
     labels: tuple[str, ...] = ()
     rows: tuple[TestRow, ...] = ()
+    written: bool = False
 
     @cached_property
     def arms(self) -> tuple[str, ...]:
@@ -148,11 +153,28 @@ def _test_rows(data: object, remarks: list[str]) -> TestRows:
     if data is None:
         return TestRows()
     labels = tuple(str(label) for label in items(fields(data).get("labels")))
-    rows = [_row(fields(item), len(labels)) for item in items(fields(data).get("rows"))]
-    kept = tuple(row for row in rows if row is not None)
-    if len(kept) < len(rows) or not labels:
+    rows = [fields(item) for item in items(fields(data).get("rows"))]
+    written = not labels and any("right" in row for row in rows)
+    texts: dict[str, int] = {}
+    found = [_written_row(row, texts) if written else _row(row, len(labels)) for row in rows]
+    kept = tuple(row for row in found if row is not None)
+    if len(kept) < len(rows) or not (labels or written):
         remarks.append(f"{len(rows) - len(kept)} row(s) of {TEST_ROWS} do not have the expected form and are left out.")
-    return TestRows(labels, kept)
+    return TestRows(tuple(texts) if written else labels, kept, written)
+
+
+def _written_row(item: Mapping[str, Any], texts: dict[str, int]) -> TestRow | None:
+    """A row whose answers are texts; ``texts`` gets those that it does not hold yet."""
+    answers, right = fields(item.get("answers")), fields(item.get("right"))
+    gold = item.get("gold")
+    if not isinstance(gold, str) or set(answers) != set(right):
+        return None
+    said = {str(arm): texts.setdefault(str(text or ""), len(texts)) for arm, text in answers.items()}
+    values = {str(arm): value for arm, v in fields(item.get("values")).items() if (value := number(v)) is not None}
+    place = texts.setdefault(gold, len(texts))
+    return TestRow(
+        str(item.get("id", "")), _shown(item), place, said, {}, {str(a): bool(ok) for a, ok in right.items()}, values
+    )
 
 
 def _row(item: Mapping[str, Any], labels: int) -> TestRow | None:
@@ -164,9 +186,6 @@ def _row(item: Mapping[str, Any], labels: int) -> TestRow | None:
     answers = {str(arm): index(answer) for arm, answer in fields(item.get("answers")).items()}
     if gold is None or any(answer is None for answer in answers.values()):
         return None
-    text = item.get("input")
-    named = text if isinstance(text, dict) else {"": text or ""}
-    shown = "\n".join(f"{name}: {value}" if len(named) > 1 else str(value) for name, value in named.items())
     probabilities = {}
     for arm, given in fields(item.get("probabilities")).items():
         found = [number(p) for p in items(given)]
@@ -174,4 +193,12 @@ def _row(item: Mapping[str, Any], labels: int) -> TestRow | None:
         if len(numbers) == labels == len(found):
             probabilities[str(arm)] = numbers
     known = {arm: answer for arm, answer in answers.items() if answer is not None}
-    return TestRow(str(item.get("id", "")), shown, gold, known, probabilities)
+    right = {arm: answer == gold for arm, answer in known.items()}
+    return TestRow(str(item.get("id", "")), _shown(item), gold, known, probabilities, right)
+
+
+def _shown(item: Mapping[str, Any]) -> str:
+    """A row's input as one text."""
+    text = item.get("input")
+    named = text if isinstance(text, dict) else {"": text or ""}
+    return "\n".join(f"{name}: {value}" if len(named) > 1 else str(value) for name, value in named.items())

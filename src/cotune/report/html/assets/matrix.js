@@ -11,7 +11,7 @@ function startMatrix() {
   const count = document.getElementById("matrix-count");
   const pager = document.getElementById("matrix-pager");
   const patterns = document.getElementById("matrix-patterns");
-  const rows = DATA.rows.map((row) => ({ ...row, pattern: row.answers.map((a) => (a === row.gold ? "✓" : "✗")).join("") }));
+  const rows = DATA.rows.map((row) => ({ ...row, pattern: row.right.map((ok) => (ok ? "✓" : "✗")).join("") }));
   const chosen = matrixChoice;
 
   const tests = {
@@ -50,12 +50,16 @@ function startMatrix() {
   function openRow(row) {
     const parts = [make("pre", { text: row.text, dir: "auto" })];
     if (row.missing) parts.push(make("p", { class: "quiet", text: `${row.missing.toLocaleString("en")} more characters are left out here.` }));
-    parts.push(make("p", {}, "Right label: ", make("b", { text: DATA.labels[row.gold], dir: "auto" })));
+    parts.push(make("p", {}, row.changes.length ? "Right answer: " : "Right label: ", make("b", { text: DATA.labels[row.gold], dir: "auto" })));
     DATA.arms.forEach((arm, place) => {
       const answer = row.answers[place];
-      const right = answer === row.gold;
+      const right = row.right[place];
       parts.push(make("h3", {}, `${arm}: `, make("bdi", { text: DATA.labels[answer] }), " ",
         make("span", { class: right ? "ok" : "no", text: right ? "✓ right" : "✗ wrong" })));
+      if (row.changes[place]?.length) {
+        parts.push(make("p", { dir: "auto" }, ...row.changes[place].map(([kind, text]) =>
+          make(kind === "-" ? "del" : kind === "+" ? "ins" : "span", { text }))));
+      }
       for (const [index, share] of row.likely[place]) {
         const kind = index === row.gold ? "gold" : index === answer ? "said" : "";
         parts.push(make("div", { class: `prob ${kind}` }, make("span", { text: DATA.labels[index], dir: "auto" }), bar(share),
@@ -75,9 +79,9 @@ function startMatrix() {
       make("td", {}, make("button", { type: "button", class: "open", text: row.text.slice(0, 160) || "(empty)", dir: "auto", on: () => openRow(row) })),
       make("td", { class: "gold", text: DATA.labels[row.gold], dir: "auto" }),
       ...row.answers.map((answer, place) => make("td", {
-        class: `cell ${answer === row.gold ? "ok" : "no"}`, text: answer === row.gold ? "✓" : "✗",
+        class: `cell ${row.right[place] ? "ok" : "no"}`, text: row.right[place] ? "✓" : "✗",
         "data-tip": `${DATA.arms[place]}: ${DATA.labels[answer]}`,
-        "aria-label": answer === row.gold ? "right" : "wrong",
+        "aria-label": row.right[place] ? "right" : "wrong",
       })))));
     pager.replaceChildren();
     if (pages > 1) {

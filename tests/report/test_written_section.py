@@ -1,0 +1,73 @@
+"""Written answers on the page: hostile texts stay texts, differences are marked, JSON is counted field by field."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cotune.report.html.page import render_report
+from cotune.report.html.record import ARMS, read_record
+from cotune.report.html.written import written_changes, written_errors
+
+OUTPUT = {
+    "type": "json",
+    "schema": {"type": "object", "properties": {"intent": {"type": "string"}, "slot": {"type": "string"}}},
+}
+HOSTILE = '{"intent": "</script><img src=x onerror=alert(1)>", "slot": "\u202egold"}'
+
+
+def folder_of(path: Path) -> Path:
+    golds = ['{"intent": "play", "slot": "a"}', '{"intent": "stop"}', HOSTILE]
+    answers = ['{"intent": "play", "slot": "b c"}', '{"intent": "stop"}', "no JSON at all"]
+    rows = [
+        {
+            "id": f"test:{i}",
+            "input": {"text": f"row {i} <b>"},
+            "gold": gold,
+            "answers": dict.fromkeys(ARMS, answer),
+            "values": dict.fromkeys(ARMS, [0.5, 1.0, 0.0][i]),
+            "right": dict.fromkeys(ARMS, i == 1),
+        }
+        for i, (gold, answer) in enumerate(zip(golds, answers, strict=True))
+    ]
+    path.mkdir()
+    (path / "journal.jsonl").write_text("")
+    (path / "test_rows.json").write_text(json.dumps({"labels": [], "rows": rows}))
+    (path / "summary.json").write_text(json.dumps({"task": "slots", "metric": "json_f1", "output": OUTPUT}))
+    return path
+
+
+def test_rows_keep_what_was_written_and_whether_it_counts(tmp_path: Path) -> None:
+    tests = read_record(folder_of(tmp_path / "run")).tests
+    assert tests.written and tests.arms == ARMS
+    assert [tests.labels[row.answers["best_tuned"]] for row in tests.rows][1:] == ['{"intent": "stop"}', "no JSON at all"]
+    assert [row.right["seed_prompt"] for row in tests.rows] == [False, True, False]
+    assert written_changes(tests, tests.rows[1], "best_tuned") == []
+    changes = written_changes(tests, tests.rows[0], "best_tuned")
+    assert "".join(text for op, text in changes if op != "+") == tests.labels[tests.rows[0].gold]
+    assert "".join(text for op, text in changes if op != "-") == '{"intent": "play", "slot": "b c"}'
+
+
+def test_fields_are_counted_one_by_one(tmp_path: Path) -> None:
+    shown = written_errors(read_record(folder_of(tmp_path / "run")).tests, "best_tuned", OUTPUT)
+    cells = shown.split("intent")[1].split("</tr>")[0]
+    assert ">3<" in cells and ">2<" in cells and ">100.0<" in cells and ">66.7<" in cells
+    assert "2 of 3 rows count as wrong" in shown
+
+
+def test_hostile_answers_stay_texts(tmp_path: Path) -> None:
+    page = render_report(folder_of(tmp_path / "run"))
+    assert "<img src=x" not in page and "\u202e" not in page
+    assert page.count("</script>") == page.count("<script")
+
+
+@pytest.mark.parametrize("broken", [{"gold": 3}, {"right": {}}, {"answers": None}])
+def test_rows_of_another_form_are_left_out_and_told(tmp_path: Path, broken: dict[str, object]) -> None:
+    folder = folder_of(tmp_path / "run")
+    data = json.loads((folder / "test_rows.json").read_text())
+    data["rows"][0] |= broken
+    (folder / "test_rows.json").write_text(json.dumps(data))
+    record = read_record(folder)
+    assert len(record.tests.rows) == 2 and any("1 row(s)" in remark for remark in record.remarks)
