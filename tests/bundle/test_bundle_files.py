@@ -323,7 +323,7 @@ def test_far_too_many_files_are_refused(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"format": 2}, "format 2"),
+        ({"format": 3}, "format 3"),
         ({"format": True}, "wrong kind"),
         ({"labels": []}, "labels"),
         ({"labels": ["a", "a"]}, "labels"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from cotune.errors import CotuneError, InputError
+from cotune.errors import CotuneError
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.given import Given, LabelsGiven, OwnLabelsGiven, gold_indices
 from cotune.evaluate.noise import Noise, compare
@@ -51,8 +51,10 @@ class Answering(Protocol):
         loss_bound: cap on a row's loss in a race, in nats.
         rules: whether a decision rule other than the raw one can be fitted.
         limit: tokens that a written answer may have; 0 where none is written.
+        model: who answers.
     """
 
+    model: LocalModel
     loss_bound: float
     rules: bool
     limit: int
@@ -245,17 +247,11 @@ def answering_for(
         limit: tokens of a written answer at most; None takes it from the data.
 
     Raises:
-        InputError: the task's schema cannot be kept while writing, or a model behind an endpoint would have to write.
+        InputError: the task's schema cannot be kept while writing.
     """
     from cotune.cycle.writing import WrittenAnswering
 
     if isinstance(model, RemoteModel):
-        if task.output.free:
-            raise InputError(
-                f"a model behind an endpoint chooses among labels alone, and these answers are of the type {task.output.type}",
-                where="model",
-                mend="Take a model on this machine.",
-            )
         return AskedAnswering(task, model)
     if labels:
         return OwnLabelAnswering(task, model, labels)

@@ -87,10 +87,11 @@ class Lab:
         watcher: Watcher,
         answer_tokens: int | None = None,
     ) -> None:
-        self.task, self.scorer, self.journal, self.costs = task, model, journal, costs
         if not isinstance(model, RemoteModel):
             model.renderer.chooser = model.renderer.chooser or Neighbours(model)
+        self.task, self.journal, self.costs = task, journal, costs
         self.answering = answering_for(task, model, limit=answer_tokens)
+        self.scorer = self.answering.model
         self.folder, self.tune, self.seed, self.watcher = folder, tune, seed, watcher
         # Rows of dev are met in one random order by all, as sequential tests need it.
         order = np.random.default_rng([seed, 1]).permutation(len(task.dev))

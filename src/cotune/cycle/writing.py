@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cotune.cycle.answering import Reply
+from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
 from cotune.evaluate.given import AnswersGiven, Given
 from cotune.evaluate.noise import Noise
@@ -17,6 +18,7 @@ from cotune.task.example import Example
 from cotune.task.task import Task
 from cotune.tune.batches import TrainingRow, training_rows
 
+_LEAST_PROMPT = 64
 LOSS_BOUND = 6.0
 """Nats a token: what a race takes for as bad as can be. An untuned model needs about 3 for a short answer."""
 
@@ -29,17 +31,21 @@ class WrittenAnswering:
         model: who answers.
         limit: tokens of an answer at most; None takes half as long again as the longest right answer of train and dev.
 
+    Attributes:
+        model: the same model, for prompts that leave room for an answer among its positions.
+
     Raises:
-        InputError: the task's schema cannot be kept while writing; names the place.
+        InputError: the task's schema cannot be kept while writing, or answers leave no room for a prompt.
     """
 
     rules = False
     loss_bound = LOSS_BOUND
 
     def __init__(self, task: Task, model: LocalModel, limit: int | None = None) -> None:
-        self.task, self.model = task, model
+        self.task = task
         lengths = _lengths(model, task)
         self.limit = limit or most_tokens(max(lengths))
+        self.model = _with_room(model, self.limit)
         self.writing = Writing.of(task.output, self.limit)
         self._usual = (sum(lengths) / len(lengths) + self.limit) / 2
 
@@ -89,6 +95,20 @@ class WrittenAnswering:
     ) -> tuple[Noise, int] | None:
         """Not measured: a written answer has no margin that a shift could be held against."""
         return None
+
+
+def _with_room(model: LocalModel, limit: int) -> LocalModel:
+    """The model with prompts so short that an answer still fits into its positions."""
+    most = model.longest_sequence
+    if most is None or model.renderer.max_tokens + limit <= most:
+        return model
+    if most - limit < _LEAST_PROMPT:
+        raise InputError(
+            f"answers of up to {limit} tokens leave no room for a prompt among the model's {most}",
+            where="output.max_tokens",
+            mend="Lower it, shorten the outputs, or take a model that reads more.",
+        )
+    return model.with_max_tokens(most - limit)
 
 
 def most_tokens(longest: int) -> int:

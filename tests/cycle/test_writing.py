@@ -1,0 +1,76 @@
+"""How written answers are asked for: room among the model's positions, costs, losses a token, answers of the type."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from cotune.cycle.answering import answering_for
+from cotune.cycle.writing import WrittenAnswering, most_tokens
+from cotune.errors import InputError
+from cotune.evaluate.decision import RAW
+from cotune.evaluate.given import AnswersGiven
+from cotune.prompt.bank import seed_prompt
+from cotune.task.task import Task
+from tiny import tiny_local
+
+
+def task_of(kind: str, length: int = 1) -> Task:
+    outputs = {"text": "a b " * length, "number": "", "json": ""}
+    rows = [{"q": f"row {i}", "a": {"n": i} if kind == "json" else f"{outputs[kind]}{i * 3}"} for i in range(40)]
+    return Task.from_rows(rows, input="q", output="a", type=kind, limit={"test": 10})
+
+
+@pytest.mark.parametrize("kind", ["text", "number", "json"])
+def test_scores_are_losses_a_token_and_answers_are_of_the_type(kind: str) -> None:
+    task, model = task_of(kind), tiny_local()
+    answering = answering_for(task, model)
+    rows, prompt = task.dev[:5], seed_prompt(task)
+    reply = answering.score(prompt, "base", rows, lambda tokens: None)
+    found = model.answer_losses(prompt, [row.fields for row in rows], [row.output for row in rows])
+    assert isinstance(reply.given, AnswersGiven) and reply.given.texts is None
+    np.testing.assert_allclose(reply.given.losses, found.losses / found.lengths)
+    assert np.isnan(reply.given.judge(rows, RAW, task).score)
+    written = answering.write(prompt, "base", rows, reply.given, lambda tokens: None)
+    assert written is not None and isinstance(written.given, AnswersGiven) and written.given.texts is not None
+    judged = written.given.judge(rows, RAW, task)
+    assert judged.n == 5 and len(judged.answers) == 5 and 0 <= judged.score <= 1
+    if kind == "json":
+        assert all(isinstance(json.loads(text)["n"], int) for text in written.given.texts)
+    if kind == "number":
+        assert all(text.lstrip("-").isdigit() for text in written.given.texts)
+    both = written.given[:2].plus(written.given[2:])
+    assert isinstance(both, AnswersGiven) and both.texts == written.given.texts and len(both) == 5
+
+
+def test_costs_are_about_what_is_run() -> None:
+    task, model = task_of("text"), tiny_local()
+    answering = answering_for(task, model)
+    rows, prompt = task.train[:16], seed_prompt(task)
+    own, prefix = answering.tokens_a_row(prompt, rows)
+    reply = answering.score(prompt, "base", rows, lambda tokens: None)
+    assert reply.tokens == pytest.approx(16 * own + prefix)
+    written = answering.write(prompt, "base", rows, reply.given, lambda tokens: None)
+    assert written is not None
+    assert 0.5 < written.tokens / (16 * answering.tokens_an_answer(prompt, rows) + prefix) < 2
+
+
+def test_prompts_leave_room_for_an_answer() -> None:
+    task, model = task_of("text"), tiny_local()
+    assert isinstance(model.longest_sequence, int)
+    answering = WrittenAnswering(task, model, limit=100)
+    assert answering.model.renderer.max_tokens == model.longest_sequence - 100
+    long = task.dev[0].__class__("dev:1", {"q": "word " * 2000}, "x")
+    reply = answering.score(seed_prompt(task), "base", [long], lambda tokens: None)
+    written = answering.write(seed_prompt(task), "base", [long], reply.given, lambda tokens: None)
+    assert reply.truncated == 1 and written is not None and written.truncated == 1
+    with pytest.raises(InputError, match="no room for a prompt"):
+        WrittenAnswering(task, model, limit=500)
+
+
+def test_answers_may_be_half_as_long_again_as_the_longest() -> None:
+    assert most_tokens(10) == 23
+    short, long = (WrittenAnswering(task_of("text", length), tiny_local()).limit for length in (1, 20))
+    assert short < long
