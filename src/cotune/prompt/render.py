@@ -134,9 +134,18 @@ class Renderer:
             prompt: how to ask; ``{labels}`` stands for nothing.
             rows: input fields of each row.
             answers: the gold answer of each row; None where there is none to render.
+
+        Raises:
+            CotuneError: as for :meth:`render`.
         """
         if not rows:
             return []
+        if prompt.nearest:
+            given = [None] * len(rows) if answers is None else [[answer] for answer in answers]
+            return [
+                replace(self.render_answers(own, [row], answer)[0], looked_up=tokens)
+                for row, answer, (own, tokens) in zip(rows, given, self._settled(prompt, rows), strict=True)
+            ]
         skeleton = self._skeleton(prompt, tuple(rows[0]), ())
         values = [{name: self._harmless(value) for name, value in row.items()} for row in rows]
         ids = self._encode([self._fill(skeleton, row) for row in values])
@@ -161,7 +170,7 @@ class Renderer:
 
     def lead(self, prompt: Prompt, fields: Sequence[str]) -> str:
         """What stands between a prompt and every answer: a space, or nothing."""
-        return self._answer_text(self._skeleton(prompt, tuple(fields), ()), "")
+        return self._answer_text(self._skeleton(prompt.edit(demonstrations=(), nearest=0), tuple(fields), ()), "")
 
     def read(self, ids: Sequence[int], lead: str = "") -> str:
         """The text of an answer's ids, control tokens and the ``lead`` left out."""
