@@ -78,8 +78,7 @@ class Predictor:
     def __repr__(self) -> str:
         kind = f"{len(self.labels)} labels" if self.writing is None else self.writing.output.type
         return (
-            f"Predictor({self.task!r}, {', '.join(self.input_fields)} -> {kind}, "
-            f"{self.scorer.name}, adapter={self.adapter_id})"
+            f"Predictor({self.task!r}, {', '.join(self.input_fields)} -> {kind}, {self.scorer.name}, adapter={self.adapter_id})"
         )
 
     @property

@@ -51,13 +51,16 @@ class Answering(Protocol):
         loss_bound: cap on a row's loss in a race, in nats.
         rules: whether a decision rule other than the raw one can be fitted.
         limit: tokens that a written answer may have; 0 where none is written.
-        model: who answers.
     """
 
-    model: LocalModel
     loss_bound: float
     rules: bool
     limit: int
+
+    @property
+    def model(self) -> LocalModel | RemoteModel:
+        """Who answers."""
+        ...
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
         """What a cheap pass over the rows gives: enough for a log-loss."""
