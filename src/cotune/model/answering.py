@@ -40,39 +40,41 @@ def answer_losses(
     lengths = np.array([len(row.completions[0]) for row in rendered], dtype=np.int64)
     if not rendered:
         return AnswerLosses(losses, lengths)
-    shared = rendered[0].prompt_ids[: shared_prefix([row.prompt_ids for row in rendered]) if model.shared else 0]
-    prefix_ids = model.kept_prefix(adapter, shared)
-    own = [len(row.prompt_ids) - len(prefix_ids) + len(row.completions[0]) - 1 for row in rendered]
-    order = sorted(range(len(rendered)), key=lambda i: (own[i], i))
-    tokens, cached = len(prefix_ids), 0
-    for part in cut_by_tokens(order, own, model.settings.batch_tokens):
-        chosen = [rendered[i] for i in part]
-        key = content_hash(
-            {
-                "model": model.fingerprint,
-                "adapter": adapter,
-                "prefix": prefix_ids,
-                "suffixes": [row.prompt_ids[len(prefix_ids) :] for row in chosen],
-                "answers": [row.completions[0] for row in chosen],
-                "scoring": "answers",
-                **engine_facts(model),
-            },
-            40,
-        )
-        found = model.cache.get(key) if model.cache else None
-        if found is not None:
-            cached += len(part)
-            part_losses, cost = found[0][:, 0], found[1]
-        else:
-            part_losses, cost = _compute(model, adapter, prefix_ids, chosen)
-            if not np.isfinite(part_losses).all():
-                raise DivergedError(f"losses of prompt {prompt.id} with adapter {adapter} are not finite")
-            if model.cache:
-                model.cache.put(key, part_losses[:, None], cost)
-        losses[part] = part_losses
-        tokens += cost
-        if progress:
-            progress(cost)
+    tokens = cached = 0
+    for covered, group in model.by_coverage(adapter, [row.prompt_ids for row in rendered]):
+        length = shared_prefix([rendered[i].prompt_ids for i in group]) if model.shared else covered
+        prefix_ids = model.kept_prefix(adapter, rendered[group[0]].prompt_ids[:length], covered)
+        tokens += len(prefix_ids) - covered
+        own = [len(row.prompt_ids) - len(prefix_ids) + len(row.completions[0]) - 1 for row in rendered]
+        order = sorted(group, key=lambda i: (own[i], i))
+        for part in cut_by_tokens(order, own, model.settings.batch_tokens):
+            chosen = [rendered[i] for i in part]
+            key = content_hash(
+                {
+                    "model": model.fingerprint,
+                    "adapter": adapter,
+                    "prefix": prefix_ids,
+                    "suffixes": [row.prompt_ids[len(prefix_ids) :] for row in chosen],
+                    "answers": [row.completions[0] for row in chosen],
+                    "scoring": "answers",
+                    **engine_facts(model),
+                },
+                40,
+            )
+            found = model.cache.get(key) if model.cache else None
+            if found is not None:
+                cached += len(part)
+                part_losses, cost = found[0][:, 0], found[1]
+            else:
+                part_losses, cost = _compute(model, adapter, prefix_ids, chosen)
+                if not np.isfinite(part_losses).all():
+                    raise DivergedError(f"losses of prompt {prompt.id} with adapter {adapter} are not finite")
+                if model.cache:
+                    model.cache.put(key, part_losses[:, None], cost)
+            losses[part] = part_losses
+            tokens += cost
+            if progress:
+                progress(cost)
     plain = sum(len(row.prompt_ids) + len(row.completions[0]) - 1 for row in rendered)
     return AnswerLosses(
         losses,
@@ -89,19 +91,19 @@ def _compute(
 ) -> tuple[NDArray[np.float64], int]:
     model.adapters.use(adapter)
     if not model.shared:
-        scores, tokens = naive_label_scores(model.model, rows, whole=True)
+        start = model.trained_start(model.adapters.trained_prefix(adapter), len(prefix_ids))
+        scores, tokens = naive_label_scores(model.model, rows, whole=True, start=start, covered=len(prefix_ids))
         return -scores[:, 0], tokens - len(rows)
     with torch.inference_mode():
-        return _packed_losses(model.runner, model.prefix_state(adapter, prefix_ids), rows)
+        return _packed_losses(model.runner, model.prefix_state(adapter, prefix_ids), len(prefix_ids), rows)
 
 
 def _packed_losses(
-    runner: PackedRunner, prefix: PrefixState | None, rows: Sequence[RenderedRow]
+    runner: PackedRunner, prefix: PrefixState | None, shared: int, rows: Sequence[RenderedRow]
 ) -> tuple[NDArray[np.float64], int]:
-    """``[rows]`` summed losses and the own tokens run; logits are made at the answers' places alone."""
-    length = prefix.length if prefix else 0
-    suffixes = [(*row.prompt_ids[length:], *row.completions[0][:-1]) for row in rows]
-    plan = plan_pass(suffixes, prefix=length, device=runner.device)
+    """``[rows]`` summed losses and the own tokens run; the prefix stands for ``shared`` tokens of each row's prompt."""
+    suffixes = [(*row.prompt_ids[shared:], *row.completions[0][:-1]) for row in rows]
+    plan = plan_pass(suffixes, prefix=prefix.length if prefix else 0, device=runner.device)
     hidden, _ = runner.hidden(plan, prefix)
     counts = [len(row.completions[0]) for row in rows]
     places = np.concatenate(

@@ -73,6 +73,7 @@ class DecodeStep:
 
     Attributes:
         own: the rows' earlier tokens.
+        slots: ``[rows]`` numbers from 0 on.
         lengths: ``[rows]`` how many own tokens stand before.
         longest: the largest of them.
         shortest: the smallest of them.
@@ -80,6 +81,7 @@ class DecodeStep:
     """
 
     own: OwnKeyValues
+    slots: Tensor
     lengths: Tensor
     longest: int
     shortest: int
@@ -93,7 +95,7 @@ class DecodeStep:
         rows, all_heads, size = q.shape
         heads = k.shape[1]
         group = all_heads // heads
-        self.own.write(layer, torch.arange(rows, device=q.device), self.lengths, k, v)
+        self.own.write(layer, self.slots, self.lengths, k, v)
         keys, values = self.own.read(layer, rows, self.longest + 1)
         queries = (q * scale).reshape(rows, heads, group, size)
         if window is not None and self.prefix + self.longest < window:

@@ -112,7 +112,8 @@ class Decoder:
         longest = max(self._lengths)
         self._own.reserve(longest + 1)
         lengths = torch.tensor(self._lengths, device=device)
-        step = DecodeStep(self._own, lengths, longest, min(self._lengths), self._before)
+        slots = torch.arange(len(self._lengths), device=device)
+        step = DecodeStep(self._own, slots, lengths, longest, min(self._lengths), self._before)
         ids = torch.tensor(self._newest, device=device)
         hidden = self._runner.step(ids, lengths + self._before, self._prefix, step)
         self._lengths = [length + 1 for length in self._lengths]

@@ -63,47 +63,53 @@ def generate(
     if grammar is not None:
         held = TokenGrammar(grammar, model.token_table, lead=lead, limit=limit)
     chooser = Chooser(model.stop_ids, sampling, held)
-    length = shared_prefix(prompts) if model.shared else 0
-    prefix = model.kept_prefix(adapter, prompts[0][:length])
-    tokens = cached = 0
-    plain = 0
-    answers: list[Answer] = []
-    for start in range(0, len(prompts), _PART):
-        part = prompts[start : start + _PART]
-        key = content_hash(
-            {
-                "model": model.fingerprint,
-                "adapter": adapter,
-                "prefix": prefix,
-                "suffixes": [ids[len(prefix) :] for ids in part],
-                "decoding": [limit, sampling.temperature, sampling.seed, sorted(chooser.stops)],
-                "grammar": None if grammar is None else [grammar.key, lead],
-                **engine_facts(model),
-            },
-            40,
-        )
-        found = model.cache.get(key) if model.cache else None
-        if found is not None:
-            done, cost = _unpack(found[0]), found[1]
-            cached += len(part)
-        else:
-            try:
-                done, cost = _write(model, adapter, prefix, part, limit, chooser)
-            except DivergedError as error:
-                raise DivergedError(f"generation with prompt {prompt.id} and adapter {adapter}: {error}") from error
-            if model.cache:
-                model.cache.put(key, _pack(done), cost)
-        answers += done
-        tokens += cost
-        plain += sum(len(ids) + answer.choices - 1 for ids, answer in zip(part, done, strict=True))
-        if progress:
-            progress(cost)
+    if not model.shared and model.adapters.trained_prefix(adapter) is not None:
+        raise InputError("answers are not written behind a trained prefix on this architecture", mend="Use tune.method=lora.")
+    answers: dict[int, Answer] = {}
+    tokens = cached = plain = 0
+    for covered, group in model.by_coverage(adapter, prompts):
+        shared = prompts[group[0]][: shared_prefix([prompts[i] for i in group])] if model.shared else ()
+        prefix = model.kept_prefix(adapter, shared, covered)
+        own = len(prefix) - covered
+        tokens += own
+        for start in range(0, len(group), _PART):
+            places = group[start : start + _PART]
+            part = [prompts[i] for i in places]
+            key = content_hash(
+                {
+                    "model": model.fingerprint,
+                    "adapter": adapter,
+                    "prefix": prefix,
+                    "suffixes": [ids[len(prefix) :] for ids in part],
+                    "decoding": [limit, sampling.temperature, sampling.seed, sorted(chooser.stops)],
+                    "grammar": None if grammar is None else [grammar.key, lead],
+                    **engine_facts(model),
+                },
+                40,
+            )
+            found = model.cache.get(key) if model.cache else None
+            if found is not None:
+                done, cost = _unpack(found[0]), found[1]
+                cached += len(part)
+            else:
+                try:
+                    done, cost = _write(model, adapter, prefix, part, limit, chooser)
+                except DivergedError as error:
+                    raise DivergedError(f"generation with prompt {prompt.id} and adapter {adapter}: {error}") from error
+                if model.cache:
+                    model.cache.put(key, _pack(done), cost)
+            answers.update(zip(places, done, strict=True))
+            tokens += cost
+            plain += sum(len(ids) + answer.choices - 1 for ids, answer in zip(part, done, strict=True))
+            if progress:
+                progress(cost)
+    written = [answers[i] for i in range(len(prompts))]
     return Generations(
-        tuple(model.renderer.read(a.ids, lead) if held is None else held.read(a.ids) for a in answers),
-        tuple(tuple(answer.ids) for answer in answers),
-        tuple(answer.ended for answer in answers),
-        tokens=tokens + len(prefix),
-        tokens_saved=max(0, plain - tokens - len(prefix)),
+        tuple(model.renderer.read(a.ids, lead) if held is None else held.read(a.ids) for a in written),
+        tuple(tuple(answer.ids) for answer in written),
+        tuple(answer.ended for answer in written),
+        tokens=tokens,
+        tokens_saved=max(0, plain - tokens),
         truncated=sum(row.truncated for row in rendered),
         cached=cached,
     )

@@ -1,9 +1,10 @@
 """What an answer may look like: a JSON Schema or a plain number, kept token by token while decoding.
 
-llguidance says which tokens may come next: of the libraries that do, it was the fastest to start and to mask by far, it depends
-on nothing (neither torch nor numpy), is MIT licensed, kept up by those who serve models with it, and has one wheel for all
-Pythons from 3.9 on. What it does not know is how to end in time: :mod:`cotune.model.json_terms` does, so that an answer parses
-and validates even where the token limit cuts it.
+llguidance says which tokens may come next: along gold answers of SNIPS its masks cost on average what xgrammar's do, a schema
+is ready several times sooner (outlines-core takes seconds, and 25 times as long for a mask), and it depends on nothing, neither
+torch nor numpy, is MIT licensed, kept up by those who serve models with it, and has one wheel for all Pythons from 3.9 on. What
+it does not know is how to end in time: :mod:`cotune.model.json_terms` does, so that an answer parses and validates even where
+the token limit cuts it.
 """
 
 from __future__ import annotations

@@ -315,7 +315,6 @@ class LocalModel:
                 tokens or cannot be used with this tokenizer.
             DivergedError: a logit is not a number or infinite.
         """
-        self._without_prefix(adapter)
         return generate(self, prompt, rows, adapter=adapter, limit=limit, grammar=grammar, sampling=sampling, progress=progress)
 
     def answer_losses(
@@ -339,12 +338,7 @@ class LocalModel:
         Raises:
             DivergedError: a loss is not a number or infinite.
         """
-        self._without_prefix(adapter)
         return answer_losses(self, prompt, rows, answers, adapter=adapter, progress=progress)
-
-    def _without_prefix(self, adapter: str) -> None:
-        if self.adapters.trained_prefix(adapter) is not None:
-            raise InputError("free answers cannot be written behind a trained prefix", mend="Use tune.method=lora for them.")
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
