@@ -133,7 +133,11 @@ def test_every_answer_parses_and_validates_also_at_the_limit(schema: dict[str, A
 @given(schemas, st.integers(0, 2**31))
 @settings(max_examples=80, deadline=None)
 def test_what_the_library_allows_the_terms_allow(schema: dict[str, Any], seed: int) -> None:
-    """Else answers would be ended without need: the terms are no narrower, but for exponents and long numbers."""
+    """Else answers would be ended without need: the terms are no narrower, but for exponents and long numbers.
+
+    Control characters in an enumeration are the one thing that only the terms can write.
+    """
+    assume("\\u00" not in json.dumps(schema, ensure_ascii=False))
     held = TokenGrammar(grammar_of(schema), TABLE, lead="", limit=10_000)
     walk = held.start()
     generator = torch.Generator().manual_seed(seed)

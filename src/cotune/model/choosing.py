@@ -69,13 +69,15 @@ class Chooser:
         Raises:
             DivergedError: a logit that counts is not a number or infinite.
         """
-        if not bool(torch.isfinite(logits.max(dim=1).values).all()):
+        best, tokens = logits.max(dim=1)
+        if not bool(torch.isfinite(best).all()):
             raise DivergedError("logits are not finite")
         walks = [answer.walk for answer in answers if answer.walk is not None]
         if walks:
             allowed = np.stack([walk.allowed(self.stops) for walk in walks])
             logits = logits.masked_fill(torch.from_numpy(~allowed).to(logits.device), -torch.inf)
-        likeliest = logits.argmax(dim=1).tolist()
+            tokens = logits.argmax(dim=1)
+        likeliest = tokens.tolist()
         for row, answer in enumerate(answers):
             answer.choices += 1
             token = likeliest[row] if answer.draws is None else self._draw(logits[row], answer.draws)

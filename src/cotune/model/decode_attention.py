@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cotune.model.attention import KeyValue
+from cotune.model.cpu_attention import attend
 
 _FIRST_GROWTH = 32
 
@@ -86,7 +87,7 @@ class DecodeStep:
     longest: int
     shortest: int
     prefix: int
-    _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
+    _masks: dict[tuple[int | None, int], Tensor | None] = field(default_factory=dict)
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, prefix: KeyValue | None, scale: float, window: int | None
@@ -97,26 +98,56 @@ class DecodeStep:
         group = all_heads // heads
         self.own.write(layer, self.slots, self.lengths, k, v)
         keys, values = self.own.read(layer, rows, self.longest + 1)
-        queries = (q * scale).reshape(rows, heads, group, size)
+        queries = q.reshape(rows, heads, group, size)
         if window is not None and self.prefix + self.longest < window:
             window = None
-        scores = torch.matmul(queries, keys.transpose(-1, -2))
         start = self._first(window)
         before = self.prefix - start if prefix is not None else 0
-        if before and prefix is not None:
-            prefix_keys, prefix_values = (x[start:].transpose(0, 1) for x in prefix)
+        part = tuple(x[start:].transpose(0, 1) for x in prefix) if prefix is not None and before else None
+        if q.device.type == "cpu" and q.dtype != torch.float32 and window is None and size == v.shape[-1]:
+            out = self._merged(queries, keys, values, part, scale)
+        else:
+            out = self._dense(queries * scale, keys, values, part, self._mask(window, before))
+        return out.reshape(rows, all_heads, -1)
+
+    def _dense(
+        self, queries: Tensor, keys: Tensor, values: Tensor, prefix: tuple[Tensor, ...] | None, mask: Tensor | None
+    ) -> Tensor:
+        """Scores of both parts side by side, any window and device."""
+        rows, heads, group, size = queries.shape
+        scores = torch.matmul(queries, keys.transpose(-1, -2))
+        before = 0
+        if prefix is not None:
+            before = prefix[0].shape[1]
             long = queries.transpose(0, 1).reshape(heads, rows * group, size)
-            to_prefix = torch.matmul(long, prefix_keys.transpose(-1, -2))
+            to_prefix = torch.matmul(long, prefix[0].transpose(-1, -2))
             scores = torch.cat([to_prefix.view(heads, rows, group, before).transpose(0, 1), scores], dim=-1)
-        mask = self._mask(window, before)
         if mask is not None:
             scores.masked_fill_(mask, -torch.inf)
         weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype)
         out = torch.matmul(weights[..., before:], values)
-        if before and prefix is not None:
+        if prefix is not None:
             long = weights[..., :before].transpose(0, 1).reshape(heads, rows * group, before)
-            out = out + torch.matmul(long, prefix_values).view(heads, rows, group, -1).transpose(0, 1)
-        return out.reshape(rows, all_heads, -1)
+            out = out + torch.matmul(long, prefix[1]).view(heads, rows, group, -1).transpose(0, 1)
+        return out
+
+    def _merged(self, queries: Tensor, keys: Tensor, values: Tensor, prefix: tuple[Tensor, ...] | None, scale: float) -> Tensor:
+        """Both parts apart, merged by log-sum-exp: the kernel keeps scores in fp32, where products would round them."""
+        rows, heads, group, size = queries.shape
+        hidden = self._mask(None, 0)
+        mask = None
+        if hidden is not None:
+            mask = torch.zeros(hidden.shape, dtype=queries.dtype).masked_fill_(hidden, -torch.inf)
+            mask = mask.expand(-1, -1, group, -1).contiguous()
+        out, lse = attend(queries, keys, values, scale, mask)
+        if prefix is None:
+            return out
+        long = queries.transpose(0, 1).reshape(1, heads, rows * group, size)
+        long_out, long_lse = attend(long, prefix[0][None], prefix[1][None], scale)
+        out_prefix = long_out.view(heads, rows, group, size).transpose(0, 1)
+        lse_prefix = long_lse.view(heads, rows, group).transpose(0, 1)
+        share = torch.sigmoid(lse_prefix - lse).unsqueeze(-1)
+        return torch.lerp(out.float(), out_prefix.float(), share).to(out.dtype)
 
     def _first(self, window: int | None) -> int:
         """The first prefix token that any row sees."""
@@ -124,9 +155,10 @@ class DecodeStep:
 
     def _mask(self, window: int | None, before: int) -> Tensor | None:
         """``[rows, 1, 1, prefix and own]`` what a row does not see: others' width, and what its window has left."""
-        if window not in self._masks:
+        key = (window, before)
+        if key not in self._masks:
             if window is None and self.longest == self.shortest:
-                self._masks[window] = None
+                self._masks[key] = None
             else:
                 own = torch.arange(self.longest + 1, device=self.lengths.device)
                 places = torch.cat([torch.arange(-before, 0, device=self.lengths.device), own])
@@ -134,5 +166,5 @@ class DecodeStep:
                 hidden = places > ends
                 if window is not None:
                     hidden |= places <= ends - window
-                self._masks[window] = hidden[:, None, None]
-        return self._masks[window]
+                self._masks[key] = hidden[:, None, None]
+        return self._masks[key]

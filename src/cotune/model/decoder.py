@@ -14,6 +14,7 @@ from torch import Tensor
 from cotune.model.choosing import Answer, Chooser
 from cotune.model.decode_attention import DecodeStep, OwnKeyValues
 from cotune.model.packed import plan_pass
+from cotune.model.protocol import Progress
 from cotune.model.runner import PackedRunner, PrefixState
 
 # Numbers in the table of logits that is held at once.
@@ -45,6 +46,7 @@ class Decoder:
         chooser: chooses their tokens.
         slots: rows in flight at most.
         pass_tokens: own tokens in a pass over entering prompts.
+        progress: told the tokens of each pass and step.
     """
 
     def __init__(
@@ -57,9 +59,10 @@ class Decoder:
         *,
         slots: int,
         pass_tokens: int,
+        progress: Progress | None = None,
     ) -> None:
         self._runner, self._prefix, self._suffixes = runner, prefix, suffixes
-        self._answers, self._chooser = answers, chooser
+        self._answers, self._chooser, self._progress = answers, chooser, progress
         self._slots, self._pass_tokens = min(slots, len(suffixes)), pass_tokens
         self._before = prefix.length if prefix else 0
         most = max(len(s) + answer.limit for s, answer in zip(suffixes, answers, strict=True))
@@ -106,6 +109,8 @@ class Decoder:
         self._live += rows
         self._lengths += lengths
         self._newest += self._choose(hidden[plan.last], rows)
+        if self._progress:
+            self._progress(tokens)
 
     def _step(self) -> None:
         device = self._runner.device
@@ -118,6 +123,8 @@ class Decoder:
         hidden = self._runner.step(ids, lengths + self._before, self._prefix, step)
         self._lengths = [length + 1 for length in self._lengths]
         self._newest = self._choose(hidden, self._live)
+        if self._progress:
+            self._progress(len(self._live))
 
     def _choose(self, states: Tensor, rows: Sequence[int]) -> list[int]:
         chosen: list[int] = []

@@ -88,12 +88,13 @@ def generate(
                 40,
             )
             found = model.cache.get(key) if model.cache else None
+            told = 0
             if found is not None:
                 done, cost = _unpack(found[0]), found[1]
                 cached += len(part)
             else:
                 try:
-                    done, cost = _write(model, adapter, prefix, part, limit, chooser)
+                    done, cost, told = _write(model, adapter, prefix, part, limit, chooser, progress)
                 except DivergedError as error:
                     raise DivergedError(f"generation with prompt {prompt.id} and adapter {adapter}: {error}") from error
                 if model.cache:
@@ -101,8 +102,8 @@ def generate(
             answers.update(zip(places, done, strict=True))
             tokens += cost
             plain += sum(len(ids) + answer.choices - 1 for ids, answer in zip(part, done, strict=True))
-            if progress:
-                progress(cost)
+            if progress and cost > told:
+                progress(cost - told)
     written = [answers[i] for i in range(len(prompts))]
     return Generations(
         tuple(model.renderer.read(a.ids, lead) if held is None else held.read(a.ids) for a in written),
@@ -122,12 +123,13 @@ def _write(
     prompts: Sequence[tuple[int, ...]],
     limit: int,
     chooser: Chooser,
-) -> tuple[list[Answer], int]:
-    """Answers to a part of a request, and the tokens run, the prefix aside."""
+    progress: Progress | None,
+) -> tuple[list[Answer], int, int]:
+    """Answers to a part of a request, the tokens run, the prefix aside, and how many of them ``progress`` was told."""
     model.adapters.use(adapter)
     if not model.shared:
         answers = [chooser.start(ids, limit) for ids in prompts]
-        return answers, plain_generate(model.model, prompts, answers, chooser)
+        return answers, plain_generate(model.model, prompts, answers, chooser), 0
     suffixes = [ids[len(prefix_ids) :] for ids in prompts]
     slots = slots_in_memory(
         model.model.config.get_text_config(),
@@ -135,6 +137,8 @@ def _write(
         max(map(len, suffixes)) + limit,
         int(_SHARE_OF_MEMORY * device_memory(model.settings.device)),
     )
+    told: list[int] = []
+    tell = _telling(progress, told)
     while True:
         answers = [chooser.start(ids, limit) for ids in prompts]
         try:
@@ -148,12 +152,26 @@ def _write(
                     chooser,
                     slots=slots,
                     pass_tokens=model.settings.batch_tokens,
+                    progress=tell,
                 ).run()
-            return answers, sum(len(s) + a.choices - 1 for s, a in zip(suffixes, answers, strict=True))
+            return answers, sum(len(s) + a.choices - 1 for s, a in zip(suffixes, answers, strict=True)), sum(told)
         except RuntimeError as error:
             if not out_of_memory(error) or slots == 1:
                 raise
             slots = max(1, min(slots, len(prompts)) // 2)
+            # What ran in vain is not told twice.
+            tell = None
+
+
+def _telling(progress: Progress | None, told: list[int]) -> Progress | None:
+    if progress is None:
+        return None
+
+    def tell(tokens: int) -> None:
+        told.append(tokens)
+        progress(tokens)
+
+    return tell
 
 
 def _pack(answers: Sequence[Answer]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:

@@ -317,15 +317,12 @@ class Number(Term):
                 found = _between(start, end, 1, low, high, above, below)
                 if found is not None:
                     return str(found)[len(whole) :]
-            if self.integer:
+            # No whole number fits, so the bounds lie within one unit.
+            floor = str(int(low)) if low is not None and low > 0 else "0"
+            if self.integer or len(floor) > self.digits or not floor.startswith(whole):
                 return None
-            if not whole:
-                # No whole number fits, so the bounds lie within one unit.
-                floor = int(low) if low is not None and low > 0 else 0
-                if low is None or high is None or high < 0 or len(str(floor)) > self.digits:
-                    return None
-                ends = self._grown(f"{floor}.", low, high, above, below)
-                return None if ends is None else f"{floor}.{ends}"
+            ends = self._grown(f"{floor}.", low, high, above, below)
+            return None if ends is None else f"{floor[len(whole) :]}.{ends}"
         if len(whole) > self.digits or len(part) > _DECIMALS:
             return None
         for more in range(_DECIMALS - len(part) + 1):
@@ -337,7 +334,7 @@ class Number(Term):
             found = _between(start, start + 10**more - 1, unit, low, high, above, below)
             if found is not None:
                 digits = str(found).zfill(length)
-                return ("" if point else ".") + digits[len(digits) - more :]
+                return digits[len(digits) - more :]
         return None
 
     @property
