@@ -55,7 +55,7 @@ def written_by_transformers(local: Any, prompt_ids: Sequence[int], limit: int) -
 
 def with_stops_that_come_up(local: Any, prompts: Sequence[Sequence[int]], limit: int) -> Any:
     """The model with further stop tokens, which some of its answers reach early, some late and some never."""
-    free = [written_by_transformers(local, ids, limit)[0] for ids in prompts]
+    free = [written_by_transformers(local, ids, limit)[0] for ids in prompts[:2]]
     local.stop_ids = tuple(sorted({*local.stop_ids, free[0][2], free[1][limit // 2]}))
     return local
 
@@ -66,9 +66,9 @@ def test_greedy_answers_are_those_of_transformers_token_by_token(kind: Any) -> N
     assert local.shared == (kind not in UNFIT)
     rendered = local.renderer.render_answers(PROMPT, ROWS, None)
     assert kind != "gemma3" or min(len(row.prompt_ids) for row in rendered) > 3 * WINDOW
-    with_stops_that_come_up(local, [row.prompt_ids for row in rendered], 24)
-    wanted = [written_by_transformers(local, row.prompt_ids, 24) for row in rendered]
-    found = local.generate(PROMPT, ROWS, limit=24)
+    with_stops_that_come_up(local, [row.prompt_ids for row in rendered], 16)
+    wanted = [written_by_transformers(local, row.prompt_ids, 16) for row in rendered]
+    found = local.generate(PROMPT, ROWS, limit=16)
     assert [list(ids) for ids in found.ids] == [ids for ids, _ in wanted]
     assert list(found.ended) == [stopped for _, stopped in wanted]
     assert found.texts == tuple(local.renderer.read(ids) for ids, _ in wanted)
