@@ -212,7 +212,8 @@ def test_a_step_attends_to_just_what_each_row_sees(prefix: int, dtype: torch.dty
     earlier = [[torch.randn(length, heads, size, generator=generator).to(dtype) for _ in range(2)] for length in lengths]
     for slot, (keys, values) in enumerate(earlier):
         own.write(0, torch.full((lengths[slot],), slot), torch.arange(lengths[slot]), keys, values)
-    own.write(0, torch.tensor([3]), torch.tensor([0]), torch.full((1, heads, size), 9.0), torch.full((1, heads, size), 9.0))
+    filler = torch.full((1, heads, size), 9.0, dtype=dtype)
+    own.write(0, torch.tensor([3]), torch.tensor([0]), filler, filler)
     q = torch.randn(3, heads * group, size, generator=generator).to(dtype)
     k, v = (torch.randn(3, heads, size, generator=generator).to(dtype) for _ in range(2))
     step = DecodeStep(own, torch.arange(3), torch.tensor(lengths), max(lengths), min(lengths), prefix)
