@@ -80,7 +80,7 @@ leaves = st.one_of(
     strings(),
     st.builds(lambda options: {"enum": options}, st.lists(values, min_size=1, max_size=4)),
     st.builds(lambda value: {"const": value}, values),
-    st.sampled_from([{"type": "boolean"}, {"type": "null"}, {"type": ["string", "null"]}]),
+    st.sampled_from([{"type": "boolean"}, {"type": "null"}, {"type": ["string", "null"]}, {"type": "array", "maxItems": 0}]),
 )
 schemas = st.recursive(
     leaves,

@@ -196,6 +196,8 @@ class _Reader:
 
     def _array(self, schema: Mapping[str, Any], where: str, above: tuple[str, ...]) -> tuple[Term, Schema]:
         low, high = self._bounds(schema, "minItems", "maxItems", where)
+        if "items" not in schema and high == 0:
+            return Literal(b"[]"), {"enum": [[]]}
         if "items" not in schema:
             raise _refusal("an array's items are not described", where, "Add items.")
         term, inner = self.read(schema["items"], f"{where}/items", above)
