@@ -213,7 +213,7 @@ def mask_time(local: LocalModel, work: Work) -> tuple[float, dict[str, Any]]:
     seconds = []
     for value in values:
         walk = held.start()
-        for token in local.token_table.encode(grammar.canonical(value).encode()):
+        for token in local.token_table.encode(grammar.canonical(value).encode()) or ():
             start = time.perf_counter()
             walk.allowed(local.stop_ids)
             term = walk.after(token)

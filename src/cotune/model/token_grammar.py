@@ -12,8 +12,8 @@ from cotune.errors import CotuneError, InputError
 from cotune.model.grammar import Grammar
 from cotune.model.json_terms import END, Literal, Term, then
 
-# Every byte that UTF-8 text without control characters is made of.
-_NEEDED = (*range(0x20, 0x7F), *range(0x80, 0xC0), *range(0xC2, 0xF5))
+# What any answer may have to be ended with.
+_NEEDED = range(0x20, 0x7F)
 
 
 class TokenTable:
@@ -29,7 +29,7 @@ class TokenTable:
         writable: ``[vocabulary]`` whether a token writes anything.
 
     Raises:
-        InputError: the tokenizer cannot write every byte.
+        InputError: the tokenizer cannot write every ASCII character by itself.
     """
 
     def __init__(self, tokenizer: Any, vocabulary: int) -> None:
@@ -53,10 +53,10 @@ class TokenTable:
                 self.writable[i] = True
         self._longest = max(map(len, self._ids), default=0)
         if any(bytes([byte]) not in self._ids for byte in _NEEDED):
-            raise InputError("answers cannot be held to a grammar: the tokenizer has no token for every byte", mend=mend)
+            raise InputError("answers cannot be held to a grammar: the tokenizer has no token for every character", mend=mend)
 
-    def encode(self, text: bytes) -> list[int]:
-        """Tokens of a text, each as long as possible: never more than its bytes."""
+    def encode(self, text: bytes) -> list[int] | None:
+        """Tokens of a text, each as long as possible, never more than its bytes; None where no tokens spell it so."""
         ids, start = [], 0
         while start < len(text):
             for size in range(min(self._longest, len(text) - start), 0, -1):
@@ -66,7 +66,7 @@ class TokenTable:
                     start += size
                     break
             else:
-                raise InputError("a text of the grammar has a byte that the tokenizer cannot write", where=repr(text))
+                return None
         return ids
 
     def text(self, ids: Sequence[int]) -> str:
@@ -92,7 +92,12 @@ class TokenGrammar:
 
         self.grammar, self.table, self.lead = grammar, table, lead
         self.term = then(Literal(lead.encode()), grammar.term) if lead else grammar.term
-        least = len(table.encode(self.term.shortest))
+        end = table.encode(self.term.shortest)
+        if end is None:
+            raise InputError(
+                "the shortest answer that the grammar allows cannot be written with this tokenizer", where="output"
+            )
+        least = len(end)
         if least > limit:
             raise InputError(
                 f"the shortest answer that the grammar allows takes {least} tokens and the limit is {limit}",
@@ -133,7 +138,7 @@ class GrammarWalk:
         """``[vocabulary]`` which tokens may come next, stop tokens where the answer is whole."""
         if len(self.text) < len(self._lead):
             allowed = np.zeros(self._table.vocabulary, dtype=bool)
-            allowed[self._table.encode(self._lead[len(self.text) :])[0]] = True
+            allowed[(self._table.encode(self._lead[len(self.text) :]) or [])[:1]] = True
             return allowed
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         allowed = np.unpackbits(bits, bitorder="little")[: self._table.vocabulary].view(bool) & self._table.writable
@@ -141,14 +146,17 @@ class GrammarWalk:
         return allowed
 
     def after(self, token: int) -> Term | None:
-        """What may follow a token; None where it may not come."""
+        """What may follow a token; None where it may not come, or where its shortest end could not be written."""
         piece = self._table.bytes[token] if token < len(self._table.bytes) else None
-        return None if piece is None else self._term.after_all(piece)
+        term = None if piece is None else self._term.after_all(piece)
+        if term is None or term.shortest.isascii() or self._table.encode(term.shortest) is not None:
+            return term
+        return None
 
     def fits(self, term: Term, left: int) -> bool:
-        """Whether an answer of which ``term`` is due can be ended in ``left`` tokens."""
+        """Whether an answer of which ``term`` is due, of :meth:`after`, can be ended in ``left`` tokens."""
         end = term.shortest
-        return len(end) <= left or len(self._table.encode(end)) <= left
+        return len(end) <= left or len(self._table.encode(end) or ()) <= left
 
     def push(self, token: int, term: Term) -> None:
         """Write a token after which ``term`` is due."""
@@ -165,4 +173,4 @@ class GrammarWalk:
         end = self._term.shortest
         self.text += end
         self._term = END
-        return self._table.encode(end)
+        return self._table.encode(end) or []
