@@ -15,6 +15,7 @@ from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.refine import not_shown
 from cotune.task.example import Example
+from cotune.task.output import Output
 from tiny import save_tiny, tiny_local
 
 LABELS = ("person", "place", "number")
@@ -106,7 +107,7 @@ def test_a_bundle_carries_the_stock_and_answers_as_the_model_did(tmp_path: Path)
         task_name="kinds",
         input_fields=("text",),
         output_field="kind",
-        labels=LABELS,
+        output=Output("label", labels=LABELS),
         metric="accuracy",
         prompt=PROMPT,
         decision=RAW,

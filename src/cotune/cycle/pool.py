@@ -62,7 +62,10 @@ def demonstration_pool(lab: Lab, close: Mapping[str, float] | None = None) -> De
 
 
 def nearest_variant(lab: Lab, prompt: Prompt) -> Proposal | None:
-    """The prompt with train rows of which each row is shown the nearest; None where it is such a one, or rows are too few."""
+    """The prompt with train rows of which each row is shown the nearest; None where it is such a one, rows are too
+    few, or an endpoint answers, which shows no vectors."""
+    if lab.remote is not None:
+        return None
     rows = [row for row in lab.train_sample if fits(row)][:_EMBEDDED_ROWS]
     stock = with_demonstrations(prompt, rows, most_characters=sum(len(row.text) for row in rows)).demonstrations
     count = min(default_count(len(lab.task.labels)), len(stock) - 1)
