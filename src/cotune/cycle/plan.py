@@ -103,8 +103,9 @@ def make_plan(
         BudgetError: not even one short run fits.
     """
     row = scoring(sizes.own)
-    at_the_end = sizes.arms * sizes.test + (sizes.arms - 2) * sizes.dev + 2 * min(64, sizes.train)
-    reserve_tokens = 1.05 * at_the_end * (sizes.own + sizes.answer) + extra_tokens
+    # Rows that a bias is fitted to are scored and need no answer.
+    answered, scored = sizes.arms * sizes.test + (sizes.arms - 2) * sizes.dev, 2 * min(64, sizes.train)
+    reserve_tokens = 1.05 * (answered * (sizes.own + sizes.answer) + scored * sizes.own) + extra_tokens
     reserve = fixed + scoring(reserve_tokens)
     usable = left - reserve
     step = training(sizes.step_tokens)
