@@ -408,7 +408,18 @@ class LocalModel:
             layer: output of this many layers; None means all of them and the final norm.
             progress: told the tokens that run.
         """
-        return mean_states(self, sequences, weights, adapter=adapter, layer=layer, progress=progress)
+        states: NDArray[np.float32] = mean_states(self, sequences, weights, (layer,), adapter=adapter, progress=progress)[0]
+        return states
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    def token_vectors(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What the input embedding holds for some tokens, ``[tokens, width]``."""
+        rows = self.model.get_input_embeddings().weight[torch.from_numpy(tokens).to(self.model.device)]
+        found: NDArray[np.float32] = rows.detach().float().cpu().numpy()
+        return found
 
 
 def _longest_prompt(model: Any, wanted: int) -> int:

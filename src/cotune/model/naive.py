@@ -129,12 +129,16 @@ def use_plain_attention(model: Any) -> None:
 
 
 def plain_states(
-    model: Any, sequences: Sequence[Sequence[int]], layer: int | None, start: PrefixState | None = None
+    model: Any, sequences: Sequence[Sequence[int]], layers: Sequence[int | None], start: PrefixState | None = None
 ) -> torch.Tensor:
-    """Hidden states of all sequences' tokens, one after the other, ``[tokens, width]``; see ``LocalModel.mean_states``."""
+    """Hidden states of all sequences' tokens, one after the other, ``[layers, tokens, width]``; see ``mean_states``."""
     use_plain_attention(model)
     ids, mask = pad(sequences, model.device)
-    output = model.get_decoder()(input_ids=ids, **behind(model, start, mask), output_hidden_states=layer is not None)
-    hidden = output.last_hidden_state if layer is None else output.hidden_states[layer]
-    states: torch.Tensor = hidden[mask.bool()]
-    return states
+    wanted = any(n is not None for n in layers)
+    output = model.get_decoder()(input_ids=ids, **behind(model, start, mask), output_hidden_states=wanted)
+    return read_layers(output, layers)[:, mask.bool()]
+
+
+def read_layers(output: Any, layers: Sequence[int | None]) -> torch.Tensor:
+    """A decoder's states after so many layers each, ``[layers, rows, tokens, width]``; None: after all and the final norm."""
+    return torch.stack([output.last_hidden_state if n is None else output.hidden_states[n] for n in layers])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,4 +100,23 @@ class Model(Scorer, Writer, Protocol):
         progress: Progress | None = None,
     ) -> NDArray[np.float32]:
         """Weighted sum of the hidden states of each id sequence, ``[rows, width]``."""
+        ...
+
+
+@runtime_checkable
+class TokenVectors(Protocol):
+    """A model whose table of token vectors can be read; one behind an API's cannot."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its fast Hugging Face tokenizer."""
+        ...
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of its table of token vectors."""
+        ...
+
+    def token_vectors(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What its table holds for some tokens, ``[tokens, width]``."""
         ...

@@ -19,7 +19,7 @@ from cotune.model.attention import (
     running,
     shared_prefix_attention,
 )
-from cotune.model.naive import use_plain_attention
+from cotune.model.naive import read_layers, use_plain_attention
 from cotune.model.packed import PackedPlan, plan_pass
 
 # Rows of logits held at once: a vocabulary of 50,000 in fp32 is 0.2 MB a row.
@@ -88,7 +88,6 @@ class PackedRunner:
         past: dict[int, KeyValue] | None = None,
         *,
         collect: bool = False,
-        layer: int | None = None,
     ) -> tuple[Tensor, dict[int, KeyValue]]:
         """Hidden states ``[tokens, width]`` of a pass, and its keys and values where ``collect`` is set.
 
@@ -97,10 +96,15 @@ class PackedRunner:
             prefix: state of the shared prefix, or of the part of it that does not run in this pass.
             past: keys and values of the rows' earlier own tokens.
             collect: whether to return keys and values by layer.
-            layer: output of this many layers; None means all of them and the final norm.
         """
         current = Pass(plan, prefix.layers if prefix else None, past, collect)
-        return self._run(plan.ids, plan.positions, current, layer), current.collected
+        hidden: Tensor = self._run(plan.ids, plan.positions, current).last_hidden_state[0]
+        return hidden, current.collected
+
+    def states(self, plan: PackedPlan, prefix: PrefixState | None, layers: Sequence[int | None]) -> Tensor:
+        """Hidden states of one pass after so many layers each, ``[layers, tokens, width]``; None: after the final norm."""
+        output = self._run(plan.ids, plan.positions, Pass(plan, prefix.layers if prefix else None), layers)
+        return read_layers(output, layers)[:, 0]
 
     def step(self, ids: Tensor, positions: Tensor, prefix: PrefixState | None, step: Step) -> Tensor:
         """Hidden states ``[rows, width]`` of a decoding step.
@@ -165,20 +169,18 @@ class PackedRunner:
             handle.remove()
         return torch.cat(found)
 
-    def _run(self, ids: Tensor, positions: Tensor, current: Pass, layer: int | None = None) -> Tensor:
+    def _run(self, ids: Tensor, positions: Tensor, current: Pass, layers: Sequence[int | None] = (None,)) -> Any:
         config = self.model.config.get_text_config()
         if config._attn_implementation != ATTENTION_NAME:
             setattr(self.model, PLAIN_ATTENTION, config._attn_implementation)
             self.model.set_attn_implementation(ATTENTION_NAME)
         with running(current):
-            output = self._decoder(
+            return self._decoder(
                 input_ids=ids[None],
                 position_ids=positions[None],
                 use_cache=False,
-                output_hidden_states=layer is not None,
+                output_hidden_states=any(layer is not None for layer in layers),
             )
-        hidden: Tensor = (output.last_hidden_state if layer is None else output.hidden_states[layer])[0]
-        return hidden
 
 
 def self_check(model: Any) -> float:

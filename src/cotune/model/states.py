@@ -22,19 +22,19 @@ def mean_states(
     model: LocalModel,
     sequences: Sequence[Sequence[int]],
     weights: Sequence[Sequence[float]],
+    layers: Sequence[int | None],
     *,
     adapter: str,
-    layer: int | None,
     progress: Progress | None,
 ) -> NDArray[np.float32]:
-    """See :meth:`cotune.model.local.LocalModel.mean_states`."""
-    result = np.empty((len(sequences), model.model.config.get_text_config().hidden_size), dtype=np.float32)
+    """``[layers, rows, width]``; see :meth:`cotune.model.local.LocalModel.mean_states`, which asks for one layer."""
+    result = np.empty((len(layers), len(sequences), model.model.config.get_text_config().hidden_size), dtype=np.float32)
     first = [int(np.flatnonzero(w)[0]) for w in weights]
     for covered, places in model.by_coverage(adapter, sequences, first):
         length = covered
         if model.shared:
             length = min(shared_prefix([sequences[i] for i in places]), min(first[i] for i in places))
-        _fill(model, sequences, weights, result, places, length, covered, adapter, layer, progress)
+        _fill(model, sequences, weights, result, places, length, covered, adapter, layers, progress)
     return result
 
 
@@ -47,7 +47,7 @@ def _fill(
     length: int,
     covered: int,
     adapter: str,
-    layer: int | None,
+    layers: Sequence[int | None],
     progress: Progress | None,
 ) -> None:
     """States of the sequences at ``places``, which share ``length`` tokens; a trained prefix stands for ``covered`` of them."""
@@ -60,15 +60,15 @@ def _fill(
             suffixes = [sequences[i][length:] for i in part]
             if model.shared:
                 plan = plan_pass(suffixes, prefix=prefix.length if prefix else 0, device=model.model.device)
-                hidden = model.runner.hidden(plan, prefix, layer=layer)[0]
+                hidden = model.runner.states(plan, prefix, layers)
             else:
-                hidden = plain_states(model.model, suffixes, layer, prefix)
+                hidden = plain_states(model.model, suffixes, layers, prefix)
             share = torch.tensor(np.concatenate([weights[i][length:] for i in part]), dtype=torch.float32)
             rows = torch.arange(len(part)).repeat_interleave(torch.tensor([len(s) for s in suffixes]))
             read = torch.nonzero(share)[:, 0].to(hidden.device)
-            chosen = hidden[read].float() * share.to(hidden.device)[read, None]
-            sums = chosen.new_zeros(len(part), chosen.shape[1]).index_add_(0, rows.to(hidden.device)[read], chosen)
-            result[part] = sums.cpu().numpy()
+            chosen = hidden[:, read].float() * share.to(hidden.device)[read, None]
+            sums = chosen.new_zeros(len(layers), len(part), chosen.shape[2]).index_add_(1, rows.to(hidden.device)[read], chosen)
+            result[:, part] = sums.cpu().numpy()
             if progress:
                 progress(sum(map(len, suffixes)))
 
