@@ -1,10 +1,12 @@
 """How good the model's own vectors are: STS-B, and nearest neighbours on labelled texts, for each way to embed.
 
-    python benchmarks/embedding.py --data FOLDER [--model NAME] [--pairs N] [--rows N] [--quick]
+    python benchmarks/embedding.py --data FOLDER --work FOLDER [--model NAME] [--ways mean,echo] [--minutes 9] [--quick]
 
-Everything is chosen on STS-B's validation split; the test split is read once for the best setting of each pooling. Centring
-and whitening are fitted on sentences of its train split. The nearest neighbours of up to 500 test rows are looked for among
-500 train rows, with the settings chosen on STS-B. Prints one JSON object, progress to stderr.
+Everything is chosen on pairs of STS-B's validation split; the test split is read once, whole, for the best setting of each
+pooling and for the best of all. Centring and whitening are fitted on sentences of its train split. The nearest neighbours of up
+to 500 test rows are looked for among 500 train rows, with the settings chosen on STS-B. A text is run once for all layers, and
+what was run lies in the work folder: stopped after ``--minutes`` or by a kill, the same command goes on. Prints one JSON
+object, progress to stderr.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,42 +24,110 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from cotune.embed import EmbedSettings, Standardizer, TextEmbedder
+from cotune.embed import Standardizer, StaticEmbedder
 from cotune.embed.standardize import Standard
-from cotune.embed.text import Pooling
+from cotune.embed.text import Pooling, beside, framed, frames_of
 from cotune.evaluate.intervals import wilson
+from cotune.files import atomic_path, content_hash
+from cotune.model.adapters import BASE
 from cotune.model.local import LocalModel
 from cotune.model.opening import open_model
+from cotune.model.states import mean_states
 from measure import machine_facts, say
 
-_SETS = ("trec6", "banking77", "sms_spam", "clinc150", "snips")
-_NEIGHBOURS = 5
-_DRAWS = 1000
+_SETS = ("trec6", "sms_spam", "snips", "banking77", "clinc150")
+_NEIGHBOURS, _DRAWS, _PIECE = 5, 1000, 250
 
 Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A setting: a pooling's frame by its place, layers (None: all and the final norm), words beside it or not, and how vectors
+    are made comparable."""
+
+    pooling: Pooling
+    frame: int
+    layer: int | None
+    words: bool
+    standard: Standard
+
+
+class States:
+    """Vectors of texts, run once for all layers and kept in a folder.
+
+    Args:
+        local: the model.
+        folder: where vectors are kept.
+        layers: numbers of layers; the last one stands for all and the final norm.
+        deadline: of ``time.monotonic()``, after which nothing new is run.
+    """
+
+    def __init__(self, local: LocalModel, folder: Path, layers: Sequence[int | None], deadline: float) -> None:
+        self.local, self.folder, self.layers, self.deadline = local, folder, list(layers), deadline
+        self.static = StaticEmbedder(local)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def of(self, way: Way, texts: Sequence[str]) -> Vectors:
+        """``[texts, width]`` of a way, neither centred nor whitened."""
+        words = self.static.embed(texts)
+        if way.pooling == "static":
+            return words
+        parts = [self._piece(way, texts[i : i + _PIECE]) for i in range(0, len(texts), _PIECE)]
+        states: Vectors = np.concatenate([part[self.layers.index(way.layer)] for part in parts]).astype(np.float32)
+        return beside(states, words) if way.words else states
+
+    def _piece(self, way: Way, texts: Sequence[str]) -> NDArray[np.float16]:
+        frame = frames_of(way.pooling)[way.frame]
+        key = content_hash([self.local.fingerprint, self.local.settings.dtype, way.pooling, frame, self.layers, list(texts)])
+        path = self.folder / f"{key}.npy"
+        if not path.is_file():
+            if time.monotonic() > self.deadline:
+                raise SystemExit("out of time: the same command goes on from here")
+            started, told = time.monotonic(), list[int]()
+            sequences, weights = framed(self.local.tokenizer, texts, frame, way.pooling)
+            states = mean_states(self.local, sequences, weights, self.layers, adapter=BASE, progress=told.append)
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                np.save(file, states.astype(np.float16), allow_pickle=False)
+            rate = sum(told) / (time.monotonic() - started)
+            say(f"{way.pooling} frame {way.frame}: {len(texts)} texts, {sum(told)} tokens, {rate:.0f} a second")
+        found: NDArray[np.float16] = np.load(path, allow_pickle=False)
+        return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and print its JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with stsb_en and the classification sets")
+    parser.add_argument("--work", type=Path, required=True, help="folder for what was run")
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--pairs", type=int, default=1500, help="pairs of a split at most")
+    parser.add_argument("--ways", default=",".join(get_args(Pooling)), help="poolings to try, such as prompt_eol:0,static")
+    parser.add_argument("--sets", default=",".join(_SETS), help="classification sets; empty for none")
+    parser.add_argument("--pairs", type=int, default=500, help="validation pairs to choose on, drawn at random")
     parser.add_argument("--rows", type=int, default=500, help="train and test rows of a classification set")
+    parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--quick", action="store_true", help="few pairs and settings, to see that all parts work")
     given = parser.parse_args(arguments)
     started = time.monotonic()
     local = open_model(given.model)
+    count = int(local.model.config.get_text_config().num_hidden_layers)
+    layers = (None,) if given.quick else (*range(count - 10, count), None)
+    states = States(local, given.work, layers, started + 60 * given.minutes)
     pairs, rows = (40, 40) if given.quick else (given.pairs, given.rows)
-    tried = _validate(local, given.data / "stsb_en", pairs, quick=given.quick)
-    best = {p: max((t for t in tried if t["pooling"] == p), key=lambda t: t["validation"]) for p in get_args(Pooling)}
-    chosen = max(best.values(), key=lambda t: float(t["validation"]))
-    for entry in best.values():
-        entry |= _test(local, given.data / "stsb_en", entry, pairs)
+    frames = list(_frames(given.ways))
+    tried = _validate(states, given.data / "stsb_en", frames, pairs)
+    alone = [entry for entry in tried if not entry["words"]]
+    poolings = dict.fromkeys(pooling for pooling, _ in frames)
+    leading = [max((t for t in alone if t["pooling"] == p), key=lambda t: float(t["validation"])) for p in poolings]
+    chosen = max(tried, key=lambda t: float(t["validation"]))
+    reported = [*(entry for entry in leading if entry is not chosen), chosen]
+    for entry in reported:
+        entry |= _test(states, given.data / "stsb_en", entry)
+    sets = [name for name in given.sets.split(",") if (given.data / name / "train.jsonl").is_file()]
     result = {
         "chosen": chosen,
-        "best_by_pooling": list(best.values()),
-        "nearest_neighbours": {n: _neighbours(local, given.data / n, best, rows) for n in _SETS if (given.data / n).is_dir()},
+        "best_by_pooling": leading,
+        "nearest_neighbours": {name: _neighbours(states, given.data / name, reported, rows) for name in sets},
         "tried": tried,
         "machine": machine_facts(local),
         "seconds": round(time.monotonic() - started, 1),
@@ -65,61 +136,65 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _settings(layers: int, *, quick: bool) -> Iterator[EmbedSettings]:
-    """Every pooling at the last layers, one frame; averaging frames where there are several."""
-    places: tuple[int | None, ...] = (None,) if quick else (None, layers - 1, layers - 2, layers - 4, layers - 7)
-    for pooling in get_args(Pooling):
-        for layer in places:
-            yield EmbedSettings(pooling, layer)
-    for frames in (2, 3):
-        for layer in places:
-            yield EmbedSettings("prompt_eol", layer, frames)
+def _frames(ways: str) -> Iterator[tuple[Pooling, int]]:
+    """Poolings with the places of their frames: all of them, or the one behind a colon."""
+    for name in ways.split(","):
+        pooling, _, place = name.partition(":")
+        for frame in [int(place)] if place else range(len(frames_of(pooling))):  # type: ignore[arg-type]
+            yield pooling, frame  # type: ignore[misc]
 
 
-def _validate(local: LocalModel, folder: Path, pairs: int, *, quick: bool) -> list[dict[str, Any]]:
-    other = _sentences(_rows(folder / "train.jsonl", pairs))[:1000]
-    rows = _rows(folder / "validation.jsonl", pairs)
+def _validate(states: States, folder: Path, frames: Sequence[tuple[Pooling, int]], pairs: int) -> list[dict[str, Any]]:
+    rows = _drawn(_rows(folder / "validation.jsonl"), pairs, np.random.default_rng(0))
+    other = _others(folder)
     tried = []
-    for settings in _settings(int(local.model.config.get_text_config().num_hidden_layers), quick=quick):
-        embedder = TextEmbedder(local, settings)
-        fitted_on, first, second = (embedder.embed(texts) for texts in (other, _column(rows, 1), _column(rows, 2)))
-        for standard in get_args(Standard):
-            score = _spearman(Standardizer.fit(fitted_on, standard), first, second, rows)
-            tried.append({**_facts(settings, standard), "validation": round(score, 4)})
-        say(f"{settings.pooling} layer {settings.layer} frames {settings.frames}: {max(t['validation'] for t in tried[-3:])}")
+    for pooling, frame in frames:
+        still = pooling == "static"
+        for layer in [None] if still else states.layers:
+            for words in (False,) if still else (False, True):
+                vectors = [
+                    states.of(Way(pooling, frame, layer, words, "none"), texts)
+                    for texts in (other, _column(rows, 1), _column(rows, 2))
+                ]
+                for standard in get_args(Standard):
+                    fitted = Standardizer.fit(vectors[0], standard)
+                    rho = spearmanr(_likeness(fitted, vectors[1], vectors[2]), _scores(rows)).statistic
+                    tried.append({**asdict(Way(pooling, frame, layer, words, standard)), "validation": round(float(rho), 4)})
+        say(f"{pooling} frame {frame}: {max(t['validation'] for t in tried if (t['pooling'], t['frame']) == (pooling, frame))}")
     return tried
 
 
-def _test(local: LocalModel, folder: Path, entry: dict[str, Any], pairs: int) -> dict[str, Any]:
-    """Spearman on the test split with a bootstrap interval over pairs."""
-    embedder, standard = _made(local, entry)
-    fitted = Standardizer.fit(embedder.embed(_sentences(_rows(folder / "train.jsonl", pairs))[:1000]), standard)
-    rows = _rows(folder / "test.jsonl", pairs)
-    likeness = _likeness(fitted, embedder.embed(_column(rows, 1)), embedder.embed(_column(rows, 2)))
-    gold = np.array([row["score"] for row in rows], dtype=float)
+def _test(states: States, folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    """Spearman on the whole test split, with a bootstrap interval over pairs."""
+    way, rows = _way(entry), _rows(folder / "test.jsonl")
+    fitted = Standardizer.fit(states.of(way, _others(folder)), way.standard)
+    likeness = _likeness(fitted, states.of(way, _column(rows, 1)), states.of(way, _column(rows, 2)))
+    gold = _scores(rows)
     draws = np.random.default_rng(0).integers(0, len(rows), (_DRAWS, len(rows)))
-    drawn = [spearmanr(likeness[draw], gold[draw]).statistic for draw in draws]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return {"test": round(float(spearmanr(likeness, gold).statistic), 4), "test_ci": [round(low, 4), round(high, 4)]}
+    low, high = np.quantile([spearmanr(likeness[draw], gold[draw]).statistic for draw in draws], [0.025, 0.975])
+    rho = float(spearmanr(likeness, gold).statistic)
+    say(f"test: {way} {rho:.4f} ({low:.4f} to {high:.4f})")
+    return {"test": round(rho, 4), "test_ci": [round(low, 4), round(high, 4)], "test_pairs": len(rows)}
 
 
-def _neighbours(local: LocalModel, folder: Path, best: dict[str, dict[str, Any]], rows: int) -> dict[str, Any]:
-    """Accuracy of the five nearest train rows' vote, for each pooling's setting."""
+def _neighbours(states: States, folder: Path, reported: Sequence[dict[str, Any]], rows: int) -> dict[str, Any]:
+    """Accuracy of the five nearest train rows' vote, for each reported way."""
     generator = np.random.default_rng(0)
-    train, test = (_drawn(_rows(folder / f"{part}.jsonl", None), rows, generator) for part in ("train", "test"))
+    train, test = (_drawn(_rows(folder / f"{part}.jsonl"), rows, generator) for part in ("train", "test"))
     target = "intent" if "intent" in train[0] else "output"
     labels = np.array([str(row[target]) for row in train])
-    found = {}
-    for pooling, entry in best.items():
-        embedder, standard = _made(local, entry)
-        raw = embedder.embed([row["input"] for row in train])
-        fitted = Standardizer.fit(raw, standard)
-        near = np.argsort(-fitted.apply(embedder.embed([row["input"] for row in test])) @ fitted.apply(raw).T, axis=1)
+    texts = [[row["input"][:1200] for row in part] for part in (train, test)]
+    found = []
+    for entry in reported:
+        way = _way(entry)
+        raw, asked = (states.of(way, part) for part in texts)
+        fitted = Standardizer.fit(raw, way.standard)
+        near = np.argsort(-fitted.apply(asked) @ fitted.apply(raw).T, axis=1, kind="stable")
         right = sum(_vote(labels[order[:_NEIGHBOURS]]) == str(row[target]) for order, row in zip(near, test, strict=True))
         ends = wilson(right, len(test))
-        found[pooling] = {"accuracy": round(right / len(test), 4), "ci": [round(ends.low, 4), round(ends.high, 4)]}
-    say(f"{folder.name}: " + ", ".join(f"{name} {value['accuracy']}" for name, value in found.items()))
-    return {"train": len(train), "test": len(test), "labels": len(set(labels)), **found}
+        found.append({**asdict(way), "accuracy": round(right / len(test), 4), "ci": [round(ends.low, 4), round(ends.high, 4)]})
+        say(f"{folder.name}: {way} {right / len(test):.4f}")
+    return {"train": len(train), "test": len(test), "labels": len(set(labels)), "ways": found}
 
 
 def _vote(labels: NDArray[np.str_]) -> str:
@@ -129,16 +204,8 @@ def _vote(labels: NDArray[np.str_]) -> str:
     return str(next(label for label in labels if label in leading))
 
 
-def _made(local: LocalModel, entry: dict[str, Any]) -> tuple[TextEmbedder, Standard]:
-    return TextEmbedder(local, EmbedSettings(entry["pooling"], entry["layer"], entry["frames"])), entry["standard"]
-
-
-def _facts(settings: EmbedSettings, standard: Standard) -> dict[str, Any]:
-    return {"pooling": settings.pooling, "layer": settings.layer, "frames": settings.frames, "standard": standard}
-
-
-def _spearman(fitted: Standardizer, first: Vectors, second: Vectors, rows: Sequence[dict[str, Any]]) -> float:
-    return float(spearmanr(_likeness(fitted, first, second), [row["score"] for row in rows]).statistic)
+def _way(entry: dict[str, Any]) -> Way:
+    return Way(**{name: entry[name] for name in Way.__dataclass_fields__})
 
 
 def _likeness(fitted: Standardizer, first: Vectors, second: Vectors) -> NDArray[np.float64]:
@@ -146,22 +213,27 @@ def _likeness(fitted: Standardizer, first: Vectors, second: Vectors) -> NDArray[
     return found
 
 
-def _rows(path: Path, most: int | None) -> list[dict[str, Any]]:
+def _others(folder: Path) -> list[str]:
+    """Sentences of the train split, on which centring and whitening are fitted."""
+    rows = _drawn(_rows(folder / "train.jsonl"), 300, np.random.default_rng(1))
+    return list(dict.fromkeys(_column(rows, 1) + _column(rows, 2)))
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
     with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines][:most]
+        return [json.loads(line) for line in lines]
 
 
 def _drawn(rows: list[dict[str, Any]], count: int, generator: np.random.Generator) -> list[dict[str, Any]]:
-    order = generator.permutation(len(rows))[:count]
-    return [rows[i] for i in order]
+    return [rows[i] for i in generator.permutation(len(rows))[:count]]
 
 
 def _column(rows: Sequence[dict[str, Any]], number: int) -> list[str]:
     return [row[f"sentence{number}"] for row in rows]
 
 
-def _sentences(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(_column(rows, 1) + _column(rows, 2)))
+def _scores(rows: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
+    return np.array([row["score"] for row in rows], dtype=float)
 
 
 if __name__ == "__main__":

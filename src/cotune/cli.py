@@ -231,12 +231,18 @@ def view(
 def embed(
     input: Annotated[Path, typer.Option(help="One text a line, or JSONL; - reads standard input.")],
     out: Annotated[Path, typer.Option(help="Vectors as .npy, .parquet or .jsonl, in the order of the texts.")],
-    model: Annotated[str, typer.Option(help="smollm2-135m (comes along), a folder, or a hub id.")] = "smollm2-135m",
+    model: Annotated[
+        str,
+        typer.Option(help="smollm2-135m (comes along), a folder, a hub id, sentence-transformers:FOLDER or model2vec:FOLDER."),
+    ] = "smollm2-135m",
     column: Annotated[str, typer.Option(help="Where a JSON line holds its text.")] = "text",
-    pooling: Annotated[str, typer.Option(help="prompt_eol, echo, weighted_mean, mean or last.")] = "prompt_eol",
+    pooling: Annotated[str | None, typer.Option(help="prompt_eol, echo, weighted_mean, mean, last or static.")] = None,
     layer: Annotated[int | None, typer.Option(help="Output of this many layers; negative counts from the last.")] = None,
-    frames: Annotated[int, typer.Option(help="Frames that are averaged, for prompt_eol.")] = 1,
-    standard: Annotated[str, typer.Option(help="none, centre or whiten, fitted on these texts.")] = "centre",
+    frames: Annotated[int | None, typer.Option(help="Frames that are averaged, for prompt_eol.")] = None,
+    standard: Annotated[
+        str | None,
+        typer.Option(help="none, centre, half_whiten or whiten, fitted on these texts. [default: half_whiten from 300 on]"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Turn texts into vectors with the model itself; what was embedded before comes from the cache."""

@@ -63,7 +63,7 @@ def test_whatever_changes_a_vector_is_in_the_key(model: Path) -> None:
     again = open_embedder(str(model))
     np.testing.assert_array_equal(one.embed(TEXTS), again.embed(TEXTS))
     assert again.found == 3
-    for settings in (EmbedSettings("mean"), EmbedSettings(layer=1), EmbedSettings(frames=2)):
+    for settings in (EmbedSettings("mean"), EmbedSettings(layer=None), EmbedSettings(frames=2), EmbedSettings(words=False)):
         other = open_embedder(str(model), settings)
         assert not np.array_equal(one.embed(TEXTS), other.embed(TEXTS))
         assert other.found == 0
@@ -78,7 +78,7 @@ def test_whatever_changes_a_vector_is_in_the_key(model: Path) -> None:
         ("a", ["--pooling", "max"], "--pooling: unknown value 'max'"),
         ("a", ["--standard", "zca"], "--standard: unknown value 'zca'"),
         ("a", ["--standard", "whiten"], "whitening needs at least two"),
-        ("a", ["--frames", "9"], "pooling prompt_eol has 3 frames"),
+        ("a", ["--frames", "9"], "pooling prompt_eol has 4 frames"),
         ("a", ["--layer", "99"], "layer: the model has"),
         ("a", ["--out", "vectors.pkl"], "not written as .pkl"),
     ],

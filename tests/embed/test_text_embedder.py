@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cotune.embed import EmbedSettings, Standardizer, TextEmbedder, centred
-from cotune.embed.text import ONE_WORD_FRAMES
+from cotune.embed.text import ONE_WORD_FRAMES, WORDS_SHARE
 from cotune.errors import InputError
 from tiny import FITTING, tiny_local
 
@@ -32,7 +32,7 @@ def hidden_of(local: Any, text: str, layer: int | None) -> tuple[torch.Tensor, l
 def test_each_pooling_is_what_it_says(kind: Any, layer: int | None, pooling: Any) -> None:
     local = tiny_local("llama" if kind == "unfit" else kind)
     local.shared = kind != "unfit"
-    found = TextEmbedder(local, EmbedSettings(pooling, layer)).embed(TEXTS)
+    found = TextEmbedder(local, EmbedSettings(pooling, layer, words=False)).embed(TEXTS)
     for text, vector in zip(TEXTS, found, strict=True):
         frame = {"prompt_eol": ONE_WORD_FRAMES[0], "echo": "Say it again: {text}\nAgain: {text}"}.get(pooling, "{text}")
         whole = frame.replace("{text}", text)
@@ -53,9 +53,18 @@ def test_each_pooling_is_what_it_says(kind: Any, layer: int | None, pooling: Any
 
 def test_several_frames_are_averaged_as_unit_vectors() -> None:
     local = tiny_local("llama")
-    one, three = (TextEmbedder(local, EmbedSettings(frames=n)).embed(TEXTS) for n in (1, 3))
+    one, three = (TextEmbedder(local, EmbedSettings(frames=n, words=False)).embed(TEXTS) for n in (1, 3))
     assert not np.allclose(one, three)
     assert np.all(np.linalg.norm(three, axis=1) <= 1 + 1e-5)
+
+
+def test_words_stand_beside_the_state_and_alone() -> None:
+    local = tiny_local("llama")
+    state = TextEmbedder(local, EmbedSettings(words=False)).embed(TEXTS)
+    words = TextEmbedder(local, EmbedSettings("static")).embed(TEXTS)
+    both = TextEmbedder(local).embed(TEXTS)
+    np.testing.assert_allclose(both[:, :32], state / np.linalg.norm(state, axis=1, keepdims=True), atol=1e-5)
+    np.testing.assert_allclose(both[:, 32:], WORDS_SHARE * words, atol=1e-6)
 
 
 def test_what_cannot_be_done_is_said() -> None:
@@ -83,6 +92,10 @@ def test_whitening_gives_every_direction_the_same_variance() -> None:
     white = (other - fitted.mean) @ fitted.rotation
     np.testing.assert_allclose(np.cov(white.T), np.eye(4), atol=1e-3)
     assert fitted.apply(vectors).shape == (400, 4)
+    half = Standardizer.fit(other, "half_whiten", keep=4)
+    assert half.rotation is not None
+    spread = np.std((other - half.mean) @ half.rotation, axis=0)
+    np.testing.assert_allclose(spread, np.sqrt(np.std((other - half.mean) @ np.eye(6)[:, :4], axis=0)), rtol=0.02)
     np.testing.assert_allclose(np.linalg.norm(fitted.apply(vectors), axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(Standardizer.fit(other, "centre").mean, other.mean(0), atol=1e-4)
     assert np.allclose(centred(vectors), Standardizer.fit(vectors).apply(vectors))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cotune.embed.cached import CachedEmbedder
+from cotune.embed.encoder import Encoder, named_encoder
 from cotune.embed.standardize import Standard, Standardizer
 from cotune.embed.text import EmbedSettings, Pooling, TextEmbedder
 from cotune.embed.texts import check_format, read_texts, write_vectors
@@ -16,13 +17,26 @@ from cotune.model.cache import cache_folder
 from cotune.model.local import LocalModel
 from cotune.model.opening import open_model
 
+ENOUGH_TO_WHITEN = 300
+
 
 def open_embedder(model: str = "smollm2-135m", settings: EmbedSettings | None = None) -> CachedEmbedder:
-    """An embedder of the bundled model, a folder or a hub id, with its vectors kept in the cache folder.
+    """An embedder by its name, with its vectors kept in the cache folder.
+
+    Args:
+        model: the bundled model, a folder or a hub id of a language model; or ``sentence-transformers:FOLDER`` or
+            ``model2vec:FOLDER`` for an encoder, which has no settings.
+        settings: how a language model embeds.
 
     Raises:
-        InputError: the model cannot be had, or has fewer layers than the settings ask for.
+        InputError: the model cannot be had, has fewer layers than the settings ask for, or takes no settings.
     """
+    if (encoder := named_encoder(model)) is not None:
+        if settings is not None:
+            raise InputError(
+                "an encoder embeds in its own way", where=model, mend="Leave pooling, layer and frames to language models."
+            )
+        return CachedEmbedder(Encoder(*encoder), cache_folder() / "vectors.sqlite")
     opened = open_model(model)
     settings = settings or EmbedSettings()
     _check_layer(opened, settings.layer)
@@ -35,10 +49,10 @@ def embed_file(
     *,
     model: str,
     column: str,
-    pooling: str,
+    pooling: str | None,
     layer: int | None,
-    frames: int,
-    standard: str,
+    frames: int | None,
+    standard: str | None,
 ) -> dict[str, Any]:
     """Embed the texts of a file; returns what was done, for a message.
 
@@ -48,14 +62,19 @@ def embed_file(
         InputError: an argument, a text or the model is wrong.
     """
     for name, value, known in (("--pooling", pooling, get_args(Pooling)), ("--standard", standard, get_args(Standard))):
-        if value not in known:
+        if value is not None and value not in known:
             raise InputError(f"unknown value {value!r}", where=name, mend=f"Use {', '.join(known)}.")
-    settings = EmbedSettings(pooling, layer, frames)  # type: ignore[arg-type]
+    given = {"pooling": pooling, "layer": layer, "frames": frames}
+    given = {name: value for name, value in given.items() if value is not None}
+    settings = EmbedSettings(**given) if given else None  # type: ignore[arg-type]
     check_format(out)
     piped = str(source) == "-"
     content = sys.stdin.read() if piped else read_text(source, "the file")
     texts = read_texts(content, "standard input" if piped else str(source), column=column)
-    if standard == "whiten" and len(texts) < 2:
+    if standard is None:
+        # Fewer texts than that do not tell in which directions texts vary.
+        standard = "half_whiten" if len(set(texts)) >= ENOUGH_TO_WHITEN else "centre"
+    if standard.endswith("whiten") and len(texts) < 2:
         raise InputError("whitening needs at least two texts", where=str(source), mend="Use --standard centre or none.")
     embedder = open_embedder(model, settings)
     vectors = embedder.embed(texts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,14 @@ class Embedder(Protocol):
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """``[texts, width]``."""
+        ...
+
+
+class IdentifiedEmbedder(Embedder, Protocol):
+    """An embedder whose vectors can be kept, since it can say what they hang on."""
+
+    def identity(self, text: str) -> Mapping[str, Any]:
+        """Everything that could change the vector of a text, as a JSON object."""
         ...
 
 

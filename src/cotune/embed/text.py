@@ -3,50 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.embed.static import StaticEmbedder, unit
 from cotune.errors import InputError
 from cotune.model.adapters import BASE
-from cotune.model.protocol import Model, Progress
+from cotune.model.engine_facts import engine_facts
+from cotune.model.local import LocalModel
+from cotune.model.protocol import Model, Progress, TokenVectors
 
 Vectors = NDArray[np.float32]
-Pooling = Literal["mean", "weighted_mean", "last", "prompt_eol", "echo"]
+Pooling = Literal["mean", "weighted_mean", "last", "prompt_eol", "echo", "static"]
 
 ONE_WORD_FRAMES = (
+    'This sentence : "A man plays the guitar on the street." means in one word:"Busking". '
+    'This sentence : "{text}" means in one word:"',
     'This sentence : "{text}" means in one word:"',
     'In one word, "{text}" is about:"',
     'The topic of the text "{text}" is best summed up as:"',
 )
-"""Frames after which the model is about to sum a text up; the first is that of PromptEOL."""
+"""Frames after which the model is about to sum a text up: PromptEOL after an example, PromptEOL, and two others."""
 ECHO_FRAME = "Say it again: {text}\nAgain: {text}"
 PLAIN_FRAME = "{text}"
+WORDS_SHARE = 0.4
+"""Length of the words' vector beside a state of length 1: states differ by 0.4 of their length, words' vectors by all of it."""
 
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """How a text becomes a vector.
+    """How a text becomes a vector. The defaults did best on STS-B, see docs/embedding.md.
 
     Attributes:
         pooling: ``prompt_eol`` reads the state at which the model would say the text in one word (arXiv 2307.16645); ``echo``
             says the text twice and averages over the second time, whose tokens have seen the whole text (arXiv 2402.15449);
             ``weighted_mean`` weights tokens by their place, since late ones have seen more (SGPT, arXiv 2202.08904);
-            ``mean`` and ``last`` are what they say.
-        layer: output of this many layers, negative ones counted from the last; None means all of them and the final norm.
+            ``mean`` and ``last`` are what they say; ``static`` runs no model, see :class:`cotune.embed.StaticEmbedder`.
+        layer: output of this many layers; negative ones count from the last, so that -2 is the state before the last layer.
+            None means all of them and the final norm.
         frames: how many frames are averaged; only ``prompt_eol`` has more than one.
+        words: whether the static vector of the text's words stands beside the state, where the model's table can be read.
         max_chars: longer texts are cut.
     """
 
     pooling: Pooling = "prompt_eol"
-    layer: int | None = None
+    layer: int | None = -2
     frames: int = 1
+    words: bool = True
     max_chars: int = 1200
 
     def __post_init__(self) -> None:
-        most = len(self._all_frames)
+        most = len(frames_of(self.pooling))
         if not 1 <= self.frames <= most:
             raise InputError(
                 f"pooling {self.pooling} has {most} frame{'s' if most > 1 else ''}",
@@ -55,15 +66,16 @@ class EmbedSettings:
             )
 
     @property
-    def _all_frames(self) -> tuple[str, ...]:
-        if self.pooling == "prompt_eol":
-            return ONE_WORD_FRAMES
-        return (ECHO_FRAME,) if self.pooling == "echo" else (PLAIN_FRAME,)
-
-    @property
     def texts(self) -> tuple[str, ...]:
         """The frames in use, each with one or two ``{text}``."""
-        return self._all_frames[: self.frames]
+        return frames_of(self.pooling)[: self.frames]
+
+
+def frames_of(pooling: Pooling) -> tuple[str, ...]:
+    """All frames of a pooling, the best first."""
+    if pooling == "prompt_eol":
+        return ONE_WORD_FRAMES
+    return (ECHO_FRAME,) if pooling == "echo" else (PLAIN_FRAME,)
 
 
 class TextEmbedder:
@@ -90,28 +102,52 @@ class TextEmbedder:
         self.adapter, self.progress = adapter, progress
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """``[texts, width]``; with several frames the mean of each frame's unit vectors."""
+        """``[texts, width]``; with several frames the mean of each frame's unit vectors, with words twice as wide."""
         if not texts:
             raise InputError("there are no texts to embed", where="texts", mend="Give at least one.")
-        found = [self._framed(frame, texts) for frame in self.settings.texts]
-        if len(found) == 1:
-            return found[0]
-        mean: Vectors = np.mean([f / np.maximum(np.linalg.norm(f, axis=1, keepdims=True), 1e-12) for f in found], axis=0)
-        return mean
+        cut = [text[: self.settings.max_chars] for text in texts]
+        if self.settings.pooling == "static":
+            if self._words is None:
+                raise InputError("the model's table cannot be read", where="pooling", mend="Use another pooling.")
+            return self._words.embed(cut)
+        found = [self._framed(frame, cut) for frame in self.settings.texts]
+        states: Vectors = found[0] if len(found) == 1 else np.mean([unit(each) for each in found], axis=0)
+        return beside(states, self._words.embed(cut)) if self.settings.words and self._words is not None else states
+
+    @cached_property
+    def _words(self) -> StaticEmbedder | None:
+        return StaticEmbedder(self.model) if isinstance(self.model, TokenVectors) else None
+
+    def identity(self, text: str) -> dict[str, Any]:
+        """Everything that could change the vector of a text: the bytes of model and adapter, the settings, device, number type,
+        threads, engine version, and the text as it is framed."""
+        facts = engine_facts(self.model) if isinstance(self.model, LocalModel) else {}
+        about = {"model": self.model.fingerprint, "adapter": self.adapter, "settings": asdict(self.settings), **facts}
+        return {"vector": [frame.replace("{text}", text) for frame in self.settings.texts], **about}
 
     def _framed(self, frame: str, texts: Sequence[str]) -> Vectors:
-        head, tail = frame.rsplit("{text}", 1)
-        sequences, weights = [], []
-        for text in texts:
-            cut = text[: self.settings.max_chars]
-            start = len(head.replace("{text}", cut))
-            whole = head.replace("{text}", cut) + cut + tail
-            encoded = self.model.tokenizer(whole, add_special_tokens=True, return_offsets_mapping=True)
-            sequences.append(encoded["input_ids"])
-            weights.append(_weights(self.settings.pooling, encoded["offset_mapping"], start, start + len(cut)))
+        sequences, weights = framed(self.model.tokenizer, texts, frame, self.settings.pooling)
         return self.model.mean_states(
             sequences, weights, adapter=self.adapter, layer=self.settings.layer, progress=self.progress
         )
+
+
+def beside(states: Vectors, words: Vectors) -> Vectors:
+    """States of unit length with the words' vectors of length :data:`WORDS_SHARE` behind them."""
+    return np.concatenate([unit(states), WORDS_SHARE * words], axis=1)
+
+
+def framed(tokenizer: Any, texts: Sequence[str], frame: str, pooling: Pooling) -> tuple[list[list[int]], list[list[float]]]:
+    """Token ids of each text in a frame, and the weight that the settings' pooling gives each token."""
+    head, tail = frame.rsplit("{text}", 1)
+    sequences, weights = [], []
+    for text in texts:
+        start = len(head.replace("{text}", text))
+        whole = head.replace("{text}", text) + text + tail
+        encoded = tokenizer(whole, add_special_tokens=True, return_offsets_mapping=True)
+        sequences.append(encoded["input_ids"])
+        weights.append(_weights(pooling, encoded["offset_mapping"], start, start + len(text)))
+    return sequences, weights
 
 
 def _weights(pooling: Pooling, offsets: Sequence[tuple[int, int]], start: int, end: int) -> list[float]:

@@ -1,0 +1,114 @@
+"""Encoders that were trained for embedding, behind the same call: folders of sentence-transformers and of model2vec."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+
+from cotune.embed.embedder import Vectors
+from cotune.errors import InputError
+from cotune.files import content_hash, file_sha256
+
+KINDS = ("sentence-transformers", "model2vec")
+"""What stands before the colon of ``KIND:FOLDER``."""
+_READ = (".json", ".safetensors", ".txt", ".model")
+
+
+def named_encoder(model: str) -> tuple[str, Path] | None:
+    """Kind and folder of a name such as ``model2vec:FOLDER``; None where it names a language model."""
+    kind, colon, folder = model.partition(":")
+    return (kind, Path(folder).expanduser()) if colon and kind in KINDS else None
+
+
+class Encoder:
+    """Vectors of an encoder in a local folder. Weights are read from safetensors alone, and no code from the folder runs.
+
+    Args:
+        kind: one of :data:`KINDS`; its package must be installed.
+        folder: as the package saves a model.
+
+    Raises:
+        InputError: the package is missing, or the folder is none of its models, or holds weights in pickle files.
+    """
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        _check(kind, folder)
+        self.kind, self.folder = kind, folder
+        try:
+            package: Any = import_module(kind.replace("-", "_"))
+        except ImportError as error:
+            raise InputError(
+                f"its models need the package {kind}",
+                where=str(folder),
+                mend="Install it with: pip install 'cotune[embed]'.",
+            ) from error
+        try:
+            if kind == "model2vec":
+                self._model = package.StaticModel.from_pretrained(folder)
+            else:
+                self._model = package.SentenceTransformer(
+                    str(folder), local_files_only=True, trust_remote_code=False, model_kwargs={"use_safetensors": True}
+                )
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SafetensorError) as error:
+            told = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"{kind} cannot load the model ({told})", where=str(folder), mend="Save it again with the installed version."
+            ) from error
+        self._about = {"encoder": kind, "files": _fingerprint(folder), "version": version(kind)}
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """``[texts, width]``, as the encoder gives them."""
+        if not texts:
+            raise InputError("there are no texts to embed", where="texts", mend="Give at least one.")
+        found: Vectors = np.asarray(self._model.encode(list(texts), show_progress_bar=False), dtype=np.float32)
+        return found
+
+    def identity(self, text: str) -> dict[str, Any]:
+        """Everything that could change the vector of a text."""
+        return {**self._about, "text": text}
+
+
+def _check(kind: str, folder: Path) -> None:
+    if kind not in KINDS:
+        raise InputError(f"unknown kind of encoder {kind!r}", where=str(folder), mend=f"Use {' or '.join(KINDS)}.")
+    if not folder.is_dir():
+        raise InputError("this is no folder", where=str(folder), mend=f"Give {kind}:FOLDER; models are not fetched.")
+    for path in sorted(folder.rglob("*.bin")):
+        if not (path.parent / "model.safetensors").is_file():
+            raise InputError(
+                "the weights lie in a pickle file, which could run code", where=str(path), mend="Save the model as safetensors."
+            )
+    modules = folder / "modules.json"
+    if kind == "sentence-transformers" and not modules.is_file():
+        raise InputError("there is no modules.json", where=str(folder), mend=f"Give a folder that {kind} saved.")
+    if kind == "model2vec" and not (folder / "model.safetensors").is_file():
+        raise InputError("there is no model.safetensors", where=str(folder), mend=f"Give a folder that {kind} saved.")
+    if modules.is_file():
+        _check_modules(modules)
+
+
+def _check_modules(path: Path) -> None:
+    """Every part must be a class of the package's own: a name in a file must not choose what code is imported."""
+    try:
+        types = [str(module["type"]) for module in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError("the file names no modules", where=str(path), mend="Save the model again.") from error
+    for name in types:
+        if not name.startswith("sentence_transformers."):
+            raise InputError(
+                f"the module {name!r} is not the package's own",
+                where=str(path),
+                mend="Use a model without code of its own.",
+            )
+
+
+def _fingerprint(folder: Path) -> str:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in _READ)
+    return content_hash({str(path.relative_to(folder)): file_sha256(path) for path in paths}, 64)
