@@ -112,9 +112,10 @@ class SearchConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """What is measured of the winner beside its score: whether formats of its prompt are compared before and after tuning, and
-    whether its failures on dev are clustered."""
+    """What is measured beside scores: whether rows that are alike in meaning are looked for, whether formats of the winning
+    prompt are compared before and after tuning, and whether its failures on dev are clustered."""
 
+    neighbours: StrictBool = True
     robustness: StrictBool = True
     slices: StrictBool = True
 

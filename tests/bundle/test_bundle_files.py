@@ -421,6 +421,12 @@ def test_the_card_says_what_it_is_and_how_good(bench: Bench, tmp_path: Path) -> 
     metrics = {
         "arms": {"seed_prompt": arm, "best_tuned": best, "best_prompt": {"score": 0.123}},
         "gains": {"both": {"value": 0.65, "ci": [0.55, 0.72], "p": 0.0001}, "synergy": {"log_loss": {}}},
+        "robustness": {
+            "n": 80,
+            "base": {"scores": [0.2, 0.31]},
+            "tuned": {"scores": [0.88, 0.9]},
+            "sentence": "Tuning makes the model less picky | by 3 points.",
+        },
     }
     prompt = PROMPT.edit(instruction="Use ```` fences: {labels}")
     bundle = bench.save(tmp_path / "best", metrics=metrics, task_name="a | b\n# <script>", prompt=prompt)
@@ -429,6 +435,8 @@ def test_the_card_says_what_it_is_and_how_good(bench: Bench, tmp_path: Path) -> 
     assert card.startswith("# a / b # ‹script›\n")
     assert "| starting prompt, base model | 0.250 (0.200 to 0.300) | 90 | test |" in card
     assert "| from both | +0.650 (+0.550 to +0.720) | 0.0001 |" in card
+    formats = "in 2 other formats, on 80 dev rows: base model 0.200 to 0.310, tuned model 0.880 to 0.900. Tuning makes"
+    assert formats in card and "picky / by 3 points" in card
     assert "0.123" not in card, "a score without interval is no score"
     shown = bench.model.renderer.text(prompt, {"text": "{text}"}, LABELS)
     assert f"`````text\n{shown}\n`````" in card

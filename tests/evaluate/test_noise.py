@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy import special
 
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.attribution import ARMS, attribute, sentence
-from cotune.evaluate.decision import Decision
+from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.noise import Noise, compare, told_with_noise
 
 
@@ -71,3 +74,24 @@ def test_a_gain_within_the_noise_is_not_called_a_difference() -> None:
     assert "within the noise of this machine" in told and "within the noise" not in sentence(quiet.gains, quiet.n)
     # Arms that are one candidate have nothing to be noisy about.
     assert loud.gains["prompt"].identical and not loud.gains["prompt"].within_noise
+
+
+def test_the_floor_of_f1_is_counted_and_agrees_with_accuracy_where_both_say_the_same() -> None:
+    rng = np.random.default_rng(4)
+    margin = rng.normal(0, 0.4, 600)
+    scores = np.log(special.expit(np.stack([margin, -margin], axis=1)))
+    gold = (rng.random(600) < 0.5).astype(int)
+    noise = Noise(n=40, largest=0.1, mean=0.05, reach=0.2, spread=0.1, flipped=0)
+    plain, counted = noise.floor(scores), noise.f1_floor(scores, RAW, gold, "macro")
+    # With two labels of equal weight, macro F1 moves as accuracy does.
+    assert counted == pytest.approx(plain, rel=0.25)
+    # A rare label weighs as much as a frequent one: the same flips move macro F1 further.
+    rare = (rng.random(600) < 0.04).astype(int)
+    sure = np.where(rare == 1, -0.02, 3.0)
+    scores = np.log(special.expit(np.stack([sure, -sure], axis=1)))
+    assert noise.f1_floor(scores, RAW, rare, "macro") > 2 * noise.floor(scores)
+    assert replace(noise, spread=0.0).f1_floor(scores, RAW, rare, "weighted") == 0.0
+    # What was seen to flip is the least that is expected to.
+    seen = replace(noise, spread=0.0, flipped=4)
+    assert seen.floor(scores) == pytest.approx(1.96 * np.sqrt(0.1 / 600), rel=0.01)
+    assert seen.f1_floor(scores, RAW, rare, "weighted") > 0.0

@@ -95,6 +95,7 @@ def test_any_rows_give_sound_slices(n: int, seed: int, constant: bool) -> None:
         assert len(s.failures) >= 3 and set(s.failures) <= set(s.rows)
         assert 0 <= s.ci.low <= s.rate <= s.ci.high <= 1
         assert (s.rest is None) == (len(s.rows) == n)
+        assert s.rest is None or s.rate > s.rest, "a slice is worse than what is outside of it"
 
 
 def test_wrong_shapes_are_refused() -> None:

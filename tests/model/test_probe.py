@@ -168,17 +168,22 @@ def test_bfloat16_must_be_clearly_faster_on_a_cpu(bfloat16: float, expected: str
     assert _choose({"float32": 100.0, "bfloat16": bfloat16}, torch.device("cpu")) == expected
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_measured_rate_is_near_a_plain_timing(threads: int) -> None:
-    torch.set_num_threads(threads)
-    rows, weight = torch.randn(512, 576), torch.randn(1536, 576)
-    best = 0.0
-    for _ in range(40):
-        start = time.perf_counter()
-        torch.nn.functional.linear(rows, weight)
-        best = max(best, 2e-9 * 512 * 576 * 1536 / (time.perf_counter() - start))
-    # Threads that wait for each other make the first calls fifty times slower; they must not decide.
-    assert 0.25 < measure_gemm("cpu", "float32") / best < 4
+def test_slow_first_calls_do_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Threads that wait for each other make the first calls fifty times slower. A clock that only calls move says so.
+    now, calls = 0.0, 0
+    real = torch.nn.functional.linear
+
+    def linear(given: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        nonlocal now, calls
+        calls += 1
+        flops = 2 * given.shape[0] * weight.shape[0] * weight.shape[1]
+        now += flops / 1e11 * (50 if calls <= 6 else 1)
+        return real(given, weight)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", linear)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    assert measure_gemm("cpu", "float32") == pytest.approx(100.0)
+    assert calls > 6
 
 
 def test_json_round_trip_and_refusal(cache: Path) -> None:

@@ -34,8 +34,8 @@ def model_card(manifest: Manifest, metrics: Mapping[str, Any], prompt_text: str,
 
     Args:
         manifest: what the bundle holds; its ``files`` are not looked at.
-        metrics: as in a run's summary: ``arms`` and ``gains``, each with their intervals; what is missing is left out, and
-            so is a score without interval.
+        metrics: as in a run's summary: ``arms`` and ``gains``, each with their intervals, and ``robustness``; what is missing
+            is left out, and so is a score without interval.
         prompt_text: what the model reads, with ``{field}`` where a row's text goes.
         stands_for: where the adapter is a trained prefix, how many of a prompt's first tokens it stands for.
     """
@@ -60,6 +60,7 @@ def model_card(manifest: Manifest, metrics: Mapping[str, Any], prompt_text: str,
             + ("" if stands_for is None else f" {without_prefix(stands_for)}")
         )
     parts += _results(manifest, metrics)
+    parts += _robustness(metrics)
     parts += ["## What the model reads", _fence(prompt_text)]
     parts += ["## Base model", _base(manifest, base)]
     parts += ["## Limits", _limits(manifest)]
@@ -154,6 +155,22 @@ def _results(manifest: Manifest, metrics: Mapping[str, Any]) -> list[str]:
         parts.append("\n".join(["| gain | difference (95% interval) | p |", "|---|---|---|", *rows]))
         parts.append("Differences are paired, row by row. An interval that holds zero tells nothing apart.")
     return parts
+
+
+def _robustness(metrics: Mapping[str, Any]) -> list[str]:
+    """How far the score hangs on the prompt's format; nothing where it was not measured."""
+    found = metrics.get("robustness")
+    if not isinstance(found, Mapping) or not isinstance(sentence := found.get("sentence"), str):
+        return []
+    spans = []
+    for side, about in (("base", "base model"), ("tuned", "tuned model")):
+        scores = found[side].get("scores") if isinstance(found.get(side), Mapping) else None
+        if not isinstance(scores, Sequence) or not scores or not all(map(_number, scores)):
+            return []
+        spans.append(f"{about} {min(scores):.3f} to {max(scores):.3f}")
+    formats = len(found["tuned"]["scores"])
+    told = f"The winning prompt in {formats} other formats, on {_plain(str(found.get('n', '?')))} dev rows: "
+    return [f"{told}{', '.join(spans)}. {_plain(sentence)}"]
 
 
 def _is_this(manifest: Manifest, arm: Mapping[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from cotune.cycle.candidate import Candidate
 from cotune.cycle.lab import Lab
 from cotune.cycle.ledger import enter_opening
 from cotune.cycle.loop import Search
+from cotune.cycle.overlap import overlapping
 from cotune.cycle.previous import Previous
 from cotune.cycle.track import Measured, refit
 from cotune.evaluate.arms import ArmScores
@@ -158,6 +159,7 @@ def open_test(lab: Lab, confirmed: Confirmed) -> dict[str, ArmResult]:
             "test": sealed.content_hash,
             "n": sealed.n,
             "opened_before": enter_opening(sealed.content_hash, lab.folder, frozen),
+            "in_prompts": overlapping(lab.task, [m.candidate.prompt for m in confirmed.arms.values()]),
         },
     )
     opened = sealed.open(recorded["arms"])

@@ -53,12 +53,14 @@ class Journal:
 
     Attributes:
         replaying: whether the next step still comes from the journal.
+        broken: whether a step could not be taken for the journal's own sake; then nothing else may go on either.
     """
 
     def __init__(self, folder: Path, *, started: float | None = None) -> None:
         self.path = folder / JOURNAL
         self._events = read_journal(self.path)
         self._next = 0
+        self.broken = False
         self._cut_torn_line()
         self.clock = Clock(max((float(e.get("active_s", 0.0)) for e in self._events), default=0.0), started)
         self.listeners: list[Callable[[dict[str, Any]], None]] = []
@@ -66,6 +68,11 @@ class Journal:
     @property
     def replaying(self) -> bool:
         return self._next < len(self._events)
+
+    @property
+    def upcoming(self) -> str | None:
+        """Kind of the step that comes from the journal next; None where it does not."""
+        return str(self._events[self._next]["kind"]) if self.replaying else None
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -87,6 +94,7 @@ class Journal:
         if self.replaying:
             event = self._events[self._next]
             if event["kind"] != kind or event["key"] != name:
+                self.broken = True
                 raise CotuneError(
                     f"{self.path}: line {self._next + 1} records a step {event['kind']!r} where this version of cotune "
                     f"would do {kind!r}. Start a new --out folder."
@@ -109,6 +117,7 @@ class Journal:
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:
+            self.broken = True
             raise InputError(
                 f"cannot write {self.path} ({error.strerror})",
                 mend="Free some space and run the same command to go on.",

@@ -71,7 +71,7 @@ class Lab:
         row_vectors: of the rows that demonstrations are drawn from, once they are embedded.
         stock_embedded: whether the rows that the nearest are chosen from are paid for.
         dev_vectors: of the dev rows, once this session has embedded them.
-        dev_embedded: whether that stands in the journal and is paid for.
+        dev_embedded: how many that stand in the journal and are paid for.
         calibrates: whether rules with a bias are tried; they need rows of every label.
     """
 
@@ -107,7 +107,7 @@ class Lab:
         self.row_vectors: NDArray[np.float32] | None = None
         self.stock_embedded = False
         self.dev_vectors: NDArray[np.float32] | None = None
-        self.dev_embedded = False
+        self.dev_embedded = 0
         self.calibrates = True
         self._trains = False
         self._runs: dict[str, TuningRun] = {}

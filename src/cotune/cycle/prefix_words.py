@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cotune.cycle.attempt import attempt
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.lab import Lab
 from cotune.model.prefix_reading import read_prefix
@@ -31,4 +32,4 @@ def measure_prefix(lab: Lab, candidate: Candidate) -> None:
         ]
         return {"adapter_id": candidate.adapter, "prompt_id": candidate.prompt.id, "length": trained.length, "tokens": tokens}
 
-    lab.journal.step("prefix", [candidate.adapter], effect)
+    lab.journal.step("prefix", [candidate.adapter], lambda: attempt(lab.journal, effect))

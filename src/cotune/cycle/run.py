@@ -21,7 +21,9 @@ from cotune.cycle.candidate import Candidate
 from cotune.cycle.journal import JOURNAL, Journal, read_journal
 from cotune.cycle.lab import Lab, Watcher
 from cotune.cycle.loop import Loop, Search
+from cotune.cycle.neighbours import check_neighbours
 from cotune.cycle.opening import open_lab
+from cotune.cycle.overlap import overlap_finding, overlapping
 from cotune.cycle.plan import Plan
 from cotune.cycle.planning import fit_plan
 from cotune.cycle.prefix_words import measure_prefix
@@ -29,7 +31,7 @@ from cotune.cycle.previous import Previous, enter
 from cotune.cycle.prompt_loop import PromptLoop, PromptSearch, confirm_prompts
 from cotune.cycle.prompt_plan import PromptPlan, fit_prompt_plan
 from cotune.cycle.remote import check_keys, check_prices
-from cotune.cycle.slicing import measure_slices
+from cotune.cycle.slicing import END_SHARE, measure_slices
 from cotune.cycle.start import Start, adopt, open_start, start_task
 from cotune.cycle.summary import attribution_of, build_summary
 from cotune.cycle.teacher import read_unlabelled, teach, unlabelled_hash
@@ -158,6 +160,7 @@ def run(
             lab = open_lab(config, task, own[0], journal, out, view)
             lab.pay(taught)
             _start(lab, config, own)
+            neighbours = check_neighbours(lab, wanted=config.evaluate.neighbours)
             previous = enter(lab, start) if start else None
             plan = _plan(lab, config, own[0], previous)
         except InputError:
@@ -174,12 +177,12 @@ def run(
         noise = measure_noise(lab, confirmed, keep=plan.fixed)
         robustness = measure_robustness(lab, confirmed, wanted=config.evaluate.robustness, keep=plan.fixed)
         room = lab.left() - plan.fixed if config.evaluate.slices else 0.0
-        slices = measure_slices(lab, confirmed.chosen, room=room, wanted=config.evaluate.slices)
+        slices = measure_slices(lab, confirmed.chosen, room=room, share=END_SHARE, wanted=config.evaluate.slices)
         if lab.remote is None:
             measure_prefix(lab, confirmed.winner.candidate)
         gains = attribution_of(lab, results, noise_of(noise))
         cost = journal.step("cost", "cost", lambda: {"wall_s": round(journal.clock(), 1), "peak_rss_mb": _peak_rss_mb()})
-        trust = {"noise": noise, "robustness": robustness, "slices": slices}
+        trust = {"noise": noise, "robustness": robustness, "slices": slices, "neighbours": neighbours}
         summary = build_summary(
             lab, search, confirmed, results, gains, model_name=config.model, cost=cost, trust=trust, previous=previous
         )
@@ -209,6 +212,7 @@ def _parsed(text: str, task: Task, where: str) -> Prompt:
 def _start(lab: Lab, config: RunConfig, own: Sequence[Prompt]) -> None:
     task = lab.task
     probed = next(event["value"] for event in lab.journal.events if event["kind"] == "engine")
+    told = overlap_finding(overlapping(task, own), "the prompts that you gave")
     lab.journal.step(
         "start",
         [task.fingerprint, lab.scorer.fingerprint],
@@ -225,7 +229,7 @@ def _start(lab: Lab, config: RunConfig, own: Sequence[Prompt]) -> None:
             "dtype": probed.get("dtype"),
             "threads": probed.get("threads"),
             "prompts": [prompt.to_json() for prompt in own],
-            "checks": list(task.checks.messages),
+            "checks": [finding.message for finding in (*told, *task.checks.findings)],
             "detectable": detectable_sentence(task.test.n),
         },
     )
@@ -246,7 +250,7 @@ def _ship(lab: Lab, summary: dict[str, Any], candidate: Candidate, model_name: s
         decision=candidate.decision,
         adapter_folder=None if candidate.adapter == BASE else out / "adapters" / candidate.adapter,
         model=lab.scorer,
-        metrics={key: summary[key] for key in ("arms", "gains", "selection", "n", "seed", "verdict")},
+        metrics={key: summary[key] for key in ("arms", "gains", "selection", "robustness", "n", "seed", "verdict")},
         model_name=model_name,
     )
 

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from cotune.cycle.attempt import attempt
 from cotune.cycle.lab import Lab
 from cotune.cycle.track import Measured
 from cotune.embed import centred
 from cotune.evaluate.slices import LEAST_FAILURES, error_slices
 from cotune.task.example import Example, groups_of
 
+END_SHARE = 0.007
+"""Of the budget, at most, that slices may take at the end of a run."""
 _MOST_ROWS, _EXAMPLES, _SHARE = 300, 3, 0.05
 _LEAST_ROWS = 40
 _FRAME_TOKENS = 16
@@ -22,7 +25,19 @@ _FRAME_TOKENS = 16
 def slicing_tokens(lab: Lab, near: Sequence[Example] = ()) -> int:
     """Tokens that the next :func:`measure_slices` will run; none once dev is embedded, which is done once a run."""
     rows = (*(() if lab.dev_embedded else lab.dev[:_MOST_ROWS]), *near)
-    return sum(lab.embedding_tokens(row.text, _FRAME_TOKENS) for row in rows)
+    return sum(_tokens_each(lab, rows))
+
+
+def _tokens_each(lab: Lab, rows: Sequence[Example]) -> list[int]:
+    return [lab.embedding_tokens(row.text, _FRAME_TOKENS) for row in rows]
+
+
+def _fitting(lab: Lab, near: Sequence[Example], limit: float) -> int:
+    """Dev rows that can be embedded within ``limit``, in the budget's unit, once ``near`` is; those that were once are free."""
+    if lab.dev_embedded:
+        return lab.dev_embedded if lab.costs.scoring(slicing_tokens(lab, near)) <= limit else 0
+    spent = sum(_tokens_each(lab, near)) + np.cumsum(_tokens_each(lab, lab.dev[:_MOST_ROWS]))
+    return int(sum(lab.costs.scoring(float(tokens)) <= limit for tokens in spent))
 
 
 def measure_slices(
@@ -33,6 +48,7 @@ def measure_slices(
     near: Sequence[Example] = (),
     least: int = _LEAST_ROWS,
     room: float = float("inf"),
+    share: float = _SHARE,
     wanted: bool = True,
 ) -> dict[str, Any]:
     """Cluster a candidate's failures on dev in the base model's embedding space; recorded as a ``slices`` step.
@@ -43,7 +59,8 @@ def measure_slices(
         cycle: of the search; None at its end.
         near: train rows whose closeness to the failures is asked for.
         least: dev rows below which slices say nothing.
-        room: budget that may be spent, in its unit; a twentieth of the whole at most.
+        room: budget that may be spent, in its unit.
+        share: of the whole budget that may be spent at most; where it is not enough for all dev rows, fewer are looked at.
         wanted: whether the config asks for it.
 
     Returns:
@@ -51,30 +68,29 @@ def measure_slices(
         for the number of rows, ``failures`` as places in the dev order, and ``examples``. With ``near`` also ``close``: row
         id to its similarity with the nearest failure. Or ``skipped`` and why.
     """
-    rows = lab.dev[:_MOST_ROWS]
+    rows = lab.dev[: _fitting(lab, near, min(room, share * lab.costs.budget.amount))]
     correct, answers = measured.evaluation.correct[: len(rows)], measured.evaluation.answers[: len(rows)]
     failed = np.flatnonzero(correct == 0)
     embedded = lab.dev_embedded
-    cost = lab.costs.scoring(slicing_tokens(lab, near))
+    head: dict[str, Any] = {
+        "cycle": cycle,
+        "prompt_id": measured.candidate.prompt.id,
+        "candidate_id": measured.candidate.id,
+        "tokens": 0,
+    }
 
     def effect() -> dict[str, Any]:
-        head: dict[str, Any] = {
-            "cycle": cycle,
-            "prompt_id": measured.candidate.prompt.id,
-            "candidate_id": measured.candidate.id,
-            "tokens": 0,
-        }
         if not wanted:
-            return {**head, "skipped": "evaluate.slices is false"}
+            return {"skipped": "evaluate.slices is false"}
+        if len(lab.dev) < least:
+            return {"skipped": f"dev has {len(lab.dev)} rows, and fewer than {least} say nothing"}
         if len(rows) < least:
-            return {**head, "skipped": f"dev has {len(rows)} rows, and fewer than {least} say nothing"}
+            return {"skipped": "the budget has no room for embedding dev"}
         if len(failed) < LEAST_FAILURES:
-            return {**head, "skipped": f"{len(failed)} of {len(rows)} dev rows are wrong, too few to find anything in common"}
-        if cost > min(room, _SHARE * lab.costs.budget.amount):
-            return {**head, "skipped": "the budget has no room for embedding dev"}
+            return {"skipped": f"{len(failed)} of {len(rows)} dev rows are wrong, too few to find anything in common"}
         texts = [row.text for row in rows]
         told: list[int] = []
-        if lab.dev_vectors is None:
+        if lab.dev_vectors is None or len(lab.dev_vectors) != len(rows):
             lab.dev_vectors = lab.embedder(told.append).embed(texts)
         # A run that goes on embeds dev again; what it costs was counted when it was first done.
         tokens = 0 if embedded else sum(told)
@@ -84,7 +100,7 @@ def measure_slices(
             tokens += sum(told)
         vectors = centred(np.concatenate([lab.dev_vectors, others]))
         found = error_slices(vectors[: len(rows)], texts, correct, groups=groups_of(rows), seed=lab.seed)
-        value: dict[str, Any] = {**head, "tokens": tokens, "rows": len(rows), "failures": len(failed)}
+        value: dict[str, Any] = {"tokens": tokens, "rows": len(rows), "failures": len(failed)}
         value["slices"] = [_told(slice_.to_json(), rows, answers) for slice_ in found]
         if near:
             closeness = (vectors[len(rows) :] @ vectors[failed].T).max(axis=1)
@@ -92,9 +108,9 @@ def measure_slices(
         return value
 
     key = [measured.candidate.id, cycle, [row.id for row in rows], [row.id for row in near]]
-    recorded: dict[str, Any] = lab.journal.step("slices", key, effect)
+    recorded: dict[str, Any] = lab.journal.step("slices", key, lambda: {**head, **attempt(lab.journal, effect)})
     lab.counts["tokens_embedded"] += int(recorded["tokens"])
-    lab.dev_embedded = lab.dev_embedded or "slices" in recorded
+    lab.dev_embedded = lab.dev_embedded or int(recorded.get("rows", 0))
     return recorded
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,23 @@ from cotune import __version__
 from cotune.cycle.arms import ArmResult, Confirmed
 from cotune.cycle.lab import Lab
 from cotune.cycle.loop import Search
+from cotune.cycle.overlap import overlap_finding
 from cotune.cycle.previous import Previous
 from cotune.cycle.prompt_loop import PromptSearch
 from cotune.cycle.remote import NOT_TUNED
 from cotune.evaluate.arms import aggregate_statistic
 from cotune.evaluate.attribution import ARMS, GAINS, PREVIOUS, Attribution, attribute, sentence
 from cotune.evaluate.f1 import Average
+from cotune.evaluate.given import LabelsGiven
 from cotune.evaluate.intervals import Interval, aggregate_interval, dirichlet_f1, mean_interval
 from cotune.evaluate.noise import Noise, told_with_noise
 from cotune.evaluate.previous import compare_parts, keep_sentence, which_to_keep
 from cotune.evaluate.scoring import finite
 from cotune.evaluate.selection import winners_curse
 from cotune.report.advice import improvements
+
+AVERAGES: dict[str, Average] = {"macro_f1": "macro", "weighted_f1": "weighted"}
+"""How the metrics that are an F1 average over labels."""
 
 
 def attribution_of(lab: Lab, results: Mapping[str, ArmResult], noise: Noise | None = None) -> Attribution:
@@ -43,7 +49,16 @@ def attribution_of(lab: Lab, results: Mapping[str, ArmResult], noise: Noise | No
         return Attribution(gains.n, {"prompt": gains.gains["prompt"]}, {})
     if noise is None:
         return gains
-    return told_with_noise(gains, {name: r.scores.noise_floor(noise, r.candidate.decision) for name, r in results.items()})
+    return told_with_noise(gains, {name: _noise_floor(lab, result, noise) for name, result in results.items()})
+
+
+def _noise_floor(lab: Lab, result: ArmResult, noise: Noise) -> float:
+    """How far the machine's noise moves an arm's score: F1 where that is the metric and the arm knows the task's labels."""
+    given, decision, labels = result.scores, result.candidate.decision, lab.task.labels
+    if lab.task.metric not in AVERAGES or not isinstance(given, LabelsGiven):
+        return given.noise_floor(noise, decision)
+    gold = [labels.index(row.output) for row in result.rows]
+    return noise.f1_floor(given.log_probs, decision, gold, AVERAGES[lab.task.metric], seed=lab.seed)
 
 
 def build_summary(
@@ -58,7 +73,8 @@ def build_summary(
     trust: Mapping[str, Any],
     previous: Previous | None = None,
 ) -> dict[str, Any]:
-    """All of ``summary.json`` but where the bundle lies; ``trust`` holds what was measured of noise, robustness and slices,
+    """All of ``summary.json`` but where the bundle lies; ``trust`` holds what was measured of noise, robustness, slices and
+    neighbours,
     ``previous`` what was taken over from an earlier bundle."""
     task = lab.task
     winner, shipped = confirmed.winner, results[confirmed.ships]
@@ -72,8 +88,8 @@ def build_summary(
         verdict = f"{going_on['sentence']} {verdict}"
     if untuned:
         verdict += f" Nothing was tuned: {NOT_TUNED}."
-    opened = next((int(e["value"]["opened_before"]) for e in lab.journal.events if e["kind"] == "open_test"), 0)
-    if opened:
+    opening: Mapping[str, Any] = next((e["value"] for e in lab.journal.events if e["kind"] == "open_test"), {})
+    if opened := int(opening.get("opened_before", 0)):
         times = "once" if opened == 1 else f"{opened} times"
         verdict += f" This test was opened {times} before: read its p-values with care."
     summary = {
@@ -104,7 +120,7 @@ def build_summary(
         "prompts_scored": len(search.proposals),
         "prompts_tuned": len({track.prompt.id for track in search.tracks}),
         "cost": {**cost, **lab.counts, "dollars": _dollars(lab)},
-        "data": lab.task.checks.to_json(),
+        "data": data_health(lab, trust["neighbours"], int(opening.get("in_prompts", 0))),
         "truncated": lab.truncated,
         "unmatched": lab.unmatched,
         "best": {
@@ -117,6 +133,15 @@ def build_summary(
         "versions": versions(),
     }
     return {**summary, "next": improvements(summary)}
+
+
+def data_health(lab: Lab, neighbours: Mapping[str, Any], in_prompts: int) -> dict[str, Any]:
+    """What all data checks found, warnings first: those of the rows, of the winning prompts, and of rows alike in meaning."""
+    told = [asdict(finding) for finding in overlap_finding(in_prompts, "prompts of the arms")]
+    checked = lab.task.checks.to_json()
+    findings = [*checked["findings"], *told, *neighbours.get("findings", [])]
+    findings.sort(key=lambda finding: finding["severity"] != "warning")
+    return {**checked, "findings": findings, "neighbours": {k: v for k, v in neighbours.items() if k != "findings"}}
 
 
 def _previous(
@@ -185,10 +210,9 @@ def _interval(lab: Lab, result: ArmResult) -> Interval:
     if task.measure.aggregate is None:
         return mean_interval(evaluation.values, groups=result.groups, seed=lab.seed)
     if not task.output.free:
-        average: Average = "macro" if task.metric == "macro_f1" else "weighted"
         gold = [row.output for row in result.rows]
         names = sorted({*task.labels, *evaluation.answers})
-        return dirichlet_f1(gold, evaluation.answers, names, average=average, seed=lab.seed)
+        return dirichlet_f1(gold, evaluation.answers, names, average=AVERAGES[task.metric], seed=lab.seed)
     assert evaluation.counts is not None
     statistic = aggregate_statistic(task.measure.aggregate, [evaluation.counts])
     return aggregate_interval(statistic, evaluation.values, groups=result.groups, seed=lab.seed)

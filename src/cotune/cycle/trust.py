@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from cotune.cycle.arms import Confirmed
+from cotune.cycle.attempt import attempt
 from cotune.cycle.costs import CostModel
 from cotune.cycle.lab import Lab
 from cotune.cycle.pool import has_room
 from cotune.cycle.track import Measured
-from cotune.errors import DivergedError
+from cotune.errors import CotuneError
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.noise import Noise
 from cotune.evaluate.robustness import robustness
@@ -113,7 +114,7 @@ def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[
     count = NOISE.rows(lab.costs, len(lab.dev), own, prefix, lab.left() - keep)
     rows = lab.dev[:count]
 
-    def effect() -> dict[str, Any]:
+    def measure() -> dict[str, Any]:
         if not count:
             return {"skipped": _too_little(lab, NOISE)}
 
@@ -121,16 +122,14 @@ def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[
             lab.watcher.progress("noise", candidate.prompt.text, tokens)
 
         asked = (candidate.prompt, candidate.adapter, rows, candidate.decision)
-        try:
-            measured = lab.answering_by(candidate.labels).noise(*asked, odd=_ODD, progress=told)
-        except DivergedError as error:
-            return {"skipped": str(error)}
+        measured = lab.answering_by(candidate.labels).noise(*asked, odd=_ODD, progress=told)
         if measured is None:
             return {"skipped": "it is measured for labels alone"}
         found, tokens = measured
         return {**found.as_dict(), "batch_rows": [count, _ODD], "tokens": tokens}
 
-    value: dict[str, Any] = lab.journal.step("noise", [candidate.id, [row.id for row in rows]], effect)
+    key = [candidate.id, [row.id for row in rows]]
+    value: dict[str, Any] = lab.journal.step("noise", key, lambda: attempt(lab.journal, measure))
     lab.counts["tokens_scored"] += int(value.get("tokens", 0))
     return value
 
@@ -173,10 +172,7 @@ def measure_robustness(lab: Lab, confirmed: Confirmed, *, wanted: bool = True, k
         why = "" if rows else _too_little(lab, FORMATS)
     found: dict[str, Any] = {"skipped": why}
     if rows:
-        try:
-            found = _over_formats(lab, base, winner, variants, rows)
-        except DivergedError as error:
-            found = {"skipped": str(error)}
+        found = attempt(lab.journal, lambda: _over_formats(lab, base, winner, variants, rows))
     key = [winner.candidate.id, [p.id for p in variants], [row.id for row in rows]]
     recorded: dict[str, Any] = lab.journal.step("robustness", key, lambda: found)
     return recorded
@@ -186,6 +182,9 @@ def _over_formats(
     lab: Lab, base: Measured, winner: Measured, variants: Sequence[Prompt], rows: Sequence[Example]
 ) -> dict[str, Any]:
     def arm(measured: Measured, prompt: Prompt) -> ArmScores:
+        if lab.journal.upcoming == "robustness":
+            # An earlier session failed here and recorded so; a run that goes on must not do more than it did.
+            raise CotuneError("the measurement was given up before")
         scores = lab.scores(prompt, measured.candidate.adapter, rows, "robustness")
         rule = measured.candidate.decision
         # A bias belongs to a format and needs no labels: kept as it was, it would make the model look pickier than it is.

@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import special
 
 from cotune.evaluate.attribution import EVERY_GAIN, Attribution
 from cotune.evaluate.decision import RAW, Decision
+from cotune.evaluate.f1 import Average, f1_from_counts, label_indicators
 from cotune.evaluate.resampling import Floats
 
 
@@ -51,12 +53,48 @@ class Noise:
             scores: ``[rows, labels]`` log-probabilities of an arm.
             decision: the arm's rule.
         """
-        best = np.sort(decision.log_probs(scores), axis=1)[:, -2:]
+        share = float(np.mean(self._flipping(decision.log_probs(scores))))
+        return float(special.ndtri(0.975) * np.sqrt(share / len(scores)))
+
+    def f1_floor(
+        self, scores: Floats, decision: Decision, gold: npt.ArrayLike, average: Average, *, draws: int = 500, seed: int = 0
+    ) -> float:
+        """How far the noise moves an arm's F1 in 95% of scorings: rows flip to their second best label as often as in
+        :meth:`floor`, ``draws`` times, and F1 is counted each time.
+
+        Args:
+            scores: ``[rows, labels]`` log-probabilities of an arm.
+            decision: the arm's rule.
+            gold: index of each row's right label.
+            average: of the labels' F1.
+            draws: scorings that are drawn.
+            seed: of the draws.
+        """
+        judged = decision.log_probs(scores)
+        labels = np.arange(judged.shape[1])
+        order = np.argsort(-judged, axis=1, kind="stable")
+        first, second = (label_indicators(order[:, place], labels) for place in (0, 1))
+        truth = label_indicators(gold, labels)
+        flips = np.random.default_rng([seed, 22]).random((draws, len(judged))) < self._flipping(judged)
+
+        def f1(flipped: Floats) -> Floats:
+            hits = (truth * first).sum(axis=0) + flipped @ (truth * (second - first))
+            given = first.sum(axis=0) + flipped @ (second - first)
+            return f1_from_counts(hits, truth.sum(axis=0), given, average)
+
+        moved = np.abs(f1(flips.astype(np.float64)) - f1(np.zeros((1, len(judged)))))
+        return float(np.quantile(moved, 0.95))
+
+    def _flipping(self, judged: Floats) -> Floats:
+        """How likely each row is to be answered with its second best label, at least as likely on average as was seen."""
+        best = np.sort(judged, axis=1)[:, -2:]
         margin = best[:, 1] - best[:, 0]
         # Where nothing moves, even a tie is answered alike every time: by the labels' order.
-        share = float(np.mean(special.ndtr(-margin / self.spread))) if self.spread > 0 else 0.0
-        share = max(share, self.flipped / self.n)
-        return float(special.ndtri(0.975) * np.sqrt(share / len(scores)))
+        likely: Floats = special.ndtr(-margin / self.spread) if self.spread > 0 else np.zeros(len(margin))
+        seen, mean = self.flipped / self.n, float(likely.mean())
+        if mean >= seen:
+            return likely
+        return likely * (seen / mean) if mean > 0 else np.full(len(margin), seen)
 
 
 def compare(first: Floats, second: Floats, decision: Decision = RAW) -> Noise:
@@ -86,8 +124,8 @@ def told_with_noise(attribution: Attribution, floors: Mapping[str, float]) -> At
 
     Args:
         attribution: the gains.
-        floors: arm name to :meth:`Noise.floor`; a gain's noise adds up those of the arms that it compares, as independent
-            errors do.
+        floors: arm name to :meth:`Noise.floor` or :meth:`Noise.f1_floor`; a gain's noise adds up those of the arms that it
+            compares, as independent errors do.
     """
     noise = {
         name: min(1.0, math.sqrt(sum(floors.get(arm, 0.0) ** 2 for pair in pairs for arm in pair)))

@@ -97,7 +97,8 @@ def error_slices(
         seed: of the shuffles.
 
     Returns:
-        Slices of at least three failures, the clearest first; none where fewer than four rows are wrong.
+        Slices of at least three failures in which more rows are wrong than in the rest, the clearest first; none where fewer
+        than four rows are wrong.
 
     Raises:
         ValueError: the lengths differ or a vector is not finite.
@@ -123,6 +124,9 @@ def error_slices(
     found = []
     for rows, middle in regions:
         clear = _clearness(rows, wrong)
+        if clear <= 0 and len(rows) < len(right):
+            # Failures may lie together where most rows are right; that is nothing to mend.
+            continue
         p = None if reached is None else (1 + int((reached >= clear).sum())) / (1 + len(reached))
         found.append((clear, _described(rows, middle, points, wrong, said, groups, p)))
     return [slice_ for _, slice_ in sorted(found, key=lambda pair: -pair[0])]

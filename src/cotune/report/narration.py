@@ -31,6 +31,7 @@ _STAGES = {
     "confirm": "confirming on dev",
     "test": "scoring the test split",
     "rewrite": "asking the proposer",
+    "neighbours": "looking for rows that say the same",
     "noise": "measuring this machine's noise",
     "robustness": "trying other formats of the winning prompt",
 }
@@ -142,7 +143,18 @@ def _start(story: Story, value: Value) -> list[Told]:
         f"seed {one_line(value['seed'], 20)}" if value.get("seed") is not None else "",
     ]
     guess = one_line(value.get("output") or "", 300)
-    return [Told(" · ".join(part for part in parts if part.strip()), "news"), *([Told(guess)] if guess else [])]
+    head = Told(" · ".join(part for part in parts if part.strip()), "news")
+    found = [f"data: {one_line(text, 300)}" for text in items(value.get("checks"))]
+    could = [one_line(value["detectable"], 300)] if value.get("detectable") else []
+    return [head, *(Told(line) for line in (*([guess] if guess else []), *found, *could))]
+
+
+def _neighbours(story: Story, value: Value) -> list[Told]:
+    if value.get("skipped"):
+        return [Told(f"data: rows alike in meaning were not looked for: {one_line(value['skipped'], 160)}")]
+    found = [one_line(fields(finding).get("message"), 300) for finding in items(value.get("findings"))]
+    none = f"none of the {one_line(value.get('pairs'), 12)} closest pairs of rows say the same in other words"
+    return [Told(f"data: {text}") for text in found or [none]]
 
 
 def _previous(story: Story, value: Value) -> list[Told]:
@@ -303,6 +315,7 @@ def _note(story: Story, value: Value) -> list[Told]:
 _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "start": _start,
     "previous": _previous,
+    "neighbours": _neighbours,
     "plan": _plan,
     "pool": _pool,
     "race": _race,

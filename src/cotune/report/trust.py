@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cotune.report.plain import decimal, fields, harmless, items, number
+from cotune.report.plain import decimal, fields, harmless, items, number, one_line
 
 
 def noise_sentence(noise: Mapping[str, Any]) -> str:
@@ -18,6 +18,14 @@ def noise_sentence(noise: Mapping[str, Any]) -> str:
         f"in other batches log-probabilities differ by {largest:.2g} at most and {mean:.2g} on average, "
         f"and {flipped} of {rows:.0f} answers flip"
     )
+
+
+def data_lines(summary: Mapping[str, Any], most: int = 6) -> list[str]:
+    """What the data checks warn of, one line each; what they only note stands on the page."""
+    findings = [fields(item) for item in items(fields(summary.get("data")).get("findings"))]
+    warned = [one_line(f.get("message"), 400) for f in findings if f.get("severity") == "warning" and f.get("message")]
+    more = len(warned) - most
+    return warned[:most] + ([f"and {more} more, in the report"] if more > 0 else [])
 
 
 def robustness_lines(summary: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from cotune.report.lines import speaks_unicode, write_line
 from cotune.report.narration import ARM_NAMES
 from cotune.report.plain import amount, decimal, dollars, duration, fields, harmless, items, number, one_line
 from cotune.report.previous import previous_lines
-from cotune.report.trust import noise_sentence, robustness_lines
+from cotune.report.trust import data_lines, noise_sentence, robustness_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -115,6 +115,10 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
         yield heading("Old and new bundle")
         for line in lines:
             yield indented(Text(line))
+    if warned := data_lines(summary):
+        yield heading("Data")
+        for line in warned:
+            yield indented(_bullet(line))
     if lines := robustness_lines(summary):
         yield heading("Robustness")
         for line in lines:

@@ -56,6 +56,16 @@ def near_pairs(examples: Sequence[Example], threshold: float = THRESHOLD) -> lis
     return sorted((min(pair), max(pair)) for pair in pairs)
 
 
+def near_duplicates(first: Example, second: Example, threshold: float = THRESHOLD) -> bool:
+    """Whether two rows are equal once normalised, or a pair that :func:`near_pairs` would give."""
+    grams = []
+    for row in (first, second):
+        text = normalised(row.text)[:_LONGEST]
+        grams.append({text[start : start + _WIDTH] for start in range(len(text) - _WIDTH + 1)})
+    shared = len(grams[0] & grams[1])
+    return duplicate_key(first) == duplicate_key(second) or shared >= threshold * max(1, len(grams[0] | grams[1]))
+
+
 def _gram_matrix(texts: Sequence[str]) -> Any:
     """Which text holds which 5-gram, as a sparse 0/1 matrix of shape (texts, 2**22); grams are hashed into columns.
 

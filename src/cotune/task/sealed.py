@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -12,6 +13,25 @@ from cotune.errors import CotuneError
 from cotune.files import content_hash
 from cotune.task.example import Example
 from cotune.task.split import duplicate_key
+
+FindPairs = Callable[[Sequence[Example]], Sequence[tuple[int, int, float]]]
+
+
+@dataclass(frozen=True)
+class AlikeRows:
+    """Pairs of rows that are alike.
+
+    Attributes:
+        pairs: positions of two rows of train or dev, lower first, and how close they are.
+        near_test: ids of the rows of train and dev that are like a test row.
+        test_rows: how many test rows are like one of them.
+        within_test: pairs of test rows that are alike.
+    """
+
+    pairs: tuple[tuple[int, int, float], ...]
+    near_test: tuple[str, ...]
+    test_rows: int
+    within_test: int
 
 
 class SealedTest:
@@ -82,6 +102,25 @@ class SealedTest:
         pairs = near_pairs((*rows, *self.__examples))
         near_test = sorted({left for left, right in pairs if left < len(rows) <= right})
         return [pair for pair in pairs if pair[1] < len(rows)], tuple(rows[position].id for position in near_test)
+
+    def alike(self, rows: Sequence[Example], find: FindPairs) -> AlikeRows:
+        """Pairs that ``find`` sees among ``rows`` and the test's rows, which stand behind them.
+
+        The test's rows are shown to ``find`` alone, and what it says of them comes out as counts.
+
+        Args:
+            rows: of train and dev.
+            find: takes rows, gives pairs of positions (lower first) with how close they are.
+        """
+        pairs = find((*rows, *self.__examples))
+        border = len(rows)
+        across = [(left, right) for left, right, _ in pairs if left < border <= right]
+        return AlikeRows(
+            pairs=tuple(pair for pair in pairs if pair[1] < border),
+            near_test=tuple(rows[position].id for position in sorted({left for left, _ in across})),
+            test_rows=len({right for _, right in across}),
+            within_test=sum(left >= border for left, _, _ in pairs),
+        )
 
     def overlapping_rows(self, texts: Iterable[str], size: int = 13) -> int:
         """How many test rows share ``size`` words in a row with any of ``texts`` (if shorter: stand in one whole)."""

@@ -9,7 +9,7 @@ from typing import Any
 from cotune.report.html.markup import chip, data_text, esc, figure
 from cotune.report.html.prompts import read_prompt
 from cotune.report.html.record import RunRecord
-from cotune.report.plain import counted, fields, items, number, shipped
+from cotune.report.plain import counted, fields, items, number, one_line, shipped
 from cotune.report.trust import noise_sentence
 
 _COUNTS = {
@@ -40,7 +40,10 @@ def health_section(record: RunRecord) -> str:
     data = fields(record.summary.get("data"))
     counts = dict(fields(data.get("counts"))) or dict(fields(start.get("n")))
     findings = [fields(item) for item in items(data.get("findings"))]
-    findings = findings or [{"message": text, "severity": ""} for text in items(start.get("checks"))]
+    neighbours = fields(data.get("neighbours")) or record.value("neighbours")
+    if not findings:
+        findings = [{"message": text, "severity": ""} for text in items(start.get("checks"))]
+        findings += [fields(item) for item in items(neighbours.get("findings"))]
     listed = "".join(f"<li>{_severity(f)}{data_text(f.get('message', ''))}{_examples(f)}</li>" for f in findings)
     if not counts and not findings:
         return "<p class=empty>The data was not checked yet.</p>"
@@ -64,6 +67,39 @@ def health_section(record: RunRecord) -> str:
         )
         + figure("Rows", f"<table class=facts>{rows}</table>", note)
         + "</div>"
+        + _neighbours(neighbours)
+    )
+
+
+def _neighbours(found: Mapping[str, Any]) -> str:
+    """The pairs of train and dev rows that say nearly the same, the closest first."""
+    if why := found.get("skipped"):
+        return figure("Rows that say the same in other words", f"<p>Not looked for: {data_text(one_line(why, 300))}.</p>")
+    pairs = [fields(item) for item in items(found.get("alike"))]
+    if not pairs:
+        return ""
+    head = "<tr><th>Closeness</th><th>Rows</th><th>Texts</th><th>Labels</th></tr>"
+    return figure(
+        "Rows that say the same in other words",
+        f"<div class=scroll><table class=plain>{head}{''.join(map(_pair, pairs))}</table></div>",
+        f"The {esc(found.get('pairs', '?'))} pairs that are closest by their words were embedded by the model; shown are those "
+        "of train and dev with a cosine of at least "
+        f"{esc(found.get('threshold', '?'))}. They stay: paraphrases are what real inputs are made of.",
+        kind="wide",
+    )
+
+
+def _pair(found: Mapping[str, Any]) -> str:
+    def column(name: str, limit: int) -> str:
+        return "<br>".join(data_text(one_line(item, limit)) for item in items(found.get(name)))
+
+    closeness = number(found.get("closeness"))
+    labels = items(found.get("labels"))
+    clash = f" {chip('differ', 'warning')}" if len(set(map(str, labels))) > 1 else ""
+    shown = "" if closeness is None else f"{closeness:.2f}"
+    return (
+        f"<tr><td class=num>{shown}</td><td class=quiet>{column('rows', 40)}</td><td>{column('texts', 160)}</td>"
+        f"<td>{column('labels', 40)}{clash}</td></tr>"
     )
 
 

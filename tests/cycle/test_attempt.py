@@ -1,0 +1,90 @@
+"""What is measured after the test may fail, and the run goes on; a broken journal still ends it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cycle_runs import journal_of
+from test_slicing import judged, make_lab
+
+from cotune.cycle.arms import Confirmed
+from cotune.cycle.attempt import attempt
+from cotune.cycle.candidate import Candidate
+from cotune.cycle.journal import Journal
+from cotune.cycle.lab import Lab
+from cotune.cycle.slicing import measure_slices
+from cotune.cycle.track import Measured
+from cotune.cycle.trust import measure_noise, measure_robustness
+from cotune.embed import TextEmbedder
+from cotune.errors import CotuneError, InputError
+from cotune.evaluate.decision import RAW
+from cotune.model.local import LocalModel
+
+
+def confirmed(lab: Lab) -> Confirmed:
+    """A winner that counts as tuned; the base model stands in for its weights."""
+    base = judged(lab, "Which kind is it?\nOne of: {labels}")
+    winner = Measured(Candidate(base.candidate.prompt, "tuned", RAW, 4), base.evaluation, base.scores)
+    return Confirmed({"best_prompt": base, "best_tuned": winner}, [base, winner], winner)
+
+
+def failing_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
+    """Scoring works so many times, for whatever adapter, then memory runs out."""
+    real, done = LocalModel.score, [0]
+
+    def score(self: LocalModel, *given: Any, adapter: str = "base", **more: Any) -> Any:
+        done[0] += 1
+        if done[0] > calls:
+            raise RuntimeError("not enough memory")
+        return real(self, *given, **more)
+
+    monkeypatch.setattr(LocalModel, "score", score)
+
+
+def test_a_failure_in_the_middle_is_recorded_and_a_run_that_goes_on_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = make_lab(tmp_path)
+    failing_after(monkeypatch, 3)
+    told = measure_robustness(lab, confirmed(lab))
+    assert told == {"skipped": "it failed (RuntimeError: not enough memory)"}
+    assert [event["kind"] for event in journal_of(tmp_path)] == ["score", "score", "score", "robustness"]
+    # The next session has memory enough, and must still end where the first one did.
+    monkeypatch.undo()
+    failing_after(monkeypatch, 1000)
+    again = make_lab(tmp_path)
+    assert measure_robustness(again, confirmed(again)) == told
+    assert not again.journal.broken and again.counts == lab.counts
+    assert len(journal_of(tmp_path)) == 4
+
+
+def test_noise_and_slices_that_fail_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = make_lab(tmp_path)
+    failing_after(monkeypatch, 0)
+    assert "not enough memory" in measure_noise(lab, confirmed(lab))["skipped"]
+
+    def failing(*_: object) -> None:
+        raise RuntimeError("no more")
+
+    monkeypatch.setattr(TextEmbedder, "embed", failing)
+    found = measure_slices(lab, judged(lab))
+    assert found["skipped"] == "it failed (RuntimeError: no more)" and found["tokens"] == 0
+
+
+def test_a_broken_journal_ends_the_run(tmp_path: Path) -> None:
+    Journal(tmp_path).step("score", "one", lambda: 1)
+    journal = Journal(tmp_path)
+    with pytest.raises(CotuneError, match="records a step"):
+        attempt(journal, lambda: {"found": journal.step("score", "another", lambda: 2)})
+    gone = Journal(tmp_path / "no" / "folder")
+    with pytest.raises(InputError, match="cannot write"):
+        attempt(gone, lambda: {"found": gone.step("score", "one", lambda: 2)})
+    assert attempt(Journal(tmp_path), lambda: {"found": 1}) == {"found": 1}
+    with pytest.raises(KeyboardInterrupt):
+        attempt(Journal(tmp_path), interrupted)
+
+
+def interrupted() -> dict[str, Any]:
+    raise KeyboardInterrupt
