@@ -74,8 +74,7 @@ def build_summary(
     previous: Previous | None = None,
 ) -> dict[str, Any]:
     """All of ``summary.json`` but where the bundle lies; ``trust`` holds what was measured of noise, robustness, slices and
-    neighbours,
-    ``previous`` what was taken over from an earlier bundle."""
+    neighbours, ``previous`` what was taken over from an earlier bundle."""
     task = lab.task
     winner, shipped = confirmed.winner, results[confirmed.ships]
     untuned = lab.remote is not None

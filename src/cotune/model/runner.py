@@ -115,7 +115,9 @@ class PackedRunner:
             prefix: state of the shared prefix.
             step: attends to the rows' earlier own tokens.
         """
-        return self._run(ids, positions, Pass(None, prefix.layers if prefix else None, step=step))
+        output = self._run(ids, positions, Pass(None, prefix.layers if prefix else None, step=step))
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits in fp32 ``[places, vocabulary]`` of hidden states ``[places, width]``."""
