@@ -174,7 +174,7 @@ def test_after_a_refit_prompts_are_compared_under_weights_that_have_not_seen_dev
     torch.set_num_threads(1)
     path = task_file(tmp_path)
     tuned = {**FAST, "tune": {"rank": 4, "batch_size": 8, "learning_rate": 0.005}}
-    result = cotune.run(path, out=tmp_path / "run", budget=BUDGET, model=model, refit=True, **tuned)
+    result = cotune.run(path, out=tmp_path / "run", budget="90ktok", model=model, refit=True, **tuned)
     found = cotune.try_prompt(str(result.folder), "What is {text}?")
     assert found.before_refit and found.to_json()["before_refit"] is True
     assert "learnt from dev too" in tryout_text(found)

@@ -74,7 +74,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("/v1/embeddings", {"model": "questions", "input": []}, "input"),
     ("/v1/embeddings", {"model": "questions", "input": ["a", ""]}, "input"),
     ("/v1/embeddings", {"model": "questions", "input": [1, 2]}, "input"),
-    ("/v1/embeddings", {"model": "questions", "input": "a", "dimensions": 7}, "32 numbers"),
+    ("/v1/embeddings", {"model": "questions", "input": "a", "dimensions": 7}, "64 numbers"),
     ("/v1/embeddings", {"model": "questions", "input": "a", "encoding_format": "int8"}, "encoding_format"),
 ]
 

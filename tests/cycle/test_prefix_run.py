@@ -11,7 +11,7 @@ from cycle_runs import journal_of, summary_of
 
 from cotune.bundle import load
 from cotune.config import TuneConfig
-from cotune.cycle.run import _check_tunable
+from cotune.cycle.opening import _check_tunable
 from cotune.errors import InputError
 from cotune.model.trained_prefix import load_prefix
 from cotune.task.task import Task

@@ -160,7 +160,7 @@ def test_hidden_states_of_a_layer(layer: int | None) -> None:
         plain = model.get_decoder()(torch.tensor([PREFIX + SUFFIXES[1]]), use_cache=False, output_hidden_states=True)
         wanted = plain.last_hidden_state if layer is None else plain.hidden_states[layer]
         runner = PackedRunner(model)
-        hidden, _ = runner.hidden(plan_pass(SUFFIXES, prefix=len(PREFIX)), runner.prefix(PREFIX), layer=layer)
+        hidden = runner.states(plan_pass(SUFFIXES, prefix=len(PREFIX)), runner.prefix(PREFIX), [layer])[0]
     torch.testing.assert_close(hidden[1:6], wanted[0, len(PREFIX) :], atol=1e-4, rtol=0)
 
 
