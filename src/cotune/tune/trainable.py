@@ -97,7 +97,7 @@ class PrefixWeights:
     rest starts from the text behind them. Drawn at random they are those of random words, and come before the whole prompt;
     so are those of a prompt that begins with the row itself, which has no text to start from.
 
-    A layer's keys, or values, move at a pace proportional to their own size, which differs tenfold between layers.
+    A layer's keys, or values, move at a pace proportional to their own size, which differs up to fortyfold between layers.
 
     Args:
         model: whose keys and values they are.
