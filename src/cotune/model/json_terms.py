@@ -7,6 +7,7 @@ before it is used. Every text that a term accepts is valid under the schema that
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -28,7 +29,7 @@ _UTF8 = (
 )
 
 
-class Term:
+class Term(ABC):
     """A set of byte texts, never empty."""
 
     @property
@@ -37,13 +38,13 @@ class Term:
         return self.shortest == b""
 
     @property
+    @abstractmethod
     def shortest(self) -> bytes:
         """A shortest text of the set."""
-        raise NotImplementedError
 
+    @abstractmethod
     def after(self, byte: int) -> Term | None:
         """What may follow ``byte``; None where no text of the set begins with it."""
-        raise NotImplementedError
 
     def after_all(self, text: bytes) -> Term | None:
         """What may follow a whole text."""
@@ -76,7 +77,7 @@ END = Literal(b"")
 
 
 @dataclass(frozen=True, eq=False)
-class Sequence2(Term):
+class Concatenation(Term):
     """A text of ``first`` followed by one of ``rest``."""
 
     first: Term
@@ -101,7 +102,7 @@ def then(first: Term, *rest: Term) -> Term:
     parts = [part for part in (first, *rest) if part is not END]
     result: Term = END
     for part in reversed(parts):
-        result = part if result is END else Sequence2(part, result)
+        result = part if result is END else Concatenation(part, result)
     return result
 
 
@@ -134,9 +135,9 @@ def either(options: Sequence[Term]) -> Term | None:
 class _Unfolded(Term):
     """A term that is defined by a choice over what comes next."""
 
-    @cached_property
-    def _open(self) -> Term:
-        raise NotImplementedError
+    @property
+    @abstractmethod
+    def _open(self) -> Term: ...
 
     @property
     def shortest(self) -> bytes:
