@@ -229,7 +229,7 @@ def _selection(record: RunRecord) -> str:
     ledger = f" This test was opened {times} before: read its p-values with care." if opened else ""
     return (
         f"<div class=card><h3>Does dev flatter?</h3><table class=facts>{table}</table>"
-        f"<p>The winner of {esc(selection.get('candidates', 'many'))} prompts scored {signed_points(optimism)} points "
+        f"<p>The winner of {esc(selection.get('candidates', 'many'))} prompts scored {100 * abs(optimism):.1f} points "
         f"{'above' if optimism >= 0 else 'below'} its test score on the rows that chose it.{ledger}</p></div>"
     )
 
