@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import cotune
-from cotune.config import IN_MEMORY, config_from_data
+from cotune.config import config_from_data
+from cotune.config_paths import IN_MEMORY
 from cotune.report import tryout_text
 from tiny import save_tiny
 

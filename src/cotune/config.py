@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,21 +10,17 @@ from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr, V
 from pydantic import model_validator as _model_validator
 from pydantic_core import PydanticCustomError
 
-from cotune.config_endpoints import NO_PART_OF_THE_ANSWER, ModelEndpoint, ProposerConfig, TeacherConfig
+from cotune.config_endpoints import JUDGE, NO_PART_OF_THE_ANSWER, JudgeConfig, ModelEndpoint, ProposerConfig, TeacherConfig
 from cotune.config_errors import kind_of, readable_error, shown
 from cotune.config_output import OutputConfig
+from cotune.config_paths import DATA_KEYS, IN_MEMORY, ROLES, names_file, names_function, resolve_paths
 from cotune.config_start import fill_from_bundle
 from cotune.config_types import Count, Name, Number, Section
 from cotune.endpoint.server import REMOTE
 from cotune.errors import InputError
 from cotune.yaml_text import YamlText, parse_yaml
 
-IN_MEMORY = "(in memory)"
-_ROLES = ("train", "dev", "test", "replay", "unlabelled")
-_DATA_KEYS = tuple(f"data.{role}" for role in _ROLES)
-_TEXT_KEYS = ("name", "prompt", "metric", "model", "start", "budget", *_DATA_KEYS)
-_PATH_KEYS = (*_DATA_KEYS, "prompt", "model", "metric", "start", "output.schema")
-_PROMPT_SUFFIXES = (".txt", ".md")
+_TEXT_KEYS = ("name", "prompt", "metric", "model", "start", "budget", "judge.rubric", "judge.agreement", *DATA_KEYS)
 
 
 def _one_or_more(value: Any) -> Any:
@@ -161,6 +157,7 @@ class RunConfig(Section):
     endpoint: ModelEndpoint = ModelEndpoint()
     proposer: ProposerConfig = ProposerConfig()
     teacher: TeacherConfig = TeacherConfig()
+    judge: JudgeConfig = JudgeConfig()
     engine: EngineConfig = EngineConfig()
 
     @_model_validator(mode="after")
@@ -176,6 +173,9 @@ class RunConfig(Section):
             raise PydanticCustomError("endpoint", "a model openai:NAME needs endpoint.base_url, where it answers")
         if (self.data.unlabelled is None) != (self.teacher.base_url is None):
             raise PydanticCustomError("teacher", "data.unlabelled and teacher go together: rows, and who answers them")
+        if (self.metric == JUDGE) != (self.judge.base_url is not None):
+            what = "metric: judge and the section judge go together: what is measured, and who grades"
+            raise PydanticCustomError("judge", "{what}", {"what": what})
         if self.remote_model == "":
             raise PydanticCustomError("endpoint", "the model is called openai: and has no name")
         return self
@@ -191,7 +191,7 @@ class RunConfig(Section):
         Raises:
             InputError: the file is missing, is not UTF-8 text or cannot be read.
         """
-        if self.prompt is None or not _names_file(self.prompt):
+        if self.prompt is None or not names_file(self.prompt):
             return self.prompt
         return _read_text(Path(self.prompt), "the prompt file")
 
@@ -202,17 +202,18 @@ class RunConfig(Section):
         holds by its manifest.
         """
         view: dict[str, Any] = self.model_dump(mode="json", exclude={"name", "start"})
-        for role in _ROLES:
+        for role in ROLES:
             view["data"][role] = _base_name(view["data"][role])
         view["model"] = _base_name(view["model"]) if _is_local(view["model"]) else view["model"]
         view["prompt"] = self.prompt_text()
-        for section in ("endpoint", "proposer", "teacher"):
+        view["judge"]["agreement"] = _base_name(view["judge"]["agreement"])
+        for section in ("endpoint", "proposer", "teacher", "judge"):
             for key in NO_PART_OF_THE_ANSWER:
                 view[section].pop(key, None)
         # The task hashes what stands in the files of the schema and the metric.
         if isinstance(self.output.json_schema, str):
             view["output"]["schema"] = _base_name(self.output.json_schema)
-        if self.metric is not None and _names_function(self.metric):
+        if self.metric is not None and names_function(self.metric):
             view["metric"] = _base_name(self.metric)
         return view
 
@@ -248,7 +249,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
         )
     values = document.value
     values.setdefault("name", path.stem)
-    _resolve_paths(values, path.parent)
+    resolve_paths(values, path.parent)
     keys, values = _overridden(values, overrides)
     return _validated(values, str(path), document, keys)
 
@@ -278,7 +279,7 @@ def config_from_data(
     values: dict[str, Any] = {"name": _task_name(train), **settings}
     told = {key: value for key, value in named.items() if value is not None}
     values["data"] = {**values.get("data", {}), "train": train, **told}
-    _resolve_paths(values, Path.cwd())
+    resolve_paths(values, Path.cwd())
     keys, values = _overridden(values, overrides)
     return _validated(values, "the settings", YamlText(None, {}), keys)
 
@@ -316,36 +317,13 @@ def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> tuple[froze
             place = inner
         place[last] = value
         keys.add(key)
-        _resolve_paths(values, Path.cwd(), {key})
+        resolve_paths(values, Path.cwd(), {key})
     return frozenset(keys), values
-
-
-def _resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = _PATH_KEYS) -> None:
-    """Make relative file names absolute, in place; what is not a text is left for validation to name."""
-    data, output = values.get("data"), values.get("output")
-    places = [(data, role, f"data.{role}") for role in _ROLES] if isinstance(data, dict) else []
-    if isinstance(output, dict):
-        places.append((output, "schema", "output.schema"))
-    for place, key, dotted in (*places, *((values, key, key) for key in ("prompt", "model", "metric", "start"))):
-        name = place.get(key)
-        if dotted not in keys or not isinstance(name, str) or not name or "\0" in name:
-            continue
-        is_file = (
-            _names_file(name)
-            if key == "prompt"
-            else name.startswith(("./", "../", "~")) or (folder / name).is_dir()
-            if key == "model"
-            else _names_function(name)
-            if key == "metric"
-            else key == "start" or ("://" not in name and name != IN_MEMORY)
-        )
-        if is_file:
-            place[key] = str((folder / Path(name.strip()).expanduser()).absolute())
 
 
 def _validated(values: dict[str, Any], where: str, document: YamlText, overridden: frozenset[str] = frozenset()) -> RunConfig:
     # a section that is written but left empty means its defaults
-    for section in ("output", "limit", "tune", "search", "evaluate", "endpoint", "proposer", "teacher", "engine"):
+    for section in ("output", "limit", "tune", "search", "evaluate", "endpoint", "proposer", "teacher", "judge", "engine"):
         if section in values and values[section] is None:
             del values[section]
     fill_from_bundle(values)
@@ -357,7 +335,7 @@ def _validated(values: dict[str, Any], where: str, document: YamlText, overridde
         if any(".".join(path[:end]) in overridden for end in range(1, len(path) + 1)):
             where, document = "command line", YamlText(None, {})
         raise readable_error(first, where, document, RunConfig) from None
-    if config.metric is not None and not _names_function(config.metric):
+    if config.metric is not None and not names_function(config.metric):
         from cotune.task.metrics import metric_named
 
         if "metric" in overridden:
@@ -385,14 +363,6 @@ def _task_name(source: str) -> str:
     path = Path(source.removeprefix("hf://").split(":")[0])
     plain = path.stem.lower() in ("train", "data", "rows") and path.absolute().parent.name
     return plain or path.stem or "task"
-
-
-def _names_file(prompt: str) -> bool:
-    return "\n" not in prompt.strip() and "{" not in prompt and prompt.strip().lower().endswith(_PROMPT_SUFFIXES)
-
-
-def _names_function(metric: str) -> bool:
-    return ".py:" in metric
 
 
 def _is_local(model: str) -> bool:

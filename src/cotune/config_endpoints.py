@@ -13,6 +13,9 @@ from cotune.config_types import Count, Name, Number, Section
 NO_PART_OF_THE_ANSWER = ("key_env", "timeout", "concurrency", "patience")
 """Keys of these sections that a run may be gone on with changed: they say how one asks, not what comes out."""
 
+JUDGE = "judge"
+"""The metric that asks a judge, as ``cotune.task.metrics.METRICS`` calls it."""
+
 Price = Annotated[Number, Field(ge=0)]
 
 
@@ -94,6 +97,32 @@ class TeacherConfig(NamedEndpoint):
     tokens: Count = 1_000_000
     sample: Count = 50
     concurrency: Count = 8
+
+
+class JudgeConfig(EndpointSection):
+    """A language model that grades written answers, where ``metric`` is ``judge``.
+
+    Attributes:
+        model: its name there.
+        rubric: what a grade from 0 to 1 means; None takes ``cotune.evaluate.judge.RUBRIC``.
+        agreement: file of answers that people graded, which the judge grades too; None compares it with nobody.
+        concurrency: requests at once at most.
+        patience: seconds that one question may take, all tries and waits included, before the run stops.
+        answer_tokens: of its answer at most. Models that think aloud need more.
+    """
+
+    model: Name | None = None
+    rubric: Name | None = None
+    agreement: Name | None = None
+    concurrency: Count = 8
+    patience: Annotated[Number, Field(gt=0)] = 600.0
+    answer_tokens: Count = 64
+
+    @model_validator(mode="after")
+    def _model_goes_with_url(self) -> JudgeConfig:
+        if (self.base_url is None) != (self.model is None):
+            raise PydanticCustomError("endpoint", "base_url and model go together")
+        return self
 
 
 class ModelEndpoint(EndpointSection):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given
 
 from chat_server import Handler, chat_server, completion, send
-from cotune.endpoint import AnswerCache, Client, Endpoint, EndpointError
-from cotune.evaluate.judge import Judge, agreement
+from cotune.endpoint import AnswerCache, Client, Endpoint, EndpointError, Prices
+from cotune.evaluate.judge import Asked, Judge, agreement, grade_in
 
 
 def grading(handler: Handler) -> None:
@@ -20,25 +22,78 @@ def grading(handler: Handler) -> None:
     send(200, completion(f'Here: {{"score": {1 if same else 0.5 if begins else 0}}}'))(handler)
 
 
+ROWS = [
+    Asked({"q": question}, gold, answer, f"dev:{i}")
+    for i, (question, answer, gold) in enumerate(
+        [("q1", "Paris", "Paris"), ("q2", "Rome", "Oslo"), ("q3", "Pisa", "Paris"), ("q1", "Paris", "Paris")]
+    )
+]
+
+
 def test_grades_come_in_order_and_are_asked_for_once(tmp_path: Path) -> None:
-    rows = (["q1", "q2", "q3", "q1"], ["Paris", "Rome", "Pisa", "Paris"], ["Paris", "Oslo", "Paris", "Paris"])
     with chat_server(grading) as server:
         for _ in range(2):
             with Client(Endpoint(server.url, "m"), most=3) as client:
-                judge = Judge(client, AnswerCache(tmp_path / "a.sqlite"))
-                assert judge.score_rows(*rows).tolist() == [1.0, 0.0, 0.5, 1.0]
+                judge = Judge(client, AnswerCache(tmp_path / "a.sqlite"), prices=Prices(1.0, 1.0))
+                found = judge.grade(ROWS)
+                assert found.values.tolist() == [1.0, 0.0, 0.5, 1.0]
+                # What a run had graded once is free when it is used again, and paid for by a run that goes on.
+                assert (found.rows, found.tokens) == (3, 300) and found.dollars == pytest.approx(3e-4)
+                assert judge.grade(ROWS[1:]).rows == 0
         assert len(server.seen) == 3
         with Client(Endpoint(server.url, "m")) as client:
-            Judge(client, AnswerCache(tmp_path / "a.sqlite"), rubric="Be strict.").score_rows(*rows)
+            Judge(client, AnswerCache(tmp_path / "a.sqlite"), rubric="Be strict.").grade(ROWS)
         assert len(server.seen) == 6
 
 
-@pytest.mark.parametrize("text", ["good", '{"score": 7}', '{"score": true}', '{"score": NaN}', '{"grade": 1}', "{}", "}{"])
-def test_what_is_no_grade_is_not_taken_for_one(tmp_path: Path, text: str) -> None:
+def test_a_row_of_several_fields_is_shown_with_their_names() -> None:
+    shown = json.loads(Asked({"a": "1", "b": "2"}, "x", "y").messages("")[-1]["content"])
+    assert shown == {"question": {"a": "1", "b": "2"}, "right": "x", "given": "y"}
+    assert json.loads(ROWS[0].messages("")[-1]["content"])["question"] == "q1"
+
+
+NO_GRADES = ["good", '{"score": 7}', '{"score": true}', '{"score": NaN}', '{"grade": 1}', "{}", "}{", "", "[" * 50_000]
+
+
+@pytest.mark.parametrize("text", NO_GRADES, ids=range(len(NO_GRADES)))
+def test_what_is_no_grade_is_asked_for_again_and_never_taken_for_one(tmp_path: Path, text: str) -> None:
+    assert grade_in(text) is None
     with chat_server(send(200, completion(text))) as server, Client(Endpoint(server.url, "m"), sleep=lambda s: None) as client:
-        with pytest.raises(EndpointError):
-            Judge(client, AnswerCache(tmp_path / "a.sqlite")).score_rows(["q"], ["a"], ["b"])
-        assert len(server.seen) == 8
+        with pytest.raises(EndpointError, match="no grade from 0 to 1 for dev:0, asked 3 times"):
+            Judge(client, AnswerCache(tmp_path / "a.sqlite")).grade(ROWS[:1])
+        assert [request["body"]["temperature"] for request in server.seen] == [0, 0.7, 0.7]
+
+
+def test_a_grade_at_the_second_try_costs_both(tmp_path: Path) -> None:
+    replies = [send(200, completion("hm")), grading]
+    with chat_server(*replies) as server, Client(Endpoint(server.url, "m")) as client:
+        found = Judge(client, AnswerCache(tmp_path / "a.sqlite")).grade(ROWS[:1])
+    assert found.values.tolist() == [1.0] and found.tokens == 200
+
+
+def test_a_server_that_knows_another_limit_is_found(tmp_path: Path) -> None:
+    def picky(handler: Handler) -> None:
+        if "max_tokens" in handler.request_body:
+            send(400, b'{"error": "use max_completion_tokens"}')(handler)
+        else:
+            grading(handler)
+
+    with chat_server(picky) as server, Client(Endpoint(server.url, "m")) as client:
+        judge = Judge(client, AnswerCache(tmp_path / "a.sqlite"))
+        assert judge.settle(ROWS[0]).limit == "max_completion_tokens"
+        assert judge.grade(ROWS).values.tolist() == [1.0, 0.0, 0.5, 1.0]
+        assert len(server.seen) == 1 + 3
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_read_as_a_grade_or_none(text: str) -> None:
+    found = grade_in(text)
+    assert found is None or 0 <= found <= 1
+
+
+@given(st.floats(0, 1), st.text(st.characters(exclude_characters="{}"), max_size=20))
+def test_a_grade_is_found_in_whatever_stands_around_it(grade: float, around: str) -> None:
+    assert grade_in(f'{around}{{"score": {grade!r}}}{around}') == grade
 
 
 def test_agreement_has_intervals_that_hold_the_value() -> None:
@@ -48,6 +103,9 @@ def test_agreement_has_intervals_that_hold_the_value() -> None:
     assert found.correlation is not None and found.correlation_ci is not None
     assert 0.8 < found.correlation_ci[0] < found.correlation < found.correlation_ci[1] <= 1
     assert 0.04 < found.difference_ci[0] < found.difference < found.difference_ci[1] < 0.12
+    # Grades that are all alike leave room for doubt too.
+    perfect = agreement(hand.round().tolist(), hand.round().tolist())
+    assert perfect.difference == 0 and perfect.difference_ci[1] > 0.01
     same = agreement([1.0, 1.0, 1.0], [0.0, 0.5, 1.0])
     assert same.correlation is None and same.difference == pytest.approx(0.5)
     with pytest.raises(ValueError, match="three rows"):

@@ -69,7 +69,7 @@ CELL = st.sampled_from(["a b", "b", "{}", '{"a": 1}', '{"a": 2, "b": [1]}', "3",
 CELLS = st.lists(st.tuples(CELL, CELL), min_size=1, max_size=12)
 
 
-@given(CELLS, st.sampled_from(sorted(set(METRICS) - {"macro_f1", "weighted_f1", "likelihood"})))
+@given(CELLS, st.sampled_from(sorted(set(METRICS) - {"macro_f1", "weighted_f1", "likelihood", "judge"})))
 def test_rows_lie_between_0_and_1_and_aggregates_come_from_sums(pairs: list[tuple[str, str]], name: str) -> None:
     metric = METRICS[name]
     output = {"text": TEXT, "number": NUMBER, "json": JSON}["json" if "json" in metric.types else metric.types[-1]]
@@ -91,6 +91,14 @@ def test_likelihood_is_a_mean_of_probabilities_and_needs_them() -> None:
     assert METRICS["likelihood"].score(Answered(["a", "b"], ["", ""], TEXT, losses=losses)) == pytest.approx((1 + 0.25) / 2)
     with pytest.raises(ValueError, match="not known"):
         METRICS["likelihood"](["a"], ["a"], TEXT)
+
+
+def test_grades_are_the_score_and_need_to_be_there() -> None:
+    graded = Answered(["a", "b"], ["c", "d"], TEXT, grades=np.array([0.25, 0.75]))
+    assert METRICS["judge"].score(graded) == 0.5
+    assert METRICS["judge"].right(graded.grades).tolist() == [0.0, 1.0]  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="not graded"):
+        METRICS["judge"](["a"], ["b"], TEXT)
 
 
 def test_every_type_has_a_default_that_fits() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from cotune.errors import CotuneError
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.given import Given, LabelsGiven, OwnLabelsGiven, gold_indices
+from cotune.evaluate.judge import Judge
 from cotune.evaluate.noise import Noise, compare
 from cotune.evaluate.racing import loss_bound
 from cotune.model.local import LocalModel
@@ -31,8 +32,9 @@ class Reply:
         saved: tokens that the shared prefix spared.
         truncated: rows whose text was shortened.
         cached: whether any of it came from the cache.
-        dollars: what it cost; None where the model is on this machine.
+        dollars: what it cost, a judge's grades included; None where nobody behind an endpoint was asked.
         unmatched: rows whose answer names no label.
+        judged: what a judge did for it, ``rows``, ``tokens`` and ``dollars``; empty without one.
     """
 
     given: Given
@@ -42,6 +44,7 @@ class Reply:
     cached: bool
     dollars: float | None = None
     unmatched: int = 0
+    judged: Mapping[str, float] = field(default_factory=dict)
 
 
 class Answering(Protocol):
@@ -239,7 +242,11 @@ class AskedAnswering:
 
 
 def answering_for(
-    task: Task, model: LocalModel | RemoteModel, labels: tuple[str, ...] = (), limit: int | None = None
+    task: Task,
+    model: LocalModel | RemoteModel,
+    labels: tuple[str, ...] = (),
+    limit: int | None = None,
+    judge: Judge | None = None,
 ) -> Answering:
     """How this task's rows are answered by this model.
 
@@ -248,6 +255,7 @@ def answering_for(
         model: who answers.
         labels: those of an earlier bundle, which answers with its own; empty for the task's.
         limit: tokens of a written answer at most; None takes it from the data.
+        judge: who grades written answers; None where the metric asks nobody.
 
     Raises:
         InputError: the task's schema cannot be kept while writing.
@@ -258,7 +266,7 @@ def answering_for(
         return AskedAnswering(task, model)
     if labels:
         return OwnLabelAnswering(task, model, labels)
-    return WrittenAnswering(task, model, limit) if task.output.free else LabelAnswering(task, model)
+    return WrittenAnswering(task, model, limit, judge) if task.output.free else LabelAnswering(task, model)
 
 
 def rules_of(answering: Answering, given: Given, task: Task) -> tuple[Decision, ...]:

@@ -18,6 +18,7 @@ from cotune.embed import Embedder, HashedEmbedder, Neighbours, TextEmbedder
 from cotune.errors import CotuneError, DivergedError
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.given import Given
+from cotune.evaluate.judge import Judge
 from cotune.evaluate.scoring import Evaluation, finite
 from cotune.files import content_hash
 from cotune.model.local import LocalModel
@@ -59,6 +60,7 @@ class Lab:
         seed: of the run.
         watcher: is told about progress.
         answer_tokens: tokens of a written answer at most; None takes it from the data.
+        grader: the judge whose grades are the metric; None where it asks nobody.
 
     Attributes:
         answering: how the model answers this task's rows.
@@ -66,6 +68,7 @@ class Lab:
         spent_tokens: tokens of all steps so far.
         dollars: what answers of all endpoints have cost so far.
         unmatched: most rows of one request whose answer named no label.
+        judged: what the judge did so far: rows, tokens, dollars.
         embeds: makes the embedder of a model that answers behind an endpoint; None places texts by their letters.
         counts: tokens scored, written, trained, embedded, and saved by the shared prefix.
         row_vectors: of the rows that demonstrations are drawn from, once they are embedded.
@@ -86,11 +89,13 @@ class Lab:
         seed: int,
         watcher: Watcher,
         answer_tokens: int | None = None,
+        grader: Judge | None = None,
     ) -> None:
         if not isinstance(model, RemoteModel):
             model.renderer.chooser = model.renderer.chooser or Neighbours(model)
         self.task, self.journal, self.costs = task, journal, costs
-        self.answering = answering_for(task, model, limit=answer_tokens)
+        self.grader = grader
+        self.answering = answering_for(task, model, limit=answer_tokens, judge=grader)
         self.scorer = self.answering.model
         self.folder, self.tune, self.seed, self.watcher = folder, tune, seed, watcher
         # Rows of dev are met in one random order by all, as sequential tests need it.
@@ -103,6 +108,7 @@ class Lab:
         self.truncated = 0
         self.unmatched = 0
         self.dollars = 0.0
+        self.judged: dict[str, float] = {"rows": 0, "tokens": 0, "dollars": 0.0}
         self.embeds: Callable[[Progress | None], Embedder] | None = None
         self.row_vectors: NDArray[np.float32] | None = None
         self.stock_embedded = False
@@ -229,6 +235,7 @@ class Lab:
             "truncated": reply.truncated,
             "seconds": round(seconds, 3) if not reply.cached else None,
             **({} if reply.dollars is None else {"dollars": reply.dollars, "unmatched": reply.unmatched}),
+            **({"judged": dict(reply.judged)} if reply.judged else {}),
         }
 
     def _charge(self, value: Mapping[str, Any], kind: str, saw: Callable[[int, float], None]) -> None:
@@ -241,6 +248,11 @@ class Lab:
             self.pay(value)
             self.unmatched = max(self.unmatched, int(value["unmatched"]))
             self.costs.saw_paying(int(value["tokens"]), float(value["dollars"]))
+        self.saw_judging(value.get("judged", {}))
+
+    def saw_judging(self, value: Mapping[str, Any]) -> None:
+        """Count what a recorded step had the judge do."""
+        self.judged = {name: count + value.get(name, 0) for name, count in self.judged.items()}
 
     def pay(self, value: Mapping[str, Any]) -> None:
         """Charge the ``dollars`` that a recorded step cost, where it cost any."""

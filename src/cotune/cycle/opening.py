@@ -12,6 +12,7 @@ from cotune.cycle.journal import Journal
 from cotune.cycle.lab import Lab, Watcher
 from cotune.cycle.remote import embeds_of, open_remote, remote_costs
 from cotune.errors import InputError
+from cotune.evaluate.judge import Judge
 from cotune.model.adapters import BASE, LoraSettings
 from cotune.model.local import EngineSettings, LocalModel
 from cotune.prompt.prompt import Prompt
@@ -19,7 +20,15 @@ from cotune.task.task import Task
 from cotune.tune.settings import PrefixSettings, TuneSettings
 
 
-def open_lab(config: RunConfig, task: Task, seed: Prompt, journal: Journal, out: Path, watcher: Watcher) -> Lab:
+def open_lab(
+    config: RunConfig,
+    task: Task,
+    seed: Prompt,
+    journal: Journal,
+    out: Path,
+    watcher: Watcher,
+    grader: Judge | None = None,
+) -> Lab:
     """Open the model and make the lab around it.
 
     Args:
@@ -29,6 +38,7 @@ def open_lab(config: RunConfig, task: Task, seed: Prompt, journal: Journal, out:
         journal: of the run.
         out: the run's folder.
         watcher: is told about progress.
+        grader: the judge whose grades are the metric; None where it asks nobody.
 
     Raises:
         InputError: the model cannot be loaded, or has no such layers to tune.
@@ -49,7 +59,7 @@ def open_lab(config: RunConfig, task: Task, seed: Prompt, journal: Journal, out:
     model, probed = load_model(config, out, journal)
     _check_tunable(model, config.tune, task)
     costs = CostModel.guess(budget, gflops=probed["gemm_gflops"], parameters=_matrix_weights(model))
-    return Lab(task, model, journal, costs, out, tune_settings(config), config.seed, watcher, config.output.max_tokens)
+    return Lab(task, model, journal, costs, out, tune_settings(config), config.seed, watcher, config.output.max_tokens, grader)
 
 
 def load_model(config: RunConfig, out: Path, journal: Journal) -> tuple[LocalModel, dict[str, Any]]:

@@ -29,7 +29,7 @@ NOT_TUNED = "the model answers behind an endpoint, where it cannot be tuned"
 
 def endpoints_of(config: RunConfig) -> dict[str, EndpointSection]:
     """The sections of the config that name an endpoint which this run may ask."""
-    named = {"endpoint": config.endpoint, "proposer": config.proposer, "teacher": config.teacher}
+    named = {"endpoint": config.endpoint, "proposer": config.proposer, "teacher": config.teacher, "judge": config.judge}
     return {
         name: section
         for name, section in named.items()

@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from cotune.cycle.arms import confirm, open_test
 from cotune.cycle.budget import parse_budget
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.journal import JOURNAL, Journal, read_journal
+from cotune.cycle.judging import open_judge, read_by_hand
 from cotune.cycle.lab import Lab, Watcher
 from cotune.cycle.loop import Loop, Search
 from cotune.cycle.neighbours import check_neighbours
@@ -128,6 +129,7 @@ def run(
         )
     own = _own_prompts(config, task, prompts)
     unlabelled = read_unlabelled(config, task)
+    by_hand = read_by_hand(config, task)
     if not (out / CONFIG).is_file():
         _check_model(config)
         check_keys(config)
@@ -140,7 +142,8 @@ def run(
             f"the run's folder cannot be made ({error.strerror})", where=str(out), mend="Choose another --out."
         ) from error
     with _locked(out):
-        finished = _check_same(out, config, task, own, start, unlabelled_hash(unlabelled))
+        also = {"unlabelled": unlabelled_hash(unlabelled), "judge": by_hand.content_hash if by_hand.asked else None}
+        finished = _check_same(out, config, task, own, start, also)
         if finished is not None:
             return Result(out, finished)
         remove_stale(out)
@@ -157,8 +160,11 @@ def run(
             taught: Any = {}
             if unlabelled:
                 task, taught = teach(config, task, unlabelled, own[0], out, journal)
-            lab = open_lab(config, task, own[0], journal, out, view)
-            lab.pay(taught)
+            judge, judging = open_judge(config, task, by_hand, out, journal)
+            lab = open_lab(config, task, own[0], journal, out, view, judge)
+            for spent in (taught, judging):
+                lab.pay(spent)
+            lab.saw_judging(judging)
             _start(lab, config, own)
             neighbours = check_neighbours(lab, wanted=config.evaluate.neighbours)
             previous = enter(lab, start) if start else None
@@ -182,7 +188,7 @@ def run(
             measure_prefix(lab, confirmed.winner.candidate)
         gains = attribution_of(lab, results, noise_of(noise))
         cost = journal.step("cost", "cost", lambda: {"wall_s": round(journal.clock(), 1), "peak_rss_mb": _peak_rss_mb()})
-        trust = {"noise": noise, "robustness": robustness, "slices": slices, "neighbours": neighbours}
+        trust = {"noise": noise, "robustness": robustness, "slices": slices, "neighbours": neighbours, "judge": judging}
         summary = build_summary(
             lab, search, confirmed, results, gains, model_name=config.model, cost=cost, trust=trust, previous=previous
         )
@@ -278,9 +284,11 @@ def _plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | None) 
 
 
 def _check_same(
-    out: Path, config: RunConfig, task: Task, own: Sequence[Prompt], start: Start | None, unlabelled: str | None
+    out: Path, config: RunConfig, task: Task, own: Sequence[Prompt], start: Start | None, also: Mapping[str, str | None]
 ) -> dict[str, Any] | None:
     """Write down what this folder's run is, or check that it is this one; its summary where it has ended.
+
+    ``also`` holds content hashes of further rows, None where there are none.
 
     Raises:
         InputError: the folder holds a run of another config, of other data, or something else.
@@ -289,7 +297,7 @@ def _check_same(
     identity: dict[str, Any] = {"data": task.fingerprint, "prompts": [p.id for p in own], "cotune": __version__}
     # Of a bundle its content counts, wherever it lies; a run that starts afresh knows nothing of it.
     identity |= {"start": start.id} if start else {}
-    identity |= {"unlabelled": unlabelled} if unlabelled else {}
+    identity |= {name: known for name, known in also.items() if known}
     if not path.is_file():
         if read_journal(out / "journal.jsonl"):
             raise InputError("the folder holds a journal without its config", where=str(out), mend="Choose another --out.")

@@ -91,6 +91,9 @@ def build_summary(
     if opened := int(opening.get("opened_before", 0)):
         times = "once" if opened == 1 else f"{opened} times"
         verdict += f" This test was opened {times} before: read its p-values with care."
+    judging = judge_told(lab, trust["judge"])
+    if judging is not None:
+        verdict += f" {judging['sentence']}"
     summary = {
         "task": task.name,
         "n": {"train": len(task.train), "dev": len(task.dev), "test": task.test.n},
@@ -113,6 +116,7 @@ def build_summary(
         "noise": trust["noise"],
         "robustness": trust["robustness"],
         "slices": trust["slices"],
+        "judge": judging,
         "test_opened_before": opened,
         "cycles": search.cycles,
         "stopped": search.stopped,
@@ -132,6 +136,15 @@ def build_summary(
         "versions": versions(),
     }
     return {**summary, "next": improvements(summary)}
+
+
+def judge_told(lab: Lab, recorded: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The summary's ``judge``: who graded, how that agrees with people, and what it took; None where nobody was asked."""
+    if lab.grader is None:
+        return None
+    facts = {name: recorded[name] for name in ("model", "rubric", "agreement", "sentence")}
+    spent = {**lab.judged, "dollars": round(lab.judged["dollars"], 6) if lab.grader.prices else None}
+    return {**facts, **spent}
 
 
 def data_health(lab: Lab, neighbours: Mapping[str, Any], in_prompts: int) -> dict[str, Any]:
@@ -175,7 +188,8 @@ def _previous(
 
 def _dollars(lab: Lab) -> float | None:
     """What all answers of endpoints have cost; None where nothing has a price."""
-    priced = lab.dollars > 0 or (lab.remote is not None and lab.remote.prices is not None)
+    asked = (lab.remote, lab.grader)
+    priced = lab.dollars > 0 or any(one is not None and one.prices is not None for one in asked)
     return round(lab.dollars, 6) if priced else None
 
 

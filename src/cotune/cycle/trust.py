@@ -76,7 +76,7 @@ FORMATS = Allowance(passes=2 * _FORMATS, most=100, least=40, share=0.05)
 def reserved_tokens(lab: Lab, prompt: Prompt, *, formats: bool) -> float:
     """Tokens that a plan puts aside for both measurements, as they would cost with this prompt."""
     wanted: list[tuple[Allowance, tuple[float, float]]] = [(NOISE, lab.tokens_a_row(prompt))]
-    if formats and (variants := _variants(lab, prompt)):
+    if formats and lab.grader is None and (variants := _variants(lab, prompt)):
         wanted.append((FORMATS, _mean_tokens(lab, variants)))
     dev = len(lab.dev)
     return 1.05 * sum(a.tokens(a.rows(lab.costs, dev, *tokens), *tokens) for a, tokens in wanted)
@@ -162,6 +162,8 @@ def measure_robustness(lab: Lab, confirmed: Confirmed, *, wanted: bool = True, k
     rows: tuple[Example, ...] = ()
     if not wanted:
         why = "evaluate.robustness is false"
+    elif lab.grader is not None:
+        why = f"the judge would have to grade every row in up to {2 * _FORMATS} ways"
     elif winner.candidate.adapter == BASE:
         why = "the winner is the base model itself"
     elif len(variants) < _LEAST_FORMATS:

@@ -13,6 +13,7 @@ from cotune.config import RunConfig
 from cotune.cycle.answering import answering_for, rules_of
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.journal import read_journal
+from cotune.cycle.judging import reopen_judge
 from cotune.cycle.remote import reopen_remote
 from cotune.embed import Neighbours
 from cotune.errors import CotuneError, InputError
@@ -119,11 +120,13 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
     model = _reopened(config, folder, engine)
     if model.fingerprint != start["model_fingerprint"]:
         raise InputError("the model is not the one the run was made with", where=config.model)
+    recorded = next((e["value"] for e in events if e["kind"] == "judge"), None)
+    judge = reopen_judge(config, folder, recorded) if recorded is not None else None
     order = np.random.default_rng([config.seed, 1]).permutation(len(task.dev))
     dev = tuple(task.dev[i] for i in order)
 
     def judged(asked: Prompt, adapter: str, rule: Decision | None, labels: tuple[str, ...] = ()) -> Evaluation:
-        answering = answering_for(task, model, labels, config.output.max_tokens)
+        answering = answering_for(task, model, labels, config.output.max_tokens, judge)
         given = answering.score(asked, adapter, dev, _unheard).given
         if task.measure.needs_answers and (written := answering.write(asked, adapter, dev, given, _unheard)) is not None:
             given = written.given

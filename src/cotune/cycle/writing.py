@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cotune.cycle.answering import Reply
+from cotune.cycle.judging import graded
 from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
 from cotune.evaluate.given import AnswersGiven, Given
+from cotune.evaluate.judge import Judge
 from cotune.evaluate.noise import Noise
 from cotune.model.local import LocalModel
 from cotune.model.protocol import Progress
@@ -30,6 +32,7 @@ class WrittenAnswering:
         task: what is asked.
         model: who answers.
         limit: tokens of an answer at most; None takes half as long again as the longest right answer of train and dev.
+        judge: who grades the answers; None where the metric asks nobody.
 
     Attributes:
         model: the same model, for prompts that leave room for an answer among its positions.
@@ -41,8 +44,8 @@ class WrittenAnswering:
     rules = False
     loss_bound = LOSS_BOUND
 
-    def __init__(self, task: Task, model: LocalModel, limit: int | None = None) -> None:
-        self.task = task
+    def __init__(self, task: Task, model: LocalModel, limit: int | None = None, judge: Judge | None = None) -> None:
+        self.task, self.judge = task, judge
         lengths = _lengths(model, task)
         self.limit = limit or most_tokens(max(lengths))
         self.model = _with_room(model, self.limit)
@@ -58,11 +61,12 @@ class WrittenAnswering:
         return Reply(given, found.tokens, found.tokens_saved, found.truncated, bool(found.cached))
 
     def write(self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: Given, progress: Progress) -> Reply | None:
-        """Greedy answers, held to the output's type."""
+        """Greedy answers, held to the output's type, and their grades."""
         assert isinstance(given, AnswersGiven)
         found = self.writing.write(self.model, prompt, [row.fields for row in rows], adapter=adapter, progress=progress)
         both = AnswersGiven(given.losses, found.texts)
-        return Reply(both, found.tokens, found.tokens_saved, found.truncated, bool(found.cached))
+        reply = Reply(both, found.tokens, found.tokens_saved, found.truncated, bool(found.cached))
+        return graded(self.judge, reply, rows, progress)
 
     def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
         """Each row up to where its answer begins."""

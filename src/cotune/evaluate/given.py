@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,6 +131,20 @@ class OwnLabelsGiven:
         return noise.floor(self.log_probs, decision)
 
 
+@runtime_checkable
+class WithTexts(Given, Protocol):
+    """What holds written answers, which a judge may grade."""
+
+    @property
+    def answered(self) -> tuple[str, ...]:
+        """``[rows]`` the answers."""
+        ...
+
+    def with_grades(self, grades: Floats) -> Self:
+        """The same with ``[rows]`` grades."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class AnswersGiven:
     """Written answers, and the likelihood of the right ones.
@@ -138,29 +152,44 @@ class AnswersGiven:
     Attributes:
         losses: ``[rows]`` negative log-likelihood of the right answer in nats a token, its stop token counted.
         texts: ``[rows]`` what was written; None where nothing was asked to be.
+        grades: ``[rows]`` what a judge says it is worth; None where none was asked.
     """
 
     losses: Floats
     texts: tuple[str, ...] | None = None
+    grades: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.losses)
 
     def __getitem__(self, rows: slice) -> AnswersGiven:
-        return AnswersGiven(self.losses[rows], None if self.texts is None else self.texts[rows])
+        texts = None if self.texts is None else self.texts[rows]
+        return AnswersGiven(self.losses[rows], texts, None if self.grades is None else self.grades[rows])
 
     def plus(self, more: AnswersGiven) -> AnswersGiven:
-        """This and what was given on further rows; without texts where one of the two has none."""
+        """This and what was given on further rows; without texts or grades where one of the two has none."""
         known = self.texts is not None and more.texts is not None
         texts = (*(self.texts or ()), *(more.texts or ())) if known else None
-        return AnswersGiven(np.concatenate([self.losses, more.losses]), texts)
+        graded = self.grades is not None and more.grades is not None
+        grades = np.concatenate([self.grades, more.grades]) if graded else None
+        return AnswersGiven(np.concatenate([self.losses, more.losses]), texts, grades)
+
+    @property
+    def answered(self) -> tuple[str, ...]:
+        """What was written; nothing where nothing was asked to be."""
+        return self.texts or ()
+
+    def with_grades(self, grades: Floats) -> AnswersGiven:
+        """The same with ``[rows]`` grades."""
+        return replace(self, grades=grades)
 
     def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
         """The written answers by the task's metric; there is nothing to decide."""
         if self.texts is None and task.measure.needs_answers:
             return unanswered(self.losses)
         texts = self.texts if self.texts is not None else ("",) * len(rows)
-        return judged(Answered([row.output for row in rows], texts, task.output, rows, self.losses), self.losses, task.measure)
+        answered = Answered([row.output for row in rows], texts, task.output, rows, self.losses, self.grades)
+        return judged(answered, self.losses, task.measure)
 
     def calibrated(self, task: Task) -> Decision:
         """Nothing to calibrate."""

@@ -304,6 +304,10 @@ def _teach(story: Story, value: Value) -> list[Told]:
     return [Told(f"{head}, {counted(value.get('refused'), 'answer')} named no label; it {agrees}", "news")]
 
 
+def _judge(story: Story, value: Value) -> list[Told]:
+    return [Told(one_line(value.get("sentence") or f"judge: {value.get('model')}", 400))]
+
+
 def _done(story: Story, value: Value) -> list[Told]:
     return [Told("done" + (f": {_pairs(value)}" if _pairs(value) else ""), "news")]
 
@@ -333,6 +337,7 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "rewrite": _rewrite,
     "surrogate": _surrogate,
     "teach": _teach,
+    "judge": _judge,
     "done": _done,
     "note": _note,
 }

@@ -26,6 +26,7 @@ class Answered:
         output: the task's output.
         rows: the rows themselves, for a metric that looks at the input; empty where they are not known.
         losses: negative log-likelihood of the right answers in nats a token, ``[rows]``; None where it is not known.
+        grades: what a judge says each answer is worth, from 0 to 1, ``[rows]``; None where none was asked.
     """
 
     gold: Sequence[str]
@@ -33,6 +34,7 @@ class Answered:
     output: Output
     rows: Sequence[Example] = ()
     losses: Floats | None = None
+    grades: Floats | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError on unequal lengths or no rows."""

@@ -50,6 +50,7 @@ class Metric:
         aggregate: what the score is instead of the rows' mean.
         right_from: value from which a row counts as right where rows are told right or wrong.
         needs_answers: whether it looks at answers at all, or at the right answers' likelihood alone.
+        graded: whether a judge has to grade the answers first.
         fingerprint: of what its name does not tell.
     """
 
@@ -60,6 +61,7 @@ class Metric:
     aggregate: Aggregate | None = None
     right_from: float = 1.0
     needs_answers: bool = True
+    graded: bool = False
     fingerprint: str = ""
 
     @property
@@ -116,6 +118,12 @@ def _likelihood(answered: Answered) -> Floats:
     return np.exp(-np.asarray(answered.losses, dtype=np.float64))
 
 
+def _grades(answered: Answered) -> Floats:
+    if answered.grades is None:
+        raise ValueError("the answers were not graded")
+    return answered.grades
+
+
 _LABEL_COUNTS, _JSON_COUNTS = label_metrics.label_counts, json_metrics.field_counts
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
@@ -148,6 +156,8 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             Metric("json_valid", "share of answers that fit the schema", ("json",), json_metrics.valid),
             Metric("likelihood", "mean probability of a token of the right answer (exp of minus the log-loss)",
                    ("text", "number", "json"), _likelihood, right_from=0.5, needs_answers=False),
+            Metric("judge", "mean grade that a language model gives the answers", ("text", "number", "json"), _grades,
+                   right_from=0.5, graded=True),
         )
     }
 )  # fmt: skip

@@ -53,6 +53,7 @@ def _finished(record: RunRecord) -> str:
         + (f'<details class="reading"><summary>The same in words</summary><ul>{more}</ul></details>' if more else "")
         + '<div class="cards">'
         + _selection(record)
+        + _judge(record)
         + _cost(record)
         + _next(record)
         + "</div>"
@@ -236,6 +237,27 @@ def _selection(record: RunRecord) -> str:
 
 def _between(ci: Point | None) -> str:
     return f"{percent(ci[0])} to {percent(ci[1])}" if ci else ""
+
+
+def _judge(record: RunRecord) -> str:
+    judge = fields(record.summary.get("judge"))
+    if not judge:
+        return ""
+    found = fields(judge.get("agreement"))
+    rows = [("model", data_text(judge.get("model"))), ("answers graded", amount(judge.get("rows")))]
+    rows += [("answers graded by hand", esc(found.get("n")))] if found else []
+    for key, name in (("difference", "mean difference from people"), ("correlation", "correlation with people")):
+        ends = [decimal(end) for end in items(found.get(f"{key}_ci"))]
+        if number(found.get(key)) is not None and len(ends) == 2:
+            rows.append((name, f"{decimal(found[key])} ({ends[0]} to {ends[1]})"))
+    rows += [("tokens", amount(judge.get("tokens")))]
+    rows += [("paid for grades", money)] if (money := dollars(judge.get("dollars"))) else []
+    table = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows)
+    alone = "" if found else "<p>Nobody’s grades were compared with its own.</p>"
+    return (
+        f"<div class=card><h3>The judge</h3><table class=facts>{table}</table>{alone}"
+        f"<p>It was told: {data_text(judge.get('rubric'))}</p></div>"
+    )
 
 
 def _cost(record: RunRecord) -> str:

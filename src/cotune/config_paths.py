@@ -1,0 +1,47 @@
+"""Which values of the config name files, and how their relative names become absolute."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+IN_MEMORY = "(in memory)"
+ROLES = ("train", "dev", "test", "replay", "unlabelled")
+DATA_KEYS = tuple(f"data.{role}" for role in ROLES)
+_PATH_KEYS = (*DATA_KEYS, "prompt", "model", "metric", "start", "output.schema", "judge.agreement")
+_PROMPT_SUFFIXES = (".txt", ".md")
+
+
+def resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = _PATH_KEYS) -> None:
+    """Make relative file names absolute, in place; what is not a text is left for validation to name."""
+    data = values.get("data")
+    places = [(data, role, f"data.{role}") for role in ROLES] if isinstance(data, dict) else []
+    for section, key in (("output", "schema"), ("judge", "agreement")):
+        if isinstance(values.get(section), dict):
+            places.append((values[section], key, f"{section}.{key}"))
+    for place, key, dotted in (*places, *((values, key, key) for key in ("prompt", "model", "metric", "start"))):
+        name = place.get(key)
+        if dotted not in keys or not isinstance(name, str) or not name or "\0" in name:
+            continue
+        is_file = (
+            names_file(name)
+            if key == "prompt"
+            else name.startswith(("./", "../", "~")) or (folder / name).is_dir()
+            if key == "model"
+            else names_function(name)
+            if key == "metric"
+            else key == "start" or ("://" not in name and name != IN_MEMORY)
+        )
+        if is_file:
+            place[key] = str((folder / Path(name.strip()).expanduser()).absolute())
+
+
+def names_file(prompt: str) -> bool:
+    """Whether a prompt is the path of a file with it."""
+    return "\n" not in prompt.strip() and "{" not in prompt and prompt.strip().lower().endswith(_PROMPT_SUFFIXES)
+
+
+def names_function(metric: str) -> bool:
+    """Whether a metric is a function in a file."""
+    return ".py:" in metric
