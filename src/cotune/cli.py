@@ -257,16 +257,20 @@ def embed(
 
 @app.command(
     epilog="Examples:\n\n  cotune export runs/mine/best --to merged --out mine-merged\n\n"
-    "  cotune export runs/mine/best --to peft --out mine-peft"
+    "  cotune export runs/mine/best --to peft --out mine-peft\n\n"
+    "  cotune export runs/mine/best --to gguf --out mine-gguf"
 )
 def export(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder, such as runs/mine/best.")],
     out: Annotated[Path, typer.Option(help="A folder that is not there yet.")],
-    to: Annotated[str, typer.Option(help="peft (base model and adapter) or merged (one model).")] = "merged",
+    to: Annotated[
+        str,
+        typer.Option(help="peft (base model and adapter), merged (one model), gguf or gguf-merged (the same for llama.cpp)."),
+    ] = "merged",
     base: Annotated[Path | None, typer.Option(help="Folder of the base model, where it moved.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a bundle for other programs (transformers, PEFT, vLLM, llama.cpp), with the base model it was tuned on."""
+    """Write a bundle for other programs (transformers, PEFT, vLLM, llama.cpp, Ollama), with the base model it was tuned on."""
     from cotune.bundle.export import export_bundle
 
     written = export_bundle(bundle, out, to, base=base)  # type: ignore[arg-type]

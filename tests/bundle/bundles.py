@@ -14,7 +14,7 @@ from cotune.model.adapters import LoraSettings
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.output import label_output
-from tiny import save_tiny, widen_lora
+from tiny import Kind, save_tiny, widen_lora
 
 LABELS = ("person", "place", "card arrival", "card delivery")
 PROMPT = Prompt(
@@ -57,8 +57,8 @@ class Bench:
         return save_bundle(folder, **given | changes)
 
 
-def make_bench(folder: Path) -> Bench:
-    base = save_tiny(folder / "tiny-base")
+def make_bench(folder: Path, kind: Kind = "llama") -> Bench:
+    base = save_tiny(folder / "tiny-base", kind)
     model = LocalModel.load(base)
     widen_lora(model.adapters.start(LoraSettings(rank=4, alpha=8), seed=0))
     adapter = model.adapters.save(model.adapters.weights(), folder / "adapters")

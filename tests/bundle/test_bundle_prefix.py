@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,9 +90,10 @@ def test_a_peft_export_runs_as_its_page_says(prefix: Bench, tmp_path: Path) -> N
         assert reached <= float(logits[token]) + 1e-4
 
 
-def test_it_cannot_be_merged_and_says_so(prefix: Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("to", ["merged", "gguf", "gguf-merged"])
+def test_it_cannot_be_merged_or_written_as_gguf_and_says_so(prefix: Bench, tmp_path: Path, to: Any) -> None:
     with pytest.raises(InputError, match="cannot be added to a model's weights"):
-        export_bundle(prefix.save(tmp_path / "bundle"), tmp_path / "out", "merged")
+        export_bundle(prefix.save(tmp_path / "bundle"), tmp_path / "out", to)
     assert not (tmp_path / "out").exists()
 
 

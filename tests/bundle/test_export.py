@@ -57,6 +57,8 @@ def test_the_page_says_how_to_run_it_and_names_no_local_path(bench: Bench, tmp_p
     out = export_bundle(bench.save(tmp_path / "bundle", decision=BIAS), tmp_path / "out", to)
     page = (out / "README.md").read_text(encoding="utf-8")
     assert "vllm serve" in page and "adds a fixed bias" in page and all(label in page for label in LABELS)
+    assert "`a person` (which means `person`)" in page
+    assert to == "merged" or f"questions-{bench.adapter_id}=FOLDER/adapter" in page, "servers keep adapters by name"
     written = [path for path in out.rglob("*") if path.suffix in (".json", ".md", ".jinja")]
     assert not [path for path in written if str(tmp_path) in path.read_text(encoding="utf-8")]
     assert {path.name for path in out.iterdir()} == {
@@ -82,8 +84,8 @@ def test_weights_that_answer_otherwise_are_not_handed_over(
 ) -> None:
     from cotune.bundle import export
 
-    whole = export._merge
-    monkeypatch.setattr(export, "_merge", lambda source, adapter, target: whole(source, None, target))
+    whole = export.merge
+    monkeypatch.setattr(export, "merge", lambda source, adapter, target: whole(source, None, target))
     with pytest.raises(CotuneError, match="answer otherwise"):
         export_bundle(bench.save(tmp_path / "bundle"), tmp_path / "out", "merged")
     assert not (tmp_path / "out").exists()

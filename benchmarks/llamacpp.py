@@ -1,0 +1,191 @@
+"""How many rows get the same label from a bundle and, through its GGUF export, from llama.cpp.
+
+    python benchmarks/llamacpp.py --bundle BUNDLE --data FILE [--rows 200] [--form gguf] [--model FILE.gguf] [--base FOLDER]
+
+The bundle is exported, and llama.cpp reads the text as rendered. ``scored``: llama.cpp's log-probabilities of the labels, raw
+argmax, against the bundle's raw argmax; ``decided``: both with the bundle's decision rule; ``request``: what the exported
+request generates, greedily under its grammar and bias, against the bundle's answer. ``--model`` takes another GGUF file of the
+same base model below the exported adapter. Needs the extra ``llama``. Prints one JSON object to stdout, progress to stderr;
+shares with 95% Wilson intervals. Exit code 1 where fewer than 98% of the scored labels are the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.bundle import Predictor, load
+from cotune.bundle.export import export_bundle
+from cotune.bundle.manifest import read_manifest
+from cotune.errors import CotuneError, InputError
+from cotune.evaluate.intervals import wilson
+from cotune.model.trie import label_paths
+from cotune.prompt.render import RenderedRow
+from measure import machine_facts, say
+
+LEAST = 0.98
+
+
+@dataclass
+class Through:
+    """A GGUF model in llama.cpp.
+
+    Attributes:
+        model: a ``llama_cpp.Llama`` that keeps all logits.
+    """
+
+    model: Any
+
+    @classmethod
+    def load(cls, model: Path, adapter: Path | None, positions: int, threads: int) -> Through:
+        """Load the files."""
+        try:
+            from llama_cpp import Llama
+        except ImportError as error:
+            raise InputError("llama-cpp-python is not installed", mend="Run pip install '.[llama]' (it compiles).") from error
+        return cls(
+            Llama(
+                str(model),
+                lora_path=None if adapter is None else str(adapter),
+                n_ctx=positions,
+                logits_all=True,
+                n_threads=threads,
+                n_threads_batch=threads,
+                verbose=False,
+            )
+        )
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        """A text's token ids, control tokens read as such."""
+        return tuple(self.model.tokenize(text.encode(), add_bos=False, special=True))
+
+    def score(self, row: RenderedRow) -> NDArray[np.float64]:
+        """Log-probabilities of the labels. The prompt is run once, and of it only what the row before had not."""
+        prompt = list(row.prompt_ids)
+        known = self.model.input_ids[: self.model.n_tokens]
+        same = 0
+        while same < min(len(known), len(prompt) - 1) and known[same] == prompt[same]:
+            same += 1
+        self._run(same, prompt[same:])
+        first = self._log_softmax(len(prompt) - 1)
+        paths = label_paths(row.completions)
+        found = np.zeros(len(paths))
+        for i, ids in enumerate(paths):
+            self._run(len(prompt), ids[:-1])
+            rest = (self._log_softmax(len(prompt) + place)[token] for place, token in enumerate(ids[1:]))
+            found[i] = first[ids[0]] + sum(rest)
+        self.model.n_tokens = len(prompt)
+        return found
+
+    def answer(self, request: dict[str, Any], text: str) -> str:
+        """What the exported request generates for another text."""
+        from llama_cpp import LlamaGrammar
+
+        found = self.model.create_completion(
+            text,
+            max_tokens=request["n_predict"],
+            temperature=0,
+            grammar=LlamaGrammar.from_string(request["grammar"], verbose=False),
+            logit_bias=dict(request.get("logit_bias", ())) or None,
+        )
+        said: str = found["choices"][0]["text"]
+        return said
+
+    def _run(self, start: int, ids: Sequence[int]) -> None:
+        self.model.n_tokens = start
+        if ids:
+            self.model.eval(list(ids))
+
+    def _log_softmax(self, place: int) -> NDArray[np.float64]:
+        logits = self.model.scores[place].astype(np.float64)
+        shifted = logits - logits.max()
+        return np.asarray(shifted - np.log(np.exp(shifted).sum()))
+
+
+def compare(predictor: Predictor, through: Through, request: dict[str, Any], rows: list[dict[str, Any]], gold: str) -> Any:
+    """Ask both for every row."""
+    fields = [{name: str(row[name]) for name in predictor.input_fields} for row in rows]
+    labels, renderer = predictor.labels, predictor.model.renderer
+    lead = renderer.lead(predictor.prompt, predictor.input_fields)
+    words = {lead + word: label for label, word in zip(labels, predictor.prompt.words(labels), strict=True)}
+    say("Scoring with the bundle.")
+    wanted = predictor.scorer.score(predictor.prompt, fields, labels, adapter=predictor.adapter_id).log_probs
+    found, said, same_ids = np.zeros_like(wanted), [], 0
+    start = time.perf_counter()
+    for i, (row, rendered) in enumerate(zip(fields, renderer.render(predictor.prompt, fields, labels), strict=True)):
+        text = renderer.text(predictor.prompt, row, labels)
+        same_ids += through.ids(text) == rendered.prompt_ids
+        found[i] = through.score(rendered)
+        said.append(words.get(through.answer(request, text), ""))
+        if not (i + 1) % 20:
+            say(f"{i + 1} of {len(rows)} rows after {time.perf_counter() - start:.0f} s.")
+    decide = predictor.decision.predict
+    raw, rule = wanted.argmax(1), np.asarray(decide(wanted))
+    near = wanted > wanted.max(axis=1, keepdims=True) - 5
+    difference = np.abs(found - wanted)[near]
+    right = [str(row[gold]) for row in rows]
+    return {
+        "rows": len(rows),
+        "same_ids": share(same_ids, len(rows)),
+        "scored": share(int((found.argmax(1) == raw).sum()), len(rows)),
+        "decided": share(int((np.asarray(decide(found)) == rule).sum()), len(rows)),
+        "request": share(sum(labels[i] == label for i, label in zip(rule, said, strict=True)), len(rows)),
+        "difference": {"mean": round(float(difference.mean()), 4), "most": round(float(difference.max()), 4)},
+        "accuracy": {
+            "bundle": share(sum(labels[i] == label for i, label in zip(rule, right, strict=True)), len(rows)),
+            "llama_cpp": share(sum(map(str.__eq__, said, right)), len(rows)),
+        },
+    }
+
+
+def share(count: int, n: int) -> dict[str, Any]:
+    """A share and its interval."""
+    interval = wilson(count, n)
+    return {"share": round(count / n, 4), "ci": [round(interval.low, 4), round(interval.high, 4)]}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="JSON lines with the bundle's input fields and its label")
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--form", choices=("gguf", "gguf-merged"), default="gguf")
+    parser.add_argument("--model", type=Path, help="another GGUF file of the base model")
+    parser.add_argument("--base", type=Path, help="folder of the base model, where it moved")
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args(arguments)
+    try:
+        manifest = read_manifest(given.bundle)
+        rows = [json.loads(line) for line in given.data.read_text(encoding="utf-8").splitlines()[: given.rows]]
+        predictor = load(given.bundle, device="cpu", dtype="float32", threads=given.threads, base=given.base)
+        with tempfile.TemporaryDirectory() as name:
+            say("Exporting.")
+            out = export_bundle(given.bundle, Path(name) / "out", given.form, base=given.base)
+            adapter = next(out.glob("adapter-*.gguf"), None)
+            model = given.model or next(path for path in out.glob("*.gguf") if path != adapter)
+            through = Through.load(model, adapter, manifest.max_tokens + 64, given.threads)
+            request = json.loads((out / "request.json").read_text(encoding="utf-8"))
+            found = compare(predictor, through, request, rows, manifest.output_field)
+    except (CotuneError, OSError, KeyError) as error:
+        say(f"llamacpp: {error}")
+        return 2
+    import llama_cpp
+
+    told = {"bundle": manifest.id, "form": given.form, "model": given.model and given.model.name}
+    print(json.dumps({**told, **found, "llama_cpp_python": llama_cpp.__version__, "machine": machine_facts(predictor.model)}))
+    return 0 if found["scored"]["share"] >= LEAST else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""A bundle as GGUF files, which llama.cpp and programs built on it run."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cotune.bundle.export_check import check_weights
+from cotune.bundle.export_weights import copy_model, merge
+from cotune.bundle.manifest import Manifest
+from cotune.bundle.predictor import Predictor
+from cotune.files import slug, write_json, write_text
+from cotune.model.gguf_files import weights_in, write_adapter, write_model
+from cotune.model.gguf_layout import Layout
+from cotune.model.gguf_tokenizer import GgufTokenizer
+
+BASE, MERGED, REQUEST, MODELFILE = "base.gguf", "model.gguf", "request.json", "Modelfile"
+_ESCAPED = re.compile(r'["\\\x00-\x1f\x7f]')
+
+
+@dataclass(frozen=True)
+class GgufExport:
+    """Writes one bundle's files.
+
+    The base model's file is made from the folder that the adapter was tuned on, the bundled model's too, although that came
+    from a GGUF file with matrices of 4 bits. llama.cpp multiplies such matrices with activations rounded to 8 bits, and moves
+    log-probabilities by far more than the rounding of the weights to float16 does here; and the folder is always there.
+
+    Args:
+        predictor: the bundle, in float32.
+        manifest: its manifest.
+        source: the base model's folder.
+        adapter: the adapter's folder; None where the base model answers.
+        layout: of the base model.
+        tokenizer: of the base model.
+    """
+
+    predictor: Predictor
+    manifest: Manifest
+    source: Path
+    adapter: Path | None
+    layout: Layout
+    tokenizer: GgufTokenizer
+
+    @classmethod
+    def of(cls, predictor: Predictor, manifest: Manifest, source: Path, adapter: Path | None) -> GgufExport:
+        """Look whether all of it has a place in GGUF, before anything is written.
+
+        Raises:
+            InputError: something has not.
+        """
+        layout = Layout.of(source)
+        return cls(predictor, manifest, source, adapter, layout, GgufTokenizer.of(predictor.model.renderer))
+
+    @property
+    def name(self) -> str:
+        """What a server is told to call it. Servers keep answers and adapters by name, so the adapter's content is in it."""
+        return f"{slug(self.manifest.task)}-{self.manifest.adapter_id}"
+
+    @property
+    def adapter_file(self) -> str | None:
+        """Name of the adapter's file."""
+        return None if self.adapter is None else f"adapter-{self.manifest.adapter_id}.gguf"
+
+    def write(self, out: Path) -> None:
+        """Write base model and adapter, each a file.
+
+        Raises:
+            CotuneError: what was written does not answer as the bundle does.
+        """
+        dtype = write_model(self.source, out / BASE, self.layout, self.tokenizer, self.manifest.base_model.fingerprint[:16])
+        if self.adapter is not None and self.adapter_file is not None:
+            write_adapter(self.adapter, out / self.adapter_file, self.layout, self.name)
+        self._check(out / BASE, None if self.adapter_file is None else out / self.adapter_file, dtype)
+        self._write_requests(out, BASE)
+
+    def write_merged(self, out: Path) -> None:
+        """Write one file, the adapter added to the weights.
+
+        Raises:
+            CotuneError: what was written does not answer as the bundle does.
+        """
+        with tempfile.TemporaryDirectory(dir=out, prefix=".merged-") as name:
+            folder = Path(name) / "model"
+            merge(self.source, self.adapter, folder)
+            dtype = write_model(folder, out / MERGED, self.layout, self.tokenizer, self.name)
+        self._check(out / MERGED, None, dtype)
+        self._write_requests(out, MERGED)
+
+    def _check(self, model: Path, adapter: Path | None, dtype: str) -> None:
+        from safetensors.torch import save_file
+
+        with tempfile.TemporaryDirectory(dir=model.parent, prefix=".check-") as name:
+            folder = Path(name) / "model"
+            copy_model(self.source, folder, weights=False)
+            save_file(weights_in(self.source, self.layout, model, adapter), folder / "model.safetensors", {"format": "pt"})
+            check_weights(self.predictor, self.manifest, folder, dtype)
+
+    def _write_requests(self, out: Path, model: str) -> None:
+        text = example_text(self.predictor)
+        write_json(out / REQUEST, self.request(text))
+        adapter = self.adapter_file if model == BASE else None
+        stop = self.predictor.model.tokenizer.convert_ids_to_tokens(self.predictor.model.renderer.stop_id)
+        lines = [
+            f"FROM ./{model}",
+            *([f"ADAPTER ./{adapter}"] if adapter else []),
+            'TEMPLATE "{{ .Prompt }}"',
+            "PARAMETER temperature 0",
+            f"PARAMETER num_predict {self.answer_tokens}",
+            f"PARAMETER num_ctx {self.manifest.max_tokens + self.answer_tokens}",
+            f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}",
+        ]
+        write_text(out / MODELFILE, "\n".join(lines) + "\n")
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens that an answer may have, its stop token included."""
+        return self.manifest.answer_tokens or max(map(len, self._completions))
+
+    @property
+    def label_bias(self) -> list[tuple[int, float]]:
+        """The decision rule as a bias on tokens: that of each label on the token it begins with.
+
+        Empty where there is none, or where two labels begin with one token.
+        """
+        first = [ids[0] for ids in self._completions]
+        bias = self.manifest.decision.bias
+        return [] if not bias or len(set(first)) < len(first) else list(zip(first, bias, strict=True))
+
+    def request(self, text: str) -> dict[str, Any]:
+        """The body that llama.cpp's server takes at ``/completion`` for a rendered text."""
+        body: dict[str, Any] = {"prompt": text, "temperature": 0, "n_predict": self.answer_tokens}
+        written = self.manifest.written
+        lead = self.predictor.model.renderer.lead(self.predictor.prompt, self.manifest.input_fields)
+        if written is None:
+            words = self.predictor.prompt.words(self.manifest.labels)
+            body["grammar"] = label_grammar([lead + word for word in words])
+            if self.label_bias:
+                body["logit_bias"] = [list(pair) for pair in self.label_bias]
+        elif written.schema is not None and not lead:
+            body["json_schema"] = dict(written.schema)
+        return body
+
+    @property
+    def _completions(self) -> Sequence[Sequence[int]]:
+        if self.manifest.written is not None:
+            return ()
+        row = dict.fromkeys(self.manifest.input_fields, "a")
+        (rendered,) = self.predictor.model.renderer.render(self.predictor.prompt, [row], self.manifest.labels)
+        return rendered.completions
+
+
+def label_grammar(words: Sequence[str]) -> str:
+    """A grammar in llama.cpp's notation, GBNF, of exactly these words."""
+    return "root ::= " + " | ".join(f'"{_ESCAPED.sub(_escape, word)}"' for word in words)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return f"\\x{ord(match[0]):02x}" if match[0] < " " or match[0] == "\x7f" else f"\\{match[0]}"
+
+
+def example_text(predictor: Predictor) -> str:
+    """What the model reads for a row whose fields hold their own names."""
+    return predictor.model.renderer.text(
+        predictor.prompt, {name: f"THE {name.upper()}" for name in predictor.input_fields}, predictor.labels
+    )

@@ -1,0 +1,84 @@
+"""The endpoint client against a real language-model server: llama-cpp-python's, with an exported base model and adapter."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cotune.bundle.export import export_bundle
+from cotune.endpoint import Client, Endpoint
+from cotune.model.asking import Way
+from cotune.model.remote import RemoteModel
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
+from bundles import LABELS, TEXTS, loaded, make_bench
+
+pytestmark = pytest.mark.llama
+
+
+@contextmanager
+def llama_server(model: Path, adapter: Path, name: str, log: Path) -> Iterator[str]:
+    """Serves a model under a name on a free port; yields the base URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    files = ["--model", str(model), "--lora_path", str(adapter), "--model_alias", name]
+    settings = ["--port", str(port), "--n_threads", "1", "--n_threads_batch", "1", "--n_ctx", "512", "--verbose", "false"]
+    with log.open("wb") as stream:
+        server = subprocess.Popen([sys.executable, "-m", "llama_cpp.server", *files, *settings], stdout=stream, stderr=stream)
+    try:
+        url = f"http://127.0.0.1:{port}/v1"
+        for _ in range(600):
+            assert server.poll() is None, log.read_text(errors="replace")
+            try:
+                urllib.request.urlopen(f"{url}/models", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def test_a_served_export_tells_the_bundles_probabilities(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    pytest.importorskip("fastapi")
+    bench = make_bench(tmp_path)
+    bundle = bench.save(tmp_path / "bundle")
+    out = export_bundle(bundle, tmp_path / "out", "gguf")
+    predictor, rows = loaded(bundle), [{"text": text} for text in TEXTS]
+    name = f"questions-{bench.adapter_id}"
+    with llama_server(out / "base.gguf", out / f"adapter-{bench.adapter_id}.gguf", name, tmp_path / "log") as url:
+        client = Client(Endpoint(url, name), most=2)
+        remote = RemoteModel(client, way=Way())
+        assert remote.settle(predictor.prompt, rows[0], LABELS).tells_probabilities
+        said, _ = remote.say([remote_messages(predictor, row) for row in rows])
+        scores = remote.score(predictor.prompt, rows, LABELS)
+    assert scores.log_probs.shape == (len(rows), len(LABELS)) and np.isfinite(scores.log_probs).all()
+    predictor.model.adapters.use(bench.adapter_id)
+    tokenizer = predictor.model.tokenizer
+    for row, answer in zip(predictor.model.renderer.render(predictor.prompt, rows, LABELS), said, strict=True):
+        assert answer.usage.input == len(row.prompt_ids)
+        with torch.inference_mode():
+            logits = predictor.model.model(torch.tensor([row.prompt_ids])).logits[0, -1]
+        best = torch.log_softmax(logits.double(), -1).max(0)
+        token, log_prob = max(answer.positions[0], key=lambda pair: pair[1])
+        assert abs(log_prob - float(best.values)) < 0.05
+        assert token == tokenizer.decode([int(best.indices)]) or "�" in tokenizer.decode([int(best.indices)])
+
+
+def remote_messages(predictor: object, row: dict[str, str]) -> list[dict[str, str]]:
+    from cotune.prompt.messages import turns_of
+
+    return list(turns_of(predictor.prompt, row, LABELS).messages)  # type: ignore[attr-defined]
