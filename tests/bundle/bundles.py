@@ -57,8 +57,8 @@ class Bench:
         return save_bundle(folder, **given | changes)
 
 
-def make_bench(folder: Path, kind: Kind = "llama") -> Bench:
-    base = save_tiny(folder / "tiny-base", kind)
+def make_bench(folder: Path, kind: Kind = "llama", **changes: Any) -> Bench:
+    base = save_tiny(folder / "tiny-base", kind, **changes)
     model = LocalModel.load(base)
     widen_lora(model.adapters.start(LoraSettings(rank=4, alpha=8), seed=0))
     adapter = model.adapters.save(model.adapters.weights(), folder / "adapters")

@@ -26,6 +26,14 @@ from cotune.task.output import Output, label_output
 from tiny import Kind, merging_tokenizer, save_tiny, tiny_config, tiny_tokenizer
 
 KINDS: tuple[Kind, ...] = ("llama", "qwen2", "qwen3")
+LONG = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 
 
 def facts(path: Path) -> dict[str, Any]:
@@ -123,7 +131,7 @@ def test_rows_in_another_order_are_not_handed_over(
 
 
 def test_architectures_without_a_layout_are_refused_before_anything_is_written(tmp_path: Path) -> None:
-    bench = make_bench(tmp_path / "gemma", kind="gemma3")
+    bench = make_bench(tmp_path / "gemma", "gemma3")
     with pytest.raises(InputError, match="'gemma3_text' cannot be written as GGUF"):
         export_bundle(bench.save(tmp_path / "bundle"), tmp_path / "out", "gguf")
     assert not (tmp_path / "out").exists()
@@ -213,10 +221,12 @@ def label_scores(model: Any, bundle: Path) -> np.ndarray[Any, Any]:
 
 @pytest.mark.llama
 @pytest.mark.parametrize("to", ["gguf", "gguf-merged"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_llama_cpp_answers_as_the_bundle_does(tmp_path: Path, kind: Kind, to: Any) -> None:
+@pytest.mark.parametrize(
+    ("kind", "changes"), [*((kind, {}) for kind in KINDS), ("llama", {"rope_parameters": LONG}), ("llama", {"head_dim": 16})]
+)
+def test_llama_cpp_answers_as_the_bundle_does(tmp_path: Path, kind: Kind, changes: dict[str, Any], to: Any) -> None:
     pytest.importorskip("llama_cpp")
-    bench = make_bench(tmp_path, kind=kind)
+    bench = make_bench(tmp_path, kind, **changes)
     bundle = bench.save(tmp_path / "bundle")
     out = export_bundle(bundle, tmp_path / "out", to)
     predictor = loaded(bundle)

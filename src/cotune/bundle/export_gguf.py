@@ -138,8 +138,10 @@ class GgufExport:
         written = self.manifest.written
         lead = self.predictor.model.renderer.lead(self.predictor.prompt, self.manifest.input_fields)
         if written is None:
-            words = self.predictor.prompt.words(self.manifest.labels)
-            body["grammar"] = label_grammar([lead + word for word in words])
+            words = [lead + word for word in self.predictor.prompt.words(self.manifest.labels)]
+            body["grammar"] = label_grammar(words)
+            # The grammar ends an answer; until then a model may spell a word in shorter tokens than the tokenizer does.
+            body["n_predict"] = 1 + max(len(word.encode()) for word in words)
             if self.label_bias:
                 body["logit_bias"] = [list(pair) for pair in self.label_bias]
         elif written.schema is not None and not lead:
