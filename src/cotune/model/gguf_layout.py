@@ -140,7 +140,8 @@ class Layout:
 
         stretched, _ = ROPE_INIT_FUNCTIONS["llama3"](self.config, torch.device("cpu"))
         plain = 1.0 / rope["rope_theta"] ** (torch.arange(0, self.head_dim, 2).float() / self.head_dim)
-        return plain / stretched
+        factors: Tensor = plain / stretched
+        return factors
 
 
 def _module(tensor: str) -> str:
