@@ -12,7 +12,7 @@ import torch
 
 import cotune
 from cotune.config import config_from_data
-from cotune.config_paths import IN_MEMORY
+from cotune.config.paths import IN_MEMORY
 from cotune.report import tryout_text
 from tiny import save_tiny
 

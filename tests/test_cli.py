@@ -171,7 +171,7 @@ BAD = {
     "unknown device": Bad(("warp",), more=("engine.device=warp",)),
     "a seed below zero": Bad(("seed", "at least 0"), more=("--seed", "-1")),
     "a limit that leaves nothing": Bad(("limit.test",), more=("limit.test=59",)),
-    "prompt file missing": Bad(("mine.txt", "cannot be read"), more=("--prompt", "mine.txt")),
+    "prompt file missing": Bad(("mine.txt", "does not exist"), more=("--prompt", "mine.txt")),
     "prompt file not UTF-8": Bad(("mine.txt", "UTF-8"), {"mine.txt": b"caf\xe9 {text}"}, more=("--prompt", "mine.txt")),
     "prompt without input field": Bad(("prompt 1", "{text}"), {"mine.txt": "Which?"}, more=("--prompt", "mine.txt")),
     "empty prompt": Bad(("empty", "{text}"), {"mine.txt": " \n"}, more=("--prompt", "mine.txt")),
@@ -399,7 +399,7 @@ def test_trying_the_winner_itself_changes_nothing(cotune: Cotune, done: Done) ->
     [
         (("try", "OUT", "--text", "Which one?"), ("--text", "{text}")),
         (("try", "OUT", "--text", " "), ("empty", "{text}")),
-        (("try", "OUT", "--prompt", "none.txt"), ("none.txt", "cannot be read")),
+        (("try", "OUT", "--prompt", "none.txt"), ("none.txt", "does not exist")),
         (("try", "nowhere", "--text", "{text}"), ("nowhere", "not a run's folder")),
         (("try", "OUT/best", "--text", "{text}"), ("best", "not a run's folder")),
         (("try", "YOUNG", "--text", "{text}"), ("no winner yet",)),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cotune.errors import InputError
-from cotune.files import atomic_path, remove_stale, write_json, write_text
+from cotune.files import atomic_path, read_text, remove_stale, write_json, write_text
 
 _WRITE = """
 import sys
@@ -123,3 +123,14 @@ def test_a_process_that_got_the_same_number_as_a_dead_one_removes_its_files(tmp_
     """In containers the run's process has the same number every time."""
     (tmp_path / f".new.{os.getpid()}-abcdefgh.tmp").write_text("")
     assert remove_stale(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("gone.txt", "does not exist"), ("", "is a folder"), ("latin.txt", "not UTF-8"), ("a\0b", "a name that no file can have")],
+)
+def test_a_text_that_cannot_be_read_is_told(tmp_path: Path, name: str, told: str) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(InputError, match=told) as caught:
+        read_text(tmp_path / name, "the prompt file")
+    assert "the prompt file" in str(caught.value) and caught.value.mend

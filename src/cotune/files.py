@@ -44,14 +44,20 @@ def read_text(path: Path, what: str) -> str:
         what: what errors call it, such as "the prompt file".
 
     Raises:
-        InputError: it cannot be read, or is not UTF-8.
+        InputError: it does not exist, is a folder, cannot be read, or is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputError(f"{what} does not exist", where=str(path), mend="Check the path.") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{what} is a folder", where=str(path), mend="Name the file in it.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{what} is not UTF-8 text", where=str(path), mend="Save it as UTF-8.") from error
+    except ValueError as error:
+        raise InputError(f"{what} has a name that no file can have", where=repr(str(path)), mend="Check the path.") from error
     except OSError as error:
-        raise InputError(f"{what} cannot be read ({error.strerror})", where=str(path), mend="Check the path.") from error
+        raise InputError(f"{what} cannot be read ({error.strerror})", where=str(path), mend="Check its permissions.") from error
 
 
 def sync(path: Path) -> None:

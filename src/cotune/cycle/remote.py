@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cotune.config import RunConfig
-from cotune.config_endpoints import EndpointSection
+from cotune.config.endpoints import EndpointSection
 from cotune.cycle.budget import Budget
 from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import Journal

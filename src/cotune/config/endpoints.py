@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, StrictBool, StrictStr, model_validator
 from pydantic_core import PydanticCustomError
 
-from cotune.config_types import Count, Name, Number, Section
+from cotune.config.types import Count, Name, Number, Section
 
 NO_PART_OF_THE_ANSWER = ("key_env", "timeout", "concurrency", "patience")
 """Keys of these sections that a run may be gone on with changed: they say how one asks, not what comes out."""

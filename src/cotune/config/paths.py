@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 IN_MEMORY = "(in memory)"
+"""What stands for a data file where the rows of a task lie in none."""
+
 ROLES = ("train", "dev", "test", "replay", "unlabelled")
+"""What the rows of a data file are for."""
+
 DATA_KEYS = tuple(f"data.{role}" for role in ROLES)
 _PATH_KEYS = (*DATA_KEYS, "prompt", "model", "metric", "start", "output.schema", "judge.agreement")
 _PROMPT_SUFFIXES = (".txt", ".md")
@@ -45,3 +49,8 @@ def names_file(prompt: str) -> bool:
 def names_function(metric: str) -> bool:
     """Whether a metric is a function in a file."""
     return ".py:" in metric
+
+
+def base_name(name: str | None) -> str | None:
+    """The last part of a path; what names no file on this machine stays as it is."""
+    return name if name is None or "://" in name else Path(name).name

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from cotune.config.yaml_text import YamlText
 from cotune.errors import InputError
-from cotune.yaml_text import YamlText
 
 
 def readable_error(error: ErrorDetails, where: str, document: YamlText, root: type[BaseModel]) -> InputError:

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic import model_validator as _model_validator
 from pydantic_core import PydanticCustomError
 
-from cotune.config_types import Count, Name, Section
+from cotune.config.types import Count, Name, Section
 from cotune.errors import InputError
 from cotune.files import read_text
 

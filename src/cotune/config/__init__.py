@@ -1,0 +1,10 @@
+"""WHAT a run is told: one typed config, read from YAML, from ``key=value`` texts, or made from a bare data file."""
+
+from __future__ import annotations
+
+from cotune.config.paths import IN_MEMORY
+from cotune.config.read import config_from_data, config_in_memory, load_config
+from cotune.config.run import RunConfig
+from cotune.config.sections import EngineConfig, TuneConfig
+
+__all__ = ["IN_MEMORY", "EngineConfig", "RunConfig", "TuneConfig", "config_from_data", "config_in_memory", "load_config"]

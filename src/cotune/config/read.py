@@ -1,0 +1,144 @@
+"""How a run's config comes about: from YAML, from ``key=value`` texts, from a bare data file, or from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from cotune.config.errors import kind_of, readable_error
+from cotune.config.paths import DATA_KEYS, IN_MEMORY, names_function, resolve_paths
+from cotune.config.run import RunConfig
+from cotune.config.start import fill_from_bundle
+from cotune.config.yaml_text import YamlText, parse_yaml
+from cotune.errors import InputError
+from cotune.files import read_text
+
+_TEXT_KEYS = ("name", "prompt", "metric", "model", "start", "budget", "judge.rubric", "judge.agreement", *DATA_KEYS)
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a run's YAML file. Paths in it are relative to its folder, paths in ``overrides`` to the current one.
+
+    Args:
+        path: the YAML file.
+        overrides: texts such as ``tune.rank=8``, with YAML values; they win over the file.
+
+    Raises:
+        InputError: no such file, broken YAML, an unknown key or a value of the wrong kind; names file, line and key.
+    """
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        raise InputError("a run's file ends in .yaml or .yml", where=str(path), mend="Rename it, or give the data file.")
+    document = parse_yaml(read_text(path, "the task file"), str(path))
+    if not isinstance(document.value, dict):
+        found = "empty" if document.value is None else f"a {kind_of(document.value)}"
+        raise InputError(
+            f"the file is {found} and not a list of keys",
+            where=str(path),
+            mend="Write at least name:, data: {train:, input:, output:}.",
+        )
+    values = document.value
+    values.setdefault("name", path.stem)
+    resolve_paths(values, path.parent)
+    keys, values = _overridden(values, overrides)
+    return _validated(values, str(path), document, keys)
+
+
+def config_from_data(
+    data_path: str | Path,
+    *,
+    input: str | Sequence[str] | None = None,
+    output: str | None = None,
+    overrides: Iterable[str] = (),
+    **settings: Any,
+) -> RunConfig:
+    """A run's config for a bare data file, all else at its default.
+
+    Args:
+        data_path: file or ``hf://`` name of the labelled rows.
+        input: column or columns that the model reads; None only where a bundle to start from says so.
+        output: column of the labels; None likewise.
+        overrides: texts such as ``tune.rank=8``.
+        settings: further top-level keys of the config, such as ``budget="2m"``.
+
+    Raises:
+        InputError: a key is unknown or a value of the wrong kind.
+    """
+    train = str(data_path)
+    named = {"input": input if input is None or isinstance(input, str) else list(input), "output": output}
+    values: dict[str, Any] = {"name": _task_name(train), **settings}
+    told = {key: value for key, value in named.items() if value is not None}
+    values["data"] = {**values.get("data", {}), "train": train, **told}
+    resolve_paths(values, Path.cwd())
+    keys, values = _overridden(values, overrides)
+    return _validated(values, "the settings", YamlText(None, {}), keys)
+
+
+def config_in_memory(*, name: str, input: Sequence[str], output: str, **settings: Any) -> RunConfig:
+    """A run's config for a task made in Python, whose rows lie in no file; arguments as in :func:`config_from_data`."""
+    data = {"train": IN_MEMORY, "input": list(input), "output": output}
+    return _validated({"name": name, "data": data, **settings}, "the settings", YamlText(None, {}))
+
+
+def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> tuple[frozenset[str], dict[str, Any]]:
+    """The keys that ``overrides`` set, and the values with them in place."""
+    keys: set[str] = set()
+    for text in overrides:
+        key, equals, raw = text.partition("=")
+        key = key.strip()
+        if not equals or not key or not all(key.split(".")):
+            raise InputError(
+                f"{text!r} is not of the form key=value", where="command line", mend="Write for example tune.rank=8."
+            )
+        value: Any = raw
+        if key not in _TEXT_KEYS:
+            value = parse_yaml(raw, f"command line, {key}").value
+        elif raw.strip() in ("", "null"):
+            value = None
+        place = values
+        *sections, last = key.split(".")
+        for depth, section in enumerate(sections):
+            inner = place.setdefault(section, {})
+            if inner is None:
+                inner = place[section] = {}
+            if not isinstance(inner, dict):
+                above = ".".join(sections[: depth + 1])
+                raise InputError(f"{above!r} has no keys of its own", where=f"command line, {key}", mend=f"Set {above} itself.")
+            place = inner
+        place[last] = value
+        keys.add(key)
+        resolve_paths(values, Path.cwd(), {key})
+    return frozenset(keys), values
+
+
+def _validated(values: dict[str, Any], where: str, document: YamlText, overridden: frozenset[str] = frozenset()) -> RunConfig:
+    # a section that is written but left empty means its defaults
+    for section in ("output", "limit", "tune", "search", "evaluate", "endpoint", "proposer", "teacher", "judge", "engine"):
+        if section in values and values[section] is None:
+            del values[section]
+    fill_from_bundle(values)
+    try:
+        config = RunConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = tuple(map(str, first["loc"]))
+        if any(".".join(path[:end]) in overridden for end in range(1, len(path) + 1)):
+            where, document = "command line", YamlText(None, {})
+        raise readable_error(first, where, document, RunConfig) from None
+    if config.metric is not None and not names_function(config.metric):
+        from cotune.task.metrics import metric_named
+
+        if "metric" in overridden:
+            where, document = "command line", YamlText(None, {})
+        line = document.lines.get(("metric",))
+        metric_named(config.metric, where=f"{where}{f', line {line}' if line else ''}, metric")
+    return config
+
+
+def _task_name(source: str) -> str:
+    """A name after the data: the file's, or its folder's where the file is called after its role."""
+    path = Path(source.removeprefix("hf://").split(":")[0])
+    plain = path.stem.lower() in ("train", "data", "rows") and path.absolute().parent.name
+    return plain or path.stem or "task"

@@ -1,0 +1,132 @@
+"""Everything that a run is told, in one typed value, and what of it must stay for the run to be gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, StrictBool, StrictInt, StrictStr
+from pydantic import model_validator as _model_validator
+from pydantic_core import PydanticCustomError
+
+from cotune.config.endpoints import JUDGE, NO_PART_OF_THE_ANSWER, JudgeConfig, ModelEndpoint, ProposerConfig, TeacherConfig
+from cotune.config.errors import shown
+from cotune.config.output import OutputConfig
+from cotune.config.paths import ROLES, base_name, names_file, names_function
+from cotune.config.sections import DataConfig, EngineConfig, EvaluateConfig, LimitConfig, SearchConfig, TuneConfig
+from cotune.config.types import Name, Section
+from cotune.endpoint.server import REMOTE
+from cotune.files import read_text
+
+
+class RunConfig(Section):
+    """Everything that a run is told. Immutable; :func:`load_config` makes one from a file.
+
+    Attributes:
+        name: what people call the task.
+        metric: one of ``cotune.task.metrics.METRICS``, ``within 0.5``, ``within 1%`` or ``FILE.py:FUNCTION``; None takes the
+            default of the output's type.
+        model: ``smollm2-135m`` (bundled), a local folder, a hub id, or ``openai:NAME`` behind ``endpoint.base_url``.
+        start: folder of an earlier run's bundle that this one goes on from; None starts afresh.
+        prompt: the user's own prompt, inline or the path of a ``.txt`` or ``.md`` file; None drafts one.
+        budget: how long the run may go on, such as ``90s``, ``10m``, ``1h``, ``300ktok``, ``2Mtok`` or ``2usd``.
+        refit: whether the winner is trained once more on train and dev together.
+    """
+
+    name: Name
+    data: DataConfig
+    output: OutputConfig = OutputConfig()
+    metric: Name | None = None
+    model: Name = "smollm2-135m"
+    start: Name | None = None
+    prompt: StrictStr | None = None
+    budget: Name = "10m"
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**32)] = 0
+    limit: LimitConfig = LimitConfig()
+    refit: StrictBool = False
+    tune: TuneConfig = TuneConfig()
+    search: SearchConfig = SearchConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    endpoint: ModelEndpoint = ModelEndpoint()
+    proposer: ProposerConfig = ProposerConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    judge: JudgeConfig = JudgeConfig()
+    engine: EngineConfig = EngineConfig()
+
+    @_model_validator(mode="after")
+    def _replay_needs_a_start(self) -> RunConfig:
+        if self.data.replay is not None and self.start is None:
+            what = "data.replay holds rows of an earlier run, and no bundle is named to go on from; set start"
+            raise PydanticCustomError("replay", "{what}", {"what": what})
+        return self
+
+    @_model_validator(mode="after")
+    def _endpoint_goes_with_model(self) -> RunConfig:
+        if self.remote_model is not None and self.endpoint.base_url is None:
+            raise PydanticCustomError("endpoint", "a model openai:NAME needs endpoint.base_url, where it answers")
+        if (self.data.unlabelled is None) != (self.teacher.base_url is None):
+            raise PydanticCustomError("teacher", "data.unlabelled and teacher go together: rows, and who answers them")
+        if (self.metric == JUDGE) != (self.judge.base_url is not None):
+            what = "metric: judge and the section judge go together: what is measured, and who grades"
+            raise PydanticCustomError("judge", "{what}", {"what": what})
+        if self.remote_model == "":
+            raise PydanticCustomError("endpoint", "the model is called openai: and has no name")
+        return self
+
+    @property
+    def remote_model(self) -> str | None:
+        """Name of the model at ``endpoint``; None where it is one on this machine."""
+        return self.model.removeprefix(REMOTE) if self.model.startswith(REMOTE) else None
+
+    def prompt_text(self) -> str | None:
+        """The user's prompt as text, read from its file where ``prompt`` names one.
+
+        Raises:
+            InputError: the file is missing, is not UTF-8 text or cannot be read.
+        """
+        if self.prompt is None or not names_file(self.prompt):
+            return self.prompt
+        return read_text(Path(self.prompt), "the prompt file")
+
+    def fingerprint_view(self) -> dict[str, Any]:
+        """What must be equal for a run folder to be gone on with: all but the name and where files lie.
+
+        Data files count by their names and the prompt by its text; what is in the data is hashed by the task, and what a bundle
+        holds by its manifest.
+        """
+        view: dict[str, Any] = self.model_dump(mode="json", exclude={"name", "start"})
+        for role in ROLES:
+            view["data"][role] = base_name(view["data"][role])
+        view["model"] = base_name(view["model"]) if _is_local(view["model"]) else view["model"]
+        view["prompt"] = self.prompt_text()
+        view["judge"]["agreement"] = base_name(view["judge"]["agreement"])
+        for section in ("endpoint", "proposer", "teacher", "judge"):
+            for key in NO_PART_OF_THE_ANSWER:
+                view[section].pop(key, None)
+        # The task hashes what stands in the files of the schema and the metric.
+        if isinstance(self.output.json_schema, str):
+            view["output"]["schema"] = base_name(self.output.json_schema)
+        if self.metric is not None and names_function(self.metric):
+            view["metric"] = base_name(self.metric)
+        return view
+
+    def differences(self, other: RunConfig) -> list[str]:
+        """What keeps ``other`` from going on with this config's run, a line for each key; empty where nothing does."""
+        mine, theirs = _flat(self.fingerprint_view()), _flat(other.fingerprint_view())
+        return [
+            f"{key}: {shown(mine.get(key))} -> {shown(theirs.get(key))}"
+            for key in dict.fromkeys((*mine, *theirs))
+            if mine.get(key) != theirs.get(key)
+        ]
+
+
+def _is_local(model: str) -> bool:
+    return Path(model).is_absolute()
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {above + key: value})
+    return flat
