@@ -29,7 +29,8 @@ import trl_baseline
 import tuning
 from cotune.errors import CotuneError, InputError
 from cotune.model.bundled import resolve_model
-from cotune.model.local import EngineSettings, LocalModel
+from cotune.model.engine_settings import EngineSettings
+from cotune.model.local import LocalModel
 from cotune.model.probe import probe
 from measure import Gemm, machine_facts, say
 

@@ -33,9 +33,10 @@ from cotune.model.adapters import BASE
 from cotune.model.bundled import resolve_model
 from cotune.model.choosing import Chooser
 from cotune.model.decoder import Decoder, slots_in_memory
+from cotune.model.engine_settings import EngineSettings
 from cotune.model.generations import GREEDY
 from cotune.model.grammar import Grammar
-from cotune.model.local import EngineSettings, LocalModel
+from cotune.model.local import LocalModel
 from cotune.model.machine import device_memory
 from cotune.model.naive import use_plain_attention
 from cotune.model.probe import probe

@@ -34,7 +34,8 @@ from cotune.bundle.manifest import read_manifest
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.decision import RAW
 from cotune.model.bundled import resolve_model
-from cotune.model.local import EngineSettings, LocalModel
+from cotune.model.engine_settings import EngineSettings
+from cotune.model.local import LocalModel
 from cotune.model.probe import Probe, probe
 from measure import machine_facts, say
 from workloads import read_rows, scoring_work

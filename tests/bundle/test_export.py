@@ -12,7 +12,8 @@ from bundles import BIAS, LABELS, TEXTS, Bench, loaded
 from cotune.bundle.export import export_bundle
 from cotune.cli import main
 from cotune.errors import CotuneError, InputError
-from cotune.model.local import EngineSettings, LocalModel
+from cotune.model.engine_settings import EngineSettings
+from cotune.model.local import LocalModel
 
 ROWS = [{"text": text} for text in TEXTS]
 

@@ -18,7 +18,7 @@ from cotune.cycle.neighbours import check_neighbours
 from cotune.cycle.overlap import overlap_finding, overlapping
 from cotune.cycle.run import Quiet
 from cotune.embed import TextEmbedder
-from cotune.model.local import EngineSettings
+from cotune.model.engine_settings import EngineSettings
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task import Example, SealedTest
 from cotune.task.near import near_duplicates

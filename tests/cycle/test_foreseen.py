@@ -23,7 +23,7 @@ from cotune.cycle.run import Quiet
 from cotune.cycle.surrogate import Forecaster
 from cotune.model.adapters import BASE
 from cotune.model.cache import cache_folder
-from cotune.model.local import EngineSettings
+from cotune.model.engine_settings import EngineSettings
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings

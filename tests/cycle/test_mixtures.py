@@ -14,7 +14,8 @@ from cotune.cycle.lab import Lab
 from cotune.cycle.run import Quiet
 from cotune.cycle.track import Track, advance, average_steady, finish, open_track
 from cotune.model.adapters import LoraSettings
-from cotune.model.local import EngineSettings, LocalModel
+from cotune.model.engine_settings import EngineSettings
+from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings

@@ -16,7 +16,7 @@ from cotune.cycle.pool import has_room, nearest_variant, opening_pool
 from cotune.cycle.run import Quiet
 from cotune.cycle.track import advance, open_track
 from cotune.model.adapters import BASE
-from cotune.model.local import EngineSettings
+from cotune.model.engine_settings import EngineSettings
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.task import Task

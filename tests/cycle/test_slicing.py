@@ -19,7 +19,7 @@ from cotune.cycle.run import Quiet
 from cotune.cycle.slicing import measure_slices, slicing_tokens
 from cotune.cycle.track import Measured
 from cotune.evaluate.scoring import Evaluation
-from cotune.model.local import EngineSettings
+from cotune.model.engine_settings import EngineSettings
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings

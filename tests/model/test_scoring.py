@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from cotune.errors import DivergedError
-from cotune.model import local as local_module
+from cotune.model import scoring as scoring_module
 from cotune.model.adapters import LoraSettings
-from cotune.model.local import EngineSettings, LocalModel
+from cotune.model.engine_settings import EngineSettings
+from cotune.model.local import LocalModel
 from cotune.model.naive import naive_label_scores, use_plain_attention
 from cotune.model.runner import PackedRunner
 from cotune.model.score_cache import ScoreCache
@@ -207,7 +208,7 @@ def test_memory_that_runs_out_halves_the_batch(monkeypatch: pytest.MonkeyPatch, 
     local = tiny_local("llama")
     wanted = local.score(PROMPT, ROWS, LONG_LABELS, top=top)
     name = "score_batch" if top is None else "score_batch_top"
-    run, sizes = getattr(local_module, name), []
+    run, sizes = getattr(scoring_module, name), []
 
     def short_of_memory(runner: Any, prefix: Any, batch: Any, *rest: Any) -> Any:
         sizes.append(len(batch.places))
@@ -215,11 +216,11 @@ def test_memory_that_runs_out_halves_the_batch(monkeypatch: pytest.MonkeyPatch, 
             raise torch.OutOfMemoryError("no memory left")
         return run(runner, prefix, batch, *rest)
 
-    monkeypatch.setattr(local_module, name, short_of_memory)
+    monkeypatch.setattr(scoring_module, name, short_of_memory)
     found = local.score(PROMPT, ROWS, LONG_LABELS, top=top)
     assert sizes[:2] == [7, 3] and max(sizes[2:]) <= 4
     np.testing.assert_allclose(found.log_probs, wanted.log_probs, atol=1e-4, rtol=0)
-    monkeypatch.setattr(local_module, name, lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("none at all")))
+    monkeypatch.setattr(scoring_module, name, lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("none at all")))
     with pytest.raises(torch.OutOfMemoryError):
         local.score(PROMPT, ROWS, LONG_LABELS, top=top)
 
@@ -231,7 +232,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.Mon
         calls.append(1)
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(local_module, "score_batch", broken)
+    monkeypatch.setattr(scoring_module, "score_batch", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         local.score(PROMPT, ROWS, LONG_LABELS)
     assert len(calls) == 1

@@ -27,7 +27,8 @@ def check_weights(predictor: Predictor, manifest: Manifest, folder: Path, dtype:
     Raises:
         CotuneError: they do.
     """
-    from cotune.model.local import EngineSettings, LocalModel
+    from cotune.model.engine_settings import EngineSettings
+    from cotune.model.local import LocalModel
 
     settings = EngineSettings("cpu", "float32", max_tokens=manifest.max_tokens)
     other = LocalModel.load(folder, settings=settings)

@@ -14,7 +14,8 @@ from cotune.cycle.remote import embeds_of, open_remote, remote_costs
 from cotune.errors import InputError
 from cotune.evaluate.judge import Judge
 from cotune.model.adapters import BASE, LoraSettings
-from cotune.model.local import EngineSettings, LocalModel
+from cotune.model.engine_settings import EngineSettings
+from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
 from cotune.tune.settings import PrefixSettings, TuneSettings

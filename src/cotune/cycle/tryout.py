@@ -21,7 +21,8 @@ from cotune.evaluate.decision import Decision
 from cotune.evaluate.paired import paired_difference
 from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapters import BASE
-from cotune.model.local import EngineSettings, LocalModel
+from cotune.model.engine_settings import EngineSettings
+from cotune.model.local import LocalModel
 from cotune.model.remote import RemoteModel
 from cotune.prompt.prompt import Prompt, parse_prompt
 from cotune.task.task import Task

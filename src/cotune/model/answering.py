@@ -111,6 +111,6 @@ def _packed_losses(
     )
     targets = torch.tensor([token for row in rows for token in row.completions[0]], device=hidden.device)
     states = hidden[torch.from_numpy(places).to(hidden.device)]
-    found = runner.log_probs(states, torch.arange(len(places), device=hidden.device), targets).double().cpu().numpy()
+    found = runner.log_probs(states, torch.arange(len(places), device=hidden.device), targets).cpu().double().numpy()
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     return -np.add.reduceat(found, starts), len(plan.ids)

@@ -92,7 +92,8 @@ class Chooser:
 
     def _draw(self, logits: Tensor, draws: np.random.Generator) -> int:
         """Inverse of the cumulative distribution: one number a token, whatever the other rows do."""
-        shares = torch.softmax(logits.double() / self.sampling.temperature, dim=0).cumsum(0)
+        # On the CPU, where double precision always is and a sum comes out the same each time.
+        shares = torch.softmax(logits.cpu().double() / self.sampling.temperature, dim=0).cumsum(0)
         place = int(torch.searchsorted(shares, draws.random() * float(shares[-1]), right=True))
         return min(place, len(shares) - 1)
 

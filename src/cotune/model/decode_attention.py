@@ -107,24 +107,24 @@ class DecodeStep:
         if q.device.type == "cpu" and q.dtype != torch.float32 and window is None and size == v.shape[-1]:
             out = self._merged(queries, keys, values, part, scale)
         else:
-            out = self._dense(queries * scale, keys, values, part, self._mask(window, before))
+            out = self._dense(queries.float() * scale, keys, values, part, self._mask(window, before))
         return out.reshape(rows, all_heads, -1)
 
     def _dense(
         self, queries: Tensor, keys: Tensor, values: Tensor, prefix: tuple[Tensor, ...] | None, mask: Tensor | None
     ) -> Tensor:
-        """Scores of both parts side by side, any window and device."""
+        """Scores of both parts side by side, in fp32 as the scaled queries are; any window and device."""
         rows, heads, group, size = queries.shape
-        scores = torch.matmul(queries, keys.transpose(-1, -2))
+        scores = torch.matmul(queries, keys.float().transpose(-1, -2))
         before = 0
         if prefix is not None:
             before = prefix[0].shape[1]
             long = queries.transpose(0, 1).reshape(heads, rows * group, size)
-            to_prefix = torch.matmul(long, prefix[0].transpose(-1, -2))
+            to_prefix = torch.matmul(long, prefix[0].float().transpose(-1, -2))
             scores = torch.cat([to_prefix.view(heads, rows, group, before).transpose(0, 1), scores], dim=-1)
         if mask is not None:
             scores.masked_fill_(mask, -torch.inf)
-        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype)
+        weights = torch.softmax(scores, dim=-1).to(values.dtype)
         out = torch.matmul(weights[..., before:], values)
         if prefix is not None:
             long = weights[..., :before].transpose(0, 1).reshape(heads, rows * group, before)

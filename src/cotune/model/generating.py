@@ -15,7 +15,7 @@ from cotune.model.decoder import Decoder, slots_in_memory
 from cotune.model.engine_facts import engine_facts
 from cotune.model.generations import Generations, Sampling
 from cotune.model.grammar import Grammar
-from cotune.model.machine import device_memory, out_of_memory
+from cotune.model.machine import device_memory, give_back_memory, out_of_memory
 from cotune.model.plain_generation import plain_generate
 from cotune.model.protocol import Progress
 from cotune.model.token_grammar import TokenGrammar
@@ -135,7 +135,7 @@ def _write(
         model.model.config.get_text_config(),
         next(model.model.parameters()).element_size(),
         max(map(len, suffixes)) + limit,
-        int(_SHARE_OF_MEMORY * device_memory(model.settings.device)),
+        int(_SHARE_OF_MEMORY * device_memory(model.runner.device)),
     )
     told: list[int] = []
     tell = _telling(progress, told)
@@ -158,9 +158,10 @@ def _write(
         except RuntimeError as error:
             if not out_of_memory(error) or slots == 1:
                 raise
-            slots = max(1, min(slots, len(prompts)) // 2)
-            # What ran in vain is not told twice.
-            tell = None
+        give_back_memory(model.runner.device)
+        slots = max(1, min(slots, len(prompts)) // 2)
+        # What ran in vain is not told twice.
+        tell = None
 
 
 def _telling(progress: Progress | None, told: list[int]) -> Progress | None:

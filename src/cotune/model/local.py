@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,18 @@ from cotune.errors import InputError
 from cotune.model.adapters import BASE, AdapterSlot
 from cotune.model.allocator import keep_freed_memory
 from cotune.model.answering import answer_losses
+from cotune.model.engine_settings import EngineSettings
 from cotune.model.generating import generate
 from cotune.model.generations import GREEDY, AnswerLosses, Generations, Sampling
 from cotune.model.grammar import Grammar
 from cotune.model.label_scoring import score_labels
-from cotune.model.machine import out_of_memory
 from cotune.model.naive import naive_label_scores, plain_prefix
 from cotune.model.prefixes import PrefixStates
 from cotune.model.protocol import Model, Progress
 from cotune.model.runner import PackedRunner, PrefixState, self_check
 from cotune.model.score_cache import ScoreCache
 from cotune.model.scores import LabelScores
-from cotune.model.scoring import Batch, score_batch, score_batch_top
+from cotune.model.scoring import Batch, score_in_halves
 from cotune.model.states import mean_states
 from cotune.model.token_grammar import TokenTable
 from cotune.model.trained_prefix import TrainedPrefix, by_coverage
@@ -40,25 +40,6 @@ _log = logging.getLogger(__name__)
 
 # Texts that begin with characters of different kinds: what prompts have in common with all of them is the prompt's own.
 _UNLIKE = ("a", "Z", "7", "#", "é", "\n", " x", "的")
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """How the engine runs.
-
-    Attributes:
-        device: torch device.
-        dtype: ``float32`` or ``bfloat16``.
-        threads: CPU threads; None leaves torch's number.
-        batch_tokens: own tokens in a scoring pass.
-        max_tokens: longest prompt.
-    """
-
-    device: str = "cpu"
-    dtype: str = "float32"
-    threads: int | None = None
-    batch_tokens: int = 2048
-    max_tokens: int = 1024
 
 
 class LocalModel:
@@ -254,7 +235,7 @@ class LocalModel:
             return naive_label_scores(self.model, rows, start=start, covered=len(prefix_ids))
         with torch.inference_mode():
             prefix = self._prefixes.get(adapter, prefix_ids)
-            return self._halving(prefix, batch, top)
+            return score_in_halves(self.runner, prefix, batch, top)
 
     def trained_start(self, trained: TrainedPrefix | None, covered: int) -> PrefixState | None:
         """What a prompt attends to when so many of its tokens are stood for, in the model's number type."""
@@ -266,25 +247,6 @@ class LocalModel:
         """Places of sequences by how many of their tokens a trained prefix stands for; at least one token stays with each."""
         limits = [len(ids) - 1 for ids in sequences] if most is None else most
         return by_coverage(self.adapters.trained_prefix(adapter), sequences, limits)
-
-    def _halving(self, prefix: PrefixState | None, batch: Batch, top: int | None) -> tuple[NDArray[np.float64], int]:
-        """Run a batch, in halves where memory runs out."""
-        try:
-            if top is not None:
-                return score_batch_top(self.runner, prefix, batch, top)
-            return score_batch(self.runner, prefix, batch), batch.own_tokens
-        except RuntimeError as error:
-            if not out_of_memory(error) or len(batch.places) == 1:
-                raise
-        if self.settings.device.startswith("cuda"):
-            torch.cuda.empty_cache()
-        middle = len(batch.places) // 2
-        halves = [
-            Batch(batch.places[part], batch.suffixes[part], batch.trie, batch.completions)
-            for part in (slice(None, middle), slice(middle, None))
-        ]
-        results = [self._halving(prefix, half, top) for half in halves]
-        return np.concatenate([scores for scores, _ in results]), sum(tokens for _, tokens in results)
 
     # Free answers -------------------------------------------------------------------------------------------------
 

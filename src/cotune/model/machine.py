@@ -7,6 +7,10 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 _ROOT = Path("/")
 
@@ -53,18 +57,19 @@ def available_memory(root: Path = _ROOT) -> int:
     return free
 
 
-def device_memory(device: str, root: Path = _ROOT) -> int:
+def device_memory(device: torch.device | str, root: Path = _ROOT) -> int:
     """Bytes that a device has in all, in use or not: the same number on every call, so that what it decides is decided alike.
 
     Args:
-        device: torch device; for ``cpu`` the machine's memory, or less where a container's limit is below.
+        device: torch device; for ``cpu``, and for ``mps``, which shares it, the machine's memory, or less where a container's
+            limit is below.
         root: where ``proc`` and ``sys`` lie.
     """
-    if device.startswith("cuda"):
-        import torch
-
-        return int(torch.cuda.get_device_properties(device).total_memory)
     import psutil
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
 
     limits = [
         _number(_read(folder / "memory.max")) or _number(_read(folder / "memory.limit_in_bytes"))
@@ -77,7 +82,18 @@ def out_of_memory(error: RuntimeError) -> bool:
     """Whether an error of torch means that memory ran out, on any device."""
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    told = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in told or "out of memory" in told
+
+
+def give_back_memory(device: torch.device) -> None:
+    """Have torch give blocks that it keeps for later back to a device, after its memory ran out; on the CPU it keeps none."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def processor_name(root: Path = _ROOT) -> str:

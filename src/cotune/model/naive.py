@@ -59,7 +59,7 @@ def naive_label_scores(
         for line, i in enumerate(part):
             sequence, answer_length = sequences[i]
             end = len(sequence) - 1
-            scores[owners[i]] = float(log_probs[line, end - answer_length : end].double().sum())
+            scores[owners[i]] = float(log_probs[line, end - answer_length : end].cpu().double().sum())
     return scores, sum(len(sequence) for sequence, _ in sequences)
 
 

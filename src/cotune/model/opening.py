@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cotune.model.local import EngineSettings, LocalModel
+from cotune.model.engine_settings import EngineSettings
+from cotune.model.local import LocalModel
 
 
 def open_model(

@@ -67,6 +67,7 @@ class PackedPlan:
         key_positions: ``[rows, keys]``.
         last: ``[rows]`` place of each row's last suffix token in the whole pass.
         node_places: per row, the places of its tree nodes in the whole pass.
+        longest: largest position in the pass.
     """
 
     ids: Tensor
@@ -81,12 +82,8 @@ class PackedPlan:
     key_positions: Tensor
     last: Tensor
     node_places: list[NDArray[np.int64]]
+    longest: int
     _masks: dict[tuple[int | None, int, torch.dtype], Tensor] = field(default_factory=dict)
-
-    @property
-    def longest(self) -> int:
-        """Largest position in the pass."""
-        return int(self.positions.max())
 
     def own_mask(self, window: int | None, group: int, dtype: torch.dtype) -> Tensor:
         """``[rows, 1, queries x group, keys]`` additive mask among own tokens; ``group`` queries stand side by side."""
@@ -208,4 +205,5 @@ def plan_pass(
         key_positions=tensor(key_positions),
         last=tensor(len(head) + offsets[:-1] + suffix_lengths - 1),
         node_places=node_places,
+        longest=max(int(places.max(initial=0)) for places in positions),
     )

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from cotune.model.attention import KeyValue
+from cotune.model.machine import give_back_memory, out_of_memory
 from cotune.model.packed import PackedPlan, Tree, plan_pass
 from cotune.model.runner import PackedRunner, PrefixState
 from cotune.model.trie import LabelTrie, build_trie, label_scores
@@ -60,6 +61,35 @@ def cut_batches(rows: Sequence[RenderedRow], prefix: int, batch_tokens: int, bat
     return batches
 
 
+def score_in_halves(
+    runner: PackedRunner, prefix: PrefixState | None, batch: Batch, top: int | None
+) -> tuple[NDArray[np.float64], int]:
+    """``[rows, labels]`` scores of a batch, and its tokens; run in halves where memory runs out.
+
+    Args:
+        runner: the model.
+        prefix: state of what all rows begin with; None where that is nothing.
+        batch: the rows.
+        top: None gives the whole distribution; a number as in :func:`score_batch_top`.
+    """
+    try:
+        if top is not None:
+            return score_batch_top(runner, prefix, batch, top)
+        return score_batch(runner, prefix, batch), batch.own_tokens
+    except RuntimeError as error:
+        if not out_of_memory(error) or len(batch.places) == 1:
+            raise
+    # Outside of the handler, whose traceback keeps the tensors of the pass that failed.
+    give_back_memory(runner.device)
+    middle = len(batch.places) // 2
+    halves = [
+        Batch(batch.places[part], batch.suffixes[part], batch.trie, batch.completions)
+        for part in (slice(None, middle), slice(middle, None))
+    ]
+    results = [score_in_halves(runner, prefix, half, top) for half in halves]
+    return np.concatenate([scores for scores, _ in results]), sum(tokens for _, tokens in results)
+
+
 def score_batch(runner: PackedRunner, prefix: PrefixState | None, batch: Batch) -> NDArray[np.float64]:
     """``[rows, labels]`` log-probabilities of every label, in one pass."""
     trie = batch.trie
@@ -86,7 +116,7 @@ def _read_edges(
     chosen = hidden[torch.from_numpy(places).to(hidden.device)]
     found = runner.log_probs(chosen, torch.from_numpy(reads).to(hidden.device), torch.from_numpy(tokens).to(hidden.device))
     edges = np.empty((rows, len(by_node)))
-    edges[:, by_node] = found.double().cpu().numpy().reshape(rows, -1)
+    edges[:, by_node] = found.cpu().double().numpy().reshape(rows, -1)
     return edges
 
 
@@ -210,7 +240,7 @@ def _fill_edges(
     tokens = np.concatenate([trie.edges_token[e] for _, e in reads])
     found = runner.log_probs(states, torch.from_numpy(at).to(states.device), torch.from_numpy(tokens).to(states.device))
     rows = np.concatenate([np.full(len(e), row) for row, e in reads])
-    edges[rows, np.concatenate([e for _, e in reads])] = found.double().cpu().numpy()
+    edges[rows, np.concatenate([e for _, e in reads])] = found.cpu().double().numpy()
 
 
 def _partial_scores(trie: LabelTrie, edges: NDArray[np.float64]) -> NDArray[np.float64]:

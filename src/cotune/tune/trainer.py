@@ -15,7 +15,7 @@ from cotune.errors import CotuneError, DivergedError
 from cotune.files import atomic_path, content_hash
 from cotune.model.adapters import BASE
 from cotune.model.local import LocalModel
-from cotune.model.machine import out_of_memory
+from cotune.model.machine import give_back_memory, out_of_memory
 from cotune.prompt.render import common_start
 from cotune.tune.batches import TrainingRow, micro_batches, prompt_of_step, rows_of_step
 from cotune.tune.loss import common_prefix, plain_loss, shared_prefix_loss
@@ -204,8 +204,9 @@ class TuningRun:
             except RuntimeError as error:
                 if not out_of_memory(error) or limit < max(lengths):
                     raise
-                self._optimizer.zero_grad(set_to_none=True)
-                total, tokens, limit = 0.0, 0, limit // 2
+            self._optimizer.zero_grad(set_to_none=True)
+            give_back_memory(self.model.runner.device)
+            total, tokens, limit = 0.0, 0, limit // 2
         norm = torch.nn.utils.clip_grad_norm_([p for _, p in self._parameters], self.settings.clip)
         if not math.isfinite(total) or not bool(torch.isfinite(norm)):
             what = f"gradient's norm became {float(norm)}" if math.isfinite(total) else f"loss became {total / answers}"
@@ -308,7 +309,6 @@ class TuningRun:
                         if f"{part}/{name}" in names
                     }
                     if state:
-                        self._optimizer.state[parameter] = {
-                            part: value.to(parameter.device) if part != "step" else value for part, value in state.items()
-                        }
+                        # The count of steps too: a fused optimizer keeps it beside its parameter.
+                        self._optimizer.state[parameter] = {part: value.to(parameter.device) for part, value in state.items()}
         self._last = path
