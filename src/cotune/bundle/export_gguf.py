@@ -29,8 +29,8 @@ class GgufExport:
 
     The base model's file is made from the folder that the adapter was tuned on, the bundled model's too, although that came
     from a GGUF file with matrices of 4 bits. llama.cpp multiplies such matrices with activations rounded to 8 bits, which moves
-    log-probabilities over ten times further than rounding the weights to float16 does (docs/export.md); and the folder is always
-    there, while that file would have to be fetched again.
+    log-probabilities over ten times further than rounding the weights to float16 does (docs/export.md); and the folder is
+    always there, while that file would have to be fetched again.
 
     Args:
         predictor: the bundle, in float32.
