@@ -14,7 +14,7 @@ from cotune.cycle.pool import choose_entrants, next_pool, opening_pool
 from cotune.cycle.previous import Previous
 from cotune.cycle.prompt_race import RaceResult, race_prompts
 from cotune.cycle.surrogate import Forecaster
-from cotune.cycle.track import Track, advance, decay_steps, finish, open_track, take_up
+from cotune.cycle.track import Track, advance, decay_steps, doubled_arms, finish, open_track, take_up
 from cotune.errors import CotuneError
 from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
 from cotune.model.adapters import BASE
@@ -163,7 +163,7 @@ class Loop:
             {
                 "kind": "prompts",
                 "pool": len(proposals),
-                "race": race_record(race),
+                "race": race.record(),
                 "tuned": tuned,
                 "winner": winner.prompt.id,
             },
@@ -226,7 +226,7 @@ class Loop:
                 "kind": "prompts",
                 "pool": len(field_),
                 "children": sum(bool(set(c.parents) & {p.id for p in parents}) for c in children),
-                "race": race_record(race),
+                "race": race.record(),
                 "tuned": [_tuned_record(t) for t in alive],
                 "winner": search.winner.prompt.id,
             },
@@ -264,6 +264,9 @@ class Loop:
         """What comes next, why, and how many steps it may take."""
         lab, plan, winner = self.lab, self.plan, search.winner
         left = lab.left() - lab.costs.scoring(plan.reserve_tokens) - plan.fixed
+        # What no search can need again once it has ended: a new prompt may still bring these arms back.
+        doubles = 0 if self.previous else doubled_arms(search.seed, winner, search.tracks)
+        saved = lab.costs.scoring(doubles * plan.arm_tokens)
         limit = max(8, self.config.tune.max_epochs * winner.run.steps_per_epoch)
         decay = lab.tune.decay
         if lost >= _PATIENCE:
@@ -280,7 +283,7 @@ class Loop:
         per_step = (2 if winner is not search.seed else 1) * (1 + decay / (1 - decay)) * step
         check = self._check_cost(winner.prompt)
         race = self._race_cost(search)
-        affordable = int((spare - 2 * check) / per_step) if per_step else room
+        affordable = int((spare + saved - 2 * check) / per_step) if per_step else room
         with_race = int((spare - 4 * check - race) / (per_step + step))
         block = max(4, plan.short_steps)
         if len(search.cycles) < self.config.search.max_cycles and with_race >= max(3, block // 3):
@@ -388,18 +391,6 @@ class Loop:
             "tokens": self.lab.spent_tokens,
         }
         search.cycles.append(self.lab.journal.step("cycle", [number, facts["winner"]], lambda: record))
-
-
-def race_record(race: RaceResult) -> dict[str, Any]:
-    """A race for a cycle's record."""
-    best = race.evaluations[race.ranking[0]]
-    return {
-        "adapter_id": race.adapter,
-        "ranking": race.ranking,
-        "dropped": race.dropped,
-        "dev_score": best.told_score(),
-        "dev_log_loss": round(best.log_loss, 6),
-    }
 
 
 def _tuned_record(track: Track) -> dict[str, Any]:

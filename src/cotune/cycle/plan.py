@@ -53,6 +53,7 @@ class Plan:
         reserve_tokens: tokens of it; their cost is counted anew as rates become known.
         fixed: the rest of it.
         nearest: whether pools hold a prompt that shows each row its nearest demonstrations.
+        arm_tokens: tokens of the reserve that one arm takes on the test.
     """
 
     pool: int
@@ -64,6 +65,7 @@ class Plan:
     reserve_tokens: float
     fixed: float
     nearest: bool = False
+    arm_tokens: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """For the journal."""
@@ -131,7 +133,8 @@ def make_plan(
     target = max(6, min(target, limit))
     steady = target - decay_steps(int(target * (1 - decay)), decay)
     short = max(3, min(round(0.2 * target), steady))
-    return Plan(pool, race_rows, entrants, short, target, reserve, reserve_tokens, fixed)
+    arm_tokens = 1.05 * sizes.test * (sizes.own + sizes.answer)
+    return Plan(pool, race_rows, entrants, short, target, reserve, reserve_tokens, fixed, arm_tokens=arm_tokens)
 
 
 def _fit_race(max_pool: int, dev: int, affordable: float) -> tuple[int, int]:

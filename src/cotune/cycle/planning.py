@@ -90,7 +90,7 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | Non
     # What decides nothing about the plan is no part of its key.
     search = config.search.model_dump(exclude={"hard_demonstrations", "nearest_demonstrations", "surrogate"})
     value = lab.journal.step("plan", [task.fingerprint, config.budget, search], effect)
-    return Plan(**{name: value[name] for name in Plan.__dataclass_fields__})
+    return Plan(**{name: value[name] for name in Plan.__dataclass_fields__ if name in value})
 
 
 def _nearest_tokens(lab: Lab, config: RunConfig, seed: Prompt, own: float) -> float:

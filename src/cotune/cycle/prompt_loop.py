@@ -10,7 +10,6 @@ from cotune.config import RunConfig
 from cotune.cycle.arms import Confirmed, measure_base, settle
 from cotune.cycle.guide import Guide
 from cotune.cycle.lab import Lab
-from cotune.cycle.loop import race_record
 from cotune.cycle.plan import FINAL
 from cotune.cycle.pool import next_pool, opening_pool
 from cotune.cycle.prompt_plan import PromptPlan, race_rows_scored
@@ -149,7 +148,7 @@ class PromptLoop:
             "kind": "prompts",
             "pool": pool,
             "children": children,
-            "race": race_record(race),
+            "race": race.record(),
             "tuned": [],
             "winner": best.candidate.prompt.id,
             "dev_score": round(best.evaluation.score, 6),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,17 @@ class RaceResult:
     scores: dict[str, Given] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """For a cycle's record."""
+        best = self.evaluations[self.ranking[0]]
+        return {
+            "adapter_id": self.adapter,
+            "ranking": self.ranking,
+            "dropped": self.dropped,
+            "dev_score": best.told_score(),
+            "dev_log_loss": round(best.log_loss, 6),
+        }
 
 
 def race_prompts(

@@ -223,6 +223,15 @@ def refit(lab: Lab, measured: Measured) -> Measured:
     return Measured(refitted, measured.evaluation, measured.scores)
 
 
+def doubled_arms(seed: Track, winner: Track, tracks: Sequence[Track]) -> int:
+    """Arms that need not be scored, as they are others' doubles, if the search were to end now.
+
+    Where the tuned seed prompt is the best of all, it is two arms, and its prompt under the base model two more.
+    """
+    alone = winner is seed and bool(seed.measured) and all(t.best.rank <= seed.best.rank for t in tracks if t.measured)
+    return 2 if alone else 0
+
+
 def decay_steps(steps: int, decay: float) -> int:
     """Steps of the decay that make up the share ``decay`` of the finished run."""
     return max(1, round(steps * decay / (1 - decay)))

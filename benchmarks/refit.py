@@ -1,0 +1,141 @@
+"""How the seed prompt is best trained in a fixed number of tokens: the learning rate, the batch, and what the decay runs on.
+
+    python benchmarks/refit.py --data FOLDER --out FOLDER [--set trec6] [--rows 500] [--held-out 500] [--seeds 1 2 3 4 5 6]
+        [--steps 81] [--ways decay refit rate2 batch16]
+
+All rows are drawn from the train file; the test file is not opened. 70% of the labelled rows are trained on, the rest stand for
+dev, and the held-out rows judge. The ways:
+
+    decay     as a run trains: batches of 8, the learning rate falls to zero over the last 30% of the steps
+    refit     the same, but the last 30% runs on train and dev together (``refit: true``)
+    rate2     twice the learning rate
+    batch16   half the steps, twice the batch
+
+Every finished cell is a line of OUT/results.jsonl, and none is run twice. Prints one JSON object with the cells and, for each
+way, the mean paired difference to ``decay`` over seeds; progress to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cotune.config import config_from_data
+from cotune.cycle.answering import answering_for, rules_of
+from cotune.cycle.track import decay_steps
+from cotune.files import write_text
+from cotune.model.local import LocalModel
+from cotune.model.opening import open_model
+from cotune.prompt.bank import seed_prompt
+from cotune.task.task import Task
+from cotune.tune.batches import TrainingRow
+from cotune.tune.settings import TuneSettings
+from cotune.tune.trainer import TuningRun
+from measure import machine_facts, say
+from racing import add_result, read_results
+
+PLAIN = TuneSettings()
+WAYS: dict[str, TuneSettings] = {
+    "decay": PLAIN,
+    "refit": PLAIN,
+    "rate2": replace(PLAIN, learning_rate=2 * PLAIN.learning_rate),
+    "batch16": replace(PLAIN, batch_size=2 * PLAIN.batch_size),
+}
+
+
+def main(arguments: Sequence[str] | None = None, model: LocalModel | None = None) -> int:
+    """Run the cells that are missing and print all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with the classification sets")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--set", default="trec6")
+    parser.add_argument("--rows", type=int, default=500, help="labelled rows")
+    parser.add_argument("--held-out", type=int, default=500, help="further train rows that judge")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5, 6])
+    parser.add_argument("--steps", type=int, default=81, help="of a batch of 8")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    given = parser.parse_args(arguments)
+    local = model or open_model(given.model)
+    for seed in given.seeds:
+        for way in given.ways:
+            cell = {"set": given.set, "rows": given.rows, "held_out": given.held_out, "steps": given.steps}
+            cell |= {"seed": seed, "way": way}
+            if not any(cell.items() <= found.items() for found in read_results(given.out)):
+                say(f"{cell} ...")
+                task = _task(given.data / given.set / "train.jsonl", given, seed)
+                add_result(given.out, cell | run_cell(local, task, way, given.steps, seed, given.out))
+    cells = read_results(given.out)
+    print(json.dumps({"against_decay": against_decay(cells), "cells": cells, "machine": machine_facts(local)}, indent=1))
+    return 0
+
+
+def run_cell(model: LocalModel, task: Task, way: str, steps: int, seed: int, out: Path) -> dict[str, Any]:
+    """Train as the way says, and judge on the held-out rows under either decision rule."""
+    settings, prompt, answering = WAYS[way], seed_prompt(task), answering_for(task, model)
+    rows = answering.training_rows(prompt, task.train)
+    train = rows[: round(0.7 * len(rows))]
+    end = steps * PLAIN.batch_size // settings.batch_size
+    steady = end
+    while steady + decay_steps(steady, settings.decay) > end:
+        steady -= 1
+    run = _run(model, train, settings, seed, out)
+    run.advance(steady)
+    if way == "refit":
+        adapter = run.save(out / "adapters")
+        model.adapters.register(out / "adapters" / adapter)
+        run = _run(model, rows, settings, seed, out, start=adapter)
+        run.advance(end - steady, decay_from=0, branch="refit")
+    else:
+        run.advance(end, decay_from=steady, branch="decay")
+    adapter = run.save(out / "adapters")
+    model.adapters.register(out / "adapters" / adapter)
+    given = answering.score(prompt, adapter, task.dev, lambda tokens: None).given
+    judged = {rule.kind: given.judge(task.dev, rule, task) for rule in rules_of(answering, given, task)}
+    return {kind: {"score": found.score, "log_loss": found.log_loss} for kind, found in judged.items()}
+
+
+def against_decay(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean difference of each way to ``decay`` over seeds, its standard error, and how many seeds there are, by rule."""
+    found: dict[str, Any] = {}
+    for way in WAYS:
+        for kind in ("raw", "bias"):
+            for what in ("score", "log_loss"):
+                value = {(c["set"], c["rows"], c["steps"], c["seed"], c["way"]): c[kind][what] for c in cells if kind in c}
+                pairs = [(v, value.get((*key[:-1], "decay"))) for key, v in value.items() if key[-1] == way != "decay"]
+                differences = [mine - base for mine, base in pairs if base is not None]
+                if len(differences) > 1:
+                    error = float(np.std(differences, ddof=1) / len(differences) ** 0.5)
+                    entry = {"mean": float(np.mean(differences)), "standard_error": error, "seeds": len(differences)}
+                    found.setdefault(way, {}).setdefault(kind, {})[what] = entry
+    return found
+
+
+def _run(
+    model: LocalModel, rows: Sequence[TrainingRow], settings: TuneSettings, seed: int, out: Path, start: str = "base"
+) -> TuningRun:
+    return TuningRun(model, rows, settings, seed=seed, folder=out / "checkpoints", start=start)
+
+
+def _task(path: Path, given: argparse.Namespace, seed: int) -> Task:
+    """Labelled rows as train, held-out ones as dev, drawn by the seed."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    order = np.random.default_rng([seed, 77]).permutation(len(lines))
+    parts = {"labelled": order[: given.rows], "held_out": order[given.rows : given.rows + given.held_out]}
+    given.out.mkdir(parents=True, exist_ok=True)
+    for name, picked in parts.items():
+        write_text(given.out / f"{name}.jsonl", "\n".join(lines[i] for i in picked) + "\n")
+    settings = [f"data.dev={given.out / 'held_out.jsonl'}", f"limit.dev={given.held_out}"]
+    source = str(given.out / "labelled.jsonl")
+    return Task.from_config(config_from_data(source, input="input", output="output", overrides=settings, seed=0))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
