@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from cotune.classifier_input import TextRows, classes_of
 from cotune.errors import InputError
 from cotune.task import Task
 
 if TYPE_CHECKING:
     from cotune.bundle import Predictor
 
-_TEXT = "text"
+
+class _Held:
+    """What a fitted estimator holds on to: its temporary folder, and the bundle once it is loaded. Neither is ever pickled."""
+
+    def __init__(self, folder: tempfile.TemporaryDirectory[str] | None = None) -> None:
+        self.folder = folder
+        self.predictor: Predictor | None = None
+
+    def __reduce__(self) -> tuple[type[_Held], tuple[()]]:
+        return _Held, ()
 
 
 class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -27,6 +39,9 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ``fit`` cuts a dev set, to choose on, and a test set, to be opened once at the end, from the rows that it is given, so
     :attr:`summary_` holds honest numbers without further data. In cross-validation, where the folds are the test,
     ``test_rows`` may be small.
+
+    Models are saved as bundles, never pickled: a pickle names the bundle's folder, so give ``out`` where it has to outlive the
+    estimator.
 
     Args:
         model: ``smollm2-135m``, a folder or a hub id.
@@ -39,11 +54,13 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         test_rows: rows that are kept for the test; None takes a fifth, from 20 to 500.
         out: the run's folder, which lets a fit that was stopped go on; None takes a temporary one that lives as long as the
             estimator.
-        random_state: of everything random.
+        random_state: of everything random: a number, a generator, or None for another one each time.
         settings: further keys of the config, as ``{"tune": {"rank": 8}}``.
 
     Attributes:
         classes_: ``[classes]``, sorted.
+        n_features_in_: columns of text that fit saw.
+        feature_names_in_: their names, where they had any.
         bundle_: the folder of prompt, adapter and decision rule.
         summary_: what ``summary.json`` of the run holds: arms, gains, intervals, cost.
     """
@@ -58,7 +75,7 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         metric: str = "accuracy",
         test_rows: int | None = None,
         out: str | Path | None = None,
-        random_state: int = 0,
+        random_state: int | np.random.RandomState | None = 0,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
@@ -75,45 +92,54 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Tune prompt and model on labelled texts.
 
         Args:
-            X: texts, or a frame of text columns.
+            X: a text a row, a frame or a table of text columns, or mappings of fields.
             y: a class for each.
 
         Raises:
             ValueError: rows or classes are wrong, or too few.
+            TypeError: ``X`` is sparse, or classes mix texts with other values.
         """
         from cotune.api import run
 
-        rows = _rows(X)
-        classes = np.asarray(y)
-        if classes.ndim != 1 or len(classes) != len(rows):
-            raise ValueError(f"{len(rows)} rows need one class each, and y has the shape {classes.shape}")
-        self.classes_ = np.unique(classes)
-        names = self._names()
-        said = dict(zip(self.classes_.tolist(), names, strict=True))
-        target = "label" if "label" not in rows[0] else "label_"
-        labelled = [{**row, target: said[value]} for row, value in zip(rows, classes.tolist(), strict=True)]
-        folder, kept = self._folder()
+        given = TextRows.of(X)
+        chosen = classes_of(y, len(given.rows), type(self).__name__)
+        classes = np.unique(chosen)
+        if len(classes) < 2:
+            raise ValueError(f"y holds one class, {classes[0]!r}, and at least two classes are needed")
+        names = self._names(classes)
+        said = dict(zip(classes.tolist(), names, strict=True))
+        target = "label"
+        while target in given.fields:
+            target += "_"
+        labelled = [{**row, target: said[value]} for row, value in zip(given.rows, chosen.tolist(), strict=True)]
+        folder, held = self._folder()
+        seed = self._seed()
         try:
             task = Task.from_rows(
                 labelled,
-                input=list(rows[0]),
+                input=list(given.fields),
                 output=target,
                 labels=names,
                 metric=self.metric,
                 name="classifier",
-                seed=self.random_state,
+                seed=seed,
                 limit=None if self.test_rows is None else {"test": self.test_rows},
             )
             more = {**(self.settings or {}), **({} if self.prompt is None else {"prompt": self.prompt})}
-            result = run(task, out=folder, budget=self.budget, model=self.model, seed=self.random_state, **more)
+            result = run(task, out=folder, budget=self.budget, model=self.model, seed=seed, **more)
         except InputError as error:
             raise ValueError(str(error)) from error
-        self.fields_ = tuple(rows[0])
+        self.classes_ = classes
         self.names_ = names
+        self.fields_ = given.fields
+        self.n_features_in_ = len(given.fields)
+        if given.named:
+            self.feature_names_in_ = np.array(given.fields, dtype=object)
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
         self.summary_ = result.summary
         self.bundle_ = folder / "best"
-        self._kept = kept
-        self._predictor: Predictor | None = None
+        self._held = held
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:
@@ -136,71 +162,44 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _answers(self, X: Any, *, probabilities: bool) -> list[Any]:
         check_is_fitted(self, "bundle_")
-        if self._predictor is None:
-            from cotune.bundle import load
-
-            self._predictor = load(self.bundle_)
-        rows = _rows(X)
-        if missing := [field for field in self.fields_ if field not in rows[0]]:
-            raise ValueError(f"rows have no column {missing[0]!r}, which fit had")
+        rows = TextRows.of(X).fitted_to(self.fields_, type(self).__name__)
         try:
-            return list(self._predictor.predict(rows, probabilities=True) if probabilities else self._predictor.predict(rows))
+            if self._held.predictor is None:
+                from cotune.bundle import load
+
+                self._held.predictor = load(self.bundle_, **self._engine())
+            predict = self._held.predictor.predict
+            return list(predict(rows, probabilities=True) if probabilities else predict(rows))
         except InputError as error:
             raise ValueError(str(error)) from error
 
-    def _names(self) -> list[str]:
-        given = self.label_names or {}
-        if unknown := [key for key in given if key not in self.classes_]:
-            raise ValueError(f"label_names has {unknown[0]!r}, which is not among the classes {self.classes_.tolist()}")
-        names = [str(given.get(value, value)) for value in self.classes_.tolist()]
+    def _engine(self) -> dict[str, Any]:
+        """What the run was told to run on, to be answered on as well."""
+        told = (self.settings or {}).get("engine") or {}
+        return {key: told[key] for key in ("device", "dtype", "threads") if told.get(key) is not None}
+
+    def _names(self, classes: NDArray[Any]) -> list[str]:
+        given, values = self.label_names or {}, classes.tolist()
+        if unknown := [key for key in given if key not in values]:
+            raise ValueError(f"label_names has {unknown[0]!r}, which is not among the classes {values}")
+        names = [str(given.get(value, value)) for value in values]
         if len(set(names)) < len(names):
             raise ValueError(f"two classes have one name: {sorted(names)}")
         return names
 
-    def _folder(self) -> tuple[Path, Any]:
+    def _folder(self) -> tuple[Path, _Held]:
         if self.out is not None:
-            return Path(self.out).expanduser(), None
+            return Path(self.out).expanduser(), _Held()
         folder = tempfile.TemporaryDirectory(prefix="cotune-", ignore_cleanup_errors=True)
-        return Path(folder.name), folder
+        return Path(folder.name), _Held(folder)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Settings and places of files: models are saved as bundles, never pickled."""
-        state = dict(super().__getstate__())
-        if "_predictor" in state:
-            state |= {"_predictor": None, "_kept": None}
-        return state
+    def _seed(self) -> int:
+        if isinstance(self.random_state, Integral):
+            return int(self.random_state)
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
-        tags.input_tags.two_d_array = False
-        tags.target_tags.required = True
+        tags.input_tags.one_d_array = True
         return tags
-
-
-def _rows(X: Any) -> list[dict[str, str]]:
-    """Rows of text fields from texts or a frame.
-
-    Raises:
-        ValueError: there are none, or something in them is no text; says where.
-    """
-    if hasattr(X, "columns"):
-        names = [str(name) for name in X.columns]
-        columns = [list(X[name]) for name in X.columns]
-        listed: Sequence[Any] = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
-    elif isinstance(X, (str, bytes)) or not hasattr(X, "__iter__"):
-        raise ValueError("X must be a list of texts or a frame of text columns, not a single value")
-    else:
-        values = np.asarray(X, dtype=object)
-        if values.ndim == 2 and values.shape[1] == 1:
-            values = values[:, 0]
-        if values.ndim != 1:
-            raise ValueError(f"X must be one text a row, or a frame with named columns; it has the shape {values.shape}")
-        listed = [value if isinstance(value, Mapping) else {_TEXT: value} for value in values.tolist()]
-    if not listed:
-        raise ValueError("X has no rows")
-    for number, row in enumerate(listed):
-        for field, value in row.items():
-            if not isinstance(value, str):
-                raise ValueError(f"X, row {number}, {field}: a text is needed, not {type(value).__name__}")
-    return [dict(row) for row in listed]
