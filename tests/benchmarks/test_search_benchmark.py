@@ -67,7 +67,6 @@ def made_up(name: str, seed: int, prompts: int = 24, rows: int = 60) -> TaskTabl
 
 
 def test_searches_are_compared_on_what_the_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("matplotlib")
     few = {name: GRID[name] for name in (search_compare.DEFAULT, "no view, Thompson sampling")}
     monkeypatch.setattr(search_compare, "GRID", few)
     write_table({name: made_up(name, seed) for seed, name in enumerate(("trec6", "snips"))}, tmp_path / "t.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ TEXTS = ["Who?", "How tall is the tower?", "card", "Who?"]
 
 def save_static(folder: Path) -> Path:
     """A model2vec model of random vectors over the tiny tokenizer."""
-    model2vec = pytest.importorskip("model2vec")
+    import model2vec
+
     tokenizer = tiny_tokenizer(False).backend_tokenizer
     vectors = np.random.default_rng(0).normal(size=(tokenizer.get_vocab_size(), 8)).astype(np.float32)
     model2vec.StaticModel(vectors, tokenizer, config={"normalize": True}).save_pretrained(str(folder))
@@ -31,9 +33,9 @@ def save_static(folder: Path) -> Path:
 
 def save_sentence(folder: Path) -> Path:
     """A sentence-transformers model: a tiny BERT with random weights, mean pooling."""
-    package = pytest.importorskip("sentence_transformers")
-    modules = pytest.importorskip("sentence_transformers.models")
+    import sentence_transformers as package
     import transformers
+    from sentence_transformers import models as modules
 
     config = transformers.BertConfig(
         vocab_size=448, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
@@ -95,8 +97,6 @@ def test_names() -> None:
     ],
 )
 def test_folders_that_are_refused(tmp_path: Path, kind: str, files: dict[str, str], said: str) -> None:
-    if said == "cannot load":
-        pytest.importorskip("model2vec")
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -107,3 +107,10 @@ def test_folders_that_are_refused(tmp_path: Path, kind: str, files: dict[str, st
 def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="this is no folder"):
         open_embedder(f"model2vec:{tmp_path / 'no'}")
+
+
+def test_a_package_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_static(tmp_path / "encoder")
+    monkeypatch.setitem(sys.modules, "model2vec", None)
+    with pytest.raises(InputError, match=r"need the package model2vec.*pip install 'cotune\[embed\]'"):
+        Encoder("model2vec", folder)
