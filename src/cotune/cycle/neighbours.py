@@ -15,7 +15,7 @@ import numpy as np
 from cotune.cycle.attempt import attempt
 from cotune.cycle.lab import Lab
 from cotune.embed import EmbedSettings, Standardizer, StaticEmbedder, TextEmbedder, closest_pairs
-from cotune.task.checks import Finding
+from cotune.task.checks import Finding, Severity
 from cotune.task.example import Example
 from cotune.task.near import near_duplicates
 
@@ -25,7 +25,7 @@ _MOST_ROWS = 20_000
 _PAIRS = {"train and test": 16, "train and dev": 12, "train": 10, "dev": 5, "test": 5}
 _SPARE, _TIMES_A_ROW = 12, 2
 _REFERENCE, _LEAST = 24, 4
-_SHARE, _MAX_CHARS, _SHOWN_CHARS = 0.004, 400, 160
+_SHARE, _MAX_CHARS, _SHOWN_CHARS, _SHOWN_IDS = 0.004, 400, 160, 6
 
 
 def check_neighbours(lab: Lab, *, wanted: bool = True) -> dict[str, Any]:
@@ -174,53 +174,27 @@ class _Look:
 def _findings(value: dict[str, Any], dev: set[str], labelled: bool) -> list[Finding]:
     """What is told of the pairs; contradictions can change what the numbers mean."""
     looked = f"of the {value['pairs']} pairs of rows closest by their words"
-    found = []
+    alike: list[dict[str, Any]] = value["alike"]
+    in_dev = [sum(row in dev for row in pair["rows"]) for pair in alike]
+
+    def of_pairs(kind: str, level: Severity, pairs: list[dict[str, Any]], said: str) -> list[Finding]:
+        ids = tuple(row for pair in pairs for row in pair["rows"])
+        return [Finding(kind, level, f"{looked}, {len(pairs)} {said}", len(pairs), ids[:_SHOWN_IDS])] if pairs else []
+
+    def with_rows_of_dev(count: int) -> list[dict[str, Any]]:
+        return [pair for pair, inside in zip(alike, in_dev, strict=True) if inside == count]
+
     # Free texts and numbers differ for many reasons.
-    clashing = [pair for pair in value["alike"] if labelled and pair["labels"][0] != pair["labels"][1]]
-    kinds: dict[str, list[dict[str, Any]]] = {"train_dev": [], "train": [], "dev": []}
-    for pair in value["alike"]:
-        inside = sum(row in dev for row in pair["rows"])
-        kinds[("train", "train_dev", "dev")[inside]].append(pair)
-    if clashing:
-        found.append(
-            Finding(
-                "same_meaning_other_label",
-                "warning",
-                f"{looked}, {len(clashing)} say nearly the same in other words and have different labels",
-                len(clashing),
-                tuple(row for pair in clashing for row in pair["rows"])[:6],
-            )
-        )
-    if value["near_test"]:
-        found.append(
-            Finding(
-                "same_meaning_with_test",
-                "info",
-                f"{looked}, some join {len(value['near_test'])} of train and dev to {value['test_rows']} of the test that say "
-                "nearly the same in other words; they stay",
-                len(value["near_test"]),
-                tuple(value["near_test"][:5]),
-            )
-        )
-    names = {"train_dev": "join a row of train to one of dev that says", "train": "of train say", "dev": "of dev say"}
-    for kind, pairs in kinds.items():
-        if pairs:
-            found.append(
-                Finding(
-                    f"same_meaning_in_{kind}",
-                    "info",
-                    f"{looked}, {len(pairs)} {names[kind]} nearly the same in other words; they stay",
-                    len(pairs),
-                    tuple(row for pair in pairs for row in pair["rows"])[:6],
-                )
-            )
-    if value["within_test"]:
-        found.append(
-            Finding(
-                "same_meaning_in_test",
-                "info",
-                f"{looked}, {value['within_test']} of the test say nearly the same in other words; they stay",
-                value["within_test"],
-            )
-        )
+    clashing = [pair for pair in alike if labelled and pair["labels"][0] != pair["labels"][1]]
+    same, near, within = "nearly the same in other words", value["near_test"], value["within_test"]
+    found = of_pairs("same_meaning_other_label", "warning", clashing, f"say {same} and have different labels")
+    if near:
+        joined = f"some join {len(near)} of train and dev to {value['test_rows']} of the test that say {same}; they stay"
+        found.append(Finding("same_meaning_with_test", "info", f"{looked}, {joined}", len(near), tuple(near[:_SHOWN_IDS])))
+    across = f"join a row of train to one of dev that says {same}; they stay"
+    found += of_pairs("same_meaning_in_train_dev", "info", with_rows_of_dev(1), across)
+    found += of_pairs("same_meaning_in_train", "info", with_rows_of_dev(0), f"of train say {same}; they stay")
+    found += of_pairs("same_meaning_in_dev", "info", with_rows_of_dev(2), f"of dev say {same}; they stay")
+    if within:
+        found.append(Finding("same_meaning_in_test", "info", f"{looked}, {within} of the test say {same}; they stay", within))
     return found
