@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cotune.cycle.journal import JOURNAL, Journal
 from cotune.errors import InputError
 from cotune.files import atomic_path, read_text, remove_stale, write_json, write_text
 
@@ -134,3 +136,37 @@ def test_a_text_that_cannot_be_read_is_told(tmp_path: Path, name: str, told: str
     with pytest.raises(InputError, match=told) as caught:
         read_text(tmp_path / name, "the prompt file")
     assert "the prompt file" in str(caught.value) and caught.value.mend
+
+
+@pytest.fixture
+def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is synced, by what it holds, and what gets its name, in their order."""
+    told: list[str] = []
+    replace = Path.replace
+
+    def synced(handle: int) -> None:
+        told.append("sync " + Path(f"/proc/self/fd/{handle}").read_text())
+
+    def named(self: Path, target: Path) -> Path:
+        told.append(f"name {Path(target).name}")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", named)
+    return told
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files cannot be read back here")
+def test_a_file_is_written_through_before_it_gets_its_name(tmp_path: Path, order: list[str]) -> None:
+    write_text(tmp_path / "a.txt", "whole")
+    assert order == ["sync whole", "name a.txt"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files cannot be read back here")
+def test_a_journal_line_is_written_through_before_the_run_goes_on(tmp_path: Path, order: list[str]) -> None:
+    journal = Journal(tmp_path)
+    journal.step("one", "a", lambda: 1)
+    assert len(order) == 1 and json.loads(order[0].removeprefix("sync "))["value"] == 1
+    (tmp_path / JOURNAL).write_text((tmp_path / JOURNAL).read_text() + "torn")
+    Journal(tmp_path)
+    assert order[1:] == order[:1], "what is left of a torn journal is written through too"

@@ -162,18 +162,14 @@ def test_a_wrong_key_is_told_without_it(bench: Bench, tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize(
-    "at",
-    [("answer kept", "", 1), ("answer kept", "", 150), ("line", "open_test", 1)],
-    ids=lambda at: f"{at[0]} {at[1]} {at[2]}",
-)
 def test_killed_and_run_again_no_answer_is_asked_for_twice(
-    bench: Bench, whole: tuple[Path, ChatServer], tmp_path: Path, at: tuple[str, str, int]
+    bench: Bench, whole: tuple[Path, ChatServer], tmp_path: Path
 ) -> None:
     with answering() as server:
-        # One at a time, so that none is under way when the kill comes.
-        killed = run(bench, server, tmp_path / "run", "endpoint.concurrency=1", at=at)
-        assert killed.code == KILLED, killed.stderr
+        for at in (("answer kept", "", 1), ("answer kept", "", 150), ("line", "open_test", 1)):
+            # One at a time, so that none is under way when the kill comes.
+            killed = run(bench, server, tmp_path / "run", "endpoint.concurrency=1", at=at)
+            assert killed.code == KILLED, f"{at}: {killed.stderr}"
         again = run(bench, server, tmp_path / "run", "endpoint.concurrency=1")
         assert again.code == 0, again.stderr
         assert not asked_twice(server)

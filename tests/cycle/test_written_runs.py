@@ -103,13 +103,13 @@ def test_a_prompt_is_tried_against_the_winner(written: tuple[str, Path]) -> None
         assert comparison.low <= comparison.difference <= comparison.high and 0 <= comparison.p <= 1
 
 
-@pytest.mark.parametrize("at", [("line", "write", 3), ("line", "arm", 2)])
-def test_killed_between_written_answers_and_run_again(bench: Bench, tmp_path: Path, at: tuple[str, str, int]) -> None:
+def test_killed_between_written_answers_and_run_again(bench: Bench, tmp_path: Path) -> None:
     whole = bench.folder / "written-json"
     if not whole.exists():
         assert run(bench, whole, "json").code == 0
-    killed = run(bench, tmp_path / "run", "json", at=at)
-    assert killed.code == -9, killed.stderr
+    for at in (("line", "write", 3), ("line", "arm", 2)):
+        killed = run(bench, tmp_path / "run", "json", at=at)
+        assert killed.code == -9, f"{at}: {killed.stderr}"
     assert run(bench, tmp_path / "run", "json").code == 0
     opened = [summary_of(folder).pop("test_opened_before") for folder in (whole, tmp_path / "run")]
     assert opened[0] == 0
