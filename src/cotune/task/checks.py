@@ -226,7 +226,8 @@ def _leaks(train: Sequence[Example], test: SealedTest, removed: Removed) -> Iter
         yield Finding(
             "groups_across_test",
             "warning",
-            f"{_rows(shared, 'group')} stand both in train and in the test, so the test flatters learning by heart",
+            f"{_rows(shared, 'group')} {_verb(shared, 'stand')} "
+            f"both in train and in the test, so the test flatters learning by heart",
             shared,
         )
 
@@ -244,12 +245,12 @@ def _repeats(train: Sequence[Example], dev: Sequence[Example], test: SealedTest)
             yield Finding(
                 f"repeats_in_{name}",
                 "info",
-                f"{_rows(len(repeats), f'{name} row')} repeat an earlier one",
+                f"{_rows(len(repeats), f'{name} row')} {_verb(len(repeats), 'repeat')} an earlier one",
                 len(repeats),
                 tuple(repeats[:_SHOWN]),
             )
     if count := test.repeats_within():
-        yield Finding("repeats_in_test", "info", f"{_rows(count, 'test row')} repeat an earlier one", count)
+        yield Finding("repeats_in_test", "info", f"{_rows(count, 'test row')} {_verb(count, 'repeat')} an earlier one", count)
 
 
 def _near(train: Sequence[Example], dev: Sequence[Example], test: SealedTest) -> Iterable[Finding]:
@@ -271,7 +272,7 @@ def _near(train: Sequence[Example], dev: Sequence[Example], test: SealedTest) ->
         yield Finding(
             "near_duplicates_train_dev",
             "warning",
-            f"{_rows(len(ids), 'train row')} nearly repeat a dev row",
+            f"{_rows(len(ids), 'train row')} nearly {_verb(len(ids), 'repeat')} a dev row",
             len(ids),
             tuple(ids)[:_SHOWN],
         )
@@ -280,7 +281,7 @@ def _near(train: Sequence[Example], dev: Sequence[Example], test: SealedTest) ->
         yield Finding(
             "near_duplicates_in_train",
             "info",
-            f"{_rows(len(ids), 'train row')} nearly repeat another one",
+            f"{_rows(len(ids), 'train row')} nearly {_verb(len(ids), 'repeat')} another one",
             len(ids),
             tuple(ids)[:_SHOWN],
         )
@@ -288,7 +289,7 @@ def _near(train: Sequence[Example], dev: Sequence[Example], test: SealedTest) ->
         yield Finding(
             "near_duplicates_with_test",
             "warning",
-            f"{_rows(len(near_test), 'row')} of train and dev nearly repeat a test row; they stay",
+            f"{_rows(len(near_test), 'row')} of train and dev nearly {_verb(len(near_test), 'repeat')} a test row; they stay",
             len(near_test),
             near_test[:_SHOWN],
         )
@@ -304,7 +305,8 @@ def _contradictions(rows: Sequence[Example], said: str) -> Iterable[Finding]:
         yield Finding(
             "contradicting_labels",
             "warning",
-            f"{_rows(len(clashing), 'input')} stand with different {said} ({_rows(len(ids), 'row')} in train and dev)",
+            f"{_rows(len(clashing), 'input')} {_verb(len(clashing), 'stand')} "
+            f"with different {said} ({_rows(len(ids), 'row')} in train and dev)",
             len(clashing),
             tuple(ids[:_SHOWN]),
         )
@@ -315,7 +317,8 @@ def _shapes(rows: Sequence[Example], long_words: int) -> Iterable[Finding]:
         yield Finding(
             "empty_fields",
             "info",
-            f"{_rows(len(gaps), 'row')} of train and dev have an empty input field beside others that are filled",
+            f"{_rows(len(gaps), 'row')} of train and dev {_verb(len(gaps), 'have')} "
+            f"an empty input field beside others that are filled",
             len(gaps),
             tuple(gaps[:_SHOWN]),
         )
@@ -324,7 +327,8 @@ def _shapes(rows: Sequence[Example], long_words: int) -> Iterable[Finding]:
         yield Finding(
             "long_inputs",
             "warning",
-            f"{_rows(len(long), 'row')} of train and dev have more than {long_words} words (the longest has "
+            f"{_rows(len(long), 'row')} of train and dev {_verb(len(long), 'have')} "
+            f"more than {long_words} words (the longest has "
             f"{max(lengths.values())}) and may be truncated",
             len(long),
             tuple(long[:_SHOWN]),
@@ -337,14 +341,14 @@ def _balance(train: Sequence[Example], labels: Sequence[str]) -> Iterable[Findin
         yield Finding(
             "labels_without_rows",
             "warning",
-            f"{_rows(len(unseen), 'label')} have no train row: {_listed(unseen)}",
+            f"{_rows(len(unseen), 'label')} {_verb(len(unseen), 'have')} no train row: {_listed(unseen)}",
             len(unseen),
         )
     if few := [label for label in labels if 0 < counts[label] < FEW_ROWS]:
         yield Finding(
             "labels_with_few_rows",
             "warning",
-            f"{_rows(len(few), 'label')} have fewer than {FEW_ROWS} train rows: {_listed(few)}",
+            f"{_rows(len(few), 'label')} {_verb(len(few), 'have')} fewer than {FEW_ROWS} train rows: {_listed(few)}",
             len(few),
             tuple(example.id for example in train if example.output in few)[:_SHOWN],
         )
@@ -372,6 +376,11 @@ def _balance(train: Sequence[Example], labels: Sequence[str]) -> Iterable[Findin
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:_SHOWN])) + (" ..." if len(names) > _SHOWN else "")
+
+
+def _verb(count: int, verb: str) -> str:
+    """The verb as it follows so many."""
+    return verb if count != 1 else "has" if verb == "have" else f"{verb}s"
 
 
 def _rows(count: int, noun: str) -> str:
