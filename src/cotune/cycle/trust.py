@@ -69,8 +69,8 @@ class Allowance:
         return self.passes * (rows * own + prefix) if rows else 0.0
 
 
-NOISE = Allowance(passes=2, most=48, least=16, share=0.03)
-FORMATS = Allowance(passes=2 * _FORMATS, most=100, least=40, share=0.05)
+NOISE = Allowance(passes=2, most=48, least=16, share=0.015)
+FORMATS = Allowance(passes=2 * _FORMATS, most=100, least=32, share=0.04)
 
 
 def reserved_tokens(lab: Lab, prompt: Prompt, *, formats: bool) -> float:
