@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from cycle_runs import journal_of, summary_of
+from cycle_runs import SETTINGS, journal_of, summary_of
 
 from cotune.bundle import load
 from cotune.config import TuneConfig
 from cotune.cycle.opening import _check_tunable
 from cotune.errors import InputError
 from cotune.model.trained_prefix import load_prefix
+from cotune.task.output import Output
 from cotune.task.task import Task
 from tiny import tiny_local
 
@@ -50,8 +51,33 @@ def test_the_bundle_answers_as_on_the_test(finished: Path) -> None:
     assert answers == [rows["labels"][row["answers"]["best_tuned"]] for row in rows["rows"]]
 
 
-def test_free_answers_are_refused_before_the_search() -> None:
+def test_free_answers_on_plain_batches_are_refused_before_the_search() -> None:
     rows = [{"text": f"row {i}", "label": f"an answer in words {i}"} for i in range(40)]
     task = Task.from_rows(rows, input="text", output="label", type="text")
-    with pytest.raises(InputError, match="only labels are scored"):
-        _check_tunable(tiny_local(), TuneConfig(method="prefix"), task)
+    model = tiny_local()
+    _check_tunable(model, TuneConfig(method="prefix"), task)
+    model.shared = False
+    with pytest.raises(InputError, match="plain batches"):
+        _check_tunable(model, TuneConfig(method="prefix"), task)
+
+
+def test_free_answers_are_written_behind_prefixes_to_the_end_of_a_run(bench: Bench) -> None:
+    out = bench.folder / "written-prefix"
+    rows = [{"thing": f"cow {i}", "answer": {"kind": "animal" if i % 3 else "cow", "size": i % 7}} for i in range(70)]
+    data = bench.folder / "written-prefix.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    ended = bench.commands.run(
+        *("run", str(data), "--input", "thing", "--output", "answer", "--model", str(bench.model), "--out", str(out)),
+        *("--budget", "40ktok", "--seed", "1", *SETTINGS, *METHOD, "limit.test=12", "limit.train=40", "limit.dev=10"),
+        *("search.max_cycles=1", "tune.max_epochs=2", "output.max_tokens=24", "evaluate.robustness=false"),
+    )
+    assert ended.code == 0, ended.stderr
+    summary = summary_of(out)
+    assert summary["arms"]["seed_tuned"]["steps"] > 0
+    assert summary["arms"]["seed_tuned"]["log_loss"] < summary["arms"]["seed_prompt"]["log_loss"]
+    found = json.loads((out / "test_rows.json").read_text(encoding="utf-8"))["rows"]
+    predictor = load(out / "best", device="cpu", dtype="float32", threads=1)
+    answers = predictor.predict([row["input"] for row in found])
+    output = Output.from_json(summary["output"])
+    assert answers == [output.canonical(row["answers"]["best_tuned"]) for row in found]
+    assert all(output.value(answer) is not None for answer in answers)

@@ -15,6 +15,7 @@ from cycle_runs import Ended, journal_of, summary_of, without_times
 
 from chat_server import ChatServer, Reply, chat_server, send, slow, torn
 from cotune.model.cache import cache_folder
+from cotune.prompt.prompt import Prompt
 from labelling_server import labelling
 
 if TYPE_CHECKING:
@@ -202,6 +203,23 @@ def test_words_alone_do_without_probabilities(bench: Bench, tmp_path: Path) -> N
     rows = json.loads((tmp_path / "run" / "test_rows.json").read_text())["rows"]
     assert all(row["probabilities"] == {} for row in rows)
     assert all("logprobs" not in request["body"] for request in server.seen[5:]) or summary["unmatched"] == 0
+
+
+def test_each_row_may_be_shown_what_is_nearest_to_it(bench: Bench, tmp_path: Path) -> None:
+    with answering() as server:
+        ended = run(bench, server, tmp_path / "run", "search.nearest_demonstrations=true", "search.max_cycles=1")
+        assert ended.code == 0, ended.stderr
+    events = journal_of(tmp_path / "run")
+    (nearest,) = [
+        proposal["prompt"]
+        for event in events
+        if event["kind"] == "pool"
+        for proposal in event["value"]["proposals"]
+        if proposal["operator"] == "demonstrations_nearest"
+    ]
+    assert next(event["value"]["nearest"] for event in events if event["kind"] == "plan") is True
+    raced = [e["value"] for e in events if e["kind"] == "score" and e["value"]["stage"] == "race"]
+    assert any(value["prompt_id"] == Prompt.from_json(nearest).id and value["tokens"] > 0 for value in raced)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,17 @@ import numpy as np
 import pytest
 
 from chat_server import Handler, Reply, chat_server, completion, send
+from cotune.bundle import load, save_bundle
+from cotune.embed import Neighbours, show_nearest
 from cotune.endpoint import AnswerCache, Client, Endpoint, EndpointError, Prices
-from cotune.errors import InputError
+from cotune.errors import CotuneError, InputError
+from cotune.evaluate.decision import RAW
 from cotune.model.asking import Way, answer_tokens
 from cotune.model.remote import RemoteModel
 from cotune.prompt.messages import turns_of
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.prompt.render import Renderer
+from cotune.task.output import Output
 from tiny import tiny_tokenizer
 
 LABELS = ("fruit", "animal")
@@ -218,3 +222,45 @@ def test_answers_are_long_enough_for_the_longest_label() -> None:
     assert answer_tokens(["a", "b"]) == 8
     assert answer_tokens(["x" * 40]) == 24
     assert answer_tokens(["x" * 400]) == 64
+
+
+STOCK = tuple(
+    Demonstration((("text", text),), label)
+    for text, label in (("a red apple", "fruit"), ("an old cat", "animal"), ("a ripe plum", "fruit"), ("a grey dog", "animal"))
+)
+
+
+def test_each_row_is_shown_what_its_letters_are_nearest_to(tmp_path: Path) -> None:
+    prompt = show_nearest(PROMPT, STOCK, 1)
+    with chat_server(answering(lambda text: "fruit")) as server:
+        found = model(server.url, tmp_path / "a.sqlite")
+        with pytest.raises(CotuneError, match="nothing is here to find them"):
+            found.score(prompt, [row("x")], LABELS)
+        found.chooser = Neighbours()
+        asked = found.messages(prompt, [row("a green apple"), row("an OLD cat "), row("two dogs")], LABELS)
+        assert [messages[1]["content"] for messages in asked] == ["fruit", "fruit", "animal"]
+        assert "red apple" in asked[0][0]["content"] and "grey dog" in asked[2][0]["content"]
+        # A row is not shown itself, whatever its case and white space.
+        assert "old cat" not in asked[1][0]["content"]
+        assert found.row_tokens(prompt, [row("a green apple")], LABELS) > found.row_tokens(
+            PROMPT, [row("a green apple")], LABELS
+        )
+        found.score(prompt, [row("a green apple")], LABELS)
+        assert server.seen[-1]["body"]["messages"] == asked[0]
+        bundle = save_bundle(
+            tmp_path / "bundle",
+            task_name="kinds",
+            input_fields=("text",),
+            output_field="kind",
+            output=Output("label", LABELS),
+            metric="accuracy",
+            prompt=prompt,
+            decision=RAW,
+            adapter_folder=None,
+            model=found,
+            metrics={},
+            model_name="openai:m",
+        )
+        assert load(bundle).predict("a green apple") == ["fruit"]
+        assert server.seen[-1]["body"]["messages"] == asked[0]
+        assert "1 of 4 examples" in (bundle / "README.md").read_text()

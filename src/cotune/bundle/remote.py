@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 from cotune.bundle.manifest import BaseModel, Manifest
 from cotune.bundle.predictor import Predictor
 from cotune.errors import InputError
-from cotune.prompt.messages import turns_of
 from cotune.prompt.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -51,9 +50,10 @@ def asking(prompt: Prompt, labels: Sequence[str], input_fields: Sequence[str], m
     return data
 
 
-def text_of(prompt: Prompt, fields: Mapping[str, str], labels: Sequence[str]) -> str:
+def text_of(prompt: Prompt, fields: Mapping[str, str], labels: Sequence[str], model: RemoteModel) -> str:
     """What the model reads, for people."""
-    return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in turns_of(prompt, fields, labels).messages)
+    messages = model.messages(prompt, [fields], labels)[0]
+    return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in messages)
 
 
 def remote_predictor(
@@ -72,6 +72,7 @@ def remote_predictor(
         InputError: the bundle says nothing usable about the endpoint, or names a key that the caller did not allow.
         EndpointError: the key is not set.
     """
+    from cotune.embed import Neighbours
     from cotune.endpoint import Client, Endpoint
     from cotune.model.asking import Way
     from cotune.model.remote import RemoteModel
@@ -96,6 +97,8 @@ def remote_predictor(
     model = RemoteModel(Client(endpoint, most=_CONCURRENCY, keep=True), way=way)
     if model.fingerprint != manifest.base_model.fingerprint:
         raise InputError("the endpoint is not the one that the manifest names", where=where, mend=_MEND)
+    if prompt.nearest:
+        model.chooser = Neighbours()
     return Predictor(
         model,
         prompt,

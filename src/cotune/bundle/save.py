@@ -108,7 +108,7 @@ def save_bundle(
     fields = {name: f"{{{name}}}" for name in input_fields}
     stands_for = len(load_prefix(adapter_folder).ids) if adapter_folder is not None and is_prefix(adapter_folder) else None
     if isinstance(model, RemoteModel):
-        text, asked = text_of(prompt, fields, labels), asking(prompt, labels, input_fields, model)
+        text, asked = text_of(prompt, fields, labels, model), asking(prompt, labels, input_fields, model)
     else:
         text, asked = model.renderer.text(prompt, fields, labels), rendering(prompt, labels, input_fields, model)
     if prompt.nearest:

@@ -91,7 +91,9 @@ class Lab:
         answer_tokens: int | None = None,
         grader: Judge | None = None,
     ) -> None:
-        if not isinstance(model, RemoteModel):
+        if isinstance(model, RemoteModel):
+            model.chooser = Neighbours()
+        else:
             model.renderer.chooser = model.renderer.chooser or Neighbours(model)
         self.task, self.journal, self.costs = task, journal, costs
         self.grader = grader

@@ -115,11 +115,11 @@ def _check_tunable(model: LocalModel, tune: TuneConfig, task: Task) -> None:
     from cotune.model.trained_prefix import TrainedPrefix
 
     if tune.method == "prefix":
-        if task.output.free:
+        if task.output.free and not model.shared:
             raise InputError(
-                "behind a trained prefix only labels are scored",
+                "this model runs on plain batches, which write no answers behind a trained prefix",
                 where="tune.method",
-                mend="Use tune.method=lora for free answers.",
+                mend="Use tune.method=lora for free answers, or another model.",
             )
         with torch.inference_mode():
             state = model.run_prefix(BASE, [model.renderer.stop_id])

@@ -62,10 +62,7 @@ def demonstration_pool(lab: Lab, close: Mapping[str, float] | None = None) -> De
 
 
 def nearest_variant(lab: Lab, prompt: Prompt) -> Proposal | None:
-    """The prompt with train rows of which each row is shown the nearest; None where it is such a one, rows are too
-    few, or an endpoint answers, which shows no vectors."""
-    if lab.remote is not None:
-        return None
+    """The prompt with train rows of which each row is shown the nearest; None where it is such a one or rows are too few."""
     rows = [row for row in lab.train_sample if fits(row)][:_EMBEDDED_ROWS]
     stock = with_demonstrations(prompt, rows, most_characters=sum(len(row.text) for row in rows)).demonstrations
     count = min(default_count(len(lab.task.labels)), len(stock) - 1)
@@ -74,7 +71,7 @@ def nearest_variant(lab: Lab, prompt: Prompt) -> Proposal | None:
     variant = show_nearest(prompt, stock, count)
     if not has_room(lab, variant):
         return None
-    if not lab.stock_embedded:
+    if lab.remote is None and not lab.stock_embedded:
         rendered = lab.model.renderer.render(variant, [dict(shown.fields) for shown in stock], lab.task.labels)
         lab.counts["tokens_embedded"] += sum(row.looked_up for row in rendered)
         lab.stock_embedded = True

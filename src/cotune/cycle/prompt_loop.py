@@ -66,7 +66,14 @@ class PromptLoop:
     def run(self) -> PromptSearch:
         """Go round until the budget, the cycles or the gains end."""
         lab, search = self.lab, self.config.search
-        proposals = opening_pool(lab, self.own, self.plan.pool, demonstrations=search.demonstrations, seed=self.config.seed)
+        proposals = opening_pool(
+            lab,
+            self.own,
+            self.plan.pool,
+            demonstrations=search.demonstrations,
+            seed=self.config.seed,
+            nearest=self.plan.nearest,
+        )
         by_id = {p.prompt.id: p for p in proposals}
         found = PromptSearch(by_id, {self.own[0].id: measure_base(lab, self.own[0])})
         race = self._race(found, [p.prompt for p in proposals])
@@ -103,6 +110,7 @@ class PromptLoop:
             demonstrations=self.config.search.demonstrations,
             seed=self.config.seed,
             guided=guided,
+            nearest=self.plan.nearest,
         )
         found.proposals.update({p.prompt.id: p for p in children})
         entrants = list({p.id: p for p in (*parents, *(c.prompt for c in children))}.values())

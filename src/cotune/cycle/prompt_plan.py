@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from cotune.config import RunConfig
 from cotune.cycle.arms import CALIBRATION_ROWS
 from cotune.cycle.lab import Lab
 from cotune.cycle.plan import FINAL
+from cotune.cycle.pool import nearest_variant
 from cotune.errors import BudgetError
 from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
 from cotune.model.adapters import BASE
@@ -30,6 +32,7 @@ class PromptPlan:
         reserve: budget for confirming and the test, in the budget's unit, at the rates known at the start.
         reserve_tokens: tokens of it; their cost is counted anew as rates become known.
         fixed: what the end costs besides.
+        nearest: whether pools hold a prompt that shows each row its nearest demonstrations.
     """
 
     pool: int
@@ -38,6 +41,7 @@ class PromptPlan:
     reserve: float
     reserve_tokens: float
     fixed: float
+    nearest: bool = False
 
 
 def race_rows_scored(pool: int, rows: int) -> int:
@@ -59,7 +63,9 @@ def fit_prompt_plan(lab: Lab, config: RunConfig, seed: Prompt) -> PromptPlan:
     calibration = min(CALIBRATION_ROWS, len(task.train))
     reserve_tokens = 1.05 * (2 * task.test.n + (FINAL + 1) * len(task.dev) + FINAL * calibration) * own
 
-    def effect() -> dict[str, Any]:
+    more = _nearest_tokens(lab, config, seed, own)
+
+    def planned(reserve_tokens: float, nearest: bool) -> PromptPlan:
         row, reserve = lab.costs.scoring(own), fixed + lab.costs.scoring(reserve_tokens)
         usable = left - reserve
         pool, rows = config.search.pool, min(len(task.dev), _MOST_ROWS)
@@ -77,12 +83,32 @@ def fit_prompt_plan(lab: Lab, config: RunConfig, seed: Prompt) -> PromptPlan:
                 where="budget",
                 mend="Raise the budget, or lower limit.test or limit.dev.",
             )
-        plan = PromptPlan(pool, rows, own, reserve, reserve_tokens, fixed)
-        return {**{name: round(value, 8) for name, value in asdict(plan).items()}, "text": _plan_text(plan, lab)}
+        return PromptPlan(pool, rows, own, reserve, reserve_tokens, fixed, nearest)
+
+    def effect() -> dict[str, Any]:
+        plan: PromptPlan | None = None
+        if more:
+            with suppress(BudgetError):
+                plan = planned(reserve_tokens + more, True)
+        plan = plan or planned(reserve_tokens, False)
+        text = _plan_text(plan, lab)
+        if more and not plan.nearest:
+            text.append("leave nearest demonstrations out: the budget could not test a winner that has them")
+        numbers = {name: value if isinstance(value, bool) else round(value, 8) for name, value in asdict(plan).items()}
+        return {**numbers, "text": text}
 
     search = config.search.model_dump(exclude={"hard_demonstrations"})
     value = lab.journal.step("plan", [task.fingerprint, config.budget, search], effect)
     return PromptPlan(**{name: value[name] for name in PromptPlan.__dataclass_fields__})
+
+
+def _nearest_tokens(lab: Lab, config: RunConfig, seed: Prompt, own: float) -> float:
+    """Further tokens at the end where the winner shows each row its nearest demonstrations; 0 where there is no such prompt."""
+    search = config.search
+    variant = nearest_variant(lab, seed) if search.demonstrations and search.nearest_demonstrations else None
+    if variant is None:
+        return 0.0
+    return 1.05 * (lab.task.test.n + FINAL * len(lab.dev)) * max(0.0, lab.tokens_a_row(variant.prompt)[0] - own)
 
 
 def _plan_text(plan: PromptPlan, lab: Lab) -> list[str]:

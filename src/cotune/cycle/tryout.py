@@ -182,7 +182,9 @@ def _reopened(config: RunConfig, folder: Path, engine: dict[str, Any]) -> LocalM
     from cotune.model.score_cache import ScoreCache
 
     if config.remote_model is not None:
-        return reopen_remote(config, folder, engine)
+        remote = reopen_remote(config, folder, engine)
+        remote.chooser = Neighbours()
+        return remote
     settings = EngineSettings(
         engine["device"], engine["dtype"], engine["threads"], engine["batch_tokens"], config.engine.max_tokens
     )

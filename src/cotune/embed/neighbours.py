@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.embed.embedder import Embedder
+from cotune.embed.hashed import HashedEmbedder
 from cotune.embed.standardize import Standardizer
 from cotune.embed.text import TextEmbedder
 from cotune.model.protocol import Model
+from cotune.prompt.messages import Shown
 from cotune.prompt.prompt import Demonstration, Prompt
-from cotune.prompt.render import Shown
 from cotune.task.split import normalised
 
 _KEPT_PROMPTS, _KEPT_ROWS = 8, 4096
@@ -28,21 +30,25 @@ class _Pool:
 
 
 class Neighbours:
-    """Chooses what a prompt with ``nearest`` above 0 shows each row; give it to the model's renderer.
+    """Chooses what a prompt with ``nearest`` above 0 shows each row; give it to the model's renderer, or to a model behind an
+    endpoint.
 
     Nearness is the cosine of PromptEOL vectors of the base model, centred on the prompt's own demonstrations: tuning does not
-    move it, so a bundle shows a row what its training and its test would have shown it. A row is never shown itself, whatever
+    move it, so a bundle shows a row what its training and its test would have shown it. Where no model can be seen into, it is
+    that of the texts' letters. A row is never shown itself, whatever
     its case and white space. The nearest one stands last, next to the row (KATE, arXiv 2101.06804).
 
     Every text is embedded in a pass of its own: a state differs in its last digits between batches, and near ties with it.
 
     Args:
-        model: who reads.
+        model: who reads; None compares letters.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model | None = None) -> None:
         self._tokens: list[int] = []
-        self._embedder = TextEmbedder(model, progress=self._tokens.append)
+        self._embedder: Embedder = HashedEmbedder()
+        if model is not None:
+            self._embedder = TextEmbedder(model, progress=self._tokens.append)
         self._pools: dict[str, _Pool] = {}
         self._rows: dict[str, tuple[NDArray[np.float32], int]] = {}
 

@@ -20,7 +20,7 @@ from cotune.model.asking import Said, Way, find_way, read_said
 from cotune.model.label_answers import label_log_probs, match_label, named_log_probs
 from cotune.model.protocol import Progress, Scorer
 from cotune.model.scores import LabelScores
-from cotune.prompt.messages import turns_of
+from cotune.prompt.messages import Chooser, settled, turns_of
 from cotune.prompt.prompt import Prompt
 
 
@@ -37,6 +37,9 @@ class RemoteModel:
         answers: where answers are kept; None keeps none.
         prices: of its tokens; None where money does not count.
         patience: seconds that one question may take, all tries included, before the run stops.
+
+    Attributes:
+        chooser: asked where a prompt shows each row other demonstrations; None refuses such prompts.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class RemoteModel:
         patience: float = 600.0,
     ) -> None:
         self.client, self.way, self.answers, self.prices, self.patience = client, way, answers, prices, patience
+        self.chooser: Chooser | None = None
         self._used: set[str] = set()
 
     @property
@@ -77,7 +81,7 @@ class RemoteModel:
         Raises:
             EndpointError: it understands none, or cannot be asked.
         """
-        messages = turns_of(prompt, row, labels).messages
+        messages = self.messages(prompt, [row], labels)[0]
 
         def ask(way: Way) -> Said:
             self.way = way
@@ -121,7 +125,7 @@ class RemoteModel:
         if adapter != BASE:
             raise InputError(f"the model {self.name} answers elsewhere and takes no adapter {adapter!r}", where="model")
         words = prompt.words(labels)
-        said, new = self.say([turns_of(prompt, row, labels).messages for row in rows], progress=progress)
+        said, new = self.say(self.messages(prompt, rows, labels), progress=progress)
         found = [self._judged(answer, words) for answer in said]
         usage = sum((answer.usage for answer in new), Usage())
         return LabelScores(
@@ -131,6 +135,17 @@ class RemoteModel:
             cost=self.prices.cost(usage) if self.prices else 0.0,
             unmatched=sum(not named for _, named in found),
         )
+
+    def messages(self, prompt: Prompt, rows: Sequence[Mapping[str, str]], labels: Sequence[str]) -> list[list[dict[str, str]]]:
+        """What is sent for each row.
+
+        Raises:
+            CotuneError: the prompt shows each row other demonstrations, and there is no :attr:`chooser`.
+        """
+        if not prompt.nearest:
+            return [turns_of(prompt, row, labels).messages for row in rows]
+        own = settled(prompt, rows, self.chooser)
+        return [turns_of(shown, row, labels).messages for row, (shown, _) in zip(rows, own, strict=True)]
 
     def say(
         self, questions: Sequence[Sequence[Mapping[str, str]]], *, progress: Progress | None = None
@@ -150,7 +165,7 @@ class RemoteModel:
 
     def row_tokens(self, prompt: Prompt, rows: Sequence[Mapping[str, str]], labels: Sequence[str]) -> float:
         """About how many tokens a row costs, question and answer together; nothing is asked."""
-        asked = [estimate_tokens(turns_of(prompt, row, labels).messages) for row in rows]
+        asked = [estimate_tokens(messages) for messages in self.messages(prompt, rows, labels)]
         return sum(asked) / max(1, len(asked)) + self.way.tokens / 2
 
     def _ask(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cotune.errors import CotuneError
-from cotune.prompt.prompt import Prompt, substitute
+from cotune.prompt.prompt import Demonstration, Prompt, substitute
 
 UNSETTLED = "this prompt shows each row the demonstrations nearest to it, and nothing is here to find them"
 
@@ -35,6 +35,29 @@ class Turns:
             if answer is not None:
                 found.append({"role": "assistant", "content": answer})
         return found
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The demonstrations that one row is shown, and the tokens that a model ran to choose them."""
+
+    demonstrations: tuple[Demonstration, ...]
+    tokens: int
+
+
+Chooser = Callable[[Prompt, Sequence[Mapping[str, str]]], Sequence[Shown]]
+"""Chooses what each row is shown of a prompt whose ``nearest`` is above 0."""
+
+
+def settled(prompt: Prompt, rows: Sequence[Mapping[str, str]], chooser: Chooser | None) -> list[tuple[Prompt, int]]:
+    """For each row the prompt with the demonstrations that it is shown, and the tokens it took to choose them.
+
+    Raises:
+        CotuneError: there is nobody to choose.
+    """
+    if chooser is None:
+        raise CotuneError(UNSETTLED)
+    return [(prompt.edit(demonstrations=s.demonstrations, nearest=0), s.tokens) for s in chooser(prompt, rows)]
 
 
 def turns_of(

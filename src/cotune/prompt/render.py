@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from cotune.errors import CotuneError, InputError
-from cotune.prompt.messages import UNSETTLED, Turns, turns_of
-from cotune.prompt.prompt import Demonstration, Prompt
+from cotune.errors import InputError
+from cotune.prompt.messages import Chooser, Turns, settled, turns_of
+from cotune.prompt.prompt import Prompt
 
 # Private-use characters: no chat template or data set gives them a meaning.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
@@ -33,18 +33,6 @@ class RenderedRow:
     completions: tuple[tuple[int, ...], ...]
     truncated: bool
     looked_up: int = 0
-
-
-@dataclass(frozen=True)
-class Shown:
-    """The demonstrations that one row is shown, and the tokens that a model ran to choose them."""
-
-    demonstrations: tuple[Demonstration, ...]
-    tokens: int
-
-
-Chooser = Callable[[Prompt, Sequence[Mapping[str, str]]], Sequence[Shown]]
-"""Chooses what each row is shown of a prompt whose ``nearest`` is above 0."""
 
 
 class Renderer:
@@ -80,7 +68,7 @@ class Renderer:
     def text(self, prompt: Prompt, fields: Mapping[str, str], labels: Sequence[str]) -> str:
         """The whole text the model reads before it answers."""
         if prompt.nearest:
-            prompt = self._settled(prompt, [fields])[0][0]
+            prompt = settled(prompt, [fields], self.chooser)[0][0]
         skeleton = self._skeleton(prompt, tuple(fields), tuple(labels))
         return self._fill(skeleton, {name: self._harmless(value) for name, value in fields.items()})
 
@@ -96,10 +84,10 @@ class Renderer:
         if not rows:
             return []
         if prompt.nearest:
-            settled = self._settled(prompt, rows)
+            own_prompts = settled(prompt, rows, self.chooser)
             return [
                 replace(self.render(own, [row], labels)[0], looked_up=tokens)
-                for row, (own, tokens) in zip(rows, settled, strict=True)
+                for row, (own, tokens) in zip(rows, own_prompts, strict=True)
             ]
         skeleton = self._skeleton(prompt, tuple(rows[0]), tuple(labels))
         values = [{name: self._harmless(value) for name, value in row.items()} for row in rows]
@@ -144,7 +132,7 @@ class Renderer:
             given = [None] * len(rows) if answers is None else [[answer] for answer in answers]
             return [
                 replace(self.render_answers(own, [row], answer)[0], looked_up=tokens)
-                for row, answer, (own, tokens) in zip(rows, given, self._settled(prompt, rows), strict=True)
+                for row, answer, (own, tokens) in zip(rows, given, settled(prompt, rows, self.chooser), strict=True)
             ]
         skeleton = self._skeleton(prompt, tuple(rows[0]), ())
         values = [{name: self._harmless(value) for name, value in row.items()} for row in rows]
@@ -176,13 +164,6 @@ class Renderer:
         """The text of an answer's ids, control tokens and the ``lead`` left out."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text.removeprefix(lead)
-
-    def _settled(self, prompt: Prompt, rows: Sequence[Mapping[str, str]]) -> list[tuple[Prompt, int]]:
-        """For each row the prompt with the demonstrations that it is shown, and the tokens it took to choose them."""
-        if self.chooser is None:
-            raise CotuneError(UNSETTLED)
-        chosen = self.chooser(prompt, rows)
-        return [(prompt.edit(demonstrations=shown.demonstrations, nearest=0), shown.tokens) for shown in chosen]
 
     # What the model reads -----------------------------------------------------------------------------------------
 
