@@ -103,6 +103,40 @@ def test_a_prompt_is_tried_against_the_winner(written: tuple[str, Path]) -> None
         assert comparison.low <= comparison.difference <= comparison.high and 0 <= comparison.p <= 1
 
 
+@pytest.mark.parametrize("written", ["json"], indirect=True)
+def test_a_run_goes_on_from_a_bundle_that_writes(bench: Bench, written: tuple[str, Path], tmp_path: Path) -> None:
+    _, out = written
+    old = write_rows(bench.folder / "json.jsonl", "json")
+    new = tmp_path / "new.jsonl"
+    made = [{"thing": f"bolt {i}", "answer": {"kind": "part", "size": i % 10, "made": i % 2 == 0}} for i in range(60)]
+    new.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
+    again = tmp_path / "run"
+    own = tuple(text for text in SETTINGS if not text.startswith("tune.rank"))
+    ended = bench.commands.run(
+        *("run", str(new), "--from", str(out / "best"), "--replay", str(old), "--budget", "60ktok", "--seed", "1"),
+        *("--out", str(again), *own, "limit.test=12", "limit.train=40", "limit.dev=10", "search.max_cycles=1"),
+        *("tune.max_epochs=1", "evaluate.robustness=false", "output.max_tokens=30"),
+    )
+    assert ended.code == 0, ended.stderr
+    before, summary = summary_of(out), summary_of(again)
+    assert (summary["output"]["type"], summary["metric"]) == ("json", "json_f1")
+    # The old schema has no such key, so that a new one is inferred, which bears the old rows too.
+    assert "made" in summary["output"]["schema"]["properties"] and "made" not in before["output"]["schema"]["properties"]
+    previous, arm = summary["previous"], summary["arms"]["previous"]
+    assert any("another schema" in remark for remark in previous["remarks"])
+    assert previous["replay"]["replay_train"] > 0 and list(previous["parts"]) == ["all"]
+    over = summary["gains"]["over_previous"]
+    assert over["value"] == pytest.approx(summary["arms"]["best_tuned"]["score"] - arm["score"], abs=1e-5)
+    assert over["ci"][0] <= over["value"] <= over["ci"][1] and summary["verdict"].startswith("Keep the ")
+    rows = json.loads((again / "test_rows.json").read_text())["rows"]
+    predictor = load(out / "best", device="cpu", dtype="float32", threads=1)
+    answers = predictor.predict([row["input"] for row in rows])
+    was = Output.from_json(before["output"])
+    assert answers == [was.canonical(row["answers"]["previous"]) for row in rows]
+    assert not (again / "report-error.txt").exists()
+    assert len(try_prompt(again, "Say it: {thing}\nNow:").comparisons) >= 1
+
+
 def test_killed_between_written_answers_and_run_again(bench: Bench, tmp_path: Path) -> None:
     whole = bench.folder / "written-json"
     if not whole.exists():

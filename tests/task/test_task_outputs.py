@@ -12,7 +12,10 @@ import pytest
 from cotune.config import config_from_data
 from cotune.errors import InputError
 from cotune.task import Output, Task
+from cotune.task.assemble import Source, assemble
 from cotune.task.outputs import guess_type
+from cotune.task.read import table_from_rows
+from cotune.task.schema import Validator
 
 WORDS = ("red", "blue", "green", "grey")
 
@@ -132,3 +135,43 @@ def test_a_schema_file_is_read_and_named_where_it_is_broken(tmp_path: Path) -> N
     schema.write_text("{nope")
     with pytest.raises(InputError, match=r"schema\.json: the schema file is no JSON"):
         Task.from_config(config)
+
+
+def test_a_bundles_schema_stays_as_long_as_all_rows_fit_it() -> None:
+    rows = [{"q": f"q {i}", "a": {"kind": f"sort {i}", "size": i}} for i in range(40)]
+    loose = {
+        "type": "object",
+        "properties": {"size": {"type": "integer"}, "kind": {"type": "string"}, "more": {"type": "string"}},
+    }
+    known = Output("json", schema_text=json.dumps(loose))
+
+    def output_of(rows: list[dict[str, Any]], **settings: Any) -> Output:
+        source = Source(table_from_rows(rows, "rows"), None, None, ("q",), "a", known=known, **settings)
+        return assemble(source, None).output
+
+    kept = output_of(rows)
+    assert kept.schema == loose
+    assert output_of([{**row, "a": {**row["a"], "size": "big"}} for row in rows]).schema != loose
+    other = {**rows[0], "a": {"kind": "x", "size": "big"}}
+    replayed = output_of(rows, replay=table_from_rows([other, *rows[1:5]], "old rows"))
+    assert replayed.schema is not None and replayed.schema != loose
+    assert Validator(replayed.schema)(other["a"])
+
+
+def test_old_rows_that_are_no_labels_are_replayed_as_many_as_there_are_new_ones() -> None:
+    rows = [{"q": f"q {i}", "a": f"some words {i}"} for i in range(40)]
+    old = [{"q": f"old {i}", "a": f"other words {i}"} for i in range(100)]
+    source = Source(
+        table_from_rows(rows, "rows"),
+        None,
+        None,
+        ("q",),
+        "a",
+        type="text",
+        replay=table_from_rows(old, "old"),
+        replay_ratio=0.5,
+    )
+    parts = assemble(source, None)
+    replayed = [row for row in (*parts.train, *parts.dev) if row.id.startswith("replay:")]
+    new = [row for row in (*parts.train, *parts.dev) if not row.id.startswith("replay:")]
+    assert len(replayed) == -(-len(new) // 2) and any(row in parts.dev for row in replayed)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from cotune.cycle.candidate import Own
 from cotune.errors import CotuneError
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.given import Given, LabelsGiven, OwnLabelsGiven, gold_indices
@@ -244,7 +245,7 @@ class AskedAnswering:
 def answering_for(
     task: Task,
     model: LocalModel | RemoteModel,
-    labels: tuple[str, ...] = (),
+    own: Own | None = None,
     limit: int | None = None,
     judge: Judge | None = None,
 ) -> Answering:
@@ -253,7 +254,7 @@ def answering_for(
     Args:
         task: what is asked.
         model: who answers.
-        labels: those of an earlier bundle, which answers with its own; empty for the task's.
+        own: what an earlier bundle answers with; None for the task's output.
         limit: tokens of a written answer at most; None takes it from the data.
         judge: who grades written answers; None where the metric asks nobody.
 
@@ -264,9 +265,11 @@ def answering_for(
 
     if isinstance(model, RemoteModel):
         return AskedAnswering(task, model)
-    if labels:
-        return OwnLabelAnswering(task, model, labels)
-    return WrittenAnswering(task, model, limit, judge) if task.output.free else LabelAnswering(task, model)
+    if own is not None and not own.output.free:
+        return OwnLabelAnswering(task, model, own.output.labels)
+    if not task.output.free:
+        return LabelAnswering(task, model)
+    return WrittenAnswering(task, model, limit if own is None else own.limit, judge, own.output if own is not None else None)
 
 
 def rules_of(answering: Answering, given: Given, task: Task) -> tuple[Decision, ...]:

@@ -96,8 +96,8 @@ def confirm(lab: Lab, search: Search, *, refit_winners: bool = False, previous: 
     tuned = [m for track in search.tracks if track.measured for m in (track.best,)]
     seed_tuned = search.seed.best if search.seed.measured else seed_prompt
     best = max([*before, seed_tuned, *tuned, *base.values()], key=lambda m: m.rank)
-    # A bundle with labels of its own was not made to ask for the task's.
-    asking = previous.prompt if previous and best.candidate.labels else best.candidate.prompt
+    # A bundle with answers of its own was not made to ask for the task's.
+    asking = previous.prompt if previous and best.candidate.own else best.candidate.prompt
     best_prompt = base.get(asking.id) or measure_base(lab, asking)
     arms = {
         "seed_prompt": seed_prompt,
@@ -167,7 +167,7 @@ def open_test(lab: Lab, confirmed: Confirmed) -> dict[str, ArmResult]:
     for name, measured in confirmed.arms.items():
         candidate = measured.candidate
         rows = opened.examples_for(candidate.id)
-        scores = lab.scores(candidate.prompt, candidate.adapter, rows, "test", labels=candidate.labels, arm=name)
+        scores = lab.scores(candidate.prompt, candidate.adapter, rows, "test", own=candidate.own, arm=name)
         evaluation = lab.judge(scores, rows, candidate.decision)
         results[name] = ArmResult(candidate, evaluation, scores, rows)
         lab.journal.step("arm", [name, candidate.id], lambda n=name, r=results[name]: _told(n, r))  # type: ignore[misc]
@@ -185,8 +185,8 @@ def _told(name: str, result: ArmResult) -> dict[str, Any]:
 
 
 def _as_it_was(lab: Lab, candidate: Candidate) -> Measured:
-    """An earlier bundle on all of dev, under its own rule and labels."""
-    scores = lab.scores(candidate.prompt, candidate.adapter, lab.dev, "confirm", labels=candidate.labels)
+    """An earlier bundle on all of dev, under its own rule, with its own answers."""
+    scores = lab.scores(candidate.prompt, candidate.adapter, lab.dev, "confirm", own=candidate.own)
     return Measured(candidate, lab.judge(scores, lab.dev, candidate.decision), scores)
 
 

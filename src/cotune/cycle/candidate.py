@@ -10,6 +10,30 @@ from cotune.evaluate.decision import RAW, Decision
 from cotune.files import content_hash
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
+from cotune.task.output import Output
+
+
+@dataclass(frozen=True)
+class Own:
+    """What an earlier bundle answers with, as it was, where that is not what the task asks for.
+
+    Attributes:
+        output: its labels, or what its written answers are held to.
+        limit: tokens of a written answer at most; 0 for labels.
+    """
+
+    output: Output
+    limit: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """For the journal, which sorts the keys of objects: a schema's order counts, so it is a text there."""
+        output = self.output
+        return {"type": output.type, "labels": list(output.labels), "schema": output.schema_text, "answer_tokens": self.limit}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Own:
+        """Inverse of :meth:`to_json`."""
+        return cls(Output(data["type"], tuple(map(str, data["labels"])), data["schema"]), int(data["answer_tokens"]))
 
 
 @dataclass(frozen=True)
@@ -21,19 +45,24 @@ class Candidate:
         adapter: which weights answer; ``base`` or an adapter's content id.
         decision: how scores become an answer.
         steps: optimizer steps behind the adapter, those of the adapters of this run that it started from included.
-        labels: the answers that it chooses from, where they are not those of the task: a bundle of an earlier run, as it was.
+        own: what it answers with, where that is not the task's: a bundle of an earlier run, as it was.
     """
 
     prompt: Prompt
     adapter: str = BASE
     decision: Decision = RAW
     steps: int = 0
-    labels: tuple[str, ...] = ()
+    own: Own | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels of its own; none where it chooses among the task's."""
+        return self.own.output.labels if self.own is not None else ()
 
     @property
     def id(self) -> str:
-        """Content hash of what answers: prompt, adapter and rule, and labels of its own."""
-        own = [list(self.labels)] if self.labels else []
+        """Content hash of what answers: prompt, adapter and rule, and what it answers with by itself."""
+        own = [self.own.to_json()] if self.own is not None else []
         return content_hash([self.prompt.id, self.adapter, self.decision.to_json(), *own])
 
     def to_json(self) -> dict[str, Any]:
@@ -45,12 +74,12 @@ class Candidate:
             "adapter_id": self.adapter,
             "decision": self.decision.to_json(),
             "steps": self.steps,
-            **({"labels": list(self.labels)} if self.labels else {}),
+            **({"own": self.own.to_json()} if self.own is not None else {}),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Candidate:
         """Inverse of :meth:`to_json`."""
         prompt = Prompt.from_json(data["prompt"])
-        labels = tuple(map(str, data.get("labels", ())))
-        return cls(prompt, data["adapter_id"], Decision.from_json(data["decision"]), int(data["steps"]), labels)
+        own = Own.from_json(data["own"]) if "own" in data else None
+        return cls(prompt, data["adapter_id"], Decision.from_json(data["decision"]), int(data["steps"]), own)

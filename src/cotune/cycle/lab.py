@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.cycle.answering import Answering, Reply, answering_for, rules_of
+from cotune.cycle.candidate import Own
 from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import Journal
 from cotune.embed import Embedder, HashedEmbedder, Neighbours, TextEmbedder
@@ -178,7 +179,7 @@ class Lab:
         stage: str,
         *,
         answers: bool = True,
-        labels: tuple[str, ...] = (),
+        own: Own | None = None,
         **note: Any,
     ) -> Given:
         """What a prompt and an adapter give on rows; recorded as a ``score`` step, and written answers as a ``write`` step.
@@ -190,15 +191,15 @@ class Lab:
             stage: what for.
             answers: whether the metric is asked for; False where the log-loss alone decides, which is far cheaper where answers
                 have to be written.
-            labels: those to choose from, where they are not the task's.
+            own: what is answered with, where it is not the task's output.
             note: further facts for the journal.
 
         Raises:
             DivergedError: what was given is not finite.
         """
-        key = [prompt.id, adapter, [row.id for row in rows], *([list(labels)] if labels else [])]
+        key = [prompt.id, adapter, [row.id for row in rows], *([own.to_json()] if own is not None else [])]
         name = content_hash(key)
-        answering = self.answering_by(labels)
+        answering = self.answering_by(own)
         wanted = answers and self.task.measure.needs_answers
         if f"{name}+" in self._known or (name in self._known and not wanted):
             return self._known.get(f"{name}+") or self._known[name]
@@ -269,9 +270,9 @@ class Lab:
         is nothing to fit."""
         return given.calibrated(self.task) if self.answering.rules else RAW
 
-    def answering_by(self, labels: tuple[str, ...] = ()) -> Answering:
-        """How rows are answered by the task's labels, or by others."""
-        return answering_for(self.task, self.model, labels) if labels else self.answering
+    def answering_by(self, own: Own | None = None) -> Answering:
+        """How rows are answered: with the task's output, or with an earlier bundle's."""
+        return self.answering if own is None else answering_for(self.task, self.model, own, judge=self.grader)
 
     def rules(self, given: Given) -> tuple[Decision, ...]:
         """The decision rules to choose from."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from cotune.bundle.load import check_rendering
 from cotune.bundle.manifest import PROMPT
-from cotune.cycle.candidate import Candidate
+from cotune.cycle.candidate import Candidate, Own
 from cotune.cycle.lab import Lab
 from cotune.cycle.start import Start
 from cotune.files import atomic_path
@@ -25,7 +25,8 @@ class Previous:
     """What a run takes over from a bundle.
 
     Attributes:
-        candidate: the bundle as it was: its prompt, adapter and decision rule, and its labels where the task has others.
+        candidate: the bundle as it was: its prompt, adapter and decision rule, and what it answers with where the task has
+            other labels, another schema or longer answers.
         prompt: its prompt as it asks for the task's labels; what goes on.
         facts: what the journal says of it.
     """
@@ -54,8 +55,9 @@ def enter(lab: Lab, start: Start) -> Previous:
     leaking = {int(name.partition(":")[2]) for name in task.test.leaking_train_ids(shown)}
     kept = tuple(d for i, d in enumerate(bundle.prompt.demonstrations) if i not in leaking)
     prompt = with_labels(bundle.prompt.edit(demonstrations=kept), manifest.labels, task.labels)
-    own = () if manifest.labels == task.labels else manifest.labels
-    candidate = Candidate(bundle.prompt, manifest.adapter_id, manifest.decision, labels=own)
+    same = manifest.output == task.output and manifest.answer_tokens == lab.answering.limit
+    own = None if same else Own(manifest.output, manifest.answer_tokens)
+    candidate = Candidate(bundle.prompt, manifest.adapter_id, manifest.decision, own=own)
     trained = {row.output for row in task.train}
     unseen = [label for label in manifest.labels if label in task.labels and label not in trained]
     # The bias makes predictions as frequent as the labels of train, which would silence labels that have no row there.
@@ -75,10 +77,13 @@ def enter(lab: Lab, start: Start) -> Previous:
             remarks.append(
                 f"{len(unseen)} of its labels have no row here, so nothing guards what it knows of them: replay old rows"
             )
+        if task.output.free and manifest.output != task.output:
+            remarks.append("its answers had another schema than the new ones, and as it was it keeps to that")
         return {
             "bundle": start.id,
             "task": manifest.task,
             "labels": list(manifest.labels),
+            "answers": Own(manifest.output, manifest.answer_tokens).to_json(),
             "new_labels": [label for label in task.labels if label not in manifest.labels],
             "gone_labels": [label for label in manifest.labels if label not in task.labels],
             "unseen_labels": unseen,

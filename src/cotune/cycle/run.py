@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -121,12 +121,6 @@ def run(
     start = open_start(config)
     config = adopt(config, start)
     task = start_task(config, start, task)
-    if start and task.output.free:
-        raise InputError(
-            f"a run goes on from a bundle of labels alone, and these answers are of the type {task.output.type}",
-            where="from",
-            mend="Leave --from out.",
-        )
     own = _own_prompts(config, task, prompts)
     unlabelled = read_unlabelled(config, task)
     by_hand = read_by_hand(config, task)
@@ -249,8 +243,8 @@ def _ship(lab: Lab, summary: dict[str, Any], candidate: Candidate, model_name: s
         task_name=lab.task.name,
         input_fields=lab.task.input_fields,
         output_field=lab.task.output_field,
-        output=replace(lab.task.output, labels=candidate.labels or lab.task.labels),
-        answer_tokens=lab.answering.limit,
+        output=candidate.own.output if candidate.own is not None else lab.task.output,
+        answer_tokens=candidate.own.limit if candidate.own is not None else lab.answering.limit,
         metric=lab.task.metric,
         prompt=candidate.prompt,
         decision=candidate.decision,

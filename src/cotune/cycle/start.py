@@ -11,6 +11,7 @@ from cotune.bundle.manifest import ADAPTER
 from cotune.config import EngineConfig, RunConfig, TuneConfig
 from cotune.errors import InputError
 from cotune.model.adapters import BASE, is_prefix, read_settings
+from cotune.task.output import Output
 from cotune.task.task import Task
 
 
@@ -26,9 +27,9 @@ class Start:
         return self.bundle.manifest.id
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """The answers that it chooses from."""
-        return self.bundle.manifest.labels
+    def output(self) -> Output:
+        """What it answers with."""
+        return self.bundle.manifest.output
 
     @property
     def adapter_folder(self) -> Path | None:
@@ -91,7 +92,7 @@ def adopt(config: RunConfig, start: Start | None) -> RunConfig:
 
 
 def start_task(config: RunConfig, start: Start | None, task: Task | None = None) -> Task:
-    """The rows, with the bundle's labels among the answers unless the user named them all.
+    """The rows, with the bundle's labels among the answers unless the user named them all, or with its schema if they fit.
 
     Args:
         config: names the data.
@@ -99,10 +100,17 @@ def start_task(config: RunConfig, start: Start | None, task: Task | None = None)
         task: the rows, where they were read already.
 
     Raises:
-        InputError: the data is missing or broken, or rows are replayed and there is no bundle to go on from.
+        InputError: the data is missing or broken, rows are replayed and there is no bundle to go on from, or the bundle answers
+            with another type.
     """
-    labels = start.labels if start is not None else ()
-    found = Task.from_config(config, known_labels=labels) if task is None else task.knowing(labels)
+    known = start.output if start is not None else None
+    found = Task.from_config(config, known=known) if task is None else task.knowing(known.labels if known is not None else ())
+    if known is not None and known.type != found.output.type:
+        raise InputError(
+            f"the bundle answers with the type {known.type}, and the new rows' outputs are of the type {found.output.type}",
+            where="output.type",
+            mend="Leave output.type out, or start afresh without the bundle.",
+        )
     if found.replayed and start is None:
         raise InputError(
             "old rows are to be replayed, and no bundle is named to go on from", where="replay", mend="Name it as start."

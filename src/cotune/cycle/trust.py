@@ -122,7 +122,7 @@ def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[
             lab.watcher.progress("noise", candidate.prompt.text, tokens)
 
         asked = (candidate.prompt, candidate.adapter, rows, candidate.decision)
-        measured = lab.answering_by(candidate.labels).noise(*asked, odd=_ODD, progress=told)
+        measured = lab.answering_by(candidate.own).noise(*asked, odd=_ODD, progress=told)
         if measured is None:
             return {"skipped": "it is measured for labels alone"}
         found, tokens = measured

@@ -11,7 +11,7 @@ import numpy as np
 
 from cotune.config import RunConfig
 from cotune.cycle.answering import answering_for, rules_of
-from cotune.cycle.candidate import Candidate
+from cotune.cycle.candidate import Candidate, Own
 from cotune.cycle.journal import read_journal
 from cotune.cycle.judging import reopen_judge
 from cotune.cycle.remote import reopen_remote
@@ -107,15 +107,16 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
     if not confirmed:
         raise InputError("the run has no winner yet", where=str(folder), mend="Let it go on with the same cotune run command.")
     start = next(e["value"] for e in events if e["kind"] == "start")
-    going_on: dict[str, Any] = next((e["value"] for e in events if e["kind"] == "previous"), {"labels": ()})
-    task = Task.from_config(config, known_labels=going_on["labels"]) if task is None else task.knowing(going_on["labels"])
+    going_on: dict[str, Any] = next((e["value"] for e in events if e["kind"] == "previous"), {})
+    known = Own.from_json(going_on["answers"]).output if going_on else None
+    task = Task.from_config(config, known=known) if task is None else task.knowing(known.labels if known is not None else ())
     identity = json.loads((folder / "config.json").read_text(encoding="utf-8"))["identity"]
     if identity["data"] != task.fingerprint:
         raise InputError("the data is not what the run was made with", where=config.data.train, mend="Restore the data files.")
     settled = confirmed[-1]["value"]
     # Scores on dev say nothing about weights that a refit let learn from it.
     winner = Candidate.from_json(settled["chosen"])
-    words = Prompt.from_json(going_on["prompt"]).label_words if winner.labels else winner.prompt.label_words
+    words = Prompt.from_json(going_on["prompt"]).label_words if winner.own else winner.prompt.label_words
     prompt = parse_prompt(text, task.input_fields, where=where).edit(label_words=words)
     engine = next(e["value"] for e in events if e["kind"] == "engine")
     model = _reopened(config, folder, engine)
@@ -126,8 +127,8 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
     order = np.random.default_rng([config.seed, 1]).permutation(len(task.dev))
     dev = tuple(task.dev[i] for i in order)
 
-    def judged(asked: Prompt, adapter: str, rule: Decision | None, labels: tuple[str, ...] = ()) -> Evaluation:
-        answering = answering_for(task, model, labels, config.output.max_tokens, judge)
+    def judged(asked: Prompt, adapter: str, rule: Decision | None, own: Own | None = None) -> Evaluation:
+        answering = answering_for(task, model, own, config.output.max_tokens, judge)
         given = answering.score(asked, adapter, dev, _unheard).given
         if task.measure.needs_answers and (written := answering.write(asked, adapter, dev, given, _unheard)) is not None:
             given = written.given
@@ -141,7 +142,7 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
         weights.append((BASE, None))  # type: ignore[arg-type]
     comparisons = []
     for adapter, rule in weights:
-        best = judged(winner.prompt, adapter, rule, winner.labels if rule is not None else ())
+        best = judged(winner.prompt, adapter, rule, winner.own if rule is not None else None)
         mine = judged(prompt, adapter, None)
         interval, p = paired_difference(best.values, mine.values, seed=config.seed)
         flips = [

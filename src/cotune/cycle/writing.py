@@ -17,6 +17,7 @@ from cotune.model.writing import Writing
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, shared_prefix
 from cotune.task.example import Example
+from cotune.task.output import Output
 from cotune.task.task import Task
 from cotune.tune.batches import TrainingRow, training_rows
 
@@ -33,6 +34,7 @@ class WrittenAnswering:
         model: who answers.
         limit: tokens of an answer at most; None takes half as long again as the longest right answer of train and dev.
         judge: who grades the answers; None where the metric asks nobody.
+        output: what answers are held to; None takes the task's, an earlier bundle has its own.
 
     Attributes:
         model: the same model, for prompts that leave room for an answer among its positions.
@@ -44,12 +46,19 @@ class WrittenAnswering:
     rules = False
     loss_bound = LOSS_BOUND
 
-    def __init__(self, task: Task, model: LocalModel, limit: int | None = None, judge: Judge | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        model: LocalModel,
+        limit: int | None = None,
+        judge: Judge | None = None,
+        output: Output | None = None,
+    ) -> None:
         self.task, self.judge = task, judge
         lengths = _lengths(model, task)
         self.limit = limit or most_tokens(max(lengths))
         self.model = _with_room(model, self.limit)
-        self.writing = Writing.of(task.output, self.limit)
+        self.writing = Writing.of(output or task.output, self.limit)
         self._usual = (sum(lengths) / len(lengths) + self.limit) / 2
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:

@@ -17,7 +17,7 @@ from cotune.task.checks import DataChecks, Removed, check_data
 from cotune.task.example import Example
 from cotune.task.metrics import Metric, metric_for
 from cotune.task.output import Output, OutputType
-from cotune.task.outputs import cell_reader, check_outputs, guess_type, in_one_form, settle
+from cotune.task.outputs import cell_reader, check_outputs, guess_type, in_one_form, kept_schema, settle
 from cotune.task.read import Table
 from cotune.task.replay import ROLE, Replay, choose_replay
 from cotune.task.sealed import SealedTest, rows_hash
@@ -32,8 +32,9 @@ _TEST_CUT, _TEST_LIMIT, _TRAIN_LIMIT, _DEV_CUT, _DEV_LIMIT, _REPLAY = range(6)
 class Source:
     """Tables and what to make of them; None means cut (dev, test), take from the data (type, labels, schema), all (limits).
 
-    ``replay`` holds rows of an earlier run, ``known_labels`` the labels of its bundle, which stay answers where ``labels`` does
-    not say otherwise, and ``asked_by`` says who wants the columns where the user did not name them.
+    ``replay`` holds rows of an earlier run, ``known`` what its bundle answers with: its type and labels stay answers where
+    ``type`` and ``labels`` do not say otherwise, its schema stays where all rows fit it. ``asked_by`` says who wants the
+    columns where the user did not name them.
     """
 
     train: Table
@@ -51,7 +52,7 @@ class Source:
     seed: int = 0
     replay: Table | None = None
     replay_ratio: float = 1.0
-    known_labels: tuple[str, ...] = ()
+    known: Output | None = None
     asked_by: str = ""
 
 
@@ -119,8 +120,10 @@ def assemble(source: Source, metric: str | None) -> Parts:
             raise _cannot_cut("dev", source)
     else:
         train, dev = labelled, subsample(dev, source.limit_dev, generator(_DEV_LIMIT), stratum)
-    output = settle(kind, (*train, *dev), labels, source.schema)
-    train, dev, test = (in_one_form(rows, output) for rows in (train, dev, test))
+    schema = source.schema if source.schema is not None else kept_schema(source.known, (*train, *dev, *old))
+    # Old rows are answers too: a schema that is inferred has to bear them.
+    output = settle(kind, (*train, *dev, *old), labels, schema)
+    train, dev, test, old = (in_one_form(rows, output) for rows in (train, dev, test, old))
     sealed = SealedTest(test)
     replay: Replay | None = None
     if source.replay is not None:
@@ -155,8 +158,10 @@ def _type(source: Source) -> tuple[OutputType, str]:
     """The type of the output, and, where it was guessed to be anything but labels, the guess in a sentence."""
     if source.type is not None:
         return source.type, ""
-    if source.labels is not None or source.known_labels:
+    if source.labels is not None:
         return "label", ""
+    if source.known is not None:
+        return source.known.type, ""
     if source.schema is not None:
         return "json", ""
     name = source.output_field
@@ -259,7 +264,7 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
         check_outputs((*labelled, *dev), where)
         return ()
     counts = Counter(example.output for example in (*labelled, *dev))
-    known = {*source.known_labels, *(example.output for example in old)}
+    known = {*(source.known.labels if source.known is not None else ()), *(example.output for example in old)}
     if len({*counts, *known}) < 2:
         raise InputError(
             f"every row has the same label, {_cut(next(iter(counts)))!r}",

@@ -75,6 +75,14 @@ def settle(kind: OutputType, rows: Rows, labels: tuple[str, ...], schema: Mappin
     return Output(kind, labels if kind == "label" else ())
 
 
+def kept_schema(known: Output | None, rows: Rows) -> Mapping[str, Any] | None:
+    """The JSON Schema of an earlier bundle, where all rows fit it; None where there is none, or one does not."""
+    if known is None or known.type != "json" or known.schema is None:
+        return None
+    check = Validator(known.schema)
+    return known.schema if all(check(parse_json(row.output)) for row in rows) else None
+
+
 def in_one_form(rows: Rows, output: Output) -> Rows:
     """The rows with their outputs written the one way; of JSON that is the schema's order of keys."""
     if output.type != "json" or output.schema is None:

@@ -11,7 +11,7 @@ import numpy as np
 from cotune.task.checks import Finding
 from cotune.task.example import Example
 from cotune.task.sealed import SealedTest
-from cotune.task.split import DEV_MOST, Rows, cut, duplicate_key
+from cotune.task.split import DEV_MOST, Rows, by_label, cut, duplicate_key, unstratified
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def choose_replay(
     """Take what may be replayed, balance it against the new rows, and hold a part of it out for dev.
 
     A label gets at most ``ratio`` times as many rows as the labels of the new rows have on average. So new and old labels
-    stand about evenly before the model: without the bound a large old file would drown the new rows. The dev part is
+    stand about evenly before the model: without the bound a large old file would drown the new rows. Of other outputs there are
+    at most ``ratio`` times as many old rows as new ones. The dev part is
     stratified and as large a share, of at most 300 rows, as dev is of the new rows: without it the choice on dev would never
     see what is forgotten. Old rows never enter the test, which has to be fresh.
 
@@ -81,28 +82,29 @@ def choose_replay(
         train: new rows to learn from.
         dev: new rows to choose on.
         test: the new test, sealed.
-        labels: those that are asked for; rows of others leave.
+        labels: those that are asked for; rows of others leave. Empty where answers are no labels.
         ratio: see above.
         generator: where the choice comes from.
     """
-    asked = tuple(row for row in rows if row.output in set(labels))
+    asked = tuple(row for row in rows if row.output in set(labels)) if labels else rows
+    stratum = by_label if labels else unstratified
     in_test = test.leaking_train_ids(asked)
     new = {duplicate_key(row) for row in (*train, *dev)}
     groups = {row.group for row in dev} - {None}
     in_new = tuple(row.id for row in asked if duplicate_key(row) in new or row.group in groups)
     gone = {*in_test, *in_new}
     left = [row for row in asked if row.id not in gone]
-    fresh = Counter(row.output for row in (*train, *dev))
+    fresh = Counter(map(stratum, (*train, *dev)))
     most = max(1, math.ceil(ratio * len((*train, *dev)) / max(1, len(fresh))))
     taken: Counter[str] = Counter()
     kept: set[str] = set()
     for place in generator.permutation(len(left)):
         row = left[int(place)]
-        if taken[row.output] < most:
-            taken[row.output] += 1
+        if taken[stratum(row)] < most:
+            taken[stratum(row)] += 1
             kept.add(row.id)
     chosen = tuple(row for row in left if row.id in kept)
-    stays, held = cut(chosen, min(DEV_MOST, round(len(dev) / len((*train, *dev)) * len(chosen))), generator)
+    stays, held = cut(chosen, min(DEV_MOST, round(len(dev) / len((*train, *dev)) * len(chosen))), generator, stratum)
     repeated = test.rows_repeated_by(asked)
     in_new = tuple(i for i in in_new if i not in set(in_test))
     return Replay(stays, held, len(rows), in_test, in_new, len(rows) - len(asked), repeated)

@@ -79,12 +79,13 @@ class Task:
         return replace(self, output=replace(self.output, labels=every), fingerprint=content_hash([self.fingerprint, every]))
 
     @classmethod
-    def from_config(cls, config: RunConfig, *, known_labels: Sequence[str] = ()) -> Task:
+    def from_config(cls, config: RunConfig, *, known: Output | None = None) -> Task:
         """Read, check and split the data that a config names.
 
         Args:
             config: names data, columns and limits.
-            known_labels: of the bundle that the run goes on from; they stay answers, unless the config names all labels.
+            known: what the bundle that the run goes on from answers with. Its labels stay answers, unless the config names all
+                labels; its schema stays where all rows fit it, unless the config gives one.
 
         Raises:
             InputError: the data is missing, broken, or no task; names file, row and column.
@@ -107,7 +108,7 @@ class Task:
                 seed=config.seed,
                 replay=read_table(data.replay) if data.replay is not None else None,
                 replay_ratio=data.replay_ratio,
-                known_labels=tuple(known_labels),
+                known=known,
                 asked_by="the bundle" if config.start is not None else "",
             ),
             config.name,
