@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from cotune.cycle.answering import answering_for
-from cotune.cycle.writing import WrittenAnswering, most_tokens
+from cotune.cycle.writing import WrittenAnswering
 from cotune.errors import InputError
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.given import AnswersGiven
+from cotune.model.writing import most_tokens
 from cotune.prompt.bank import seed_prompt
 from cotune.task.task import Task
 from tiny import tiny_local

@@ -17,7 +17,7 @@ from cotune.embed import Neighbours, show_nearest
 from cotune.endpoint import AnswerCache, Client, Endpoint, EndpointError, Prices
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.decision import RAW
-from cotune.model.asking import Way, answer_tokens
+from cotune.model.asking import FORMS, Way, answer_tokens
 from cotune.model.remote import RemoteModel
 from cotune.prompt.messages import turns_of
 from cotune.prompt.prompt import Demonstration, Prompt
@@ -222,6 +222,40 @@ def test_answers_are_long_enough_for_the_longest_label() -> None:
     assert answer_tokens(["a", "b"]) == 8
     assert answer_tokens(["x" * 40]) == 24
     assert answer_tokens(["x" * 400]) == 64
+
+
+SCHEMA = {"type": "object", "properties": {"kind": {"type": "string"}}, "required": ["kind"]}
+
+
+@pytest.mark.parametrize("form", ["strict", "schema", "object", ""])
+@pytest.mark.parametrize("newer", [False, True])
+def test_a_schema_is_asked_for_as_far_as_the_server_understands_it(tmp_path: Path, form: str, newer: bool) -> None:
+    def picky(handler: Handler) -> None:
+        wanted = handler.request_body.get("response_format")
+        held = (wanted or {}).get("json_schema", {})
+        asked = "strict" if held.get("strict") else "schema" if held else "object" if wanted else ""
+        known = FORMS.index(asked) >= FORMS.index(form) and ("max_tokens" in handler.request_body) != newer
+        send(200, completion('{"kind": "fruit"}'))(handler) if known else send(422, b"what?")(handler)
+
+    with chat_server(picky) as server:
+        found = model(server.url, tmp_path / "a.sqlite", way=Way(0, tokens=30, form="strict"), schema=SCHEMA)
+        way = found.settle(PROMPT, row("one"), ())
+        assert (way.form, way.limit) == (form, "max_completion_tokens" if newer else "max_tokens")
+        assert Way.from_json(json.loads(json.dumps(way.to_json()))) == way
+        assert found.generate(PROMPT, [row("one"), row("two")]).texts == ('{"kind": "fruit"}',) * 2
+    older = {name: value for name, value in way.to_json().items() if name != "form"}
+    assert Way.from_json(older).form == ""
+
+
+def test_what_is_written_is_kept_and_paid_once(tmp_path: Path) -> None:
+    with chat_server(answering(lambda text: f" about {text[-3:]}\n")) as server:
+        found = model(server.url, tmp_path / "a.sqlite", prices=Prices(1.0, 1.0))
+        told = found.generate(PROMPT, [row("one"), row("two"), row("one")])
+        assert len(server.seen) == 2 and told.tokens == 200 and told.cost == pytest.approx(2e-4)
+        assert told.texts[0] == told.texts[2] and all(text == text.strip() for text in told.texts)
+        assert found.generate(PROMPT, [row("two")]).cost == 0
+        with pytest.raises(InputError, match="no adapter"):
+            found.generate(PROMPT, [row("one")], adapter="x")
 
 
 STOCK = tuple(

@@ -15,7 +15,7 @@ from cotune.evaluate.decision import Decision
 from cotune.prompt.prompt import Prompt
 
 if TYPE_CHECKING:
-    from cotune.model.protocol import Model, Scorer
+    from cotune.model.protocol import Model, Scorer, Writer
     from cotune.model.writing import Writing
 
 Row = str | Mapping[str, Any]
@@ -148,7 +148,7 @@ class Predictor:
     def _written(self, writing: Writing, rows: Sequence[Mapping[str, str]]) -> Iterator[Prediction]:
         for start in range(0, len(rows), _AT_ONCE):
             part = rows[start : start + _AT_ONCE]
-            found = writing.write(self.model, self.prompt, part, adapter=self.adapter_id)
+            found = writing.write(cast("Writer", self.scorer), self.prompt, part, adapter=self.adapter_id)
             cut = [False] * len(part)
             if found.truncated:
                 cut = [row.truncated for row in self.model.renderer.render_answers(self.prompt, part, None)]

@@ -76,6 +76,7 @@ def remote_predictor(
     from cotune.endpoint import Client, Endpoint
     from cotune.model.asking import Way
     from cotune.model.remote import RemoteModel
+    from cotune.model.writing import Writing, json_schema
 
     data = saved[ENDPOINT]
     try:
@@ -94,7 +95,9 @@ def remote_predictor(
             where=where,
             mend=f"If you trust that server with it, add --key-env {named} (in Python, key_env={named!r}).",
         )
-    model = RemoteModel(Client(endpoint, most=_CONCURRENCY, keep=True), way=way)
+    written = manifest.written
+    schema = json_schema(written) if written is not None else None
+    model = RemoteModel(Client(endpoint, most=_CONCURRENCY, keep=True), way=way, schema=schema)
     if model.fingerprint != manifest.base_model.fingerprint:
         raise InputError("the endpoint is not the one that the manifest names", where=where, mend=_MEND)
     if prompt.nearest:
@@ -107,4 +110,5 @@ def remote_predictor(
         decision=manifest.decision,
         bundle_id=manifest.id,
         task=manifest.task,
+        writing=None if written is None else Writing(written, manifest.answer_tokens, None),
     )

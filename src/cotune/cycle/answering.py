@@ -34,7 +34,7 @@ class Reply:
         truncated: rows whose text was shortened.
         cached: whether any of it came from the cache.
         dollars: what it cost, a judge's grades included; None where nobody behind an endpoint was asked.
-        unmatched: rows whose answer names no label.
+        unmatched: rows whose answer, by an endpoint, names no label, or is no value of the task's output.
         judged: what a judge did for it, ``rows``, ``tokens`` and ``dollars``; empty without one.
     """
 
@@ -261,10 +261,11 @@ def answering_for(
     Raises:
         InputError: the task's schema cannot be kept while writing.
     """
+    from cotune.cycle.asked_writing import AskedWriting
     from cotune.cycle.writing import WrittenAnswering
 
     if isinstance(model, RemoteModel):
-        return AskedAnswering(task, model)
+        return AskedWriting(task, model, judge) if task.output.free else AskedAnswering(task, model)
     if own is not None and not own.output.free:
         return OwnLabelAnswering(task, model, own.output.labels)
     if not task.output.free:

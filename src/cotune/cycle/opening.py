@@ -47,14 +47,15 @@ def open_lab(
     """
     budget = parse_budget(config.budget)
     if config.remote_model is not None:
-        if task.output.free:
+        if not task.measure.needs_answers:
             raise InputError(
-                f"behind an endpoint only labels are asked for, not answers of the type {task.output.type}",
-                where="model",
-                mend="Name a model on this machine, or set output.type to label.",
+                f"an endpoint does not tell how likely it finds the right answers, which the metric {task.metric} needs",
+                where="metric",
+                mend="Name a metric of the answers, or a model on this machine.",
             )
         remote, found = open_remote(config, task, seed, out, journal)
-        lab = Lab(task, remote, journal, remote_costs(budget, config, found), out, tune_settings(config), config.seed, watcher)
+        costs = remote_costs(budget, config, found)
+        lab = Lab(task, remote, journal, costs, out, tune_settings(config), config.seed, watcher, grader=grader)
         lab.embeds = embeds_of(config, remote)
         return lab
     model, probed = load_model(config, out, journal)

@@ -15,6 +15,7 @@ from cotune.cycle.pool import next_pool, opening_pool
 from cotune.cycle.prompt_plan import PromptPlan, race_rows_scored
 from cotune.cycle.prompt_race import RaceResult, race_prompts
 from cotune.cycle.track import Measured, Track
+from cotune.evaluate.scoring import finite
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal
@@ -160,7 +161,7 @@ class PromptLoop:
             "tuned": [],
             "winner": best.candidate.prompt.id,
             "dev_score": round(best.evaluation.score, 6),
-            "dev_log_loss": round(best.evaluation.log_loss, 6),
+            "dev_log_loss": finite(best.evaluation.log_loss),
             "steps": 0,
             "tokens": self.lab.spent_tokens,
         }

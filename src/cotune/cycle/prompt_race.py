@@ -14,7 +14,7 @@ from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.given import Given
 from cotune.evaluate.racing import Race, successive_halving_schedule
 from cotune.evaluate.resampling import Floats
-from cotune.evaluate.scoring import Evaluation
+from cotune.evaluate.scoring import Evaluation, finite
 from cotune.prompt.prompt import Prompt
 
 
@@ -44,7 +44,7 @@ class RaceResult:
             "ranking": self.ranking,
             "dropped": self.dropped,
             "dev_score": best.told_score(),
-            "dev_log_loss": round(best.log_loss, 6),
+            "dev_log_loss": finite(best.log_loss),
         }
 
 
@@ -122,11 +122,11 @@ def race_prompts(
             "dropped": result.dropped,
             "rows": {prompt_id: len(scores) for prompt_id, scores in result.scores.items()},
             "scores": {i: e.told_score(4) for i, e in result.evaluations.items()},
-            "log_losses": {i: round(e.log_loss, 4) for i, e in result.evaluations.items()},
+            "log_losses": {i: finite(e.log_loss, 4) for i, e in result.evaluations.items()},
             "best": {
                 "prompt_id": best,
                 "score": result.evaluations[best].told_score(4),
-                "log_loss": round(result.evaluations[best].log_loss, 4),
+                "log_loss": finite(result.evaluations[best].log_loss, 4),
             },
         },
     )
@@ -142,11 +142,12 @@ def _length(prompt: Prompt) -> int:
 
 
 def race_losses(lab: Lab, scores: Given) -> Floats:
-    """Per-row log-loss after the bias that the inputs seen so far suggest; few inputs suggest none."""
+    """Per-row log-loss after the bias that the inputs seen so far suggest; few inputs suggest none. Where no log-loss is known,
+    what the row lacks to be right."""
     rows = lab.dev[: len(scores)]
     if len(scores) < 8:
-        return lab.judge(scores, rows, RAW).log_losses
-    return lab.judge(scores, rows, lab.bias(scores)).log_losses
+        return lab.judge(scores, rows, RAW).race_losses
+    return lab.judge(scores, rows, lab.bias(scores)).race_losses
 
 
 def better_rule(lab: Lab, scores: Given, rows: Sequence[object]) -> Decision:

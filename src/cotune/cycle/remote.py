@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import Journal
 from cotune.embed import Embedder, EndpointEmbedder
 from cotune.endpoint import AnswerCache, Client, Endpoint, Prices
+from cotune.endpoint.prices import tokens_of
 from cotune.errors import BudgetError, InputError
-from cotune.model.asking import Way, answer_tokens
+from cotune.model.asking import FORMS, Way, answer_tokens
 from cotune.model.protocol import Progress
 from cotune.model.remote import RemoteModel
+from cotune.model.writing import json_schema, most_tokens
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
 
@@ -95,7 +98,10 @@ def open_remote(config: RunConfig, task: Task, seed: Prompt, out: Path, journal:
         InputError: answers cannot be kept in the folder.
     """
     section, row = config.endpoint, task.train[0].fields
-    model = _model(config, out, Way(20 if section.probabilities else 0, tokens=_tokens(config, seed, task)))
+    asked = Way(20 if section.probabilities and not task.output.free else 0, tokens=_tokens(config, seed, task))
+    if task.output.type == "json":
+        asked = replace(asked, form=FORMS[0])
+    model = _model(config, out, asked, task)
 
     def effect() -> dict[str, Any]:
         started = time.monotonic()
@@ -111,9 +117,9 @@ def open_remote(config: RunConfig, task: Task, seed: Prompt, out: Path, journal:
     return model, found
 
 
-def reopen_remote(config: RunConfig, folder: Path, engine: dict[str, Any]) -> RemoteModel:
+def reopen_remote(config: RunConfig, folder: Path, engine: dict[str, Any], task: Task) -> RemoteModel:
     """The model as a run in ``folder`` asked it; ``engine`` is what that step recorded."""
-    return _model(config, folder, Way.from_json(engine["way"]))
+    return _model(config, folder, Way.from_json(engine["way"]), task)
 
 
 def remote_costs(budget: Budget, config: RunConfig, found: dict[str, Any]) -> CostModel:
@@ -132,7 +138,7 @@ def embeds_of(config: RunConfig, model: RemoteModel) -> Callable[[Progress | Non
     return lambda progress: EndpointEmbedder(model.client, name, answers, patience=config.endpoint.patience, progress=progress)
 
 
-def _model(config: RunConfig, folder: Path, way: Way) -> RemoteModel:
+def _model(config: RunConfig, folder: Path, way: Way, task: Task) -> RemoteModel:
     section = config.endpoint
     assert section.base_url is not None and config.remote_model is not None
     endpoint = Endpoint(section.base_url, config.remote_model, section.key_env, section.timeout)
@@ -143,8 +149,12 @@ def _model(config: RunConfig, folder: Path, way: Way) -> RemoteModel:
         answers=AnswerCache(folder / ANSWERS),
         prices=prices_of(section),
         patience=section.patience,
+        schema=json_schema(task.output),
     )
 
 
 def _tokens(config: RunConfig, seed: Prompt, task: Task) -> int:
+    if task.output.free:
+        longest = max(tokens_of(row.output) for row in (*task.train, *task.dev))
+        return config.endpoint.answer_tokens or config.output.max_tokens or most_tokens(longest)
     return config.endpoint.answer_tokens or answer_tokens((*task.labels, *seed.words(task.labels)))

@@ -91,6 +91,8 @@ def build_summary(
     if opened := int(opening.get("opened_before", 0)):
         times = "once" if opened == 1 else f"{opened} times"
         verdict += f" This test was opened {times} before: read its p-values with care."
+    if untuned and (wrong := _invalid(lab, shipped)):
+        verdict += f" {wrong}"
     judging = judge_told(lab, trust["judge"])
     if judging is not None:
         verdict += f" {judging['sentence']}"
@@ -186,6 +188,14 @@ def _previous(
     }
 
 
+def _invalid(lab: Lab, result: ArmResult) -> str:
+    """How many answers of what ships are no value of the task's output, in a sentence; empty where all are or need not be."""
+    output, answers = lab.task.output, result.evaluation.answers
+    count = sum(not output.fits(answer) for answer in answers) if output.type in ("number", "json") else 0
+    what = "do not fit the schema" if output.type == "json" else "hold no number"
+    return f"{count} of {len(answers)} answers {what}, and count as wrong." if count else ""
+
+
 def _dollars(lab: Lab) -> float | None:
     """What all answers of endpoints have cost; None where nothing has a price."""
     asked = (lab.remote, lab.grader)
@@ -204,11 +214,14 @@ def versions() -> dict[str, str]:
 def _arm(lab: Lab, result: ArmResult) -> dict[str, Any]:
     candidate, evaluation = result.candidate, result.evaluation
     interval = _interval(lab, result)
+    checked = lab.task.output.type in ("number", "json")
+    valid = [lab.task.output.fits(answer) for answer in evaluation.answers] if checked else []
     return {
         "score": round(evaluation.score, 6),
         "ci": [round(interval.low, 6), round(interval.high, 6)],
         "n": evaluation.n,
         "log_loss": finite(evaluation.log_loss),
+        "valid": round(sum(valid) / len(valid), 6) if valid else None,
         "prompt_id": candidate.prompt.id,
         "adapter_id": candidate.adapter,
         "candidate_id": candidate.id,

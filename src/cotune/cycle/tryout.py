@@ -40,7 +40,7 @@ class Comparison:
         low: lower end of its paired 95% interval.
         high: upper end.
         p: exact McNemar, or a paired permutation test where rows are worth more or less.
-        log_loss_difference: mine minus winner's, in nats a row; below 0 is better.
+        log_loss_difference: mine minus winner's, in nats a row; below 0 is better. None where an endpoint wrote the answers.
         flipped: rows that one of both gets right.
     """
 
@@ -51,7 +51,7 @@ class Comparison:
     low: float
     high: float
     p: float
-    log_loss_difference: float
+    log_loss_difference: float | None
     flipped: list[dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
     words = Prompt.from_json(going_on["prompt"]).label_words if winner.own else winner.prompt.label_words
     prompt = parse_prompt(text, task.input_fields, where=where).edit(label_words=words)
     engine = next(e["value"] for e in events if e["kind"] == "engine")
-    model = _reopened(config, folder, engine)
+    model = _reopened(config, folder, engine, task)
     if model.fingerprint != start["model_fingerprint"]:
         raise InputError("the model is not the one the run was made with", where=config.model)
     recorded = next((e["value"] for e in events if e["kind"] == "judge"), None)
@@ -164,7 +164,7 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
                 interval.low,
                 interval.high,
                 p,
-                mine.log_loss - best.log_loss,
+                mine.log_loss - best.log_loss if np.isfinite([mine.log_loss, best.log_loss]).all() else None,
                 flips,
             )
         )
@@ -177,13 +177,13 @@ def _unheard(tokens: int) -> None:
     """Nobody watches."""
 
 
-def _reopened(config: RunConfig, folder: Path, engine: dict[str, Any]) -> LocalModel | RemoteModel:
+def _reopened(config: RunConfig, folder: Path, engine: dict[str, Any], task: Task) -> LocalModel | RemoteModel:
     """The model as the run used it; ``engine`` is what that step recorded."""
     from cotune.model.bundled import resolve_model
     from cotune.model.score_cache import ScoreCache
 
     if config.remote_model is not None:
-        remote = reopen_remote(config, folder, engine)
+        remote = reopen_remote(config, folder, engine, task)
         remote.chooser = Neighbours()
         return remote
     settings = EngineSettings(

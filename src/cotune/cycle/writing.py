@@ -13,7 +13,7 @@ from cotune.evaluate.judge import Judge
 from cotune.evaluate.noise import Noise
 from cotune.model.local import LocalModel
 from cotune.model.protocol import Progress
-from cotune.model.writing import Writing
+from cotune.model.writing import Writing, most_tokens
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, shared_prefix
 from cotune.task.example import Example
@@ -122,11 +122,6 @@ def _with_room(model: LocalModel, limit: int) -> LocalModel:
             mend="Lower it, shorten the outputs, or take a model that reads more.",
         )
     return model.with_max_tokens(most - limit)
-
-
-def most_tokens(longest: int) -> int:
-    """Tokens that an answer may have where the longest right one has so many: half as many again, and a few."""
-    return longest + longest // 2 + 8
 
 
 def _lengths(model: LocalModel, task: Task) -> list[int]:

@@ -200,6 +200,59 @@ class AnswersGiven:
         return 0.0
 
 
+@dataclass(frozen=True, eq=False)
+class TextsGiven:
+    """Answers that a model behind an endpoint wrote, which tells nothing of the right ones' likelihood.
+
+    An answer that is no value of the task's output, or does not fit its schema, is wrong, whatever else could be read in it.
+
+    Attributes:
+        texts: ``[rows]`` what was written.
+        grades: ``[rows]`` what a judge says it is worth; None where none was asked.
+    """
+
+    texts: tuple[str, ...]
+    grades: Floats | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, rows: slice) -> TextsGiven:
+        return TextsGiven(self.texts[rows], None if self.grades is None else self.grades[rows])
+
+    def plus(self, more: TextsGiven) -> TextsGiven:
+        """This and what was given on further rows; without grades where one of the two has none."""
+        graded = self.grades is not None and more.grades is not None
+        grades = np.concatenate([self.grades, more.grades]) if graded else None
+        return TextsGiven((*self.texts, *more.texts), grades)
+
+    @property
+    def answered(self) -> tuple[str, ...]:
+        """What was written."""
+        return self.texts
+
+    def with_grades(self, grades: Floats) -> TextsGiven:
+        """The same with ``[rows]`` grades."""
+        return replace(self, grades=grades)
+
+    def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
+        """The answers by the task's metric; log-losses are infinite, for they are not known."""
+        fit = [task.output.fits(text) for text in self.texts]
+        told = [text if fits else "" for text, fits in zip(self.texts, fit, strict=True)]
+        grades = None if self.grades is None else np.where(fit, self.grades, 0.0)
+        answered = Answered([row.output for row in rows], told, task.output, rows, None, grades)
+        found = judged(answered, np.zeros(len(rows)), task.measure)
+        return replace(found, answers=self.texts, log_losses=np.full(len(rows), np.inf))
+
+    def calibrated(self, task: Task) -> Decision:
+        """Nothing to calibrate."""
+        return RAW
+
+    def noise_floor(self, noise: Noise, decision: Decision) -> float:
+        """An endpoint's batches are its own affair."""
+        return 0.0
+
+
 def gold_indices(rows: Sequence[Example], task: Task) -> NDArray[np.int64]:
     """Index of each row's label."""
     place = {label: i for i, label in enumerate(task.labels)}

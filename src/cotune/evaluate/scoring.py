@@ -26,7 +26,7 @@ class Evaluation:
         values: ``[rows]`` what each row is worth by the metric, from 0 to 1; empty like ``answers``.
         correct: ``[rows]`` 1 where the row counts as right; empty like ``answers``.
         log_losses: ``[rows]`` minus the log-probability of the right label, bias applied, or of the right answer a token, in
-            nats.
+            nats; infinite where it is not known.
         score: the task's metric; NaN where it needs answers and there are none.
         counts: ``[rows, columns]`` what a metric that is no mean of rows is made of; None for one that is.
     """
@@ -42,6 +42,11 @@ class Evaluation:
     def log_loss(self) -> float:
         """Mean log-loss a row, in nats; infinite where some row's label is none that the candidate knows."""
         return float(self.log_losses.mean())
+
+    @property
+    def race_losses(self) -> Floats:
+        """``[rows]`` what a race goes by: log-losses, or, where none are known, what each row lacks to be right."""
+        return self.log_losses if np.isfinite(self.log_losses).all() else 1.0 - self.values
 
     @property
     def n(self) -> int:
@@ -107,9 +112,9 @@ def evaluate(
     return judged(Answered([labels[i] for i in truth], answers, label_output(labels)), losses, metric)
 
 
-def finite(value: float) -> float | None:
-    """A number as JSON takes it, to six places; None for what is infinite."""
-    return round(value, 6) if np.isfinite(value) else None
+def finite(value: float, digits: int = 6) -> float | None:
+    """A number as JSON takes it; None for what is infinite."""
+    return round(value, digits) if np.isfinite(value) else None
 
 
 def _check_finite(log_losses: Floats) -> None:

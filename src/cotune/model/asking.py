@@ -14,6 +14,9 @@ _POSITIONS = 12
 """Places of an answer whose alternatives are kept."""
 _LEAST_TOKENS, _MOST_TOKENS = 8, 64
 _REFUSED = (400, 404, 422)
+FORMS = ("strict", "schema", "object", "")
+"""How an answer is held to a JSON Schema (``response_format``), the firmest first: to all of it, as far as the server can, to
+be an object at all, or not."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Way:
         tokens: of the answer at most.
         greedy: whether the server takes a temperature, which then is 0.
         tells_probabilities: whether answers come with probabilities.
+        form: one of :data:`FORMS`: what of a JSON Schema the server is asked to keep to.
     """
 
     alternatives: int = _MOST_ALTERNATIVES
@@ -33,14 +37,22 @@ class Way:
     tokens: int = _LEAST_TOKENS
     greedy: bool = True
     tells_probabilities: bool = True
+    form: str = ""
 
-    def body(self, model: str, messages: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-        """The request."""
+    def body(
+        self, model: str, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The request; ``schema`` is what answers that are JSON must fit."""
         body: dict[str, Any] = {"model": model, "messages": [dict(m) for m in messages], self.limit: self.tokens}
         if self.greedy:
             body["temperature"] = 0
         if self.alternatives:
             body |= {"logprobs": True, "top_logprobs": self.alternatives}
+        if self.form == "object":
+            body["response_format"] = {"type": "json_object"}
+        elif self.form and schema is not None:
+            held = {"name": "answer", "schema": dict(schema), "strict": self.form == "strict"}
+            body["response_format"] = {"type": "json_schema", "json_schema": held}
         return body
 
     def to_json(self) -> dict[str, Any]:
@@ -54,11 +66,20 @@ class Way:
         Raises:
             ValueError: a key is missing, unknown or of the wrong kind.
         """
-        kinds = {"alternatives": int, "limit": str, "tokens": int, "greedy": bool, "tells_probabilities": bool}
+        kinds = {
+            "alternatives": int,
+            "limit": str,
+            "tokens": int,
+            "greedy": bool,
+            "tells_probabilities": bool,
+            "form": str,
+        }
+        data = {"form": "", **data}
         if set(data) != set(kinds) or not all(isinstance(data[key], kind) for key, kind in kinds.items()):
             raise ValueError("not a way to ask")
         found = cls(**data)
-        if found.limit not in ("max_tokens", "max_completion_tokens") or not 1 <= found.tokens <= 10**6:
+        limits = ("max_tokens", "max_completion_tokens")
+        if found.limit not in limits or found.form not in FORMS or not 1 <= found.tokens <= 10**6:
             raise ValueError("not a way to ask")
         return found
 
@@ -112,14 +133,15 @@ def find_way(ask: Callable[[Way], Said], way: Way) -> Way:
     other = "max_completion_tokens"
     plain = replace(way, alternatives=0)
     ways = [way, replace(way, alternatives=_FEW_ALTERNATIVES), replace(way, limit=other)] if way.alternatives else []
-    for tried in (*ways, plain, replace(plain, limit=other)):
+    # Some models take no temperature but their own.
+    ways += [plain, replace(plain, limit=other), replace(plain, limit=other, greedy=False)]
+    *others, last = [replace(tried, form=form) for form in FORMS[FORMS.index(way.form) :] for tried in ways]
+    for tried in others:
         try:
             return replace(tried, tells_probabilities=bool(ask(tried).positions))
         except EndpointError as error:
             if error.status not in _REFUSED:
                 raise
-    # Some models take no temperature but their own.
-    last = replace(plain, limit=other, greedy=False)
     return replace(last, tells_probabilities=bool(ask(last).positions))
 
 

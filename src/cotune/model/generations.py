@@ -37,6 +37,7 @@ class Generations:
         tokens_saved: tokens that the shared prefix spared against running each row's prompt alone.
         truncated: rows whose text had to be shortened.
         cached: rows answered from the cache.
+        cost: US dollars; 0 where nothing has a price.
     """
 
     texts: tuple[str, ...]
@@ -46,6 +47,7 @@ class Generations:
     tokens_saved: int = 0
     truncated: int = 0
     cached: int = 0
+    cost: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""A model behind an OpenAI-compatible endpoint: scores labels by asking; it can neither be tuned nor seen into."""
+"""A model behind an OpenAI-compatible endpoint: scores labels and writes when asked; it can neither be tuned nor seen into."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,15 @@ from cotune.errors import InputError
 from cotune.files import content_hash
 from cotune.model.adapters import BASE
 from cotune.model.asking import Said, Way, find_way, read_said
+from cotune.model.generations import GREEDY, Generations, Sampling
 from cotune.model.label_answers import label_log_probs, match_label, named_log_probs
-from cotune.model.protocol import Progress, Scorer
+from cotune.model.protocol import Progress, Scorer, Writer
 from cotune.model.scores import LabelScores
 from cotune.prompt.messages import Chooser, settled, turns_of
 from cotune.prompt.prompt import Prompt
+
+if TYPE_CHECKING:
+    from cotune.model.grammar import Grammar
 
 
 class RemoteModel:
@@ -37,6 +41,7 @@ class RemoteModel:
         answers: where answers are kept; None keeps none.
         prices: of its tokens; None where money does not count.
         patience: seconds that one question may take, all tries included, before the run stops.
+        schema: what answers that are JSON must fit; the server is asked to keep to it, as far as it can.
 
     Attributes:
         chooser: asked where a prompt shows each row other demonstrations; None refuses such prompts.
@@ -50,7 +55,9 @@ class RemoteModel:
         answers: AnswerCache | None = None,
         prices: Prices | None = None,
         patience: float = 600.0,
+        schema: Mapping[str, Any] | None = None,
     ) -> None:
+        self.schema = schema
         self.client, self.way, self.answers, self.prices, self.patience = client, way, answers, prices, patience
         self.chooser: Chooser | None = None
         self._used: set[str] = set()
@@ -122,8 +129,7 @@ class RemoteModel:
             EndpointError: a question got no answer; those that others got are on disk.
             InputError: an answer cannot be written to disk, or another adapter is asked for.
         """
-        if adapter != BASE:
-            raise InputError(f"the model {self.name} answers elsewhere and takes no adapter {adapter!r}", where="model")
+        self._only_base(adapter)
         words = prompt.words(labels)
         said, new = self.say(self.messages(prompt, rows, labels), progress=progress)
         found = [self._judged(answer, words) for answer in said]
@@ -134,6 +140,44 @@ class RemoteModel:
             cached=len(rows) - len(new),
             cost=self.prices.cost(usage) if self.prices else 0.0,
             unmatched=sum(not named for _, named in found),
+        )
+
+    def generate(
+        self,
+        prompt: Prompt,
+        rows: Sequence[Mapping[str, str]],
+        *,
+        adapter: str = BASE,
+        limit: int = 0,
+        grammar: Grammar | None = None,
+        sampling: Sampling = GREEDY,
+        progress: Progress | None = None,
+    ) -> Generations:
+        """What the endpoint writes to each row, as it came; it may be cut, or be no value of the task's.
+
+        Args:
+            prompt: how to ask.
+            rows: input fields of each row, sent whole.
+            adapter: :data:`BASE`; there is no other.
+            limit: without meaning here, as are ``grammar`` and ``sampling``: :attr:`way` and :attr:`schema` say it all.
+            grammar: see above.
+            sampling: see above.
+            progress: told the tokens of each answer that came.
+
+        Raises:
+            EndpointError: a question got no answer; those that others got are on disk.
+            InputError: an answer cannot be written to disk, or another adapter is asked for.
+        """
+        self._only_base(adapter)
+        said, new = self.say(self.messages(prompt, rows, ()), progress=progress)
+        usage = sum((answer.usage for answer in new), Usage())
+        return Generations(
+            tuple(answer.text.strip() for answer in said),
+            ((),) * len(rows),
+            (True,) * len(rows),
+            usage.total,
+            cached=len(rows) - len(new),
+            cost=self.prices.cost(usage) if self.prices else 0.0,
         )
 
     def messages(self, prompt: Prompt, rows: Sequence[Mapping[str, str]], labels: Sequence[str]) -> list[list[dict[str, str]]]:
@@ -201,7 +245,11 @@ class RemoteModel:
             self.answers.put(key, said.to_json())
 
     def _body(self, messages: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-        return self.way.body(self.endpoint.model, messages)
+        return self.way.body(self.endpoint.model, messages, self.schema)
+
+    def _only_base(self, adapter: str) -> None:
+        if adapter != BASE:
+            raise InputError(f"the model {self.name} answers elsewhere and takes no adapter {adapter!r}", where="model")
 
     def _judged(self, said: Said, words: Sequence[str]) -> tuple[NDArray[np.float64], bool]:
         """Scores of the labels, and whether the answer spoke for any."""
@@ -217,6 +265,6 @@ class RemoteModel:
         return content_hash({"endpoint": self.endpoint.identity, "request": self._body(messages)}, 40)
 
 
-def _as_scorer(model: RemoteModel) -> Scorer:
-    """Checked by mypy: it is all that the protocol asks for."""
-    return model
+def _as_both(model: RemoteModel) -> tuple[Scorer, Writer]:
+    """Checked by mypy: it is all that the protocols ask for."""
+    return model, model

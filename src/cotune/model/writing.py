@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cotune.prompt.prompt import Prompt
 from cotune.task.output import Output
@@ -13,6 +13,16 @@ if TYPE_CHECKING:
     from cotune.model.generations import Generations
     from cotune.model.grammar import Grammar
     from cotune.model.protocol import Progress, Writer
+
+
+def most_tokens(longest: int) -> int:
+    """Tokens that an answer may have where the longest right one has so many: half as many again, and a few."""
+    return longest + longest // 2 + 8
+
+
+def json_schema(output: Output) -> Mapping[str, Any] | None:
+    """The schema that answers which are JSON must fit; None for other types."""
+    return output.schema if output.type == "json" else None
 
 
 @dataclass(frozen=True)

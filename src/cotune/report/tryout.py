@@ -39,8 +39,9 @@ def _block(comparison: Comparison, rows: int) -> str:
         f"{comparison.weights} weights: yours {comparison.mine:.3f}, winner {comparison.winner:.3f}, "
         f"difference {points:+.1f} points (95% interval {100 * comparison.low:+.1f} to {100 * comparison.high:+.1f}, "
         f"p = {comparison.p:.3f}): {verdict}",
-        f"  log-loss {comparison.log_loss_difference:+.3f} nats a row (below 0 is better)",
     ]
+    if comparison.log_loss_difference is not None:
+        lines.append(f"  log-loss {comparison.log_loss_difference:+.3f} nats a row (below 0 is better)")
     shown = comparison.flipped[:rows]
     if shown:
         cut = f", the first {len(shown)}" if len(shown) < len(comparison.flipped) else ""

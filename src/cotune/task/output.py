@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from cotune.errors import InputError
 from cotune.task.json_value import NO_JSON, in_schema_order, json_in, json_text
 from cotune.task.number import number_in, number_text
+from cotune.task.schema import Validator
 
 OutputType = Literal["label", "text", "number", "json"]
 OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)
@@ -64,6 +65,17 @@ class Output:
             found = json_in(text)
             return None if found is NO_JSON else found
         return text.strip()
+
+    def fits(self, text: str) -> bool:
+        """Whether an answer is a value of this type; of JSON, one that fits the schema."""
+        if self.type == "json":
+            value = json_in(text)
+            return value is not NO_JSON and self._check(value)
+        return self.value(text) is not None
+
+    @cached_property
+    def _check(self) -> Validator:
+        return Validator(self.schema or {})
 
     def to_json(self) -> dict[str, Any]:
         """For bundles, journals and summaries."""
