@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from cotune.evaluate.decision import RAW
 from cotune.evaluate.given import AnswersGiven
 from cotune.model.writing import most_tokens
 from cotune.prompt.bank import seed_prompt
+from cotune.task.metrics import METRICS
 from cotune.task.task import Task
 from tiny import tiny_local
 
@@ -75,3 +77,18 @@ def test_answers_may_be_half_as_long_again_as_the_longest() -> None:
     assert most_tokens(10) == 23
     short, long = (WrittenAnswering(task_of("text", length), tiny_local()).limit for length in (1, 20))
     assert short < long
+
+
+@pytest.mark.parametrize("kind", ["text", "json"])
+def test_noise_is_what_other_batches_write(kind: str) -> None:
+    task = task_of(kind)
+    answering = WrittenAnswering(task, tiny_local(), 8)
+    rows = task.dev[:7]
+    asked = (seed_prompt(task), "base", rows, RAW)
+    found = answering.noise(*asked, odd=3, progress=lambda tokens: None)
+    assert found is not None
+    noise, tokens = found
+    # In float32 the batch hardly matters; what counts here is that both ways answer the same rows in the same order.
+    assert noise.n == 7 and noise.flipped <= 1 and tokens > 0
+    plain = replace(task, measure=METRICS["likelihood"])
+    assert WrittenAnswering(plain, tiny_local(), 8).noise(*asked, odd=3, progress=lambda tokens: None) is None

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from cotune.cycle.candidate import Own
 from cotune.errors import CotuneError
+from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.given import Given, LabelsGiven, OwnLabelsGiven, gold_indices
 from cotune.evaluate.judge import Judge
@@ -96,7 +97,7 @@ class Answering(Protocol):
 
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
-    ) -> tuple[Noise, int] | None:
+    ) -> tuple[Noise | AnswerNoise, int] | None:
         """How two passes over the same rows in other batches differ, and their tokens; None where that is not measured."""
         ...
 

@@ -17,6 +17,7 @@ from cotune.cycle.overlap import overlap_finding
 from cotune.cycle.previous import Previous
 from cotune.cycle.prompt_loop import PromptSearch
 from cotune.cycle.remote import NOT_TUNED
+from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.arms import aggregate_statistic
 from cotune.evaluate.attribution import ARMS, GAINS, PREVIOUS, Attribution, attribute, sentence
 from cotune.evaluate.f1 import Average
@@ -32,7 +33,7 @@ AVERAGES: dict[str, Average] = {"macro_f1": "macro", "weighted_f1": "weighted"}
 """How the metrics that are an F1 average over labels."""
 
 
-def attribution_of(lab: Lab, results: Mapping[str, ArmResult], noise: Noise | None = None) -> Attribution:
+def attribution_of(lab: Lab, results: Mapping[str, ArmResult], noise: Noise | AnswerNoise | None = None) -> Attribution:
     """The gains between the arms on the test rows; with ``noise``, none that it could make is called a difference."""
     one = next(iter(results.values()))
     arms = {name: result.for_attribution() for name, result in results.items()}
@@ -52,8 +53,10 @@ def attribution_of(lab: Lab, results: Mapping[str, ArmResult], noise: Noise | No
     return told_with_noise(gains, {name: _noise_floor(lab, result, noise) for name, result in results.items()})
 
 
-def _noise_floor(lab: Lab, result: ArmResult, noise: Noise) -> float:
+def _noise_floor(lab: Lab, result: ArmResult, noise: Noise | AnswerNoise) -> float:
     """How far the machine's noise moves an arm's score: F1 where that is the metric and the arm knows the task's labels."""
+    if isinstance(noise, AnswerNoise):
+        return noise.floor(result.evaluation, lab.task.measure.aggregate, seed=lab.seed)
     given, decision, labels = result.scores, result.candidate.decision, lab.task.labels
     if lab.task.metric not in AVERAGES or not isinstance(given, LabelsGiven):
         return given.noise_floor(noise, decision)

@@ -19,6 +19,7 @@ from cotune.cycle.lab import Lab
 from cotune.cycle.pool import has_room
 from cotune.cycle.track import Measured
 from cotune.errors import CotuneError
+from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.noise import Noise
 from cotune.evaluate.robustness import robustness
@@ -75,7 +76,7 @@ FORMATS = Allowance(passes=2 * _FORMATS, most=100, least=32, share=0.04)
 
 def reserved_tokens(lab: Lab, prompt: Prompt, *, formats: bool) -> float:
     """Tokens that a plan puts aside for both measurements, as they would cost with this prompt."""
-    wanted: list[tuple[Allowance, tuple[float, float]]] = [(NOISE, lab.tokens_a_row(prompt))]
+    wanted: list[tuple[Allowance, tuple[float, float]]] = [(NOISE, lab.tokens_a_row(prompt, answers=True))]
     if formats and lab.grader is None and (variants := _variants(lab, prompt)):
         wanted.append((FORMATS, _mean_tokens(lab, variants)))
     dev = len(lab.dev)
@@ -95,7 +96,7 @@ def _mean_tokens(lab: Lab, prompts: Sequence[Prompt]) -> tuple[float, float]:
 
 
 def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[str, Any]:
-    """Score the same dev rows with the winner in two kinds of batches; recorded as a ``noise`` step.
+    """Have the winner answer the same dev rows in two kinds of batches; recorded as a ``noise`` step.
 
     Args:
         lab: where scoring happens.
@@ -103,14 +104,14 @@ def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[
         keep: budget that must be left afterwards, in its unit.
 
     Returns:
-        What :meth:`Noise.as_dict` gives, with ``tokens``; or ``skipped`` and why.
+        What :meth:`Noise.as_dict` or :meth:`AnswerNoise.as_dict` gives, with ``tokens``; or ``skipped`` and why.
     """
     candidate = confirmed.chosen.candidate
     if lab.remote is not None:
         elsewhere = {"skipped": "the model answers behind an endpoint, one row at a time"}
         found: dict[str, Any] = lab.journal.step("noise", [candidate.id], lambda: elsewhere)
         return found
-    own, prefix = lab.tokens_a_row(candidate.prompt)
+    own, prefix = lab.tokens_a_row(candidate.prompt, answers=True)
     count = NOISE.rows(lab.costs, len(lab.dev), own, prefix, lab.left() - keep)
     rows = lab.dev[:count]
 
@@ -124,20 +125,22 @@ def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[
         asked = (candidate.prompt, candidate.adapter, rows, candidate.decision)
         measured = lab.answering_by(candidate.own).noise(*asked, odd=_ODD, progress=told)
         if measured is None:
-            return {"skipped": "it is measured for labels alone"}
+            return {"skipped": f"it is not measured with the metric {lab.task.metric}"}
         found, tokens = measured
         return {**found.as_dict(), "batch_rows": [count, _ODD], "tokens": tokens}
 
     key = [candidate.id, [row.id for row in rows]]
     value: dict[str, Any] = lab.journal.step("noise", key, lambda: attempt(lab.journal, measure))
-    lab.counts["tokens_scored"] += int(value.get("tokens", 0))
+    lab.counts["tokens_written" if lab.task.output.free else "tokens_scored"] += int(value.get("tokens", 0))
     return value
 
 
-def noise_of(recorded: dict[str, Any]) -> Noise | None:
+def noise_of(recorded: dict[str, Any]) -> Noise | AnswerNoise | None:
     """The noise as it was recorded; None where it was not measured."""
     if "skipped" in recorded:
         return None
+    if "counts" in recorded:
+        return AnswerNoise.from_dict(recorded)
     return Noise(**{name: recorded[name] for name in Noise.__dataclass_fields__})
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from cotune.cycle.answering import Reply
 from cotune.cycle.judging import graded
 from cotune.errors import InputError
+from cotune.evaluate.answer_noise import AnswerNoise, compare_answers
 from cotune.evaluate.decision import Decision
 from cotune.evaluate.given import AnswersGiven, Given
 from cotune.evaluate.judge import Judge
-from cotune.evaluate.noise import Noise
 from cotune.model.local import LocalModel
 from cotune.model.protocol import Progress
 from cotune.model.writing import Writing, most_tokens
@@ -105,9 +107,19 @@ class WrittenAnswering:
 
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
-    ) -> tuple[Noise, int] | None:
-        """Not measured: a written answer has no margin that a shift could be held against."""
-        return None
+    ) -> tuple[AnswerNoise, int] | None:
+        """All rows at once, and a few at a time. Not measured by a judge, who would have to grade everything twice, nor where
+        no answer is looked at."""
+        if self.judge is not None or not self.task.measure.needs_answers:
+            return None
+        parts = [rows, *(rows[start : start + odd] for start in range(0, len(rows), odd))]
+        whole, *pieces = (
+            self.writing.write(self.model, prompt, [row.fields for row in part], adapter=adapter, progress=progress)
+            for part in parts
+        )
+        answers = whole.texts, tuple(text for piece in pieces for text in piece.texts)
+        first, second = (AnswersGiven(np.zeros(len(rows)), texts).judge(rows, decision, self.task) for texts in answers)
+        return compare_answers(first, second), sum(found.tokens for found in (whole, *pieces))
 
 
 def _with_room(model: LocalModel, limit: int) -> LocalModel:

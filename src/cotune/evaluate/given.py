@@ -196,7 +196,7 @@ class AnswersGiven:
         return RAW
 
     def noise_floor(self, noise: Noise, decision: Decision) -> float:
-        """Margins between whole answers are not known."""
+        """Margins between whole answers are not known; see :class:`cotune.evaluate.answer_noise.AnswerNoise`."""
         return 0.0
 
 

@@ -11,9 +11,11 @@ from cotune.report.plain import decimal, fields, harmless, items, number, one_li
 def noise_sentence(noise: Mapping[str, Any]) -> str:
     """How far scores move with what else stands in a batch, from the summary's or the journal's object; empty if unknown."""
     largest, mean, rows = (number(noise.get(name)) for name in ("largest", "mean", "n"))
+    flipped = int(number(noise.get("flipped")) or 0)
+    if rows is not None and "counts" in noise:
+        return f"in other batches {flipped} of {rows:.0f} written answers differ"
     if largest is None or mean is None or rows is None:
         return ""
-    flipped = int(number(noise.get("flipped")) or 0)
     return (
         f"in other batches log-probabilities differ by {largest:.2g} at most and {mean:.2g} on average, "
         f"and {flipped} of {rows:.0f} answers flip"

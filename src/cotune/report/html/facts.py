@@ -145,16 +145,16 @@ def _noise(record: RunRecord) -> str:
     if not told:
         why = noise.get("skipped")
         return figure("Noise of this machine", f"<p>Not measured: {data_text(why)}.</p>") if why else ""
+    shifts = [("largest difference of a log-probability", "largest"), ("mean difference", "mean")]
     facts = [
-        ("largest difference of a log-probability", f"{noise['largest']:.2g}"),
-        ("mean difference", f"{noise['mean']:.2g}"),
+        *((name, f"{value:.2g}") for name, key in shifts if (value := number(noise.get(key))) is not None),
         ("answers that flip", f"{noise.get('flipped', 0)} of {noise['n']}"),
     ]
     return figure(
         "Noise of this machine",
         f"<table class=facts>{_table(facts)}</table>",
-        "The same dev rows, scored by the winner in one batch and in batches of three. A gain that is no larger than what such "
-        "noise could flip is not called a difference.",
+        "The same dev rows, answered by the winner in one batch and in batches of three. A gain that is no larger than what "
+        "such noise could flip is not called a difference.",
     )
 
 

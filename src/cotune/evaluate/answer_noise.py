@@ -1,0 +1,95 @@
+"""The machine's own noise where answers are written: how far a score moves with what else stands in a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from cotune.evaluate.resampling import Floats
+from cotune.evaluate.scoring import Evaluation
+from cotune.task.metrics import Aggregate
+
+
+@dataclass(frozen=True)
+class AnswerNoise:
+    """How two writings of the same rows differ that should not.
+
+    Between two answers lies no margin that could be measured. What rows were seen to change is all that is known, so a change
+    that is rarer than one row in ``n`` is not.
+
+    Attributes:
+        n: rows.
+        flipped: rows whose answer differs.
+        values: of the rows whose worth differs, by how much.
+        counts: of these rows, by how much the sums differ that the score is made of; empty for a mean of rows.
+    """
+
+    n: int
+    flipped: int
+    values: tuple[float, ...] = ()
+    counts: tuple[tuple[float, ...], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> AnswerNoise:
+        """Inverse of :meth:`as_dict`."""
+        counts = tuple(tuple(map(float, row)) for row in data["counts"])
+        return cls(int(data["n"]), int(data["flipped"]), tuple(map(float, data["values"])), counts)
+
+    def floor(self, judged: Evaluation, aggregate: Aggregate | None, *, draws: int = 500, seed: int = 0) -> float:
+        """How far the noise moves an arm's score in 95% of writings.
+
+        Rows change as often as was seen, each by a change that was seen, up or down alike; the score is made anew each time.
+
+        Args:
+            judged: the arm on its rows.
+            aggregate: what the score is instead of the rows' mean; None for the mean.
+            draws: writings that are drawn.
+            seed: of the draws.
+        """
+        changes = np.array(self.values)[:, None]
+        table, score = judged.values[:, None], _mean_of(judged.n)
+        if aggregate is not None and judged.counts is not None and np.shape(self.counts)[1:] == judged.counts.shape[1:]:
+            # Where other fields occur in these rows, the rows' own worth has to do.
+            changes, table, score = np.array(self.counts), judged.counts, aggregate.score
+        if not len(changes):
+            return 0.0
+        rng = np.random.default_rng([seed, 23])
+        sums = table.sum(axis=0)
+        moved = np.zeros((draws, table.shape[1]))
+        for draw, count in enumerate(rng.binomial(judged.n, len(changes) / self.n, size=draws)):
+            signs = rng.choice((-1.0, 1.0), size=(count, 1))
+            moved[draw] = (signs * changes[rng.integers(0, len(changes), size=count)]).sum(axis=0)
+        scores = score(np.maximum(sums + moved, 0.0))
+        return float(np.quantile(np.abs(scores - score(sums[None])), 0.95))
+
+
+def compare_answers(first: Evaluation, second: Evaluation) -> AnswerNoise:
+    """The noise between two writings of the same rows in different batches.
+
+    Raises:
+        ValueError: there are no rows, or not the same number.
+    """
+    if first.n != second.n or not first.n:
+        raise ValueError(f"two writings of the same rows are needed, not of {first.n} and {second.n} rows")
+    changed = second.values != first.values
+    counts: tuple[tuple[float, ...], ...] = ()
+    if first.counts is not None and second.counts is not None:
+        moved = second.counts - first.counts
+        changed = changed | (moved != 0).any(axis=1)
+        counts = tuple(tuple(map(float, row)) for row in moved[changed])
+    flipped = sum(one != other for one, other in zip(first.answers, second.answers, strict=True))
+    return AnswerNoise(first.n, flipped, tuple(map(float, (second.values - first.values)[changed])), counts)
+
+
+def _mean_of(rows: int) -> Any:
+    def score(sums: Floats) -> Floats:
+        return np.minimum(sums[..., 0] / rows, 1.0)
+
+    return score
