@@ -13,12 +13,14 @@ from cotune.cycle.plan import Plan, Sizes, make_plan
 from cotune.cycle.pool import nearest_variant
 from cotune.cycle.previous import Previous
 from cotune.cycle.trust import reserved_tokens
+from cotune.cycle.writing import WrittenAnswering
 from cotune.errors import BudgetError
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
 
-_WRITTEN_ROWS = 16
-"""Rows that are answered to see how long that takes."""
+_WRITTEN_ROWS, _LONG = (16, 48), 600.0
+"""Rows that are answered to see how long that takes, the more where the budget is so many seconds: many at once take far less
+time a row, and the test is answered many at once."""
 
 
 def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | None = None) -> Plan:
@@ -38,7 +40,10 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | Non
     warm = lab.train_sample[CALIBRATION_ROWS : 2 * CALIBRATION_ROWS] or lab.train_sample[:4]
     lab.answering.score(seed, BASE, warm, lambda tokens: None)
     lab.scores(seed, BASE, lab.train_sample[:CALIBRATION_ROWS], "measure", answers=False)
-    lab.scores(seed, BASE, lab.train_sample[:_WRITTEN_ROWS], "measure")
+    if isinstance(lab.answering, WrittenAnswering):
+        lab.answering.warm_up(seed, warm[:2])
+    long = lab.costs.budget.kind == "time" and lab.costs.budget.amount >= _LONG
+    lab.scores(seed, BASE, lab.train_sample[: _WRITTEN_ROWS[long]], "measure")
     batch = min(config.tune.batch_size, len(task.train))
     asked = [seed, *([previous.prompt] if previous is not None else [])]
     own = max(lab.tokens_a_row(prompt)[0] for prompt in asked)

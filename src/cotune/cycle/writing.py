@@ -13,6 +13,7 @@ from cotune.evaluate.answer_noise import AnswerNoise, compare_answers
 from cotune.evaluate.decision import Decision
 from cotune.evaluate.given import AnswersGiven, Given
 from cotune.evaluate.judge import Judge
+from cotune.model.adapters import BASE
 from cotune.model.local import LocalModel
 from cotune.model.protocol import Progress
 from cotune.model.writing import Writing, most_tokens
@@ -78,6 +79,10 @@ class WrittenAnswering:
         both = AnswersGiven(given.losses, found.texts)
         reply = Reply(both, found.tokens, found.tokens_saved, found.truncated, bool(found.cached))
         return graded(self.judge, reply, rows, progress)
+
+    def warm_up(self, prompt: Prompt, rows: Sequence[Example]) -> None:
+        """Write answers that nobody looks at: what holds them to their type is compiled before a rate is taken."""
+        self.writing.write(self.model, prompt, [row.fields for row in rows], adapter=BASE)
 
     def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
         """Each row up to where its answer begins."""
