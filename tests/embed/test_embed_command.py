@@ -103,6 +103,6 @@ def test_json_lines_come_back_as_they_were(texts: list[str]) -> None:
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert embed("--input", str(tmp_path / "no"), "--out", str(tmp_path / "v.npy")) == 2
-    assert "cannot be read" in capsys.readouterr().err
+    assert "the file does not exist" in capsys.readouterr().err
     with pytest.raises(InputError):
         read_texts("\n \n", "here")
