@@ -33,14 +33,15 @@ def gives(value: Any) -> Callable[[], Any]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(events=steps, data=st.data())
-def test_torn_at_any_byte_it_reads_whole_lines_and_goes_on(events: list[tuple[str, Any, Any]], data: st.DataObject) -> None:
+@given(events=steps, share=st.floats(0, 1))
+def test_torn_at_any_byte_it_reads_whole_lines_and_goes_on(events: list[tuple[str, Any, Any]], share: float) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         first = Journal(folder)
         given_back = [first.step(kind, key, gives(value)) for kind, key, value in events]
         whole = (folder / JOURNAL).read_bytes()
-        cut = data.draw(st.integers(0, len(whole)), label="cut")
+        # The lines hold times, so their length is not the same twice.
+        cut = round(share * len(whole))
         (folder / JOURNAL).write_bytes(whole[:cut])
         standing = whole[:cut].count(b"\n")
         assert len(read_journal(folder / JOURNAL)) == standing
