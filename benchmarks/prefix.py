@@ -131,7 +131,7 @@ def run_cell(model: LocalModel, task: Task, cell: dict[str, Any], out: Path) -> 
         "score": judged.score,
         "ci": [interval.low, interval.high],
         "log_loss": judged.log_loss,
-        "tokens_trained": lab.counts["tokens_trained"],
+        "tokens_trained": lab.account.counts["tokens_trained"],
         "bytes": 0 if candidate.adapter == BASE else weights.stat().st_size,
         "seconds": round(time.monotonic() - started, 1),
     }

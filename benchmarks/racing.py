@@ -233,7 +233,7 @@ def at_equal_steps(bench: Bench, prompt: Prompt) -> Measured:
     lab = bench.lab
     plain, track = open_track(lab, bench.asked), open_track(lab, prompt)
     more = bench.steps * (track.run.tokens_per_step - plain.run.tokens_per_step)
-    more += 2 * (bench.check_cost([prompt]) - bench.check_cost([bench.asked])) + lab.counts["tokens_embedded"]
+    more += 2 * (bench.check_cost([prompt]) - bench.check_cost([bench.asked])) + lab.account.counts["tokens_embedded"]
     lab.costs.budget = Budget("tokens", lab.costs.budget.amount + more)
     bench.spend([track])
     return best([track])
@@ -287,7 +287,7 @@ def run_cell(model: LocalModel, task: Task, cell: dict[str, Any], out: Path, giv
     bench = Bench(lab, task, cell["seed"], given.steps)
     costs.budget = Budget("tokens", given.steps * open_track(lab, bench.asked).run.tokens_per_step)
     chosen = CELLS[cell["cell"]](bench)
-    decided = dict(lab.counts)
+    decided = dict(lab.account.counts)
     candidate = chosen.candidate
     asked = [Candidate(prompt, candidate.adapter, RAW) for prompt in wordings(task)]
     opened = task.test.open({"arm": candidate.id, **{f"wording {i}": c.id for i, c in enumerate(asked)}})

@@ -56,7 +56,7 @@ def test_a_failure_in_the_middle_is_recorded_and_a_run_that_goes_on_reads_it(
     failing_after(monkeypatch, 1000)
     again = make_lab(tmp_path)
     assert measure_robustness(again, confirmed(again)) == told
-    assert not again.journal.broken and again.counts == lab.counts
+    assert not again.journal.broken and again.account.counts == lab.account.counts
     assert len(journal_of(tmp_path)) == 4
 
 

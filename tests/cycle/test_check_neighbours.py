@@ -87,7 +87,7 @@ def test_planted_pairs_are_found_and_the_test_stays_sealed(tmp_path: Path, monke
     told = (tmp_path / "journal.jsonl").read_text(encoding="utf-8")
     rows = lab.task.test.open({"arm": "x"}).examples_for("x")
     assert not any(row.text in told or row.id in told for row in rows)
-    assert lab.counts["tokens_embedded"] == found["tokens"] > 0
+    assert lab.account.counts["tokens_embedded"] == found["tokens"] > 0
     assert found["tokens"] <= 0.004 * 3_000_000
 
 
@@ -127,7 +127,7 @@ def test_what_is_left_out_says_why(
     monkeypatch.setattr(neighbours, "_MOST_ROWS", most)
     lab = make_lab(tmp_path, budget)
     assert why in check_neighbours(lab, wanted=wanted)["skipped"]
-    assert lab.counts["tokens_embedded"] == 0
+    assert lab.account.counts["tokens_embedded"] == 0
 
 
 def test_a_failure_is_recorded_and_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

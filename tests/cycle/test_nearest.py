@@ -40,9 +40,9 @@ def test_the_first_pool_holds_one_and_the_stock_is_paid_for_once(tmp_path: Path)
     (found,) = [p for p in pool if p.prompt.nearest]
     assert pool.index(found) == 2 and found.operator == "demonstrations_nearest" and found.parents == (seed.id,)
     assert found.prompt.nearest == 3 and len(found.prompt.demonstrations) == len(lab.task.train)
-    before = lab.counts["tokens_embedded"]
+    before = lab.account.counts["tokens_embedded"]
     again = nearest_variant(lab, seed.edit(cue="Kind:"))
-    assert again is not None and lab.counts["tokens_embedded"] == before > 0
+    assert again is not None and lab.account.counts["tokens_embedded"] == before > 0
     assert nearest_variant(lab, found.prompt) is None
 
 
@@ -55,11 +55,11 @@ def test_scoring_and_training_count_what_it_takes_to_find_them(tmp_path: Path) -
     ]
     own, prefix = lab.tokens_a_row(variant.prompt)
     lab.scores(variant.prompt, BASE, lab.dev, "race")
-    assert lab.counts["tokens_scored"] > sum(looked_up) > 0
-    assert lab.counts["tokens_scored"] == pytest.approx(own * len(lab.dev) + prefix, rel=0.1)
-    before = lab.counts["tokens_embedded"]
+    assert lab.account.counts["tokens_scored"] > sum(looked_up) > 0
+    assert lab.account.counts["tokens_scored"] == pytest.approx(own * len(lab.dev) + prefix, rel=0.1)
+    before = lab.account.counts["tokens_embedded"]
     track = open_track(lab, variant.prompt)
-    assert lab.counts["tokens_embedded"] > before + sum(looked_up)
+    assert lab.account.counts["tokens_embedded"] > before + sum(looked_up)
     assert len(track.run.variants[0]) == len(lab.task.train)
     assert advance(lab, track, 2, cycle=1)
 

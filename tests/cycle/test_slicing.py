@@ -54,7 +54,7 @@ def test_slices_hold_the_failures_and_cost_what_they_say(tmp_path: Path) -> None
         assert set(slice_["failures"]) <= set(failed)
         assert slice_["n"] >= len(slice_["failures"]) >= 3
         assert all(case["right"] == "fruit" != case["answered"] for case in slice_["examples"])
-    assert lab.counts["tokens_embedded"] == found["tokens"] > 0
+    assert lab.account.counts["tokens_embedded"] == found["tokens"] > 0
     # The estimate that a cycle's cost is planned with is rather too high, but not by much.
     assert 0.5 * expected <= found["tokens"] <= expected
 
@@ -86,7 +86,7 @@ def test_dev_is_embedded_once_and_a_resumed_run_counts_the_same(tmp_path: Path) 
 def test_what_is_left_out_says_why_and_costs_nothing(tmp_path: Path, settings: dict[str, Any], budget: str, why: str) -> None:
     lab = make_lab(tmp_path, budget)
     assert why in measure_slices(lab, judged(lab), **settings)["skipped"]
-    assert lab.counts["tokens_embedded"] == 0 and lab.dev_vectors is None
+    assert lab.account.counts["tokens_embedded"] == 0 and lab.dev_vectors is None
     assert [event["kind"] for event in journal_of(tmp_path)] == ["slices"]
 
 

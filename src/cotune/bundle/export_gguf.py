@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ class GgufExport:
             body["json_schema"] = dict(written.schema)
         return body
 
-    @property
+    @cached_property
     def _completions(self) -> Sequence[Sequence[int]]:
         if self.manifest.written is not None:
             return ()

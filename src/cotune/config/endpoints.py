@@ -66,13 +66,9 @@ class NamedEndpoint(EndpointSection):
 
     Attributes:
         model: its name there.
-        calls: requests of the whole run at most, repeated ones included.
-        tokens: of questions and answers of the whole run at most.
     """
 
     model: Name | None = None
-    calls: Count = 16
-    tokens: Count = 50_000
 
     @model_validator(mode="after")
     def _model_goes_with_url(self) -> NamedEndpoint:
@@ -81,11 +77,23 @@ class NamedEndpoint(EndpointSection):
         return self
 
 
-class ProposerConfig(NamedEndpoint):
+class BoundedEndpoint(NamedEndpoint):
+    """One that is asked no more than so much.
+
+    Attributes:
+        calls: requests of the whole run at most, repeated ones included.
+        tokens: of questions and answers of the whole run at most.
+    """
+
+    calls: Count = 16
+    tokens: Count = 50_000
+
+
+class ProposerConfig(BoundedEndpoint):
     """A language model that rewrites instructions."""
 
 
-class TeacherConfig(NamedEndpoint):
+class TeacherConfig(BoundedEndpoint):
     """A language model that answers unlabelled rows, which then are learnt from.
 
     Attributes:
@@ -99,11 +107,10 @@ class TeacherConfig(NamedEndpoint):
     concurrency: Count = 8
 
 
-class JudgeConfig(EndpointSection):
+class JudgeConfig(NamedEndpoint):
     """A language model that grades written answers, where ``metric`` is ``judge``.
 
     Attributes:
-        model: its name there.
         rubric: what a grade from 0 to 1 means; None takes ``cotune.evaluate.judge.RUBRIC``.
         agreement: file of answers that people graded, which the judge grades too; None compares it with nobody.
         concurrency: requests at once at most.
@@ -111,18 +118,11 @@ class JudgeConfig(EndpointSection):
         answer_tokens: of its answer at most. Models that think aloud need more.
     """
 
-    model: Name | None = None
     rubric: Name | None = None
     agreement: Name | None = None
     concurrency: Count = 8
     patience: Annotated[Number, Field(gt=0)] = 600.0
     answer_tokens: Count = 64
-
-    @model_validator(mode="after")
-    def _model_goes_with_url(self) -> JudgeConfig:
-        if (self.base_url is None) != (self.model is None):
-            raise PydanticCustomError("endpoint", "base_url and model go together")
-        return self
 
 
 class ModelEndpoint(EndpointSection):

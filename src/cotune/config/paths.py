@@ -19,14 +19,13 @@ _PROMPT_SUFFIXES = (".txt", ".md")
 
 def resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = _PATH_KEYS) -> None:
     """Make relative file names absolute, in place; what is not a text is left for validation to name."""
-    data = values.get("data")
-    places = [(data, role, f"data.{role}") for role in ROLES] if isinstance(data, dict) else []
-    for section, key in (("output", "schema"), ("judge", "agreement")):
-        if isinstance(values.get(section), dict):
-            places.append((values[section], key, f"{section}.{key}"))
-    for place, key, dotted in (*places, *((values, key, key) for key in ("prompt", "model", "metric", "start"))):
+    for dotted in _PATH_KEYS:
+        section, _, key = dotted.rpartition(".")
+        place = values.get(section) if section else values
+        if dotted not in keys or not isinstance(place, dict):
+            continue
         name = place.get(key)
-        if dotted not in keys or not isinstance(name, str) or not name or "\0" in name:
+        if not isinstance(name, str) or not name or "\0" in name:
             continue
         is_file = (
             names_file(name)

@@ -101,7 +101,7 @@ class Guide:
 
         key = [cycle, question.prompt.id, [row.id for row in question.rows]]
         value = self.lab.journal.step("rewrite", key, effect)
-        self.lab.pay(value)
+        self.lab.account.pay(value)
         self._requests += int(value["requests"])
         self._tokens += int(value["tokens"])
         self._in_vain = self._in_vain + 1 if "failed" in value else 0 if value["requests"] else self._in_vain

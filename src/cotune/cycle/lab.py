@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.cycle.account import Account
 from cotune.cycle.answering import Answering, Reply, answering_for, rules_of
 from cotune.cycle.candidate import Own
 from cotune.cycle.costs import CostModel
@@ -32,8 +33,6 @@ from cotune.task.task import Task
 from cotune.tune.average import How, average
 from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
-
-_SPENT = ("tokens_scored", "tokens_written", "tokens_trained", "tokens_embedded")
 
 
 class Watcher(Protocol):
@@ -66,12 +65,8 @@ class Lab:
     Attributes:
         answering: how the model answers this task's rows.
         scorer: who answers.
-        spent_tokens: tokens of all steps so far.
-        dollars: what answers of all endpoints have cost so far.
-        unmatched: most rows of one request whose answer named no label.
-        judged: what the judge did so far: rows, tokens, dollars.
+        account: what has been spent so far.
         embeds: makes the embedder of a model that answers behind an endpoint; None places texts by their letters.
-        counts: tokens scored, written, trained, embedded, and saved by the shared prefix.
         row_vectors: of the rows that demonstrations are drawn from, once they are embedded.
         stock_embedded: whether the rows that the nearest are chosen from are paid for.
         dev_vectors: of the dev rows, once this session has embedded them.
@@ -107,11 +102,7 @@ class Lab:
         # Files are often sorted by label, so samples of train are taken from a shuffled one.
         shuffled = np.random.default_rng([seed, 2]).permutation(len(task.train))
         self.train_sample = tuple(task.train[i] for i in shuffled)
-        self.counts = dict.fromkeys((*_SPENT, "tokens_saved_by_prefix"), 0)
-        self.truncated = 0
-        self.unmatched = 0
-        self.dollars = 0.0
-        self.judged: dict[str, float] = {"rows": 0, "tokens": 0, "dollars": 0.0}
+        self.account = Account()
         self.embeds: Callable[[Progress | None], Embedder] | None = None
         self.row_vectors: NDArray[np.float32] | None = None
         self.stock_embedded = False
@@ -153,18 +144,14 @@ class Lab:
 
     # Budget -------------------------------------------------------------------------------------------------------
 
-    @property
-    def spent_tokens(self) -> int:
-        return sum(self.counts[name] for name in _SPENT)
-
     def left(self) -> float:
         """Budget that is left, in its unit. Under a time budget this is journalled, since decisions hang on it."""
         if self.costs.budget.kind == "tokens":
-            left = self.costs.budget.amount - self.spent_tokens
+            left = self.costs.budget.amount - self.account.tokens
             self.watcher.set_time_left(left / self.costs.score_rate)
             return left
         if self.costs.budget.kind == "money":
-            return self.costs.budget.amount - self.dollars
+            return self.costs.budget.amount - self.account.dollars
         left = self.costs.budget.amount - float(self.journal.step("clock", "clock", lambda: round(self.journal.clock(), 2)))
         self.watcher.set_time_left(left)
         return left
@@ -242,24 +229,11 @@ class Lab:
         }
 
     def _charge(self, value: Mapping[str, Any], kind: str, saw: Callable[[int, float], None]) -> None:
-        self.counts[kind] += int(value["tokens"])
-        self.counts["tokens_saved_by_prefix"] += int(value["saved"])
-        self.truncated = max(self.truncated, int(value["truncated"]))
+        self.account.charge(value, kind)
         if value["seconds"]:
             saw(int(value["tokens"]), float(value["seconds"]))
         if "dollars" in value:
-            self.pay(value)
-            self.unmatched = max(self.unmatched, int(value["unmatched"]))
             self.costs.saw_paying(int(value["tokens"]), float(value["dollars"]))
-        self.saw_judging(value.get("judged", {}))
-
-    def saw_judging(self, value: Mapping[str, Any]) -> None:
-        """Count what a recorded step had the judge do."""
-        self.judged = {name: count + value.get(name, 0) for name, count in self.judged.items()}
-
-    def pay(self, value: Mapping[str, Any]) -> None:
-        """Charge the ``dollars`` that a recorded step cost, where it cost any."""
-        self.dollars += float(value.get("dollars", 0.0))
 
     def judge(self, given: Given, rows: Sequence[Example], decision: Decision) -> Evaluation:
         """What was given against the rows' right answers."""
@@ -306,7 +280,7 @@ class Lab:
         key = content_hash([[prompt.id for prompt in prompts], start, [row.id for row in train]])
         if key not in self._runs:
             first, *also = (self.answering.training_rows(prompt, train) for prompt in prompts)
-            self.counts["tokens_embedded"] += sum(row.looked_up for rows in (first, *also) for row in rows)
+            self.account.counts["tokens_embedded"] += sum(row.looked_up for rows in (first, *also) for row in rows)
             own = [self.answering.own_prefix(prompt) for prompt in prompts]
             self._runs[key] = TuningRun(
                 self.model,
@@ -370,7 +344,7 @@ class Lab:
             }
 
         value = self.journal.step("train", [run.key, to_step, decay_from], effect)
-        self.counts["tokens_trained"] += int(value["new_tokens"])
+        self.account.counts["tokens_trained"] += int(value["new_tokens"])
         if decay_from is None:
             self._trained[run.key] = int(value["tokens"])
         if value.get("timed_seconds"):

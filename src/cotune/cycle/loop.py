@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cotune.config import RunConfig
+from cotune.cycle.ahead import StepCosts
 from cotune.cycle.guide import Guide
 from cotune.cycle.lab import Lab
 from cotune.cycle.plan import FINAL, Plan
@@ -16,7 +17,6 @@ from cotune.cycle.prompt_race import RaceResult, race_prompts
 from cotune.cycle.surrogate import Forecaster
 from cotune.cycle.track import Track, advance, decay_steps, doubled_arms, finish, open_track, take_up
 from cotune.errors import CotuneError
-from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
 from cotune.model.adapters import BASE
 from cotune.prompt.bank import bare_prompt
 from cotune.prompt.prompt import Prompt
@@ -71,8 +71,7 @@ class Loop:
         self.lab, self.config, self.plan, self.own, self.previous = lab, config, plan, list(own), previous
         self.guide = Guide(lab, config)
         self.forecaster = Forecaster(lab, wanted=config.search.surrogate)
-        self._row_tokens: dict[str, float] = {}
-        self._check_tokens: dict[str, float] = {}
+        self.ahead = StepCosts(lab)
         # Budget a nat of dev log-loss has cost, by kind of step: what moved dev decides what comes next.
         self._worth: dict[str, float] = {}
         self._out_of_budget = False
@@ -277,12 +276,12 @@ class Loop:
         room = limit - ground - decay_steps(ground, decay)
         if room < 3:
             return "finish", f"the steps reached tune.max_epochs={self.config.tune.max_epochs}", 0
-        spare = left - self._finish_cost(search, ground)
+        spare = left - self.ahead.finish(search.winner, search.seed, ground)
         # Every further step of the winner is owed by the seed prompt too, and both have a longer decay.
-        step = self._step_cost(winner)
+        step = self.ahead.step(winner)
         per_step = (2 if winner is not search.seed else 1) * (1 + decay / (1 - decay)) * step
-        check = self._check_cost(winner.prompt)
-        race = self._race_cost(search)
+        check = self.ahead.check(winner.prompt)
+        race = self._race_cost(search.winner.prompt)
         affordable = int((spare + saved - 2 * check) / per_step) if per_step else room
         with_race = int((spare - 4 * check - race) / (per_step + step))
         block = max(4, plan.short_steps)
@@ -321,42 +320,17 @@ class Loop:
         while steps < plan.short_steps and not lab.costs.training_measured and not seed.failed:
             advance(lab, seed, steps, cycle=1, check=False)
             steps *= 2
-        checks = (len(tracks) + 3) * self._check_cost(seed.prompt)
+        checks = (len(tracks) + 3) * self.ahead.check(seed.prompt)
         spare = lab.left() - lab.costs.scoring(plan.reserve_tokens) - plan.fixed - checks
         # A short run is a fifth of a whole one; the winner and the seed prompt go on for the other four.
-        whole = (sum(map(self._step_cost, tracks)) + 8 * max(map(self._step_cost, tracks))) or 1.0
+        whole = (sum(map(self.ahead.step, tracks)) + 8 * max(map(self.ahead.step, tracks))) or 1.0
         short = max(3, seed.steps, min(plan.short_steps, int(spare / whole)))
         return replace(plan, short_steps=short, target_steps=min(plan.target_steps, 5 * short))
 
-    def _finish_cost(self, search: Search, steps: int) -> float:
-        """Cost of decaying the winner, and of bringing the seed prompt as far and decaying it."""
-        decay = decay_steps(steps, self.lab.tune.decay)
-        cost = decay * self._step_cost(search.winner) + self._check_cost(search.winner.prompt)
-        if search.seed is not search.winner and not search.seed.failed:
-            missing = steps - search.seed.steps
-            cost += (missing + decay) * self._step_cost(search.seed)
-            cost += self._check_cost(search.seed.prompt)
-        return 1.06 * cost
-
-    def _step_cost(self, track: Track) -> float:
-        return self.lab.costs.training(track.run.tokens_per_step)
-
-    def _row_cost(self, prompt: Prompt) -> float:
-        if prompt.id not in self._row_tokens:
-            self._row_tokens[prompt.id] = self.lab.tokens_a_row(prompt)[0]
-        return self.lab.costs.scoring(self._row_tokens[prompt.id])
-
-    def _check_cost(self, prompt: Prompt) -> float:
-        """Cost of measuring a prompt on all of dev, answers and all."""
-        if prompt.id not in self._check_tokens:
-            self._check_tokens[prompt.id] = self.lab.tokens_a_row(prompt, answers=True)[0]
-        return self.lab.costs.scoring(self._check_tokens[prompt.id]) * len(self.lab.dev)
-
-    def _race_cost(self, search: Search) -> float:
-        entrants = max(8, self.plan.pool * 2 // 3) + FINAL
-        rounds = successive_halving_schedule(entrants, self.plan.race_rows, final=3)
-        further = self.guide.cost + self.forecaster.cost(max(8, self.plan.pool * 2 // 3))
-        return 1.2 * schedule_cost(entrants, rounds) * self._row_cost(search.winner.prompt) + further
+    def _race_cost(self, prompt: Prompt) -> float:
+        """Cost of a race of bred prompts, about as long as this one, and of what guides their breeding."""
+        bred = max(8, self.plan.pool * 2 // 3)
+        return self.ahead.race(prompt, bred + FINAL, self.plan.race_rows) + self.guide.cost + self.forecaster.cost(bred)
 
     def _affordable(self, ranking: list[Prompt]) -> list[Prompt]:
         """Prompts that may be tuned: while the budget allows no two epochs, none that costs far more than the seed.
@@ -388,7 +362,7 @@ class Loop:
             "dev_score": round(best.evaluation.score, 6),
             "dev_log_loss": round(best.evaluation.log_loss, 6),
             "steps": best.candidate.steps,
-            "tokens": self.lab.spent_tokens,
+            "tokens": self.lab.account.tokens,
         }
         search.cycles.append(self.lab.journal.step("cycle", [number, facts["winner"]], lambda: record))
 

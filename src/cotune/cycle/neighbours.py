@@ -81,7 +81,7 @@ def check_neighbours(lab: Lab, *, wanted: bool = True) -> dict[str, Any]:
         return {**value, "findings": [asdict(finding) for finding in _findings(value, in_dev, bool(task.labels))]}
 
     value: dict[str, Any] = lab.journal.step("neighbours", task.fingerprint, lambda: attempt(lab.journal, measure))
-    lab.counts["tokens_embedded"] += int(value.get("tokens", 0))
+    lab.account.counts["tokens_embedded"] += int(value.get("tokens", 0))
     return value
 
 

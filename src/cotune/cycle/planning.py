@@ -10,7 +10,7 @@ from cotune.config import RunConfig
 from cotune.cycle.arms import CALIBRATION_ROWS
 from cotune.cycle.lab import Lab
 from cotune.cycle.plan import Plan, Sizes, make_plan
-from cotune.cycle.pool import nearest_variant
+from cotune.cycle.pool import nearest_cost
 from cotune.cycle.previous import Previous
 from cotune.cycle.trust import reserved_tokens
 from cotune.cycle.writing import WrittenAnswering
@@ -40,10 +40,10 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | Non
     warm = lab.train_sample[CALIBRATION_ROWS : 2 * CALIBRATION_ROWS] or lab.train_sample[:4]
     lab.answering.score(seed, BASE, warm, lambda tokens: None)
     lab.scores(seed, BASE, lab.train_sample[:CALIBRATION_ROWS], "measure", answers=False)
-    if isinstance(lab.answering, WrittenAnswering):
+    if isinstance(lab.answering, WrittenAnswering) and task.measure.needs_answers:
         lab.answering.warm_up(seed, warm[:2])
-    long = lab.costs.budget.kind == "time" and lab.costs.budget.amount >= _LONG
-    lab.scores(seed, BASE, lab.train_sample[: _WRITTEN_ROWS[long]], "measure")
+        long = lab.costs.budget.kind == "time" and lab.costs.budget.amount >= _LONG
+        lab.scores(seed, BASE, lab.train_sample[: _WRITTEN_ROWS[long]], "measure")
     batch = min(config.tune.batch_size, len(task.train))
     asked = [seed, *([previous.prompt] if previous is not None else [])]
     own = max(lab.tokens_a_row(prompt)[0] for prompt in asked)
@@ -100,13 +100,8 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | Non
 
 def _nearest_tokens(lab: Lab, config: RunConfig, seed: Prompt, own: float) -> float:
     """Further tokens at the end where the winner shows each row its nearest demonstrations; 0 where there is no such prompt."""
-    search = config.search
-    variant = nearest_variant(lab, seed) if search.demonstrations and search.nearest_demonstrations else None
-    if variant is None:
-        return 0.0
-    more = lab.tokens_a_row(variant.prompt)[0] - own
     # Three arms may have it on the test, and three candidates are confirmed on dev.
-    return 1.05 * 3 * (lab.task.test.n + len(lab.dev)) * max(0.0, more)
+    return 1.05 * 3 * (lab.task.test.n + len(lab.dev)) * nearest_cost(lab, config.search, seed, own)
 
 
 def _plan_text(plan: Plan, lab: Lab, sizes: Sizes) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from cotune.config.sections import SearchConfig
 from cotune.cycle.guide import Guided
 from cotune.cycle.lab import Lab
 from cotune.embed import behaviour, centred, farthest_first, show_nearest, without_near_duplicates
@@ -54,7 +55,7 @@ def demonstration_pool(lab: Lab, close: Mapping[str, float] | None = None) -> De
             embedder = lab.embedder(told.append)
             lab.row_vectors = centred(embedder.embed([row.text for row in rows]))
             # Drawing is no step of the journal: a run that goes on does it again, and counts it again.
-            lab.counts["tokens_embedded"] += sum(told)
+            lab.account.counts["tokens_embedded"] += sum(told)
         chosen = diverse(lab.row_vectors, strata(lab.task, rows), default_count(len(lab.task.labels)), rng=rng)
         return [rows[i] for i in chosen]
 
@@ -73,9 +74,22 @@ def nearest_variant(lab: Lab, prompt: Prompt) -> Proposal | None:
         return None
     if lab.remote is None and not lab.stock_embedded:
         rendered = lab.model.renderer.render(variant, [dict(shown.fields) for shown in stock], lab.task.labels)
-        lab.counts["tokens_embedded"] += sum(row.looked_up for row in rendered)
+        lab.account.counts["tokens_embedded"] += sum(row.looked_up for row in rendered)
         lab.stock_embedded = True
     return Proposal(variant, "demonstrations", (prompt.id,), "demonstrations_nearest")
+
+
+def nearest_cost(lab: Lab, search: SearchConfig, seed: Prompt, own: float) -> float:
+    """Tokens by which a row grows where it is shown its nearest demonstrations; 0 where pools hold no such prompt.
+
+    Args:
+        lab: where prompts are measured.
+        search: whether pools hold demonstrations, and nearest ones.
+        seed: the prompt that is varied.
+        own: tokens of one of its rows.
+    """
+    variant = nearest_variant(lab, seed) if search.demonstrations and search.nearest_demonstrations else None
+    return 0.0 if variant is None else max(0.0, lab.tokens_a_row(variant.prompt)[0] - own)
 
 
 def opening_pool(
@@ -175,7 +189,7 @@ def _record(
         }
 
     value = lab.journal.step("pool", [cycle, [p.prompt.id for p in proposals], count], effect)
-    lab.counts["tokens_embedded"] += int(value["tokens"])
+    lab.account.counts["tokens_embedded"] += int(value["tokens"])
     return [Proposal.from_json(item) for item in value["proposals"]]
 
 
@@ -238,7 +252,7 @@ def choose_entrants(
         return {"cycle": cycle, "prompt_ids": chosen, "tokens": sum(told)}
 
     value = lab.journal.step("entrants", [cycle, [p.id for p in always], [p.id for p in ranking], count], effect)
-    lab.counts["tokens_embedded"] += int(value["tokens"])
+    lab.account.counts["tokens_embedded"] += int(value["tokens"])
     return [by_id[i] for i in value["prompt_ids"]]
 
 

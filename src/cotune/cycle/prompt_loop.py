@@ -163,7 +163,7 @@ class PromptLoop:
             "dev_score": round(best.evaluation.score, 6),
             "dev_log_loss": finite(best.evaluation.log_loss),
             "steps": 0,
-            "tokens": self.lab.spent_tokens,
+            "tokens": self.lab.account.tokens,
         }
         found.cycles.append(self.lab.journal.step("cycle", [number, best.candidate.prompt.id], lambda: record))
 

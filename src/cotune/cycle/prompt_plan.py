@@ -10,7 +10,7 @@ from cotune.config import RunConfig
 from cotune.cycle.arms import CALIBRATION_ROWS
 from cotune.cycle.lab import Lab
 from cotune.cycle.plan import FINAL
-from cotune.cycle.pool import nearest_variant
+from cotune.cycle.pool import nearest_cost
 from cotune.errors import BudgetError
 from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
 from cotune.model.adapters import BASE
@@ -104,11 +104,7 @@ def fit_prompt_plan(lab: Lab, config: RunConfig, seed: Prompt) -> PromptPlan:
 
 def _nearest_tokens(lab: Lab, config: RunConfig, seed: Prompt, own: float) -> float:
     """Further tokens at the end where the winner shows each row its nearest demonstrations; 0 where there is no such prompt."""
-    search = config.search
-    variant = nearest_variant(lab, seed) if search.demonstrations and search.nearest_demonstrations else None
-    if variant is None:
-        return 0.0
-    return 1.05 * (lab.task.test.n + FINAL * len(lab.dev)) * max(0.0, lab.tokens_a_row(variant.prompt)[0] - own)
+    return 1.05 * (lab.task.test.n + FINAL * len(lab.dev)) * nearest_cost(lab, config.search, seed, own)
 
 
 def _plan_text(plan: PromptPlan, lab: Lab) -> list[str]:

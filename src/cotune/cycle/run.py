@@ -157,8 +157,8 @@ def run(
             judge, judging = open_judge(config, task, by_hand, out, journal)
             lab = open_lab(config, task, own[0], journal, out, view, judge)
             for spent in (taught, judging):
-                lab.pay(spent)
-            lab.saw_judging(judging)
+                lab.account.pay(spent)
+            lab.account.saw_judging(judging)
             _start(lab, config, own)
             neighbours = check_neighbours(lab, wanted=config.evaluate.neighbours)
             previous = enter(lab, start) if start else None

@@ -109,7 +109,7 @@ def measure_slices(
 
     key = [measured.candidate.id, cycle, [row.id for row in rows], [row.id for row in near]]
     recorded: dict[str, Any] = lab.journal.step("slices", key, lambda: {**head, **attempt(lab.journal, effect)})
-    lab.counts["tokens_embedded"] += int(recorded["tokens"])
+    lab.account.counts["tokens_embedded"] += int(recorded["tokens"])
     lab.dev_embedded = lab.dev_embedded or int(recorded.get("rows", 0))
     return recorded
 

@@ -91,6 +91,17 @@ def adopt(config: RunConfig, start: Start | None) -> RunConfig:
     )
 
 
+def knowing_task(config: RunConfig, known: Output | None, task: Task | None = None) -> Task:
+    """The rows that a config names, or that were read already; what an earlier bundle answers with stays among the answers.
+
+    Raises:
+        InputError: the data is missing or broken.
+    """
+    if task is None:
+        return Task.from_config(config, known=known)
+    return task.knowing(known.labels if known is not None else ())
+
+
 def start_task(config: RunConfig, start: Start | None, task: Task | None = None) -> Task:
     """The rows, with the bundle's labels among the answers unless the user named them all, or with its schema if they fit.
 
@@ -104,7 +115,7 @@ def start_task(config: RunConfig, start: Start | None, task: Task | None = None)
             with another type.
     """
     known = start.output if start is not None else None
-    found = Task.from_config(config, known=known) if task is None else task.knowing(known.labels if known is not None else ())
+    found = knowing_task(config, known, task)
     if known is not None and known.type != found.output.type:
         raise InputError(
             f"the bundle answers with the type {known.type}, and the new rows' outputs are of the type {found.output.type}",

@@ -127,10 +127,10 @@ def build_summary(
         "stopped": search.stopped,
         "prompts_scored": len(search.proposals),
         "prompts_tuned": len({track.prompt.id for track in search.tracks}),
-        "cost": {**cost, **lab.counts, "dollars": _dollars(lab)},
+        "cost": {**cost, **lab.account.counts, "dollars": _dollars(lab)},
         "data": data_health(lab, trust["neighbours"], int(opening.get("in_prompts", 0))),
-        "truncated": lab.truncated,
-        "unmatched": lab.unmatched,
+        "truncated": lab.account.truncated,
+        "unmatched": lab.account.unmatched,
         "best": {
             "bundle": "best",
             "arm": confirmed.ships,
@@ -148,7 +148,7 @@ def judge_told(lab: Lab, recorded: Mapping[str, Any]) -> dict[str, Any] | None:
     if lab.grader is None:
         return None
     facts = {name: recorded[name] for name in ("model", "rubric", "agreement", "sentence")}
-    spent = {**lab.judged, "dollars": round(lab.judged["dollars"], 6) if lab.grader.prices else None}
+    spent = {**lab.account.judged, "dollars": round(lab.account.judged["dollars"], 6) if lab.grader.prices else None}
     return {**facts, **spent}
 
 
@@ -193,17 +193,22 @@ def _previous(
 
 def _invalid(lab: Lab, result: ArmResult) -> str:
     """How many answers of what ships are no value of the task's output, in a sentence; empty where all are or need not be."""
-    output, answers = lab.task.output, result.evaluation.answers
-    count = sum(not output.fits(answer) for answer in answers) if output.type in ("number", "json") else 0
-    what = "do not fit the schema" if output.type == "json" else "hold no number"
-    return f"{count} of {len(answers)} answers {what}, and count as wrong." if count else ""
+    valid = _valid(lab, result)
+    what = "do not fit the schema" if lab.task.output.type == "json" else "hold no number"
+    return f"{valid.count(False)} of {len(valid)} answers {what}, and count as wrong." if False in valid else ""
+
+
+def _valid(lab: Lab, result: ArmResult) -> list[bool]:
+    """Whether each answer is a value of the task's output; empty where every text is."""
+    output = lab.task.output
+    return [output.fits(answer) for answer in result.evaluation.answers] if output.type in ("number", "json") else []
 
 
 def _dollars(lab: Lab) -> float | None:
     """What all answers of endpoints have cost; None where nothing has a price."""
     asked = (lab.remote, lab.grader)
-    priced = lab.dollars > 0 or any(one is not None and one.prices is not None for one in asked)
-    return round(lab.dollars, 6) if priced else None
+    priced = lab.account.dollars > 0 or any(one is not None and one.prices is not None for one in asked)
+    return round(lab.account.dollars, 6) if priced else None
 
 
 def versions() -> dict[str, str]:
@@ -217,8 +222,7 @@ def versions() -> dict[str, str]:
 def _arm(lab: Lab, result: ArmResult) -> dict[str, Any]:
     candidate, evaluation = result.candidate, result.evaluation
     interval = _interval(lab, result)
-    checked = lab.task.output.type in ("number", "json")
-    valid = [lab.task.output.fits(answer) for answer in evaluation.answers] if checked else []
+    valid = _valid(lab, result)
     return {
         "score": round(evaluation.score, 6),
         "ci": [round(interval.low, 6), round(interval.high, 6)],

@@ -123,7 +123,7 @@ class Forecaster:
 
         key = [cycle, adapter, [p.id for p in everyone], len(self._contexts)]
         value = self.lab.journal.step("surrogate", key, effect)
-        self.lab.counts["tokens_embedded"] += int(value["tokens"])
+        self.lab.account.counts["tokens_embedded"] += int(value["tokens"])
         return list(value["ranked"]) if value["on"] else None
 
     def _seen(self) -> tuple[Seen, NDArray[np.int64]]:

@@ -131,7 +131,7 @@ def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[
 
     key = [candidate.id, [row.id for row in rows]]
     value: dict[str, Any] = lab.journal.step("noise", key, lambda: attempt(lab.journal, measure))
-    lab.counts["tokens_written" if lab.task.output.free else "tokens_scored"] += int(value.get("tokens", 0))
+    lab.account.counts["tokens_written" if lab.task.output.free else "tokens_scored"] += int(value.get("tokens", 0))
     return value
 
 

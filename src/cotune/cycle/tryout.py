@@ -15,6 +15,7 @@ from cotune.cycle.candidate import Candidate, Own
 from cotune.cycle.journal import read_journal
 from cotune.cycle.judging import reopen_judge
 from cotune.cycle.remote import reopen_remote
+from cotune.cycle.start import knowing_task
 from cotune.embed import Neighbours
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.decision import Decision
@@ -109,7 +110,7 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
     start = next(e["value"] for e in events if e["kind"] == "start")
     going_on: dict[str, Any] = next((e["value"] for e in events if e["kind"] == "previous"), {})
     known = Own.from_json(going_on["answers"]).output if going_on else None
-    task = Task.from_config(config, known=known) if task is None else task.knowing(known.labels if known is not None else ())
+    task = knowing_task(config, known, task)
     identity = json.loads((folder / "config.json").read_text(encoding="utf-8"))["identity"]
     if identity["data"] != task.fingerprint:
         raise InputError("the data is not what the run was made with", where=config.data.train, mend="Restore the data files.")

@@ -170,9 +170,7 @@ class AnswersGiven:
         """This and what was given on further rows; without texts or grades where one of the two has none."""
         known = self.texts is not None and more.texts is not None
         texts = (*(self.texts or ()), *(more.texts or ())) if known else None
-        graded = self.grades is not None and more.grades is not None
-        grades = np.concatenate([self.grades, more.grades]) if graded else None
-        return AnswersGiven(np.concatenate([self.losses, more.losses]), texts, grades)
+        return AnswersGiven(np.concatenate([self.losses, more.losses]), texts, _all_grades(self.grades, more.grades))
 
     @property
     def answered(self) -> tuple[str, ...]:
@@ -222,9 +220,7 @@ class TextsGiven:
 
     def plus(self, more: TextsGiven) -> TextsGiven:
         """This and what was given on further rows; without grades where one of the two has none."""
-        graded = self.grades is not None and more.grades is not None
-        grades = np.concatenate([self.grades, more.grades]) if graded else None
-        return TextsGiven((*self.texts, *more.texts), grades)
+        return TextsGiven((*self.texts, *more.texts), _all_grades(self.grades, more.grades))
 
     @property
     def answered(self) -> tuple[str, ...]:
@@ -257,3 +253,7 @@ def gold_indices(rows: Sequence[Example], task: Task) -> NDArray[np.int64]:
     """Index of each row's label."""
     place = {label: i for i, label in enumerate(task.labels)}
     return np.array([place[row.output] for row in rows], dtype=np.int64)
+
+
+def _all_grades(first: Floats | None, second: Floats | None) -> Floats | None:
+    return None if first is None or second is None else np.concatenate([first, second])

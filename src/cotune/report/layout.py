@@ -16,7 +16,7 @@ _PROMPT_LINES = 40
 _ROOMY = 72
 
 
-def prompt_block(text: str, width: int) -> RenderableType:
+def prompt_block(text: str) -> RenderableType:
     """The prompt as it is, its lines wrapped behind a bar, so that it stands apart from what cotune says."""
     from rich.console import Group
     from rich.text import Text
@@ -25,32 +25,28 @@ def prompt_block(text: str, width: int) -> RenderableType:
     shown = [Text(line.expandtabs(4)) for line in lines[:_PROMPT_LINES]]
     if len(lines) > _PROMPT_LINES:
         shown.append(Text(f"… and {len(lines) - _PROMPT_LINES} more lines, in the bundle's prompt.json", style="bright_black"))
-    return Group(*(_behind("│ ", line) for line in shown))
+    return Group(*(_Behind("│ ", line) for line in shown))
 
 
 def bullet(text: str) -> RenderableType:
+    """A text behind a dash, its further lines indented as far."""
     from rich.text import Text
 
-    return _behind("- ", Text(text), repeat=False)
-
-
-def _behind(sign: str, text: Any, *, repeat: bool = True) -> RenderableType:
-    """Wrapped text with a sign before its first line, or before each."""
-    return _Behind(sign, text, repeat)
+    return _Behind("- ", Text(text), repeat=False)
 
 
 class _Behind:
-    """A text whose wrapped lines all start after a sign."""
+    """A text whose wrapped lines all start after a sign, which stands before each of them or before the first alone."""
 
-    def __init__(self, sign: str, text: Any, repeat: bool) -> None:
+    def __init__(self, sign: str, text: Any, *, repeat: bool = True) -> None:
         self._sign, self._text, self._repeat = sign, text, repeat
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
         from rich.text import Text
 
         room = max(8, options.max_width - len(self._sign))
-        for number_, line in enumerate(self._text.wrap(console, room, overflow="fold")):
-            sign = self._sign if self._repeat or number_ == 0 else " " * len(self._sign)
+        for place, line in enumerate(self._text.wrap(console, room, overflow="fold")):
+            sign = self._sign if self._repeat or place == 0 else " " * len(self._sign)
             yield Text.assemble((sign, "bright_black"), line, no_wrap=True, overflow="ignore")
 
 

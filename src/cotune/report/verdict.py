@@ -104,7 +104,7 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
     best = fields(summary.get("best"))
     if isinstance(best.get("prompt_text"), str) and best["prompt_text"]:
         yield heading("The winning prompt")
-        yield indented(prompt_block(best["prompt_text"], width))
+        yield indented(prompt_block(best["prompt_text"]))
     if best.get("bundle"):
         yield heading("The bundle")
         yield indented(Text(harmless(best["bundle"]), overflow="fold"))
