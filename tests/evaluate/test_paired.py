@@ -17,6 +17,7 @@ from cotune.evaluate.paired import (
     mcnemar,
     mcnemar_power,
     minimum_detectable_effect,
+    paired_difference,
     paired_interval,
     paired_proportion_interval,
     sign_flip_test,
@@ -147,6 +148,15 @@ def test_paired_interval_chooses_by_the_scores():
     assert paired_interval(first, second, seed=0) == paired_proportion_interval(0, 20, 60)
     soft = paired_interval(first * 0.9, second * 0.9, seed=0)
     assert soft.low < 0.9 / 3 < soft.high
+
+
+def test_a_difference_of_grouped_rows_counts_groups_and_not_rows():
+    groups = np.repeat(np.arange(8), 10)
+    first, second = np.zeros(80), np.repeat([1.0, 1, 1, 1, 0, 0, 0, 0], 10)
+    alone, p_alone = paired_difference(first, second, seed=0)
+    grouped, p_grouped = paired_difference(first, second, seed=0, groups=groups)
+    assert p_alone < 1e-9 and p_grouped == pytest.approx(2 / 2**4)
+    assert grouped.width > 2 * alone.width
 
 
 @pytest.mark.parametrize(("n", "discordant"), [(100, 0.2), (200, 0.1), (500, 0.1)])

@@ -136,6 +136,36 @@ def test_nothing_sticks_out_at_either_size(browser: Any, report: Path, width: in
     watched.page.close()
 
 
+def test_tables_of_numbers_keep_words_and_intervals_whole_on_a_phone(browser: Any, report: Path) -> None:
+    watched = Watched(browser, report, viewport={"width": 390, "height": 800})
+    torn = watched.page.eval_on_selector_all(
+        "#slices td, #robustness td",
+        """cells => { const range = document.createRange(), torn = [];
+            for (const cell of cells) {
+                const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+                while (texts.nextNode())
+                    for (const word of texts.currentNode.data.matchAll(/\\S+/g)) {
+                        range.setStart(texts.currentNode, word.index);
+                        range.setEnd(texts.currentNode, word.index + word[0].length);
+                        if (range.getClientRects().length > 1) torn.push(word[0]);
+                    } }
+            return torn; }""",
+    )
+    assert torn == []
+    table = watched.page.locator("#slices .scroll").first
+    assert table.evaluate("box => box.scrollWidth <= box.clientWidth"), "nothing lies behind a scroll bar"
+    gaps = watched.page.eval_on_selector_all(
+        "#robustness tr",
+        """rows => rows.filter(row => row.querySelectorAll('.quiet').length > 1).map(row => {
+            const range = document.createRange(), ends = [...row.querySelectorAll('.quiet')].map(cell => {
+                range.selectNodeContents(cell); return range.getBoundingClientRect(); });
+            return ends[1].left - ends[0].right; })""",
+    )
+    assert gaps and min(gaps) >= 8
+    watched.check()
+    watched.page.close()
+
+
 def test_hostile_texts_neither_run_nor_break_the_page(browser: Any, tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", rows=32, prompts=17, texts=HOSTILE, labels=("a</script>", "<img src=x>", "'\"&"))
     watched = Watched(browser, write_report(folder), viewport={"width": 390, "height": 800})

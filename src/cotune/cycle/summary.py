@@ -28,6 +28,7 @@ from cotune.evaluate.previous import compare_parts, keep_sentence, which_to_keep
 from cotune.evaluate.scoring import finite
 from cotune.evaluate.selection import winners_curse
 from cotune.report.advice import improvements
+from cotune.task.example import groups_of
 
 AVERAGES: dict[str, Average] = {"macro_f1": "macro", "weighted_f1": "weighted"}
 """How the metrics that are an F1 average over labels."""
@@ -83,7 +84,7 @@ def build_summary(
     untuned = lab.remote is not None
     table = np.stack([m.evaluation.values for m in confirmed.considered])
     place = [m.candidate.id for m in confirmed.considered].index(confirmed.chosen.candidate.id)
-    curse = winners_curse(table, seed=lab.seed, winner=place)
+    curse = winners_curse(table, seed=lab.seed, groups=groups_of(lab.dev), winner=place)
     going_on = _previous(lab, previous, confirmed, results, gains)
     verdict = sentence(gains.gains, gains.n, going_on=going_on is not None)
     if going_on is not None:

@@ -26,6 +26,7 @@ from cotune.model.engine_settings import EngineSettings
 from cotune.model.local import LocalModel
 from cotune.model.remote import RemoteModel
 from cotune.prompt.prompt import Prompt, parse_prompt
+from cotune.task.example import groups_of
 from cotune.task.task import Task
 
 
@@ -145,7 +146,7 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
     for adapter, rule in weights:
         best = judged(winner.prompt, adapter, rule, winner.own if rule is not None else None)
         mine = judged(prompt, adapter, None)
-        interval, p = paired_difference(best.values, mine.values, seed=config.seed)
+        interval, p = paired_difference(best.values, mine.values, seed=config.seed, groups=groups_of(dev))
         flips = [
             {
                 "input": " | ".join(row.fields.values()),

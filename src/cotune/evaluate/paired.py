@@ -167,15 +167,17 @@ def paired_interval(
     return paired_mean_interval(one, two, seed=seed, level=level, draws=draws, groups=groups)
 
 
-def paired_difference(first: npt.ArrayLike, second: npt.ArrayLike, *, seed: int) -> tuple[Interval, float]:
-    """Interval and p-value of a paired difference, second minus first: :func:`paired_interval`, with exact McNemar for 0/1
-    scores and a permutation test for others.
+def paired_difference(
+    first: npt.ArrayLike, second: npt.ArrayLike, *, seed: int, groups: npt.ArrayLike | None = None
+) -> tuple[Interval, float]:
+    """Interval and p-value of a paired difference, second minus first: :func:`paired_interval`, with exact McNemar for
+    ungrouped 0/1 scores and a permutation test for others, by whole groups where ``groups`` says which rows belong together.
     """
     one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     both = np.concatenate([one, two])
-    zero_one = bool(np.all((both == 0) | (both == 1)))
-    p = mcnemar(*discordant_rows(one, two)) if zero_one else sign_flip_test(two - one, seed=seed)
-    return paired_interval(one, two, seed=seed), p
+    exact = groups is None and bool(np.all((both == 0) | (both == 1)))
+    p = mcnemar(*discordant_rows(one, two)) if exact else sign_flip_test(two - one, seed=seed, groups=groups)
+    return paired_interval(one, two, seed=seed, groups=groups), p
 
 
 def mcnemar_power(n: int, effect: float, discordant: float, alpha: float = 0.05) -> float:

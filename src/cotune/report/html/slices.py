@@ -39,7 +39,7 @@ def _slices(record: RunRecord) -> str:
     rows = "".join(map(_row, shown))
     head = "<tr><th>Slice</th><th>Rows</th><th>Wrong</th><th>Others wrong</th><th>Difference</th><th>p</th></tr>"
     title = f"{esc(found.get('failures', '?'))} of {esc(found.get('rows', '?'))} dev rows are wrong"
-    return figure(title, f"<div class=scroll><table class=plain>{head}{rows}</table></div>", _CAPTION, kind="wide")
+    return figure(title, f'<div class=scroll><table class="plain slices">{head}{rows}</table></div>', _CAPTION, kind="wide")
 
 
 def _row(found: Mapping[str, Any]) -> str:
@@ -51,11 +51,12 @@ def _row(found: Mapping[str, Any]) -> str:
     wrong = f"{round(rate * size)} of {size:.0f}" if rate is not None and size is not None else ""
     p = p_value(found.get("p")) or "–"
     return (
-        f"<tr><td><b>{data_text(one_line(words, 120))}</b>{examples}</td><td class=num>{esc(wrong)}</td>"
-        f"<td class=num>{percent(found.get('rate'))}{_between(found.get('ci'))}</td>"
-        f"<td class=num>{percent(found.get('rest'))}{_between(found.get('rest_ci'))}</td>"
-        f"<td class=num>{signed_points(found.get('difference'))}{_between(found.get('difference_ci'), signed=True)}</td>"
-        f"<td class=num>{esc(p)}</td></tr>"
+        f"<tr><td><b>{data_text(one_line(words, 120))}</b>{examples}</td><td class=num data-name=Rows>{esc(wrong)}</td>"
+        f"<td class=num data-name=Wrong>{percent(found.get('rate'))}{_between(found.get('ci'))}</td>"
+        f"<td class=num data-name='Others wrong'>{percent(found.get('rest'))}{_between(found.get('rest_ci'))}</td>"
+        f"<td class=num data-name=Difference>{signed_points(found.get('difference'))}"
+        f"{_between(found.get('difference_ci'), signed=True)}</td>"
+        f"<td class=num data-name=p>{esc(p)}</td></tr>"
     )
 
 

@@ -1,0 +1,44 @@
+"""Rows that belong together: a whole run counts groups and not rows, in every number that it tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from cycle_runs import labelled_rows
+
+from cotune.config import config_in_memory
+from cotune.cycle import run as run_cycle
+from cotune.cycle import summary as told
+from cotune.task.task import Task
+
+if TYPE_CHECKING:
+    from conftest import Bench
+
+
+def grouped_rows(count: int, name: str) -> list[dict[str, str]]:
+    """Rows in groups of three."""
+    return [{**row, "text": f"{name} {row['text']}", "of": f"{name}{i // 3}"} for i, row in enumerate(labelled_rows(count))]
+
+
+def test_groups_reach_gains_intervals_and_the_winners_correction(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[Any]] = {"winners_curse": [], "mean_interval": []}
+    for name, calls in seen.items():
+        real = getattr(told, name)
+        monkeypatch.setattr(told, name, lambda *a, _real=real, _calls=calls, **k: _calls.append(k) or _real(*a, **k))
+    splits = {name: grouped_rows(count, name) for name, count in (("train", 60), ("dev", 30), ("test", 45))}
+    task = Task.from_rows(splits["train"], dev=splits["dev"], test=splits["test"], input="text", output="label", group="of")
+    settings: dict[str, Any] = {"model": str(bench.model), "budget": "30ktok", "seed": 4}
+    settings |= {"tune": {"batch_size": 8, "rank": 2}, "search": {"pool": 4, "entrants": 2}, "engine": {"dtype": "float32"}}
+    config = config_in_memory(name="grouped", input=["text"], output="label", **settings)
+    summary = run_cycle(config, tmp_path / "run", task=task).summary
+    tests = {gain["test"] for name, gain in summary["gains"].items() if not gain["identical"]}
+    assert tests == {"paired permutation"}
+    assert len(seen["mean_interval"]) == 5 and seen["winners_curse"]
+    for call in seen["mean_interval"]:
+        assert len(np.unique(call["groups"])) == 15
+    assert len(np.unique(seen["winners_curse"][0]["groups"])) == 10
