@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cycle_runs import journal_of, summary_of, without_times
 
-from chat_server import Reply, chat_server, hang, say, send, torn
+from chat_server import Handler, Reply, chat_server, hang, say, send, torn
 from cotune.prompt.prompt import Prompt
+from cotune.refine.rewriting import ANSWER_SCHEMA
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -121,6 +122,22 @@ def test_a_run_goes_on_without_answers(bench: Bench, tmp_path: Path, reply: Repl
     assert not proposed(out, "rewrite") and len(of_kind(out, "pool")) >= 2
     assert told.split(":")[0] in (out / "report.html").read_text()
     assert "the proposer gave nothing" in ended.stdout + ended.stderr
+
+
+def test_a_schema_is_asked_for_and_what_the_server_refused_is_not_asked_again(bench: Bench, tmp_path: Path) -> None:
+    def picky(handler: Handler) -> None:
+        wanted = (handler.request_body.get("response_format") or {}).get("type")
+        (send(400, b"response_format: no") if wanted == "json_schema" else good())(handler)
+
+    out = tmp_path / "run"
+    with chat_server(picky) as server:
+        assert bench.run(out, *settings(server.url)).code == 0
+        formats = [request["body"].get("response_format") for request in server.seen]
+    assert formats[0]["json_schema"]["schema"] == ANSWER_SCHEMA
+    assert [wanted["type"] for wanted in formats] == ["json_schema"] * 2 + ["json_object"] * (len(formats) - 2)
+    rewrites = [value for value in of_kind(out, "rewrite") if value["requests"]]
+    assert [value["requests"] for value in rewrites] == [3, *[1] * (len(rewrites) - 1)]
+    assert rewrites[0]["way"]["form"] == "object" and rewrites[0]["proposals"]
 
 
 def test_a_spent_proposer_budget_is_told(bench: Bench, tmp_path: Path) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import email.utils
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from chat_server import chat_server, completion, hang, send, slow, torn, trickle
+from chat_server import Handler, Reply, chat_server, completion, hang, send, slow, torn, trickle
 from cotune.endpoint import Endpoint, EndpointError, ask, estimate_tokens
+from cotune.endpoint.way import Way
 
 MESSAGES = [{"role": "user", "content": "What would help?"}]
 SLOW_S = 30
@@ -27,7 +30,8 @@ class Waits:
 
 
 def asked(url: str, *, waits: Waits | None = None, timeout: float = 20.0, key_env: str | None = None, **more: Any) -> Any:
-    return ask(Endpoint(url, "writer", key_env, timeout), MESSAGES, answer_tokens=50, sleep=waits or Waits(), **more)
+    way = more.pop("way", Way(0, tokens=50))
+    return ask(Endpoint(url, "writer", key_env, timeout), MESSAGES, way=way, sleep=waits or Waits(), **more)
 
 
 def test_a_good_answer_comes_with_what_it_cost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,3 +187,69 @@ def test_a_key_that_is_missing_or_cannot_be_sent_is_told_before_asking(
 def test_a_host_that_cannot_be_is_told(url: str) -> None:
     with pytest.raises(EndpointError):
         asked(url, tries=1)
+
+
+SCHEMA = {"type": "object", "properties": {"prompts": {"type": "array", "items": {"type": "string"}}}, "required": ["prompts"]}
+FIRM = Way(0, tokens=50, form="strict")
+
+
+def refusing(names: Callable[[dict[str, Any]], bool], refusal: Reply) -> Reply:
+    """Refuses the requests that ``names`` finds wrong, and answers others."""
+
+    def reply(handler: Handler) -> None:
+        (refusal if names(handler.request_body) else send(200, completion("[]", 10)))(handler)
+
+    return reply
+
+
+def test_a_server_that_honours_a_schema_is_asked_for_it_once() -> None:
+    with chat_server(send(200, completion("{}"))) as server:
+        answer = asked(server.url, way=FIRM, schema=SCHEMA)
+    assert answer.way == replace(FIRM, tells_probabilities=False) and answer.requests == 1
+    assert server.seen[0]["body"]["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True},
+    }
+
+
+@pytest.mark.parametrize(
+    ("refusal", "requests"),
+    [
+        (send(400, b"bad request"), 4),
+        (send(400, b"response_format is unknown here"), 4),
+        (send(500, b"1 validation error: {'loc': ('body', 'response_format')}"), 4),
+    ],
+    ids=["unsaid", "named", "as 500"],
+)
+def test_a_server_that_refuses_any_format_is_asked_without_and_it_is_remembered(refusal: Reply, requests: int) -> None:
+    with chat_server(refusing(lambda body: "response_format" in body, refusal)) as server:
+        waits = Waits()
+        first = asked(server.url, way=FIRM, schema=SCHEMA, tries=1, waits=waits)
+        formats = [(request["body"].get("response_format") or {}).get("type") for request in server.seen]
+        second = asked(server.url, way=first.way, schema=SCHEMA, tries=1)
+    assert (first.text, first.requests, first.tokens, first.way.form) == ("[]", requests, 10, "")
+    assert formats == ["json_schema", "json_schema", "json_object", None]
+    assert second.requests == 1 and not waits.seconds
+
+
+def test_what_a_refusal_names_is_not_sent_again() -> None:
+    refusal = send(400, b"Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
+    with chat_server(refusing(lambda body: "max_tokens" in body, refusal)) as server:
+        answer = asked(server.url, way=FIRM, schema=SCHEMA)
+    assert (answer.requests, answer.way.form, answer.way.limit) == (2, "strict", "max_completion_tokens")
+    warm = send(400, b"temperature cannot be set")
+    with chat_server(refusing(lambda body: "temperature" in body, warm)) as server:
+        answer = asked(server.url, way=FIRM, schema=SCHEMA)
+    assert (answer.requests, answer.way.form, answer.way.greedy) == (2, "strict", False)
+
+
+def test_refused_requests_count_where_requests_are_bounded() -> None:
+    with chat_server(send(400, b"no")) as server, pytest.raises(EndpointError, match="no request is left") as told:
+        asked(server.url, way=FIRM, schema=SCHEMA, most=3)
+    assert len(server.seen) == told.value.requests == 3 and told.value.tokens == 0
+
+
+def test_a_server_that_fails_is_still_asked_again() -> None:
+    with chat_server(send(500, b"out of memory"), send(200, completion("whole"))) as server:
+        answer = asked(server.url, way=FIRM, schema=SCHEMA)
+    assert (answer.requests, answer.way.form) == (2, "strict")

@@ -10,7 +10,7 @@ import pytest
 
 from chat_server import Handler, chat_server, completion, hang, send, slow
 from cotune.endpoint import Client, Endpoint, EndpointError
-from cotune.endpoint.ask import CHAT, message_text
+from cotune.endpoint.chat import CHAT, message_text
 from cotune.endpoint.pacing import Gate, Window
 
 

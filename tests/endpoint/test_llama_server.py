@@ -17,7 +17,7 @@ import torch
 
 from cotune.bundle.export import export_bundle
 from cotune.endpoint import Client, Endpoint
-from cotune.model.asking import Way
+from cotune.endpoint.way import Way
 from cotune.model.remote import RemoteModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))

@@ -15,9 +15,9 @@ from chat_server import Handler, Reply, chat_server, completion, send
 from cotune.bundle import load, save_bundle
 from cotune.embed import Neighbours, show_nearest
 from cotune.endpoint import AnswerCache, Client, Endpoint, EndpointError, Prices
+from cotune.endpoint.way import FORMS, Way, answer_tokens
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.decision import RAW
-from cotune.model.asking import FORMS, Way, answer_tokens
 from cotune.model.remote import RemoteModel
 from cotune.prompt.messages import turns_of
 from cotune.prompt.prompt import Demonstration, Prompt

@@ -74,7 +74,7 @@ def remote_predictor(
     """
     from cotune.embed import Neighbours
     from cotune.endpoint import Client, Endpoint
-    from cotune.model.asking import Way
+    from cotune.endpoint.way import Way
     from cotune.model.remote import RemoteModel
     from cotune.model.writing import Writing, json_schema
 

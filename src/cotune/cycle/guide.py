@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,9 +15,10 @@ from cotune.cycle.remote import prices_of
 from cotune.cycle.slicing import measure_slices, slicing_tokens
 from cotune.cycle.track import Measured
 from cotune.endpoint import TRIES, Endpoint, EndpointError, Usage, ask, estimate_tokens
+from cotune.endpoint.way import FORMS, Way
 from cotune.refine import Proposal, fits
 from cotune.refine.copied import RowGrams
-from cotune.refine.rewriting import Case, Failures, Question, accept, messages_for, read_answer
+from cotune.refine.rewriting import ANSWER_SCHEMA, Case, Failures, Question, accept, messages_for, read_answer
 from cotune.task.example import Example
 
 _SLICES, _CASES, _SUCCESSES, _UNGROUPED = 4, 3, 6, 8
@@ -61,6 +62,7 @@ class Guide:
         )
         self._hard = config.search.hard_demonstrations and config.search.demonstrations
         self._requests, self._tokens, self._in_vain = 0, 0, 0
+        self._way = Way(0, form=FORMS[0])
 
     @property
     def on(self) -> bool:
@@ -104,6 +106,8 @@ class Guide:
         self.lab.account.pay(value)
         self._requests += int(value["requests"])
         self._tokens += int(value["tokens"])
+        if "way" in value:
+            self._way = Way.from_json(value["way"])
         self._in_vain = self._in_vain + 1 if "failed" in value else 0 if value["requests"] else self._in_vain
         return [Proposal.from_json(item) for item in value.get("proposals", [])]
 
@@ -126,12 +130,18 @@ class Guide:
         if budget.kind == "time":
             patience = min(patience, _SHARE * budget.amount)
         self.lab.watcher.progress("rewrite", f"{proposer.model} reads what goes wrong", 0)
-        tries = max(1, min(TRIES, calls, tokens // (asking + answer_tokens)))
+        tries = max(1, min(TRIES, tokens // (asking + answer_tokens)))
+        way = replace(self._way, tokens=answer_tokens)
         try:
-            answer = ask(self.endpoint, messages, answer_tokens=answer_tokens, tries=tries, patience=patience)
+            answer = ask(self.endpoint, messages, way=way, schema=ANSWER_SCHEMA, tries=tries, most=calls, patience=patience)
         except EndpointError as error:
             return {"failed": str(error), "requests": error.requests, "tokens": error.tokens, **self._paid(Usage(error.tokens))}
-        spent = {"requests": answer.requests, "tokens": answer.tokens, **self._paid(answer.usage)}
+        spent = {
+            "requests": answer.requests,
+            "tokens": answer.tokens,
+            "way": answer.way.to_json(),
+            **self._paid(answer.usage),
+        }
         items = read_answer(answer.text)
         if items is None:
             return {**spent, "failed": f"the answer holds no list of instructions: {' '.join(answer.text.split())[:160]!r}"}

@@ -13,11 +13,11 @@ from cotune.cycle.answering import Reply
 from cotune.cycle.journal import Journal
 from cotune.cycle.remote import ANSWERS, prices_of
 from cotune.endpoint import AnswerCache, Client, Endpoint
+from cotune.endpoint.way import Way
 from cotune.errors import InputError
 from cotune.evaluate.given import WithTexts
 from cotune.evaluate.judge import Asked, Judge, agreement
 from cotune.files import content_hash
-from cotune.model.asking import Way
 from cotune.model.protocol import Progress
 from cotune.task.example import Example
 from cotune.task.read import read_table

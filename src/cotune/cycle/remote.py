@@ -17,8 +17,8 @@ from cotune.cycle.journal import Journal
 from cotune.embed import Embedder, EndpointEmbedder
 from cotune.endpoint import AnswerCache, Client, Endpoint, Prices
 from cotune.endpoint.prices import tokens_of
+from cotune.endpoint.way import FORMS, Way, answer_tokens
 from cotune.errors import BudgetError, InputError
-from cotune.model.asking import FORMS, Way, answer_tokens
 from cotune.model.protocol import Progress
 from cotune.model.remote import RemoteModel
 from cotune.model.writing import json_schema, most_tokens

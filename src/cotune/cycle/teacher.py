@@ -14,9 +14,9 @@ from cotune.config import RunConfig
 from cotune.cycle.journal import Journal
 from cotune.cycle.remote import ANSWERS, prices_of
 from cotune.endpoint import AnswerCache, Client, Endpoint, Usage
+from cotune.endpoint.way import Said, Way, answer_tokens
 from cotune.errors import InputError
 from cotune.evaluate.intervals import proportion_interval
-from cotune.model.asking import Said, Way, answer_tokens
 from cotune.model.label_answers import match_label
 from cotune.model.remote import RemoteModel
 from cotune.prompt.messages import turns_of

@@ -5,7 +5,8 @@ How many questions are under way adapts to the server; what was paid for is on d
 from __future__ import annotations
 
 from cotune.endpoint.answers import AnswerCache
-from cotune.endpoint.ask import TRIES, Answer, ask, estimate_tokens
+from cotune.endpoint.ask import TRIES, Answer, ask
+from cotune.endpoint.chat import estimate_tokens
 from cotune.endpoint.client import Client, Reply
 from cotune.endpoint.errors import EndpointError
 from cotune.endpoint.prices import Prices, Usage

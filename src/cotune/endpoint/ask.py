@@ -8,16 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cotune.endpoint.chat import CHAT, Message, estimate_tokens, message_text
 from cotune.endpoint.client import Client
 from cotune.endpoint.errors import EndpointError
-from cotune.endpoint.prices import Usage, tokens_of
+from cotune.endpoint.prices import Usage
 from cotune.endpoint.server import Endpoint
-
-Message = Mapping[str, str]
+from cotune.endpoint.way import Said, Way, find_way
 
 TRIES = 4
-"""Requests of one question at most, the first included."""
-CHAT = "/chat/completions"
+"""Requests of one question at most, the first included and refused ones aside."""
+_TEMPERATURE = 0.7
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,13 @@ class Answer:
         text: of the model's message.
         requests: that were sent, those in vain included.
         usage: of question and answer, as the endpoint counts them, else estimated; questions in vain included.
+        way: the request that the server understood; the next question begins with it.
     """
 
     text: str
     requests: int
     usage: Usage
+    way: Way
 
     @property
     def tokens(self) -> int:
@@ -40,40 +42,27 @@ class Answer:
         return self.usage.total
 
 
-def estimate_tokens(messages: Sequence[Message]) -> int:
-    """About how many tokens a question has; rather too many than too few."""
-    return sum(tokens_of(part) for message in messages for part in message.values()) + 8 * len(messages)
-
-
-def message_text(body: Any) -> str:
-    """The text of a chat completion.
-
-    Raises:
-        ValueError: it has none; or ``KeyError``, ``IndexError``, ``TypeError``.
-    """
-    text = body["choices"][0]["message"]["content"]
-    if not isinstance(text, str):
-        raise ValueError("its content is no text")
-    return text
-
-
 def ask(
     endpoint: Endpoint,
     messages: Sequence[Message],
     *,
-    answer_tokens: int,
+    way: Way,
+    schema: Mapping[str, Any] | None = None,
     tries: int = TRIES,
+    most: int | None = None,
     patience: float | None = None,
     sleep: Callable[[float], object] = time.sleep,
     jitter: Callable[[], float] = random.random,
 ) -> Answer:
-    """Ask once, and again as :class:`cotune.endpoint.client.Client` does.
+    """Ask once; again as :class:`cotune.endpoint.client.Client` does, and otherwise where the server refuses the request.
 
     Args:
         endpoint: whom.
         messages: each with ``role`` and ``content``.
-        answer_tokens: of the answer at most.
-        tries: requests at most.
+        way: the request to begin with.
+        schema: what the answer must fit, as far as the server can be held to it.
+        tries: requests at most, those aside that are refused as malformed.
+        most: requests at most, those included; None sets no limit.
         patience: seconds for all tries and waits together; None takes two timeouts.
         sleep: waits.
         jitter: a number in [0, 1), drawn for each wait.
@@ -81,17 +70,33 @@ def ask(
     Raises:
         EndpointError: no answer came; holds what was spent.
     """
-    body = {"model": endpoint.model, "messages": [dict(m) for m in messages], "max_tokens": answer_tokens, "temperature": 0.7}
     asked = estimate_tokens(messages)
+    end = time.monotonic() + (2 * endpoint.timeout if patience is None else patience)
+    requests, lost, answers = 0, 0, list[Said]()
 
-    def read(found: Any) -> tuple[str, Usage]:
-        text = message_text(found)
-        return text, Usage.read(found, asked=asked, answer=text)
+    def read(body: Any) -> Said:
+        text = message_text(body)
+        return Said(text, (), Usage.read(body, asked=asked, answer=text))
 
     with Client(endpoint, sleep=sleep, jitter=jitter) as client:
+
+        def put(tried: Way) -> Said:
+            nonlocal requests, lost
+            left = tries - lost if most is None else min(tries - lost, most - requests)
+            if left < 1:
+                raise EndpointError(f"no request is left after {requests}, the last of which was refused as malformed")
+            body = tried.body(endpoint.model, messages, schema, temperature=_TEMPERATURE)
+            try:
+                reply = client.post(CHAT, body, read, tries=left, patience=end - time.monotonic())
+            except EndpointError as error:
+                requests, lost = requests + error.requests, lost + error.tokens
+                raise
+            requests, lost = requests + reply.requests, lost + reply.lost
+            answers.append(reply.value)
+            return reply.value
+
         try:
-            reply = client.post(CHAT, body, read, tries=tries, patience=2 * endpoint.timeout if patience is None else patience)
+            found = find_way(put, way)
         except EndpointError as error:
-            raise EndpointError(str(error), requests=error.requests, tokens=error.tokens * asked, status=error.status) from None
-    text, usage = reply.value
-    return Answer(text, reply.requests, usage + Usage(reply.lost * asked))
+            raise EndpointError(str(error), requests=requests, tokens=lost * asked, status=error.status) from None
+    return Answer(answers[-1].text, requests, answers[-1].usage + Usage(lost * asked), found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import json
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
+_MALFORMED = re.compile(rb"validation error|response_format")
 _FIRST_WAIT_S = 0.5
 _MOST_BYTES = 1_000_000
 _IDLE_S = 15.0
@@ -243,7 +245,8 @@ class Client:
 
     def _read(self, response: httpx2.Response, data: bytes) -> Any:
         status = response.status_code
-        if status in _AGAIN:
+        # Some servers answer 500 to a request that they do not understand, however often it comes.
+        if status in _AGAIN and not (status == 500 and _MALFORMED.search(data)):
             wanted = _seconds(response.headers.get("retry-after"))
             raise TryAgain(f"the endpoint answered {status}{_told(data)}", wanted, paid=False)
         if not 200 <= status < 300:

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.endpoint import AnswerCache, Client, EndpointError, Prices, Reply, Usage
-from cotune.endpoint.ask import CHAT
+from cotune.endpoint.chat import CHAT
+from cotune.endpoint.way import Said, Way, find_way, read_said
 from cotune.evaluate.intervals import mean_interval
 from cotune.files import content_hash
-from cotune.model.asking import Said, Way, find_way, read_said
 from cotune.model.protocol import Progress
 
 Floats = NDArray[np.float64]

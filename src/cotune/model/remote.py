@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.endpoint import AnswerCache, Endpoint, Prices, Reply, Usage, estimate_tokens
-from cotune.endpoint.ask import CHAT
+from cotune.endpoint.chat import CHAT
 from cotune.endpoint.client import Client
 from cotune.endpoint.server import REMOTE
+from cotune.endpoint.way import Said, Way, find_way, read_said
 from cotune.errors import InputError
 from cotune.files import content_hash
 from cotune.model.adapters import BASE
-from cotune.model.asking import Said, Way, find_way, read_said
 from cotune.model.generations import GREEDY, Generations, Sampling
 from cotune.model.label_answers import label_log_probs, match_label, named_log_probs
 from cotune.model.protocol import Progress, Scorer, Writer

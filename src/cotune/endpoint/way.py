@@ -1,4 +1,4 @@
-"""How an endpoint is asked for a label: the request, what is kept of the answer, and which request a server understands."""
+"""How an endpoint is asked: the request, what is kept of the answer, and which request a server understands."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cotune.endpoint import EndpointError, Usage, estimate_tokens
-from cotune.endpoint.ask import message_text
+from cotune.endpoint.chat import estimate_tokens, message_text
+from cotune.endpoint.errors import EndpointError
+from cotune.endpoint.prices import Usage
 
 _MOST_ALTERNATIVES, _FEW_ALTERNATIVES = 20, 5
 _POSITIONS = 12
 """Places of an answer whose alternatives are kept."""
 _LEAST_TOKENS, _MOST_TOKENS = 8, 64
-_REFUSED = (400, 404, 422)
+_REFUSED = (400, 404, 422, 500)
+"""What servers answer to a request that they do not understand; of 500, the client lets only that through."""
 FORMS = ("strict", "schema", "object", "")
 """How an answer is held to a JSON Schema (``response_format``), the firmest first: to all of it, as far as the server can, to
 be an object at all, or not."""
@@ -27,7 +29,7 @@ class Way:
         alternatives: tokens asked for at each place of the answer (``top_logprobs``); 0 asks for the text alone.
         limit: what the server calls the longest answer, ``max_tokens`` or ``max_completion_tokens``.
         tokens: of the answer at most.
-        greedy: whether the server takes a temperature, which then is 0.
+        greedy: whether the server takes a temperature, which then is 0 where no other is asked for.
         tells_probabilities: whether answers come with probabilities.
         form: one of :data:`FORMS`: what of a JSON Schema the server is asked to keep to.
     """
@@ -40,12 +42,17 @@ class Way:
     form: str = ""
 
     def body(
-        self, model: str, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any] | None = None
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, str]],
+        schema: Mapping[str, Any] | None = None,
+        *,
+        temperature: float = 0,
     ) -> dict[str, Any]:
         """The request; ``schema`` is what answers that are JSON must fit."""
         body: dict[str, Any] = {"model": model, "messages": [dict(m) for m in messages], self.limit: self.tokens}
         if self.greedy:
-            body["temperature"] = 0
+            body["temperature"] = temperature
         if self.alternatives:
             body |= {"logprobs": True, "top_logprobs": self.alternatives}
         if self.form == "object":
@@ -123,6 +130,9 @@ def read_said(body: Any, messages: Sequence[Mapping[str, str]]) -> Said:
 def find_way(ask: Callable[[Way], Said], way: Way) -> Way:
     """Which request a server understands: tried one after the other, as long as it refuses them as malformed.
 
+    A schema is asked for less firmly before anything else is changed. Where a refusal names what it is about, no other request
+    that has it is tried.
+
     Args:
         ask: puts a question of the task, whose answer is not lost.
         way: what to begin with.
@@ -135,14 +145,26 @@ def find_way(ask: Callable[[Way], Said], way: Way) -> Way:
     ways = [way, replace(way, alternatives=_FEW_ALTERNATIVES), replace(way, limit=other)] if way.alternatives else []
     # Some models take no temperature but their own.
     ways += [plain, replace(plain, limit=other), replace(plain, limit=other, greedy=False)]
-    *others, last = [replace(tried, form=form) for form in FORMS[FORMS.index(way.form) :] for tried in ways]
-    for tried in others:
+    left = [replace(tried, form=form) for tried in ways for form in FORMS[FORMS.index(way.form) :]]
+    while True:
+        tried, *left = left
         try:
             return replace(tried, tells_probabilities=bool(ask(tried).positions))
         except EndpointError as error:
-            if error.status not in _REFUSED:
+            if error.status not in _REFUSED or not left:
                 raise
-    return replace(last, tells_probabilities=bool(ask(last).positions))
+            left = _without_named(str(error), tried, left)
+
+
+def _without_named(refusal: str, tried: Way, left: list[Way]) -> list[Way]:
+    """The ways that lack what a refusal names; all where it names nothing, or nothing would be left."""
+    if tried.form and "response_format" in refusal:
+        others = [way for way in left if way.form != tried.form]
+    elif tried.limit in refusal:
+        others = [way for way in left if way.limit != tried.limit]
+    else:
+        others = [way for way in left if not way.greedy] if "temperature" in refusal else left
+    return others or left
 
 
 def answer_tokens(words: Sequence[str]) -> int:
