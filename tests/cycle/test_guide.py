@@ -137,7 +137,7 @@ def test_a_schema_is_asked_for_and_what_the_server_refused_is_not_asked_again(be
     assert [wanted["type"] for wanted in formats] == ["json_schema"] * 2 + ["json_object"] * (len(formats) - 2)
     rewrites = [value for value in of_kind(out, "rewrite") if value["requests"]]
     assert [value["requests"] for value in rewrites] == [3, *[1] * (len(rewrites) - 1)]
-    assert rewrites[0]["way"]["form"] == "object" and rewrites[0]["proposals"]
+    assert rewrites[0]["way"]["form"] == "inside" and rewrites[0]["proposals"]
 
 
 def test_a_spent_proposer_budget_is_told(bench: Bench, tmp_path: Path) -> None:

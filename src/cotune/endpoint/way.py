@@ -16,9 +16,9 @@ _POSITIONS = 12
 _LEAST_TOKENS, _MOST_TOKENS = 8, 64
 _REFUSED = (400, 404, 422, 500)
 """What servers answer to a request that they do not understand; of 500, the client lets only that through."""
-FORMS = ("strict", "schema", "object", "")
+FORMS = ("strict", "schema", "inside", "object", "")
 """How an answer is held to a JSON Schema (``response_format``), the firmest first: to all of it, as far as the server can, to
-be an object at all, or not."""
+it inside ``json_object`` (llama-cpp-python knows no ``json_schema``), to be an object at all, or not."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Way:
             body |= {"logprobs": True, "top_logprobs": self.alternatives}
         if self.form == "object":
             body["response_format"] = {"type": "json_object"}
+        elif self.form == "inside" and schema is not None:
+            body["response_format"] = {"type": "json_object", "schema": dict(schema)}
         elif self.form and schema is not None:
             held = {"name": "answer", "schema": dict(schema), "strict": self.form == "strict"}
             body["response_format"] = {"type": "json_schema", "json_schema": held}
