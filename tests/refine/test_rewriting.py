@@ -146,6 +146,7 @@ def test_templates_and_cues_are_taken_too_and_demonstrations_stay() -> None:
         ({"instruction": GOOD + " {question}"}, "{question} is no input field"),
         ({"instruction": GOOD + " {text}"}, "more often"),
         ({"instruction": "   "}, "empty"),
+        ({"instruction": "..."}, "holds no word"),
         ({"instruction": ""}, "not an instruction"),
         ({"instruction": 3}, "not an instruction"),
         ({"prompt": GOOD}, "not an instruction"),

@@ -206,6 +206,9 @@ def accept(items: Sequence[Any], task: Task, question: Question, grams: RowGrams
 def _wrong(child: Prompt, task: Task, parent: Prompt) -> str:
     if not child.instruction:
         return "the instruction is empty"
+    # A small model says the "..." of the question after it.
+    if not words_of(child.instruction):
+        return "the instruction holds no word"
     parts = (child.instruction, child.input_template, child.cue)
     if any(_CONTROL.search(part) for part in parts):
         return "it holds control characters"
