@@ -106,7 +106,7 @@ def test_a_run_that_goes_on_pays_the_same_and_runs_nothing(tmp_path: Path, monke
     monkeypatch.setattr(TextEmbedder, "embed", None)
     again = make_lab(tmp_path)
     assert check_neighbours(again) == found
-    assert again.counts == first.counts
+    assert again.account.counts == first.account.counts
 
 
 def test_a_small_budget_sees_the_closest_of_each_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def test_dev_is_embedded_once_and_a_resumed_run_counts_the_same(tmp_path: Path) 
     (tmp_path / "again" / "journal.jsonl").write_text(lines[0])
     again = make_lab(tmp_path / "again")
     assert [measure_slices(again, first, cycle=2), measure_slices(again, second, cycle=3)] == told
-    assert again.counts == whole.counts
+    assert again.account.counts == whole.account.counts
 
 
 @pytest.mark.parametrize(
