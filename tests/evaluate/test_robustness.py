@@ -6,10 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy.stats import norm
 
 from cotune.evaluate.arms import ArmScores
+from cotune.evaluate.intervals import Interval
 from cotune.evaluate.robustness import MEASURES, Robustness, robustness
 
 FORMATS = 8
@@ -49,23 +53,65 @@ def test_a_true_change_is_found_and_told() -> None:
     assert worse.significant and "more picky" in worse.sentence()
 
 
-@pytest.mark.parametrize("sd", [0.0, 0.08])
-def test_intervals_hold_the_true_numbers(sd: float) -> None:
+@pytest.mark.parametrize(("base", "tuned"), [((0.5, 0.0), (0.8, 0.0)), ((0.5, 0.08), (0.8, 0.08)), ((0.5, 0.03), (0.9, 0.01))])
+def test_intervals_hold_the_true_numbers(base: tuple[float, float], tuned: tuple[float, float]) -> None:
     rng = np.random.default_rng(2)
-    held = dict.fromkeys(MEASURES, 0)
+    held = dict.fromkeys((*MEASURES, "change"), 0.0)
     errors = []
     for _ in range(150):
-        arms, truth = drawn(rng, 80, 0.5, sd)
-        found = robustness(arms, arms, seed=int(rng.integers(1 << 30)), draws=400)
-        real = {"min": truth.min(), "max": truth.max(), "range": np.ptp(truth), "sd": truth.std(ddof=1)}
-        for name in MEASURES:
-            ci = found.before[name].ci
-            held[name] += ci.low - 1e-9 <= real[name] <= ci.high + 1e-9
-        errors.append((found.before["sd"].value - real["sd"], found.before["sd"].observed - real["sd"]))
-    # 95% less four standard errors.
-    assert all(count / 150 >= 0.88 for count in held.values()), held
+        (before, first), (after, second) = drawn(rng, 100, *base), drawn(rng, 100, *tuned)
+        found = robustness(before, after, seed=int(rng.integers(1 << 30)), draws=300)
+        for side, truth in ((found.before, first), (found.after, second)):
+            real = {"min": truth.min(), "max": truth.max(), "range": np.ptp(truth), "sd": truth.std(ddof=1)}
+            for name in MEASURES:
+                held[name] += (real[name] in _widened(side[name].ci)) / 2
+            errors.append((side["sd"].value - real["sd"], side["sd"].observed - real["sd"]))
+        held["change"] += second.std(ddof=1) - first.std(ddof=1) in _widened(found.change.ci)
+    # 94% less two standard errors.
+    assert all(count / 150 >= 0.94 - 2 * (0.06 * 0.94 / 300) ** 0.5 for count in held.values()), held
     corrected, counted = np.abs(np.mean(errors, axis=0))
     assert corrected < counted
+
+
+def _widened(ci: Interval) -> Interval:
+    return Interval(ci.low - 1e-9, ci.high + 1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    tables=arrays(np.int8, st.tuples(st.integers(1, 30), st.integers(2, 9), st.just(2)), elements=st.integers(0, 1)),
+    grouped=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_the_numbers_of_any_table_agree_with_each_other(tables: NDArray, grouped: bool, seed: int) -> None:
+    sides = [[ArmScores(column.astype(float)) for column in tables[:, :, side].T] for side in range(2)]
+    groups = np.arange(len(tables)) // 3 if grouped else None
+    found = robustness(*sides, groups=groups, seed=seed, draws=60)
+    for scores, side in ((found.base, found.before), (found.tuned, found.after)):
+        values = {name: side[name].value for name in MEASURES}
+        assert 0 <= values["min"] <= np.mean(scores) + 1e-12 and np.mean(scores) - 1e-12 <= values["max"] <= 1
+        assert values["range"] == pytest.approx(values["max"] - values["min"], abs=1e-12)
+        drawn_in = np.mean(scores) + (np.array(scores) - np.mean(scores)) * (
+            values["sd"] / side["sd"].observed if side["sd"].observed else 0
+        )
+        assert (values["min"], values["max"]) == pytest.approx((drawn_in.min(), drawn_in.max()), abs=1e-9)
+        assert all(0 <= m.ci.low <= m.value <= m.ci.high <= 1 for m in side.values())
+        assert side["range"].ci.high <= side["max"].ci.high - side["min"].ci.low + 1e-12
+    low, value, high = found.change.ci.low, found.change.value, found.change.ci.high
+    assert value == pytest.approx(found.after["sd"].value - found.before["sd"].value, abs=1e-12)
+    before, after = found.before["sd"].ci, found.after["sd"].ci
+    assert after.low - before.high - 1e-12 <= low <= value <= high <= after.high - before.low + 1e-12
+
+
+def test_few_rows_that_agree_do_not_make_a_model_certain() -> None:
+    right = [ArmScores(np.ones(40))] * FORMATS
+    other = [ArmScores(np.r_[np.zeros(8), np.ones(32)])] * FORMATS
+    found = robustness(right, other)
+    assert found.before["sd"].value == found.after["sd"].value == 0
+    assert 0.01 < found.before["sd"].ci.high < 0.04 and found.before["min"].ci.low < 0.95
+    assert not found.significant and found.change.ci.low < 0 < found.change.ci.high
+    alone = robustness(right, other, groups=np.zeros(40))
+    assert alone.change.ci.width > 1
 
 
 def test_the_same_answers_change_nothing() -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from cotune.evaluate.arms import ArmScores, ArmsMetric, Metric
-from cotune.evaluate.intervals import Interval
-from cotune.evaluate.resampling import Floats, evaluate_over, resampling_weights
+from cotune.evaluate.intervals import Interval, proportion_interval
+from cotune.evaluate.resampling import Floats, evaluate_over, group_index, resampling_weights
 
 DRAWS = 2000
 MEASURES = ("min", "max", "range", "sd")
@@ -102,8 +103,10 @@ def robustness(
 
     Formats are taken as they are, rows as drawn. All rows are resampled together, for every format and both models alike.
     A spread counted on few rows is too large, and more so for the model that errs more; taken as it is, it would
-    call every good model robust. So what the rows' chance adds, which the resamples show, is taken away, and intervals
-    are basic bootstrap intervals around what is left. Spreads are cut at zero.
+    call every good model robust. So the variance that the rows' chance adds, which the resamples show, is taken away, and
+    the scores are drawn towards their mean until they differ by what is left: worst, best, range and standard deviation are
+    those of the same drawn-in scores. The counted variance, over the noise, is about a noncentral chi-square, which gives the
+    interval of the standard deviation; that of the change is made from the two standard deviations' own intervals.
 
     Args:
         base: what the base model scored under each format, two formats at least, on the same rows.
@@ -118,8 +121,10 @@ def robustness(
     Raises:
         ValueError: fewer than two formats, or the two models' formats or rows do not fit.
 
-    Source: format spread as in Sclar et al., FormatSpread (arXiv 2310.11324); bias and basic interval as in Davison and
-    Hinkley, Bootstrap Methods and their Application (1997), sections 2.1 and 5.2.
+    Source: format spread as in Sclar et al., FormatSpread (arXiv 2310.11324); interval of a noncentrality as in Steiger
+    (Psychological Methods 2004), with degrees of freedom for unequal variances as in Box (Annals of Mathematical Statistics
+    1954); no upper limit below what no spread at all would give: Cowan et al. (arXiv 1105.3166); change: MOVER, Zou and
+    Donner (Statistics in Medicine 2008).
     """
     if len(base) != len(tuned) or len(base) < 2:
         raise ValueError(f"two formats or more are needed, as many for each model, not {len(base)} and {len(tuned)}")
@@ -129,65 +134,91 @@ def robustness(
     scores = evaluate_over(statistic, iter([np.ones((1, table.rows))]))[0]
     count = draws or (_CALLED_DRAWS if callable(metric) else DRAWS)
     resampled = evaluate_over(statistic, resampling_weights(table.rows, count, seed, groups))
+    units = table.rows if groups is None else int(group_index(groups).max()) + 1
+    tail = (1 - level) / 2
+    if table.is_zero_one:
+        each = [proportion_interval(column, groups=groups, level=level) for column in table.scores.T]
+        ends = np.array([[one.low, one.high] for one in each])
+    else:
+        ends = np.quantile(resampled, [tail, 1 - tail], axis=0).T
     sides = (slice(0, formats), slice(formats, None))
-    before, after = (_measures(scores[side], resampled[:, side], level) for side in sides)
+    before, after = (_measures(scores[side], resampled[:, side] - scores[side], ends[side], units, level) for side in sides)
+    alike = np.array_equal(resampled[:, sides[0]], resampled[:, sides[1]])
     return Robustness(
         table.rows,
         tuple(map(float, scores[sides[0]])),
         tuple(map(float, scores[sides[1]])),
         before,
         after,
-        _change(scores, resampled, sides, level),
+        _change(before["sd"], after["sd"], alike=alike),
     )
 
 
-def _measures(scores: Floats, resampled: Floats, level: float) -> dict[str, Measure]:
-    lowest, highest = scores.min(), scores.max()
-    low, high = resampled.min(axis=1), resampled.max(axis=1)
-    away = resampled - scores
-    # Extremes pick out the luckiest and unluckiest format, so the inner ends reach as far as the worst format's error does.
-    above, below = (float(np.quantile(far, level)) for far in (away.max(axis=1), -away.min(axis=1)))
+def _measures(scores: Floats, away: Floats, ends: Floats, units: int, level: float) -> dict[str, Measure]:
+    """The measures of one model.
+
+    Args:
+        scores: of each format, shape (formats,).
+        away: how far each resample's scores lie from them, shape (draws, formats).
+        ends: interval of each format's own score, shape (formats, 2).
+        units: rows, or groups of rows, that were resampled.
+        level: of the intervals.
+    """
+    sd = _deviation(scores, away, units, level)
+    lowest, highest, middle = (float(number) for number in (scores.min(), scores.max(), scores.mean()))
+    kept = sd.value / sd.observed if sd.observed > 0 else 0.0
+    worst, best = middle - kept * max(0.0, middle - lowest), middle + kept * max(0.0, highest - middle)
+    # The true worst format is no worse than its own lower end, whichever it is. Its upper end has to allow for the format
+    # having been picked: it reaches as far as the largest error among all of them.
+    below, above = (float(np.quantile(far, level)) for far in (-away.min(axis=1), away.max(axis=1)))
+    low = _around(worst, lowest, float(ends[:, 0].min()), lowest + below)
+    high = _around(best, highest, highest - above, float(ends[:, 1].max()))
+    counted = highest - lowest
+    ratio = counted / sd.observed if sd.observed > 0 else (2 * (len(scores) - 1)) ** 0.5
     apart = float(np.quantile(np.ptp(away, axis=1), level))
-    return {
-        "min": _reaching(_corrected(lowest, low, level, 0.0, 1.0), up_to=lowest + below),
-        "max": _reaching(_corrected(highest, high, level, 0.0, 1.0), down_to=highest - above),
-        "range": _reaching(_corrected(highest - lowest, high - low, level, 0.0, np.inf), down_to=highest - lowest - apart),
-        "sd": _root(_corrected(_variance(scores), _variance(resampled), level, 0.0, np.inf)),
-    }
+    widest = min(ratio * sd.ci.high, high.ci.high - low.ci.low)
+    spread = _around(high.value - low.value, counted, min(ratio * sd.ci.low, counted - apart), widest)
+    return {"min": low, "max": high, "range": spread, "sd": sd}
 
 
-def _change(scores: Floats, resampled: Floats, sides: tuple[slice, slice], level: float) -> Measure:
-    observed = [_variance(scores[side]) for side in sides]
-    drawn = [_variance(resampled[:, side]) for side in sides]
-    free = [float(2 * one - many.mean()) for one, many in zip(observed, drawn, strict=True)]
-    # The variances are nearly unbiased and their errors nearly alike in both directions; their roots are neither.
-    ends = _corrected(observed[1] - observed[0], drawn[1] - drawn[0], level, -np.inf, np.inf).ci
-    roots = np.sqrt(np.maximum(0.0, free))
-    value = float(roots[1] - roots[0])
-    # (a - b) / (sqrt(a) + sqrt(b)) is the difference of the roots; where both are near zero, what was seen sets the scale.
-    scale = max(1e-12, float(roots.sum()), float(np.sqrt(observed).sum()) / 2)
-    ci = Interval(min(value, ends.low / scale), max(value, ends.high / scale))
-    return Measure(value, float(np.sqrt(observed[1]) - np.sqrt(observed[0])), ci)
+def _deviation(scores: Floats, away: Floats, units: int, level: float) -> Measure:
+    """Standard deviation of the formats' scores, without what the rows' chance adds to it."""
+    formats = len(scores)
+    counted = float(np.var(scores, ddof=1))
+    largest = (formats // 2 * (formats - formats // 2) / (formats * (formats - 1))) ** 0.5
+    if units < 2:
+        return _around(counted**0.5, counted**0.5, 0.0, largest)
+    apart = away - away.mean(axis=1, keepdims=True)
+    # Resamples of n units vary by (n - 1) / n of what samples do.
+    covariance = np.atleast_2d(np.cov(apart, rowvar=False)) * units / (units - 1)
+    total = float(np.trace(covariance))
+    noise = total / (formats - 1)
+    value = max(0.0, counted - noise) ** 0.5
+    freedom = total**2 / float(np.sum(covariance**2)) if total > 1e-18 else formats - 1.0
+    # The noise itself is estimated, may be larger in the direction in which the formats differ, and is not nothing where no
+    # resample showed any: half a row may always have come out otherwise.
+    gaps = scores - scores.mean()
+    along = float(gaps @ covariance @ gaps) / float(gaps @ gaps) if counted > 1e-18 else 0.0
+    wider = float(special.stdtrit(units - 1, (1 + level) / 2) / special.ndtri((1 + level) / 2)) ** 2
+    unit = max(noise, along, 0.5 / units**2) * wider / freedom
+    seen, tail = counted / unit, (1 - level) / 2
+    low = float(special.chndtrinc(seen, freedom, 1 - tail)) if special.chdtrc(freedom, seen) < tail else 0.0
+    # Less scatter than chance gives is no evidence of less than none.
+    high = float(special.chndtrinc(max(seen, freedom), freedom, tail))
+    return _around(value, counted**0.5, (low * unit) ** 0.5, min(largest, (high * unit) ** 0.5))
 
 
-def _corrected(value: Any, drawn: Floats, level: float, least: float, most: float) -> Measure:
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    bias = drawn.mean() - value
-    # A resample stands to the rows as the rows stand to the world: what it adds, the rows have added already.
-    ends = (2 * value - high, 2 * value - low)
-    clipped = [float(np.clip(number, least, most)) for number in (value - bias, *ends)]
-    return Measure(clipped[0], float(value), Interval(clipped[1], clipped[2]))
+def _change(before: Measure, after: Measure, *, alike: bool) -> Measure:
+    """After minus before, never farther than the two intervals' ends are apart."""
+    value, observed = after.value - before.value, after.observed - before.observed
+    if alike:
+        return Measure(value, observed, Interval(value, value))
+    down = float(np.hypot(after.value - after.ci.low, before.ci.high - before.value))
+    up = float(np.hypot(after.ci.high - after.value, before.value - before.ci.low))
+    low, high = after.ci.low - before.ci.high, after.ci.high - before.ci.low
+    return Measure(value, observed, Interval(max(low, value - down), min(high, value + up)))
 
 
-def _reaching(measure: Measure, *, down_to: float = np.inf, up_to: float = -np.inf) -> Measure:
-    ci = Interval(min(measure.ci.low, max(0.0, float(down_to))), max(measure.ci.high, min(1.0, float(up_to))))
-    return Measure(measure.value, measure.observed, ci)
-
-
-def _root(measure: Measure) -> Measure:
-    low, high = np.sqrt([measure.ci.low, measure.ci.high])
-    return Measure(float(np.sqrt(measure.value)), float(np.sqrt(measure.observed)), Interval(float(low), float(high)))
-
-
-def _variance(scores: Floats) -> Any:
-    return np.var(scores, axis=-1, ddof=1)
+def _around(value: float, observed: float, low: float, high: float) -> Measure:
+    value = min(1.0, max(0.0, value))
+    return Measure(value, observed, Interval(max(0.0, min(value, low)), min(1.0, max(value, high))))
