@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
+
+import pytest
 
 from cotune.cycle.plan import Plan, Sizes, make_plan
 
@@ -43,3 +46,12 @@ def test_a_short_run_is_a_beginning_of_the_whole() -> None:
     for left in (200.0, 400.0, 1000.0, 3000.0):
         found = plan(left)
         assert 3 <= found.short_steps <= found.target_steps <= 6 * 44
+
+
+SNIPS = Sizes(train=850, dev=150, test=300, own=60.0, step_tokens=600.0, steps_per_epoch=107, answer=300.0, tuned=150.0)
+
+
+def test_where_answers_are_written_late_checks_cost_a_pass_and_the_end_finalists_alone() -> None:
+    early, late = plan(3600.0, SNIPS), plan(3600.0, replace(SNIPS, late=True))
+    assert early.reserve - late.reserve == pytest.approx(1.05 * 150 * 3 * (300 - 150) / 500)
+    assert late.target_steps > early.target_steps

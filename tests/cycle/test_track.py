@@ -7,7 +7,7 @@ import numpy as np
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.track import Measured, Track, doubled_arms
 from cotune.evaluate.decision import RAW
-from cotune.evaluate.scoring import Evaluation
+from cotune.evaluate.scoring import Evaluation, unanswered
 from cotune.prompt.prompt import Prompt
 
 PROMPT = Prompt(instruction="Say it.")
@@ -48,6 +48,21 @@ def test_one_number_alone_does_not_send_it_back() -> None:
     """Accuracy is noisy, and the log-loss of a model that grows surer rises while it still gets better."""
     assert not track((40, 0.88, 0.35), (90, 0.90, 0.64)).peaked
     assert not track((40, 0.88, 0.35), (90, 0.87, 0.33)).peaked
+
+
+def test_without_answers_the_log_loss_alone_ranks_and_sends_back_where_it_rose_beyond_chance() -> None:
+    def unwritten(steps: int, losses: list[float]) -> Measured:
+        return Measured(Candidate(PROMPT, f"adapter-{steps}", RAW, steps), unanswered(np.array(losses)), cast(Any, None))
+
+    def of(*found: Measured) -> Track:
+        return Track(PROMPT, cast(Any, None), measured=list(found), steady=list(found), steady_steps=found[-1].candidate.steps)
+
+    before, noisy = unwritten(20, [0.5] * 10), unwritten(40, [0.2, 0.9] * 5)
+    assert not of(before, noisy).peaked and of(before, noisy).best is before
+    worse = of(before, unwritten(40, [0.6, 0.7] * 5))
+    assert worse.peaked and worse.ground is before
+    # Whoever wrote answers was a finalist, and whoever was none of them cannot win.
+    assert max([before, measured(20, 0.0, 5.0)], key=lambda m: m.rank).evaluation.score == 0.0
 
 
 def test_what_a_decay_gave_is_the_best_and_nothing_to_train_on_from() -> None:

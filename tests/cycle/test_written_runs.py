@@ -73,10 +73,26 @@ def test_a_run_of_each_type_ends_with_arms_gains_and_a_report(written: tuple[str
         assert all(output.value(answer) is not None for row in rows for answer in row["answers"].values())
 
 
-def test_races_write_nothing(written: tuple[str, Path]) -> None:
-    stages = {e["value"]["stage"] for e in journal_of(written[1]) if e["kind"] == "write"}
-    assert "race" not in stages and {"tune", "confirm", "test"} <= stages
-    assert all(e["value"]["score"] is None for e in journal_of(written[1]) if e["kind"] == "score")
+def test_the_search_goes_by_the_log_loss_and_finalists_alone_write(written: tuple[str, Path]) -> None:
+    events, summary = journal_of(written[1]), summary_of(written[1])
+    stages = {e["value"]["stage"] for e in events if e["kind"] == "write"}
+    assert stages - {"robustness"} == {"measure", "confirm", "test"}
+    assert all(e["value"]["score"] is None for e in events if e["kind"] == "score")
+    tuned = [e["value"] for e in events if e["kind"] == "tuned"]
+    assert tuned and all(t["score"] is None and t["correct"] is None and t["log_loss"] > 0 for t in tuned)
+    [confirmed] = [e["value"] for e in events if e["kind"] == "confirm"]
+    # Both tuned arms wrote, so that the metric decides between them; whose log-loss was far behind did not.
+    for arm in ("seed_tuned", "best_tuned"):
+        assert confirmed["dev"][arm]["score"] is not None and confirmed["dev"][arm]["correct"].startswith("12:")
+    assert confirmed["dev"]["best_tuned"]["score"] >= confirmed["dev"]["seed_tuned"]["score"]
+    assert confirmed["dev"]["seed_prompt"]["score"] is None and confirmed["dev"]["seed_prompt"]["log_loss"] > 0
+    assert summary["selection"]["dev"] == confirmed["dev"]["best_tuned"]["score"]
+    written_on_dev = {
+        (e["value"]["prompt_id"], e["value"]["adapter_id"])
+        for e in events
+        if e["kind"] == "write" and e["value"]["stage"] == "confirm"
+    }
+    assert len(written_on_dev) <= 4
 
 
 def test_the_bundle_answers_as_the_test_did(bench: Bench, written: tuple[str, Path]) -> None:

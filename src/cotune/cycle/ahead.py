@@ -25,9 +25,9 @@ class StepCosts:
         return self.lab.costs.training(track.run.tokens_per_step)
 
     def check(self, prompt: Prompt) -> float:
-        """Cost of measuring a prompt on all of dev, answers and all."""
+        """Cost of measuring a prompt on all of dev, with its answers where they need not be written."""
         if prompt.id not in self._check_tokens:
-            self._check_tokens[prompt.id] = self.lab.tokens_a_row(prompt, answers=True)[0]
+            self._check_tokens[prompt.id] = self.lab.tokens_a_row(prompt, answers=not self.lab.writes_late)[0]
         return self.lab.costs.scoring(self._check_tokens[prompt.id]) * len(self.lab.dev)
 
     def finish(self, winner: Track, seed: Track, steps: int) -> float:

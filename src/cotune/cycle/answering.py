@@ -91,8 +91,8 @@ class Answering(Protocol):
         """Mean own tokens of a row in :meth:`score`, and tokens of the prefix."""
         ...
 
-    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example]) -> float:
-        """Mean tokens of a row in :meth:`write`, about."""
+    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False) -> float:
+        """Mean tokens of a row in :meth:`write`, about; ``tuned`` weights know how long an answer is."""
         ...
 
     def noise(
@@ -148,7 +148,7 @@ class LabelAnswering:
         own = sum(len(row.prompt_ids) + row.looked_up for row in rendered) / len(rendered)
         return own - prefix + nodes, prefix
 
-    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example]) -> float:
+    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False) -> float:
         """None beyond scoring."""
         return 0.0
 
@@ -229,7 +229,7 @@ class AskedAnswering:
         """Question and answer, about; an endpoint shares no prefix."""
         return self.model.row_tokens(prompt, [row.fields for row in rows], self.task.labels), 0
 
-    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example]) -> float:
+    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False) -> float:
         """None beyond scoring."""
         return 0.0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from cotune.cycle.ledger import enter_opening
 from cotune.cycle.loop import Search
 from cotune.cycle.overlap import overlapping
 from cotune.cycle.previous import Previous
-from cotune.cycle.track import Measured, refit
+from cotune.cycle.track import Measured, refit, with_answers
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.attribution import PREVIOUS
 from cotune.evaluate.decision import RAW, Decision
@@ -36,7 +36,7 @@ class Confirmed:
 
     Attributes:
         arms: arm name to its candidate as measured on all of dev.
-        considered: every candidate that was measured on all of dev.
+        considered: every candidate whose answers to all of dev are known.
         chosen: the one of them that won, before a refit.
         ships: the arm that goes into the bundle.
     """
@@ -81,7 +81,8 @@ def confirm(lab: Lab, search: Search, *, refit_winners: bool = False, previous: 
     """Re-score on every dev row what may end up in an arm, and settle the arms there.
 
     The winner of all arms on dev is what ships: where the search found nothing better, that is the tuned seed prompt, or the
-    earlier bundle as it was.
+    earlier bundle as it was. Where answers are written late, those do so that the log-loss leaves in question, and one of them
+    wins by the metric; the best prompt of the base model is then the one with the least log-loss.
 
     Args:
         lab: where scoring happens.
@@ -93,15 +94,21 @@ def confirm(lab: Lab, search: Search, *, refit_winners: bool = False, previous: 
     finalists = [search.proposals[i].prompt for i in search.base_race.ranking[:2]]
     seed_prompt = measure_base(lab, search.seed.prompt)
     base = {m.candidate.prompt.id: m for m in (seed_prompt, *(measure_base(lab, p) for p in finalists))}
+    prompt_only = max(base.values(), key=lambda m: m.rank)
     tuned = [m for track in search.tracks if track.measured for m in (track.best,)]
     seed_tuned = search.seed.best if search.seed.measured else seed_prompt
+    if lab.writes_late:
+        written = _finalists(lab, [*tuned, *base.values()], [seed_tuned, *search.winner.measured[-1:]])
+        tuned, base = list(written.values()), {i: written.get(m.candidate.id, m) for i, m in base.items()}
+        seed_prompt, prompt_only = (base[m.candidate.prompt.id] for m in (seed_prompt, prompt_only))
+        seed_tuned = written[seed_tuned.candidate.id]
     best = max([*before, seed_tuned, *tuned, *base.values()], key=lambda m: m.rank)
     # A bundle with answers of its own was not made to ask for the task's.
     asking = previous.prompt if previous and best.candidate.own else best.candidate.prompt
     best_prompt = base.get(asking.id) or measure_base(lab, asking)
     arms = {
         "seed_prompt": seed_prompt,
-        "prompt_only": max(base.values(), key=lambda m: m.rank),
+        "prompt_only": prompt_only,
         "best_prompt": best_prompt,
         "seed_tuned": seed_tuned,
         "best_tuned": best,
@@ -112,8 +119,14 @@ def confirm(lab: Lab, search: Search, *, refit_winners: bool = False, previous: 
         kept = {m.candidate.id for m in before}
         refitted = {candidate_id: m if candidate_id in kept else refit(lab, m) for candidate_id, m in pair.items()}
         arms |= {name: refitted[arms[name].candidate.id] for name in ("seed_tuned", "best_tuned")}
-    considered = list({m.candidate.id: m for m in (*before, *base.values(), best_prompt, *tuned, best)}.values())
-    return settle(lab, arms, considered, best)
+    measured = {m.candidate.id: m for m in (*before, *base.values(), best_prompt, *tuned, best)}.values()
+    return settle(lab, arms, [m for m in measured if m.evaluation.answers], best)
+
+
+def _finalists(lab: Lab, measured: Sequence[Measured], always: Sequence[Measured]) -> dict[str, Measured]:
+    """By id, with their answers to all of dev: the two of the least log-loss, and who is asked for in any case."""
+    leading = sorted(measured, key=lambda m: m.rank, reverse=True)[:2]
+    return {i: with_answers(lab, m, "confirm") for i, m in {m.candidate.id: m for m in (*leading, *always)}.items()}
 
 
 def settle(
@@ -124,7 +137,7 @@ def settle(
     Args:
         lab: where it is recorded.
         arms: by name.
-        considered: every candidate that was measured on all of dev.
+        considered: every candidate whose answers to all of dev are known.
         chosen: the one of them that won, before a refit: a refit gives it weights that have seen dev.
         ships: the arm that goes into the bundle.
     """
@@ -136,9 +149,9 @@ def settle(
             "chosen": chosen.candidate.to_json(),
             "dev": {
                 name: {
-                    "score": round(m.evaluation.score, 6),
+                    "score": m.evaluation.told_score(),
                     "log_loss": finite(m.evaluation.log_loss),
-                    "correct": pack_rows(m.evaluation.correct),
+                    "correct": pack_rows(m.evaluation.correct) if m.evaluation.answers else None,
                 }
                 for name, m in arms.items()
             },
@@ -191,8 +204,9 @@ def _as_it_was(lab: Lab, candidate: Candidate) -> Measured:
 
 
 def measure_base(lab: Lab, prompt: Prompt) -> Measured:
-    """A prompt under the base model on all of dev, a bias estimated on train inputs where there is one."""
-    scores = lab.scores(prompt, BASE, lab.dev, "confirm")
+    """A prompt under the base model on all of dev, a bias estimated on train inputs where there is one; its answers where they
+    need not be written or nothing else is known."""
+    scores = lab.scores(prompt, BASE, lab.dev, "confirm", answers=not lab.writes_late)
     rules: tuple[Decision, ...] = (RAW,)
     if lab.answering.rules and lab.calibrates:
         rules = lab.rules(lab.scores(prompt, BASE, lab.train_sample[:CALIBRATION_ROWS], "calibrate", answers=False))

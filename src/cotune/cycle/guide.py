@@ -13,9 +13,10 @@ from cotune.config import RunConfig
 from cotune.cycle.lab import Lab
 from cotune.cycle.remote import prices_of
 from cotune.cycle.slicing import measure_slices, slicing_tokens
-from cotune.cycle.track import Measured
+from cotune.cycle.track import Measured, with_answers
 from cotune.endpoint import TRIES, Endpoint, EndpointError, Usage, ask, estimate_tokens
 from cotune.endpoint.way import FORMS, Way
+from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal, fits
 from cotune.refine.copied import RowGrams
 from cotune.refine.rewriting import ANSWER_SCHEMA, Case, Failures, Question, accept, messages_for, read_answer
@@ -25,6 +26,8 @@ _SLICES, _CASES, _SUCCESSES, _UNGROUPED = 4, 3, 6, 8
 _NEAR_ROWS = 96
 _ANSWER_TOKENS, _LEAST_ANSWER = 1500, 200
 _LEAST_ROWS = 8
+_WRITTEN = 64
+"""Dev rows that the winner answers for this where answers are written late: enough failures to learn from."""
 _GIVE_UP = 2
 """Cycles in a row without an answer after which the endpoint is not asked any more."""
 _SHARE = 0.05
@@ -69,10 +72,14 @@ class Guide:
         """Whether the config asks for it."""
         return self.endpoint is not None or self._hard
 
-    @property
-    def cost(self) -> float:
-        """What the next look costs, in the budget's unit."""
-        return self.lab.costs.scoring(slicing_tokens(self.lab, self._near)) if self.on else 0.0
+    def cost(self, prompt: Prompt) -> float:
+        """What the next look at a winner of about this prompt's length costs, in the budget's unit."""
+        if not self.on:
+            return 0.0
+        tokens: float = slicing_tokens(self.lab, self._near)
+        if self.lab.writes_late:
+            tokens += min(_WRITTEN, len(self.lab.dev)) * self.lab.tokens_a_row(prompt, answers=True, tuned=True)[0]
+        return self.lab.costs.scoring(tokens)
 
     def look(self, cycle: int, winner: Measured, seen: set[str]) -> Guided | None:
         """Slices of the winner's failures, then what they are for; None where the config asks for nothing.
@@ -84,6 +91,7 @@ class Guide:
         """
         if not self.on:
             return None
+        winner = with_answers(self.lab, winner, "guide", _WRITTEN)
         slices = measure_slices(self.lab, winner, cycle=cycle, near=self._near, least=_LEAST_ROWS)
         rewrites = self._rewrite(cycle, winner, slices, seen) if self.endpoint is not None else []
         return Guided(tuple(rewrites), slices.get("close", {}))

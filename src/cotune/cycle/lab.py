@@ -142,6 +142,12 @@ class Lab:
         """Tokens that embedding a text in a frame of so many tokens runs; none where no model runs here."""
         return len(self.model.tokenizer(text)["input_ids"]) + frame if self.remote is None else 0
 
+    @property
+    def writes_late(self) -> bool:
+        """Whether the search goes by the right answers' log-loss and only finalists write: a written answer costs many passes,
+        its likelihood one. An endpoint does not tell it."""
+        return self.remote is None and self.task.output.free and self.task.measure.needs_answers
+
     # Budget -------------------------------------------------------------------------------------------------------
 
     def left(self) -> float:
@@ -254,15 +260,18 @@ class Lab:
             return (RAW,)
         return rules_of(self.answering, given, self.task)
 
-    def tokens_a_row(self, prompt: Prompt, sample: int = 16, *, answers: bool = False) -> tuple[float, int]:
+    def tokens_a_row(
+        self, prompt: Prompt, sample: int = 16, *, answers: bool = False, tuned: bool = False
+    ) -> tuple[float, int]:
         """Mean own tokens of a scored row, and the prefix's tokens, from a few train rows.
 
-        With ``answers`` those of writing an answer count too, at what they cost against scored ones.
+        With ``answers`` those of writing an answer count too, at what they cost against scored ones; ``tuned`` weights know its
+        length.
         """
         rows = self.train_sample[:sample]
         own, prefix = self.answering.tokens_a_row(prompt, rows)
         if answers and self.task.measure.needs_answers:
-            own += self.costs.writing(self.answering.tokens_an_answer(prompt, rows)) / self.costs.scoring(1.0)
+            own += self.costs.writing(self.answering.tokens_an_answer(prompt, rows, tuned)) / self.costs.scoring(1.0)
         return own, prefix
 
     def step_tokens(self, prompt: Prompt, batch: int, sample: int = 16) -> float:

@@ -330,7 +330,7 @@ class Loop:
     def _race_cost(self, prompt: Prompt) -> float:
         """Cost of a race of bred prompts, about as long as this one, and of what guides their breeding."""
         bred = max(8, self.plan.pool * 2 // 3)
-        return self.ahead.race(prompt, bred + FINAL, self.plan.race_rows) + self.guide.cost + self.forecaster.cost(bred)
+        return self.ahead.race(prompt, bred + FINAL, self.plan.race_rows) + self.guide.cost(prompt) + self.forecaster.cost(bred)
 
     def _affordable(self, ranking: list[Prompt]) -> list[Prompt]:
         """Prompts that may be tuned: while the budget allows no two epochs, none that costs far more than the seed.
@@ -359,7 +359,7 @@ class Loop:
         record = {
             "cycle": number,
             **facts,
-            "dev_score": round(best.evaluation.score, 6),
+            "dev_score": best.evaluation.told_score(),
             "dev_log_loss": round(best.evaluation.log_loss, 6),
             "steps": best.candidate.steps,
             "tokens": self.lab.account.tokens,
@@ -371,6 +371,6 @@ def _tuned_record(track: Track) -> dict[str, Any]:
     return {
         "prompt_id": track.prompt.id,
         "steps": track.latest.candidate.steps,
-        "score": round(track.latest.evaluation.score, 6),
+        "score": track.latest.evaluation.told_score(),
         "log_loss": round(track.latest.evaluation.log_loss, 6),
     }

@@ -12,6 +12,8 @@ from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
 
 FINAL = 3
 """Prompts that see all rows of a race."""
+_UNTUNED = 3
+"""Arms of the base model."""
 _RACE_SHARES = (0.12, 0.06)
 """Of what the end leaves of the budget: for the first race, and for it where training runs short."""
 
@@ -27,6 +29,8 @@ class Sizes:
         steps_per_epoch: optimizer steps in which each train row is met once.
         arms: that are scored on the test.
         answer: tokens of writing an answer to a row, at what they cost against scored ones; 0 for labels.
+        tuned: the same for weights that know how long an answer is.
+        late: whether answers to dev are written by finalists alone, and the search goes by log-losses.
     """
 
     train: int
@@ -37,6 +41,24 @@ class Sizes:
     steps_per_epoch: int
     answer: float = 0.0
     arms: int = 5
+    tuned: float = 0.0
+    late: bool = False
+
+    @property
+    def test_row(self) -> float:
+        """Tokens of a test row over all arms, three of them untuned."""
+        return self.arms * self.own + _UNTUNED * self.answer + (self.arms - _UNTUNED) * self.tuned
+
+    @property
+    def dev_row(self) -> float:
+        """Tokens of a dev row in confirming: the untuned arms, and where answers are written late those of the finalists."""
+        rows = self.arms - 2
+        return rows * (self.own + self.tuned) if self.late else rows * (self.own + self.answer)
+
+    @property
+    def check_row(self) -> float:
+        """Tokens of a dev row in a check of what was tuned."""
+        return self.own if self.late else self.own + self.answer
 
 
 @dataclass(frozen=True)
@@ -106,12 +128,12 @@ def make_plan(
     """
     row = scoring(sizes.own)
     # Rows that a bias is fitted to are scored and need no answer.
-    answered, scored = sizes.arms * sizes.test + (sizes.arms - 2) * sizes.dev, 2 * min(64, sizes.train)
-    reserve_tokens = 1.05 * (answered * (sizes.own + sizes.answer) + scored * sizes.own) + extra_tokens
+    ends = sizes.test * sizes.test_row + sizes.dev * sizes.dev_row + 2 * min(64, sizes.train) * sizes.own
+    reserve_tokens = 1.05 * ends + extra_tokens
     reserve = fixed + scoring(reserve_tokens)
     usable = left - reserve
     step = training(sizes.step_tokens)
-    check = sizes.dev * scoring(sizes.own + sizes.answer)
+    check = sizes.dev * scoring(sizes.check_row)
     least = 2 * 4 * step + 4 * check
     if usable < least:
         raise BudgetError(
@@ -133,7 +155,7 @@ def make_plan(
     target = max(6, min(target, limit))
     steady = target - decay_steps(int(target * (1 - decay)), decay)
     short = max(3, min(round(0.2 * target), steady))
-    arm_tokens = 1.05 * sizes.test * (sizes.own + sizes.answer)
+    arm_tokens = 1.05 * sizes.test * sizes.test_row / sizes.arms
     return Plan(pool, race_rows, entrants, short, target, reserve, reserve_tokens, fixed, arm_tokens=arm_tokens)
 
 

@@ -56,6 +56,8 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | Non
         -(-len(task.train) // config.tune.batch_size),
         lab.tokens_a_row(seed, answers=True)[0] - lab.tokens_a_row(seed)[0],
         arms=5 if previous is None else 6,
+        tuned=lab.tokens_a_row(seed, answers=True, tuned=True)[0] - lab.tokens_a_row(seed)[0],
+        late=lab.writes_late,
     )
     timed = lab.costs.budget.kind == "time"
     left = lab.left()

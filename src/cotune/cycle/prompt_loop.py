@@ -145,7 +145,7 @@ class PromptLoop:
         left = lab.left() - lab.costs.scoring(self.plan.reserve_tokens) - self.plan.fixed
         own = max(lab.tokens_a_row(found.best.candidate.prompt)[0], self.plan.row_tokens)
         rows = race_rows_scored(self._children + FINAL, self.plan.race_rows) + len(lab.dev)
-        cost = 1.2 * lab.costs.scoring(rows * own) + self.guide.cost
+        cost = 1.2 * lab.costs.scoring(rows * own) + self.guide.cost(found.best.candidate.prompt)
         if cost > left:
             return "finish", "the budget is spent, but for the end"
         return "prompts", "prompts were not bred yet" if len(found.cycles) == 1 else "the budget has room for another race"

@@ -55,7 +55,7 @@ def measure_slices(
 
     Args:
         lab: where embedding happens.
-        measured: the candidate on all of dev.
+        measured: the candidate on all of dev, or on its first rows.
         cycle: of the search; None at its end.
         near: train rows whose closeness to the failures is asked for.
         least: dev rows below which slices say nothing.
@@ -68,7 +68,7 @@ def measure_slices(
         for the number of rows, ``failures`` as places in the dev order, and ``examples``. With ``near`` also ``close``: row
         id to its similarity with the nearest failure. Or ``skipped`` and why.
     """
-    rows = lab.dev[: _fitting(lab, near, min(room, share * lab.costs.budget.amount))]
+    rows = lab.dev[: _fitting(lab, near, min(room, share * lab.costs.budget.amount))][: len(measured.evaluation.answers)]
     correct, answers = measured.evaluation.correct[: len(rows)], measured.evaluation.answers[: len(rows)]
     failed = np.flatnonzero(correct == 0)
     embedded = lab.dev_embedded

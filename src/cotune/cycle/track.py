@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.lab import Lab
@@ -37,8 +40,9 @@ class Measured:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Higher is better: the metric, then the log-loss."""
-        return self.evaluation.score, -self.evaluation.log_loss
+        """Higher is better: the metric, then the log-loss. Who wrote no answers comes behind all that did."""
+        score = self.evaluation.score
+        return -1.0 if np.isnan(score) else score, -self.evaluation.log_loss
 
 
 @dataclass
@@ -98,9 +102,7 @@ class Track:
         Before every row was met once that is chance: there is nothing yet that could have been learnt by heart.
         """
         last = self.latest.evaluation
-        return self.latest.candidate.steps > self.epoch and any(
-            m.evaluation.score > last.score and m.evaluation.log_loss < last.log_loss for m in self.steady[:-1]
-        )
+        return self.latest.candidate.steps > self.epoch and any(_was_better(m.evaluation, last) for m in self.steady[:-1])
 
     @property
     def ground(self) -> Measured:
@@ -111,6 +113,14 @@ class Track:
     def best(self) -> Measured:
         """The best measured adapter on dev."""
         return max(self.measured, key=lambda m: m.rank)
+
+
+def _was_better(before: Evaluation, last: Evaluation) -> bool:
+    """By the metric and the log-loss; where no answer was written, by more of the log-loss than its standard error."""
+    if np.isnan(before.score) or np.isnan(last.score):
+        risen = last.log_losses - before.log_losses
+        return float(risen.mean()) > float(risen.std()) / math.sqrt(len(risen))
+    return bool(before.score > last.score and before.log_loss < last.log_loss)
 
 
 def open_track(lab: Lab, prompt: Prompt, start: str = BASE, start_steps: int = 0, *, also: Sequence[Prompt] = ()) -> Track:
@@ -133,12 +143,28 @@ def take_up(lab: Lab, track: Track, *, cycle: int) -> bool:
 def measure(lab: Lab, prompt: Prompt, adapter: str, steps: int, stage: str, decision: Decision | None = None) -> Measured:
     """Score a tuned prompt on all of dev at once and choose its decision rule there.
 
+    Where answers would have to be written, none are yet: the right ones' log-loss, read in one pass, says which steps were
+    good.
+
     Raises:
         DivergedError: scores are not finite.
     """
-    scores = lab.scores(prompt, adapter, lab.dev, stage)
+    scores = lab.scores(prompt, adapter, lab.dev, stage, answers=not lab.writes_late)
     rule = decision if decision is not None else better_rule(lab, scores, lab.dev)
     return Measured(Candidate(prompt, adapter, rule, steps), lab.judge(scores, lab.dev, rule), scores)
+
+
+def with_answers(lab: Lab, measured: Measured, stage: str, rows: int | None = None) -> Measured:
+    """The same with its answers to the first ``rows`` rows of dev, or all; as it was where it has them, or there are none.
+
+    Raises:
+        DivergedError: scores are not finite.
+    """
+    if not lab.writes_late or measured.evaluation.answers:
+        return measured
+    candidate, dev = measured.candidate, lab.dev[:rows]
+    scores = lab.scores(candidate.prompt, candidate.adapter, dev, stage, own=candidate.own)
+    return Measured(candidate, lab.judge(scores, dev, candidate.decision), scores)
 
 
 def advance(lab: Lab, track: Track, steps: int, *, cycle: int, stage: str = "tune", check: bool = True) -> bool:
@@ -259,8 +285,8 @@ def told(measured: Measured) -> dict[str, Any]:
         "adapter_id": measured.candidate.adapter,
         "steps": measured.candidate.steps,
         "decision": measured.candidate.decision.kind,
-        "score": round(measured.evaluation.score, 6),
+        "score": measured.evaluation.told_score(),
         "log_loss": round(measured.evaluation.log_loss, 6),
         "rows": measured.evaluation.n,
-        "correct": pack_rows(measured.evaluation.correct),
+        "correct": pack_rows(measured.evaluation.correct) if measured.evaluation.answers else None,
     }

@@ -76,7 +76,7 @@ FORMATS = Allowance(passes=2 * _FORMATS, most=100, least=32, share=0.04)
 
 def reserved_tokens(lab: Lab, prompt: Prompt, *, formats: bool) -> float:
     """Tokens that a plan puts aside for both measurements, as they would cost with this prompt."""
-    wanted: list[tuple[Allowance, tuple[float, float]]] = [(NOISE, lab.tokens_a_row(prompt, answers=True))]
+    wanted: list[tuple[Allowance, tuple[float, float]]] = [(NOISE, lab.tokens_a_row(prompt, answers=True, tuned=True))]
     if formats and lab.grader is None and (variants := _variants(lab, prompt)):
         wanted.append((FORMATS, _mean_tokens(lab, variants)))
     dev = len(lab.dev)
@@ -111,9 +111,11 @@ def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[
         elsewhere = {"skipped": "the model answers behind an endpoint, one row at a time"}
         found: dict[str, Any] = lab.journal.step("noise", [candidate.id], lambda: elsewhere)
         return found
-    own, prefix = lab.tokens_a_row(candidate.prompt, answers=True)
+    own, prefix = lab.tokens_a_row(candidate.prompt, answers=True, tuned=candidate.adapter != BASE)
     count = NOISE.rows(lab.costs, len(lab.dev), own, prefix, lab.left() - keep)
     rows = lab.dev[:count]
+    # A token that is written costs a pass over all weights whether three rows or twelve wait for it.
+    odd = max(_ODD, count // 4) if lab.task.output.free else _ODD
 
     def measure() -> dict[str, Any]:
         if not count:
@@ -123,11 +125,11 @@ def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[
             lab.watcher.progress("noise", candidate.prompt.text, tokens)
 
         asked = (candidate.prompt, candidate.adapter, rows, candidate.decision)
-        measured = lab.answering_by(candidate.own).noise(*asked, odd=_ODD, progress=told)
+        measured = lab.answering_by(candidate.own).noise(*asked, odd=odd, progress=told)
         if measured is None:
             return {"skipped": f"it is not measured with the metric {lab.task.metric}"}
         found, tokens = measured
-        return {**found.as_dict(), "batch_rows": [count, _ODD], "tokens": tokens}
+        return {**found.as_dict(), "batch_rows": [count, odd], "tokens": tokens}
 
     key = [candidate.id, [row.id for row in rows]]
     value: dict[str, Any] = lab.journal.step("noise", key, lambda: attempt(lab.journal, measure))

@@ -62,7 +62,7 @@ class WrittenAnswering:
         self.limit = limit or most_tokens(max(lengths))
         self.model = _with_room(model, self.limit)
         self.writing = Writing.of(output or task.output, self.limit)
-        self._usual = (sum(lengths) / len(lengths) + self.limit) / 2
+        self._usual = sum(lengths) / len(lengths)
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
         """The right answers' loss a token."""
@@ -104,11 +104,16 @@ class WrittenAnswering:
         own = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in asked) / len(asked)
         return own - prefix, prefix
 
-    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example]) -> float:
-        """A row's text once more, and an answer between the usual length and the limit: untuned models do not know its end."""
+    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False) -> float:
+        """A row's text once more, and an answer of the usual length, or between that and the limit: untuned models do not know
+        its end."""
         asked = self.render(prompt, rows)
         prefix = shared_prefix([row.prompt_ids for row in asked])
-        return sum(len(row.prompt_ids) for row in asked) / len(asked) - prefix + self._usual
+        return (
+            sum(len(row.prompt_ids) for row in asked) / len(asked)
+            - prefix
+            + (self._usual if tuned else (self._usual + self.limit) / 2)
+        )
 
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
