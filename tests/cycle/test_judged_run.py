@@ -80,7 +80,7 @@ def test_arms_are_judged_and_no_grade_is_paid_twice(judged: tuple[Path, ChatServ
     assert summary["judge"]["dollars"] == pytest.approx(40e-6 * len(server.seen))
     assert summary["cost"]["dollars"] == pytest.approx(summary["judge"]["dollars"])
     writes = [e["value"] for e in journal_of(out) if e["kind"] == "write"]
-    assert {"tune", "confirm", "test"} <= {value["stage"] for value in writes} and "race" not in {v["stage"] for v in writes}
+    assert {value["stage"] for value in writes} == {"measure", "confirm", "test"}
     assert "judge would have to grade" in summary["robustness"]["skipped"]
 
 

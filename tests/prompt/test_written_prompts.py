@@ -48,6 +48,8 @@ def test_a_schema_is_described_without_braces() -> None:
         'intent (one of "play", "stop"), slots.artist, slots.loud (true or false), tags (a list), rooms.beds (a number)'
     )
     assert described_fields({"type": "array", "items": {"type": "string"}}) == ""
+    either = {"anyOf": [{"type": "string", "maxLength": 32}, {"type": "null"}]}
+    assert described_fields({"type": "object", "properties": {"note": either}}) == "note"
     many = {"type": "object", "properties": {f"f{i}": {"type": "string"} for i in range(50)}}
     assert described_fields(many).endswith("f29 and others")
 

@@ -83,7 +83,11 @@ def test_a_schema_is_inferred_from_train_and_dev_alone() -> None:
     assert schema is not None
     assert schema["required"] == ["count", "colour", "tags"] and not schema["additionalProperties"]
     assert schema["properties"]["colour"] == {"type": "string", "enum": sorted(WORDS)}
-    assert schema["properties"]["tags"] == {"type": "array", "items": {"type": "string"}}
+    assert schema["properties"]["tags"] == {
+        "type": "array",
+        "items": {"type": "string", "maxLength": 32},
+        "maxItems": 4,
+    }
     assert Output.from_json(task.output.to_json()) == task.output
 
 

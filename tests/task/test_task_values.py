@@ -100,6 +100,14 @@ def test_keys_take_the_order_of_the_schema() -> None:
     assert schema_fields(infer_schema([{"a": {"b": 1}, "c": [{"d": "x"}], "e": ["y"]}])) == ["a.b", "c[].d", "e[]"]
 
 
+def test_texts_and_lists_are_bounded_by_half_as_much_again_as_was_seen() -> None:
+    assert infer_schema(["a", "b" * 40]) == {"type": "string", "maxLength": 60}
+    assert infer_schema(["a", "bc"]) == {"type": "string", "maxLength": 32}
+    assert infer_schema([["x", "y"], []])["maxItems"] == 4 and infer_schema([[1] * 7])["maxItems"] == 11
+    # Other kinds of values have no length, and an enumeration needs none.
+    assert infer_schema([1, 2]) == {"type": "integer"} and "maxLength" not in infer_schema(["a", "b"] * 10)
+
+
 def test_enumerations_need_values_that_recur() -> None:
     assert "enum" in infer_schema(["a", "b"] * 10) and "enum" not in infer_schema(["a", "b"] * 9)
     assert "enum" not in infer_schema(["a", "b"] * 20 + ["c"])

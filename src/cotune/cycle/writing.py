@@ -35,7 +35,7 @@ class WrittenAnswering:
     Args:
         task: what is asked.
         model: who answers.
-        limit: tokens of an answer at most; None takes half as long again as the longest right answer of train and dev.
+        limit: tokens of an answer at most; None takes a quarter more than the longest right answer of train and dev.
         judge: who grades the answers; None where the metric asks nobody.
         output: what answers are held to; None takes the task's, an earlier bundle has its own.
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def most_tokens(longest: int) -> int:
-    """Tokens that an answer may have where the longest right one has so many: half as many again, and a few."""
-    return longest + longest // 2 + 8
+    """Tokens that an answer may have where the longest right one has so many: a quarter more, and a few."""
+    return longest + longest // 4 + 8
 
 
 def json_schema(output: Output) -> Mapping[str, Any] | None:

@@ -14,7 +14,7 @@ def described_fields(schema: Mapping[str, Any]) -> str:
 
     Empty where it names none. Names and values with braces or line breaks are left out: they would be read as placeholders.
     """
-    found = [text for text in _fields(schema, "") if not set(text) & set("{}\n")]
+    found = list(dict.fromkeys(text for text in _fields(schema, "") if not set(text) & set("{}\n")))
     return ", ".join(found[:_MOST_FIELDS]) + (" and others" if len(found) > _MOST_FIELDS else "")
 
 

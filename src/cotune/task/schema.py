@@ -10,6 +10,8 @@ from cotune.errors import InputError
 
 ENUM_MOST, ENUM_EACH, ENUM_LONGEST = 24, 10, 60
 """An enumeration: values at most, rows for each of them on average at least, characters of one at most."""
+LEAST_TEXT, LEAST_ITEMS = 32, 4
+"""Characters of a text, and items of an array, that an inferred bound allows for whatever was seen."""
 
 
 def infer_schema(values: Sequence[Any]) -> dict[str, Any]:
@@ -18,7 +20,8 @@ def infer_schema(values: Sequence[Any]) -> dict[str, Any]:
     Objects get the properties that were seen, in the order of the objects, those in every object required, no others allowed. A
     text becomes an enumeration where at most 24 values recur: ten rows a value on average and no value that stands only once.
     The share of rows with a value not yet seen is about the share of values seen once (Good, Biometrika 1953), so that one
-    that was never seen is then unlikely.
+    that was never seen is then unlikely. Other texts and arrays may be half as long again as the longest that was seen: a model
+    that was not tuned knows no end of its own.
 
     Args:
         values: JSON values, at least one.
@@ -127,13 +130,20 @@ def _of_kind(kind: str, values: Sequence[Any]) -> dict[str, Any]:
         }
     if kind == "array":
         items = [item for value in values for item in value]
-        return {"type": "array", "items": infer_schema(items)} if items else {"type": "array", "maxItems": 0}
+        most = _half_again(values, LEAST_ITEMS)
+        return {"type": "array", "items": infer_schema(items), "maxItems": most} if items else {"type": "array", "maxItems": 0}
     if kind == "string":
         counts = Counter(values)
         recurring = len(counts) <= ENUM_MOST and len(values) >= ENUM_EACH * len(counts) and min(counts.values()) > 1
         if recurring and max(map(len, counts)) <= ENUM_LONGEST:
             return {"type": "string", "enum": sorted(counts)}
+        return {"type": "string", "maxLength": _half_again(values, LEAST_TEXT)}
     return {"type": kind}
+
+
+def _half_again(values: Sequence[Sequence[Any]], least: int) -> int:
+    longest = max(map(len, values))
+    return max(least, longest + (longest + 1) // 2)
 
 
 def _names(values: Sequence[Any]) -> list[str]:
