@@ -18,6 +18,7 @@ Indices = npt.NDArray[np.int64]
 LEAST_FAILURES = 4
 """Failures below which nothing is clustered."""
 _SMALLEST, _FAILURES_A_SLICE = 3, 8
+_LARGEST, _ALPHA = 0.5, 0.05
 _DIRECTIONS, _REACH = 16, 0.9
 _WORDS, _DISTINCT = 3, 1.0
 _WORD = re.compile(r"[^\W\d_][\w'’-]*")
@@ -32,10 +33,10 @@ class Slice:
         rows: positions of all its rows, right and wrong ones.
         failures: positions of the wrong ones, nearest to its middle first.
         rate: share of wrong rows in it, with its 95% interval ``ci``.
-        rest: share of wrong rows among all others, with ``rest_ci``; None where there are no others.
+        rest: share of wrong rows among all others, with ``rest_ci``.
         difference: ``rate - rest``, with ``difference_ci``.
         p: how often a slice that differs as clearly would be found if the same number of failures lay anywhere, over all slices
-            found together; None where rows are grouped, since shuffling single rows says nothing then.
+            found together, at most 0.05; None where rows are grouped, since shuffling single rows says nothing then.
     """
 
     words: tuple[str, ...]
@@ -43,32 +44,29 @@ class Slice:
     failures: tuple[int, ...]
     rate: float
     ci: Interval
-    rest: float | None
-    rest_ci: Interval | None
-    difference: float | None
-    difference_ci: Interval | None
+    rest: float
+    rest_ci: Interval
+    difference: float
+    difference_ci: Interval
     p: float | None
 
     def to_json(self) -> dict[str, Any]:
         """For the journal; rows by position."""
 
-        def ends(interval: Interval | None) -> list[float] | None:
-            return None if interval is None else [round(interval.low, 6), round(interval.high, 6)]
-
-        def short(value: float | None) -> float | None:
-            return None if value is None else round(value, 6)
+        def ends(interval: Interval) -> list[float]:
+            return [round(interval.low, 6), round(interval.high, 6)]
 
         return {
             "words": list(self.words),
             "rows": list(self.rows),
             "failures": list(self.failures),
-            "rate": short(self.rate),
+            "rate": round(self.rate, 6),
             "ci": ends(self.ci),
-            "rest": short(self.rest),
+            "rest": round(self.rest, 6),
             "rest_ci": ends(self.rest_ci),
-            "difference": short(self.difference),
+            "difference": round(self.difference, 6),
             "difference_ci": ends(self.difference_ci),
-            "p": short(self.p),
+            "p": None if self.p is None else round(self.p, 6),
         }
 
 
@@ -97,8 +95,9 @@ def error_slices(
         seed: of the shuffles.
 
     Returns:
-        Slices of at least three failures in which more rows are wrong than in the rest, the clearest first; none where fewer
-        than four rows are wrong.
+        Slices of at least three failures and at most half of the rows, in which clearly more rows are wrong than in the rest,
+        the clearest first: ``p`` is at most 0.05, or where rows are grouped the interval of the difference lies above zero.
+        None where fewer than four rows are wrong.
 
     Raises:
         ValueError: the lengths differ or a vector is not finite.
@@ -124,11 +123,13 @@ def error_slices(
     found = []
     for rows, middle in regions:
         clear = _clearness(rows, wrong)
-        if clear <= 0 and len(rows) < len(right):
-            # Failures may lie together where most rows are right; that is nothing to mend.
-            continue
         p = None if reached is None else (1 + int((reached >= clear).sum())) / (1 + len(reached))
-        found.append((clear, _described(rows, middle, points, wrong, said, groups, p)))
+        # Failures may lie together where most rows are right; that is nothing to mend. What chance does as well is none either.
+        if clear <= 0 or (p is not None and p > _ALPHA):
+            continue
+        slice_ = _described(rows, middle, points, wrong, said, groups, p)
+        if p is not None or slice_.difference_ci.low > 0:
+            found.append((clear, slice_))
     return [slice_ for _, slice_ in sorted(found, key=lambda pair: -pair[0])]
 
 
@@ -141,7 +142,10 @@ def _leading(points: Floats) -> Floats:
 
 
 def _regions(points: Floats, wrong: npt.NDArray[np.bool_], most: int) -> list[tuple[Indices, Floats]]:
-    """Rows and middle of each region; right and wrong rows belong by the same rule, or the rate would be made by it."""
+    """Rows and middle of each region; right and wrong rows belong by the same rule, or the rate would be made by it.
+
+    A region of more than half of the rows is left out: it is where the data lie, not where the failures do.
+    """
     from scipy.cluster.hierarchy import fcluster, linkage
 
     failed = np.flatnonzero(wrong)
@@ -158,7 +162,8 @@ def _regions(points: Floats, wrong: npt.NDArray[np.bool_], most: int) -> list[tu
         reaches.append(float(np.quantile(gaps[own, place], _REACH)))
     inside = gaps[np.arange(len(points)), nearest] <= np.array(reaches)[nearest] + 1e-12
     regions = [(np.flatnonzero(inside & (nearest == place)), middle) for place, middle in enumerate(middles)]
-    return [(rows, middle) for rows, middle in regions if int(wrong[rows].sum()) >= _SMALLEST]
+    small = [(rows, middle) for rows, middle in regions if len(rows) <= _LARGEST * len(points)]
+    return [(rows, middle) for rows, middle in small if int(wrong[rows].sum()) >= _SMALLEST]
 
 
 def _clearness(rows: Indices, wrong: npt.NDArray[np.bool_]) -> float:
@@ -184,10 +189,7 @@ def _described(
     others = np.setdiff1d(np.arange(len(wrong)), rows)
     of_rows, of_others = (None if groups is None else np.asarray(groups)[part] for part in (rows, others))
     rate, ci = float(wrong[rows].mean()), proportion_interval(wrong[rows], groups=of_rows)
-    rest = rest_ci = difference = difference_ci = None
-    if len(others):
-        rest, rest_ci = float(wrong[others].mean()), proportion_interval(wrong[others], groups=of_others)
-        difference, difference_ci = rate - rest, _difference(rate, ci, rest, rest_ci)
+    rest, rest_ci = float(wrong[others].mean()), proportion_interval(wrong[others], groups=of_others)
     order = rows[np.argsort(np.linalg.norm(points[rows] - middle, axis=1), kind="stable")]
     return Slice(
         words=_distinctive([said[i] for i in rows], [said[i] for i in others]),
@@ -197,8 +199,8 @@ def _described(
         ci=ci,
         rest=rest,
         rest_ci=rest_ci,
-        difference=difference,
-        difference_ci=difference_ci,
+        difference=rate - rest,
+        difference_ci=_difference(rate, ci, rest, rest_ci),
         p=p,
     )
 
