@@ -225,9 +225,9 @@ class _SharedPrefix(torch.autograd.Function):
         if prefix_k is not None and prefix_v is not None:
             long_out, long_lse = attend(_long(q, heads), _head_first(prefix_k), _head_first(prefix_v), scale)
             out_prefix, lse_prefix = _short(long_out, q.shape[0]), _short(long_lse.unsqueeze(-1), q.shape[0])
-            merged = torch.logaddexp(lse, lse_prefix)
-            out = torch.lerp(out, out_prefix, torch.exp(lse_prefix - merged).to(out.dtype))
-            lse = merged
+            out = torch.lerp(out, out_prefix, torch.sigmoid(lse_prefix - lse).to(out.dtype))
+            if any(ctx.needs_input_grad):
+                lse = torch.logaddexp(lse, lse_prefix)
         ctx.plan, ctx.scale, ctx.mask = plan, scale, mask
         ctx.save_for_backward(q, k, v, prefix_k, prefix_v, out, lse)
         return out

@@ -23,6 +23,7 @@ from cotune.model.generating import generate
 from cotune.model.generations import GREEDY, AnswerLosses, Generations, Sampling
 from cotune.model.grammar import Grammar
 from cotune.model.label_scoring import score_labels
+from cotune.model.lean_layers import make_lean
 from cotune.model.naive import naive_label_scores, plain_prefix
 from cotune.model.prefixes import PrefixStates
 from cotune.model.protocol import Model, Progress
@@ -77,6 +78,7 @@ class LocalModel:
         self.cache = cache
         self.renderer = Renderer(tokenizer, max_tokens=_longest_prompt(model, self.settings.max_tokens))
         self.runner = PackedRunner(model)
+        make_lean(model)
         self.adapters = AdapterSlot(model)
         self._prefixes = PrefixStates(self.run_prefix)
         tolerance = 0.02 if self.settings.dtype == "float32" else 0.3
