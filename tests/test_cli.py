@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from cotune.cli import app, main
+from cotune.cycle import Tryouts
 from tiny import save_tiny
 
 COMMANDS = [str(command.name or command.callback.__name__) for command in app.registered_commands if command.callback]
@@ -384,6 +385,36 @@ def test_try_sets_a_prompt_against_the_winner(cotune: Cotune, done: Done, tmp_pa
     assert json.loads(typed.stdout) == found
     dashed = cotune("try", done.out, "--prompt", "-", "--json", stdin="What is this?\n{text}\nAnswer:")
     assert json.loads(dashed.stdout) == found
+
+
+def test_each_comparison_is_heard_as_soon_as_it_is_known(done: Done) -> None:
+    heard: list[list[str]] = []
+    found = Tryouts(done.out).compare(
+        "What is this?\n{text}\nAnswer:", heard=lambda known: heard.append([one.weights for one in known.comparisons])
+    )
+    weights = [one.weights for one in found.comparisons]
+    assert heard == [weights[: n + 1] for n in range(len(weights))]
+    assert "winner" in str(found) and f"{weights[-1]} weights" in str(found)
+
+
+def test_a_terminal_takes_one_prompt_after_another(done: Done) -> None:
+    terminal, other = os.openpty()
+    arguments = [sys.executable, "-m", "cotune.cli", "try", str(done.out), "--json"]
+    with subprocess.Popen(arguments, stdin=other, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        os.close(other)
+        assert child.stdout is not None and child.stderr is not None
+        assert "Ctrl-D" in child.stderr.readline()
+        answers = []
+        for text in ("Which? {text}", "No field.", "Name it: {text}"):
+            os.write(terminal, f"{text}\n".encode() + b"\x04")
+            if "{text}" in text:
+                answers.append(json.loads(child.stdout.readline()))
+        os.write(terminal, b"\x04")
+        assert child.wait(60) == 0
+        said = child.stderr.read()
+    os.close(terminal)
+    assert [answer["prompt_text"] for answer in answers] == ["Which? {text}", "Name it: {text}"]
+    assert "{text}" in said and "Traceback" not in said
 
 
 def test_trying_the_winner_itself_changes_nothing(cotune: Cotune, done: Done) -> None:

@@ -156,25 +156,24 @@ def try_(
     rows: Annotated[int, typer.Option(min=0, help="Flipped rows to show.")] = 8,
     as_json: Json = False,
 ) -> None:
-    """Set your own prompt against the winner on dev: difference, interval, flipped rows."""
+    """Set your own prompt against the winner on dev: difference, interval, flipped rows.
+
+    Without --prompt and --text a terminal takes one prompt after another, and the model stays loaded from one to the next.
+    """
     from cotune.files import read_text
 
-    if text is None and prompt is None:
-        if sys.stdin.isatty():
-            typer.echo("Type the prompt, then Ctrl-D:", err=True)
-        text = sys.stdin.read()
-    elif text is None and prompt is not None:
-        text = sys.stdin.read() if str(prompt) == "-" else read_text(prompt, "the prompt file")
-    assert text is not None
-    from cotune.cycle import try_prompt
+    if not (run / "config.json").is_file():
+        raise InputError("this is not a run's folder", where=str(run), mend="Give the --out folder of a cotune run.")
+    if text is None and prompt is None and sys.stdin.isatty():
+        from cotune.trying import try_typed
 
-    found = try_prompt(run, text, where=str(prompt or "--text"))
-    if as_json:
-        typer.echo(json.dumps(found.to_json(), ensure_ascii=False))
+        try_typed(run, rows=rows, as_json=as_json)
         return
-    from cotune.report import tryout_text
+    if text is None:
+        text = sys.stdin.read() if prompt is None or str(prompt) == "-" else read_text(prompt, "the prompt file")
+    from cotune.trying import open_run, try_one
 
-    typer.echo(tryout_text(found, rows=rows))
+    try_one(open_run(run), text, where=str(prompt or "--text"), rows=rows, as_json=as_json)
 
 
 @app.command(epilog="Example:\n\n  cotune report runs/mine")

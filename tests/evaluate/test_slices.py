@@ -52,7 +52,7 @@ def test_failures_anywhere_are_seldom_called_a_slice() -> None:
 
 @pytest.mark.parametrize(("cloud", "slices"), [(110, 0), (60, 1)])
 def test_most_of_the_rows_are_no_slice(cloud: int, slices: int) -> None:
-    """Every second row of a cloud is wrong, and none far away from it; that is a slice only where the cloud is not most rows."""
+    """Every second row of a cloud is wrong, none far from it; that is a slice only where the cloud is not most rows."""
     rng = np.random.default_rng(5)
     vectors = rng.normal(size=(150, 24))
     vectors[cloud:] += 30

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from cotune.cycle.run import Result, run
-from cotune.cycle.tryout import Tryout, try_prompt
+from cotune.cycle.tryout import Tryout, Tryouts, try_prompt
 
-__all__ = ["Result", "Tryout", "run", "try_prompt"]
+__all__ = ["Result", "Tryout", "Tryouts", "run", "try_prompt"]

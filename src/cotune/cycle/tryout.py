@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,11 @@ class Tryout:
     adapter_id: str
     before_refit: bool
 
+    def __str__(self) -> str:
+        from cotune.report import tryout_text
+
+        return tryout_text(self)
+
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
         return {
@@ -92,61 +98,77 @@ class Tryout:
         }
 
 
-def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | None = None) -> Tryout:
-    """Score a prompt text with a run's base and tuned weights and compare it with the winner, row by row.
+class Tryouts:
+    """A finished or confirmed run, opened for prompts of one's own; the model stays loaded from one to the next.
 
     Args:
         folder: a run's folder that got as far as confirming its winner.
-        text: the prompt, with the task's input fields in braces.
-        where: where the text came from, for errors.
         task: the run's rows, where they lie in no file.
 
     Raises:
-        InputError: no such run, a run that has no winner yet, data that has changed, or a prompt without an input field.
+        InputError: no such run, a run that has no winner yet, or data or a model that has changed.
     """
-    config, events = _stored(folder)
-    confirmed = [e for e in events if e["kind"] == "confirm"]
-    if not confirmed:
-        raise InputError("the run has no winner yet", where=str(folder), mend="Let it go on with the same cotune run command.")
-    start = next(e["value"] for e in events if e["kind"] == "start")
-    going_on: dict[str, Any] = next((e["value"] for e in events if e["kind"] == "previous"), {})
-    known = Own.from_json(going_on["answers"]).output if going_on else None
-    task = knowing_task(config, known, task)
-    identity = json.loads((folder / "config.json").read_text(encoding="utf-8"))["identity"]
-    if identity["data"] != task.fingerprint:
-        raise InputError("the data is not what the run was made with", where=config.data.train, mend="Restore the data files.")
-    settled = confirmed[-1]["value"]
-    # Scores on dev say nothing about weights that a refit let learn from it.
-    winner = Candidate.from_json(settled["chosen"])
-    words = Prompt.from_json(going_on["prompt"]).label_words if winner.own else winner.prompt.label_words
-    prompt = parse_prompt(text, task.input_fields, where=where).edit(label_words=words)
-    engine = next(e["value"] for e in events if e["kind"] == "engine")
-    model = _reopened(config, folder, engine, task)
-    if model.fingerprint != start["model_fingerprint"]:
-        raise InputError("the model is not the one the run was made with", where=config.model)
-    recorded = next((e["value"] for e in events if e["kind"] == "judge"), None)
-    judge = reopen_judge(config, folder, recorded) if recorded is not None else None
-    order = np.random.default_rng([config.seed, 1]).permutation(len(task.dev))
-    dev = tuple(task.dev[i] for i in order)
 
-    def judged(asked: Prompt, adapter: str, rule: Decision | None, own: Own | None = None) -> Evaluation:
-        answering = answering_for(task, model, own, config.output.max_tokens, judge)
-        given = answering.score(asked, adapter, dev, _unheard).given
-        if task.measure.needs_answers and (written := answering.write(asked, adapter, dev, given, _unheard)) is not None:
-            given = written.given
-        rules = (rule,) if rule is not None else rules_of(answering, given, task)
-        found = [given.judge(dev, r, task) for r in rules]
-        return max(found, key=lambda e: (e.score, -e.log_loss))
+    def __init__(self, folder: Path, task: Task | None = None) -> None:
+        config, events = _stored(folder)
+        confirmed = [e for e in events if e["kind"] == "confirm"]
+        if not confirmed:
+            mend = "Let it go on with the same cotune run command."
+            raise InputError("the run has no winner yet", where=str(folder), mend=mend)
+        going_on: dict[str, Any] = next((e["value"] for e in events if e["kind"] == "previous"), {})
+        known = Own.from_json(going_on["answers"]).output if going_on else None
+        task = knowing_task(config, known, task, checked=False)
+        identity = json.loads((folder / "config.json").read_text(encoding="utf-8"))["identity"]
+        if identity["data"] != task.fingerprint:
+            mend = "Restore the data files."
+            raise InputError("the data is not what the run was made with", where=config.data.train, mend=mend)
+        settled = confirmed[-1]["value"]
+        self._config, self._task = config, task
+        # Scores on dev say nothing about weights that a refit let learn from it.
+        self._winner = Candidate.from_json(settled["chosen"])
+        previous = Prompt.from_json(going_on["prompt"]) if self._winner.own else self._winner.prompt
+        self._words = previous.label_words
+        shipped = settled["arms"].get("best_tuned") or settled["arms"]["prompt_only"]
+        self._refitted = self._winner.adapter != Candidate.from_json(shipped).adapter
+        engine = next(e["value"] for e in events if e["kind"] == "engine")
+        self._model = _reopened(config, folder, engine, task)
+        start = next(e["value"] for e in events if e["kind"] == "start")
+        if self._model.fingerprint != start["model_fingerprint"]:
+            raise InputError("the model is not the one the run was made with", where=config.model)
+        recorded = next((e["value"] for e in events if e["kind"] == "judge"), None)
+        self._judge = reopen_judge(config, folder, recorded) if recorded is not None else None
+        order = np.random.default_rng([config.seed, 1]).permutation(len(task.dev))
+        self._dev = tuple(task.dev[i] for i in order)
+        self._weights: list[tuple[str, Decision | None]] = [(self._winner.adapter, self._winner.decision)]
+        if self._winner.adapter != BASE and isinstance(self._model, LocalModel):
+            self._model.adapters.register(folder / "adapters" / self._winner.adapter)
+            # What the first use makes room for takes a second or two, which a typed prompt need not wait for.
+            self._model.adapters.use(self._winner.adapter)
+            self._weights.append((BASE, None))
 
-    weights = [(winner.adapter, winner.decision)]
-    if winner.adapter != BASE and isinstance(model, LocalModel):
-        model.adapters.register(folder / "adapters" / winner.adapter)
-        weights.append((BASE, None))  # type: ignore[arg-type]
-    comparisons = []
-    for adapter, rule in weights:
-        best = judged(winner.prompt, adapter, rule, winner.own if rule is not None else None)
-        mine = judged(prompt, adapter, None)
-        interval, p = paired_difference(best.values, mine.values, seed=config.seed, groups=groups_of(dev))
+    def compare(self, text: str, *, where: str = "prompt", heard: Callable[[Tryout], None] | None = None) -> Tryout:
+        """Score a prompt text with the run's tuned and base weights and compare it with the winner, row by row.
+
+        Args:
+            text: the prompt, with the task's input fields in braces.
+            where: where the text came from, for errors.
+            heard: called with what is known so far after each set of weights, the tuned one first.
+
+        Raises:
+            InputError: a prompt without an input field.
+        """
+        prompt = parse_prompt(text, self._task.input_fields, where=where).edit(label_words=self._words)
+        found = Tryout(prompt, len(self._dev), [], self._winner.adapter, self._refitted)
+        for adapter, rule in self._weights:
+            found = replace(found, comparisons=[*found.comparisons, self._compared(prompt, adapter, rule)])
+            if heard is not None:
+                heard(found)
+        return found
+
+    def _compared(self, prompt: Prompt, adapter: str, rule: Decision | None) -> Comparison:
+        best = self._judged(self._winner.prompt, adapter, rule, self._winner.own if rule is not None else None)
+        mine = self._judged(prompt, adapter, None, None)
+        interval, p = paired_difference(best.values, mine.values, seed=self._config.seed, groups=groups_of(self._dev))
         flips = [
             {
                 "input": " | ".join(row.fields.values()),
@@ -154,25 +176,35 @@ def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | N
                 "mine": mine.answers[i],
                 "winner": best.answers[i],
             }
-            for i, row in enumerate(dev)
+            for i, row in enumerate(self._dev)
             if mine.correct[i] != best.correct[i]
         ]
-        comparisons.append(
-            Comparison(
-                "base" if adapter == BASE else "tuned",
-                mine.score,
-                best.score,
-                float(mine.values.mean() - best.values.mean()),
-                interval.low,
-                interval.high,
-                p,
-                mine.log_loss - best.log_loss if np.isfinite([mine.log_loss, best.log_loss]).all() else None,
-                flips,
-            )
+        return Comparison(
+            "base" if adapter == BASE else "tuned",
+            mine.score,
+            best.score,
+            float(mine.values.mean() - best.values.mean()),
+            interval.low,
+            interval.high,
+            p,
+            mine.log_loss - best.log_loss if np.isfinite([mine.log_loss, best.log_loss]).all() else None,
+            flips,
         )
-    shipped = settled["arms"].get("best_tuned") or settled["arms"]["prompt_only"]
-    refitted = winner.adapter != Candidate.from_json(shipped).adapter
-    return Tryout(prompt, len(dev), comparisons, winner.adapter, refitted)
+
+    def _judged(self, asked: Prompt, adapter: str, rule: Decision | None, own: Own | None) -> Evaluation:
+        task, dev = self._task, self._dev
+        answering = answering_for(task, self._model, own, self._config.output.max_tokens, self._judge)
+        given = answering.score(asked, adapter, dev, _unheard).given
+        if task.measure.needs_answers and (written := answering.write(asked, adapter, dev, given, _unheard)) is not None:
+            given = written.given
+        rules = (rule,) if rule is not None else rules_of(answering, given, task)
+        found = [given.judge(dev, r, task) for r in rules]
+        return max(found, key=lambda e: (e.score, -e.log_loss))
+
+
+def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | None = None) -> Tryout:
+    """One prompt against a run's winner; for several, keep a :class:`Tryouts`, whose errors and arguments these are."""
+    return Tryouts(folder, task).compare(text, where=where)
 
 
 def _unheard(tokens: int) -> None:

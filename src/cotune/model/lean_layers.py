@@ -32,9 +32,16 @@ def make_lean(model: torch.nn.Module) -> int:
         How many modules were replaced.
     """
     replaced = 0
+    # Modules of one class, width and epsilon run the same code, so one of them speaks for all.
+    found: dict[tuple[object, ...], bool] = {}
     for module in model.modules():
         lean = _candidate(module)
-        if lean is not None and "forward" not in vars(module) and _same(module, lean):
+        if lean is None or "forward" in vars(module):
+            continue
+        kind = (type(module), _weight(module).shape, _epsilon(module))
+        if kind not in found:
+            found[kind] = _same(module, lean)
+        if found[kind]:
             module.forward = MethodType(lean, module)
             replaced += 1
     return replaced
@@ -52,7 +59,7 @@ def _candidate(module: torch.nn.Module) -> Any:
 
 
 def _same(module: torch.nn.Module, lean: Any) -> bool:
-    weight: Any = module.weight if lean is _norm else module.gate_proj.weight  # type: ignore[union-attr]
+    weight = _weight(module)
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(1, _PROBE_ROWS, weight.shape[-1], generator=generator).to(weight.dtype)
     with torch.no_grad():
@@ -60,6 +67,11 @@ def _same(module: torch.nn.Module, lean: Any) -> bool:
     tolerance = 1e-5 if weight.dtype == torch.float32 else 2e-2
     absolute = tolerance * float(plain.abs().max())
     return plain.dtype == found.dtype and torch.allclose(plain, found, rtol=tolerance, atol=absolute)
+
+
+def _weight(module: Any) -> Tensor:
+    weight: Tensor = module.gate_proj.weight if hasattr(module, "gate_proj") else module.weight
+    return weight
 
 
 def _epsilon(module: Any) -> float | None:
@@ -72,13 +84,12 @@ def _norm(module: Any, hidden_states: Tensor) -> Tensor:
     if torch.is_grad_enabled() and hidden_states.requires_grad:
         result: Tensor = _Norm.apply(hidden_states, module.weight, epsilon)  # type: ignore[no-untyped-call]
         return result
-    scaled: Tensor = _scaled(hidden_states, _inverse(hidden_states, epsilon)).mul_(module.weight)
-    return scaled
+    return _scaled(hidden_states, _inverse(hidden_states, epsilon)).mul_(_weight(module))
 
 
 def _inverse(states: Tensor, epsilon: float) -> Tensor:
     """One over the root mean square of each state, in fp32."""
-    length = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=torch.float32)
+    length: Tensor = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=torch.float32)
     return length.square_().div_(states.shape[-1]).add_(epsilon).rsqrt_()
 
 

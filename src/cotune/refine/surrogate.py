@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -214,6 +213,8 @@ def prove(surrogate: Surrogate, entries: Ints, rng: np.random.Generator) -> Proo
 
 def rank_correlations(first: Floats, second: Floats) -> Floats:
     """Spearman's rank correlation of each row of one table with that row of the other; 0 where a row is constant."""
+    from scipy.stats import rankdata
+
     a, b = (rankdata(table, axis=1) for table in (first, second))
     a, b = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (a, b))
     below = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))

@@ -5,17 +5,20 @@ from __future__ import annotations
 from cotune.report.advice import next_steps
 from cotune.report.notebook import notebook_html, summary_html, summary_line
 from cotune.report.terminal import RunView, make_view
-from cotune.report.tryout import tryout_text
+from cotune.report.tryout import TRYOUT_CLOSING, comparison_text, tryout_heading, tryout_text
 from cotune.report.verdict import print_verdict, verdict_text
 
 __all__ = [
+    "TRYOUT_CLOSING",
     "RunView",
+    "comparison_text",
     "make_view",
     "next_steps",
     "notebook_html",
     "print_verdict",
     "summary_html",
     "summary_line",
+    "tryout_heading",
     "tryout_text",
     "verdict_text",
 ]

@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from cotune.cycle.tryout import Comparison, Tryout
 
 _WIDTH = 70
+TRYOUT_CLOSING = (
+    "Dev rows chose the winner, so it starts with an advantage here. To let yours compete: cotune run --prompt FILE."
+)
 
 
 def tryout_text(found: Tryout, *, rows: int = 8) -> str:
@@ -17,21 +20,22 @@ def tryout_text(found: Tryout, *, rows: int = 8) -> str:
         found: what was measured.
         rows: flipped rows to show for each set of weights.
     """
-    parts = [f"Your prompt against the winner on {found.n} dev rows."]
-    if found.before_refit:
-        parts.append(
-            "The run's refit has learnt from dev too, so the tuned weights here are those from before it, with which the "
-            "winner was chosen."
-        )
-    for comparison in found.comparisons:
-        parts.append(_block(comparison, rows))
-    parts.append(
-        "Dev rows chose the winner, so it starts with an advantage here. To let yours compete: cotune run --prompt FILE."
+    return "\n\n".join([tryout_heading(found), *(comparison_text(one, rows) for one in found.comparisons), TRYOUT_CLOSING])
+
+
+def tryout_heading(found: Tryout) -> str:
+    """What is compared, on which rows."""
+    heading = f"Your prompt against the winner on {found.n} dev rows."
+    if not found.before_refit:
+        return heading
+    return (
+        f"{heading}\n\nThe run's refit has learnt from dev too, so the tuned weights here are those from before it, with which "
+        "the winner was chosen."
     )
-    return "\n\n".join(parts)
 
 
-def _block(comparison: Comparison, rows: int) -> str:
+def comparison_text(comparison: Comparison, rows: int) -> str:
+    """One set of weights: both scores, their difference with its interval, and so many of the rows that flip."""
     points = 100 * comparison.difference
     told_apart = comparison.p <= 0.05
     verdict = ("better" if points > 0 else "worse") if told_apart else "no significant difference"

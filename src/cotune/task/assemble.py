@@ -34,7 +34,7 @@ class Source:
 
     ``replay`` holds rows of an earlier run, ``known`` what its bundle answers with: its type and labels stay answers where
     ``type`` and ``labels`` do not say otherwise, its schema stays where all rows fit it. ``asked_by`` says who wants the
-    columns where the user did not name them.
+    columns where the user did not name them. Without ``checked`` nothing is looked for that changes no split.
     """
 
     train: Table
@@ -54,6 +54,7 @@ class Source:
     replay_ratio: float = 1.0
     known: Output | None = None
     asked_by: str = ""
+    checked: bool = True
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,9 @@ def assemble(source: Source, metric: str | None) -> Parts:
             counts=read,
             also=replay.findings() if replay is not None else (),
             guess=guess,
-        ),
+        )
+        if source.checked
+        else DataChecks((), read),
         fingerprint=content_hash([*view, told, judged.name, *([judged.fingerprint] if judged.fingerprint else [])]),
         replayed=replay is not None,
     )

@@ -79,13 +79,14 @@ class Task:
         return replace(self, output=replace(self.output, labels=every), fingerprint=content_hash([self.fingerprint, every]))
 
     @classmethod
-    def from_config(cls, config: RunConfig, *, known: Output | None = None) -> Task:
+    def from_config(cls, config: RunConfig, *, known: Output | None = None, checked: bool = True) -> Task:
         """Read, check and split the data that a config names.
 
         Args:
             config: names data, columns and limits.
             known: what the bundle that the run goes on from answers with. Its labels stay answers, unless the config names all
                 labels; its schema stays where all rows fit it, unless the config gives one.
+            checked: whether to look for near-duplicates and the like, which change no split and were told when the run began.
 
         Raises:
             InputError: the data is missing, broken, or no task; names file, row and column.
@@ -108,6 +109,7 @@ class Task:
                 seed=config.seed,
                 replay=read_table(data.replay) if data.replay is not None else None,
                 replay_ratio=data.replay_ratio,
+                checked=checked,
                 known=known,
                 asked_by="the bundle" if config.start is not None else "",
             ),

@@ -1,0 +1,71 @@
+"""What ``cotune try`` does in a terminal: each comparison is printed as it is known, and prompts follow one another."""
+
+from __future__ import annotations
+
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from cotune.errors import InputError
+
+if TYPE_CHECKING:
+    from cotune.cycle import Tryout, Tryouts
+
+
+def open_run(run: Path) -> Tryouts:
+    """Load what a prompt is compared with; the imports take longer than the rest."""
+    from cotune.cycle import Tryouts
+
+    return Tryouts(run)
+
+
+def try_one(tryouts: Tryouts, text: str, *, where: str, rows: int, as_json: bool) -> None:
+    """Compare one prompt and print what came out: under the tuned weights as soon as that is known, then under the base's.
+
+    Args:
+        tryouts: the opened run.
+        text: the prompt.
+        where: where it came from, for errors.
+        rows: flipped rows to show for each set of weights.
+        as_json: print one JSON object at the end instead.
+
+    Raises:
+        InputError: a prompt without an input field.
+    """
+    from cotune.report import TRYOUT_CLOSING, comparison_text, tryout_heading
+
+    def show(found: Tryout) -> None:
+        if len(found.comparisons) == 1:
+            typer.echo(tryout_heading(found) + "\n")
+        typer.echo(comparison_text(found.comparisons[-1], rows) + "\n")
+        sys.stdout.flush()
+
+    found = tryouts.compare(text, where=where, heard=None if as_json else show)
+    typer.echo(json.dumps(found.to_json(), ensure_ascii=False) if as_json else TRYOUT_CLOSING)
+
+
+def try_typed(run: Path, *, rows: int, as_json: bool) -> None:
+    """Take prompts that are typed, one after another; the run is opened while the first one is being typed.
+
+    Args:
+        run: a run's folder.
+        rows: flipped rows to show for each set of weights.
+        as_json: print one JSON object a prompt.
+
+    Raises:
+        InputError: the run cannot be opened.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(open_run, run)
+        typer.echo("Type a prompt with its input fields in braces, then Ctrl-D on a line of its own.", err=True)
+        while text := sys.stdin.read().strip():
+            tryouts = opening.result()
+            try:
+                try_one(tryouts, text, where="prompt", rows=rows, as_json=as_json)
+            except InputError as error:
+                typer.echo(str(error), err=True)
+            typer.echo("\nThe next prompt, then Ctrl-D; Ctrl-D alone ends.", err=True)
