@@ -33,7 +33,7 @@ def main() -> int:
     from cotune.report.html import write_report
 
     with tempfile.TemporaryDirectory() as folder:
-        run = run_folder(Path(folder) / "run", rows=given.rows, prompts=given.prompts)
+        run = run_folder(Path(folder) / "run", rows=given.rows, prompts=given.prompts, dev=300)
         started = time.perf_counter()
         page = write_report(run)
         written = time.perf_counter() - started

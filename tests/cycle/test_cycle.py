@@ -203,6 +203,22 @@ def test_test_rows_are_read_after_the_arms_are_frozen_and_by_them_alone(
     assert result.summary["n"]["test"] == 30
 
 
+def test_the_best_prompts_answers_to_dev_are_kept_for_the_page(whole: Path) -> None:
+    found = json.loads((whole / "dev_rows.json").read_text())
+    candidates, arms = found["candidates"], summary_of(whole)["arms"]
+    assert 2 <= len(candidates) <= 6 and len({one["prompt_id"] for one in candidates}) == len(candidates)
+    assert candidates[0]["id"] == arms["best_tuned"]["candidate_id"]
+    assert arms["seed_prompt"]["prompt_id"] in {one["prompt_id"] for one in candidates}
+    assert len(found["rows"]) == 24
+    for one in candidates:
+        right = [row["answers"][one["id"]] == row["gold"] for row in found["rows"]]
+        assert sum(right) / 24 == pytest.approx(one["score"], abs=1e-5) and one["n"] == 24
+        for row in found["rows"]:
+            shares = row["probabilities"][one["id"]]
+            assert sum(shares) == pytest.approx(1, abs=1e-3) and max(shares) == shares[row["answers"][one["id"]]]
+    assert [one["score"] for one in candidates[:-1]] == sorted((one["score"] for one in candidates[:-1]), reverse=True)
+
+
 # The budget -------------------------------------------------------------------------------------------------------
 
 
@@ -350,6 +366,24 @@ def test_a_ledger_that_cannot_be_written_does_not_stop_a_run(tmp_path: Path, mon
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file"))
     assert enter_opening("h", tmp_path / "three", arms) == 0
+
+
+def test_a_test_that_was_opened_before_is_told_in_the_verdict_and_on_the_page(tmp_path: Path, bench: Bench) -> None:
+    test = [{"text": f"known {row['text']}", "label": row["label"]} for row in labelled_rows(30, seed=2)]
+    task = Task.from_rows(labelled_rows(60), input="text", output="label", test=test)
+    assert [enter_opening(task.test.content_hash, tmp_path / name, {}) for name in ("one", "two")] == [0, 1]
+    settings: dict[str, Any] = {"model": str(bench.model), "budget": "25ktok", "seed": 4}
+    settings |= {"tune": {"batch_size": 8, "rank": 2}, "search": {"pool": 4, "entrants": 2}, "engine": {"dtype": "float32"}}
+    settings |= {"evaluate": {"robustness": False, "slices": False, "neighbours": False}}
+    config = config_in_memory(name="known", input=["text"], output="label", **settings)
+    result = run_cycle(config, tmp_path / "run", task=task, view=Quiet())
+    assert of_kind(tmp_path / "run", "open_test")[0]["opened_before"] == result.summary["test_opened_before"] == 2
+    sentence = "This test was opened 2 times before: read its p-values with care."
+    assert sentence in result.summary["verdict"]
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert sentence in page.split('<section id="verdict"')[1].split("</section>")[0]
+    # This run's own opening counts for the next one, whatever its file is called.
+    assert enter_opening(task.test.content_hash, tmp_path / "three", {}) == 3
 
 
 # Pools ------------------------------------------------------------------------------------------------------------

@@ -68,6 +68,9 @@ def test_a_run_of_each_type_ends_with_arms_gains_and_a_report(written: tuple[str
     assert ("<h3>Fields</h3>" in page) == (kind == "json")
     rows = json.loads((out / "test_rows.json").read_text())["rows"]
     assert len(rows) == 16 and all(set(row["answers"]) == set(summary["arms"]) for row in rows)
+    dev = json.loads((out / "dev_rows.json").read_text())
+    named = [one["id"] for one in dev["candidates"]]
+    assert named and len(dev["rows"]) == 12 and all(list(row["answers"]) == named for row in dev["rows"])
     output = Output.from_json(summary["output"])
     if kind != "text":
         assert all(output.value(answer) is not None for row in rows for answer in row["answers"].values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def run_folder(
     *,
     rows: int = 40,
     prompts: int = 8,
+    dev: int = 50,
     labels: tuple[str, ...] = ("animal", "fruit", "tool"),
     texts: tuple[str, ...] = ("a plain row", "another one"),
     finished: bool = True,
@@ -60,25 +62,46 @@ def run_folder(
         (folder / "summary.json").write_text(json.dumps(_summary(made, rows, labels, texts)))
     if finished and tests:
         (folder / "test_rows.json").write_text(json.dumps(made_rows(rows, labels, texts)))
+        (folder / "dev_rows.json").write_text(json.dumps(_dev_rows(made, dev, labels, texts)))
     return folder
 
 
-def made_rows(rows: int, labels: tuple[str, ...], texts: tuple[str, ...]) -> dict[str, Any]:
+def made_rows(
+    rows: int, labels: tuple[str, ...], texts: tuple[str, ...], *, split: str = "test", names: Sequence[str] = ARMS
+) -> dict[str, Any]:
     """Answers of all arms: row 0 is right everywhere, row 1 wrong everywhere, in row 2 the arms differ."""
     rng = np.random.default_rng(0)
     found = []
     for i in range(rows):
         gold = i % len(labels)
         answers, probabilities = {}, {}
-        for place, arm in enumerate(ARMS):
+        for place, arm in enumerate(names):
             answer = gold if i == 0 or (i > 1 and (i + place) % 3 == 0) else (gold + 1) % len(labels)
             weights = rng.random(len(labels)) * 0.2
             weights[answer] += 1
             answers[arm] = answer
             probabilities[arm] = [float(p) for p in weights / weights.sum()]
         text = texts[i % len(texts)]
-        found.append({"id": f"test:{i}", "input": text, "gold": gold, "answers": answers, "probabilities": probabilities})
+        found.append({"id": f"{split}:{i}", "input": text, "gold": gold, "answers": answers, "probabilities": probabilities})
     return {"labels": list(labels), "rows": found}
+
+
+def _dev_rows(made: list[Prompt], rows: int, labels: tuple[str, ...], texts: tuple[str, ...]) -> dict[str, Any]:
+    """Answers of the last prompts and the first, best first: the last one tuned, the others by the base model."""
+    shown = [*made[:0:-1][:5], made[0]]
+    candidates = [
+        {
+            "id": f"{place}" * 16,
+            "prompt_id": prompt.id,
+            "adapter_id": "base" if place else "b" * 16,
+            "steps": 0 if place else 20,
+            "score": 0.74 - 0.05 * place,
+            "n": rows,
+        }
+        for place, prompt in enumerate(shown)
+    ]
+    found = made_rows(rows, labels, texts, split="dev", names=[str(one["id"]) for one in candidates])
+    return {**found, "candidates": candidates}
 
 
 def _prompts(count: int, texts: tuple[str, ...]) -> list[Prompt]:

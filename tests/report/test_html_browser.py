@@ -82,6 +82,29 @@ def test_filters_filter(opened: Watched) -> None:
     assert "page 2 of 3" in page.inner_text("#matrix-pager")
 
 
+def test_dev_rows_against_the_best_prompts_have_the_same_filters(opened: Watched) -> None:
+    page = opened.page
+    page.locator("#matrix-patterns button").first.click()
+    page.select_option("#matrix-which", "dev")
+    assert opened.count() == 50 and page.locator("#matrix-patterns [aria-pressed=true]").count() == 0
+    heads = page.locator("#matrix-table th.arm").all_inner_texts()
+    assert heads == ["1st (winner), tuned", "2nd, base", "3rd, base", "4th, base", "5th, base", "6th (seed), base"]
+    assert page.locator("#matrix-table tbody tr").first.locator("td.cell").count() == 6
+    page.select_option("#matrix-label", label="fruit (17)")
+    assert opened.count() == 17
+    page.select_option("#matrix-view", "wrong")
+    assert 0 < opened.count() < 17 and set(page.locator("#matrix-table td.cell").all_inner_texts()) == {"✗"}
+    page.locator("#matrix-table .open").first.click()
+    told = page.inner_text("#panel")
+    assert "1st (winner), tuned: tool ✗ wrong" in told and "tuned 20 steps, 74.0%" in told and told.count("%") >= 18
+    page.keyboard.press("Escape")
+    page.locator("#matrix-table th.arm button").first.click()
+    assert "the winner" in page.inner_text("#panel")
+    page.keyboard.press("Escape")
+    page.select_option("#matrix-which", "test")
+    assert page.locator("#matrix-table th.arm").count() == 5 and page.input_value("#matrix-label") == "fruit"
+
+
 def test_a_row_opens_with_answers_and_probabilities(opened: Watched) -> None:
     page = opened.page
     page.locator("#matrix-table .open").first.click()

@@ -193,7 +193,7 @@ def test_inputs_of_several_fields_are_named(tmp_path: Path) -> None:
     rows["rows"][0]["input"] = {"title": "Late", "body": "Where is it?"}
     rows["rows"][1]["input"] = {"text": "Only this"}
     (folder / "test_rows.json").write_text(json.dumps(rows))
-    shown = [row["text"] for row in data_of(render_report(folder))["rows"]]
+    shown = [row["text"] for row in data_of(render_report(folder))["tables"]["test"]["rows"]]
     assert shown == ["title: Late\nbody: Where is it?", "Only this"]
 
 
@@ -222,7 +222,7 @@ def test_what_is_damaged_is_left_out_and_told(tmp_path: Path) -> None:
     page = render_report(folder)
     assert "1 line(s) of the journal cannot be read" in page
     assert "1 row(s) of test_rows.json" in page
-    assert len(data_of(page)["rows"]) == 39
+    assert len(data_of(page)["tables"]["test"]["rows"]) == 39
     assert "probabilities are not recorded for every row" in section(page, "errors")
     (folder / "summary.json").write_text("{")
     assert "summary.json cannot be read" in render_report(folder)
@@ -245,16 +245,20 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     assert {name for name, _ in found.attributes} == {name for name, _ in usual.attributes}
     assert not re.search("[\u202a-\u202e\u2028\u2029\ud800-\udfff\x1b]", page)
     assert page.encode("utf-8")
-    rows = data_of(page)["rows"]
+    rows = data_of(page)["tables"]["test"]["rows"]
     assert rows[0]["text"] == HOSTILE[0] and rows[1]["text"] == HOSTILE[1]
     assert rows[6]["missing"] > 90_000
-    assert data_of(page)["labels"] == ["a</script>", "<b>", "'\"&"]
+    assert data_of(page)["tables"]["test"]["labels"] == ["a</script>", "<b>", "'\"&"]
 
 
 def test_the_page_is_small_enough(tmp_path: Path) -> None:
     big = tuple(f"<{i}> " + "word & 😀 <" * 2_000 for i in range(8))
-    folder = run_folder(tmp_path / "run", rows=500, prompts=60, texts=big, labels=tuple(f"label {i}" for i in range(50)))
-    assert write_report(folder).stat().st_size < 3_000_000
+    labels = tuple(f"label {i}" for i in range(50))
+    folder = run_folder(tmp_path / "run", rows=500, prompts=60, dev=1500, texts=big, labels=labels)
+    path = write_report(folder)
+    assert path.stat().st_size < 3_000_000
+    dev = data_of(path.read_text(encoding="utf-8"))["tables"]["dev"]
+    assert len(dev["rows"]) == 1000 and dev["note"] == "the first 1,000 of 1,500 dev rows"
 
 
 def test_tracks_put_pieces_of_training_together(tmp_path: Path) -> None:

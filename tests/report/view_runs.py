@@ -75,7 +75,8 @@ class GrowingRun:
         self.lines = self.journal.read_text(encoding="utf-8").splitlines(keepends=True)
         self._summary = (folder / "summary.json").read_text(encoding="utf-8")
         (folder / "summary.json").unlink()
-        (folder / "test_rows.json").unlink()
+        for name in ("test_rows.json", "dev_rows.json"):
+            (folder / name).unlink()
         if rows:
             (folder / "test_rows.json").write_text(json.dumps(made_rows(rows, LABELS, TEXTS)), encoding="utf-8")
         self.written = 0

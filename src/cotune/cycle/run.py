@@ -32,11 +32,11 @@ from cotune.cycle.previous import Previous, enter
 from cotune.cycle.prompt_loop import PromptLoop, PromptSearch, confirm_prompts
 from cotune.cycle.prompt_plan import PromptPlan, fit_prompt_plan
 from cotune.cycle.remote import check_keys, check_prices
+from cotune.cycle.row_answers import dev_rows, row_answers
 from cotune.cycle.slicing import END_SHARE, measure_slices
 from cotune.cycle.start import Start, adopt, open_start, start_task
 from cotune.cycle.summary import attribution_of, build_summary
 from cotune.cycle.teacher import read_unlabelled, teach, unlabelled_hash
-from cotune.cycle.test_rows import test_rows
 from cotune.cycle.trust import measure_noise, measure_robustness, noise_of
 from cotune.errors import BusyError, CotuneError, InputError
 from cotune.evaluate.paired import detectable_sentence
@@ -46,7 +46,8 @@ from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt, parse_prompt
 from cotune.task.task import Task
 
-SUMMARY, CONFIG, BUNDLE, TEST_ROWS = "summary.json", "config.json", "best", "test_rows.json"
+SUMMARY, CONFIG, BUNDLE = "summary.json", "config.json", "best"
+DEV_ROWS, TEST_ROWS = "dev_rows.json", "test_rows.json"
 REPORT_ERROR = "report-error.txt"
 
 
@@ -173,6 +174,7 @@ def run(
         else:
             search = PromptLoop(lab, config, plan, own).run()
             confirmed = confirm_prompts(lab, search)
+        write_json(out / DEV_ROWS, dev_rows(lab, confirmed))
         results = open_test(lab, confirmed)
         noise = measure_noise(lab, confirmed, keep=plan.fixed)
         robustness = measure_robustness(lab, confirmed, wanted=config.evaluate.robustness, keep=plan.fixed)
@@ -187,7 +189,7 @@ def run(
             lab, search, confirmed, results, gains, model_name=config.model, cost=cost, trust=trust, previous=previous
         )
         _ship(lab, summary, confirmed.winner.candidate, config.model, out)
-        write_json(out / TEST_ROWS, test_rows(lab, results))
+        write_json(out / TEST_ROWS, row_answers(lab, results))
         # What a caller gets now is what a later one reads from the file.
         summary = json.loads(json.dumps(summary, allow_nan=False))
         write_json(out / SUMMARY, summary)

@@ -1,91 +1,28 @@
-"""Test rows and errors: who is right where, what is confused with what, and whether probabilities mean what they say."""
+"""Errors on the test: what is confused with what, and whether probabilities mean what they say."""
 
 from __future__ import annotations
-
-from collections import Counter
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.report.html.markup import cut, data_text, esc, figure, percent
+from cotune.report.html.markup import data_text, esc, figure, percent
 from cotune.report.html.plot import Plot
-from cotune.report.html.record import RunRecord, TestRow, TestRows
-from cotune.report.html.written import written_changes, written_errors
+from cotune.report.html.record import AnsweredRows, RunRecord
+from cotune.report.html.written import written_errors
 from cotune.report.narration import ARM_NAMES
 from cotune.report.plain import decimal, fields, one_line
 
 _MOST_LABELS = 24
 _SHOWN_MISTAKES = 8
-_TOP = 3
 _DRAWS = 400
-_NO_ROWS = "<p class=empty>The run’s folder holds no answers to single test rows{}.</p>"
-
-
-def matrix_section(record: RunRecord) -> str:
-    """The frame of the table that the page's script fills."""
-    tests = record.tests
-    if not tests.arms:
-        return _NO_ROWS.format(" yet: the test split is opened at the end" if not record.finished else "")
-    counts = Counter(row.gold for row in tests.rows)
-    labels = "".join(
-        f'<option value="{i}">{esc(one_line(tests.labels[i], 40))} ({n})</option>' for i, n in sorted(counts.items())
-    )
-    # Written answers hardly recur, so there is nothing to pick by.
-    hidden, kind = (" hidden", "Right answer") if tests.written else ("", "Label")
-    heads = "".join(f'<th scope="col" class="arm">{esc(ARM_NAMES[arm])}</th>' for arm in tests.arms)
-    return (
-        '<p class="intro">Every test row against every arm: ✓ right, ✗ wrong. A pattern below picks the rows that have it; '
-        f"open a row for its text{', answers and how they differ' if tests.written else ', answers and probabilities'}.</p>"
-        '<div class="controls" id="matrix-controls"><label>Show <select id="matrix-view"><option value="all">all rows</option>'
-        '<option value="differ">arms differ</option><option value="wrong">all wrong</option>'
-        '<option value="right">all right</option></select></label>'
-        f'<label{hidden}>Label <select id="matrix-label"><option value="">any</option>{labels}</select></label>'
-        '<label>Text <input id="matrix-text" type="search" placeholder="contains…" autocomplete="off"></label>'
-        '<span id="matrix-count" role="status"></span></div>'
-        '<div id="matrix-patterns" class="patterns" role="group" aria-label="Patterns of right and wrong"></div>'
-        f'<div class="scroll"><table id="matrix-table"><thead><tr><th scope="col">Row</th><th scope="col">{kind}</th>'
-        f"{heads}</tr></thead>"
-        '<tbody></tbody></table></div><div class="pager" id="matrix-pager"></div>'
-        "<noscript><p>The table needs JavaScript.</p></noscript>"
-    )
-
-
-def rows_for_page(tests: TestRows, *, total_bytes: int = 1_200_000) -> list[dict[str, Any]]:
-    """The rows as the page's script reads them: texts cut to a size in all, only the likeliest labels' probabilities."""
-    each = max(160, min(4_000, total_bytes // max(1, len(tests.rows))))
-    rows = []
-    for row in tests.rows:
-        text, missing = cut(row.text, each)
-        rows.append(
-            {
-                "id": cut(row.id, 80)[0],
-                "text": text,
-                "missing": missing,
-                "gold": row.gold,
-                "answers": [row.answers[arm] for arm in tests.arms],
-                "right": [row.right[arm] for arm in tests.arms],
-                "changes": [written_changes(tests, row, arm) for arm in tests.arms] if tests.written else [],
-                "likely": [_likely(row, arm) for arm in tests.arms],
-            }
-        )
-    return rows
-
-
-def _likely(row: TestRow, arm: str) -> list[list[float]]:
-    given = row.probabilities.get(arm)
-    if given is None:
-        return []
-    top = sorted(range(len(given)), key=lambda i: -given[i])[:_TOP]
-    kept = dict.fromkeys([*top, row.answers[arm], row.gold])
-    return [[i, round(given[i], 3)] for i in sorted(kept, key=lambda i: -given[i])]
+NO_ROWS = "<p class=empty>The run’s folder holds no answers to single test rows{}.</p>"
 
 
 def errors_section(record: RunRecord) -> str:
     """Confusions, reliability and the most confident mistakes, for each arm."""
     tests = record.tests
     if not tests.arms:
-        return _NO_ROWS.format(" yet" if not record.finished else "")
+        return NO_ROWS.format(" yet" if not record.finished else "")
     chosen = tests.arms[-1]
     options = "".join(
         f'<option value="{arm}"{" selected" if arm == chosen else ""}>{esc(ARM_NAMES[arm])}</option>' for arm in tests.arms
@@ -99,7 +36,7 @@ def errors_section(record: RunRecord) -> str:
     )
 
 
-def _arm_errors(tests: TestRows, arm: str) -> str:
+def _arm_errors(tests: AnsweredRows, arm: str) -> str:
     gold = np.array([row.gold for row in tests.rows])
     answers = np.array([row.answers[arm] for row in tests.rows])
     table = _confusion(tests.labels, gold, answers)
@@ -140,7 +77,7 @@ def _shade(share: float) -> int:
     return 0 if share == 0 else min(5, 1 + int(share * 5))
 
 
-def _reliability(tests: TestRows, arm: str, gold: NDArray[np.int64], answers: NDArray[np.int64]) -> str:
+def _reliability(tests: AnsweredRows, arm: str, gold: NDArray[np.int64], answers: NDArray[np.int64]) -> str:
     from cotune.evaluate.calibration import expected_calibration_error, reliability_bins
 
     given = [row.probabilities.get(arm) for row in tests.rows]
@@ -182,7 +119,7 @@ def _chance_error(confidence: NDArray[np.float64], bins: int = 10) -> float:
     return float(np.quantile(gaps, 0.95))
 
 
-def _mistakes(tests: TestRows, arm: str) -> str:
+def _mistakes(tests: AnsweredRows, arm: str) -> str:
     wrong = [
         (probabilities[row.answers[arm]], row)
         for row in tests.rows

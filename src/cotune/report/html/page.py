@@ -6,11 +6,12 @@ from importlib.resources import files as package_files
 from pathlib import Path
 
 from cotune.files import write_text
-from cotune.report.html.answers import errors_section, matrix_section, rows_for_page
+from cotune.report.html.answers import errors_section
 from cotune.report.html.course import search_section, training_section
 from cotune.report.html.facts import health_section, reproduce_section
 from cotune.report.html.lineage import lineage_section, map_section
 from cotune.report.html.markup import data_text, embedded_json, esc
+from cotune.report.html.matrix import matrix_section, tables_for_page
 from cotune.report.html.prefix import prefix_section
 from cotune.report.html.prompts import prompt_details, read_prompts
 from cotune.report.html.record import RunRecord, read_record
@@ -20,7 +21,6 @@ from cotune.report.html.slices import slices_section
 from cotune.report.html.surrogate import surrogate_table
 from cotune.report.html.verdict import verdict_section
 from cotune.report.html.waterfall import waterfall_section
-from cotune.report.narration import ARM_NAMES
 from cotune.report.plain import fields, one_line
 
 REPORT = "report.html"
@@ -30,10 +30,11 @@ def write_report(run_folder: Path) -> Path:
     """Write ``report.html`` into a run's folder, whole or not at all; also for a run that has not ended.
 
     Args:
-        run_folder: the run's folder. A journal is enough; ``summary.json``, ``config.json`` and ``test_rows.json`` are
-            shown where they are there. The last one holds ``{"labels": [text], "rows": [{"id", "input", "gold": label
-            index, "answers": {arm: label index}, "probabilities": {arm: [number a label]}}]}``; of written answers ``gold`` and
-            ``answers`` are texts, and ``right`` and ``values`` say what each is worth.
+        run_folder: the run's folder. A journal is enough; ``summary.json``, ``config.json``, ``test_rows.json`` and
+            ``dev_rows.json`` are shown where they are there. The test rows are ``{"labels": [text], "rows": [{"id", "input",
+            "gold": label index, "answers": {arm: label index}, "probabilities": {arm: [number a label]}}]}``; of written
+            answers ``gold`` and ``answers`` are texts, and ``right`` and ``values`` say what each is worth. The dev rows have
+            candidates for arms, and ``candidates`` says what they are.
 
     Returns:
         The file's path.
@@ -79,9 +80,7 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
         for name, title, more, inside in sections
     )
     data = {
-        "labels": [one_line(label, 200 if record.tests.written else 80) for label in record.tests.labels],
-        "arms": [ARM_NAMES[arm] for arm in record.tests.arms],
-        "rows": rows_for_page(record.tests) if record.tests.arms else [],
+        "tables": tables_for_page(record, prompts),
         "prompts": prompt_details(with_formats(record, prompts), record.metric),
         "metric": record.metric,
     }

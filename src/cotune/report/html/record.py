@@ -12,13 +12,14 @@ from typing import Any
 from cotune.errors import InputError
 from cotune.report.plain import fields, items, number
 
-JOURNAL, SUMMARY, CONFIG, TEST_ROWS = "journal.jsonl", "summary.json", "config.json", "test_rows.json"
+JOURNAL, SUMMARY, CONFIG = "journal.jsonl", "summary.json", "config.json"
+DEV_ROWS, TEST_ROWS = "dev_rows.json", "test_rows.json"
 ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned", "previous")
 
 
 @dataclass(frozen=True)
-class TestRow:
-    """A test row with what each arm answered.
+class AnsweredRow:
+    """A row with what each arm, or each candidate, answered.
 
     Attributes:
         id: of the row.
@@ -30,8 +31,6 @@ class TestRow:
         values: arm name to what a written answer is worth by the metric; empty for labels.
     """
 
-    __test__ = False
-
     id: str
     text: str
     gold: int
@@ -42,19 +41,27 @@ class TestRow:
 
 
 @dataclass(frozen=True)
-class TestRows:
-    """The test rows of a run, with the labels, or the texts of written answers, that their indices point into."""
+class AnsweredRows:
+    """Rows of a run, with the labels, or the texts of written answers, that their indices point into.
 
-    __test__ = False
+    Attributes:
+        labels: what may be answered, or what was.
+        rows: of the test, or of dev.
+        written: whether answers are texts.
+        names: who may have answered, in the order in which they are shown.
+        candidates: what is known of each name that is not an arm's.
+    """
 
     labels: tuple[str, ...] = ()
-    rows: tuple[TestRow, ...] = ()
+    rows: tuple[AnsweredRow, ...] = ()
     written: bool = False
+    names: tuple[str, ...] = ARMS
+    candidates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @cached_property
     def arms(self) -> tuple[str, ...]:
-        """Arms that answered every row, in their usual order."""
-        return tuple(arm for arm in ARMS if self.rows and all(arm in row.answers for row in self.rows))
+        """Names that answered every row."""
+        return tuple(name for name in self.names if self.rows and all(name in row.answers for row in self.rows))
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class RunRecord:
         config: of the run, else empty.
         identity: hashes of data and prompts.
         tests: the test rows' answers; empty where the run does not hold them.
+        devs: the best prompts' answers to the dev rows; empty likewise.
         remarks: what could not be read, in sentences.
     """
 
@@ -76,7 +84,8 @@ class RunRecord:
     summary: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     identity: Mapping[str, Any] = field(default_factory=dict)
-    tests: TestRows = field(default_factory=TestRows)
+    tests: AnsweredRows = field(default_factory=AnsweredRows)
+    devs: AnsweredRows = field(default_factory=AnsweredRows)
     remarks: tuple[str, ...] = ()
 
     @property
@@ -114,9 +123,9 @@ def read_record(folder: Path) -> RunRecord:
     # The report is written before the run says that it is done; its cost is the last step that a summary rests on.
     ended = any(event.get("kind") in ("cost", "done") for event in events) or not events
     summary = fields(_json(folder / SUMMARY, remarks)) if ended else {}
-    tests = _test_rows(_json(folder / TEST_ROWS, remarks), remarks)
+    tests, devs = (_answered(name, _json(folder / name, remarks), remarks) for name in (TEST_ROWS, DEV_ROWS))
     config, identity = fields(stored.get("config")), fields(stored.get("identity"))
-    return RunRecord(folder, events, summary, config, identity, tests, tuple(remarks))
+    return RunRecord(folder, events, summary, config, identity, tests, devs, tuple(remarks))
 
 
 def _events(path: Path, remarks: list[str]) -> Iterator[Mapping[str, Any]]:
@@ -149,9 +158,11 @@ def _json(path: Path, remarks: list[str]) -> object:
         return None
 
 
-def _test_rows(data: object, remarks: list[str]) -> TestRows:
+def _answered(name: str, data: object, remarks: list[str]) -> AnsweredRows:
     if data is None:
-        return TestRows()
+        return AnsweredRows()
+    candidates = {str(found["id"]): found for found in map(fields, items(fields(data).get("candidates"))) if found.get("id")}
+    names = tuple(candidates) if name == DEV_ROWS else ARMS
     labels = tuple(str(label) for label in items(fields(data).get("labels")))
     rows = [fields(item) for item in items(fields(data).get("rows"))]
     written = not labels and any("right" in row for row in rows)
@@ -159,11 +170,11 @@ def _test_rows(data: object, remarks: list[str]) -> TestRows:
     found = [_written_row(row, texts) if written else _row(row, len(labels)) for row in rows]
     kept = tuple(row for row in found if row is not None)
     if len(kept) < len(rows) or not (labels or written):
-        remarks.append(f"{len(rows) - len(kept)} row(s) of {TEST_ROWS} do not have the expected form and are left out.")
-    return TestRows(tuple(texts) if written else labels, kept, written)
+        remarks.append(f"{len(rows) - len(kept)} row(s) of {name} do not have the expected form and are left out.")
+    return AnsweredRows(tuple(texts) if written else labels, kept, written, names, candidates)
 
 
-def _written_row(item: Mapping[str, Any], texts: dict[str, int]) -> TestRow | None:
+def _written_row(item: Mapping[str, Any], texts: dict[str, int]) -> AnsweredRow | None:
     """A row whose answers are texts; ``texts`` gets those that it does not hold yet."""
     answers, right = fields(item.get("answers")), fields(item.get("right"))
     gold = item.get("gold")
@@ -172,12 +183,12 @@ def _written_row(item: Mapping[str, Any], texts: dict[str, int]) -> TestRow | No
     said = {str(arm): texts.setdefault(str(text or ""), len(texts)) for arm, text in answers.items()}
     values = {str(arm): value for arm, v in fields(item.get("values")).items() if (value := number(v)) is not None}
     place = texts.setdefault(gold, len(texts))
-    return TestRow(
+    return AnsweredRow(
         str(item.get("id", "")), _shown(item), place, said, {}, {str(a): bool(ok) for a, ok in right.items()}, values
     )
 
 
-def _row(item: Mapping[str, Any], labels: int) -> TestRow | None:
+def _row(item: Mapping[str, Any], labels: int) -> AnsweredRow | None:
     def index(value: object) -> int | None:
         found = number(value)
         return int(found) if found is not None and found == int(found) and 0 <= found < labels else None
@@ -194,7 +205,7 @@ def _row(item: Mapping[str, Any], labels: int) -> TestRow | None:
             probabilities[str(arm)] = numbers
     known = {arm: answer for arm, answer in answers.items() if answer is not None}
     right = {arm: answer == gold for arm, answer in known.items()}
-    return TestRow(str(item.get("id", "")), _shown(item), gold, known, probabilities, right)
+    return AnsweredRow(str(item.get("id", "")), _shown(item), gold, known, probabilities, right)
 
 
 def _shown(item: Mapping[str, Any]) -> str:

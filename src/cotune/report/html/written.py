@@ -9,7 +9,7 @@ import numpy as np
 
 from cotune.report.html.markup import data_text, esc, figure, percent
 from cotune.report.html.prompts import word_diff
-from cotune.report.html.record import TestRow, TestRows
+from cotune.report.html.record import AnsweredRow, AnsweredRows
 from cotune.report.plain import one_line
 
 _MOST_COMPARED = 1_200
@@ -17,7 +17,7 @@ _MOST_COMPARED = 1_200
 _SHOWN_ROWS, _MOST_FIELDS = 12, 60
 
 
-def written_changes(tests: TestRows, row: TestRow, arm: str) -> list[list[str]]:
+def written_changes(tests: AnsweredRows, row: AnsweredRow, arm: str) -> list[list[str]]:
     """Pieces that lead from the right answer to the given one; empty where both are equal.
 
     Each is ``=``, ``-`` (should be there) or ``+`` (should not) and a text.
@@ -28,13 +28,13 @@ def written_changes(tests: TestRows, row: TestRow, arm: str) -> list[list[str]]:
     return word_diff(gold, answer) or [["-", gold], ["+", answer]]
 
 
-def written_errors(tests: TestRows, arm: str, output: Mapping[str, Any]) -> str:
+def written_errors(tests: AnsweredRows, arm: str, output: Mapping[str, Any]) -> str:
     """An arm's answers: of JSON each field's precision and recall, then the rows that are worth least."""
     table = _fields(tests, arm, output) if output.get("type") == "json" else ""
     return table + _worst(tests, arm)
 
 
-def _fields(tests: TestRows, arm: str, output: Mapping[str, Any]) -> str:
+def _fields(tests: AnsweredRows, arm: str, output: Mapping[str, Any]) -> str:
     from cotune.task.answered import Answered
     from cotune.task.json_metrics import counts_by_field, fields_of
     from cotune.task.output import Output
@@ -68,7 +68,7 @@ def _share(part: float, whole: float) -> str:
     return percent(part / whole) if whole else "–"
 
 
-def _worst(tests: TestRows, arm: str) -> str:
+def _worst(tests: AnsweredRows, arm: str) -> str:
     wrong = sorted((row for row in tests.rows if not row.right[arm]), key=lambda row: row.values.get(arm, 0.0))
     if not wrong:
         return "<p class=empty>Every row of this arm counts as right.</p>"
@@ -83,7 +83,7 @@ def _worst(tests: TestRows, arm: str) -> str:
     return figure("Rows that are worth least", f'<ol class="mistakes">{lines}</ol>', note, kind="wide")
 
 
-def _marked(tests: TestRows, row: TestRow, arm: str) -> str:
+def _marked(tests: AnsweredRows, row: AnsweredRow, arm: str) -> str:
     tags = {"-": "del", "+": "ins"}
     pieces = written_changes(tests, row, arm)
     if not pieces:

@@ -14,10 +14,10 @@ from cotune.files import content_hash
 from cotune.report.html import Live, render_report
 from cotune.report.html.markup import esc
 from cotune.report.html.page import asset
-from cotune.report.html.record import CONFIG, JOURNAL, SUMMARY, TEST_ROWS
+from cotune.report.html.record import CONFIG, DEV_ROWS, JOURNAL, SUMMARY, TEST_ROWS
 from cotune.report.html.shell import MARK, shell
 
-_SHOWN = (JOURNAL, SUMMARY, CONFIG, TEST_ROWS)
+_SHOWN = (JOURNAL, SUMMARY, CONFIG, TEST_ROWS, DEV_ROWS)
 _LOG = logging.getLogger(__name__)
 
 

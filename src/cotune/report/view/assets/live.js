@@ -107,8 +107,7 @@
 
   function exchange(page) {
     const data = JSON.parse(page.getElementById("data").textContent);
-    const rows = ["rows", "labels", "arms"];
-    const sameRows = rows.every((name) => JSON.stringify(data[name]) === JSON.stringify(DATA[name]));
+    const sameRows = JSON.stringify(data.tables) === JSON.stringify(DATA.tables);
     Object.assign(DATA, data);
     const putBack = holdPlace();
     const focused = document.activeElement?.closest("main") ? address(document.activeElement) : null;

@@ -1,4 +1,4 @@
-"""What every arm answered to every test row, for the report."""
+"""What every arm answered to every test row, and the best prompts to every dev row, for the report."""
 
 from __future__ import annotations
 
@@ -8,13 +8,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.cycle.arms import ArmResult
+from cotune.cycle.arms import ArmResult, Confirmed
 from cotune.cycle.lab import Lab
+from cotune.cycle.track import Measured
 from cotune.evaluate.decision import Decision
 from cotune.evaluate.given import LabelsGiven, OwnLabelsGiven
 
+_MOST_PROMPTS = 6
 
-def test_rows(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, Any]:
+
+def dev_rows(lab: Lab, confirmed: Confirmed) -> dict[str, Any]:
+    """What the best prompts answered to every dev row, each with the weights that it did best with; the seed prompt among them.
+
+    Returns:
+        As :func:`row_answers`, by candidate id instead of arm, and ``candidates``: their ``id``, ``prompt_id``, ``adapter_id``,
+        ``steps``, ``score`` and ``n``, best first.
+    """
+    by_prompt: dict[str, Measured] = {}
+    for measured in sorted(confirmed.considered, key=lambda m: m.rank, reverse=True):
+        by_prompt.setdefault(measured.candidate.prompt.id, measured)
+    kept = list(by_prompt.values())[:_MOST_PROMPTS]
+    seed = by_prompt.get(confirmed.arms["seed_prompt"].candidate.prompt.id)
+    if seed is not None and seed.candidate.id not in {m.candidate.id for m in kept}:
+        kept[-1] = seed
+    told = row_answers(lab, {m.candidate.id: ArmResult(m.candidate, m.evaluation, m.scores, lab.dev) for m in kept})
+    candidates = [
+        {
+            "id": m.candidate.id,
+            "prompt_id": m.candidate.prompt.id,
+            "adapter_id": m.candidate.adapter,
+            "steps": m.candidate.steps,
+            "score": m.evaluation.told_score(),
+            "n": m.evaluation.n,
+        }
+        for m in kept
+    ]
+    return {**told, "candidates": candidates}
+
+
+def row_answers(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, Any]:
     """Of labels their numbers and probabilities; of other outputs the texts and what each is worth."""
     rows = next(iter(results.values())).rows
     if lab.task.output.free:
