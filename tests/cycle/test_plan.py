@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from cotune.cycle.budget import Budget, parse_budget
 from cotune.cycle.plan import Plan, Sizes, make_plan
+from cotune.errors import BudgetError
 
 TREC = Sizes(train=350, dev=150, test=500, own=20.0, step_tokens=225.0, steps_per_epoch=44)
 
@@ -55,3 +58,38 @@ def test_where_answers_are_written_late_checks_cost_a_pass_and_the_end_finalists
     early, late = plan(3600.0, SNIPS), plan(3600.0, replace(SNIPS, late=True))
     assert early.reserve - late.reserve == pytest.approx(1.05 * 150 * 3 * (300 - 150) / 500)
     assert late.target_steps > early.target_steps
+
+
+def test_training_gets_half_of_a_budget_or_the_plan_says_what_would_give_it_that() -> None:
+    late = replace(SNIPS, late=True)
+    short, long = plan(1500.0, late, raised=Budget("time", 1500.0).raised), plan(6000.0, late)
+    assert short.training < 0.5 < long.training and not long.advice
+    budget, rows = re.findall(r"--budget (\d+)m, or limit.test=(\d+)", short.advice)[0]
+    assert plan(60.0 * int(budget), late).training >= 0.48
+    assert int(rows) < 300 and plan(1500.0, replace(late, test=int(rows))).training >= 0.48
+
+
+def test_a_refusal_names_a_budget_or_a_test_that_fits() -> None:
+    late = replace(SNIPS, late=True)
+    with pytest.raises(BudgetError) as caught:
+        plan(600.0, late, raised=Budget("time", 600.0).raised)
+    budget, rows = re.findall(r"--budget (\d+)m, or limit.test=(\d+)", str(caught.value))[0]
+    assert plan(60.0 * int(budget), late).short_steps >= 3 and plan(600.0, replace(late, test=int(rows))).short_steps >= 3
+    with pytest.raises(BudgetError, match=r"Give --budget 25m\."):
+        # Without any test row there would be no room either.
+        plan(20.0, late, raised=Budget("time", 20.0).raised)
+
+
+@pytest.mark.parametrize(
+    ("budget", "more", "told"),
+    [
+        ("90s", 20.0, "2m"),
+        ("20m", 60.0, "25m"),
+        ("2Mtok", 1.0, "2.1Mtok"),
+        ("300ktok", 11e3, "320ktok"),
+        ("2usd", 0.3, "2.3usd"),
+    ],
+)
+def test_a_raised_budget_is_round_and_can_be_given(budget: str, more: float, told: str) -> None:
+    found = parse_budget(budget)
+    assert found.raised(more) == told and parse_budget(told).amount >= found.amount + more

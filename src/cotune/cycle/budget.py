@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from dataclasses import dataclass
@@ -33,6 +34,19 @@ class Budget:
     def unit(self) -> str:
         """As messages name it."""
         return {"time": "s", "tokens": "tokens", "money": "USD"}[self.kind]
+
+    def raised(self, more: float) -> str:
+        """A round budget that holds ``more`` on top, as it is written in a command, such as ``35m``."""
+        needed = self.amount + max(0.0, more)
+        if self.kind == "time":
+            minutes = needed / 60
+            step = 1 if minutes <= 10 else 5
+            return f"{math.ceil(minutes / step) * step}m"
+        digit = 10.0 ** (math.floor(math.log10(needed)) - 1)
+        rounded = math.ceil(needed / digit) * digit
+        if self.kind == "money":
+            return f"{rounded:g}usd"
+        return f"{rounded / 1e6:g}Mtok" if rounded >= 1e6 else f"{rounded / 1e3:g}ktok"
 
     def __str__(self) -> str:
         if self.kind == "money":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cotune.cycle.track import decay_steps
@@ -12,6 +12,10 @@ from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
 
 FINAL = 3
 """Prompts that see all rows of a race."""
+_HALF = 0.5
+"""Of what is left of the budget when it is planned, that training should get where answers are written."""
+_LEAST_TEST = 30
+"""Test rows below which none are advised."""
 _UNTUNED = 3
 """Arms of the base model."""
 _RACE_SHARES = (0.12, 0.06)
@@ -76,6 +80,8 @@ class Plan:
         fixed: the rest of it.
         nearest: whether pools hold a prompt that shows each row its nearest demonstrations.
         arm_tokens: tokens of the reserve that one arm takes on the test.
+        training: share of the budget that goes into steps.
+        advice: what would give steps half of it, where they get less; empty where they do not.
     """
 
     pool: int
@@ -88,10 +94,12 @@ class Plan:
     fixed: float
     nearest: bool = False
     arm_tokens: float = 0.0
+    training: float = 0.0
+    advice: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """For the journal."""
-        return {name: value if isinstance(value, bool) else round(value, 2) for name, value in asdict(self).items()}
+        return {name: round(value, 2) if isinstance(value, float) else value for name, value in asdict(self).items()}
 
 
 def make_plan(
@@ -106,6 +114,7 @@ def make_plan(
     max_epochs: int,
     decay: float,
     extra_tokens: float = 0.0,
+    raised: Callable[[float], str] = "{:.0f} more".format,
 ) -> Plan:
     """Fit a run into what is left of the budget.
 
@@ -122,6 +131,7 @@ def make_plan(
         max_epochs: epochs of the winner's run at most.
         decay: share of a finished run in which the learning rate falls.
         extra_tokens: further tokens that are scored at the end.
+        raised: the budget with so much more, as a command would name it.
 
     Raises:
         BudgetError: not even one short run fits.
@@ -135,12 +145,13 @@ def make_plan(
     step = training(sizes.step_tokens)
     check = sizes.dev * scoring(sizes.check_row)
     least = 2 * 4 * step + 4 * check
+    test_row = scoring(1.05 * sizes.test_row)
     if usable < least:
         raise BudgetError(
             f"the budget is too small: scoring the test rows and one short tuning run need about {reserve + least:.0f}, "
             f"and {left:.0f} is left",
             where="budget",
-            mend="Raise the budget, or lower limit.test or limit.train.",
+            mend=f"Give {_remedies(least - usable, sizes.test, test_row, raised)}.",
         )
     limit = max(8, max_epochs * sizes.steps_per_epoch)
     # What prompts are worth before tuning says little about after, so the first race is kept short; where the rows cannot be
@@ -150,13 +161,27 @@ def make_plan(
         pool, race_rows = _fit_race(max_pool, sizes.dev, share * usable / row)
         rest = usable - _race_cost(pool, race_rows) * row
         entrants, target = _fit_tuning(max_entrants, rest, step, check, wanted)
-        if target >= wanted:
+        share = max(0.0, rest - (entrants + 3) * check) / left
+        if target >= wanted and (share >= _HALF or not sizes.late):
             break
     target = max(6, min(target, limit))
     steady = target - decay_steps(int(target * (1 - decay)), decay)
     short = max(3, min(round(0.2 * target), steady))
     arm_tokens = 1.05 * sizes.test * sizes.test_row / sizes.arms
-    return Plan(pool, race_rows, entrants, short, target, reserve, reserve_tokens, fixed, arm_tokens=arm_tokens)
+    plan = Plan(pool, race_rows, entrants, short, target, reserve, reserve_tokens, fixed, arm_tokens=arm_tokens)
+    # More steps than max_epochs allows for are none that anything else took away.
+    lacking = (_HALF - share) * left if sizes.late and target < limit else 0.0
+    # Of a longer budget about a tenth goes into races and checks, and of the rest half is what is asked for.
+    advice = _remedies(lacking, sizes.test, test_row, raised, longer=1 / (0.9 - _HALF)) if lacking > 0 else ""
+    return replace(plan, training=share, advice=advice)
+
+
+def _remedies(lacking: float, test: int, test_row: float, raised: Callable[[float], str], *, longer: float = 1.1) -> str:
+    """What would make room for what is lacking: a longer budget, by so many times as much, or fewer test rows."""
+    rows = int(test - 1.1 * lacking / test_row) if test_row > 0 else 0
+    rows -= rows % 10
+    budget = f"--budget {raised(longer * lacking)}"
+    return f"{budget}, or limit.test={rows}" if _LEAST_TEST <= rows < test else budget
 
 
 def _fit_race(max_pool: int, dev: int, affordable: float) -> tuple[int, int]:

@@ -75,6 +75,7 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | Non
             max_epochs=config.tune.max_epochs,
             decay=lab.tune.decay,
             extra_tokens=extra_tokens,
+            raised=lab.costs.budget.raised,
         )
 
     nearest = _nearest_tokens(lab, config, seed, own)
@@ -108,9 +109,11 @@ def _nearest_tokens(lab: Lab, config: RunConfig, seed: Prompt, own: float) -> fl
 
 def _plan_text(plan: Plan, lab: Lab, sizes: Sizes) -> list[str]:
     unit = "s" if lab.costs.budget.kind == "time" else "tokens"
+    steps = f"training gets about {plan.training:.0%} of the budget" + (f"; half needs {plan.advice}" if plan.advice else "")
     return [
         f"score {plan.pool} prompts on up to {plan.race_rows} dev rows each",
         f"tune {plan.entrants} of them for {plan.short_steps} steps, then the best on",
         f"to about {plan.target_steps} steps ({plan.target_steps / sizes.steps_per_epoch:.1f} epochs), the seed prompt as far",
         f"keep {plan.reserve:,.0f} {unit} for confirming, {sizes.test} test rows and the report",
+        *([steps, f"an answer has {lab.answering.limit} tokens at most"] if sizes.late else []),
     ]
