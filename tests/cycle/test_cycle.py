@@ -307,7 +307,7 @@ def test_a_budget_that_is_too_small_leaves_no_trace(bench: Bench, tmp_path: Path
     ended = bench.run(out, budget="10ktok")
     assert ended.code == 2
     assert "budget is too small" in ended.stderr
-    assert "Raise the budget" in ended.stderr
+    assert "Give --budget " in ended.stderr
     assert "Traceback" not in ended.stderr
     assert list(tmp_path.iterdir()) == []
     # The folder is free for the mended command.

@@ -14,6 +14,7 @@ from cotune.model.adapters import BASE, LoraSettings
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from cotune.tune.batches import TrainingRow, training_rows
+from cotune.tune.loss import common_prefix
 from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
 from tiny import tiny_local
@@ -305,6 +306,17 @@ def test_accumulated_passes_equal_one(model: LocalModel, tmp_path: Path, limit: 
     assert many.losses == pytest.approx(one.losses, abs=1e-5)
     if limit == 1 and shared:
         assert many.tokens > one.tokens  # the prefix ran once a pass
+
+
+def test_no_pass_is_larger_than_it_may_be_with_its_prefix(model: LocalModel, tmp_path: Path) -> None:
+    one = run_of(model, tmp_path, settings=replace(SETTINGS, batch_size=8))
+    one.advance(1)
+    prefix = common_prefix(rows_of(model))
+    # Room for the prefix and half of the rows' own tokens: three passes at most, and two prefixes more.
+    half = prefix + (one.tokens - prefix) // 2 + 1
+    cut = run_of(model, tmp_path, settings=replace(SETTINGS, batch_size=8, micro_tokens=half))
+    cut.advance(1)
+    assert prefix > 10 and (cut.tokens - one.tokens) / prefix in (1, 2)
 
 
 def test_shared_prefix_trains_as_plain_batches_do(model: LocalModel, tmp_path: Path) -> None:

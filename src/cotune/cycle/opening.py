@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
 from cotune.tune.settings import PrefixSettings, TuneSettings
+
+_MICRO_TOKENS = 1536
+"""Tokens of a training pass on a CPU. A token of a 135M model leaves about 1 MB for the way back, and products of fewer rows
+than these are as fast."""
 
 
 def open_lab(
@@ -61,7 +66,10 @@ def open_lab(
     model, probed = load_model(config, out, journal)
     _check_tunable(model, config.tune, task)
     costs = CostModel.guess(budget, gflops=probed["gemm_gflops"], parameters=_matrix_weights(model))
-    return Lab(task, model, journal, costs, out, tune_settings(config), config.seed, watcher, config.output.max_tokens, grader)
+    tune = tune_settings(config)
+    if model.runner.device.type == "cpu":
+        tune = replace(tune, micro_tokens=_MICRO_TOKENS)
+    return Lab(task, model, journal, costs, out, tune, config.seed, watcher, config.output.max_tokens, grader)
 
 
 def load_model(config: RunConfig, out: Path, journal: Journal) -> tuple[LocalModel, dict[str, Any]]:

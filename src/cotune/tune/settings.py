@@ -39,7 +39,8 @@ class TuneSettings:
         weight_decay: of AdamW, on the adapter alone.
         clip: largest norm of the gradient.
         shared_prefix: run the prompt's common prefix once a batch; False trains on plain padded batches.
-        micro_tokens: tokens of a batch that run at once; larger batches are accumulated.
+        micro_tokens: tokens of a batch that run at once, the prefix among them; larger batches are accumulated, at least a row
+            in each pass.
     """
 
     method: Method = "lora"

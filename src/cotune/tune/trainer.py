@@ -191,7 +191,9 @@ class TuningRun:
         answers = sum(len(row.answer_ids) for row in batch)
         weight = len(batch) * self._answer_length
         lengths = [len(row.prompt_ids) - prefix + len(row.answer_ids) for row in batch]
-        total, tokens, limit = 0.0, 0, self.settings.micro_tokens
+        # The prefix runs in each pass, gradient and all.
+        most = max(1, self.settings.micro_tokens - (prefix if self._shares else 0))
+        total, tokens, limit = 0.0, 0, most
         while True:
             try:
                 for part in micro_batches(batch, lengths, limit):
