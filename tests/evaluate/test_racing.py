@@ -9,7 +9,6 @@ import pytest
 from scipy import special
 
 from cotune.errors import DivergedError
-from cotune.evaluate.pocock import PocockRace, pocock_level
 from cotune.evaluate.racing import (
     Evidence,
     Race,
@@ -197,38 +196,3 @@ def test_schedules_end_on_all_rows_with_the_wanted_number(candidates, rows):
         assert schedule[-1] == Round(min(final, candidates), rows)
         assert all(one.rows <= two.rows and one.keep >= two.keep for one, two in pairwise(schedule))
         assert schedule[0].rows >= min(rows, 16)
-
-
-def test_pocock_levels_are_the_published_ones():
-    published = {2: 2.178, 3: 2.289, 4: 2.361, 5: 2.413, 10: 2.555}
-    for looks, critical in published.items():
-        assert -special.ndtri(pocock_level(looks, 0.025)) == pytest.approx(critical, abs=0.001)
-
-
-def test_pocock_keeps_the_best_and_drops_the_rest():
-    generator, wrong, left = np.random.default_rng(8), 0, 0
-    for _ in range(200):
-        equal = generator.exponential(1.0, size=(200, 4))
-        race = PocockRace(4, look_every=50, looks=4, alpha=0.1)
-        for start in range(0, 200, 50):
-            race = race.update(equal[start : start + 50][:, list(race.active)])
-        wrong += 0 in race.dropped
-    assert wrong / 200 <= 0.1 + 0.03
-    for _ in range(20):
-        losses = _latent(400, 1, 6, generator, shift=0.6)[1][:, 0]
-        race = PocockRace(6, look_every=50, looks=8)
-        for start in range(0, 400, 50):
-            race = race.update(losses[start : start + 50][:, list(race.active)])
-        assert race.ranking()[0] == 0
-        left += len(race.active)
-    assert left <= 25
-    assert race.verdict(race.dropped[0], 0) in ("worse", "not told apart") and race.verdict(0, 1) == "not told apart"
-
-
-def test_pocock_refuses_to_skip_a_look():
-    race = PocockRace(2, look_every=20, looks=2)
-    with pytest.raises(ValueError, match="past the look"):
-        race.update(np.ones((30, 2)))
-    with pytest.raises(DivergedError):
-        race.update([[float("nan"), 1.0]])
-    assert race.update(np.ones((20, 2))).ranking() == (0, 1)
