@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cotune.cycle.budget import Budget, parse_budget
+from cotune.cycle.costs import CostModel
 from cotune.cycle.plan import Plan, Sizes, make_plan
 from cotune.errors import BudgetError
 
@@ -78,6 +79,18 @@ def test_a_refusal_names_a_budget_or_a_test_that_fits() -> None:
     with pytest.raises(BudgetError, match=r"Give --budget 25m\."):
         # Without any test row there would be no room either.
         plan(20.0, late, raised=Budget("time", 20.0).raised)
+
+
+def test_a_prompt_is_read_as_fast_as_in_scoring_and_only_the_answer_written_slowly() -> None:
+    costs = CostModel(Budget("time", 1200.0), score_rate=700.0, train_rate=200.0)
+    for _ in range(5):
+        costs.saw_writing(7000, 2600, 20.0)
+    assert costs.write_rate == pytest.approx(260.0)
+    assert costs.writing(700, 26) == pytest.approx(1.1) and costs.writing(700, 26) < costs.writing(0, 726)
+    # Reading that took all the time by its rate does not make writing free.
+    costs.saw_writing(700_000, 10, 100.0)
+    assert costs.writing(0, 1) > 0
+    assert CostModel(Budget("tokens", 1e6), 1.0, 1.0).writing(700, 26) == 726
 
 
 @pytest.mark.parametrize(

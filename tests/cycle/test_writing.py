@@ -57,7 +57,10 @@ def test_costs_are_about_what_is_run() -> None:
     assert reply.tokens == pytest.approx(16 * own + prefix)
     written = answering.write(prompt, "base", rows, reply.given, lambda tokens: None)
     assert written is not None
-    assert 0.5 < written.tokens / (16 * answering.tokens_an_answer(prompt, rows) + prefix) < 2
+    read, untuned = answering.tokens_an_answer(prompt, rows)
+    assert written.tokens - written.written == pytest.approx(16 * read + prefix, abs=16)
+    assert 0.5 < written.written / (16 * untuned) < 2
+    assert answering.tokens_an_answer(prompt, rows, True)[1] < untuned
 
 
 def test_prompts_leave_room_for_an_answer() -> None:

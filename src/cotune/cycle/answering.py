@@ -36,6 +36,7 @@ class Reply:
         cached: whether any of it came from the cache.
         dollars: what it cost, a judge's grades included; None where nobody behind an endpoint was asked.
         unmatched: rows whose answer, by an endpoint, names no label, or is no value of the task's output.
+        written: those of ``tokens`` that were written one by one.
         judged: what a judge did for it, ``rows``, ``tokens`` and ``dollars``; empty without one.
     """
 
@@ -46,6 +47,7 @@ class Reply:
     cached: bool
     dollars: float | None = None
     unmatched: int = 0
+    written: int = 0
     judged: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -91,8 +93,9 @@ class Answering(Protocol):
         """Mean own tokens of a row in :meth:`score`, and tokens of the prefix."""
         ...
 
-    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False) -> float:
-        """Mean tokens of a row in :meth:`write`, about; ``tuned`` weights know how long an answer is."""
+    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False) -> tuple[float, float]:
+        """Mean tokens of a row that :meth:`write` reads, and that it writes, about; ``tuned`` weights know how long an answer
+        is."""
         ...
 
     def noise(
@@ -148,9 +151,9 @@ class LabelAnswering:
         own = sum(len(row.prompt_ids) + row.looked_up for row in rendered) / len(rendered)
         return own - prefix + nodes, prefix
 
-    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False) -> float:
+    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False) -> tuple[float, float]:
         """None beyond scoring."""
-        return 0.0
+        return 0.0, 0.0
 
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
@@ -229,9 +232,9 @@ class AskedAnswering:
         """Question and answer, about; an endpoint shares no prefix."""
         return self.model.row_tokens(prompt, [row.fields for row in rows], self.task.labels), 0
 
-    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False) -> float:
+    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False) -> tuple[float, float]:
         """None beyond scoring."""
-        return 0.0
+        return 0.0, 0.0
 
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress

@@ -23,7 +23,7 @@ class CostModel:
         budget: the run's budget.
         score_rate: tokens a second in scoring.
         train_rate: tokens a second in training.
-        write_rate: tokens a second in writing answers, those of their prompts counted.
+        write_rate: tokens a second in writing answers, those of their prompts, which are read as fast as in scoring, apart.
         token_price: US dollars for a token of an endpoint's, questions and answers mixed as they were so far.
     """
 
@@ -54,9 +54,11 @@ class CostModel:
             return tokens * self.token_price
         return tokens if self.budget.kind == "tokens" else tokens / self.score_rate
 
-    def writing(self, tokens: float) -> float:
-        """Cost of writing so many tokens, those of the prompts counted."""
-        return tokens if self.budget.kind == "tokens" else tokens / (self.write_rate or self.score_rate / _WRITING)
+    def writing(self, read: float, written: float) -> float:
+        """Cost of answers of so many written tokens to prompts of so many."""
+        if self.budget.kind == "tokens":
+            return read + written
+        return self.scoring(read) + written / (self.write_rate or self.score_rate / _WRITING)
 
     def training(self, tokens: float) -> float:
         """Cost of training on so many tokens."""
@@ -75,9 +77,11 @@ class CostModel:
             # A process's first seconds are slow (memory is touched for the first time); they must not refuse a run.
             self.score_rate = max(rate, self._slowest) if self._scored[1] < _TRUSTED_SECONDS else rate
 
-    def saw_writing(self, tokens: int, seconds: float) -> None:
+    def saw_writing(self, read: int, written: int, seconds: float) -> None:
         """Learn from a step that wrote answers."""
-        self._written = self._mixed(self._written, tokens, seconds)
+        # Where the estimate of reading takes nearly all, some of the time went into writing even so.
+        own = max(0.1 * seconds, seconds - read / self.score_rate)
+        self._written = self._mixed(self._written, written, own)
         if self._written[1] > 1.0:
             self.write_rate = self._written[0] / self._written[1]
 

@@ -215,7 +215,8 @@ class Lab:
             if written is not None:
                 seconds = time.monotonic() - started
                 value = self.journal.step("write", key, lambda: {**facts, **self._told(written, rows, seconds), **note})
-                self._charge(value, "tokens_written", self.costs.saw_writing)
+                count = int(value.get("written", 0))
+                self._charge(value, "tokens_written", lambda t, s: self.costs.saw_writing(t - count, count, s))
                 given = written.given
             self._known[f"{name}+"] = given
         return given
@@ -231,6 +232,7 @@ class Lab:
             "truncated": reply.truncated,
             "seconds": round(seconds, 3) if not reply.cached else None,
             **({} if reply.dollars is None else {"dollars": reply.dollars, "unmatched": reply.unmatched}),
+            **({"written": reply.written} if reply.written else {}),
             **({"judged": dict(reply.judged)} if reply.judged else {}),
         }
 
@@ -271,7 +273,7 @@ class Lab:
         rows = self.train_sample[:sample]
         own, prefix = self.answering.tokens_a_row(prompt, rows)
         if answers and self.task.measure.needs_answers:
-            own += self.costs.writing(self.answering.tokens_an_answer(prompt, rows, tuned)) / self.costs.scoring(1.0)
+            own += self.costs.writing(*self.answering.tokens_an_answer(prompt, rows, tuned)) / self.costs.scoring(1.0)
         return own, prefix
 
     def step_tokens(self, prompt: Prompt, batch: int, sample: int = 16) -> float:

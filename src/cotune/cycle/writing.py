@@ -77,7 +77,9 @@ class WrittenAnswering:
         assert isinstance(given, AnswersGiven)
         found = self.writing.write(self.model, prompt, [row.fields for row in rows], adapter=adapter, progress=progress)
         both = AnswersGiven(given.losses, found.texts)
-        reply = Reply(both, found.tokens, found.tokens_saved, found.truncated, bool(found.cached))
+        # What a grammar ended an answer with was never run.
+        written = min(found.tokens, sum(map(len, found.ids)))
+        reply = Reply(both, found.tokens, found.tokens_saved, found.truncated, bool(found.cached), written=written)
         return graded(self.judge, reply, rows, progress)
 
     def warm_up(self, prompt: Prompt, rows: Sequence[Example]) -> None:
@@ -104,16 +106,13 @@ class WrittenAnswering:
         own = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in asked) / len(asked)
         return own - prefix, prefix
 
-    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False) -> float:
-        """A row's text once more, and an answer of the usual length, or between that and the limit: untuned models do not know
+    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False) -> tuple[float, float]:
+        """A row's text once more; and an answer of the usual length, or between that and the limit: untuned models do not know
         its end."""
         asked = self.render(prompt, rows)
         prefix = shared_prefix([row.prompt_ids for row in asked])
-        return (
-            sum(len(row.prompt_ids) for row in asked) / len(asked)
-            - prefix
-            + (self._usual if tuned else (self._usual + self.limit) / 2)
-        )
+        read = sum(len(row.prompt_ids) for row in asked) / len(asked) - prefix
+        return read, self._usual if tuned else (self._usual + self.limit) / 2
 
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
