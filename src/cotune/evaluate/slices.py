@@ -96,8 +96,8 @@ def error_slices(
 
     Returns:
         Slices of at least three failures and at most half of the rows, in which clearly more rows are wrong than in the rest,
-        the clearest first: ``p`` is at most 0.05, or where rows are grouped the interval of the difference lies above zero.
-        None where fewer than four rows are wrong.
+        the clearest first: the interval of the difference lies above zero, and ``p`` is at most 0.05 where there is one. None
+        where fewer than four rows are wrong.
 
     Raises:
         ValueError: the lengths differ or a vector is not finite.
@@ -128,7 +128,7 @@ def error_slices(
         if clear <= 0 or (p is not None and p > _ALPHA):
             continue
         slice_ = _described(rows, middle, points, wrong, said, groups, p)
-        if p is not None or slice_.difference_ci.low > 0:
+        if slice_.difference_ci.low > 0:
             found.append((clear, slice_))
     return [slice_ for _, slice_ in sorted(found, key=lambda pair: -pair[0])]
 

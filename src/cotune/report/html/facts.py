@@ -131,6 +131,7 @@ def reproduce_section(record: RunRecord) -> str:
         "winner’s adapter": best.get("adapter_id"),
     }
     machine = {name: engine.get(name) for name in ("device", "dtype", "threads", "batch_tokens")}
+    machine = {name.replace("batch_tokens", "tokens a batch"): value for name, value in machine.items()}
     machine["processor"] = fields(engine.get("probe")).get("processor")
     facts = [("seed", seed), *versions.items(), *machine.items()]
     given = figure("Versions and machine", f"<table class=facts>{_table(facts)}</table>")
@@ -145,7 +146,7 @@ def _noise(record: RunRecord) -> str:
     if not told:
         why = noise.get("skipped")
         return figure("Noise of this machine", f"<p>Not measured: {data_text(why)}.</p>") if why else ""
-    shifts = [("largest difference of a log-probability", "largest"), ("mean difference", "mean")]
+    shifts = [("largest difference of a log-probability, nats", "largest"), ("mean difference, nats", "mean")]
     facts = [
         *((name, f"{value:.2g}") for name, key in shifts if (value := number(noise.get(key))) is not None),
         ("answers that flip", f"{noise.get('flipped', 0)} of {noise['n']}"),

@@ -14,7 +14,7 @@ _CAPTION = (
     "Failures on dev, clustered in the base model’s embedding space; a slice also holds the right rows that lie as near. It is "
     "named by words that its rows say more often than others. Its error rate and that of all other rows have 95% intervals. "
     "Slices were looked for where failures are, so their rates are too high; p allows for it: how often one as clear would be "
-    "found if the same number of failures lay anywhere. Slices with p above 0.05 or of more than half of the rows are left out."
+    "found if the same number of failures lay anywhere. Those of most rows, or not clearly worse, are left out."
 )
 
 
@@ -32,7 +32,7 @@ def _slices(record: RunRecord) -> str:
             f"They were not looked for: {data_text(one_line(why, 200))}."
             if why
             else f"Of {wrong} wrong dev rows none lie together more clearly than chance would have it: no group of at most "
-            "half of the rows fails more often than the rest with p at most 0.05."
+            "half of the rows clearly fails more often than the rest."
             if "slices" in found
             else "They are looked for at the end of a run."
         )

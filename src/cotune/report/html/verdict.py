@@ -32,6 +32,7 @@ _GAINS = {
     "over_previous": ("Over the old bundle", "best tuned − old bundle"),
 }
 _COUNTED = {2: "two", 5: "five", 6: "six"}
+_MINUS = re.compile(r"(?<=[ (])-(?=\d)")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _ALPHA = 0.05
 
@@ -46,7 +47,7 @@ def _finished(record: RunRecord) -> str:
     headline, *rest = _SENTENCE.split(str(summary.get("verdict") or "The run has ended.").strip())
     more = "".join(f"<li>{data_text(sentence)}</li>" for sentence in rest)
     return (
-        f'<h1 class="headline">{data_text(headline)}</h1>'
+        f'<h1 class="headline">{data_text(_MINUS.sub("−", headline))}</h1>'
         + _arms(record)
         + _previous(record)
         + _gains(fields(summary.get("gains")))
@@ -189,7 +190,7 @@ def _gains(gains: Mapping[str, Any]) -> str:
             f'<div class="row"><div class="who"><b>{title}</b> <span>{meaning}</span></div>'
             f"{strip(span, value, ci, kind, zero=0.0, tip=tip)}"
             f'<div class="number"><b>{signed_points(value)}</b> <span>{between}</span>'
-            f'<span class="told {kind}">{word}{"" if same or p is None else f", {p_value(p)}"}</span></div></div>'
+            f'<span class="told {kind}">{word}{"" if same or p is None else f", <span>{p_value(p)}</span>"}</span></div></div>'
         )
     axis = f'<div class="row axis" aria-hidden="true"><div></div>{scale(span, ticks)}<div></div></div>'
     loss = fields(gains.get("synergy_log_loss"))
