@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from dependent import ALONE, GROUPED, ids_of
 from numpy.typing import NDArray
 
 from cotune.evaluate.arms import ArmScores, ArmsMetric, aggregate_statistic
 from cotune.evaluate.attribution import ARMS, attribute
-from cotune.evaluate.intervals import aggregate_interval
-from cotune.evaluate.resampling import evaluate_over, resampling_weights
+from cotune.evaluate.clusters import FEW_GROUPS
+from cotune.evaluate.intervals import aggregate_interval, few_groups_limits
+from cotune.evaluate.resampling import bootstrap_limits, evaluate_over, resampling_weights
 from cotune.task.answered import Answered
 from cotune.task.metrics import METRICS, Aggregate
 from cotune.task.output import label_output
@@ -48,28 +50,67 @@ def test_counts_are_needed_row_for_row() -> None:
 
 
 def fields(
-    rng: np.random.Generator, rows: int, skill: float, given_rows: tuple[Floats, Floats] | None = None
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    skill: float,
+    given_rows: tuple[Floats, Floats] | None = None,
 ) -> tuple[Floats, Floats]:
     """Counts and row scores of answers with one to five values, right more often in some rows than in others."""
-    gold, ease = given_rows or (rng.integers(1, 6, rows).astype(np.float64), rng.beta(2, 2, rows))
+    gold, ease = given_rows or (rng.integers(1, 6, shape).astype(np.float64), rng.beta(2, 2, shape))
     hits = rng.binomial(gold.astype(int), np.clip(skill * (0.5 + ease), 0, 1)).astype(np.float64)
     given = hits + rng.poisson(0.3 * (gold - hits) + 0.1)
-    return np.stack([hits, gold, given], axis=1), 2 * hits / (gold + given)
+    return np.stack([hits, gold, given], axis=-1), 2 * hits / (gold + given)
 
 
-@pytest.mark.parametrize(("rows", "least"), [(30, 0.92), (100, 0.93)])
-def test_the_interval_of_a_micro_f1_holds_the_true_value(rows: int, least: float) -> None:
+def _micro_coverage(groups: int, size: int) -> float:
+    """3,000 samples of rows, each a column; in groups the rows' ease, and often the rows themselves, are the group's."""
     assert MICRO is not None
-    rng = np.random.default_rng(rows)
-    held, total = 0, 0
-    for skill in (0.4, 0.75, 0.9):
-        many, _ = fields(rng, 200_000, skill)
-        truth = float(MICRO.score(many.sum(axis=0)))
-        for _ in range(150):
-            counts, values = fields(rng, rows, skill)
-            interval = aggregate_interval(aggregate_statistic(MICRO, [counts]), values, seed=total, draws=600)
-            held, total = held + (truth in interval), total + 1
-    assert held / total >= least
+    metric, rng, rows, held = MICRO, np.random.default_rng(groups * size), groups * size, []
+    ids = ids_of(groups, size) if size > 1 else None
+    for skill in (0.4, 0.6, 0.75, 0.9):
+        for same in (0.5, 1.0) if size > 1 else (0.0,):
+            truth = float(metric.score(fields(rng, (400_000,), skill)[0].sum(axis=0)))
+            samples = 1500 if size == 1 else 375
+            counts, _ = fields(rng, (rows, samples), skill)
+            if size > 1:
+                first = np.arange(rows) // size * size
+                counts = np.where(rng.random((rows, samples, 1)) < same, counts[first], counts)
+
+            def statistic(weights: Floats, table: Floats = counts) -> Floats:
+                return metric.score((weights @ table.reshape(rows, -1)).reshape(len(weights), -1, 3))
+
+            values = 2 * counts[..., 0] / (counts[..., 1] + counts[..., 2])
+            if size > 1 and groups < FEW_GROUPS:
+                low, high = few_groups_limits(statistic, values.T, ids)
+            else:
+                _, low, high = bootstrap_limits(
+                    statistic, rows, seed=1, draws=1500, level=0.95, groups=ids, widened=ids is not None
+                )
+            held.append(np.mean((low <= truth) & (truth <= high)))
+    return float(np.mean(held))
+
+
+@pytest.mark.parametrize("n", ALONE)
+def test_the_interval_of_a_micro_f1_holds_the_true_value(n: int) -> None:
+    assert 0.94 <= _micro_coverage(*ALONE[n]) <= 0.98
+
+
+@pytest.mark.parametrize("shape", GROUPED)
+def test_the_interval_of_a_micro_f1_of_grouped_rows_holds_the_true_value(shape: tuple[int, int]) -> None:
+    assert _micro_coverage(*GROUPED[shape]) >= 0.94
+
+
+@pytest.mark.parametrize(("groups", "size"), [(6, 5), (24, 5)])
+def test_the_reported_interval_of_a_micro_f1_is_that_one(groups: int, size: int) -> None:
+    assert MICRO is not None
+    counts, values = fields(np.random.default_rng(3), (groups * size,), 0.7)
+    ids, statistic = ids_of(groups, size), aggregate_statistic(MICRO, [counts])
+    interval = aggregate_interval(statistic, values, seed=1, groups=ids)
+    if groups < FEW_GROUPS:
+        low, high = few_groups_limits(statistic, values[None], ids)
+    else:
+        _, low, high = bootstrap_limits(statistic, len(ids), seed=1, draws=4000, level=0.95, groups=ids, widened=True)
+    assert (interval.low, interval.high) == pytest.approx((low[0], high[0]))
 
 
 def test_rows_that_are_all_right_leave_room_below() -> None:
@@ -84,9 +125,9 @@ def test_gains_of_a_micro_f1_are_not_found_where_there_are_none_and_found_where_
     false, found, runs = 0, 0, 80
     for _ in range(runs):
         arms = {}
-        rows = (rng.integers(1, 6, 60).astype(np.float64), rng.beta(2, 2, 60))
+        rows = (rng.integers(1, 6, (60,)).astype(np.float64), rng.beta(2, 2, (60,)))
         for place, name in enumerate(ARMS):
-            counts, values = fields(rng, 60, 0.9 if place == 4 else 0.6, rows)
+            counts, values = fields(rng, (60,), 0.9 if place == 4 else 0.6, rows)
             arms[name] = ArmScores(values, -np.log(np.clip(values, 0.05, 1)), counts=counts)
         gains = attribute(arms, metric=MICRO, permutations=199, draws=100).gains
         false += gains["tuning"].p <= 0.05
@@ -96,6 +137,6 @@ def test_gains_of_a_micro_f1_are_not_found_where_there_are_none_and_found_where_
 
 def test_a_statistic_of_one_arm_has_one_column() -> None:
     assert MICRO is not None
-    counts, _ = fields(np.random.default_rng(1), 20, 0.8)
+    counts, _ = fields(np.random.default_rng(1), (20,), 0.8)
     drawn = evaluate_over(aggregate_statistic(MICRO, [counts]), resampling_weights(20, 10, 0))
     assert drawn.shape == (10, 1) and np.isfinite(drawn).all()

@@ -21,8 +21,9 @@ from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.arms import aggregate_statistic
 from cotune.evaluate.attribution import ARMS, GAINS, PREVIOUS, Attribution, attribute, sentence
 from cotune.evaluate.f1 import Average
+from cotune.evaluate.f1_posterior import dirichlet_f1
 from cotune.evaluate.given import LabelsGiven
-from cotune.evaluate.intervals import Interval, aggregate_interval, dirichlet_f1, mean_interval
+from cotune.evaluate.intervals import Interval, aggregate_interval, mean_interval
 from cotune.evaluate.noise import Noise, told_with_noise
 from cotune.evaluate.previous import compare_parts, keep_sentence, which_to_keep
 from cotune.evaluate.scoring import finite
@@ -246,7 +247,8 @@ def _interval(lab: Lab, result: ArmResult) -> Interval:
     if not task.output.free:
         gold = [row.output for row in result.rows]
         names = sorted({*task.labels, *evaluation.answers})
-        return dirichlet_f1(gold, evaluation.answers, names, average=AVERAGES[task.metric], seed=lab.seed)
+        average = AVERAGES[task.metric]
+        return dirichlet_f1(gold, evaluation.answers, names, average=average, seed=lab.seed, groups=result.groups)
     assert evaluation.counts is not None
     statistic = aggregate_statistic(task.measure.aggregate, [evaluation.counts])
     return aggregate_interval(statistic, evaluation.values, groups=result.groups, seed=lab.seed)

@@ -31,6 +31,29 @@ def f1_from_counts(hits: Floats, gold: Floats, predicted: Floats, average: Avera
     return np.asarray((scores * weights).sum(axis=-1) / weights.sum(axis=-1), dtype=np.float64)
 
 
+def f1_influence(counts: Floats, average: Average) -> Floats:
+    """How far a row in each cell of a confusion matrix moves the F1, in the scale of a mean of rows.
+
+    Args:
+        counts: confusion matrices, gold first, shape (..., labels, labels).
+        average: as for :func:`f1_from_counts`.
+
+    Returns:
+        Shape (..., labels, labels): the derivative of the F1 by the cell's share of rows; its mean over the rows is zero.
+    """
+    hits, gold, predicted = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1), counts.sum(axis=-2)
+    rows, both = counts.sum(axis=(-1, -2))[..., None], gold + predicted
+    seen = both > 0
+    scores = np.where(seen, 2 * hits / np.where(seen, both, 1.0), 0.0)
+    weights = seen / seen.sum(axis=-1, keepdims=True) if average == "macro" else gold / rows
+    scale = np.where(seen, weights * rows / np.where(seen, both, 1.0), 0.0)
+    change = -(scale * scores)[..., :, None] - (scale * scores)[..., None, :]
+    change += 2 * scale[..., None] * np.eye(counts.shape[-1])
+    if average == "weighted":
+        change += (scores - (weights * scores).sum(axis=-1, keepdims=True))[..., :, None]
+    return np.asarray(change, dtype=np.float64)
+
+
 def label_indicators(values: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
     """One column a label: 1.0 where a row has it, shape (rows, labels)."""
     return np.asarray(np.asarray(values)[:, None] == np.asarray(labels)[None, :], dtype=np.float64)

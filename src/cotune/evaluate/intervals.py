@@ -1,17 +1,24 @@
-"""Intervals for one score: a proportion, a mean, an F1."""
+"""Intervals for one score: a proportion, a mean, or what comes from sums over rows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from cotune.evaluate.f1 import Average, f1_from_counts
-from cotune.evaluate.resampling import Floats, Statistic, bootstrap_limits, group_index, weighted_mean
+from cotune.evaluate.clusters import FEW_GROUPS, effective_rows
+from cotune.evaluate.resampling import (
+    Floats,
+    Statistic,
+    bootstrap_limits,
+    evaluate_over,
+    group_index,
+    influence_values,
+    weighted_mean,
+)
 
 DRAWS = 4000
 
@@ -55,11 +62,17 @@ def wilson(successes: float, n: float, level: float = 0.95) -> Interval:
     Source: Wilson (JASA 1927); recommended by Brown, Cai and DasGupta (Statistical Science 2001).
     """
     _check_counts(successes, n)
+    low, high = wilson_limits(np.array([successes / n]), np.array([n]), level)
+    return Interval(float(low[0]), float(high[0]))
+
+
+def wilson_limits(shares: Floats, rows: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
+    """Limits of :func:`wilson` for many shares of so many rows at once; all arrays of one shape."""
     z = float(special.ndtri((1 + level) / 2))
-    share = successes / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Interval(0.0 if successes == 0 else max(0.0, middle - reach), 1.0 if successes == n else middle + reach)
+    middle = (shares + z * z / (2 * rows)) / (1 + z * z / rows)
+    reach = z / (1 + z * z / rows) * np.sqrt(shares * (1 - shares) / rows + z * z / (4 * rows * rows))
+    low = np.where(shares == 0, 0.0, np.maximum(0.0, middle - reach))
+    return low, np.where(shares == 1, 1.0, np.minimum(1.0, middle + reach))
 
 
 def clopper_pearson(successes: float, n: float, level: float = 0.95) -> Interval:
@@ -107,32 +120,20 @@ def bca_bootstrap(
 def proportion_interval(correct: npt.ArrayLike, *, groups: npt.ArrayLike | None = None, level: float = 0.95) -> Interval:
     """The interval of a share of right rows that cotune reports: Wilson's; by effective rows where they are grouped.
 
-    With ``groups``, the rows are discounted by the design effect that the groups show (never below 1), with a t
-    instead of a normal quantile, so that few groups give a wide interval. Where the spread between groups cannot be
-    told (all rows right, or all wrong, or a single group) each group counts as one row.
+    With ``groups``, Wilson's interval is that of as many rows as :func:`cotune.evaluate.clusters.effective_rows` says, on the
+    safe side, so that few groups give a wide interval. Where all rows are right, or all wrong, or there is a single group,
+    each group counts as one row.
 
     Args:
-        correct: right or wrong, shape (rows,).
+        correct: right or wrong, or parts of it from 0 to 1, shape (rows,).
         groups: group id of each row.
         level: such as 0.95.
 
-    Source: Korn and Graubard (Survey Methodology 1998), applied to Wilson's interval as in Franco et al. (JSSAM 2019).
+    Source: Wilson's interval on effective rows as in Franco et al. (JSSAM 2019).
     """
     scores = _checked(correct)
-    n, successes = len(scores), float(scores.sum())
-    if groups is None:
-        return wilson(successes, n, level)
-    index = group_index(groups)
-    units = int(index.max()) + 1
-    share = successes / n
-    if units < 2 or share in (0.0, 1.0):
-        return wilson(share * units, units, level)
-    residuals = np.bincount(index, weights=scores - share, minlength=units)
-    variance = units / (units - 1) * float(np.sum(residuals**2)) / n**2
-    effective = n / max(1.0, variance * n / (share * (1 - share)))
-    narrowed = float(special.ndtri((1 + level) / 2) / special.stdtrit(units - 1, (1 + level) / 2)) ** 2
-    effective *= narrowed
-    return wilson(share * effective, effective, level)
+    rows = float(len(scores)) if groups is None else float(effective_rows(scores, groups, level=level))
+    return wilson(float(scores.mean()) * rows, rows, level)
 
 
 def mean_interval(
@@ -143,14 +144,19 @@ def mean_interval(
     level: float = 0.95,
     draws: int = DRAWS,
 ) -> Interval:
-    """The interval of a mean that cotune reports: :func:`proportion_interval` for 0/1 scores, else the BCa bootstrap.
+    """The interval of a mean of scores from 0 to 1 that cotune reports.
 
-    No normal approximation at any number of rows. Args as for :func:`bca_bootstrap`.
+    :func:`proportion_interval` for 0/1 scores, else the BCa bootstrap; with fewer than 20 groups
+    :func:`proportion_interval` too, as no score scatters more than a right or wrong one, and with more the wider ends of
+    the bootstrap and of a t interval by groups. No normal approximation of ungrouped rows at any number of them. Args as
+    for :func:`bca_bootstrap`.
     """
     scores = _checked(values)
-    if np.all((scores == 0) | (scores == 1)):
+    if np.all((scores == 0) | (scores == 1)) or (_few(groups) and scores.min() >= 0 and scores.max() <= 1):
         return proportion_interval(scores, groups=groups, level=level)
-    return bca_bootstrap(scores, seed, level=level, draws=draws, groups=groups)
+    statistic, widened = weighted_mean(scores), groups is not None
+    _, low, high = bootstrap_limits(statistic, len(scores), seed=seed, draws=draws, level=level, groups=groups, widened=widened)
+    return Interval(float(low[0]), float(high[0]))
 
 
 def aggregate_interval(
@@ -165,10 +171,11 @@ def aggregate_interval(
     """The interval of a score that is no mean of rows, such as a micro F1: the BCa bootstrap of whole rows.
 
     Rows that are all right or all wrong leave nothing to resample; they are then counted as a share of right rows, as
-    :func:`proportion_interval` does.
+    :func:`proportion_interval` does. With few groups the score is counted as such a share of as many effective rows as its
+    influence values show; with more, the wider ends of the bootstrap of groups and of a t interval are taken.
 
     Args:
-        statistic: the score as a statistic of resampling weights, one column.
+        statistic: the score as a statistic of resampling weights, one column, from 0 to 1.
         values: what each row is worth, from 0 to 1, shape (rows,).
         seed: of the resampling.
         groups: group id of each row; whole groups are drawn then.
@@ -178,74 +185,34 @@ def aggregate_interval(
     scores = _checked(values)
     if np.all(scores == 0) or np.all(scores == 1):
         return proportion_interval(scores, groups=groups, level=level)
-    _, low, high = bootstrap_limits(statistic, len(scores), seed=seed, draws=draws, level=level, groups=groups)
+    if groups is not None and _few(groups):
+        low, high = few_groups_limits(statistic, scores[None], groups, level)
+        return Interval(float(low[0]), float(high[0]))
+    _, low, high = bootstrap_limits(
+        statistic, len(scores), seed=seed, draws=draws, level=level, groups=groups, widened=groups is not None
+    )
     return Interval(max(0.0, float(low[0])), min(1.0, float(high[0])))
 
 
-def dirichlet_f1(
-    gold: npt.ArrayLike,
-    predicted: npt.ArrayLike,
-    labels: Sequence[str] | None = None,
-    *,
-    average: Average = "macro",
-    seed: int,
-    level: float = 0.95,
-    draws: int = 1000,
-) -> Interval:
-    """Posterior interval of an F1 averaged over labels, from the confusion matrix.
-
-    The cells of the matrix get a Dirichlet posterior. On few rows a label the prior matters, so two are tried and
-    the interval covers what either says: a sparse one that adds next to nothing, and one that lets each label be right
-    about as often as all rows are, three rows' worth a label and widely spread.
+def few_groups_limits(
+    statistic: Statistic, values: Floats, groups: npt.ArrayLike, level: float = 0.95
+) -> tuple[Floats, Floats]:
+    """Wilson's limits of a score that is no mean of rows, on the effective rows that its influence values show.
 
     Args:
-        gold: right answers, shape (rows,), at least one.
-        predicted: answers given, shape (rows,).
-        labels: those to average over, each taken to occur; None: those that occur here.
-        average: "macro" or "weighted" (by gold rows).
-        seed: of the posterior draws.
+        statistic: the score of each of some samples of the same rows, as a column for each.
+        values: what each row is worth, from 0 to 1, shape (samples, rows).
+        groups: group id of each row.
         level: such as 0.95.
-        draws: from each posterior.
-
-    Raises:
-        ValueError: shapes do not fit, or an answer is not among ``labels``.
-
-    Source: Caelen, A Bayesian interpretation of the confusion matrix (2017); several priors at once as in
-    Walley (JRSS B 1996); the second prior is this project's.
     """
-    truth, given = np.asarray(gold).astype(str), np.asarray(predicted).astype(str)
-    if truth.shape != given.shape or truth.ndim != 1 or not len(truth):
-        raise ValueError(f"gold of shape {truth.shape} does not fit predictions of shape {given.shape}")
-    names = np.unique(np.concatenate([truth, given]) if labels is None else np.asarray(labels).astype(str))
-    if not np.all(np.isin(np.concatenate([truth, given]), names)):
-        raise ValueError("an answer is not among the labels")
-    size = len(names)
-    cells = np.searchsorted(names, truth) * size + np.searchsorted(names, given)
-    counts = np.bincount(cells, minlength=size * size).reshape(size, size).astype(np.float64)
-    generator = np.random.default_rng(seed)
-    ends: list[float] = []
-    for prior in (_sparse_prior, _pooled_prior):
-        scores: list[Floats] = []
-        for start in range(0, draws, 200):
-            count = min(200, draws - start)
-            table = generator.standard_gamma(counts + prior(counts, count, generator))
-            hits = np.diagonal(table, axis1=1, axis2=2)
-            scores.append(f1_from_counts(hits, table.sum(axis=2), table.sum(axis=1), average))
-        ends += [float(end) for end in np.quantile(np.concatenate(scores), [(1 - level) / 2, (1 + level) / 2])]
-    return Interval(max(0.0, min(ends[0], ends[2])), min(1.0, max(ends[1], ends[3])))
+    rows = values.shape[-1]
+    kinds = np.stack([values, 1 - values], axis=-1)
+    effective = effective_rows(influence_values(statistic, rows).T, groups, kinds, level=level)
+    return wilson_limits(np.clip(evaluate_over(statistic, iter([np.ones((1, rows))]))[0], 0.0, 1.0), effective, level)
 
 
-def _sparse_prior(counts: Floats, draws: int, generator: np.random.Generator) -> Floats:
-    return np.full((draws, *counts.shape), 1 / counts.size)
-
-
-def _pooled_prior(counts: Floats, draws: int, generator: np.random.Generator) -> Floats:
-    size, right, rows = len(counts), float(np.trace(counts)), float(counts.sum())
-    if size == 1:
-        return np.full((draws, 1, 1), 1.0)
-    pooled = generator.beta(right + 1, rows - right + 1, size=(draws, 1))
-    by_label = generator.beta(np.repeat(2 * pooled, size, axis=1), np.repeat(2 * (1 - pooled), size, axis=1))[:, :, None]
-    return np.asarray(3 * np.where(np.eye(size, dtype=bool), by_label, (1 - by_label) / (size - 1)), dtype=np.float64)
+def _few(groups: npt.ArrayLike | None) -> bool:
+    return groups is not None and int(group_index(groups).max()) + 1 < FEW_GROUPS
 
 
 def _check_counts(successes: float, n: float) -> None:

@@ -14,6 +14,7 @@ Statistic = Callable[[Floats], Floats]
 """Weights of shape (draws, rows), how often each row stands in each resample, to values (draws, statistics)."""
 
 _CELLS_AT_ONCE = 4_000_000
+_FEW_UNITS = 20
 
 
 def group_index(groups: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -108,9 +109,25 @@ def bca_limits(estimate: Floats, replicates: Floats, jackknife: Floats, level: f
 
 
 def bootstrap_limits(
-    statistic: Statistic, rows: int, *, seed: int, draws: int, level: float, groups: npt.ArrayLike | None = None
+    statistic: Statistic,
+    rows: int,
+    *,
+    seed: int,
+    draws: int,
+    level: float,
+    groups: npt.ArrayLike | None = None,
+    widened: bool = False,
 ) -> tuple[Floats, Floats, Floats]:
     """Estimate, lower and upper BCa limits of one or several statistics of the same rows.
+
+    Args:
+        statistic: what is estimated.
+        rows: how many there are.
+        seed: of the resampling.
+        draws: how many resamples.
+        level: such as 0.95.
+        groups: group id of each row; whole groups are drawn then.
+        widened: take the wider end of these and of :func:`jackknife_limits`.
 
     Returns:
         Three arrays of shape (statistics,).
@@ -122,7 +139,34 @@ def bootstrap_limits(
     replicates = evaluate_over(statistic, resampling_weights(rows, draws, seed, groups))
     jackknife = evaluate_over(statistic, leave_one_out_weights(rows, groups))
     low, high = bca_limits(estimate, replicates, jackknife, level)
+    if widened:
+        symmetric_low, symmetric_high = jackknife_limits(estimate, jackknife, level)
+        low, high = np.minimum(low, symmetric_low), np.maximum(high, symmetric_high)
     return estimate, low, high
+
+
+def jackknife_limits(estimate: Floats, jackknife: Floats, level: float) -> tuple[Floats, Floats]:
+    """The estimate plus and minus a t quantile of standard errors, which are those of the jackknife.
+
+    It errs on other samples than the bootstrap does: where a long tail was not met, resampling cannot meet it either, and the
+    bootstrap moves both its ends away from the tail. Args as for :func:`bca_limits`. With few units a degree of freedom is
+    taken off, as skewed values make the spread itself less certain than normal ones.
+
+    Source: Tukey's jackknife; by groups Bell and McCaffrey (Survey Methodology 2002).
+    """
+    units = len(jackknife)
+    spread = np.sqrt((units - 1) / units * np.sum((jackknife - jackknife.mean(axis=0)) ** 2, axis=0))
+    reach = float(special.stdtrit(max(1, units - (2 if units < _FEW_UNITS else 1)), (1 + level) / 2)) * spread
+    return np.asarray(estimate - reach), np.asarray(estimate + reach)
+
+
+def influence_values(statistic: Statistic, rows: int) -> Floats:
+    """How far each row moves the statistics, in the scale of a mean of rows; shape (rows, statistics).
+
+    By the jackknife: for a mean these are the values less their mean.
+    """
+    without = evaluate_over(statistic, leave_one_out_weights(rows))
+    return np.asarray((rows - 1) * (without.mean(axis=0) - without), dtype=np.float64)
 
 
 def _interpolate(ordered: Floats, positions: Floats) -> Floats:
