@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.intervals import bca_bootstrap
 from cotune.evaluate.packing import unpack_rows
-from cotune.evaluate.paired import holm, paired_mean_interval, sign_flip_test
+from cotune.evaluate.paired import holm, paired_interval, sign_flip_test
 from cotune.evaluate.robustness import robustness
 from racing import CELLS, read_results
 
@@ -83,11 +83,11 @@ def _difference(first: Sequence[Cell], second: Sequence[Cell]) -> dict[str, Any]
     """Second minus first."""
     (before, ids), (after, _) = _pooled(first), _pooled(second)
     losses = [np.concatenate([np.asarray(c["log_losses"], dtype=np.float64) for c in side]) for side in (first, second)]
-    score, loss = (paired_mean_interval(a, b, seed=0, groups=ids) for a, b in ((before, after), losses))
+    score, loss = (paired_interval(a, b, seed=0, groups=ids) for a, b in ((before, after), losses))
     asked = [[_asked(side, i) for i in range(len(side[0]["wordings"]))] for side in (first, second)]
     spread = robustness(asked[0], asked[1], groups=_wording_ids(first))
     words = [np.mean([arm.score for arm in side], axis=0) for side in asked]
-    unseen = paired_mean_interval(words[0], words[1], seed=0, groups=_wording_ids(first))
+    unseen = paired_interval(words[0], words[1], seed=0, groups=_wording_ids(first))
     return {
         "seeds": [c["seed"] for c in first],
         "n": len(before),

@@ -11,19 +11,15 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from cotune.evaluate.paired import (
-    detectable_sentence,
     discordant_rows,
     holm,
     mcnemar,
-    mcnemar_power,
-    minimum_detectable_effect,
     paired_difference,
     paired_interval,
     paired_proportion_interval,
     sign_flip_test,
     tango_limits,
 )
-from cotune.evaluate.resampling import bootstrap_limits, weighted_mean
 
 
 @given(st.integers(0, 60), st.integers(0, 60))
@@ -111,18 +107,6 @@ def test_paired_proportions_are_covered_at_their_level(n):
     assert 0.94 <= np.mean(covered) <= 0.98
 
 
-def test_paired_mean_differences_are_covered():
-    generator, covered = np.random.default_rng(4), []
-    for n in (30, 100):
-        for scale in (0.2, 1.0):
-            shared = generator.beta(2, 2, size=(n, 500))
-            gap = scale * generator.beta(1, 3, size=(n, 500)) - 0.1 * shared
-            _, low, high = bootstrap_limits(weighted_mean(gap), n, seed=1, draws=1500, level=0.95)
-            truth = scale / 4 - 0.05
-            covered.append(np.mean((low <= truth) & (truth <= high)))
-    assert 0.94 <= np.mean(covered) <= 0.975
-
-
 def test_score_interval_solves_the_score_equation():
     n, lost, gained = 120, 6, 19
     interval = paired_proportion_interval(lost, gained, n)
@@ -157,22 +141,3 @@ def test_a_difference_of_grouped_rows_counts_groups_and_not_rows():
     grouped, p_grouped = paired_difference(first, second, seed=0, groups=groups)
     assert p_alone < 1e-9 and p_grouped == pytest.approx(2 / 2**4)
     assert grouped.width > 2 * alone.width
-
-
-@pytest.mark.parametrize(("n", "discordant"), [(100, 0.2), (200, 0.1), (500, 0.1)])
-def test_the_detectable_effect_is_found_as_often_as_it_says(n, discordant):
-    effect = minimum_detectable_effect(n, discordant=discordant)
-    generator = np.random.default_rng(n)
-    up, down = (discordant + effect) / 2, (discordant - effect) / 2
-    tables = generator.multinomial(n, [up, down, 1 - discordant], size=4000)
-    found = np.mean([mcnemar(int(lost), int(gained)) <= 0.05 for gained, lost, _ in tables])
-    assert found == pytest.approx(0.8, abs=0.025)
-    assert mcnemar_power(n, effect - 0.01, discordant) < 0.8
-
-
-def test_the_detectable_effect_shrinks_with_rows_and_is_hopeless_for_a_handful():
-    effects = [minimum_detectable_effect(n) for n in (20, 50, 100, 200, 500, 2000, 20_000)]
-    assert effects == sorted(effects, reverse=True)
-    assert minimum_detectable_effect(5) == 1.0
-    assert detectable_sentence(200) == "With 200 test rows, a gain below about 6 points will not be told from noise."
-    assert "no gain of any size" in detectable_sentence(5)

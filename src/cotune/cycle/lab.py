@@ -28,7 +28,7 @@ from cotune.model.protocol import Progress
 from cotune.model.remote import RemoteModel
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import common_start, shared_prefix
-from cotune.task.example import Example
+from cotune.task.example import Example, by_group
 from cotune.task.task import Task
 from cotune.tune.average import How, average
 from cotune.tune.settings import TuneSettings
@@ -45,6 +45,12 @@ class Watcher(Protocol):
     def set_time_left(self, seconds: float | None) -> None:
         """How long the run will take from now; None where that is not known."""
         ...
+
+
+def dev_in_order(dev: Sequence[Example], seed: int) -> tuple[Example, ...]:
+    """Rows of dev in the one random order in which all meet them, as sequential tests need it; a group's side by side."""
+    order = np.random.default_rng([seed, 1]).permutation(len(dev)).tolist()
+    return tuple(dev[i] for i in by_group(dev, order))
 
 
 class Lab:
@@ -96,9 +102,7 @@ class Lab:
         self.answering = answering_for(task, model, limit=answer_tokens, judge=grader)
         self.scorer = self.answering.model
         self.folder, self.tune, self.seed, self.watcher = folder, tune, seed, watcher
-        # Rows of dev are met in one random order by all, as sequential tests need it.
-        order = np.random.default_rng([seed, 1]).permutation(len(task.dev))
-        self.dev = tuple(task.dev[i] for i in order)
+        self.dev = dev_in_order(task.dev, seed)
         # Files are often sorted by label, so samples of train are taken from a shuffled one.
         shuffled = np.random.default_rng([seed, 2]).permutation(len(task.train))
         self.train_sample = tuple(task.train[i] for i in shuffled)

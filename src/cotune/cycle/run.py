@@ -39,11 +39,13 @@ from cotune.cycle.summary import attribution_of, build_summary
 from cotune.cycle.teacher import read_unlabelled, teach, unlabelled_hash
 from cotune.cycle.trust import measure_noise, measure_robustness, noise_of
 from cotune.errors import BusyError, CotuneError, InputError
-from cotune.evaluate.paired import detectable_sentence
+from cotune.evaluate.detectable import detectable_sentence
+from cotune.evaluate.resampling import group_index
 from cotune.files import remove_stale, write_json, write_text
 from cotune.model.adapters import BASE
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt, parse_prompt
+from cotune.task.example import groups_of
 from cotune.task.task import Task
 
 SUMMARY, CONFIG, BUNDLE = "summary.json", "config.json", "best"
@@ -215,6 +217,7 @@ def _start(lab: Lab, config: RunConfig, own: Sequence[Prompt]) -> None:
     task = lab.task
     probed = next(event["value"] for event in lab.journal.events if event["kind"] == "engine")
     told = overlap_finding(overlapping(task, own), "the prompts that you gave")
+    groups = groups_of(lab.dev)
     lab.journal.step(
         "start",
         [task.fingerprint, lab.scorer.fingerprint],
@@ -232,7 +235,8 @@ def _start(lab: Lab, config: RunConfig, own: Sequence[Prompt]) -> None:
             "threads": probed.get("threads"),
             "prompts": [prompt.to_json() for prompt in own],
             "checks": [finding.message for finding in (*told, *task.checks.findings)],
-            "detectable": detectable_sentence(task.test.n),
+            **({} if groups is None else {"dev_groups": group_index(groups).tolist()}),
+            "detectable": detectable_sentence(task.test.n, group_sizes=task.test.group_sizes(), metric=task.metric),
         },
     )
 

@@ -88,6 +88,15 @@ class ArmsMetric:
             return f1_statistic(self.gold, self.predicted, _average(self.metric))
         return self._called
 
+    def differs(self, pairs: Sequence[Pair]) -> npt.NDArray[np.bool_]:
+        """Whether a row tells the arms of the pairs apart, taken together; shape (rows,)."""
+        if self.metric == "mean":
+            change = sum(self.scores[:, self.names.index(one)] - self.scores[:, self.names.index(two)] for one, two in pairs)
+            return np.asarray(np.abs(change) > 1e-12)
+        results = self.counts if isinstance(self.metric, Aggregate) else [column[:, None] for column in self.predicted]
+        apart = [results[self.names.index(one)] != results[self.names.index(two)] for one, two in pairs]
+        return np.asarray(np.any([change.any(axis=1) for change in apart], axis=0))
+
     def swapped(self, pairs: Sequence[Pair], swaps: npt.NDArray[np.int8]) -> Floats:
         """Sum of the pairs' differences (first minus second) with the rows marked in ``swaps`` exchanged in each pair.
 

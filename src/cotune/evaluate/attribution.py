@@ -14,13 +14,16 @@ import numpy.typing as npt
 from cotune.evaluate.arms import ArmScores, ArmsMetric, Metric, Pair
 from cotune.evaluate.intervals import DRAWS, Interval
 from cotune.evaluate.paired import (
+    FEW_DIFFERING,
+    contrast_limits,
     discordant_rows,
+    grouped_tango_limits,
     holm,
     mcnemar,
     paired_proportion_interval,
     sign_flip_test,
 )
-from cotune.evaluate.resampling import Floats, bootstrap_limits, group_index
+from cotune.evaluate.resampling import Floats, group_index
 
 ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned")
 GAINS: dict[str, tuple[Pair, ...]] = {
@@ -36,7 +39,6 @@ PREVIOUS = "previous"
 EVERY_GAIN: dict[str, tuple[Pair, ...]] = {**GAINS, "over_previous": (("best_tuned", PREVIOUS),)}
 """With the gain that only a run with this arm has."""
 
-_FEW_DISCORDANT = 10
 _PERMUTATIONS = 10_000
 _CALLED_DRAWS = 1000
 _CELLS_AT_ONCE = 4_000_000
@@ -129,9 +131,10 @@ def attribute(
 
     Differences of two arms' 0/1 scores get exact McNemar; all others a permutation of each row's results between the
     arms, which for ``synergy`` is exact only where the prompt makes no difference at all, and close to it otherwise.
-    With ``groups`` a group's rows are resampled and permuted together. Intervals are paired BCa bootstraps; for 0/1
-    scores of two arms that differ on fewer than 10 rows Tango's score interval stands in for it, since
-    resampling so few rows understates what is not known. Gains that are zero by construction are not tested and
+    With ``groups`` a group's rows are resampled and permuted together. Intervals are paired BCa bootstraps, never narrower
+    than a t interval, see :func:`cotune.evaluate.paired.contrast_limits`; for 0/1 scores of two arms that differ on fewer than
+    10 rows Tango's score interval stands in for it, since resampling so few rows understates what is not known, and where
+    such rows are grouped Tango's on as many rows as they are worth. Gains that are zero by construction are not tested and
     do not count in Holm's correction, and two gains that compare the same arms count once.
 
     Args:
@@ -194,7 +197,6 @@ def _gains(
     same: Mapping[str, str],
     sampling: _Sampling,
 ) -> dict[str, Gain]:
-    groups, level = sampling.groups, sampling.level
     wanted = EVERY_GAIN if PREVIOUS in table.names else GAINS
     coefficients = np.zeros((len(table.names), len(wanted)))
     for column, pairs in enumerate(wanted.values()):
@@ -206,8 +208,17 @@ def _gains(
     def contrasts(weights: Floats) -> Floats:
         return np.asarray(scores(weights) @ coefficients, dtype=np.float64)
 
-    value, low, high = bootstrap_limits(
-        contrasts, table.rows, seed=sampling.seed, draws=sampling.draws, level=level, groups=groups
+    differs = np.stack([table.differs(pairs) for pairs in wanted.values()], axis=1)
+    # The difference of two shares is covered without.
+    widened = np.array([not (len(pairs) == 1 and table.is_zero_one) for pairs in wanted.values()])
+    value, low, high = contrast_limits(
+        contrasts,
+        differs,
+        seed=sampling.seed,
+        draws=sampling.draws,
+        level=sampling.level,
+        groups=sampling.groups,
+        widened=widened,
     )
     gains = {}
     for column, (name, whole) in enumerate(wanted.items()):
@@ -215,16 +226,27 @@ def _gains(
         if not pairs:
             gains[name] = Gain(0.0, Interval(0.0, 0.0), 1.0, 1.0, True, "none: the same arm", "none: the same arm")
             continue
-        ci, method = Interval(float(low[column]), float(high[column])), "paired BCa bootstrap"
-        if len(pairs) == 1 and table.is_zero_one and groups is None:
-            lost, gained = discordant_rows(*(table.scores[:, table.names.index(arm)] for arm in reversed(pairs[0])))
-            if lost + gained < _FEW_DISCORDANT:
-                ci, method = paired_proportion_interval(lost, gained, table.rows, level), "Tango score interval"
-            p, test = mcnemar(lost, gained), "exact McNemar"
-        else:
+        ci, method = Interval(float(low[column]), float(high[column])), "paired BCa bootstrap, widened by a t interval"
+        p, test = math.nan, ""
+        if len(pairs) == 1 and table.is_zero_one:
+            before, after = (table.scores[:, table.names.index(arm)] for arm in reversed(pairs[0]))
+            ci, method, p, test = _of_shares(before, after, ci, sampling)
+        if not test:
             p, test = _permutation(table, pairs, sampling), "paired permutation"
         gains[name] = Gain(float(value[column]), ci, p, p, False, test, method)
     return gains
+
+
+def _of_shares(before: Floats, after: Floats, ci: Interval, sampling: _Sampling) -> tuple[Interval, str, float, str]:
+    """Interval and test, each with its name, of two arms that have rows right or wrong; ``ci`` is the bootstrap's."""
+    if sampling.groups is not None:
+        low, high = grouped_tango_limits(after - before, sampling.groups, sampling.level)
+        return Interval(float(low), float(high)), "Tango score interval on effective rows", math.nan, ""
+    lost, gained = discordant_rows(before, after)
+    method = "paired BCa bootstrap"
+    if lost + gained < FEW_DIFFERING:
+        ci, method = paired_proportion_interval(lost, gained, len(before), sampling.level), "Tango score interval"
+    return ci, method, mcnemar(lost, gained), "exact McNemar"
 
 
 def _permutation(table: ArmsMetric, pairs: Sequence[Pair], sampling: _Sampling) -> float:

@@ -8,9 +8,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from cotune.evaluate.intervals import DRAWS, Interval, bca_bootstrap
-from cotune.evaluate.resampling import Floats, group_index
+from cotune.evaluate.clusters import effective_rows, group_sums
+from cotune.evaluate.intervals import DRAWS, Interval
+from cotune.evaluate.resampling import (
+    Floats,
+    Statistic,
+    bootstrap_limits,
+    group_index,
+    influence_values,
+    weighted_mean,
+)
 
+FEW_DIFFERING = 10
+"""Below this many rows or groups that tell arms apart, resampling them understates what is not known."""
 _ENUMERATED = 14
 _CELLS_AT_ONCE = 4_000_000
 
@@ -109,9 +119,12 @@ def paired_proportion_interval(first_only: int, second_only: int, n: int, level:
     return Interval(float(low[0]), float(high[0]))
 
 
-def tango_limits(gained: npt.ArrayLike, lost: npt.ArrayLike, n: int, level: float = 0.95) -> tuple[Floats, Floats]:
-    """Limits of :func:`paired_proportion_interval` for many tables at once, by bisection of the score statistic."""
-    plus, minus = np.asarray(gained, dtype=np.float64), np.asarray(lost, dtype=np.float64)
+def tango_limits(gained: npt.ArrayLike, lost: npt.ArrayLike, n: npt.ArrayLike, level: float = 0.95) -> tuple[Floats, Floats]:
+    """Limits of :func:`paired_proportion_interval` for many tables at once, by bisection of the score statistic.
+
+    Rows may be parts of rows, as effective rows are; all arrays of one shape, or ``n`` a number.
+    """
+    plus, minus, n = (np.asarray(counts, dtype=np.float64) for counts in (gained, lost, n))
     z = float(special.ndtri((1 + level) / 2))
 
     def statistic(difference: Floats) -> Floats:
@@ -133,20 +146,70 @@ def tango_limits(gained: npt.ArrayLike, lost: npt.ArrayLike, n: int, level: floa
     return limits[0], limits[1]
 
 
-def paired_mean_interval(
-    first: npt.ArrayLike,
-    second: npt.ArrayLike,
+def grouped_tango_limits(differences: npt.ArrayLike, groups: npt.ArrayLike, level: float = 0.95) -> tuple[Floats, Floats]:
+    """Tango's limits on as many rows as grouped ones are worth, see :func:`cotune.evaluate.clusters.effective_rows`.
+
+    Args:
+        differences: of two arms on each row, from -1 to 1, shape (..., rows).
+        groups: group id of each row.
+        level: such as 0.95.
+
+    Returns:
+        Lower and upper limits, each of shape (...).
+    """
+    changes = np.asarray(differences, dtype=np.float64)
+    gained, lost = np.maximum(changes, 0.0), np.maximum(-changes, 0.0)
+    rows = effective_rows(changes, groups, np.stack([gained, lost, 1 - gained - lost], axis=-1), level=level)
+    return tango_limits(gained.mean(axis=-1) * rows, lost.mean(axis=-1) * rows, rows, level)
+
+
+def contrast_limits(
+    statistic: Statistic,
+    differs: npt.NDArray[np.bool_],
     *,
     seed: int,
     level: float = 0.95,
     draws: int = DRAWS,
     groups: npt.ArrayLike | None = None,
-) -> Interval:
-    """BCa bootstrap interval of the mean difference of two arms on the same rows, second minus first."""
-    one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if one.shape != two.shape:
-        raise ValueError(f"paired arms need the same rows, not {one.shape} and {two.shape}")
-    return bca_bootstrap(two - one, seed, level=level, draws=draws, groups=groups)
+    widened: bool | npt.NDArray[np.bool_] = True,
+) -> tuple[Floats, Floats, Floats]:
+    """Estimate and limits of differences between arms that are no difference of two shares of right rows.
+
+    The wider ends of the paired BCa bootstrap and of a t interval by the jackknife, of whole groups where there are any:
+    each alone is too short on few rows, the one where differences are skewed, the other where they are not. Where fewer than
+    10 rows or groups tell the arms apart, neither knows what was not met, and :func:`tango_limits` join in, on the
+    differences as parts of the largest one.
+
+    Args:
+        statistic: the differences as statistics of resampling weights, a column each.
+        differs: whether a row tells the arms apart, shape (rows, columns).
+        seed: of the resampling.
+        level: such as 0.95.
+        draws: how many resamples.
+        groups: group id of each row.
+        widened: for which columns the t interval counts.
+
+    Returns:
+        Three arrays of shape (columns,).
+    """
+    rows = len(differs)
+    value, low, high = bootstrap_limits(statistic, rows, seed=seed, draws=draws, level=level, groups=groups, widened=True)
+    units = differs.sum(axis=0) if groups is None else (group_sums(differs.T, groups) > 0).sum(axis=-1)
+    scarce = (units < FEW_DIFFERING) & np.isfinite(low)
+    if scarce.any():
+        changes = np.where(differs, value + influence_values(statistic, rows), 0.0).T[scarce]
+        largest = np.abs(changes).max(axis=-1)
+        # Where nothing differs, a row could have made a difference of one.
+        largest = np.where(largest > 0, largest, 1.0)
+        parts = changes / largest[:, None]
+        if groups is None:
+            gained, lost = np.maximum(parts, 0.0).sum(axis=-1), np.maximum(-parts, 0.0).sum(axis=-1)
+            ends = tango_limits(gained, lost, rows, level)
+        else:
+            ends = grouped_tango_limits(parts, groups, level)
+        low[scarce] = np.minimum(low[scarce], largest * ends[0])
+        high[scarce] = np.maximum(high[scarce], largest * ends[1])
+    return value, low, high
 
 
 def paired_interval(
@@ -158,13 +221,21 @@ def paired_interval(
     draws: int = DRAWS,
     groups: npt.ArrayLike | None = None,
 ) -> Interval:
-    """The interval of a paired difference, second minus first: Tango's for ungrouped 0/1 scores, else BCa bootstrap."""
+    """The interval of a paired difference, second minus first: Tango's for 0/1 scores, on effective rows where they are
+    grouped; else :func:`contrast_limits`. Infinite for other scores of a single group."""
     one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    both = np.concatenate([one, two])
-    if groups is None and np.all((both == 0) | (both == 1)):
-        lost, gained = discordant_rows(one, two)
-        return paired_proportion_interval(lost, gained, len(one), level)
-    return paired_mean_interval(one, two, seed=seed, level=level, draws=draws, groups=groups)
+    if one.shape != two.shape:
+        raise ValueError(f"paired arms need the same rows, not {one.shape} and {two.shape}")
+    both, changes = np.concatenate([one, two]), two - one
+    if not np.all((both == 0) | (both == 1)):
+        limits = contrast_limits(
+            weighted_mean(changes), changes[:, None] != 0, seed=seed, level=level, draws=draws, groups=groups
+        )
+        return Interval(float(limits[1][0]), float(limits[2][0]))
+    if groups is None:
+        return paired_proportion_interval(*discordant_rows(one, two), len(one), level)
+    low, high = grouped_tango_limits(changes, groups, level)
+    return Interval(float(low), float(high))
 
 
 def paired_difference(
@@ -178,63 +249,3 @@ def paired_difference(
     exact = groups is None and bool(np.all((both == 0) | (both == 1)))
     p = mcnemar(*discordant_rows(one, two)) if exact else sign_flip_test(two - one, seed=seed, groups=groups)
     return paired_interval(one, two, seed=seed, groups=groups), p
-
-
-def mcnemar_power(n: int, effect: float, discordant: float, alpha: float = 0.05) -> float:
-    """How often exact McNemar finds a true gain of ``effect`` when a share ``discordant`` of ``n`` rows differs."""
-    spread = 9 * np.sqrt(n * discordant * (1 - discordant)) + 9
-    counts = np.arange(max(0, int(n * discordant - spread)), min(n, int(n * discordant + spread)) + 1)
-    rejecting = _largest_rejected(counts, alpha)
-    share = min(1.0, (discordant + effect) / (2 * discordant))
-    lower = np.where(rejecting >= 0, special.bdtr(np.maximum(rejecting, 0), counts, 1 - share), 0.0)
-    upper = np.where(rejecting >= 0, special.bdtr(np.maximum(rejecting, 0), counts, share), 0.0)
-    log_choose = special.gammaln(n + 1) - special.gammaln(counts + 1) - special.gammaln(n - counts + 1)
-    weights = np.exp(log_choose + special.xlogy(counts, discordant) + special.xlog1py(n - counts, -discordant))
-    return float(np.sum(weights * (lower + upper)))
-
-
-def _largest_rejected(discordant: npt.NDArray[np.int64], alpha: float) -> npt.NDArray[np.int64]:
-    """The largest minority count that exact McNemar rejects for each number of discordant rows; -1 where none is."""
-    low, high = np.full(len(discordant), -1), np.asarray(discordant // 2, dtype=np.int64)
-    while np.any(low < high):
-        middle = (low + high + 1) // 2
-        rejected = 2 * special.bdtr(middle, discordant, 0.5) <= alpha
-        low, high = np.where(rejected, middle, low), np.where(rejected, high, middle - 1)
-    return low
-
-
-def minimum_detectable_effect(n: int, *, discordant: float = 0.1, power: float = 0.8, alpha: float = 0.05) -> float:
-    """The smallest true gain in accuracy that exact McNemar finds with the given power.
-
-    Args:
-        n: test rows.
-        discordant: share of rows on which exactly one of the arms is right; an effect larger than it is read as one
-            where all rows that differ speak for the better arm.
-        power: how often the gain shall be found.
-        alpha: significance level.
-
-    Returns:
-        A share, such as 0.06 for six points; 1.0 where no gain would be found.
-
-    Source: exact unconditional power of McNemar's test (Duffy, Biometrics 1984).
-    """
-    if n < 1 or not 0 < discordant <= 1:
-        raise ValueError(f"no effect to detect with n={n} and discordant={discordant}")
-    if mcnemar_power(n, 1.0, 1.0, alpha) < power:
-        return 1.0
-    low, high = 0.0, 1.0
-    for _ in range(20):
-        middle = (low + high) / 2
-        found = mcnemar_power(n, middle, max(discordant, middle), alpha) >= power
-        low, high = (low, middle) if found else (middle, high)
-    return high
-
-
-def detectable_sentence(n: int, *, discordant: float = 0.1, power: float = 0.8, alpha: float = 0.05) -> str:
-    """Say before a run what its test can show: 'with 200 test rows, a gain below about 6 points ...'."""
-    effect = minimum_detectable_effect(n, discordant=discordant, power=power, alpha=alpha)
-    if effect >= 1.0:
-        return f"With {n} test rows, no gain of any size can be told from noise."
-    points = 100 * effect
-    amount = f"{points:.0f}" if points >= 1.95 else f"{points:.1f}"
-    return f"With {n} test rows, a gain below about {amount} points will not be told from noise."

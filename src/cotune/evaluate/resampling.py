@@ -116,7 +116,7 @@ def bootstrap_limits(
     draws: int,
     level: float,
     groups: npt.ArrayLike | None = None,
-    widened: bool = False,
+    widened: bool | npt.NDArray[np.bool_] = False,
 ) -> tuple[Floats, Floats, Floats]:
     """Estimate, lower and upper BCa limits of one or several statistics of the same rows.
 
@@ -127,7 +127,7 @@ def bootstrap_limits(
         draws: how many resamples.
         level: such as 0.95.
         groups: group id of each row; whole groups are drawn then.
-        widened: take the wider end of these and of :func:`jackknife_limits`.
+        widened: which statistics take the wider end of these and of :func:`jackknife_limits`.
 
     Returns:
         Three arrays of shape (statistics,).
@@ -139,9 +139,10 @@ def bootstrap_limits(
     replicates = evaluate_over(statistic, resampling_weights(rows, draws, seed, groups))
     jackknife = evaluate_over(statistic, leave_one_out_weights(rows, groups))
     low, high = bca_limits(estimate, replicates, jackknife, level)
-    if widened:
+    if np.any(widened):
         symmetric_low, symmetric_high = jackknife_limits(estimate, jackknife, level)
-        low, high = np.minimum(low, symmetric_low), np.maximum(high, symmetric_high)
+        low = np.where(widened, np.minimum(low, symmetric_low), low)
+        high = np.where(widened, np.maximum(high, symmetric_high), high)
     return estimate, low, high
 
 

@@ -32,5 +32,22 @@ class Example:
 
 
 def groups_of(rows: Sequence[Example]) -> NDArray[np.str_] | None:
-    """Group of each row, for statistics that count dependent rows for less; None where no row has one."""
-    return np.array([str(row.group) for row in rows]) if any(row.group for row in rows) else None
+    """Group of each row, for statistics that count dependent rows for less; None where no row has one.
+
+    A row without a group is a group of its own.
+    """
+    if not any(row.group for row in rows):
+        return None
+    # No two rows have one id; the signs in front keep ids and groups apart.
+    return np.array([f"-{row.id}" if row.group is None else f"+{row.group}" for row in rows])
+
+
+def by_group(rows: Sequence[Example], order: Sequence[int]) -> list[int]:
+    """The order with the rows of a group side by side, where the first of them stands; as it is where there are no groups."""
+    groups = groups_of(rows)
+    if groups is None:
+        return list(order)
+    names, place = groups.tolist(), dict[str, int]()
+    for row in order:
+        place.setdefault(names[row], len(place))
+    return sorted(order, key=lambda row: place[names[row]])

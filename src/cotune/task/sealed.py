@@ -138,6 +138,13 @@ class SealedTest:
         """How many test rows repeat an earlier test row."""
         return sum(count - 1 for count in self.__keys.values())
 
+    def group_sizes(self) -> tuple[int, ...]:
+        """How many rows each group has, largest first, a row without a group for itself; empty where there are no groups."""
+        from cotune.task.example import groups_of
+
+        groups = groups_of(self.__examples)
+        return () if groups is None else tuple(sorted(Counter(groups.tolist()).values(), reverse=True))
+
     def groups_shared_with(self, train: Iterable[Example]) -> int:
         """How many groups stand both in ``train`` and in the test split."""
         groups = {example.group for example in self.__examples} - {None}

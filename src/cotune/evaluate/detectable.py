@@ -1,0 +1,105 @@
+"""What a test can show at all, before it is run: the smallest gain that it would find."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+ASSUMED_CORRELATION = 0.3
+"""How alike differences of two arms on rows of one group are taken to be before anything is known of them."""
+
+
+def mcnemar_power(n: int, effect: float, discordant: float, alpha: float = 0.05) -> float:
+    """How often exact McNemar finds a true gain of ``effect`` when a share ``discordant`` of ``n`` rows differs."""
+    spread = 9 * np.sqrt(n * discordant * (1 - discordant)) + 9
+    counts = np.arange(max(0, int(n * discordant - spread)), min(n, int(n * discordant + spread)) + 1)
+    rejecting = _largest_rejected(counts, alpha)
+    share = min(1.0, (discordant + effect) / (2 * discordant))
+    lower = np.where(rejecting >= 0, special.bdtr(np.maximum(rejecting, 0), counts, 1 - share), 0.0)
+    upper = np.where(rejecting >= 0, special.bdtr(np.maximum(rejecting, 0), counts, share), 0.0)
+    log_choose = special.gammaln(n + 1) - special.gammaln(counts + 1) - special.gammaln(n - counts + 1)
+    weights = np.exp(log_choose + special.xlogy(counts, discordant) + special.xlog1py(n - counts, -discordant))
+    return float(np.sum(weights * (lower + upper)))
+
+
+def _largest_rejected(discordant: npt.NDArray[np.int64], alpha: float) -> npt.NDArray[np.int64]:
+    """The largest minority count that exact McNemar rejects for each number of discordant rows; -1 where none is."""
+    low, high = np.full(len(discordant), -1), np.asarray(discordant // 2, dtype=np.int64)
+    while np.any(low < high):
+        middle = (low + high + 1) // 2
+        rejected = 2 * special.bdtr(middle, discordant, 0.5) <= alpha
+        low, high = np.where(rejected, middle, low), np.where(rejected, high, middle - 1)
+    return low
+
+
+def minimum_detectable_effect(n: int, *, discordant: float = 0.1, power: float = 0.8, alpha: float = 0.05) -> float:
+    """The smallest true gain in accuracy that exact McNemar finds with the given power.
+
+    Args:
+        n: test rows.
+        discordant: share of rows on which exactly one of the arms is right; an effect larger than it is read as one
+            where all rows that differ speak for the better arm.
+        power: how often the gain shall be found.
+        alpha: significance level.
+
+    Returns:
+        A share, such as 0.06 for six points; 1.0 where no gain would be found.
+
+    Source: exact unconditional power of McNemar's test (Duffy, Biometrics 1984).
+    """
+    if n < 1 or not 0 < discordant <= 1:
+        raise ValueError(f"no effect to detect with n={n} and discordant={discordant}")
+    if mcnemar_power(n, 1.0, 1.0, alpha) < power:
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        found = mcnemar_power(n, middle, max(discordant, middle), alpha) >= power
+        low, high = (low, middle) if found else (middle, high)
+    return high
+
+
+def detectable_sentence(
+    n: int,
+    *,
+    group_sizes: Sequence[int] = (),
+    metric: str = "accuracy",
+    discordant: float = 0.1,
+    power: float = 0.8,
+    alpha: float = 0.05,
+) -> str:
+    """Say before a run what its test can show: 'with 200 test rows, a gain below about 6 points ...'.
+
+    Args:
+        n: test rows.
+        group_sizes: how many rows each group has, where rows are grouped. How alike they are is not known before the run, so
+            a correlation is assumed, and told.
+        metric: its name. The effect is that of right and wrong rows, which another metric's is only about as large as.
+        discordant: see :func:`minimum_detectable_effect`, as the others.
+        power: how often the gain shall be found.
+        alpha: significance level.
+
+    Source: the design effect of a mean of clusters (Kish, Survey Sampling 1965).
+    """
+    rows, told = n, f"With {n} test rows"
+    if group_sizes:
+        effect = 1 + (sum(size * size for size in group_sizes) / sum(group_sizes) - 1) * ASSUMED_CORRELATION
+        rows = max(1, round(n / effect))
+        told += (
+            f" in {len(group_sizes)} group{'' if len(group_sizes) == 1 else 's'}, worth about {rows} rows if those of a group "
+            f"agree as a correlation of {ASSUMED_CORRELATION} makes them"
+        )
+    note = ""
+    if metric != "accuracy":
+        note = f" This is meant for accuracy; the metric is {metric.replace('_', ' ')}, for which it is a rough guide."
+    # Signs of so few groups cannot all agree rarely enough.
+    hopeless = bool(group_sizes) and 2.0 ** (1 - len(group_sizes)) > alpha
+    least = 1.0 if hopeless else minimum_detectable_effect(rows, discordant=discordant, power=power, alpha=alpha)
+    if least >= 1.0:
+        return f"{told}, no gain of any size can be told from noise.{note}"
+    points = 100 * least
+    amount = f"{points:.0f}" if points >= 1.95 else f"{points:.1f}"
+    return f"{told}, a gain below about {amount} points will not be told from noise.{note}"

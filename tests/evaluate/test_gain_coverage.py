@@ -1,0 +1,131 @@
+"""Each reported gain's interval holds the true gain as often as it says; tests of grouped pairs keep their level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from dependent import ALONE, GROUPED, STRONG, Floats, ids_of, margins
+from scipy import special
+
+from cotune.evaluate.arms import ArmScores
+from cotune.evaluate.attribution import ARMS, GAINS, attribute
+from cotune.evaluate.paired import FEW_DIFFERING, contrast_limits, grouped_tango_limits, sign_flip_test, tango_limits
+from cotune.evaluate.resampling import weighted_mean
+
+ACCURACIES = ((0.4, 0.5, 0.45, 0.8, 0.95), (0.6, 0.6, 0.6, 0.7, 0.7), (0.9, 0.9, 0.92, 0.95, 0.97), (0.2, 0.5, 0.5, 0.85, 0.9))
+"""Of the five arms, in the order of ``ARMS``."""
+COEFFICIENTS = np.zeros((len(GAINS), len(ARMS)))
+for _row, _pairs in enumerate(GAINS.values()):
+    for _one, _two in _pairs:
+        COEFFICIENTS[_row, ARMS.index(_one)] += 1
+        COEFFICIENTS[_row, ARMS.index(_two)] -= 1
+_POINTS, _WEIGHTS = np.polynomial.hermite_e.hermegauss(80)
+
+
+def _loss(margin: Floats) -> Floats:
+    return np.logaddexp(0.0, -2 * margin)
+
+
+def _soft(margin: Floats) -> Floats:
+    return np.asarray(special.ndtr(1.5 * margin))
+
+
+def _truth(of: Callable[[Floats], Floats], accuracies: tuple[float, ...]) -> Floats:
+    values = of(special.ndtri(np.array(accuracies))[:, None] + _POINTS)
+    return np.asarray(COEFFICIENTS @ (values @ _WEIGHTS / _WEIGHTS.sum()))
+
+
+def _limits(changes: Floats, ids: np.ndarray | None, *, zero_one: bool) -> tuple[Floats, Floats]:
+    """Limits of many samples' differences (samples, rows), as ``attribute`` takes them for one."""
+    if zero_one and ids is not None:
+        return grouped_tango_limits(changes, ids)
+    _, low, high = contrast_limits(
+        weighted_mean(changes.T), changes.T != 0, seed=1, draws=1000, groups=ids, widened=not zero_one
+    )
+    if zero_one:
+        gained, lost = (changes > 0).sum(axis=1), (changes < 0).sum(axis=1)
+        score, few = tango_limits(gained, lost, changes.shape[1]), gained + lost < FEW_DIFFERING
+        low, high = np.where(few, score[0], low), np.where(few, score[1], high)
+    return low, high
+
+
+def _coverage(groups: int, size: int, scale: str, *, counted: bool = True) -> dict[str, float]:
+    """Of each gain, over arms, how much they share, and (in groups) how alike rows are: 3,000 samples or more."""
+    generator, ids = np.random.default_rng(groups * size), ids_of(groups, size) if size > 1 and counted else None
+    held: dict[str, list[float]] = {name: [] for name in GAINS}
+    kinds = [(alike, shared) for alike in (STRONG if size > 1 else (0.0,)) for shared in (0.3, 0.8)]
+    samples = -(-3000 // (len(kinds) * len(ACCURACIES)))
+    for accuracies in ACCURACIES:
+        of = {"score": lambda margin: (margin > 0).astype(float), "soft": _soft, "log_loss": lambda m: -_loss(m)}[scale]
+        truth = COEFFICIENTS @ np.array(accuracies) if scale == "score" else _truth(of, accuracies)
+        for alike, shared in kinds:
+            margin = margins(generator, np.array(accuracies), samples, groups, size, alike, shared)
+            values = of(margin)
+            for place, name in enumerate(GAINS):
+                changes = np.einsum("a,sar->sr", COEFFICIENTS[place], values)
+                low, high = _limits(changes, ids, zero_one=scale == "score" and name != "synergy")
+                held[name].append(np.mean((low <= truth[place] + 1e-9) & (truth[place] - 1e-9 <= high)))
+    return {name: float(np.mean(shares)) for name, shares in held.items()}
+
+
+@pytest.mark.parametrize("scale", ["score", "soft", "log_loss"])
+@pytest.mark.parametrize("n", ALONE)
+def test_each_gain_is_covered(n: int, scale: str) -> None:
+    held = _coverage(*ALONE[n], scale)
+    assert min(held.values()) >= 0.94, held
+
+
+@pytest.mark.parametrize("scale", ["score", "soft", "log_loss"])
+@pytest.mark.parametrize("shape", GROUPED)
+def test_each_gain_of_grouped_rows_is_covered(shape: tuple[int, int], scale: str) -> None:
+    held = _coverage(*GROUPED[shape], scale)
+    assert min(held.values()) >= 0.94, held
+
+
+def test_ignoring_the_groups_would_fail_that() -> None:
+    held = _coverage(*GROUPED[500, 25], "score", counted=False)
+    assert max(held.values()) < 0.8, held
+
+
+@pytest.mark.parametrize("shape", [(30, 5), (100, 5), (100, 25), (500, 25)])
+def test_tests_of_grouped_pairs_keep_their_level(shape: tuple[int, int]) -> None:
+    groups, size = GROUPED[shape]
+    generator, ids, wrong, by_rows = np.random.default_rng(groups), ids_of(groups, size), [], []
+    for alike in STRONG:
+        for scale in (lambda margin: (margin > 0).astype(float), _loss):
+            margin = margins(generator, np.array([0.7, 0.7]), 200, groups, size, alike)
+            for changes in scale(margin[:, 1]) - scale(margin[:, 0]):
+                wrong.append(sign_flip_test(changes, seed=len(wrong), draws=199, groups=ids) <= 0.05)
+                by_rows.append(sign_flip_test(changes, seed=len(wrong), draws=199) <= 0.05)
+    # Two standard errors of 1,200 tests are 1.3 points.
+    assert np.mean(wrong) <= 0.063
+    assert np.mean(by_rows) > 0.15
+
+
+@pytest.mark.parametrize("groups", [6, 24])
+def test_what_is_reported_is_what_was_simulated(groups: int) -> None:
+    ids = ids_of(groups, 5)
+    margin = margins(np.random.default_rng(5), np.array(ACCURACIES[0]), 1, groups, 5, 0.5)[0]
+    arms = {name: ArmScores((margin[i] > 0).astype(float), _loss(margin[i]), None, None, name) for i, name in enumerate(ARMS)}
+    for grouping in (None, ids):
+        result = attribute(arms, groups=grouping, draws=1000, seed=1, permutations=10)
+        for place, name in enumerate(GAINS):
+            for gain, values in ((result.gains[name], margin > 0), (result.log_loss[name], -_loss(margin))):
+                changes = (COEFFICIENTS[place] @ values)[None]
+                zero_one = values.dtype == bool and name != "synergy"
+                low, high = _limits(changes, grouping, zero_one=zero_one)
+                assert (gain.ci.low, gain.ci.high) == pytest.approx((low[0], high[0]))
+
+
+def test_arms_that_hardly_differ_get_width_whatever_the_metric() -> None:
+    gold = np.tile([0, 1, 2], 60)
+    one = np.where(np.arange(180) % 5 == 0, (gold + 1) % 3, gold)
+    other = one.copy()
+    other[:2] = gold[:2]
+    arms = {name: ArmScores((one == gold).astype(float), None, one, None, name) for name in ARMS}
+    arms["best_tuned"] = ArmScores((other == gold).astype(float), None, other, None, "other")
+    for ids in (None, np.arange(180) // 6):
+        gain = attribute(arms, metric="macro_f1", gold=gold, groups=ids, draws=300, permutations=50).gains["both"]
+        assert gain.ci.low < 0 < gain.value < gain.ci.high and gain.ci.width > 0.02
