@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from cycle_runs import labelled_rows
 from cotune.config import config_in_memory
 from cotune.cycle import run as run_cycle
 from cotune.cycle import summary as told
+from cotune.cycle.journal import JOURNAL, read_journal
+from cotune.task.example import Example, by_group, groups_of
 from cotune.task.task import Task
 
 if TYPE_CHECKING:
@@ -42,3 +45,18 @@ def test_groups_reach_gains_intervals_and_the_winners_correction(
     for call in seen["mean_interval"]:
         assert len(np.unique(call["groups"])) == 15
     assert len(np.unique(seen["winners_curse"][0]["groups"])) == 10
+    start = next(e["value"] for e in read_journal(tmp_path / "run" / JOURNAL) if e["kind"] == "start")
+    assert "45 test rows in 15 groups" in start["detectable"]
+    # A race bets on whole groups, so that the rows of one are met side by side.
+    order = start["dev_groups"]
+    assert len(order) == 30 and sum(one != two for one, two in pairwise(order)) == 9 and order != sorted(order)
+
+
+def test_groups_stand_side_by_side_and_rows_without_one_are_alone() -> None:
+    names = ["a", None, "b", "a", None, "b", "a"]
+    rows = [Example(f"dev:{i}", {"text": str(i)}, "x", name) for i, name in enumerate(names)]
+    groups = groups_of(rows)
+    assert groups is not None and len(np.unique(groups)) == 4
+    assert by_group(rows, [5, 1, 0, 4, 2, 6, 3]) == [5, 2, 1, 0, 6, 3, 4]
+    alone = [Example(str(i), {"text": str(i)}, "x") for i in range(3)]
+    assert groups_of(alone) is None and by_group(alone, [2, 0, 1]) == [2, 0, 1]

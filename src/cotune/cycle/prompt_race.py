@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cotune.cycle.lab import Lab
 from cotune.errors import CotuneError, DivergedError
@@ -16,6 +17,7 @@ from cotune.evaluate.racing import Race, successive_halving_schedule
 from cotune.evaluate.resampling import Floats
 from cotune.evaluate.scoring import Evaluation, finite
 from cotune.prompt.prompt import Prompt
+from cotune.task.example import groups_of
 
 
 @dataclass
@@ -76,12 +78,15 @@ def race_prompts(
         CotuneError: every prompt failed.
     """
     result = RaceResult(adapter)
-    race = Race(len(prompts), bound=lab.answering.loss_bound, lengths=tuple(map(_length, prompts)))
+    groups = groups_of(lab.dev[:rows])
+    largest = 1 if groups is None else int(np.unique(groups, return_counts=True)[1].max())
+    race = Race(len(prompts), bound=lab.answering.loss_bound, lengths=tuple(map(_length, prompts)), largest=largest)
     seen = 0
     failed: set[int] = set()
     for step in successive_halving_schedule(len(prompts), rows, final=min(final, len(prompts)), first_rows=first_rows):
-        part = lab.dev[seen : step.rows]
-        for number in race.active:
+        end = max(seen, _whole_groups(groups, step.rows))
+        part = lab.dev[seen:end]
+        for number in race.active if part else ():
             prompt = prompts[number]
             try:
                 found = lab.scores(prompt, adapter, part, "race", answers=False, cycle=cycle)
@@ -95,9 +100,9 @@ def race_prompts(
             raise CotuneError("every prompt of the race gave scores that are not finite")
         if gone := [n for n in race.active if n in failed]:
             race = race.retire(gone)
-        losses = np.stack([race_losses(lab, result.scores[prompts[n].id])[seen : step.rows] for n in alive], axis=1)
-        race = race.update(losses)
-        seen = step.rows
+        losses = np.stack([race_losses(lab, result.scores[prompts[n].id])[seen:end] for n in alive], axis=1)
+        race = race.update(losses, None if groups is None else groups[seen:end])
+        seen = end
         leaving = race.ranking()[step.keep :]
         if leaving and step.rows < rows:
             race = race.retire(leaving)
@@ -131,6 +136,13 @@ def race_prompts(
         },
     )
     return result
+
+
+def _whole_groups(groups: NDArray[np.str_] | None, rows: int) -> int:
+    """Up to which row a round goes that was planned for ``rows``, so that it cuts no group."""
+    while groups is not None and rows < len(groups) and groups[rows] == groups[rows - 1]:
+        rows += 1
+    return rows
 
 
 def _length(prompt: Prompt) -> int:

@@ -115,7 +115,7 @@ def build_summary(
         "previous": going_on,
         "selection": {
             "dev": round(winner.evaluation.score, 6),
-            "dev_corrected": round(curse.corrected, 6) if task.measure.per_row else None,
+            "dev_corrected": finite(curse.corrected) if task.measure.per_row else None,
             "test": round(shipped.evaluation.score, 6),
             "optimism": round(winner.evaluation.score - shipped.evaluation.score, 6),
             "candidates": len(search.proposals),

@@ -15,6 +15,7 @@ from cotune.cycle.answering import answering_for, rules_of
 from cotune.cycle.candidate import Candidate, Own
 from cotune.cycle.journal import read_journal
 from cotune.cycle.judging import reopen_judge
+from cotune.cycle.lab import dev_in_order
 from cotune.cycle.remote import reopen_remote
 from cotune.cycle.start import knowing_task
 from cotune.embed import Neighbours
@@ -137,8 +138,7 @@ class Tryouts:
             raise InputError("the model is not the one the run was made with", where=config.model)
         recorded = next((e["value"] for e in events if e["kind"] == "judge"), None)
         self._judge = reopen_judge(config, folder, recorded) if recorded is not None else None
-        order = np.random.default_rng([config.seed, 1]).permutation(len(task.dev))
-        self._dev = tuple(task.dev[i] for i in order)
+        self._dev = dev_in_order(task.dev, config.seed)
         self._weights: list[tuple[str, Decision | None]] = [(self._winner.adapter, self._winner.decision)]
         if self._winner.adapter != BASE and isinstance(self._model, LocalModel):
             self._model.adapters.register(folder / "adapters" / self._winner.adapter)

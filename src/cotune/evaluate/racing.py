@@ -4,7 +4,8 @@ Every candidate is scored on the same rows in the same random order. For each or
 row, that the first loses more than the second; no strategy can expect to win where that is not so, and a gambler who
 has multiplied the stake by 20 is evidence at the level 1/20, at whichever row one looks (Ville's inequality).
 Losses are capped at a bound, so that what is compared is the mean of the capped loss, which is the same scale for
-every pair and therefore has a best candidate.
+every pair and therefore has a best candidate. Rows that depend on each other make one bet together, on the sum of their
+losses: what a group's first row shows would tell a gambler how to win on its others.
 
 Source: betting as in Waudby-Smith and Ramdas (arXiv 2010.09686, sections 4 and 5); averaging e-values over opponents
 as in Vovk and Wang (Annals of Statistics 2021).
@@ -56,17 +57,24 @@ class Evidence:
             np.zeros((*races, candidates), dtype=np.int64),
         )
 
-    def after(self, losses: Floats, active: npt.NDArray[np.bool_]) -> Evidence:
-        """Bet on one more row: losses within 0 to 1, shape (..., candidates); the inactive take no part."""
-        both = active[..., :, None] & active[..., None, :]
-        excess = np.where(both, losses[..., :, None] - losses[..., None, :], 0.0)
+    def after(self, losses: Floats, active: npt.NDArray[np.bool_], rows: int = 1, largest: int = 1) -> Evidence:
+        """Bet on one more row, or on a group of them at once; the inactive take no part.
+
+        Args:
+            losses: of the row, from 0 to 1, or summed over the group's rows, shape (..., candidates).
+            active: who takes part, shape (..., candidates).
+            rows: how many rows the group has.
+            largest: rows of the largest group there is, so that stakes stay below what can be lost and each row weighs alike.
+        """
+        both, scaled = active[..., :, None] & active[..., None, :], losses / largest
+        excess = np.where(both, scaled[..., :, None] - scaled[..., None, :], 0.0)
         opponents = self._opponents(active)
         against_leader = np.take_along_axis(excess, opponents[..., None], axis=-1)
         return Evidence(
             self.pairs + np.log1p(STAKES * excess[..., None]),
             self.leader + np.log1p(STAKES * against_leader),
             self.totals + np.where(active, losses, 0.0),
-            self.rows + active,
+            self.rows + rows * active,
         )
 
     def log_pairs(self) -> Floats:
@@ -103,6 +111,7 @@ class Race:
         dropped: candidates that the test dropped, first dropped first.
         beaten_by: for each of ``dropped``, who led when it was dropped.
         retired: candidates that :meth:`retire` took out without a verdict.
+        largest: rows of the largest group, where rows are grouped; see :meth:`update`.
     """
 
     n_candidates: int
@@ -112,6 +121,7 @@ class Race:
     dropped: tuple[int, ...] = ()
     beaten_by: tuple[int, ...] = ()
     retired: tuple[int, ...] = ()
+    largest: int = 1
     evidence: Evidence | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -139,19 +149,21 @@ class Race:
         counts = np.where(self._evidence.rows > 0, self._evidence.rows, np.nan)
         return tuple(float(mean) for mean in self.bound * self._evidence.totals / counts)
 
-    def update(self, losses: npt.ArrayLike) -> Race:
+    def update(self, losses: npt.ArrayLike, groups: npt.ArrayLike | None = None) -> Race:
         """Judge the active candidates on more rows.
 
         Args:
             losses: shape (rows, active candidates), at least 0, columns in the order of :attr:`active`. How the rows
                 are cut into calls does not matter: a candidate dropped at a row takes no part in later ones.
+            groups: group id of each row, where rows depend on each other: those that stand side by side are one bet. A group
+                must stand in one call, whole groups must come in random order, and none may be larger than :attr:`largest`.
 
         Returns:
             The race after these rows; the last candidate is never dropped.
 
         Raises:
             DivergedError: a loss is NaN or infinite.
-            ValueError: a loss is negative, or the columns do not fit.
+            ValueError: a loss is negative, a group too large, or the columns or groups do not fit.
         """
         entered = self.active
         table = np.asarray(losses, dtype=np.float64)
@@ -166,8 +178,8 @@ class Race:
         shares[:, list(entered)] = np.minimum(table, self.bound) / self.bound
         evidence, dropped, beaten_by = self._evidence, list(self.dropped), list(self.beaten_by)
         active = np.isin(np.arange(self.n_candidates), entered)
-        for row in shares:
-            evidence = evidence.after(row, active)
+        for summed, rows in self._units(shares, groups):
+            evidence = evidence.after(summed, active, rows, self.largest)
             if active.sum() < 2:
                 continue
             losers = active & (evidence.log_not_best() >= -math.log(self.alpha))
@@ -216,6 +228,18 @@ class Race:
             ranked.append(first)
             left.remove(first)
         return tuple(ranked)
+
+    def _units(self, shares: Floats, groups: npt.ArrayLike | None) -> list[tuple[Floats, int]]:
+        """What is bet on at once, with its number of rows."""
+        if groups is None:
+            return [(row, 1) for row in shares]
+        ids = np.asarray(groups)
+        if ids.shape != (len(shares),):
+            raise ValueError(f"groups of shape {ids.shape} do not fit {len(shares)} rows")
+        parts = np.split(shares, np.flatnonzero(ids[1:] != ids[:-1]) + 1) if len(ids) else []
+        if any(len(part) > self.largest for part in parts):
+            raise ValueError(f"a group has more than the {self.largest} rows that the largest was said to have")
+        return [(part.sum(axis=0), len(part)) for part in parts]
 
     @property
     def _evidence(self) -> Evidence:
@@ -285,4 +309,5 @@ def loss_bound(n_labels: int) -> float:
 
 
 def _log_mean(log_wealth: Floats) -> Floats:
-    return np.asarray(np.logaddexp.reduce(log_wealth, axis=-1) - math.log(log_wealth.shape[-1]), dtype=np.float64)
+    most = log_wealth.max(axis=-1)
+    return np.asarray(most + np.log(np.mean(np.exp(log_wealth - most[..., None]), axis=-1)), dtype=np.float64)
