@@ -42,6 +42,27 @@ def test_the_correction_takes_off_most_of_the_luck(true, halving):
         assert np.mean(luck) > 0.03
 
 
+@pytest.mark.parametrize(("groups", "size"), [(30, 5), (12, 25)])
+def test_the_correction_takes_off_most_of_the_luck_of_groups(groups, size):
+    generator, luck, left, by_rows = np.random.default_rng(groups), [], [], []
+    ids = np.repeat(np.arange(groups), size)
+    for run in range(150):
+        # Rows of a group are one row, nearly: few of them can be right by chance for one candidate alone.
+        scores = _dev(np.full(12, 0.7), groups, generator)[:, ids]
+        found = winners_curse(scores, seed=run, draws=200, groups=ids)
+        luck.append(found.dev - 0.7)
+        left.append(found.corrected - 0.7)
+        by_rows.append(winners_curse(scores, seed=run, draws=200).corrected - 0.7)
+    assert np.mean(luck) > 0.06
+    assert abs(np.mean(left)) <= 0.25 * np.mean(luck)
+    assert np.mean(by_rows) > 0.4 * np.mean(luck), "rows taken for independent hide the luck"
+
+
+def test_the_luck_of_a_single_group_cannot_be_told():
+    found = winners_curse(_dev(np.full(3, 0.6), 20, np.random.default_rng(5)), seed=0, groups=["a"] * 20)
+    assert np.isnan(found.corrected) and np.isnan(found.optimism) and found.dev > 0
+
+
 def test_selection_is_seeded_and_plain_where_nothing_was_chosen():
     scores = _dev(np.full(5, 0.6), 80, np.random.default_rng(1))
     assert winners_curse(scores, seed=3) == winners_curse(scores, seed=3)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from cotune.evaluate.resampling import Floats, resampling_weights
+from cotune.evaluate.clusters import group_sums
+from cotune.evaluate.resampling import Floats, group_index, resampling_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,7 @@ class Selection:
     Attributes:
         winner: index of the candidate with the best dev score.
         dev: its mean score on the dev rows.
-        corrected: what it can be expected to score on new rows.
+        corrected: what it can be expected to score on new rows; NaN where all rows are one group, which tells nothing of luck.
         optimism: ``dev - corrected``, at least 0.
         candidates: how many were compared.
     """
@@ -71,10 +73,15 @@ def winners_curse(
     candidates, rows = table.shape
     if candidates == 1 or rows < 2:
         return Selection(chosen, dev, dev, 0.0, candidates)
+    units = rows if groups is None else len(np.unique(group_index(groups)))
+    if units < 2:
+        return Selection(chosen, dev, math.nan, math.nan, candidates)
     filled = _filled(table, known, finalists)
-    centres = _shrunk(filled, known.sum(axis=1))
+    centres = _shrunk(filled, known.sum(axis=1), groups)
     noise = filled - filled.mean(axis=1, keepdims=True)
     luck, total = 0.0, 0
+    # A resample of few units scatters less than new ones would.
+    noise *= np.sqrt(units / (units - 1))
     for weights in resampling_weights(rows, draws, seed, groups):
         drawn = (weights @ noise.T) / weights.sum(axis=1, keepdims=True)
         # A mean over fewer rows varies more than the same mean over filled ones.
@@ -93,11 +100,14 @@ def _filled(table: Floats, known: npt.NDArray[np.bool_], finalists: npt.NDArray[
     return np.asarray(np.where(known, table, by_row + shift), dtype=np.float64)
 
 
-def _shrunk(filled: Floats, counts: npt.NDArray[np.int64]) -> Floats:
-    """Candidates' means, drawn together by the share of their spread that chance explains."""
+def _shrunk(filled: Floats, counts: npt.NDArray[np.int64], groups: npt.ArrayLike | None) -> Floats:
+    """Candidates' means, drawn together by the share of their spread that chance, by rows or by groups, explains."""
     means = filled.mean(axis=1)
     relative = filled - filled.mean(axis=0)
-    chance = float(np.mean(relative.var(axis=1, ddof=1) / counts))
+    by_unit = relative - relative.mean(axis=1, keepdims=True)
+    by_unit = by_unit if groups is None else group_sums(by_unit, groups)
+    units, rows = by_unit.shape[1], filled.shape[1]
+    chance = float(np.mean(units / (units - 1) * np.sum(by_unit**2, axis=1) / rows / counts))
     spread = float(means.var(ddof=1))
     merit = max(0.0, 1 - chance / spread) if spread > 0 else 0.0
     return np.asarray(means.mean() + merit * (means - means.mean()), dtype=np.float64)
