@@ -288,23 +288,37 @@ def test_the_waterfall_leads_from_the_seed_prompt_to_the_winner(tmp_path: Path) 
     assert "95% intervals" not in waterfall_section(record, read_prompts(record))
 
 
-def test_the_waterfall_has_paired_intervals_where_rows_are_known(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [1, 5])
+def test_the_waterfall_has_paired_intervals_where_rows_are_known(tmp_path: Path, size: int) -> None:
     from cotune.evaluate.packing import pack_rows
-    from cotune.evaluate.paired import paired_proportion_interval
+    from cotune.evaluate.paired import paired_interval
 
     folder = run_folder(tmp_path / "run")
     journal = folder / "journal.jsonl"
     lines = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
     right = {"seed_prompt": [1] * 20 + [0] * 30, "prompt_only": [0] * 5 + [1] * 25 + [0] * 20}
     for line in lines:
+        if line["kind"] == "start" and size > 1:
+            line["value"]["dev_groups"] = [row // size for row in range(50)]
         if line["kind"] == "confirm":
             for arm, rows in right.items():
                 line["value"]["dev"][arm]["correct"] = pack_rows(rows)
     journal.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     record = read_record(folder)
     shown = waterfall_section(record, read_prompts(record))
-    ends = paired_proportion_interval(5, 10, 50)
+    groups = None if size == 1 else [row // size for row in range(50)]
+    ends = paired_interval(*right.values(), seed=0, groups=groups)
+    assert (ends.width > paired_interval(*right.values(), seed=0).width) == (size > 1)
     assert f"{signed_points(ends.low)} to {signed_points(ends.high)}" in shown and "paired 95% intervals" in shown
+
+
+def test_a_share_of_grouped_rows_counts_groups() -> None:
+    from cotune.report.html.intervals import share_interval, told
+
+    alone, grouped = share_interval(0.8, 30, "accuracy"), share_interval(0.8, 30, "accuracy", [row // 5 for row in range(50)])
+    assert alone and grouped and grouped[1] - grouped[0] > 1.5 * (alone[1] - alone[0])
+    assert share_interval(0.8, 30, "accuracy", range(50)) == alone
+    assert "30 rows" in told(0.8, 30, "accuracy", [0] * 30)
 
 
 def test_prompts_know_their_scores_and_parents(tmp_path: Path) -> None:

@@ -106,10 +106,11 @@ def _dev_by_step(
     for track, kind in dev:
         plot.path([(steps, score) for steps, score, _, _ in track.dev], f"line {kind}", _told(track, prompts))
         for steps, score, rows, log_loss in track.dev:
-            tip = f"{_name(track, prompts)}\n{steps} steps: {told(score, rows, record.metric)}\nlog-loss {decimal(log_loss)}"
+            shown = told(score, rows, record.metric, record.dev_groups)
+            tip = f"{_name(track, prompts)}\n{steps} steps: {shown}\nlog-loss {decimal(log_loss)}"
             plot.dot((steps, score), f"dot {kind}", radius=4.5, tip=tip)
     rows = max(rows for track, _ in dev for _, _, rows, _ in track.dev)
-    ci = share_interval(max(scores), rows, record.metric)
+    ci = share_interval(max(scores), rows, record.metric, record.dev_groups)
     note = f"The 95% interval of the highest of these scores is {percent(ci[0])} to {percent(ci[1])}." if ci else ""
     return figure(
         f"Dev {esc(record.metric.replace('_', ' '))} by step", plot.render(x_title="optimizer steps", y_title="percent"), note
@@ -191,17 +192,18 @@ def search_section(record: RunRecord, prompts: Prompts) -> str:
         prompt_id = str(value.get("prompt_id"))
         facts = prompts.by_id.get(prompt_id)
         what = f"race of cycle {value.get('cycle')}: best of the pool" if raced else f"tuned {value.get('steps')} steps"
-        tip = f"{what}, {told(score, rows, record.metric)}\n{facts.name if facts else prompt_id}\nafter {amount(at)} tokens"
+        shown = told(score, rows, record.metric, record.dev_groups)
+        tip = f"{what}, {shown}\n{facts.name if facts else prompt_id}\nafter {amount(at)} tokens"
         plot.dot((at, score), "dot " + ("raced" if raced else "tuned"), radius=5, tip=tip, prompt=prompt_id if facts else "")
     return figure(
         "Best dev score by tokens spent",
         plot.render(x_title="tokens scored and trained", y_title="percent"),
         "Line: best of what was measured on all dev rows. Filled: tuned. Hollow: leader of a race, on the rows that it saw."
-        + _interval_of_best(seen, record.metric),
+        + _interval_of_best(seen, record),
     )
 
 
-def _interval_of_best(seen: list[tuple[float, Mapping[str, Any], bool]], metric: str) -> str:
+def _interval_of_best(seen: list[tuple[float, Mapping[str, Any], bool]], record: RunRecord) -> str:
     measured = [(number(v.get("score")) or 0.0, int(number(v.get("rows")) or 0)) for _, v, raced in seen if not raced]
-    ci = share_interval(*max(measured), metric) if measured else None
+    ci = share_interval(*max(measured), record.metric, record.dev_groups) if measured else None
     return f" The 95% interval of the highest filled dot is {percent(ci[0])} to {percent(ci[1])}." if ci else ""

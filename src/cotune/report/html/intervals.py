@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cotune.report.html.markup import percent
 from cotune.report.html.plot import Point
 
 
-def share_interval(score: float, rows: int, metric: str) -> Point | None:
-    """Wilson's 95% interval of an accuracy; None for other metrics, whose intervals need the answers themselves."""
+def share_interval(score: float, rows: int, metric: str, groups: Sequence[int] = ()) -> Point | None:
+    """Wilson's 95% interval of an accuracy; None for other metrics, whose intervals need the answers themselves.
+
+    Args:
+        score: share of right answers.
+        rows: how many were asked.
+        metric: its name.
+        groups: group of each row, where they are grouped. Which of them are right is not known here, so that each group
+            counts as one row: the interval may be too wide, not too narrow.
+    """
     if metric != "accuracy" or rows < 1 or not 0 <= score <= 1:
         return None
     from cotune.evaluate.intervals import wilson
 
     # Journals round scores, so the number of right answers is the nearest whole one.
-    found = wilson(min(rows, round(score * rows)), rows)
+    share = min(rows, round(score * rows)) / rows
+    counted = len(set(groups[:rows])) if groups else rows
+    found = wilson(share * counted, counted)
     return found.low, found.high
 
 
-def told(score: float, rows: int, metric: str) -> str:
+def told(score: float, rows: int, metric: str, groups: Sequence[int] = ()) -> str:
     """``51.6% (39.4 to 63.6, 62 rows)``."""
-    ci = share_interval(score, rows, metric)
+    ci = share_interval(score, rows, metric, groups)
     between = f"{percent(ci[0])} to {percent(ci[1])}, " if ci else ""
     return f"{percent(score)}% ({between}{rows} rows)"

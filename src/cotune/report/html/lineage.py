@@ -22,7 +22,7 @@ def lineage_section(record: RunRecord, prompts: Prompts) -> str:
     every = [s.score for facts in prompts.by_id.values() for s in (*facts.raced, *facts.tuned)]
     span = padded(every, least=0.05)
     ticks = [(t, f"{100 * t:g}") for t in nice_ticks(*span, 5)]
-    rows = "".join(_row(prompts, record.metric, span, prompt_id, depth) for prompt_id, depth in _tree(prompts))
+    rows = "".join(_row(prompts, record, span, prompt_id, depth) for prompt_id, depth in _tree(prompts))
     marks = "".join(
         f'<text class="tick x" x="{100 * (t - span[0]) / (span[1] - span[0]):.2f}%" y="14">{shown}</text>' for t, shown in ticks
     )
@@ -59,7 +59,7 @@ def _tree(prompts: Prompts) -> Iterator[tuple[str, int]]:
             stack += [(child, depth + 1) for child in reversed(children.get(prompt_id, []))]
 
 
-def _row(prompts: Prompts, metric: str, span: Point, prompt_id: str, depth: int) -> str:
+def _row(prompts: Prompts, record: RunRecord, span: Point, prompt_id: str, depth: int) -> str:
     facts = prompts.by_id[prompt_id]
     tag = prompts.tag(prompt_id)
     chips = chip(tag, tag) if tag else ""
@@ -71,12 +71,12 @@ def _row(prompts: Prompts, metric: str, span: Point, prompt_id: str, depth: int)
     return (
         f'<li><button type="button" class="branch d{min(depth, _DEEPEST)} {tag}" data-prompt="{esc(prompt_id)}">'
         f'<span class="what"><span class="name">{data_text(facts.name)}</span><span class="chips">{chips}</span></span>'
-        f"{_scores(facts, metric, span)}"
+        f"{_scores(facts, record, span)}"
         f'<span class="number">{number_told} <span>{detail}</span></span></button></li>'
     )
 
 
-def _scores(facts: PromptFacts, metric: str, span: Point) -> str:
+def _scores(facts: PromptFacts, record: RunRecord, span: Point) -> str:
     def at(score: Score) -> str:
         return f"{100 * (score.score - span[0]) / (span[1] - span[0]):.2f}%"
 
@@ -92,7 +92,7 @@ def _scores(facts: PromptFacts, metric: str, span: Point) -> str:
         )
         what = f"tuned {score.steps} steps" if score.steps else f"race of cycle {score.cycle}"
         what = "the old bundle’s weights" if score.stage == "previous" else what
-        tip = f"{what}: {told(score.score, score.rows, metric)}\nadapter {score.adapter[:12]}"
+        tip = f"{what}: {told(score.score, score.rows, record.metric, record.dev_groups)}\nadapter {score.adapter[:12]}"
         parts.append(f'<circle class="{kind}" cx="{at(score)}" cy="50%" r="5" data-tip="{esc(tip)}"/>')
     return f'<svg class="strip" width="100%" height="24" aria-hidden="true">{"".join(parts)}</svg>'
 
@@ -127,7 +127,7 @@ def map_section(record: RunRecord, prompts: Prompts) -> str:
             out = prompt_id in gone or (most and seen < most)
             kind = "place " + ("plain" if score is None else f"s{_step(score, span)}") + (" hollow" if out else "")
             kind += f" {prompts.tag(prompt_id)}"
-            tip = f"{facts.name}\n" + ("not raced" if score is None else told(score, seen, record.metric))
+            tip = f"{facts.name}\n" + ("not raced" if score is None else told(score, seen, record.metric, record.dev_groups))
             tip += "\nleft the race early" if out else ""
             radius = 5 + 8 * ((seen / most) ** 0.5 if most else 0.3)
             plot.dot(place, kind, radius=radius, tip=tip, prompt=prompt_id, name=f"{facts.name}: open")

@@ -81,7 +81,7 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
     )
     data = {
         "tables": tables_for_page(record, prompts),
-        "prompts": prompt_details(with_formats(record, prompts), record.metric),
+        "prompts": prompt_details(with_formats(record, prompts), record.metric, record.dev_groups),
         "metric": record.metric,
     }
     remarks = "".join(f"<p class=remark>{esc(remark)}</p>" for remark in record.remarks)

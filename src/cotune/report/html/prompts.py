@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -203,7 +203,7 @@ def word_diff(before: str, after: str) -> list[list[str]] | None:
     return pieces
 
 
-def prompt_details(prompts: Prompts, metric: str, *, total_bytes: int = 700_000) -> dict[str, Any]:
+def prompt_details(prompts: Prompts, metric: str, groups: Sequence[int] = (), *, total_bytes: int = 700_000) -> dict[str, Any]:
     """For the page's panel: each prompt's text, scores and difference from its parent, cut to a size in all."""
     each = max(600, min(12_000, total_bytes // (2 * max(1, len(prompts.by_id)))))
     texts = {prompt_id: cut(facts.full_text, each) for prompt_id, facts in prompts.by_id.items()}
@@ -233,7 +233,7 @@ def prompt_details(prompts: Prompts, metric: str, *, total_bytes: int = 700_000)
                     "what": _what(s),
                     "adapter": s.adapter,
                     "score": s.score,
-                    "ci": share_interval(s.score, s.rows, metric),
+                    "ci": share_interval(s.score, s.rows, metric, groups),
                     "rows": s.rows,
                     "log_loss": s.log_loss,
                 }

@@ -98,6 +98,12 @@ class RunRecord:
         """Name of the metric."""
         return str(self.summary.get("metric") or self.config.get("metric") or "score")
 
+    @cached_property
+    def dev_groups(self) -> tuple[int, ...]:
+        """Number of the group of each dev row, in the order in which all meet them; empty where rows are not grouped."""
+        found = [number(group) for group in items(self.value("start").get("dev_groups"))]
+        return tuple(int(group) for group in found if group is not None)
+
     def values(self, *kinds: str) -> Iterator[Mapping[str, Any]]:
         """The values of events of these kinds, in order."""
         for event in self.events:

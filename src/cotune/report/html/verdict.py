@@ -68,7 +68,7 @@ def _going_on(record: RunRecord, prompts: Prompts) -> str:
     what = "Nothing has been measured on dev yet."
     if best:
         score, facts = best
-        shown = told(score.score, score.rows, record.metric)
+        shown = told(score.score, score.rows, record.metric, record.dev_groups)
         where = f"after {score.steps} steps of tuning" if score.steps else "on the base model"
         what = f"Best on dev so far: {esc(shown)} {where}, with “{data_text(facts.name)}”."
     last = max((number(event.get("active_s")) or 0.0 for event in record.events), default=0.0)
@@ -219,7 +219,7 @@ def _selection(record: RunRecord) -> str:
     if dev is None or test is None:
         return ""
     ci = _arm_ci(best, record.metric)
-    dev_ci = share_interval(dev, int(number(n.get("dev")) or 0), record.metric)
+    dev_ci = share_interval(dev, int(number(n.get("dev")) or 0), record.metric, record.dev_groups)
     corrected = number(selection.get("dev_corrected"))
     rows = [("dev score of the winner", percent(dev), _between(dev_ci))]
     rows += [("the same, corrected for choosing", percent(corrected), "")] if corrected is not None else []

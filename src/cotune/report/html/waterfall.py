@@ -51,7 +51,7 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
             number_told = (
                 f'<b class="{kind if change else "quiet"}">{signed_points(change)}</b> <span>→ {percent(level)}</span>'
             )
-            if (ends := _interval(before, move, record.metric)) is not None:
+            if (ends := _interval(before, move, record)) is not None:
                 known = True
                 number_told += f"<br><span>{signed_points(ends[0])} to {signed_points(ends[1])}</span>"
         svg = f'<svg class="strip" width="100%" height="28" aria-hidden="true">{bar}</svg>'
@@ -70,20 +70,21 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
     )
 
 
-def _interval(before: Move, after: Move, metric: str) -> tuple[float, float] | None:
+def _interval(before: Move, after: Move, record: RunRecord) -> tuple[float, float] | None:
     """Paired interval of the change, where both sides' rows are known."""
-    if metric != "accuracy" or not before.correct or len(before.correct) != len(after.correct):
+    if record.metric != "accuracy" or not before.correct or len(before.correct) != len(after.correct):
         return None
     from cotune.evaluate.packing import unpack_rows
-    from cotune.evaluate.paired import discordant_rows, paired_proportion_interval
+    from cotune.evaluate.paired import paired_interval
 
     try:
         first, second = unpack_rows(before.correct), unpack_rows(after.correct)
     except ValueError:
         return None
-    if len(first) != len(second):
+    groups = record.dev_groups or None
+    if len(first) != len(second) or len(groups or first) != len(first):
         return None
-    ends = paired_proportion_interval(*discordant_rows(first, second), len(first))
+    ends = paired_interval(first, second, seed=0, groups=groups)
     return ends.low, ends.high
 
 
