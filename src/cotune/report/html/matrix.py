@@ -57,7 +57,7 @@ def tables_for_page(record: RunRecord, prompts: Prompts) -> dict[str, Any]:
     """Each table as the page's script reads it: who answered, the labels, the rows."""
     tests, devs = record.tests, replace(record.devs, rows=record.devs.rows[:_MOST_DEV_ROWS])
     arms = [{"name": ARM_NAMES[arm]} for arm in tests.arms]
-    found = {"test": (tests, arms), "dev": (devs, _columns(devs, prompts, record.metric))}
+    found = {"test": (tests, arms), "dev": (devs, _columns(devs, prompts, record))}
     return {
         name: {
             "labels": [one_line(label, 200 if rows.written else 80) for label in rows.labels],
@@ -72,7 +72,7 @@ def tables_for_page(record: RunRecord, prompts: Prompts) -> dict[str, Any]:
     }
 
 
-def _columns(devs: AnsweredRows, prompts: Prompts, metric: str) -> list[dict[str, Any]]:
+def _columns(devs: AnsweredRows, prompts: Prompts, record: RunRecord) -> list[dict[str, Any]]:
     """Heads of the best prompts: their place, whose weights, and the prompt to open."""
     columns = []
     for place, name in enumerate(devs.arms):
@@ -81,7 +81,7 @@ def _columns(devs: AnsweredRows, prompts: Prompts, metric: str) -> list[dict[str
         facts, tag = prompts.by_id.get(prompt_id), prompts.tag(prompt_id)
         score, rows = number(found.get("score")), int(number(found.get("n")) or 0)
         about = [f"tuned {counted(steps, 'step')}" if steps else "base model"]
-        about += [told(score, rows, metric)] if score is not None and rows else []
+        about += [told(score, rows, record.metric, record.dev_groups)] if score is not None and rows else []
         columns.append(
             {
                 "name": f"{_ordinal(place + 1)}{f' ({tag})' if tag else ''}, {'tuned' if steps else 'base'}",
