@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -415,6 +416,33 @@ def test_a_terminal_takes_one_prompt_after_another(done: Done) -> None:
     os.close(terminal)
     assert [answer["prompt_text"] for answer in answers] == ["Which? {text}", "Name it: {text}"]
     assert "{text}" in said and "Traceback" not in said
+
+
+def test_a_watched_file_is_tried_whenever_it_is_saved(done: Done, tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("Which? {text}")
+    arguments = [sys.executable, "-m", "cotune.cli", "try", str(done.out), "--prompt", str(file), "--watch", "--json"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stderr is not None
+        first = json.loads(child.stdout.readline())
+        file.write_text("No field.")
+        said = ""
+        while "{text}" not in said:
+            said += child.stderr.readline()
+        file.unlink()
+        (tmp_path / "new.txt").write_text("Name it: {text}")
+        (tmp_path / "new.txt").rename(file)
+        second = json.loads(child.stdout.readline())
+        child.send_signal(signal.SIGINT)
+        assert child.wait(60) == 130
+        assert "Traceback" not in child.stderr.read()
+    assert [first["prompt_text"], second["prompt_text"]] == ["Which? {text}", "Name it: {text}"]
+
+
+def test_watching_needs_a_file(cotune: Cotune, done: Done) -> None:
+    ended = cotune("try", done.out, "--text", "{text}", "--watch")
+    is_one_message(ended)
+    assert "--prompt" in ended.stderr
 
 
 def test_trying_the_winner_itself_changes_nothing(cotune: Cotune, done: Done) -> None:

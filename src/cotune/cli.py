@@ -148,12 +148,17 @@ def serve(
     serve_bundles(bundles, settings, base=base, ready=ready)
 
 
-@app.command("try", epilog="Example:\n\n  cotune try runs/mine --prompt mine.txt")
+@app.command(
+    "try",
+    epilog="Examples:\n\n  cotune try runs/mine --prompt mine.txt\n\n  cotune try runs/mine --prompt mine.txt --watch\n\n"
+    "  cotune try runs/mine",
+)
 def try_(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     prompt: Annotated[Path | None, typer.Option(help="File with your prompt; - reads it from standard input.")] = None,
     text: Annotated[str | None, typer.Option(help="The prompt itself.")] = None,
     rows: Annotated[int, typer.Option(min=0, help="Flipped rows to show.")] = 8,
+    watch: Annotated[bool, typer.Option("--watch", help="Try the file again whenever it is saved; Ctrl-C ends.")] = False,
     as_json: Json = False,
 ) -> None:
     """Set your own prompt against the winner on dev: difference, interval, flipped rows.
@@ -164,6 +169,13 @@ def try_(
 
     if not (run / "config.json").is_file():
         raise InputError("this is not a run's folder", where=str(run), mend="Give the --out folder of a cotune run.")
+    if watch:
+        if text is not None or prompt is None or str(prompt) == "-":
+            raise InputError("--watch needs a file to look at", where="--watch", mend="Name it: --prompt FILE.")
+        from cotune.trying import try_saved
+
+        try_saved(run, prompt, rows=rows, as_json=as_json)
+        return
     if text is None and prompt is None and sys.stdin.isatty():
         from cotune.trying import try_typed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +12,13 @@ from typing import TYPE_CHECKING
 import typer
 
 from cotune.errors import InputError
+from cotune.files import read_text
 
 if TYPE_CHECKING:
     from cotune.cycle import Tryout, Tryouts
+
+
+_LOOK_SECONDS = 0.2
 
 
 def open_run(run: Path) -> Tryouts:
@@ -69,3 +74,33 @@ def try_typed(run: Path, *, rows: int, as_json: bool) -> None:
             except InputError as error:
                 typer.echo(str(error), err=True)
             typer.echo("\nThe next prompt, then Ctrl-D; Ctrl-D alone ends.", err=True)
+
+
+def try_saved(run: Path, file: Path, *, rows: int, as_json: bool) -> None:
+    """Try a file's prompt, and again whenever the file is saved with other words, until Ctrl-C.
+
+    Args:
+        run: a run's folder.
+        file: holds the prompt.
+        rows: flipped rows to show for each set of weights.
+        as_json: print one JSON object a prompt.
+
+    Raises:
+        InputError: the run cannot be opened, or the file cannot be read at first.
+        KeyboardInterrupt: by the user, to end it.
+    """
+    text: str | None = read_text(file, "the prompt file")
+    tryouts = open_run(run)
+    tried: str | None = None
+    while True:
+        if text is not None and text != tried:
+            tried = text
+            try:
+                try_one(tryouts, text, where=str(file), rows=rows, as_json=as_json)
+            except InputError as error:
+                typer.echo(str(error), err=True)
+            typer.echo(f"\nWaiting for {file} to be saved again; Ctrl-C ends.", err=True)
+        time.sleep(_LOOK_SECONDS)
+        # An editor that replaces the file leaves none for a moment, or an empty one.
+        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
+        text = text if text and text.strip() else None
