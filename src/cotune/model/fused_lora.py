@@ -87,7 +87,7 @@ class LoraGroup:
         both = linear(states, self._down, self._bias)
         width = self._up.shape[0]
         inner = both[:, width:]
-        return torch.addmm(both[:, :width], inner, self._up.t()), inner
+        return both[:, :width].addmm_(inner, self._up.t()), inner
 
     def backward(self, grad: Tensor, states: Tensor, inner: Tensor, *, to_input: bool) -> tuple[Tensor | None, list[Tensor]]:
         """Gradients of the states and, alternating for each layer, of its down- and up-projection, those in fp32."""
@@ -95,7 +95,7 @@ class LoraGroup:
         to_inner = grad @ self._up
         to_states = None
         if to_input:
-            to_states = torch.addmm(grad @ self._down[:width], to_inner, self._down[width:])
+            to_states = (grad @ self._down[:width]).addmm_(to_inner, self._down[width:])
         down, up = to_inner.t() @ states, grad.t() @ inner
         found: list[Tensor] = []
         row = column = 0
