@@ -169,7 +169,7 @@ BAD = {
     "a LoRA target that is not there": Bad(("tune.target", "'nowhere'", "q_proj"), more=("tune.target=q_proj,nowhere",)),
     "budget nonsense": Bad(("budget", "'soon'", "10m"), more=("--budget", "soon")),
     "budget nothing": Bad(("budget", "'0m'"), more=("--budget", "0m")),
-    "budget too small": Bad(("budget", "too small", "Raise"), more=("--budget", "3ktok")),
+    "budget too small": Bad(("budget", "too small", "Give --budget"), more=("--budget", "3ktok")),
     "unknown device": Bad(("warp",), more=("engine.device=warp",)),
     "a seed below zero": Bad(("seed", "at least 0"), more=("--seed", "-1")),
     "a limit that leaves nothing": Bad(("limit.test",), more=("limit.test=59",)),
