@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cotune.errors import CotuneError, InputError
+from cotune.errors import CotuneError, InputError, no_run
 
 app = typer.Typer(
     name="cotune",
@@ -168,7 +168,7 @@ def try_(
     from cotune.files import read_text
 
     if not (run / "config.json").is_file():
-        raise InputError("this is not a run's folder", where=str(run), mend="Give the --out folder of a cotune run.")
+        raise no_run(run)
     if watch:
         if text is not None or prompt is None or str(prompt) == "-":
             raise InputError("--watch needs a file to look at", where="--watch", mend="Name it: --prompt FILE.")
@@ -195,7 +195,7 @@ def report(
 ) -> None:
     """Write report.html, one page that needs no network, and print the verdict again."""
     if not (run / "journal.jsonl").is_file():
-        raise InputError("this is not a run's folder", where=str(run), mend="Give the --out folder of a cotune run.")
+        raise no_run(run)
     from cotune.report.html import write_report
 
     page = write_report(run)

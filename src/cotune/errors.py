@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class CotuneError(Exception):
     """Base of all errors that cotune raises on purpose; the command line prints it without a traceback.
@@ -27,6 +29,11 @@ class InputError(CotuneError):
     def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
         self.what, self.where, self.mend = what, where, mend
         super().__init__(f"{where + ': ' if where else ''}{what}.{' ' + mend if mend else ''}")
+
+
+def no_run(folder: Path) -> InputError:
+    """The error for a folder that is taken for a run's and is none."""
+    return InputError("this is not a run's folder", where=str(folder), mend="Give the --out folder of a cotune run.")
 
 
 class DivergedError(CotuneError):

@@ -19,7 +19,7 @@ from cotune.cycle.lab import dev_in_order
 from cotune.cycle.remote import reopen_remote
 from cotune.cycle.start import knowing_task
 from cotune.embed import Neighbours
-from cotune.errors import CotuneError, InputError
+from cotune.errors import CotuneError, InputError, no_run
 from cotune.evaluate.decision import Decision
 from cotune.evaluate.paired import paired_difference
 from cotune.evaluate.scoring import Evaluation
@@ -230,10 +230,9 @@ def _reopened(config: RunConfig, folder: Path, engine: dict[str, Any], task: Tas
 
 
 def _stored(folder: Path) -> tuple[RunConfig, list[dict[str, Any]]]:
-    path = folder / "config.json"
-    mend = "Give the --out folder of a cotune run."
+    path, mend = folder / "config.json", "Give the --out folder of a cotune run."
     if not path.is_file():
-        raise InputError("this is not a run's folder", where=str(folder), mend=mend)
+        raise no_run(folder)
     try:
         config = RunConfig.model_validate(json.loads(path.read_text(encoding="utf-8"))["config"])
     except (ValueError, KeyError) as error:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cotune.errors import InputError
+from cotune.errors import no_run
 from cotune.report.plain import fields, items, number
 
 JOURNAL, SUMMARY, CONFIG = "journal.jsonl", "summary.json", "config.json"
@@ -122,7 +122,7 @@ def read_record(folder: Path) -> RunRecord:
         InputError: it is not a run's folder.
     """
     if not (folder / JOURNAL).is_file() and not (folder / SUMMARY).is_file():
-        raise InputError("this is not a run's folder", where=str(folder), mend="Give the --out folder of a cotune run.")
+        raise no_run(folder)
     remarks: list[str] = []
     events = tuple(_events(folder / JOURNAL, remarks))
     stored = fields(_json(folder / CONFIG, remarks))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path
 
-from cotune.errors import CotuneError, InputError
+from cotune.errors import CotuneError, no_run
 from cotune.files import content_hash
 from cotune.report.html import Live, render_report
 from cotune.report.html.markup import esc
@@ -50,7 +50,7 @@ class RunPage:
 
     def __init__(self, folder: Path, *, pause: float = 1.0) -> None:
         if not any((folder / name).is_file() for name in (*_SHOWN[:3], ".lock")):
-            raise InputError("this is not a run's folder", where=str(folder), mend="Give the --out folder of a cotune run.")
+            raise no_run(folder)
         self._folder, self._pause = folder, pause
         self._lock = threading.Lock()
         self._seen: object = None
