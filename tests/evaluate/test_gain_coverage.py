@@ -12,7 +12,7 @@ from scipy import special
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.attribution import ARMS, GAINS, attribute
 from cotune.evaluate.paired import FEW_DIFFERING, contrast_limits, grouped_tango_limits, sign_flip_test, tango_limits
-from cotune.evaluate.resampling import weighted_mean
+from cotune.evaluate.resampling import bootstrap_limits, weighted_mean
 
 ACCURACIES = ((0.4, 0.5, 0.45, 0.8, 0.95), (0.6, 0.6, 0.6, 0.7, 0.7), (0.9, 0.9, 0.92, 0.95, 0.97), (0.2, 0.5, 0.5, 0.85, 0.9))
 """Of the five arms, in the order of ``ARMS``."""
@@ -117,6 +117,20 @@ def test_what_is_reported_is_what_was_simulated(groups: int) -> None:
                 zero_one = values.dtype == bool and name != "synergy"
                 low, high = _limits(changes, grouping, zero_one=zero_one)
                 assert (gain.ci.low, gain.ci.high) == pytest.approx((low[0], high[0]))
+
+
+def test_the_difference_of_two_shares_is_the_bootstraps_alone() -> None:
+    margin = margins(np.random.default_rng(5), np.array(ACCURACIES[0]), 1, 120, 1, 0.0)[0]
+    arms = {name: ArmScores((margin[i] > 0).astype(float), None, None, None, name) for i, name in enumerate(ARMS)}
+    gain = attribute(arms, draws=1000, seed=1, permutations=10).gains["tuning"]
+    changes = (COEFFICIENTS[list(GAINS).index("tuning")] @ (margin > 0))[:, None]
+    limits = {
+        wide: bootstrap_limits(weighted_mean(changes[:, 0]), 120, seed=1, draws=1000, level=0.95, widened=wide)[1:]
+        for wide in (False, True)
+    }
+    assert (gain.ci.low, gain.ci.high) == pytest.approx((limits[False][0][0], limits[False][1][0]))
+    assert gain.ci.width < limits[True][1][0] - limits[True][0][0]
+    assert gain.method == "paired BCa bootstrap"
 
 
 def test_arms_that_hardly_differ_get_width_whatever_the_metric() -> None:

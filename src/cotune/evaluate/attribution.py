@@ -131,11 +131,12 @@ def attribute(
 
     Differences of two arms' 0/1 scores get exact McNemar; all others a permutation of each row's results between the
     arms, which for ``synergy`` is exact only where the prompt makes no difference at all, and close to it otherwise.
-    With ``groups`` a group's rows are resampled and permuted together. Intervals are paired BCa bootstraps, never narrower
-    than a t interval, see :func:`cotune.evaluate.paired.contrast_limits`; for 0/1 scores of two arms that differ on fewer than
-    10 rows Tango's score interval stands in for it, since resampling so few rows understates what is not known, and where
-    such rows are grouped Tango's on as many rows as they are worth. Gains that are zero by construction are not tested and
-    do not count in Holm's correction, and two gains that compare the same arms count once.
+    With ``groups`` a group's rows are resampled and permuted together. Intervals are paired BCa bootstraps, but for 0/1
+    scores of two arms never narrower than a t interval, see :func:`cotune.evaluate.paired.contrast_limits`; for 0/1 scores of
+    two arms that differ on fewer than 10 rows Tango's score interval stands in for it, since resampling so few rows
+    understates what is not known, and where such rows are grouped Tango's on as many rows as they are worth. Gains that are
+    zero by construction are not tested and do not count in Holm's correction, and two gains that compare the same arms count
+    once.
 
     Args:
         arms: the arms of :data:`ARMS`, on the same rows in the same order.
@@ -209,8 +210,8 @@ def _gains(
         return np.asarray(scores(weights) @ coefficients, dtype=np.float64)
 
     differs = np.stack([table.differs(pairs) for pairs in wanted.values()], axis=1)
-    # The difference of two shares is covered without.
-    widened = np.array([not (len(pairs) == 1 and table.is_zero_one) for pairs in wanted.values()])
+    compared = {name: _reduced(pairs, same) for name, pairs in wanted.items()}
+    of_shares = np.array([len(pairs) == 1 and table.is_zero_one for pairs in compared.values()])
     value, low, high = contrast_limits(
         contrasts,
         differs,
@@ -218,17 +219,17 @@ def _gains(
         draws=sampling.draws,
         level=sampling.level,
         groups=sampling.groups,
-        widened=widened,
+        # The difference of two shares is covered without.
+        widened=~of_shares,
     )
     gains = {}
-    for column, (name, whole) in enumerate(wanted.items()):
-        pairs = _reduced(whole, same)
+    for column, (name, pairs) in enumerate(compared.items()):
         if not pairs:
             gains[name] = Gain(0.0, Interval(0.0, 0.0), 1.0, 1.0, True, "none: the same arm", "none: the same arm")
             continue
         ci, method = Interval(float(low[column]), float(high[column])), "paired BCa bootstrap, widened by a t interval"
         p, test = math.nan, ""
-        if len(pairs) == 1 and table.is_zero_one:
+        if of_shares[column]:
             before, after = (table.scores[:, table.names.index(arm)] for arm in reversed(pairs[0]))
             ci, method, p, test = _of_shares(before, after, ci, sampling)
         if not test:

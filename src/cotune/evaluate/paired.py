@@ -193,7 +193,7 @@ def contrast_limits(
         Three arrays of shape (columns,).
     """
     rows = len(differs)
-    value, low, high = bootstrap_limits(statistic, rows, seed=seed, draws=draws, level=level, groups=groups, widened=True)
+    value, low, high = bootstrap_limits(statistic, rows, seed=seed, draws=draws, level=level, groups=groups, widened=widened)
     units = differs.sum(axis=0) if groups is None else (group_sums(differs.T, groups) > 0).sum(axis=-1)
     scarce = (units < FEW_DIFFERING) & np.isfinite(low)
     if scarce.any():
