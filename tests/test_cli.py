@@ -418,6 +418,19 @@ def test_a_terminal_takes_one_prompt_after_another(done: Done) -> None:
     assert "{text}" in said and "Traceback" not in said
 
 
+def test_a_run_that_cannot_be_opened_is_an_error_also_where_nothing_was_typed(done: Done, tmp_path: Path) -> None:
+    shutil.copy(done.out / "config.json", tmp_path)
+    (tmp_path / "journal.jsonl").write_text("")
+    terminal, other = os.openpty()
+    arguments = [sys.executable, "-m", "cotune.cli", "try", str(tmp_path)]
+    with subprocess.Popen(arguments, stdin=other, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        os.close(other)
+        os.write(terminal, b"\x04")
+        _, said = child.communicate(timeout=60)
+    os.close(terminal)
+    assert child.returncode == 2 and "no winner yet" in said and "Traceback" not in said
+
+
 def test_a_watched_file_is_tried_whenever_it_is_saved(done: Done, tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("Which? {text}")

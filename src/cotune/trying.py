@@ -47,7 +47,6 @@ def try_one(tryouts: Tryouts, text: str, *, where: str, rows: int, as_json: bool
         if len(found.comparisons) == 1:
             typer.echo(tryout_heading(found) + "\n")
         typer.echo(comparison_text(found.comparisons[-1], rows) + "\n")
-        sys.stdout.flush()
 
     found = tryouts.compare(text, where=where, heard=None if as_json else show)
     typer.echo(json.dumps(found.to_json(), ensure_ascii=False) if as_json else TRYOUT_CLOSING)
@@ -74,6 +73,8 @@ def try_typed(run: Path, *, rows: int, as_json: bool) -> None:
             except InputError as error:
                 typer.echo(str(error), err=True)
             typer.echo("\nThe next prompt, then Ctrl-D; Ctrl-D alone ends.", err=True)
+        # A run that cannot be opened is an error also where nothing was typed.
+        opening.result()
 
 
 def try_saved(run: Path, file: Path, *, rows: int, as_json: bool) -> None:
