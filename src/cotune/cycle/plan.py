@@ -161,8 +161,8 @@ def make_plan(
         pool, race_rows = _fit_race(max_pool, sizes.dev, share * usable / row)
         rest = usable - _race_cost(pool, race_rows) * row
         entrants, target = _fit_tuning(max_entrants, rest, step, check, wanted)
-        share = max(0.0, rest - (entrants + 3) * check) / left
-        if target >= wanted and (share >= _HALF or not sizes.late):
+        trained = max(0.0, rest - (entrants + 3) * check) / left
+        if target >= wanted and (trained >= _HALF or not sizes.late):
             break
     target = max(6, min(target, limit))
     steady = target - decay_steps(int(target * (1 - decay)), decay)
@@ -170,10 +170,10 @@ def make_plan(
     arm_tokens = 1.05 * sizes.test * sizes.test_row / sizes.arms
     plan = Plan(pool, race_rows, entrants, short, target, reserve, reserve_tokens, fixed, arm_tokens=arm_tokens)
     # More steps than max_epochs allows for are none that anything else took away.
-    lacking = (_HALF - share) * left if sizes.late and target < limit else 0.0
+    lacking = (_HALF - trained) * left if sizes.late and target < limit else 0.0
     # Of a longer budget about a tenth goes into races and checks, and of the rest half is what is asked for.
     advice = _remedies(lacking, sizes.test, test_row, raised, longer=1 / (0.9 - _HALF)) if lacking > 0 else ""
-    return replace(plan, training=share, advice=advice)
+    return replace(plan, training=trained, advice=advice)
 
 
 def _remedies(lacking: float, test: int, test_row: float, raised: Callable[[float], str], *, longer: float = 1.1) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from cotune.errors import CotuneError
 from cotune.files import content_hash
-from cotune.task.example import Example
+from cotune.task.example import Example, groups_of
 from cotune.task.split import duplicate_key
 
 FindPairs = Callable[[Sequence[Example]], Sequence[tuple[int, int, float]]]
@@ -140,8 +140,6 @@ class SealedTest:
 
     def group_sizes(self) -> tuple[int, ...]:
         """How many rows each group has, largest first, a row without a group for itself; empty where there are no groups."""
-        from cotune.task.example import groups_of
-
         groups = groups_of(self.__examples)
         return () if groups is None else tuple(sorted(Counter(groups.tolist()).values(), reverse=True))
 
