@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny import Kind, tiny_model
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from cotune.model.lean_layers import make_lean
+from tiny import Kind, tiny_model
 
 IDS = torch.tensor([[3, 9, 4, 7, 250, 12]])
 
