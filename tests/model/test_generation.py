@@ -203,29 +203,38 @@ def test_rows_leave_and_enter_a_small_batch(kind: Any, slots: int, monkeypatch: 
 @pytest.mark.parametrize("prefix", [0, 9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("window", [None, 5, 12])
-def test_a_step_attends_to_just_what_each_row_sees(prefix: int, dtype: torch.dtype, window: int | None) -> None:
+@pytest.mark.parametrize("counts", [(1, 1, 1), (3, 1, 6)])
+def test_a_step_attends_to_just_what_each_token_sees(
+    prefix: int, dtype: torch.dtype, window: int | None, counts: tuple[int, ...]
+) -> None:
     generator = torch.Generator().manual_seed(0)
     lengths, heads, group, size = [4, 1, 7], 2, 3, 8
     before = [torch.randn(prefix, heads, size, generator=generator).to(dtype) for _ in range(2)]
     own = OwnKeyValues(4, 40)
-    own.reserve(8)
+    own.reserve(13)
     earlier = [[torch.randn(length, heads, size, generator=generator).to(dtype) for _ in range(2)] for length in lengths]
     for slot, (keys, values) in enumerate(earlier):
         own.write(0, torch.full((lengths[slot],), slot), torch.arange(lengths[slot]), keys, values)
     filler = torch.full((1, heads, size), 9.0, dtype=dtype)
     own.write(0, torch.tensor([3]), torch.tensor([0]), filler, filler)
-    q = torch.randn(3, heads * group, size, generator=generator).to(dtype)
-    k, v = (torch.randn(3, heads, size, generator=generator).to(dtype) for _ in range(2))
-    step = DecodeStep(own, torch.arange(3), torch.tensor(lengths), max(lengths), min(lengths), prefix)
+    q = torch.randn(sum(counts), heads * group, size, generator=generator).to(dtype)
+    k, v = (torch.randn(sum(counts), heads, size, generator=generator).to(dtype) for _ in range(2))
+    step = DecodeStep(own, lengths, counts, prefix)
+    assert step.positions.tolist() == [prefix + lengths[row] + i for row in range(3) for i in range(counts[row])]
     found = step.attend(0, q, k, v, (before[0], before[1]) if prefix else None, 0.4, window)
     for row, (keys, values) in enumerate(earlier):
-        seen_k, seen_v = (
-            torch.cat([before[i], (keys, values)[i], (k, v)[i][row : row + 1]])[-(window or 99) :].double() for i in range(2)
-        )
-        for head in range(heads * group):
-            weights = torch.softmax(seen_k[:, head // group] @ q[row, head].double() * 0.4, 0)
-            wanted = weights @ seen_v[:, head // group]
-            torch.testing.assert_close(found[row, head].double(), wanted, atol=1e-5 if dtype == torch.float32 else 0.03, rtol=0)
+        first = sum(counts[:row])
+        assert step.last[row] == first + counts[row] - 1
+        for token in range(first, first + counts[row]):
+            seen_k, seen_v = (
+                torch.cat([before[i], (keys, values)[i], (k, v)[i][first : token + 1]])[-(window or 99) :].double()
+                for i in range(2)
+            )
+            for head in range(heads * group):
+                weights = torch.softmax(seen_k[:, head // group] @ q[token, head].double() * 0.4, 0)
+                wanted = weights @ seen_v[:, head // group]
+                near = 1e-5 if dtype == torch.float32 else 0.03
+                torch.testing.assert_close(found[token, head].double(), wanted, atol=near, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "gemma3"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jsonschema_rs
@@ -14,6 +15,7 @@ from cotune.errors import InputError
 from cotune.model.choosing import Chooser
 from cotune.model.generations import GREEDY, Sampling
 from cotune.model.grammar import Grammar
+from cotune.model.json_terms import END
 from cotune.model.token_grammar import TokenGrammar, TokenTable
 from cotune.prompt.prompt import Prompt
 from tiny import merging_tokenizer, tiny_local, tiny_tokenizer
@@ -128,6 +130,83 @@ def test_every_answer_parses_and_validates_also_at_the_limit(schema: dict[str, A
     jsonschema_rs.validator_for(schema).validate(value)
     # written as the gold answers are
     assert grammar.canonical(value) == text or "\\" in text or re.search(r"\d\.\d*0|-0", text)
+
+
+def logits_after(seed: int, ids: Sequence[int]) -> torch.Tensor:
+    """Random ones that hang on what was written, as a model's do."""
+    generator = torch.Generator().manual_seed(hash((seed, tuple(ids))) % 2**31)
+    return torch.randn(1, VOCABULARY, generator=generator) * 3
+
+
+def masked_greedy(held: TokenGrammar, limit: int, seed: int) -> tuple[list[int], bool]:
+    """The definition: the likeliest token that the mask and the terms allow, one after the other, ended in time."""
+    walk, ids = held.start(), []
+    while len(ids) < limit:
+        logits = logits_after(seed, ids)[0].masked_fill(~torch.from_numpy(walk.allowed(STOPS)), -torch.inf)
+        for _ in range(16):
+            token = int(logits.argmax())
+            term = walk.after(token)
+            if logits[token] == -torch.inf or token in STOPS or term is not None:
+                break
+            logits[token] = -torch.inf
+        if token in STOPS and logits[token] > -torch.inf:
+            return ids, True
+        if logits[token] == -torch.inf or term is None or not walk.fits(term, limit - len(ids) - 1):
+            return ids + walk.finish(), False
+        walk.push(token, term)
+        ids.append(token)
+        if term is END:
+            return ids, True
+    return ids, False
+
+
+@given(schemas, st.integers(0, 40), st.integers(0, 2**31))
+@settings(max_examples=120, deadline=None)
+def test_what_is_taken_ahead_is_what_the_masks_leave(schema: dict[str, Any], more: int, seed: int) -> None:
+    grammar = grammar_of(schema)
+    limit = len(TABLE.encode(grammar.term.shortest) or ()) + more
+    assume(limit)
+    held = TokenGrammar(grammar, TABLE, lead=" " if seed % 2 else "", limit=limit + 1)
+    for sampling in (GREEDY, Sampling(1.0, 0)):
+        written = []
+        for ahead in (False, True):
+            chooser = Chooser(STOPS, sampling, held, ahead=ahead)
+            answer = chooser.start([seed], limit + 1)
+            while not answer.done:
+                chooser.choose(logits_after(seed, answer.ids), [answer])
+            written.append((answer.ids, answer.ended))
+        assert written[0] == written[1]
+        if sampling == GREEDY:
+            assert written[0] == masked_greedy(held, limit + 1, seed)
+
+
+def test_where_nothing_is_to_be_chosen_the_model_is_not_asked() -> None:
+    local = tiny_local()
+    local.runner.hidden = None  # whatever runs now would fail
+    found = local.generate(Prompt(instruction="Say."), [{"input": "x"}], limit=30, grammar=Grammar.json({"const": {"a": 1}}))
+    assert found.texts == ('{"a": 1}',) and found.ended == (True,)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_tokens_taken_ahead_take_no_step_and_change_no_answer(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {"enum": ["card arrival", "refund of it all", "account"]}
+    schema = {
+        "type": "object",
+        "properties": {"kind of thing": words, "words": {"type": "array", "items": words, "minItems": 2, "maxItems": 4}},
+        "required": ["kind of thing", "words"],
+    }
+    rows = [{"input": text} for text in ("a row of words", "x", "where is my money and all the rest of it", "no")]
+    local = tiny_local(kind)
+    local.shared = False
+    asked: Any = {"limit": 200, "grammar": Grammar.json(schema)}
+    one_by_one = local.generate(Prompt(instruction="Say."), rows, **asked)
+    local.shared = True
+    fed: list[int] = []
+    step = local.runner.step
+    monkeypatch.setattr(local.runner, "step", lambda ids, *rest: (fed.append(len(ids)), step(ids, *rest))[1])
+    found = local.generate(Prompt(instruction="Say."), rows, **asked)
+    assert found.ids == one_by_one.ids and found.ended == one_by_one.ended
+    assert 3 * len(fed) < max(map(len, found.ids))
 
 
 @given(schemas, st.integers(0, 2**31))

@@ -1,6 +1,7 @@
 """Decoding behind a shared prefix: rows that are finished leave the batch, and waiting rows enter.
 
-On a CPU a step of few rows takes as long as reading the weights once, so the batch is as large as memory allows for.
+On a CPU a step of few rows takes as long as reading the weights once, so the batch is as large as memory allows for. Tokens
+that a grammar leaves no choice about are read in one step with the choice before them.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ class Decoder:
         slots: rows in flight at most.
         pass_tokens: own tokens in a pass over entering prompts.
         progress: told the tokens of each pass and step.
+
+    Attributes:
+        tokens: that were run.
     """
 
     def __init__(
@@ -68,10 +72,10 @@ class Decoder:
         most = max(len(s) + answer.limit for s, answer in zip(suffixes, answers, strict=True))
         self._own = OwnKeyValues(self._slots, most)
         # Long inputs tend to have long answers: begun first, they do not run on alone at the end.
-        self._waiting = sorted(range(len(suffixes)), key=lambda i: (len(suffixes[i]), -i))
+        begun = [i for i, answer in enumerate(answers) if not answer.done]
+        self._waiting = sorted(begun, key=lambda i: (len(suffixes[i]), -i))
         self._live: list[int] = []
-        self._newest: list[int] = []
-        self._lengths: list[int] = []
+        self.tokens = 0
 
     def run(self) -> None:
         """Until all answers are done."""
@@ -87,18 +91,20 @@ class Decoder:
     def _enter(self, free: int) -> None:
         """Run prompts of waiting rows, as many as have a place and fit into a pass, and choose their first tokens."""
         rows: list[int] = []
+        own: list[list[int]] = []
         tokens = 0
         while self._waiting and len(rows) < free:
-            length = len(self._suffixes[self._waiting[-1]])
-            if rows and tokens + length > self._pass_tokens:
+            row = self._waiting[-1]
+            ids = [*self._suffixes[row], *self._answers[row].due()]
+            if rows and tokens + len(ids) > self._pass_tokens:
                 break
             rows.append(self._waiting.pop())
-            tokens += length
-        suffixes = [self._suffixes[row] for row in rows]
+            own.append(ids)
+            tokens += len(ids)
         device = self._runner.device
-        plan = plan_pass(suffixes, prefix=self._before, device=device)
+        plan = plan_pass(own, prefix=self._before, device=device)
         hidden, collected = self._runner.hidden(plan, self._prefix, collect=True)
-        lengths = [len(suffix) for suffix in suffixes]
+        lengths = [len(ids) for ids in own]
         self._own.reserve(max(lengths) + 1)
         first = len(self._live)
         counts = torch.tensor(lengths)
@@ -107,33 +113,33 @@ class Decoder:
         for layer, (keys, values) in collected.items():
             self._own.write(layer, slots, places, keys, values)
         self._live += rows
-        self._lengths += lengths
-        self._newest += self._choose(hidden[plan.last], rows)
-        if self._progress:
-            self._progress(tokens)
+        self._choose(hidden[plan.last], rows, tokens)
 
     def _step(self) -> None:
-        device = self._runner.device
-        longest = max(self._lengths)
-        self._own.reserve(longest + 1)
-        lengths = torch.tensor(self._lengths, device=device)
-        slots = torch.arange(len(self._lengths), device=device)
-        step = DecodeStep(self._own, slots, lengths, longest, min(self._lengths), self._before)
-        ids = torch.tensor(self._newest, device=device)
-        hidden = self._runner.step(ids, lengths + self._before, self._prefix, step)
-        self._lengths = [length + 1 for length in self._lengths]
-        self._newest = self._choose(hidden, self._live)
-        if self._progress:
-            self._progress(len(self._live))
+        due = [self._answers[row].due() for row in self._live]
+        lengths, counts = [self._length(row) for row in self._live], [len(ids) for ids in due]
+        self._own.reserve(max(length + count for length, count in zip(lengths, counts, strict=True)))
+        step = DecodeStep(self._own, lengths, counts, self._before, self._runner.device)
+        ids = torch.tensor([token for row in due for token in row], device=self._runner.device)
+        hidden = self._runner.step(ids, step.positions, self._prefix, step)
+        self._choose(hidden[step.last], self._live, len(ids))
 
-    def _choose(self, states: Tensor, rows: Sequence[int]) -> list[int]:
-        chosen: list[int] = []
+    def _choose(self, states: Tensor, rows: Sequence[int], tokens: int) -> None:
+        """What comes after the ``tokens`` that just ran, from each row's last state."""
+        for row in rows:
+            self._answers[row].read()
         start = 0
         while start < len(rows):
             part = slice(start, start + max(1, _LOGITS // self._runner.vocabulary))
-            chosen += self._chooser.choose(self._runner.logits(states[part]), [self._answers[row] for row in rows[part]])
+            self._chooser.choose(self._runner.logits(states[part]), [self._answers[row] for row in rows[part]])
             start = part.stop
-        return chosen
+        self.tokens += tokens
+        if self._progress:
+            self._progress(tokens)
+
+    def _length(self, row: int) -> int:
+        """Own tokens of a row that were run."""
+        return len(self._suffixes[row]) + self._answers[row].fed
 
     def _leave(self) -> None:
         """Give finished rows' slots to the last ones, so that the live ones stay together."""
@@ -142,7 +148,6 @@ class Decoder:
                 continue
             last = len(self._live) - 1
             if slot != last:
-                self._own.move(last, slot, self._lengths[last])
-            for column in (self._live, self._newest, self._lengths):
-                column[slot] = column[last]
-                column.pop()
+                self._own.move(last, slot, self._length(self._live[last]))
+                self._live[slot] = self._live[last]
+            self._live.pop()

@@ -62,7 +62,7 @@ def generate(
     held = None
     if grammar is not None:
         held = TokenGrammar(grammar, model.token_table, lead=lead, limit=limit)
-    chooser = Chooser(model.stop_ids, sampling, held)
+    chooser = Chooser(model.stop_ids, sampling, held, ahead=model.shared)
     if not model.shared and model.adapters.trained_prefix(adapter) is not None:
         raise InputError("answers are not written behind a trained prefix on this architecture", mend="Use tune.method=lora.")
     answers: dict[int, Answer] = {}
@@ -101,7 +101,7 @@ def generate(
                     model.cache.put(key, _pack(done), cost)
             answers.update(zip(places, done, strict=True))
             tokens += cost
-            plain += sum(len(ids) + answer.choices - 1 for ids, answer in zip(part, done, strict=True))
+            plain += sum(len(ids) + answer.fed for ids, answer in zip(part, done, strict=True))
             if progress and cost > told:
                 progress(cost - told)
     written = [answers[i] for i in range(len(prompts))]
@@ -144,7 +144,7 @@ def _write(
         try:
             with torch.inference_mode():
                 prefix = model.prefix_state(adapter, prefix_ids)
-                Decoder(
+                decoder = Decoder(
                     model.runner,
                     prefix,
                     suffixes,
@@ -153,8 +153,9 @@ def _write(
                     slots=slots,
                     pass_tokens=model.settings.batch_tokens,
                     progress=tell,
-                ).run()
-            return answers, sum(len(s) + a.choices - 1 for s, a in zip(suffixes, answers, strict=True)), sum(told)
+                )
+                decoder.run()
+            return answers, decoder.tokens, sum(told)
         except RuntimeError as error:
             if not out_of_memory(error) or slots == 1:
                 raise
@@ -176,18 +177,18 @@ def _telling(progress: Progress | None, told: list[int]) -> Progress | None:
 
 
 def _pack(answers: Sequence[Answer]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """As numbers: whether it ended, how often logits were read, then the ids, padded by -1."""
+    """As numbers: whether it ended, how many of its tokens were read, then the ids, padded by -1."""
     longest = max(len(answer.ids) for answer in answers)
     table = np.full((len(answers), 2 + longest), -1.0)
     for line, answer in zip(table, answers, strict=True):
-        line[:2] = answer.ended, answer.choices
+        line[:2] = answer.ended, answer.fed
         line[2 : 2 + len(answer.ids)] = answer.ids
     return table
 
 
 def _unpack(table: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> list[Answer]:
     answers = []
-    for ended, choices, *ids in table.tolist():
+    for ended, fed, *ids in table.tolist():
         kept = [int(token) for token in ids if token >= 0]
-        answers.append(Answer(len(kept), ids=kept, ended=bool(ended), done=True, choices=int(choices)))
+        answers.append(Answer(len(kept), ids=kept, ended=bool(ended), done=True, fed=int(fed)))
     return answers

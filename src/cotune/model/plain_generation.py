@@ -40,8 +40,11 @@ def plain_generate(model: Any, prompts: Sequence[Sequence[int]], answers: Sequen
         def choose(_: Tensor, scores: Tensor, rows: list[Answer] = rows, stop: int = stop) -> Tensor:
             active = [i for i, answer in enumerate(rows) if not answer.done]
             picked = torch.full((len(rows),), stop, device=scores.device)
-            chosen = chooser.choose(scores[active].float(), [rows[i] for i in active])
-            picked[active] = torch.tensor(chosen, device=scores.device)
+            writing = [rows[i] for i in active]
+            for answer in writing:
+                answer.read()
+            chooser.choose(scores[active].float(), writing)
+            picked[active] = torch.tensor([answer.ids[-1] if answer.ids else stop for answer in writing], device=scores.device)
             return torch.full_like(scores, -torch.inf).scatter_(1, picked[:, None], 0.0)
 
         def finished(input_ids: Tensor, _: Tensor, rows: list[Answer] = rows) -> Tensor:
@@ -59,5 +62,5 @@ def plain_generate(model: Any, prompts: Sequence[Sequence[int]], answers: Sequen
                 logits_processor=[choose],
                 stopping_criteria=[finished],
             )
-        tokens += sum(length + answer.choices - 1 for answer in rows)
+        tokens += sum(length + answer.fed for answer in rows)
     return tokens

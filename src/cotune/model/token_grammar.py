@@ -26,7 +26,7 @@ class TokenTable:
     Attributes:
         library: the same, as the library wants it.
         bytes: of each token; None for control tokens.
-        writable: ``[vocabulary]`` whether a token writes anything.
+        writable_bits: whether a token writes anything, a bit each, eight to a number.
 
     Raises:
         InputError: the tokenizer cannot write every ASCII character by itself.
@@ -45,12 +45,13 @@ class TokenTable:
             None if self.library.is_special_token(i) else self.library.decode_bytes([i]) or None
             for i in range(min(len(tokenizer), vocabulary))
         ]
-        self.writable = np.zeros(vocabulary, dtype=bool)
+        writable = np.zeros(vocabulary, dtype=bool)
         self._ids: dict[bytes, int] = {}
         for i, text in enumerate(self.bytes):
             if text is not None:
                 self._ids.setdefault(text, i)
-                self.writable[i] = True
+                writable[i] = True
+        self.writable_bits = np.packbits(writable, bitorder="little")
         self._longest = max(map(len, self._ids), default=0)
         if any(bytes([byte]) not in self._ids for byte in _NEEDED):
             raise InputError("answers cannot be held to a grammar: the tokenizer has no token for every character", mend=mend)
@@ -127,6 +128,7 @@ class GrammarWalk:
     def __init__(self, owner: TokenGrammar, matcher: Any, term: Term) -> None:
         self._table, self._matcher, self._term = owner.table, matcher, term
         self._lead = owner.lead.encode()
+        self._next: NDArray[np.uint8] | None = None
         self.text = b""
 
     @property
@@ -136,14 +138,38 @@ class GrammarWalk:
 
     def allowed(self, stops: Collection[int]) -> NDArray[np.bool_]:
         """``[vocabulary]`` which tokens may come next, stop tokens where the answer is whole."""
-        if len(self.text) < len(self._lead):
-            allowed = np.zeros(self._table.vocabulary, dtype=bool)
-            allowed[(self._table.encode(self._lead[len(self.text) :]) or [])[:1]] = True
-            return allowed
-        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        allowed = np.unpackbits(bits, bitorder="little")[: self._table.vocabulary].view(bool) & self._table.writable
+        allowed = np.unpackbits(self._bits(), bitorder="little")[: self._table.vocabulary].view(bool)
         allowed[list(stops)] = self.may_stop
         return allowed
+
+    def allows(self, token: int, stops: Collection[int]) -> bool:
+        """Whether a token may come next: one entry of :meth:`allowed`."""
+        if token in stops:
+            return self.may_stop
+        return bool(self._bits()[token >> 3] >> (token & 7) & 1)
+
+    def only(self, stops: Collection[int]) -> int | None:
+        """The token that must come next; None where several may, or none."""
+        bits = self._bits()
+        places = np.flatnonzero(bits)
+        if len(places) != 1 or self.may_stop:
+            return None
+        byte = int(bits[places[0]])
+        token = int(places[0]) * 8 + byte.bit_length() - 1
+        return token if byte & (byte - 1) == 0 and token not in stops else None
+
+    def _bits(self) -> NDArray[np.uint8]:
+        """The tokens that write something and may come next, a bit each; made once a token."""
+        if self._next is None:
+            if len(self.text) < len(self._lead):
+                wanted = np.zeros(self._table.vocabulary, dtype=bool)
+                wanted[(self._table.encode(self._lead[len(self.text) :]) or [])[:1]] = True
+                self._next = np.packbits(wanted, bitorder="little")
+            else:
+                bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+                writable = self._table.writable_bits
+                self._next = bits[: len(writable)] & writable
+        return self._next
 
     def after(self, token: int) -> Term | None:
         """What may follow a token; None where it may not come, or where its shortest end could not be written."""
@@ -164,7 +190,7 @@ class GrammarWalk:
         assert piece is not None
         inside = len(self.text) >= len(self._lead)
         self.text += piece
-        self._term = term
+        self._term, self._next = term, None
         if inside and not self._matcher.consume_token(token):
             raise CotuneError(f"the grammar library failed ({self._matcher.get_error()})")
 
