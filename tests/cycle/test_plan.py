@@ -59,6 +59,8 @@ def test_where_answers_are_written_late_checks_cost_a_pass_and_the_end_finalists
     early, late = plan(3600.0, SNIPS), plan(3600.0, replace(SNIPS, late=True))
     assert early.reserve - late.reserve == pytest.approx(1.05 * 150 * 3 * (300 - 150) / 500)
     assert late.target_steps > early.target_steps
+    again = plan(3600.0, replace(SNIPS, late=True, again=40.0))
+    assert again.reserve - late.reserve == pytest.approx(1.05 * 150 * 3 * 40 / 500)
 
 
 def test_training_gets_half_of_a_budget_or_the_plan_says_what_would_give_it_that() -> None:

@@ -50,17 +50,40 @@ def test_scores_are_losses_a_token_and_answers_are_of_the_type(kind: str) -> Non
 
 def test_costs_are_about_what_is_run() -> None:
     task, model = task_of("text"), tiny_local()
-    answering = answering_for(task, model)
+    answering = WrittenAnswering(task, model)
     rows, prompt = task.train[:16], seed_prompt(task)
     own, prefix = answering.tokens_a_row(prompt, rows)
     reply = answering.score(prompt, "base", rows, lambda tokens: None)
     assert reply.tokens == pytest.approx(16 * own + prefix)
+    guessed = answering.tokens_an_answer(prompt, rows)[1]
     written = answering.write(prompt, "base", rows, reply.given, lambda tokens: None)
     assert written is not None
-    read, untuned = answering.tokens_an_answer(prompt, rows)
-    assert written.tokens - written.written == pytest.approx(16 * read + prefix, abs=16)
-    assert 0.5 < written.written / (16 * untuned) < 2
-    assert answering.tokens_an_answer(prompt, rows, True)[1] < untuned
+    read, untuned = answering.tokens_an_answer(prompt, rows, apart=True)
+    assert written.tokens - written.written == pytest.approx(16 * read + prefix)
+    assert 0.5 < untuned / guessed < 2 and untuned == written.written / 16
+    assert answering.tokens_an_answer(prompt, rows) == (0.0, untuned), "a prompt is read once for both"
+    assert answering.tokens_an_answer(prompt, rows, tuned=True)[1] < untuned
+
+
+@pytest.mark.parametrize("kind", ["text", "number", "json"])
+def test_a_prompt_is_read_once_for_both(kind: str) -> None:
+    task, model = task_of(kind), tiny_local()
+    answering = answering_for(task, model)
+    rows, prompt = task.train[:16], seed_prompt(task)
+    scored = answering.score(prompt, "base", rows, lambda tokens: None)
+    apart = answering.write(prompt, "base", rows, scored.given, lambda tokens: None)
+    told: list[int] = []
+    found = answering.both(prompt, "base", rows, told.append)
+    assert found is not None and apart is not None
+    first, second, seconds = found
+    assert isinstance(first.given, AnswersGiven) and isinstance(scored.given, AnswersGiven)
+    assert isinstance(second.given, AnswersGiven) and isinstance(apart.given, AnswersGiven)
+    np.testing.assert_allclose(first.given.losses, scored.given.losses, rtol=1e-5)
+    assert first.given.texts is None and second.given.texts == apart.given.texts
+    assert first.tokens == scored.tokens and second.tokens == second.written == apart.written
+    assert 0 < seconds < 60 and sum(told) == first.tokens + second.tokens - answering.tokens_a_row(prompt, rows)[1]
+    model.shared = False
+    assert answering.both(prompt, "base", rows, told.append) is None
 
 
 def test_prompts_leave_room_for_an_answer() -> None:

@@ -96,6 +96,9 @@ def test_the_search_goes_by_the_log_loss_and_finalists_alone_write(written: tupl
         if e["kind"] == "write" and e["value"]["stage"] == "confirm"
     }
     assert len(written_on_dev) <= 4
+    # On the test a prompt is read once for its score and its answer; what finalists write to dev comes apart from that.
+    apart = {e["value"]["stage"]: e["value"]["tokens"] > e["value"]["written"] for e in events if e["kind"] == "write"}
+    assert apart["confirm"] and not apart["test"]
 
 
 def test_the_bundle_answers_as_the_test_did(bench: Bench, written: tuple[str, Path]) -> None:

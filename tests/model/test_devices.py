@@ -22,6 +22,7 @@ from cotune.model.adapters import LoraSettings
 from cotune.model.cache import CACHE_VARIABLE
 from cotune.model.engine_settings import EngineSettings
 from cotune.model.generations import Sampling
+from cotune.model.grammar import Grammar
 from cotune.model.local import LocalModel
 from cotune.model.probe import probe
 from cotune.prompt.prompt import Prompt
@@ -133,6 +134,19 @@ def test_training_goes_on_from_a_checkpoint_as_if_never_left(place: Place, tmp_p
 def test_answers_are_the_cpus(place: Place, kind: Any, sampling: Sampling) -> None:
     found = place.model(kind).generate(PROMPT, ROWS, limit=12, sampling=sampling)
     assert found.ids == on_cpu(kind).generate(PROMPT, ROWS, limit=12, sampling=sampling).ids
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_answers_under_a_grammar_and_losses_beside_them_are_the_cpus(place: Place, kind: Any) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"kind": {"enum": ["aa", "bb"]}, "said": {"type": "string"}},
+        "required": ["said"],
+    }
+    asked: Any = {"limit": 30, "grammar": Grammar.json(schema), "gold": ANSWERS[: len(ROWS)]}
+    found, wanted = (model.generate(PROMPT, ROWS, **asked) for model in (place.model(kind), on_cpu(kind)))
+    assert found.texts == wanted.texts
+    np.testing.assert_allclose(found.gold.losses, wanted.gold.losses, rtol=10 * place.near)
 
 
 def test_losses_of_answers_are_the_cpus(place: Place) -> None:

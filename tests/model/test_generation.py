@@ -151,6 +151,28 @@ def test_answers_and_losses_come_back_from_the_cache_at_the_same_cost(tmp_path: 
     assert sum(told) == sum(twice)
 
 
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+@pytest.mark.parametrize("slots", [2, 100])
+def test_right_answers_are_read_beside_written_ones(
+    kind: Any, slots: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = tiny_local(kind, cache=ScoreCache(tmp_path / "scores.sqlite"))
+    apart, losses = local.generate(PROMPT, ROWS, limit=9), local.answer_losses(PROMPT, ROWS, ANSWERS)
+    monkeypatch.setattr(generating, "slots_in_memory", lambda *_: slots)
+    both = local.generate(PROMPT, ROWS, limit=9, gold=ANSWERS)
+    assert both.cached == 0 and both.ids == apart.ids and both.ended == apart.ended
+    np.testing.assert_allclose(both.gold.losses, losses.losses, rtol=1e-5)
+    assert both.gold.lengths.tolist() == losses.lengths.tolist()
+    assert both.tokens == losses.tokens + apart.written and both.written == apart.written
+    again = local.generate(PROMPT, ROWS, limit=9, gold=ANSWERS)
+    assert again.cached == len(ROWS) and again.ids == both.ids and again.tokens == both.tokens
+    assert again.gold.losses.tobytes() == both.gold.losses.tobytes()
+    assert local.generate(PROMPT, ROWS, limit=9, gold=[*ANSWERS[:-1], "other"]).cached == 0
+    local.shared = False
+    with pytest.raises(InputError, match="this architecture"):
+        local.generate(PROMPT, ROWS, limit=9, gold=ANSWERS)
+
+
 def test_whatever_changes_answers_changes_the_key(tmp_path: Path) -> None:
     local = tiny_local("llama", cache=ScoreCache(tmp_path / "scores.sqlite"))
     local.generate(PROMPT, ROWS, limit=9)

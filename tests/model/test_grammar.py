@@ -102,11 +102,16 @@ def grammar_of(schema: dict[str, Any]) -> Grammar:
 
 
 def decode(
-    held: TokenGrammar, limit: int, seed: int, sampling: Sampling = GREEDY, favour: dict[int, float] | None = None
+    held: TokenGrammar,
+    limit: int,
+    seed: int,
+    sampling: Sampling = GREEDY,
+    favour: dict[int, float] | None = None,
+    ahead: bool = False,
 ) -> Any:
     """An answer under random logits: whatever a model might want to say."""
     generator = torch.Generator().manual_seed(seed)
-    chooser = Chooser(STOPS, sampling, held)
+    chooser = Chooser(STOPS, sampling, held, ahead=ahead)
     answer = chooser.start([seed], limit)
     while not answer.done:
         logits = torch.randn(1, VOCABULARY, generator=generator) * 3
@@ -180,11 +185,21 @@ def test_what_is_taken_ahead_is_what_the_masks_leave(schema: dict[str, Any], mor
             assert written[0] == masked_greedy(held, limit + 1, seed)
 
 
-def test_where_nothing_is_to_be_chosen_the_model_is_not_asked() -> None:
-    local = tiny_local()
-    local.runner.hidden = None  # whatever runs now would fail
-    found = local.generate(Prompt(instruction="Say."), [{"input": "x"}], limit=30, grammar=Grammar.json({"const": {"a": 1}}))
-    assert found.texts == ('{"a": 1}',) and found.ended == (True,)
+def test_an_answer_that_may_end_is_not_led_on() -> None:
+    held = TokenGrammar(Grammar.json({"enum": [1, 123]}), TABLE, lead="", limit=9)
+    for favoured, text in ((STOPS[0], "1"), ((TABLE.encode(b"2") or [0])[0], "123")):
+        assert held.read(decode(held, 9, 0, favour={favoured: 100.0}, ahead=True).ids) == text
+
+
+def test_where_nothing_is_to_be_chosen_the_model_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    local, grammar = tiny_local(), Grammar.json({"const": {"a": 1}})
+    asked: Any = (Prompt(instruction="Say."), [{"input": "x"}])
+    losses = local.answer_losses(*asked, ["x y"]).losses
+    both = local.generate(*asked, limit=30, grammar=grammar, gold=["x y"])
+    assert both.gold is not None and both.gold.losses.tolist() == pytest.approx(losses.tolist(), rel=1e-5)
+    monkeypatch.setattr(local.runner, "hidden", None)  # whatever runs now would fail
+    found = local.generate(*asked, limit=30, grammar=grammar)
+    assert found.texts == both.texts == ('{"a": 1}',) and found.ended == both.ended == (True,) and found.written == 0
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3"])
@@ -192,8 +207,12 @@ def test_tokens_taken_ahead_take_no_step_and_change_no_answer(kind: Any, monkeyp
     words = {"enum": ["card arrival", "refund of it all", "account"]}
     schema = {
         "type": "object",
-        "properties": {"kind of thing": words, "words": {"type": "array", "items": words, "minItems": 2, "maxItems": 4}},
-        "required": ["kind of thing", "words"],
+        "properties": {
+            "first letters": {"type": "string", "maxLength": 4},
+            "kind of thing": words,
+            "words": {"type": "array", "items": words, "minItems": 2, "maxItems": 4},
+        },
+        "required": ["first letters", "kind of thing", "words"],
     }
     rows = [{"input": text} for text in ("a row of words", "x", "where is my money and all the rest of it", "no")]
     local = tiny_local(kind)
@@ -206,7 +225,9 @@ def test_tokens_taken_ahead_take_no_step_and_change_no_answer(kind: Any, monkeyp
     monkeypatch.setattr(local.runner, "step", lambda ids, *rest: (fed.append(len(ids)), step(ids, *rest))[1])
     found = local.generate(Prompt(instruction="Say."), rows, **asked)
     assert found.ids == one_by_one.ids and found.ended == one_by_one.ended
+    assert len(set(found.ids)) > 1 and max(fed) > len(rows)
     assert 3 * len(fed) < max(map(len, found.ids))
+    assert found.written < one_by_one.written, "an end that is taken ahead is never read"
 
 
 @given(schemas, st.integers(0, 2**31))

@@ -77,6 +77,13 @@ class Answering(Protocol):
         """Answers to add to what :meth:`score` gave; None where that holds them already."""
         ...
 
+    def both(
+        self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress
+    ) -> tuple[Reply, Reply, float] | None:
+        """What :meth:`score` and :meth:`write` give, each row's prompt being read once for both, and the seconds that the first
+        took of them; None where nothing is spared."""
+        ...
+
     def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
         """The rows' token ids with whatever may be answered."""
         ...
@@ -93,9 +100,11 @@ class Answering(Protocol):
         """Mean own tokens of a row in :meth:`score`, and tokens of the prefix."""
         ...
 
-    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False) -> tuple[float, float]:
-        """Mean tokens of a row that :meth:`write` reads, and that it writes, about; ``tuned`` weights know how long an answer
-        is."""
+    def tokens_an_answer(
+        self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False, apart: bool = False
+    ) -> tuple[float, float]:
+        """Mean tokens of a row that answering reads beyond :meth:`score`, more where it comes ``apart`` from that, and that it
+        writes, about; ``tuned`` weights know how long an answer is."""
         ...
 
     def noise(
@@ -129,6 +138,12 @@ class LabelAnswering:
         """The scores are the answer."""
         return None
 
+    def both(
+        self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress
+    ) -> tuple[Reply, Reply, float] | None:
+        """The scores are the answer."""
+        return None
+
     def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
         """Each row with all labels."""
         return self.model.renderer.render(prompt, [row.fields for row in rows], self.task.labels)
@@ -151,7 +166,9 @@ class LabelAnswering:
         own = sum(len(row.prompt_ids) + row.looked_up for row in rendered) / len(rendered)
         return own - prefix + nodes, prefix
 
-    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False) -> tuple[float, float]:
+    def tokens_an_answer(
+        self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False, apart: bool = False
+    ) -> tuple[float, float]:
         """None beyond scoring."""
         return 0.0, 0.0
 
@@ -216,6 +233,12 @@ class AskedAnswering:
         """The scores are the answer."""
         return None
 
+    def both(
+        self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress
+    ) -> tuple[Reply, Reply, float] | None:
+        """The scores are the answer."""
+        return None
+
     def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
         """Raises CotuneError: there are no token ids."""
         raise self._elsewhere()
@@ -232,7 +255,9 @@ class AskedAnswering:
         """Question and answer, about; an endpoint shares no prefix."""
         return self.model.row_tokens(prompt, [row.fields for row in rows], self.task.labels), 0
 
-    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False) -> tuple[float, float]:
+    def tokens_an_answer(
+        self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False, apart: bool = False
+    ) -> tuple[float, float]:
         """None beyond scoring."""
         return 0.0, 0.0
 

@@ -206,16 +206,17 @@ class Lab:
 
         facts = {"stage": stage, "prompt_id": prompt.id, "adapter_id": adapter, "rows": len(rows)}
         given = self._known.get(name)
+        started = time.monotonic()
+        both = answering.both(prompt, adapter, rows, told) if given is None and wanted else None
         if given is None:
-            started = time.monotonic()
-            reply = answering.score(prompt, adapter, rows, told)
-            seconds = time.monotonic() - started
+            reply = both[0] if both else answering.score(prompt, adapter, rows, told)
+            seconds = both[2] if both else time.monotonic() - started
             value = self.journal.step("score", key, lambda: {**facts, **self._told(reply, rows, seconds), **note})
             self._charge(value, "tokens_scored", self.costs.saw_scoring)
             given = self._known[name] = reply.given
         if wanted:
-            started = time.monotonic()
-            written = answering.write(prompt, adapter, rows, given, told)
+            started = started + both[2] if both else time.monotonic()
+            written = both[1] if both else answering.write(prompt, adapter, rows, given, told)
             if written is not None:
                 seconds = time.monotonic() - started
                 value = self.journal.step("write", key, lambda: {**facts, **self._told(written, rows, seconds), **note})
@@ -267,17 +268,17 @@ class Lab:
         return rules_of(self.answering, given, self.task)
 
     def tokens_a_row(
-        self, prompt: Prompt, sample: int = 16, *, answers: bool = False, tuned: bool = False
+        self, prompt: Prompt, sample: int = 16, *, answers: bool = False, tuned: bool = False, apart: bool = False
     ) -> tuple[float, int]:
         """Mean own tokens of a scored row, and the prefix's tokens, from a few train rows.
 
         With ``answers`` those of writing an answer count too, at what they cost against scored ones; ``tuned`` weights know its
-        length.
+        length, and written ``apart`` from its scoring it reads the row again.
         """
         rows = self.train_sample[:sample]
         own, prefix = self.answering.tokens_a_row(prompt, rows)
         if answers and self.task.measure.needs_answers:
-            own += self.costs.writing(*self.answering.tokens_an_answer(prompt, rows, tuned)) / self.costs.scoring(1.0)
+            own += self.costs.writing(*self.answering.tokens_an_answer(prompt, rows, tuned, apart)) / self.costs.scoring(1.0)
         return own, prefix
 
     def step_tokens(self, prompt: Prompt, batch: int, sample: int = 16) -> float:

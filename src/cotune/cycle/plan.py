@@ -35,6 +35,7 @@ class Sizes:
         answer: tokens of writing an answer to a row, at what they cost against scored ones; 0 for labels.
         tuned: the same for weights that know how long an answer is.
         late: whether answers to dev are written by finalists alone, and the search goes by log-losses.
+        again: tokens of a row that are read once more where its answer is written late.
     """
 
     train: int
@@ -47,6 +48,7 @@ class Sizes:
     arms: int = 5
     tuned: float = 0.0
     late: bool = False
+    again: float = 0.0
 
     @property
     def test_row(self) -> float:
@@ -57,7 +59,7 @@ class Sizes:
     def dev_row(self) -> float:
         """Tokens of a dev row in confirming: the untuned arms, and where answers are written late those of the finalists."""
         rows = self.arms - 2
-        return rows * (self.own + self.tuned) if self.late else rows * (self.own + self.answer)
+        return rows * (self.own + self.again + self.tuned) if self.late else rows * (self.own + self.answer)
 
     @property
     def check_row(self) -> float:

@@ -58,6 +58,7 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | Non
         arms=5 if previous is None else 6,
         tuned=lab.tokens_a_row(seed, answers=True, tuned=True)[0] - lab.tokens_a_row(seed)[0],
         late=lab.writes_late,
+        again=lab.tokens_a_row(seed, answers=True, apart=True)[0] - lab.tokens_a_row(seed, answers=True)[0],
     )
     timed = lab.costs.budget.kind == "time"
     left = lab.left()

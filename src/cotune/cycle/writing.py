@@ -14,6 +14,7 @@ from cotune.evaluate.decision import Decision
 from cotune.evaluate.given import AnswersGiven, Given
 from cotune.evaluate.judge import Judge
 from cotune.model.adapters import BASE
+from cotune.model.generations import Generations
 from cotune.model.local import LocalModel
 from cotune.model.protocol import Progress
 from cotune.model.writing import Writing, most_tokens
@@ -58,11 +59,12 @@ class WrittenAnswering:
         output: Output | None = None,
     ) -> None:
         self.task, self.judge = task, judge
-        lengths = _lengths(model, task)
+        lengths = _lengths(model, list({row.output for row in (*task.train, *task.dev)}))
         self.limit = limit or most_tokens(max(lengths))
         self.model = _with_room(model, self.limit)
         self.writing = Writing.of(output or task.output, self.limit)
         self._usual = sum(lengths) / len(lengths)
+        self._untuned = (self._usual + self.limit) / 2
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
         """The right answers' loss a token."""
@@ -76,11 +78,40 @@ class WrittenAnswering:
         """Greedy answers, held to the output's type, and their grades."""
         assert isinstance(given, AnswersGiven)
         found = self.writing.write(self.model, prompt, [row.fields for row in rows], adapter=adapter, progress=progress)
+        self._learn(adapter, found)
         both = AnswersGiven(given.losses, found.texts)
-        # What a grammar ended an answer with was never run.
-        written = min(found.tokens, sum(map(len, found.ids)))
-        reply = Reply(both, found.tokens, found.tokens_saved, found.truncated, bool(found.cached), written=written)
+        reply = Reply(both, found.tokens, found.tokens_saved, found.truncated, bool(found.cached), written=found.written)
         return graded(self.judge, reply, rows, progress)
+
+    def both(
+        self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress
+    ) -> tuple[Reply, Reply, float] | None:
+        """The right answers' loss a token, and greedy answers; tokens of prompts and right answers count with the scores."""
+        if not self.model.shared:
+            return None
+        found = self.model.generate(
+            prompt,
+            [row.fields for row in rows],
+            adapter=adapter,
+            limit=self.limit,
+            grammar=self.writing.grammar,
+            gold=[row.output for row in rows],
+            progress=progress,
+        )
+        assert found.gold is not None
+        self._learn(adapter, found)
+        losses = found.gold.losses / found.gold.lengths
+        read = found.tokens - found.written
+        cached = bool(found.cached)
+        scored = Reply(AnswersGiven(losses), read, found.tokens_saved, found.truncated, cached)
+        both = AnswersGiven(losses, found.texts)
+        written = Reply(both, found.written, 0, found.truncated, cached, written=found.written)
+        return scored, graded(self.judge, written, rows, progress), found.entering_s
+
+    def _learn(self, adapter: str, found: Generations) -> None:
+        """How much an untuned model writes is seen from its answers."""
+        if adapter == BASE and found.ids:
+            self._untuned = found.written / len(found.ids)
 
     def warm_up(self, prompt: Prompt, rows: Sequence[Example]) -> None:
         """Write answers that nobody looks at: what holds them to their type is compiled before a rate is taken."""
@@ -106,13 +137,17 @@ class WrittenAnswering:
         own = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in asked) / len(asked)
         return own - prefix, prefix
 
-    def tokens_an_answer(self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False) -> tuple[float, float]:
-        """A row's text once more; and an answer of the usual length, or between that and the limit: untuned models do not know
-        its end."""
-        asked = self.render(prompt, rows)
-        prefix = shared_prefix([row.prompt_ids for row in asked])
-        read = sum(len(row.prompt_ids) for row in asked) / len(asked) - prefix
-        return read, self._usual if tuned else (self._usual + self.limit) / 2
+    def tokens_an_answer(
+        self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False, apart: bool = False
+    ) -> tuple[float, float]:
+        """A row's text once more where that is spared by nothing; and an answer of the usual length, for untuned models of that
+        which they wrote, or before they did between that and the limit: they do not know its end."""
+        read = 0.0
+        if apart or not self.model.shared:
+            asked = self.render(prompt, rows)
+            prefix = shared_prefix([row.prompt_ids for row in asked])
+            read = sum(len(row.prompt_ids) for row in asked) / len(asked) - prefix
+        return read, self._usual if tuned else self._untuned
 
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
@@ -145,7 +180,6 @@ def _with_room(model: LocalModel, limit: int) -> LocalModel:
     return model.with_max_tokens(most - limit)
 
 
-def _lengths(model: LocalModel, task: Task) -> list[int]:
-    """Tokens of the right answers of train and dev, their stop tokens counted."""
-    texts = list({row.output for row in (*task.train, *task.dev)})
-    return [len(ids) + 1 for ids in model.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+def _lengths(model: LocalModel, texts: Sequence[str]) -> list[int]:
+    """Tokens of answers, their stop tokens counted."""
+    return [len(ids) + 1 for ids in model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]

@@ -6,15 +6,18 @@ that a grammar leaves no choice about are read in one step with the choice befor
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cotune.model.choosing import Answer, Chooser
 from cotune.model.decode_attention import DecodeStep, OwnKeyValues
-from cotune.model.packed import plan_pass
+from cotune.model.packed import fork, plan_pass
 from cotune.model.protocol import Progress
 from cotune.model.runner import PackedRunner, PrefixState
 
@@ -48,8 +51,11 @@ class Decoder:
         slots: rows in flight at most.
         pass_tokens: own tokens in a pass over entering prompts.
         progress: told the tokens of each pass and step.
+        gold: right answers, read in the same passes as the prompts, beside what is written.
 
     Attributes:
+        losses: ``[rows]`` negative log-likelihood of the right answers, in nats; zeros without them.
+        entering_s: seconds that prompts and right answers took.
         tokens: that were run.
     """
 
@@ -64,7 +70,11 @@ class Decoder:
         slots: int,
         pass_tokens: int,
         progress: Progress | None = None,
+        gold: Sequence[Sequence[int]] | None = None,
     ) -> None:
+        self._gold = gold
+        self.losses = np.zeros(len(suffixes))
+        self.entering_s = 0.0
         self._runner, self._prefix, self._suffixes = runner, prefix, suffixes
         self._answers, self._chooser, self._progress = answers, chooser, progress
         self._slots, self._pass_tokens = min(slots, len(suffixes)), pass_tokens
@@ -72,7 +82,7 @@ class Decoder:
         most = max(len(s) + answer.limit for s, answer in zip(suffixes, answers, strict=True))
         self._own = OwnKeyValues(self._slots, most)
         # Long inputs tend to have long answers: begun first, they do not run on alone at the end.
-        begun = [i for i, answer in enumerate(answers) if not answer.done]
+        begun = [i for i, answer in enumerate(answers) if gold or not answer.done]
         self._waiting = sorted(begun, key=lambda i: (len(suffixes[i]), -i))
         self._live: list[int] = []
         self.tokens = 0
@@ -90,30 +100,54 @@ class Decoder:
 
     def _enter(self, free: int) -> None:
         """Run prompts of waiting rows, as many as have a place and fit into a pass, and choose their first tokens."""
+        started = time.perf_counter()
         rows: list[int] = []
-        own: list[list[int]] = []
         tokens = 0
         while self._waiting and len(rows) < free:
             row = self._waiting[-1]
-            ids = [*self._suffixes[row], *self._answers[row].due()]
-            if rows and tokens + len(ids) > self._pass_tokens:
+            more = len(self._suffixes[row]) + len(self._answers[row].due()) + (len(self._gold[row]) - 1 if self._gold else 0)
+            if rows and tokens + more > self._pass_tokens:
                 break
             rows.append(self._waiting.pop())
-            own.append(ids)
-            tokens += len(ids)
+            tokens += more
         device = self._runner.device
-        plan = plan_pass(own, prefix=self._before, device=device)
+        due = [self._answers[row].due() for row in rows]
+        # Both what is written and the right answer follow a prompt, and neither sees the other.
+        trees = [fork(ids, self._gold[row][:-1] if self._gold else ()) for row, ids in zip(rows, due, strict=True)]
+        plan = plan_pass([self._suffixes[row] for row in rows], prefix=self._before, trees=trees, device=device)
         hidden, collected = self._runner.hidden(plan, self._prefix, collect=True)
-        lengths = [len(ids) for ids in own]
+        ends = plan.last.cpu().numpy()
+        kept = [
+            np.arange(end + 1 - len(self._suffixes[row]), end + 1 + len(ids))
+            for row, ids, end in zip(rows, due, ends, strict=True)
+        ]
+        lengths = [len(places) for places in kept]
         self._own.reserve(max(lengths) + 1)
         first = len(self._live)
-        counts = torch.tensor(lengths)
-        slots = torch.arange(first, first + len(rows)).repeat_interleave(counts).to(device)
+        slots = torch.arange(first, first + len(rows)).repeat_interleave(torch.tensor(lengths)).to(device)
         places = torch.cat([torch.arange(length) for length in lengths]).to(device)
+        chosen = torch.from_numpy(np.concatenate(kept)).to(device)
         for layer, (keys, values) in collected.items():
-            self._own.write(layer, slots, places, keys, values)
+            self._own.write(layer, slots, places, keys[chosen], values[chosen])
+        if self._gold:
+            self._read_gold(hidden, rows, ends, [places[len(ids) :] for places, ids in zip(plan.node_places, due, strict=True)])
+        self.entering_s += time.perf_counter() - started
         self._live += rows
-        self._choose(hidden[plan.last], rows, tokens)
+        self._choose(hidden[chosen[torch.tensor(lengths).cumsum(0).to(device) - 1]], rows, tokens)
+
+    def _read_gold(
+        self, hidden: Tensor, rows: Sequence[int], ends: NDArray[np.int64], nodes: Sequence[NDArray[np.int64]]
+    ) -> None:
+        """Losses from the states of each prompt's end and of its right answer's tokens, the last one aside."""
+        assert self._gold is not None
+        targets = [self._gold[row] for row in rows]
+        states = hidden[
+            torch.from_numpy(np.concatenate([[end, *own] for end, own in zip(ends, nodes, strict=True)])).to(hidden.device)
+        ]
+        wanted = torch.tensor([token for ids in targets for token in ids], device=hidden.device)
+        found = self._runner.log_probs(states, torch.arange(len(wanted), device=hidden.device), wanted).cpu().double().numpy()
+        starts = np.concatenate([[0], np.cumsum([len(ids) for ids in targets])[:-1]])
+        self.losses[list(rows)] = -np.add.reduceat(found, starts)
 
     def _step(self) -> None:
         due = [self._answers[row].due() for row in self._live]
@@ -126,13 +160,13 @@ class Decoder:
 
     def _choose(self, states: Tensor, rows: Sequence[int], tokens: int) -> None:
         """What comes after the ``tokens`` that just ran, from each row's last state."""
-        for row in rows:
-            self._answers[row].read()
-        start = 0
-        while start < len(rows):
-            part = slice(start, start + max(1, _LOGITS // self._runner.vocabulary))
-            self._chooser.choose(self._runner.logits(states[part]), [self._answers[row] for row in rows[part]])
-            start = part.stop
+        writing = [i for i, row in enumerate(rows) if not self._answers[row].done]
+        for i in writing:
+            self._answers[rows[i]].read()
+        for start in range(0, len(writing), most := max(1, _LOGITS // self._runner.vocabulary)):
+            part = writing[start : start + most]
+            chosen = states[torch.tensor(part).to(states.device)]
+            self._chooser.choose(self._runner.logits(chosen), [self._answers[rows[i]] for i in part])
         self.tokens += tokens
         if self._progress:
             self._progress(tokens)

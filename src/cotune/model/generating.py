@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cotune.errors import DivergedError, InputError
 from cotune.files import content_hash
 from cotune.model.choosing import Answer, Chooser
 from cotune.model.decoder import Decoder, slots_in_memory
 from cotune.model.engine_facts import engine_facts
-from cotune.model.generations import Generations, Sampling
+from cotune.model.generations import AnswerLosses, Generations, Sampling
 from cotune.model.grammar import Grammar
 from cotune.model.machine import device_memory, give_back_memory, out_of_memory
 from cotune.model.plain_generation import plain_generate
@@ -41,13 +44,16 @@ def generate(
     grammar: Grammar | None,
     sampling: Sampling,
     progress: Progress | None,
+    gold: Sequence[str] | None = None,
 ) -> Generations:
     """See :meth:`cotune.model.local.LocalModel.generate`."""
     if limit < 1:
         raise InputError("an answer needs at least one token", where="limit", mend="Give 1 or more.")
     if sampling.temperature < 0 or not np.isfinite(sampling.temperature) or sampling.seed < 0:
         raise InputError("temperature and seed must be 0 or more", where="sampling")
-    rendered = model.renderer.render_answers(prompt, rows, None)
+    if gold is not None and not model.shared:
+        raise InputError("right answers are not read beside written ones on this architecture", mend="Use answer_losses.")
+    rendered = model.renderer.render_answers(prompt, rows, gold)
     if not rendered:
         return Generations((), (), ())
     prompts = [row.prompt_ids for row in rendered]
@@ -66,6 +72,8 @@ def generate(
     if not model.shared and model.adapters.trained_prefix(adapter) is not None:
         raise InputError("answers are not written behind a trained prefix on this architecture", mend="Use tune.method=lora.")
     answers: dict[int, Answer] = {}
+    losses = np.zeros(len(rendered))
+    entering = 0.0
     tokens = cached = plain = 0
     for covered, group in model.by_coverage(adapter, prompts):
         shared = prompts[group[0]][: shared_prefix([prompts[i] for i in group])] if model.shared else ()
@@ -75,6 +83,7 @@ def generate(
         for start in range(0, len(group), _PART):
             places = group[start : start + _PART]
             part = [prompts[i] for i in places]
+            right = [rendered[i].completions[0] for i in places] if gold is not None else None
             key = content_hash(
                 {
                     "model": model.fingerprint,
@@ -83,28 +92,32 @@ def generate(
                     "suffixes": [ids[len(prefix) :] for ids in part],
                     "decoding": [limit, sampling.temperature, sampling.seed, sorted(chooser.stops)],
                     "grammar": None if grammar is None else [grammar.key, lead],
+                    **({} if right is None else {"gold": right}),
                     **engine_facts(model),
                 },
                 40,
             )
             found = model.cache.get(key) if model.cache else None
-            told = 0
             if found is not None:
-                done, cost = _unpack(found[0]), found[1]
+                done = _unpack(found[0], found[1])
                 cached += len(part)
             else:
                 try:
-                    done, cost, told = _write(model, adapter, prefix, part, limit, chooser, progress)
+                    done = _write(model, adapter, prefix, part, limit, chooser, progress, right)
                 except DivergedError as error:
                     raise DivergedError(f"generation with prompt {prompt.id} and adapter {adapter}: {error}") from error
                 if model.cache:
-                    model.cache.put(key, _pack(done), cost)
-            answers.update(zip(places, done, strict=True))
-            tokens += cost
-            plain += sum(len(ids) + answer.fed for ids, answer in zip(part, done, strict=True))
-            if progress and cost > told:
-                progress(cost - told)
+                    model.cache.put(key, _pack(done), done.tokens)
+            answers.update(zip(places, done.answers, strict=True))
+            losses[places] = done.losses
+            tokens += done.tokens
+            entering += done.entering_s
+            plain += sum(len(ids) + answer.fed for ids, answer in zip(part, done.answers, strict=True))
+            plain += sum(len(ids) - 1 for ids in right or ())
+            if progress and done.tokens > done.told:
+                progress(done.tokens - done.told)
     written = [answers[i] for i in range(len(prompts))]
+    lengths = np.array([len(row.completions[0]) if gold is not None else 0 for row in rendered], dtype=np.int64)
     return Generations(
         tuple(model.renderer.read(a.ids, lead) if held is None else held.read(a.ids) for a in written),
         tuple(tuple(answer.ids) for answer in written),
@@ -113,7 +126,29 @@ def generate(
         tokens_saved=max(0, plain - tokens),
         truncated=sum(row.truncated for row in rendered),
         cached=cached,
+        gold=None if gold is None else AnswerLosses(losses, lengths),
+        entering_s=entering,
+        written=sum(answer.fed for answer in written),
     )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a part of a request brought.
+
+    Attributes:
+        answers: written.
+        losses: of the right answers; zeros where none were given.
+        tokens: run for it, the prefix aside.
+        told: how many of them ``progress`` heard of.
+        entering_s: seconds that prompts, what they share and right answers took.
+    """
+
+    answers: list[Answer]
+    losses: NDArray[np.float64]
+    tokens: int
+    told: int = 0
+    entering_s: float = 0.0
 
 
 def _write(
@@ -124,12 +159,13 @@ def _write(
     limit: int,
     chooser: Chooser,
     progress: Progress | None,
-) -> tuple[list[Answer], int, int]:
-    """Answers to a part of a request, the tokens run, the prefix aside, and how many of them ``progress`` was told."""
+    gold: Sequence[Sequence[int]] | None,
+) -> _Part:
+    """Answers to a part of a request."""
     model.adapters.use(adapter)
     if not model.shared:
         answers = [chooser.start(ids, limit) for ids in prompts]
-        return answers, plain_generate(model.model, prompts, answers, chooser), 0
+        return _Part(answers, np.zeros(len(answers)), plain_generate(model.model, prompts, answers, chooser))
     suffixes = [ids[len(prefix_ids) :] for ids in prompts]
     slots = slots_in_memory(
         model.model.config.get_text_config(),
@@ -142,8 +178,10 @@ def _write(
     while True:
         answers = [chooser.start(ids, limit) for ids in prompts]
         try:
+            started = time.perf_counter()
             with torch.inference_mode():
                 prefix = model.prefix_state(adapter, prefix_ids)
+                prefix_s = time.perf_counter() - started
                 decoder = Decoder(
                     model.runner,
                     prefix,
@@ -153,9 +191,12 @@ def _write(
                     slots=slots,
                     pass_tokens=model.settings.batch_tokens,
                     progress=tell,
+                    gold=gold,
                 )
                 decoder.run()
-            return answers, decoder.tokens, sum(told)
+            if not np.isfinite(decoder.losses).all():
+                raise DivergedError("losses of right answers are not finite")
+            return _Part(answers, decoder.losses, decoder.tokens, sum(told), prefix_s + decoder.entering_s)
         except RuntimeError as error:
             if not out_of_memory(error) or slots == 1:
                 raise
@@ -176,19 +217,19 @@ def _telling(progress: Progress | None, told: list[int]) -> Progress | None:
     return tell
 
 
-def _pack(answers: Sequence[Answer]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """As numbers: whether it ended, how many of its tokens were read, then the ids, padded by -1."""
-    longest = max(len(answer.ids) for answer in answers)
-    table = np.full((len(answers), 2 + longest), -1.0)
-    for line, answer in zip(table, answers, strict=True):
-        line[:2] = answer.ended, answer.fed
-        line[2 : 2 + len(answer.ids)] = answer.ids
+def _pack(part: _Part) -> NDArray[np.float64]:
+    """As numbers: whether it ended, how many of its tokens were read, its right answer's loss, then the ids, padded by -1."""
+    longest = max(len(answer.ids) for answer in part.answers)
+    table = np.full((len(part.answers), 3 + longest), -1.0)
+    for line, answer, loss in zip(table, part.answers, part.losses, strict=True):
+        line[:3] = answer.ended, answer.fed, loss
+        line[3 : 3 + len(answer.ids)] = answer.ids
     return table
 
 
-def _unpack(table: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> list[Answer]:
+def _unpack(table: NDArray[np.float64], tokens: int) -> _Part:
     answers = []
-    for ended, fed, *ids in table.tolist():
+    for ended, fed, _, *ids in table.tolist():
         kept = [int(token) for token in ids if token >= 0]
         answers.append(Answer(len(kept), ids=kept, ended=bool(ended), done=True, fed=int(fed)))
-    return answers
+    return _Part(answers, table[:, 2], tokens)

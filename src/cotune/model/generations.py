@@ -26,31 +26,6 @@ GREEDY = Sampling()
 
 
 @dataclass(frozen=True)
-class Generations:
-    """One answer a row.
-
-    Attributes:
-        texts: the answers, without the stop token.
-        ids: their token ids, without the stop token.
-        ended: whether an answer stopped by itself; False where the limit cut it or, under a grammar, forced it to its end.
-        tokens: tokens the model ran for this.
-        tokens_saved: tokens that the shared prefix spared against running each row's prompt alone.
-        truncated: rows whose text had to be shortened.
-        cached: rows answered from the cache.
-        cost: US dollars; 0 where nothing has a price.
-    """
-
-    texts: tuple[str, ...]
-    ids: tuple[tuple[int, ...], ...]
-    ended: tuple[bool, ...]
-    tokens: int = 0
-    tokens_saved: int = 0
-    truncated: int = 0
-    cached: int = 0
-    cost: float = 0.0
-
-
-@dataclass(frozen=True)
 class AnswerLosses:
     """How well the model expects each row's gold answer.
 
@@ -69,3 +44,34 @@ class AnswerLosses:
     tokens_saved: int = 0
     truncated: int = 0
     cached: int = 0
+
+
+@dataclass(frozen=True)
+class Generations:
+    """One answer a row.
+
+    Attributes:
+        texts: the answers, without the stop token.
+        ids: their token ids, without the stop token.
+        ended: whether an answer stopped by itself; False where the limit cut it or, under a grammar, forced it to its end.
+        tokens: tokens the model ran for this.
+        written: those of them that belong to the answers.
+        tokens_saved: tokens that the shared prefix spared against running each row's prompt alone.
+        truncated: rows whose text had to be shortened.
+        cached: rows answered from the cache.
+        cost: US dollars; 0 where nothing has a price.
+        gold: losses of the right answers, where they were read in the same passes; their tokens are counted here.
+        entering_s: seconds that prompts and right answers took; 0 for what came from the cache.
+    """
+
+    texts: tuple[str, ...]
+    ids: tuple[tuple[int, ...], ...]
+    ended: tuple[bool, ...]
+    tokens: int = 0
+    tokens_saved: int = 0
+    truncated: int = 0
+    cached: int = 0
+    cost: float = 0.0
+    gold: AnswerLosses | None = None
+    entering_s: float = 0.0
+    written: int = 0

@@ -262,6 +262,7 @@ class LocalModel:
         grammar: Grammar | None = None,
         sampling: Sampling = GREEDY,
         progress: Progress | None = None,
+        gold: Sequence[str] | None = None,
     ) -> Generations:
         """Write an answer to each row.
 
@@ -273,13 +274,24 @@ class LocalModel:
             grammar: what answers are held to. Then every answer belongs to it, also where the limit ends it.
             sampling: greedy, or a temperature and a seed.
             progress: told the tokens of each finished part.
+            gold: the gold answer of each row, whose likelihood is read in the same passes: prompts are read once for both.
 
         Raises:
-            InputError: prompt and limit are longer than the model's positions, or the grammar allows no answer in ``limit``
-                tokens or cannot be used with this tokenizer.
+            InputError: prompt and limit are longer than the model's positions, the grammar allows no answer in ``limit``
+                tokens or cannot be used with this tokenizer, or the shared-prefix engine that ``gold`` needs does not fit.
             DivergedError: a logit is not a number or infinite.
         """
-        return generate(self, prompt, rows, adapter=adapter, limit=limit, grammar=grammar, sampling=sampling, progress=progress)
+        return generate(
+            self,
+            prompt,
+            rows,
+            adapter=adapter,
+            limit=limit,
+            grammar=grammar,
+            sampling=sampling,
+            progress=progress,
+            gold=gold,
+        )
 
     def answer_losses(
         self,

@@ -50,6 +50,16 @@ class Tree:
 EMPTY_TREE = Tree((), ())
 
 
+def fork(*chains: Sequence[int]) -> Tree:
+    """Sequences that all follow the same suffix and do not see each other, one after the other."""
+    tokens: list[int] = []
+    parents: list[int] = []
+    for chain in chains:
+        parents += [-1, *range(len(tokens), len(tokens) + len(chain) - 1)][: len(chain)]
+        tokens += chain
+    return Tree(tuple(tokens), tuple(parents)) if tokens else EMPTY_TREE
+
+
 @dataclass
 class PackedPlan:
     """One pass, ready to run. Built by :func:`plan_pass`.
