@@ -119,7 +119,7 @@ class DecodeStep:
         start = self._first(window)
         before = self._prefix - start if prefix is not None else 0
         part = tuple(x[start:].transpose(0, 1) for x in prefix) if prefix is not None and before else None
-        if q.device.type == "cpu" and q.dtype != torch.float32 and window is None and size == v.shape[-1]:
+        if q.device.type == "cpu" and window is None and size == v.shape[-1]:
             out = self._merged(queries, keys, values, part, scale)
         else:
             out = self._dense(queries.float() * scale, keys, values, part, self._mask(window, before))
@@ -147,7 +147,8 @@ class DecodeStep:
         return out
 
     def _merged(self, queries: Tensor, keys: Tensor, values: Tensor, prefix: tuple[Tensor, ...] | None, scale: float) -> Tensor:
-        """Both parts apart, merged by log-sum-exp: the kernel keeps scores in fp32, where products would round them."""
+        """Both parts apart, merged by log-sum-exp: what pads the own part stays out of the prefix's, and the kernel keeps
+        scores in fp32, where products would round them."""
         tokens, heads, group, size = queries.shape
         out, lse = attend(self._padded(queries), keys, values, scale, self._additive(group, queries.dtype))
         out, lse = self._unpadded(out, group), self._unpadded(lse.unsqueeze(-1), group)
