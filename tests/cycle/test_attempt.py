@@ -19,8 +19,10 @@ from cotune.cycle.track import Measured
 from cotune.cycle.trust import measure_noise, measure_robustness
 from cotune.embed import TextEmbedder
 from cotune.errors import CotuneError, InputError
-from cotune.evaluate.decision import RAW
+from cotune.evaluate.decision import RAW, Decision
+from cotune.model.adapters import BASE
 from cotune.model.local import LocalModel
+from cotune.prompt.prompt import Prompt
 
 
 def confirmed(lab: Lab) -> Confirmed:
@@ -58,6 +60,27 @@ def test_a_failure_in_the_middle_is_recorded_and_a_run_that_goes_on_reads_it(
     assert measure_robustness(again, confirmed(again)) == told
     assert not again.journal.broken and again.account.counts == lab.account.counts
     assert len(journal_of(tmp_path)) == 4
+
+
+def test_the_prompt_as_it_is_stands_beside_its_formats_by_a_rule_made_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_after(monkeypatch, 1000)
+    lab = make_lab(tmp_path, "300ktok")
+    prompt = Prompt("Which kind is it?\nOne of: {labels}", "{text}")
+    scores = lab.scores(prompt, BASE, lab.dev, "confirm")
+    # What the run chose on all rows is right for none of those that the formats meet.
+    chosen = Decision("bias", tuple(50.0 * (label == lab.task.labels[0]) for label in lab.task.labels))
+    base, tuned = (
+        Measured(Candidate(prompt, adapter, chosen, 4), lab.judge(scores, lab.dev, chosen), scores)
+        for adapter in (BASE, "tuned")
+    )
+    found = measure_robustness(lab, Confirmed({"best_prompt": base, "best_tuned": tuned}, [base, tuned], tuned))
+    rows = lab.dev[: found["n"]]
+    alike = lab.judge(scores[: len(rows)], rows, lab.bias(scores[: len(rows)])).score
+    assert 32 <= len(rows) < len(lab.dev)
+    assert found["own"] == {"base": alike, "tuned": alike}
+    assert alike != lab.judge(scores[: len(rows)], rows, chosen).score
 
 
 def test_noise_and_slices_that_fail_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,6 +189,15 @@ def test_format_variants_say_the_same_words() -> None:
     assert {name for name, op in OPERATORS.items() if op.preserves_meaning} == set(FORMATS)
 
 
+@pytest.mark.parametrize(("n", "most"), [(3, 1), (8, 1), (30, 6)])
+def test_few_formats_have_their_parts_in_another_order(n: int, most: int) -> None:
+    """Where the row stands first the rest of the prompt is no shared prefix: such formats cost several times as much."""
+    prompt = seed_prompt(make_task())
+    for draw in range(8):
+        orders = [variant.order for variant in format_variants(prompt, n, np.random.default_rng(draw))]
+        assert len(orders) == n and sum(order != prompt.order for order in orders) <= most
+
+
 def test_a_prompt_without_variants_gives_fewer() -> None:
     assert format_variants(Prompt(), 5, np.random.default_rng(0)) == []
     assert format_variants(seed_prompt(make_task()), 0, np.random.default_rng(0)) == []

@@ -15,6 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from cotune.report.advice import improvements, more_rows, next_steps, still_gaining
+from cotune.report.plain import signed
 from cotune.report.verdict import print_verdict, verdict_text
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
@@ -107,6 +108,24 @@ def test_everything_is_there_and_whole_at_each_width(width: int) -> None:
     assert flat.count("no significant difference") == 1
     assert text.index("prompt, given tuning") < text.index("tuning alone") < text.index("prompt alone")
     assert text.index("seed prompt") < text.index("prompt only") < text.index("best tuned")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ({"demonstrations": [{}] * 8}, "With 8 demonstrations before the row, in the bundle's prompt.json."),
+        ({"demonstrations": [{}], "system": "Be short."}, "With 1 demonstration before the row and a system text, in"),
+        ({"demonstrations": [{}] * 40, "nearest": 4}, "With the 4 of 40 demonstrations that are most like the row, in"),
+        ({"demonstrations": [], "nearest": 0, "system": ""}, None),
+    ],
+)
+def test_what_the_winning_prompt_shows_besides_is_told(prompt: dict[str, object], told: str | None) -> None:
+    text = verdict_text({**SUMMARY, "best": {"prompt_text": "{input}", "prompt": prompt}}, width=120)
+    assert told in text if told else "  With " not in text
+
+
+def test_a_difference_of_nothing_has_no_sign() -> None:
+    assert [signed(value) for value in (0.04, -0.04, 0.0, -3.26, 1.0)] == ["0.0", "0.0", "0.0", "-3.3", "+1.0"]
 
 
 def test_the_prompt_is_shown_literally() -> None:

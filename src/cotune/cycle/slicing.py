@@ -14,7 +14,7 @@ from cotune.embed import centred
 from cotune.evaluate.slices import LEAST_FAILURES, error_slices
 from cotune.task.example import Example, groups_of
 
-END_SHARE = 0.007
+END_SHARE = 0.005
 """Of the budget, at most, that slices may take at the end of a run."""
 _MOST_ROWS, _EXAMPLES, _SHARE = 300, 3, 0.05
 _LEAST_ROWS = 40

@@ -21,8 +21,10 @@ from cotune.cycle.track import Measured
 from cotune.errors import CotuneError
 from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.arms import ArmScores
+from cotune.evaluate.given import Given
 from cotune.evaluate.noise import Noise
 from cotune.evaluate.robustness import robustness
+from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.refine import format_variants
@@ -70,8 +72,8 @@ class Allowance:
         return self.passes * (rows * own + prefix) if rows else 0.0
 
 
-NOISE = Allowance(passes=2, most=48, least=16, share=0.015)
-FORMATS = Allowance(passes=2 * _FORMATS, most=100, least=32, share=0.04)
+NOISE = Allowance(passes=2, most=48, least=16, share=0.008)
+FORMATS = Allowance(passes=2 * _FORMATS, most=100, least=32, share=0.052)
 
 
 def reserved_tokens(lab: Lab, prompt: Prompt, *, formats: bool) -> float:
@@ -159,7 +161,7 @@ def measure_robustness(lab: Lab, confirmed: Confirmed, *, wanted: bool = True, k
 
     Returns:
         What :meth:`cotune.evaluate.robustness.Robustness.as_dict` gives, with ``prompts`` (the formats, in the order of the
-        scores) and ``own`` (scores of the winning prompt as it is, on the same rows); or ``skipped`` and why.
+        scores) and ``own`` (scores of the winning prompt as it is, judged alike on the same rows); or ``skipped`` and why.
     """
     winner, base = confirmed.chosen, confirmed.arms.get("best_prompt", confirmed.chosen)
     prompt = winner.candidate.prompt
@@ -188,15 +190,17 @@ def measure_robustness(lab: Lab, confirmed: Confirmed, *, wanted: bool = True, k
 def _over_formats(
     lab: Lab, base: Measured, winner: Measured, variants: Sequence[Prompt], rows: Sequence[Example]
 ) -> dict[str, Any]:
+    def judged(measured: Measured, scores: Given) -> Evaluation:
+        rule = measured.candidate.decision
+        # A bias belongs to a format and needs no labels: kept as it was, it would make the model look pickier than it is.
+        return lab.judge(scores, rows, lab.bias(scores) if rule.kind == "bias" else rule)
+
     def arm(measured: Measured, prompt: Prompt) -> ArmScores:
         if lab.journal.upcoming == "robustness":
             # An earlier session failed here and recorded so; a run that goes on must not do more than it did.
             raise CotuneError("the measurement was given up before")
-        scores = lab.scores(prompt, measured.candidate.adapter, rows, "robustness")
-        rule = measured.candidate.decision
-        # A bias belongs to a format and needs no labels: kept as it was, it would make the model look pickier than it is.
-        judged = lab.judge(scores, rows, lab.bias(scores) if rule.kind == "bias" else rule)
-        return ArmScores(judged.values, counts=judged.counts)
+        found = judged(measured, lab.scores(prompt, measured.candidate.adapter, rows, "robustness"))
+        return ArmScores(found.values, counts=found.counts)
 
     before, after = ([arm(measured, prompt) for prompt in variants] for measured in (base, winner))
     result = robustness(
@@ -206,10 +210,7 @@ def _over_formats(
         groups=groups_of(rows),
         seed=lab.seed,
     )
-    own = {
-        name: lab.judge(measured.scores[: len(rows)], rows, measured.candidate.decision).score
-        for name, measured in (("base", base), ("tuned", winner))
-    }
+    own = {name: judged(measured, measured.scores[: len(rows)]).score for name, measured in (("base", base), ("tuned", winner))}
     return {**result.as_dict(), "own": own, "prompts": [prompt.to_json() for prompt in variants]}
 
 

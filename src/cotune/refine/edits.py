@@ -305,16 +305,24 @@ OPERATORS: dict[str, Operator] = {
 def format_variants(prompt: Prompt, n: int, rng: np.random.Generator) -> list[Prompt]:
     """Up to ``n`` distinct prompts that say the same in another format, for robustness; fewer where there are fewer.
 
-    One to three format edits each, the prompt itself never among them (FormatSpread, arXiv 2310.11324).
+    One to three format edits each, the prompt itself never among them (FormatSpread, arXiv 2310.11324). Those with the parts in
+    another order are as many as one kind of edit has a share of, and one at least: where the row stands first, the rest of the
+    prompt is no shared prefix, and a row costs several times as much.
     """
     made: dict[str, Prompt] = {}
     names = list(FORMATS)
+    reordered = max(1, n // len(FORMATS))
     for _ in range(20 * n):
         if len(made) >= n:
             break
         child = prompt
         for place in rng.permutation(len(names))[: int(rng.integers(1, 4))]:
             child = FORMATS[names[place]](child, rng) or child
-        if child.id != prompt.id:
-            made.setdefault(child.id, child)
+        if child.id == prompt.id or child.id in made:
+            continue
+        if child.order != prompt.order:
+            if not reordered:
+                continue
+            reordered -= 1
+        made[child.id] = child
     return list(made.values())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cotune.report.plain import signed
+
 if TYPE_CHECKING:
     from cotune.cycle.tryout import Comparison, Tryout
 
@@ -41,11 +43,11 @@ def comparison_text(comparison: Comparison, rows: int) -> str:
     verdict = ("better" if points > 0 else "worse") if told_apart else "no significant difference"
     lines = [
         f"{comparison.weights} weights: yours {comparison.mine:.3f}, winner {comparison.winner:.3f}, "
-        f"difference {points:+.1f} points (95% interval {100 * comparison.low:+.1f} to {100 * comparison.high:+.1f}, "
+        f"difference {signed(points)} points (95% interval {signed(100 * comparison.low)} to {signed(100 * comparison.high)}, "
         f"p = {comparison.p:.3f}): {verdict}",
     ]
     if comparison.log_loss_difference is not None:
-        lines.append(f"  log-loss {comparison.log_loss_difference:+.3f} nats a row (below 0 is better)")
+        lines.append(f"  log-loss {signed(comparison.log_loss_difference, 3)} nats a row (below 0 is better)")
     shown = comparison.flipped[:rows]
     if shown:
         cut = f", the first {len(shown)}" if len(shown) < len(comparison.flipped) else ""

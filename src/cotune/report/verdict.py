@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cotune.report.advice import next_steps
 from cotune.report.layout import bullet, prompt_block
 from cotune.report.lines import speaks_unicode, write_line
-from cotune.report.plain import amount, decimal, dollars, duration, fields, harmless, number, one_line
+from cotune.report.plain import amount, decimal, dollars, duration, fields, harmless, items, number, one_line
 from cotune.report.previous import previous_lines
 from cotune.report.trust import data_lines, noise_sentence, robustness_lines
 from cotune.report.verdict_arms import arm_name, arms_table, arms_title, identical_arms
@@ -105,6 +105,8 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
     if isinstance(best.get("prompt_text"), str) and best["prompt_text"]:
         yield heading("The winning prompt")
         yield indented(prompt_block(best["prompt_text"]))
+        if told := _beside(fields(best.get("prompt"))):
+            yield indented(Text(told))
     if best.get("bundle"):
         yield heading("The bundle")
         yield indented(Text(harmless(best["bundle"]), overflow="fold"))
@@ -112,6 +114,19 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
         yield heading("What to do next")
         for step in steps:
             yield indented(bullet(harmless(step)))
+
+
+def _beside(prompt: Mapping[str, Any]) -> str:
+    """What belongs to a prompt besides the text of its template."""
+    shown, nearest = items(prompt.get("demonstrations")), number(prompt.get("nearest"))
+    told = []
+    if shown and nearest:
+        told.append(f"the {decimal(nearest, 0)} of {len(shown)} demonstrations that are most like the row")
+    elif shown:
+        told.append(f"{len(shown)} {'demonstration' if len(shown) == 1 else 'demonstrations'} before the row")
+    if prompt.get("system"):
+        told.append("a system text")
+    return f"With {' and '.join(told)}, in the bundle's prompt.json." if told else ""
 
 
 def _headline(summary: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cotune.report.layout import table_of
-from cotune.report.plain import items, number, one_line
+from cotune.report.plain import items, number, one_line, signed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -80,8 +80,7 @@ def _signed(value: object, name: str) -> str:
     if found is None:
         return "-"
     # Nats have no hundredths that one would call points.
-    text = f"{found:+.3f}" if name.endswith("log_loss") else f"{100 * found:+.1f}"
-    return text.lstrip("+-") if float(text) == 0 else text
+    return signed(found, 3) if name.endswith("log_loss") else signed(100 * found)
 
 
 def _signed_interval(ci: object, name: str) -> str:

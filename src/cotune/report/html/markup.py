@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from cotune.report.plain import harmless, number
+from cotune.report.plain import harmless, number, signed
 
 _DASH = "–"
 _ESCAPED = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
@@ -62,7 +62,7 @@ def _cost(character: str) -> int:
 def signed_points(value: object) -> str:
     """A difference of scores in points: ``+3.2``, ``−1.0``."""
     found = number(value)
-    return _DASH if found is None else f"{100 * found:+.1f}".replace("-", "−")
+    return _DASH if found is None else signed(100 * found).replace("-", "−")
 
 
 def percent(value: object, digits: int = 1) -> str:
