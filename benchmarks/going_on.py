@@ -1,6 +1,6 @@
 """What going on from a bundle keeps and gains: CLINC150, 20 labels first, 10 more later, with and without replayed rows.
 
-    python benchmarks/going_on.py --data FOLDER --out FOLDER [--stage old|replay|alone|check]
+    python benchmarks/going_on.py --data FOLDER --out FOLDER [--budget 4m] [--stage old|replay|alone|check]
 
 Stages build on each other and each can be run again to go on; without ``--stage`` all run. ``check`` sets both new bundles
 against the old one on fresh rows of the old labels, many more than the runs' own tests can afford. Prints one JSON object.
@@ -16,21 +16,12 @@ from typing import Any
 import numpy as np
 
 FIRST, LATER, ROWS_A_LABEL, FRESH_A_LABEL = 20, 10, 15, 30
-COMMON = """search: {{pool: {pool}, entrants: 2, max_cycles: 1, demonstrations: false}}
-evaluate: {{robustness: false, slices: false}}
-engine: {{dtype: float32, threads: 1, device: cpu}}
-prompt: "{{input}}\\nIntent:"
-seed: 0
-"""
 OLD = """name: clinc-old
 data: {train: old.jsonl, test: old_test.jsonl, input: input, output: output}
-budget: 60ktok
-limit: {dev: 60}
 """
 NEW = """name: clinc-new
 data: {train: new.jsonl, test: all_test.jsonl}
-budget: 70ktok
-limit: {dev: 20, test: 60}
+limit: {test: 300}
 """
 
 
@@ -53,28 +44,29 @@ def write_files(data: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name, chosen in (
         ("old", some(train, picked[:FIRST], ROWS_A_LABEL, 1)),
-        ("old_test", some(test, picked[:FIRST], 3, 2)),
+        ("old_test", some(test, picked[:FIRST], 10, 2)),
         ("new", some(train, picked[FIRST:], ROWS_A_LABEL, 3)),
         ("all_test", some(test, picked, FRESH_A_LABEL, 4)),
     ):
         (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen), encoding="utf-8")
-    (out / "old.yaml").write_text(OLD + COMMON.format(pool=2), encoding="utf-8")
-    (out / "new.yaml").write_text(NEW + COMMON.format(pool=3), encoding="utf-8")
+    (out / "old.yaml").write_text(OLD, encoding="utf-8")
+    (out / "new.yaml").write_text(NEW, encoding="utf-8")
 
 
-def run_old(out: Path) -> dict[str, Any]:
+def run_old(out: Path, budget: str) -> dict[str, Any]:
     """The first bundle."""
     import cotune
 
-    return _told(cotune.run(str(out / "old.yaml"), out=out / "run_old").summary)
+    return _told(cotune.run(str(out / "old.yaml"), out=out / "run_old", budget=budget).summary)
 
 
-def run_new(out: Path, *, replay: bool) -> dict[str, Any]:
+def run_new(out: Path, budget: str, *, replay: bool) -> dict[str, Any]:
     """Going on from it with ten further labels."""
     from cotune.config import load_config
     from cotune.cycle import run
 
-    given = [f"start={out / 'run_old' / 'best'}", *([f"data.replay={out / 'old.jsonl'}"] if replay else [])]
+    given = [f"start={out / 'run_old' / 'best'}", f"budget={budget}"]
+    given += [f"data.replay={out / 'old.jsonl'}"] if replay else []
     return _told(run(load_config(out / "new.yaml", given), out / ("run_replay" if replay else "run_alone")).summary)
 
 
@@ -91,7 +83,7 @@ def check(out: Path) -> dict[str, Any]:
     }
     right: dict[str, dict[str, Any]] = {}
     for name, folder in bundles.items():
-        predictor = cotune.load(folder, device="cpu", dtype="float32", threads=1)
+        predictor = cotune.load(folder)
         right[name] = {
             kind: np.array(predictor.predict([r["input"] for r in part])) == np.array([r["output"] for r in part])
             for kind, part in parts.items()
@@ -127,13 +119,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder that holds clinc150/")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--budget", default="4m", help="of each run (default: 4m)")
     parser.add_argument("--stage", choices=("old", "replay", "alone", "check"))
     given = parser.parse_args()
     write_files(given.data, given.out)
     stages = {
-        "old": lambda: run_old(given.out),
-        "replay": lambda: run_new(given.out, replay=True),
-        "alone": lambda: run_new(given.out, replay=False),
+        "old": lambda: run_old(given.out, given.budget),
+        "replay": lambda: run_new(given.out, given.budget, replay=True),
+        "alone": lambda: run_new(given.out, given.budget, replay=False),
         "check": lambda: check(given.out),
     }
     wanted = [given.stage] if given.stage else list(stages)
