@@ -73,7 +73,7 @@ class Allowance:
 
 
 NOISE = Allowance(passes=2, most=48, least=16, share=0.008)
-FORMATS = Allowance(passes=2 * _FORMATS, most=100, least=32, share=0.052)
+FORMATS = Allowance(passes=2 * _FORMATS, most=100, least=32, share=0.048)
 
 
 def reserved_tokens(lab: Lab, prompt: Prompt, *, formats: bool) -> float:
