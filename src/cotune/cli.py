@@ -97,12 +97,13 @@ def predict(
     batch: Annotated[int, typer.Option(min=1, help="Rows that are answered together.")] = 64,
     base: Annotated[Path | None, typer.Option(help="Folder of the base model, where it moved.")] = None,
     key_env: Annotated[str | None, typer.Option(help="Variable with the key, where an endpoint answers.")] = None,
+    patience: Annotated[float, typer.Option(min=0.1, help="Seconds that a question to an endpoint may take.")] = 600.0,
     as_json: Json = False,
 ) -> None:
     """Answer new rows with a bundle."""
     from cotune.bundle import load, predict_stream
 
-    predictor = load(bundle, base=base, key_env=key_env)
+    predictor = load(bundle, base=base, key_env=key_env, patience=patience)
     if input is not None:
         found = predictor.predict(input, probabilities=True)[0]
         if as_json or probabilities:

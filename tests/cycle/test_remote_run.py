@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,12 @@ import pytest
 from cycle_runs import Ended, journal_of, summary_of, without_times
 
 from chat_server import ChatServer, Reply, chat_server, send, slow, torn
+from cotune.bundle.load import OpenedBundle
+from cotune.bundle.remote import ENDPOINT, remote_predictor
+from cotune.endpoint import Client, Endpoint, EndpointError
+from cotune.endpoint.way import Way
 from cotune.model.cache import cache_folder
+from cotune.model.remote import RemoteModel
 from cotune.prompt.prompt import Prompt
 from labelling_server import labelling
 
@@ -128,6 +135,20 @@ def test_the_bundle_asks_the_endpoint_with_a_key_that_the_user_names(
     for command in (("serve",), ("export", "--out", str(tmp_path / "x"))):
         no = bench.commands.run(command[0], str(out / "best"), *command[1:])
         assert no.code == 2 and "Traceback" not in no.stderr, no.stderr
+
+
+def test_a_bundle_whose_server_is_gone_gives_up_when_it_is_told_to(whole: tuple[Path, ChatServer]) -> None:
+    with answering() as gone:
+        address = gone.url
+    bundle = OpenedBundle.read(whole[0] / "best")
+    saved = {**bundle.saved, ENDPOINT: {**bundle.saved[ENDPOINT], "base_url": address, "key_env": None}}
+    moved = RemoteModel(Client(Endpoint(address, saved[ENDPOINT]["model"], None)), way=Way.from_json(saved[ENDPOINT]["way"]))
+    base = replace(bundle.manifest.base_model, fingerprint=moved.fingerprint)
+    predictor = remote_predictor(replace(bundle.manifest, base_model=base), bundle.prompt, saved, "prompt.json", None, 0.8)
+    started = time.monotonic()
+    with pytest.raises(EndpointError, match="another try in"):
+        predictor.predict("a cow")
+    assert time.monotonic() - started < 30
 
 
 def test_a_prompt_of_ones_own_is_tried_against_the_winner(bench: Bench, whole: tuple[Path, ChatServer]) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cotune.model.probe import Probe
     from cotune.model.protocol import Model
 
+PATIENCE_S = 600.0
 _MEND = "Copy the bundle again from where it was made."
 
 
@@ -32,6 +33,7 @@ def load(
     threads: int | None = None,
     base: str | Path | None = None,
     key_env: str | None = None,
+    patience: float = PATIENCE_S,
     progress: Callable[[str], None] | None = None,
 ) -> Predictor:
     """Load a bundle to predict with.
@@ -45,13 +47,17 @@ def load(
             same model, byte for byte.
         key_env: environment variable with the key for the endpoint that answers, where one does. A bundle names it, but only
             you can allow that a key of yours is sent where a bundle says.
+        patience: seconds that one question to such an endpoint may take, all tries and waits included; a few where something
+            else answers in its place.
         progress: told, in a sentence each, what takes time.
 
     Raises:
         InputError: it is no bundle; a file of it is missing, changed, too many or a link; its parts contradict each other;
             or the base model is not there, another one, or has another chat template.
     """
-    return load_several([folder], device=device, dtype=dtype, threads=threads, base=base, key_env=key_env, progress=progress)[0]
+    return load_several(
+        [folder], device=device, dtype=dtype, threads=threads, base=base, key_env=key_env, patience=patience, progress=progress
+    )[0]
 
 
 def load_several(
@@ -62,6 +68,7 @@ def load_several(
     threads: int | None = None,
     base: str | Path | None = None,
     key_env: str | None = None,
+    patience: float = PATIENCE_S,
     progress: Callable[[str], None] | None = None,
 ) -> list[Predictor]:
     """Load bundles; those of one base model share it, and may therefore be used by one thread at a time alone.
@@ -77,7 +84,8 @@ def load_several(
     for bundle in opened:
         manifest = bundle.manifest
         if ENDPOINT in bundle.saved:
-            predictors.append(remote_predictor(manifest, bundle.prompt, bundle.saved, str(bundle.folder / PROMPT), key_env))
+            where = str(bundle.folder / PROMPT)
+            predictors.append(remote_predictor(manifest, bundle.prompt, bundle.saved, where, key_env, patience))
             continue
         known = models.get(manifest.base_model.fingerprint)
         if known is None:

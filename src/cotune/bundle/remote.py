@@ -57,7 +57,7 @@ def text_of(prompt: Prompt, fields: Mapping[str, str], labels: Sequence[str], mo
 
 
 def remote_predictor(
-    manifest: Manifest, prompt: Prompt, saved: Mapping[str, Any], where: str, key_env: str | None
+    manifest: Manifest, prompt: Prompt, saved: Mapping[str, Any], where: str, key_env: str | None, patience: float
 ) -> Predictor:
     """A predictor that asks the bundle's endpoint.
 
@@ -67,6 +67,7 @@ def remote_predictor(
         saved: what ``prompt.json`` holds.
         where: that file, for errors.
         key_env: environment variable with the key, as the caller allows it.
+        patience: seconds that one question may take, all tries and waits included.
 
     Raises:
         InputError: the bundle says nothing usable about the endpoint, or names a key that the caller did not allow.
@@ -97,7 +98,7 @@ def remote_predictor(
         )
     written = manifest.written
     schema = json_schema(written) if written is not None else None
-    model = RemoteModel(Client(endpoint, most=_CONCURRENCY, keep=True), way=way, schema=schema)
+    model = RemoteModel(Client(endpoint, most=_CONCURRENCY, keep=True), way=way, schema=schema, patience=patience)
     if model.fingerprint != manifest.base_model.fingerprint:
         raise InputError("the endpoint is not the one that the manifest names", where=where, mend=_MEND)
     if prompt.nearest:
