@@ -11,9 +11,12 @@ from test_slicing import judged, make_lab
 
 from cotune.cycle.arms import Confirmed
 from cotune.cycle.attempt import attempt
+from cotune.cycle.budget import parse_budget
 from cotune.cycle.candidate import Candidate
+from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import Journal
 from cotune.cycle.lab import Lab
+from cotune.cycle.run import Quiet
 from cotune.cycle.slicing import measure_slices
 from cotune.cycle.track import Measured
 from cotune.cycle.trust import measure_noise, measure_robustness
@@ -23,6 +26,9 @@ from cotune.evaluate.decision import RAW, Decision
 from cotune.model.adapters import BASE
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
+from cotune.task.task import Task
+from cotune.tune.settings import TuneSettings
+from tiny import tiny_local
 
 
 def confirmed(lab: Lab) -> Confirmed:
@@ -77,10 +83,35 @@ def test_the_prompt_as_it_is_stands_beside_its_formats_by_a_rule_made_alike(
     )
     found = measure_robustness(lab, Confirmed({"best_prompt": base, "best_tuned": tuned}, [base, tuned], tuned))
     rows = lab.dev[: found["n"]]
-    alike = lab.judge(scores[: len(rows)], rows, lab.bias(scores[: len(rows)])).score
+    alike = lab.judge(scores[: len(rows)], rows, lab.bias(scores[: len(rows)])).told_score()
     assert 32 <= len(rows) < len(lab.dev)
     assert found["own"] == {"base": alike, "tuned": alike}
     assert alike != lab.judge(scores[: len(rows)], rows, chosen).score
+
+
+def test_formats_of_a_prompt_whose_untuned_answers_were_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"q": f"row {i}", "a": {"n": i % 7}} for i in range(200)]
+    task = Task.from_rows(rows, input="q", output="a", type="json", limit={"dev": 40})
+    costs = CostModel(parse_budget("3Mtok"), 1.0, 1.0)
+    lab = Lab(task, tiny_local(), Journal(tmp_path), costs, tmp_path, TuneSettings(), 0, Quiet())
+    for name in ("generate", "answer_losses"):
+        # The base model stands in for the tuned weights.
+        real = getattr(LocalModel, name)
+        monkeypatch.setattr(LocalModel, name, lambda *a, real=real, **more: real(*a, **{**more, "adapter": BASE}))
+    prompt = Prompt("What is it?", "{q}")
+    given = {BASE: lab.scores(prompt, BASE, lab.dev, "confirm", answers=False)}
+    given["tuned"] = lab.scores(prompt, "tuned", lab.dev, "confirm")
+    base, tuned = (
+        Measured(Candidate(prompt, adapter, RAW, 4), lab.judge(given[adapter], lab.dev, RAW), given[adapter])
+        for adapter in (BASE, "tuned")
+    )
+    found = measure_robustness(lab, Confirmed({"best_prompt": base, "best_tuned": tuned}, [base, tuned], tuned))
+    assert found["n"] == 40 and len(found["base"]["scores"]) == 8
+    assert found["own"]["base"] is None and 0 <= found["own"]["tuned"] <= 1
+
+
+def test_what_no_journal_can_hold_is_a_failure_too(tmp_path: Path) -> None:
+    assert "not JSON" in attempt(Journal(tmp_path), lambda: {"score": float("nan")})["skipped"]
 
 
 def test_noise_and_slices_that_fail_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,13 @@ from typing import Any
 
 from cotune.cycle.journal import Journal
 from cotune.errors import CotuneError
+from cotune.files import canonical_json
 
 
 def attempt(journal: Journal, effect: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What ``effect`` returns, or ``skipped`` with its error; for measurements that decide nothing.
+
+    What no journal can hold, such as a number that is none, is a failure too.
 
     A journal that cannot be written, or that holds another step, still ends the run: without it nothing may go on.
 
@@ -19,7 +22,9 @@ def attempt(journal: Journal, effect: Callable[[], dict[str, Any]]) -> dict[str,
         effect: measures something.
     """
     try:
-        return effect()
+        found = effect()
+        canonical_json(found)
+        return found
     except Exception as error:
         if journal.broken:
             raise

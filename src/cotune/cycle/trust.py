@@ -161,7 +161,8 @@ def measure_robustness(lab: Lab, confirmed: Confirmed, *, wanted: bool = True, k
 
     Returns:
         What :meth:`cotune.evaluate.robustness.Robustness.as_dict` gives, with ``prompts`` (the formats, in the order of the
-        scores) and ``own`` (scores of the winning prompt as it is, judged alike on the same rows); or ``skipped`` and why.
+        scores) and ``own`` (scores of the winning prompt as it is, judged alike on the same rows; None where nothing was
+        written); or ``skipped`` and why.
     """
     winner, base = confirmed.chosen, confirmed.arms.get("best_prompt", confirmed.chosen)
     prompt = winner.candidate.prompt
@@ -210,7 +211,9 @@ def _over_formats(
         groups=groups_of(rows),
         seed=lab.seed,
     )
-    own = {name: judged(measured, measured.scores[: len(rows)]).score for name, measured in (("base", base), ("tuned", winner))}
+    # Where finalists alone write on dev, the base model wrote nothing there.
+    as_it_is = {name: judged(measured, measured.scores[: len(rows)]) for name, measured in (("base", base), ("tuned", winner))}
+    own = {name: found.told_score() for name, found in as_it_is.items()}
     return {**result.as_dict(), "own": own, "prompts": [prompt.to_json() for prompt in variants]}
 
 
