@@ -67,6 +67,7 @@ def test_the_page_says_how_to_run_it_and_names_no_local_path(bench: Bench, tmp_p
         "prompt.json",
         "decision.json",
         "example.json",
+        "request.json",
         "README.md",
     }
 

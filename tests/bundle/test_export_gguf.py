@@ -50,6 +50,7 @@ def test_the_files_hold_base_and_adapter_apart(bench: Bench, tmp_path: Path) -> 
         "decision.json",
         "example.json",
         "request.json",
+        "ollama.json",
         "Modelfile",
         "README.md",
     }

@@ -8,7 +8,8 @@ from typing import Literal
 
 from cotune.bundle.export_card import export_card
 from cotune.bundle.export_check import check_weights
-from cotune.bundle.export_gguf import GgufExport, example_text
+from cotune.bundle.export_gguf import GgufExport
+from cotune.bundle.export_request import REQUEST, SCHEMA, Asking
 from cotune.bundle.export_weights import copy_model, merge
 from cotune.bundle.load import base_of, load
 from cotune.bundle.manifest import ADAPTER, DECISION, PROMPT, Manifest, read_manifest
@@ -26,9 +27,10 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
 
     ``peft`` holds ``base/`` and ``adapter/``; ``merged`` holds ``model/``, the base model with the adapter added to its
     weights, in the base model's own number type. ``gguf`` holds ``base.gguf`` and ``adapter-ID.gguf``, ``gguf-merged`` holds
-    ``model.gguf``; both with a request for llama.cpp's server and a ``Modelfile`` for Ollama. All hold the prompt, the
-    decision rule, an example of what the model reads, and a page that says how to launch it. What was written is loaded again
-    and has to answer as the bundle does.
+    ``model.gguf``; both with a request for llama.cpp's server, a ``Modelfile`` and a request for Ollama. The others hold a
+    request for vLLM where it takes the adapter. All hold the prompt, the decision rule, the schema of answers that have one, an
+    example of what the model reads, and a page that says how to launch it. What was written is loaded again and has to answer
+    as the bundle does.
 
     Args:
         bundle: the bundle's folder.
@@ -46,7 +48,7 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
     folder, out = Path(bundle).expanduser(), Path(out).expanduser()
     if to not in TARGETS:
         raise InputError(f"unknown form {to!r}", where="--to", mend=f"Use one of {', '.join(TARGETS)}.")
-    from cotune.model.adapters import is_prefix
+    from cotune.model.adapters import is_prefix, read_settings
     from cotune.model.trained_prefix import load_prefix
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -75,7 +77,8 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
             mend="Export with --to peft.",
         )
     source = _base_folder(manifest, base)
-    gguf = GgufExport.of(predictor, manifest, source, adapter) if to.startswith("gguf") else None
+    asking = Asking.of(predictor, manifest)
+    gguf = GgufExport.of(predictor, manifest, asking, source, adapter) if to.startswith("gguf") else None
     with atomic_folder(out) as temporary:
         if gguf is not None:
             (gguf.write if to == "gguf" else gguf.write_merged)(temporary)
@@ -87,14 +90,16 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
             check_weights(predictor, manifest, temporary / MODEL, dtype)
         for name in (PROMPT, DECISION):
             shutil.copyfile(folder / name, temporary / name)
-        text = example_text(predictor)
+        if asking.schema is not None:
+            write_json(temporary / SCHEMA, asking.schema)
+        if gguf is None and trained is None:
+            write_json(temporary / REQUEST, asking.vllm())
         words = predictor.prompt.words(manifest.labels)
-        told = {"prompt_text": text, "labels": list(manifest.labels), "words": list(words), "bundle": manifest.id}
+        told = {"prompt_text": asking.text, "labels": list(manifest.labels), "words": list(words), "bundle": manifest.id}
         write_json(temporary / EXAMPLE, told)
         stands_for = None if trained is None else len(trained.ids)
-        card = export_card(
-            manifest, to, text, chat=predictor.model.renderer.chat, words=words, stands_for=stands_for, gguf=gguf
-        )
+        rank = read_settings(adapter).rank if adapter is not None and trained is None else 0
+        card = export_card(manifest, to, asking, words=words, stands_for=stands_for, rank=rank, gguf=gguf)
         write_text(temporary / CARD, card)
     return out
 

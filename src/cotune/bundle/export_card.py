@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cotune.bundle.card import base_model_name, without_prefix
-from cotune.bundle.export_gguf import BASE, MERGED, MODELFILE, REQUEST, GgufExport
+from cotune.bundle.export_gguf import BASE, MERGED, MODELFILE, GgufExport
+from cotune.bundle.export_request import OLLAMA, REQUEST, SCHEMA, Asking, vllm_rank
 from cotune.bundle.manifest import Manifest
-from cotune.files import slug
 
 
 def export_card(
     manifest: Manifest,
     to: str,
-    prompt_text: str,
+    asking: Asking,
     *,
-    chat: bool,
     words: Sequence[str] = (),
     stands_for: int | None = None,
+    rank: int = 0,
     gguf: GgufExport | None = None,
 ) -> str:
     """Markdown.
@@ -25,10 +25,10 @@ def export_card(
     Args:
         manifest: of the bundle.
         to: ``peft``, ``merged``, ``gguf`` or ``gguf-merged``.
-        prompt_text: the whole text that the model reads for an example row.
-        chat: whether a chat template, with its control tokens, is in that text.
+        asking: what the model reads for an example row, and how it is asked.
         words: what the model says for each label, where answers are labels.
         stands_for: where the adapter is a trained prefix, how many of the text's first tokens it stands for.
+        rank: of the adapter, where it is a LoRA.
         gguf: who wrote the GGUF files, for those two forms.
     """
     fields = ", ".join(f"THE {name.upper()}" for name in manifest.input_fields)
@@ -38,13 +38,15 @@ def export_card(
         f"{_out(manifest)} out. "
         f"The base model is {base_model_name(manifest)}, the very weights that the adapter was tuned on.",
         "## What the model reads",
-        f"Replace {fields} and keep every other character" + ("; the chat template is applied already." if chat else "."),
-        f"````text\n{prompt_text}\n````",
-        "Generate greedily until the stop token" + (f"; the answer is one of: {_told(manifest, words)}." if words else "."),
+        f"Replace {fields} and keep every other character"
+        + ("; the chat template is applied already." if asking.chat else "."),
+        f"````text\n{asking.text}\n````",
+        f"Generate greedily until the stop token, {asking.tokens} tokens at most"
+        + (f"; the answer is one of: {_told(manifest, words)}." if words else "."),
         "## How it answers here and there",
-        _rule(manifest, gguf),
+        _rule(manifest, asking, gguf),
         "## Run it",
-        *_launch(manifest, to, chat, stands_for, gguf),
+        *_launch(to, asking, stands_for, rank, gguf),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -60,10 +62,22 @@ def _told(manifest: Manifest, words: Sequence[str]) -> str:
     return ", ".join(f"`{label}`" if label == word else f"`{word}` (which means `{label}`)" for label, word in pairs)
 
 
-def _rule(manifest: Manifest, gguf: GgufExport | None) -> str:
+def _rule(manifest: Manifest, asking: Asking, gguf: GgufExport | None) -> str:
     if manifest.written is not None:
-        held = "" if manifest.written.schema is None else ", held to the schema in `manifest.json` of the bundle"
-        return f"cotune generates greedily too{held}. A server that bounds answers by a JSON Schema can do the same."
+        if asking.schema is None:
+            return "cotune generates greedily too; an answer that is not at its end by then is cut."
+        told = (
+            f"cotune generates greedily too, held token by token to the schema in `{SCHEMA}`, and always ends with a value "
+            "that fits it. "
+        )
+        if asking.held is None:
+            return told + (
+                "This model's answer begins with a space, which no server lets through that holds it to a schema: leave the "
+                f"answer free, strip it, and check it against `{SCHEMA}`."
+            )
+        return told + (
+            "A server that is given the schema keeps to it too, but an answer that is too long is cut there, and need not fit."
+        )
     told = (
         "cotune scores every label, as far as it differs from the others, and takes the likeliest. Greedy generation takes the "
         "likeliest next token instead, which is the same answer for nearly all rows; restrict generation to the labels where "
@@ -84,22 +98,21 @@ def _rule(manifest: Manifest, gguf: GgufExport | None) -> str:
     return told
 
 
-def _launch(manifest: Manifest, to: str, chat: bool, stands_for: int | None, gguf: GgufExport | None) -> tuple[str, ...]:
-    name = f"{slug(manifest.task)}-{manifest.adapter_id}"
+def _launch(to: str, asking: Asking, stands_for: int | None, rank: int, gguf: GgufExport | None) -> tuple[str, ...]:
     if gguf is not None:
-        return _gguf(gguf, merged=to == "gguf-merged")
+        return _gguf(gguf, asking, merged=to == "gguf-merged")
     if to == "merged":
-        return _merged(chat)
-    return _peft(chat, name) if stands_for is None else _prefix(chat, stands_for)
+        return _merged(asking)
+    return _peft(asking, rank) if stands_for is None else _prefix(asking, stands_for)
 
 
-def _gguf(gguf: GgufExport, *, merged: bool) -> tuple[str, ...]:
+def _gguf(gguf: GgufExport, asking: Asking, *, merged: bool) -> tuple[str, ...]:
     lora = f" --lora FOLDER/{gguf.adapter_file}" if gguf.adapter_file and not merged else ""
     bounds = {"grammar": ", held to the labels by a grammar", "json_schema": ", held to the schema"}
-    held = next((told for key, told in bounds.items() if key in gguf.request("")), "")
+    held = next((told for key, told in bounds.items() if key in gguf.request()), "")
     return (
         "llama.cpp:",
-        _code("sh", f"llama-server -m FOLDER/{MERGED if merged else BASE}{lora} --alias {gguf.name}"),
+        _code("sh", f"llama-server -m FOLDER/{MERGED if merged else BASE}{lora} --alias {asking.name}"),
         f"`{REQUEST}` is a request for it: the text above{held}, at temperature 0.",
         _code("sh", f"curl http://127.0.0.1:8080/completion -d @FOLDER/{REQUEST}"),
         "The chat template is in the file too, but the text has it applied already, so it goes to `/completion` as it is, not "
@@ -107,67 +120,96 @@ def _gguf(gguf: GgufExport, *, merged: bool) -> tuple[str, ...]:
         f"Ollama, by the `{MODELFILE}`:",
         _code(
             "sh",
-            f"ollama create {gguf.name} -f FOLDER/{MODELFILE}",
-            "curl http://127.0.0.1:11434/api/generate \\",
-            f"""  -d '{{"model": "{gguf.name}", "prompt": "THE TEXT ABOVE", "raw": true, "stream": false}}'""",
+            f"ollama create {asking.name} -f FOLDER/{MODELFILE}",
+            f"curl http://127.0.0.1:11434/api/generate -d @FOLDER/{OLLAMA}",
         ),
-        "Ollama takes neither a grammar nor a bias: it only generates greedily"
-        + (", so the decision rule is left out there." if gguf.manifest.decision.bias else "."),
+        _ollama(gguf, asking),
     )
 
 
-def _peft(chat: bool, name: str) -> tuple[str, ...]:
+def _ollama(gguf: GgufExport, asking: Asking) -> str:
+    if asking.held is not None:
+        told = "`format` holds the schema"
+    elif gguf.manifest.written is not None:
+        told = "It generates greedily"
+    else:
+        told = "Ollama takes neither a grammar of labels nor a bias: it only generates greedily"
+        told += ", so the decision rule is left out there" if gguf.manifest.decision.bias else ""
+    return f"{told}. Both files follow Ollama's documentation; it was not run with them."
+
+
+_WITH_ADAPTER = 'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("FOLDER/base"), "FOLDER/adapter")'
+
+
+def _peft(asking: Asking, rank: int) -> tuple[str, ...]:
     return (
         "transformers and PEFT:",
-        _python(
-            chat,
-            "base",
-            "from peft import PeftModel",
-            'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("FOLDER/base"), "FOLDER/adapter")',
-        ),
+        *_python(asking, "base", "from peft import PeftModel", _WITH_ADAPTER),
         "vLLM, which serves the adapter under a name of its own, and keeps it by that name, so the content's hash is in it:",
-        _code("sh", f"vllm serve FOLDER/base --enable-lora --max-lora-rank 64 --lora-modules {name}=FOLDER/adapter"),
-        f"Send the text above to `/v1/completions` with the model `{name}` and temperature 0.",
+        *_vllm(
+            asking,
+            f"FOLDER/base --enable-lora --max-lora-rank {vllm_rank(rank)} --lora-modules {asking.name}=FOLDER/adapter",
+        ),
     )
 
 
-def _prefix(chat: bool, stands_for: int) -> tuple[str, ...]:
+def _prefix(asking: Asking, stands_for: int) -> tuple[str, ...]:
     return (
         f"transformers and PEFT. {without_prefix(stands_for)} Servers that hold several adapters mostly take LoRA alone.",
-        _python(
-            chat,
-            "base",
-            "from peft import PeftModel",
-            'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("FOLDER/base"), "FOLDER/adapter")',
-            skip=stands_for,
-        ),
+        *_python(asking, "base", "from peft import PeftModel", _WITH_ADAPTER, skip=stands_for),
     )
 
 
-def _merged(chat: bool) -> tuple[str, ...]:
+def _merged(asking: Asking) -> tuple[str, ...]:
     return (
         "transformers:",
-        _python(chat, "model", "", 'model = AutoModelForCausalLM.from_pretrained("FOLDER/model")'),
+        *_python(asking, "model", "", 'model = AutoModelForCausalLM.from_pretrained("FOLDER/model")'),
         "vLLM:",
-        _code("sh", "vllm serve FOLDER/model"),
-        "Send the text above to `/v1/completions` with temperature 0. llama.cpp and Ollama read GGUF: export with "
-        "`--to gguf`, or convert this folder with llama.cpp's own `convert_hf_to_gguf.py`.",
+        *_vllm(asking, f"FOLDER/model --served-model-name {asking.name}"),
+        "llama.cpp and Ollama read GGUF: export with `--to gguf`, or convert this folder with llama.cpp's own "
+        "`convert_hf_to_gguf.py`.",
     )
 
 
-def _python(chat: bool, folder: str, more_import: str, model: str, skip: int = 0) -> str:
+def _vllm(asking: Asking, served: str) -> tuple[str, ...]:
+    told = f"`{REQUEST}` is a request for it: the text above, at temperature 0, with this model's name and stop tokens"
+    if asking.held is not None:
+        told += (
+            '; `response_format` holds the schema, as `"structured_outputs": {"json": ...}` would do, and before vLLM 0.12 '
+            '`"guided_json": ...`'
+        )
+    return (
+        _code(
+            "sh",
+            f"vllm serve {served}",
+            f"curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' -d @FOLDER/{REQUEST}",
+        ),
+        f"{told}. It follows vLLM's documentation; vLLM was not run with it.",
+    )
+
+
+def _python(asking: Asking, folder: str, more_import: str, model: str, skip: int = 0) -> tuple[str, ...]:
     """One answer with transformers; how the model is made is what differs."""
-    return _code(
+    code = _code(
         "python",
+        "import json",
+        "",
         *([more_import] if more_import else []),
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
+        'with open("FOLDER/example.json", encoding="utf-8") as file:',
+        '    prompt_text = json.load(file)["prompt_text"]',
         f'tokenizer = AutoTokenizer.from_pretrained("FOLDER/{folder}")',
         model,
-        f'ids = tokenizer(prompt_text, add_special_tokens={not chat}, return_tensors="pt")',
+        f'ids = tokenizer(prompt_text, add_special_tokens={not asking.chat}, return_tensors="pt")',
         *([f"ids = {{name: part[:, {skip}:] for name, part in ids.items()}}"] if skip else []),
-        "print(tokenizer.decode(model.generate(**ids, max_new_tokens=16)[0, ids['input_ids'].shape[1]:]))",
+        f"stop = {list(asking.stop_ids)}",
+        f"written = model.generate(**ids, do_sample=False, max_new_tokens={asking.tokens}, eos_token_id=stop)",
+        'print(tokenizer.decode(written[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))',
     )
+    if asking.schema is None:
+        return (code,)
+    return code, f"In transformers nothing holds the answer to the schema: check it against `{SCHEMA}`."
 
 
 def _code(language: str, *lines: str) -> str:

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from cotune.bundle.export_check import check_weights
+from cotune.bundle.export_request import OLLAMA, REQUEST, Asking
 from cotune.bundle.export_weights import copy_model, merge
 from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Predictor
-from cotune.files import slug, write_json, write_text
+from cotune.files import write_json, write_text
 from cotune.model.gguf_files import weights_in, write_adapter, write_model
 from cotune.model.gguf_layout import Layout
 from cotune.model.gguf_tokenizer import GgufTokenizer
 
-BASE, MERGED, REQUEST, MODELFILE = "base.gguf", "model.gguf", "request.json", "Modelfile"
+BASE, MERGED, MODELFILE = "base.gguf", "model.gguf", "Modelfile"
 _ESCAPED = re.compile(r'["\\\x00-\x1f\x7f]')
 
 
@@ -36,6 +37,7 @@ class GgufExport:
     Args:
         predictor: the bundle, in float32.
         manifest: its manifest.
+        asking: how it is asked.
         source: the base model's folder.
         adapter: the adapter's folder; None where the base model answers.
         layout: of the base model.
@@ -44,25 +46,21 @@ class GgufExport:
 
     predictor: Predictor
     manifest: Manifest
+    asking: Asking
     source: Path
     adapter: Path | None
     layout: Layout
     tokenizer: GgufTokenizer
 
     @classmethod
-    def of(cls, predictor: Predictor, manifest: Manifest, source: Path, adapter: Path | None) -> GgufExport:
+    def of(cls, predictor: Predictor, manifest: Manifest, asking: Asking, source: Path, adapter: Path | None) -> GgufExport:
         """Look whether all of it has a place in GGUF, before anything is written.
 
         Raises:
             InputError: something has not.
         """
         layout = Layout.of(source)
-        return cls(predictor, manifest, source, adapter, layout, GgufTokenizer.of(predictor.model.renderer))
-
-    @property
-    def name(self) -> str:
-        """What a server is told to call it. Servers keep answers and adapters by name, so the adapter's content is in it."""
-        return f"{slug(self.manifest.task)}-{self.manifest.adapter_id}"
+        return cls(predictor, manifest, asking, source, adapter, layout, GgufTokenizer.of(predictor.model.renderer))
 
     @property
     def adapter_file(self) -> str | None:
@@ -77,7 +75,7 @@ class GgufExport:
         """
         dtype = write_model(self.source, out / BASE, self.layout, self.tokenizer, self.manifest.base_model.fingerprint[:16])
         if self.adapter is not None and self.adapter_file is not None:
-            write_adapter(self.adapter, out / self.adapter_file, self.layout, self.name)
+            write_adapter(self.adapter, out / self.adapter_file, self.layout, self.asking.name)
         self._check(out / BASE, None if self.adapter_file is None else out / self.adapter_file, dtype)
         self._write_requests(out, BASE)
 
@@ -90,7 +88,7 @@ class GgufExport:
         with tempfile.TemporaryDirectory(dir=out, prefix=".merged-") as name:
             folder = Path(name) / "model"
             merge(self.source, self.adapter, folder)
-            dtype = write_model(folder, out / MERGED, self.layout, self.tokenizer, self.name)
+            dtype = write_model(folder, out / MERGED, self.layout, self.tokenizer, self.asking.name)
         self._check(out / MERGED, None, dtype)
         self._write_requests(out, MERGED)
 
@@ -104,8 +102,8 @@ class GgufExport:
             check_weights(self.predictor, self.manifest, folder, dtype)
 
     def _write_requests(self, out: Path, model: str) -> None:
-        text = example_text(self.predictor)
-        write_json(out / REQUEST, self.request(text))
+        write_json(out / REQUEST, self.request())
+        write_json(out / OLLAMA, self.asking.ollama())
         adapter = self.adapter_file if model == BASE else None
         stop = self.predictor.model.tokenizer.convert_ids_to_tokens(self.predictor.model.renderer.stop_id)
         lines = [
@@ -113,16 +111,11 @@ class GgufExport:
             *([f"ADAPTER ./{adapter}"] if adapter else []),
             'TEMPLATE "{{ .Prompt }}"',
             "PARAMETER temperature 0",
-            f"PARAMETER num_predict {self.answer_tokens}",
-            f"PARAMETER num_ctx {self.manifest.max_tokens + self.answer_tokens}",
+            f"PARAMETER num_predict {self.asking.tokens}",
+            f"PARAMETER num_ctx {self.manifest.max_tokens + self.asking.tokens}",
             f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}",
         ]
         write_text(out / MODELFILE, "\n".join(lines) + "\n")
-
-    @property
-    def answer_tokens(self) -> int:
-        """Tokens that an answer may have, its stop token included."""
-        return self.manifest.answer_tokens or max(map(len, self._completions))
 
     @property
     def label_bias(self) -> list[tuple[int, float]]:
@@ -134,20 +127,18 @@ class GgufExport:
         bias = self.manifest.decision.bias
         return [] if not bias or len(set(first)) < len(first) else list(zip(first, bias, strict=True))
 
-    def request(self, text: str) -> dict[str, Any]:
-        """The body that llama.cpp's server takes at ``/completion`` for a rendered text."""
-        body: dict[str, Any] = {"prompt": text, "temperature": 0, "n_predict": self.answer_tokens}
-        written = self.manifest.written
-        lead = self.predictor.model.renderer.lead(self.predictor.prompt, self.manifest.input_fields)
-        if written is None:
-            words = [lead + word for word in self.predictor.prompt.words(self.manifest.labels)]
+    def request(self) -> dict[str, Any]:
+        """The body that llama.cpp's server takes at ``/completion``."""
+        body: dict[str, Any] = {"prompt": self.asking.text, "temperature": 0, "n_predict": self.asking.tokens}
+        if self.manifest.written is None:
+            words = [self.asking.lead + word for word in self.predictor.prompt.words(self.manifest.labels)]
             body["grammar"] = label_grammar(words)
             # The grammar ends an answer; until then a model may spell a word in shorter tokens than the tokenizer does.
             body["n_predict"] = 1 + max(len(word.encode()) for word in words)
             if self.label_bias:
                 body["logit_bias"] = [list(pair) for pair in self.label_bias]
-        elif written.schema is not None and not lead:
-            body["json_schema"] = dict(written.schema)
+        elif self.asking.held is not None:
+            body["json_schema"] = dict(self.asking.held)
         return body
 
     @cached_property
@@ -166,10 +157,3 @@ def label_grammar(words: Sequence[str]) -> str:
 
 def _escape(match: re.Match[str]) -> str:
     return f"\\x{ord(match[0]):02x}" if match[0] < " " or match[0] == "\x7f" else f"\\{match[0]}"
-
-
-def example_text(predictor: Predictor) -> str:
-    """What the model reads for a row whose fields hold their own names."""
-    return predictor.model.renderer.text(
-        predictor.prompt, {name: f"THE {name.upper()}" for name in predictor.input_fields}, predictor.labels
-    )

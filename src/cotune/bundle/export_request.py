@@ -1,0 +1,97 @@
+"""What other programs' servers are sent, so that they answer as the bundle does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from cotune.bundle.manifest import Manifest
+from cotune.bundle.predictor import Predictor
+from cotune.files import slug
+
+if TYPE_CHECKING:
+    from cotune.model.local import LocalModel
+
+SCHEMA, REQUEST, OLLAMA = "schema.json", "request.json", "ollama.json"
+
+# vLLM sets memory aside for adapters of one of these ranks, and takes no other number.
+_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a bundle's model is asked.
+
+    Attributes:
+        name: what a server is told to call it. Servers keep answers and adapters by name, so the adapter's content is in it.
+        text: what the model reads, for a row whose fields hold their own names.
+        chat: whether a chat template, with its control tokens, is in the text.
+        tokens: that an answer may have, its stop token included.
+        stop_ids: tokens that end an answer.
+        lead: what every answer begins with: a space, or nothing.
+        schema: that a right answer fits; None where there is none.
+    """
+
+    name: str
+    text: str
+    chat: bool
+    tokens: int
+    stop_ids: tuple[int, ...]
+    lead: str
+    schema: Mapping[str, Any] | None
+
+    @classmethod
+    def of(cls, predictor: Predictor, manifest: Manifest) -> Asking:
+        """What a bundle says of it."""
+        model, prompt = cast("LocalModel", predictor.model), predictor.prompt
+        tokens = manifest.answer_tokens
+        if manifest.written is None:
+            row = dict.fromkeys(manifest.input_fields, "a")
+            (rendered,) = model.renderer.render(prompt, [row], manifest.labels)
+            tokens = max(map(len, rendered.completions))
+        return cls(
+            name=f"{slug(manifest.task)}-{manifest.adapter_id}",
+            text=example_text(predictor),
+            chat=model.renderer.chat,
+            tokens=tokens,
+            stop_ids=model.stop_ids,
+            lead=model.renderer.lead(prompt, manifest.input_fields),
+            schema=None if manifest.written is None else manifest.written.schema,
+        )
+
+    @property
+    def held(self) -> Mapping[str, Any] | None:
+        """The schema where a server can hold answers to it. One that begins with a space is let through by no schema."""
+        return None if self.lead else self.schema
+
+    def vllm(self) -> dict[str, Any]:
+        """The body for ``/v1/completions`` of vLLM; the names are those of its documentation."""
+        body: dict[str, Any] = {
+            "model": self.name,
+            "prompt": self.text,
+            "temperature": 0,
+            "max_tokens": self.tokens,
+            "stop_token_ids": list(self.stop_ids),
+            "add_special_tokens": not self.chat,
+        }
+        if self.held is not None:
+            body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(self.held)}}
+        return body
+
+    def ollama(self) -> dict[str, Any]:
+        """The body for ``/api/generate`` of Ollama; the names are those of its documentation."""
+        body: dict[str, Any] = {"model": self.name, "prompt": self.text, "raw": True, "stream": False}
+        return body if self.held is None else body | {"format": dict(self.held)}
+
+
+def vllm_rank(rank: int) -> int:
+    """The smallest ``--max-lora-rank`` that vLLM takes for an adapter of a rank."""
+    return next((each for each in _VLLM_RANKS if each >= rank), rank)
+
+
+def example_text(predictor: Predictor) -> str:
+    """What the model reads for a row whose fields hold their own names."""
+    return predictor.model.renderer.text(
+        predictor.prompt, {name: f"THE {name.upper()}" for name in predictor.input_fields}, predictor.labels
+    )

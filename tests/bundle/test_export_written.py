@@ -1,0 +1,100 @@
+"""Exports of bundles that write: the page's own commands give the bundle's answer, and the schema is where they look for it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundles import Bench, loaded, make_bench
+
+from cotune.bundle.export import TARGETS, export_bundle
+from cotune.bundle.export_request import vllm_rank
+from cotune.prompt.prompt import Prompt
+from cotune.task.output import Output
+
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}, "who": {"type": "string"}}, "required": ["n"]}
+JSON = {"output": Output("json", schema_text=json.dumps(SCHEMA)), "metric": "json_f1", "answer_tokens": 40}
+NUMBER = {"output": Output("number", schema_text='{"type": "integer"}'), "metric": "accuracy", "answer_tokens": 9}
+TEXT = {"output": Output("text"), "metric": "token_f1", "answer_tokens": 24}
+PROMPT = Prompt("Answer.", "{text}", "Answer:")
+
+
+def exported(bench: Bench, folder: Path, to: Any, kind: dict[str, Any]) -> tuple[Path, str]:
+    out = export_bundle(bench.save(folder / "bundle", prompt=PROMPT, **kind), folder / "out", to)
+    return out, (out / "README.md").read_text(encoding="utf-8")
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("to", ["peft", "merged"])
+def test_the_python_of_the_page_writes_what_the_bundle_writes(bench: Bench, tmp_path: Path, to: Any) -> None:
+    out, page = exported(bench, tmp_path, to, TEXT)
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        exec(code.replace("FOLDER", str(out)), {})
+    predictor = loaded(tmp_path / "bundle")
+    (wanted,) = predictor.predict("THE TEXT")
+    assert len(predictor.model.tokenizer(wanted)["input_ids"]) > 16, "a shorter answer would not show where the page's ends"
+    assert said.getvalue().strip() == wanted
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_the_schema_goes_along_and_every_server_is_given_it(bench: Bench, tmp_path: Path, to: Any) -> None:
+    out, page = exported(bench, tmp_path, to, JSON)
+    assert read(out / "schema.json") == SCHEMA
+    assert "`schema.json`" in page and "manifest.json" not in page
+    request = read(out / "request.json")
+    assert request["prompt"] == read(out / "example.json")["prompt_text"] and request["temperature"] == 0
+    assert "@FOLDER/request.json" in page
+    if to in ("peft", "merged"):
+        assert request["response_format"]["json_schema"]["schema"] == SCHEMA and request["max_tokens"] == 40
+        assert request["stop_token_ids"] == list(bench.model.stop_ids)
+        assert request["add_special_tokens"] is False, "the chat template brings them"
+        assert "max_new_tokens=40" in page and "nothing holds" in page
+        assert request["model"] in page
+        return
+    assert request["json_schema"] == SCHEMA and request["n_predict"] == 40
+    ollama = read(out / "ollama.json")
+    assert ollama["format"] == SCHEMA and ollama["raw"] is True and ollama["stream"] is False
+    assert ollama["prompt"] == request["prompt"] and f"ollama create {ollama['model']} " in page
+    assert "@FOLDER/ollama.json" in page and "neither a grammar" not in page
+    assert "num_predict 40\n" in (out / "Modelfile").read_text(encoding="utf-8")
+
+
+def test_numbers_have_a_schema_too_and_texts_none(bench: Bench, tmp_path: Path) -> None:
+    out, page = exported(bench, tmp_path / "number", "merged", NUMBER)
+    assert read(out / "schema.json") == {"type": "integer"} and read(out / "request.json")["max_tokens"] == 9
+    out, page = exported(bench, tmp_path / "text", "gguf-merged", TEXT)
+    assert not (out / "schema.json").exists() and "schema" not in page
+    assert "format" not in read(out / "ollama.json") and "json_schema" not in read(out / "request.json")
+
+
+@pytest.mark.parametrize("to", ["merged", "gguf-merged"])
+def test_an_answer_that_begins_with_a_space_is_not_held_to_a_schema(tmp_path: Path, to: Any) -> None:
+    """A model without a chat template learnt to write it, and no schema lets it through."""
+    out, page = exported(make_bench(tmp_path / "bare", chat=False), tmp_path, to, JSON)
+    assert read(out / "schema.json") == SCHEMA and "begins with a space" in page
+    assert not {"response_format", "json_schema"} & read(out / "request.json").keys()
+    assert to == "merged" or "format" not in read(out / "ollama.json")
+    assert to != "merged" or read(out / "request.json")["add_special_tokens"] is True
+
+
+def test_labels_are_asked_for_by_requests_that_fit_them(bench: Bench, tmp_path: Path) -> None:
+    out = export_bundle(bench.save(tmp_path / "bundle"), tmp_path / "out", "peft")
+    request, page = read(out / "request.json"), (out / "README.md").read_text(encoding="utf-8")
+    predictor = loaded(tmp_path / "bundle")
+    (row,) = predictor.model.renderer.render(predictor.prompt, [{"text": "a"}], predictor.labels)
+    assert request["max_tokens"] == max(map(len, row.completions)) and f"max_new_tokens={request['max_tokens']}" in page
+    assert "response_format" not in request and not (out / "schema.json").exists()
+    assert "--max-lora-rank 8 " in page, "the adapter's rank is 4"
+
+
+def test_ranks_are_those_that_vllm_takes() -> None:
+    assert [vllm_rank(rank) for rank in (1, 8, 9, 16, 33, 200, 512)] == [8, 8, 16, 16, 64, 256, 512]
