@@ -145,8 +145,9 @@ def test_cut_texts_are_told(bench: Bench, predictor: Predictor, caplog: pytest.L
         ("", "row 1", "empty"),
         ([{"text": "ok"}, {"Texts": "x"}], "row 2", "did you mean 'Texts'"),
         ([{}], "row 1", "no field 'text'"),
-        ([{"text": ["a"]}], "row 1, field 'text'", "a list"),
-        ([{"text": b"a"}], "row 1, field 'text'", "a bytes"),
+        ([{"text": [b"a"]}], "row 1, field 'text'", "list cannot be written"),
+        ([{"text": b"a"}], "row 1, field 'text'", "bytes cannot be written"),
+        ([{"text": ["\ud83d"]}], "row 1, field 'text'", "half a character"),
         ([{"text": None}], "row 1", "empty"),
         ([3], "row 1", "not a int"),
         (["a\0b"], "row 1, field 'text'", "NUL"),
@@ -159,6 +160,12 @@ def test_rows_that_cannot_be_answered(predictor: Predictor, rows: Any, where: st
     assert error.value.where.startswith(where)
     assert what in error.value.what
     assert error.value.mend
+
+
+def test_lists_and_objects_are_asked_as_they_were_learnt(predictor: Predictor) -> None:
+    rows: list[dict[str, Any]] = [{"text": ["How", 2]}, {"text": []}, {"text": {"a": ["b"]}}]
+    shown = ["How, 2", "none", '{"a": ["b"]}']
+    assert predictor.predict(rows, probabilities=True) == predictor.predict(shown, probabilities=True)
 
 
 def test_a_task_with_two_fields(bench: Bench, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openai
@@ -177,6 +178,16 @@ def test_predict_takes_fields_and_gives_probabilities(server: Client, offline: l
     assert [row["answer"] for row in several["rows"]] == offline[2].predict([TEXTS[0], TEXTS[1], long])
     assert [row["truncated"] for row in several["rows"]] == [False, False, True]
     assert several["bundle"] == server.models[2]
+
+
+def test_lists_and_objects_are_taken_as_predict_takes_them(server: Client, offline: list[Predictor]) -> None:
+    rows: list[dict[str, Any]] = [{"text": ["How", "tall"]}, {"text": []}, {"text": {"a": [1, None]}}]
+    shown = ["How, tall", "none", '{"a": [1, null]}']
+    found = server.ask("/predict", {"bundle": "plain", "rows": rows}).json["rows"]
+    for one, alone, expected in zip(found, rows, offline[2].predict(shown, probabilities=True), strict=True):
+        single = server.ask("/predict", {"bundle": "plain", **alone}).json
+        assert one["answer"] == single["answer"] == expected.answer
+        np.testing.assert_allclose(list(one["probabilities"].values()), list(expected.probabilities.values()), atol=1e-5)
 
 
 def test_many_clients_of_several_bundles_get_their_own_answers(server: Client, offline: list[Predictor]) -> None:

@@ -148,11 +148,30 @@ def test_a_cell_beyond_the_csv_modules_limit_is_read_and_the_limit_put_back(tmp_
     assert csv.field_size_limit() == before
 
 
-def test_nested_values_only_matter_where_they_are_asked_for() -> None:
-    table = read_table([{"text": "a", "tokens": ["a"]}, {"text": "b", "tokens": "b"}])
+def test_nested_values_are_shown_as_inputs_and_refused_elsewhere() -> None:
+    table = read_table([{"text": "a", "tokens": "b"}, {"text": "b", "tokens": ["a", 1]}])
     table.need("text")
-    with pytest.raises(InputError, match=r"row 1, column 'tokens'.*list or an object.*Flatten"):
+    table.need_input("tokens")
+    assert [table.shown(index, "tokens") for index in range(2)] == ["b", "a, 1"]
+    with pytest.raises(InputError, match=r"row 2, column 'tokens'.*list or an object.*Flatten"):
         table.need("tokens")
+    bytes_too = read_table([{"text": "a"}, {"text": b"a"}])
+    with pytest.raises(InputError, match=r"row 2, column 'text'.*cannot be written as text"):
+        bytes_too.need_input("text")
+
+
+@pytest.mark.parametrize("kind", ["list", "pandas", "polars", "pyarrow", "parquet", "jsonl"])
+def test_lists_are_shown_alike_wherever_they_come_from(tmp_path: Path, kind: str) -> None:
+    rows = [{"slots": ["time", "day"], "deep": [["a"], []]}, {"slots": [], "deep": [["b, c"]]}, {"slots": None, "deep": None}]
+    path = tmp_path / f"rows.{kind}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif kind == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    frames = {"list": list, "pandas": pandas.DataFrame, "polars": polars.DataFrame, "pyarrow": pyarrow.Table.from_pylist}
+    table = read_table(frames[kind](rows) if kind in frames else path)
+    assert [table.shown(index, "slots") for index in range(3)] == ["time, day", "none", None]
+    assert [table.shown(index, "deep") for index in range(3)] == ['[["a"], []]', '[["b, c"]]', None]
 
 
 def test_pandas_index_does_not_matter() -> None:

@@ -13,6 +13,7 @@ import polars
 import pytest
 
 from cotune.config import config_from_data
+from cotune.errors import InputError
 from cotune.task import Task
 
 
@@ -170,3 +171,19 @@ def test_repr_is_short_and_shows_no_row() -> None:
     task = task_of(rows(60), name="mail")
     assert repr(task) == "Task('mail', text -> label (3 labels), train=28, dev=12, test=20)"
     assert task.measure(["a"], ["a"], task.labels) == 1.0
+
+
+def test_input_columns_of_lists_are_shown_as_text_and_told() -> None:
+    slots: list[Any] = [["time", "day"], [], {"a": 1}]
+    content = [{"text": f"row {i}", "slots": slots[i % 3], "label": "ab"[i % 2]} for i in range(60)]
+    task = Task.from_rows(content, input=["text", "slots"], output="label")
+    shown = ("time, day", "none", '{"a": 1}')
+    train = (*task.train, *task.dev)
+    assert train and all(row.fields["slots"] == shown[int(row.fields["text"].split()[1]) % 3] for row in train)
+    finding = task.checks["list_inputs"]
+    assert finding.severity == "info" and finding.count == 60 and "'slots' holds lists or objects in 60 rows" in finding.message
+    plain = [{**row, "slots": shown[i % 3]} for i, row in enumerate(content)]
+    same = Task.from_rows(plain, input=["text", "slots"], output="label")
+    assert same.fingerprint == task.fingerprint and "list_inputs" not in same.checks
+    with pytest.raises(InputError, match=r"column 'slots': the cell holds a list"):
+        Task.from_rows(content, input="text", output="slots", type="label")

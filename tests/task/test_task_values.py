@@ -6,9 +6,11 @@ import json
 from decimal import Decimal
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from hypothesis import given
 
+from cotune.task.cells import NESTED, cell_text, input_text
 from cotune.task.json_value import NO_JSON, in_schema_order, json_in, json_text, leaf_counts, parse_json, same_json
 from cotune.task.number import equal_numbers, number_in, number_text, parse_number
 from cotune.task.schema import Validator, infer_schema, schema_fields, schema_problem
@@ -111,3 +113,23 @@ def test_texts_and_lists_are_bounded_by_half_as_much_again_as_was_seen() -> None
 def test_enumerations_need_values_that_recur() -> None:
     assert "enum" in infer_schema(["a", "b"] * 10) and "enum" not in infer_schema(["a", "b"] * 9)
     assert "enum" not in infer_schema(["a", "b"] * 20 + ["c"])
+
+
+@given(VALUES)
+def test_whatever_json_holds_can_be_shown_as_an_input(value: object) -> None:
+    text = input_text(value)
+    if not isinstance(value, (list, dict)):
+        assert text == cell_text(value)
+        return
+    assert isinstance(text, str) and text
+    if isinstance(value, dict) or any(isinstance(item, (list, dict)) for item in value):
+        assert json.loads(text) == value
+    elif all(isinstance(item, int) for item in value) and value:
+        assert len(text.split(", ")) == len(value)
+
+
+def test_lists_are_shown_in_plain_words() -> None:
+    assert [input_text(value) for value in (["a", "b"], [], (1, 2.5, True, None), np.array(["x", "y"]), {"é": [1]}, [[]])] == [
+        "a, b", "none", "1, 2.5, true, null", "x, y", '{"é": [1]}', "[[]]",
+    ]  # fmt: skip
+    assert input_text([b"a"]) is NESTED and input_text({"a": float("nan")}) is NESTED and input_text({1, 2}) is NESTED

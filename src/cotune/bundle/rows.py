@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cotune.errors import InputError
-from cotune.task.cells import NESTED, cell_text
+from cotune.task.cells import NESTED, input_text
 
 
 def checked_row(row: Any, input_fields: Sequence[str], where: str) -> dict[str, str]:
     """The input fields of a row as texts, and nothing else of it.
 
-    Numbers, truth values and dates become texts as they do in training data.
+    Numbers, truth values, dates, lists and objects become texts as they do in training data.
 
     Args:
         row: a mapping that holds the input fields, or a text where there is one field.
@@ -21,7 +21,7 @@ def checked_row(row: Any, input_fields: Sequence[str], where: str) -> dict[str, 
         where: what errors call the row, such as ``row 3``.
 
     Raises:
-        InputError: a field is missing, holds no text or half a character, or all are empty.
+        InputError: a field is missing, holds what cannot be written as text or half a character, or all are empty.
     """
     if isinstance(row, str):
         if len(input_fields) > 1:
@@ -59,10 +59,12 @@ def _field(row: Mapping[Any, Any], name: str, where: str) -> str:
             where=where,
             mend=f"The row holds {shown or 'nothing'}; name the field {name!r}.",
         )
-    text = cell_text(row[name])
+    text = input_text(row[name])
     if text is NESTED:
         raise InputError(
-            f"this is a {type(row[name]).__name__}, not a text", where=f"{where}, field {name!r}", mend="Give one text a field."
+            f"this {type(row[name]).__name__} cannot be written as text",
+            where=f"{where}, field {name!r}",
+            mend="Give a text, a number, a date, or lists and objects of these.",
         )
     found = str(text or "")
     if "\0" in found or any("\ud800" <= character <= "\udfff" for character in found):

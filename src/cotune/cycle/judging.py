@@ -62,8 +62,10 @@ def read_by_hand(config: RunConfig, task: Task) -> ByHand:
             mend="Rename the task's column.",
         )
     table = read_table(config.judge.agreement)
-    for name in (*task.input_fields, task.output_field, GIVEN, GRADE):
-        table.need(name, _WHERE, nested=name in (task.output_field, GIVEN))
+    for name in task.input_fields:
+        table.need_input(name, _WHERE)
+    for name in (task.output_field, GIVEN, GRADE):
+        table.need(name, _WHERE, nested=name != GRADE)
     if len(table) < _LEAST:
         raise InputError(
             f"there are {len(table)} graded answers, and fewer than {_LEAST} say nothing",
@@ -80,7 +82,7 @@ def read_by_hand(config: RunConfig, task: Task) -> ByHand:
             raise InputError(
                 f"{row.get(GRADE)!r} is no grade", where=table.where(index, GRADE), mend="Grade from 0 (wrong) to 1 (right)."
             )
-        fields = {name: row.get(name) or "" for name in task.input_fields}
+        fields = {name: table.shown(index, name) or "" for name in task.input_fields}
         gold = task.output.canonical(row.get(task.output_field) or "")
         asked.append(Asked(fields, gold, row.get(GIVEN) or "", f"row {table.numbers[index]} of {table.source}"))
         grades.append(grade)

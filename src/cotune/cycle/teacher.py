@@ -50,10 +50,10 @@ def read_unlabelled(config: RunConfig, task: Task) -> tuple[Example, ...]:
         )
     table = read_table(config.data.unlabelled)
     for name in task.input_fields:
-        table.need(name)
+        table.need_input(name)
     rows = []
-    for number, row in zip(table.numbers, table.rows, strict=True):
-        fields = {name: row.get(name) or "" for name in task.input_fields}
+    for index, number in enumerate(table.numbers):
+        fields = {name: table.shown(index, name) or "" for name in task.input_fields}
         if any(text.strip() for text in fields.values()) and not any("\0" in text for text in fields.values()):
             rows.append(Example(f"unlabelled:{number}", fields, ""))
     return tuple(rows)

@@ -13,7 +13,7 @@ import numpy as np
 
 from cotune.errors import InputError
 from cotune.files import content_hash
-from cotune.task.checks import DataChecks, Removed, check_data
+from cotune.task.checks import DataChecks, Finding, Removed, check_data
 from cotune.task.example import Example
 from cotune.task.metrics import Metric, metric_for
 from cotune.task.output import Output, OutputType
@@ -147,7 +147,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
             labels,
             removed=removed,
             counts=read,
-            also=replay.findings() if replay is not None else (),
+            also=(*_shown_lists(source), *(replay.findings() if replay is not None else ())),
             guess=guess,
         )
         if source.checked
@@ -182,15 +182,17 @@ def examples_from(table: Table, role: str, source: Source, kind: OutputType = "l
         InputError: a column is missing, an output or an input is empty, or a cell holds what is no text or of another type.
     """
     columns = (*source.input_fields, source.output_field, *((source.group,) if source.group is not None else ()))
-    for column in columns:
+    for column in source.input_fields:
+        table.need_input(column, source.asked_by)
+    for column in columns[len(source.input_fields) :]:
         table.need(column, source.asked_by, nested=kind == "json" and column == source.output_field)
     read_output = cell_reader(kind, labels=source.labels or (), schema=source.schema)
     said = "label" if kind == "label" else "output"
     examples = []
     for index, row in enumerate(table.rows):
+        fields = {name: table.shown(index, name) or "" for name in source.input_fields}
         for column in columns:
-            _check_text(row.get(column), table, index, column)
-        fields = {name: row.get(name) or "" for name in source.input_fields}
+            _check_text(fields.get(column, row.get(column)), table, index, column)
         if not any(text.strip() for text in fields.values()):
             _refuse_empty(table, index, source.input_fields, "the input is empty or missing", "Fill it")
         cell = row.get(source.output_field) or ""
@@ -201,6 +203,20 @@ def examples_from(table: Table, role: str, source: Source, kind: OutputType = "l
         group = row.get(source.group) if source.group is not None else None
         examples.append(Example(f"{role}:{table.numbers[index]}", fields, output, group))
     return tuple(examples)
+
+
+def _shown_lists(source: Source) -> tuple[Finding, ...]:
+    """The input columns that hold lists or objects in train or dev, and how they are shown."""
+    tables = [table for table in (source.train, source.dev) if table is not None]
+    findings = []
+    for name in source.input_fields:
+        if count := sum(len(table.nested.get(name, ())) for table in tables):
+            message = (
+                f"the input column {name!r} holds lists or objects in {count:,} rows: a list is shown as 'a, b', an empty one "
+                "as 'none', an object or a list of lists as JSON"
+            )
+            findings.append(Finding("list_inputs", "info", message, count))
+    return tuple(findings)
 
 
 def _check_request(source: Source) -> None:

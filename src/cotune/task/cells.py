@@ -53,6 +53,26 @@ def cell_text(value: Any) -> str | _Nested | None:
     return NESTED
 
 
+def input_text(value: Any) -> str | _Nested | None:
+    """The text of a cell as an input shows it: a list as ``a, b``, an empty one as ``none``, an object or nested lists as JSON.
+
+    Args:
+        value: as of :func:`cell_text`, which is followed for what is one text, number or date.
+
+    Returns:
+        The text, None for an empty cell, or :data:`NESTED` for what JSON does not know, such as bytes.
+    """
+    text = cell_text(value)
+    if text is not NESTED:
+        return text
+    if type(value).__module__ == "numpy":
+        value = value.tolist()
+    if isinstance(value, (list, tuple)) and not any(cell_text(item) is NESTED for item in value):
+        return ", ".join(item if isinstance(item, str) else str(cell_text(item) or "null") for item in value) or "none"
+    written = nested_text(value)
+    return NESTED if written is None else written
+
+
 def nested_text(value: Any) -> str | None:
     """A list or an object as JSON text; None where it holds what JSON does not know."""
     try:

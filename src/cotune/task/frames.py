@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cotune.errors import InputError
-from cotune.task.cells import NESTED, cell_text, nested_text
+from cotune.task.cells import NESTED, cell_text, input_text, nested_text
 from cotune.task.read import Table
 
 
@@ -83,12 +83,13 @@ def table_from_columns(columns: Iterable[tuple[str, list[Any]]], source: str) ->
     if size == 0:
         raise InputError("there are no rows", where=source, mend="Give at least 20 labelled rows.")
     rows: list[dict[str, str | None]] = [{} for _ in range(size)]
-    nested: dict[str, int] = {}
+    nested: dict[str, dict[int, str | None]] = {}
     for name, values in columns:
         for index, value in enumerate(values):
             text = cell_text(value)
             if text is NESTED:
-                nested.setdefault(name, index + 1)
+                shown = input_text(value)
+                nested.setdefault(name, {})[index] = None if shown is NESTED else shown
                 text = nested_text(value)
             rows[index][name] = text
     return Table(tuple(names), rows, source, range(1, size + 1), "row", nested)

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from cotune.errors import InputError
-from cotune.task.cells import NESTED, cell_text, nested_text
+from cotune.task.cells import NESTED, cell_text, input_text, nested_text
 
 Cell = str | None
 
@@ -29,8 +29,8 @@ class Table:
         source: file, data set or variable that the rows came from, for messages.
         numbers: one number a row for messages: the line in text files, else the row, both counted from 1.
         unit: what ``numbers`` counts, ``line`` or ``row``.
-        nested: column to the number of its first row that holds a list or an object in place of a text; such cells stand in
-            ``rows`` as JSON text.
+        nested: column to its rows, counted from 0, that hold a list or an object in place of a text, each with the text that
+            an input shows, None where there is none; such cells stand in ``rows`` as JSON text.
     """
 
     columns: tuple[str, ...]
@@ -38,7 +38,7 @@ class Table:
     source: str
     numbers: Sequence[int]
     unit: str = "row"
-    nested: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    nested: Mapping[str, Mapping[int, Cell]] = field(default_factory=lambda: MappingProxyType({}))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -47,6 +47,26 @@ class Table:
         """The place of row ``index`` (and a column) as messages name it."""
         place = f"{self.source}, {self.unit} {self.numbers[index]}"
         return f"{place}, column {column!r}" if column is not None else place
+
+    def shown(self, index: int, column: str) -> Cell:
+        """A cell as an input shows it, lists and objects too."""
+        lists = self.nested.get(column)
+        return lists[index] if lists is not None and index in lists else self.rows[index].get(column)
+
+    def need_input(self, column: str, asked_by: str = "") -> None:
+        """Check that a column exists and each of its cells can be shown as text.
+
+        Raises:
+            InputError: it does not, or one cannot.
+        """
+        self.need(column, asked_by, nested=True)
+        for index, text in self.nested.get(column, {}).items():
+            if text is None:
+                raise InputError(
+                    "the cell holds what cannot be written as text",
+                    where=self.where(index, column),
+                    mend="Give a text, a number, a date, or lists and objects of these.",
+                )
 
     def need(self, column: str, asked_by: str = "", *, nested: bool = False) -> None:
         """Check that a column exists and, unless they are wanted, holds no lists or objects.
@@ -69,7 +89,7 @@ class Table:
         if column in self.nested and not nested:
             raise InputError(
                 "the cell holds a list or an object, not a text",
-                where=f"{self.source}, {self.unit} {self.nested[column]}, column {column!r}",
+                where=self.where(min(self.nested[column]), column),
                 mend="Flatten it into text columns of their own.",
             )
 
@@ -113,10 +133,10 @@ def table_from_rows(rows: Iterable[Any], source: str, numbers: Sequence[int] | N
     """A Table from mappings of column to value; columns are the union of keys in order of first sight.
 
     Raises:
-        InputError: there are no rows, one is no mapping, or a value is no text, number or truth value.
+        InputError: there are no rows, or one is no mapping.
     """
     columns: dict[str, None] = {}
-    nested: dict[str, int] = {}
+    nested: dict[str, dict[int, Cell]] = {}
     texts: list[dict[str, Cell]] = []
     for index, row in enumerate(rows):
         number = numbers[index] if numbers is not None else index + 1
@@ -132,7 +152,8 @@ def table_from_rows(rows: Iterable[Any], source: str, numbers: Sequence[int] | N
             columns.setdefault(column)
             text = cell_text(value)
             if text is NESTED:
-                nested.setdefault(column, number)
+                shown = input_text(value)
+                nested.setdefault(column, {})[index] = None if shown is NESTED else shown
                 text = nested_text(value)
             converted[column] = text
         texts.append(converted)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Cell = str | int | float | bool | None
+Cell = str | int | float | bool | list[Any] | dict[str, Any] | None
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 MOST_MESSAGES, MOST_LOGPROBS = 2048, 20
