@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from cotune.errors import InputError
 
@@ -12,6 +14,10 @@ ENUM_MOST, ENUM_EACH, ENUM_LONGEST = 24, 10, 60
 """An enumeration: values at most, rows for each of them on average at least, characters of one at most."""
 LEAST_TEXT, LEAST_ITEMS = 32, 4
 """Characters of a text, and items of an array, that an inferred bound allows for whatever was seen."""
+DEEPEST = 128
+"""Levels of lists and objects that a schema may have; the library's own limit is a little higher."""
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+_DRAFT = re.compile(r"https?://json-schema\.org/(draft-0[4-7]|draft/20(19-09|20-12))/schema#?")
 
 
 def infer_schema(values: Sequence[Any]) -> dict[str, Any]:
@@ -56,18 +62,29 @@ def checked_schema(schema: Any, where: str) -> Mapping[str, Any] | None:
 
 
 def schema_problem(schema: Any) -> str:
-    """What is wrong with a JSON Schema; empty where it is sound."""
+    """What is wrong with a JSON Schema; empty where it is sound. Nothing but the schema itself is read, no address, no file."""
     import jsonschema_rs
 
     if not isinstance(schema, Mapping):
         return "it is no object"
-    if far := next((ref for ref in _references(schema) if not ref.startswith("#")), None):
-        return f"it refers to {far!r}, and nothing outside of it is read"
+    if problem := next(_strange(schema), ""):
+        return problem
     try:
-        jsonschema_rs.validator_for(dict(schema))
+        _validator(schema)
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
         return str(error).splitlines()[0]
     return ""
+
+
+def _validator(schema: Mapping[str, Any]) -> Any:
+    import jsonschema_rs
+
+    # Without a retriever of ours the library would fetch addresses and read files that a schema names.
+    return jsonschema_rs.validator_for(dict(schema), retriever=_retrieve_nothing)
+
+
+def _retrieve_nothing(uri: str) -> NoReturn:
+    raise ValueError(f"nothing outside of the schema is read, and {uri} is")
 
 
 class Validator:
@@ -78,9 +95,7 @@ class Validator:
     """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        import jsonschema_rs
-
-        self._inner = jsonschema_rs.validator_for(dict(schema))
+        self._inner = _validator(schema)
 
     def __call__(self, value: Any) -> bool:
         """Whether the value is valid."""
@@ -108,15 +123,28 @@ def schema_fields(schema: Mapping[str, Any], path: str = "") -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _references(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            if name in ("$ref", "$dynamicRef") and isinstance(inner, str):
-                yield inner
-            yield from _references(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _references(inner)
+def _strange(schema: Any) -> Iterator[str]:
+    """What no schema of an output should hold, whatever the library makes of it."""
+    waiting = [(schema, 1)]
+    while waiting:
+        value, depth = waiting.pop()
+        if depth > DEEPEST:
+            yield f"it is nested more than {DEEPEST} levels deep"
+        elif isinstance(value, Mapping):
+            for name, inner in value.items():
+                if name in _REFERENCES and isinstance(inner, str) and not inner.startswith("#"):
+                    yield f"it refers to {_cut(inner)!r}, and nothing outside of it is read"
+                if name == "$schema" and isinstance(inner, str) and not _DRAFT.fullmatch(inner):
+                    yield f"its $schema {_cut(inner)!r} is no draft of JSON Schema from 4 to 2020-12, and nothing else is read"
+                waiting.append((inner, depth + 1))
+        elif isinstance(value, (list, tuple)):
+            waiting += [(inner, depth + 1) for inner in value]
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield f"it holds {value}, which is no JSON number"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _of_kind(kind: str, values: Sequence[Any]) -> dict[str, Any]:

@@ -1,0 +1,84 @@
+"""What a JSON Schema may hold: nothing outside of it is read, and nothing odd gets through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from cotune.task.schema import Validator, schema_problem
+
+
+@pytest.fixture
+def asked() -> Iterator[tuple[str, list[str]]]:
+    """The address of a server that has schemas, and what it was asked for."""
+    seen: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.path)
+            body = b'{"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object"}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/meta", seen
+        server.shutdown()
+        thread.join()
+
+
+KEYS = ("$schema", "$ref", "$dynamicRef", "$recursiveRef")
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("draft", ["2019-09", "2020-12"])
+def test_a_schema_reads_nothing_outside_of_itself(asked: tuple[str, list[str]], tmp_path: Path, key: str, draft: str) -> None:
+    url, seen = asked
+    file = tmp_path / "there.json"
+    file.write_text('{"type": "object"}')
+    for address in (url, file.as_uri(), str(file), "there.json", "urn:other", f"{url}#/$defs/a"):
+        for schema in (
+            {key: address},
+            {"type": "object", "properties": {"a": {"$id": "http://elsewhere/", key: address}}},
+            {"$schema": f"https://json-schema.org/draft/{draft}/schema", "anyOf": [{key: address}]},
+        ):
+            assert "read" in schema_problem(schema), schema
+            with suppress(ValueError):
+                Validator(schema)
+    # A relative reference is made a whole one with $id.
+    assert schema_problem({"$id": url, "$ref": "other"})
+    assert not seen
+
+
+def test_nothing_is_fetched_where_the_check_is_passed_by(asked: tuple[str, list[str]]) -> None:
+    url, seen = asked
+    for schema in ({"$schema": url}, {"$ref": url}, {"$dynamicRef": url}):
+        with pytest.raises(ValueError, match=r"not present|Unknown meta-schema"):
+            Validator(schema)
+    assert not seen
+
+
+@pytest.mark.parametrize("draft", ["draft-04", "draft-06", "draft-07", "draft/2019-09", "draft/2020-12"])
+def test_drafts_and_references_inside_are_sound(draft: str) -> None:
+    inside = {"$defs": {"n": {"type": "integer"}}, "properties": {"a": {"$ref": "#/$defs/n"}, "$schema": {"type": "string"}}}
+    schema = {"$schema": f"http{'s' * ('/' in draft)}://json-schema.org/{draft}/schema" + "#" * ("/" not in draft), **inside}
+    assert schema_problem(schema) == ""
+    assert Validator(schema)({"a": 1}) and not Validator(schema)({"a": "x"})
+
+
+def test_schemas_that_are_no_json_or_too_deep_are_refused() -> None:
+    deep: dict[str, object] = {"type": "null"}
+    for _ in range(5000):
+        deep = {"items": deep}
+    assert "levels" in schema_problem(deep)
+    assert "no JSON number" in schema_problem({"enum": [float("inf")]})
