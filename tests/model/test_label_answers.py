@@ -32,6 +32,14 @@ def test_spellings_of_one_label_are_added() -> None:
     assert shares([first], "yes", "no") == pytest.approx([0.7, 0.3])
 
 
+def test_a_label_is_known_with_underscores_or_blanks_unless_that_tells_two_apart() -> None:
+    first = at(("card_arrival", 0.7), ("Card arrival", 0.1), ("lost_card", 0.2))
+    assert shares([first], "card arrival", "lost card") == pytest.approx([0.8, 0.2])
+    assert shares([first], "Card_Arrival", "lost_card") == pytest.approx([0.8, 0.2])
+    pair = at(("card_arrival", 0.7), ("Card arrival", 0.3))
+    assert shares([pair], "card arrival", "card_arrival") == pytest.approx([0.3, 0.7])
+
+
 def test_a_shared_first_token_is_told_apart_by_the_next() -> None:
     first = at(("card", 0.8), ("refund", 0.2))
     second = at((" arrival", 0.75), (" delivery", 0.25))

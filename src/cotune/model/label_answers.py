@@ -137,11 +137,24 @@ def _meant(so_far: str, token: str, targets: Sequence[str], left: Sequence[int],
 
 
 def _folding(words: Sequence[str]) -> Callable[[str], str]:
-    """Case is passed over unless it is what tells two words apart."""
+    """Case, and whether words are joined by a blank or an underscore, are passed over unless that is what tells two apart."""
     plain = [_plain(word) for word in words]
-    if len({word.casefold() for word in plain}) == len(set(plain)):
-        return lambda text: unicodedata.normalize("NFKC", text).casefold()
-    return lambda text: unicodedata.normalize("NFKC", text)
+    for fold in (_fold_all, _fold_case):
+        if len(set(map(fold, plain))) == len(set(plain)):
+            return fold
+    return _fold_form
+
+
+def _fold_form(text: str) -> str:
+    return unicodedata.normalize("NFKC", text)
+
+
+def _fold_case(text: str) -> str:
+    return _fold_form(text).casefold()
+
+
+def _fold_all(text: str) -> str:
+    return _fold_case(text).replace("_", " ")
 
 
 def _plain(text: str) -> str:
