@@ -312,6 +312,24 @@ def test_a_verdict_is_told_without_escape_codes_when_piped(cotune: Cotune, done:
         assert word in ended.stdout
 
 
+def test_rows_of_a_data_set_can_be_named_on_the_command_line(
+    cotune: Cotune, done: Done, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for split in ("train", "validation"):
+        (folder / f"{split}.csv").write_text(GOOD.replace("number", split))
+    asked = ["--model", tiny_folder, "--budget", "3ktok", "--out", tmp_path / "out", "engine.threads=1"]
+    columns = ["--input", "text", "--output", "label"]
+    for more in (columns, ["--from", done.out / "best", "--replay", f"hf://{folder}:validation"]):
+        ended = cotune("run", f"hf://{folder}", *more, *asked)
+        assert ended.code == 2
+        assert "too small" in ended.stderr, "the rows were read, and the budget was looked at"
+    nowhere = cotune("run", f"hf://{folder}", "--from", done.out / "best", "--replay", f"hf://{folder}:none", *asked)
+    assert f"hf://{folder}:none" in nowhere.stderr
+
+
 def test_predict_answers_one_text(cotune: Cotune, done: Done) -> None:
     ended = cotune("predict", done.out / "best", "--input", "apple number 3")
     assert ended.code == 0

@@ -31,7 +31,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
     "  cotune run new.csv --from runs/mine/best --replay old.csv"
 )
 def run(
-    task: Annotated[Path, typer.Argument(help="A task.yaml, or labelled rows as CSV, TSV, JSONL or Parquet.")],
+    task: Annotated[str, typer.Argument(help="A task.yaml, or rows: CSV, TSV, JSONL, Parquet, hf://owner/name[:split].")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings such as tune.rank=8.")] = None,
     input: Annotated[list[str] | None, typer.Option(help="Input column; may be given several times.")] = None,
     output: Annotated[str | None, typer.Option(help="Label column.")] = None,
@@ -41,7 +41,7 @@ def run(
     model: Annotated[str | None, typer.Option(help="smollm2-135m (comes along), a folder, a hub id, or openai:NAME.")] = None,
     prompt: Annotated[list[Path] | None, typer.Option(help="File with a prompt of yours, a candidate in the race.")] = None,
     start: Annotated[Path | None, typer.Option("--from", help="Bundle of an earlier run to go on from with new rows.")] = None,
-    replay: Annotated[Path | None, typer.Option(help="Rows of that run, to be learnt from again so they last.")] = None,
+    replay: Annotated[str | None, typer.Option(help="Rows of that run, to be learnt from again so they last.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict alone.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -52,14 +52,14 @@ def run(
     named = (("budget", budget), ("model", model), ("start", start), ("data.replay", replay))
     given += [f"{name}={value}" for name, value in named if value is not None]
     given += [f"seed={seed}"] if seed is not None else []
-    if task.suffix.lower() in (".yaml", ".yml"):
+    if Path(task).suffix.lower() in (".yaml", ".yml"):
         if input or output:
-            raise InputError("--input and --output are for bare data files", where=str(task), mend="Set data.input there.")
-        config = load_config(task, given)
+            raise InputError("--input and --output are for bare data files", where=task, mend="Set data.input there.")
+        config = load_config(Path(task), given)
     else:
         if start is None and not (input and output):
             raise InputError(
-                "which columns are input and label is not said", where=str(task), mend="Add --input COLUMN --output COLUMN."
+                "which columns are input and label is not said", where=task, mend="Add --input COLUMN --output COLUMN."
             )
         config = config_from_data(task, input=input or None, output=output, overrides=given)
     from cotune.files import read_text, slug
