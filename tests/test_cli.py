@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -328,6 +329,30 @@ def test_rows_of_a_data_set_can_be_named_on_the_command_line(
         assert "too small" in ended.stderr, "the rows were read, and the budget was looked at"
     nowhere = cotune("run", f"hf://{folder}", "--from", done.out / "best", "--replay", f"hf://{folder}:none", *asked)
     assert f"hf://{folder}:none" in nowhere.stderr
+
+
+def test_a_run_that_is_stopped_at_once_gives_the_terminal_back(done: Done, tiny_folder: Path, tmp_path: Path) -> None:
+    terminal, other = os.openpty()
+    arguments = [str(done.rows), "--input", "text", "--output", "label", "--model", str(tiny_folder), "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "cotune.cli", "run", *arguments, "engine.threads=1"]
+    shown = b""
+    with subprocess.Popen(
+        command, stdin=other, stdout=other, stderr=subprocess.PIPE, env={**os.environ, "TERM": "xterm-256color"}
+    ) as child:
+        os.close(other)
+        while b"\x1b[?25l" not in shown or "╭".encode() not in shown:
+            shown += os.read(terminal, 4096)
+        child.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # Linux says so once nobody holds the other end
+            while more := os.read(terminal, 4096):
+                shown += more
+        assert child.wait(60) == 130
+        assert child.stderr is not None
+        said = child.stderr.read().decode()
+    os.close(terminal)
+    assert shown.count(b"\x1b[?25l") == shown.count(b"\x1b[?25h") == 1
+    assert b"Loading" in shown.split(b"\x1b[?25l")[0]
+    assert "Stopped" in said and "Traceback" not in said
 
 
 def test_predict_answers_one_text(cotune: Cotune, done: Done) -> None:

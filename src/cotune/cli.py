@@ -68,17 +68,25 @@ def run(
     texts = [read_text(path, "the prompt file") for path in prompt or []]
     from cotune.report import make_view
 
-    view = make_view(json=as_json, quiet=quiet, stream=sys.stdout, is_terminal=sys.stdout.isatty())
-    from cotune.cycle import run as run_cycle
-
+    view = None
     try:
+        # What is imported here takes seconds, in which an interrupt must find no terminal that is drawn on.
+        if sys.stdout.isatty() and not (as_json or quiet):
+            typer.echo("Loading ...")
+        from cotune.cycle import run as run_cycle
+
+        view = make_view(json=as_json, quiet=quiet, stream=sys.stdout, is_terminal=sys.stdout.isatty())
         result = run_cycle(config, folder, prompts=texts, view=view)
     except KeyboardInterrupt:
-        view.close()
-        typer.echo(f"\nStopped. What was done is kept in {folder}: the same command goes on from there.", err=True)
+        if view is not None:
+            view.close()
+        kept = (folder / "journal.jsonl").is_file()
+        done = f"What was done is kept in {folder}: the same command goes on from there." if kept else "Nothing was done yet."
+        typer.echo(f"\nStopped. {done}", err=True)
         raise typer.Exit(130) from None
     finally:
-        view.close()
+        if view is not None:
+            view.close()
     if as_json:
         typer.echo(json.dumps({"out": str(folder), **result.summary}, ensure_ascii=False))
         return
