@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,35 @@ def test_swapping_gives_the_same_bits_every_time(tmp_path: Path, other: LoraSett
     assert fresh.adapters.register(tmp_path / second) == second
     assert scores(fresh, second).tobytes() == seen[second][0]
     assert scores(fresh).tobytes() == untouched.tobytes()
+
+
+@pytest.mark.parametrize("settings", [SMALL, LoraSettings(rank=2, alpha=2, target="k_proj,v_proj,down_proj")])
+def test_an_adapter_is_used_without_peft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: LoraSettings) -> None:
+    maker = tiny_local("llama")
+    adapter = saved(maker, tmp_path, settings=settings)
+    wanted, base = scores(maker, adapter), scores(maker)
+    assert not np.allclose(wanted, base, atol=0.1), "an adapter that changes nothing proves nothing"
+    monkeypatch.setitem(sys.modules, "peft", None)
+    fresh = tiny_local("llama")
+    fresh.adapters.register(tmp_path / adapter)
+    assert scores(fresh, adapter).tobytes() == wanted.tobytes()
+    assert scores(fresh).tobytes() == base.tobytes()
+
+
+def test_an_adapter_in_use_can_be_trained_on(tmp_path: Path) -> None:
+    adapter = saved(tiny_local("llama"), tmp_path)
+    local = tiny_local("llama")
+    local.adapters.register(tmp_path / adapter)
+    before = scores(local, adapter)
+    assert local.adapters.save(load_file(tmp_path / adapter / WEIGHTS), tmp_path / "again") == adapter
+    parameters = local.adapters.start(SMALL, seed=0, adapter_id=adapter)
+    assert local.adapters.save(local.adapters.weights(), tmp_path / "more") == adapter
+    with torch.no_grad():
+        parameters[0][1].add_(1.0)
+    local._prefixes.clear()
+    assert scores(local, adapter).tobytes() == before.tobytes()
+    fresh = local.adapters.start(SMALL, seed=0)
+    assert all(not value.any() for name, value in fresh if ".lora_B." in name)
 
 
 def test_more_adapters_than_are_kept_in_memory(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_layers_that_read_one_input_are_one_group(kind: Any) -> None:
     # Frozen weights lie in memory once, inside of the stacked matrix.
     group = next(iter(groups.values()))
     assert all(
-        layer.base_layer.weight.untyped_storage().data_ptr() == group.layers[0].base_layer.weight.untyped_storage().data_ptr()
+        layer.base.weight.untyped_storage().data_ptr() == group.layers[0].base.weight.untyped_storage().data_ptr()
         for layer in group.layers
     )
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cotune.errors import CotuneError, InputError
 from cotune.files import atomic_path, content_hash, write_json
+from cotune.model.bound_lora import BoundLora, copy_weights, linear_groups
 from cotune.model.fused_lora import FusedLora
 from cotune.model.trained_prefix import (
     CONFIG,
@@ -61,8 +62,10 @@ class LoraSettings:
 class AdapterSlot:
     """The one place in a loaded model where LoRA weights sit; ids tell which ones. Trained prefixes are kept beside it.
 
+    An adapter is bound to the model's own layers to be used; to be trained it takes peft, which then stays.
+
     Args:
-        model: the transformers model. It is changed by the first adapter (its linear layers are wrapped), not before.
+        model: the transformers model. It is changed by the first adapter, not before.
 
     Attributes:
         keep: adapters whose weights stay in memory; others are read from their folder again.
@@ -70,6 +73,8 @@ class AdapterSlot:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self._bound: BoundLora | None = None
+        self._bound_shape: LoraSettings | None = None
         self._peft: Any = None
         self._fused: FusedLora | None = None
         self._shapes: tuple[LoraSettings, ...] = ()
@@ -104,8 +109,10 @@ class AdapterSlot:
         weights = self.read(adapter_id)
         # Where an adapter is refused below, the model holds neither it nor the one before.
         self.current = ""
-        self.wrap(read_settings(self._folders[adapter_id]))
-        self._put(weights)
+        settings = read_settings(self._folders[adapter_id])
+        if self._peft is not None or not self._bind(settings, weights):
+            self.wrap(settings)
+            self._put(weights)
         self.current = adapter_id
 
     def read(self, adapter_id: str) -> Mapping[str, Tensor]:
@@ -126,6 +133,8 @@ class AdapterSlot:
 
     def bare(self) -> None:
         """Switch LoRA weights off; the model is no adapter's until :meth:`use` is called again."""
+        if self._bound is not None:
+            self._bound.enabled = False
         if self._peft is not None:
             self._peft.base_model.disable_adapter_layers()
         self.current = ""
@@ -155,23 +164,34 @@ class AdapterSlot:
             raise InputError("the prefix does not fit this model", mend="Use the model it was trained on.")
         return trained
 
+    def _bind(self, settings: LoraSettings, weights: Mapping[str, Tensor]) -> bool:
+        """Put weights on the model's own layers; False where that takes peft."""
+        if self._bound is None or settings != self._bound_shape:
+            self._release()
+            groups = linear_groups(self._model, settings.target.split(",")) if settings.rank > 0 else None
+            if groups is None:
+                return False
+            self._bound = BoundLora(groups, settings.rank, settings.alpha / settings.rank)
+            self._bound_shape = settings
+        self._bound.put(weights)
+        return True
+
+    def _release(self) -> None:
+        if self._bound is not None:
+            self._bound.release()
+            self._bound, self.current = None, ""
+
     def wrap(self, settings: LoraSettings) -> Any:
         """Give the model LoRA layers of this shape and switch them on; returns the peft model."""
-        from peft import LoraConfig, get_peft_model
+        from peft import get_peft_model
 
+        self._release()
         if self._peft is not None and settings not in self._shapes:
             self._model = self._peft.unload()
             self._peft = None
         if self._peft is None:
-            config = LoraConfig(
-                r=settings.rank,
-                lora_alpha=settings.alpha,
-                lora_dropout=0.0,
-                target_modules=settings.target if settings.target == "all-linear" else settings.target.split(","),
-                task_type="CAUSAL_LM",
-            )
             try:
-                self._peft = get_peft_model(self._model, config)
+                self._peft = get_peft_model(self._model, _peft_config(settings))
             except ValueError as error:
                 raise InputError(str(error), where="tune.target", mend="Use all-linear or names of linear layers.") from error
             # "all-linear" and the list of names that peft makes of it are the same shape.
@@ -190,6 +210,8 @@ class AdapterSlot:
         if adapter_id != BASE:
             if self.trained_prefix(adapter_id) is not None:
                 raise InputError("LoRA cannot go on from a prefix", where="tune.method", mend="Use tune.method=prefix.")
+            self.read(adapter_id)
+            self.wrap(read_settings(self._folders[adapter_id]))
             self.use(adapter_id)
         else:
             self.wrap(settings)
@@ -229,8 +251,16 @@ class AdapterSlot:
         self._put(weights)
 
     def save(self, weights: Mapping[str, Tensor], parent: Path, base_model: str | None = None) -> str:
-        """Write weights as a peft directory named by its content under ``parent``; returns the adapter id."""
-        config = self._peft.peft_config["default"].to_dict()
+        """Write weights, of the shape that the model holds, as a peft directory named by its content under ``parent``.
+
+        Returns:
+            The adapter id.
+        """
+        if self._peft is not None:
+            config = self._peft.peft_config["default"].to_dict()
+        else:
+            assert self._bound_shape is not None
+            config = _peft_config(self._bound_shape).to_dict()
         config = {name: sorted(v) if isinstance(v, set) else v for name, v in config.items()}
         config |= {"base_model_name_or_path": base_model, "inference_mode": True}
         config = json.loads(json.dumps(config, default=str))
@@ -259,13 +289,19 @@ class AdapterSlot:
         return [(name, p) for name, p in self._peft.named_parameters() if ".lora_" in name]
 
     def _put(self, weights: Mapping[str, Tensor]) -> None:
-        table = {name.replace(".default.", "."): parameter for name, parameter in self._lora_parameters()}
-        odd = sorted(set(table) ^ set(weights)) or [name for name in table if table[name].shape != weights[name].shape]
-        if odd:
-            raise InputError(f"the adapter does not fit this model (at {odd[0]})", mend="Use the model it was trained on.")
-        with torch.no_grad():
-            for name, value in weights.items():
-                table[name].copy_(value)
+        copy_weights(weights, {name.replace(".default.", "."): parameter for name, parameter in self._lora_parameters()})
+
+
+def _peft_config(settings: LoraSettings) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=0.0,
+        target_modules=settings.target if settings.target == "all-linear" else settings.target.split(","),
+        task_type="CAUSAL_LM",
+    )
 
 
 def adapter_content_id(folder: Path) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,23 +23,40 @@ from cotune.model.naive import use_plain_attention
 _ADAPTER = "default"
 
 
+@dataclass(frozen=True)
+class LoraLayer:
+    """A linear layer and what is added to it.
+
+    Attributes:
+        base: the frozen layer.
+        down: ``[rank, inputs]`` in fp32.
+        up: ``[outputs, rank]`` in fp32.
+        scale: of the update.
+    """
+
+    base: torch.nn.Linear
+    down: Tensor
+    up: Tensor
+    scale: float
+
+
 class LoraGroup:
     """Adapted layers that read one input.
 
     Args:
-        layers: peft's LoRA layers over plain linear layers of one input width and number type.
+        layers: of one input width and number type.
 
     Attributes:
         layers: them.
         outputs: output width of each.
     """
 
-    def __init__(self, layers: Sequence[Any]) -> None:
+    def __init__(self, layers: Sequence[LoraLayer]) -> None:
         self.layers = list(layers)
-        bases = [layer.base_layer for layer in self.layers]
+        bases = [layer.base for layer in self.layers]
         self.outputs = [int(base.weight.shape[0]) for base in bases]
-        self._ranks = [int(layer.lora_A[_ADAPTER].weight.shape[0]) for layer in self.layers]
-        self._scales = [float(layer.scaling[_ADAPTER]) for layer in self.layers]
+        self._ranks = [int(layer.down.shape[0]) for layer in self.layers]
+        self._scales = [layer.scale for layer in self.layers]
         width, first = sum(self.outputs), bases[0].weight
         rank = sum(self._ranks)
         self._down = first.new_empty(width + rank, first.shape[1])
@@ -106,7 +124,7 @@ class LoraGroup:
         return to_states, found
 
     def _factors(self) -> list[Tensor]:
-        return [f for layer in self.layers for f in (layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight)]
+        return [factor for layer in self.layers for factor in (layer.down, layer.up)]
 
     def _refresh(self, factors: Sequence[Tensor]) -> None:
         """Take over trained weights that changed since the last pass."""
@@ -144,7 +162,6 @@ class _Grouped(torch.autograd.Function):
 class FusedLora:
     """Groups the LoRA layers of a model and answers in their place while :attr:`enabled`.
 
-    Layers are grouped by watching which of them get the very same tensor in a short pass, so no architecture is named here.
     Layers that are not a plain LoRA over a plain linear layer keep peft's own pass.
 
     Args:
@@ -153,8 +170,18 @@ class FusedLora:
 
     def __init__(self, model: Any) -> None:
         self.enabled = True
-        for layers in _layers_by_input(model):
-            group = LoraGroup(layers)
+        for layers in layers_by_input(model, _plain_layers(model)):
+            group = LoraGroup(
+                [
+                    LoraLayer(
+                        layer.base_layer,
+                        layer.lora_A[_ADAPTER].weight,
+                        layer.lora_B[_ADAPTER].weight,
+                        float(layer.scaling[_ADAPTER]),
+                    )
+                    for layer in layers
+                ]
+            )
             for number, layer in enumerate(layers):
                 layer.forward = functools.partial(self._answer, group, number, layer, layer.forward)
 
@@ -169,10 +196,16 @@ class FusedLora:
         return group.output(number, x)
 
 
-def _layers_by_input(model: Any) -> list[list[Any]]:
-    """LoRA layers that read one tensor, in the order in which they ask for it; a layer with an input of its own is alone."""
-    from peft.tuners.lora.layer import Linear
+def layers_by_input(model: Any, layers: Sequence[Any]) -> list[list[Any]]:
+    """Layers that read one tensor, in the order in which they ask for it; a layer with an input of its own is alone.
 
+    They are found by watching which of them get the very same tensor in a short pass, so no architecture is named here. Layers
+    that the pass does not reach are left out.
+
+    Args:
+        model: the transformers model that they are in.
+        layers: linear layers, wrapped by peft or not.
+    """
     groups: list[list[Any]] = []
     placed: set[int] = set()
     last: Tensor | None = None
@@ -184,12 +217,29 @@ def _layers_by_input(model: Any) -> list[list[Any]]:
         if id(layer) in placed:
             return
         placed.add(id(layer))
-        if groups and before is x and groups[-1][0].base_layer.weight.dtype == layer.base_layer.weight.dtype:
+        if groups and before is x and groups[-1][0].weight.dtype == layer.weight.dtype:
             groups[-1].append(layer)
         else:
             groups.append([layer])
 
-    wanted = [
+    if not layers:
+        return []
+    use_plain_attention(model)
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    try:
+        with torch.inference_mode():
+            ids = torch.zeros(1, 2, dtype=torch.long, device=layers[0].weight.device)
+            model.get_decoder()(input_ids=ids, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return groups
+
+
+def _plain_layers(model: Any) -> list[Any]:
+    from peft.tuners.lora.layer import Linear
+
+    return [
         m
         for m in model.modules()
         if isinstance(m, Linear)
@@ -199,15 +249,3 @@ def _layers_by_input(model: Any) -> list[list[Any]]:
         and m.lora_A[_ADAPTER].bias is None
         and m.lora_B[_ADAPTER].bias is None
     ]
-    if not wanted:
-        return []
-    use_plain_attention(model)
-    hooks = [layer.register_forward_pre_hook(note) for layer in wanted]
-    try:
-        with torch.inference_mode():
-            ids = torch.zeros(1, 2, dtype=torch.long, device=wanted[0].base_layer.weight.device)
-            model.get_decoder()(input_ids=ids, use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return groups
