@@ -63,7 +63,7 @@ def run_old(out: Path, budget: str) -> dict[str, Any]:
 def run_new(out: Path, budget: str, *, replay: bool) -> dict[str, Any]:
     """Going on from it with ten further labels."""
     from cotune.config import load_config
-    from cotune.cycle import run
+    from cotune.cycle.run import run
 
     given = [f"start={out / 'run_old' / 'best'}", f"budget={budget}"]
     given += [f"data.replay={out / 'old.jsonl'}"] if replay else []

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from cotune.config import config_from_data
-from cotune.cycle import run
+from cotune.cycle.run import run
 from cotune.evaluate.attribution import GAINS
 
 LABELS = ("fruit", "animal", "tool")

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from cotune.cli import app, main
-from cotune.cycle import Tryouts
+from cotune.cycle.tryout import Tryouts
 from tiny import save_tiny
 
 COMMANDS = [str(command.name or command.callback.__name__) for command in app.registered_commands if command.callback]

@@ -14,8 +14,8 @@ from cotune.task import Task
 
 if TYPE_CHECKING:
     from cotune.bundle import Predictor
-    from cotune.cycle import Result, Tryout
-    from cotune.cycle.run import View
+    from cotune.cycle.run import Result, View
+    from cotune.cycle.tryout import Tryout
 
 _OF_THE_TASK = ("data", "output")
 _OF_A_TASK_OBJECT = ("name", "metric", "limit")
@@ -59,7 +59,7 @@ def run(
     given = {"budget": budget, "seed": seed, **{key: None if path is None else str(path) for key, path in paths.items()}}
     settings |= {key: value for key, value in given.items() if value is not None}
     config, rows = _resolved(task, settings)
-    from cotune.cycle import run as run_cycle
+    from cotune.cycle.run import run as run_cycle
 
     return run_cycle(config, Path(out).expanduser(), task=rows, prompts=tuple(prompts), view=view)
 
@@ -79,7 +79,7 @@ def try_prompt(folder: str | Path, text: str, *, task: Task | None = None) -> Tr
         text: the prompt, with each input field as ``{field}``.
         task: the rows, for a run whose task was made in Python.
     """
-    from cotune.cycle import try_prompt as try_in_cycle
+    from cotune.cycle.tryout import try_prompt as try_in_cycle
 
     return try_in_cycle(Path(folder).expanduser(), text, task=task)
 

@@ -73,7 +73,7 @@ def run(
         # What is imported here takes seconds, in which an interrupt must find no terminal that is drawn on.
         if sys.stdout.isatty() and not (as_json or quiet):
             typer.echo("Loading ...")
-        from cotune.cycle import run as run_cycle
+        from cotune.cycle.run import run as run_cycle
 
         view = make_view(json=as_json, quiet=quiet, stream=sys.stdout, is_terminal=sys.stdout.isatty())
         result = run_cycle(config, folder, prompts=texts, view=view)

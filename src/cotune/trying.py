@@ -15,7 +15,7 @@ from cotune.errors import InputError
 from cotune.files import read_text
 
 if TYPE_CHECKING:
-    from cotune.cycle import Tryout, Tryouts
+    from cotune.cycle.tryout import Tryout, Tryouts
 
 
 _LOOK_SECONDS = 0.2
@@ -23,7 +23,7 @@ _LOOK_SECONDS = 0.2
 
 def open_run(run: Path) -> Tryouts:
     """Load what a prompt is compared with; the imports take longer than the rest."""
-    from cotune.cycle import Tryouts
+    from cotune.cycle.tryout import Tryouts
 
     return Tryouts(run)
 

@@ -13,7 +13,6 @@ import torch
 from cycle_runs import SETTINGS, journal_of, labelled_rows, summary_of
 
 from cotune.config import config_in_memory
-from cotune.cycle import run as run_cycle
 from cotune.cycle.budget import parse_budget
 from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import Journal
@@ -21,6 +20,7 @@ from cotune.cycle.lab import Lab
 from cotune.cycle.ledger import enter_opening
 from cotune.cycle.pool import has_room, next_pool
 from cotune.cycle.run import Quiet
+from cotune.cycle.run import run as run_cycle
 from cotune.model.cache import CACHE_VARIABLE
 from cotune.model.engine_settings import EngineSettings
 from cotune.model.local import LocalModel

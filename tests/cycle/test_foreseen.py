@@ -12,7 +12,6 @@ from cycle_runs import journal_of, labelled_rows, summary_of, without_times
 
 import cotune.refine.surrogate
 from cotune.config import config_in_memory
-from cotune.cycle import run as run_cycle
 from cotune.cycle.budget import parse_budget
 from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import Journal
@@ -20,6 +19,7 @@ from cotune.cycle.lab import Lab
 from cotune.cycle.pool import next_pool
 from cotune.cycle.prompt_race import race_prompts
 from cotune.cycle.run import Quiet
+from cotune.cycle.run import run as run_cycle
 from cotune.cycle.surrogate import Forecaster
 from cotune.model.adapters import BASE
 from cotune.model.cache import cache_folder

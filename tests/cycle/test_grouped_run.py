@@ -11,9 +11,9 @@ import pytest
 from cycle_runs import labelled_rows
 
 from cotune.config import config_in_memory
-from cotune.cycle import run as run_cycle
 from cotune.cycle import summary as told
 from cotune.cycle.journal import JOURNAL, read_journal
+from cotune.cycle.run import run as run_cycle
 from cotune.task.example import Example, by_group, groups_of
 from cotune.task.task import Task
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cotune.cycle import Result
+from cotune.cycle.run import Result
 from cotune.report import notebook_html, summary_line
 
 SUMMARY = {

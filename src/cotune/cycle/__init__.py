@@ -1,8 +1,5 @@
-"""THE LOOP: plan, budget, journal, resume, and the order of steps."""
+"""THE LOOP: plan, budget, journal, resume, and the order of steps.
+
+Nothing is imported here, so that trying a prompt does not wait for what only a run needs."""
 
 from __future__ import annotations
-
-from cotune.cycle.run import Result, run
-from cotune.cycle.tryout import Tryout, Tryouts, try_prompt
-
-__all__ = ["Result", "Tryout", "Tryouts", "run", "try_prompt"]

@@ -28,7 +28,7 @@ from cotune.model.protocol import Progress
 from cotune.model.remote import RemoteModel
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import common_start, shared_prefix
-from cotune.task.example import Example, by_group
+from cotune.task.example import Example, dev_in_order
 from cotune.task.task import Task
 from cotune.tune.average import How, average
 from cotune.tune.settings import TuneSettings
@@ -45,12 +45,6 @@ class Watcher(Protocol):
     def set_time_left(self, seconds: float | None) -> None:
         """How long the run will take from now; None where that is not known."""
         ...
-
-
-def dev_in_order(dev: Sequence[Example], seed: int) -> tuple[Example, ...]:
-    """Rows of dev in the one random order in which all meet them, as sequential tests need it; a group's side by side."""
-    order = np.random.default_rng([seed, 1]).permutation(len(dev)).tolist()
-    return tuple(dev[i] for i in by_group(dev, order))
 
 
 class Lab:

@@ -12,7 +12,7 @@ from cotune.config import EngineConfig, RunConfig, TuneConfig
 from cotune.errors import InputError
 from cotune.model.adapters import BASE, is_prefix, read_settings
 from cotune.task.output import Output
-from cotune.task.task import Task
+from cotune.task.task import Task, knowing_task
 
 
 @dataclass(frozen=True)
@@ -89,17 +89,6 @@ def adopt(config: RunConfig, start: Start | None) -> RunConfig:
     return config.model_copy(
         update={"tune": config.tune.model_copy(update=tune), "engine": config.engine.model_copy(update=engine)}
     )
-
-
-def knowing_task(config: RunConfig, known: Output | None, task: Task | None = None, *, checked: bool = True) -> Task:
-    """The rows that a config names, or that were read already; what an earlier bundle answers with stays among the answers.
-
-    Raises:
-        InputError: the data is missing or broken.
-    """
-    if task is None:
-        return Task.from_config(config, known=known, checked=checked)
-    return task.knowing(known.labels if known is not None else ())
 
 
 def start_task(config: RunConfig, start: Start | None, task: Task | None = None) -> Task:

@@ -14,13 +14,10 @@ from cotune.config import RunConfig
 from cotune.cycle.answering import answering_for, rules_of
 from cotune.cycle.candidate import Candidate, Own
 from cotune.cycle.journal import read_journal
-from cotune.cycle.judging import reopen_judge
-from cotune.cycle.lab import dev_in_order
-from cotune.cycle.remote import reopen_remote
-from cotune.cycle.start import knowing_task
 from cotune.embed import Neighbours
 from cotune.errors import CotuneError, InputError, no_run
 from cotune.evaluate.decision import Decision
+from cotune.evaluate.judge import Judge
 from cotune.evaluate.paired import paired_difference
 from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapters import BASE
@@ -28,8 +25,8 @@ from cotune.model.engine_settings import EngineSettings
 from cotune.model.local import LocalModel
 from cotune.model.remote import RemoteModel
 from cotune.prompt.prompt import Prompt, parse_prompt
-from cotune.task.example import groups_of
-from cotune.task.task import Task
+from cotune.task.example import dev_in_order, groups_of
+from cotune.task.task import Task, knowing_task
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,7 @@ class Tryouts:
         if self._model.fingerprint != start["model_fingerprint"]:
             raise InputError("the model is not the one the run was made with", where=config.model)
         recorded = next((e["value"] for e in events if e["kind"] == "judge"), None)
-        self._judge = reopen_judge(config, folder, recorded) if recorded is not None else None
+        self._judge = _judge(config, folder, recorded) if recorded is not None else None
         self._dev = dev_in_order(task.dev, config.seed)
         self._weights: list[tuple[str, Decision | None]] = [(self._winner.adapter, self._winner.decision)]
         if self._winner.adapter != BASE and isinstance(self._model, LocalModel):
@@ -217,6 +214,8 @@ def _reopened(config: RunConfig, folder: Path, engine: dict[str, Any], task: Tas
     from cotune.model.score_cache import ScoreCache
 
     if config.remote_model is not None:
+        from cotune.cycle.remote import reopen_remote
+
         remote = reopen_remote(config, folder, engine, task)
         remote.chooser = Neighbours()
         return remote
@@ -227,6 +226,12 @@ def _reopened(config: RunConfig, folder: Path, engine: dict[str, Any], task: Tas
     model = LocalModel.load(resolve_model(config.model), settings=settings, cache=cache, name=config.model)
     model.renderer.chooser = Neighbours(model)
     return model
+
+
+def _judge(config: RunConfig, folder: Path, recorded: dict[str, Any]) -> Judge:
+    from cotune.cycle.judging import reopen_judge
+
+    return reopen_judge(config, folder, recorded)
 
 
 def _stored(folder: Path) -> tuple[RunConfig, list[dict[str, Any]]]:

@@ -51,3 +51,9 @@ def by_group(rows: Sequence[Example], order: Sequence[int]) -> list[int]:
     for row in order:
         place.setdefault(names[row], len(place))
     return sorted(order, key=lambda row: place[names[row]])
+
+
+def dev_in_order(dev: Sequence[Example], seed: int) -> tuple[Example, ...]:
+    """Rows of dev in the one random order in which all meet them, as sequential tests need it; a group's side by side."""
+    order = np.random.default_rng([seed, 1]).permutation(len(dev)).tolist()
+    return tuple(dev[i] for i in by_group(dev, order))

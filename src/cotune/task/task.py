@@ -232,6 +232,17 @@ class Task:
         )
 
 
+def knowing_task(config: RunConfig, known: Output | None, task: Task | None = None, *, checked: bool = True) -> Task:
+    """The rows that a config names, or that were read already; what an earlier bundle answers with stays among the answers.
+
+    Raises:
+        InputError: the data is missing or broken.
+    """
+    if task is None:
+        return Task.from_config(config, known=known, checked=checked)
+    return task.knowing(known.labels if known is not None else ())
+
+
 def _table(source: Any, role: str) -> Table:
     if isinstance(source, Table):
         return source
