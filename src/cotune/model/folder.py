@@ -226,11 +226,21 @@ def _names(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checked model folder: those that its index names, or the one that needs none."""
+    names = _indexed(folder) if (folder / _INDEX).is_file() else ["model.safetensors"]
+    return [folder / name for name in names]
+
+
+def _indexed(folder: Path) -> list[str]:
+    return sorted({str(name) for name in (_read_json(folder / _INDEX).get("weight_map") or {}).values()})
+
+
 def _check_weights(folder: Path, names: set[str]) -> None:
     where = str(folder)
     files = sorted(name for name in names if name.endswith(".safetensors"))
     if _INDEX in names:
-        wanted = sorted({str(name) for name in (_read_json(folder / _INDEX).get("weight_map") or {}).values()})
+        wanted = _indexed(folder)
         lost = [name for name in wanted if name not in names]
         if lost:
             raise InputError(

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cotune.errors import InputError
 from cotune.model.adapters import BASE, AdapterSlot
 from cotune.model.allocator import keep_freed_memory
 from cotune.model.answering import answer_losses
@@ -24,10 +23,11 @@ from cotune.model.generations import GREEDY, AnswerLosses, Generations, Sampling
 from cotune.model.grammar import Grammar
 from cotune.model.label_scoring import score_labels
 from cotune.model.lean_layers import make_lean
+from cotune.model.loading import load_folder, remember
 from cotune.model.naive import naive_label_scores, plain_prefix
 from cotune.model.prefixes import PrefixStates
 from cotune.model.protocol import Model, Progress
-from cotune.model.runner import PackedRunner, PrefixState, self_check
+from cotune.model.runner import PackedRunner, PrefixState, fits
 from cotune.model.score_cache import ScoreCache
 from cotune.model.scores import LabelScores
 from cotune.model.scoring import Batch, score_in_halves
@@ -53,6 +53,7 @@ class LocalModel:
         settings: how to run.
         cache: where scores are kept; None keeps none.
         name: how the user named the model, for cards and messages.
+        shared: whether the shared-prefix engine fits this architecture; None finds out.
 
     Attributes:
         shared: whether the shared-prefix engine fits this architecture; otherwise plain batches serve.
@@ -67,6 +68,7 @@ class LocalModel:
         settings: EngineSettings | None = None,
         cache: ScoreCache | None = None,
         name: str = "",
+        shared: bool | None = None,
     ) -> None:
         self.settings = settings or EngineSettings()
         if self.settings.threads:
@@ -81,13 +83,7 @@ class LocalModel:
         make_lean(model)
         self.adapters = AdapterSlot(model)
         self._prefixes = PrefixStates(self.run_prefix)
-        tolerance = 0.02 if self.settings.dtype == "float32" else 0.3
-        try:
-            difference = self_check(model)
-        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-            _log.info("shared-prefix engine refused: %s", error)
-            difference = float("inf")
-        self.shared = difference <= tolerance
+        self.shared = fits(model, self.settings.dtype) if shared is None else shared
         if not self.shared:
             _log.warning(
                 "the shared-prefix engine does not fit this architecture (%s); plain batches are used, which is slower",
@@ -108,29 +104,21 @@ class LocalModel:
         Raises:
             InputError: the files cannot be loaded.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging as transformers_logging
-
-        from cotune.model.folder import model_fingerprint
-
         settings = settings or EngineSettings()
         keep_freed_memory()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=getattr(torch, settings.dtype), local_files_only=True, use_safetensors=True
-            )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise InputError(
-                f"the model cannot be loaded ({str(error).splitlines()[0]})",
-                where=str(folder),
-                mend="Check that the folder holds a complete causal language model in safetensors.",
-            ) from error
-        model.to(settings.device).eval().requires_grad_(False)
-        fingerprint = model_fingerprint(folder)
-        return cls(model, tokenizer, fingerprint=fingerprint, settings=settings, cache=cache, name=name or str(folder))
+        loaded = load_folder(folder, settings)
+        found = cls(
+            loaded.model,
+            loaded.tokenizer,
+            fingerprint=loaded.fingerprint,
+            settings=settings,
+            cache=cache,
+            name=name or str(folder),
+            shared=loaded.shared,
+        )
+        if loaded.shared is None:
+            remember(loaded, settings, shared=found.shared)
+        return found
 
     # Scoring ------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from cotune.model.attention import (
 )
 from cotune.model.naive import read_layers, use_plain_attention
 from cotune.model.packed import PackedPlan, plan_pass
+
+_log = logging.getLogger(__name__)
 
 # Rows of logits held at once: a vocabulary of 50,000 in fp32 is 0.2 MB a row.
 _LOGIT_ROWS = 512
@@ -205,3 +208,12 @@ def self_check(model: Any) -> float:
         hidden, _ = runner.hidden(plan, runner.prefix(prefix))
         packed = runner.logits(hidden[plan.last])
     return max(float((a - b).abs().max() / a.std().clamp_min(1e-6)) for a, b in zip(packed, plain, strict=True))
+
+
+def fits(model: Any, dtype: str) -> bool:
+    """Whether packed passes give a model's own logits, as far as its number type is exact; see :func:`self_check`."""
+    try:
+        return self_check(model) <= (0.02 if dtype == "float32" else 0.3)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        _log.info("shared-prefix engine refused: %s", error)
+        return False

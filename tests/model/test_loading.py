@@ -1,0 +1,104 @@
+"""A model that was loaded before is loaded from its files as they are, and gives the same to the bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import cotune.model.runner
+from cotune.errors import InputError
+from cotune.model.engine_settings import EngineSettings
+from cotune.model.local import LocalModel
+from cotune.prompt.prompt import Prompt
+from tiny import FITTING, save_tiny
+
+PROMPT = Prompt(instruction="Classify the question.", cue="Label:")
+ROWS = [{"input": text} for text in ("Who?", "How tall is the tower?", "card")]
+LABELS = ("person", "place", "card arrival", "card delivery")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("COTUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def scores(folder: Path, dtype: str = "float32") -> bytes:
+    model = LocalModel.load(folder, settings=EngineSettings(dtype=dtype))
+    assert not model.model.training and not any(p.requires_grad for p in model.model.parameters())
+    return model.score(PROMPT, ROWS, LABELS).log_probs.tobytes() + str((model.shared, model.stop_ids)).encode()
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise AssertionError("this was found out before")
+
+
+@pytest.mark.parametrize("kind", FITTING)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_second_load_takes_the_tensors_as_they_lie(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, dtype: str
+) -> None:
+    folder = save_tiny(tmp_path / "model", kind)
+    first = scores(folder, dtype)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refuse)
+    monkeypatch.setattr(cotune.model.runner, "self_check", refuse)
+    assert scores(folder, dtype) == first
+
+
+def test_weights_that_change_are_loaded_anew(tmp_path: Path, cache: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    first = scores(folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: value * 1.1 for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    second = scores(folder)
+    assert second != first
+    assert scores(folder) == second
+    assert len(list((cache / "loaded").iterdir())) == 2
+
+
+def test_tensors_that_have_to_be_renamed_are_left_to_transformers(tmp_path: Path, cache: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    wanted = scores(folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name.removeprefix("model."): x for name, x in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    assert [scores(folder) for _ in range(2)] == [wanted, wanted]
+    straight = [json.loads(path.read_text())["straight"] for path in (cache / "loaded").iterdir()]
+    assert sorted(straight) == [False, True]
+
+
+def test_an_engine_that_does_not_fit_is_remembered(tmp_path: Path, cache: Path) -> None:
+    folder = save_tiny(tmp_path / "model", "gemma2")
+    first = scores(folder)
+    assert b"(False, " in first
+    assert scores(folder) == first
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"shared": 1, "straight": true}', '{"shared": true}'])
+def test_a_damaged_memory_is_none(tmp_path: Path, cache: Path, content: str) -> None:
+    folder = save_tiny(tmp_path / "model")
+    first = scores(folder)
+    (path,) = (cache / "loaded").iterdir()
+    before = path.read_text()
+    path.write_text(content)
+    assert scores(folder) == first
+    assert path.read_text() == before
+
+
+def test_what_cannot_be_loaded_is_an_error_at_a_second_load_too(tmp_path: Path, cache: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    scores(folder)
+    data = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(data[:100])
+    with pytest.raises(InputError, match="cannot be loaded"):
+        scores(folder)
+
+
+def test_the_bundled_model_is_loaded_straight(bundled_folder: Path, cache: Path) -> None:
+    LocalModel.load(bundled_folder)
+    (path,) = (cache / "loaded").iterdir()
+    assert json.loads(path.read_text()) == {"shared": True, "straight": True}
