@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from cotune.errors import CotuneError, InputError, no_run
+from cotune.garbage import collection_paused
 
 app = typer.Typer(
     name="cotune",
@@ -109,9 +110,10 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Answer new rows with a bundle."""
-    from cotune.bundle import load, predict_stream
+    with collection_paused():
+        from cotune.bundle import load, predict_stream
 
-    predictor = load(bundle, base=base, key_env=key_env, patience=patience)
+        predictor = load(bundle, base=base, key_env=key_env, patience=patience)
     if input is not None:
         found = predictor.predict(input, probabilities=True)[0]
         if as_json or probabilities:

@@ -13,6 +13,7 @@ import typer
 
 from cotune.errors import InputError
 from cotune.files import read_text
+from cotune.garbage import collection_paused
 
 if TYPE_CHECKING:
     from cotune.cycle.tryout import Tryout, Tryouts
@@ -23,9 +24,10 @@ _LOOK_SECONDS = 0.2
 
 def open_run(run: Path) -> Tryouts:
     """Load what a prompt is compared with; the imports take longer than the rest."""
-    from cotune.cycle.tryout import Tryouts
+    with collection_paused():
+        from cotune.cycle.tryout import Tryouts
 
-    return Tryouts(run)
+        return Tryouts(run)
 
 
 def try_one(tryouts: Tryouts, text: str, *, where: str, rows: int, as_json: bool) -> None:
