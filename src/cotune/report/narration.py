@@ -44,7 +44,7 @@ class Told:
     Attributes:
         text: the line, harmless to a terminal.
         level: ``news`` for what stands out, ``failure`` for what went wrong, else ``note``.
-        best: whether it reports a new best score on dev.
+        best: whether it reports a new best on dev.
     """
 
     text: str
@@ -60,14 +60,14 @@ class Story:
         task: its name, empty before the start.
         budget: as the run's start names it.
         cycle: number of the present cycle, 0 before the first.
-        best: best score on dev so far with its log-loss (None where not known) and the prompt's description.
-        trail: the scores that were best one after the other.
+        best: the best on dev so far: its score, its log-loss (each None where not known) and the prompt's description.
+        trail: the scores that were best one after the other; the log-losses where no scores are known.
     """
 
     task: str = ""
     budget: str = ""
     cycle: int = 0
-    best: tuple[float, float | None, str] | None = None
+    best: tuple[float | None, float | None, str] | None = None
     trail: list[float] = field(default_factory=list)
     _prompts: dict[str, str] = field(default_factory=dict)
 
@@ -102,17 +102,19 @@ class Story:
             return
 
     def saw_score(self, value: Value) -> bool:
-        """Whether a candidate's judgement on dev is the best so far; ties are broken by log-loss."""
+        """Whether a candidate's judgement on dev is the best so far; ties, and all that wrote no answers, go by log-loss."""
         score, loss = number(value.get("score")), number(value.get("log_loss"))
-        if score is None:
+        if score is None and loss is None:
             return False
         if self.best is not None:
             before, before_loss, _ = self.best
-            rank, rank_before = -(math.inf if loss is None else loss), -(math.inf if before_loss is None else before_loss)
-            if (score, rank) <= (before, rank_before):
+            if _rank(score, loss) <= _rank(before, before_loss):
                 return False
-        if not self.trail or score > self.trail[-1]:
-            self.trail.append(score)
+            if before is None and score is not None:
+                self.trail.clear()
+        level = loss if score is None else score
+        if level is not None and (not self.trail or score is None or score > self.trail[-1]):
+            self.trail.append(level)
         self.best = (score, loss, self.prompt(value.get("prompt_id"), 160))
         return True
 
@@ -123,9 +125,15 @@ def stage_name(stage: str) -> str:
 
 
 def measured(value: Value) -> str:
-    """``0.931, log-loss 0.312`` of an object with a score."""
-    loss = number(value.get("log_loss"))
-    return decimal(value.get("score")) + ("" if loss is None else f", log-loss {loss:.3f}")
+    """``0.931, log-loss 0.312`` of an object with both; what is not known is left out."""
+    score, loss = number(value.get("score")), number(value.get("log_loss"))
+    told = ([] if score is None else [decimal(score)]) + ([] if loss is None else [f"log-loss {loss:.3f}"])
+    return ", ".join(told) or "-"
+
+
+def _rank(score: float | None, loss: float | None) -> tuple[float, float]:
+    """Higher is better: the score, then the log-loss."""
+    return -math.inf if score is None else score, -math.inf if loss is None else -loss
 
 
 def _start(story: Story, value: Value) -> list[Told]:

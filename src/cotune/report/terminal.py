@@ -139,8 +139,10 @@ class LiveView:
         if story.best:
             score, loss, prompt = story.best
             trail = " → ".join(decimal(found) for found in story.trail[-4:]) if len(story.trail) > 1 else ""
-            loss_told = "" if loss is None else f"  log-loss {loss:.3f}"
-            grid.add_row("best dev", _line((decimal(score), "bold cyan"), (loss_told, ""), (f"   {trail}", "bright_black")))
+            known = [] if score is None else [(decimal(score), "bold cyan")]
+            if loss is not None:
+                known.append((f"{'  ' if known else ''}log-loss {loss:.3f}", "" if known else "bold cyan"))
+            grid.add_row("best dev", _line(*known, (f"   {trail}", "bright_black")))
             grid.add_row("with", _line((one_line(prompt, 300), "")))
         else:
             grid.add_row("best dev", _line(("-", "")))
