@@ -48,7 +48,9 @@ def written(bench: Bench, request: pytest.FixtureRequest) -> tuple[str, Path]:
     out = bench.folder / f"written-{request.param}"
     ended = run(bench, out, request.param)
     assert ended.code == 0, ended.stderr
-    assert "taken for" in ended.stdout + ended.stderr
+    said = ended.stdout + ended.stderr
+    assert "taken for" in said
+    assert ", dev log-loss " in said and ": best log-loss " in said and "dev -," not in said and "best -," not in said
     return request.param, out
 
 
@@ -65,6 +67,12 @@ def test_a_run_of_each_type_ends_with_arms_gains_and_a_report(written: tuple[str
     assert not (out / "report-error.txt").exists() and (out / "report.html").stat().st_size > 10_000
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Rows that are worth least" in page and "Confusions" not in page and "calibration error" not in page
+    for shown in ("Best dev log-loss by tokens spent", "Dev log-loss by step", "What moved dev"):
+        assert f"<h3>{shown}</h3>" in page
+    sections = {name: page.split(f'<section id="{name}"')[1].split("</section>")[0] for name in ("lineage", "map")}
+    assert all("log-loss on dev in nats a token, less is better" in found for found in sections.values())
+    # Who was not raced has no colour.
+    assert 'class="place s' in sections["map"] and "nats</span>" in sections["lineage"]
     assert ("<h3>Fields</h3>" in page) == (kind == "json")
     rows = json.loads((out / "test_rows.json").read_text())["rows"]
     assert len(rows) == 16 and all(set(row["answers"]) == set(summary["arms"]) for row in rows)

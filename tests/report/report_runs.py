@@ -35,11 +35,17 @@ def run_folder(
     texts: tuple[str, ...] = ("a plain row", "another one"),
     finished: bool = True,
     tests: bool = True,
+    late: bool = False,
 ) -> Path:
-    """Write a run of two cycles; ``texts`` turn up wherever data or a prompt is shown."""
+    """Write a run of two cycles; ``texts`` turn up wherever data or a prompt is shown.
+
+    With ``late``, answers are written by finalists alone, so that the search knows log-losses and no scores.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     made = _prompts(prompts, texts)
     events = _events(made, rows, texts)
+    if late:
+        events = _without_scores(events)
     if not finished:
         events = events[: len(events) // 2]
     lines = [
@@ -51,7 +57,7 @@ def run_folder(
         "name": texts[0][:40],
         "data": {"train": "rows.csv", "dev": None, "input": ["text"], "output": "label"},
         "model": "smollm2-135m",
-        "metric": "accuracy",
+        "metric": "token_f1" if late else "accuracy",
         "budget": "2Mtok",
         "seed": 0,
         "limit": {"train": None},
@@ -59,10 +65,13 @@ def run_folder(
     identity = {"data": "d" * 16, "prompts": [made[0].id], "cotune": "0.1.0"}
     (folder / "config.json").write_text(json.dumps({"config": config, "identity": identity}))
     if finished:
-        (folder / "summary.json").write_text(json.dumps(_summary(made, rows, labels, texts)))
+        summary = _summary(made, rows, labels, texts)
+        summary |= {"metric": "token_f1", "labels": [], "output": {"type": "text"}} if late else {}
+        (folder / "summary.json").write_text(json.dumps(summary))
     if finished and tests:
-        (folder / "test_rows.json").write_text(json.dumps(made_rows(rows, labels, texts)))
-        (folder / "dev_rows.json").write_text(json.dumps(_dev_rows(made, dev, labels, texts)))
+        tests_made, devs = made_rows(rows, labels, texts), _dev_rows(made, dev, labels, texts)
+        for name, found in (("test_rows.json", tests_made), ("dev_rows.json", devs)):
+            (folder / name).write_text(json.dumps(_as_written(found) if late else found))
     return folder
 
 
@@ -102,6 +111,48 @@ def _dev_rows(made: list[Prompt], rows: int, labels: tuple[str, ...], texts: tup
     ]
     found = made_rows(rows, labels, texts, split="dev", names=[str(one["id"]) for one in candidates])
     return {**found, "candidates": candidates}
+
+
+def _as_written(found: dict[str, Any]) -> dict[str, Any]:
+    """Rows whose answers are labels as rows whose answers are texts."""
+    names = found["labels"]
+    rows = []
+    for row in found["rows"]:
+        right = {arm: answer == row["gold"] for arm, answer in row["answers"].items()}
+        answers = {arm: names[answer] for arm, answer in row["answers"].items()}
+        written = {"gold": names[row["gold"]], "answers": answers, "right": right}
+        rows.append(
+            {"id": row["id"], "input": row["input"], **written, "values": {arm: float(ok) for arm, ok in right.items()}}
+        )
+    return {**found, "labels": [], "rows": rows}
+
+
+def _without_scores(events: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """The journal of a search by the log-loss, of which 1.5 minus twice the score is what each score becomes."""
+
+    def loss(score: float) -> float:
+        return round(1.5 - 2 * score, 4)
+
+    found: list[tuple[str, Any]] = []
+    for kind, value in events:
+        if kind == "race":
+            losses = {i: loss(score) for i, score in value["scores"].items()}
+            best = {**value["best"], "score": None, "log_loss": losses[value["best"]["prompt_id"]]}
+            value = {**value, "scores": dict.fromkeys(losses), "log_losses": losses, "best": best}
+        elif kind in ("score", "tuned"):
+            value = {**value, "score": None, "log_loss": loss(value["score"])}
+        elif kind == "cycle":
+            tuned = [{**one, "score": None, "log_loss": loss(one["score"])} for one in value["tuned"]]
+            value = {**value, "dev_score": None, "dev_log_loss": loss(value["dev_score"]), "tuned": tuned}
+        elif kind == "confirm":
+            best = value["arms"]["best_tuned"]
+            named = {"prompt_id": best["prompt_id"], "adapter_id": best["adapter_id"], "stage": "confirm"}
+            found.append(("write", {**named, "rows": 50, "score": 0.61, "log_loss": 0.02, "tokens": 4000}))
+            dev = {arm: {"score": None, "log_loss": loss(one["score"]), "correct": None} for arm, one in value["dev"].items()}
+            dev["best_tuned"]["score"] = 0.61
+            value = {**value, "dev": dev}
+        found.append((kind, value))
+    return found
 
 
 def _prompts(count: int, texts: tuple[str, ...]) -> list[Prompt]:
@@ -171,7 +222,8 @@ def _events(made: list[Prompt], rows: int, texts: tuple[str, ...]) -> list[tuple
                 ),
             ]
         record = {"cycle": cycle, "dev_score": 0.7 + 0.02 * cycle, "winner": winner, "steps": 10 * cycle}
-        events.append(("cycle", {**record, "tuned": [{"prompt_id": winner, "score": 0.7 + 0.02 * cycle}]}))
+        tuned = [{"prompt_id": i, "score": score + 0.02 * cycle} for i, score in ((made[0].id, 0.6), (winner, 0.7))]
+        events.append(("cycle", {**record, "tuned": tuned}))
     events += [
         (
             "confirm",

@@ -1,17 +1,16 @@
-"""How the run went: loss and dev score by step, the best dev score by tokens."""
+"""How the run went: loss and dev by step, the best on dev by tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from cotune.report.html.intervals import share_interval, told
-from cotune.report.html.markup import data_text, esc, figure, percent
+from cotune.report.html.markup import data_text, figure, percent
+from cotune.report.html.measure import DevMeasure
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.prompts import Prompts
 from cotune.report.html.record import RunRecord
-from cotune.report.plain import amount, decimal, fields, items, number, one_line
+from cotune.report.plain import amount, fields, items, number, one_line
 
 _MOST_POINTS = 600
 _HUES = 6
@@ -27,7 +26,7 @@ class Track:
         start: optimizer steps behind the weights that it started from.
         losses: training loss of each step.
         decays_from: step at which the learning rate began to fall; None where it did not.
-        dev: (steps in all, score, rows, log-loss) of each measurement.
+        dev: (steps in all, level by the page's measure of dev, rows, log-loss) of each measurement.
         failed: why it stopped, where it diverged.
     """
 
@@ -60,15 +59,15 @@ def read_tracks(record: RunRecord) -> list[Track]:
             by_adapter[str(value.get("adapter_id"))] = (track, int(number(value.get("steps")) or 0))
         elif event.get("kind") == "tuned" and (found := by_adapter.get(str(value.get("adapter_id")))):
             track, own_steps = found
-            steps, score = int(number(value.get("steps")) or 0), number(value.get("score"))
+            steps, level = int(number(value.get("steps")) or 0), record.dev_measure.of(value)
             track.start = max(0, steps - own_steps)
-            if score is not None:
-                track.dev.append((steps, score, int(number(value.get("rows")) or 0), number(value.get("log_loss"))))
+            if level is not None:
+                track.dev.append((steps, level, int(number(value.get("rows")) or 0), number(value.get("log_loss"))))
     return tracks
 
 
 def training_section(record: RunRecord, prompts: Prompts) -> str:
-    """Loss and dev score by step, a line for each tuned prompt."""
+    """Loss and dev by step, a line for each tuned prompt."""
     tracks = [t for t in read_tracks(record) if t.losses]
     if not tracks:
         return "<p class=empty>Nothing was tuned yet.</p>"
@@ -100,21 +99,19 @@ def training_section(record: RunRecord, prompts: Prompts) -> str:
 def _dev_by_step(
     record: RunRecord, prompts: Prompts, dev: list[tuple[Track, str]], most: int, ticks: list[tuple[float, str]]
 ) -> str:
-    scores = [score for track, _ in dev for _, score, _, _ in track.dev]
-    plot = Plot((0, most), padded(scores, share=0.12, least=0.05), height=220, label="Dev score by step")
-    plot.axes(ticks, [(t, f"{100 * t:g}") for t in nice_ticks(*plot.y_range, 4)])
+    measure = record.dev_measure
+    levels = [level for track, _ in dev for _, level, _, _ in track.dev]
+    plot = Plot((0, most), padded(levels, share=0.12, least=0.05), height=220, label=f"Dev {measure.name} by step")
+    plot.axes(ticks, [(t, measure.tick(t)) for t in nice_ticks(*plot.y_range, 4)])
     for track, kind in dev:
-        plot.path([(steps, score) for steps, score, _, _ in track.dev], f"line {kind}", _told(track, prompts))
-        for steps, score, rows, log_loss in track.dev:
-            shown = told(score, rows, record.metric, record.dev_groups)
-            tip = f"{_name(track, prompts)}\n{steps} steps: {shown}\nlog-loss {decimal(log_loss)}"
-            plot.dot((steps, score), f"dot {kind}", radius=4.5, tip=tip)
+        plot.path([(steps, level) for steps, level, _, _ in track.dev], f"line {kind}", _told(track, prompts))
+        for steps, level, rows, log_loss in track.dev:
+            tip = f"{_name(track, prompts)}\n{steps} steps: {measure.told(level, rows)}{measure.other(log_loss)}"
+            plot.dot((steps, level), f"dot {kind}", radius=4.5, tip=tip)
     rows = max(rows for track, _ in dev for _, _, rows, _ in track.dev)
-    ci = share_interval(max(scores), rows, record.metric, record.dev_groups)
-    note = f"The 95% interval of the highest of these scores is {percent(ci[0])} to {percent(ci[1])}." if ci else ""
-    return figure(
-        f"Dev {esc(record.metric.replace('_', ' '))} by step", plot.render(x_title="optimizer steps", y_title="percent"), note
-    )
+    ci = measure.interval(max(levels, key=measure.rank), rows)
+    note = f"The 95% interval of the highest of these scores is {percent(ci[0])} to {percent(ci[1])}." if ci else measure.remark
+    return figure(f"Dev {measure.title} by step", plot.render(x_title="optimizer steps", y_title=measure.axis), note)
 
 
 def _kinds(tracks: list[Track], prompts: Prompts) -> list[str]:
@@ -155,10 +152,23 @@ def _thinned(points: Sequence[Point]) -> list[Point]:
     return list(points) if stride <= 1 else [*points[::stride], points[-1]]
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A measurement on dev, and what had been spent by then."""
+
+    spent: float
+    level: float
+    rows: int
+    prompt_id: str
+    what: str
+    raced: bool
+
+
 def search_section(record: RunRecord, prompts: Prompts) -> str:
-    """The best score on dev by what was spent until then."""
-    spent, best = 0.0, -1.0
-    seen: list[tuple[float, Mapping[str, Any], bool]] = []
+    """The best on dev by what was spent until then."""
+    measure = record.dev_measure
+    spent, best = 0.0, None
+    seen: list[_Seen] = []
     climb: list[Point] = []
     for event in record.events:
         value = fields(event.get("value"))
@@ -166,44 +176,48 @@ def search_section(record: RunRecord, prompts: Prompts) -> str:
         if event.get("kind") == "open_test":
             break
         found = fields(value.get("best")) if event.get("kind") == "race" else value if event.get("kind") == "tuned" else {}
-        score = number(found.get("score"))
-        if score is None:
+        level = measure.of(found)
+        if level is None:
             continue
         raced = event.get("kind") == "race"
         rows = fields(value.get("rows")).get(str(found.get("prompt_id"))) if raced else value.get("rows")
-        seen.append((spent, {**found, "rows": rows, "cycle": value.get("cycle"), "steps": value.get("steps")}, raced))
+        what = f"race of cycle {value.get('cycle')}: best of the pool" if raced else f"tuned {value.get('steps')} steps"
+        seen.append(_Seen(spent, level, int(number(rows) or 0), str(found.get("prompt_id")), what, raced))
         # Races see a part of dev only, so they do not count as the best.
-        if not raced and score > best:
-            climb += [(spent, best)] if best >= 0 else []
-            climb.append((spent, score))
-            best = score
+        if not raced and (best is None or measure.rank(level) > measure.rank(best)):
+            climb += [(spent, best)] if best is not None else []
+            climb.append((spent, level))
+            best = level
     if not seen:
         return "<p class=empty>Nothing was measured on dev yet.</p>"
-    if climb:
+    if best is not None:
         climb.append((spent, best))
-    scores = [number(v.get("score")) or 0.0 for _, v, _ in seen]
-    plot = Plot((0, spent * 1.02 or 1), padded(scores, share=0.15, least=0.05), height=260, label="Best dev score by tokens")
+    plot = Plot(
+        (0, spent * 1.02 or 1),
+        padded([one.level for one in seen], share=0.15, least=0.05),
+        height=260,
+        label=f"Best dev {measure.name} by tokens",
+    )
     plot.axes(
-        [(t, amount(t)) for t in nice_ticks(0, spent or 1, 4)], [(t, f"{100 * t:g}") for t in nice_ticks(*plot.y_range, 4)]
+        [(t, amount(t)) for t in nice_ticks(0, spent or 1, 4)], [(t, measure.tick(t)) for t in nice_ticks(*plot.y_range, 4)]
     )
     plot.path(climb, "line winner")
-    for at, value, raced in seen:
-        score, rows = number(value.get("score")) or 0.0, int(number(value.get("rows")) or 0)
-        prompt_id = str(value.get("prompt_id"))
-        facts = prompts.by_id.get(prompt_id)
-        what = f"race of cycle {value.get('cycle')}: best of the pool" if raced else f"tuned {value.get('steps')} steps"
-        shown = told(score, rows, record.metric, record.dev_groups)
-        tip = f"{what}, {shown}\n{facts.name if facts else prompt_id}\nafter {amount(at)} tokens"
-        plot.dot((at, score), "dot " + ("raced" if raced else "tuned"), radius=5, tip=tip, prompt=prompt_id if facts else "")
+    for one in seen:
+        facts = prompts.by_id.get(one.prompt_id)
+        shown = measure.told(one.level, one.rows)
+        tip = f"{one.what}, {shown}\n{facts.name if facts else one.prompt_id}\nafter {amount(one.spent)} tokens"
+        kind = "dot " + ("raced" if one.raced else "tuned")
+        plot.dot((one.spent, one.level), kind, radius=5, tip=tip, prompt=one.prompt_id if facts else "")
     return figure(
-        "Best dev score by tokens spent",
-        plot.render(x_title="tokens scored and trained", y_title="percent"),
+        f"Best dev {measure.name} by tokens spent",
+        plot.render(x_title="tokens scored and trained", y_title=measure.axis),
         "Line: best of what was measured on all dev rows. Filled: tuned. Hollow: leader of a race, on the rows that it saw."
-        + _interval_of_best(seen, record),
+        + _interval_of_best(seen, measure),
     )
 
 
-def _interval_of_best(seen: list[tuple[float, Mapping[str, Any], bool]], record: RunRecord) -> str:
-    measured = [(number(v.get("score")) or 0.0, int(number(v.get("rows")) or 0)) for _, v, raced in seen if not raced]
-    ci = share_interval(*max(measured), record.metric, record.dev_groups) if measured else None
-    return f" The 95% interval of the highest filled dot is {percent(ci[0])} to {percent(ci[1])}." if ci else ""
+def _interval_of_best(seen: list[_Seen], measure: DevMeasure) -> str:
+    best = max((one for one in seen if not one.raced), key=lambda one: (measure.rank(one.level), one.rows), default=None)
+    ci = measure.interval(best.level, best.rows) if best else None
+    told = f"The 95% interval of the highest filled dot is {percent(ci[0])} to {percent(ci[1])}." if ci else measure.remark
+    return f" {told}" if told else ""

@@ -1,4 +1,4 @@
-"""The interval of a score as a journal holds it: a share of right answers among so many rows."""
+"""The intervals of scores as a journal holds them: shares of right answers among so many rows, and their changes."""
 
 from __future__ import annotations
 
@@ -27,6 +27,29 @@ def share_interval(score: float, rows: int, metric: str, groups: Sequence[int] =
     counted = len(set(groups[:rows])) if groups else rows
     found = wilson(share * counted, counted)
     return found.low, found.high
+
+
+def paired_change(before: str, after: str, groups: Sequence[int] = ()) -> Point | None:
+    """Paired 95% interval of a share's change; None where either side's rows are not known.
+
+    Args:
+        before: which dev rows were right, as the journal packs them; empty where it does not say.
+        after: the same of the same rows after the change.
+        groups: group of each row, where they are grouped.
+    """
+    if not before or len(before) != len(after):
+        return None
+    from cotune.evaluate.packing import unpack_rows
+    from cotune.evaluate.paired import paired_interval
+
+    try:
+        first, second = unpack_rows(before), unpack_rows(after)
+    except ValueError:
+        return None
+    if len(first) != len(second) or len(groups or first) != len(first):
+        return None
+    ends = paired_interval(first, second, seed=0, groups=groups or None)
+    return ends.low, ends.high
 
 
 def told(score: float, rows: int, metric: str, groups: Sequence[int] = ()) -> str:

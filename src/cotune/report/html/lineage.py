@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from cotune.report.html.intervals import told
 from cotune.report.html.markup import chip, data_text, esc, figure, percent
+from cotune.report.html.measure import DevMeasure
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.prompts import PromptFacts, Prompts, Score, read_prompt
 from cotune.report.html.record import RunRecord
@@ -16,24 +16,25 @@ _DEEPEST = 6
 
 
 def lineage_section(record: RunRecord, prompts: Prompts) -> str:
-    """Every prompt under its parent, its scores before and after tuning on one scale."""
+    """Every prompt under its parent, how it did on dev before and after tuning on one scale."""
     if not prompts.by_id:
         return "<p class=empty>No prompts were proposed yet.</p>"
-    every = [s.score for facts in prompts.by_id.values() for s in (*facts.raced, *facts.tuned)]
+    measure = record.dev_measure
+    every = [s.level for facts in prompts.by_id.values() for s in (*facts.raced, *facts.tuned)]
     span = padded(every, least=0.05)
-    ticks = [(t, f"{100 * t:g}") for t in nice_ticks(*span, 5)]
-    rows = "".join(_row(prompts, record, span, prompt_id, depth) for prompt_id, depth in _tree(prompts))
+    ticks = [(t, measure.tick(t)) for t in nice_ticks(*span, 5)]
+    rows = "".join(_row(prompts, measure, span, prompt_id, depth) for prompt_id, depth in _tree(prompts))
     marks = "".join(
         f'<text class="tick x" x="{100 * (t - span[0]) / (span[1] - span[0]):.2f}%" y="14">{shown}</text>' for t, shown in ticks
     )
     axis = f'<svg class="strip scale" width="100%" height="20" aria-hidden="true">{marks}</svg>'
-    axis = f'<div class="branch axis"><span></span>{axis}<span></span></div>'
+    axis = f'<div class="branch axis"><span class="axis-title">{measure.scale}</span>{axis}<span></span></div>'
     return figure(
         "Who came from whom",
         f'<div class="tree">{axis}<ol>{rows}</ol></div>',
-        "Children stand under the prompt that they were made from. Hollow dot: score in the race, "
+        f"Children stand under the prompt that they were made from. Hollow dot: {measure.name} in the race, "
         "before tuning in this cycle. Filled dots: after tuning, joined in the order of steps. "
-        "Scores on dev in percent. Open a prompt for its text and what changed.",
+        f"{measure.levels} Open a prompt for its text and what changed.",
         kind="wide",
     )
 
@@ -59,26 +60,28 @@ def _tree(prompts: Prompts) -> Iterator[tuple[str, int]]:
             stack += [(child, depth + 1) for child in reversed(children.get(prompt_id, []))]
 
 
-def _row(prompts: Prompts, record: RunRecord, span: Point, prompt_id: str, depth: int) -> str:
+def _row(prompts: Prompts, measure: DevMeasure, span: Point, prompt_id: str, depth: int) -> str:
     facts = prompts.by_id[prompt_id]
     tag = prompts.tag(prompt_id)
     chips = chip(tag, tag) if tag else ""
     chips += chip(f"cycle {facts.cycle}") + (chip(facts.origin) if facts.origin and tag != "seed" else "")
     chips += chip("dropped early", "gone") if facts.dropped and not facts.tuned else ""
-    best = facts.best
-    number_told = f"<b>{percent(best.score)}</b>" if best else "–"
+    best = facts.best(measure)
+    unit = f" <span class=unit>{measure.unit}</span><br>" if measure.unit else ""
+    number_told = f"<b>{measure.shown(best.level)}</b>{unit}" if best else "–"
     detail = (f"{best.steps} steps" if best.steps else f"{best.rows} rows") if best else ""
+    written = f"<br><span>score {percent(best.score)}%</span>" if best and measure.beside(best.score, best.rows) else ""
     return (
         f'<li><button type="button" class="branch d{min(depth, _DEEPEST)} {tag}" data-prompt="{esc(prompt_id)}">'
         f'<span class="what"><span class="name">{data_text(facts.name)}</span><span class="chips">{chips}</span></span>'
-        f"{_scores(facts, record, span)}"
-        f'<span class="number">{number_told} <span>{detail}</span></span></button></li>'
+        f"{_scores(facts, measure, span)}"
+        f'<span class="number">{number_told} <span>{detail}</span>{written}</span></button></li>'
     )
 
 
-def _scores(facts: PromptFacts, record: RunRecord, span: Point) -> str:
+def _scores(facts: PromptFacts, measure: DevMeasure, span: Point) -> str:
     def at(score: Score) -> str:
-        return f"{100 * (score.score - span[0]) / (span[1] - span[0]):.2f}%"
+        return f"{100 * (score.level - span[0]) / (span[1] - span[0]):.2f}%"
 
     parts = []
     chain = [*facts.raced[-1:], *facts.tuned] if facts.tuned else facts.raced[-1:]
@@ -92,13 +95,16 @@ def _scores(facts: PromptFacts, record: RunRecord, span: Point) -> str:
         )
         what = f"tuned {score.steps} steps" if score.steps else f"race of cycle {score.cycle}"
         what = "the old bundle’s weights" if score.stage == "previous" else what
-        tip = f"{what}: {told(score.score, score.rows, record.metric, record.dev_groups)}\nadapter {score.adapter[:12]}"
+        beside = measure.beside(score.score, score.rows)
+        tip = f"{what}: {measure.told(score.level, score.rows)}" + (f"\n{beside}" if beside else "")
+        tip += f"\nadapter {score.adapter[:12]}"
         parts.append(f'<circle class="{kind}" cx="{at(score)}" cy="50%" r="5" data-tip="{esc(tip)}"/>')
     return f'<svg class="strip" width="100%" height="24" aria-hidden="true">{"".join(parts)}</svg>'
 
 
 def map_section(record: RunRecord, prompts: Prompts) -> str:
     """The prompts of each pool as points: near ones read alike to the model."""
+    measure = record.dev_measure
     races = {int(number(v.get("cycle")) or 0): v for v in record.values("race")}
     figures: list[str] = []
     cycles: list[int] = []
@@ -108,12 +114,13 @@ def map_section(record: RunRecord, prompts: Prompts) -> str:
         points = _points(pool, prompts)
         if len(points) < 2:
             continue
-        scores = {i: s for i, v in fields(race.get("scores")).items() if (s := number(v)) is not None}
+        levels = measure.of_race(race)
         rows = {i: int(number(v) or 0) for i, v in fields(race.get("rows")).items()}
         gone = set(map(str, items(race.get("dropped"))))
         most = max(rows.values(), default=0)
-        here = [scores[i] for i, _ in points if i in scores]
-        span = (min(here), max(here)) if here else (0.0, 1.0)
+        here = sorted((levels[i] for i, _ in points if i in levels), key=measure.rank)
+        # From the worst to the best, whatever is better.
+        span = (here[0], here[-1]) if here else (0.0, 1.0)
         plot = Plot(
             padded((p[0] for _, p in points), share=0.12),
             padded((p[1] for _, p in points), share=0.12),
@@ -123,18 +130,18 @@ def map_section(record: RunRecord, prompts: Prompts) -> str:
         # Small dots last, so that none is hidden under a large one.
         for prompt_id, place in sorted(points, key=lambda item: -rows.get(item[0], 0)):
             facts = prompts.by_id[prompt_id]
-            seen, score = rows.get(prompt_id, 0), scores.get(prompt_id)
+            seen, level = rows.get(prompt_id, 0), levels.get(prompt_id)
             out = prompt_id in gone or (most and seen < most)
-            kind = "place " + ("plain" if score is None else f"s{_step(score, span)}") + (" hollow" if out else "")
+            kind = "place " + ("plain" if level is None else f"s{_step(level, span)}") + (" hollow" if out else "")
             kind += f" {prompts.tag(prompt_id)}"
-            tip = f"{facts.name}\n" + ("not raced" if score is None else told(score, seen, record.metric, record.dev_groups))
+            tip = f"{facts.name}\n" + ("not raced" if level is None else measure.told(level, seen))
             tip += "\nleft the race early" if out else ""
             radius = 5 + 8 * ((seen / most) ** 0.5 if most else 0.3)
             plot.dot(place, kind, radius=radius, tip=tip, prompt=prompt_id, name=f"{facts.name}: open")
         legend = "".join(f'<span class="swatch s{k}"></span>' for k in range(7))
         key = (
-            f'<div class="legend"><span>{percent(span[0])}</span><span class="ramp">{legend}</span>'
-            f"<span>{percent(span[1])} percent on dev</span><span>larger: more rows seen</span>"
+            f'<div class="legend"><span>{measure.shown(span[0])}</span><span class="ramp">{legend}</span>'
+            f"{measure.legend(span[1])}<span>larger: more rows seen</span>"
             "<span>hollow: left the race early</span></div>"
         )
         hidden = "" if not figures else " hidden"
@@ -163,5 +170,5 @@ def _points(pool: object, prompts: Prompts) -> list[tuple[str, Point]]:
     return found
 
 
-def _step(score: float, span: Point) -> int:
-    return 3 if span[1] <= span[0] else min(6, max(0, round(6 * (score - span[0]) / (span[1] - span[0]))))
+def _step(level: float, span: Point) -> int:
+    return 3 if span[1] == span[0] else min(6, max(0, round(6 * (level - span[0]) / (span[1] - span[0]))))

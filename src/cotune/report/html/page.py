@@ -83,6 +83,7 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
         "tables": tables_for_page(record, prompts),
         "prompts": prompt_details(with_formats(record, prompts), record.metric, record.dev_groups),
         "metric": record.metric,
+        "dev": {"title": record.dev_measure.panel, "columns": record.dev_measure.columns},
     }
     remarks = "".join(f"<p class=remark>{esc(remark)}</p>" for remark in record.remarks)
     task = one_line(record.summary.get("task") or record.value("start").get("task") or record.config.get("name") or "run", 80)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from cotune.errors import CotuneError
 from cotune.prompt.prompt import Prompt
 from cotune.report.html.intervals import share_interval
 from cotune.report.html.markup import cut
+from cotune.report.html.measure import DevMeasure
 from cotune.report.html.record import RunRecord
 from cotune.report.plain import counted, fields, items, number, one_line
 
@@ -26,19 +27,21 @@ class Score:
     """A measurement on dev.
 
     Attributes:
-        score: the metric.
+        level: the score, or the log-loss, by the page's measure of dev.
         rows: dev rows that it rests on.
         cycle: in which it was made.
         adapter: weights that answered.
+        score: the metric, where it is known.
         log_loss: in nats a row, where it is known.
         steps: optimizer steps behind the weights, 0 for the base model.
         stage: of the run.
     """
 
-    score: float
+    level: float
     rows: int
     cycle: int
     adapter: str
+    score: float | None = None
     log_loss: float | None = None
     steps: int = 0
     stage: str = ""
@@ -79,10 +82,9 @@ class PromptFacts:
         named = {"user": "yours or drafted", "previous": "the old bundle’s"}
         return named.get(self.source, self.operator.replace("_", " ").replace("+", " + ") or self.source)
 
-    @property
-    def best(self) -> Score | None:
+    def best(self, measure: DevMeasure) -> Score | None:
         """Its best measurement: tuned where it was tuned, else raced."""
-        return max(self.tuned or self.raced, key=lambda s: s.score, default=None)
+        return max(self.tuned or self.raced, key=lambda s: measure.rank(s.level), default=None)
 
     @cached_property
     def full_text(self) -> str:
@@ -122,10 +124,12 @@ def read_prompts(record: RunRecord) -> Prompts:
     for event in record.events:
         kind, value = event.get("kind"), fields(event.get("value"))
         if kind == "race":
-            _race(found, value)
+            _race(found, value, record.dev_measure)
         elif kind == "tuned" and (facts := found.get(str(value.get("prompt_id")))):
-            score = _score(value, value.get("score"), value.get("log_loss"), value.get("rows"))
+            score = _score(value, record.dev_measure.of(value), value)
             facts.tuned += [score] if score else []
+        elif kind == "write" and value.get("stage") == "confirm" and (facts := found.get(str(value.get("prompt_id")))):
+            facts.tuned = [_with_answers(score, value) for score in facts.tuned]
         elif kind == "cycle":
             latest = str(value.get("winner"))
     confirmed = fields(fields(record.value("confirm").get("arms")).get("best_tuned"))
@@ -154,11 +158,11 @@ def _collect(record: RunRecord, found: dict[str, PromptFacts]) -> str:
     return seed
 
 
-def _race(found: Mapping[str, PromptFacts], value: Mapping[str, Any]) -> None:
-    rows, losses = fields(value.get("rows")), fields(value.get("log_losses"))
-    for prompt_id, score in fields(value.get("scores")).items():
+def _race(found: Mapping[str, PromptFacts], value: Mapping[str, Any], measure: DevMeasure) -> None:
+    named = {"rows": "rows", "score": "scores", "log_loss": "log_losses"}
+    for prompt_id, level in measure.of_race(value).items():
         facts = found.get(prompt_id)
-        measured = _score(value, score, losses.get(prompt_id), rows.get(prompt_id))
+        measured = _score(value, level, {name: fields(value.get(key)).get(prompt_id) for name, key in named.items()})
         if facts and measured:
             facts.raced.append(measured)
     for prompt_id in map(str, items(value.get("dropped"))):
@@ -166,13 +170,19 @@ def _race(found: Mapping[str, PromptFacts], value: Mapping[str, Any]) -> None:
             found[prompt_id].dropped.add(int(number(value.get("cycle")) or 1))
 
 
-def _score(value: Mapping[str, Any], score: object, loss: object, rows: object) -> Score | None:
-    found = number(score)
-    if found is None:
+def _score(value: Mapping[str, Any], level: float | None, measured: Mapping[str, Any]) -> Score | None:
+    if level is None:
         return None
     whole = {name: int(number(value.get(name)) or 0) for name in ("cycle", "steps")}
     adapter, stage = str(value.get("adapter_id", "")), str(value.get("stage", "race"))
-    return Score(found, int(number(rows) or 0), whole["cycle"], adapter, number(loss), whole["steps"], stage)
+    score, loss, rows = (number(measured.get(name)) for name in ("score", "log_loss", "rows"))
+    return Score(level, int(rows or 0), whole["cycle"], adapter, score, loss, whole["steps"], stage)
+
+
+def _with_answers(measured: Score, written: Mapping[str, Any]) -> Score:
+    """A measurement with the score of what its adapter wrote later, where it wrote that to the same rows."""
+    same = (measured.adapter, measured.rows) == (str(written.get("adapter_id")), number(written.get("rows")))
+    return replace(measured, score=number(written.get("score"))) if same and measured.score is None else measured
 
 
 def read_prompt(data: object) -> Prompt | None:
@@ -233,7 +243,7 @@ def prompt_details(prompts: Prompts, metric: str, groups: Sequence[int] = (), *,
                     "what": _what(s),
                     "adapter": s.adapter,
                     "score": s.score,
-                    "ci": share_interval(s.score, s.rows, metric, groups),
+                    "ci": None if s.score is None else share_interval(s.score, s.rows, metric, groups),
                     "rows": s.rows,
                     "log_loss": s.log_loss,
                 }

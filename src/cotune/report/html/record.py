@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cotune.errors import no_run
+from cotune.report.html.measure import DevMeasure, dev_measure
 from cotune.report.plain import fields, items, number
 
 JOURNAL, SUMMARY, CONFIG = "journal.jsonl", "summary.json", "config.json"
@@ -103,6 +104,11 @@ class RunRecord:
         """Number of the group of each dev row, in the order in which all meet them; empty where rows are not grouped."""
         found = [number(group) for group in items(self.value("start").get("dev_groups"))]
         return tuple(int(group) for group in found if group is not None)
+
+    @cached_property
+    def dev_measure(self) -> DevMeasure:
+        """By what the page tells how good a candidate is on dev."""
+        return dev_measure(self.events, self.metric, self.dev_groups)
 
     def values(self, *kinds: str) -> Iterator[Mapping[str, Any]]:
         """The values of events of these kinds, in order."""

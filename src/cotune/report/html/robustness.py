@@ -43,7 +43,7 @@ def with_formats(record: RunRecord, prompts: Prompts) -> Prompts:
     more: dict[str, PromptFacts] = {}
     for prompt, scores in _formats(found):
         base, tuned = (
-            Score(score, rows, 0, name, steps=steps, stage="robustness")
+            Score(score, rows, 0, name, score, steps=steps, stage="robustness")
             for (_, name, _, _), score, steps in zip(_SIDES, scores, (0, 1), strict=True)
         )
         parents = (prompts.winner,) if prompts.winner else ()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cotune.report.html.markup import data_text, esc, figure, p_value, percent, signed_points
+from cotune.report.html.measure import DevMeasure
 from cotune.report.html.prompts import Prompts, read_prompt
 from cotune.report.html.record import RunRecord
 from cotune.report.plain import counted, fields, items, number, one_line
@@ -78,7 +79,7 @@ def _rewriting(record: RunRecord, prompts: Prompts) -> str:
     if not asked:
         return ""
     requests, tokens = (sum(int(number(value.get(name)) or 0) for value in asked) for name in ("requests", "tokens"))
-    lines = "".join(_cycle(value, prompts) for value in asked)
+    lines = "".join(_cycle(value, prompts, record.dev_measure) for value in asked)
     head = "<tr><th>Cycle</th><th>Instructions</th><th>On dev</th></tr>"
     model = one_line(next((value["model"] for value in asked if value.get("model")), "a language model"), 60)
     return figure(
@@ -90,15 +91,15 @@ def _rewriting(record: RunRecord, prompts: Prompts) -> str:
     )
 
 
-def _cycle(value: Mapping[str, Any], prompts: Prompts) -> str:
+def _cycle(value: Mapping[str, Any], prompts: Prompts, measure: DevMeasure) -> str:
     cycle = esc(value.get("cycle", "?"))
     lines = []
     for item in items(value.get("proposals")):
         if (prompt := read_prompt(fields(item).get("prompt"))) is None:
             continue
         facts = prompts.by_id.get(prompt.id)
-        best = facts.best if facts else None
-        told = "not raced" if best is None or facts is None else f"{percent(best.score)} ({best.rows} rows)"
+        best = facts.best(measure) if facts else None
+        told = "not raced" if best is None or facts is None else f"{measure.shown(best.level)} ({best.rows} rows)"
         told += ", dropped early" if facts and facts.dropped and not facts.tuned else ", tuned" if facts and facts.tuned else ""
         lines.append((data_text(one_line(prompt.instruction, 300)), esc(told)))
     for item in map(fields, items(value.get("refused"))):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from cotune.report.html.intervals import share_interval, told
+from cotune.report.html.intervals import share_interval
 from cotune.report.html.markup import data_text, esc, figure, p_value, percent, signed_points
 from cotune.report.html.plot import Point, nice_ticks, padded, scale, strip
 from cotune.report.html.prompts import Prompts
@@ -64,11 +64,11 @@ def _finished(record: RunRecord) -> str:
 def _going_on(record: RunRecord, prompts: Prompts) -> str:
     tuned = [(s, facts) for facts in prompts.by_id.values() for s in facts.tuned]
     raced = [(s, facts) for facts in prompts.by_id.values() for s in facts.raced]
-    best = max(tuned or raced, key=lambda pair: pair[0].score, default=None)
+    best = max(tuned or raced, key=lambda pair: record.dev_measure.rank(pair[0].level), default=None)
     what = "Nothing has been measured on dev yet."
     if best:
         score, facts = best
-        shown = told(score.score, score.rows, record.metric, record.dev_groups)
+        shown = record.dev_measure.told(score.level, score.rows)
         where = f"after {score.steps} steps of tuning" if score.steps else "on the base model"
         what = f"Best on dev so far: {esc(shown)} {where}, with “{data_text(facts.name)}”."
     last = max((number(event.get("active_s")) or 0.0 for event in record.events), default=0.0)

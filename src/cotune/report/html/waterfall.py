@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cotune.report.html.markup import esc, figure, percent, signed_points
+from cotune.report.html.markup import esc, figure
 from cotune.report.html.plot import padded
 from cotune.report.html.prompts import Prompts
 from cotune.report.html.record import RunRecord
-from cotune.report.plain import counted, fields, items, number
+from cotune.report.plain import counted, fields, items
 
 
 @dataclass(frozen=True)
 class Move:
-    """A step and the leading candidate's dev score after it.
+    """A step and where the leading candidate stands on dev after it.
 
     Attributes:
         name: what was done.
-        level: the score.
+        level: the score, or the log-loss, by the page's measure of dev.
         correct: which dev rows are right then, as the journal packs them; empty where it does not say.
     """
 
@@ -31,6 +31,8 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
     steps = read_moves(record, prompts)
     if len(steps) < 2:
         return "<p class=empty>No step has moved dev yet.</p>"
+    measure = record.dev_measure
+    unit = f" {measure.unit}" if measure.unit else ""
     span = padded([move.level for move in steps], share=0.1, least=0.05)
 
     def at(value: float) -> float:
@@ -42,18 +44,17 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
         change = level - start
         if place == 0:
             bar = f'<circle class="mark base" cx="{at(level):.2f}%" cy="50%" r="6"/>'
-            number_told = f"<b>{percent(level)}</b>"
+            number_told = f"<b>{measure.shown(level)}</b>" + (f" <span class=unit>{unit}</span>" if unit else "")
         else:
-            kind = "up" if change > 0 else "down"
+            kind = "up" if measure.rank(change) > 0 else "down"
             left, width = min(at(start), at(level)), abs(at(level) - at(start))
             bar = f'<line class="from" x1="{at(start):.2f}%" x2="{at(start):.2f}%" y1="0" y2="100%"/>'
             bar += f'<rect class="bar {kind}" x="{left:.2f}%" width="{width:.2f}%" y="20%" height="60%" rx="2"/>'
-            number_told = (
-                f'<b class="{kind if change else "quiet"}">{signed_points(change)}</b> <span>→ {percent(level)}</span>'
-            )
-            if (ends := _interval(before, move, record)) is not None:
+            kind = kind if change else "quiet"
+            number_told = f'<b class="{kind}">{measure.change(change)}</b> <span>→ {measure.shown(level)}{unit}</span>'
+            if (ends := measure.change_interval(before.correct, move.correct)) is not None:
                 known = True
-                number_told += f"<br><span>{signed_points(ends[0])} to {signed_points(ends[1])}</span>"
+                number_told += f"<br><span>{measure.change(ends[0])} to {measure.change(ends[1])}</span>"
         svg = f'<svg class="strip" width="100%" height="28" aria-hidden="true">{bar}</svg>'
         rows.append(
             f'<div class="row"><div class="who">{esc(move.name)}</div>{svg}<div class="number">{number_told}</div></div>'
@@ -62,7 +63,7 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
     return figure(
         "What moved dev",
         f'<div class="strips">{"".join(rows)}</div>',
-        "Score on dev in percent, step by step; changes in points"
+        measure.steps
         + (", with paired 95% intervals where the same rows are known before and after" if known else "")
         + ". A free, second reading of who did what: dev also chose, so each step looks better here than on fresh rows. "
         "The gains on the sealed test stand in the verdict.",
@@ -70,29 +71,12 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
     )
 
 
-def _interval(before: Move, after: Move, record: RunRecord) -> tuple[float, float] | None:
-    """Paired interval of the change, where both sides' rows are known."""
-    if record.metric != "accuracy" or not before.correct or len(before.correct) != len(after.correct):
-        return None
-    from cotune.evaluate.packing import unpack_rows
-    from cotune.evaluate.paired import paired_interval
-
-    try:
-        first, second = unpack_rows(before.correct), unpack_rows(after.correct)
-    except ValueError:
-        return None
-    groups = record.dev_groups or None
-    if len(first) != len(second) or len(groups or first) != len(first):
-        return None
-    ends = paired_interval(first, second, seed=0, groups=groups)
-    return ends.low, ends.high
-
-
 def read_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
     """The steps in their order, the starting point first."""
+    measure = record.dev_measure
     dev = fields(record.value("confirm").get("dev"))
     rows_of = {
-        (str(value.get("prompt_id")), round(number(value.get("score")) or 0.0, 4)): str(value.get("correct") or "")
+        (str(value.get("prompt_id")), round(measure.of(value) or 0.0, 4)): str(value.get("correct") or "")
         for value in record.values("tuned")
     }
     moves: list[Move] = []
@@ -102,17 +86,17 @@ def read_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
         moves.append(Move(name, level, str(correct or "")))
 
     def confirmed(arm: str) -> float | None:
-        return number(fields(dev.get(arm)).get("score"))
+        return measure.of(fields(dev.get(arm)))
 
     races = list(record.values("race"))
-    first = fields(races[0].get("scores")) if races else {}
+    first = measure.of_race(races[0]) if races else {}
     start = confirmed("seed_prompt")
-    start = number(first.get(prompts.seed)) if start is None else start
+    start = first.get(prompts.seed) if start is None else start
     if start is None:
         return []
     add("seed prompt, base model", start, arm="seed_prompt")
     searched = confirmed("prompt_only")
-    searched = number(fields(races[0].get("best")).get("score")) if searched is None and races else searched
+    searched = measure.of(fields(races[0].get("best"))) if searched is None and races else searched
     if searched is not None:
         add(f"choosing among {counted(len(first), 'prompt')}", searched, arm="prompt_only")
     leader = ""
@@ -120,13 +104,13 @@ def read_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
         return moves[:1] + _untuned(record, moves[1:])
     for cycle in record.values("cycle"):
         name, winner = f"cycle {cycle.get('cycle')}", str(cycle.get("winner"))
-        tuned = {str(t.get("prompt_id")): number(t.get("score")) for t in map(fields, items(cycle.get("tuned")))}
-        level = number(cycle.get("dev_score"))
+        tuned = {str(t.get("prompt_id")): measure.of(t) for t in map(fields, items(cycle.get("tuned")))}
+        level = measure.of_cycle(cycle)
         if level is None:
             continue
         if not leader:
             short = [s for s in tuned.values() if s is not None]
-            count, most = len(tuned), max(short, default=None)
+            count, most = len(tuned), max(short, key=measure.rank, default=None)
             kept = ", the best kept" if count > 1 else ""
             best = next((i for i, s in tuned.items() if s == most), winner)
             add(f"{name}: tuning {counted(count, 'prompt')}{kept}", level if most is None else most, best)
@@ -141,10 +125,10 @@ def read_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
             add(f"{name}: tuning on to {cycle.get('steps')} steps", level, winner)
         leader = winner
     last = [v for v in record.values("tuned") if v.get("stage") == "finish" and str(v.get("prompt_id")) == leader]
-    if last and (level := number(last[0].get("score"))) is not None:
+    if last and (level := measure.of(last[0])) is not None:
         add(f"learning rate falls to zero, {last[0].get('steps')} steps", level, leader)
     if (level := confirmed("best_tuned")) is not None and level != moves[-1].level:
-        add("the best of all that was measured kept", level, arm="best_tuned")
+        add(measure.chosen_late, level, arm="best_tuned")
     return moves
 
 
@@ -153,7 +137,7 @@ def _untuned(record: RunRecord, chosen: list[Move]) -> list[Move]:
     moves: list[Move] = []
     leader = ""
     for cycle in record.values("cycle"):
-        level, winner = number(cycle.get("dev_score")), str(cycle.get("winner"))
+        level, winner = record.dev_measure.of_cycle(cycle), str(cycle.get("winner"))
         if level is not None and winner != leader:
             moves.append(Move(f"cycle {cycle.get('cycle')}: the best of {counted(cycle.get('pool'), 'prompt')}", level, ""))
             leader = winner

@@ -88,6 +88,16 @@ function factTable(pairs) {
     make("tr", {}, make("th", { text: name }), make("td", { text: value }))));
 }
 
+function scoreCell(found, column) {
+  switch (column) {
+    case "score": return make("td", { text: percent(found.score) });
+    case "95% interval": return make("td", { text: found.ci ? `${percent(found.ci[0])} to ${percent(found.ci[1])}` : "–" });
+    case "log-loss": return make("td", { text: found.log_loss === null ? "–" : found.log_loss.toFixed(3) });
+    case "adapter": return make("td", {}, make("code", { text: found.adapter.slice(0, 12) }));
+    default: return make("td", { text: found[column] });
+  }
+}
+
 function openPrompt(id) {
   const prompt = Object.hasOwn(DATA.prompts, id) ? DATA.prompts[id] : null;
   if (!prompt) return;
@@ -109,17 +119,11 @@ function openPrompt(id) {
     parts.push(make("p", {}, ...prompt.parents.map((parent) =>
       make("button", { type: "button", text: `Open parent ${parent}`, on: () => openPrompt(parent) }))));
   }
-  parts.push(make("h3", { text: "Scores on dev" }));
+  parts.push(make("h3", { text: DATA.dev.title }));
   if (prompt.scores.length) {
     parts.push(make("div", { class: "scroll" }, make("table", { class: "panel-scores" },
-      make("tr", {}, ...["", "score", "95% interval", "rows", "log-loss", "adapter"].map((text) => make("th", { text }))),
-      ...prompt.scores.map((s) => make("tr", {},
-        make("td", { text: s.what }),
-        make("td", { text: percent(s.score) }),
-        make("td", { text: s.ci ? `${percent(s.ci[0])} to ${percent(s.ci[1])}` : "–" }),
-        make("td", { text: s.rows }),
-        make("td", { text: s.log_loss === null ? "–" : s.log_loss.toFixed(3) }),
-        make("td", {}, make("code", { text: s.adapter.slice(0, 12) })))))));
+      make("tr", {}, ...["", ...DATA.dev.columns].map((text) => make("th", { text }))),
+      ...prompt.scores.map((s) => make("tr", {}, make("td", { text: s.what }), ...DATA.dev.columns.map((name) => scoreCell(s, name)))))));
   } else {
     parts.push(make("p", { class: "quiet", text: "It was not scored." }));
   }
