@@ -16,6 +16,7 @@ from cotune.bundle import Prediction, Predictor, predict_stream
 from cotune.errors import InputError
 from cotune.evaluate.decision import RAW, Decision
 from cotune.model.adapters import BASE
+from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, Renderer
 from cotune.tune.batches import training_rows
@@ -51,6 +52,15 @@ def test_a_bias_can_lift_a_label_that_pruning_would_leave_out(bench: Bench, tmp_
     bias[label] = full[row].max() - full[row, label] + 1
     found = loaded(bench.save(tmp_path / "best", decision=Decision("bias", tuple(map(float, bias)))))
     assert found.predict(TEXTS)[row] == LABELS[label]
+
+
+@pytest.mark.parametrize(("free", "tokens"), [(10**12, 2048), (0, 256)])
+def test_passes_are_as_long_as_memory_allows(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, tokens: int
+) -> None:
+    monkeypatch.setattr("cotune.model.probe.free_memory", lambda device: free)
+    found = loaded(bench.save(tmp_path / "best"))
+    assert isinstance(found.model, LocalModel) and found.model.settings.batch_tokens == tokens
 
 
 def test_adapter_and_bias_matter(bench: Bench, tmp_path: Path) -> None:

@@ -157,10 +157,11 @@ def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: 
 
 
 def _load_base(bundle: OpenedBundle, folder: Path, found: Probe) -> LocalModel:
-    from cotune.model.engine_settings import EngineSettings
+    from cotune.model.engine_settings import EngineSettings, batch_tokens, weight_bytes
     from cotune.model.local import LocalModel
 
-    settings = EngineSettings(found.device, found.dtype, found.threads, max_tokens=bundle.manifest.max_tokens)
+    tokens = batch_tokens(found.memory_bytes, weight_bytes(folder))
+    settings = EngineSettings(found.device, found.dtype, found.threads, tokens, bundle.manifest.max_tokens)
     return LocalModel.load(folder, settings=settings, name=base_model_name(bundle.manifest))
 
 

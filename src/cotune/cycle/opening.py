@@ -15,7 +15,7 @@ from cotune.cycle.remote import embeds_of, open_remote, remote_costs
 from cotune.errors import InputError
 from cotune.evaluate.judge import Judge
 from cotune.model.adapters import BASE, LoraSettings
-from cotune.model.engine_settings import EngineSettings
+from cotune.model.engine_settings import EngineSettings, batch_tokens, weight_bytes
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
@@ -83,16 +83,11 @@ def load_model(config: RunConfig, out: Path, journal: Journal) -> tuple[LocalMod
 
     def effect() -> dict[str, Any]:
         found = probe(engine.device, engine.dtype, engine.threads)
-        free = found.memory_bytes
-        # A scoring pass of 2,048 tokens of a small model takes a few hundred MB; large models get shorter ones.
-        weights = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
-        spare = max(0, free - 2 * weights)
-        tokens = engine.batch_tokens or int(max(256, min(2048, spare / max(weights, 1) * 512)))
         return {
             "device": found.device,
             "dtype": found.dtype,
             "threads": found.threads,
-            "batch_tokens": tokens,
+            "batch_tokens": engine.batch_tokens or batch_tokens(found.memory_bytes, weight_bytes(folder)),
             "gemm_gflops": found.gemm_gflops.get(found.dtype, 0.0) or 50.0,
             "probe": found.to_json(),
         }

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+_LEAST_TOKENS, _MOST_TOKENS = 256, 2048
 
 
 @dataclass(frozen=True)
@@ -22,3 +25,21 @@ class EngineSettings:
     threads: int | None = None
     batch_tokens: int = 2048
     max_tokens: int = 1024
+
+
+def batch_tokens(free: int, weights: int) -> int:
+    """Own tokens of a scoring pass that memory has room for, 256 to 2048.
+
+    A pass of 2,048 tokens of a small model takes a few hundred MB; a pass grows with the model, so large ones get shorter ones.
+
+    Args:
+        free: bytes that are free before the model is loaded.
+        weights: bytes of its weight files. Twice as much counts as taken: bfloat16 files may be run as float32.
+    """
+    spare = max(0, free - 2 * weights)
+    return int(max(_LEAST_TOKENS, min(_MOST_TOKENS, spare / max(weights, 1) * 512)))
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of a model folder's weight files."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
