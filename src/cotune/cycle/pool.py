@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cotune.config.sections import SearchConfig
 from cotune.cycle.guide import Guided
@@ -174,16 +175,12 @@ def _record(
     def effect() -> object:
         told: list[int] = []
         vectors = centred(lab.embedder(told.append).embed([shown_text(p.prompt) for p in proposals]))
-        staying = without_near_duplicates(vectors, NEAR, keep=list(keep))
-        points = vectors[staying]
-        first = [staying.index(i) for i in keep] or [0]
-        far = farthest_first(points, start=first, count=min(count, _FARTHEST) if ranked else count)
-        order = [staying[i] for i in [*far, *(i for i in range(len(staying)) if i not in far)]][:count]
+        order, near = thinned(vectors, count, keep=keep, ranked=ranked)
         return {
             "cycle": cycle,
             "proposals": [proposals[i].to_json() for i in order],
-            "near_duplicates": len(proposals) - len(staying),
-            "left_out": len(staying) - len(order),
+            "near_duplicates": near,
+            "left_out": len(proposals) - near - len(order),
             "tokens": sum(told),
             "places": [[round(float(x), 4) for x in row] for row in _plane(vectors[order])],
         }
@@ -191,6 +188,24 @@ def _record(
     value = lab.journal.step("pool", [cycle, [p.prompt.id for p in proposals], count], effect)
     lab.account.counts["tokens_embedded"] += int(value["tokens"])
     return [Proposal.from_json(item) for item in value["proposals"]]
+
+
+def thinned(
+    vectors: NDArray[np.float32], count: int, *, keep: Sequence[int] = (), ranked: bool = False
+) -> tuple[list[int], int]:
+    """Which points a pool holds, in its order, and how many went because an earlier one is the same idea.
+
+    Args:
+        vectors: ``[points, width]``, most promising first where they are ``ranked``.
+        count: points at most.
+        keep: points that stand first, whatever is near them.
+        ranked: whether only the first few are picked farthest-first and later ones follow in their order.
+    """
+    staying = without_near_duplicates(vectors, NEAR, keep=keep)
+    first = [staying.index(i) for i in keep] or [0]
+    far = farthest_first(vectors[staying], start=first, count=min(count, _FARTHEST) if ranked else count)
+    order = [staying[i] for i in [*far, *(i for i in range(len(staying)) if i not in far)]][:count]
+    return order, len(vectors) - len(staying)
 
 
 def has_room(lab: Lab, prompt: Prompt) -> bool:

@@ -41,7 +41,7 @@ def farthest_first(vectors: NDArray[np.float32], *, start: Sequence[int] = (0,),
     """
     total = len(vectors)
     count = total if count is None else min(count, total)
-    if not total:
+    if count < 1:
         return []
     gaps = distances(vectors)
     order = list(dict.fromkeys(start))[:count] or [0]

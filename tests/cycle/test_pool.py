@@ -1,0 +1,154 @@
+"""What enters a pool and what is tuned of it: near-duplicates go, rank and difference choose, some are there in any case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cycle_runs import journal_of, labelled_rows
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cotune.cycle.budget import parse_budget
+from cotune.cycle.costs import CostModel
+from cotune.cycle.journal import Journal
+from cotune.cycle.lab import Lab
+from cotune.cycle.pool import NEAR, choose_entrants, next_pool, opening_pool, shown_text, thinned
+from cotune.cycle.run import Quiet
+from cotune.embed import behaviour, centred, distances
+from cotune.prompt.bank import bare_prompt, seed_prompt, starting_bank
+from cotune.prompt.prompt import Prompt
+from cotune.task.task import Task
+from cotune.tune.settings import TuneSettings
+from tiny import tiny_local
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    task = Task.from_rows(labelled_rows(60), input="text", output="label", limit={"dev": 12})
+    costs = CostModel(parse_budget("1Mtok"), 1.0, 1.0)
+    return Lab(task, tiny_local(), Journal(tmp_path), costs, tmp_path, TuneSettings(), 0, Quiet())
+
+
+def last_pool(lab: Lab) -> dict[str, Any]:
+    """What the last pool's step recorded."""
+    value = [e["value"] for e in lab.journal.events if e["kind"] == "pool"][-1]
+    assert isinstance(value, dict)
+    return value
+
+
+def on_circle(*degrees: float) -> Any:
+    """Points of one length by their angle."""
+    turned = np.deg2rad(degrees)
+    return np.stack([np.cos(turned), np.sin(turned)], axis=1).astype(np.float32)
+
+
+def test_a_pool_drops_the_same_idea_and_stands_farthest_first() -> None:
+    points = on_circle(0, 2, 180, 20, 90, 91)
+    assert thinned(points, 6) == ([0, 2, 4, 3], 2)
+    assert thinned(points, 2) == ([0, 2], 2)
+    assert thinned(points, 6, keep=[0, 1]) == ([0, 1, 2, 4, 3], 1)
+    assert thinned(points, 3, keep=[0, 1]) == ([0, 1, 2], 1)
+    # A prompt that must enter takes an earlier one's place that says the same.
+    assert thinned(points, 6, keep=[5]) == ([5, 0, 2, 3], 2)
+
+
+def test_of_a_ranked_pool_the_first_eight_lie_far_apart_and_rank_chooses_the_rest() -> None:
+    points = on_circle(*range(0, 360, 15))
+    plain, _ = thinned(points, 14)
+    ranked, near = thinned(points, 14, ranked=True)
+    assert near == 0 and ranked[:8] == plain[:8] != list(range(8))
+    assert ranked[8:] == [point for point in range(24) if point not in plain[:8]][:6] != plain[8:]
+    assert thinned(points, 5, ranked=True)[0] == plain[:5]
+
+
+@given(st.lists(st.integers(0, 359), min_size=1, max_size=20), st.integers(1, 24), st.booleans(), st.data())
+def test_a_pool_holds_what_must_enter_and_else_nothing_twice(
+    degrees: list[int], count: int, ranked: bool, data: st.DataObject
+) -> None:
+    keep = range(data.draw(st.integers(0, min(count, len(degrees)))))
+    points = on_circle(*degrees)
+    order, near = thinned(points, count, keep=keep, ranked=ranked)
+    gaps = distances(points)
+    assert len(order) == len(set(order)) == min(count, len(degrees) - near)
+    assert order[: len(keep)] == list(keep)
+    assert all(gaps[a, b] >= NEAR for a in order for b in order if a != b and not {a, b} <= set(keep))
+
+
+def test_the_first_pool_begins_with_the_seed_prompt_and_the_bare_input(lab: Lab) -> None:
+    seed, bare = seed_prompt(lab.task), bare_prompt(lab.task)
+    pool = opening_pool(lab, [seed], 10, demonstrations=True, seed=0)
+    assert [p.prompt for p in pool[:2]] == [seed, bare] and len(pool) == 10
+    # A prompt of the user's stays, though another of them says the same.
+    twin = seed.edit(label_words=(("animal", "ANIMAL"),))
+    pool = opening_pool(lab, [seed, twin], 10, demonstrations=True, seed=0)
+    assert [p.prompt for p in pool[:3]] == [seed, twin, bare] and len(pool) == 10
+    value = last_pool(lab)
+    assert len(pool) + value["near_duplicates"] + value["left_out"] == 10 + 4
+
+
+def test_children_that_say_the_same_are_dropped_and_the_more_promising_one_stays(lab: Lab) -> None:
+    parent = seed_prompt(lab.task)
+    seen: list[Prompt] = []
+
+    def thin(candidates: list[Prompt]) -> list[str]:
+        seen.extend(reversed(candidates))
+        return [p.id for p in seen]
+
+    pool = next_pool(lab, 2, [parent], 40, {parent.id}, demonstrations=False, seed=0, thin=thin)
+    texts = [shown_text(p.prompt) for p in pool]
+    assert last_pool(lab)["near_duplicates"] > 0 and len(set(texts)) == len(texts)
+    # Only label words differ between children of one text: of these the best ranked one enters.
+    by_text: dict[str, Prompt] = {}
+    for prompt in seen:
+        by_text.setdefault(shown_text(prompt), prompt)
+    assert len(by_text) < len(seen)
+    assert {p.prompt.id for p in pool} <= {p.id for p in by_text.values()}
+    ranks = [seen.index(p.prompt) for p in pool]
+    assert ranks[8:] == sorted(ranks[8:]) != sorted(ranks)[8:]
+
+
+def test_entrants_are_who_must_be_then_the_best_then_who_behaves_most_unlike_these(lab: Lab) -> None:
+    count = 6
+    seed, bare = seed_prompt(lab.task), bare_prompt(lab.task)
+    ranking = [p for p in starting_bank(lab.task) if p not in (seed, bare)][:16]
+    found = choose_entrants(lab, [*ranking[:3], bare, *ranking[3:]], [seed, bare], count, cycle=1)
+    assert found[:3] == [seed, bare, ranking[0]] and len(set(found)) == len(found) == count
+
+    def farthest(candidates: list[Prompt]) -> list[Prompt]:
+        everyone = [*found[:3], *candidates]
+        rows = [row.fields for row in lab.train_sample[:16]]
+        gaps = distances(centred(behaviour(lab.model, everyone, rows, lab.task.labels)))
+        order = [0, 1, 2]
+        while len(order) < count:
+            order.append(max((i for i in range(len(everyone)) if i not in order), key=lambda i: gaps[i, order].min()))
+        return [everyone[i] for i in order]
+
+    # Rank has its say: the worse half of a race is not looked at.
+    better = ranking[1:9]
+    assert found == farthest(better)
+    assert found != [*found[:3], *better[: count - 3]] and farthest(ranking[1:]) != found
+    assert lab.account.counts["tokens_embedded"] > 0
+
+
+def test_where_there_is_no_room_only_who_must_be_enters_and_nothing_is_run(lab: Lab) -> None:
+    seed, bare, *others = starting_bank(lab.task)
+    assert choose_entrants(lab, others, [seed, bare, seed, others[3]], 2, cycle=1) == [seed, bare]
+    assert choose_entrants(lab, others, [seed, bare], 3, cycle=1) == [seed, bare, others[0]]
+    assert choose_entrants(lab, [], [seed, bare], 6, cycle=1) == [seed, bare]
+    assert lab.account.counts["tokens_embedded"] == 0
+
+
+def test_a_run_tunes_the_seed_prompt_and_the_bare_input_whatever_their_rank(whole: Path) -> None:
+    entrants, *_ = [e["value"] for e in journal_of(whole) if e["kind"] == "entrants"]
+    pool, *_ = [e["value"] for e in journal_of(whole) if e["kind"] == "pool"]
+    race, *_ = [e["value"] for e in journal_of(whole) if e["kind"] == "race"]
+    seed, bare = (Prompt.from_json(p["prompt"]).id for p in pool["proposals"][:2])
+    assert [p["source"] for p in pool["proposals"][:2]] == ["user", "bare"]
+    assert entrants["prompt_ids"][:2] == [seed, bare]
+    best = next(i for i in race["ranking"] if i not in (seed, bare))
+    assert entrants["prompt_ids"][2] == best and len(entrants["prompt_ids"]) == 3
+    tuned = {e["value"]["prompt_id"] for e in journal_of(whole) if e["kind"] == "tuned"}
+    assert {seed, bare} <= tuned
