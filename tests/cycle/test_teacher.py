@@ -92,3 +92,46 @@ def test_a_teacher_that_cannot_be_asked_ends_the_run_and_says_why(bench: Bench, 
     assert ended.code == 1 and "401: [key]" in ended.stderr and "Traceback" not in ended.stderr
     alone = bench.run(tmp_path / "alone", f"data.unlabelled={rows}")
     assert alone.code == 2 and "go together" in alone.stderr
+
+
+def paid(bench: Bench, url: str, out: Path, rows: Path, budget: str, *more: str, **how: Any) -> Any:
+    """A run whose model and teacher both cost money, the teacher a hundred times as much."""
+    settings = (
+        *("model=openai:small", f"endpoint.base_url={url}", "endpoint.input_price=1", "endpoint.output_price=1"),
+        *(f"data.unlabelled={rows}", f"teacher.base_url={url}", "teacher.model=wise", "teacher.sample=20"),
+        *("teacher.input_price=100", "teacher.output_price=100", "limit.test=24", "limit.train=60", "search.pool=4"),
+        *("search.max_cycles=1", "evaluate.robustness=false", "evaluate.neighbours=false"),
+    )
+    columns = ("--input", "text", "--output", "label", "--budget", budget, "--seed", "4", "--out", str(out))
+    return bench.commands.run("run", str(bench.rows), *columns, *settings, *more, **how)
+
+
+def test_a_budget_of_money_bounds_the_teacher_and_leaves_the_search_its_part(bench: Bench, tmp_path: Path) -> None:
+    rows = unlabelled(tmp_path / "more.csv", bench)
+    out = tmp_path / "run"
+    with chat_server(labelling()) as server:
+        killed = paid(bench, server.url, out, rows, "0.12usd", "teacher.concurrency=1", at=("answer kept", "", 5))
+        assert killed.code == -9, killed.stderr
+        ended = paid(bench, server.url, out, rows, "0.12usd", "teacher.concurrency=1")
+        assert ended.code == 0, ended.stderr
+        asked = Counter(json.dumps(r["body"]) for r in server.seen if r["body"]["model"] == "wise")
+    value = next(event["value"] for event in journal_of(out) if event["kind"] == "teach")
+    # Of 50 tokens asked, 20 are cached and cost the same here; 52 tokens are half a cent.
+    assert max(asked.values()) == 1 and 6 <= len(asked) == value["asked"] <= 11
+    assert value["dollars"] == round(0.0052 * len(asked), 9) <= 0.06
+    assert 1 <= value["agreement"]["n"] <= len(asked) / 2 and len(value["rows"]) >= 3
+    assert value["unasked"] == 60 - len(value["rows"]) - value["refused"] and "budget" in value["stopped"]
+    summary = summary_of(out)
+    assert value["dollars"] < summary["cost"]["dollars"] <= 0.12
+    assert f"was not asked about {value['unasked']} rows, as the rest of the budget" in json.dumps(summary["data"])
+    assert "rows left out, as the rest of the budget" in ended.stdout
+
+
+def test_a_teacher_that_no_money_is_left_for_is_not_asked(bench: Bench, tmp_path: Path) -> None:
+    rows = unlabelled(tmp_path / "more.csv", bench)
+    with chat_server(labelling()) as server:
+        # Half of it would be a row, but the search needs all.
+        ended = paid(bench, server.url, tmp_path / "run", rows, "0.012usd", at=("line", "teach", 1))
+        assert ended.code == -9 and not server.seen
+    value = next(event["value"] for event in journal_of(tmp_path / "run") if event["kind"] == "teach")
+    assert value["rows"] == [] and value["asked"] == 0 and value["agreement"]["n"] == 0 and value["unasked"] == 60

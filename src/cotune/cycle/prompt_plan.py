@@ -15,6 +15,7 @@ from cotune.errors import BudgetError
 from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
+from cotune.task.task import Task
 
 _FIRST_SHARE = 0.4
 """Of what the end leaves, that the first race may take: later pools, bred from its best, need as much again."""
@@ -49,6 +50,17 @@ def race_rows_scored(pool: int, rows: int) -> int:
     return schedule_cost(pool, successive_halving_schedule(pool, rows, final=min(FINAL, pool)))
 
 
+def end_rows(task: Task) -> float:
+    """Rows that are asked at the end, whatever is found: two arms on the test, finalists on dev."""
+    calibration = min(CALIBRATION_ROWS, len(task.train))
+    return 1.05 * (2 * task.test.n + (FINAL + 1) * len(task.dev) + FINAL * calibration)
+
+
+def least_rows(task: Task) -> float:
+    """Rows that the smallest search asks, its end included."""
+    return end_rows(task) + race_rows_scored(_LEAST_POOL, min(len(task.dev), _LEAST_ROWS))
+
+
 def fit_prompt_plan(lab: Lab, config: RunConfig, seed: Prompt) -> PromptPlan:
     """Ask a few rows, then fit the search into the budget; recorded as a ``plan`` step.
 
@@ -60,9 +72,7 @@ def fit_prompt_plan(lab: Lab, config: RunConfig, seed: Prompt) -> PromptPlan:
     own, _ = lab.tokens_a_row(seed)
     left = lab.left()
     fixed = 6.0 + 0.01 * lab.costs.budget.amount if lab.costs.budget.kind == "time" else 0.0
-    calibration = min(CALIBRATION_ROWS, len(task.train))
-    reserve_tokens = 1.05 * (2 * task.test.n + (FINAL + 1) * len(task.dev) + FINAL * calibration) * own
-
+    reserve_tokens = end_rows(task) * own
     more = _nearest_tokens(lab, config, seed, own)
 
     def planned(reserve_tokens: float, nearest: bool) -> PromptPlan:

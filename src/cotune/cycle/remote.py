@@ -98,7 +98,7 @@ def open_remote(config: RunConfig, task: Task, seed: Prompt, out: Path, journal:
         InputError: answers cannot be kept in the folder.
     """
     section, row = config.endpoint, task.train[0].fields
-    asked = Way(20 if section.probabilities and not task.output.free else 0, tokens=_tokens(config, seed, task))
+    asked = Way(20 if section.probabilities and not task.output.free else 0, tokens=answer_limit(config, seed, task))
     if task.output.type == "json":
         asked = replace(asked, form=FORMS[0])
     model = _model(config, out, asked, task)
@@ -153,7 +153,8 @@ def _model(config: RunConfig, folder: Path, way: Way, task: Task) -> RemoteModel
     )
 
 
-def _tokens(config: RunConfig, seed: Prompt, task: Task) -> int:
+def answer_limit(config: RunConfig, seed: Prompt, task: Task) -> int:
+    """Tokens that an answer of the model's may have."""
     if task.output.free:
         longest = max(tokens_of(row.output) for row in (*task.train, *task.dev))
         return config.endpoint.answer_tokens or config.output.max_tokens or most_tokens(longest)

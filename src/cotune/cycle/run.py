@@ -156,7 +156,7 @@ def run(
         try:
             taught: Any = {}
             if unlabelled:
-                task, taught = teach(config, task, unlabelled, own[0], out, journal)
+                task, taught = teach(config, budget, task, unlabelled, own[0], out, journal)
             judge, judging = open_judge(config, task, by_hand, out, journal)
             lab = open_lab(config, task, own[0], journal, out, view, judge)
             for spent in (taught, judging):

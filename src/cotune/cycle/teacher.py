@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 
 from cotune.config import RunConfig
+from cotune.cycle.budget import Budget
 from cotune.cycle.journal import Journal
 from cotune.cycle.remote import ANSWERS, prices_of
+from cotune.cycle.teacher_asking import WHY_STOPPED, Asked, affordable, ask, bounds_of
 from cotune.endpoint import AnswerCache, Client, Endpoint, Usage
-from cotune.endpoint.way import Said, Way, answer_tokens
+from cotune.endpoint.way import Way, answer_tokens
 from cotune.errors import InputError
 from cotune.evaluate.intervals import proportion_interval
 from cotune.model.label_answers import match_label
 from cotune.model.remote import RemoteModel
-from cotune.prompt.messages import turns_of
 from cotune.prompt.prompt import Prompt
 from cotune.task.checks import DataChecks, Finding
 from cotune.task.example import Example
@@ -28,7 +29,6 @@ from cotune.task.sealed import rows_hash
 from cotune.task.split import duplicate_key
 from cotune.task.task import Task
 
-_AT_ONCE = 64
 _PATIENCE_S = 600.0
 _SURE = 0.6
 """Agreement below which a teacher is warned of: its interval does not reach it."""
@@ -65,15 +65,17 @@ def unlabelled_hash(rows: Sequence[Example]) -> str | None:
 
 
 def teach(
-    config: RunConfig, task: Task, rows: Sequence[Example], prompt: Prompt, out: Path, journal: Journal
+    config: RunConfig, budget: Budget, task: Task, rows: Sequence[Example], prompt: Prompt, out: Path, journal: Journal
 ) -> tuple[Task, Any]:
     """Have unlabelled rows answered and put them into train; recorded as a ``teach`` step.
 
     Rows that repeat a row of train, dev or test, or share 13 words with a test row, are not asked about. The teacher also
-    answers some labelled train rows without seeing their labels, which shows how often it agrees with them.
+    answers some labelled train rows without seeing their labels, which shows how often it agrees with them. Where the budget
+    is money, it leaves enough for the smallest search, and half at least; that sample takes a third at most of what it spends.
 
     Args:
         config: names the teacher and its bounds.
+        budget: of the run.
         task: the rows that there are.
         rows: of :func:`read_unlabelled`.
         prompt: how to ask.
@@ -95,23 +97,29 @@ def teach(
     def effect() -> dict[str, Any]:
         words = prompt.words(task.labels)
         teacher = _teacher(config, out, answer_tokens((*task.labels, *words)))
-        with teacher.client:
-            teacher.settle(prompt, sample[0].fields, task.labels)
-            asked, said, spent = _ask(teacher, prompt, [*sample, *order], task, section.calls, section.tokens)
-        named = [match_label(answer.text, words) for answer in said]
-        own = named[: len(sample)]
-        agreed = sum(label is not None and task.labels[label] == row.output for label, row in zip(own, sample, strict=False))
-        found = list(zip(order, named[len(sample) :], strict=False))
+        bounds = bounds_of(config, budget, task, prompt)
+        room = affordable(teacher, prompt, sample, task.labels, bounds)
+        shown = sample[: max(1, int(min(room / 3, len(sample))))]
+        asked = Asked((), Usage(), "money")
+        if room >= 1:
+            with teacher.client:
+                teacher.settle(prompt, shown[0].fields, task.labels)
+                asked = ask(teacher, prompt, [*shown, *order], task.labels, bounds)
+        named = [match_label(answer.text, words) for answer in asked.said]
+        own = named[: len(shown)]
+        agreed = sum(label is not None and task.labels[label] == row.output for label, row in zip(own, shown, strict=False))
+        found = list(zip(order, named[len(shown) :], strict=False))
         return {
             "model": section.model,
             "rows": [[row.id, task.labels[label]] for row, label in found if label is not None],
             "refused": sum(label is None for _, label in found),
-            "asked": asked,
+            "asked": len(asked.said),
             "left_out": left_out,
             "unasked": len(order) - len(found),
+            "stopped": WHY_STOPPED.get(asked.stopped, ""),
             "agreement": _agreement(agreed, len(own)),
-            "tokens": spent.total,
-            "dollars": round(prices.cost(spent), 9) if (prices := prices_of(section)) else 0.0,
+            "tokens": asked.spent.total,
+            "dollars": round(prices.cost(asked.spent), 9) if (prices := prices_of(section)) else 0.0,
         }
 
     value = journal.step("teach", [prompt.id, [row.id for row in order], [row.id for row in sample], section.model], effect)
@@ -123,12 +131,14 @@ def teach(
 def sentence(value: Any) -> str:
     """What the teacher did, in a sentence."""
     agreement = value["agreement"]
-    low, high = agreement["ci"]
-    return (
-        f"{len(value['rows']):,} train rows were labelled by the teacher {value['model']} and never judged on; it agrees with "
-        f"{agreement['agree']} of {agreement['n']} labelled train rows ({100 * agreement['rate']:.0f}%, 95% interval "
-        f"{100 * low:.0f} to {100 * high:.0f})"
-    )
+    text = f"{len(value['rows']):,} train rows were labelled by the teacher {value['model']} and never judged on"
+    if agreement["n"]:
+        low, high = agreement["ci"]
+        rate = f"{100 * agreement['rate']:.0f}%, 95% interval {100 * low:.0f} to {100 * high:.0f}"
+        text += f"; it agrees with {agreement['agree']} of {agreement['n']} labelled train rows ({rate})"
+    if value.get("stopped"):
+        text += f"; it was not asked about {value['unasked']:,} rows, as {value['stopped']}"
+    return text
 
 
 def _fresh(rows: Sequence[Example], task: Task) -> tuple[list[Example], dict[str, int]]:
@@ -150,25 +160,6 @@ def _fresh(rows: Sequence[Example], task: Task) -> tuple[list[Example], dict[str
     return kept, counts
 
 
-def _ask(
-    teacher: RemoteModel, prompt: Prompt, rows: Sequence[Example], task: Task, most: int, tokens: int
-) -> tuple[int, list[Said], Usage]:
-    """Answers to as many of the rows, in their order, as the bounds allow."""
-    said: list[Said] = []
-    spent = Usage()
-    bounded = rows[:most]
-    for start in range(0, len(bounded), _AT_ONCE):
-        part = bounded[start : start + _AT_ONCE]
-        each = teacher.row_tokens(prompt, [row.fields for row in part], task.labels)
-        room = int((tokens - spent.total) / max(1.0, each))
-        found, new = teacher.say([turns_of(prompt, row.fields, task.labels).messages for row in part[:room]])
-        said += found
-        spent = sum((answer.usage for answer in new), spent)
-        if room < len(part):
-            break
-    return len(said), said, spent
-
-
 def _teacher(config: RunConfig, out: Path, longest: int) -> RemoteModel:
     section = config.teacher
     if section.base_url is None or section.model is None:
@@ -188,6 +179,8 @@ def _teacher(config: RunConfig, out: Path, longest: int) -> RemoteModel:
 
 
 def _agreement(agreed: int, n: int) -> dict[str, Any]:
+    if not n:
+        return {"n": 0, "agree": 0, "rate": None, "ci": None}
     interval = proportion_interval(np.repeat([1.0, 0.0], [agreed, n - agreed]))
     return {"n": n, "agree": agreed, "rate": agreed / n, "ci": [round(interval.low, 4), round(interval.high, 4)]}
 
@@ -195,7 +188,8 @@ def _agreement(agreed: int, n: int) -> dict[str, Any]:
 def _told(checks: DataChecks, value: Any) -> DataChecks:
     """The data checks with what the teacher did, a warning where it hardly agrees with the labels."""
     findings = []
-    unsure = value["agreement"]["ci"][1] < _SURE
+    between = value["agreement"]["ci"]
+    unsure = between is not None and between[1] < _SURE
     ids = tuple(row_id for row_id, _ in value["rows"][:5])
     findings.append(Finding("taught_rows", "warning" if unsure else "info", sentence(value), len(value["rows"]), ids))
     gone = value["left_out"]

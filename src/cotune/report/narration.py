@@ -309,7 +309,13 @@ def _teach(story: Story, value: Value) -> list[Told]:
     between = f" (95% interval {100 * low:.0f} to {100 * high:.0f}%)" if low is not None and high is not None else ""
     head = f"the teacher {one_line(value.get('model'), 40)} labelled {counted(len(items(value.get('rows'))), 'row')}"
     agrees = f"agrees with {one_line(agreement.get('agree'), 12)} of {counted(agreement.get('n'), 'labelled row')}{between}"
-    return [Told(f"{head}, {counted(value.get('refused'), 'answer')} named no label; it {agrees}", "news")]
+    agrees = f"; it {agrees}" if agreement.get("n") else ""
+    left = (
+        f"; {counted(value.get('unasked'), 'row')} left out, as {one_line(value['stopped'], 120)}"
+        if value.get("stopped")
+        else ""
+    )
+    return [Told(f"{head}, {counted(value.get('refused'), 'answer')} named no label{agrees}{left}", "news")]
 
 
 def _judge(story: Story, value: Value) -> list[Told]:

@@ -1,0 +1,129 @@
+"""How many rows a teacher is asked about: as many, in their order, as calls, tokens and money allow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cotune.config import RunConfig
+from cotune.cycle.budget import Budget
+from cotune.cycle.prompt_plan import least_rows
+from cotune.cycle.remote import answer_limit, prices_of
+from cotune.endpoint import Prices, Usage, estimate_tokens
+from cotune.endpoint.way import Said
+from cotune.model.remote import RemoteModel
+from cotune.prompt.messages import turns_of
+from cotune.prompt.prompt import Prompt
+from cotune.task.example import Example
+from cotune.task.task import Task
+
+Stop = Literal["", "calls", "tokens", "money"]
+
+WHY_STOPPED = {
+    "calls": "teacher.calls were asked",
+    "tokens": "teacher.tokens would not have held more",
+    "money": "the rest of the budget is the search's, half of it at least",
+}
+
+_SHARE = 0.5
+"""Of a budget of money, what a teacher may spend at most."""
+_FIRST, _AT_ONCE = 8, 64
+_MARGIN = 1.1
+"""Rows may cost more than those before them."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a teacher may be asked.
+
+    Attributes:
+        calls: rows at most.
+        tokens: of questions and answers at most.
+        dollars: what answers may cost; infinite where the budget is no money.
+    """
+
+    calls: int
+    tokens: int
+    dollars: float = math.inf
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a teacher answered.
+
+    Attributes:
+        said: answers to the first rows, in their order.
+        spent: tokens of all of them, those kept from an earlier session included: they were paid for once.
+        stopped: which bound left rows unasked; empty where none did.
+    """
+
+    said: tuple[Said, ...]
+    spent: Usage
+    stopped: Stop
+
+
+def bounds_of(config: RunConfig, budget: Budget, task: Task, seed: Prompt) -> Bounds:
+    """The bounds of a run's teacher; of a budget of money what the smallest search leaves, and half at most."""
+    section = config.teacher
+    if budget.kind != "money":
+        return Bounds(section.calls, section.tokens)
+    rows = (*task.train, *task.dev)[:_AT_ONCE]
+    asked = sum(estimate_tokens(turns_of(seed, row.fields, task.labels).messages) for row in rows) / len(rows)
+    # Few answers are as long as they may be.
+    answer = answer_limit(config, seed, task) / 2
+    prices = prices_of(config.endpoint)
+    row = prices.cost(Usage(round(asked), round(answer))) if prices else 0.0
+    return Bounds(section.calls, section.tokens, max(0.0, min(_SHARE * budget.amount, budget.amount - least_rows(task) * row)))
+
+
+def affordable(teacher: RemoteModel, prompt: Prompt, rows: Sequence[Example], labels: Sequence[str], bounds: Bounds) -> float:
+    """About how many rows the money holds, before any was asked; infinite where money does not count."""
+    each = _cost(teacher.prices, foreseen(teacher, prompt, rows, labels)) / max(1, len(rows))
+    return bounds.dollars / each if each > 0 else math.inf
+
+
+def foreseen(teacher: RemoteModel, prompt: Prompt, rows: Sequence[Example], labels: Sequence[str]) -> Usage:
+    """About what rows will use, rather too much than too little: answers as long as they may be."""
+    questions = teacher.messages(prompt, [row.fields for row in rows], labels)
+    return Usage(sum(map(estimate_tokens, questions)), len(rows) * teacher.way.tokens)
+
+
+def ask(teacher: RemoteModel, prompt: Prompt, rows: Sequence[Example], labels: Sequence[str], bounds: Bounds) -> Asked:
+    """Have a teacher answer the rows until a bound is met; what rows will use is foreseen by what those before them used.
+
+    Raises:
+        EndpointError: it cannot be asked; what it answered is on disk.
+    """
+    said: list[Said] = []
+    spent, guessed = Usage(), Usage()
+    bounded = rows[: bounds.calls]
+    stopped: Stop = ""
+    while len(said) < len(bounded) and not stopped:
+        part = bounded[len(said) : len(said) + (_AT_ONCE if said else _FIRST)]
+        guess = foreseen(teacher, prompt, part, labels)
+        tokens = guess.total * _ratio(spent.total, guessed.total) / len(part)
+        dollars = (
+            _cost(teacher.prices, guess) * _ratio(_cost(teacher.prices, spent), _cost(teacher.prices, guessed)) / len(part)
+        )
+        by_tokens = (bounds.tokens - spent.total) / max(1.0, tokens)
+        by_money = (bounds.dollars - _cost(teacher.prices, spent)) / dollars if dollars > 0 else math.inf
+        room = max(0, math.floor(min(by_tokens, by_money, len(part))))
+        if room < len(part):
+            stopped, part = ("money" if by_money < by_tokens else "tokens"), part[:room]
+        if not part:
+            break
+        found, new = teacher.say(teacher.messages(prompt, [row.fields for row in part], labels))
+        said += found
+        spent = sum((answer.usage for answer in new), spent)
+        guessed += foreseen(teacher, prompt, part, labels)
+    return Asked(tuple(said), spent, stopped or ("calls" if len(said) < len(rows) else ""))
+
+
+def _ratio(spent: float, guessed: float) -> float:
+    return _MARGIN * spent / guessed if guessed > 0 and spent > 0 else 1.0
+
+
+def _cost(prices: Prices | None, usage: Usage) -> float:
+    return prices.cost(usage) if prices else 0.0
