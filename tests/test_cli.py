@@ -20,6 +20,7 @@ import pytest
 
 from cotune.cli import app, main
 from cotune.cycle.tryout import Tryouts
+from cotune.report.narration import Story
 from tiny import save_tiny
 
 COMMANDS = [str(command.name or command.callback.__name__) for command in app.registered_commands if command.callback]
@@ -296,6 +297,14 @@ def test_run_json_is_lines_of_json(done: Done) -> None:
     summary = json.loads((done.out / "summary.json").read_text())
     assert lines[-1] == {"out": str(done.out), **summary}
     assert done.stderr == ""
+
+
+def test_no_step_of_a_run_is_told_as_raw_keys(done: Done) -> None:
+    story, events = Story(), [json.loads(line) for line in (done.out / "journal.jsonl").read_text().splitlines()]
+    lines = [told.text for event in events for told in story.tell(event)]
+    assert len(lines) > 15
+    for line in lines:
+        assert not re.search(r"[a-z]_[a-z]|\w \(\d+\)|: $", line), line
 
 
 def again(cotune: Cotune, done: Done, tiny_folder: Path, *more: str) -> Ended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from cycle_runs import SETTINGS, Ended, journal_of, summary_of, without_times
 from cotune.api import try_prompt
 from cotune.bundle import load, predict_stream
 from cotune.bundle.serve.shelf import Shelf
+from cotune.report.narration import Story
 from cotune.task.output import Output
 
 if TYPE_CHECKING:
@@ -82,6 +84,14 @@ def test_a_run_of_each_type_ends_with_arms_gains_and_a_report(written: tuple[str
     output = Output.from_json(summary["output"])
     if kind != "text":
         assert all(output.value(answer) is not None for row in rows for answer in row["answers"].values())
+
+
+def test_no_step_is_told_as_raw_keys(written: tuple[str, Path]) -> None:
+    story = Story()
+    lines = [told.text for event in journal_of(written[1]) for told in story.tell(event)]
+    assert [line for line in lines if "ends at dev" in line] and [line for line in lines if "on all of dev" in line]
+    for line in lines:
+        assert not re.search(r"dev_|batch_|_mb|wall_|\w \(\d+\)|: $", line), line
 
 
 def test_the_search_goes_by_the_log_loss_and_finalists_alone_write(written: tuple[str, Path]) -> None:

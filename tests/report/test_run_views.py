@@ -31,6 +31,7 @@ BARE = Prompt(input_template="{text}")
 SHOWN = Prompt(input_template="Q: {text}", demonstrations=(Demonstration((("text", "a"),), "x"),))
 
 EVENTS: list[tuple[str, Any]] = [
+    ("engine", {"device": "cpu", "dtype": "bfloat16", "threads": 2, "gemm_gflops": 313.64, "probe": {"threads": 2}}),
     (
         "start",
         {
@@ -71,11 +72,19 @@ EVENTS: list[tuple[str, Any]] = [
     ("tuned", {"cycle": 1, "prompt_id": BARE.id, "adapter_id": "a1", "steps": 24, "score": 0.853, "log_loss": 0.41}),
     ("tuned", {"cycle": 2, "prompt_id": ODD.id, "adapter_id": "a2", "steps": 24, "score": 0.801, "log_loss": 0.5}),
     ("decide", {"next": "tune", "why": "tuning moved dev most"}),
-    ("cycle", {"cycle": 2, "best": {"score": 0.853, "log_loss": 0.41}}),
-    ("confirm", {"prompt_id": BARE.id, "score": 0.86, "log_loss": 0.4}),
+    ("cycle", {"cycle": 2, "dev_score": 0.853, "dev_log_loss": 0.41, "steps": 24, "winner": BARE.id, "race": {"dropped": []}}),
+    (
+        "confirm",
+        {
+            "arms": {"seed_prompt": {}, "best_tuned": {}},
+            "chosen": {"id": "h2"},
+            "dev": {"seed_prompt": {"score": 0.4, "log_loss": 1.5}, "best_tuned": {"score": 0.86, "log_loss": 0.4}},
+        },
+    ),
     ("open_test", {"arms": {"seed_prompt": "h1", "best_tuned": "h2"}}),
     ("arm", {"name": "best_tuned", "score": 0.84, "log_loss": 0.43, "n": 500}),
-    ("done", {"bundle": "runs/trec6/best"}),
+    ("cost", {"peak_rss_mb": 2746, "wall_s": 779.1}),
+    ("done", {"bundle": "best", "score": 0.84}),
     ("note", {"text": "going on with a run"}),
     ("never_heard_of", {"a": 1, "deep": {"list": list(range(99))}, "text": "x" * 500, "none": None}),
     ("bare_number", 3),
@@ -192,8 +201,11 @@ def test_plain_lines_tell_every_notable_event_once() -> None:
         "training failed at step 7 with “Q: {text} [+1 demonstration]”: the loss became NaN",
         "cycle 1: tuned after 24 steps, dev 0.853, log-loss 0.410 with “{text}”: best so far",
         "next: tune, because tuning moved dev most",
-        "cycle 2: ends at dev 0.853, log-loss 0.410",
-        "confirmed on all of dev: 0.860, log-loss 0.400 with “{text}”",
+        "computing with cpu bfloat16 in 2 threads, 314 GFLOP/s",
+        "cycle 2: ends at dev 0.853, log-loss 0.410 after 24 steps with “{text}”",
+        "confirmed on all of dev: best tuned 0.860, log-loss 0.400; seed prompt 0.400, log-loss 1.500",
+        "this took 12 min 59 s and 2.7 GiB of memory at most",
+        "done with 0.840 on test, the bundle is in best",
         "the sealed test split is opened, once, for 2 frozen arms",
         "test, best tuned: 0.840, log-loss 0.430 on 500 rows",
         "going on with a run",
@@ -204,7 +216,7 @@ def test_plain_lines_tell_every_notable_event_once() -> None:
     assert any(body.startswith("never_heard_of: a 1, deep (1), text xxx") for body in bodies)
     assert "\\x1b[31mשאל" in text, "control characters are spelled, letters stay"
     assert "0.990" not in text, "single scoring steps are not told"
-    assert lines[-1].startswith("[03:10]")
+    assert lines[-1].startswith("[03:30]")
 
 
 def test_plain_lines_say_now_and_then_what_goes_on() -> None:

@@ -157,6 +157,17 @@ def _start(story: Story, value: Value) -> list[Told]:
     return [head, *(Told(line) for line in (*([guess] if guess else []), *found, *could))]
 
 
+def _engine(story: Story, value: Value) -> list[Told]:
+    speed = number(value.get("tokens_per_s"))
+    if value.get("way") is not None:
+        rate = "" if speed is None else f" with about {amount(speed)} tokens a second"
+        return [Told(f"the endpoint answers{rate}")]
+    rate = f", {number(value['gemm_gflops']):.0f} GFLOP/s" if number(value.get("gemm_gflops")) else ""
+    threads = f" in {counted(value['threads'], 'thread')}" if value.get("threads") else ""
+    kind = " ".join(one_line(value[key], 30) for key in ("device", "dtype") if value.get(key))
+    return [Told(f"computing with {kind or 'this machine'}{threads}{rate}")]
+
+
 def _neighbours(story: Story, value: Value) -> list[Told]:
     if value.get("skipped"):
         return [Told(f"data: rows alike in meaning were not looked for: {one_line(value['skipped'], 160)}")]
@@ -239,17 +250,17 @@ def _decide(story: Story, value: Value) -> list[Told]:
 
 
 def _cycle_end(story: Story, value: Value) -> list[Told]:
-    rest = {key: item for key, item in value.items() if key != "cycle"}
-    best = fields(value.get("best")) or value
-    if number(best.get("score")) is not None:
-        return [Told(f"{_cycle(value)}ends at dev {measured(best)}", "news")]
-    return [Told(f"{_cycle(value)}ends" + (f": {_pairs(rest)}" if _pairs(rest) else ""), "news")]
+    reached = measured({"score": value.get("dev_score"), "log_loss": value.get("dev_log_loss")})
+    steps = number(value.get("steps"))
+    after = f" after {steps:.0f} steps" if steps else ""
+    return [Told(f"{_cycle(value)}ends at dev {reached}{after} with {story.prompt(value.get('winner'), 48)}", "news")]
 
 
 def _confirm(story: Story, value: Value) -> list[Told]:
-    if number(value.get("score")) is not None:
-        return [Told(f"confirmed on all of dev: {measured(value)} with {story.prompt(value.get('prompt_id'), 48)}")]
-    return [Told("candidates confirmed on all of dev" + (f": {_pairs(value)}" if _pairs(value) else ""))]
+    dev = fields(value.get("dev"))
+    known = [name for name in ("best_tuned", *ARM_NAMES) if name in dev]
+    arms = [f"{ARM_NAMES[name]} {measured(fields(dev[name]))}" for name in dict.fromkeys(known)]
+    return [Told("confirmed on all of dev" + (f": {'; '.join(arms)}" if arms else ""))]
 
 
 def _open_test(story: Story, value: Value) -> list[Told]:
@@ -276,6 +287,16 @@ def _robustness(story: Story, value: Value) -> list[Told]:
     if value.get("skipped"):
         return [Told(f"other formats of the winning prompt not tried: {one_line(value['skipped'], 160)}")]
     return [Told(one_line(value.get("sentence") or "other formats of the winning prompt were tried", 400), "news")]
+
+
+def _prefix(story: Story, value: Value) -> list[Told]:
+    if value.get("skipped"):
+        return [Told(f"words near the trained prefix not looked for: {one_line(value['skipped'], 160)}")]
+    return [Told(f"the trained prefix of {counted(value.get('length'), 'token')} was compared with the model's words")]
+
+
+def _average(story: Story, value: Value) -> list[Told]:
+    return [Told("tuned weights were averaged")]
 
 
 def _slices(story: Story, value: Value) -> list[Told]:
@@ -322,8 +343,16 @@ def _judge(story: Story, value: Value) -> list[Told]:
     return [Told(one_line(value.get("sentence") or f"judge: {value.get('model')}", 400))]
 
 
+def _cost(story: Story, value: Value) -> list[Told]:
+    peak = number(value.get("peak_rss_mb"))
+    memory = "" if peak is None else f" and {peak / 1024:.1f} GiB of memory at most"
+    return [Told(f"this took {duration(value.get('wall_s'))}{memory}")]
+
+
 def _done(story: Story, value: Value) -> list[Told]:
-    return [Told("done" + (f": {_pairs(value)}" if _pairs(value) else ""), "news")]
+    bundle = f", the bundle is in {one_line(value['bundle'], 60)}" if value.get("bundle") else ""
+    score = f" with {decimal(value['score'])} on test" if number(value.get("score")) is not None else ""
+    return [Told(f"done{score}{bundle}", "news")]
 
 
 def _note(story: Story, value: Value) -> list[Told]:
@@ -331,6 +360,7 @@ def _note(story: Story, value: Value) -> list[Told]:
 
 
 _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
+    "engine": _engine,
     "start": _start,
     "previous": _previous,
     "neighbours": _neighbours,
@@ -352,6 +382,9 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "surrogate": _surrogate,
     "teach": _teach,
     "judge": _judge,
+    "average": _average,
+    "prefix": _prefix,
+    "cost": _cost,
     "done": _done,
     "note": _note,
 }
