@@ -302,3 +302,9 @@ def test_a_kept_prefix_serves_single_rows() -> None:
     assert [one.ids[0] for one in alone] == list(wanted.ids)
     prompts = local.renderer.render_answers(PROMPT, ROWS, None)
     assert alone[0].tokens == len(prompts[0].prompt_ids) + len(alone[0].ids[0]) - (not alone[0].ended[0])
+
+
+def test_rows_in_flight_take_a_share_of_memory_and_on_a_cpu_no_more_than_pays() -> None:
+    assert generating.room_for_rows("cpu", 2 << 30) == 256 << 20
+    assert generating.room_for_rows("cpu", 64 << 30) == 1 << 30
+    assert generating.room_for_rows("cuda", 80 << 30) == 10 << 30
