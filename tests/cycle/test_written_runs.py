@@ -76,6 +76,12 @@ def test_a_run_of_each_type_ends_with_arms_gains_and_a_report(written: tuple[str
     # Who was not raced has no colour.
     assert 'class="place s' in sections["map"] and "nats</span>" in sections["lineage"]
     assert ("<h3>Fields</h3>" in page) == (kind == "json")
+    for arm in summary["arms"].values():
+        assert (arm["valid"] is None) == (arm["valid_ci"] is None) == (kind == "text")
+        assert kind == "text" or arm["valid_ci"][0] <= arm["valid"] <= arm["valid_ci"][1]
+        assert (arm["fields"] is None) == (kind != "json")
+        for field in arm["fields"] or ():
+            assert field["f1"]["ci"][0] <= field["f1"]["value"] <= field["f1"]["ci"][1]
     rows = json.loads((out / "test_rows.json").read_text())["rows"]
     assert len(rows) == 16 and all(set(row["answers"]) == set(summary["arms"]) for row in rows)
     dev = json.loads((out / "dev_rows.json").read_text())

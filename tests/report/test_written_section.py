@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from cotune.evaluate.by_field import field_scores
 from cotune.report.html.page import render_report
 from cotune.report.html.record import ARMS, read_record
 from cotune.report.html.written import written_changes, written_errors
+from cotune.task.answered import Answered
+from cotune.task.output import Output
 
 OUTPUT = {
     "type": "json",
@@ -35,7 +38,10 @@ def folder_of(path: Path) -> Path:
     path.mkdir()
     (path / "journal.jsonl").write_text("")
     (path / "test_rows.json").write_text(json.dumps({"labels": [], "rows": rows}))
-    (path / "summary.json").write_text(json.dumps({"task": "slots", "metric": "json_f1", "output": OUTPUT}))
+    told = field_scores(Answered(golds, answers, Output.from_json(OUTPUT)), seed=0)
+    arms = {arm: {"fields": [one.as_dict() for one in told]} for arm in ARMS}
+    summary = {"task": "slots", "metric": "json_f1", "output": OUTPUT, "arms": arms}
+    (path / "summary.json").write_text(json.dumps(summary))
     return path
 
 
@@ -51,9 +57,14 @@ def test_rows_keep_what_was_written_and_whether_it_counts(tmp_path: Path) -> Non
 
 
 def test_fields_are_counted_one_by_one(tmp_path: Path) -> None:
-    shown = written_errors(read_record(folder_of(tmp_path / "run")).tests, "best_tuned", OUTPUT)
+    record = read_record(folder_of(tmp_path / "run"))
+    shown = written_errors(record.tests, "best_tuned", record.summary["arms"]["best_tuned"]["fields"])
     cells = shown.split("intent")[1].split("</tr>")[0]
-    assert ">3<" in cells and ">2<" in cells and ">100.0<" in cells and ">66.7<" in cells
+    assert ">3<" in cells and ">2<" in cells and ">100.0 <" in cells and ">66.7 <" in cells
+    # Two of two and two of three rows, by Wilson.
+    assert "(34.2 to 100.0)" in cells and "(20.8 to 93.9)" in cells
+    bare = written_errors(record.tests, "best_tuned", [{"field": "<b>", "right": None, "f1": 3}, 7])
+    assert "&lt;b&gt;" in bare and "–" in bare
     assert "2 of 3 rows count as wrong" in shown
 
 

@@ -20,15 +20,17 @@ from cotune.cycle.remote import NOT_TUNED
 from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.arms import aggregate_statistic
 from cotune.evaluate.attribution import ARMS, GAINS, PREVIOUS, Attribution, attribute, sentence
+from cotune.evaluate.by_field import field_scores
 from cotune.evaluate.f1 import Average
 from cotune.evaluate.f1_posterior import dirichlet_f1
 from cotune.evaluate.given import LabelsGiven
-from cotune.evaluate.intervals import Interval, aggregate_interval, mean_interval
+from cotune.evaluate.intervals import Interval, aggregate_interval, mean_interval, proportion_interval
 from cotune.evaluate.noise import Noise, told_with_noise
 from cotune.evaluate.previous import compare_parts, keep_sentence, which_to_keep
 from cotune.evaluate.scoring import finite
 from cotune.evaluate.selection import winners_curse
 from cotune.report.advice import improvements
+from cotune.task.answered import Answered
 from cotune.task.example import groups_of
 
 AVERAGES: dict[str, Average] = {"macro_f1": "macro", "weighted_f1": "weighted"}
@@ -227,10 +229,12 @@ def _arm(lab: Lab, result: ArmResult) -> dict[str, Any]:
     valid = _valid(lab, result)
     return {
         "score": round(evaluation.score, 6),
-        "ci": [round(interval.low, 6), round(interval.high, 6)],
+        "ci": _ends(interval),
         "n": evaluation.n,
         "log_loss": finite(evaluation.log_loss),
         "valid": round(sum(valid) / len(valid), 6) if valid else None,
+        "valid_ci": _ends(proportion_interval(np.array(valid), groups=result.groups)) if valid else None,
+        "fields": _fields(lab, result),
         "prompt_id": candidate.prompt.id,
         "adapter_id": candidate.adapter,
         "candidate_id": candidate.id,
@@ -238,6 +242,18 @@ def _arm(lab: Lab, result: ArmResult) -> dict[str, Any]:
         "steps": candidate.steps,
         "split": "test",
     }
+
+
+def _ends(interval: Interval) -> list[float]:
+    return [round(interval.low, 6), round(interval.high, 6)]
+
+
+def _fields(lab: Lab, result: ArmResult) -> list[dict[str, Any]] | None:
+    """What of JSON is right field by field; None for other types."""
+    if lab.task.output.type != "json":
+        return None
+    answered = Answered([row.output for row in result.rows], result.evaluation.answers, lab.task.output)
+    return [one.as_dict() for one in field_scores(answered, seed=lab.seed, groups=result.groups)]
 
 
 def _interval(lab: Lab, result: ArmResult) -> Interval:

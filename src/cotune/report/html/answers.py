@@ -10,7 +10,7 @@ from cotune.report.html.plot import Plot
 from cotune.report.html.record import AnsweredRows, RunRecord
 from cotune.report.html.written import written_errors
 from cotune.report.narration import ARM_NAMES
-from cotune.report.plain import decimal, fields, one_line
+from cotune.report.plain import decimal, fields, items, one_line
 
 _MOST_LABELS = 24
 _SHOWN_MISTAKES = 8
@@ -27,8 +27,11 @@ def errors_section(record: RunRecord) -> str:
     options = "".join(
         f'<option value="{arm}"{" selected" if arm == chosen else ""}>{esc(ARM_NAMES[arm])}</option>' for arm in tests.arms
     )
-    output = fields(record.summary.get("output"))
-    told = {arm: written_errors(tests, arm, output) if tests.written else _arm_errors(tests, arm) for arm in tests.arms}
+    summed = {name: fields(arm) for name, arm in fields(record.summary.get("arms")).items()}
+    told = {
+        arm: written_errors(tests, arm, items(summed.get(arm, {}).get("fields"))) if tests.written else _arm_errors(tests, arm)
+        for arm in tests.arms
+    }
     views = "".join(f'<div data-choice="{arm}"{"" if arm == chosen else " hidden"}>{told[arm]}</div>' for arm in tests.arms)
     return (
         f'<div class="controls"><label>Arm <select data-switch="errors">{options}</select></label></div>'

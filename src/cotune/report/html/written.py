@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from cotune.report.html.markup import data_text, esc, figure, percent
 from cotune.report.html.prompts import word_diff
 from cotune.report.html.record import AnsweredRow, AnsweredRows
-from cotune.report.plain import one_line
+from cotune.report.plain import fields, items, number, one_line
 
 _MOST_COMPARED = 1_200
 """Characters of an answer that are compared word by word."""
-_SHOWN_ROWS, _MOST_FIELDS = 12, 60
+_SHOWN_ROWS = 12
 
 
 def written_changes(tests: AnsweredRows, row: AnsweredRow, arm: str) -> list[list[str]]:
@@ -28,44 +26,37 @@ def written_changes(tests: AnsweredRows, row: AnsweredRow, arm: str) -> list[lis
     return word_diff(gold, answer) or [["-", gold], ["+", answer]]
 
 
-def written_errors(tests: AnsweredRows, arm: str, output: Mapping[str, Any]) -> str:
-    """An arm's answers: of JSON each field's precision and recall, then the rows that are worth least."""
-    table = _fields(tests, arm, output) if output.get("type") == "json" else ""
-    return table + _worst(tests, arm)
+def written_errors(tests: AnsweredRows, arm: str, told: Sequence[Any]) -> str:
+    """An arm's answers: of JSON each field's precision and recall, then the rows that are worth least.
+
+    ``told`` holds the arm's fields as the summary tells them; empty where it tells none.
+    """
+    return (_fields(told) if told else "") + _worst(tests, arm)
 
 
-def _fields(tests: AnsweredRows, arm: str, output: Mapping[str, Any]) -> str:
-    from cotune.task.answered import Answered
-    from cotune.task.json_metrics import counts_by_field, fields_of
-    from cotune.task.output import Output
-
-    gold = [tests.labels[row.gold] for row in tests.rows]
-    answered = Answered(gold, [tests.labels[row.answers[arm]] for row in tests.rows], Output.from_json(output))
-    hits, right, given = np.split(counts_by_field(answered).sum(axis=0), 3)
-    names, lines = fields_of(answered), ""
-    for place in sorted(range(len(hits)), key=lambda i: -right[i])[:_MOST_FIELDS]:
-        if right[place] + given[place] == 0:
-            continue
-        shares = [
-            _share(hits[place], given[place]),
-            _share(hits[place], right[place]),
-            _share(2 * hits[place], right[place] + given[place]),
-        ]
-        counts = [str(int(right[place])), str(int(given[place]))]
-        cells = "".join(f"<td class=num>{cell}</td>" for cell in (*counts, *shares))
-        lines += f"<tr><th scope=row>{data_text(one_line(names[place] or '(the whole)', 60))}</th>{cells}</tr>"
+def _fields(told: Sequence[Any]) -> str:
+    lines = ""
+    for one in map(fields, told):
+        counts = "".join(f"<td class=num>{data_text(one_line(one.get(name), 12))}</td>" for name in ("right", "given"))
+        shares = "".join(f"<td class=num>{_share(fields(one.get(name)))}</td>" for name in ("precision", "recall", "f1"))
+        name = data_text(one_line(one.get("field") or "(the whole)", 60))
+        lines += f"<tr><th scope=row>{name}</th>{counts}{shares}</tr>"
     head = "".join(f"<th scope=col>{title}</th>" for title in ("field", "right", "given", "precision", "recall", "F1"))
     body = f'<div class="scroll"><table class="plain">{head}{lines}</table></div>'
     return figure(
         "Fields",
         body,
-        "How often each field should stand in an answer, how often it was given, and percent right.",
+        "How often each field should stand in an answer, how often it was given, and percent right, with 95% intervals.",
         kind="wide",
     )
 
 
-def _share(part: float, whole: float) -> str:
-    return percent(part / whole) if whole else "–"
+def _share(told: Mapping[str, Any]) -> str:
+    value, ends = number(told.get("value")), [number(end) for end in items(told.get("ci"))]
+    if value is None:
+        return "–"
+    between = f" <small>({percent(ends[0])} to {percent(ends[1])})</small>" if len(ends) == 2 else ""
+    return percent(value) + between
 
 
 def _worst(tests: AnsweredRows, arm: str) -> str:
