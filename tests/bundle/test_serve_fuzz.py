@@ -20,6 +20,7 @@ from servers import Client, running
 
 from cotune.bundle import load_several
 from cotune.prompt.prompt import Prompt
+from cotune.task.output import Output
 
 CHECKS = [
     not_a_server_error,
@@ -29,6 +30,8 @@ CHECKS = [
     response_headers_conformance,
 ]
 
+SCHEMA = '{"type": "object", "properties": {"n": {"type": "integer"}, "why": {"type": "string"}}, "required": ["n"]}'
+
 
 @pytest.fixture(scope="module")
 def server(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
@@ -37,6 +40,17 @@ def server(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
     made = [
         bench.save(folder / "one"),
         bench.save(folder / "two", task_name="two", input_fields=("title", "body"), prompt=two, adapter_folder=None),
+        *(
+            bench.save(
+                folder / output.type,
+                task_name=output.type,
+                output=output,
+                prompt=Prompt("Write.", "{text}", "Answer:"),
+                metric="likelihood",
+                answer_tokens=30,
+            )
+            for output in (Output("json", schema_text=SCHEMA), Output("text"))
+        ),
     ]
     with running(load_several(made, device="cpu", dtype="float32", threads=1)) as client:
         yield client
@@ -53,12 +67,33 @@ def document(server: Client) -> Any:
     return found
 
 
-def answers_to(operation: Any) -> set[int]:
+@pytest.fixture(scope="module")
+def written(server: Client) -> Any:
+    """The document with nothing left in it that a bundle which writes cannot answer."""
+    raw = server.ask("/openapi.json").json
+    models, text = list(server.models[2:]), {"type": "string", "pattern": "^[a-z é\U0001f600]{0,30}[a-z]$"}
+    chat = raw["components"]["schemas"]["ChatRequest"]
+    message = {"type": "object", "properties": {"role": {"const": "user"}, "content": text}, "required": ["role", "content"]}
+    known = {name: chat["properties"][name] for name in ("stream", "stream_options", "temperature", "seed", "n")}
+    chat["properties"] = {**known, "model": {"enum": models}, "messages": {"type": "array", "items": message, "minItems": 1}}
+    row = {"type": "object", "properties": {"text": text}, "required": ["text"]}
+    rows = {"type": "object", "properties": {"rows": {"type": "array", "items": row, "minItems": 1}}, "required": ["rows"]}
+    predict = raw["paths"]["/predict"]["post"]
+    predict["parameters"][0]["schema"] = {"enum": models}
+    predict["requestBody"]["content"]["application/json"]["schema"] = {"anyOf": [row, rows]}
+    for closed in (chat, message, row, rows):
+        closed["additionalProperties"] = False
+    found = schemathesis.openapi.from_dict(raw)
+    found.config.update(base_url=server.url)
+    return found
+
+
+def answers_to(operation: Any, ways: int = 30) -> set[int]:
     """Ask in many ways; the statuses that came back."""
     seen = set()
 
     @settings(
-        max_examples=30,
+        max_examples=ways,
         deadline=None,
         derandomize=True,
         database=None,
@@ -80,6 +115,11 @@ def test_every_answer_is_one_that_the_document_tells_of(document: Any) -> None:
     # Whether a made-up body happens to hold a row that can be answered is chance; that most cannot is sure.
     assert 200 in statuses["/health"] and 200 in statuses["/v1/models"], statuses
     assert 400 in statuses["/v1/chat/completions"], statuses
+
+
+def test_whatever_is_written_is_what_the_document_tells_of(written: Any) -> None:
+    for path in ("/predict", "/v1/chat/completions"):
+        assert answers_to(written[path]["POST"], 20) == {200}
 
 
 def test_it_still_answers(server: Client) -> None:

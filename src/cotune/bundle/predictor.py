@@ -12,7 +12,9 @@ import numpy as np
 from cotune.bundle.rows import checked_row, example_row
 from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
+from cotune.model.generations import GREEDY, Sampling
 from cotune.prompt.prompt import Prompt
+from cotune.task.output import Output, label_output
 
 if TYPE_CHECKING:
     from cotune.model.protocol import Model, Scorer, Writer
@@ -35,11 +37,14 @@ class Prediction:
         probabilities: of every label, summing to one, the decision rule applied; empty where they were not asked for and where
             answers are written.
         truncated: whether the row's text was too long and lost its end.
+        ended: whether what was written came to its end by itself; False where its length cut it or, of numbers and JSON, closed
+            it.
     """
 
     answer: str
     probabilities: dict[str, float]
     truncated: bool
+    ended: bool = True
 
 
 class Predictor:
@@ -80,6 +85,11 @@ class Predictor:
         return (
             f"Predictor({self.task!r}, {', '.join(self.input_fields)} -> {kind}, {self.scorer.name}, adapter={self.adapter_id})"
         )
+
+    @property
+    def output(self) -> Output:
+        """What an answer is."""
+        return label_output(self.labels) if self.writing is None else self.writing.output
 
     @property
     def model(self) -> Model:
@@ -126,10 +136,12 @@ class Predictor:
             _log.warning("%d of %d rows were too long and lost the end of their text", cut, len(found))
         return found if probabilities else [answer.answer for answer in found]
 
-    def answers(self, rows: Sequence[Mapping[str, str]], *, probabilities: bool = False) -> Iterator[Prediction]:
-        """The same for rows that :func:`cotune.bundle.rows.checked_row` made, one by one."""
+    def answers(
+        self, rows: Sequence[Mapping[str, str]], *, probabilities: bool = False, sampling: Sampling = GREEDY
+    ) -> Iterator[Prediction]:
+        """The same for rows that :func:`cotune.bundle.rows.checked_row` made, one by one; ``sampling`` is of written ones."""
         if self.writing is not None:
-            yield from self._written(self.writing, rows)
+            yield from self._written(self.writing, rows, sampling)
             return
         top = 1 if self.decision.kind == "raw" and not probabilities else None
         for start in range(0, len(rows), _AT_ONCE):
@@ -145,12 +157,13 @@ class Predictor:
                 by_label = {} if shares is None else dict(zip(self.labels, map(float, shares[i]), strict=True))
                 yield Prediction(self.labels[int(place)], by_label, cut[i])
 
-    def _written(self, writing: Writing, rows: Sequence[Mapping[str, str]]) -> Iterator[Prediction]:
+    def _written(self, writing: Writing, rows: Sequence[Mapping[str, str]], sampling: Sampling) -> Iterator[Prediction]:
         for start in range(0, len(rows), _AT_ONCE):
             part = rows[start : start + _AT_ONCE]
-            found = writing.write(cast("Writer", self.scorer), self.prompt, part, adapter=self.adapter_id)
+            writer = cast("Writer", self.scorer)
+            found = writing.write(writer, self.prompt, part, adapter=self.adapter_id, sampling=sampling)
             cut = [False] * len(part)
             if found.truncated:
                 cut = [row.truncated for row in self.model.renderer.render_answers(self.prompt, part, None)]
-            for text, short in zip(found.texts, cut, strict=True):
-                yield Prediction(writing.output.canonical(text), {}, short)
+            for text, short, ended in zip(found.texts, cut, found.ended, strict=True):
+                yield Prediction(writing.output.canonical(text), {}, short, ended)

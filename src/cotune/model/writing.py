@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cotune.model.generations import GREEDY, Sampling
 from cotune.prompt.prompt import Prompt
 from cotune.task.output import Output
 
@@ -62,7 +63,10 @@ class Writing:
         rows: Sequence[Mapping[str, str]],
         *,
         adapter: str,
+        sampling: Sampling = GREEDY,
         progress: Progress | None = None,
     ) -> Generations:
-        """Greedy answers to rows; arguments and errors as in :meth:`cotune.model.local.LocalModel.generate`."""
-        return model.generate(prompt, rows, adapter=adapter, limit=self.limit, grammar=self.grammar, progress=progress)
+        """Answers to rows; arguments and errors as in :meth:`cotune.model.local.LocalModel.generate`."""
+        return model.generate(
+            prompt, rows, adapter=adapter, limit=self.limit, grammar=self.grammar, sampling=sampling, progress=progress
+        )

@@ -1,4 +1,4 @@
-"""``/v1/chat/completions``: a label is the assistant's message."""
+"""``/v1/chat/completions``: the answer is the assistant's message."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from cotune.bundle.predictor import Predictor
 from cotune.bundle.rows import checked_row, example_row
-from cotune.bundle.serve.batcher import Batcher
+from cotune.bundle.serve.batcher import Batcher, Kind
 from cotune.bundle.serve.errors import ApiError, wrong_input
 from cotune.bundle.serve.exchange import Limits, answered, json_response, parsed, read_body
 from cotune.bundle.serve.schemas import (
@@ -29,10 +29,12 @@ from cotune.bundle.serve.schemas import (
     TopLogprob,
     Usage,
 )
-from cotune.bundle.serve.shelf import Shelf
-from cotune.bundle.serve.work import Answered
+from cotune.bundle.serve.shelf import Served, Shelf
+from cotune.bundle.serve.work import Answered, Draw
 from cotune.errors import InputError
 
+# Below it the likeliest token is as good as sure, and dividing by it would overflow.
+_LEAST_TEMPERATURE = 1e-6
 _FIELDS: TypeAdapter[dict[str, Cell]] = TypeAdapter(dict[str, Cell])
 
 
@@ -44,8 +46,8 @@ async def chat(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits)
     served = shelf.find(asked.model)
     _check_format(asked, served.predictor)
     row = fields_of(last_text(asked.messages), served.predictor.input_fields)
-    kind = served.full if asked.logprobs else served.best
-    (found,) = await answered(request, batcher, kind, [row], limits)
+    kind, item = _work(asked, served, row)
+    (found,) = await answered(request, batcher, kind, [item], limits)
     whole = _response(served.id, found, asked.top_logprobs or 0)
     if not asked.stream:
         return json_response(whole)
@@ -53,6 +55,14 @@ async def chat(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits)
     # All of the answer is known at once, so that its events need not be spread over time.
     events = "".join(f"data: {event}\n\n" for event in _events(whole, usage=usage))
     return Response(events, media_type="text/event-stream")
+
+
+def _work(asked: ChatRequest, served: Served, row: dict[str, str]) -> tuple[Kind, Any]:
+    """Who answers, and what it is given."""
+    temperature = asked.temperature or 0.0
+    if served.drawn is not None and temperature >= _LEAST_TEMPERATURE:
+        return served.drawn, Draw(row, temperature, None if asked.seed is None else asked.seed % 2**63)
+    return served.full if asked.logprobs else served.best, row
 
 
 def _check_format(asked: ChatRequest, predictor: Predictor) -> None:
@@ -120,7 +130,13 @@ def _response(model: str, found: Answered, top: int) -> ChatResponse:
         id=f"chatcmpl-{uuid.uuid4().hex}",
         created=int(time.time()),
         model=model,
-        choices=[Choice(message=Answer(content=prediction.answer), logprobs=logprobs)],
+        choices=[
+            Choice(
+                message=Answer(content=prediction.answer),
+                logprobs=logprobs,
+                finish_reason="stop" if prediction.ended else "length",
+            )
+        ],
         usage=Usage(
             prompt_tokens=found.prompt_tokens,
             completion_tokens=found.completion_tokens,
@@ -155,7 +171,7 @@ def _events(whole: ChatResponse, *, usage: bool) -> Iterator[str]:
 
     yield delta({"role": "assistant", "content": ""})
     yield delta({"content": choice.message.content}, logprobs=logprobs)
-    yield delta({}, "stop")
+    yield delta({}, choice.finish_reason)
     if usage:
         yield chunk([], whole.usage.model_dump())
     yield "[DONE]"

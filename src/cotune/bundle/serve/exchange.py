@@ -140,4 +140,4 @@ async def _hung_up(request: Request) -> None:
 
 def json_response(body: BaseModel) -> Response:
     """A model of pydantic as an HTTP answer."""
-    return Response(body.model_dump_json(), media_type="application/json")
+    return Response(body.model_dump_json(by_alias=True), media_type="application/json")

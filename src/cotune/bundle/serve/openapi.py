@@ -113,12 +113,13 @@ def _paths(served: Sequence[Served], rows: Sequence[tuple[type[BaseModel], type[
         "/v1/chat/completions": {
             "post": {
                 "operationId": "chat",
-                "summary": "The last user message is the input (of several fields a JSON object); the answer is the label.",
+                "summary": "The last user message is the input (of several fields a JSON object), the answer the assistant's.",
                 "requestBody": _body(_ref("ChatRequest")),
                 "responses": _answers(
                     {
-                        "description": "The answer; with `stream` as server-sent events.",
-                        "content": {**_json(_ref("ChatResponse")), "text/event-stream": {"schema": {"type": "string"}}},
+                        "description": "The answer; with `stream` as server-sent events, all of it in one of them.",
+                        # Version 3.1 has no words for what an event holds.
+                        "content": {**_json(_ref("ChatResponse")), "text/event-stream": {}},
                     },
                     *_POSTED,
                 ),

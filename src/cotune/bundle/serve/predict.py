@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from pydantic import TypeAdapter
+from pydantic_core import PydanticSerializationError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,7 +20,9 @@ from cotune.bundle.serve.schemas import Cell, Predicted, PredictedRows, RowAnswe
 from cotune.bundle.serve.shelf import Served, Shelf
 from cotune.bundle.serve.work import Answered
 from cotune.errors import InputError
+from cotune.task.output import Output
 
+_VALUE: TypeAdapter[Any] = TypeAdapter(Any)
 _BODY: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Cell | list[str | dict[str, Cell]]])
 
 
@@ -30,14 +35,15 @@ async def predict(request: Request, shelf: Shelf, batcher: Batcher, limits: Limi
         if not isinstance(rows, list):
             fields = served.predictor.input_fields
             (found,) = await answered(request, batcher, served.full, [checked_row(body, fields, "body")], limits)
-            return json_response(Predicted(bundle=served.id, **_row_answer(found).model_dump()))
+            return json_response(Predicted(bundle=served.id, **row_answer(found, served.predictor.output).model_dump()))
         if not rows:
             raise InputError("there are no rows", where="rows", mend="Give at least one.")
         items = [checked_row(row, served.predictor.input_fields, f"rows.{i}") for i, row in enumerate(rows)]
     except InputError as error:
         raise wrong_input(error) from None
     answers = await answered(request, batcher, served.full, items, limits)
-    return json_response(PredictedRows(bundle=served.id, rows=[_row_answer(each) for each in answers]))
+    output = served.predictor.output
+    return json_response(PredictedRows(bundle=served.id, rows=[row_answer(each, output) for each in answers]))
 
 
 def _bundle(request: Request, body: Mapping[str, Any], shelf: Shelf) -> Served:
@@ -55,6 +61,26 @@ def _bundle(request: Request, body: Mapping[str, Any], shelf: Shelf) -> Served:
     return shelf.find(name, "bundle")
 
 
-def _row_answer(found: Answered) -> RowAnswer:
+def row_answer(found: Answered, output: Output) -> RowAnswer:
+    """A row's answer with its value."""
     one = found.prediction
-    return RowAnswer(answer=one.answer, probabilities=one.probabilities, truncated=one.truncated)
+    return RowAnswer(
+        answer=one.answer,
+        value=_value(output.value(one.answer)) if output.type in ("number", "json") else one.answer,
+        probabilities=one.probabilities,
+        truncated=one.truncated,
+        ended=one.ended,
+    )
+
+
+def _value(value: Any) -> Any:
+    """A number or a JSON value as JSON can say it; None where it cannot."""
+    if isinstance(value, Decimal):
+        number = float(value)
+        return int(value) if number.is_integer() and abs(number) < 2**53 else number if math.isfinite(number) else None
+    try:
+        _VALUE.dump_json(value)
+    except PydanticSerializationError:
+        # Nested far too deeply.
+        return None
+    return value

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from cotune.task.output import OutputType
 
 Cell = str | int | float | bool | list[Any] | dict[str, Any] | None
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -39,13 +42,17 @@ class StreamOptions(Body):
 
 
 class ResponseFormat(Body):
-    """Answers are labels as plain text."""
+    """``text``; of a bundle that answers with JSON ``json_object`` too, which is the JSON of its own schema."""
 
     type: str
 
 
 class ChatRequest(Body):
-    """A chat whose last user message holds the input. Settings of sampling change nothing: the answer is the best label."""
+    """A chat whose last user message holds the input.
+
+    Labels are the likeliest one, numbers and JSON are written greedily, and so are texts without a temperature. Other settings
+    of sampling change nothing, and how long an answer may be is the bundle's to say.
+    """
 
     model: str = Field(description="A bundle's id from /v1/models, or its task's name where only one bundle has it.")
     messages: list[Message] = Field(min_length=1, max_length=MOST_MESSAGES)
@@ -53,6 +60,8 @@ class ChatRequest(Body):
     stream_options: StreamOptions | None = None
     logprobs: bool | None = Field(None, description="Give the answer's log-probability among the labels.")
     top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS, description="And those of so many best labels.")
+    temperature: float | None = Field(None, ge=0, le=2, description="Above 0, a bundle of free text draws its answer.")
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="Of the draws; without one each request has its own.")
     n: Literal[1] | None = None
     tools: list[Any] | None = Field(None, max_length=0, description="A bundle calls no tools.")
     response_format: ResponseFormat | None = None
@@ -80,7 +89,7 @@ class Logprobs(BaseModel):
 
 
 class Answer(BaseModel):
-    """The assistant's message: the label."""
+    """The assistant's message: the label, or what was written."""
 
     role: Literal["assistant"] = "assistant"
     content: str
@@ -88,12 +97,12 @@ class Answer(BaseModel):
 
 
 class Choice(BaseModel):
-    """The one choice."""
+    """The one choice; ``length`` where a written answer was cut by its length, or closed in time to fit its schema."""
 
     index: int = 0
     message: Answer
     logprobs: Logprobs | None = None
-    finish_reason: Literal["stop"] = "stop"
+    finish_reason: Literal["stop", "length"] = "stop"
 
 
 class Usage(BaseModel):
@@ -148,6 +157,13 @@ class EmbeddingResponse(BaseModel):
     usage: EmbeddingUsage
 
 
+class OutputCard(BaseModel):
+    """What answers are, and the JSON Schema that numbers and JSON fit."""
+
+    type: OutputType
+    json_schema: Mapping[str, Any] | None = Field(alias="schema")
+
+
 class ModelCard(BaseModel):
     """A bundle.
 
@@ -165,6 +181,7 @@ class ModelCard(BaseModel):
     bundle: str
     input_fields: list[str]
     labels: list[str]
+    output: OutputCard
 
 
 class ModelList(BaseModel):
@@ -175,11 +192,18 @@ class ModelList(BaseModel):
 
 
 class RowAnswer(BaseModel):
-    """A row's answer: the label, the probability of every label, and whether the row's text was too long and lost its end."""
+    """A row's answer.
+
+    ``value`` is what it means: a number, a JSON value, or the answer itself where it is a label or a text; null where it is no
+    such value. ``probabilities`` are of every label, and none of what is written. ``truncated`` says whether the row's text was
+    too long and lost its end, ``ended`` whether a written answer came to its end by itself.
+    """
 
     answer: str
+    value: Any
     probabilities: dict[str, float]
     truncated: bool
+    ended: bool
 
 
 class Predicted(RowAnswer):

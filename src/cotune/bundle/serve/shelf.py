@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from cotune.bundle.predictor import Predictor
 from cotune.bundle.serve.errors import ApiError
-from cotune.bundle.serve.schemas import ModelCard
-from cotune.bundle.serve.work import Embedding, Scoring
+from cotune.bundle.serve.schemas import ModelCard, OutputCard
+from cotune.bundle.serve.work import Drawing, Embedding, Scoring
 from cotune.errors import InputError
 from cotune.model.local import LocalModel
 
@@ -23,6 +23,7 @@ class Served:
         predictor: who answers.
         best: work that asks for the answer alone.
         full: work that asks for all probabilities.
+        drawn: work whose answers are drawn; None where the bundle writes no free text.
         embedding: work for its base model, the same object for all bundles of one.
     """
 
@@ -30,6 +31,7 @@ class Served:
     predictor: Predictor
     best: Scoring
     full: Scoring
+    drawn: Drawing | None
     embedding: Embedding
 
     @property
@@ -59,7 +61,8 @@ class Shelf:
             model = predictor.model
             embedding = embeddings.setdefault(model.fingerprint, Embedding(model))
             best, full = Scoring(predictor, probabilities=False), Scoring(predictor, probabilities=True)
-            self.served[name] = Served(name, predictor, best, full, embedding)
+            drawn = Drawing(predictor) if predictor.output.type == "text" else None
+            self.served[name] = Served(name, predictor, best, full, drawn, embedding)
 
     def warm_up(self) -> None:
         """Run every bundle's fixed prompt, so that no request has to; by the thread that will answer."""
@@ -108,4 +111,5 @@ class Shelf:
             bundle=predictor.bundle_id,
             input_fields=list(predictor.input_fields),
             labels=list(predictor.labels),
+            output=OutputCard(type=predictor.output.type, schema=predictor.output.schema),
         )

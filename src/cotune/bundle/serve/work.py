@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cotune.bundle.predictor import Prediction, Predictor
 from cotune.embed.text import EmbedSettings, TextEmbedder, Vectors
+from cotune.model.generations import Sampling
 from cotune.model.protocol import Model
 
 
@@ -17,7 +19,7 @@ class Answered:
     Attributes:
         prediction: the answer itself.
         prompt_tokens: that were read.
-        completion_tokens: of the answer, its stop token included.
+        completion_tokens: of the answer, and its stop token where it came to one.
     """
 
     prediction: Prediction
@@ -41,7 +43,7 @@ class Scoring:
         predictor = self._predictor
         found = predictor.answers(items, probabilities=self._probabilities)
         if predictor.writing is not None:
-            return self._written(items, list(found))
+            return _written(predictor, items, list(found))
         rendered = predictor.model.renderer.render(predictor.prompt, items, predictor.labels)
         place = {label: i for i, label in enumerate(predictor.labels)}
         return [
@@ -49,13 +51,60 @@ class Scoring:
             for one, row in zip(found, rendered, strict=True)
         ]
 
-    def _written(self, items: Sequence[Mapping[str, str]], found: Sequence[Prediction]) -> list[Answered]:
-        model = self._predictor.model
-        rendered = model.renderer.render_answers(self._predictor.prompt, items, None)
-        lengths = [
-            len(ids) + 1 for ids in model.tokenizer([one.answer for one in found], add_special_tokens=False)["input_ids"]
-        ]
-        return [Answered(one, len(row.prompt_ids), length) for one, row, length in zip(found, rendered, lengths, strict=True)]
+
+@dataclass(frozen=True)
+class Draw:
+    """A row whose answer is drawn.
+
+    Attributes:
+        row: its fields.
+        temperature: above 0.
+        seed: of the draws; None where another one is wanted each time.
+    """
+
+    row: Mapping[str, str]
+    temperature: float
+    seed: int | None
+
+
+class Drawing:
+    """Draws answers of a bundle that writes; those of one temperature and seed run together.
+
+    Args:
+        predictor: the bundle.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+
+    def run(self, items: Sequence[Draw]) -> list[Answered]:
+        answers: dict[int, Answered] = {}
+        waiting = list(range(len(items)))
+        while waiting:
+            first, together, rows = items[waiting[0]], [], set()
+            for place in waiting:
+                item = items[place]
+                # A row's draws depend on the seed and its own tokens alone: of one seed, equal rows would get equal answers.
+                key = tuple(item.row.items()) if first.seed is None else place
+                if (item.temperature, item.seed) == (first.temperature, first.seed) and key not in rows:
+                    rows.add(key)
+                    together.append(place)
+            waiting = [place for place in waiting if place not in set(together)]
+            sampling = Sampling(first.temperature, secrets.randbits(63) if first.seed is None else first.seed)
+            asked = [items[place].row for place in together]
+            found = list(self._predictor.answers(asked, sampling=sampling))
+            answers.update(zip(together, _written(self._predictor, asked, found), strict=True))
+        return [answers[place] for place in range(len(items))]
+
+
+def _written(predictor: Predictor, items: Sequence[Mapping[str, str]], found: Sequence[Prediction]) -> list[Answered]:
+    model = predictor.model
+    rendered = model.renderer.render_answers(predictor.prompt, items, None)
+    lengths = [len(ids) for ids in model.tokenizer([one.answer for one in found], add_special_tokens=False)["input_ids"]]
+    return [
+        Answered(one, len(row.prompt_ids), length + one.ended)
+        for one, row, length in zip(found, rendered, lengths, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
