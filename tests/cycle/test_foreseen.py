@@ -20,6 +20,7 @@ from cotune.cycle.pool import next_pool
 from cotune.cycle.prompt_race import race_prompts
 from cotune.cycle.run import Quiet
 from cotune.cycle.run import run as run_cycle
+from cotune.cycle.stopwatch import untimed
 from cotune.cycle.surrogate import Forecaster
 from cotune.model.adapters import BASE
 from cotune.model.cache import cache_folder
@@ -142,7 +143,7 @@ def test_it_learns_from_races_and_tuning_and_forecasts_the_same_again(tmp_path: 
         forecaster.observe_race(race, prompts, steps=0)
         fresh = [Prompt(f"Say what it is, {i}.", "{text}") for i in range(6)]
         forecaster.thin(2, fresh, adapter=BASE, steps=8)
-        told.append(json.dumps(lab.journal.events[-1]["value"], sort_keys=True))
+        told.append(json.dumps(untimed(lab.journal.events[-1]["value"]), sort_keys=True))
         lab.journal = Journal(tmp_path)
         while lab.journal.replaying:
             event = lab.journal.events[lab.journal._next]

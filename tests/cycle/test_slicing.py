@@ -49,6 +49,7 @@ def test_slices_hold_the_failures_and_cost_what_they_say(tmp_path: Path) -> None
     found = measure_slices(lab, judged(lab))
     failed = [i for i, row in enumerate(lab.dev) if row.output == "fruit"]
     assert found["failures"] == len(failed) and found["rows"] == 60
+    assert "seconds" not in found and lab.journal.events[-1]["value"]["seconds"] > 0
     assert found["slices"]
     for slice_ in found["slices"]:
         assert set(slice_["failures"]) <= set(failed)

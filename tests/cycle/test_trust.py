@@ -82,6 +82,8 @@ def test_formats_are_scored_on_dev_after_the_test_and_paid_for(measured: Path) -
 def test_noise_is_there_and_not_hidden_by_the_cache(measured: Path) -> None:
     noise = summary_of(measured)["noise"]
     assert noise["n"] == 40 and noise["batch_rows"] == [40, 3]
+    (timed,) = [event["value"]["seconds"] for event in journal_of(measured) if event["kind"] == "noise"]
+    assert "seconds" not in noise and timed > 0
     assert 0 < noise["mean"] < noise["largest"] <= noise["reach"] * 1.01 < 1e-3
     gains = summary_of(measured)["gains"]
     assert all(not gain["within_noise"] for gain in gains.values())

@@ -16,6 +16,7 @@ from cotune.cycle.answering import Answering, Reply, answering_for, rules_of
 from cotune.cycle.candidate import Own
 from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import Journal
+from cotune.cycle.stopwatch import Stopwatch
 from cotune.embed import Embedder, HashedEmbedder, Neighbours, TextEmbedder
 from cotune.errors import CotuneError, DivergedError
 from cotune.evaluate.decision import RAW, Decision
@@ -66,6 +67,7 @@ class Lab:
         answering: how the model answers this task's rows.
         scorer: who answers.
         account: what has been spent so far.
+        stopwatch: seconds of model work in steps that do other things too.
         embeds: makes the embedder of a model that answers behind an endpoint; None places texts by their letters.
         row_vectors: of the rows that demonstrations are drawn from, once they are embedded.
         stock_embedded: whether the rows that the nearest are chosen from are paid for.
@@ -100,7 +102,7 @@ class Lab:
         # Files are often sorted by label, so samples of train are taken from a shuffled one.
         shuffled = np.random.default_rng([seed, 2]).permutation(len(task.train))
         self.train_sample = tuple(task.train[i] for i in shuffled)
-        self.account = Account()
+        self.account, self.stopwatch = Account(), Stopwatch()
         self.embeds: Callable[[Progress | None], Embedder] | None = None
         self.row_vectors: NDArray[np.float32] | None = None
         self.stock_embedded = False

@@ -14,6 +14,7 @@ import numpy as np
 
 from cotune.cycle.attempt import attempt
 from cotune.cycle.lab import Lab
+from cotune.cycle.stopwatch import untimed
 from cotune.embed import EmbedSettings, Standardizer, StaticEmbedder, TextEmbedder, closest_pairs
 from cotune.task.checks import Finding, Severity
 from cotune.task.example import Example
@@ -80,7 +81,10 @@ def check_neighbours(lab: Lab, *, wanted: bool = True) -> dict[str, Any]:
         in_dev = {row.id for row in task.dev}
         return {**value, "findings": [asdict(finding) for finding in _findings(value, in_dev, bool(task.labels))]}
 
-    value: dict[str, Any] = lab.journal.step("neighbours", task.fingerprint, lambda: attempt(lab.journal, measure))
+    def record() -> dict[str, Any]:
+        return {**attempt(lab.journal, measure), **lab.stopwatch.taken()}
+
+    value: dict[str, Any] = untimed(lab.journal.step("neighbours", task.fingerprint, record))
     lab.account.counts["tokens_embedded"] += int(value.get("tokens", 0))
     return value
 
@@ -107,7 +111,8 @@ class _Look:
 
         places = sorted({place for pair in candidates for place in pair})
         embedder = TextEmbedder(self.lab.model, EmbedSettings(max_chars=_MAX_CHARS), progress=progress)
-        vectors = embedder.embed([texts[place] for place in places] + self._reference(texts))
+        with self.lab.stopwatch:
+            vectors = embedder.embed([texts[place] for place in places] + self._reference(texts))
         self.pairs, self.tokens = len(candidates), sum(told)
         # Centred on rows drawn at random as well: those of a single cluster of pairs have more in common than texts have.
         fitted = Standardizer.fit(vectors).apply(vectors)

@@ -12,6 +12,7 @@ from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import Journal
 from cotune.cycle.lab import Lab, Watcher
 from cotune.cycle.remote import embeds_of, open_remote, remote_costs
+from cotune.cycle.stopwatch import Stopwatch
 from cotune.errors import InputError
 from cotune.evaluate.judge import Judge
 from cotune.model.adapters import BASE, LoraSettings
@@ -63,13 +64,17 @@ def open_lab(
         lab = Lab(task, remote, journal, costs, out, tune_settings(config), config.seed, watcher, grader=grader)
         lab.embeds = embeds_of(config, remote)
         return lab
-    model, probed = load_model(config, out, journal)
+    stopwatch = Stopwatch()
+    with stopwatch:
+        model, probed = load_model(config, out, journal)
     _check_tunable(model, config.tune, task)
     costs = CostModel.guess(budget, gflops=probed["gemm_gflops"], parameters=_matrix_weights(model))
     tune = tune_settings(config)
     if model.runner.device.type == "cpu":
         tune = replace(tune, micro_tokens=_MICRO_TOKENS)
-    return Lab(task, model, journal, costs, out, tune, config.seed, watcher, config.output.max_tokens, grader)
+    lab = Lab(task, model, journal, costs, out, tune, config.seed, watcher, config.output.max_tokens, grader)
+    lab.stopwatch = stopwatch
+    return lab
 
 
 def load_model(config: RunConfig, out: Path, journal: Journal) -> tuple[LocalModel, dict[str, Any]]:

@@ -38,10 +38,12 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | Non
     task = lab.task
     # The first passes of a process are slow, so others of the same size warm it up before the rate is taken.
     warm = lab.train_sample[CALIBRATION_ROWS : 2 * CALIBRATION_ROWS] or lab.train_sample[:4]
-    lab.answering.score(seed, BASE, warm, lambda tokens: None)
+    with lab.stopwatch:
+        lab.answering.score(seed, BASE, warm, lambda tokens: None)
     lab.scores(seed, BASE, lab.train_sample[:CALIBRATION_ROWS], "measure", answers=False)
     if isinstance(lab.answering, WrittenAnswering) and task.measure.needs_answers:
-        lab.answering.warm_up(seed, warm[:2])
+        with lab.stopwatch:
+            lab.answering.warm_up(seed, warm[:2])
         long = lab.costs.budget.kind == "time" and lab.costs.budget.amount >= _LONG
         lab.scores(seed, BASE, lab.train_sample[: _WRITTEN_ROWS[long]], "measure")
     batch = min(config.tune.batch_size, len(task.train))
@@ -79,7 +81,7 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | Non
             raised=lab.costs.budget.raised,
         )
 
-    nearest = _nearest_tokens(lab, config, seed, own)
+    nearest, warmed = _nearest_tokens(lab, config, seed, own), lab.stopwatch.taken()
 
     def effect() -> dict[str, Any]:
         # What decides nothing must not keep a run from happening; it is left out at the end for want of room. Nor must prompts
@@ -94,7 +96,7 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | Non
         text = _plan_text(plan, lab, sizes)
         if nearest and not plan.nearest:
             text.append("leave nearest demonstrations out: the budget could not test a winner that has them")
-        return {**plan.to_json(), "text": text}
+        return {**plan.to_json(), **warmed, "text": text}
 
     # What decides nothing about the plan is no part of its key.
     search = config.search.model_dump(exclude={"hard_demonstrations", "nearest_demonstrations", "surrogate"})

@@ -53,8 +53,8 @@ def demonstration_pool(lab: Lab, close: Mapping[str, float] | None = None) -> De
             return fixed(lab.task, rng)
         if lab.row_vectors is None:
             told: list[int] = []
-            embedder = lab.embedder(told.append)
-            lab.row_vectors = centred(embedder.embed([row.text for row in rows]))
+            with lab.stopwatch:
+                lab.row_vectors = centred(lab.embedder(told.append).embed([row.text for row in rows]))
             # Drawing is no step of the journal: a run that goes on does it again, and counts it again.
             lab.account.counts["tokens_embedded"] += sum(told)
         chosen = diverse(lab.row_vectors, strata(lab.task, rows), default_count(len(lab.task.labels)), rng=rng)
@@ -174,7 +174,8 @@ def _record(
 
     def effect() -> object:
         told: list[int] = []
-        vectors = centred(lab.embedder(told.append).embed([shown_text(p.prompt) for p in proposals]))
+        with lab.stopwatch:
+            vectors = centred(lab.embedder(told.append).embed([shown_text(p.prompt) for p in proposals]))
         order, near = thinned(vectors, count, keep=keep, ranked=ranked)
         return {
             "cycle": cycle,
@@ -182,6 +183,7 @@ def _record(
             "near_duplicates": near,
             "left_out": len(proposals) - near - len(order),
             "tokens": sum(told),
+            **lab.stopwatch.taken(),
             "places": [[round(float(x), 4) for x in row] for row in _plane(vectors[order])],
         }
 
@@ -260,11 +262,12 @@ def choose_entrants(
         if len(chosen) < count and rest:
             rows = [row.fields for row in lab.train_sample[:_BEHAVIOUR_ROWS]]
             everyone = [by_id[i] for i in chosen] + rest
-            seen = behaviour(lab.model, everyone, rows, lab.task.labels, adapter=adapter, progress=told.append)
+            with lab.stopwatch:
+                seen = behaviour(lab.model, everyone, rows, lab.task.labels, adapter=adapter, progress=told.append)
             vectors = centred(seen)
             order = farthest_first(vectors, start=range(len(chosen)), count=count)
             chosen = [everyone[i].id for i in order]
-        return {"cycle": cycle, "prompt_ids": chosen, "tokens": sum(told)}
+        return {"cycle": cycle, "prompt_ids": chosen, "tokens": sum(told), **lab.stopwatch.taken()}
 
     value = lab.journal.step("entrants", [cycle, [p.id for p in always], [p.id for p in ranking], count], effect)
     lab.account.counts["tokens_embedded"] += int(value["tokens"])

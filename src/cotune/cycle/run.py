@@ -218,6 +218,7 @@ def _start(lab: Lab, config: RunConfig, own: Sequence[Prompt]) -> None:
     probed = next(event["value"] for event in lab.journal.events if event["kind"] == "engine")
     told = overlap_finding(overlapping(task, own), "the prompts that you gave")
     groups = groups_of(lab.dev)
+    loaded = lab.stopwatch.taken()
     lab.journal.step(
         "start",
         [task.fingerprint, lab.scorer.fingerprint],
@@ -236,6 +237,7 @@ def _start(lab: Lab, config: RunConfig, own: Sequence[Prompt]) -> None:
             "prompts": [prompt.to_json() for prompt in own],
             "checks": [finding.message for finding in (*told, *task.checks.findings)],
             **({} if groups is None else {"dev_groups": group_index(groups).tolist()}),
+            **loaded,
             "detectable": detectable_sentence(task.test.n, group_sizes=task.test.group_sizes(), metric=task.metric),
         },
     )

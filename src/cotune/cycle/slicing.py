@@ -9,6 +9,7 @@ import numpy as np
 
 from cotune.cycle.attempt import attempt
 from cotune.cycle.lab import Lab
+from cotune.cycle.stopwatch import untimed
 from cotune.cycle.track import Measured
 from cotune.embed import centred
 from cotune.evaluate.slices import LEAST_FAILURES, error_slices
@@ -91,12 +92,14 @@ def measure_slices(
         texts = [row.text for row in rows]
         told: list[int] = []
         if lab.dev_vectors is None or len(lab.dev_vectors) != len(rows):
-            lab.dev_vectors = lab.embedder(told.append).embed(texts)
+            with lab.stopwatch:
+                lab.dev_vectors = lab.embedder(told.append).embed(texts)
         # A run that goes on embeds dev again; what it costs was counted when it was first done.
         tokens = 0 if embedded else sum(told)
         others, told = lab.dev_vectors[:0], []
         if near:
-            others = lab.embedder(told.append).embed([row.text for row in near])
+            with lab.stopwatch:
+                others = lab.embedder(told.append).embed([row.text for row in near])
             tokens += sum(told)
         vectors = centred(np.concatenate([lab.dev_vectors, others]))
         found = error_slices(vectors[: len(rows)], texts, correct, groups=groups_of(rows), seed=lab.seed)
@@ -108,7 +111,11 @@ def measure_slices(
         return value
 
     key = [measured.candidate.id, cycle, [row.id for row in rows], [row.id for row in near]]
-    recorded: dict[str, Any] = lab.journal.step("slices", key, lambda: {**head, **attempt(lab.journal, effect)})
+
+    def record() -> dict[str, Any]:
+        return {**head, **attempt(lab.journal, effect), **lab.stopwatch.taken()}
+
+    recorded: dict[str, Any] = untimed(lab.journal.step("slices", key, record))
     lab.account.counts["tokens_embedded"] += int(recorded["tokens"])
     lab.dev_embedded = lab.dev_embedded or int(recorded.get("rows", 0))
     return recorded

@@ -107,7 +107,8 @@ class Forecaster:
 
         def effect() -> dict[str, Any]:
             told: list[int] = []
-            views = prompt_views(self.lab, everyone, adapter, told.append)
+            with self.lab.stopwatch:
+                views = prompt_views(self.lab, everyone, adapter, told.append)
             seen, last = self._seen()
             surrogate = Surrogate(views, seen, steps=float(steps))
             proof = prove(surrogate, last, np.random.default_rng([self.lab.seed, 11, cycle]))
@@ -118,6 +119,7 @@ class Forecaster:
                 "shares": {name: round(share, 3) for name, share in surrogate.shares.items()},
                 "known": known,
                 "tokens": sum(told),
+                **self.lab.stopwatch.taken(),
                 **(_ranking(surrogate, everyone, known) if proof.on else {}),
             }
 

@@ -17,6 +17,7 @@ from cotune.cycle.attempt import attempt
 from cotune.cycle.costs import CostModel
 from cotune.cycle.lab import Lab
 from cotune.cycle.pool import has_room
+from cotune.cycle.stopwatch import untimed
 from cotune.cycle.track import Measured
 from cotune.errors import CotuneError
 from cotune.evaluate.answer_noise import AnswerNoise
@@ -127,14 +128,19 @@ def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[
             lab.watcher.progress("noise", candidate.prompt.text, tokens)
 
         asked = (candidate.prompt, candidate.adapter, rows, candidate.decision)
-        measured = lab.answering_by(candidate.own).noise(*asked, odd=odd, progress=told)
+        with lab.stopwatch:
+            measured = lab.answering_by(candidate.own).noise(*asked, odd=odd, progress=told)
         if measured is None:
             return {"skipped": f"it is not measured with the metric {lab.task.metric}"}
         found, tokens = measured
         return {**found.as_dict(), "batch_rows": [count, odd], "tokens": tokens}
 
     key = [candidate.id, [row.id for row in rows]]
-    value: dict[str, Any] = lab.journal.step("noise", key, lambda: attempt(lab.journal, measure))
+
+    def record() -> dict[str, Any]:
+        return {**attempt(lab.journal, measure), **lab.stopwatch.taken()}
+
+    value: dict[str, Any] = untimed(lab.journal.step("noise", key, record))
     lab.account.counts["tokens_written" if lab.task.output.free else "tokens_scored"] += int(value.get("tokens", 0))
     return value
 
