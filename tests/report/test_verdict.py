@@ -114,7 +114,7 @@ def test_everything_is_there_and_whole_at_each_width(width: int) -> None:
     ("prompt", "told"),
     [
         ({"demonstrations": [{}] * 8}, "With 8 demonstrations before the row, in the bundle's prompt.json."),
-        ({"demonstrations": [{}], "system": "Be short."}, "With 1 demonstration before the row and a system text, in"),
+        ({"demonstrations": [{}], "system": "Be short."}, "With 1 demonstration before the row, in the bundle's prompt.json."),
         ({"demonstrations": [{}] * 40, "nearest": 4}, "With the 4 of 40 demonstrations that are most like the row, in"),
         ({"demonstrations": [], "nearest": 0, "system": ""}, None),
     ],
@@ -122,6 +122,27 @@ def test_everything_is_there_and_whole_at_each_width(width: int) -> None:
 def test_what_the_winning_prompt_shows_besides_is_told(prompt: dict[str, object], told: str | None) -> None:
     text = verdict_text({**SUMMARY, "best": {"prompt_text": "{input}", "prompt": prompt}}, width=120)
     assert told in text if told else "  With " not in text
+
+
+def test_what_stands_in_the_system_text_and_in_label_words_is_shown() -> None:
+    words = [["ham", "good"], ["spam", "spam"], *([f"l{n}", f"w{n}"] for n in range(30))]
+    prompt = {"system": "Sort\x1b[31m the mail.", "label_words": words}
+    text = verdict_text({"best": {"prompt_text": "{text}", "prompt": prompt}}, width=400)
+    assert "  System text:\n  │ Sort\\x1b[31m the mail.\n  Text of each row:\n  │ {text}\n" in text
+    told = next(line for line in text.splitlines() if "Labels by other words" in line)
+    assert "ham → good, l0 → w0" in told and "spam" not in told and "l18 → w18, and 11 more" in told
+    plain = verdict_text({"best": {"prompt_text": "{text}", "prompt": {"system": "", "label_words": [["a", "a"]]}}}, width=80)
+    assert "System text" not in plain and "other words" not in plain
+
+
+def test_rows_that_were_cut_are_told_with_the_data() -> None:
+    assert "Data\n  - 7 rows did not fit into the model's context" in verdict_text({**SUMMARY, "truncated": 7}, width=120)
+    assert "did not fit" not in verdict_text({**SUMMARY, "truncated": 0}, width=120)
+
+
+def test_the_bundle_is_named_with_the_folder_of_its_run() -> None:
+    text = verdict_text({"best": {"bundle": "best"}, "out": "runs/mine"}, width=80)
+    assert "The bundle\n  runs/mine/best\n" in text
 
 
 def test_a_difference_of_nothing_has_no_sign() -> None:

@@ -40,15 +40,19 @@ def improvements(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _uses(summary: Mapping[str, Any]) -> list[str]:
-    bundle = fields(summary.get("best")).get("bundle")
-    if not bundle:
+    if not fields(summary.get("best")).get("bundle"):
         return []
-    path = PurePath(str(summary.get("out") or "")) / str(bundle)
+    path = bundle_path(summary)
     run = path.parent if path.name == "best" else path
     return [
         f'Use it: cotune predict {shlex.quote(str(path))} --input "..."',
         f"Try a prompt of your own against it: cotune try {shlex.quote(str(run))} --prompt mine.txt",
     ]
+
+
+def bundle_path(summary: Mapping[str, Any]) -> PurePath:
+    """Where the bundle lies, as far as the summary and its ``out`` say."""
+    return PurePath(str(summary.get("out") or "")) / str(fields(summary.get("best")).get("bundle") or "")
 
 
 def more_rows(summary: Mapping[str, Any]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cotune.report.plain import decimal, fields, harmless, items, number, one_line
+from cotune.report.plain import counted, decimal, fields, harmless, items, number, one_line
 
 
 def noise_sentence(noise: Mapping[str, Any]) -> str:
@@ -23,11 +23,13 @@ def noise_sentence(noise: Mapping[str, Any]) -> str:
 
 
 def data_lines(summary: Mapping[str, Any], most: int = 6) -> list[str]:
-    """What the data checks warn of, one line each; what they only note stands on the page."""
+    """Rows that were cut, and what the data checks warn of, one line each; what they only note stands on the page."""
+    cut = int(number(summary.get("truncated")) or 0)
+    told = [f"{counted(cut, 'row')} did not fit into the model's context under some prompt and lost their end"] if cut else []
     findings = [fields(item) for item in items(fields(summary.get("data")).get("findings"))]
     warned = [one_line(f.get("message"), 400) for f in findings if f.get("severity") == "warning" and f.get("message")]
     more = len(warned) - most
-    return warned[:most] + ([f"and {more} more, in the report"] if more > 0 else [])
+    return told + warned[:most] + ([f"and {more} more, in the report"] if more > 0 else [])
 
 
 def robustness_lines(summary: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cotune.report.advice import next_steps
+from cotune.report.advice import bundle_path, next_steps
 from cotune.report.layout import bullet, prompt_block
 from cotune.report.lines import speaks_unicode, write_line
 from cotune.report.plain import amount, decimal, dollars, duration, fields, harmless, items, number, one_line
@@ -17,6 +17,8 @@ from cotune.report.verdict_gains import gains_parts
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+
+_MOST_WORDS = 20
 
 
 def verdict_text(summary: Mapping[str, Any], *, width: int = 100) -> str:
@@ -104,29 +106,35 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
     best = fields(summary.get("best"))
     if isinstance(best.get("prompt_text"), str) and best["prompt_text"]:
         yield heading("The winning prompt")
+        prompt = fields(best.get("prompt"))
+        if isinstance(prompt.get("system"), str) and prompt["system"].strip():
+            yield indented(Text("System text:", style="bright_black"))
+            yield indented(prompt_block(prompt["system"]))
+            yield indented(Text("Text of each row:", style="bright_black"))
         yield indented(prompt_block(best["prompt_text"]))
-        if told := _beside(fields(best.get("prompt"))):
+        for told in _beside(prompt):
             yield indented(Text(told))
     if best.get("bundle"):
         yield heading("The bundle")
-        yield indented(Text(harmless(best["bundle"]), overflow="fold"))
+        yield indented(Text(harmless(bundle_path(summary)), overflow="fold"))
     if steps := next_steps(summary):
         yield heading("What to do next")
         for step in steps:
             yield indented(bullet(harmless(step)))
 
 
-def _beside(prompt: Mapping[str, Any]) -> str:
-    """What belongs to a prompt besides the text of its template."""
+def _beside(prompt: Mapping[str, Any]) -> list[str]:
+    """What belongs to a prompt besides its texts: label words that are not the labels, and demonstrations."""
+    pairs = [pair for pair in items(prompt.get("label_words")) if len(items(pair)) == 2 and pair[0] != pair[1]]
+    words = [f"{one_line(label, 40)} → {one_line(word, 40)}" for label, word in pairs[:_MOST_WORDS]]
+    more = f", and {len(pairs) - _MOST_WORDS} more in the bundle's prompt.json" if len(pairs) > _MOST_WORDS else ""
+    told = [f"Labels by other words: {', '.join(words)}{more}."] if words else []
     shown, nearest = items(prompt.get("demonstrations")), number(prompt.get("nearest"))
-    told = []
-    if shown and nearest:
-        told.append(f"the {decimal(nearest, 0)} of {len(shown)} demonstrations that are most like the row")
-    elif shown:
-        told.append(f"{len(shown)} {'demonstration' if len(shown) == 1 else 'demonstrations'} before the row")
-    if prompt.get("system"):
-        told.append("a system text")
-    return f"With {' and '.join(told)}, in the bundle's prompt.json." if told else ""
+    if shown:
+        count = f"{len(shown)} {'demonstration' if len(shown) == 1 else 'demonstrations'}"
+        which = f"the {decimal(nearest, 0)} of {count} that are most like the row" if nearest else f"{count} before the row"
+        told.append(f"With {which}, in the bundle's prompt.json.")
+    return told
 
 
 def _headline(summary: Mapping[str, Any]) -> str:
