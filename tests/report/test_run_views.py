@@ -161,6 +161,29 @@ def test_a_race_on_few_rows_is_not_the_best_but_a_judged_candidate_is() -> None:
     assert not story.saw_score({"score": float("nan"), "log_loss": 0.1})
 
 
+def test_a_prompt_that_instructs_in_its_system_text_is_marked() -> None:
+    story, prompt = Story(), BARE.edit(system="Sort the mail.")
+    story.learn(prompt.to_json())
+    assert story.prompt(prompt.id) == "“[+system text] {text}”"
+
+
+def test_rows_that_are_cut_are_told_once_and_once_for_the_test() -> None:
+    story = Story()
+    score = {"stage": "race", "prompt_id": BARE.id, "rows": 16, "score": 0.9, "log_loss": 0.1}
+    found = [
+        [told.text for told in story.tell(event(kind, {**score, "stage": stage, "truncated": cut}))]
+        for kind, stage, cut in (
+            ("score", "race", 0),
+            ("score", "race", 2),
+            ("score", "race", 3),
+            ("write", "test", 4),
+            ("score", "test", 5),
+        )
+    ]
+    assert [len(lines) for lines in found] == [0, 1, 0, 1, 0]
+    assert found[1][0].startswith("2 of 16 rows did not fit") and found[3][0].startswith("4 of 16 test rows did not fit")
+
+
 def test_live_view_draws_by_itself_and_gives_the_terminal_back() -> None:
     stream = io.StringIO()
     console = Console(file=stream, width=80, height=30, force_terminal=True, color_system="truecolor", _environ={})

@@ -43,6 +43,7 @@ class Comparison:
         p: exact McNemar, or a paired permutation test where rows are worth more or less.
         log_loss_difference: mine minus winner's, in nats a row; below 0 is better. None where an endpoint wrote the answers.
         flipped: rows that one of both gets right.
+        truncated: rows that did not fit into the model's context under the new prompt and lost their end.
     """
 
     weights: str
@@ -54,6 +55,7 @@ class Comparison:
     p: float
     log_loss_difference: float | None
     flipped: list[dict[str, Any]]
+    truncated: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -163,8 +165,8 @@ class Tryouts:
         return found
 
     def _compared(self, prompt: Prompt, adapter: str, rule: Decision | None) -> Comparison:
-        best = self._judged(self._winner.prompt, adapter, rule, self._winner.own if rule is not None else None)
-        mine = self._judged(prompt, adapter, None, None)
+        best, _ = self._judged(self._winner.prompt, adapter, rule, self._winner.own if rule is not None else None)
+        mine, truncated = self._judged(prompt, adapter, None, None)
         interval, p = paired_difference(best.values, mine.values, seed=self._config.seed, groups=groups_of(self._dev))
         flips = [
             {
@@ -186,17 +188,20 @@ class Tryouts:
             p,
             mine.log_loss - best.log_loss if np.isfinite([mine.log_loss, best.log_loss]).all() else None,
             flips,
+            truncated,
         )
 
-    def _judged(self, asked: Prompt, adapter: str, rule: Decision | None, own: Own | None) -> Evaluation:
+    def _judged(self, asked: Prompt, adapter: str, rule: Decision | None, own: Own | None) -> tuple[Evaluation, int]:
+        """How good the answers are, and of how many rows the end did not fit."""
         task, dev = self._task, self._dev
         answering = answering_for(task, self._model, own, self._config.output.max_tokens, self._judge)
-        given = answering.score(asked, adapter, dev, _unheard).given
+        scored = answering.score(asked, adapter, dev, _unheard)
+        given = scored.given
         if task.measure.needs_answers and (written := answering.write(asked, adapter, dev, given, _unheard)) is not None:
             given = written.given
         rules = (rule,) if rule is not None else rules_of(answering, given, task)
         found = [given.judge(dev, r, task) for r in rules]
-        return max(found, key=lambda e: (e.score, -e.log_loss))
+        return max(found, key=lambda e: (e.score, -e.log_loss)), scored.truncated
 
 
 def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | None = None) -> Tryout:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -10,9 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cotune.report.plain import amount, counted, decimal, duration, fields, items, number, one_line, quoted
-from cotune.report.trust import noise_sentence
-
-Value = Mapping[str, Any]
+from cotune.report.steps import ALONE, Told, Value, cycle_of, generic
 
 ARM_NAMES = {
     "seed_prompt": "seed prompt",
@@ -37,21 +34,6 @@ _STAGES = {
 }
 
 
-@dataclass(frozen=True)
-class Told:
-    """One line about an event.
-
-    Attributes:
-        text: the line, harmless to a terminal.
-        level: ``news`` for what stands out, ``failure`` for what went wrong, else ``note``.
-        best: whether it reports a new best on dev.
-    """
-
-    text: str
-    level: str = "note"
-    best: bool = False
-
-
 @dataclass
 class Story:
     """Follows a run's events: tells each in words and keeps what is true now. No event, however odd, makes it raise.
@@ -70,6 +52,7 @@ class Story:
     best: tuple[float | None, float | None, str] | None = None
     trail: list[float] = field(default_factory=list)
     _prompts: dict[str, str] = field(default_factory=dict)
+    _cut: set[bool] = field(default_factory=set)
 
     def tell(self, event: Mapping[str, Any]) -> list[Told]:
         """Take an event in; the lines that are worth a reader's time, often none."""
@@ -77,9 +60,11 @@ class Story:
         found = fields(value)
         if (cycle := number(found.get("cycle"))) is not None:
             self.cycle = max(self.cycle, int(cycle))
+        if kind in ALONE:
+            return ALONE[kind](found)
         teller = _TELLERS.get(kind)
         if teller is None:
-            return [] if kind in _SILENT else [Told(_generic(kind, value))]
+            return [] if kind in _SILENT else [Told(generic(kind, value))]
         return teller(self, found)
 
     def prompt(self, prompt_id: object, limit: int = 60) -> str:
@@ -96,7 +81,8 @@ class Story:
             prompt = Prompt.from_json(fields(data))
             count = prompt.nearest or len(prompt.demonstrations)
             near = ", nearest to the row" if prompt.nearest else ""
-            shown = prompt.text + (f" [+{counted(count, 'demonstration')}{near}]" if count else "")
+            shown = ("[+system text] " if prompt.system else "") + prompt.text
+            shown += f" [+{counted(count, 'demonstration')}{near}]" if count else ""
             self._prompts[prompt.id] = shown
         except (CotuneError, TypeError, ValueError, AttributeError):
             return
@@ -157,25 +143,6 @@ def _start(story: Story, value: Value) -> list[Told]:
     return [head, *(Told(line) for line in (*([guess] if guess else []), *found, *could))]
 
 
-def _engine(story: Story, value: Value) -> list[Told]:
-    speed = number(value.get("tokens_per_s"))
-    if value.get("way") is not None:
-        rate = "" if speed is None else f" with about {amount(speed)} tokens a second"
-        return [Told(f"the endpoint answers{rate}")]
-    rate = f", {number(value['gemm_gflops']):.0f} GFLOP/s" if number(value.get("gemm_gflops")) else ""
-    threads = f" in {counted(value['threads'], 'thread')}" if value.get("threads") else ""
-    kind = " ".join(one_line(value[key], 30) for key in ("device", "dtype") if value.get(key))
-    return [Told(f"computing with {kind or 'this machine'}{threads}{rate}")]
-
-
-def _neighbours(story: Story, value: Value) -> list[Told]:
-    if value.get("skipped"):
-        return [Told(f"data: rows alike in meaning were not looked for: {one_line(value['skipped'], 160)}")]
-    found = [one_line(fields(finding).get("message"), 300) for finding in items(value.get("findings"))]
-    none = f"none of the {one_line(value.get('pairs'), 12)} closest pairs of rows say the same in other words"
-    return [Told(f"data: {text}") for text in found or [none]]
-
-
 def _previous(story: Story, value: Value) -> list[Told]:
     story.learn(value.get("prompt"))
     story.learn(fields(value.get("was")).get("prompt"))
@@ -193,7 +160,7 @@ def _previous(story: Story, value: Value) -> list[Told]:
 def _plan(story: Story, value: Value) -> list[Told]:
     text = value.get("text")
     lines = [str(line) for line in items(text)] if isinstance(text, list) else str(text or "").splitlines()
-    return [Told(one_line(line, 400)) for line in lines if line.strip()] or [Told(_generic("plan", value))]
+    return [Told(one_line(line, 400)) for line in lines if line.strip()] or [Told(generic("plan", value))]
 
 
 def _pool(story: Story, value: Value) -> list[Told]:
@@ -205,7 +172,7 @@ def _pool(story: Story, value: Value) -> list[Told]:
     dropped = value.get("dropped", value.get("near_duplicates"))
     dropped = len(dropped) if isinstance(dropped, (list, tuple)) else number(dropped)
     gone = f", {counted(int(dropped), 'near-duplicate')} dropped" if dropped else ""
-    return [Told(f"{_cycle(value)}{counted(len(proposals), 'prompt')} to try{made}{gone}")]
+    return [Told(f"{cycle_of(value)}{counted(len(proposals), 'prompt')} to try{made}{gone}")]
 
 
 def _race(story: Story, value: Value) -> list[Told]:
@@ -216,14 +183,26 @@ def _race(story: Story, value: Value) -> list[Told]:
     adapter = value.get("adapter_id")
     under = "on the base model" if adapter in (None, "base") else "on the tuned model"
     early = f", {len(dropped)} dropped early" if dropped else ""
-    head = f"{_cycle(value)}{counted(len(ranking), 'prompt')} raced {under}{early}"
+    head = f"{cycle_of(value)}{counted(len(ranking), 'prompt')} raced {under}{early}"
     return [Told(f"{head}: best {measured(best)} with {story.prompt(winner, 48)}", "news" if is_best else "note", is_best)]
+
+
+def _scored(story: Story, value: Value) -> list[Told]:
+    cut, on_test = number(value.get("truncated")), value.get("stage") == "test"
+    # Told too often to be read, but for the first rows that do not fit, and the first of the test.
+    if not cut or on_test in story._cut:
+        return []
+    story._cut.add(on_test)
+    rows = f"{cut:.0f} of {one_line(value.get('rows'), 12)} {'test ' if on_test else ''}rows"
+    return [
+        Told(f"{rows} did not fit into the model's context and lost their end, with {story.prompt(value.get('prompt_id'))}")
+    ]
 
 
 def _entrants(story: Story, value: Value) -> list[Told]:
     ids = items(value.get("prompt_ids"))
     names = ", ".join(story.prompt(prompt_id, 36) for prompt_id in ids[:6]) + (", …" if len(ids) > 6 else "")
-    return [Told(f"{_cycle(value)}{counted(len(ids), 'prompt')} to be tuned" + (f": {names}" if names else ""))]
+    return [Told(f"{cycle_of(value)}{counted(len(ids), 'prompt')} to be tuned" + (f": {names}" if names else ""))]
 
 
 def _train(story: Story, value: Value) -> list[Told]:
@@ -240,20 +219,15 @@ def _train(story: Story, value: Value) -> list[Told]:
 def _tuned(story: Story, value: Value) -> list[Told]:
     is_best = story.saw_score(value)
     steps = f" after {one_line(value['steps'], 12)} steps" if value.get("steps") is not None else ""
-    text = f"{_cycle(value)}tuned{steps}, dev {measured(value)} with {story.prompt(value.get('prompt_id'), 48)}"
+    text = f"{cycle_of(value)}tuned{steps}, dev {measured(value)} with {story.prompt(value.get('prompt_id'), 48)}"
     return [Told(text + (": best so far" if is_best else ""), "news" if is_best else "note", is_best)]
-
-
-def _decide(story: Story, value: Value) -> list[Told]:
-    why = one_line(value.get("why") or "", 200)
-    return [Told(f"next: {one_line(value.get('next') or '?', 60)}" + (f", because {why}" if why else ""))]
 
 
 def _cycle_end(story: Story, value: Value) -> list[Told]:
     reached = measured({"score": value.get("dev_score"), "log_loss": value.get("dev_log_loss")})
     steps = number(value.get("steps"))
     after = f" after {steps:.0f} steps" if steps else ""
-    return [Told(f"{_cycle(value)}ends at dev {reached}{after} with {story.prompt(value.get('winner'), 48)}", "news")]
+    return [Told(f"{cycle_of(value)}ends at dev {reached}{after} with {story.prompt(value.get('winner'), 48)}", "news")]
 
 
 def _confirm(story: Story, value: Value) -> list[Told]:
@@ -277,144 +251,20 @@ def _arm(story: Story, value: Value) -> list[Told]:
     return [Told(f"test, {one_line(shown or 'arm', 40)}: {measured(value)}{rows}", "news")]
 
 
-def _noise(story: Story, value: Value) -> list[Told]:
-    if value.get("skipped"):
-        return [Told(f"noise of this machine not measured: {one_line(value['skipped'], 160)}")]
-    return [Told(f"noise of this machine: {noise_sentence(value) or _pairs(value)}")]
-
-
-def _robustness(story: Story, value: Value) -> list[Told]:
-    if value.get("skipped"):
-        return [Told(f"other formats of the winning prompt not tried: {one_line(value['skipped'], 160)}")]
-    return [Told(one_line(value.get("sentence") or "other formats of the winning prompt were tried", 400), "news")]
-
-
-def _prefix(story: Story, value: Value) -> list[Told]:
-    if value.get("skipped"):
-        return [Told(f"words near the trained prefix not looked for: {one_line(value['skipped'], 160)}")]
-    return [Told(f"the trained prefix of {counted(value.get('length'), 'token')} was compared with the model's words")]
-
-
-def _average(story: Story, value: Value) -> list[Told]:
-    return [Told("tuned weights were averaged")]
-
-
-def _slices(story: Story, value: Value) -> list[Told]:
-    if value.get("skipped"):
-        return [Told(f"{_cycle(value)}no error slices: {one_line(value['skipped'], 160)}")]
-    slices = [fields(item) for item in items(value.get("slices"))]
-    names = "; ".join(one_line(", ".join(map(str, items(s.get("words")))) or "?", 40) for s in slices[:3])
-    head = f"{_cycle(value)}{one_line(value.get('failures'), 12)} of {counted(value.get('rows'), 'dev row')} wrong"
-    return [Told(f"{head}, {counted(len(slices), 'error slice')}" + (f": {names}" if names else ""))]
-
-
-def _rewrite(story: Story, value: Value) -> list[Told]:
-    if value.get("failed"):
-        return [Told(f"{_cycle(value)}the proposer gave nothing: {one_line(value['failed'], 240)}", "failure")]
-    if value.get("skipped"):
-        return [Told(f"{_cycle(value)}the proposer was not asked: {one_line(value['skipped'], 160)}")]
-    taken, refused = len(items(value.get("proposals"))), len(items(value.get("refused")))
-    spent = f"{counted(value.get('requests'), 'request')}, {amount(value.get('tokens'))} tokens"
-    return [Told(f"{_cycle(value)}the proposer wrote {counted(taken, 'instruction')}, {refused} refused ({spent})")]
-
-
-def _surrogate(story: Story, value: Value) -> list[Told]:
-    found = f"rank correlation {_short(value.get('correlation'))} on {counted(value.get('n'), 'left-out prompt')}"
-    done = "thins the pool" if value.get("on") else "does not beat a mean predictor and is off"
-    return [Told(f"{_cycle(value)}the surrogate {done} ({found}, p {_short(value.get('p'))})")]
-
-
-def _teach(story: Story, value: Value) -> list[Told]:
-    agreement = fields(value.get("agreement"))
-    low, high = ([*map(number, items(agreement.get("ci"))), None, None])[:2]
-    between = f" (95% interval {100 * low:.0f} to {100 * high:.0f}%)" if low is not None and high is not None else ""
-    head = f"the teacher {one_line(value.get('model'), 40)} labelled {counted(len(items(value.get('rows'))), 'row')}"
-    agrees = f"agrees with {one_line(agreement.get('agree'), 12)} of {counted(agreement.get('n'), 'labelled row')}{between}"
-    agrees = f"; it {agrees}" if agreement.get("n") else ""
-    left = (
-        f"; {counted(value.get('unasked'), 'row')} left out, as {one_line(value['stopped'], 120)}"
-        if value.get("stopped")
-        else ""
-    )
-    return [Told(f"{head}, {counted(value.get('refused'), 'answer')} named no label{agrees}{left}", "news")]
-
-
-def _judge(story: Story, value: Value) -> list[Told]:
-    return [Told(one_line(value.get("sentence") or f"judge: {value.get('model')}", 400))]
-
-
-def _cost(story: Story, value: Value) -> list[Told]:
-    peak = number(value.get("peak_rss_mb"))
-    memory = "" if peak is None else f" and {peak / 1024:.1f} GiB of memory at most"
-    return [Told(f"this took {duration(value.get('wall_s'))}{memory}")]
-
-
-def _done(story: Story, value: Value) -> list[Told]:
-    bundle = f", the bundle is in {one_line(value['bundle'], 60)}" if value.get("bundle") else ""
-    score = f" with {decimal(value['score'])} on test" if number(value.get("score")) is not None else ""
-    return [Told(f"done{score}{bundle}", "news")]
-
-
-def _note(story: Story, value: Value) -> list[Told]:
-    return [Told(one_line(value.get("text") or _pairs(value) or "", 400))]
-
-
 _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
-    "engine": _engine,
     "start": _start,
     "previous": _previous,
-    "neighbours": _neighbours,
     "plan": _plan,
     "pool": _pool,
+    "score": _scored,
+    "write": _scored,
     "race": _race,
     "entrants": _entrants,
     "train": _train,
     "tuned": _tuned,
-    "decide": _decide,
     "cycle": _cycle_end,
     "confirm": _confirm,
     "open_test": _open_test,
     "arm": _arm,
-    "noise": _noise,
-    "robustness": _robustness,
-    "slices": _slices,
-    "rewrite": _rewrite,
-    "surrogate": _surrogate,
-    "teach": _teach,
-    "judge": _judge,
-    "average": _average,
-    "prefix": _prefix,
-    "cost": _cost,
-    "done": _done,
-    "note": _note,
 }
-# Told too often to be read: every scoring step, and each look at the clock.
-_SILENT = {"score", "write", "clock"}
-
-
-def _cycle(value: Value) -> str:
-    found = number(value.get("cycle"))
-    return "" if found is None else f"cycle {int(found)}: "
-
-
-def _generic(kind: str, value: object) -> str:
-    shown = _pairs(value) if isinstance(value, Mapping) else "" if value is None else one_line(value, 80)
-    return one_line(kind, 40) + (f": {shown}" if shown else "")
-
-
-def _pairs(value: Value, limit: int = 160) -> str:
-    """What is short enough in an object, as ``key value``."""
-    shown = [f"{key} {_short(item)}" for key, item in value.items() if item is not None]
-    return one_line(", ".join(shown), limit)
-
-
-def _short(item: object) -> str:
-    if isinstance(item, float):
-        return f"{item:.4g}"
-    if isinstance(item, (list, tuple, Mapping)):
-        try:
-            text = json.dumps(item, ensure_ascii=False)
-        except (TypeError, ValueError):
-            text = str(item)
-        return text if len(text) <= 40 else f"({len(item)})"
-    return one_line(item, 60)
+_SILENT = {"clock"}

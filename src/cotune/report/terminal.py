@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from cotune.report.lines import JsonView, PlainView, speaks_unicode
-from cotune.report.narration import Story, Told, stage_name
+from cotune.report.narration import Story, stage_name
 from cotune.report.pace import Pace
 from cotune.report.plain import amount, clock, decimal, duration, fields, one_line
+from cotune.report.steps import Told
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cotune.report.plain import signed
+from cotune.report.plain import counted, signed
 
 if TYPE_CHECKING:
     from cotune.cycle.tryout import Comparison, Tryout
@@ -48,6 +48,9 @@ def comparison_text(comparison: Comparison, rows: int) -> str:
     ]
     if comparison.log_loss_difference is not None:
         lines.append(f"  log-loss {signed(comparison.log_loss_difference, 3)} nats a row (below 0 is better)")
+    if comparison.truncated:
+        cut = counted(comparison.truncated, "row")
+        lines.append(f"  {cut} did not fit into the model's context under your prompt and lost their end")
     shown = comparison.flipped[:rows]
     if shown:
         cut = f", the first {len(shown)}" if len(shown) < len(comparison.flipped) else ""
