@@ -7,9 +7,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from cycle_runs import journal_of, summary_of
 
-from chat_server import chat_server, send
+from chat_server import Handler, chat_server, send
 from labelling_server import labelling, meant
 
 if TYPE_CHECKING:
@@ -135,3 +136,55 @@ def test_a_teacher_that_no_money_is_left_for_is_not_asked(bench: Bench, tmp_path
         assert ended.code == -9 and not server.seen
     value = next(event["value"] for event in journal_of(tmp_path / "run") if event["kind"] == "teach")
     assert value["rows"] == [] and value["asked"] == 0 and value["agreement"]["n"] == 0 and value["unasked"] == 60
+
+
+def answer_of(kind: str, number: int) -> Any:
+    return {"json": {"size": number % 10, "even": number % 2 == 0}, "text": f"thing {number}", "number": number + 0.5}[kind]
+
+
+def writing(kind: str) -> Any:
+    """Writes the right answer within other words, wrong on every fifth row, and what fits nothing on every seventh."""
+
+    def reply(handler: Handler) -> None:
+        body = handler.request_body
+        number = int(body["messages"][-1]["content"].split("#")[1])
+        right = answer_of(kind, number + (number % 5 == 0))
+        text = json.dumps(right, indent=1) if kind == "json" else f"It is {right}." if kind == "number" else right
+        if kind == "json":
+            assert body["response_format"]["json_schema"]["schema"]["properties"]
+        text = f"<think>9 or {{}}</think> {text}"
+        nothing = {"json": json.dumps({"size": "big"}), "number": "none", "text": "<think>what</think>"}[kind]
+        said = {"message": {"role": "assistant", "content": nothing if number % 7 == 0 else text}}
+        usage = {"prompt_tokens": 40, "completion_tokens": 10}
+        send(200, json.dumps({"choices": [said], "usage": usage}).encode())(handler)
+
+    return reply
+
+
+@pytest.mark.parametrize("kind", ["text", "number", "json"])
+def test_a_teacher_writes_answers_of_each_type(bench: Bench, tmp_path: Path, kind: str) -> None:
+    known = [{"thing": f"a #{i}#", "answer": answer_of(kind, i)} for i in range(80)]
+    (tmp_path / "known.jsonl").write_text("".join(json.dumps(row) + "\n" for row in known))
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps({"thing": f"a #{i}#"}) + "\n" for i in range(100, 135)))
+    out = tmp_path / "run"
+    with chat_server(writing(kind)) as server:
+        settings = (f"data.unlabelled={tmp_path / 'more.jsonl'}", f"teacher.base_url={server.url}", "teacher.model=wise")
+        given = ("--input", "thing", "--output", "answer", "--budget", "1usd", "--seed", "2", "--out", str(out))
+        prices = ("teacher.input_price=1", "teacher.output_price=1", "endpoint.input_price=1", "endpoint.output_price=1")
+        model = ("model=openai:small", f"endpoint.base_url={server.url}", f"output.type={kind}", "teacher.sample=30")
+        data = str(tmp_path / "known.jsonl")
+        ended = bench.commands.run("run", data, *given, *settings, *prices, *model, at=("line", "start", 1))
+        assert ended.code == -9, ended.stderr
+        asked = [r["body"] for r in server.seen if r["body"]["model"] == "wise"]
+        assert len(asked) == 30 + 35
+    events = {event["kind"]: event["value"] for event in journal_of(out)}
+    value = events["teach"]
+    assert value["refused"] == 5 and len(value["rows"]) == 30
+    numbers = [int(row_id.split(":")[1]) + 99 for row_id, _ in value["rows"]]
+    said = [json.loads(answer) if kind != "text" else answer for _, answer in value["rows"]]
+    assert said == [answer_of(kind, number + (number % 5 == 0)) for number in numbers]
+    agreement = value["agreement"]
+    assert agreement["n"] == 30 and agreement["metric"] == {"text": "token_f1", "number": "accuracy", "json": "json_f1"}[kind]
+    assert 0.4 < agreement["rate"] < 0.95 and agreement["ci"][0] < agreement["rate"] < agreement["ci"][1]
+    assert any("labelled by the teacher wise" in line for line in events["start"]["checks"])
+    assert events["start"]["n"]["train"] + events["start"]["n"]["dev"] + events["start"]["n"]["test"] == 80 + 30

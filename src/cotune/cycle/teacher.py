@@ -14,13 +14,14 @@ from cotune.config import RunConfig
 from cotune.cycle.budget import Budget
 from cotune.cycle.journal import Journal
 from cotune.cycle.remote import ANSWERS, prices_of
+from cotune.cycle.teacher_answers import agreement_of, answer_of
 from cotune.cycle.teacher_asking import WHY_STOPPED, Asked, affordable, ask, bounds_of
 from cotune.endpoint import AnswerCache, Client, Endpoint, Usage
-from cotune.endpoint.way import Way, answer_tokens
+from cotune.endpoint.prices import tokens_of
+from cotune.endpoint.way import FORMS, Way, answer_tokens
 from cotune.errors import InputError
-from cotune.evaluate.intervals import proportion_interval
-from cotune.model.label_answers import match_label
 from cotune.model.remote import RemoteModel
+from cotune.model.writing import json_schema, most_tokens
 from cotune.prompt.prompt import Prompt
 from cotune.task.checks import DataChecks, Finding
 from cotune.task.example import Example
@@ -38,16 +39,10 @@ def read_unlabelled(config: RunConfig, task: Task) -> tuple[Example, ...]:
     """The rows that a teacher may answer, without a label; none where the config names no file. Empty ones are passed over.
 
     Raises:
-        InputError: the file cannot be read or lacks an input column, or the task's answers are no labels.
+        InputError: the file cannot be read or lacks an input column.
     """
     if config.data.unlabelled is None:
         return ()
-    if task.output.free:
-        raise InputError(
-            f"a teacher gives labels, not answers of the type {task.output.type}",
-            where="teacher",
-            mend="Leave teacher and data.unlabelled out, or set output.type to label.",
-        )
     table = read_table(config.data.unlabelled)
     for name in task.input_fields:
         table.need_input(name)
@@ -95,8 +90,7 @@ def teach(
     sample = [task.train[i] for i in rng.permutation(len(task.train))[: section.sample]]
 
     def effect() -> dict[str, Any]:
-        words = prompt.words(task.labels)
-        teacher = _teacher(config, out, answer_tokens((*task.labels, *words)))
+        teacher = _teacher(config, out, task, prompt)
         bounds = bounds_of(config, budget, task, prompt)
         room = affordable(teacher, prompt, sample, task.labels, bounds)
         shown = sample[: max(1, int(min(room / 3, len(sample))))]
@@ -105,19 +99,17 @@ def teach(
             with teacher.client:
                 teacher.settle(prompt, shown[0].fields, task.labels)
                 asked = ask(teacher, prompt, [*shown, *order], task.labels, bounds)
-        named = [match_label(answer.text, words) for answer in asked.said]
-        own = named[: len(shown)]
-        agreed = sum(label is not None and task.labels[label] == row.output for label, row in zip(own, shown, strict=False))
-        found = list(zip(order, named[len(shown) :], strict=False))
+        answers = [answer_of(answer.text, prompt, task) for answer in asked.said]
+        found = list(zip(order, answers[len(shown) :], strict=False))
         return {
             "model": section.model,
-            "rows": [[row.id, task.labels[label]] for row, label in found if label is not None],
-            "refused": sum(label is None for _, label in found),
+            "rows": [[row.id, answer] for row, answer in found if answer is not None],
+            "refused": sum(answer is None for _, answer in found),
             "asked": len(asked.said),
             "left_out": left_out,
             "unasked": len(order) - len(found),
             "stopped": WHY_STOPPED.get(asked.stopped, ""),
-            "agreement": _agreement(agreed, len(own)),
+            "agreement": agreement_of(answers[: len(shown)], shown, task, config.seed),
             "tokens": asked.spent.total,
             "dollars": round(prices.cost(asked.spent), 9) if (prices := prices_of(section)) else 0.0,
         }
@@ -135,7 +127,8 @@ def sentence(value: Any) -> str:
     if agreement["n"]:
         low, high = agreement["ci"]
         rate = f"{100 * agreement['rate']:.0f}%, 95% interval {100 * low:.0f} to {100 * high:.0f}"
-        text += f"; it agrees with {agreement['agree']} of {agreement['n']} labelled train rows ({rate})"
+        by = "" if agreement["metric"] == "accuracy" else f" by {agreement['metric']}"
+        text += f"; it agrees with {agreement['agree']} of {agreement['n']} labelled train rows ({rate}{by})"
     if value.get("stopped"):
         text += f"; it was not asked about {value['unasked']:,} rows, as {value['stopped']}"
     return text
@@ -160,7 +153,7 @@ def _fresh(rows: Sequence[Example], task: Task) -> tuple[list[Example], dict[str
     return kept, counts
 
 
-def _teacher(config: RunConfig, out: Path, longest: int) -> RemoteModel:
+def _teacher(config: RunConfig, out: Path, task: Task, prompt: Prompt) -> RemoteModel:
     section = config.teacher
     if section.base_url is None or section.model is None:
         raise InputError("there is no teacher", where="teacher", mend="Set teacher.base_url and teacher.model.")
@@ -169,20 +162,22 @@ def _teacher(config: RunConfig, out: Path, longest: int) -> RemoteModel:
         most=section.concurrency,
         keep=True,
     )
+    schema = json_schema(task.output)
     return RemoteModel(
         client,
-        way=Way(alternatives=0, tokens=longest),
+        way=Way(0, tokens=_answer_tokens(config, task, prompt), form="" if schema is None else FORMS[0]),
         answers=AnswerCache(out / ANSWERS),
         prices=prices_of(section),
         patience=_PATIENCE_S,
+        schema=schema,
     )
 
 
-def _agreement(agreed: int, n: int) -> dict[str, Any]:
-    if not n:
-        return {"n": 0, "agree": 0, "rate": None, "ci": None}
-    interval = proportion_interval(np.repeat([1.0, 0.0], [agreed, n - agreed]))
-    return {"n": n, "agree": agreed, "rate": agreed / n, "ci": [round(interval.low, 4), round(interval.high, 4)]}
+def _answer_tokens(config: RunConfig, task: Task, prompt: Prompt) -> int:
+    if not task.output.free:
+        return answer_tokens((*task.labels, *prompt.words(task.labels)))
+    longest = max(tokens_of(row.output) for row in (*task.train, *task.dev))
+    return config.output.max_tokens or most_tokens(longest)
 
 
 def _told(checks: DataChecks, value: Any) -> DataChecks:

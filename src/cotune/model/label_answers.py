@@ -56,6 +56,11 @@ def named_log_probs(label: int | None, labels: int) -> NDArray[np.float64]:
     return result
 
 
+def spoken(text: str) -> str:
+    """An answer without what the model thought aloud between ``<think>`` marks."""
+    return _THINKING.sub(" ", text).strip()
+
+
 def match_label(text: str, words: Sequence[str]) -> int | None:
     """Which label an answer in words names; None where it names none, or several and none first.
 
@@ -66,7 +71,7 @@ def match_label(text: str, words: Sequence[str]) -> int | None:
         text: of the answer; what a model thinks aloud between ``<think>`` marks is left out.
         words: what the model says for each label.
     """
-    text = _THINKING.sub(" ", text).strip()
+    text = spoken(text)
     inner = _json_text(text)
     fold = _folding(words)
     targets = [_words(fold(word)) for word in words]

@@ -111,7 +111,7 @@ def _teach(value: Value) -> list[Told]:
         if value.get("stopped")
         else ""
     )
-    return [Told(f"{head}, {counted(value.get('refused'), 'answer')} named no label{agrees}{left}", "news")]
+    return [Told(f"{head}, {counted(value.get('refused'), 'answer')} fitted nothing{agrees}{left}", "news")]
 
 
 def _judge(value: Value) -> list[Told]:

@@ -1,0 +1,69 @@
+"""What a teacher's answers mean: the label, number, JSON or text that each is, and how often it agrees with known ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cotune.evaluate.arms import aggregate_statistic
+from cotune.evaluate.intervals import aggregate_interval, mean_interval
+from cotune.evaluate.scoring import judged
+from cotune.model.label_answers import match_label, spoken
+from cotune.prompt.prompt import Prompt
+from cotune.task.answered import Answered
+from cotune.task.example import Example, groups_of
+from cotune.task.metrics import DEFAULT_METRICS, METRICS
+from cotune.task.task import Task
+
+
+def answer_of(text: str, prompt: Prompt, task: Task) -> str | None:
+    """The answer that a teacher gave, in the one form in which answers are learnt; None where it fits the output in no way.
+
+    A number is the last one of the answer. JSON may stand between other words, and has to fit the schema.
+    """
+    if not task.output.free:
+        label = match_label(text, prompt.words(task.labels))
+        return None if label is None else task.labels[label]
+    said = task.output.canonical(spoken(text))
+    return said if said and task.output.fits(said) and not _cannot_stand(said) else None
+
+
+def agreement_of(answers: Sequence[str | None], rows: Sequence[Example], task: Task, seed: int) -> dict[str, Any]:
+    """How far answers agree with what is known of the rows, by the task's metric; of labels, the share of equal ones.
+
+    Answers that fit nothing count as wrong. A metric that looks at more than answers is replaced by the default of the
+    output's type.
+    """
+    if not answers:
+        return {"n": 0, "agree": 0, "rate": None, "ci": None, "metric": None}
+    metric = task.measure
+    if not task.output.free:
+        metric = METRICS["accuracy"]
+    elif metric.graded or not metric.needs_answers:
+        metric = METRICS[DEFAULT_METRICS[task.output.type]]
+    known = [row.output for row in rows[: len(answers)]]
+    groups = groups_of(rows[: len(answers)])
+    # No label, and no value of any type, is an empty text.
+    given = [answer or "" for answer in answers]
+    found = judged(Answered(known, given, task.output, rows[: len(answers)]), np.zeros(len(known)), metric)
+    if metric.aggregate is None:
+        interval = mean_interval(found.values, groups=groups, seed=seed)
+    else:
+        assert found.counts is not None
+        interval = aggregate_interval(
+            aggregate_statistic(metric.aggregate, [found.counts]), found.values, groups=groups, seed=seed
+        )
+    return {
+        "n": len(known),
+        "agree": int(found.correct.sum()),
+        "rate": round(found.score, 6),
+        "ci": [round(min(1.0, max(0.0, end)), 4) for end in (interval.low, interval.high)],
+        "metric": metric.name,
+    }
+
+
+def _cannot_stand(text: str) -> bool:
+    """Whether a text holds what no row may hold: a NUL character or half a character."""
+    return "\0" in text or any("\ud800" <= character <= "\udfff" for character in text)
