@@ -239,6 +239,12 @@ BROKEN: dict[str, Callable[[Path], Any]] = {
     "alpha by layer": lambda f: edit_config(f, alpha_pattern={"q_proj": 64}),
     "no such layer": lambda f: edit_config(f, target_modules=["nowhere"]),
     "rank 0": lambda f: edit_config(f, r=0),
+    "a rank that takes all memory": lambda f: edit_config(f, r=10**9),
+    "a rank that its weights lack": lambda f: edit_config(f, r=60_000),
+    "an alpha that is no number": lambda f: edit_config(f, lora_alpha=10**400),
+    "far too many layers": lambda f: edit_config(f, target_modules=[f"layer{i}" for i in range(200_000)]),
+    "a name without end": lambda f: edit_config(f, target_modules=["q" * 10**6]),
+    "config without bottom": lambda f: (f / CONFIG).write_text('{"r": ' + "[" * 10**5 + "]" * 10**5 + "}"),
 }
 
 

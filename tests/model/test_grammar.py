@@ -15,6 +15,7 @@ from cotune.errors import InputError
 from cotune.model.choosing import Chooser
 from cotune.model.generations import GREEDY, Sampling
 from cotune.model.grammar import Grammar
+from cotune.model.json_schema import dump
 from cotune.model.json_terms import END
 from cotune.model.token_grammar import TokenGrammar, TokenTable
 from cotune.prompt.prompt import Prompt
@@ -345,6 +346,77 @@ def test_gold_answers_take_the_order_of_the_schema() -> None:
 def test_what_cannot_be_kept_is_refused_by_place(schema: Any, word: str) -> None:
     with pytest.raises(InputError, match=re.escape(word)):
         Grammar.json(schema)
+
+
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "null"}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": {"type": "array", "items": schema, "minItems": 1}}, "required": ["a"]}
+    return schema
+
+
+def doubling(levels: int, leaf: dict[str, Any]) -> dict[str, Any]:
+    """Two references a level: a small schema that is large once they are written out."""
+    steps = {
+        f"l{i}": {"type": "object", "properties": {name: {"$ref": f"#/$defs/l{i + 1}"} for name in "ab"}} for i in range(levels)
+    }
+    return {"$ref": "#/$defs/l0", "$defs": {**steps, f"l{levels}": leaf}}
+
+
+def in_lists(times: int, least: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "null"}
+    for _ in range(times):
+        schema = {"type": "array", "items": schema, "minItems": least}
+    return schema
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("schema", "word"),
+    [
+        (doubling(25, {"type": "string"}), "5,000 parts"),
+        (doubling(10, {"enum": ["x" * 2000]}), "5,000 parts"),
+        ({"type": "object", "properties": {f"p{i}": {"type": "null"} for i in range(6000)}}, "5,000 parts"),
+        (nested(1000), "64 levels"),
+        ({"type": "string", "minLength": 10**9}, "minLength is above 100,000"),
+        ({"type": "array", "items": {"type": "null"}, "minItems": 10**9}, "minItems is above 100,000"),
+        (in_lists(4, 1000), "the shortest answer"),
+        (
+            {
+                "type": "object",
+                "properties": {name: {"type": "string", "minLength": 60_000} for name in "ab"},
+                "required": ["a", "b"],
+            },
+            "the shortest answer",
+        ),
+        ({"type": "number", "minimum": 10**400}, "minimum is too large"),
+        ({"type": "number", "exclusiveMaximum": 1e300}, "exclusiveMaximum is too large"),
+        ({"type": "number", "minimum": float("-inf")}, "minimum is too large"),
+    ],
+)
+def test_a_schema_without_measure_is_refused_at_once(schema: dict[str, Any], word: str) -> None:
+    with pytest.raises(InputError, match=re.escape(word)):
+        Grammar.json(schema)
+
+
+def test_large_schemas_that_people_have_are_kept() -> None:
+    many = {f"field{i}": {"type": "string", "maxLength": 10**9} for i in range(250)}
+    for schema in (
+        {"type": "object", "properties": many, "required": list(many)},
+        nested(31),
+        {"enum": [f"product {i}" for i in range(2_000)]},
+        {"type": "integer", "minimum": -(10**18), "maximum": 10**18},
+        doubling(8, {"type": "boolean"}),
+    ):
+        grammar = Grammar.json(schema)
+        held = TokenGrammar(grammar, TABLE, lead="", limit=100_000)
+        walk = held.start()
+        json.loads(held.read(walk.finish()))
+    # Along an answer no call is as deep as the object has fields.
+    text = dump(dict.fromkeys(many, "x"))
+    for required in (list(many), []):
+        left = Grammar.json({"type": "object", "properties": many, "required": required}).term.after_all(text.encode())
+        assert left is not None and left.nullable
 
 
 def test_a_tokenizer_without_bytes_is_refused() -> None:

@@ -42,6 +42,8 @@ _NOT_PLAIN = (
     "alora_invocation_tokens",
 )
 """What peft can add to a LoRA that changes its answers and is not rebuilt here."""
+_MOST_RANK, _MOST_ALPHA, _MOST_TARGETS = 65_536, 10**6, 2_000
+"""What no adapter exceeds. Beyond, peft would take all memory or compare names for hours before anything is refused."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,10 @@ class AdapterSlot:
         # Where an adapter is refused below, the model holds neither it nor the one before.
         self.current = ""
         settings = read_settings(self._folders[adapter_id])
+        inner = {value.shape[0] for name, value in weights.items() if ".lora_A." in name and value.ndim}
+        if inner != {settings.rank}:
+            # Before room is made for weights of a rank that only the config has.
+            raise InputError("the adapter's weights are not of the rank that its config names", mend="Save the adapter anew.")
         if self._peft is not None or not self._bind(settings, weights):
             self.wrap(settings)
             self._put(weights)
@@ -317,7 +323,7 @@ def is_prefix(folder: Path) -> bool:
     """Whether an adapter's folder holds a trained prefix; one that holds nothing of use is none."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(config, dict) and config.get("peft_type") == "PREFIX_TUNING"
 
@@ -337,11 +343,13 @@ def read_settings(folder: Path) -> LoraSettings:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         target = config["target_modules"]
-        settings = LoraSettings(
-            int(config["r"]), int(config["lora_alpha"]), target if isinstance(target, str) else ",".join(sorted(target))
-        )
+        names = [target] if isinstance(target, str) else sorted(target)
+        settings = LoraSettings(int(config["r"]), int(config["lora_alpha"]), ",".join(names))
+        bounds = ((1, settings.rank, _MOST_RANK), (-_MOST_ALPHA, settings.alpha, _MOST_ALPHA), (1, len(names), _MOST_TARGETS))
+        if not all(least <= value <= most for least, value, most in bounds) or max(map(len, names)) > 1_000:
+            raise ValueError("r, lora_alpha or target_modules are out of range")
         plain = config.get("peft_type") == "LORA" and not any(config.get(name) for name in _NOT_PLAIN)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"not an adapter ({error})", where=str(folder / CONFIG), mend=mend) from error
     if not plain or not (folder / WEIGHTS).is_file():
         raise InputError("not a plain LoRA adapter in safetensors", where=str(folder), mend=mend)

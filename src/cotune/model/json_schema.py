@@ -38,6 +38,9 @@ _KEYWORDS: dict[str, set[str]] = {
     "null": set(),
 }
 _DIGITS = {"integer": 15, "number": 9}
+LEVELS, PARTS, LENGTH, BOUND = 64, 5_000, 100_000, 10**18
+"""Of a schema with its references written out: levels and parts at most; characters or items that an answer must have at most,
+and how far from 0 a bound may be. Nobody's answers need more, and what is asked for without end takes time without end."""
 Schema = dict[str, Any]
 
 
@@ -89,7 +92,7 @@ def _of_type(value: Any, kind: str) -> bool:
         "array": isinstance(value, list),
         "string": isinstance(value, str),
         "number": number,
-        "integer": number and float(value).is_integer(),
+        "integer": number and (isinstance(value, int) or value.is_integer()),
         "boolean": isinstance(value, bool),
         "null": value is None,
     }.get(kind, True)
@@ -102,8 +105,21 @@ def _same(left: Any, right: Any) -> bool:
 class _Reader:
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
+        self._parts = self._level = 0
 
     def read(self, schema: Any, where: str, above: tuple[str, ...]) -> tuple[Term, Schema]:
+        self._parts += 1
+        self._level += 1
+        if self._parts > PARTS or self._level > LEVELS:
+            most = f"{PARTS:,} parts" if self._parts > PARTS else f"{LEVELS} levels"
+            raise _refusal(f"with its references written out it has more than {most}", where, "Ask for less in one answer.")
+        term, plain = self._read(schema, where, above)
+        self._level -= 1
+        if len(term.shortest) > LENGTH:
+            raise _refusal(f"the shortest answer has more than {LENGTH:,} characters", where, "Ask for less in one answer.")
+        return term, plain
+
+    def _read(self, schema: Any, where: str, above: tuple[str, ...]) -> tuple[Term, Schema]:
         if not isinstance(schema, Mapping):
             raise _refusal("the schema must be a JSON object that says what is allowed", where, "Name a type.")
         if "$ref" in schema:
@@ -173,7 +189,10 @@ class _Reader:
         values = [value for value in values if not kinds or any(_of_type(value, str(kind)) for kind in kinds)]
         if "const" in schema and "enum" in schema:
             values = [value for value in values if any(_same(value, option) for option in schema["enum"])]
-        term = either([Literal(text.encode()) for text in dict.fromkeys(map(dump, values))])
+        texts = list(dict.fromkeys(map(dump, values)))
+        # Wherever it is referred to, an enumeration is written out.
+        self._parts += sum(map(len, texts)) // 100
+        term = either([Literal(text.encode()) for text in texts])
         if term is None:
             raise _refusal("no value of enum is allowed", where, "Give at least one of the type.")
         return term, {"enum": values}
@@ -182,6 +201,7 @@ class _Reader:
         properties, required = schema.get("properties", {}), schema.get("required", [])
         if not isinstance(properties, Mapping) or not isinstance(required, Sequence):
             raise _refusal("properties must be an object and required a list", where, "See json-schema.org.")
+        required = dict.fromkeys(required)
         if missing := [name for name in required if name not in properties]:
             raise _refusal(f"{missing[0]!r} is required and no property says what it is", where, "Add it to properties.")
         parts = {name: self.read(inner, f"{where}/properties/{name}", above) for name, inner in properties.items()}
@@ -201,6 +221,8 @@ class _Reader:
         if "items" not in schema:
             raise _refusal("an array's items are not described", where, "Add items.")
         term, inner = self.read(schema["items"], f"{where}/items", above)
+        if low * len(term.shortest) > LENGTH:
+            raise _refusal(f"the shortest answer has more than {LENGTH:,} characters", where, "Lower minItems.")
         return then(Literal(b"["), Items(term, low, high), Literal(b"]")), _kept(schema, "array") | {"items": inner}
 
     def _number(self, schema: Mapping[str, Any], kind: str, where: str) -> tuple[Term, Schema]:
@@ -210,6 +232,8 @@ class _Reader:
                 continue
             if not _of_type(schema[name], "number"):
                 raise _refusal(f"{name} must be a number", where, "Draft 2020-12 is read.")
+            if not abs(schema[name]) <= BOUND:
+                raise _refusal(f"{name} is too large a number", where, f"Leave it out, or stay within {BOUND:.0e}.")
             bounds[name] = exact(schema[name])
         low, high = bounds.get("minimum"), bounds.get("maximum")
         above = "exclusiveMinimum" in bounds and (low is None or bounds["exclusiveMinimum"] >= low)
@@ -228,6 +252,8 @@ class _Reader:
         for name, value in ((least, low), (most, high)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
                 raise _refusal(f"{name} must be a whole number from 0 on", where, "Mend the schema.")
+        if low > LENGTH:
+            raise _refusal(f"{least} is above {LENGTH:,}, and no answer gets as long", where, "Lower it.")
         if high is not None and high < low:
             raise _refusal(f"{most} is below {least}", where, "Mend the schema.")
         return low, high

@@ -191,6 +191,12 @@ class Fields(_Unfolded):
     _states: dict[int, Fields] = field(default_factory=dict)
 
     @cached_property
+    def shortest(self) -> bytes:
+        # In one go: field by field, a large object would be a stack of calls as deep.
+        due = b", ".join(name + value.shortest for name, value, required in self.fields[self.start :] if required)
+        return b", " + due if self.begun and due else due
+
+    @cached_property
     def _open(self) -> Term:
         options: list[Term] = []
         for number in range(self.start, len(self.fields)):
