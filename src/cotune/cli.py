@@ -106,6 +106,7 @@ def predict(
     batch: Annotated[int, typer.Option(min=1, help="Rows that are answered together.")] = 64,
     base: Annotated[Path | None, typer.Option(help="Folder of the base model, where it moved.")] = None,
     key_env: Annotated[str | None, typer.Option(help="Variable with the key, where an endpoint answers.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="URL that the bundle may send rows to, where it is elsewhere.")] = None,
     patience: Annotated[float, typer.Option(min=0.1, help="Seconds that a question to an endpoint may take.")] = 600.0,
     as_json: Json = False,
 ) -> None:
@@ -113,7 +114,7 @@ def predict(
     with collection_paused():
         from cotune.bundle import load, predict_stream
 
-        predictor = load(bundle, base=base, key_env=key_env, patience=patience)
+        predictor = load(bundle, base=base, key_env=key_env, endpoint=endpoint, patience=patience)
     if input is not None:
         found = predictor.predict(input, probabilities=True)[0]
         if as_json or probabilities:

@@ -16,10 +16,12 @@ import pytest
 from cycle_runs import Ended, journal_of, summary_of, without_times
 
 from chat_server import ChatServer, Reply, chat_server, send, slow, torn
-from cotune.bundle.load import OpenedBundle
+from cotune.bundle.load import OpenedBundle, load
 from cotune.bundle.remote import ENDPOINT, remote_predictor
 from cotune.endpoint import Client, Endpoint, EndpointError
 from cotune.endpoint.way import Way
+from cotune.errors import InputError
+from cotune.files import file_sha256
 from cotune.model.cache import cache_folder
 from cotune.model.remote import RemoteModel
 from cotune.prompt.prompt import Prompt
@@ -144,11 +146,49 @@ def test_a_bundle_whose_server_is_gone_gives_up_when_it_is_told_to(whole: tuple[
     saved = {**bundle.saved, ENDPOINT: {**bundle.saved[ENDPOINT], "base_url": address, "key_env": None}}
     moved = RemoteModel(Client(Endpoint(address, saved[ENDPOINT]["model"], None)), way=Way.from_json(saved[ENDPOINT]["way"]))
     base = replace(bundle.manifest.base_model, fingerprint=moved.fingerprint)
-    predictor = remote_predictor(replace(bundle.manifest, base_model=base), bundle.prompt, saved, "prompt.json", None, 0.8)
+    manifest = replace(bundle.manifest, base_model=base)
+    predictor = remote_predictor(manifest, bundle.prompt, saved, "prompt.json", key_env=None, endpoint=None, patience=0.8)
     started = time.monotonic()
     with pytest.raises(EndpointError, match="another try in"):
         predictor.predict("a cow")
     assert time.monotonic() - started < 30
+
+
+def test_rows_go_to_no_other_machine_without_leave(whole: tuple[Path, ChatServer], tmp_path: Path) -> None:
+    folder = tmp_path / "forged"
+    shutil.copytree(whole[0] / "best", folder)
+    bundle = OpenedBundle.read(folder)
+    for address, here in (
+        ("http://localhost:9/v1", True),
+        ("http://[::1]:9/v1", True),
+        ("http://192.0.2.7:9/v1", False),
+        ("http://127.0.0.1.example.com:9/v1", False),
+        ("http://0x7f000001:9/v1", False),
+    ):
+        endpoint = {**bundle.saved[ENDPOINT], "base_url": address, "key_env": None}
+        moved = RemoteModel(Client(Endpoint(address, endpoint["model"], None)), way=Way.from_json(endpoint["way"]))
+        (folder / "prompt.json").write_text(json.dumps({**bundle.saved, ENDPOINT: endpoint}))
+        manifest = json.loads((whole[0] / "best" / "manifest.json").read_text())
+        manifest["base_model"]["fingerprint"] = moved.fingerprint
+        manifest["files"]["prompt.json"] = file_sha256(folder / "prompt.json")
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        assert load(folder, endpoint=address).input_fields
+        assert load(folder, endpoint=address + "/").input_fields
+        if here:
+            assert load(folder).input_fields
+            continue
+        for given in (None, "http://192.0.2.8/v1"):
+            with pytest.raises(InputError) as refused:
+                load(folder, endpoint=given)
+            assert address in refused.value.what and f"--endpoint {address}" in refused.value.mend
+
+
+def test_the_card_says_where_rows_are_sent(whole: tuple[Path, ChatServer]) -> None:
+    out, server = whole
+    card = (out / "best" / "README.md").read_text()
+    assert f"Rows are sent to {server.url}" in card
+    assert f"cotune predict FOLDER --endpoint {server.url} --key-env LABELLER_KEY --input" in card
+    assert f"cotune.load(\"FOLDER\", endpoint={server.url!r}, key_env='LABELLER_KEY')" in card
 
 
 def test_a_prompt_of_ones_own_is_tried_against_the_winner(bench: Bench, whole: tuple[Path, ChatServer]) -> None:

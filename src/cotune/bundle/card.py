@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -29,7 +30,14 @@ _GAINS = {
 _MOST_LABELS = 100
 
 
-def model_card(manifest: Manifest, metrics: Mapping[str, Any], prompt_text: str, *, stands_for: int | None = None) -> str:
+def model_card(
+    manifest: Manifest,
+    metrics: Mapping[str, Any],
+    prompt_text: str,
+    *,
+    stands_for: int | None = None,
+    endpoint: tuple[str, str | None] | None = None,
+) -> str:
     """The card's text.
 
     Args:
@@ -38,6 +46,7 @@ def model_card(manifest: Manifest, metrics: Mapping[str, Any], prompt_text: str,
             is left out, and so is a score without interval.
         prompt_text: what the model reads, with ``{field}`` where a row's text goes.
         stands_for: where the adapter is a trained prefix, how many of a prompt's first tokens it stands for.
+        endpoint: where a model behind an endpoint answers: its URL, and the environment variable with the key, if any.
     """
     base = base_model_name(manifest)
     tuned = manifest.adapter_id != "base"
@@ -50,8 +59,10 @@ def model_card(manifest: Manifest, metrics: Mapping[str, Any], prompt_text: str,
         + f" {manifest.versions.get('cotune', '')}".rstrip()
         + ".",
         "## Use",
-        _use(manifest),
+        _use(manifest, endpoint),
     ]
+    if endpoint is not None:
+        parts.append(f"Rows are sent to {_plain(endpoint[0])}, which answers them; cotune asks for your leave first.")
     if tuned:
         parts += ["The adapter is a plain PEFT folder and works without cotune:", _fence(_peft(base), "python")]
         parts.append(
@@ -103,13 +114,17 @@ def base_model_name(manifest: Manifest) -> str:
     return PurePath(name).name if PurePath(name).is_absolute() or name.startswith((".", "~")) else name
 
 
-def _use(manifest: Manifest) -> str:
+def _use(manifest: Manifest, endpoint: tuple[str, str | None] | None) -> str:
     single = len(manifest.input_fields) == 1
     row = example_row(manifest.input_fields)
-    shell = ['cotune predict FOLDER --input "..."'] if single else []
+    url, key = endpoint or (None, None)
+    leave = [(option, value) for option, value in (("endpoint", url), ("key_env", key)) if value is not None]
+    predict = " ".join(["cotune predict FOLDER", *(f"--{o.replace('_', '-')} {shlex.quote(_plain(v))}" for o, v in leave)])
+    shell = [f'{predict} --input "..."'] if single else []
     shares = "" if manifest.written is not None else "--probabilities "
-    shell.append(f"cotune predict FOLDER {shares}< rows.jsonl > answers.jsonl")
-    code = ["import cotune", "", 'bundle = cotune.load("FOLDER")', f"bundle.predict([{row}])"]
+    shell.append(f"{predict} {shares}< rows.jsonl > answers.jsonl")
+    given = "".join(f", {option}={_plain(value)!r}" for option, value in leave)
+    code = ["import cotune", "", f'bundle = cotune.load("FOLDER"{given})', f"bundle.predict([{row}])"]
     return f"`FOLDER` is the folder of this file; each line of `rows.jsonl` is like `{row}`.\n\n" + "\n\n".join(
         (_fence("\n".join(shell), "sh"), _fence("\n".join(code), "python"))
     )

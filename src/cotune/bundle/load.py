@@ -33,6 +33,7 @@ def load(
     threads: int | None = None,
     base: str | Path | None = None,
     key_env: str | None = None,
+    endpoint: str | None = None,
     patience: float = PATIENCE_S,
     progress: Callable[[str], None] | None = None,
 ) -> Predictor:
@@ -47,6 +48,8 @@ def load(
             same model, byte for byte.
         key_env: environment variable with the key for the endpoint that answers, where one does. A bundle names it, but only
             you can allow that a key of yours is sent where a bundle says.
+        endpoint: URL of that endpoint. A bundle names it, but only you can allow that your rows are sent there; one on this
+            machine itself needs no leave.
         patience: seconds that one question to such an endpoint may take, all tries and waits included; a few where something
             else answers in its place.
         progress: told, in a sentence each, what takes time.
@@ -56,7 +59,15 @@ def load(
             or the base model is not there, another one, or has another chat template.
     """
     return load_several(
-        [folder], device=device, dtype=dtype, threads=threads, base=base, key_env=key_env, patience=patience, progress=progress
+        [folder],
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        base=base,
+        key_env=key_env,
+        endpoint=endpoint,
+        patience=patience,
+        progress=progress,
     )[0]
 
 
@@ -68,6 +79,7 @@ def load_several(
     threads: int | None = None,
     base: str | Path | None = None,
     key_env: str | None = None,
+    endpoint: str | None = None,
     patience: float = PATIENCE_S,
     progress: Callable[[str], None] | None = None,
 ) -> list[Predictor]:
@@ -85,7 +97,11 @@ def load_several(
         manifest = bundle.manifest
         if ENDPOINT in bundle.saved:
             where = str(bundle.folder / PROMPT)
-            predictors.append(remote_predictor(manifest, bundle.prompt, bundle.saved, where, key_env, patience))
+            predictors.append(
+                remote_predictor(
+                    manifest, bundle.prompt, bundle.saved, where, key_env=key_env, endpoint=endpoint, patience=patience
+                )
+            )
             continue
         known = models.get(manifest.base_model.fingerprint)
         if known is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -56,8 +57,23 @@ def text_of(prompt: Prompt, fields: Mapping[str, str], labels: Sequence[str], mo
     return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in messages)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a URL's host is this machine itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def remote_predictor(
-    manifest: Manifest, prompt: Prompt, saved: Mapping[str, Any], where: str, key_env: str | None, patience: float
+    manifest: Manifest,
+    prompt: Prompt,
+    saved: Mapping[str, Any],
+    where: str,
+    *,
+    key_env: str | None,
+    endpoint: str | None,
+    patience: float,
 ) -> Predictor:
     """A predictor that asks the bundle's endpoint.
 
@@ -67,10 +83,11 @@ def remote_predictor(
         saved: what ``prompt.json`` holds.
         where: that file, for errors.
         key_env: environment variable with the key, as the caller allows it.
+        endpoint: URL that rows may be sent to, as the caller allows it; one on this machine needs no leave.
         patience: seconds that one question may take, all tries and waits included.
 
     Raises:
-        InputError: the bundle says nothing usable about the endpoint, or names a key that the caller did not allow.
+        InputError: the bundle says nothing usable about the endpoint, or names one or a key that the caller did not allow.
         EndpointError: the key is not set.
     """
     from cotune.embed import Neighbours
@@ -84,12 +101,21 @@ def remote_predictor(
         base_url, named, timeout = str(data["base_url"]), data["key_env"], float(data["timeout"])
         way, url = Way.from_json(data["way"]), urlsplit(base_url)
         usable = url.scheme in ("http", "https") and bool(url.hostname) and "@" not in url.netloc and 0 < timeout < 1e6
-        usable = usable and (named is None or isinstance(named, str)) and manifest.adapter_id == "base"
-        endpoint = Endpoint(base_url, str(data["model"]), key_env, timeout, "--key-env, or the bundle")
+        usable = (
+            usable and base_url.isprintable() and (named is None or isinstance(named, str)) and manifest.adapter_id == "base"
+        )
+        asked = Endpoint(base_url, str(data["model"]), key_env, timeout, "--key-env, or the bundle")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError("it does not say whom to ask, and how", where=where, mend=_MEND) from error
     if not usable:
         raise InputError("it does not say whom to ask, and how", where=where, mend=_MEND)
+    if not is_loopback(url.hostname or "") and (endpoint or "").rstrip("/") != base_url.rstrip("/"):
+        raise InputError(
+            f"the bundle sends the rows to {base_url}, and it is for you to allow that"
+            + (f", not {endpoint}" if endpoint else ""),
+            where=where,
+            mend=f"If you trust that server with them, add --endpoint {base_url} (in Python, endpoint={base_url!r}).",
+        )
     if named is not None and key_env is None:
         raise InputError(
             f"the bundle asks {base_url} with a key, and it is for you to say which",
@@ -98,7 +124,7 @@ def remote_predictor(
         )
     written = manifest.written
     schema = json_schema(written) if written is not None else None
-    model = RemoteModel(Client(endpoint, most=_CONCURRENCY, keep=True), way=way, schema=schema, patience=patience)
+    model = RemoteModel(Client(asked, most=_CONCURRENCY, keep=True), way=way, schema=schema, patience=patience)
     if model.fingerprint != manifest.base_model.fingerprint:
         raise InputError("the endpoint is not the one that the manifest names", where=where, mend=_MEND)
     if prompt.nearest:

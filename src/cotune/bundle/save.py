@@ -114,7 +114,8 @@ def save_bundle(
     if prompt.nearest:
         stock = len(prompt.demonstrations)
         text = f"(each row is shown those {prompt.nearest} of {stock} examples that are most like it; here for one)\n{text}"
-    card = model_card(manifest, metrics, text, stands_for=stands_for)
+    elsewhere = (model.endpoint.base_url, model.endpoint.key_env) if isinstance(model, RemoteModel) else None
+    card = model_card(manifest, metrics, text, stands_for=stands_for, endpoint=elsewhere)
     with atomic_folder(folder) as temporary:
         write_json(temporary / PROMPT, asked)
         write_json(temporary / DECISION, decision.to_json())
