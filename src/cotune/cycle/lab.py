@@ -109,7 +109,7 @@ class Lab:
         self.dev_vectors: NDArray[np.float32] | None = None
         self.dev_embedded = 0
         self.calibrates = True
-        self._trains = False
+        self._trains, self._unneeded = False, 0.0
         self._runs: dict[str, TuningRun] = {}
         self._trained: dict[str, int] = {}
         self._known: dict[str, Given] = {}
@@ -154,13 +154,26 @@ class Lab:
         """Budget that is left, in its unit. Under a time budget this is journalled, since decisions hang on it."""
         if self.costs.budget.kind == "tokens":
             left = self.costs.budget.amount - self.account.tokens
-            self.watcher.set_time_left(left / self.costs.score_rate)
+            self._tell_left(left)
             return left
         if self.costs.budget.kind == "money":
             return self.costs.budget.amount - self.account.dollars
         left = self.costs.budget.amount - float(self.journal.step("clock", "clock", lambda: round(self.journal.clock(), 2)))
-        self.watcher.set_time_left(left)
+        self._tell_left(left)
         return left
+
+    def expect_end(self, cost: float | None) -> None:
+        """Tell that only so much of the budget is still needed, the search being over; None where it goes on."""
+        budget = self.costs.budget
+        left = budget.amount - (self.journal.clock() if budget.kind == "time" else self.account.tokens)
+        self._unneeded = 0.0 if cost is None else max(0.0, left - cost)
+        self._tell_left(left)
+
+    def _tell_left(self, left: float) -> None:
+        """Tell how long the run will take where so much is left. Money passes at no pace that is known."""
+        if self.costs.budget.kind != "money":
+            needed = left - self._unneeded
+            self.watcher.set_time_left(needed / self.costs.score_rate if self.costs.budget.kind == "tokens" else needed)
 
     # Scoring ------------------------------------------------------------------------------------------------------
 

@@ -98,7 +98,9 @@ class Loop:
                 [len(search.cycles), choice, steps],
                 lambda c=choice, w=why, s=steps: {"next": c, "why": w, "steps": s},  # type: ignore[misc]
             )
-            if recorded["next"] == "finish":
+            over = recorded["next"] == "finish"
+            self.lab.expect_end(self._end_cost(search) if over else None)
+            if over:
                 search.stopped = recorded["why"]
                 self._out_of_budget = recorded["why"] == _SPENT
                 return
@@ -310,6 +312,13 @@ class Loop:
             # A stretch ends with a check on dev, which costs as much as several steps, and shows whether more steps still help.
             return "tune", why, min(room, affordable, max(block, ground // 2))
         return "finish", _SPENT, 0
+
+    def _end_cost(self, search: Search) -> float:
+        """Cost of all that comes once the search is over: what the plan put aside, and letting the learning rates fall."""
+        costs, plan, winner = self.lab.costs, self.plan, search.winner
+        doubles = 0 if self.previous else doubled_arms(search.seed, winner, search.tracks)
+        finish = 0.0 if winner.failed else self.ahead.finish(winner, search.seed, winner.ground.candidate.steps)
+        return costs.scoring(plan.reserve_tokens - doubles * plan.arm_tokens) + plan.fixed + finish
 
     def _at_measured_speed(self, tracks: Sequence[Track]) -> Plan:
         """The plan, its short runs no longer than what the first steps' speed allows: it was made on a guess of that speed."""

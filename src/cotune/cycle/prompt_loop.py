@@ -87,7 +87,9 @@ class PromptLoop:
                 [len(found.cycles), choice],
                 lambda c=choice, w=why: {"next": c, "why": w, "steps": 0},  # type: ignore[misc]
             )
-            if recorded["next"] == "finish":
+            over, plan = recorded["next"] == "finish", self.plan
+            lab.expect_end(lab.costs.scoring(plan.reserve_tokens) + plan.fixed if over else None)
+            if over:
                 found.stopped = recorded["why"]
                 return found
             before = found.best.rank
