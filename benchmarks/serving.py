@@ -37,6 +37,7 @@ from cotune.model.bundled import resolve_model
 from cotune.model.engine_settings import EngineSettings
 from cotune.model.local import LocalModel
 from cotune.model.probe import Probe, probe
+from cotune.task.output import label_output
 from measure import machine_facts, say
 from workloads import read_rows, scoring_work
 
@@ -124,7 +125,7 @@ def made_bundle(folder: Path, data: Path, model: str, found: Probe) -> Path:
         task_name="trec6",
         input_fields=("input",),
         output_field="output",
-        labels=labels,
+        output=label_output(labels),
         metric="accuracy",
         prompt=scoring_work(local, rows, labels, 60).prompt,
         decision=RAW,
