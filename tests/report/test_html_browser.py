@@ -218,3 +218,29 @@ def test_an_unfinished_run_and_the_start_of_one_open_too(browser: Any, tmp_path:
     watched = Watched(browser, write_report(folder))
     assert "Nothing has been measured" in watched.page.inner_text("#verdict")
     watched.check()
+
+
+def test_a_row_of_written_answers_opens_with_its_difference_inert(browser: Any, tmp_path: Path) -> None:
+    labels = ("play <img src=x onerror='window.hurt = 1'> now", "play </script><script>window.hurt = 1</script> later", "stop")
+    watched = Watched(browser, write_report(run_folder(tmp_path / "run", rows=12, labels=labels, late=True)))
+    page = watched.page
+    assert page.inner_text("#matrix-table thead th >> nth=1") == "Right answer"
+    seen = set()
+    for place in range(3):
+        page.locator("#matrix-table .open").nth(place).click()
+        gold = page.inner_text("#panel p:has-text('Right answer: ') b")
+        assert gold in labels
+        for heading in page.locator("#panel h3").all():
+            answer, right = heading.locator("bdi").inner_text(), "right" in heading.inner_text().split("✓")[-1]
+            changes = heading.locator("xpath=following-sibling::*[1][self::p][del or ins or span]")
+            assert changes.count() == (answer != gold) and right == (answer == gold)
+            if answer != gold:
+                parts = [(part.evaluate("node => node.tagName"), part.text_content()) for part in changes.locator("> *").all()]
+                assert "".join(text for tag, text in parts if tag != "INS") == gold
+                assert "".join(text for tag, text in parts if tag != "DEL") == answer
+                seen.add(answer)
+        page.keyboard.press("Escape")
+    assert seen
+    assert page.evaluate("window.hurt") is None and page.locator("main img, dialog img").count() == 0
+    watched.check()
+    page.close()
