@@ -199,6 +199,14 @@ def test_no_local_path_is_written(tmp_path: Path) -> None:
     assert "q_proj" in settings.target and "lm_head" not in settings.target
 
 
+@pytest.mark.parametrize("alpha", [0.5, 6.5, 8.0])
+def test_an_alpha_that_is_no_whole_number_scales_as_said(tmp_path: Path, alpha: float) -> None:
+    local = tiny_local("llama")
+    adapter = saved(local, tmp_path, settings=LoraSettings(SMALL.rank, alpha, SMALL.target))
+    assert read_settings(tmp_path / adapter).alpha == alpha
+    assert json.loads((tmp_path / adapter / CONFIG).read_text())["lora_alpha"] == alpha
+
+
 def edit_config(folder: Path, **changes: Any) -> None:
     config = json.loads((folder / CONFIG).read_text())
     write_json(folder / CONFIG, config | changes)

@@ -15,7 +15,7 @@ from cotune.cycle.remote import embeds_of, open_remote, remote_costs
 from cotune.cycle.stopwatch import Stopwatch
 from cotune.errors import InputError
 from cotune.evaluate.judge import Judge
-from cotune.model.adapters import BASE, LoraSettings
+from cotune.model.adapters import BASE, LoraSettings, alpha_of
 from cotune.model.engine_settings import EngineSettings, batch_tokens, weight_bytes
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
@@ -108,7 +108,7 @@ def tune_settings(config: RunConfig) -> TuneSettings:
     tune = config.tune
     return TuneSettings(
         method=tune.method,
-        lora=LoraSettings(tune.rank, int(tune.alpha), tune.target),
+        lora=LoraSettings(tune.rank, alpha_of(tune.alpha), tune.target),
         prefix=PrefixSettings(tune.prefix.init, tune.prefix.tokens),
         learning_rate=tune.prefix.learning_rate if tune.method == "prefix" else tune.learning_rate,
         batch_size=tune.batch_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class LoraSettings:
     """
 
     rank: int = 16
-    alpha: int = 32
+    alpha: float = 32
     target: str = "all-linear"
 
 
@@ -303,7 +304,7 @@ def _peft_config(settings: LoraSettings) -> Any:
 
     return LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,
+        lora_alpha=alpha_of(settings.alpha),
         lora_dropout=0.0,
         target_modules=settings.target if settings.target == "all-linear" else settings.target.split(","),
         task_type="CAUSAL_LM",
@@ -333,6 +334,18 @@ def adapter_files(folder: Path) -> list[str]:
     return [CONFIG, WEIGHTS, *([STANDS_FOR] if is_prefix(folder) else [])]
 
 
+def alpha_of(alpha: float | str) -> float:
+    """LoRA's alpha as a config holds it; a whole number as one, so that equal settings have equal hashes.
+
+    Raises:
+        ValueError: it is no number, or none that is finite.
+    """
+    found = float(alpha)
+    if not math.isfinite(found):
+        raise ValueError(f"lora_alpha is {found}")
+    return int(found) if found.is_integer() else found
+
+
 def read_settings(folder: Path) -> LoraSettings:
     """Shape of a saved adapter.
 
@@ -344,7 +357,7 @@ def read_settings(folder: Path) -> LoraSettings:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         target = config["target_modules"]
         names = [target] if isinstance(target, str) else sorted(target)
-        settings = LoraSettings(int(config["r"]), int(config["lora_alpha"]), ",".join(names))
+        settings = LoraSettings(int(config["r"]), alpha_of(config["lora_alpha"]), ",".join(names))
         bounds = ((1, settings.rank, _MOST_RANK), (-_MOST_ALPHA, settings.alpha, _MOST_ALPHA), (1, len(names), _MOST_TARGETS))
         if not all(least <= value <= most for least, value, most in bounds) or max(map(len, names)) > 1_000:
             raise ValueError("r, lora_alpha or target_modules are out of range")
