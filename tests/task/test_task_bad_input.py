@@ -194,6 +194,12 @@ def test_a_train_set_that_is_all_in_the_test(tmp_path: Path) -> None:
     assert "0 labelled rows are left after what repeats the test left" in message_of(path, data={"test": str(path)})
 
 
+def test_a_train_set_that_is_all_in_dev(tmp_path: Path) -> None:
+    path = good_file(tmp_path)
+    message = message_of(path, data={"dev": str(path)})
+    assert "0 labelled rows are left after what repeats dev left" in message
+
+
 def test_a_dev_set_that_is_all_in_the_test(tmp_path: Path) -> None:
     other = good_file(tmp_path, "other.csv", [{"text": f"other {i}", "label": "ab"[i % 2]} for i in range(9)])
     message = message_of(good_file(tmp_path), data={"test": str(other), "dev": str(other)})

@@ -112,7 +112,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
     labelled, dev, removed = _without_leaks(labelled, dev, test)
     test = subsample(test, source.limit_test, generator(_TEST_LIMIT), stratum)
     labelled = subsample(labelled, source.limit_train, generator(_TRAIN_LIMIT), stratum)
-    _check_enough(source, kind, labelled, dev)
+    _check_enough(source, kind, labelled, dev, removed)
     if dev is None:
         size = dev_size(len(labelled), source.limit_dev)
         _check_cut("dev", size, len(labelled), source)
@@ -338,7 +338,7 @@ def _without(rows: Rows, ids: Sequence[str]) -> Rows:
     return tuple(example for example in rows if example.id not in gone)
 
 
-def _check_enough(source: Source, kind: OutputType, labelled: Rows, dev: Rows | None) -> None:
+def _check_enough(source: Source, kind: OutputType, labelled: Rows, dev: Rows | None, removed: Removed) -> None:
     if dev is not None and not dev:
         raise InputError(
             "every dev row also stands in the test",
@@ -348,9 +348,11 @@ def _check_enough(source: Source, kind: OutputType, labelled: Rows, dev: Rows | 
     limited = source.limit_train is not None and source.limit_train <= len(labelled)
     least = LEAST_ROWS // 2 if dev is not None or source.test is None else LEAST_ROWS
     if len(labelled) < least or len({example.output for example in labelled}) < 2:
+        judging = [name for name, gone in (("the test", removed.train_in_test), ("dev", removed.train_in_dev)) if gone]
+        left = f"what repeats {' or '.join(judging or ['the test'])} left"
         said = "labels" if kind == "label" else "outputs"
         raise InputError(
-            f"{len(labelled)} labelled rows are left after {'limit.train' if limited else 'what repeats the test left'}"
+            f"{len(labelled)} labelled rows are left after {'limit.train' if limited else left}"
             f" with {len({example.output for example in labelled})} {said}",
             where="limit.train" if limited else source.train.source,
             mend=f"At least {least} rows with two {said} are needed.",
