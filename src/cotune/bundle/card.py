@@ -25,6 +25,7 @@ _GAINS = {
     "both": "from both",
     "prompt_given_tuning": "from the prompt, once the model is tuned",
     "synergy": "beyond the sum of both",
+    "synergy_log_loss": "beyond the sum of both, in log-loss (nats a row)",
     "over_previous": "over the earlier bundle",
 }
 _MOST_LABELS = 100
@@ -163,12 +164,16 @@ def _results(manifest: Manifest, metrics: Mapping[str, Any]) -> list[str]:
     rows = []
     for name, gain in gains.items() if isinstance(gains, Mapping) else ():
         if isinstance(gain, Mapping) and _number(gain.get("value")) and _interval(gain.get("ci")):
-            p = f"{gain['p']:.2g}" if _number(gain.get("p")) else "-"
+            corrected = gain.get("p_holm", gain.get("p"))
+            p = f"{corrected:.2g}" if _number(corrected) else "-"
             about = _GAINS.get(name, _plain(str(name)))
             rows.append(f"| {about} | {gain['value']:+.3f} ({_span(gain['ci'], '+')}) | {p} |")
     if rows:
-        parts.append("\n".join(["| gain | difference (95% interval) | p |", "|---|---|---|", *rows]))
-        parts.append("Differences are paired, row by row. An interval that holds zero tells nothing apart.")
+        parts.append("\n".join(["| gain | difference (95% interval) | p (Holm) |", "|---|---|---|", *rows]))
+        parts.append(
+            "Differences are paired, row by row. An interval that holds zero tells nothing apart. The p-values are corrected"
+            " for the number of gains."
+        )
     return parts
 
 
