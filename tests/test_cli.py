@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from cotune import __version__
 from cotune.cli import app, main
 from cotune.cycle.tryout import Tryouts
 from cotune.report.narration import Story
@@ -81,6 +82,11 @@ def test_every_command_shows_an_example(cotune: Cotune, command: str) -> None:
     assert re.search(rf"Examples?:\s.*cotune {command}\b", shown.stdout, re.DOTALL)
     assert not _ESCAPE.search(shown.stdout)
     assert "--json" in shown.stdout
+
+
+def test_the_version_is_told(cotune: Cotune) -> None:
+    shown = cotune("--version")
+    assert shown.code == 0 and shown.stdout == f"cotune {__version__}\n"
 
 
 def test_help_names_every_command(cotune: Cotune) -> None:
@@ -172,6 +178,8 @@ BAD = {
     "budget nonsense": Bad(("budget", "'soon'", "10m"), more=("--budget", "soon")),
     "budget nothing": Bad(("budget", "'0m'"), more=("--budget", "0m")),
     "budget too small": Bad(("budget", "too small", "Give --budget"), more=("--budget", "3ktok")),
+    "a budget that is over before it starts": Bad(("too small", " s, and 0 s "), more=("--budget", "1s")),
+    "an object as rows": Bad(("bad.json", "single object"), {"bad.json": '{"text": "a", "label": "x"}'}, "bad.json"),
     "unknown device": Bad(("warp",), more=("engine.device=warp",)),
     "a seed below zero": Bad(("seed", "at least 0"), more=("--seed", "-1")),
     "a limit that leaves nothing": Bad(("limit.test",), more=("limit.test=59",)),

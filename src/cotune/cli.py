@@ -23,6 +23,24 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from cotune import __version__
+
+        typer.echo(f"cotune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 

@@ -117,6 +117,7 @@ def make_plan(
     decay: float,
     extra_tokens: float = 0.0,
     raised: Callable[[float], str] = "{:.0f} more".format,
+    unit: str = "",
 ) -> Plan:
     """Fit a run into what is left of the budget.
 
@@ -134,6 +135,7 @@ def make_plan(
         decay: share of a finished run in which the learning rate falls.
         extra_tokens: further tokens that are scored at the end.
         raised: the budget with so much more, as a command would name it.
+        unit: of the budget, as messages name it.
 
     Raises:
         BudgetError: not even one short run fits.
@@ -149,9 +151,10 @@ def make_plan(
     least = 2 * 4 * step + 4 * check
     test_row = scoring(1.05 * sizes.test_row)
     if usable < least:
+        blank = f" {unit}" if unit else ""
         raise BudgetError(
-            f"the budget is too small: scoring the test rows and one short tuning run need about {reserve + least:.0f}, "
-            f"and {left:.0f} is left",
+            f"the budget is too small: scoring the test rows and one short tuning run need about {reserve + least:.0f}{blank}, "
+            f"and {max(0.0, left):.0f}{blank} is left",
             where="budget",
             mend=f"Give {_remedies(least - usable, sizes.test, test_row, raised)}.",
         )

@@ -79,6 +79,7 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | Non
             decay=lab.tune.decay,
             extra_tokens=extra_tokens,
             raised=lab.costs.budget.raised,
+            unit=lab.costs.budget.unit,
         )
 
     nearest, warmed = _nearest_tokens(lab, config, seed, own), lab.stopwatch.taken()

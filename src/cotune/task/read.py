@@ -359,7 +359,15 @@ def _parse_json(text: str, where: str, mend: str) -> Any:
 
 
 def _json_kind(value: Any) -> str:
-    kinds = {type(None): "null", bool: "truth value", int: "number", float: "number", str: "text", list: "list"}
+    kinds = {
+        type(None): "null",
+        bool: "truth value",
+        int: "number",
+        float: "number",
+        str: "text",
+        list: "list",
+        dict: "single object",
+    }
     return kinds.get(type(value), type(value).__name__)
 
 
