@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,11 @@ def test_where_such_a_winner_could_not_be_tested_there_are_none(bench: Bench, tm
     assert bench.run(tmp_path / "run", "search.nearest_demonstrations=true", budget="30ktok", at=("line", "plan", 1)).code == -9
     (plan,) = [e["value"] for e in journal_of(tmp_path / "run") if e["kind"] == "plan"]
     assert plan["nearest"] is False and "leave nearest demonstrations out" in plan["text"][-1]
+    race, tuning, reserve = plan["race"], plan["tuning"], plan["reserve"]
+    told = " ".join(plan["text"])
+    assert f"dev rows each: about {race:,.0f} tokens" in told and f"as far: about {tuning:,.0f} tokens" in told
+    (whole,) = [int(text.replace(",", "")) for text in re.findall(r"in all about ([\d,]+) of 30,000 tokens", told)]
+    assert race + tuning + reserve < whole < race + tuning + reserve + 6000
 
 
 def test_a_run_with_them_ends_alike_when_killed(bench: Bench, tmp_path: Path) -> None:

@@ -84,6 +84,8 @@ class Plan:
         arm_tokens: tokens of the reserve that one arm takes on the test.
         training: share of the budget that goes into steps.
         advice: what would give steps half of it, where they get less; empty where they do not.
+        race: cost of the first race, in the budget's unit, at the rates known at the start.
+        tuning: that of the steps and of measuring what they gave.
     """
 
     pool: int
@@ -98,6 +100,8 @@ class Plan:
     arm_tokens: float = 0.0
     training: float = 0.0
     advice: str = ""
+    race: float = 0.0
+    tuning: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """For the journal."""
@@ -178,7 +182,9 @@ def make_plan(
     lacking = (_HALF - trained) * left if sizes.late and target < limit else 0.0
     # Of a longer budget about a tenth goes into races and checks, and of the rest half is what is asked for.
     advice = _remedies(lacking, sizes.test, test_row, raised, longer=1 / (0.9 - _HALF)) if lacking > 0 else ""
-    return replace(plan, training=trained, advice=advice)
+    steps = entrants * short + 2 * max(0, target - short)
+    race, tuning = _race_cost(pool, race_rows) * row, steps * step + (entrants + 3) * check
+    return replace(plan, training=trained, advice=advice, race=race, tuning=tuning)
 
 
 def _remedies(lacking: float, test: int, test_row: float, raised: Callable[[float], str], *, longer: float = 1.1) -> str:

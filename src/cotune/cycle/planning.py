@@ -94,7 +94,7 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | Non
                 break
         else:
             plan = planned(0.0)
-        text = _plan_text(plan, lab, sizes)
+        text = _plan_text(plan, lab, sizes, lab.costs.budget.amount - left)
         if nearest and not plan.nearest:
             text.append("leave nearest demonstrations out: the budget could not test a winner that has them")
         return {**plan.to_json(), **warmed, "text": text}
@@ -111,13 +111,16 @@ def _nearest_tokens(lab: Lab, config: RunConfig, seed: Prompt, own: float) -> fl
     return 1.05 * 3 * (lab.task.test.n + len(lab.dev)) * nearest_cost(lab, config.search, seed, own)
 
 
-def _plan_text(plan: Plan, lab: Lab, sizes: Sizes) -> list[str]:
-    unit = "s" if lab.costs.budget.kind == "time" else "tokens"
+def _plan_text(plan: Plan, lab: Lab, sizes: Sizes, spent: float) -> list[str]:
+    unit, amount = lab.costs.budget.unit, lab.costs.budget.amount
+    end = spent + plan.race + plan.tuning + plan.reserve
     steps = f"training gets about {plan.training:.0%} of the budget" + (f"; half needs {plan.advice}" if plan.advice else "")
     return [
-        f"score {plan.pool} prompts on up to {plan.race_rows} dev rows each",
+        f"score {plan.pool} prompts on up to {plan.race_rows} dev rows each: about {plan.race:,.0f} {unit}",
         f"tune {plan.entrants} of them for {plan.short_steps} steps, then the best on",
-        f"to about {plan.target_steps} steps ({plan.target_steps / sizes.steps_per_epoch:.1f} epochs), the seed prompt as far",
+        f"to about {plan.target_steps} steps ({plan.target_steps / sizes.steps_per_epoch:.1f} epochs), the seed prompt as far: "
+        f"about {plan.tuning:,.0f} {unit}",
         f"keep {plan.reserve:,.0f} {unit} for confirming, {sizes.test} test rows and the report",
         *([steps, f"an answer has {lab.answering.limit} tokens at most"] if sizes.late else []),
+        f"in all about {end:,.0f} of {amount:,.0f} {unit}; what is left goes into further rounds while they help",
     ]

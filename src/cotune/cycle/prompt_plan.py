@@ -101,7 +101,7 @@ def fit_prompt_plan(lab: Lab, config: RunConfig, seed: Prompt) -> PromptPlan:
             with suppress(BudgetError):
                 plan = planned(reserve_tokens + more, True)
         plan = plan or planned(reserve_tokens, False)
-        text = _plan_text(plan, lab)
+        text = _plan_text(plan, lab, lab.costs.budget.amount - left)
         if more and not plan.nearest:
             text.append("leave nearest demonstrations out: the budget could not test a winner that has them")
         numbers = {name: value if isinstance(value, bool) else round(value, 8) for name, value in asdict(plan).items()}
@@ -117,9 +117,18 @@ def _nearest_tokens(lab: Lab, config: RunConfig, seed: Prompt, own: float) -> fl
     return 1.05 * (lab.task.test.n + FINAL * len(lab.dev)) * nearest_cost(lab, config.search, seed, own)
 
 
-def _plan_text(plan: PromptPlan, lab: Lab) -> list[str]:
+def _plan_text(plan: PromptPlan, lab: Lab, spent: float) -> list[str]:
+    costs, unit = lab.costs, lab.costs.budget.unit
+    race = costs.scoring(race_rows_scored(plan.pool, plan.race_rows) * plan.row_tokens)
     return [
-        f"score {plan.pool} prompts on up to {plan.race_rows} dev rows each, then breed from the best and race again",
+        f"score {plan.pool} prompts on up to {plan.race_rows} dev rows each: about {_amount(race)} {unit}",
+        "then breed from the best and race again, while it helps and the budget lasts",
         "nothing is tuned: the model answers behind an endpoint",
-        f"keep {plan.reserve:,.4g} {lab.costs.budget.unit} for confirming and {lab.task.test.n} test rows",
+        f"keep {_amount(plan.reserve)} {unit} for confirming and {lab.task.test.n} test rows",
+        f"in all about {_amount(spent + race + plan.reserve)} {unit}, with more races at most {_amount(costs.budget.amount)}",
     ]
+
+
+def _amount(cost: float) -> str:
+    """A cost for people: seconds and tokens whole, cents of a few dollars kept."""
+    return f"{cost:,.0f}" if cost >= 100 else f"{cost:.3g}"
