@@ -339,6 +339,12 @@ def test_far_too_many_files_are_refused(bundle: Path) -> None:
         ({"engine": {"max_tokens": 1, "trust_remote_code": True}}, "trust_remote_code"),
         ({"hooks": []}, "hooks"),
         ({"adapter_id": None}, "adapter_id"),
+        ({"task": "\ud800"}, "half a character"),
+        ({"task": "x" * 10**6}, "without end"),
+        ({"labels": ["a", "b", "c", "\udfff"]}, "half a character"),
+        ({"input_fields": ["x" * 10**6]}, "without end"),
+        ({"versions": {"\ud800": "1"}}, "half a character"),
+        ({"base_model": {"name": "x" * 100_001, "fingerprint": "0"}}, "without end"),
     ],
 )
 def test_a_damaged_manifest_is_refused(bundle: Path, changes: dict[str, Any], what: str) -> None:
@@ -346,6 +352,19 @@ def test_a_damaged_manifest_is_refused(bundle: Path, changes: dict[str, Any], wh
     error = refused(bundle)
     assert what in error.what
     assert "manifest.json" in error.where
+
+
+def test_half_a_character_in_the_prompt_is_refused(bundle: Path) -> None:
+    saved = json.loads((bundle / "prompt.json").read_text())
+    saved["prompt"]["instruction"] = "\ud800"
+    forge(bundle, "prompt.json", saved)
+    assert "half a character" in refused(bundle).what
+
+
+def test_a_base_model_that_cannot_even_be_looked_for_is_told(bench: Bench, bundle: Path) -> None:
+    named = json.loads((bundle / "manifest.json").read_text())["base_model"]
+    forge(bundle, "metrics.json", {}, base_model=named | {"name": "x" * 100_000})
+    assert "cannot be found" in refused(bundle).what
 
 
 def test_parts_of_two_bundles_are_refused(bench: Bench, bundle: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +158,12 @@ def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: 
     name = base_of(manifest, base)
     try:
         model_folder = resolve_model(name, progress)
+    except OSError as error:
+        raise InputError(
+            f"the bundle's base model cannot be found ({error.strerror or error})",
+            where=where,
+            mend="If it lies elsewhere, name its folder as the base.",
+        ) from error
     except InputError as error:
         raise InputError(
             f"the bundle's base model cannot be found: {error.what}",
@@ -205,6 +213,8 @@ def _read_parts(folder: Path, manifest: Manifest) -> tuple[Prompt, Mapping[str, 
     """The prompt and the rest of ``prompt.json``, in agreement with the manifest."""
     where = str(folder / PROMPT)
     saved = read_json(folder / PROMPT)
+    if re.search("[\ud800-\udfff]", json.dumps(saved, ensure_ascii=False)):
+        raise InputError("there is half a character (a lone surrogate) in it", where=where, mend=_MEND)
     data = saved.get("prompt") if isinstance(saved, dict) else None
     if not isinstance(data, dict):
         raise InputError("there is no prompt in it", where=where, mend=_MEND)

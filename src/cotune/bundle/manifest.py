@@ -36,6 +36,8 @@ _ENDINGS = (".json", ".md", ".safetensors")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_ENTRIES = 1000
+_LONGEST_TEXT = 100_000
+_HALVES = re.compile(r"[\ud800-\udfff]")
 _MEND = "Copy the bundle again from where it was made."
 
 
@@ -313,7 +315,15 @@ class _Keys:
         value = self.left.pop(key)
         if not isinstance(value, kind) or isinstance(value, bool):
             self.wrong(key, "has a value of the wrong kind")
+        self._check_texts(key, value)
         return value
+
+    def _check_texts(self, key: str, value: Any) -> None:
+        """Refuse texts without end, and half characters, which can be written nowhere."""
+        texts = [value] if isinstance(value, str) else [*value, *value.values()] if isinstance(value, dict) else value
+        for text in texts if isinstance(texts, list) else ():
+            if isinstance(text, str) and (len(text) > _LONGEST_TEXT or _HALVES.search(text)):
+                self.wrong(key, "holds half a character (a lone surrogate), or a text without end")
 
     def texts(self, key: str) -> tuple[str, ...]:
         value = self.take(key, list)
