@@ -157,7 +157,9 @@ BAD = {
         ("bad.jsonl", "line 2", "JSON"), {"bad.jsonl": '{"text": "a", "label": "x"}\n{"text": \n'}, "bad.jsonl"
     ),
     "a JSON line that is no object": Bad(("bad.jsonl", "line 1", "list"), {"bad.jsonl": "[1, 2]\n"}, "bad.jsonl"),
-    "a nested cell": Bad(("bad.jsonl", "line 1", "'text'"), {"bad.jsonl": '{"text": ["a"], "label": "x"}\n' * 30}, "bad.jsonl"),
+    "a cell that is no text": Bad(
+        ("bad.jsonl", "line 1", "'text'"), {"bad.jsonl": '{"text": {"a": NaN}, "label": "x"}\n' * 30}, "bad.jsonl"
+    ),
     "a Parquet file that is none": Bad(("bad.parquet",), {"bad.parquet": "nothing of the kind"}, "bad.parquet"),
     "label not among labels": yaml(YAML + "output: {type: label, labels: [fruit, animal]}\n", "rows.csv", "'tool'", "line"),
     "unknown key": yaml(YAML + "tune: {rnak: 8}\n", "task.yaml", "line 5", "rnak", "tune.rank"),
@@ -178,7 +180,7 @@ BAD = {
     "budget nonsense": Bad(("budget", "'soon'", "10m"), more=("--budget", "soon")),
     "budget nothing": Bad(("budget", "'0m'"), more=("--budget", "0m")),
     "budget too small": Bad(("budget", "too small", "Give --budget"), more=("--budget", "3ktok")),
-    "a budget that is over before it starts": Bad(("too small", " s, and 0 s "), more=("--budget", "1s")),
+    "a budget that is over before it starts": Bad(("too small", " s, and ", " s is left"), more=("--budget", "1s")),
     "an object as rows": Bad(("bad.json", "single object"), {"bad.json": '{"text": "a", "label": "x"}'}, "bad.json"),
     "unknown device": Bad(("warp",), more=("engine.device=warp",)),
     "a seed below zero": Bad(("seed", "at least 0"), more=("--seed", "-1")),
@@ -403,7 +405,7 @@ def test_predict_answers_lines_from_standard_input(cotune: Cotune, done: Done) -
         ("", ("standard input", "no rows")),
         ('{"txt": "a"}\n', ("standard input, line 1", "'text'")),
         ('{"text": "a"}\n{"text": \n', ("standard input, line 2", "JSON")),
-        ('{"text": ["a"]}\n', ("line 1", "'text'")),
+        ('{"text": {"a": NaN}}\n', ("line 1", "NaN")),
         ('{"text": ""}\n', ("line 1", "empty")),
         ("[1]\n", ("line 1",)),
     ],

@@ -63,7 +63,7 @@ BROKEN: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
     "JSON key twice": ("d.jsonl", b'{"text": "a", "text": "b"}\n', ("d.jsonl, line 1", "'text' stands twice")),
     "JSON too deep": ("d.jsonl", b'{"text": ' + b"[" * 200_000 + b"}\n", ("d.jsonl, line 1", "JSON")),
     "JSON number too long": ("d.jsonl", b'{"text": ' + b"1" * 6000 + b"}\n", ("d.jsonl, line 1", "JSON cannot be read")),
-    "JSON file of one object": ("d.json", b'{"text": "a"}', ("d.json", "dict", "list of rows")),
+    "JSON file of one object": ("d.json", b'{"text": "a"}', ("d.json", "single object", "list of rows")),
     "corrupt parquet": ("d.parquet", b"PAR1 this is no parquet PAR1", ("d.parquet", "not readable Parquet")),
     "empty parquet": ("d.parquet", b"", ("d.parquet", "empty")),
     "missing column": ("d.csv", as_csv([{"txt": "a", "label": "b"}]), ("d.csv", "no column 'text'", "'txt'", "columns:")),
