@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from cotune.embed import Neighbours
 from cotune.errors import InputError
 from cotune.model.writing import Writing
 from cotune.prompt.prompt import Prompt
+from cotune.task.cells import has_half_character
 
 if TYPE_CHECKING:
     from cotune.model.local import LocalModel
@@ -213,7 +213,7 @@ def _read_parts(folder: Path, manifest: Manifest) -> tuple[Prompt, Mapping[str, 
     """The prompt and the rest of ``prompt.json``, in agreement with the manifest."""
     where = str(folder / PROMPT)
     saved = read_json(folder / PROMPT)
-    if re.search("[\ud800-\udfff]", json.dumps(saved, ensure_ascii=False)):
+    if has_half_character(json.dumps(saved, ensure_ascii=False)):
         raise InputError("there is half a character (a lone surrogate) in it", where=where, mend=_MEND)
     data = saved.get("prompt") if isinstance(saved, dict) else None
     if not isinstance(data, dict):

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
 from cotune.files import content_hash, file_sha256, inside
+from cotune.task.cells import has_half_character
 from cotune.task.output import Output, label_output
 from cotune.task.schema import schema_problem
 
@@ -37,7 +38,6 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_ENTRIES = 1000
 _LONGEST_TEXT = 100_000
-_HALVES = re.compile(r"[\ud800-\udfff]")
 _MEND = "Copy the bundle again from where it was made."
 
 
@@ -322,7 +322,7 @@ class _Keys:
         """Refuse texts without end, and half characters, which can be written nowhere."""
         texts = [value] if isinstance(value, str) else [*value, *value.values()] if isinstance(value, dict) else value
         for text in texts if isinstance(texts, list) else ():
-            if isinstance(text, str) and (len(text) > _LONGEST_TEXT or _HALVES.search(text)):
+            if isinstance(text, str) and (len(text) > _LONGEST_TEXT or has_half_character(text)):
                 self.wrong(key, "holds half a character (a lone surrogate), or a text without end")
 
     def texts(self, key: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cotune.errors import InputError
-from cotune.task.cells import NESTED, input_text
+from cotune.task.cells import NESTED, has_half_character, input_text
 
 
 def checked_row(row: Any, input_fields: Sequence[str], where: str) -> dict[str, str]:
@@ -67,7 +67,7 @@ def _field(row: Mapping[Any, Any], name: str, where: str) -> str:
             mend="Give a text, a number, a date, or lists and objects of these.",
         )
     found = str(text or "")
-    if "\0" in found or any("\ud800" <= character <= "\udfff" for character in found):
+    if "\0" in found or has_half_character(found):
         kind = "a NUL character" if "\0" in found else "half a character (a lone surrogate)"
         raise InputError(f"there is {kind} in the text", where=f"{where}, field {name!r}", mend="Take it out.")
     return found

@@ -13,6 +13,7 @@ from cotune.evaluate.scoring import judged
 from cotune.model.label_answers import match_label, spoken
 from cotune.prompt.prompt import Prompt
 from cotune.task.answered import Answered
+from cotune.task.cells import has_half_character
 from cotune.task.example import Example, groups_of
 from cotune.task.metrics import DEFAULT_METRICS, METRICS
 from cotune.task.task import Task
@@ -27,7 +28,7 @@ def answer_of(text: str, prompt: Prompt, task: Task) -> str | None:
         label = match_label(text, prompt.words(task.labels))
         return None if label is None else task.labels[label]
     said = task.output.canonical(spoken(text))
-    return said if said and task.output.fits(said) and not _cannot_stand(said) else None
+    return said if said and task.output.fits(said) and not ("\0" in said or has_half_character(said)) else None
 
 
 def agreement_of(answers: Sequence[str | None], rows: Sequence[Example], task: Task, seed: int) -> dict[str, Any]:
@@ -62,8 +63,3 @@ def agreement_of(answers: Sequence[str | None], rows: Sequence[Example], task: T
         "ci": [round(min(1.0, max(0.0, end)), 4) for end in (interval.low, interval.high)],
         "metric": metric.name,
     }
-
-
-def _cannot_stand(text: str) -> bool:
-    """Whether a text holds what no row may hold: a NUL character or half a character."""
-    return "\0" in text or any("\ud800" <= character <= "\udfff" for character in text)

@@ -13,6 +13,7 @@ import numpy as np
 
 from cotune.errors import InputError
 from cotune.files import content_hash
+from cotune.task.cells import has_half_character
 from cotune.task.checks import DataChecks, Finding, Removed, check_data
 from cotune.task.example import Example
 from cotune.task.metrics import Metric, metric_for
@@ -255,7 +256,7 @@ def _check_text(text: str | None, table: Table, index: int, column: str) -> None
         raise InputError(
             "there is a NUL character in the text", where=table.where(index, column), mend="Take it out of the cell."
         )
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if has_half_character(text):
         raise InputError(
             "there is half a character (a lone surrogate) in the text",
             where=table.where(index, column),

@@ -7,8 +7,11 @@ import decimal
 import enum
 import json
 import math
+import re
 import uuid
 from typing import Any, Final
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 class _Nested(enum.Enum):
@@ -71,6 +74,11 @@ def input_text(value: Any) -> str | _Nested | None:
         return ", ".join(item if isinstance(item, str) else str(cell_text(item) or "null") for item in value) or "none"
     written = nested_text(value)
     return NESTED if written is None else written
+
+
+def has_half_character(text: str) -> bool:
+    """Whether a lone surrogate stands in a text: half of a character, which can be written to no file."""
+    return not text.isascii() and _HALF.search(text) is not None
 
 
 def nested_text(value: Any) -> str | None:
