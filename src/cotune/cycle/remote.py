@@ -153,9 +153,13 @@ def _model(config: RunConfig, folder: Path, way: Way, task: Task) -> RemoteModel
     )
 
 
-def answer_limit(config: RunConfig, seed: Prompt, task: Task) -> int:
+def answer_limit(config: RunConfig, prompt: Prompt, task: Task) -> int:
     """Tokens that an answer of the model's may have."""
+    return config.endpoint.answer_tokens or usual_limit(config, prompt, task)
+
+
+def usual_limit(config: RunConfig, prompt: Prompt, task: Task) -> int:
+    """Tokens that whoever answers behind an endpoint may use, as far as the task says."""
     if task.output.free:
-        longest = max(tokens_of(row.output) for row in (*task.train, *task.dev))
-        return config.endpoint.answer_tokens or config.output.max_tokens or most_tokens(longest)
-    return config.endpoint.answer_tokens or answer_tokens((*task.labels, *seed.words(task.labels)))
+        return config.output.max_tokens or most_tokens(max(tokens_of(row.output) for row in (*task.train, *task.dev)))
+    return answer_tokens((*task.labels, *prompt.words(task.labels)))

@@ -13,15 +13,14 @@ import numpy as np
 from cotune.config import RunConfig
 from cotune.cycle.budget import Budget
 from cotune.cycle.journal import Journal
-from cotune.cycle.remote import ANSWERS, prices_of
+from cotune.cycle.remote import ANSWERS, prices_of, usual_limit
 from cotune.cycle.teacher_answers import agreement_of, answer_of
 from cotune.cycle.teacher_asking import WHY_STOPPED, Asked, affordable, ask, bounds_of
 from cotune.endpoint import AnswerCache, Client, Endpoint, Usage
-from cotune.endpoint.prices import tokens_of
-from cotune.endpoint.way import FORMS, Way, answer_tokens
+from cotune.endpoint.way import FORMS, Way
 from cotune.errors import InputError
 from cotune.model.remote import RemoteModel
-from cotune.model.writing import json_schema, most_tokens
+from cotune.model.writing import json_schema
 from cotune.prompt.prompt import Prompt
 from cotune.task.checks import DataChecks, Finding
 from cotune.task.example import Example
@@ -165,19 +164,12 @@ def _teacher(config: RunConfig, out: Path, task: Task, prompt: Prompt) -> Remote
     schema = json_schema(task.output)
     return RemoteModel(
         client,
-        way=Way(0, tokens=_answer_tokens(config, task, prompt), form="" if schema is None else FORMS[0]),
+        way=Way(0, tokens=usual_limit(config, prompt, task), form="" if schema is None else FORMS[0]),
         answers=AnswerCache(out / ANSWERS),
         prices=prices_of(section),
         patience=_PATIENCE_S,
         schema=schema,
     )
-
-
-def _answer_tokens(config: RunConfig, task: Task, prompt: Prompt) -> int:
-    if not task.output.free:
-        return answer_tokens((*task.labels, *prompt.words(task.labels)))
-    longest = max(tokens_of(row.output) for row in (*task.train, *task.dev))
-    return config.output.max_tokens or most_tokens(longest)
 
 
 def _told(checks: DataChecks, value: Any) -> DataChecks:
