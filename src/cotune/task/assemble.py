@@ -182,17 +182,17 @@ def examples_from(table: Table, role: str, source: Source, kind: OutputType = "l
     Raises:
         InputError: a column is missing, an output or an input is empty, or a cell holds what is no text or of another type.
     """
-    columns = (*source.input_fields, source.output_field, *((source.group,) if source.group is not None else ()))
+    others = (source.output_field, *((source.group,) if source.group is not None else ()))
     for column in source.input_fields:
         table.need_input(column, source.asked_by)
-    for column in columns[len(source.input_fields) :]:
+    for column in others:
         table.need(column, source.asked_by, nested=kind == "json" and column == source.output_field)
     read_output = cell_reader(kind, labels=source.labels or (), schema=source.schema)
     said = "label" if kind == "label" else "output"
     examples = []
     for index, row in enumerate(table.rows):
         fields = {name: table.shown(index, name) or "" for name in source.input_fields}
-        for column in columns:
+        for column in (*source.input_fields, *others):
             _check_text(fields.get(column, row.get(column)), table, index, column)
         if not any(text.strip() for text in fields.values()):
             _refuse_empty(table, index, source.input_fields, "the input is empty or missing", "Fill it")

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cotune.errors import InputError
-from cotune.task.cells import NESTED, cell_text, input_text, nested_text
-from cotune.task.read import Table
+from cotune.task.read import Table, stored_text
 
 
 def is_frame(value: Any) -> bool:
@@ -86,10 +85,5 @@ def table_from_columns(columns: Iterable[tuple[str, list[Any]]], source: str) ->
     nested: dict[str, dict[int, str | None]] = {}
     for name, values in columns:
         for index, value in enumerate(values):
-            text = cell_text(value)
-            if text is NESTED:
-                shown = input_text(value)
-                nested.setdefault(name, {})[index] = None if shown is NESTED else shown
-                text = nested_text(value)
-            rows[index][name] = text
+            rows[index][name] = stored_text(value, nested, name, index)
     return Table(tuple(names), rows, source, range(1, size + 1), "row", nested)

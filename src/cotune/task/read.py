@@ -129,6 +129,16 @@ def read_table(source: str | Path | Any, *, name: str | None = None, default_spl
     )
 
 
+def stored_text(value: Any, nested: dict[str, dict[int, Cell]], column: str, index: int) -> Cell:
+    """The text of a cell; of a list or an object its JSON, and in ``nested`` is noted what an input shows of it."""
+    text = cell_text(value)
+    if text is not NESTED:
+        return text
+    shown = input_text(value)
+    nested.setdefault(column, {})[index] = None if shown is NESTED else shown
+    return nested_text(value)
+
+
 def table_from_rows(rows: Iterable[Any], source: str, numbers: Sequence[int] | None = None, unit: str = "row") -> Table:
     """A Table from mappings of column to value; columns are the union of keys in order of first sight.
 
@@ -150,12 +160,7 @@ def table_from_rows(rows: Iterable[Any], source: str, numbers: Sequence[int] | N
         for key, value in row.items():
             column = str(key)
             columns.setdefault(column)
-            text = cell_text(value)
-            if text is NESTED:
-                shown = input_text(value)
-                nested.setdefault(column, {})[index] = None if shown is NESTED else shown
-                text = nested_text(value)
-            converted[column] = text
+            converted[column] = stored_text(value, nested, column, index)
         texts.append(converted)
     if not texts:
         raise InputError("there are no rows", where=source, mend="Give at least 20 labelled rows.")
