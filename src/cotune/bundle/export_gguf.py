@@ -7,7 +7,6 @@ import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +122,7 @@ class GgufExport:
 
         Empty where there is none, or where two labels begin with one token.
         """
-        first = [ids[0] for ids in self._completions]
+        first = [ids[0] for ids in self.asking.completions]
         bias = self.manifest.decision.bias
         return [] if not bias or len(set(first)) < len(first) else list(zip(first, bias, strict=True))
 
@@ -140,14 +139,6 @@ class GgufExport:
         elif self.asking.held is not None:
             body["json_schema"] = dict(self.asking.held)
         return body
-
-    @cached_property
-    def _completions(self) -> Sequence[Sequence[int]]:
-        if self.manifest.written is not None:
-            return ()
-        row = dict.fromkeys(self.manifest.input_fields, "a")
-        (rendered,) = self.predictor.model.renderer.render(self.predictor.prompt, [row], self.manifest.labels)
-        return rendered.completions
 
 
 def label_grammar(words: Sequence[str]) -> str:

@@ -30,6 +30,7 @@ class Asking:
         tokens: that an answer may have, its stop token included.
         stop_ids: tokens that end an answer.
         lead: what every answer begins with: a space, or nothing.
+        completions: the tokens that each label is said with, its stop token included; none where answers are written.
         schema: that a right answer fits; None where there is none.
     """
 
@@ -39,24 +40,26 @@ class Asking:
     tokens: int
     stop_ids: tuple[int, ...]
     lead: str
+    completions: tuple[tuple[int, ...], ...]
     schema: Mapping[str, Any] | None
 
     @classmethod
     def of(cls, predictor: Predictor, manifest: Manifest) -> Asking:
         """What a bundle says of it."""
         model, prompt = cast("LocalModel", predictor.model), predictor.prompt
-        tokens = manifest.answer_tokens
+        completions: tuple[tuple[int, ...], ...] = ()
         if manifest.written is None:
             row = dict.fromkeys(manifest.input_fields, "a")
             (rendered,) = model.renderer.render(prompt, [row], manifest.labels)
-            tokens = max(map(len, rendered.completions))
+            completions = tuple(map(tuple, rendered.completions))
         return cls(
             name=f"{slug(manifest.task)}-{manifest.adapter_id}",
             text=example_text(predictor),
             chat=model.renderer.chat,
-            tokens=tokens,
+            tokens=manifest.answer_tokens or max(map(len, completions)),
             stop_ids=model.stop_ids,
             lead=model.renderer.lead(prompt, manifest.input_fields),
+            completions=completions,
             schema=None if manifest.written is None else manifest.written.schema,
         )
 
