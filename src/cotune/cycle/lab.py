@@ -165,15 +165,17 @@ class Lab:
     def expect_end(self, cost: float | None) -> None:
         """Tell that only so much of the budget is still needed, the search being over; None where it goes on."""
         budget = self.costs.budget
+        if budget.kind == "money":
+            # Money passes at no pace that is known.
+            return
         left = budget.amount - (self.journal.clock() if budget.kind == "time" else self.account.tokens)
         self._unneeded = 0.0 if cost is None else max(0.0, left - cost)
         self._tell_left(left)
 
     def _tell_left(self, left: float) -> None:
-        """Tell how long the run will take where so much is left. Money passes at no pace that is known."""
-        if self.costs.budget.kind != "money":
-            needed = left - self._unneeded
-            self.watcher.set_time_left(needed / self.costs.score_rate if self.costs.budget.kind == "tokens" else needed)
+        """Tell how long the run will take where so much time, or so many tokens, are left."""
+        needed = left - self._unneeded
+        self.watcher.set_time_left(needed / self.costs.score_rate if self.costs.budget.kind == "tokens" else needed)
 
     # Scoring ------------------------------------------------------------------------------------------------------
 

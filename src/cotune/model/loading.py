@@ -23,7 +23,7 @@ from cotune.errors import CotuneError, InputError
 from cotune.files import content_hash, write_json
 from cotune.model.cache import cache_folder
 from cotune.model.engine_facts import ENGINE_VERSION
-from cotune.model.engine_settings import EngineSettings
+from cotune.model.engine_settings import EngineSettings, weight_bytes
 from cotune.model.folder import model_fingerprint, weight_files
 
 # A larger model takes so long to be read that what is saved would not be noticed.
@@ -145,7 +145,7 @@ def _straight(folder: Path, dtype: torch.dtype) -> Any:
 
 def _is_straight(model: Any, folder: Path, dtype: torch.dtype) -> bool:
     """Whether a folder's files, as they are, give the very model that transformers made of them."""
-    if sum(path.stat().st_size for path in weight_files(folder)) > _WORTH_BYTES:
+    if weight_bytes(folder) > _WORTH_BYTES:
         return False
     try:
         other = _straight(folder, dtype)
