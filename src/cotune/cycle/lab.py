@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from cotune.cycle.candidate import Own
 from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import Journal
 from cotune.cycle.stopwatch import Stopwatch
+from cotune.cycle.watching import TimeLeft, Watcher
 from cotune.embed import Embedder, HashedEmbedder, Neighbours, TextEmbedder
 from cotune.errors import CotuneError, DivergedError
 from cotune.evaluate.decision import RAW, Decision
@@ -34,18 +35,6 @@ from cotune.task.task import Task
 from cotune.tune.average import How, average
 from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
-
-
-class Watcher(Protocol):
-    """Is told how a run goes on between its journal's lines."""
-
-    def progress(self, stage: str, what: str, tokens: int) -> None:
-        """So many more tokens were run in this stage."""
-        ...
-
-    def set_time_left(self, seconds: float | None) -> None:
-        """How long the run will take from now; None where that is not known."""
-        ...
 
 
 class Lab:
@@ -109,7 +98,7 @@ class Lab:
         self.dev_vectors: NDArray[np.float32] | None = None
         self.dev_embedded = 0
         self.calibrates = True
-        self._trains, self._unneeded = False, 0.0
+        self._trains, self._time_left = False, TimeLeft(costs, watcher)
         self._runs: dict[str, TuningRun] = {}
         self._trained: dict[str, int] = {}
         self._known: dict[str, Given] = {}
@@ -154,28 +143,21 @@ class Lab:
         """Budget that is left, in its unit. Under a time budget this is journalled, since decisions hang on it."""
         if self.costs.budget.kind == "tokens":
             left = self.costs.budget.amount - self.account.tokens
-            self._tell_left(left)
+            self._time_left.tell(left)
             return left
         if self.costs.budget.kind == "money":
             return self.costs.budget.amount - self.account.dollars
         left = self.costs.budget.amount - float(self.journal.step("clock", "clock", lambda: round(self.journal.clock(), 2)))
-        self._tell_left(left)
+        self._time_left.tell(left)
         return left
 
     def expect_end(self, cost: float | None) -> None:
         """Tell that only so much of the budget is still needed, the search being over; None where it goes on."""
         budget = self.costs.budget
-        if budget.kind == "money":
-            # Money passes at no pace that is known.
-            return
-        left = budget.amount - (self.journal.clock() if budget.kind == "time" else self.account.tokens)
-        self._unneeded = 0.0 if cost is None else max(0.0, left - cost)
-        self._tell_left(left)
-
-    def _tell_left(self, left: float) -> None:
-        """Tell how long the run will take where so much time, or so many tokens, are left."""
-        needed = left - self._unneeded
-        self.watcher.set_time_left(needed / self.costs.score_rate if self.costs.budget.kind == "tokens" else needed)
+        # Money passes at no pace that is known.
+        if budget.kind != "money":
+            spent = self.journal.clock() if budget.kind == "time" else self.account.tokens
+            self._time_left.expect(cost, budget.amount - spent)
 
     # Scoring ------------------------------------------------------------------------------------------------------
 

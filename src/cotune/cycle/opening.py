@@ -10,9 +10,10 @@ from cotune.config import RunConfig, TuneConfig
 from cotune.cycle.budget import parse_budget
 from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import Journal
-from cotune.cycle.lab import Lab, Watcher
+from cotune.cycle.lab import Lab
 from cotune.cycle.remote import embeds_of, open_remote, remote_costs
 from cotune.cycle.stopwatch import Stopwatch
+from cotune.cycle.watching import Watcher
 from cotune.errors import InputError
 from cotune.evaluate.judge import Judge
 from cotune.model.adapters import BASE, LoraSettings, alpha_of

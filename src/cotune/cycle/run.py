@@ -20,7 +20,7 @@ from cotune.cycle.budget import parse_budget
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.journal import JOURNAL, Journal, read_journal
 from cotune.cycle.judging import open_judge, read_by_hand
-from cotune.cycle.lab import Lab, Watcher
+from cotune.cycle.lab import Lab
 from cotune.cycle.loop import Loop, Search
 from cotune.cycle.neighbours import check_neighbours
 from cotune.cycle.opening import open_lab
@@ -38,6 +38,7 @@ from cotune.cycle.start import Start, adopt, open_start, start_task
 from cotune.cycle.summary import attribution_of, build_summary
 from cotune.cycle.teacher import read_unlabelled, teach, unlabelled_hash
 from cotune.cycle.trust import measure_noise, measure_robustness, noise_of
+from cotune.cycle.watching import Watcher
 from cotune.errors import BusyError, CotuneError, InputError
 from cotune.evaluate.detectable import detectable_sentence
 from cotune.evaluate.resampling import group_index
