@@ -17,10 +17,11 @@ from bundles import BIAS, LABELS, PROMPT, TEXTS, Bench, edit_json, forge, loaded
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotune.bundle import place
+from cotune.bundle import load, place
 from cotune.bundle.manifest import LARGEST_JSON, Manifest, check_name, read_manifest
 from cotune.errors import InputError
-from cotune.task.output import label_output
+from cotune.prompt.prompt import Prompt
+from cotune.task.output import Output, label_output
 from tiny import save_tiny
 
 FILES = (
@@ -499,3 +500,11 @@ def test_a_manifest_survives_the_round_trip() -> None:
     assert Manifest.from_json(small_manifest()).to_json() == small_manifest()
     with_revision = small_manifest() | {"base_model": {"name": "o/m", "fingerprint": "f", "revision": "c"}}
     assert Manifest.from_json(with_revision).to_json() == with_revision
+
+
+def test_a_schema_that_cannot_be_kept_is_refused_before_the_base_is_looked_for(bench: Bench, tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "a+"}}}
+    output = Output("json", schema_text=json.dumps(schema))
+    folder = bench.save(tmp_path / "written", output=output, answer_tokens=20, metric="json_f1", prompt=Prompt("Say."))
+    with pytest.raises(InputError, match=r"manifest\.json, output\.schema, #/properties/a: the keyword 'pattern'"):
+        load(folder, base=tmp_path / "nowhere")

@@ -14,7 +14,7 @@ from cotune.bundle.predictor import Predictor
 from cotune.bundle.remote import ENDPOINT, remote_predictor
 from cotune.embed import Neighbours
 from cotune.errors import InputError
-from cotune.model.writing import Writing
+from cotune.model.writing import Writing, grammar_of
 from cotune.prompt.prompt import Prompt
 from cotune.task.cells import has_half_character
 
@@ -142,7 +142,11 @@ class OpenedBundle:
         """
         manifest = read_manifest(folder)
         verify(folder, manifest)
-        return cls(folder, manifest, *_read_parts(folder, manifest))
+        found = cls(folder, manifest, *_read_parts(folder, manifest))
+        if manifest.written is not None and ENDPOINT not in found.saved:
+            # Found now, it costs nobody the loading of a model.
+            grammar_of(manifest.written, f"{folder / MANIFEST}, output.schema")
+        return found
 
 
 def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: Callable[[str], None] | None = None) -> Path:

@@ -18,6 +18,7 @@ from cotune.config import RunConfig
 from cotune.cycle.arms import confirm, open_test
 from cotune.cycle.budget import parse_budget
 from cotune.cycle.candidate import Candidate
+from cotune.cycle.golds import check_golds
 from cotune.cycle.journal import JOURNAL, Journal, read_journal
 from cotune.cycle.judging import open_judge, read_by_hand
 from cotune.cycle.lab import Lab
@@ -124,7 +125,7 @@ def run(
     budget = parse_budget(config.budget)
     start = open_start(config)
     config = adopt(config, start)
-    task = start_task(config, start, task)
+    task = check_golds(config, start_task(config, start, task))
     own = _own_prompts(config, task, prompts)
     unlabelled = read_unlabelled(config, task)
     by_hand = read_by_hand(config, task)

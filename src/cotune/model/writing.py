@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cotune.errors import InputError
 from cotune.model.generations import GREEDY, Sampling
 from cotune.prompt.prompt import Prompt
 from cotune.task.output import Output
@@ -26,6 +27,28 @@ def json_schema(output: Output) -> Mapping[str, Any] | None:
     return output.schema if output.type == "json" else None
 
 
+def grammar_of(output: Output, where: str = "schema") -> Grammar | None:
+    """What answers are held to while they are written; None for free text and labels. No model is needed for it.
+
+    Args:
+        output: the task's.
+        where: the schema came from, for errors.
+
+    Raises:
+        InputError: the schema cannot be kept while writing; names the keyword and its place.
+    """
+    from cotune.model.grammar import Grammar
+
+    if output.type == "number":
+        return Grammar.number(integer=output.schema == {"type": "integer"})
+    if output.schema is None:
+        return None
+    try:
+        return Grammar.json(output.schema)
+    except InputError as error:
+        raise InputError(error.what, where=where + error.where.removeprefix("schema"), mend=error.mend) from error
+
+
 @dataclass(frozen=True)
 class Writing:
     """Writes answers of one type.
@@ -41,20 +64,18 @@ class Writing:
     grammar: Grammar | None
 
     @classmethod
-    def of(cls, output: Output, limit: int) -> Writing:
+    def of(cls, output: Output, limit: int, *, where: str = "schema") -> Writing:
         """The writing of an output.
+
+        Args:
+            output: the task's.
+            limit: tokens of an answer at most.
+            where: the schema came from, for errors.
 
         Raises:
             InputError: its schema cannot be kept while writing; names the place.
         """
-        from cotune.model.grammar import Grammar
-
-        grammar = None
-        if output.type == "number":
-            grammar = Grammar.number(integer=output.schema == {"type": "integer"})
-        elif output.schema is not None:
-            grammar = Grammar.json(output.schema)
-        return cls(output, limit, grammar)
+        return cls(output, limit, grammar_of(output, where))
 
     def write(
         self,
