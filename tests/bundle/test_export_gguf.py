@@ -50,8 +50,6 @@ def test_the_files_hold_base_and_adapter_apart(bench: Bench, tmp_path: Path) -> 
         "decision.json",
         "example.json",
         "request.json",
-        "ollama.json",
-        "Modelfile",
         "README.md",
     }
     told, said = facts(out / "base.gguf"), facts(out / adapter)
@@ -71,8 +69,8 @@ def test_the_files_hold_base_and_adapter_apart(bench: Bench, tmp_path: Path) -> 
     added = 2 * factors[f"base_model.model.{name}.lora_B.weight"] @ factors[f"base_model.model.{name}.lora_A.weight"]
     torch.testing.assert_close(held[f"{name}.weight"] - bare[f"{name}.weight"], added, atol=1e-5, rtol=1e-5)
     page = (out / "README.md").read_text(encoding="utf-8")
-    assert f"--lora FOLDER/{adapter}" in page and "ollama create" in page and str(tmp_path) not in page
-    assert f"ADAPTER ./{adapter}\n" in (out / "Modelfile").read_text(encoding="utf-8")
+    assert f"--lora FOLDER/{adapter}" in page and str(tmp_path) not in page
+    assert "ollama create" not in page and "--to gguf-merged" in page, "Ollama refuses adapters"
 
 
 def test_the_request_is_bounded_to_the_words_of_the_labels(bench: Bench, tmp_path: Path) -> None:
@@ -107,6 +105,9 @@ def test_one_file_holds_the_sum(bench: Bench, tmp_path: Path) -> None:
     bundle = bench.save(tmp_path / "bundle")
     out = export_bundle(bundle, tmp_path / "out", "gguf-merged")
     assert (out / "model.gguf").is_file() and not list(out.glob("adapter*")) and not list(out.glob(".*"))
+    recipe = (out / "Modelfile").read_text(encoding="utf-8").splitlines()
+    assert recipe[0] == "FROM ./model.gguf" and "PARAMETER repeat_penalty 1" in recipe
+    assert "ollama create" in (out / "README.md").read_text(encoding="utf-8") and (out / "ollama.json").is_file()
     parts = export_bundle(bundle, tmp_path / "parts", "gguf")
     layout = Layout.of(bench.base)
     one = weights_in(bench.base, layout, out / "model.gguf")
@@ -118,7 +119,9 @@ def test_one_file_holds_the_sum(bench: Bench, tmp_path: Path) -> None:
 
 def test_a_bundle_without_an_adapter_is_its_base(bench: Bench, tmp_path: Path) -> None:
     out = export_bundle(bench.save(tmp_path / "bundle", adapter_folder=None), tmp_path / "out", "gguf")
-    assert not list(out.glob("adapter*")) and "ADAPTER" not in (out / "Modelfile").read_text(encoding="utf-8")
+    assert not list(out.glob("adapter*"))
+    assert (out / "Modelfile").read_text(encoding="utf-8").startswith("FROM ./base.gguf\n")
+    assert "ollama create" in (out / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("to", ["gguf", "gguf-merged"])

@@ -27,10 +27,10 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
 
     ``peft`` holds ``base/`` and ``adapter/``; ``merged`` holds ``model/``, the base model with the adapter added to its
     weights, in the base model's own number type. ``gguf`` holds ``base.gguf`` and ``adapter-ID.gguf``, ``gguf-merged`` holds
-    ``model.gguf``; both with a request for llama.cpp's server, a ``Modelfile`` and a request for Ollama. The others hold a
-    request for vLLM where it takes the adapter. All hold the prompt, the decision rule, the schema of answers that have one, an
-    example of what the model reads, and a page that says how to launch it. What was written is loaded again and has to answer
-    as the bundle does.
+    ``model.gguf``; both with a request for llama.cpp's server and, where all is in one file, a ``Modelfile`` and a request for
+    Ollama. The others hold a request for vLLM where it takes the adapter. All hold the prompt, the decision rule, the schema of
+    answers that have one, an example of what the model reads, and a page that says how to launch it. What was written is loaded
+    again and has to answer as the bundle does.
 
     Args:
         bundle: the bundle's folder.

@@ -44,7 +44,7 @@ def export_card(
         f"Generate greedily until the stop token, {asking.tokens} tokens at most"
         + (f"; the answer is one of: {_told(manifest, words)}." if words else "."),
         "## How it answers here and there",
-        _rule(manifest, asking, gguf),
+        _rule(manifest, asking, requested=stands_for is None),
         "## Run it",
         *_launch(to, asking, stands_for, rank, gguf),
     ]
@@ -62,7 +62,7 @@ def _told(manifest: Manifest, words: Sequence[str]) -> str:
     return ", ".join(f"`{label}`" if label == word else f"`{word}` (which means `{label}`)" for label, word in pairs)
 
 
-def _rule(manifest: Manifest, asking: Asking, gguf: GgufExport | None) -> str:
+def _rule(manifest: Manifest, asking: Asking, *, requested: bool) -> str:
     if manifest.written is not None:
         if asking.schema is None:
             return "cotune generates greedily too; an answer that is not at its end by then is cut."
@@ -89,11 +89,11 @@ def _rule(manifest: Manifest, asking: Asking, gguf: GgufExport | None) -> str:
             "that only generates leaves it out, and answers some rows otherwise. "
             "To have it, read the labels' log-probabilities and add the bias before choosing."
         )
-        if gguf is not None:
+        if requested:
             told += (
                 f" In `{REQUEST}` it stands as `logit_bias`, on the token that each label begins with."
-                if gguf.label_bias
-                else " llama.cpp's own `logit_bias` cannot stand for it, since two of these labels begin with one token."
+                if asking.label_bias
+                else " A server's own `logit_bias` cannot stand for it, since two of these labels begin with one token."
             )
     return told
 
@@ -117,25 +117,29 @@ def _gguf(gguf: GgufExport, asking: Asking, *, merged: bool) -> tuple[str, ...]:
         _code("sh", f"curl http://127.0.0.1:8080/completion -d @FOLDER/{REQUEST}"),
         "The chat template is in the file too, but the text has it applied already, so it goes to `/completion` as it is, not "
         "to `/v1/chat/completions`.",
-        f"Ollama, by the `{MODELFILE}`:",
-        _code(
-            "sh",
-            f"ollama create {asking.name} -f FOLDER/{MODELFILE}",
-            f"curl http://127.0.0.1:11434/api/generate -d @FOLDER/{OLLAMA}",
-        ),
-        _ollama(gguf, asking),
+        *_ollama(gguf, asking, apart=bool(lora)),
     )
 
 
-def _ollama(gguf: GgufExport, asking: Asking) -> str:
+def _ollama(gguf: GgufExport, asking: Asking, *, apart: bool) -> tuple[str, ...]:
+    if apart:
+        return ("Ollama refuses adapters since its version 0.34.1: for it, export with `--to gguf-merged`.",)
     if asking.held is not None:
         told = "`format` holds the schema"
     elif gguf.manifest.written is not None:
         told = "It generates greedily"
     else:
         told = "Ollama takes neither a grammar of labels nor a bias: it only generates greedily"
-        told += ", so the decision rule is left out there" if gguf.manifest.decision.bias else ""
-    return f"{told}. Both files follow Ollama's documentation; it was not run with them."
+        told += ", so the decision rule is left out there" if asking.bias else ""
+    return (
+        f"Ollama, by the `{MODELFILE}`:",
+        _code(
+            "sh",
+            f"ollama create {asking.name} -f FOLDER/{MODELFILE}",
+            f"curl http://127.0.0.1:11434/api/generate -d @FOLDER/{OLLAMA}",
+        ),
+        f"{told}. Both files follow Ollama's documentation; it was not run with them.",
+    )
 
 
 _WITH_ADAPTER = 'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("FOLDER/base"), "FOLDER/adapter")'
@@ -173,6 +177,8 @@ def _merged(asking: Asking) -> tuple[str, ...]:
 
 def _vllm(asking: Asking, served: str) -> tuple[str, ...]:
     told = f"`{REQUEST}` is a request for it: the text above, at temperature 0, with this model's name and stop tokens"
+    if asking.words:
+        told += '; `structured_outputs` holds it to the labels, as before vLLM 0.12 `"guided_choice": [...]` does'
     if asking.held is not None:
         told += (
             '; `response_format` holds the schema, as `"structured_outputs": {"json": ...}` would do, and before vLLM 0.12 '
@@ -204,7 +210,9 @@ def _python(asking: Asking, folder: str, more_import: str, model: str, skip: int
         f'ids = tokenizer(prompt_text, add_special_tokens={not asking.chat}, return_tensors="pt")',
         *([f"ids = {{name: part[:, {skip}:] for name, part in ids.items()}}"] if skip else []),
         f"stop = {list(asking.stop_ids)}",
-        f"written = model.generate(**ids, do_sample=False, max_new_tokens={asking.tokens}, eos_token_id=stop)",
+        "# What the model's generation_config.json may say of sampling and penalties is for chatting.",
+        'greedy = {"do_sample": False, "repetition_penalty": 1.0}',
+        f"written = model.generate(**ids, **greedy, max_new_tokens={asking.tokens}, eos_token_id=stop)",
         'print(tokenizer.decode(written[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))',
     )
     if asking.schema is None:

@@ -102,40 +102,30 @@ class GgufExport:
 
     def _write_requests(self, out: Path, model: str) -> None:
         write_json(out / REQUEST, self.request())
+        if model == BASE and self.adapter is not None:
+            # Ollama takes adapters no more.
+            return
         write_json(out / OLLAMA, self.asking.ollama())
-        adapter = self.adapter_file if model == BASE else None
         stop = self.predictor.model.tokenizer.convert_ids_to_tokens(self.predictor.model.renderer.stop_id)
         lines = [
             f"FROM ./{model}",
-            *([f"ADAPTER ./{adapter}"] if adapter else []),
             'TEMPLATE "{{ .Prompt }}"',
             "PARAMETER temperature 0",
+            "PARAMETER repeat_penalty 1",
             f"PARAMETER num_predict {self.asking.tokens}",
             f"PARAMETER num_ctx {self.manifest.max_tokens + self.asking.tokens}",
             f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}",
         ]
         write_text(out / MODELFILE, "\n".join(lines) + "\n")
 
-    @property
-    def label_bias(self) -> list[tuple[int, float]]:
-        """The decision rule as a bias on tokens: that of each label on the token it begins with.
-
-        Empty where there is none, or where two labels begin with one token.
-        """
-        first = [ids[0] for ids in self.asking.completions]
-        bias = self.manifest.decision.bias
-        return [] if not bias or len(set(first)) < len(first) else list(zip(first, bias, strict=True))
-
     def request(self) -> dict[str, Any]:
         """The body that llama.cpp's server takes at ``/completion``."""
         body: dict[str, Any] = {"prompt": self.asking.text, "temperature": 0, "n_predict": self.asking.tokens}
-        if self.manifest.written is None:
-            words = [self.asking.lead + word for word in self.predictor.prompt.words(self.manifest.labels)]
-            body["grammar"] = label_grammar(words)
-            # The grammar ends an answer; until then a model may spell a word in shorter tokens than the tokenizer does.
-            body["n_predict"] = 1 + max(len(word.encode()) for word in words)
-            if self.label_bias:
-                body["logit_bias"] = [list(pair) for pair in self.label_bias]
+        if self.asking.words:
+            body["grammar"] = label_grammar(self.asking.words)
+            body["n_predict"] = self.asking.spelt_tokens
+            if self.asking.label_bias:
+                body["logit_bias"] = [list(pair) for pair in self.asking.label_bias]
         elif self.asking.held is not None:
             body["json_schema"] = dict(self.asking.held)
         return body

@@ -30,7 +30,9 @@ class Asking:
         tokens: that an answer may have, its stop token included.
         stop_ids: tokens that end an answer.
         lead: what every answer begins with: a space, or nothing.
+        words: what is said for each label, the lead included; none where answers are written.
         completions: the tokens that each label is said with, its stop token included; none where answers are written.
+        bias: what the decision rule adds to each label's log-probability; empty where it adds nothing.
         schema: that a right answer fits; None where there is none.
     """
 
@@ -40,13 +42,16 @@ class Asking:
     tokens: int
     stop_ids: tuple[int, ...]
     lead: str
+    words: tuple[str, ...]
     completions: tuple[tuple[int, ...], ...]
+    bias: tuple[float, ...]
     schema: Mapping[str, Any] | None
 
     @classmethod
     def of(cls, predictor: Predictor, manifest: Manifest) -> Asking:
         """What a bundle says of it."""
         model, prompt = cast("LocalModel", predictor.model), predictor.prompt
+        lead = model.renderer.lead(prompt, manifest.input_fields)
         completions: tuple[tuple[int, ...], ...] = ()
         if manifest.written is None:
             row = dict.fromkeys(manifest.input_fields, "a")
@@ -58,8 +63,10 @@ class Asking:
             chat=model.renderer.chat,
             tokens=manifest.answer_tokens or max(map(len, completions)),
             stop_ids=model.stop_ids,
-            lead=model.renderer.lead(prompt, manifest.input_fields),
+            lead=lead,
+            words=tuple(lead + word for word in prompt.words(manifest.labels)),
             completions=completions,
+            bias=tuple(manifest.decision.bias),
             schema=None if manifest.written is None else manifest.written.schema,
         )
 
@@ -68,16 +75,36 @@ class Asking:
         """The schema where a server can hold answers to it. One that begins with a space is let through by no schema."""
         return None if self.lead else self.schema
 
+    @property
+    def spelt_tokens(self) -> int:
+        """That a label may need where a server holds answers to the words: a model may spell them in shorter tokens."""
+        return 1 + max(len(word.encode()) for word in self.words)
+
+    @property
+    def label_bias(self) -> list[tuple[int, float]]:
+        """The decision rule as a bias on tokens: that of each label on the token it begins with.
+
+        Empty where there is none, or where two labels begin with one token.
+        """
+        first = [ids[0] for ids in self.completions]
+        return [] if not self.bias or len(set(first)) < len(first) else list(zip(first, self.bias, strict=True))
+
     def vllm(self) -> dict[str, Any]:
         """The body for ``/v1/completions`` of vLLM; the names are those of its documentation."""
         body: dict[str, Any] = {
             "model": self.name,
             "prompt": self.text,
             "temperature": 0,
-            "max_tokens": self.tokens,
+            # Else the server takes the penalty that the model's generation_config.json may name.
+            "repetition_penalty": 1,
+            "max_tokens": self.spelt_tokens if self.words else self.tokens,
             "stop_token_ids": list(self.stop_ids),
             "add_special_tokens": not self.chat,
         }
+        if self.words:
+            body["structured_outputs"] = {"choice": list(self.words)}
+            if self.label_bias:
+                body["logit_bias"] = {str(token): bias for token, bias in self.label_bias}
         if self.held is not None:
             body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(self.held)}}
         return body
