@@ -15,10 +15,11 @@ from cotune.errors import InputError
 from cotune.model.choosing import Chooser
 from cotune.model.generations import GREEDY, Sampling
 from cotune.model.grammar import Grammar
-from cotune.model.json_schema import dump
 from cotune.model.json_terms import END
 from cotune.model.token_grammar import TokenGrammar, TokenTable
 from cotune.prompt.prompt import Prompt
+from cotune.task.json_value import json_text
+from cotune.task.output import Output
 from tiny import merging_tokenizer, tiny_local, tiny_tokenizer
 
 VOCABULARY = 448
@@ -135,7 +136,8 @@ def test_every_answer_parses_and_validates_also_at_the_limit(schema: dict[str, A
     value = json.loads(text)
     jsonschema_rs.validator_for(schema).validate(value)
     # written as the gold answers are
-    assert grammar.canonical(value) == text or "\\" in text or re.search(r"\d\.\d*0|-0", text)
+    written = Output("json", schema_text=json_text(schema)).canonical(text)
+    assert written == text or "\\" in text or re.search(r"\d\.\d*0|-0|\d{16}|\.\d{15}", text)
 
 
 def logits_after(seed: int, ids: Sequence[int]) -> torch.Tensor:
@@ -271,6 +273,35 @@ def test_plain_numbers(seed: int, limit: int, integer: bool) -> None:
     assert re.fullmatch(r"-?(0|[1-9]\d*)" if integer else r"-?(0|[1-9]\d*)(\.\d+)?", text)
 
 
+def can_be_written(grammar: Grammar, text: str) -> bool:
+    """Whether library and terms let a text pass, token by token."""
+    held = TokenGrammar(grammar, TABLE, lead="", limit=10_000)
+    walk = held.start()
+    for token in TABLE.encode(text.encode()) or ():
+        term = walk.after(token) if walk.allows(token, STOPS) else None
+        if term is None:
+            return False
+        walk.push(token, term)
+    return walk.may_stop
+
+
+@pytest.mark.parametrize(
+    "grammar", [Grammar.number(), Grammar.json({"type": "number"}), Grammar.json({"type": "number", "minimum": -1})]
+)
+def test_numbers_have_the_digits_of_any_that_people_have(grammar: Grammar) -> None:
+    for text in ("0.30000000000000004", "0.00000012", "123456789012345.5", "-0.5", "52.5170365"):
+        assert can_be_written(grammar, text), text
+    assert not can_be_written(grammar, "1e-07") and not can_be_written(grammar, "1" * 16)
+
+
+def test_next_to_a_bound_that_is_left_out_there_are_no_more_digits_than_a_double_keeps_apart() -> None:
+    schema = {"type": "number", "exclusiveMaximum": 10**12}
+    assert json.loads("999999999999.99999") == 10**12
+    assert not can_be_written(Grammar.json(schema), "999999999999.99999")
+    assert can_be_written(Grammar.json(schema), "999999999999.99")
+    assert not can_be_written(Grammar.json({"type": "number", "exclusiveMaximum": 10**17}), "99999999999999999.9")
+
+
 def test_a_model_that_never_stops_is_brought_to_its_end() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"enum": ["yes", "no"]}}, "required": ["a", "b"]}
     grammar = Grammar.json(schema)
@@ -311,10 +342,36 @@ def test_gold_answers_take_the_order_of_the_schema() -> None:
     inner = {"type": "object", "properties": {"b": {"type": "string"}, "a": {"$ref": "#/$defs/n"}}}
     schema = {"anyOf": [{"type": "null"}, {"type": "array", "items": inner}], "$defs": {"n": {"type": "integer"}}, "title": "x"}
     grammar = Grammar.json(schema)
-    assert grammar.canonical([{"z": None, "a": 1, "b": "é"}]) == '[{"b": "é", "a": 1, "z": null}]'
-    found = grammar.term.after_all(grammar.canonical([{"a": 1, "b": "é"}]).encode())
+    written = Output("json", schema_text=json.dumps(schema)).canonical('[{"a": 1.0,\n "b": "é"}]')
+    assert written == '[{"b": "é", "a": 1}]'
+    found = grammar.term.after_all(written.encode())
     assert found is not None and found.nullable
     assert grammar == Grammar.json(schema) and grammar.key != Grammar.number().key
+
+
+def respelled(value: Any, seed: int) -> Any:
+    """The same value otherwise: keys in another order, whole numbers with a point."""
+    if isinstance(value, dict):
+        return {name: respelled(value[name], seed + 1) for name in sorted(value, key=lambda name: hash((seed, name)))}
+    if isinstance(value, list):
+        return [respelled(item, seed + 1) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) and seed % 3 else value
+
+
+@given(schemas, st.integers(0, 40), st.integers(0, 2**31))
+@settings(max_examples=150, deadline=None)
+def test_however_a_valid_answer_is_spelled_its_one_form_can_be_written(schema: dict[str, Any], more: int, seed: int) -> None:
+    grammar = grammar_of(schema)
+    limit = len(TABLE.encode(grammar.term.shortest) or ()) + more
+    assume(limit)
+    held = TokenGrammar(grammar, TABLE, lead="", limit=limit)
+    value = json.loads(held.read(decode(held, limit, seed).ids))
+    output = Output("json", schema_text=json_text(schema))
+    written = output.canonical(json.dumps(respelled(value, seed), indent=seed % 3))
+    found = grammar.term.after_all(written.encode())
+    note(f"{schema} {written}")
+    assert found is not None and found.nullable
+    assert json.loads(written) == value and output.canonical(written) == written
 
 
 @pytest.mark.parametrize(
@@ -413,7 +470,7 @@ def test_large_schemas_that_people_have_are_kept() -> None:
         walk = held.start()
         json.loads(held.read(walk.finish()))
     # Along an answer no call is as deep as the object has fields.
-    text = dump(dict.fromkeys(many, "x"))
+    text = json_text(dict.fromkeys(many, "x"))
     for required in (list(many), []):
         left = Grammar.json({"type": "object", "properties": many, "required": required}).term.after_all(text.encode())
         assert left is not None and left.nullable

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 
 from cotune.task.cells import NESTED, cell_text, input_text
-from cotune.task.json_value import NO_JSON, in_schema_order, json_in, json_text, leaf_counts, parse_json, same_json
+from cotune.task.json_value import NO_JSON, json_in, json_text, leaf_counts, parse_json, same_json
 from cotune.task.number import equal_numbers, number_in, number_text, parse_number
 from cotune.task.schema import Validator, infer_schema, schema_fields, schema_problem
+from cotune.task.schema_order import in_schema_order
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.recursive(
@@ -100,6 +101,44 @@ def test_keys_take_the_order_of_the_schema() -> None:
         '{"b": 3, "a": [{"y": 2, "x": 1}], "z": 0}'
     )
     assert schema_fields(infer_schema([{"a": {"b": 1}, "c": [{"d": "x"}], "e": ["y"]}])) == ["a.b", "c[].d", "e[]"]
+
+
+def test_keys_take_the_order_of_what_the_schema_refers_to_and_of_the_option_that_fits() -> None:
+    leaf = {"type": "object", "properties": {"y": {}, "x": {}}, "required": ["y"]}
+    other = {"type": "object", "properties": {"x": {"maximum": 3}, "y": {}, "w": {}}}
+    schema = {"properties": {"a": {"$ref": "#/$defs/leaf"}, "b": {"anyOf": [other, {"$ref": "#/$defs/leaf"}]}},
+              "$defs": {"leaf": leaf}}  # fmt: skip
+    given = {"b": {"y": 1, "x": 9}, "a": {"x": 1, "y": 2}}
+    assert json.dumps(in_schema_order(given, schema)) == '{"a": {"y": 2, "x": 1}, "b": {"y": 1, "x": 9}}'
+    assert json.dumps(in_schema_order({"b": {"y": 1, "x": 3}}, schema)) == '{"b": {"x": 3, "y": 1}}'
+    # A value of an enumeration stands as it does there, and a reference without end ends.
+    assert json.dumps(in_schema_order({"a": 1.0, "b": True}, {"enum": [{"b": 1, "a": 1}, {"b": True, "a": 1}]})) == (
+        '{"b": true, "a": 1}'
+    )
+    assert in_schema_order({"b": 1, "a": 2}, {"$ref": "#"}) == {"b": 1, "a": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("1e3", "1000"), ("1000.0", "1000"), ("-0.0", "0"), ("1e-5", "0.00001"), ("[0.50, 1E2]", "[0.5, 100]"),
+     ("4.5e16", "4.5e+16"), ("1e300", "1e+300"), ('{"1.0": "2.0 and 1e-05"}', '{"1.0": "2.0 and 1e-05"}'),
+     ("0.30000000000000004", "0.30000000000000004")],
+)  # fmt: skip
+def test_equal_numbers_are_written_alike(text: str, wanted: str) -> None:
+    assert json_text(parse_json(text)) == wanted == json_text(parse_json(wanted))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("1e400", "too large a number"), ('["\\ud83d"]', "half a character"), ("[" * 129 + "]" * 129, "128 levels"),
+     ("[" * 5000 + "]" * 5000, "128 levels"), ('{"a": 1, "a": 1}', "twice"), ("NaN", "no JSON number")],
+)  # fmt: skip
+def test_json_that_could_not_be_written_again_is_none(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        parse_json(text)
+    if text[:2] != "[[":  # from its second bracket on it may be sound
+        assert json_in(f"Sure: {text}!") in (NO_JSON, {"a": 1})
+    assert parse_json("[" * 128 + "]" * 128) and parse_json('["\\ud83d\\ude00"]') == ["😀"]
 
 
 def test_texts_and_lists_are_bounded_by_half_as_much_again_as_was_seen() -> None:

@@ -9,15 +9,15 @@ the token limit cuts it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from cotune.files import content_hash
-from cotune.model.json_schema import dump, in_order, number_term, term_of
-from cotune.model.json_terms import Term
+from cotune.model.json_schema import DIGITS, number_term, term_of
+from cotune.model.json_terms import DECIMALS, Term
+from cotune.task.json_value import json_text
 
 _WRITTEN = {
     "whitespace_flexible": False,
@@ -48,14 +48,14 @@ class Grammar:
         Args:
             schema: draft 2020-12: types, ``enum``, ``const``, ``anyOf``, ``properties``, ``required``, ``items``, bounds of
                 lengths and numbers, references inside the schema. Objects hold named properties alone. Numbers are written
-                without exponent.
+                without exponent, in up to 15 digits before the point and 17 behind it.
 
         Raises:
             InputError: the schema is broken or uses another keyword; names the place.
         """
         term, plain = term_of(schema)
         wrapped = {"grammars": [{"json_schema": plain | {"x-guidance": _WRITTEN}}]}
-        return cls(dump(wrapped), dump(plain), term)
+        return cls(json_text(wrapped), json_text(plain), term)
 
     @classmethod
     def number(cls, *, integer: bool = False) -> Grammar:
@@ -65,8 +65,9 @@ class Grammar:
             integer: without a fraction.
         """
         term = number_term(integer=integer)
-        regex = r"-?(0|[1-9][0-9]{0,14})" if integer else r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?"
-        return cls(dump({"grammars": [{"lark_grammar": f"start: /{regex}/"}]}), None, term)
+        fraction = "" if integer else rf"(\.[0-9]{{1,{DECIMALS}}})?"
+        regex = rf"-?(0|[1-9][0-9]{{0,{DIGITS - 1}}}){fraction}"
+        return cls(json_text({"grammars": [{"lark_grammar": f"start: /{regex}/"}]}), None, term)
 
     @cached_property
     def key(self) -> str:
@@ -74,7 +75,3 @@ class Grammar:
         import llguidance
 
         return content_hash({"grammar": self.source, "library": llguidance.get_version()}, 20)
-
-    def canonical(self, value: Any) -> str:
-        """A JSON value as decoding would write it: what gold answers should look like in training and demonstrations."""
-        return dump(in_order(json.loads(self.plain or "{}"), value))

@@ -6,12 +6,13 @@ Keywords that would not be kept are refused, so that every text of the term is v
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cotune.errors import InputError
-from cotune.model.json_terms import Choice, Fields, Items, Literal, Number, Term, Text, either, exact, then
+from cotune.model.json_terms import DECIMALS, Choice, Fields, Items, Literal, Number, Term, Text, either, exact, then
+from cotune.task.json_value import json_text
+from cotune.task.schema_order import is_of_type, same_value
 
 _NOTES = {
     "title",
@@ -37,16 +38,12 @@ _KEYWORDS: dict[str, set[str]] = {
     "boolean": set(),
     "null": set(),
 }
-_DIGITS = {"integer": 15, "number": 9}
+DIGITS = 15
+"""Of a number before its point at most, unless a bound has more: so many a double keeps apart."""
 LEVELS, PARTS, LENGTH, BOUND = 64, 5_000, 100_000, 10**18
 """Of a schema with its references written out: levels and parts at most; characters or items that an answer must have at most,
 and how far from 0 a bound may be. Nobody's answers need more, and what is asked for without end takes time without end."""
 Schema = dict[str, Any]
-
-
-def dump(value: Any) -> str:
-    """A JSON text as answers are written."""
-    return json.dumps(value, ensure_ascii=False)
 
 
 def term_of(schema: Mapping[str, Any]) -> tuple[Term, Schema]:
@@ -60,46 +57,7 @@ def term_of(schema: Mapping[str, Any]) -> tuple[Term, Schema]:
 
 def number_term(*, integer: bool) -> Term:
     """All numbers in plain digits."""
-    return Number(integer, digits=_DIGITS["integer" if integer else "number"])
-
-
-def in_order(schema: Mapping[str, Any], value: Any) -> Any:
-    """A value with its objects' fields in the order of a schema that :func:`term_of` gave, fields unknown to it last."""
-    for option in schema.get("anyOf", ()):
-        if _may_be(option, value):
-            return in_order(option, value)
-    if isinstance(value, dict) and "properties" in schema:
-        known = schema["properties"]
-        names = [name for name in known if name in value] + [name for name in value if name not in known]
-        return {name: in_order(known.get(name, {}), value[name]) for name in names}
-    if isinstance(value, list) and "items" in schema:
-        return [in_order(schema["items"], item) for item in value]
-    return value
-
-
-def _may_be(schema: Mapping[str, Any], value: Any) -> bool:
-    if "enum" in schema:
-        return any(_same(value, option) for option in schema["enum"])
-    if isinstance(value, dict) and schema.get("type") == "object":
-        return set(schema.get("required", ())) <= set(value) <= set(schema["properties"])
-    return _of_type(value, str(schema.get("type")))
-
-
-def _of_type(value: Any, kind: str) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return {
-        "object": isinstance(value, dict),
-        "array": isinstance(value, list),
-        "string": isinstance(value, str),
-        "number": number,
-        "integer": number and (isinstance(value, int) or value.is_integer()),
-        "boolean": isinstance(value, bool),
-        "null": value is None,
-    }.get(kind, True)
-
-
-def _same(left: Any, right: Any) -> bool:
-    return isinstance(left, bool) == isinstance(right, bool) and bool(left == right)
+    return Number(integer, digits=DIGITS)
 
 
 class _Reader:
@@ -186,10 +144,10 @@ class _Reader:
             raise _refusal("enum must be a list of values", where, "Give at least one.")
         kinds = schema.get("type", ())
         kinds = [kinds] if isinstance(kinds, str) else list(kinds)
-        values = [value for value in values if not kinds or any(_of_type(value, str(kind)) for kind in kinds)]
+        values = [value for value in values if not kinds or any(is_of_type(value, str(kind)) for kind in kinds)]
         if "const" in schema and "enum" in schema:
-            values = [value for value in values if any(_same(value, option) for option in schema["enum"])]
-        texts = list(dict.fromkeys(map(dump, values)))
+            values = [value for value in values if any(same_value(value, option) for option in schema["enum"])]
+        texts = list(dict.fromkeys(map(json_text, values)))
         # Wherever it is referred to, an enumeration is written out.
         self._parts += sum(map(len, texts)) // 100
         term = either([Literal(text.encode()) for text in texts])
@@ -205,7 +163,7 @@ class _Reader:
         if missing := [name for name in required if name not in properties]:
             raise _refusal(f"{missing[0]!r} is required and no property says what it is", where, "Add it to properties.")
         parts = {name: self.read(inner, f"{where}/properties/{name}", above) for name, inner in properties.items()}
-        fields = tuple((f"{dump(name)}: ".encode(), term, name in required) for name, (term, _) in parts.items())
+        fields = tuple((f"{json_text(name)}: ".encode(), term, name in required) for name, (term, _) in parts.items())
         plain = {
             "type": "object",
             "properties": {name: inner for name, (_, inner) in parts.items()},
@@ -230,7 +188,7 @@ class _Reader:
         for name in _KEYWORDS[kind]:
             if name not in schema:
                 continue
-            if not _of_type(schema[name], "number"):
+            if not is_of_type(schema[name], "number"):
                 raise _refusal(f"{name} must be a number", where, "Draft 2020-12 is read.")
             if not abs(schema[name]) <= BOUND:
                 raise _refusal(f"{name} is too large a number", where, f"Leave it out, or stay within {BOUND:.0e}.")
@@ -240,8 +198,10 @@ class _Reader:
         below = "exclusiveMaximum" in bounds and (high is None or bounds["exclusiveMaximum"] <= high)
         low = bounds["exclusiveMinimum"] if above else low
         high = bounds["exclusiveMaximum"] if below else high
-        digits = max([_DIGITS[kind], *(len(str(abs(int(bound)))) for bound in (low, high) if bound is not None)])
-        term = Number(kind == "integer", low, high, above, below, digits)
+        sizes = [len(str(abs(int(bound)))) for bound in (low, high) if bound is not None]
+        # A double next to a bound that is left out may be read as that bound where there are more digits than it keeps apart.
+        decimals = max(0, DIGITS - max(sizes)) if above or below else DECIMALS
+        term = Number(kind == "integer" or not decimals, low, high, above, below, max([DIGITS, *sizes]), decimals)
         if not term.possible:
             raise _refusal("no number lies within the bounds", where, "Widen them.")
         return term, _kept(schema, kind)

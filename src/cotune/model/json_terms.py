@@ -28,6 +28,9 @@ _UTF8 = (
     (0xF4, 0xF4, 3, 0x80, 0x8F),
 )
 
+DECIMALS = 17
+"""Of a number behind its point at most: none between 0.1 and 1 needs more to be told from every other double."""
+
 
 class Term(ABC):
     """A set of byte texts, never empty."""
@@ -281,7 +284,8 @@ class Number(Term):
         maximum: largest value.
         above: whether the minimum itself is left out.
         below: whether the maximum itself is left out.
-        digits: before the point at most; behind it six, as far as a double keeps them apart.
+        digits: before the point at most.
+        decimals: behind it at most.
         text: what stands already.
     """
 
@@ -290,7 +294,8 @@ class Number(Term):
     maximum: Fraction | None = None
     above: bool = False
     below: bool = False
-    digits: int = 9
+    digits: int = 15
+    decimals: int = DECIMALS
     text: str = ""
 
     @cached_property
@@ -330,9 +335,9 @@ class Number(Term):
                 return None
             ends = self._grown(f"{floor}.", low, high, above, below)
             return None if ends is None else f"{floor[len(whole) :]}.{ends}"
-        if len(whole) > self.digits or len(part) > _DECIMALS:
+        if len(whole) > self.digits or len(part) > self.decimals:
             return None
-        for more in range(_DECIMALS - len(part) + 1):
+        for more in range(self.decimals - len(part) + 1):
             length = len(part) + more
             if not length:
                 continue
@@ -360,15 +365,13 @@ class Number(Term):
         whole, point, part = unsigned.partition(".")
         digits = (whole + part).isdigit() and (whole + part).isascii() if whole + part else not point
         zero = len(whole) > 1 and whole[0] == "0"
-        if not digits or zero or (point and (self.integer or not whole)) or len(whole) > self.digits or len(part) > _DECIMALS:
+        long = len(whole) > self.digits or len(part) > self.decimals
+        if not digits or zero or long or (point and (self.integer or not whole)):
             return None
         if not unsigned and text != "-":
             return None
-        grown = Number(self.integer, self.minimum, self.maximum, self.above, self.below, self.digits, text)
+        grown = Number(self.integer, self.minimum, self.maximum, self.above, self.below, self.digits, self.decimals, text)
         return grown if grown.possible else None
-
-
-_DECIMALS = 6
 
 
 def _between(

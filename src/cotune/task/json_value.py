@@ -1,13 +1,18 @@
-"""JSON values in data and in answers: reading, writing in one order of keys, and their fields one by one."""
+"""JSON values in data and in answers: reading, writing in one way, and their fields one by one."""
 
 from __future__ import annotations
 
 import enum
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any, Final, NoReturn
+
+from cotune.task.cells import has_half_character
+from cotune.task.number import number_text
 
 
 class _NoJson(enum.Enum):
@@ -17,6 +22,10 @@ class _NoJson(enum.Enum):
 NO_JSON: Final = _NoJson.NO_JSON
 _FENCE = re.compile(r"```[A-Za-z]*\s*\n?(.*?)```", re.DOTALL)
 _MOST_TRIES = 20
+DEEPEST = 128
+"""Levels of lists and objects that a JSON value may have."""
+_UNLIKE_OTHERS = re.compile(r"\d(?:\.0\b|[eE][-+]?\d)")
+"""Numbers that could be written plainer, as ``1.0`` and ``1e-05``; or a text that looks like one."""
 
 Leaf = tuple[str, str]
 """Path of a value, such as ``slots.artist`` or ``guests[]``, and the value as JSON text."""
@@ -26,12 +35,14 @@ def parse_json(text: str) -> Any:
     """The JSON value that a text is.
 
     Raises:
-        ValueError: it is none, holds NaN or infinity, names a key twice in one object, or is nested too deeply.
+        ValueError: it is none, holds NaN, infinity or half a character, names a key twice in one object, or is nested too
+            deeply.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique)
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise ValueError(_TOO_DEEP) from error
+    return _sound(value, text)
 
 
 def json_in(answer: str) -> Any:
@@ -45,30 +56,34 @@ def json_in(answer: str) -> Any:
             return parse_json(text)
         except ValueError:
             continue
-    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+    decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
     for match in list(re.finditer(r"[{\[]", answer))[:_MOST_TRIES]:
         try:
-            return decoder.raw_decode(answer, match.start())[0]
+            value, end = decoder.raw_decode(answer, match.start())
+            return _sound(value, answer[match.start() : end])
         except (ValueError, RecursionError):
             continue
     return NO_JSON
 
 
 def json_text(value: Any) -> str:
-    """A JSON value as answers are written: one line, other letters than ASCII as they are."""
-    return json.dumps(value, ensure_ascii=False)
+    """A JSON value as answers are written: one line, other letters than ASCII as they are, equal numbers in equal digits.
+
+    Numbers are written as :func:`cotune.task.number.number_text` does: ``1``, not ``1.0``, ``0.00001``, not ``1e-05``.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    return _plain_text(value) if _UNLIKE_OTHERS.search(text) else text
 
 
-def in_schema_order(value: Any, schema: Mapping[str, Any]) -> Any:
-    """The value with the keys of its objects in the order of the schema's properties, others behind them in their own."""
+def _plain_text(value: Any) -> str:
     if isinstance(value, dict):
-        inner = schema.get("properties")
-        known: Mapping[str, Any] = inner if isinstance(inner, Mapping) else {}
-        names = [*(name for name in known if name in value), *(name for name in value if name not in known)]
-        return {name: in_schema_order(value[name], _mapping(known.get(name))) for name in names}
-    if isinstance(value, list):
-        return [in_schema_order(item, _mapping(schema.get("items"))) for item in value]
-    return value
+        return "{" + ", ".join(f"{json.dumps(name, ensure_ascii=False)}: {_plain_text(v)}" for name, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_plain_text, value)) + "]"
+    # From there on the digits of a double are not those of the whole number that it is.
+    if isinstance(value, float) and abs(value) < 2**53:
+        return number_text(Decimal(float.__repr__(value)))
+    return json.dumps(value, ensure_ascii=False)
 
 
 def leaves(value: Any, path: str = "") -> Iterator[Leaf]:
@@ -107,13 +122,7 @@ def _plain(value: Any) -> Any:
 def _leaf_text(value: Any) -> str:
     if isinstance(value, str):
         value = " ".join(value.split())
-    elif isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        value = int(value)
     return json_text(value)
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -127,3 +136,27 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits[:40]} is too large a number")
+    return value
+
+
+_TOO_DEEP = f"it is nested more than {DEEPEST} levels deep"
+
+
+def _sound(value: Any, text: str) -> Any:
+    """The value; refused where its text could not be written, or walking through it would never end."""
+    if text.count("[") + text.count("{") > DEEPEST:
+        level, inside = 0, [value]
+        while nested := [inner for inner in inside if isinstance(inner, (dict, list))]:
+            level += 1
+            if level > DEEPEST:
+                raise ValueError(_TOO_DEEP)
+            inside = [inner for outer in nested for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    if "\\u" in text and has_half_character(json.dumps(value, ensure_ascii=False)):
+        raise ValueError("there is half a character (a lone surrogate) in it")
+    return value

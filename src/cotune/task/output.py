@@ -9,9 +9,10 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 from cotune.errors import InputError
-from cotune.task.json_value import NO_JSON, in_schema_order, json_in, json_text
+from cotune.task.json_value import NO_JSON, json_in, json_text
 from cotune.task.number import number_in, number_text
 from cotune.task.schema import Validator
+from cotune.task.schema_order import in_schema_order
 
 OutputType = Literal["label", "text", "number", "json"]
 OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)

@@ -10,10 +10,11 @@ from typing import Any
 
 from cotune.errors import InputError
 from cotune.task.example import Example
-from cotune.task.json_value import in_schema_order, json_text, parse_json
+from cotune.task.json_value import json_text, parse_json
 from cotune.task.number import number_text, parse_number
 from cotune.task.output import Output, OutputType
 from cotune.task.schema import Validator, infer_schema
+from cotune.task.schema_order import in_schema_order
 from cotune.task.split import Rows
 
 _NUMBERS_FROM = 20

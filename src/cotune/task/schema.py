@@ -9,13 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from cotune.errors import InputError
+from cotune.task.json_value import DEEPEST
 
 ENUM_MOST, ENUM_EACH, ENUM_LONGEST = 24, 10, 60
 """An enumeration: values at most, rows for each of them on average at least, characters of one at most."""
 LEAST_TEXT, LEAST_ITEMS = 32, 4
 """Characters of a text, and items of an array, that an inferred bound allows for whatever was seen."""
-DEEPEST = 128
-"""Levels of lists and objects that a schema may have; the library's own limit is a little higher."""
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _DRAFT = re.compile(r"https?://json-schema\.org/(draft-0[4-7]|draft/20(19-09|20-12))/schema#?")
 
