@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from cotune.cycle.trust import _variants
+from cotune.cycle.allowance import variants_of
 from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import Renderer
@@ -26,14 +26,14 @@ def lab(most: int) -> Any:
 
 
 def test_a_format_that_leaves_no_room_for_a_row_is_not_measured() -> None:
-    everything = _variants(lab(4000), PROMPT)
+    everything = variants_of(lab(4000), PROMPT)
     assert len(everything) >= 3
     renderer = lab(4000).model.renderer
     lengths = sorted(len(renderer.render(v, [{"input": "x"}], ("person", "place"))[0].prompt_ids) for v in everything)
     most = (lengths[0] + lengths[-1]) // 2
     assert lengths[0] < lengths[-1]
-    fewer = _variants(lab(most * 8 // 7 + 1), PROMPT)
+    fewer = variants_of(lab(most * 8 // 7 + 1), PROMPT)
     assert 0 < len(fewer) < len(everything)
     with pytest.raises(InputError):
         lab(lengths[-1] // 2).model.renderer.render(everything[0], [{"input": "x"}], ("person", "place"))
-    assert _variants(lab(lengths[0] // 2), PROMPT) == []
+    assert variants_of(lab(lengths[0] // 2), PROMPT) == []

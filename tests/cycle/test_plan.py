@@ -14,6 +14,8 @@ from cotune.errors import BudgetError
 from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
 
 TREC = Sizes(train=350, dev=150, test=500, own=20.0, step_tokens=225.0, steps_per_epoch=44)
+TEST_ROW = 5 * 20 / 500
+RESERVE = 10.0 + 500 * TEST_ROW + 150 * 3 * 20 / 500
 
 
 def schedule(pool: int, rows: int) -> int:
@@ -26,7 +28,8 @@ def plan(left: float, sizes: Sizes = TREC, **changes: Any) -> Plan:
     settings: dict[str, Any] = {
         "scoring": lambda tokens: tokens / 500,
         "training": lambda tokens: tokens / 150,
-        "fixed": 10.0,
+        "reserve": RESERVE,
+        "test_row": TEST_ROW,
         "max_pool": 16,
         "max_entrants": 6,
         "max_epochs": 6,
@@ -69,45 +72,41 @@ def test_the_parts_of_a_plan_cost_what_is_left_or_less_where_epochs_end() -> Non
     assert found.race == pytest.approx(schedule(found.pool, found.race_rows) * 20 / 500)
 
 
-SNIPS = Sizes(train=850, dev=150, test=300, own=60.0, step_tokens=600.0, steps_per_epoch=107, answer=300.0, tuned=150.0)
+SNIPS = Sizes(train=850, dev=150, test=300, own=60.0, step_tokens=600.0, steps_per_epoch=107)
 
 
-def test_where_answers_are_written_late_checks_cost_a_pass_and_the_end_finalists_alone() -> None:
-    early, late = plan(3600.0, SNIPS), plan(3600.0, replace(SNIPS, late=True))
-    assert early.reserve - late.reserve == pytest.approx(1.05 * 150 * 3 * (300 - 150) / 500)
-    assert late.target_steps > early.target_steps
-    again = plan(3600.0, replace(SNIPS, late=True, again=40.0))
-    assert again.reserve - late.reserve == pytest.approx(1.05 * 150 * 3 * 40 / 500)
+def snips(left: float, test: int = 300, **changes: Any) -> Plan:
+    """A plan where answers are written, 2.4 s for a test row over all arms."""
+    sizes = replace(SNIPS, test=test, late=True)
+    return plan(left, sizes, reserve=10.0 + 2.4 * test + 180.0, test_row=2.4, **changes)
 
 
 def test_training_gets_half_of_a_budget_or_the_plan_says_what_would_give_it_that() -> None:
-    late = replace(SNIPS, late=True)
-    short, long = plan(1500.0, late, raised=Budget("time", 1500.0).raised), plan(6000.0, late)
+    short, long = snips(1500.0, raised=Budget("time", 1500.0).raised), snips(6000.0)
     assert short.training < 0.5 < long.training and not long.advice
     budget, rows = re.findall(r"--budget (\d+)m, or limit.test=(\d+)", short.advice)[0]
-    assert plan(60.0 * int(budget), late).training >= 0.48
-    assert int(rows) < 300 and plan(1500.0, replace(late, test=int(rows))).training >= 0.48
+    assert snips(60.0 * int(budget)).training >= 0.48
+    assert int(rows) < 300 and snips(1500.0, int(rows)).training >= 0.48
 
 
 def test_a_refusal_names_a_budget_or_a_test_that_fits() -> None:
-    late = replace(SNIPS, late=True)
     with pytest.raises(BudgetError) as caught:
-        plan(600.0, late, raised=Budget("time", 600.0).raised)
+        snips(600.0, raised=Budget("time", 600.0).raised)
     budget, rows = re.findall(r"--budget (\d+)m, or limit.test=(\d+)", str(caught.value))[0]
-    assert plan(60.0 * int(budget), late).short_steps >= 3 and plan(600.0, replace(late, test=int(rows))).short_steps >= 3
-    with pytest.raises(BudgetError, match=r"Give --budget 25m\."):
+    assert snips(60.0 * int(budget)).short_steps >= 3 and snips(600.0, int(rows)).short_steps >= 3
+    with pytest.raises(BudgetError, match=r"Give --budget 20m\."):
         # Without any test row there would be no room either.
-        plan(20.0, late, raised=Budget("time", 20.0).raised)
+        snips(20.0, raised=Budget("time", 20.0).raised)
 
 
 def test_a_prompt_is_read_as_fast_as_in_scoring_and_only_the_answer_written_slowly() -> None:
     costs = CostModel(Budget("time", 1200.0), score_rate=700.0, train_rate=200.0)
     for _ in range(5):
-        costs.saw_writing(7000, 2600, 20.0)
+        costs.saw_writing(7000, 2600, 48, 20.0)
     assert costs.write_rate == pytest.approx(260.0)
     assert costs.writing(700, 26) == pytest.approx(1.1) and costs.writing(700, 26) < costs.writing(0, 726)
     # Reading that took all the time by its rate does not make writing free.
-    costs.saw_writing(700_000, 10, 100.0)
+    costs.saw_writing(700_000, 10, 48, 100.0)
     assert costs.writing(0, 1) > 0
     assert CostModel(Budget("tokens", 1e6), 1.0, 1.0).writing(700, 26) == 726
 

@@ -5,7 +5,7 @@ from typing import Any, cast
 import numpy as np
 
 from cotune.cycle.candidate import Candidate
-from cotune.cycle.track import Measured, Track, doubled_arms
+from cotune.cycle.track import Measured, Track
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.scoring import Evaluation, unanswered
 from cotune.prompt.prompt import Prompt
@@ -13,12 +13,12 @@ from cotune.prompt.prompt import Prompt
 PROMPT = Prompt(instruction="Say it.")
 
 
-def measured(steps: int, score: float, log_loss: float) -> Measured:
+def measured(steps: int, score: float, log_loss: float, prompt: Prompt = PROMPT, adapter: str | None = None) -> Measured:
     rows = 100
     correct = np.zeros(rows)
     correct[: round(score * rows)] = 1
     evaluation = Evaluation(("a",) * rows, correct, correct, np.full(rows, log_loss), score)
-    return Measured(Candidate(PROMPT, f"adapter-{steps}", RAW, steps), evaluation, cast(Any, None))
+    return Measured(Candidate(prompt, adapter or f"adapter-{steps}", RAW, steps), evaluation, cast(Any, None))
 
 
 def track(*facts: tuple[int, float, float]) -> Track:
@@ -69,13 +69,3 @@ def test_what_a_decay_gave_is_the_best_and_nothing_to_train_on_from() -> None:
     one = track((20, 0.80, 0.6), (40, 0.85, 0.5))
     one.measured.append(measured(57, 0.92, 0.3))
     assert one.best.candidate.steps == 57 and one.ground.candidate.steps == 40 and not one.peaked
-
-
-def test_the_winners_arms_are_doubles_where_the_tuned_seed_prompt_leads_all() -> None:
-    seed, other = track((20, 0.80, 0.6), (40, 0.85, 0.5)), track((20, 0.84, 0.6))
-    idle = Track(PROMPT, cast(Any, None))
-    assert doubled_arms(seed, seed, [seed, other, idle]) == 2
-    assert doubled_arms(seed, other, [seed, other]) == 0
-    # What leads on is not always what was best: a dropped track still ships if dev says so.
-    better = track((20, 0.86, 0.6))
-    assert doubled_arms(seed, seed, [seed, better]) == 0

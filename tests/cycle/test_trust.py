@@ -10,9 +10,9 @@ import pytest
 from cycle_runs import journal_of, summary_of
 from test_resume import KILLED, same_as
 
+from cotune.cycle.allowance import FORMATS, NOISE
 from cotune.cycle.budget import parse_budget
 from cotune.cycle.costs import CostModel
-from cotune.cycle.trust import FORMATS, NOISE
 from cotune.prompt.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def test_formats_can_be_switched_off_and_are_not_put_aside_for_then(roomy: Roomy
     assert roomy.run(tmp_path / "run", "evaluate.robustness=false").code == 0
     assert summary_of(tmp_path / "run")["robustness"] == {"skipped": "evaluate.robustness is false"}
     reserved = [
-        event["value"]["reserve_tokens"]
+        event["value"]["reserve"]
         for folder in (measured, tmp_path / "run")
         for event in journal_of(folder)
         if event["kind"] == "plan"

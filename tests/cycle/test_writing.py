@@ -55,14 +55,13 @@ def test_costs_are_about_what_is_run() -> None:
     own, prefix = answering.tokens_a_row(prompt, rows)
     reply = answering.score(prompt, "base", rows, lambda tokens: None)
     assert reply.tokens == pytest.approx(16 * own + prefix)
-    guessed = answering.tokens_an_answer(prompt, rows)[1]
     written = answering.write(prompt, "base", rows, reply.given, lambda tokens: None)
     assert written is not None
-    read, untuned = answering.tokens_an_answer(prompt, rows, apart=True)
+    read = answering.tokens_read_again(prompt, rows, apart=True)
     assert written.tokens - written.written == pytest.approx(16 * read + prefix)
-    assert 0.5 < untuned / guessed < 2 and untuned == written.written / 16
-    assert answering.tokens_an_answer(prompt, rows) == (0.0, untuned), "a prompt is read once for both"
-    assert answering.tokens_an_answer(prompt, rows, tuned=True)[1] < untuned
+    assert answering.tokens_read_again(prompt, rows, apart=False) == 0.0, "a prompt is read once for both"
+    assert 0.5 < answering.answer_tokens(tuned=False) / (written.written / 16) < 2
+    assert answering.answer_tokens(tuned=True) < answering.answer_tokens(tuned=False) < answering.limit
 
 
 @pytest.mark.parametrize("kind", ["text", "number", "json"])

@@ -187,7 +187,7 @@ def test_killed_between_written_answers_and_run_again(bench: Bench, tmp_path: Pa
     whole = bench.folder / "written-json"
     if not whole.exists():
         assert run(bench, whole, "json").code == 0
-    for at in (("line", "write", 3), ("line", "arm", 2)):
+    for at in (("line", "write", 3), ("line", "decide", 1), ("line", "arm", 2)):
         killed = run(bench, tmp_path / "run", "json", at=at)
         assert killed.code == -9, f"{at}: {killed.stderr}"
     assert run(bench, tmp_path / "run", "json").code == 0

@@ -100,11 +100,12 @@ class Answering(Protocol):
         """Mean own tokens of a row in :meth:`score`, and tokens of the prefix."""
         ...
 
-    def tokens_an_answer(
-        self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False, apart: bool = False
-    ) -> tuple[float, float]:
-        """Mean tokens of a row that answering reads beyond :meth:`score`, more where it comes ``apart`` from that, and that it
-        writes, about; ``tuned`` weights know how long an answer is."""
+    def tokens_read_again(self, prompt: Prompt, rows: Sequence[Example], *, apart: bool) -> float:
+        """Mean tokens of a row that writing an answer reads beyond :meth:`score`, more where it comes ``apart`` from that."""
+        ...
+
+    def answer_tokens(self, *, tuned: bool) -> float:
+        """Tokens of a written answer, about, before any was seen; ``tuned`` weights know how long an answer is."""
         ...
 
     def noise(
@@ -166,11 +167,13 @@ class LabelAnswering:
         own = sum(len(row.prompt_ids) + row.looked_up for row in rendered) / len(rendered)
         return own - prefix + nodes, prefix
 
-    def tokens_an_answer(
-        self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False, apart: bool = False
-    ) -> tuple[float, float]:
+    def tokens_read_again(self, prompt: Prompt, rows: Sequence[Example], *, apart: bool) -> float:
         """None beyond scoring."""
-        return 0.0, 0.0
+        return 0.0
+
+    def answer_tokens(self, *, tuned: bool) -> float:
+        """None beyond scoring."""
+        return 0.0
 
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
@@ -255,11 +258,13 @@ class AskedAnswering:
         """Question and answer, about; an endpoint shares no prefix."""
         return self.model.row_tokens(prompt, [row.fields for row in rows], self.task.labels), 0
 
-    def tokens_an_answer(
-        self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False, apart: bool = False
-    ) -> tuple[float, float]:
+    def tokens_read_again(self, prompt: Prompt, rows: Sequence[Example], *, apart: bool) -> float:
         """None beyond scoring."""
-        return 0.0, 0.0
+        return 0.0
+
+    def answer_tokens(self, *, tuned: bool) -> float:
+        """None beyond scoring."""
+        return 0.0
 
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress

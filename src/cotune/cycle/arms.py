@@ -10,24 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.cycle.candidate import Candidate
+from cotune.cycle.ending import EndCosts
 from cotune.cycle.lab import Lab
 from cotune.cycle.ledger import enter_opening
-from cotune.cycle.loop import Search
 from cotune.cycle.overlap import overlapping
 from cotune.cycle.previous import Previous
+from cotune.cycle.search import Search
 from cotune.cycle.track import Measured, refit, with_answers
+from cotune.cycle.untuned import as_it_was, measure_base
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.attribution import PREVIOUS
-from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.given import Given
 from cotune.evaluate.packing import pack_rows
 from cotune.evaluate.scoring import Evaluation, finite
-from cotune.model.adapters import BASE
-from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example, groups_of
 
 ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned")
-CALIBRATION_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,14 @@ class ArmResult:
         )
 
 
-def confirm(lab: Lab, search: Search, *, refit_winners: bool = False, previous: Previous | None = None) -> Confirmed:
+def confirm(
+    lab: Lab,
+    search: Search,
+    *,
+    end: EndCosts,
+    refit_winners: bool = False,
+    previous: Previous | None = None,
+) -> Confirmed:
     """Re-score on every dev row what may end up in an arm, and settle the arms there.
 
     The winner of all arms on dev is what ships: where the search found nothing better, that is the tuned seed prompt, or the
@@ -87,18 +92,21 @@ def confirm(lab: Lab, search: Search, *, refit_winners: bool = False, previous: 
     Args:
         lab: where scoring happens.
         search: what was found.
+        end: what the end costs. Who is neither the winner nor the seed prompt may win where there is room to test it.
         refit_winners: train the two tuned arms on train and dev together, once both are chosen.
         previous: what was taken over from an earlier bundle.
     """
-    before = [_as_it_was(lab, previous.candidate)] if previous else []
+    before = [as_it_was(lab, previous.candidate)] if previous else []
     finalists = [search.proposals[i].prompt for i in search.base_race.ranking[:2]]
     seed_prompt = measure_base(lab, search.seed.prompt)
     base = {m.candidate.prompt.id: m for m in (seed_prompt, *(measure_base(lab, p) for p in finalists))}
     prompt_only = max(base.values(), key=lambda m: m.rank)
-    tuned = [m for track in search.tracks if track.measured for m in (track.best,)]
+    stands = end.election(search)
+    sure = (search.winner, search.seed)
+    tuned = [t.best for t in search.tracks if t.measured and (any(t is one for one in sure) or stands(t.best))]
     seed_tuned = search.seed.best if search.seed.measured else seed_prompt
     if lab.writes_late:
-        written = _finalists(lab, [*tuned, *base.values()], [seed_tuned, *search.winner.measured[-1:]])
+        written = _finalists(lab, [*tuned, *filter(stands, base.values())], [seed_tuned, *search.winner.measured[-1:]])
         tuned, base = list(written.values()), {i: written.get(m.candidate.id, m) for i, m in base.items()}
         seed_prompt, prompt_only = (base[m.candidate.prompt.id] for m in (seed_prompt, prompt_only))
         seed_tuned = written[seed_tuned.candidate.id]
@@ -195,21 +203,3 @@ def _told(name: str, result: ArmResult) -> dict[str, Any]:
         "log_loss": finite(result.evaluation.log_loss),
         "n": result.evaluation.n,
     }
-
-
-def _as_it_was(lab: Lab, candidate: Candidate) -> Measured:
-    """An earlier bundle on all of dev, under its own rule, with its own answers."""
-    scores = lab.scores(candidate.prompt, candidate.adapter, lab.dev, "confirm", own=candidate.own)
-    return Measured(candidate, lab.judge(scores, lab.dev, candidate.decision), scores)
-
-
-def measure_base(lab: Lab, prompt: Prompt) -> Measured:
-    """A prompt under the base model on all of dev, a bias estimated on train inputs where there is one; its answers where they
-    need not be written or nothing else is known."""
-    scores = lab.scores(prompt, BASE, lab.dev, "confirm", answers=not lab.writes_late)
-    rules: tuple[Decision, ...] = (RAW,)
-    if lab.answering.rules and lab.calibrates:
-        rules = lab.rules(lab.scores(prompt, BASE, lab.train_sample[:CALIBRATION_ROWS], "calibrate", answers=False))
-    judged = [(lab.judge(scores, lab.dev, rule), rule) for rule in rules]
-    evaluation, rule = max(judged, key=lambda pair: (pair[0].score, -pair[0].log_loss))
-    return Measured(Candidate(prompt, BASE, rule), evaluation, scores)

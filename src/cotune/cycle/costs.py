@@ -9,6 +9,10 @@ from cotune.cycle.budget import Budget
 _TRUSTED_SECONDS = 20.0
 _WRITING = 5.0
 """About how much longer a token takes that is written: one at a time, each reads all weights."""
+_FULL = 1000
+"""Tokens scored at once below which more of them would take hardly longer."""
+_MANY = 32
+"""Rows answered at once from which their pace is that of hundreds."""
 
 
 @dataclass
@@ -70,15 +74,23 @@ class CostModel:
         return self._trained[1] > 1.0
 
     def saw_scoring(self, tokens: int, seconds: float) -> None:
-        """Learn from a scoring step; the recent ones count most."""
+        """Learn from a scoring step; the recent ones count most, and those that fill no batch not once others are known."""
+        if tokens < _FULL and self._scored[1] > 1.0:
+            return
         self._scored = self._mixed(self._scored, tokens, seconds)
         if self._scored[1] > 1.0:
             rate = self._scored[0] / self._scored[1]
             # A process's first seconds are slow (memory is touched for the first time); they must not refuse a run.
             self.score_rate = max(rate, self._slowest) if self._scored[1] < _TRUSTED_SECONDS else rate
 
-    def saw_writing(self, read: int, written: int, seconds: float) -> None:
-        """Learn from a step that wrote answers."""
+    def saw_writing(self, read: int, written: int, rows: int, seconds: float) -> None:
+        """Learn from a step that wrote answers to so many rows.
+
+        A token that is written costs a pass over all weights however many rows wait for it, so that a few rows, answered only
+        to see how long answers get, say nothing about the pace of many.
+        """
+        if rows < _MANY and self._written[1] > 1.0:
+            return
         # Where the estimate of reading takes nearly all, some of the time went into writing even so.
         own = max(0.1 * seconds, seconds - read / self.score_rate)
         self._written = self._mixed(self._written, written, own)

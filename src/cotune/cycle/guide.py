@@ -76,10 +76,11 @@ class Guide:
         """What the next look at a winner of about this prompt's length costs, in the budget's unit."""
         if not self.on:
             return 0.0
-        tokens: float = slicing_tokens(self.lab, self._near)
-        if self.lab.writes_late:
-            tokens += min(_WRITTEN, len(self.lab.dev)) * self.lab.tokens_a_row(prompt, answers=True, tuned=True)[0]
-        return self.lab.costs.scoring(tokens)
+        lab = self.lab
+        cost = lab.costs.scoring(slicing_tokens(lab, self._near))
+        if lab.writes_late:
+            cost += min(_WRITTEN, len(lab.dev)) * (lab.rows.scored(prompt) + lab.rows.written(prompt, tuned=True))
+        return cost
 
     def look(self, cycle: int, winner: Measured, seen: set[str]) -> Guided | None:
         """Slices of the winner's failures, then what they are for; None where the config asks for nothing.

@@ -16,6 +16,7 @@ from cotune.cycle.answering import Answering, Reply, answering_for, rules_of
 from cotune.cycle.candidate import Own
 from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import Journal
+from cotune.cycle.row_costs import RowCosts
 from cotune.cycle.stopwatch import Stopwatch
 from cotune.cycle.watching import TimeLeft, Watcher
 from cotune.embed import Embedder, HashedEmbedder, Neighbours, TextEmbedder
@@ -55,6 +56,7 @@ class Lab:
     Attributes:
         answering: how the model answers this task's rows.
         scorer: who answers.
+        rows: what rows cost, as far as any were run.
         account: what has been spent so far.
         stopwatch: seconds of model work in steps that do other things too.
         embeds: makes the embedder of a model that answers behind an endpoint; None places texts by their letters.
@@ -91,6 +93,7 @@ class Lab:
         # Files are often sorted by label, so samples of train are taken from a shuffled one.
         shuffled = np.random.default_rng([seed, 2]).permutation(len(task.train))
         self.train_sample = tuple(task.train[i] for i in shuffled)
+        self.rows = RowCosts(self.answering, costs, self.train_sample[:16], writes=task.measure.needs_answers)
         self.account, self.stopwatch = Account(), Stopwatch()
         self.embeds: Callable[[Progress | None], Embedder] | None = None
         self.row_vectors: NDArray[np.float32] | None = None
@@ -206,6 +209,8 @@ class Lab:
             seconds = both[2] if both else time.monotonic() - started
             value = self.journal.step("score", key, lambda: {**facts, **self._told(reply, rows, seconds), **note})
             self._charge(value, "tokens_scored", self.costs.saw_scoring)
+            if own is None:
+                self.rows.saw_reading(prompt, len(rows), int(value["tokens"]), int(value["saved"]))
             given = self._known[name] = reply.given
         if wanted:
             started = started + both[2] if both else time.monotonic()
@@ -214,7 +219,9 @@ class Lab:
                 seconds = time.monotonic() - started
                 value = self.journal.step("write", key, lambda: {**facts, **self._told(written, rows, seconds), **note})
                 count = int(value.get("written", 0))
-                self._charge(value, "tokens_written", lambda t, s: self.costs.saw_writing(t - count, count, s))
+                self._charge(value, "tokens_written", lambda t, s: self.costs.saw_writing(t - count, count, len(rows), s))
+                if own is None:
+                    self.rows.saw_writing(prompt, adapter, len(rows), count)
                 given = written.given
             self._known[f"{name}+"] = given
         return given
@@ -260,19 +267,9 @@ class Lab:
             return (RAW,)
         return rules_of(self.answering, given, self.task)
 
-    def tokens_a_row(
-        self, prompt: Prompt, sample: int = 16, *, answers: bool = False, tuned: bool = False, apart: bool = False
-    ) -> tuple[float, int]:
-        """Mean own tokens of a scored row, and the prefix's tokens, from a few train rows.
-
-        With ``answers`` those of writing an answer count too, at what they cost against scored ones; ``tuned`` weights know its
-        length, and written ``apart`` from its scoring it reads the row again.
-        """
-        rows = self.train_sample[:sample]
-        own, prefix = self.answering.tokens_a_row(prompt, rows)
-        if answers and self.task.measure.needs_answers:
-            own += self.costs.writing(*self.answering.tokens_an_answer(prompt, rows, tuned, apart)) / self.costs.scoring(1.0)
-        return own, prefix
+    def tokens_a_row(self, prompt: Prompt) -> tuple[float, int]:
+        """Mean own tokens of a scored row, and the prefix's tokens, from a few train rows."""
+        return self.rows.counted(prompt)
 
     def step_tokens(self, prompt: Prompt, batch: int, sample: int = 16) -> float:
         """Mean tokens of an optimizer step of ``batch`` rows, from a few train rows: an answer's last token is not fed."""

@@ -3,55 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cotune.config import RunConfig
-from cotune.cycle.ahead import StepCosts
+from cotune.cycle.deciding import SPENT, Decider
+from cotune.cycle.ending import EndCosts
 from cotune.cycle.guide import Guide
 from cotune.cycle.lab import Lab
 from cotune.cycle.plan import FINAL, Plan
 from cotune.cycle.pool import choose_entrants, next_pool, opening_pool
 from cotune.cycle.previous import Previous
-from cotune.cycle.prompt_race import RaceResult, race_prompts
+from cotune.cycle.prompt_race import race_prompts
+from cotune.cycle.search import Search
 from cotune.cycle.surrogate import Forecaster
-from cotune.cycle.track import Track, advance, decay_steps, doubled_arms, finish, open_track, take_up
+from cotune.cycle.track import Track, advance, catch_up, finish, open_track, take_up, with_answers
 from cotune.errors import CotuneError
 from cotune.model.adapters import BASE
 from cotune.prompt.bank import bare_prompt
 from cotune.prompt.prompt import Prompt
-from cotune.refine import Proposal
 
-_PATIENCE = 3
-"""Steps of the loop without a better dev score after which it stops."""
 _FINISHES = 4
 """How often the learning rates may fall, where each time budget turns out to be left."""
-_RACE_SHARE = 0.2
-"""Of the budget that is left: what a race of bred prompts may cost before the search has shown what it is worth."""
-_SPENT = "the budget is spent, but for the end"
-
-
-@dataclass
-class Search:
-    """What a search found, and how it went.
-
-    Attributes:
-        proposals: every prompt that was scored, by id.
-        base_race: the first race, under the base model.
-        seed: the seed prompt's track.
-        winner: the track that leads.
-        tracks: all tracks, the seed's first.
-        cycles: a record for each cycle.
-        stopped: why the loop ended.
-    """
-
-    proposals: dict[str, Proposal]
-    base_race: RaceResult
-    seed: Track
-    winner: Track
-    tracks: list[Track]
-    cycles: list[dict[str, Any]] = field(default_factory=list)
-    stopped: str = ""
 
 
 class Loop:
@@ -62,53 +34,64 @@ class Loop:
         config: the run's config.
         plan: the first cycle in numbers.
         own: the seed prompt first, then further prompts of the user's.
+        end: what comes once the search is over, and what that costs.
         previous: what an earlier bundle brings, where the run goes on from one.
     """
 
     def __init__(
-        self, lab: Lab, config: RunConfig, plan: Plan, own: Sequence[Prompt], previous: Previous | None = None
+        self,
+        lab: Lab,
+        config: RunConfig,
+        plan: Plan,
+        own: Sequence[Prompt],
+        end: EndCosts,
+        previous: Previous | None = None,
     ) -> None:
-        self.lab, self.config, self.plan, self.own, self.previous = lab, config, plan, list(own), previous
+        self.lab, self.config, self.own, self.previous, self.end = lab, config, list(own), previous, end
         self.guide = Guide(lab, config)
         self.forecaster = Forecaster(lab, wanted=config.search.surrogate)
-        self.ahead = StepCosts(lab)
-        # Budget a nat of dev log-loss has cost, by kind of step: what moved dev decides what comes next.
-        self._worth: dict[str, float] = {}
+        self.decider = Decider(lab, config, plan, end, self.guide, self.forecaster)
         self._out_of_budget = False
+
+    @property
+    def plan(self) -> Plan:
+        """The first cycle in numbers, at the speed that was measured."""
+        return self.decider.plan
 
     def run(self) -> Search:
         """Go round until the budget, the steps or the gains end."""
         search = self._first_cycle()
         for _ in range(_FINISHES):
-            self._go_round(search)
-            self._finish(search)
-            # What the end costs is estimated with care; where much is left after all, it is spent.
-            choice, _, steps = self._decide(search, 0)
-            if not self._out_of_budget or choice == "finish" or steps < max(4, search.winner.steps // 4):
+            more = self._go_round(search)
+            self._finish(search, more)
+            if not self._out_of_budget:
                 break
+            self._let_the_better_lead(search)
+            # What the end costs is estimated with care; where much is left after all, it is spent.
+            choice = self.decider.decide(search, 0)
+            if choice.next == "finish" or choice.steps < max(4, search.winner.steps // 4):
+                break
+            catch_up(self.lab, search.winner, cycle=len(search.cycles))
         return search
 
-    def _go_round(self, search: Search) -> None:
-        """Cycle after cycle until something ends it."""
+    def _go_round(self, search: Search) -> int:
+        """Cycle after cycle until something ends it; steps that there is room for even then."""
         lost = 0
         while True:
-            choice, why, steps = self._decide(search, lost)
-            recorded = self.lab.journal.step(
-                "decide",
-                [len(search.cycles), choice, steps],
-                lambda c=choice, w=why, s=steps: {"next": c, "why": w, "steps": s},  # type: ignore[misc]
-            )
-            over = recorded["next"] == "finish"
-            self.lab.expect_end(self._end_cost(search) if over else None)
+            choice = self.decider.decide(search, lost)
+            key = [len(search.cycles), choice.next, choice.steps, choice.rows]
+            recorded = self.lab.journal.step("decide", key, choice.to_json)
+            over, steps = recorded["next"] == "finish", int(recorded["steps"])
+            self.lab.expect_end(self.decider.owed(search, steps) if over else None)
             if over:
                 search.stopped = recorded["why"]
-                self._out_of_budget = recorded["why"] == _SPENT
-                return
+                self._out_of_budget = recorded["why"] == SPENT
+                return steps
             before = search.winner.best.rank
             if recorded["next"] == "prompts":
-                self._prompt_cycle(search, recorded["steps"])
+                self._prompt_cycle(search, steps, int(recorded["rows"]))
             else:
-                self._tune_cycle(search, recorded["steps"])
+                self._tune_cycle(search, steps)
             lost = 0 if search.winner.best.rank > before else lost + 1
 
     # Cycles -------------------------------------------------------------------------------------------------------
@@ -128,6 +111,7 @@ class Loop:
         race = race_prompts(lab, [p.prompt for p in proposals], BASE, rows=plan.race_rows, cycle=1, final=FINAL)
         self.forecaster.observe_race(race, [p.prompt for p in proposals], steps=0)
         seed = self.own[0]
+        self.end.look(seed, [by_id[i].prompt for i in race.ranking[:2]])
         ranking = [by_id[i].prompt for i in race.ranking if i not in (seed.id, previous.prompt.id if previous else "")]
         bare = bare_prompt(lab.task)
         ranking = self._affordable(ranking)
@@ -142,7 +126,8 @@ class Loop:
             tracks += [] if mine else [open_track(lab, previous.prompt, ground)]
             if ground != BASE:
                 take_up(lab, (mine or tracks)[-1], cycle=1)
-        plan = self.plan = self._at_measured_speed(tracks)
+        self.decider.pace(tracks)
+        plan = self.plan
         for track in tracks:
             advance(lab, track, plan.short_steps, cycle=1)
         alive = [t for t in tracks if not t.failed]
@@ -169,10 +154,10 @@ class Loop:
                 "winner": winner.prompt.id,
             },
         )
-        self._worth["prompts"] = max(1e-4, (sum(losses) / len(losses) - losses[0]))
+        self.decider.worth["prompts"] = max(1e-4, (sum(losses) / len(losses) - losses[0]))
         return search
 
-    def _prompt_cycle(self, search: Search, steps: int) -> None:
+    def _prompt_cycle(self, search: Search, steps: int, rows: int) -> None:
         """Breed from the survivors, race under the present adapter, and tune on through what leads there."""
         lab, number = self.lab, len(search.cycles) + 1
         incumbent = search.winner
@@ -194,12 +179,12 @@ class Loop:
         )
         search.proposals.update({p.prompt.id: p for p in children})
         field_ = list({p.id: p for p in (incumbent.prompt, *parents, *(c.prompt for c in children))}.values())
-        race = race_prompts(lab, field_, adapter, rows=self.plan.race_rows, cycle=number, final=3)
+        race = race_prompts(lab, field_, adapter, rows=rows, cycle=number, final=3)
         self.forecaster.observe_race(race, field_, steps=ground.steps)
         by_id = {p.id: p for p in field_}
         # Who was tuned from these weights already would only be tuned so again.
         tried = {incumbent.prompt.id, *(t.prompt.id for t in search.tracks if t.start == adapter)}
-        challengers = [by_id[i] for i in race.ranking if i not in tried][:1]
+        challengers = self.decider.fitting(search, [by_id[i] for i in race.ranking if i not in tried], steps)[:1]
         before = incumbent.ground.evaluation.log_loss
         target = ground.steps + steps
         rivals = [open_track(lab, p, adapter, ground.steps) for p in challengers]
@@ -219,8 +204,8 @@ class Loop:
         search.tracks.extend(rivals)
         search.winner = max(alive, key=lambda t: t.ground.rank)
         own = incumbent.ground.evaluation.log_loss if not incumbent.failed else before
-        self._worth["prompts"] = max(1e-4, own - search.winner.ground.evaluation.log_loss)
-        self._worth["tune"] = max(1e-4, before - own)
+        self.decider.worth["prompts"] = max(1e-4, own - search.winner.ground.evaluation.log_loss)
+        self.decider.worth["tune"] = max(1e-4, before - own)
         self._record(
             search,
             {
@@ -240,18 +225,20 @@ class Loop:
         before = winner.ground.evaluation.log_loss
         advance(self.lab, winner, winner.steps + steps, cycle=number)
         if not winner.failed:
-            self._worth["tune"] = max(1e-4, before - winner.ground.evaluation.log_loss)
+            self.decider.worth["tune"] = max(1e-4, before - winner.ground.evaluation.log_loss)
         self._record(
             search,
             {"kind": "tune", "pool": 0, "race": None, "tuned": [_tuned_record(winner)], "winner": winner.prompt.id},
         )
 
-    def _finish(self, search: Search) -> None:
-        """Bring the seed prompt to the winner's steps, and let both learning rates fall."""
+    def _finish(self, search: Search, more: int) -> None:
+        """Take ``more`` steps where there is room for them, bring the seed prompt as far, and let both learning rates fall."""
         number = len(search.cycles)
         winner, seed = search.winner, search.seed
+        if more:
+            advance(self.lab, winner, winner.steps + more, cycle=number, check=False)
         if not seed.failed and seed is not winner:
-            advance(self.lab, seed, winner.ground.candidate.steps, cycle=number, stage="seed", check=self.config.refit)
+            advance(self.lab, seed, winner.reached, cycle=number, stage="seed", check=self.config.refit)
         if self.config.refit:
             # The decay belongs to the refit, which comes after dev has chosen.
             return
@@ -259,87 +246,15 @@ class Loop:
         if seed is not winner:
             finish(self.lab, seed, cycle=number)
 
-    # Deciding -----------------------------------------------------------------------------------------------------
+    def _let_the_better_lead(self, search: Search) -> None:
+        """Go on with the seed prompt where it turned out better than the winner: then it needs no arms but its own.
 
-    def _decide(self, search: Search, lost: int) -> tuple[str, str, int]:
-        """What comes next, why, and how many steps it may take."""
-        lab, plan, winner = self.lab, self.plan, search.winner
-        left = lab.left() - lab.costs.scoring(plan.reserve_tokens) - plan.fixed
-        # What no search can need again once it has ended: a new prompt may still bring these arms back.
-        doubles = 0 if self.previous else doubled_arms(search.seed, winner, search.tracks)
-        saved = lab.costs.scoring(doubles * plan.arm_tokens)
-        limit = max(8, self.config.tune.max_epochs * winner.run.steps_per_epoch)
-        decay = lab.tune.decay
-        if lost >= _PATIENCE:
-            return "finish", f"dev did not improve in {lost} cycles", 0
-        if winner.failed:
-            return "finish", "the winner's training diverged; its last good adapter stands", 0
-        ground = winner.ground.candidate.steps
-        room = limit - ground - decay_steps(ground, decay)
-        if room < 3:
-            return "finish", f"the steps reached tune.max_epochs={self.config.tune.max_epochs}", 0
-        spare = left - self.ahead.finish(search.winner, search.seed, ground)
-        # Every further step of the winner is owed by the seed prompt too, and both have a longer decay.
-        step = self.ahead.step(winner)
-        per_step = (2 if winner is not search.seed else 1) * (1 + decay / (1 - decay)) * step
-        check = self.ahead.check(winner.prompt)
-        race = self._race_cost(search.winner.prompt)
-        affordable = int((spare + saved - 2 * check) / per_step) if per_step else room
-        with_race = int((spare - 4 * check - race) / (per_step + step))
-        block = max(4, plan.short_steps)
-        if len(search.cycles) < self.config.search.max_cycles and with_race >= max(3, block // 3):
-            # Where a race takes much of what is left, steps come first: they are what tuning gains from at first.
-            untried = all(cycle["kind"] == "tune" for cycle in search.cycles[1:]) and race <= _RACE_SHARE * spare
-            prompts = self._worth.get("prompts", 0.0) / (race + 2 * block * step + 2 * check)
-            tune = self._worth.get("tune", 0.0) / (block * step + check)
-            if untried or ("tune" in self._worth and prompts >= tune) or winner.peaked:
-                steps = min(room, max(3, min(block, with_race)))
-                why = (
-                    "prompts were not bred yet"
-                    if untried
-                    else "more steps only made dev worse, so the search goes on from where it was best"
-                    if winner.peaked
-                    else f"the last search moved dev log-loss by {self._worth['prompts']:.4f}, tuning alone by "
-                    f"{self._worth.get('tune', 0.0):.4f}; by cost the search did more"
-                )
-                return "prompts", why, steps
-        if winner.peaked:
-            return "finish", "more steps only made dev worse", 0
-        if affordable >= 3:
-            why = f"room for {affordable} more steps"
-            if "tune" in self._worth:
-                why += f"; the last ones moved dev log-loss by {self._worth['tune']:.4f}"
-            # A stretch ends with a check on dev, which costs as much as several steps, and shows whether more steps still help.
-            return "tune", why, min(room, affordable, max(block, ground // 2))
-        return "finish", _SPENT, 0
-
-    def _end_cost(self, search: Search) -> float:
-        """Cost of all that comes once the search is over: what the plan put aside, and letting the learning rates fall."""
-        costs, plan, winner = self.lab.costs, self.plan, search.winner
-        doubles = 0 if self.previous else doubled_arms(search.seed, winner, search.tracks)
-        finish = 0.0 if winner.failed else self.ahead.finish(winner, search.seed, winner.ground.candidate.steps)
-        return costs.scoring(plan.reserve_tokens - doubles * plan.arm_tokens) + plan.fixed + finish
-
-    def _at_measured_speed(self, tracks: Sequence[Track]) -> Plan:
-        """The plan, its short runs no longer than what the first steps' speed allows: it was made on a guess of that speed."""
-        lab, plan, seed = self.lab, self.plan, tracks[0]
-        if lab.costs.budget.kind == "tokens":
-            return plan
-        steps = 4
-        while steps < plan.short_steps and not lab.costs.training_measured and not seed.failed:
-            advance(lab, seed, steps, cycle=1, check=False)
-            steps *= 2
-        checks = (len(tracks) + 3) * self.ahead.check(seed.prompt)
-        spare = lab.left() - lab.costs.scoring(plan.reserve_tokens) - plan.fixed - checks
-        # A short run is a fifth of a whole one; the winner and the seed prompt go on for the other four.
-        whole = (sum(map(self.ahead.step, tracks)) + 8 * max(map(self.ahead.step, tracks))) or 1.0
-        short = max(3, seed.steps, min(plan.short_steps, int(spare / whole)))
-        return replace(plan, short_steps=short, target_steps=min(plan.target_steps, 5 * short))
-
-    def _race_cost(self, prompt: Prompt) -> float:
-        """Cost of a race of bred prompts, about as long as this one, and of what guides their breeding."""
-        bred = max(8, self.plan.pool * 2 // 3)
-        return self.ahead.race(prompt, bred + FINAL, self.plan.race_rows) + self.guide.cost(prompt) + self.forecaster.cost(bred)
+        Both are asked for their answers when they are confirmed, if not here.
+        """
+        winner, seed = search.winner, search.seed
+        if seed is not winner and seed.measured and not seed.failed:
+            ranks = [with_answers(self.lab, track.best, "confirm").rank for track in (winner, seed)]
+            search.winner = seed if ranks[1] > ranks[0] else winner
 
     def _affordable(self, ranking: list[Prompt]) -> list[Prompt]:
         """Prompts that may be tuned: while the budget allows no two epochs, none that costs far more than the seed.

@@ -16,8 +16,6 @@ _HALF = 0.5
 """Of what is left of the budget when it is planned, that training should get where answers are written."""
 _LEAST_TEST = 30
 """Test rows below which none are advised."""
-_UNTUNED = 3
-"""Arms of the base model."""
 _RACE_SHARES = (0.12, 0.06)
 """Of what the end leaves of the budget: for the first race, and for it where training runs short."""
 
@@ -31,11 +29,7 @@ class Sizes:
         own: tokens of a scored row behind the shared prefix.
         step_tokens: tokens of an optimizer step.
         steps_per_epoch: optimizer steps in which each train row is met once.
-        arms: that are scored on the test.
-        answer: tokens of writing an answer to a row, at what they cost against scored ones; 0 for labels.
-        tuned: the same for weights that know how long an answer is.
-        late: whether answers to dev are written by finalists alone, and the search goes by log-losses.
-        again: tokens of a row that are read once more where its answer is written late.
+        late: whether answers are written, those to dev by finalists alone.
     """
 
     train: int
@@ -44,27 +38,7 @@ class Sizes:
     own: float
     step_tokens: float
     steps_per_epoch: int
-    answer: float = 0.0
-    arms: int = 5
-    tuned: float = 0.0
     late: bool = False
-    again: float = 0.0
-
-    @property
-    def test_row(self) -> float:
-        """Tokens of a test row over all arms, three of them untuned."""
-        return self.arms * self.own + _UNTUNED * self.answer + (self.arms - _UNTUNED) * self.tuned
-
-    @property
-    def dev_row(self) -> float:
-        """Tokens of a dev row in confirming: the untuned arms, and where answers are written late those of the finalists."""
-        rows = self.arms - 2
-        return rows * (self.own + self.again + self.tuned) if self.late else rows * (self.own + self.answer)
-
-    @property
-    def check_row(self) -> float:
-        """Tokens of a dev row in a check of what was tuned."""
-        return self.own if self.late else self.own + self.answer
 
 
 @dataclass(frozen=True)
@@ -77,11 +51,10 @@ class Plan:
         entrants: prompts that are tuned.
         short_steps: optimizer steps of each entrant's short run.
         target_steps: steps that the winner and the seed prompt reach in all, decay included, if nothing intervenes.
-        reserve: budget for confirming, the test and the report, in the budget's unit, at the rates known at the start.
-        reserve_tokens: tokens of it; their cost is counted anew as rates become known.
-        fixed: the rest of it.
+        reserve: budget for confirming, the test and the report, in the budget's unit, by what is known at the start; what the
+            end costs is counted anew as more is known.
+        fixed: what of it is for the report and for saving.
         nearest: whether pools hold a prompt that shows each row its nearest demonstrations.
-        arm_tokens: tokens of the reserve that one arm takes on the test.
         training: share of the budget that goes into steps.
         advice: what would give steps half of it, where they get less; empty where they do not.
         race: cost of the first race, in the budget's unit, at the rates known at the start.
@@ -94,10 +67,8 @@ class Plan:
     short_steps: int
     target_steps: int
     reserve: float
-    reserve_tokens: float
-    fixed: float
+    fixed: float = 0.0
     nearest: bool = False
-    arm_tokens: float = 0.0
     training: float = 0.0
     advice: str = ""
     race: float = 0.0
@@ -112,14 +83,14 @@ def make_plan(
     left: float,
     sizes: Sizes,
     *,
+    reserve: float,
+    test_row: float,
     scoring: Callable[[float], float],
     training: Callable[[float], float],
-    fixed: float,
     max_pool: int,
     max_entrants: int,
     max_epochs: int,
     decay: float,
-    extra_tokens: float = 0.0,
     raised: Callable[[float], str] = "{:.0f} more".format,
     unit: str = "",
 ) -> Plan:
@@ -130,14 +101,14 @@ def make_plan(
     Args:
         left: budget, in its unit.
         sizes: of the task.
+        reserve: budget that the end takes, in its unit.
+        test_row: what of it a test row takes.
         scoring: cost of scoring so many tokens.
         training: cost of training on so many tokens.
-        fixed: cost of what happens at the end besides scoring (report, saving).
         max_pool: prompts at most.
         max_entrants: tuned prompts at most.
         max_epochs: epochs of the winner's run at most.
         decay: share of a finished run in which the learning rate falls.
-        extra_tokens: further tokens that are scored at the end.
         raised: the budget with so much more, as a command would name it.
         unit: of the budget, as messages name it.
 
@@ -145,15 +116,10 @@ def make_plan(
         BudgetError: not even one short run fits.
     """
     row = scoring(sizes.own)
-    # Rows that a bias is fitted to are scored and need no answer.
-    ends = sizes.test * sizes.test_row + sizes.dev * sizes.dev_row + 2 * min(64, sizes.train) * sizes.own
-    reserve_tokens = 1.05 * ends + extra_tokens
-    reserve = fixed + scoring(reserve_tokens)
     usable = left - reserve
     step = training(sizes.step_tokens)
-    check = sizes.dev * scoring(sizes.check_row)
+    check = sizes.dev * row
     least = 2 * 4 * step + 4 * check
-    test_row = scoring(1.05 * sizes.test_row)
     if usable < least:
         blank = f" {unit}" if unit else ""
         raise BudgetError(
@@ -176,8 +142,7 @@ def make_plan(
     target = max(6, min(target, limit))
     steady = target - decay_steps(int(target * (1 - decay)), decay)
     short = max(3, min(round(0.2 * target), steady))
-    arm_tokens = 1.05 * sizes.test * sizes.test_row / sizes.arms
-    plan = Plan(pool, race_rows, entrants, short, target, reserve, reserve_tokens, fixed, arm_tokens=arm_tokens)
+    plan = Plan(pool, race_rows, entrants, short, target, reserve)
     # More steps than max_epochs allows for are none that anything else took away.
     lacking = (_HALF - trained) * left if sizes.late and target < limit else 0.0
     # Of a longer budget about a tenth goes into races and checks, and of the rest half is what is asked for.

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from cotune.config import RunConfig
-from cotune.cycle.arms import CALIBRATION_ROWS
+from cotune.cycle.ending import EndCosts
 from cotune.cycle.lab import Lab
 from cotune.cycle.plan import Plan, Sizes, make_plan
 from cotune.cycle.pool import nearest_cost
 from cotune.cycle.previous import Previous
-from cotune.cycle.trust import reserved_tokens
+from cotune.cycle.untuned import CALIBRATION_ROWS
 from cotune.cycle.writing import WrittenAnswering
 from cotune.errors import BudgetError
 from cotune.model.adapters import BASE
@@ -23,13 +23,14 @@ _WRITTEN_ROWS, _LONG = (16, 48), 600.0
 time a row, and the test is answered many at once."""
 
 
-def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | None = None) -> Plan:
+def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, end: EndCosts, previous: Previous | None = None) -> Plan:
     """Measure the scoring rate on a few rows, then fit the run into the budget; recorded as a ``plan`` step.
 
     Args:
         lab: where effects happen.
         config: the run's config.
         seed: the seed prompt, whose length rows are counted with.
+        end: what the end costs.
         previous: what is taken over from an earlier bundle; its arm and its own prompt's length cost too.
 
     Raises:
@@ -48,7 +49,8 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | Non
         lab.scores(seed, BASE, lab.train_sample[: _WRITTEN_ROWS[long]], "measure")
     batch = min(config.tune.batch_size, len(task.train))
     asked = [seed, *([previous.prompt] if previous is not None else [])]
-    own = max(lab.tokens_a_row(prompt)[0] for prompt in asked)
+    longest = max(asked, key=lab.rows.scored)
+    own = lab.tokens_a_row(longest)[0]
     sizes = Sizes(
         len(task.train),
         len(task.dev),
@@ -56,28 +58,23 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | Non
         own,
         max(lab.step_tokens(prompt, batch) for prompt in asked),
         -(-len(task.train) // config.tune.batch_size),
-        lab.tokens_a_row(seed, answers=True)[0] - lab.tokens_a_row(seed)[0],
-        arms=5 if previous is None else 6,
-        tuned=lab.tokens_a_row(seed, answers=True, tuned=True)[0] - lab.tokens_a_row(seed)[0],
         late=lab.writes_late,
-        again=lab.tokens_a_row(seed, answers=True, apart=True)[0] - lab.tokens_a_row(seed, answers=True)[0],
     )
-    timed = lab.costs.budget.kind == "time"
     left = lab.left()
-    extra = reserved_tokens(lab, seed, formats=config.evaluate.robustness)
+    reserves = [end.cost(seed, longest, new=True, extras=extras) for extras in (True, False)]
 
-    def planned(extra_tokens: float) -> Plan:
+    def planned(reserve: float) -> Plan:
         return make_plan(
             left,
             sizes,
+            reserve=reserve,
+            test_row=end.test_row(seed),
             scoring=lab.costs.scoring,
             training=lab.costs.training,
-            fixed=6.0 + 0.01 * lab.costs.budget.amount if timed else 0.0,
             max_pool=config.search.pool,
             max_entrants=config.search.entrants,
             max_epochs=config.tune.max_epochs,
             decay=lab.tune.decay,
-            extra_tokens=extra_tokens,
             raised=lab.costs.budget.raised,
             unit=lab.costs.budget.unit,
         )
@@ -87,13 +84,13 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | Non
     def effect() -> dict[str, Any]:
         # What decides nothing must not keep a run from happening; it is left out at the end for want of room. Nor must prompts
         # whose every row is long: where such a winner could not be tested, there are none.
-        ways = [(extra + nearest, True)] if nearest else []
-        for tokens, with_nearest in (*ways, (extra, False)):
+        ways = [(reserves[0] + lab.costs.scoring(nearest), True)] if nearest else []
+        for reserve, with_nearest in (*ways, (reserves[0], False)):
             with suppress(BudgetError):
-                plan = replace(planned(tokens), nearest=with_nearest)
+                plan = replace(planned(reserve), fixed=end.fixed, nearest=with_nearest)
                 break
         else:
-            plan = planned(0.0)
+            plan = replace(planned(reserves[1]), fixed=end.fixed)
         text = _plan_text(plan, lab, sizes, lab.costs.budget.amount - left)
         if nearest and not plan.nearest:
             text.append("leave nearest demonstrations out: the budget could not test a winner that has them")

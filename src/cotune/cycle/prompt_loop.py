@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cotune.config import RunConfig
-from cotune.cycle.arms import Confirmed, measure_base, settle
+from cotune.cycle.arms import Confirmed, settle
 from cotune.cycle.guide import Guide
 from cotune.cycle.lab import Lab
 from cotune.cycle.plan import FINAL
@@ -15,6 +15,7 @@ from cotune.cycle.pool import next_pool, opening_pool
 from cotune.cycle.prompt_plan import PromptPlan, race_rows_scored
 from cotune.cycle.prompt_race import RaceResult, race_prompts
 from cotune.cycle.track import Measured, Track
+from cotune.cycle.untuned import measure_base
 from cotune.evaluate.scoring import finite
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cotune.config import RunConfig
-from cotune.cycle.arms import CALIBRATION_ROWS
 from cotune.cycle.lab import Lab
 from cotune.cycle.plan import FINAL
 from cotune.cycle.pool import nearest_cost
+from cotune.cycle.untuned import CALIBRATION_ROWS
 from cotune.errors import BudgetError
 from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
 from cotune.model.adapters import BASE

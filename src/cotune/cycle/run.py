@@ -18,11 +18,12 @@ from cotune.config import RunConfig
 from cotune.cycle.arms import confirm, open_test
 from cotune.cycle.budget import parse_budget
 from cotune.cycle.candidate import Candidate
+from cotune.cycle.ending import EndCosts
 from cotune.cycle.golds import check_golds
 from cotune.cycle.journal import JOURNAL, Journal, read_journal
 from cotune.cycle.judging import open_judge, read_by_hand
 from cotune.cycle.lab import Lab
-from cotune.cycle.loop import Loop, Search
+from cotune.cycle.loop import Loop
 from cotune.cycle.neighbours import check_neighbours
 from cotune.cycle.opening import open_lab
 from cotune.cycle.overlap import overlap_finding, overlapping
@@ -34,6 +35,7 @@ from cotune.cycle.prompt_loop import PromptLoop, PromptSearch, confirm_prompts
 from cotune.cycle.prompt_plan import PromptPlan, fit_prompt_plan
 from cotune.cycle.remote import check_keys, check_prices
 from cotune.cycle.row_answers import dev_rows, row_answers
+from cotune.cycle.search import Search
 from cotune.cycle.slicing import END_SHARE, measure_slices
 from cotune.cycle.start import Start, adopt, open_start, start_task
 from cotune.cycle.summary import attribution_of, build_summary
@@ -167,14 +169,15 @@ def run(
             _start(lab, config, own)
             neighbours = check_neighbours(lab, wanted=config.evaluate.neighbours)
             previous = enter(lab, start) if start else None
-            plan = _plan(lab, config, own[0], previous)
+            end = EndCosts(lab, config, previous)
+            plan = _plan(lab, config, own[0], end, previous)
         except InputError:
             _take_back(out, made)
             raise
         search: Search | PromptSearch
         if isinstance(plan, Plan):
-            search = Loop(lab, config, plan, own, previous).run()
-            confirmed = confirm(lab, search, refit_winners=config.refit, previous=previous)
+            search = Loop(lab, config, plan, own, end, previous).run()
+            confirmed = confirm(lab, search, end=end, refit_winners=config.refit, previous=previous)
         else:
             search = PromptLoop(lab, config, plan, own).run()
             confirmed = confirm_prompts(lab, search)
@@ -283,8 +286,8 @@ def _report(out: Path, view: View) -> None:
         (out / REPORT_ERROR).unlink(missing_ok=True)
 
 
-def _plan(lab: Lab, config: RunConfig, seed: Prompt, previous: Previous | None) -> Plan | PromptPlan:
-    return fit_plan(lab, config, seed, previous) if lab.remote is None else fit_prompt_plan(lab, config, seed)
+def _plan(lab: Lab, config: RunConfig, seed: Prompt, end: EndCosts, previous: Previous | None) -> Plan | PromptPlan:
+    return fit_plan(lab, config, seed, end, previous) if lab.remote is None else fit_prompt_plan(lab, config, seed)
 
 
 def _check_same(

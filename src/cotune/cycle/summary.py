@@ -12,11 +12,11 @@ import numpy as np
 from cotune import __version__
 from cotune.cycle.arms import ArmResult, Confirmed
 from cotune.cycle.lab import Lab
-from cotune.cycle.loop import Search
 from cotune.cycle.overlap import overlap_finding
 from cotune.cycle.previous import Previous
 from cotune.cycle.prompt_loop import PromptSearch
 from cotune.cycle.remote import NOT_TUNED
+from cotune.cycle.search import Search
 from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.arms import aggregate_statistic
 from cotune.evaluate.attribution import ARMS, GAINS, PREVIOUS, Attribution, attribute, sentence

@@ -60,6 +60,7 @@ class Track:
         failed: whether training diverged.
         steady_steps: optimizer steps at the full learning rate that this track itself took.
         epoch: optimizer steps in which every row is met about once.
+        newest: its adapter after all steps at the full learning rate, which need not have been measured.
         also: the further prompts of a mixture. It is measured under each, and its best prompt on dev is what counts.
     """
 
@@ -74,6 +75,7 @@ class Track:
     steady_steps: int = 0
     also: tuple[Prompt, ...] = ()
     epoch: int = 0
+    newest: str = BASE
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
@@ -108,6 +110,11 @@ class Track:
     def ground(self) -> Measured:
         """The adapter that goes on: the newest, or the best one where the last steps made it worse."""
         return self.best_steady if self.peaked else self.latest
+
+    @property
+    def reached(self) -> int:
+        """Optimizer steps from which its learning rate would fall."""
+        return self.ground.candidate.steps if self.steady and self.peaked else self.steps
 
     @property
     def best(self) -> Measured:
@@ -179,11 +186,18 @@ def advance(lab: Lab, track: Track, steps: int, *, cycle: int, stage: str = "tun
         if adapter is None:
             track.failed = True
             return False
-        track.steady_steps = steps - track.start_steps
+        track.steady_steps, track.newest = steps - track.start_steps, adapter
         if not check:
             return True
         return _measure_into(lab, track, adapter, steps, cycle, stage)
     return True
+
+
+def catch_up(lab: Lab, track: Track, *, cycle: int) -> bool:
+    """Measure what a track trained last without a look at it, before anything goes on from there; False where it failed."""
+    if track.failed or track.newest == BASE or track.latest.candidate.steps >= track.steps:
+        return not track.failed
+    return _measure_into(lab, track, track.newest, track.steps, cycle, "tune")
 
 
 def finish(lab: Lab, track: Track, *, cycle: int) -> bool:
@@ -247,15 +261,6 @@ def refit(lab: Lab, measured: Measured) -> Measured:
         return measured
     refitted = Candidate(candidate.prompt, adapter, candidate.decision, candidate.steps + steps)
     return Measured(refitted, measured.evaluation, measured.scores)
-
-
-def doubled_arms(seed: Track, winner: Track, tracks: Sequence[Track]) -> int:
-    """Arms that need not be scored, as they are others' doubles, if the search were to end now.
-
-    Where the tuned seed prompt is the best of all, it is two arms, and its prompt under the base model two more.
-    """
-    alone = winner is seed and bool(seed.measured) and all(t.best.rank <= seed.best.rank for t in tracks if t.measured)
-    return 2 if alone else 0
 
 
 def decay_steps(steps: int, decay: float) -> int:

@@ -7,16 +7,12 @@ says so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from cotune.cycle.allowance import FORMATS, LEAST_FORMATS, NOISE, Allowance, formats_row, noise_row, variants_of
 from cotune.cycle.arms import Confirmed
 from cotune.cycle.attempt import attempt
-from cotune.cycle.costs import CostModel
 from cotune.cycle.lab import Lab
-from cotune.cycle.pool import has_room
 from cotune.cycle.stopwatch import untimed
 from cotune.cycle.track import Measured
 from cotune.errors import CotuneError
@@ -28,74 +24,10 @@ from cotune.evaluate.robustness import robustness
 from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
-from cotune.refine import format_variants
 from cotune.task.example import Example, groups_of
 
-_FORMATS, _LEAST_FORMATS = 8, 3
 _ODD = 3
 """Rows of the small batches that noise is looked for with."""
-
-
-@dataclass(frozen=True)
-class Allowance:
-    """What a measurement may cost.
-
-    Attributes:
-        passes: times that the rows are scored.
-        most: rows at most.
-        least: rows below which it says nothing.
-        share: of the whole budget at most.
-    """
-
-    passes: int
-    most: int
-    least: int
-    share: float
-
-    def rows(self, costs: CostModel, dev: int, own: float, prefix: float, left: float = float("inf")) -> int:
-        """Rows that the budget has room for; 0 where that is fewer than ``least``.
-
-        Args:
-            costs: what scoring costs; its budget is what ``share`` is taken of.
-            dev: rows that there are.
-            own: tokens of a row.
-            prefix: tokens that each pass runs once.
-            left: budget that is left.
-        """
-        room = min(self.share * costs.budget.amount, left)
-        a_token = costs.scoring(1.0)
-        fitting = int((room / a_token / self.passes - prefix) / own) if own > 0 else 0
-        rows = min(self.most, dev, fitting)
-        return rows if rows >= self.least else 0
-
-    def tokens(self, rows: int, own: float, prefix: float) -> float:
-        """Tokens of so many rows."""
-        return self.passes * (rows * own + prefix) if rows else 0.0
-
-
-NOISE = Allowance(passes=2, most=48, least=16, share=0.008)
-FORMATS = Allowance(passes=2 * _FORMATS, most=100, least=32, share=0.048)
-
-
-def reserved_tokens(lab: Lab, prompt: Prompt, *, formats: bool) -> float:
-    """Tokens that a plan puts aside for both measurements, as they would cost with this prompt."""
-    wanted: list[tuple[Allowance, tuple[float, float]]] = [(NOISE, lab.tokens_a_row(prompt, answers=True, tuned=True))]
-    if formats and lab.grader is None and (variants := _variants(lab, prompt)):
-        wanted.append((FORMATS, _mean_tokens(lab, variants)))
-    dev = len(lab.dev)
-    return 1.05 * sum(a.tokens(a.rows(lab.costs, dev, *tokens), *tokens) for a, tokens in wanted)
-
-
-def _variants(lab: Lab, prompt: Prompt) -> list[Prompt]:
-    """Other formats that leave room for a row: a long prompt in capitals can be half as long again in tokens."""
-    made = format_variants(prompt, _FORMATS, np.random.default_rng([lab.seed, 9]))
-    return [variant for variant in made if has_room(lab, variant)]
-
-
-def _mean_tokens(lab: Lab, prompts: Sequence[Prompt]) -> tuple[float, float]:
-    """Own tokens of a row and tokens of the prefix, on average: a format that puts the row first shares next to nothing."""
-    own, prefix = np.mean([lab.tokens_a_row(prompt, answers=True) for prompt in prompts], axis=0)
-    return float(own), float(prefix)
 
 
 def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[str, Any]:
@@ -114,7 +46,7 @@ def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[
         elsewhere = {"skipped": "the model answers behind an endpoint, one row at a time"}
         found: dict[str, Any] = lab.journal.step("noise", [candidate.id], lambda: elsewhere)
         return found
-    own, prefix = lab.tokens_a_row(candidate.prompt, answers=True, tuned=candidate.adapter != BASE)
+    own, prefix = noise_row(lab, candidate.prompt, tuned=candidate.adapter != BASE)
     count = NOISE.rows(lab.costs, len(lab.dev), own, prefix, lab.left() - keep)
     rows = lab.dev[:count]
     # A token that is written costs a pass over all weights whether three rows or twelve wait for it.
@@ -172,18 +104,18 @@ def measure_robustness(lab: Lab, confirmed: Confirmed, *, wanted: bool = True, k
     """
     winner, base = confirmed.chosen, confirmed.arms.get("best_prompt", confirmed.chosen)
     prompt = winner.candidate.prompt
-    variants = _variants(lab, prompt)
+    variants = variants_of(lab, prompt)
     rows: tuple[Example, ...] = ()
     if not wanted:
         why = "evaluate.robustness is false"
     elif lab.grader is not None:
-        why = f"the judge would have to grade every row in up to {2 * _FORMATS} ways"
+        why = f"the judge would have to grade every row in up to {FORMATS.passes} ways"
     elif winner.candidate.adapter == BASE:
         why = "the winner is the base model itself"
-    elif len(variants) < _LEAST_FORMATS:
+    elif len(variants) < LEAST_FORMATS:
         why = "the winning prompt has hardly anything that could be formatted in another way"
     else:
-        own, prefix = _mean_tokens(lab, variants)
+        own, prefix = formats_row(lab, prompt, variants)
         rows = lab.dev[: FORMATS.rows(lab.costs, len(lab.dev), own, prefix, lab.left() - keep)]
         why = "" if rows else _too_little(lab, FORMATS)
     found: dict[str, Any] = {"skipped": why}

@@ -14,7 +14,6 @@ from cotune.evaluate.decision import Decision
 from cotune.evaluate.given import AnswersGiven, Given
 from cotune.evaluate.judge import Judge
 from cotune.model.adapters import BASE
-from cotune.model.generations import Generations
 from cotune.model.local import LocalModel
 from cotune.model.protocol import Progress
 from cotune.model.writing import Writing, most_tokens
@@ -64,7 +63,6 @@ class WrittenAnswering:
         self.model = _with_room(model, self.limit)
         self.writing = Writing.of(output or task.output, self.limit)
         self._usual = sum(lengths) / len(lengths)
-        self._untuned = (self._usual + self.limit) / 2
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
         """The right answers' loss a token."""
@@ -78,7 +76,6 @@ class WrittenAnswering:
         """Greedy answers, held to the output's type, and their grades."""
         assert isinstance(given, AnswersGiven)
         found = self.writing.write(self.model, prompt, [row.fields for row in rows], adapter=adapter, progress=progress)
-        self._learn(adapter, found)
         both = AnswersGiven(given.losses, found.texts)
         reply = Reply(both, found.tokens, found.tokens_saved, found.truncated, bool(found.cached), written=found.written)
         return graded(self.judge, reply, rows, progress)
@@ -99,7 +96,6 @@ class WrittenAnswering:
             progress=progress,
         )
         assert found.gold is not None
-        self._learn(adapter, found)
         losses = found.gold.losses / found.gold.lengths
         read = found.tokens - found.written
         cached = bool(found.cached)
@@ -107,11 +103,6 @@ class WrittenAnswering:
         both = AnswersGiven(losses, found.texts)
         written = Reply(both, found.written, 0, found.truncated, cached, written=found.written)
         return scored, graded(self.judge, written, rows, progress), found.entering_s
-
-    def _learn(self, adapter: str, found: Generations) -> None:
-        """How much an untuned model writes is seen from its answers."""
-        if adapter == BASE and found.ids:
-            self._untuned = found.written / len(found.ids)
 
     def warm_up(self, prompt: Prompt, rows: Sequence[Example]) -> None:
         """Write answers that nobody looks at: what holds them to their type is compiled before a rate is taken."""
@@ -137,17 +128,17 @@ class WrittenAnswering:
         own = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in asked) / len(asked)
         return own - prefix, prefix
 
-    def tokens_an_answer(
-        self, prompt: Prompt, rows: Sequence[Example], tuned: bool = False, apart: bool = False
-    ) -> tuple[float, float]:
-        """A row's text once more where that is spared by nothing; and an answer of the usual length, for untuned models of that
-        which they wrote, or before they did between that and the limit: they do not know its end."""
-        read = 0.0
-        if apart or not self.model.shared:
-            asked = self.render(prompt, rows)
-            prefix = shared_prefix([row.prompt_ids for row in asked])
-            read = sum(len(row.prompt_ids) for row in asked) / len(asked) - prefix
-        return read, self._usual if tuned else self._untuned
+    def tokens_read_again(self, prompt: Prompt, rows: Sequence[Example], *, apart: bool) -> float:
+        """A row's text once more where that is spared by nothing."""
+        if self.model.shared and not apart:
+            return 0.0
+        asked = self.render(prompt, rows)
+        prefix = shared_prefix([row.prompt_ids for row in asked])
+        return sum(len(row.prompt_ids) for row in asked) / len(asked) - prefix
+
+    def answer_tokens(self, *, tuned: bool) -> float:
+        """The usual length of a right answer, for untuned models between that and the limit: they do not know its end."""
+        return self._usual if tuned else (self._usual + self.limit) / 2
 
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress

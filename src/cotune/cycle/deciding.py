@@ -1,0 +1,196 @@
+"""What a search does next: breed prompts, train on, or finish, by what moved dev and by what is left of the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from cotune.config import RunConfig
+from cotune.cycle.ahead import StepCosts
+from cotune.cycle.ending import EndCosts
+from cotune.cycle.guide import Guide
+from cotune.cycle.lab import Lab
+from cotune.cycle.plan import FINAL, Plan
+from cotune.cycle.search import Search
+from cotune.cycle.surrogate import Forecaster
+from cotune.cycle.track import Track, advance, decay_steps
+from cotune.prompt.prompt import Prompt
+
+_PATIENCE = 3
+"""Steps of the loop without a better dev score after which it stops."""
+_RACE_SHARE = 0.2
+"""Of the budget that is left: what a race of bred prompts may cost before the search has shown what it is worth."""
+_LEAST_RACE = 32
+"""Dev rows below which a race says nothing."""
+SPENT = "the budget is spent, but for the end"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What comes next.
+
+    Attributes:
+        next: a search for prompts, steps of the winner, or the end.
+        why: in words.
+        steps: optimizer steps that it may take. Of the end: those that there is room for, but for no look at what they gave.
+        rows: dev rows that the longest race may take.
+        left: budget that was left, in its unit.
+        end: what the end was expected to take of it.
+    """
+
+    next: Literal["prompts", "tune", "finish"]
+    why: str
+    steps: int = 0
+    rows: int = 0
+    left: float = 0.0
+    end: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """For the journal."""
+        return {name: round(value, 2) if isinstance(value, float) else value for name, value in asdict(self).items()}
+
+
+class Decider:
+    """Chooses the next step of a search.
+
+    Args:
+        lab: where effects happen.
+        config: the run's config.
+        plan: the first cycle in numbers.
+        end: what the end costs.
+        guide: what guides breeding, and costs something too.
+        forecaster: the same.
+    """
+
+    def __init__(self, lab: Lab, config: RunConfig, plan: Plan, end: EndCosts, guide: Guide, forecaster: Forecaster) -> None:
+        self.lab, self.config, self.plan, self.end = lab, config, plan, end
+        self.guide, self.forecaster = guide, forecaster
+        self.ahead = StepCosts(lab)
+        # Budget a nat of dev log-loss has cost, by kind of step: what moved dev decides what comes next.
+        self.worth: dict[str, float] = {}
+
+    def decide(self, search: Search, lost: int) -> Choice:
+        """What comes next, why, and how many steps it may take.
+
+        Args:
+            search: what was found so far.
+            lost: how often in a row dev did not improve.
+        """
+        self.end.learn(search.winner)
+        left, end = self.lab.left(), self._end(search)
+        return replace(self._choose(search, lost, left), left=left, end=end)
+
+    def _end(self, search: Search) -> float:
+        return self.end.cost(search.seed.prompt, search.winner.prompt, alone=search.winner is search.seed)
+
+    def _choose(self, search: Search, lost: int, left: float) -> Choice:
+        lab, plan, winner = self.lab, self.plan, search.winner
+        if lost >= _PATIENCE:
+            return Choice("finish", f"dev did not improve in {lost} cycles")
+        if winner.failed:
+            return Choice("finish", "the winner's training diverged; its last good adapter stands")
+        decay = lab.tune.decay
+        room = max(8, self.config.tune.max_epochs * winner.run.steps_per_epoch) - winner.reached
+        room -= decay_steps(winner.reached, decay)
+        if room < 3:
+            return Choice("finish", f"the steps reached tune.max_epochs={self.config.tune.max_epochs}")
+        spare = left - self.owed(search)
+        step, check = self.ahead.step(winner), self.ahead.check(winner.prompt)
+        # Every further step of the winner is owed by the seed prompt too, and both have a longer decay.
+        longer = 1 + decay / (1 - decay)
+        per_step = (1 if winner is search.seed else 2) * longer * step
+        affordable = int((spare - check) / per_step) if per_step else room
+        # A challenger brings arms of its own, and the seed prompt follows it; the winner goes on beside it, unless in vain.
+        beside = left - self._owed_to_a_challenger(search) - (1 if winner.peaked else 2) * check
+        per_both = (2 * longer + (0 if winner.peaked else 1)) * step
+        block = max(4, plan.short_steps)
+        least = max(3, block // 3)
+        rows, race = plan.race_rows, self.race_cost(winner.prompt, plan.race_rows)
+        while winner.peaked and rows > _LEAST_RACE and beside - race < least * per_both:
+            # Nothing but other prompts can help any more, so they race for less rather than not at all.
+            rows = max(_LEAST_RACE, rows // 2)
+            race = self.race_cost(winner.prompt, rows)
+        with_race = int((beside - race) / per_both) if per_both else room
+        if len(search.cycles) < self.config.search.max_cycles and with_race >= least:
+            # Where a race takes much of what is left, steps come first: they are what tuning gains from at first.
+            untried = all(cycle["kind"] == "tune" for cycle in search.cycles[1:]) and race <= _RACE_SHARE * beside
+            prompts = self.worth.get("prompts", 0.0) / (race + 2 * block * step + 2 * check)
+            tune = self.worth.get("tune", 0.0) / (block * step + check)
+            if untried or ("tune" in self.worth and prompts >= tune) or winner.peaked:
+                why = (
+                    "prompts were not bred yet"
+                    if untried
+                    else "more steps only made dev worse, so the search goes on from where it was best"
+                    if winner.peaked
+                    else f"the last search moved dev log-loss by {self.worth['prompts']:.4f}, tuning alone by "
+                    f"{self.worth.get('tune', 0.0):.4f}; by cost the search did more"
+                )
+                return Choice("prompts", why, min(room, max(3, min(block, with_race))), rows)
+        if winner.peaked:
+            return Choice("finish", "more steps only made dev worse")
+        if affordable >= 3:
+            why = f"room for {affordable} more steps"
+            if "tune" in self.worth:
+                why += f"; the last ones moved dev log-loss by {self.worth['tune']:.4f}"
+            # A stretch ends with a check on dev, which costs as much as several steps, and shows whether more steps still help.
+            return Choice("tune", why, min(room, affordable, max(block, winner.reached // 2)))
+        # A refit goes on from what was measured.
+        more = 0 if self.config.refit or not per_step else min(room, int(spare / per_step))
+        while more > 0 and self.owed(search, more) > left:
+            more -= 1
+        return Choice("finish", SPENT, max(0, more))
+
+    def owed(self, search: Search, more: int = 0) -> float:
+        """Cost of all that comes if the search ends now: letting the learning rates fall after ``more`` steps, and the end."""
+        winner, seed = search.winner, search.seed
+        cost = self._end(search)
+        if winner.failed:
+            return cost
+        return cost + more * self.ahead.step(winner) + self.ahead.finish(winner, seed, winner.reached + more)
+
+    def _owed_to_a_challenger(self, search: Search) -> float:
+        winner, seed = search.winner, search.seed
+        steps = winner.ground.candidate.steps
+        return self.end.cost(seed.prompt, winner.prompt, new=True) + self.ahead.finish(winner, seed, steps, challenged=True)
+
+    def fitting(self, search: Search, challengers: Sequence[Prompt], steps: int) -> list[Prompt]:
+        """Those of some prompts that could be tuned so many steps, win, and be tested within what is left of the budget."""
+        lab, seed, winner = self.lab, search.seed, search.winner
+        left = lab.left()
+        reached = winner.ground.candidate.steps + steps
+        decay = decay_steps(reached, lab.tune.decay)
+        own = 0.0 if winner.peaked else steps * self.ahead.step(winner) + self.ahead.check(winner.prompt)
+
+        def cost(prompt: Prompt) -> float:
+            step = lab.costs.training(lab.step_tokens(prompt, min(lab.tune.batch_size, len(lab.task.train))))
+            tuning = (steps + decay) * step + 2 * self.ahead.check(prompt)
+            following = 0.0 if seed.failed else (reached - seed.reached + decay) * self.ahead.step(seed)
+            return own + tuning + following + self.end.cost(seed.prompt, prompt, new=True, extras=False)
+
+        return [prompt for prompt in challengers if cost(prompt) <= left]
+
+    def pace(self, tracks: Sequence[Track]) -> None:
+        """Make the plan's short runs no longer than what the first steps' speed allows: it was made on a guess of that speed.
+
+        Args:
+            tracks: that are tuned, the seed prompt's first.
+        """
+        lab, plan, seed = self.lab, self.plan, tracks[0]
+        if lab.costs.budget.kind == "tokens":
+            return
+        steps = 4
+        while steps < plan.short_steps and not lab.costs.training_measured and not seed.failed:
+            advance(lab, seed, steps, cycle=1, check=False)
+            steps *= 2
+        checks = (len(tracks) + 3) * self.ahead.check(seed.prompt)
+        spare = lab.left() - max(self.end.cost(seed.prompt, track.prompt, new=True) for track in tracks) - checks
+        # A short run is a fifth of a whole one; the winner and the seed prompt go on for the other four.
+        whole = (sum(map(self.ahead.step, tracks)) + 8 * max(map(self.ahead.step, tracks))) or 1.0
+        short = max(3, seed.steps, min(plan.short_steps, int(spare / whole)))
+        self.plan = replace(plan, short_steps=short, target_steps=min(plan.target_steps, 5 * short))
+
+    def race_cost(self, prompt: Prompt, rows: int) -> float:
+        """Cost of a race of bred prompts, about as long as this one, and of what guides their breeding."""
+        bred = max(8, self.plan.pool * 2 // 3)
+        return self.ahead.race(prompt, bred + FINAL, rows) + self.guide.cost(prompt) + self.forecaster.cost(bred)

@@ -1,0 +1,263 @@
+"""What the end costs: known as soon as it was measured, so that a run spends its budget and never more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from cycle_runs import journal_of, labelled_rows, summary_of
+from test_track import measured
+
+from cotune.config import RunConfig, config_in_memory
+from cotune.cycle import ending
+from cotune.cycle.budget import parse_budget
+from cotune.cycle.costs import CostModel
+from cotune.cycle.deciding import SPENT, Decider
+from cotune.cycle.ending import EndCosts
+from cotune.cycle.journal import Journal
+from cotune.cycle.lab import Lab
+from cotune.cycle.plan import Plan
+from cotune.cycle.row_costs import RowCosts
+from cotune.cycle.run import Quiet
+from cotune.cycle.run import run as run_cycle
+from cotune.cycle.search import Search
+from cotune.cycle.track import Track
+from cotune.cycle.untuned import CALIBRATION_ROWS
+from cotune.model.adapters import BASE
+from cotune.prompt.bank import seed_prompt
+from cotune.prompt.prompt import Prompt
+from cotune.task.task import Task
+from cotune.tune.settings import TuneSettings
+from tiny import tiny_local
+
+if TYPE_CHECKING:
+    from conftest import Bench
+
+CONFIG = config_in_memory(name="ends", input=["text"], output="label")
+WORDS = {"apple": "fruit", "cat": "animal", "saw": "tool", "cow": "animal", "pear": "fruit"}
+
+
+def written_rows(count: int) -> list[dict[str, Any]]:
+    words = list(WORDS)
+    return [
+        {"text": f"{words[i % 5]} {i} {words[i % 5]}", "label": {"kind": WORDS[words[i % 5]], "size": i % 10}}
+        for i in range(count)
+    ]
+
+
+def lab_in(folder: Path, budget: str = "10Mtok", *, written: bool = False) -> Lab:
+    limit = {"test": 24, "dev": 40}
+    rows = written_rows(160) if written else labelled_rows(160)
+    task = Task.from_rows(rows, input="text", output="label", type="json" if written else None, limit=limit)
+    return Lab(
+        task, tiny_local(), Journal(folder), CostModel(parse_budget(budget), 1.0, 1.0), folder, TuneSettings(), 0, Quiet()
+    )
+
+
+def prompts_of(lab: Lab) -> tuple[Prompt, Prompt, Prompt]:
+    long = Prompt("Which kind is this? " * 3 + "Say one of {labels}.", "Here it is: {text}", "Kind:")
+    return seed_prompt(lab.task), long, Prompt("", "{text} is called", "")
+
+
+def end_of(lab: Lab, config: RunConfig = CONFIG) -> EndCosts:
+    return EndCosts(lab, config)
+
+
+def test_every_arm_counts_until_the_base_model_is_measured_and_then_those_that_are_no_doubles(tmp_path: Path) -> None:
+    lab = lab_in(tmp_path)
+    seed, long, bare = prompts_of(lab)
+    end, test, dev = end_of(lab), lab.task.test.n, len(lab.dev)
+
+    def rows(*asked: Prompt) -> float:
+        return sum(map(lab.rows.scored, asked))
+
+    def cost(chosen: Prompt, **more: Any) -> float:
+        return end.cost(seed, chosen, extras=False, **more) / ending._CARE
+
+    least = min(CALIBRATION_ROWS, len(lab.task.train))
+    assert cost(long, new=True) == pytest.approx(
+        (dev + least) * rows(seed, seed, seed, long) + test * rows(seed, seed, long, seed, long)
+    )
+    end.look(seed, [long, bare])
+    only = end._only
+    assert only in (seed, long, bare)
+    other = next(prompt for prompt in (long, bare) if prompt is not only)
+    known = dict.fromkeys([seed, only])
+    assert cost(seed, alone=True) == pytest.approx(test * rows(*known, seed))
+    assert cost(other) == pytest.approx(test * rows(*dict.fromkeys([*known, other]), seed, other))
+    assert cost(other, new=True) == pytest.approx(test * rows(*known, other, seed, other) + (dev + least) * rows(other))
+    # Confirming finds what was measured, and pays nothing for it.
+    before = lab.account.tokens
+    end.look(seed, [long, bare])
+    assert lab.account.tokens == before > 0
+
+
+def test_an_answer_is_as_long_as_it_was_seen_to_be(tmp_path: Path) -> None:
+    lab = lab_in(tmp_path, written=True)
+    seed, long, bare = prompts_of(lab)
+    rows = lab.rows
+    guessed, usual = lab.answering.answer_tokens(tuned=False), lab.answering.answer_tokens(tuned=True)
+    assert rows.answer_tokens(seed, tuned=False) == guessed > usual == rows.answer_tokens(seed, tuned=True)
+    rows.saw_writing(seed, BASE, 10, 30)
+    rows.saw_writing(long, BASE, 10, 400)
+    assert rows.knows_answers(seed) and not rows.knows_answers(bare)
+    assert [rows.answer_tokens(prompt, tuned=False) for prompt in (seed, long, bare)] == [3.0, 40.0, 40.0]
+    assert rows.answer_tokens(seed, tuned=False, new=True) == 40.0
+    rows.saw_writing(seed, "tuned", 10, 1)
+    assert rows.answer_tokens(long, tuned=True) == usual, "more steps make answers as long as right ones"
+    rows.saw_writing(seed, "tuned", 10, 990)
+    assert rows.answer_tokens(long, tuned=True) == 99.0
+    assert rows.written(long, tuned=False) == 40.0 and rows.written(long, tuned=False, apart=True) > 40.0
+    idle = RowCosts(lab.answering, lab.costs, lab.train_sample, writes=False)
+    assert idle.written(long, tuned=False) == 0.0
+
+
+def test_a_row_reads_what_the_largest_request_read_without_the_prefix(tmp_path: Path) -> None:
+    lab = lab_in(tmp_path)
+    _, long, _ = prompts_of(lab)
+    counted, prefix = lab.rows.counted(long)
+    assert lab.rows.scored(long) == counted and prefix > 20
+    lab.scores(long, BASE, lab.dev, "race")
+    seen = lab.rows.scored(long)
+    assert seen == pytest.approx(counted, rel=0.15)
+    lab.scores(long, BASE, lab.dev[:5], "race")
+    assert lab.rows.scored(long) == seen
+
+
+def test_the_winners_and_the_best_untuned_prompt_are_answered_once_to_see_how_long_that_takes(tmp_path: Path) -> None:
+    lab = lab_in(tmp_path, written=True)
+    seed, long, _ = prompts_of(lab)
+    end = end_of(lab)
+    end.look(seed, [long])
+    assert end._only is not None and lab.rows.knows_answers(end._only)
+    winner = Track(long, cast(Any, None), measured=[measured(4, 0.5, 1.0)], steady=[measured(4, 0.5, 1.0)])
+    winner.steady[0] = measured(0, 0.5, 1.0, adapter=BASE)
+    end.learn(winner)
+    end.learn(winner)
+    answered = [event["value"] for event in journal_of(tmp_path) if event["kind"] == "write"]
+    assert lab.rows.knows_answers(long) and {value["stage"] for value in answered} == {"measure"}
+    # An eighth of the rows that the end answers: they are not what the budget is for.
+    assert [value["rows"] for value in answered] == [(24 + 40) // 8] * len(dict.fromkeys([end._only, long]))
+
+
+def test_what_will_find_no_room_after_the_test_is_not_put_aside(tmp_path: Path) -> None:
+    shares = {}
+    for budget in ("30ktok", "10Mtok"):
+        lab = lab_in(tmp_path / budget, budget)
+        _, long, _ = prompts_of(lab)
+        plain, without = end_of(lab), end_of(lab, CONFIG.model_copy(update={"evaluate": config_without_formats().evaluate}))
+        with_extras, bare = (plain.cost(long, long, extras=extras) for extras in (True, False))
+        shares[budget] = (with_extras - without.cost(long, long), with_extras - bare)
+    assert shares["30ktok"][0] == 0 and 0 < shares["10Mtok"][0] < shares["10Mtok"][1]
+
+
+def config_without_formats() -> RunConfig:
+    return config_in_memory(name="ends", input=["text"], output="label", evaluate={"robustness": False})
+
+
+def search_of(seed: Track, winner: Track, *others: Track) -> Search:
+    tracks = list({id(track): track for track in (seed, winner, *others)}.values())
+    cycles = [{"kind": "prompts"}, {"kind": "prompts"}]
+    return Search({}, cast(Any, None), seed, winner, tracks, cycles)
+
+
+def track_of(prompt: Prompt, *facts: tuple[int, float, float]) -> Track:
+    found = [measured(*fact, prompt=prompt) for fact in facts]
+    run = cast(Any, SimpleNamespace(tokens_per_step=10.0, steps_per_epoch=20))
+    return Track(prompt, run, measured=list(found), steady=list(found), steady_steps=facts[-1][0])
+
+
+def spend_all_but(lab: Lab, left: float) -> None:
+    lab.account.counts["tokens_scored"] += int(lab.costs.budget.amount - lab.account.tokens - left)
+
+
+def test_a_third_track_may_win_where_what_it_brings_can_be_tested(tmp_path: Path) -> None:
+    lab = lab_in(tmp_path)
+    seed, long, bare = prompts_of(lab)
+    end = end_of(lab)
+    end.look(seed, [seed, bare])
+    led = track_of(seed, (20, 0.8, 0.5))
+    rival = measured(20, 0.8, 0.6, prompt=long)
+    need = end.cost(seed, long, extras=False)
+    assert need > end.cost(seed, seed, alone=True, extras=False) + 100
+    for left, stands in ((need + 2, True), (need - 2, False)):
+        spend_all_but(lab, left)
+        assert end.election(search_of(led, led))(rival) is stands
+
+
+class Free:
+    """Costs nothing."""
+
+    def cost(self, _: object) -> float:
+        return 0.0
+
+
+def decider_of(lab: Lab, plan: Plan) -> Decider:
+    return Decider(lab, CONFIG, plan, end_of(lab), cast(Any, Free()), cast(Any, Free()))
+
+
+PLAN = Plan(pool=12, race_rows=40, entrants=3, short_steps=10, target_steps=50, reserve=0.0)
+
+
+def test_steps_that_no_look_at_them_is_left_for_are_still_taken(tmp_path: Path) -> None:
+    lab = lab_in(tmp_path)
+    seed, long, _ = prompts_of(lab)
+    decider = decider_of(lab, PLAN)
+    search = search_of(track_of(seed, (20, 0.8, 0.5)), track_of(long, (20, 0.8, 0.5)))
+    owed = decider.owed(search)
+    for more in (0, 2, 5):
+        left = max(decider.owed(search, more), owed + 29 * more) + 2
+        spend_all_but(lab, left)
+        choice = decider.decide(search, 0)
+        assert (choice.next, choice.why) == ("finish", SPENT)
+        assert choice.steps == more and decider.owed(search, more) <= choice.left == pytest.approx(left, abs=1)
+    # One that only grew worse is taken no further.
+    search.winner.steady.append(measured(40, 0.7, 0.9, prompt=long))
+    search.winner.steady_steps = 40
+    assert decider.decide(search, 0).steps == 0
+
+
+def test_where_only_other_prompts_can_help_they_race_for_less_rather_than_not_at_all(tmp_path: Path) -> None:
+    lab = lab_in(tmp_path)
+    seed, long, _ = prompts_of(lab)
+    plan = Plan(pool=12, race_rows=128, entrants=3, short_steps=10, target_steps=50, reserve=0.0)
+    decider = decider_of(lab, plan)
+    winner = track_of(long, (20, 0.8, 0.5), (40, 0.7, 0.9))
+    assert winner.peaked
+    search = search_of(track_of(seed, (20, 0.8, 0.5)), winner)
+    owed = decider.owed(search) + 3000
+    whole, short = (decider.race_cost(long, rows) for rows in (128, 32))
+    for left, rows in ((owed + whole + 10_000, 128), (owed + short + 400, 32)):
+        spend_all_but(lab, left)
+        choice = decider.decide(search, 0)
+        assert (choice.next, choice.rows) == ("prompts", rows)
+
+
+SETTINGS: dict[str, Any] = {
+    "search": {"pool": 6, "entrants": 3, "max_cycles": 50},
+    "tune": {"batch_size": 8, "rank": 2, "max_epochs": 1000, "learning_rate": 0.002},
+    "engine": {"dtype": "float32", "threads": 1},
+}
+
+
+@pytest.mark.parametrize("kind", ["label", "json"])
+def test_a_run_spends_its_budget_and_never_more(bench: Bench, tmp_path: Path, kind: str) -> None:
+    rows = labelled_rows(160) if kind == "label" else written_rows(120)
+    limit = {"test": 40} if kind == "label" else {"test": 30, "train": 80, "dev": 20}
+    task = Task.from_rows(rows, input="text", output="label", type=None if kind == "label" else kind, limit=limit)
+    config = config_in_memory(
+        name=kind, input=["text"], output="label", model=str(bench.model), budget="60ktok", seed=4, **SETTINGS
+    )
+    run_cycle(config, tmp_path / "run", task=task)
+    summary, events = summary_of(tmp_path / "run"), journal_of(tmp_path / "run")
+    assert summary["stopped"] == SPENT
+    spent = sum(summary["cost"][f"tokens_{what}"] for what in ("scored", "written", "trained", "embedded"))
+    assert 0.95 * 60_000 <= spent <= 60_000
+    # What the end was expected to take is what it took.
+    decided = [event["value"] for event in events if event["kind"] == "decide"][-1]
+    confirmed = next(place for place, event in enumerate(events) if event["kind"] == "finish" or event["kind"] == "confirm")
+    start = max(place for place, event in enumerate(events[:confirmed]) if event["kind"] == "tuned")
+    took = sum(e["value"].get("tokens", 0) for e in events[start:] if e["kind"] in ("score", "write", "noise", "slices"))
+    assert 0.75 * decided["end"] <= took <= decided["end"]
