@@ -141,10 +141,11 @@ def test_other_columns_cannot_change_an_answer(predictor: Predictor) -> None:
 
 
 def test_cut_texts_are_told(bench: Bench, predictor: Predictor, caplog: pytest.LogCaptureFixture) -> None:
-    long = "How tall is the tower? " * 200
-    found = predictor.predict([TEXTS[0], long], probabilities=True)
-    assert [one.truncated for one in found] == [False, True]
-    assert "1 of 2 rows" in caplog.text
+    long = "How tall is the tower? "
+    found = predictor.predict([TEXTS[0], long * 200, long * 4000], probabilities=True)
+    assert [one.truncated for one in found] == [False, True, True]
+    assert found[1].probabilities == pytest.approx(found[2].probabilities)
+    assert "2 of 3 rows" in caplog.text
 
 
 @pytest.mark.parametrize(

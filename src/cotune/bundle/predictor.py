@@ -19,6 +19,7 @@ from cotune.task.output import Output, label_output
 if TYPE_CHECKING:
     from cotune.model.protocol import Model, Scorer, Writer
     from cotune.model.writing import Writing
+    from cotune.prompt.render import Renderer
 
 Row = str | Mapping[str, Any]
 
@@ -145,25 +146,41 @@ class Predictor:
             return
         top = 1 if self.decision.kind == "raw" and not probabilities else None
         for start in range(0, len(rows), _AT_ONCE):
-            part = rows[start : start + _AT_ONCE]
+            part, short = self._shown(rows[start : start + _AT_ONCE])
             scores = self.scorer.score(self.prompt, part, self.labels, adapter=self.adapter_id, top=top)
             chosen = self.decision.predict(scores.log_probs)
-            cut = [False] * len(part)
+            cut = short
             if scores.truncated:
                 rendered = self.model.renderer.render(self.prompt, part, self.labels)
-                cut = [row.truncated for row in rendered]
+                cut = [was or row.truncated for was, row in zip(short, rendered, strict=True)]
             shares = np.exp(self.decision.log_probs(scores.log_probs)) if probabilities else None
             for i, place in enumerate(chosen):
                 by_label = {} if shares is None else dict(zip(self.labels, map(float, shares[i]), strict=True))
                 yield Prediction(self.labels[int(place)], by_label, cut[i])
 
+    def shortened(self, row: Mapping[str, str]) -> dict[str, str] | None:
+        """A row with a very long text as the model is shown it, so that its answer is the same; None for any other row.
+
+        Unlike everything else here, it may be called while another thread has rows answered.
+        """
+        renderer: Renderer | None = getattr(self.scorer, "renderer", None)
+        return None if renderer is None else renderer.shortened(self.prompt, row, self.labels)
+
     def _written(self, writing: Writing, rows: Sequence[Mapping[str, str]], sampling: Sampling) -> Iterator[Prediction]:
         for start in range(0, len(rows), _AT_ONCE):
-            part = rows[start : start + _AT_ONCE]
+            part, short = self._shown(rows[start : start + _AT_ONCE])
             writer = cast("Writer", self.scorer)
             found = writing.write(writer, self.prompt, part, adapter=self.adapter_id, sampling=sampling)
-            cut = [False] * len(part)
+            cut = short
             if found.truncated:
-                cut = [row.truncated for row in self.model.renderer.render_answers(self.prompt, part, None)]
-            for text, short, ended in zip(found.texts, cut, found.ended, strict=True):
-                yield Prediction(writing.output.canonical(text), {}, short, ended)
+                rendered = self.model.renderer.render_answers(self.prompt, part, None)
+                cut = [was or row.truncated for was, row in zip(short, rendered, strict=True)]
+            for text, truncated, ended in zip(found.texts, cut, found.ended, strict=True):
+                yield Prediction(writing.output.canonical(text), {}, truncated, ended)
+
+    def _shown(self, rows: Sequence[Mapping[str, str]]) -> tuple[list[Mapping[str, str]], list[bool]]:
+        """Rows as they are shown, as far as their texts are very long, and which of them were shortened for it."""
+        short = [self.shortened(row) for row in rows]
+        return [row if less is None else less for row, less in zip(rows, short, strict=True)], [
+            each is not None for each in short
+        ]

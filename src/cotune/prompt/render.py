@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from cotune.errors import InputError
+from cotune.prompt.abridge import Abridger
 from cotune.prompt.messages import Chooser, Turns, settled, turns_of
 from cotune.prompt.prompt import Prompt
 
@@ -54,6 +55,7 @@ class Renderer:
         self.tokenizer = tokenizer
         self.chooser: Chooser | None = None
         self.max_tokens = max_tokens
+        self._abridger = Abridger(tokenizer, max_tokens)
         self.chat = bool(chat and getattr(tokenizer, "chat_template", None))
         self._special = sorted(
             (t.content for t in tokenizer.added_tokens_decoder.values() if t.special and len(t.content) > 1),
@@ -90,15 +92,10 @@ class Renderer:
                 for row, (own, tokens) in zip(rows, own_prompts, strict=True)
             ]
         skeleton = self._skeleton(prompt, tuple(rows[0]), tuple(labels))
-        values = [{name: self._harmless(value) for name, value in row.items()} for row in rows]
-        ids = self._encode([self._fill(skeleton, row) for row in values])
         answers = tuple(self._answer_text(skeleton, self._harmless(word)) for word in prompt.words(labels))
         tail = self._barrier(skeleton)
         rendered = []
-        for row, row_ids in zip(values, ids, strict=True):
-            truncated = len(row_ids) > self.max_tokens
-            if truncated:
-                row, row_ids = self._truncate(skeleton, row, row_ids)
+        for row, row_ids, truncated in self._fitted(skeleton, rows):
             context = tail if tail is not None else self._fill(skeleton, row)
             cut, completions = self._label_tails(context, answers)
             if len(row_ids) <= cut:
@@ -135,12 +132,8 @@ class Renderer:
                 for row, answer, (own, tokens) in zip(rows, given, settled(prompt, rows, self.chooser), strict=True)
             ]
         skeleton = self._skeleton(prompt, tuple(rows[0]), ())
-        values = [{name: self._harmless(value) for name, value in row.items()} for row in rows]
-        ids = self._encode([self._fill(skeleton, row) for row in values])
-        truncated = [len(row_ids) > self.max_tokens for row_ids in ids]
-        for i in range(len(rows)):
-            if truncated[i]:
-                values[i], ids[i] = self._truncate(skeleton, values[i], ids[i])
+        fitted = self._fitted(skeleton, rows)
+        ids = [row_ids for _, row_ids, _ in fitted]
         completions: list[tuple[tuple[int, ...], ...]] = [()] * len(rows)
         if answers is not None:
             texts = [self._answer_text(skeleton, self._harmless(answer)) for answer in answers]
@@ -150,11 +143,23 @@ class Renderer:
                 whole = self._encode([tail + text for text in texts])
             else:
                 alone = ids
-                whole = self._encode([self._fill(skeleton, row) + text for row, text in zip(values, texts, strict=True)])
+                whole = self._encode(
+                    [self._fill(skeleton, row) + text for (row, _, _), text in zip(fitted, texts, strict=True)]
+                )
             for i, (before, both, text) in enumerate(zip(alone, whole, texts, strict=True)):
                 own = both[len(before) :] if both[: len(before)] == before else self._bare(text)
                 completions[i] = ((*own, self.stop_id),)
-        return [RenderedRow(tuple(a), b, c) for a, b, c in zip(ids, completions, truncated, strict=True)]
+        return [RenderedRow(tuple(own), made, cut) for (_, own, cut), made in zip(fitted, completions, strict=True)]
+
+    def shortened(self, prompt: Prompt, row: Mapping[str, str], labels: Sequence[str]) -> dict[str, str] | None:
+        """A row with a very long text as it is shown: rendered, it gives the ids of the row itself, without the long text being
+        read once more. None for every other row, and for prompts that show each row other demonstrations."""
+        if prompt.nearest or max(map(len, row.values())) < self._abridger.least:
+            return None
+        skeleton = self._skeleton(prompt, tuple(row), tuple(labels))
+        values, _, truncated = self._fitted(skeleton, [row])[0]
+        again = {name: self._harmless(value) for name, value in values.items()}
+        return values if truncated and again == values else None
 
     def lead(self, prompt: Prompt, fields: Sequence[str]) -> str:
         """What stands between a prompt and every answer: a space, or nothing."""
@@ -235,11 +240,33 @@ class Renderer:
         common = min(common_length(alone, ids) for ids in whole)
         return len(alone) - common, tuple((*ids[common:], self.stop_id) for ids in whole)
 
-    def _truncate(self, skeleton: str, row: Mapping[str, str], ids: Sequence[int]) -> tuple[dict[str, str], list[int]]:
-        values = dict(row)
-        while len(ids) > self.max_tokens:
+    def _fitted(self, skeleton: str, rows: Sequence[Mapping[str, str]]) -> list[tuple[dict[str, str], list[int], bool]]:
+        """Each row as it is shown, the ids of its prompt, and whether it had to be shortened for them."""
+        values = [{name: self._harmless(value) for name, value in row.items()} for row in rows]
+        # Of a text that is far too long, no more is read than it takes to know where it is cut.
+        told = [{name: self._abridger.abridged(value) for name, value in row.items()} for row in values]
+        ids = self._encode([self._fill(skeleton, row) for row in told])
+        fitted = []
+        for row, seen, row_ids in zip(values, told, ids, strict=True):
+            shown, shown_ids = self._truncate(skeleton, row, seen, row_ids)
+            fitted.append((shown, shown_ids, shown != row))
+        return fitted
+
+    def _truncate(
+        self, skeleton: str, values: dict[str, str], told: dict[str, str], ids: list[int]
+    ) -> tuple[dict[str, str], list[int]]:
+        """The row and its ids, shortened where it is too long.
+
+        Args:
+            skeleton: the prompt.
+            values: of the row.
+            told: the same, abridged where they are very long.
+            ids: of ``told``.
+        """
+        values, told = dict(values), dict(told)
+        while told != values or len(ids) > self.max_tokens:
             longest = max(values, key=lambda name: len(values[name]))
-            text = values[longest]
+            text, elsewhere = told[longest], any(told[name] != values[name] for name in values if name != longest)
             if not text:
                 raise InputError(
                     f"the prompt alone is {len(ids)} tokens long and the limit is {self.max_tokens}",
@@ -248,9 +275,15 @@ class Renderer:
                 )
             spans = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
             keep = max(0, len(spans) - (len(ids) - self.max_tokens))
-            values[longest] = text[: min(spans[keep][0], len(text) - 1)] if keep < len(spans) else text[:-1]
-            ids = self._encode([self._fill(skeleton, values)])[0]
-        return values, list(ids)
+            if len(ids) <= self.max_tokens or (keep and elsewhere):
+                # An abridged text has too many tokens by itself, but it may not be shown at all.
+                told = dict(values)
+                ids = self._encode([self._fill(skeleton, told)])[0]
+                continue
+            cut = text[: min(spans[keep][0], len(text) - 1)] if keep < len(spans) else text[:-1]
+            values[longest] = told[longest] = cut
+            ids = self._encode([self._fill(skeleton, told)])[0]
+        return values, ids
 
     def _find_stop(self) -> int:
         end: int | None = self.tokenizer.eos_token_id

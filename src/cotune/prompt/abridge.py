@@ -1,0 +1,124 @@
+"""Very long texts by their two ends: where no prompt can show the middle, nothing needs to read it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+_LETTERS_AND_DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+_SPACES = str.maketrans("Ġ▁", "  ")
+_NEIGHBOURS = re.compile("(?=([A-Za-z0-9][A-Za-z0-9 ]))")
+# What looks ahead further than to the next character could see the end of a text from afar.
+_LOOKS_FAR = re.compile(r"\(\?(?:=|<|!(?!\\S\)))")
+_NORMALIZERS, _SPLITTERS = ("NFC", "NFKC", "Prepend"), ("ByteLevel", "Digits", "Metaspace")
+# Characters that are searched for a border before it is given up.
+_WINDOW = 1024
+# Characters to begin with: of the beginning for each token that is wanted, and of the ending.
+_HEAD, _TAIL = 8, 256
+
+
+class Abridger:
+    """Leaves the middle out of texts that are far too long for a prompt, where that can change nothing but their length.
+
+    Byte-pair encoding joins neighbours only to what is in the vocabulary. So two characters that stand side by side in no entry
+    of it are a border that no token ever crosses: "e" and " " before a letter in most vocabularies, two digits in many. A text
+    that is cut at such borders has the same tokens before the first cut and behind the last, whatever stood between.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer; of other kinds than byte-pair encoding, and of those that split texts in ways
+            that are not known here, no text is abridged.
+        tokens: that a prompt may have.
+    """
+
+    def __init__(self, tokenizer: Any, tokens: int) -> None:
+        self._tokenizer, self._tokens = tokenizer, tokens
+        self.least = 16 * tokens + _WINDOW
+
+    def abridged(self, text: str) -> str:
+        """The text without its middle, more than ``tokens`` tokens of its beginning kept; the text itself where it is not long,
+        or where no borders are found."""
+        if len(text) < self.least or self._joined is None:
+            return text
+        head = self._head(text)
+        if head is None:
+            return text
+        tail = self._tail(text, head)
+        return text if tail is None else text[:head] + text[tail:]
+
+    def _head(self, text: str) -> int | None:
+        """Where a beginning of more than enough tokens ends."""
+        start = _HEAD * self._tokens
+        while start < len(text) // 2:
+            end = next(self._borders(text, start), None)
+            if end is not None:
+                ids = self._tokenizer(text[:end], add_special_tokens=False)["input_ids"]
+                if len(ids) > self._tokens:
+                    return end
+            start *= 2
+        return None
+
+    def _tail(self, text: str, head: int) -> int | None:
+        """Where an ending begins that goes on from the beginning with a border too."""
+        length = _TAIL
+        while length < len(text) // 4:
+            for start in self._borders(text, len(text) - length):
+                if self._parts(text[head - 1], text[start : start + 2]):
+                    return start
+            length *= 4
+        return None
+
+    def _borders(self, text: str, start: int) -> Iterator[int]:
+        """Places that no token reaches across."""
+        for place in range(start, min(start + _WINDOW, len(text) - 1)):
+            # What follows an apostrophe may be split off together.
+            if self._parts(text[place - 1], text[place : place + 2]) and "'" not in text[place - 3 : place]:
+                yield place
+
+    def _parts(self, left: str, right: str) -> bool:
+        joined, known = self._joined or set(), self._alphabet
+        if left not in known or (right[0] == " " and right[1] not in _LETTERS_AND_DIGITS[:52]):
+            return False
+        return right[0] in known and left + right[0] not in joined
+
+    @cached_property
+    def _alphabet(self) -> frozenset[str]:
+        """Letters, digits and the space, as far as they are tokens by themselves: what is unknown may be dropped or fused."""
+        vocabulary = self._tokenizer.get_vocab()
+        space = {" "} if any(mark in vocabulary for mark in "Ġ▁ ") else set()
+        return frozenset(each for each in _LETTERS_AND_DIGITS if each in vocabulary) | space
+
+    @cached_property
+    def _joined(self) -> set[str] | None:
+        """Characters that stand side by side within a token; None where the tokenizer is of a kind that is not known."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None or not _is_known(json.loads(backend.to_str())):
+            return None
+        return set(_NEIGHBOURS.findall("\n".join(self._tokenizer.get_vocab()).translate(_SPACES)))
+
+
+def _is_known(told: dict[str, Any]) -> bool:
+    """Whether a tokenizer, as its JSON tells of it, joins within its vocabulary and looks one character ahead at most."""
+    model: dict[str, Any] = told["model"]
+    plain = not any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
+    parts = [*_parts_of(told["normalizer"], "normalizers"), *_parts_of(told["pre_tokenizer"], "pretokenizers")]
+    return plain and model["type"] == "BPE" and all(_is_local(part) for part in parts)
+
+
+def _parts_of(part: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
+    if part is None:
+        return []
+    return [inner for each in part[key] for inner in _parts_of(each, key)] if part["type"] == "Sequence" else [part]
+
+
+def _is_local(part: dict[str, Any]) -> bool:
+    kind, pattern = part["type"], part.get("pattern", {})
+    if kind == "Replace":
+        return bool(pattern == {"String": " "})
+    if kind == "Split":
+        if "String" in pattern:
+            return not set(pattern["String"]) & set(_LETTERS_AND_DIGITS)
+        return _LOOKS_FAR.search(pattern["Regex"]) is None
+    return kind in (*_NORMALIZERS, *_SPLITTERS)
