@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -12,11 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from bundles import TEXTS, Bench
+from bundles import LABELS, TEXTS, Bench
 from servers import Client, running
 
 from cotune.bundle import Predictor, load_several
-from cotune.bundle.serve.batcher import Batcher, QueueFull
+from cotune.bundle.serve.batcher import Batcher
+from cotune.bundle.serve.kind import QueueFull
+from cotune.bundle.serve.long_texts import LongTexts
 from cotune.web import PatientProtocol
 
 TOKEN = "a-long-and-secret-text"
@@ -151,6 +154,69 @@ def test_a_body_just_within_the_limit_is_answered(server: Client) -> None:
     assert reply.status == 200 and reply.json["truncated"] is True
 
 
+LONG = 2**20 - 100
+
+
+@pytest.mark.parametrize("text", ["who built the river? " * (LONG // 21), "ac" * 2**17], ids=["words", "one word"])
+def test_a_very_long_text_is_read_off_the_threads_that_others_wait_for(
+    server: Client, predictor: Predictor, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    read: dict[str, int] = {}
+    renderer, inner = predictor.model.renderer, predictor.model.renderer.tokenizer
+
+    class Counting:
+        """The tokenizer, counting the characters that each thread has it read."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(inner, name)
+
+        def __call__(self, texts: Any, **options: Any) -> Any:
+            name = threading.current_thread().name.partition("_")[0]
+            read[name] = read.get(name, 0) + (len(texts) if isinstance(texts, str) else sum(map(len, texts)))
+            return inner(texts, **options)
+
+    expected = predictor.predict(text, probabilities=True)[0]
+    monkeypatch.setattr(renderer, "tokenizer", Counting())
+    for body in ({"text": text}, {"rows": [TEXTS[0], text]}):
+        read.clear()
+        told = server.ask("/predict", body).json
+        row = told["rows"][1] if "rows" in body else told
+        assert row["truncated"] is True and row["answer"] == expected.answer
+        assert row["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
+        assert set(read) == {"cotune-model", "cotune-texts"} and read["cotune-model"] < 20_000
+        assert read["cotune-texts"] < (20_000 if "who" in text else 2.1 * len(text))
+    chat = server.ask("/v1/chat/completions", user(text)).json
+    assert chat["choices"][0]["message"]["content"] == expected.answer
+    assert chat["usage"]["prompt_tokens"] == len(renderer.render(predictor.prompt, [{"text": text}], LABELS)[0].prompt_ids)
+
+
+def test_only_so_many_long_texts_wait() -> None:
+    held = Held()
+    held.size = len  # type: ignore[method-assign]
+    held.shortened = lambda item: held.go.wait(60) and item[:3]  # type: ignore[assignment,method-assign]
+    texts = LongTexts(most=25_000)
+
+    async def ask() -> None:
+        first = [asyncio.ensure_future(texts.shortened(held, ["short", "a" * 10_000])) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await texts.shortened(held, ["b" * 10_000])
+        assert await texts.shortened(held, ["short"]) == (["short"], set()), "what is short does not wait"
+        gone = first.pop()
+        gone.cancel()
+        await asyncio.sleep(0)
+        last = asyncio.ensure_future(texts.shortened(held, ["c" * 10_000]))
+        await asyncio.sleep(0)
+        held.go.set()
+        assert await first[0] == (["short", "aaa"], {1}) and await last == (["ccc"], {0})
+        assert await texts.shortened(held, ["d" * 30_000]) == (["ddd"], {0}), "one alone is never too many"
+
+    try:
+        asyncio.run(ask())
+    finally:
+        texts.close()
+
+
 def test_broken_http_does_not_end_it(server: Client) -> None:
     for sent in (b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/9.9\r\n\r\n", b"POST /predict HTTP/1.1\r\n" + b"a" * 100_000):
         with server.raw() as held:
@@ -205,6 +271,12 @@ class Held:
     def __init__(self) -> None:
         self.go = threading.Event()
         self.ran: list[list[Any]] = []
+
+    def size(self, item: Any) -> int:
+        return 0
+
+    def shortened(self, item: Any) -> None:
+        pass
 
     def run(self, items: Any) -> list[Any]:
         assert self.go.wait(60)
@@ -309,3 +381,36 @@ def test_nothing_of_the_inputs_is_logged(
         monkeypatch.undo()
         assert client.ask("/predict", {"text": "a"}).status == 200
     assert "RuntimeError" in caplog.text and "confidential" not in caplog.text
+
+
+def filled(start: bytes, item: bytes, end: bytes) -> bytes:
+    """A body just within the limit that repeats an item."""
+    return start + (item + b",") * ((2**20 - len(start) - len(end)) // (len(item) + 1) - 1) + item + end
+
+
+HEAVY = [
+    ("/predict", filled(b'{"rows":[', b"[]", b"]}"), "256 may be asked"),
+    ("/predict", filled(b'{"rows":[', b"[[]]", b"]}"), "256 may be asked"),
+    ("/predict", filled(b'{"text":[', b"1", b"]}"), None),
+    ("/v1/chat/completions", filled(b'{"model":"a","messages":[{"role":"user","content":[', b"1", b"]}]}"), "content"),
+    ("/v1/embeddings", filled(b'{"model":"a","input":[', b"1", b"]}"), "input"),
+    ("/v1/embeddings", filled(b'{"model":"questions","input":[', b'"a"', b"]}"), "256 may be asked"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "what"), HEAVY)
+def test_a_body_that_is_all_structure_does_not_hold_the_others(
+    server: Client, path: str, body: bytes, what: str | None
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        heavy = pool.submit(server.ask, path, body)
+        longest = 0.0
+        while not heavy.done():
+            asked = time.process_time()
+            assert server.ask("/health").status == 200
+            # The server runs in this process: its own time, not that of whatever else the machine does.
+            longest = max(longest, time.process_time() - asked)
+            time.sleep(0.02)
+        reply = heavy.result()
+    assert reply.status == (200 if what is None else 400) and (what is None or what in reply.json["error"]["message"])
+    assert longest < 1.2

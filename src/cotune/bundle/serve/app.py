@@ -17,6 +17,7 @@ from cotune.bundle.serve.chat import chat
 from cotune.bundle.serve.embeddings import embeddings
 from cotune.bundle.serve.errors import ApiError, error_response
 from cotune.bundle.serve.exchange import Gone, Limits, json_response
+from cotune.bundle.serve.kind import QueueFull
 from cotune.bundle.serve.openapi import openapi_document
 from cotune.bundle.serve.page import PAGE_POLICY, docs_page
 from cotune.bundle.serve.predict import predict
@@ -53,6 +54,13 @@ def make_app(
                 return await handler(request, shelf, batcher, limits)
             except ApiError as error:
                 return error.response()
+            except QueueFull as error:
+                return ApiError(
+                    429,
+                    f"Too much is waiting to be answered; come back in {error.retry_after} s.",
+                    code="queue_full",
+                    headers={"retry-after": str(error.retry_after)},
+                ).response()
             except Gone:
                 return Response(status_code=499)
             except Exception as error:

@@ -8,29 +8,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any
 
-from cotune.errors import CotuneError
-
-
-class Kind(Protocol):
-    """A kind of work. Items of one kind (the same object) run together."""
-
-    def run(self, items: Sequence[Any]) -> Sequence[Any]:
-        """A result for each item; called by the batcher's thread alone."""
-        ...
-
-
-class QueueFull(CotuneError):
-    """More is waiting than may wait.
-
-    Attributes:
-        retry_after: whole seconds after which there should be room.
-    """
-
-    def __init__(self, retry_after: int) -> None:
-        self.retry_after = retry_after
-        super().__init__("too much is waiting to be answered")
+from cotune.bundle.serve.kind import Kind, QueueFull
+from cotune.bundle.serve.long_texts import LongTexts
 
 
 class Job:
@@ -82,6 +63,9 @@ class Batcher:
         linger: seconds that a batch waits at most for those who will join it. It is never more than a quarter of what the
             last batch took, and as many jobs as were in that one do not wait at all.
         start: called by the thread before anything else, such as to warm the models up.
+
+    Attributes:
+        long_texts: shortens what is very long before it is entered.
     """
 
     def __init__(
@@ -94,6 +78,7 @@ class Batcher:
     ) -> None:
         self.most_waiting, self.most_together = most_waiting, most_together
         self._linger, self._start = linger, start
+        self.long_texts = LongTexts()
         self._changed = threading.Condition()
         self._jobs: deque[Job] = deque()
         self._closing = False
@@ -133,6 +118,7 @@ class Batcher:
             self._closing = True
             self._changed.notify()
         self._thread.join()
+        self.long_texts.close()
 
     def _waiting(self) -> int:
         return sum(job.left for job in self._jobs)

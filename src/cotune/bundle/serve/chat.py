@@ -14,12 +14,12 @@ from starlette.responses import Response
 
 from cotune.bundle.predictor import Predictor
 from cotune.bundle.rows import checked_row, example_row
-from cotune.bundle.serve.batcher import Batcher, Kind
-from cotune.bundle.serve.errors import ApiError, wrong_input
-from cotune.bundle.serve.exchange import Limits, answered, json_response, parsed, read_body
+from cotune.bundle.serve.batcher import Batcher
+from cotune.bundle.serve.errors import ApiError
+from cotune.bundle.serve.exchange import Limits, answered, checked, json_response, parsed, read_body
+from cotune.bundle.serve.kind import Kind
 from cotune.bundle.serve.schemas import (
     Answer,
-    Cell,
     ChatRequest,
     ChatResponse,
     Choice,
@@ -35,19 +35,21 @@ from cotune.errors import InputError
 
 # Below it the likeliest token is as good as sure, and dividing by it would overflow.
 _LEAST_TEMPERATURE = 1e-6
-_FIELDS: TypeAdapter[dict[str, Cell]] = TypeAdapter(dict[str, Cell])
+_FIELDS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 
 async def chat(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits) -> Response:
     """Answer a chat, whole or as a stream of server-sent events."""
-    asked = parsed(ChatRequest, await read_body(request, limits))
+    sent = await read_body(request, limits)
+    asked = parsed(ChatRequest, sent)
     if asked.top_logprobs is not None and not asked.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs to be true.", code="invalid_body", param="top_logprobs")
     served = shelf.find(asked.model)
     _check_format(asked, served.predictor)
-    row = fields_of(last_text(asked.messages), served.predictor.input_fields)
+    fields = served.predictor.input_fields
+    (row,) = await checked([last_text(asked.messages)], lambda _, text: fields_of(text, fields), len(sent), batcher, limits)
     kind, item = _work(asked, served, row)
-    (found,) = await answered(request, batcher, kind, [item], limits)
+    (found,) = await answered(request, batcher, kind, [item])
     whole = _response(served.id, found, asked.top_logprobs or 0)
     if not asked.stream:
         return json_response(whole)
@@ -101,22 +103,20 @@ def fields_of(text: str, input_fields: Sequence[str]) -> dict[str, str]:
     """The row that a message's text holds: the text itself for one field, a JSON object of the fields for several.
 
     Raises:
-        ApiError: it is no such row.
+        InputError: it is no such row.
     """
+    where = "the last user message"
+    if len(input_fields) == 1:
+        return checked_row(text, input_fields, where)
     try:
-        if len(input_fields) == 1:
-            return checked_row(text, input_fields, "the last user message")
-        try:
-            row = _FIELDS.validate_json(text)
-        except ValueError:
-            raise InputError(
-                "this is no JSON object of texts",
-                where="the last user message",
-                mend=f"The task has {len(input_fields)} input fields; write {example_row(input_fields)}.",
-            ) from None
-        return checked_row(row, input_fields, "the last user message")
-    except InputError as error:
-        raise wrong_input(error) from None
+        row = _FIELDS.validate_json(text)
+    except ValueError:
+        raise InputError(
+            "this is no JSON object of texts",
+            where=where,
+            mend=f"The task has {len(input_fields)} input fields; write {example_row(input_fields)}.",
+        ) from None
+    return checked_row(row, input_fields, where)
 
 
 def _response(model: str, found: Answered, top: int) -> ChatResponse:

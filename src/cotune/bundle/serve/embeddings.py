@@ -9,24 +9,21 @@ from starlette.responses import Response
 
 from cotune.bundle.rows import checked_row
 from cotune.bundle.serve.batcher import Batcher
-from cotune.bundle.serve.errors import ApiError, wrong_input
-from cotune.bundle.serve.exchange import Limits, answered, json_response, parsed, read_body
+from cotune.bundle.serve.errors import ApiError
+from cotune.bundle.serve.exchange import Limits, answered, checked, json_response, parsed, read_body
 from cotune.bundle.serve.schemas import Embedding, EmbeddingRequest, EmbeddingResponse, EmbeddingUsage
 from cotune.bundle.serve.shelf import Shelf
 from cotune.embed.text import Vectors
-from cotune.errors import InputError
 
 
 async def embeddings(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits) -> Response:
     """Embed a text or a list of them."""
-    asked = parsed(EmbeddingRequest, await read_body(request, limits))
+    sent = await read_body(request, limits)
+    asked = parsed(EmbeddingRequest, sent)
     kind = shelf.embedding(asked.model)
     given = [asked.input] if isinstance(asked.input, str) else asked.input
-    try:
-        texts = [checked_row(text, ("input",), f"text {number}")["input"] for number, text in enumerate(given, 1)]
-    except InputError as error:
-        raise wrong_input(error) from None
-    found = await answered(request, batcher, kind, texts, limits)
+    texts = await checked(given, _text, len(sent), batcher, limits)
+    found = await answered(request, batcher, kind, texts)
     width = len(found[0].vector)
     if asked.dimensions not in (None, width):
         raise ApiError(400, f"The model's vectors have {width} numbers.", code="unsupported", param="dimensions")
@@ -39,6 +36,10 @@ async def embeddings(request: Request, shelf: Shelf, batcher: Batcher, limits: L
             usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens),
         )
     )
+
+
+def _text(place: int, text: str) -> str:
+    return checked_row(text, ("input",), f"text {place + 1}")["input"]
 
 
 def _coded(vector: Vectors, coded: bool) -> list[float] | str:

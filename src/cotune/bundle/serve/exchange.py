@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,11 +11,13 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cotune.bundle.serve.batcher import Batcher, Kind, QueueFull
+from cotune.bundle.serve.batcher import Batcher
 from cotune.bundle.serve.errors import ApiError, wrong_body, wrong_input
+from cotune.bundle.serve.kind import Kind
 from cotune.errors import InputError
 
 T = TypeVar("T", bound=BaseModel)
+R = TypeVar("R")
 
 # What is too long is read on and thrown away up to here, so that the client gets to read why it was refused.
 _MOST_DISCARDED = 32 * 2**20
@@ -98,26 +100,38 @@ def parsed_as(adapter: TypeAdapter[Any], body: bytes | str) -> Any:
         raise wrong_body(error) from None
 
 
-async def answered(request: Request, batcher: Batcher, kind: Kind, items: Sequence[Any], limits: Limits) -> list[Any]:
+async def checked(given: Sequence[Any], check: Callable[[int, Any], R], size: int, batcher: Batcher, limits: Limits) -> list[R]:
+    """Each of the given rows or texts as ``check`` makes it, which is told its place and what it is.
+
+    Args:
+        given: rows or texts as they came.
+        check: raises InputError where one cannot be answered.
+        size: of the request, in bytes.
+        batcher: who will answer.
+        limits: of the request.
+
+    Raises:
+        ApiError: they are too many, or ``check`` refuses one.
+        QueueFull: too much waits.
+    """
+    most = min(limits.rows, batcher.most_waiting)
+    if len(given) > most:
+        raise ApiError(400, f"There are {len(given)} rows, and {most} may be asked at once.", code="too_many_rows")
+    try:
+        return await batcher.long_texts.aside(size, lambda: [check(place, each) for place, each in enumerate(given)])
+    except InputError as error:
+        raise wrong_input(error) from None
+
+
+async def answered(request: Request, batcher: Batcher, kind: Kind, items: Sequence[Any]) -> list[Any]:
     """What the model's thread makes of the items.
 
     Raises:
-        ApiError: too many items; 429 where the queue is full; what went wrong with one of them.
+        ApiError: what went wrong with one of the items.
+        QueueFull: too much waits.
         Gone: the client hung up; what had not begun is dropped.
     """
-    most = min(limits.rows, batcher.most_waiting)
-    if len(items) > most:
-        raise ApiError(400, f"There are {len(items)} rows, and {most} may be asked at once.", code="too_many_rows")
-    try:
-        job = batcher.submit(kind, items)
-    except QueueFull as error:
-        raise ApiError(
-            429,
-            f"Too much is waiting to be answered; come back in {error.retry_after} s.",
-            code="queue_full",
-            headers={"retry-after": str(error.retry_after)},
-        ) from None
-    answer: asyncio.Future[list[Any]] = asyncio.wrap_future(job.future)
+    answer = asyncio.ensure_future(_run(batcher, kind, items))
     gone = asyncio.ensure_future(_hung_up(request))
     try:
         both: set[asyncio.Future[Any]] = {answer, gone}
@@ -128,9 +142,18 @@ async def answered(request: Request, batcher: Batcher, kind: Kind, items: Sequen
     except InputError as error:
         raise wrong_input(error) from None
     finally:
-        job.abandon()
         gone.cancel()
         answer.cancel()
+
+
+async def _run(batcher: Batcher, kind: Kind, items: Sequence[Any]) -> list[Any]:
+    items, cut = await batcher.long_texts.shortened(kind, items)
+    job = batcher.submit(kind, items)
+    try:
+        found = await asyncio.wrap_future(job.future)
+    finally:
+        job.abandon()
+    return [each.cut() if place in cut else each for place, each in enumerate(found)]
 
 
 async def _hung_up(request: Request) -> None:

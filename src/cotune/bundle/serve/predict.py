@@ -15,33 +15,31 @@ from starlette.responses import Response
 from cotune.bundle.rows import checked_row
 from cotune.bundle.serve.batcher import Batcher
 from cotune.bundle.serve.errors import ApiError, wrong_input
-from cotune.bundle.serve.exchange import Limits, answered, json_response, parsed_as, read_body
-from cotune.bundle.serve.schemas import Cell, Predicted, PredictedRows, RowAnswer
+from cotune.bundle.serve.exchange import Limits, answered, checked, json_response, parsed_as, read_body
+from cotune.bundle.serve.schemas import Predicted, PredictedRows, RowAnswer
 from cotune.bundle.serve.shelf import Served, Shelf
 from cotune.bundle.serve.work import Answered
 from cotune.errors import InputError
 from cotune.task.output import Output
 
 _VALUE: TypeAdapter[Any] = TypeAdapter(Any)
-_BODY: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Cell | list[str | dict[str, Cell]]])
+_BODY: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 
 async def predict(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits) -> Response:
     """Answer one row, whose fields are the body's keys, or a list of them under ``rows``."""
-    body: dict[str, Any] = parsed_as(_BODY, await read_body(request, limits))
+    sent = await read_body(request, limits)
+    body: dict[str, Any] = parsed_as(_BODY, sent)
     served = _bundle(request, body, shelf)
-    rows = body.get("rows")
-    try:
-        if not isinstance(rows, list):
-            fields = served.predictor.input_fields
-            (found,) = await answered(request, batcher, served.full, [checked_row(body, fields, "body")], limits)
-            return json_response(Predicted(bundle=served.id, **row_answer(found, served.predictor.output).model_dump()))
-        if not rows:
-            raise InputError("there are no rows", where="rows", mend="Give at least one.")
-        items = [checked_row(row, served.predictor.input_fields, f"rows.{i}") for i, row in enumerate(rows)]
-    except InputError as error:
-        raise wrong_input(error) from None
-    answers = await answered(request, batcher, served.full, items, limits)
+    rows, fields = body.get("rows"), served.predictor.input_fields
+    if not isinstance(rows, list):
+        items = await checked([body], lambda _, row: checked_row(row, fields, "body"), len(sent), batcher, limits)
+        (found,) = await answered(request, batcher, served.full, items)
+        return json_response(Predicted(bundle=served.id, **row_answer(found, served.predictor.output).model_dump()))
+    if not rows:
+        raise wrong_input(InputError("there are no rows", where="rows", mend="Give at least one."))
+    items = await checked(rows, lambda place, row: checked_row(row, fields, f"rows.{place}"), len(sent), batcher, limits)
+    answers = await answered(request, batcher, served.full, items)
     output = served.predictor.output
     return json_response(PredictedRows(bundle=served.id, rows=[row_answer(each, output) for each in answers]))
 

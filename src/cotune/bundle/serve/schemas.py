@@ -32,7 +32,7 @@ class Message(Body):
     """A message; the last one of the user is answered."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[Part] | None = None
+    content: str | Annotated[list[Part], Field(fail_fast=True)] | None = None
 
 
 class StreamOptions(Body):
@@ -128,7 +128,10 @@ class EmbeddingRequest(Body):
     """Texts to embed with the base model, no adapter."""
 
     model: str = Field(description="A bundle's id, whose base model is taken, or the base model's name.")
-    input: Annotated[str, Field(min_length=1)] | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    input: (
+        Annotated[str, Field(min_length=1)]
+        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, fail_fast=True)]
+    )
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(None, ge=1, description="The model's width, or nothing.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cotune.bundle.predictor import Prediction, Predictor
 from cotune.embed.text import EmbedSettings, TextEmbedder, Vectors
@@ -26,6 +26,10 @@ class Answered:
     prompt_tokens: int
     completion_tokens: int
 
+    def cut(self) -> Answered:
+        """The same for a row that was shortened before."""
+        return replace(self, prediction=replace(self.prediction, truncated=True))
+
 
 class Scoring:
     """Answers rows of a bundle, exactly as its :class:`Predictor` does.
@@ -38,6 +42,14 @@ class Scoring:
 
     def __init__(self, predictor: Predictor, *, probabilities: bool) -> None:
         self._predictor, self._probabilities = predictor, probabilities
+
+    def size(self, item: Mapping[str, str]) -> int:
+        """Characters of a row."""
+        return sum(map(len, item.values()))
+
+    def shortened(self, item: Mapping[str, str]) -> Mapping[str, str] | None:
+        """See :meth:`Predictor.shortened`."""
+        return self._predictor.shortened(item)
 
     def run(self, items: Sequence[Mapping[str, str]]) -> list[Answered]:
         predictor = self._predictor
@@ -76,6 +88,15 @@ class Drawing:
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
+
+    def size(self, item: Draw) -> int:
+        """Characters of a row."""
+        return sum(map(len, item.row.values()))
+
+    def shortened(self, item: Draw) -> Draw | None:
+        """See :meth:`Predictor.shortened`."""
+        row = self._predictor.shortened(item.row)
+        return None if row is None else replace(item, row=row)
 
     def run(self, items: Sequence[Draw]) -> list[Answered]:
         answers: dict[int, Answered] = {}
@@ -130,6 +151,13 @@ class Embedding:
     def __init__(self, model: Model) -> None:
         self._embedder = TextEmbedder(model, EmbedSettings())
         self._tokenizer = model.tokenizer
+
+    def size(self, item: str) -> int:
+        """Characters of a text's beginning, which alone is read."""
+        return min(len(item), self._embedder.settings.max_chars)
+
+    def shortened(self, item: str) -> None:
+        """A text's beginning is never too long."""
 
     def run(self, items: Sequence[str]) -> list[Embedded]:
         vectors = self._embedder.embed(items)

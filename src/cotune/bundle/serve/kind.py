@@ -1,0 +1,36 @@
+"""What can be asked of the models, and the word that too much was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from cotune.errors import CotuneError
+
+
+class Kind(Protocol):
+    """A kind of work. Items of one kind (the same object) run together."""
+
+    def run(self, items: Sequence[Any]) -> Sequence[Any]:
+        """A result for each item; called by the batcher's thread alone."""
+        ...
+
+    def size(self, item: Any) -> int:
+        """Characters of an item that would be read."""
+        ...
+
+    def shortened(self, item: Any) -> Any:
+        """The item with less to read and the same result but for being ``cut()``; None where there is nothing to leave out."""
+        ...
+
+
+class QueueFull(CotuneError):
+    """More is waiting than may wait.
+
+    Attributes:
+        retry_after: whole seconds after which there should be room.
+    """
+
+    def __init__(self, retry_after: int) -> None:
+        self.retry_after = retry_after
+        super().__init__("too much is waiting to be answered")

@@ -1,0 +1,73 @@
+"""What takes long to read is read on a thread of its own: the event loop, the model and short requests wait for none of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from cotune.bundle.serve.kind import Kind, QueueFull
+
+T = TypeVar("T")
+
+# Characters from which on something is long.
+_LONG = 8192
+# Characters that may wait here: some seconds' work, and what they take of memory.
+_MOST = 16 * 2**20
+_PER_SECOND = 2**18
+
+
+class LongTexts:
+    """Checks rows and shortens them to what the model is shown, one after the other; from the event loop alone.
+
+    Args:
+        most: characters that may wait.
+    """
+
+    def __init__(self, most: int = _MOST) -> None:
+        self._most, self._waiting = most, 0
+        self._thread = ThreadPoolExecutor(1, "cotune-texts")
+
+    async def aside(self, size: int, work: Callable[[], T]) -> T:
+        """What ``work`` returns; it is done at once where ``size``, the characters that it reads, is small.
+
+        Raises:
+            QueueFull: too much waits.
+        """
+        if size < _LONG:
+            return work()
+        with self._place(size):
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def shortened(self, kind: Kind, items: Sequence[Any]) -> tuple[list[Any], set[int]]:
+        """The items as they are to be entered, and the places of those that were shortened.
+
+        Raises:
+            QueueFull: too much waits.
+        """
+        found, cut = list(items), set()
+        sizes = {place: size for place, item in enumerate(items) if (size := kind.size(item)) >= _LONG}
+        with self._place(sum(sizes.values())):
+            for place in sizes:
+                # One by one, so that a request of many gives way to others.
+                less = await asyncio.get_running_loop().run_in_executor(self._thread, kind.shortened, items[place])
+                if less is not None:
+                    found[place] = less
+                    cut.add(place)
+        return found, cut
+
+    def close(self) -> None:
+        """End the thread; nothing waits any more."""
+        self._thread.shutdown()
+
+    @contextlib.contextmanager
+    def _place(self, size: int) -> Iterator[None]:
+        if size and self._waiting and self._waiting + size > self._most:
+            raise QueueFull(max(1, min(60, self._waiting // _PER_SECOND)))
+        self._waiting += size
+        try:
+            yield
+        finally:
+            self._waiting -= size
