@@ -41,6 +41,13 @@ def _all(
     pass
 
 
+def tell(text: object, *, err: bool = False) -> None:
+    """Print words in which names, labels and paths from outside can do nothing to a terminal."""
+    from cotune.report.plain import harmless
+
+    typer.echo(harmless(text), err=err)
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
@@ -139,7 +146,7 @@ def predict(
             answer = {"answer": found.answer, "probabilities": found.probabilities}
             typer.echo(json.dumps(answer, ensure_ascii=False))
         else:
-            typer.echo(found.answer)
+            tell(found.answer)
         return
     if sys.stdin.isatty():
         raise InputError("there are no rows to answer", where="standard input", mend="Give --input TEXT or pipe JSONL in.")
@@ -171,7 +178,10 @@ def serve(
         if as_json:
             typer.echo(json.dumps({"url": address, "models": ids}, ensure_ascii=False))
         else:
-            typer.echo(f"Serving {', '.join(ids)} at {address}  (API: {address}/docs, Ctrl-C ends it)")
+            from cotune.report.plain import one_line
+
+            shown = ", ".join(one_line(name, 200) for name in ids)
+            typer.echo(f"Serving {shown} at {address}  (API: {address}/docs, Ctrl-C ends it)")
         sys.stdout.flush()
 
     settings = ServeSettings(host, port, token_env, queue, batch, max_body, device, dtype)
@@ -344,7 +354,7 @@ def main(arguments: list[str] | None = None) -> Any:
     try:
         app(args=arguments)
     except CotuneError as error:
-        typer.echo(f"cotune: {error}", err=True)
+        tell(f"cotune: {error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

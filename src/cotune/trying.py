@@ -65,6 +65,8 @@ def try_typed(run: Path, *, rows: int, as_json: bool) -> None:
     Raises:
         InputError: the run cannot be opened.
     """
+    from cotune.report.plain import harmless
+
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(open_run, run)
         typer.echo("Type a prompt with its input fields in braces, then Ctrl-D on a line of its own.", err=True)
@@ -73,7 +75,7 @@ def try_typed(run: Path, *, rows: int, as_json: bool) -> None:
             try:
                 try_one(tryouts, text, where="prompt", rows=rows, as_json=as_json)
             except InputError as error:
-                typer.echo(str(error), err=True)
+                typer.echo(harmless(error), err=True)
             typer.echo("\nThe next prompt, then Ctrl-D; Ctrl-D alone ends.", err=True)
         # A run that cannot be opened is an error also where nothing was typed.
         opening.result()
@@ -92,6 +94,8 @@ def try_saved(run: Path, file: Path, *, rows: int, as_json: bool) -> None:
         InputError: the run cannot be opened, or the file cannot be read at first.
         KeyboardInterrupt: by the user, to end it.
     """
+    from cotune.report.plain import harmless
+
     text: str | None = read_text(file, "the prompt file")
     tryouts = open_run(run)
     tried: str | None = None
@@ -101,7 +105,7 @@ def try_saved(run: Path, file: Path, *, rows: int, as_json: bool) -> None:
             try:
                 try_one(tryouts, text, where=str(file), rows=rows, as_json=as_json)
             except InputError as error:
-                typer.echo(str(error), err=True)
+                typer.echo(harmless(error), err=True)
             typer.echo(f"\nWaiting for {file} to be saved again; Ctrl-C ends.", err=True)
         time.sleep(_LOOK_SECONDS)
         # An editor that replaces the file leaves none for a moment, or an empty one.

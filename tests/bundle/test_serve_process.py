@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
+import os
 import signal
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from bundles import Bench
+from bundles import Bench, edit_json, forge
 from servers import process, texts
 
 from cotune.bundle import load
@@ -45,6 +49,44 @@ def test_what_it_does_not_start_with(
         assert "the port is in use" in refusal(capsys, folder, "--port", taken.getsockname()[1])
     assert "no such bundle" in refusal(capsys, tmp_path / "missing", "--port", 0)
     assert "given twice" in refusal(capsys, folder, folder, "--port", 0, "--dtype", "float32")
+
+
+def test_a_bundle_whose_model_is_elsewhere_is_not_served(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = bench.save(tmp_path / "best")
+    asks = {"base_url": "https://api.example.test/v1", "model": "big", "key_env": "KEY", "timeout": 60, "way": {}}
+    forge(folder, "prompt.json", edit_json(folder / "prompt.json", endpoint=asks))
+    told = refusal(capsys, folder, "--port", 0)
+    assert "behind an endpoint" in told and "cotune predict" in told and "--endpoint" not in told and "--key-env" not in told
+
+
+NASTY = "spam\n2026 ERROR all is lost\x1b[2J\u202egnp\x9b"
+
+
+def test_a_task_s_name_cannot_write_to_the_terminal(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = bench.save(tmp_path / "best", task_name=NASTY)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    def end() -> None:
+        while True:
+            with contextlib.suppress(OSError), contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as asking:
+                asking.request("GET", "/health")
+                asking.getresponse().read()
+                return os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+
+    ending = threading.Thread(target=end, daemon=True)
+    ending.start()
+    with pytest.raises(SystemExit, match="0"):
+        main(["serve", str(folder), "--port", str(port), "--dtype", "float32"])
+    ending.join()
+    line = capsys.readouterr().out
+    assert line.startswith("Serving spam 2026 ERROR all is lost\\x1b[2J\\u202egnp\\x9b@") and "  (API: " in line
+    assert line.count("\n") == 1
+    refused = refusal(capsys, folder, folder, "--port", 0, "--dtype", "float32")
+    assert "given twice" in refused and refused.strip().isprintable()
 
 
 def test_sigterm_answers_all_that_is_in_flight(bench: Bench, tmp_path: Path) -> None:

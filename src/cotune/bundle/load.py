@@ -84,10 +84,11 @@ def load_several(
     endpoint: str | None = None,
     patience: float = PATIENCE_S,
     progress: Callable[[str], None] | None = None,
+    weights: bool = False,
 ) -> list[Predictor]:
     """Load bundles; those of one base model share it, and may therefore be used by one thread at a time alone.
 
-    Arguments and errors are those of :func:`load`.
+    Arguments and errors are those of :func:`load`; with ``weights``, a model behind an endpoint is an error too.
     """
     from cotune.model.probe import probe
 
@@ -99,6 +100,13 @@ def load_several(
         manifest = bundle.manifest
         if ENDPOINT in bundle.saved:
             where = str(bundle.folder / PROMPT)
+            if weights:
+                name = manifest.base_model.name
+                raise InputError(
+                    f"the bundle's answers come from {name}, behind an endpoint, and there are no weights to serve",
+                    where=where,
+                    mend="Ask it with cotune predict, or serve a bundle of a model on this machine.",
+                )
             predictors.append(
                 remote_predictor(
                     manifest, bundle.prompt, bundle.saved, where, key_env=key_env, endpoint=endpoint, patience=patience

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cotune.report.plain import counted, signed
+from cotune.report.plain import counted, one_line, signed
 
 if TYPE_CHECKING:
     from cotune.cycle.tryout import Comparison, Tryout
 
-_WIDTH = 70
+_WIDTH, _ANSWER_WIDTH = 70, 200
 TRYOUT_CLOSING = (
     "Dev rows chose the winner, so it starts with an advantage here. To let yours compete: cotune run --prompt FILE."
 )
@@ -56,8 +56,7 @@ def comparison_text(comparison: Comparison, rows: int) -> str:
         cut = f", the first {len(shown)}" if len(shown) < len(comparison.flipped) else ""
         lines.append(f"  {len(comparison.flipped)} rows flip{cut}:")
     for row in shown:
-        text = " ".join(str(row["input"]).split())
-        text = text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
         mark = "+" if row["mine"] == row["gold"] else "-"
-        lines.append(f"  {mark} {text}  [{row['gold']}; yours {row['mine']}, winner {row['winner']}]")
+        gold, mine, winner = (one_line(row[key], _ANSWER_WIDTH) for key in ("gold", "mine", "winner"))
+        lines.append(f"  {mark} {one_line(row['input'], _WIDTH)}  [{gold}; yours {mine}, winner {winner}]")
     return "\n".join(lines)

@@ -68,12 +68,13 @@ def serve(
         ready: called with the address and the bundles' ids once requests can be answered.
 
     Raises:
-        InputError: a bundle cannot be loaded, the port cannot be had, or a token is needed and missing.
+        InputError: a bundle cannot be loaded or its model is behind an endpoint, the port cannot be had, or a token is needed
+            and missing.
     """
     settings = settings or ServeSettings()
     token = _token(settings)
     with listen(settings.port, settings.host, backlog=_BACKLOG) as listening:
-        predictors = load_several(bundles, device=settings.device, dtype=settings.dtype, base=base)
+        predictors = load_several(bundles, device=settings.device, dtype=settings.dtype, base=base, weights=True)
         with prepared(predictors, listening, settings, token=token, ready=ready) as server:
             server.run(sockets=[listening])
 
