@@ -93,7 +93,7 @@ def test_values_have_their_type(server: Client, offline: list[Predictor]) -> Non
         ("number", "1E+400", None),
         ("number", "none", None),
         ("json", '{"a": [1, null]}', {"a": [1, None]}),
-        ("json", "[1e999]", [None]),
+        ("json", "[1e999]", None),
         ("json", "[" * 400 + "]" * 400, None),
         ("json", '{"a": ', None),
         ("text", "12", "12"),
@@ -106,7 +106,7 @@ def test_an_answer_without_a_value_in_json_has_none(kind: Any, text: str, value:
 
     found = row_answer(Answered(Prediction(text, {}, False), 1, 1), Output(kind, schema_text="" if kind == "text" else "{}"))
     assert json.loads(found.model_dump_json())["value"] == value
-    assert type(found.value) is type(value) or value == [None]
+    assert type(found.value) is type(value)
 
 
 def test_a_cut_answer_says_so(server: Client, offline: list[Predictor]) -> None:
