@@ -52,6 +52,10 @@ def test_a_sealed_test_shows_counts_only(sealed: SealedTest) -> None:
         vars(sealed)
 
 
+def test_outputs_are_counted(sealed: SealedTest) -> None:
+    assert sealed.count_outputs(lambda output: output == "spam") == 3 and sealed.count_outputs(lambda output: False) == 0
+
+
 @pytest.mark.parametrize("frozen", [{}, [], "seed_prompt", None, {"seed_prompt": ""}, {"seed_prompt": None}, {"": "abc"}])
 def test_only_frozen_arms_open_it(sealed: SealedTest, frozen: Any) -> None:
     with pytest.raises(CotuneError):

@@ -19,7 +19,7 @@ from cotune.cycle.arms import confirm, open_test
 from cotune.cycle.budget import parse_budget
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.ending import EndCosts
-from cotune.cycle.golds import check_golds
+from cotune.cycle.golds import check_golds, check_lengths
 from cotune.cycle.journal import JOURNAL, Journal, read_journal
 from cotune.cycle.judging import open_judge, read_by_hand
 from cotune.cycle.lab import Lab
@@ -162,6 +162,7 @@ def run(
             if unlabelled:
                 task, taught = teach(config, budget, task, unlabelled, own[0], out, journal)
             judge, judging = open_judge(config, task, by_hand, out, journal)
+            task = check_lengths(config, task)
             lab = open_lab(config, task, own[0], journal, out, view, judge)
             for spent in (taught, judging):
                 lab.account.pay(spent)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from cotune.endpoint import AnswerCache, Client, Endpoint, Usage
 from cotune.endpoint.way import FORMS, Way
 from cotune.errors import InputError
 from cotune.model.remote import RemoteModel
+from cotune.model.writable import Writable
 from cotune.model.writing import json_schema
 from cotune.prompt.prompt import Prompt
 from cotune.task.checks import DataChecks, Finding
@@ -90,6 +90,7 @@ def teach(
 
     def effect() -> dict[str, Any]:
         teacher = _teacher(config, out, task, prompt)
+        writable = Writable(task.output) if config.remote_model is None else None
         bounds = bounds_of(config, budget, task, prompt)
         room = affordable(teacher, prompt, sample, task.labels, bounds)
         shown = sample[: max(1, int(min(room / 3, len(sample))))]
@@ -99,7 +100,11 @@ def teach(
                 teacher.settle(prompt, shown[0].fields, task.labels)
                 asked = ask(teacher, prompt, [*shown, *order], task.labels, bounds)
         answers = [answer_of(answer.text, prompt, task) for answer in asked.said]
-        found = list(zip(order, answers[len(shown) :], strict=False))
+        # What the model could never write is not for it to learn.
+        found = [
+            (row, None if answer is None or (writable and writable.problem(answer)) else answer)
+            for row, answer in zip(order, answers[len(shown) :], strict=False)
+        ]
         return {
             "model": section.model,
             "rows": [[row.id, answer] for row, answer in found if answer is not None],
@@ -183,5 +188,4 @@ def _told(checks: DataChecks, value: Any) -> DataChecks:
     if leaking := gone["in_test"] + gone["overlap_test"]:
         message = f"{leaking:,} unlabelled rows repeat a test row or share 13 words with one, and were not used"
         findings.append(Finding("unlabelled_rows_in_test", "warning", message, leaking))
-    every = sorted((*checks.findings, *findings), key=lambda finding: finding.severity != "warning")
-    return DataChecks(tuple(every), MappingProxyType({**checks.counts, "taught": len(value["rows"])}))
+    return checks.plus(findings, taught=len(value["rows"]))

@@ -7,6 +7,7 @@ Keywords that would not be kept are refused, so that every text of the term is v
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from cotune.errors import InputError
@@ -53,6 +54,25 @@ def term_of(schema: Mapping[str, Any]) -> tuple[Term, Schema]:
         InputError: the schema is broken, uses a keyword that cannot be kept, or allows nothing; names the place.
     """
     return _Reader(schema).read(schema, "#", ())
+
+
+def decimals_of(schema: Mapping[str, Any]) -> int:
+    """How many digits a number of a sound schema may have behind its point."""
+    low, high, above, below = _limits(schema)
+    # A double next to a bound that is left out may be read as that bound where there are more digits than it keeps apart.
+    return max(0, DIGITS - max(_size(low), _size(high))) if above or below else DECIMALS
+
+
+def _limits(schema: Mapping[str, Any]) -> tuple[Fraction | None, Fraction | None, bool, bool]:
+    """Smallest and largest number, and whether each of them is left out."""
+    names = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+    low, high, above, below = (exact(schema[name]) if name in schema else None for name in names)
+    no_low, no_high = above is not None and (low is None or above >= low), below is not None and (high is None or below <= high)
+    return above if no_low else low, below if no_high else high, no_low, no_high
+
+
+def _size(bound: Fraction | None) -> int:
+    return 0 if bound is None else len(str(abs(int(bound))))
 
 
 def number_term(*, integer: bool) -> Term:
@@ -184,24 +204,15 @@ class _Reader:
         return then(Literal(b"["), Items(term, low, high), Literal(b"]")), _kept(schema, "array") | {"items": inner}
 
     def _number(self, schema: Mapping[str, Any], kind: str, where: str) -> tuple[Term, Schema]:
-        bounds: dict[str, Any] = {}
-        for name in _KEYWORDS[kind]:
-            if name not in schema:
-                continue
+        for name in _KEYWORDS[kind] & schema.keys():
             if not is_of_type(schema[name], "number"):
                 raise _refusal(f"{name} must be a number", where, "Draft 2020-12 is read.")
             if not abs(schema[name]) <= BOUND:
                 raise _refusal(f"{name} is too large a number", where, f"Leave it out, or stay within {BOUND:.0e}.")
-            bounds[name] = exact(schema[name])
-        low, high = bounds.get("minimum"), bounds.get("maximum")
-        above = "exclusiveMinimum" in bounds and (low is None or bounds["exclusiveMinimum"] >= low)
-        below = "exclusiveMaximum" in bounds and (high is None or bounds["exclusiveMaximum"] <= high)
-        low = bounds["exclusiveMinimum"] if above else low
-        high = bounds["exclusiveMaximum"] if below else high
-        sizes = [len(str(abs(int(bound)))) for bound in (low, high) if bound is not None]
-        # A double next to a bound that is left out may be read as that bound where there are more digits than it keeps apart.
-        decimals = max(0, DIGITS - max(sizes)) if above or below else DECIMALS
-        term = Number(kind == "integer" or not decimals, low, high, above, below, max([DIGITS, *sizes]), decimals)
+        low, high, above, below = _limits(schema)
+        digits = max(DIGITS, _size(low), _size(high))
+        decimals = decimals_of(schema)
+        term = Number(kind == "integer" or not decimals, low, high, above, below, digits, decimals)
         if not term.possible:
             raise _refusal("no number lies within the bounds", where, "Widen them.")
         return term, _kept(schema, kind)

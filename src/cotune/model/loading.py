@@ -68,7 +68,6 @@ def load_folder(folder: Path, settings: EngineSettings) -> Loaded:
     Raises:
         InputError: the files cannot be loaded.
     """
-    from transformers import AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
@@ -76,18 +75,36 @@ def load_folder(folder: Path, settings: EngineSettings) -> Loaded:
     fingerprint = model_fingerprint(folder)
     known = _recall(fingerprint, settings)
     dtype: torch.dtype = getattr(torch, settings.dtype)
+    tokenizer = load_tokenizer(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = _straight(folder, dtype) if known is not None and known.straight else _converted(folder, dtype)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(
-            f"the model cannot be loaded ({str(error).splitlines()[0]})",
-            where=str(folder),
-            mend="Check that the folder holds a complete causal language model in safetensors.",
-        ) from error
+        raise _not_loaded(folder, error) from error
     straight = known.straight if known is not None else _is_straight(model, folder, dtype)
     shared = known.shared if known is not None else None
     return Loaded(model.to(settings.device).requires_grad_(False), tokenizer, fingerprint, straight, shared)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The fast tokenizer of a checked model folder.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _not_loaded(folder, error) from error
+
+
+def _not_loaded(folder: Path, error: Exception) -> InputError:
+    return InputError(
+        f"the model cannot be loaded ({str(error).splitlines()[0]})",
+        where=str(folder),
+        mend="Check that the folder holds a complete causal language model in safetensors.",
+    )
 
 
 def remember(loaded: Loaded, settings: EngineSettings, *, shared: bool) -> None:

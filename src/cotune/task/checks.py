@@ -89,6 +89,11 @@ class DataChecks:
         """The findings that can change what the numbers mean."""
         return tuple(finding for finding in self.findings if finding.severity == "warning")
 
+    def plus(self, findings: Iterable[Finding], **counts: int) -> DataChecks:
+        """With what was found later, and further counts."""
+        every = sorted((*self.findings, *findings), key=lambda finding: finding.severity != "warning")
+        return DataChecks(tuple(every), MappingProxyType({**self.counts, **counts}))
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object for the journal and the report."""
         return {"counts": dict(self.counts), "findings": [asdict(finding) for finding in self.findings]}

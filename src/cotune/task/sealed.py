@@ -134,6 +134,10 @@ class SealedTest:
 
         return rows_overlapping(rows, self.__examples, size)
 
+    def count_outputs(self, wanted: Callable[[str], bool]) -> int:
+        """How many test rows have an output of which ``wanted`` holds."""
+        return sum(wanted(example.output) for example in self.__examples)
+
     def repeats_within(self) -> int:
         """How many test rows repeat an earlier test row."""
         return sum(count - 1 for count in self.__keys.values())
