@@ -460,6 +460,25 @@ def test_each_comparison_is_heard_as_soon_as_it_is_known(done: Done) -> None:
     assert "winner" in str(found) and f"{weights[-1]} weights" in str(found)
 
 
+def test_trying_and_answering_import_neither_transformers_nor_peft(done: Done) -> None:
+    script = (
+        "import sys\n"
+        "from cotune.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = {'transformers', 'peft', 'torch._dynamo', 'pandas', 'sklearn', 'pyarrow', 'datasets', 'cotune.cycle.run'}\n"
+        "print('loaded:', sorted(heavy & set(sys.modules)))"
+    )
+    for arguments in (
+        ["predict", str(done.out / "best"), "--input", "apple number 3", "--json"],
+        ["try", str(done.out), "--text", "What is this?\n{text}\nAnswer:", "--json"],
+    ):
+        found = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+        answer, loaded = found.stdout.splitlines()
+        assert json.loads(answer)
+        assert loaded == "loaded: []"
+
+
 def test_a_terminal_takes_one_prompt_after_another(done: Done) -> None:
     terminal, other = os.openpty()
     arguments = [sys.executable, "-m", "cotune.cli", "try", str(done.out), "--json"]

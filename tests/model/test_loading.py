@@ -78,7 +78,7 @@ def test_an_engine_that_does_not_fit_is_remembered(tmp_path: Path, cache: Path) 
     assert scores(folder) == first
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"shared": 1, "straight": true}', '{"shared": true}'])
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"shared": 1, "straight": true, "light": true}', '{"shared": true}'])
 def test_a_damaged_memory_is_none(tmp_path: Path, cache: Path, content: str) -> None:
     folder = save_tiny(tmp_path / "model")
     first = scores(folder)
@@ -101,4 +101,4 @@ def test_what_cannot_be_loaded_is_an_error_at_a_second_load_too(tmp_path: Path, 
 def test_the_bundled_model_is_loaded_straight(bundled_folder: Path, cache: Path) -> None:
     LocalModel.load(bundled_folder)
     (path,) = (cache / "loaded").iterdir()
-    assert json.loads(path.read_text()) == {"shared": True, "straight": True}
+    assert json.loads(path.read_text()) == {"shared": True, "straight": True, "light": True}

@@ -198,7 +198,7 @@ def _load_base(bundle: OpenedBundle, folder: Path, found: Probe) -> LocalModel:
 
     tokens = batch_tokens(found.memory_bytes, weight_bytes(folder))
     settings = EngineSettings(found.device, found.dtype, found.threads, tokens, bundle.manifest.max_tokens)
-    return LocalModel.load(folder, settings=settings, name=base_model_name(bundle.manifest))
+    return LocalModel.load(folder, settings=settings, name=base_model_name(bundle.manifest), light=True)
 
 
 def _predictor(bundle: OpenedBundle, model: LocalModel) -> Predictor:

@@ -228,7 +228,7 @@ def _reopened(config: RunConfig, folder: Path, engine: dict[str, Any], task: Tas
         engine["device"], engine["dtype"], engine["threads"], engine["batch_tokens"], config.engine.max_tokens
     )
     cache = ScoreCache(folder / "scores.sqlite")
-    model = LocalModel.load(resolve_model(config.model), settings=settings, cache=cache, name=config.model)
+    model = LocalModel.load(resolve_model(config.model), settings=settings, cache=cache, name=config.model, light=True)
     model.renderer.chooser = Neighbours(model)
     return model
 

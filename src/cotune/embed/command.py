@@ -37,7 +37,7 @@ def open_embedder(model: str = "smollm2-135m", settings: EmbedSettings | None = 
                 "an encoder embeds in its own way", where=model, mend="Leave pooling, layer and frames to language models."
             )
         return CachedEmbedder(Encoder(*encoder), cache_folder() / "vectors.sqlite")
-    opened = open_model(model)
+    opened = open_model(model, light=True)
     settings = settings or EmbedSettings()
     _check_layer(opened, settings.layer)
     return CachedEmbedder(TextEmbedder(opened, settings), cache_folder() / "vectors.sqlite")

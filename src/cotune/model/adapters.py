@@ -17,6 +17,7 @@ from cotune.errors import CotuneError, InputError
 from cotune.files import atomic_path, content_hash, write_json
 from cotune.model.bound_lora import BoundLora, copy_weights, linear_groups
 from cotune.model.fused_lora import FusedLora
+from cotune.model.light_llama import LightLlama
 from cotune.model.trained_prefix import (
     CONFIG,
     STANDS_FOR,
@@ -198,7 +199,7 @@ class AdapterSlot:
             self._peft = None
         if self._peft is None:
             try:
-                self._peft = get_peft_model(self._model, _peft_config(settings))
+                self._peft = get_peft_model(self._model, _peft_config(settings, _task(self._model)))
             except ValueError as error:
                 raise InputError(str(error), where="tune.target", mend="Use all-linear or names of linear layers.") from error
             # "all-linear" and the list of names that peft makes of it are the same shape.
@@ -299,7 +300,12 @@ class AdapterSlot:
         copy_weights(weights, {name.replace(".default.", "."): parameter for name, parameter in self._lora_parameters()})
 
 
-def _peft_config(settings: LoraSettings) -> Any:
+def _task(model: Any) -> str | None:
+    """What peft calls the model's task; of one that is not transformers' own it knows none."""
+    return None if isinstance(model, LightLlama) else "CAUSAL_LM"
+
+
+def _peft_config(settings: LoraSettings, task: str | None = "CAUSAL_LM") -> Any:
     from peft import LoraConfig
 
     return LoraConfig(
@@ -307,7 +313,7 @@ def _peft_config(settings: LoraSettings) -> Any:
         lora_alpha=alpha_of(settings.alpha),
         lora_dropout=0.0,
         target_modules=settings.target if settings.target == "all-linear" else settings.target.split(","),
-        task_type="CAUSAL_LM",
+        task_type=task,
     )
 
 

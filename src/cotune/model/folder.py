@@ -201,6 +201,9 @@ def _check_config(config: dict[str, Any], where: str) -> None:
     shown = architectures[0] if architectures else kind
     if config.get("is_encoder_decoder"):
         raise InputError(f"{shown} is an encoder-decoder model", where=where, mend=mend)
+    if kind == "llama" and architectures == ["LlamaForCausalLM"]:
+        # To look up what else there is imports transformers, which takes longer than a light model takes to answer.
+        return
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
 
     if not kind or kind not in KNOWN:

@@ -2,7 +2,8 @@
 
 While it loads a model, transformers prepares for the layouts of all checkpoints that it can convert, and then converts those of
 this one. Where a first load has shown that the files hold the model's tensors as they are, bit for bit, later ones take them
-from there. That, and whether the shared-prefix engine fits, hangs on the files' content, the number type, the device and the
+from there; and where it has shown that the light model and tokenizer are transformers' own, those are taken by whoever does not
+train. All that, and whether the shared-prefix engine fits, hangs on the files' content, the number type, the device and the
 versions alone; so that is what it is remembered by, in the cache folder.
 """
 
@@ -12,6 +13,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ from cotune.model.cache import cache_folder
 from cotune.model.engine_facts import ENGINE_VERSION
 from cotune.model.engine_settings import EngineSettings, weight_bytes
 from cotune.model.folder import model_fingerprint, weight_files
+from cotune.model.light_check import is_light
+from cotune.model.light_llama import light_llama
+from cotune.model.light_tokenizer import LightTokenizer
 
 # A larger model takes so long to be read that what is saved would not be noticed.
 _WORTH_BYTES = 2 * 10**9
@@ -37,10 +42,12 @@ class Known:
     Attributes:
         shared: whether the shared-prefix engine fits it.
         straight: whether its files hold its tensors as they are.
+        light: whether the light model and the light tokenizer are the same.
     """
 
     shared: bool
     straight: bool
+    light: bool
 
 
 @dataclass(frozen=True)
@@ -48,41 +55,44 @@ class Loaded:
     """A model folder, loaded.
 
     Attributes:
-        model: the transformers model, in evaluation mode, frozen, on its device.
+        model: the model, in evaluation mode, frozen, on its device.
         tokenizer: its fast tokenizer.
         fingerprint: content hash of the model's files.
         straight: whether its files hold its tensors as they are.
-        shared: whether the shared-prefix engine fits it; None where this is the first load and nobody knows.
+        known: what was remembered; None where this is the first load.
     """
 
     model: Any
     tokenizer: Any
     fingerprint: str
     straight: bool
-    shared: bool | None
+    known: Known | None
 
 
-def load_folder(folder: Path, settings: EngineSettings) -> Loaded:
+def load_folder(folder: Path, settings: EngineSettings, *, light: bool = False) -> Loaded:
     """Load a checked model folder.
+
+    Args:
+        folder: with config, tokenizer and safetensors files.
+        settings: say the number type and the device.
+        light: whether the light model and tokenizer will do, where they are known to be the same.
 
     Raises:
         InputError: the files cannot be loaded.
     """
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     fingerprint = model_fingerprint(folder)
     known = _recall(fingerprint, settings)
     dtype: torch.dtype = getattr(torch, settings.dtype)
-    tokenizer = load_tokenizer(folder)
     try:
-        model = _straight(folder, dtype) if known is not None and known.straight else _converted(folder, dtype)
+        if light and known is not None and known.light:
+            tokenizer: Any = LightTokenizer(folder)
+            model: Any = light_llama(folder, _tensors_in(folder, dtype))
+        else:
+            tokenizer, model = _whole(folder, dtype, straight=known is not None and known.straight)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _not_loaded(folder, error) from error
     straight = known.straight if known is not None else _is_straight(model, folder, dtype)
-    shared = known.shared if known is not None else None
-    return Loaded(model.to(settings.device).requires_grad_(False), tokenizer, fingerprint, straight, shared)
+    return Loaded(model.to(settings.device).requires_grad_(False), tokenizer, fingerprint, straight, known)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -107,33 +117,42 @@ def _not_loaded(folder: Path, error: Exception) -> InputError:
     )
 
 
-def remember(loaded: Loaded, settings: EngineSettings, *, shared: bool) -> None:
+def remember(loaded: Loaded, folder: Path, settings: EngineSettings, *, shared: bool) -> None:
     """Keep what a first load found; a cache that cannot be written costs time, not the answer.
 
     Args:
-        loaded: what :func:`load_folder` gave.
+        loaded: what :func:`load_folder` gave, with lean layers by now.
+        folder: that it was loaded from.
         settings: that it was loaded with.
         shared: whether the shared-prefix engine fits it.
     """
+    tensors = _tensors_in(folder, getattr(torch, settings.dtype)) if shared and loaded.straight else {}
+    light = bool(tensors) and is_light(loaded.model, loaded.tokenizer, folder, tensors)
     with contextlib.suppress(CotuneError, OSError):
-        write_json(_memory_of(loaded.fingerprint, settings), asdict(Known(shared, loaded.straight)))
+        write_json(_memory_of(loaded.fingerprint, settings), asdict(Known(shared, loaded.straight, light)))
 
 
 def _recall(fingerprint: str, settings: EngineSettings) -> Known | None:
     with contextlib.suppress(CotuneError, OSError, ValueError, TypeError):
         found = Known(**json.loads(_memory_of(fingerprint, settings).read_text(encoding="utf-8")))
-        if isinstance(found.shared, bool) and isinstance(found.straight, bool):
+        if all(isinstance(value, bool) for value in asdict(found).values()):
             return found
     return None
 
 
 def _memory_of(fingerprint: str, settings: EngineSettings) -> Path:
-    import transformers
-
     processor = torch.backends.cpu.get_cpu_capability()
-    versions = [__version__, ENGINE_VERSION, torch.__version__, transformers.__version__]
+    versions = [__version__, ENGINE_VERSION, *map(version, ("torch", "transformers", "tokenizers"))]
     key = [fingerprint, settings.device, settings.dtype, processor, *versions]
     return cache_folder("loaded") / f"{content_hash(key, 40)}.json"
+
+
+def _whole(folder: Path, dtype: torch.dtype, *, straight: bool) -> tuple[Any, Any]:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    return load_tokenizer(folder), _straight(folder, dtype) if straight else _converted(folder, dtype)
 
 
 def _converted(folder: Path, dtype: torch.dtype) -> Any:
@@ -143,21 +162,26 @@ def _converted(folder: Path, dtype: torch.dtype) -> Any:
 
 
 def _straight(folder: Path, dtype: torch.dtype) -> Any:
-    from safetensors.torch import load_file
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
     from transformers.initialization import no_init_weights
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     with no_init_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    tensors: dict[str, Tensor] = {}
-    for path in weight_files(folder):
-        tensors |= {name: value.to(dtype) if value.is_floating_point() else value for name, value in load_file(path).items()}
-    model.load_state_dict(tensors, strict=False, assign=True)
+    model.load_state_dict(_tensors_in(folder, dtype), strict=False, assign=True)
     model.tie_weights()
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     return model.eval()
+
+
+def _tensors_in(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    found: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        found |= {name: value.to(dtype) if value.is_floating_point() else value for name, value in load_file(path).items()}
+    return found
 
 
 def _is_straight(model: Any, folder: Path, dtype: torch.dtype) -> bool:

@@ -98,15 +98,23 @@ class LocalModel:
         settings: EngineSettings | None = None,
         cache: ScoreCache | None = None,
         name: str = "",
+        light: bool = False,
     ) -> LocalModel:
         """Load a checked model folder (see :func:`cotune.model.resolve_model`).
+
+        Args:
+            folder: the model's files.
+            settings: how to run.
+            cache: where scores are kept; None keeps none.
+            name: how the user named the model.
+            light: whether nothing will be trained, so that transformers need not be imported where its model is not needed.
 
         Raises:
             InputError: the files cannot be loaded.
         """
         settings = settings or EngineSettings()
         keep_freed_memory()
-        loaded = load_folder(folder, settings)
+        loaded = load_folder(folder, settings, light=light)
         found = cls(
             loaded.model,
             loaded.tokenizer,
@@ -114,10 +122,10 @@ class LocalModel:
             settings=settings,
             cache=cache,
             name=name or str(folder),
-            shared=loaded.shared,
+            shared=loaded.known.shared if loaded.known is not None else None,
         )
-        if loaded.shared is None:
-            remember(loaded, settings, shared=found.shared)
+        if loaded.known is None:
+            remember(loaded, folder, settings, shared=found.shared)
         return found
 
     # Scoring ------------------------------------------------------------------------------------------------------
@@ -315,7 +323,7 @@ class LocalModel:
     @cached_property
     def token_table(self) -> TokenTable:
         """The bytes of the tokenizer's tokens, which grammars need."""
-        return TokenTable(self.tokenizer, self.model.get_output_embeddings().weight.shape[0])
+        return TokenTable(getattr(self.tokenizer, "whole", self.tokenizer), self.model.get_output_embeddings().weight.shape[0])
 
     @property
     def longest_sequence(self) -> int | None:

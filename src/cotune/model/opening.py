@@ -7,9 +7,16 @@ from cotune.model.local import LocalModel
 
 
 def open_model(
-    name: str = "smollm2-135m", *, device: str = "auto", dtype: str = "auto", threads: int | None = None
+    name: str = "smollm2-135m",
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+    light: bool = False,
 ) -> LocalModel:
     """Load the bundled model, a folder or a hub id; device, dtype and threads are probed unless given.
+
+    ``light`` says that nothing will be trained, as in :meth:`LocalModel.load`.
 
     Raises:
         InputError: the model, the device or the dtype cannot be had.
@@ -19,4 +26,5 @@ def open_model(
 
     folder = resolve_model(name)
     found = probe(device, dtype, threads)
-    return LocalModel.load(folder, settings=EngineSettings(found.device, found.dtype, found.threads), name=name)
+    settings = EngineSettings(found.device, found.dtype, found.threads)
+    return LocalModel.load(folder, settings=settings, name=name, light=light)

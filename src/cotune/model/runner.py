@@ -20,6 +20,7 @@ from cotune.model.attention import (
     running,
     shared_prefix_attention,
 )
+from cotune.model.light_llama import LightLlama
 from cotune.model.naive import read_layers, use_plain_attention
 from cotune.model.packed import PackedPlan, plan_pass
 
@@ -60,7 +61,8 @@ class PackedRunner:
     """
 
     def __init__(self, model: Any) -> None:
-        install_attention()
+        if not isinstance(model, LightLlama):
+            install_attention()
         self.model = model
         self.device: torch.device = model.device
         self._decoder = model.get_decoder()
