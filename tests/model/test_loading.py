@@ -96,9 +96,3 @@ def test_what_cannot_be_loaded_is_an_error_at_a_second_load_too(tmp_path: Path, 
     (folder / "tokenizer.json").write_text(data[:100])
     with pytest.raises(InputError, match="cannot be loaded"):
         scores(folder)
-
-
-def test_the_bundled_model_is_loaded_straight(bundled_folder: Path, cache: Path) -> None:
-    LocalModel.load(bundled_folder)
-    (path,) = (cache / "loaded").iterdir()
-    assert json.loads(path.read_text()) == {"shared": True, "straight": True, "light": True}

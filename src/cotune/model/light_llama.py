@@ -177,7 +177,8 @@ class _Decoder(nn.Module):
         turn = angles.cos().to(states.dtype).unsqueeze(1), angles.sin().to(states.dtype).unsqueeze(1)
         seen = []
         for layer in self.layers:
-            seen.append(states)
+            if output_hidden_states:
+                seen.append(states.clone())
             states = layer(states, *turn)
         states = self.norm(states)
         return SimpleNamespace(last_hidden_state=states, hidden_states=(*seen, states) if output_hidden_states else None)
@@ -192,9 +193,10 @@ class _Layer(nn.Module):
         self.mlp = _Gated(config, parts, f"{place}mlp.")
 
     def forward(self, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        states = states + self.self_attn(self.input_layernorm(states), cos, sin)
-        found: Tensor = states + self.mlp(self.post_attention_layernorm(states))
-        return found
+        """Adds to the states in place."""
+        states += self.self_attn(self.input_layernorm(states), cos, sin)
+        states += self.mlp(self.post_attention_layernorm(states))
+        return states
 
 
 class _Attention(nn.Module):
@@ -245,9 +247,14 @@ class _RMSNorm(nn.Module):
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding (arXiv 2104.09864)."""
+    """Rotary position embedding (arXiv 2104.09864); ``cos`` and ``sin`` hold each angle twice."""
     first, second = x.chunk(2, dim=-1)
-    return (x * cos) + (torch.cat((-second, first), dim=-1) * sin)
+    sin = sin[..., : first.shape[-1]]
+    turned = x * cos
+    to_first, to_second = turned.chunk(2, dim=-1)
+    to_first -= second * sin
+    to_second += first * sin
+    return turned
 
 
 def _causal(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: None, scale: float) -> tuple[Tensor, None]:
