@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cotune.model.local import LocalModel
 from cotune.model.score_cache import ScoreCache
 from cotune.model.scoring import cut_batches
 from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import RenderedRow
 from tiny import tiny_local
 
 PROMPT = Prompt(instruction="Classify the question.", input_template="{input}", cue="Label:")
@@ -25,6 +28,23 @@ def test_batches_hold_no_more_rows_than_asked() -> None:
         assert [len(b.places) for b in batches] == [most] * (11 // most) + [11 % most] * bool(11 % most)
         assert sorted(place for b in batches for place in b.places) == list(range(11))
     assert len(cut_batches(rendered, 0, 10_000)) == 1
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(10, 200))
+def test_batches_are_few_and_alike_in_size(lengths: list[int], most: int) -> None:
+    rows = [RenderedRow(tuple(range(length)), ((1,), (2,)), False) for length in lengths]
+    batches = cut_batches(rows, 0, most)
+    assert sorted(place for b in batches for place in b.places) == list(range(len(rows)))
+    filled, tokens = 1, 0
+    for length in sorted(lengths):
+        if tokens and tokens + length > most:
+            filled, tokens = filled + 1, 0
+        tokens += length
+    assert len(batches) == filled
+    largest = max(b.own_tokens for b in batches)
+    assert largest <= max(most, max(lengths))
+    # None could be smaller without one batch more.
+    assert largest == max(lengths) or len(cut_batches(rows, 0, largest - 1)) > len(batches)
 
 
 @pytest.mark.parametrize("kind", ["llama", "mamba"])

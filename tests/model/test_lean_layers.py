@@ -11,6 +11,8 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from cotune.model.lean_layers import make_lean
+from cotune.model.packed import plan_pass
+from cotune.model.runner import PackedRunner
 from tiny import Kind, tiny_model
 
 IDS = torch.tensor([[3, 9, 4, 7, 250, 12]])
@@ -79,3 +81,27 @@ def test_a_norm_of_another_form_stays_as_it_is() -> None:
     norm = Gemma3RMSNorm(16)
     assert make_lean(norm) == 0
     assert "forward" not in vars(norm)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3"])
+def test_states_that_are_read_are_the_same_where_the_last_layer_does_less(kind: Kind) -> None:
+    plain, lean = _pair(kind)
+    for parameter in plain.get_input_embeddings().parameters():
+        parameter.requires_grad_(False)
+    make_lean(lean)
+    suffixes = [[5, 6, 7], [8], [9, 10, 11, 12]]
+    plan = plan_pass(suffixes, prefix=6, head=IDS[0].tolist())
+    read = torch.tensor([8, 9, 12, 13])
+    seen: list[int] = []
+    lean.get_decoder().layers[-1].mlp.down_proj.register_forward_hook(lambda _, x, __: seen.append(x[0].shape[1]))
+    wanted = PackedRunner(plain).hidden(plan)[0][read]
+    found = PackedRunner(lean).hidden(plan, read=read)[0]
+    assert seen == [len(read) if kind != "gemma3" else len(plan.ids)]
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    for states in (wanted, found):
+        states[:, ::7].pow(2).sum().backward()
+    for (name, one), other in zip(plain.named_parameters(), lean.named_parameters(), strict=True):
+        if one.grad is None:
+            continue
+        scale = float(one.grad.abs().max())
+        torch.testing.assert_close(other[1].grad, one.grad, rtol=1e-3, atol=1e-4 * scale, msg=name)

@@ -104,13 +104,12 @@ def _packed_losses(
     """``[rows]`` summed losses and the own tokens run; the prefix stands for ``shared`` tokens of each row's prompt."""
     suffixes = [(*row.prompt_ids[shared:], *row.completions[0][:-1]) for row in rows]
     plan = plan_pass(suffixes, prefix=prefix.length if prefix else 0, device=runner.device)
-    hidden, _ = runner.hidden(plan, prefix)
     counts = [len(row.completions[0]) for row in rows]
     places = np.concatenate(
         [np.arange(end - count + 1, end + 1) for end, count in zip(plan.last.tolist(), counts, strict=True)]
     )
-    targets = torch.tensor([token for row in rows for token in row.completions[0]], device=hidden.device)
-    states = hidden[torch.from_numpy(places).to(hidden.device)]
-    found = runner.log_probs(states, torch.arange(len(places), device=hidden.device), targets).cpu().double().numpy()
+    states, _ = runner.hidden(plan, prefix, read=torch.from_numpy(places).to(runner.device))
+    targets = torch.tensor([token for row in rows for token in row.completions[0]], device=states.device)
+    found = runner.log_probs(states, torch.arange(len(places), device=states.device), targets).cpu().double().numpy()
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     return -np.add.reduceat(found, starts), len(plan.ids)

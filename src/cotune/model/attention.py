@@ -52,6 +52,7 @@ class Pass:
         collected: filled with this pass's keys and values by layer where ``collect`` is set.
         collect: whether to fill ``collected``.
         step: the pass is a decoding step, one token a row, and this attends; then there is no plan.
+        read: places of the pass whose states will be read; None for all. What the last layer adds to others may be left out.
     """
 
     plan: PackedPlan | None
@@ -60,6 +61,7 @@ class Pass:
     collect: bool = False
     collected: dict[int, KeyValue] = field(default_factory=dict)
     step: Step | None = None
+    read: Tensor | None = None
 
 
 _current: ContextVar[Pass | None] = ContextVar("cotune_pass", default=None)
@@ -73,6 +75,12 @@ def running(current: Pass) -> Iterator[Pass]:
         yield current
     finally:
         _current.reset(token)
+
+
+def read_places() -> Tensor | None:
+    """Places of the running pass whose states will be read; None where that is all of them, or none is running."""
+    current = _current.get()
+    return None if current is None else current.read
 
 
 def shared_prefix_attention(

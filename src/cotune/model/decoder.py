@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cotune.model.choosing import Answer, Chooser
@@ -115,12 +114,16 @@ class Decoder:
         # Both what is written and the right answer follow a prompt, and neither sees the other.
         trees = [fork(ids, self._gold[row][:-1] if self._gold else ()) for row, ids in zip(rows, due, strict=True)]
         plan = plan_pass([self._suffixes[row] for row in rows], prefix=self._before, trees=trees, device=device)
-        hidden, collected = self._runner.hidden(plan, self._prefix, collect=True)
         ends = plan.last.cpu().numpy()
         kept = [
             np.arange(end + 1 - len(self._suffixes[row]), end + 1 + len(ids))
             for row, ids, end in zip(rows, due, ends, strict=True)
         ]
+        read = [end + len(ids) for ids, end in zip(due, ends, strict=True)]
+        if self._gold:
+            for ids, end, nodes in zip(due, ends, plan.node_places, strict=True):
+                read += [end, *nodes[len(ids) :]]
+        hidden, collected = self._runner.hidden(plan, self._prefix, read=torch.tensor(read, device=device), collect=True)
         lengths = [len(places) for places in kept]
         self._own.reserve(max(lengths) + 1)
         first = len(self._live)
@@ -130,22 +133,17 @@ class Decoder:
         for layer, (keys, values) in collected.items():
             self._own.write(layer, slots, places, keys[chosen], values[chosen])
         if self._gold:
-            self._read_gold(hidden, rows, ends, [places[len(ids) :] for places, ids in zip(plan.node_places, due, strict=True)])
+            self._read_gold(hidden[len(rows) :], rows)
         self.entering_s += time.perf_counter() - started
         self._live += rows
-        self._choose(hidden[chosen[torch.tensor(lengths).cumsum(0).to(device) - 1]], rows, tokens)
+        self._choose(hidden[: len(rows)], rows, tokens)
 
-    def _read_gold(
-        self, hidden: Tensor, rows: Sequence[int], ends: NDArray[np.int64], nodes: Sequence[NDArray[np.int64]]
-    ) -> None:
-        """Losses from the states of each prompt's end and of its right answer's tokens, the last one aside."""
+    def _read_gold(self, states: Tensor, rows: Sequence[int]) -> None:
+        """Losses from the states of each row's prompt's end and of its right answer's tokens, the last one aside."""
         assert self._gold is not None
         targets = [self._gold[row] for row in rows]
-        states = hidden[
-            torch.from_numpy(np.concatenate([[end, *own] for end, own in zip(ends, nodes, strict=True)])).to(hidden.device)
-        ]
-        wanted = torch.tensor([token for ids in targets for token in ids], device=hidden.device)
-        found = self._runner.log_probs(states, torch.arange(len(wanted), device=hidden.device), wanted).cpu().double().numpy()
+        wanted = torch.tensor([token for ids in targets for token in ids], device=states.device)
+        found = self._runner.log_probs(states, torch.arange(len(wanted), device=states.device), wanted).cpu().double().numpy()
         starts = np.concatenate([[0], np.cumsum([len(ids) for ids in targets])[:-1]])
         self.losses[list(rows)] = -np.add.reduceat(found, starts)
 

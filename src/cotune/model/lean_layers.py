@@ -2,8 +2,9 @@
 
 On a CPU a layer's elementwise work costs nearly as much as its products: each operation reads and writes the states of all
 tokens, and transformers writes a norm as five of them and a gate as two with new memory each. Here a norm is three and a gate
-works in place; trained through, both keep the least that their gradients need. The modules stay in place with their weights
-and names; each is compared with its former self before it is taken.
+works in place; trained through, both keep the least that their gradients need. Behind the last layer's attention no token sees
+another, so its feed-forward layer runs only where a state is read. The modules stay in place with their weights and names; each
+is compared with its former self before it is taken.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
+
+from cotune.model.attention import read_places
 
 _PROBE_ROWS = 3
 _SILU = ("SiLU", "SiLUActivation")
@@ -34,6 +37,7 @@ def make_lean(model: torch.nn.Module) -> int:
     replaced = 0
     # Modules of one class, width and epsilon run the same code, so one of them speaks for all.
     found: dict[tuple[object, ...], bool] = {}
+    last = _last_gated(model)
     for module in model.modules():
         lean = _candidate(module)
         if lean is None or "forward" in vars(module):
@@ -42,7 +46,7 @@ def make_lean(model: torch.nn.Module) -> int:
         if kind not in found:
             found[kind] = _same(module, lean)
         if found[kind]:
-            module.forward = MethodType(lean, module)
+            module.forward = MethodType(_gated_where_read if module is last else lean, module)
             replaced += 1
     return replaced
 
@@ -56,6 +60,13 @@ def _candidate(module: torch.nn.Module) -> Any:
         fits = type(getattr(module, "act_fn", None)).__name__ in _SILU
         return _gated if fits and module.gate_proj.weight.device.type == "cpu" else None  # type: ignore[union-attr]
     return None
+
+
+def _last_gated(model: Any) -> Any:
+    """The feed-forward layer behind which no token sees another."""
+    layers = getattr(model.get_decoder(), "layers", None) if hasattr(model, "get_decoder") else None
+    found = getattr(layers[-1], "mlp", None) if isinstance(layers, torch.nn.ModuleList) and len(layers) else None
+    return found if hasattr(found, "gate_proj") else None
 
 
 def _same(module: torch.nn.Module, lean: Any) -> bool:
@@ -105,6 +116,14 @@ def _gated(module: Any, x: Tensor) -> Tensor:
         inner = silu(gate, inplace=True).mul_(up)
     result: Tensor = module.down_proj(inner)
     return result
+
+
+def _gated_where_read(module: Any, x: Tensor) -> Tensor:
+    places = read_places()
+    if places is None:
+        return _gated(module, x)
+    found = torch.zeros_like(x)
+    return found.index_copy(1, places, _gated(module, x.index_select(1, places))) if len(places) else found
 
 
 class _Norm(torch.autograd.Function):

@@ -74,7 +74,8 @@ def _passes(model: Any) -> list[Tensor]:
     plan = plan_pass(suffixes, prefix=prefix.length, trees=[tree] * 3, device=runner.device)
     states, keys = runner.hidden(plan, prefix, collect=True)
     layers = len(prefix.layers)
-    found = [states, runner.logits(states[plan.last]), runner.states(plan, prefix, [None, *range(layers + 1)])]
+    found = [runner.hidden(plan, prefix, read=plan.last)[0]]
+    found += [states, runner.logits(states[plan.last]), runner.states(plan, prefix, [None, *range(layers + 1)])]
     plan.positions += model.config.get_text_config().max_position_embeddings - int(plan.positions.max()) - 1
     found.append(runner.hidden(plan, prefix)[0])
     for pairs in (prefix.layers, keys):

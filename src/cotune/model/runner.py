@@ -79,6 +79,7 @@ class PackedRunner:
         before = start.length if start else 0
         current = Pass(None, start.layers if start else None, collect=True)
         positions = torch.arange(before, before + len(ids), device=self.device)
+        current.read = positions[:0]
         self._run(torch.tensor(list(ids), device=self.device), positions, current)
         layers = current.collected
         if start:
@@ -92,19 +93,22 @@ class PackedRunner:
         prefix: PrefixState | None = None,
         past: dict[int, KeyValue] | None = None,
         *,
+        read: Tensor | None = None,
         collect: bool = False,
     ) -> tuple[Tensor, dict[int, KeyValue]]:
-        """Hidden states ``[tokens, width]`` of a pass, and its keys and values where ``collect`` is set.
+        """Hidden states ``[places, width]`` of a pass, and its keys and values where ``collect`` is set.
 
         Args:
             plan: the layout.
             prefix: state of the shared prefix, or of the part of it that does not run in this pass.
             past: keys and values of the rows' earlier own tokens.
+            read: ``[places]`` of the pass whose states are wanted, each once where gradients are: the last layer does less
+                for the others. None gives all, ``[tokens, width]``.
             collect: whether to return keys and values by layer.
         """
-        current = Pass(plan, prefix.layers if prefix else None, past, collect)
+        current = Pass(plan, prefix.layers if prefix else None, past, collect, read=read)
         hidden: Tensor = self._run(plan.ids, plan.positions, current).last_hidden_state[0]
-        return hidden, current.collected
+        return hidden if read is None else hidden.index_select(0, read), current.collected
 
     def states(self, plan: PackedPlan, prefix: PrefixState | None, layers: Sequence[int | None]) -> Tensor:
         """Hidden states of one pass after so many layers each, ``[layers, tokens, width]``; None: after the final norm."""
@@ -207,8 +211,8 @@ def self_check(model: Any) -> float:
             for suffix in suffixes
         ]
         plan = plan_pass(suffixes, prefix=len(prefix), device=model.device)
-        hidden, _ = runner.hidden(plan, runner.prefix(prefix))
-        packed = runner.logits(hidden[plan.last])
+        hidden, _ = runner.hidden(plan, runner.prefix(prefix), read=plan.last)
+        packed = runner.logits(hidden)
     return max(float((a - b).abs().max() / a.std().clamp_min(1e-6)) for a, b in zip(packed, plain, strict=True))
 
 

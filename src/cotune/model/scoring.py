@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby, pairwise
 
 import numpy as np
 import torch
@@ -39,26 +40,40 @@ def cut_batches(rows: Sequence[RenderedRow], prefix: int, batch_tokens: int, bat
     """
     order = sorted(range(len(rows)), key=lambda i: (rows[i].completions, len(rows[i].prompt_ids), i))
     batches: list[Batch] = []
-    current: list[int] = []
-
-    def close() -> None:
-        if current:
-            completions = rows[current[0]].completions
-            suffixes = tuple(rows[i].prompt_ids[prefix:] for i in current)
-            batches.append(Batch(tuple(current), suffixes, build_trie(completions), completions))
-            current.clear()
-
-    tokens = 0
-    for i in order:
-        cost = len(rows[i].prompt_ids) - prefix + len(build_trie(rows[i].completions).tree.tokens)
-        full = tokens + cost > batch_tokens or len(current) == batch_rows
-        if current and (full or rows[i].completions != rows[current[0]].completions):
-            close()
-            tokens = 0
-        current.append(i)
-        tokens += cost
-    close()
+    for completions, group in groupby(order, key=lambda i: rows[i].completions):
+        places, trie = list(group), build_trie(completions)
+        costs = [len(rows[i].prompt_ids) - prefix + len(trie.tree.tokens) for i in places]
+        cuts = _cuts(costs, batch_tokens, batch_rows) if batch_rows else _even_cuts(costs, batch_tokens)
+        for start, end in pairwise([0, *cuts]):
+            part = places[start:end]
+            suffixes = tuple(rows[i].prompt_ids[prefix:] for i in part)
+            batches.append(Batch(tuple(part), suffixes, trie, completions))
     return batches
+
+
+def _even_cuts(costs: Sequence[int], most: int) -> list[int]:
+    """Ends of as few batches as there can be, the largest as small as can be: a few rows left over would run slowly."""
+    ends = _cuts(costs, most)
+    low, high = max(costs), most
+    while low < high:
+        middle = (low + high) // 2
+        found = _cuts(costs, middle)
+        if len(found) > len(ends):
+            low = middle + 1
+        else:
+            high, ends = middle, found
+    return ends
+
+
+def _cuts(costs: Sequence[int], most: int, most_rows: int | None = None) -> list[int]:
+    """Where batches end that are filled one after the other."""
+    ends, tokens, start = [], 0, 0
+    for i, cost in enumerate(costs):
+        if i > start and (tokens + cost > most or i - start == most_rows):
+            ends.append(i)
+            tokens, start = 0, i
+        tokens += cost
+    return [*ends, len(costs)]
 
 
 def score_in_halves(
@@ -96,25 +111,22 @@ def score_batch(runner: PackedRunner, prefix: PrefixState | None, batch: Batch) 
     length = prefix.length if prefix else 0
     trees = [trie.tree] * len(batch.suffixes)
     plan = plan_pass(batch.suffixes, prefix=length, trees=trees, device=runner.device)
-    hidden, _ = runner.hidden(plan, prefix)
     # States in the order row by row: the suffix's end, then the row's nodes.
     places = np.concatenate(
         [np.concatenate([[int(last)], nodes]) for last, nodes in zip(plan.last.tolist(), plan.node_places, strict=True)]
     )
-    edges = _read_edges(runner, hidden, places, trie, len(batch.suffixes))
+    hidden, _ = runner.hidden(plan, prefix, read=torch.from_numpy(places).to(runner.device))
+    edges = _read_edges(runner, hidden, trie, len(batch.suffixes))
     return label_scores(trie, edges)
 
 
-def _read_edges(
-    runner: PackedRunner, hidden: torch.Tensor, places: NDArray[np.int64], trie: LabelTrie, rows: int
-) -> NDArray[np.float64]:
+def _read_edges(runner: PackedRunner, hidden: torch.Tensor, trie: LabelTrie, rows: int) -> NDArray[np.float64]:
     """``[rows, edges]`` log-probabilities, from states ``[rows x (1 + nodes)]``."""
     states = 1 + len(trie.tree.tokens)
     by_node = np.argsort(trie.edges_from, kind="stable")
     reads = (np.arange(rows)[:, None] * states + trie.edges_from[by_node]).ravel()
     tokens = np.tile(trie.edges_token[by_node], rows)
-    chosen = hidden[torch.from_numpy(places).to(hidden.device)]
-    found = runner.log_probs(chosen, torch.from_numpy(reads).to(hidden.device), torch.from_numpy(tokens).to(hidden.device))
+    found = runner.log_probs(hidden, torch.from_numpy(reads).to(hidden.device), torch.from_numpy(tokens).to(hidden.device))
     edges = np.empty((rows, len(by_node)))
     edges[:, by_node] = found.cpu().double().numpy().reshape(rows, -1)
     return edges
@@ -135,10 +147,10 @@ def score_batch_top(
     trie, tree, rows = batch.trie, batch.trie.tree, len(batch.suffixes)
     length = prefix.length if prefix else 0
     plan = plan_pass(batch.suffixes, prefix=length, device=runner.device)
-    hidden, keys = runner.hidden(plan, prefix, collect=bool(tree.tokens))
+    hidden, keys = runner.hidden(plan, prefix, read=plan.last, collect=bool(tree.tokens))
     edges = np.full((rows, len(trie.edges_token)), -np.inf)
     root = np.flatnonzero(trie.edges_from == 0)
-    _fill_edges(runner, hidden[plan.last], [(row, root) for row in range(rows)], trie, edges)
+    _fill_edges(runner, hidden, [(row, root) for row in range(rows)], trie, edges)
     tokens = len(plan.ids)
     into = {int(node): edge for edge, node in _edges_into_nodes(trie)}
     opened: list[set[int]] = [set() for _ in range(rows)]
@@ -221,10 +233,10 @@ def _open_nodes(
         past=[len(batch.suffixes[row]) for row in active],
         device=runner.device,
     )
-    hidden, _ = runner.hidden(plan, prefix, past)
     places = np.concatenate([plan.node_places[i][chosen[i]] for i in range(len(active))])
+    hidden, _ = runner.hidden(plan, prefix, past, read=torch.from_numpy(places).to(runner.device))
     reads = [(row, np.flatnonzero(trie.edges_from == node + 1)) for row in active for node in wanted[row]]
-    _fill_edges(runner, hidden[torch.from_numpy(places).to(hidden.device)], reads, trie, edges)
+    _fill_edges(runner, hidden, reads, trie, edges)
     return len(plan.ids)
 
 

@@ -36,12 +36,12 @@ def shared_prefix_loss(
     suffixes = [(*row.prompt_ids[prefix:], *row.answer_ids[:-1]) for row in rows]
     before = start.length if start else 0
     plan = plan_pass(suffixes, prefix=before + len(head), head=head, device=model.runner.device)
-    hidden, _ = model.runner.hidden(plan, start)
     counts = np.array([len(row.answer_ids) for row in rows])
     last = plan.last.cpu().numpy()
     places = np.concatenate([np.arange(end - count + 1, end + 1) for end, count in zip(last, counts, strict=True)])
+    hidden, _ = model.runner.hidden(plan, start, read=torch.from_numpy(places).to(model.runner.device))
     targets = torch.tensor([token for row in rows for token in row.answer_ids], device=hidden.device)
-    logits = model.runner.logits(hidden[torch.from_numpy(places).to(hidden.device)])
+    logits = model.runner.logits(hidden)
     return cross_entropy(logits, targets, reduction="sum"), len(plan.ids)
 
 
