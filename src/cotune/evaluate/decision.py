@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+SPREAD = 1.5
+"""How far labels' biases are from zero before anything is seen, in nats: their standard deviation."""
+_WEIGHINGS, _ROUNDS, _ENOUGH = 4, 50, 1e-4
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -67,24 +71,46 @@ def label_frequencies(gold: Sequence[int], labels: int) -> Floats:
     return result
 
 
-def fit_bias(scores: Floats, frequencies: Floats, *, rounds: int = 200) -> Decision:
-    """The bias under which the mean predicted distribution over unlabelled rows equals given label frequencies.
+def fit_bias(scores: Floats, frequencies: Floats) -> Decision:
+    """The bias under which the mean predicted distribution over unlabelled rows comes near given label frequencies.
 
-    Only inputs are used, never their labels. It generalises batch calibration (arXiv 2309.17249), which assumes that all
-    labels are equally frequent.
+    Only inputs are used, never their labels. Where the two are made equal and all labels are as frequent, this is batch
+    calibration (arXiv 2309.17249). But the rows at hand hold each label more or less often than its frequency says, and a sure
+    model, which follows what they hold, would be bent to agree all the same. So the bias is a maximum a posteriori one: each
+    label's is normal around zero with a standard deviation of :data:`SPREAD` nats, and the agreement weighs what the
+    model leaves open of a row's label against what it tells. An unsure model is corrected as far as the rows say, one that is
+    sure of a few rows a label hardly.
 
     Args:
         scores: ``[rows, labels]`` log-probabilities.
         frequencies: ``[labels]`` shares that sum to one.
-        rounds: fixed-point steps at most.
     """
-    base = Decision().log_probs(scores)
-    bias = np.zeros(scores.shape[1])
-    for _ in range(rounds):
-        means = np.exp(Decision("bias", tuple(bias)).log_probs(base)).mean(axis=0)
-        step = np.log(frequencies) - np.log(np.maximum(means, 1e-12))
-        bias = np.clip(bias + 0.7 * step, -30, 30)
-        bias -= bias.mean()
-        if np.abs(step).max() < 1e-4:
-            break
+    base = RAW.log_probs(scores)
+    bias, weight = np.zeros(len(frequencies)), 1.0
+    for _ in range(_WEIGHINGS):
+        bias = _most_likely(base, frequencies * len(base), bias, weight)
+        # Of the corrected model: one that says the same label to all rows is sure of it, and wrong.
+        told = float(np.square(np.exp(RAW.log_probs(base + bias))).sum(axis=1).mean())
+        weight = (1 - told) / told
     return Decision("bias", tuple(round(float(b), 6) for b in bias))
+
+
+def _most_likely(base: Floats, counts: Floats, bias: Floats, weight: float) -> Floats:
+    """By Newton's method from ``bias``; what is maximised is concave."""
+    precision = 1 / SPREAD**2
+
+    def worth(bias: Floats) -> float:
+        return float(weight * (counts @ bias - np.logaddexp.reduce(base + bias, axis=1).sum()) - precision * (bias @ bias) / 2)
+
+    for _ in range(_ROUNDS):
+        predicted = np.exp(RAW.log_probs(base + bias))
+        means = predicted.sum(axis=0)
+        slope = weight * (counts - means) - precision * bias
+        curvature = weight * (np.diag(means) - predicted.T @ predicted) + precision * np.eye(len(bias))
+        step = np.linalg.solve(curvature, slope)
+        while np.abs(step).max() > _ENOUGH and worth(bias + step) < worth(bias):
+            step /= 2
+        bias = bias + step
+        if np.abs(step).max() <= _ENOUGH:
+            break
+    return bias
