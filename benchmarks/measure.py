@@ -113,10 +113,13 @@ def _layer_linears(local: LocalModel) -> list[Linear]:
 def scoring_flops(local: LocalModel, tokens: int, positions: int) -> float:
     """Of the linear layers for ``tokens`` and of the output layer for ``positions``; attention is left out.
 
+    The last layer's feed-forward part is needed at ``positions`` alone.
+
     A LoRA adapter that is in the model is not counted: scoring is measured on the base model.
     """
-    base, _, _ = _parameters(local)
-    return 2.0 * (tokens * base + positions * _head(local))
+    base = _parameters(local)[0]
+    last = _parameters(local, local.model.get_decoder().layers[-1].mlp)[0]
+    return 2.0 * (tokens * (base - last) + positions * (last + _head(local)))
 
 
 def tuning_flops(local: LocalModel, tokens: int, positions: int) -> float:
@@ -126,13 +129,16 @@ def tuning_flops(local: LocalModel, tokens: int, positions: int) -> float:
     Nothing asks for the gradient of the embeddings, so what reads the first layer's input has no backward product.
     """
     base, adapter, first = _parameters(local)
-    return 2.0 * (tokens * (2 * base - first + 3 * adapter) + positions * 2 * _head(local))
+    last_base, last_adapter, _ = _parameters(local, local.model.get_decoder().layers[-1].mlp)
+    last = 2 * last_base + 3 * last_adapter
+    return 2.0 * (tokens * (2 * base - first + 3 * adapter - last) + positions * (last + 2 * _head(local)))
 
 
-def _parameters(local: LocalModel) -> tuple[int, int, int]:
-    """Weights of the decoder's linear layers, of its LoRA layers, and of those linear layers that read its first input."""
+def _parameters(local: LocalModel, part: Any = None) -> tuple[int, int, int]:
+    """Weights of the linear layers in the decoder or a part of it, of the LoRA layers there, and of those linear layers that read
+    the decoder's first input."""
     base = adapter = first = 0
-    for name, module in local.model.get_decoder().named_modules():
+    for name, module in (part or local.model.get_decoder()).named_modules():
         if not isinstance(module, Linear):
             continue
         if ".lora_" in name:
