@@ -135,8 +135,8 @@ def tuning_flops(local: LocalModel, tokens: int, positions: int) -> float:
 
 
 def _parameters(local: LocalModel, part: Any = None) -> tuple[int, int, int]:
-    """Weights of the linear layers in the decoder or a part of it, of the LoRA layers there, and of those linear layers that read
-    the decoder's first input."""
+    """Weights of the linear layers in the decoder or a part of it, of the LoRA layers there, and of those linear layers that
+    read the decoder's first input."""
     base = adapter = first = 0
     for name, module in (part or local.model.get_decoder()).named_modules():
         if not isinstance(module, Linear):
