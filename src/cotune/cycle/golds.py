@@ -100,14 +100,14 @@ def check_lengths(config: RunConfig, task: Task) -> Task:
     from cotune.model.loading import load_tokenizer
 
     tokenizer = load_tokenizer(resolve_model(config.model))
-    known: dict[str, int] = {}
+    outputs = list(_outputs(task))
+    # All at once, which is several times as fast as one by one.
+    known = dict(zip(outputs, map(len, tokenizer(outputs, add_special_tokens=False)["input_ids"]), strict=True))
 
     def length(text: str) -> int:
-        if text not in known:
-            known[text] = len(tokenizer(text, add_special_tokens=False)["input_ids"])
-        return known[text]
+        return known[text] if text in known else len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    limit = config.output.max_tokens or most_tokens(max(map(length, _outputs(task))) + 1)
+    limit = config.output.max_tokens or most_tokens(max(known.values()) + 1)
     findings = _long(task, length, limit, "output.max_tokens")
     return replace(task, checks=task.checks.plus(findings)) if findings else task
 
