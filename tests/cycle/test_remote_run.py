@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections import Counter
@@ -251,6 +252,8 @@ def test_a_budget_of_money_is_kept(bench: Bench, tmp_path: Path) -> None:
         assert 0.005 < summary_of(tmp_path / "run")["cost"]["dollars"] <= 0.03
         assert "USD" in ended.stdout
         small = run(bench, server, tmp_path / "small", budget="0.0001usd")
+        few = run(bench, server, tmp_path / "few", budget="9ktok")
+    assert re.search(r"need about \d\d,\d{3} tokens, and \d,\d{3} tokens are left", few.stderr), few.stderr
     assert small.code == 2 and "the budget is too small" in small.stderr and "USD" in small.stderr
     assert not (tmp_path / "small" / "config.json").exists()
 

@@ -89,7 +89,7 @@ def fit_prompt_plan(lab: Lab, config: RunConfig, seed: Prompt) -> PromptPlan:
             unit = lab.costs.budget.unit
             raise BudgetError(
                 f"the budget is too small: two arms on the test, three prompts on dev and the smallest race need about "
-                f"{reserve + least:,.4g} {unit}, and {max(0.0, left):,.4g} {unit} are left",
+                f"{_amount(reserve + least)} {unit}, and {_amount(max(0.0, left))} {unit} are left",
                 where="budget",
                 mend="Raise the budget, or lower limit.test or limit.dev.",
             )
