@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from bundles import BIAS, LABELS, PROMPT, TEXTS, Bench, loaded
 
 from cotune.bundle import Prediction, Predictor, predict_stream
-from cotune.errors import InputError
+from cotune.errors import DivergedError, InputError
 from cotune.evaluate.decision import RAW, Decision
 from cotune.model.adapters import BASE
 from cotune.model.local import LocalModel
@@ -259,3 +260,16 @@ def test_an_empty_stream(predictor: Predictor) -> None:
 
 def test_predictions_compare_by_content() -> None:
     assert Prediction("a", {"a": 1.0}, False) == Prediction("a", {"a": 1.0}, False)
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_weights_that_are_no_numbers_give_no_answer(bench: Bench, tmp_path: Path, probabilities: bool) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    broken = shutil.copytree(bench.adapter, tmp_path / "broken")
+    weights = load_file(broken / "adapter_model.safetensors")
+    save_file({name: torch.full_like(each, torch.nan) for name, each in weights.items()}, broken / "adapter_model.safetensors")
+    found = loaded(bench.save(tmp_path / "best", adapter_folder=broken))
+    with pytest.raises(DivergedError, match="not finite"):
+        found.predict(TEXTS, probabilities=True) if probabilities else found.predict(TEXTS)

@@ -65,7 +65,9 @@ def score_labels(
                 cached += len(part)
             else:
                 part_scores, cost = compute(adapter, prefix_ids, batch, part, top)
-                if np.isnan(part_scores).any() or (top is None and not np.isfinite(part_scores).all()):
+                # Pruned labels have no score, but the best ones must.
+                needed = part_scores if top is None else part_scores.max(axis=1)
+                if np.isnan(part_scores).any() or not np.isfinite(needed).all():
                     raise DivergedError(f"scores of prompt {prompt.id} with adapter {adapter} are not finite")
                 if cache:
                     cache.put(key, part_scores, cost)
