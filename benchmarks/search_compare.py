@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from cotune.refine.surrogate import Seen, Surrogate, feature_similarity, rank_correlations, similarity
 from measure import say
 from search_data import EMBEDDINGS, TASKS, WEIGHTS, TaskTable
-from search_strategies import Field, Ours, Strategy, clustered_halving, random_search, successive_halving, uniform
+from search_strategies import (
+    BySurrogate,
+    Field,
+    PlannedHalving,
+    Strategy,
+    clustered_halving,
+    random_search,
+    successive_halving,
+    uniform,
+)
 
 Floats = NDArray[np.float64]
 
@@ -22,14 +31,22 @@ TOLD = 0.25
 _DRAWS = 2000
 _CHOOSING_SEEDS = 20
 
+HALVING, PLANNED = "successive halving", "planned halving"
 FIXED: dict[str, Strategy] = {
     "random search": random_search,
     "uniform allocation": uniform,
-    "successive halving": successive_halving,
+    HALVING: successive_halving,
     "clustered halving": clustered_halving,
+    PLANNED: PlannedHalving(evenly=False),
+    "surrogate": BySurrogate(),
 }
-GRID: dict[str, Ours] = {
-    f"{name}, {way}": Ours(views=views, bound=bound)
+GRID: dict[str, PlannedHalving | BySurrogate] = {
+    f"planned halving, {share} go on, {spending}, {order}": PlannedHalving(keep, growth, evenly)
+    for share, keep in (("a third", 1 / 3), ("half", 0.5), ("seven tenths", 0.7))
+    for spending, growth in (("rounds cost alike", 1.0), ("first rounds cost more", 0.7))
+    for order, evenly in (("rows at random", False), ("labels evenly", True))
+} | {
+    f"surrogate on {name}, {way}": BySurrogate(views=views, bound=bound)
     for name, views in (
         ("no view", ()),
         ("format", ("format",)),
@@ -38,7 +55,8 @@ GRID: dict[str, Ours] = {
     )
     for way, bound in (("Thompson sampling", None), ("lower confidence bound", 1.0))
 }
-DEFAULT = "text, demonstrations, format, Thompson sampling"
+DEFAULT = "planned halving, half go on, rounds cost alike, rows at random"
+"""What differs from halving in the plan alone: nothing in it was chosen on a table."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,7 @@ class Ground:
         views: similarities of the prompts, by name.
         costs: evaluations that a prompt's place in each view costs.
         text: ``[prompts, d]`` text embedding, centred.
+        labels: ``[rows]`` number of each row's label.
     """
 
     task: str
@@ -60,6 +79,7 @@ class Ground:
     views: Mapping[str, Floats]
     costs: Mapping[str, float]
     text: Floats
+    labels: NDArray[np.int64]
 
     @property
     def name(self) -> str:
@@ -81,7 +101,9 @@ def grounds(tables: Mapping[str, TaskTable]) -> tuple[list[Ground], list[str]]:
             views["format"] = feature_similarity(table.arrays["format"].astype(np.float64))
             costs = {kind: float(table.arrays[f"tokens/{kind}"].mean()) / row for kind in known}
             text = table.arrays[f"{weights}/text"].astype(np.float64)
-            found.append(Ground(task, weights, table.losses(weights), views, costs, text))
+            losses = table.losses(weights)
+            labels = table.arrays["labels"][: losses.shape[1]].astype(np.int64)
+            found.append(Ground(task, weights, losses, views, costs, text, labels))
     return found, missing
 
 
@@ -91,22 +113,24 @@ def searched(ground: Ground, strategy: Strategy, fraction: float, seeds: Sequenc
     found = []
     for seed in seeds:
         rng = np.random.default_rng([seed, 0])
-        losses = ground.losses[:, rng.permutation(ground.losses.shape[1])]
-        arena = Field(losses, fraction * losses.size, ground.views, ground.costs, ground.text)
+        order = rng.permutation(ground.losses.shape[1])
+        losses, labels = ground.losses[:, order], ground.labels[order]
+        arena = Field(losses, fraction * losses.size, ground.views, ground.costs, ground.text, labels)
         found.append((worth[strategy(arena, rng)] - worth.min()) / (worth.mean() - worth.min()))
     return np.array(found)
 
 
-def usable(ground: Ground) -> dict[str, Ours]:
+def usable(ground: Ground) -> dict[str, PlannedHalving | BySurrogate]:
     """Those of the grid whose views the table holds."""
-    return {name: ours for name, ours in GRID.items() if set(ours.views) <= set(ground.views)}
+    return {name: ours for name, ours in GRID.items() if set(getattr(ours, "views", ())) <= set(ground.views)}
 
 
 def compare(tables: Mapping[str, TaskTable], seeds: int = 50) -> dict[str, Any]:
     """Every search on every task; how ours is set up is chosen on the other tasks.
 
     Returns:
-        A JSON object; ``regret_ratio_at_25pct`` is ours over successive halving's regret, each averaged over tasks and weights.
+        A JSON object; ``regret_ratio_at_25pct`` is ours over successive halving's regret, each averaged over tasks and weights,
+        ``regret_ratio_to_planned_at_25pct`` ours over planned halving's with rows at random, which spends all it has.
     """
     found, missing = grounds(tables)
     if not found:
@@ -123,14 +147,16 @@ def compare(tables: Mapping[str, TaskTable], seeds: int = 50) -> dict[str, Any]:
     chosen = {}
     for ground in found:
         chosen[ground.name] = _chosen(ground, found, tried)
-        strategies = {**FIXED, "ours": GRID[chosen[ground.name]]}
+        fixed = {name: way for name, way in FIXED.items() if set(getattr(way, "views", ())) <= set(ground.views)}
+        strategies = {**fixed, "ours": GRID[chosen[ground.name]]}
         regrets[ground.name] = {
             name: {fraction: searched(ground, strategy, fraction, range(seeds)) for fraction in FRACTIONS}
             for name, strategy in strategies.items()
         }
         say(f"{ground.name}: ours is {chosen[ground.name]}")
     return {
-        **_ratio(regrets),
+        **_ratio(regrets, HALVING, "regret_ratio"),
+        **_ratio(regrets, PLANNED, "regret_ratio_to_planned"),
         "missing": missing,
         "sizes": {g.name: {"prompts": g.losses.shape[0], "rows": g.losses.shape[1]} for g in found},
         "ours": chosen,
@@ -144,6 +170,7 @@ def compare(tables: Mapping[str, TaskTable], seeds: int = 50) -> dict[str, Any]:
         "regret_mean": {
             strategy: {f"{f:g}": _told(np.mean([told[strategy][f] for told in regrets.values()], axis=0)) for f in FRACTIONS}
             for strategy in (*FIXED, "ours")
+            if all(strategy in told for told in regrets.values())
         },
         "what_predicts": predictors(tables, found),
         "seeds": seeds,
@@ -159,17 +186,22 @@ def _chosen(ground: Ground, everything: Sequence[Ground], tried: Mapping[str, Ma
     return DEFAULT if DEFAULT in names else names[0]
 
 
-def _ratio(regrets: Mapping[str, Mapping[str, Mapping[float, Floats]]]) -> dict[str, Any]:
-    """Ours over successive halving's at a quarter of the budget, with a bootstrap interval over seeds."""
-    ours = np.stack([told["ours"][TOLD] for told in regrets.values()]).mean(axis=0)
-    halving = np.stack([told["successive halving"][TOLD] for told in regrets.values()]).mean(axis=0)
-    if halving.mean() <= 0:
-        return {"regret_ratio_at_25pct": None, "regret_ratio_ci": None}
-    draws = np.random.default_rng(0).integers(0, len(ours), (_DRAWS, len(ours)))
-    above, below = ours[draws].mean(axis=1), halving[draws].mean(axis=1)
+def _ratio(regrets: Mapping[str, Mapping[str, Mapping[float, Floats]]], other: str, key: str) -> dict[str, Any]:
+    """Ours over another's regret at a quarter of the budget, with a bootstrap interval over seeds; and task by task."""
+    ours = np.stack([told["ours"][TOLD] for told in regrets.values()])
+    others = np.stack([told[other][TOLD] for told in regrets.values()])
+    each = {
+        name: round(float(a.mean() / b.mean()), 4) if b.mean() > 0 else None
+        for name, a, b in zip(regrets, ours, others, strict=True)
+    }
+    names = (f"{key}_at_25pct", f"{key}_ci", f"{key}_by_task")
+    if others.mean() <= 0:
+        return dict(zip(names, (None, None, each), strict=True))
+    draws = np.random.default_rng(0).integers(0, ours.shape[1], (_DRAWS, ours.shape[1]))
+    above, below = (table.mean(axis=0)[draws].mean(axis=1) for table in (ours, others))
     low, high = np.quantile(above / np.maximum(below, 1e-12), [0.025, 0.975])
-    ratio = float(ours.mean() / halving.mean())
-    return {"regret_ratio_at_25pct": round(ratio, 4), "regret_ratio_ci": [round(float(low), 4), round(float(high), 4)]}
+    ratio = round(float(ours.mean() / others.mean()), 4)
+    return dict(zip(names, (ratio, [round(float(low), 4), round(float(high), 4)], each), strict=True))
 
 
 def _told(values: Floats) -> list[float]:
@@ -243,7 +275,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure, axes = pyplot.subplots(lines, columns, figsize=(4.2 * columns, 3.2 * lines), squeeze=False, sharey=True)
-    marks = dict(zip((*FIXED, "ours"), ("x", "s", "o", "^", "D"), strict=True))
+    marks = dict(zip((*FIXED, "ours"), ("x", "s", "o", "^", "v", "P", "D"), strict=True))
     for axis, (name, told) in zip(axes.flat, panels.items(), strict=False):
         for strategy, by in told.items():
             shares = [float(f) for f in by]

@@ -1,9 +1,9 @@
 """The table that prompt searches are compared on: one safetensors file of numbers, with the prompts in its header.
 
 Of each task it holds ``[prompts, rows]`` log-losses and correctness under the base model and under an adapter, three embeddings
-of each prompt under both, and its format. Embeddings are centred and turned onto their own principal axes, which keeps every
-distance and angle and makes them as small as the number of prompts. Texts of the data sets are not in it: prompts stand without
-their demonstrations.
+of each prompt under both, its format, and the number of each row's label. Embeddings are centred and turned onto their own
+principal axes, which keeps every distance and angle and makes them as small as the number of prompts. Texts of the data sets
+are not in it: prompts stand without their demonstrations.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class TaskTable:
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def losses(self, weights: str) -> Floats:
-        """``[prompts, rows]`` calibrated log-losses in nats, in the racing order of the rows."""
+        """``[prompts, rows]`` calibrated log-losses in nats, the rows in random order."""
         return self.arrays[f"{weights}/losses"].astype(np.float64)
 
     def has(self, weights: str, *parts: str) -> bool:

@@ -29,6 +29,7 @@ class Field:
         views: similarities of the prompts, by name.
         costs: evaluations that a prompt's place in a view costs.
         text: ``[prompts, d]`` text embedding, for clustering.
+        labels: ``[rows]`` what is right for each row; nothing has to be asked to know that.
     """
 
     losses: Floats
@@ -36,11 +37,17 @@ class Field:
     views: Mapping[str, Floats] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
     text: Floats | None = None
+    labels: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         self.prompts, self.rows = self.losses.shape
         self.met = np.zeros(self.prompts, dtype=np.int64)
         self.left = self.budget
+
+    def in_order(self, order: NDArray[np.int64]) -> None:
+        """Let the prompts meet the rows in another order; before the first is asked."""
+        assert not self.met.any()
+        self.losses = self.losses[:, order]
 
     def ask(self, prompt: int, count: int) -> bool:
         """Let a prompt meet so many more rows, or as many as there are and the budget holds; False where none were."""
@@ -104,6 +111,80 @@ def successive_halving(arena: Field, rng: np.random.Generator, among: Sequence[i
     return arena.best(alive)
 
 
+@dataclass(frozen=True)
+class PlannedHalving:
+    """Halving whose rounds are planned such that the last prompts have met all rows when the budget ends.
+
+    Plain halving knows no end of the rows: its last rounds find none left, and what they cannot spend was missing before.
+
+    Attributes:
+        keep: share of the prompts that goes on after a round.
+        growth: cost of a round over that of the one before.
+        evenly: whether rows come with the labels evenly; else at random.
+    """
+
+    keep: float = 0.5
+    growth: float = 1.0
+    evenly: bool = True
+
+    def __call__(self, arena: Field, rng: np.random.Generator) -> int:
+        if self.evenly and arena.labels is not None:
+            arena.in_order(spread(arena.labels, rng))
+        alive = [int(i) for i in rng.permutation(arena.prompts)][: max(1, int(arena.budget))]
+        sizes = [len(alive)]
+        while sizes[-1] > 2:
+            sizes.append(min(sizes[-1] - 1, math.ceil(sizes[-1] * self.keep)))
+        met = 0
+        for number, size in enumerate(sizes):
+            last = number + 1 == len(sizes)
+            rows = arena.rows if last else self._rows(sizes[number:], met, arena.rows, arena.left)
+            # What is planned in whole rows leaves a few evaluations over, which the next rounds take up.
+            met = min(max(rows, 1, met), met + int(arena.left + 1e-9) // size)
+            for prompt in alive:
+                arena.ask(prompt, met - int(arena.met[prompt]))
+            alive = sorted(alive, key=arena.mean)[: 1 if last else sizes[number + 1]]
+        return arena.best(alive)
+
+    def _rows(self, sizes: Sequence[int], met: int, rows: int, budget: float) -> int:
+        """Up to which row the next round goes, where the rounds of so many prompts each are to spend the budget."""
+
+        def planned(first: float) -> tuple[float, int]:
+            cost, at = 0.0, float(met)
+            for number, size in enumerate(sizes):
+                more = min(first * self.growth**number / size, rows - at)
+                cost, at = cost + more * size, at + more
+            return cost, min(rows, met + int(first / sizes[0] + 1e-6))
+
+        low, high = 0.0, (budget + sizes[0] * rows) / min(1.0, self.growth) ** len(sizes)
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (middle, high) if planned(middle)[0] <= budget else (low, middle)
+        return planned(low)[1]
+
+
+def spread(kinds: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """A random order in which every kind comes evenly (systematic sampling: Cochran, Sampling Techniques, chapter 8).
+
+    Of ``m`` of ``n`` rows that are of a kind, the first ``k`` rows hold about ``k m / n``. Where no two rows are of one kind,
+    it is any order at random.
+
+    Args:
+        kinds: ``[rows]`` such as labels.
+        rng: draws the order within a kind, and how soon the first row of a kind comes.
+
+    Returns:
+        ``[rows]`` numbers of the rows, as they come.
+    """
+    shuffled = rng.permutation(len(kinds))
+    _, kind, count = np.unique(kinds[shuffled], return_inverse=True, return_counts=True)
+    side_by_side = np.argsort(kind, kind="stable")
+    rank = np.empty(len(kinds))
+    rank[side_by_side] = np.arange(len(kinds)) - (np.cumsum(count) - count)[kind[side_by_side]]
+    place = (rank + rng.random(len(count))[kind]) / count[kind]
+    result: NDArray[np.int64] = shuffled[np.argsort(place, kind="stable")]
+    return result
+
+
 def clustered_halving(arena: Field, rng: np.random.Generator) -> int:
     """Clusters of the text embedding are halved first, then the prompts of the best one (TRIPLE-CLST, arXiv 2402.09723)."""
     from sklearn.cluster import KMeans
@@ -130,7 +211,7 @@ def clustered_halving(arena: Field, rng: np.random.Generator) -> int:
 
 
 @dataclass(frozen=True)
-class Ours:
+class BySurrogate:
     """Rows go where the surrogate, by draws from its posterior, sees the best prompt; the best posterior mean wins.
 
     Attributes:

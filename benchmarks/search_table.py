@@ -72,6 +72,8 @@ class Maker:
         tune = TuneSettings(batch_size=8)
         self.lab = Lab(self.task, model, Journal(self.folder / "journal"), costs, self.folder, tune, 0, Quiet())
         self.proposals: list[Proposal] = []
+        # At random and no other way: whoever searches may put the rows in an order of its own.
+        self.dev = [self.task.dev[i] for i in np.random.default_rng([0, 1]).permutation(len(self.task.dev))]
         self.adapters = {"base": BASE}
 
     # Prompts ------------------------------------------------------------------------------------------------------
@@ -102,7 +104,7 @@ class Maker:
     def _scored(self, prompt: Prompt, adapter: str, block: int) -> NDArray[np.float64]:
         """Label scores of a block of dev rows; the score cache keeps them."""
         self._in_time()
-        rows = self.lab.dev[block * self.sizes["block"] : (block + 1) * self.sizes["block"]]
+        rows = self.dev[block * self.sizes["block"] : (block + 1) * self.sizes["block"]]
         found = self.model.score(prompt, [row.fields for row in rows], self.task.labels, adapter=adapter)
         if found.cached < len(rows):
             self._note(f"rows/{prompt.id}", found.tokens / len(rows))
@@ -213,6 +215,8 @@ class Maker:
         if "base/losses" not in arrays:
             return None
         prompts = [p.prompt for p in self.proposals]
+        numbers = {label: number for number, label in enumerate(self.task.labels)}
+        arrays["labels"] = np.array([numbers[row.output] for row in self.dev], dtype=np.int16)
         arrays["format"] = format_features(prompts).astype(np.float32)
         for path in sorted(self.folder.glob("short-*.json")):
             found = json.loads(path.read_text(encoding="utf-8"))
@@ -239,7 +243,7 @@ class Maker:
 
     def _judged(self, scores: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
         """Log-loss and correctness of each row after the bias that the inputs suggest."""
-        rows = self.lab.dev[: len(scores)]
+        rows = self.dev[: len(scores)]
         judged = LabelsGiven(scores).judge(rows, LabelsGiven(scores).calibrated(self.task), self.task)
         return judged.log_losses, judged.correct.astype(np.uint8)
 

@@ -16,7 +16,15 @@ import search
 import search_compare
 from search_compare import FRACTIONS, GRID, compare, grounds, searched
 from search_data import TaskTable, read_table, turned, write_table
-from search_strategies import Field, Ours, clustered_halving, random_search, successive_halving, uniform
+from search_strategies import (
+    BySurrogate,
+    Field,
+    PlannedHalving,
+    clustered_halving,
+    random_search,
+    successive_halving,
+    uniform,
+)
 
 SMALL = ["--prompts", "8", "--first", "5", "--train", "24", "--dev", "12", "--block", "6", "--steps", "3"]
 
@@ -39,6 +47,7 @@ def test_the_table_is_made_in_pieces_and_holds_no_row(tmp_path: Path, capsys: py
     table = read_table(tmp_path / "t.safetensors")["trec6"]
     assert table.losses("base").shape == (8, 12) and table.losses("tuned").shape == (8, 6)
     assert table.arrays["short/losses"].shape == (2, 6)
+    assert table.arrays["labels"].shape == (12,) and set(table.arrays["labels"]) <= set(range(6))
     assert np.isfinite(table.losses("base")).all() and (table.arrays["tokens/rows"] > 0).all()
     assert b" of all" not in made, "no text of a row is kept"
     capsys.readouterr()
@@ -60,6 +69,7 @@ def made_up(name: str, seed: int, prompts: int = 24, rows: int = 60) -> TaskTabl
         "base/shown": turned(np.zeros((prompts, 0))),
         "base/behaviour": turned(rng.standard_normal((prompts, 6))),
         "format": rng.standard_normal((prompts, 3)).astype(np.float32),
+        "labels": np.arange(rows) % 2,
         "tokens/rows": np.full(prompts, 25.0, dtype=np.float32),
         **{f"tokens/{kind}": np.full(prompts, 25.0, dtype=np.float32) for kind in ("text", "shown", "behaviour")},
     }
@@ -67,7 +77,7 @@ def made_up(name: str, seed: int, prompts: int = 24, rows: int = 60) -> TaskTabl
 
 
 def test_searches_are_compared_on_what_the_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = {name: GRID[name] for name in (search_compare.DEFAULT, "no view, Thompson sampling")}
+    few = {name: GRID[name] for name in (search_compare.DEFAULT, "surrogate on no view, Thompson sampling")}
     monkeypatch.setattr(search_compare, "GRID", few)
     write_table({name: made_up(name, seed) for seed, name in enumerate(("trec6", "snips"))}, tmp_path / "t.safetensors")
     told = compare(read_table(tmp_path / "t.safetensors"), seeds=3)
@@ -79,6 +89,7 @@ def test_searches_are_compared_on_what_the_file_holds(tmp_path: Path, monkeypatc
         assert told["regret_mean"][name]["1"][0] == 0.0, "who sees all rows of all knows the best"
     assert told["regret_mean"]["random search"]["0.05"][0] > told["regret_mean"]["random search"]["0.5"][0]
     assert isinstance(told["regret_ratio_at_25pct"], float)
+    assert set(told["regret_ratio_to_planned_by_task"]) == {"trec6, base", "snips, base"}
     # The text tells the worth, the behaviour does not; each with its interval.
     text, behaviour = (told["what_predicts"]["trec6, base"][name] for name in ("text", "behaviour"))
     assert text[0] > 0.5 > behaviour[0] and text[1] <= text[0] <= text[2]
@@ -94,10 +105,14 @@ def test_no_search_spends_more_than_it_has(fraction: float) -> None:
         uniform,
         successive_halving,
         clustered_halving,
-        Ours(views=("text",)),
-        Ours(views=(), bound=1.0),
+        PlannedHalving(),
+        PlannedHalving(1 / 3, 0.7, evenly=False),
+        PlannedHalving(0.7),
+        BySurrogate(views=("text",)),
+        BySurrogate(views=(), bound=1.0),
     ):
-        arena = Field(ground.losses, fraction * ground.losses.size, ground.views, ground.costs, ground.text)
+        budget = fraction * ground.losses.size
+        arena = Field(ground.losses, budget, ground.views, ground.costs, ground.text, ground.labels)
         chosen = strategy(arena, np.random.default_rng(0))
         embedded = 24.0 if strategy is clustered_halving or getattr(strategy, "views", ()) == ("text",) else 0.0
         least = ground.losses.shape[1] if strategy is random_search else 0
@@ -105,6 +120,27 @@ def test_no_search_spends_more_than_it_has(fraction: float) -> None:
         assert arena.met.sum() >= 0.35 * (arena.budget - embedded)
         assert arena.met[chosen] > 0
         assert (arena.met <= arena.rows).all()
+
+
+def test_planned_halving_spends_what_it_has_and_ends_on_all_rows() -> None:
+    (ground,), _ = grounds({"trec6": made_up("trec6", 3, prompts=32, rows=200)})
+    plain, planned = (Field(ground.losses, 0.25 * ground.losses.size, labels=ground.labels) for _ in range(2))
+    successive_halving(plain, np.random.default_rng(0))
+    chosen = PlannedHalving()(planned, np.random.default_rng(0))
+    assert planned.met[chosen] == 200 and planned.left <= 2
+    assert plain.left > 0.05 * plain.budget, "plain halving runs out of rows"
+    assert sorted(planned.met)[:16] == [planned.met.min()] * 16, "half of them go after the first round"
+
+
+def test_labels_that_come_evenly_find_the_best_where_prompts_differ_by_label() -> None:
+    rng = np.random.default_rng(5)
+    labels = (rng.random(100) < 0.2).astype(np.int64)
+    # What a prompt gains on the one label it loses on the other, but for a little.
+    swing = np.outer(rng.normal(0, 1, 32), [0.2, -0.8]) + rng.normal(0, 0.1, (32, 1))
+    losses = 3 + swing[:, labels] + 0.1 * rng.standard_normal((32, 100))
+    ground = search_compare.Ground("made up", "base", losses, {}, {}, np.zeros((32, 1)), labels)
+    evenly, at_random = (searched(ground, PlannedHalving(evenly=way), 0.15, range(40)).mean() for way in (True, False))
+    assert evenly < 0.5 * at_random
 
 
 def test_a_search_that_is_told_the_truth_has_no_regret() -> None:
