@@ -219,6 +219,18 @@ def test_steps_that_no_look_at_them_is_left_for_are_still_taken(tmp_path: Path) 
     assert decider.decide(search, 0).steps == 0
 
 
+def test_two_prompts_are_tuned_where_rows_could_not_be_met_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = lab_in(tmp_path, "10000s")
+    seed = track_of(seed_prompt(lab.task), (4, 0.5, 1.0))
+    decider = decider_of(lab, PLAN)
+    end, check = decider.end.cost(seed.prompt, seed.prompt, new=True), decider.ahead.check(seed.prompt)
+    # Three short runs of a fifth, and two whole ones that meet the rows twice, in 20 steps each time.
+    needed = end + 6 * check + 2 * 20 * (3 * 0.2 + 2 * 0.8) * decider.ahead.step(seed)
+    for spare, entrants in ((5, 3), (-5, 2)):
+        monkeypatch.setattr(lab, "left", lambda spare=spare: needed + spare)
+        assert decider.entrants(seed) == entrants
+
+
 def test_where_only_other_prompts_can_help_they_race_for_less_rather_than_not_at_all(tmp_path: Path) -> None:
     lab = lab_in(tmp_path)
     seed, long, _ = prompts_of(lab)

@@ -41,7 +41,7 @@ def plan(left: float, sizes: Sizes = TREC, **changes: Any) -> Plan:
 
 def test_where_rows_cannot_be_met_twice_less_is_raced_and_fewer_prompts_are_tuned() -> None:
     short, long = plan(400.0), plan(2000.0)
-    assert short.entrants == 3 and long.entrants == 6
+    assert short.entrants == 2 and long.entrants == 6
     assert short.pool * short.race_rows < long.pool * long.race_rows
     # 400 s at these speeds: most of what the end leaves goes into steps.
     assert short.target_steps * 2.2 * 225 / 150 > 0.75 * (400 - short.reserve)

@@ -11,7 +11,7 @@ from cotune.cycle.ahead import StepCosts
 from cotune.cycle.ending import EndCosts
 from cotune.cycle.guide import Guide
 from cotune.cycle.lab import Lab
-from cotune.cycle.plan import FINAL, Plan
+from cotune.cycle.plan import FINAL, SHORT, Plan
 from cotune.cycle.search import Search
 from cotune.cycle.surrogate import Forecaster
 from cotune.cycle.track import Track, advance, decay_steps
@@ -23,6 +23,8 @@ _RACE_SHARE = 0.2
 """Of the budget that is left: what a race of bred prompts may cost before the search has shown what it is worth."""
 _LEAST_RACE = 32
 """Dev rows below which a race says nothing."""
+_EPOCHS = 2
+"""Times that the winner should meet its rows before more than two prompts are tuned."""
 SPENT = "the budget is spent, but for the end"
 
 
@@ -170,8 +172,28 @@ class Decider:
 
         return [prompt for prompt in challengers if cost(prompt) <= left]
 
+    def time_steps(self, seed: Track) -> None:
+        """Train the seed prompt's first steps, to know how fast that is: the plan was made on a guess."""
+        steps, costs = 4, self.lab.costs
+        if costs.budget.kind == "tokens":
+            return
+        while steps < self.plan.short_steps and not costs.training_measured and not seed.failed:
+            advance(self.lab, seed, steps, cycle=1, check=False)
+            steps *= 2
+
+    def entrants(self, seed: Track) -> int:
+        """Prompts that are tuned, the seed prompt's among them: as many as planned, or two where the winner could not meet its
+        rows twice. There a prompt more costs the winner steps, and steps are what tuning gains from at first."""
+        most = max(2, self.plan.entrants)
+        if self.lab.costs.budget.kind == "tokens":
+            return most
+        spare = self.lab.left() - self.end.cost(seed.prompt, seed.prompt, new=True)
+        spare -= (most + 3) * self.ahead.check(seed.prompt)
+        whole = (most * SHORT + 2 * (1 - SHORT)) * self.ahead.step(seed)
+        return most if not whole or spare / whole >= _EPOCHS * seed.run.steps_per_epoch else 2
+
     def pace(self, tracks: Sequence[Track]) -> None:
-        """Make the plan's short runs no longer than what the first steps' speed allows: it was made on a guess of that speed.
+        """Make the plan's short runs no longer than what the first steps' speed allows.
 
         Args:
             tracks: that are tuned, the seed prompt's first.
@@ -179,16 +201,13 @@ class Decider:
         lab, plan, seed = self.lab, self.plan, tracks[0]
         if lab.costs.budget.kind == "tokens":
             return
-        steps = 4
-        while steps < plan.short_steps and not lab.costs.training_measured and not seed.failed:
-            advance(lab, seed, steps, cycle=1, check=False)
-            steps *= 2
         checks = (len(tracks) + 3) * self.ahead.check(seed.prompt)
         spare = lab.left() - max(self.end.cost(seed.prompt, track.prompt, new=True) for track in tracks) - checks
-        # A short run is a fifth of a whole one; the winner and the seed prompt go on for the other four.
-        whole = (sum(map(self.ahead.step, tracks)) + 8 * max(map(self.ahead.step, tracks))) or 1.0
+        # The winner and the seed prompt go on for what a short run lacks of a whole one.
+        steps = list(map(self.ahead.step, tracks))
+        whole = (sum(steps) + 2 * (1 / SHORT - 1) * max(steps)) or 1.0
         short = max(3, seed.steps, min(plan.short_steps, int(spare / whole)))
-        self.plan = replace(plan, short_steps=short, target_steps=min(plan.target_steps, 5 * short))
+        self.plan = replace(plan, short_steps=short, target_steps=min(plan.target_steps, round(short / SHORT)))
 
     def race_cost(self, prompt: Prompt, rows: int) -> float:
         """Cost of a race of bred prompts, about as long as this one, and of what guides their breeding."""

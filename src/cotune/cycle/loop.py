@@ -115,12 +115,15 @@ class Loop:
         ranking = [by_id[i].prompt for i in race.ranking if i not in (seed.id, previous.prompt.id if previous else "")]
         bare = bare_prompt(lab.task)
         ranking = self._affordable(ranking)
-        always = [seed, *([bare] if plan.entrants >= 3 and bare.id in by_id and not previous else []), *self.own[1:]]
-        count = max(2, plan.entrants) - (previous is not None and previous.prompt.id != seed.id)
-        entrants = choose_entrants(lab, ranking, always, count, cycle=1)
         # The seed prompt is tuned afresh, to show what that gives; all others go on from what an earlier run learnt.
         ground = previous.candidate.adapter if previous else BASE
-        tracks = [open_track(lab, prompt, BASE if prompt.id == seed.id else ground) for prompt in entrants]
+        first = open_track(lab, seed, BASE)
+        self.decider.time_steps(first)
+        most = self.decider.entrants(first)
+        always = [seed, *([bare] if most >= 3 and bare.id in by_id and not previous else []), *self.own[1:]]
+        count = most - (previous is not None and previous.prompt.id != seed.id)
+        entrants = choose_entrants(lab, ranking, always, count, cycle=1)
+        tracks = [first, *(open_track(lab, prompt, ground) for prompt in entrants if prompt.id != seed.id)]
         if previous:
             mine = [t for t in tracks if (t.prompt.id, t.start) == (previous.prompt.id, ground)]
             tracks += [] if mine else [open_track(lab, previous.prompt, ground)]

@@ -12,6 +12,8 @@ from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
 
 FINAL = 3
 """Prompts that see all rows of a race."""
+SHORT = 0.2
+"""Length of an entrant's short run, as a share of the winner's whole one."""
 _HALF = 0.5
 """Of what is left of the budget when it is planned, that training should get where answers are written."""
 _LEAST_TEST = 30
@@ -141,7 +143,7 @@ def make_plan(
             break
     target = max(6, min(target, limit))
     steady = target - decay_steps(int(target * (1 - decay)), decay)
-    short = max(3, min(round(0.2 * target), steady))
+    short = max(3, min(round(SHORT * target), steady))
     plan = Plan(pool, race_rows, entrants, short, target, reserve)
     # More steps than max_epochs allows for are none that anything else took away.
     lacking = (_HALF - trained) * left if sizes.late and target < limit else 0.0
@@ -175,12 +177,13 @@ def _fit_race(max_pool: int, dev: int, affordable: float) -> tuple[int, int]:
 def _fit_tuning(max_entrants: int, rest: float, step: float, check: float, wanted: int) -> tuple[int, int]:
     """Entrants, and steps of the whole run: entrants' short runs at a fifth each, then the winner and the seed to the end.
 
-    Entrants are given up, down to three, where ``wanted`` steps do not fit. A check on dev comes after each stretch.
+    Entrants are given up, down to the seed prompt and one more, where ``wanted`` steps do not fit. A check on dev comes after
+    each stretch.
     """
     entrants = max_entrants
     while True:
-        target = int((rest - (entrants + 3) * check) / ((0.2 * entrants + 2 * 0.8) * step))
-        if target >= wanted or entrants <= 3:
+        target = int((rest - (entrants + 3) * check) / ((SHORT * entrants + 2 * (1 - SHORT)) * step))
+        if target >= wanted or entrants <= 2:
             return entrants, target
         entrants -= 1
 
