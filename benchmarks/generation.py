@@ -42,6 +42,8 @@ from cotune.model.naive import use_plain_attention
 from cotune.model.probe import probe
 from cotune.model.token_grammar import TokenGrammar
 from cotune.prompt.render import shared_prefix
+from cotune.task.json_value import json_text
+from cotune.task.output import Output
 from measure import best_of, interleaved, machine_facts, say, summary
 from workloads import scoring_work
 
@@ -200,21 +202,20 @@ def mask_time(local: LocalModel, work: Work) -> tuple[float, dict[str, Any]]:
     values = [json.loads(text) for text in work.gold]
     slots = sorted({name for value in values for name in value["slots"]})
     named = {name: {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]} for name in slots}
-    grammar = Grammar.json(
-        {
-            "type": "object",
-            "properties": {
-                "intent": {"enum": sorted({value["intent"] for value in values})},
-                "slots": {"type": "object", "properties": named},
-            },
-            "required": ["intent", "slots"],
-        }
-    )
-    held = TokenGrammar(grammar, local.token_table, lead="", limit=1000)
+    schema = {
+        "type": "object",
+        "properties": {
+            "intent": {"enum": sorted({value["intent"] for value in values})},
+            "slots": {"type": "object", "properties": named},
+        },
+        "required": ["intent", "slots"],
+    }
+    output = Output("json", schema_text=json_text(schema))
+    held = TokenGrammar(Grammar.json(schema), local.token_table, lead="", limit=1000)
     seconds = []
-    for value in values:
+    for text in work.gold:
         walk = held.start()
-        for token in local.token_table.encode(grammar.canonical(value).encode()) or ():
+        for token in local.token_table.encode(output.canonical(text).encode()) or ():
             start = time.perf_counter()
             walk.allowed(local.stop_ids)
             term = walk.after(token)
