@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
-import os
 import signal
 import socket
-import threading
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,23 +64,13 @@ NASTY = "spam\n2026 ERROR all is lost\x1b[2J\u202egnp\x9b"
 
 def test_a_task_s_name_cannot_write_to_the_terminal(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = bench.save(tmp_path / "best", task_name=NASTY)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-
-    def end() -> None:
-        while True:
-            with contextlib.suppress(OSError), contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as asking:
-                asking.request("GET", "/health")
-                asking.getresponse().read()
-                return os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.1)
-
-    ending = threading.Thread(target=end, daemon=True)
-    ending.start()
-    with pytest.raises(SystemExit, match="0"):
-        main(["serve", str(folder), "--port", str(port), "--dtype", "float32"])
-    ending.join()
-    line = capsys.readouterr().out
+    arguments = ["serve", str(folder), "--port", "0", "--dtype", "float32"]
+    with subprocess.Popen([sys.executable, "-m", "cotune.cli", *arguments], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        server.send_signal(signal.SIGTERM)
+        line += server.stdout.read()
+    assert server.returncode == 0
     assert line.startswith("Serving spam 2026 ERROR all is lost\\x1b[2J\\u202egnp\\x9b@") and "  (API: " in line
     assert line.count("\n") == 1
     refused = refusal(capsys, folder, folder, "--port", 0, "--dtype", "float32")

@@ -90,7 +90,7 @@ class Noise:
         best = np.sort(judged, axis=1)[:, -2:]
         margin = best[:, 1] - best[:, 0]
         # Where nothing moves, even a tie is answered alike every time: by the labels' order.
-        likely: Floats = special.ndtr(-margin / self.spread) if self.spread > 0 else np.zeros(len(margin))
+        likely: Floats = np.asarray(special.ndtr(-margin / self.spread)) if self.spread > 0 else np.zeros(len(margin))
         seen, mean = self.flipped / self.n, float(likely.mean())
         if mean >= seen:
             return likely
