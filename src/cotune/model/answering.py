@@ -109,7 +109,4 @@ def _packed_losses(
         [np.arange(end - count + 1, end + 1) for end, count in zip(plan.last.tolist(), counts, strict=True)]
     )
     states, _ = runner.hidden(plan, prefix, read=torch.from_numpy(places).to(runner.device))
-    targets = torch.tensor([token for row in rows for token in row.completions[0]], device=states.device)
-    found = runner.log_probs(states, torch.arange(len(places), device=states.device), targets).cpu().double().numpy()
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    return -np.add.reduceat(found, starts), len(plan.ids)
+    return runner.answer_losses(states, [row.completions[0] for row in rows]), len(plan.ids)

@@ -133,19 +133,11 @@ class Decoder:
         for layer, (keys, values) in collected.items():
             self._own.write(layer, slots, places, keys[chosen], values[chosen])
         if self._gold:
-            self._read_gold(hidden[len(rows) :], rows)
+            # Of each row the states of its prompt's end and of its right answer's tokens, the last one aside.
+            self.losses[rows] = self._runner.answer_losses(hidden[len(rows) :], [self._gold[row] for row in rows])
         self.entering_s += time.perf_counter() - started
         self._live += rows
         self._choose(hidden[: len(rows)], rows, tokens)
-
-    def _read_gold(self, states: Tensor, rows: Sequence[int]) -> None:
-        """Losses from the states of each row's prompt's end and of its right answer's tokens, the last one aside."""
-        assert self._gold is not None
-        targets = [self._gold[row] for row in rows]
-        wanted = torch.tensor([token for ids in targets for token in ids], device=states.device)
-        found = self._runner.log_probs(states, torch.arange(len(wanted), device=states.device), wanted).cpu().double().numpy()
-        starts = np.concatenate([[0], np.cumsum([len(ids) for ids in targets])[:-1]])
-        self.losses[list(rows)] = -np.add.reduceat(found, starts)
 
     def _step(self) -> None:
         due = [self._answers[row].due() for row in self._live]

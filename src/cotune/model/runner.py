@@ -8,7 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cotune.model.attention import (
@@ -149,6 +151,19 @@ class PackedRunner:
             here = places[rows] - start
             pieces.append(self._log_softmax(hidden[start : start + _LOGIT_ROWS])[here, tokens[rows]])
         return torch.cat(pieces)
+
+    def answer_losses(self, hidden: Tensor, answers: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        """``[rows]`` summed negative log-likelihoods of answers.
+
+        Args:
+            hidden: ``[tokens, width]`` the state before each token of each row's answer, one row after the other.
+            answers: token ids of each row's answer, at least one.
+        """
+        tokens = torch.tensor([token for ids in answers for token in ids], device=hidden.device)
+        found = self.log_probs(hidden, torch.arange(len(tokens), device=hidden.device), tokens).cpu().double().numpy()
+        starts = np.concatenate([[0], np.cumsum([len(ids) for ids in answers])[:-1]])
+        losses: NDArray[np.float64] = -np.add.reduceat(found, starts)
+        return losses
 
     def _log_softmax(self, hidden: Tensor) -> Tensor:
         if self._softcap is None and self._scale == 1:
