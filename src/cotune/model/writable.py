@@ -10,7 +10,7 @@ from typing import Any
 from cotune.model.json_schema import DIGITS, decimals_of
 from cotune.model.json_terms import DECIMALS
 from cotune.model.writing import grammar_of
-from cotune.task.json_value import json_text, parse_json
+from cotune.task.json_value import json_text, parse_json, single_values
 from cotune.task.output import Output
 from cotune.task.schema import Validator
 
@@ -62,7 +62,7 @@ class Writable:
         if not self._check(value):
             return _cut(self._check.problem(value), 160)
         unusual = ""
-        for path, leaf in _leaves(value):
+        for path, leaf in single_values(value):
             place = f"{path}: " if path else ""
             if isinstance(leaf, str):
                 if found := _CONTROL.search(leaf):
@@ -100,18 +100,6 @@ def _decimals(schema: Any) -> Iterator[int]:
     elif isinstance(schema, list):
         for inner in schema:
             yield from _decimals(inner)
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Single values with their paths, as :func:`cotune.task.json_value.leaves` writes them, but as they are."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _leaves(inner, f"{path}.{name}" if path else str(name))
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _leaves(inner, f"{path}[]")
-    else:
-        yield path, value
 
 
 def _cut(text: str, length: int = 60) -> str:

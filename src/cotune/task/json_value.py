@@ -86,19 +86,28 @@ def _plain_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def leaves(value: Any, path: str = "") -> Iterator[Leaf]:
+def single_values(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every single value of a JSON value with its path; items of a list share the path ``name[]``.
 
-    White space around and within texts does not count, nor does ``1.0`` differ from ``1``. Empty objects and lists have none.
+    Empty objects and lists have none.
     """
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from leaves(inner, f"{path}.{name}" if path else str(name))
+            yield from single_values(inner, f"{path}.{name}" if path else str(name))
     elif isinstance(value, list):
         for inner in value:
-            yield from leaves(inner, f"{path}[]")
+            yield from single_values(inner, f"{path}[]")
     else:
-        yield path, _leaf_text(value)
+        yield path, value
+
+
+def leaves(value: Any) -> Iterator[Leaf]:
+    """The :func:`single_values` as JSON texts.
+
+    White space around and within texts does not count, nor does ``1.0`` differ from ``1``.
+    """
+    for path, single in single_values(value):
+        yield path, _leaf_text(single)
 
 
 def leaf_counts(value: Any) -> Counter[Leaf]:
