@@ -11,7 +11,7 @@ from cotune.cycle.ahead import StepCosts
 from cotune.cycle.ending import EndCosts
 from cotune.cycle.guide import Guide
 from cotune.cycle.lab import Lab
-from cotune.cycle.plan import FINAL, SHORT, Plan
+from cotune.cycle.plan import EPOCHS, FINAL, SHORT, Plan, whole_runs
 from cotune.cycle.search import Search
 from cotune.cycle.surrogate import Forecaster
 from cotune.cycle.track import Track, advance, decay_steps
@@ -23,8 +23,6 @@ _RACE_SHARE = 0.2
 """Of the budget that is left: what a race of bred prompts may cost before the search has shown what it is worth."""
 _LEAST_RACE = 32
 """Dev rows below which a race says nothing."""
-_EPOCHS = 2
-"""Times that the winner should meet its rows before more than two prompts are tuned."""
 SPENT = "the budget is spent, but for the end"
 
 
@@ -189,8 +187,8 @@ class Decider:
             return most
         spare = self.lab.left() - self.end.cost(seed.prompt, seed.prompt, new=True)
         spare -= (most + 3) * self.ahead.check(seed.prompt)
-        whole = (most * SHORT + 2 * (1 - SHORT)) * self.ahead.step(seed)
-        return most if not whole or spare / whole >= _EPOCHS * seed.run.steps_per_epoch else 2
+        whole = whole_runs(most) * self.ahead.step(seed)
+        return most if not whole or spare / whole >= EPOCHS * seed.run.steps_per_epoch else 2
 
     def pace(self, tracks: Sequence[Track]) -> None:
         """Make the plan's short runs no longer than what the first steps' speed allows.

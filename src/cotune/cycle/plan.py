@@ -14,6 +14,8 @@ FINAL = 3
 """Prompts that see all rows of a race."""
 SHORT = 0.2
 """Length of an entrant's short run, as a share of the winner's whole one."""
+EPOCHS = 2
+"""Times that the winner should meet its rows before more prompts are raced or tuned."""
 _HALF = 0.5
 """Of what is left of the budget when it is planned, that training should get where answers are written."""
 _LEAST_TEST = 30
@@ -133,7 +135,7 @@ def make_plan(
     limit = max(8, max_epochs * sizes.steps_per_epoch)
     # What prompts are worth before tuning says little about after, so the first race is kept short; where the rows cannot be
     # met twice even so, it is kept shorter and fewer prompts are tuned, since steps are what tuning gains from at first.
-    wanted = min(limit, max(40, 2 * sizes.steps_per_epoch))
+    wanted = min(limit, max(40, EPOCHS * sizes.steps_per_epoch))
     for share in _RACE_SHARES:
         pool, race_rows = _fit_race(max_pool, sizes.dev, share * usable / row)
         rest = usable - _race_cost(pool, race_rows) * row
@@ -182,10 +184,15 @@ def _fit_tuning(max_entrants: int, rest: float, step: float, check: float, wante
     """
     entrants = max_entrants
     while True:
-        target = int((rest - (entrants + 3) * check) / ((SHORT * entrants + 2 * (1 - SHORT)) * step))
+        target = int((rest - (entrants + 3) * check) / (whole_runs(entrants) * step))
         if target >= wanted or entrants <= 2:
             return entrants, target
         entrants -= 1
+
+
+def whole_runs(entrants: int) -> float:
+    """How many whole runs' steps tuning takes: entrants' short ones, then the winner and the seed prompt go on to the end."""
+    return SHORT * entrants + 2 * (1 - SHORT)
 
 
 def _race_cost(pool: int, rows: int) -> int:
