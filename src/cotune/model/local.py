@@ -78,7 +78,7 @@ class LocalModel:
         self.tokenizer = tokenizer
         self.fingerprint = fingerprint
         self.cache = cache
-        self.renderer = Renderer(tokenizer, max_tokens=_longest_prompt(model, self.settings.max_tokens))
+        self.renderer = Renderer(tokenizer, max_tokens=self._longest_prompt())
         self.runner = PackedRunner(model)
         make_lean(model)
         self.adapters = AdapterSlot(model)
@@ -102,12 +102,8 @@ class LocalModel:
     ) -> LocalModel:
         """Load a checked model folder (see :func:`cotune.model.resolve_model`).
 
-        Args:
-            folder: the model's files.
-            settings: how to run.
-            cache: where scores are kept; None keeps none.
-            name: how the user named the model.
-            light: whether nothing will be trained, so that transformers need not be imported where its model is not needed.
+        ``light`` says that nothing will be trained, so that transformers need not be imported where its model is not needed;
+        the other arguments are those of the class.
 
         Raises:
             InputError: the files cannot be loaded.
@@ -220,7 +216,7 @@ class LocalModel:
         """The same loaded model for prompts of another greatest length; weights, adapters and kept prefixes are shared."""
         other = copy.copy(self)
         other.settings = replace(self.settings, max_tokens=max_tokens)
-        other.renderer = Renderer(self.tokenizer, max_tokens=_longest_prompt(self.model, max_tokens))
+        other.renderer = Renderer(self.tokenizer, max_tokens=other._longest_prompt())
         other.renderer.chooser = self.renderer.chooser
         return other
 
@@ -331,6 +327,10 @@ class LocalModel:
         limit: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return limit
 
+    def _longest_prompt(self) -> int:
+        wanted = self.settings.max_tokens
+        return min(wanted, (self.longest_sequence or wanted) - 32)
+
     def kept_prefix(self, adapter: str, shared: tuple[int, ...], least: int = 0) -> tuple[int, ...]:
         """How much of what rows share is taken as their prefix: the longest that is kept and has ``least`` tokens, else all."""
         return self._prefixes.longest_kept(adapter, shared, least)
@@ -392,11 +392,6 @@ class LocalModel:
         rows = self.model.get_input_embeddings().weight[torch.from_numpy(tokens).to(self.model.device)]
         found: NDArray[np.float32] = rows.detach().float().cpu().numpy()
         return found
-
-
-def _longest_prompt(model: Any, wanted: int) -> int:
-    limit: int = getattr(model.config.get_text_config(), "max_position_embeddings", None) or wanted
-    return min(wanted, limit - 32)
 
 
 def _as_model(model: LocalModel) -> Model:
