@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,6 +26,16 @@ def losses(rule: Decision, scores: Floats, gold: Floats) -> float:
     return float(-rule.log_probs(scores)[np.arange(len(gold)), gold.astype(int)].mean())
 
 
+def fits(
+    rows: int, labels: int, further: int, sureness: float, tilt: float
+) -> Iterator[tuple[Decision, Floats, Floats, Floats]]:
+    """Rules fitted to a few rows, further rows with their labels, and the model's own bias, a dozen times."""
+    rng = np.random.default_rng(rows + labels)
+    for _ in range(12):
+        scores, gold, wrong = drawn(rng, rows + further, labels, sureness, tilt)
+        yield fit_bias(scores[:rows], np.full(labels, 1 / labels)), scores[rows:], gold[rows:], wrong
+
+
 def test_many_unsure_rows_show_a_models_own_bias() -> None:
     rng = np.random.default_rng(0)
     scores, _, wrong = drawn(rng, 6000, 5, sureness=1.5, tilt=2.0)
@@ -33,12 +45,8 @@ def test_many_unsure_rows_show_a_models_own_bias() -> None:
 
 @pytest.mark.parametrize(("rows", "labels", "sureness"), [(150, 77, 4.0), (300, 77, 4.0), (64, 20, 4.0), (60, 6, 3.0)])
 def test_a_sure_model_without_a_bias_is_left_nearly_as_it_was(rows: int, labels: int, sureness: float) -> None:
-    rng = np.random.default_rng(rows + labels)
     lost, told = [], []
-    for _ in range(12):
-        scores, gold, _ = drawn(rng, rows + 2000, labels, sureness, tilt=0.0)
-        rule = fit_bias(scores[:rows], np.full(labels, 1 / labels))
-        rest, truth = scores[rows:], gold[rows:]
+    for rule, rest, truth, _ in fits(rows, labels, 2000, sureness, tilt=0.0):
         told.append((rule.predict(rest) == truth).mean() - (RAW.predict(rest) == truth).mean())
         lost.append(losses(rule, rest, truth) - losses(RAW, rest, truth))
     assert np.mean(told) > -0.012
@@ -47,12 +55,8 @@ def test_a_sure_model_without_a_bias_is_left_nearly_as_it_was(rows: int, labels:
 
 @pytest.mark.parametrize(("rows", "labels", "sureness"), [(64, 6, 1.0), (300, 77, 2.0), (64, 77, 2.0)])
 def test_a_strong_bias_of_an_unsure_model_is_mostly_taken_off(rows: int, labels: int, sureness: float) -> None:
-    rng = np.random.default_rng(rows + labels)
     gained, possible = [], []
-    for _ in range(12):
-        scores, gold, wrong = drawn(rng, rows + 1000, labels, sureness, tilt=4.0)
-        rule = fit_bias(scores[:rows], np.full(labels, 1 / labels))
-        rest, truth = scores[rows:], gold[rows:]
+    for rule, rest, truth, wrong in fits(rows, labels, 1000, sureness, tilt=4.0):
         before = losses(RAW, rest, truth)
         gained.append(before - losses(rule, rest, truth))
         possible.append(before - losses(Decision("bias", tuple(-wrong)), rest, truth))

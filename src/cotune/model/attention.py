@@ -232,7 +232,7 @@ class _SharedPrefix(torch.autograd.Function):
         lse = _unpad_queries(plan, lse_padded.unsqueeze(-1), group)
         if prefix_k is not None and prefix_v is not None:
             # Each head by itself, with keys of its own: the kernel takes queries and gives results as they lie, token by
-            # token. One long query for each key-value head saves the few keys' copies and took more than twice as long.
+            # token. One long query for each key-value head would save copies of the few keys and need two of all queries.
             own_k, own_v = (x.transpose(0, 1).repeat_interleave(group, 0)[None] for x in (prefix_k, prefix_v))
             head_out, head_lse = attend(q.transpose(0, 1)[None], own_k, own_v, scale)
             out_prefix, lse_prefix = head_out[0].transpose(0, 1), head_lse[0].transpose(0, 1).unsqueeze(-1)
