@@ -31,6 +31,18 @@ def test_merged_weights_answer_as_the_bundle_does(bench: Bench, tmp_path: Path) 
     assert np.abs(answers(bench.model, bundle) - wanted).max() > 0.1, "an adapter that changes nothing proves nothing"
 
 
+def test_an_export_shows_no_bars_of_transformers(bench: Bench, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from transformers.utils import logging
+
+    bundle = bench.save(tmp_path / "bundle")
+    export_bundle(bundle, tmp_path / "once", "merged")
+    # A process that knows the model by now loads it without transformers.
+    logging.enable_progress_bar()
+    export_bundle(bundle, tmp_path / "twice", "merged")
+    told = capfd.readouterr().err
+    assert "Loading weights" not in told and "shards" not in told
+
+
 def test_a_peft_export_runs_with_transformers_and_peft_alone(bench: Bench, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -29,8 +29,10 @@ def merge(source: Path, adapter: Path | None, target: Path) -> str:
     from transformers import AutoModelForCausalLM
 
     from cotune.model.adapters import read_settings
+    from cotune.model.loading import quiet_transformers
     from cotune.model.trained_prefix import WEIGHTS
 
+    quiet_transformers()
     stored = AutoModelForCausalLM.from_pretrained(source, dtype="auto", local_files_only=True, use_safetensors=True)
     dtype = stored.dtype
     model: PreTrainedModel = stored.float()

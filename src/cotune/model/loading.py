@@ -147,11 +147,16 @@ def _memory_of(fingerprint: str, settings: EngineSettings) -> Path:
     return cache_folder("loaded") / f"{content_hash(key, 40)}.json"
 
 
-def _whole(folder: Path, dtype: torch.dtype, *, straight: bool) -> tuple[Any, Any]:
+def quiet_transformers() -> None:
+    """Neither bars nor warnings of transformers' own from now on."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def _whole(folder: Path, dtype: torch.dtype, *, straight: bool) -> tuple[Any, Any]:
+    quiet_transformers()
     return load_tokenizer(folder), _straight(folder, dtype) if straight else _converted(folder, dtype)
 
 
