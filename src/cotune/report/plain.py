@@ -49,6 +49,11 @@ def number(value: object) -> float | None:
     return found if math.isfinite(found) else None
 
 
+def p_value(p: float) -> str:
+    """``p = 0.031``, or ``p < 0.001``."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
 def fields(value: object) -> Mapping[str, Any]:
     """A JSON object, or an empty one for whatever else stands there."""
     return value if isinstance(value, Mapping) else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cotune.report.plain import fields, harmless, items, number, signed
+from cotune.report.plain import fields, harmless, items, number, p_value, signed
 
 PART_NAMES = {"all": "all rows", "old_labels": "rows of the old labels", "new_labels": "rows of the new labels"}
 """Parts of the test on which old and new bundle are compared, and what they are called before people."""
@@ -39,5 +39,5 @@ def difference(part: Mapping[str, Any]) -> str:
     value, p = number(part.get("value")) or 0.0, number(part.get("p_holm"))
     ends = [number(end) for end in items(part.get("ci"))]
     shown = " to ".join("unknown" if end is None else signed(100 * end) for end in ends)
-    told = "" if p is None else ", p < 0.001" if p < 0.001 else f", p = {p:.3f}"
+    told = "" if p is None else f", {p_value(p)}"
     return f"{signed(100 * value)} points (95% interval {shown}{told})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cotune.report.plain import counted, one_line, signed
+from cotune.report.plain import counted, one_line, p_value, signed
 
 if TYPE_CHECKING:
     from cotune.cycle.tryout import Comparison, Tryout
@@ -44,7 +44,7 @@ def comparison_text(comparison: Comparison, rows: int) -> str:
     lines = [
         f"{comparison.weights} weights: yours {comparison.mine:.3f}, winner {comparison.winner:.3f}, "
         f"difference {signed(points)} points (95% interval {signed(100 * comparison.low)} to {signed(100 * comparison.high)}, "
-        f"p = {comparison.p:.3f}): {verdict}",
+        f"{p_value(comparison.p)}): {verdict}",
     ]
     if comparison.log_loss_difference is not None:
         lines.append(f"  log-loss {signed(comparison.log_loss_difference, 3)} nats a row (below 0 is better)")
