@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from baselines import one_pass_scores, per_label_scores, sorted_pairs, sorted_rows
 from cotune.model.adapters import BASE
 from cotune.model.local import LocalModel
+from cotune.model.packed import merged_starts
 from cotune.model.scoring import Batch, cut_batches, score_batch
 from cotune.prompt.render import RenderedRow
 from measure import Gemm, best_of, interleaved, say, scoring_flops, summary
@@ -189,9 +190,9 @@ def one_batch_share(
         with torch.inference_mode():
             score_batch(local.runner, state, batch)
 
-    positions = len(batch.places) * (1 + len(batch.trie.tree.tokens))
-    facts = {"prefix": work.prefix, "rows": len(batch.places), "own_tokens": batch.own_tokens, "positions": positions}
-    return _share(local, engine, scoring_flops(local, batch.own_tokens, positions), gemm, repeats, facts)
+    positions, run = len(batch.places) * (1 + len(batch.trie.tree.tokens)), _run_tokens(batch)
+    facts = {"prefix": work.prefix, "rows": len(batch.places), "own_tokens": batch.own_tokens, "run_tokens": run}
+    return _share(local, engine, scoring_flops(local, run, positions), gemm, repeats, facts | {"positions": positions})
 
 
 def end_to_end_share(local: LocalModel, data: Path, gemm: Gemm, sizes: Sizes, repeats: int) -> tuple[float, dict[str, Any]]:
@@ -200,7 +201,7 @@ def end_to_end_share(local: LocalModel, data: Path, gemm: Gemm, sizes: Sizes, re
     work = scoring_work(local, rows, labels, 60)
     batches = cut_batches(work.rendered(local), work.prefix, local.settings.batch_tokens)
     positions = sum(len(batch.places) * (1 + len(batch.trie.tree.tokens)) for batch in batches)
-    tokens = work.prefix + sum(batch.own_tokens for batch in batches)
+    tokens = work.prefix + sum(map(_run_tokens, batches))
 
     def engine() -> None:
         local._prefixes.clear()
@@ -223,6 +224,13 @@ def _share(
         "gemm": summary(seconds["gemm"] + seconds["gemm_after"]),
         "shares": [round(share, 4) for share in shares],
     }
+
+
+def _run_tokens(batch: Batch) -> int:
+    """Tokens that a batch runs: what its rows begin with alike counts once, so that its products are not counted twice."""
+    nodes = len(batch.trie.tree.tokens)
+    merged = merged_starts(batch.suffixes, [nodes] * len(batch.suffixes), batch.lengths)
+    return batch.own_tokens - sum(map(len, merged))
 
 
 def _batch_of(rows: Sequence[RenderedRow], prefix: int, tokens: int) -> Batch:

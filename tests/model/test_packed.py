@@ -104,6 +104,34 @@ def test_each_token_sees_exactly_its_path(layout: dict[str, Any], window: int | 
     assert plan.longest == max(plan.positions.tolist())
 
 
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=8), trees(), st.integers(0, 4))
+@settings(max_examples=200, deadline=None)
+def test_what_rows_begin_with_alike_runs_once(suffixes: list[list[int]], tree: Tree, prefix: int) -> None:
+    forest = [tree] * len(suffixes)
+    plan = plan_pass(suffixes, prefix=prefix, trees=forest, merge=[len(suffix) for suffix in suffixes])
+    apart = plan_pass(suffixes, prefix=prefix, trees=forest)
+    # Each row's last token is its own; of the others there is one for each way to begin.
+    begun = [tuple(suffix[: i + 1]) for suffix in suffixes for i in range(len(suffix) - 1)]
+    ends = {tuple(suffix) for suffix in suffixes}
+    assert len(suffixes) + len(set(begun) - ends) <= len(plan.ids) - len(suffixes) * len(tree.tokens)
+    assert len(plan.ids) - len(suffixes) * len(tree.tokens) <= len(suffixes) + len(set(begun))
+    queries = plan.query_index.shape[1]
+    assert torch.equal(plan.allowed, apart.allowed) and torch.equal(plan.query_positions, apart.query_positions)
+    assert torch.equal(plan.key_index, plan.query_index) and torch.equal(plan.key_positions, apart.key_positions)
+    for row, suffix in enumerate(suffixes):
+        own = len(suffix) + len(tree.tokens)
+        places = plan.query_index[row, :own]
+        assert plan.ids[places].tolist() == [*suffix, *tree.tokens]
+        assert plan.positions[places].tolist() == apart.query_positions[row, :own].tolist()
+        assert set(plan.query_index[row, own:].tolist()) <= {int(places[0])}
+        assert plan.last[row] == places[len(suffix) - 1]
+        assert plan.node_places[row].tolist() == places[len(suffix) :].tolist()
+    # Every token is taken from a place where it was a query.
+    assert plan.query_index.flatten()[plan.unpad_index].tolist() == list(range(len(plan.ids)))
+    assert len(plan.query_index.flatten()) == len(suffixes) * queries
+    assert len(set(plan.last.tolist())) == len(suffixes)
+
+
 def plain_logits(model: Any, sequence: Sequence[int]) -> torch.Tensor:
     use_plain_attention(model)
     with torch.inference_mode():
@@ -128,6 +156,23 @@ def test_packed_logits_are_the_plain_ones_everywhere(kind: Any, prefix: list[int
         packed = runner.logits(hidden)
     assert torch.cat(plain).std() > 0.5, "degenerate logits would make this test empty"
     torch.testing.assert_close(packed, torch.cat(plain), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", FITTING)
+def test_merged_rows_have_the_logits_of_rows_apart(kind: Any) -> None:
+    model = tiny_model(kind)
+    runner = PackedRunner(model)
+    long = list(range(60, 60 + WINDOW + 3))
+    suffixes = [long, [*long[:-2], 7], [60, 61], [60, 61], [60, 61, 9, 10], [5]]
+    with torch.inference_mode():
+        prefix = runner.prefix(PREFIX)
+        plan = plan_pass(suffixes, prefix=len(PREFIX), merge=[len(suffix) for suffix in suffixes])
+        hidden, _ = runner.hidden(plan, prefix, read=plan.last)
+        merged = runner.logits(hidden)
+        apart = plan_pass(suffixes, prefix=len(PREFIX))
+        hidden, _ = runner.hidden(apart, prefix, read=apart.last)
+    assert len(plan.ids) < len(apart.ids) - WINDOW
+    torch.testing.assert_close(merged, runner.logits(hidden), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", FITTING)

@@ -103,10 +103,11 @@ def _packed_losses(
 ) -> tuple[NDArray[np.float64], int]:
     """``[rows]`` summed losses and the own tokens run; the prefix stands for ``shared`` tokens of each row's prompt."""
     suffixes = [(*row.prompt_ids[shared:], *row.completions[0][:-1]) for row in rows]
-    plan = plan_pass(suffixes, prefix=prefix.length if prefix else 0, device=runner.device)
     counts = [len(row.completions[0]) for row in rows]
+    asked = [len(row.prompt_ids) - shared - 1 for row in rows]
+    plan = plan_pass(suffixes, prefix=prefix.length if prefix else 0, merge=asked, device=runner.device)
     places = np.concatenate(
         [np.arange(end - count + 1, end + 1) for end, count in zip(plan.last.tolist(), counts, strict=True)]
     )
     states, _ = runner.hidden(plan, prefix, read=torch.from_numpy(places).to(runner.device))
-    return runner.answer_losses(states, [row.completions[0] for row in rows]), len(plan.ids)
+    return runner.answer_losses(states, [row.completions[0] for row in rows]), sum(map(len, suffixes))

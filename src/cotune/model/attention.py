@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from cotune.model.cpu_attention import SHORT_KEYS, attend, attend_backward
+from cotune.model.cpu_attention import SHORT_KEYS, attend, attend_backward, attend_to_all
 from cotune.model.packed import PackedPlan
 
 ATTENTION_NAME = "cotune_shared_prefix"
@@ -233,9 +233,9 @@ class _SharedPrefix(torch.autograd.Function):
         if prefix_k is not None and prefix_v is not None:
             # Each head by itself, with keys of its own: the kernel takes queries and gives results as they lie, token by
             # token. One long query for each key-value head would save copies of the few keys and need two of all queries.
-            own_k, own_v = (x.transpose(0, 1).repeat_interleave(group, 0)[None] for x in (prefix_k, prefix_v))
-            head_out, head_lse = attend(q.transpose(0, 1)[None], own_k, own_v, scale)
-            out_prefix, lse_prefix = head_out[0].transpose(0, 1), head_lse[0].transpose(0, 1).unsqueeze(-1)
+            own_k, own_v = (x.transpose(0, 1).repeat_interleave(group, 0) for x in (prefix_k, prefix_v))
+            head_out, head_lse = attend_to_all(q.transpose(0, 1), own_k, own_v, scale)
+            out_prefix, lse_prefix = head_out.transpose(0, 1), head_lse.transpose(0, 1).unsqueeze(-1)
             out = torch.lerp(out, out_prefix, torch.sigmoid(lse_prefix - lse).to(out.dtype))
             if any(ctx.needs_input_grad):
                 lse = torch.logaddexp(lse, lse_prefix)
@@ -250,8 +250,9 @@ class _SharedPrefix(torch.autograd.Function):
         heads = k.shape[1]
         group = q.shape[1] // heads
         grad = grads[0].contiguous()
-        real = torch.zeros(plan.query_index.numel(), 1, 1, dtype=grad.dtype)
+        real = torch.zeros(plan.query_index.numel(), dtype=grad.dtype)
         real[plan.unpad_index] = 1
+        real = real.view(plan.query_index.shape[0], 1, -1, 1, 1)
         grad_padded = _pad_queries(plan, grad, heads, real)
         dq_padded, dk_padded, dv_padded = attend_backward(
             grad_padded,
@@ -314,23 +315,24 @@ def _causal_mask(tokens: int, keys: int, group: int, dtype: torch.dtype) -> Tens
 def _pad_queries(plan: PackedPlan, x: Tensor, heads: int, real: Tensor | None = None) -> Tensor:
     """``[own, key-value heads x group, size]`` to ``[rows, key-value heads, queries x group, size]``."""
     rows, queries = plan.query_index.shape
-    padded = x.index_select(0, plan.query_index.flatten())
+    group, size = x.shape[1] // heads, x.shape[2]
+    padded = x.reshape(-1, size).index_select(0, plan.slots(heads, group)[0]).view(rows, heads, queries, group, size)
     if real is not None:
         padded = padded * real
-    group = x.shape[1] // heads
-    return padded.view(rows, queries, heads, group, -1).transpose(1, 2).reshape(rows, heads, queries * group, -1)
+    return padded.view(rows, heads, queries * group, size)
 
 
 def _unpad_queries(plan: PackedPlan, x: Tensor, group: int) -> Tensor:
-    rows, heads, long, size = x.shape
-    flat = x.reshape(rows, heads, long // group, group, size).transpose(1, 2).reshape(-1, heads * group, size)
-    return flat.index_select(0, plan.unpad_index)
+    heads, size = x.shape[1], x.shape[3]
+    # The kernel lays its results token by token, so this is no copy there.
+    flat = x.transpose(1, 2).reshape(-1, size)
+    return flat.index_select(0, plan.slots(heads, group)[1]).view(-1, heads * group, size)
 
 
 def _pad_keys(plan: PackedPlan, x: Tensor) -> Tensor:
     """``[past and own, heads, size]`` to ``[rows, heads, keys, size]``."""
     rows, keys = plan.key_index.shape
-    return x.index_select(0, plan.key_index.flatten()).view(rows, keys, x.shape[1], -1).transpose(1, 2).contiguous()
+    return x.index_select(0, plan.key_index.flatten()).view(rows, keys, x.shape[1], -1).transpose(1, 2)
 
 
 def _unpad_keys(plan: PackedPlan, x: Tensor, tokens: int) -> Tensor:

@@ -113,12 +113,11 @@ class Decoder:
         due = [self._answers[row].due() for row in rows]
         # Both what is written and the right answer follow a prompt, and neither sees the other.
         trees = [fork(ids, self._gold[row][:-1] if self._gold else ()) for row, ids in zip(rows, due, strict=True)]
-        plan = plan_pass([self._suffixes[row] for row in rows], prefix=self._before, trees=trees, device=device)
+        suffixes = [self._suffixes[row] for row in rows]
+        lengths = [len(suffix) for suffix in suffixes]
+        plan = plan_pass(suffixes, prefix=self._before, trees=trees, merge=lengths, device=device)
         ends = plan.last.cpu().numpy()
-        kept = [
-            np.arange(end + 1 - len(self._suffixes[row]), end + 1 + len(ids))
-            for row, ids, end in zip(rows, due, ends, strict=True)
-        ]
+        kept = [own[: length + len(ids)] for own, length, ids in zip(plan.query_index, lengths, due, strict=True)]
         read = [end + len(ids) for ids, end in zip(due, ends, strict=True)]
         if self._gold:
             for ids, end, nodes in zip(due, ends, plan.node_places, strict=True):
@@ -129,7 +128,7 @@ class Decoder:
         first = len(self._live)
         slots = torch.arange(first, first + len(rows)).repeat_interleave(torch.tensor(lengths)).to(device)
         places = torch.cat([torch.arange(length) for length in lengths]).to(device)
-        chosen = torch.from_numpy(np.concatenate(kept)).to(device)
+        chosen = torch.cat(kept)
         for layer, (keys, values) in collected.items():
             self._own.write(layer, slots, places, keys[chosen], values[chosen])
         if self._gold:

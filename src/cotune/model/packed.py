@@ -3,7 +3,8 @@
 A pass runs one flat sequence. Its *head* (optional) is the prompt prefix that every row shares; after it come each row's own
 tokens, one row after the other without padding. A row's own tokens are a *suffix*, followed by *nodes* of a token tree that
 all fork from the end of that suffix. Because nothing is padded, the linear layers never work on padding; only attention among
-a row's own tokens is padded, and that part is small.
+a row's own tokens is padded, and that part is small. What the suffixes of two rows begin with alike may run once for both:
+questions that begin with the same words are common, and a token's state hangs on nothing but what stands before it.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class PackedPlan:
     """One pass, ready to run. Built by :func:`plan_pass`.
 
     Attributes:
-        ids: ``[tokens]`` token ids: the head, then each row's own tokens.
+        ids: ``[tokens]`` token ids: the head, then each row's own tokens but for those that run with an earlier row.
         positions: ``[tokens]`` position of each token in its row's whole sequence.
         head: number of leading tokens that belong to the shared prefix and run in this pass.
         prefix: length of the whole shared prefix, whether it runs here or comes as keys and values from before.
@@ -94,6 +95,25 @@ class PackedPlan:
     node_places: list[NDArray[np.int64]]
     longest: int
     _masks: dict[tuple[int | None, int, torch.dtype], Tensor] = field(default_factory=dict)
+    _slots: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def slots(self, heads: int, group: int) -> tuple[Tensor, Tensor]:
+        """Where queries come from and go to, each head of each token by itself, so that either way takes one copy.
+
+        Args:
+            heads: key-value heads.
+            group: queries of each, side by side.
+
+        Returns:
+            For each place of ``[rows, heads, queries, group]`` the one of ``[own, heads, group]`` that it is taken from, and
+            for each of these the one of ``[rows, queries, group, heads]`` that it is found at; both flat.
+        """
+        if (heads, group) not in self._slots:
+            head, member = (torch.arange(count, device=self.ids.device) for count in (heads, group))
+            taken = (self.query_index[:, None, :, None] * heads + head[:, None, None]) * group + member
+            found = (self.unpad_index[:, None, None] * group + member) * heads + head[:, None]
+            self._slots[heads, group] = taken.flatten(), found.flatten()
+        return self._slots[heads, group]
 
     def own_mask(self, window: int | None, group: int, dtype: torch.dtype) -> Tensor:
         """``[rows, 1, queries x group, keys]`` additive mask among own tokens; ``group`` queries stand side by side."""
@@ -123,6 +143,37 @@ class PackedPlan:
         return self.allowed & near
 
 
+def merged_starts(suffixes: Sequence[Sequence[int]], nodes: Sequence[int], most: Sequence[int]) -> list[list[int]]:
+    """For each row the places of its leading tokens that run with an earlier row, which begins with the same.
+
+    Args:
+        suffixes: the rows' tokens.
+        nodes: how many tokens of a tree stand behind each.
+        most: leading tokens of each that may run with another row, at least the last one aside: what is read is the row's own.
+
+    Returns:
+        Places among the own tokens of a pass of all rows.
+    """
+    placed: dict[tuple[int, int], int] = {}
+    found: list[list[int]] = []
+    end = 0
+    for suffix, behind, limit in zip(suffixes, nodes, most, strict=True):
+        path: list[int] = []
+        above = -1
+        for token in suffix[: min(limit, len(suffix) - 1)]:
+            place = placed.get((above, token))
+            if place is None:
+                break
+            path.append(place)
+            above = place
+        for token in suffix[len(path) :]:
+            above = placed.setdefault((above, token), end)
+            end += 1
+        found.append(path)
+        end += behind
+    return found
+
+
 def plan_pass(
     suffixes: Sequence[Sequence[int]],
     *,
@@ -130,6 +181,7 @@ def plan_pass(
     head: Sequence[int] = (),
     trees: Sequence[Tree] | None = None,
     past: Sequence[int] | None = None,
+    merge: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
 ) -> PackedPlan:
     """Lay out one pass over rows that share a prefix.
@@ -141,6 +193,8 @@ def plan_pass(
         trees: each row's tree below its suffix; rows often share one object.
         past: for each row, how many own tokens ran before (their keys and values are given to the pass); all of a row's
             new tokens may see all of them.
+        merge: so many leading tokens of each suffix, at least its last one aside, may run once for all rows that begin with the
+            same. No gradients pass through such a plan, and it has no past.
         device: where the tensors shall lie.
     """
     rows = len(suffixes)
@@ -149,7 +203,9 @@ def plan_pass(
     suffix_lengths = np.array([len(s) for s in suffixes], dtype=np.int64)
     node_counts = np.array([len(t.tokens) for t in trees], dtype=np.int64)
     own = suffix_lengths + node_counts
-    offsets = np.concatenate([[0], np.cumsum(own)])
+    starts = merged_starts(suffixes, node_counts.tolist(), merge) if merge else [[]] * rows
+    merged = np.array([len(start) for start in starts], dtype=np.int64)
+    offsets = np.concatenate([[0], np.cumsum(own - merged)])
     past_offsets = np.concatenate([[0], np.cumsum(past_lengths)])
     past_total = int(past_offsets[-1])
     queries = int(own.max())
@@ -160,7 +216,11 @@ def plan_pass(
     positions = [np.arange(prefix - len(head), prefix, dtype=np.int64)]
     facts: dict[int, tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
     step = np.arange(queries)
-    query_index = offsets[:-1, None] + np.where(step < own[:, None], step, 0)
+    query_index = (offsets[:-1] - merged)[:, None] + np.where(step < own[:, None], step, 0)
+    for row, start in enumerate(starts):
+        if start:
+            query_index[row, : len(start)] = start
+            query_index[row, own[row] :] = start[0]
     past_step = np.arange(past_width)
     key_index = np.concatenate(
         [
@@ -175,15 +235,15 @@ def plan_pass(
     causal = np.tril(np.ones((queries, queries), dtype=bool))
     node_places = []
     for row, (suffix, tree) in enumerate(zip(suffixes, trees, strict=True)):
-        ids.extend(suffix)
+        ids.extend(suffix[merged[row] :])
         ids.extend(tree.tokens)
         length, nodes, before = int(suffix_lengths[row]), int(node_counts[row]), int(past_lengths[row])
         if id(tree) not in facts:
             facts[id(tree)] = (tree.depths, tree.ancestry)
         depths, ancestry = facts[id(tree)]
-        start = prefix + before
-        places = np.concatenate([start + np.arange(length), start + length + depths])
-        positions.append(places)
+        first = prefix + before
+        places = np.concatenate([first + np.arange(length), first + length + depths])
+        positions.append(places[merged[row] :])
         end = length + nodes
         allowed[row, :end, :before] = True
         block = allowed[row, :, past_width:]
@@ -196,8 +256,8 @@ def plan_pass(
         key_positions[row, :before] = prefix + np.arange(before)
         key_positions[row, past_width : past_width + end] = places
         query_positions[row, end:] = key_positions[row, past_width:][:1]
-        node_places.append(len(head) + offsets[row] + length + np.arange(nodes))
-    unpad = np.concatenate([row * queries + np.arange(own[row]) for row in range(rows)])
+        node_places.append(len(head) + offsets[row + 1] - nodes + np.arange(nodes))
+    unpad = np.concatenate([row * queries + np.arange(merged[row], own[row]) for row in range(rows)])
 
     def tensor(values: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(device)
@@ -213,7 +273,7 @@ def plan_pass(
         allowed=tensor(allowed),
         query_positions=tensor(query_positions),
         key_positions=tensor(key_positions),
-        last=tensor(len(head) + offsets[:-1] + suffix_lengths - 1),
+        last=tensor(len(head) + offsets[1:] - node_counts - 1),
         node_places=node_places,
         longest=max(int(places.max(initial=0)) for places in positions),
     )

@@ -28,9 +28,18 @@ class Batch:
     completions: tuple[tuple[int, ...], ...]
 
     @property
+    def lengths(self) -> list[int]:
+        """Own tokens of each row, the trie's aside."""
+        return [len(suffix) for suffix in self.suffixes]
+
+    @property
     def own_tokens(self) -> int:
-        """Tokens of the batch's full pass, the prefix aside."""
-        return sum(map(len, self.suffixes)) + len(self.suffixes) * len(self.trie.tree.tokens)
+        """Tokens of the batch's full pass, the prefix aside.
+
+        What rows begin with alike counts for each of them, though it runs once: how much that is hangs on how a request was
+        cut, and a budget of tokens must not.
+        """
+        return sum(self.lengths) + len(self.suffixes) * len(self.trie.tree.tokens)
 
 
 def cut_batches(rows: Sequence[RenderedRow], prefix: int, batch_tokens: int, batch_rows: int | None = None) -> list[Batch]:
@@ -110,7 +119,7 @@ def score_batch(runner: PackedRunner, prefix: PrefixState | None, batch: Batch) 
     trie = batch.trie
     length = prefix.length if prefix else 0
     trees = [trie.tree] * len(batch.suffixes)
-    plan = plan_pass(batch.suffixes, prefix=length, trees=trees, device=runner.device)
+    plan = plan_pass(batch.suffixes, prefix=length, trees=trees, merge=batch.lengths, device=runner.device)
     # States in the order row by row: the suffix's end, then the row's nodes.
     places = np.concatenate(
         [np.concatenate([[int(last)], nodes]) for last, nodes in zip(plan.last.tolist(), plan.node_places, strict=True)]
@@ -146,12 +155,12 @@ def score_batch_top(
     """
     trie, tree, rows = batch.trie, batch.trie.tree, len(batch.suffixes)
     length = prefix.length if prefix else 0
-    plan = plan_pass(batch.suffixes, prefix=length, device=runner.device)
+    plan = plan_pass(batch.suffixes, prefix=length, merge=batch.lengths, device=runner.device)
     hidden, keys = runner.hidden(plan, prefix, read=plan.last, collect=bool(tree.tokens))
     edges = np.full((rows, len(trie.edges_token)), -np.inf)
     root = np.flatnonzero(trie.edges_from == 0)
     _fill_edges(runner, hidden, [(row, root) for row in range(rows)], trie, edges)
-    tokens = len(plan.ids)
+    tokens = sum(batch.lengths)
     into = {int(node): edge for edge, node in _edges_into_nodes(trie)}
     opened: list[set[int]] = [set() for _ in range(rows)]
     width, depths = top, tree.depths + 1
@@ -205,7 +214,6 @@ def _open_nodes(
 ) -> int:
     """Run the wanted nodes of the active rows, forking from the untouched keys of their suffixes."""
     trie, tree = batch.trie, batch.trie.tree
-    starts = np.concatenate([[0], np.cumsum([len(s) for s in batch.suffixes])])
     trees, chosen = [], []
     for row in active:
         # Nodes above the wanted ones run again: a path is a few tokens, its keys would have to be kept otherwise.
@@ -224,8 +232,8 @@ def _open_nodes(
         )
         chosen.append([index[node] for node in wanted[row]])
         opened[row].update(wanted[row])
-    picks = torch.from_numpy(np.concatenate([np.arange(starts[row], starts[row + 1]) for row in active]))
-    past = {layer: (k[picks.to(k.device)], v[picks.to(v.device)]) for layer, (k, v) in keys.items()}
+    picks = torch.cat([first.query_index[row, : len(batch.suffixes[row])] for row in active])
+    past = {layer: (k[picks], v[picks]) for layer, (k, v) in keys.items()}
     plan = plan_pass(
         [()] * len(active),
         prefix=first.prefix,
