@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from bundles import LABELS, TEXTS, Bench
 from servers import Client, running
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cotune.bundle import Predictor, load_several
 from cotune.bundle.serve.batcher import Batcher
@@ -152,6 +154,33 @@ def test_a_body_just_within_the_limit_is_answered(server: Client) -> None:
     assert len(body) == 2**20
     reply = server.ask("/predict", body)
     assert reply.status == 200 and reply.json["truncated"] is True
+
+
+def test_a_body_in_tiny_chunks_is_read_in_slices_between_which_others_are_served(
+    server: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[int] = []
+    reading = H11Protocol.data_received
+
+    def noted(self: H11Protocol, data: bytes) -> None:
+        order.append(len(data))
+        asyncio.get_running_loop().call_soon(order.append, 0)
+        reading(self, data)
+
+    monkeypatch.setattr(H11Protocol, "data_received", noted)
+    body = b'{"text": "' + b"a " * 20_000 + b'"}'
+    head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    with server.raw() as held:
+        held.sendall(head + chunks)
+        reply = held.recv(65536)
+        # What was cut in slices is put together, and the connection serves the next request.
+        assert reply.startswith(b"HTTP/1.1 200 ")
+        held.sendall(f"GET /health HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode())
+        assert held.recv(65536).startswith(b"HTTP/1.1 200 ")
+    assert sum(order) > len(head + chunks) and max(order) <= 4096
+    # Something else had its turn between any two.
+    assert all(a == 0 or b == 0 for a, b in pairwise(order))
 
 
 LONG = 2**20 - 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -50,7 +51,8 @@ class Neighbours:
         if model is not None:
             self._embedder = TextEmbedder(model, progress=self._tokens.append)
         self._pools: dict[str, _Pool] = {}
-        self._rows: dict[str, tuple[NDArray[np.float32], int]] = {}
+        # By their hash: a server's rows are as long as their senders like.
+        self._rows: dict[bytes, tuple[NDArray[np.float32], int]] = {}
 
     def __call__(self, prompt: Prompt, rows: Sequence[Mapping[str, str]]) -> list[Shown]:
         """What each row is shown, and the tokens that its own vector takes; the demonstrations' are run once a prompt."""
@@ -75,14 +77,15 @@ class Neighbours:
         return self._pools[prompt.id]
 
     def _vector(self, text: str) -> tuple[NDArray[np.float32], int]:
-        if text not in self._rows:
+        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).digest()
+        if key not in self._rows:
             while len(self._rows) >= _KEPT_ROWS:
                 self._rows.pop(next(iter(self._rows)))
             self._tokens.clear()
             vector = self._embedder.embed([text])[0]
             # What was known before costs as much as what was not, so that a run that goes on spends alike.
-            self._rows[text] = vector, sum(self._tokens)
-        return self._rows[text]
+            self._rows[key] = vector, sum(self._tokens)
+        return self._rows[key]
 
 
 def show_nearest(prompt: Prompt, demonstrations: Sequence[Demonstration], count: int) -> Prompt:
