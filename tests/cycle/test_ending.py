@@ -23,7 +23,7 @@ from cotune.cycle.row_costs import RowCosts
 from cotune.cycle.run import Quiet
 from cotune.cycle.run import run as run_cycle
 from cotune.cycle.search import Search
-from cotune.cycle.track import Track
+from cotune.cycle.track import Track, advance, decay_steps, finish, open_track
 from cotune.cycle.untuned import CALIBRATION_ROWS
 from cotune.model.adapters import BASE
 from cotune.prompt.bank import seed_prompt
@@ -229,6 +229,22 @@ def test_two_prompts_are_tuned_where_rows_could_not_be_met_twice(tmp_path: Path,
     for spare, entrants in ((5, 3), (-5, 2)):
         monkeypatch.setattr(lab, "left", lambda spare=spare: needed + spare)
         assert decider.entrants(seed) == entrants
+
+
+def test_no_step_is_taken_that_would_eat_into_what_the_end_needs(tmp_path: Path) -> None:
+    """A machine that others begin to use takes many times as long as it did, and steps are what can be left out."""
+    found = []
+    for attempt in ("first", "resumed"):
+        lab = lab_in(tmp_path, "100s")
+        track = open_track(lab, seed_prompt(lab.task))
+        if attempt == "first":
+            lab.journal.clock = cast(Any, lambda run=track.run: 10.0 * run.step)
+        assert advance(lab, track, 2, cycle=1) and track.steps == 2
+        # After the third step 30 s have gone, and less than 75 s are left.
+        assert advance(lab, track, 9, cycle=1, check=False, keep=75.0)
+        found.append((track.steps, track.newest, track.reached))
+    assert found[0] == found[1] and found[0][0] == 3
+    assert finish(lab, track, cycle=1) and track.measured[-1].candidate.steps == 3 + decay_steps(3, lab.tune.decay)
 
 
 def test_where_only_other_prompts_can_help_they_race_for_less_rather_than_not_at_all(tmp_path: Path) -> None:

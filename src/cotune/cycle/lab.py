@@ -301,14 +301,28 @@ class Lab:
         return self._runs[key]
 
     def train(
-        self, prompt: Prompt, run: TuningRun, to_step: int, *, decay_from: int | None = None, stage: str = "tune"
-    ) -> str | None:
+        self,
+        prompt: Prompt,
+        run: TuningRun,
+        to_step: int,
+        *,
+        decay_from: int | None = None,
+        stage: str = "tune",
+        keep: float = 0.0,
+    ) -> tuple[str, int] | None:
         """Advance a run and keep its adapter; recorded as a ``train`` step.
 
+        Under a time budget no further step is taken once less than ``keep`` of it is left: a machine that others begin to use
+        may take many times as long as it did.
+
         Returns:
-            The adapter's id, or None where the run diverged, which is recorded as a failure and told.
+            The adapter's id and the run's steps, or None where it diverged, which is recorded as a failure and told.
         """
         branch = f"decay-{decay_from}-{to_step}" if decay_from is not None else ""
+        timed = keep > 0 and self.costs.budget.kind == "time"
+
+        def late() -> bool:
+            return self.costs.budget.amount - self.journal.clock() < keep
 
         first: list[tuple[float, int]] = []
 
@@ -328,7 +342,7 @@ class Lab:
                 run.restart()
             started, before = time.monotonic(), run.tokens
             try:
-                run.advance(to_step, decay_from=decay_from, branch=branch, report=told)
+                run.advance(to_step, decay_from=decay_from, branch=branch, report=told, until=late if timed else None)
                 outcome = {"adapter_id": run.save(self.folder / "adapters")}
             except DivergedError as error:
                 outcome = {"failed": str(error)}
@@ -358,7 +372,7 @@ class Lab:
         if "failed" in value:
             return None
         self.model.adapters.register(self.folder / "adapters" / value["adapter_id"])
-        return str(value["adapter_id"])
+        return str(value["adapter_id"]), int(value["steps"])
 
     def average(self, adapters: Sequence[str], *, how: How = "factors", shares: Sequence[float] | None = None) -> str:
         """The mean of adapters of one shape as an adapter of its own; recorded as an ``average`` step.

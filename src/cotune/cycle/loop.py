@@ -226,7 +226,7 @@ class Loop:
         number = len(search.cycles) + 1
         winner = search.winner
         before = winner.ground.evaluation.log_loss
-        advance(self.lab, winner, winner.steps + steps, cycle=number)
+        advance(self.lab, winner, winner.steps + steps, cycle=number, keep=self.decider.kept(search, steps))
         if not winner.failed:
             self.decider.worth["tune"] = max(1e-4, before - winner.ground.evaluation.log_loss)
         self._record(
@@ -239,9 +239,11 @@ class Loop:
         number = len(search.cycles)
         winner, seed = search.winner, search.seed
         if more:
-            advance(self.lab, winner, winner.steps + more, cycle=number, check=False)
+            keep = self.decider.kept(search, more)
+            advance(self.lab, winner, winner.steps + more, cycle=number, check=False, keep=keep)
         if not seed.failed and seed is not winner:
-            advance(self.lab, seed, winner.reached, cycle=number, stage="seed", check=self.config.refit)
+            keep, check = self.decider.kept_behind_seed(search), self.config.refit
+            advance(self.lab, seed, winner.reached, cycle=number, stage="seed", check=check, keep=keep)
         if self.config.refit:
             # The decay belongs to the refit, which comes after dev has chosen.
             return

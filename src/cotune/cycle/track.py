@@ -174,22 +174,24 @@ def with_answers(lab: Lab, measured: Measured, stage: str, rows: int | None = No
     return Measured(candidate, lab.judge(scores, dev, candidate.decision), scores)
 
 
-def advance(lab: Lab, track: Track, steps: int, *, cycle: int, stage: str = "tune", check: bool = True) -> bool:
+def advance(
+    lab: Lab, track: Track, steps: int, *, cycle: int, stage: str = "tune", check: bool = True, keep: float = 0.0
+) -> bool:
     """Train a track up to ``steps`` steps in all at the full learning rate and measure it; False where it failed.
 
-    ``check=False`` leaves out the measurement, for a track that is finished right after.
+    ``check=False`` leaves out the measurement, for a track that is finished right after; ``keep`` is as in :meth:`Lab.train`.
     """
     if track.failed:
         return False
     if steps > track.steps or not track.steady:
-        adapter = lab.train(track.prompt, track.run, steps - track.start_steps, stage=stage)
-        if adapter is None:
+        trained = lab.train(track.prompt, track.run, steps - track.start_steps, stage=stage, keep=keep)
+        if trained is None:
             track.failed = True
             return False
-        track.steady_steps, track.newest = steps - track.start_steps, adapter
+        track.newest, track.steady_steps = trained
         if not check:
             return True
-        return _measure_into(lab, track, adapter, steps, cycle, stage)
+        return _measure_into(lab, track, track.newest, track.steps, cycle, stage)
     return True
 
 
@@ -220,10 +222,10 @@ def finish(lab: Lab, track: Track, *, cycle: int) -> bool:
         return True
     track.finished.append(start + own)
     end = own + decay_steps(start + own, lab.tune.decay)
-    adapter = lab.train(track.prompt, run, end, decay_from=own, stage="finish")
-    if adapter is None:
+    trained = lab.train(track.prompt, run, end, decay_from=own, stage="finish")
+    if trained is None:
         return False
-    return _measure_into(lab, track, adapter, start + end, cycle, "finish")
+    return _measure_into(lab, track, trained[0], start + end, cycle, "finish")
 
 
 def average_steady(lab: Lab, track: Track, *, cycle: int, last: int | None = None) -> bool:
@@ -256,10 +258,10 @@ def refit(lab: Lab, measured: Measured) -> Measured:
         return measured
     run = _run_of(lab, (candidate.prompt,), candidate.adapter, (*lab.task.train, *lab.task.dev))
     steps = decay_steps(candidate.steps, lab.tune.decay)
-    adapter = lab.train(candidate.prompt, run, steps, decay_from=0, stage="refit")
-    if adapter is None:
+    trained = lab.train(candidate.prompt, run, steps, decay_from=0, stage="refit")
+    if trained is None:
         return measured
-    refitted = Candidate(candidate.prompt, adapter, candidate.decision, candidate.steps + steps)
+    refitted = Candidate(candidate.prompt, trained[0], candidate.decision, candidate.steps + steps)
     return Measured(refitted, measured.evaluation, measured.scores)
 
 

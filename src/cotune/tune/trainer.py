@@ -123,6 +123,7 @@ class TuningRun:
         report: StepReport | None = None,
         checkpoint_every: int = 25,
         branch: str = "",
+        until: Callable[[], bool] | None = None,
     ) -> None:
         """Train until ``to_step`` steps are done.
 
@@ -132,6 +133,7 @@ class TuningRun:
             report: told about each step.
             checkpoint_every: steps between checkpoints; one more is written at the end.
             branch: names checkpoints of a decay, which other continuations must not start from.
+            until: asked after each step whether it was the last one.
 
         Raises:
             DivergedError: a loss became NaN or infinite. The last checkpoint stays.
@@ -156,6 +158,8 @@ class TuningRun:
             self.tokens += used
             if report:
                 report(self.step, loss, used)
+            if until is not None and until():
+                break
             if self.step < to_step and self.step % checkpoint_every == 0:
                 self.checkpoint(branch)
         self.checkpoint(branch)
