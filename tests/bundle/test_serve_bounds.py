@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
+import h11
 import pytest
 from bundles import LABELS, TEXTS, Bench
 from servers import Client, running
@@ -156,31 +157,65 @@ def test_a_body_just_within_the_limit_is_answered(server: Client) -> None:
     assert reply.status == 200 and reply.json["truncated"] is True
 
 
+def tiny_chunks(body: bytes) -> bytes:
+    return b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+
+
+def replies(held: socket.socket, count: int) -> bytes:
+    found = b""
+    while found.count(b"HTTP/1.1 ") < count or not found.endswith(b"}"):
+        piece = held.recv(65536)
+        assert piece, found
+        found += piece
+    return found
+
+
+@pytest.mark.parametrize("pipelined", [False, True])
 def test_a_body_in_tiny_chunks_is_read_in_slices_between_which_others_are_served(
-    server: Client, monkeypatch: pytest.MonkeyPatch
+    server: Client, monkeypatch: pytest.MonkeyPatch, pipelined: bool
 ) -> None:
-    order: list[int] = []
-    reading = H11Protocol.data_received
+    events: list[int] = []
+    order: list[str] = []
+    handling, next_event = H11Protocol.handle_events, h11.Connection.next_event
 
-    def noted(self: H11Protocol, data: bytes) -> None:
-        order.append(len(data))
-        asyncio.get_running_loop().call_soon(order.append, 0)
-        reading(self, data)
+    def handled(self: H11Protocol) -> None:
+        events.append(0)
+        order.append("slice")
+        asyncio.get_running_loop().call_soon(order.append, "others")
+        handling(self)
 
-    monkeypatch.setattr(H11Protocol, "data_received", noted)
+    def counted(self: h11.Connection) -> object:
+        events[-1:] = [events[-1] + 1] if events else []
+        return next_event(self)
+
+    monkeypatch.setattr(H11Protocol, "handle_events", handled)
+    monkeypatch.setattr(h11.Connection, "next_event", counted)
+    host = f"HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+    health = f"GET /health {host}\r\n".encode()
+    head = f"POST /predict {host}Transfer-Encoding: chunked\r\n\r\n".encode()
     body = b'{"text": "' + b"a " * 20_000 + b'"}'
-    head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
-    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
     with server.raw() as held:
-        held.sendall(head + chunks)
-        reply = held.recv(65536)
+        held.sendall((health if pipelined else b"") + head + tiny_chunks(body))
+        found = replies(held, 1 + pipelined)
         # What was cut in slices is put together, and the connection serves the next request.
-        assert reply.startswith(b"HTTP/1.1 200 ")
-        held.sendall(f"GET /health HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode())
-        assert held.recv(65536).startswith(b"HTTP/1.1 200 ")
-    assert sum(order) > len(head + chunks) and max(order) <= 4096
+        held.sendall(health)
+        found += replies(held, 1)
+    assert found.count(b"HTTP/1.1 200 ") == 2 + pipelined
+    assert sum(events) > len(body) and max(events) < 1000
     # Something else had its turn between any two.
-    assert all(a == 0 or b == 0 for a, b in pairwise(order))
+    assert all("others" in pair for pair in pairwise(order))
+
+
+def test_what_turns_out_to_be_no_http_behind_an_answered_request_ends_the_connection(server: Client) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: elsewhere\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with server.raw() as held:
+        held.sendall(head + tiny_chunks(b"a" * 700)[:-5] + b"zz\r\n" + tiny_chunks(b"a" * 700))
+        found = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := held.recv(65536):
+                found += piece
+    assert found.startswith(b"HTTP/1.1 421 ") or not found
+    assert server.ask("/health").status == 200
 
 
 LONG = 2**20 - 100

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from cycle_runs import journal_of, labelled_rows, summary_of
+from hypothesis import given
+from hypothesis import strategies as st
 from test_track import measured
 
 from cotune.config import RunConfig, config_in_memory
@@ -19,6 +21,7 @@ from cotune.cycle.ending import EndCosts
 from cotune.cycle.journal import Journal
 from cotune.cycle.lab import Lab
 from cotune.cycle.plan import Plan
+from cotune.cycle.reserve import spent_to
 from cotune.cycle.row_costs import RowCosts
 from cotune.cycle.run import Quiet
 from cotune.cycle.run import run as run_cycle
@@ -232,11 +235,12 @@ def test_two_prompts_are_tuned_where_rows_could_not_be_met_twice(tmp_path: Path,
 
 
 def test_no_step_is_taken_that_would_eat_into_what_the_end_needs(tmp_path: Path) -> None:
-    """A machine that others begin to use takes many times as long as it did, and steps are what can be left out."""
     found = []
     for attempt in ("first", "resumed"):
         lab = lab_in(tmp_path, "100s")
         track = open_track(lab, seed_prompt(lab.task))
+        # As long as was expected, to the second.
+        lab.costs.train_rate = track.run.tokens_per_step / 10.0
         if attempt == "first":
             lab.journal.clock = cast(Any, lambda run=track.run: 10.0 * run.step)
         assert advance(lab, track, 2, cycle=1) and track.steps == 2
@@ -245,6 +249,24 @@ def test_no_step_is_taken_that_would_eat_into_what_the_end_needs(tmp_path: Path)
         found.append((track.steps, track.newest, track.reached))
     assert found[0] == found[1] and found[0][0] == 3
     assert finish(lab, track, cycle=1) and track.measured[-1].candidate.steps == 3 + decay_steps(3, lab.tune.decay)
+
+
+@given(st.floats(0.2, 8.0), st.floats(5.0, 80.0), st.floats(0.5, 3.0))
+def test_what_is_kept_is_left_however_slow_a_machine_becomes(slow: float, keep: float, first: float) -> None:
+    """As far as the steps show it: what follows takes as many times as long as they do."""
+    costs, gone = CostModel(parse_budget("100s"), 1.0, 10.0), first
+    spent = spent_to(keep, costs, 10.0, lambda: gone)
+    assert spent is not None
+    steps = 1
+    while not spent():
+        gone += slow
+        steps += 1
+    # One step more would have been possible at most, but for what ordinary noise may take.
+    following, least = keep * max(1.0, slow), 0.95 * keep * max(1.0, slow)
+    if steps > 2:
+        assert 100 - gone >= least - slow and 100 - gone < following
+    assert spent_to(keep, CostModel(parse_budget("100ktok"), 1.0, 10.0), 10.0, lambda: gone) is None
+    assert spent_to(0.0, costs, 10.0, lambda: gone) is None
 
 
 def test_where_only_other_prompts_can_help_they_race_for_less_rather_than_not_at_all(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import torch
 from cotune.bundle.export import export_bundle
 from cotune.endpoint import Client, Endpoint
 from cotune.endpoint.way import Way
+from cotune.model.naive import use_plain_attention
 from cotune.model.remote import RemoteModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
@@ -66,16 +68,23 @@ def test_a_served_export_tells_the_bundles_probabilities(tmp_path: Path) -> None
         said, _ = remote.say([remote_messages(predictor, row) for row in rows])
         scores = remote.score(predictor.prompt, rows, LABELS)
     assert scores.log_probs.shape == (len(rows), len(LABELS)) and np.isfinite(scores.log_probs).all()
-    predictor.model.adapters.use(bench.adapter_id)
+    bench.model.adapters.register(bench.adapter)
+    bench.model.adapters.use(bench.adapter_id)
     tokenizer = predictor.model.tokenizer
     for row, answer in zip(predictor.model.renderer.render(predictor.prompt, rows, LABELS), said, strict=True):
         assert answer.usage.input == len(row.prompt_ids)
         with torch.inference_mode():
-            logits = predictor.model.model(torch.tensor([row.prompt_ids])).logits[0, -1]
+            logits = plain_logits(bench.model.model, row.prompt_ids)
         best = torch.log_softmax(logits.double(), -1).max(0)
         token, log_prob = max(answer.positions[0], key=lambda pair: pair[1])
         assert abs(log_prob - float(best.values)) < 0.05
         assert token == tokenizer.decode([int(best.indices)]) or "�" in tokenizer.decode([int(best.indices)])
+
+
+def plain_logits(model: Any, ids: Sequence[int]) -> torch.Tensor:
+    use_plain_attention(model)
+    logits: torch.Tensor = model(torch.tensor([list(ids)]), use_cache=False).logits[0, -1]
+    return logits
 
 
 def remote_messages(predictor: object, row: dict[str, str]) -> list[dict[str, str]]:

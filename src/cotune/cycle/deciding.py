@@ -149,14 +149,11 @@ class Decider:
             return cost
         return cost + more * self.ahead.step(winner) + self.ahead.finish(winner, seed, winner.reached + more)
 
-    def kept(self, search: Search, more: int) -> float:
-        """What must be left of the budget once the winner has taken ``more`` steps."""
-        return self.owed(search, more) - more * self.ahead.step(search.winner)
-
-    def kept_behind_seed(self, search: Search) -> float:
-        """What must be left once the seed prompt was brought as far as the winner."""
-        winner, seed = search.winner, search.seed
-        return self.owed(search) - max(0, winner.reached - seed.reached) * self.ahead.step(seed)
+    def kept(self, search: Search, more: int, *, check: bool) -> float:
+        """What must be left of the budget once the winner has taken ``more`` steps, a look at dev after them included."""
+        winner = search.winner
+        look = self.ahead.check(winner.prompt) if check else 0.0
+        return self.owed(search, more) - more * self.ahead.step(winner) + look
 
     def _owed_to_a_challenger(self, search: Search) -> float:
         winner, seed = search.winner, search.seed

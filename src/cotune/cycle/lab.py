@@ -16,6 +16,7 @@ from cotune.cycle.answering import Answering, Reply, answering_for, rules_of
 from cotune.cycle.candidate import Own
 from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import Journal
+from cotune.cycle.reserve import spent_to
 from cotune.cycle.row_costs import RowCosts
 from cotune.cycle.stopwatch import Stopwatch
 from cotune.cycle.watching import TimeLeft, Watcher
@@ -304,45 +305,40 @@ class Lab:
         self,
         prompt: Prompt,
         run: TuningRun,
-        to_step: int,
+        end: int,
         *,
         decay_from: int | None = None,
         stage: str = "tune",
-        keep: float = 0.0,
+        keep: float = 0,
     ) -> tuple[str, int] | None:
         """Advance a run and keep its adapter; recorded as a ``train`` step.
 
-        Under a time budget no further step is taken once less than ``keep`` of it is left: a machine that others begin to use
-        may take many times as long as it did.
+        Under a time budget it ends early where ``keep`` of that would not be left, see :func:`spent_to`.
 
         Returns:
             The adapter's id and the run's steps, or None where it diverged, which is recorded as a failure and told.
         """
-        branch = f"decay-{decay_from}-{to_step}" if decay_from is not None else ""
-        timed = keep > 0 and self.costs.budget.kind == "time"
-
-        def late() -> bool:
-            return self.costs.budget.amount - self.journal.clock() < keep
-
+        branch = f"decay-{decay_from}-{end}" if decay_from is not None else ""
+        spent = spent_to(keep, self.costs, run.tokens_per_step, self.journal.clock)
         first: list[tuple[float, int]] = []
 
         def told(step: int, loss: float, tokens: int) -> None:
-            if not self._trains and step < to_step:
+            if not self._trains and step < end:
                 # A process's first step touches memory for the first time: it says nothing about the others.
                 first.append((time.monotonic(), tokens))
             self._trains = True
-            self.watcher.progress(stage, f"step {step}/{to_step}, loss {loss:.3f}: {prompt.text}", tokens)
+            self.watcher.progress(stage, f"step {step}/{end}, loss {loss:.3f}: {prompt.text}", tokens)
 
         def effect() -> dict[str, Any]:
             # A run that was finished goes on from where its learning rate was still full.
             if not (branch and run.resume(branch)) and (run.step == 0 or run.branch):
                 run.resume()
             # A clock that is asked again after a kill may call for fewer steps than the checkpoint has.
-            if run.step > to_step:
+            if run.step > end:
                 run.restart()
             started, before = time.monotonic(), run.tokens
             try:
-                run.advance(to_step, decay_from=decay_from, branch=branch, report=told, until=late if timed else None)
+                run.advance(end, decay_from=decay_from, branch=branch, report=told, until=spent)
                 outcome = {"adapter_id": run.save(self.folder / "adapters")}
             except DivergedError as error:
                 outcome = {"failed": str(error)}
@@ -351,6 +347,7 @@ class Lab:
             return {
                 "stage": stage,
                 "prompt_id": prompt.id,
+                "asked": end,
                 "steps": run.step,
                 "decayed": decay_from is not None,
                 "losses": [round(loss, 4) for loss in run.losses],
@@ -363,11 +360,11 @@ class Lab:
                 **outcome,
             }
 
-        value = self.journal.step("train", [run.key, to_step, decay_from], effect)
+        value = self.journal.step("train", [run.key, end, decay_from], effect)
         self.account.counts["tokens_trained"] += int(value["new_tokens"])
         if decay_from is None:
             self._trained[run.key] = int(value["tokens"])
-        if value.get("timed_seconds"):
+        if value.get("timed_tokens"):
             self.costs.saw_training(int(value["timed_tokens"]), float(value["timed_seconds"]))
         if "failed" in value:
             return None

@@ -226,7 +226,8 @@ class Loop:
         number = len(search.cycles) + 1
         winner = search.winner
         before = winner.ground.evaluation.log_loss
-        advance(self.lab, winner, winner.steps + steps, cycle=number, keep=self.decider.kept(search, steps))
+        keep = self.decider.kept(search, steps, check=True)
+        advance(self.lab, winner, winner.steps + steps, cycle=number, keep=keep)
         if not winner.failed:
             self.decider.worth["tune"] = max(1e-4, before - winner.ground.evaluation.log_loss)
         self._record(
@@ -239,11 +240,11 @@ class Loop:
         number = len(search.cycles)
         winner, seed = search.winner, search.seed
         if more:
-            keep = self.decider.kept(search, more)
+            keep = self.decider.kept(search, more, check=False)
             advance(self.lab, winner, winner.steps + more, cycle=number, check=False, keep=keep)
         if not seed.failed and seed is not winner:
-            keep, check = self.decider.kept_behind_seed(search), self.config.refit
-            advance(self.lab, seed, winner.reached, cycle=number, stage="seed", check=check, keep=keep)
+            # However slow the machine has become: what is told of the two is at equal steps.
+            advance(self.lab, seed, winner.reached, cycle=number, stage="seed", check=self.config.refit)
         if self.config.refit:
             # The decay belongs to the refit, which comes after dev has chosen.
             return

@@ -222,6 +222,7 @@ class _SharedPrefix(torch.autograd.Function):
         scale: float,
         window: int | None,
     ) -> Tensor:
+        assert not (plan.merged and any(ctx.needs_input_grad)), "merged rows have no gradients"
         heads = k.shape[1]
         group = q.shape[1] // heads
         mask = plan.own_mask(window, group, q.dtype)

@@ -2,7 +2,7 @@
 
 The flash kernel works through small blocks, one batch entry and head after the other; with few keys most of its time is not
 spent on products. Dense products in fp32 were 2 to 4 times as fast backward, with the keys of a short row, and 1.5 to 1.9 times
-as fast where many queries see all of 25 to 60 keys (2 cores, AVX512); of 300 they were not. They hold a table of queries by
+as fast where many queries see all of 25 to 60 keys (2 cores, AVX512), and no faster with 300. They hold a table of queries by
 keys, so they stop where it grows.
 """
 

@@ -72,13 +72,14 @@ class PackedPlan:
         prefix: length of the whole shared prefix, whether it runs here or comes as keys and values from before.
         query_index: ``[rows, queries]`` which own token stands there; padding repeats the row's first.
         key_index: ``[rows, keys]`` the same over the past own tokens followed by this pass's own tokens.
-        unpad_index: ``[own]`` where each own token lies in the flattened ``query_index``.
+        unpad_index: ``[own]`` where each own token lies in the flattened ``query_index``, in the first row that has it.
         allowed: ``[rows, queries, keys]`` which own keys a query may see, sliding windows aside.
         query_positions: ``[rows, queries]``.
         key_positions: ``[rows, keys]``.
         last: ``[rows]`` place of each row's last suffix token in the whole pass.
         node_places: per row, the places of its tree nodes in the whole pass.
         longest: largest position in the pass.
+        merged: whether some tokens run for several rows; no gradients pass through such a plan.
     """
 
     ids: Tensor
@@ -94,6 +95,7 @@ class PackedPlan:
     last: Tensor
     node_places: list[NDArray[np.int64]]
     longest: int
+    merged: bool = False
     _masks: dict[tuple[int | None, int, torch.dtype], Tensor] = field(default_factory=dict)
     _slots: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -197,6 +199,7 @@ def plan_pass(
             same. No gradients pass through such a plan, and it has no past.
         device: where the tensors shall lie.
     """
+    assert not (merge and past), "rows with a past have begun apart"
     rows = len(suffixes)
     trees = [EMPTY_TREE] * rows if trees is None else trees
     past_lengths = np.zeros(rows, dtype=np.int64) if past is None else np.asarray(past, dtype=np.int64)
@@ -276,4 +279,5 @@ def plan_pass(
         last=tensor(len(head) + offsets[1:] - node_counts - 1),
         node_places=node_places,
         longest=max(int(places.max(initial=0)) for places in positions),
+        merged=bool(merged.any()),
     )

@@ -151,7 +151,7 @@ def score_batch_top(
     opens twice as many, so that few passes are needed where nothing can be closed. Labels left out are ``-inf``.
 
     Returns:
-        ``[rows, labels]`` and the tokens run.
+        ``[rows, labels]`` and the tokens run, those that ran once for several rows counted for each.
     """
     trie, tree, rows = batch.trie, batch.trie.tree, len(batch.suffixes)
     length = prefix.length if prefix else 0

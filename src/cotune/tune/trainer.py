@@ -133,7 +133,7 @@ class TuningRun:
             report: told about each step.
             checkpoint_every: steps between checkpoints; one more is written at the end.
             branch: names checkpoints of a decay, which other continuations must not start from.
-            until: asked after each step whether it was the last one.
+            until: asked after each step but the last whether to stop there.
 
         Raises:
             DivergedError: a loss became NaN or infinite. The last checkpoint stays.
@@ -158,7 +158,7 @@ class TuningRun:
             self.tokens += used
             if report:
                 report(self.step, loss, used)
-            if until is not None and until():
+            if self.step < to_step and until is not None and until():
                 break
             if self.step < to_step and self.step % checkpoint_every == 0:
                 self.checkpoint(branch)

@@ -7,11 +7,27 @@ small requests; so it is read in slices, and whoever else has something to do co
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
+import h11
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _SLICE = 4096
+_OVER = (h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
+
+
+class _Flow(FlowControl):
+    """Tells when reading may go on."""
+
+    def __init__(self, transport: asyncio.Transport, resumed: Callable[[], None]) -> None:
+        super().__init__(transport)
+        self._resumed = resumed
+
+    def resume_reading(self) -> None:
+        super().resume_reading()
+        self._resumed()
 
 
 class PatientProtocol(H11Protocol):
@@ -27,33 +43,47 @@ class PatientProtocol(H11Protocol):
 
     _head: asyncio.TimerHandle | None = None
     _read: asyncio.TimerHandle | None = None
-    _slicing = False
+    _slice: asyncio.Handle | None = None
+    _arrived: bytearray
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._arrived = bytearray()
+        self.flow = _Flow(transport, self._go_on)
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
         self._arrived += data
-        if not self._slicing:
+        if self._slice is None:
             self._read_slice()
 
-    def _read_slice(self) -> None:
-        part = bytes(self._arrived[:_SLICE])
-        del self._arrived[:_SLICE]
-        super().data_received(part)
-        self._await_head()
-        more, sliced = bool(self._arrived), self._slicing
-        self._slicing = more and not self.transport.is_closing()
-        if self._slicing:
+    def _go_on(self) -> None:
+        """Read the next slice when whoever else has something to do has done it."""
+        if self._arrived and self._slice is None:
             self.transport.pause_reading()
-            self.loop.call_soon(self._read_slice)
-        elif sliced and not self.flow.read_paused and not self.transport.is_closing():
-            self.transport.resume_reading()
+            self._slice = self.loop.call_soon(self._read_slice)
+
+    def _read_slice(self) -> None:
+        self._slice = None
+        if self.transport.is_closing() or self.conn.their_state in _OVER:
+            self._arrived.clear()
+        elif not self.flow.read_paused:
+            part = bytes(self._arrived[:_SLICE])
+            del self._arrived[:_SLICE]
+            try:
+                super().data_received(part)
+            except h11.ProtocolError:
+                # What came is no HTTP, and its request was answered before that was seen.
+                self._give_up()
+                return
+            self._await_head()
+            self._go_on()
+            if not self._arrived and not self.flow.read_paused:
+                self.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._head, self._read):
+        self._arrived.clear()
+        for timer in (self._head, self._read, self._slice):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
