@@ -10,7 +10,7 @@ from typing import Any
 from cotune.bundle import Predictor, load, save_bundle
 from cotune.evaluate.decision import RAW, Decision
 from cotune.files import file_sha256
-from cotune.model.adapters import LoraSettings
+from cotune.model.adapter_folder import LoraSettings
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.output import label_output

@@ -416,7 +416,7 @@ def test_a_base_model_that_moved(bench: Bench, tmp_path: Path) -> None:
 def test_an_adapter_of_another_shape_is_refused_before_it_answers(bench: Bench, bundle: Path) -> None:
     from safetensors.torch import load_file, save
 
-    from cotune.model.adapters import adapter_content_id
+    from cotune.model.adapter_folder import adapter_content_id
 
     path = bundle / "adapter" / "adapter_model.safetensors"
     weights = {name: value[:, :-1].contiguous() for name, value in load_file(path).items()}

@@ -202,8 +202,8 @@ def test_a_body_in_tiny_chunks_is_read_in_slices_between_which_others_are_served
         found += replies(held, 1)
     assert found.count(b"HTTP/1.1 200 ") == 2 + pipelined
     assert sum(events) > len(body) and max(events) < 1000
-    # Something else had its turn between any two.
-    assert all("others" in pair for pair in pairwise(order))
+    # Something else had its turn between any two; what waits behind another request may be looked at once that is answered.
+    assert pipelined or all("others" in pair for pair in pairwise(order))
 
 
 def test_what_turns_out_to_be_no_http_behind_an_answered_request_ends_the_connection(server: Client) -> None:

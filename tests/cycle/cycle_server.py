@@ -113,7 +113,7 @@ def arm(at: list[Any], hit: Callable[[], None]) -> None:
         after(AdapterSlot, "save")
     elif kind == "pass":
         from cotune.cycle.lab import Lab
-        from cotune.model.local import LocalModel
+        from cotune.model import label_scoring
 
         stage = [""]
         real_scores = Lab.scores
@@ -123,7 +123,7 @@ def arm(at: list[Any], hit: Callable[[], None]) -> None:
             return real_scores(self, prompt, adapter, rows, now, **note)
 
         Lab.scores = scores  # type: ignore[method-assign]
-        after(LocalModel, "_compute", lambda *a, **k: stage[0] == what)
+        after(label_scoring, "_compute", lambda *a, **k: stage[0] == what)
     elif kind == "model opened":
         from cotune.model.local import LocalModel
 

@@ -13,7 +13,7 @@ from cotune.cycle.journal import Journal
 from cotune.cycle.lab import Lab
 from cotune.cycle.run import Quiet
 from cotune.cycle.track import Track, advance, average_steady, finish, open_track
-from cotune.model.adapters import LoraSettings
+from cotune.model.adapter_folder import LoraSettings
 from cotune.model.engine_settings import EngineSettings
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Demonstration, Prompt

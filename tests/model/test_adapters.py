@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from cotune.errors import CotuneError, InputError
 from cotune.files import write_json
-from cotune.model.adapters import BASE, CONFIG, WEIGHTS, LoraSettings, adapter_content_id, read_settings
+from cotune.model.adapter_folder import CONFIG, WEIGHTS, LoraSettings, adapter_content_id, read_settings
+from cotune.model.adapters import BASE
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from tiny import FITTING, tiny_local, tiny_model, tiny_tokenizer, widen_lora

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotune.model.local import LocalModel
+from cotune.model import label_scoring
 from cotune.model.score_cache import ScoreCache
 from cotune.model.scoring import cut_batches
 from cotune.prompt.prompt import Prompt
@@ -60,8 +60,8 @@ def test_fresh_scores_neither_come_from_the_cache_nor_enter_it(tmp_path: Path, m
     cache = ScoreCache(tmp_path / "scores.sqlite")
     monkeypatch.setattr(local, "cache", cache)
     runs: list[int] = []
-    real = LocalModel._compute
-    monkeypatch.setattr(LocalModel, "_compute", lambda *a: (runs.append(1), real(*a))[1])
+    real = label_scoring._compute
+    monkeypatch.setattr(label_scoring, "_compute", lambda *a: (runs.append(1), real(*a))[1])
     for _ in range(2):
         assert local.score(PROMPT, ROWS, LABELS, fresh=True).cached == 0
     assert len(runs) == 2

@@ -18,7 +18,7 @@ import torch
 from elsewhere import ELSEWHERE, elsewhere, move
 
 from cotune.errors import InputError
-from cotune.model.adapters import LoraSettings
+from cotune.model.adapter_folder import LoraSettings
 from cotune.model.cache import CACHE_VARIABLE
 from cotune.model.engine_settings import EngineSettings
 from cotune.model.generations import Sampling

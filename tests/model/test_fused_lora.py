@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cotune.model.adapters import LoraSettings
+from cotune.model.adapter_folder import LoraSettings
 from cotune.model.cpu_attention import attend, attend_backward
 from cotune.model.fused_lora import LoraGroup
 from cotune.model.local import LocalModel

@@ -10,7 +10,7 @@ import torch
 
 from cotune.errors import DivergedError, InputError
 from cotune.model import generating
-from cotune.model.adapters import LoraSettings
+from cotune.model.adapter_folder import LoraSettings
 from cotune.model.decode_attention import DecodeStep, OwnKeyValues
 from cotune.model.generations import Sampling
 from cotune.model.naive import use_plain_attention

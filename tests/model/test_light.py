@@ -15,7 +15,8 @@ import cotune.model.light_llama
 import cotune.model.loading
 from cotune.errors import InputError
 from cotune.files import write_json
-from cotune.model.adapters import BASE, LoraSettings
+from cotune.model.adapter_folder import LoraSettings
+from cotune.model.adapters import BASE
 from cotune.model.engine_settings import EngineSettings
 from cotune.model.light_llama import LightLlama
 from cotune.model.light_tokenizer import LightTokenizer

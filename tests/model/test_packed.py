@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cotune.model import attention
-from cotune.model.adapters import LoraSettings
+from cotune.model.adapter_folder import LoraSettings
 from cotune.model.naive import pad, use_plain_attention
 from cotune.model.packed import Tree, plan_pass
 from cotune.model.runner import PackedRunner, self_check

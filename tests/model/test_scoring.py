@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from cotune.errors import DivergedError
+from cotune.model import label_scoring
 from cotune.model import scoring as scoring_module
-from cotune.model.adapters import LoraSettings
+from cotune.model.adapter_folder import LoraSettings
 from cotune.model.engine_settings import EngineSettings
 from cotune.model.local import LocalModel
 from cotune.model.naive import naive_label_scores, use_plain_attention
@@ -287,12 +288,14 @@ def test_last_states_are_those_of_each_sequence_alone(kind: Any, layer: int | No
 
 
 @pytest.mark.parametrize(("kind", "top"), [("llama", None), ("llama", 1), ("gemma2", None)])
-def test_a_hit_is_identical_and_costs_the_same(tmp_path: Path, kind: Any, top: int | None) -> None:
+def test_a_hit_is_identical_and_costs_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, top: int | None
+) -> None:
     local = tiny_local(kind, cache=ScoreCache(tmp_path / "scores.sqlite"), settings=EngineSettings(batch_tokens=150))
     told: list[int] = []
     first = local.score(PROMPT, ROWS, LONG_LABELS, top=top, progress=told.append)
     again = tiny_local(kind, cache=ScoreCache(tmp_path / "scores.sqlite"), settings=EngineSettings(batch_tokens=150))
-    again._compute = lambda *_: pytest.fail("computed again")
+    monkeypatch.setattr(label_scoring, "_compute", lambda *_: pytest.fail("computed again"))
     told_again: list[int] = []
     second = again.score(PROMPT, ROWS, LONG_LABELS, top=top, progress=told_again.append)
     assert (first.cached, second.cached) == (0, len(ROWS))

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from cotune.errors import InputError
-from cotune.model.adapters import BASE, adapter_content_id
+from cotune.model.adapter_folder import adapter_content_id
+from cotune.model.adapters import BASE
 from cotune.model.local import LocalModel
 from cotune.model.trained_prefix import CONFIG, STANDS_FOR, WEIGHTS, TrainedPrefix, load_prefix
 from cotune.model.trie import label_paths
@@ -144,7 +145,7 @@ def test_tokens_that_it_stands_for_are_not_run(tmp_path: Path) -> None:
 
 
 def test_it_changes_places_with_lora(tmp_path: Path) -> None:
-    from cotune.model.adapters import LoraSettings
+    from cotune.model.adapter_folder import LoraSettings
     from tiny import widen_lora
 
     model = tiny_local()

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from cotune.errors import DivergedError, InputError
-from cotune.model.adapters import BASE, LoraSettings
+from cotune.model.adapter_folder import LoraSettings
+from cotune.model.adapters import BASE
 from cotune.model.local import LocalModel
 from cotune.model.trained_prefix import load_prefix
 from cotune.model.trie import label_paths

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from cotune.errors import CotuneError, DivergedError
-from cotune.model.adapters import BASE, LoraSettings
+from cotune.model.adapter_folder import LoraSettings
+from cotune.model.adapters import BASE
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from cotune.tune.batches import TrainingRow, training_rows

@@ -11,6 +11,7 @@ from cotune.bundle.export_check import check_weights
 from cotune.bundle.export_gguf import GgufExport
 from cotune.bundle.export_request import REQUEST, SCHEMA, Asking
 from cotune.bundle.export_weights import copy_model, merge
+from cotune.bundle.export_words import in_words
 from cotune.bundle.load import base_of, load
 from cotune.bundle.manifest import ADAPTER, DECISION, PROMPT, Manifest, read_manifest
 from cotune.bundle.place import atomic_folder
@@ -48,7 +49,7 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
     folder, out = Path(bundle).expanduser(), Path(out).expanduser()
     if to not in TARGETS:
         raise InputError(f"unknown form {to!r}", where="--to", mend=f"Use one of {', '.join(TARGETS)}.")
-    from cotune.model.adapters import is_prefix, read_settings
+    from cotune.model.adapter_folder import is_prefix, read_settings
     from cotune.model.trained_prefix import load_prefix
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -77,6 +78,7 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
             mend="Export with --to peft.",
         )
     source = _base_folder(manifest, base)
+    predictor, manifest, headed = in_words(predictor, manifest)
     asking = Asking.of(predictor, manifest)
     gguf = GgufExport.of(predictor, manifest, asking, source, adapter) if to.startswith("gguf") else None
     with atomic_folder(out) as temporary:
@@ -88,8 +90,8 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
         else:
             dtype = merge(source, adapter, temporary / MODEL)
             check_weights(predictor, manifest, temporary / MODEL, dtype)
-        for name in (PROMPT, DECISION):
-            shutil.copyfile(folder / name, temporary / name)
+        shutil.copyfile(folder / PROMPT, temporary / PROMPT)
+        write_json(temporary / DECISION, manifest.decision.to_json())
         if asking.schema is not None:
             write_json(temporary / SCHEMA, asking.schema)
         if gguf is None and trained is None:
@@ -99,7 +101,7 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
         write_json(temporary / EXAMPLE, told)
         stands_for = None if trained is None else len(trained.ids)
         rank = read_settings(adapter).rank if adapter is not None and trained is None else 0
-        card = export_card(manifest, to, asking, words=words, stands_for=stands_for, rank=rank, gguf=gguf)
+        card = export_card(manifest, to, asking, words=words, stands_for=stands_for, rank=rank, gguf=gguf, headed=headed)
         write_text(temporary / CARD, card)
     return out
 

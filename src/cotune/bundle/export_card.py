@@ -19,6 +19,7 @@ def export_card(
     stands_for: int | None = None,
     rank: int = 0,
     gguf: GgufExport | None = None,
+    headed: str = "",
 ) -> str:
     """Markdown.
 
@@ -30,6 +31,7 @@ def export_card(
         stands_for: where the adapter is a trained prefix, how many of the text's first tokens it stands for.
         rank: of the adapter, where it is a LoRA.
         gguf: who wrote the GGUF files, for those two forms.
+        headed: what is to be said of a classification head that stays behind.
     """
     fields = ", ".join(f"THE {name.upper()}" for name in manifest.input_fields)
     parts = [
@@ -44,6 +46,7 @@ def export_card(
         f"Generate greedily until the stop token, {asking.tokens} tokens at most"
         + (f"; the answer is one of: {_told(manifest, words)}." if words else "."),
         "## How it answers here and there",
+        *([headed] if headed else []),
         _rule(manifest, asking, requested=stands_for is None),
         "## Run it",
         *_launch(to, asking, stands_for, rank, gguf),

@@ -28,7 +28,7 @@ def merge(source: Path, adapter: Path | None, target: Path) -> str:
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
-    from cotune.model.adapters import read_settings
+    from cotune.model.adapter_folder import read_settings
     from cotune.model.loading import quiet_transformers
     from cotune.model.trained_prefix import WEIGHTS
 

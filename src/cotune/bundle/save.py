@@ -81,7 +81,8 @@ def save_bundle(
         ValueError: the metrics hold NaN, or the decision does not fit the labels.
     """
     from cotune.bundle.remote import LONGEST, asking, remote_base, text_of
-    from cotune.model.adapters import BASE, adapter_content_id, adapter_files, is_prefix
+    from cotune.model.adapter_folder import adapter_content_id, adapter_files, is_prefix
+    from cotune.model.adapters import BASE
     from cotune.model.remote import RemoteModel
     from cotune.model.trained_prefix import load_prefix
 

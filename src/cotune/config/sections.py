@@ -75,6 +75,7 @@ class TuneConfig(Section):
     learning_rate: Annotated[Number, Field(gt=0)] = 1e-3
     batch_size: Count = 8
     shared_prefix: StrictBool = True
+    head: StrictBool = True
     max_epochs: Count = 8
     target: Name = "all-linear"
     clip: Annotated[Number, Field(gt=0)] = 1.0

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from cotune.config import RunConfig
 from cotune.cycle.allowance import FORMATS, LEAST_FORMATS, NOISE, formats_row, noise_row, variants_of
+from cotune.cycle.heads import head_cost
 from cotune.cycle.lab import Lab
 from cotune.cycle.previous import Previous
 from cotune.cycle.search import Search
@@ -90,7 +91,7 @@ class EndCosts:
             chosen: the prompt that wins, tuned.
             alone: whether that is the tuned seed prompt, so that its arms are the seed prompt's.
             new: whether ``chosen`` only stands for a prompt of its length that nobody knows yet.
-            extras: whether what decides nothing counts, noise, formats and slices, which is left out where there is no room.
+            extras: whether what a run can do without counts: heads, noise, formats and slices, left out where there is no room.
         """
         lab = self.lab
         base, tuned = self._arms(seed, chosen, alone, new)
@@ -104,7 +105,7 @@ class EndCosts:
         if self.previous is not None and not self._on_dev:
             confirm += len(lab.dev) * self._previous_row()
         whole = _CARE * (confirm + lab.task.test.n * self._test_row(base, tuned)) + self.fixed
-        return whole + (self._extras(chosen) if extras else 0.0)
+        return whole + (self._extras(chosen) + sum(head_cost(lab, prompt) for prompt in tuned) if extras else 0.0)
 
     def election(self, search: Search) -> Callable[[Measured], bool]:
         """Tells who may win beside the winner and the seed prompt: whoever there is room to ask for answers and to test."""

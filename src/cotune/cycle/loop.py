@@ -116,7 +116,7 @@ class Loop:
         bare = bare_prompt(lab.task)
         ranking = self._affordable(ranking)
         # The seed prompt is tuned afresh, to show what that gives; all others go on from what an earlier run learnt.
-        ground = previous.candidate.adapter if previous else BASE
+        ground = previous.ground if previous else BASE
         first = open_track(lab, seed, BASE)
         self.decider.time_steps(first)
         most = self.decider.entrants(first)

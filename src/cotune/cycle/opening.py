@@ -16,7 +16,8 @@ from cotune.cycle.stopwatch import Stopwatch
 from cotune.cycle.watching import Watcher
 from cotune.errors import InputError
 from cotune.evaluate.judge import Judge
-from cotune.model.adapters import BASE, LoraSettings, alpha_of
+from cotune.model.adapter_folder import LoraSettings, alpha_of
+from cotune.model.adapters import BASE
 from cotune.model.engine_settings import EngineSettings, batch_tokens, weight_bytes
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
@@ -115,6 +116,8 @@ def tune_settings(config: RunConfig) -> TuneSettings:
         batch_size=tune.batch_size,
         clip=tune.clip,
         shared_prefix=tune.shared_prefix,
+        # A refit gives weights that a head was not fitted to.
+        head=tune.head and not config.refit,
     )
 
 

@@ -13,7 +13,8 @@ from cotune.cycle.candidate import Candidate, Own
 from cotune.cycle.lab import Lab
 from cotune.cycle.start import Start
 from cotune.files import atomic_path
-from cotune.model.adapters import adapter_files
+from cotune.model.adapter_folder import adapter_files, bare_content_id
+from cotune.model.adapters import BASE
 from cotune.prompt.growing import names_all, with_labels
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal
@@ -34,6 +35,11 @@ class Previous:
     candidate: Candidate
     prompt: Prompt
     facts: Mapping[str, Any]
+
+    @property
+    def ground(self) -> str:
+        """The weights that go on: those of its adapter, without a classification head, which was made for them as they were."""
+        return str(self.facts.get("ground", self.candidate.adapter))
 
     @property
     def proposal(self) -> Proposal:
@@ -89,6 +95,7 @@ def enter(lab: Lab, start: Start) -> Previous:
             "unseen_labels": unseen,
             "replay": {name: n for name, n in task.checks.counts.items() if "replay" in name},
             "was": candidate.to_json(),
+            "ground": BASE if start.adapter_folder is None else bare_content_id(start.adapter_folder),
             "prompt": prompt.to_json(),
             "remarks": remarks,
         }

@@ -10,7 +10,8 @@ from cotune.bundle.load import OpenedBundle, base_folder
 from cotune.bundle.manifest import ADAPTER
 from cotune.config import EngineConfig, RunConfig, TuneConfig
 from cotune.errors import InputError
-from cotune.model.adapters import BASE, is_prefix, read_settings
+from cotune.model.adapter_folder import is_prefix, read_settings
+from cotune.model.adapters import BASE
 from cotune.task.output import Output
 from cotune.task.task import Task, knowing_task
 

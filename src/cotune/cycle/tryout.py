@@ -72,6 +72,7 @@ class Tryout:
         comparisons: tuned weights first.
         adapter_id: the tuned weights.
         before_refit: whether these are the winner's from before its refit, as the shipped ones have learnt from dev.
+        words_alone: whether the winner answers by a classification head, which is left out here.
     """
 
     prompt: Prompt
@@ -79,6 +80,7 @@ class Tryout:
     comparisons: list[Comparison]
     adapter_id: str
     before_refit: bool
+    words_alone: bool = False
 
     def __str__(self) -> str:
         from cotune.report import tryout_text
@@ -94,6 +96,7 @@ class Tryout:
             "split": "dev",
             "adapter_id": self.adapter_id,
             "before_refit": self.before_refit,
+            "words_alone": self.words_alone,
             "comparisons": [c.to_json() for c in self.comparisons],
         }
 
@@ -138,12 +141,19 @@ class Tryouts:
         recorded = next((e["value"] for e in events if e["kind"] == "judge"), None)
         self._judge = _judge(config, folder, recorded) if recorded is not None else None
         self._dev = dev_in_order(task.dev, config.seed)
+        self._words_alone = False
         self._weights: list[tuple[str, Decision | None]] = [(self._winner.adapter, self._winner.decision)]
         if self._winner.adapter != BASE and isinstance(self._model, LocalModel):
-            self._model.adapters.register(folder / "adapters" / self._winner.adapter)
+            adapters = self._model.adapters
+            adapters.register(folder / "adapters" / self._winner.adapter)
+            if (head := adapters.head(self._winner.adapter)) is not None:
+                # A head was fitted to the winner's own wording: both prompts are asked for the labels' words.
+                self._words_alone = True
+                words = Decision.from_json(head.words["decision"])
+                self._winner = replace(self._winner, adapter=adapters.without_head(self._winner.adapter), decision=words)
             # What the first use makes room for takes a second or two, which a typed prompt need not wait for.
-            self._model.adapters.use(self._winner.adapter)
-            self._weights.append((BASE, None))
+            adapters.use(self._winner.adapter)
+            self._weights = [(self._winner.adapter, self._winner.decision), (BASE, None)]
 
     def compare(self, text: str, *, where: str = "prompt", heard: Callable[[Tryout], None] | None = None) -> Tryout:
         """Score a prompt text with the run's tuned and base weights and compare it with the winner, row by row.
@@ -157,7 +167,7 @@ class Tryouts:
             InputError: a prompt without an input field.
         """
         prompt = parse_prompt(text, self._task.input_fields, where=where).edit(label_words=self._words)
-        found = Tryout(prompt, len(self._dev), [], self._winner.adapter, self._refitted)
+        found = Tryout(prompt, len(self._dev), [], self._winner.adapter, self._refitted, self._words_alone)
         for adapter, rule in self._weights:
             found = replace(found, comparisons=[*found.comparisons, self._compared(prompt, adapter, rule)])
             if heard is not None:

@@ -18,14 +18,14 @@ _WEIGHINGS, _ROUNDS, _ENOUGH = 4, 50, 1e-4
 
 @dataclass(frozen=True)
 class Decision:
-    """Raw argmax, or argmax after a fixed bias on each label's log-probability.
+    """Raw argmax, argmax after a fixed bias on each label's log-probability, or what a classification head says.
 
     Attributes:
-        kind: ``raw`` or ``bias``.
-        bias: one number a label, in the task's label order; empty for ``raw``.
+        kind: ``raw``, ``bias``, or ``head``: the scores are a head's, which lies with the adapter, and its argmax answers.
+        bias: one number a label, in the task's label order; empty for the others.
     """
 
-    kind: Literal["raw", "bias"] = "raw"
+    kind: Literal["raw", "bias", "head"] = "raw"
     bias: tuple[float, ...] = ()
 
     def log_probs(self, scores: Floats) -> Floats:
@@ -53,7 +53,7 @@ class Decision:
             ValueError: the object is not a decision rule.
         """
         kind, bias = data.get("kind"), data.get("bias", ())
-        if kind not in ("raw", "bias") or not isinstance(bias, (list, tuple)) or (kind == "bias") != bool(bias):
+        if kind not in ("raw", "bias", "head") or not isinstance(bias, (list, tuple)) or (kind == "bias") != bool(bias):
             raise ValueError("not a decision rule")
         numbers = tuple(float(b) for b in bias)
         if not np.isfinite(numbers).all():
@@ -62,6 +62,7 @@ class Decision:
 
 
 RAW = Decision()
+BY_HEAD = Decision("head")
 
 
 def label_frequencies(gold: Sequence[int], labels: int) -> Floats:

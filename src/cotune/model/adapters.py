@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,53 +12,32 @@ import torch
 from torch import Tensor
 
 from cotune.errors import CotuneError, InputError
-from cotune.files import atomic_path, content_hash, write_json
+from cotune.files import atomic_path, write_json
+from cotune.model.adapter_folder import (
+    LoraSettings,
+    adapter_content_id,
+    adapter_files,
+    alpha_of,
+    bare_content_id,
+    content_id,
+    is_prefix,
+    read_settings,
+    read_weights,
+)
 from cotune.model.bound_lora import BoundLora, copy_weights, linear_groups
 from cotune.model.fused_lora import FusedLora
+from cotune.model.head import HEAD, Head, load_head, save_head
 from cotune.model.light_llama import LightLlama
 from cotune.model.trained_prefix import (
     CONFIG,
-    STANDS_FOR,
     WEIGHTS,
     TrainedPrefix,
     load_prefix,
-    prefix_content_id,
     save_prefix,
 )
 
 BASE = "base"
 """The id of the model without an adapter."""
-
-_NOT_PLAIN = (
-    "use_dora",
-    "use_rslora",
-    "use_qalora",
-    "rank_pattern",
-    "alpha_pattern",
-    "lora_bias",
-    "modules_to_save",
-    "layer_replication",
-    "trainable_token_indices",
-    "alora_invocation_tokens",
-)
-"""What peft can add to a LoRA that changes its answers and is not rebuilt here."""
-_MOST_RANK, _MOST_ALPHA, _MOST_TARGETS = 65_536, 10**6, 2_000
-"""What no adapter exceeds. Beyond, peft would take all memory or compare names for hours before anything is refused."""
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """Shape of a LoRA adapter (arXiv 2106.09685).
-
-    Attributes:
-        rank: inner width of the update.
-        alpha: the update is scaled by ``alpha / rank``.
-        target: which linear layers get one, as peft names them.
-    """
-
-    rank: int = 16
-    alpha: float = 32
-    target: str = "all-linear"
 
 
 class AdapterSlot:
@@ -85,18 +62,45 @@ class AdapterSlot:
         self._folders: dict[str, Path] = {}
         self._loaded: dict[str, dict[str, Tensor]] = {}
         self._prefixes: dict[str, TrainedPrefix] = {}
+        self._heads: dict[str, Head | None] = {}
+        self._bare: dict[str, str] = {}
         self.current = BASE
         self.keep = 8
 
     def register(self, folder: Path) -> str:
-        """Make an adapter folder usable; returns its id.
+        """Make an adapter folder usable; returns its id. With a classification head, the adapter without it is usable too.
 
         Raises:
             InputError: the folder is neither a LoRA adapter nor a prefix in safetensors.
         """
-        adapter_id = adapter_content_id(folder)
-        self._folders[adapter_id] = folder
+        adapter_id, bare_id = adapter_content_id(folder), bare_content_id(folder)
+        self._folders[adapter_id] = self._folders[bare_id] = folder
+        self._bare[adapter_id] = bare_id
         return adapter_id
+
+    def without_head(self, adapter_id: str) -> str:
+        """The same weights without their classification head; the same id where they have none."""
+        return self._bare.get(adapter_id, adapter_id)
+
+    def head(self, adapter_id: str) -> Head | None:
+        """An adapter's classification head, if it has one.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        if adapter_id == BASE or self.without_head(adapter_id) == adapter_id:
+            return None
+        if adapter_id not in self._heads:
+            self._heads[adapter_id] = load_head(self._folders[adapter_id])
+            for oldest in list(self._heads)[: -self.keep]:
+                del self._heads[oldest]
+        return self._heads[adapter_id]
+
+    def add_head(self, adapter_id: str, head: Head, parent: Path) -> str:
+        """Write a registered adapter with a classification head as one of its own under ``parent``; returns its id."""
+        folder = self._folders[adapter_id]
+        names = [name for name in adapter_files(folder) if name != HEAD]
+        return self.register(save_head(head, folder, names, self.without_head(adapter_id), parent))
 
     def use(self, adapter_id: str) -> None:
         """Put an adapter's weights into the model, none at all for :data:`BASE` or a trained prefix.
@@ -134,7 +138,7 @@ class AdapterSlot:
                 raise CotuneError(f"the adapter {adapter_id} is not known here")
             if is_prefix(self._folders[adapter_id]):
                 raise CotuneError(f"the adapter {adapter_id} is a prefix and has no LoRA weights")
-            self._loaded[adapter_id] = _read_weights(self._folders[adapter_id])
+            self._loaded[adapter_id] = read_weights(self._folders[adapter_id])
             for oldest in list(self._loaded)[: -self.keep]:
                 del self._loaded[oldest]
         return self._loaded[adapter_id]
@@ -275,7 +279,7 @@ class AdapterSlot:
         from safetensors.torch import save
 
         data = save(dict(weights), metadata={"format": "pt"})
-        adapter_id = _content_id(config, data)
+        adapter_id = content_id(config, data)
         folder = parent / adapter_id
         with atomic_path(folder / WEIGHTS) as temporary:
             temporary.write_bytes(data)
@@ -315,76 +319,3 @@ def _peft_config(settings: LoraSettings, task: str | None = "CAUSAL_LM") -> Any:
         target_modules=settings.target if settings.target == "all-linear" else settings.target.split(","),
         task_type=task,
     )
-
-
-def adapter_content_id(folder: Path) -> str:
-    """Hash of an adapter's weights and settings; where the base model lies does not count."""
-    if is_prefix(folder):
-        return prefix_content_id(folder)
-    read_settings(folder)
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    return _content_id(config, (folder / WEIGHTS).read_bytes())
-
-
-def is_prefix(folder: Path) -> bool:
-    """Whether an adapter's folder holds a trained prefix; one that holds nothing of use is none."""
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(config, dict) and config.get("peft_type") == "PREFIX_TUNING"
-
-
-def adapter_files(folder: Path) -> list[str]:
-    """Names of the files that make up an adapter, its config first."""
-    return [CONFIG, WEIGHTS, *([STANDS_FOR] if is_prefix(folder) else [])]
-
-
-def alpha_of(alpha: float | str) -> float:
-    """LoRA's alpha as a config holds it; a whole number as one, so that equal settings have equal hashes.
-
-    Raises:
-        ValueError: it is no number, or none that is finite.
-    """
-    found = float(alpha)
-    if not math.isfinite(found):
-        raise ValueError(f"lora_alpha is {found}")
-    return int(found) if found.is_integer() else found
-
-
-def read_settings(folder: Path) -> LoraSettings:
-    """Shape of a saved adapter.
-
-    Raises:
-        InputError: files are missing or describe something other than a plain LoRA.
-    """
-    mend = "Give a folder that holds adapter_config.json and adapter_model.safetensors of a plain LoRA."
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        target = config["target_modules"]
-        names = [target] if isinstance(target, str) else sorted(target)
-        settings = LoraSettings(int(config["r"]), alpha_of(config["lora_alpha"]), ",".join(names))
-        bounds = ((1, settings.rank, _MOST_RANK), (-_MOST_ALPHA, settings.alpha, _MOST_ALPHA), (1, len(names), _MOST_TARGETS))
-        if not all(least <= value <= most for least, value, most in bounds) or max(map(len, names)) > 1_000:
-            raise ValueError("r, lora_alpha or target_modules are out of range")
-        plain = config.get("peft_type") == "LORA" and not any(config.get(name) for name in _NOT_PLAIN)
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise InputError(f"not an adapter ({error})", where=str(folder / CONFIG), mend=mend) from error
-    if not plain or not (folder / WEIGHTS).is_file():
-        raise InputError("not a plain LoRA adapter in safetensors", where=str(folder), mend=mend)
-    return settings
-
-
-def _content_id(config: Mapping[str, Any], weights: bytes) -> str:
-    shape = {k: v for k, v in config.items() if k in ("r", "lora_alpha", "target_modules", "peft_type", "use_rslora")}
-    return content_hash({"config": shape, "weights": content_hash(weights, 64)})
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise InputError(f"the adapter's weights cannot be read ({error})", where=str(folder / WEIGHTS)) from error

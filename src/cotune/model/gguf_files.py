@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cotune.errors import CotuneError
-from cotune.model.adapters import read_settings
+from cotune.model.adapter_folder import read_settings
 from cotune.model.gguf_layout import Layout
 from cotune.model.gguf_tokenizer import GgufTokenizer
 from cotune.model.trained_prefix import WEIGHTS

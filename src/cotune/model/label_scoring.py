@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cotune.errors import DivergedError
 from cotune.files import content_hash
 from cotune.model.engine_facts import engine_facts
+from cotune.model.naive import naive_label_scores
 from cotune.model.protocol import Progress
 from cotune.model.scores import LabelScores
-from cotune.model.scoring import Batch, cut_batches
+from cotune.model.scoring import Batch, cut_batches, score_in_halves
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, shared_prefix
 
 if TYPE_CHECKING:
     from cotune.model.local import LocalModel
-
-Compute = Callable[
-    [str, tuple[int, ...], Batch, Sequence[RenderedRow], int | None],
-    tuple[NDArray[np.float64], int],
-]
-"""Runs a batch under an adapter behind a prefix: ``[rows, labels]`` scores, all or those of so many best labels, and the tokens
-that it took."""
 
 
 def score_labels(
@@ -33,7 +29,6 @@ def score_labels(
     prompt: Prompt,
     rows: Sequence[Mapping[str, str]],
     labels: Sequence[str],
-    compute: Compute,
     *,
     adapter: str,
     top: int | None,
@@ -45,6 +40,9 @@ def score_labels(
     rendered = model.renderer.render(prompt, rows, labels)
     if not rendered:
         return LabelScores(np.zeros((0, len(labels))))
+    if model.adapters.head(adapter) is not None:
+        # The head reads the state where an answer begins: of the labels' words none runs, and all labels are told.
+        rendered, top = [replace(row, completions=row.completions[:1]) for row in rendered], None
     scores = np.empty((len(rendered), len(labels)))
     tokens, cached, plain = sum(row.looked_up for row in rendered), 0, 0
     cache = None if fresh else model.cache
@@ -54,7 +52,7 @@ def score_labels(
         prefix_ids = model.kept_prefix(adapter, rows_here[0].prompt_ids[:length], covered)
         tokens += len(prefix_ids) - covered
         for batch in cut_batches(rows_here, len(prefix_ids), model.settings.batch_tokens, batch_rows):
-            key = _key(model, adapter, prefix_ids, batch, top)
+            key = _key(model, adapter, prefix_ids, batch, labels, top)
             found = cache.get(key) if cache else None
             part = [rows_here[i] for i in batch.places]
             plain += sum(len(row.prompt_ids) for row in part)
@@ -64,7 +62,7 @@ def score_labels(
                 part_scores, cost = found
                 cached += len(part)
             else:
-                part_scores, cost = compute(adapter, prefix_ids, batch, part, top)
+                part_scores, cost = _compute(model, adapter, prefix_ids, batch, part, labels, top)
                 # Pruned labels have no score, but the best ones must.
                 needed = part_scores if top is None else part_scores.max(axis=1)
                 if np.isnan(part_scores).any() or not np.isfinite(needed).all():
@@ -85,14 +83,36 @@ def score_labels(
     )
 
 
-def _key(model: LocalModel, adapter: str, prefix: tuple[int, ...], batch: Batch, top: int | None) -> str:
+def _compute(
+    model: LocalModel,
+    adapter: str,
+    prefix_ids: tuple[int, ...],
+    batch: Batch,
+    rows: Sequence[RenderedRow],
+    labels: Sequence[str],
+    top: int | None,
+) -> tuple[NDArray[np.float64], int]:
+    """``[rows, labels]`` scores of a batch, all or those of so many best labels, and the tokens that it took."""
+    model.adapters.use(adapter)
+    head = model.adapters.head(adapter)
+    read = None if head is None else lambda states: head.log_probs(states, labels)
+    if model.shared:
+        with torch.inference_mode():
+            return score_in_halves(model.runner, model.prefix_state(adapter, prefix_ids), batch, top, read)
+    if read is not None:
+        return read(model.last_states([row.prompt_ids for row in rows], adapter=adapter)), sum(batch.lengths)
+    start = model.trained_start(model.adapters.trained_prefix(adapter), len(prefix_ids))
+    return naive_label_scores(model.model, rows, start=start, covered=len(prefix_ids))
+
+
+def _key(model: LocalModel, adapter: str, prefix: tuple[int, ...], batch: Batch, labels: Sequence[str], top: int | None) -> str:
     return content_hash(
         {
             "model": model.fingerprint,
             "adapter": adapter,
             "prefix": prefix,
             "suffixes": batch.suffixes,
-            "labels": batch.completions,
+            "labels": batch.completions if model.adapters.head(adapter) is None else list(labels),
             "scoring": "full" if top is None else f"top-{top}",
             **engine_facts(model),
         },

@@ -24,18 +24,17 @@ from cotune.model.grammar import Grammar
 from cotune.model.label_scoring import score_labels
 from cotune.model.lean_layers import make_lean
 from cotune.model.loading import load_folder, remember
-from cotune.model.naive import naive_label_scores, plain_prefix
+from cotune.model.naive import plain_prefix
 from cotune.model.prefixes import PrefixStates
 from cotune.model.protocol import Model, Progress
 from cotune.model.runner import PackedRunner, PrefixState, fits
 from cotune.model.score_cache import ScoreCache
 from cotune.model.scores import LabelScores
-from cotune.model.scoring import Batch, score_in_halves
 from cotune.model.states import mean_states
 from cotune.model.token_grammar import TokenTable
 from cotune.model.trained_prefix import TrainedPrefix, by_coverage
 from cotune.prompt.prompt import Prompt
-from cotune.prompt.render import RenderedRow, Renderer, shared_prefix
+from cotune.prompt.render import Renderer, shared_prefix
 
 _log = logging.getLogger(__name__)
 
@@ -159,7 +158,6 @@ class LocalModel:
             prompt,
             rows,
             labels,
-            self._compute,
             adapter=adapter,
             top=top,
             batch_rows=batch_rows,
@@ -219,17 +217,6 @@ class LocalModel:
         other.renderer = Renderer(self.tokenizer, max_tokens=other._longest_prompt())
         other.renderer.chooser = self.renderer.chooser
         return other
-
-    def _compute(
-        self, adapter: str, prefix_ids: tuple[int, ...], batch: Batch, rows: Sequence[RenderedRow], top: int | None
-    ) -> tuple[NDArray[np.float64], int]:
-        self.adapters.use(adapter)
-        if not self.shared:
-            start = self.trained_start(self.adapters.trained_prefix(adapter), len(prefix_ids))
-            return naive_label_scores(self.model, rows, start=start, covered=len(prefix_ids))
-        with torch.inference_mode():
-            prefix = self._prefixes.get(adapter, prefix_ids)
-            return score_in_halves(self.runner, prefix, batch, top)
 
     def trained_start(self, trained: TrainedPrefix | None, covered: int) -> PrefixState | None:
         """What a prompt attends to when so many of its tokens are stood for, in the model's number type."""

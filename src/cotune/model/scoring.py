@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
@@ -16,6 +16,9 @@ from cotune.model.packed import PackedPlan, Tree, plan_pass
 from cotune.model.runner import PackedRunner, PrefixState
 from cotune.model.trie import LabelTrie, build_trie, label_scores
 from cotune.prompt.render import RenderedRow
+
+ReadStates = Callable[[NDArray[np.float32]], NDArray[np.float64]]
+"""From ``[rows, width]`` states where answers would begin to ``[rows, labels]`` log-probabilities."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def _cuts(costs: Sequence[int], most: int, most_rows: int | None = None) -> list
 
 
 def score_in_halves(
-    runner: PackedRunner, prefix: PrefixState | None, batch: Batch, top: int | None
+    runner: PackedRunner, prefix: PrefixState | None, batch: Batch, top: int | None, read: ReadStates | None = None
 ) -> tuple[NDArray[np.float64], int]:
     """``[rows, labels]`` scores of a batch, and its tokens; run in halves where memory runs out.
 
@@ -95,8 +98,11 @@ def score_in_halves(
         prefix: state of what all rows begin with; None where that is nothing.
         batch: the rows.
         top: None gives the whole distribution; a number as in :func:`score_batch_top`.
+        read: makes scores of the states where answers would begin; None reads off the labels' words.
     """
     try:
+        if read is not None:
+            return read(last_states(runner, prefix, batch)), sum(batch.lengths)
         if top is not None:
             return score_batch_top(runner, prefix, batch, top)
         return score_batch(runner, prefix, batch), batch.own_tokens
@@ -110,8 +116,16 @@ def score_in_halves(
         Batch(batch.places[part], batch.suffixes[part], batch.trie, batch.completions)
         for part in (slice(None, middle), slice(middle, None))
     ]
-    results = [score_in_halves(runner, prefix, half, top) for half in halves]
+    results = [score_in_halves(runner, prefix, half, top, read) for half in halves]
     return np.concatenate([scores for scores, _ in results]), sum(tokens for _, tokens in results)
+
+
+def last_states(runner: PackedRunner, prefix: PrefixState | None, batch: Batch) -> NDArray[np.float32]:
+    """``[rows, width]`` states where answers would begin; no label runs."""
+    plan = plan_pass(batch.suffixes, prefix=prefix.length if prefix else 0, merge=batch.lengths, device=runner.device)
+    hidden, _ = runner.hidden(plan, prefix, read=plan.last)
+    found: NDArray[np.float32] = hidden.float().cpu().numpy()
+    return found
 
 
 def score_batch(runner: PackedRunner, prefix: PrefixState | None, batch: Batch) -> NDArray[np.float64]:

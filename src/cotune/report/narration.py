@@ -25,6 +25,7 @@ _STAGES = {
     "race": "racing prompts",
     "tune": "tuning",
     "embed": "embedding",
+    "head": "fitting a classification head",
     "confirm": "confirming on dev",
     "test": "scoring the test split",
     "rewrite": "asking the proposer",

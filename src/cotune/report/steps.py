@@ -70,6 +70,12 @@ def _prefix(value: Value) -> list[Told]:
     return [Told(f"the trained prefix of {counted(value.get('length'), 'token')} was compared with the model's words")]
 
 
+def _head(value: Value) -> list[Told]:
+    if not value.get("rows"):
+        return [Told("no classification head: the budget pays for too few train rows")]
+    return [Told(f"a classification head was fitted to the states of {counted(value.get('rows'), 'train row')}")]
+
+
 def _average(value: Value) -> list[Told]:
     return [Told("tuned weights were averaged")]
 
@@ -141,6 +147,7 @@ ALONE: dict[str, Callable[[Value], list[Told]]] = {
     "noise": _noise,
     "robustness": _robustness,
     "prefix": _prefix,
+    "head": _head,
     "average": _average,
     "slices": _slices,
     "rewrite": _rewrite,

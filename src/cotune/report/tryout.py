@@ -28,6 +28,11 @@ def tryout_text(found: Tryout, *, rows: int = 8) -> str:
 def tryout_heading(found: Tryout) -> str:
     """What is compared, on which rows."""
     heading = f"Your prompt against the winner on {found.n} dev rows."
+    if found.words_alone:
+        heading += (
+            "\n\nThe winner answers by a classification head, which was fitted to its own wording. Here both are asked for the "
+            "labels' words."
+        )
     if not found.before_refit:
         return heading
     return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cotune.model.adapters import LoraSettings
+from cotune.model.adapter_folder import LoraSettings
 
 Method = Literal["lora", "prefix"]
 Init = Literal["text", "random"]
@@ -39,6 +39,7 @@ class TuneSettings:
         weight_decay: of AdamW, on the adapter alone.
         clip: largest norm of the gradient.
         shared_prefix: run the prompt's common prefix once a batch; False trains on plain padded batches.
+        head: whether a classification head is fitted to a tuned winner's states, and answers where dev prefers it.
         micro_tokens: tokens of a batch that run at once, the prefix among them; larger batches are accumulated, at least a row
             in each pass.
     """
@@ -53,6 +54,7 @@ class TuneSettings:
     weight_decay: float = 0.0
     clip: float = 1.0
     shared_prefix: bool = True
+    head: bool = True
     micro_tokens: int = 8192
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from cotune.errors import InputError
-from cotune.model.adapters import BASE, LoraSettings
+from cotune.model.adapter_folder import LoraSettings
+from cotune.model.adapters import BASE
 from cotune.model.local import LocalModel
 from cotune.model.runner import PrefixState
 from cotune.model.trained_prefix import TrainedPrefix

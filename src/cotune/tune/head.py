@@ -1,0 +1,40 @@
+"""Fitting a classification head: multinomial logistic regression on a tuned model's states (linear probe, arXiv 1610.01644)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.model.head import Head
+
+STRENGTH = 0.1
+"""Inverse of the penalty on squared weights, of states that were standardised."""
+_ROUNDS = 200
+_UNSEEN = -12.0
+"""Logit of a label without a row, in place of one that nothing would hold back."""
+
+
+def fit_head(states: NDArray[np.float32], gold: Sequence[int], labels: Sequence[str], words: Mapping[str, Any]) -> Head:
+    """The head of labelled states.
+
+    Args:
+        states: ``[rows, width]`` where an answer would begin.
+        gold: ``[rows]`` the right label of each, as its place; at least two labels among them.
+        labels: all labels.
+        words: see :class:`cotune.model.head.Head`.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    wide = states.astype(np.float64)
+    mean, spread = wide.mean(axis=0), wide.std(axis=0) + 1e-6
+    fitted = LogisticRegression(C=STRENGTH, max_iter=_ROUNDS).fit((wide - mean) / spread, np.asarray(gold))
+    # Of two labels, scikit-learn tells how much the second one leads.
+    rows = fitted.coef_ if len(fitted.classes_) > 2 else np.concatenate([np.zeros_like(fitted.coef_), fitted.coef_])
+    own = fitted.intercept_ if len(fitted.classes_) > 2 else np.array([0.0, fitted.intercept_[0]])
+    weight, bias = np.zeros((len(labels), wide.shape[1])), np.full(len(labels), _UNSEEN)
+    weight[fitted.classes_] = rows / spread
+    bias[fitted.classes_] = own - rows @ (mean / spread)
+    return Head(tuple(labels), weight.astype(np.float32), bias.astype(np.float32), dict(words))

@@ -1,0 +1,136 @@
+"""A run whose words learn nothing while its states tell the labels apart: a classification head answers in what follows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cycle_runs import journal_of, labelled_rows, summary_of
+from test_ending import lab_in
+
+import cotune
+from cotune.bundle.export import export_bundle
+from cotune.config import config_in_memory
+from cotune.cycle.heads import head_cost, with_heads
+from cotune.cycle.run import run as run_cycle
+from cotune.cycle.track import advance, measure, open_track
+from cotune.cycle.tryout import Tryouts
+from cotune.model.adapters import BASE
+from cotune.model.head import HEAD, load_head
+from cotune.prompt.bank import seed_prompt
+from cotune.task.task import Task
+
+if TYPE_CHECKING:
+    from conftest import Bench
+
+ROWS = labelled_rows(180)
+# A rate at which nothing is learnt.
+SLOW: dict[str, Any] = {
+    "search": {"pool": 6, "entrants": 2, "max_cycles": 1},
+    "tune": {"batch_size": 8, "rank": 4, "learning_rate": 1e-7},
+    "engine": {"dtype": "float32", "threads": 1},
+}
+
+
+def config_of(bench: Bench, **more: Any) -> Any:
+    settings = {**SLOW, **more}
+    return config_in_memory(
+        name="kinds", input=["text"], output="label", model=str(bench.model), budget="60ktok", seed=4, **settings
+    )
+
+
+@pytest.fixture(scope="module")
+def headed(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("headed") / "run"
+    run_cycle(config_of(bench), out, task=task())
+    return out
+
+
+def task() -> Task:
+    return Task.from_rows(ROWS, input="text", output="label", limit={"test": 40})
+
+
+def test_dev_takes_the_head_and_both_tuned_arms_have_one(headed: Path) -> None:
+    summary = summary_of(headed)
+    arms = summary["arms"]
+    assert {name: arm["decision"]["kind"] for name, arm in arms.items() if name.endswith("_tuned")} == {
+        "seed_tuned": "head",
+        "best_tuned": "head",
+    }
+    # The states of a tiny model that nobody trained tell some, its words nothing.
+    assert arms["best_tuned"]["score"] > arms["prompt_only"]["score"] + 0.1
+    heads = [event["value"] for event in journal_of(headed) if event["kind"] == "head"]
+    assert heads and all(head["rows"] >= 9 and head["tokens"] > 0 for head in heads)
+    assert (headed / "best" / "adapter" / HEAD).is_file()
+    spent = sum(summary["cost"][f"tokens_{what}"] for what in ("scored", "written", "trained", "embedded"))
+    assert spent <= 60_000
+
+
+def test_the_bundle_answers_as_the_test_was_answered(headed: Path) -> None:
+    told = json.loads((headed / "test_rows.json").read_text())
+    predictor = cotune.load(headed / "best", device="cpu", dtype="float32", threads=1)
+    inputs = [row["input"] for row in told["rows"]]
+    wanted = [told["labels"][row["answers"]["best_tuned"]] for row in told["rows"]]
+    assert predictor.predict(inputs) == wanted
+    found = predictor.predict(inputs, probabilities=True)
+    for row, one in zip(told["rows"], found, strict=True):
+        assert [one.probabilities[label] for label in told["labels"]] == pytest.approx(
+            row["probabilities"]["best_tuned"], abs=2e-3
+        )
+
+
+def test_a_prompt_of_ones_own_is_tried_without_the_head_of_the_winners(headed: Path) -> None:
+    tryouts = Tryouts(headed, task())
+    again = tryouts.compare("Which kind? {text}\nKind:")
+    assert [c.weights for c in again.comparisons] == ["tuned", "base"]
+    head = load_head(headed / "best" / "adapter")
+    assert head is not None and again.words_alone and "labels' words" in str(again)
+    assert again.comparisons[0].winner == pytest.approx(head.words["score"], abs=1e-6)
+
+
+@pytest.mark.parametrize("form", ["merged", "peft"])
+def test_an_export_answers_by_words_and_says_so(headed: Path, tmp_path: Path, form: Any) -> None:
+    out = export_bundle(headed / "best", tmp_path / "out", form)
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "classification head" in card and "on dev" in card
+    assert json.loads((out / "decision.json").read_text())["kind"] in ("raw", "bias")
+    assert "classification head" in (headed / "best" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_later_run_starts_from_the_weights_and_judges_the_head_as_it_was(headed: Path, bench: Bench, tmp_path: Path) -> None:
+    fresh = [row | {"text": row["text"].replace(" ", " then ")} for row in labelled_rows(160, seed=9)]
+    later = Task.from_rows(fresh, input="text", output="label", limit={"test": 40})
+    settings = {name: value for name, value in SLOW.items() if name != "tune"}
+    result = cotune.run(later, start=headed / "best", out=tmp_path / "later", budget="60ktok", seed=4, **settings)
+    arm = result.summary["arms"]["previous"]
+    assert arm["decision"]["kind"] == "head" and arm["score"] > 0.4
+    told = next(event["value"] for event in journal_of(tmp_path / "later") if event["kind"] == "previous")
+    assert told["ground"] != told["was"]["adapter_id"] == arm["adapter_id"]
+
+
+def test_without_the_head_nothing_of_it_happens(bench: Bench, tmp_path: Path) -> None:
+    run_cycle(config_of(bench, tune={**SLOW["tune"], "head": False}), tmp_path / "run", task=task())
+    assert not [event for event in journal_of(tmp_path / "run") if event["kind"] == "head"]
+    assert summary_of(tmp_path / "run")["arms"]["best_tuned"]["decision"]["kind"] != "head"
+
+
+def test_it_costs_no_more_than_was_put_aside_and_is_found_again(tmp_path: Path) -> None:
+    found = []
+    for _ in ("first", "resumed"):
+        lab = lab_in(tmp_path)
+        seed = seed_prompt(lab.task)
+        track = open_track(lab, seed)
+        assert advance(lab, track, 2, cycle=1)
+        aside, before = head_cost(lab, seed), lab.account.tokens
+        assert aside > 0
+        best = with_heads(lab, [track.best], aside)[track.best.candidate.id]
+        assert lab.account.tokens - before <= 1.1 * aside
+        assert best.rank >= track.best.rank
+        untuned = measure(lab, seed, BASE, 0, "measure")
+        assert with_heads(lab, [untuned], 1e9) == {untuned.candidate.id: untuned}
+        assert with_heads(lab, [track.best], aside - 1) == {track.best.candidate.id: track.best}
+        found.append((best.candidate.id, lab.account.tokens))
+    assert found[0] == found[1]
+    assert len([event for event in journal_of(tmp_path) if event["kind"] == "head"]) == 1
