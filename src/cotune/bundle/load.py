@@ -14,6 +14,7 @@ from cotune.bundle.predictor import Predictor
 from cotune.bundle.remote import ENDPOINT, remote_predictor
 from cotune.embed import Neighbours
 from cotune.errors import InputError
+from cotune.model.head import HEAD
 from cotune.model.writing import Writing, grammar_of
 from cotune.prompt.prompt import Prompt
 from cotune.task.cells import has_half_character
@@ -273,6 +274,17 @@ def _enter_adapter(folder: Path, manifest: Manifest, model: LocalModel) -> None:
         model.adapters.use(manifest.adapter_id)
     except InputError as error:
         raise InputError(error.what, where=error.where or str(folder), mend=error.mend or _MEND) from error
+    head, by_head = model.adapters.head(manifest.adapter_id), manifest.decision.kind == "head"
+    if head is None:
+        fits = not by_head
+    else:
+        fits = by_head and set(head.labels) == set(manifest.labels) and head.weight.shape[1] == model.width
+    if not fits:
+        raise InputError(
+            f"classification head, labels and decision rule do not fit together with {MANIFEST}",
+            where=str(folder / HEAD),
+            mend=_MEND,
+        )
 
 
 def base_of(manifest: Manifest, base: str | Path | None = None) -> str:

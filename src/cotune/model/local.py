@@ -371,6 +371,11 @@ class LocalModel:
         return states
 
     @property
+    def width(self) -> int:
+        """Numbers of a state."""
+        return int(self.model.get_output_embeddings().weight.shape[1])
+
+    @property
     def vocabulary(self) -> int:
         return int(self.model.get_input_embeddings().weight.shape[0])
 
