@@ -447,8 +447,9 @@ def test_a_head_that_does_not_fit_the_rest_is_refused_before_it_answers(bench: B
     ):
         with pytest.raises(InputError, match="classification head"):
             loaded(bundle_with(labels, wide, decision, f"wrong {number}"))
-    with pytest.raises(InputError, match="classification head"):
-        loaded(bench.save(tmp_path / "none", decision=BY_HEAD))
+    for number, without in enumerate((bench.adapter, None)):
+        with pytest.raises(InputError, match="classification head"):
+            loaded(bench.save(tmp_path / f"none {number}", decision=BY_HEAD, adapter_folder=without))
 
 
 def test_folders_that_are_no_bundle(bundle: Path, tmp_path: Path) -> None:

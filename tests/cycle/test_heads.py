@@ -13,10 +13,11 @@ from test_ending import lab_in
 import cotune
 from cotune.bundle.export import export_bundle
 from cotune.config import config_in_memory
-from cotune.cycle.heads import head_cost, with_heads
+from cotune.cycle.heads import Heads
 from cotune.cycle.run import run as run_cycle
 from cotune.cycle.track import advance, measure, open_track
 from cotune.cycle.tryout import Tryouts
+from cotune.model.adapter_folder import adapter_content_id
 from cotune.model.adapters import BASE
 from cotune.model.head import HEAD, load_head
 from cotune.prompt.bank import seed_prompt
@@ -97,6 +98,9 @@ def test_an_export_answers_by_words_and_says_so(headed: Path, tmp_path: Path, fo
     assert "classification head" in card and "on dev" in card
     assert json.loads((out / "decision.json").read_text())["kind"] in ("raw", "bias")
     assert "classification head" in (headed / "best" / "README.md").read_text(encoding="utf-8")
+    assert not list(out.rglob(HEAD))
+    bundle_id = cotune.load(headed / "best", device="cpu", dtype="float32", threads=1).bundle_id
+    assert json.loads((out / "example.json").read_text())["bundle"] == bundle_id and bundle_id in card
 
 
 def test_a_later_run_starts_from_the_weights_and_judges_the_head_as_it_was(headed: Path, bench: Bench, tmp_path: Path) -> None:
@@ -108,6 +112,9 @@ def test_a_later_run_starts_from_the_weights_and_judges_the_head_as_it_was(heade
     assert arm["decision"]["kind"] == "head" and arm["score"] > 0.4
     told = next(event["value"] for event in journal_of(tmp_path / "later") if event["kind"] == "previous")
     assert told["ground"] != told["was"]["adapter_id"] == arm["adapter_id"]
+    # The weights alone may win, so they lie there as an adapter of their own.
+    ground = tmp_path / "later" / "adapters" / told["ground"]
+    assert adapter_content_id(ground) == told["ground"] and not (ground / HEAD).exists()
 
 
 def test_without_the_head_nothing_of_it_happens(bench: Bench, tmp_path: Path) -> None:
@@ -119,18 +126,24 @@ def test_without_the_head_nothing_of_it_happens(bench: Bench, tmp_path: Path) ->
 def test_it_costs_no_more_than_was_put_aside_and_is_found_again(tmp_path: Path) -> None:
     found = []
     for _ in ("first", "resumed"):
-        lab = lab_in(tmp_path)
+        lab = lab_in(tmp_path, "100ktok")
         seed = seed_prompt(lab.task)
         track = open_track(lab, seed)
         assert advance(lab, track, 2, cycle=1)
-        aside, before = head_cost(lab, seed), lab.account.tokens
+        heads, before = Heads(lab), lab.account.tokens
+        aside = heads.cost(seed)
         assert aside > 0
-        best = with_heads(lab, [track.best], aside)[track.best.candidate.id]
-        assert lab.account.tokens - before <= 1.1 * aside
-        assert best.rank >= track.best.rank
+        found_by_id, tried = heads.fit([track.best], aside)
+        best = found_by_id[track.best.candidate.id]
+        assert lab.account.tokens - before <= aside
+        assert best.rank >= track.best.rank and [m.candidate.decision.kind for m in tried] == ["head"]
         untuned = measure(lab, seed, BASE, 0, "measure")
-        assert with_heads(lab, [untuned], 1e9) == {untuned.candidate.id: untuned}
-        assert with_heads(lab, [track.best], aside - 1) == {track.best.candidate.id: track.best}
+        assert heads.fit([untuned], 1e9) == ({untuned.candidate.id: untuned}, [])
+        assert heads.fit([track.best], aside - 1) == ({track.best.candidate.id: track.best}, [])
+        # Where one cannot have one, the other gets none: what is told of two prompts is told of the prompts.
+        wide = open_track(lab, seed.edit(instruction="Which kind? {text} " + "Say it again: " * 40))
+        assert advance(lab, wide, 2, cycle=1) and heads.cost(wide.prompt) == 0
+        assert heads.fit([track.best, wide.best], 1e9)[1] == []
         found.append((best.candidate.id, lab.account.tokens))
     assert found[0] == found[1]
     assert len([event for event in journal_of(tmp_path) if event["kind"] == "head"]) == 1

@@ -17,6 +17,7 @@ from cotune.bundle.manifest import ADAPTER, DECISION, PROMPT, Manifest, read_man
 from cotune.bundle.place import atomic_folder
 from cotune.errors import InputError
 from cotune.files import write_json, write_text
+from cotune.model.head import HEAD
 
 Target = Literal["peft", "merged", "gguf", "gguf-merged"]
 TARGETS: tuple[Target, ...] = ("peft", "merged", "gguf", "gguf-merged")
@@ -78,6 +79,7 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
             mend="Export with --to peft.",
         )
     source = _base_folder(manifest, base)
+    bundle_id = manifest.id
     predictor, manifest, headed = in_words(predictor, manifest)
     asking = Asking.of(predictor, manifest)
     gguf = GgufExport.of(predictor, manifest, asking, source, adapter) if to.startswith("gguf") else None
@@ -86,7 +88,7 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
             (gguf.write if to == "gguf" else gguf.write_merged)(temporary)
         elif to == "peft":
             copy_model(source, temporary / BASE)
-            shutil.copytree(folder / ADAPTER, temporary / ADAPTER)
+            shutil.copytree(folder / ADAPTER, temporary / ADAPTER, ignore=shutil.ignore_patterns(HEAD))
         else:
             dtype = merge(source, adapter, temporary / MODEL)
             check_weights(predictor, manifest, temporary / MODEL, dtype)
@@ -97,11 +99,21 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
         if gguf is None and trained is None:
             write_json(temporary / REQUEST, asking.vllm())
         words = predictor.prompt.words(manifest.labels)
-        told = {"prompt_text": asking.text, "labels": list(manifest.labels), "words": list(words), "bundle": manifest.id}
+        told = {"prompt_text": asking.text, "labels": list(manifest.labels), "words": list(words), "bundle": bundle_id}
         write_json(temporary / EXAMPLE, told)
         stands_for = None if trained is None else len(trained.ids)
         rank = read_settings(adapter).rank if adapter is not None and trained is None else 0
-        card = export_card(manifest, to, asking, words=words, stands_for=stands_for, rank=rank, gguf=gguf, headed=headed)
+        card = export_card(
+            manifest,
+            to,
+            asking,
+            words=words,
+            stands_for=stands_for,
+            rank=rank,
+            gguf=gguf,
+            headed=headed,
+            bundle_id=bundle_id,
+        )
         write_text(temporary / CARD, card)
     return out
 

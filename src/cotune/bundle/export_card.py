@@ -20,6 +20,7 @@ def export_card(
     rank: int = 0,
     gguf: GgufExport | None = None,
     headed: str = "",
+    bundle_id: str = "",
 ) -> str:
     """Markdown.
 
@@ -32,11 +33,12 @@ def export_card(
         rank: of the adapter, where it is a LoRA.
         gguf: who wrote the GGUF files, for those two forms.
         headed: what is to be said of a classification head that stays behind.
+        bundle_id: of the bundle, where a head that stays behind makes it another than the manifest's.
     """
     fields = ", ".join(f"THE {name.upper()}" for name in manifest.input_fields)
     parts = [
         f"# {manifest.task}, exported",
-        f"From the cotune bundle `{manifest.id}`: {', '.join(manifest.input_fields)} in, "
+        f"From the cotune bundle `{bundle_id or manifest.id}`: {', '.join(manifest.input_fields)} in, "
         f"{_out(manifest)} out. "
         f"The base model is {base_model_name(manifest)}, the very weights that the adapter was tuned on.",
         "## What the model reads",

@@ -8,7 +8,7 @@ from dataclasses import replace
 from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Predictor
 from cotune.errors import InputError
-from cotune.evaluate.decision import Decision
+from cotune.evaluate.decision import rule_of_words
 from cotune.model.local import LocalModel
 
 
@@ -25,12 +25,9 @@ def in_words(predictor: Predictor, manifest: Manifest) -> tuple[Predictor, Manif
     head = model.adapters.head(predictor.adapter_id) if isinstance(model, LocalModel) else None
     if head is None or not isinstance(model, LocalModel):
         return predictor, manifest, ""
-    try:
-        decision = Decision.from_json(head.words["decision"])
-        if decision.bias and len(decision.bias) != len(manifest.labels):
-            raise ValueError("not of these labels")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"the classification head names no decision rule for words ({error})", where=manifest.task) from error
+    decision = rule_of_words(head.words)
+    if decision.bias and len(decision.bias) != len(manifest.labels):
+        raise InputError("the decision rule for words is not of these labels", where=manifest.task)
     other = copy.copy(predictor)
     other.adapter_id, other.decision = model.adapters.without_head(predictor.adapter_id), decision
     score = head.words.get("score")

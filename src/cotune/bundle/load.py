@@ -274,14 +274,19 @@ def _enter_adapter(folder: Path, manifest: Manifest, model: LocalModel) -> None:
         model.adapters.use(manifest.adapter_id)
     except InputError as error:
         raise InputError(error.what, where=error.where or str(folder), mend=error.mend or _MEND) from error
-    head, by_head = model.adapters.head(manifest.adapter_id), manifest.decision.kind == "head"
-    if head is None:
-        fits = not by_head
-    else:
-        fits = by_head and set(head.labels) == set(manifest.labels) and head.weight.shape[1] == model.width
-    if not fits:
+    check_head(model, manifest, folder)
+
+
+def check_head(model: LocalModel, manifest: Manifest, folder: Path) -> None:
+    """Refuse a registered adapter whose classification head is not one of these labels on this model.
+
+    Raises:
+        InputError: it is not, or it cannot be read.
+    """
+    head = model.adapters.head(manifest.adapter_id)
+    if head is not None and (set(head.labels) != set(manifest.labels) or head.weight.shape[1] != model.width):
         raise InputError(
-            f"classification head, labels and decision rule do not fit together with {MANIFEST}",
+            "the classification head is not one of these labels on this model",
             where=str(folder / HEAD),
             mend=_MEND,
         )

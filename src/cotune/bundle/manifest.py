@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
 from cotune.files import content_hash, file_sha256, inside
+from cotune.model.head import HEAD
 from cotune.task.cells import has_half_character
 from cotune.task.output import Output, label_output
 from cotune.task.schema import schema_problem
@@ -219,6 +220,13 @@ def verify(folder: Path, manifest: Manifest) -> None:
     if added := sorted(found - set(manifest.files)):
         raise InputError(
             "the file is not in the bundle's manifest", where=str(folder / added[0]), mend="Move it out of the bundle."
+        )
+    by_head, headed = manifest.decision.kind == "head", f"{ADAPTER}/{HEAD}" in manifest.files
+    if by_head != headed or (by_head and (manifest.written is not None or manifest.adapter_id == "base")):
+        raise InputError(
+            "a classification head and the decision rule named head go together, with an adapter and with labels",
+            where=str(folder / ADAPTER / HEAD),
+            mend=_MEND,
         )
     if manifest.adapter_id == "base" and (odd := sorted(n for n in found if n.startswith(f"{ADAPTER}/"))):
         raise InputError("a bundle of the base model holds no adapter", where=str(folder / odd[0]), mend=_MEND)

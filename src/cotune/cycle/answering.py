@@ -129,7 +129,7 @@ class LabelAnswering:
     def __init__(self, task: Task, model: LocalModel) -> None:
         self.task, self.model = task, model
         self.loss_bound = loss_bound(len(task.labels))
-        self._own: dict[str, float] = {}
+        self._own: dict[str, tuple[float, int]] = {}
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
         """``[rows, labels]`` log-probabilities."""
@@ -168,12 +168,13 @@ class LabelAnswering:
         own = sum(len(row.prompt_ids) + row.looked_up for row in rendered) / len(rendered)
         return own - prefix + nodes, prefix
 
-    def own_tokens(self, prompt: Prompt, rows: Sequence[Example]) -> float:
-        """Mean own tokens of a row without the labels' words."""
+    def own_tokens(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
+        """Mean own tokens of a row without the labels' words, and tokens of the prefix."""
         if prompt.id not in self._own:
             rendered = self.render(prompt, rows)
             prefix = shared_prefix([row.prompt_ids for row in rendered])
-            self._own[prompt.id] = sum(len(row.prompt_ids) + row.looked_up for row in rendered) / len(rendered) - prefix
+            whole = sum(len(row.prompt_ids) + row.looked_up for row in rendered) / len(rendered)
+            self._own[prompt.id] = whole - prefix, prefix
         return self._own[prompt.id]
 
     def tokens_read_again(self, prompt: Prompt, rows: Sequence[Example], *, apart: bool) -> float:

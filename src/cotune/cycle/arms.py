@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.ending import EndCosts
-from cotune.cycle.heads import with_heads
 from cotune.cycle.lab import Lab
 from cotune.cycle.ledger import enter_opening
 from cotune.cycle.overlap import overlapping
@@ -113,9 +112,9 @@ def confirm(
         seed_tuned = written[seed_tuned.candidate.id]
     best = max([*before, seed_tuned, *tuned, *base.values()], key=lambda m: m.rank)
     room = lab.left() - end.cost(search.seed.prompt, best.candidate.prompt, alone=best is seed_tuned, extras=False)
-    heads = with_heads(lab, (seed_tuned, best), room)
-    seed_tuned = heads[seed_tuned.candidate.id]
-    best = max((seed_tuned, heads[best.candidate.id]), key=lambda m: m.rank)
+    heads, tried = end.heads.fit([m for m in (seed_tuned, best) if m not in before], room)
+    seed_tuned, best = (heads.get(m.candidate.id, m) for m in (seed_tuned, best))
+    best = max((seed_tuned, best), key=lambda m: m.rank)
     # A bundle with answers of its own was not made to ask for the task's.
     asking = previous.prompt if previous and best.candidate.own else best.candidate.prompt
     best_prompt = base.get(asking.id) or measure_base(lab, asking)
@@ -132,7 +131,7 @@ def confirm(
         kept = {m.candidate.id for m in before}
         refitted = {candidate_id: m if candidate_id in kept else refit(lab, m) for candidate_id, m in pair.items()}
         arms |= {name: refitted[arms[name].candidate.id] for name in ("seed_tuned", "best_tuned")}
-    asked = (*before, *base.values(), best_prompt, *tuned, *heads.values())
+    asked = (*before, *base.values(), best_prompt, *tuned, best, *tried)
     measured = {m.candidate.id: m for m in asked}.values()
     return settle(lab, arms, [m for m in measured if m.evaluation.answers], best)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from cotune.config import RunConfig
 from cotune.cycle.allowance import FORMATS, LEAST_FORMATS, NOISE, formats_row, noise_row, variants_of
-from cotune.cycle.heads import head_cost
+from cotune.cycle.heads import Heads
 from cotune.cycle.lab import Lab
 from cotune.cycle.previous import Previous
 from cotune.cycle.search import Search
@@ -39,6 +39,7 @@ class EndCosts:
 
     def __init__(self, lab: Lab, config: RunConfig, previous: Previous | None = None) -> None:
         self.lab, self.previous = lab, previous
+        self.heads = Heads(lab)
         self._formats, self._slices = config.evaluate.robustness and lab.grader is None, config.evaluate.slices
         budget = lab.costs.budget
         self.fixed = 6.0 + 0.01 * budget.amount if budget.kind == "time" else 0.0
@@ -105,7 +106,7 @@ class EndCosts:
         if self.previous is not None and not self._on_dev:
             confirm += len(lab.dev) * self._previous_row()
         whole = _CARE * (confirm + lab.task.test.n * self._test_row(base, tuned)) + self.fixed
-        return whole + (self._extras(chosen) + sum(head_cost(lab, prompt) for prompt in tuned) if extras else 0.0)
+        return whole + (self._extras(chosen) + sum(map(self.heads.cost, tuned)) if extras else 0.0)
 
     def election(self, search: Search) -> Callable[[Measured], bool]:
         """Tells who may win beside the winner and the seed prompt: whoever there is room to ask for answers and to test."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cotune.bundle.load import check_rendering
+from cotune.bundle.load import check_head, check_rendering
 from cotune.bundle.manifest import PROMPT
 from cotune.cycle.candidate import Candidate, Own
 from cotune.cycle.lab import Lab
@@ -15,6 +15,7 @@ from cotune.cycle.start import Start
 from cotune.files import atomic_path
 from cotune.model.adapter_folder import adapter_files, bare_content_id
 from cotune.model.adapters import BASE
+from cotune.model.head import HEAD
 from cotune.prompt.growing import names_all, with_labels
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal
@@ -69,11 +70,16 @@ def enter(lab: Lab, start: Start) -> Previous:
     # The bias makes predictions as frequent as the labels of train, which would silence labels that have no row there.
     lab.calibrates = not unseen
 
+    ground = BASE if start.adapter_folder is None else bare_content_id(start.adapter_folder)
+
     def effect() -> dict[str, Any]:
         if start.adapter_folder is not None:
-            for name in adapter_files(start.adapter_folder):
-                with atomic_path(lab.folder / "adapters" / manifest.adapter_id / name) as temporary:
-                    shutil.copyfile(start.adapter_folder / name, temporary)
+            names = adapter_files(start.adapter_folder)
+            # As it was, and the weights alone, which go on and may win.
+            for adapter, files in ((manifest.adapter_id, names), (ground, [name for name in names if name != HEAD])):
+                for name in files:
+                    with atomic_path(lab.folder / "adapters" / adapter / name) as temporary:
+                        shutil.copyfile(start.adapter_folder / name, temporary)
         remarks = []
         if leaking:
             remarks.append(f"{len(leaking)} of its worked examples stand in the new test, so they left its prompt")
@@ -95,12 +101,14 @@ def enter(lab: Lab, start: Start) -> Previous:
             "unseen_labels": unseen,
             "replay": {name: n for name, n in task.checks.counts.items() if "replay" in name},
             "was": candidate.to_json(),
-            "ground": BASE if start.adapter_folder is None else bare_content_id(start.adapter_folder),
+            "ground": ground,
             "prompt": prompt.to_json(),
             "remarks": remarks,
         }
 
     facts = lab.journal.step("previous", [start.id, task.fingerprint], effect)
     if start.adapter_folder is not None:
-        lab.model.adapters.register(lab.folder / "adapters" / manifest.adapter_id)
+        for adapter in (manifest.adapter_id, ground):
+            lab.model.adapters.register(lab.folder / "adapters" / adapter)
+        check_head(lab.model, manifest, start.adapter_folder)
     return Previous(candidate, prompt, facts)

@@ -16,7 +16,7 @@ from cotune.cycle.candidate import Candidate, Own
 from cotune.cycle.journal import read_journal
 from cotune.embed import Neighbours
 from cotune.errors import CotuneError, InputError, no_run
-from cotune.evaluate.decision import Decision
+from cotune.evaluate.decision import Decision, rule_of_words
 from cotune.evaluate.judge import Judge
 from cotune.evaluate.paired import paired_difference
 from cotune.evaluate.scoring import Evaluation
@@ -149,7 +149,7 @@ class Tryouts:
             if (head := adapters.head(self._winner.adapter)) is not None:
                 # A head was fitted to the winner's own wording: both prompts are asked for the labels' words.
                 self._words_alone = True
-                words = Decision.from_json(head.words["decision"])
+                words = rule_of_words(head.words)
                 self._winner = replace(self._winner, adapter=adapters.without_head(self._winner.adapter), decision=words)
             # What the first use makes room for takes a second or two, which a typed prompt need not wait for.
             adapters.use(self._winner.adapter)

@@ -50,8 +50,12 @@ class LoraSettings:
 
 def adapter_content_id(folder: Path) -> str:
     """Hash of an adapter's weights and settings, its classification head included; where the base model lies does not count."""
-    found = bare_content_id(folder)
-    return headed_id(found, (folder / HEAD).read_bytes()) if (folder / HEAD).is_file() else found
+    return with_head_id(folder, bare_content_id(folder))
+
+
+def with_head_id(folder: Path, bare_id: str) -> str:
+    """The same where the id without the head is known."""
+    return headed_id(bare_id, (folder / HEAD).read_bytes()) if (folder / HEAD).is_file() else bare_id
 
 
 def bare_content_id(folder: Path) -> str:

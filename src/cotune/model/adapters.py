@@ -15,7 +15,6 @@ from cotune.errors import CotuneError, InputError
 from cotune.files import atomic_path, write_json
 from cotune.model.adapter_folder import (
     LoraSettings,
-    adapter_content_id,
     adapter_files,
     alpha_of,
     bare_content_id,
@@ -23,6 +22,7 @@ from cotune.model.adapter_folder import (
     is_prefix,
     read_settings,
     read_weights,
+    with_head_id,
 )
 from cotune.model.bound_lora import BoundLora, copy_weights, linear_groups
 from cotune.model.fused_lora import FusedLora
@@ -73,8 +73,11 @@ class AdapterSlot:
         Raises:
             InputError: the folder is neither a LoRA adapter nor a prefix in safetensors.
         """
-        adapter_id, bare_id = adapter_content_id(folder), bare_content_id(folder)
-        self._folders[adapter_id] = self._folders[bare_id] = folder
+        bare_id = bare_content_id(folder)
+        adapter_id = with_head_id(folder, bare_id)
+        self._folders[adapter_id] = folder
+        # An adapter that lies without a head has a folder of its own.
+        self._folders.setdefault(bare_id, folder)
         self._bare[adapter_id] = bare_id
         return adapter_id
 
@@ -108,6 +111,7 @@ class AdapterSlot:
         Raises:
             CotuneError: no folder was registered under this id.
         """
+        adapter_id = self.without_head(adapter_id)
         if adapter_id == self.current:
             return
         if adapter_id == BASE or self.trained_prefix(adapter_id) is not None:

@@ -71,8 +71,8 @@ def _prefix(value: Value) -> list[Told]:
 
 
 def _head(value: Value) -> list[Told]:
-    if not value.get("rows"):
-        return [Told("no classification head: the budget pays for too few train rows")]
+    if value.get("skipped"):
+        return [Told(f"no classification head: {one_line(value['skipped'], 160)}")]
     return [Told(f"a classification head was fitted to the states of {counted(value.get('rows'), 'train row')}")]
 
 

