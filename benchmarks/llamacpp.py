@@ -4,9 +4,10 @@
 
 The bundle is exported, and llama.cpp reads the text as rendered. ``scored``: llama.cpp's log-probabilities of the labels, raw
 argmax, against the bundle's raw argmax; ``decided``: both with the bundle's decision rule; ``request``: what the exported
-request generates, greedily under its grammar and bias, against the bundle's answer. ``--model`` takes another GGUF file of the
-same base model below the exported adapter. Needs the extra ``llama``. Prints one JSON object to stdout, progress to stderr;
-shares with 95% Wilson intervals. Exit code 1 where fewer than 98% of the scored labels are the same.
+request generates, greedily under its grammar and bias, against the bundle's answer. A bundle with a classification head answers
+by its labels' words there and here; ``by_head`` says how often that is what its head answers. ``--model`` takes another GGUF
+file of the same base model below the exported adapter. Needs the extra ``llama``. Prints one JSON object to stdout, progress to
+stderr; shares with 95% Wilson intervals. Exit code 1 where fewer than 98% of the scored labels are the same.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from cotune.bundle import Predictor, load
 from cotune.bundle.export import export_bundle
+from cotune.bundle.export_words import in_words
 from cotune.bundle.manifest import read_manifest
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.intervals import wilson
@@ -169,6 +171,8 @@ def main(arguments: list[str] | None = None) -> int:
         manifest = read_manifest(given.bundle)
         rows = [json.loads(line) for line in given.data.read_text(encoding="utf-8").splitlines()[: given.rows]]
         predictor = load(given.bundle, device="cpu", dtype="float32", threads=given.threads, base=given.base)
+        # A classification head stays behind: what is compared answers by the labels' words on both sides.
+        whole, (predictor, manifest, _) = predictor, in_words(predictor, manifest)
         with tempfile.TemporaryDirectory() as name:
             say("Exporting.")
             out = export_bundle(given.bundle, Path(name) / "out", given.form, base=given.base)
@@ -177,12 +181,15 @@ def main(arguments: list[str] | None = None) -> int:
             through = Through.load(model, adapter, manifest.max_tokens + 64, given.threads)
             request = json.loads((out / "request.json").read_text(encoding="utf-8"))
             found = compare(predictor, through, request, rows, manifest.output_field)
+        asked = [{name: str(row[name]) for name in whole.input_fields} for row in rows]
+        same = map(str.__eq__, whole.predict(asked), predictor.predict(asked))
+        found["by_head"] = share(sum(same), len(rows)) if whole.decision.kind == "head" else None
     except (CotuneError, OSError, KeyError) as error:
         say(f"llamacpp: {error}")
         return 2
     import llama_cpp
 
-    told = {"bundle": manifest.id, "form": given.form, "model": given.model and given.model.name}
+    told = {"bundle": whole.bundle_id, "form": given.form, "model": given.model and given.model.name}
     print(json.dumps({**told, **found, "llama_cpp_python": llama_cpp.__version__, "machine": machine_facts(predictor.model)}))
     return 0 if found["scored"]["share"] >= LEAST else 1
 

@@ -323,11 +323,20 @@ def export(
 ) -> None:
     """Write a bundle for other programs (transformers, PEFT, vLLM, llama.cpp, Ollama), with the base model it was tuned on."""
     from cotune.bundle.export import export_bundle
+    from cotune.bundle.manifest import read_manifest
 
     written = export_bundle(bundle, out, to, base=base)  # type: ignore[arg-type]
-    typer.echo(
-        json.dumps({"out": str(written), "to": to}) if as_json else f"Written: {written}. Its README.md says how to run it."
-    )
+    words_alone = read_manifest(bundle.expanduser()).decision.kind == "head"
+    if as_json:
+        typer.echo(json.dumps({"out": str(written), "to": to, "words_alone": words_alone}))
+        return
+    if words_alone:
+        typer.echo(
+            "The bundle answers by a classification head, which other programs have no place for: there the labels' words "
+            "answer, some rows otherwise. To tune for words alone, run with tune.head=false.",
+            err=True,
+        )
+    typer.echo(f"Written: {written}. Its README.md says how to run it.")
 
 
 @app.command(epilog="Example:\n\n  cotune doctor --json")

@@ -12,6 +12,7 @@ from test_ending import lab_in
 
 import cotune
 from cotune.bundle.export import export_bundle
+from cotune.cli import main
 from cotune.config import config_in_memory
 from cotune.cycle.heads import Heads
 from cotune.cycle.run import run as run_cycle
@@ -92,13 +93,18 @@ def test_a_prompt_of_ones_own_is_tried_without_the_head_of_the_winners(headed: P
 
 
 @pytest.mark.parametrize("form", ["merged", "peft"])
-def test_an_export_answers_by_words_and_says_so(headed: Path, tmp_path: Path, form: Any) -> None:
+def test_an_export_answers_by_words_and_says_so(
+    headed: Path, tmp_path: Path, form: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = export_bundle(headed / "best", tmp_path / "out", form)
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "classification head" in card and "on dev" in card
     assert json.loads((out / "decision.json").read_text())["kind"] in ("raw", "bias")
     assert "classification head" in (headed / "best" / "README.md").read_text(encoding="utf-8")
     assert not list(out.rglob(HEAD))
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["export", str(headed / "best"), "--to", form, "--out", str(tmp_path / "again")])
+    assert "classification head" in capsys.readouterr().err
     bundle_id = cotune.load(headed / "best", device="cpu", dtype="float32", threads=1).bundle_id
     assert json.loads((out / "example.json").read_text())["bundle"] == bundle_id and bundle_id in card
 
