@@ -1,7 +1,8 @@
 """How long a client may take, and how much of the server's time: uvicorn alone waits for ever, and reads all that has come.
 
 A body may come in chunks of one byte each. What a socket gives in one go then holds thousands, which take as long as a hundred
-small requests; so it is read in slices, and whoever else has something to do comes between.
+small requests; so it is read in slices, and whoever else has something to do comes between. Between two slices several times
+as long passes as the first one took: at each of its small steps the model's thread waits for the interpreter while this works.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _SLICE = 4096
+_REST = 9
+"""Times as long as a slice took that pass before the next one."""
 _OVER = (h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
 
 
@@ -43,7 +46,8 @@ class PatientProtocol(H11Protocol):
 
     _head: asyncio.TimerHandle | None = None
     _read: asyncio.TimerHandle | None = None
-    _slice: asyncio.Handle | None = None
+    _slice: asyncio.TimerHandle | None = None
+    _took = 0.0
     _arrived: bytearray
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -61,13 +65,14 @@ class PatientProtocol(H11Protocol):
         """Read the next slice when whoever else has something to do has done it."""
         if self._arrived and self._slice is None:
             self.transport.pause_reading()
-            self._slice = self.loop.call_soon(self._read_slice)
+            self._slice = self.loop.call_later(_REST * self._took, self._read_slice)
 
     def _read_slice(self) -> None:
         self._slice = None
         if self.transport.is_closing() or self.conn.their_state in _OVER:
             self._arrived.clear()
         elif not self.flow.read_paused:
+            started = self.loop.time()
             part = bytes(self._arrived[:_SLICE])
             del self._arrived[:_SLICE]
             try:
@@ -77,6 +82,7 @@ class PatientProtocol(H11Protocol):
                 self._give_up()
                 return
             self._await_head()
+            self._took = self.loop.time() - started
             self._go_on()
             if not self._arrived and not self.flow.read_paused:
                 self.transport.resume_reading()
