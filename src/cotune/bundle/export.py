@@ -107,12 +107,12 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
             manifest,
             to,
             asking,
+            bundle_id=bundle_id,
             words=words,
             stands_for=stands_for,
             rank=rank,
             gguf=gguf,
             headed=headed,
-            bundle_id=bundle_id,
         )
         write_text(temporary / CARD, card)
     return out

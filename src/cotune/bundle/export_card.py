@@ -15,12 +15,12 @@ def export_card(
     to: str,
     asking: Asking,
     *,
+    bundle_id: str,
     words: Sequence[str] = (),
     stands_for: int | None = None,
     rank: int = 0,
     gguf: GgufExport | None = None,
     headed: str = "",
-    bundle_id: str = "",
 ) -> str:
     """Markdown.
 
@@ -28,17 +28,17 @@ def export_card(
         manifest: of the bundle.
         to: ``peft``, ``merged``, ``gguf`` or ``gguf-merged``.
         asking: what the model reads for an example row, and how it is asked.
+        bundle_id: of the bundle as it is; the manifest may be that of the bundle without its head.
         words: what the model says for each label, where answers are labels.
         stands_for: where the adapter is a trained prefix, how many of the text's first tokens it stands for.
         rank: of the adapter, where it is a LoRA.
         gguf: who wrote the GGUF files, for those two forms.
         headed: what is to be said of a classification head that stays behind.
-        bundle_id: of the bundle, where a head that stays behind makes it another than the manifest's.
     """
     fields = ", ".join(f"THE {name.upper()}" for name in manifest.input_fields)
     parts = [
         f"# {manifest.task}, exported",
-        f"From the cotune bundle `{bundle_id or manifest.id}`: {', '.join(manifest.input_fields)} in, "
+        f"From the cotune bundle `{bundle_id}`: {', '.join(manifest.input_fields)} in, "
         f"{_out(manifest)} out. "
         f"The base model is {base_model_name(manifest)}, the very weights that the adapter was tuned on.",
         "## What the model reads",

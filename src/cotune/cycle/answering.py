@@ -129,7 +129,6 @@ class LabelAnswering:
     def __init__(self, task: Task, model: LocalModel) -> None:
         self.task, self.model = task, model
         self.loss_bound = loss_bound(len(task.labels))
-        self._own: dict[str, tuple[float, int]] = {}
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
         """``[rows, labels]`` log-probabilities."""
@@ -162,20 +161,15 @@ class LabelAnswering:
         """A row's text and the labels' trie."""
         from cotune.model.trie import build_trie
 
-        rendered = self.render(prompt, rows)
-        prefix = shared_prefix([row.prompt_ids for row in rendered])
-        nodes = len(build_trie(rendered[0].completions).tree.tokens)
-        own = sum(len(row.prompt_ids) + row.looked_up for row in rendered) / len(rendered)
-        return own - prefix + nodes, prefix
+        own, prefix = self.own_tokens(prompt, rows)
+        (first,) = self.render(prompt, rows[:1])
+        return own + len(build_trie(first.completions).tree.tokens), prefix
 
     def own_tokens(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
         """Mean own tokens of a row without the labels' words, and tokens of the prefix."""
-        if prompt.id not in self._own:
-            rendered = self.render(prompt, rows)
-            prefix = shared_prefix([row.prompt_ids for row in rendered])
-            whole = sum(len(row.prompt_ids) + row.looked_up for row in rendered) / len(rendered)
-            self._own[prompt.id] = whole - prefix, prefix
-        return self._own[prompt.id]
+        rendered = self.render(prompt, rows)
+        prefix = shared_prefix([row.prompt_ids for row in rendered])
+        return sum(len(row.prompt_ids) + row.looked_up for row in rendered) / len(rendered) - prefix, prefix
 
     def tokens_read_again(self, prompt: Prompt, rows: Sequence[Example], *, apart: bool) -> float:
         """None beyond scoring."""

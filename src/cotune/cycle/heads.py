@@ -41,13 +41,14 @@ class Heads:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self._enough: dict[str, int] = {}
+        self._counted: dict[str, tuple[float, int]] = {}
 
     def cost(self, prompt: Prompt) -> float:
         """Of trying one on a tuned prompt, in the budget's unit: states of train rows and of dev; 0 where none is tried."""
         rows = self._count(prompt)
         if not rows:
             return 0.0
-        own, prefix = self._answering.own_tokens(prompt, self.lab.train_sample[:16])
+        own, prefix = self._tokens(prompt)
         return self.lab.costs.scoring(_CARE * (rows + len(self.lab.dev)) * own + 2 * prefix)
 
     def fit(self, measured: Sequence[Measured], room: float) -> tuple[dict[str, Measured], list[Measured]]:
@@ -106,10 +107,12 @@ class Heads:
         except DivergedError:
             return None
 
-    @property
-    def _answering(self) -> LabelAnswering:
-        assert isinstance(self.lab.answering, LabelAnswering)
-        return self.lab.answering
+    def _tokens(self, prompt: Prompt) -> tuple[float, int]:
+        """Own tokens of a row, the labels' words aside, and those of the prefix."""
+        if prompt.id not in self._counted:
+            assert isinstance(self.lab.answering, LabelAnswering)
+            self._counted[prompt.id] = self.lab.answering.own_tokens(prompt, self.lab.train_sample[:16])
+        return self._counted[prompt.id]
 
     def _count(self, prompt: Prompt) -> int:
         """Train rows that a head is fitted on: as many as a share of the budget pays for; 0 where these are too few, or where a
@@ -122,11 +125,9 @@ class Heads:
             rows = not_shown(prompt, lab.train_sample)
             most = min(len(rows), _MOST // (lab.model.width * labels))
             self._enough[prompt.id] = most if len({row.output for row in rows}) == labels > 1 else 0
-        own, _ = self._answering.own_tokens(prompt, lab.train_sample[:16])
-        cost = lab.costs.scoring(own)
-        most = (
-            self._enough[prompt.id] if cost <= 0 else min(self._enough[prompt.id], int(_SHARE * lab.costs.budget.amount / cost))
-        )
+        most, cost = self._enough[prompt.id], lab.costs.scoring(self._tokens(prompt)[0])
+        if cost > 0:
+            most = min(most, int(_SHARE * lab.costs.budget.amount / cost))
         return most if most >= _LEAST * labels else 0
 
     def _rows(self, prompt: Prompt) -> tuple[Example, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +11,8 @@ from cotune.bundle.manifest import PROMPT
 from cotune.cycle.candidate import Candidate, Own
 from cotune.cycle.lab import Lab
 from cotune.cycle.start import Start
-from cotune.files import atomic_path
-from cotune.model.adapter_folder import adapter_files, bare_content_id
+from cotune.model.adapter_folder import bare_content_id, copy_adapter
 from cotune.model.adapters import BASE
-from cotune.model.head import HEAD
 from cotune.prompt.growing import names_all, with_labels
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal
@@ -40,7 +37,7 @@ class Previous:
     @property
     def ground(self) -> str:
         """The weights that go on: those of its adapter, without a classification head, which was made for them as they were."""
-        return str(self.facts.get("ground", self.candidate.adapter))
+        return str(self.facts["ground"])
 
     @property
     def proposal(self) -> Proposal:
@@ -74,12 +71,9 @@ def enter(lab: Lab, start: Start) -> Previous:
 
     def effect() -> dict[str, Any]:
         if start.adapter_folder is not None:
-            names = adapter_files(start.adapter_folder)
             # As it was, and the weights alone, which go on and may win.
-            for adapter, files in ((manifest.adapter_id, names), (ground, [name for name in names if name != HEAD])):
-                for name in files:
-                    with atomic_path(lab.folder / "adapters" / adapter / name) as temporary:
-                        shutil.copyfile(start.adapter_folder / name, temporary)
+            copy_adapter(start.adapter_folder, lab.folder / "adapters" / manifest.adapter_id)
+            copy_adapter(start.adapter_folder, lab.folder / "adapters" / ground, head=False)
         remarks = []
         if leaking:
             remarks.append(f"{len(leaking)} of its worked examples stand in the new test, so they left its prompt")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from cotune.embed.embedder import Embedder
 from cotune.embed.hashed import HashedEmbedder
 from cotune.embed.standardize import Standardizer
 from cotune.embed.text import TextEmbedder
+from cotune.files import content_hash
 from cotune.model.protocol import Model
 from cotune.prompt.messages import Shown
 from cotune.prompt.prompt import Demonstration, Prompt
@@ -52,7 +52,7 @@ class Neighbours:
             self._embedder = TextEmbedder(model, progress=self._tokens.append)
         self._pools: dict[str, _Pool] = {}
         # By their hash: a server's rows are as long as their senders like.
-        self._rows: dict[bytes, tuple[NDArray[np.float32], int]] = {}
+        self._rows: dict[str, tuple[NDArray[np.float32], int]] = {}
 
     def __call__(self, prompt: Prompt, rows: Sequence[Mapping[str, str]]) -> list[Shown]:
         """What each row is shown, and the tokens that its own vector takes; the demonstrations' are run once a prompt."""
@@ -77,7 +77,7 @@ class Neighbours:
         return self._pools[prompt.id]
 
     def _vector(self, text: str) -> tuple[NDArray[np.float32], int]:
-        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).digest()
+        key = content_hash(text.encode("utf-8", "surrogatepass"), 40)
         if key not in self._rows:
             while len(self._rows) >= _KEPT_ROWS:
                 self._rows.pop(next(iter(self._rows)))

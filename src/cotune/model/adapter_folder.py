@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from cotune.errors import InputError
-from cotune.files import content_hash
+from cotune.files import atomic_path, content_hash
 from cotune.model.head import HEAD, headed_id
 from cotune.model.trained_prefix import CONFIG, STANDS_FOR, WEIGHTS, prefix_content_id
 
@@ -76,10 +77,17 @@ def is_prefix(folder: Path) -> bool:
     return isinstance(config, dict) and config.get("peft_type") == "PREFIX_TUNING"
 
 
-def adapter_files(folder: Path) -> list[str]:
-    """Names of the files that make up an adapter, its config first."""
-    more = {STANDS_FOR: is_prefix(folder), HEAD: (folder / HEAD).is_file()}
+def adapter_files(folder: Path, *, head: bool = True) -> list[str]:
+    """Names of the files that make up an adapter, its config first; without its classification head where ``head`` is False."""
+    more = {STANDS_FOR: is_prefix(folder), HEAD: head and (folder / HEAD).is_file()}
     return [CONFIG, WEIGHTS, *(name for name, there in more.items() if there)]
+
+
+def copy_adapter(folder: Path, target: Path, *, head: bool = True) -> None:
+    """Copy an adapter's files, as :func:`adapter_files` names them, to another folder, which is made."""
+    for name in adapter_files(folder, head=head):
+        with atomic_path(target / name) as temporary:
+            shutil.copyfile(folder / name, temporary)
 
 
 def alpha_of(alpha: float | str) -> float:

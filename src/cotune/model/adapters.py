@@ -15,10 +15,10 @@ from cotune.errors import CotuneError, InputError
 from cotune.files import atomic_path, write_json
 from cotune.model.adapter_folder import (
     LoraSettings,
-    adapter_files,
     alpha_of,
     bare_content_id,
     content_id,
+    copy_adapter,
     is_prefix,
     read_settings,
     read_weights,
@@ -26,7 +26,7 @@ from cotune.model.adapter_folder import (
 )
 from cotune.model.bound_lora import BoundLora, copy_weights, linear_groups
 from cotune.model.fused_lora import FusedLora
-from cotune.model.head import HEAD, Head, load_head, save_head
+from cotune.model.head import HEAD, Head, headed_id, load_head
 from cotune.model.light_llama import LightLlama
 from cotune.model.trained_prefix import (
     CONFIG,
@@ -101,9 +101,12 @@ class AdapterSlot:
 
     def add_head(self, adapter_id: str, head: Head, parent: Path) -> str:
         """Write a registered adapter with a classification head as one of its own under ``parent``; returns its id."""
-        folder = self._folders[adapter_id]
-        names = [name for name in adapter_files(folder) if name != HEAD]
-        return self.register(save_head(head, folder, names, self.without_head(adapter_id), parent))
+        data = head.to_bytes()
+        target = parent / headed_id(self.without_head(adapter_id), data)
+        copy_adapter(self._folders[adapter_id], target, head=False)
+        with atomic_path(target / HEAD) as temporary:
+            temporary.write_bytes(data)
+        return self.register(target)
 
     def use(self, adapter_id: str) -> None:
         """Put an adapter's weights into the model, none at all for :data:`BASE` or a trained prefix.

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.errors import CotuneError, InputError
-from cotune.files import atomic_path, content_hash
+from cotune.files import content_hash
 
 HEAD = "classification_head.safetensors"
 _ABOUT = "cotune"
@@ -54,13 +54,14 @@ class Head:
         Raises:
             CotuneError: they are others.
         """
+        from scipy.special import log_softmax
+
         if sorted(labels) != sorted(self.labels):
             raise CotuneError("the adapter's classification head was fitted to other labels")
         place = {label: i for i, label in enumerate(self.labels)}
         order = [place[label] for label in labels]
         logits = states.astype(np.float64) @ self.weight[order].T.astype(np.float64) + self.bias[order]
-        top = logits.max(axis=1, keepdims=True)
-        found: Floats = logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
+        found: Floats = log_softmax(logits, axis=1)
         return found
 
     def to_bytes(self) -> bytes:
@@ -97,29 +98,6 @@ def load_head(folder: Path) -> Head | None:
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"the classification head cannot be read ({error})", where=str(path), mend=_MEND) from error
     return Head(labels, weight, bias, words)
-
-
-def save_head(head: Head, adapter: Path, names: Sequence[str], adapter_id: str, parent: Path) -> Path:
-    """Write an adapter with a head beside the one without.
-
-    Args:
-        head: to add.
-        adapter: folder of the adapter.
-        names: its files.
-        adapter_id: its id.
-        parent: where adapters lie.
-
-    Returns:
-        The new folder, named by its content.
-    """
-    data = head.to_bytes()
-    folder = parent / headed_id(adapter_id, data)
-    for name in names:
-        with atomic_path(folder / name) as temporary:
-            temporary.write_bytes((adapter / name).read_bytes())
-    with atomic_path(folder / HEAD) as temporary:
-        temporary.write_bytes(data)
-    return folder
 
 
 def headed_id(adapter_id: str, data: bytes) -> str:

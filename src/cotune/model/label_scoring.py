@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from cotune.model.engine_facts import engine_facts
 from cotune.model.naive import naive_label_scores
 from cotune.model.protocol import Progress
 from cotune.model.scores import LabelScores
-from cotune.model.scoring import Batch, cut_batches, score_in_halves
+from cotune.model.scoring import Batch, ReadStates, cut_batches, score_in_halves
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, shared_prefix
 
@@ -40,9 +41,11 @@ def score_labels(
     rendered = model.renderer.render(prompt, rows, labels)
     if not rendered:
         return LabelScores(np.zeros((0, len(labels))))
-    if model.adapters.head(adapter) is not None:
+    read: ReadStates | None = None
+    if (head := model.adapters.head(adapter)) is not None:
         # The head reads the state where an answer begins: of the labels' words none runs, and all labels are told.
         rendered, top = [replace(row, completions=row.completions[:1]) for row in rendered], None
+        read = partial(head.log_probs, labels=labels)
     scores = np.empty((len(rendered), len(labels)))
     tokens, cached, plain = sum(row.looked_up for row in rendered), 0, 0
     cache = None if fresh else model.cache
@@ -52,7 +55,7 @@ def score_labels(
         prefix_ids = model.kept_prefix(adapter, rows_here[0].prompt_ids[:length], covered)
         tokens += len(prefix_ids) - covered
         for batch in cut_batches(rows_here, len(prefix_ids), model.settings.batch_tokens, batch_rows):
-            key = _key(model, adapter, prefix_ids, batch, labels, top)
+            key = _key(model, adapter, prefix_ids, batch, batch.completions if read is None else labels, top)
             found = cache.get(key) if cache else None
             part = [rows_here[i] for i in batch.places]
             plain += sum(len(row.prompt_ids) for row in part)
@@ -62,7 +65,7 @@ def score_labels(
                 part_scores, cost = found
                 cached += len(part)
             else:
-                part_scores, cost = _compute(model, adapter, prefix_ids, batch, part, labels, top)
+                part_scores, cost = _compute(model, adapter, prefix_ids, batch, part, top, read)
                 # Pruned labels have no score, but the best ones must.
                 needed = part_scores if top is None else part_scores.max(axis=1)
                 if np.isnan(part_scores).any() or not np.isfinite(needed).all():
@@ -89,13 +92,11 @@ def _compute(
     prefix_ids: tuple[int, ...],
     batch: Batch,
     rows: Sequence[RenderedRow],
-    labels: Sequence[str],
     top: int | None,
+    read: ReadStates | None,
 ) -> tuple[NDArray[np.float64], int]:
     """``[rows, labels]`` scores of a batch, all or those of so many best labels, and the tokens that it took."""
     model.adapters.use(adapter)
-    head = model.adapters.head(adapter)
-    read = None if head is None else lambda states: head.log_probs(states, labels)
     if model.shared:
         with torch.inference_mode():
             return score_in_halves(model.runner, model.prefix_state(adapter, prefix_ids), batch, top, read)
@@ -105,14 +106,16 @@ def _compute(
     return naive_label_scores(model.model, rows, start=start, covered=len(prefix_ids))
 
 
-def _key(model: LocalModel, adapter: str, prefix: tuple[int, ...], batch: Batch, labels: Sequence[str], top: int | None) -> str:
+def _key(
+    model: LocalModel, adapter: str, prefix: tuple[int, ...], batch: Batch, answers: Sequence[Any], top: int | None
+) -> str:
     return content_hash(
         {
             "model": model.fingerprint,
             "adapter": adapter,
             "prefix": prefix,
             "suffixes": batch.suffixes,
-            "labels": batch.completions if model.adapters.head(adapter) is None else list(labels),
+            "labels": list(answers),
             "scoring": "full" if top is None else f"top-{top}",
             **engine_facts(model),
         },

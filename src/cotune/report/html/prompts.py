@@ -132,8 +132,7 @@ def read_prompts(record: RunRecord) -> Prompts:
             facts.tuned = [_with_answers(score, value) for score in facts.tuned]
         elif kind == "cycle":
             latest = str(value.get("winner"))
-    confirmed = fields(fields(record.value("confirm").get("arms")).get("best_tuned"))
-    return Prompts(found, seed, str(confirmed.get("prompt_id") or latest))
+    return Prompts(found, seed, str(record.confirmed("best_tuned").get("prompt_id") or latest))
 
 
 def _collect(record: RunRecord, found: dict[str, PromptFacts]) -> str:

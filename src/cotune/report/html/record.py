@@ -120,6 +120,10 @@ class RunRecord:
         """The last event's value of a kind; empty where there is none."""
         return next(reversed(list(self.values(kind))), {})
 
+    def confirmed(self, arm: str) -> Mapping[str, Any]:
+        """An arm's candidate as it was frozen before the test; empty where none was."""
+        return fields(fields(self.value("confirm").get("arms")).get(arm))
+
 
 def read_record(folder: Path) -> RunRecord:
     """Read a run's folder.

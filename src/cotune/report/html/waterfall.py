@@ -128,7 +128,7 @@ def read_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
     if last and (level := measure.of(last[0])) is not None:
         add(f"learning rate falls to zero, {last[0].get('steps')} steps", level, leader)
     if (level := confirmed("best_tuned")) is not None and level != moves[-1].level:
-        rule = fields(fields(fields(record.value("confirm").get("arms")).get("best_tuned")).get("decision")).get("kind")
+        rule = fields(record.confirmed("best_tuned").get("decision")).get("kind")
         add("a classification head answers" if rule == "head" else measure.chosen_late, level, arm="best_tuned")
     return moves
 
