@@ -323,17 +323,17 @@ def export(
 ) -> None:
     """Write a bundle for other programs (transformers, PEFT, vLLM, llama.cpp, Ollama), with the base model it was tuned on."""
     from cotune.bundle.export import export_bundle
-    from cotune.bundle.manifest import read_manifest
+    from cotune.model.head import HEAD
 
     written = export_bundle(bundle, out, to, base=base)  # type: ignore[arg-type]
-    words_alone = read_manifest(bundle.expanduser()).decision.kind == "head"
+    head = HEAD if (written / HEAD).is_file() else None
     if as_json:
-        typer.echo(json.dumps({"out": str(written), "to": to, "words_alone": words_alone}))
+        typer.echo(json.dumps({"out": str(written), "to": to, "head": head}))
         return
-    if words_alone:
+    if head:
         typer.echo(
-            "The bundle answers by a classification head, which other programs have no place for: there the labels' words "
-            "answer, some rows otherwise. To tune for words alone, run with tune.head=false.",
+            f"The bundle answers by a classification head ({head}). Programs that only generate have no place for it: there "
+            "the labels' words answer, some rows otherwise. README.md says how to have both.",
             err=True,
         )
     typer.echo(f"Written: {written}. Its README.md says how to run it.")

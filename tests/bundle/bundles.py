@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cotune.bundle import Predictor, load, save_bundle
-from cotune.evaluate.decision import RAW, Decision
+from cotune.evaluate.decision import BY_HEAD, RAW, Decision
 from cotune.files import file_sha256
 from cotune.model.adapter_folder import LoraSettings
+from cotune.model.head import Head
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.output import label_output
@@ -55,6 +58,19 @@ class Bench:
             "model_name": str(self.base),
         }
         return save_bundle(folder, **given | changes)
+
+    def save_headed(self, folder: Path, *, words: Decision = RAW, **changes: Any) -> Path:
+        """A bundle that answers by a classification head; it tells the rows of ``TEXTS`` apart."""
+        numbers = np.random.default_rng(0)
+        weight = numbers.normal(size=(len(LABELS), self.model.width)).astype(np.float32)
+        rendered = self.model.renderer.render(PROMPT, [{"text": text} for text in TEXTS], LABELS)
+        self.model.adapters.register(self.adapter)
+        states = self.model.last_states([row.prompt_ids for row in rendered], adapter=self.adapter_id)
+        # What all rows have in common says nothing, so that what is left decides.
+        bias = -(weight @ states.mean(axis=0)).astype(np.float32)
+        head = Head(LABELS, weight, bias, {"decision": words.to_json(), "score": 0.75})
+        headed = self.model.adapters.add_head(self.adapter_id, head, folder.parent / "headed")
+        return self.save(folder, adapter_folder=folder.parent / "headed" / headed, decision=BY_HEAD, **changes)
 
 
 def make_bench(folder: Path, kind: Kind = "llama", **changes: Any) -> Bench:

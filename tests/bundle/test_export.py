@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from cotune.bundle.export import export_bundle
 from cotune.cli import main
 from cotune.errors import CotuneError, InputError
 from cotune.model.engine_settings import EngineSettings
+from cotune.model.head import HEAD
 from cotune.model.local import LocalModel
 
 ROWS = [{"text": text} for text in TEXTS]
@@ -103,6 +106,63 @@ def test_weights_that_answer_otherwise_are_not_handed_over(
     with pytest.raises(CotuneError, match="answer otherwise"):
         export_bundle(bench.save(tmp_path / "bundle"), tmp_path / "out", "merged")
     assert not (tmp_path / "out").exists()
+
+
+def python_of(page: str, part: str) -> str:
+    """The Python code under a heading of a page."""
+    found = re.search(r"```python\n(.*?)```", page[page.index(part) :], re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.parametrize("to", ["peft", "merged"])
+def test_the_page_says_how_a_classification_head_answers_elsewhere(
+    bench: Bench, tmp_path: Path, to: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = bench.save_headed(tmp_path / "bundle", words=BIAS)
+    out = export_bundle(bundle, tmp_path / "out", to)
+    page = (out / "README.md").read_text(encoding="utf-8")
+    assert "reached 0.750 on dev" in page and "adds a fixed bias" in page, "whoever generates is told of the rule for words"
+    assert json.loads((out / "decision.json").read_text()) == BIAS.to_json()
+    assert (out / HEAD).is_file() and not (out / "adapter" / HEAD).exists(), "an adapter is a PEFT folder and nothing else"
+    code = python_of(page, "## With the classification head").replace("FOLDER", str(out))
+    example = json.loads((out / "example.json").read_text(encoding="utf-8"))
+    found = []
+    for text in TEXTS:
+        told = example | {"prompt_text": example["prompt_text"].replace("THE TEXT", text)}
+        (out / "example.json").write_text(json.dumps(told), encoding="utf-8")
+        capsys.readouterr()
+        exec(compile(code, "README.md", "exec"), {})
+        found.append(capsys.readouterr().out.strip())
+    # A control token in a row is text to cotune; the page's code has one tokenizer for all.
+    rows = [i for i, text in enumerate(TEXTS) if "|im_end|" not in text]
+    wanted = loaded(bundle).predict(ROWS)
+    assert [found[i] for i in rows] == [wanted[i] for i in rows] and len(set(wanted)) > 1
+
+
+@pytest.mark.parametrize("to", ["gguf", "gguf-merged"])
+def test_the_page_says_how_llama_cpp_tells_the_states_that_a_head_needs(bench: Bench, tmp_path: Path, to: Any) -> None:
+    out = export_bundle(bench.save_headed(tmp_path / "bundle"), tmp_path / "out", to)
+    page = (out / "README.md").read_text(encoding="utf-8")
+    part = page[page.index("## With the classification head") :]
+    loaded_files = "-m FOLDER/base.gguf --lora FOLDER/adapter-" if to == "gguf" else "-m FOLDER/model.gguf "
+    assert loaded_files in part and "--embeddings --pooling last" in part and (out / HEAD).is_file()
+    compile(python_of(page, "## With the classification head"), "README.md", "exec")
+
+
+def test_an_export_says_that_there_is_a_head(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = bench.save_headed(tmp_path / "bundle")
+
+    def said(bundle: Path, *options: str) -> tuple[str, str]:
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main(["export", str(bundle), "--to", "peft", "--out", str(tmp_path / "-".join(["out", *options])), *options])
+        return capsys.readouterr()
+
+    assert HEAD in said(bundle)[1]
+    assert json.loads(said(bundle, "--json")[0])["head"] == HEAD
+    shutil.rmtree(tmp_path / "out---json")
+    out, error = said(bench.save(tmp_path / "plain"), "--json")
+    assert json.loads(out)["head"] is None and "head" not in error
 
 
 @pytest.mark.parametrize(

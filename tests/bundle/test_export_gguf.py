@@ -2,6 +2,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,7 @@ from hypothesis import strategies as st
 
 from cotune.bundle.export import export_bundle
 from cotune.bundle.export_gguf import label_grammar
+from cotune.bundle.export_head import EMBEDDING_PORT
 from cotune.errors import CotuneError, InputError
 from cotune.model.gguf_files import weights_in
 from cotune.model.gguf_layout import Layout
@@ -243,6 +249,53 @@ def test_llama_cpp_answers_as_the_bundle_does(tmp_path: Path, kind: Kind, change
     assert found.argmax(1).tolist() == wanted.argmax(1).tolist()
     bare = predictor.model.score(predictor.prompt, rows, LABELS).log_probs
     assert np.abs(bare - wanted).max() > 0.5, "an adapter that changes nothing proves nothing"
+
+
+@pytest.mark.llama
+@pytest.mark.parametrize("to", ["gguf", "gguf-merged"])
+def test_llama_cpps_server_and_the_pages_code_answer_by_the_head(
+    bench: Bench, tmp_path: Path, to: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if shutil.which("llama-server") is None:
+        pytest.skip("llama-server is not on the PATH")
+    bundle = bench.save_headed(tmp_path / "bundle")
+    out = export_bundle(bundle, tmp_path / "out", to)
+    page = (out / "README.md").read_text(encoding="utf-8")
+    part = page[page.index("## With the classification head") :].replace("FOLDER", str(out))
+    command, code = re.findall(r"```(?:sh|python)\n(.*?)```", part, re.DOTALL)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command, code = command.replace(str(EMBEDDING_PORT), port), code.replace(str(EMBEDDING_PORT), port)
+    example, found = json.loads((out / "example.json").read_text(encoding="utf-8")), []
+    texts = [text for text in TEXTS if "|im_end|" not in text]
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(["sh", "-c", f"exec {command.strip()} --threads 1"], stdout=log, stderr=log)
+        try:
+            wait_for(f"http://127.0.0.1:{port}/health", server)
+            for text in texts:
+                told = example | {"prompt_text": example["prompt_text"].replace("THE TEXT", text)}
+                (out / "example.json").write_text(json.dumps(told), encoding="utf-8")
+                capsys.readouterr()
+                exec(compile(code, "README.md", "exec"), {})
+                found.append(capsys.readouterr().out.strip())
+        finally:
+            server.terminate()
+            server.wait(30)
+    wanted = loaded(bundle).predict([{"text": text} for text in texts])
+    assert found == wanted and len(set(wanted)) > 1
+
+
+def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+    """Until a server answers."""
+    for _ in range(300):
+        assert server.poll() is None, "the server ended"
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail("the server did not start")
 
 
 @pytest.mark.llama

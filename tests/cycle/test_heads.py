@@ -22,6 +22,7 @@ from cotune.model.adapter_folder import adapter_content_id
 from cotune.model.adapters import BASE
 from cotune.model.head import HEAD, load_head
 from cotune.prompt.bank import seed_prompt
+from cotune.report.steps import ALONE
 from cotune.task.task import Task
 
 if TYPE_CHECKING:
@@ -66,6 +67,11 @@ def test_dev_takes_the_head_and_both_tuned_arms_have_one(headed: Path) -> None:
     heads = [event["value"] for event in journal_of(headed) if event["kind"] == "head"]
     assert heads and all(head["rows"] >= 9 and head["tokens"] > 0 for head in heads)
     assert (headed / "best" / "adapter" / HEAD).is_file()
+    # Dev chose the head of the train rows; what was tested and ships has learnt from dev too.
+    confirmed = next(event["value"] for event in journal_of(headed) if event["kind"] == "confirm")
+    final = {head["adapter_id"]: head["final_id"] for head in heads}
+    assert final[confirmed["chosen"]["adapter_id"]] == arms["best_tuned"]["adapter_id"]
+    assert all(first != last for first, last in final.items())
     spent = sum(summary["cost"][f"tokens_{what}"] for what in ("scored", "written", "trained", "embedded"))
     assert spent <= 60_000
 
@@ -101,7 +107,7 @@ def test_an_export_answers_by_words_and_says_so(
     assert "classification head" in card and "on dev" in card
     assert json.loads((out / "decision.json").read_text())["kind"] in ("raw", "bias")
     assert "classification head" in (headed / "best" / "README.md").read_text(encoding="utf-8")
-    assert not list(out.rglob(HEAD))
+    assert list(out.rglob(HEAD)) == [out / HEAD], "beside the model, for whoever reads states"
     with pytest.raises(SystemExit, match=r"^0$"):
         main(["export", str(headed / "best"), "--to", form, "--out", str(tmp_path / "again")])
     assert "classification head" in capsys.readouterr().err
@@ -132,7 +138,7 @@ def test_without_the_head_nothing_of_it_happens(bench: Bench, tmp_path: Path) ->
 def test_it_costs_no_more_than_was_put_aside_and_is_found_again(tmp_path: Path) -> None:
     found = []
     for _ in ("first", "resumed"):
-        lab = lab_in(tmp_path, "100ktok")
+        lab = lab_in(tmp_path, "70ktok")
         seed = seed_prompt(lab.task)
         track = open_track(lab, seed)
         assert advance(lab, track, 2, cycle=1)
@@ -145,11 +151,28 @@ def test_it_costs_no_more_than_was_put_aside_and_is_found_again(tmp_path: Path) 
         assert best.rank >= track.best.rank and [m.candidate.decision.kind for m in tried] == ["head"]
         untuned = measure(lab, seed, BASE, 0, "measure")
         assert heads.fit([untuned], 1e9) == ({untuned.candidate.id: untuned}, [])
-        assert heads.fit([track.best], aside - 1) == ({track.best.candidate.id: track.best}, [])
         # Where one cannot have one, the other gets none: what is told of two prompts is told of the prompts.
         wide = open_track(lab, seed.edit(instruction="Which kind? {text} " + "Say it again: " * 40))
         assert advance(lab, wide, 2, cycle=1) and heads.cost(wide.prompt) == 0
         assert heads.fit([track.best, wide.best], 1e9)[1] == []
         found.append((best.candidate.id, lab.account.tokens))
     assert found[0] == found[1]
-    assert len([event for event in journal_of(tmp_path) if event["kind"] == "head"]) == 1
+    events = journal_of(tmp_path)
+    assert len([event for event in events if event["kind"] == "head"]) == 1
+    told = [event["value"] for event in events if event["kind"] == "heads"]
+    assert told[0] == {"candidates": 1} and "3 train rows for each of" in told[1]["skipped"]
+
+
+def test_where_there_is_no_room_for_it_the_run_says_so_and_keeps_to_it(tmp_path: Path) -> None:
+    for attempt in ("first", "resumed"):
+        lab = lab_in(tmp_path, "100ktok")
+        track = open_track(lab, seed_prompt(lab.task))
+        assert advance(lab, track, 2, cycle=1)
+        heads = Heads(lab)
+        # What a resumed run reckons is left may be more.
+        room = heads.cost(track.prompt) - 1 if attempt == "first" else 1e9
+        assert heads.fit([track.best], room) == ({track.best.candidate.id: track.best}, [])
+    told = [event for event in journal_of(tmp_path) if event["kind"] == "heads"]
+    assert len(told) == 1 and "the budget has" in told[0]["value"]["skipped"]
+    (line,) = ALONE["heads"](told[0]["value"])
+    assert line.text.startswith("no classification head: it would take about")

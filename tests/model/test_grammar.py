@@ -240,7 +240,9 @@ def test_what_the_library_allows_the_terms_allow(schema: dict[str, Any], seed: i
 
     Control characters in an enumeration are the one thing that only the terms can write.
     """
-    assume("\\u00" not in json.dumps(schema, ensure_ascii=False))
+    # DEL is a control character too, though JSON writes it as it is.
+    spelled = json.dumps(schema, ensure_ascii=False)
+    assume("\\u00" not in spelled and "\x7f" not in spelled)
     held = TokenGrammar(grammar_of(schema), TABLE, lead="", limit=10_000)
     walk = held.start()
     generator = torch.Generator().manual_seed(seed)

@@ -9,9 +9,9 @@ from typing import Literal
 from cotune.bundle.export_card import export_card
 from cotune.bundle.export_check import check_weights
 from cotune.bundle.export_gguf import GgufExport
+from cotune.bundle.export_head import in_words
 from cotune.bundle.export_request import REQUEST, SCHEMA, Asking
 from cotune.bundle.export_weights import copy_model, merge
-from cotune.bundle.export_words import in_words
 from cotune.bundle.load import base_of, load
 from cotune.bundle.manifest import ADAPTER, DECISION, PROMPT, Manifest, read_manifest
 from cotune.bundle.place import atomic_folder
@@ -31,8 +31,8 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
     weights, in the base model's own number type. ``gguf`` holds ``base.gguf`` and ``adapter-ID.gguf``, ``gguf-merged`` holds
     ``model.gguf``; both with a request for llama.cpp's server and, where all is in one file, a ``Modelfile`` and a request for
     Ollama. The others hold a request for vLLM where it takes the adapter. All hold the prompt, the decision rule, the schema of
-    answers that have one, an example of what the model reads, and a page that says how to launch it. What was written is loaded
-    again and has to answer as the bundle does.
+    answers that have one, the classification head of a bundle that has one, an example of what the model reads, and a page that
+    says how to launch it. What was written is loaded again and has to answer as the bundle does.
 
     Args:
         bundle: the bundle's folder.
@@ -80,7 +80,7 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
         )
     source = _base_folder(manifest, base)
     bundle_id = manifest.id
-    predictor, manifest, headed = in_words(predictor, manifest)
+    predictor, manifest, head = in_words(predictor, manifest)
     asking = Asking.of(predictor, manifest)
     gguf = GgufExport.of(predictor, manifest, asking, source, adapter) if to.startswith("gguf") else None
     with atomic_folder(out) as temporary:
@@ -93,6 +93,8 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
             dtype = merge(source, adapter, temporary / MODEL)
             check_weights(predictor, manifest, temporary / MODEL, dtype)
         shutil.copyfile(folder / PROMPT, temporary / PROMPT)
+        if head is not None:
+            shutil.copyfile(folder / ADAPTER / HEAD, temporary / HEAD)
         write_json(temporary / DECISION, manifest.decision.to_json())
         if asking.schema is not None:
             write_json(temporary / SCHEMA, asking.schema)
@@ -112,7 +114,7 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
             stands_for=stands_for,
             rank=rank,
             gguf=gguf,
-            headed=headed,
+            head=head,
         )
         write_text(temporary / CARD, card)
     return out

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from cotune.bundle.card import base_model_name, without_prefix
 from cotune.bundle.export_gguf import BASE, MERGED, MODELFILE, GgufExport
+from cotune.bundle.export_head import EMBEDDING_PORT, ask_for_states, read_states, told_of
 from cotune.bundle.export_request import OLLAMA, REQUEST, SCHEMA, Asking, vllm_rank
 from cotune.bundle.manifest import Manifest
+from cotune.model.head import Head
 
 
 def export_card(
@@ -20,7 +22,7 @@ def export_card(
     stands_for: int | None = None,
     rank: int = 0,
     gguf: GgufExport | None = None,
-    headed: str = "",
+    head: Head | None = None,
 ) -> str:
     """Markdown.
 
@@ -33,7 +35,7 @@ def export_card(
         stands_for: where the adapter is a trained prefix, how many of the text's first tokens it stands for.
         rank: of the adapter, where it is a LoRA.
         gguf: who wrote the GGUF files, for those two forms.
-        headed: what is to be said of a classification head that stays behind.
+        head: that answers in cotune, where there is one; the manifest is that of the bundle without it.
     """
     fields = ", ".join(f"THE {name.upper()}" for name in manifest.input_fields)
     parts = [
@@ -48,10 +50,11 @@ def export_card(
         f"Generate greedily until the stop token, {asking.tokens} tokens at most"
         + (f"; the answer is one of: {_told(manifest, words)}." if words else "."),
         "## How it answers here and there",
-        *([headed] if headed else []),
+        *([told_of(head)] if head else []),
         _rule(manifest, asking, requested=stands_for is None),
         "## Run it",
         *_launch(to, asking, stands_for, rank, gguf),
+        *(_headed(to, asking, stands_for, gguf, manifest.max_tokens) if head else ()),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -112,18 +115,24 @@ def _launch(to: str, asking: Asking, stands_for: int | None, rank: int, gguf: Gg
 
 
 def _gguf(gguf: GgufExport, asking: Asking, *, merged: bool) -> tuple[str, ...]:
-    lora = f" --lora FOLDER/{gguf.adapter_file}" if gguf.adapter_file and not merged else ""
+    files, apart = _gguf_files(gguf, merged=merged)
     bounds = {"grammar": ", held to the labels by a grammar", "json_schema": ", held to the schema"}
     held = next((told for key, told in bounds.items() if key in gguf.request()), "")
     return (
         "llama.cpp:",
-        _code("sh", f"llama-server -m FOLDER/{MERGED if merged else BASE}{lora} --alias {asking.name}"),
+        _code("sh", f"llama-server {files} --alias {asking.name}"),
         f"`{REQUEST}` is a request for it: the text above{held}, at temperature 0.",
         _code("sh", f"curl http://127.0.0.1:8080/completion -d @FOLDER/{REQUEST}"),
         "The chat template is in the file too, but the text has it applied already, so it goes to `/completion` as it is, not "
         "to `/v1/chat/completions`.",
-        *_ollama(gguf, asking, apart=bool(lora)),
+        *_ollama(gguf, asking, apart=apart),
     )
+
+
+def _gguf_files(gguf: GgufExport, *, merged: bool) -> tuple[str, bool]:
+    """What llama.cpp is told to load, and whether the adapter is a file of its own."""
+    apart = bool(gguf.adapter_file) and not merged
+    return f"-m FOLDER/{MERGED if merged else BASE}" + (f" --lora FOLDER/{gguf.adapter_file}" if apart else ""), apart
 
 
 def _ollama(gguf: GgufExport, asking: Asking, *, apart: bool) -> tuple[str, ...]:
@@ -147,13 +156,15 @@ def _ollama(gguf: GgufExport, asking: Asking, *, apart: bool) -> tuple[str, ...]
     )
 
 
+_PEFT = "from peft import PeftModel"
+_WHOLE = 'model = AutoModelForCausalLM.from_pretrained("FOLDER/model")'
 _WITH_ADAPTER = 'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("FOLDER/base"), "FOLDER/adapter")'
 
 
 def _peft(asking: Asking, rank: int) -> tuple[str, ...]:
     return (
         "transformers and PEFT:",
-        *_python(asking, "base", "from peft import PeftModel", _WITH_ADAPTER),
+        *_python(asking, "base", _PEFT, _WITH_ADAPTER),
         "vLLM, which serves the adapter under a name of its own, and keeps it by that name, so the content's hash is in it:",
         *_vllm(
             asking,
@@ -165,19 +176,36 @@ def _peft(asking: Asking, rank: int) -> tuple[str, ...]:
 def _prefix(asking: Asking, stands_for: int) -> tuple[str, ...]:
     return (
         f"transformers and PEFT. {without_prefix(stands_for)} Servers that hold several adapters mostly take LoRA alone.",
-        *_python(asking, "base", "from peft import PeftModel", _WITH_ADAPTER, skip=stands_for),
+        *_python(asking, "base", _PEFT, _WITH_ADAPTER, skip=stands_for),
     )
 
 
 def _merged(asking: Asking) -> tuple[str, ...]:
     return (
         "transformers:",
-        *_python(asking, "model", "", 'model = AutoModelForCausalLM.from_pretrained("FOLDER/model")'),
+        *_python(asking, "model", "", _WHOLE),
         "vLLM:",
         *_vllm(asking, f"FOLDER/model --served-model-name {asking.name}"),
         "llama.cpp and Ollama read GGUF: export with `--to gguf`, or convert this folder with llama.cpp's own "
         "`convert_hf_to_gguf.py`.",
     )
+
+
+def _headed(to: str, asking: Asking, stands_for: int | None, gguf: GgufExport | None, most: int) -> tuple[str, ...]:
+    """How the classification head answers, outside of cotune."""
+    told = ("## With the classification head",)
+    if gguf is not None:
+        files, _ = _gguf_files(gguf, merged=to == "gguf-merged")
+        serve = f"llama-server {files} --embeddings --pooling last -b {most} -ub {most} --port {EMBEDDING_PORT}"
+        return (
+            *told,
+            "A llama.cpp server that tells states instead of generating, and a product with the head's weights:",
+            _code("sh", serve),
+            _code("python", *ask_for_states()),
+        )
+    if to == "merged":
+        return *told, _code("python", *read_states(_opened("model", _WHOLE), _tokens(asking), ()))
+    return *told, _code("python", *read_states(_opened("base", _WITH_ADAPTER), _tokens(asking, stands_for or 0), (_PEFT,)))
 
 
 def _vllm(asking: Asking, served: str) -> tuple[str, ...]:
@@ -210,10 +238,8 @@ def _python(asking: Asking, folder: str, more_import: str, model: str, skip: int
         "",
         'with open("FOLDER/example.json", encoding="utf-8") as file:',
         '    prompt_text = json.load(file)["prompt_text"]',
-        f'tokenizer = AutoTokenizer.from_pretrained("FOLDER/{folder}")',
-        model,
-        f'ids = tokenizer(prompt_text, add_special_tokens={not asking.chat}, return_tensors="pt")',
-        *([f"ids = {{name: part[:, {skip}:] for name, part in ids.items()}}"] if skip else []),
+        *_opened(folder, model),
+        *_tokens(asking, skip),
         f"stop = {list(asking.stop_ids)}",
         "# What the model's generation_config.json may say of sampling and penalties is for chatting.",
         'greedy = {"do_sample": False, "repetition_penalty": 1.0}',
@@ -223,6 +249,15 @@ def _python(asking: Asking, folder: str, more_import: str, model: str, skip: int
     if asking.schema is None:
         return (code,)
     return code, f"In transformers nothing holds the answer to the schema: check it against `{SCHEMA}`."
+
+
+def _opened(folder: str, model: str) -> list[str]:
+    return [f'tokenizer = AutoTokenizer.from_pretrained("FOLDER/{folder}")', model]
+
+
+def _tokens(asking: Asking, skip: int = 0) -> list[str]:
+    ids = f'ids = tokenizer(prompt_text, add_special_tokens={not asking.chat}, return_tensors="pt")'
+    return [ids, *([f"ids = {{name: part[:, {skip}:] for name, part in ids.items()}}"] if skip else [])]
 
 
 def _code(language: str, *lines: str) -> str:

@@ -35,7 +35,7 @@ class Confirmed:
     Attributes:
         arms: arm name to its candidate as measured on all of dev.
         considered: every candidate whose answers to all of dev are known.
-        chosen: the one of them that won, before a refit.
+        chosen: the one of them that won, before a refit of its weights or of its classification head.
         ships: the arm that goes into the bundle.
     """
 
@@ -110,11 +110,12 @@ def confirm(
         tuned, base = list(written.values()), {i: written.get(m.candidate.id, m) for i, m in base.items()}
         seed_prompt, prompt_only = (base[m.candidate.prompt.id] for m in (seed_prompt, prompt_only))
         seed_tuned = written[seed_tuned.candidate.id]
-    best = max([*before, seed_tuned, *tuned, *base.values()], key=lambda m: m.rank)
-    room = lab.left() - end.cost(search.seed.prompt, best.candidate.prompt, alone=best is seed_tuned, extras=False)
-    heads, tried = end.heads.fit([m for m in (seed_tuned, best) if m not in before], room)
-    seed_tuned, best = (heads.get(m.candidate.id, m) for m in (seed_tuned, best))
-    best = max((seed_tuned, best), key=lambda m: m.rank)
+    leader = max([seed_tuned, *tuned], key=lambda m: m.rank)
+    alone = leader is seed_tuned
+    room = lab.left() - end.cost(search.seed.prompt, leader.candidate.prompt, alone=alone, extras=False, heads=False)
+    heads, tried = end.heads.fit([seed_tuned, leader], room)
+    seed_tuned, leader = (heads.get(m.candidate.id, m) for m in (seed_tuned, leader))
+    best = max([*before, seed_tuned, leader, *base.values()], key=lambda m: m.rank)
     # A bundle with answers of its own was not made to ask for the task's.
     asking = previous.prompt if previous and best.candidate.own else best.candidate.prompt
     best_prompt = base.get(asking.id) or measure_base(lab, asking)
@@ -122,8 +123,8 @@ def confirm(
         "seed_prompt": seed_prompt,
         "prompt_only": prompt_only,
         "best_prompt": best_prompt,
-        "seed_tuned": seed_tuned,
-        "best_tuned": best,
+        "seed_tuned": end.heads.final(seed_tuned),
+        "best_tuned": end.heads.final(best),
     }
     arms |= {PREVIOUS: before[0]} if before else {}
     if refit_winners:

@@ -84,7 +84,16 @@ class EndCosts:
 
     # Pricing -------------------------------------------------------------------------------------------------------
 
-    def cost(self, seed: Prompt, chosen: Prompt, *, alone: bool = False, new: bool = False, extras: bool = True) -> float:
+    def cost(
+        self,
+        seed: Prompt,
+        chosen: Prompt,
+        *,
+        alone: bool = False,
+        new: bool = False,
+        extras: bool = True,
+        heads: bool = True,
+    ) -> float:
         """Of the whole end.
 
         Args:
@@ -92,7 +101,8 @@ class EndCosts:
             chosen: the prompt that wins, tuned.
             alone: whether that is the tuned seed prompt, so that its arms are the seed prompt's.
             new: whether ``chosen`` only stands for a prompt of its length that nobody knows yet.
-            extras: whether what a run can do without counts: heads, noise, formats and slices, left out where there is no room.
+            extras: whether what decides nothing counts: noise, formats and slices, left out where there is no room.
+            heads: whether classification heads count, which gain more than the steps that they cost.
         """
         lab = self.lab
         base, tuned = self._arms(seed, chosen, alone, new)
@@ -106,7 +116,7 @@ class EndCosts:
         if self.previous is not None and not self._on_dev:
             confirm += len(lab.dev) * self._previous_row()
         whole = _CARE * (confirm + lab.task.test.n * self._test_row(base, tuned)) + self.fixed
-        return whole + (self._extras(chosen) + sum(map(self.heads.cost, tuned)) if extras else 0.0)
+        return whole + (self._extras(chosen) if extras else 0.0) + (sum(map(self.heads.cost, tuned)) if heads else 0.0)
 
     def election(self, search: Search) -> Callable[[Measured], bool]:
         """Tells who may win beside the winner and the seed prompt: whoever there is room to ask for answers and to test."""

@@ -1,9 +1,11 @@
-"""A classification head on tuned weights: fitted on train once the search has ended, and taken where dev prefers it."""
+"""A classification head on tuned weights: fitted on train once the search has ended, taken where dev prefers it, then fitted on
+train and dev together."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from cotune.cycle.answering import LabelAnswering
@@ -18,7 +20,7 @@ from cotune.prompt.prompt import Prompt
 from cotune.refine import not_shown
 from cotune.task.example import Example
 
-_SHARE = 0.02
+_SHARE = 0.04
 """Of the whole budget: what the states of train rows may cost, for each candidate."""
 _LEAST = 3
 """Rows for each label, in all, from which a head is tried."""
@@ -42,14 +44,16 @@ class Heads:
         self.lab = lab
         self._enough: dict[str, int] = {}
         self._counted: dict[str, tuple[float, int]] = {}
+        self._final: dict[str, str] = {}
 
     def cost(self, prompt: Prompt) -> float:
-        """Of trying one on a tuned prompt, in the budget's unit: states of train rows and of dev; 0 where none is tried."""
+        """Of trying one on a tuned prompt, in the budget's unit; 0 where none is tried. The states of train rows and of dev are
+        read, and dev is scored with the head."""
         rows = self._count(prompt)
         if not rows:
             return 0.0
         own, prefix = self._tokens(prompt)
-        return self.lab.costs.scoring(_CARE * (rows + len(self.lab.dev)) * own + 2 * prefix)
+        return self.lab.costs.scoring(_CARE * (rows + 2 * len(self.lab.dev)) * own + 2 * prefix)
 
     def fit(self, measured: Sequence[Measured], room: float) -> tuple[dict[str, Measured], list[Measured]]:
         """Each candidate as it was measured, or the same with a head where that ranks higher on dev.
@@ -65,12 +69,38 @@ class Heads:
         """
         found = {m.candidate.id: m for m in measured}
         able = [m for m in found.values() if m.candidate.adapter != BASE]
-        costs = [self.cost(m.candidate.prompt) for m in able]
-        if not all(costs) or sum(costs) > room:
+        if not able or not self._asked_for():
+            return found, []
+        # The decision is recorded: a run that goes on here may have another view of what is left.
+        told = self.lab.journal.step("heads", list(map(_id, able)), lambda: self._whether(able, room))
+        if "skipped" in told:
             return found, []
         tried = {m.candidate.id: headed for m in able if (headed := self._with_head(m)) is not None}
         better = {i: max(found[i], headed, key=lambda m: m.rank) for i, headed in tried.items()}
         return found | better, list(tried.values())
+
+    def final(self, measured: Measured) -> Measured:
+        """A chosen candidate with the head that was fitted on train and dev together; as it is where it has none.
+
+        The rows of dev are as unknown to the weights as those of the test will be, which train rows are not, so they tell a
+        head more. What was chosen stands as it was measured before: dev says nothing honest about the new head.
+        """
+        candidate = measured.candidate
+        if (adapter := self._final.get(candidate.adapter)) is None:
+            return measured
+        return Measured(replace(candidate, adapter=adapter), measured.evaluation, measured.scores)
+
+    def _whether(self, able: Sequence[Measured], room: float) -> dict[str, Any]:
+        """For the journal: that there will be heads, or why there are none."""
+        prompts = [m.candidate.prompt for m in able]
+        for prompt in prompts:
+            if why := self._lacking(prompt):
+                return {"skipped": why}
+        cost = sum(map(self.cost, prompts))
+        if cost > room:
+            unit, left = self.lab.costs.budget.unit, max(0.0, room)
+            return {"skipped": f"it would take about {cost:,.0f} {unit}, and the budget has {left:,.0f} {unit} left for it"}
+        return {"candidates": len(able)}
 
     def _with_head(self, measured: Measured) -> Measured | None:
         """The candidate with a head, measured on dev; None where that failed."""
@@ -83,14 +113,17 @@ class Heads:
         def effect() -> dict[str, Any]:
             from cotune.tune.head import fit_head
 
-            rows = self._rows(candidate.prompt)
+            train = self._rows(candidate.prompt)
+            rows = (*train, *lab.dev)
             with lab.stopwatch:
                 rendered = lab.answering.render(candidate.prompt, rows)
                 told.append(sum(row.looked_up for row in rendered))
                 states = lab.model.last_states([r.prompt_ids for r in rendered], adapter=candidate.adapter, progress=progress)
                 words = {"decision": candidate.decision.to_json(), "score": measured.evaluation.told_score()}
-                head = fit_head(states, [int(i) for i in gold_indices(rows, lab.task)], lab.task.labels, words)
-            return {"adapter_id": adapters.add_head(candidate.adapter, head, lab.folder / "adapters"), "rows": len(rows)}
+                gold = [int(i) for i in gold_indices(rows, lab.task)]
+                heads = (fit_head(states[:n], gold[:n], lab.task.labels, words) for n in (len(train), len(rows)))
+                first, final = (adapters.add_head(candidate.adapter, head, lab.folder / "adapters") for head in heads)
+            return {"adapter_id": first, "final_id": final, "rows": len(train)}
 
         def record() -> dict[str, Any]:
             made = attempt(lab.journal, effect)
@@ -101,7 +134,9 @@ class Heads:
         lab.account.counts["tokens_scored"] += int(value["tokens"])
         if "skipped" in value:
             return None
-        adapters.register(lab.folder / "adapters" / value["adapter_id"])
+        for name in ("adapter_id", "final_id"):
+            adapters.register(lab.folder / "adapters" / value[name])
+        self._final[value["adapter_id"]] = value["final_id"]
         try:
             return measure(lab, candidate.prompt, value["adapter_id"], candidate.steps, "head", BY_HEAD)
         except DivergedError:
@@ -114,21 +149,36 @@ class Heads:
             self._counted[prompt.id] = self.lab.answering.own_tokens(prompt, self.lab.train_sample[:16])
         return self._counted[prompt.id]
 
-    def _count(self, prompt: Prompt) -> int:
-        """Train rows that a head is fitted on: as many as a share of the budget pays for; 0 where these are too few, or where a
-        label has none, which a head would silence."""
+    def _asked_for(self) -> bool:
         lab = self.lab
-        if not (lab.tune.head and lab.remote is None and isinstance(lab.answering, LabelAnswering)):
-            return 0
-        labels = len(lab.task.labels)
+        return lab.tune.head and lab.remote is None and isinstance(lab.answering, LabelAnswering)
+
+    def _count(self, prompt: Prompt) -> int:
+        """Train rows that a head is fitted on: as many as a share of the budget pays for; 0 where none is tried."""
+        return 0 if not self._asked_for() or self._lacking(prompt) else self._payable(prompt)
+
+    def _lacking(self, prompt: Prompt) -> str:
+        """What there is too little of for a head on this prompt; empty where there is enough."""
+        labels = len(self.lab.task.labels)
+        if self._usable(prompt) == 0:
+            return "a label has no train row, and a head would silence it"
+        if self._payable(prompt) < _LEAST * labels:
+            return f"{_LEAST} train rows for each of {labels} labels are not there, or cost too much of the budget"
+        return ""
+
+    def _usable(self, prompt: Prompt) -> int:
+        """Train rows that may be used; 0 where a label has none."""
+        lab, labels = self.lab, len(self.lab.task.labels)
         if prompt.id not in self._enough:
             rows = not_shown(prompt, lab.train_sample)
             most = min(len(rows), _MOST // (lab.model.width * labels))
             self._enough[prompt.id] = most if len({row.output for row in rows}) == labels > 1 else 0
-        most, cost = self._enough[prompt.id], lab.costs.scoring(self._tokens(prompt)[0])
-        if cost > 0:
-            most = min(most, int(_SHARE * lab.costs.budget.amount / cost))
-        return most if most >= _LEAST * labels else 0
+        return self._enough[prompt.id]
+
+    def _payable(self, prompt: Prompt) -> int:
+        cost = self.lab.costs.scoring(self._tokens(prompt)[0])
+        most = self._usable(prompt)
+        return most if cost <= 0 else min(most, int(_SHARE * self.lab.costs.budget.amount / cost))
 
     def _rows(self, prompt: Prompt) -> tuple[Example, ...]:
         """So many of them; the first rows of every label come before further ones of any."""
@@ -139,3 +189,7 @@ class Heads:
             places[row.id] = min(seen[row.output], _LEAST)
             seen[row.output] += 1
         return tuple(sorted(rows, key=lambda row: places[row.id])[: self._count(prompt)])
+
+
+def _id(measured: Measured) -> str:
+    return measured.candidate.id

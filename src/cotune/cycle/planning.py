@@ -61,7 +61,9 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, end: EndCosts, previous:
         late=lab.writes_late,
     )
     left = lab.left()
-    reserves = [end.cost(seed, longest, new=True, extras=extras) for extras in (True, False)]
+    # With everything, without what decides nothing, and without heads.
+    ends = ((True, True), (False, True), (False, False))
+    reserves = [end.cost(seed, longest, new=True, extras=extras, heads=heads) for extras, heads in ends]
 
     def planned(reserve: float) -> Plan:
         return make_plan(
@@ -85,12 +87,12 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, end: EndCosts, previous:
         # What decides nothing must not keep a run from happening; it is left out at the end for want of room. Nor must prompts
         # whose every row is long: where such a winner could not be tested, there are none.
         ways = [(reserves[0] + lab.costs.scoring(nearest), True)] if nearest else []
-        for reserve, with_nearest in (*ways, (reserves[0], False)):
+        for reserve, with_nearest in (*ways, *((reserve, False) for reserve in reserves[:-1])):
             with suppress(BudgetError):
                 plan = replace(planned(reserve), fixed=end.fixed, nearest=with_nearest)
                 break
         else:
-            plan = replace(planned(reserves[1]), fixed=end.fixed)
+            plan = replace(planned(reserves[-1]), fixed=end.fixed)
         text = _plan_text(plan, lab, sizes, lab.costs.budget.amount - left)
         if nearest and not plan.nearest:
             text.append("leave nearest demonstrations out: the budget could not test a winner that has them")

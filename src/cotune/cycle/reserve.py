@@ -8,13 +8,16 @@ from cotune.cycle.costs import CostModel
 
 _NOISE = 0.95
 """Share of what was reckoned that must be left: its own margins are for the ordinary noise of a machine."""
+_DOUBT = 0.02
+"""Of the whole budget: so long at the expected speed counts along with the steps, or two slow ones would end a stretch."""
 
 
 def spent_to(keep: float, costs: CostModel, step_tokens: float, clock: Callable[[], float]) -> Callable[[], bool] | None:
     """What tells after each step whether it has to be the last, so that enough is left for what comes after.
 
     A machine that others begin to use takes many times as long as it did, for the steps as for all that follows; so what must
-    be left grows with the steps' own slowness. The first step does not count there: it may touch memory for the first time.
+    be left grows with the steps' own slowness, as far as there were enough of them to show it. The first step does not count
+    there: it may touch memory for the first time.
 
     Args:
         keep: cost of what follows at the speed that is expected; 0 keeps nothing back.
@@ -27,12 +30,11 @@ def spent_to(keep: float, costs: CostModel, step_tokens: float, clock: Callable[
     """
     if keep <= 0 or costs.budget.kind != "time":
         return None
-    expected, asked = costs.training(step_tokens), list[float]()
+    expected, doubt, asked = costs.training(step_tokens), _DOUBT * costs.budget.amount, list[float]()
 
     def spent() -> bool:
         asked.append(clock())
-        steps = len(asked) - 1
-        slow = (asked[-1] - asked[0]) / (steps * expected) if steps else 1.0
+        slow = (asked[-1] - asked[0] + doubt) / ((len(asked) - 1) * expected + doubt)
         return costs.budget.amount - asked[-1] < _NOISE * keep * max(1.0, slow)
 
     return spent

@@ -132,7 +132,8 @@ class Tryouts:
         previous = Prompt.from_json(going_on["prompt"]) if self._winner.own else self._winner.prompt
         self._words = previous.label_words
         shipped = settled["arms"].get("best_tuned") or settled["arms"]["prompt_only"]
-        self._refitted = self._winner.adapter != Candidate.from_json(shipped).adapter
+        # A head that was fitted again plays no part here: both prompts are asked for words.
+        self._refitted = config.refit and self._winner.adapter != Candidate.from_json(shipped).adapter
         engine = next(e["value"] for e in events if e["kind"] == "engine")
         self._model = _reopened(config, folder, engine, task)
         start = next(e["value"] for e in events if e["kind"] == "start")

@@ -20,7 +20,8 @@ from cotune.errors import CotuneError, InputError
 from cotune.files import content_hash
 
 HEAD = "classification_head.safetensors"
-_ABOUT = "cotune"
+ABOUT = "cotune"
+"""Key of its file's metadata: labels and words, as JSON."""
 _MOST_BYTES = 2**30
 _MEND = "Save the adapter anew."
 
@@ -69,7 +70,7 @@ class Head:
         from safetensors.numpy import save
 
         about = json.dumps({"labels": self.labels, "words": self.words}, ensure_ascii=False, sort_keys=True)
-        return save({"bias": self.bias, "weight": self.weight}, metadata={_ABOUT: about})
+        return save({"bias": self.bias, "weight": self.weight}, metadata={ABOUT: about})
 
 
 def load_head(folder: Path) -> Head | None:
@@ -87,7 +88,7 @@ def load_head(folder: Path) -> Head | None:
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError("it is too large")
         with safe_open(path, framework="numpy") as stored:
-            about = json.loads((stored.metadata() or {})[_ABOUT])
+            about = json.loads((stored.metadata() or {})[ABOUT])
             weight, bias = stored.get_tensor("weight"), stored.get_tensor("bias")
         labels, words = tuple(map(str, about["labels"])), about["words"]
         fits = weight.ndim == 2 and bias.shape == weight.shape[:1] == (len(labels),) and len(set(labels)) == len(labels) > 1

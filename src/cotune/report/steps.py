@@ -76,6 +76,11 @@ def _head(value: Value) -> list[Told]:
     return [Told(f"a classification head was fitted to the states of {counted(value.get('rows'), 'train row')}")]
 
 
+def _heads(value: Value) -> list[Told]:
+    # What is made says so itself.
+    return _head(value) if value.get("skipped") else []
+
+
 def _average(value: Value) -> list[Told]:
     return [Told("tuned weights were averaged")]
 
@@ -148,6 +153,7 @@ ALONE: dict[str, Callable[[Value], list[Told]]] = {
     "robustness": _robustness,
     "prefix": _prefix,
     "head": _head,
+    "heads": _heads,
     "average": _average,
     "slices": _slices,
     "rewrite": _rewrite,
