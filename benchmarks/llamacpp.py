@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from cotune.bundle import Predictor, load
 from cotune.bundle.export import export_bundle
-from cotune.bundle.export_head import in_words
+from cotune.bundle.export_head import batch_of, in_words
 from cotune.bundle.manifest import read_manifest
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.intervals import wilson
@@ -164,8 +164,8 @@ def head_answers(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    many = ["-b", str(positions), "-ub", str(positions), "-c", str(positions), "-np", "1", "--threads", str(threads)]
-    command = [server, *files, "--embeddings", "--pooling", "last", *many, "--port", url.rpartition(":")[2]]
+    options = [*batch_of(positions).split(), "--threads", str(threads), "--port", url.rpartition(":")[2]]
+    command = [server, *files, "--embeddings", "--pooling", "last", *options]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         try:
             for _ in range(300):
@@ -176,6 +176,8 @@ def head_answers(
                     break
                 except OSError:
                     time.sleep(0.2)
+            else:
+                raise CotuneError(f"{server} did not start within a minute")
             states = np.stack([_state(f"{url}/embedding", text) for text in texts])
         finally:
             running.terminate()

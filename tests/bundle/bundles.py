@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cotune.bundle import Predictor, load, save_bundle
+from cotune.bundle.export_head import EMBEDDING_PORT
 from cotune.evaluate.decision import BY_HEAD, RAW, Decision
 from cotune.files import file_sha256
 from cotune.model.adapter_folder import LoraSettings
@@ -63,7 +68,7 @@ class Bench:
         """A bundle that answers by a classification head; it tells the rows of ``TEXTS`` apart."""
         numbers = np.random.default_rng(0)
         weight = numbers.normal(size=(len(LABELS), self.model.width)).astype(np.float32)
-        rendered = self.model.renderer.render(PROMPT, [{"text": text} for text in TEXTS], LABELS)
+        rendered = self.model.renderer.render(changes.get("prompt", PROMPT), [{"text": text} for text in TEXTS], LABELS)
         self.model.adapters.register(self.adapter)
         states = self.model.last_states([row.prompt_ids for row in rendered], adapter=self.adapter_id)
         # What all rows have in common says nothing, so that what is left decides.
@@ -73,8 +78,27 @@ class Bench:
         return self.save(folder, adapter_folder=folder.parent / "headed" / headed, decision=BY_HEAD, **changes)
 
 
-def make_bench(folder: Path, kind: Kind = "llama", **changes: Any) -> Bench:
+def answers_of_page(out: Path, heading: str, texts: Sequence[str], port: str = "") -> list[str]:
+    """What the Python code under a heading of an export's page prints for each of some texts."""
+    page = (out / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"```python\n(.*?)```", page[page.index(heading) :], re.DOTALL)
+    assert found is not None
+    code = found[1].replace("FOLDER", str(out))
+    code = code.replace(f":{EMBEDDING_PORT}/", f":{port}/") if port else code
+    example, said = json.loads((out / "example.json").read_text(encoding="utf-8")), []
+    for text in texts:
+        told = example | {"prompt_text": example["prompt_text"].replace("THE TEXT", text)}
+        (out / "example.json").write_text(json.dumps(told), encoding="utf-8")
+        with redirect_stdout(StringIO()) as printed:
+            exec(compile(code, "README.md", "exec"), {})
+        said.append(printed.getvalue().strip())
+    return said
+
+
+def make_bench(folder: Path, kind: Kind = "llama", *, tokenizer: Any = None, **changes: Any) -> Bench:
     base = save_tiny(folder / "tiny-base", kind, **changes)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(base)
     model = LocalModel.load(base)
     widen_lora(model.adapters.start(LoraSettings(rank=4, alpha=8), seed=0))
     adapter = model.adapters.save(model.adapters.weights(), folder / "adapters")

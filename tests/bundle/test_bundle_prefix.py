@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bundles import LABELS, PROMPT, TEXTS, Bench, loaded, make_bench
+from bundles import LABELS, PROMPT, TEXTS, Bench, answers_of_page, loaded, make_bench
 
 from cotune.bundle.export import export_bundle
 from cotune.bundle.load import load_several
@@ -88,6 +88,14 @@ def test_a_peft_export_runs_as_its_page_says(prefix: Bench, tmp_path: Path) -> N
     for token in set(first):
         reached = np.logaddexp.reduce([wanted[i] for i, t in enumerate(first) if t == token])
         assert reached <= float(logits[token]) + 1e-4
+
+
+def test_a_head_on_it_answers_by_the_pages_code(prefix: Bench, tmp_path: Path) -> None:
+    bundle = prefix.save_headed(tmp_path / "bundle")
+    out = export_bundle(bundle, tmp_path / "out", "peft")
+    texts = [text for text in TEXTS if "|im_end|" not in text]
+    wanted = loaded(bundle).predict(texts)
+    assert answers_of_page(out, "## With the classification head", texts) == wanted and len(set(wanted)) > 1
 
 
 @pytest.mark.parametrize("to", ["merged", "gguf", "gguf-merged"])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bundles import BIAS, LABELS, TEXTS, Bench, loaded
+from bundles import BIAS, LABELS, PROMPT, TEXTS, Bench, answers_of_page, loaded, make_bench
 
 from cotune.bundle.export import export_bundle
 from cotune.cli import main
@@ -17,6 +17,7 @@ from cotune.errors import CotuneError, InputError
 from cotune.model.engine_settings import EngineSettings
 from cotune.model.head import HEAD
 from cotune.model.local import LocalModel
+from tiny import merging_tokenizer
 
 ROWS = [{"text": text} for text in TEXTS]
 
@@ -108,46 +109,40 @@ def test_weights_that_answer_otherwise_are_not_handed_over(
     assert not (tmp_path / "out").exists()
 
 
-def python_of(page: str, part: str) -> str:
-    """The Python code under a heading of a page."""
-    found = re.search(r"```python\n(.*?)```", page[page.index(part) :], re.DOTALL)
-    assert found is not None
-    return found[1]
+# A control token in a row is text to cotune; a page's code has one tokenizer for all.
+PLAIN = [text for text in TEXTS if "|im_end|" not in text]
+BY_HEAD = "## With the classification head"
 
 
 @pytest.mark.parametrize("to", ["peft", "merged"])
-def test_the_page_says_how_a_classification_head_answers_elsewhere(
-    bench: Bench, tmp_path: Path, to: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_page_says_how_a_classification_head_answers_elsewhere(bench: Bench, tmp_path: Path, to: Any) -> None:
     bundle = bench.save_headed(tmp_path / "bundle", words=BIAS)
     out = export_bundle(bundle, tmp_path / "out", to)
     page = (out / "README.md").read_text(encoding="utf-8")
     assert "reached 0.750 on dev" in page and "adds a fixed bias" in page, "whoever generates is told of the rule for words"
     assert json.loads((out / "decision.json").read_text()) == BIAS.to_json()
     assert (out / HEAD).is_file() and not (out / "adapter" / HEAD).exists(), "an adapter is a PEFT folder and nothing else"
-    code = python_of(page, "## With the classification head").replace("FOLDER", str(out))
-    example = json.loads((out / "example.json").read_text(encoding="utf-8"))
-    found = []
-    for text in TEXTS:
-        told = example | {"prompt_text": example["prompt_text"].replace("THE TEXT", text)}
-        (out / "example.json").write_text(json.dumps(told), encoding="utf-8")
-        capsys.readouterr()
-        exec(compile(code, "README.md", "exec"), {})
-        found.append(capsys.readouterr().out.strip())
-    # A control token in a row is text to cotune; the page's code has one tokenizer for all.
-    rows = [i for i, text in enumerate(TEXTS) if "|im_end|" not in text]
-    wanted = loaded(bundle).predict(ROWS)
-    assert [found[i] for i in rows] == [wanted[i] for i in rows] and len(set(wanted)) > 1
+    wanted = loaded(bundle).predict(PLAIN)
+    assert answers_of_page(out, BY_HEAD, PLAIN) == wanted and len(set(wanted)) > 1
+
+
+def test_the_pages_head_reads_the_state_that_cotune_reads(tmp_path: Path) -> None:
+    """Where a tokenizer merges the end of the prompt with the answer, the model's answer begins before the text's end."""
+    bench = make_bench(tmp_path, tokenizer=merging_tokenizer())
+    prompt = PROMPT.edit(cue="Answer:", demonstrations=())
+    bundle = bench.save_headed(tmp_path / "bundle", prompt=prompt)
+    out = export_bundle(bundle, tmp_path / "out", "merged")
+    assert re.search(r"part\[:, :-\d\]", (out / "README.md").read_text(encoding="utf-8"))
+    assert answers_of_page(out, BY_HEAD, PLAIN) == loaded(bundle).predict(PLAIN)
 
 
 @pytest.mark.parametrize("to", ["gguf", "gguf-merged"])
 def test_the_page_says_how_llama_cpp_tells_the_states_that_a_head_needs(bench: Bench, tmp_path: Path, to: Any) -> None:
     out = export_bundle(bench.save_headed(tmp_path / "bundle"), tmp_path / "out", to)
     page = (out / "README.md").read_text(encoding="utf-8")
-    part = page[page.index("## With the classification head") :]
+    part = page[page.index(BY_HEAD) :]
     loaded_files = "-m FOLDER/base.gguf --lora FOLDER/adapter-" if to == "gguf" else "-m FOLDER/model.gguf "
     assert loaded_files in part and "--embeddings --pooling last" in part and (out / HEAD).is_file()
-    compile(python_of(page, "## With the classification head"), "README.md", "exec")
 
 
 def test_an_export_says_that_there_is_a_head(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from bundles import BIAS, LABELS, TEXTS, Bench, loaded, make_bench
+from bundles import BIAS, LABELS, TEXTS, Bench, answers_of_page, loaded, make_bench
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -253,36 +253,27 @@ def test_llama_cpp_answers_as_the_bundle_does(tmp_path: Path, kind: Kind, change
 
 @pytest.mark.llama
 @pytest.mark.parametrize("to", ["gguf", "gguf-merged"])
-def test_llama_cpps_server_and_the_pages_code_answer_by_the_head(
-    bench: Bench, tmp_path: Path, to: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_llama_cpps_server_and_the_pages_code_answer_by_the_head(bench: Bench, tmp_path: Path, to: Any) -> None:
     if shutil.which("llama-server") is None:
         pytest.skip("llama-server is not on the PATH")
     bundle = bench.save_headed(tmp_path / "bundle")
     out = export_bundle(bundle, tmp_path / "out", to)
-    page = (out / "README.md").read_text(encoding="utf-8")
-    part = page[page.index("## With the classification head") :].replace("FOLDER", str(out))
-    command, code = re.findall(r"```(?:sh|python)\n(.*?)```", part, re.DOTALL)
+    page, heading = (out / "README.md").read_text(encoding="utf-8"), "## With the classification head"
+    (command,) = re.findall(r"```sh\n(.*?)```", page[page.index(heading) :], re.DOTALL)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    command, code = command.replace(str(EMBEDDING_PORT), port), code.replace(str(EMBEDDING_PORT), port)
-    example, found = json.loads((out / "example.json").read_text(encoding="utf-8")), []
+    command = command.strip().replace("FOLDER", str(out)).replace(f"--port {EMBEDDING_PORT}", f"--port {port}")
     texts = [text for text in TEXTS if "|im_end|" not in text]
     with (tmp_path / "log").open("wb") as log:
-        server = subprocess.Popen(["sh", "-c", f"exec {command.strip()} --threads 1"], stdout=log, stderr=log)
+        server = subprocess.Popen(["sh", "-c", f"exec {command} --threads 1"], stdout=log, stderr=log)
         try:
             wait_for(f"http://127.0.0.1:{port}/health", server)
-            for text in texts:
-                told = example | {"prompt_text": example["prompt_text"].replace("THE TEXT", text)}
-                (out / "example.json").write_text(json.dumps(told), encoding="utf-8")
-                capsys.readouterr()
-                exec(compile(code, "README.md", "exec"), {})
-                found.append(capsys.readouterr().out.strip())
+            found = answers_of_page(out, heading, texts, port)
         finally:
             server.terminate()
             server.wait(30)
-    wanted = loaded(bundle).predict([{"text": text} for text in texts])
+    wanted = loaded(bundle).predict(texts)
     assert found == wanted and len(set(wanted)) > 1
 
 

@@ -261,10 +261,10 @@ def test_what_is_kept_is_left_however_slow_a_machine_becomes(slow: float, keep: 
     while not spent():
         gone += slow
         steps += 1
-    # One step more would have been possible at most, but for what ordinary noise may take; 2 s are believed to be as expected.
-    before, believed = (max(1.0, (n * slow + 2) / (n + 2)) for n in (steps - 2, steps - 1))
+    # One step more would have been possible at most, but for what ordinary noise may take; twelve steps count as expected.
+    before, believed = (max(1.0, (n * slow + 12) / (n + 12)) for n in (steps - 2, steps - 1))
     following, least = keep * believed, 0.95 * keep * before
-    assert 4 * steps * slow < 100 or believed > 0.6 * slow, "25 s of steps show how slow they are"
+    assert steps < 40 or believed > 0.75 * slow, "forty steps show how slow they are"
     if steps > 2:
         assert 100 - gone >= least - slow and 100 - gone < following
     assert spent_to(keep, CostModel(parse_budget("100ktok"), 1.0, 10.0), 10.0, lambda: gone) is None
@@ -273,13 +273,13 @@ def test_what_is_kept_is_left_however_slow_a_machine_becomes(slow: float, keep: 
 
 def test_two_slow_steps_end_no_stretch() -> None:
     costs, gone = CostModel(parse_budget("1000s"), 1.0, 10.0), 0.0
-    spent = spent_to(400.0, costs, 10.0, lambda: gone)
+    spent = spent_to(900.0, costs, 10.0, lambda: gone)
     assert spent is not None
     steps = 0
     while not spent():
         gone += 2.0 if 2 <= steps < 4 else 1.0
         steps += 1
-    assert steps >= 590
+    assert steps >= 90
 
 
 def test_where_only_other_prompts_can_help_they_race_for_less_rather_than_not_at_all(tmp_path: Path) -> None:
@@ -323,6 +323,6 @@ def test_a_run_spends_its_budget_and_never_more(bench: Bench, tmp_path: Path, ki
     decided = [event["value"] for event in events if event["kind"] == "decide"][-1]
     confirmed = next(place for place, event in enumerate(events) if event["kind"] == "finish" or event["kind"] == "confirm")
     start = max(place for place, event in enumerate(events[:confirmed]) if event["kind"] == "tuned")
-    took = sum(e["value"].get("tokens", 0) for e in events[start:] if e["kind"] in ("score", "write", "head", "noise", "slices"))
+    took = sum(e["value"].get("tokens", 0) for e in events[start:] if e["kind"] in ("score", "write", "noise", "slices"))
     # Answers are as long as the weights of the end write them, which were not there when it was reckoned.
     assert 0.75 * decided["end"] <= took <= (1.0 if kind == "label" else 1.1) * decided["end"]

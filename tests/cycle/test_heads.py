@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,21 @@ def test_dev_takes_the_head_and_both_tuned_arms_have_one(headed: Path) -> None:
     assert all(first != last for first, last in final.items())
     spent = sum(summary["cost"][f"tokens_{what}"] for what in ("scored", "written", "trained", "embedded"))
     assert spent <= 60_000
+
+
+@pytest.mark.parametrize("last", ["heads", "head", "confirm"])
+def test_a_run_that_was_killed_there_ends_alike(headed: Path, bench: Bench, tmp_path: Path, last: str) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(headed, out)
+    (out / "summary.json").unlink()
+    shutil.rmtree(out / "best")
+    lines = (out / "journal.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = next(place for place, line in enumerate(lines) if json.loads(line)["kind"] == last) + 1
+    (out / "journal.jsonl").write_text("".join(lines[:kept]), encoding="utf-8")
+    run_cycle(config_of(bench), out, task=task())
+    again, first = summary_of(out), summary_of(headed)
+    assert again["arms"] == first["arms"] and again["selection"] == first["selection"]
+    assert (out / "best" / "adapter" / HEAD).read_bytes() == (headed / "best" / "adapter" / HEAD).read_bytes()
 
 
 def test_the_bundle_answers_as_the_test_was_answered(headed: Path) -> None:

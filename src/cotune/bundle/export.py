@@ -82,7 +82,7 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
     bundle_id = manifest.id
     predictor, manifest, head = in_words(predictor, manifest)
     asking = Asking.of(predictor, manifest)
-    gguf = GgufExport.of(predictor, manifest, asking, source, adapter) if to.startswith("gguf") else None
+    gguf = GgufExport.of(predictor, manifest, asking, source, adapter, head) if to.startswith("gguf") else None
     with atomic_folder(out) as temporary:
         if gguf is not None:
             (gguf.write if to == "gguf" else gguf.write_merged)(temporary)
@@ -91,7 +91,7 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
             shutil.copytree(folder / ADAPTER, temporary / ADAPTER, ignore=shutil.ignore_patterns(HEAD))
         else:
             dtype = merge(source, adapter, temporary / MODEL)
-            check_weights(predictor, manifest, temporary / MODEL, dtype)
+            check_weights(predictor, manifest, temporary / MODEL, dtype, head)
         shutil.copyfile(folder / PROMPT, temporary / PROMPT)
         if head is not None:
             shutil.copyfile(folder / ADAPTER / HEAD, temporary / HEAD)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cotune.bundle.card import base_model_name, without_prefix
 from cotune.bundle.export_gguf import BASE, MERGED, MODELFILE, GgufExport
-from cotune.bundle.export_head import EMBEDDING_PORT, ask_for_states, read_states, told_of
+from cotune.bundle.export_head import EMBEDDING_PORT, ask_for_states, batch_of, read_states, told_of
 from cotune.bundle.export_request import OLLAMA, REQUEST, SCHEMA, Asking, vllm_rank
 from cotune.bundle.manifest import Manifest
 from cotune.model.head import Head
@@ -193,19 +193,20 @@ def _merged(asking: Asking) -> tuple[str, ...]:
 
 def _headed(to: str, asking: Asking, stands_for: int | None, gguf: GgufExport | None, most: int) -> tuple[str, ...]:
     """How the classification head answers, outside of cotune."""
-    told = ("## With the classification head",)
-    if gguf is not None:
-        files, _ = _gguf_files(gguf, merged=to == "gguf-merged")
-        serve = f"llama-server {files} --embeddings --pooling last -b {most} -ub {most} --port {EMBEDDING_PORT}"
-        return (
-            *told,
-            "A llama.cpp server that tells states instead of generating, and a product with the head's weights:",
-            _code("sh", serve),
-            _code("python", *ask_for_states()),
-        )
-    if to == "merged":
-        return *told, _code("python", *read_states(_opened("model", _WHOLE), _tokens(asking), ()))
-    return *told, _code("python", *read_states(_opened("base", _WITH_ADAPTER), _tokens(asking, stands_for or 0), (_PEFT,)))
+    title, cut = "## With the classification head", f"cotune cuts a row whose whole text is longer than {most} tokens."
+    if gguf is None:
+        opened = _opened("model", _WHOLE) if to == "merged" else _opened("base", _WITH_ADAPTER)
+        code = read_states(opened, _tokens(asking, stands_for or 0), () if to == "merged" else (_PEFT,))
+        return title, f"The state, and its product with the head's weights. {cut}", _code("python", *code)
+    if asking.beyond:
+        return title, "llama.cpp reads the text to its very end, where this model's answer has begun: there it cannot be had."
+    files, _ = _gguf_files(gguf, merged=to == "gguf-merged")
+    return (
+        title,
+        f"A llama.cpp server that tells states instead of generating, and their product with the head's weights. {cut}",
+        _code("sh", f"llama-server {files} --embeddings --pooling last {batch_of(most)} --port {EMBEDDING_PORT}"),
+        _code("python", *ask_for_states()),
+    )
 
 
 def _vllm(asking: Asking, served: str) -> tuple[str, ...]:
@@ -257,7 +258,10 @@ def _opened(folder: str, model: str) -> list[str]:
 
 def _tokens(asking: Asking, skip: int = 0) -> list[str]:
     ids = f'ids = tokenizer(prompt_text, add_special_tokens={not asking.chat}, return_tensors="pt")'
-    return [ids, *([f"ids = {{name: part[:, {skip}:] for name, part in ids.items()}}"] if skip else [])]
+    if not skip and not asking.beyond:
+        return [ids]
+    kept = f"{skip or ''}:{-asking.beyond or ''}"
+    return [ids, f"ids = {{name: part[:, {kept}] for name, part in ids.items()}}"]
 
 
 def _code(language: str, *lines: str) -> str:

@@ -19,6 +19,7 @@ from cotune.files import write_json, write_text
 from cotune.model.gguf_files import weights_in, write_adapter, write_model
 from cotune.model.gguf_layout import Layout
 from cotune.model.gguf_tokenizer import GgufTokenizer
+from cotune.model.head import Head
 
 BASE, MERGED, MODELFILE = "base.gguf", "model.gguf", "Modelfile"
 _ESCAPED = re.compile(r'["\\\x00-\x1f\x7f]')
@@ -39,6 +40,7 @@ class GgufExport:
         asking: how it is asked.
         source: the base model's folder.
         adapter: the adapter's folder; None where the base model answers.
+        head: a classification head, for whoever reads states; None where there is none.
         layout: of the base model.
         tokenizer: of the base model.
     """
@@ -48,18 +50,22 @@ class GgufExport:
     asking: Asking
     source: Path
     adapter: Path | None
+    head: Head | None
     layout: Layout
     tokenizer: GgufTokenizer
 
     @classmethod
-    def of(cls, predictor: Predictor, manifest: Manifest, asking: Asking, source: Path, adapter: Path | None) -> GgufExport:
+    def of(
+        cls, predictor: Predictor, manifest: Manifest, asking: Asking, source: Path, adapter: Path | None, head: Head | None
+    ) -> GgufExport:
         """Look whether all of it has a place in GGUF, before anything is written.
 
         Raises:
             InputError: something has not.
         """
         layout = Layout.of(source)
-        return cls(predictor, manifest, asking, source, adapter, layout, GgufTokenizer.of(predictor.model.renderer))
+        tokenizer = GgufTokenizer.of(predictor.model.renderer)
+        return cls(predictor, manifest, asking, source, adapter, head, layout, tokenizer)
 
     @property
     def adapter_file(self) -> str | None:
@@ -98,7 +104,7 @@ class GgufExport:
             folder = Path(name) / "model"
             copy_model(self.source, folder, weights=False)
             save_file(weights_in(self.source, self.layout, model, adapter), folder / "model.safetensors", {"format": "pt"})
-            check_weights(self.predictor, self.manifest, folder, dtype)
+            check_weights(self.predictor, self.manifest, folder, dtype, self.head)
 
     def _write_requests(self, out: Path, model: str) -> None:
         write_json(out / REQUEST, self.request())

@@ -50,6 +50,11 @@ def told_of(head: Head) -> str:
     )
 
 
+def batch_of(tokens: int) -> str:
+    """Options with which llama.cpp's server takes a text of so many tokens in one piece, as a pooled state needs."""
+    return f"-c {tokens} -b {tokens} -ub {tokens} -np 1"
+
+
 def read_states(model: Sequence[str], ids: Sequence[str], imports: Sequence[str]) -> list[str]:
     """Python that answers by the head with transformers.
 

@@ -31,6 +31,8 @@ class Asking:
         stop_ids: tokens that end an answer.
         lead: what every answer begins with: a space, or nothing.
         words: what is said for each label, the lead included; none where answers are written.
+        beyond: tokens of the text at its end that the model does not read before its answer: what a tokenizer merges with the
+            answer's beginning, or an end token that it adds to every text.
         completions: the tokens that each label is said with, its stop token included; none where answers are written.
         bias: what the decision rule adds to each label's log-probability; empty where it adds nothing.
         schema: that a right answer fits; None where there is none.
@@ -43,6 +45,7 @@ class Asking:
     stop_ids: tuple[int, ...]
     lead: str
     words: tuple[str, ...]
+    beyond: int
     completions: tuple[tuple[int, ...], ...]
     bias: tuple[float, ...]
     schema: Mapping[str, Any] | None
@@ -53,10 +56,14 @@ class Asking:
         model, prompt = cast("LocalModel", predictor.model), predictor.prompt
         lead = model.renderer.lead(prompt, manifest.input_fields)
         completions: tuple[tuple[int, ...], ...] = ()
+        row, beyond = dict.fromkeys(manifest.input_fields, "a"), 0
         if manifest.written is None:
-            row = dict.fromkeys(manifest.input_fields, "a")
             (rendered,) = model.renderer.render(prompt, [row], manifest.labels)
             completions = tuple(map(tuple, rendered.completions))
+            whole = model.tokenizer(
+                model.renderer.text(prompt, row, manifest.labels), add_special_tokens=not model.renderer.chat
+            )
+            beyond = len(whole["input_ids"]) - len(rendered.prompt_ids)
         return cls(
             name=f"{slug(manifest.task)}-{manifest.adapter_id}",
             text=example_text(predictor),
@@ -65,6 +72,7 @@ class Asking:
             stop_ids=model.stop_ids,
             lead=lead,
             words=tuple(lead + word for word in prompt.words(manifest.labels)),
+            beyond=beyond,
             completions=completions,
             bias=tuple(manifest.decision.bias),
             schema=None if manifest.written is None else manifest.written.schema,

@@ -23,6 +23,7 @@ from cotune.evaluate.attribution import PREVIOUS
 from cotune.evaluate.given import Given
 from cotune.evaluate.packing import pack_rows
 from cotune.evaluate.scoring import Evaluation, finite
+from cotune.model.adapters import BASE
 from cotune.task.example import Example, groups_of
 
 ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned")
@@ -110,11 +111,11 @@ def confirm(
         tuned, base = list(written.values()), {i: written.get(m.candidate.id, m) for i, m in base.items()}
         seed_prompt, prompt_only = (base[m.candidate.prompt.id] for m in (seed_prompt, prompt_only))
         seed_tuned = written[seed_tuned.candidate.id]
-    leader = max([seed_tuned, *tuned], key=lambda m: m.rank)
+    leader = max((m for m in tuned if m.candidate.adapter != BASE), key=lambda m: m.rank, default=seed_tuned)
     alone = leader is seed_tuned
     room = lab.left() - end.cost(search.seed.prompt, leader.candidate.prompt, alone=alone, extras=False, heads=False)
-    heads, tried = end.heads.fit([seed_tuned, leader], room)
-    seed_tuned, leader = (heads.get(m.candidate.id, m) for m in (seed_tuned, leader))
+    headed, tried = end.heads.fit([seed_tuned, leader], room)
+    seed_tuned, leader = (headed[m.candidate.id] for m in (seed_tuned, leader))
     best = max([*before, seed_tuned, leader, *base.values()], key=lambda m: m.rank)
     # A bundle with answers of its own was not made to ask for the task's.
     asking = previous.prompt if previous and best.candidate.own else best.candidate.prompt
@@ -152,7 +153,7 @@ def settle(
         lab: where it is recorded.
         arms: by name.
         considered: every candidate whose answers to all of dev are known.
-        chosen: the one of them that won, before a refit: a refit gives it weights that have seen dev.
+        chosen: the one of them that won, before a refit of its weights or of its head: what they give has seen dev.
         ships: the arm that goes into the bundle.
     """
     lab.journal.step(

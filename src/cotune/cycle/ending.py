@@ -8,6 +8,7 @@ from cotune.config import RunConfig
 from cotune.cycle.allowance import FORMATS, LEAST_FORMATS, NOISE, formats_row, noise_row, variants_of
 from cotune.cycle.heads import Heads
 from cotune.cycle.lab import Lab
+from cotune.cycle.plan import Aside
 from cotune.cycle.previous import Previous
 from cotune.cycle.search import Search
 from cotune.cycle.slicing import END_SHARE
@@ -44,6 +45,8 @@ class EndCosts:
         budget = lab.costs.budget
         self.fixed = 6.0 + 0.01 * budget.amount if budget.kind == "time" else 0.0
         """Of a time budget: for the report and for saving."""
+        self.aside: Aside = "all"
+        """What the plan had room for; what it has not is done all the same where the end finds room."""
         self._only: Prompt | None = None
         self._on_dev: set[str] = set()
         self._looked_at = 0
@@ -91,8 +94,8 @@ class EndCosts:
         *,
         alone: bool = False,
         new: bool = False,
-        extras: bool = True,
-        heads: bool = True,
+        extras: bool | None = None,
+        heads: bool | None = None,
     ) -> float:
         """Of the whole end.
 
@@ -101,9 +104,11 @@ class EndCosts:
             chosen: the prompt that wins, tuned.
             alone: whether that is the tuned seed prompt, so that its arms are the seed prompt's.
             new: whether ``chosen`` only stands for a prompt of its length that nobody knows yet.
-            extras: whether what decides nothing counts: noise, formats and slices, left out where there is no room.
-            heads: whether classification heads count, which gain more than the steps that they cost.
+            extras: whether what decides nothing counts: noise, formats and slices. None says what the plan had room for.
+            heads: whether classification heads count, which gain more than the steps that they cost. None as above.
         """
+        extras = self.aside == "all" if extras is None else extras
+        heads = self.aside != "least" if heads is None else heads
         lab = self.lab
         base, tuned = self._arms(seed, chosen, alone, new)
         rows = sum(lab.rows.scored(prompt) for name, (prompt, _) in base.items() if name not in self._on_dev)
@@ -127,7 +132,7 @@ class EndCosts:
         def stands(measured: Measured) -> bool:
             prompt, tuned = measured.candidate.prompt, measured.candidate.adapter != BASE
             if tuned:
-                return beside + self.cost(seed.prompt, prompt, extras=False) <= left
+                return beside + self.cost(seed.prompt, prompt, extras=False, heads=False) <= left
             # Hardly ever better than what was tuned, so that nothing is left out for it.
             return self._answers_to_dev(prompt, tuned=False) + self.cost(seed.prompt, winner.prompt, alone=alone) <= left
 

@@ -20,14 +20,16 @@ from cotune.prompt.prompt import Prompt
 from cotune.refine import not_shown
 from cotune.task.example import Example
 
-_SHARE = 0.04
-"""Of the whole budget: what the states of train rows may cost, for each candidate."""
+_SHARE = 0.1
+"""Of the whole budget: what the rows that are read for one candidate may cost, those of dev included."""
 _LEAST = 3
 """Rows for each label, in all, from which a head is tried."""
 _CARE = 1.05
 """What rows are reckoned at: those that were counted are a sample of them."""
 _MOST = 5 * 10**8
 """Rows times width times labels: a fit of some seconds, and of some hundred megabytes."""
+_FIT_SECONDS = 2e-8
+"""For each row, number of its state and label."""
 
 
 class Heads:
@@ -42,18 +44,19 @@ class Heads:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self._enough: dict[str, int] = {}
+        self._most: dict[str, int] = {}
         self._counted: dict[str, tuple[float, int]] = {}
         self._final: dict[str, str] = {}
 
     def cost(self, prompt: Prompt) -> float:
         """Of trying one on a tuned prompt, in the budget's unit; 0 where none is tried. The states of train rows and of dev are
         read, and dev is scored with the head."""
-        rows = self._count(prompt)
+        rows, dev, costs = self._count(prompt), len(self.lab.dev), self.lab.costs
         if not rows:
             return 0.0
         own, prefix = self._tokens(prompt)
-        return self.lab.costs.scoring(_CARE * (rows + 2 * len(self.lab.dev)) * own + 2 * prefix)
+        fits = 2 * _FIT_SECONDS * (rows + dev) * self._numbers if costs.budget.kind == "time" else 0.0
+        return costs.scoring(_CARE * (rows + 2 * dev) * own + 2 * prefix) + fits
 
     def fit(self, measured: Sequence[Measured], room: float) -> tuple[dict[str, Measured], list[Measured]]:
         """Each candidate as it was measured, or the same with a head where that ranks higher on dev.
@@ -114,7 +117,7 @@ class Heads:
             from cotune.tune.head import fit_head
 
             train = self._rows(candidate.prompt)
-            rows = (*train, *lab.dev)
+            rows = (*train, *not_shown(candidate.prompt, lab.dev))
             with lab.stopwatch:
                 rendered = lab.answering.render(candidate.prompt, rows)
                 told.append(sum(row.looked_up for row in rendered))
@@ -159,26 +162,35 @@ class Heads:
 
     def _lacking(self, prompt: Prompt) -> str:
         """What there is too little of for a head on this prompt; empty where there is enough."""
-        labels = len(self.lab.task.labels)
-        if self._usable(prompt) == 0:
-            return "a label has no train row, and a head would silence it"
+        labels, usable = len(self.lab.task.labels), self._usable(prompt)
+        if usable == 0:
+            return "a label has no train row that the prompt does not show, and a head would silence it"
+        if usable < _LEAST * labels:
+            return f"it needs {_LEAST} rows for each of {labels} labels, and {usable} may be used"
         if self._payable(prompt) < _LEAST * labels:
-            return f"{_LEAST} train rows for each of {labels} labels are not there, or cost too much of the budget"
+            return f"the rows of dev and {_LEAST} for each of {labels} labels would cost more than {_SHARE:.0%} of the budget"
         return ""
 
+    @property
+    def _numbers(self) -> int:
+        """Of a head."""
+        return self.lab.model.width * len(self.lab.task.labels)
+
     def _usable(self, prompt: Prompt) -> int:
-        """Train rows that may be used; 0 where a label has none."""
-        lab, labels = self.lab, len(self.lab.task.labels)
-        if prompt.id not in self._enough:
+        """Train rows that may be used beside those of dev; 0 where a label has none."""
+        lab = self.lab
+        if prompt.id not in self._most:
             rows = not_shown(prompt, lab.train_sample)
-            most = min(len(rows), _MOST // (lab.model.width * labels))
-            self._enough[prompt.id] = most if len({row.output for row in rows}) == labels > 1 else 0
-        return self._enough[prompt.id]
+            known = len({row.output for row in rows}) == len(lab.task.labels) > 1
+            self._most[prompt.id] = max(0, min(len(rows), _MOST // self._numbers - len(lab.dev))) if known else 0
+        return self._most[prompt.id]
 
     def _payable(self, prompt: Prompt) -> int:
-        cost = self.lab.costs.scoring(self._tokens(prompt)[0])
-        most = self._usable(prompt)
-        return most if cost <= 0 else min(most, int(_SHARE * self.lab.costs.budget.amount / cost))
+        """As many of them as the budget has a share for, with dev read twice."""
+        cost, most = self.lab.costs.scoring(self._tokens(prompt)[0]), self._usable(prompt)
+        if cost <= 0:
+            return most
+        return min(most, int(_SHARE * self.lab.costs.budget.amount / cost) - 2 * len(self.lab.dev))
 
     def _rows(self, prompt: Prompt) -> tuple[Example, ...]:
         """So many of them; the first rows of every label come before further ones of any."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from cotune.cycle.track import decay_steps
 from cotune.errors import BudgetError
 from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
+
+Aside = Literal["all", "heads", "least"]
 
 FINAL = 3
 """Prompts that see all rows of a race."""
@@ -58,6 +60,8 @@ class Plan:
         reserve: budget for confirming, the test and the report, in the budget's unit, by what is known at the start; what the
             end costs is counted anew as more is known.
         fixed: what of it is for the report and for saving.
+        aside: what the reserve holds beside what a run cannot do without: classification heads and all that is measured after
+            the test, heads alone, or nothing.
         nearest: whether pools hold a prompt that shows each row its nearest demonstrations.
         training: share of the budget that goes into steps.
         advice: what would give steps half of it, where they get less; empty where they do not.
@@ -72,6 +76,7 @@ class Plan:
     target_steps: int
     reserve: float
     fixed: float = 0.0
+    aside: Aside = "all"
     nearest: bool = False
     training: float = 0.0
     advice: str = ""

@@ -9,7 +9,7 @@ from typing import Any
 from cotune.config import RunConfig
 from cotune.cycle.ending import EndCosts
 from cotune.cycle.lab import Lab
-from cotune.cycle.plan import Plan, Sizes, make_plan
+from cotune.cycle.plan import Aside, Plan, Sizes, make_plan
 from cotune.cycle.pool import nearest_cost
 from cotune.cycle.previous import Previous
 from cotune.cycle.untuned import CALIBRATION_ROWS
@@ -61,9 +61,8 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, end: EndCosts, previous:
         late=lab.writes_late,
     )
     left = lab.left()
-    # With everything, without what decides nothing, and without heads.
-    ends = ((True, True), (False, True), (False, False))
-    reserves = [end.cost(seed, longest, new=True, extras=extras, heads=heads) for extras, heads in ends]
+    ends: dict[Aside, tuple[bool, bool]] = {"all": (True, True), "heads": (False, True), "least": (False, False)}
+    reserves = {aside: end.cost(seed, longest, new=True, extras=extras, heads=heads) for aside, (extras, heads) in ends.items()}
 
     def planned(reserve: float) -> Plan:
         return make_plan(
@@ -84,15 +83,16 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, end: EndCosts, previous:
     nearest, warmed = _nearest_tokens(lab, config, seed, own), lab.stopwatch.taken()
 
     def effect() -> dict[str, Any]:
-        # What decides nothing must not keep a run from happening; it is left out at the end for want of room. Nor must prompts
-        # whose every row is long: where such a winner could not be tested, there are none.
-        ways = [(reserves[0] + lab.costs.scoring(nearest), True)] if nearest else []
-        for reserve, with_nearest in (*ways, *((reserve, False) for reserve in reserves[:-1])):
+        # What a run can do without must not keep it from happening; it is left out at the end for want of room. Nor must
+        # prompts whose every row is long: where such a winner could not be tested, there are none.
+        ways: list[tuple[Aside, bool]] = [("all", True)] if nearest else []
+        for aside, with_nearest in (*ways, ("all", False), ("heads", False)):
             with suppress(BudgetError):
-                plan = replace(planned(reserve), fixed=end.fixed, nearest=with_nearest)
+                more = lab.costs.scoring(nearest) if with_nearest else 0.0
+                plan = replace(planned(reserves[aside] + more), fixed=end.fixed, nearest=with_nearest, aside=aside)
                 break
         else:
-            plan = replace(planned(reserves[-1]), fixed=end.fixed)
+            plan = replace(planned(reserves["least"]), fixed=end.fixed, aside="least")
         text = _plan_text(plan, lab, sizes, lab.costs.budget.amount - left)
         if nearest and not plan.nearest:
             text.append("leave nearest demonstrations out: the budget could not test a winner that has them")
@@ -101,7 +101,9 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, end: EndCosts, previous:
     # What decides nothing about the plan is no part of its key.
     search = config.search.model_dump(exclude={"hard_demonstrations", "nearest_demonstrations", "surrogate"})
     value = lab.journal.step("plan", [task.fingerprint, config.budget, search], effect)
-    return Plan(**{name: value[name] for name in Plan.__dataclass_fields__ if name in value})
+    plan = Plan(**{name: value[name] for name in Plan.__dataclass_fields__ if name in value})
+    end.aside = plan.aside
+    return plan
 
 
 def _nearest_tokens(lab: Lab, config: RunConfig, seed: Prompt, own: float) -> float:

@@ -8,8 +8,8 @@ from cotune.cycle.costs import CostModel
 
 _NOISE = 0.95
 """Share of what was reckoned that must be left: its own margins are for the ordinary noise of a machine."""
-_DOUBT = 0.02
-"""Of the whole budget: so long at the expected speed counts along with the steps, or two slow ones would end a stretch."""
+_DOUBT = 12
+"""Steps at the expected speed that count along with those that were taken, or two slow ones would end a stretch."""
 
 
 def spent_to(keep: float, costs: CostModel, step_tokens: float, clock: Callable[[], float]) -> Callable[[], bool] | None:
@@ -30,7 +30,7 @@ def spent_to(keep: float, costs: CostModel, step_tokens: float, clock: Callable[
     """
     if keep <= 0 or costs.budget.kind != "time":
         return None
-    expected, doubt, asked = costs.training(step_tokens), _DOUBT * costs.budget.amount, list[float]()
+    expected, doubt, asked = costs.training(step_tokens), _DOUBT * costs.training(step_tokens), list[float]()
 
     def spent() -> bool:
         asked.append(clock())

@@ -89,7 +89,7 @@ def noise_of(recorded: dict[str, Any]) -> Noise | AnswerNoise | None:
 def measure_robustness(lab: Lab, confirmed: Confirmed, *, wanted: bool = True, keep: float = 0.0) -> dict[str, Any]:
     """Score the winning prompt in other formats, with the base model and with the tuned one; a ``robustness`` step.
 
-    After a refit it is the adapter before it that is measured, as the refit has seen the dev rows.
+    After a refit, of weights or of a head, it is the adapter before it that is measured, as the refit has seen the dev rows.
 
     Args:
         lab: where scoring happens.
