@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from cycle_runs import journal_of, labelled_rows, summary_of
 from test_ending import lab_in
@@ -15,10 +16,14 @@ import cotune
 from cotune.bundle.export import export_bundle
 from cotune.cli import main
 from cotune.config import config_in_memory
+from cotune.cycle.candidate import Candidate
 from cotune.cycle.heads import Heads
 from cotune.cycle.run import run as run_cycle
-from cotune.cycle.track import advance, measure, open_track
+from cotune.cycle.track import Measured, advance, measure, open_track
 from cotune.cycle.tryout import Tryouts
+from cotune.evaluate.decision import RAW
+from cotune.evaluate.given import LabelsGiven
+from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapter_folder import adapter_content_id
 from cotune.model.adapters import BASE
 from cotune.model.head import HEAD, load_head
@@ -177,6 +182,31 @@ def test_it_costs_no_more_than_was_put_aside_and_is_found_again(tmp_path: Path) 
     assert len([event for event in events if event["kind"] == "head"]) == 1
     told = [event["value"] for event in events if event["kind"] == "heads"]
     assert told[0] == {"candidates": 1} and "3 train rows for each of" in told[1]["skipped"]
+
+
+@pytest.mark.parametrize(
+    ("words_right", "head_right", "head_loss", "words_win"),
+    [
+        (15, 14, 0.5, False),
+        (15, 8, 0.5, True),
+        (15, 14, 0.9, True),
+        (14, 14, 0.5, False),
+        (14, 14, 0.9, True),
+        (12, 15, 0.9, False),
+    ],
+)
+def test_words_answer_where_dev_says_so_by_more_than_chance(
+    tmp_path: Path, words_right: int, head_right: int, head_loss: float, words_win: bool
+) -> None:
+    lab = lab_in(tmp_path, "70ktok")
+    lab.dev = lab.dev[:19]
+
+    def measured(right: int, loss: float) -> Measured:
+        values = np.array([1.0] * right + [0.0] * (19 - right))
+        evaluation = Evaluation(("a",) * 19, values, values, np.full(19, loss), float(values.mean()))
+        return Measured(Candidate(seed_prompt(lab.task), "x", RAW), evaluation, LabelsGiven(np.zeros((19, 3))))
+
+    assert Heads(lab)._prefers_words(measured(words_right, 0.7), measured(head_right, head_loss)) == words_win
 
 
 def test_where_there_is_no_room_for_it_the_run_says_so_and_keeps_to_it(tmp_path: Path) -> None:

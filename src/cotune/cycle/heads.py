@@ -13,12 +13,14 @@ from cotune.cycle.attempt import attempt
 from cotune.cycle.lab import Lab
 from cotune.cycle.track import Measured, measure
 from cotune.errors import DivergedError
+from cotune.evaluate.arms import ArmScores, ArmsMetric
 from cotune.evaluate.decision import BY_HEAD
 from cotune.evaluate.given import gold_indices
+from cotune.evaluate.resampling import difference_error
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.refine import not_shown
-from cotune.task.example import Example
+from cotune.task.example import Example, groups_of
 
 _SHARE = 0.1
 """Of the whole budget: what the rows that are read for one candidate may cost, those of dev included."""
@@ -59,7 +61,7 @@ class Heads:
         return costs.scoring(_CARE * (rows + 2 * dev) * own + 2 * prefix) + fits
 
     def fit(self, measured: Sequence[Measured], room: float) -> tuple[dict[str, Measured], list[Measured]]:
-        """Each candidate as it was measured, or the same with a head where that ranks higher on dev.
+        """Each candidate as it was measured, or the same with a head, unless dev clearly prefers words.
 
         All get a try or none does, so that what is told of two prompts is told of the prompts.
 
@@ -79,7 +81,7 @@ class Heads:
         if "skipped" in told:
             return found, []
         tried = {m.candidate.id: headed for m in able if (headed := self._with_head(m)) is not None}
-        better = {i: max(found[i], headed, key=lambda m: m.rank) for i, headed in tried.items()}
+        better = {i: headed for i, headed in tried.items() if not self._prefers_words(found[i], headed)}
         return found | better, list(tried.values())
 
     def final(self, measured: Measured) -> Measured:
@@ -92,6 +94,23 @@ class Heads:
         if (adapter := self._final.get(candidate.adapter)) is None:
             return measured
         return Measured(replace(candidate, adapter=adapter), measured.evaluation, measured.scores)
+
+    def _prefers_words(self, words: Measured, head: Measured) -> bool:
+        """Whether words rank higher, and by more than chance.
+
+        A head has nearly always been better, and few rows of dev say little about that: where its log-loss is lower, it may
+        lack up to a standard error of the metric (the one-standard-error rule of Breiman et al., Classification and Regression
+        Trees, 1984).
+        """
+        if head.rank >= words.rank:
+            return False
+        if head.evaluation.log_loss >= words.evaluation.log_loss:
+            return True
+        pair = {"words": words.evaluation, "head": head.evaluation}
+        arms = {name: ArmScores(found.values, counts=found.counts) for name, found in pair.items()}
+        statistic = ArmsMetric(arms, self.lab.task.measure.aggregate or "mean").statistic()
+        error = difference_error(statistic, len(self.lab.dev), groups_of(self.lab.dev))
+        return words.evaluation.score - head.evaluation.score > error
 
     def _whether(self, able: Sequence[Measured], room: float) -> dict[str, Any]:
         """For the journal: that there will be heads, or why there are none."""

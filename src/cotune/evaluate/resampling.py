@@ -156,9 +156,26 @@ def jackknife_limits(estimate: Floats, jackknife: Floats, level: float) -> tuple
     Source: Tukey's jackknife; by groups Bell and McCaffrey (Survey Methodology 2002).
     """
     units = len(jackknife)
-    spread = np.sqrt((units - 1) / units * np.sum((jackknife - jackknife.mean(axis=0)) ** 2, axis=0))
+    spread = _spread(jackknife)
     reach = float(special.stdtrit(max(1, units - (2 if units < _FEW_UNITS else 1)), (1 + level) / 2)) * spread
     return np.asarray(estimate - reach), np.asarray(estimate + reach)
+
+
+def difference_error(statistic: Statistic, rows: int, groups: npt.ArrayLike | None = None) -> float:
+    """Standard error of the difference between two scores of the same rows, by the jackknife.
+
+    Args:
+        statistic: both scores, a column each.
+        rows: how many there are, two at least.
+        groups: group id of each row; whole groups are left out then.
+    """
+    without = evaluate_over(statistic, leave_one_out_weights(rows, groups))
+    return float(_spread(without[:, :1] - without[:, 1:])[0])
+
+
+def _spread(jackknife: Floats) -> Floats:
+    units = len(jackknife)
+    return np.asarray(np.sqrt((units - 1) / units * np.sum((jackknife - jackknife.mean(axis=0)) ** 2, axis=0)))
 
 
 def influence_values(statistic: Statistic, rows: int) -> Floats:
