@@ -96,7 +96,7 @@ def answers_of_page(out: Path, heading: str, texts: Sequence[str], port: str = "
 
 
 def make_bench(folder: Path, kind: Kind = "llama", *, tokenizer: Any = None, **changes: Any) -> Bench:
-    base = save_tiny(folder / "tiny-base", kind, **changes)
+    base = save_tiny(folder / "tiny-base", kind, chat=tokenizer is None, **changes)
     if tokenizer is not None:
         tokenizer.save_pretrained(base)
     model = LocalModel.load(base)

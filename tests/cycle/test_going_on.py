@@ -122,10 +122,9 @@ def test_its_prompt_and_adapter_are_the_first_candidate(grown: Path, whole: Path
     taken = next(proposal for proposal in pool if proposal["source"] == "previous")
     assert taken["prompt"] == entered["prompt"]
     assert taken["parents"] == [entered["was"]["prompt_id"]]
-    manifest = json.loads((whole / "best" / "manifest.json").read_text())
     first = of_kind(grown, "tuned")[0]
-    assert (first["stage"], first["steps"], first["adapter_id"]) == ("previous", 0, manifest["adapter_id"])
-    assert (grown / "adapters" / manifest["adapter_id"] / "adapter_model.safetensors").read_bytes() == (
+    assert (first["stage"], first["steps"], first["adapter_id"]) == ("previous", 0, entered["ground"])
+    assert (grown / "adapters" / entered["ground"] / "adapter_model.safetensors").read_bytes() == (
         whole / "best" / "adapter" / "adapter_model.safetensors"
     ).read_bytes()
     # The seed prompt is tuned afresh.

@@ -67,9 +67,10 @@ def test_formats_are_scored_on_dev_after_the_test_and_paid_for(measured: Path) -
     assert len({p.id for p in formats} | {winner.id}) == 9
     events = after_the_test(measured)
     scored = [event["value"] for event in events if event["kind"] == "score"]
+    chosen = next(event["value"]["chosen"] for event in journal_of(measured) if event["kind"] == "confirm")
     assert {(v["stage"], v["rows"], v["adapter_id"]) for v in scored} == {
         ("robustness", 40, "base"),
-        ("robustness", 40, summary["arms"]["best_tuned"]["adapter_id"]),
+        ("robustness", 40, chosen["adapter_id"]),
     }
     assert [event["kind"] for event in events if event["kind"] != "score"] == ["noise", "robustness", "slices", "cost", "done"]
     # All tokens count, and they are no more than their share of the budget.

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from cotune.cycle.arms import ArmResult, Confirmed
 from cotune.cycle.lab import Lab
-from cotune.cycle.track import Measured
 from cotune.evaluate.decision import Decision
 from cotune.evaluate.given import LabelsGiven, OwnLabelsGiven
 
@@ -22,9 +21,10 @@ def dev_rows(lab: Lab, confirmed: Confirmed) -> dict[str, Any]:
 
     Returns:
         As :func:`row_answers`, by candidate id instead of arm, and ``candidates``: their ``id``, ``prompt_id``, ``adapter_id``,
-        ``steps``, ``score`` and ``n``, best first.
+        ``steps``, ``score`` and ``n``, what was chosen first, then the best.
     """
-    by_prompt: dict[str, Measured] = {}
+    # A head may have been chosen over words that rank a row higher.
+    by_prompt = {confirmed.chosen.candidate.prompt.id: confirmed.chosen}
     for measured in sorted(confirmed.considered, key=lambda m: m.rank, reverse=True):
         by_prompt.setdefault(measured.candidate.prompt.id, measured)
     kept = list(by_prompt.values())[:_MOST_PROMPTS]
