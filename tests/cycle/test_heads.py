@@ -188,6 +188,7 @@ def test_it_costs_no_more_than_was_put_aside_and_is_found_again(tmp_path: Path) 
     ("words_right", "head_right", "head_loss", "words_win"),
     [
         (15, 14, 0.5, False),
+        (15, 13, 0.5, False),
         (15, 8, 0.5, True),
         (15, 14, 0.9, True),
         (14, 14, 0.5, False),

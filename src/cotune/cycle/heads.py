@@ -30,6 +30,8 @@ _CARE = 1.05
 """What rows are reckoned at: those that were counted are a sample of them."""
 _MOST = 5 * 10**8
 """Rows times width times labels: a fit of some seconds, and of some hundred megabytes."""
+_REACH = 1.96
+"""Standard errors of a difference that chance hardly reaches."""
 _FIT_SECONDS = 2e-8
 """For each row, number of its state and label."""
 
@@ -98,9 +100,8 @@ class Heads:
     def _prefers_words(self, words: Measured, head: Measured) -> bool:
         """Whether words rank higher, and by more than chance.
 
-        A head has nearly always been better, and few rows of dev say little about that: where its log-loss is lower, it may
-        lack up to a standard error of the metric (the one-standard-error rule of Breiman et al., Classification and Regression
-        Trees, 1984).
+        A head has nearly always been better, and few rows of dev say little about that: where its log-loss is lower, words have
+        to be better by what a 95% interval of the difference spans.
         """
         if head.rank >= words.rank:
             return False
@@ -110,8 +111,7 @@ class Heads:
         arms = {name: ArmScores(found.values, counts=found.counts) for name, found in pair.items()}
         statistic = ArmsMetric(arms, self.lab.task.measure.aggregate or "mean").statistic()
         error = difference_error(statistic, len(self.lab.dev), groups_of(self.lab.dev))
-        # A single row is worth its own standard error, and proves nothing.
-        return words.evaluation.score - head.evaluation.score > error + 1e-9
+        return words.evaluation.score - head.evaluation.score > _REACH * error
 
     def _whether(self, able: Sequence[Measured], room: float) -> dict[str, Any]:
         """For the journal: that there will be heads, or why there are none."""
