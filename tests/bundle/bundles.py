@@ -96,7 +96,8 @@ def answers_of_page(out: Path, heading: str, texts: Sequence[str], port: str = "
 
 
 def make_bench(folder: Path, kind: Kind = "llama", *, tokenizer: Any = None, **changes: Any) -> Bench:
-    base = save_tiny(folder / "tiny-base", kind, chat=tokenizer is None, **changes)
+    # A chat template that lies there would be taken up by a tokenizer that has none.
+    base = save_tiny(folder / "tiny-base", kind, **{"chat": tokenizer is None} | changes)
     if tokenizer is not None:
         tokenizer.save_pretrained(base)
     model = LocalModel.load(base)

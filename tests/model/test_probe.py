@@ -255,7 +255,8 @@ def test_doctor_covers_everything_and_renders(cache: Path) -> None:
     ]
     by_name = {check.name: check for check in diagnosis.checks}
     assert by_name["torch"].status == "ok"
-    assert torch.__version__ in by_name["torch"].finding
+    # How it was built stands in the package's version or not.
+    assert torch.__version__.partition("+")[0] in by_name["torch"].finding
     assert "GFLOP/s" in by_name["dtype"].finding
     assert by_name["model"].status == "warn"
     assert "COTUNE_SMOLLM2_WHEEL" in by_name["model"].mend
