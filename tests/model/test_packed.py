@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cotune.model import attention
+from cotune.model import attention, packed
 from cotune.model.adapter_folder import LoraSettings
 from cotune.model.naive import pad, use_plain_attention
-from cotune.model.packed import Tree, plan_pass
+from cotune.model.packed import PackedPlan, Tree, plan_pass
+from cotune.model.row_blocks import RowBlock, rows_of_like_length
 from cotune.model.runner import PackedRunner, self_check
 from tiny import FITTING, WINDOW, tiny_local, tiny_model, widen_lora
 
@@ -59,54 +61,76 @@ def path_positions(layout: dict[str, Any], row: int) -> list[tuple[int, set[int]
     return facts
 
 
+@pytest.fixture(params=[0, packed.CALL_COST], ids=["many tables", "one table"])
+def call_cost(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """What one more table is held to cost: where it is nothing, rows of each length have their own."""
+    monkeypatch.setattr(packed, "CALL_COST", request.param)
+    return int(request.param)
+
+
+def tables(plan: PackedPlan) -> dict[int, tuple[RowBlock, int, int]]:
+    """Of each row its block, its place there, and where its queries begin among those of all blocks."""
+    found, end = {}, 0
+    for block in plan.blocks:
+        for place, row in enumerate(block.rows.tolist()):
+            found[row] = (block, place, end + place * block.query_index.shape[1])
+        end += block.query_index.numel()
+    return found
+
+
 @given(layouts(), st.one_of(st.none(), st.integers(1, 8)))
-@settings(max_examples=200, deadline=None)
-def test_each_token_sees_exactly_its_path(layout: dict[str, Any], window: int | None) -> None:
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_each_token_sees_exactly_its_path(call_cost: int, layout: dict[str, Any], window: int | None) -> None:
     plan = plan_pass(layout["suffixes"], **{k: v for k, v in layout.items() if k != "suffixes"})
-    rows, queries = plan.query_index.shape
     head, prefix = len(layout["head"]), layout["prefix"]
-    pasts = layout["past"] or [0] * rows
+    pasts = layout["past"] or [0] * len(layout["suffixes"])
     own = [len(s) + len(t.tokens) for s, t in zip(layout["suffixes"], layout["trees"], strict=True)]
-    width = plan.key_index.shape[1] - queries
-    full = plan.full_mask(window)[:, 0]
-    among_own = plan.own_mask(window, 3, torch.float32)[:, 0].view(rows, queries, 3, -1)
+    assert sorted(tables(plan)) == list(range(len(own)))
+    if not call_cost:
+        for block in plan.blocks:
+            assert len({(own[row], pasts[row]) for row in block.rows.tolist()}) == 1
     assert plan.ids.tolist() == layout["head"] + [
         token for s, t in zip(layout["suffixes"], layout["trees"], strict=True) for token in (*s, *t.tokens)
     ]
     assert plan.positions[:head].tolist() == list(range(head))
     before = sum(pasts)
-    for row in range(rows):
+    for row, (block, at, first) in tables(plan).items():
+        queries = block.query_index.shape[1]
+        full = block.full_mask(window, prefix)[at, 0]
+        among_own = block.own_mask(window, 3, torch.float32)[at, 0].view(queries, 3, -1)
+        key_index = block.key_index[at]
         start = sum(own[:row])
+        assert plan.own_places[row].tolist() == list(range(start, start + own[row]))
+        assert block.real[at].tolist() == [place < own[row] for place in range(queries)]
         # which flat (past + own) token each padded key column of this row stands for
         names = [sum(pasts[:row]) + i for i in range(pasts[row])] + [before + start + i for i in range(own[row])]
         facts = path_positions(layout, row)
         positions = [prefix + i for i in range(pasts[row])] + [position for position, _ in facts]
         for place, (position, seen) in enumerate(facts):
             assert plan.positions[head + start + place] == position
-            flat = int((plan.unpad_index == row * queries + place).nonzero())
-            assert flat == start + place
-            assert plan.query_index[row, place] == start + place
+            assert int(plan.unpad_index[start + place]) == first + place
+            assert block.query_index[at, place] == start + place
             wanted = {names[i] for i in seen if window is None or position - positions[i] < window}
-            columns = full[row, place, prefix:].nonzero().flatten()
-            assert sorted(plan.key_index[row, columns].tolist()) == sorted(wanted)
-            assert full[row, place, :prefix].tolist() == [window is None or position - i < window for i in range(prefix)]
+            columns = full[place, prefix:].nonzero().flatten()
+            assert sorted(key_index[columns].tolist()) == sorted(wanted)
+            assert full[place, :prefix].tolist() == [window is None or position - i < window for i in range(prefix)]
             for copy in range(3):
-                assert (among_own[row, place, copy] == 0).nonzero().flatten().tolist() == columns.tolist()
+                assert (among_own[place, copy] == 0).nonzero().flatten().tolist() == columns.tolist()
         # padding sees something, and only of its own row
         for place in range(own[row], queries):
-            columns = full[row, place, prefix:].nonzero().flatten()
-            assert len(columns) and set(plan.key_index[row, columns].tolist()) <= set(names)
+            columns = full[place, prefix:].nonzero().flatten()
+            assert len(columns) and set(key_index[columns].tolist()) <= set(names)
         if layout["suffixes"][row]:
             assert plan.last[row] == head + start + len(layout["suffixes"][row]) - 1
         first_node = head + start + len(layout["suffixes"][row])
         assert plan.node_places[row].tolist() == list(range(first_node, head + start + own[row]))
-    assert width == max(pasts)
+        assert len(key_index) == queries + max(pasts[i] for i in block.rows.tolist())
     assert plan.longest == max(plan.positions.tolist())
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=8), trees(), st.integers(0, 4))
-@settings(max_examples=200, deadline=None)
-def test_what_rows_begin_with_alike_runs_once(suffixes: list[list[int]], tree: Tree, prefix: int) -> None:
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_rows_begin_with_alike_runs_once(call_cost: int, suffixes: list[list[int]], tree: Tree, prefix: int) -> None:
     forest = [tree] * len(suffixes)
     plan = plan_pass(suffixes, prefix=prefix, trees=forest, merge=[len(suffix) for suffix in suffixes])
     apart = plan_pass(suffixes, prefix=prefix, trees=forest)
@@ -115,21 +139,38 @@ def test_what_rows_begin_with_alike_runs_once(suffixes: list[list[int]], tree: T
     ends = {tuple(suffix) for suffix in suffixes}
     assert len(suffixes) + len(set(begun) - ends) <= len(plan.ids) - len(suffixes) * len(tree.tokens)
     assert len(plan.ids) - len(suffixes) * len(tree.tokens) <= len(suffixes) + len(set(begun))
-    queries = plan.query_index.shape[1]
-    assert torch.equal(plan.allowed, apart.allowed) and torch.equal(plan.query_positions, apart.query_positions)
-    assert torch.equal(plan.key_index, plan.query_index) and torch.equal(plan.key_positions, apart.key_positions)
+    for block, other in zip(plan.blocks, apart.blocks, strict=True):
+        assert torch.equal(block.allowed, other.allowed) and torch.equal(block.query_positions, other.query_positions)
+        assert torch.equal(block.key_index, block.query_index) and torch.equal(block.key_positions, other.key_positions)
     for row, suffix in enumerate(suffixes):
         own = len(suffix) + len(tree.tokens)
-        places = plan.query_index[row, :own]
+        block, at, _ = tables(plan)[row]
+        places = block.query_index[at, :own]
+        assert plan.own_places[row].tolist() == places.tolist()
         assert plan.ids[places].tolist() == [*suffix, *tree.tokens]
-        assert plan.positions[places].tolist() == apart.query_positions[row, :own].tolist()
-        assert set(plan.query_index[row, own:].tolist()) <= {int(places[0])}
+        assert plan.positions[places].tolist() == block.query_positions[at, :own].tolist()
+        assert set(block.query_index[at, own:].tolist()) <= {int(places[0])}
         assert plan.last[row] == places[len(suffix) - 1]
         assert plan.node_places[row].tolist() == places[len(suffix) :].tolist()
     # Every token is taken from a place where it was a query.
-    assert plan.query_index.flatten()[plan.unpad_index].tolist() == list(range(len(plan.ids)))
-    assert len(plan.query_index.flatten()) == len(suffixes) * queries
+    queries = torch.cat([block.query_index.flatten() for block in plan.blocks])
+    assert queries[plan.unpad_index].tolist() == list(range(len(plan.ids)))
     assert len(set(plan.last.tolist())) == len(suffixes)
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 3)), min_size=1, max_size=6), st.integers(0, 40))
+def test_tables_cost_the_least(lengths: list[tuple[int, int]], call_cost: int) -> None:
+    queries, keys = [own for own, _ in lengths], [own + past for own, past in lengths]
+
+    def price(rows: Sequence[int]) -> int:
+        return len(rows) * max(queries[i] for i in rows) * max(keys[i] for i in rows) + call_cost
+
+    found = rows_of_like_length(queries, keys, call_cost)
+    assert sorted(row for rows in found for row in rows.tolist()) == list(range(len(lengths)))
+    order = sorted(range(len(lengths)), key=lambda i: (keys[i], queries[i]))
+    for ends in product([False, True], repeat=len(lengths) - 1):
+        cuts = [0, *(i + 1 for i, yes in enumerate(ends) if yes), len(lengths)]
+        assert sum(map(price, found)) <= sum(price(order[start:end]) for start, end in pairwise(cuts))
 
 
 def plain_logits(model: Any, sequence: Sequence[int]) -> torch.Tensor:
@@ -250,7 +291,7 @@ def test_the_gradient_through_the_shared_prefix_is_exact(kind: Any, monkeypatch:
     assert relative_difference(gradients(local.model, packed=True), plain) > 1e-3
 
 
-def test_the_expanded_and_the_merged_way_agree() -> None:
+def test_the_expanded_and_the_merged_way_agree(call_cost: int) -> None:
     generator = torch.Generator().manual_seed(0)
     plan = plan_pass(SUFFIXES, prefix=len(PREFIX))
     own = len(plan.ids)

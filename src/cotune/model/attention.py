@@ -8,7 +8,7 @@ gradient. Elsewhere, and where a sliding window cuts into the prefix, the prefix
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from cotune.model.cpu_attention import SHORT_KEYS, attend, attend_backward, attend_to_all
+from cotune.model.cpu_attention import SHORT_KEYS, attend, attend_backward
 from cotune.model.packed import PackedPlan
+from cotune.model.row_blocks import RowBlock
 
 ATTENTION_NAME = "cotune_shared_prefix"
 
@@ -187,16 +188,24 @@ def _expanded(
     plan: PackedPlan, q: Tensor, k: Tensor, v: Tensor, prefix: KeyValue | None, scale: float, window: int | None
 ) -> Tensor:
     """The same by expanding the prefix over the rows: any device, any window, gradients by autograd."""
+    parts = [_expanded_block(plan.prefix, block, q, k, v, prefix, scale, window) for block in plan.blocks]
+    return _joined(parts)[plan.unpad_index]
+
+
+def _expanded_block(
+    length: int, block: RowBlock, q: Tensor, k: Tensor, v: Tensor, prefix: KeyValue | None, scale: float, window: int | None
+) -> Tensor:
+    """``[rows x queries, heads, size]``."""
     group = q.shape[1] // k.shape[1]
-    rows = plan.query_index.shape[0]
-    padded_q = q[plan.query_index].transpose(1, 2)
-    padded_k, padded_v = (x[plan.key_index].transpose(1, 2) for x in (k, v))
+    rows = block.query_index.shape[0]
+    padded_q = q[block.query_index].transpose(1, 2)
+    padded_k, padded_v = (x[block.key_index].transpose(1, 2) for x in (k, v))
     if prefix is not None:
         long_k, long_v = (x.transpose(0, 1)[None].expand(rows, -1, -1, -1) for x in prefix)
         padded_k, padded_v = torch.cat([long_k, padded_k], 2), torch.cat([long_v, padded_v], 2)
-        mask = plan.full_mask(window)
+        mask = block.full_mask(window, length)
     else:
-        mask = plan.own_mask(window, 1, q.dtype)
+        mask = block.own_mask(window, 1, q.dtype)
     out = scaled_dot_product_attention(
         padded_q,
         padded_k.repeat_interleave(group, 1),
@@ -204,7 +213,7 @@ def _expanded(
         attn_mask=mask,
         scale=scale,
     )
-    return out.transpose(1, 2).flatten(0, 1)[plan.unpad_index]
+    return out.transpose(1, 2).flatten(0, 1)
 
 
 class _SharedPrefix(torch.autograd.Function):
@@ -225,22 +234,28 @@ class _SharedPrefix(torch.autograd.Function):
         assert not (plan.merged and any(ctx.needs_input_grad)), "merged rows have no gradients"
         heads = k.shape[1]
         group = q.shape[1] // heads
-        mask = plan.own_mask(window, group, q.dtype)
-        padded_q = _pad_queries(plan, q, heads)
-        padded_k, padded_v = _pad_keys(plan, k), _pad_keys(plan, v)
-        out_padded, lse_padded = attend(padded_q, padded_k, padded_v, scale, mask)
-        out = _unpad_queries(plan, out_padded, group)
-        lse = _unpad_queries(plan, lse_padded.unsqueeze(-1), group)
+        parts = [
+            attend(
+                _pad_queries(block, q, heads),
+                _pad_keys(block, k),
+                _pad_keys(block, v),
+                scale,
+                block.own_mask(window, group, torch.float32),
+            )
+            for block in plan.blocks
+        ]
+        out = _unpad_queries(plan, [part for part, _ in parts], group)
+        lse = _unpad_queries(plan, [part.unsqueeze(-1) for _, part in parts], group)
         if prefix_k is not None and prefix_v is not None:
             # Each head by itself, with keys of its own: the kernel takes queries and gives results as they lie, token by
             # token. One long query for each key-value head would save copies of the few keys and need two of all queries.
             own_k, own_v = (x.transpose(0, 1).repeat_interleave(group, 0) for x in (prefix_k, prefix_v))
-            head_out, head_lse = attend_to_all(q.transpose(0, 1), own_k, own_v, scale)
-            out_prefix, lse_prefix = head_out.transpose(0, 1), head_lse.transpose(0, 1).unsqueeze(-1)
+            head_out, head_lse = attend(q.transpose(0, 1)[None], own_k[None], own_v[None], scale)
+            out_prefix, lse_prefix = head_out[0].transpose(0, 1), head_lse[0].transpose(0, 1).unsqueeze(-1)
             out = torch.lerp(out, out_prefix, torch.sigmoid(lse_prefix - lse).to(out.dtype))
             if any(ctx.needs_input_grad):
                 lse = torch.logaddexp(lse, lse_prefix)
-        ctx.plan, ctx.scale, ctx.mask = plan, scale, mask
+        ctx.plan, ctx.scale, ctx.window = plan, scale, window
         ctx.save_for_backward(q, k, v, prefix_k, prefix_v, out, lse)
         return out
 
@@ -251,22 +266,21 @@ class _SharedPrefix(torch.autograd.Function):
         heads = k.shape[1]
         group = q.shape[1] // heads
         grad = grads[0].contiguous()
-        real = torch.zeros(plan.query_index.numel(), dtype=grad.dtype)
-        real[plan.unpad_index] = 1
-        real = real.view(plan.query_index.shape[0], 1, -1, 1, 1)
-        grad_padded = _pad_queries(plan, grad, heads, real)
-        dq_padded, dk_padded, dv_padded = attend_backward(
-            grad_padded,
-            _pad_queries(plan, q, heads),
-            _pad_keys(plan, k),
-            _pad_keys(plan, v),
-            _pad_queries(plan, out, heads),
-            _pad_queries(plan, lse, heads).squeeze(-1),
-            ctx.scale,
-            ctx.mask,
-        )
-        dq = _unpad_queries(plan, dq_padded, group)
-        dk, dv = (_unpad_keys(plan, x, k.shape[0]) for x in (dk_padded, dv_padded))
+        parts = [
+            attend_backward(
+                _pad_queries(block, grad, heads) * block.real[:, None, :, None].repeat_interleave(group, 2),
+                _pad_queries(block, q, heads),
+                _pad_keys(block, k),
+                _pad_keys(block, v),
+                _pad_queries(block, out, heads),
+                _pad_queries(block, lse, heads).squeeze(-1),
+                ctx.scale,
+                block.own_mask(ctx.window, group, torch.float32),
+            )
+            for block in plan.blocks
+        ]
+        dq = _unpad_queries(plan, [part[0] for part in parts], group)
+        dk, dv = (_unpad_keys(plan, [part[i] for part in parts], k.shape[0]) for i in (1, 2))
         dprefix_k = dprefix_v = None
         if prefix_k is not None:
             dq_long, dlong_k, dlong_v = attend_backward(
@@ -290,7 +304,7 @@ class _ShortCausal(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         tokens, heads = q.shape[0], k.shape[1]
         group = q.shape[1] // heads
-        mask = _causal_mask(tokens, k.shape[0], group, q.dtype)
+        mask = _causal_mask(tokens, k.shape[0], group)
         out, lse = attend(_long(q, heads), _head_first(k), _head_first(v), scale, mask)
         ctx.mask, ctx.scale = mask, scale
         ctx.save_for_backward(q, k, v, out, lse)
@@ -307,42 +321,43 @@ class _ShortCausal(torch.autograd.Function):
 
 
 @lru_cache(maxsize=4)
-def _causal_mask(tokens: int, keys: int, group: int, dtype: torch.dtype) -> Tensor:
+def _causal_mask(tokens: int, keys: int, group: int) -> Tensor:
     """Additive ``[1, 1, tokens x group, keys]``; every layer of every step asks for the same one."""
-    mask = torch.full((tokens, keys), -torch.inf, dtype=dtype).triu_(1 + keys - tokens)
+    mask = torch.full((tokens, keys), -torch.inf).triu_(1 + keys - tokens)
     return mask.repeat_interleave(group, 0)[None, None]
 
 
-def _pad_queries(plan: PackedPlan, x: Tensor, heads: int, real: Tensor | None = None) -> Tensor:
+def _pad_queries(block: RowBlock, x: Tensor, heads: int) -> Tensor:
     """``[own, key-value heads x group, size]`` to ``[rows, key-value heads, queries x group, size]``."""
-    rows, queries = plan.query_index.shape
+    rows, queries = block.query_index.shape
     group, size = x.shape[1] // heads, x.shape[2]
-    padded = x.reshape(-1, size).index_select(0, plan.slots(heads, group)[0]).view(rows, heads, queries, group, size)
-    if real is not None:
-        padded = padded * real
-    return padded.view(rows, heads, queries * group, size)
+    return x.reshape(-1, size).index_select(0, block.taken(heads, group)).view(rows, heads, queries * group, size)
 
 
-def _unpad_queries(plan: PackedPlan, x: Tensor, group: int) -> Tensor:
-    heads, size = x.shape[1], x.shape[3]
-    # The kernel lays its results token by token, so this is no copy there.
-    flat = x.transpose(1, 2).reshape(-1, size)
-    return flat.index_select(0, plan.slots(heads, group)[1]).view(-1, heads * group, size)
+def _unpad_queries(plan: PackedPlan, parts: Sequence[Tensor], group: int) -> Tensor:
+    heads, size = parts[0].shape[1], parts[0].shape[3]
+    flat = _joined([x.reshape(-1, size) for x in parts])
+    return flat.index_select(0, plan.found(heads, group)).view(-1, heads * group, size)
 
 
-def _pad_keys(plan: PackedPlan, x: Tensor) -> Tensor:
+def _pad_keys(block: RowBlock, x: Tensor) -> Tensor:
     """``[past and own, heads, size]`` to ``[rows, heads, keys, size]``."""
-    rows, keys = plan.key_index.shape
-    return x.index_select(0, plan.key_index.flatten()).view(rows, keys, x.shape[1], -1).transpose(1, 2)
+    rows, keys = block.key_index.shape
+    return x.index_select(0, block.key_index.flatten()).view(rows, keys, x.shape[1], -1).transpose(1, 2)
 
 
-def _unpad_keys(plan: PackedPlan, x: Tensor, tokens: int) -> Tensor:
+def _unpad_keys(plan: PackedPlan, parts: Sequence[Tensor], tokens: int) -> Tensor:
     """The padded keys' gradients at the tokens that they were taken from; padding brings zeros."""
-    flat = x.transpose(1, 2).reshape(-1, x.shape[1], x.shape[3])
+    flat = _joined([x.transpose(1, 2).reshape(-1, x.shape[1], x.shape[3]) for x in parts])
     if tokens == len(plan.unpad_index):
         # Without a past, keys are padded as queries are, and each token stands in one place.
         return flat.index_select(0, plan.unpad_index)
-    return x.new_zeros(tokens, x.shape[1], x.shape[3]).index_add_(0, plan.key_index.flatten(), flat)
+    places = torch.cat([block.key_index.flatten() for block in plan.blocks])
+    return flat.new_zeros(tokens, *flat.shape[1:]).index_add_(0, places, flat)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _long(x: Tensor, heads: int) -> Tensor:

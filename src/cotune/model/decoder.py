@@ -117,7 +117,7 @@ class Decoder:
         lengths = [len(suffix) for suffix in suffixes]
         plan = plan_pass(suffixes, prefix=self._before, trees=trees, merge=lengths, device=device)
         ends = plan.last.cpu().numpy()
-        kept = [own[: length + len(ids)] for own, length, ids in zip(plan.query_index, lengths, due, strict=True)]
+        kept = [own[: length + len(ids)] for own, length, ids in zip(plan.own_places, lengths, due, strict=True)]
         read = [end + len(ids) for ids, end in zip(due, ends, strict=True)]
         if self._gold:
             for ids, end, nodes in zip(due, ends, plan.node_places, strict=True):
@@ -128,7 +128,7 @@ class Decoder:
         first = len(self._live)
         slots = torch.arange(first, first + len(rows)).repeat_interleave(torch.tensor(lengths)).to(device)
         places = torch.cat([torch.arange(length) for length in lengths]).to(device)
-        chosen = torch.cat(kept)
+        chosen = torch.from_numpy(np.concatenate(kept)).to(device)
         for layer, (keys, values) in collected.items():
             self._own.write(layer, slots, places, keys[chosen], values[chosen])
         if self._gold:

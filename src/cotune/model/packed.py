@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cotune.model.row_blocks import CALL_COST, RowBlock, RowLayout, as_tensor, build_block, rows_of_like_length
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -48,6 +50,7 @@ class Tree:
         return table
 
 
+_ONE_TABLE = 1 << 60
 EMPTY_TREE = Tree((), ())
 
 
@@ -70,12 +73,10 @@ class PackedPlan:
         positions: ``[tokens]`` position of each token in its row's whole sequence.
         head: number of leading tokens that belong to the shared prefix and run in this pass.
         prefix: length of the whole shared prefix, whether it runs here or comes as keys and values from before.
-        query_index: ``[rows, queries]`` which own token stands there; padding repeats the row's first.
-        key_index: ``[rows, keys]`` the same over the past own tokens followed by this pass's own tokens.
-        unpad_index: ``[own]`` where each own token lies in the flattened ``query_index``, in the first row that has it.
-        allowed: ``[rows, queries, keys]`` which own keys a query may see, sliding windows aside.
-        query_positions: ``[rows, queries]``.
-        key_positions: ``[rows, keys]``.
+        blocks: the rows in padded tables, those of like length in one.
+        unpad_index: ``[own]`` where each own token lies in the flattened query tables, one after the other, in the first row
+            that has it.
+        own_places: per row, the places of its tokens among the own tokens of the pass.
         last: ``[rows]`` place of each row's last suffix token in the whole pass.
         node_places: per row, the places of its tree nodes in the whole pass.
         longest: largest position in the pass.
@@ -86,63 +87,31 @@ class PackedPlan:
     positions: Tensor
     head: int
     prefix: int
-    query_index: Tensor
-    key_index: Tensor
+    blocks: tuple[RowBlock, ...]
     unpad_index: Tensor
-    allowed: Tensor
-    query_positions: Tensor
-    key_positions: Tensor
+    own_places: list[NDArray[np.int64]]
     last: Tensor
     node_places: list[NDArray[np.int64]]
     longest: int
     merged: bool = False
-    _masks: dict[tuple[int | None, int, torch.dtype], Tensor] = field(default_factory=dict)
-    _slots: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _found: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
-    def slots(self, heads: int, group: int) -> tuple[Tensor, Tensor]:
-        """Where queries come from and go to, each head of each token by itself, so that either way takes one copy.
+    def found(self, heads: int, group: int) -> Tensor:
+        """For each place of ``[own, heads, group]`` the one of the blocks' ``[rows, heads, queries, group]`` that has it; flat.
 
         Args:
             heads: key-value heads.
             group: queries of each, side by side.
-
-        Returns:
-            For each place of ``[rows, heads, queries, group]`` the one of ``[own, heads, group]`` that it is taken from, and
-            for each of these the one of ``[rows, queries, group, heads]`` that it is found at; both flat.
         """
-        if (heads, group) not in self._slots:
-            head, member = (torch.arange(count, device=self.ids.device) for count in (heads, group))
-            taken = (self.query_index[:, None, :, None] * heads + head[:, None, None]) * group + member
-            found = (self.unpad_index[:, None, None] * group + member) * heads + head[:, None]
-            self._slots[heads, group] = taken.flatten(), found.flatten()
-        return self._slots[heads, group]
-
-    def own_mask(self, window: int | None, group: int, dtype: torch.dtype) -> Tensor:
-        """``[rows, 1, queries x group, keys]`` additive mask among own tokens; ``group`` queries stand side by side."""
-        key = (window, group, dtype)
-        if key not in self._masks:
-            allowed = self._windowed(window)
-            mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-            mask.masked_fill_(~allowed, -torch.inf)
-            self._masks[key] = mask.repeat_interleave(group, dim=1).unsqueeze(1)
-        return self._masks[key]
-
-    def full_mask(self, window: int | None) -> Tensor:
-        """``[rows, 1, queries, prefix + keys]`` boolean mask over the expanded prefix and the own tokens."""
-        key = (window, -1, torch.bool)
-        if key not in self._masks:
-            before = torch.arange(self.prefix, device=self.ids.device)
-            seen = torch.ones((*self.query_positions.shape, self.prefix), dtype=torch.bool, device=self.ids.device)
-            if window is not None:
-                seen &= self.query_positions[:, :, None] - before < window
-            self._masks[key] = torch.cat([seen, self._windowed(window)], dim=2).unsqueeze(1)
-        return self._masks[key]
-
-    def _windowed(self, window: int | None) -> Tensor:
-        if window is None:
-            return self.allowed
-        near = self.query_positions[:, :, None] - self.key_positions[:, None, :] < window
-        return self.allowed & near
+        if (heads, group) not in self._found:
+            end, tables = 0, []
+            for block in self.blocks:
+                rows, queries = block.query_index.shape
+                places = torch.arange(end, end + rows * heads * queries * group, device=self.ids.device)
+                tables.append(places.view(rows, heads, queries, group).transpose(1, 2).reshape(-1, heads * group))
+                end += len(places)
+            self._found[heads, group] = torch.cat(tables)[self.unpad_index].flatten()
+        return self._found[heads, group]
 
 
 def merged_starts(suffixes: Sequence[Sequence[int]], nodes: Sequence[int], most: Sequence[int]) -> list[list[int]]:
@@ -209,75 +178,50 @@ def plan_pass(
     starts = merged_starts(suffixes, node_counts.tolist(), merge) if merge else [[]] * rows
     merged = np.array([len(start) for start in starts], dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum(own - merged)])
-    past_offsets = np.concatenate([[0], np.cumsum(past_lengths)])
-    past_total = int(past_offsets[-1])
-    queries = int(own.max())
-    past_width = int(past_lengths.max()) if rows else 0
-    keys = past_width + queries
+    past_starts = np.concatenate([[0], np.cumsum(past_lengths)])
 
     ids = list(head)
     positions = [np.arange(prefix - len(head), prefix, dtype=np.int64)]
     facts: dict[int, tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
-    step = np.arange(queries)
-    query_index = (offsets[:-1] - merged)[:, None] + np.where(step < own[:, None], step, 0)
-    for row, start in enumerate(starts):
-        if start:
-            query_index[row, : len(start)] = start
-            query_index[row, own[row] :] = start[0]
-    past_step = np.arange(past_width)
-    key_index = np.concatenate(
-        [
-            past_offsets[:-1, None] + np.where(past_step < past_lengths[:, None], past_step, 0),
-            past_total + query_index,
-        ],
-        axis=1,
-    )
-    allowed = np.zeros((rows, queries, keys), dtype=bool)
-    query_positions = np.zeros((rows, queries), dtype=np.int64)
-    key_positions = np.zeros((rows, keys), dtype=np.int64)
-    causal = np.tril(np.ones((queries, queries), dtype=bool))
-    node_places = []
+    layouts = []
     for row, (suffix, tree) in enumerate(zip(suffixes, trees, strict=True)):
         ids.extend(suffix[merged[row] :])
         ids.extend(tree.tokens)
-        length, nodes, before = int(suffix_lengths[row]), int(node_counts[row]), int(past_lengths[row])
         if id(tree) not in facts:
             facts[id(tree)] = (tree.depths, tree.ancestry)
         depths, ancestry = facts[id(tree)]
-        first = prefix + before
-        places = np.concatenate([first + np.arange(length), first + length + depths])
-        positions.append(places[merged[row] :])
-        end = length + nodes
-        allowed[row, :end, :before] = True
-        block = allowed[row, :, past_width:]
-        block[:length, :length] = causal[:length, :length]
-        block[length:end, :length] = True
-        block[length:end, length:end] = ancestry
-        # A padded query must see something, or its softmax is not a number and spoils the kernel's row.
-        block[end:, 0] = True
-        query_positions[row, :end] = places
-        key_positions[row, :before] = prefix + np.arange(before)
-        key_positions[row, past_width : past_width + end] = places
-        query_positions[row, end:] = key_positions[row, past_width:][:1]
-        node_places.append(len(head) + offsets[row + 1] - nodes + np.arange(nodes))
-    unpad = np.concatenate([row * queries + np.arange(merged[row], own[row]) for row in range(rows)])
+        first, length = prefix + int(past_lengths[row]), len(suffix)
+        layout = RowLayout(
+            past=int(past_lengths[row]),
+            past_start=int(past_starts[row]),
+            suffix=length,
+            places=np.concatenate([np.array(starts[row], dtype=np.int64), np.arange(*offsets[row : row + 2])]),
+            positions=first + np.concatenate([np.arange(length), length + depths]),
+            ancestry=ancestry,
+        )
+        layouts.append(layout)
+        positions.append(layout.positions[merged[row] :])
 
-    def tensor(values: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(device)
-
+    # Elsewhere than on a CPU the calls cost more than the padding.
+    cost = CALL_COST if torch.device(device).type == "cpu" else _ONE_TABLE
+    blocks, slots, end = [], np.zeros(rows, dtype=np.int64), 0
+    for chosen in rows_of_like_length(own.tolist(), (past_lengths + own).tolist(), cost):
+        block = build_block(chosen, layouts, prefix=prefix, past=int(past_starts[-1]), device=device)
+        width = block.query_index.shape[1]
+        slots[chosen] = end + width * np.arange(len(chosen))
+        end += width * len(chosen)
+        blocks.append(block)
+    unpad = [slots[row] + np.arange(merged[row], own[row]) for row in range(rows)]
     return PackedPlan(
         ids=torch.tensor(ids, dtype=torch.long, device=device),
-        positions=tensor(np.concatenate(positions)),
+        positions=as_tensor(np.concatenate(positions), device),
         head=len(head),
         prefix=prefix,
-        query_index=tensor(query_index),
-        key_index=tensor(key_index),
-        unpad_index=tensor(unpad),
-        allowed=tensor(allowed),
-        query_positions=tensor(query_positions),
-        key_positions=tensor(key_positions),
-        last=tensor(len(head) + offsets[1:] - node_counts - 1),
-        node_places=node_places,
+        blocks=tuple(blocks),
+        unpad_index=as_tensor(np.concatenate(unpad), device),
+        own_places=[layout.places for layout in layouts],
+        last=as_tensor(len(head) + offsets[1:] - node_counts - 1, device),
+        node_places=[len(head) + offsets[row + 1] - np.arange(node_counts[row], 0, -1) for row in range(rows)],
         longest=max(int(places.max(initial=0)) for places in positions),
         merged=bool(merged.any()),
     )

@@ -246,7 +246,8 @@ def _open_nodes(
         )
         chosen.append([index[node] for node in wanted[row]])
         opened[row].update(wanted[row])
-    picks = torch.cat([first.query_index[row, : len(batch.suffixes[row])] for row in active])
+    suffixes = [first.own_places[row][: len(batch.suffixes[row])] for row in active]
+    picks = torch.from_numpy(np.concatenate(suffixes)).to(runner.device)
     past = {layer: (k[picks], v[picks]) for layer, (k, v) in keys.items()}
     plan = plan_pass(
         [()] * len(active),
