@@ -120,6 +120,7 @@ def test_the_page_says_how_a_classification_head_answers_elsewhere(bench: Bench,
     out = export_bundle(bundle, tmp_path / "out", to)
     page = (out / "README.md").read_text(encoding="utf-8")
     assert "reached 0.750 on dev" in page and "adds a fixed bias" in page, "whoever generates is told of the rule for words"
+    assert "By words alone cotune scores every label" in page
     assert json.loads((out / "decision.json").read_text()) == BIAS.to_json()
     assert (out / HEAD).is_file() and not (out / "adapter" / HEAD).exists(), "an adapter is a PEFT folder and nothing else"
     wanted = loaded(bundle).predict(PLAIN)

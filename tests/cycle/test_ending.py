@@ -77,7 +77,7 @@ def test_every_arm_counts_until_the_base_model_is_measured_and_then_those_that_a
         return sum(map(lab.rows.scored, asked))
 
     def cost(chosen: Prompt, **more: Any) -> float:
-        return end.cost(seed, chosen, extras=False, heads=False, **more) / ending._CARE
+        return end.cost(seed, chosen, aside="least", **more) / ending._CARE
 
     least = min(CALIBRATION_ROWS, len(lab.task.train))
     assert cost(long, new=True) == pytest.approx(
@@ -151,7 +151,7 @@ def test_what_will_find_no_room_after_the_test_is_not_put_aside(tmp_path: Path) 
         lab = lab_in(tmp_path / budget, budget)
         _, long, _ = prompts_of(lab)
         plain, without = end_of(lab), end_of(lab, CONFIG.model_copy(update={"evaluate": config_without_formats().evaluate}))
-        with_extras, bare = (plain.cost(long, long, extras=extras) for extras in (True, False))
+        with_extras, bare = (plain.cost(long, long, aside=aside) for aside in ("all", "heads"))
         shares[budget] = (with_extras - without.cost(long, long), with_extras - bare)
     assert shares["30ktok"][0] == 0 and 0 < shares["10Mtok"][0] < shares["10Mtok"][1]
 

@@ -51,7 +51,7 @@ def export_card(
         + (f"; the answer is one of: {_told(manifest, words)}." if words else "."),
         "## How it answers here and there",
         *([told_of(head)] if head else []),
-        _rule(manifest, asking, requested=stands_for is None),
+        _rule(manifest, asking, requested=stands_for is None, headed=head is not None),
         "## Run it",
         *_launch(to, asking, stands_for, rank, gguf),
         *(_headed(to, asking, stands_for, gguf, manifest.max_tokens) if head else ()),
@@ -70,7 +70,7 @@ def _told(manifest: Manifest, words: Sequence[str]) -> str:
     return ", ".join(f"`{label}`" if label == word else f"`{word}` (which means `{label}`)" for label, word in pairs)
 
 
-def _rule(manifest: Manifest, asking: Asking, *, requested: bool) -> str:
+def _rule(manifest: Manifest, asking: Asking, *, requested: bool, headed: bool) -> str:
     if manifest.written is not None:
         if asking.schema is None:
             return "cotune generates greedily too; an answer that is not at its end by then is cut."
@@ -86,8 +86,10 @@ def _rule(manifest: Manifest, asking: Asking, *, requested: bool) -> str:
         return told + (
             "A server that is given the schema keeps to it too, but an answer that is too long is cut there, and need not fit."
         )
+    # Beside a head this is about the words alone.
+    who = "By words alone cotune" if headed else "cotune"
     told = (
-        "cotune scores every label, as far as it differs from the others, and takes the likeliest. Greedy generation takes the "
+        f"{who} scores every label, as far as it differs from the others, and takes the likeliest. Greedy generation takes the "
         "likeliest next token instead, which is the same answer for nearly all rows; restrict generation to the labels where "
         "the server can."
     )

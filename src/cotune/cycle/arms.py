@@ -113,7 +113,7 @@ def confirm(
         seed_tuned = written[seed_tuned.candidate.id]
     leader = max((m for m in tuned if m.candidate.adapter != BASE), key=lambda m: m.rank, default=seed_tuned)
     alone = leader is seed_tuned
-    room = lab.left() - end.cost(search.seed.prompt, leader.candidate.prompt, alone=alone, extras=False, heads=False)
+    room = lab.left() - end.cost(search.seed.prompt, leader.candidate.prompt, alone=alone, aside="least")
     headed, tried = end.heads.fit([seed_tuned, leader], room)
     seed_tuned, leader = (headed[m.candidate.id] for m in (seed_tuned, leader))
     best = max([*before, seed_tuned, leader, *base.values()], key=lambda m: m.rank)

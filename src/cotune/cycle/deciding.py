@@ -172,7 +172,7 @@ class Decider:
             step = lab.costs.training(lab.step_tokens(prompt, min(lab.tune.batch_size, len(lab.task.train))))
             tuning = (steps + decay) * step + 2 * self.ahead.check(prompt)
             following = 0.0 if seed.failed else (reached - seed.reached + decay) * self.ahead.step(seed)
-            return own + tuning + following + self.end.cost(seed.prompt, prompt, new=True, extras=False, heads=False)
+            return own + tuning + following + self.end.cost(seed.prompt, prompt, new=True, aside="least")
 
         return [prompt for prompt in challengers if cost(prompt) <= left]
 

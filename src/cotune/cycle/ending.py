@@ -94,8 +94,7 @@ class EndCosts:
         *,
         alone: bool = False,
         new: bool = False,
-        extras: bool | None = None,
-        heads: bool | None = None,
+        aside: Aside | None = None,
     ) -> float:
         """Of the whole end.
 
@@ -104,11 +103,10 @@ class EndCosts:
             chosen: the prompt that wins, tuned.
             alone: whether that is the tuned seed prompt, so that its arms are the seed prompt's.
             new: whether ``chosen`` only stands for a prompt of its length that nobody knows yet.
-            extras: whether what decides nothing counts: noise, formats and slices. None says what the plan had room for.
-            heads: whether classification heads count, which gain more than the steps that they cost. None as above.
+            aside: what counts beside what a run cannot do without, as in :class:`cotune.cycle.plan.Plan`; None means what the
+                plan had room for.
         """
-        extras = self.aside == "all" if extras is None else extras
-        heads = self.aside != "least" if heads is None else heads
+        aside = aside or self.aside
         lab = self.lab
         base, tuned = self._arms(seed, chosen, alone, new)
         rows = sum(lab.rows.scored(prompt) for name, (prompt, _) in base.items() if name not in self._on_dev)
@@ -121,7 +119,8 @@ class EndCosts:
         if self.previous is not None and not self._on_dev:
             confirm += len(lab.dev) * self._previous_row()
         whole = _CARE * (confirm + lab.task.test.n * self._test_row(base, tuned)) + self.fixed
-        return whole + (self._extras(chosen) if extras else 0.0) + (sum(map(self.heads.cost, tuned)) if heads else 0.0)
+        heads = 0.0 if aside == "least" else sum(map(self.heads.cost, tuned))
+        return whole + heads + (self._extras(chosen) if aside == "all" else 0.0)
 
     def election(self, search: Search) -> Callable[[Measured], bool]:
         """Tells who may win beside the winner and the seed prompt: whoever there is room to ask for answers and to test."""
@@ -132,7 +131,7 @@ class EndCosts:
         def stands(measured: Measured) -> bool:
             prompt, tuned = measured.candidate.prompt, measured.candidate.adapter != BASE
             if tuned:
-                return beside + self.cost(seed.prompt, prompt, extras=False, heads=False) <= left
+                return beside + self.cost(seed.prompt, prompt, aside="least") <= left
             # Hardly ever better than what was tuned, so that nothing is left out for it.
             return self._answers_to_dev(prompt, tuned=False) + self.cost(seed.prompt, winner.prompt, alone=alone) <= left
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from cotune.config import RunConfig
 from cotune.cycle.ending import EndCosts
@@ -61,8 +61,7 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, end: EndCosts, previous:
         late=lab.writes_late,
     )
     left = lab.left()
-    ends: dict[Aside, tuple[bool, bool]] = {"all": (True, True), "heads": (False, True), "least": (False, False)}
-    reserves = {aside: end.cost(seed, longest, new=True, extras=extras, heads=heads) for aside, (extras, heads) in ends.items()}
+    reserves = {aside: end.cost(seed, longest, new=True, aside=aside) for aside in get_args(Aside)}
 
     def planned(reserve: float) -> Plan:
         return make_plan(
