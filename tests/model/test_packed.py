@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cotune.model import attention, packed
+from cotune.model import attention, cpu_attention, packed
 from cotune.model.adapter_folder import LoraSettings
 from cotune.model.naive import pad, use_plain_attention
 from cotune.model.packed import PackedPlan, Tree, plan_pass
@@ -61,9 +61,9 @@ def path_positions(layout: dict[str, Any], row: int) -> list[tuple[int, set[int]
     return facts
 
 
-@pytest.fixture(params=[0, packed.CALL_COST], ids=["many tables", "one table"])
+@pytest.fixture(params=[0, 20, packed.CALL_COST], ids=["a table a length", "some tables", "one table"])
 def call_cost(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """What one more table is held to cost: where it is nothing, rows of each length have their own."""
+    """What one more table is held to cost."""
     monkeypatch.setattr(packed, "CALL_COST", request.param)
     return int(request.param)
 
@@ -89,6 +89,7 @@ def test_each_token_sees_exactly_its_path(call_cost: int, layout: dict[str, Any]
     if not call_cost:
         for block in plan.blocks:
             assert len({(own[row], pasts[row]) for row in block.rows.tolist()}) == 1
+    assert len(plan.blocks) == 1 or call_cost <= 20
     assert plan.ids.tolist() == layout["head"] + [
         token for s, t in zip(layout["suffixes"], layout["trees"], strict=True) for token in (*s, *t.tokens)
     ]
@@ -291,9 +292,15 @@ def test_the_gradient_through_the_shared_prefix_is_exact(kind: Any, monkeypatch:
     assert relative_difference(gradients(local.model, packed=True), plain) > 1e-3
 
 
-def test_the_expanded_and_the_merged_way_agree(call_cost: int) -> None:
+@pytest.mark.parametrize("short", [0, 4, cpu_attention.SHORT_KEYS])
+def test_the_expanded_and_the_merged_way_agree(call_cost: int, short: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the flash kernel alone, by both for one pass, and by dense products alone."""
+    for module in (attention, cpu_attention):
+        monkeypatch.setattr(module, "SHORT_KEYS", short)
+    monkeypatch.setattr(cpu_attention, "_LEAST_QUERIES", 1)
     generator = torch.Generator().manual_seed(0)
     plan = plan_pass(SUFFIXES, prefix=len(PREFIX))
+    assert [len(block.rows) for block in plan.blocks] == {0: [1, 2, 1, 1], 20: [3, 1, 1]}.get(call_cost, [5])
     own = len(plan.ids)
     q, k, v = (torch.randn(own, heads, 8, generator=generator, requires_grad=True) for heads in (4, 2, 2))
     prefix = tuple(torch.randn(len(PREFIX), 2, 8, generator=generator, requires_grad=True) for _ in range(2))

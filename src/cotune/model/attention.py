@@ -1,9 +1,9 @@
 """Attention over a shared prefix and each row's own tokens, as one function that transformers models call.
 
 The prefix is attended to once for the whole batch: the queries of all rows form one long query of each head. Own tokens are
-attended to apart, and both results are merged by their log-sum-exp (Hydragen, arXiv 2402.05099). On CPU the flash kernel
-returns the log-sum-exp, and its backward pass, called with the *merged* output and log-sum-exp, gives each part's exact
-gradient. Elsewhere, and where a sliding window cuts into the prefix, the prefix is expanded over the rows.
+attended to apart, and both results are merged by their log-sum-exp (Hydragen, arXiv 2402.05099). On CPU each part's backward
+pass, called with the *merged* output and log-sum-exp, gives its exact gradient. Elsewhere, and
+where a sliding window cuts into the prefix, the prefix is expanded over the rows.
 """
 
 from __future__ import annotations
@@ -234,6 +234,8 @@ class _SharedPrefix(torch.autograd.Function):
         assert not (plan.merged and any(ctx.needs_input_grad)), "merged rows have no gradients"
         heads = k.shape[1]
         group = q.shape[1] // heads
+        # Each table takes its own from these, so that they are laid token by token once.
+        q = q.contiguous()
         parts = [
             attend(
                 _pad_queries(block, q, heads),

@@ -1,9 +1,10 @@
 """Attention on CPU with its log-sum-exp, forward and backward: torch's flash kernel, or dense products where those are faster.
 
 The flash kernel works through small blocks, one batch entry and head after the other; with few keys most of its time is not
-spent on products. With the keys of a short row dense products with weights in fp32 were 2 to 4 times as fast backward and 1.2
-to 1.8 times forward, and in fp32 1.5 to 1.9 times as fast where many queries see all of 25 to 60 keys (2 cores, AVX512), and no
-faster with 300. They hold a table of queries by keys, so they stop where it grows.
+spent on products. With the keys of a short row dense products with scores in fp32 were 2 to 4 times as fast backward and 1.2 to
+1.8 times forward; where many queries see all of 25 to 60 keys they were 1.5 to 1.9 times as fast, and no faster with 300 (2
+cores, AVX512, fp32 and bf16). They hold a table of queries by keys, so they stop where it outgrows the caches, and copies of
+the keys in fp32, so they are left out where each query would pay for many of these.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 # Entries of the table of queries by keys, over all rows and heads, up to which it is made.
-_TABLE_FORWARD = 2_000_000
-_TABLE_BACKWARD = 4_000_000
+_TABLE = 4_000_000
+_LEAST_QUERIES = 8
 SHORT_KEYS = 128
 """Keys up to which dense products are the faster way."""
 
@@ -31,7 +32,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
         scale: of the products.
         mask: additive ``[rows, 1, queries, keys]`` in fp32; every query must see something.
     """
-    if k.shape[2] <= SHORT_KEYS and _table(q, k) <= _TABLE_FORWARD:
+    # In half precision the kernel's own products are faster, a table in fp32 is not.
+    most = _TABLE if q.dtype == torch.float32 else _TABLE // 2
+    if k.shape[2] <= SHORT_KEYS and q.shape[2] >= _LEAST_QUERIES and _table(q, k) <= most:
         return _dense(q, k, v, scale, mask)
     out, lse = _flash(q, k, v, 0.0, False, attn_mask=mask, scale=scale)
     return out, lse
@@ -72,7 +75,7 @@ def attend_backward(
         scale: of the products.
         mask: additive.
     """
-    if k.shape[2] > SHORT_KEYS or _table(q, k) > _TABLE_BACKWARD:
+    if k.shape[2] > SHORT_KEYS or _table(q, k) > _TABLE:
         dq, dk, dv = _flash_backward(grad, q, k, v, out, lse, 0.0, False, attn_mask=mask, scale=scale)
         return dq, dk, dv
     wide_q, wide_k, wide_grad = q.float() * scale, k.float(), grad.float()

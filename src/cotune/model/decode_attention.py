@@ -147,10 +147,9 @@ class DecodeStep:
         return out
 
     def _merged(self, queries: Tensor, keys: Tensor, values: Tensor, prefix: tuple[Tensor, ...] | None, scale: float) -> Tensor:
-        """Both parts apart, merged by log-sum-exp: what pads the own part stays out of the prefix's, and the kernel keeps
-        scores in fp32, where products would round them."""
+        """Both parts apart, merged by log-sum-exp: what pads the own part stays out of the prefix's."""
         tokens, heads, group, size = queries.shape
-        out, lse = attend(self._padded(queries), keys, values, scale, self._additive(group, queries.dtype))
+        out, lse = attend(self._padded(queries), keys, values, scale, self._additive(group))
         out, lse = self._unpadded(out, group), self._unpadded(lse.unsqueeze(-1), group)
         if prefix is None:
             return out
@@ -181,14 +180,14 @@ class DecodeStep:
         """The first prefix token that any row sees."""
         return 0 if window is None else min(self._prefix, max(0, self._prefix + self._shortest - window + 1))
 
-    def _additive(self, group: int, dtype: torch.dtype) -> Tensor | None:
+    def _additive(self, group: int) -> Tensor | None:
         """What is hidden among own tokens as numbers to add, the same for all layers."""
         key = (None, -1)
         if key not in self._masks:
             hidden = self._mask(None, 0)
             mask = None
             if hidden is not None:
-                mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf).repeat_interleave(group, 2)
+                mask = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf).repeat_interleave(group, 2)
             self._masks[key] = mask
         return self._masks[key]
 

@@ -50,7 +50,6 @@ class Tree:
         return table
 
 
-_ONE_TABLE = 1 << 60
 EMPTY_TREE = Tree((), ())
 
 
@@ -202,8 +201,8 @@ def plan_pass(
         layouts.append(layout)
         positions.append(layout.positions[merged[row] :])
 
-    # Elsewhere than on a CPU the calls cost more than the padding.
-    cost = CALL_COST if torch.device(device).type == "cpu" else _ONE_TABLE
+    # Elsewhere than on a CPU calls cost more than any padding.
+    cost = CALL_COST if torch.device(device).type == "cpu" else 1 << 60
     blocks, slots, end = [], np.zeros(rows, dtype=np.int64), 0
     for chosen in rows_of_like_length(own.tolist(), (past_lengths + own).tolist(), cost):
         block = build_block(chosen, layouts, prefix=prefix, past=int(past_starts[-1]), device=device)
