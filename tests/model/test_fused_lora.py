@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from cotune.model.adapter_folder import LoraSettings
-from cotune.model.cpu_attention import attend, attend_backward
 from cotune.model.fused_lora import LoraGroup
 from cotune.model.local import LocalModel
 from cotune.tune.batches import TrainingRow
@@ -96,25 +95,3 @@ def test_a_layer_asked_out_of_turn_still_answers_right() -> None:
             wanted = [attention.v_proj(x), attention.q_proj(x), attention.q_proj(x + 1), attention.k_proj(x)]
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("rows", "queries", "keys"), [(40, 6, 9), (2, 6, 9), (1, 12, 200), (1, 5, 128)])
-@pytest.mark.parametrize("masked", [True, False])
-def test_dense_and_flash_attention_are_what_autograd_gives(rows: int, queries: int, keys: int, masked: bool) -> None:
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(rows, 2, n, 8, requires_grad=True) for n in (queries, keys, keys))
-    mask = torch.zeros(rows, 1, queries, keys)
-    if masked:
-        mask.masked_fill_(torch.rand(mask.shape) < 0.3, -torch.inf)
-        mask[..., 0] = 0
-    scores = (q @ k.transpose(-1, -2)) * 0.3 + mask
-    wanted = torch.softmax(scores, -1) @ v
-    grad = torch.randn_like(wanted)
-    wanted.backward(grad)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        out, lse = attend(q, k, v, 0.3, mask if masked else None)
-        found = attend_backward(grad, q, k, v, out, lse, 0.3, mask if masked else None)
-    torch.testing.assert_close(out, wanted, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(lse, torch.logsumexp(scores, -1), atol=1e-5, rtol=1e-4)
-    for one, other in zip(found, (q.grad, k.grad, v.grad), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)

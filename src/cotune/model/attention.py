@@ -2,8 +2,8 @@
 
 The prefix is attended to once for the whole batch: the queries of all rows form one long query of each head. Own tokens are
 attended to apart, and both results are merged by their log-sum-exp (Hydragen, arXiv 2402.05099). On CPU each part's backward
-pass, called with the *merged* output and log-sum-exp, gives its exact gradient. Elsewhere, and
-where a sliding window cuts into the prefix, the prefix is expanded over the rows.
+pass, called with the *merged* output and log-sum-exp, gives its exact gradient. Elsewhere, and where a sliding window cuts into
+the prefix, the prefix is expanded over the rows.
 """
 
 from __future__ import annotations
@@ -249,8 +249,8 @@ class _SharedPrefix(torch.autograd.Function):
         out = _unpad_queries(plan, [part for part, _ in parts], group)
         lse = _unpad_queries(plan, [part.unsqueeze(-1) for _, part in parts], group)
         if prefix_k is not None and prefix_v is not None:
-            # Each head by itself, with keys of its own: the kernel takes queries and gives results as they lie, token by
-            # token. One long query for each key-value head would save copies of the few keys and need two of all queries.
+            # Each head by itself, with keys of its own: queries are taken as they lie, token by token. One long
+            # query for each key-value head would save copies of the few keys and need two of all queries.
             own_k, own_v = (x.transpose(0, 1).repeat_interleave(group, 0) for x in (prefix_k, prefix_v))
             head_out, head_lse = attend(q.transpose(0, 1)[None], own_k[None], own_v[None], scale)
             out_prefix, lse_prefix = head_out[0].transpose(0, 1), head_lse[0].transpose(0, 1).unsqueeze(-1)

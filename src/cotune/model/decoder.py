@@ -18,6 +18,7 @@ from cotune.model.choosing import Answer, Chooser
 from cotune.model.decode_attention import DecodeStep, OwnKeyValues
 from cotune.model.packed import fork, plan_pass
 from cotune.model.protocol import Progress
+from cotune.model.row_blocks import as_tensor
 from cotune.model.runner import PackedRunner, PrefixState
 
 # Numbers in the table of logits that is held at once.
@@ -128,7 +129,7 @@ class Decoder:
         first = len(self._live)
         slots = torch.arange(first, first + len(rows)).repeat_interleave(torch.tensor(lengths)).to(device)
         places = torch.cat([torch.arange(length) for length in lengths]).to(device)
-        chosen = torch.from_numpy(np.concatenate(kept)).to(device)
+        chosen = as_tensor(np.concatenate(kept), device)
         for layer, (keys, values) in collected.items():
             self._own.write(layer, slots, places, keys[chosen], values[chosen])
         if self._gold:

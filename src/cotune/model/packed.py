@@ -204,7 +204,7 @@ def plan_pass(
     # Elsewhere than on a CPU calls cost more than any padding.
     cost = CALL_COST if torch.device(device).type == "cpu" else 1 << 60
     blocks, slots, end = [], np.zeros(rows, dtype=np.int64), 0
-    for chosen in rows_of_like_length(own.tolist(), (past_lengths + own).tolist(), cost):
+    for chosen in rows_of_like_length(own, past_lengths + own, cost):
         block = build_block(chosen, layouts, prefix=prefix, past=int(past_starts[-1]), device=device)
         width = block.query_index.shape[1]
         slots[chosen] = end + width * np.arange(len(chosen))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -62,7 +63,8 @@ class RowBlock:
     allowed: Tensor
     query_positions: Tensor
     key_positions: Tensor
-    _masks: dict[tuple[int | None, int, torch.dtype], Tensor] = field(default_factory=dict)
+    _own_masks: dict[tuple[int | None, int, torch.dtype], Tensor] = field(default_factory=dict)
+    _full_masks: dict[tuple[int | None, int], Tensor] = field(default_factory=dict)
     _taken: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     def taken(self, heads: int, group: int) -> Tensor:
@@ -83,23 +85,23 @@ class RowBlock:
     def own_mask(self, window: int | None, group: int, dtype: torch.dtype) -> Tensor:
         """``[rows, 1, queries x group, keys]`` additive mask among own tokens; ``group`` queries stand side by side."""
         key = (window, group, dtype)
-        if key not in self._masks:
+        if key not in self._own_masks:
             allowed = self._windowed(window)
             mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
             mask.masked_fill_(~allowed, -torch.inf)
-            self._masks[key] = mask.repeat_interleave(group, dim=1).unsqueeze(1)
-        return self._masks[key]
+            self._own_masks[key] = mask.repeat_interleave(group, dim=1).unsqueeze(1)
+        return self._own_masks[key]
 
     def full_mask(self, window: int | None, prefix: int) -> Tensor:
         """``[rows, 1, queries, prefix + keys]`` boolean mask over an expanded prefix of that length and the own tokens."""
-        key = (window, -1 - prefix, torch.bool)
-        if key not in self._masks:
+        key = (window, prefix)
+        if key not in self._full_masks:
             before = torch.arange(prefix, device=self.allowed.device)
             seen = torch.ones((*self.query_positions.shape, prefix), dtype=torch.bool, device=self.allowed.device)
             if window is not None:
                 seen &= self.query_positions[:, :, None] - before < window
-            self._masks[key] = torch.cat([seen, self._windowed(window)], dim=2).unsqueeze(1)
-        return self._masks[key]
+            self._full_masks[key] = torch.cat([seen, self._windowed(window)], dim=2).unsqueeze(1)
+        return self._full_masks[key]
 
     def _windowed(self, window: int | None) -> Tensor:
         if window is None:
@@ -108,7 +110,7 @@ class RowBlock:
         return self.allowed & near
 
 
-def rows_of_like_length(queries: Sequence[int], keys: Sequence[int], call_cost: int) -> list[NDArray[np.int64]]:
+def rows_of_like_length(queries: npt.ArrayLike, keys: npt.ArrayLike, call_cost: int) -> list[NDArray[np.int64]]:
     """Deal rows to tables, so that places of all tables and calls for them cost the least.
 
     Exact among the cuts of the rows in order of their keys and queries, by dynamic programming.
@@ -121,8 +123,9 @@ def rows_of_like_length(queries: Sequence[int], keys: Sequence[int], call_cost: 
     Returns:
         Numbers of the rows in each table, the shortest first; rows of the same lengths stay together.
     """
-    order = np.lexsort((queries, keys))
-    wide, long = np.asarray(queries)[order], np.asarray(keys)[order]
+    wide, long = np.asarray(queries), np.asarray(keys)
+    order = np.lexsort((wide, long))
+    wide, long = wide[order], long[order]
     changes = np.flatnonzero((np.diff(wide) != 0) | (np.diff(long) != 0)) + 1
     starts, ends = np.concatenate([[0], changes]), np.concatenate([changes, [len(order)]])
     least = np.zeros(len(ends) + 1)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cotune.model.attention import KeyValue
 from cotune.model.machine import give_back_memory, out_of_memory
 from cotune.model.packed import PackedPlan, Tree, plan_pass
+from cotune.model.row_blocks import as_tensor
 from cotune.model.runner import PackedRunner, PrefixState
 from cotune.model.trie import LabelTrie, build_trie, label_scores
 from cotune.prompt.render import RenderedRow
@@ -247,7 +248,7 @@ def _open_nodes(
         chosen.append([index[node] for node in wanted[row]])
         opened[row].update(wanted[row])
     suffixes = [first.own_places[row][: len(batch.suffixes[row])] for row in active]
-    picks = torch.from_numpy(np.concatenate(suffixes)).to(runner.device)
+    picks = as_tensor(np.concatenate(suffixes), runner.device)
     past = {layer: (k[picks], v[picks]) for layer, (k, v) in keys.items()}
     plan = plan_pass(
         [()] * len(active),
