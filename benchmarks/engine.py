@@ -174,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder that holds trec6/ and banking77/")
-    parser.add_argument("--repeats", type=int, default=3, help="timed runs of everything (3)")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of everything, four times as many of shares (3)")
     parser.add_argument("--only", nargs="+", choices=KEYS, metavar="KEY", help=f"some of: {', '.join(KEYS)}")
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it works, not how fast it is")
     parser.add_argument("--model", default="smollm2-135m", help="bundled model, folder or hub id (smollm2-135m)")

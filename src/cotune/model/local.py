@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from cotune.model.adapters import BASE, AdapterSlot
-from cotune.model.allocator import keep_freed_memory
+from cotune.model.allocator import settle_memory
 from cotune.model.answering import answer_losses
 from cotune.model.engine_settings import EngineSettings
 from cotune.model.generating import generate
@@ -108,7 +108,7 @@ class LocalModel:
             InputError: the files cannot be loaded.
         """
         settings = settings or EngineSettings()
-        keep_freed_memory()
+        settle_memory()
         loaded = load_folder(folder, settings, light=light)
         found = cls(
             loaded.model,

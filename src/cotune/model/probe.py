@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cotune.errors import CotuneError, InputError
 from cotune.files import content_hash, write_json
+from cotune.model.allocator import settle_memory
 from cotune.model.cache import cache_folder
 from cotune.model.machine import available_memory, processor_name, usable_cpus
 
@@ -101,6 +102,7 @@ def probe(device: str = "auto", dtype: str = "auto", threads: int | None = None,
         raise InputError(f"unknown dtype {dtype!r}", where="dtype", mend=f"Use auto, {', '.join(DTYPES)}.")
     if threads is not None and threads < 1:
         raise InputError(f"{threads} threads are too few", where="threads", mend="Give 1 or more, or leave it out.")
+    settle_memory()
     place = _device(device)
     count = threads or default_threads()
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else processor_name()
