@@ -81,7 +81,7 @@ def test_facts_behind_the_numbers(report: dict[str, Any]) -> None:
         if "prefix" in facts:
             assert facts["prefix"] == wanted.get(key, 60), key
         for side in {"engine", "baseline"} & set(facts):
-            assert len(facts[side]["runs"]) == 2 and 0 < facts[side]["min"] <= facts[side]["median"]
+            assert len(facts[side]["runs"]) == (8 if "share" in key else 2) and 0 < facts[side]["min"] <= facts[side]["median"]
     assert report["details"]["scoring_gemm_share"]["own_tokens"] >= scoring.QUICK.share_tokens
     assert report["details"]["tuning_vs_plain_60_20"]["own_tokens_mean"] == 20
     assert report["details"]["tuning_vs_plain_300_24"]["engine_tokens_a_step"] == 300 + 16 * 24

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import cotune.model.laid_out as laid_out_module
 from cotune.model.adapter_folder import LoraSettings
 from cotune.model.fused_lora import LoraGroup
+from cotune.model.laid_out import works
 from cotune.model.local import LocalModel
 from cotune.tune.batches import TrainingRow
 from cotune.tune.loss import plain_loss, shared_prefix_loss
@@ -15,6 +18,16 @@ from tiny import FITTING, tiny_local, widen_lora
 
 SMALL = LoraSettings(rank=4, alpha=8)
 ROWS = [TrainingRow((5, 6, 7, 8, 9 + i, 11), (20 + i, 2)) for i in range(3)]
+
+
+@pytest.fixture(autouse=True, params=["laid out", "stacked"])
+def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Frozen weights in the processor's layout, where it has one, and as they are on other machines."""
+    if request.param == "stacked":
+        monkeypatch.setattr(laid_out_module, "works", lambda dtype: False)
+    elif not works(torch.float32):
+        pytest.skip("this processor has no layout of its own")
+    return str(request.param)
 
 
 def trained(local: LocalModel) -> list[Tensor]:
@@ -46,14 +59,14 @@ def test_loss_and_gradient_are_those_of_peft(kind: Any, shared: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", FITTING)
-def test_layers_that_read_one_input_are_one_group(kind: Any) -> None:
+def test_layers_that_read_one_input_are_one_group(kind: Any, layout: str) -> None:
     local = tiny_local(kind)
     trained(local)
     groups: dict[int, LoraGroup] = {}
     names: dict[int, list[str]] = {}
     for name, module in local.model.named_modules():
         answer = module.__dict__.get("forward")
-        if answer is not None and hasattr(answer, "args"):
+        if isinstance(answer, functools.partial):
             groups[id(answer.args[0])] = answer.args[0]
             names.setdefault(id(answer.args[0]), []).append(name.rsplit(".", 1)[-1])
     layers = local.model.config.get_text_config().num_hidden_layers
@@ -61,12 +74,11 @@ def test_layers_that_read_one_input_are_one_group(kind: Any) -> None:
     assert sorted(map(tuple, names.values())) == sorted(
         [("down_proj",), ("gate_proj", "up_proj"), ("o_proj",), ("q_proj", "k_proj", "v_proj")] * layers
     )
-    # Frozen weights lie in memory once, inside of the stacked matrix.
-    group = next(iter(groups.values()))
-    assert all(
-        layer.base.weight.untyped_storage().data_ptr() == group.layers[0].base.weight.untyped_storage().data_ptr()
-        for layer in group.layers
-    )
+    if layout == "stacked":
+        # Frozen weights lie in memory once, inside of the stacked matrix.
+        group = next(iter(groups.values()))
+        first = group.layers[0].base.weight.untyped_storage().data_ptr()
+        assert all(layer.base.weight.untyped_storage().data_ptr() == first for layer in group.layers)
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -95,3 +107,19 @@ def test_a_layer_asked_out_of_turn_still_answers_right() -> None:
             wanted = [attention.v_proj(x), attention.q_proj(x), attention.q_proj(x + 1), attention.k_proj(x)]
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_a_group_answers_on_when_a_frozen_weight_changed() -> None:
+    """What was laid out of it is no more then."""
+    local = tiny_local("llama")
+    parameters = trained(local)
+    gradients(local, parameters, shared=True)
+    with torch.no_grad():
+        for name, weight in local.model.named_parameters():
+            if "base_layer" in name:
+                weight.mul_(1.5)
+    loss, found = gradients(local, parameters, shared=True)
+    with local.adapters.unfused():
+        wanted_loss, wanted = gradients(local, parameters, shared=True)
+    assert loss == pytest.approx(wanted_loss, rel=1e-5)
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-5

@@ -27,6 +27,7 @@ from cotune.model.adapter_folder import (
 from cotune.model.bound_lora import BoundLora, copy_weights, linear_groups
 from cotune.model.fused_lora import FusedLora
 from cotune.model.head import HEAD, Head, headed_id, load_head
+from cotune.model.laid_out import plain_products
 from cotune.model.light_llama import LightLlama
 from cotune.model.trained_prefix import (
     CONFIG,
@@ -250,11 +251,12 @@ class AdapterSlot:
 
     @contextmanager
     def unfused(self) -> Iterator[None]:
-        """Let peft's own layers run meanwhile, to measure or to check against them."""
+        """Let peft's own layers and torch's own products run meanwhile, to measure or to check against them."""
         assert self._fused is not None
         self._fused.enabled = False
         try:
-            yield
+            with plain_products():
+                yield
         finally:
             self._fused.enabled = True
 

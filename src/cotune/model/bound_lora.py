@@ -54,15 +54,14 @@ class BoundLora:
     def __init__(self, groups: Sequence[Named], rank: int, scale: float) -> None:
         self.enabled = False
         self._table: dict[str, Tensor] = {}
-        self._layers: list[Linear] = []
+        self._before: list[tuple[Linear, Any]] = []
         # What is made in inference mode does not tell when it changes.
         with torch.inference_mode(False):
             for named in groups:
                 group = LoraGroup([self._layer(name, base, rank, scale) for name, base in named.items()])
                 for number, base in enumerate(named.values()):
-                    plain = base.forward
-                    base.forward = functools.partial(self._answer, group, number, plain)  # type: ignore[method-assign]
-                    self._layers.append(base)
+                    self._before.append((base, vars(base).get("forward")))
+                    base.forward = functools.partial(self._answer, group, number, base.forward)  # type: ignore[method-assign]
 
     def _layer(self, name: str, base: Linear, rank: int, scale: float) -> LoraLayer:
         down = torch.zeros(rank, base.in_features, device=base.weight.device)
@@ -82,8 +81,10 @@ class BoundLora:
 
     def release(self) -> None:
         """Give the layers back as they were."""
-        for base in self._layers:
+        for base, forward in self._before:
             del base.forward
+            if forward is not None:
+                base.forward = forward  # type: ignore[method-assign]
 
     def _answer(self, group: LoraGroup, number: int, plain: Any, input: Tensor) -> Tensor:
         if self.enabled:

@@ -12,7 +12,7 @@ from cotune.model.attention import ATTENTION_NAME
 if TYPE_CHECKING:
     from cotune.model.local import LocalModel
 
-ENGINE_VERSION = "9"
+ENGINE_VERSION = "10"
 """Raised when a change of the engine can change scores."""
 
 

@@ -3,8 +3,9 @@
 peft runs every adapted layer by itself: three products and several casts forward, twice that backward. Where layers read the
 same states (query, key and value; gate and up), their frozen weights and all their down-projections are stacked into one matrix
 here, and their up-projections into one block-diagonal matrix, so a group of layers costs two products forward and five
-backward. The products run in the model's own number type; the trained weights and their gradients stay in fp32, as in
-mixed-precision training. peft's modules stay in place, hold the weights and name them.
+backward. Where frozen weights are laid out for the processor (:mod:`cotune.model.laid_out`), each layer has a product of its
+own, and the update is added within it. The products run in the model's own number type; the trained weights and their gradients
+stay in fp32, as in mixed-precision training. peft's modules stay in place, hold the weights and name them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from cotune.model.laid_out import LaidOut, laid_out
 from cotune.model.naive import use_plain_attention
 
 _ADAPTER = "default"
@@ -59,9 +61,19 @@ class LoraGroup:
         self._scales = [layer.scale for layer in self.layers]
         width, first = sum(self.outputs), bases[0].weight
         rank = sum(self._ranks)
-        self._down = first.new_empty(width + rank, first.shape[1])
         self._up = first.new_zeros(width, rank)
-        self._bias = None
+        # Weights that are laid out answer where they are; others are stacked above the down-projections.
+        self._stacked = 0 if laid_out(bases) else width
+        self._laid_back: LaidOut | None = None
+        self._down = first.new_empty(self._stacked + rank, first.shape[1])
+        self._bias: Tensor | None = None
+        if self._stacked:
+            self._stack(bases)
+        self._seen: list[int] = []
+        self._input: Tensor | None = None
+        self._pending: dict[int, Tensor] = {}
+
+    def _stack(self, bases: Sequence[torch.nn.Linear]) -> None:
         start = 0
         for base, out in zip(bases, self.outputs, strict=True):
             self._down[start : start + out].copy_(base.weight.data)
@@ -70,12 +82,9 @@ class LoraGroup:
             start += out
         if any(base.bias is not None for base in bases):
             parts = [
-                first.new_zeros(out) if b.bias is None else b.bias.data for b, out in zip(bases, self.outputs, strict=True)
+                self._up.new_zeros(out) if b.bias is None else b.bias.data for b, out in zip(bases, self.outputs, strict=True)
             ]
-            self._bias = torch.cat([*parts, first.new_zeros(rank)])
-        self._seen: list[int] = []
-        self._input: Tensor | None = None
-        self._pending: dict[int, Tensor] = {}
+            self._bias = torch.cat([*parts, self._up.new_zeros(sum(self._ranks))])
 
     def output(self, number: int, x: Tensor) -> Tensor:
         """What layer ``number`` answers to ``x``; the whole group is run when its first layer asks."""
@@ -91,29 +100,42 @@ class LoraGroup:
         self._refresh(factors)
         states = x.reshape(-1, x.shape[-1])
         if torch.is_grad_enabled() and (states.requires_grad or any(f.requires_grad for f in factors)):
-            flat: Tensor = _Grouped.apply(self, states, *factors)  # type: ignore[no-untyped-call]
+            parts: Sequence[Tensor] = _Grouped.apply(self, states, *factors)  # type: ignore[no-untyped-call]
             # A fused optimizer changes weights without counting it as a version: after training nothing is taken as known.
             self._seen = []
         else:
-            flat, _ = self.forward(states)
-        shaped = flat.view(*x.shape[:-1], -1)
-        parts = torch.split_with_sizes(shaped, self.outputs, -1) if len(self.layers) > 1 else (shaped,)
-        self._input, self._pending = x, dict(enumerate(parts))
+            parts, _ = self.forward(states)
+        if len(parts) < len(self.layers):
+            parts = torch.split_with_sizes(parts[0], self.outputs, -1)
+        self._input, self._pending = x, {i: part.view(*x.shape[:-1], -1) for i, part in enumerate(parts)}
 
-    def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs ``[tokens, all widths]`` and the inner states ``[tokens, all ranks]`` of states ``[tokens, width]``."""
-        both = linear(states, self._down, self._bias)
-        width = self._up.shape[0]
-        inner = both[:, width:]
-        return both[:, :width].addmm_(inner, self._up.t()), inner
+    def forward(self, states: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Outputs ``[tokens, width]`` of each layer, or all in one, and the inner states ``[tokens, all ranks]``.
+
+        Args:
+            states: ``[tokens, inputs]``.
+        """
+        if self._stacked:
+            both = linear(states, self._down, self._bias)
+            inner = both[:, self._stacked :]
+            return (both[:, : self._stacked].addmm_(inner, self._up.t()),), inner
+        inner = linear(states, self._down)
+        bases = [layer.base for layer in self.layers]
+        weights = laid_out(bases)
+        found, row, column = [], 0, 0
+        for place, (base, out, rank) in enumerate(zip(bases, self.outputs, self._ranks, strict=True)):
+            update = inner[:, column : column + rank] @ self._up[row : row + out, column : column + rank].t()
+            if weights is None:
+                found.append(update.add_(linear(states, base.weight, base.bias)))
+            else:
+                found.append(weights[place].product(states, base.bias, add=update))
+            row, column = row + out, column + rank
+        return tuple(found), inner
 
     def backward(self, grad: Tensor, states: Tensor, inner: Tensor, *, to_input: bool) -> tuple[Tensor | None, list[Tensor]]:
         """Gradients of the states and, alternating for each layer, of its down- and up-projection, those in fp32."""
-        width = self._up.shape[0]
         to_inner = grad @ self._up
-        to_states = None
-        if to_input:
-            to_states = (grad @ self._down[:width]).addmm_(to_inner, self._down[width:])
+        to_states = self._to_states(grad, to_inner) if to_input else None
         down, up = to_inner.t() @ states, grad.t() @ inner
         found: list[Tensor] = []
         row = column = 0
@@ -122,6 +144,17 @@ class LoraGroup:
             found.append(up[row : row + out, column : column + rank].float() * scale)
             row, column = row + out, column + rank
         return to_states, found
+
+    def _to_states(self, grad: Tensor, to_inner: Tensor) -> Tensor:
+        update = to_inner @ self._down[self._stacked :]
+        if self._stacked:
+            return update.addmm_(grad, self._down[: self._stacked])
+        if laid_out([layer.base for layer in self.layers]) is None:
+            return update.addmm_(grad, torch.cat([layer.base.weight for layer in self.layers]))
+        if self._laid_back is None:
+            # The layers' weights do not change while they are laid out, so neither does this.
+            self._laid_back = LaidOut(torch.cat([layer.base.weight for layer in self.layers]).t())
+        return self._laid_back.product(grad, add=update)
 
     def _factors(self) -> list[Tensor]:
         return [factor for layer in self.layers for factor in (layer.down, layer.up)]
@@ -132,10 +165,9 @@ class LoraGroup:
         if seen == self._seen:
             return
         row, column = 0, 0
-        width = self._up.shape[0]
         with torch.no_grad():
             for i, (out, rank, scale) in enumerate(zip(self.outputs, self._ranks, self._scales, strict=True)):
-                self._down[width + column : width + column + rank].copy_(factors[2 * i])
+                self._down[self._stacked + column :][:rank].copy_(factors[2 * i])
                 self._up[row : row + out, column : column + rank].copy_(factors[2 * i + 1] * scale)
                 row, column = row + out, column + rank
         self._seen = seen
@@ -145,17 +177,18 @@ class _Grouped(torch.autograd.Function):
     """A group's products; the factors are inputs only so that gradients reach them."""
 
     @staticmethod
-    def forward(ctx: Any, group: LoraGroup, states: Tensor, *factors: Tensor) -> Tensor:
-        flat, inner = group.forward(states)
+    def forward(ctx: Any, group: LoraGroup, states: Tensor, *factors: Tensor) -> tuple[Tensor, ...]:
+        parts, inner = group.forward(states)
         ctx.group = group
         # A copy, or the whole stacked output would be kept for it.
         ctx.save_for_backward(states, inner.contiguous())
-        return flat
+        return parts
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         states, inner = ctx.saved_tensors
-        to_states, found = ctx.group.backward(grads[0], states, inner, to_input=ctx.needs_input_grad[1])
+        grad = torch.cat(grads, -1) if len(grads) > 1 else grads[0]
+        to_states, found = ctx.group.backward(grad, states, inner, to_input=ctx.needs_input_grad[1])
         return None, to_states, *found
 
 

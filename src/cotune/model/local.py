@@ -22,8 +22,10 @@ from cotune.model.generating import generate
 from cotune.model.generations import GREEDY, AnswerLosses, Generations, Sampling
 from cotune.model.grammar import Grammar
 from cotune.model.label_scoring import score_labels
+from cotune.model.laid_out import lay_out
 from cotune.model.lean_layers import make_lean
 from cotune.model.loading import load_folder, remember
+from cotune.model.machine import device_memory
 from cotune.model.naive import plain_prefix
 from cotune.model.prefixes import PrefixStates
 from cotune.model.protocol import Model, Progress
@@ -80,6 +82,7 @@ class LocalModel:
         self.renderer = Renderer(tokenizer, max_tokens=self._longest_prompt())
         self.runner = PackedRunner(model)
         make_lean(model)
+        lay_out(model, device_memory(self.runner.device))
         self.adapters = AdapterSlot(model)
         self._prefixes = PrefixStates(self.run_prefix)
         self.shared = fits(model, self.settings.dtype) if shared is None else shared
