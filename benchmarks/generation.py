@@ -36,6 +36,7 @@ from cotune.model.decoder import Decoder, slots_in_memory
 from cotune.model.engine_settings import EngineSettings
 from cotune.model.generations import GREEDY
 from cotune.model.grammar import Grammar
+from cotune.model.laid_out import plain_products
 from cotune.model.local import LocalModel
 from cotune.model.machine import device_memory
 from cotune.model.naive import use_plain_attention
@@ -125,7 +126,7 @@ def by_transformers(local: LocalModel, work: Work, places: Sequence[int], batch_
         def finished(found: torch.Tensor, _: Any, ends: torch.Tensor = ends) -> torch.Tensor:
             return ends <= found.shape[1]
 
-        with torch.inference_mode():
+        with torch.inference_mode(), plain_products():
             out = local.model.generate(
                 ids.to(local.runner.device),
                 attention_mask=mask.to(local.runner.device),

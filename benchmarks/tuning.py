@@ -145,7 +145,9 @@ def loss_difference(local: LocalModel, prefix: int, own: int) -> float:
     _widened(local)
     answers = sum(len(row.answer_ids) for row in rows)
     with torch.no_grad():
-        engine, masked, unmasked = (float(loss(local, rows)[0]) / answers for loss in (shared(work), plain_loss, unmasked_loss))
+        engine = float(shared(work)(local, rows)[0]) / answers
+        with local.adapters.unfused():
+            masked, unmasked = (float(loss(local, rows)[0]) / answers for loss in (plain_loss, unmasked_loss))
     return max(abs(engine - masked), abs(engine - unmasked))
 
 

@@ -38,22 +38,20 @@ HUGE = """
 import torch
 from cotune.model.allocator import settle_memory
 settle_memory()
-large = torch.ones(64 << 20, dtype=torch.uint8)
-print(next(line.split()[1] for line in open("/proc/self/smaps_rollup") if line.startswith("AnonHugePages")))
+large = torch.empty(64 << 20, dtype=torch.uint8)
+print(sum(line.startswith("VmFlags") and " hg" in line for line in open("/proc/self/smaps")))
 """
 
 
-def gives_huge_pages_when_asked() -> bool:
-    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    return setting.is_file() and "[madvise]" in setting.read_text()
+def has_huge_pages() -> bool:
+    return Path("/sys/kernel/mm/transparent_hugepage/enabled").is_file() and Path("/proc/self/smaps").is_file()
 
 
-@pytest.mark.skipif(not gives_huge_pages_when_asked(), reason="this kernel does not wait to be asked for huge pages")
-@pytest.mark.parametrize(("wish", "huge"), [(None, True), ("0", False)])
-def test_large_tensors_ask_for_huge_pages(wish: str | None, huge: bool) -> None:
+@pytest.mark.skipif(not has_huge_pages(), reason="this system has no huge pages to ask for")
+@pytest.mark.parametrize(("wish", "asked"), [(None, True), ("0", False)])
+def test_large_tensors_ask_for_huge_pages(wish: str | None, asked: bool) -> None:
     """A wish of the user's own counts."""
     environment = {key: value for key, value in os.environ.items() if key != "THP_MEM_ALLOC_ENABLE"}
     environment |= {} if wish is None else {"THP_MEM_ALLOC_ENABLE": wish}
     found = subprocess.run([sys.executable, "-c", HUGE], check=True, capture_output=True, text=True, env=environment)
-    # Half of it will do: the kernel gives what it has.
-    assert (int(found.stdout) >= 32 << 10) == huge
+    assert (int(found.stdout) > 0) == asked

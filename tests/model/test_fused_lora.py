@@ -10,7 +10,7 @@ from torch import Tensor
 import cotune.model.laid_out as laid_out_module
 from cotune.model.adapter_folder import LoraSettings
 from cotune.model.fused_lora import LoraGroup
-from cotune.model.laid_out import works
+from cotune.model.laid_out import can_lay_out
 from cotune.model.local import LocalModel
 from cotune.tune.batches import TrainingRow
 from cotune.tune.loss import plain_loss, shared_prefix_loss
@@ -24,8 +24,8 @@ ROWS = [TrainingRow((5, 6, 7, 8, 9 + i, 11), (20 + i, 2)) for i in range(3)]
 def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Frozen weights in the processor's layout, where it has one, and as they are on other machines."""
     if request.param == "stacked":
-        monkeypatch.setattr(laid_out_module, "works", lambda dtype: False)
-    elif not works(torch.float32):
+        monkeypatch.setattr(laid_out_module, "can_lay_out", lambda dtype: False)
+    elif not can_lay_out(torch.float32):
         pytest.skip("this processor has no layout of its own")
     return str(request.param)
 
@@ -74,6 +74,7 @@ def test_layers_that_read_one_input_are_one_group(kind: Any, layout: str) -> Non
     assert sorted(map(tuple, names.values())) == sorted(
         [("down_proj",), ("gate_proj", "up_proj"), ("o_proj",), ("q_proj", "k_proj", "v_proj")] * layers
     )
+    assert all(bool(group._stacked) == (layout == "stacked") for group in groups.values())
     if layout == "stacked":
         # Frozen weights lie in memory once, inside of the stacked matrix.
         group = next(iter(groups.values()))

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import Linear
 
 import cotune.model.laid_out as laid_out_module
-from cotune.model.laid_out import LaidOut, laid_out, lay_out, plain_products, works
+from cotune.model.engine_facts import engine_facts
+from cotune.model.laid_out import LaidOut, can_lay_out, laid_out, lay_out, plain_products
+from cotune.model.local import LocalModel
 from tiny import tiny_local, tiny_model
 
 PLENTY = 1 << 40
 TYPES = [torch.float32, torch.bfloat16]
 
-pytestmark = pytest.mark.skipif(not works(torch.float32), reason="this processor has no layout of its own")
+pytestmark = pytest.mark.skipif(not can_lay_out(torch.float32), reason="this processor has no layout of its own")
 
 
 def layer(dtype: torch.dtype = torch.float32, *, bias: bool = True) -> Linear:
     torch.manual_seed(0)
     made = Linear(96, 64, bias=bias).to(dtype).requires_grad_(False)
-    assert works(dtype)
+    if not can_lay_out(dtype):
+        pytest.skip("this processor does not multiply this number type")
     assert lay_out(torch.nn.Sequential(made), PLENTY) == 1
     return made
 
@@ -41,11 +45,19 @@ def test_products_are_those_of_torch(dtype: torch.dtype, rows: tuple[int, ...], 
     torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
 
 
-def test_what_is_added_is_added() -> None:
-    weight, states, add = torch.randn(64, 96), torch.randn(5, 96), torch.randn(5, 64)
-    before = add.clone()
-    torch.testing.assert_close(LaidOut(weight).product(states, add=add), states @ weight.t() + add, rtol=1e-5, atol=1e-5)
-    assert torch.equal(add, before)
+@pytest.mark.parametrize("bias", [True, False])
+def test_what_is_added_is_added(bias: bool) -> None:
+    weight, states, both = torch.randn(64, 96), torch.randn(5, 96), torch.randn(5, 80)
+    # Part of a wider tensor, as the updates of stacked adapters are.
+    add, own = both[:, 8:72], torch.randn(64) if bias else torch.zeros(64)
+    before = both.clone()
+    found = LaidOut(weight).product(states, own if bias else None, add=add)
+    torch.testing.assert_close(found, states @ weight.t() + own + add, rtol=1e-5, atol=1e-5)
+    assert torch.equal(both, before)
+
+
+def test_no_rows_are_no_rows() -> None:
+    assert LaidOut(torch.randn(64, 96)).product(torch.randn(0, 96)).shape == (0, 64)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -67,17 +79,21 @@ def test_gradients_pass_through_to_the_states_and_to_a_bias(dtype: torch.dtype) 
         torch.testing.assert_close(one, other, rtol=1e-4 if dtype == torch.float32 else 5e-2, atol=1e-3)
 
 
-def test_a_weight_that_changed_is_taken_as_it_is_now() -> None:
+@pytest.mark.parametrize("change", ["in place", "other data", "other type", "another weight"])
+def test_a_weight_that_changed_is_taken_as_it_is_now(change: str) -> None:
     made = layer()
     states = torch.randn(3, 96)
-    for change in ("in place", "anew"):
-        with torch.no_grad():
-            if change == "in place":
-                made.weight.mul_(2)
-            else:
-                made.weight.data = torch.randn(64, 96)
-            assert laid_out([made]) is None
-            assert torch.equal(made(states), torch.nn.functional.linear(states, made.weight, made.bias))
+    with torch.no_grad():
+        if change == "in place":
+            made.weight.mul_(2)
+        elif change == "other data":
+            made.weight.data = torch.randn(64, 96)
+        elif change == "other type":
+            made.to(torch.bfloat16).to(torch.float32)
+        else:
+            made.weight = torch.nn.Parameter(torch.randn(64, 96), requires_grad=False)
+        assert laid_out([made]) is None
+        assert torch.equal(made(states), torch.nn.functional.linear(states, made.weight, made.bias))
 
 
 def test_a_weight_that_is_trained_gets_its_gradient() -> None:
@@ -90,36 +106,61 @@ def test_a_weight_that_is_trained_gets_its_gradient() -> None:
 def test_copies_are_sound() -> None:
     made = layer()
     other = copy.deepcopy(made)
+    assert laid_out([made]) is not None and laid_out([other]) is None
+    states = torch.randn(3, 96)
     with torch.no_grad():
-        other.weight.zero_()
-        other.bias.zero_()
-        assert not other(torch.randn(3, 96)).any()
-        assert made(torch.randn(3, 96)).any()
+        other.weight.data[:] = 0
+        other.bias.data[:] = 0
+        assert not other(states).any()
+        assert made(states).any()
 
 
-def test_large_models_and_other_types_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_models_and_other_processors_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama").requires_grad_(False)
-    size = sum(weight.nbytes for name, weight in model.named_parameters() if "proj" in name) + model.lm_head.weight.nbytes
-    assert lay_out(model, size * 12 - 1) == 0
-    assert lay_out(model, size * 12) > 0
-    assert lay_out(model, size * 12) == 0, "a second call finds nothing new"
-    assert not works(torch.float16)
-    works.cache_clear()
-    monkeypatch.setattr(laid_out_module.platform, "machine", lambda: "aarch64")
-    try:
-        assert not works(torch.float32)
-    finally:
-        works.cache_clear()
+    size = sum({id(m.weight): m.weight.nbytes for m in model.modules() if type(m) is Linear}.values())
+    assert not can_lay_out(torch.float16)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+        assert lay_out(model, PLENTY) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(laid_out_module.platform, "machine", lambda: "aarch64")
+        assert lay_out(model, PLENTY) == 0
+    assert lay_out(model, size * 8 - 1) == 0
+    assert lay_out(model, size * 8) > 0
+    assert lay_out(model, size * 8) == 0, "a second call finds nothing new"
 
 
-def test_wrong_products_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("fault", ["wrong", "missing"])
+def test_products_that_are_wrong_or_missing_are_not_taken(
+    dtype: torch.dtype, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("llama").requires_grad_(False).to(dtype)
     plain = LaidOut.product
-    works.cache_clear()
-    monkeypatch.setattr(LaidOut, "product", lambda self, states, bias=None, add=None: plain(self, states, bias, add) * 1.1)
-    try:
-        assert not works(torch.float32) and not works(torch.bfloat16)
-    finally:
-        works.cache_clear()
+
+    def product(
+        self: LaidOut, states: torch.Tensor, bias: torch.Tensor | None = None, add: torch.Tensor | None = None
+    ) -> object:
+        if fault == "missing":
+            raise AttributeError(f"no {fault}")
+        return plain(self, states, bias, add) * 1.1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LaidOut, "product", product)
+        assert lay_out(model, PLENTY) == 0
+    assert not any("laid_out" in vars(module) for module in model.modules())
+    if can_lay_out(dtype):
+        assert lay_out(model, PLENTY) > 0
+
+
+def test_a_run_that_goes_on_computes_as_it_began() -> None:
+    """The memory that was free then decides, and what was decided is part of every key."""
+    local = tiny_local("llama")
+    model = LocalModel(
+        tiny_model("llama"), local.tokenizer, fingerprint="f", settings=replace(local.settings, memory_bytes=0), shared=True
+    )
+    assert local.laid_out and not model.laid_out
+    assert engine_facts(local) != engine_facts(model)
 
 
 def test_every_linear_layer_of_a_loaded_model_is_laid_out() -> None:

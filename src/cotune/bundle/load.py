@@ -198,7 +198,7 @@ def _load_base(bundle: OpenedBundle, folder: Path, found: Probe) -> LocalModel:
     from cotune.model.local import LocalModel
 
     tokens = batch_tokens(found.memory_bytes, weight_bytes(folder))
-    settings = EngineSettings(found.device, found.dtype, found.threads, tokens, bundle.manifest.max_tokens)
+    settings = EngineSettings(found.device, found.dtype, found.threads, tokens, bundle.manifest.max_tokens, found.memory_bytes)
     return LocalModel.load(folder, settings=settings, name=base_model_name(bundle.manifest), light=True)
 
 

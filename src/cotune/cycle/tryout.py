@@ -236,7 +236,12 @@ def _reopened(config: RunConfig, folder: Path, engine: dict[str, Any], task: Tas
         remote.chooser = Neighbours()
         return remote
     settings = EngineSettings(
-        engine["device"], engine["dtype"], engine["threads"], engine["batch_tokens"], config.engine.max_tokens
+        engine["device"],
+        engine["dtype"],
+        engine["threads"],
+        engine["batch_tokens"],
+        config.engine.max_tokens,
+        engine["probe"]["memory_bytes"],
     )
     cache = ScoreCache(folder / "scores.sqlite")
     model = LocalModel.load(resolve_model(config.model), settings=settings, cache=cache, name=config.model, light=True)

@@ -17,11 +17,12 @@ ENGINE_VERSION = "10"
 
 
 def engine_facts(model: LocalModel) -> dict[str, str | int]:
-    """Device, number type, threads, attention and versions."""
+    """Device, number type, threads, attention, products and versions."""
     return {
         "device": model.settings.device,
         "dtype": model.settings.dtype,
         "threads": torch.get_num_threads(),
         "kernel": ATTENTION_NAME if model.shared else "plain",
+        "products": "laid out" if model.laid_out else "plain",
         "engine": f"{__version__}/{ENGINE_VERSION}/{torch.__version__}",
     }

@@ -18,6 +18,9 @@ class EngineSettings:
         threads: CPU threads; None leaves torch's number.
         batch_tokens: own tokens in a scoring pass.
         max_tokens: longest prompt.
+        memory_bytes: bytes that are free before the model is loaded, by which its weights are :func:`laid out
+            <cotune.model.laid_out.lay_out>` or not; None asks. A run that goes on gives what it found when it began, so that it
+            computes as it did.
     """
 
     device: str = "cpu"
@@ -25,6 +28,7 @@ class EngineSettings:
     threads: int | None = None
     batch_tokens: int = 2048
     max_tokens: int = 1024
+    memory_bytes: int | None = None
 
 
 def batch_tokens(free: int, weights: int) -> int:

@@ -3,15 +3,16 @@
 Before a product, oneDNN brings a weight into an order of its own, each time anew; and for fp32 torch asks another library on
 most processors. A frozen weight can be brought into that order once. On two cores with AVX512 all products of ``smollm2-135m``
 then took .69 of the time for 1 and 60 tokens, .88 for 220 and .87 for 1,900 in bfloat16, and .63, .75 and .84 in fp32. In
-bfloat16 the numbers are the same to the bit, in fp32 they differ in the order of sums. The price is a second copy of the
-weights (a third one while an adapter is trained), so large models keep to torch's own products. The operations are those that
-torch's compiler uses for frozen weights (``torch/_inductor/fx_passes/mkldnn_fusion.py``); each is tried before it is taken.
+bfloat16 the numbers were the same to the bit, in fp32 they differ in the order of sums. The price is a second copy of the
+weights (a third one, but for the head, from the first training step on), so models that are large beside what is free keep to
+torch's own products, as do processors on which this was not measured. The operations are those that torch's compiler uses for
+frozen weights (``torch/_inductor/fx_passes/mkldnn_fusion.py``); each is tried on each shape before it is taken.
 """
 
 from __future__ import annotations
 
-import functools
 import platform
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import MethodType
@@ -23,7 +24,7 @@ from torch.nn import Linear
 from torch.nn.functional import linear
 
 _LAYOUT_ROWS = 512
-_SHARE_OF_MEMORY = 12
+_COPIES = 8
 _enabled = True
 
 
@@ -31,17 +32,12 @@ class LaidOut:
     """A frozen weight ``[outputs, inputs]`` in the processor's own layout.
 
     Args:
-        weight: on the CPU. It is not kept: see :meth:`is_of`.
+        weight: on the CPU; not kept.
     """
 
     def __init__(self, weight: Tensor) -> None:
-        self._mark = _mark(weight)
         with torch.no_grad():
             self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _LAYOUT_ROWS)
-
-    def is_of(self, weight: Tensor) -> bool:
-        """Whether this is still what ``weight`` holds; not once it was changed or moved."""
-        return _mark(weight) == self._mark
 
     def product(self, states: Tensor, bias: Tensor | None = None, add: Tensor | None = None) -> Tensor:
         """``states @ weight.T + bias + add``; no gradients.
@@ -57,7 +53,23 @@ class LaidOut:
             found = torch.ops.mkldnn._linear_pointwise.binary(states, add, self._weight, bias, "add")
         return found
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> LaidOut:
+
+class _Watched:
+    """A layer's weight as it was laid out, and whether it still is what the layer has.
+
+    Its memory is kept: nothing else comes to lie at its address then.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.laid = LaidOut(weight)
+        self._mark, self._storage = _mark(weight), weight.untyped_storage()
+        self._source = weakref.ref(weight)
+
+    def is_of(self, weight: Tensor) -> bool:
+        """Not once it was moved, or changed other than through ``.data``."""
+        return self._source() is weight and _mark(weight) == self._mark
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Watched:
         # Of a copied layer, whose weight lies elsewhere, this is no more.
         return self
 
@@ -67,18 +79,27 @@ def lay_out(model: torch.nn.Module, memory: int) -> int:
 
     Args:
         model: with frozen weights on one device.
-        memory: bytes of the machine; the weights may take a twelfth of it.
+        memory: bytes that are free; the weights may take an eighth of it.
 
     Returns:
-        How many layers; 0 where this is no x86 processor, its products are others, or the model is too large.
+        How many layers; 0 where the processor is another, its products do not give what torch's own give, or the model is too
+        large.
     """
     layers = [module for module in model.modules() if type(module) is Linear and "forward" not in vars(module)]
     weights = {id(layer.weight): layer.weight for layer in layers}.values()
-    if not layers or sum(weight.nbytes for weight in weights) * _SHARE_OF_MEMORY > memory:
+    if sum(weight.nbytes for weight in weights) * _COPIES > memory:
         return 0
-    layers = [layer for layer in layers if layer.weight.device.type == "cpu" and works(layer.weight.dtype)]
-    for layer in layers:
-        layer.laid_out = LaidOut(layer.weight)  # type: ignore[assignment]
+    if not all(weight.device.type == "cpu" and can_lay_out(weight.dtype) for weight in weights):
+        return 0
+    try:
+        shapes = {tuple(weight.shape): weight for weight in weights}
+        if not all(map(_same, shapes.values())):
+            return 0
+        found = [_Watched(layer.weight) for layer in layers]
+    except (AttributeError, RuntimeError, TypeError):
+        return 0
+    for layer, one in zip(layers, found, strict=True):
+        layer.laid_out = one  # type: ignore[assignment]
         layer.forward = MethodType(_answer, layer)  # type: ignore[method-assign]
     return len(layers)
 
@@ -90,7 +111,7 @@ def laid_out(layers: Sequence[Linear]) -> list[LaidOut] | None:
         one = vars(layer).get("laid_out")
         if not _enabled or one is None or layer.weight.requires_grad or not one.is_of(layer.weight):
             return None
-        found.append(one)
+        found.append(one.laid)
     return found
 
 
@@ -105,27 +126,29 @@ def plain_products() -> Iterator[None]:
         _enabled = before
 
 
-@functools.cache
-def works(dtype: torch.dtype) -> bool:
-    """Whether the products are there for a number type on this machine, and give what torch's own give."""
-    if platform.machine().lower() not in ("x86_64", "amd64") or dtype not in (torch.float32, torch.bfloat16):
+def can_lay_out(dtype: torch.dtype) -> bool:
+    """Whether this processor is of the kind on which it was measured to pay, for a number type that it multiplies."""
+    if platform.machine().lower() not in ("x86_64", "amd64") or "AVX512" not in torch.backends.cpu.get_cpu_capability():
         return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
+
+
+def _same(weight: Tensor) -> bool:
+    """Whether products with a weight of this shape are those of torch."""
     generator = torch.Generator().manual_seed(0)
-    states, weight, add = (torch.randn(shape, generator=generator).to(dtype) for shape in ((3, 64), (48, 64), (3, 48)))
-    relative, absolute = (1e-5, 1e-4) if dtype == torch.float32 else (2e-2, 5e-2)
-    try:
-        with torch.inference_mode():
-            if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-                return False
-            found, plain = LaidOut(weight), linear(states, weight)
-            pairs = [(found.product(states), plain), (found.product(states, add=add), plain + add)]
-            return all(torch.allclose(one, other, rtol=relative, atol=absolute) for one, other in pairs)
-    except (AttributeError, RuntimeError, TypeError):
-        return False
+    outputs, inputs = weight.shape
+    states, bias, add = (torch.randn(shape, generator=generator) for shape in ((3, inputs), (outputs,), (3, outputs)))
+    states, bias, add = (tensor.to(weight.dtype) for tensor in (states, bias, add))
+    with torch.no_grad():
+        laid, plain = LaidOut(weight), linear(states, weight, bias)
+        pairs = [(laid.product(states, bias), plain), (laid.product(states, bias, add), plain + add)]
+    scale = float(plain.abs().max())
+    tolerance = 1e-5 if weight.dtype == torch.float32 else 2e-2
+    return all(torch.allclose(one, other, rtol=tolerance, atol=tolerance * scale) for one, other in pairs)
 
 
-def _mark(weight: Tensor) -> tuple[int, int, tuple[int, ...]]:
-    return weight.data_ptr(), 0 if weight.is_inference() else weight._version, tuple(weight.shape)
+def _mark(weight: Tensor) -> tuple[object, ...]:
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version, weight.dtype, tuple(weight.shape)
 
 
 def _answer(layer: Any, input: Tensor) -> Tensor:
@@ -148,5 +171,6 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        to_bias = grads[0].flatten(0, -2).sum(0) if ctx.needs_input_grad[3] else None
-        return grads[0] @ ctx.weight, None, None, to_bias
+        to_states = grads[0] @ ctx.weight if ctx.needs_input_grad[0] else None
+        to_bias = grads[0].reshape(-1, grads[0].shape[-1]).sum(0) if ctx.needs_input_grad[3] else None
+        return to_states, None, None, to_bias

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cotune.model.laid_out import lay_out
+from cotune.model.laid_out import plain_products
 from cotune.model.lean_layers import make_lean
 from cotune.model.light_llama import LightLlama, light_llama
 from cotune.model.light_tokenizer import LightTokenizer
-from cotune.model.machine import device_memory
 from cotune.model.packed import Tree, plan_pass
 from cotune.model.runner import PackedRunner
 
@@ -57,12 +56,12 @@ def is_light(model: Any, tokenizer: Any, folder: Path, tensors: dict[str, Tensor
 
 def _same_model(model: Any, light: LightLlama) -> bool:
     make_lean(light)
-    lay_out(light, device_memory(light.device))
     stops = getattr(model.generation_config, "eos_token_id", None)
     limit = model.config.get_text_config().max_position_embeddings
     if stops != light.generation_config.eos_token_id or limit != light.config.max_position_embeddings:
         return False
-    with torch.inference_mode():
+    # Equal weights are laid out alike; the light model that is made here need not be.
+    with torch.inference_mode(), plain_products():
         return all(torch.equal(a, b) for a, b in zip(_passes(model), _passes(light), strict=True))
 
 

@@ -25,9 +25,9 @@ from cotune.model.label_scoring import score_labels
 from cotune.model.laid_out import lay_out
 from cotune.model.lean_layers import make_lean
 from cotune.model.loading import load_folder, remember
-from cotune.model.machine import device_memory
 from cotune.model.naive import plain_prefix
 from cotune.model.prefixes import PrefixStates
+from cotune.model.probe import free_memory
 from cotune.model.protocol import Model, Progress
 from cotune.model.runner import PackedRunner, PrefixState, fits
 from cotune.model.score_cache import ScoreCache
@@ -58,6 +58,7 @@ class LocalModel:
 
     Attributes:
         shared: whether the shared-prefix engine fits this architecture; otherwise plain batches serve.
+        laid_out: whether frozen weights lie in the processor's own layout.
     """
 
     def __init__(
@@ -82,7 +83,8 @@ class LocalModel:
         self.renderer = Renderer(tokenizer, max_tokens=self._longest_prompt())
         self.runner = PackedRunner(model)
         make_lean(model)
-        lay_out(model, device_memory(self.runner.device))
+        free = self.settings.memory_bytes
+        self.laid_out = lay_out(model, free_memory(self.settings.device) if free is None else free) > 0
         self.adapters = AdapterSlot(model)
         self._prefixes = PrefixStates(self.run_prefix)
         self.shared = fits(model, self.settings.dtype) if shared is None else shared
