@@ -139,7 +139,7 @@ def predict(
     with collection_paused():
         from cotune.bundle import load, predict_stream
 
-        predictor = load(bundle, base=base, key_env=key_env, endpoint=endpoint, patience=patience)
+        predictor = load(bundle, base=base, key_env=key_env, endpoint=endpoint, patience=patience, once=input is not None)
     if input is not None:
         found = predictor.predict(input, probabilities=True)[0]
         if as_json or probabilities:

@@ -64,6 +64,15 @@ def test_passes_are_as_long_as_memory_allows(
     assert isinstance(found.model, LocalModel) and found.model.settings.batch_tokens == tokens
 
 
+def test_for_one_row_nothing_is_prepared_for_many(bench: Bench, tmp_path: Path) -> None:
+    bundle = bench.save(tmp_path / "best")
+    found = loaded(bundle, once=True)
+    assert isinstance(found.model, LocalModel) and not found.model.laid_out
+    one, other = (each.predict(TEXTS[0], probabilities=True)[0] for each in (found, loaded(bundle)))
+    assert one.answer == other.answer
+    assert list(one.probabilities.values()) == pytest.approx(list(other.probabilities.values()), abs=1e-5)
+
+
 def test_adapter_and_bias_matter(bench: Bench, tmp_path: Path) -> None:
     kinds = {"base": {"adapter_folder": None}, "tuned": {}, "biased": {"decision": BIAS}}
     found = [

@@ -39,6 +39,7 @@ def load(
     endpoint: str | None = None,
     patience: float = PATIENCE_S,
     progress: Callable[[str], None] | None = None,
+    once: bool = False,
 ) -> Predictor:
     """Load a bundle to predict with.
 
@@ -56,6 +57,7 @@ def load(
         patience: seconds that one question to such an endpoint may take, all tries and waits included; a few where something
             else answers in its place.
         progress: told, in a sentence each, what takes time.
+        once: whether it answers one row and ends: nothing is prepared then that would pay over many.
 
     Raises:
         InputError: it is no bundle; a file of it is missing, changed, too many or a link; its parts contradict each other;
@@ -71,6 +73,7 @@ def load(
         endpoint=endpoint,
         patience=patience,
         progress=progress,
+        once=once,
     )[0]
 
 
@@ -85,6 +88,7 @@ def load_several(
     endpoint: str | None = None,
     patience: float = PATIENCE_S,
     progress: Callable[[str], None] | None = None,
+    once: bool = False,
     weights: bool = False,
 ) -> list[Predictor]:
     """Load bundles; those of one base model share it, and may therefore be used by one thread at a time alone.
@@ -118,7 +122,7 @@ def load_several(
         if known is None:
             model_folder = base_folder(bundle, base, progress)
             found = found or probe(device, dtype, threads)
-            known = models[manifest.base_model.fingerprint] = _load_base(bundle, model_folder, found)
+            known = models[manifest.base_model.fingerprint] = _load_base(bundle, model_folder, found, once=once)
         same = known.settings.max_tokens == manifest.max_tokens
         predictors.append(_predictor(bundle, known if same else known.with_max_tokens(manifest.max_tokens)))
     for model in models.values():
@@ -193,12 +197,13 @@ def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: 
     return model_folder
 
 
-def _load_base(bundle: OpenedBundle, folder: Path, found: Probe) -> LocalModel:
+def _load_base(bundle: OpenedBundle, folder: Path, found: Probe, *, once: bool) -> LocalModel:
     from cotune.model.engine_settings import EngineSettings, batch_tokens, weight_bytes
     from cotune.model.local import LocalModel
 
     tokens = batch_tokens(found.memory_bytes, weight_bytes(folder))
-    settings = EngineSettings(found.device, found.dtype, found.threads, tokens, bundle.manifest.max_tokens, found.memory_bytes)
+    room = 0 if once else found.memory_bytes
+    settings = EngineSettings(found.device, found.dtype, found.threads, tokens, bundle.manifest.max_tokens, room)
     return LocalModel.load(folder, settings=settings, name=base_model_name(bundle.manifest), light=True)
 
 
