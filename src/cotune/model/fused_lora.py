@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from cotune.model.laid_out import LaidOut, laid_out
+from cotune.model.laid_out import laid_out
 from cotune.model.naive import use_plain_attention
 
 _ADAPTER = "default"
@@ -64,7 +64,6 @@ class LoraGroup:
         self._up = first.new_zeros(width, rank)
         # Weights that are laid out answer where they are; others are stacked above the down-projections.
         self._stacked = 0 if laid_out(bases) else width
-        self._laid_back: LaidOut | None = None
         self._down = first.new_empty(self._stacked + rank, first.shape[1])
         self._bias: Tensor | None = None
         if self._stacked:
@@ -149,12 +148,11 @@ class LoraGroup:
         update = to_inner @ self._down[self._stacked :]
         if self._stacked:
             return update.addmm_(grad, self._down[: self._stacked])
-        if laid_out([layer.base for layer in self.layers]) is None:
-            return update.addmm_(grad, torch.cat([layer.base.weight for layer in self.layers]))
-        if self._laid_back is None:
-            # The layers' weights do not change while they are laid out, so neither does this.
-            self._laid_back = LaidOut(torch.cat([layer.base.weight for layer in self.layers]).t())
-        return self._laid_back.product(grad, add=update)
+        start = 0
+        for layer, out in zip(self.layers, self.outputs, strict=True):
+            update.addmm_(grad[:, start : start + out], layer.base.weight)
+            start += out
+        return update
 
     def _factors(self) -> list[Tensor]:
         return [factor for layer in self.layers for factor in (layer.down, layer.up)]
