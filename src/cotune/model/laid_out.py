@@ -8,8 +8,8 @@ weights, so models that are large beside what is free keep to torch's own produc
 measured. The operations are those that torch's compiler uses for frozen weights
 (``torch/_inductor/fx_passes/mkldnn_fusion.py``); each is tried on each shape before it is taken.
 
-Products with the transposed weight, which gradients take, stay torch's own: a third copy took 3% off a training step in bfloat16,
-which was not told from noise, and 6% in fp32.
+Products with the transposed weight, which gradients take, stay torch's own: a third copy took 3% off a training step in
+bfloat16, which was not told from noise, and 6% in fp32.
 """
 
 from __future__ import annotations
