@@ -25,6 +25,7 @@ KINDS = {
     "score": "scoring",
     "write": "writing",
     "train": "training",
+    "head": "training",
     "pool": "embedding",
     "entrants": "embedding",
     "surrogate": "embedding",
