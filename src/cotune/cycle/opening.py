@@ -100,14 +100,7 @@ def load_model(config: RunConfig, out: Path, journal: Journal) -> tuple[LocalMod
         }
 
     probed: dict[str, Any] = journal.step("engine", [engine.model_dump(mode="json"), config.model], effect)
-    settings = EngineSettings(
-        probed["device"],
-        probed["dtype"],
-        probed["threads"],
-        probed["batch_tokens"],
-        engine.max_tokens,
-        probed["probe"]["memory_bytes"],
-    )
+    settings = EngineSettings.recorded(probed, engine.max_tokens)
     model = LocalModel.load(folder, settings=settings, cache=ScoreCache(out / "scores.sqlite"), name=config.model)
     return model, probed
 

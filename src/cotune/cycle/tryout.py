@@ -235,14 +235,7 @@ def _reopened(config: RunConfig, folder: Path, engine: dict[str, Any], task: Tas
         remote = reopen_remote(config, folder, engine, task)
         remote.chooser = Neighbours()
         return remote
-    settings = EngineSettings(
-        engine["device"],
-        engine["dtype"],
-        engine["threads"],
-        engine["batch_tokens"],
-        config.engine.max_tokens,
-        engine["probe"]["memory_bytes"],
-    )
+    settings = EngineSettings.recorded(engine, config.engine.max_tokens)
     cache = ScoreCache(folder / "scores.sqlite")
     model = LocalModel.load(resolve_model(config.model), settings=settings, cache=cache, name=config.model, light=True)
     model.renderer.chooser = Neighbours(model)

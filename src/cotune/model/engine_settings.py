@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _LEAST_TOKENS, _MOST_TOKENS = 256, 2048
 
@@ -29,6 +31,14 @@ class EngineSettings:
     batch_tokens: int = 2048
     max_tokens: int = 1024
     memory_bytes: int | None = None
+
+    @staticmethod
+    def recorded(engine: Mapping[str, Any], max_tokens: int) -> EngineSettings:
+        """Those of a run, as its journal's ``engine`` step has them."""
+        names = ("device", "dtype", "threads", "batch_tokens")
+        return EngineSettings(
+            **{name: engine[name] for name in names}, max_tokens=max_tokens, memory_bytes=engine["probe"]["memory_bytes"]
+        )
 
 
 def batch_tokens(free: int, weights: int) -> int:
