@@ -13,13 +13,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from cotune.model.laid_out import laid_out
+from cotune.model.laid_out import laid_out, product
 from cotune.model.naive import use_plain_attention
 
 _ADAPTER = "default"
@@ -57,13 +58,13 @@ class LoraGroup:
         self.layers = list(layers)
         bases = [layer.base for layer in self.layers]
         self.outputs = [int(base.weight.shape[0]) for base in bases]
-        self._ranks = [int(layer.down.shape[0]) for layer in self.layers]
         self._scales = [layer.scale for layer in self.layers]
-        width, first = sum(self.outputs), bases[0].weight
-        rank = sum(self._ranks)
+        # Where each layer's outputs and its inner states lie among those of all.
+        self._outputs, self._inner = _slices(self.outputs), _slices([int(layer.down.shape[0]) for layer in self.layers])
+        width, rank, first = self._outputs[-1].stop, self._inner[-1].stop, bases[0].weight
         self._up = first.new_zeros(width, rank)
         # Weights that are laid out answer where they are; others are stacked above the down-projections.
-        self._stacked = 0 if laid_out(bases) else width
+        self._stacked = 0 if all(map(laid_out, bases)) else width
         self._down = first.new_empty(self._stacked + rank, first.shape[1])
         self._bias: Tensor | None = None
         if self._stacked:
@@ -73,17 +74,15 @@ class LoraGroup:
         self._pending: dict[int, Tensor] = {}
 
     def _stack(self, bases: Sequence[torch.nn.Linear]) -> None:
-        start = 0
-        for base, out in zip(bases, self.outputs, strict=True):
-            self._down[start : start + out].copy_(base.weight.data)
+        for base, outputs in zip(bases, self._outputs, strict=True):
+            self._down[outputs].copy_(base.weight.data)
             # The layer's own weight becomes a view, so that nothing lies in memory twice.
-            base.weight.data = self._down[start : start + out]
-            start += out
+            base.weight.data = self._down[outputs]
         if any(base.bias is not None for base in bases):
-            parts = [
-                self._up.new_zeros(out) if b.bias is None else b.bias.data for b, out in zip(bases, self.outputs, strict=True)
-            ]
-            self._bias = torch.cat([*parts, self._up.new_zeros(sum(self._ranks))])
+            self._bias = self._down.new_zeros(len(self._down))
+            for base, outputs in zip(bases, self._outputs, strict=True):
+                if base.bias is not None:
+                    self._bias[outputs] = base.bias.data
 
     def output(self, number: int, x: Tensor) -> Tensor:
         """What layer ``number`` answers to ``x``; the whole group is run when its first layer asks."""
@@ -119,16 +118,9 @@ class LoraGroup:
             inner = both[:, self._stacked :]
             return (both[:, : self._stacked].addmm_(inner, self._up.t()),), inner
         inner = linear(states, self._down)
-        bases = [layer.base for layer in self.layers]
-        weights = laid_out(bases)
-        found, row, column = [], 0, 0
-        for place, (base, out, rank) in enumerate(zip(bases, self.outputs, self._ranks, strict=True)):
-            update = inner[:, column : column + rank] @ self._up[row : row + out, column : column + rank].t()
-            if weights is None:
-                found.append(update.add_(linear(states, base.weight, base.bias)))
-            else:
-                found.append(weights[place].product(states, base.bias, add=update))
-            row, column = row + out, column + rank
+        found = []
+        for layer, outputs, own in zip(self.layers, self._outputs, self._inner, strict=True):
+            found.append(product(layer.base, states, add=inner[:, own] @ self._up[outputs, own].t()))
         return tuple(found), inner
 
     def backward(self, grad: Tensor, states: Tensor, inner: Tensor, *, to_input: bool) -> tuple[Tensor | None, list[Tensor]]:
@@ -137,21 +129,17 @@ class LoraGroup:
         to_states = self._to_states(grad, to_inner) if to_input else None
         down, up = to_inner.t() @ states, grad.t() @ inner
         found: list[Tensor] = []
-        row = column = 0
-        for out, rank, scale in zip(self.outputs, self._ranks, self._scales, strict=True):
-            found.append(down[column : column + rank].float())
-            found.append(up[row : row + out, column : column + rank].float() * scale)
-            row, column = row + out, column + rank
+        for outputs, own, scale in zip(self._outputs, self._inner, self._scales, strict=True):
+            found.append(down[own].float())
+            found.append(up[outputs, own].float() * scale)
         return to_states, found
 
     def _to_states(self, grad: Tensor, to_inner: Tensor) -> Tensor:
         update = to_inner @ self._down[self._stacked :]
         if self._stacked:
             return update.addmm_(grad, self._down[: self._stacked])
-        start = 0
-        for layer, out in zip(self.layers, self.outputs, strict=True):
-            update.addmm_(grad[:, start : start + out], layer.base.weight)
-            start += out
+        for layer, outputs in zip(self.layers, self._outputs, strict=True):
+            update.addmm_(grad[:, outputs], layer.base.weight)
         return update
 
     def _factors(self) -> list[Tensor]:
@@ -162,13 +150,18 @@ class LoraGroup:
         seen = [factor._version for factor in factors]
         if seen == self._seen:
             return
-        row, column = 0, 0
+        down = self._down[self._stacked :]
         with torch.no_grad():
-            for i, (out, rank, scale) in enumerate(zip(self.outputs, self._ranks, self._scales, strict=True)):
-                self._down[self._stacked + column :][:rank].copy_(factors[2 * i])
-                self._up[row : row + out, column : column + rank].copy_(factors[2 * i + 1] * scale)
-                row, column = row + out, column + rank
+            for i, (outputs, own, scale) in enumerate(zip(self._outputs, self._inner, self._scales, strict=True)):
+                down[own].copy_(factors[2 * i])
+                self._up[outputs, own].copy_(factors[2 * i + 1] * scale)
         self._seen = seen
+
+
+def _slices(widths: Sequence[int]) -> list[slice]:
+    """Where parts of these widths lie, one behind the other."""
+    ends = list(accumulate(widths))
+    return [slice(end - width, end) for width, end in zip(widths, ends, strict=True)]
 
 
 class _Grouped(torch.autograd.Function):

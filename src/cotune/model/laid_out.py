@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import platform
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any
@@ -27,7 +27,7 @@ from torch.nn import Linear
 from torch.nn.functional import linear
 
 _LAYOUT_ROWS = 512
-_COPIES = 8
+_PART_OF_FREE = 8
 _enabled = True
 
 
@@ -90,7 +90,7 @@ def lay_out(model: torch.nn.Module, memory: int) -> int:
     """
     layers = [module for module in model.modules() if type(module) is Linear and "forward" not in vars(module)]
     weights = {id(layer.weight): layer.weight for layer in layers}.values()
-    if sum(weight.nbytes for weight in weights) * _COPIES > memory:
+    if sum(weight.nbytes for weight in weights) * _PART_OF_FREE > memory:
         return 0
     if not all(weight.device.type == "cpu" and can_lay_out(weight.dtype) for weight in weights):
         return 0
@@ -107,15 +107,26 @@ def lay_out(model: torch.nn.Module, memory: int) -> int:
     return len(layers)
 
 
-def laid_out(layers: Sequence[Linear]) -> list[LaidOut] | None:
-    """Their weights as they are laid out; None where one is not, or is no more."""
-    found: list[LaidOut] = []
-    for layer in layers:
-        one = vars(layer).get("laid_out")
-        if not _enabled or one is None or layer.weight.requires_grad or not one.is_of(layer.weight):
-            return None
-        found.append(one.laid)
-    return found
+def laid_out(layer: Linear) -> LaidOut | None:
+    """A layer's weight as it is laid out; None where it is not, is no more, or the layer is trained."""
+    found: _Watched | None = vars(layer).get("laid_out")
+    trained = layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad)
+    return found.laid if _enabled and found is not None and not trained and found.is_of(layer.weight) else None
+
+
+def product(layer: Linear, states: Tensor, add: Tensor | None = None) -> Tensor:
+    """What a linear layer answers, and ``add`` to it, by its laid-out weight if it has one; no gradients through that.
+
+    Args:
+        layer: with a weight ``[outputs, inputs]``.
+        states: ``[..., inputs]``.
+        add: ``[..., outputs]``.
+    """
+    found = laid_out(layer)
+    if found is not None and states.dtype == layer.weight.dtype:
+        return found.product(states, layer.bias, add)
+    plain = linear(states, layer.weight, layer.bias)
+    return plain if add is None else plain + add
 
 
 @contextmanager
@@ -155,25 +166,20 @@ def _mark(weight: Tensor) -> tuple[object, ...]:
 
 
 def _answer(layer: Any, input: Tensor) -> Tensor:
-    found = laid_out([layer])
-    if found is None or input.dtype != layer.weight.dtype:
-        return linear(input, layer.weight, layer.bias)
-    if torch.is_grad_enabled() and (input.requires_grad or (layer.bias is not None and layer.bias.requires_grad)):
-        result: Tensor = _Product.apply(input, found[0], layer.weight, layer.bias)  # type: ignore[no-untyped-call]
+    if torch.is_grad_enabled() and input.requires_grad and laid_out(layer) is not None:
+        result: Tensor = _Product.apply(input, layer)  # type: ignore[no-untyped-call]
         return result
-    return found[0].product(input, layer.bias)
+    return product(layer, input)
 
 
 class _Product(torch.autograd.Function):
-    """The product of states with a frozen weight."""
+    """The product of states with a frozen layer's weight."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, laid: LaidOut, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.weight = weight
-        return laid.product(states, bias)
+    def forward(ctx: Any, states: Tensor, layer: Linear) -> Tensor:
+        ctx.weight = layer.weight
+        return product(layer, states)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        to_states = grads[0] @ ctx.weight if ctx.needs_input_grad[0] else None
-        to_bias = grads[0].reshape(-1, grads[0].shape[-1]).sum(0) if ctx.needs_input_grad[3] else None
-        return to_states, None, None, to_bias
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] @ ctx.weight, None
