@@ -1,7 +1,7 @@
 """Does racing through tuning pay? Ways to spend the same tokens on prompts and weights, compared on the same test rows.
 
     python benchmarks/racing.py --data FOLDER --out FOLDER [--sets trec6 sms_spam] [--rows 64 500] [--seeds 0 1 2]
-        [--cells ...] [--steps 64] [--test 250] [--device cpu] [--most N]
+        [--cells ...] [--steps 64] [--dev N] [--test 250] [--device cpu] [--most N]
 
 A cell is one way, on one set, with one number of labelled rows and one seed. All cells of a set, a size and a seed have the
 same rows and the same tokens for everything up to the decision (embedding, scoring and training count alike): as many as
@@ -22,6 +22,9 @@ chose and for the same weights under eight wordings that no cell tunes on or rac
     untuned     the seed prompt on the base model
     shown_untuned, nearest_untuned
                 the same with demonstrations
+
+Checks on dev are paid from the tokens, so many labelled rows need more ``--steps``, or fewer ``--dev`` rows. A way whose tokens
+end before the first step hands in its prompt untuned.
 
 Every finished cell is a line of OUT/results.jsonl; a cell that was killed goes on where it was. ``racing_table.py`` reads them.
 """
@@ -140,22 +143,23 @@ def entrants(bench: Bench) -> list[Prompt]:
     return choose_entrants(bench.lab, [prompts[i] for i in result.ranking], always, 3, cycle=1)
 
 
-def best(tracks: Sequence[Track]) -> Measured:
-    """Of all that was measured of tracks, the best on dev."""
-    return max((m for track in tracks for m in track.measured), key=lambda m: m.rank)
+def best(bench: Bench, tracks: Sequence[Track]) -> Measured:
+    """Of all that was measured of tracks, the best on dev; the first one's prompt untuned where no tokens were left for a step."""
+    found = [m for track in tracks for m in track.measured]
+    return max(found, key=lambda m: m.rank) if found else measure(bench.lab, tracks[0].prompt, BASE, 0, "base")
 
 
 def tune_seed(bench: Bench) -> Measured:
     track = open_track(bench.lab, bench.asked)
     bench.spend([track])
-    return best([track])
+    return best(bench, [track])
 
 
 def tune_winner(bench: Bench) -> Measured:
     prompts, result = race(bench)
     track = open_track(bench.lab, prompts[result.ranking[0]])
     bench.spend([track])
-    return best([track])
+    return best(bench, [track])
 
 
 def first_cycle(bench: Bench, short: int) -> list[Track]:
@@ -169,14 +173,14 @@ def first_cycle(bench: Bench, short: int) -> list[Track]:
 def race_through_tuning(bench: Bench) -> Measured:
     tracks = first_cycle(bench, bench.short())
     bench.spend(tracks[:1])
-    return best(tracks)
+    return best(bench, tracks)
 
 
 def tune_mixture(bench: Bench) -> Measured:
     first, *also = entrants(bench)
     track = open_track(bench.lab, first, also=also)
     bench.spend([track])
-    return best([track])
+    return best(bench, [track])
 
 
 def average_survivors(bench: Bench) -> Measured:
@@ -206,7 +210,7 @@ def two_cycles(bench: Bench) -> Measured:
     standing = [t for t in (incumbent, challenger) if not t.failed]
     winner = max(standing, key=lambda t: t.latest.rank)
     bench.spend([winner])
-    return best([*tracks, challenger])
+    return best(bench, [*tracks, challenger])
 
 
 def without_decay(bench: Bench) -> Measured:
@@ -225,7 +229,7 @@ def with_shown(bench: Bench) -> Prompt:
 def tune_shown(bench: Bench) -> Measured:
     track = open_track(bench.lab, with_shown(bench))
     bench.spend([track])
-    return best([track])
+    return best(bench, [track])
 
 
 def at_equal_steps(bench: Bench, prompt: Prompt) -> Measured:
@@ -236,7 +240,7 @@ def at_equal_steps(bench: Bench, prompt: Prompt) -> Measured:
     more += 2 * (bench.check_cost([prompt]) - bench.check_cost([bench.asked])) + lab.account.counts["tokens_embedded"]
     lab.costs.budget = Budget("tokens", lab.costs.budget.amount + more)
     bench.spend([track])
-    return best([track])
+    return best(bench, [track])
 
 
 def with_nearest(bench: Bench) -> Prompt:
@@ -320,9 +324,10 @@ def run_cell(model: LocalModel, task: Task, cell: dict[str, Any], out: Path, giv
     }
 
 
-def task_of(data: Path, name: str, rows: int, seed: int, test: int) -> Task:
-    """Labelled and test rows of a set, drawn by the seed."""
+def task_of(data: Path, name: str, rows: int, seed: int, test: int, dev: int | None = None) -> Task:
+    """Labelled and test rows of a set, drawn by the seed; without ``dev`` as many labelled rows become dev as in a run."""
     settings = [f"data.test={data / name / 'test.jsonl'}", f"limit.train={rows}", f"limit.test={test}"]
+    settings += [] if dev is None else [f"limit.dev={dev}"]
     source = str(data / name / "train.jsonl")
     return Task.from_config(config_from_data(source, input="input", output="output", overrides=settings, seed=seed))
 
@@ -364,6 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=list(CELLS))
     parser.add_argument("--steps", type=int, default=64, help="the budget, in optimizer steps of the seed prompt")
     parser.add_argument("--test", type=int, default=250, help="test rows")
+    parser.add_argument("--dev", type=int, help="labelled rows to choose on; 30% of them where not given")
     parser.add_argument("--wording-rows", type=int, default=40, help="test rows under each other wording")
     parser.add_argument("--max-tokens", type=int, default=1024, help="longest prompt; longer rows lose their end")
     parser.add_argument("--model", default="smollm2-135m")
@@ -380,7 +386,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = open_model(given.model, device=given.device, dtype=given.dtype).with_max_tokens(given.max_tokens)
     model.cache = ScoreCache(given.out / "scores.sqlite")
     for cell in missing[: given.most]:
-        task = task_of(given.data, cell["set"], cell["rows"], cell["seed"], given.test)
+        task = task_of(given.data, cell["set"], cell["rows"], cell["seed"], given.test, given.dev)
         found = run_cell(model, task, cell, given.out, given)
         found |= {"device": model.settings.device, "dtype": model.settings.dtype}
         add_result(given.out, found)
