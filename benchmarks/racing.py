@@ -24,7 +24,8 @@ chose and for the same weights under eight wordings that no cell tunes on or rac
                 the same with demonstrations
 
 Checks on dev are paid from the tokens, so many labelled rows need more ``--steps``, or fewer ``--dev`` rows. A way whose tokens
-end before the first step hands in its prompt untuned.
+end before the first step hands in its prompt untuned. None meets a train row more than eight times, as in a run by default, and
+what it then has left it leaves.
 
 Every finished cell is a line of OUT/results.jsonl; a cell that was killed goes on where it was. ``racing_table.py`` reads them.
 """
@@ -77,6 +78,7 @@ from cotune.tune.settings import TuneSettings
 from measure import say
 
 POOL, FINAL, CHILDREN = 6, 3, 4
+EPOCHS = 8
 WORDINGS = 8
 RESULTS = "results.jsonl"
 
@@ -95,8 +97,8 @@ class Bench:
         return seed_prompt(self.task)
 
     def short(self, share: int = 8) -> int:
-        """Steps of an entrant's short run."""
-        return max(3, self.steps // share)
+        """Steps of an entrant's short run: at most half of what a run may have."""
+        return max(3, min(self.steps // share, EPOCHS * -(-len(self.task.train) // self.lab.tune.batch_size) // 2))
 
     def check_cost(self, prompts: Sequence[Prompt]) -> float:
         """Tokens of measuring prompts on all of dev."""
@@ -114,11 +116,15 @@ class Bench:
         step = sum(track.run.tokens_per_step for track in tracks)
         check = sum(self.check_cost(track.prompts) for track in tracks)
         room = self.lab.left() - (checks + decay) * check - keep
-        done = tracks[0].steady_steps
+        done, share = tracks[0].steady_steps, self.lab.tune.decay
+        # As a run does: rows met more often than this teach nothing new.
+        most = EPOCHS * tracks[0].run.steps_per_epoch - tracks[0].start_steps
         steady = done
-        while (steady + 1 - done + (decay_steps(steady + 1, self.lab.tune.decay) if decay else 0)) * step <= room:
+        while (after := steady + 1 + (decay_steps(steady + 1, share) if decay else 0)) <= most and (
+            after - done
+        ) * step <= room:
             steady += 1
-        if steady == done and decay_steps(done, self.lab.tune.decay) * step * decay > room:
+        if steady == done and decay_steps(done, share) * step * decay > room:
             return
         for track in tracks:
             for place in range(checks):
@@ -144,7 +150,7 @@ def entrants(bench: Bench) -> list[Prompt]:
 
 
 def best(bench: Bench, tracks: Sequence[Track]) -> Measured:
-    """Of all that was measured of tracks, the best on dev; the first one's prompt untuned where no tokens were left for a step."""
+    """Of all that was measured of tracks, the best on dev; the first one's prompt untuned where there was no step."""
     found = [m for track in tracks for m in track.measured]
     return max(found, key=lambda m: m.rank) if found else measure(bench.lab, tracks[0].prompt, BASE, 0, "base")
 

@@ -31,7 +31,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     root = tmp_path_factory.mktemp("racing-benchmark")
     made_set(root / "data" / "trec6")
     model = save_tiny(root / "model", max_position_embeddings=1024)
-    sizes = ["--steps", "36", "--rows", "36", "--test", "12", "--wording-rows", "6"]
+    sizes = ["--steps", "36", "--rows", "57", "--test", "12", "--wording-rows", "6"]
     places = ["--data", str(root / "data"), "--out", str(root / "out"), "--model", str(model)]
     return [*places, "--sets", "trec6", "--seeds", "0", *sizes, "--device", "cpu", "--dtype", "float32"]
 
@@ -80,3 +80,24 @@ def test_the_table_pools_seeds_and_pairs_rows(given: list[str], capsys: pytest.C
     assert difference["log_loss"] == pytest.approx(-0.2) and difference["p_holm"] == difference["p"] <= 1
     assert racing_table.main(["--out", str(tmp_path)]) == 0
     assert "| race | 3 | 36 |" in capsys.readouterr().out
+
+
+def test_no_way_meets_a_row_more_than_eight_times(given: list[str], tmp_path: Path) -> None:
+    more = [
+        *given,
+        "--out",
+        str(tmp_path),
+        "--rows",
+        "24",
+        "--steps",
+        "300",
+        "--cells",
+        "seed",
+        "race",
+        "average",
+        "decay_free",
+    ]
+    assert racing.main(more) == 0
+    for cell in racing.read_results(tmp_path):
+        assert 0 < cell["steps"] <= racing.EPOCHS * -(-cell["n"]["train"] // 8), cell["cell"]
+        assert cell["tokens"] < 0.9 * cell["budget"], cell["cell"]
