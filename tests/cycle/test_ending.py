@@ -288,7 +288,7 @@ def test_where_only_other_prompts_can_help_they_race_for_less_rather_than_not_at
     seed, long, _ = prompts_of(lab)
     plan = Plan(pool=12, race_rows=128, entrants=3, short_steps=10, target_steps=50, reserve=0.0)
     decider = decider_of(lab, plan)
-    winner = track_of(long, (20, 0.8, 0.5), (40, 0.7, 0.9))
+    winner = track_of(long, (20, 0.8, 0.5), (30, 0.75, 0.8), (40, 0.7, 0.9))
     assert winner.peaked
     search = search_of(track_of(seed, (20, 0.8, 0.5)), winner)
     owed = decider.owed(search) + 3000
@@ -297,6 +297,17 @@ def test_where_only_other_prompts_can_help_they_race_for_less_rather_than_not_at
         spend_all_but(lab, left)
         choice = decider.decide(search, 0)
         assert (choice.next, choice.rows) == ("prompts", rows)
+
+
+def test_after_one_bad_look_the_winner_is_looked_at_again_before_others_are_bred(tmp_path: Path) -> None:
+    lab = lab_in(tmp_path)
+    seed, long, _ = prompts_of(lab)
+    plan = Plan(pool=12, race_rows=128, entrants=3, short_steps=10, target_steps=50, reserve=0.0)
+    decider = decider_of(lab, plan)
+    looks = [(20, 0.8, 0.5), (30, 0.75, 0.8), (40, 0.7, 0.9)]
+    once, twice = (decider.decide(search_of(track_of(seed, looks[0]), track_of(long, *looks[:n])), 0) for n in (2, 3))
+    assert (once.next, twice.next) == ("tune", "prompts")
+    assert "a second look" in once.why and once.steps >= 3
 
 
 # Without heads, which answer a test for fewer tokens than the words that are reckoned with; see test_heads.

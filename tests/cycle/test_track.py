@@ -31,23 +31,35 @@ def test_a_track_that_still_gains_goes_on_from_where_it_stands() -> None:
     assert not gaining.peaked and gaining.ground.candidate.steps == 40
 
 
-def test_a_track_whose_last_steps_made_both_numbers_worse_goes_back() -> None:
-    worse = track((20, 0.80, 0.6), (40, 0.88, 0.35), (90, 0.86, 0.64))
-    assert worse.peaked and worse.ground.candidate.steps == 40 and worse.steps == 90
+def test_a_track_whose_last_steps_made_both_numbers_worse_is_behind_and_others_go_on_from_its_best() -> None:
+    behind = track((20, 0.80, 0.6), (40, 0.88, 0.35), (90, 0.86, 0.64))
+    assert behind.behind and behind.ground.candidate.steps == 40 and behind.steps == 90
+    assert not behind.peaked and behind.reached == 90
+
+
+def test_two_such_looks_in_a_row_send_it_back() -> None:
+    worse = track((20, 0.80, 0.6), (40, 0.88, 0.35), (60, 0.86, 0.64), (90, 0.87, 0.5))
+    assert worse.peaked and worse.reached == 40 and worse.ground.candidate.steps == 40
+    undone = track((20, 0.80, 0.6), (40, 0.88, 0.35), (60, 0.86, 0.64), (90, 0.88, 0.5))
+    assert not undone.behind and not undone.peaked and undone.reached == 90
+    again = track((40, 0.88, 0.35), (60, 0.86, 0.64), (80, 0.89, 0.5), (100, 0.86, 0.6))
+    assert again.behind and not again.peaked
 
 
 def test_before_every_row_was_met_once_nothing_is_learnt_by_heart() -> None:
-    worse = track((20, 0.80, 0.6), (40, 0.88, 0.35), (90, 0.86, 0.64))
+    worse = track((20, 0.80, 0.6), (40, 0.88, 0.35), (60, 0.86, 0.64), (90, 0.86, 0.64))
     worse.epoch = 90
-    assert not worse.peaked and worse.ground.candidate.steps == 90
-    worse.epoch = 89
+    assert not worse.behind and worse.ground.candidate.steps == 90
+    worse.epoch = 60
+    assert worse.behind and not worse.peaked
+    worse.epoch = 59
     assert worse.peaked
 
 
 def test_one_number_alone_does_not_send_it_back() -> None:
     """Accuracy is noisy, and the log-loss of a model that grows surer rises while it still gets better."""
-    assert not track((40, 0.88, 0.35), (90, 0.90, 0.64)).peaked
-    assert not track((40, 0.88, 0.35), (90, 0.87, 0.33)).peaked
+    assert not track((40, 0.88, 0.35), (90, 0.90, 0.64)).behind
+    assert not track((40, 0.88, 0.35), (90, 0.87, 0.33)).behind
 
 
 def test_without_answers_the_log_loss_alone_ranks_and_sends_back_where_it_rose_beyond_chance() -> None:
@@ -58,9 +70,9 @@ def test_without_answers_the_log_loss_alone_ranks_and_sends_back_where_it_rose_b
         return Track(PROMPT, cast(Any, None), measured=list(found), steady=list(found), steady_steps=found[-1].candidate.steps)
 
     before, noisy = unwritten(20, [0.5] * 10), unwritten(40, [0.2, 0.9] * 5)
-    assert not of(before, noisy).peaked and of(before, noisy).best is before
+    assert not of(before, noisy).behind and of(before, noisy).best is before
     worse = of(before, unwritten(40, [0.6, 0.7] * 5))
-    assert worse.peaked and worse.ground is before
+    assert worse.behind and worse.ground is before
     # Whoever wrote answers was a finalist, and whoever was none of them cannot win.
     assert max([before, measured(20, 0.0, 5.0)], key=lambda m: m.rank).evaluation.score == 0.0
 
@@ -68,4 +80,4 @@ def test_without_answers_the_log_loss_alone_ranks_and_sends_back_where_it_rose_b
 def test_what_a_decay_gave_is_the_best_and_nothing_to_train_on_from() -> None:
     one = track((20, 0.80, 0.6), (40, 0.85, 0.5))
     one.measured.append(measured(57, 0.92, 0.3))
-    assert one.best.candidate.steps == 57 and one.ground.candidate.steps == 40 and not one.peaked
+    assert one.best.candidate.steps == 57 and one.ground.candidate.steps == 40 and not one.behind

@@ -112,7 +112,8 @@ class Decider:
             rows = max(_LEAST_RACE, rows // 2)
             race = self.race_cost(winner.prompt, rows)
         with_race = int((beside - race) / per_both) if per_both else room
-        if len(search.cycles) < self.config.search.max_cycles and with_race >= least:
+        once = winner.behind and not winner.peaked
+        if not once and len(search.cycles) < self.config.search.max_cycles and with_race >= least:
             # Where a race takes much of what is left, steps come first: they are what tuning gains from at first.
             untried = all(cycle["kind"] == "tune" for cycle in search.cycles[1:]) and race <= _RACE_SHARE * beside
             prompts = self.worth.get("prompts", 0.0) / (race + 2 * block * step + 2 * check)
@@ -131,7 +132,9 @@ class Decider:
             return Choice("finish", "more steps only made dev worse")
         if affordable >= 3:
             why = f"room for {affordable} more steps"
-            if "tune" in self.worth:
+            if once:
+                why += "; the last ones made dev worse, which a second look may undo"
+            elif "tune" in self.worth:
                 why += f"; the last ones moved dev log-loss by {self.worth['tune']:.4f}"
             # A stretch ends with a check on dev, which costs as much as several steps, and shows whether more steps still help.
             return Choice("tune", why, min(room, affordable, max(block, winner.reached // 2)))
@@ -157,14 +160,14 @@ class Decider:
 
     def _owed_to_a_challenger(self, search: Search) -> float:
         winner, seed = search.winner, search.seed
-        steps = winner.ground.candidate.steps
-        return self.end.cost(seed.prompt, winner.prompt, new=True) + self.ahead.finish(winner, seed, steps, challenged=True)
+        cost = self.end.cost(seed.prompt, winner.prompt, new=True)
+        return cost + self.ahead.finish(winner, seed, winner.reached, challenged=True)
 
     def fitting(self, search: Search, challengers: Sequence[Prompt], steps: int) -> list[Prompt]:
         """Those of some prompts that could be tuned so many steps, win, and be tested within what is left of the budget."""
         lab, seed, winner = self.lab, search.seed, search.winner
         left = lab.left()
-        reached = winner.ground.candidate.steps + steps
+        reached = winner.reached + steps
         decay = decay_steps(reached, lab.tune.decay)
         own = 0.0 if winner.peaked else steps * self.ahead.step(winner) + self.ahead.check(winner.prompt)
 

@@ -189,7 +189,6 @@ class Loop:
         tried = {incumbent.prompt.id, *(t.prompt.id for t in search.tracks if t.start == adapter)}
         challengers = self.decider.fitting(search, [by_id[i] for i in race.ranking if i not in tried], steps)[:1]
         before = incumbent.ground.evaluation.log_loss
-        target = ground.steps + steps
         rivals = [open_track(lab, p, adapter, ground.steps) for p in challengers]
         entrants = [incumbent, *rivals]
         lab.journal.step(
@@ -198,8 +197,10 @@ class Loop:
             lambda: {"cycle": number, "prompt_ids": [t.prompt.id for t in entrants]},
         )
         # Where more steps only made the incumbent worse, it stands as it was at its best, and the challenger alone is tuned.
-        for track in rivals if incumbent.peaked else entrants:
-            advance(lab, track, target, cycle=number)
+        if not incumbent.peaked:
+            advance(lab, incumbent, incumbent.steps + steps, cycle=number)
+        for track in rivals:
+            advance(lab, track, ground.steps + steps, cycle=number)
         alive = [t for t in entrants if not t.failed]
         if not alive:
             raise CotuneError("every tuning run diverged. Lower tune.learning_rate and start a new --out folder.")

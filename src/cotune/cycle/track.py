@@ -98,18 +98,32 @@ class Track:
         return max(self.steady, key=lambda m: m.rank)
 
     @property
-    def peaked(self) -> bool:
+    def behind(self) -> bool:
         """Whether its last steps at the full learning rate made it worse, by the metric and by the log-loss.
 
         Before every row was met once that is chance: there is nothing yet that could have been learnt by heart.
         """
-        last = self.latest.evaluation
-        return self.latest.candidate.steps > self.epoch and any(_was_better(m.evaluation, last) for m in self.steady[:-1])
+        return self._behind(len(self.steady) - 1)
+
+    @property
+    def peaked(self) -> bool:
+        """Whether two looks in a row found it behind: more steps help no more.
+
+        One does not show that. At the full learning rate the weights swing about what they learn, and a falling one, or some
+        more steps, often leave a bad look far behind.
+        """
+        return self.behind and self._behind(len(self.steady) - 2)
+
+    def _behind(self, place: int) -> bool:
+        if place < 1:
+            return False
+        before, last = self.steady[:place], self.steady[place]
+        return last.candidate.steps > self.epoch and any(_was_better(m.evaluation, last.evaluation) for m in before)
 
     @property
     def ground(self) -> Measured:
-        """The adapter that goes on: the newest, or the best one where the last steps made it worse."""
-        return self.best_steady if self.peaked else self.latest
+        """The adapter that others go on from: the newest, or the best one where the last steps made it worse."""
+        return self.best_steady if self.behind else self.latest
 
     @property
     def reached(self) -> int:
@@ -205,7 +219,7 @@ def catch_up(lab: Lab, track: Track, *, cycle: int) -> bool:
 def finish(lab: Lab, track: Track, *, cycle: int) -> bool:
     """Let the learning rate of a track fall to zero; False where that failed.
 
-    It falls from where the track stands, or, where its last steps made it worse, from its best adapter on dev.
+    It falls from where the track stands, or, where more steps help no more, from its best adapter on dev.
     """
     if track.failed or not track.measured:
         return False
