@@ -30,7 +30,7 @@ from cotune.cycle.track import Track, advance, decay_steps, finish, open_track
 from cotune.cycle.untuned import CALIBRATION_ROWS
 from cotune.model.adapters import BASE
 from cotune.prompt.bank import seed_prompt
-from cotune.prompt.prompt import Prompt
+from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
 from tiny import tiny_local
@@ -308,6 +308,27 @@ def test_after_one_bad_look_the_winner_is_looked_at_again_before_others_are_bred
     once, twice = (decider.decide(search_of(track_of(seed, looks[0]), track_of(long, *looks[:n])), 0) for n in (2, 3))
     assert (once.next, twice.next) == ("tune", "prompts")
     assert "a second look" in once.why and once.steps >= 3
+
+
+def test_a_prompt_whose_length_would_cost_the_winner_its_steps_is_not_tuned(tmp_path: Path) -> None:
+    lab = lab_in(tmp_path)
+    seed, long, _ = prompts_of(lab)
+    rows = lab.task.train[:8]
+    shown = seed.edit(demonstrations=tuple(Demonstration(tuple(row.fields.items()), row.output) for row in rows))
+    decider, first = decider_of(lab, PLAN), track_of(seed, (4, 0.8, 0.5))
+    first.run.tokens_per_step = lab.step_tokens(seed, lab.tune.batch_size)  # type: ignore[misc]
+    own, heavy = (lab.step_tokens(prompt, lab.tune.batch_size) for prompt in (seed, shown))
+    assert lab.step_tokens(long, lab.tune.batch_size) < 1.5 * own < 1.5 * 1.5 * own < heavy
+    end = decider.end.cost(seed, seed, new=True) + 6 * decider.ahead.check(seed)
+    # Three entrants' short runs and the seed prompt's own to the end, beside the heavy prompt's: four times the 20 steps in
+    # which all rows are met.
+    whole = 80 * (1.2 * own + heavy)
+    for left, tuned in ((end + 0.9 * whole, [long]), (end + 1.1 * whole, [shown, long])):
+        spend_all_but(lab, left)
+        assert decider.light([shown, long], first, entrants=3) == tuned
+    # Weights that have steps behind them need fewer, whatever is left.
+    spend_all_but(lab, end + 1)
+    assert decider.light([shown, long], first, entrants=1, reached=80) == [shown, long]
 
 
 # Without heads, which answer a test for fewer tokens than the words that are reckoned with; see test_heads.

@@ -23,6 +23,10 @@ _RACE_SHARE = 0.2
 """Of the budget that is left: what a race of bred prompts may cost before the search has shown what it is worth."""
 _LEAST_RACE = 32
 """Dev rows below which a race says nothing."""
+_ENOUGH = 4
+"""Times that a winner should meet its rows: up to there each further step gained something on rows that no run had seen."""
+_LIGHT = 1.5
+"""Times the seed prompt's step that another prompt's may cost in any case."""
 SPENT = "the budget is spent, but for the end"
 
 
@@ -172,12 +176,12 @@ class Decider:
         own = 0.0 if winner.peaked else steps * self.ahead.step(winner) + self.ahead.check(winner.prompt)
 
         def cost(prompt: Prompt) -> float:
-            step = lab.costs.training(lab.step_tokens(prompt, min(lab.tune.batch_size, len(lab.task.train))))
+            step = self._step(prompt)
             tuning = (steps + decay) * step + 2 * self.ahead.check(prompt)
             following = 0.0 if seed.failed else (reached - seed.reached + decay) * self.ahead.step(seed)
             return own + tuning + following + self.end.cost(seed.prompt, prompt, new=True, aside="least")
 
-        return [prompt for prompt in challengers if cost(prompt) <= left]
+        return [prompt for prompt in self.light(challengers, seed, entrants=1, reached=winner.reached) if cost(prompt) <= left]
 
     def time_steps(self, seed: Track) -> None:
         """Train the seed prompt's first steps, to know how fast that is: the plan was made on a guess."""
@@ -198,6 +202,34 @@ class Decider:
         spare -= (most + 3) * self.ahead.check(seed.prompt)
         whole = whole_runs(most) * self.ahead.step(seed)
         return most if not whole or spare / whole >= EPOCHS * seed.run.steps_per_epoch else 2
+
+    def light(self, prompts: Sequence[Prompt], seed: Track, *, entrants: int, reached: int = 0) -> list[Prompt]:
+        """Those of some prompts whose length leaves the winner steps enough.
+
+        A prompt that shows demonstrations is ahead at first, and each step under it costs two or three times as much. It is
+        tuned where, as the winner, it would meet its rows often enough all the same.
+
+        Args:
+            prompts: in the order in which they are wanted.
+            seed: the seed prompt's track, which will follow the winner to as many steps.
+            entrants: prompts that get short runs.
+            reached: steps that the weights have behind them.
+        """
+        lab, own = self.lab, self.ahead.step(seed)
+        spare = lab.left() - self.end.cost(seed.prompt, seed.prompt, new=True) - (entrants + 3) * self.ahead.check(seed.prompt)
+        enough = min(_ENOUGH, self.config.tune.max_epochs) * seed.run.steps_per_epoch
+        others = (whole_runs(entrants) - 1) * own
+
+        def fits(prompt: Prompt) -> bool:
+            step = self._step(prompt)
+            return step <= _LIGHT * own or reached + spare / (others + step) >= enough
+
+        return [prompt for prompt in prompts if fits(prompt)]
+
+    def _step(self, prompt: Prompt) -> float:
+        """Cost of an optimizer step under a prompt that has no track yet."""
+        lab = self.lab
+        return lab.costs.training(lab.step_tokens(prompt, min(lab.tune.batch_size, len(lab.task.train))))
 
     def pace(self, tracks: Sequence[Track]) -> None:
         """Make the plan's short runs no longer than what the first steps' speed allows.

@@ -114,7 +114,6 @@ class Loop:
         self.end.look(seed, [by_id[i].prompt for i in race.ranking[:2]])
         ranking = [by_id[i].prompt for i in race.ranking if i not in (seed.id, previous.prompt.id if previous else "")]
         bare = bare_prompt(lab.task)
-        ranking = self._affordable(ranking)
         # The seed prompt is tuned afresh, to show what that gives; all others go on from what an earlier run learnt.
         ground = previous.ground if previous else BASE
         first = open_track(lab, seed, BASE)
@@ -122,6 +121,7 @@ class Loop:
         most = self.decider.entrants(first)
         always = [seed, *([bare] if most >= 3 and bare.id in by_id and not previous else []), *self.own[1:]]
         count = most - (previous is not None and previous.prompt.id != seed.id)
+        ranking = self.decider.light(ranking, first, entrants=most) or ranking[:1]
         entrants = choose_entrants(lab, ranking, always, count, cycle=1)
         tracks = [first, *(open_track(lab, prompt, ground) for prompt in entrants if prompt.id != seed.id)]
         if previous:
@@ -262,19 +262,6 @@ class Loop:
         if seed is not winner and seed.measured and not seed.failed:
             ranks = [with_answers(self.lab, track.best, "confirm").rank for track in (winner, seed)]
             search.winner = seed if ranks[1] > ranks[0] else winner
-
-    def _affordable(self, ranking: list[Prompt]) -> list[Prompt]:
-        """Prompts that may be tuned: while the budget allows no two epochs, none that costs far more than the seed.
-
-        Steps are what tuning gains from at first, and a long prompt pays for its length with steps.
-        """
-        epochs = self.plan.target_steps * self.lab.tune.batch_size / max(1, len(self.lab.task.train))
-        if epochs >= 2:
-            return ranking
-        batch = self.lab.tune.batch_size
-
-        limit = 1.5 * self.lab.step_tokens(self.own[0], batch)
-        return [prompt for prompt in ranking if self.lab.step_tokens(prompt, batch) <= limit] or ranking[:1]
 
     def _survivors(self, search: Search) -> list[Prompt]:
         """Parents of the next pool: the winner, tuned prompts by their latest score, and the base race's best."""
