@@ -25,6 +25,8 @@ _LEAST_RACE = 32
 """Dev rows below which a race says nothing."""
 _ENOUGH = 4
 """Times that a winner should meet its rows: up to there each further step gained something on rows that no run had seen."""
+_BRED = 0.5
+"""Of what steps could have: what goes to prompts that are bred, raced and tuned a little on the way."""
 _LIGHT = 1.5
 """Times the seed prompt's step that another prompt's may cost in any case."""
 SPENT = "the budget is spent, but for the end"
@@ -222,7 +224,7 @@ class Decider:
 
         def fits(prompt: Prompt) -> bool:
             step = self._step(prompt)
-            return step <= _LIGHT * own or reached + spare / (others + step) >= enough
+            return step <= _LIGHT * own or reached + (1 - _BRED) * spare / (others + step) >= enough
 
         return [prompt for prompt in prompts if fits(prompt)]
 
