@@ -1,7 +1,7 @@
-"""How the seed prompt is best trained in a fixed number of tokens: the learning rate, the batch, and what the decay runs on.
+"""How the seed prompt is best trained: the learning rate, the batch, what the decay runs on, and how many steps.
 
     python benchmarks/refit.py --data FOLDER --out FOLDER [--set trec6] [--rows 500] [--held-out 500] [--seeds 1 2 3 4 5 6]
-        [--steps 81] [--ways decay refit rate2 batch16]
+        [--steps 81 ...] [--ways decay refit rate2 batch16]
 
 All rows are drawn from the train file; the test file is not opened. 70% of the labelled rows are trained on, the rest stand for
 dev, and the held-out rows judge. The ways:
@@ -11,8 +11,10 @@ dev, and the held-out rows judge. The ways:
     rate2     twice the learning rate
     batch16   half the steps, twice the batch
 
-Every finished cell is a line of OUT/results.jsonl, and none is run twice. Prints one JSON object with the cells and, for each
-way, the mean paired difference to ``decay`` over seeds; progress to stderr.
+Each is judged by the labels' words, raw and with a bias, and by a classification head on the states of the rows that it was
+trained on. Every finished cell is a line of OUT/results.jsonl, and none is run twice. Prints one JSON object with the cells;
+for each way the mean paired difference to ``decay`` over seeds; and for each number of steps that of ``decay`` to its
+smallest number. Progress to stderr.
 """
 
 from __future__ import annotations
@@ -22,20 +24,25 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cotune.config import config_from_data
-from cotune.cycle.answering import answering_for, rules_of
+from cotune.cycle.answering import LabelAnswering, answering_for, rules_of
 from cotune.cycle.track import decay_steps
+from cotune.evaluate.decision import BY_HEAD
+from cotune.evaluate.given import Given, gold_indices
 from cotune.files import write_text
 from cotune.model.local import LocalModel
 from cotune.model.opening import open_model
 from cotune.prompt.bank import seed_prompt
+from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
 from cotune.tune.batches import TrainingRow
+from cotune.tune.head import fit_head
 from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
 from measure import machine_facts, say
@@ -60,26 +67,26 @@ def main(arguments: Sequence[str] | None = None, model: LocalModel | None = None
     parser.add_argument("--rows", type=int, default=500, help="labelled rows")
     parser.add_argument("--held-out", type=int, default=500, help="further train rows that judge")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5, 6])
-    parser.add_argument("--steps", type=int, default=81, help="of a batch of 8")
+    parser.add_argument("--steps", nargs="+", type=int, default=[81], help="of a batch of 8")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     given = parser.parse_args(arguments)
     local = model or open_model(given.model)
-    for seed in given.seeds:
-        for way in given.ways:
-            cell = {"set": given.set, "rows": given.rows, "held_out": given.held_out, "steps": given.steps}
-            cell |= {"seed": seed, "way": way}
-            if not any(cell.items() <= found.items() for found in read_results(given.out)):
-                say(f"{cell} ...")
-                task = _task(given.data / given.set / "train.jsonl", given, seed)
-                add_result(given.out, cell | run_cell(local, task, way, given.steps, seed, given.out))
+    for seed, steps, way in product(given.seeds, given.steps, given.ways):
+        cell = {"set": given.set, "rows": given.rows, "held_out": given.held_out, "steps": steps, "seed": seed, "way": way}
+        if not any(cell.items() <= found.items() for found in read_results(given.out)):
+            say(f"{cell} ...")
+            task = _task(given.data / given.set / "train.jsonl", given, seed)
+            add_result(given.out, cell | run_cell(local, task, way, steps, seed, given.out))
     cells = read_results(given.out)
-    print(json.dumps({"against_decay": against_decay(cells), "cells": cells, "machine": machine_facts(local)}, indent=1))
+    told = {"against_decay": against_decay(cells), "against_shortest": against_shortest(cells)}
+    print(json.dumps({**told, "cells": cells, "machine": machine_facts(local)}, indent=1))
     return 0
 
 
 def run_cell(model: LocalModel, task: Task, way: str, steps: int, seed: int, out: Path) -> dict[str, Any]:
     """Train as the way says, and judge on the held-out rows under either decision rule."""
     settings, prompt, answering = WAYS[way], seed_prompt(task), answering_for(task, model)
+    assert isinstance(answering, LabelAnswering)
     rows = answering.training_rows(prompt, task.train)
     train = rows[: round(0.7 * len(rows))]
     end = steps * PLAIN.batch_size // settings.batch_size
@@ -99,22 +106,57 @@ def run_cell(model: LocalModel, task: Task, way: str, steps: int, seed: int, out
     model.adapters.register(out / "adapters" / adapter)
     given = answering.score(prompt, adapter, task.dev, lambda tokens: None).given
     judged = {rule.kind: given.judge(task.dev, rule, task) for rule in rules_of(answering, given, task)}
+    judged["head"] = _by_head(model, answering, task, prompt, adapter, len(train), out).judge(task.dev, BY_HEAD, task)
     return {kind: {"score": found.score, "log_loss": found.log_loss} for kind, found in judged.items()}
+
+
+def _by_head(
+    model: LocalModel, answering: LabelAnswering, task: Task, prompt: Prompt, adapter: str, count: int, out: Path
+) -> Given:
+    """What a head on the states of the first ``count`` train rows says of dev."""
+    rows = task.train[:count]
+    states = model.last_states([row.prompt_ids for row in answering.render(prompt, rows)], adapter=adapter)
+    head = fit_head(states, [int(i) for i in gold_indices(rows, task)], task.labels, {})
+    headed = model.adapters.add_head(adapter, head, out / "adapters")
+    model.adapters.register(out / "adapters" / headed)
+    return answering.score(prompt, headed, task.dev, lambda tokens: None).given
 
 
 def against_decay(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean difference of each way to ``decay`` over seeds, its standard error, and how many seeds there are, by rule."""
-    found: dict[str, Any] = {}
+    found = {}
     for way in WAYS:
-        for kind in ("raw", "bias"):
-            for what in ("score", "log_loss"):
-                value = {(c["set"], c["rows"], c["steps"], c["seed"], c["way"]): c[kind][what] for c in cells if kind in c}
-                pairs = [(v, value.get((*key[:-1], "decay"))) for key, v in value.items() if key[-1] == way != "decay"]
-                differences = [mine - base for mine, base in pairs if base is not None]
-                if len(differences) > 1:
-                    error = float(np.std(differences, ddof=1) / len(differences) ** 0.5)
-                    entry = {"mean": float(np.mean(differences)), "standard_error": error, "seeds": len(differences)}
-                    found.setdefault(way, {}).setdefault(kind, {})[what] = entry
+        mine = {_name(c): c for c in cells if c["way"] == way != "decay"}
+        others = {_name(c): c for c in cells if c["way"] == "decay"}
+        found[way] = _differences([(mine[name], others[name]) for name in mine if name in others])
+    return {way: told for way, told in found.items() if told}
+
+
+def against_shortest(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The same of ``decay`` with more steps to itself with the fewest, by the number of steps."""
+    plain = [c for c in cells if c["way"] == "decay"]
+    lengths = sorted({c["steps"] for c in plain})
+    found = {}
+    for steps in lengths[1:]:
+        first = {_name(c)[:-1]: c for c in plain if c["steps"] == lengths[0]}
+        found[str(steps)] = _differences(
+            [(c, first[_name(c)[:-1]]) for c in plain if c["steps"] == steps and _name(c)[:-1] in first]
+        )
+    return found
+
+
+def _name(cell: dict[str, Any]) -> tuple[Any, ...]:
+    return cell["set"], cell["rows"], cell["seed"], cell["steps"]
+
+
+def _differences(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for kind, what in product(("raw", "bias", "head"), ("score", "log_loss")):
+        differences = [mine[kind][what] - other[kind][what] for mine, other in pairs if kind in mine and kind in other]
+        if len(differences) > 1:
+            error = float(np.std(differences, ddof=1) / len(differences) ** 0.5)
+            entry = {"mean": float(np.mean(differences)), "standard_error": error, "seeds": len(differences)}
+            found.setdefault(kind, {})[what] = entry
     return found
 
 
