@@ -217,10 +217,13 @@ def test_steps_that_no_look_at_them_is_left_for_are_still_taken(tmp_path: Path) 
         choice = decider.decide(search, 0)
         assert (choice.next, choice.why) == ("finish", SPENT)
         assert choice.steps == more and decider.owed(search, more) <= choice.left == pytest.approx(left, abs=1)
-    # One that only grew worse is taken no further.
-    search.winner.steady.append(measured(40, 0.7, 0.9, prompt=long))
+    # One that only grew worse is taken no further, whatever is left.
+    search.winner.steady += [measured(30, 0.75, 0.8, prompt=long), measured(40, 0.7, 0.9, prompt=long)]
     search.winner.steady_steps = 40
-    assert decider.decide(search, 0).steps == 0
+    assert search.winner.peaked
+    spend_all_but(lab, max(decider.owed(search, 5), decider.owed(search) + 29 * 5) + 2)
+    choice = decider.decide(search, 0)
+    assert (choice.next, choice.steps) == ("finish", 0)
 
 
 def test_two_prompts_are_tuned_where_rows_could_not_be_met_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,6 +308,10 @@ def test_after_one_bad_look_the_winner_is_looked_at_again_before_others_are_bred
     plan = Plan(pool=12, race_rows=128, entrants=3, short_steps=10, target_steps=50, reserve=0.0)
     decider = decider_of(lab, plan)
     looks = [(20, 0.8, 0.5), (30, 0.75, 0.8), (40, 0.7, 0.9)]
+    # What a search for prompts gave last would call for another one.
+    decider.worth = {"prompts": 1.0, "tune": 0.0001}
+    before = decider.decide(search_of(track_of(seed, looks[0]), track_of(long, looks[0])), 0)
+    assert before.next == "prompts"
     once, twice = (decider.decide(search_of(track_of(seed, looks[0]), track_of(long, *looks[:n])), 0) for n in (2, 3))
     assert (once.next, twice.next) == ("tune", "prompts")
     assert "a second look" in once.why and once.steps >= 3
@@ -316,7 +323,6 @@ def test_a_prompt_whose_length_would_cost_the_winner_its_steps_is_not_tuned(tmp_
     rows = lab.task.train[:8]
     shown = seed.edit(demonstrations=tuple(Demonstration(tuple(row.fields.items()), row.output) for row in rows))
     decider, first = decider_of(lab, PLAN), track_of(seed, (4, 0.8, 0.5))
-    first.run.tokens_per_step = lab.step_tokens(seed, lab.tune.batch_size)  # type: ignore[misc]
     own, heavy = (lab.step_tokens(prompt, lab.tune.batch_size) for prompt in (seed, shown))
     assert lab.step_tokens(long, lab.tune.batch_size) < 1.5 * own < heavy
     end = decider.end.cost(seed, seed, new=True) + 6 * decider.ahead.check(seed)
@@ -326,9 +332,23 @@ def test_a_prompt_whose_length_would_cost_the_winner_its_steps_is_not_tuned(tmp_
     for left, tuned in ((end + 0.9 * whole, [long]), (end + 1.1 * whole, [shown, long])):
         spend_all_but(lab, left)
         assert decider.light([shown, long], first, entrants=3) == tuned
-    # Weights that have steps behind them need fewer, whatever is left.
+    # Weights that have steps behind them need fewer, once the seed prompt has as many.
     spend_all_but(lab, end + 1)
-    assert decider.light([shown, long], first, entrants=1, reached=80) == [shown, long]
+    assert decider.light([shown, long], first, entrants=1, reached=80) == [long]
+    assert decider.light([shown, long], track_of(seed, (80, 0.8, 0.5)), entrants=1, reached=80) == [shown, long]
+
+
+def test_what_is_kept_for_bred_prompts_is_free_once_none_will_be_bred(tmp_path: Path) -> None:
+    lab = lab_in(tmp_path)
+    seed, *_ = prompts_of(lab)
+    rows = lab.task.train[:8]
+    shown = seed.edit(demonstrations=tuple(Demonstration(tuple(row.fields.items()), row.output) for row in rows))
+    decider, first = decider_of(lab, PLAN), track_of(seed, (4, 0.8, 0.5))
+    own, heavy = (lab.step_tokens(prompt, lab.tune.batch_size) for prompt in (seed, shown))
+    spare = 80 * (1.2 * own + heavy)
+    spend_all_but(lab, decider.end.cost(seed, seed, new=True) + 6 * decider.ahead.check(seed) + 1.1 * spare)
+    assert decider.light([shown], first, entrants=3) == []
+    assert decider.light([shown], first, entrants=3, cycles=CONFIG.search.max_cycles - 1) == [shown]
 
 
 # Without heads, which answer a test for fewer tokens than the words that are reckoned with; see test_heads.

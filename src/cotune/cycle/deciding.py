@@ -183,7 +183,8 @@ class Decider:
             following = 0.0 if seed.failed else (reached - seed.reached + decay) * self.ahead.step(seed)
             return own + tuning + following + self.end.cost(seed.prompt, prompt, new=True, aside="least")
 
-        return [prompt for prompt in self.light(challengers, seed, entrants=1, reached=winner.reached) if cost(prompt) <= left]
+        light = self.light(challengers, seed, entrants=1, reached=winner.reached, cycles=len(search.cycles))
+        return [prompt for prompt in light if cost(prompt) <= left]
 
     def time_steps(self, seed: Track) -> None:
         """Train the seed prompt's first steps, to know how fast that is: the plan was made on a guess."""
@@ -205,7 +206,9 @@ class Decider:
         whole = whole_runs(most) * self.ahead.step(seed)
         return most if not whole or spare / whole >= EPOCHS * seed.run.steps_per_epoch else 2
 
-    def light(self, prompts: Sequence[Prompt], seed: Track, *, entrants: int, reached: int = 0) -> list[Prompt]:
+    def light(
+        self, prompts: Sequence[Prompt], seed: Track, *, entrants: int, reached: int = 0, cycles: int = 0
+    ) -> list[Prompt]:
         """Those of some prompts whose length leaves the winner steps enough.
 
         A prompt that shows demonstrations is ahead at first, and each step under it costs two or three times as much. It is
@@ -216,15 +219,18 @@ class Decider:
             seed: the seed prompt's track, which will follow the winner to as many steps.
             entrants: prompts that get short runs.
             reached: steps that the weights have behind them.
+            cycles: that are over.
         """
-        lab, own = self.lab, self.ahead.step(seed)
-        spare = lab.left() - self.end.cost(seed.prompt, seed.prompt, new=True) - (entrants + 3) * self.ahead.check(seed.prompt)
+        own = self._step(seed.prompt)
+        spare = self.lab.left() - self.end.cost(seed.prompt, seed.prompt, new=True)
+        spare -= (entrants + 3) * self.ahead.check(seed.prompt) + max(0, reached - seed.reached) * own
+        share = 1 - _BRED if cycles + 1 < self.config.search.max_cycles else 1.0
         enough = min(_ENOUGH, self.config.tune.max_epochs) * seed.run.steps_per_epoch
         others = (whole_runs(entrants) - 1) * own
 
         def fits(prompt: Prompt) -> bool:
             step = self._step(prompt)
-            return step <= _LIGHT * own or reached + (1 - _BRED) * spare / (others + step) >= enough
+            return step <= _LIGHT * own or reached + share * spare / (others + step) >= enough
 
         return [prompt for prompt in prompts if fits(prompt)]
 

@@ -92,7 +92,9 @@ class Loop:
                 self._prompt_cycle(search, steps, int(recorded["rows"]))
             else:
                 self._tune_cycle(search, steps)
-            lost = 0 if search.winner.best.rank > before else lost + 1
+            winner = search.winner
+            # One bad look is not yet a cycle that did not help: the next one tells.
+            lost = 0 if winner.best.rank > before else lost + (winner.peaked or not winner.behind)
 
     # Cycles -------------------------------------------------------------------------------------------------------
 
@@ -245,7 +247,9 @@ class Loop:
             advance(self.lab, winner, winner.steps + more, cycle=number, check=False, keep=keep)
         if not seed.failed and seed is not winner:
             # However slow the machine has become: what is told of the two is at equal steps.
-            advance(self.lab, seed, winner.reached, cycle=number, stage="seed", check=self.config.refit)
+            # A refit goes on from what was measured.
+            steps = winner.ground.candidate.steps if self.config.refit else winner.reached
+            advance(self.lab, seed, steps, cycle=number, stage="seed", check=self.config.refit)
         if self.config.refit:
             # The decay belongs to the refit, which comes after dev has chosen.
             return

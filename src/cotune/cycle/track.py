@@ -219,7 +219,8 @@ def catch_up(lab: Lab, track: Track, *, cycle: int) -> bool:
 def finish(lab: Lab, track: Track, *, cycle: int) -> bool:
     """Let the learning rate of a track fall to zero; False where that failed.
 
-    It falls from where the track stands, or, where more steps help no more, from its best adapter on dev.
+    It falls from where the track stands, after one bad look too, since what swings comes to rest as it falls; or, where more
+    steps help no more, from its best adapter on dev.
     """
     if track.failed or not track.measured:
         return False
