@@ -15,6 +15,11 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says something about the machine alone: the first of a process may take half a second.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def written_through(handle: int) -> None:
