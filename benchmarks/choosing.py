@@ -32,12 +32,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cells import add_result, open_lab, read_results, task_of
 from cotune.config import config_from_data
-from cotune.cycle.budget import Budget
-from cotune.cycle.costs import CostModel
-from cotune.cycle.journal import Journal, read_journal
-from cotune.cycle.lab import Lab
-from cotune.cycle.run import Quiet
+from cotune.cycle.journal import read_journal
 from cotune.cycle.track import measure
 from cotune.evaluate.packing import pack_rows, unpack_rows
 from cotune.model.local import LocalModel
@@ -47,11 +44,9 @@ from cotune.prompt.bank import bare_prompt, seed_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example
 from cotune.task.task import Task
-from cotune.tune.settings import TuneSettings
 from measure import say
-from racing import read_results, task_of
 
-RESULTS = "choosing.jsonl"
+JUDGED = "choosing.jsonl"
 
 Candidate = dict[str, Any]
 Floats = NDArray[np.float64]
@@ -97,8 +92,7 @@ def judge_family(model: LocalModel, task: Task, seed: int, folder: Path, rows: S
         SystemExit: dev is not what the cells had.
     """
     with tempfile.TemporaryDirectory() as journal:
-        costs = CostModel(Budget("tokens", 1e12), 1, 1)
-        lab = Lab(task, model, Journal(Path(journal)), costs, folder, TuneSettings(), seed, Quiet())
+        lab = open_lab(task, model, Path(journal), folder, seed)
         found = []
         for chosen in candidates_of(folder, task):
             prompt, adapter = chosen.prompt, chosen.adapter
@@ -232,8 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     families, left, model = [], given.most, None
     for out in given.out:
-        kept = out / RESULTS
-        done = {json.dumps(f["family"]): f for f in map(json.loads, kept.read_text().splitlines())} if kept.is_file() else {}
+        done = {json.dumps(family["family"]): family for family in read_results(out, JUDGED)}
         for cell in read_results(out):
             name = [cell["set"], cell["rows"], cell["seed"]]
             folder = out / "work" / "-".join(map(str, name))
@@ -250,8 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 say(f"{folder.name}: {len(rows)} rows")
                 keys = {"set": name[0], "rows": name[1], "seed": name[2], "n": len(rows)}
                 found = {"family": name, **keys, "candidates": judge_family(model, task, cell["seed"], folder, rows)}
-                with kept.open("a", encoding="utf-8") as stream:
-                    stream.write(json.dumps(found) + "\n")
+                add_result(out, found, JUDGED)
             families.append(found)
     if not families:
         say("there is no family to judge: run racing.py first")

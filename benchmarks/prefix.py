@@ -27,11 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cotune.cycle.budget import Budget
-from cotune.cycle.costs import CostModel
-from cotune.cycle.journal import Journal
-from cotune.cycle.lab import Lab
-from cotune.cycle.run import Quiet
+from cells import add_result, open_lab, read_results, task_of
 from cotune.cycle.track import Measured, advance, decay_steps, finish, measure, open_track
 from cotune.evaluate.intervals import wilson
 from cotune.model.adapters import BASE
@@ -41,7 +37,6 @@ from cotune.prompt.bank import seed_prompt
 from cotune.task.task import Task
 from cotune.tune.settings import PrefixSettings, TuneSettings
 from measure import machine_facts, say
-from racing import add_result, read_results, task_of
 
 RATE = 0.03
 WAYS: dict[str, TuneSettings] = {
@@ -104,8 +99,7 @@ def run_cell(model: LocalModel, task: Task, cell: dict[str, Any], out: Path) -> 
         settings = replace(settings, learning_rate=cell["rate"])
     folder = out / "work" / "-".join(str(cell[name]) for name in ("set", "rows", "seed", "way", "rate", "steps"))
     folder.mkdir(parents=True, exist_ok=True)
-    costs = CostModel(Budget("tokens", 1e12), 1.0, 1.0)
-    lab = Lab(task, model, Journal(folder), costs, folder, settings, cell["seed"], Quiet())
+    lab = open_lab(task, model, folder, folder, cell["seed"], settings)
     prompt = seed_prompt(task)
     found: list[Measured] = []
     if cell["way"] == "untuned":

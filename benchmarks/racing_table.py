@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cells import read_results
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.intervals import bca_bootstrap
 from cotune.evaluate.packing import unpack_rows
 from cotune.evaluate.paired import holm, paired_interval, sign_flip_test
 from cotune.evaluate.robustness import robustness
-from racing import CELLS, read_results
+from racing_ways import WAYS
 
 Cell = dict[str, Any]
 Floats = NDArray[np.float64]
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="where racing.py wrote its results")
-    parser.add_argument("--against", default="seed", choices=list(CELLS))
+    parser.add_argument("--against", default="seed", choices=list(WAYS))
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     cells = read_results(given.out)
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def table(cells: Sequence[Cell], against: str) -> list[dict[str, Any]]:
     """A line for each way, the one that the others are compared with first."""
-    ways = [against, *(way for way in CELLS if way != against)]
+    ways = [against, *(way for way in WAYS if way != against)]
     by_way = {way: {c["seed"]: c for c in cells if c["cell"] == way} for way in ways}
     lines = [_line(way, by_way[way], by_way[against] if way != against else {}) for way in ways if by_way[way]]
     compared = [line for line in lines if line["difference"]]

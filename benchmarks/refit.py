@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from cells import add_result, read_results
 from cotune.config import config_from_data
 from cotune.cycle.answering import LabelAnswering, answering_for, rules_of
 from cotune.cycle.track import decay_steps
@@ -46,7 +47,6 @@ from cotune.tune.head import fit_head
 from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
 from measure import machine_facts, say
-from racing import add_result, read_results
 
 PLAIN = TuneSettings()
 WAYS: dict[str, TuneSettings] = {

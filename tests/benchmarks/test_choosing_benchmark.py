@@ -17,6 +17,7 @@ from tiny import save_tiny
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import choosing
 import racing
+from cells import read_results
 
 
 def candidate(correct: list[int], losses: list[float], **more: Any) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def test_families_are_judged_once_and_told_against_the_present_rule(tmp_path: Pa
     families = [json.loads(line) for line in (tmp_path / "out" / choosing.RESULTS).read_text().splitlines()]
     assert [f["family"] for f in families] == [["trec6", 40, 0], ["trec6", 40, 1]]
     assert found["all"]["families"] == 2 == found["trec6, 40 rows"]["families"]
-    by_seed = {cell["seed"]: cell for cell in racing.read_results(tmp_path / "out") if cell["cell"] == "seed"}
+    by_seed = {cell["seed"]: cell for cell in read_results(tmp_path / "out") if cell["cell"] == "seed"}
     for family in families:
         first = family["candidates"][0]
         assert first["seed_prompt"] and first["cell"] == "seed" and 1 < family["n"] <= 14

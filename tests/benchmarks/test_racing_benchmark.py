@@ -14,6 +14,8 @@ from tiny import save_tiny
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import racing
 import racing_table
+from cells import RESULTS, add_result, read_results
+from racing_ways import EPOCHS, WAYS
 
 LABELS = ("person", "place", "number")
 WORDS = ("who", "where", "many")
@@ -39,13 +41,13 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_all_ways_run_a_cell_at_a_time(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     out = Path(given[3])
     assert racing.main([*given, "--most", "1"]) == 0
-    first = racing.read_results(out)
+    first = read_results(out)
     assert [cell["cell"] for cell in first] == ["seed"]
-    with (out / racing.RESULTS).open("a") as stream:
+    with (out / RESULTS).open("a") as stream:
         stream.write('{"set": "tre')
     assert racing.main(given) == 0
-    cells = racing.read_results(out)
-    assert [cell["cell"] for cell in cells] == list(racing.CELLS) and cells[0] == first[0]
+    cells = read_results(out)
+    assert [cell["cell"] for cell in cells] == list(WAYS) and cells[0] == first[0]
     for cell in cells:
         assert cell["n"]["test"] == len(cell["row_ids"]) == len(cell["log_losses"]) == 12
         assert len(cell["wordings"]) == racing.WORDINGS and len(cell["wording_row_ids"]) == 6
@@ -64,11 +66,11 @@ def test_all_ways_run_a_cell_at_a_time(given: list[str], capsys: pytest.CaptureF
 
 
 def test_the_table_pools_seeds_and_pairs_rows(given: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    cells = racing.read_results(Path(given[3]))
+    cells = read_results(Path(given[3]))
     better = {**cells[2], "correct": "12:fff0", "log_losses": [0.1] * 12}
     worse = {**cells[0], "correct": "12:0ff0", "log_losses": [0.3] * 12}
     for cell in (better, worse, {**better, "seed": 1}, {**worse, "seed": 1}, {**better, "seed": 2, "correct": "12:0000"}):
-        racing.add_result(tmp_path, cell)
+        add_result(tmp_path, cell)
     assert racing_table.main(["--out", str(tmp_path), "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     reference, line = found["cells"]
@@ -85,6 +87,6 @@ def test_the_table_pools_seeds_and_pairs_rows(given: list[str], capsys: pytest.C
 def test_no_way_meets_a_row_more_than_eight_times(given: list[str], tmp_path: Path) -> None:
     more = ["--out", str(tmp_path), "--rows", "24", "--steps", "300", "--cells", "seed", "race", "average", "decay_free"]
     assert racing.main([*given, *more]) == 0
-    for cell in racing.read_results(tmp_path):
-        assert 0 < cell["steps"] <= racing.EPOCHS * -(-cell["n"]["train"] // 8), cell["cell"]
+    for cell in read_results(tmp_path):
+        assert 0 < cell["steps"] <= EPOCHS * -(-cell["n"]["train"] // 8), cell["cell"]
         assert cell["tokens"] < 0.9 * cell["budget"], cell["cell"]

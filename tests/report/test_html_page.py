@@ -9,6 +9,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
 from cotune.report.html import render_report, write_report
 from cotune.report.html.answers import _chance_error
-from cotune.report.html.course import read_tracks
+from cotune.report.html.course import dev_lines, read_tracks
 from cotune.report.html.facts import task_yaml
 from cotune.report.html.markup import cut, embedded_json, signed_points
 from cotune.report.html.plot import nice_ticks
@@ -276,8 +277,31 @@ def test_tracks_put_pieces_of_training_together(tmp_path: Path) -> None:
     (folder / "journal.jsonl").write_text("\n".join(lines) + "\n")
     first, second = read_tracks(read_record(folder))
     assert first.losses == [3.0, 2.0, 1.5, 1.2] and first.decays_from == 2 and first.start == 0
-    assert [(steps, score) for steps, score, _, _ in first.dev] == [(2, 0.5), (4, 0.7)]
+    assert [(look.steps, look.level, look.decays_from) for look in first.looks] == [(2, 0.5, None), (4, 0.7, 2)]
     assert second.start == 40 and len(second.losses) == 3
+
+
+def test_dev_by_step_never_runs_backwards_where_training_went_on_after_it_had_ended(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    run = [3.0, 2.0, 1.5, 1.4, 1.3, 1.2]
+
+    def trained(adapter: str, losses: list[float], score: float, *, decayed: bool = False) -> list[tuple[str, dict[str, Any]]]:
+        told = {"prompt_id": "p", "adapter_id": adapter, "steps": len(losses)}
+        return [("train", {**told, "losses": losses, "decayed": decayed}), ("tuned", {**told, "score": score, "rows": 10})]
+
+    values = [
+        *trained("a", run[:2], 0.5),
+        *trained("b", [*run[:2], 0.9, 0.8], 0.7, decayed=True),
+        *trained("c", run[:3], 0.6),
+        *trained("d", [*run[:3], 0.7, 0.6], 0.8, decayed=True),
+        *trained("e", run, 0.4),
+    ]
+    lines = [json.dumps({"kind": kind, "value": value}) for kind, value in values]
+    (folder / "journal.jsonl").write_text("\n".join(lines) + "\n")
+    (track,) = read_tracks(read_record(folder))
+    assert dev_lines(track) == [[(2, 0.5), (3, 0.6), (6, 0.4)], [(2, 0.5), (4, 0.7)], [(3, 0.6), (5, 0.8)]]
+    assert track.losses == run and track.decays_from is None
 
 
 def test_the_waterfall_leads_from_the_seed_prompt_to_the_winner(tmp_path: Path) -> None:

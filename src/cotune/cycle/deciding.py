@@ -118,8 +118,7 @@ class Decider:
             rows = max(_LEAST_RACE, rows // 2)
             race = self.race_cost(winner.prompt, rows)
         with_race = int((beside - race) / per_both) if per_both else room
-        once = winner.behind and not winner.peaked
-        if not once and len(search.cycles) < self.config.search.max_cycles and with_race >= least:
+        if not winner.in_doubt and len(search.cycles) < self.config.search.max_cycles and with_race >= least:
             # Where a race takes much of what is left, steps come first: they are what tuning gains from at first.
             untried = all(cycle["kind"] == "tune" for cycle in search.cycles[1:]) and race <= _RACE_SHARE * beside
             prompts = self.worth.get("prompts", 0.0) / (race + 2 * block * step + 2 * check)
@@ -138,7 +137,7 @@ class Decider:
             return Choice("finish", "more steps only made dev worse")
         if affordable >= 3:
             why = f"room for {affordable} more steps"
-            if once:
+            if winner.in_doubt:
                 why += "; the last ones made dev worse, which a second look may undo"
             elif "tune" in self.worth:
                 why += f"; the last ones moved dev log-loss by {self.worth['tune']:.4f}"
@@ -201,10 +200,8 @@ class Decider:
         most = max(2, self.plan.entrants)
         if self.lab.costs.budget.kind == "tokens":
             return most
-        spare = self.lab.left() - self.end.cost(seed.prompt, seed.prompt, new=True)
-        spare -= (most + 3) * self.ahead.check(seed.prompt)
         whole = whole_runs(most) * self.ahead.step(seed)
-        return most if not whole or spare / whole >= EPOCHS * seed.run.steps_per_epoch else 2
+        return most if not whole or self._spare(seed, most) / whole >= EPOCHS * seed.run.steps_per_epoch else 2
 
     def light(
         self, prompts: Sequence[Prompt], seed: Track, *, entrants: int, reached: int = 0, cycles: int = 0
@@ -222,8 +219,7 @@ class Decider:
             cycles: that are over.
         """
         own = self._step(seed.prompt)
-        spare = self.lab.left() - self.end.cost(seed.prompt, seed.prompt, new=True)
-        spare -= (entrants + 3) * self.ahead.check(seed.prompt) + max(0, reached - seed.reached) * own
+        spare = self._spare(seed, entrants) - max(0, reached - seed.reached) * own
         share = 1 - _BRED if cycles + 1 < self.config.search.max_cycles else 1.0
         enough = min(_ENOUGH, self.config.tune.max_epochs) * seed.run.steps_per_epoch
         others = (whole_runs(entrants) - 1) * own
@@ -233,6 +229,11 @@ class Decider:
             return step <= _LIGHT * own or reached + share * spare / (others + step) >= enough
 
         return [prompt for prompt in prompts if fits(prompt)]
+
+    def _spare(self, seed: Track, entrants: int) -> float:
+        """What is left for steps once the end, and looks at dev after short and whole runs, are reckoned."""
+        spare = self.lab.left() - self.end.cost(seed.prompt, seed.prompt, new=True)
+        return spare - (entrants + 3) * self.ahead.check(seed.prompt)
 
     def _step(self, prompt: Prompt) -> float:
         """Cost of an optimizer step under a prompt that has no track yet."""

@@ -94,7 +94,7 @@ class Loop:
                 self._tune_cycle(search, steps)
             winner = search.winner
             # One bad look is not yet a cycle that did not help: the next one tells.
-            lost = 0 if winner.best.rank > before else lost + (winner.peaked or not winner.behind)
+            lost = 0 if winner.best.rank > before else lost + (not winner.in_doubt)
 
     # Cycles -------------------------------------------------------------------------------------------------------
 

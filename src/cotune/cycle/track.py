@@ -114,6 +114,11 @@ class Track:
         """
         return self.behind and self._behind(len(self.steady) - 2)
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a first look found it behind, and a second may undo that."""
+        return self.behind and not self.peaked
+
     def _behind(self, place: int) -> bool:
         if place < 1:
             return False

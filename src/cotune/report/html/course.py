@@ -17,6 +17,25 @@ _HUES = 6
 _SPENT = {"train": "new_tokens", "score": "tokens", "write": "tokens"}
 
 
+@dataclass(frozen=True)
+class Look:
+    """A look at dev.
+
+    Attributes:
+        steps: optimizer steps in all.
+        level: by the page's measure of dev.
+        rows: dev rows.
+        log_loss: in nats.
+        decays_from: steps in all at which the learning rate began to fall; None where it had not.
+    """
+
+    steps: int
+    level: float
+    rows: int
+    log_loss: float | None
+    decays_from: int | None = None
+
+
 @dataclass
 class Track:
     """A prompt's training, from the weights that it started with.
@@ -25,23 +44,25 @@ class Track:
         prompt_id: what was asked.
         start: optimizer steps behind the weights that it started from.
         losses: training loss of each step.
+        steady: how many of these steps were taken at the full learning rate.
         decays_from: step at which the learning rate began to fall; None where it did not.
-        dev: (steps in all, level by the page's measure of dev, rows, log-loss) of each measurement.
+        looks: at dev, in the order in which they were taken.
         failed: why it stopped, where it diverged.
     """
 
     prompt_id: str
     start: int = 0
     losses: list[float] = field(default_factory=list)
+    steady: int = 0
     decays_from: int | None = None
-    dev: list[tuple[int, float, int, float | None]] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
     failed: str = ""
 
 
 def read_tracks(record: RunRecord) -> list[Track]:
     """Put the pieces of training that a journal holds together again: what begins with the same losses is one track."""
     tracks: list[Track] = []
-    by_adapter: dict[str, tuple[Track, int]] = {}
+    by_adapter: dict[str, tuple[Track, int, int | None]] = {}
     for event in record.events:
         value = fields(event.get("value"))
         if event.get("kind") == "train":
@@ -52,17 +73,20 @@ def read_tracks(record: RunRecord) -> list[Track]:
                 track = Track(prompt_id)
                 tracks.append(track)
             if value.get("decayed"):
-                track.decays_from = len(track.losses)
-            if len(losses) >= len(track.losses):
-                track.losses = losses
+                track.losses, track.decays_from = losses, track.steady
+            elif len(losses) >= track.steady:
+                track.losses, track.steady, track.decays_from = losses, len(losses), None
             track.failed = str(value.get("failed") or "")
-            by_adapter[str(value.get("adapter_id"))] = (track, int(number(value.get("steps")) or 0))
+            falls = track.steady if value.get("decayed") else None
+            by_adapter[str(value.get("adapter_id"))] = (track, int(number(value.get("steps")) or 0), falls)
         elif event.get("kind") == "tuned" and (found := by_adapter.get(str(value.get("adapter_id")))):
-            track, own_steps = found
+            track, own_steps, falls = found
             steps, level = int(number(value.get("steps")) or 0), record.dev_measure.of(value)
             track.start = max(0, steps - own_steps)
             if level is not None:
-                track.dev.append((steps, level, int(number(value.get("rows")) or 0), number(value.get("log_loss"))))
+                decays_from = None if falls is None else track.start + falls
+                rows = int(number(value.get("rows")) or 0)
+                track.looks.append(Look(steps, level, rows, number(value.get("log_loss")), decays_from))
     return tracks
 
 
@@ -82,7 +106,7 @@ def training_section(record: RunRecord, prompts: Prompts) -> str:
     for track, kind in drawn:
         points = [(track.start + i + 1, v) for i, v in enumerate(_smooth(track.losses))]
         loss.path(_thinned(points), f"line {kind}", _told(track, prompts))
-    dev = [(t, k) for t, k in drawn if t.dev]
+    dev = [(t, k) for t, k in drawn if t.looks]
     figures = figure(
         "Training loss by step",
         loss.render(x_title="optimizer steps", y_title="loss in nats, running mean of five steps"),
@@ -100,18 +124,36 @@ def _dev_by_step(
     record: RunRecord, prompts: Prompts, dev: list[tuple[Track, str]], most: int, ticks: list[tuple[float, str]]
 ) -> str:
     measure = record.dev_measure
-    levels = [level for track, _ in dev for _, level, _, _ in track.dev]
+    levels = [look.level for track, _ in dev for look in track.looks]
     plot = Plot((0, most), padded(levels, share=0.12, least=0.05), height=220, label=f"Dev {measure.name} by step")
     plot.axes(ticks, [(t, measure.tick(t)) for t in nice_ticks(*plot.y_range, 4)])
     for track, kind in dev:
-        plot.path([(steps, level) for steps, level, _, _ in track.dev], f"line {kind}", _told(track, prompts))
-        for steps, level, rows, log_loss in track.dev:
-            tip = f"{_name(track, prompts)}\n{steps} steps: {measure.told(level, rows)}{measure.other(log_loss)}"
-            plot.dot((steps, level), f"dot {kind}", radius=4.5, tip=tip)
-    rows = max(rows for track, _ in dev for _, _, rows, _ in track.dev)
+        for line in dev_lines(track):
+            plot.path(line, f"line {kind}", _told(track, prompts))
+        for look in track.looks:
+            tip = f"{_name(track, prompts)}\n{look.steps} steps: {measure.told(look.level, look.rows)}"
+            tip += measure.other(look.log_loss)
+            if look.decays_from is not None:
+                tip += f"\nlearning rate fell from step {look.decays_from}"
+            plot.dot((look.steps, look.level), f"dot {kind}", radius=4.5, tip=tip)
+    rows = max(look.rows for track, _ in dev for look in track.looks)
     ci = measure.interval(max(levels, key=measure.rank), rows)
     note = f"The 95% interval of the highest of these scores is {percent(ci[0])} to {percent(ci[1])}." if ci else measure.remark
     return figure(f"Dev {measure.title} by step", plot.render(x_title="optimizer steps", y_title=measure.axis), note)
+
+
+def dev_lines(track: Track) -> list[list[Point]]:
+    """A track's way over dev: one line at the full learning rate, and a branch to each look after that had fallen.
+
+    Training that goes on after it fell goes on from before, so a line through all looks in their order would run backwards.
+    """
+    steady = sorted((look.steps, look.level) for look in track.looks if look.decays_from is None)
+    branches = []
+    for look in track.looks:
+        if look.decays_from is not None:
+            before = [point for point in steady if point[0] <= look.decays_from]
+            branches.append([*before[-1:], (look.steps, look.level)])
+    return [line for line in (steady, *branches) if len(line) > 1]
 
 
 def _kinds(tracks: list[Track], prompts: Prompts) -> list[str]:
