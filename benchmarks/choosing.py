@@ -76,7 +76,7 @@ def candidates_of(folder: Path, task: Task) -> list[Chosen]:
             if event["kind"] == "pool":
                 drawn = (Prompt.from_json(proposal["prompt"]) for proposal in event["value"]["proposals"])
                 prompts |= {prompt.id: prompt for prompt in drawn}
-            elif event["kind"] == "tuned":
+            elif event["kind"] == "tuned" and event["value"]["stage"] != "average":
                 tuned.append(event["value"])
         if tuned:
             best = max(tuned, key=lambda value: (value["score"], -value["log_loss"]))

@@ -7,13 +7,13 @@ The ways:
 
     lora        LoRA weights
     text        the keys and values of all the tokens that the prompt begins with
-    text16      those of its first 16 tokens; what comes after them is run as text
+    text16      those of its first 16 tokens, a chat template's own; what comes after them is run as text
     random      16 random words before the prompt
     untuned     the base model
 
 A way's learning rate falls over the last 30% of its steps. Dev decides between the weights before and after that, and on the
 decision rule; the test is opened once a cell. Every finished cell is a line of OUT/results.jsonl, and none is run twice. Prints
-one JSON object with all cells so far, progress to stderr.
+one JSON object with all cells so far and each way's paired difference to LoRA, progress to stderr.
 """
 
 from __future__ import annotations
@@ -27,9 +27,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cells import add_result, open_lab, read_results, task_of
 from cotune.cycle.track import Measured, advance, decay_steps, finish, measure, open_track
 from cotune.evaluate.intervals import wilson
+from cotune.evaluate.packing import pack_rows, unpack_rows
+from cotune.evaluate.paired import paired_interval
+from cotune.files import content_hash
 from cotune.model.adapters import BASE
 from cotune.model.local import LocalModel
 from cotune.model.opening import open_model
@@ -39,6 +45,8 @@ from cotune.tune.settings import PrefixSettings, TuneSettings
 from measure import machine_facts, say
 
 RATE = 0.03
+_CELL = ("set", "rows", "seed", "way", "rate", "steps", "dev", "test")
+Floats = NDArray[np.float64]
 WAYS: dict[str, TuneSettings] = {
     "lora": TuneSettings(),
     "text": TuneSettings(method="prefix", learning_rate=RATE),
@@ -71,8 +79,38 @@ def main(arguments: Sequence[str] | None = None, model: LocalModel | None = None
             say(f"{cell} ...")
             task = _task(given.data, cell)
             add_result(given.out, cell | run_cell(local, task, cell, given.out))
-    print(json.dumps({"cells": read_results(given.out), "machine": machine_facts(local)}, indent=1))
+    cells = read_results(given.out)
+    print(json.dumps({"against_lora": against_lora(cells), "cells": cells, "machine": machine_facts(local)}, indent=1))
     return 0
+
+
+def against_lora(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each way against LoRA on the same test rows, pooled over seeds; rows that several seeds drew are resampled together."""
+    found = []
+    known = {json.dumps({key: c[key] for key in _CELL}): c for c in cells if "row_ids" in c}
+    for name, rows, way in dict.fromkeys((c["set"], c["rows"], c["way"]) for c in known.values() if c["way"] != "lora"):
+        mine = [c for c in known.values() if (c["set"], c["rows"], c["way"]) == (name, rows, way)]
+        others = [known.get(json.dumps({key: c[key] for key in _CELL} | {"way": "lora"})) for c in mine]
+        pairs = [(other, c) for other, c in zip(others, mine, strict=True) if other is not None]
+        if not pairs:
+            continue
+        ids = [row for _, c in pairs for row in c["row_ids"]]
+        told: dict[str, Any] = {"set": name, "rows": rows, "way": way, "seeds": [c["seed"] for _, c in pairs], "n": len(ids)}
+        for what, read in (("score", _correct), ("log_loss", _losses)):
+            before, after = (np.concatenate([read(pair[side]) for pair in pairs]) for side in (0, 1))
+            interval = paired_interval(before, after, seed=0, groups=ids)
+            told[what] = round(float(np.mean(after - before)), 4)
+            told[f"{what}_ci"] = [round(float(interval.low), 4), round(float(interval.high), 4)]
+        found.append(told)
+    return found
+
+
+def _correct(cell: dict[str, Any]) -> Floats:
+    return unpack_rows(cell["correct"]).astype(np.float64)
+
+
+def _losses(cell: dict[str, Any]) -> Floats:
+    return np.asarray(cell["log_losses"], dtype=np.float64)
 
 
 def _cells(given: argparse.Namespace) -> list[dict[str, Any]]:
@@ -122,6 +160,9 @@ def run_cell(model: LocalModel, task: Task, cell: dict[str, Any], out: Path) -> 
         "on_dev": [{"steps": m.candidate.steps, "score": m.evaluation.score, "log_loss": m.evaluation.log_loss} for m in found],
         "chosen_steps": candidate.steps,
         "decision": candidate.decision.kind,
+        "row_ids": [content_hash(list(row.fields.values()), 8) for row in rows],
+        "correct": pack_rows(judged.correct),
+        "log_losses": [round(float(loss), 3) for loss in judged.log_losses],
         "score": judged.score,
         "ci": [interval.low, interval.high],
         "log_loss": judged.log_loss,

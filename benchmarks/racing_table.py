@@ -137,12 +137,13 @@ def markdown(found: dict[str, Any]) -> str:
     lines = [
         f"{found['set']}, {found['rows']} labelled rows",
         "",
-        "| way | seeds | n | steps | dev | test | log-loss | against the first | p (Holm) | log-loss | wordings | worst | sd |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| way | seeds | n | steps | dev | test | log-loss | against the first | p (Holm) | log-loss "
+        "| wordings | worst | sd | wordings against the first |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for line in found["cells"]:
         difference, words = line["difference"], line["wordings"]
-        against = ["", "", ""]
+        against, asked = ["", "", ""], ""
         if difference:
             low, high = (100 * end for end in difference["ci"])
             less, more = difference["log_loss_ci"]
@@ -151,6 +152,8 @@ def markdown(found: dict[str, Any]) -> str:
                 f"{difference['p_holm']:.3f}",
                 f"{difference['log_loss']:+.3f} ({less:+.3f} to {more:+.3f})",
             ]
+            low, high = (100 * end for end in difference["wordings_ci"])
+            asked = f"{100 * difference['wordings']:+.1f} ({low:+.1f} to {high:+.1f})"
         steps = " ".join(map(str, line["steps"]))
         test = f"{line['test']:.3f} ({line['ci'][0]:.3f} to {line['ci'][1]:.3f})"
         facts = [
@@ -165,6 +168,7 @@ def markdown(found: dict[str, Any]) -> str:
             f"{words['mean']:.3f}",
             f"{words['worst']:.3f}",
             f"{words['sd']:.3f}",
+            asked,
         ]
         lines.append(f"| {' | '.join(map(str, facts))} |")
     return "\n".join(lines)

@@ -64,15 +64,17 @@ class Bench:
         step = sum(track.run.tokens_per_step for track in tracks)
         check = sum(self.check_cost(track.prompts) for track in tracks)
         room = self.lab.left() - (checks + decay) * check - keep
-        done, share = tracks[0].steady_steps, self.lab.tune.decay
+        start, done = tracks[0].start_steps, tracks[0].steady_steps
         # As a run does: rows met more often than this teach nothing new.
-        most = EPOCHS * tracks[0].run.steps_per_epoch - tracks[0].start_steps
+        most = EPOCHS * tracks[0].run.steps_per_epoch - start
+
+        def end(steady: int) -> int:
+            return steady + (decay_steps(start + steady, self.lab.tune.decay) if decay else 0)
+
         steady = done
-        while (after := steady + 1 + (decay_steps(steady + 1, share) if decay else 0)) <= most and (
-            after - done
-        ) * step <= room:
+        while end(steady + 1) <= most and (end(steady + 1) - done) * step <= room:
             steady += 1
-        if steady == done and decay_steps(done, share) * step * decay > room:
+        if steady == done and (end(done) - done) * step > room:
             return
         for track in tracks:
             for place in range(checks):

@@ -106,7 +106,8 @@ def run_cell(model: LocalModel, task: Task, way: str, steps: int, seed: int, out
     model.adapters.register(out / "adapters" / adapter)
     given = answering.score(prompt, adapter, task.dev, lambda tokens: None).given
     judged = {rule.kind: given.judge(task.dev, rule, task) for rule in rules_of(answering, given, task)}
-    judged["head"] = _by_head(model, answering, task, prompt, adapter, len(train), out).judge(task.dev, BY_HEAD, task)
+    learnt = len(rows if way == "refit" else train)
+    judged["head"] = _by_head(model, answering, task, prompt, adapter, learnt, out).judge(task.dev, BY_HEAD, task)
     return {kind: {"score": found.score, "log_loss": found.log_loss} for kind, found in judged.items()}
 
 
@@ -170,11 +171,14 @@ def _task(path: Path, given: argparse.Namespace, seed: int) -> Task:
     """Labelled rows as train, held-out ones as dev, drawn by the seed."""
     lines = path.read_text(encoding="utf-8").splitlines()
     order = np.random.default_rng([seed, 77]).permutation(len(lines))
-    parts = {"labelled": order[: given.rows], "held_out": order[given.rows : given.rows + given.held_out]}
+    spare = given.rows + given.held_out
+    # A task needs a test split, which would else be cut from the labelled rows; nothing here reads it.
+    parts = {"labelled": order[: given.rows], "held_out": order[given.rows : spare], "unread": order[spare : spare + 20]}
     given.out.mkdir(parents=True, exist_ok=True)
     for name, picked in parts.items():
         write_text(given.out / f"{name}.jsonl", "\n".join(lines[i] for i in picked) + "\n")
     settings = [f"data.dev={given.out / 'held_out.jsonl'}", f"limit.dev={given.held_out}"]
+    settings += [f"data.test={given.out / 'unread.jsonl'}"]
     source = str(given.out / "labelled.jsonl")
     return Task.from_config(config_from_data(source, input="input", output="output", overrides=settings, seed=0))
 

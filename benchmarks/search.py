@@ -15,14 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from search_data import TABLE, TASKS
+from search_data import EMBEDDINGS, TABLE, TASKS, WEIGHTS
 
-_PARTS = (
-    *(f"base:{block}" for block in range(2)),
-    *(f"{kind}:base" for kind in ("text", "behaviour", "shown")),
-    *(f"tuned:{block}" for block in range(2)),
-    *(f"{kind}:tuned" for kind in ("text", "behaviour", "shown")),
-)
 _SIZES = {"prompts": 64, "first": 24, "train": 200, "dev": 200, "block": 50, "steps": 32}
 
 
@@ -34,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     table.add_argument("--work", type=Path, required=True, help="folder that keeps what was computed")
     table.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
-    table.add_argument("--parts", nargs="+", default=list(_PARTS), help="base:0, tuned:1, text:base, short:16:12, ...")
+    table.add_argument("--parts", nargs="+", help="base:0, tuned:1, text:base, short:16:12, ...; all but short runs by default")
     table.add_argument("--model", default="smollm2-135m")
     table.add_argument("--device", default="auto")
     table.add_argument("--seconds", type=float, default=1e9, help="no new piece is begun after so long")
@@ -52,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     complete = make_table(
         given.tasks,
-        given.parts,
+        given.parts or all_parts(-(-given.dev // given.block)),
         data=given.data,
         work=given.work,
         out=given.file,
@@ -62,6 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sizes={name: getattr(given, name) for name in _SIZES},
     )
     return 0 if complete else OUT_OF_TIME
+
+
+def all_parts(blocks: int) -> list[str]:
+    """Names of all parts of a table whose rows come in so many blocks."""
+    return [
+        part
+        for weights in WEIGHTS
+        for part in (*(f"{weights}:{block}" for block in range(blocks)), *(f"{kind}:{weights}" for kind in EMBEDDINGS))
+    ]
 
 
 def _compare(file: Path, seeds: int, picture: Path | None) -> int:

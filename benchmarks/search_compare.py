@@ -17,6 +17,7 @@ from search_strategies import (
     BySurrogate,
     Field,
     PlannedHalving,
+    RunRace,
     Strategy,
     clustered_halving,
     random_search,
@@ -31,13 +32,14 @@ TOLD = 0.25
 _DRAWS = 2000
 _CHOOSING_SEEDS = 20
 
-HALVING, PLANNED = "successive halving", "planned halving"
+HALVING, PLANNED, RUN = "successive halving", "planned halving", "a run's race"
 FIXED: dict[str, Strategy] = {
     "random search": random_search,
     "uniform allocation": uniform,
     HALVING: successive_halving,
     "clustered halving": clustered_halving,
     PLANNED: PlannedHalving(evenly=False),
+    RUN: RunRace(),
     "surrogate": BySurrogate(),
 }
 GRID: dict[str, PlannedHalving | BySurrogate] = {
@@ -130,7 +132,8 @@ def compare(tables: Mapping[str, TaskTable], seeds: int = 50) -> dict[str, Any]:
 
     Returns:
         A JSON object; ``regret_ratio_at_25pct`` is ours over successive halving's regret, each averaged over tasks and weights,
-        ``regret_ratio_to_planned_at_25pct`` ours over planned halving's with rows at random, which spends all it has.
+        ``regret_ratio_to_planned_at_25pct`` ours over planned halving's with rows at random, which spends all it has, and
+        ``regret_ratio_to_race_at_25pct`` ours over that of the race as runs hold it.
     """
     found, missing = grounds(tables)
     if not found:
@@ -157,6 +160,7 @@ def compare(tables: Mapping[str, TaskTable], seeds: int = 50) -> dict[str, Any]:
     return {
         **_ratio(regrets, HALVING, "regret_ratio"),
         **_ratio(regrets, PLANNED, "regret_ratio_to_planned"),
+        **_ratio(regrets, RUN, "regret_ratio_to_race"),
         "missing": missing,
         "sizes": {g.name: {"prompts": g.losses.shape[0], "rows": g.losses.shape[1]} for g in found},
         "ours": chosen,
@@ -275,7 +279,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure, axes = pyplot.subplots(lines, columns, figsize=(4.2 * columns, 3.2 * lines), squeeze=False, sharey=True)
-    marks = dict(zip((*FIXED, "ours"), ("x", "s", "o", "^", "v", "P", "D"), strict=True))
+    marks = dict(zip((*FIXED, "ours"), ("x", "s", "o", "^", "v", "*", "P", "D"), strict=True))
     for axis, (name, told) in zip(axes.flat, panels.items(), strict=False):
         for strategy, by in told.items():
             shares = [float(f) for f in by]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cotune.embed import farthest_first
 from cotune.evaluate.effects import prompt_effects
+from cotune.evaluate.racing import Race, Round, loss_bound, schedule_cost, successive_halving_schedule
 from cotune.refine.surrogate import Seen, Surrogate
 
 Floats = NDArray[np.float64]
@@ -162,6 +163,45 @@ class PlannedHalving:
         return planned(low)[1]
 
 
+@dataclass(frozen=True)
+class RunRace:
+    """The race that a run holds: its rounds, on as many rows as the budget has room for, and its test that drops losers early.
+
+    What early drops save is not spent: in a run it goes into tuning.
+
+    Attributes:
+        final: prompts that meet all of the race's rows.
+        first_rows: rows of the first round, where the budget has so many.
+    """
+
+    final: int = 4
+    first_rows: int = 16
+
+    def __call__(self, arena: Field, rng: np.random.Generator) -> int:
+        order = [int(i) for i in rng.permutation(arena.prompts)][: max(1, int(arena.budget))]
+        rounds = self._rounds(len(order), arena)
+        kinds = arena.prompts if arena.labels is None else len(np.unique(arena.labels))
+        race, seen = Race(len(order), bound=loss_bound(kinds)), 0
+        for step in rounds:
+            alive = [order[place] for place in race.active]
+            for prompt in alive:
+                arena.ask(prompt, step.rows - seen)
+            race = race.update(arena.losses[alive, seen : step.rows].T)
+            seen = step.rows
+            leaving = race.ranking()[step.keep :]
+            if leaving and step.rows < rounds[-1].rows:
+                race = race.retire(leaving)
+        return order[race.ranking()[0]]
+
+    def _rounds(self, prompts: int, arena: Field) -> list[Round]:
+        for rows in range(arena.rows, 0, -1):
+            first = min(self.first_rows, max(1, int(arena.budget) // prompts))
+            rounds = successive_halving_schedule(prompts, rows, final=min(self.final, prompts), first_rows=first)
+            if schedule_cost(prompts, rounds) <= arena.budget:
+                return rounds
+        return successive_halving_schedule(prompts, 1, final=min(self.final, prompts))
+
+
 def spread(kinds: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
     """A random order in which every kind comes evenly (systematic sampling: Cochran, Sampling Techniques, chapter 8).
 
@@ -234,6 +274,9 @@ class BySurrogate:
     def __call__(self, arena: Field, rng: np.random.Generator) -> int:
         views = {name: arena.views[name] for name in self.views} or {"own": np.eye(arena.prompts)}
         arena.left -= sum(arena.costs.get(name, 0.0) for name in self.views) * arena.prompts
+        if arena.left < 1:
+            # The views took all there was, and nothing is known of any prompt.
+            return int(rng.integers(arena.prompts))
         share = self.first * arena.left
         count = int(min(arena.prompts, max(8, share / self.opening)))
         for prompt in self._order(arena, rng)[:count]:

@@ -1,6 +1,6 @@
 """Makes the table of ``search_data`` with a real model, in pieces: what is done stays done, whenever it is stopped.
 
-The prompts are bred as a run breeds them: an opening pool, then children of the three best on the first hundred dev rows under
+The prompts are bred as a run breeds them: an opening pool, then children of the three best on the first block of dev rows under
 the base model, until there are enough. The adapter is trained on the seed prompt, as a run's later races are held under the
 adapter of one prompt.
 """

@@ -205,7 +205,7 @@ def try_(
 
     Without --prompt and --text a terminal takes one prompt after another, and the model stays loaded from one to the next.
     """
-    from cotune.files import read_text
+    from cotune.files import read_standard_input, read_text
 
     if not (run / "config.json").is_file():
         raise no_run(run)
@@ -222,7 +222,7 @@ def try_(
         try_typed(run, rows=rows, as_json=as_json)
         return
     if text is None:
-        text = sys.stdin.read() if prompt is None or str(prompt) == "-" else read_text(prompt, "the prompt file")
+        text = read_standard_input() if prompt is None or str(prompt) == "-" else read_text(prompt, "the prompt file")
     from cotune.trying import open_run, try_one
 
     try_one(open_run(run), text, where=str(prompt or "--text"), rows=rows, as_json=as_json)
@@ -277,10 +277,14 @@ def view(
 
 @app.command(
     epilog="Examples:\n\n  cotune embed --input texts.txt --out vectors.npy\n\n"
-    "  cotune embed --input rows.jsonl --column question --out vectors.parquet --standard whiten"
+    "  cotune embed --input rows.jsonl --column question --out vectors.parquet --standard whiten\n\n"
+    "  cotune embed --input queries.txt --out queries.npy --fit-on documents.txt"
 )
 def embed(
-    input: Annotated[Path, typer.Option(help="One text a line, or JSONL; - reads standard input.")],
+    input: Annotated[
+        Path,
+        typer.Option(help="One text a line, or JSONL; - is standard input. A language model reads 1,200 characters of each."),
+    ],
     out: Annotated[Path, typer.Option(help="Vectors as .npy, .parquet or .jsonl, in the order of the texts.")],
     model: Annotated[
         str,
@@ -292,18 +296,35 @@ def embed(
     frames: Annotated[int | None, typer.Option(help="Frames that are averaged, for prompt_eol.")] = None,
     standard: Annotated[
         str | None,
-        typer.Option(help="none, centre, half_whiten or whiten, fitted on these texts. [default: half_whiten from 300 on]"),
+        typer.Option(
+            help="none, centre, half_whiten or whiten. [default: half_whiten from 300 different texts on, else centre; none "
+            "for one text and for encoders]"
+        ),
+    ] = None,
+    fit_on: Annotated[
+        Path | None,
+        typer.Option(help="Texts that the standard is fitted on instead: vectors of files fitted on the same can be compared."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Turn texts into vectors with the model itself; what was embedded before comes from the cache."""
     from cotune.embed.command import embed_file
 
-    found = embed_file(input, out, model=model, column=column, pooling=pooling, layer=layer, frames=frames, standard=standard)
+    found = embed_file(
+        input,
+        out,
+        model=model,
+        column=column,
+        settings={"pooling": pooling, "layer": layer, "frames": frames},
+        standard=standard,
+        fit_on=fit_on,
+    )
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
     else:
         typer.echo(f"{found['texts']} texts, {found['width']} numbers each, {found['from_cache']} from the cache: {out}")
+        if found["cut"]:
+            typer.echo(f"Of {found['cut']} only the first {found['max_chars']} characters were read.", err=True)
 
 
 @app.command(

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,20 @@ def read_text(path: Path, what: str) -> str:
         raise InputError(f"{what} has a name that no file can have", where=repr(str(path)), mend="Check the path.") from error
     except OSError as error:
         raise InputError(f"{what} cannot be read ({error.strerror})", where=str(path), mend="Check its permissions.") from error
+
+
+def read_standard_input() -> str:
+    """All of standard input as text.
+
+    Raises:
+        InputError: it is not UTF-8.
+    """
+    try:
+        text = sys.stdin.read()
+        text.encode()
+    except UnicodeError as error:
+        raise InputError("it is not UTF-8 text", where="standard input", mend="Pipe in UTF-8.") from error
+    return text
 
 
 def sync(path: Path) -> None:

@@ -58,7 +58,7 @@ def test_families_are_judged_once_and_told_against_the_present_rule(tmp_path: Pa
     assert json.loads(capsys.readouterr().out)["all"]["families"] == 1
     assert choosing.main([*places, *engine, "--rows", "14"]) == 0
     found = json.loads(capsys.readouterr().out)
-    families = [json.loads(line) for line in (tmp_path / "out" / choosing.RESULTS).read_text().splitlines()]
+    families = [json.loads(line) for line in (tmp_path / "out" / choosing.JUDGED).read_text().splitlines()]
     assert [f["family"] for f in families] == [["trec6", 40, 0], ["trec6", 40, 1]]
     assert found["all"]["families"] == 2 == found["trec6, 40 rows"]["families"]
     by_seed = {cell["seed"]: cell for cell in read_results(tmp_path / "out") if cell["cell"] == "seed"}

@@ -28,7 +28,8 @@ def test_all_parts_run_and_the_best_on_validation_is_chosen(
             rows = pairs if folder == "stsb_en" else labelled
             (tmp_path / folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     model = save_tiny(tmp_path / "model")
-    given = ["--data", str(tmp_path), "--work", str(tmp_path / "work"), "--model", str(model), "--quick"]
+    monkeypatch.setenv("COTUNE_CACHE", str(tmp_path / "cache"))
+    given = ["--data", str(tmp_path), "--model", str(model), "--quick"]
     # Out of time at once, it stops; what it ran is not run again.
     with pytest.raises(SystemExit, match="goes on from here"):
         embedding.main([*given, "--minutes", "0"])
@@ -42,3 +43,15 @@ def test_all_parts_run_and_the_best_on_validation_is_chosen(
     assert set(found["nearest_neighbours"]) == {"trec6"}
     monkeypatch.setattr(embedding, "mean_states", None)
     assert embedding.main(given) == 0
+    averaged = {tuple(entry["frames"]) for entry in found["tried"] if entry["pooling"] == "prompt_eol"}
+    assert averaged == {(0,), (1,), (2,), (3,), (0, 1), (0, 1, 2), (0, 1, 2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("ways", "said"),
+    [("maen", "no pooling 'maen'"), ("mean:1", "mean has frames 0 to 0"), ("prompt_eol:0+x", "frames 0 to 3, not 0[+]x")],
+)
+def test_a_way_that_is_none_is_refused(ways: str, said: str) -> None:
+    with pytest.raises(SystemExit, match=said):
+        list(embedding._frames(ways))
+    assert list(embedding._frames("prompt_eol:0+2,static")) == [("prompt_eol", (0, 2)), ("static", (0,))]

@@ -22,10 +22,16 @@ def test_all_ways_run_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert prefix.main([*places, *sizes, "--most", "2"]) == 0
     assert len(json.loads(capsys.readouterr().out)["cells"]) == 2
     assert prefix.main([*places, *sizes]) == 0
-    cells = {cell["way"]: cell for cell in json.loads(capsys.readouterr().out)["cells"]}
+    found = json.loads(capsys.readouterr().out)
+    cells = {cell["way"]: cell for cell in found["cells"]}
     assert set(cells) == {"untuned", *prefix.WAYS}
     for way, cell in cells.items():
         assert 0 <= cell["ci"][0] <= cell["score"] <= cell["ci"][1] <= 1
         assert [found["steps"] for found in cell["on_dev"]] == ([0] if way == "untuned" else [4, 6])
     assert cells["text16"]["bytes"] < cells["text"]["bytes"] < cells["lora"]["bytes"]
     assert cells["text"]["tokens_trained"] < cells["text16"]["tokens_trained"] < cells["lora"]["tokens_trained"]
+    assert {told["way"] for told in found["against_lora"]} == set(cells) - {"lora"}
+    for told in found["against_lora"]:
+        assert told["n"] == 10 and told["score_ci"][0] <= told["score"] <= told["score_ci"][1]
+        assert told["score"] == pytest.approx(cells[told["way"]]["score"] - cells["lora"]["score"], abs=1e-4)
+        assert told["log_loss"] == pytest.approx(cells[told["way"]]["log_loss"] - cells["lora"]["log_loss"], abs=2e-3)

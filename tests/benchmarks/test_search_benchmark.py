@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,19 @@ from search_strategies import (
     BySurrogate,
     Field,
     PlannedHalving,
+    RunRace,
     clustered_halving,
     random_search,
     successive_halving,
     uniform,
 )
+
+
+def test_by_default_every_block_of_rows_is_made() -> None:
+    parts = search.all_parts(4)
+    assert [part for part in parts if part[-1].isdigit()] == [f"{w}:{block}" for w in ("base", "tuned") for block in range(4)]
+    assert len(parts) == len(set(parts)) == 2 * (4 + 3)
+
 
 SMALL = ["--prompts", "8", "--first", "5", "--train", "24", "--dev", "12", "--block", "6", "--steps", "3"]
 
@@ -62,7 +71,8 @@ def made_up(name: str, seed: int, prompts: int = 24, rows: int = 60) -> TaskTabl
     rng = np.random.default_rng(seed)
     text = rng.standard_normal((4, 6))[rng.integers(4, size=prompts)] + 0.3 * rng.standard_normal((prompts, 6))
     worth = text @ rng.standard_normal(6) * 0.2
-    losses = 2 + worth[:, None] + rng.standard_normal(rows) + 0.5 * rng.standard_normal((prompts, rows))
+    doubt = 1 + worth[:, None] + rng.standard_normal(rows) + 0.5 * rng.standard_normal((prompts, rows))
+    losses = 0.5 * np.logaddexp(0, doubt)
     arrays = {
         "base/losses": losses.astype(np.float16),
         "base/text": turned(text),
@@ -108,6 +118,7 @@ def test_no_search_spends_more_than_it_has(fraction: float) -> None:
         PlannedHalving(),
         PlannedHalving(1 / 3, 0.7, evenly=False),
         PlannedHalving(0.7),
+        RunRace(),
         BySurrogate(views=("text",)),
         BySurrogate(views=(), bound=1.0),
     ):
@@ -117,7 +128,7 @@ def test_no_search_spends_more_than_it_has(fraction: float) -> None:
         embedded = 24.0 if strategy is clustered_halving or getattr(strategy, "views", ()) == ("text",) else 0.0
         least = ground.losses.shape[1] if strategy is random_search else 0
         assert arena.met.sum() + embedded <= max(arena.budget, least) + 1e-6
-        assert arena.met.sum() >= 0.35 * (arena.budget - embedded)
+        assert arena.met.sum() >= 0.35 * (arena.budget - embedded) or isinstance(strategy, RunRace)
         assert arena.met[chosen] > 0
         assert (arena.met <= arena.rows).all()
 
@@ -130,6 +141,25 @@ def test_planned_halving_spends_what_it_has_and_ends_on_all_rows() -> None:
     assert planned.met[chosen] == 200 and planned.left <= 2
     assert plain.left > 0.05 * plain.budget, "plain halving runs out of rows"
     assert sorted(planned.met)[:16] == [planned.met.min()] * 16, "half of them go after the first round"
+
+
+def test_the_race_of_a_run_ends_on_few_prompts_and_drops_losers() -> None:
+    """What it was planned to cost is the budget; what early drops save is left."""
+    (ground,), _ = grounds({"trec6": made_up("trec6", 3, prompts=32, rows=200)})
+    arena = Field(ground.losses, 0.25 * ground.losses.size, labels=ground.labels)
+    chosen = RunRace()(arena, np.random.default_rng(0))
+    finalists = np.flatnonzero(arena.met == arena.met.max())
+    assert chosen in finalists and 1 <= len(finalists) <= 8 and arena.left >= 0
+    clear = 0.05 * ground.losses + np.where(np.arange(32) == 5, 0.0, 3.0)[:, None]
+    sure = Field(clear, 0.25 * clear.size, labels=ground.labels)
+    assert RunRace()(sure, np.random.default_rng(0)) == 5 and sure.left > arena.left
+
+
+def test_a_search_whose_views_cost_all_it_has_draws_at_random() -> None:
+    (ground,), _ = grounds({"trec6": made_up("trec6", 3)})
+    dear = Field(ground.losses, 20.0, ground.views, {"text": 1.0}, ground.text)
+    chosen = {BySurrogate(views=("text",))(replace(dear), np.random.default_rng(seed)) for seed in range(9)}
+    assert len(chosen) > 3 and not dear.met.any()
 
 
 def test_labels_that_come_evenly_find_the_best_where_prompts_differ_by_label() -> None:

@@ -110,6 +110,18 @@ def test_children_that_say_the_same_are_dropped_and_the_more_promising_one_stays
     assert ranks[8:] == sorted(ranks[8:]) != sorted(ranks)[8:]
 
 
+def test_long_prompts_that_differ_at_their_end_are_not_taken_for_one(tmp_path: Path) -> None:
+    task = Task.from_rows(labelled_rows(60), input="text", output="label", limit={"dev": 12})
+    costs = CostModel(parse_budget("1Mtok"), 1.0, 1.0)
+    local = tiny_local(max_position_embeddings=4096)
+    lab = Lab(task, local, Journal(tmp_path), costs, tmp_path, TuneSettings(), 0, Quiet())
+    seed = seed_prompt(task)
+    parent = seed.edit(instruction="Who is it? " * 120 + seed.instruction)
+    pool = next_pool(lab, 2, [parent], 40, {parent.id}, demonstrations=True, seed=0)
+    beginnings = [shown_text(p.prompt)[:1200] for p in pool]
+    assert max(map(beginnings.count, beginnings)) > 3
+
+
 def test_entrants_are_who_must_be_then_the_best_then_who_behaves_most_unlike_these(lab: Lab) -> None:
     count = 6
     seed, bare = seed_prompt(lab.task), bare_prompt(lab.task)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -77,7 +78,9 @@ def test_whatever_changes_a_vector_is_in_the_key(model: Path) -> None:
         ('{"text": "a"}\nplain', [], "line 2: the line is no JSON"),
         ("a", ["--pooling", "max"], "--pooling: unknown value 'max'"),
         ("a", ["--standard", "zca"], "--standard: unknown value 'zca'"),
-        ("a", ["--standard", "whiten"], "whitening needs at least two"),
+        ("a\na", ["--standard", "whiten"], "two different ones"),
+        ("a", ["--standard", "centre"], "two different ones"),
+        ('{"text": "cut \\ud83d"}', [], "line 1: there is half a character"),
         ("a", ["--frames", "9"], "pooling prompt_eol has 4 frames"),
         ("a", ["--layer", "99"], "layer: the model has"),
         ("a", ["--out", "vectors.pkl"], "not written as .pkl"),
@@ -97,8 +100,9 @@ def test_bad_input_is_one_line_and_exit_2(
 
 @given(st.lists(st.text(min_size=1).filter(lambda t: bool(t.strip())), min_size=1))
 def test_json_lines_come_back_as_they_were(texts: list[str]) -> None:
-    content = "\n".join(json.dumps({"text": text}, ensure_ascii=True) for text in texts)
-    assert read_texts(content, "here") == texts
+    for escaped in (True, False):
+        content = "\n".join(json.dumps({"text": text}, ensure_ascii=escaped) for text in texts)
+        assert read_texts(content, "here") == texts
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,3 +110,49 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.Capture
     assert "the file does not exist" in capsys.readouterr().err
     with pytest.raises(InputError):
         read_texts("\n \n", "here")
+
+
+def test_one_text_keeps_its_own_vector(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With nothing to compare with, nothing can be taken off: centring would leave zeros."""
+    (tmp_path / "one").write_text("Who?\nWho?", encoding="utf-8")
+    assert embed("--input", str(tmp_path / "one"), "--out", str(tmp_path / "v.npy"), "--model", str(model), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["standard"] == "none"
+    np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), open_embedder(str(model)).embed(["Who?", "Who?"]))
+
+
+def test_files_fitted_on_the_same_texts_can_be_compared(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "both").write_text("\n".join(TEXTS), encoding="utf-8")
+    for name, texts in (("few", TEXTS[:1]), ("many", TEXTS)):
+        (tmp_path / name).write_text("\n".join(texts), encoding="utf-8")
+        fitted = ["--fit-on", str(tmp_path / "both"), "--model", str(model), "--json"]
+        assert embed("--input", str(tmp_path / name), "--out", str(tmp_path / f"{name}.npy"), *fitted) == 0
+        assert json.loads(capsys.readouterr().out)["standard"] == "centre"
+    few, many = np.load(tmp_path / "few.npy"), np.load(tmp_path / "many.npy")
+    np.testing.assert_array_equal(few[0], many[0])
+
+
+def test_what_is_longer_than_a_model_reads_is_told(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "long").write_text("Who?\n" + "card " * 300, encoding="utf-8")
+    arguments = ["--input", str(tmp_path / "long"), "--out", str(tmp_path / "v.npy"), "--model", str(model)]
+    assert embed(*arguments, "--pooling", "static") == 0
+    assert "Of 1 only the first 1200 characters were read." in capsys.readouterr().err
+
+
+def test_only_line_ends_end_a_text_and_a_brace_is_no_object() -> None:
+    assert read_texts("one\u2028still one\r\ntwo\x85\rthree", "here") == ["one\u2028still one", "two", "three"]
+    assert read_texts('{"text": "a\u2028b"}\n', "here") == ["a\u2028b"]
+    assert read_texts("{name} asks\n{}", "here") == ["{name} asks", "{}"]
+    with pytest.raises(InputError, match="no JSON"):
+        read_texts('{"text": "a"', "here")
+
+
+def test_standard_input_that_is_no_utf_8_is_told(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for errors in ("strict", "surrogateescape"):
+        piped = io.TextIOWrapper(io.BytesIO("wie weit\nMünchen".encode("latin-1")), encoding="utf-8", errors=errors)
+        monkeypatch.setattr("sys.stdin", piped)
+        assert embed("--input", "-", "--out", str(tmp_path / "v.npy"), "--model", str(model)) == 2
+        assert "standard input: it is not UTF-8 text" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cotune.embed import EmbedSettings, Standardizer, TextEmbedder, centred
+from cotune.embed import EmbedSettings, Standardizer, TextEmbedder, centred, whole_texts
 from cotune.embed.text import ONE_WORD_FRAMES, WORDS_SHARE
 from cotune.errors import InputError
 from tiny import FITTING, tiny_local
@@ -74,6 +74,8 @@ def test_what_cannot_be_done_is_said() -> None:
         TextEmbedder(tiny_local("llama")).embed([])
     with pytest.raises(InputError, match="at least two"):
         Standardizer.fit(np.ones((1, 4), dtype=np.float32), "whiten")
+    with pytest.raises(InputError, match="all vectors to be whitened are alike"):
+        Standardizer.fit(np.ones((3, 4), dtype=np.float32), "half_whiten")
 
 
 def test_a_frame_that_all_texts_share_runs_once() -> None:
@@ -99,3 +101,15 @@ def test_whitening_gives_every_direction_the_same_variance() -> None:
     np.testing.assert_allclose(np.linalg.norm(fitted.apply(vectors), axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(Standardizer.fit(other, "centre").mean, other.mean(0), atol=1e-4)
     assert np.allclose(centred(vectors), Standardizer.fit(vectors).apply(vectors))
+
+
+def test_a_long_text_is_read_to_its_end_in_pieces() -> None:
+    embedder = TextEmbedder(tiny_local("llama"), EmbedSettings("static"))
+    start = "Who? " * 300
+    texts = ["Who?", start + "card", start + "tower"]
+    cut, whole = embedder.embed(texts), whole_texts(embedder, texts)
+    np.testing.assert_array_equal(cut[1], cut[2])
+    assert not np.allclose(whole[1], whole[2]) and whole.shape == cut.shape
+    np.testing.assert_allclose(whole[0], cut[0], atol=1e-6)
+    np.testing.assert_allclose(whole[1], np.mean(embedder.embed([texts[1][:1200], texts[1][1200:]]), axis=0), atol=1e-6)
+    assert whole_texts(embedder, ["", "a"]).shape == (2, cut.shape[1])

@@ -121,7 +121,7 @@ class Loop:
         first = open_track(lab, seed, BASE)
         self.decider.time_steps(first)
         most = self.decider.entrants(first)
-        always = [seed, *([bare] if most >= 3 and bare.id in by_id and not previous else []), *self.own[1:]]
+        always = [*self.own, *([bare] if most >= 3 and bare.id in by_id and not previous else [])]
         count = most - (previous is not None and previous.prompt.id != seed.id)
         ranking = self.decider.light(ranking, first, entrants=most) or ranking[:1]
         entrants = choose_entrants(lab, ranking, always, count, cycle=1)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cotune.config.sections import SearchConfig
 from cotune.cycle.guide import Guided
 from cotune.cycle.lab import Lab
-from cotune.embed import behaviour, centred, farthest_first, show_nearest, without_near_duplicates
+from cotune.embed import behaviour, centred, farthest_first, show_nearest, whole_texts, without_near_duplicates
 from cotune.errors import InputError
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
@@ -175,7 +175,7 @@ def _record(
     def effect() -> object:
         told: list[int] = []
         with lab.stopwatch:
-            vectors = centred(lab.embedder(told.append).embed([shown_text(p.prompt) for p in proposals]))
+            vectors = centred(whole_texts(lab.embedder(told.append), [shown_text(p.prompt) for p in proposals]))
         order, near = thinned(vectors, count, keep=keep, ranked=ranked)
         return {
             "cycle": cycle,

@@ -13,7 +13,7 @@ from cotune.cycle.lab import Lab
 from cotune.cycle.pool import BRED, Thin
 from cotune.cycle.prompt_race import RaceResult, race_losses
 from cotune.cycle.track import Track
-from cotune.embed import TextEmbedder
+from cotune.embed import TextEmbedder, whole_texts
 from cotune.evaluate.effects import prompt_effects
 from cotune.prompt.prompt import Prompt
 from cotune.refine.features import format_features
@@ -68,7 +68,7 @@ class Forecaster:
 
     def observe_tuned(self, tracks: Sequence[Track]) -> None:
         """Learn from prompts that were tuned side by side, each as it stands."""
-        found = [track.latest for track in tracks]
+        found = [track.ground for track in tracks]
         if self.on and len(found) > 1:
             losses = [measured.evaluation.log_losses for measured in found]
             self._observe([track.prompt for track in tracks], losses, max(m.candidate.steps for m in found))
@@ -155,7 +155,7 @@ def prompt_views(lab: Lab, prompts: Sequence[Prompt], adapter: str, progress: Ca
     texts = ["\n".join(part for part in (p.system or "", p.text) if part) for p in prompts]
     shown = [[f"{' '.join(text for _, text in d.fields)} {d.output}" for d in p.demonstrations] for p in prompts]
     different = list(dict.fromkeys([*texts, *(text for group in shown for text in group)]))
-    vectors = dict(zip(different, embedder.embed(different), strict=True))
+    vectors = dict(zip(different, whole_texts(embedder, different), strict=True))
     width = len(vectors[different[0]])
     means = np.stack([np.mean([vectors[t] for t in group], axis=0) if group else np.zeros(width) for group in shown])
     views = {"text": similarity(np.stack([vectors[text] for text in texts]))}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cotune.embed.embedder import Embedder, behaviour, centred
+from cotune.embed.embedder import Embedder, behaviour, centred, whole_texts
 from cotune.embed.encoder import Encoder
 from cotune.embed.hashed import HashedEmbedder
 from cotune.embed.neighbours import Neighbours, show_nearest
@@ -29,5 +29,6 @@ __all__ = [
     "distances",
     "farthest_first",
     "show_nearest",
+    "whole_texts",
     "without_near_duplicates",
 ]

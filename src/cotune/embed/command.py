@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from cotune.embed.cached import CachedEmbedder
 from cotune.embed.encoder import Encoder, named_encoder
@@ -12,7 +12,7 @@ from cotune.embed.standardize import Standard, Standardizer
 from cotune.embed.text import EmbedSettings, Pooling, TextEmbedder
 from cotune.embed.texts import check_format, read_texts, write_vectors
 from cotune.errors import InputError
-from cotune.files import read_text
+from cotune.files import read_standard_input, read_text
 from cotune.model.cache import cache_folder
 from cotune.model.local import LocalModel
 from cotune.model.opening import open_model
@@ -49,40 +49,76 @@ def embed_file(
     *,
     model: str,
     column: str,
-    pooling: str | None,
-    layer: int | None,
-    frames: int | None,
-    standard: str | None,
+    settings: Mapping[str, Any],
+    standard: str | None = None,
+    fit_on: Path | None = None,
 ) -> dict[str, Any]:
     """Embed the texts of a file; returns what was done, for a message.
 
     Everything that can be wrong with the arguments is found before the model is loaded.
 
+    Args:
+        source: one text a line, or JSON lines; ``-`` is standard input.
+        out: where vectors go.
+        model: as :func:`open_embedder` takes it.
+        column: where a JSON line holds its text.
+        settings: some of :class:`EmbedSettings`; what is None is left as it is by default.
+        standard: what is taken off vectors; None chooses by how many texts there are.
+        fit_on: a file of texts on which that is fitted; those of ``source`` where None.
+
     Raises:
         InputError: an argument, a text or the model is wrong.
     """
-    for name, value, known in (("--pooling", pooling, get_args(Pooling)), ("--standard", standard, get_args(Standard))):
-        if value is not None and value not in known:
-            raise InputError(f"unknown value {value!r}", where=name, mend=f"Use {', '.join(known)}.")
-    given = {"pooling": pooling, "layer": layer, "frames": frames}
-    given = {name: value for name, value in given.items() if value is not None}
-    settings = EmbedSettings(**given) if given else None  # type: ignore[arg-type]
+    known = (("--pooling", settings.get("pooling"), get_args(Pooling)), ("--standard", standard, get_args(Standard)))
+    for name, value, names in known:
+        if value is not None and value not in names:
+            raise InputError(f"unknown value {value!r}", where=name, mend=f"Use {', '.join(names)}.")
+    given = {name: value for name, value in settings.items() if value is not None}
+    chosen = EmbedSettings(**given) if given else None
     check_format(out)
-    piped = str(source) == "-"
-    content = sys.stdin.read() if piped else read_text(source, "the file")
-    texts = read_texts(content, "standard input" if piped else str(source), column=column)
-    if standard is None:
-        # Fewer texts than that do not tell in which directions texts vary.
-        standard = "half_whiten" if len(set(texts)) >= ENOUGH_TO_WHITEN else "centre"
-    if standard.endswith("whiten") and len(texts) < 2:
-        raise InputError("whitening needs at least two texts", where=str(source), mend="Use --standard centre or none.")
-    embedder = open_embedder(model, settings)
+    texts = _texts_of(source, column)
+    others = None if fit_on is None else _texts_of(fit_on, column)
+    encodes = named_encoder(model) is not None
+    kind = _standard(standard, others or texts, encodes and others is None, str(fit_on or source))
+    embedder = open_embedder(model, chosen)
     vectors = embedder.embed(texts)
-    if standard != "none":
-        vectors = Standardizer.fit(vectors, standard).apply(vectors)  # type: ignore[arg-type]
+    found = embedder.found
+    if kind != "none":
+        vectors = Standardizer.fit(vectors if others is None else embedder.embed(others), kind).apply(vectors)
     write_vectors(out, texts, vectors)
-    width = int(vectors.shape[1])
-    return {"out": str(out), "texts": len(texts), "width": width, "from_cache": embedder.found}
+    most = None if encodes else (chosen or EmbedSettings()).max_chars
+    return {
+        "out": str(out),
+        "texts": len(texts),
+        "width": int(vectors.shape[1]),
+        "from_cache": found,
+        "standard": kind,
+        "max_chars": most,
+        "cut": 0 if most is None else sum(len(text) > most for text in texts),
+    }
+
+
+def _texts_of(source: Path, column: str) -> list[str]:
+    piped = str(source) == "-"
+    content = read_standard_input() if piped else read_text(source, "the file")
+    return read_texts(content, "standard input" if piped else str(source), column=column)
+
+
+def _standard(asked: str | None, texts: Sequence[str], as_they_are: bool, where: str) -> Standard:
+    """What is taken off vectors, by the texts that it is fitted on."""
+    different = len(set(texts))
+    if asked is None:
+        if as_they_are or different < 2:
+            return "none"
+        # Fewer texts than that do not tell in which directions texts vary.
+        return "half_whiten" if different >= ENOUGH_TO_WHITEN else "centre"
+    if asked != "none" and different < 2:
+        raise InputError(
+            "what all texts share can only be told from two different ones",
+            where=where,
+            mend="Use --standard none, or name more texts: --fit-on FILE.",
+        )
+    return cast(Standard, asked)
 
 
 def _check_layer(model: LocalModel, layer: int | None) -> None:

@@ -67,6 +67,26 @@ def behaviour(
     return np.stack(vectors)
 
 
+def whole_texts(embedder: Embedder, texts: Sequence[str], *, size: int = 1200) -> Vectors:
+    """Vectors of texts of any length: of a long one the mean over its pieces.
+
+    An embedder may read a text's beginning alone. Texts that differ only further on, such as long prompts with different
+    demonstrations, would then be one and the same.
+
+    Args:
+        embedder: reads each different piece once.
+        texts: at least one.
+        size: characters of a piece.
+
+    Returns:
+        ``[texts, width]``.
+    """
+    pieces = [[text[start : start + size] for start in range(0, max(1, len(text)), size)] for text in texts]
+    places = {piece: place for place, piece in enumerate(dict.fromkeys(piece for parts in pieces for piece in parts))}
+    vectors = embedder.embed(list(places))
+    return np.stack([vectors[[places[piece] for piece in parts]].mean(axis=0) for parts in pieces])
+
+
 def centred(vectors: Vectors) -> Vectors:
     """Unit vectors after taking off their own mean: decoder states share a large common part that hides what differs."""
     return Standardizer.fit(vectors).apply(vectors)

@@ -40,7 +40,7 @@ class Standardizer:
             keep: directions that whitening keeps at most.
 
         Raises:
-            InputError: whitening was asked for on fewer than two vectors.
+            InputError: whitening was asked for on fewer than two vectors, or on vectors that are all alike.
         """
         width = vectors.shape[1]
         if kind == "none":
@@ -52,6 +52,8 @@ class Standardizer:
             raise InputError("whitening needs at least two texts", where="texts", mend="Give more, or centre only.")
         _, lengths, directions = np.linalg.svd((vectors - mean).astype(np.float64), full_matrices=False)
         kept = min(keep, int((lengths > lengths[0] * 1e-6).sum()))
+        if not kept:
+            raise InputError("all vectors to be whitened are alike", where="texts", mend="Give other texts, or centre only.")
         scale = (np.sqrt(len(vectors) - 1) / lengths[:kept]) ** _POWERS[kind]
         return cls(mean, (directions[:kept].T * scale).astype(np.float32))
 

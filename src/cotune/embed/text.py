@@ -47,7 +47,7 @@ class EmbedSettings:
             None means all of them and the final norm.
         frames: how many frames are averaged; only ``prompt_eol`` has more than one.
         words: whether the static vector of the text's words stands beside the state, where the model's table can be read.
-        max_chars: longer texts are cut.
+        max_chars: longer texts are cut; :func:`cotune.embed.whole_texts` reads them to their end.
     """
 
     pooling: Pooling = "prompt_eol"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,23 +13,27 @@ from numpy.typing import NDArray
 
 from cotune.errors import InputError
 from cotune.files import atomic_path
+from cotune.task.cells import has_half_character
 
 FORMATS = (".npy", ".parquet", ".jsonl")
+_LINE_END = re.compile("\r\n|\r|\n")
+_OBJECT = re.compile(r"\{\s*[\"}]")
 
 
 def read_texts(text: str, source: str, *, column: str = "text") -> list[str]:
     """Texts of a file's content: JSON lines with a text in ``column``, or one text a line.
 
-    A file whose first line with something in it is a JSON object is taken for JSON lines; blank lines are passed over.
+    A file whose first line with something in it begins as a JSON object does is taken for JSON lines; blank lines are passed
+    over. Only line feeds and carriage returns end a line: other separators may stand inside a text.
 
     Raises:
         InputError: there are no texts, or a JSON line is broken or has no text; names the line, from 1.
     """
-    lines = [(number, line.strip()) for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1)]
+    lines = [(number, line.strip()) for number, line in enumerate(_LINE_END.split(text.removeprefix("\ufeff")), 1)]
     lines = [(number, line) for number, line in lines if line]
     if not lines:
         raise InputError("there are no texts", where=source, mend="Give one text a line, or JSON lines.")
-    if not lines[0][1].startswith("{"):
+    if not _OBJECT.match(lines[0][1]):
         return [line for _, line in lines]
     return [_text_of(line, f"{source}, line {number}", column) for number, line in lines]
 
@@ -42,6 +47,8 @@ def _text_of(line: str, where: str, column: str) -> str:
     found = row.get(column) if isinstance(row, dict) else None
     if not isinstance(found, str) or not found.strip():
         raise InputError(f"the line has no text in {column!r}", where=where, mend=mend)
+    if has_half_character(found):
+        raise InputError("there is half a character (a lone surrogate) in the text", where=where, mend="Write it whole.")
     return found
 
 

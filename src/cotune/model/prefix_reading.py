@@ -63,7 +63,7 @@ def _moved(model: LocalModel, trained: TrainedPrefix) -> list[float]:
         parts = []
         for old, new in ((before.keys, trained.keys), (before.values, trained.values)):
             old = old.cpu()
-            scale = old[:, 1:].pow(2).mean((1, 2, 3), keepdim=True) if trained.length > 1 else old.pow(2).mean()
+            scale = (old[:, 1:] if trained.length > 1 else old).pow(2).mean((1, 2, 3), keepdim=True)
             parts.append(((new.float().cpu() - old).pow(2) / scale).mean((0, 2, 3)))
         found: list[float] = ((parts[0] + parts[1]) / 2).sqrt().tolist()
     return found

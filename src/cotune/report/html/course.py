@@ -148,12 +148,12 @@ def dev_lines(track: Track) -> list[list[Point]]:
     Training that goes on after it fell goes on from before, so a line through all looks in their order would run backwards.
     """
     steady = sorted((look.steps, look.level) for look in track.looks if look.decays_from is None)
-    branches = []
+    lines: list[list[Point]] = [list(steady)]
     for look in track.looks:
         if look.decays_from is not None:
             before = [point for point in steady if point[0] <= look.decays_from]
-            branches.append([*before[-1:], (look.steps, look.level)])
-    return [line for line in (steady, *branches) if len(line) > 1]
+            lines.append([*before[-1:], (look.steps, look.level)])
+    return [line for line in lines if len(line) > 1]
 
 
 def _kinds(tracks: list[Track], prompts: Prompts) -> list[str]:

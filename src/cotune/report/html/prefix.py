@@ -24,7 +24,9 @@ def prefix_section(record: RunRecord) -> str:
     if not rows:
         return ""
     head = "<tr><th>Place</th><th>Stands for</th><th>Moved</th><th>Nearest words now</th></tr>"
+    length, shown = number(found.get("length")), len(items(found.get("tokens")))
     title = f"{esc(found.get('length', '?'))} trained tokens before the rest of the prompt"
+    title += f", the first {shown} of them" if length is not None and length > shown else ""
     return figure(title, f"<div class=scroll><table class=plain>{head}{rows}</table></div>", _CAPTION, kind="wide")
 
 
