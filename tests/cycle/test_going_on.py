@@ -14,6 +14,7 @@ from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, summary_of, w
 import cotune
 from cotune.cycle.start import open_start
 from cotune.model.cache import cache_folder
+from cotune.prompt.prompt import Prompt
 from cotune.task.sealed import SealedTest
 
 if TYPE_CHECKING:
@@ -130,6 +131,22 @@ def test_its_prompt_and_adapter_are_the_first_candidate(grown: Path, whole: Path
     # The seed prompt is tuned afresh.
     seed = of_kind(grown, "start")[0]["prompts"][0]
     assert seed["instruction"] and of_kind(grown, "entrants")[0]["prompt_ids"]
+
+
+def test_training_goes_on_from_the_old_adapter_but_for_the_seed_prompt(grown: Path) -> None:
+    entered = of_kind(grown, "previous")[0]
+    old = Prompt.from_json(entered["prompt"]).id
+    seed = Prompt.from_json(of_kind(grown, "start")[0]["prompts"][0]).id
+    first: dict[str, dict[str, Any]] = {}
+    for trained in of_kind(grown, "train"):
+        first.setdefault(trained["prompt_id"], trained)
+    others = [prompt for prompt in (old, *of_kind(grown, "entrants")[0]["prompt_ids"]) if prompt != seed]
+    assert entered["ground"] != "base" and {first[prompt]["start"] for prompt in others} == {entered["ground"]}
+    assert first[seed]["start"] == "base"
+    # It is trained, and what came of that is what is measured next.
+    assert first[old]["steps"] > 0 and first[old]["adapter_id"] != entered["ground"]
+    after = next(one for one in of_kind(grown, "tuned") if one["adapter_id"] == first[old]["adapter_id"])
+    assert (after["prompt_id"], after["steps"]) == (old, first[old]["steps"])
 
 
 def test_replayed_rows_join_train_and_dev_in_balance_and_never_the_test(grown: Path) -> None:
