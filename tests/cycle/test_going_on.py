@@ -12,6 +12,7 @@ import pytest
 from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, summary_of, without_times, write_csv
 
 import cotune
+from cotune.config import config_from_data
 from cotune.cycle.start import open_start
 from cotune.model.cache import cache_folder
 from cotune.prompt.prompt import Prompt
@@ -42,6 +43,14 @@ def rows(kinds: tuple[str, ...], count: int, seed: int) -> list[dict[str, str]]:
 
 def of_kind(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [event["value"] for event in journal_of(folder) if event["kind"] == kind]
+
+
+def changed(bundle: Path, folder: Path, **manifest: Any) -> Path:
+    """A copy of a bundle whose manifest says something else."""
+    shutil.copytree(bundle, folder)
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | manifest))
+    return folder
 
 
 class Later:
@@ -233,6 +242,19 @@ def test_the_old_one_ships_where_nothing_is_better(later: Later, tmp_path: Path)
         assert manifests[0][key] == manifests[1][key]
 
 
+@pytest.mark.parametrize(
+    ("metric", "taken"),
+    [("within 1%", "within 1%"), ("macro_f1", "macro_f1"), ("score.py:score", None)],
+    ids=["with a number", "by name", "a function"],
+)
+def test_the_metric_is_the_bundles_unless_a_function_of_the_users_judged(
+    later: Later, tmp_path: Path, metric: str, taken: str | None
+) -> None:
+    bundle = changed(later.bundle, tmp_path / "bundle", metric=metric)
+    assert config_from_data(later.new, overrides=[f"start={bundle}"]).metric == taken
+    assert config_from_data(later.new, overrides=[f"start={bundle}", "metric=weighted_f1"]).metric == "weighted_f1"
+
+
 # Refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -341,6 +363,4 @@ def test_python_goes_on_from_a_bundle_too(later: Later, bench: Bench, tmp_path: 
 
 
 def test_a_config_that_starts_afresh_opens_no_bundle(bench: Bench) -> None:
-    from cotune.config import config_from_data
-
     assert open_start(config_from_data(bench.rows, input="text", output="label")) is None
