@@ -3,7 +3,8 @@
     python benchmarks/going_on.py --data FOLDER --out FOLDER [--budget 4m] [--stage old|replay|alone|check]
 
 Stages build on each other and each can be run again to go on; without ``--stage`` all run. ``check`` sets both new bundles
-against the old one on fresh rows of the old labels, many more than the runs' own tests can afford. Prints one JSON object.
+against the old one on rows of the old labels that no run learnt from, many more than the runs' own tests can afford and those
+among them. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ OLD = """name: clinc-old
 data: {train: old.jsonl, test: old_test.jsonl, input: input, output: output}
 """
 NEW = """name: clinc-new
-data: {train: new.jsonl, test: all_test.jsonl}
+data: {train: new.jsonl, test: all_test.jsonl%s}
 limit: {test: 300}
 """
 
@@ -50,7 +51,8 @@ def write_files(data: Path, out: Path) -> None:
     ):
         (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen), encoding="utf-8")
     (out / "old.yaml").write_text(OLD, encoding="utf-8")
-    (out / "new.yaml").write_text(NEW, encoding="utf-8")
+    (out / "replay.yaml").write_text(NEW % ", replay: old.jsonl", encoding="utf-8")
+    (out / "alone.yaml").write_text(NEW % "", encoding="utf-8")
 
 
 def run_old(out: Path, budget: str) -> dict[str, Any]:
@@ -60,14 +62,12 @@ def run_old(out: Path, budget: str) -> dict[str, Any]:
     return _told(cotune.run(str(out / "old.yaml"), out=out / "run_old", budget=budget).summary)
 
 
-def run_new(out: Path, budget: str, *, replay: bool) -> dict[str, Any]:
-    """Going on from it with ten further labels."""
-    from cotune.config import load_config
-    from cotune.cycle.run import run
+def run_new(out: Path, budget: str, stage: str) -> dict[str, Any]:
+    """Going on from it with ten further labels; ``stage`` is ``replay`` or ``alone``."""
+    import cotune
 
-    given = [f"start={out / 'run_old' / 'best'}", f"budget={budget}"]
-    given += [f"data.replay={out / 'old.jsonl'}"] if replay else []
-    return _told(run(load_config(out / "new.yaml", given), out / ("run_replay" if replay else "run_alone")).summary)
+    start = out / "run_old" / "best"
+    return _told(cotune.run(out / f"{stage}.yaml", out=out / f"run_{stage}", start=start, budget=budget).summary)
 
 
 def check(out: Path) -> dict[str, Any]:
@@ -125,8 +125,8 @@ def main() -> None:
     write_files(given.data, given.out)
     stages = {
         "old": lambda: run_old(given.out, given.budget),
-        "replay": lambda: run_new(given.out, given.budget, replay=True),
-        "alone": lambda: run_new(given.out, given.budget, replay=False),
+        "replay": lambda: run_new(given.out, given.budget, "replay"),
+        "alone": lambda: run_new(given.out, given.budget, "alone"),
         "check": lambda: check(given.out),
     }
     wanted = [given.stage] if given.stage else list(stages)

@@ -94,6 +94,12 @@ def test_clone_and_parameters(model: str) -> None:
     assert other.set_params(budget="1h").budget == "1h"
 
 
+def test_a_bundle_to_go_on_from_is_one_of_the_settings(model: str, fitted: CotuneClassifier) -> None:
+    settings = {**SETTINGS, "start": str(fitted.bundle_)}
+    again = small(model, budget="60ktok", settings=settings).fit(TEXTS, CLASSES)
+    assert "previous" in again.summary_["arms"] and "start" in settings
+
+
 def test_cross_validation_and_pipelines(model: str) -> None:
     pipeline = make_pipeline(FunctionTransformer(lambda texts: [t.upper() for t in texts]), small(model))
     scores = cross_val_score(pipeline, np.array(TEXTS, dtype=object), CLASSES, cv=2)

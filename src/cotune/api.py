@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cotune.cycle.tryout import Tryout
 
 _OF_THE_TASK = ("data", "output")
-_OF_A_TASK_OBJECT = ("name", "metric", "limit")
+_OF_A_TASK_OBJECT = ("name", "metric", "limit", "start")
 
 
 def run(
@@ -41,8 +41,8 @@ def run(
         budget: such as ``90s``, ``10m`` or ``2Mtok``; None keeps what the task says, else ``10m``.
         model: ``smollm2-135m``, a folder or a hub id; None keeps what the task says, else the bundled one.
         seed: of everything random; None keeps what the task says, else 0.
-        start: bundle of an earlier run to go on from with new rows; None keeps what the task says, else starts afresh. Rows of
-            that run are replayed where the task holds them.
+        start: bundle of an earlier run to go on from with new rows; None keeps what the task says, else starts afresh. A Task
+            is told where it is made, since how its rows are read depends on the bundle.
         prompts: prompt texts of yours, candidates beside the seed prompt.
         view: is told how the run goes on; None shows nothing.
         settings: further keys of the config; a section is a mapping and changes only the keys in it, as in
@@ -100,11 +100,17 @@ def _resolved(task: Task | RunConfig | str | Path, settings: Mapping[str, Any]) 
         )
     if isinstance(task, Task):
         made = _config.config_in_memory(
-            name=task.name, input=task.input_fields, output=task.output_field, metric=task.metric, **settings
+            name=task.name,
+            input=task.input_fields,
+            output=task.output_field,
+            metric=task.metric,
+            start=task.start,
+            **settings,
         )
         return _with_settings(made, {}), task
     if isinstance(task, (str, Path)):
-        task = load_config(task)
+        # What the file may leave out depends on the bundle.
+        task = load_config(task, [f"start={settings['start']}"] if "start" in settings else ())
     if not isinstance(task, RunConfig):
         raise InputError(
             f"a {type(task).__name__} is no task",
@@ -115,9 +121,9 @@ def _resolved(task: Task | RunConfig | str | Path, settings: Mapping[str, Any]) 
 
 
 def _with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
-    """A config with some keys changed, checked anew, paths in them made absolute."""
-    values = _merged(config.model_dump(mode="json"), settings)
-    data, output = values.pop("data"), values.pop("output")
+    """A config with some keys changed, checked anew, paths in them made absolute; what it left unsaid is settled anew too."""
+    values = _merged(config.model_dump(mode="json", exclude_unset=True), settings)
+    data, output = values.pop("data"), values.pop("output", {})
     return _config.config_from_data(
         data["train"],
         input=data["input"],

@@ -115,6 +115,7 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         folder, held = self._folder()
         seed = self._seed()
         try:
+            settings = dict(self.settings or {})
             task = Task.from_rows(
                 labelled,
                 input=list(given.fields),
@@ -124,8 +125,9 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 name="classifier",
                 seed=seed,
                 limit=None if self.test_rows is None else {"test": self.test_rows},
+                start=settings.pop("start", None),
             )
-            more = {**(self.settings or {}), **({} if self.prompt is None else {"prompt": self.prompt})}
+            more = {**settings, **({} if self.prompt is None else {"prompt": self.prompt})}
             result = run(task, out=folder, budget=self.budget, model=self.model, seed=seed, **more)
         except InputError as error:
             raise ValueError(str(error)) from error

@@ -12,8 +12,11 @@ import pytest
 from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, summary_of, without_times, write_csv
 
 import cotune
+from cotune.config import config_from_data
 from cotune.cycle.start import open_start
+from cotune.files import file_sha256
 from cotune.model.cache import cache_folder
+from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.sealed import SealedTest
 
 if TYPE_CHECKING:
@@ -41,6 +44,28 @@ def rows(kinds: tuple[str, ...], count: int, seed: int) -> list[dict[str, str]]:
 
 def of_kind(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [event["value"] for event in journal_of(folder) if event["kind"] == kind]
+
+
+def changed(bundle: Path, folder: Path, **manifest: Any) -> Path:
+    """A copy of a bundle whose manifest says something else."""
+    shutil.copytree(bundle, folder)
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | manifest))
+    return folder
+
+
+def showing(bundle: Path, folder: Path, shown: list[dict[str, str]]) -> Path:
+    """A copy of a bundle whose prompt shows these rows with their answers."""
+    saved = json.loads((bundle / "prompt.json").read_text())
+    examples = tuple(Demonstration((("text", row["text"]),), row["label"]) for row in shown)
+    prompt = Prompt.from_json(saved["prompt"]).edit(demonstrations=examples, nearest=0)
+    changed(bundle, folder, prompt_id=prompt.id)
+    (folder / "prompt.json").write_text(json.dumps(saved | {"prompt": prompt.to_json()}))
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"]["prompt.json"] = file_sha256(folder / "prompt.json")
+    path.write_text(json.dumps(manifest))
+    return folder
 
 
 class Later:
@@ -132,6 +157,22 @@ def test_its_prompt_and_adapter_are_the_first_candidate(grown: Path, whole: Path
     assert seed["instruction"] and of_kind(grown, "entrants")[0]["prompt_ids"]
 
 
+def test_training_goes_on_from_the_old_adapter_but_for_the_seed_prompt(grown: Path) -> None:
+    entered = of_kind(grown, "previous")[0]
+    old = Prompt.from_json(entered["prompt"]).id
+    seed = Prompt.from_json(of_kind(grown, "start")[0]["prompts"][0]).id
+    first: dict[str, dict[str, Any]] = {}
+    for trained in of_kind(grown, "train"):
+        first.setdefault(trained["prompt_id"], trained)
+    others = [prompt for prompt in (old, *of_kind(grown, "entrants")[0]["prompt_ids"]) if prompt != seed]
+    assert entered["ground"] != "base" and {first[prompt]["start"] for prompt in others} == {entered["ground"]}
+    assert first[seed]["start"] == "base"
+    # It is trained, and what came of that is what is measured next.
+    assert first[old]["steps"] > 0 and first[old]["adapter_id"] != entered["ground"]
+    after = next(one for one in of_kind(grown, "tuned") if one["adapter_id"] == first[old]["adapter_id"])
+    assert (after["prompt_id"], after["steps"]) == (old, first[old]["steps"])
+
+
 def test_replayed_rows_join_train_and_dev_in_balance_and_never_the_test(grown: Path) -> None:
     replay = of_kind(grown, "previous")[0]["replay"]
     counts = summary_of(grown)["data"]["counts"]
@@ -214,6 +255,62 @@ def test_the_old_one_ships_where_nothing_is_better(later: Later, tmp_path: Path)
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (out / "best", later.bundle)]
     for key in ("adapter_id", "prompt_id", "decision", "labels"):
         assert manifests[0][key] == manifests[1][key]
+
+
+def test_new_rows_of_a_single_label_are_enough_beside_the_old_ones(later: Later, tmp_path: Path) -> None:
+    new = rows(("hard_metal",), 40, 5)
+    ended = later.run(tmp_path / "run", "--replay", str(later.old), data=write_csv(tmp_path / "one.csv", new))
+    assert ended.code == 0, ended.stderr
+    summary = summary_of(tmp_path / "run")
+    assert summary["labels"] == ["animal", "fruit", "hard_metal", "tool"]
+    assert summary["previous"]["replay"]["replay_train"] > 0 and list(summary["previous"]["parts"]) == ["all"]
+    alone = cotune.Task.from_rows(new, start=later.bundle)
+    assert alone.labels == ("animal", "fruit", "hard_metal", "tool") and {row.output for row in alone.train} == {"hard_metal"}
+    with pytest.raises(cotune.InputError, match="every row has the same label"):
+        cotune.Task.from_rows(new, input="text", output="label")
+
+
+def test_a_worked_example_of_the_old_prompt_is_never_in_dev(later: Later, grown: Path, tmp_path: Path) -> None:
+    new, old = rows(("hard_metal", "tool"), 60, 5), labelled_rows()
+    made: dict[str, Any] = {"test": rows(tuple(_WORDS), 48, 6), "replay": old, "seed": 4}
+    plain = cotune.Task.from_rows(new, start=later.bundle, **made)
+    # Of the rows that would be in dev, some old ones and some new ones.
+    replayed = [row.text for row in plain.dev if row.id.startswith("replay:")][:2]
+    cut = [row.text for row in plain.dev if row.id.startswith("train:") and row.output == "tool"][:2]
+    texts = {*replayed, *cut}
+    shown = [row for row in (*old, *new) if row["text"] in texts]
+    assert len(shown) == 4
+    bundle = showing(later.bundle, tmp_path / "bundle", shown)
+    task = cotune.Task.from_rows(new, start=bundle, **made)
+    assert not texts & {row.text for row in task.dev} and texts <= {row.text for row in task.train}
+    assert (len(task.train), len(task.dev)) == (len(plain.train), len(plain.dev))
+    assert "dev_rows_in_prompt" not in task.checks
+
+    given = cotune.Task.from_rows(new, start=bundle, dev=[*rows(("fruit", "tool"), 20, 8), *shown], **made)
+    assert not texts & {row.text for row in given.dev} and given.checks["dev_rows_in_prompt"].count == 4
+    with pytest.raises(cotune.InputError, match="every dev row also stands in the test or in the prompt of the bundle"):
+        cotune.Task.from_rows(new, start=bundle, dev=shown, **made)
+
+    # The command line cuts the same rows, and finds them again.
+    out = tmp_path / "run"
+    ended = later.run(out, "--from", str(bundle), "--replay", str(later.old), f"data.test={later.test}", budget="80ktok")
+    assert ended.code == 0, ended.stderr
+    data = [json.loads((folder / "config.json").read_text())["identity"]["data"] for folder in (out, grown)]
+    assert data[0] == task.fingerprint != data[1] == plain.fingerprint
+    assert cotune.try_prompt(out, "What is {text}?").n == len(task.dev)
+
+
+@pytest.mark.parametrize(
+    ("metric", "taken"),
+    [("within 1%", "within 1%"), ("macro_f1", "macro_f1"), ("score.py:score", None)],
+    ids=["with a number", "by name", "a function"],
+)
+def test_the_metric_is_the_bundles_unless_a_function_of_the_users_judged(
+    later: Later, tmp_path: Path, metric: str, taken: str | None
+) -> None:
+    bundle = changed(later.bundle, tmp_path / "bundle", metric=metric)
+    assert config_from_data(later.new, overrides=[f"start={bundle}"]).metric == taken
+    assert config_from_data(later.new, overrides=[f"start={bundle}", "metric=weighted_f1"]).metric == "weighted_f1"
 
 
 # Refusals ---------------------------------------------------------------------------------------------------------
@@ -308,22 +405,68 @@ def test_a_ratio_says_how_much_is_replayed(later: Later) -> None:
         assert task.labels == ("animal", "fruit", "hard_metal", "tool")
 
 
-def test_python_goes_on_from_a_bundle_too(later: Later, bench: Bench, tmp_path: Path) -> None:
-    task = cotune.Task.from_rows(rows(("hard_metal", "tool"), 60, 5), input="text", output="label", name="later")
+def test_a_task_made_in_python_is_that_of_the_command_line(later: Later, grown: Path) -> None:
+    task = cotune.Task.from_rows(
+        rows(("hard_metal", "tool"), 60, 5),
+        test=rows(tuple(_WORDS), 48, 6),
+        replay=labelled_rows(),
+        start=later.bundle,
+        seed=4,
+    )
+    assert (task.input_fields, task.output_field, task.start) == (("text",), "label", str(later.bundle))
+    assert task.fingerprint == json.loads((grown / "config.json").read_text())["identity"]["data"]
+    pairs = [(row["text"], row["label"]) for row in rows(("hard_metal", "tool"), 60, 5)]
+    assert cotune.Task.from_rows(pairs, start=later.bundle).labels == task.labels
+    with pytest.raises(cotune.InputError, match="no column 'text', which the bundle names"):
+        cotune.Task.from_rows([{"message": "a", "label": "tool"}] * 30, start=later.bundle)
+    with pytest.raises(cotune.InputError, match="no such bundle"):
+        cotune.Task.from_rows(pairs, start=later.bundle / "gone")
+
+
+def test_python_goes_on_from_a_bundle_too(later: Later, tmp_path: Path) -> None:
+    """Its metric judges, and the test may hold labels that no row here is learnt from."""
+    bundle = changed(later.bundle, tmp_path / "bundle", metric="macro_f1")
+    new, test = rows(("hard_metal", "tool"), 60, 5), rows(tuple(_WORDS), 24, 6)
+    task = cotune.Task.from_rows(new, test=test, name="later", start=bundle)
     settings: dict[str, Any] = {
         "search": {"pool": 4, "entrants": 2, "max_cycles": 1},
         "engine": {"dtype": "float32", "threads": 1},
     }
     settings |= {"tune": {"batch_size": 8}, "evaluate": {"robustness": False, "slices": False}}
-    result = cotune.run(task, out=tmp_path / "run", start=later.bundle, budget="30ktok", **settings)
+    result = cotune.run(task, out=tmp_path / "run", budget="30ktok", **settings)
+    assert result.summary["metric"] == "macro_f1" and result.summary["model"] == str(later.bench.model)
     assert result.summary["previous"]["new_labels"] == ["hard_metal"]
     assert result.summary["labels"] == ["animal", "fruit", "hard_metal", "tool"]
     assert "previous" in result.summary["arms"]
     found = cotune.try_prompt(tmp_path / "run", "What is {text}?", task=task)
     assert found.n == result.summary["n"]["dev"]
+    # Rows that were read without the bundle are another task.
+    unaware = cotune.Task.from_rows(new, input="text", output="label")
+    with pytest.raises(cotune.InputError, match=r"'start' is part of the task.*Task\.from_frame"):
+        cotune.run(unaware, out=tmp_path / "other", start=bundle)
+
+
+def test_a_task_file_need_say_no_more_than_on_the_command_line(later: Later, grown: Path, tmp_path: Path) -> None:
+    path = tmp_path / "new.yaml"
+    path.write_text(
+        f"data: {{train: {later.new}, test: {later.test}, replay: {later.old}}}\nbudget: 50ktok\nseed: 4\n"
+        "tune: {batch_size: 8, learning_rate: 0.02, max_epochs: 4}\nsearch: {pool: 6, entrants: 3}\n"
+        "engine: {threads: 1, dtype: float32}\n"
+    )
+    result = cotune.run(path, out=tmp_path / "run", start=later.bundle)
+    told = [json.loads((folder / "config.json").read_text()) for folder in (result.folder, grown)]
+    assert told[0] == told[1]
+
+
+def test_a_config_object_goes_on_with_the_bundles_model(later: Later, tmp_path: Path) -> None:
+    config = config_from_data(later.new, input="text", output="label")
+    # The model is looked at before the rank.
+    with pytest.raises(cotune.InputError, match=r"made with tune\.rank=4"):
+        cotune.run(config, out=tmp_path / "run", start=later.bundle, tune={"rank": 8})
+    named = config_from_data(later.new, input="text", output="label", model=str(tmp_path / "none"))
+    with pytest.raises(cotune.InputError, match="base model cannot be found"):
+        cotune.run(named, out=tmp_path / "run", start=later.bundle)
 
 
 def test_a_config_that_starts_afresh_opens_no_bundle(bench: Bench) -> None:
-    from cotune.config import config_from_data
-
     assert open_start(config_from_data(bench.rows, input="text", output="label")) is None

@@ -138,9 +138,9 @@ def test_an_export_answers_by_words_and_says_so(
 
 def test_a_later_run_starts_from_the_weights_and_judges_the_head_as_it_was(headed: Path, bench: Bench, tmp_path: Path) -> None:
     fresh = [row | {"text": row["text"].replace(" ", " then ")} for row in labelled_rows(160, seed=9)]
-    later = Task.from_rows(fresh, input="text", output="label", limit={"test": 40})
+    later = Task.from_rows(fresh, limit={"test": 40}, start=headed / "best")
     settings = {name: value for name, value in SLOW.items() if name != "tune"}
-    result = cotune.run(later, start=headed / "best", out=tmp_path / "later", budget="60ktok", seed=4, **settings)
+    result = cotune.run(later, out=tmp_path / "later", budget="60ktok", seed=4, **settings)
     arm = result.summary["arms"]["previous"]
     assert arm["decision"]["kind"] == "head" and arm["score"] > 0.4
     told = next(event["value"] for event in journal_of(tmp_path / "later") if event["kind"] == "previous")

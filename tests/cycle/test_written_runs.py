@@ -12,9 +12,11 @@ from cycle_runs import SETTINGS, Ended, journal_of, summary_of, without_times
 
 from cotune.api import try_prompt
 from cotune.bundle import load, predict_stream
+from cotune.bundle.manifest import read_manifest
 from cotune.bundle.serve.shelf import Shelf
 from cotune.report.narration import Story
 from cotune.task.output import Output
+from cotune.task.task import Task
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -181,6 +183,16 @@ def test_a_run_goes_on_from_a_bundle_that_writes(bench: Bench, written: tuple[st
     assert answers == [was.canonical(row["answers"]["previous"]) for row in rows]
     assert not (again / "report-error.txt").exists()
     assert len(try_prompt(again, "Say it: {thing}\nNow:").comparisons) >= 1
+
+
+@pytest.mark.parametrize("written", ["json"], indirect=True)
+def test_a_task_made_in_python_keeps_the_schema_of_the_bundle(written: tuple[str, Path]) -> None:
+    best = written[1] / "best"
+    rows = [{"thing": f"bolt {i}", "answer": {"kind": ("fruit", "tool")[i % 2], "size": i % 10}} for i in range(40)]
+    known = read_manifest(best).output
+    assert Task.from_rows(rows, start=best).output == known
+    # Of themselves the rows have another: a size in every one.
+    assert Task.from_rows(rows, input="thing", output="answer").output != known
 
 
 def test_killed_between_written_answers_and_run_again(bench: Bench, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from cotune.config import config_from_data
 from cotune.errors import InputError
 from cotune.task import Output, Task
 from cotune.task.assemble import Source, assemble
+from cotune.task.known import Known
 from cotune.task.outputs import guess_type
 from cotune.task.read import table_from_rows
 from cotune.task.schema import Validator
@@ -150,7 +151,7 @@ def test_a_bundles_schema_stays_as_long_as_all_rows_fit_it() -> None:
     known = Output("json", schema_text=json.dumps(loose))
 
     def output_of(rows: list[dict[str, Any]], **settings: Any) -> Output:
-        source = Source(table_from_rows(rows, "rows"), None, None, ("q",), "a", known=known, **settings)
+        source = Source(table_from_rows(rows, "rows"), None, None, ("q",), "a", known=Known(known), **settings)
         return assemble(source, None).output
 
     kept = output_of(rows)

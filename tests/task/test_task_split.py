@@ -68,6 +68,31 @@ def test_cuts_of_single_rows_are_exact_and_stratified_within_rounding(labels: li
             assert abs(got[label] - size * count / len(rows)) <= 1
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=grouped_rows(), places=st.sets(st.integers(0, 119), max_size=12), share=st.floats(0.05, 0.6), seed=st.integers(0, 5)
+)
+def test_rows_to_keep_are_not_cut_nor_torn_from_their_group(
+    rows: list[Example], places: set[int], share: float, seed: int
+) -> None:
+    keep = frozenset(duplicate_key(rows[place]) for place in places if place < len(rows))
+    stays, taken = cut(rows, round(share * len(rows)), generator(seed), keep=keep)
+    assert sorted(row.id for row in (*stays, *taken)) == sorted(row.id for row in rows)
+    assert not keep & {duplicate_key(row) for row in taken}
+    assert not ({row.group for row in stays} & {row.group for row in taken}) - {None}
+
+
+@settings(max_examples=150, deadline=None)
+@given(labels=LABELS, places=st.sets(st.integers(0, 119), max_size=60), share=st.floats(0.05, 0.6), seed=st.integers(0, 5))
+def test_others_are_cut_in_place_of_rows_to_keep(labels: list[str], places: set[int], share: float, seed: int) -> None:
+    rows = examples(labels)
+    kept = [row for place, row in enumerate(rows) if place in places]
+    size, each = round(share * len(rows)), Counter(row.output for row in kept)
+    _, taken = cut(rows, size, generator(seed), keep=frozenset(map(duplicate_key, kept)))
+    assert len(taken) == min(size, sum(count - max(1, each[label]) for label, count in Counter(labels).items()))
+    assert not {row.id for row in kept} & {row.id for row in taken}
+
+
 @settings(max_examples=100, deadline=None)
 @given(labels=LABELS, size=st.integers(1, 130), seed=st.integers(0, 5))
 def test_subsamples_are_exact_stratified_and_in_order(labels: list[str], size: int, seed: int) -> None:

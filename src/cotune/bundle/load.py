@@ -18,6 +18,7 @@ from cotune.model.head import HEAD
 from cotune.model.writing import Writing, grammar_of
 from cotune.prompt.prompt import Prompt
 from cotune.task.cells import has_half_character
+from cotune.task.known import Known
 
 if TYPE_CHECKING:
     from cotune.model.local import LocalModel
@@ -160,6 +161,11 @@ class OpenedBundle:
             # Found now, it costs nobody the loading of a model.
             grammar_of(manifest.written, f"{folder / MANIFEST}, output.schema")
         return found
+
+    @property
+    def known(self) -> Known:
+        """What a run that goes on from it is told of the task."""
+        return Known(self.manifest.output, self.prompt.always_shown)
 
 
 def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: Callable[[str], None] | None = None) -> Path:

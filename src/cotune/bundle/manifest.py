@@ -19,6 +19,7 @@ from cotune.model.head import HEAD
 from cotune.task.cells import has_half_character
 from cotune.task.output import Output, label_output
 from cotune.task.schema import schema_problem
+from cotune.task.user_metric import names_user_metric
 
 FORMAT, WRITTEN_FORMAT = 1, 2
 """Of bundles that choose among labels, and of those that write."""
@@ -97,6 +98,11 @@ class Manifest:
     def output(self) -> Output:
         """What an answer is."""
         return self.written or label_output(self.labels)
+
+    @property
+    def named_metric(self) -> str | None:
+        """The metric, where its name says what it is; None for a function of the user's, whose file no bundle holds."""
+        return None if names_user_metric(self.metric) else self.metric
 
     @cached_property
     def id(self) -> str:

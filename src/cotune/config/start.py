@@ -19,13 +19,10 @@ def fill_from_bundle(values: dict[str, Any]) -> None:
         return
     from cotune.bundle.load import base_of
     from cotune.bundle.manifest import read_manifest
-    from cotune.task.metrics import METRICS
 
     manifest = read_manifest(Path(start))
     columns = {"input": list(manifest.input_fields), "output": manifest.output_field}
-    # A function of the user's that judged is named by its file, which a bundle does not hold.
-    judged = {"metric": manifest.metric} if manifest.metric in METRICS else {}
-    for place, known in ((data, columns), (values, {**judged, "model": base_of(manifest)})):
+    for place, known in ((data, columns), (values, {"metric": manifest.named_metric, "model": base_of(manifest)})):
         for key, value in known.items():
             if place.get(key) is None:
                 place[key] = value

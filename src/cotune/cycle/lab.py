@@ -347,6 +347,7 @@ class Lab:
             return {
                 "stage": stage,
                 "prompt_id": prompt.id,
+                "start": run.start,
                 "asked": end,
                 "steps": run.step,
                 "decayed": decay_from is not None,

@@ -12,8 +12,7 @@ from cotune.config import EngineConfig, RunConfig, TuneConfig
 from cotune.errors import InputError
 from cotune.model.adapter_folder import is_prefix, read_settings
 from cotune.model.adapters import BASE
-from cotune.task.output import Output
-from cotune.task.task import Task, knowing_task
+from cotune.task.task import Task
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,6 @@ class Start:
     def id(self) -> str:
         """Content hash of the bundle; part of what a run's folder belongs to."""
         return self.bundle.manifest.id
-
-    @property
-    def output(self) -> Output:
-        """What it answers with."""
-        return self.bundle.manifest.output
 
     @property
     def adapter_folder(self) -> Path | None:
@@ -93,22 +87,23 @@ def adopt(config: RunConfig, start: Start | None) -> RunConfig:
 
 
 def start_task(config: RunConfig, start: Start | None, task: Task | None = None) -> Task:
-    """The rows, with the bundle's labels among the answers unless the user named them all, or with its schema if they fit.
+    """The rows, checked against the bundle that the run goes on from.
 
     Args:
         config: names the data.
         start: the bundle that the run goes on from.
-        task: the rows, where they were read already.
+        task: the rows, where they were read already, with what the bundle knows.
 
     Raises:
         InputError: the data is missing or broken, rows are replayed and there is no bundle to go on from, or the bundle answers
             with another type.
     """
-    known = start.output if start is not None else None
-    found = knowing_task(config, known, task)
-    if known is not None and known.type != found.output.type:
+    known = start.bundle.known if start is not None else None
+    found = Task.from_config(config, known=known) if task is None else task
+    if known is not None and known.output.type != found.output.type:
         raise InputError(
-            f"the bundle answers with the type {known.type}, and the new rows' outputs are of the type {found.output.type}",
+            f"the bundle answers with the type {known.output.type}, and the outputs of the new rows are of the type"
+            f" {found.output.type}",
             where="output.type",
             mend="Leave output.type out, or start afresh without the bundle.",
         )

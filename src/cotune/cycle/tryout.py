@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from cotune.model.local import LocalModel
 from cotune.model.remote import RemoteModel
 from cotune.prompt.prompt import Prompt, parse_prompt
 from cotune.task.example import dev_in_order, groups_of
-from cotune.task.task import Task, knowing_task
+from cotune.task.known import Known
+from cotune.task.task import Task
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,9 @@ class Tryouts:
             mend = "Let it go on with the same cotune run command."
             raise InputError("the run has no winner yet", where=str(folder), mend=mend)
         going_on: dict[str, Any] = next((e["value"] for e in events if e["kind"] == "previous"), {})
-        known = Own.from_json(going_on["answers"]).output if going_on else None
-        task = knowing_task(config, known, task, checked=False)
+        if task is None:
+            known = _known(going_on) if going_on else None
+            task = Task.from_config(config, known=known, checked=False)
         identity = json.loads((folder / "config.json").read_text(encoding="utf-8"))["identity"]
         if identity["data"] != task.fingerprint:
             mend = "Restore the data files."
@@ -218,6 +220,12 @@ class Tryouts:
 def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | None = None) -> Tryout:
     """One prompt against a run's winner; for several, keep a :class:`Tryouts`, whose errors and arguments these are."""
     return Tryouts(folder, task).compare(text, where=where)
+
+
+def _known(going_on: Mapping[str, Any]) -> Known:
+    """What the bundle that a run went on from knew, from the run's ``previous`` step: the bundle may be gone."""
+    was = Candidate.from_json(going_on["was"])
+    return Known(Own.from_json(going_on["answers"]).output, was.prompt.always_shown)
 
 
 def _unheard(tokens: int) -> None:

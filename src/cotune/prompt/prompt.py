@@ -77,6 +77,11 @@ class Prompt:
         return replace(self, **changes)
 
     @property
+    def always_shown(self) -> tuple[Demonstration, ...]:
+        """The demonstrations that stand before every row; none where each row is shown those nearest to it, never itself."""
+        return () if self.nearest else self.demonstrations
+
+    @property
     def text(self) -> str:
         """The prompt as one template text, for people: what :func:`parse_prompt` reads."""
         return self.separator.join(part for part in self.parts if part)

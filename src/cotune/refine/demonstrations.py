@@ -162,9 +162,7 @@ def not_shown(prompt: Prompt, examples: Iterable[Example]) -> tuple[Example, ...
 
     Where each row is shown those nearest to it, that is all of them, since none is shown itself.
     """
-    if prompt.nearest:
-        return tuple(examples)
-    shown = {shown.fields for shown in prompt.demonstrations}
+    shown = {shown.fields for shown in prompt.always_shown}
     return tuple(row for row in examples if tuple(row.fields.items()) not in shown)
 
 

@@ -16,6 +16,7 @@ from cotune.files import content_hash
 from cotune.task.cells import has_half_character
 from cotune.task.checks import DataChecks, Finding, Removed, check_data
 from cotune.task.example import Example
+from cotune.task.known import Known
 from cotune.task.metrics import Metric, metric_for
 from cotune.task.output import Output, OutputType
 from cotune.task.outputs import cell_reader, check_outputs, guess_type, in_one_form, kept_schema, settle
@@ -33,9 +34,10 @@ _TEST_CUT, _TEST_LIMIT, _TRAIN_LIMIT, _DEV_CUT, _DEV_LIMIT, _REPLAY = range(6)
 class Source:
     """Tables and what to make of them; None means cut (dev, test), take from the data (type, labels, schema), all (limits).
 
-    ``replay`` holds rows of an earlier run, ``known`` what its bundle answers with: its type and labels stay answers where
-    ``type`` and ``labels`` do not say otherwise, its schema stays where all rows fit it. ``asked_by`` says who wants the
-    columns where the user did not name them. Without ``checked`` nothing is looked for that changes no split.
+    ``replay`` holds rows of an earlier run, ``known`` what its bundle knows: its type and labels stay answers where
+    ``type`` and ``labels`` do not say otherwise, its schema stays where all rows fit it, and rows whose answers its prompt
+    shows stay out of dev. ``asked_by`` says who wants the columns where the user did not name them. Without ``checked``
+    nothing is looked for that changes no split.
     """
 
     train: Table
@@ -53,7 +55,7 @@ class Source:
     seed: int = 0
     replay: Table | None = None
     replay_ratio: float = 1.0
-    known: Output | None = None
+    known: Known | None = None
     asked_by: str = ""
     checked: bool = True
 
@@ -110,14 +112,15 @@ def assemble(source: Source, metric: str | None) -> Parts:
         labelled, test = cut(labelled, size, generator(_TEST_CUT), stratum)
         if not test:
             raise _cannot_cut("test", source)
-    labelled, dev, removed = _without_leaks(labelled, dev, test)
+    shown: frozenset[str] = source.known.keys(source.input_fields) if source.known is not None else frozenset()
+    labelled, dev, removed = _without_leaks(labelled, dev, test, shown)
     test = subsample(test, source.limit_test, generator(_TEST_LIMIT), stratum)
     labelled = subsample(labelled, source.limit_train, generator(_TRAIN_LIMIT), stratum)
     _check_enough(source, kind, labelled, dev, removed)
     if dev is None:
         size = dev_size(len(labelled), source.limit_dev)
         _check_cut("dev", size, len(labelled), source)
-        train, dev = cut(labelled, size, generator(_DEV_CUT), stratum)
+        train, dev = cut(labelled, size, generator(_DEV_CUT), stratum, shown)
         if not dev:
             raise _cannot_cut("dev", source)
     else:
@@ -130,7 +133,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
     replay: Replay | None = None
     if source.replay is not None:
         given = generator(_REPLAY)
-        replay = choose_replay(old, train, dev, sealed, labels, ratio=source.replay_ratio, generator=given)
+        replay = choose_replay(old, train, dev, sealed, labels, shown=shown, ratio=source.replay_ratio, generator=given)
         train, dev = (*train, *replay.train), (*dev, *replay.dev)
         read |= replay.counts()
     view = [rows_hash(train), rows_hash(dev), sealed.content_hash, source.input_fields, source.output_field]
@@ -165,7 +168,7 @@ def _type(source: Source) -> tuple[OutputType, str]:
     if source.labels is not None:
         return "label", ""
     if source.known is not None:
-        return source.known.type, ""
+        return source.known.output.type, ""
     if source.schema is not None:
         return "json", ""
     name = source.output_field
@@ -284,7 +287,7 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
         check_outputs((*labelled, *dev), where)
         return ()
     counts = Counter(example.output for example in (*labelled, *dev))
-    known = {*(source.known.labels if source.known is not None else ()), *(example.output for example in old)}
+    known = {*(source.known.output.labels if source.known is not None else ()), *(example.output for example in old)}
     if len({*counts, *known}) < 2:
         raise InputError(
             f"every row has the same label, {_cut(next(iter(counts)))!r}",
@@ -319,8 +322,11 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
     return tuple(sorted({*counts, *known}))
 
 
-def _without_leaks(labelled: Rows, dev: Rows | None, test: Rows) -> tuple[Rows, Rows | None, Removed]:
-    """Rows that repeat a row of a split that judges them leave: train and dev yield to test, train yields to dev."""
+def _without_leaks(labelled: Rows, dev: Rows | None, test: Rows, shown: frozenset[str]) -> tuple[Rows, Rows | None, Removed]:
+    """Rows that repeat a row of a split that judges them leave: train and dev yield to test, train yields to dev.
+
+    Dev yields to what the earlier bundle's prompt shows too, or it would be asked what it reads.
+    """
     sealed = SealedTest(test)
     in_test = sealed.leaking_train_ids(labelled)
     repeated, exactly = sealed.rows_repeated_by(labelled), sealed.rows_repeated_by(labelled, exactly=True)
@@ -329,9 +335,11 @@ def _without_leaks(labelled: Rows, dev: Rows | None, test: Rows) -> tuple[Rows, 
         return labelled, None, Removed(in_test, test_rows_repeated=repeated, test_rows_repeated_exactly=exactly)
     dev_in_test = sealed.leaking_train_ids(dev)
     dev = _without(dev, dev_in_test)
+    dev_in_prompt = tuple(example.id for example in dev if duplicate_key(example) in shown)
+    dev = _without(dev, dev_in_prompt)
     dev_keys = {duplicate_key(example) for example in dev}
     in_dev = tuple(example.id for example in labelled if duplicate_key(example) in dev_keys)
-    return _without(labelled, in_dev), dev, Removed(in_test, dev_in_test, in_dev, repeated, exactly)
+    return _without(labelled, in_dev), dev, Removed(in_test, dev_in_test, in_dev, repeated, exactly, dev_in_prompt)
 
 
 def _without(rows: Rows, ids: Sequence[str]) -> Rows:
@@ -342,13 +350,15 @@ def _without(rows: Rows, ids: Sequence[str]) -> Rows:
 def _check_enough(source: Source, kind: OutputType, labelled: Rows, dev: Rows | None, removed: Removed) -> None:
     if dev is not None and not dev:
         raise InputError(
-            "every dev row also stands in the test",
+            f"every dev row also stands in the test{' or in the prompt of the bundle' if removed.dev_in_prompt else ''}",
             where=source.dev.source if source.dev else "dev",
             mend="Give a dev file of its own, or leave data.dev out to have dev cut from train.",
         )
     limited = source.limit_train is not None and source.limit_train <= len(labelled)
     least = LEAST_ROWS // 2 if dev is not None or source.test is None else LEAST_ROWS
-    if len(labelled) < least or len({example.output for example in labelled}) < 2:
+    # Old labels are answers too, so new rows may all have a single one.
+    outputs = 1 if kind == "label" and (source.known is not None or source.replay is not None) else 2
+    if len(labelled) < least or len({example.output for example in labelled}) < outputs:
         judging = [name for name, gone in (("the test", removed.train_in_test), ("dev", removed.train_in_dev)) if gone]
         left = f"what repeats {' or '.join(judging or ['the test'])} left"
         said = "labels" if kind == "label" else "outputs"
@@ -356,7 +366,7 @@ def _check_enough(source: Source, kind: OutputType, labelled: Rows, dev: Rows | 
             f"{len(labelled)} labelled rows are left after {'limit.train' if limited else left}"
             f" with {len({example.output for example in labelled})} {said}",
             where="limit.train" if limited else source.train.source,
-            mend=f"At least {least} rows with two {said} are needed.",
+            mend=f"At least {least} rows{f' with two {said}' if outputs == 2 else ''} are needed.",
         )
 
 

@@ -46,8 +46,8 @@ class Finding:
 class Removed:
     """Ids of rows that left their split because they repeat rows of a split that judges them.
 
-    ``test_rows_repeated`` counts the test rows that stood in train, ``test_rows_repeated_exactly`` those of them that
-    stood there letter for letter.
+    ``dev_in_prompt`` are those whose answers the prompt of an earlier bundle shows. ``test_rows_repeated`` counts the test
+    rows that stood in train, ``test_rows_repeated_exactly`` those of them that stood there letter for letter.
     """
 
     train_in_test: tuple[str, ...] = ()
@@ -55,6 +55,7 @@ class Removed:
     train_in_dev: tuple[str, ...] = ()
     test_rows_repeated: int = 0
     test_rows_repeated_exactly: int = 0
+    dev_in_prompt: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ def check_data(
         "test": test.n,
         "train_rows_in_test": len(removed.train_in_test),
         "dev_rows_in_test": len(removed.dev_in_test),
+        "dev_rows_in_prompt": len(removed.dev_in_prompt),
         "train_rows_in_dev": len(removed.train_in_dev),
         "test_rows_in_train": removed.test_rows_repeated,
         "test_rows_in_train_exactly": removed.test_rows_repeated_exactly,
@@ -209,24 +211,14 @@ def _leaks(train: Sequence[Example], test: SealedTest, removed: Removed) -> Iter
             removed.test_rows_repeated,
             removed.train_in_test[:_SHOWN],
         )
-    if removed.dev_in_test:
-        count = len(removed.dev_in_test)
-        yield Finding(
-            "dev_rows_in_test",
-            "warning",
-            f"{_rows(count, 'dev row')} also stood in the test and left dev",
-            count,
-            removed.dev_in_test[:_SHOWN],
-        )
-    if removed.train_in_dev:
-        count = len(removed.train_in_dev)
-        yield Finding(
-            "train_rows_in_dev",
-            "warning",
-            f"{_rows(count, 'train row')} also stood in dev and left train",
-            count,
-            removed.train_in_dev[:_SHOWN],
-        )
+    left = (
+        ("dev_rows_in_test", removed.dev_in_test, "dev row", "the test and left dev"),
+        ("dev_rows_in_prompt", removed.dev_in_prompt, "dev row", "the prompt of the earlier bundle and left dev"),
+        ("train_rows_in_dev", removed.train_in_dev, "train row", "dev and left train"),
+    )
+    for kind, ids, row, place in left:
+        if ids:
+            yield Finding(kind, "warning", f"{_rows(len(ids), row)} also stood in {place}", len(ids), ids[:_SHOWN])
     if shared := test.groups_shared_with(train):
         yield Finding(
             "groups_across_test",

@@ -11,6 +11,7 @@ from typing import Any
 from cotune.errors import InputError
 from cotune.task.example import Example
 from cotune.task.json_value import json_text, parse_json
+from cotune.task.known import Known
 from cotune.task.number import number_text, parse_number
 from cotune.task.output import Output, OutputType
 from cotune.task.schema import Validator, infer_schema
@@ -76,12 +77,13 @@ def settle(kind: OutputType, rows: Rows, labels: tuple[str, ...], schema: Mappin
     return Output(kind, labels if kind == "label" else ())
 
 
-def kept_schema(known: Output | None, rows: Rows) -> Mapping[str, Any] | None:
+def kept_schema(known: Known | None, rows: Rows) -> Mapping[str, Any] | None:
     """The JSON Schema of an earlier bundle, where all rows fit it; None where there is none, or one does not."""
-    if known is None or known.type != "json" or known.schema is None:
+    schema = known.output.schema if known is not None and known.output.type == "json" else None
+    if schema is None:
         return None
-    check = Validator(known.schema)
-    return known.schema if all(check(parse_json(row.output)) for row in rows) else None
+    check = Validator(schema)
+    return schema if all(check(parse_json(row.output)) for row in rows) else None
 
 
 def in_one_form(rows: Rows, output: Output) -> Rows:

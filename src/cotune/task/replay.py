@@ -66,6 +66,7 @@ def choose_replay(
     test: SealedTest,
     labels: tuple[str, ...],
     *,
+    shown: frozenset[str],
     ratio: float,
     generator: np.random.Generator,
 ) -> Replay:
@@ -83,6 +84,7 @@ def choose_replay(
         dev: new rows to choose on.
         test: the new test, sealed.
         labels: those that are asked for; rows of others leave. Empty where answers are no labels.
+        shown: :func:`duplicate_key` of rows whose answers the earlier bundle's prompt shows; they stay out of dev.
         ratio: see above.
         generator: where the choice comes from.
     """
@@ -104,7 +106,8 @@ def choose_replay(
             taken[stratum(row)] += 1
             kept.add(row.id)
     chosen = tuple(row for row in left if row.id in kept)
-    stays, held = cut(chosen, min(DEV_MOST, round(len(dev) / len((*train, *dev)) * len(chosen))), generator, stratum)
+    size = min(DEV_MOST, round(len(dev) / len((*train, *dev)) * len(chosen)))
+    stays, held = cut(chosen, size, generator, stratum, shown)
     repeated = test.rows_repeated_by(asked)
     in_new = tuple(i for i in in_new if i not in set(in_test))
     return Replay(stays, held, len(rows), in_test, in_new, len(rows) - len(asked), repeated)

@@ -121,7 +121,11 @@ def subsample(
 
 
 def cut(
-    examples: Sequence[Example], size: int, generator: np.random.Generator, stratum: Stratum = by_label
+    examples: Sequence[Example],
+    size: int,
+    generator: np.random.Generator,
+    stratum: Stratum = by_label,
+    keep: frozenset[str] = frozenset(),
 ) -> tuple[Rows, Rows]:
     """Cut about ``size`` rows off: (what stays, what is cut), both in the rows' own order.
 
@@ -133,19 +137,23 @@ def cut(
         size: how many to cut off.
         generator: where the choice comes from.
         stratum: what is shared out evenly.
+        keep: :func:`duplicate_key` of rows that stay, and with them whatever must not be torn from them.
     """
     if not examples or size <= 0:
         return tuple(examples), ()
     counts = Counter(map(stratum, examples))
-    quota = quotas(dict(sorted(counts.items())), size, most={label: max(count - 1, 0) for label, count in counts.items()})
     together = units(examples)
+    staying = {unit for unit, places in enumerate(together) if keep and any(duplicate_key(examples[i]) in keep for i in places)}
+    kept = Counter(stratum(examples[position]) for unit in staying for position in together[unit])
+    most = {label: count - max(1, kept[label]) for label, count in counts.items()}
+    quota = quotas(dict(sorted(counts.items())), size, most=most)
     content = [Counter(stratum(examples[position]) for position in unit) for unit in together]
     taken: Counter[str] = Counter()
     chosen: set[int] = set()
     order = [int(index) for index in generator.permutation(len(together))]
 
     def may_leave(unit: int) -> bool:
-        return all(counts[label] - taken[label] - rows >= 1 for label, rows in content[unit].items())
+        return unit not in staying and all(counts[label] - taken[label] - rows >= 1 for label, rows in content[unit].items())
 
     def take(unit: int) -> None:
         chosen.add(unit)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cotune.files import content_hash
 from cotune.task.assemble import Source, assemble
 from cotune.task.checks import DataChecks
 from cotune.task.example import Example
+from cotune.task.known import Known
 from cotune.task.metrics import Metric
 from cotune.task.output import Output, OutputType
 from cotune.task.read import Table, read_table, table_from_rows
@@ -17,6 +18,7 @@ from cotune.task.schema import checked_schema
 from cotune.task.sealed import SealedTest
 
 if TYPE_CHECKING:
+    from cotune.bundle.load import OpenedBundle
     from cotune.config import RunConfig
 
 
@@ -38,7 +40,7 @@ class Task:
         checks: what the data checks found.
         fingerprint: content hash of all rows with their split, the fields, the labels and the metric; 16 hex digits.
         replayed: whether rows of an earlier run were given; their ids begin with ``replay:``.
-        closed: whether the user said what all labels are.
+        start: folder of the bundle that its run goes on from; None where that starts afresh.
     """
 
     name: str
@@ -52,7 +54,7 @@ class Task:
     checks: DataChecks
     fingerprint: str
     replayed: bool = False
-    closed: bool = False
+    start: str | None = None
 
     def __repr__(self) -> str:
         kind = self.output.type if self.output.free else f"{len(self.labels)} labels"
@@ -71,27 +73,22 @@ class Task:
         """The metric's name."""
         return self.measure.name
 
-    def knowing(self, labels: Iterable[str]) -> Task:
-        """The task with further labels as possible answers; the same one where they are known or the user named them all."""
-        every = tuple(sorted({*self.labels, *labels}))
-        if self.closed or every == self.labels:
-            return self
-        return replace(self, output=replace(self.output, labels=every), fingerprint=content_hash([self.fingerprint, every]))
-
     @classmethod
-    def from_config(cls, config: RunConfig, *, known: Output | None = None, checked: bool = True) -> Task:
+    def from_config(cls, config: RunConfig, *, known: Known | None = None, checked: bool = True) -> Task:
         """Read, check and split the data that a config names.
 
         Args:
             config: names data, columns and limits.
-            known: what the bundle that the run goes on from answers with. Its labels stay answers, unless the config names all
-                labels; its schema stays where all rows fit it, unless the config gives one.
+            known: what the bundle that the run goes on from knows. Its labels stay answers, unless the config names all
+                labels; its schema stays where all rows fit it, unless the config gives one. Read from the bundle where None.
             checked: whether to look for near-duplicates and the like, which change no split and were told when the run began.
 
         Raises:
             InputError: the data is missing, broken, or no task; names file, row and column.
         """
         data, limit = config.data, config.limit
+        if known is None and config.start is not None:
+            known = _opened(config.start).known
         return cls._assembled(
             Source(
                 train=read_table(data.train),
@@ -115,6 +112,7 @@ class Task:
             ),
             config.name,
             config.metric,
+            config.start,
         )
 
     @classmethod
@@ -122,8 +120,8 @@ class Task:
         cls,
         frame: Any,
         *,
-        input: str | Sequence[str],
-        output: str,
+        input: str | Sequence[str] | None = None,
+        output: str | None = None,
         dev: Any = None,
         test: Any = None,
         group: str | None = None,
@@ -136,13 +134,15 @@ class Task:
         limit: Mapping[str, int] | None = None,
         replay: Any = None,
         replay_ratio: float = 1.0,
+        start: str | Path | None = None,
     ) -> Task:
         """A task from pandas, polars or pyarrow frames (or whatever else :func:`read_table` reads).
 
         Args:
             frame: the labelled rows.
-            input: column or columns that the model reads.
-            output: column of the labels, texts, numbers or JSON values that are right.
+            input: column or columns that the model reads; None takes those of ``start``, else ``input``.
+            output: column of the labels, texts, numbers or JSON values that are right; None takes that of ``start``, else
+                ``output``.
             dev: rows to choose on; cut from ``frame`` where None.
             test: rows for the one test at the end; cut from ``frame`` where None.
             group: column whose equal values mark rows that must stay in one split.
@@ -155,22 +155,28 @@ class Task:
             limit: rows to take at most, by ``train``, ``dev`` and ``test``.
             replay: rows of the run whose bundle this one goes on from; see ``data.replay``.
             replay_ratio: how many of them; see ``data.replay_ratio``.
+            start: bundle of an earlier run that the task's run goes on from. Its labels stay answers, and type, schema and
+                metric are the bundle's where nothing else is said.
 
         Raises:
-            InputError: the rows are no task; names the row and the column.
+            InputError: the rows are no task, naming the row and the column, or ``start`` is no bundle.
         """
         limits = dict(limit or {})
         if unknown := sorted(set(limits) - {"train", "dev", "test"}):
             from cotune.errors import InputError
 
             raise InputError(f"unknown limit {unknown[0]!r}", where="limit", mend="Known limits: train, dev, test.")
+        bundle = None if start is None else _opened(start)
+        input_fields, output_field = _columns(input, output, start)
+        if metric is None and bundle is not None:
+            metric = bundle.manifest.named_metric
         return cls._assembled(
             Source(
                 train=_table(frame, "train"),
                 dev=_table(dev, "dev") if dev is not None else None,
                 test=_table(test, "test") if test is not None else None,
-                input_fields=(input,) if isinstance(input, str) else tuple(input),
-                output_field=output,
+                input_fields=input_fields,
+                output_field=output_field,
                 group=group,
                 type=type,
                 labels=tuple(labels) if labels is not None else None,
@@ -181,9 +187,12 @@ class Task:
                 seed=seed,
                 replay=_table(replay, "replay") if replay is not None else None,
                 replay_ratio=replay_ratio,
+                known=None if bundle is None else bundle.known,
+                asked_by="the bundle" if bundle is not None and (input is None or output is None) else "",
             ),
             name,
             metric,
+            None if start is None else str(Path(start).expanduser().absolute()),
         )
 
     @classmethod
@@ -191,18 +200,20 @@ class Task:
         cls,
         rows: Iterable[Any],
         *,
-        input: str | Sequence[str] = "input",
-        output: str = "output",
+        input: str | Sequence[str] | None = None,
+        output: str | None = None,
         dev: Iterable[Any] | None = None,
         test: Iterable[Any] | None = None,
         replay: Iterable[Any] | None = None,
+        start: str | Path | None = None,
         **settings: Any,
     ) -> Task:
         """A task from plain lists: of mappings, or of tuples of the input texts and, last, the output.
 
         Arguments and errors as in :meth:`from_frame`.
         """
-        columns = (*((input,) if isinstance(input, str) else input), output)
+        input_fields, output_field = _columns(input, output, start)
+        columns = (*input_fields, output_field)
         return cls.from_frame(
             _named(rows, columns, "train"),
             input=input,
@@ -210,11 +221,12 @@ class Task:
             dev=None if dev is None else _named(dev, columns, "dev"),
             test=None if test is None else _named(test, columns, "test"),
             replay=None if replay is None else _named(replay, columns, "replay"),
+            start=start,
             **settings,
         )
 
     @classmethod
-    def _assembled(cls, source: Source, name: str, metric: str | None) -> Task:
+    def _assembled(cls, source: Source, name: str, metric: str | None, start: str | None) -> Task:
         parts = assemble(source, metric)
         return cls(
             name=name,
@@ -228,19 +240,26 @@ class Task:
             checks=parts.checks,
             fingerprint=parts.fingerprint,
             replayed=parts.replayed,
-            closed=source.labels is not None,
+            start=start,
         )
 
 
-def knowing_task(config: RunConfig, known: Output | None, task: Task | None = None, *, checked: bool = True) -> Task:
-    """The rows that a config names, or that were read already; what an earlier bundle answers with stays among the answers.
+def _opened(start: str | Path) -> OpenedBundle:
+    from cotune.bundle.load import OpenedBundle
 
-    Raises:
-        InputError: the data is missing or broken.
-    """
-    if task is None:
-        return Task.from_config(config, known=known, checked=checked)
-    return task.knowing(known.labels if known is not None else ())
+    return OpenedBundle.read(Path(start).expanduser())
+
+
+def _columns(input: str | Sequence[str] | None, output: str | None, start: str | Path | None) -> tuple[tuple[str, ...], str]:
+    """The columns that are named, else those of the bundle to start from, else ``input`` and ``output``."""
+    usual: tuple[tuple[str, ...], str] = (("input",), "output")
+    if start is not None and (input is None or output is None):
+        from cotune.bundle.manifest import read_manifest
+
+        manifest = read_manifest(Path(start).expanduser())
+        usual = (manifest.input_fields, manifest.output_field)
+    input_fields = usual[0] if input is None else (input,) if isinstance(input, str) else tuple(input)
+    return input_fields, usual[1] if output is None else output
 
 
 def _table(source: Any, role: str) -> Table:

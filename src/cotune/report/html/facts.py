@@ -21,6 +21,7 @@ _COUNTS = {
     "test_read": "rows read from the test file",
     "train_rows_in_test": "train rows left out: they repeat test rows",
     "dev_rows_in_test": "dev rows left out: they repeat test rows",
+    "dev_rows_in_prompt": "dev rows left out: the prompt of the earlier bundle shows them",
     "train_rows_in_dev": "train rows left out: they repeat dev rows",
     "test_rows_in_train": "test rows that stood in train",
     "test_rows_in_train_exactly": "of these, letter for letter",
