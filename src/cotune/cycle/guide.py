@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -82,22 +82,22 @@ class Guide:
             cost += min(_WRITTEN, len(lab.dev)) * (lab.rows.scored(prompt) + lab.rows.written(prompt, tuned=True))
         return cost
 
-    def look(self, cycle: int, winner: Measured, seen: set[str]) -> Guided | None:
+    def look(self, cycle: int, winner: Measured, known: Iterable[Prompt]) -> Guided | None:
         """Slices of the winner's failures, then what they are for; None where the config asks for nothing.
 
         Args:
             cycle: whose pool is made.
             winner: on all of dev.
-            seen: ids of prompts that are known.
+            known: prompts that there are.
         """
         if not self.on:
             return None
         winner = with_answers(self.lab, winner, "guide", _WRITTEN)
         slices = measure_slices(self.lab, winner, cycle=cycle, near=self._near, least=_LEAST_ROWS)
-        rewrites = self._rewrite(cycle, winner, slices, seen) if self.endpoint is not None else []
+        rewrites = self._rewrite(cycle, winner, slices, known) if self.endpoint is not None else []
         return Guided(tuple(rewrites), slices.get("close", {}))
 
-    def _rewrite(self, cycle: int, winner: Measured, slices: Mapping[str, Any], seen: set[str]) -> list[Proposal]:
+    def _rewrite(self, cycle: int, winner: Measured, slices: Mapping[str, Any], known: Iterable[Prompt]) -> list[Proposal]:
         """Ask, and take what is sound; recorded as a ``rewrite`` step, so that a run that goes on pays for no answer twice."""
         question = self._question(winner, slices)
 
@@ -107,7 +107,7 @@ class Guide:
                 "model": self.config.proposer.model,
                 "requests": 0,
                 "tokens": 0,
-                **self._asked(question, seen),
+                **self._asked(question, known),
             }
 
         key = [cycle, question.prompt.id, [row.id for row in question.rows]]
@@ -120,7 +120,7 @@ class Guide:
         self._in_vain = self._in_vain + 1 if "failed" in value else 0 if value["requests"] else self._in_vain
         return [Proposal.from_json(item) for item in value.get("proposals", [])]
 
-    def _asked(self, question: Question, seen: set[str]) -> dict[str, Any]:
+    def _asked(self, question: Question, known: Iterable[Prompt]) -> dict[str, Any]:
         assert self.endpoint is not None
         proposer, budget = self.config.proposer, self.lab.costs.budget
         if not any(group.cases for group in question.failures):
@@ -154,7 +154,7 @@ class Guide:
         items = read_answer(answer.text)
         if items is None:
             return {**spent, "failed": f"the answer holds no list of instructions: {' '.join(answer.text.split())[:160]!r}"}
-        found = accept(items, self.lab.task, question, self._grams, seen)
+        found = accept(items, self.lab.task, question, self._grams, known)
         return {**spent, "proposals": [proposal.to_json() for proposal in found.proposals], "refused": found.refused}
 
     def _paid(self, usage: Usage) -> dict[str, float]:
@@ -189,4 +189,4 @@ class Guide:
 
     @cached_property
     def _grams(self) -> RowGrams:
-        return RowGrams((*self.lab.task.train, *self.lab.task.dev))
+        return RowGrams(self.lab.task)

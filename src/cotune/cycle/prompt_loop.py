@@ -104,7 +104,7 @@ class PromptLoop:
         leading = sorted(found.measured.values(), key=lambda m: m.rank, reverse=True)
         parents = [m.candidate.prompt for m in leading[:2]] + [known[i] for i in before.ranking[:2]]
         parents = list({p.id: p for p in parents}.values())[:FINAL]
-        guided = self.guide.look(number, found.best, set(known))
+        guided = self.guide.look(number, found.best, known.values())
         children = next_pool(
             lab,
             number,
