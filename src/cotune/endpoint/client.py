@@ -119,14 +119,14 @@ class Client:
             patience: seconds for all tries and waits together.
 
         Raises:
-            EndpointError: no answer came; its ``tokens`` count requests that may have been paid in vain.
+            EndpointError: no answer came; its ``lost`` counts requests that may have been paid in vain.
         """
         end = time.monotonic() + patience
         asked, lost, why = 0, 0, "there was no time for a request"
 
         def failure(text: str, status: int | None = None) -> EndpointError:
             counted = f"{asked} request{'' if asked == 1 else 's'}"
-            return EndpointError(self.without_key(f"{text} ({counted})"), requests=asked, tokens=lost, status=status)
+            return EndpointError(self.without_key(f"{text} ({counted})"), requests=asked, lost=lost, status=status)
 
         while (tries is None or asked < tries) and lost < _MOST_LOST and (left := end - time.monotonic()) > 0:
             generation = self.gate.enter(self._stop)
