@@ -58,6 +58,7 @@ def test_slices_hold_the_failures_and_cost_what_they_say(tmp_path: Path) -> None
     for slice_ in found["slices"]:
         assert set(slice_["failures"]) <= set(failed)
         assert slice_["n"] >= len(slice_["failures"]) >= 3
+        assert "rows" not in slice_
         assert all(case["right"] == "fruit" != case["answered"] for case in slice_["examples"])
     assert lab.account.counts["tokens_embedded"] == found["tokens"] > 0
     # The estimate that a cycle's cost is planned with is rather too high, but not by much.
