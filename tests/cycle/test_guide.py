@@ -158,6 +158,20 @@ def test_a_missing_key_is_told_before_anything_is_written(bench: Bench, tmp_path
     assert not out.exists()
 
 
+def test_a_run_that_goes_on_without_the_key_is_left_as_it_is(
+    bench: Bench, guided: tuple[Path, list[dict[str, Any]], tuple[str, ...]], tmp_path: Path
+) -> None:
+    finished, _, asked = guided
+    out, no_key = tmp_path / "run", "proposer.key_env=COTUNE_TEST_NO_SUCH_KEY"
+    assert bench.run(out, *asked, at=("line", "race", 1)).code == KILLED
+    before = (out / "journal.jsonl").read_bytes()
+    ended = bench.run(out, *asked, no_key)
+    assert ended.code == 2 and "COTUNE_TEST_NO_SUCH_KEY" in ended.stderr
+    assert (out / "journal.jsonl").read_bytes() == before
+    # What has ended asks nobody any more.
+    assert bench.run(finished, *asked, no_key).code == 0
+
+
 def test_hard_rows_are_shown_without_a_proposer_too(bench: Bench, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert bench.run(out, "search.hard_demonstrations=true", budget="120ktok").code == 0
