@@ -119,6 +119,9 @@ def test_a_run_goes_on_without_answers(bench: Bench, tmp_path: Path, reply: Repl
     assert ended.code == 0, ended.stderr
     failed = of_kind(out, "rewrite")[0]
     assert told in failed["failed"]
+    if reply in (torn, hang):
+        # Nobody knows how much was written: each lost try counts as the longest answer.
+        assert failed["tokens"] > 1500 * failed["requests"] > 0
     assert not proposed(out, "rewrite") and len(of_kind(out, "pool")) >= 2
     assert told.split(":")[0] in (out / "report.html").read_text()
     assert "the proposer gave nothing" in ended.stdout + ended.stderr
@@ -153,6 +156,20 @@ def test_a_missing_key_is_told_before_anything_is_written(bench: Bench, tmp_path
     assert ended.code == 2
     assert "COTUNE_TEST_NO_SUCH_KEY" in ended.stderr and "Traceback" not in ended.stderr
     assert not out.exists()
+
+
+def test_a_run_that_goes_on_without_the_key_is_left_as_it_is(
+    bench: Bench, guided: tuple[Path, list[dict[str, Any]], tuple[str, ...]], tmp_path: Path
+) -> None:
+    finished, _, asked = guided
+    out, no_key = tmp_path / "run", "proposer.key_env=COTUNE_TEST_NO_SUCH_KEY"
+    assert bench.run(out, *asked, at=("line", "race", 1)).code == KILLED
+    before = (out / "journal.jsonl").read_bytes()
+    ended = bench.run(out, *asked, no_key)
+    assert ended.code == 2 and "COTUNE_TEST_NO_SUCH_KEY" in ended.stderr
+    assert (out / "journal.jsonl").read_bytes() == before
+    # What has ended asks nobody any more.
+    assert bench.run(finished, *asked, no_key).code == 0
 
 
 def test_hard_rows_are_shown_without_a_proposer_too(bench: Bench, tmp_path: Path) -> None:

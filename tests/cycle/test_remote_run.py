@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cycle_runs import Ended, journal_of, summary_of, without_times
 
-from chat_server import ChatServer, Reply, chat_server, send, slow, torn
+from chat_server import ChatServer, Handler, Reply, chat_server, say, send, slow, torn
 from cotune.bundle.load import OpenedBundle, load
 from cotune.bundle.remote import ENDPOINT, remote_predictor
 from cotune.endpoint import Client, Endpoint, EndpointError
@@ -256,6 +256,31 @@ def test_a_budget_of_money_is_kept(bench: Bench, tmp_path: Path) -> None:
     assert re.search(r"need about \d\d,\d{3} tokens, and \d,\d{3} tokens are left", few.stderr), few.stderr
     assert small.code == 2 and "the budget is too small" in small.stderr and "USD" in small.stderr
     assert not (tmp_path / "small" / "config.json").exists()
+
+
+@pytest.mark.parametrize("price", [0.1, 1000.0], ids=["cheap", "dear"])
+def test_a_proposer_is_asked_only_where_money_for_the_end_is_left(bench: Bench, tmp_path: Path, price: float) -> None:
+    """One whose answer may cost more than that is left out, and the search goes on."""
+    labels = labelling(probabilities=False, says=lambda label: "fruit" if label == "tool" else label)
+
+    def reply(handler: Handler) -> None:
+        (say("Name the kind of thing.", tokens=50) if handler.request_body["model"] == "writer" else labels)(handler)
+
+    out = tmp_path / "run"
+    with answering(reply) as server:
+        prices = (f"proposer.input_price={price}", f"proposer.output_price={price}")
+        proposer = (f"proposer.base_url={server.url}", "proposer.model=writer", *prices)
+        ended = run(bench, server, out, *proposer, budget="0.1usd")
+        assert ended.code == 0, ended.stderr
+        asked = sum(request["body"]["model"] == "writer" for request in server.seen)
+    rewrites = [event["value"] for event in journal_of(out) if event["kind"] == "rewrite"]
+    summary = summary_of(out)
+    assert rewrites and len(summary["cycles"]) == 1 + len(rewrites)
+    assert summary["cost"]["dollars"] <= 0.1
+    if price > 1:
+        assert asked == 0 and all("an answer may cost" in value["skipped"] for value in rewrites)
+    else:
+        assert asked == len(rewrites) and rewrites[0]["dollars"] == pytest.approx(50 * price / 1e6)
 
 
 def test_words_alone_do_without_probabilities(bench: Bench, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Slices of failures in a run: what they cost, what a resumed run does again, and the rows that are drawn by them."""
+"""Slices of failures in a run: what they cost, what a resumed run does again, and what is asked and drawn by them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 from cycle_runs import journal_of, labelled_rows
 
+from chat_server import chat_server, say, slow
+from cotune.config import RunConfig, config_in_memory
 from cotune.cycle.budget import parse_budget
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.costs import CostModel
+from cotune.cycle.guide import Guide
 from cotune.cycle.journal import Journal
 from cotune.cycle.lab import Lab
 from cotune.cycle.pool import demonstration_pool
@@ -54,6 +58,7 @@ def test_slices_hold_the_failures_and_cost_what_they_say(tmp_path: Path) -> None
     for slice_ in found["slices"]:
         assert set(slice_["failures"]) <= set(failed)
         assert slice_["n"] >= len(slice_["failures"]) >= 3
+        assert "rows" not in slice_
         assert all(case["right"] == "fruit" != case["answered"] for case in slice_["examples"])
     assert lab.account.counts["tokens_embedded"] == found["tokens"] > 0
     # The estimate that a cycle's cost is planned with is rather too high, but not by much.
@@ -89,6 +94,50 @@ def test_what_is_left_out_says_why_and_costs_nothing(tmp_path: Path, settings: d
     assert why in measure_slices(lab, judged(lab), **settings)["skipped"]
     assert lab.account.counts["tokens_embedded"] == 0 and lab.dev_vectors is None
     assert [event["kind"] for event in journal_of(tmp_path)] == ["slices"]
+
+
+def proposing(url: str) -> RunConfig:
+    proposer = {"base_url": url, "model": "writer", "timeout": 5}
+    return config_in_memory(name="kinds", input=["text"], output="label", proposer=proposer)
+
+
+def test_a_proposer_is_shown_a_few_failures_of_each_slice(tmp_path: Path) -> None:
+    lab = make_lab(tmp_path)
+    winner, places = judged(lab), dict[str, list[int]]()
+    for place, row in enumerate(lab.dev):
+        if row.output == "fruit":
+            places.setdefault(row.text.split()[0], []).append(place)
+    slices = [{"words": [word], "n": 9, "rate": 0.75, "failures": found} for word, found in places.items()]
+    # A run that goes on takes its slices from the journal.
+    key = [winner.candidate.id, 2, [row.id for row in lab.dev], []]
+    lab.journal.step("slices", key, lambda: {"tokens": 0, "rows": 60, "slices": slices})
+    with chat_server(say("Name the kind of thing.")) as server:
+        found = Guide(make_lab(tmp_path), proposing(server.url)).look(2, winner, [])
+    assert found and [proposal.prompt.instruction for proposal in found.rewrites] == ["Name the kind of thing."]
+    groups = server.seen[0]["body"]["messages"][1]["content"].split("Rows that it gets wrong, about: ")[1:]
+    assert [group.partition("\n")[0] for group in groups] == [f"{word} (9 rows, 75% wrong)" for word in places]
+    for (word, wrong), group in zip(places.items(), groups, strict=True):
+        shown = [json.loads(line[2:]) for line in group.partition("\n\n")[0].splitlines()[1:]]
+        assert [case["text"] for case in shown] == [lab.dev[place].text for place in wrong[:3]]
+        assert all(case["text"].startswith(word) and case["right"] == "fruit" != case["answered"] for case in shown)
+    assert len(places) > 1
+
+
+def test_a_time_budget_is_reckoned_to_hold_the_wait_for_an_answer(tmp_path: Path) -> None:
+    lab = make_lab(tmp_path, "10m")
+    winner = judged(lab)
+    with chat_server(slow(0.3, say("Name the kind of thing."))) as server:
+        guide = Guide(lab, proposing(server.url))
+
+        def waiting() -> float:
+            return guide.cost(winner.candidate.prompt) - lab.costs.scoring(slicing_tokens(lab))
+
+        # Nobody knows yet, so as long as it may take: two timeouts.
+        assert waiting() == pytest.approx(10.0)
+        found = guide.look(2, winner, [])
+    assert found and found.rewrites
+    took = journal_of(tmp_path)[-1]["value"]["seconds"]
+    assert 0.3 <= took < 10 and waiting() == pytest.approx(took)
 
 
 def test_few_failures_are_no_slices(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from cotune.endpoint import Endpoint, EndpointError, ask, estimate_tokens
 from cotune.endpoint.way import Way
 
 MESSAGES = [{"role": "user", "content": "What would help?"}]
+LOST = estimate_tokens(MESSAGES) + 50
+"""What a try that brings nothing may have used: the question, and an answer as long as it may be."""
 SLOW_S = 30
 """No answer may take longer than this, however busy the machine."""
 
@@ -81,7 +83,7 @@ def test_a_server_that_asks_for_more_patience_than_there_is_is_given_up() -> Non
         ) as told:
             asked(server.url, waits=waits)
         assert len(server.seen) == 1
-    assert not waits.seconds and told.value.requests == 1 and told.value.tokens == 0
+    assert not waits.seconds and told.value.requests == 1 and told.value.usage.total == 0
 
 
 @pytest.mark.parametrize("header", ["soon", "nan", "-5", "inf", ""])
@@ -104,11 +106,11 @@ def test_an_odd_retry_after_does_no_harm(header: str) -> None:
     ],
     ids=["torn", "html", "no choice", "no text", "deep", "empty"],
 )
-def test_a_broken_answer_is_asked_for_again_and_its_tokens_are_counted(reply: Any) -> None:
+def test_a_broken_answer_is_asked_for_again_and_counts_as_a_whole_one(reply: Any) -> None:
     with chat_server(reply, send(200, completion("whole", 10))) as server:
         answer = asked(server.url)
     assert (answer.text, answer.requests) == ("whole", 2)
-    assert answer.tokens == 10 + estimate_tokens(MESSAGES)
+    assert answer.tokens == 10 + LOST and answer.usage.output >= 50
 
 
 def test_tries_are_bounded() -> None:
@@ -116,7 +118,7 @@ def test_tries_are_bounded() -> None:
         with pytest.raises(EndpointError, match=r"\(3 requests\)") as told:
             asked(server.url, tries=3)
         assert len(server.seen) == told.value.requests == 3
-    assert told.value.tokens == 3 * estimate_tokens(MESSAGES)
+    assert told.value.usage.total == 3 * LOST and told.value.usage.output == 150
 
 
 @pytest.mark.parametrize("reply", [hang, trickle, slow(3, send(200, completion("late")))], ids=["never", "trickle", "slow"])
@@ -134,7 +136,7 @@ def test_all_tries_together_are_bounded_in_time() -> None:
         with pytest.raises(EndpointError) as told:
             asked(server.url, timeout=20, patience=0.5)
         assert time.monotonic() - before < SLOW_S / 2
-    assert told.value.requests == 1
+    assert told.value.requests == 1 and told.value.usage.total == LOST
 
 
 def test_a_refusal_is_not_tried_again_and_the_key_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +248,32 @@ def test_what_a_refusal_names_is_not_sent_again() -> None:
 def test_refused_requests_count_where_requests_are_bounded() -> None:
     with chat_server(send(400, b"no")) as server, pytest.raises(EndpointError, match="no request is left") as told:
         asked(server.url, way=FIRM, schema=SCHEMA, most=3)
-    assert len(server.seen) == told.value.requests == 3 and told.value.tokens == 0
+    assert len(server.seen) == told.value.requests == 3 and told.value.usage.total == 0
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "The model `writer` does not exist or you do not have access to it.",
+        "model 'writer' not found, try pulling it first",
+        '{"error": {"message": "No such deployment", "param": null, "code": "model_not_found"}}',
+    ],
+)
+def test_a_model_that_is_not_there_is_told_at_once(said: str) -> None:
+    with chat_server(send(404, said.encode())) as server:
+        with pytest.raises(EndpointError, match="knows no model 'writer'; check its name") as told:
+            asked(server.url, way=FIRM, schema=SCHEMA)
+        assert len(server.seen) == told.value.requests == 1
+    assert said[:40] in str(told.value) and told.value.usage.total == 0
+
+
+@pytest.mark.parametrize(
+    "said", [b"Not Found", b"No endpoint of writer knows the parameter", b"writer: response_format is unknown"]
+)
+def test_another_404_may_be_about_the_request(said: bytes) -> None:
+    with chat_server(refusing(lambda body: "response_format" in body, send(404, said))) as server:
+        answer = asked(server.url, way=FIRM, schema=SCHEMA)
+    assert (answer.text, answer.requests, answer.way.form) == ("[]", 5, "")
 
 
 def test_a_server_that_fails_is_still_asked_again() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -41,12 +42,12 @@ SHOWN = Question(
     (Failures("parcel, broken", tuple(Case(row, "cards") for row in TASK.train[:4])),),
     (Case(TASK.dev[0], TASK.dev[0].output),),
 )
-GRAMS = RowGrams(EVERY)
+GRAMS = RowGrams(TASK)
 GOOD = "Read what the writer wants. Say returns for anything that was bought, and cards for payments."
 
 
-def tried(*items: Any, seen: set[str] | None = None) -> Rewrites:
-    return accept(items, TASK, SHOWN, GRAMS, set() if seen is None else seen)
+def tried(*items: Any, known: Sequence[Prompt] = ()) -> Rewrites:
+    return accept(items, TASK, SHOWN, GRAMS, known)
 
 
 def why(*items: Any) -> str:
@@ -98,6 +99,10 @@ AS_JSON = json.dumps({"prompts": ITEMS})
         f"<think>maybe {{x}} or [1, 2}}</think> {AS_JSON} trailing {{",
         json.dumps(ITEMS),
         f"Answer: {json.dumps(ITEMS)}",
+        f"Rows [1, 2] differ. {AS_JSON}",
+        f"Rows [1, 2] differ. {json.dumps(ITEMS)}",
+        f'Of ["returns", "cards"] I got {{"right": 3}}. {AS_JSON}',
+        f'You asked for {{"prompts": ["...", "..."]}}. {AS_JSON}',
         json.dumps({"prompts": ITEMS, "notes": "more"}, indent=2),
     ],
 )
@@ -106,14 +111,19 @@ def test_answers_are_found_in_fences_and_talk(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "no", "{}", '{"prompts": "x"}', '{"prompts": [', "{" * 5000, "[" * 200_000, "```json\n```", "3"]
+    "text",
+    [
+        *("", "no", "{}", '{"prompts": "x"}', '{"prompts": [', "{" * 5000, "[" * 200_000, "```json\n```", "3"),
+        *("Rows [1, 2] differ.", '{"prompts": [1, "..."]}', '[{"text": "x"}]', '"Say X."'),
+    ],
 )
 def test_what_holds_no_list_gives_none(text: str) -> None:
     assert read_answer(text) is None
 
 
 def test_a_single_item_and_bare_texts_are_read() -> None:
-    assert read_answer('{"instruction": "One."}') == [{"instruction": "One."}]
+    for item in ({"instruction": "One."}, {"instruction": "One.", "tags": ["x"]}):
+        assert read_answer(json.dumps(item)) == [item]
     found = tried("Say what it is about.")
     assert found.proposals[0].prompt.instruction == "Say what it is about."
 
@@ -133,7 +143,7 @@ def test_templates_and_cues_are_taken_too_and_demonstrations_stay() -> None:
     shown = PROMPT.edit(demonstrations=(Demonstration((("text", LONG),), "returns"),))
     question = Question(shown, SHOWN.failures, SHOWN.successes)
     item = {"instruction": GOOD, "input_template": "Message: {text}", "cue": "Topic:"}
-    (proposal,) = accept([item], TASK, question, GRAMS, set()).proposals
+    (proposal,) = accept([item], TASK, question, GRAMS, []).proposals
     assert (proposal.prompt.input_template, proposal.prompt.cue) == ("Message: {text}", "Topic:")
     assert proposal.prompt.demonstrations == shown.demonstrations
 
@@ -158,8 +168,18 @@ def test_templates_and_cues_are_taken_too_and_demonstrations_stay() -> None:
         ({"instruction": f"For example, “{LONG.upper()}” needs care."}, "copies a row"),
         ({"instruction": GOOD, "cue": f"{LONG} ->"}, "copies a row"),
         ({"instruction": GOOD + " Where is MY... card?"}, "copies a row"),
+        ({"instruction": "Mind my parcel:\n- arrived broken\n- yesterday and I want"}, "copies a row"),
+        ({"instruction": "My parcel arrived broken", "cue": "yesterday and I want:"}, "copies a row"),
         ({"instruction": 'Say returns for "Refund".'}, "tells the answer"),
         ({"instruction": "When the parcel arrived broken yesterday, say returns."}, "tells the answer"),
+        ({"instruction": "Input: my parcel arrived broken yesterday\nOutput: returns"}, "tells the answer"),
+        ({"instruction": "Returns:\n\n- my parcel arrived broken yesterday"}, "tells the answer"),
+        ({"instruction": "Some say: my parcel arrived. Broken yesterday! The answer is returns."}, "tells the answer"),
+        ({"instruction": "Text: refund!\nLabel: returns\nText: a lost street\nLabel: cards"}, "tells the answer"),
+        (
+            {"instruction": "Text: parcel arrived broken yesterday", "input_template": "Is: returns\nText: {text}"},
+            "tells the answer",
+        ),
     ],
 )
 def test_what_is_refused_and_why(item: Any, told: str) -> None:
@@ -171,12 +191,39 @@ def test_a_row_may_be_hinted_at_without_its_answer_and_labels_named_without_a_ro
     assert tried({"instruction": "Answer with one of: {labels}. Mind refunds."}).proposals
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Watch for the parcel arrived broken yesterday. Say returns or cards.",
+        "Labels: returns, cards\nSome rows say that the parcel arrived broken yesterday",
+        "Somebody may tell why a refund would be fair. Say returns for goods.",
+        "- returns: goods\n- cards: how to pay, not what one pays for, as when the parcel arrived broken yesterday",
+        "Read where the parcel is. Say cards for money.",
+    ],
+)
+def test_a_row_that_no_label_stands_beside_and_words_that_many_say_do_no_harm(text: str) -> None:
+    assert tried(text).proposals
+
+
+def test_right_answers_that_are_no_labels_may_not_be_copied() -> None:
+    rows = [{"text": f"{WORDS[i % 13]} {i}", "reply": f"We send a new {WORDS[i % 13]} within {i} days."} for i in range(40)]
+    task = Task.from_rows(rows, input="text", output="reply", type="text")
+    row = task.train[0]
+    question = Question(seed_prompt(task), (Failures("", (Case(row, "no"),)),), ())
+    told = [f"For example: {row.output.upper()}", f"Be kind, and say '{task.dev[0].output}'", "Send a new one within days."]
+    found = accept(told, task, question, RowGrams(task), [])
+    assert [item["why"].partition(" (")[0] for item in found.refused] == ["it copies a row"] * 2
+    assert [proposal.prompt.instruction for proposal in found.proposals] == told[2:]
+
+
 def test_duplicates_are_refused_also_in_other_case_and_punctuation() -> None:
     found = tried(GOOD, GOOD, GOOD.upper().replace(".", "!"), PROMPT.instruction)
     assert len(found.proposals) == 1
     assert [item["why"] for item in found.refused] == ["it is known already"] * 3
-    known = {PROMPT.edit(instruction=GOOD).id}
-    assert tried(GOOD, seen=known).refused[0]["why"] == "it is known already"
+    for older in (GOOD, GOOD.upper().replace(".", "!")):
+        assert tried(GOOD, known=[PROMPT.edit(instruction=older)]).refused[0]["why"] == "it is known already"
+    other = PROMPT.edit(instruction=GOOD, demonstrations=(Demonstration((("text", LONG),), "returns"),))
+    assert tried(GOOD, known=[other, PROMPT.edit(instruction="Other.")]).proposals
 
 
 # Properties -------------------------------------------------------------------------------------------------------
@@ -226,6 +273,12 @@ def test_whatever_comes_is_taken_or_refused_and_what_is_taken_is_sound(items: li
 
 
 @settings(max_examples=80, deadline=None)
+@given(st.lists(st.integers() | st.text(max_size=5), max_size=5))
+def test_a_list_in_the_talk_before_an_answer_is_not_taken_for_it(rows: list[Any]) -> None:
+    assert read_answer(f"Rows {json.dumps(rows)} differ. {AS_JSON}") == ITEMS
+
+
+@settings(max_examples=80, deadline=None)
 @given(st.text(max_size=200) | st.text(alphabet='{}[]",:`\\ n', max_size=200))
 def test_any_text_can_be_read(text: str) -> None:
     items = read_answer(text)
@@ -248,6 +301,6 @@ def test_scripts_without_spaces_are_compared_by_character() -> None:
         for i, c in enumerate("魚肉米麺" * 5)
     ]
     task = Task.from_rows([{**row, "text": row["text"] + str(i)} for i, row in enumerate(rows)], input="text", output="label")
-    grams = RowGrams(task.train)
+    grams = RowGrams(task)
     assert grams.copied("例:今日は駅前でとても美味し、です") is not None
     assert grams.copied("内容を読んで分類してください") is None

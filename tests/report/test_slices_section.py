@@ -36,9 +36,12 @@ def rewritten(**more: Any) -> dict[str, Any]:
     return {"cycle": 2, "model": "writer", "requests": 3, "tokens": 1200, "proposals": [proposal], "refused": refused, **more}
 
 
-def page(folder: Path, *events: tuple[str, Any], summary: Any = None) -> str:
+def page(folder: Path, *events: tuple[str, Any], summary: Any = None, endpoint: Any = None) -> str:
     """A run's section on slices, with these lines at the end of its journal."""
     run_folder(folder)
+    stored = json.loads((folder / "config.json").read_text())
+    stored["config"]["endpoint"] = endpoint
+    (folder / "config.json").write_text(json.dumps(stored))
     # Of the made-up run's own slices nothing shall be left.
     lines = [line for line in (folder / "journal.jsonl").read_text().splitlines() if '"kind": "slices"' not in line]
     (folder / "journal.jsonl").write_text("\n".join(lines) + "\n")
@@ -56,6 +59,14 @@ def test_a_slice_has_words_size_rates_intervals_and_examples(tmp_path: Path) -> 
             assert text in section, (place, text)
         for text in ("+65.0", "+35.0 to +82.0", "p = 0.005", "my refund is late", "money", "answered"):
             assert text in section, (place, text)
+
+
+def test_the_page_tells_what_placed_the_rows(tmp_path: Path) -> None:
+    assert "clustered by the base model’s embeddings" in page(tmp_path / "here", summary=FOUND)
+    elsewhere = ("engine", {"device": "endpoint"})
+    assert "clustered by their letters" in page(tmp_path / "letters", elsewhere, summary=FOUND)
+    told = page(tmp_path / "vectors", elsewhere, summary=FOUND, endpoint={"embeddings": "some-model"})
+    assert "clustered by the endpoint’s embeddings" in told
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -32,6 +33,8 @@ _GIVE_UP = 2
 """Cycles in a row without an answer after which the endpoint is not asked any more."""
 _SHARE = 0.05
 """Of a time budget: what one cycle waits for an answer at most."""
+_WAIT_S = 15.0
+"""About how long an answer takes, before any came."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Guide:
         )
         self._hard = config.search.hard_demonstrations and config.search.demonstrations
         self._requests, self._tokens, self._in_vain = 0, 0, 0
+        self._waited = 0.0
         self._way = Way(0, form=FORMS[0])
 
     @property
@@ -73,78 +77,96 @@ class Guide:
         return self.endpoint is not None or self._hard
 
     def cost(self, prompt: Prompt) -> float:
-        """What the next look at a winner of about this prompt's length costs, in the budget's unit."""
+        """What the next look at a winner of about this prompt's length costs, in the budget's unit; money for an answer aside,
+        which :meth:`look` takes from its ``room``."""
         if not self.on:
             return 0.0
         lab = self.lab
         cost = lab.costs.scoring(slicing_tokens(lab, self._near))
         if lab.writes_late:
             cost += min(_WRITTEN, len(lab.dev)) * (lab.rows.scored(prompt) + lab.rows.written(prompt, tuned=True))
+        if lab.costs.budget.kind == "time" and self.endpoint is not None and not self._over():
+            cost += min(self._patience(), self._waited or _WAIT_S)
         return cost
 
-    def look(self, cycle: int, winner: Measured, seen: set[str]) -> Guided | None:
+    def look(self, cycle: int, winner: Measured, known: Iterable[Prompt], room: float = float("inf")) -> Guided | None:
         """Slices of the winner's failures, then what they are for; None where the config asks for nothing.
 
         Args:
             cycle: whose pool is made.
             winner: on all of dev.
-            seen: ids of prompts that are known.
+            known: prompts that there are.
+            room: of a budget of money, what an answer may cost; where it may cost more, none is asked for.
         """
         if not self.on:
             return None
         winner = with_answers(self.lab, winner, "guide", _WRITTEN)
         slices = measure_slices(self.lab, winner, cycle=cycle, near=self._near, least=_LEAST_ROWS)
-        rewrites = self._rewrite(cycle, winner, slices, seen) if self.endpoint is not None else []
+        rewrites = self._rewrite(cycle, winner, slices, known, room) if self.endpoint is not None else []
         return Guided(tuple(rewrites), slices.get("close", {}))
 
-    def _rewrite(self, cycle: int, winner: Measured, slices: Mapping[str, Any], seen: set[str]) -> list[Proposal]:
+    def _rewrite(
+        self, cycle: int, winner: Measured, slices: Mapping[str, Any], known: Iterable[Prompt], room: float
+    ) -> list[Proposal]:
         """Ask, and take what is sound; recorded as a ``rewrite`` step, so that a run that goes on pays for no answer twice."""
         question = self._question(winner, slices)
 
         def effect() -> dict[str, Any]:
-            return {
-                "cycle": cycle,
-                "model": self.config.proposer.model,
-                "requests": 0,
-                "tokens": 0,
-                **self._asked(question, seen),
-            }
+            started = time.monotonic()
+            found = {"requests": 0, "tokens": 0, **self._asked(question, known, room)}
+            seconds = round(time.monotonic() - started, 3)
+            return {"cycle": cycle, "model": self.config.proposer.model, **found, "seconds": seconds}
 
         key = [cycle, question.prompt.id, [row.id for row in question.rows]]
         value = self.lab.journal.step("rewrite", key, effect)
         self.lab.account.pay(value)
         self._requests += int(value["requests"])
         self._tokens += int(value["tokens"])
+        if value["requests"]:
+            self._waited = max(self._waited, float(value.get("seconds", 0.0)))
         if "way" in value:
             self._way = Way.from_json(value["way"])
         self._in_vain = self._in_vain + 1 if "failed" in value else 0 if value["requests"] else self._in_vain
         return [Proposal.from_json(item) for item in value.get("proposals", [])]
 
-    def _asked(self, question: Question, seen: set[str]) -> dict[str, Any]:
+    def _over(self) -> str:
+        """Why the endpoint is asked no more; empty where it still is."""
+        if self._in_vain >= _GIVE_UP:
+            return f"it gave no answer {self._in_vain} cycles in a row, so it is not asked any more"
+        calls = self.config.proposer.calls
+        return f"proposer.calls={calls} are used up" if self._requests >= calls else ""
+
+    def _patience(self) -> float:
+        """Seconds that a cycle waits for an answer at most."""
+        budget, most = self.lab.costs.budget, 2 * self.config.proposer.timeout
+        return min(most, _SHARE * budget.amount) if budget.kind == "time" else most
+
+    def _asked(self, question: Question, known: Iterable[Prompt], room: float) -> dict[str, Any]:
         assert self.endpoint is not None
-        proposer, budget = self.config.proposer, self.lab.costs.budget
+        proposer, tokens = self.config.proposer, self.config.proposer.tokens - self._tokens
         if not any(group.cases for group in question.failures):
             return {"skipped": "the winner gets no dev row wrong"}
-        if self._in_vain >= _GIVE_UP:
-            return {"skipped": f"it gave no answer {self._in_vain} cycles in a row, so it is not asked any more"}
-        calls, tokens = proposer.calls - self._requests, proposer.tokens - self._tokens
-        if calls < 1:
-            return {"skipped": f"proposer.calls={proposer.calls} are used up"}
+        if over := self._over():
+            return {"skipped": over}
         messages = messages_for(self.lab.task, question)
         asking = estimate_tokens(messages)
         answer_tokens = min(_ANSWER_TOKENS, tokens - asking)
         if answer_tokens < _LEAST_ANSWER:
             return {"skipped": f"proposer.tokens={proposer.tokens} leave no room for a question of about {asking} tokens"}
-        patience = 2 * proposer.timeout
-        if budget.kind == "time":
-            patience = min(patience, _SHARE * budget.amount)
+        # A try that brings nothing may be paid for too.
+        tries = min(TRIES, tokens // (asking + answer_tokens))
+        dearest = self._paid(Usage(asking, answer_tokens)).get("dollars", 0.0)
+        if self.lab.costs.budget.kind == "money" and dearest > 0:
+            tries = int(min(tries, max(0.0, room) / dearest))
+        if tries < 1:
+            return {"skipped": f"an answer may cost {dearest:.2g} USD, and the race and the end leave less of the budget"}
         self.lab.watcher.progress("rewrite", f"{proposer.model} reads what goes wrong", 0)
-        tries = max(1, min(TRIES, tokens // (asking + answer_tokens)))
-        way = replace(self._way, tokens=answer_tokens)
+        way, calls, patience = replace(self._way, tokens=answer_tokens), proposer.calls - self._requests, self._patience()
         try:
             answer = ask(self.endpoint, messages, way=way, schema=ANSWER_SCHEMA, tries=tries, most=calls, patience=patience)
         except EndpointError as error:
-            return {"failed": str(error), "requests": error.requests, "tokens": error.tokens, **self._paid(Usage(error.tokens))}
+            lost = error.usage
+            return {"failed": str(error), "requests": error.requests, "tokens": lost.total, **self._paid(lost)}
         spent = {
             "requests": answer.requests,
             "tokens": answer.tokens,
@@ -154,7 +176,7 @@ class Guide:
         items = read_answer(answer.text)
         if items is None:
             return {**spent, "failed": f"the answer holds no list of instructions: {' '.join(answer.text.split())[:160]!r}"}
-        found = accept(items, self.lab.task, question, self._grams, seen)
+        found = accept(items, self.lab.task, question, self._grams, known)
         return {**spent, "proposals": [proposal.to_json() for proposal in found.proposals], "refused": found.refused}
 
     def _paid(self, usage: Usage) -> dict[str, float]:
@@ -189,4 +211,4 @@ class Guide:
 
     @cached_property
     def _grams(self) -> RowGrams:
-        return RowGrams((*self.lab.task.train, *self.lab.task.dev))
+        return RowGrams(self.lab.task)

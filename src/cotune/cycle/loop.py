@@ -169,7 +169,7 @@ class Loop:
         ground = incumbent.ground.candidate
         adapter = ground.adapter
         parents = self._survivors(search)
-        guided = self.guide.look(number, incumbent.ground, set(search.proposals))
+        guided = self.guide.look(number, incumbent.ground, [p.prompt for p in search.proposals.values()])
         children = next_pool(
             lab,
             number,

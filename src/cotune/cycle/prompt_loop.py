@@ -82,7 +82,7 @@ class PromptLoop:
         self._record(found, race, pool=len(proposals), children=0)
         lost = 0
         while True:
-            choice, why = self._decide(found, lost)
+            choice, why, room = self._decide(found, lost)
             recorded = lab.journal.step(
                 "decide",
                 [len(found.cycles), choice],
@@ -94,17 +94,18 @@ class PromptLoop:
                 found.stopped = recorded["why"]
                 return found
             before = found.best.rank
-            race = self._next(found, race)
+            race = self._next(found, race, room)
             lost = 0 if found.best.rank > before else lost + 1
 
-    def _next(self, found: PromptSearch, before: RaceResult) -> RaceResult:
-        """Breed from the best on dev and the last race's best, and race the children against them."""
+    def _next(self, found: PromptSearch, before: RaceResult, room: float) -> RaceResult:
+        """Breed from the best on dev and the last race's best, and race the children against them; beside that ``room`` may be
+        spent."""
         lab, number = self.lab, len(found.cycles) + 1
         known = {p.prompt.id: p.prompt for p in found.proposals.values()} | {p.id: p for p in self.own}
         leading = sorted(found.measured.values(), key=lambda m: m.rank, reverse=True)
         parents = [m.candidate.prompt for m in leading[:2]] + [known[i] for i in before.ranking[:2]]
         parents = list({p.id: p for p in parents}.values())[:FINAL]
-        guided = self.guide.look(number, found.best, set(known))
+        guided = self.guide.look(number, found.best, known.values(), room)
         children = next_pool(
             lab,
             number,
@@ -139,19 +140,21 @@ class PromptLoop:
     def _children(self) -> int:
         return max(4, self.plan.pool * 2 // 3)
 
-    def _decide(self, found: PromptSearch, lost: int) -> tuple[str, str]:
+    def _decide(self, found: PromptSearch, lost: int) -> tuple[str, str, float]:
+        """What comes next, why, and what it leaves of the budget beside the end."""
         lab = self.lab
         if lost >= _PATIENCE:
-            return "finish", f"dev did not improve in {lost} cycles"
+            return "finish", f"dev did not improve in {lost} cycles", 0.0
         if len(found.cycles) >= self.config.search.max_cycles:
-            return "finish", f"search.max_cycles={self.config.search.max_cycles} were gone through"
+            return "finish", f"search.max_cycles={self.config.search.max_cycles} were gone through", 0.0
         left = lab.left() - lab.costs.scoring(self.plan.reserve_tokens) - self.plan.fixed
         own = max(lab.tokens_a_row(found.best.candidate.prompt)[0], self.plan.row_tokens)
         rows = race_rows_scored(self._children + FINAL, self.plan.race_rows) + len(lab.dev)
         cost = 1.2 * lab.costs.scoring(rows * own) + self.guide.cost(found.best.candidate.prompt)
         if cost > left:
-            return "finish", "the budget is spent, but for the end"
-        return "prompts", "prompts were not bred yet" if len(found.cycles) == 1 else "the budget has room for another race"
+            return "finish", "the budget is spent, but for the end", 0.0
+        why = "prompts were not bred yet" if len(found.cycles) == 1 else "the budget has room for another race"
+        return "prompts", why, left - cost
 
     def _record(self, found: PromptSearch, race: RaceResult, *, pool: int, children: int) -> None:
         number, best = len(found.cycles) + 1, found.best

@@ -41,7 +41,7 @@ def endpoints_of(config: RunConfig) -> dict[str, EndpointSection]:
 
 
 def check_keys(config: RunConfig) -> None:
-    """Find a missing key before anything is computed; a run that goes on finds it when it asks.
+    """Find a missing key before anything is done, in each session: without one a proposer would only count as failed.
 
     Raises:
         InputError: an environment variable is not set.

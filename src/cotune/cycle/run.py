@@ -133,6 +133,7 @@ def run(
     by_hand = read_by_hand(config, task)
     if not (out / CONFIG).is_file():
         _check_model(config)
+    if not (out / SUMMARY).is_file():
         check_keys(config)
     check_prices(config, budget)
     made = [place for place in (out, *out.parents) if not place.exists()]

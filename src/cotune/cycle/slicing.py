@@ -52,7 +52,7 @@ def measure_slices(
     share: float = _SHARE,
     wanted: bool = True,
 ) -> dict[str, Any]:
-    """Cluster a candidate's failures on dev in the base model's embedding space; recorded as a ``slices`` step.
+    """Cluster a candidate's failures on dev where the lab's embedder places them; recorded as a ``slices`` step.
 
     Args:
         lab: where embedding happens.
@@ -127,4 +127,5 @@ def _told(slice_: dict[str, Any], rows: Sequence[Example], answers: Sequence[str
         {"input": dict(rows[i].fields), "right": rows[i].output, "answered": answers[i] if answers else None}
         for i in slice_["failures"][:_EXAMPLES]
     ]
-    return {**slice_, "n": len(slice_.pop("rows")), "examples": examples}
+    told = {name: value for name, value in slice_.items() if name != "rows"}
+    return {**told, "n": len(slice_["rows"]), "examples": examples}

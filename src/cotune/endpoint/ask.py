@@ -27,7 +27,8 @@ class Answer:
     Attributes:
         text: of the model's message.
         requests: that were sent, those in vain included.
-        usage: of question and answer, as the endpoint counts them, else estimated; questions in vain included.
+        usage: of question and answer, as the endpoint counts them, else estimated; of tries in vain the most that they may have
+            used, an answer of full length.
         way: the request that the server understood; the next question begins with it.
     """
 
@@ -74,6 +75,10 @@ def ask(
     end = time.monotonic() + (2 * endpoint.timeout if patience is None else patience)
     requests, lost, answers = 0, 0, list[Said]()
 
+    def in_vain() -> Usage:
+        # Nobody tells how far the model came with an answer that never arrived.
+        return Usage(lost * asked, lost * way.tokens)
+
     def read(body: Any) -> Said:
         text = message_text(body)
         return Said(text, (), Usage.read(body, asked=asked, answer=text))
@@ -89,14 +94,14 @@ def ask(
             try:
                 reply = client.post(CHAT, body, read, tries=left, patience=end - time.monotonic())
             except EndpointError as error:
-                requests, lost = requests + error.requests, lost + error.tokens
+                requests, lost = requests + error.requests, lost + error.lost
                 raise
             requests, lost = requests + reply.requests, lost + reply.lost
             answers.append(reply.value)
             return reply.value
 
         try:
-            found = find_way(put, way)
+            found = find_way(put, way, endpoint.model)
         except EndpointError as error:
-            raise EndpointError(str(error), requests=requests, tokens=lost * asked, status=error.status) from None
-    return Answer(answers[-1].text, requests, answers[-1].usage + Usage(lost * asked), found)
+            raise EndpointError(str(error), requests=requests, lost=lost, usage=in_vain(), status=error.status) from None
+    return Answer(answers[-1].text, requests, answers[-1].usage + in_vain(), found)

@@ -119,14 +119,14 @@ class Client:
             patience: seconds for all tries and waits together.
 
         Raises:
-            EndpointError: no answer came; its ``tokens`` count requests that may have been paid in vain.
+            EndpointError: no answer came; its ``lost`` counts requests that may have been paid in vain.
         """
         end = time.monotonic() + patience
         asked, lost, why = 0, 0, "there was no time for a request"
 
         def failure(text: str, status: int | None = None) -> EndpointError:
             counted = f"{asked} request{'' if asked == 1 else 's'}"
-            return EndpointError(self.without_key(f"{text} ({counted})"), requests=asked, tokens=lost, status=status)
+            return EndpointError(self.without_key(f"{text} ({counted})"), requests=asked, lost=lost, status=status)
 
         while (tries is None or asked < tries) and lost < _MOST_LOST and (left := end - time.monotonic()) > 0:
             generation = self.gate.enter(self._stop)
@@ -248,14 +248,20 @@ class Client:
         # Some servers answer 500 to a request that they do not understand, however often it comes.
         if status in _AGAIN and not (status == 500 and _MALFORMED.search(data)):
             wanted = _seconds(response.headers.get("retry-after"))
-            raise TryAgain(f"the endpoint answered {status}{_told(data)}", wanted, paid=False)
+            raise TryAgain(f"the endpoint answered {status}{self._told(data)}", wanted, paid=False)
         if not 200 <= status < 300:
-            raise Final(f"the endpoint answered {status}{_told(data)}", status)
+            raise Final(f"the endpoint answered {status}{self._told(data)}", status)
         try:
-            # With the key taken out here, whatever is made of the answer cannot hold it.
-            return json.loads(self.without_key(data.decode("utf-8", "replace")))
+            # In the parsed value nothing is escaped any more. What is made of it from here on cannot hold the key.
+            return self._key.cleaned(json.loads(data.decode("utf-8", "replace")))
         except (ValueError, RecursionError) as error:
             raise TryAgain(f"the answer is no JSON ({type(error).__name__})", crowded=False) from error
+
+    def _told(self, data: bytes) -> str:
+        """The beginning of an error's body, on one line."""
+        # The key first: of one that is cut through, a part would stay.
+        text = " ".join(self.without_key(data.decode("utf-8", "replace")).split())[:200]
+        return f": {text}" if text else ""
 
     def _unusable(self, error: Exception) -> EndpointError:
         return EndpointError(self.without_key(f"the endpoint cannot be asked ({type(error).__name__}: {error})"))
@@ -273,9 +279,3 @@ def _seconds(retry_after: str | None) -> float | None:
         except (ValueError, OverflowError):
             return None
     return max(0.0, wanted) if wanted < float("inf") else None
-
-
-def _told(data: bytes) -> str:
-    """The beginning of an error's body, on one line."""
-    text = " ".join(data[:2000].decode("utf-8", "replace").split())[:200]
-    return f": {text}" if text else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cotune.endpoint.prices import Usage
 from cotune.errors import CotuneError
 
 
@@ -10,12 +11,15 @@ class EndpointError(CotuneError):
 
     Attributes:
         requests: that were sent.
-        tokens: that were spent for nothing.
+        lost: of these, requests that the model may have worked for in vain.
+        usage: what those may have cost at most, where that was reckoned.
         status: of the HTTP answer that ended it; None where there was none.
     """
 
-    def __init__(self, why: str, *, requests: int = 0, tokens: int = 0, status: int | None = None) -> None:
-        self.requests, self.tokens, self.status = requests, tokens, status
+    def __init__(
+        self, why: str, *, requests: int = 0, lost: int = 0, usage: Usage | None = None, status: int | None = None
+    ) -> None:
+        self.requests, self.lost, self.usage, self.status = requests, lost, usage or Usage(), status
         super().__init__(why)
 
 

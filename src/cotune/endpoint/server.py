@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from cotune.endpoint.errors import EndpointError
 
@@ -67,7 +69,23 @@ class Key:
         return {} if self.text is None else {"Authorization": f"Bearer {self.text}"}
 
     def without(self, text: str) -> str:
-        """A text with the key taken out, as it is and as JSON writes it."""
-        if self.text is None:
+        """A text with the key taken out, as it is and however JSON writes it."""
+        if self.text is None or (self.text not in text and "\\" not in text):
             return text
-        return text.replace(self.text, "[key]").replace(json.dumps(self.text)[1:-1], "[key]")
+        return self._written.sub("[key]", text)
+
+    def cleaned(self, value: Any) -> Any:
+        """A JSON value with the key taken out of all its texts, names of members included."""
+        if isinstance(value, str):
+            return self.without(value)
+        if isinstance(value, list):
+            return [self.cleaned(item) for item in value]
+        if isinstance(value, dict):
+            return {self.without(name): self.cleaned(item) for name, item in value.items()}
+        return value
+
+    @cached_property
+    def _written(self) -> re.Pattern[str]:
+        """The key, each of its characters as it is or by its number; an answer may hold JSON in turn, with escapes escaped."""
+        forms = (rf"(?:\\{{0,4}}{re.escape(c)}|\\{{1,4}}(?i:u{ord(c):04x}))" for c in self.text or "")
+        return re.compile("".join(forms))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -16,6 +17,8 @@ _POSITIONS = 12
 _LEAST_TOKENS, _MOST_TOKENS = 8, 64
 _REFUSED = (400, 404, 422, 500)
 """What servers answer to a request that they do not understand; of 500, the client lets only that through."""
+_OF_A_REQUEST = re.compile("response_format|max_tokens|max_completion_tokens|temperature|logprobs|parameter")
+"""What a refusal names where another request may be understood."""
 FORMS = ("strict", "schema", "inside", "object", "")
 """How an answer is held to a JSON Schema (``response_format``), the firmest first: to all of it, as far as the server can, to
 it inside ``json_object`` (llama-cpp-python knows no ``json_schema``), to be an object at all, or not."""
@@ -129,18 +132,19 @@ def read_said(body: Any, messages: Sequence[Mapping[str, str]]) -> Said:
     return Said(text, _positions(body["choices"][0]), Usage.read(body, asked=estimate_tokens(messages), answer=text))
 
 
-def find_way(ask: Callable[[Way], Said], way: Way) -> Way:
+def find_way(ask: Callable[[Way], Said], way: Way, model: str) -> Way:
     """Which request a server understands: tried one after the other, as long as it refuses them as malformed.
 
     A schema is asked for less firmly before anything else is changed. Where a refusal names what it is about, no other request
-    that has it is tried.
+    that has it is tried; a 404 that names the model alone means that there is none of that name, however it is asked.
 
     Args:
         ask: puts a question of the task, whose answer is not lost.
         way: what to begin with.
+        model: its name there.
 
     Raises:
-        EndpointError: it refuses all, or cannot be asked.
+        EndpointError: it refuses all, does not know the model, or cannot be asked.
     """
     other = "max_completion_tokens"
     plain = replace(way, alternatives=0)
@@ -153,9 +157,18 @@ def find_way(ask: Callable[[Way], Said], way: Way) -> Way:
         try:
             return replace(tried, tells_probabilities=bool(ask(tried).positions))
         except EndpointError as error:
+            refusal = str(error)
+            if error.status == 404 and _no_such(model, refusal):
+                told = f"the endpoint knows no model {model!r}; check its name ({refusal})"
+                raise EndpointError(told, requests=error.requests, lost=error.lost, status=404) from None
             if error.status not in _REFUSED or not left:
                 raise
-            left = _without_named(str(error), tried, left)
+            left = _without_named(refusal, tried, left)
+
+
+def _no_such(model: str, refusal: str) -> bool:
+    """Whether a refusal is about the model and nothing else."""
+    return (model in refusal or "model_not_found" in refusal) and not _OF_A_REQUEST.search(refusal)
 
 
 def _without_named(refusal: str, tried: Way, left: list[Way]) -> list[Way]:

@@ -116,7 +116,7 @@ class Judge:
                 self._keep(self._key(way, messages), grade, said.usage)
             return said
 
-        self.way = find_way(ask, self.way)
+        self.way = find_way(ask, self.way, self.client.endpoint.model)
         return self.way
 
     def grade(self, asked: Sequence[Asked], *, progress: Progress | None = None) -> Grades:

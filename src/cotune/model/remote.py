@@ -102,7 +102,7 @@ class RemoteModel:
                 return said
             return next(iter(found.values()))
 
-        self.way = find_way(ask, self.way)
+        self.way = find_way(ask, self.way, self.endpoint.model)
         return self.way
 
     def score(

@@ -5,12 +5,19 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from cotune.task.example import Example
+
+if TYPE_CHECKING:
+    from cotune.task.task import Task
 
 GRAM = 8
 """Consecutive words that a prompt may not share with a row."""
 _EXCERPT = 4
+_LEAD = 2
+"""Further words that the line of a shorter row may hold in a worked example, such as ``Input:``."""
 # Scripts without spaces have no words to count, so each of their characters counts as one.
 _SCRIPTS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_SCRIPTS}]|[^\W_{_SCRIPTS}]+")
@@ -25,20 +32,21 @@ def words_of(text: str) -> tuple[str, ...]:
 
 
 class RowGrams:
-    """The word 8-grams of rows, for looking up whether a text copies one.
+    """The word 8-grams of a task's train and dev rows, for looking up whether a text copies one.
 
-    A row with fewer words counts as a whole from four words on: shorter ones are phrases that any instruction may hold.
+    Right answers count too, where they are no labels. A text with fewer words counts as a whole from four words on: shorter
+    ones are phrases that any instruction may hold.
 
     Args:
-        rows: that may not be copied.
+        task: whose rows may not be copied.
         n: words in a gram.
     """
 
-    def __init__(self, rows: Iterable[Example], n: int = GRAM) -> None:
+    def __init__(self, task: Task, n: int = GRAM) -> None:
         self.n = n
         self._grams: set[tuple[str, ...]] = set()
-        for row in rows:
-            for text in row.fields.values():
+        for row in (*task.train, *task.dev):
+            for text in (*row.fields.values(), *([row.output] if task.output.free else [])):
                 words = words_of(text)
                 if len(words) >= _EXCERPT:
                     self._grams.update(_grams(words, min(n, len(words))))
@@ -54,33 +62,56 @@ class RowGrams:
 
 
 def told_answer(text: str, rows: Sequence[Example], names: Mapping[str, Sequence[str]]) -> str | None:
-    """The excerpt of a row that a text tells the answer to: row and label stand in one sentence or line.
+    """The excerpt of a row that a text tells the answer to: row and label stand in one sentence or line, or side by side.
 
-    An excerpt is four consecutive words of the row, or the whole row where it has fewer.
+    A worked example has two lines (``Input: ...``, ``Output: ...``). A line or sentence beside the row's counts where it names
+    the row's label and no other, as a list of labels tells nothing, and where the row's own names none, as then each speaks for
+    itself. An excerpt is four consecutive words of the row, whether or not a line ends within them, or the whole row where it
+    has fewer; beside a label's line that must then be all of its own but for two words.
 
     Args:
         text: of a prompt.
         rows: that its author was shown.
         names: label to what it may be called in the text.
     """
-    clauses = [words_of(clause) for clause in _CLAUSE.split(text)]
+    clauses = [words for clause in _CLAUSE.split(text) if (words := words_of(clause))]
+    said = tuple(word for clause in clauses for word in clause)
+    starts = [0, *accumulate(map(len, clauses))]
+    within = [number for number, clause in enumerate(clauses) for _ in clause]
     for row in rows:
-        called = [words for name in names.get(row.output, (row.output,)) if (words := words_of(name))]
+        called = _words_of_all(names.get(row.output, (row.output,)))
+        others = _words_of_all(name for label, more in names.items() if label != row.output for name in more)
+        # A label may be part of another one's name.
+        others = [other for other in others if not any(_names_any(name, [other]) for name in called)]
         for field in row.fields.values():
             words = words_of(field)
             size = min(_EXCERPT, len(words))
             if size == 0 or any(words == name for name in called):
                 continue
             excerpts = set(_grams(words, size))
-            for clause in clauses:
-                for place in range(len(clause) - size + 1):
-                    if (found := clause[place : place + size]) not in excerpts:
-                        continue
-                    # What is quoted may itself hold the label's name, which tells nothing.
-                    rest = (clause[:place], clause[place + size :])
-                    if any(name in _grams(part, len(name)) for part in rest for name in called):
-                        return " ".join(found)
+            for place in range(len(said) - size + 1):
+                if (found := said[place : place + size]) not in excerpts:
+                    continue
+                first, last = within[place], within[place + size - 1]
+                start, end = starts[first], starts[last + 1]
+                # What is quoted may itself hold the label's name, which tells nothing.
+                rest = (said[start:place], said[place + size : end])
+                beside = [clauses[number] for number in (first - 1, last + 1) if 0 <= number < len(clauses)]
+                if any(_names_any(part, others) for part in rest) or (size < _EXCERPT and end - start > size + _LEAD):
+                    beside = []
+                telling = [*rest, *(part for part in beside if not _names_any(part, others))]
+                if any(_names_any(part, called) for part in telling):
+                    return " ".join(found)
     return None
+
+
+def _words_of_all(names: Iterable[str]) -> list[tuple[str, ...]]:
+    return [words for name in names if (words := words_of(name))]
+
+
+def _names_any(words: Sequence[str], names: Sequence[tuple[str, ...]]) -> bool:
+    """Whether a part of a text holds any of some names."""
+    return any(name in _grams(words, len(name)) for name in names)
 
 
 def _grams(words: Sequence[str], size: int) -> list[tuple[str, ...]]:

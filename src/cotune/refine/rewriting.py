@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -99,12 +99,6 @@ class _Item(BaseModel):
     cue: StrictStr | None = None
 
 
-class _Answer(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    prompts: list[Any] = Field(max_length=_MOST_ITEMS)
-
-
 def messages_for(task: Task, question: Question) -> list[dict[str, str]]:
     """The question as chat messages. Rows stand in it as JSON strings, long ones cut."""
     prompt = question.prompt
@@ -148,21 +142,20 @@ def _told_output(task: Task, prompt: Prompt) -> list[str]:
 
 
 def read_answer(text: str) -> list[Any] | None:
-    """The items of an answer: of ``{"prompts": [...]}`` or of a bare list, inside code fences or other talk; None without."""
-    for value in _json_values(text):
-        if isinstance(value, list):
-            value = {"prompts": value[:_MOST_ITEMS]}
-        elif isinstance(value, dict) and "instruction" in value:
-            value = {"prompts": [value]}
-        if isinstance(value, dict) and isinstance(value.get("prompts"), list):
-            try:
-                return _Answer.model_validate({"prompts": value["prompts"][:_MOST_ITEMS]}).prompts
-            except ValidationError:
-                continue
+    """The items of an answer, inside code fences or other talk; None without.
+
+    They are those of the first ``{"prompts": [...]}`` that holds an instruction, else of the first such list or single item.
+    """
+    values = [value for value in _json_values(text) if isinstance(value, list | dict)]
+    objects = [value for value in values if isinstance(value, dict)]
+    named: list[list[Any]] = [value["prompts"] for value in objects if isinstance(value.get("prompts"), list)]
+    for items in (*named, *(value if isinstance(value, list) else [value] for value in values)):
+        if any(map(_instructs, items)):
+            return items[:_MOST_ITEMS]
     return None
 
 
-def accept(items: Sequence[Any], task: Task, question: Question, grams: RowGrams, seen: set[str]) -> Rewrites:
+def accept(items: Sequence[Any], task: Task, question: Question, grams: RowGrams, known: Iterable[Prompt]) -> Rewrites:
     """Take what is a prompt of its own, and say of the rest why not.
 
     Refused are items of another form, prompts that lose an input field or name one that is none, empty and overlong ones,
@@ -173,11 +166,11 @@ def accept(items: Sequence[Any], task: Task, question: Question, grams: RowGrams
         task: what is asked.
         question: what the author was shown.
         grams: of the rows that may not be copied.
-        seen: ids of prompts that are known already.
+        known: prompts that there are already, besides the present one.
     """
     found = Rewrites()
     prompt = question.prompt
-    said = {_said(prompt)}
+    said = {_said(one) for one in (prompt, *known)}
     names = {label: tuple({label, prompt.word(label)}) for label in task.labels}
     for item in items:
         try:
@@ -192,8 +185,9 @@ def accept(items: Sequence[Any], task: Task, question: Question, grams: RowGrams
         parts = {"instruction": given.instruction.strip()}
         parts |= {name: text for name in ("input_template", "cue") if (text := getattr(given, name)) is not None}
         child = prompt.edit(**parts)
-        why = _wrong(child, task, prompt) or _reveals(list(parts.values()), question, grams, names)
-        if not why and (child.id in seen or _said(child) in said):
+        # An example may begin in one part and end in the next.
+        why = _wrong(child, task, prompt) or _reveals("\n".join(parts.values()), question, grams, names)
+        if not why and _said(child) in said:
             why = "it is known already"
         if why:
             found.refused.append({"text": _short(given.instruction), "why": why})
@@ -224,17 +218,25 @@ def _wrong(child: Prompt, task: Task, parent: Prompt) -> str:
     return ""
 
 
-def _reveals(texts: Sequence[str], question: Question, grams: RowGrams, names: Mapping[str, Sequence[str]]) -> str:
-    for text in texts:
-        if copied := grams.copied(text):
-            return f"it copies a row ({copied})"
-        if told := told_answer(text, question.rows, names):
-            return f"it tells the answer to a row that was shown ({told})"
+def _reveals(text: str, question: Question, grams: RowGrams, names: Mapping[str, Sequence[str]]) -> str:
+    if copied := grams.copied(text):
+        return f"it copies a row ({copied})"
+    if told := told_answer(text, question.rows, names):
+        return f"it tells the answer to a row that was shown ({told})"
     return ""
 
 
-def _said(prompt: Prompt) -> tuple[tuple[str, ...], ...]:
-    return tuple(words_of(part) for part in prompt.parts)
+def _said(prompt: Prompt) -> Prompt:
+    """The prompt without case and punctuation: the same for any that differ in nothing else."""
+    parts = (prompt.instruction, prompt.input_template, prompt.cue)
+    instruction, template, cue = (" ".join(words_of(part)) for part in parts)
+    return prompt.edit(instruction=instruction, input_template=template, cue=cue)
+
+
+def _instructs(item: Any) -> bool:
+    """Whether an item of an answer is an instruction, as far as its form goes."""
+    said = item.get("instruction") if isinstance(item, dict) else item
+    return isinstance(said, str) and bool(words_of(said))
 
 
 def _json_values(text: str) -> Iterator[Any]:

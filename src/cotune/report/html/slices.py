@@ -12,8 +12,8 @@ from cotune.report.html.record import RunRecord
 from cotune.report.plain import counted, fields, items, number, one_line
 
 _CAPTION = (
-    "Failures on dev, clustered in the base model’s embedding space; a slice also holds the right rows that lie as near. It is "
-    "named by words that its rows say more often than others. Its error rate and that of all other rows have 95% intervals. "
+    "a slice also holds the right rows that lie as near. It is named by words that its rows say more often than others. Its "
+    "error rate and that of all other rows have 95% intervals. "
     "Slices were looked for where failures are, so their rates are too high; p allows for it: how often one as clear would be "
     "found if the same number of failures lay anywhere. Those of most rows, or not clearly worse, are left out."
 )
@@ -41,7 +41,15 @@ def _slices(record: RunRecord) -> str:
     rows = "".join(map(_row, shown))
     head = "<tr><th>Slice</th><th>Rows</th><th>Wrong</th><th>Others wrong</th><th>Difference</th><th>p</th></tr>"
     title = f"{esc(found.get('failures', '?'))} of {esc(found.get('rows', '?'))} dev rows are wrong"
-    return figure(title, f'<div class=scroll><table class="plain slices">{head}{rows}</table></div>', _CAPTION, kind="wide")
+    caption = f"Failures on dev, clustered by {_place(record)}; {_CAPTION}"
+    return figure(title, f'<div class=scroll><table class="plain slices">{head}{rows}</table></div>', caption, kind="wide")
+
+
+def _place(record: RunRecord) -> str:
+    """By what rows are near each other."""
+    if record.value("engine").get("device") != "endpoint":
+        return "the base model’s embeddings"
+    return "the endpoint’s embeddings" if fields(record.config.get("endpoint")).get("embeddings") else "their letters"
 
 
 def _row(found: Mapping[str, Any]) -> str:
