@@ -187,3 +187,39 @@ def test_without_a_proposer_nothing_changes_before_the_end(whole: Path) -> None:
     assert kinds[kinds.index("slices") :] == ["slices", "cost", "done"]
     value = of_kind(whole, "slices")[0]
     assert value["tokens"] == 0 and "24 rows" in value["skipped"]
+
+
+def test_a_model_on_this_machine_proposes_and_its_tokens_are_the_runs_own(bench: Bench, tmp_path: Path) -> None:
+    """A model of random weights is held to the list that is asked for, and what it writes is raced like any prompt."""
+    out = tmp_path / "run"
+    ended = bench.run(out, f"proposer.model={bench.model}")
+    assert ended.code == 0, ended.stderr
+    rewrites = of_kind(out, "rewrite")
+    assert rewrites and all(value["requests"] == 0 and value["model"] == str(bench.model) for value in rewrites)
+    wrote = [value for value in rewrites if value["tokens"]]
+    assert wrote and all("failed" not in value for value in wrote)
+    assert all(value["written"] <= 1500 and value["tokens"] <= 0.05 * 60_000 + 700 for value in wrote)
+    assert any(value["proposals"] or value["refused"] for value in wrote)
+    cost = summary_of(out)["cost"]
+    assert cost["tokens_written"] == sum(value["tokens"] for value in wrote)
+    assert sum(cost[f"tokens_{what}"] for what in ("scored", "trained", "embedded", "written")) <= 1.05 * 60_000
+    again = tmp_path / "again"
+    assert bench.run(again, f"proposer.model={bench.model}", at=("line", "rewrite", 1)).code == KILLED
+    assert bench.run(again, f"proposer.model={bench.model}").code == 0
+    assert without_times(journal_of(again)) == without_times(journal_of(out))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("proposer.model=no/such-folder/here",), "no/such-folder/here"),
+        (("proposer.base_url=http://127.0.0.1:9/v1",), "base_url needs model"),
+        (("proposer.model=writer", "proposer.key_env=KEY"), "key_env says nothing without base_url"),
+    ],
+)
+def test_a_proposer_that_cannot_be_had_is_told_before_anything_is_run(
+    bench: Bench, tmp_path: Path, given: tuple[str, ...], said: str
+) -> None:
+    ended = bench.run(tmp_path / "run", *given)
+    assert ended.code == 2 and said in ended.stderr
+    assert not (tmp_path / "run" / "report.html").exists()

@@ -90,7 +90,16 @@ class BoundedEndpoint(NamedEndpoint):
 
 
 class ProposerConfig(BoundedEndpoint):
-    """A language model that rewrites instructions."""
+    """A language model that rewrites instructions: at ``base_url``, or on this machine where only ``model`` is named."""
+
+    @model_validator(mode="after")
+    def _model_goes_with_url(self) -> ProposerConfig:
+        if self.base_url is not None and self.model is None:
+            raise PydanticCustomError("endpoint", "base_url needs model, its name there")
+        told = ("key_env", "input_price")
+        if self.base_url is None and (vain := [name for name in told if getattr(self, name) is not None]):
+            raise PydanticCustomError("endpoint", "{what} says nothing without base_url", {"what": vain[0]})
+        return self
 
 
 class TeacherConfig(BoundedEndpoint):

@@ -13,7 +13,7 @@ ROLES = ("train", "dev", "test", "replay", "unlabelled")
 """What the rows of a data file are for."""
 
 DATA_KEYS = tuple(f"data.{role}" for role in ROLES)
-_PATH_KEYS = (*DATA_KEYS, "prompt", "model", "metric", "start", "output.schema", "judge.agreement")
+_PATH_KEYS = (*DATA_KEYS, "prompt", "model", "metric", "start", "output.schema", "judge.agreement", "proposer.model")
 _PROMPT_SUFFIXES = (".txt", ".md")
 
 
@@ -26,6 +26,9 @@ def resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = _
             continue
         name = place.get(key)
         if not isinstance(name, str) or not name or "\0" in name:
+            continue
+        if dotted == "proposer.model" and place.get("base_url") is not None:
+            # A name at the endpoint, whatever it looks like.
             continue
         is_file = (
             names_file(name)

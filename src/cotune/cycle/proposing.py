@@ -1,0 +1,241 @@
+"""Who writes new instructions: a language model behind an endpoint, or one on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Protocol
+
+from cotune.config.endpoints import ProposerConfig
+from cotune.cycle.lab import Lab
+from cotune.cycle.remote import prices_of
+from cotune.endpoint import TRIES, Endpoint, EndpointError, Usage, ask, estimate_tokens
+from cotune.endpoint.way import FORMS, Way
+from cotune.errors import InputError
+from cotune.model.adapters import BASE
+from cotune.model.generations import Sampling
+from cotune.model.local import LocalModel
+from cotune.prompt.prompt import Prompt
+from cotune.refine.rewriting import ANSWER_SCHEMA
+
+_ANSWER_TOKENS, _LEAST_ANSWER = 1500, 200
+_GIVE_UP = 2
+"""Cycles in a row without an answer after which an endpoint is not asked any more."""
+_SHARE = 0.05
+"""Of a time budget: what one cycle waits for an answer at most."""
+_WAIT_S = 15.0
+"""About how long an endpoint's answer takes, before any came."""
+_QUESTION_TOKENS = 700
+"""About how long a question is, before one was asked."""
+_TEMPERATURE = 0.7
+
+Messages = Sequence[Mapping[str, str]]
+
+
+class Proposer(Protocol):
+    """Is asked once a cycle."""
+
+    @property
+    def name(self) -> str:
+        """Of the model, for the journal and for people."""
+        ...
+
+    def cost(self) -> float:
+        """What the next question costs in the budget's unit, money for an endpoint's answer aside."""
+        ...
+
+    def asked(self, messages: Messages, cycle: int, room: float) -> dict[str, Any]:
+        """Ask.
+
+        Args:
+            messages: the question.
+            cycle: its number.
+            room: of a budget of money, what an answer may cost.
+
+        Returns:
+            For the journal: the answer's ``text``, or ``failed`` or ``skipped`` and why; and what was spent.
+        """
+        ...
+
+    def saw(self, value: Mapping[str, Any]) -> None:
+        """Count what a recorded step spent."""
+        ...
+
+
+def proposer_of(lab: Lab, config: ProposerConfig) -> Proposer | None:
+    """The one that a config names; None where it names none."""
+    if config.model is None:
+        return None
+    return LocalProposer(lab, config) if config.base_url is None else EndpointProposer(lab, config)
+
+
+class EndpointProposer:
+    """Asks an OpenAI-compatible endpoint, within ``proposer.calls`` and ``proposer.tokens``.
+
+    Args:
+        lab: whose budget it keeps to.
+        config: names the endpoint.
+    """
+
+    def __init__(self, lab: Lab, config: ProposerConfig) -> None:
+        assert config.base_url is not None and config.model is not None
+        self.lab, self.config, self.name = lab, config, config.model
+        self._endpoint = Endpoint(config.base_url, config.model, config.key_env, config.timeout, "proposer")
+        self._requests, self._tokens, self._in_vain = 0, 0, 0
+        self._waited = 0.0
+        self._way = Way(0, form=FORMS[0])
+
+    def cost(self) -> float:
+        """Seconds that the next answer is waited for; nothing of another budget."""
+        waits = self.lab.costs.budget.kind == "time" and not self._over()
+        return min(self._patience(), self._waited or _WAIT_S) if waits else 0.0
+
+    def asked(self, messages: Messages, cycle: int, room: float) -> dict[str, Any]:
+        """See :class:`Proposer`."""
+        config, tokens = self.config, self.config.tokens - self._tokens
+        if over := self._over():
+            return {"skipped": over}
+        asking = estimate_tokens(messages)
+        answer_tokens = min(_ANSWER_TOKENS, tokens - asking)
+        if answer_tokens < _LEAST_ANSWER:
+            return {"skipped": f"proposer.tokens={config.tokens} leave no room for a question of about {asking} tokens"}
+        # A try that brings nothing may be paid for too.
+        tries = min(TRIES, tokens // (asking + answer_tokens))
+        dearest = self._paid(Usage(asking, answer_tokens)).get("dollars", 0.0)
+        if self.lab.costs.budget.kind == "money" and dearest > 0:
+            tries = int(min(tries, max(0.0, room) / dearest))
+        if tries < 1:
+            return {"skipped": f"an answer may cost {dearest:.2g} USD, and the race and the end leave less of the budget"}
+        self.lab.watcher.progress("rewrite", f"{self.name} reads what goes wrong", 0)
+        way, calls, patience = replace(self._way, tokens=answer_tokens), config.calls - self._requests, self._patience()
+        try:
+            answer = ask(self._endpoint, messages, way=way, schema=ANSWER_SCHEMA, tries=tries, most=calls, patience=patience)
+        except EndpointError as error:
+            lost = error.usage
+            return {"failed": str(error), "requests": error.requests, "tokens": lost.total, **self._paid(lost)}
+        spent = {"requests": answer.requests, "tokens": answer.tokens, "way": answer.way.to_json()}
+        return {"text": answer.text, **spent, **self._paid(answer.usage)}
+
+    def saw(self, value: Mapping[str, Any]) -> None:
+        """See :class:`Proposer`."""
+        self.lab.account.pay(value)
+        self._requests += int(value["requests"])
+        self._tokens += int(value["tokens"])
+        if value["requests"]:
+            self._waited = max(self._waited, float(value.get("seconds", 0.0)))
+        if "way" in value:
+            self._way = Way.from_json(value["way"])
+        self._in_vain = self._in_vain + 1 if "failed" in value else 0 if value["requests"] else self._in_vain
+
+    def _over(self) -> str:
+        """Why the endpoint is asked no more; empty where it still is."""
+        if self._in_vain >= _GIVE_UP:
+            return f"it gave no answer {self._in_vain} cycles in a row, so it is not asked any more"
+        return f"proposer.calls={self.config.calls} are used up" if self._requests >= self.config.calls else ""
+
+    def _patience(self) -> float:
+        """Seconds that a cycle waits for an answer at most."""
+        budget, most = self.lab.costs.budget, 2 * self.config.timeout
+        return min(most, _SHARE * budget.amount) if budget.kind == "time" else most
+
+    def _paid(self, usage: Usage) -> dict[str, float]:
+        prices = prices_of(self.config)
+        return {"dollars": round(prices.cost(usage), 9)} if prices else {}
+
+
+class LocalProposer:
+    """Writes with a model on this machine, held to the answer's JSON; its tokens and seconds are the run's own.
+
+    Args:
+        lab: whose budget it keeps to; where the run's own model is named, its base weights write.
+        config: names the model.
+
+    Raises:
+        InputError: there is no such model.
+    """
+
+    def __init__(self, lab: Lab, config: ProposerConfig) -> None:
+        assert config.model is not None
+        self.lab, self.config, self.name = lab, config, config.model
+        self._tokens = 0
+        self._pace, self._size = 0.0, 1.0
+        self._shares = lab.remote is None and lab.model.name == config.model
+        if not self._shares:
+            from cotune.model.bundled import resolve_model
+
+            # A name that is none is told before the run spends anything; the weights are read when they are wanted.
+            resolve_model(config.model)
+
+    def cost(self) -> float:
+        """Of a question and its answer, in the budget's unit; no money."""
+        length = self._room(_QUESTION_TOKENS)
+        return self._writing(_QUESTION_TOKENS, length) if length >= _LEAST_ANSWER else 0.0
+
+    def asked(self, messages: Messages, cycle: int, room: float) -> dict[str, Any]:
+        """See :class:`Proposer`."""
+        from cotune.model.grammar import Grammar
+
+        asking = len(self._model.tokenizer("\n".join(message["content"] for message in messages))["input_ids"])
+        length = self._room(asking)
+        if length < _LEAST_ANSWER:
+            return {"skipped": f"proposer.tokens or a twentieth of the budget leave no room for a question of {asking} tokens"}
+        self.lab.watcher.progress("rewrite", f"{self.name} reads what goes wrong", 0)
+        system, question = (message["content"] for message in messages)
+        prompt = Prompt(system=system, input_template="{question}")
+        try:
+            found = self._model.generate(
+                prompt,
+                [{"question": question}],
+                adapter=BASE,
+                limit=length,
+                grammar=Grammar.json(ANSWER_SCHEMA),
+                sampling=Sampling(_TEMPERATURE, self.lab.seed + cycle),
+            )
+        except InputError as error:
+            return {"failed": str(error)}
+        return {"text": found.texts[0], "tokens": found.tokens, "written": found.written}
+
+    def saw(self, value: Mapping[str, Any]) -> None:
+        """See :class:`Proposer`."""
+        self._tokens += int(value["tokens"])
+        self.lab.account.counts["tokens_written"] += int(value["tokens"])
+        if value.get("written"):
+            self._pace = float(value["seconds"]) / int(value["written"])
+
+    @cached_property
+    def _model(self) -> LocalModel:
+        if self._shares:
+            found = self.lab.model
+        else:
+            from cotune.model.opening import open_model
+
+            found = open_model(self.name, light=True)
+            if self.lab.remote is None:
+                self._size = parameters_of(found) / parameters_of(self.lab.model)
+        return found.with_max_tokens(found.longest_sequence or 8192)
+
+    def _room(self, asking: int) -> int:
+        """Tokens that an answer to a question of so many may have."""
+        budget = self.lab.costs.budget
+        most = min(_ANSWER_TOKENS, self.config.tokens - self._tokens - asking)
+        if budget.kind == "money":
+            return most
+        share, step = _SHARE * budget.amount, 50
+        while most >= _LEAST_ANSWER and self._writing(asking, most) > share:
+            most -= step
+        return most
+
+    def _writing(self, asking: int, length: int) -> float:
+        """What it has cost so far; before that, as the run's own model would, if it were as large."""
+        costs = self.lab.costs
+        if costs.budget.kind == "money":
+            return 0.0
+        if costs.budget.kind == "time" and self._pace:
+            return length * self._pace
+        return costs.writing(asking, length) * (self._size if costs.budget.kind == "time" else 1.0)
+
+
+def parameters_of(model: LocalModel) -> int:
+    """How many numbers a model's weights are."""
+    return sum(parameter.numel() for parameter in model.model.parameters())

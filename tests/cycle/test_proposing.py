@@ -1,0 +1,71 @@
+"""A model on this machine that proposes: another one than the run's, what it may cost, and when it is not asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cycle_runs import labelled_rows
+
+from cotune.config.endpoints import ProposerConfig
+from cotune.cycle.budget import parse_budget
+from cotune.cycle.costs import CostModel
+from cotune.cycle.journal import Journal
+from cotune.cycle.lab import Lab
+from cotune.cycle.proposing import LocalProposer, proposer_of
+from cotune.cycle.run import Quiet
+from cotune.task.task import Task
+from cotune.tune.settings import TuneSettings
+from tiny import save_tiny, tiny_local
+
+MESSAGES = [{"role": "system", "content": "You improve {things}."}, {"role": "user", "content": "Rows are wrong: {text}"}]
+
+
+def lab_of(folder: Path, budget: str) -> Lab:
+    task = Task.from_rows(labelled_rows(60), input="text", output="label", limit={"dev": 12})
+    costs = CostModel(parse_budget(budget), 500.0, 100.0)
+    return Lab(task, tiny_local(), Journal(folder), costs, folder, TuneSettings(), 0, Quiet())
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny(tmp_path_factory.mktemp("other") / "model", seed=3, max_position_embeddings=2048))
+
+
+def test_another_model_writes_a_list_whatever_it_was_shown(tmp_path: Path, other: str) -> None:
+    lab = lab_of(tmp_path, "20ktok")
+    proposer = proposer_of(lab, ProposerConfig(model=other))
+    assert isinstance(proposer, LocalProposer) and proposer.name == other
+    first, again, later = (proposer.asked(MESSAGES, cycle, 0.0) for cycle in (2, 2, 3))
+    assert first == again and first["text"] != later["text"], "a cycle writes the same again, and another one something else"
+    assert isinstance(json.loads(first["text"])["prompts"], list)
+    # A twentieth of the budget holds the question too.
+    assert first["tokens"] <= 1000
+    proposer.saw({**first, "seconds": 1.0})
+    assert lab.account.counts["tokens_written"] == first["tokens"]
+
+
+def test_it_is_not_asked_where_what_it_may_write_is_too_little(tmp_path: Path, other: str) -> None:
+    for budget, config in (("3ktok", {}), ("1Mtok", {"tokens": 150}), ("5s", {})):
+        proposer = proposer_of(lab_of(tmp_path, budget), ProposerConfig(model=other, **config))
+        assert proposer is not None
+        found = proposer.asked(MESSAGES, 2, 0.0)
+        assert "no room" in found["skipped"].replace("leave no room", "no room") and "text" not in found
+        assert proposer.cost() == 0.0
+
+
+def test_what_it_took_once_is_what_it_is_reckoned_to_take(tmp_path: Path, other: str) -> None:
+    lab = lab_of(tmp_path, "10m")
+    proposer = proposer_of(lab, ProposerConfig(model=other))
+    assert proposer is not None
+    before = proposer.cost()
+    assert 0 < before <= 30.0
+    proposer.saw({"tokens": 700, "written": 500, "seconds": 5.0})
+    assert proposer.cost() == pytest.approx(1500 * 5.0 / 500)
+    proposer.saw({"tokens": 700, "written": 500, "seconds": 50.0})
+    assert 27.0 <= proposer.cost() <= 30.0, "a twentieth of ten minutes"
+
+
+def test_nobody_is_asked_where_nobody_is_named(tmp_path: Path) -> None:
+    assert proposer_of(lab_of(tmp_path, "1Mtok"), ProposerConfig()) is None
