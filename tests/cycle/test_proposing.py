@@ -39,7 +39,7 @@ def test_another_model_writes_a_list_whatever_it_was_shown(tmp_path: Path, other
     assert isinstance(proposer, LocalProposer) and proposer.name == other
     first, again, later = (proposer.asked(MESSAGES, cycle, 0.0) for cycle in (2, 2, 3))
     assert first == again and first["text"] != later["text"], "a cycle writes the same again, and another one something else"
-    assert isinstance(json.loads(first["text"])["prompts"], list)
+    assert 1 <= len(json.loads(first["text"])["prompts"]) <= 4
     # A twentieth of the budget holds the question too.
     assert first["tokens"] <= 1000
     proposer.saw({**first, "seconds": 1.0})
@@ -53,6 +53,14 @@ def test_it_is_not_asked_where_what_it_may_write_is_too_little(tmp_path: Path, o
         found = proposer.asked(MESSAGES, 2, 0.0)
         assert "no room" in found["skipped"].replace("leave no room", "no room") and "text" not in found
         assert proposer.cost() == 0.0
+
+
+def test_the_runs_own_model_is_not_loaded_twice_and_its_positions_bound_the_answer(tmp_path: Path) -> None:
+    lab = lab_of(tmp_path, "1Mtok")
+    proposer = proposer_of(lab, ProposerConfig(model=lab.model.name))
+    assert proposer is not None
+    found = proposer.asked([MESSAGES[0], {"role": "user", "content": "Rows are wrong. " * 60}], 2, 0.0)
+    assert f"its {lab.model.longest_sequence} positions no room" in found["skipped"]
 
 
 def test_what_it_took_once_is_what_it_is_reckoned_to_take(tmp_path: Path, other: str) -> None:

@@ -28,7 +28,14 @@ _WAIT_S = 15.0
 """About how long an endpoint's answer takes, before any came."""
 _QUESTION_TOKENS = 700
 """About how long a question is, before one was asked."""
+_TEMPLATE_TOKENS = 64
+"""About what a chat template adds to a question, at most."""
 _TEMPERATURE = 0.7
+_WRITTEN_SCHEMA = {
+    **ANSWER_SCHEMA,
+    "properties": {"prompts": {"type": "array", "minItems": 1, "maxItems": 4, "items": {"type": "string", "minLength": 1}}},
+}
+"""What a model on this machine is held to token by token."""
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -180,6 +187,10 @@ class LocalProposer:
         length = self._room(asking)
         if length < _LEAST_ANSWER:
             return {"skipped": f"proposer.tokens or a twentieth of the budget leave no room for a question of {asking} tokens"}
+        if (most := self._model.longest_sequence) is not None:
+            length = min(length, most - asking - _TEMPLATE_TOKENS)
+        if length < _LEAST_ANSWER:
+            return {"skipped": f"a question of {asking} tokens leaves its {most} positions no room for an answer"}
         self.lab.watcher.progress("rewrite", f"{self.name} reads what goes wrong", 0)
         system, question = (message["content"] for message in messages)
         prompt = Prompt(system=system, input_template="{question}")
@@ -189,7 +200,7 @@ class LocalProposer:
                 [{"question": question}],
                 adapter=BASE,
                 limit=length,
-                grammar=Grammar.json(ANSWER_SCHEMA),
+                grammar=Grammar.json(_WRITTEN_SCHEMA),
                 sampling=Sampling(_TEMPERATURE, self.lab.seed + cycle),
             )
         except InputError as error:

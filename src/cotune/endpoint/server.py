@@ -87,5 +87,5 @@ class Key:
     @cached_property
     def _written(self) -> re.Pattern[str]:
         """The key, each of its characters as it is or by its number; an answer may hold JSON in turn, with escapes escaped."""
-        forms = (rf"(?:\\{{0,4}}{re.escape(c)}|\\{{1,4}}(?i:u{ord(c):04x}))" for c in self.text or "")
+        forms = (rf"(?:\\{{1,4}}(?i:u{ord(c):04x})|\\{{0,4}}{re.escape(c)})" for c in self.text or "")
         return re.compile("".join(forms))

@@ -100,7 +100,9 @@ def _rewrite(value: Value) -> list[Told]:
     if value.get("skipped"):
         return [Told(f"{cycle_of(value)}the proposer was not asked: {one_line(value['skipped'], 160)}")]
     taken, refused = len(items(value.get("proposals"))), len(items(value.get("refused")))
-    spent = f"{counted(value.get('requests'), 'request')}, {amount(value.get('tokens'))} tokens"
+    spent = f"{amount(value.get('tokens'))} tokens"
+    if value.get("requests"):
+        spent = f"{counted(value.get('requests'), 'request')}, {spent}"
     return [Told(f"{cycle_of(value)}the proposer wrote {counted(taken, 'instruction')}, {refused} refused ({spent})")]
 
 

@@ -88,13 +88,13 @@ def _rewriting(record: RunRecord, prompts: Prompts) -> str:
         return ""
     requests, tokens = (sum(int(number(value.get(name)) or 0) for value in asked) for name in ("requests", "tokens"))
     lines = "".join(_cycle(value, prompts, record.dev_measure) for value in asked)
+    spent = (f"{counted(requests, 'request')}, " if requests else "") + f"{tokens:,} tokens"
     head = "<tr><th>Cycle</th><th>Instructions</th><th>On dev</th></tr>"
     model = one_line(next((value["model"] for value in asked if value.get("model")), "a language model"), 60)
     return figure(
         f"Rewriting by {data_text(model)}",
         f"<div class=scroll><table class=plain>{head}{lines}</table></div>",
-        f"{counted(requests, 'request')}, {tokens:,} tokens. Instructions that were taken went into the cycle’s pool and were "
-        "raced like all others.",
+        f"{spent}. Instructions that were taken went into the cycle’s pool and were raced like all others.",
         kind="wide",
     )
 
