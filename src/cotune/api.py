@@ -91,12 +91,14 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
 
 def _resolved(task: Task | RunConfig | str | Path, settings: Mapping[str, Any]) -> tuple[RunConfig, Task | None]:
     """The config with the settings in place, and the rows where they were read already."""
+    if isinstance(task, Task) and task.start is not None and _absolute(settings.get("start")) == task.start:
+        settings = {key: value for key, value in settings.items() if key != "start"}
     fixed = (*_OF_THE_TASK, *(_OF_A_TASK_OBJECT if isinstance(task, Task) else ()))
     if wrong := [key for key in fixed if key in settings]:
         raise InputError(
             f"{wrong[0]!r} is part of the task",
             where="run",
-            mend="Give it to Task.from_frame." if isinstance(task, Task) else "Set it in the task file.",
+            mend=f"Give it to Task.from_frame({wrong[0]}=...)." if isinstance(task, Task) else "Set it in the task file.",
         )
     if isinstance(task, Task):
         made = _config.config_in_memory(
@@ -118,6 +120,10 @@ def _resolved(task: Task | RunConfig | str | Path, settings: Mapping[str, Any]) 
             mend="Give a cotune.Task, a RunConfig, or the path of a task.yaml.",
         )
     return _with_settings(task, settings), None
+
+
+def _absolute(path: Any) -> str | None:
+    return None if path is None else str(Path(path).expanduser().absolute())
 
 
 def _with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:

@@ -433,7 +433,8 @@ def test_python_goes_on_from_a_bundle_too(later: Later, tmp_path: Path) -> None:
         "engine": {"dtype": "float32", "threads": 1},
     }
     settings |= {"tune": {"batch_size": 8}, "evaluate": {"robustness": False, "slices": False}}
-    result = cotune.run(task, out=tmp_path / "run", budget="30ktok", **settings)
+    # Said twice, it is the same bundle.
+    result = cotune.run(task, start=task.start, out=tmp_path / "run", budget="30ktok", **settings)
     assert result.summary["metric"] == "macro_f1" and result.summary["model"] == str(later.bench.model)
     assert result.summary["previous"]["new_labels"] == ["hard_metal"]
     assert result.summary["labels"] == ["animal", "fruit", "hard_metal", "tool"]

@@ -227,4 +227,4 @@ def test_a_proposer_that_cannot_be_had_is_told_before_anything_is_run(
 ) -> None:
     ended = bench.run(tmp_path / "run", *given)
     assert ended.code == 2 and said in ended.stderr
-    assert not (tmp_path / "run" / "report.html").exists()
+    assert not (tmp_path / "run").exists()

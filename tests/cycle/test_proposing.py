@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from cycle_runs import labelled_rows
 
 from cotune.config.endpoints import ProposerConfig
@@ -47,12 +50,35 @@ def test_another_model_writes_a_list_whatever_it_was_shown(tmp_path: Path, other
 
 
 def test_it_is_not_asked_where_what_it_may_write_is_too_little(tmp_path: Path, other: str) -> None:
-    for budget, config in (("3ktok", {}), ("1Mtok", {"tokens": 150}), ("5s", {})):
-        proposer = proposer_of(lab_of(tmp_path, budget), ProposerConfig(model=other, **config))
+    for budget, tokens in (("3ktok", 50_000), ("1Mtok", 150), ("1s", 50_000)):
+        proposer = proposer_of(lab_of(tmp_path, budget), ProposerConfig(model=other, tokens=tokens))
         assert proposer is not None
         found = proposer.asked(MESSAGES, 2, 0.0)
-        assert "no room" in found["skipped"].replace("leave no room", "no room") and "text" not in found
+        assert "leave no room" in found["skipped"] and "text" not in found
+        proposer.saw({**found, "requests": 0})
         assert proposer.cost() == 0.0
+
+
+def test_what_goes_wrong_costs_two_cycles_and_never_the_run(tmp_path: Path, other: str) -> None:
+    broken = tmp_path / "model"
+    shutil.copytree(other, broken)
+    proposer = proposer_of(lab_of(tmp_path, "1Mtok"), ProposerConfig(model=str(broken)))
+    assert proposer is not None
+    (broken / "tokenizer.json").write_text("{}")
+    for cycle in (2, 3):
+        found = proposer.asked(MESSAGES, cycle, 0.0)
+        assert found["failed"] and "text" not in found
+        proposer.saw({"requests": 0, "tokens": 0, **found})
+    assert "2 cycles in a row" in proposer.asked(MESSAGES, 4, 0.0)["skipped"] and proposer.cost() == 0.0
+
+
+def test_another_model_leaves_the_process_its_threads(tmp_path: Path, other: str) -> None:
+    lab = lab_of(tmp_path, "1Mtok")
+    lab.model.settings = replace(lab.model.settings, threads=1)
+    torch.set_num_threads(1)
+    proposer = proposer_of(lab, ProposerConfig(model=other))
+    assert proposer is not None and "text" in proposer.asked(MESSAGES, 2, 0.0)
+    assert torch.get_num_threads() == 1
 
 
 def test_the_runs_own_model_is_not_loaded_twice_and_its_positions_bound_the_answer(tmp_path: Path) -> None:
@@ -63,16 +89,17 @@ def test_the_runs_own_model_is_not_loaded_twice_and_its_positions_bound_the_answ
     assert f"its {lab.model.longest_sequence} positions no room" in found["skipped"]
 
 
-def test_what_it_took_once_is_what_it_is_reckoned_to_take(tmp_path: Path, other: str) -> None:
-    lab = lab_of(tmp_path, "10m")
-    proposer = proposer_of(lab, ProposerConfig(model=other))
-    assert proposer is not None
-    before = proposer.cost()
-    assert 0 < before <= 30.0
-    proposer.saw({"tokens": 700, "written": 500, "seconds": 5.0})
-    assert proposer.cost() == pytest.approx(1500 * 5.0 / 500)
-    proposer.saw({"tokens": 700, "written": 500, "seconds": 50.0})
-    assert 27.0 <= proposer.cost() <= 30.0, "a twentieth of ten minutes"
+def test_it_takes_a_twentieth_of_the_time_at_most_by_the_pace_that_was_seen(tmp_path: Path, other: str) -> None:
+    proposer = proposer_of(lab_of(tmp_path, "10m"), ProposerConfig(model=other))
+    assert proposer is not None and proposer.cost() == 30.0, "nobody knows yet"
+    found = proposer.asked(MESSAGES, 2, 0.0)
+    assert found["pace"] > 0 and found["written"] <= 1500 and found["tokens"] > found["written"] + 40
+    proposer.saw({**found, "requests": 0})
+    assert proposer.cost() == pytest.approx(min(1500, int(30 / found["pace"])) * found["pace"])
+    proposer.saw({"tokens": 700, "pace": 0.1, "requests": 0})
+    assert proposer.cost() == pytest.approx(30.0)
+    proposer.saw({"tokens": 700, "pace": 1.0, "requests": 0})
+    assert proposer.cost() == 0.0 and "leave no room" in proposer.asked(MESSAGES, 3, 0.0)["skipped"]
 
 
 def test_nobody_is_asked_where_nobody_is_named(tmp_path: Path) -> None:

@@ -144,8 +144,9 @@ def test_only_line_ends_end_a_text_and_a_brace_is_no_object() -> None:
     assert read_texts("one\u2028still one\r\ntwo\x85\rthree", "here") == ["one\u2028still one", "two", "three"]
     assert read_texts('{"text": "a\u2028b"}\n', "here") == ["a\u2028b"]
     assert read_texts("{name} asks\n{}", "here") == ["{name} asks", "{}"]
-    with pytest.raises(InputError, match="no JSON"):
-        read_texts('{"text": "a"', "here")
+    for broken in ('{"text": "a"', '{\n  "text": "a"\n}'):
+        with pytest.raises(InputError, match="no JSON"):
+            read_texts(broken, "here")
 
 
 def test_standard_input_that_is_no_utf_8_is_told(

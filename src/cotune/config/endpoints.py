@@ -101,6 +101,11 @@ class ProposerConfig(BoundedEndpoint):
             raise PydanticCustomError("endpoint", "{what} says nothing without base_url", {"what": vain[0]})
         return self
 
+    @property
+    def local_model(self) -> str | None:
+        """Name of the model on this machine; None where an endpoint answers, or nobody."""
+        return self.model if self.base_url is None else None
+
 
 class TeacherConfig(BoundedEndpoint):
     """A language model that answers unlabelled rows, which then are learnt from.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -12,22 +13,26 @@ from cotune.cycle.lab import Lab
 from cotune.cycle.remote import prices_of
 from cotune.endpoint import TRIES, Endpoint, EndpointError, Usage, ask, estimate_tokens
 from cotune.endpoint.way import FORMS, Way
-from cotune.errors import InputError
+from cotune.errors import CotuneError
 from cotune.model.adapters import BASE
-from cotune.model.generations import Sampling
+from cotune.model.generations import Generations, Sampling
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from cotune.refine.rewriting import ANSWER_SCHEMA
 
 _ANSWER_TOKENS, _LEAST_ANSWER = 1500, 200
 _GIVE_UP = 2
-"""Cycles in a row without an answer after which an endpoint is not asked any more."""
+"""Cycles in a row without an answer after which nobody is asked any more."""
 _SHARE = 0.05
 """Of a time budget: what one cycle waits for an answer at most."""
 _WAIT_S = 15.0
 """About how long an endpoint's answer takes, before any came."""
 _QUESTION_TOKENS = 700
 """About how long a question is, before one was asked."""
+_TRIED = 40
+"""Tokens that tell how fast a model writes."""
+_LONGEST = 8192
+"""Positions of a model that does not say how many it has."""
 _TEMPLATE_TOKENS = 64
 """About what a chat template adds to a question, at most."""
 _TEMPERATURE = 0.7
@@ -165,54 +170,79 @@ class LocalProposer:
     def __init__(self, lab: Lab, config: ProposerConfig) -> None:
         assert config.model is not None
         self.lab, self.config, self.name = lab, config, config.model
-        self._tokens = 0
-        self._pace, self._size = 0.0, 1.0
-        self._shares = lab.remote is None and lab.model.name == config.model
-        if not self._shares:
-            from cotune.model.bundled import resolve_model
-
-            # A name that is none is told before the run spends anything; the weights are read when they are wanted.
-            resolve_model(config.model)
+        self._tokens, self._in_vain = 0, 0
+        self._pace = 0.0
+        self._shares = lab.remote is None and _is_of(lab.model, config.model)
 
     def cost(self) -> float:
-        """Of a question and its answer, in the budget's unit; no money."""
-        length = self._room(_QUESTION_TOKENS)
-        return self._writing(_QUESTION_TOKENS, length) if length >= _LEAST_ANSWER else 0.0
+        """Of a question and its answer, in the budget's unit; no money. Before the first that is the most that it may take."""
+        if self.lab.costs.budget.kind == "money" or self._over():
+            return 0.0
+        length = self._room(_QUESTION_TOKENS, self._pace)
+        if length < _LEAST_ANSWER:
+            return 0.0
+        if self.lab.costs.budget.kind == "tokens":
+            return float(_QUESTION_TOKENS + length)
+        return length * self._pace or self._share()
 
     def asked(self, messages: Messages, cycle: int, room: float) -> dict[str, Any]:
-        """See :class:`Proposer`."""
-        from cotune.model.grammar import Grammar
-
-        asking = len(self._model.tokenizer("\n".join(message["content"] for message in messages))["input_ids"])
-        length = self._room(asking)
-        if length < _LEAST_ANSWER:
-            return {"skipped": f"proposer.tokens or a twentieth of the budget leave no room for a question of {asking} tokens"}
-        if (most := self._model.longest_sequence) is not None:
-            length = min(length, most - asking - _TEMPLATE_TOKENS)
-        if length < _LEAST_ANSWER:
-            return {"skipped": f"a question of {asking} tokens leaves its {most} positions no room for an answer"}
-        self.lab.watcher.progress("rewrite", f"{self.name} reads what goes wrong", 0)
-        system, question = (message["content"] for message in messages)
-        prompt = Prompt(system=system, input_template="{question}")
+        """See :class:`Proposer`. Whatever goes wrong costs the cycle its instructions and no more."""
+        if over := self._over():
+            return {"skipped": over}
         try:
-            found = self._model.generate(
-                prompt,
-                [{"question": question}],
-                adapter=BASE,
-                limit=length,
-                grammar=Grammar.json(_WRITTEN_SCHEMA),
-                sampling=Sampling(_TEMPERATURE, self.lab.seed + cycle),
-            )
-        except InputError as error:
-            return {"failed": str(error)}
-        return {"text": found.texts[0], "tokens": found.tokens, "written": found.written}
+            return self._write(messages, cycle)
+        except Exception as error:
+            return {"failed": str(error) if isinstance(error, CotuneError) else f"{type(error).__name__}: {error}"}
 
     def saw(self, value: Mapping[str, Any]) -> None:
         """See :class:`Proposer`."""
         self._tokens += int(value["tokens"])
         self.lab.account.counts["tokens_written"] += int(value["tokens"])
-        if value.get("written"):
-            self._pace = float(value["seconds"]) / int(value["written"])
+        self._pace = float(value.get("pace", self._pace))
+        self._in_vain = self._in_vain + 1 if "failed" in value else 0 if value["tokens"] else self._in_vain
+
+    def _write(self, messages: Messages, cycle: int) -> dict[str, Any]:
+        started, timed = time.monotonic(), self.lab.costs.budget.kind == "time"
+        model = self._model
+        asking = len(model.tokenizer("\n".join(message["content"] for message in messages))["input_ids"])
+        told: dict[str, Any] = {"tokens": 0}
+        pace = self._pace
+        if timed and not pace:
+            # How fast it writes here nobody knows yet, and an answer cannot be broken off.
+            begun, tried = time.monotonic(), self._written(messages, cycle, _TRIED)
+            pace = (time.monotonic() - begun) / max(1, tried.written)
+            told = {"tokens": tried.tokens, "pace": round(pace, 5)}
+        length = self._room(asking, pace, time.monotonic() - started)
+        if length < _LEAST_ANSWER:
+            return {**told, "skipped": f"proposer.tokens, or {_SHARE:.0%} of the budget, leave no room for an answer"}
+        if (most := model.longest_sequence) is not None:
+            length = min(length, most - asking - _TEMPLATE_TOKENS)
+        if length < _LEAST_ANSWER:
+            return {**told, "skipped": f"a question of {asking} tokens leaves its {most} positions no room for an answer"}
+        begun, found = time.monotonic(), self._written(messages, cycle, length)
+        if timed and not found.cached:
+            told["pace"] = round((time.monotonic() - begun) / max(1, found.written), 5)
+        return {**told, "text": found.texts[0], "tokens": told["tokens"] + found.tokens, "written": found.written}
+
+    def _written(self, messages: Messages, cycle: int, limit: int) -> Generations:
+        from cotune.model.grammar import Grammar
+
+        self.lab.watcher.progress("rewrite", f"{self.name} reads what goes wrong", 0)
+        system, question = (message["content"] for message in messages)
+        return self._model.generate(
+            Prompt(system=system, input_template="{question}"),
+            [{"question": question}],
+            adapter=BASE,
+            limit=limit,
+            grammar=Grammar.json(_WRITTEN_SCHEMA),
+            sampling=Sampling(_TEMPERATURE, self.lab.seed + cycle),
+        )
+
+    def _over(self) -> str:
+        """Why it is asked no more; empty where it still is."""
+        return (
+            f"it gave nothing {self._in_vain} cycles in a row, so it is not asked any more" if self._in_vain >= _GIVE_UP else ""
+        )
 
     @cached_property
     def _model(self) -> LocalModel:
@@ -221,32 +251,39 @@ class LocalProposer:
         else:
             from cotune.model.opening import open_model
 
-            found = open_model(self.name, light=True)
-            if self.lab.remote is None:
-                self._size = parameters_of(found) / parameters_of(self.lab.model)
-        return found.with_max_tokens(found.longest_sequence or 8192)
+            # Threads are the whole process's, so they have to stay as the run's own model has them.
+            engine = None if self.lab.remote is not None else self.lab.model.settings
+            found = (
+                open_model(self.name, light=True)
+                if engine is None
+                else open_model(self.name, device=engine.device, threads=engine.threads, light=True)
+            )
+        return found.with_max_tokens(found.longest_sequence or _LONGEST)
 
-    def _room(self, asking: int) -> int:
-        """Tokens that an answer to a question of so many may have."""
-        budget = self.lab.costs.budget
-        most = min(_ANSWER_TOKENS, self.config.tokens - self._tokens - asking)
-        if budget.kind == "money":
-            return most
-        share, step = _SHARE * budget.amount, 50
-        while most >= _LEAST_ANSWER and self._writing(asking, most) > share:
-            most -= step
-        return most
+    def _share(self) -> float:
+        return _SHARE * self.lab.costs.budget.amount
 
-    def _writing(self, asking: int, length: int) -> float:
-        """What it has cost so far; before that, as the run's own model would, if it were as large."""
-        costs = self.lab.costs
-        if costs.budget.kind == "money":
-            return 0.0
-        if costs.budget.kind == "time" and self._pace:
-            return length * self._pace
-        return costs.writing(asking, length) * (self._size if costs.budget.kind == "time" else 1.0)
+    def _room(self, asking: int, pace: float, spent: float = 0.0) -> int:
+        """Tokens that an answer to a question of so many may have.
+
+        Args:
+            asking: tokens of the question.
+            pace: seconds a token, the reading of the question included; 0 where that is not known.
+            spent: seconds that are gone already.
+        """
+        most, kind = min(_ANSWER_TOKENS, self.config.tokens - self._tokens - asking), self.lab.costs.budget.kind
+        if kind == "tokens":
+            return min(most, int(self._share()) - asking)
+        return min(most, int((self._share() - spent) / pace)) if kind == "time" and pace else most
 
 
-def parameters_of(model: LocalModel) -> int:
-    """How many numbers a model's weights are."""
-    return sum(parameter.numel() for parameter in model.model.parameters())
+def _is_of(model: LocalModel, name: str) -> bool:
+    """Whether a name is that of a model that is loaded already.
+
+    Raises:
+        InputError: it is no model's.
+    """
+    from cotune.model.bundled import resolve_model
+    from cotune.model.folder import model_fingerprint
+
+    return name == model.name or model_fingerprint(resolve_model(name)) == model.fingerprint

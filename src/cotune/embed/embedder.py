@@ -68,7 +68,7 @@ def behaviour(
 
 
 def whole_texts(embedder: Embedder, texts: Sequence[str], *, size: int = 1200) -> Vectors:
-    """Vectors of texts of any length: of a long one the mean over its pieces.
+    """Vectors of texts of any length: of a long one the mean over its pieces, each by its share of the text.
 
     An embedder may read a text's beginning alone. Texts that differ only further on, such as long prompts with different
     demonstrations, would then be one and the same.
@@ -84,7 +84,11 @@ def whole_texts(embedder: Embedder, texts: Sequence[str], *, size: int = 1200) -
     pieces = [[text[start : start + size] for start in range(0, max(1, len(text)), size)] for text in texts]
     places = {piece: place for place, piece in enumerate(dict.fromkeys(piece for parts in pieces for piece in parts))}
     vectors = embedder.embed(list(places))
-    return np.stack([vectors[[places[piece] for piece in parts]].mean(axis=0) for parts in pieces])
+    means = [
+        np.average(vectors[[places[piece] for piece in parts]], axis=0, weights=[max(1, len(piece)) for piece in parts])
+        for parts in pieces
+    ]
+    return np.stack(means).astype(np.float32)
 
 
 def centred(vectors: Vectors) -> Vectors:

@@ -17,7 +17,7 @@ from cotune.task.cells import has_half_character
 
 FORMATS = (".npy", ".parquet", ".jsonl")
 _LINE_END = re.compile("\r\n|\r|\n")
-_OBJECT = re.compile(r"\{\s*[\"}]")
+_OBJECT = re.compile(r"\{\s*(?:[\"}]|$)")
 
 
 def read_texts(text: str, source: str, *, column: str = "text") -> list[str]:
