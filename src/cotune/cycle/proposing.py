@@ -171,19 +171,19 @@ class LocalProposer:
         assert config.model is not None
         self.lab, self.config, self.name = lab, config, config.model
         self._tokens, self._in_vain = 0, 0
-        self._pace = 0.0
+        self._reading = self._pace = 0.0
         self._shares = lab.remote is None and _is_of(lab.model, config.model)
 
     def cost(self) -> float:
         """Of a question and its answer, in the budget's unit; no money. Before the first that is the most that it may take."""
         if self.lab.costs.budget.kind == "money" or self._over():
             return 0.0
-        length = self._room(_QUESTION_TOKENS, self._pace)
+        length = self._room(_QUESTION_TOKENS, self._pace, self._reading)
         if length < _LEAST_ANSWER:
             return 0.0
         if self.lab.costs.budget.kind == "tokens":
             return float(_QUESTION_TOKENS + length)
-        return length * self._pace or self._share()
+        return self._reading + length * self._pace if self._pace else self._share()
 
     def asked(self, messages: Messages, cycle: int, room: float) -> dict[str, Any]:
         """See :class:`Proposer`. Whatever goes wrong costs the cycle its instructions and no more."""
@@ -198,30 +198,31 @@ class LocalProposer:
         """See :class:`Proposer`."""
         self._tokens += int(value["tokens"])
         self.lab.account.counts["tokens_written"] += int(value["tokens"])
-        self._pace = float(value.get("pace", self._pace))
+        self._reading, self._pace = (
+            float(value.get(name, was)) for name, was in (("reading", self._reading), ("pace", self._pace))
+        )
         self._in_vain = self._in_vain + 1 if "failed" in value else 0 if value["tokens"] else self._in_vain
 
     def _write(self, messages: Messages, cycle: int) -> dict[str, Any]:
         started, timed = time.monotonic(), self.lab.costs.budget.kind == "time"
         model = self._model
         asking = len(model.tokenizer("\n".join(message["content"] for message in messages))["input_ids"])
+        fitting = (model.longest_sequence or _LONGEST) - asking - _TEMPLATE_TOKENS
+        if fitting < _LEAST_ANSWER:
+            return {"skipped": f"a question of {asking} tokens leaves {self.name} no room for an answer"}
         told: dict[str, Any] = {"tokens": 0}
-        pace = self._pace
+        reading, pace = self._reading, self._pace
         if timed and not pace:
             # How fast it writes here nobody knows yet, and an answer cannot be broken off.
             begun, tried = time.monotonic(), self._written(messages, cycle, _TRIED)
-            pace = (time.monotonic() - begun) / max(1, tried.written)
-            told = {"tokens": tried.tokens, "pace": round(pace, 5)}
-        length = self._room(asking, pace, time.monotonic() - started)
+            reading, pace = _paces(tried, time.monotonic() - begun)
+            told = {"tokens": tried.tokens, "reading": reading, "pace": pace}
+        length = self._room(asking, pace, reading + time.monotonic() - started)
         if length < _LEAST_ANSWER:
             return {**told, "skipped": f"proposer.tokens, or {_SHARE:.0%} of the budget, leave no room for an answer"}
-        if (most := model.longest_sequence) is not None:
-            length = min(length, most - asking - _TEMPLATE_TOKENS)
-        if length < _LEAST_ANSWER:
-            return {**told, "skipped": f"a question of {asking} tokens leaves its {most} positions no room for an answer"}
-        begun, found = time.monotonic(), self._written(messages, cycle, length)
+        begun, found = time.monotonic(), self._written(messages, cycle, min(length, fitting))
         if timed and not found.cached:
-            told["pace"] = round((time.monotonic() - begun) / max(1, found.written), 5)
+            told["reading"], told["pace"] = _paces(found, time.monotonic() - begun)
         return {**told, "text": found.texts[0], "tokens": told["tokens"] + found.tokens, "written": found.written}
 
     def _written(self, messages: Messages, cycle: int, limit: int) -> Generations:
@@ -268,13 +269,19 @@ class LocalProposer:
 
         Args:
             asking: tokens of the question.
-            pace: seconds a token, the reading of the question included; 0 where that is not known.
-            spent: seconds that are gone already.
+            pace: seconds a written token; 0 where that is not known.
+            spent: seconds that are gone already, or that reading takes.
         """
         most, kind = min(_ANSWER_TOKENS, self.config.tokens - self._tokens - asking), self.lab.costs.budget.kind
         if kind == "tokens":
             return min(most, int(self._share()) - asking)
         return min(most, int((self._share() - spent) / pace)) if kind == "time" and pace else most
+
+
+def _paces(found: Generations, seconds: float) -> tuple[float, float]:
+    """Seconds that reading the question took, and seconds a written token."""
+    reading = min(found.entering_s, seconds)
+    return round(reading, 4), round((seconds - reading) / max(1, found.written), 5)
 
 
 def _is_of(model: LocalModel, name: str) -> bool:
