@@ -44,9 +44,9 @@ class Bench:
     def asked(self) -> Prompt:
         return seed_prompt(self.task)
 
-    def short(self, share: int = 8) -> int:
-        """Steps of an entrant's short run: at most half of what a run may have."""
-        return max(3, min(self.steps // share, EPOCHS * -(-len(self.task.train) // self.lab.tune.batch_size) // 2))
+    def short(self, share: int = 8, parts: int = 2) -> int:
+        """Steps of an entrant's short run: a share of the budget's, and at most one of so many parts of what a run may have."""
+        return max(3, min(self.steps // share, EPOCHS * -(-len(self.task.train) // self.lab.tune.batch_size) // parts))
 
     def check_cost(self, prompts: Sequence[Prompt]) -> float:
         """Tokens of measuring prompts on all of dev."""
@@ -150,7 +150,7 @@ def average_survivors(bench: Bench) -> Measured:
 
 
 def two_cycles(bench: Bench) -> Measured:
-    lab, short = bench.lab, bench.short(14)
+    lab, short = bench.lab, bench.short(14, 3)
     tracks = first_cycle(bench, short)
     incumbent = tracks[0]
     ground = incumbent.latest.candidate
