@@ -29,7 +29,7 @@ _WAIT_S = 15.0
 """About how long an endpoint's answer takes, before any came."""
 _QUESTION_TOKENS = 700
 """About how long a question is, before one was asked."""
-_TRIED = 40
+_TRIED = 60
 """Tokens that tell how fast a model writes."""
 _LONGEST = 8192
 """Positions of a model that does not say how many it has."""
@@ -213,10 +213,12 @@ class LocalProposer:
         told: dict[str, Any] = {"tokens": 0}
         reading, pace = self._reading, self._pace
         if timed and not pace:
-            # How fast it writes here nobody knows yet, and an answer cannot be broken off.
-            begun, tried = time.monotonic(), self._written(messages, cycle, _TRIED)
+            # How fast it writes here nobody knows yet, and an answer cannot be broken off. A first one is slow by what is made
+            # once for all, such as the table of its tokens.
+            first = self._written(messages, cycle, _TRIED, draw=1)
+            begun, tried = time.monotonic(), self._written(messages, cycle, _TRIED, draw=2)
             reading, pace = _paces(tried, time.monotonic() - begun)
-            told = {"tokens": tried.tokens, "reading": reading, "pace": pace}
+            told = {"tokens": first.tokens + tried.tokens, "reading": reading, "pace": pace}
         length = self._room(asking, pace, reading + time.monotonic() - started)
         if length < _LEAST_ANSWER:
             return {**told, "skipped": f"proposer.tokens, or {_SHARE:.0%} of the budget, leave no room for an answer"}
@@ -225,7 +227,7 @@ class LocalProposer:
             told["reading"], told["pace"] = _paces(found, time.monotonic() - begun)
         return {**told, "text": found.texts[0], "tokens": told["tokens"] + found.tokens, "written": found.written}
 
-    def _written(self, messages: Messages, cycle: int, limit: int) -> Generations:
+    def _written(self, messages: Messages, cycle: int, limit: int, draw: int = 0) -> Generations:
         from cotune.model.grammar import Grammar
 
         self.lab.watcher.progress("rewrite", f"{self.name} reads what goes wrong", 0)
@@ -236,7 +238,7 @@ class LocalProposer:
             adapter=BASE,
             limit=limit,
             grammar=Grammar.json(_WRITTEN_SCHEMA),
-            sampling=Sampling(_TEMPERATURE, self.lab.seed + cycle),
+            sampling=Sampling(_TEMPERATURE, self.lab.seed + 1000 * draw + cycle),
         )
 
     def _over(self) -> str:
