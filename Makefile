@@ -37,7 +37,7 @@ types: install-dev
 
 # One thread a worker: two torch processes with two threads each starve one another.
 test: lint types
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $${COTUNE_TEST_WORKERS:-2} --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $${COTUNE_TEST_WORKERS:-2} --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
