@@ -27,15 +27,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cells import add_result, open_lab, read_results, task_of
+from cells import add_result, by_row, open_lab, paired, read_results, task_of
 from cotune.cycle.track import Measured, advance, decay_steps, finish, measure, open_track
 from cotune.evaluate.intervals import wilson
-from cotune.evaluate.packing import pack_rows, unpack_rows
-from cotune.evaluate.paired import paired_interval
-from cotune.files import content_hash
 from cotune.model.adapters import BASE
 from cotune.model.local import LocalModel
 from cotune.model.opening import open_model
@@ -46,7 +40,6 @@ from measure import machine_facts, say
 
 RATE = 0.03
 _CELL = ("set", "rows", "seed", "way", "rate", "steps", "dev", "test")
-Floats = NDArray[np.float64]
 WAYS: dict[str, TuneSettings] = {
     "lora": TuneSettings(),
     "text": TuneSettings(method="prefix", learning_rate=RATE),
@@ -94,23 +87,9 @@ def against_lora(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         pairs = [(other, c) for other, c in zip(others, mine, strict=True) if other is not None]
         if not pairs:
             continue
-        ids = [row for _, c in pairs for row in c["row_ids"]]
-        told: dict[str, Any] = {"set": name, "rows": rows, "way": way, "seeds": [c["seed"] for _, c in pairs], "n": len(ids)}
-        for what, read in (("score", _correct), ("log_loss", _losses)):
-            before, after = (np.concatenate([read(pair[side]) for pair in pairs]) for side in (0, 1))
-            interval = paired_interval(before, after, seed=0, groups=ids)
-            told[what] = round(float(np.mean(after - before)), 4)
-            told[f"{what}_ci"] = [round(float(interval.low), 4), round(float(interval.high), 4)]
-        found.append(told)
+        seeds = [c["seed"] for _, c in pairs]
+        found.append({"set": name, "rows": rows, "way": way, "seeds": seeds, **paired(*zip(*pairs, strict=True))})
     return found
-
-
-def _correct(cell: dict[str, Any]) -> Floats:
-    return unpack_rows(cell["correct"]).astype(np.float64)
-
-
-def _losses(cell: dict[str, Any]) -> Floats:
-    return np.asarray(cell["log_losses"], dtype=np.float64)
 
 
 def _cells(given: argparse.Namespace) -> list[dict[str, Any]]:
@@ -160,9 +139,7 @@ def run_cell(model: LocalModel, task: Task, cell: dict[str, Any], out: Path) -> 
         "on_dev": [{"steps": m.candidate.steps, "score": m.evaluation.score, "log_loss": m.evaluation.log_loss} for m in found],
         "chosen_steps": candidate.steps,
         "decision": candidate.decision.kind,
-        "row_ids": [content_hash(list(row.fields.values()), 8) for row in rows],
-        "correct": pack_rows(judged.correct),
-        "log_losses": [round(float(loss), 3) for loss in judged.log_losses],
+        **by_row(rows, judged),
         "score": judged.score,
         "ci": [interval.low, interval.high],
         "log_loss": judged.log_loss,

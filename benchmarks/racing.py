@@ -42,7 +42,7 @@ from typing import Any
 
 import numpy as np
 
-from cells import add_result, open_lab, read_results, task_of
+from cells import add_result, by_row, open_lab, read_results, task_of
 from cotune.cycle.budget import Budget
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.track import open_track
@@ -102,9 +102,7 @@ def run_cell(model: LocalModel, task: Task, cell: dict[str, Any], out: Path, giv
         "dev": round(chosen.evaluation.score, 4),
         "test": round(judged.score, 4),
         "log_loss": round(judged.log_loss, 4),
-        "row_ids": [content_hash(list(row.fields.values()), 8) for row in rows],
-        "correct": pack_rows(judged.correct),
-        "log_losses": [round(float(loss), 3) for loss in judged.log_losses],
+        **by_row(rows, judged),
         "wording_row_ids": [content_hash(list(row.fields.values()), 8) for row in part],
         "wordings": [pack_rows(found.correct) for found in other],
         "wording_scores": [round(float(found.correct.mean()), 4) for found in other],

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cells import read_results
+from cells import correct_of, paired, read_results
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.intervals import bca_bootstrap
 from cotune.evaluate.packing import unpack_rows
@@ -83,20 +83,19 @@ def _line(way: str, cells: dict[int, Cell], others: dict[int, Cell]) -> dict[str
 def _difference(first: Sequence[Cell], second: Sequence[Cell]) -> dict[str, Any]:
     """Second minus first."""
     (before, ids), (after, _) = _pooled(first), _pooled(second)
-    losses = [np.concatenate([np.asarray(c["log_losses"], dtype=np.float64) for c in side]) for side in (first, second)]
-    score, loss = (paired_interval(a, b, seed=0, groups=ids) for a, b in ((before, after), losses))
+    found = paired(first, second)
     asked = [[_asked(side, i) for i in range(len(side[0]["wordings"]))] for side in (first, second)]
     spread = robustness(asked[0], asked[1], groups=_wording_ids(first))
     words = [np.mean([arm.score for arm in side], axis=0) for side in asked]
     unseen = paired_interval(words[0], words[1], seed=0, groups=_wording_ids(first))
     return {
         "seeds": [c["seed"] for c in first],
-        "n": len(before),
-        "score": round(float(np.mean(after - before)), 4),
-        "ci": _ends(score.low, score.high),
+        "n": found["n"],
+        "score": found["score"],
+        "ci": found["score_ci"],
         "p": round(sign_flip_test(after - before, seed=0, groups=ids), 4),
-        "log_loss": round(float(np.mean(losses[1] - losses[0])), 4),
-        "log_loss_ci": _ends(loss.low, loss.high),
+        "log_loss": found["log_loss"],
+        "log_loss_ci": found["log_loss_ci"],
         "wordings": round(float(np.mean(words[1] - words[0])), 4),
         "wordings_ci": _ends(unseen.low, unseen.high),
         "wordings_sd": round(spread.change.value, 4),
@@ -124,7 +123,7 @@ def _wording_ids(cells: Sequence[Cell]) -> list[str]:
 
 
 def _pooled(cells: Sequence[Cell]) -> tuple[Floats, list[str]]:
-    correct = np.concatenate([unpack_rows(c["correct"]) for c in cells]).astype(np.float64)
+    correct = np.concatenate([correct_of(c) for c in cells])
     return correct, [row for cell in cells for row in cell["row_ids"]]
 
 

@@ -194,8 +194,8 @@ class RunRace:
         return order[race.ranking()[0]]
 
     def _rounds(self, prompts: int, arena: Field) -> list[Round]:
+        first = min(self.first_rows, max(1, int(arena.budget) // prompts))
         for rows in range(arena.rows, 0, -1):
-            first = min(self.first_rows, max(1, int(arena.budget) // prompts))
             rounds = successive_halving_schedule(prompts, rows, final=min(self.final, prompts), first_rows=first)
             if schedule_cost(prompts, rounds) <= arena.budget:
                 return rounds
