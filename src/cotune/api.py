@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cotune import config as _config
 from cotune.config import RunConfig
 from cotune.errors import InputError
+from cotune.files import absolute
 from cotune.task import Task
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
 
 def _resolved(task: Task | RunConfig | str | Path, settings: Mapping[str, Any]) -> tuple[RunConfig, Task | None]:
     """The config with the settings in place, and the rows where they were read already."""
-    if isinstance(task, Task) and task.start is not None and _absolute(settings.get("start")) == task.start:
+    if isinstance(task, Task) and "start" in settings and absolute(settings["start"]) == task.start:
         settings = {key: value for key, value in settings.items() if key != "start"}
     fixed = (*_OF_THE_TASK, *(_OF_A_TASK_OBJECT if isinstance(task, Task) else ()))
     if wrong := [key for key in fixed if key in settings]:
@@ -120,10 +121,6 @@ def _resolved(task: Task | RunConfig | str | Path, settings: Mapping[str, Any]) 
             mend="Give a cotune.Task, a RunConfig, or the path of a task.yaml.",
         )
     return _with_settings(task, settings), None
-
-
-def _absolute(path: Any) -> str | None:
-    return None if path is None else str(Path(path).expanduser().absolute())
 
 
 def _with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:

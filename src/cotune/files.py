@@ -166,6 +166,11 @@ def slug(name: str, length: int = 60) -> str:
     return re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")[:length] or "task"
 
 
+def absolute(path: str | Path) -> str:
+    """A path as it is found from anywhere."""
+    return str(Path(path).expanduser().absolute())
+
+
 def inside(folder: Path, name: str) -> Path:
     """``folder/name``, checked to stay inside the folder.
 

@@ -14,9 +14,10 @@ from cycle_runs import labelled_rows
 from cotune.config.endpoints import ProposerConfig
 from cotune.cycle.budget import parse_budget
 from cotune.cycle.costs import CostModel
+from cotune.cycle.guide import proposer_of
 from cotune.cycle.journal import Journal
 from cotune.cycle.lab import Lab
-from cotune.cycle.proposing import LocalProposer, proposer_of
+from cotune.cycle.local_proposing import LocalProposer
 from cotune.cycle.run import Quiet
 from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings

@@ -27,13 +27,10 @@ def resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = _
         name = place.get(key)
         if not isinstance(name, str) or not name or "\0" in name:
             continue
-        if dotted == "proposer.model" and place.get("base_url") is not None:
-            # A name at the endpoint, whatever it looks like.
-            continue
         is_file = (
             names_file(name)
             if key == "prompt"
-            else name.startswith(("./", "../", "~")) or (folder / name).is_dir()
+            else place.get("base_url") is None and (name.startswith(("./", "../", "~")) or (folder / name).is_dir())
             if key == "model"
             else names_function(name)
             if key == "metric"

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from cotune.config import RunConfig
+from cotune.config.endpoints import ProposerConfig
 from cotune.cycle.lab import Lab
-from cotune.cycle.proposing import Proposer, proposer_of
+from cotune.cycle.local_proposing import LocalProposer
+from cotune.cycle.proposing import EndpointProposer, Proposer
 from cotune.cycle.slicing import measure_slices, slicing_tokens
 from cotune.cycle.track import Measured, with_answers
 from cotune.prompt.prompt import Prompt
@@ -41,6 +43,13 @@ class Guided:
     close: Mapping[str, float] = field(default_factory=dict)
 
 
+def proposer_of(lab: Lab, config: ProposerConfig) -> Proposer | None:
+    """The one that a config names; None where it names none."""
+    if config.model is None:
+        return None
+    return LocalProposer(lab, config) if config.base_url is None else EndpointProposer(lab, config)
+
+
 class Guide:
     """Looks at the winner's failures once a cycle; does nothing at all where the config asks for neither of its two uses.
 
@@ -50,7 +59,7 @@ class Guide:
     """
 
     def __init__(self, lab: Lab, config: RunConfig) -> None:
-        self.lab, self.config = lab, config
+        self.lab = lab
         self.proposer = proposer_of(lab, config.proposer)
         self._hard = config.search.hard_demonstrations and config.search.demonstrations
 

@@ -15,6 +15,9 @@ from cotune.prompt.prompt import Prompt
 
 Vectors = NDArray[np.float32]
 
+MOST_CHARACTERS = 1200
+"""Of a text: what a language model reads at once to embed it."""
+
 
 class Embedder(Protocol):
     """Turns texts into vectors in which near means alike."""
@@ -67,7 +70,7 @@ def behaviour(
     return np.stack(vectors)
 
 
-def whole_texts(embedder: Embedder, texts: Sequence[str], *, size: int = 1200) -> Vectors:
+def whole_texts(embedder: Embedder, texts: Sequence[str], *, size: int = MOST_CHARACTERS) -> Vectors:
     """Vectors of texts of any length: of a long one the mean over its pieces, each by its share of the text.
 
     An embedder may read a text's beginning alone. Texts that differ only further on, such as long prompts with different

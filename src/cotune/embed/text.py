@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.embed.embedder import MOST_CHARACTERS
 from cotune.embed.static import StaticEmbedder, unit
 from cotune.errors import InputError
 from cotune.model.adapters import BASE
@@ -54,7 +55,7 @@ class EmbedSettings:
     layer: int | None = -2
     frames: int = 1
     words: bool = True
-    max_chars: int = 1200
+    max_chars: int = MOST_CHARACTERS
 
     def __post_init__(self) -> None:
         most = len(frames_of(self.pooling))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cotune.files import absolute
 from cotune.task.assemble import Source, assemble
 from cotune.task.checks import DataChecks
 from cotune.task.example import Example
@@ -192,7 +193,7 @@ class Task:
             ),
             name,
             metric,
-            None if start is None else str(Path(start).expanduser().absolute()),
+            None if start is None else absolute(start),
         )
 
     @classmethod
