@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cotune.refine.surrogate import Seen, Surrogate, feature_similarity, rank_correlations, similarity
 from measure import say
 from search_data import EMBEDDINGS, TASKS, WEIGHTS, TaskTable
+from search_races import compare_races
 from search_strategies import (
     BySurrogate,
     Field,
@@ -176,6 +177,7 @@ def compare(tables: Mapping[str, TaskTable], seeds: int = 50) -> dict[str, Any]:
             for strategy in (*FIXED, "ours")
             if all(strategy in told for told in regrets.values())
         },
+        "races_of_a_run": compare_races(tables, 4 * seeds),
         "what_predicts": predictors(tables, found),
         "seeds": seeds,
     }

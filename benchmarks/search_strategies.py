@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.cycle.plan import FINAL
 from cotune.embed import farthest_first
 from cotune.evaluate.effects import prompt_effects
-from cotune.evaluate.racing import Race, Round, loss_bound, schedule_cost, successive_halving_schedule
+from cotune.evaluate.racing import Round, loss_bound, schedule_cost, successive_halving_schedule
 from cotune.refine.surrogate import Seen, Surrogate
+from search_races import held
 
 Floats = NDArray[np.float64]
 
@@ -171,35 +173,29 @@ class RunRace:
 
     Attributes:
         final: prompts that meet all of the race's rows.
-        first_rows: rows of the first round, where the budget has so many.
+        first_rows: rows of the first round, where half the budget has so many; a run with less would enter fewer prompts.
     """
 
-    final: int = 4
+    final: int = FINAL
     first_rows: int = 16
 
     def __call__(self, arena: Field, rng: np.random.Generator) -> int:
         order = [int(i) for i in rng.permutation(arena.prompts)][: max(1, int(arena.budget))]
         rounds = self._rounds(len(order), arena)
         kinds = arena.prompts if arena.labels is None else len(np.unique(arena.labels))
-        race, seen = Race(len(order), bound=loss_bound(kinds)), 0
-        for step in rounds:
-            alive = [order[place] for place in race.active]
-            for prompt in alive:
-                arena.ask(prompt, step.rows - seen)
-            race = race.update(arena.losses[alive, seen : step.rows].T)
-            seen = step.rows
-            leaving = race.ranking()[step.keep :]
-            if leaving and step.rows < rounds[-1].rows:
-                race = race.retire(leaving)
-        return order[race.ranking()[0]]
+        winner, met = held(arena.losses[order], rounds, loss_bound(kinds))
+        assert met.sum() <= arena.budget
+        for prompt, rows in zip(order, met, strict=True):
+            arena.ask(prompt, int(rows))
+        return order[winner]
 
     def _rounds(self, prompts: int, arena: Field) -> list[Round]:
-        first = min(self.first_rows, max(1, int(arena.budget) // prompts))
-        for rows in range(arena.rows, 0, -1):
-            rounds = successive_halving_schedule(prompts, rows, final=min(self.final, prompts), first_rows=first)
+        first = min(self.first_rows, max(1, int(arena.budget) // (2 * prompts)))
+        for rows in range(arena.rows, 1, -1):
+            rounds = successive_halving_schedule(prompts, rows, final=self.final, first_rows=first)
             if schedule_cost(prompts, rounds) <= arena.budget:
                 return rounds
-        return successive_halving_schedule(prompts, 1, final=min(self.final, prompts))
+        return successive_halving_schedule(prompts, 1, final=self.final)
 
 
 def spread(kinds: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

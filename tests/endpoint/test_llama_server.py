@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,32 +20,9 @@ from cotune.model.remote import RemoteModel
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 from bundles import LABELS, TEXTS, loaded, make_bench
 
+from llama import llama_server
+
 pytestmark = pytest.mark.llama
-
-
-@contextmanager
-def llama_server(model: Path, adapter: Path, name: str, log: Path) -> Iterator[str]:
-    """Serves a model under a name on a free port; yields the base URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    files = ["--model", str(model), "--lora_path", str(adapter), "--model_alias", name]
-    settings = ["--port", str(port), "--n_threads", "1", "--n_threads_batch", "1", "--n_ctx", "512", "--verbose", "false"]
-    with log.open("wb") as stream:
-        server = subprocess.Popen([sys.executable, "-m", "llama_cpp.server", *files, *settings], stdout=stream, stderr=stream)
-    try:
-        url = f"http://127.0.0.1:{port}/v1"
-        for _ in range(600):
-            assert server.poll() is None, log.read_text(errors="replace")
-            try:
-                urllib.request.urlopen(f"{url}/models", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.2)
-        yield url
-    finally:
-        server.terminate()
-        server.wait(30)
 
 
 def test_a_served_export_tells_the_bundles_probabilities(tmp_path: Path) -> None:
@@ -61,7 +33,8 @@ def test_a_served_export_tells_the_bundles_probabilities(tmp_path: Path) -> None
     out = export_bundle(bundle, tmp_path / "out", "gguf")
     predictor, rows = loaded(bundle), [{"text": text} for text in TEXTS]
     name = f"questions-{bench.adapter_id}"
-    with llama_server(out / "base.gguf", out / f"adapter-{bench.adapter_id}.gguf", name, tmp_path / "log") as url:
+    adapter = out / f"adapter-{bench.adapter_id}.gguf"
+    with llama_server(out / "base.gguf", name, tmp_path / "log", adapter=adapter) as url:
         client = Client(Endpoint(url, name), most=2)
         remote = RemoteModel(client, way=Way())
         assert remote.settle(predictor.prompt, rows[0], LABELS).tells_probabilities

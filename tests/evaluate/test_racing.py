@@ -6,6 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import special
 
 from cotune.errors import DivergedError
@@ -234,17 +236,35 @@ def test_losses_that_are_none_are_refused(losses, error):
         Race(2).update(losses)
 
 
-def test_halving_spends_about_the_same_in_each_round():
+def test_halving_spends_about_the_same_in_each_round_and_ends_on_all_rows():
     schedule = successive_halving_schedule(16, 400)
-    assert schedule == [Round(8, 50), Round(4, 100), Round(2, 200), Round(1, 400)]
-    assert schedule_cost(16, schedule) == 16 * 50 + 8 * 50 + 4 * 100 + 2 * 200
-    assert schedule_cost(16, schedule) < 0.4 * 16 * 400
+    assert schedule == [Round(8, 26), Round(4, 80), Round(2, 186), Round(2, 400)]
+    fields = [16, 8, 4, 2]
+    costs = [size * (two - one) for size, (one, two) in zip(fields, pairwise([0, 26, 80, 186, 400]), strict=True)]
+    assert sum(costs) == schedule_cost(16, schedule) < 0.27 * 16 * 400
+    assert max(costs) - min(costs) <= 16, "but for whole rows"
 
 
-@pytest.mark.parametrize(("candidates", "rows"), [(1, 50), (2, 10), (5, 30), (24, 60), (60, 300), (100, 20), (3, 1)])
-def test_schedules_end_on_all_rows_with_the_wanted_number(candidates, rows):
-    for final in (1, 3):
-        schedule = successive_halving_schedule(candidates, rows, final=final)
-        assert schedule[-1] == Round(min(final, candidates), rows)
-        assert all(one.rows <= two.rows and one.keep >= two.keep for one, two in pairwise(schedule))
-        assert schedule[0].rows >= min(rows, 16)
+def test_few_rows_mean_few_rounds_and_a_first_one_that_is_long_enough():
+    assert successive_halving_schedule(16, 64, final=4) == [Round(8, 16), Round(4, 32), Round(4, 64)]
+    assert successive_halving_schedule(16, 32, final=4) == [Round(4, 16), Round(4, 32)]
+    assert successive_halving_schedule(16, 20, final=4) == [Round(4, 20)]
+    assert successive_halving_schedule(16, 64, final=4, first_rows=4)[0].rows == 9
+
+
+@given(
+    candidates=st.integers(1, 200),
+    rows=st.integers(1, 500),
+    final=st.integers(1, 6),
+    factor=st.floats(1.2, 6.0),
+    first=st.integers(1, 40),
+)
+def test_schedules_end_on_all_rows_with_the_wanted_number(candidates, rows, final, factor, first):
+    schedule = successive_halving_schedule(candidates, rows, final=final, factor=factor, first_rows=first)
+    assert schedule[-1] == Round(min(final, candidates), rows)
+    assert all(one.rows <= two.rows and one.keep >= two.keep for one, two in pairwise(schedule))
+    assert schedule[0].rows >= min(rows, first)
+    assert all(two.rows - one.rows >= (first - 1) // 2 for one, two in pairwise(schedule))
+    # Whoever meets all rows is one of those that were to.
+    assert len(schedule) == 1 or schedule[-2].keep == min(final, candidates)
+    assert schedule_cost(candidates, schedule) <= candidates * rows

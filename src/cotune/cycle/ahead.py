@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cotune.cycle.lab import Lab
+from cotune.cycle.plan import race_rows_scored
 from cotune.cycle.track import Track, decay_steps
-from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
 from cotune.prompt.prompt import Prompt
 
 
@@ -41,5 +41,4 @@ class StepCosts:
 
     def race(self, prompt: Prompt, entrants: int, rows: int) -> float:
         """Cost of a race of so many prompts, about as long as this one, over so many rows."""
-        rounds = successive_halving_schedule(entrants, rows, final=3)
-        return 1.2 * schedule_cost(entrants, rounds) * self.lab.rows.scored(prompt)
+        return 1.2 * race_rows_scored(entrants, rows) * self.lab.rows.scored(prompt)

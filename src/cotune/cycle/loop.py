@@ -184,7 +184,7 @@ class Loop:
         )
         search.proposals.update({p.prompt.id: p for p in children})
         field_ = list({p.id: p for p in (incumbent.prompt, *parents, *(c.prompt for c in children))}.values())
-        race = race_prompts(lab, field_, adapter, rows=rows, cycle=number, final=3)
+        race = race_prompts(lab, field_, adapter, rows=rows, cycle=number, final=FINAL)
         self.forecaster.observe_race(race, field_, steps=ground.steps)
         by_id = {p.id: p for p in field_}
         # Who was tuned from these weights already would only be tuned so again.

@@ -143,7 +143,7 @@ def make_plan(
     wanted = min(limit, max(40, EPOCHS * sizes.steps_per_epoch))
     for share in _RACE_SHARES:
         pool, race_rows = _fit_race(max_pool, sizes.dev, share * usable / row)
-        rest = usable - _race_cost(pool, race_rows) * row
+        rest = usable - race_rows_scored(pool, race_rows) * row
         entrants, target = _fit_tuning(max_entrants, rest, step, check, wanted)
         trained = max(0.0, rest - (entrants + 3) * check) / left
         if target >= wanted and (trained >= _HALF or not sizes.late):
@@ -157,7 +157,7 @@ def make_plan(
     # Of a longer budget about a tenth goes into races and checks, and of the rest half is what is asked for.
     advice = _remedies(lacking, sizes.test, test_row, raised, longer=1 / (0.9 - _HALF)) if lacking > 0 else ""
     steps = entrants * short + 2 * max(0, target - short)
-    race, tuning = _race_cost(pool, race_rows) * row, steps * step + (entrants + 3) * check
+    race, tuning = race_rows_scored(pool, race_rows) * row, steps * step + (entrants + 3) * check
     return replace(plan, training=trained, advice=advice, race=race, tuning=tuning)
 
 
@@ -172,7 +172,7 @@ def _remedies(lacking: float, test: int, test_row: float, raised: Callable[[floa
 def _fit_race(max_pool: int, dev: int, affordable: float) -> tuple[int, int]:
     """Prompts and dev rows of a first race of so many scored rows; at least six prompts and 32 rows."""
     rows, pool = min(dev, 128), max_pool
-    while _race_cost(pool, rows) > affordable and (rows > 32 or pool > 6):
+    while race_rows_scored(pool, rows) > affordable and (rows > 32 or pool > 6):
         if rows > 48 or pool <= 12:
             rows = max(32, int(rows * 0.85)) if rows > 32 else rows
             pool -= rows <= 32
@@ -200,5 +200,6 @@ def whole_runs(entrants: int) -> float:
     return SHORT * entrants + 2 * (1 - SHORT)
 
 
-def _race_cost(pool: int, rows: int) -> int:
-    return schedule_cost(pool, successive_halving_schedule(pool, rows, final=min(FINAL, pool)))
+def race_rows_scored(pool: int, rows: int) -> int:
+    """How many rows a race of so many prompts over so many rows scores in all, at most."""
+    return schedule_cost(pool, successive_halving_schedule(pool, rows, final=FINAL))

@@ -10,9 +10,9 @@ from cotune.config import RunConfig
 from cotune.cycle.arms import Confirmed, settle
 from cotune.cycle.guide import Guide
 from cotune.cycle.lab import Lab
-from cotune.cycle.plan import FINAL
+from cotune.cycle.plan import FINAL, race_rows_scored
 from cotune.cycle.pool import next_pool, opening_pool
-from cotune.cycle.prompt_plan import PromptPlan, race_rows_scored
+from cotune.cycle.prompt_plan import PromptPlan
 from cotune.cycle.prompt_race import RaceResult, race_prompts
 from cotune.cycle.track import Measured, Track
 from cotune.cycle.untuned import measure_base
@@ -126,9 +126,7 @@ class PromptLoop:
 
     def _race(self, found: PromptSearch, prompts: Sequence[Prompt]) -> RaceResult:
         """Race prompts, and measure the best of them on all of dev."""
-        race = race_prompts(
-            self.lab, prompts, BASE, rows=self.plan.race_rows, cycle=len(found.cycles) + 1, final=min(FINAL, len(prompts))
-        )
+        race = race_prompts(self.lab, prompts, BASE, rows=self.plan.race_rows, cycle=len(found.cycles) + 1, final=FINAL)
         by_id = {p.id: p for p in prompts}
         found.finalists = tuple(by_id[i] for i in race.ranking[:FINAL])
         best = found.finalists[0]

@@ -8,11 +8,10 @@ from typing import Any
 
 from cotune.config import RunConfig
 from cotune.cycle.lab import Lab
-from cotune.cycle.plan import FINAL
+from cotune.cycle.plan import FINAL, race_rows_scored
 from cotune.cycle.pool import nearest_cost
 from cotune.cycle.untuned import CALIBRATION_ROWS
 from cotune.errors import BudgetError
-from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
 from cotune.model.adapters import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
@@ -43,11 +42,6 @@ class PromptPlan:
     reserve_tokens: float
     fixed: float
     nearest: bool = False
-
-
-def race_rows_scored(pool: int, rows: int) -> int:
-    """Rows that a race of so many prompts asks for in all."""
-    return schedule_cost(pool, successive_halving_schedule(pool, rows, final=min(FINAL, pool)))
 
 
 def end_rows(task: Task) -> float:

@@ -57,7 +57,7 @@ def race_prompts(
     *,
     rows: int,
     cycle: int,
-    final: int = 4,
+    final: int,
     first_rows: int = 16,
 ) -> RaceResult:
     """Race prompts over the first ``rows`` rows of dev.
@@ -83,7 +83,7 @@ def race_prompts(
     race = Race(len(prompts), bound=lab.answering.loss_bound, lengths=tuple(map(_length, prompts)), largest=largest)
     seen = 0
     failed: set[int] = set()
-    for step in successive_halving_schedule(len(prompts), rows, final=min(final, len(prompts)), first_rows=first_rows):
+    for step in successive_halving_schedule(len(prompts), rows, final=final, first_rows=first_rows):
         end = max(seen, _whole_groups(groups, step.rows))
         part = lab.dev[seen:end]
         for number in race.active if part else ():
@@ -110,7 +110,7 @@ def race_prompts(
     standing = list(race.ranking())
     others = sorted(
         (n for n in range(len(prompts)) if n not in standing and n not in failed),
-        key=lambda n: (-len(result.scores[prompts[n].id]), race.mean_losses[n]),
+        key=lambda n: (-race.rows[n], race.mean_losses[n]),
     )
     result.ranking = [prompts[n].id for n in (*standing, *others)]
     for prompt_id, scores in result.scores.items():

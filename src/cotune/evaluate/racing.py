@@ -261,34 +261,46 @@ class Round:
 
 
 def successive_halving_schedule(
-    n_candidates: int, n_rows: int, *, final: int = 1, factor: float = 2.0, first_rows: int = 16
+    n_candidates: int, n_rows: int, *, final: int = 2, factor: float = 2.0, first_rows: int = 16
 ) -> list[Round]:
-    """Plan rounds that each cost about the same: fewer candidates, more rows.
+    """Plan rounds of fewer and fewer candidates that cost about the same, of which the last ends on all rows.
+
+    The thinning of the field and the spending are those of Karnin and others (ICML 2013); they take rows as endless. Here the
+    rows of a round are reckoned from the last backwards, so that nobody meets all of them but those who are left then.
 
     Args:
         n_candidates: how many enter, at least 1.
         n_rows: rows there are; the last round ends there.
-        final: how many are left after the last round.
-        factor: by how much each round thins the field; it is raised where the first round would see fewer than
-            ``first_rows`` rows.
-        first_rows: least rows of the first round.
+        final: how many meet all rows.
+        factor: by how much each round thins the field; by more where ``n_rows`` are too few for so many rounds.
+        first_rows: least rows of the first round; half as many are the least that a later round adds.
 
-    Source: Jamieson and Talwalkar (AISTATS 2016).
+    Raises:
+        ValueError: there are no candidates or rows, nobody to keep, or the factor is not above 1.
     """
     if n_candidates < 1 or n_rows < 1 or final < 1 or factor <= 1:
         raise ValueError("a schedule needs candidates, rows, someone to keep, and a factor above 1")
-    keep = min(final, n_candidates)
-    by_field = math.ceil(math.log(n_candidates / keep) / math.log(factor) - 1e-9)
-    by_rows = 1 + math.floor(math.log(max(1.0, n_rows / first_rows)) / math.log(factor) + 1e-9)
-    rounds = max(1, min(by_field, by_rows))
-    thinning = (n_candidates / keep) ** (1 / rounds)
-    growth = min(thinning, factor) if thinning > 1 else factor
-    schedule: list[Round] = []
-    for number in range(1, rounds + 1):
-        kept = keep if number == rounds else max(keep, round(n_candidates / thinning**number))
-        rows = n_rows if number == rounds else max(1, math.floor(n_rows / growth ** (rounds - number)))
-        schedule.append(Round(kept, rows))
-    return schedule
+    last = min(final, n_candidates)
+    thinnings = math.ceil(math.log(n_candidates / last) / math.log(factor) - 1e-9)
+    while True:
+        thinned = (last / n_candidates) ** (np.arange(thinnings + 1) / max(1, thinnings))
+        fields = [max(last, round(n_candidates * float(share))) for share in thinned]
+        ends = _ends(fields, n_rows, first_rows)
+        if not thinnings or ends[1] - ends[0] >= first_rows / 2:
+            break
+        thinnings -= 1
+    rows = [max(1, math.floor(end + 1e-9)) for end in ends[:-1]] + [n_rows]
+    return [Round(keep, end) for keep, end in zip((*fields[1:], last), rows, strict=True)]
+
+
+def _ends(fields: Sequence[int], n_rows: int, first_rows: int) -> Floats:
+    """Up to which row each round goes where all cost alike; where that leaves the first too few, the others do."""
+    shares = 1 / np.array(fields)
+    ends = n_rows * np.cumsum(shares) / shares.sum()
+    if len(fields) > 1 and ends[0] < first_rows:
+        ends[1:] = first_rows + (n_rows - first_rows) * np.cumsum(shares[1:]) / shares[1:].sum()
+        ends[0] = first_rows
+    return np.asarray(ends, dtype=np.float64)
 
 
 def schedule_cost(n_candidates: int, schedule: Sequence[Round]) -> int:

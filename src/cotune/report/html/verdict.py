@@ -64,7 +64,10 @@ def _finished(record: RunRecord) -> str:
 def _going_on(record: RunRecord, prompts: Prompts) -> str:
     tuned = [(s, facts) for facts in prompts.by_id.values() for s in facts.tuned]
     raced = [(s, facts) for facts in prompts.by_id.values() for s in facts.raced]
-    best = max(tuned or raced, key=lambda pair: record.dev_measure.rank(pair[0].level), default=None)
+    # Who left a race early may have been right on all of the few rows that it met.
+    longest = max((score.rows for score, _ in raced), default=0)
+    known = tuned or [(score, facts) for score, facts in raced if score.rows == longest]
+    best = max(known, key=lambda pair: record.dev_measure.rank(pair[0].level), default=None)
     what = "Nothing has been measured on dev yet."
     if best:
         score, facts = best
