@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from cycle_runs import journal_of, summary_of
+from cycle_runs import journal_of
 
 import cotune
 from cotune.bundle.manifest import read_manifest

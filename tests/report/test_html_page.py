@@ -171,6 +171,19 @@ def test_an_unfinished_run_is_told_as_such(tmp_path: Path) -> None:
     assert "Old." not in render_report(folder)
 
 
+def test_who_left_a_race_early_is_not_called_the_best_so_far(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", finished=False)
+    events = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    race = next(i for i, event in enumerate(events) if event["kind"] == "race")
+    value = events[race]["value"]
+    first = value["ranking"][0]
+    value["rows"] = {i: 50 if i == first else 16 for i in value["ranking"]}
+    value["scores"] = {i: 0.4 if i == first else 0.9 for i in value["ranking"]}
+    (folder / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events[: race + 1]))
+    shown = section(render_report(folder), "verdict")
+    assert "Best on dev so far: 40.0% (27.6 to 53.8, 50 rows) on the base model" in shown
+
+
 def test_a_report_written_just_before_the_run_is_done_tells_its_verdict(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run")
     lines = (folder / "journal.jsonl").read_text().splitlines(keepends=True)
