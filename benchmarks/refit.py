@@ -1,13 +1,14 @@
 """How the seed prompt is best trained: the learning rate, the batch, what the decay runs on, and how many steps.
 
     python benchmarks/refit.py --data FOLDER --out FOLDER [--set trec6] [--rows 500] [--held-out 500] [--seeds 1 2 3 4 5 6]
-        [--steps 81 ...] [--ways decay refit rate2 batch16]
+        [--steps 81 ...] [--ways decay average refit rate2 batch16]
 
 All rows are drawn from the train file; the test file is not opened. 70% of the labelled rows are trained on, the rest stand for
 dev, and the held-out rows judge. The ways:
 
     decay     as a run trains: batches of 8, the learning rate falls to zero over the last 30% of the steps
-    refit     the same, but the last 30% runs on train and dev together (``refit: true``)
+    average   the learning rate does not fall; the mean of the adapters after 4/6, 5/6 and all of the steps
+    refit     as decay, but the last 30% runs on train and dev together (``refit: true``)
     rate2     twice the learning rate
     batch16   half the steps, twice the batch
 
@@ -42,6 +43,7 @@ from cotune.model.opening import open_model
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
+from cotune.tune.average import average
 from cotune.tune.batches import TrainingRow
 from cotune.tune.head import fit_head
 from cotune.tune.settings import TuneSettings
@@ -51,6 +53,7 @@ from measure import machine_facts, say
 PLAIN = TuneSettings()
 WAYS: dict[str, TuneSettings] = {
     "decay": PLAIN,
+    "average": PLAIN,
     "refit": PLAIN,
     "rate2": replace(PLAIN, learning_rate=2 * PLAIN.learning_rate),
     "batch16": replace(PLAIN, batch_size=2 * PLAIN.batch_size),
@@ -90,25 +93,53 @@ def run_cell(model: LocalModel, task: Task, way: str, steps: int, seed: int, out
     rows = answering.training_rows(prompt, task.train)
     train = rows[: round(0.7 * len(rows))]
     end = steps * PLAIN.batch_size // settings.batch_size
-    steady = end
-    while steady + decay_steps(steady, settings.decay) > end:
-        steady -= 1
-    run = _run(model, train, settings, seed, out)
-    run.advance(steady)
-    if way == "refit":
-        adapter = run.save(out / "adapters")
-        model.adapters.register(out / "adapters" / adapter)
-        run = _run(model, rows, settings, seed, out, start=adapter)
-        run.advance(end - steady, decay_from=0, branch="refit")
-    else:
-        run.advance(end, decay_from=steady, branch="decay")
-    adapter = run.save(out / "adapters")
-    model.adapters.register(out / "adapters" / adapter)
+    adapter = _trained(model, way, rows, train, settings, end, seed, out)
     given = answering.score(prompt, adapter, task.dev, lambda tokens: None).given
     judged = {rule.kind: given.judge(task.dev, rule, task) for rule in rules_of(answering, given, task)}
     learnt = len(rows if way == "refit" else train)
     judged["head"] = _by_head(model, answering, task, prompt, adapter, learnt, out).judge(task.dev, BY_HEAD, task)
     return {kind: {"score": found.score, "log_loss": found.log_loss} for kind, found in judged.items()}
+
+
+def _trained(
+    model: LocalModel,
+    way: str,
+    rows: Sequence[TrainingRow],
+    train: Sequence[TrainingRow],
+    settings: TuneSettings,
+    end: int,
+    seed: int,
+    out: Path,
+) -> str:
+    """Train for ``end`` steps; returns the adapter, which is registered."""
+    slot, folder = model.adapters, out / "adapters"
+
+    def saved(run: TuningRun) -> str:
+        adapter = run.save(folder)
+        slot.register(folder / adapter)
+        return adapter
+
+    run = _run(model, train, settings, seed, out)
+    if way == "average":
+        parts = []
+        for sixths in (4, 5, 6):
+            run.advance(round(end * sixths / 6))
+            parts.append(saved(run))
+        made = average([slot.read(adapter) for adapter in parts])
+        slot.use(parts[0])
+        adapter = slot.save(made.weights, folder)
+        slot.register(folder / adapter)
+        return adapter
+    steady = end
+    while steady + decay_steps(steady, settings.decay) > end:
+        steady -= 1
+    run.advance(steady)
+    if way == "refit":
+        run = _run(model, rows, settings, seed, out, start=saved(run))
+        run.advance(end - steady, decay_from=0, branch="refit")
+    else:
+        run.advance(end, decay_from=steady, branch="decay")
+    return saved(run)
 
 
 def _by_head(
