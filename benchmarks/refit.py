@@ -210,6 +210,8 @@ def _task(path: Path, given: argparse.Namespace, seed: int) -> Task:
         write_text(given.out / f"{name}.jsonl", "\n".join(lines[i] for i in picked) + "\n")
     settings = [f"data.dev={given.out / 'held_out.jsonl'}", f"limit.dev={given.held_out}"]
     settings += [f"data.test={given.out / 'unread.jsonl'}"]
+    # A label that few labelled rows leave out is one all the same.
+    settings += [f"output.labels={json.dumps(sorted({str(json.loads(line)['output']) for line in lines}))}"]
     source = str(given.out / "labelled.jsonl")
     return Task.from_config(config_from_data(source, input="input", output="output", overrides=settings, seed=0))
 
