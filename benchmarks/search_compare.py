@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cotune.refine.surrogate import Seen, Surrogate, feature_similarity, rank_correlations, similarity
 from measure import say
-from search_data import EMBEDDINGS, TASKS, WEIGHTS, TaskTable
+from search_data import EMBEDDINGS, TASKS, WEIGHTS, TaskTable, regret
 from search_races import compare_races
 from search_strategies import (
     BySurrogate,
@@ -112,14 +112,13 @@ def grounds(tables: Mapping[str, TaskTable]) -> tuple[list[Ground], list[str]]:
 
 def searched(ground: Ground, strategy: Strategy, fraction: float, seeds: Sequence[int]) -> Floats:
     """Normalised regret of each seed: 0 is the best prompt's log-loss over all rows, 1 the mean prompt's."""
-    worth = ground.losses.mean(axis=1)
     found = []
     for seed in seeds:
         rng = np.random.default_rng([seed, 0])
         order = rng.permutation(ground.losses.shape[1])
         losses, labels = ground.losses[:, order], ground.labels[order]
         arena = Field(losses, fraction * losses.size, ground.views, ground.costs, ground.text, labels)
-        found.append((worth[strategy(arena, rng)] - worth.min()) / (worth.mean() - worth.min()))
+        found.append(regret(ground.losses, strategy(arena, rng)))
     return np.array(found)
 
 

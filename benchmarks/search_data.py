@@ -73,6 +73,12 @@ def write_table(tasks: dict[str, TaskTable], path: Path = TABLE) -> None:
         temporary.write_bytes(save(arrays, metadata=facts))
 
 
+def regret(losses: Floats, chosen: int) -> float:
+    """Of a choice among the rows of ``[prompts, rows]`` losses: 0 is the prompt of the least mean loss, 1 the mean prompt's."""
+    worth = losses.mean(axis=1)
+    return float((worth[chosen] - worth.min()) / (worth.mean() - worth.min()))
+
+
 def turned(vectors: NDArray[Any]) -> NDArray[np.float16]:
     """Centred and on their principal axes, ``[points, at most points - 1]``, scaled to a mean length of 1."""
     if not vectors.size:

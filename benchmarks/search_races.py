@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cotune.cycle.plan import FINAL
 from cotune.evaluate.racing import Race, Round, loss_bound, successive_halving_schedule
-from search_data import WEIGHTS, TaskTable
+from search_data import WEIGHTS, TaskTable, regret
 
 Floats = NDArray[np.float64]
 
@@ -80,9 +80,8 @@ def _raced(table: TaskTable, weights: str, race: tuple[Sequence[Round], bool], s
     rounds, capped = race
     bound = loss_bound(len(np.unique(table.arrays["labels"])))
     winner, met = held(losses, rounds, bound, capped=capped)
-    worth, unseen = losses.mean(axis=1), losses[:, ROWS:].mean(axis=1)
-    regret = (worth[winner] - worth.min()) / (worth.mean() - worth.min())
-    return int(met.sum()), regret, 100 * (right.max() - right[winner]), unseen[winner] - unseen.min()
+    unseen = losses[:, ROWS:].mean(axis=1)
+    return int(met.sum()), regret(losses, winner), 100 * (right.max() - right[winner]), unseen[winner] - unseen.min()
 
 
 def _told(found: Sequence[tuple[float, float, float, float]]) -> dict[str, float]:

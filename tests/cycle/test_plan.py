@@ -9,12 +9,18 @@ import pytest
 
 from cotune.cycle.budget import Budget, parse_budget
 from cotune.cycle.costs import CostModel
-from cotune.cycle.plan import Plan, Sizes, make_plan, race_rows_scored
+from cotune.cycle.plan import Plan, Sizes, make_plan
 from cotune.errors import BudgetError
+from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
 
 TREC = Sizes(train=350, dev=150, test=500, own=20.0, step_tokens=225.0, steps_per_epoch=44)
 TEST_ROW = 5 * 20 / 500
 RESERVE = 10.0 + 500 * TEST_ROW + 150 * 3 * 20 / 500
+
+
+def schedule(pool: int, rows: int) -> int:
+    """Rows that a race scores."""
+    return schedule_cost(pool, successive_halving_schedule(pool, rows, final=min(3, pool)))
 
 
 def plan(left: float, sizes: Sizes = TREC, **changes: Any) -> Plan:
@@ -63,7 +69,7 @@ def test_the_parts_of_a_plan_cost_what_is_left_or_less_where_epochs_end() -> Non
     few = plan(4000.0, max_epochs=2)
     assert few.target_steps == 88 and few.race + few.tuning + few.reserve < 0.6 * 4000
     assert few.tuning == pytest.approx((6 * few.short_steps + 2 * (88 - few.short_steps)) * 1.5 + 9 * 150 * 20 / 500)
-    assert found.race == pytest.approx(race_rows_scored(found.pool, found.race_rows) * 20 / 500)
+    assert found.race == pytest.approx(schedule(found.pool, found.race_rows) * 20 / 500)
 
 
 SNIPS = Sizes(train=850, dev=150, test=300, own=60.0, step_tokens=600.0, steps_per_epoch=107)
