@@ -198,8 +198,8 @@ class Free:
         return 0.0
 
 
-def decider_of(lab: Lab, plan: Plan) -> Decider:
-    return Decider(lab, CONFIG, plan, end_of(lab), cast(Any, Free()), cast(Any, Free()))
+def decider_of(lab: Lab, plan: Plan, config: RunConfig = CONFIG) -> Decider:
+    return Decider(lab, config, plan, end_of(lab), cast(Any, Free()), cast(Any, Free()))
 
 
 PLAN = Plan(pool=12, race_rows=40, entrants=3, short_steps=10, target_steps=50, reserve=0.0)
@@ -226,13 +226,16 @@ def test_steps_that_no_look_at_them_is_left_for_are_still_taken(tmp_path: Path) 
     assert (choice.next, choice.steps) == ("finish", 0)
 
 
-def test_two_prompts_are_tuned_where_rows_could_not_be_met_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("most", "met"), [(6, 4), (3, 3)])
+def test_two_prompts_are_tuned_where_rows_could_not_be_met_four_times_or_as_often_as_they_may(
+    most: int, met: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lab = lab_in(tmp_path, "10000s")
     seed = track_of(seed_prompt(lab.task), (4, 0.5, 1.0))
-    decider = decider_of(lab, PLAN)
+    decider = decider_of(lab, PLAN, config_in_memory(name="ends", input=["text"], output="label", tune={"max_epochs": most}))
     end, check = decider.end.cost(seed.prompt, seed.prompt, new=True), decider.ahead.check(seed.prompt)
-    # Three short runs of a fifth, and two whole ones that meet the rows twice, in 20 steps each time.
-    needed = end + 6 * check + 2 * 20 * (3 * 0.2 + 2 * 0.8) * decider.ahead.step(seed)
+    # Three short runs of a fifth, and two whole ones that meet the rows so often, in 20 steps each time.
+    needed = end + 6 * check + met * 20 * (3 * 0.2 + 2 * 0.8) * decider.ahead.step(seed)
     for spare, entrants in ((5, 3), (-5, 2)):
         monkeypatch.setattr(lab, "left", lambda spare=spare: needed + spare)
         assert decider.entrants(seed) == entrants

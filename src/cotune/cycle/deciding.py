@@ -23,8 +23,6 @@ _RACE_SHARE = 0.2
 """Of the budget that is left: what a race of bred prompts may cost before the search has shown what it is worth."""
 _LEAST_RACE = 32
 """Dev rows below which a race says nothing."""
-_ENOUGH = 4
-"""Times that a winner should meet its rows: up to there each further step gained something on rows that no run had seen."""
 _BRED = 0.5
 """Of what steps could have: what goes to prompts that are bred, raced and tuned a little on the way."""
 _LIGHT = 1.5
@@ -196,12 +194,12 @@ class Decider:
 
     def entrants(self, seed: Track) -> int:
         """Prompts that are tuned, the seed prompt's among them: as many as planned, or two where the winner could not meet its
-        rows twice. There a prompt more costs the winner steps, and steps are what tuning gains from at first."""
+        rows often enough. There a prompt more costs the winner steps, and steps are what tuning gains from at first."""
         most = max(2, self.plan.entrants)
         if self.lab.costs.budget.kind == "tokens":
             return most
         whole = whole_runs(most) * self.ahead.step(seed)
-        return most if not whole or self._spare(seed, most) / whole >= EPOCHS * seed.run.steps_per_epoch else 2
+        return most if not whole or self._spare(seed, most) / whole >= self._enough(seed) else 2
 
     def light(
         self, prompts: Sequence[Prompt], seed: Track, *, entrants: int, reached: int = 0, cycles: int = 0
@@ -221,7 +219,7 @@ class Decider:
         own = self._step(seed.prompt)
         spare = self._spare(seed, entrants) - max(0, reached - seed.reached) * own
         share = 1 - _BRED if cycles + 1 < self.config.search.max_cycles else 1.0
-        enough = min(_ENOUGH, self.config.tune.max_epochs) * seed.run.steps_per_epoch
+        enough = self._enough(seed)
         others = (whole_runs(entrants) - 1) * own
 
         def fits(prompt: Prompt) -> bool:
@@ -229,6 +227,10 @@ class Decider:
             return step <= _LIGHT * own or reached + share * spare / (others + step) >= enough
 
         return [prompt for prompt in prompts if fits(prompt)]
+
+    def _enough(self, seed: Track) -> int:
+        """Steps in which a winner meets its rows as often as pays, or as often as it may."""
+        return min(EPOCHS, self.config.tune.max_epochs) * seed.run.steps_per_epoch
 
     def _spare(self, seed: Track, entrants: int) -> float:
         """What is left for steps once the end, and looks at dev after short and whole runs, are reckoned."""

@@ -16,8 +16,9 @@ FINAL = 3
 """Prompts that see all rows of a race."""
 SHORT = 0.2
 """Length of an entrant's short run, as a share of the winner's whole one."""
-EPOCHS = 2
-"""Times that the winner should meet its rows before more prompts are raced or tuned."""
+EPOCHS = 4
+"""Times that the winner should meet its rows before more prompts are raced or tuned: up to there each further step gained
+something on rows that no run had seen."""
 _HALF = 0.5
 """Of what is left of the budget when it is planned, that training should get where answers are written."""
 _LEAST_TEST = 30
@@ -139,7 +140,7 @@ def make_plan(
         )
     limit = max(8, max_epochs * sizes.steps_per_epoch)
     # What prompts are worth before tuning says little about after, so the first race is kept short; where the rows cannot be
-    # met twice even so, it is kept shorter and fewer prompts are tuned, since steps are what tuning gains from at first.
+    # met often enough even so, it is kept shorter and fewer prompts are tuned, since steps are what tuning gains from at first.
     wanted = min(limit, max(40, EPOCHS * sizes.steps_per_epoch))
     for share in _RACE_SHARES:
         pool, race_rows = _fit_race(max_pool, sizes.dev, share * usable / row)
