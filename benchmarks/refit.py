@@ -43,7 +43,7 @@ from cotune.model.opening import open_model
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
-from cotune.tune.average import average
+from cotune.tune.average import save_average
 from cotune.tune.batches import TrainingRow
 from cotune.tune.head import fit_head
 from cotune.tune.settings import TuneSettings
@@ -125,9 +125,7 @@ def _trained(
         for sixths in (4, 5, 6):
             run.advance(round(end * sixths / 6))
             parts.append(saved(run))
-        made = average([slot.read(adapter) for adapter in parts])
-        slot.use(parts[0])
-        adapter = slot.save(made.weights, folder)
+        adapter, _ = save_average(slot, parts, folder)
         slot.register(folder / adapter)
         return adapter
     steady = end

@@ -34,7 +34,7 @@ from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import common_start, shared_prefix
 from cotune.task.example import Example, dev_in_order
 from cotune.task.task import Task
-from cotune.tune.average import How, average
+from cotune.tune.average import How, save_average
 from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
 
@@ -386,10 +386,8 @@ class Lab:
         slot = self.model.adapters
 
         def effect() -> dict[str, Any]:
-            made = average([slot.read(adapter) for adapter in adapters], how=how, shares=shares)
-            # What is saved is described as what the model holds.
-            slot.use(adapters[0])
-            return {"adapter_id": slot.save(made.weights, self.folder / "adapters"), "distance": round(made.distance, 6)}
+            adapter, distance = save_average(slot, adapters, self.folder / "adapters", how=how, shares=shares)
+            return {"adapter_id": adapter, "distance": round(distance, 6)}
 
         key = [list(adapters), how, None if shares is None else list(shares)]
         value = self.journal.step("average", key, effect)

@@ -19,12 +19,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from cotune.errors import CotuneError
+from cotune.model.adapters import AdapterSlot
 
 How = Literal["factors", "updates"]
 Weights = Mapping[str, Tensor]
@@ -82,6 +84,35 @@ def average(adapters: Sequence[Weights], *, how: How = "factors", shares: Sequen
         missing += _square(torch.cat([up, -made[other].double()], dim=1), torch.cat([down, made[name].double()]))
         whole += _square(up, down)
     return Average({name: made[name].contiguous() for name in adapters[0]}, math.sqrt(missing / whole) if whole else 0.0)
+
+
+def save_average(
+    slot: AdapterSlot,
+    adapters: Sequence[str],
+    folder: Path,
+    *,
+    how: How = "factors",
+    shares: Sequence[float] | None = None,
+) -> tuple[str, float]:
+    """The mean of a model's adapters as an adapter of its own, saved below a folder and not yet registered.
+
+    Args:
+        slot: the model's adapters.
+        adapters: ids of registered ones.
+        folder: that the new adapter's own is made in.
+        how: see above.
+        shares: see :func:`average`.
+
+    Returns:
+        Its id, and :attr:`Average.distance`.
+
+    Raises:
+        CotuneError: as :func:`average`.
+    """
+    made = average([slot.read(adapter) for adapter in adapters], how=how, shares=shares)
+    # What is saved is described as what the model holds.
+    slot.use(adapters[0])
+    return slot.save(made.weights, folder), made.distance
 
 
 def _nearest(up: Tensor, down: Tensor, rank: int) -> tuple[Tensor, Tensor]:
