@@ -13,6 +13,13 @@ _FULL = 1000
 """Tokens scored at once below which more of them would take hardly longer."""
 _MANY = 32
 """Rows answered at once from which their pace is that of hundreds."""
+_PRODUCTS = 0.9
+"""Of the measured rate of matrix products that a pass's own reach."""
+_REST_SCORING, _REST_TRAINING = 0.0026, 0.012
+"""Seconds that one thread takes for all that is no matrix product (norms, rotary embedding, attention, copies), for 1e9
+operations of products, in a model as wide as the bundled one. What is left of a pass as products grow faster."""
+_WIDTH = 576
+"""The bundled model's: products grow with its square, the rest with the width itself."""
 
 
 @dataclass
@@ -43,14 +50,26 @@ class CostModel:
     _paid: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
-    def guess(cls, budget: Budget, *, gflops: float, parameters: int) -> CostModel:
+    def guess(cls, budget: Budget, *, gflops: float, parameters: int, threads: int | None, width: int) -> CostModel:
         """From the measured rate of matrix products and the number of weights in them.
 
-        Scoring reaches about 0.7 of that rate, training (two such products a weight, frozen weights have no gradient) 0.5.
+        Args:
+            budget: the run's budget.
+            gflops: matrix products, in 1e9 operations a second.
+            parameters: weights in matrix products.
+            threads: of the processor; None on an accelerator, where scoring is taken to reach 0.7 of the rate of products and
+                training 0.5.
+            width: of the model's hidden states.
         """
+        if threads is None:
+            scoring, training = 0.7 * gflops, 0.5 * gflops
+        else:
+            rest = _WIDTH / width / threads
+            scoring, training = (1 / (1 / (_PRODUCTS * gflops) + seconds * rest) for seconds in (_REST_SCORING, _REST_TRAINING))
+        # Two products a weight in training: frozen weights have no gradient.
         per_token = 2 * parameters / 1e9
-        rate = 0.7 * gflops / per_token
-        return cls(budget, rate, 0.5 * gflops / per_token / 2, rate / _WRITING, _slowest=0.5 * rate)
+        rate = scoring / per_token
+        return cls(budget, rate, training / per_token / 2, rate / _WRITING, _slowest=0.5 * rate)
 
     def scoring(self, tokens: float) -> float:
         """Cost of scoring so many tokens."""

@@ -70,9 +70,16 @@ def open_lab(
     with stopwatch:
         model, probed = load_model(config, out, journal)
     _check_tunable(model, config.tune, task)
-    costs = CostModel.guess(budget, gflops=probed["gemm_gflops"], parameters=_matrix_weights(model))
+    on_cpu = model.runner.device.type == "cpu"
+    costs = CostModel.guess(
+        budget,
+        gflops=probed["gemm_gflops"],
+        parameters=_matrix_weights(model),
+        threads=probed["threads"] if on_cpu else None,
+        width=model.model.get_input_embeddings().weight.shape[1],
+    )
     tune = tune_settings(config)
-    if model.runner.device.type == "cpu":
+    if on_cpu:
         tune = replace(tune, micro_tokens=_MICRO_TOKENS)
     lab = Lab(task, model, journal, costs, out, tune, config.seed, watcher, config.output.max_tokens, grader)
     lab.stopwatch = stopwatch
