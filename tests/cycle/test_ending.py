@@ -305,6 +305,29 @@ def test_where_only_other_prompts_can_help_they_race_for_less_rather_than_not_at
         assert (choice.next, choice.rows) == ("prompts", rows)
 
 
+def test_prompts_are_bred_where_the_winner_would_meet_its_rows_four_times_all_the_same(tmp_path: Path) -> None:
+    lab = lab_in(tmp_path)
+    seed, long, _ = prompts_of(lab)
+    decider = decider_of(lab, PLAN)
+    # By what steps and prompts moved dev so far, prompts would be bred in any case.
+    decider.worth = {"prompts": 1.0, "tune": 0.0001}
+    search = search_of(track_of(seed, (20, 0.8, 0.5)), track_of(long, (20, 0.8, 0.5)))
+    step, race = decider.ahead.step(search.winner), decider.race_cost(long, PLAN.race_rows)
+    base = decider._owed_to_a_challenger(search) + 2 * decider.ahead.check(long) + race
+    # A short run of 10 steps for challenger, winner and seed prompt, the first and the last with their decay.
+    base += 10 * (2 / 0.7 + 1) * step
+    # 30 steps with their decay are behind them then, and four epochs are 80 steps.
+    needed = base + (80 - 30 / 0.7) * 2 * step
+    for untried in (True, False):
+        search.cycles[1:] = [{"kind": "tune" if untried else "prompts"}]
+        found = []
+        for spare in (-60, 60):
+            spend_all_but(lab, needed + spare)
+            found.append(decider.decide(search, 0))
+        assert [choice.next for choice in found] == ["tune", "prompts"]
+        assert ("too few to breed prompts beside meeting the rows 4 times" in found[0].why) is untried
+
+
 def test_after_one_bad_look_the_winner_is_looked_at_again_before_others_are_bred(tmp_path: Path) -> None:
     lab = lab_in(tmp_path)
     seed, long, _ = prompts_of(lab)

@@ -116,17 +116,23 @@ class Decider:
             rows = max(_LEAST_RACE, rows // 2)
             race = self.race_cost(winner.prompt, rows)
         with_race = int((beside - race) / per_both) if per_both else room
+        # The winner's steps in all, its decay among them, if prompts are bred now, whoever wins then.
+        taken = min(block, with_race)
+        later = longer * (winner.reached + taken) + ((beside - race - taken * per_both) / (2 * step) if step else room)
+        lacking = later < self._enough(search.seed)
+        untried = all(cycle["kind"] == "tune" for cycle in search.cycles[1:])
         if not winner.in_doubt and len(search.cycles) < self.config.search.max_cycles and with_race >= least:
-            # Where a race takes much of what is left, steps come first: they are what tuning gains from at first.
-            untried = all(cycle["kind"] == "tune" for cycle in search.cycles[1:]) and race <= _RACE_SHARE * beside
+            # Where a race takes much of what is left, steps come first, and wherever it would keep the winner from meeting its
+            # rows often enough: they are what tuning gains from at first.
+            now = untried and race <= _RACE_SHARE * beside
             prompts = self.worth.get("prompts", 0.0) / (race + 2 * block * step + 2 * check)
             tune = self.worth.get("tune", 0.0) / (block * step + check)
-            if untried or ("tune" in self.worth and prompts >= tune) or winner.peaked:
+            if winner.peaked or (not lacking and (now or ("tune" in self.worth and prompts >= tune))):
                 why = (
-                    "prompts were not bred yet"
-                    if untried
-                    else "more steps only made dev worse, so the search goes on from where it was best"
+                    "more steps only made dev worse, so the search goes on from where it was best"
                     if winner.peaked
+                    else "prompts were not bred yet"
+                    if now
                     else f"the last search moved dev log-loss by {self.worth['prompts']:.4f}, tuning alone by "
                     f"{self.worth.get('tune', 0.0):.4f}; by cost the search did more"
                 )
@@ -135,6 +141,8 @@ class Decider:
             return Choice("finish", "more steps only made dev worse")
         if affordable >= 3:
             why = f"room for {affordable} more steps"
+            if lacking and untried:
+                why += f", too few to breed prompts beside meeting the rows {self._epochs} times"
             if winner.in_doubt:
                 why += "; the last ones made dev worse, which a second look may undo"
             elif "tune" in self.worth:
@@ -230,7 +238,11 @@ class Decider:
 
     def _enough(self, seed: Track) -> int:
         """Steps in which a winner meets its rows as often as pays, or as often as it may."""
-        return min(EPOCHS, self.config.tune.max_epochs) * seed.run.steps_per_epoch
+        return self._epochs * seed.run.steps_per_epoch
+
+    @property
+    def _epochs(self) -> int:
+        return min(EPOCHS, self.config.tune.max_epochs)
 
     def _spare(self, seed: Track, entrants: int) -> float:
         """What is left for steps once the end, and looks at dev after short and whole runs, are reckoned."""
