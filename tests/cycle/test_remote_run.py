@@ -104,6 +104,13 @@ def test_prompts_are_searched_and_what_is_not_there_is_told(whole: tuple[Path, C
     assert not asked_twice(server)
 
 
+def test_its_bundle_has_no_weights_to_go_on_from(bench: Bench, whole: tuple[Path, ChatServer], tmp_path: Path) -> None:
+    out, server = whole
+    ended = run(bench, server, tmp_path / "more", "--from", str(out / "best"))
+    assert ended.code == 2 and "no weights to go on from" in ended.stderr and "--prompt" in ended.stderr
+    assert "Traceback" not in ended.stderr and not (tmp_path / "more").exists()
+
+
 def test_money_is_what_the_usage_of_the_answers_comes_to(whole: tuple[Path, ChatServer]) -> None:
     out, server = whole
     cost = summary_of(out)["cost"]

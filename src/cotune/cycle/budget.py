@@ -22,8 +22,8 @@ class Budget:
     """An amount and its unit.
 
     Attributes:
-        kind: ``time`` (seconds), ``tokens`` (processed in scoring, training and embedding alike) or ``money`` (US dollars, for
-            answers of an endpoint at the config's prices).
+        kind: ``time`` (seconds), ``tokens`` (processed in scoring, writing, training and embedding alike) or ``money``
+            (US dollars, for answers of an endpoint at the config's prices).
         amount: in that unit.
     """
 
