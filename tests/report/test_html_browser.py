@@ -145,6 +145,17 @@ def test_tips_and_arms_and_theme(opened: Watched) -> None:
     assert page.evaluate(background) == light
 
 
+def test_confusions_of_nine_labels_need_no_scroll_bar(browser: Any, tmp_path: Path) -> None:
+    labels = ("account_access", "billing_problem", "cancel_subscription", "damaged_item", "delivery_status", "feedback")
+    labels += ("product_question", "refund_request", "wrong_item")
+    watched = Watched(
+        browser, write_report(run_folder(tmp_path / "run", labels=labels)), viewport={"width": 1280, "height": 800}
+    )
+    box = watched.page.locator("#errors .scroll:visible", has=watched.page.locator(".confusion"))
+    assert box.evaluate("box => box.scrollWidth <= box.clientWidth")
+    watched.page.close()
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_sticks_out_at_either_size(browser: Any, report: Path, width: int, scheme: str) -> None:

@@ -22,10 +22,11 @@ from cotune.report.html import render_report, write_report
 from cotune.report.html.answers import _chance_error
 from cotune.report.html.course import dev_lines, read_tracks
 from cotune.report.html.facts import task_yaml
+from cotune.report.html.lineage import lineage_section
 from cotune.report.html.markup import cut, embedded_json, signed_points
 from cotune.report.html.plot import nice_ticks
-from cotune.report.html.prompts import read_prompts, word_diff
-from cotune.report.html.record import read_record
+from cotune.report.html.prompts import Prompts, read_prompts, word_diff
+from cotune.report.html.record import RunRecord, read_record
 from cotune.report.html.waterfall import read_moves, waterfall_section
 
 SECTIONS = (
@@ -323,6 +324,28 @@ def test_the_waterfall_leads_from_the_seed_prompt_to_the_winner(tmp_path: Path) 
     assert (moves[0].name, moves[0].level) == ("seed prompt, base model", 0.4)
     assert [move.level for move in moves[1:]] == [0.5, 0.72, 0.74]
     assert "95% intervals" not in waterfall_section(record, read_prompts(record))
+
+
+def test_a_winner_by_its_classification_head_is_told_as_such(tmp_path: Path) -> None:
+    def both(folder: Path) -> tuple[RunRecord, Prompts]:
+        record = read_record(folder)
+        return record, read_prompts(record)
+
+    folder = run_folder(tmp_path / "run")
+    journal = folder / "journal.jsonl"
+    text = journal.read_text(encoding="utf-8")
+    assert "classification head" not in lineage_section(*both(folder))
+    lines = [json.loads(line) for line in text.splitlines()]
+    (confirm,) = (line["value"] for line in lines if line["kind"] == "confirm")
+    confirmed, confirm["dev"]["best_tuned"]["score"] = confirm["arms"]["best_tuned"], 0.78
+    confirmed["decision"] = {"kind": "head", "bias": []}
+    own, seed = confirmed["prompt_id"], Prompt.from_json(lines[1]["value"]["prompts"][0]).id
+    for kept, name in ((own, "a classification head answers"), (seed, "the tuned seed prompt by its classification head")):
+        confirmed["prompt_id"] = kept
+        journal.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        record, prompts = both(folder)
+        assert (read_moves(record, prompts)[-1].name, read_moves(record, prompts)[-1].level) == (name, 0.78)
+        assert "by its classification head the winner has 78.0" in lineage_section(record, prompts)
 
 
 @pytest.mark.parametrize("size", [1, 5])

@@ -13,6 +13,8 @@ from cotune.report.narration import ARM_NAMES
 from cotune.report.plain import decimal, fields, items, one_line
 
 _MOST_LABELS = 24
+_BESIDE = 7
+"""Labels up to which a table of confusions has room beside another figure."""
 _SHOWN_MISTAKES = 8
 _DRAWS = 400
 NO_ROWS = "<p class=empty>The run’s folder holds no answers to single test rows{}.</p>"
@@ -44,7 +46,8 @@ def _arm_errors(tests: AnsweredRows, arm: str) -> str:
     answers = np.array([row.answers[arm] for row in tests.rows])
     table = _confusion(tests.labels, gold, answers)
     reliable = _reliability(tests, arm, gold, answers)
-    return f'<div class="pair">{table}{reliable}</div>{_mistakes(tests, arm)}'
+    stacked = " stacked" if len(tests.labels) > _BESIDE else ""
+    return f'<div class="pair{stacked}">{table}{reliable}</div>{_mistakes(tests, arm)}'
 
 
 def _confusion(labels: tuple[str, ...], gold: NDArray[np.int64], answers: NDArray[np.int64]) -> str:

@@ -34,9 +34,17 @@ def lineage_section(record: RunRecord, prompts: Prompts) -> str:
         f'<div class="tree">{axis}<ol>{rows}</ol></div>',
         f"Children stand under the prompt that they were made from. Hollow dot: {measure.name} in the race, "
         "before tuning in this cycle. Filled dots: after tuning, joined in the order of steps. "
-        f"{measure.levels} Open a prompt for its text and what changed.",
+        f"{measure.levels} {_head_told(record)}Open a prompt for its text and what changed.",
         kind="wide",
     )
+
+
+def _head_told(record: RunRecord) -> str:
+    """What the winner has by its classification head, which these scores know nothing of."""
+    level = record.dev_measure.of(fields(fields(record.value("confirm").get("dev")).get("best_tuned")))
+    if level is None or not record.by_head("best_tuned"):
+        return ""
+    return f"All are of words; by its classification head the winner has {record.dev_measure.shown(level)}. "
 
 
 def _tree(prompts: Prompts) -> Iterator[tuple[str, int]]:

@@ -124,6 +124,10 @@ class RunRecord:
         """An arm's candidate as it was frozen before the test; empty where none was."""
         return fields(fields(self.value("confirm").get("arms")).get(arm))
 
+    def by_head(self, arm: str) -> bool:
+        """Whether a classification head answers in a frozen arm."""
+        return fields(self.confirmed(arm).get("decision")).get("kind") == "head"
+
 
 def read_record(folder: Path) -> RunRecord:
     """Read a run's folder.

@@ -198,7 +198,7 @@ def _gains(gains: Mapping[str, Any]) -> str:
     axis = f'<div class="row axis" aria-hidden="true"><div></div>{scale(span, ticks)}<div></div></div>'
     loss = fields(gains.get("synergy_log_loss"))
     told_loss = ""
-    if number(loss.get("value")) is not None:
+    if number(loss.get("value")) is not None and not loss.get("identical"):
         told_value, *ends_loss = [decimal(v).replace("-", "−") for v in (loss["value"], *items(loss.get("ci")))]
         p = number(loss.get("p_holm"))
         told_loss = (
