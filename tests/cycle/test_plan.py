@@ -107,7 +107,7 @@ def test_a_refusal_names_a_budget_or_a_test_that_fits() -> None:
 def test_the_first_guess_is_near_what_two_cores_reached(gflops: float, scoring: float, training: float) -> None:
     # Measured with the bundled model in bfloat16: five times as fast products make neither pace five times what it was.
     found = CostModel.guess(Budget("time", 480.0), gflops=gflops, parameters=106_200_000, threads=2, width=576)
-    assert 0.6 < found.score_rate / scoring < 1.5 and 0.6 < found.train_rate / training < 1.5
+    assert 0.7 < found.score_rate / scoring < 1.5 and 0.7 < found.train_rate / training < 1.5
 
 
 def test_the_first_guess_grows_with_threads_and_leaves_wide_models_to_their_products() -> None:
@@ -115,7 +115,8 @@ def test_the_first_guess_grows_with_threads_and_leaves_wide_models_to_their_prod
         found = CostModel.guess(Budget("time", 480.0), gflops=1000.0, parameters=500_000_000, threads=threads, width=width)
         return found.score_rate, found.train_rate
 
-    assert paces(1) < paces(2) < paces(8) < paces(8, width=4096)
+    for slower, faster in pairwise((paces(1), paces(2), paces(8), paces(8, width=4096))):
+        assert slower[0] < faster[0] and slower[1] < faster[1]
     assert paces(8, width=1 << 20) == pytest.approx((900.0, 450.0), rel=0.01)
     assert paces(None) == paces(None, width=4096) == (700.0, 250.0)
 

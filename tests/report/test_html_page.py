@@ -346,6 +346,9 @@ def test_a_winner_by_its_classification_head_is_told_as_such(tmp_path: Path) -> 
         record, prompts = both(folder)
         assert (read_moves(record, prompts)[-1].name, read_moves(record, prompts)[-1].level) == (name, 0.78)
         assert "by its classification head the winner has 78.0" in lineage_section(record, prompts)
+    confirm["arms"]["previous"] = dict(confirmed)
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    assert read_moves(*both(folder))[-1].name == "the old bundle kept"
 
 
 @pytest.mark.parametrize("size", [1, 5])

@@ -15,7 +15,7 @@ _MANY = 32
 """Rows answered at once from which their pace is that of hundreds."""
 _PRODUCTS = 0.9
 """Of the measured rate of matrix products that a pass's own reach."""
-_REST_SCORING, _REST_TRAINING = 0.0026, 0.012
+_REST_SCORING, _REST_TRAINING = 0.0026, 0.010
 """Seconds that one thread takes for all that is no matrix product (norms, rotary embedding, attention, copies), for 1e9
 operations of products, in a model as wide as the bundled one. What is left of a pass as products grow faster."""
 _WIDTH = 576

@@ -11,7 +11,7 @@ from cotune.cycle.ahead import StepCosts
 from cotune.cycle.ending import EndCosts
 from cotune.cycle.guide import Guide
 from cotune.cycle.lab import Lab
-from cotune.cycle.plan import EPOCHS, FINAL, SHORT, Plan, whole_runs
+from cotune.cycle.plan import ENOUGH, EPOCHS, FINAL, SHORT, Plan, whole_runs
 from cotune.cycle.search import Search
 from cotune.cycle.surrogate import Forecaster
 from cotune.cycle.track import Track, advance, decay_steps
@@ -116,18 +116,21 @@ class Decider:
             rows = max(_LEAST_RACE, rows // 2)
             race = self.race_cost(winner.prompt, rows)
         with_race = int((beside - race) / per_both) if per_both else room
-        # The winner's steps in all, its decay among them, if prompts are bred now, whoever wins then.
+        # The winner's steps in all, its decay among them, if prompts are bred now and a challenger wins.
         taken = min(block, with_race)
         later = longer * (winner.reached + taken) + ((beside - race - taken * per_both) / (2 * step) if step else room)
-        lacking = later < self._enough(search.seed)
-        untried = all(cycle["kind"] == "tune" for cycle in search.cycles[1:])
+        # Steps that no longer help are not lacking.
+        lacking = lost == 0 and later < self._enough(search.seed)
+        held = False
         if not winner.in_doubt and len(search.cycles) < self.config.search.max_cycles and with_race >= least:
             # Where a race takes much of what is left, steps come first, and wherever it would keep the winner from meeting its
             # rows often enough: they are what tuning gains from at first.
-            now = untried and race <= _RACE_SHARE * beside
+            now = all(cycle["kind"] == "tune" for cycle in search.cycles[1:]) and race <= _RACE_SHARE * beside
             prompts = self.worth.get("prompts", 0.0) / (race + 2 * block * step + 2 * check)
             tune = self.worth.get("tune", 0.0) / (block * step + check)
-            if winner.peaked or (not lacking and (now or ("tune" in self.worth and prompts >= tune))):
+            wanted = now or ("tune" in self.worth and prompts >= tune)
+            held = wanted and lacking
+            if winner.peaked or (wanted and not lacking):
                 why = (
                     "more steps only made dev worse, so the search goes on from where it was best"
                     if winner.peaked
@@ -141,8 +144,8 @@ class Decider:
             return Choice("finish", "more steps only made dev worse")
         if affordable >= 3:
             why = f"room for {affordable} more steps"
-            if lacking and untried:
-                why += f", too few to breed prompts beside meeting the rows {self._epochs} times"
+            if held:
+                why += f", too few to breed prompts as well: a winner should get {self._enough(search.seed)}"
             if winner.in_doubt:
                 why += "; the last ones made dev worse, which a second look may undo"
             elif "tune" in self.worth:
@@ -237,12 +240,8 @@ class Decider:
         return [prompt for prompt in prompts if fits(prompt)]
 
     def _enough(self, seed: Track) -> int:
-        """Steps in which a winner meets its rows as often as pays, or as often as it may."""
-        return self._epochs * seed.run.steps_per_epoch
-
-    @property
-    def _epochs(self) -> int:
-        return min(EPOCHS, self.config.tune.max_epochs)
+        """Steps in which a winner meets its rows as often as pays, or as often as it may; not more than that was seen with."""
+        return min(min(EPOCHS, self.config.tune.max_epochs) * seed.run.steps_per_epoch, ENOUGH)
 
     def _spare(self, seed: Track, entrants: int) -> float:
         """What is left for steps once the end, and looks at dev after short and whole runs, are reckoned."""

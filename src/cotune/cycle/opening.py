@@ -76,7 +76,7 @@ def open_lab(
         gflops=probed["gemm_gflops"],
         parameters=_matrix_weights(model),
         threads=probed["threads"] if on_cpu else None,
-        width=model.model.get_input_embeddings().weight.shape[1],
+        width=int(model.model.config.get_text_config().hidden_size),
     )
     tune = tune_settings(config)
     if on_cpu:

@@ -19,6 +19,8 @@ SHORT = 0.2
 EPOCHS = 4
 """Times that the winner should meet its rows before more prompts are raced or tuned: up to there each further step gained
 something on rows that no run had seen."""
+ENOUGH = 180
+"""Steps after which it need not have met them so often: as many as that was seen with, and many rows need not be met at all."""
 _HALF = 0.5
 """Of what is left of the budget when it is planned, that training should get where answers are written."""
 _LEAST_TEST = 30
@@ -141,7 +143,7 @@ def make_plan(
     limit = max(8, max_epochs * sizes.steps_per_epoch)
     # What prompts are worth before tuning says little about after, so the first race is kept short; where the rows cannot be
     # met often enough even so, it is kept shorter and fewer prompts are tuned, since steps are what tuning gains from at first.
-    wanted = min(limit, max(40, EPOCHS * sizes.steps_per_epoch))
+    wanted = min(limit, max(40, min(EPOCHS * sizes.steps_per_epoch, ENOUGH)))
     for share in _RACE_SHARES:
         pool, race_rows = _fit_race(max_pool, sizes.dev, share * usable / row)
         rest = usable - race_rows_scored(pool, race_rows) * row

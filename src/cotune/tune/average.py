@@ -94,7 +94,7 @@ def save_average(
     how: How = "factors",
     shares: Sequence[float] | None = None,
 ) -> tuple[str, float]:
-    """The mean of a model's adapters as an adapter of its own, saved below a folder and not yet registered.
+    """The mean of a model's adapters as an adapter of its own, saved below a folder.
 
     Args:
         slot: the model's adapters.

@@ -13,7 +13,7 @@ from cotune.report.narration import ARM_NAMES
 from cotune.report.plain import decimal, fields, items, one_line
 
 _MOST_LABELS = 24
-_BESIDE = 7
+_BESIDE = 6
 """Labels up to which a table of confusions has room beside another figure."""
 _SHOWN_MISTAKES = 8
 _DRAWS = 400
@@ -46,7 +46,7 @@ def _arm_errors(tests: AnsweredRows, arm: str) -> str:
     answers = np.array([row.answers[arm] for row in tests.rows])
     table = _confusion(tests.labels, gold, answers)
     reliable = _reliability(tests, arm, gold, answers)
-    stacked = " stacked" if len(tests.labels) > _BESIDE else ""
+    stacked = " stacked" if _BESIDE < len(tests.labels) <= _MOST_LABELS else ""
     return f'<div class="pair{stacked}">{table}{reliable}</div>{_mistakes(tests, arm)}'
 
 

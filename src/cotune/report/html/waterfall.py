@@ -128,9 +128,11 @@ def read_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
     if last and (level := measure.of(last[0])) is not None:
         add(f"learning rate falls to zero, {last[0].get('steps')} steps", level, leader)
     if (level := confirmed("best_tuned")) is not None and level != moves[-1].level:
-        late = measure.chosen_late
-        if record.by_head("best_tuned"):
-            kept = str(record.confirmed("best_tuned").get("prompt_id"))
+        late, ships, old = measure.chosen_late, record.confirmed("best_tuned"), record.confirmed("previous")
+        if old and (ships.get("prompt_id"), ships.get("adapter_id")) == (old.get("prompt_id"), old.get("adapter_id")):
+            late = "the old bundle kept"
+        elif record.by_head("best_tuned"):
+            kept = str(ships.get("prompt_id"))
             whose = "the tuned seed prompt" if kept == prompts.seed else "another prompt"
             late = "a classification head answers" if kept == leader else f"{whose} by its classification head"
         add(late, level, arm="best_tuned")
