@@ -279,7 +279,7 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
     total = len(labelled) + len(dev)
     if total < LEAST_ROWS:
         raise InputError(
-            f"there are only {total} labelled rows",
+            "there is only 1 labelled row" if total == 1 else f"there are only {total} labelled rows",
             where=source.train.source,
             mend=f"Label at least {LEAST_ROWS}; a few hundred are better.",
         )
