@@ -26,7 +26,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = ["rows", "--data", str(root / "data"), "--sets", "trec6", "--train", "50", "--test", "16", "--out", str(root)]
     assert versions.main(rows) == 0
     model = str(save_tiny(root / "model", max_position_embeddings=1024))
-    for side, budget in (("before", "30ktok"), ("after", "60ktok")):
+    for side, budget in (("before", "20ktok"), ("after", "30ktok")):
         for seed in (0, 1):
             task = root / f"trec6-{seed}.yaml"
             cotune.run(task, out=root / side / task.stem, model=model, budget=budget, seed=seed)
