@@ -54,6 +54,7 @@ class Pass:
         collect: whether to fill ``collected``.
         step: the pass is a decoding step, one token a row, and this attends; then there is no plan.
         read: places of the pass whose states will be read; None for all. What the last layer adds to others may be left out.
+        last: the layer that the pass ends after; None for the model's last.
     """
 
     plan: PackedPlan | None
@@ -63,6 +64,7 @@ class Pass:
     collected: dict[int, KeyValue] = field(default_factory=dict)
     step: Step | None = None
     read: Tensor | None = None
+    last: torch.nn.Module | None = None
 
 
 _current: ContextVar[Pass | None] = ContextVar("cotune_pass", default=None)
@@ -78,10 +80,18 @@ def running(current: Pass) -> Iterator[Pass]:
         _current.reset(token)
 
 
-def read_places() -> Tensor | None:
-    """Places of the running pass whose states will be read; None where that is all of them, or none is running."""
+def read_places(gate: torch.nn.Module, ends: bool) -> Tensor | None:
+    """Places of the running pass whose states will be read; None where a feed-forward layer has to run for all of them.
+
+    Args:
+        gate: the feed-forward layer that asks.
+        ends: whether it belongs to the model's last layer.
+    """
     current = _current.get()
-    return None if current is None else current.read
+    if current is None:
+        return None
+    at_end = ends if current.last is None else getattr(current.last, "mlp", None) is gate
+    return current.read if at_end else None
 
 
 def shared_prefix_attention(

@@ -46,7 +46,7 @@ def make_lean(model: torch.nn.Module) -> int:
         if kind not in found:
             found[kind] = _same(module, lean)
         if found[kind]:
-            module.forward = MethodType(_gated_where_read if module is last else lean, module)
+            module.forward = MethodType(_gated_at_end if module is last else lean, module)
             replaced += 1
     return replaced
 
@@ -108,7 +108,19 @@ def _scaled(states: Tensor, inverse: Tensor) -> Tensor:
     return (states * inverse).to(states.dtype)
 
 
-def _gated(module: Any, x: Tensor) -> Tensor:
+def _gated(module: Any, x: Tensor, ends: bool = False) -> Tensor:
+    places = read_places(module, ends)
+    if places is None:
+        return _gated_everywhere(module, x)
+    found = torch.zeros_like(x)
+    return found.index_copy(1, places, _gated_everywhere(module, x.index_select(1, places))) if len(places) else found
+
+
+def _gated_at_end(module: Any, x: Tensor) -> Tensor:
+    return _gated(module, x, ends=True)
+
+
+def _gated_everywhere(module: Any, x: Tensor) -> Tensor:
     gate, up = module.gate_proj(x), module.up_proj(x)
     if torch.is_grad_enabled() and (gate.requires_grad or up.requires_grad):
         inner: Tensor = _Gate.apply(gate, up)  # type: ignore[no-untyped-call]
@@ -116,14 +128,6 @@ def _gated(module: Any, x: Tensor) -> Tensor:
         inner = silu(gate, inplace=True).mul_(up)
     result: Tensor = module.down_proj(inner)
     return result
-
-
-def _gated_where_read(module: Any, x: Tensor) -> Tensor:
-    places = read_places()
-    if places is None:
-        return _gated(module, x)
-    found = torch.zeros_like(x)
-    return found.index_copy(1, places, _gated(module, x.index_select(1, places))) if len(places) else found
 
 
 class _Norm(torch.autograd.Function):

@@ -32,7 +32,7 @@ from cotune.model.protocol import Model, Progress
 from cotune.model.runner import PackedRunner, PrefixState, fits
 from cotune.model.score_cache import ScoreCache
 from cotune.model.scores import LabelScores
-from cotune.model.states import mean_states
+from cotune.model.states import layer_states, mean_states
 from cotune.model.token_grammar import TokenTable
 from cotune.model.trained_prefix import TrainedPrefix, by_coverage
 from cotune.prompt.prompt import Prompt
@@ -201,17 +201,18 @@ class LocalModel:
         sequences = [row.prompt_ids for row in rendered]
         return sequences[0][: shared_prefix(sequences)]
 
-    def run_prefix(self, adapter: str, ids: Sequence[int]) -> PrefixState | None:
+    def run_prefix(self, adapter: str, ids: Sequence[int], depth: int | None = None) -> PrefixState | None:
         """Keys and values of a prefix under an adapter, which is put into the model; None where there is nothing.
 
-        Of a trained prefix they are its own as far as it stands for ``ids``, and those of the text that comes after.
+        Of a trained prefix they are its own as far as it stands for ``ids``, and those of the text that comes after. ``depth``
+        layers run, all where it is None.
         """
         self.adapters.use(adapter)
         trained = self.adapters.trained_prefix(adapter)
         covered = trained.covered(ids) if trained else 0
         start = self.trained_start(trained, covered)
         if self.shared or covered == len(ids):
-            return self.runner.prefix(ids[covered:], start)
+            return self.runner.prefix(ids[covered:], start, depth)
         before = start.length if start else 0
         return PrefixState(before + len(ids) - covered, plain_prefix(self.model, ids[covered:], start))
 
@@ -351,6 +352,32 @@ class LocalModel:
         """
         weights = [(0.0,) * (len(ids) - 1) + (1.0,) for ids in sequences]
         return self.mean_states(sequences, weights, adapter=adapter, layer=layer, progress=progress)
+
+    def layer_states(
+        self,
+        sequences: Sequence[Sequence[int]],
+        layers: Sequence[int],
+        *,
+        adapter: str = BASE,
+        progress: Progress | None = None,
+    ) -> NDArray[np.float32]:
+        """Hidden state at the last token of each id sequence after each of several layers, ``[layers, rows, width]``.
+
+        States are divided by their root mean square, so that a model cut at a layer with a final norm of unit weight gives the
+        same. One pass serves all layers and ends after the highest; what the sequences share runs once.
+
+        Args:
+            sequences: token ids, at least one each.
+            layers: each from 1 to :attr:`depth`.
+            adapter: which weights.
+            progress: told the tokens that run.
+        """
+        return layer_states(self, sequences, layers, adapter=adapter, progress=progress)
+
+    @property
+    def depth(self) -> int:
+        """Number of the model's layers."""
+        return self.runner.depth
 
     def mean_states(
         self,

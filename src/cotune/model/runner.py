@@ -22,6 +22,7 @@ from cotune.model.attention import (
     running,
     shared_prefix_attention,
 )
+from cotune.model.cut import cut_decoder, depth_of, norm_epsilon, unit_rms
 from cotune.model.light_llama import LightLlama
 from cotune.model.naive import read_layers, use_plain_attention
 from cotune.model.packed import PackedPlan, plan_pass
@@ -73,16 +74,22 @@ class PackedRunner:
         config = model.config.get_text_config()
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self._scale: float = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+        self._epsilon = norm_epsilon(model)
+        self.depth = depth_of(model)
+        self._parts: dict[tuple[int, int], Any] = {}
 
-    def prefix(self, ids: Sequence[int], start: PrefixState | None = None) -> PrefixState | None:
-        """Run a prefix once; None for an empty one. With ``start`` it comes after that, and both are returned as one."""
+    def prefix(self, ids: Sequence[int], start: PrefixState | None = None, depth: int | None = None) -> PrefixState | None:
+        """Run a prefix once; None for an empty one. With ``start`` it comes after that, and both are returned as one.
+
+        ``depth`` layers run, all where it is None.
+        """
         if not ids:
             return start
         before = start.length if start else 0
         current = Pass(None, start.layers if start else None, collect=True)
         positions = torch.arange(before, before + len(ids), device=self.device)
         current.read = positions[:0]
-        self._run(torch.tensor(list(ids), device=self.device), positions, current)
+        self._run(torch.tensor(list(ids), device=self.device), positions, current, depth=depth)
         layers = current.collected
         if start:
             joined = {n: (start.layers[n], pair) for n, pair in layers.items()}
@@ -97,6 +104,7 @@ class PackedRunner:
         *,
         read: Tensor | None = None,
         collect: bool = False,
+        depth: int | None = None,
     ) -> tuple[Tensor, dict[int, KeyValue]]:
         """Hidden states ``[places, width]`` of a pass, and its keys and values where ``collect`` is set.
 
@@ -107,10 +115,44 @@ class PackedRunner:
             read: ``[places]`` of the pass whose states are wanted, each once where gradients are: the last layer does less
                 for the others. None gives all, ``[tokens, width]``.
             collect: whether to return keys and values by layer.
+            depth: end after so many layers and return the states in fp32, divided by their root mean square; None runs all
+                layers and the model's own final norm.
         """
         current = Pass(plan, prefix.layers if prefix else None, past, collect, read=read)
-        hidden: Tensor = self._run(plan.ids, plan.positions, current).last_hidden_state[0]
-        return hidden if read is None else hidden.index_select(0, read), current.collected
+        hidden: Tensor = self._run(plan.ids, plan.positions, current, depth=depth).last_hidden_state[0]
+        chosen = hidden if read is None else hidden.index_select(0, read)
+        return chosen if depth is None else unit_rms(chosen, self._epsilon), current.collected
+
+    def layer_states(self, plan: PackedPlan, prefix: PrefixState | None, layers: Sequence[int], read: Tensor) -> Tensor:
+        """Hidden states of one pass after each of several layers, ``[layers, places, width]`` in fp32.
+
+        They are divided by their root mean square. The pass ends after the highest of the layers.
+
+        Args:
+            plan: the layout.
+            prefix: state of the shared prefix, at least as deep as the highest layer.
+            layers: each from 1 to the model's depth.
+            read: ``[places]`` of the pass whose states are wanted.
+        """
+        last = max(layers)
+        found: dict[int, Tensor] = {}
+
+        def tap(number: int) -> Any:
+            def keep(_: Any, __: Any, output: Any) -> None:
+                states = output[0] if isinstance(output, tuple) else output
+                # A copy: a layer may add to its input in place.
+                found[number] = states[0].index_select(0, read)
+
+            return keep
+
+        modules = self._part(0, last).layers
+        handles = [modules[n - 1].register_forward_hook(tap(n)) for n in set(layers)]
+        try:
+            self._run(plan.ids, plan.positions, Pass(plan, prefix.layers if prefix else None, read=read), depth=last)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return torch.stack([unit_rms(found[n], self._epsilon) for n in layers])
 
     def states(self, plan: PackedPlan, prefix: PrefixState | None, layers: Sequence[int | None]) -> Tensor:
         """Hidden states of one pass after so many layers each, ``[layers, tokens, width]``; None: after the final norm."""
@@ -195,13 +237,32 @@ class PackedRunner:
             handle.remove()
         return torch.cat(found)
 
-    def _run(self, ids: Tensor, positions: Tensor, current: Pass, layers: Sequence[int | None] = (None,)) -> Any:
+    def _part(self, first: int, last: int) -> Any:
+        """A decoder of some of the layers; all modules are the model's."""
+        self._attend_by_plan()
+        if (first, last) not in self._parts:
+            self._parts[first, last] = cut_decoder(self._decoder, first, last)
+        return self._parts[first, last]
+
+    def _attend_by_plan(self) -> None:
         config = self.model.config.get_text_config()
         if config._attn_implementation != ATTENTION_NAME:
             setattr(self.model, PLAIN_ATTENTION, config._attn_implementation)
             self.model.set_attn_implementation(ATTENTION_NAME)
+
+    def _run(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        current: Pass,
+        layers: Sequence[int | None] = (None,),
+        depth: int | None = None,
+    ) -> Any:
+        self._attend_by_plan()
+        decoder = self._decoder if depth is None else self._part(0, depth)
+        current.last = decoder.layers[-1] if depth is not None else None
         with running(current):
-            return self._decoder(
+            return decoder(
                 input_ids=ids[None],
                 position_ids=positions[None],
                 use_cache=False,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cotune.model.cut import norm_epsilon, unit_rms
 from cotune.model.naive import plain_states
 from cotune.model.packed import plan_pass
 from cotune.model.protocol import Progress
@@ -71,6 +72,40 @@ def _fill(
             result[:, part] = sums.cpu().numpy()
             if progress:
                 progress(sum(map(len, suffixes)))
+
+
+def layer_states(
+    model: LocalModel,
+    sequences: Sequence[Sequence[int]],
+    layers: Sequence[int],
+    *,
+    adapter: str,
+    progress: Progress | None,
+) -> NDArray[np.float32]:
+    """``[layers, rows, width]``; see :meth:`cotune.model.local.LocalModel.layer_states`."""
+    result = np.empty((len(layers), len(sequences), model.model.config.get_text_config().hidden_size), dtype=np.float32)
+    for covered, places in model.by_coverage(adapter, sequences):
+        length = shared_prefix([sequences[i] for i in places]) if model.shared else covered
+        ids = tuple(sequences[places[0]][:length])
+        order = sorted(places, key=lambda i: (len(sequences[i]), i))
+        with torch.inference_mode():
+            prefix = model.run_prefix(adapter, ids, depth=max(layers))
+            if progress and length > covered:
+                progress(length - covered)
+            for part in cut_by_tokens(order, [len(s) - length for s in sequences], model.settings.batch_tokens):
+                suffixes = [sequences[i][length:] for i in part]
+                if model.shared:
+                    before = prefix.length if prefix else 0
+                    plan = plan_pass(suffixes, prefix=before, merge=[len(s) for s in suffixes], device=model.model.device)
+                    found = model.runner.layer_states(plan, prefix, layers, plan.last)
+                else:
+                    ends = np.cumsum([len(s) for s in suffixes]) - 1
+                    hidden = plain_states(model.model, suffixes, layers, prefix)
+                    found = unit_rms(hidden[:, torch.from_numpy(ends).to(hidden.device)], norm_epsilon(model.model))
+                result[:, part] = found.cpu().numpy()
+                if progress:
+                    progress(sum(map(len, suffixes)))
+    return result
 
 
 def cut_by_tokens(order: Sequence[int], lengths: Sequence[int], limit: int) -> Iterator[list[int]]:

@@ -1,0 +1,235 @@
+"""Cross-fitted probes: which layer's hidden state tells the labels apart, and how well, on rows that the probe has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.errors import InputError
+from cotune.probe.folds import fold_numbers
+from cotune.probe.logistic import Axes, fit_logistic
+
+Floats = NDArray[np.float64]
+
+STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+"""Inverse penalties that are tried on standardised states, where states of 576 numbers have had their best between the ends."""
+FOLDS = 5
+FEW_ROWS = 200
+"""Below so many rows folds are drawn three times: the loss of one draw depends on which rows happen to share a fold."""
+REPEATS = 3
+LAYERS_KEPT = 4
+"""Layers that logistic regression is fitted on, chosen by the leave-one-out error of ridge regression."""
+LEAST_SPREAD = 1e-6
+ONE_ERROR = 1.0
+"""Standard errors of the paired difference within which a lower layer is as good (Breiman et al., 1984)."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerFit:
+    """A layer's cross-fitted probe at its best penalty.
+
+    Attributes:
+        layer: its number, from 1.
+        strength: inverse of the penalty.
+        losses: ``[rows]`` log-loss of each row in nats, the mean over repeats.
+        correct: ``[rows]`` share of repeats in which the likeliest label was right.
+        log_probs: ``[rows, classes]`` of the first repeat; no row was predicted by weights that had seen it.
+    """
+
+    layer: int
+    strength: float
+    losses: Floats
+    correct: Floats
+    log_probs: Floats
+
+    @property
+    def log_loss(self) -> float:
+        """Mean log-loss in nats."""
+        return float(self.losses.mean())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right labels."""
+        return float(self.correct.mean())
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFit:
+    """What cross-fitting found.
+
+    Attributes:
+        best: the chosen layer's fit.
+        by_layer: every layer that logistic regression was fitted on, from the lowest up.
+        ridge: mean squared leave-one-out error of ridge regression on one-hot labels, by layer, for every layer.
+        temperature: what logits are divided by, fitted to the cross-fitted logits of the chosen layer.
+        lone: labels with fewer than two rows, which cross-fitting cannot judge.
+    """
+
+    best: LayerFit
+    by_layer: tuple[LayerFit, ...]
+    ridge: Mapping[int, float]
+    temperature: float
+    lone: tuple[int, ...]
+
+    @property
+    def layer(self) -> int:
+        """The chosen layer."""
+        return self.best.layer
+
+    @property
+    def log_probs(self) -> Floats:
+        """``[rows, classes]`` cross-fitted log-probabilities of the chosen layer, after temperature."""
+        return tempered(self.best.log_probs, self.temperature)
+
+
+def cross_fit(
+    states: NDArray[np.float32] | NDArray[np.float16],
+    labels: Sequence[int] | NDArray[np.int64],
+    *,
+    classes: int | None = None,
+    layers: Sequence[int] | None = None,
+    groups: Sequence[object] | None = None,
+    offsets: NDArray[np.float32] | None = None,
+    strengths: Sequence[float] = STRENGTHS,
+    folds: int = FOLDS,
+    repeats: int | None = None,
+    keep: int = LAYERS_KEPT,
+    seed: int = 0,
+) -> CrossFit:
+    """Choose a layer and a penalty for a probe, and predict every row with a probe that has not seen it.
+
+    States are standardised by the mean and spread of all rows, which looks at no label. Ridge regression preselects layers by
+    its leave-one-out error; multinomial logistic regression then decides by cross-fitted log-loss, and the lowest layer wins
+    whose loss is within a standard error of the best one.
+
+    Args:
+        states: ``[layers, rows, width]``, or ``[rows, width]`` of a single layer.
+        labels: ``[rows]`` numbers from 0.
+        classes: how many labels there are; None takes those that occur.
+        layers: the layers' numbers, increasing; None counts them from 1.
+        groups: rows of one group are never on both sides of a fold; None where each row stands alone.
+        offsets: ``[rows, classes]`` added to the logits before and after fitting; None adds nothing.
+        strengths: inverse penalties to choose from.
+        folds: held-out parts; fewer where there are fewer rows or groups.
+        repeats: how often folds are drawn anew; None draws three times below 200 rows, else once.
+        keep: layers that logistic regression is fitted on.
+        seed: draws the folds.
+
+    Raises:
+        InputError: there are fewer than two rows, groups or labels, or a state is not finite.
+    """
+    stack = states[None] if states.ndim == 2 else states
+    y = np.asarray(labels, dtype=np.int64)
+    count = int(y.max(initial=0)) + 1 if classes is None else classes
+    numbers = list(range(1, len(stack) + 1)) if layers is None else list(layers)
+    _check(stack, y, count, numbers, groups)
+    units = len(y) if groups is None else len(set(map(str, groups)))
+    folds, repeats = min(folds, units), (REPEATS if len(y) < FEW_ROWS else 1) if repeats is None else repeats
+    held = [fold_numbers(y, folds, groups=groups, seed=seed + 1000 * repeat) for repeat in range(repeats)]
+    hot = np.zeros((len(y), count))
+    hot[np.arange(len(y)), y] = 1
+    ridge: dict[int, float] = {}
+    for number, layer in zip(numbers, stack, strict=True):
+        if len(numbers) > keep:
+            ridge[number] = float(Axes(standardised(layer)[0]).ridge_loss(hot, strengths).min())
+    chosen = sorted(ridge, key=lambda n: (ridge[n], n))[:keep] if ridge else numbers
+    fits = []
+    for number in sorted(chosen):
+        axes = Axes(standardised(stack[numbers.index(number)])[0])
+        fits.append(_fit_layer(axes, number, y, count, held, strengths, offsets))
+    best = _lowest_as_good(fits)
+    counts = np.bincount(y, minlength=count)
+    return CrossFit(best, tuple(fits), ridge, _temperature(best.log_probs, y), tuple(np.flatnonzero(counts < 2).tolist()))
+
+
+def standardised(
+    states: NDArray[np.float32] | NDArray[np.float16],
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+    """States with mean 0 and spread 1 in each of their numbers, that mean, and that spread."""
+    wide = states.astype(np.float64)
+    mean, spread = wide.mean(axis=0), wide.std(axis=0) + LEAST_SPREAD
+    return ((wide - mean) / spread).astype(np.float32), mean, spread
+
+
+def tempered(log_probs: Floats, temperature: float) -> Floats:
+    """Log-probabilities whose logits are divided by a temperature."""
+    from scipy.special import log_softmax
+
+    found: Floats = log_softmax(log_probs / temperature, axis=-1)
+    return found
+
+
+def _fit_layer(
+    axes: Axes,
+    number: int,
+    y: NDArray[np.int64],
+    classes: int,
+    held: Sequence[NDArray[np.int64]],
+    strengths: Sequence[float],
+    offsets: NDArray[np.float32] | None,
+) -> LayerFit:
+    from scipy.special import log_softmax
+
+    features = axes.x.numpy()
+    rows = np.arange(len(y))
+    found = np.empty((len(held), len(strengths), len(y), classes))
+    for repeat, fold_of in enumerate(held):
+        folds = int(fold_of.max()) + 1
+        masks = np.stack([fold_of != fold for fold in range(folds)])
+        fitted = fit_logistic(axes, y, classes, strengths=strengths, masks=masks, offsets=offsets)
+        for fold in range(folds):
+            out = np.flatnonzero(fold_of == fold)
+            part = slice(fold * len(strengths), (fold + 1) * len(strengths))
+            logits = np.einsum("nd,bkd->bnk", features[out], fitted.weight[part], optimize=True) + fitted.bias[part, None]
+            found[repeat][:, out] = logits if offsets is None else logits + offsets[out]
+    log_probs = log_softmax(found, axis=-1)
+    losses = -log_probs[:, :, rows, y].mean(axis=0)  # [strengths, rows]
+    at = int(np.argmin(losses.mean(axis=1)))
+    correct = (log_probs[:, at].argmax(axis=-1) == y).mean(axis=0)
+    return LayerFit(number, float(strengths[at]), losses[at], correct, log_probs[0, at])
+
+
+def _lowest_as_good(fits: Sequence[LayerFit]) -> LayerFit:
+    best = min(fits, key=lambda fit: fit.log_loss)
+    for fit in fits:
+        gap = fit.losses - best.losses
+        if gap.mean() <= ONE_ERROR * gap.std(ddof=1) / np.sqrt(len(gap)):
+            return fit
+    return best
+
+
+def _temperature(log_probs: Floats, y: NDArray[np.int64]) -> float:
+    """The temperature with the least log-loss, between 1/4 and 4."""
+    from scipy.optimize import minimize_scalar
+
+    rows = np.arange(len(y))
+    found = minimize_scalar(
+        lambda power: -tempered(log_probs, float(np.exp(power)))[rows, y].mean(), bounds=(-np.log(4), np.log(4)), method="bounded"
+    )
+    return float(np.exp(found.x))
+
+
+def _check(
+    stack: NDArray[np.float32] | NDArray[np.float16],
+    y: NDArray[np.int64],
+    classes: int,
+    numbers: Sequence[int],
+    groups: Sequence[object] | None,
+) -> None:
+    if stack.ndim != 3 or stack.shape[1] != len(y) or len(numbers) != len(stack):
+        raise InputError(
+            f"states of shape {stack.shape} do not fit {len(y)} labels and {len(numbers)} layers",
+            where="states",
+            mend="Give [layers, rows, width] and one label a row.",
+        )
+    if len(y) < 2 or len(set(y.tolist())) < 2 or (groups is not None and len(set(map(str, groups))) < 2):
+        raise InputError(
+            "a probe needs at least two rows, two labels and two groups", where="labels", mend="Label more rows."
+        )
+    if y.min() < 0 or y.max() >= classes:
+        raise InputError(f"labels must be numbers from 0 to {classes - 1}", where="labels", mend="Number the labels from 0.")
+    if not np.isfinite(stack).all():
+        raise InputError("a hidden state is not finite", where="states", mend="Use engine.dtype=float32.")
