@@ -31,7 +31,7 @@ from cotune.errors import CotuneError, InputError
 from cotune.model.bundled import resolve_model
 from cotune.model.engine_settings import EngineSettings
 from cotune.model.local import LocalModel
-from cotune.model.probe import probe
+from cotune.model.capability import check_capability
 from measure import Gemm, machine_facts, say
 
 KEYS = (
@@ -71,7 +71,7 @@ class Bench:
         self.folder, self.data, self.keys, self.repeats = folder, data, keys, repeats
         self.sizes = scoring.QUICK if quick else scoring.Sizes()
         self.quick = quick
-        found = probe()
+        found = check_capability()
         self.settings = EngineSettings(device=found.device, dtype=found.dtype, threads=found.threads)
         self.local = self._load(self.settings)
         self.machine = machine_facts(self.local)

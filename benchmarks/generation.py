@@ -40,7 +40,7 @@ from cotune.model.laid_out import plain_products
 from cotune.model.local import LocalModel
 from cotune.model.machine import device_memory
 from cotune.model.naive import use_plain_attention
-from cotune.model.probe import probe
+from cotune.model.capability import check_capability
 from cotune.model.token_grammar import TokenGrammar
 from cotune.prompt.render import shared_prefix
 from cotune.task.json_value import json_text
@@ -244,7 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
     details: dict[str, Any] = {}
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            found = probe("auto", given.dtype)
+            found = check_capability("auto", given.dtype)
             local = LocalModel.load(
                 resolve_model(given.model, say), settings=EngineSettings(found.device, found.dtype, found.threads)
             )

@@ -37,7 +37,7 @@ from cotune.bundle.export_head import batch_of, in_words
 from cotune.bundle.manifest import read_manifest
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.intervals import wilson
-from cotune.model.head import Head, load_head
+from cotune.probe.readout import Probe, load_probe
 from cotune.model.trie import label_paths
 from cotune.prompt.render import RenderedRow
 from measure import machine_facts, say
@@ -158,7 +158,7 @@ def compare(predictor: Predictor, through: Through, request: dict[str, Any], row
 
 
 def head_answers(
-    server: str, files: Sequence[str], head: Head, texts: Sequence[str], positions: int, threads: int
+    server: str, files: Sequence[str], head: Probe, texts: Sequence[str], positions: int, threads: int
 ) -> list[str]:
     """What an exported head says of the states that llama.cpp's own server tells for some texts."""
     with socket.socket() as probe:
@@ -227,7 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
             found = compare(predictor, through, request, rows, manifest.output_field)
             if head is not None:
                 found["words_as_head"] = share(sum(map(str.__eq__, answers, predictor.predict(asked))), len(rows))
-            exported = load_head(out)
+            exported = load_probe(out)
             if given.server and exported is not None:
                 say("Asking the server for states.")
                 texts = [predictor.model.renderer.text(predictor.prompt, row, predictor.labels) for row in asked]

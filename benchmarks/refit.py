@@ -35,7 +35,7 @@ from cells import add_result, read_results
 from cotune.config import config_from_data
 from cotune.cycle.answering import LabelAnswering, answering_for, rules_of
 from cotune.cycle.track import decay_steps
-from cotune.evaluate.decision import BY_HEAD
+from cotune.evaluate.decision import BY_PROBE
 from cotune.evaluate.given import Given, gold_indices
 from cotune.files import write_text
 from cotune.model.local import LocalModel
@@ -97,7 +97,7 @@ def run_cell(model: LocalModel, task: Task, way: str, steps: int, seed: int, out
     given = answering.score(prompt, adapter, task.dev, lambda tokens: None).given
     judged = {rule.kind: given.judge(task.dev, rule, task) for rule in rules_of(answering, given, task)}
     learnt = len(rows if way == "refit" else train)
-    judged["head"] = _by_head(model, answering, task, prompt, adapter, learnt, out).judge(task.dev, BY_HEAD, task)
+    judged["head"] = _by_head(model, answering, task, prompt, adapter, learnt, out).judge(task.dev, BY_PROBE, task)
     return {kind: {"score": found.score, "log_loss": found.log_loss} for kind, found in judged.items()}
 
 
@@ -147,7 +147,7 @@ def _by_head(
     rows = task.train[:count]
     states = model.last_states([row.prompt_ids for row in answering.render(prompt, rows)], adapter=adapter)
     head = fit_head(states, [int(i) for i in gold_indices(rows, task)], task.labels, {})
-    headed = model.adapters.add_head(adapter, head, out / "adapters")
+    headed = model.adapters.add_probe(adapter, head, out / "adapters")
     model.adapters.register(out / "adapters" / headed)
     return answering.score(prompt, headed, task.dev, lambda tokens: None).given
 

@@ -36,7 +36,7 @@ from cotune.evaluate.decision import RAW
 from cotune.model.bundled import resolve_model
 from cotune.model.engine_settings import EngineSettings
 from cotune.model.local import LocalModel
-from cotune.model.probe import Probe, probe
+from cotune.model.capability import Capability, check_capability
 from cotune.task.output import label_output
 from measure import machine_facts, say
 from workloads import read_rows, scoring_work
@@ -203,7 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
     begun = time.perf_counter()
     try:
         with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as folder:
-            found = probe("auto", given.dtype, None)
+            found = check_capability("auto", given.dtype, None)
             rows, _ = read_rows(given.data / "trec6", given.requests)
             bundle = given.bundle or made_bundle(Path(folder) / "bundle", given.data, given.model, found)
             report = compare(bundle, [row["input"] for row in rows], given, found)

@@ -21,7 +21,7 @@ import pytest
 from cotune import __version__
 from cotune.cli import app, main
 from cotune.cycle.tryout import Tryouts
-from cotune.model.head import load_head
+from cotune.probe.readout import load_probe
 from cotune.report.narration import Story
 from tiny import save_tiny
 
@@ -547,7 +547,7 @@ def test_trying_the_winner_itself_changes_nothing(cotune: Cotune, done: Done) ->
     found = json.loads(cotune("try", done.out, "--text", winner["best"]["prompt_text"], "--json").stdout)
     if found["words_alone"]:
         # The head that answered was fitted to the winner's wording, so it is left out.
-        head = load_head(done.out / "best" / "adapter")
+        head = load_probe(done.out / "best" / "adapter")
         assert head is not None
         dev = head.words["score"]
     assert found["comparisons"][0]["winner"] == pytest.approx(dev, abs=1e-6)

@@ -344,10 +344,10 @@ def export(
 ) -> None:
     """Write a bundle for other programs (transformers, PEFT, vLLM, llama.cpp, Ollama), with the base model it was tuned on."""
     from cotune.bundle.export import export_bundle
-    from cotune.model.head import HEAD
+    from cotune.probe.readout import PROBE
 
     written = export_bundle(bundle, out, to, base=base)  # type: ignore[arg-type]
-    head = HEAD if (written / HEAD).is_file() else None
+    head = PROBE if (written / PROBE).is_file() else None
     if as_json:
         typer.echo(json.dumps({"out": str(written), "to": to, "head": head}))
         return

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cotune.bundle import load
-from cotune.model.probe import probe
+from cotune.model.capability import check_capability
 from tiny import save_tiny
 
 for folder in ("benchmarks", "tests/bundle"):
@@ -24,7 +24,7 @@ def test_a_round_brings_the_answers_of_predict(tmp_path: Path) -> None:
     (tmp_path / "trec6" / "train.jsonl").write_text("\n".join(f'{{"input": "{text}"}}' for text in texts), encoding="utf-8")
     (tmp_path / "trec6" / "labels.json").write_text('{"labels": ["a", "b"]}', encoding="utf-8")
     model = save_tiny(tmp_path / "model")
-    bundle = serving.made_bundle(tmp_path / "bundle", tmp_path, str(model), probe("cpu", "float32", 1))
+    bundle = serving.made_bundle(tmp_path / "bundle", tmp_path, str(model), check_capability("cpu", "float32", 1))
     expected = load(bundle, device="cpu", dtype="float32", threads=1).predict(texts)
     with running([load(bundle, device="cpu", dtype="float32", threads=1)]) as client:
         done = serving.run_round(client.url, client.models[0], texts, 4)

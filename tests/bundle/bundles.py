@@ -15,10 +15,10 @@ import numpy as np
 
 from cotune.bundle import Predictor, load, save_bundle
 from cotune.bundle.export_head import EMBEDDING_PORT
-from cotune.evaluate.decision import BY_HEAD, RAW, Decision
+from cotune.evaluate.decision import BY_PROBE, RAW, Decision
 from cotune.files import file_sha256
 from cotune.model.adapter_folder import LoraSettings
-from cotune.model.head import Head
+from cotune.probe.readout import Probe
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.output import label_output
@@ -73,9 +73,9 @@ class Bench:
         states = self.model.last_states([row.prompt_ids for row in rendered], adapter=self.adapter_id)
         # What all rows have in common says nothing, so that what is left decides.
         bias = -(weight @ states.mean(axis=0)).astype(np.float32)
-        head = Head(LABELS, weight, bias, {"decision": words.to_json(), "score": 0.75})
-        headed = self.model.adapters.add_head(self.adapter_id, head, folder.parent / "headed")
-        return self.save(folder, adapter_folder=folder.parent / "headed" / headed, decision=BY_HEAD, **changes)
+        head = Probe(LABELS, weight, bias, {"decision": words.to_json(), "score": 0.75})
+        headed = self.model.adapters.add_probe(self.adapter_id, head, folder.parent / "headed")
+        return self.save(folder, adapter_folder=folder.parent / "headed" / headed, decision=BY_PROBE, **changes)
 
 
 def answers_of_page(out: Path, heading: str, texts: Sequence[str], port: str = "") -> list[str]:

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from cotune.bundle import load, place
 from cotune.bundle.manifest import LARGEST_JSON, Manifest, check_name, read_manifest
 from cotune.errors import InputError
-from cotune.evaluate.decision import BY_HEAD, RAW, Decision
-from cotune.model.head import Head
+from cotune.evaluate.decision import BY_PROBE, RAW, Decision
+from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Prompt
 from cotune.task.output import Output, label_output
 from tiny import save_tiny
@@ -434,22 +434,22 @@ def test_a_head_that_does_not_fit_the_rest_is_refused_before_it_answers(bench: B
 
     def bundle_with(labels: tuple[str, ...], width: int, decision: Decision, name: str) -> Path:
         weight = numbers.normal(size=(len(labels), width)).astype(np.float32)
-        head = Head(labels, weight, np.zeros(len(labels), dtype=np.float32), {"decision": RAW.to_json()})
+        head = Probe(labels, weight, np.zeros(len(labels), dtype=np.float32), {"decision": RAW.to_json()})
         bench.model.adapters.register(bench.adapter)
-        headed = bench.model.adapters.add_head(bench.adapter_id, head, tmp_path / "adapters")
+        headed = bench.model.adapters.add_probe(bench.adapter_id, head, tmp_path / "adapters")
         return bench.save(tmp_path / name, adapter_folder=tmp_path / "adapters" / headed, decision=decision)
 
-    right = loaded(bundle_with(LABELS[::-1], width, BY_HEAD, "right"))
+    right = loaded(bundle_with(LABELS[::-1], width, BY_PROBE, "right"))
     found = right.predict([{"text": "a"}], probabilities=True)[0].probabilities
     assert sum(found.values()) == pytest.approx(1) and set(found) == set(LABELS)
     for number, (labels, wide, decision) in enumerate(
-        [((*LABELS[:-1], "else"), width, BY_HEAD), (LABELS, width + 1, BY_HEAD), (LABELS, width, RAW)]
+        [((*LABELS[:-1], "else"), width, BY_PROBE), (LABELS, width + 1, BY_PROBE), (LABELS, width, RAW)]
     ):
         with pytest.raises(InputError, match="classification head"):
             loaded(bundle_with(labels, wide, decision, f"wrong {number}"))
     for number, without in enumerate((bench.adapter, None)):
         with pytest.raises(InputError, match="classification head"):
-            loaded(bench.save(tmp_path / f"none {number}", decision=BY_HEAD, adapter_folder=without))
+            loaded(bench.save(tmp_path / f"none {number}", decision=BY_PROBE, adapter_folder=without))
 
 
 def test_folders_that_are_no_bundle(bundle: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cotune.bundle.export import export_bundle
 from cotune.cli import main
 from cotune.errors import CotuneError, InputError
 from cotune.model.engine_settings import EngineSettings
-from cotune.model.head import HEAD
+from cotune.probe.readout import PROBE
 from cotune.model.local import LocalModel
 from tiny import merging_tokenizer
 
@@ -111,7 +111,7 @@ def test_weights_that_answer_otherwise_are_not_handed_over(
 
 # A control token in a row is text to cotune; a page's code has one tokenizer for all.
 PLAIN = [text for text in TEXTS if "|im_end|" not in text]
-BY_HEAD = "## With the classification head"
+BY_PROBE = "## With the classification head"
 
 
 @pytest.mark.parametrize("to", ["peft", "merged"])
@@ -122,9 +122,9 @@ def test_the_page_says_how_a_classification_head_answers_elsewhere(bench: Bench,
     assert "reached 0.750 on dev" in page and "adds a fixed bias" in page, "whoever generates is told of the rule for words"
     assert "By words alone cotune scores every label" in page
     assert json.loads((out / "decision.json").read_text()) == BIAS.to_json()
-    assert (out / HEAD).is_file() and not (out / "adapter" / HEAD).exists(), "an adapter is a PEFT folder and nothing else"
+    assert (out / PROBE).is_file() and not (out / "adapter" / PROBE).exists(), "an adapter is a PEFT folder and nothing else"
     wanted = loaded(bundle).predict(PLAIN)
-    assert answers_of_page(out, BY_HEAD, PLAIN) == wanted and len(set(wanted)) > 1
+    assert answers_of_page(out, BY_PROBE, PLAIN) == wanted and len(set(wanted)) > 1
 
 
 def test_the_pages_head_reads_the_state_that_cotune_reads(tmp_path: Path) -> None:
@@ -134,16 +134,16 @@ def test_the_pages_head_reads_the_state_that_cotune_reads(tmp_path: Path) -> Non
     bundle = bench.save_headed(tmp_path / "bundle", prompt=prompt)
     out = export_bundle(bundle, tmp_path / "out", "merged")
     assert re.search(r"part\[:, :-\d\]", (out / "README.md").read_text(encoding="utf-8"))
-    assert answers_of_page(out, BY_HEAD, PLAIN) == loaded(bundle).predict(PLAIN)
+    assert answers_of_page(out, BY_PROBE, PLAIN) == loaded(bundle).predict(PLAIN)
 
 
 @pytest.mark.parametrize("to", ["gguf", "gguf-merged"])
 def test_the_page_says_how_llama_cpp_tells_the_states_that_a_head_needs(bench: Bench, tmp_path: Path, to: Any) -> None:
     out = export_bundle(bench.save_headed(tmp_path / "bundle"), tmp_path / "out", to)
     page = (out / "README.md").read_text(encoding="utf-8")
-    part = page[page.index(BY_HEAD) :]
+    part = page[page.index(BY_PROBE) :]
     loaded_files = "-m FOLDER/base.gguf --lora FOLDER/adapter-" if to == "gguf" else "-m FOLDER/model.gguf "
-    assert loaded_files in part and "--embeddings --pooling last" in part and (out / HEAD).is_file()
+    assert loaded_files in part and "--embeddings --pooling last" in part and (out / PROBE).is_file()
 
 
 def test_an_export_says_that_there_is_a_head(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,8 +154,8 @@ def test_an_export_says_that_there_is_a_head(bench: Bench, tmp_path: Path, capsy
             main(["export", str(bundle), "--to", "peft", "--out", str(tmp_path / "-".join(["out", *options])), *options])
         return capsys.readouterr()
 
-    assert HEAD in said(bundle)[1]
-    assert json.loads(said(bundle, "--json")[0])["head"] == HEAD
+    assert PROBE in said(bundle)[1]
+    assert json.loads(said(bundle, "--json")[0])["head"] == PROBE
     shutil.rmtree(tmp_path / "out---json")
     out, error = said(bench.save(tmp_path / "plain"), "--json")
     assert json.loads(out)["head"] is None and "head" not in error

@@ -41,7 +41,7 @@ LOADED = (
     "cotune.report",
     "cotune.model.local",
     "cotune.model.bundled",
-    "cotune.model.probe",
+    "cotune.model.capability",
 )
 PATIENCE_S = 60
 """Processor seconds of a command: on a machine that does something else, a command that waits for its turn is not stuck."""

@@ -24,7 +24,7 @@ from cotune.cycle.run import run as run_cycle
 from cotune.model.cache import CACHE_VARIABLE
 from cotune.model.engine_settings import EngineSettings
 from cotune.model.local import LocalModel
-from cotune.model.probe import probe
+from cotune.model.capability import check_capability
 from cotune.model.runner import PackedRunner
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.sealed import OpenedTest, SealedTest
@@ -289,8 +289,8 @@ def test_a_time_budget_is_kept(bench: Bench, tmp_path: Path, monkeypatch: pytest
     for module in ("budget", "lab", "run"):
         monkeypatch.setattr(sys.modules[f"cotune.cycle.{module}"], "time", clock)
     # A first guess that is twice too hopeful, on every machine.
-    found = replace(probe("cpu", "float32", 1), gemm_gflops={"float32": 0.55, "bfloat16": 0.4})
-    monkeypatch.setattr("cotune.model.probe.probe", lambda *_: found)
+    found = replace(check_capability("cpu", "float32", 1), gemm_gflops={"float32": 0.55, "bfloat16": 0.4})
+    monkeypatch.setattr("cotune.model.capability.check_capability", lambda *_: found)
     task = Task.from_rows(labelled_rows(90), input="text", output="label")
     settings: dict[str, Any] = {"model": str(bench.model), "budget": "11s", "seed": 4, "engine": {"dtype": "float32"}}
     settings |= {"tune": {"batch_size": 8, "rank": 2, "max_epochs": 500}, "search": {"pool": 4, "entrants": 2}}

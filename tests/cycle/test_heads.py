@@ -26,7 +26,7 @@ from cotune.evaluate.given import LabelsGiven
 from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapter_folder import adapter_content_id
 from cotune.model.adapters import BASE
-from cotune.model.head import HEAD, load_head
+from cotune.probe.readout import PROBE, load_probe
 from cotune.prompt.bank import seed_prompt
 from cotune.report.steps import ALONE
 from cotune.task.task import Task
@@ -72,7 +72,7 @@ def test_dev_takes_the_head_and_both_tuned_arms_have_one(headed: Path) -> None:
     assert arms["best_tuned"]["score"] > arms["prompt_only"]["score"] + 0.1
     heads = [event["value"] for event in journal_of(headed) if event["kind"] == "head"]
     assert heads and all(head["rows"] >= 9 and head["tokens"] > 0 for head in heads)
-    assert (headed / "best" / "adapter" / HEAD).is_file()
+    assert (headed / "best" / "adapter" / PROBE).is_file()
     # Dev chose the head of the train rows; what was tested and ships has learnt from dev too.
     confirmed = next(event["value"] for event in journal_of(headed) if event["kind"] == "confirm")
     final = {head["adapter_id"]: head["final_id"] for head in heads}
@@ -94,7 +94,7 @@ def test_a_run_that_was_killed_there_ends_alike(headed: Path, bench: Bench, tmp_
     run_cycle(config_of(bench), out, task=task())
     again, first = summary_of(out), summary_of(headed)
     assert again["arms"] == first["arms"] and again["selection"] == first["selection"]
-    assert (out / "best" / "adapter" / HEAD).read_bytes() == (headed / "best" / "adapter" / HEAD).read_bytes()
+    assert (out / "best" / "adapter" / PROBE).read_bytes() == (headed / "best" / "adapter" / PROBE).read_bytes()
 
 
 def test_the_bundle_answers_as_the_test_was_answered(headed: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_prompt_of_ones_own_is_tried_without_the_head_of_the_winners(headed: P
     tryouts = Tryouts(headed, task())
     again = tryouts.compare("Which kind? {text}\nKind:")
     assert [c.weights for c in again.comparisons] == ["tuned", "base"]
-    head = load_head(headed / "best" / "adapter")
+    head = load_probe(headed / "best" / "adapter")
     assert head is not None and again.words_alone and "labels' words" in str(again)
     assert again.comparisons[0].winner == pytest.approx(head.words["score"], abs=1e-6)
 
@@ -128,7 +128,7 @@ def test_an_export_answers_by_words_and_says_so(
     assert "classification head" in card and "on dev" in card
     assert json.loads((out / "decision.json").read_text())["kind"] in ("raw", "bias")
     assert "classification head" in (headed / "best" / "README.md").read_text(encoding="utf-8")
-    assert list(out.rglob(HEAD)) == [out / HEAD], "beside the model, for whoever reads states"
+    assert list(out.rglob(PROBE)) == [out / PROBE], "beside the model, for whoever reads states"
     with pytest.raises(SystemExit, match=r"^0$"):
         main(["export", str(headed / "best"), "--to", form, "--out", str(tmp_path / "again")])
     assert "classification head" in capsys.readouterr().err
@@ -147,7 +147,7 @@ def test_a_later_run_starts_from_the_weights_and_judges_the_head_as_it_was(heade
     assert told["ground"] != told["was"]["adapter_id"] == arm["adapter_id"]
     # The weights alone may win, so they lie there as an adapter of their own.
     ground = tmp_path / "later" / "adapters" / told["ground"]
-    assert adapter_content_id(ground) == told["ground"] and not (ground / HEAD).exists()
+    assert adapter_content_id(ground) == told["ground"] and not (ground / PROBE).exists()
 
 
 def test_without_the_head_nothing_of_it_happens(bench: Bench, tmp_path: Path) -> None:

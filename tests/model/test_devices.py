@@ -24,7 +24,7 @@ from cotune.model.engine_settings import EngineSettings
 from cotune.model.generations import Sampling
 from cotune.model.grammar import Grammar
 from cotune.model.local import LocalModel
-from cotune.model.probe import probe
+from cotune.model.capability import check_capability
 from cotune.prompt.prompt import Prompt
 from cotune.tune.batches import TrainingRow, training_rows
 from cotune.tune.loss import common_prefix, shared_prefix_loss
@@ -169,14 +169,14 @@ def test_vectors_are_the_cpus(place: Place, layer: int | None) -> None:
 @pytest.mark.parametrize("device", REAL)
 def test_the_probe_measures_the_device(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    found = probe(device)
+    found = check_capability(device)
     assert found.device.startswith(device) and found.gemm_gflops["float32"] > 0 and found.memory_bytes > 0
     if device == "cuda":
-        assert probe().device == found.device
+        assert check_capability().device == found.device
         with pytest.raises(InputError, match="there is no device cuda:99"):
-            probe("cuda:99")
+            check_capability("cuda:99")
         assert found.memory_bytes <= torch.cuda.get_device_properties(found.device).total_memory
-        assert probe("cuda").dtype == ("bfloat16" if torch.cuda.get_device_capability()[0] >= 8 else "float32")
+        assert check_capability("cuda").dtype == ("bfloat16" if torch.cuda.get_device_capability()[0] >= 8 else "float32")
 
 
 def test_the_pretended_device_sees_what_lies_on_the_wrong_one() -> None:

@@ -94,7 +94,7 @@ def _choosing(manifest: Manifest) -> str:
     if manifest.written is not None:
         held = "" if manifest.written.type == "text" else ", held token by token to what can become a valid answer"
         return f"cotune writes greedily{held}, up to {manifest.answer_tokens} tokens."
-    if manifest.decision.kind == "head":
+    if manifest.decision.kind == "probe":
         return (
             "cotune does not let the model write: a classification head (`adapter/classification_head.safetensors`) reads the "
             "labels off the state after the final norm at the end of the text. Without it, read the labels' words."

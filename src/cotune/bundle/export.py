@@ -17,7 +17,7 @@ from cotune.bundle.manifest import ADAPTER, DECISION, PROMPT, Manifest, read_man
 from cotune.bundle.place import atomic_folder
 from cotune.errors import InputError
 from cotune.files import write_json, write_text
-from cotune.model.head import HEAD
+from cotune.probe.readout import PROBE
 
 Target = Literal["peft", "merged", "gguf", "gguf-merged"]
 TARGETS: tuple[Target, ...] = ("peft", "merged", "gguf", "gguf-merged")
@@ -88,13 +88,13 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
             (gguf.write if to == "gguf" else gguf.write_merged)(temporary)
         elif to == "peft":
             copy_model(source, temporary / BASE)
-            shutil.copytree(folder / ADAPTER, temporary / ADAPTER, ignore=shutil.ignore_patterns(HEAD))
+            shutil.copytree(folder / ADAPTER, temporary / ADAPTER, ignore=shutil.ignore_patterns(PROBE))
         else:
             dtype = merge(source, adapter, temporary / MODEL)
             check_weights(predictor, manifest, temporary / MODEL, dtype, head)
         shutil.copyfile(folder / PROMPT, temporary / PROMPT)
         if head is not None:
-            shutil.copyfile(folder / ADAPTER / HEAD, temporary / HEAD)
+            shutil.copyfile(folder / ADAPTER / PROBE, temporary / PROBE)
         write_json(temporary / DECISION, manifest.decision.to_json())
         if asking.schema is not None:
             write_json(temporary / SCHEMA, asking.schema)

@@ -9,7 +9,7 @@ from cotune.bundle.export_gguf import BASE, MERGED, MODELFILE, GgufExport
 from cotune.bundle.export_head import EMBEDDING_PORT, ask_for_states, batch_of, read_states, told_of
 from cotune.bundle.export_request import OLLAMA, REQUEST, SCHEMA, Asking, vllm_rank
 from cotune.bundle.manifest import Manifest
-from cotune.model.head import Head
+from cotune.probe.readout import Probe
 
 
 def export_card(
@@ -22,7 +22,7 @@ def export_card(
     stands_for: int | None = None,
     rank: int = 0,
     gguf: GgufExport | None = None,
-    head: Head | None = None,
+    head: Probe | None = None,
 ) -> str:
     """Markdown.
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Predictor
 from cotune.errors import CotuneError
-from cotune.model.head import Head
+from cotune.probe.readout import Probe
 
 if TYPE_CHECKING:
     from cotune.model.local import LocalModel
@@ -21,7 +21,7 @@ _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.6, "float16": 0.15}
 _PROBE_TEXTS = ("Where is it?", "It does not work, please help.", "a", "12 of 30 were right, and nobody knew why that was so.")
 
 
-def check_weights(predictor: Predictor, manifest: Manifest, folder: Path, dtype: str, head: Head | None = None) -> None:
+def check_weights(predictor: Predictor, manifest: Manifest, folder: Path, dtype: str, head: Probe | None = None) -> None:
     """Refuse to hand over weights that answer otherwise than the bundle.
 
     Args:

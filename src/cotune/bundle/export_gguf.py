@@ -19,7 +19,7 @@ from cotune.files import write_json, write_text
 from cotune.model.gguf_files import weights_in, write_adapter, write_model
 from cotune.model.gguf_layout import Layout
 from cotune.model.gguf_tokenizer import GgufTokenizer
-from cotune.model.head import Head
+from cotune.probe.readout import Probe
 
 BASE, MERGED, MODELFILE = "base.gguf", "model.gguf", "Modelfile"
 _ESCAPED = re.compile(r'["\\\x00-\x1f\x7f]')
@@ -50,13 +50,13 @@ class GgufExport:
     asking: Asking
     source: Path
     adapter: Path | None
-    head: Head | None
+    head: Probe | None
     layout: Layout
     tokenizer: GgufTokenizer
 
     @classmethod
     def of(
-        cls, predictor: Predictor, manifest: Manifest, asking: Asking, source: Path, adapter: Path | None, head: Head | None
+        cls, predictor: Predictor, manifest: Manifest, asking: Asking, source: Path, adapter: Path | None, head: Probe | None
     ) -> GgufExport:
         """Look whether all of it has a place in GGUF, before anything is written.
 

@@ -10,14 +10,14 @@ from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Predictor
 from cotune.errors import InputError
 from cotune.evaluate.decision import rule_of_words
-from cotune.model.head import ABOUT, HEAD, Head
 from cotune.model.local import LocalModel
+from cotune.probe.readout import ABOUT, PROBE, Probe
 
 EMBEDDING_PORT = 8081
 """Where llama.cpp's server is told to serve states, beside the one that generates."""
 
 
-def in_words(predictor: Predictor, manifest: Manifest) -> tuple[Predictor, Manifest, Head | None]:
+def in_words(predictor: Predictor, manifest: Manifest) -> tuple[Predictor, Manifest, Probe | None]:
     """The bundle as it answers by its labels' words, with the decision rule that goes with these.
 
     Returns:
@@ -27,23 +27,23 @@ def in_words(predictor: Predictor, manifest: Manifest) -> tuple[Predictor, Manif
         InputError: what the head says of the words is no decision rule.
     """
     model = predictor.scorer
-    head = model.adapters.head(predictor.adapter_id) if isinstance(model, LocalModel) else None
+    head = model.adapters.probe(predictor.adapter_id) if isinstance(model, LocalModel) else None
     if head is None or not isinstance(model, LocalModel):
         return predictor, manifest, None
     decision = rule_of_words(head.words)
     if decision.bias and len(decision.bias) != len(manifest.labels):
         raise InputError("the decision rule for words is not of these labels", where=manifest.task)
     other = copy.copy(predictor)
-    other.adapter_id, other.decision = model.adapters.without_head(predictor.adapter_id), decision
+    other.adapter_id, other.decision = model.adapters.without_probe(predictor.adapter_id), decision
     return other, replace(manifest, adapter_id=other.adapter_id, decision=decision), head
 
 
-def told_of(head: Head) -> str:
+def told_of(head: Probe) -> str:
     """What a page says of it, where it says how answers come about."""
     score = head.words.get("score")
     reached = f", which reached {score:.3f} on dev" if isinstance(score, float) else ""
     return (
-        f"In cotune a classification head chooses among the labels (`{HEAD}`): a row of weights for each label, times the "
+        f"In cotune a classification head chooses among the labels (`{PROBE}`): a row of weights for each label, times the "
         "model's state after its last layer and norm, at the last token of the text above. A program that only generates has "
         f"no place for it: there the labels' words answer{reached}. Where a program tells states, the head answers as in "
         "cotune; see below."
@@ -102,7 +102,7 @@ def _read(framework: str) -> list[str]:
     return [
         'with open("FOLDER/example.json", encoding="utf-8") as file:',
         '    prompt_text = json.load(file)["prompt_text"]',
-        f'with safe_open("FOLDER/{HEAD}", "{framework}") as head:',
+        f'with safe_open("FOLDER/{PROBE}", "{framework}") as head:',
         f'    labels = json.loads(head.metadata()["{ABOUT}"])["labels"]',
         '    weight, bias = head.get_tensor("weight"), head.get_tensor("bias")',
     ]

@@ -14,15 +14,15 @@ from cotune.bundle.predictor import Predictor
 from cotune.bundle.remote import ENDPOINT, remote_predictor
 from cotune.embed import Neighbours
 from cotune.errors import InputError
-from cotune.model.head import HEAD
 from cotune.model.writing import Writing, grammar_of
+from cotune.probe.readout import PROBE
 from cotune.prompt.prompt import Prompt
 from cotune.task.cells import has_half_character
 from cotune.task.known import Known
 
 if TYPE_CHECKING:
+    from cotune.model.capability import Capability
     from cotune.model.local import LocalModel
-    from cotune.model.probe import Probe
     from cotune.model.protocol import Model
 
 PATIENCE_S = 600.0
@@ -96,7 +96,7 @@ def load_several(
 
     Arguments and errors are those of :func:`load`; with ``weights``, a model behind an endpoint is an error too.
     """
-    from cotune.model.probe import probe
+    from cotune.model.capability import check_capability
 
     opened = [OpenedBundle.read(Path(folder).expanduser()) for folder in folders]
     models: dict[str, LocalModel] = {}
@@ -122,7 +122,7 @@ def load_several(
         known = models.get(manifest.base_model.fingerprint)
         if known is None:
             model_folder = base_folder(bundle, base, progress)
-            found = found or probe(device, dtype, threads)
+            found = found or check_capability(device, dtype, threads)
             known = models[manifest.base_model.fingerprint] = _load_base(bundle, model_folder, found, once=once)
         same = known.settings.max_tokens == manifest.max_tokens
         predictors.append(_predictor(bundle, known if same else known.with_max_tokens(manifest.max_tokens)))
@@ -203,7 +203,7 @@ def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: 
     return model_folder
 
 
-def _load_base(bundle: OpenedBundle, folder: Path, found: Probe, *, once: bool) -> LocalModel:
+def _load_base(bundle: OpenedBundle, folder: Path, found: Capability, *, once: bool) -> LocalModel:
     from cotune.model.engine_settings import EngineSettings, batch_tokens, weight_bytes
     from cotune.model.local import LocalModel
 
@@ -285,20 +285,22 @@ def _enter_adapter(folder: Path, manifest: Manifest, model: LocalModel) -> None:
         model.adapters.use(manifest.adapter_id)
     except InputError as error:
         raise InputError(error.what, where=error.where or str(folder), mend=error.mend or _MEND) from error
-    check_head(model, manifest, folder)
+    check_probe(model, manifest, folder)
 
 
-def check_head(model: LocalModel, manifest: Manifest, folder: Path) -> None:
-    """Refuse a registered adapter whose classification head is not one of these labels on this model.
+def check_probe(model: LocalModel, manifest: Manifest, folder: Path) -> None:
+    """Refuse a registered adapter whose probe is not one of these labels on this model.
 
     Raises:
         InputError: it is not, or it cannot be read.
     """
-    head = model.adapters.head(manifest.adapter_id)
-    if head is not None and (set(head.labels) != set(manifest.labels) or head.weight.shape[1] != model.width):
+    probe = model.adapters.probe(manifest.adapter_id)
+    if probe is None:
+        return
+    if set(probe.labels) != set(manifest.labels) or probe.weight.shape[1] != model.width or probe.layer > model.depth:
         raise InputError(
-            "the classification head is not one of these labels on this model",
-            where=str(folder / HEAD),
+            "the probe is not one of these labels on this model",
+            where=str(folder / PROBE),
             mend=_MEND,
         )
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
 from cotune.files import content_hash, file_sha256, inside
-from cotune.model.head import HEAD
+from cotune.probe.readout import PROBE
 from cotune.task.cells import has_half_character
 from cotune.task.output import Output, label_output
 from cotune.task.schema import schema_problem
@@ -220,18 +220,20 @@ def verify(folder: Path, manifest: Manifest) -> None:
         check_name(folder, name)
         if not _SHA256.fullmatch(digest):
             raise InputError(f"the sha256 of {name} is none", where=str(folder / MANIFEST), mend=_MEND)
-    needed = {*manifest.files, *NEEDED, *(ADAPTER_FILES if manifest.adapter_id != "base" else ())}
+    # A probe on the model as it is lies alone in its folder.
+    bare_probe = f"{ADAPTER}/{PROBE}" in manifest.files and not set(ADAPTER_FILES) & set(manifest.files)
+    needed = {*manifest.files, *NEEDED, *(ADAPTER_FILES if manifest.adapter_id != "base" and not bare_probe else ())}
     if lost := sorted(needed - found):
         raise InputError("the file is missing", where=str(folder / lost[0]), mend=_MEND)
     if added := sorted(found - set(manifest.files)):
         raise InputError(
             "the file is not in the bundle's manifest", where=str(folder / added[0]), mend="Move it out of the bundle."
         )
-    by_head, headed = manifest.decision.kind == "head", f"{ADAPTER}/{HEAD}" in manifest.files
-    if by_head != headed or (by_head and (manifest.written is not None or manifest.adapter_id == "base")):
+    by_probe, probed = manifest.decision.kind == "probe", f"{ADAPTER}/{PROBE}" in manifest.files
+    if by_probe != probed or (by_probe and (manifest.written is not None or manifest.adapter_id == "base")):
         raise InputError(
-            "a classification head and the decision rule named head go together, with an adapter and with labels",
-            where=str(folder / ADAPTER / HEAD),
+            "a probe and the decision rule named probe go together, with labels and with the probe's own adapter id",
+            where=str(folder / ADAPTER / PROBE),
             mend=_MEND,
         )
     if manifest.adapter_id == "base" and (odd := sorted(n for n in found if n.startswith(f"{ADAPTER}/"))):

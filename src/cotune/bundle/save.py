@@ -84,7 +84,7 @@ def save_bundle(
     from cotune.model.adapter_folder import adapter_content_id, adapter_files, is_prefix
     from cotune.model.adapters import BASE
     from cotune.model.remote import RemoteModel
-    from cotune.model.trained_prefix import load_prefix
+    from cotune.model.trained_prefix import CONFIG, load_prefix
 
     labels = output.labels
     if decision.bias and len(decision.bias) != len(labels):
@@ -124,10 +124,9 @@ def save_bundle(
         write_text(temporary / CARD, card)
         if adapter_folder is not None:
             (temporary / ADAPTER).mkdir()
-            first, *others = adapter_files(adapter_folder)
-            _copy_config(adapter_folder / first, temporary / ADAPTER / first)
-            for name in others:
-                shutil.copyfile(adapter_folder / name, temporary / ADAPTER / name)
+            for name in adapter_files(adapter_folder):
+                copy = _copy_config if name == CONFIG else shutil.copyfile
+                copy(adapter_folder / name, temporary / ADAPTER / name)
         files = {name: file_sha256(temporary / name) for name in sorted(list_files(temporary))}
         write_json(temporary / MANIFEST, manifest.to_json() | {"files": files})
         verify(temporary, read_manifest(temporary))

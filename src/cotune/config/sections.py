@@ -67,15 +67,24 @@ class PrefixConfig(Section):
 
 
 class TuneConfig(Section):
-    """What is tuned and how. ``rank``, ``alpha``, ``learning_rate`` and ``target`` are LoRA's; ``prefix`` has its own."""
+    """What is tuned and how. ``rank``, ``alpha``, ``learning_rate`` and ``target`` are LoRA's; ``prefix`` has its own.
+
+    ``readout`` says what label tasks on a local model are read off: hidden states (``probe``), label words (``words``), or what
+    fits the run (``auto``). ``layers`` are the first and the last layer of the window below a probe, counted from 1; None takes
+    the probe's layer and those below it. ``batch_size`` None takes 16 rows for a window and 8 otherwise. ``smoothing`` is the
+    probability that a probe's target spreads over all labels.
+    """
 
     method: Literal["lora", "prefix"] = "lora"
     rank: Count = 16
     alpha: Annotated[Number, Field(gt=0)] = 32
     learning_rate: Annotated[Number, Field(gt=0)] = 1e-3
-    batch_size: Count = 8
+    batch_size: Count | None = None
     shared_prefix: StrictBool = True
     head: StrictBool = True
+    readout: Literal["auto", "probe", "words"] = "auto"
+    layers: tuple[Count, Count] | None = None
+    smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.1
     max_epochs: Count = 8
     target: Name = "all-linear"
     clip: Annotated[Number, Field(gt=0)] = 1.0

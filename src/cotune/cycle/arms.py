@@ -175,9 +175,12 @@ def settle(
     return Confirmed(arms, considered, chosen, ships)
 
 
-def open_test(lab: Lab, confirmed: Confirmed) -> dict[str, ArmResult]:
-    """Freeze the arms in the journal, break the seal, score each arm; a killed opening goes on with the same arms."""
-    frozen = {name: m.candidate.id for name, m in confirmed.arms.items()}
+def open_test(lab: Lab, confirmed: Confirmed, references: Mapping[str, str] | None = None) -> dict[str, ArmResult]:
+    """Freeze the arms in the journal, break the seal, score each arm; a killed opening goes on with the same arms.
+
+    ``references`` are frozen with them, by name and content hash, and may see the rows too.
+    """
+    frozen = {name: m.candidate.id for name, m in confirmed.arms.items()} | dict(references or {})
     sealed = lab.task.test
     recorded = lab.journal.step(
         "open_test",

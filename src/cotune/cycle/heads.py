@@ -14,7 +14,7 @@ from cotune.cycle.lab import Lab
 from cotune.cycle.track import Measured, measure
 from cotune.errors import DivergedError
 from cotune.evaluate.arms import ArmScores, ArmsMetric
-from cotune.evaluate.decision import BY_HEAD
+from cotune.evaluate.decision import BY_PROBE
 from cotune.evaluate.given import gold_indices
 from cotune.evaluate.resampling import difference_error
 from cotune.model.adapters import BASE
@@ -141,11 +141,13 @@ class Heads:
             with lab.stopwatch:
                 rendered = lab.answering.render(candidate.prompt, rows)
                 told.append(sum(row.looked_up for row in rendered))
-                states = lab.model.last_states([r.prompt_ids for r in rendered], adapter=candidate.adapter, progress=progress)
+                depth = lab.model.depth
+                ids = [row.prompt_ids for row in rendered]
+                states = lab.model.layer_states(ids, [depth], adapter=candidate.adapter, progress=progress)[0]
                 words = {"decision": candidate.decision.to_json(), "score": measured.evaluation.told_score()}
                 gold = [int(i) for i in gold_indices(rows, lab.task)]
-                heads = (fit_head(states[:n], gold[:n], lab.task.labels, words) for n in (len(train), len(rows)))
-                first, final = (adapters.add_head(candidate.adapter, head, lab.folder / "adapters") for head in heads)
+                heads = (fit_head(states[:n], gold[:n], lab.task.labels, depth, words) for n in (len(train), len(rows)))
+                first, final = (adapters.add_probe(candidate.adapter, head, lab.folder / "adapters") for head in heads)
             return {"adapter_id": first, "final_id": final, "rows": len(train)}
 
         def record() -> dict[str, Any]:
@@ -161,7 +163,7 @@ class Heads:
             adapters.register(lab.folder / "adapters" / value[name])
         self._final[value["adapter_id"]] = value["final_id"]
         try:
-            return measure(lab, candidate.prompt, value["adapter_id"], candidate.steps, "head", BY_HEAD)
+            return measure(lab, candidate.prompt, value["adapter_id"], candidate.steps, "head", BY_PROBE)
         except DivergedError:
             return None
 

@@ -209,7 +209,7 @@ class Lab:
             reply = both[0] if both else answering.score(prompt, adapter, rows, told)
             seconds = both[2] if both else time.monotonic() - started
             value = self.journal.step("score", key, lambda: {**facts, **self._told(reply, rows, seconds), **note})
-            self._charge(value, "tokens_scored", self.costs.saw_scoring)
+            self.charge(value, "tokens_scored", self.costs.saw_scoring)
             if own is None:
                 self.rows.saw_reading(prompt, len(rows), int(value["tokens"]), int(value["saved"]))
             given = self._known[name] = reply.given
@@ -220,7 +220,7 @@ class Lab:
                 seconds = time.monotonic() - started
                 value = self.journal.step("write", key, lambda: {**facts, **self._told(written, rows, seconds), **note})
                 count = int(value.get("written", 0))
-                self._charge(value, "tokens_written", lambda t, s: self.costs.saw_writing(t - count, count, len(rows), s))
+                self.charge(value, "tokens_written", lambda t, s: self.costs.saw_writing(t - count, count, len(rows), s))
                 if own is None:
                     self.rows.saw_writing(prompt, adapter, len(rows), count)
                 given = written.given
@@ -242,7 +242,7 @@ class Lab:
             **({"judged": dict(reply.judged)} if reply.judged else {}),
         }
 
-    def _charge(self, value: Mapping[str, Any], kind: str, saw: Callable[[int, float], None]) -> None:
+    def charge(self, value: Mapping[str, Any], kind: str, saw: Callable[[int, float], None]) -> None:
         self.account.charge(value, kind)
         if value["seconds"]:
             saw(int(value["tokens"]), float(value["seconds"]))

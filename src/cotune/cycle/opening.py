@@ -89,14 +89,14 @@ def open_lab(
 def load_model(config: RunConfig, out: Path, journal: Journal) -> tuple[LocalModel, dict[str, Any]]:
     """The model as the run's first session chose to run it: device, dtype, threads and batch size are journalled."""
     from cotune.model.bundled import resolve_model
-    from cotune.model.probe import probe
+    from cotune.model.capability import check_capability
     from cotune.model.score_cache import ScoreCache
 
     folder = resolve_model(config.model)
     engine = config.engine
 
     def effect() -> dict[str, Any]:
-        found = probe(engine.device, engine.dtype, engine.threads)
+        found = check_capability(engine.device, engine.dtype, engine.threads)
         return {
             "device": found.device,
             "dtype": found.dtype,
@@ -120,7 +120,7 @@ def tune_settings(config: RunConfig) -> TuneSettings:
         lora=LoraSettings(tune.rank, alpha_of(tune.alpha), tune.target),
         prefix=PrefixSettings(tune.prefix.init, tune.prefix.tokens),
         learning_rate=tune.prefix.learning_rate if tune.method == "prefix" else tune.learning_rate,
-        batch_size=tune.batch_size,
+        batch_size=tune.batch_size or TuneSettings.batch_size,
         clip=tune.clip,
         shared_prefix=tune.shared_prefix,
         # A refit gives weights that a head was not fitted to.

@@ -47,7 +47,7 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, end: EndCosts, previous:
             lab.answering.warm_up(seed, warm[:2])
         long = lab.costs.budget.kind == "time" and lab.costs.budget.amount >= _LONG
         lab.scores(seed, BASE, lab.train_sample[: _WRITTEN_ROWS[long]], "measure")
-    batch = min(config.tune.batch_size, len(task.train))
+    batch = min(lab.tune.batch_size, len(task.train))
     asked = [seed, *([previous.prompt] if previous is not None else [])]
     longest = max(asked, key=lab.rows.scored)
     own = lab.tokens_a_row(longest)[0]
@@ -57,7 +57,7 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, end: EndCosts, previous:
         task.test.n,
         own,
         max(lab.step_tokens(prompt, batch) for prompt in asked),
-        -(-len(task.train) // config.tune.batch_size),
+        -(-len(task.train) // lab.tune.batch_size),
         late=lab.writes_late,
     )
     left = lab.left()

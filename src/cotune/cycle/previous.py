@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cotune.bundle.load import check_head, check_rendering
+from cotune.bundle.load import check_probe, check_rendering
 from cotune.bundle.manifest import PROMPT
 from cotune.cycle.candidate import Candidate, Own
 from cotune.cycle.lab import Lab
@@ -73,7 +73,7 @@ def enter(lab: Lab, start: Start) -> Previous:
         if start.adapter_folder is not None:
             # As it was, and the weights alone, which go on and may win.
             copy_adapter(start.adapter_folder, lab.folder / "adapters" / manifest.adapter_id)
-            copy_adapter(start.adapter_folder, lab.folder / "adapters" / ground, head=False)
+            copy_adapter(start.adapter_folder, lab.folder / "adapters" / ground, probe=False)
         remarks = []
         if leaking:
             remarks.append(f"{len(leaking)} of its worked examples stand in the new test, so they left its prompt")
@@ -104,5 +104,5 @@ def enter(lab: Lab, start: Start) -> Previous:
     if start.adapter_folder is not None:
         for adapter in (manifest.adapter_id, ground):
             lab.model.adapters.register(lab.folder / "adapters" / adapter)
-        check_head(lab.model, manifest, start.adapter_folder)
+        check_probe(lab.model, manifest, start.adapter_folder)
     return Previous(candidate, prompt, facts)

@@ -46,6 +46,11 @@ class PromptSearch:
     tracks: tuple[Track, ...] = ()
 
     @property
+    def prompts_tuned(self) -> int:
+        """Prompts whose weights were tuned: none."""
+        return 0
+
+    @property
     def best(self) -> Measured:
         """The best on dev; ties go to what was measured first."""
         return max(self.measured.values(), key=lambda m: m.rank)

@@ -33,9 +33,12 @@ from cotune.cycle.prefix_words import measure_prefix
 from cotune.cycle.previous import Previous, enter
 from cotune.cycle.prompt_loop import PromptLoop, PromptSearch, confirm_prompts
 from cotune.cycle.prompt_plan import PromptPlan, fit_prompt_plan
+from cotune.cycle.references import measure_references, reference_ids
 from cotune.cycle.remote import check_keys, check_prices
 from cotune.cycle.row_answers import dev_rows, row_answers
 from cotune.cycle.search import Search
+from cotune.cycle.search_labels.run import LabelRun, searches_by_probes
+from cotune.cycle.search_labels.state import LabelSearch
 from cotune.cycle.slicing import END_SHARE, measure_slices
 from cotune.cycle.start import Start, adopt, open_start, start_task
 from cotune.cycle.summary import attribution_of, build_summary
@@ -171,20 +174,28 @@ def run(
             _start(lab, config, own)
             neighbours = check_neighbours(lab, wanted=config.evaluate.neighbours)
             previous = enter(lab, start) if start else None
+            labels = LabelRun(lab, config) if searches_by_probes(lab, config) else None
             end = EndCosts(lab, config, previous)
-            plan = _plan(lab, config, own[0], end, previous)
+            plan = labels if labels is not None else _plan(lab, config, own[0], end, previous)
         except InputError:
             _take_back(out, made)
             raise
-        search: Search | PromptSearch
-        if isinstance(plan, Plan):
+        search: Search | PromptSearch | LabelSearch
+        if labels is not None:
+            search, confirmed = labels.search(lab, config, own, previous, out / BUNDLE)
+        elif isinstance(plan, LabelRun):
+            raise CotuneError("a label search has no plan of its own")
+        elif isinstance(plan, Plan):
             search = Loop(lab, config, plan, own, end, previous).run()
             confirmed = confirm(lab, search, end=end, refit_winners=config.refit, previous=previous)
         else:
             search = PromptLoop(lab, config, plan, own).run()
             confirmed = confirm_prompts(lab, search)
         write_json(out / DEV_ROWS, dev_rows(lab, confirmed))
-        results = open_test(lab, confirmed)
+        seed = confirmed.arms["seed_prompt"].candidate.prompt
+        references = reference_ids(lab, seed)
+        results = open_test(lab, confirmed, references)
+        told = measure_references(lab, seed, next(iter(results.values())).rows) if references else None
         noise = measure_noise(lab, confirmed, keep=plan.fixed)
         robustness = measure_robustness(lab, confirmed, wanted=config.evaluate.robustness, keep=plan.fixed)
         room = lab.left() - plan.fixed if config.evaluate.slices else 0.0
@@ -193,7 +204,14 @@ def run(
             measure_prefix(lab, confirmed.winner.candidate)
         gains = attribution_of(lab, results, noise_of(noise))
         cost = journal.step("cost", "cost", lambda: {"wall_s": round(journal.clock(), 1), "peak_rss_mb": _peak_rss_mb()})
-        trust = {"noise": noise, "robustness": robustness, "slices": slices, "neighbours": neighbours, "judge": judging}
+        trust = {
+            "noise": noise,
+            "robustness": robustness,
+            "slices": slices,
+            "neighbours": neighbours,
+            "judge": judging,
+            "references": told,
+        }
         summary = build_summary(
             lab, search, confirmed, results, gains, model_name=config.model, cost=cost, trust=trust, previous=previous
         )

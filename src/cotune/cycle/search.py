@@ -31,3 +31,8 @@ class Search:
     tracks: list[Track]
     cycles: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = ""
+
+    @property
+    def prompts_tuned(self) -> int:
+        """Prompts whose weights were tuned."""
+        return len({track.prompt.id for track in self.tracks})

@@ -17,6 +17,7 @@ from cotune.cycle.previous import Previous
 from cotune.cycle.prompt_loop import PromptSearch
 from cotune.cycle.remote import NOT_TUNED
 from cotune.cycle.search import Search
+from cotune.cycle.search_labels.state import LabelSearch
 from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.arms import aggregate_statistic
 from cotune.evaluate.attribution import ARMS, GAINS, PREVIOUS, Attribution, attribute, sentence
@@ -70,7 +71,7 @@ def _noise_floor(lab: Lab, result: ArmResult, noise: Noise | AnswerNoise) -> flo
 
 def build_summary(
     lab: Lab,
-    search: Search | PromptSearch,
+    search: Search | PromptSearch | LabelSearch,
     confirmed: Confirmed,
     results: Mapping[str, ArmResult],
     gains: Attribution,
@@ -122,6 +123,8 @@ def build_summary(
             "optimism": round(winner.evaluation.score - shipped.evaluation.score, 6),
             "candidates": len(search.proposals),
         },
+        "references": trust["references"],
+        "first_verdict": first_verdict_of(lab),
         "noise": trust["noise"],
         "robustness": trust["robustness"],
         "slices": trust["slices"],
@@ -130,7 +133,7 @@ def build_summary(
         "cycles": search.cycles,
         "stopped": search.stopped,
         "prompts_scored": len(search.proposals),
-        "prompts_tuned": len({track.prompt.id for track in search.tracks}),
+        "prompts_tuned": search.prompts_tuned,
         "cost": {**cost, **lab.account.counts, "dollars": _dollars(lab)},
         "data": data_health(lab, trust["neighbours"], int(opening.get("in_prompts", 0))),
         "truncated": lab.account.truncated,
@@ -145,6 +148,13 @@ def build_summary(
         "versions": versions(),
     }
     return {**summary, "next": improvements(summary)}
+
+
+def first_verdict_of(lab: Lab) -> dict[str, Any] | None:
+    """What the first race found, as it was told; None where answers are not read by probes."""
+    found = next((event["value"] for event in lab.journal.events if event["kind"] == "verdict"), None)
+    names = ("seconds", "score", "ci", "n", "log_loss", "prompt_id", "layer", "tfidf")
+    return None if found is None else {name: found[name] for name in names}
 
 
 def judge_told(lab: Lab, recorded: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -149,11 +149,11 @@ class Tryouts:
         if self._winner.adapter != BASE and isinstance(self._model, LocalModel):
             adapters = self._model.adapters
             adapters.register(folder / "adapters" / self._winner.adapter)
-            if (head := adapters.head(self._winner.adapter)) is not None:
+            if (head := adapters.probe(self._winner.adapter)) is not None:
                 # A head was fitted to the winner's own wording: both prompts are asked for the labels' words.
                 self._words_alone = True
                 words = rule_of_words(head.words)
-                self._winner = replace(self._winner, adapter=adapters.without_head(self._winner.adapter), decision=words)
+                self._winner = replace(self._winner, adapter=adapters.without_probe(self._winner.adapter), decision=words)
             # What the first use makes room for takes a second or two, which a typed prompt need not wait for.
             adapters.use(self._winner.adapter)
             self._weights = [(self._winner.adapter, self._winner.decision), (BASE, None)]

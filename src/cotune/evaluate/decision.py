@@ -20,14 +20,14 @@ _WEIGHINGS, _ROUNDS, _ENOUGH = 4, 50, 1e-4
 
 @dataclass(frozen=True)
 class Decision:
-    """Raw argmax, argmax after a fixed bias on each label's log-probability, or what a classification head says.
+    """Raw argmax, argmax after a fixed bias on each label's log-probability, or what a probe says.
 
     Attributes:
         kind: ``raw``, ``bias``, or ``head``: the scores are a head's, which lies with the adapter, and its argmax answers.
         bias: one number a label, in the task's label order; empty for the others.
     """
 
-    kind: Literal["raw", "bias", "head"] = "raw"
+    kind: Literal["raw", "bias", "probe"] = "raw"
     bias: tuple[float, ...] = ()
 
     def log_probs(self, scores: Floats) -> Floats:
@@ -55,7 +55,7 @@ class Decision:
             ValueError: the object is not a decision rule.
         """
         kind, bias = data.get("kind"), data.get("bias", ())
-        if kind not in ("raw", "bias", "head") or not isinstance(bias, (list, tuple)) or (kind == "bias") != bool(bias):
+        if kind not in ("raw", "bias", "probe") or not isinstance(bias, (list, tuple)) or (kind == "bias") != bool(bias):
             raise ValueError("not a decision rule")
         numbers = tuple(float(b) for b in bias)
         if not np.isfinite(numbers).all():
@@ -64,7 +64,7 @@ class Decision:
 
 
 def rule_of_words(words: Mapping[str, Any]) -> Decision:
-    """The rule that answers where a classification head is left out, from what the head says of the labels' words.
+    """The rule that answers where a probe is left out, from what the head says of the labels' words.
 
     Raises:
         InputError: it says of none.
@@ -72,14 +72,14 @@ def rule_of_words(words: Mapping[str, Any]) -> Decision:
     try:
         found = Decision.from_json(words["decision"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"the classification head names no decision rule for words ({error})", where="decision") from error
-    if found.kind == "head":
-        raise InputError("the classification head names itself as the decision rule for words", where="decision")
+        raise InputError(f"the probe names no decision rule for words ({error})", where="decision") from error
+    if found.kind == "probe":
+        raise InputError("the probe names itself as the decision rule for words", where="decision")
     return found
 
 
 RAW = Decision()
-BY_HEAD = Decision("head")
+BY_PROBE = Decision("probe")
 
 
 def label_frequencies(gold: Sequence[int], labels: int) -> Floats:

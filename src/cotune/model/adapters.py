@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from cotune.errors import CotuneError, InputError
 from cotune.files import atomic_path, write_json
+from cotune.model.adapter_folder import BASE as BASE
 from cotune.model.adapter_folder import (
     LoraSettings,
     alpha_of,
@@ -22,11 +24,10 @@ from cotune.model.adapter_folder import (
     is_prefix,
     read_settings,
     read_weights,
-    with_head_id,
+    with_probe_id,
 )
-from cotune.model.bound_lora import BoundLora, copy_weights, linear_groups
+from cotune.model.bound_lora import BoundLora, copy_weights, layer_number, linear_groups
 from cotune.model.fused_lora import FusedLora
-from cotune.model.head import HEAD, Head, headed_id, load_head
 from cotune.model.laid_out import plain_products
 from cotune.model.light_llama import LightLlama
 from cotune.model.trained_prefix import (
@@ -36,9 +37,7 @@ from cotune.model.trained_prefix import (
     load_prefix,
     save_prefix,
 )
-
-BASE = "base"
-"""The id of the model without an adapter."""
+from cotune.probe.readout import PROBE, Probe, load_probe, probed_id
 
 
 class AdapterSlot:
@@ -63,49 +62,52 @@ class AdapterSlot:
         self._folders: dict[str, Path] = {}
         self._loaded: dict[str, dict[str, Tensor]] = {}
         self._prefixes: dict[str, TrainedPrefix] = {}
-        self._heads: dict[str, Head | None] = {}
+        self._probes: dict[str, Probe | None] = {}
         self._bare: dict[str, str] = {}
         self.current = BASE
         self.keep = 8
 
     def register(self, folder: Path) -> str:
-        """Make an adapter folder usable; returns its id. With a classification head, the adapter without it is usable too.
+        """Make an adapter folder usable; returns its id. With a probe, the adapter without it is usable too.
 
         Raises:
             InputError: the folder is neither a LoRA adapter nor a prefix in safetensors.
         """
         bare_id = bare_content_id(folder)
-        adapter_id = with_head_id(folder, bare_id)
+        adapter_id = with_probe_id(folder, bare_id)
         self._folders[adapter_id] = folder
-        # An adapter that lies without a head has a folder of its own.
-        self._folders.setdefault(bare_id, folder)
+        # An adapter that lies without a probe has a folder of its own.
+        if bare_id != BASE:
+            self._folders.setdefault(bare_id, folder)
         self._bare[adapter_id] = bare_id
         return adapter_id
 
-    def without_head(self, adapter_id: str) -> str:
-        """The same weights without their classification head; the same id where they have none."""
+    def without_probe(self, adapter_id: str) -> str:
+        """The same weights without their probe; the same id where they have none."""
         return self._bare.get(adapter_id, adapter_id)
 
-    def head(self, adapter_id: str) -> Head | None:
-        """An adapter's classification head, if it has one.
+    def probe(self, adapter_id: str) -> Probe | None:
+        """An adapter's probe, if it has one.
 
         Raises:
             InputError: it cannot be read.
         """
-        if adapter_id == BASE or self.without_head(adapter_id) == adapter_id:
+        if adapter_id == BASE or self.without_probe(adapter_id) == adapter_id:
             return None
-        if adapter_id not in self._heads:
-            self._heads[adapter_id] = load_head(self._folders[adapter_id])
-            for oldest in list(self._heads)[: -self.keep]:
-                del self._heads[oldest]
-        return self._heads[adapter_id]
+        if adapter_id not in self._probes:
+            self._probes[adapter_id] = load_probe(self._folders[adapter_id])
+            for oldest in list(self._probes)[: -self.keep]:
+                del self._probes[oldest]
+        return self._probes[adapter_id]
 
-    def add_head(self, adapter_id: str, head: Head, parent: Path) -> str:
-        """Write a registered adapter with a classification head as one of its own under ``parent``; returns its id."""
-        data = head.to_bytes()
-        target = parent / headed_id(self.without_head(adapter_id), data)
-        copy_adapter(self._folders[adapter_id], target, head=False)
-        with atomic_path(target / HEAD) as temporary:
+    def add_probe(self, adapter_id: str, probe: Probe, parent: Path) -> str:
+        """Write a registered adapter, or :data:`BASE`, with a probe as an adapter under ``parent``; returns its id."""
+        data = probe.to_bytes()
+        bare = self.without_probe(adapter_id)
+        target = parent / probed_id(bare, data)
+        if bare != BASE:
+            copy_adapter(self._folders[adapter_id], target, probe=False)
+        with atomic_path(target / PROBE) as temporary:
             temporary.write_bytes(data)
         return self.register(target)
 
@@ -115,7 +117,7 @@ class AdapterSlot:
         Raises:
             CotuneError: no folder was registered under this id.
         """
-        adapter_id = self.without_head(adapter_id)
+        adapter_id = self.without_probe(adapter_id)
         if adapter_id == self.current:
             return
         if adapter_id == BASE or self.trained_prefix(adapter_id) is not None:
@@ -166,6 +168,7 @@ class AdapterSlot:
             CotuneError: no folder was registered under this id.
             InputError: the prefix was trained on a model of another shape.
         """
+        adapter_id = self.without_probe(adapter_id)
         if adapter_id not in self._prefixes:
             folder = self._folders.get(adapter_id)
             if folder is None or not is_prefix(folder):
@@ -188,7 +191,7 @@ class AdapterSlot:
         """Put weights on the model's own layers; False where that takes peft."""
         if self._bound is None or settings != self._bound_shape:
             self._release()
-            groups = linear_groups(self._model, settings.target.split(",")) if settings.rank > 0 else None
+            groups = linear_groups(self._model, settings.target.split(","), settings.layers) if settings.rank > 0 else None
             if groups is None:
                 return False
             self._bound = BoundLora(groups, settings.rank, settings.alpha / settings.rank)
@@ -211,12 +214,13 @@ class AdapterSlot:
             self._peft = None
         if self._peft is None:
             try:
-                self._peft = get_peft_model(self._model, _peft_config(settings, _task(self._model)))
+                target = _linear_names(self._model, settings)
+                self._peft = get_peft_model(self._model, _peft_config(replace(settings, target=target), _task(self._model)))
             except ValueError as error:
                 raise InputError(str(error), where="tune.target", mend="Use all-linear or names of linear layers.") from error
             # "all-linear" and the list of names that peft makes of it are the same shape.
             names = self._peft.peft_config["default"].target_modules
-            self._shapes = (settings, LoraSettings(settings.rank, settings.alpha, ",".join(sorted(names))))
+            self._shapes = (settings, replace(settings, target=",".join(sorted(names))))
             self._peft.eval()
             self._fused = FusedLora(self._model)
         self._peft.base_model.enable_adapter_layers()
@@ -318,6 +322,18 @@ def _task(model: Any) -> str | None:
     return None if isinstance(model, LightLlama) else "CAUSAL_LM"
 
 
+def _linear_names(model: Any, settings: LoraSettings) -> str:
+    """What is adapted, by names where layers are chosen: peft takes no ``all-linear`` beside their numbers."""
+    if settings.target != "all-linear" or not settings.layers:
+        return settings.target
+    found = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and layer_number(name) in settings.layers
+    }
+    return ",".join(sorted(found))
+
+
 def _peft_config(settings: LoraSettings, task: str | None = "CAUSAL_LM") -> Any:
     from peft import LoraConfig
 
@@ -326,5 +342,6 @@ def _peft_config(settings: LoraSettings, task: str | None = "CAUSAL_LM") -> Any:
         lora_alpha=alpha_of(settings.alpha),
         lora_dropout=0.0,
         target_modules=settings.target if settings.target == "all-linear" else settings.target.split(","),
+        layers_to_transform=list(settings.layers) or None,
         task_type=task,
     )

@@ -7,6 +7,7 @@ To import peft and have it wrap every layer takes longer than to answer a few ro
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -21,18 +22,31 @@ Named = Mapping[str, Linear]
 """Linear layers by their names in the model."""
 
 
-def linear_groups(model: Any, targets: Collection[str]) -> list[Named] | None:
+_LAYER = re.compile(r"\.(?:layers|h|blocks?)\.(\d+)\.")
+"""Where a module's name tells the number of its decoder layer."""
+
+
+def layer_number(name: str) -> int | None:
+    """Number of the decoder layer that a module belongs to, by its name; None where it belongs to none."""
+    found = _LAYER.search(f".{name}.")
+    return int(found[1]) if found else None
+
+
+def linear_groups(model: Any, targets: Collection[str], layers: Collection[int] = ()) -> list[Named] | None:
     """The layers that peft would adapt, those that read one tensor together.
 
     Args:
         model: the transformers model, not wrapped.
         targets: names of layers, as peft matches them: whole, or the end behind a dot.
+        layers: numbers of the decoder layers that count; none means all.
 
     Returns:
         None where there is none, or where one is no plain linear layer or is not reached by the decoder: peft is needed then.
     """
     ends = tuple(f".{target}" for target in targets)
     found = {name: module for name, module in model.named_modules() if name in targets or name.endswith(ends)}
+    if layers:
+        found = {name: module for name, module in found.items() if layer_number(name) in layers}
     if any(type(module) is not Linear for module in found.values()):
         return None
     names = {id(module): name for name, module in found.items()}

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from cotune.errors import CotuneError
 from cotune.model.bundled import BUNDLED_MODEL, WHEEL_VARIABLE, bundled_problem, bundled_target
 from cotune.model.cache import CACHE_VARIABLE, cache_folder
+from cotune.model.capability import Capability, check_capability
 from cotune.model.machine import available_memory, usable_cpus
-from cotune.model.probe import Probe, probe
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,7 +48,7 @@ class Diagnosis:
     """All checks, and the probe's result where it worked."""
 
     checks: tuple[Check, ...]
-    probe: Probe | None
+    probe: Capability | None
 
     @property
     def status(self) -> Status:
@@ -73,7 +73,7 @@ def diagnose(*, refresh: bool = False) -> Diagnosis:
     checks = [_python(), *(_library(name) for name in _LIBRARIES)]
     found, problem = None, ""
     try:
-        found = probe(refresh=refresh)
+        found = check_capability(refresh=refresh)
     except (CotuneError, ImportError, RuntimeError, OSError) as error:
         problem = str(error) or type(error).__name__
     checks += [_device(found, problem), _dtype(found), _threads(found), _memory(), _disk(), _model(), _hub()]
@@ -117,7 +117,7 @@ def _library(name: str) -> Check:
     return Check(name, "ok", version)
 
 
-def _device(found: Probe | None, problem: str) -> Check:
+def _device(found: Capability | None, problem: str) -> Check:
     if found is None:
         return Check("device", "fail", problem, "Mend what is said above, then run cotune doctor again.")
     finding = f"{found.device}: {found.processor}"
@@ -133,14 +133,14 @@ def _device(found: Probe | None, problem: str) -> Check:
     return Check("device", "ok", finding)
 
 
-def _dtype(found: Probe | None) -> Check:
+def _dtype(found: Capability | None) -> Check:
     if found is None:
         return Check("dtype", "fail", "not measured", "See device.")
     rates = ", ".join(f"{name} {rate:,.0f} GFLOP/s" for name, rate in found.gemm_gflops.items())
     return Check("dtype", "ok", f"{found.dtype} ({rates})")
 
 
-def _threads(found: Probe | None) -> Check:
+def _threads(found: Capability | None) -> Check:
     usable = usable_cpus()
     threads = found.threads if found else usable
     finding = f"{threads} of {os.cpu_count()} processors"

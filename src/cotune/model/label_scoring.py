@@ -42,10 +42,11 @@ def score_labels(
     if not rendered:
         return LabelScores(np.zeros((0, len(labels))))
     read: ReadStates | None = None
-    if (head := model.adapters.head(adapter)) is not None:
-        # The head reads the state where an answer begins: of the labels' words none runs, and all labels are told.
+    if (probe := model.adapters.probe(adapter)) is not None:
+        # A probe reads the state where an answer begins: of the labels' words none runs, and all labels are told.
         rendered, top = [replace(row, completions=row.completions[:1]) for row in rendered], None
-        read = partial(head.log_probs, labels=labels)
+        read = partial(probe.log_probs, labels=labels)
+    depth = None if probe is None else probe.layer
     scores = np.empty((len(rendered), len(labels)))
     tokens, cached, plain = sum(row.looked_up for row in rendered), 0, 0
     cache = None if fresh else model.cache
@@ -65,7 +66,7 @@ def score_labels(
                 part_scores, cost = found
                 cached += len(part)
             else:
-                part_scores, cost = _compute(model, adapter, prefix_ids, batch, part, top, read)
+                part_scores, cost = _compute(model, adapter, prefix_ids, batch, part, top, read, depth)
                 # Pruned labels have no score, but the best ones must.
                 needed = part_scores if top is None else part_scores.max(axis=1)
                 if np.isnan(part_scores).any() or not np.isfinite(needed).all():
@@ -94,14 +95,15 @@ def _compute(
     rows: Sequence[RenderedRow],
     top: int | None,
     read: ReadStates | None,
+    depth: int | None,
 ) -> tuple[NDArray[np.float64], int]:
     """``[rows, labels]`` scores of a batch, all or those of so many best labels, and the tokens that it took."""
     model.adapters.use(adapter)
     if model.shared:
         with torch.inference_mode():
-            return score_in_halves(model.runner, model.prefix_state(adapter, prefix_ids), batch, top, read)
-    if read is not None:
-        return read(model.last_states([row.prompt_ids for row in rows], adapter=adapter)), sum(batch.lengths)
+            return score_in_halves(model.runner, model.prefix_state(adapter, prefix_ids), batch, top, read, depth)
+    if read is not None and depth is not None:
+        return read(model.layer_states([row.prompt_ids for row in rows], [depth], adapter=adapter)[0]), sum(batch.lengths)
     start = model.trained_start(model.adapters.trained_prefix(adapter), len(prefix_ids))
     return naive_label_scores(model.model, rows, start=start, covered=len(prefix_ids))
 

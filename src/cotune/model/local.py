@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cotune.model.adapters import BASE, AdapterSlot
 from cotune.model.allocator import settle_memory
 from cotune.model.answering import answer_losses
+from cotune.model.capability import free_memory
 from cotune.model.engine_settings import EngineSettings
 from cotune.model.generating import generate
 from cotune.model.generations import GREEDY, AnswerLosses, Generations, Sampling
@@ -27,7 +28,6 @@ from cotune.model.lean_layers import make_lean
 from cotune.model.loading import load_folder, remember
 from cotune.model.naive import plain_prefix
 from cotune.model.prefixes import PrefixStates
-from cotune.model.probe import free_memory
 from cotune.model.protocol import Model, Progress
 from cotune.model.runner import PackedRunner, PrefixState, fits
 from cotune.model.score_cache import ScoreCache
@@ -86,7 +86,7 @@ class LocalModel:
         free = self.settings.memory_bytes
         self.laid_out = lay_out(model, free_memory(self.settings.device) if free is None else free) > 0
         self.adapters = AdapterSlot(model)
-        self._prefixes = PrefixStates(self.run_prefix)
+        self._prefixes = PrefixStates(self._read_prefix)
         self.shared = fits(model, self.settings.dtype) if shared is None else shared
         if not self.shared:
             _log.warning(
@@ -216,6 +216,10 @@ class LocalModel:
         before = start.length if start else 0
         return PrefixState(before + len(ids) - covered, plain_prefix(self.model, ids[covered:], start))
 
+    def _read_prefix(self, adapter: str, ids: Sequence[int]) -> PrefixState | None:
+        probe = self.adapters.probe(adapter)
+        return self.run_prefix(adapter, ids, None if probe is None else probe.layer)
+
     def with_max_tokens(self, max_tokens: int) -> LocalModel:
         """The same loaded model for prompts of another greatest length; weights, adapters and kept prefixes are shared."""
         other = copy.copy(self)
@@ -329,7 +333,7 @@ class LocalModel:
         return self._prefixes.longest_kept(adapter, shared, least)
 
     def prefix_state(self, adapter: str, ids: tuple[int, ...]) -> PrefixState | None:
-        """The state of a prefix under an adapter, run where it is not known."""
+        """The state of a prefix under an adapter, as deep as its probe reads; run where it is not known."""
         return self._prefixes.get(adapter, ids)
 
     # States for embedding -----------------------------------------------------------------------------------------

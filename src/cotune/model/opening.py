@@ -22,9 +22,9 @@ def open_model(
         InputError: the model, the device or the dtype cannot be had.
     """
     from cotune.model.bundled import resolve_model
-    from cotune.model.probe import probe
+    from cotune.model.capability import check_capability
 
     folder = resolve_model(name)
-    found = probe(device, dtype, threads)
+    found = check_capability(device, dtype, threads)
     settings = EngineSettings(found.device, found.dtype, found.threads)
     return LocalModel.load(folder, settings=settings, name=name, light=light)

@@ -159,6 +159,32 @@ class PackedRunner:
         output = self._run(plan.ids, plan.positions, Pass(plan, prefix.layers if prefix else None), layers)
         return read_layers(output, layers)[:, 0]
 
+    def edge(self, plan: PackedPlan, prefix: PrefixState | None, depth: int) -> Tensor:
+        """Raw hidden states ``[tokens, width]`` of all tokens of a pass after ``depth`` layers: the lower edge of a window."""
+        hidden: Tensor = self._run(
+            plan.ids, plan.positions, Pass(plan, prefix.layers if prefix else None), depth=depth
+        ).last_hidden_state[0]
+        return hidden
+
+    def window(self, plan: PackedPlan, first: int, last: int, edge: Tensor | None) -> Tensor:
+        """States ``[rows, width]`` of each row's last token after ``last`` layers, of which ``first`` and up are run.
+
+        Args:
+            plan: the layout, with the whole shared prefix as its head.
+            first: layers below the window; 0 runs from the token ids.
+            last: layer that is read.
+            edge: ``[tokens, width]`` states of all tokens of the plan after ``first`` layers; None where that is 0.
+
+        Returns:
+            fp32, divided by their root mean square.
+        """
+        part = self._part(first, last)
+        current = Pass(plan, read=plan.last, last=part.layers[-1])
+        given = {"input_ids": plan.ids[None]} if edge is None else {"inputs_embeds": edge[None]}
+        with running(current):
+            hidden = part(**given, position_ids=plan.positions[None], use_cache=False).last_hidden_state[0]
+        return unit_rms(hidden.index_select(0, plan.last), self._epsilon)
+
     def step(self, ids: Tensor, positions: Tensor, prefix: PrefixState | None, step: Step) -> Tensor:
         """Hidden states ``[rows, width]`` of a decoding step.
 

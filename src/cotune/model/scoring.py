@@ -90,7 +90,12 @@ def _cuts(costs: Sequence[int], most: int, most_rows: int | None = None) -> list
 
 
 def score_in_halves(
-    runner: PackedRunner, prefix: PrefixState | None, batch: Batch, top: int | None, read: ReadStates | None = None
+    runner: PackedRunner,
+    prefix: PrefixState | None,
+    batch: Batch,
+    top: int | None,
+    read: ReadStates | None = None,
+    depth: int | None = None,
 ) -> tuple[NDArray[np.float64], int]:
     """``[rows, labels]`` scores of a batch, and its tokens; run in halves where memory runs out.
 
@@ -100,10 +105,11 @@ def score_in_halves(
         batch: the rows.
         top: None gives the whole distribution; a number as in :func:`score_batch_top`.
         read: makes scores of the states where answers would begin; None reads off the labels' words.
+        depth: layers after which ``read`` wants the states.
     """
     try:
         if read is not None:
-            return read(last_states(runner, prefix, batch)), sum(batch.lengths)
+            return read(last_states(runner, prefix, batch, depth)), sum(batch.lengths)
         if top is not None:
             return score_batch_top(runner, prefix, batch, top)
         return score_batch(runner, prefix, batch), batch.own_tokens
@@ -117,14 +123,16 @@ def score_in_halves(
         Batch(batch.places[part], batch.suffixes[part], batch.trie, batch.completions)
         for part in (slice(None, middle), slice(middle, None))
     ]
-    results = [score_in_halves(runner, prefix, half, top, read) for half in halves]
+    results = [score_in_halves(runner, prefix, half, top, read, depth) for half in halves]
     return np.concatenate([scores for scores, _ in results]), sum(tokens for _, tokens in results)
 
 
-def last_states(runner: PackedRunner, prefix: PrefixState | None, batch: Batch) -> NDArray[np.float32]:
-    """``[rows, width]`` states where answers would begin; no label runs."""
+def last_states(
+    runner: PackedRunner, prefix: PrefixState | None, batch: Batch, depth: int | None = None
+) -> NDArray[np.float32]:
+    """``[rows, width]`` states where answers would begin, after ``depth`` layers or all of them; no label runs."""
     plan = plan_pass(batch.suffixes, prefix=prefix.length if prefix else 0, merge=batch.lengths, device=runner.device)
-    hidden, _ = runner.hidden(plan, prefix, read=plan.last)
+    hidden, _ = runner.hidden(plan, prefix, read=plan.last, depth=depth)
     found: NDArray[np.float32] = hidden.float().cpu().numpy()
     return found
 

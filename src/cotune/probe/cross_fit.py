@@ -207,7 +207,9 @@ def _temperature(log_probs: Floats, y: NDArray[np.int64]) -> float:
 
     rows = np.arange(len(y))
     found = minimize_scalar(
-        lambda power: -tempered(log_probs, float(np.exp(power)))[rows, y].mean(), bounds=(-np.log(4), np.log(4)), method="bounded"
+        lambda power: -tempered(log_probs, float(np.exp(power)))[rows, y].mean(),
+        bounds=(-np.log(4), np.log(4)),
+        method="bounded",
     )
     return float(np.exp(found.x))
 
@@ -226,9 +228,7 @@ def _check(
             mend="Give [layers, rows, width] and one label a row.",
         )
     if len(y) < 2 or len(set(y.tolist())) < 2 or (groups is not None and len(set(map(str, groups))) < 2):
-        raise InputError(
-            "a probe needs at least two rows, two labels and two groups", where="labels", mend="Label more rows."
-        )
+        raise InputError("a probe needs at least two rows, two labels and two groups", where="labels", mend="Label more rows.")
     if y.min() < 0 or y.max() >= classes:
         raise InputError(f"labels must be numbers from 0 to {classes - 1}", where="labels", mend="Number the labels from 0.")
     if not np.isfinite(stack).all():

@@ -77,7 +77,7 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
         for mark in sorted(set(marks.values())):
             names = [arm_name(name) for name in arms if marks.get(name) == mark]
             yield indented(Text(f"({mark}) {' and '.join(names)}: one and the same candidate", style="bright_black"))
-        if any(fields(arm.get("decision")).get("kind") == "head" for arm in arms.values()):
+        if any(fields(arm.get("decision")).get("kind") == "probe" for arm in arms.values()):
             told = "rule head: a classification head reads the label off the tuned model's state"
             yield indented(Text(told, style="bright_black"))
     gains = {str(name): fields(gain) for name, gain in fields(summary.get("gains")).items() if isinstance(gain, Mapping)}

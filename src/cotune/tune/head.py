@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.model.head import Head
+from cotune.probe.readout import Probe
 
 STRENGTH = 0.1
 """Inverse of the penalty on squared weights, of states that were standardised."""
@@ -18,14 +18,17 @@ _UNSEEN = -12.0
 """Logit of a label without a row, in place of one that nothing would hold back."""
 
 
-def fit_head(states: NDArray[np.float32], gold: Sequence[int], labels: Sequence[str], words: Mapping[str, Any]) -> Head:
-    """The head of labelled states.
+def fit_head(
+    states: NDArray[np.float32], gold: Sequence[int], labels: Sequence[str], layer: int, words: Mapping[str, Any]
+) -> Probe:
+    """The probe of labelled states.
 
     Args:
         states: ``[rows, width]`` where an answer would begin.
         gold: ``[rows]`` the right label of each, as its place; at least two labels among them.
         labels: all labels.
-        words: see :class:`cotune.model.head.Head`.
+        layer: after which the states were read.
+        words: see :class:`cotune.probe.readout.Probe`.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -42,4 +45,4 @@ def fit_head(states: NDArray[np.float32], gold: Sequence[int], labels: Sequence[
     weight, bias = np.zeros((len(labels), states.shape[1])), np.full(len(labels), _UNSEEN)
     weight[fitted.classes_] = rows / spread
     bias[fitted.classes_] = own - rows @ (mean / spread)
-    return Head(tuple(labels), weight.astype(np.float32), bias.astype(np.float32), dict(words))
+    return Probe(tuple(labels), weight.astype(np.float32), bias.astype(np.float32), layer, dict(words))

@@ -45,7 +45,7 @@ class Guard:
         *,
         port: int,
         loopback: bool = True,
-        methods: Collection[str] | None = ("GET", "HEAD"),
+        methods: Collection[str] | None = ("GET", "PROBE"),
         token: str | None = None,
         open_paths: Collection[str] = (),
         refuse: Refuse | None = None,

@@ -126,7 +126,7 @@ class RunRecord:
 
     def by_head(self, arm: str) -> bool:
         """Whether a classification head answers in a frozen arm."""
-        return fields(self.confirmed(arm).get("decision")).get("kind") == "head"
+        return fields(self.confirmed(arm).get("decision")).get("kind") == "probe"
 
 
 def read_record(folder: Path) -> RunRecord:

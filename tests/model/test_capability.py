@@ -15,7 +15,7 @@ import torch
 from cotune.errors import InputError
 from cotune.model.doctor import diagnose, render
 from cotune.model.machine import available_memory, cpu_quota, processor_name, usable_cpus
-from cotune.model.probe import Probe, _choose, default_threads, measure_gemm, probe, with_memory_now
+from cotune.model.capability import Capability, _choose, default_threads, measure_gemm, check_capability, with_memory_now
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_threads_are_no_more_than_omp_num_threads(monkeypatch: pytest.MonkeyPatc
 def test_probe_is_quick_measures_and_is_remembered(cache: Path) -> None:
     before = torch.get_num_threads()
     start = time.perf_counter()
-    found = probe("cpu", threads=1)
+    found = check_capability("cpu", threads=1)
     assert time.perf_counter() - start < 3
     assert torch.get_num_threads() == before
     assert found.device == "cpu"
@@ -140,19 +140,19 @@ def test_probe_is_quick_measures_and_is_remembered(cache: Path) -> None:
     content = json.loads(stored.read_text())
     content["gemm_gflops"] = {"float32": 10.0, "bfloat16": 100.0}
     stored.write_text(json.dumps(content))
-    again = probe("cpu", threads=1)
+    again = check_capability("cpu", threads=1)
     assert again.dtype == "bfloat16"
     assert again.gemm_gflops == {"float32": 10.0, "bfloat16": 100.0}
-    assert probe("cpu", "float32", threads=1).dtype == "float32"
-    assert probe("cpu", threads=1, refresh=True).gemm_gflops["float32"] != 10.0
+    assert check_capability("cpu", "float32", threads=1).dtype == "float32"
+    assert check_capability("cpu", threads=1, refresh=True).gemm_gflops["float32"] != 10.0
     for damage in ("[]", '{"gemm_gflops": {"float32": 1}}'):
         stored.write_text(damage)
-        assert probe("cpu", threads=1).gemm_gflops["float32"] not in (1.0, 10.0)
+        assert check_capability("cpu", threads=1).gemm_gflops["float32"] not in (1.0, 10.0)
 
 
 def test_other_threads_are_measured_apart(cache: Path) -> None:
-    probe("cpu", threads=1)
-    probe("cpu", threads=2)
+    check_capability("cpu", threads=1)
+    check_capability("cpu", threads=2)
     assert len(list((cache / "probe").iterdir())) == 2
 
 
@@ -160,7 +160,7 @@ def test_probe_works_where_the_cache_cannot_be_written(tmp_path: Path, monkeypat
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv("COTUNE_CACHE", str(blocked))
-    assert probe("cpu", threads=1).gemm_gflops["float32"] > 0
+    assert check_capability("cpu", threads=1).gemm_gflops["float32"] > 0
 
 
 @pytest.mark.parametrize(("bfloat16", "expected"), [(0.0, "float32"), (119.0, "float32"), (121.0, "bfloat16")])
@@ -187,9 +187,9 @@ def test_slow_first_calls_do_not_decide(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_json_round_trip_and_refusal(cache: Path) -> None:
-    found = probe("cpu", threads=1)
+    found = check_capability("cpu", threads=1)
     text = json.dumps(found.to_json(), allow_nan=False)
-    assert Probe.from_json(json.loads(text)) == found
+    assert Capability.from_json(json.loads(text)) == found
     value = found.to_json()
     for damaged in (
         {},
@@ -199,7 +199,7 @@ def test_json_round_trip_and_refusal(cache: Path) -> None:
         {**value, "device": None},
     ):
         with pytest.raises(InputError, match="no record of a probe"):
-            Probe.from_json(damaged)
+            Capability.from_json(damaged)
     stale = replace(found, memory_bytes=1)
     assert with_memory_now(stale).memory_bytes > 1
     assert replace(with_memory_now(stale), memory_bytes=1) == stale
@@ -216,14 +216,14 @@ def test_json_round_trip_and_refusal(cache: Path) -> None:
 )
 def test_wrong_wishes_are_told(cache: Path, arguments: dict[str, str], told: str) -> None:
     with pytest.raises(InputError, match=told) as caught:
-        probe(**arguments)  # type: ignore[arg-type]
+        check_capability(**arguments)  # type: ignore[arg-type]
     assert caught.value.mend
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_missing_gpu_is_told(cache: Path) -> None:
     with pytest.raises(InputError, match="there is no cuda device"):
-        probe("cuda")
+        check_capability("cuda")
 
 
 # --- the doctor

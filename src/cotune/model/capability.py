@@ -31,7 +31,7 @@ _CLEARLY = 1.2
 
 
 @dataclass(frozen=True)
-class Probe:
+class Capability:
     """What the engine runs on.
 
     Attributes:
@@ -60,7 +60,7 @@ class Probe:
         return {**asdict(self), "gemm_gflops": dict(self.gemm_gflops)}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Probe:
+    def from_json(cls, value: Mapping[str, Any]) -> Capability:
         """The probe that :meth:`to_json` wrote.
 
         Raises:
@@ -78,7 +78,9 @@ class Probe:
         return found
 
 
-def probe(device: str = "auto", dtype: str = "auto", threads: int | None = None, *, refresh: bool = False) -> Probe:
+def check_capability(
+    device: str = "auto", dtype: str = "auto", threads: int | None = None, *, refresh: bool = False
+) -> Capability:
     """Choose device, dtype and threads; what is not ``auto`` is taken as given.
 
     A GPU is taken where there is one, with bfloat16 where it has that in hardware. Elsewhere bfloat16 is taken only where its
@@ -109,7 +111,7 @@ def probe(device: str = "auto", dtype: str = "auto", threads: int | None = None,
     capability = torch.backends.cpu.get_cpu_capability()
     key = [_VERSION, str(place), count, usable_cpus(), name, capability, torch.__version__]
     rates = _remembered(key, refresh=refresh) or _measure_and_remember(place, count, key)
-    return Probe(
+    return Capability(
         device=str(place),
         dtype=_choose(rates, place) if dtype == "auto" else dtype,
         threads=count,
@@ -137,7 +139,7 @@ def free_memory(device: str) -> int:
     return available_memory()
 
 
-def with_memory_now(found: Probe) -> Probe:
+def with_memory_now(found: Capability) -> Capability:
     """The same probe with its memory asked anew, for a run that goes on with what it had chosen."""
     return replace(found, memory_bytes=free_memory(found.device))
 

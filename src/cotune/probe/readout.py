@@ -1,15 +1,14 @@
-"""A classification head: labels read off a model's state where its answer would begin, instead of off the words it would say.
+"""The read-out of a probe: one linear map from a hidden state to label logits, and the layer whose state it reads.
 
-A fine-tuned model's state at that place tells labels apart better than the probabilities of their words do where there are many
-labels and each was met a few times only: words share their weights with all of language, a head has weights for each label
-alone. It lies in the adapter's folder and belongs to it: the adapter's id is another with it than without.
+Standardisation and temperature are folded into the weights. The file lies in the adapter's folder, or alone in a folder where
+the weights of the model are not tuned, and belongs to the adapter: its id is another one with a probe than without.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +18,41 @@ from numpy.typing import NDArray
 from cotune.errors import CotuneError, InputError
 from cotune.files import content_hash
 
-HEAD = "classification_head.safetensors"
+PROBE = "probe.safetensors"
 ABOUT = "cotune"
-"""Key of its file's metadata: labels and words, as JSON."""
+"""Key of its file's metadata: labels, layer and words, as JSON."""
 _MOST_BYTES = 2**30
+_MOST_LAYERS = 10_000
 _MEND = "Save the adapter anew."
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Head:
-    """Weights of each label.
+class Probe:
+    """Weights of each label, for hidden states divided by their root mean square.
 
     Attributes:
         labels: that it tells apart, at least two.
         weight: ``[labels, width]`` in fp32.
         bias: ``[labels]`` in fp32.
-        words: what answers where the head cannot go, such as in other programs: the decision rule, as JSON, that goes with the
-            probabilities of the labels' words, and what that reached on dev.
+        layer: number of layers after which the state is read, from 1.
+        words: what answers where a program only generates: the decision rule, as JSON, that goes with the probabilities of the
+            labels' words, and the score that these reached on held-out rows. Empty where that was not measured.
     """
 
     labels: tuple[str, ...]
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
-    words: Mapping[str, Any]
+    layer: int
+    words: Mapping[str, Any] = field(default_factory=dict)
 
     def log_probs(self, states: NDArray[np.float32], labels: Sequence[str]) -> Floats:
         """``[rows, labels]`` log-probabilities among the labels, in the order that is asked for.
 
         Args:
-            states: ``[rows, width]``.
-            labels: all labels of the head.
+            states: ``[rows, width]`` after :attr:`layer` layers, divided by their root mean square.
+            labels: all labels of the probe.
 
         Raises:
             CotuneError: they are others.
@@ -58,7 +60,7 @@ class Head:
         from scipy.special import log_softmax
 
         if sorted(labels) != sorted(self.labels):
-            raise CotuneError("the adapter's classification head was fitted to other labels")
+            raise CotuneError("the probe was fitted to other labels")
         place = {label: i for i, label in enumerate(self.labels)}
         order = [place[label] for label in labels]
         logits = states.astype(np.float64) @ self.weight[order].T.astype(np.float64) + self.bias[order]
@@ -66,22 +68,23 @@ class Head:
         return found
 
     def to_bytes(self) -> bytes:
-        """What stands in its file; equal heads give equal bytes."""
+        """What stands in its file; equal probes give equal bytes."""
         from safetensors.numpy import save
 
-        about = json.dumps({"labels": self.labels, "words": self.words}, ensure_ascii=False, sort_keys=True)
+        said = {"labels": self.labels, "layer": self.layer, "words": self.words}
+        about = json.dumps(said, ensure_ascii=False, sort_keys=True)
         return save({"bias": self.bias, "weight": self.weight}, metadata={ABOUT: about})
 
 
-def load_head(folder: Path) -> Head | None:
-    """The head in an adapter's folder; None where there is none.
+def load_probe(folder: Path) -> Probe | None:
+    """The probe in an adapter's folder; None where there is none.
 
     Raises:
         InputError: it cannot be read, or its parts do not fit together.
     """
     from safetensors import SafetensorError, safe_open
 
-    path = folder / HEAD
+    path = folder / PROBE
     if not path.is_file():
         return None
     try:
@@ -90,17 +93,19 @@ def load_head(folder: Path) -> Head | None:
         with safe_open(path, framework="numpy") as stored:
             about = json.loads((stored.metadata() or {})[ABOUT])
             weight, bias = stored.get_tensor("weight"), stored.get_tensor("bias")
-        labels, words = tuple(map(str, about["labels"])), about["words"]
+        labels, words, layer = tuple(map(str, about["labels"])), about["words"], about["layer"]
         fits = weight.ndim == 2 and bias.shape == weight.shape[:1] == (len(labels),) and len(set(labels)) == len(labels) > 1
         if not fits or weight.dtype != np.float32 or bias.dtype != np.float32 or not isinstance(words, dict):
             raise ValueError("its parts do not fit together")
+        if type(layer) is not int or not 1 <= layer <= _MOST_LAYERS:
+            raise ValueError("its layer is none")
         if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
             raise ValueError("it holds numbers that are not finite")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"the classification head cannot be read ({error})", where=str(path), mend=_MEND) from error
-    return Head(labels, weight, bias, words)
+        raise InputError(f"the probe cannot be read ({error})", where=str(path), mend=_MEND) from error
+    return Probe(labels, weight, bias, layer, words)
 
 
-def headed_id(adapter_id: str, data: bytes) -> str:
-    """Id of an adapter with a head of these bytes."""
-    return content_hash({"adapter": adapter_id, "head": content_hash(data, 64)})
+def probed_id(adapter_id: str, data: bytes) -> str:
+    """Id of an adapter with a probe of these bytes; of ``base``, of a probe on the model as it is."""
+    return content_hash({"adapter": adapter_id, "probe": content_hash(data, 64)})

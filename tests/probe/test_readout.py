@@ -15,17 +15,17 @@ from test_adapters import LABELS, PROMPT, ROWS, saved, scores
 
 from cotune.errors import CotuneError, InputError
 from cotune.model.adapter_folder import adapter_content_id, adapter_files, bare_content_id
-from cotune.model.head import HEAD, Head, load_head
+from cotune.probe.readout import PROBE, Probe, load_probe
 from cotune.model.score_cache import ScoreCache
 from tiny import tiny_local
 
 WORDS = {"decision": {"kind": "raw", "bias": []}, "score": 0.5}
 
 
-def head_of(labels: tuple[str, ...], width: int, seed: int = 0) -> Head:
+def head_of(labels: tuple[str, ...], width: int, seed: int = 0) -> Probe:
     rng = np.random.default_rng(seed)
     weight, bias = rng.normal(size=(len(labels), width)), rng.normal(size=len(labels))
-    return Head(labels, weight.astype(np.float32), bias.astype(np.float32), WORDS)
+    return Probe(labels, weight.astype(np.float32), bias.astype(np.float32), WORDS)
 
 
 @given(st.permutations(range(4)), st.integers(0, 5))
@@ -47,7 +47,7 @@ def test_an_adapter_with_a_head_is_scored_by_it(tmp_path: Path, kind: Any) -> No
     plain = saved(local, tmp_path)
     width = local.model.config.get_text_config().hidden_size
     head = head_of(LABELS, width)
-    headed = local.adapters.add_head(plain, head, tmp_path)
+    headed = local.adapters.add_probe(plain, head, tmp_path)
     before = scores(local, plain)
     sequences = [row.prompt_ids for row in local.renderer.render(PROMPT, ROWS, LABELS)]
     wanted = head.log_probs(local.last_states(sequences, adapter=plain), LABELS)
@@ -60,7 +60,7 @@ def test_an_adapter_with_a_head_is_scored_by_it(tmp_path: Path, kind: Any) -> No
     turned = local.score(PROMPT, ROWS, LABELS[::-1], adapter=headed).log_probs
     np.testing.assert_allclose(turned, wanted[:, ::-1], atol=1e-4)
     assert np.array_equal(scores(local, plain), before), "the same weights without it answer as they did"
-    assert local.adapters.without_head(headed) == plain and local.adapters.head(plain) is None
+    assert local.adapters.without_probe(headed) == plain and local.adapters.probe(plain) is None
     # A row costs its own text: of the labels' words none runs.
     assert local.score(PROMPT, ROWS, LABELS, adapter=headed, fresh=True).tokens <= sum(map(len, sequences))
 
@@ -69,32 +69,32 @@ def test_what_is_saved_is_an_adapter_of_its_own_and_read_back_as_it_was(tmp_path
     local = tiny_local()
     plain = saved(local, tmp_path)
     head = head_of(LABELS, local.model.config.hidden_size)
-    headed = local.adapters.add_head(plain, head, tmp_path / "more")
+    headed = local.adapters.add_probe(plain, head, tmp_path / "more")
     folder = tmp_path / "more" / headed
     assert headed != plain and adapter_content_id(folder) == headed and bare_content_id(folder) == plain
-    assert HEAD in adapter_files(folder) and HEAD not in adapter_files(tmp_path / plain)
+    assert PROBE in adapter_files(folder) and PROBE not in adapter_files(tmp_path / plain)
     other = tiny_local()
     assert other.adapters.register(folder) == headed
     np.testing.assert_array_equal(scores(other, headed), scores(local, headed))
     np.testing.assert_array_equal(scores(other, plain), scores(local, plain))
-    read = load_head(folder)
+    read = load_probe(folder)
     assert read is not None and read.labels == head.labels and read.words == WORDS
     assert np.array_equal(read.weight, head.weight) and read.to_bytes() == head.to_bytes()
     # Put on anew, the head before is not asked for.
-    again = local.adapters.add_head(headed, head_of(LABELS, local.model.config.hidden_size, 1), tmp_path / "again")
-    assert local.adapters.without_head(again) == plain and again != headed
+    again = local.adapters.add_probe(headed, head_of(LABELS, local.model.config.hidden_size, 1), tmp_path / "again")
+    assert local.adapters.without_probe(again) == plain and again != headed
 
 
 def test_a_damaged_head_is_refused_by_name(tmp_path: Path) -> None:
     head = head_of(LABELS, 8)
-    nan = Head(LABELS, np.full((4, 8), np.nan, dtype=np.float32), head.bias, WORDS)
-    short = Head(LABELS[:3], head.weight, head.bias, WORDS)
-    twice = Head(("a", "a", "b", "c"), head.weight, head.bias, WORDS)
+    nan = Probe(LABELS, np.full((4, 8), np.nan, dtype=np.float32), head.bias, WORDS)
+    short = Probe(LABELS[:3], head.weight, head.bias, WORDS)
+    twice = Probe(("a", "a", "b", "c"), head.weight, head.bias, WORDS)
     for data in (head.to_bytes()[:-4], b"", b"{}", nan.to_bytes(), short.to_bytes(), twice.to_bytes()):
-        (tmp_path / HEAD).write_bytes(data)
+        (tmp_path / PROBE).write_bytes(data)
         with pytest.raises(InputError, match="classification head") as caught:
-            load_head(tmp_path)
-        assert HEAD in str(caught.value)
-    (tmp_path / HEAD).unlink()
-    assert load_head(tmp_path) is None
+            load_probe(tmp_path)
+        assert PROBE in str(caught.value)
+    (tmp_path / PROBE).unlink()
+    assert load_probe(tmp_path) is None
     assert json.dumps(WORDS)

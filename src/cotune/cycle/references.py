@@ -1,0 +1,98 @@
+"""References beside the arms: what answers without a language model, and the seed prompt's words without any tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.cycle.lab import Lab
+from cotune.errors import DivergedError
+from cotune.evaluate.decision import RAW
+from cotune.evaluate.given import LabelsGiven, gold_indices
+from cotune.evaluate.intervals import mean_interval, proportion_interval
+from cotune.evaluate.references import MajorityReference, TfidfReference, cross_fitted_tfidf
+from cotune.evaluate.scoring import Evaluation, finite
+from cotune.files import content_hash
+from cotune.model.adapters import BASE
+from cotune.prompt.prompt import Prompt
+from cotune.task.example import Example, groups_of
+
+MAJORITY, TFIDF, ZERO_SHOT = "majority", "tfidf", "zero_shot"
+REFERENCES = (MAJORITY, TFIDF, ZERO_SHOT)
+
+
+def reference_ids(lab: Lab, seed: Prompt) -> dict[str, str]:
+    """What the references are, by name, as the opening of the test freezes them."""
+    if lab.remote is not None or lab.task.output.free:
+        return {}
+    return {f"reference_{name}": content_hash([name, lab.task.fingerprint, seed.id, lab.seed]) for name in REFERENCES}
+
+
+def measure_references(lab: Lab, seed: Prompt, rows: Sequence[Example]) -> dict[str, Any]:
+    """Score the references on test rows; recorded as a ``reference`` step each.
+
+    Args:
+        lab: the labelled rows and the model.
+        seed: the seed prompt, whose label words answer zero-shot.
+        rows: of the opened test.
+
+    Returns:
+        By name ``score``, ``ci``, ``n`` and ``log_loss``; None where a reference could not be made.
+    """
+    learn = (*lab.task.train, *lab.task.dev)
+    gold, classes = gold_indices(learn, lab.task), len(lab.task.labels)
+    found: dict[str, Any] = {}
+    for name in (MAJORITY, TFIDF):
+
+        def effect(name: str = name) -> dict[str, Any] | None:
+            try:
+                texts = [row.text for row in learn]
+                made = MajorityReference(gold, classes) if name == MAJORITY else TfidfReference(texts, gold, classes)
+                return told(lab, made.log_probs([row.text for row in rows]), rows)
+            except ValueError:
+                return None
+
+        found[name] = lab.journal.step("reference", [name, lab.task.test.content_hash], effect)
+    try:
+        words = lab.scores(seed, BASE, rows, "test", arm=f"reference_{ZERO_SHOT}")
+        calibrated = lab.bias(words) if lab.calibrates else RAW
+        assert isinstance(words, LabelsGiven)
+        found[ZERO_SHOT] = told(lab, calibrated.log_probs(words.log_probs), rows)
+    except DivergedError:
+        found[ZERO_SHOT] = None
+    return found
+
+
+def told(lab: Lab, log_probs: NDArray[np.float64], rows: Sequence[Example]) -> dict[str, Any]:
+    """A reference for the summary."""
+    evaluation: Evaluation = LabelsGiven(log_probs).judge(rows, RAW, lab.task)
+    groups = groups_of(rows)
+    interval = (
+        proportion_interval(evaluation.values, groups=groups)
+        if lab.task.metric == "accuracy"
+        else mean_interval(evaluation.values, groups=groups, seed=lab.seed)
+    )
+    per_row = lab.task.measure.aggregate is None
+    return {
+        "score": round(evaluation.score, 6),
+        "ci": [round(interval.low, 6), round(interval.high, 6)] if per_row else None,
+        "n": evaluation.n,
+        "log_loss": finite(evaluation.log_loss),
+    }
+
+
+def labelled_tfidf(lab: Lab, rows: Sequence[Example]) -> float | None:
+    """Cross-fitted accuracy of TF-IDF with logistic regression on labelled rows; None where it cannot be made."""
+    groups = groups_of(rows)
+    gold = gold_indices(rows, lab.task)
+    found = cross_fitted_tfidf(
+        [row.text for row in rows],
+        gold,
+        len(lab.task.labels),
+        groups=None if groups is None else groups.tolist(),
+        seed=lab.seed,
+    )
+    return None if found is None else float((found.argmax(axis=1) == gold).mean())

@@ -1,0 +1,105 @@
+"""Probes of prompts on the labelled rows: cross-fitted to be compared, fitted to rows to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.cycle.lab import Lab
+from cotune.evaluate.given import gold_indices
+from cotune.probe.cross_fit import CrossFit, cross_fit, standardised
+from cotune.probe.logistic import fit_logistic
+from cotune.probe.readout import Probe
+from cotune.prompt.prompt import Prompt
+from cotune.refine import not_shown
+from cotune.task.example import Example, groups_of
+from cotune.tune.window import StartHead
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class PromptFit:
+    """A prompt's cross-fitted probe.
+
+    Attributes:
+        prompt: how it asks.
+        rows: labelled rows that it was fitted on: those that the prompt does not show.
+        places: ``[rows]`` where they stand among all rows that were asked for.
+        found: layer, penalty and cross-fitted predictions.
+    """
+
+    prompt: Prompt
+    rows: tuple[Example, ...]
+    places: NDArray[np.int64]
+    found: CrossFit
+
+    @property
+    def losses(self) -> Floats:
+        """Log-loss of each of its rows in nats."""
+        return self.found.best.losses
+
+    @property
+    def mean(self) -> float:
+        """Mean log-loss in nats."""
+        return float(self.losses.mean())
+
+
+def fit_prompt(
+    lab: Lab,
+    prompt: Prompt,
+    rows: Sequence[Example],
+    states: NDArray[np.float16],
+    layers: Sequence[int],
+    *,
+    keep: int = 4,
+    repeats: int | None = None,
+) -> PromptFit:
+    """Cross-fit a prompt's probe on rows, those aside that the prompt shows with their labels.
+
+    Args:
+        lab: whose task and seed count.
+        prompt: how the states were asked for.
+        rows: labelled rows.
+        states: ``[layers, rows, width]``.
+        layers: their numbers.
+        keep: see :func:`cotune.probe.cross_fit`.
+        repeats: see there.
+    """
+    usable = {row.id for row in not_shown(prompt, rows)}
+    places = np.array([i for i, row in enumerate(rows) if row.id in usable], dtype=np.int64)
+    chosen = tuple(rows[i] for i in places)
+    groups = groups_of(chosen)
+    found = cross_fit(
+        states[:, places],
+        gold_indices(chosen, lab.task),
+        classes=len(lab.task.labels),
+        layers=layers,
+        groups=None if groups is None else groups.tolist(),
+        keep=keep,
+        repeats=repeats,
+        seed=lab.seed,
+    )
+    return PromptFit(prompt, chosen, places, found)
+
+
+def difference(first: PromptFit, second: PromptFit) -> Floats:
+    """Log-loss of ``first`` minus that of ``second``, row by row, on the rows that both were fitted on."""
+    common, mine, other = np.intersect1d(first.places, second.places, return_indices=True)
+    found: Floats = first.losses[mine] - second.losses[other]
+    return found
+
+
+def head_of(states: NDArray[np.float16], gold: NDArray[np.int64], classes: int, strength: float) -> StartHead:
+    """The read-out of states ``[rows, width]`` that is fitted to all of them."""
+    features, mean, spread = standardised(states)
+    fitted = fit_logistic(features, gold, classes, strengths=[strength])
+    return StartHead(fitted.weight[0], fitted.bias[0], mean, spread)
+
+
+def probe_of(lab: Lab, head: StartHead, layer: int) -> Probe:
+    """A head as a probe of the task's labels."""
+    return Probe(lab.task.labels, *head.folded(), layer)

@@ -1,0 +1,73 @@
+"""What the steps of a label search cost, in the budget's own unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cotune.config import RunConfig
+from cotune.cycle.lab import Lab
+from cotune.cycle.search_labels.embedding import Embedding
+from cotune.cycle.search_labels.fits import PromptFit
+from cotune.cycle.search_labels.trial import Split, Trials, window_of
+from cotune.prompt.prompt import Prompt
+
+CARE = 1.06
+"""What the end is priced at for each unit that it should cost: rows of the test are not quite the labelled ones."""
+_FIT_SECONDS = 4e-9
+"""Of a probe, for each row, number of its state and label: about thirty rounds of two products."""
+
+
+class Prices:
+    """Prices by what was measured so far.
+
+    Args:
+        lab: what rows cost.
+        embedding: which layers run.
+        trials: how windows are tuned.
+        config: what is measured after the test.
+    """
+
+    def __init__(self, lab: Lab, embedding: Embedding, trials: Trials, config: RunConfig) -> None:
+        self.lab, self.embedding, self.trials, self.config = lab, embedding, trials, config
+        budget = lab.costs.budget
+        self.fixed = 5.0 + 0.01 * budget.amount if budget.kind == "time" else 0.0
+        """Of a time budget: for saving and the report."""
+
+    def race(self, prompts: Sequence[Prompt], rows: int, scored: int) -> float:
+        """Of a race in which ``scored`` rows are embedded, all prompts taken together."""
+        mean = sum(self.embedding.row_cost(prompt, rows) for prompt in prompts) / max(1, len(prompts))
+        return mean * scored / max(1, rows)
+
+    def tuning(self, prompt: Prompt, layer: int, rows: int, steps: int) -> float:
+        """Of tuning a prompt's window on rows and reading the tuned states of these."""
+        lab, depth = self.lab, self.lab.model.depth
+        edge = self.embedding.row_cost(prompt, rows, layers=[window_of(layer, depth)]) if window_of(layer, depth) else 0.0
+        states = self.embedding.row_cost(prompt, rows, layers=[layer])
+        return lab.costs.training(steps * self.trials.step_tokens(prompt, layer)) + edge + states + self._fit(rows)
+
+    def trial(self, fit: PromptFit, splits: Sequence[Split], epochs: float) -> float:
+        """Of tuning on each split and judging its held-out rows."""
+        total = 0.0
+        for split in splits:
+            steps = self.trials.steps_of(epochs, len(split.learn))
+            total += self.tuning(fit.prompt, fit.found.layer, len(split.learn), steps)
+            total += self.embedding.row_cost(fit.prompt, len(split.held), layers=[fit.found.layer])
+        return total
+
+    def final(self, fit: PromptFit, rows: int, epochs: float) -> float:
+        """Of tuning on all labelled rows."""
+        return self.tuning(fit.prompt, fit.found.layer, rows, self.trials.steps_of(epochs, rows))
+
+    def test(self, seed: PromptFit, frozen: PromptFit, winner: PromptFit) -> float:
+        """Of the arms and the zero-shot reference on the test, of saving and of the report."""
+        lab, rows = self.lab, self.lab.task.test.n
+        base = {fit.prompt.id: fit for fit in (seed, frozen, winner)}.values()
+        tuned = {fit.prompt.id: fit for fit in (seed, winner)}.values()
+        arms = sum(self.embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer]) for fit in (*base, *tuned))
+        words = rows * lab.rows.scored(seed.prompt)
+        return CARE * (arms + words) + self.fixed
+
+    def _fit(self, rows: int) -> float:
+        if self.lab.costs.budget.kind != "time":
+            return 0.0
+        return 0.3 + _FIT_SECONDS * 60 * rows * self.lab.model.width * len(self.lab.task.labels) / 4

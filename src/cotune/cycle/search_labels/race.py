@@ -1,0 +1,180 @@
+"""The probe race: prompts embedded on ever more labelled rows, cross-fitted after each chunk, losers dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cotune.cycle.lab import Lab
+from cotune.cycle.search_labels.embedding import Embedding
+from cotune.cycle.search_labels.fits import PromptFit, difference, fit_prompt
+from cotune.errors import CotuneError, DivergedError
+from cotune.evaluate.cross_fitted import probably_worse
+from cotune.evaluate.racing import successive_halving_schedule
+from cotune.prompt.prompt import Prompt
+from cotune.task.example import Example
+
+ALPHA = 0.05
+"""In at most so many races the best prompt is dropped by the test."""
+FINAL = 3
+"""Prompts that see all rows, the seed prompt not counted, which always does."""
+_EARLY_LAYERS = 2
+"""Layers that are fitted before the last round: ridge regression has chosen them, and the round only halves the field."""
+
+
+@dataclass
+class ProbeRace:
+    """How a race ended.
+
+    Attributes:
+        adapter: the weights it was run under.
+        ranking: prompt ids, best first: those that saw all rows by their mean log-loss, then the others by how far they came.
+        fits: prompt id to its fit on the rows it saw.
+        dropped: ids that the test dropped.
+        rows: prompt id to how many rows it saw.
+    """
+
+    adapter: str
+    ranking: list[str] = field(default_factory=list)
+    fits: dict[str, PromptFit] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """For a cycle's record."""
+        best = self.fits[self.ranking[0]]
+        return {
+            "adapter_id": self.adapter,
+            "ranking": self.ranking,
+            "dropped": self.dropped,
+            "dev_score": round(best.found.best.accuracy, 6),
+            "dev_log_loss": round(best.mean, 6),
+        }
+
+
+def race_probes(
+    lab: Lab,
+    embedding: Embedding,
+    prompts: Sequence[Prompt],
+    rows: Sequence[Example],
+    adapter: str,
+    *,
+    cycle: int,
+    always: Sequence[Prompt] = (),
+    first_rows: int = 64,
+) -> ProbeRace:
+    """Race prompts over labelled rows under one set of weights.
+
+    All prompts meet the same rows in the same order. After each chunk every prompt's probe is cross-fitted on all rows so far; a
+    prompt leaves when a corrected test finds it worse than the leader, or when the schedule of successive halving has no place
+    for it. A row that a prompt shows as a demonstration does not count for that prompt.
+
+    Args:
+        lab: where effects happen.
+        embedding: embeds and keeps the states.
+        prompts: entrants, at least one.
+        rows: labelled rows in random order.
+        adapter: weights to race under.
+        cycle: for the journal.
+        always: prompts that see all rows whatever their place.
+        first_rows: rows of the first round at least.
+
+    Raises:
+        CotuneError: every prompt failed.
+    """
+    race = ProbeRace(adapter)
+    by_id = {prompt.id: prompt for prompt in prompts}
+    protected = {prompt.id for prompt in always}
+    active, failed = list(by_id), set[str]()
+    steps = successive_halving_schedule(
+        len(by_id), len(rows), final=min(FINAL, len(by_id)), first_rows=min(first_rows, len(rows))
+    )
+    looks = max(1, len(steps) - 1)
+    for step in steps:
+        seen = rows[: step.rows]
+        last = step.rows >= len(rows)
+        for name in list(active):
+            try:
+                states = embedding.states(by_id[name], adapter, seen, "race")
+                race.fits[name] = fit_prompt(lab, by_id[name], seen, states, embedding.layers, **_effort(last))
+                race.rows[name] = len(seen)
+            except DivergedError:
+                failed.add(name)
+                active.remove(name)
+        if not active:
+            raise CotuneError("every prompt of the race gave hidden states that are not finite")
+        leader = min(active, key=lambda name: race.fits[name].mean)
+        worse = [
+            name
+            for name in active
+            if name != leader
+            and probably_worse(
+                difference(race.fits[name], race.fits[leader]), alpha=ALPHA, comparisons=looks * max(1, len(by_id) - 1)
+            )
+        ]
+        if last:
+            # On all rows there is nothing left to spare; who lost by the test is told.
+            race.dropped += [name for name in worse if name not in race.dropped]
+            break
+        race.dropped += [name for name in worse if name not in race.dropped and name not in protected]
+        active = [name for name in active if name not in worse or name in protected]
+        standing = sorted((n for n in active if n not in protected), key=lambda name: race.fits[name].mean)
+        staying = {*standing[: step.keep], *protected}
+        active = [name for name in active if name in staying]
+    full = [name for name in race.fits if race.rows[name] == len(rows) and name not in failed]
+    others = [name for name in race.fits if name not in full and name not in failed]
+    race.ranking = [
+        *sorted(full, key=lambda name: race.fits[name].mean),
+        *sorted(others, key=lambda name: (-race.rows[name], race.fits[name].mean)),
+    ]
+    _record(lab, race, cycle, list(by_id))
+    return race
+
+
+def _effort(last: bool) -> dict[str, Any]:
+    return {} if last else {"keep": _EARLY_LAYERS, "repeats": 1}
+
+
+def _record(lab: Lab, race: ProbeRace, cycle: int, entered: Sequence[str]) -> None:
+    def effect() -> dict[str, Any]:
+        best = race.fits[race.ranking[0]]
+        return {
+            "cycle": cycle,
+            "adapter_id": race.adapter,
+            "ranking": race.ranking,
+            "dropped": race.dropped,
+            "rows": race.rows,
+            "scores": {name: round(fit.found.best.accuracy, 4) for name, fit in race.fits.items()},
+            "log_losses": {name: round(fit.mean, 4) for name, fit in race.fits.items()},
+            "layers": {name: fit.found.layer for name, fit in race.fits.items()},
+            "by_layer": {
+                name: {
+                    str(fit.layer): [round(fit.accuracy, 4), round(fit.log_loss, 4)] for fit in race.fits[name].found.by_layer
+                }
+                for name in race.ranking[:FINAL]
+            },
+            "ridge": {
+                name: {str(layer): round(error, 4) for layer, error in race.fits[name].found.ridge.items()}
+                for name in race.ranking[:FINAL]
+            },
+            "best": {
+                "prompt_id": race.ranking[0],
+                "score": round(best.found.best.accuracy, 4),
+                "log_loss": round(best.mean, 4),
+                "layer": best.found.layer,
+            },
+        }
+
+    lab.journal.step("race", [cycle, race.adapter, list(entered)], effect)
+
+
+def interval_of(fit: PromptFit) -> tuple[float, float]:
+    """Wilson's 95% interval of a cross-fitted accuracy."""
+    from cotune.evaluate.intervals import proportion_interval
+    from cotune.task.example import groups_of
+
+    found = proportion_interval(np.round(fit.found.best.correct), groups=groups_of(fit.rows))
+    return float(found.low), float(found.high)

@@ -1,0 +1,84 @@
+"""A label task on a local model, from the first race to arms that are ready for the test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cotune.config import RunConfig
+from cotune.cycle.arms import Confirmed
+from cotune.cycle.lab import Lab
+from cotune.cycle.previous import Previous
+from cotune.cycle.search_labels.confirm import confirm_labels
+from cotune.cycle.search_labels.embedding import Embedding
+from cotune.cycle.search_labels.loop import LabelLoop
+from cotune.cycle.search_labels.prices import Prices
+from cotune.cycle.search_labels.state import LabelSearch
+from cotune.cycle.search_labels.trial import Trials
+from cotune.cycle.search_labels.verdict import first_verdict
+from cotune.prompt.prompt import Prompt
+from cotune.tune.window import WindowSettings
+
+
+def searches_by_probes(lab: Lab, config: RunConfig) -> bool:
+    """Whether a run reads labels off hidden states: labels, a model on this machine that the engine fits, and LoRA."""
+    return (
+        lab.remote is None
+        and not lab.task.output.free
+        and lab.model.shared
+        and config.tune.method == "lora"
+        and config.tune.readout != "words"
+        and not config.refit
+    )
+
+
+class LabelRun:
+    """The search and its arms.
+
+    Args:
+        lab: where effects happen.
+        config: the run's config.
+
+    Attributes:
+        fixed: of a time budget, what saving and the report take.
+    """
+
+    def __init__(self, lab: Lab, config: RunConfig) -> None:
+        self.embedding = Embedding(lab)
+        self.trials = Trials(lab, self.embedding, window_settings(config, lab))
+        self.prices = Prices(lab, self.embedding, self.trials, config)
+        self.fixed = self.prices.fixed
+
+    def search(
+        self, lab: Lab, config: RunConfig, own: Sequence[Prompt], previous: Previous | None, bundle: Path
+    ) -> tuple[LabelSearch, Confirmed]:
+        """Search, then fit the arms.
+
+        Args:
+            lab: where effects happen.
+            config: the run's config.
+            own: the seed prompt first, then further prompts of the user's.
+            previous: what an earlier bundle brings.
+            bundle: folder of the run's bundle, where the first verdict's comes to lie.
+        """
+
+        def told(search: LabelSearch) -> None:
+            first_verdict(lab, search, self.trials, bundle, config.model)
+
+        search = LabelLoop(lab, config, own, self.embedding, self.trials, previous, told).run()
+        return search, confirm_labels(lab, search, self.trials, self.prices, previous=previous)
+
+
+def window_settings(config: RunConfig, lab: Lab) -> WindowSettings:
+    """The part of the config that tuning a window needs."""
+    tune = config.tune
+    return WindowSettings(
+        lora=replace(lab.tune.lora, layers=()),
+        learning_rate=tune.learning_rate,
+        head_rate=tune.learning_rate,
+        batch_size=tune.batch_size or WindowSettings.batch_size,
+        clip=tune.clip,
+        smoothing=tune.smoothing,
+        micro_tokens=lab.tune.micro_tokens,
+    )

@@ -1,0 +1,384 @@
+"""Tuning a window of layers below a probe: cross-entropy of the probe's head, from states kept at the window's lower edge.
+
+A probe that reads the state after ``last`` layers needs none of the layers above, and the layers below ``first`` are frozen, so
+their states are the same in every step: they are computed once, and each step runs ``first`` to ``last`` alone. The prompt's
+shared prefix still runs once a step, with gradient, inside the window. The head starts as the fitted probe, so tuning goes on
+from what the frozen model knows already (linear probing then fine-tuning, arXiv 2202.10054).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from cotune.errors import CotuneError, DivergedError
+from cotune.files import atomic_path, content_hash
+from cotune.model.adapter_folder import LoraSettings
+from cotune.model.adapters import BASE
+from cotune.model.local import LocalModel
+from cotune.model.machine import give_back_memory, out_of_memory
+from cotune.model.packed import plan_pass
+from cotune.prompt.render import shared_prefix
+from cotune.tune.batches import rows_of_step
+
+StepReport = Callable[[int, float, int], None]
+"""Called after each step with the step's number from 1, its mean loss a row, and its tokens."""
+
+_MOST_STATE_BYTES = 2 * 10**9
+"""What the states at the window's edge may take; rows beyond are computed again in each step."""
+_CHECKPOINT_EVERY = 25
+
+
+@dataclass(frozen=True)
+class WindowSettings:
+    """How a window is tuned.
+
+    Attributes:
+        lora: shape of the adapter; its ``layers`` are set by the window.
+        learning_rate: peak learning rate of AdamW for the adapter.
+        head_rate: the same for the head, whose inputs are standardised.
+        batch_size: rows in an optimizer step.
+        warmup: share of the steps over which the rates rise from zero; they fall to zero over the rest.
+        head_decay: pull of the head's weights towards zero, the penalty of its probe.
+        smoothing: probability that the target spreads over all labels.
+        clip: largest norm of the gradient.
+        micro_tokens: tokens of a pass; larger batches are accumulated.
+    """
+
+    lora: LoraSettings = LoraSettings()
+    learning_rate: float = 1e-3
+    head_rate: float = 1e-3
+    batch_size: int = 16
+    warmup: float = 0.1
+    head_decay: float = 0.0
+    smoothing: float = 0.0
+    clip: float = 1.0
+    micro_tokens: int = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class StartHead:
+    """A linear read-out of standardised states that tuning starts from.
+
+    Attributes:
+        weight: ``[labels, width]``.
+        bias: ``[labels]``.
+        mean: ``[width]`` of the frozen states.
+        spread: ``[width]`` of the frozen states.
+    """
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    spread: NDArray[np.float64]
+
+    def folded(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Weight and bias for states that are not standardised."""
+        weight = self.weight / self.spread
+        return weight.astype(np.float32), (self.bias - weight @ self.mean).astype(np.float32)
+
+
+class WindowStates:
+    """States of rows at a window's lower edge, computed once and kept in the model's number type.
+
+    Args:
+        model: with the adapter that lies below the window, if any, registered.
+        sequences: token ids of each row's prompt.
+        first: layers below the window.
+        adapter: under which the states are computed.
+        progress: told the tokens that run.
+    """
+
+    def __init__(
+        self,
+        model: LocalModel,
+        sequences: Sequence[Sequence[int]],
+        first: int,
+        *,
+        adapter: str = BASE,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self.first = first
+        self.sequences = [tuple(ids) for ids in sequences]
+        self.length = shared_prefix(self.sequences)
+        self.head = self.sequences[0][: self.length]
+        self.tokens = 0
+        self._prefix: Tensor | None = None
+        self._rows: list[Tensor] = []
+        if first > 0:
+            self._compute(model, adapter, progress)
+
+    def own(self, row: int) -> int:
+        """Tokens of a row behind the shared prefix."""
+        return len(self.sequences[row]) - self.length
+
+    def of(self, rows: Sequence[int]) -> Tensor:
+        """``[tokens, width]`` of the shared prefix and then each row's own tokens."""
+        parts = [] if self._prefix is None or not self.length else [self._prefix]
+        return torch.cat([*parts, *(self._rows[row] for row in rows)])
+
+    def _compute(self, model: LocalModel, adapter: str, progress: Callable[[int], None] | None) -> None:
+        model.adapters.use(adapter)
+        runner = model.runner
+        found: list[Tensor | None] = [None] * len(self.sequences)
+        order = sorted(range(len(self.sequences)), key=lambda i: (self.own(i), i))
+        # Not in inference mode: what is kept here is an input of passes with gradient.
+        with torch.no_grad():
+            if self.length:
+                plan = plan_pass(
+                    [self.sequences[order[0]][self.length :]], prefix=self.length, head=self.head, device=runner.device
+                )
+                self._prefix = runner.edge(plan, None, self.first)[: self.length].clone()
+            prefix = runner.prefix(self.head, depth=self.first)
+            for part in _parts(order, self.own, model.settings.batch_tokens):
+                suffixes = [self.sequences[i][self.length :] for i in part]
+                plan = plan_pass(suffixes, prefix=self.length, merge=[len(s) for s in suffixes], device=runner.device)
+                states = runner.edge(plan, prefix, self.first)
+                for row, places in zip(part, plan.own_places, strict=True):
+                    found[row] = states[torch.from_numpy(places).to(states.device)]
+                self.tokens += sum(map(len, suffixes))
+                if progress:
+                    progress(sum(map(len, suffixes)))
+        self.tokens += self.length
+        self._rows = [states for states in found if states is not None]
+
+
+def _parts(order: Sequence[int], own: Callable[[int], int], limit: int) -> list[list[int]]:
+    parts: list[list[int]] = []
+    tokens = limit + 1
+    for row in order:
+        if tokens + own(row) > limit:
+            parts.append([])
+            tokens = 0
+        parts[-1].append(row)
+        tokens += own(row)
+    return parts
+
+
+class WindowRun:
+    """Tunes LoRA weights in a window of layers and the head that reads the window's last state.
+
+    The state after step ``n`` is a function of the arguments and ``n`` alone; a run that was killed goes on from its last
+    checkpoint to the same weights.
+
+    Args:
+        model: carries the weights.
+        states: at the window's lower edge, of all rows that may be asked for.
+        rows: numbers of the rows to learn from, among those of ``states``.
+        labels: the label of each row of ``states``, as a number.
+        last: layer that is read; the window ends there.
+        head: what the head starts from.
+        settings: how to train.
+        steps: optimizer steps in all; the learning rates are zero after them.
+        seed: draws the initial weights and the order of rows.
+        folder: where checkpoints go.
+        start: adapter to go on from; :data:`BASE` draws a fresh one.
+
+    Attributes:
+        step: optimizer steps done.
+        losses: mean loss a row of each of them.
+        tokens: tokens that were run in them.
+    """
+
+    def __init__(
+        self,
+        model: LocalModel,
+        states: WindowStates,
+        rows: Sequence[int],
+        labels: Sequence[int],
+        last: int,
+        head: StartHead,
+        settings: WindowSettings,
+        *,
+        steps: int,
+        seed: int,
+        folder: Path,
+        start: str = BASE,
+    ) -> None:
+        if not rows:
+            raise CotuneError("there are no rows to train on")
+        layers = tuple(range(states.first, last))
+        self.settings = replace(settings, lora=replace(settings.lora, layers=layers))
+        self.model, self.states, self.rows, self.last, self.steps, self.seed = model, states, list(rows), last, steps, seed
+        self.labels, self.start_head, self.start = list(labels), head, start
+        identity = {
+            "model": model.fingerprint,
+            "rows": [[states.sequences[i], self.labels[i]] for i in self.rows],
+            "settings": asdict(self.settings),
+            "steps": steps,
+            "seed": seed,
+            "start": start,
+            "head": content_hash(b"".join(part.astype(np.float32).tobytes() for part in head.folded()), 20),
+        }
+        self.key = content_hash(identity, 20)
+        self.folder = folder / self.key
+        self.step = 0
+        self.losses: list[float] = []
+        self.tokens = 0
+        self._weight = torch.nn.Parameter(torch.from_numpy(head.weight.astype(np.float32)).to(model.runner.device))
+        self._bias = torch.nn.Parameter(torch.from_numpy(head.bias.astype(np.float32)).to(model.runner.device))
+        self._mean = torch.from_numpy(head.mean.astype(np.float32)).to(model.runner.device)
+        self._scale = torch.from_numpy((1 / head.spread).astype(np.float32)).to(model.runner.device)
+        self._lora: list[tuple[str, torch.nn.Parameter]] = []
+        self._optimizer: torch.optim.Optimizer | None = None
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Expected tokens of a step; each runs through the window alone."""
+        size = min(self.settings.batch_size, len(self.rows))
+        return size * sum(self.states.own(i) for i in self.rows) / len(self.rows) + self.states.length
+
+    def advance(self, *, report: StepReport | None = None, until: Callable[[], bool] | None = None) -> None:
+        """Train to the last step, or until ``until``, asked after each step, says to stop.
+
+        Raises:
+            DivergedError: a loss or a gradient became NaN or infinite.
+        """
+        self._enter()
+        assert self._optimizer is not None
+        while self.step < self.steps:
+            factor = _rate(self.step, self.steps, self.settings.warmup)
+            for group in self._optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+            picked = [self.rows[i] for i in rows_of_step(self.step, len(self.rows), self.settings.batch_size, self.seed)]
+            loss, used = self._one_step(picked)
+            self.step += 1
+            self.losses.append(loss)
+            self.tokens += used
+            if report:
+                report(self.step, loss, used)
+            if self.step < self.steps and until is not None and until():
+                break
+            if self.step < self.steps and self.step % _CHECKPOINT_EVERY == 0:
+                self._checkpoint()
+
+    def save(self, parent: Path) -> str:
+        """Write the adapter as a PEFT folder named by its content under ``parent``; returns its id."""
+        return self.model.adapters.save(self.model.adapters.weights(), parent)
+
+    def head(self) -> StartHead:
+        """The head as it is now."""
+        weight, bias = (p.detach().double().cpu().numpy() for p in (self._weight, self._bias))
+        return replace(self.start_head, weight=weight, bias=bias)
+
+    def _one_step(self, batch: Sequence[int]) -> tuple[float, int]:
+        assert self._optimizer is not None
+        self._optimizer.zero_grad(set_to_none=True)
+        limit = max(1, self.settings.micro_tokens - self.states.length)
+        order = sorted(batch, key=lambda i: (self.states.own(i), i))
+        while True:
+            total, tokens = 0.0, 0
+            try:
+                for part in _parts(order, self.states.own, limit):
+                    loss, used = self._loss(part)
+                    (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
+                    total += float(loss.detach())
+                    tokens += used
+                break
+            except RuntimeError as error:
+                if not out_of_memory(error) or limit < max(map(self.states.own, batch)):
+                    raise
+            self._optimizer.zero_grad(set_to_none=True)
+            give_back_memory(self.model.runner.device)
+            limit //= 2
+        norm = torch.nn.utils.clip_grad_norm_([p for _, p in self._lora], self.settings.clip)
+        torch.nn.utils.clip_grad_norm_([self._weight, self._bias], self.settings.clip)
+        if not math.isfinite(total) or not bool(torch.isfinite(norm)):
+            what = f"gradient's norm became {float(norm)}" if math.isfinite(total) else f"loss became {total / len(batch)}"
+            raise DivergedError(
+                f"the {what} in step {self.step + 1}; the trial stops here. A lower tune.learning_rate may help."
+            )
+        self._optimizer.step()
+        return total / len(batch), tokens
+
+    def _loss(self, rows: Sequence[int]) -> tuple[Tensor, int]:
+        """Summed cross-entropy of the head over rows, and the tokens that ran."""
+        states, runner = self.states, self.model.runner
+        suffixes = [states.sequences[i][states.length :] for i in rows]
+        plan = plan_pass(suffixes, prefix=states.length, head=states.head, device=runner.device)
+        embeds = states.of(rows) if states.first else None
+        hidden = runner.window(plan, states.first, self.last, embeds)
+        logits = ((hidden - self._mean) * self._scale) @ self._weight.T + self._bias
+        targets = torch.tensor([self.labels[i] for i in rows], device=logits.device)
+        loss = cross_entropy(logits, targets, reduction="sum", label_smoothing=self.settings.smoothing)
+        return loss, len(plan.ids)
+
+    def _enter(self) -> None:
+        slot = self.model.adapters
+        if self._optimizer is not None and slot.current == self._mark:
+            return
+        self._lora = slot.start(self.settings.lora, seed=self.seed, adapter_id=self.start)
+        slot.current = self._mark
+        peak, head = self.settings.learning_rate, self.settings.head_rate
+        self._optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for _, p in self._lora], "lr": peak, "peak": peak, "weight_decay": 0.0},
+                {"params": [self._weight], "lr": head, "peak": head, "weight_decay": self.settings.head_decay},
+                {"params": [self._bias], "lr": head, "peak": head, "weight_decay": 0.0},
+            ],
+            betas=(0.9, 0.99),
+            fused=True,
+        )
+        self._restore()
+
+    @property
+    def _mark(self) -> str:
+        return f"window-{self.key}-{id(self)}"
+
+    @property
+    def _named(self) -> list[tuple[str, torch.nn.Parameter]]:
+        return [*self._lora, ("head.weight", self._weight), ("head.bias", self._bias)]
+
+    def _checkpoint(self) -> None:
+        from safetensors.torch import save
+
+        assert self._optimizer is not None
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self._named:
+            tensors[f"weight/{name}"] = parameter.detach().cpu()
+            for part, value in self._optimizer.state.get(parameter, {}).items():
+                tensors[f"{part}/{name}"] = torch.as_tensor(value).detach().cpu()
+        about = {"step": self.step, "losses": self.losses, "tokens": self.tokens}
+        with atomic_path(self.folder / "window.safetensors") as temporary:
+            temporary.write_bytes(save(tensors, metadata={"about": json.dumps(about)}))
+
+    def _restore(self) -> None:
+        """Go on from the checkpoint; one that cannot be read is as good as none."""
+        from safetensors import SafetensorError, safe_open
+
+        path = self.folder / "window.safetensors"
+        if not path.is_file():
+            return
+        assert self._optimizer is not None
+        try:
+            with safe_open(path, framework="pt") as stored:
+                about = json.loads(stored.metadata()["about"])
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, KeyError):
+            return
+        with torch.no_grad():
+            for name, parameter in self._named:
+                parameter.copy_(tensors[f"weight/{name}"])
+                state = {
+                    part: tensors[f"{part}/{name}"].to(parameter.device if part != "step" else "cpu")
+                    for part in ("step", "exp_avg", "exp_avg_sq")
+                    if f"{part}/{name}" in tensors
+                }
+                if state:
+                    self._optimizer.state[parameter] = state
+        self.step, self.losses, self.tokens = int(about["step"]), list(about["losses"]), int(about["tokens"])
+
+
+def _rate(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak learning rate: a linear rise over ``warmup`` of the steps, then a linear fall to zero."""
+    rise = max(1.0, warmup * steps)
+    return min((step + 1) / rise, (steps - step) / max(1.0, steps - rise + 1), 1.0)
