@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cotune.probe.cross_fit import CrossFit, LayerFit, cross_fit
+from cotune.probe.cross_fitting import CrossFit, LayerFit, cross_fit
 from cotune.probe.folds import fold_numbers
 from cotune.probe.logistic import Weights, fit_logistic
 

@@ -19,7 +19,7 @@ from cotune.evaluate.attribution import PREVIOUS
 from cotune.evaluate.decision import BY_PROBE
 from cotune.evaluate.given import LabelsGiven
 from cotune.model.adapters import BASE
-from cotune.probe.cross_fit import tempered
+from cotune.probe.cross_fitting import tempered
 from cotune.task.example import Example
 
 

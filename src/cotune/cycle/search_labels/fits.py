@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cotune.cycle.lab import Lab
 from cotune.evaluate.given import gold_indices
-from cotune.probe.cross_fit import CrossFit, cross_fit, standardised
+from cotune.probe.cross_fitting import CrossFit, cross_fit, standardised
 from cotune.probe.logistic import fit_logistic
 from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Prompt

@@ -24,7 +24,7 @@ from cotune.evaluate.cross_fitted import corrected_error
 from cotune.evaluate.given import gold_indices
 from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
 from cotune.model.adapters import BASE
-from cotune.probe.cross_fit import tempered
+from cotune.probe.cross_fitting import tempered
 from cotune.probe.folds import fold_numbers
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example, groups_of
@@ -52,7 +52,7 @@ class Epochs:
 
     few: float = 8.0
     some: float = 5.0
-    many: float = 3.0
+    many: float = 4.0
 
     def of(self, rows: int, most: float) -> float:
         """For so many rows, ``most`` at most."""

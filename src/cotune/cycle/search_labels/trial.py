@@ -17,7 +17,7 @@ from cotune.cycle.search_labels.fits import head_of, probe_of
 from cotune.errors import DivergedError
 from cotune.evaluate.given import gold_indices
 from cotune.model.adapters import BASE
-from cotune.probe.cross_fit import tempered
+from cotune.probe.cross_fitting import tempered
 from cotune.probe.readout import Probe, load_probe
 from cotune.prompt.prompt import Prompt
 from cotune.refine import not_shown
