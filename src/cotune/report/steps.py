@@ -106,12 +106,6 @@ def _rewrite(value: Value) -> list[Told]:
     return [Told(f"{cycle_of(value)}the proposer wrote {counted(taken, 'instruction')}, {refused} refused ({spent})")]
 
 
-def _surrogate(value: Value) -> list[Told]:
-    found = f"rank correlation {_short(value.get('correlation'))} on {counted(value.get('n'), 'left-out prompt')}"
-    done = "thins the pool" if value.get("on") else "does not beat a mean predictor and is off"
-    return [Told(f"{cycle_of(value)}the surrogate {done} ({found}, p {_short(value.get('p'))})")]
-
-
 def _teach(value: Value) -> list[Told]:
     agreement = fields(value.get("agreement"))
     low, high = ([*map(number, items(agreement.get("ci"))), None, None])[:2]
@@ -159,7 +153,6 @@ ALONE: dict[str, Callable[[Value], list[Told]]] = {
     "average": _average,
     "slices": _slices,
     "rewrite": _rewrite,
-    "surrogate": _surrogate,
     "teach": _teach,
     "judge": _judge,
     "cost": _cost,
