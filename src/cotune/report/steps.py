@@ -81,10 +81,6 @@ def _heads(value: Value) -> list[Told]:
     return _head(value) if value.get("skipped") else []
 
 
-def _average(value: Value) -> list[Told]:
-    return [Told("tuned weights were averaged")]
-
-
 def _slices(value: Value) -> list[Told]:
     if value.get("skipped"):
         return [Told(f"{cycle_of(value)}no error slices: {one_line(value['skipped'], 160)}")]
@@ -150,7 +146,6 @@ ALONE: dict[str, Callable[[Value], list[Told]]] = {
     "prefix": _prefix,
     "head": _head,
     "heads": _heads,
-    "average": _average,
     "slices": _slices,
     "rewrite": _rewrite,
     "teach": _teach,
