@@ -64,7 +64,7 @@ class Chosen:
 
 
 def candidates_of(folder: Path, task: Task) -> list[Chosen]:
-    """What the cells of a family chose, the seed prompt's first, none twice; an average of adapters is none of them."""
+    """What the cells of a family chose, the seed prompt's first, none twice."""
     found: dict[tuple[str, str], Chosen] = {}
     cells = sorted(
         (path.name for path in folder.iterdir() if (path / "journal.jsonl").is_file()), key=lambda name: name != "seed"
@@ -76,7 +76,7 @@ def candidates_of(folder: Path, task: Task) -> list[Chosen]:
             if event["kind"] == "pool":
                 drawn = (Prompt.from_json(proposal["prompt"]) for proposal in event["value"]["proposals"])
                 prompts |= {prompt.id: prompt for prompt in drawn}
-            elif event["kind"] == "tuned" and event["value"]["stage"] != "average":
+            elif event["kind"] == "tuned":
                 tuned.append(event["value"])
         if tuned:
             best = max(tuned, key=lambda value: (value["score"], -value["log_loss"]))

@@ -28,7 +28,6 @@ KINDS = {
     "head": "training",
     "pool": "embedding",
     "entrants": "embedding",
-    "surrogate": "embedding",
     "neighbours": "embedding",
     "noise": "noise",
     "slices": "slices",

@@ -11,10 +11,7 @@ chose and for the same weights under eight wordings that no cell tunes on or rac
     seed        tune the seed prompt
     winner      race prompts on the base model, tune the best
     race        race, tune three of them (seed, bare input, best) a little each, tune on the best of these
-    mixture     race, tune these three at once: every batch asks with one of them
-    average     as race, but both best are tuned to the end and their adapters averaged
     cycles      as race, with a second cycle: breed, race under the tuned weights, tune the challenger against the winner
-    decay_free  tune the seed prompt at the full learning rate to the end and average the adapters of the last third
     shown       tune the seed prompt with demonstrations in it
     shown_steps the same for as many steps as ``seed`` takes: more tokens
     nearest_steps

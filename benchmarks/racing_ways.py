@@ -15,7 +15,6 @@ from cotune.cycle.track import (
     Measured,
     Track,
     advance,
-    average_steady,
     decay_steps,
     finish,
     measure,
@@ -48,40 +47,29 @@ class Bench:
         """Steps of an entrant's short run: a share of the budget's, and at most one of so many parts of what a run may have."""
         return max(3, min(self.steps // share, EPOCHS * -(-len(self.task.train) // self.lab.tune.batch_size) // parts))
 
-    def check_cost(self, prompts: Sequence[Prompt]) -> float:
-        """Tokens of measuring prompts on all of dev."""
-        return sum(own * len(self.lab.dev) + prefix for own, prefix in map(self.lab.tokens_a_row, prompts))
+    def check_cost(self, prompt: Prompt) -> float:
+        """Tokens of measuring a prompt on all of dev."""
+        own, prefix = self.lab.tokens_a_row(prompt)
+        return own * len(self.lab.dev) + prefix
 
-    def spend(self, tracks: Sequence[Track], *, decay: bool = True, checks: int = 1, keep: float = 0.0) -> None:
-        """Tune tracks side by side with all tokens that are left, the decay of their learning rates included.
-
-        Args:
-            tracks: alike in their steps so far.
-            decay: whether the learning rates fall at the end.
-            checks: measurements on dev on the way, in equal distances.
-            keep: tokens that are left over.
-        """
-        step = sum(track.run.tokens_per_step for track in tracks)
-        check = sum(self.check_cost(track.prompts) for track in tracks)
-        room = self.lab.left() - (checks + decay) * check - keep
-        start, done = tracks[0].start_steps, tracks[0].steady_steps
+    def spend(self, track: Track) -> None:
+        """Tune a track with all tokens that are left, the decay of its learning rate included."""
+        step = track.run.tokens_per_step
+        room = self.lab.left() - 2 * self.check_cost(track.prompt)
+        start, done = track.start_steps, track.steady_steps
         # As a run does: rows met more often than this teach nothing new.
-        most = EPOCHS * tracks[0].run.steps_per_epoch - start
+        most = EPOCHS * track.run.steps_per_epoch - start
 
         def end(steady: int) -> int:
-            return steady + (decay_steps(start + steady, self.lab.tune.decay) if decay else 0)
+            return steady + decay_steps(start + steady, self.lab.tune.decay)
 
         steady = done
         while end(steady + 1) <= most and (end(steady + 1) - done) * step <= room:
             steady += 1
         if steady == done and (end(done) - done) * step > room:
             return
-        for track in tracks:
-            for place in range(checks):
-                until = done + round((steady - done) * (place + 1) / checks)
-                advance(self.lab, track, track.start_steps + until, cycle=1)
-            if decay:
-                finish(self.lab, track, cycle=1)
+        advance(self.lab, track, start + steady, cycle=1)
+        finish(self.lab, track, cycle=1)
 
 
 def race(bench: Bench) -> tuple[dict[str, Prompt], RaceResult]:
@@ -107,14 +95,14 @@ def best(bench: Bench, tracks: Sequence[Track]) -> Measured:
 
 def tune_seed(bench: Bench) -> Measured:
     track = open_track(bench.lab, bench.asked)
-    bench.spend([track])
+    bench.spend(track)
     return best(bench, [track])
 
 
 def tune_winner(bench: Bench) -> Measured:
     prompts, result = race(bench)
     track = open_track(bench.lab, prompts[result.ranking[0]])
-    bench.spend([track])
+    bench.spend(track)
     return best(bench, [track])
 
 
@@ -128,25 +116,8 @@ def first_cycle(bench: Bench, short: int) -> list[Track]:
 
 def race_through_tuning(bench: Bench) -> Measured:
     tracks = first_cycle(bench, bench.short())
-    bench.spend(tracks[:1])
+    bench.spend(tracks[0])
     return best(bench, tracks)
-
-
-def tune_mixture(bench: Bench) -> Measured:
-    first, *also = entrants(bench)
-    track = open_track(bench.lab, first, also=also)
-    bench.spend([track])
-    return best(bench, [track])
-
-
-def average_survivors(bench: Bench) -> Measured:
-    tracks = first_cycle(bench, bench.short())[:2]
-    prompts = [track.prompt for track in tracks]
-    bench.spend(tracks, keep=bench.check_cost(prompts))
-    newest = [track.measured[-1].candidate for track in tracks]
-    adapter = bench.lab.average([candidate.adapter for candidate in newest])
-    found = [measure(bench.lab, prompt, adapter, newest[0].steps, "average") for prompt in prompts]
-    return max(found, key=lambda m: m.rank)
 
 
 def two_cycles(bench: Bench) -> Measured:
@@ -165,15 +136,8 @@ def two_cycles(bench: Bench) -> Measured:
         advance(lab, track, ground.steps + short, cycle=2)
     standing = [t for t in (incumbent, challenger) if not t.failed]
     winner = max(standing, key=lambda t: t.latest.rank)
-    bench.spend([winner])
+    bench.spend(winner)
     return best(bench, [*tracks, challenger])
-
-
-def without_decay(bench: Bench) -> Measured:
-    track = open_track(bench.lab, bench.asked)
-    bench.spend([track], decay=False, checks=6, keep=bench.check_cost(track.prompts))
-    average_steady(bench.lab, track, cycle=1, last=3)
-    return track.measured[-1]
 
 
 def with_shown(bench: Bench) -> Prompt:
@@ -184,7 +148,7 @@ def with_shown(bench: Bench) -> Prompt:
 
 def tune_shown(bench: Bench) -> Measured:
     track = open_track(bench.lab, with_shown(bench))
-    bench.spend([track])
+    bench.spend(track)
     return best(bench, [track])
 
 
@@ -193,9 +157,9 @@ def at_equal_steps(bench: Bench, prompt: Prompt) -> Measured:
     lab = bench.lab
     plain, track = open_track(lab, bench.asked), open_track(lab, prompt)
     more = bench.steps * (track.run.tokens_per_step - plain.run.tokens_per_step)
-    more += 2 * (bench.check_cost([prompt]) - bench.check_cost([bench.asked])) + lab.account.counts["tokens_embedded"]
+    more += 2 * (bench.check_cost(prompt) - bench.check_cost(bench.asked)) + lab.account.counts["tokens_embedded"]
     lab.costs.budget = Budget("tokens", lab.costs.budget.amount + more)
-    bench.spend([track])
+    bench.spend(track)
     return best(bench, [track])
 
 
@@ -214,11 +178,8 @@ WAYS: dict[str, Callable[[Bench], Measured]] = {
     "seed": tune_seed,
     "winner": tune_winner,
     "race": race_through_tuning,
-    "mixture": tune_mixture,
-    "average": average_survivors,
     "shown": tune_shown,
     "untuned": untuned,
-    "decay_free": without_decay,
     "cycles": two_cycles,
     "shown_steps": lambda bench: at_equal_steps(bench, with_shown(bench)),
     "shown_untuned": lambda bench: measure(bench.lab, with_shown(bench), BASE, 0, "base"),

@@ -1,13 +1,12 @@
 """How the seed prompt is best trained: the learning rate, the batch, what the decay runs on, and how many steps.
 
     python benchmarks/refit.py --data FOLDER --out FOLDER [--set trec6] [--rows 500] [--held-out 500] [--seeds 1 2 3 4 5 6]
-        [--steps 81 ...] [--ways decay average refit rate2 batch16]
+        [--steps 81 ...] [--ways decay refit rate2 batch16]
 
 All rows are drawn from the train file; the test file is not opened. 70% of the labelled rows are trained on, the rest stand for
 dev, and the held-out rows judge. The ways:
 
     decay     as a run trains: batches of 8, the learning rate falls to zero over the last 30% of the steps
-    average   the learning rate does not fall; the mean of the adapters after 4/6, 5/6 and all of the steps
     refit     as decay, but the last 30% runs on train and dev together (``refit: true``)
     rate2     twice the learning rate
     batch16   half the steps, twice the batch
@@ -43,7 +42,6 @@ from cotune.model.opening import open_model
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
-from cotune.tune.average import save_average
 from cotune.tune.batches import TrainingRow
 from cotune.tune.head import fit_head
 from cotune.tune.settings import TuneSettings
@@ -53,7 +51,6 @@ from measure import machine_facts, say
 PLAIN = TuneSettings()
 WAYS: dict[str, TuneSettings] = {
     "decay": PLAIN,
-    "average": PLAIN,
     "refit": PLAIN,
     "rate2": replace(PLAIN, learning_rate=2 * PLAIN.learning_rate),
     "batch16": replace(PLAIN, batch_size=2 * PLAIN.batch_size),
@@ -120,14 +117,6 @@ def _trained(
         return adapter
 
     run = _run(model, train, settings, seed, out)
-    if way == "average":
-        parts = []
-        for sixths in (4, 5, 6):
-            run.advance(round(end * sixths / 6))
-            parts.append(saved(run))
-        adapter, _ = save_average(slot, parts, folder)
-        slot.register(folder / adapter)
-        return adapter
     steady = end
     while steady + decay_steps(steady, settings.decay) > end:
         steady -= 1

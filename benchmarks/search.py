@@ -1,7 +1,7 @@
 """Searches over prompts compared offline, on a table of what each prompt is worth on each row.
 
     python benchmarks/search.py table --data FOLDER --work FOLDER [--tasks trec6 ...] [--parts base:0 ...] [--seconds N]
-    python benchmarks/search.py compare [--seeds N] [--picture FILE.svg]
+    python benchmarks/search.py compare [--seeds N]
 
 ``table`` computes the data file with a model, piece by piece: it ends with status 75 while there is more to do, and the same
 command goes on. ``compare`` reads the data file alone and prints one JSON object.
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from search_data import EMBEDDINGS, TABLE, TASKS, WEIGHTS
+from search_data import TABLE, TASKS, WEIGHTS
 
 _SIZES = {"prompts": 64, "first": 24, "train": 200, "dev": 200, "block": 50, "steps": 32}
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     table.add_argument("--work", type=Path, required=True, help="folder that keeps what was computed")
     table.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
-    table.add_argument("--parts", nargs="+", help="base:0, tuned:1, text:base, short:16:12, ...; all but short runs by default")
+    table.add_argument("--parts", nargs="+", help="base:0, tuned:1, ...; all by default")
     table.add_argument("--model", default="smollm2-135m")
     table.add_argument("--device", default="auto")
     table.add_argument("--seconds", type=float, default=1e9, help="no new piece is begun after so long")
@@ -38,10 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in (table, compare):
         command.add_argument("--file", type=Path, default=TABLE, help="the data file")
     compare.add_argument("--seeds", type=int, default=50)
-    compare.add_argument("--picture", type=Path, help="an .svg or .png to draw")
     given = parser.parse_args(arguments)
     if given.command == "compare":
-        return _compare(given.file, given.seeds, given.picture)
+        return _compare(given.file, given.seeds)
     from search_table import OUT_OF_TIME, make_table
 
     complete = make_table(
@@ -60,21 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def all_parts(blocks: int) -> list[str]:
     """Names of all parts of a table whose rows come in so many blocks."""
-    return [
-        part
-        for weights in WEIGHTS
-        for part in (*(f"{weights}:{block}" for block in range(blocks)), *(f"{kind}:{weights}" for kind in EMBEDDINGS))
-    ]
+    return [f"{weights}:{block}" for weights in WEIGHTS for block in range(blocks)]
 
 
-def _compare(file: Path, seeds: int, picture: Path | None) -> int:
-    from search_compare import compare, draw
+def _compare(file: Path, seeds: int) -> int:
+    from search_compare import compare
     from search_data import read_table
 
-    result = compare(read_table(file), seeds)
-    if picture is not None and "regret" in result:
-        draw(result, picture)
-    print(json.dumps(result, indent=1))
+    print(json.dumps(compare(read_table(file), seeds), indent=1))
     return 0
 
 

@@ -4,27 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.refine.surrogate import Seen, Surrogate, feature_similarity, rank_correlations, similarity
 from measure import say
-from search_data import EMBEDDINGS, TASKS, WEIGHTS, TaskTable, regret
+from search_data import TASKS, WEIGHTS, TaskTable, regret
 from search_races import compare_races
-from search_strategies import (
-    BySurrogate,
-    Field,
-    PlannedHalving,
-    RunRace,
-    Strategy,
-    clustered_halving,
-    random_search,
-    successive_halving,
-    uniform,
-)
+from search_strategies import Field, PlannedHalving, RunRace, Strategy, random_search, successive_halving, uniform
 
 Floats = NDArray[np.float64]
 
@@ -38,25 +26,14 @@ FIXED: dict[str, Strategy] = {
     "random search": random_search,
     "uniform allocation": uniform,
     HALVING: successive_halving,
-    "clustered halving": clustered_halving,
     PLANNED: PlannedHalving(evenly=False),
     RUN: RunRace(),
-    "surrogate": BySurrogate(),
 }
-GRID: dict[str, PlannedHalving | BySurrogate] = {
+GRID: dict[str, PlannedHalving] = {
     f"planned halving, {share} go on, {spending}, {order}": PlannedHalving(keep, growth, evenly)
     for share, keep in (("a third", 1 / 3), ("half", 0.5), ("seven tenths", 0.7))
     for spending, growth in (("rounds cost alike", 1.0), ("first rounds cost more", 0.7))
     for order, evenly in (("rows at random", False), ("labels evenly", True))
-} | {
-    f"surrogate on {name}, {way}": BySurrogate(views=views, bound=bound)
-    for name, views in (
-        ("no view", ()),
-        ("format", ("format",)),
-        ("text, demonstrations, format", ("text", "shown", "format")),
-        ("all views", ("text", "behaviour", "shown", "format")),
-    )
-    for way, bound in (("Thompson sampling", None), ("lower confidence bound", 1.0))
 }
 DEFAULT = "planned halving, half go on, rounds cost alike, rows at random"
 """What differs from halving in the plan alone: nothing in it was chosen on a table."""
@@ -70,18 +47,12 @@ class Ground:
         task: name of the task.
         weights: ``base`` or ``tuned``.
         losses: ``[prompts, rows]``.
-        views: similarities of the prompts, by name.
-        costs: evaluations that a prompt's place in each view costs.
-        text: ``[prompts, d]`` text embedding, centred.
         labels: ``[rows]`` number of each row's label.
     """
 
     task: str
     weights: str
     losses: Floats
-    views: Mapping[str, Floats]
-    costs: Mapping[str, float]
-    text: Floats
     labels: NDArray[np.int64]
 
     @property
@@ -95,18 +66,12 @@ def grounds(tables: Mapping[str, TaskTable]) -> tuple[list[Ground], list[str]]:
     for task in TASKS:
         for weights in WEIGHTS:
             table = tables.get(task)
-            if table is None or not table.has(weights, "text"):
+            if table is None or not table.has(weights):
                 missing.append(f"{task}, {weights}")
                 continue
-            row = float(table.arrays["tokens/rows"].mean())
-            known = [kind for kind in EMBEDDINGS if f"{weights}/{kind}" in table.arrays]
-            views = {kind: similarity(table.arrays[f"{weights}/{kind}"]) for kind in known}
-            views["format"] = feature_similarity(table.arrays["format"].astype(np.float64))
-            costs = {kind: float(table.arrays[f"tokens/{kind}"].mean()) / row for kind in known}
-            text = table.arrays[f"{weights}/text"].astype(np.float64)
             losses = table.losses(weights)
             labels = table.arrays["labels"][: losses.shape[1]].astype(np.int64)
-            found.append(Ground(task, weights, losses, views, costs, text, labels))
+            found.append(Ground(task, weights, losses, labels))
     return found, missing
 
 
@@ -117,14 +82,9 @@ def searched(ground: Ground, strategy: Strategy, fraction: float, seeds: Sequenc
         rng = np.random.default_rng([seed, 0])
         order = rng.permutation(ground.losses.shape[1])
         losses, labels = ground.losses[:, order], ground.labels[order]
-        arena = Field(losses, fraction * losses.size, ground.views, ground.costs, ground.text, labels)
+        arena = Field(losses, fraction * losses.size, labels)
         found.append(regret(ground.losses, strategy(arena, rng)))
     return np.array(found)
-
-
-def usable(ground: Ground) -> dict[str, PlannedHalving | BySurrogate]:
-    """Those of the grid whose views the table holds."""
-    return {name: ours for name, ours in GRID.items() if set(getattr(ours, "views", ())) <= set(ground.views)}
 
 
 def compare(tables: Mapping[str, TaskTable], seeds: int = 50) -> dict[str, Any]:
@@ -142,7 +102,7 @@ def compare(tables: Mapping[str, TaskTable], seeds: int = 50) -> dict[str, Any]:
     tried = {
         ground.name: {
             name: float(np.mean([searched(ground, ours, fraction, few).mean() for fraction in (0.1, TOLD)]))
-            for name, ours in usable(ground).items()
+            for name, ours in GRID.items()
         }
         for ground in found
     }
@@ -150,8 +110,7 @@ def compare(tables: Mapping[str, TaskTable], seeds: int = 50) -> dict[str, Any]:
     chosen = {}
     for ground in found:
         chosen[ground.name] = _chosen(ground, found, tried)
-        fixed = {name: way for name, way in FIXED.items() if set(getattr(way, "views", ())) <= set(ground.views)}
-        strategies = {**fixed, "ours": GRID[chosen[ground.name]]}
+        strategies = {**FIXED, "ours": GRID[chosen[ground.name]]}
         regrets[ground.name] = {
             name: {fraction: searched(ground, strategy, fraction, range(seeds)) for fraction in FRACTIONS}
             for name, strategy in strategies.items()
@@ -174,10 +133,8 @@ def compare(tables: Mapping[str, TaskTable], seeds: int = 50) -> dict[str, Any]:
         "regret_mean": {
             strategy: {f"{f:g}": _told(np.mean([told[strategy][f] for told in regrets.values()], axis=0)) for f in FRACTIONS}
             for strategy in (*FIXED, "ours")
-            if all(strategy in told for told in regrets.values())
         },
         "races_of_a_run": compare_races(tables, 4 * seeds),
-        "what_predicts": predictors(tables, found),
         "seeds": seeds,
     }
 
@@ -185,10 +142,7 @@ def compare(tables: Mapping[str, TaskTable], seeds: int = 50) -> dict[str, Any]:
 def _chosen(ground: Ground, everything: Sequence[Ground], tried: Mapping[str, Mapping[str, float]]) -> str:
     """The set-up that is best on the other tasks; the default where there are none."""
     others = [tried[other.name] for other in everything if other.task != ground.task]
-    names = [name for name in usable(ground) if all(name in told for told in others)]
-    if others:
-        return min(names, key=lambda name: sum(told[name] for told in others))
-    return DEFAULT if DEFAULT in names else names[0]
+    return min(GRID, key=lambda name: sum(told[name] for told in others)) if others else DEFAULT
 
 
 def _ratio(regrets: Mapping[str, Mapping[str, Mapping[float, Floats]]], other: str, key: str) -> dict[str, Any]:
@@ -214,88 +168,3 @@ def _told(values: Floats) -> list[float]:
     draws = np.random.default_rng(0).integers(0, len(values), (_DRAWS, len(values)))
     low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
     return [round(float(v), 4) for v in (values.mean(), low, high)]
-
-
-# What predicts quality ----------------------------------------------------------------------------------------------------
-
-
-def predictors(tables: Mapping[str, TaskTable], found: Sequence[Ground]) -> dict[str, Any]:
-    """Leave-one-out rank correlation of each view with the mean log-loss, and of base losses with tuned ones."""
-    told: dict[str, Any] = {}
-    for ground in found:
-        worth = ground.losses.mean(axis=1)
-        noise = ground.losses.var(axis=1) / ground.losses.shape[1]
-        entry = {name: _left_out({name: view}, worth, noise) for name, view in ground.views.items()}
-        entry["all views"] = _left_out(ground.views, worth, noise)
-        if ground.weights == "tuned":
-            base = tables[ground.task].losses("base").mean(axis=1)
-            entry["log-loss under the base model"] = _correlated(base, worth)
-        told[ground.name] = entry
-    for task, table in tables.items():
-        if "short/losses" in table.arrays:
-            told[f"{task}, short runs of their own"] = _of_short_runs(table)
-    return told
-
-
-def _of_short_runs(table: TaskTable) -> dict[str, list[float]]:
-    """How base and tuned losses of a prompt, and its views, go with what a short run of its own makes of it."""
-    at = table.arrays["short/prompts"]
-    losses = table.arrays["short/losses"].astype(np.float64)
-    worth, noise = losses.mean(axis=1), losses.var(axis=1) / losses.shape[1]
-    told = {
-        f"log-loss under {weights}": _correlated(table.losses(weights).mean(axis=1)[at], worth)
-        for weights in WEIGHTS
-        if table.has(weights)
-    }
-    for kind in EMBEDDINGS:
-        if f"base/{kind}" in table.arrays:
-            told[kind] = _left_out({kind: similarity(table.arrays[f"base/{kind}"][at])}, worth, noise)
-    return told
-
-
-def _left_out(views: Mapping[str, Floats], worth: Floats, noise: Floats) -> list[float]:
-    count = len(worth)
-    surrogate = Surrogate(views, Seen(np.arange(count), worth - worth.mean(), noise, np.zeros(count)))
-    return _correlated(surrogate.leave_one_out(), worth)
-
-
-def _correlated(first: Floats, second: Floats) -> list[float]:
-    """Spearman's correlation with a bootstrap interval over prompts."""
-    draws = np.random.default_rng(0).integers(0, len(first), (_DRAWS // 2, len(first)))
-    low, high = np.quantile(rank_correlations(first[draws], second[draws]), [0.025, 0.975])
-    return [round(float(v), 3) for v in (rank_correlations(first[None], second[None])[0], low, high)]
-
-
-# Picture ------------------------------------------------------------------------------------------------------------------
-
-
-def draw(result: Mapping[str, Any], path: Path) -> None:
-    """Regret by share of the budget, a panel for each task and one for their mean."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    panels = {**result["regret"], "mean": result["regret_mean"]}
-    columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
-    figure, axes = pyplot.subplots(lines, columns, figsize=(4.2 * columns, 3.2 * lines), squeeze=False, sharey=True)
-    marks = dict(zip((*FIXED, "ours"), ("x", "s", "o", "^", "v", "*", "P", "D"), strict=True))
-    for axis, (name, told) in zip(axes.flat, panels.items(), strict=False):
-        for strategy, by in told.items():
-            shares = [float(f) for f in by]
-            mean, low, high = (np.array([v[i] for v in by.values()]) for i in range(3))
-            (line,) = axis.plot(shares, mean, marker=marks[strategy], label=strategy, markersize=4)
-            axis.fill_between(shares, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-        axis.set_xscale("log")
-        axis.set_xticks(FRACTIONS, [f"{100 * f:g}%" for f in FRACTIONS])
-        axis.minorticks_off()
-        axis.set_title(name, fontsize=10)
-        axis.set_xlabel("share of the full budget")
-    for axis in list(axes.flat)[len(panels) :]:
-        axis.remove()
-    for line in axes:
-        line[0].set_ylabel("normalised regret")
-    axes.flat[0].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

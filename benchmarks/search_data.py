@@ -1,9 +1,7 @@
 """The table that prompt searches are compared on: one safetensors file of numbers, with the prompts in its header.
 
-Of each task it holds ``[prompts, rows]`` log-losses and correctness under the base model and under an adapter, three embeddings
-of each prompt under both, its format, and the number of each row's label. Embeddings are centred and turned onto their own
-principal axes, which keeps every distance and angle and makes them as small as the number of prompts. Texts of the data sets
-are not in it: prompts stand without their demonstrations.
+Of each task it holds ``[prompts, rows]`` log-losses and correctness under the base model and under an adapter, and the
+number of each row's label. Texts of the data sets are not in it: prompts stand without their demonstrations.
 """
 
 from __future__ import annotations
@@ -23,7 +21,6 @@ from cotune.files import atomic_path
 TABLE = Path(__file__).resolve().parent / "data" / "search.safetensors"
 TASKS = ("trec6", "sms_spam", "snips", "clinc150")
 WEIGHTS = ("base", "tuned")
-EMBEDDINGS = ("text", "behaviour", "shown")
 
 Floats = NDArray[np.float64]
 
@@ -35,7 +32,7 @@ class TaskTable:
     Attributes:
         name: of the task.
         facts: prompts, labels, costs and how it was made, as JSON.
-        arrays: by name, such as ``base/losses`` or ``tuned/text``.
+        arrays: by name, such as ``base/losses`` or ``tuned/correct``.
     """
 
     name: str
@@ -77,14 +74,3 @@ def regret(losses: Floats, chosen: int) -> float:
     """Of a choice among the rows of ``[prompts, rows]`` losses: 0 is the prompt of the least mean loss, 1 the mean prompt's."""
     worth = losses.mean(axis=1)
     return float((worth[chosen] - worth.min()) / (worth.mean() - worth.min()))
-
-
-def turned(vectors: NDArray[Any]) -> NDArray[np.float16]:
-    """Centred and on their principal axes, ``[points, at most points - 1]``, scaled to a mean length of 1."""
-    if not vectors.size:
-        return np.zeros((len(vectors), 1), dtype=np.float16)
-    moved = vectors.astype(np.float64) - vectors.astype(np.float64).mean(axis=0)
-    u, s, _ = np.linalg.svd(moved, full_matrices=False)
-    kept = max(1, int((s > max(s[0], 1e-12) * 1e-4).sum()))
-    placed = u[:, :kept] * s[:kept]
-    return (placed / max(float(np.linalg.norm(placed, axis=1).mean()), 1e-12)).astype(np.float16)

@@ -1,22 +1,19 @@
 """Ways to find the best of many prompts with few evaluations, each on the same table and the same order of rows.
 
-An evaluation is one prompt on one row. Whoever uses an embedding pays for it: its tokens, in evaluations of mean size.
+An evaluation is one prompt on one row.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cotune.cycle.plan import FINAL
-from cotune.embed import farthest_first
-from cotune.evaluate.effects import prompt_effects
 from cotune.evaluate.racing import Round, loss_bound, schedule_cost, successive_halving_schedule
-from cotune.refine.surrogate import Seen, Surrogate
 from search_races import held
 
 Floats = NDArray[np.float64]
@@ -29,17 +26,11 @@ class Field:
     Args:
         losses: ``[prompts, rows]``, rows in the order in which every prompt meets them.
         budget: evaluations.
-        views: similarities of the prompts, by name.
-        costs: evaluations that a prompt's place in a view costs.
-        text: ``[prompts, d]`` text embedding, for clustering.
         labels: ``[rows]`` what is right for each row; nothing has to be asked to know that.
     """
 
     losses: Floats
     budget: float
-    views: Mapping[str, Floats] = field(default_factory=dict)
-    costs: Mapping[str, float] = field(default_factory=dict)
-    text: Floats | None = None
     labels: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
@@ -65,10 +56,6 @@ class Field:
         """Mean loss so far; infinite before the first row."""
         count = int(self.met[prompt])
         return float(self.losses[prompt, :count].mean()) if count else math.inf
-
-    def seen(self) -> list[Floats]:
-        """Losses of each prompt so far."""
-        return [self.losses[prompt, : self.met[prompt]] for prompt in range(self.prompts)]
 
     def best(self, among: Sequence[int]) -> int:
         """The one with the least mean loss."""
@@ -97,12 +84,12 @@ def uniform(arena: Field, rng: np.random.Generator) -> int:
     return arena.best(range(arena.prompts))
 
 
-def successive_halving(arena: Field, rng: np.random.Generator, among: Sequence[int] | None = None) -> int:
+def successive_halving(arena: Field, rng: np.random.Generator) -> int:
     """Rounds of equal cost; the better half goes on (Karnin and others, ICML 2013), earlier rows are remembered.
 
     Prompts that a small budget has no row for are drawn out at random.
     """
-    alive = [int(i) for i in rng.permutation(arena.prompts if among is None else among)]
+    alive = [int(i) for i in rng.permutation(arena.prompts)]
     rounds = max(1, math.ceil(math.log2(len(alive))))
     for number in range(rounds):
         # What a round could not spend, since its prompts ran out of rows, goes on to the later ones.
@@ -219,91 +206,3 @@ def spread(kinds: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int
     place = (rank + rng.random(len(count))[kind]) / count[kind]
     result: NDArray[np.int64] = shuffled[np.argsort(place, kind="stable")]
     return result
-
-
-def clustered_halving(arena: Field, rng: np.random.Generator) -> int:
-    """Clusters of the text embedding are halved first, then the prompts of the best one (TRIPLE-CLST, arXiv 2402.09723)."""
-    from sklearn.cluster import KMeans
-
-    assert arena.text is not None
-    arena.left -= arena.costs["text"] * arena.prompts
-    count = max(2, round(math.sqrt(arena.prompts)))
-    groups = KMeans(count, n_init=4, random_state=int(rng.integers(2**31))).fit_predict(arena.text)
-    alive = [list(map(int, rng.permutation(np.flatnonzero(groups == group)))) for group in np.unique(groups)]
-    rounds = max(1, math.ceil(math.log2(len(alive))))
-    half = arena.left / 2
-
-    def worth(members: list[int]) -> float:
-        tried = [arena.mean(m) * arena.met[m] for m in members if arena.met[m]]
-        return sum(tried) / max(1, int(sum(arena.met[m] for m in members))) if tried else math.inf
-
-    for _ in range(rounds):
-        each = int(half / rounds) // len(alive)
-        for members in alive:
-            for pull in range(each):
-                arena.ask(members[pull % len(members)], 1)
-        alive = sorted(alive, key=worth)[: max(1, math.ceil(len(alive) / 2))]
-    return successive_halving(arena, rng, alive[0])
-
-
-@dataclass(frozen=True)
-class BySurrogate:
-    """Rows go where the surrogate, by draws from its posterior, sees the best prompt; the best posterior mean wins.
-
-    Attributes:
-        views: which similarities it looks at; none leaves each prompt on its own.
-        first: share of the budget that opens the search: evenly on some prompts, farthest from each other.
-        opening: rows of each of these, as far as the share goes; the more rows, the fewer prompts, at least eight.
-        fits: how often the surrogate is fitted; the budget is spent evenly between.
-        width: prompts that share what is spent between two fits, at most.
-        bound: standard deviations below the mean by which prompts are ordered (lower confidence bound); None draws from the
-            posterior instead (Thompson sampling).
-    """
-
-    views: tuple[str, ...] = ("text", "shown", "format")
-    first: float = 0.3
-    opening: int = 4
-    fits: int = 16
-    width: int = 8
-    bound: float | None = None
-
-    def __call__(self, arena: Field, rng: np.random.Generator) -> int:
-        views = {name: arena.views[name] for name in self.views} or {"own": np.eye(arena.prompts)}
-        arena.left -= sum(arena.costs.get(name, 0.0) for name in self.views) * arena.prompts
-        if arena.left < 1:
-            # The views took all there was, and nothing is known of any prompt.
-            return int(rng.integers(arena.prompts))
-        share = self.first * arena.left
-        count = int(min(arena.prompts, max(8, share / self.opening)))
-        for prompt in self._order(arena, rng)[:count]:
-            arena.ask(prompt, max(1, int(share / count)))
-        for number in range(self.fits):
-            if arena.left < 1 or not (arena.met < arena.rows).any():
-                break
-            wanted = self._wanted(arena, fitted(arena, views), rng)
-            each = max(1, int(arena.left / (self.fits - number) / len(wanted)))
-            for prompt in wanted:
-                arena.ask(prompt, each)
-        mean, _ = fitted(arena, views).predict()
-        return int(np.argmin(np.where(arena.met > 0, mean, np.inf)))
-
-    def _order(self, arena: Field, rng: np.random.Generator) -> list[int]:
-        if arena.text is None or "text" not in self.views:
-            return [int(i) for i in rng.permutation(arena.prompts)]
-        return farthest_first(arena.text.astype(np.float32), start=[int(rng.integers(arena.prompts))])
-
-    def _wanted(self, arena: Field, surrogate: Surrogate, rng: np.random.Generator) -> list[int]:
-        open_ = arena.met < arena.rows
-        if self.bound is not None:
-            mean, deviation = surrogate.predict()
-            order = np.argsort(np.where(open_, mean - self.bound * deviation, np.inf))
-            return [int(i) for i in order[: min(self.width, int(open_.sum()))]]
-        draws = np.where(open_, surrogate.sample(rng, 2 * self.width), np.inf)
-        return list(dict.fromkeys(int(i) for i in draws.argmin(axis=1)))[: self.width]
-
-
-def fitted(arena: Field, views: Mapping[str, Floats]) -> Surrogate:
-    """The surrogate on what was seen so far."""
-    effects = prompt_effects(arena.seen())
-    met = np.flatnonzero(arena.met > 0)
-    return Surrogate(views, Seen(met, effects.value[met], effects.noise[met], np.zeros(len(met))))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,8 @@ from cotune.cycle.budget import parse_budget
 from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import Journal
 from cotune.cycle.lab import Lab
-from cotune.cycle.pool import next_pool, opening_pool, shown_text
+from cotune.cycle.pool import next_pool, opening_pool
 from cotune.cycle.run import Quiet
-from cotune.embed import TextEmbedder, behaviour
 from cotune.evaluate.given import LabelsGiven
 from cotune.files import atomic_path, write_json
 from cotune.model.adapters import BASE
@@ -32,17 +31,15 @@ from cotune.model.score_cache import ScoreCache
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal, not_shown
-from cotune.refine.features import FORMAT_FEATURES, format_features
 from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
 from measure import say
-from search_data import EMBEDDINGS, WEIGHTS, TaskTable, read_table, turned, write_table
+from search_data import WEIGHTS, TaskTable, read_table, write_table
 
 OUT_OF_TIME = 75
 """Exit status when there is more to do (``EX_TEMPFAIL``)."""
 _PARENTS = 3
-_BEHAVIOUR_ROWS = 16
 _LABELS_OF_CLINC = 20
 
 
@@ -105,10 +102,7 @@ class Maker:
         """Label scores of a block of dev rows; the score cache keeps them."""
         self._in_time()
         rows = self.dev[block * self.sizes["block"] : (block + 1) * self.sizes["block"]]
-        found = self.model.score(prompt, [row.fields for row in rows], self.task.labels, adapter=adapter)
-        if found.cached < len(rows):
-            self._note(f"rows/{prompt.id}", found.tokens / len(rows))
-        return found.log_probs
+        return self.model.score(prompt, [row.fields for row in rows], self.task.labels, adapter=adapter).log_probs
 
     def score(self, weights: str, block: int) -> None:
         """All prompts on a block of rows."""
@@ -143,55 +137,6 @@ class Maker:
         self.model.adapters.register(self.folder / "adapters" / adapter)
         return adapter
 
-    def short_runs(self, count: int, steps: int) -> None:
-        """Some of the prompts, drawn at random, each tuned for a few steps of its own and scored on the first block."""
-        path = self.folder / f"short-{count}-{steps}.json"
-        if path.is_file():
-            return
-        drawn = np.random.default_rng([0, 9]).permutation(len(self.proposals))[:count]
-        losses = {}
-        for place in sorted(int(i) for i in drawn):
-            prompt = self.proposals[place].prompt
-            scores = self._scored(prompt, self._tuned(prompt, steps), 0)
-            losses[place] = self._judged(scores)[0].tolist()
-            say(f"{self.name}: short run of prompt {place}, log-loss {np.mean(losses[place]):.3f}")
-        write_json(path, {"steps": steps, "prompts": list(losses), "losses": list(losses.values())})
-
-    # Embeddings ---------------------------------------------------------------------------------------------------
-
-    def embed(self, kind: str, weights: str) -> None:
-        """One embedding of all prompts; recorded with the tokens that each cost."""
-        path = self.folder / f"{kind}-{weights}.npy"
-        if path.is_file():
-            return
-        adapter = self._adapter(weights)
-        made = [self._embedded(kind, p.prompt, weights, adapter) for p in self.proposals]
-        width = max(len(vector) for vector in made)
-        _save(path, np.stack([vector if len(vector) else np.zeros(width, dtype=np.float32) for vector in made]))
-        say(f"{self.name}: {kind} embedding under {weights} done")
-
-    def _embedded(self, kind: str, prompt: Prompt, weights: str, adapter: str) -> NDArray[np.float32]:
-        path = self.folder / "vectors" / f"{kind}-{weights}-{prompt.id}.npy"
-        if not path.is_file():
-            self._in_time()
-            told: list[int] = []
-            embedder = TextEmbedder(self.model, adapter=adapter, progress=told.append)
-            if kind == "text":
-                vector = embedder.embed([shown_text(prompt.edit(demonstrations=()))])[0]
-            elif kind == "behaviour":
-                rows = [row.fields for row in self.lab.train_sample[:_BEHAVIOUR_ROWS]]
-                vector = behaviour(self.model, [prompt], rows, self.task.labels, adapter=adapter, progress=told.append)[0]
-            elif prompt.demonstrations:
-                texts = [f"{' '.join(text for _, text in d.fields)} {d.output}" for d in prompt.demonstrations]
-                vector = embedder.embed(texts).mean(axis=0)
-            else:
-                vector = np.zeros(0, dtype=np.float32)
-            path.parent.mkdir(exist_ok=True)
-            _save(path, vector)
-            self._note(f"{kind}/{prompt.id}", float(sum(told)))
-        found: NDArray[np.float32] = np.load(path, allow_pickle=False)
-        return found
-
     # Output -------------------------------------------------------------------------------------------------------
 
     def table(self) -> TaskTable | None:
@@ -208,24 +153,10 @@ class Maker:
                 judged = [self._judged(scores) for scores in np.concatenate(blocks, axis=1)]
                 arrays[f"{weights}/losses"] = np.stack([losses for losses, _ in judged]).astype(np.float16)
                 arrays[f"{weights}/correct"] = np.stack([correct for _, correct in judged])
-            for kind in EMBEDDINGS:
-                path = self.folder / f"{kind}-{weights}.npy"
-                if path.is_file():
-                    arrays[f"{weights}/{kind}"] = turned(np.load(path, allow_pickle=False))
         if "base/losses" not in arrays:
             return None
-        prompts = [p.prompt for p in self.proposals]
         numbers = {label: number for number, label in enumerate(self.task.labels)}
         arrays["labels"] = np.array([numbers[row.output] for row in self.dev], dtype=np.int16)
-        arrays["format"] = format_features(prompts).astype(np.float32)
-        for path in sorted(self.folder.glob("short-*.json")):
-            found = json.loads(path.read_text(encoding="utf-8"))
-            arrays["short/prompts"] = np.array(found["prompts"], dtype=np.int32)
-            arrays["short/losses"] = np.array(found["losses"], dtype=np.float16)
-            arrays["short/steps"] = np.array([found["steps"]], dtype=np.int32)
-        notes = self._notes()
-        for kind in ("rows", *EMBEDDINGS):
-            arrays[f"tokens/{kind}"] = np.array([notes.get(f"{kind}/{p.id}", 0.0) for p in prompts], dtype=np.float32)
         told = [
             {**{k: v for k, v in p.to_json().items() if k != "prompt"}, "prompt": _without_rows(p.prompt)}
             for p in self.proposals
@@ -233,7 +164,6 @@ class Maker:
         facts = {
             "prompts": told,
             "labels": len(self.task.labels),
-            "features": list(FORMAT_FEATURES),
             "sizes": self.sizes,
             "model": self.model.name,
             "device": self.model.settings.device,
@@ -250,15 +180,6 @@ class Maker:
     def _in_time(self) -> None:
         if time.monotonic() > self.deadline:
             raise OutOfTime
-
-    def _notes(self) -> dict[str, float]:
-        path = self.folder / "tokens.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        return dict(json.loads(line) for line in lines)
-
-    def _note(self, name: str, tokens: float) -> None:
-        with (self.folder / "tokens.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps([name, round(tokens, 2)]) + "\n")
 
 
 def _without_rows(prompt: Prompt) -> dict[str, Any]:
@@ -311,8 +232,7 @@ def make_table(
 ) -> bool:
     """Do the named parts of the named tasks within some seconds, then write what is complete; False where more is to do.
 
-    Parts are ``base:0`` (losses under the base model, first block of rows), ``tuned:1``, ``text:base``, ``behaviour:tuned``,
-    ``shown:base`` (an embedding under some weights) and ``short:16:12`` (sixteen prompts tuned for twelve steps each).
+    Parts are such as ``base:0`` (losses under the base model, first block of rows) and ``tuned:1``.
     """
     deadline = time.monotonic() + seconds
     opened = open_model(model, device=device)
@@ -322,22 +242,13 @@ def make_table(
         try:
             maker.breed()
             for part in parts:
-                _piece(maker, part)()
+                weights, _, block = part.partition(":")
+                if weights not in WEIGHTS or not block.isdigit():
+                    raise SystemExit(f"unknown part {part!r}")
+                maker.score(weights, int(block))
         except OutOfTime:
             complete = False
         if maker.proposals and (table := maker.table()) is not None:
             tables[name] = table
             write_table(tables, out)
     return complete
-
-
-def _piece(maker: Maker, part: str) -> Callable[[], None]:
-    kind, _, rest = part.partition(":")
-    if kind in WEIGHTS:
-        return lambda: maker.score(kind, int(rest))
-    if kind in EMBEDDINGS:
-        return lambda: maker.embed(kind, rest)
-    if kind == "short":
-        count, _, steps = rest.partition(":")
-        return lambda: maker.short_runs(int(count), int(steps))
-    raise SystemExit(f"unknown part {part!r}")

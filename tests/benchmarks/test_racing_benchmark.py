@@ -85,7 +85,7 @@ def test_the_table_pools_seeds_and_pairs_rows(given: list[str], capsys: pytest.C
 
 
 def test_no_way_meets_a_row_more_than_eight_times(given: list[str], tmp_path: Path) -> None:
-    cells = ["--cells", "seed", "race", "average", "decay_free", "cycles"]
+    cells = ["--cells", "seed", "race", "cycles"]
     assert racing.main([*given, "--out", str(tmp_path), "--rows", "24", "--steps", "300", *cells]) == 0
     for cell in read_results(tmp_path):
         assert 0 < cell["steps"] <= EPOCHS * -(-cell["n"]["train"] // 8), cell["cell"]

@@ -1,14 +1,27 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from cycle_runs import labelled_rows
 
+from cotune.cycle.budget import parse_budget
 from cotune.cycle.candidate import Candidate
-from cotune.cycle.track import Measured, Track
+from cotune.cycle.costs import CostModel
+from cotune.cycle.journal import Journal
+from cotune.cycle.lab import Lab
+from cotune.cycle.run import Quiet
+from cotune.cycle.track import Measured, Track, open_track
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.scoring import Evaluation, unanswered
+from cotune.model.adapter_folder import LoraSettings
+from cotune.model.engine_settings import EngineSettings
+from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
+from cotune.task.task import Task
+from cotune.tune.settings import TuneSettings
+from tiny import tiny_local
 
 PROMPT = Prompt(instruction="Say it.")
 
@@ -81,3 +94,21 @@ def test_what_a_decay_gave_is_the_best_and_nothing_to_train_on_from() -> None:
     one = track((20, 0.80, 0.6), (40, 0.85, 0.5))
     one.measured.append(measured(57, 0.92, 0.3))
     assert one.best.candidate.steps == 57 and one.ground.candidate.steps == 40 and not one.behind
+
+
+def lab_in(folder: Path, model: LocalModel) -> Lab:
+    folder.mkdir(exist_ok=True)
+    task = Task.from_rows(labelled_rows(100), input="text", output="label", limit={"dev": 20})
+    settings = TuneSettings(lora=LoraSettings(rank=4, alpha=8), learning_rate=0.01, batch_size=4)
+    return Lab(task, model, Journal(folder), CostModel(parse_budget("1Mtok"), 1.0, 1.0), folder, settings, 0, Quiet())
+
+
+def test_fewer_steps_than_the_checkpoint_has_are_trained_anew(tmp_path: Path) -> None:
+    model, asked = tiny_local(settings=EngineSettings(max_tokens=200)), Prompt(input_template="{text}", cue="Kind:")
+    short = lab_in(tmp_path / "a", model)
+    expected = short.train(asked, open_track(short, asked).run, 3)
+    long = lab_in(tmp_path / "b", model)
+    long.train(asked, open_track(long, asked).run, 6)
+    (tmp_path / "b" / "journal.jsonl").unlink()
+    again = lab_in(tmp_path / "b", model)
+    assert again.train(asked, open_track(again, asked).run, 3) == expected

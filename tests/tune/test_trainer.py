@@ -229,57 +229,6 @@ def test_a_run_of_other_settings_has_other_checkpoints(model: LocalModel, tmp_pa
     assert len(keys) == 4
 
 
-# Mixtures ---------------------------------------------------------------------------------------------------------
-
-
-def mixture_of(model: LocalModel, folder: Path, *prompts: Prompt) -> TuningRun:
-    first, *also = (rows_of(model, prompt) for prompt in prompts)
-    return TuningRun(model, first, SETTINGS, seed=0, folder=folder, also=also)
-
-
-def test_each_step_of_a_mixture_asks_with_one_prompt_and_meets_the_rows_that_a_single_one_would(
-    model: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def met(run: TuningRun) -> list[tuple[int, set[int]]]:
-        found, real = [], run._one_step
-
-        def watched(batch: list[TrainingRow], prefix: int) -> tuple[float, int]:
-            variant = next(i for i, rows in enumerate(run.variants) if batch[0] in rows)
-            assert set(batch) <= set(run.variants[variant]) and prefix == run._prefixes[variant]
-            found.append((variant, {run.variants[variant].index(row) for row in batch}))
-            return real(batch, prefix)
-
-        monkeypatch.setattr(run, "_one_step", watched)
-        run.advance(8)
-        return found
-
-    single, mixed = met(run_of(model, tmp_path)), met(mixture_of(model, tmp_path, PROMPT, OTHER))
-    assert [rows for _, rows in mixed] == [rows for _, rows in single]
-    assert sorted(variant for variant, _ in mixed) == [0] * 4 + [1] * 4
-
-
-def test_a_mixture_resumes_bit_equal_and_foresees_its_tokens(model: LocalModel, tmp_path: Path) -> None:
-    whole = mixture_of(model, tmp_path / "a", PROMPT, OTHER)
-    expected = trained(whole, 22)  # eight epochs of eleven rows, four a step
-    mixture_of(model, tmp_path / "b", PROMPT, OTHER).advance(7)
-    later = mixture_of(model, tmp_path / "b", PROMPT, OTHER)
-    assert later.resume()
-    assert same(trained(later, 22), expected)
-    assert whole.tokens / 22 == pytest.approx(whole.tokens_per_step, rel=0.02)
-
-
-def test_a_mixture_is_a_run_of_its_own(model: LocalModel, tmp_path: Path) -> None:
-    runs = [mixture_of(model, tmp_path, *prompts) for prompts in ((PROMPT,), (OTHER,), (PROMPT, OTHER), (OTHER, PROMPT))]
-    assert len({run.key for run in runs}) == 4
-    assert runs[0].key == run_of(model, tmp_path).key
-    assert not same(trained(runs[0], 4), trained(runs[2], 4))
-
-
-def test_a_mixture_of_other_rows_is_refused(model: LocalModel, tmp_path: Path) -> None:
-    with pytest.raises(CotuneError, match="same rows"):
-        TuningRun(model, rows_of(model), SETTINGS, seed=0, folder=tmp_path, also=[rows_of(model, OTHER, 5)])
-
-
 def test_a_run_that_is_restarted_reaches_each_step_again(model: LocalModel, tmp_path: Path) -> None:
     expected = trained(run_of(model, tmp_path / "a"), 3)
     run = run_of(model, tmp_path / "b")
@@ -344,11 +293,11 @@ def test_memory_that_runs_out_halves_the_passes(model: LocalModel, tmp_path: Pat
     run = run_of(model, tmp_path / "b", settings=settings)
     real, refused = run._loss, []
 
-    def small_machine(rows: list[TrainingRow], prefix: int) -> tuple[Tensor, int]:
+    def small_machine(rows: list[TrainingRow]) -> tuple[Tensor, int]:
         if len(rows) > 3:
             refused.append(len(rows))
             raise torch.OutOfMemoryError("out of memory")
-        return real(rows, prefix)
+        return real(rows)
 
     monkeypatch.setattr(run, "_loss", small_machine)
     found = trained(run, 3)
@@ -409,7 +358,7 @@ def gradient_of(run: TuningRun, batch: list[TrainingRow]) -> Tensor:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.utils, "clip_grad_norm_", keep)
         patch.setattr(run._optimizer, "step", lambda: None)
-        run._one_step(batch, run._prefixes[0])
+        run._one_step(batch)
     return kept["gradient"]
 
 
@@ -425,7 +374,7 @@ def test_a_row_counts_the_same_beside_long_answers_and_short_ones(model: LocalMo
         torch.testing.assert_close(together, torch.stack([single[i] for i in picked]).mean(0), rtol=1e-3, atol=1e-6)
     # The mean answer's token has the weight that it has among answers of one length.
     mean = sum(len(row.answer_ids) for row in rows) / len(rows)
-    loss, _ = run._loss([rows[1]], run._prefixes[0])
+    loss, _ = run._loss([rows[1]])
     direct = torch.autograd.grad(loss / mean, [p for _, p in run._parameters])
     torch.testing.assert_close(single[1], torch.cat([g.flatten() for g in direct]), rtol=1e-3, atol=1e-6)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotune.tune.batches import TrainingRow, micro_batches, prompt_of_step, rows_of_step
+from cotune.tune.batches import TrainingRow, micro_batches, rows_of_step
 from cotune.tune.settings import learning_rate_factor
 
 sizes = st.integers(1, 40)
@@ -29,17 +29,6 @@ def test_the_order_hangs_on_seed_and_step_alone(rows: int, batch: int, step: int
     first = rows_of_step(step, rows, batch, seed)
     rows_of_step(step + 7, rows + 1, batch, seed + 1)
     assert rows_of_step(step, rows, batch, seed) == first
-
-
-@given(prompts=st.integers(1, 8), seed=st.integers(0, 2**32 - 1), rounds=st.integers(1, 5))
-def test_every_prompt_of_a_mixture_is_met_once_a_round(prompts: int, seed: int, rounds: int) -> None:
-    met = [prompt_of_step(step, prompts, seed) for step in range(prompts * rounds)]
-    for start in range(0, len(met), prompts):
-        assert sorted(met[start : start + prompts]) == list(range(prompts))
-
-
-def test_rounds_of_a_mixture_differ() -> None:
-    assert len({tuple(prompt_of_step(4 * round_ + i, 4, 0) for i in range(4)) for round_ in range(12)}) > 4
 
 
 def test_seeds_and_epochs_differ() -> None:

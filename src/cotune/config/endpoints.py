@@ -90,21 +90,22 @@ class BoundedEndpoint(NamedEndpoint):
 
 
 class ProposerConfig(BoundedEndpoint):
-    """A language model that rewrites instructions: at ``base_url``, or on this machine where only ``model`` is named."""
+    """A language model that rewrites instructions."""
 
     @model_validator(mode="after")
     def _model_goes_with_url(self) -> ProposerConfig:
         if self.base_url is not None and self.model is None:
             raise PydanticCustomError("endpoint", "base_url needs model, its name there")
+        if self.model is not None and self.base_url is None:
+            raise PydanticCustomError(
+                "endpoint",
+                "model needs base_url: serve the model, for example with llama.cpp's or vLLM's OpenAI server, and give "
+                "proposer.base_url",
+            )
         told = ("key_env", "input_price")
         if self.base_url is None and (vain := [name for name in told if getattr(self, name) is not None]):
             raise PydanticCustomError("endpoint", "{what} says nothing without base_url", {"what": vain[0]})
         return self
-
-    @property
-    def local_model(self) -> str | None:
-        """Name of the model on this machine; None where an endpoint answers, or nobody."""
-        return self.model if self.base_url is None else None
 
 
 class TeacherConfig(BoundedEndpoint):

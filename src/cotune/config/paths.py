@@ -13,7 +13,7 @@ ROLES = ("train", "dev", "test", "replay", "unlabelled")
 """What the rows of a data file are for."""
 
 DATA_KEYS = tuple(f"data.{role}" for role in ROLES)
-_PATH_KEYS = (*DATA_KEYS, "prompt", "model", "metric", "start", "output.schema", "judge.agreement", "proposer.model")
+_PATH_KEYS = (*DATA_KEYS, "prompt", "model", "metric", "start", "output.schema", "judge.agreement")
 _PROMPT_SUFFIXES = (".txt", ".md")
 
 
@@ -30,7 +30,7 @@ def resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = _
         is_file = (
             names_file(name)
             if key == "prompt"
-            else place.get("base_url") is None and (name.startswith(("./", "../", "~")) or (folder / name).is_dir())
+            else name.startswith(("./", "../", "~")) or (folder / name).is_dir()
             if key == "model"
             else names_function(name)
             if key == "metric"

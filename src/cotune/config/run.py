@@ -99,8 +99,6 @@ class RunConfig(Section):
         for role in ROLES:
             view["data"][role] = base_name(view["data"][role])
         view["model"] = base_name(view["model"]) if _is_local(view["model"]) else view["model"]
-        if (writer := self.proposer.local_model) is not None and _is_local(writer):
-            view["proposer"]["model"] = base_name(writer)
         view["prompt"] = self.prompt_text()
         view["judge"]["agreement"] = base_name(view["judge"]["agreement"])
         for section in ("endpoint", "proposer", "teacher", "judge"):

@@ -93,14 +93,13 @@ class TuneConfig(Section):
 
 class SearchConfig(Section):
     """How prompts are searched: prompts a cycle, prompts tuned a cycle, demonstrations or none, whether later pools also
-    show rows that are like those the winner gets wrong, whether a surrogate thins later pools, whether one prompt of a pool
-    shows each row what is nearest to it, cycles at most."""
+    show rows that are like those the winner gets wrong, whether one prompt of a pool shows each row what is nearest to it,
+    cycles at most."""
 
     pool: Count = 16
     entrants: Count = 4
     demonstrations: StrictBool = True
     hard_demonstrations: StrictBool = False
-    surrogate: StrictBool = False
     nearest_demonstrations: StrictBool = False
     max_cycles: Count = 8
 

@@ -10,8 +10,8 @@ from cotune.errors import CotuneError
 from cotune.files import canonical_json
 
 
-def attempt(journal: Journal, effect: Callable[[], dict[str, Any]], told: str = "skipped") -> dict[str, Any]:
-    """What ``effect`` returns, or its error under the name ``told``; for what a run may go on without.
+def attempt(journal: Journal, effect: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``effect`` returns, or its error under the name ``skipped``; for what a run may go on without.
 
     What no journal can hold, such as a number that is none, is a failure too.
 
@@ -20,7 +20,6 @@ def attempt(journal: Journal, effect: Callable[[], dict[str, Any]], told: str = 
     Args:
         journal: of the run.
         effect: measures or asks something.
-        told: what a failure is called in the journal.
     """
     try:
         found = effect()
@@ -30,4 +29,4 @@ def attempt(journal: Journal, effect: Callable[[], dict[str, Any]], told: str = 
         if journal.broken:
             raise
         what = str(error) if isinstance(error, CotuneError) else f"{type(error).__name__}: {error}"
-        return {told: f"it failed ({what})"}
+        return {"skipped": f"it failed ({what})"}

@@ -13,7 +13,6 @@ from cotune.cycle.guide import Guide
 from cotune.cycle.lab import Lab
 from cotune.cycle.plan import ENOUGH, EPOCHS, FINAL, SHORT, Plan, whole_runs
 from cotune.cycle.search import Search
-from cotune.cycle.surrogate import Forecaster
 from cotune.cycle.track import Track, advance, decay_steps
 from cotune.prompt.prompt import Prompt
 
@@ -64,12 +63,10 @@ class Decider:
         plan: the first cycle in numbers.
         end: what the end costs.
         guide: what guides breeding, and costs something too.
-        forecaster: the same.
     """
 
-    def __init__(self, lab: Lab, config: RunConfig, plan: Plan, end: EndCosts, guide: Guide, forecaster: Forecaster) -> None:
-        self.lab, self.config, self.plan, self.end = lab, config, plan, end
-        self.guide, self.forecaster = guide, forecaster
+    def __init__(self, lab: Lab, config: RunConfig, plan: Plan, end: EndCosts, guide: Guide) -> None:
+        self.lab, self.config, self.plan, self.end, self.guide = lab, config, plan, end, guide
         self.ahead = StepCosts(lab)
         # Budget a nat of dev log-loss has cost, by kind of step: what moved dev decides what comes next.
         self.worth: dict[str, float] = {}
@@ -273,4 +270,4 @@ class Decider:
     def race_cost(self, prompt: Prompt, rows: int) -> float:
         """Cost of a race of bred prompts, about as long as this one, and of what guides their breeding."""
         bred = max(8, self.plan.pool * 2 // 3)
-        return self.ahead.race(prompt, bred + FINAL, rows) + self.guide.cost(prompt) + self.forecaster.cost(bred)
+        return self.ahead.race(prompt, bred + FINAL, rows) + self.guide.cost(prompt)

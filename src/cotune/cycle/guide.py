@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 
 from cotune.config import RunConfig
-from cotune.config.endpoints import ProposerConfig
 from cotune.cycle.lab import Lab
-from cotune.cycle.local_proposing import LocalProposer
-from cotune.cycle.proposing import EndpointProposer, Proposer
+from cotune.cycle.proposing import Proposer
 from cotune.cycle.slicing import measure_slices, slicing_tokens
 from cotune.cycle.track import Measured, with_answers
 from cotune.prompt.prompt import Prompt
@@ -43,13 +41,6 @@ class Guided:
     close: Mapping[str, float] = field(default_factory=dict)
 
 
-def proposer_of(lab: Lab, config: ProposerConfig) -> Proposer | None:
-    """The one that a config names; None where it names none."""
-    if config.model is None:
-        return None
-    return LocalProposer(lab, config) if config.base_url is None else EndpointProposer(lab, config)
-
-
 class Guide:
     """Looks at the winner's failures once a cycle; does nothing at all where the config asks for neither of its two uses.
 
@@ -60,7 +51,7 @@ class Guide:
 
     def __init__(self, lab: Lab, config: RunConfig) -> None:
         self.lab = lab
-        self.proposer = proposer_of(lab, config.proposer)
+        self.proposer = Proposer(lab, config.proposer) if config.proposer.base_url is not None else None
         self._hard = config.search.hard_demonstrations and config.search.demonstrations
 
     @property
@@ -109,7 +100,7 @@ class Guide:
 
         def effect() -> dict[str, Any]:
             started = time.monotonic()
-            found = {"requests": 0, "tokens": 0, **self._asked(proposer, question, cycle, known, room)}
+            found = {"requests": 0, "tokens": 0, **self._asked(proposer, question, known, room)}
             seconds = round(time.monotonic() - started, 3)
             return {"cycle": cycle, "model": proposer.name, **found, "seconds": seconds}
 
@@ -117,12 +108,10 @@ class Guide:
         proposer.saw(value)
         return [Proposal.from_json(item) for item in value.get("proposals", [])]
 
-    def _asked(
-        self, proposer: Proposer, question: Question, cycle: int, known: Iterable[Prompt], room: float
-    ) -> dict[str, Any]:
+    def _asked(self, proposer: Proposer, question: Question, known: Iterable[Prompt], room: float) -> dict[str, Any]:
         if not any(group.cases for group in question.failures):
             return {"skipped": "the winner gets no dev row wrong"}
-        answer = proposer.asked(messages_for(self.lab.task, question), cycle, room)
+        answer = proposer.asked(messages_for(self.lab.task, question), room)
         text = answer.pop("text", None)
         if text is None:
             return answer

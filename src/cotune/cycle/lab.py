@@ -31,10 +31,9 @@ from cotune.model.local import LocalModel
 from cotune.model.protocol import Progress
 from cotune.model.remote import RemoteModel
 from cotune.prompt.prompt import Prompt
-from cotune.prompt.render import common_start, shared_prefix
+from cotune.prompt.render import shared_prefix
 from cotune.task.example import Example, dev_in_order
 from cotune.task.task import Task
-from cotune.tune.average import How, save_average
 from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
 
@@ -281,23 +280,20 @@ class Lab:
 
     # Training -----------------------------------------------------------------------------------------------------
 
-    def run_of(self, prompts: Sequence[Prompt], start: str, train: Sequence[Example]) -> TuningRun:
-        """The tuning run of a prompt, or of a mixture of several, from an adapter over given rows; one object for each, parked
-        between calls."""
-        key = content_hash([[prompt.id for prompt in prompts], start, [row.id for row in train]])
+    def run_of(self, prompt: Prompt, start: str, train: Sequence[Example]) -> TuningRun:
+        """The tuning run of a prompt from an adapter over given rows; one object for each, parked between calls."""
+        key = content_hash([prompt.id, start, [row.id for row in train]])
         if key not in self._runs:
-            first, *also = (self.answering.training_rows(prompt, train) for prompt in prompts)
-            self.account.counts["tokens_embedded"] += sum(row.looked_up for rows in (first, *also) for row in rows)
-            own = [self.answering.own_prefix(prompt) for prompt in prompts]
+            rows = self.answering.training_rows(prompt, train)
+            self.account.counts["tokens_embedded"] += sum(row.looked_up for row in rows)
             self._runs[key] = TuningRun(
                 self.model,
-                first,
+                rows,
                 self.tune,
                 seed=self.seed,
                 folder=self.folder / "checkpoints",
                 start=start,
-                also=also,
-                opening=common_start(own),
+                opening=self.answering.own_prefix(prompt),
             )
         return self._runs[key]
 
@@ -371,28 +367,6 @@ class Lab:
             return None
         self.model.adapters.register(self.folder / "adapters" / value["adapter_id"])
         return str(value["adapter_id"]), int(value["steps"])
-
-    def average(self, adapters: Sequence[str], *, how: How = "factors", shares: Sequence[float] | None = None) -> str:
-        """The mean of adapters of one shape as an adapter of its own; recorded as an ``average`` step.
-
-        Args:
-            adapters: ids, at least one.
-            how: see :mod:`cotune.tune.average`.
-            shares: weight of each; equal ones where None.
-
-        Returns:
-            Its id.
-        """
-        slot = self.model.adapters
-
-        def effect() -> dict[str, Any]:
-            adapter, distance = save_average(slot, adapters, self.folder / "adapters", how=how, shares=shares)
-            return {"adapter_id": adapter, "distance": round(distance, 6)}
-
-        key = [list(adapters), how, None if shares is None else list(shares)]
-        value = self.journal.step("average", key, effect)
-        slot.register(self.folder / "adapters" / value["adapter_id"])
-        return str(value["adapter_id"])
 
     def clean(self) -> None:
         """Remove checkpoints, which nothing needs once a run has ended."""

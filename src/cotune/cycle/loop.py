@@ -15,7 +15,6 @@ from cotune.cycle.pool import choose_entrants, next_pool, opening_pool
 from cotune.cycle.previous import Previous
 from cotune.cycle.prompt_race import race_prompts
 from cotune.cycle.search import Search
-from cotune.cycle.surrogate import Forecaster
 from cotune.cycle.track import Track, advance, catch_up, finish, open_track, take_up, with_answers
 from cotune.errors import CotuneError
 from cotune.model.adapters import BASE
@@ -49,8 +48,7 @@ class Loop:
     ) -> None:
         self.lab, self.config, self.own, self.previous, self.end = lab, config, list(own), previous, end
         self.guide = Guide(lab, config)
-        self.forecaster = Forecaster(lab, wanted=config.search.surrogate)
-        self.decider = Decider(lab, config, plan, end, self.guide, self.forecaster)
+        self.decider = Decider(lab, config, plan, end, self.guide)
         self._out_of_budget = False
 
     @property
@@ -111,7 +109,6 @@ class Loop:
         )
         by_id = {p.prompt.id: p for p in proposals}
         race = race_prompts(lab, [p.prompt for p in proposals], BASE, rows=plan.race_rows, cycle=1, final=FINAL)
-        self.forecaster.observe_race(race, [p.prompt for p in proposals], steps=0)
         seed = self.own[0]
         self.end.look(seed, [by_id[i].prompt for i in race.ranking[:2]])
         ranking = [by_id[i].prompt for i in race.ranking if i not in (seed.id, previous.prompt.id if previous else "")]
@@ -141,7 +138,6 @@ class Loop:
         # As they stand after equal steps: two of them go on below.
         tuned = [_tuned_record(t) for t in alive]
         losses = sorted(t.latest.evaluation.log_loss for t in alive)
-        self.forecaster.observe_tuned(alive)
         survivors = sorted(alive, key=lambda t: t.ground.rank, reverse=True)[:2]
         # A second look at the two best pays where it costs little of the whole.
         if len(alive) > 2 and plan.target_steps >= 100:
@@ -179,13 +175,11 @@ class Loop:
             demonstrations=self.config.search.demonstrations,
             seed=self.config.seed,
             guided=guided,
-            thin=self.forecaster.thinning(number, adapter=adapter, steps=ground.steps),
             nearest=self.plan.nearest,
         )
         search.proposals.update({p.prompt.id: p for p in children})
         field_ = list({p.id: p for p in (incumbent.prompt, *parents, *(c.prompt for c in children))}.values())
         race = race_prompts(lab, field_, adapter, rows=rows, cycle=number, final=FINAL)
-        self.forecaster.observe_race(race, field_, steps=ground.steps)
         by_id = {p.id: p for p in field_}
         # Who was tuned from these weights already would only be tuned so again.
         tried = {incumbent.prompt.id, *(t.prompt.id for t in search.tracks if t.start == adapter)}
@@ -206,7 +200,6 @@ class Loop:
         alive = [t for t in entrants if not t.failed]
         if not alive:
             raise CotuneError("every tuning run diverged. Lower tune.learning_rate and start a new --out folder.")
-        self.forecaster.observe_tuned(alive)
         search.tracks.extend(rivals)
         search.winner = max(alive, key=lambda t: t.ground.rank)
         own = incumbent.ground.evaluation.log_loss if not incumbent.failed else before

@@ -98,7 +98,7 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, end: EndCosts, previous:
         return {**plan.to_json(), **warmed, "text": text}
 
     # What decides nothing about the plan is no part of its key.
-    search = config.search.model_dump(exclude={"hard_demonstrations", "nearest_demonstrations", "surrogate"})
+    search = config.search.model_dump(exclude={"hard_demonstrations", "nearest_demonstrations"})
     value = lab.journal.step("plan", [task.fingerprint, config.budget, search], effect)
     plan = Plan(**{name: value[name] for name in Plan.__dataclass_fields__ if name in value})
     end.aside = plan.aside

@@ -1,8 +1,8 @@
-"""The prompts of a cycle: bred, embedded, thinned, ordered."""
+"""The prompts of a cycle: bred, embedded, ordered, cut to their number."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +23,6 @@ NEAR = 0.02
 """Cosine distance below which two prompts are the same idea."""
 _EMBEDDED_ROWS = 96
 _BEHAVIOUR_ROWS = 16
-_FARTHEST = 8
-"""Prompts of a pool that are picked farthest-first before a surrogate's order counts."""
-BRED = 3
-"""Children that are bred for each that may race, where a surrogate chooses."""
-
-Thin = Callable[[list[Prompt]], list[str] | None]
-"""Which candidates a surrogate leaves, by id, most promising first; None where it has not earned its place."""
 
 
 def demonstration_pool(lab: Lab, close: Mapping[str, float] | None = None) -> DemonstrationPool:
@@ -131,14 +124,11 @@ def next_pool(
     demonstrations: bool,
     seed: int,
     guided: Guided | None = None,
-    thin: Thin | None = None,
     nearest: bool = False,
 ) -> list[Proposal]:
     """A later cycle's pool: children of this run's survivors, none of them tried before, and what ``guided`` adds to them.
 
-    With ``thin`` more children are bred than asked for, and a surrogate that has earned its place thins them; where it has
-    not, only as many are looked at as without it. With ``nearest`` the first survivor also enters with the train rows that lie
-    nearest to each row.
+    With ``nearest`` the first survivor also enters with the train rows that lie nearest to each row.
     """
     guided = guided or Guided()
     rng = np.random.default_rng([seed, 10, cycle])
@@ -148,26 +138,12 @@ def next_pool(
     if variant is not None and variant.prompt.id not in seen:
         rewrites = [variant, *rewrites]
     known = seen | {p.prompt.id for p in rewrites}
-    plain = count + max(2, count // 3)
-    many = plain if thin is None else BRED * count
-    bred = breed(survivors, lab.task, many, rng, demonstration_pool=shown, seen=known)
-    if thin is not None:
-        bred = [p for p in bred if has_room(lab, p.prompt)]
-        left = thin([p.prompt for p in bred])
-        if left is not None:
-            by_id = {p.prompt.id: p for p in bred}
-            thinned = [by_id[i] for i in left]
-            return _record(lab, cycle, [*rewrites, *thinned], count, keep=range(len(rewrites)), ranked=True)
-    return _record(lab, cycle, [*rewrites, *bred[:plain]], count, keep=range(len(rewrites)))
+    bred = breed(survivors, lab.task, count + max(2, count // 3), rng, demonstration_pool=shown, seen=known)
+    return _record(lab, cycle, [*rewrites, *bred], count, keep=range(len(rewrites)))
 
 
-def _record(
-    lab: Lab, cycle: int, proposals: list[Proposal], count: int, keep: Sequence[int], *, ranked: bool = False
-) -> list[Proposal]:
-    """Drop what leaves no room for a row, embed, drop near-duplicates, order farthest-first and cut; journalled.
-
-    Where the proposals are ``ranked``, only the first few are picked farthest-first, the later ones in their order.
-    """
+def _record(lab: Lab, cycle: int, proposals: list[Proposal], count: int, keep: Sequence[int]) -> list[Proposal]:
+    """Drop what leaves no room for a row, embed, drop near-duplicates, order farthest-first and cut; journalled."""
     proposals = [p for i, p in enumerate(proposals) if i in keep or has_room(lab, p.prompt)]
     if not proposals:
         return []
@@ -176,7 +152,7 @@ def _record(
         told: list[int] = []
         with lab.stopwatch:
             vectors = centred(whole_texts(lab.embedder(told.append), [shown_text(p.prompt) for p in proposals]))
-        order, near = thinned(vectors, count, keep=keep, ranked=ranked)
+        order, near = thinned(vectors, count, keep=keep)
         return {
             "cycle": cycle,
             "proposals": [proposals[i].to_json() for i in order],
@@ -192,21 +168,17 @@ def _record(
     return [Proposal.from_json(item) for item in value["proposals"]]
 
 
-def thinned(
-    vectors: NDArray[np.float32], count: int, *, keep: Sequence[int] = (), ranked: bool = False
-) -> tuple[list[int], int]:
+def thinned(vectors: NDArray[np.float32], count: int, *, keep: Sequence[int] = ()) -> tuple[list[int], int]:
     """Which points a pool holds, in its order, and how many went because an earlier one is the same idea.
 
     Args:
-        vectors: ``[points, width]``, most promising first where they are ``ranked``.
+        vectors: ``[points, width]``.
         count: points at most.
         keep: points that stand first, whatever is near them.
-        ranked: whether only the first few are picked farthest-first and later ones follow in their order.
     """
     staying = without_near_duplicates(vectors, NEAR, keep=keep)
     first = [staying.index(i) for i in keep] or [0]
-    far = farthest_first(vectors[staying], start=first, count=min(count, _FARTHEST) if ranked else count)
-    order = [staying[i] for i in [*far, *(i for i in range(len(staying)) if i not in far)]][:count]
+    order = [staying[i] for i in farthest_first(vectors[staying], start=first, count=count)]
     return order, len(vectors) - len(staying)
 
 

@@ -1,10 +1,10 @@
-"""Who writes new instructions, and one who does: a language model behind an endpoint."""
+"""Who writes new instructions: a language model behind an endpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from cotune.config.endpoints import ProposerConfig
 from cotune.cycle.lab import Lab
@@ -13,58 +13,26 @@ from cotune.endpoint import TRIES, Endpoint, EndpointError, Usage, ask, estimate
 from cotune.endpoint.way import FORMS, Way
 from cotune.refine.rewriting import ANSWER_SCHEMA
 
-ANSWER_TOKENS, LEAST_ANSWER = 1500, 200
+_ANSWER_TOKENS, _LEAST_ANSWER = 1500, 200
 """Of an answer: at most, and so few that asking is not worth it."""
 _GIVE_UP = 2
 """Cycles in a row without an answer after which nobody is asked any more."""
-SHARE = 0.05
-"""Of a budget: what one cycle's answer may take at most."""
+_SHARE = 0.05
+"""Of a time budget: how long one cycle waits for its answer at most."""
 _WAIT_S = 15.0
 """About how long an endpoint's answer takes, before any came."""
 Messages = Sequence[Mapping[str, str]]
 
 
-class Proposer(Protocol):
-    """Is asked once a cycle."""
-
-    @property
-    def name(self) -> str:
-        """Of the model, for the journal and for people."""
-        ...
-
-    def cost(self) -> float:
-        """What the next question costs in the budget's unit, money for an endpoint's answer aside."""
-        ...
-
-    def asked(self, messages: Messages, cycle: int, room: float) -> dict[str, Any]:
-        """Ask.
-
-        Args:
-            messages: the question.
-            cycle: its number.
-            room: of a budget of money, what an answer may cost.
-
-        Returns:
-            For the journal: the answer's ``text``, or ``failed`` or ``skipped`` and why; and what was spent.
-        """
-        ...
-
-    def saw(self, value: Mapping[str, Any]) -> None:
-        """Count what a recorded step spent."""
-        ...
-
-
-def given_up(in_vain: int) -> str:
-    """Why nobody is asked any more after so many cycles in a row without an answer; empty where somebody still is."""
-    return f"it gave no answer {in_vain} cycles in a row, so it is not asked any more" if in_vain >= _GIVE_UP else ""
-
-
-class EndpointProposer:
-    """Asks an OpenAI-compatible endpoint, within ``proposer.calls`` and ``proposer.tokens``.
+class Proposer:
+    """Asks an OpenAI-compatible endpoint once a cycle, within ``proposer.calls`` and ``proposer.tokens``.
 
     Args:
         lab: whose budget it keeps to.
         config: names the endpoint.
+
+    Attributes:
+        name: of the model, for the journal and for people.
     """
 
     def __init__(self, lab: Lab, config: ProposerConfig) -> None:
@@ -80,14 +48,22 @@ class EndpointProposer:
         waits = self.lab.costs.budget.kind == "time" and not self._over()
         return min(self._patience(), self._waited or _WAIT_S) if waits else 0.0
 
-    def asked(self, messages: Messages, cycle: int, room: float) -> dict[str, Any]:
-        """See :class:`Proposer`."""
+    def asked(self, messages: Messages, room: float) -> dict[str, Any]:
+        """Ask.
+
+        Args:
+            messages: the question.
+            room: of a budget of money, what an answer may cost.
+
+        Returns:
+            For the journal: the answer's ``text``, or ``failed`` or ``skipped`` and why; and what was spent.
+        """
         config, tokens = self.config, self.config.tokens - self._tokens
         if over := self._over():
             return {"skipped": over}
         asking = estimate_tokens(messages)
-        answer_tokens = min(ANSWER_TOKENS, tokens - asking)
-        if answer_tokens < LEAST_ANSWER:
+        answer_tokens = min(_ANSWER_TOKENS, tokens - asking)
+        if answer_tokens < _LEAST_ANSWER:
             return {"skipped": f"proposer.tokens={config.tokens} leave no room for a question of about {asking} tokens"}
         # A try that brings nothing may be paid for too.
         tries = min(TRIES, tokens // (asking + answer_tokens))
@@ -107,7 +83,7 @@ class EndpointProposer:
         return {"text": answer.text, **spent, **self._paid(answer.usage)}
 
     def saw(self, value: Mapping[str, Any]) -> None:
-        """See :class:`Proposer`."""
+        """Count what a recorded step spent."""
         self.lab.account.pay(value)
         self._requests += int(value["requests"])
         self._tokens += int(value["tokens"])
@@ -120,12 +96,13 @@ class EndpointProposer:
     def _over(self) -> str:
         """Why the endpoint is asked no more; empty where it still is."""
         used_up = f"proposer.calls={self.config.calls} are used up" if self._requests >= self.config.calls else ""
-        return given_up(self._in_vain) or used_up
+        in_vain = f"it gave no answer {self._in_vain} cycles in a row, so it is not asked any more"
+        return in_vain if self._in_vain >= _GIVE_UP else used_up
 
     def _patience(self) -> float:
         """Seconds that a cycle waits for an answer at most."""
         budget, most = self.lab.costs.budget, 2 * self.config.timeout
-        return min(most, SHARE * budget.amount) if budget.kind == "time" else most
+        return min(most, _SHARE * budget.amount) if budget.kind == "time" else most
 
     def _paid(self, usage: Usage) -> dict[str, float]:
         prices = prices_of(self.config)

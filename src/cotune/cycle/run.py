@@ -135,7 +135,7 @@ def run(
     unlabelled = read_unlabelled(config, task)
     by_hand = read_by_hand(config, task)
     if not (out / CONFIG).is_file():
-        _check_models(config)
+        _check_model(config)
     if not (out / SUMMARY).is_file():
         check_keys(config)
     check_prices(config, budget)
@@ -355,14 +355,12 @@ def _check_same(
     return None
 
 
-def _check_models(config: RunConfig) -> None:
-    """Find the models before anything is written."""
+def _check_model(config: RunConfig) -> None:
+    """Find the model before anything is written."""
     from cotune.model.bundled import resolve_model
 
     if config.remote_model is None:
         resolve_model(config.model)
-    if config.proposer.local_model is not None:
-        resolve_model(config.proposer.local_model)
 
 
 def _take_back(out: Path, made: Sequence[Path]) -> None:

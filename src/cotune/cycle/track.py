@@ -1,4 +1,4 @@
-"""Tracks: prompts, or mixtures of prompts, that are being tuned, side by side, in equal steps."""
+"""Tracks: prompts that are being tuned, side by side, in equal steps."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class Measured:
 
 @dataclass
 class Track:
-    """A prompt, or a mixture of prompts, being tuned from some adapter on.
+    """A prompt being tuned from some adapter on.
 
     Attributes:
-        prompt: what is asked; of a mixture the first one.
+        prompt: what is asked.
         run: its tuning run.
         start: adapter that it started from.
         start_steps: optimizer steps behind that adapter.
@@ -61,7 +61,6 @@ class Track:
         steady_steps: optimizer steps at the full learning rate that this track itself took.
         epoch: optimizer steps in which every row is met about once.
         newest: its adapter after all steps at the full learning rate, which need not have been measured.
-        also: the further prompts of a mixture. It is measured under each, and its best prompt on dev is what counts.
     """
 
     prompt: Prompt
@@ -73,14 +72,8 @@ class Track:
     finished: list[int] = field(default_factory=list)
     failed: bool = False
     steady_steps: int = 0
-    also: tuple[Prompt, ...] = ()
     epoch: int = 0
     newest: str = BASE
-
-    @property
-    def prompts(self) -> tuple[Prompt, ...]:
-        """All that it is tuned on."""
-        return self.prompt, *self.also
 
     @property
     def steps(self) -> int:
@@ -149,16 +142,14 @@ def _was_better(before: Evaluation, last: Evaluation) -> bool:
     return bool(before.score > last.score and before.log_loss < last.log_loss)
 
 
-def open_track(lab: Lab, prompt: Prompt, start: str = BASE, start_steps: int = 0, *, also: Sequence[Prompt] = ()) -> Track:
-    """A track that has not trained yet. Rows that a prompt of it shows are not learnt from: the answer would be copied."""
-    run = _run_of(lab, (prompt, *also), start, lab.task.train)
-    return Track(prompt, run, start, start_steps, also=tuple(also), epoch=run.steps_per_epoch)
+def open_track(lab: Lab, prompt: Prompt, start: str = BASE, start_steps: int = 0) -> Track:
+    """A track that has not trained yet. Rows that its prompt shows are not learnt from: the answer would be copied."""
+    run = _run_of(lab, prompt, start, lab.task.train)
+    return Track(prompt, run, start, start_steps, epoch=run.steps_per_epoch)
 
 
-def _run_of(lab: Lab, prompts: Sequence[Prompt], start: str, rows: Sequence[Example]) -> TuningRun:
-    for prompt in prompts:
-        rows = not_shown(prompt, rows)
-    return lab.run_of(prompts, start, rows)
+def _run_of(lab: Lab, prompt: Prompt, start: str, rows: Sequence[Example]) -> TuningRun:
+    return lab.run_of(prompt, start, not_shown(prompt, rows))
 
 
 def take_up(lab: Lab, track: Track, *, cycle: int) -> bool:
@@ -234,7 +225,7 @@ def finish(lab: Lab, track: Track, *, cycle: int) -> bool:
         if best.adapter == track.start:
             # Nothing of what was trained here is better than what it started from.
             return True
-        run = _run_of(lab, track.prompts, best.adapter, lab.task.train)
+        run = _run_of(lab, track.prompt, best.adapter, lab.task.train)
         start, own = best.steps, 0
     else:
         run, start, own = track.run, track.start_steps, track.steady_steps
@@ -248,25 +239,6 @@ def finish(lab: Lab, track: Track, *, cycle: int) -> bool:
     return _measure_into(lab, track, trained[0], start + end, cycle, "finish")
 
 
-def average_steady(lab: Lab, track: Track, *, cycle: int, last: int | None = None) -> bool:
-    """Measure the mean of a track's adapters at the full learning rate, beside these; False where that failed.
-
-    The mean along a run damps the noise of its steps, as a falling learning rate does, and takes no further step
-    (arXiv 1803.05407). It takes part in what is best, and nothing trains on from it.
-
-    Args:
-        lab: where effects happen.
-        track: one that was measured at least twice.
-        cycle: for the journal.
-        last: how many of its newest adapters; all where None.
-    """
-    chosen = list({m.candidate.adapter: m for m in track.steady}.values())[-(last or len(track.steady)) :]
-    if track.failed or len(chosen) < 2:
-        return False
-    adapter = lab.average([m.candidate.adapter for m in chosen])
-    return _measure_into(lab, track, adapter, chosen[-1].candidate.steps, cycle, "average")
-
-
 def refit(lab: Lab, measured: Measured) -> Measured:
     """Let a chosen adapter's learning rate fall on train and dev together, as scikit-learn's searches refit their winner.
 
@@ -276,7 +248,7 @@ def refit(lab: Lab, measured: Measured) -> Measured:
     candidate = measured.candidate
     if candidate.adapter == BASE:
         return measured
-    run = _run_of(lab, (candidate.prompt,), candidate.adapter, (*lab.task.train, *lab.task.dev))
+    run = _run_of(lab, candidate.prompt, candidate.adapter, (*lab.task.train, *lab.task.dev))
     steps = decay_steps(candidate.steps, lab.tune.decay)
     trained = lab.train(candidate.prompt, run, steps, decay_from=0, stage="refit")
     if trained is None:
@@ -292,16 +264,14 @@ def decay_steps(steps: int, decay: float) -> int:
 
 def _measure_into(lab: Lab, track: Track, adapter: str, steps: int, cycle: int, stage: str) -> bool:
     try:
-        found = [measure(lab, prompt, adapter, steps, stage) for prompt in track.prompts]
+        found = measure(lab, track.prompt, adapter, steps, stage)
     except DivergedError:
         track.failed = True
         return False
-    track.measured.extend(found)
-    if stage not in ("finish", "average"):
-        track.steady.append(max(found, key=lambda m: m.rank))
-    for one in found:
-        key = [cycle, one.candidate.prompt.id, adapter]
-        lab.journal.step("tuned", key, lambda m=one: {"cycle": cycle, "stage": stage, **told(m)})  # type: ignore[misc]
+    track.measured.append(found)
+    if stage != "finish":
+        track.steady.append(found)
+    lab.journal.step("tuned", [cycle, track.prompt.id, adapter], lambda: {"cycle": cycle, "stage": stage, **told(found)})
     return True
 
 

@@ -81,10 +81,6 @@ def _heads(value: Value) -> list[Told]:
     return _head(value) if value.get("skipped") else []
 
 
-def _average(value: Value) -> list[Told]:
-    return [Told("tuned weights were averaged")]
-
-
 def _slices(value: Value) -> list[Told]:
     if value.get("skipped"):
         return [Told(f"{cycle_of(value)}no error slices: {one_line(value['skipped'], 160)}")]
@@ -104,12 +100,6 @@ def _rewrite(value: Value) -> list[Told]:
     if value.get("requests"):
         spent = f"{counted(value.get('requests'), 'request')}, {spent}"
     return [Told(f"{cycle_of(value)}the proposer wrote {counted(taken, 'instruction')}, {refused} refused ({spent})")]
-
-
-def _surrogate(value: Value) -> list[Told]:
-    found = f"rank correlation {_short(value.get('correlation'))} on {counted(value.get('n'), 'left-out prompt')}"
-    done = "thins the pool" if value.get("on") else "does not beat a mean predictor and is off"
-    return [Told(f"{cycle_of(value)}the surrogate {done} ({found}, p {_short(value.get('p'))})")]
 
 
 def _teach(value: Value) -> list[Told]:
@@ -156,10 +146,8 @@ ALONE: dict[str, Callable[[Value], list[Told]]] = {
     "prefix": _prefix,
     "head": _head,
     "heads": _heads,
-    "average": _average,
     "slices": _slices,
     "rewrite": _rewrite,
-    "surrogate": _surrogate,
     "teach": _teach,
     "judge": _judge,
     "cost": _cost,

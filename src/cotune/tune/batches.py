@@ -54,16 +54,6 @@ def rows_of_step(step: int, rows: int, batch_size: int, seed: int) -> list[int]:
     return picked
 
 
-def prompt_of_step(step: int, prompts: int, seed: int) -> int:
-    """Number of the prompt that optimizer step ``step`` of a mixture asks with.
-
-    Prompts take turns in rounds, each round in an order drawn from the seed and the round alone: every prompt is met equally
-    often, and a resumed run needs no random state. Which rows a step holds does not hang on it.
-    """
-    round_, place = divmod(step, prompts)
-    return int(np.random.default_rng([seed, round_, 1]).permutation(prompts)[place])
-
-
 def micro_batches(rows: Sequence[TrainingRow], own_lengths: Sequence[int], limit: int) -> list[list[int]]:
     """Cut a step's rows into parts of at most ``limit`` own tokens, rows of like length together."""
     order = sorted(range(len(rows)), key=lambda i: (own_lengths[i], i))

@@ -1,4 +1,4 @@
-"""One tuning run: an adapter trained on a prompt or a mixture of prompts, which can be advanced, left, resumed and finished."""
+"""One tuning run: an adapter trained on a prompt, which can be advanced, left, resumed and finished."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cotune.model.adapters import BASE
 from cotune.model.local import LocalModel
 from cotune.model.machine import give_back_memory, out_of_memory
 from cotune.prompt.render import common_start
-from cotune.tune.batches import TrainingRow, micro_batches, prompt_of_step, rows_of_step
+from cotune.tune.batches import TrainingRow, micro_batches, rows_of_step
 from cotune.tune.loss import common_prefix, plain_loss, shared_prefix_loss
 from cotune.tune.settings import TuneSettings, learning_rate_factor
 from cotune.tune.trainable import LoraWeights, PrefixWeights, Trainable
@@ -27,11 +27,7 @@ StepReport = Callable[[int, float, int], None]
 
 
 class TuningRun:
-    """Trains one adapter on one prompt's rows, or on the same rows under several prompts.
-
-    A mixture asks with one of its prompts in each step, all of them equally often, so that the weights do not come to hang on
-    one wording (arXiv 2502.12859). The rows of a step are those that a single prompt would have met, and a batch of one prompt
-    has one prefix to share, so a mixture costs what its prompts do on average.
+    """Trains one adapter on one prompt's rows.
 
     The state after step ``n`` is a function of the arguments and ``n`` alone, so a run can be left at any step, resumed from
     its last checkpoint, and gives the same weights as one never interrupted.
@@ -43,11 +39,11 @@ class TuningRun:
         seed: draws the initial weights and the order of rows.
         folder: where checkpoints of this run go.
         start: adapter to go on from; :data:`BASE` draws a fresh one.
-        also: the same rows, in the same order, under each further prompt of a mixture.
         opening: token ids that the prompt begins with whatever the row, which a prefix may stand for; None takes what these
             rows begin with.
 
     Attributes:
+        rows: what it learns from.
         step: optimizer steps done.
         losses: loss per answer token of each of these steps.
         tokens: tokens run in them.
@@ -63,30 +59,23 @@ class TuningRun:
         seed: int,
         folder: Path,
         start: str = BASE,
-        also: Sequence[Sequence[TrainingRow]] = (),
         opening: Sequence[int] | None = None,
     ) -> None:
         if not rows:
             raise CotuneError("there are no rows to train on")
-        if any(len(further) != len(rows) for further in also):
-            raise CotuneError("the prompts of a mixture need the same rows")
         self.model, self.settings, self.seed, self.start = model, settings, seed, start
-        self.variants = [list(rows), *map(list, also)]
-        self._prefixes = [common_prefix(variant) for variant in self.variants]
-        self._answer_length = sum(len(row.answer_ids) for variant in self.variants for row in variant) / (
-            len(rows) * len(self.variants)
-        )
+        self.rows = list(rows)
+        self._prefix = common_prefix(self.rows)
+        self._answer_length = sum(len(row.answer_ids) for row in self.rows) / len(self.rows)
         self._trainable = self._make_trainable(opening)
-        shown = [[[row.prompt_ids, row.answer_ids] for row in variant] for variant in self.variants]
         identity = {
             "model": model.fingerprint,
-            "rows": shown[0],
+            "rows": [[row.prompt_ids, row.answer_ids] for row in self.rows],
             "settings": asdict(settings),
             "seed": seed,
             "start": start,
         }
-        further = ({"also": shown[1:]} if also else {}) | self._trainable.identity
-        self.key = content_hash(identity | further, 20)
+        self.key = content_hash(identity | self._trainable.identity, 20)
         self.folder = folder / self.key
         self.step = 0
         self.losses: list[float] = []
@@ -99,21 +88,14 @@ class TuningRun:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in which every row is met about once."""
-        return math.ceil(self._count / min(self.settings.batch_size, self._count))
+        return math.ceil(len(self.rows) / min(self.settings.batch_size, len(self.rows)))
 
     @property
     def tokens_per_step(self) -> float:
         """Expected tokens of a step."""
-        size, covered = min(self.settings.batch_size, self._count), self._trainable.stands_for
-        costs = []
-        for variant, prefix in zip(self.variants, self._prefixes, strict=True):
-            whole = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in variant) / self._count
-            costs.append(size * (whole - prefix) + prefix - covered if self._shares else size * (whole - covered))
-        return sum(costs) / len(costs)
-
-    @property
-    def _count(self) -> int:
-        return len(self.variants[0])
+        size, covered = min(self.settings.batch_size, len(self.rows)), self._trainable.stands_for
+        whole = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in self.rows) / len(self.rows)
+        return size * (whole - self._prefix) + self._prefix - covered if self._shares else size * (whole - covered)
 
     def advance(
         self,
@@ -150,9 +132,8 @@ class TuningRun:
             )
             for group in self._optimizer.param_groups:
                 group["lr"] = self.settings.learning_rate * factor * group["pace"]
-            picked = rows_of_step(self.step, self._count, self.settings.batch_size, self.seed)
-            variant = prompt_of_step(self.step, len(self.variants), self.seed)
-            loss, used = self._one_step([self.variants[variant][i] for i in picked], self._prefixes[variant])
+            picked = rows_of_step(self.step, len(self.rows), self.settings.batch_size, self.seed)
+            loss, used = self._one_step([self.rows[i] for i in picked])
             self.step += 1
             self.losses.append(loss)
             self.tokens += used
@@ -177,13 +158,13 @@ class TuningRun:
     def _make_trainable(self, opening: Sequence[int] | None) -> Trainable:
         if self.settings.method == "lora":
             return LoraWeights(self.model, self.settings.lora, seed=self.seed, start=self.start)
-        shared = [rows[0].prompt_ids[:prefix] for rows, prefix in zip(self.variants, self._prefixes, strict=True)]
-        ids = common_start(shared if opening is None else [*shared, opening])
-        longest = max(len(row.prompt_ids) + len(row.answer_ids) for rows in self.variants for row in rows)
+        shared = self.rows[0].prompt_ids[: self._prefix]
+        ids = shared if opening is None else common_start([shared, opening])
+        longest = max(len(row.prompt_ids) + len(row.answer_ids) for row in self.rows)
         return PrefixWeights(self.model, self.settings.prefix, ids, seed=self.seed, start=self.start, longest=longest)
 
-    def _one_step(self, batch: Sequence[TrainingRow], prefix: int) -> tuple[float, int]:
-        """One optimizer step on rows of one prompt, however the batch is cut into passes; returns the loss per answer token.
+    def _one_step(self, batch: Sequence[TrainingRow]) -> tuple[float, int]:
+        """One optimizer step, however the batch is cut into passes; returns the loss per answer token, and the tokens run.
 
         The gradient is that of the mean row's summed loss over the mean length of *all* answers. Divided by the tokens of its
         own batch, a row would count less beside long answers than beside short ones; divided by its own, a token of a long
@@ -194,15 +175,14 @@ class TuningRun:
         self._optimizer.zero_grad(set_to_none=True)
         answers = sum(len(row.answer_ids) for row in batch)
         weight = len(batch) * self._answer_length
-        lengths = [len(row.prompt_ids) - prefix + len(row.answer_ids) for row in batch]
+        lengths = [len(row.prompt_ids) - self._prefix + len(row.answer_ids) for row in batch]
         # The prefix runs in each pass, gradient and all.
-        most = max(1, self.settings.micro_tokens - (prefix if self._shares else 0))
+        most = max(1, self.settings.micro_tokens - (self._prefix if self._shares else 0))
         total, tokens, limit = 0.0, 0, most
         while True:
             try:
                 for part in micro_batches(batch, lengths, limit):
-                    rows = [batch[i] for i in part]
-                    loss, used = self._loss(rows, prefix)
+                    loss, used = self._loss([batch[i] for i in part])
                     (loss / weight).backward()  # type: ignore[no-untyped-call]
                     total += float(loss.detach())
                     tokens += used
@@ -226,10 +206,10 @@ class TuningRun:
     def _shares(self) -> bool:
         return self.settings.shared_prefix and self.model.shared
 
-    def _loss(self, rows: Sequence[TrainingRow], prefix: int) -> tuple[Tensor, int]:
+    def _loss(self, rows: Sequence[TrainingRow]) -> tuple[Tensor, int]:
         trained = self._trainable.prefix()
         if self._shares:
-            return shared_prefix_loss(self.model, rows, prefix, trained)
+            return shared_prefix_loss(self.model, rows, self._prefix, trained)
         return plain_loss(self.model, rows, trained)
 
     # Leaving and coming back --------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from cotune.report.html.record import RunRecord, read_record
 from cotune.report.html.robustness import robustness_section, with_formats
 from cotune.report.html.shell import MARK, Live, shell
 from cotune.report.html.slices import slices_section
-from cotune.report.html.surrogate import surrogate_table
 from cotune.report.html.verdict import verdict_section
 from cotune.report.html.waterfall import waterfall_section
 from cotune.report.plain import fields, one_line
@@ -67,7 +66,7 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
         ("slices", "Slices", "Where failures lie together", slices_section(record, prompts)),
         ("robustness", "Robustness", "The winning prompt in other formats", robustness_section(record, prompts)),
         ("training", "Training", "", training_section(record, prompts)),
-        ("search", "Search", "", search_section(record, prompts) + surrogate_table(record)),
+        ("search", "Search", "", search_section(record, prompts)),
         ("waterfall", "Waterfall", "", waterfall_section(record, prompts)),
         ("health", "Data health", "", health_section(record)),
         ("reproduce", "Reproduce", "", reproduce_section(record)),
