@@ -18,8 +18,8 @@ from cotune.bundle.export_head import EMBEDDING_PORT
 from cotune.evaluate.decision import BY_PROBE, RAW, Decision
 from cotune.files import file_sha256
 from cotune.model.adapter_folder import LoraSettings
-from cotune.probe.readout import Probe
 from cotune.model.local import LocalModel
+from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.output import label_output
 from tiny import Kind, save_tiny, widen_lora

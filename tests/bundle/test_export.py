@@ -15,8 +15,8 @@ from cotune.bundle.export import export_bundle
 from cotune.cli import main
 from cotune.errors import CotuneError, InputError
 from cotune.model.engine_settings import EngineSettings
-from cotune.probe.readout import PROBE
 from cotune.model.local import LocalModel
+from cotune.probe.readout import PROBE
 from tiny import merging_tokenizer
 
 ROWS = [{"text": text} for text in TEXTS]

@@ -22,9 +22,9 @@ from cotune.cycle.pool import has_room, next_pool
 from cotune.cycle.run import Quiet
 from cotune.cycle.run import run as run_cycle
 from cotune.model.cache import CACHE_VARIABLE
+from cotune.model.capability import check_capability
 from cotune.model.engine_settings import EngineSettings
 from cotune.model.local import LocalModel
-from cotune.model.capability import check_capability
 from cotune.model.runner import PackedRunner
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.sealed import OpenedTest, SealedTest

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from cotune.errors import InputError
+from cotune.model.capability import Capability, _choose, check_capability, default_threads, measure_gemm, with_memory_now
 from cotune.model.doctor import diagnose, render
 from cotune.model.machine import available_memory, cpu_quota, processor_name, usable_cpus
-from cotune.model.capability import Capability, _choose, default_threads, measure_gemm, check_capability, with_memory_now
 
 
 @pytest.fixture

@@ -20,11 +20,11 @@ from elsewhere import ELSEWHERE, elsewhere, move
 from cotune.errors import InputError
 from cotune.model.adapter_folder import LoraSettings
 from cotune.model.cache import CACHE_VARIABLE
+from cotune.model.capability import check_capability
 from cotune.model.engine_settings import EngineSettings
 from cotune.model.generations import Sampling
 from cotune.model.grammar import Grammar
 from cotune.model.local import LocalModel
-from cotune.model.capability import check_capability
 from cotune.prompt.prompt import Prompt
 from cotune.tune.batches import TrainingRow, training_rows
 from cotune.tune.loss import common_prefix, shared_prefix_loss

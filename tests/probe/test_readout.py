@@ -15,8 +15,8 @@ from test_adapters import LABELS, PROMPT, ROWS, saved, scores
 
 from cotune.errors import CotuneError, InputError
 from cotune.model.adapter_folder import adapter_content_id, adapter_files, bare_content_id
-from cotune.probe.readout import PROBE, Probe, load_probe
 from cotune.model.score_cache import ScoreCache
+from cotune.probe.readout import PROBE, Probe, load_probe
 from tiny import tiny_local
 
 WORDS = {"decision": {"kind": "raw", "bias": []}, "score": 0.5}

@@ -13,8 +13,8 @@ FOLDS = 5
 def corrected_error(differences: NDArray[np.float64], folds: int = FOLDS) -> float:
     """Standard error of a mean difference between cross-fitted losses.
 
-    Nadeau and Bengio (2003) add the share of held-out to learning rows to the variance of a cross-validated mean: with ``folds``
-    parts the naive standard error grows by ``sqrt(1 + folds / (folds - 1))``, half as much again for five.
+    Nadeau and Bengio (2003) add the share of held-out to learning rows to the variance of a cross-validated mean: with
+    ``folds`` parts the naive standard error grows by ``sqrt(1 + folds / (folds - 1))``, half as much again for five.
 
     Args:
         differences: ``[rows]`` paired differences of held-out losses.

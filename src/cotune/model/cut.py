@@ -1,7 +1,8 @@
 """Decoders that run some of a model's layers: up to the one that is read (early exit), or a window of layers.
 
-A hidden state after ``depth`` layers needs none of the layers above, and tuning a window of layers needs none below it once the
-states at its lower edge are known. The parts share every module with the model, so adapters and prepacked weights serve them too.
+A hidden state after ``depth`` layers needs none of the layers above, and tuning a window of layers needs none below it once
+the states at its lower edge are known. The parts share every module with the model, so adapters and prepacked weights serve
+them too.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ def depth_of(model: Any) -> int:
 def cut_decoder(decoder: Any, first: int, last: int) -> nn.Module:
     """A decoder that runs layers ``first`` to ``last`` (exclusive) of another and no final norm.
 
-    With ``first`` above 0 it takes ``inputs_embeds``: the states after ``first`` layers. Call it anew after the model's attention
-    implementation has changed, since the copy has a config of its own.
+    With ``first`` above 0 it takes ``inputs_embeds``: the states after ``first`` layers. Call it anew after the model's
+    attention implementation has changed, since the copy has a config of its own.
 
     Args:
         decoder: a transformers decoder with a ``ModuleList`` of layers and a final ``norm``; it stays as it is.

@@ -1,9 +1,9 @@
 """Multinomial logistic regression with an L2 penalty, many problems over the same rows at once.
 
-Cross-fitting solves the same regression for every fold and every penalty. Here all of them share their matrix products: the rows
-of a problem are a mask over all rows, and the weights of all problems lie side by side, so that one product with the rows serves
-every fold. The solver is L-BFGS (Liu and Nocedal, 1989) in coordinates in which the problem is nearly round: rows are rotated to
-their principal axes, and each axis is scaled by Boehning's bound on the curvature (1992), which is diagonal there.
+Cross-fitting solves the same regression for every fold and every penalty. Here all of them share their matrix products: the
+rows of a problem are a mask over all rows, and the weights of all problems lie side by side, so that one product with the rows
+serves every fold. The solver is L-BFGS (Liu and Nocedal, 1989) in coordinates in which the problem is nearly round: rows are
+rotated to their principal axes, and each axis is scaled by Boehning's bound on the curvature (1992), which is diagonal there.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def fit_logistic(
 ) -> Weights:
     """Fit one regression for each pair of mask and strength, masks outermost.
 
-    It minimises the summed cross-entropy of the masked rows plus ``|weight|^2 / (2 strength)``; the bias has no penalty. This is
-    what scikit-learn's ``LogisticRegression(C=strength)`` minimises for three or more classes; for two classes its weights have
+    It minimises the summed cross-entropy of the masked rows plus ``|weight|^2 / (2 strength)``; the bias has no penalty. This
+    is what scikit-learn's ``LogisticRegression(C=strength)`` minimises for three or more classes; for two classes its weights have
     a penalty of their own, so its ``C`` is twice ``strength`` there. A class without a row in a mask has no
     weights, and a bias that gives it one part in ``rows + classes``.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,7 @@ class WindowSettings:
         micro_tokens: tokens of a pass; larger batches are accumulated.
     """
 
-    lora: LoraSettings = LoraSettings()
+    lora: LoraSettings = field(default_factory=LoraSettings)
     learning_rate: float = 1e-3
     head_rate: float = 1e-3
     batch_size: int = 16

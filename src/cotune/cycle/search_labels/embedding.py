@@ -34,7 +34,7 @@ class Embedding:
         self.lab = lab
         self.layers = layers_of_interest(lab.model.depth)
         self._store = StateStore(lab.folder / "states")
-        self._known: dict[tuple[str, str, tuple[int, ...]], dict[str, NDArray[np.float16]]] = {}
+        self._known: dict[tuple[str, str], dict[str, tuple[tuple[int, ...], NDArray[np.float16]]]] = {}
 
     def states(
         self,
@@ -59,12 +59,16 @@ class Embedding:
         """
         wanted = tuple(self.layers if layers is None else layers)
         bare = self.lab.model.adapters.without_probe(adapter)
-        known = self._known.setdefault((prompt.id, bare, wanted), {})
-        missing = [row for row in rows if row.id not in known]
+        known = self._known.setdefault((prompt.id, bare), {})
+        missing = [row for row in rows if row.id not in known or not set(wanted) <= set(known[row.id][0])]
         if missing:
             found = self._embed(prompt, bare, missing, wanted, stage)
-            known.update({row.id: found[:, place] for place, row in enumerate(missing)})
-        return np.stack([known[row.id] for row in rows], axis=1)
+            known.update({row.id: (wanted, found[:, place]) for place, row in enumerate(missing)})
+        return np.stack([_of_layers(*known[row.id], wanted) for row in rows], axis=1)
+
+    def narrow(self, deepest: int) -> None:
+        """Embed no layers above ``deepest`` from now on, so that passes end there."""
+        self.layers = tuple(layer for layer in self.layers if layer <= deepest)
 
     def share(self, layers: Sequence[int] | None = None) -> float:
         """Share of the model's layers that a pass runs."""
@@ -123,9 +127,21 @@ class Embedding:
             kept.append(compute()[0] if stored is None or stored.shape[:2] != (len(layers), len(rows)) else stored)
         return kept[0]
 
+    def place(self, layer: int) -> int:
+        """Place of a layer among :attr:`layers`."""
+        return self.layers.index(layer)
+
     def row_cost(self, prompt: Prompt, rows: int, *, layers: Sequence[int] | None = None) -> float:
         """Cost of embedding so many rows under a prompt, in the budget's unit."""
         sample = self.lab.answering.render(prompt, self.lab.train_sample[:16])
         prefix = shared_prefix([row.prompt_ids for row in sample])
         own = sum(len(row.prompt_ids) + row.looked_up for row in sample) / len(sample) - prefix
         return self.lab.costs.scoring((rows * own + prefix) * self.share(layers))
+
+
+def _of_layers(stored: tuple[int, ...], states: NDArray[np.float16], wanted: tuple[int, ...]) -> NDArray[np.float16]:
+    """A row's states of the layers that are wanted, ``[layers, width]``."""
+    if stored == wanted:
+        return states
+    found: NDArray[np.float16] = states[[stored.index(layer) for layer in wanted]]
+    return found

@@ -88,7 +88,7 @@ def fit_prompt(
 
 def difference(first: PromptFit, second: PromptFit) -> Floats:
     """Log-loss of ``first`` minus that of ``second``, row by row, on the rows that both were fitted on."""
-    common, mine, other = np.intersect1d(first.places, second.places, return_indices=True)
+    _, mine, other = np.intersect1d(first.places, second.places, return_indices=True)
     found: Floats = first.losses[mine] - second.losses[other]
     return found
 

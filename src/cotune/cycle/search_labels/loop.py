@@ -16,13 +16,12 @@ from cotune.cycle.previous import Previous
 from cotune.cycle.search_labels.embedding import Embedding
 from cotune.cycle.search_labels.fits import PromptFit, difference
 from cotune.cycle.search_labels.prices import Prices
-from cotune.cycle.search_labels.race import FINAL, ProbeRace, race_probes
+from cotune.cycle.search_labels.race import FINAL, ProbeRace, race_probes, rows_embedded
 from cotune.cycle.search_labels.state import Evidence, LabelSearch
 from cotune.cycle.search_labels.trial import READOUTS, Fitted, ReadoutKind, Split, Trials, held_loss
 from cotune.errors import BudgetError
 from cotune.evaluate.cross_fitted import corrected_error
 from cotune.evaluate.given import gold_indices
-from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
 from cotune.model.adapters import BASE
 from cotune.probe.cross_fitting import tempered
 from cotune.probe.folds import fold_numbers
@@ -39,7 +38,8 @@ RACE_SECONDS = 45.0
 LEAST_POOL = 4
 PATIENCE = 2
 """Cycles without a better winner after which the search ends."""
-FIRST_ROWS = 64
+FIRST_ROWS = 96
+"""Labelled rows of a race's first round: probes of six labels tell prompts apart from there on."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,7 @@ class LabelLoop:
 
     def _race_cost(self, count: int) -> float:
         rows = len(self.rows)
-        schedule = successive_halving_schedule(count, rows, final=min(FINAL, count), first_rows=min(FIRST_ROWS, rows))
-        return self.prices.race(self.own[:1], rows, schedule_cost(count, schedule) + rows)
+        return self.prices.race(self.own[0], rows, rows_embedded(count, rows, FIRST_ROWS))
 
     def _plan(self, search: LabelSearch) -> None:
         """Fit epochs, and whether all rows are tuned on at the end, into what is left; a ``plan`` step.
@@ -193,7 +192,7 @@ class LabelLoop:
                 + (", then on all labelled rows" if finals else "")
                 + f": about {needed(epochs, finals):,.0f} {unit}"
                 if epochs
-                else f"tuning has no room: an epoch needs about {needed(1.0, False):,.0f} {unit}, {max(0.0, room):,.0f} {unit} left",
+                else f"no tuning: an epoch needs about {needed(1.0, False):,.0f} {unit}, {max(0.0, room):,.0f} {unit} left",
                 f"keep {reserve:,.0f} {unit} for {lab.task.test.n} test rows and the report",
             ]
             return {"epochs": epochs, "finals": finals, "target_steps": steps, "reserve": round(reserve, 2), "text": text}
@@ -228,7 +227,7 @@ class LabelLoop:
         cost = self._race_cost(count) + 1.1 * trial
         if cost > room:
             unit = lab.costs.budget.unit
-            search.stopped = f"the rest of the budget is reserved for the test ({max(0.0, room):,.0f} {unit} left, a cycle needs {cost:,.0f})"
+            search.stopped = f"the rest is reserved for the test: a cycle needs {cost:,.0f} {unit}, {max(0.0, room):,.0f} left"
             return False
         parents = self._parents(search)
         children = next_pool(

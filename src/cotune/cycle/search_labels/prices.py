@@ -13,6 +13,8 @@ from cotune.prompt.prompt import Prompt
 
 CARE = 1.06
 """What the end is priced at for each unit that it should cost: rows of the test are not quite the labelled ones."""
+_OTHERS = 1.25
+"""What a row costs on average under a pool's prompts, as a multiple of the seed prompt's: some share no prefix."""
 _FIT_SECONDS = 4e-9
 """Of a probe, for each row, number of its state and label: about thirty rounds of two products."""
 
@@ -33,10 +35,9 @@ class Prices:
         self.fixed = 5.0 + 0.01 * budget.amount if budget.kind == "time" else 0.0
         """Of a time budget: for saving and the report."""
 
-    def race(self, prompts: Sequence[Prompt], rows: int, scored: int) -> float:
-        """Of a race in which ``scored`` rows are embedded, all prompts taken together."""
-        mean = sum(self.embedding.row_cost(prompt, rows) for prompt in prompts) / max(1, len(prompts))
-        return mean * scored / max(1, rows)
+    def race(self, seed: Prompt, rows: int, embedded: int) -> float:
+        """Of a race in which so many rows are embedded, all prompts taken together, by the seed prompt's length."""
+        return _OTHERS * self.embedding.row_cost(seed, rows) * embedded / max(1, rows)
 
     def tuning(self, prompt: Prompt, layer: int, rows: int, steps: int) -> float:
         """Of tuning a prompt's window on rows and reading the tuned states of these."""

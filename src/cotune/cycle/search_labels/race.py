@@ -13,16 +13,51 @@ from cotune.cycle.search_labels.embedding import Embedding
 from cotune.cycle.search_labels.fits import PromptFit, difference, fit_prompt
 from cotune.errors import CotuneError, DivergedError
 from cotune.evaluate.cross_fitted import probably_worse
-from cotune.evaluate.racing import successive_halving_schedule
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example
 
 ALPHA = 0.05
 """In at most so many races the best prompt is dropped by the test."""
-FINAL = 3
+FINAL = 2
 """Prompts that see all rows, the seed prompt not counted, which always does."""
+_MARGIN = 2
+"""Layers of interest above the deepest one that a leading prompt was read from, which later passes still run."""
 _EARLY_LAYERS = 2
 """Layers that are fitted before the last round: ridge regression has chosen them, and the round only halves the field."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """Rows that the prompts of a round have seen at its end, and how many of them go on."""
+
+    rows: int
+    keep: int
+
+
+def rounds_of(prompts: int, rows: int, first_rows: int) -> tuple[Round, ...]:
+    """Successive halving: each round doubles the rows and halves the prompts; the last one sees all rows.
+
+    Args:
+        prompts: that enter.
+        rows: labelled rows.
+        first_rows: of the first round.
+    """
+    found, seen, count = [], min(first_rows, rows), prompts
+    # A round that would leave less than half of the rows to save is joined with the last one.
+    while count > FINAL and seen < 0.6 * rows:
+        count = max(FINAL, -(-count // 2))
+        found.append(Round(seen, count))
+        seen *= 2
+    return (*found, Round(rows, count))
+
+
+def rows_embedded(prompts: int, rows: int, first_rows: int, always: int = 1) -> int:
+    """Rows that a race embeds at most, over all prompts; ``always`` of them see every row."""
+    total, before, count = 0, 0, prompts
+    for step in rounds_of(prompts, rows, first_rows):
+        total += (count + (always if before else 0)) * (step.rows - before)
+        before, count = step.rows, step.keep
+    return total
 
 
 @dataclass
@@ -68,9 +103,9 @@ def race_probes(
 ) -> ProbeRace:
     """Race prompts over labelled rows under one set of weights.
 
-    All prompts meet the same rows in the same order. After each chunk every prompt's probe is cross-fitted on all rows so far; a
-    prompt leaves when a corrected test finds it worse than the leader, or when the schedule of successive halving has no place
-    for it. A row that a prompt shows as a demonstration does not count for that prompt.
+    All prompts meet the same rows in the same order. After each chunk every prompt's probe is cross-fitted on all rows so far.
+    A prompt leaves when a corrected test finds it worse than the leader, or when the schedule of successive halving has no
+    place for it. A row that a prompt shows as a demonstration does not count for that prompt.
 
     Args:
         lab: where effects happen.
@@ -89,11 +124,9 @@ def race_probes(
     by_id = {prompt.id: prompt for prompt in prompts}
     protected = {prompt.id for prompt in always}
     active, failed = list(by_id), set[str]()
-    steps = successive_halving_schedule(
-        len(by_id), len(rows), final=min(FINAL, len(by_id)), first_rows=min(first_rows, len(rows))
-    )
-    looks = max(1, len(steps) - 1)
-    for step in steps:
+    steps = rounds_of(len(by_id), len(rows), first_rows)
+    looks = len(steps)
+    for number, step in enumerate(steps):
         seen = rows[: step.rows]
         last = step.rows >= len(rows)
         for name in list(active):
@@ -107,6 +140,8 @@ def race_probes(
         if not active:
             raise CotuneError("every prompt of the race gave hidden states that are not finite")
         leader = min(active, key=lambda name: race.fits[name].mean)
+        if number == 0:
+            _narrow(lab, embedding, [race.fits[name] for name in active], cycle)
         worse = [
             name
             for name in active
@@ -132,6 +167,25 @@ def race_probes(
     ]
     _record(lab, race, cycle, list(by_id))
     return race
+
+
+def _narrow(lab: Lab, embedding: Embedding, fits: Sequence[PromptFit], cycle: int) -> None:
+    """Leave out layers well above those that the better half of the prompts is read from; a ``layers`` step."""
+    better = sorted(fits, key=lambda fit: fit.mean)[: max(1, len(fits) // 2)]
+
+    def effort() -> dict[str, Any]:
+        read = {fit.found.layer for fit in better}
+        read |= {min(fit.found.ridge, key=fit.found.ridge.__getitem__) for fit in better if fit.found.ridge}
+        place = max(embedding.layers.index(layer) for layer in read)
+        return {"cycle": cycle, "deepest": embedding.layers[min(place + _MARGIN, len(embedding.layers) - 1)]}
+
+    key = [cycle, race_key(fits), list(embedding.layers)]
+    embedding.narrow(int(lab.journal.step("layers", key, effort)["deepest"]))
+
+
+def race_key(fits: Sequence[PromptFit]) -> list[str]:
+    """Ids of prompts in their order."""
+    return [fit.prompt.id for fit in fits]
 
 
 def _effort(last: bool) -> dict[str, Any]:

@@ -36,7 +36,7 @@ HEAD_STRENGTH = 0.03
 """Strength of the head that tuning starts from, as a multiple of the frozen probe's. The frozen probe itself gives its own rows
 nearly all probability, so that next to no gradient would be left for the weights below it."""
 WINDOW_SHARE = 1 / 3
-"""Depth of the window as a share of the model's layers; a window of ten of thirty layers was better than all below the probe."""
+"""Depth of the window as a share of the model's layers: ten of thirty were better than all below the probe."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Trials:
     def frozen(self, prompt: Prompt, layer: int, strength: float, rows: Sequence[Example]) -> Fitted:
         """The probe of a prompt on the model as it is, fitted to rows."""
         rows = not_shown(prompt, rows)
-        states = self.embedding.states(prompt, BASE, rows, "embed")[self.embedding.layers.index(layer)]
+        states = self.embedding.states(prompt, BASE, rows, "embed")[self.embedding.place(layer)]
         head = head_of(states, gold_indices(rows, self.lab.task), len(self.lab.task.labels), strength)
         return Fitted(prompt, BASE, layer, 0, {"refit": probe_of(self.lab, head, layer)})
 
@@ -137,7 +137,7 @@ class Trials:
         share = (layer - first) / model.depth
         draw = lab.seed if seed is None else seed
         if start == BASE:
-            states = self.embedding.states(prompt, BASE, rows, "embed")[self.embedding.layers.index(layer)]
+            states = self.embedding.states(prompt, BASE, rows, "embed")[self.embedding.place(layer)]
         else:
             states = self.embedding.states(prompt, start, rows, stage, layers=[layer])[0]
 
@@ -222,7 +222,7 @@ class Trials:
     def log_probs(self, fitted: Fitted, rows: Sequence[Example], stage: str) -> dict[ReadoutKind, Floats]:
         """``[rows, labels]`` of each read-out."""
         if fitted.adapter == BASE:
-            states = self.embedding.states(fitted.prompt, BASE, rows, stage)[self.embedding.layers.index(fitted.layer)]
+            states = self.embedding.states(fitted.prompt, BASE, rows, stage)[self.embedding.place(fitted.layer)]
         else:
             states = self.embedding.states(fitted.prompt, fitted.adapter, rows, stage, layers=[fitted.layer])[0]
         wide = states.astype(np.float32)

@@ -56,8 +56,8 @@ def sentence(told: dict[str, Any]) -> str:
     low, high = told["ci"]
     beside = "" if told["tfidf"] is None else f"; TF-IDF with logistic regression {told['tfidf']:.2f}"
     return (
-        f"after {told['seconds']:.0f} s: {told['score']:.2f} ({low:.2f} to {high:.2f}), cross-fitted on {told['n']} rows, by a probe "
-        f"on the state after layer {told['layer']}{beside}"
+        f"after {told['seconds']:.0f} s: {told['score']:.2f} ({low:.2f} to {high:.2f}), cross-fitted on {told['n']} rows, "
+        f"by a probe on the state after layer {told['layer']}{beside}"
     )
 
 
