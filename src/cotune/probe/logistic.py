@@ -104,8 +104,8 @@ def fit_logistic(
     """Fit one regression for each pair of mask and strength, masks outermost.
 
     It minimises the summed cross-entropy of the masked rows plus ``|weight|^2 / (2 strength)``; the bias has no penalty. This
-    is what scikit-learn's ``LogisticRegression(C=strength)`` minimises for three or more classes; for two classes its weights have
-    a penalty of their own, so its ``C`` is twice ``strength`` there. A class without a row in a mask has no
+    is what scikit-learn's ``LogisticRegression(C=strength)`` minimises for three or more classes. For two classes it has one
+    row of weights where there are two here, so that its ``C`` is twice ``strength``. A class without a row in a mask has no
     weights, and a bias that gives it one part in ``rows + classes``.
 
     Args:
