@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from cotune.cycle.candidate import Candidate, Own
 from cotune.cycle.journal import read_journal
 from cotune.embed import Neighbours
 from cotune.errors import CotuneError, InputError, no_run
-from cotune.evaluate.decision import Decision, rule_of_words
+from cotune.evaluate.decision import BY_PROBE, Decision
+from cotune.evaluate.given import LabelsGiven, gold_indices
 from cotune.evaluate.judge import Judge
 from cotune.evaluate.paired import paired_difference
 from cotune.evaluate.scoring import Evaluation
@@ -24,10 +25,19 @@ from cotune.model.adapters import BASE
 from cotune.model.engine_settings import EngineSettings
 from cotune.model.local import LocalModel
 from cotune.model.remote import RemoteModel
+from cotune.model.state_store import layers_of_interest
+from cotune.probe.cross_fitting import cross_fit, standardised, tempered
+from cotune.probe.logistic import fit_logistic
+from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Prompt, parse_prompt
-from cotune.task.example import dev_in_order, groups_of
+from cotune.refine import not_shown
+from cotune.task.example import Example, dev_in_order, groups_of
 from cotune.task.known import Known
 from cotune.task.task import Task
+
+MOST_LEARNT = 500
+"""Train rows that a tried prompt's probe learns from at most, so that an answer takes seconds."""
+_AROUND = 4
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ class Tryout:
         comparisons: tuned weights first.
         adapter_id: the tuned weights.
         before_refit: whether these are the winner's from before its refit, as the shipped ones have learnt from dev.
-        words_alone: whether the winner answers by a classification head, which is left out here.
+        by_probe: whether both prompts are read by probes, fitted to the train rows by one rule.
     """
 
     prompt: Prompt
@@ -81,7 +91,7 @@ class Tryout:
     comparisons: list[Comparison]
     adapter_id: str
     before_refit: bool
-    words_alone: bool = False
+    by_probe: bool = False
 
     def __str__(self) -> str:
         from cotune.report import tryout_text
@@ -97,7 +107,7 @@ class Tryout:
             "split": "dev",
             "adapter_id": self.adapter_id,
             "before_refit": self.before_refit,
-            "words_alone": self.words_alone,
+            "by_probe": self.by_probe,
             "comparisons": [c.to_json() for c in self.comparisons],
         }
 
@@ -134,7 +144,6 @@ class Tryouts:
         previous = Prompt.from_json(going_on["prompt"]) if self._winner.own else self._winner.prompt
         self._words = previous.label_words
         shipped = settled["arms"].get("best_tuned") or settled["arms"]["prompt_only"]
-        # A head that was fitted again plays no part here: both prompts are asked for words.
         self._refitted = config.refit and self._winner.adapter != Candidate.from_json(shipped).adapter
         engine = next(e["value"] for e in events if e["kind"] == "engine")
         self._model = _reopened(config, folder, engine, task)
@@ -144,19 +153,21 @@ class Tryouts:
         recorded = next((e["value"] for e in events if e["kind"] == "judge"), None)
         self._judge = _judge(config, folder, recorded) if recorded is not None else None
         self._dev = dev_in_order(task.dev, config.seed)
-        self._words_alone = False
+        self._probe: Probe | None = None
+        self._read: dict[tuple[str, str], tuple[Evaluation, int]] = {}
         self._weights: list[tuple[str, Decision | None]] = [(self._winner.adapter, self._winner.decision)]
         if self._winner.adapter != BASE and isinstance(self._model, LocalModel):
             adapters = self._model.adapters
             adapters.register(folder / "adapters" / self._winner.adapter)
-            if (head := adapters.probe(self._winner.adapter)) is not None:
-                # A head was fitted to the winner's own wording: both prompts are asked for the labels' words.
-                self._words_alone = True
-                words = rule_of_words(head.words)
-                self._winner = replace(self._winner, adapter=adapters.without_probe(self._winner.adapter), decision=words)
+            self._probe = adapters.probe(self._winner.adapter)
+            if self._probe is not None:
+                # The winner's probe was fitted to its own wording, so both prompts get one by the same rule.
+                bare = adapters.without_probe(self._winner.adapter)
+                self._winner = replace(self._winner, adapter=bare)
             # What the first use makes room for takes a second or two, which a typed prompt need not wait for.
             adapters.use(self._winner.adapter)
-            self._weights = [(self._winner.adapter, self._winner.decision), (BASE, None)]
+            tuned = [] if self._winner.adapter == BASE else [(self._winner.adapter, self._winner.decision)]
+            self._weights = [*tuned, (BASE, None)]
 
     def compare(self, text: str, *, where: str = "prompt", heard: Callable[[Tryout], None] | None = None) -> Tryout:
         """Score a prompt text with the run's tuned and base weights and compare it with the winner, row by row.
@@ -170,7 +181,7 @@ class Tryouts:
             InputError: a prompt without an input field.
         """
         prompt = parse_prompt(text, self._task.input_fields, where=where).edit(label_words=self._words)
-        found = Tryout(prompt, len(self._dev), [], self._winner.adapter, self._refitted, self._words_alone)
+        found = Tryout(prompt, len(self._dev), [], self._winner.adapter, self._refitted, self._probe is not None)
         for adapter, rule in self._weights:
             found = replace(found, comparisons=[*found.comparisons, self._compared(prompt, adapter, rule)])
             if heard is not None:
@@ -207,6 +218,12 @@ class Tryouts:
     def _judged(self, asked: Prompt, adapter: str, rule: Decision | None, own: Own | None) -> tuple[Evaluation, int]:
         """How good the answers are, and of how many rows the end did not fit."""
         task, dev = self._task, self._dev
+        if self._probe is not None:
+            key = (asked.id, adapter)
+            if key not in self._read:
+                assert isinstance(self._model, LocalModel)
+                self._read[key] = judged_by_probe(self._model, task, dev, asked, adapter, self._probe.layer, self._config.seed)
+            return self._read[key]
         answering = answering_for(task, self._model, own, self._config.output.max_tokens, self._judge)
         scored = answering.score(asked, adapter, dev, _unheard)
         given = scored.given
@@ -215,6 +232,46 @@ class Tryouts:
         rules = (rule,) if rule is not None else rules_of(answering, given, task)
         found = [given.judge(dev, r, task) for r in rules]
         return max(found, key=lambda e: (e.score, -e.log_loss)), scored.truncated
+
+
+def judged_by_probe(
+    model: LocalModel, task: Task, dev: Sequence[Example], prompt: Prompt, adapter: str, layer: int, seed: int
+) -> tuple[Evaluation, int]:
+    """A prompt on dev, read by a probe that is fitted to train rows, and how many rows were shortened.
+
+    Args:
+        model: whose states are read.
+        task: whose train rows are learnt from.
+        dev: rows that judge.
+        prompt: how to ask.
+        adapter: which weights.
+        layer: that the winner is read at. Of the base model the layers around it compete.
+        seed: draws the train rows, where there are very many, and the folds.
+    """
+    learn = not_shown(prompt, task.train)
+    order = np.random.default_rng([seed, 13]).permutation(len(learn))[:MOST_LEARNT]
+    learn = tuple(learn[i] for i in sorted(order))
+    layers = (
+        [layer] if adapter != BASE else [n for n in layers_of_interest(model.depth) if abs(n - layer) <= _AROUND] or [layer]
+    )
+    rendered = model.renderer.render(prompt, [row.fields for row in (*learn, *dev)], task.labels)
+    states = model.layer_states([row.prompt_ids for row in rendered], layers, adapter=adapter)
+    gold, count = gold_indices(learn, task), len(learn)
+    groups = groups_of(learn)
+    found = cross_fit(
+        states[:, :count],
+        gold,
+        classes=len(task.labels),
+        layers=layers,
+        groups=None if groups is None else groups.tolist(),
+        seed=seed,
+    )
+    place = layers.index(found.layer)
+    features, mean, spread = standardised(states[place, :count])
+    fitted = fit_logistic(features, gold, len(task.labels), strengths=[found.best.strength])
+    logits = fitted.logits(((states[place, count:] - mean) / spread).astype(np.float32))[0]
+    given = LabelsGiven(tempered(logits, found.temperature))
+    return given.judge(dev, BY_PROBE, task), sum(row.truncated for row in rendered[count:])
 
 
 def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | None = None) -> Tryout:

@@ -37,17 +37,25 @@ def cut_decoder(decoder: Any, first: int, last: int) -> nn.Module:
         AttributeError: the decoder does not show its layers.
     """
     layers = list(decoder.layers)[first:last]
-    config = copy.copy(decoder.config)
-    # Read through ``__dict__``: some configs answer to names that they do not hold.
-    kinds = vars(config).get("layer_types")
-    config.num_hidden_layers = len(layers)
-    if kinds is not None:
-        config.layer_types = list(kinds)[first:last]
     part = copy.copy(decoder)
     # ``copy.copy`` of a module shares its table of modules.
     part.__dict__["_modules"] = dict(decoder._modules)
-    part.layers, part.norm, part.config = nn.ModuleList(layers), nn.Identity(), config
+    part.layers, part.norm = nn.ModuleList(layers), nn.Identity()
+    # A minimal decoder runs whatever layers it has.
+    if "config" in vars(decoder):
+        part.config = _cut_config(decoder.config, first, last)
     return part  # type: ignore[no-any-return]
+
+
+def _cut_config(config: Any, first: int, last: int) -> Any:
+    """A decoder's config for some of its layers; the attention modules keep the whole one."""
+    found = copy.copy(config)
+    # Read through ``__dict__``: some configs answer to names that they do not hold.
+    kinds = vars(found).get("layer_types")
+    found.num_hidden_layers = last - first
+    if kinds is not None:
+        found.layer_types = list(kinds)[first:last]
+    return found
 
 
 def unit_rms(states: Tensor, epsilon: float) -> Tensor:

@@ -28,11 +28,8 @@ def tryout_text(found: Tryout, *, rows: int = 8) -> str:
 def tryout_heading(found: Tryout) -> str:
     """What is compared, on which rows."""
     heading = f"Your prompt against the winner on {found.n} dev rows."
-    if found.words_alone:
-        heading += (
-            "\n\nThe winner answers by a classification head, which was fitted to its own wording. Here both are asked for the "
-            "labels' words."
-        )
+    if found.by_probe:
+        heading += "\n\nBoth are read by a probe that is fitted to the train rows by one rule."
     if not found.before_refit:
         return heading
     return (
