@@ -411,6 +411,20 @@ class LocalModel:
         """Numbers of a state."""
         return int(self.model.get_output_embeddings().weight.shape[1])
 
+    def output_vectors(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """``[tokens, width]`` weights that give tokens' logits from a last hidden state divided by its root mean square.
+
+        What the final norm scales by is part of them; a soft cap on logits is not.
+        """
+        head = self.model.get_output_embeddings().weight
+        norm = getattr(self.model.get_decoder(), "norm", None)
+        with torch.inference_mode():
+            rows = head[torch.tensor(list(tokens), device=head.device)].float()
+            if norm is not None:
+                rows = rows * norm(torch.ones(1, head.shape[1], dtype=head.dtype, device=head.device)).float()
+        found: NDArray[np.float32] = (rows * self.runner.logit_scale).cpu().numpy()
+        return found
+
     @property
     def vocabulary(self) -> int:
         return int(self.model.get_input_embeddings().weight.shape[0])

@@ -61,6 +61,8 @@ class PackedRunner:
     Attributes:
         device: where it lies.
         vocabulary: number of tokens that it has logits for.
+        depth: number of its layers.
+        logit_scale: what the head's products are multiplied by.
     """
 
     def __init__(self, model: Any) -> None:
@@ -73,7 +75,7 @@ class PackedRunner:
         self.vocabulary = int(self._head.weight.shape[0])
         config = model.config.get_text_config()
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
-        self._scale: float = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+        self.logit_scale: float = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
         self._epsilon = norm_epsilon(model)
         self.depth = depth_of(model)
         self._parts: dict[tuple[int, int], Any] = {}
@@ -201,8 +203,8 @@ class PackedRunner:
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits in fp32 ``[places, vocabulary]`` of hidden states ``[places, width]``."""
         logits: Tensor = self._head(hidden).float()
-        if self._scale != 1:
-            logits = logits * self._scale
+        if self.logit_scale != 1:
+            logits = logits * self.logit_scale
         return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
 
     def log_probs(self, hidden: Tensor, places: Tensor, tokens: Tensor) -> Tensor:
@@ -234,7 +236,7 @@ class PackedRunner:
         return losses
 
     def _log_softmax(self, hidden: Tensor) -> Tensor:
-        if self._softcap is None and self._scale == 1:
+        if self._softcap is None and self.logit_scale == 1:
             # One kernel reads the head's own number type and writes fp32: half the memory traffic of a copy in fp32.
             return torch.log_softmax(self._head(hidden), dim=-1, dtype=torch.float32)
         return torch.log_softmax(self.logits(hidden), dim=-1)

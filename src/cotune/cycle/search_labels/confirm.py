@@ -96,7 +96,7 @@ def _frozen_evidence(lab: Lab, search: LabelSearch, trials: Trials, fit: PromptF
     """How a frozen probe did on dev, judged now where the search had no need to."""
     if (found := search.of(fit.prompt.id, tuned=False)) is not None:
         return found
-    made = trials.frozen(fit.prompt, fit.found.layer, fit.found.best.strength, lab.train_sample)
+    made = trials.frozen(fit, lab.train_sample)
     table = tempered(trials.log_probs(made, lab.dev, "judge")["refit"], fit.found.temperature)
     return Evidence(fit, 0.0, "refit", fit.found.temperature, fit.losses, fit.found.best.correct, made, table)
 
@@ -104,7 +104,7 @@ def _frozen_evidence(lab: Lab, search: LabelSearch, trials: Trials, fit: PromptF
 def _settled_frozen(lab: Lab, trials: Trials, evidence: Evidence, rows: Sequence[Example]) -> Measured:
     """A prompt's probe fitted to all rows, with what the one fitted to train gave on dev."""
     fit = evidence.fit
-    made = trials.frozen(fit.prompt, fit.found.layer, fit.found.best.strength, rows)
+    made = trials.frozen(fit, rows)
     return _as_measured(lab, _saved(lab, made, evidence, "final"), made, evidence)
 
 
@@ -117,9 +117,7 @@ def _settled_tuned(
         made = evidence.first
     else:
         steps = trials.steps_of(evidence.epochs, len(rows))
-        found = trials.tune(
-            fit.prompt, fit.found.layer, fit.found.best.strength, rows, steps, stage="final", start=evidence.start
-        )
+        found = trials.tune(fit, rows, steps, stage="final", start=evidence.start)
         if found is None:
             return None
         made = found

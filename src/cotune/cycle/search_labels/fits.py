@@ -20,6 +20,9 @@ from cotune.tune.window import StartHead
 
 Floats = NDArray[np.float64]
 
+MOST_WORDS = 50
+"""Labels above which words are no read-out: their first tokens hardly ever all differ."""
+
 
 @dataclass(frozen=True, eq=False)
 class PromptFit:
@@ -72,6 +75,7 @@ def fit_prompt(
     usable = {row.id for row in not_shown(prompt, rows)}
     places = np.array([i for i, row in enumerate(rows) if row.id in usable], dtype=np.int64)
     chosen = tuple(rows[i] for i in places)
+    vectors = word_vectors(lab, prompt) if layers[-1] == lab.model.depth else None
     groups = groups_of(chosen)
     found = cross_fit(
         states[:, places],
@@ -79,6 +83,7 @@ def fit_prompt(
         classes=len(lab.task.labels),
         layers=layers,
         groups=None if groups is None else groups.tolist(),
+        words=None if vectors is None else states[-1, places].astype(np.float32) @ vectors.T,
         keep=keep,
         repeats=repeats,
         seed=lab.seed,
@@ -93,11 +98,42 @@ def difference(first: PromptFit, second: PromptFit) -> Floats:
     return found
 
 
-def head_of(states: NDArray[np.float16], gold: NDArray[np.int64], classes: int, strength: float) -> StartHead:
-    """The read-out of states ``[rows, width]`` that is fitted to all of them."""
+def word_vectors(lab: Lab, prompt: Prompt) -> NDArray[np.float32] | None:
+    """``[labels, width]`` weights that give the logits of the labels' words from a last hidden state of unit size.
+
+    They are the output vectors of the words' first tokens, which differ between labels or there are none; their mean over
+    labels is taken away, which no comparison of labels sees.
+    """
+    labels = lab.task.labels
+    if len(labels) > MOST_WORDS:
+        return None
+    first = [completion[0] for completion in lab.answering.render(prompt, lab.train_sample[:1])[0].completions]
+    if len(set(first)) < len(labels):
+        return None
+    found = lab.model.output_vectors(first)
+    centred: NDArray[np.float32] = found - found.mean(axis=0)
+    return centred
+
+
+def head_of(
+    states: NDArray[np.float16],
+    gold: NDArray[np.int64],
+    classes: int,
+    strength: float,
+    words: NDArray[np.float32] | None = None,
+) -> StartHead:
+    """The read-out of states ``[rows, width]`` that is fitted to all of them.
+
+    ``words`` are weights ``[labels, width]`` that it is fitted beside and that are part of the result: see
+    :func:`word_vectors`.
+    """
     features, mean, spread = standardised(states)
-    fitted = fit_logistic(features, gold, classes, strengths=[strength])
-    return StartHead(fitted.weight[0], fitted.bias[0], mean, spread)
+    if words is None:
+        fitted = fit_logistic(features, gold, classes, strengths=[strength])
+        return StartHead(fitted.weight[0], fitted.bias[0], mean, spread)
+    offsets = states.astype(np.float32) @ words.T
+    fitted = fit_logistic(features, gold, classes, strengths=[strength], offsets=offsets)
+    return StartHead(fitted.weight[0] + words * spread, fitted.bias[0] + words @ mean, mean, spread)
 
 
 def probe_of(lab: Lab, head: StartHead, layer: int) -> Probe:

@@ -277,7 +277,7 @@ class LabelLoop:
 
     def _judge_frozen(self, search: LabelSearch, fit: PromptFit) -> None:
         """A prompt's frozen probe on the rows held out from each split."""
-        found = [self.trials.frozen(fit.prompt, fit.found.layer, fit.found.best.strength, split.learn) for split in self.splits]
+        found = [self.trials.frozen(fit, split.learn) for split in self.splits]
         search.evidence.append(self._evidence(fit, found, 0.0, BASE))
 
     def _try(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split] | None = None) -> None:
@@ -288,9 +288,7 @@ class LabelLoop:
         found = []
         for split in wanted:
             steps = self.trials.steps_of(search.epochs, len(split.learn))
-            made = self.trials.tune(
-                fit.prompt, fit.found.layer, fit.found.best.strength, split.learn, steps, stage="tune", start=start, keep=keep
-            )
+            made = self.trials.tune(fit, split.learn, steps, stage="tune", start=start, keep=keep)
             if made is None:
                 return
             found.append(made)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cotune.cycle.lab import Lab
 from cotune.cycle.reserve import spent_to
 from cotune.cycle.search_labels.embedding import Embedding
-from cotune.cycle.search_labels.fits import head_of, probe_of
+from cotune.cycle.search_labels.fits import PromptFit, head_of, probe_of, word_vectors
 from cotune.errors import DivergedError
 from cotune.evaluate.given import gold_indices
 from cotune.model.adapters import BASE
@@ -93,18 +93,23 @@ class Trials:
         rows = min(self.settings.batch_size, len(self.lab.task.train))
         return (rows * own + prefix) * (layer - window_of(layer, self.lab.model.depth)) / self.lab.model.depth
 
-    def frozen(self, prompt: Prompt, layer: int, strength: float, rows: Sequence[Example]) -> Fitted:
+    def frozen(self, fit: PromptFit, rows: Sequence[Example]) -> Fitted:
         """The probe of a prompt on the model as it is, fitted to rows."""
+        prompt, layer, strength = fit.prompt, fit.found.layer, fit.found.best.strength
         rows = not_shown(prompt, rows)
         states = self.embedding.states(prompt, BASE, rows, "embed")[self.embedding.place(layer)]
-        head = head_of(states, gold_indices(rows, self.lab.task), len(self.lab.task.labels), strength)
+        head = head_of(states, gold_indices(rows, self.lab.task), len(self.lab.task.labels), strength, self._words(fit))
         return Fitted(prompt, BASE, layer, 0, {"refit": probe_of(self.lab, head, layer)})
+
+    def _words(self, fit: PromptFit) -> NDArray[np.float32] | None:
+        """Weights of the label words that a prompt's probe stands beside; None where it stands alone."""
+        scale = fit.found.best.word_scale
+        vectors = word_vectors(self.lab, fit.prompt) if scale else None
+        return None if vectors is None else (scale * vectors).astype(np.float32)
 
     def tune(
         self,
-        prompt: Prompt,
-        layer: int,
-        strength: float,
+        fit: PromptFit,
         rows: Sequence[Example],
         steps: int,
         *,
@@ -116,9 +121,7 @@ class Trials:
         """Tune the window below a layer on rows and fit the read-outs; a ``train`` step and an ``embed`` step.
 
         Args:
-            prompt: how to ask.
-            layer: whose state is read.
-            strength: of the frozen probe, from which the head starts.
+            fit: the prompt with its frozen probe, whose layer is read and from which the head starts.
             rows: labelled rows; those that the prompt shows are left out.
             steps: of the optimizer.
             stage: for the journal.
@@ -130,6 +133,8 @@ class Trials:
             None where it diverged, which is recorded and told.
         """
         lab, model = self.lab, self.lab.model
+        prompt, layer, strength = fit.prompt, fit.found.layer, fit.found.best.strength
+        words = self._words(fit)
         rows = not_shown(prompt, rows)
         gold = gold_indices(rows, lab.task)
         classes = len(lab.task.labels)
@@ -143,7 +148,7 @@ class Trials:
 
         def effect() -> dict[str, Any]:
             started = time.monotonic()
-            head = head_of(states, gold, classes, HEAD_STRENGTH * strength)
+            head = head_of(states, gold, classes, HEAD_STRENGTH * strength, words)
             rendered = lab.answering.render(prompt, rows)
             told: list[int] = []
 
@@ -203,7 +208,7 @@ class Trials:
                 **made,
             }
 
-        key = [prompt.id, start, layer, strength, [row.id for row in rows], steps, draw]
+        key = [prompt.id, start, layer, strength, fit.found.best.word_scale, [row.id for row in rows], steps, draw]
         value = lab.journal.step("train", key, effect)
         lab.account.counts["tokens_trained"] += int(value["new_tokens"])
         if value.get("timed_tokens") and value["timed_seconds"]:
@@ -215,7 +220,7 @@ class Trials:
         head = load_probe(lab.folder / "adapters" / str(value["probe_id"]))
         assert head is not None
         tuned = self.embedding.states(prompt, adapter, rows, stage, layers=[layer])[0]
-        refit = probe_of(lab, head_of(tuned, gold, classes, REFIT_STRENGTH * strength), layer)
+        refit = probe_of(lab, head_of(tuned, gold, classes, REFIT_STRENGTH * strength, words), layer)
         probes: dict[ReadoutKind, Probe] = {"head": head, "refit": refit, "mean": mean_probe(head, refit)}
         return Fitted(prompt, adapter, layer, int(value["steps"]), probes)
 

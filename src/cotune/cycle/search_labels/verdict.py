@@ -27,7 +27,7 @@ def first_verdict(lab: Lab, search: LabelSearch, trials: Trials, bundle: Path, m
     """
     fit = search.best_frozen
     rows = labelled_rows(lab)
-    made = trials.frozen(fit.prompt, fit.found.layer, fit.found.best.strength, rows)
+    made = trials.frozen(fit, rows)
     adapter = save_readout(lab, made, "refit", fit.found.temperature, "verdict")
 
     def effect() -> dict[str, Any]:
