@@ -68,6 +68,7 @@ def run(
     prompt: Annotated[list[Path] | None, typer.Option(help="File with a prompt of yours, a candidate in the race.")] = None,
     start: Annotated[Path | None, typer.Option("--from", help="Bundle of an earlier run to go on from with new rows.")] = None,
     replay: Annotated[str | None, typer.Option(help="Rows of that run, to be learnt from again so they last.")] = None,
+    finish: Annotated[bool, typer.Option("--finish", help="End the run's search now and go to the test.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict alone.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -102,6 +103,8 @@ def run(
         from cotune.cycle.run import run as run_cycle
 
         view = make_view(json=as_json, quiet=quiet, stream=sys.stdout, is_terminal=sys.stdout.isatty())
+        if finish and _told_to_finish(folder):
+            return
         result = run_cycle(config, folder, prompts=texts, view=view)
     except KeyboardInterrupt:
         if view is not None:
@@ -121,6 +124,23 @@ def run(
     from cotune.report import print_verdict
 
     print_verdict({**result.summary, "out": str(folder)}, Console(highlight=False))
+
+
+def _told_to_finish(folder: Path) -> bool:
+    """Ask a run to end its search; whether another process is at work on it, which then does the rest."""
+    from filelock import FileLock, Timeout
+
+    from cotune.cycle.finish import ask_to_finish
+
+    if not (folder / "journal.jsonl").is_file():
+        raise no_run(folder)
+    ask_to_finish(folder)
+    try:
+        with FileLock(folder / ".lock").acquire(timeout=0):
+            return False
+    except Timeout:
+        typer.echo(f"The run in {folder} finishes after its present step: it is confirmed and tested there.")
+        return True
 
 
 @app.command(epilog='Example:\n\n  cotune predict runs/mine/best --input "How tall is K2?"')

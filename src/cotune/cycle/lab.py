@@ -15,6 +15,7 @@ from cotune.cycle.account import Account
 from cotune.cycle.answering import Answering, Reply, answering_for, rules_of
 from cotune.cycle.candidate import Own
 from cotune.cycle.costs import CostModel
+from cotune.cycle.finish import is_asked
 from cotune.cycle.journal import Journal
 from cotune.cycle.reserve import spent_to
 from cotune.cycle.row_costs import RowCosts
@@ -153,6 +154,10 @@ class Lab:
         left = self.costs.budget.amount - float(self.journal.step("clock", "clock", lambda: round(self.journal.clock(), 2)))
         self._time_left.tell(left)
         return left
+
+    def finish_asked(self) -> bool:
+        """Whether the user asked to end the search; journalled, since what comes next hangs on it."""
+        return bool(self.journal.step("finish", "finish", lambda: is_asked(self.folder)))
 
     def expect_end(self, cost: float | None) -> None:
         """Tell that only so much of the budget is still needed, the search being over; None where it goes on."""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from cotune.config import RunConfig
-from cotune.cycle.deciding import SPENT, Decider
+from cotune.cycle.deciding import SPENT, Choice, Decider
 from cotune.cycle.ending import EndCosts
+from cotune.cycle.finish import ASKED
 from cotune.cycle.guide import Guide
 from cotune.cycle.lab import Lab
 from cotune.cycle.plan import FINAL, Plan
@@ -77,6 +78,8 @@ class Loop:
         lost = 0
         while True:
             choice = self.decider.decide(search, lost)
+            if self.lab.finish_asked():
+                choice = Choice("finish", ASKED)
             key = [len(search.cycles), choice.next, choice.steps, choice.rows]
             recorded = self.lab.journal.step("decide", key, choice.to_json)
             over, steps = recorded["next"] == "finish", int(recorded["steps"])

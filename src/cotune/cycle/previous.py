@@ -73,7 +73,8 @@ def enter(lab: Lab, start: Start) -> Previous:
         if start.adapter_folder is not None:
             # As it was, and the weights alone, which go on and may win.
             copy_adapter(start.adapter_folder, lab.folder / "adapters" / manifest.adapter_id)
-            copy_adapter(start.adapter_folder, lab.folder / "adapters" / ground, probe=False)
+            if ground != BASE:
+                copy_adapter(start.adapter_folder, lab.folder / "adapters" / ground, probe=False)
         remarks = []
         if leaking:
             remarks.append(f"{len(leaking)} of its worked examples stand in the new test, so they left its prompt")
@@ -102,7 +103,7 @@ def enter(lab: Lab, start: Start) -> Previous:
 
     facts = lab.journal.step("previous", [start.id, task.fingerprint], effect)
     if start.adapter_folder is not None:
-        for adapter in (manifest.adapter_id, ground):
+        for adapter in {manifest.adapter_id, ground} - {BASE}:
             lab.model.adapters.register(lab.folder / "adapters" / adapter)
         check_probe(lab.model, manifest, start.adapter_folder)
     return Previous(candidate, prompt, facts)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.config import RunConfig
+from cotune.cycle.finish import ASKED
 from cotune.cycle.lab import Lab
 from cotune.cycle.pool import next_pool, opening_pool
 from cotune.cycle.previous import Previous
@@ -94,10 +95,17 @@ class LabelLoop:
         search = self._first_race()
         self._told(search)
         self._plan(search)
+        if self.lab.finish_asked():
+            search.stopped, search.epochs = ASKED, 0.0
+            self._record(search, search.base_race, pool=len(search.proposals))
+            return search
         self._first_trials(search)
         lost = 0
         while lost < PATIENCE and len(search.cycles) < self.config.search.max_cycles:
             before = search.winner
+            if self.lab.finish_asked():
+                search.stopped = ASKED
+                break
             if not self._next_cycle(search):
                 break
             lost = 0 if search.winner is not before else lost + 1
