@@ -51,7 +51,7 @@ class Epochs:
     ``benchmarks/window.py`` on rows of train files.
     """
 
-    few: float = 8.0
+    few: float = 6.0
     some: float = 5.0
     many: float = 4.0
 

@@ -8,7 +8,7 @@ from cotune.config import RunConfig
 from cotune.cycle.lab import Lab
 from cotune.cycle.search_labels.embedding import Embedding
 from cotune.cycle.search_labels.fits import PromptFit
-from cotune.cycle.search_labels.trial import Split, Trials, window_of
+from cotune.cycle.search_labels.trial import Split, Trials
 from cotune.prompt.prompt import Prompt
 
 CARE = 1.06
@@ -41,8 +41,8 @@ class Prices:
 
     def tuning(self, prompt: Prompt, layer: int, rows: int, steps: int) -> float:
         """Of tuning a prompt's window on rows and reading the tuned states of these."""
-        lab, depth = self.lab, self.lab.model.depth
-        edge = self.embedding.row_cost(prompt, rows, layers=[window_of(layer, depth)]) if window_of(layer, depth) else 0.0
+        lab, first = self.lab, self.trials.edge(layer)
+        edge = self.embedding.row_cost(prompt, rows, layers=[first]) if first else 0.0
         states = self.embedding.row_cost(prompt, rows, layers=[layer])
         return lab.costs.training(steps * self.trials.step_tokens(prompt, layer)) + edge + states + self._fit(rows)
 

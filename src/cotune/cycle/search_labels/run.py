@@ -17,6 +17,7 @@ from cotune.cycle.search_labels.prices import Prices
 from cotune.cycle.search_labels.state import LabelSearch
 from cotune.cycle.search_labels.trial import Trials
 from cotune.cycle.search_labels.verdict import first_verdict
+from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
 from cotune.tune.window import WindowSettings
 
@@ -40,13 +41,26 @@ class LabelRun:
         lab: where effects happen.
         config: the run's config.
 
+    Raises:
+        InputError: ``tune.layers`` are none of the model's.
+
     Attributes:
         fixed: of a time budget, what saving and the report take.
     """
 
     def __init__(self, lab: Lab, config: RunConfig) -> None:
         self.embedding = Embedding(lab)
-        self.trials = Trials(lab, self.embedding, window_settings(config, lab))
+        first = None
+        if config.tune.layers is not None:
+            lowest, last = config.tune.layers
+            if not 1 <= lowest <= last <= lab.model.depth:
+                raise InputError(
+                    f"layers {lowest} to {last} are no window of a model with {lab.model.depth} layers",
+                    where="tune.layers",
+                    mend=f"Give two numbers from 1 to {lab.model.depth}, the lower one first.",
+                )
+            self.embedding.layers, first = (last,), lowest - 1
+        self.trials = Trials(lab, self.embedding, window_settings(config, lab), first)
         self.prices = Prices(lab, self.embedding, self.trials, config)
         self.fixed = self.prices.fixed
 

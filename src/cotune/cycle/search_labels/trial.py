@@ -66,11 +66,6 @@ class Fitted:
     probes: dict[ReadoutKind, Probe]
 
 
-def window_of(layer: int, depth: int) -> int:
-    """Lower edge of the window below a layer."""
-    return max(0, layer - max(1, round(WINDOW_SHARE * depth)))
-
-
 class Trials:
     """Tunes prompts and fits their read-outs, journalled.
 
@@ -78,10 +73,17 @@ class Trials:
         lab: where effects happen.
         embedding: embeds rows under the tuned weights.
         settings: how windows are tuned.
+        first: layers below every window; None takes a third of the depth below the layer that is read.
     """
 
-    def __init__(self, lab: Lab, embedding: Embedding, settings: WindowSettings) -> None:
-        self.lab, self.embedding, self.settings = lab, embedding, settings
+    def __init__(self, lab: Lab, embedding: Embedding, settings: WindowSettings, first: int | None = None) -> None:
+        self.lab, self.embedding, self.settings, self._first = lab, embedding, settings, first
+
+    def edge(self, layer: int) -> int:
+        """Layers below the window that ends after ``layer``."""
+        if self._first is not None:
+            return min(self._first, layer - 1)
+        return max(0, layer - max(1, round(WINDOW_SHARE * self.lab.model.depth)))
 
     def steps_of(self, epochs: float, rows: int) -> int:
         """Optimizer steps in which each row is met so often."""
@@ -91,7 +93,7 @@ class Trials:
         """Mean tokens of a step, by the share of the layers that it runs."""
         own, prefix = self.lab.tokens_a_row(prompt)
         rows = min(self.settings.batch_size, len(self.lab.task.train))
-        return (rows * own + prefix) * (layer - window_of(layer, self.lab.model.depth)) / self.lab.model.depth
+        return (rows * own + prefix) * (layer - self.edge(layer)) / self.lab.model.depth
 
     def frozen(self, fit: PromptFit, rows: Sequence[Example]) -> Fitted:
         """The probe of a prompt on the model as it is, fitted to rows."""
@@ -138,7 +140,7 @@ class Trials:
         rows = not_shown(prompt, rows)
         gold = gold_indices(rows, lab.task)
         classes = len(lab.task.labels)
-        first = window_of(layer, model.depth)
+        first = self.edge(layer)
         share = (layer - first) / model.depth
         draw = lab.seed if seed is None else seed
         if start == BASE:
