@@ -147,7 +147,7 @@ def test_every_kind_of_journal_line_is_documented_and_no_other() -> None:
     section = text_of(ROOT / "docs" / "files.md").split("## Journal")[1].split("\n## ")[0]
     written = {
         node.args[0].value
-        for path in (SOURCE / "cycle").glob("*.py")
+        for path in (SOURCE / "cycle").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "step"
         if node.args and isinstance(node.args[0], ast.Constant)
