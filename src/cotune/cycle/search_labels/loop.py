@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.config import RunConfig
+from cotune.cycle.candidate import Candidate
 from cotune.cycle.finish import ASKED
+from cotune.cycle.guide import Guide
 from cotune.cycle.lab import Lab
 from cotune.cycle.pool import next_pool, opening_pool
 from cotune.cycle.previous import Previous
@@ -20,9 +22,11 @@ from cotune.cycle.search_labels.prices import Prices
 from cotune.cycle.search_labels.race import FINAL, ProbeRace, race_probes, rows_embedded
 from cotune.cycle.search_labels.state import Evidence, LabelSearch
 from cotune.cycle.search_labels.trial import READOUTS, Fitted, ReadoutKind, Split, Trials, held_loss
+from cotune.cycle.track import Measured
 from cotune.errors import BudgetError
 from cotune.evaluate.cross_fitted import corrected_error
-from cotune.evaluate.given import gold_indices
+from cotune.evaluate.decision import BY_PROBE
+from cotune.evaluate.given import LabelsGiven, gold_indices
 from cotune.model.adapters import BASE
 from cotune.probe.cross_fitting import tempered
 from cotune.probe.folds import fold_numbers
@@ -87,6 +91,7 @@ class LabelLoop:
         self.lab, self.config, self.own, self.previous = lab, config, list(own), previous
         self.embedding, self.trials, self._told = embedding, trials, first_verdict
         self.prices = Prices(lab, embedding, trials, config)
+        self.guide = Guide(lab, config)
         self.rows = labelled_rows(lab)
         self.splits = splits_of(lab)
 
@@ -228,6 +233,7 @@ class LabelLoop:
         assert winner is not None
         room = self._room(search)
         trial = self.prices.trial(winner.fit, self.splits, search.epochs) if search.epochs else 0.0
+        trial += self.guide.cost(winner.fit.prompt)
         # A challenger that wins has a final of its own; the present winner's is owed already.
         count = self.config.search.pool
         while count > LEAST_POOL and self._race_cost(count) + 1.1 * trial > room:
@@ -238,6 +244,7 @@ class LabelLoop:
             search.stopped = f"the rest is reserved for the test: a cycle needs {cost:,.0f} {unit}, {max(0.0, room):,.0f} left"
             return False
         parents = self._parents(search)
+        guided = self.guide.look(number, self._on_dev(winner), [p.prompt for p in search.proposals.values()])
         children = next_pool(
             lab,
             number,
@@ -246,6 +253,7 @@ class LabelLoop:
             set(search.proposals),
             demonstrations=self.config.search.demonstrations,
             seed=self.config.seed,
+            guided=guided,
             nearest=self.config.search.nearest_demonstrations,
         )
         if not children:
@@ -275,6 +283,12 @@ class LabelLoop:
         best = search.best_frozen
         near = [fit for fit in fits if fit is best or (gap := difference(fit, best)).mean() <= 2 * corrected_error(gap)]
         return near[:1]
+
+    def _on_dev(self, evidence: Evidence) -> Measured:
+        """What a way to answer gave on dev, for those who look at its failures."""
+        given = LabelsGiven(evidence.dev_log_probs)
+        candidate = Candidate(evidence.fit.prompt, evidence.first.adapter, BY_PROBE, evidence.first.steps)
+        return Measured(candidate, self.lab.judge(given, self.lab.dev, BY_PROBE), given)
 
     def _parents(self, search: LabelSearch) -> list[Prompt]:
         ranked = sorted(search.evidence, key=lambda e: e.mean)
