@@ -119,6 +119,8 @@ def without_times(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
             value = None
         elif event["kind"] == "engine":
             value = {name: value.get(name) for name in ("device", "dtype", "threads", "batch_tokens")}
+        elif event["kind"] == "verdict":
+            value = {name: item for name, item in value.items() if name not in ("seconds", "text")}
         elif isinstance(value, dict):
             value = {name: item for name, item in value.items() if name not in ("seconds", "timed_tokens", "timed_seconds")}
         kept.append({"n": event["n"], "kind": event["kind"], "key": event["key"], "value": value})
@@ -129,4 +131,6 @@ def summary_of(folder: Path) -> dict[str, Any]:
     """The summary, but for its times and its memory."""
     found: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     del found["cost"]["wall_s"], found["cost"]["peak_rss_mb"]
+    if found.get("first_verdict"):
+        del found["first_verdict"]["seconds"]
     return found

@@ -124,6 +124,10 @@ def arm(at: list[Any], hit: Callable[[], None]) -> None:
 
         Lab.scores = scores  # type: ignore[method-assign]
         after(label_scoring, "_compute", lambda *a, **k: stage[0] == what)
+    elif kind == "states stored":
+        from cotune.model.state_store import StateStore
+
+        after(StateStore, "put")
     elif kind == "model opened":
         from cotune.model.local import LocalModel
 

@@ -84,6 +84,8 @@ def layer_states(
 ) -> NDArray[np.float32]:
     """``[layers, rows, width]``; see :meth:`cotune.model.local.LocalModel.layer_states`."""
     result = np.empty((len(layers), len(sequences), model.model.config.get_text_config().hidden_size), dtype=np.float32)
+    # Outside of inference mode: weights that are made in it could not be trained later.
+    model.adapters.use(adapter)
     for covered, places in model.by_coverage(adapter, sequences):
         length = shared_prefix([sequences[i] for i in places]) if model.shared else covered
         ids = tuple(sequences[places[0]][:length])

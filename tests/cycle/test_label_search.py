@@ -1,0 +1,208 @@
+"""Label tasks on a local model: raced by probes, tuned below them, read by them on the test; killed anywhere and run again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from cycle_runs import Ended, journal_of, summary_of, without_times
+
+from cotune.cycle.search_labels.race import rounds_of, rows_embedded
+from cotune.evaluate.attribution import ARMS
+
+if TYPE_CHECKING:
+    from conftest import Bench
+
+KILLED = -9
+
+
+def run(bench: Bench, out: Path, *more: str, budget: str = "220ktok", **named: Any) -> Ended:
+    return bench.run(out, "tune.readout=auto", *more, budget=budget, **named)
+
+
+def of_kind(folder: Path, kind: str) -> list[Any]:
+    return [event["value"] for event in journal_of(folder) if event["kind"] == kind]
+
+
+@pytest.fixture(scope="module")
+def finished(bench: Bench) -> Path:
+    """A run that nothing interrupted, with at least one later cycle."""
+    out = bench.folder / "probes"
+    ended = run(bench, out)
+    assert ended.code == 0, ended.stderr
+    return out
+
+
+def test_every_arm_is_read_by_a_probe_and_ships_one(finished: Path) -> None:
+    summary = summary_of(finished)
+    assert set(summary["arms"]) == set(ARMS)
+    assert {arm["decision"]["kind"] for arm in summary["arms"].values()} == {"probe"}
+    assert (finished / "best" / "adapter" / "probe.safetensors").is_file()
+    assert summary["arms"]["best_tuned"]["n"] == 30
+    confirmed = of_kind(finished, "confirm")[0]
+    assert {name: arm["prompt_id"] for name, arm in confirmed["arms"].items()} == {
+        name: arm["prompt_id"] for name, arm in summary["arms"].items()
+    }
+    for untuned in ("seed_prompt", "prompt_only", "best_prompt"):
+        assert summary["arms"][untuned]["steps"] == 0
+
+
+def test_references_and_the_first_verdict_are_told(finished: Path) -> None:
+    summary = summary_of(finished)
+    assert set(summary["references"]) == {"majority", "tfidf", "zero_shot"}
+    for found in summary["references"].values():
+        low, high = found["ci"]
+        assert found["n"] == 30 and low <= found["score"] <= high
+    # Every row holds the word that names its label.
+    assert summary["references"]["tfidf"]["score"] > 0.9 > summary["references"]["majority"]["score"]
+    first = summary["first_verdict"]
+    assert first["n"] <= 80 and first["ci"][0] <= first["score"] <= first["ci"][1] and first["layer"] in (1, 2)
+    frozen = of_kind(finished, "open_test")[0]["arms"]
+    assert {name for name in frozen if name.startswith("reference_")} == {f"reference_{n}" for n in summary["references"]}
+
+
+def test_no_row_is_held_out_from_itself(finished: Path) -> None:
+    """Of few rows each is held out once, and no weights are judged on rows that they have learnt from."""
+    kinds = [event["kind"] for event in journal_of(finished)]
+    assert kinds.index("verdict") < kinds.index("plan") < kinds.index("train")
+    trained = [value for value in of_kind(finished, "train") if value["stage"] == "tune"]
+    judged = [value for value in of_kind(finished, "tuned") if value["stage"] == "tune"]
+    assert judged and len(trained) >= 3 * len(judged)
+    assert {value["rows"] for value in judged} == {80}
+    assert all(value["rows"] < 80 for value in trained)
+    finals = [value for value in of_kind(finished, "train") if value["stage"] == "final"]
+    assert finals and all(70 <= value["rows"] <= 80 for value in finals)
+
+
+def test_the_first_bundle_is_there_before_anything_is_tuned(bench: Bench, tmp_path: Path) -> None:
+    ended = run(bench, tmp_path / "run", at=("line", "verdict", 1))
+    assert ended.code == KILLED
+    answered = bench.commands.run("predict", str(tmp_path / "run" / "best"), "--input", "apple 3 apple", "--json")
+    assert answered.code == 0, answered.stderr
+    assert json.loads(answered.stdout)["answer"] in ("fruit", "animal", "tool")
+
+
+CHAINS = [
+    pytest.param(
+        [
+            (("states stored", "", 2), "behind states whose line was not written"),
+            (("torn line", "embed", 2), "inside the line of an embedding"),
+            (("bundle", "", 1), "while the first bundle is saved"),
+            (("torn line", "verdict", 1), "inside the line of the first verdict"),
+            (("line", "train", 2), "between two splits"),
+        ],
+        id="up to the first trial",
+    ),
+    pytest.param(
+        [
+            (("optimizer step", "", 5), "inside an optimizer step"),
+            (("rename", "window.safetensors", 1), "before a checkpoint gets its name"),
+            (("rename", "probe.safetensors", 3), "before a probe gets its name"),
+            (("torn line", "probe", 2), "inside the line of a probe"),
+            (("line", "arm", 3), "between the arms of the test"),
+            (("line", "reference", 1), "between the references"),
+            (("bundle", "", 1), "while the last bundle is saved"),
+        ],
+        id="up to the end",
+    ),
+]
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_killed_and_run_again(
+    bench: Bench, finished: Path, tmp_path: Path, chain: list[tuple[tuple[str, str, int], str]]
+) -> None:
+    out = tmp_path / "run"
+    for at, where in chain:
+        killed = run(bench, out, at=at)
+        assert killed.code == KILLED, f"the moment never came: {where}: {killed.stderr}"
+    again = run(bench, out)
+    assert again.code == 0, again.stderr
+    assert summary_of(out) == summary_of(finished)
+    assert without_times(journal_of(out)) == without_times(journal_of(finished))
+    for name in ("prompt.json", "decision.json", "adapter/probe.safetensors", "adapter/adapter_model.safetensors"):
+        one, other = out / "best" / name, finished / "best" / name
+        assert one.is_file() == other.is_file()
+        assert not one.is_file() or one.read_bytes() == other.read_bytes()
+    assert not (out / "checkpoints").exists()
+
+
+def test_states_that_are_gone_are_computed_again(bench: Bench, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert run(bench, out, at=("line", "plan", 1)).code == KILLED
+    for path in (out / "states").iterdir():
+        path.unlink()
+    assert run(bench, out).code == 0
+    assert summary_of(out) == summary_of(finished)
+
+
+def test_a_search_that_is_told_to_finish_goes_to_the_test(bench: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert run(bench, out, at=("line", "plan", 1)).code == KILLED
+    ended = run(bench, out, "--finish")
+    assert ended.code == 0, ended.stderr
+    summary = summary_of(out)
+    assert summary["stopped"] == "the user asked to finish"
+    assert not of_kind(out, "train") and summary["arms"]["best_tuned"]["score"] is not None
+
+
+def test_a_small_budget_ships_a_frozen_probe(bench: Bench, tmp_path: Path) -> None:
+    ended = run(bench, tmp_path / "run", budget="14ktok")
+    assert ended.code == 0, ended.stderr
+    summary = summary_of(tmp_path / "run")
+    assert summary["arms"]["best_tuned"]["steps"] == 0
+    names = {path.name for path in (tmp_path / "run" / "best" / "adapter").iterdir()}
+    assert names == {"probe.safetensors"}
+
+
+def test_a_budget_that_cannot_pay_for_the_test_says_so(bench: Bench, tmp_path: Path) -> None:
+    ended = run(bench, tmp_path / "run", budget="9ktok")
+    assert ended.code == 2 and "budget is too small" in ended.stderr
+
+
+@pytest.mark.parametrize("budget", [40, 90, 300])
+def test_a_token_budget_is_kept(bench: Bench, tmp_path: Path, budget: int) -> None:
+    ended = run(bench, tmp_path / "run", budget=f"{budget}ktok")
+    assert ended.code == 0, ended.stderr
+    cost = summary_of(tmp_path / "run")["cost"]
+    spent = sum(cost[name] for name in ("tokens_scored", "tokens_written", "tokens_trained", "tokens_embedded"))
+    assert spent <= 1000 * budget
+
+
+def test_a_window_of_ones_own(bench: Bench, tmp_path: Path) -> None:
+    ended = run(bench, tmp_path / "run", "tune.layers=[2,2]", budget="90ktok")
+    assert ended.code == 0, ended.stderr
+    assert {tuple(value["window"]) for value in of_kind(tmp_path / "run", "train")} <= {(1, 2)}
+    refused = run(bench, tmp_path / "other", "tune.layers=[1,9]")
+    assert refused.code == 2 and "tune.layers" in refused.stderr
+
+
+def test_a_prompt_of_ones_own_is_read_by_the_same_rule(bench: Bench, finished: Path) -> None:
+    ended = bench.commands.run("try", str(finished), "--text", "Thing: {text}\nKind:", "--json")
+    assert ended.code == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert found["by_probe"] and {c["weights"] for c in found["comparisons"]} >= {"base"}
+
+
+def test_going_on_from_a_bundle_of_probes(bench: Bench, finished: Path, tmp_path: Path) -> None:
+    ended = run(bench, tmp_path / "run", "--from", str(finished / "best"))
+    assert ended.code == 0, ended.stderr
+    summary = summary_of(tmp_path / "run")
+    assert "previous" in summary["arms"] and summary["previous"]["keep"] in ("new", "old")
+    was = summary_of(finished)["arms"]["best_tuned"]
+    assert summary["previous"]["adapter_id"] == was["adapter_id"]
+
+
+@pytest.mark.parametrize(("prompts", "rows"), [(1, 40), (4, 64), (8, 500), (16, 500), (16, 3000), (3, 97)])
+def test_rounds_halve_prompts_and_end_with_all_rows(prompts: int, rows: int) -> None:
+    rounds = rounds_of(prompts, rows, 96)
+    assert rounds[-1].rows == rows
+    seen = [step.rows for step in rounds]
+    assert seen == sorted(set(seen))
+    kept = [prompts, *(step.keep for step in rounds)]
+    assert all(after <= before for before, after in zip(kept, kept[1:], strict=False))
+    whole = prompts * rows
+    assert prompts * min(rows, 96) <= rows_embedded(prompts, rows, 96) <= whole + np.ceil(rows)
