@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,6 +204,6 @@ def test_rounds_halve_prompts_and_end_with_all_rows(prompts: int, rows: int) -> 
     seen = [step.rows for step in rounds]
     assert seen == sorted(set(seen))
     kept = [prompts, *(step.keep for step in rounds)]
-    assert all(after <= before for before, after in zip(kept, kept[1:], strict=False))
+    assert all(after <= before for before, after in pairwise(kept))
     whole = prompts * rows
     assert prompts * min(rows, 96) <= rows_embedded(prompts, rows, 96) <= whole + np.ceil(rows)

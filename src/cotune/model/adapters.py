@@ -90,12 +90,12 @@ class AdapterSlot:
         """An adapter's probe, if it has one.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: it cannot be read, or was fitted to a model of another shape.
         """
         if adapter_id == BASE or self.without_probe(adapter_id) == adapter_id:
             return None
         if adapter_id not in self._probes:
-            self._probes[adapter_id] = load_probe(self._folders[adapter_id])
+            self._probes[adapter_id] = self._fitting_probe(load_probe(self._folders[adapter_id]))
             for oldest in list(self._probes)[: -self.keep]:
                 del self._probes[oldest]
         return self._probes[adapter_id]
@@ -178,6 +178,12 @@ class AdapterSlot:
                 del self._prefixes[oldest]
         return self._prefixes[adapter_id]
 
+    def _fitting_probe(self, probe: Probe | None) -> Probe | None:
+        config = self._model.config.get_text_config()
+        if probe is not None and (probe.weight.shape[1] != config.hidden_size or probe.layer > config.num_hidden_layers):
+            raise InputError("the probe does not fit this model", mend="Use the model that it was fitted to.")
+        return probe
+
     def _fitting(self, trained: TrainedPrefix) -> TrainedPrefix:
         config = self._model.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -231,6 +237,7 @@ class AdapterSlot:
 
         Until :meth:`use` is called again the model carries these weights, whatever they become.
         """
+        adapter_id = self.without_probe(adapter_id)
         if adapter_id != BASE:
             if self.trained_prefix(adapter_id) is not None:
                 raise InputError("LoRA cannot go on from a prefix", where="tune.method", mend="Use tune.method=prefix.")

@@ -8,11 +8,19 @@ them too.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cotune.errors import InputError
+
+_LAYERS = ("layers", "h", "blocks")
+"""Names that decoders give to their list of layers."""
+_NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f", "norm_f", "final_norm")
+"""Names that they give to the norm behind the last layer."""
 _EPSILON = 1e-6
 """Of models whose config names none."""
 
@@ -22,40 +30,112 @@ def depth_of(model: Any) -> int:
     return int(model.config.get_text_config().num_hidden_layers)
 
 
+def layers_of(decoder: Any) -> nn.ModuleList:
+    """The layers of a decoder, in their order.
+
+    Raises:
+        InputError: it has no list of them under a known name.
+    """
+    return getattr(decoder, _layers_name(decoder))  # type: ignore[no-any-return]
+
+
 def cut_decoder(decoder: Any, first: int, last: int) -> nn.Module:
     """A decoder that runs layers ``first`` to ``last`` (exclusive) of another and no final norm.
 
-    With ``first`` above 0 it takes ``inputs_embeds``: the states after ``first`` layers. Call it anew after the model's
+    With ``first`` above 0 its first layer has to be given states, see :func:`entering`. Call it anew after the model's
     attention implementation has changed, since the copy has a config of its own.
 
     Args:
-        decoder: a transformers decoder with a ``ModuleList`` of layers and a final ``norm``; it stays as it is.
+        decoder: a transformers decoder with a ``ModuleList`` of layers and a final norm; it stays as it is.
         first: layers to leave out at the bottom.
         last: layers that the result ends after.
 
     Raises:
-        AttributeError: the decoder does not show its layers.
+        InputError: the decoder does not show its layers or its final norm.
     """
-    layers = list(decoder.layers)[first:last]
+    name = _layers_name(decoder)
+    norms = [norm for norm in _NORMS if isinstance(decoder._modules.get(norm), nn.Module)]
+    if not norms:
+        raise _unknown(decoder, "its final norm")
+    layers = list(getattr(decoder, name))[first:last]
+    config = copy.copy(decoder.config)
+    # Read through ``__dict__``: some configs answer to names that they do not hold.
+    kinds = vars(config).get("layer_types")
+    config.num_hidden_layers = len(layers)
+    if kinds is not None:
+        config.layer_types = list(kinds)[first:last]
     part = copy.copy(decoder)
     # ``copy.copy`` of a module shares its table of modules.
     part.__dict__["_modules"] = dict(decoder._modules)
-    part.layers, part.norm = nn.ModuleList(layers), nn.Identity()
-    # A minimal decoder runs whatever layers it has.
-    if "config" in vars(decoder):
-        part.config = _cut_config(decoder.config, first, last)
+    part.config = config
+    setattr(part, name, nn.ModuleList(layers))
+    for norm in norms:
+        setattr(part, norm, nn.Identity())
     return part  # type: ignore[no-any-return]
 
 
-def _cut_config(config: Any, first: int, last: int) -> Any:
-    """A decoder's config for some of its layers; the attention modules keep the whole one."""
-    found = copy.copy(config)
-    # Read through ``__dict__``: some configs answer to names that they do not hold.
-    kinds = vars(found).get("layer_types")
-    found.num_hidden_layers = last - first
-    if kinds is not None:
-        found.layer_types = list(kinds)[first:last]
-    return found
+@contextmanager
+def entering(decoder: Any, states: Tensor) -> Iterator[None]:
+    """Let the first layer of a decoder read ``states``, whatever the decoder makes of the token ids meanwhile.
+
+    To give them as ``inputs_embeds`` would not do: decoders scale embeddings, or add positions to them.
+
+    Args:
+        decoder: of :func:`cut_decoder`.
+        states: ``[batch, tokens, width]``.
+    """
+
+    def enter(_: Any, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return ((states, *args[1:]), given) if args else (args, given | {"hidden_states": states})
+
+    handle = layers_of(decoder)[0].register_forward_pre_hook(enter, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def layer_outputs(decoder: Any, numbers: Sequence[int], places: Tensor | None = None) -> Iterator[dict[int, Tensor]]:
+    """A table that passes fill meanwhile with the states after some of a decoder's layers, by number from 1.
+
+    Args:
+        decoder: with at least so many layers.
+        numbers: of the layers.
+        places: tokens of each sequence whose states are kept; None keeps all.
+    """
+    found: dict[int, Tensor] = {}
+
+    def tap(number: int) -> Any:
+        def keep(_: Any, __: Any, output: Any) -> None:
+            states = output[0] if isinstance(output, tuple) else output
+            # A copy: a layer may add to its input in place.
+            found[number] = states.clone() if places is None else states.index_select(1, places)
+
+        return keep
+
+    layers = layers_of(decoder)
+    handles = [layers[number - 1].register_forward_hook(tap(number)) for number in set(numbers)]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _layers_name(decoder: Any) -> str:
+    for name in _LAYERS:
+        if isinstance(getattr(decoder, name, None), nn.ModuleList):
+            return name
+    raise _unknown(decoder, "its layers")
+
+
+def _unknown(decoder: Any, what: str) -> InputError:
+    return InputError(
+        f"{type(decoder).__name__} does not show {what}, so that no state between layers can be read",
+        where="model",
+        mend="Use tune.readout=words, or another model.",
+    )
 
 
 def unit_rms(states: Tensor, epsilon: float) -> Tensor:

@@ -151,6 +151,7 @@ def _linear(weight: nn.Parameter) -> nn.Linear:
 class _Decoder(nn.Module):
     def __init__(self, config: LightConfig, parts: _Parts) -> None:
         super().__init__()
+        self.config = config
         embeddings = parts.take("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
         self.embed_tokens: nn.Embedding = nn.Embedding.from_pretrained(embeddings)  # type: ignore[no-untyped-call]
         numbers = range(config.num_hidden_layers)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cotune.errors import InputError
 from cotune.model.attention import ATTENTION_NAME, PLAIN_ATTENTION, KeyValue
+from cotune.model.cut import cut_decoder, layer_outputs
 from cotune.model.trie import label_paths
 from cotune.prompt.render import RenderedRow
 
@@ -137,6 +138,26 @@ def plain_states(
     wanted = any(n is not None for n in layers)
     output = model.get_decoder()(input_ids=ids, **behind(model, start, mask), output_hidden_states=wanted)
     return read_layers(output, layers)[:, mask.bool()]
+
+
+def plain_layer_states(
+    model: Any, sequences: Sequence[Sequence[int]], layers: Sequence[int], start: PrefixState | None = None
+) -> torch.Tensor:
+    """Hidden state at each sequence's last token after each of several layers, ``[layers, rows, width]``; no layer above runs.
+
+    Args:
+        model: a transformers causal language model.
+        sequences: token ids behind ``start``, at least one each.
+        layers: each from 1 to the model's depth.
+        start: keys and values that every sequence attends to.
+    """
+    use_plain_attention(model)
+    ids, mask = pad(sequences, model.device)
+    part = cut_decoder(model.get_decoder(), 0, max(layers))
+    with layer_outputs(part, layers) as found:
+        part(input_ids=ids, **behind(model, start, mask))
+    rows, ends = torch.arange(len(sequences), device=mask.device), mask.sum(1) - 1
+    return torch.stack([found[number][rows, ends] for number in layers])
 
 
 def read_layers(output: Any, layers: Sequence[int | None]) -> torch.Tensor:

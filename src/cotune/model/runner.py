@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from cotune.model.attention import (
     running,
     shared_prefix_attention,
 )
-from cotune.model.cut import cut_decoder, depth_of, norm_epsilon, unit_rms
+from cotune.model.cut import cut_decoder, depth_of, entering, layer_outputs, layers_of, norm_epsilon, unit_rms
 from cotune.model.light_llama import LightLlama
 from cotune.model.naive import read_layers, use_plain_attention
 from cotune.model.packed import PackedPlan, plan_pass
@@ -137,24 +137,9 @@ class PackedRunner:
             read: ``[places]`` of the pass whose states are wanted.
         """
         last = max(layers)
-        found: dict[int, Tensor] = {}
-
-        def tap(number: int) -> Any:
-            def keep(_: Any, __: Any, output: Any) -> None:
-                states = output[0] if isinstance(output, tuple) else output
-                # A copy: a layer may add to its input in place.
-                found[number] = states[0].index_select(0, read)
-
-            return keep
-
-        modules = self._part(0, last).layers
-        handles = [modules[n - 1].register_forward_hook(tap(n)) for n in set(layers)]
-        try:
+        with layer_outputs(self._part(0, last), layers, read) as found:
             self._run(plan.ids, plan.positions, Pass(plan, prefix.layers if prefix else None, read=read), depth=last)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return torch.stack([unit_rms(found[n], self._epsilon) for n in layers])
+        return torch.stack([unit_rms(found[n][0], self._epsilon) for n in layers])
 
     def states(self, plan: PackedPlan, prefix: PrefixState | None, layers: Sequence[int | None]) -> Tensor:
         """Hidden states of one pass after so many layers each, ``[layers, tokens, width]``; None: after the final norm."""
@@ -181,10 +166,9 @@ class PackedRunner:
             fp32, divided by their root mean square.
         """
         part = self._part(first, last)
-        current = Pass(plan, read=plan.last, last=part.layers[-1])
-        given = {"input_ids": plan.ids[None]} if edge is None else {"inputs_embeds": edge[None]}
-        with running(current):
-            hidden = part(**given, position_ids=plan.positions[None], use_cache=False).last_hidden_state[0]
+        current = Pass(plan, read=plan.last, last=layers_of(part)[-1])
+        with running(current), nullcontext() if edge is None else entering(part, edge[None]):
+            hidden = part(input_ids=plan.ids[None], position_ids=plan.positions[None], use_cache=False).last_hidden_state[0]
         return unit_rms(hidden.index_select(0, plan.last), self._epsilon)
 
     def step(self, ids: Tensor, positions: Tensor, prefix: PrefixState | None, step: Step) -> Tensor:
@@ -288,7 +272,7 @@ class PackedRunner:
     ) -> Any:
         self._attend_by_plan()
         decoder = self._decoder if depth is None else self._part(0, depth)
-        current.last = decoder.layers[-1] if depth is not None else None
+        current.last = layers_of(decoder)[-1] if depth is not None else None
         with running(current):
             return decoder(
                 input_ids=ids[None],

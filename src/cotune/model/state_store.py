@@ -50,6 +50,8 @@ class StateStore:
         from safetensors.numpy import save
 
         half: Half = np.clip(states, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16)
+        if half.nbytes > self.most_bytes:
+            return half
         self._make_room(half.nbytes)
         with atomic_path(self._path(key)) as temporary:
             temporary.write_bytes(save({_NAME: np.ascontiguousarray(half)}))
@@ -75,7 +77,9 @@ def layers_of_interest(depth: int, most: int = 11) -> tuple[int, ...]:
         depth: number of the model's layers.
         most: layers at most. With eleven of SmolLM2-135M's thirty, every second layer is looked at; neighbours hardly differ.
     """
+    if most < 2:
+        return (depth,)
     first = max(1, -(-depth // 3))
-    step = max(1, -(-(depth - first) // max(1, most - 1)))
+    step = max(1, -(-(depth - first) // (most - 1)))
     chosen: Sequence[int] = range(depth, first - 1, -step)
     return tuple(sorted(chosen))

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from cotune.model.cut import norm_epsilon, unit_rms
-from cotune.model.naive import plain_states
+from cotune.model.naive import plain_layer_states, plain_states
 from cotune.model.packed import plan_pass
 from cotune.model.protocol import Progress
 from cotune.prompt.render import shared_prefix
@@ -101,9 +101,7 @@ def layer_states(
                     plan = plan_pass(suffixes, prefix=before, merge=[len(s) for s in suffixes], device=model.model.device)
                     found = model.runner.layer_states(plan, prefix, layers, plan.last)
                 else:
-                    ends = np.cumsum([len(s) for s in suffixes]) - 1
-                    hidden = plain_states(model.model, suffixes, layers, prefix)
-                    found = unit_rms(hidden[:, torch.from_numpy(ends).to(hidden.device)], norm_epsilon(model.model))
+                    found = unit_rms(plain_layer_states(model.model, suffixes, layers, prefix), norm_epsilon(model.model))
                 result[:, part] = found.cpu().numpy()
                 if progress:
                     progress(sum(map(len, suffixes)))

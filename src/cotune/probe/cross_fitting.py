@@ -128,13 +128,13 @@ def cross_fit(
         seed: draws the folds.
 
     Raises:
-        InputError: there are fewer than two rows, groups or labels, or a state is not finite.
+        InputError: there are fewer than two rows, groups or labels, shapes do not fit, or a state or an offset is not finite.
     """
     stack = states[None] if states.ndim == 2 else states
     y = np.asarray(labels, dtype=np.int64)
     count = int(y.max(initial=0)) + 1 if classes is None else classes
     numbers = list(range(1, len(stack) + 1)) if layers is None else list(layers)
-    _check(stack, y, count, numbers, groups)
+    _check(stack, y, count, numbers, groups, offsets)
     units = len(y) if groups is None else len(set(map(str, groups)))
     folds, repeats = min(folds, units), (REPEATS if len(y) < FEW_ROWS else 1) if repeats is None else repeats
     held = [fold_numbers(y, folds, groups=groups, seed=seed + 1000 * repeat) for repeat in range(repeats)]
@@ -234,6 +234,7 @@ def _check(
     classes: int,
     numbers: Sequence[int],
     groups: Sequence[object] | None,
+    offsets: NDArray[np.float32] | None,
 ) -> None:
     if stack.ndim != 3 or stack.shape[1] != len(y) or len(numbers) != len(stack):
         raise InputError(
@@ -241,9 +242,19 @@ def _check(
             where="states",
             mend="Give [layers, rows, width] and one label a row.",
         )
+    if groups is not None and len(groups) != len(y):
+        raise InputError(f"{len(groups)} groups do not fit {len(y)} rows", where="groups", mend="Give one group a row.")
+    if offsets is not None and offsets.shape != (len(y), classes):
+        raise InputError(
+            f"offsets of shape {offsets.shape} do not fit {len(y)} rows and {classes} labels",
+            where="offsets",
+            mend="Give [rows, classes].",
+        )
     if len(y) < 2 or len(set(y.tolist())) < 2 or (groups is not None and len(set(map(str, groups))) < 2):
         raise InputError("a probe needs at least two rows, two labels and two groups", where="labels", mend="Label more rows.")
     if y.min() < 0 or y.max() >= classes:
         raise InputError(f"labels must be numbers from 0 to {classes - 1}", where="labels", mend="Number the labels from 0.")
     if not np.isfinite(stack).all():
         raise InputError("a hidden state is not finite", where="states", mend="Use engine.dtype=float32.")
+    if offsets is not None and not np.isfinite(offsets).all():
+        raise InputError("an offset is not finite", where="offsets", mend="Give finite numbers.")

@@ -159,10 +159,12 @@ def fit_logistic(
     missing = counts.numpy() == 0
     if missing.any():
         logits = (z.double() @ w.view(width, -1).double()).view(rows, problems, classes) + b.double() + absent.double()
-        usual = logits.logsumexp(2)
-        mean = ((usual * mask.double()).sum(0) / totals.double()).numpy()
-        rare = mean - np.log(totals.double().numpy() + classes)
-        bias = np.where(missing, rare[:, None], bias)
+        own = torch.zeros(rows, 1, classes, dtype=torch.float64) if add is None else add.double()
+        # By how much all others together lead the class's own offset, in the mean.
+        lead = (logits + own).logsumexp(2, keepdim=True) - own
+        mean = ((lead * mask.double()[..., None]).sum(0) / totals.double()[:, None]).numpy()
+        rare = mean - np.log(totals.double().numpy() + classes)[:, None]
+        bias = np.where(missing, rare, bias)
         weight[missing] = 0.0
     return Weights(weight, bias, done)
 

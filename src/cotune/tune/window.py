@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -24,17 +24,20 @@ from cotune.errors import CotuneError, DivergedError
 from cotune.files import atomic_path, content_hash
 from cotune.model.adapter_folder import LoraSettings
 from cotune.model.adapters import BASE
+from cotune.model.cut import norm_epsilon, unit_rms
 from cotune.model.local import LocalModel
 from cotune.model.machine import give_back_memory, out_of_memory
+from cotune.model.naive import plain_layer_states
 from cotune.model.packed import plan_pass
+from cotune.model.runner import PrefixState
 from cotune.prompt.render import shared_prefix
 from cotune.tune.batches import rows_of_step
 
 StepReport = Callable[[int, float, int], None]
 """Called after each step with the step's number from 1, its mean loss a row, and its tokens."""
 
-_MOST_STATE_BYTES = 2 * 10**9
-"""What the states at the window's edge may take; rows beyond are computed again in each step."""
+MOST_STATE_BYTES = 2 * 10**9
+"""What the states of rows at the window's edge may take; those of rows beyond are computed again in each step."""
 _CHECKPOINT_EVERY = 25
 
 
@@ -90,12 +93,15 @@ class StartHead:
 class WindowStates:
     """States of rows at a window's lower edge, computed once and kept in the model's number type.
 
+    A model that the shared-prefix engine does not fit runs every layer from the token ids in each step; then there are none.
+
     Args:
         model: with the adapter that lies below the window, if any, registered.
         sequences: token ids of each row's prompt.
         first: layers below the window.
         adapter: under which the states are computed.
         progress: told the tokens that run.
+        most_bytes: of the rows' states that are kept.
     """
 
     def __init__(
@@ -106,50 +112,65 @@ class WindowStates:
         *,
         adapter: str = BASE,
         progress: Callable[[int], None] | None = None,
+        most_bytes: int = MOST_STATE_BYTES,
     ) -> None:
         self.first = first
         self.sequences = [tuple(ids) for ids in sequences]
-        self.length = shared_prefix(self.sequences)
+        self.length = shared_prefix(self.sequences) if model.shared else 0
         self.head = self.sequences[0][: self.length]
         self.tokens = 0
+        self._runner = model.runner
+        self._before: PrefixState | None = None
         self._prefix: Tensor | None = None
-        self._rows: list[Tensor] = []
-        if first > 0:
-            self._compute(model, adapter, progress)
+        self._rows: dict[int, Tensor] = {}
+        if first > 0 and model.shared:
+            self._compute(model, adapter, progress, most_bytes)
 
     def own(self, row: int) -> int:
         """Tokens of a row behind the shared prefix."""
         return len(self.sequences[row]) - self.length
 
     def of(self, rows: Sequence[int]) -> Tensor:
-        """``[tokens, width]`` of the shared prefix and then each row's own tokens."""
-        parts = [] if self._prefix is None or not self.length else [self._prefix]
-        return torch.cat([*parts, *(self._rows[row] for row in rows)])
+        """``[tokens, width]`` of the shared prefix and then each row's own tokens.
 
-    def _compute(self, model: LocalModel, adapter: str, progress: Callable[[int], None] | None) -> None:
+        States that are not kept are computed by the weights that lie in the model: those below the window are frozen.
+        """
+        missing = [row for row in dict.fromkeys(rows) if row not in self._rows]
+        found = {**self._rows, **self._run(missing)} if missing else self._rows
+        parts = [] if self._prefix is None else [self._prefix]
+        return torch.cat([*parts, *(found[row] for row in rows)])
+
+    def _run(self, rows: Sequence[int]) -> Mapping[int, Tensor]:
+        suffixes = [self.sequences[i][self.length :] for i in rows]
+        device = self._runner.device
+        plan = plan_pass(suffixes, prefix=self.length, merge=[len(s) for s in suffixes], device=device)
+        # Not in inference mode: what is kept is an input of passes with gradient.
+        with torch.no_grad():
+            states = self._runner.edge(plan, self._before, self.first)
+        return {row: states[torch.from_numpy(at).to(device)] for row, at in zip(rows, plan.own_places, strict=True)}
+
+    def _compute(self, model: LocalModel, adapter: str, progress: Callable[[int], None] | None, most_bytes: int) -> None:
         model.adapters.use(adapter)
-        runner = model.runner
-        found: list[Tensor | None] = [None] * len(self.sequences)
+        runner, kept = model.runner, 0
         order = sorted(range(len(self.sequences)), key=lambda i: (self.own(i), i))
-        # Not in inference mode: what is kept here is an input of passes with gradient.
         with torch.no_grad():
             if self.length:
                 plan = plan_pass(
                     [self.sequences[order[0]][self.length :]], prefix=self.length, head=self.head, device=runner.device
                 )
                 self._prefix = runner.edge(plan, None, self.first)[: self.length].clone()
-            prefix = runner.prefix(self.head, depth=self.first)
-            for part in _parts(order, self.own, model.settings.batch_tokens):
-                suffixes = [self.sequences[i][self.length :] for i in part]
-                plan = plan_pass(suffixes, prefix=self.length, merge=[len(s) for s in suffixes], device=runner.device)
-                states = runner.edge(plan, prefix, self.first)
-                for row, places in zip(part, plan.own_places, strict=True):
-                    found[row] = states[torch.from_numpy(places).to(states.device)]
-                self.tokens += sum(map(len, suffixes))
-                if progress:
-                    progress(sum(map(len, suffixes)))
-        self.tokens += self.length
-        self._rows = [states for states in found if states is not None]
+            self._before = runner.prefix(self.head, depth=self.first)
+        self.tokens = self.length
+        for part in _parts(order, self.own, model.settings.batch_tokens):
+            states = self._run(part)
+            kept += sum(one.nbytes for one in states.values())
+            if kept > most_bytes:
+                break
+            self._rows |= states
+            tokens = sum(map(self.own, part))
+            self.tokens += tokens
+            if progress:
+                progress(tokens)
 
 
 def _parts(order: Sequence[int], own: Callable[[int], int], limit: int) -> list[list[int]]:
@@ -230,6 +251,7 @@ class WindowRun:
         self._scale = torch.from_numpy((1 / head.spread).astype(np.float32)).to(model.runner.device)
         self._lora: list[tuple[str, torch.nn.Parameter]] = []
         self._optimizer: torch.optim.Optimizer | None = None
+        self._tuned: dict[str, Tensor] | None = None
 
     @property
     def tokens_per_step(self) -> float:
@@ -239,6 +261,8 @@ class WindowRun:
 
     def advance(self, *, report: StepReport | None = None, until: Callable[[], bool] | None = None) -> None:
         """Train to the last step, or until ``until``, asked after each step, says to stop.
+
+        Where the model has carried other weights since, it goes on from the last checkpoint.
 
         Raises:
             DivergedError: a loss or a gradient became NaN or infinite.
@@ -260,10 +284,17 @@ class WindowRun:
                 break
             if self.step < self.steps and self.step % _CHECKPOINT_EVERY == 0:
                 self._checkpoint()
+        self._tuned = self.model.adapters.weights()
 
     def save(self, parent: Path) -> str:
-        """Write the adapter as a PEFT folder named by its content under ``parent``; returns its id."""
-        return self.model.adapters.save(self.model.adapters.weights(), parent)
+        """Write the adapter as a PEFT folder named by its content under ``parent``; returns its id.
+
+        Raises:
+            CotuneError: nothing was trained yet.
+        """
+        if self._tuned is None:
+            raise CotuneError("there are no tuned weights to save before advance() has ended")
+        return self.model.adapters.save(self._tuned, parent)
 
     def head(self) -> StartHead:
         """The head as it is now."""
@@ -303,14 +334,18 @@ class WindowRun:
     def _loss(self, rows: Sequence[int]) -> tuple[Tensor, int]:
         """Summed cross-entropy of the head over rows, and the tokens that ran."""
         states, runner = self.states, self.model.runner
-        suffixes = [states.sequences[i][states.length :] for i in rows]
-        plan = plan_pass(suffixes, prefix=states.length, head=states.head, device=runner.device)
-        embeds = states.of(rows) if states.first else None
-        hidden = runner.window(plan, states.first, self.last, embeds)
+        if self.model.shared:
+            suffixes = [states.sequences[i][states.length :] for i in rows]
+            plan = plan_pass(suffixes, prefix=states.length, head=states.head, device=runner.device)
+            hidden = runner.window(plan, states.first, self.last, states.of(rows) if states.first else None)
+            tokens = len(plan.ids)
+        else:
+            found = plain_layer_states(self.model.model, [states.sequences[i] for i in rows], [self.last])[0]
+            hidden, tokens = unit_rms(found, norm_epsilon(self.model.model)), sum(map(states.own, rows))
         logits = ((hidden - self._mean) * self._scale) @ self._weight.T + self._bias
         targets = torch.tensor([self.labels[i] for i in rows], device=logits.device)
         loss = cross_entropy(logits, targets, reduction="sum", label_smoothing=self.settings.smoothing)
-        return loss, len(plan.ids)
+        return loss, tokens
 
     def _enter(self) -> None:
         slot = self.model.adapters
@@ -328,7 +363,14 @@ class WindowRun:
             betas=(0.9, 0.99),
             fused=True,
         )
+        self._rewind()
         self._restore()
+
+    def _rewind(self) -> None:
+        self.step, self.losses, self.tokens = 0, [], 0
+        with torch.no_grad():
+            for parameter, start in ((self._weight, self.start_head.weight), (self._bias, self.start_head.bias)):
+                parameter.copy_(torch.from_numpy(start.astype(np.float32)))
 
     @property
     def _mark(self) -> str:
@@ -369,7 +411,8 @@ class WindowRun:
             for name, parameter in self._named:
                 parameter.copy_(tensors[f"weight/{name}"])
                 state = {
-                    part: tensors[f"{part}/{name}"].to(parameter.device if part != "step" else "cpu")
+                    # The count of steps too: a fused optimizer keeps it beside its parameter.
+                    part: tensors[f"{part}/{name}"].to(parameter.device)
                     for part in ("step", "exp_avg", "exp_avg_sq")
                     if f"{part}/{name}" in tensors
                 }
