@@ -68,6 +68,9 @@ def run(
     prompt: Annotated[list[Path] | None, typer.Option(help="File with a prompt of yours, a candidate in the race.")] = None,
     start: Annotated[Path | None, typer.Option("--from", help="Bundle of an earlier run to go on from with new rows.")] = None,
     replay: Annotated[str | None, typer.Option(help="Rows of that run, to be learnt from again so they last.")] = None,
+    cut_journal: Annotated[
+        bool, typer.Option("--cut-journal", help="Cut a damaged journal before the damage, keep a copy, and go on.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict alone.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -99,8 +102,11 @@ def run(
         # What is imported here takes seconds, in which an interrupt must find no terminal that is drawn on.
         if sys.stdout.isatty() and not (as_json or quiet):
             typer.echo("Loading ...")
+        from cotune.cycle.run import cut_damaged
         from cotune.cycle.run import run as run_cycle
 
+        if cut_journal and (copy := cut_damaged(folder)) is not None:
+            typer.echo(f"The journal was damaged and is cut before the damage; the whole file is kept as {copy}.", err=True)
         view = make_view(json=as_json, quiet=quiet, stream=sys.stdout, is_terminal=sys.stdout.isatty())
         result = run_cycle(config, folder, prompts=texts, view=view)
     except KeyboardInterrupt:

@@ -172,6 +172,26 @@ def test_nothing_is_fetched_because_the_folder_says_so(tmp_path: Path) -> None:
         try_prompt(run, PROMPT)
 
 
+@pytest.mark.parametrize("damage", ["no identity", "no engine", "no value", "a list"])
+def test_a_folder_that_lacks_something_is_told(tmp_path: Path, server: ChatServer, damage: str) -> None:
+    folder = run_folder(tmp_path / "run", server.url)
+    config, journal = json.loads((folder / "config.json").read_text()), folder / "journal.jsonl"
+    events = [json.loads(line) for line in journal.read_text().splitlines()]
+    if damage == "no identity":
+        del config["identity"]
+    elif damage == "a list":
+        config = [config]
+    elif damage == "no engine":
+        del events[0]
+    else:
+        del events[1]["value"]
+    (folder / "config.json").write_text(json.dumps(config))
+    journal.write_text("".join(json.dumps(event) + "\n" for event in events))
+    with pytest.raises(InputError):
+        try_prompt(folder, PROMPT)
+    assert not server.seen
+
+
 def test_compiled_files_beside_a_metric_play_no_part(tmp_path: Path) -> None:
     """What is hashed is what is executed, whatever a cache of compiled files beside it says."""
     path = metric_file(tmp_path)

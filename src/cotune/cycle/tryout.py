@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from cotune.config import RunConfig
 from cotune.cycle.answering import answering_for, rules_of
 from cotune.cycle.candidate import Candidate, Own
 from cotune.cycle.journal import read_journal
+from cotune.cycle.kept import check_model, read_config, recorded, register_kept
 from cotune.cycle.permissions import Permissions
 from cotune.embed import Neighbours
 from cotune.errors import CotuneError, InputError, no_run
@@ -21,7 +21,6 @@ from cotune.evaluate.decision import Decision, rule_of_words
 from cotune.evaluate.judge import Judge
 from cotune.evaluate.paired import paired_difference
 from cotune.evaluate.scoring import Evaluation
-from cotune.files import inside
 from cotune.model.adapters import BASE
 from cotune.model.engine_settings import EngineSettings, batch_tokens, weight_bytes
 from cotune.model.local import LocalModel
@@ -118,20 +117,19 @@ class Tryouts:
     """
 
     def __init__(self, folder: Path, task: Task | None = None, *, permissions: Permissions | None = None) -> None:
-        config, events = _stored(folder)
+        config, identity, events = _stored(folder)
         confirmed = [e for e in events if e["kind"] == "confirm"]
         if not confirmed:
             mend = "Let it go on with the same cotune run command."
             raise InputError("the run has no winner yet", where=str(folder), mend=mend)
-        recorded = next((e["value"] for e in events if e["kind"] == "judge"), None)
+        judging = next((e["value"] for e in events if e["kind"] == "judge"), None)
         permissions = permissions or Permissions()
-        config = permissions.applied(config, folder, judged=recorded is not None, rows_known=task is not None)
+        config = permissions.applied(config, folder, judged=judging is not None, rows_known=task is not None)
         going_on: dict[str, Any] = next((e["value"] for e in events if e["kind"] == "previous"), {})
         if task is None:
             known = _known(going_on) if going_on else None
             task = Task.from_config(config, known=known, checked=False, run_metric=False)
-        identity = json.loads((folder / "config.json").read_text(encoding="utf-8"))["identity"]
-        if identity["data"] != task.fingerprint:
+        if identity.get("data") != task.fingerprint:
             mend = "Restore the data files, and the metric's file where there is one."
             raise InputError("the data is not what the run was made with", where=config.data.train, mend=mend)
         task.run_metric()
@@ -144,16 +142,14 @@ class Tryouts:
         shipped = settled["arms"].get("best_tuned") or settled["arms"]["prompt_only"]
         # A head that was fitted again plays no part here: both prompts are asked for words.
         self._refitted = config.refit and self._winner.adapter != Candidate.from_json(shipped).adapter
-        engine = next(e["value"] for e in events if e["kind"] == "engine")
-        start = next(e["value"] for e in events if e["kind"] == "start")
-        self._model = _reopened(config, folder, engine, task, permissions, start["model_fingerprint"])
-        self._judge = _judge(config, folder, recorded) if recorded is not None else None
+        self._model = _reopened(config, folder, events, task, permissions)
+        self._judge = _judge(config, folder, judging) if judging is not None else None
         self._dev = dev_in_order(task.dev, config.seed)
         self._words_alone = False
         self._weights: list[tuple[str, Decision | None]] = [(self._winner.adapter, self._winner.decision)]
         if self._winner.adapter != BASE and isinstance(self._model, LocalModel):
             adapters = self._model.adapters
-            adapters.register(inside(folder / "adapters", self._winner.adapter))
+            register_kept(adapters, folder, self._winner.adapter)
             if (head := adapters.head(self._winner.adapter)) is not None:
                 # A head was fitted to the winner's own wording: both prompts are asked for the labels' words.
                 self._words_alone = True
@@ -240,31 +236,26 @@ def _unheard(tokens: int) -> None:
 
 
 def _reopened(
-    config: RunConfig, folder: Path, engine: dict[str, Any], task: Task, permissions: Permissions, fingerprint: str
+    config: RunConfig, folder: Path, events: list[dict[str, Any]], task: Task, permissions: Permissions
 ) -> LocalModel | RemoteModel:
-    """The model as the run used it; ``engine`` is what that step recorded.
+    """The model as the run used it.
 
     Raises:
-        InputError: it is not here, or another one than ``fingerprint`` says, which is found before it is loaded.
+        InputError: it is not here, or not the one that the run was made with, which is found before it is loaded.
     """
-    from cotune.model.folder import model_fingerprint
     from cotune.model.score_cache import ScoreCache
 
+    engine, start = (recorded(events, kind, str(folder)) for kind in ("engine", "start"))
     if config.remote_model is not None:
         from cotune.cycle.remote import reopen_remote
 
         remote = reopen_remote(config, folder, engine, task)
-        if remote.fingerprint != fingerprint:
+        if remote.fingerprint != start["model_fingerprint"]:
             raise InputError("the model is not the one the run was made with", where=config.model)
         remote.chooser = Neighbours()
         return remote
     place = permissions.model_folder(config, folder)
-    if model_fingerprint(place) != fingerprint:
-        raise InputError(
-            "the model is not the one the run was made with",
-            where=str(place),
-            mend="Give the folder of the unchanged model as --base.",
-        )
+    check_model(events, place)
     settings = _settings_here(engine, config.engine.max_tokens, place)
     cache = ScoreCache(folder / "scores.sqlite")
     model = LocalModel.load(place, settings=settings, cache=cache, name=config.model, light=True)
@@ -295,15 +286,15 @@ def _judge(config: RunConfig, folder: Path, recorded: dict[str, Any]) -> Judge:
     return reopen_judge(config, folder, recorded)
 
 
-def _stored(folder: Path) -> tuple[RunConfig, list[dict[str, Any]]]:
+def _stored(folder: Path) -> tuple[RunConfig, Mapping[str, Any], list[dict[str, Any]]]:
     path, mend = folder / "config.json", "Give the --out folder of a cotune run."
     if not path.is_file():
         raise no_run(folder)
     try:
-        config = RunConfig.model_validate(json.loads(path.read_text(encoding="utf-8"))["config"])
-    except (ValueError, KeyError) as error:
+        config, identity = read_config(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError("the run's config cannot be read", where=str(path), mend=mend) from error
     try:
-        return config, read_journal(folder / "journal.jsonl")
+        return config, identity, read_journal(folder / "journal.jsonl")
     except CotuneError as error:
         raise InputError(str(error), where=str(folder)) from error
