@@ -72,17 +72,37 @@ def load(bundle: str | Path, **settings: Any) -> Predictor:
     return load_bundle(bundle, **settings)
 
 
-def try_prompt(folder: str | Path, text: str, *, task: Task | None = None) -> Tryout:
+def try_prompt(
+    folder: str | Path,
+    text: str,
+    *,
+    task: Task | None = None,
+    metric: str | None = None,
+    endpoint: str | None = None,
+    key_env: str | None = None,
+    judge_endpoint: str | None = None,
+    judge_key_env: str | None = None,
+    base: str | Path | None = None,
+) -> Tryout:
     """Set a prompt of yours against a run's winner on dev, paired; errors as in :func:`cotune.cycle.try_prompt`.
 
     Args:
         folder: the run's folder.
         text: the prompt, with each input field as ``{field}``.
         task: the rows, for a run whose task was made in Python.
+        metric: ``FILE.py:FUNCTION`` of the run, to be executed. A folder names it, but only you can allow that, unless you have
+            run the same file at the same place before.
+        endpoint: URL of the model that rows may be sent to, where it is not on this machine.
+        key_env: environment variable with the key for it.
+        judge_endpoint: the same for the judge.
+        judge_key_env: the same for the judge.
+        base: folder of the base model, where it moved; ``"hub"`` lets model and rows be fetched from the hub.
     """
+    from cotune.cycle.permissions import Permissions
     from cotune.cycle.tryout import try_prompt as try_in_cycle
 
-    return try_in_cycle(Path(folder).expanduser(), text, task=task)
+    allowed = Permissions(metric, endpoint, key_env, judge_endpoint, judge_key_env, base)
+    return try_in_cycle(Path(folder).expanduser(), text, task=task, permissions=allowed)
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:

@@ -69,6 +69,9 @@ def run(
     start: Annotated[Path | None, typer.Option("--from", help="Bundle of an earlier run to go on from with new rows.")] = None,
     replay: Annotated[str | None, typer.Option(help="Rows of that run, to be learnt from again so they last.")] = None,
     finish: Annotated[bool, typer.Option("--finish", help="End the run's search now and go to the test.")] = False,
+    cut_journal: Annotated[
+        bool, typer.Option("--cut-journal", help="Cut a damaged journal before the damage, keep a copy, and go on.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict alone.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -100,8 +103,11 @@ def run(
         # What is imported here takes seconds, in which an interrupt must find no terminal that is drawn on.
         if sys.stdout.isatty() and not (as_json or quiet):
             typer.echo("Loading ...")
+        from cotune.cycle.run import cut_damaged
         from cotune.cycle.run import run as run_cycle
 
+        if cut_journal and (copy := cut_damaged(folder)) is not None:
+            typer.echo(f"The journal was damaged and is cut before the damage; the whole file is kept as {copy}.", err=True)
         view = make_view(json=as_json, quiet=quiet, stream=sys.stdout, is_terminal=sys.stdout.isatty())
         if finish and _told_to_finish(folder):
             return
@@ -149,7 +155,7 @@ def predict(
     input: Annotated[str | None, typer.Option(help="One text; without it, JSONL rows come from standard input.")] = None,
     probabilities: Annotated[bool, typer.Option(help="Add each label's probability.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Rows that are answered together.")] = 64,
-    base: Annotated[Path | None, typer.Option(help="Folder of the base model, where it moved.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Folder of the base model, where it moved; hub lets it be fetched.")] = None,
     key_env: Annotated[str | None, typer.Option(help="Variable with the key, where an endpoint answers.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="URL that the bundle may send rows to, where it is elsewhere.")] = None,
     patience: Annotated[float, typer.Option(min=0.1, help="Seconds that a question to an endpoint may take.")] = 600.0,
@@ -187,7 +193,7 @@ def serve(
     max_body: Annotated[int, typer.Option(min=1024, help="Longest body of a request, in bytes.")] = 2**20,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    base: Annotated[Path | None, typer.Option(help="Folder of the base model, where it moved.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Folder of the base model, where it moved; hub lets it be fetched.")] = None,
     as_json: Json = False,
 ) -> None:
     """Serve bundles as OpenAI's API and by their own fields; SIGTERM or Ctrl-C ends it once all are answered."""
@@ -219,6 +225,12 @@ def try_(
     text: Annotated[str | None, typer.Option(help="The prompt itself.")] = None,
     rows: Annotated[int, typer.Option(min=0, help="Flipped rows to show.")] = 8,
     watch: Annotated[bool, typer.Option("--watch", help="Try the file again whenever it is saved; Ctrl-C ends.")] = False,
+    metric: Annotated[str | None, typer.Option(help="FILE.py:FUNCTION that the run names and may execute.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="URL that the run may send rows to, where it is elsewhere.")] = None,
+    key_env: Annotated[str | None, typer.Option(help="Variable with the key, where an endpoint answers.")] = None,
+    judge_endpoint: Annotated[str | None, typer.Option(help="URL that rows and answers may be sent to for grades.")] = None,
+    judge_key_env: Annotated[str | None, typer.Option(help="Variable with the key, where a judge grades.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Folder of the base model, where it moved; hub lets it be fetched.")] = None,
     as_json: Json = False,
 ) -> None:
     """Set your own prompt against the winner on dev: difference, interval, flipped rows.
@@ -229,23 +241,26 @@ def try_(
 
     if not (run / "config.json").is_file():
         raise no_run(run)
+    from cotune.cycle.permissions import Permissions
+
+    allowed = Permissions(metric, endpoint, key_env, judge_endpoint, judge_key_env, base)
     if watch:
         if text is not None or prompt is None or str(prompt) == "-":
             raise InputError("--watch needs a file to look at", where="--watch", mend="Name it: --prompt FILE.")
         from cotune.trying import try_saved
 
-        try_saved(run, prompt, rows=rows, as_json=as_json)
+        try_saved(run, allowed, prompt, rows=rows, as_json=as_json)
         return
     if text is None and prompt is None and sys.stdin.isatty():
         from cotune.trying import try_typed
 
-        try_typed(run, rows=rows, as_json=as_json)
+        try_typed(run, allowed, rows=rows, as_json=as_json)
         return
     if text is None:
         text = read_standard_input() if prompt is None or str(prompt) == "-" else read_text(prompt, "the prompt file")
     from cotune.trying import open_run, try_one
 
-    try_one(open_run(run), text, where=str(prompt or "--text"), rows=rows, as_json=as_json)
+    try_one(open_run(run, allowed), text, where=str(prompt or "--text"), rows=rows, as_json=as_json)
 
 
 @app.command(epilog="Example:\n\n  cotune report runs/mine")
@@ -359,7 +374,7 @@ def export(
         str,
         typer.Option(help="peft (base model and adapter), merged (one model), gguf or gguf-merged (the same for llama.cpp)."),
     ] = "merged",
-    base: Annotated[Path | None, typer.Option(help="Folder of the base model, where it moved.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Folder of the base model, where it moved; hub lets it be fetched.")] = None,
     as_json: Json = False,
 ) -> None:
     """Write a bundle for other programs (transformers, PEFT, vLLM, llama.cpp, Ollama), with the base model it was tuned on."""

@@ -102,11 +102,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
+        sync_names(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def sync_names(folder: Path) -> None:
+    """Have a new name written through too: without it a loss of power may leave the old file, or none."""
+    # Some network file systems cannot do that for folders; the file itself is safe there.
+    with contextlib.suppress(OSError):
+        sync(folder)
 
 
 def cannot_write(path: Path, error: OSError) -> InputError:

@@ -16,18 +16,19 @@ from cotune.files import read_text
 from cotune.garbage import collection_paused
 
 if TYPE_CHECKING:
+    from cotune.cycle.permissions import Permissions
     from cotune.cycle.tryout import Tryout, Tryouts
 
 
 _LOOK_SECONDS = 0.2
 
 
-def open_run(run: Path) -> Tryouts:
+def open_run(run: Path, permissions: Permissions) -> Tryouts:
     """Load what a prompt is compared with; the imports take longer than the rest."""
     with collection_paused():
         from cotune.cycle.tryout import Tryouts
 
-        return Tryouts(run)
+        return Tryouts(run, permissions=permissions)
 
 
 def try_one(tryouts: Tryouts, text: str, *, where: str, rows: int, as_json: bool) -> None:
@@ -54,11 +55,12 @@ def try_one(tryouts: Tryouts, text: str, *, where: str, rows: int, as_json: bool
     typer.echo(json.dumps(found.to_json(), ensure_ascii=False) if as_json else TRYOUT_CLOSING)
 
 
-def try_typed(run: Path, *, rows: int, as_json: bool) -> None:
+def try_typed(run: Path, permissions: Permissions, *, rows: int, as_json: bool) -> None:
     """Take prompts that are typed, one after another; the run is opened while the first one is being typed.
 
     Args:
         run: a run's folder.
+        permissions: what the folder may do.
         rows: flipped rows to show for each set of weights.
         as_json: print one JSON object a prompt.
 
@@ -68,7 +70,7 @@ def try_typed(run: Path, *, rows: int, as_json: bool) -> None:
     from cotune.report.plain import harmless
 
     with ThreadPoolExecutor(1) as pool:
-        opening = pool.submit(open_run, run)
+        opening = pool.submit(open_run, run, permissions)
         typer.echo("Type a prompt with its input fields in braces, then Ctrl-D on a line of its own.", err=True)
         while text := sys.stdin.read().strip():
             tryouts = opening.result()
@@ -81,11 +83,12 @@ def try_typed(run: Path, *, rows: int, as_json: bool) -> None:
         opening.result()
 
 
-def try_saved(run: Path, file: Path, *, rows: int, as_json: bool) -> None:
+def try_saved(run: Path, permissions: Permissions, file: Path, *, rows: int, as_json: bool) -> None:
     """Try a file's prompt, and again whenever the file is saved with other words, until Ctrl-C.
 
     Args:
         run: a run's folder.
+        permissions: what the folder may do.
         file: holds the prompt.
         rows: flipped rows to show for each set of weights.
         as_json: print one JSON object a prompt.
@@ -97,7 +100,7 @@ def try_saved(run: Path, file: Path, *, rows: int, as_json: bool) -> None:
     from cotune.report.plain import harmless
 
     text: str | None = read_text(file, "the prompt file")
-    tryouts = open_run(run)
+    tryouts = open_run(run, permissions)
     tried: str | None = None
     while True:
         if text is not None and text != tried:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from cotune.bundle import load, place
 from cotune.bundle.manifest import LARGEST_JSON, Manifest, check_name, read_manifest
+from cotune.config import config_from_data
 from cotune.errors import InputError
 from cotune.evaluate.decision import BY_PROBE, RAW, Decision
 from cotune.probe.readout import Probe
@@ -535,3 +536,15 @@ def test_a_schema_that_cannot_be_kept_is_refused_before_the_base_is_looked_for(b
     folder = bench.save(tmp_path / "written", output=output, answer_tokens=20, metric="json_f1", prompt=Prompt("Say."))
     with pytest.raises(InputError, match=r"manifest\.json, output\.schema, #/properties/a: the keyword 'pattern'"):
         load(folder, base=tmp_path / "nowhere")
+
+
+def test_a_base_model_is_fetched_only_where_the_user_says_so(bench: Bench, tmp_path: Path) -> None:
+    bundle = bench.save(tmp_path / "bundle", model_name="cotune-tests/none-such")
+    told = refused(bundle)
+    assert "for you to allow" in told.what and "--base hub" in told.mend
+    assert "cannot be fetched from the hub" in refused(bundle, base="hub").what
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\n" + "".join(f"row {i},{LABELS[i % 2]}\n" for i in range(40)))
+    with pytest.raises(InputError, match="--model cotune-tests/none-such"):
+        config_from_data(rows, overrides=[f"start={bundle}"])
+    assert config_from_data(rows, overrides=[f"start={bundle}", "model=cotune-tests/none-such"]).start

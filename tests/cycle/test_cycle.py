@@ -21,6 +21,7 @@ from cotune.cycle.ledger import enter_opening
 from cotune.cycle.pool import has_room, next_pool
 from cotune.cycle.run import Quiet
 from cotune.cycle.run import run as run_cycle
+from cotune.evaluate.openings import openings_sentence
 from cotune.model.cache import CACHE_VARIABLE
 from cotune.model.capability import check_capability
 from cotune.model.engine_settings import EngineSettings
@@ -366,7 +367,31 @@ def test_a_ledger_that_cannot_be_written_does_not_stop_a_run(tmp_path: Path, mon
     assert [enter_opening("h", tmp_path / name, arms) for name in ("one", "two", "two")] == [0, 1, 1]
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file"))
-    assert enter_opening("h", tmp_path / "three", arms) == 0
+    assert enter_opening("h", tmp_path / "three", arms) is None
+
+
+@pytest.mark.parametrize("damage", ["[{}, ", "{}", "[1]", "\0\0"])
+def test_a_damaged_ledger_is_set_aside_and_what_it_knew_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    assert [enter_opening("h", tmp_path / name, {}) for name in ("one", "two")] == [0, 1]
+    path = tmp_path / "ledger" / "h.json"
+    path.write_text(damage)
+    # Also for the next one: what was lost stays lost until somebody looks at it.
+    assert [enter_opening("h", tmp_path / name, {}) for name in ("three", "four")] == [None, None]
+    aside = path.with_name("h.damaged-1")
+    assert aside.read_text() == damage and len(json.loads(path.read_text())) == 2
+    aside.unlink()
+    assert enter_opening("h", tmp_path / "five", {}) == 2
+    assert enter_opening("another", tmp_path / "five", {}) == 0
+    assert "not known" in openings_sentence(None)
+
+
+def test_a_ledger_whose_lock_cannot_be_taken_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    (tmp_path / "ledger" / "h.lock").mkdir(parents=True)
+    assert enter_opening("h", tmp_path / "one", {}) is None
 
 
 def test_a_test_that_was_opened_before_is_told_in_the_verdict_and_on_the_page(tmp_path: Path, bench: Bench) -> None:

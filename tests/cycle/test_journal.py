@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cotune.cycle.budget import Clock, parse_budget
-from cotune.cycle.journal import JOURNAL, Journal, read_journal
+from cotune.cycle.journal import JOURNAL, DamagedJournalError, Journal, cut_journal, read_journal
 from cotune.errors import BudgetError, CotuneError, InputError
 
 values = st.recursive(
@@ -87,8 +87,80 @@ def test_damage_further_up_is_told_with_its_line(tmp_path: Path) -> None:
         journal.step("a", number, lambda: None)
     lines = (tmp_path / JOURNAL).read_bytes().split(b"\n")
     (tmp_path / JOURNAL).write_bytes(b"\n".join([lines[0], lines[1][:9], *lines[2:]]))
-    with pytest.raises(CotuneError, match=r"line 2 .*damaged.*--out"):
+    with pytest.raises(CotuneError, match=r"line 2 .*damaged.*--cut-journal.*--out"):
         Journal(tmp_path)
+
+
+def journal_of_five(folder: Path) -> list[str]:
+    journal = Journal(folder)
+    for number in range(5):
+        journal.step("arm", number, lambda n=number: {"score": n / 8})  # type: ignore[misc]
+    return (folder / JOURNAL).read_text().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("at", [1, 2, 5])
+def test_an_altered_line_is_told(tmp_path: Path, at: int) -> None:
+    lines = journal_of_five(tmp_path)
+    event = json.loads(lines[at - 1])
+    event["value"]["score"] = 0.123
+    lines[at - 1] = json.dumps(event, sort_keys=True) + "\n"
+    (tmp_path / JOURNAL).write_text("".join(lines))
+    with pytest.raises(DamagedJournalError, match=f"line {at} ") as caught:
+        read_journal(tmp_path / JOURNAL)
+    assert caught.value.line == at
+
+
+@pytest.mark.parametrize("change", ["a line less", "two lines swapped", "a line without its hash", "a line twice"])
+def test_lines_that_are_not_in_their_order_are_told(tmp_path: Path, change: str) -> None:
+    lines = journal_of_five(tmp_path)
+    if change == "a line less":
+        del lines[1]
+    elif change == "two lines swapped":
+        lines[1:3] = lines[2:0:-1]
+    elif change == "a line twice":
+        lines.insert(1, lines[0])
+    else:
+        event = json.loads(lines[1])
+        del event["chain"]
+        lines[1] = json.dumps(event) + "\n"
+    (tmp_path / JOURNAL).write_text("".join(lines))
+    with pytest.raises(DamagedJournalError, match="line 2 "):
+        read_journal(tmp_path / JOURNAL)
+
+
+def test_a_damaged_journal_is_cut_and_a_copy_is_kept(tmp_path: Path) -> None:
+    lines = journal_of_five(tmp_path)
+    assert cut_journal(tmp_path) is None
+    lines[3] = lines[3].replace("0.375", "0.875")
+    (tmp_path / JOURNAL).write_text("".join(lines))
+    copy = cut_journal(tmp_path)
+    assert copy is not None and copy.read_text() == "".join(lines)
+    journal = Journal(tmp_path)
+    assert len(journal.events) == 3
+    for number in range(3):
+        journal.step("arm", number, never)
+    journal.step("arm", 3, lambda: {"score": 0.375})
+    assert len(read_journal(tmp_path / JOURNAL)) == 4 and cut_journal(tmp_path) is None
+
+
+def test_a_journal_from_before_there_were_hashes_goes_on_without(tmp_path: Path) -> None:
+    events = [json.loads(line) for line in journal_of_five(tmp_path)]
+    bare = [{name: value for name, value in event.items() if name != "chain"} for event in events]
+    (tmp_path / JOURNAL).write_text("".join(json.dumps(event) + "\n" for event in bare))
+    journal = Journal(tmp_path)
+    for number in range(5):
+        journal.step("arm", number, never)
+    journal.step("arm", 5, lambda: 1)
+    assert [("chain" in event) for event in read_journal(tmp_path / JOURNAL)] == [False] * 6
+
+
+@pytest.mark.parametrize(
+    "line", ['{"n": 0, "kind": "a", "key": "x"}', '{"n": 0, "kind": 1, "value": 2}', '{"n": 0, "value": 2}']
+)
+def test_a_line_that_is_no_step_is_damage(tmp_path: Path, line: str) -> None:
+    (tmp_path / JOURNAL).write_text(line + "\n" + '{"n": 1, "kind": "b", "key": "x", "value": 1}\n')
+    with pytest.raises(DamagedJournalError, match="line 1 "):
+        read_journal(tmp_path / JOURNAL)
 
 
 @pytest.mark.parametrize(("kind", "key"), [("b", 1), ("a", 2)])

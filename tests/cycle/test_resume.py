@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from cycle_runs import Ended, journal_of, summary_of, without_times
 
 if TYPE_CHECKING:
@@ -197,6 +198,76 @@ def test_a_damaged_journal_is_told_and_left_alone(bench: Bench, whole: Path, tmp
     assert "line 5" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert (out / "journal.jsonl").read_bytes() == b"\n".join(lines)
+
+
+def test_an_altered_journal_is_cut_where_the_user_says_so(bench: Bench, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    (out / "summary.json").unlink()
+    lines = (out / "journal.jsonl").read_text().splitlines(keepends=True)
+    arm = next(i for i, line in enumerate(lines) if json.loads(line)["kind"] == "arm")
+    event = json.loads(lines[arm])
+    event["value"]["score"] = 0.123
+    lines[arm] = json.dumps(event) + "\n"
+    (out / "journal.jsonl").write_text("".join(lines))
+    refused = bench.run(out)
+    assert refused.code == 1 and f"line {arm + 1} " in refused.stderr and "--cut-journal" in refused.stderr
+    ended = bench.run(out, "--cut-journal")
+    assert ended.code == 0, ended.stderr
+    assert (out / "journal.jsonl.damaged-1").read_text() == "".join(lines)
+    same_as(whole, out)
+
+
+def unfinished(whole: Path, out: Path) -> Path:
+    """A copy of a run whose summary is gone, so that the next session goes through its journal again."""
+    shutil.copytree(whole, out)
+    (out / "summary.json").unlink()
+    return out
+
+
+def told(ended: Ended, *fragments: str, code: int = 2) -> None:
+    assert ended.code == code and "Traceback" not in ended.stderr, ended.stderr
+    assert all(fragment in ended.stderr for fragment in fragments), ended.stderr
+
+
+def test_a_folder_that_lacks_something_is_told_what(bench: Bench, whole: Path, tmp_path: Path) -> None:
+    out = unfinished(whole, tmp_path / "adapters")
+    shutil.rmtree(out / "adapters")
+    told(bench.run(out), "trained weights", "are gone", "adapters/", "--out")
+
+    out = unfinished(whole, tmp_path / "identity")
+    config = json.loads((out / "config.json").read_text())
+    del config["identity"]
+    (out / "config.json").write_text(json.dumps(config))
+    told(bench.run(out), "config cannot be read")
+
+    out = unfinished(whole, tmp_path / "locked")
+    (out / ".lock").unlink()
+    (out / ".lock").mkdir()
+    told(bench.run(out), "cannot write")
+
+
+def test_a_model_that_has_changed_is_named(bench: Bench, whole: Path, tmp_path: Path) -> None:
+    out = unfinished(whole, tmp_path / "run")
+    path = bench.model / "generation_config.json"
+    text = path.read_text()
+    try:
+        path.write_text(text + " ")
+        told(bench.run(out), "the model is not the one", str(bench.model), "--out")
+    finally:
+        path.write_text(text)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_run_of_a_machine_with_a_gpu_is_told_elsewhere(bench: Bench, whole: Path, tmp_path: Path) -> None:
+    out = unfinished(whole, tmp_path / "run")
+    events = [{name: value for name, value in event.items() if name != "chain"} for event in journal_of(out)]
+    next(event for event in events if event["kind"] == "engine")["value"]["device"] = "cuda:0"
+    (out / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    told(bench.run(out), "begun on cuda:0", "no cuda device", "--out")
+    # A prompt is compared where both can be scored, whatever device the run had.
+    tried = bench.commands.run("try", str(out), "--text", "What is {text}?", "--json")
+    assert tried.code == 0 and json.loads(tried.stdout)["comparisons"], tried.stderr
 
 
 def test_a_second_process_is_refused_until_the_first_is_gone(bench: Bench, whole: Path, tmp_path: Path) -> None:

@@ -93,6 +93,11 @@ def test_names() -> None:
         ("sentence-transformers", {"modules.json": "[]", "2_Dense/pytorch_model.bin": "x"}, "pickle"),
         ("sentence-transformers", {"modules.json": '[{"type": "os.system"}]'}, "not the package's own"),
         ("sentence-transformers", {"modules.json": "{"}, "names no modules"),
+        (
+            "sentence-transformers",
+            {"modules.json": "[]", "0_Router/router_config.json": '{"types": {"query_0": "theirs.Theirs"}}'},
+            "not the package's own",
+        ),
         ("fasttext", {}, "unknown kind"),
     ],
 )

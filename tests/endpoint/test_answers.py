@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,15 @@ def test_what_was_put_is_there_in_another_process_too(tmp_path: Path) -> None:
     first.put("a", {"text": "\ud800 odd \u2028 text", "top": [[["x", -0.5]]]})
     assert AnswerCache(path).get("a") == {"text": "\ud800 odd \u2028 text", "top": [[["x", -0.5]]]}
     assert len(first) == 1
+
+
+def test_an_answer_of_null_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "answers.sqlite"
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE answers (key TEXT PRIMARY KEY, answer TEXT)")
+        other.execute("INSERT INTO answers VALUES ('a', NULL)")
+    with pytest.raises(InputError, match="cannot be read"):
+        AnswerCache(path).get("a")
 
 
 def test_several_threads_write_at_once(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from transformers import AutoModelForCausalLM
 import cotune.model.runner
 from cotune.errors import InputError
 from cotune.model.engine_settings import EngineSettings
+from cotune.model.folder import check_model_folder
+from cotune.model.loading import load_tokenizer
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from tiny import FITTING, save_tiny
@@ -96,3 +100,30 @@ def test_what_cannot_be_loaded_is_an_error_at_a_second_load_too(tmp_path: Path, 
     (folder / "tokenizer.json").write_text(data[:100])
     with pytest.raises(InputError, match="cannot be loaded"):
         scores(folder)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_code_in_a_models_folder_is_never_run_and_nobody_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """Transformers asks on standard input whether to run it, which a script's rows may answer."""
+    folder = save_tiny(tmp_path / "model", "gemma3")
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text()) | {"auto_map": {"AutoTokenizer": [None, "theirs.Theirs"]}}
+    config["tokenizer_class"] = config["tokenizer_class"] if known else "Theirs"
+    path.write_text(json.dumps(config))
+    (folder / "theirs.py").write_text(
+        f"open({str(tmp_path / 'executed')!r}, 'w').close()\n"
+        "from transformers import PreTrainedTokenizerFast\n\n\nclass Theirs(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    rows = io.StringIO("y\n" * 9)
+    monkeypatch.setattr("sys.stdin", rows)
+    if known:
+        check_model_folder(folder)
+        load_tokenizer(folder)
+    else:
+        with pytest.raises(InputError, match="'Theirs' runs code from its own folder"):
+            check_model_folder(folder)
+        with contextlib.suppress(InputError):
+            load_tokenizer(folder)
+    assert rows.tell() == 0 and not (tmp_path / "executed").exists()

@@ -104,6 +104,18 @@ def test_a_row_of_the_wrong_size_is_no_hit(tmp_path: Path) -> None:
     assert cache.get("a") is None
 
 
+@pytest.mark.parametrize(
+    "change", ["data = NULL", "rows = NULL", "tokens = 'x'", "data = 1", "data = 'aaaaaaaa'", "labels = -2"]
+)
+def test_a_row_of_something_else_is_no_hit(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "scores.sqlite"
+    cache = ScoreCache(path)
+    cache.put("a", np.ones((1, 1)), 1)
+    with sqlite3.connect(path) as other:
+        other.execute(f"UPDATE batches SET {change}")
+    assert cache.get("a") is None
+
+
 def test_a_folder_that_cannot_be_written_costs_no_answer(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     cache = ScoreCache(tmp_path / "file" / "scores.sqlite")  # even root cannot make a folder below a file

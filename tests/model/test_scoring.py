@@ -330,3 +330,13 @@ def test_the_key_holds_what_could_change_the_answer(tmp_path: Path) -> None:
     unshared.shared = False
     assert cached(unshared) == 0
     assert cached(tiny_local("llama", cache=cache)) == 2, "the same request must still be known"
+
+
+def test_scores_of_other_instructions_are_not_served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Sums in another order end in other digits, so what one processor computed is no answer on another."""
+    cache = ScoreCache(tmp_path / "scores.sqlite")
+    prompt, rows, labels = Prompt(cue="Label:"), [{"input": "Who?"}, {"input": "How tall?"}], ("person", "place")
+    assert tiny_local(cache=cache).score(prompt, rows, labels).cached == 0
+    assert tiny_local(cache=cache).score(prompt, rows, labels).cached == 2
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "ANOTHER")
+    assert tiny_local(cache=cache).score(prompt, rows, labels).cached == 0

@@ -75,11 +75,11 @@ def test_few_rows_are_dealt_out_three_times() -> None:
     assert not np.allclose(found.best.losses, once.best.losses)
 
 
-def test_offsets_count_where_states_tell_nothing() -> None:
+def test_words_count_where_states_tell_nothing() -> None:
     states, labels = layered(120, [0.0])
-    offsets = (4 * np.eye(3)[labels]).astype(np.float32)
+    words = (4 * np.eye(3)[labels]).astype(np.float32)
     assert cross_fit(states, labels).best.accuracy < 0.6
-    found = cross_fit(states, labels, offsets=offsets)
+    found = cross_fit(states, labels, words=words)
     assert found.best.accuracy > 0.95 and found.best.log_loss < 0.3
 
 
@@ -161,8 +161,8 @@ def test_two_rows_are_enough_to_end() -> None:
         ({"layers": [1]}, "2 labels|1 layers"),
         ({"groups": ["one"] * 30}, "two groups"),
         ({"groups": ["one", "two"]}, "2 groups do not fit 30 rows"),
-        ({"offsets": np.zeros((30, 2), dtype=np.float32)}, "offsets of shape"),
-        ({"offsets": np.full((30, 3), np.nan, dtype=np.float32)}, "offset is not finite"),
+        ({"words": np.zeros((30, 2), dtype=np.float32)}, "logits of words of shape"),
+        ({"words": np.full((30, 3), np.nan, dtype=np.float32)}, "logit is not finite"),
         ({"states": np.full((2, 30, 4), np.inf, dtype=np.float32)}, "hidden state is not finite"),
         ({"states": np.zeros(30, dtype=np.float32)}, "do not fit"),
     ],

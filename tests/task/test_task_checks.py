@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from cotune.task import Example, SealedTest
+from cotune.task import Example, SealedTest, Task, near, split
 from cotune.task.checks import Removed, check_data, overlapping_test_rows
 from cotune.task.near import near_pairs
 from cotune.task.split import normalised
@@ -109,6 +109,49 @@ def test_planted_problems_are_found() -> None:
     assert json.loads(json.dumps(found.to_json()))["findings"][0]["kind"] == found.findings[0].kind
     with pytest.raises(KeyError):
         found["nothing"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [
+        (("A b", "a_b"), "labels_alike"),
+        (("yes", "Yes!"), "labels_alike"),
+        (("card-arrival", "card arrival"), "labels_alike"),
+        (("(other)", "other"), "labels_alike"),
+        (("👍", "👎"), None),
+        (("+", "-"), None),
+        (("C", "C++"), None),
+        (("C", "C#"), None),
+        (("-1", "1"), None),
+        (("B", "B-"), None),
+        (("1.5", "15"), None),
+        (("*", "**"), None),
+        (("cat", "c\u0430t"), "labels_look_alike"),
+        (("\u0421", "C"), "labels_look_alike"),
+        (("\u039f", "O"), "labels_look_alike"),
+        (("\u043a\u043e\u0442", "\u043a\u0438\u0442"), None),
+    ],
+)
+def test_labels_that_people_take_for_one_are_told_and_no_others(labels: tuple[str, str], kind: str | None) -> None:
+    train = [Example(f"train:{i}", {"text": text}, labels[i % 2]) for i, text in enumerate(sentences(40, 5))]
+    found = check_data(train, train[:2], SealedTest(examples(sentences(9, 6), "test")), labels)
+    assert {finding.kind for finding in found.findings if "alike" in finding.kind} == ({kind} if kind else set())
+
+
+def test_a_long_row_is_read_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of megabytes takes a tenth of a second, and the checks compare inputs in half a dozen places."""
+    read: list[int] = []
+
+    def counted(text: str) -> str:
+        read.append(len(text))
+        return normalised(text)
+
+    monkeypatch.setattr(split, "normalised", counted)
+    monkeypatch.setattr(near, "normalised", counted)
+    rows = [{"text": f"{i} " + text * 400, "label": "ab"[i % 2]} for i, text in enumerate(sentences(40, 7))]
+    Task.from_rows(rows, input="text", output="label")
+    total = sum(len(row["text"]) for row in rows)
+    assert total <= sum(read) <= 1.5 * total
 
 
 def test_findings_never_show_test_rows() -> None:

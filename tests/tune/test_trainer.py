@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cotune.errors import CotuneError, DivergedError
@@ -131,6 +133,32 @@ def test_nothing_to_resume_is_said(model: LocalModel, tmp_path: Path) -> None:
     assert not run.resume()
     assert not run.resume("decay-6-12")
     assert run.step == 0
+
+
+@pytest.mark.parametrize("keep", [0, 9, 4_000])
+def test_a_damaged_checkpoint_is_made_anew(model: LocalModel, tmp_path: Path, keep: int) -> None:
+    whole = run_of(model, tmp_path / "a")
+    expected = trained(whole, 8)
+    run_of(model, tmp_path / "b").advance(4)
+    later = run_of(model, tmp_path / "b")
+    path = later.folder / "steady.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert not later.resume() and later.step == 0 and not path.exists()
+    assert same(trained(later, 8), expected) and later.losses == whole.losses
+
+
+def test_a_checkpoint_of_other_weights_is_made_anew(model: LocalModel, tmp_path: Path) -> None:
+    expected = trained(run_of(model, tmp_path / "a"), 5)
+    run_of(model, tmp_path / "b").advance(4)
+    later = run_of(model, tmp_path / "b")
+    path = later.folder / "steady.safetensors"
+    tensors = load_file(path)
+    last = max(name for name in tensors if name.startswith("weight/"))
+    del tensors[last]
+    save_file(tensors, path, metadata={"about": json.dumps({"step": 4, "losses": [1.0] * 4, "tokens": 9})})
+    # The others stand in the weights by then.
+    assert not later.resume()
+    assert same(trained(later, 5), expected)
 
 
 def test_two_runs_take_turns_in_one_model(model: LocalModel, tmp_path: Path) -> None:

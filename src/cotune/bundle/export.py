@@ -12,8 +12,8 @@ from cotune.bundle.export_gguf import GgufExport
 from cotune.bundle.export_head import in_words
 from cotune.bundle.export_request import REQUEST, SCHEMA, Asking
 from cotune.bundle.export_weights import copy_model, merge
-from cotune.bundle.load import base_of, load
-from cotune.bundle.manifest import ADAPTER, DECISION, PROMPT, Manifest, read_manifest
+from cotune.bundle.load import load, resolve_base
+from cotune.bundle.manifest import ADAPTER, DECISION, PROMPT, read_manifest
 from cotune.bundle.place import atomic_folder
 from cotune.errors import InputError
 from cotune.files import write_json, write_text
@@ -78,7 +78,7 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
             where=str(folder),
             mend="Export with --to peft.",
         )
-    source = _base_folder(manifest, base)
+    source = resolve_base(manifest, base)
     bundle_id = manifest.id
     predictor, manifest, head = in_words(predictor, manifest)
     asking = Asking.of(predictor, manifest)
@@ -118,9 +118,3 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
         )
         write_text(temporary / CARD, card)
     return out
-
-
-def _base_folder(manifest: Manifest, base: str | Path | None) -> Path:
-    from cotune.model.bundled import resolve_model
-
-    return resolve_model(base_of(manifest, base))

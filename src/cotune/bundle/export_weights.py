@@ -33,7 +33,9 @@ def merge(source: Path, adapter: Path | None, target: Path) -> str:
     from cotune.model.trained_prefix import WEIGHTS
 
     quiet_transformers()
-    stored = AutoModelForCausalLM.from_pretrained(source, dtype="auto", local_files_only=True, use_safetensors=True)
+    stored = AutoModelForCausalLM.from_pretrained(
+        source, dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False
+    )
     dtype = stored.dtype
     model: PreTrainedModel = stored.float()
     if adapter is not None:

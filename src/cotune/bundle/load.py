@@ -14,6 +14,7 @@ from cotune.bundle.predictor import Predictor
 from cotune.bundle.remote import ENDPOINT, remote_predictor
 from cotune.embed import Neighbours
 from cotune.errors import InputError
+from cotune.model.folder import FROM_HUB, NotFetchedError
 from cotune.model.writing import Writing, grammar_of
 from cotune.probe.readout import PROBE
 from cotune.prompt.prompt import Prompt
@@ -50,7 +51,8 @@ def load(
         dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``.
         threads: CPU threads; None takes what the machine has.
         base: folder or name of the base model where it is no longer found under the name in the manifest; it must be the
-            same model, byte for byte.
+            same model, byte for byte. ``"hub"`` lets the model that the manifest names be fetched from the hub; a bundle may
+            come from anywhere and name a model of any size, so without that only what is on this machine is used.
         key_env: environment variable with the key for the endpoint that answers, where one does. A bundle names it, but only
             you can allow that a key of yours is sent where a bundle says.
         endpoint: URL of that endpoint. A bundle names it, but only you can allow that your rows are sent there; one on this
@@ -169,18 +171,17 @@ class OpenedBundle:
 
 
 def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: Callable[[str], None] | None = None) -> Path:
-    """Where the base model lies, its bytes checked.
+    """Where the base model lies, its bytes checked; ``base`` as in :func:`load`.
 
     Raises:
         InputError: it is not there, or another one.
     """
-    from cotune.model.bundled import resolve_model
     from cotune.model.folder import model_fingerprint
 
     manifest, where = bundle.manifest, str(bundle.folder)
     name = base_of(manifest, base)
     try:
-        model_folder = resolve_model(name, progress)
+        model_folder = resolve_base(manifest, base, progress)
     except OSError as error:
         raise InputError(
             f"the bundle's base model cannot be found ({error.strerror or error})",
@@ -188,10 +189,11 @@ def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: 
             mend="If it lies elsewhere, name its folder as the base.",
         ) from error
     except InputError as error:
+        hint = _hub_hint(name) if isinstance(error, NotFetchedError) else error.mend
         raise InputError(
             f"the bundle's base model cannot be found: {error.what}",
             where=where,
-            mend=f"{error.mend} If it lies elsewhere, name its folder as the base.".strip(),
+            mend=f"{hint} If it lies elsewhere, name its folder as the base.".strip(),
         ) from error
     if model_fingerprint(model_folder) != manifest.base_model.fingerprint:
         raise InputError(
@@ -201,6 +203,21 @@ def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: 
             mend="Name the folder of the unchanged model as the base, or run again with this one.",
         )
     return model_folder
+
+
+def resolve_base(manifest: Manifest, base: str | Path | None = None, progress: Callable[[str], None] | None = None) -> Path:
+    """The base model's folder, fetched from the hub only where the user says so; ``base`` as in :func:`load`.
+
+    Raises:
+        InputError: it is not there.
+    """
+    from cotune.model.bundled import resolve_model
+
+    return resolve_model(base_of(manifest, base), progress, fetch=base is not None)
+
+
+def _hub_hint(name: str) -> str:
+    return f"If you want {name} to be fetched, add --base hub (in Python, base='hub')."
 
 
 def _load_base(bundle: OpenedBundle, folder: Path, found: Capability, *, once: bool) -> LocalModel:
@@ -307,7 +324,7 @@ def check_probe(model: LocalModel, manifest: Manifest, folder: Path) -> None:
 
 def base_of(manifest: Manifest, base: str | Path | None = None) -> str:
     """Name or folder of the base model: the one given, else the manifest's, pinned to its commit where it is on the hub."""
-    if base is not None:
+    if base is not None and str(base) != FROM_HUB:
         return str(base)
     named = manifest.base_model
     return f"{named.name.partition('@')[0]}@{named.revision}" if named.revision else named.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -65,6 +66,48 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def check_allowed(
+    base_url: str,
+    named: str | None,
+    endpoint: str | None,
+    key_env: str | None,
+    *,
+    who: str,
+    where: str,
+    options: tuple[str, str] = ("endpoint", "key_env"),
+) -> None:
+    """Check that the user allows what a folder names: a server that rows are sent to, and a key that they are sent with.
+
+    Args:
+        base_url: the server that the folder names; one on this machine needs no permission.
+        named: environment variable that the folder names.
+        endpoint: URL that the user allows.
+        key_env: environment variable that the user names.
+        who: asks, for errors.
+        where: the folder's file, for errors.
+        options: what the two are called in Python; on the command line they have hyphens.
+
+    Raises:
+        InputError: the user allows another server or none, or names no key where the folder wants one.
+    """
+    flags = [f"--{option.replace('_', '-')}" for option in options]
+    if not is_loopback(urlsplit(base_url).hostname or "") and (endpoint or "").rstrip("/") != base_url.rstrip("/"):
+        added = f"{flags[0]} {shlex.quote(base_url)} (in Python, {options[0]}={base_url!r})"
+        raise InputError(
+            f"the {who} sends the rows to {base_url}, and it is for you to allow that"
+            + (f", not {endpoint}" if endpoint else ""),
+            where=where,
+            mend=f"If you trust that server with them, add {added}.",
+        )
+    if named is not None and key_env is None:
+        added = f"{flags[1]} {shlex.quote(named)} (in Python, {options[1]}={named!r})"
+        raise InputError(
+            f"the {who} asks {base_url} with a key, and it is for you to say which",
+            where=where,
+            mend=f"If you trust that server with it, add {added}.",
+        )
+
+
 def remote_predictor(
     manifest: Manifest,
     prompt: Prompt,
@@ -109,19 +152,7 @@ def remote_predictor(
         raise InputError("it does not say whom to ask, and how", where=where, mend=_MEND) from error
     if not usable:
         raise InputError("it does not say whom to ask, and how", where=where, mend=_MEND)
-    if not is_loopback(url.hostname or "") and (endpoint or "").rstrip("/") != base_url.rstrip("/"):
-        raise InputError(
-            f"the bundle sends the rows to {base_url}, and it is for you to allow that"
-            + (f", not {endpoint}" if endpoint else ""),
-            where=where,
-            mend=f"If you trust that server with them, add --endpoint {base_url} (in Python, endpoint={base_url!r}).",
-        )
-    if named is not None and key_env is None:
-        raise InputError(
-            f"the bundle asks {base_url} with a key, and it is for you to say which",
-            where=where,
-            mend=f"If you trust that server with it, add --key-env {named} (in Python, key_env={named!r}).",
-        )
+    check_allowed(base_url, named, endpoint, key_env, who="bundle", where=where)
     written = manifest.written
     schema = json_schema(written) if written is not None else None
     model = RemoteModel(Client(asked, most=_CONCURRENCY, keep=True), way=way, schema=schema, patience=patience)

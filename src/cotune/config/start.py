@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ def fill_from_bundle(values: dict[str, Any]) -> None:
     Only the manifest is read; whether the bundle is what it says is checked before it is used.
 
     Raises:
-        InputError: ``start`` names no bundle, or one whose model answers behind an endpoint.
+        InputError: ``start`` names no bundle, one whose model answers behind an endpoint, or one whose base model would have to
+            be fetched from the hub.
     """
     start, data = values.get("start"), values.get("data")
     if not isinstance(start, str) or not start.strip() or not isinstance(data, dict):
@@ -31,8 +33,30 @@ def fill_from_bundle(values: dict[str, Any]) -> None:
             where=start,
             mend="Start afresh, with its prompt as --prompt.",
         )
+    if values.get("model") is None:
+        _check_here(base_of(manifest), start)
     columns = {"input": list(manifest.input_fields), "output": manifest.output_field}
     for place, known in ((data, columns), (values, {"metric": manifest.named_metric, "model": base_of(manifest)})):
         for key, value in known.items():
             if place.get(key) is None:
                 place[key] = value
+
+
+def _check_here(model: str, start: str) -> None:
+    """Refuse a base model that is not on this machine: a bundle may come from anywhere and name one of any size."""
+    from cotune.model.bundled import BUNDLED_MODEL, resolve_model
+    from cotune.model.folder import NotFetchedError
+
+    if model.lower() == BUNDLED_MODEL or Path(model).exists():
+        return
+    try:
+        resolve_model(model, fetch=False)
+    except NotFetchedError as error:
+        raise InputError(
+            f"the bundle's base model: {error.what}",
+            where=start,
+            mend=f"If you want it, add --model {shlex.quote(model)} (in Python, model={model!r}).",
+        ) from error
+    except InputError:
+        # Whoever needs the model tells what is wrong with it.
+        return

@@ -10,6 +10,7 @@ from typing import Any
 
 from cotune.cycle.answering import LabelAnswering
 from cotune.cycle.attempt import attempt
+from cotune.cycle.kept import register_kept
 from cotune.cycle.lab import Lab
 from cotune.cycle.track import Measured, measure
 from cotune.errors import DivergedError
@@ -160,7 +161,7 @@ class Heads:
         if "skipped" in value:
             return None
         for name in ("adapter_id", "final_id"):
-            adapters.register(lab.folder / "adapters" / value[name])
+            register_kept(adapters, lab.folder, value[name])
         self._final[value["adapter_id"]] = value["final_id"]
         try:
             return measure(lab, candidate.prompt, value["adapter_id"], candidate.steps, "head", BY_PROBE)

@@ -3,45 +3,107 @@
 The cycle is a program whose every effect goes through :meth:`Journal.step`. A run that goes on after a kill runs the same
 program again: steps that stand in the journal give back what was recorded, the first one that does not is done for real.
 So nothing is lost, and there is no second piece of code that rebuilds a half-finished run.
+
+Each line holds a hash of itself and of the line before, so that one that was altered, lost or moved is noticed. It tells damage
+and editing by mistake; whoever writes the whole file anew can write its hashes too.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cotune.cycle.budget import Clock
 from cotune.errors import CotuneError, InputError
-from cotune.files import canonical_json, content_hash
+from cotune.files import atomic_path, cannot_write, canonical_json, content_hash, sync_names
 
 JOURNAL = "journal.jsonl"
+CHAIN = "chain"
+"""Key of a line's hash."""
+
+
+class DamagedJournalError(CotuneError):
+    """A line of a journal that is not its last cannot be read, or is not what was written there.
+
+    Attributes:
+        line: its number, from 1.
+    """
+
+    def __init__(self, path: Path, line: int) -> None:
+        self.line = line
+        super().__init__(
+            f"{path}: line {line} of the journal is damaged or was altered. The same cotune run command with --cut-journal "
+            "keeps a copy, cuts the journal there and goes on from the step before; or start a new --out folder."
+        )
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
     """The journal's whole lines; a torn last line, as a kill leaves it, is passed over.
 
     Raises:
-        CotuneError: a line before the last one cannot be read.
+        InputError: the file cannot be read.
+        DamagedJournalError: a line before the last one cannot be read, or a line is not the one that was written there.
     """
     if not path.is_file():
         return []
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"the journal cannot be read ({error.strerror or error})", where=str(path), mend="Check its permissions."
+        ) from error
     lines = data.split(b"\n")
-    events = []
+    events: list[dict[str, Any]] = []
+    chain: str | None = None
     for number, line in enumerate(lines[:-1], start=1):
         try:
             event = json.loads(line)
-            if not isinstance(event, dict) or "kind" not in event:
+            # Whatever a step has, it has a value: null where there is nothing to say.
+            if not isinstance(event, dict) or not isinstance(event.get("kind"), str) or "value" not in event:
                 raise ValueError("not an event")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines) - 1:
                 break
-            raise CotuneError(f"{path}: line {number} of the journal is damaged. Start a new --out folder.") from error
+            raise DamagedJournalError(path, number) from error
+        # Journals of versions before this hash have none.
+        if (chain is not None or CHAIN in event) and event.get(CHAIN) != _link(chain, event):
+            raise DamagedJournalError(path, number)
+        chain = event.get(CHAIN)
         events.append(event)
     return events
+
+
+def cut_journal(folder: Path) -> Path | None:
+    """Cut a damaged journal before its first damaged line; returns the copy that was kept, None where nothing is damaged.
+
+    Args:
+        folder: the run's. The caller sees to it that no run is at work there.
+
+    Raises:
+        InputError: the journal or its copy cannot be written.
+    """
+    path = folder / JOURNAL
+    try:
+        read_journal(path)
+        return None
+    except DamagedJournalError as error:
+        line = error.line
+    data = path.read_bytes()
+    number = sum(1 for _ in folder.glob(f"{JOURNAL}.damaged-*")) + 1
+    copy = folder / f"{JOURNAL}.damaged-{number}"
+    with atomic_path(copy) as temporary:
+        temporary.write_bytes(data)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(b"".join(part + b"\n" for part in data.split(b"\n")[: line - 1]))
+    return copy
+
+
+def _link(before: str | None, event: Mapping[str, Any]) -> str:
+    """What a line's hash must be, by the line and the hash of the one before."""
+    return content_hash([before, {name: value for name, value in event.items() if name != CHAIN}])
 
 
 class Journal:
@@ -93,7 +155,7 @@ class Journal:
         name = content_hash(key)
         if self.replaying:
             event = self._events[self._next]
-            if event["kind"] != kind or event["key"] != name:
+            if event["kind"] != kind or event.get("key") != name:
                 self.broken = True
                 raise CotuneError(
                     f"{self.path}: line {self._next + 1} records a step {event['kind']!r} where this version of cotune "
@@ -110,12 +172,21 @@ class Journal:
 
     def _append(self, kind: str, name: str, value: Any) -> Any:
         event = {"n": len(self._events), "kind": kind, "key": name, "active_s": round(self.clock(), 3), "value": value}
+        # Numbers that JSON writes otherwise than Python must give one hash on either way.
+        event = json.loads(canonical_json(event))
+        before = self._events[-1].get(CHAIN) if self._events else None
+        # A journal that an older version began stays without.
+        if before is not None or not self._events:
+            event[CHAIN] = _link(before, event)
         line = canonical_json(event)
         try:
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(line + "\n")
                 stream.flush()
                 os.fsync(stream.fileno())
+            if not self._events:
+                # The file's name must outlast a loss of power too.
+                sync_names(self.path.parent)
         except OSError as error:
             self.broken = True
             raise InputError(
@@ -135,6 +206,9 @@ class Journal:
             return
         whole = sum(len(line) + 1 for line in self.path.read_bytes().split(b"\n")[: len(self._events)])
         if whole < self.path.stat().st_size:
-            with self.path.open("r+b") as stream:
-                stream.truncate(whole)
-                os.fsync(stream.fileno())
+            try:
+                with self.path.open("r+b") as stream:
+                    stream.truncate(whole)
+                    os.fsync(stream.fileno())
+            except OSError as error:
+                raise cannot_write(self.path, error) from error

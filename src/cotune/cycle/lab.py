@@ -17,6 +17,7 @@ from cotune.cycle.candidate import Own
 from cotune.cycle.costs import CostModel
 from cotune.cycle.finish import is_asked
 from cotune.cycle.journal import Journal
+from cotune.cycle.kept import register_kept
 from cotune.cycle.reserve import spent_to
 from cotune.cycle.row_costs import RowCosts
 from cotune.cycle.stopwatch import Stopwatch
@@ -370,7 +371,7 @@ class Lab:
             self.costs.saw_training(int(value["timed_tokens"]), float(value["timed_seconds"]))
         if "failed" in value:
             return None
-        self.model.adapters.register(self.folder / "adapters" / value["adapter_id"])
+        register_kept(self.model.adapters, self.folder, value["adapter_id"])
         return str(value["adapter_id"]), int(value["steps"])
 
     def clean(self) -> None:

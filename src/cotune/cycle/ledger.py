@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,12 +10,16 @@ from cotune.errors import CotuneError
 from cotune.files import write_json
 from cotune.model.cache import cache_folder
 
+_DAMAGED = ".damaged-"
+_PATIENCE_S = 10.0
 
-def enter_opening(content_hash: str, run: Path, arms: dict[str, str]) -> int:
-    """Record that a run opens a test; returns how often other openings came before.
+
+def enter_opening(content_hash: str, run: Path, arms: dict[str, str]) -> int | None:
+    """Record that a run opens a test; returns how often other openings came before, None where that is not known.
 
     The ledger lies in the cache folder by the test's content, so a renamed or copied file is known again. One run that goes on
-    with the same arms counts once.
+    with the same arms counts once. A file that cannot be read is set aside beside the new one. As long as it lies there, what
+    it knew is missing, and the count is not known.
 
     Args:
         content_hash: of the test's rows.
@@ -27,21 +30,34 @@ def enter_opening(content_hash: str, run: Path, arms: dict[str, str]) -> int:
 
     path = cache_folder("ledger", create=False) / f"{content_hash}.json"
     mine = {"run": str(run.resolve()), "arms": arms}
-    others = 0
-    # A cache that cannot be written must not cost a run its end.
-    with contextlib.suppress(CotuneError, OSError):
+    # A cache that cannot be read or written must not cost a run its end, but what it knows must not count as nothing either.
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
+        with FileLock(path.with_suffix(".lock"), timeout=_PATIENCE_S):
             entries = _read(path)
-            others = sum({name: entry.get(name) for name in mine} != mine for entry in entries)
-            if others == len(entries):
-                write_json(path, [*entries, {**mine, "opened": datetime.now(UTC).isoformat(timespec="seconds")}])
-    return others
+            if entries is None:
+                _set_aside(path)
+            known = entries or []
+            others = sum({name: entry.get(name) for name in mine} != mine for entry in known)
+            if others == len(known):
+                write_json(path, [*known, {**mine, "opened": datetime.now(UTC).isoformat(timespec="seconds")}])
+            return None if any(path.parent.glob(f"{path.stem}{_DAMAGED}*")) else others
+    except (CotuneError, OSError):
+        return None
 
 
-def _read(path: Path) -> list[dict[str, object]]:
+def _read(path: Path) -> list[dict[str, object]] | None:
+    """The entries; None where the file is damaged."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return []
-    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    except (ValueError, RecursionError):
+        return None
+    sound = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+    return entries if sound else None
+
+
+def _set_aside(path: Path) -> None:
+    number = sum(1 for _ in path.parent.glob(f"{path.stem}{_DAMAGED}*")) + 1
+    path.replace(path.with_name(f"{path.stem}{_DAMAGED}{number}"))

@@ -10,6 +10,7 @@ from cotune.config import RunConfig, TuneConfig
 from cotune.cycle.budget import parse_budget
 from cotune.cycle.costs import CostModel
 from cotune.cycle.journal import Journal
+from cotune.cycle.kept import check_model
 from cotune.cycle.lab import Lab
 from cotune.cycle.remote import embeds_of, open_remote, remote_costs
 from cotune.cycle.stopwatch import Stopwatch
@@ -89,10 +90,11 @@ def open_lab(
 def load_model(config: RunConfig, out: Path, journal: Journal) -> tuple[LocalModel, dict[str, Any]]:
     """The model as the run's first session chose to run it: device, dtype, threads and batch size are journalled."""
     from cotune.model.bundled import resolve_model
-    from cotune.model.capability import check_capability
+    from cotune.model.capability import check_capability, check_device
     from cotune.model.score_cache import ScoreCache
 
     folder = resolve_model(config.model)
+    check_model(journal.events, folder)
     engine = config.engine
 
     def effect() -> dict[str, Any]:
@@ -108,6 +110,14 @@ def load_model(config: RunConfig, out: Path, journal: Journal) -> tuple[LocalMod
 
     probed: dict[str, Any] = journal.step("engine", [engine.model_dump(mode="json"), config.model], effect)
     settings = EngineSettings.recorded(probed, engine.max_tokens)
+    try:
+        check_device(settings.device)
+    except InputError as error:
+        raise InputError(
+            f"the run was begun on {settings.device}, and here {error.what}",
+            where=str(out),
+            mend="Go on with it on a machine that has one, or begin anew here with another --out.",
+        ) from error
     model = LocalModel.load(folder, settings=settings, cache=ScoreCache(out / "scores.sqlite"), name=config.model)
     return model, probed
 

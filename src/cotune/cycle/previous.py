@@ -9,6 +9,7 @@ from typing import Any
 from cotune.bundle.load import check_probe, check_rendering
 from cotune.bundle.manifest import PROMPT
 from cotune.cycle.candidate import Candidate, Own
+from cotune.cycle.kept import register_kept
 from cotune.cycle.lab import Lab
 from cotune.cycle.start import Start
 from cotune.model.adapter_folder import bare_content_id, copy_adapter
@@ -104,6 +105,6 @@ def enter(lab: Lab, start: Start) -> Previous:
     facts = lab.journal.step("previous", [start.id, task.fingerprint], effect)
     if start.adapter_folder is not None:
         for adapter in {manifest.adapter_id, ground} - {BASE}:
-            lab.model.adapters.register(lab.folder / "adapters" / adapter)
+            register_kept(lab.model.adapters, lab.folder, adapter)
         check_probe(lab.model, manifest, start.adapter_folder)
     return Previous(candidate, prompt, facts)

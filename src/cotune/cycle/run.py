@@ -20,8 +20,9 @@ from cotune.cycle.budget import parse_budget
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.ending import EndCosts
 from cotune.cycle.golds import check_golds, check_lengths
-from cotune.cycle.journal import JOURNAL, Journal, read_journal
+from cotune.cycle.journal import JOURNAL, Journal, cut_journal, read_journal
 from cotune.cycle.judging import open_judge, read_by_hand
+from cotune.cycle.kept import read_config
 from cotune.cycle.lab import Lab
 from cotune.cycle.loop import Loop
 from cotune.cycle.neighbours import check_neighbours
@@ -48,7 +49,7 @@ from cotune.cycle.watching import Watcher
 from cotune.errors import BusyError, CotuneError, InputError
 from cotune.evaluate.detectable import detectable_sentence
 from cotune.evaluate.resampling import group_index
-from cotune.files import remove_stale, write_json, write_text
+from cotune.files import cannot_write, remove_stale, write_json, write_text
 from cotune.model.adapters import BASE
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt, parse_prompt
@@ -331,16 +332,15 @@ def _check_same(
         write_json(path, {"config": config.model_dump(mode="json"), "identity": identity})
         return None
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        before = RunConfig.model_validate(stored["config"])
-    except (ValueError, KeyError) as error:
+        before, known = read_config(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError("the run's config cannot be read", where=str(path), mend="Choose another --out.") from error
     changes = before.differences(config)
-    if not changes and stored["identity"] != identity:
+    if not changes and known != identity:
         changes = [
-            f"{name}: {stored['identity'].get(name)} -> {identity.get(name)}"
-            for name in {**stored["identity"], **identity}
-            if stored["identity"].get(name) != identity.get(name)
+            f"{name}: {known.get(name)} -> {identity.get(name)}"
+            for name in {**known, **identity}
+            if known.get(name) != identity.get(name)
         ]
     if changes:
         raise InputError(
@@ -363,6 +363,14 @@ def _check_model(config: RunConfig) -> None:
         resolve_model(config.model)
 
 
+def cut_damaged(out: Path) -> Path | None:
+    """Cut a run's damaged journal, while nobody else works there, as :func:`cotune.cycle.journal.cut_journal` does."""
+    if not (out / JOURNAL).is_file():
+        return None
+    with _locked(out):
+        return cut_journal(out)
+
+
 def _take_back(out: Path, made: Sequence[Path]) -> None:
     """Where the input proves wrong before there is a plan, leave the place as it was: a mended command may use it."""
     if any(event["kind"] == "plan" for event in read_journal(out / JOURNAL)):
@@ -383,6 +391,8 @@ def _locked(out: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise BusyError(f"another process works in {out}. Wait for it, or choose another --out.") from error
+    except OSError as error:
+        raise cannot_write(out, error) from error
     try:
         yield
     finally:

@@ -27,6 +27,7 @@ from cotune.evaluate.f1_posterior import dirichlet_f1
 from cotune.evaluate.given import LabelsGiven
 from cotune.evaluate.intervals import Interval, aggregate_interval, mean_interval, proportion_interval
 from cotune.evaluate.noise import Noise, told_with_noise
+from cotune.evaluate.openings import openings_sentence
 from cotune.evaluate.previous import compare_parts, keep_sentence, which_to_keep
 from cotune.evaluate.scoring import finite
 from cotune.evaluate.selection import winners_curse
@@ -96,9 +97,9 @@ def build_summary(
     if untuned:
         verdict += f" Nothing was tuned: {NOT_TUNED}."
     opening: Mapping[str, Any] = next((e["value"] for e in lab.journal.events if e["kind"] == "open_test"), {})
-    if opened := int(opening.get("opened_before", 0)):
-        times = "once" if opened == 1 else f"{opened} times"
-        verdict += f" This test was opened {times} before: read its p-values with care."
+    opened = opening.get("opened_before", 0)
+    if openings := openings_sentence(opened):
+        verdict += f" {openings}"
     if untuned and (wrong := _invalid(lab, shipped)):
         verdict += f" {wrong}"
     judging = judge_told(lab, trust["judge"])

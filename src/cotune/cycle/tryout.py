@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,8 @@ from cotune.config import RunConfig
 from cotune.cycle.answering import answering_for, rules_of
 from cotune.cycle.candidate import Candidate, Own
 from cotune.cycle.journal import read_journal
+from cotune.cycle.kept import check_model, read_config, recorded, register_kept
+from cotune.cycle.permissions import Permissions
 from cotune.embed import Neighbours
 from cotune.errors import CotuneError, InputError, no_run
 from cotune.evaluate.decision import BY_PROBE, Decision
@@ -22,7 +23,7 @@ from cotune.evaluate.judge import Judge
 from cotune.evaluate.paired import paired_difference
 from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapters import BASE
-from cotune.model.engine_settings import EngineSettings
+from cotune.model.engine_settings import EngineSettings, batch_tokens, weight_bytes
 from cotune.model.local import LocalModel
 from cotune.model.remote import RemoteModel
 from cotune.model.state_store import layers_of_interest
@@ -118,25 +119,30 @@ class Tryouts:
     Args:
         folder: a run's folder that got as far as confirming its winner.
         task: the run's rows, where they lie in no file.
+        permissions: what the folder may do. By itself it lets nothing be executed, sent or fetched.
 
     Raises:
-        InputError: no such run, a run that has no winner yet, or data or a model that has changed.
+        InputError: no such run, a run that has no winner yet, data or a model that has changed, or a file to execute, a server
+            or a secret that the folder names and the user did not.
     """
 
-    def __init__(self, folder: Path, task: Task | None = None) -> None:
-        config, events = _stored(folder)
+    def __init__(self, folder: Path, task: Task | None = None, *, permissions: Permissions | None = None) -> None:
+        config, identity, events = _stored(folder)
         confirmed = [e for e in events if e["kind"] == "confirm"]
         if not confirmed:
             mend = "Let it go on with the same cotune run command."
             raise InputError("the run has no winner yet", where=str(folder), mend=mend)
+        judging = next((e["value"] for e in events if e["kind"] == "judge"), None)
+        permissions = permissions or Permissions()
+        config = permissions.applied(config, folder, judged=judging is not None, rows_known=task is not None)
         going_on: dict[str, Any] = next((e["value"] for e in events if e["kind"] == "previous"), {})
         if task is None:
             known = _known(going_on) if going_on else None
-            task = Task.from_config(config, known=known, checked=False)
-        identity = json.loads((folder / "config.json").read_text(encoding="utf-8"))["identity"]
-        if identity["data"] != task.fingerprint:
-            mend = "Restore the data files."
+            task = Task.from_config(config, known=known, checked=False, run_metric=False)
+        if identity.get("data") != task.fingerprint:
+            mend = "Restore the data files, and the metric's file where there is one."
             raise InputError("the data is not what the run was made with", where=config.data.train, mend=mend)
+        task.run_metric()
         settled = confirmed[-1]["value"]
         self._config, self._task = config, task
         # Scores on dev say nothing about weights that a refit let learn from it.
@@ -145,20 +151,15 @@ class Tryouts:
         self._words = previous.label_words
         shipped = settled["arms"].get("best_tuned") or settled["arms"]["prompt_only"]
         self._refitted = config.refit and self._winner.adapter != Candidate.from_json(shipped).adapter
-        engine = next(e["value"] for e in events if e["kind"] == "engine")
-        self._model = _reopened(config, folder, engine, task)
-        start = next(e["value"] for e in events if e["kind"] == "start")
-        if self._model.fingerprint != start["model_fingerprint"]:
-            raise InputError("the model is not the one the run was made with", where=config.model)
-        recorded = next((e["value"] for e in events if e["kind"] == "judge"), None)
-        self._judge = _judge(config, folder, recorded) if recorded is not None else None
+        self._model = _reopened(config, folder, events, task, permissions)
+        self._judge = _judge(config, folder, judging) if judging is not None else None
         self._dev = dev_in_order(task.dev, config.seed)
         self._probe: Probe | None = None
         self._read: dict[tuple[str, str], tuple[Evaluation, int]] = {}
         self._weights: list[tuple[str, Decision | None]] = [(self._winner.adapter, self._winner.decision)]
         if self._winner.adapter != BASE and isinstance(self._model, LocalModel):
             adapters = self._model.adapters
-            adapters.register(folder / "adapters" / self._winner.adapter)
+            register_kept(adapters, folder, self._winner.adapter)
             self._probe = adapters.probe(self._winner.adapter)
             if self._probe is not None:
                 # The winner's probe was fitted to its own wording, so both prompts get one by the same rule.
@@ -274,9 +275,11 @@ def judged_by_probe(
     return given.judge(dev, BY_PROBE, task), sum(row.truncated for row in rendered[count:])
 
 
-def try_prompt(folder: Path, text: str, *, where: str = "prompt", task: Task | None = None) -> Tryout:
+def try_prompt(
+    folder: Path, text: str, *, where: str = "prompt", task: Task | None = None, permissions: Permissions | None = None
+) -> Tryout:
     """One prompt against a run's winner; for several, keep a :class:`Tryouts`, whose errors and arguments these are."""
-    return Tryouts(folder, task).compare(text, where=where)
+    return Tryouts(folder, task, permissions=permissions).compare(text, where=where)
 
 
 def _known(going_on: Mapping[str, Any]) -> Known:
@@ -289,22 +292,49 @@ def _unheard(tokens: int) -> None:
     """Nobody watches."""
 
 
-def _reopened(config: RunConfig, folder: Path, engine: dict[str, Any], task: Task) -> LocalModel | RemoteModel:
-    """The model as the run used it; ``engine`` is what that step recorded."""
-    from cotune.model.bundled import resolve_model
+def _reopened(
+    config: RunConfig, folder: Path, events: list[dict[str, Any]], task: Task, permissions: Permissions
+) -> LocalModel | RemoteModel:
+    """The model as the run used it.
+
+    Raises:
+        InputError: it is not here, or not the one that the run was made with, which is found before it is loaded.
+    """
     from cotune.model.score_cache import ScoreCache
 
+    engine, start = (recorded(events, kind, str(folder)) for kind in ("engine", "start"))
     if config.remote_model is not None:
         from cotune.cycle.remote import reopen_remote
 
         remote = reopen_remote(config, folder, engine, task)
+        if remote.fingerprint != start["model_fingerprint"]:
+            raise InputError("the model is not the one the run was made with", where=config.model)
         remote.chooser = Neighbours()
         return remote
-    settings = EngineSettings.recorded(engine, config.engine.max_tokens)
+    place = permissions.model_folder(config, folder)
+    check_model(events, place)
+    settings = _settings_here(engine, config.engine.max_tokens, place)
     cache = ScoreCache(folder / "scores.sqlite")
-    model = LocalModel.load(resolve_model(config.model), settings=settings, cache=cache, name=config.model, light=True)
+    model = LocalModel.load(place, settings=settings, cache=cache, name=config.model, light=True)
     model.renderer.chooser = Neighbours(model)
     return model
+
+
+def _settings_here(engine: Mapping[str, Any], max_tokens: int, folder: Path) -> EngineSettings:
+    """The engine as the run used it; where its device is not here, as this machine runs the model best.
+
+    Both prompts are scored here and now, so that the comparison is as fair on another machine.
+    """
+    from cotune.model.capability import check_capability, check_device
+
+    settings = EngineSettings.recorded(engine, max_tokens)
+    try:
+        check_device(settings.device)
+    except InputError:
+        found = check_capability("auto", "auto", None)
+        tokens = batch_tokens(found.memory_bytes, weight_bytes(folder))
+        return EngineSettings(found.device, found.dtype, found.threads, tokens, max_tokens, found.memory_bytes)
+    return settings
 
 
 def _judge(config: RunConfig, folder: Path, recorded: dict[str, Any]) -> Judge:
@@ -313,15 +343,15 @@ def _judge(config: RunConfig, folder: Path, recorded: dict[str, Any]) -> Judge:
     return reopen_judge(config, folder, recorded)
 
 
-def _stored(folder: Path) -> tuple[RunConfig, list[dict[str, Any]]]:
+def _stored(folder: Path) -> tuple[RunConfig, Mapping[str, Any], list[dict[str, Any]]]:
     path, mend = folder / "config.json", "Give the --out folder of a cotune run."
     if not path.is_file():
         raise no_run(folder)
     try:
-        config = RunConfig.model_validate(json.loads(path.read_text(encoding="utf-8"))["config"])
-    except (ValueError, KeyError) as error:
+        config, identity = read_config(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError("the run's config cannot be read", where=str(path), mend=mend) from error
     try:
-        return config, read_journal(folder / "journal.jsonl")
+        return config, identity, read_journal(folder / "journal.jsonl")
     except CotuneError as error:
         raise InputError(str(error), where=str(folder)) from error

@@ -92,6 +92,8 @@ def _check(kind: str, folder: Path) -> None:
         raise InputError("there is no model.safetensors", where=str(folder), mend=f"Give a folder that {kind} saved.")
     if modules.is_file():
         _check_modules(modules)
+    for path in sorted(folder.rglob("*.json")):
+        _check_parts(path)
 
 
 def _check_modules(path: Path) -> None:
@@ -100,6 +102,22 @@ def _check_modules(path: Path) -> None:
         types = [str(module["type"]) for module in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError("the file names no modules", where=str(path), mend="Save the model again.") from error
+    _check_types(types, path)
+
+
+def _check_parts(path: Path) -> None:
+    """The same for a part that consists of parts, such as a router: its own file names their classes under ``types``."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        # Whoever needs the file will say what is wrong with it.
+        return
+    parts = config.get("types") if isinstance(config, dict) else None
+    if isinstance(parts, dict):
+        _check_types([str(name) for name in parts.values()], path)
+
+
+def _check_types(types: Sequence[str], path: Path) -> None:
     for name in types:
         if not name.startswith("sentence_transformers."):
             raise InputError(

@@ -44,7 +44,7 @@ class AnswerCache:
             with self._lock:
                 found = self._connection.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
             return None if found is None else json.loads(found[0])
-        except (sqlite3.Error, ValueError) as error:
+        except (sqlite3.Error, ValueError, TypeError) as error:
             raise self._failed("read", error) from error
 
     def put(self, key: str, answer: Any) -> None:

@@ -51,12 +51,14 @@ _MEND_FETCH = (
 Progress = Callable[[str], None]
 
 
-def resolve_model(name: str, progress: Progress | None = None) -> Path:
+def resolve_model(name: str, progress: Progress | None = None, *, fetch: bool = True) -> Path:
     """The folder of a model given by name: the bundled one, a local folder, or a hub id.
 
     Args:
         name: ``smollm2-135m``; the path of a folder; or ``org/name`` or ``org/name@revision`` on the hub.
         progress: told, in a sentence each, what takes time.
+        fetch: whether a model that is not on this machine may be fetched from the hub: yes where the user names it, no where
+            a folder does that may come from anywhere. The bundled model is pinned to the byte and may always be fetched.
 
     Returns:
         A folder with ``config.json``, safetensors weights and a tokenizer, of a causal language model.
@@ -76,7 +78,7 @@ def resolve_model(name: str, progress: Progress | None = None) -> Path:
             where="model",
             mend=f"Give {BUNDLED_MODEL}, an existing folder, or a hub id such as org/name.",
         )
-    folder = fetch_from_hub(name, progress)
+    folder = fetch_from_hub(name, progress, fetch=fetch)
     check_model_folder(folder)
     return folder
 

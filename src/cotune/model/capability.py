@@ -123,6 +123,15 @@ def check_capability(
     )
 
 
+def check_device(device: str) -> None:
+    """Check that a device, such as a run recorded it, is on this machine.
+
+    Raises:
+        InputError: it is not, or torch cannot use it.
+    """
+    _device(device)
+
+
 def default_threads() -> int:
     """CPU threads to use: processors that this process may use, or fewer where ``OMP_NUM_THREADS`` says so."""
     wish = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()

@@ -16,10 +16,21 @@ ENGINE_VERSION = "10"
 """Raised when a change of the engine can change scores."""
 
 
+def processor(device: str) -> str:
+    """What a device computes with: a GPU's name, or the widest instructions that torch uses on this CPU.
+
+    Other instructions sum in another order, so the same model on the same threads gives other last digits.
+    """
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name(torch.device(device)))
+    return str(torch.backends.cpu.get_cpu_capability())
+
+
 def engine_facts(model: LocalModel) -> dict[str, str | int]:
-    """Device, number type, threads, attention, products and versions."""
+    """Device and what it is, number type, threads, attention, products and versions."""
     return {
         "device": model.settings.device,
+        "processor": processor(model.settings.device),
         "dtype": model.settings.dtype,
         "threads": torch.get_num_threads(),
         "kernel": ATTENTION_NAME if model.shared else "plain",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cotune.errors import InputError
+
 _LEAST_TOKENS, _MOST_TOKENS = 256, 2048
 
 
@@ -34,11 +36,21 @@ class EngineSettings:
 
     @staticmethod
     def recorded(engine: Mapping[str, Any], max_tokens: int) -> EngineSettings:
-        """Those of a run, as its journal's ``engine`` step has them."""
+        """Those of a run, as its journal's ``engine`` step has them.
+
+        Raises:
+            InputError: the step holds something else.
+        """
         names = ("device", "dtype", "threads", "batch_tokens")
-        return EngineSettings(
-            **{name: engine[name] for name in names}, max_tokens=max_tokens, memory_bytes=engine["probe"]["memory_bytes"]
-        )
+        try:
+            memory = int(engine["probe"]["memory_bytes"])
+            return EngineSettings(**{name: engine[name] for name in names}, max_tokens=max_tokens, memory_bytes=memory)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                "the journal does not say how the model was run",
+                where="step 'engine'",
+                mend="Copy the run's folder again from where it was made.",
+            ) from error
 
 
 def batch_tokens(free: int, weights: int) -> int:

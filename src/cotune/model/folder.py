@@ -32,6 +32,14 @@ _INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
+FROM_HUB = "hub"
+"""Given in place of a base model's folder, it lets the model that a folder names be fetched from the hub."""
+
+
+class NotFetchedError(InputError):
+    """A model is not on this machine, and the user did not say that it may be fetched."""
+
+
 def check_model_folder(folder: Path) -> None:
     """Check, without loading it, that a folder holds a causal language model that cotune can use.
 
@@ -57,6 +65,8 @@ def check_model_folder(folder: Path) -> None:
             "there is no config.json", where=where, mend="Give the folder that a model was saved to by transformers."
         )
     _check_config(_read_json(folder / "config.json"), where)
+    if "tokenizer_config.json" in names:
+        _check_tokenizer(_read_json(folder / "tokenizer_config.json"), where)
     _check_weights(folder, names)
     if not any(names.issuperset(option) for option in _TOKENIZERS):
         raise InputError(
@@ -104,7 +114,7 @@ def model_fingerprint(folder: Path) -> str:
     return content_hash(hashes, 64)
 
 
-def fetch_from_hub(name: str, progress: Callable[[str], None] | None = None) -> Path:
+def fetch_from_hub(name: str, progress: Callable[[str], None] | None = None, *, fetch: bool = True) -> Path:
     """The local folder of a model on the Hugging Face hub, fetched into the hub's own cache when it is not there yet.
 
     Only safetensors, JSON and tokenizer files of the top folder are fetched.
@@ -112,9 +122,11 @@ def fetch_from_hub(name: str, progress: Callable[[str], None] | None = None) -> 
     Args:
         name: ``org/name``, or ``org/name@revision`` for a branch, tag or commit.
         progress: told what is fetched.
+        fetch: whether the hub may be asked at all; else only its cache on this machine is looked at.
 
     Raises:
         InputError: no such model or revision, no access to it, or no network and not in the hub's cache.
+        NotFetchedError: it is not in the hub's cache, and ``fetch`` is False.
     """
     import huggingface_hub
     from huggingface_hub import errors, utils
@@ -133,6 +145,10 @@ def fetch_from_hub(name: str, progress: Callable[[str], None] | None = None) -> 
             folder = Path(huggingface_hub.snapshot_download(repository, local_files_only=True, **options))
             if _whole(folder):
                 return folder
+        if not fetch:
+            raise NotFetchedError(
+                f"{name} is not on this machine, and it is for you to allow that it is fetched", where="model"
+            )
         if progress:
             progress(f"Fetching {name} from the hub.")
         return Path(huggingface_hub.snapshot_download(repository, **options))
@@ -222,6 +238,23 @@ def _check_config(config: dict[str, Any], where: str) -> None:
     if architectures and not writers:
         raise InputError(
             f"{shown} has no head that writes text (an encoder, an embedder or a classifier)", where=where, mend=mend
+        )
+
+
+def _check_tokenizer(config: dict[str, Any], where: str) -> None:
+    """Refuse a tokenizer whose class lies in the folder itself and which transformers does not know."""
+    named = config.get("auto_map")
+    if not named or (isinstance(named, dict) and not named.get("AutoTokenizer")):
+        return
+    # Rare enough for this import, which takes seconds.
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    kind = str(config.get("tokenizer_class") or "")
+    if not kind or all(tokenizer_class_from_name(name) is None for name in (kind, f"{kind}Fast")):
+        raise InputError(
+            f"the tokenizer class {kind!r} runs code from its own folder, which cotune does not do",
+            where=where,
+            mend="Choose a model with a tokenizer that transformers knows.",
         )
 
 

@@ -76,7 +76,7 @@ class LightTokenizer:
         """Transformers' own tokenizer."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False)
 
     @property
     def added_tokens_decoder(self) -> dict[int, Any]:

@@ -67,7 +67,10 @@ class ScoreCache:
             found = self._connection.execute("SELECT rows, labels, tokens, data FROM batches WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error:
             return None
-        if found is None or len(found[3]) != found[0] * found[1] * 8:
+        # A file that somebody else wrote may hold anything in any column.
+        if found is None or not isinstance(found[3], bytes) or not all(isinstance(n, int) and n >= 0 for n in found[:3]):
+            return None
+        if len(found[3]) != found[0] * found[1] * 8:
             return None
         return np.frombuffer(found[3], dtype="<f8").reshape(found[0], found[1]).copy(), int(found[2])
 

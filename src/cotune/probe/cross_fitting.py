@@ -128,13 +128,13 @@ def cross_fit(
         seed: draws the folds.
 
     Raises:
-        InputError: there are fewer than two rows, groups or labels, shapes do not fit, or a state or an offset is not finite.
+        InputError: there are fewer than two rows, groups or labels, shapes do not fit, or a state or a word's logit is not finite.
     """
     stack = states[None] if states.ndim == 2 else states
     y = np.asarray(labels, dtype=np.int64)
     count = int(y.max(initial=0)) + 1 if classes is None else classes
     numbers = list(range(1, len(stack) + 1)) if layers is None else list(layers)
-    _check(stack, y, count, numbers, groups, offsets)
+    _check(stack, y, count, numbers, groups, words)
     units = len(y) if groups is None else len(set(map(str, groups)))
     folds, repeats = min(folds, units), (REPEATS if len(y) < FEW_ROWS else 1) if repeats is None else repeats
     held = [fold_numbers(y, folds, groups=groups, seed=seed + 1000 * repeat) for repeat in range(repeats)]
@@ -234,7 +234,7 @@ def _check(
     classes: int,
     numbers: Sequence[int],
     groups: Sequence[object] | None,
-    offsets: NDArray[np.float32] | None,
+    words: NDArray[np.float32] | None,
 ) -> None:
     if stack.ndim != 3 or stack.shape[1] != len(y) or len(numbers) != len(stack):
         raise InputError(
@@ -244,10 +244,10 @@ def _check(
         )
     if groups is not None and len(groups) != len(y):
         raise InputError(f"{len(groups)} groups do not fit {len(y)} rows", where="groups", mend="Give one group a row.")
-    if offsets is not None and offsets.shape != (len(y), classes):
+    if words is not None and words.shape != (len(y), classes):
         raise InputError(
-            f"offsets of shape {offsets.shape} do not fit {len(y)} rows and {classes} labels",
-            where="offsets",
+            f"logits of words of shape {words.shape} do not fit {len(y)} rows and {classes} labels",
+            where="words",
             mend="Give [rows, classes].",
         )
     if len(y) < 2 or len(set(y.tolist())) < 2 or (groups is not None and len(set(map(str, groups))) < 2):
@@ -256,5 +256,5 @@ def _check(
         raise InputError(f"labels must be numbers from 0 to {classes - 1}", where="labels", mend="Number the labels from 0.")
     if not np.isfinite(stack).all():
         raise InputError("a hidden state is not finite", where="states", mend="Use engine.dtype=float32.")
-    if offsets is not None and not np.isfinite(offsets).all():
-        raise InputError("an offset is not finite", where="offsets", mend="Give finite numbers.")
+    if words is not None and not np.isfinite(words).all():
+        raise InputError("a word's logit is not finite", where="words", mend="Give finite numbers.")

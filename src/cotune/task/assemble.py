@@ -37,7 +37,7 @@ class Source:
     ``replay`` holds rows of an earlier run, ``known`` what its bundle knows: its type and labels stay answers where
     ``type`` and ``labels`` do not say otherwise, its schema stays where all rows fit it, and rows whose answers its prompt
     shows stay out of dev. ``asked_by`` says who wants the columns where the user did not name them. Without ``checked``
-    nothing is looked for that changes no split.
+    nothing is looked for that changes no split; without ``run_metric`` a metric's file is read and not executed.
     """
 
     train: Table
@@ -58,6 +58,7 @@ class Source:
     known: Known | None = None
     asked_by: str = ""
     checked: bool = True
+    run_metric: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
     """
     _check_request(source)
     kind, guess = _type(source)
-    judged = metric_for(metric, Output(kind))
+    judged = metric_for(metric, Output(kind), run=source.run_metric)
     labelled = examples_from(source.train, "train", source, kind)
     dev = examples_from(source.dev, "dev", source, kind) if source.dev is not None else None
     test = examples_from(source.test, "test", source, kind) if source.test is not None else None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from cotune.task.confusable import looks
 from cotune.task.example import Example
 from cotune.task.sealed import SealedTest
 from cotune.task.split import duplicate_key, normalised
@@ -19,6 +21,9 @@ LONG_WORDS = 600
 FEW_ROWS = 5
 IMBALANCE = 20
 MOST_COMPARED = 20_000
+# Punctuation and blanks, but for those that are read as words; symbols (+, emoji, currency) are none of them.
+_SEPARATING = frozenset({"Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Zs"})
+_MEANING = frozenset("#%&*@/")
 _WORD = re.compile(r"\w+")
 _SHOWN = 5
 
@@ -359,16 +364,38 @@ def _balance(train: Sequence[Example], labels: Sequence[str]) -> Iterable[Findin
                 f"labels are uneven: {top} train rows of {most!r}, {low} of {least!r}; look at macro_f1 too",
                 round(top / low),
             )
-    alike: dict[str, list[str]] = defaultdict(list)
-    for label in labels:
-        alike["".join(_WORD.findall(normalised(label).replace("_", " ")))].append(label)
-    if doubles := [same for same in alike.values() if len(same) > 1]:
-        yield Finding(
-            "labels_alike",
-            "warning",
-            f"some labels differ in case or punctuation alone: {', '.join(map(repr, doubles[0]))}",
-            len(doubles),
-        )
+    yield from _alike(labels)
+
+
+def _alike(labels: Sequence[str]) -> Iterable[Finding]:
+    """Labels that a person would take for one: by case or punctuation, or by letters of another script that look the same."""
+    for kind, key, differ in (
+        ("labels_alike", _plain_label, "in case or punctuation alone"),
+        ("labels_look_alike", looks, "in letters alone that look the same but belong to different scripts"),
+    ):
+        alike: dict[str, list[str]] = defaultdict(list)
+        for label in labels:
+            alike[key(label)].append(label)
+        if doubles := [same for same in alike.values() if len(same) > 1]:
+            message = f"some labels differ {differ}: {', '.join(map(repr, doubles[0]))}"
+            yield Finding(kind, "warning", message, len(doubles))
+
+
+def _plain_label(label: str) -> str:
+    """A label without case and without what only separates or ends its words.
+
+    Signs that mean something stay: symbols (C++, 👍), a dash at an end (-1, B-), points and dashes between digits (1.5).
+    """
+    text = normalised(label).replace("_", " ")
+    kept = []
+    for i, character in enumerate(text):
+        before, after = text[i - 1 : i], text[i + 1 : i + 2]
+        category = unicodedata.category(character)
+        separates = category in _SEPARATING and character not in _MEANING and not (before.isdigit() and after.isdigit())
+        if category == "Pd":
+            separates &= before.isalnum() and after.isalnum()
+        kept.append("" if separates else character)
+    return "".join(kept) or text
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -190,8 +190,10 @@ def metric_named(name: str, where: str = "metric") -> Metric:
     )
 
 
-def metric_for(name: str | None, output: Output, where: str = "metric") -> Metric:
-    """The metric of a task: the one named, or the default of the output's type; a user's function is loaded here.
+def metric_for(name: str | None, output: Output, where: str = "metric", *, run: bool = True) -> Metric:
+    """The metric of a task: the one named, or the default of the output's type.
+
+    A user's file is executed here; with ``run`` False it is only read, and whoever may calls :meth:`UserMetric.run`.
 
     Raises:
         InputError: there is none of that name, it does not fit the type, or the user's file is missing or broken.
@@ -199,7 +201,7 @@ def metric_for(name: str | None, output: Output, where: str = "metric") -> Metri
     if name is None:
         return METRICS[DEFAULT_METRICS[output.type]]
     if names_user_metric(name):
-        own = UserMetric(name, where)
+        own = UserMetric(name, where, run=run)
         return Metric(own.name, "your own function", OUTPUT_TYPES, own, right_from=0.5, fingerprint=own.fingerprint)
     metric = metric_named(name, where)
     if output.type not in metric.types:

@@ -15,6 +15,7 @@ from cotune.task.split import duplicate_key, normalised
 THRESHOLD = 0.8
 _WIDTH, _BITS = 5, 22
 _LONGEST = 1000
+_ENOUGH = 10_000
 _MOST_MEETINGS = 5_000_000
 _MOST_GRAMS_COMPARED = 50_000_000
 
@@ -38,7 +39,7 @@ def near_pairs(examples: Sequence[Example], threshold: float = THRESHOLD) -> lis
     positions = np.array(sorted(first.values()), dtype=np.int64)
     if len(positions) < 2:
         return []
-    texts = [normalised(examples[position].text)[:_LONGEST] for position in positions]
+    texts = [_beginning(examples[position].text) for position in positions]
     grams = _gram_matrix(texts)
     sizes = np.diff(grams.indptr)
     left, right = _candidates(_rarest(grams, sizes, threshold), sizes, threshold)
@@ -60,10 +61,17 @@ def near_duplicates(first: Example, second: Example, threshold: float = THRESHOL
     """Whether two rows are equal once normalised, or a pair that :func:`near_pairs` would give."""
     grams = []
     for row in (first, second):
-        text = normalised(row.text)[:_LONGEST]
+        text = _beginning(row.text)
         grams.append({text[start : start + _WIDTH] for start in range(len(text) - _WIDTH + 1)})
     shared = len(grams[0] & grams[1])
     return duplicate_key(first) == duplicate_key(second) or shared >= threshold * max(1, len(grams[0] | grams[1]))
+
+
+def _beginning(text: str) -> str:
+    """The first characters of the normalised text, as many as count; of a very long text the rest is not looked at."""
+    begun = normalised(text[:_ENOUGH])
+    # Where the text was cut, a character may look otherwise than in its place; that is far beyond what counts.
+    return (begun if len(text) <= _ENOUGH or len(begun) >= 2 * _LONGEST else normalised(text))[:_LONGEST]
 
 
 def _gram_matrix(texts: Sequence[str]) -> Any:
@@ -112,9 +120,11 @@ def _candidates(prefix: Any, sizes: NDArray[Any], threshold: float) -> tuple[NDA
     from scipy.sparse import triu
 
     frequency = np.bincount(prefix.indices, minlength=prefix.shape[1]).astype(np.int64)
-    by_rarity = np.argsort(frequency, kind="stable")
+    # Nearly all of the millions of columns hold one row or none, which meets nobody.
+    several = np.flatnonzero(frequency > 1)
+    by_rarity = several[np.argsort(frequency[several], kind="stable")]
     work = np.cumsum(frequency[by_rarity] * (frequency[by_rarity] - 1) // 2)
-    columns = np.sort(by_rarity[(work <= _MOST_MEETINGS) & (frequency[by_rarity] > 1)])
+    columns = np.sort(by_rarity[work <= _MOST_MEETINGS])
     prefix = prefix[:, columns]
     transposed = prefix.T.tocsr()
     found = [np.zeros((3, 0), dtype=np.int64)]

@@ -75,7 +75,9 @@ class Task:
         return self.measure.name
 
     @classmethod
-    def from_config(cls, config: RunConfig, *, known: Known | None = None, checked: bool = True) -> Task:
+    def from_config(
+        cls, config: RunConfig, *, known: Known | None = None, checked: bool = True, run_metric: bool = True
+    ) -> Task:
         """Read, check and split the data that a config names.
 
         Args:
@@ -83,6 +85,7 @@ class Task:
             known: what the bundle that the run goes on from knows. Its labels stay answers, unless the config names all
                 labels; its schema stays where all rows fit it, unless the config gives one. Read from the bundle where None.
             checked: whether to look for near-duplicates and the like, which change no split and were told when the run began.
+            run_metric: whether a metric's own file is executed now; else :meth:`run_metric` does it.
 
         Raises:
             InputError: the data is missing, broken, or no task; names file, row and column.
@@ -108,6 +111,7 @@ class Task:
                 replay=read_table(data.replay) if data.replay is not None else None,
                 replay_ratio=data.replay_ratio,
                 checked=checked,
+                run_metric=run_metric,
                 known=known,
                 asked_by="the bundle" if config.start is not None else "",
             ),
@@ -115,6 +119,13 @@ class Task:
             config.metric,
             config.start,
         )
+
+    def run_metric(self) -> None:
+        """Execute the metric's own file where it was only read, as for a run's folder that may come from anywhere."""
+        from cotune.task.user_metric import UserMetric
+
+        if isinstance(self.measure.rows, UserMetric):
+            self.measure.rows.run()
 
     @classmethod
     def from_frame(

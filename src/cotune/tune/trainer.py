@@ -268,13 +268,24 @@ class TuningRun:
         self.step, self.losses, self.tokens = 0, [], 0
 
     def resume(self, branch: str = "") -> bool:
-        """Go back to the last checkpoint of a branch, if there is one; returns whether there was."""
+        """Go back to the last checkpoint of a branch, if there is one; returns whether there was.
+
+        One that is damaged counts as none and is removed: its steps are made anew from step 0.
+        """
+        from safetensors import SafetensorError
+
         path = self.folder / f"{branch or 'steady'}.safetensors"
         if not path.is_file():
             return False
         self._optimizer = None
         self._enter()
-        self._restore(path)
+        try:
+            self._restore(path)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError):
+            # Parts of it may stand in the weights by now.
+            self.restart()
+            path.unlink(missing_ok=True)
+            return False
         self.branch = branch
         return True
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from cotune.evaluate.openings import openings_sentence
 from cotune.report.html.intervals import share_interval
 from cotune.report.html.markup import data_text, esc, figure, p_value, percent, signed_points
 from cotune.report.html.plot import Point, nice_ticks, padded, scale, strip
@@ -229,9 +230,8 @@ def _selection(record: RunRecord) -> str:
     rows += [("sealed test", percent(test), _between(ci))]
     table = "".join(f"<tr><th>{name}</th><td>{value}</td><td class=ci>{ci}</td></tr>" for name, value, ci in rows)
     optimism = number(selection.get("optimism")) or 0.0
-    opened = number(record.summary.get("test_opened_before"))
-    times = "once" if opened == 1 else f"{opened or 0:.0f} times"
-    ledger = f" This test was opened {times} before: read its p-values with care." if opened else ""
+    opened = number(record.summary.get("test_opened_before", 0))
+    ledger = esc(f" {told}") if (told := openings_sentence(None if opened is None else int(opened))) else ""
     return (
         f"<div class=card><h3>Does dev flatter?</h3><table class=facts>{table}</table>"
         f"<p>The winner of {esc(selection.get('candidates', 'many'))} prompts scored {100 * abs(optimism):.1f} points "

@@ -1,0 +1,83 @@
+"""What a run's folder keeps beside its journal, read back: its config, its model, its adapters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cotune.config import RunConfig
+from cotune.errors import InputError
+from cotune.files import inside
+from cotune.model.folder import model_fingerprint
+
+if TYPE_CHECKING:
+    from cotune.model.adapters import Adapters
+
+
+def read_config(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
+    """The config of a run's ``config.json``, and the content hashes of what the run belongs to.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError, KeyError, TypeError: it holds something else.
+    """
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    identity = stored["identity"]
+    if not isinstance(identity, dict):
+        raise ValueError("the identity is no object")
+    return RunConfig.model_validate(stored["config"]), identity
+
+
+def recorded(events: Sequence[Mapping[str, Any]], kind: str, where: str) -> Any:
+    """The value of a journal's first step of a kind.
+
+    Raises:
+        InputError: there is none.
+    """
+    for event in events:
+        if event["kind"] == kind:
+            return event["value"]
+    raise InputError(
+        f"the journal holds no step {kind!r}", where=where, mend="Copy the run's folder again from where it was made."
+    )
+
+
+def check_model(events: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Check that a model's folder is what a run began with, before it is loaded; a run that has not begun takes any.
+
+    Raises:
+        InputError: its files have changed since.
+    """
+    for event in events:
+        if event["kind"] == "start" and isinstance(event["value"], Mapping):
+            before, now = event["value"].get("model_fingerprint"), model_fingerprint(folder)
+            if before != now:
+                raise InputError(
+                    f"the model is not the one that the run was made with (content hash {now[:12]}, and it was"
+                    f" {str(before)[:12]})",
+                    where=str(folder),
+                    mend="Restore its files or name the folder of the unchanged model, or begin anew with another --out.",
+                )
+
+
+def register_kept(adapters: Adapters, run: Path, adapter_id: str) -> None:
+    """Make an adapter that a run keeps usable.
+
+    Raises:
+        InputError: its files are gone, or are not what the journal says.
+    """
+    folder = inside(run / "adapters", adapter_id)
+    if not folder.is_dir():
+        raise InputError(
+            "the trained weights that the journal names are gone",
+            where=str(folder),
+            mend="Copy adapters/ of the run again from where it was made, or train anew with another --out.",
+        )
+    if adapters.register(folder) != adapter_id:
+        raise InputError(
+            "the trained weights are not the ones that the journal names",
+            where=str(folder),
+            mend="Copy adapters/ of the run again from where it was made, or train anew with another --out.",
+        )

@@ -1,0 +1,128 @@
+"""What the user lets a run's folder do. The folder may come from anywhere, so what it names is never enough."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cotune.errors import InputError
+from cotune.model.folder import FROM_HUB, NotFetchedError
+
+if TYPE_CHECKING:
+    # What imports these is imported while a user types.
+    from cotune.config import RunConfig
+    from cotune.config.endpoints import EndpointSection
+
+_HUB_ROWS = re.compile("hf://(?!/)")
+
+
+@dataclass(frozen=True)
+class Permissions:
+    """What the user said on this command line.
+
+    Attributes:
+        metric: ``FILE.py:FUNCTION``, which is executed if the run was made with it, byte for byte.
+        endpoint: URL of the model that rows may be sent to; one on this machine needs no permission.
+        key_env: environment variable with the key for it.
+        judge_endpoint: URL of the judge that rows and answers may be sent to.
+        judge_key_env: environment variable with the key for it.
+        base: folder of the base model where it moved; ``hub`` lets what the run names be fetched from the hub.
+    """
+
+    metric: str | None = None
+    endpoint: str | None = None
+    key_env: str | None = None
+    judge_endpoint: str | None = None
+    judge_key_env: str | None = None
+    base: str | Path | None = None
+
+    @property
+    def fetch(self) -> bool:
+        """Whether the hub may be asked."""
+        return str(self.base) == FROM_HUB
+
+    def applied(self, config: RunConfig, folder: Path, *, judged: bool, rows_known: bool) -> RunConfig:
+        """A run's config with what the user said in place of what its folder says.
+
+        Args:
+            config: as it stands in the folder.
+            folder: of the run, for errors.
+            judged: whether the run asks a judge.
+            rows_known: whether the rows and their metric come from the caller and not from what the folder names.
+
+        Raises:
+            InputError: the folder names a file to execute, a server or a secret that the user did not.
+        """
+        from cotune.config.paths import names_function
+
+        where = str(folder / "config.json")
+        changes: dict[str, object] = {}
+        if not rows_known:
+            if config.metric is not None and names_function(config.metric):
+                changes["metric"] = self.metric if self.metric is not None else _known_metric(config.metric, where)
+            self._check_rows(config, where)
+        if config.remote_model is not None:
+            options = ("endpoint", "key_env")
+            changes["endpoint"] = _allowed(config.endpoint, self.endpoint, self.key_env, "run", options, where)
+        elif self.base is not None and not self.fetch:
+            changes["model"] = str(self.base)
+        if judged:
+            options = ("judge_endpoint", "judge_key_env")
+            changes["judge"] = _allowed(config.judge, self.judge_endpoint, self.judge_key_env, "run's judge", options, where)
+        return config.model_copy(update=changes)
+
+    def model_folder(self, config: RunConfig, folder: Path) -> Path:
+        """Where the model of an applied config lies.
+
+        Raises:
+            InputError: it is not there, or would have to be fetched from the hub and the user did not say so.
+        """
+        from cotune.model.bundled import resolve_model
+
+        try:
+            return resolve_model(config.model, fetch=self.base is not None)
+        except NotFetchedError as error:
+            raise InputError(
+                f"the run's model: {error.what}",
+                where=str(folder / "config.json"),
+                mend="If you want that, add --base hub (in Python, base='hub'); or name its folder as the base.",
+            ) from error
+
+    def _check_rows(self, config: RunConfig, where: str) -> None:
+        data = config.data
+        # A name with a third slash is a folder of this machine.
+        named = [name for name in (data.train, data.dev, data.test, data.replay) if _HUB_ROWS.match(name or "")]
+        if named and not self.fetch:
+            raise InputError(
+                f"the run's rows are fetched from the hub ({named[0]}), and it is for you to allow that",
+                where=where,
+                mend="If you want that, add --base hub (in Python, base='hub').",
+            )
+
+
+def _known_metric(name: str, where: str) -> str:
+    """The metric that the folder names, where this user has run that very file before."""
+    from cotune.task.user_metric import UserMetric
+
+    if not UserMetric(name, f"{where}, metric", run=False).known:
+        raise InputError(
+            f"the run's metric is a Python file, {name}, and it is for you to say whether it is executed",
+            where=where,
+            mend=f"Read it first; if you trust it, add --metric {shlex.quote(name)} (in Python, metric={name!r}).",
+        )
+    return name
+
+
+def _allowed(
+    section: EndpointSection, endpoint: str | None, key_env: str | None, who: str, options: tuple[str, str], where: str
+) -> EndpointSection:
+    """The section of an endpoint with the key that the user names in place of the folder's."""
+    from cotune.bundle.remote import check_allowed
+
+    if section.base_url is None:
+        raise InputError(f"the {who} asks an endpoint and names none", where=where, mend="Copy the run's folder again.")
+    check_allowed(section.base_url, section.key_env, endpoint, key_env, who=who, options=options, where=where)
+    return section.model_copy(update={"key_env": key_env})
