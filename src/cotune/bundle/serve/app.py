@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -17,7 +18,7 @@ from cotune.bundle.serve.chat import chat
 from cotune.bundle.serve.embeddings import embeddings
 from cotune.bundle.serve.errors import ApiError, error_response
 from cotune.bundle.serve.exchange import Gone, Limits, json_response
-from cotune.bundle.serve.kind import QueueFull
+from cotune.bundle.serve.kind import ModelStopped, QueueFull
 from cotune.bundle.serve.openapi import openapi_document
 from cotune.bundle.serve.page import PAGE_POLICY, docs_page
 from cotune.bundle.serve.predict import predict
@@ -48,6 +49,9 @@ def make_app(
     document = openapi_document(shelf, limits, token=token is not None)
     page = docs_page(document, address)
 
+    def stopped(error: ModelStopped) -> Response:
+        return error_response(f"Nothing can be answered: {error}.", 503, code="model_stopped")
+
     def post(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             try:
@@ -63,7 +67,12 @@ def make_app(
                 ).response()
             except Gone:
                 return Response(status_code=499)
-            except Exception as error:
+            except ModelStopped as error:
+                return stopped(error)
+            except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
+                # Not Exception alone: a panic of the tokenizers, which are written in Rust, is none.
                 # The message of an error may hold what was sent, which is written nowhere.
                 _LOG.error("a request failed: %s", type(error).__name__)
                 return error_response("Something went wrong here; it is not the request's fault.", 500, code="internal")
@@ -80,6 +89,8 @@ def make_app(
             return error.response()
 
     async def health(request: Request) -> Response:
+        if not batcher.alive:
+            return stopped(ModelStopped())
         return json_response(Health(bundles=len(shelf.served), waiting=batcher.waiting))
 
     async def openapi(request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -10,8 +11,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from cotune.bundle.serve.kind import Kind, QueueFull
+from cotune.bundle.serve.kind import Kind, ModelStopped, QueueFull, WorkFailed
 from cotune.bundle.serve.long_texts import LongTexts
+
+_LOG = logging.getLogger(__name__)
 
 
 class Job:
@@ -81,7 +84,7 @@ class Batcher:
         self.long_texts = LongTexts()
         self._changed = threading.Condition()
         self._jobs: deque[Job] = deque()
-        self._closing = False
+        self._closing = self._stopped = False
         self._last_s, self._last_jobs, self._item_s = 0.0, 1, 0.05
         self._begun: Future[None] = Future()
         self._thread = threading.Thread(target=self._work, name="cotune-model", daemon=True)
@@ -93,6 +96,12 @@ class Batcher:
         with self._changed:
             return self._waiting()
 
+    @property
+    def alive(self) -> bool:
+        """Whether anything will be answered any more."""
+        with self._changed:
+            return not self._stopped
+
     def ready(self) -> None:
         """Wait until ``start`` has ended; raises its error."""
         self._begun.result()
@@ -102,9 +111,12 @@ class Batcher:
 
         Raises:
             QueueFull: it finds no place, or the end has come.
+            ModelStopped: the model's thread has ended.
         """
         job = Job(kind, items)
         with self._changed:
+            if self._stopped and not self._closing:
+                raise ModelStopped
             waiting = self._waiting()
             if self._closing or waiting + len(items) > self.most_waiting:
                 raise QueueFull(min(60, max(1, math.ceil(waiting * self._item_s))))
@@ -130,12 +142,28 @@ class Batcher:
             self._begun.set_exception(error)
             return
         self._begun.set_result(None)
-        while parts := self._next():
-            began = time.monotonic()
-            self._run(parts)
-            self._last_s = time.monotonic() - began
-            items = sum(len(part) for _, part in parts)
-            self._item_s += 0.2 * (self._last_s / items - self._item_s)
+        parts: list[tuple[Job, Sequence[Any]]] = []
+        try:
+            while parts := self._next():
+                began = time.monotonic()
+                self._run(parts)
+                self._last_s = time.monotonic() - began
+                items = sum(len(part) for _, part in parts)
+                self._item_s += 0.2 * (self._last_s / items - self._item_s)
+        except BaseException as error:
+            # The traceback would hold what was sent.
+            _LOG.critical("the model's thread ended: %s", type(error).__name__)
+        finally:
+            self._stop([job for job, _ in parts])
+
+    def _stop(self, running: Sequence[Job]) -> None:
+        """Nothing is taken from here on; whoever still waits, in a batch or before one, is told."""
+        with self._changed:
+            self._stopped = True
+            left, self._jobs = [*running, *self._jobs], deque()
+        for job in left:
+            if job._wanted():
+                job._fail(ModelStopped())
 
     def _next(self) -> list[tuple[Job, Sequence[Any]]]:
         """The next batch as jobs and their items; empty when the end has come."""
@@ -183,11 +211,15 @@ class Batcher:
         return parts
 
     def _run(self, parts: Sequence[tuple[Job, Sequence[Any]]]) -> None:
+        items = [item for _, part in parts for item in part]
         try:
-            results = list(parts[0][0].kind.run([item for _, part in parts for item in part]))
-        except Exception as error:
+            results = list(parts[0][0].kind.run(items))
+            if len(results) != len(items):
+                raise WorkFailed(f"{len(items)} items gave {len(results)} results")
+        except BaseException as error:
+            # A panic of a library in Rust is a BaseException; the thread must outlive it, or every request would hang.
             if len(parts) == 1:
-                parts[0][0]._fail(error)
+                parts[0][0]._fail(error if isinstance(error, Exception) else WorkFailed(type(error).__name__))
                 return
             # One request's row must not spoil the others' answers.
             for part in parts:
