@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -57,14 +56,6 @@ def text_of(prompt: Prompt, fields: Mapping[str, str], labels: Sequence[str], mo
     return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in messages)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a URL's host is this machine itself."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def remote_predictor(
     manifest: Manifest,
     prompt: Prompt,
@@ -92,6 +83,7 @@ def remote_predictor(
     """
     from cotune.embed import Neighbours
     from cotune.endpoint import Client, Endpoint
+    from cotune.endpoint.server import is_loopback
     from cotune.endpoint.way import Way
     from cotune.model.remote import RemoteModel
     from cotune.model.writing import Writing, json_schema
