@@ -13,6 +13,7 @@ from typing import Any
 
 from cotune.bundle.serve.kind import Kind, ModelStopped, QueueFull, WorkFailed
 from cotune.bundle.serve.long_texts import LongTexts
+from cotune.bundle.serve.room import Room
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class Batcher:
 
     Attributes:
         long_texts: shortens what is very long before it is entered.
+        room: for the bodies whose rows are not known yet.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Batcher:
     ) -> None:
         self.most_waiting, self.most_together = most_waiting, most_together
         self._linger, self._start = linger, start
-        self.long_texts = LongTexts()
+        self.long_texts, self.room = LongTexts(), Room()
         self._changed = threading.Condition()
         self._jobs: deque[Job] = deque()
         self._closing = self._stopped = False
