@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import uvicorn
-
 from cotune.bundle.load import load_several
 from cotune.bundle.predictor import Predictor
 from cotune.bundle.serve.app import make_app
@@ -18,12 +16,10 @@ from cotune.bundle.serve.batcher import Batcher
 from cotune.bundle.serve.exchange import Limits
 from cotune.bundle.serve.shelf import Shelf
 from cotune.errors import InputError
-from cotune.web import LOOPBACK, GracefulServer, PatientProtocol, listen
+from cotune.web import LOOPBACK, GracefulServer, bounded_config, listen
 
 # Connections at once; more are answered with 503 by uvicorn.
 _MOST_CONNECTIONS = 1024
-# Connections that wait to be taken.
-_BACKLOG = 512
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ def serve(
     """
     settings = settings or ServeSettings()
     token = _token(settings)
-    with listen(settings.port, settings.host, backlog=_BACKLOG) as listening:
+    with listen(settings.port, settings.host) as listening:
         predictors = load_several(bundles, device=settings.device, dtype=settings.dtype, base=base, weights=True)
         with prepared(predictors, listening, settings, token=token, ready=ready) as server:
             server.run(sockets=[listening])
@@ -107,20 +103,8 @@ def prepared(
         limits = Limits(body_bytes=settings.body_bytes)
         loopback = settings.host == LOOPBACK
         app = make_app(shelf, batcher, limits, address=address, port=port, loopback=loopback, token=token)
-        config = uvicorn.Config(
-            app,
-            http=PatientProtocol,
-            loop="asyncio",
-            ws="none",
-            lifespan="off",
-            # uvicorn's errors come with tracebacks, which could hold what was sent.
-            log_level="critical",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=_BACKLOG,
-            limit_concurrency=_MOST_CONNECTIONS,
-        )
+        # uvicorn's errors come with tracebacks, which could hold what was sent.
+        config = bounded_config(app, most=_MOST_CONNECTIONS, log_level="critical")
         yield GracefulServer(config, lambda: ready(address, list(shelf.served)))
     finally:
         batcher.close()
