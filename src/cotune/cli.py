@@ -168,6 +168,7 @@ def serve(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     base: Annotated[Path | None, typer.Option(help="Folder of the base model, where it moved.")] = None,
+    drain: Annotated[float, typer.Option(min=0, help="Seconds to answer what had arrived at the end; then 503.")] = 25.0,
     as_json: Json = False,
 ) -> None:
     """Serve bundles as OpenAI's API and by their own fields; SIGTERM or Ctrl-C ends it once all are answered."""
@@ -184,8 +185,12 @@ def serve(
             typer.echo(f"Serving {shown} at {address}  (API: {address}/docs, Ctrl-C ends it)")
         sys.stdout.flush()
 
-    settings = ServeSettings(host, port, token_env, queue, batch, max_body, device, dtype)
-    serve_bundles(bundles, settings, base=base, ready=ready)
+    settings = ServeSettings(host, port, token_env, queue, batch, max_body, device, dtype, drain)
+    if not serve_bundles(bundles, settings, base=base, ready=ready):
+        # The model is still at a batch that nobody waits for; an interpreter that is taken down beneath it may crash.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 @app.command(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import threading
 import time
 from collections.abc import Sequence
@@ -133,3 +135,50 @@ def test_a_server_whose_model_stopped_says_so(predictor: Predictor, monkeypatch:
             reply = client.ask(path, body)
             assert reply.status == 503 and reply.json["error"]["type"] == "server_error"
             assert "restart" in reply.json["error"]["message"]
+
+
+def test_the_end_waits_for_no_more_than_the_drain(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    go, busy, reading = threading.Event(), threading.Event(), threading.Event()
+    answers, shortened = predictor.answers, predictor.shortened
+
+    def held(*arguments: Any, **options: Any) -> Any:
+        busy.set()
+        assert go.wait(60)
+        return answers(*arguments, **options)
+
+    def read(row: Any) -> Any:
+        reading.set()
+        assert go.wait(60)
+        return shortened(row)
+
+    monkeypatch.setattr(predictor, "answers", held)
+    monkeypatch.setattr(predictor, "shortened", read)
+    long = "who built the river? " * 2000
+    try:
+        with ThreadPoolExecutor(5) as pool, contextlib.ExitStack() as stack:
+            with running([predictor], drain_s=0.5) as client:
+                found = [pool.submit(client.ask, "/predict", {"text": "a"})]
+                assert busy.wait(60)
+                found += [pool.submit(client.ask, "/predict", {"text": text}) for text in ("b", "c", long)]
+                assert reading.wait(60)
+                found.append(pool.submit(client.ask, "/predict", {"text": long}))
+                while client.ask("/health").json["waiting"] < 2:
+                    time.sleep(0.02)
+                late = stack.enter_context(client.raw())
+                late.sendall(f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\nContent-Length: 50\r\n\r\n".encode())
+                started = time.monotonic()
+            assert time.monotonic() - started < 15
+            for place, each in enumerate(found[:3]):
+                reply = each.result()
+                assert reply.status == 503 and reply.json["error"]["code"] == "ending", place
+                assert reply.headers["connection"] == "close"
+            assert found[4].result().status == 503, "the long text that had not begun"
+            # What is being read cannot be broken off, and what has not arrived has no answer.
+            for cut in (lambda: found[3].result(), lambda: late.recv(100) or 1 / 0):
+                with pytest.raises((OSError, http.client.HTTPException, ZeroDivisionError)):
+                    cut()
+        assert "3 requests were not answered" in caplog.text
+    finally:
+        go.set()

@@ -28,6 +28,8 @@ _SILENT_S = 60.0
 _SETTLE_S = 0.1
 # How long an answered client may take to read the rest of its answer once nothing else is left to do.
 _LAST_READ_S = 5.0
+# How long those that are given up may take to be told so.
+_LAST_WORD_S = 1.0
 
 
 def bounded_config(app: ASGIApp, *, most: int, log_level: str, drain_s: float | None = None) -> uvicorn.Config:
@@ -87,8 +89,25 @@ class GracefulServer(ReadyServer):
     """On SIGTERM or SIGINT it takes no new connection, answers everything that had arrived, and returns as from a call.
 
     uvicorn itself raises the signal again in the end, so that the process dies of it. Here a service manager that asks for
-    the end gets exit code 0.
+    the end gets exit code 0. A second Ctrl-C waits for nothing.
+
+    Args:
+        config: of uvicorn.
+        ready: called when requests are answered.
+        drain_s: seconds in which all is to be answered; None for as long as it takes.
+        give_up: called when they are over, or waiting was cut short: has the rest answered at once.
     """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        ready: Callable[[], None],
+        *,
+        drain_s: float | None = None,
+        give_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(config, ready)
+        self._drain_s, self._give_up = drain_s, give_up
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -106,11 +125,27 @@ class GracefulServer(ReadyServer):
         for server in self.servers:
             server.close()
         await asyncio.sleep(_SETTLE_S)
-        sweep = asyncio.create_task(self._sweep())
+        watching = [asyncio.create_task(self._sweep()), asyncio.create_task(self._deadline())]
         try:
             await super().shutdown(sockets)
         finally:
-            sweep.cancel()
+            for task in watching:
+                task.cancel()
+            if self.force_exit:
+                self._give_up()
+
+    async def _deadline(self) -> None:
+        """Have all answered at once when the time is over, then end whoever does not read that."""
+        if self._drain_s is None:
+            return
+        await asyncio.sleep(self._drain_s)
+        self._give_up()
+        until = asyncio.get_running_loop().time() + _LAST_WORD_S
+        while self.server_state.tasks and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(0.05)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        self.force_exit = True
 
     async def _sweep(self) -> None:
         """Give up those who never read their answers to the end."""

@@ -18,7 +18,7 @@ from cotune.bundle.serve.chat import chat
 from cotune.bundle.serve.embeddings import embeddings
 from cotune.bundle.serve.errors import ApiError, error_response
 from cotune.bundle.serve.exchange import Gone, Limits, json_response
-from cotune.bundle.serve.kind import ModelStopped, QueueFull
+from cotune.bundle.serve.kind import Ending, ModelStopped, QueueFull
 from cotune.bundle.serve.openapi import openapi_document
 from cotune.bundle.serve.page import PAGE_POLICY, docs_page
 from cotune.bundle.serve.predict import predict
@@ -67,6 +67,8 @@ def make_app(
                 ).response()
             except Gone:
                 return Response(status_code=499)
+            except Ending as error:
+                return error_response(f"This is not answered any more: {error}.", 503, {"connection": "close"}, code="ending")
             except ModelStopped as error:
                 return stopped(error)
             except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):

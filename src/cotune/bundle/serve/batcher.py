@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
-from cotune.bundle.serve.kind import Kind, ModelStopped, QueueFull, WorkFailed
+from cotune.bundle.serve.kind import Ending, Kind, ModelStopped, QueueFull, WorkFailed
 from cotune.bundle.serve.long_texts import LongTexts
 from cotune.bundle.serve.room import Room
 
+MODEL_THREAD = "cotune-model"
 _LOG = logging.getLogger(__name__)
+# Seconds that a batch may run on after all was given up.
+_LAST_S = 1.0
 
 
 class Job:
@@ -50,11 +54,13 @@ class Job:
 
     def _add(self, results: Sequence[Any]) -> None:
         self._results += results
-        if len(self._results) == len(self.items) and not self.future.done():
-            self.future.set_result(self._results)
+        if len(self._results) == len(self.items):
+            # It may have been given up meanwhile, by another thread.
+            with contextlib.suppress(InvalidStateError):
+                self.future.set_result(self._results)
 
     def _fail(self, error: BaseException) -> None:
-        if not self.future.done():
+        with contextlib.suppress(InvalidStateError):
             self.future.set_exception(error)
 
 
@@ -86,10 +92,11 @@ class Batcher:
         self.long_texts, self.room = LongTexts(), Room()
         self._changed = threading.Condition()
         self._jobs: deque[Job] = deque()
-        self._closing = self._stopped = False
+        self._closing = self._stopped = self._gave_up = False
+        self._running: list[Job] = []
         self._last_s, self._last_jobs, self._item_s = 0.0, 1, 0.05
         self._begun: Future[None] = Future()
-        self._thread = threading.Thread(target=self._work, name="cotune-model", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=MODEL_THREAD, daemon=True)
         self._thread.start()
 
     @property
@@ -114,9 +121,12 @@ class Batcher:
         Raises:
             QueueFull: it finds no place, or the end has come.
             ModelStopped: the model's thread has ended.
+            Ending: all was given up.
         """
         job = Job(kind, items)
         with self._changed:
+            if self._gave_up:
+                raise Ending
             if self._stopped and not self._closing:
                 raise ModelStopped
             waiting = self._waiting()
@@ -126,13 +136,30 @@ class Batcher:
             self._changed.notify()
         return job
 
-    def close(self) -> None:
-        """Take nothing more, finish what waits, and end the thread."""
+    def give_up(self) -> int:
+        """Fail all that waits or runs, and take nothing more; how many jobs that were."""
+        with self._changed:
+            self._closing = self._gave_up = True
+            known, self._jobs = dict.fromkeys([*self._running, *self._jobs]), deque()
+            self._changed.notify()
+        self.long_texts.give_up()
+        left = [job for job in known if job._wanted()]
+        for job in left:
+            job._fail(Ending())
+        return len(left)
+
+    def close(self) -> bool:
+        """Take nothing more, finish what waits unless it was given up, and end the thread.
+
+        Returns:
+            Whether it has ended: a batch that runs cannot be broken off, and where all was given up nobody waits for it long.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(_LAST_S if self._gave_up else None)
         self.long_texts.close()
+        return not self._thread.is_alive()
 
     def _waiting(self) -> int:
         return sum(job.left for job in self._jobs)
@@ -149,6 +176,7 @@ class Batcher:
             while parts := self._next():
                 began = time.monotonic()
                 self._run(parts)
+                self._running = []
                 self._last_s = time.monotonic() - began
                 items = sum(len(part) for _, part in parts)
                 self._item_s += 0.2 * (self._last_s / items - self._item_s)
@@ -210,6 +238,7 @@ class Batcher:
         late = [job for job in self._jobs if job in counts and job.left]
         self._jobs = deque([*(job for job in self._jobs if job not in counts), *late])
         self._last_jobs = len(parts)
+        self._running = [job for job, _ in parts]
         return parts
 
     def _run(self, parts: Sequence[tuple[Job, Sequence[Any]]]) -> None:

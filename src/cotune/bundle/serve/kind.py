@@ -48,3 +48,10 @@ class ModelStopped(CotuneError):
 
     def __init__(self) -> None:
         super().__init__("the model has stopped; restart the server")
+
+
+class Ending(CotuneError):
+    """The server ends and the time to answer what had arrived is over."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is ending; ask again when it is back")

@@ -35,7 +35,7 @@ _ERRORS = {
     421: "The Host header is not this server's.",
     429: "The queue is full; `Retry-After` says when to come back.",
     500: "Something went wrong here.",
-    503: "The model has stopped, and the server must be restarted.",
+    503: "The model has stopped, and the server must be restarted; or the server is ending.",
 }
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +14,13 @@ from pathlib import Path
 from cotune.bundle.load import load_several
 from cotune.bundle.predictor import Predictor
 from cotune.bundle.serve.app import make_app
-from cotune.bundle.serve.batcher import Batcher
+from cotune.bundle.serve.batcher import MODEL_THREAD, Batcher
 from cotune.bundle.serve.exchange import Limits
 from cotune.bundle.serve.shelf import Shelf
 from cotune.errors import InputError
 from cotune.web import LOOPBACK, GracefulServer, bounded_config, listen
 
+_LOG = logging.getLogger(__name__)
 # Connections at once; more are answered with 503 by uvicorn.
 _MOST_CONNECTIONS = 1024
 
@@ -36,6 +39,7 @@ class ServeSettings:
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
         dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``; in the short ones probabilities move a little with the batch
             that a row happens to be in.
+        drain_s: seconds in which all that had arrived is answered when the end is asked for; the rest gets 503.
     """
 
     host: str = LOOPBACK
@@ -46,6 +50,7 @@ class ServeSettings:
     body_bytes: int = 2**20
     device: str = "auto"
     dtype: str = "auto"
+    drain_s: float = 25.0
 
 
 def serve(
@@ -54,7 +59,7 @@ def serve(
     *,
     base: str | Path | None = None,
     ready: Callable[[str, list[str]], None] = lambda address, ids: None,
-) -> None:
+) -> bool:
     """Serve bundles until SIGTERM or Ctrl-C, then answer what is in flight and return; to be called from the main thread.
 
     Args:
@@ -62,6 +67,10 @@ def serve(
         settings: where and within which bounds.
         base: folder or name of the base model, where it moved.
         ready: called with the address and the bundles' ids once requests can be answered.
+
+    Returns:
+        Whether the model's thread has ended. Where the time to drain was over it may still be at its last batch, which cannot
+        be broken off but by :func:`os._exit`.
 
     Raises:
         InputError: a bundle cannot be loaded or its model is behind an endpoint, the port cannot be had, or a token is needed
@@ -73,6 +82,7 @@ def serve(
         predictors = load_several(bundles, device=settings.device, dtype=settings.dtype, base=base, weights=True)
         with prepared(predictors, listening, settings, token=token, ready=ready) as server:
             server.run(sockets=[listening])
+    return not any(thread.name == MODEL_THREAD for thread in threading.enumerate())
 
 
 @contextlib.contextmanager
@@ -105,7 +115,13 @@ def prepared(
         app = make_app(shelf, batcher, limits, address=address, port=port, loopback=loopback, token=token)
         # uvicorn's errors come with tracebacks, which could hold what was sent.
         config = bounded_config(app, most=_MOST_CONNECTIONS, log_level="critical")
-        yield GracefulServer(config, lambda: ready(address, list(shelf.served)))
+
+        def give_up() -> None:
+            if count := batcher.give_up():
+                # One line on standard error, for whoever asked for the end.
+                _LOG.warning("%d requests were not answered before the end", count)
+
+        yield GracefulServer(config, lambda: ready(address, list(shelf.served)), drain_s=settings.drain_s, give_up=give_up)
     finally:
         batcher.close()
 
