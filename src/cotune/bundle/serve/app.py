@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -33,7 +33,15 @@ Handler = Callable[[Request, Shelf, Batcher, Limits], Awaitable[Response]]
 
 
 def make_app(
-    shelf: Shelf, batcher: Batcher, limits: Limits, *, address: str, port: int, loopback: bool, token: str | None
+    shelf: Shelf,
+    batcher: Batcher,
+    limits: Limits,
+    *,
+    address: str,
+    port: int,
+    loopback: bool,
+    names: Collection[str],
+    token: str | None,
 ) -> ASGIApp:
     """The application.
 
@@ -44,6 +52,7 @@ def make_app(
         address: of the server, as people write it.
         port: that it listens on.
         loopback: whether it listens on 127.0.0.1.
+        names: that it answers to besides, as for :class:`Guard`.
         token: that requests must bear; None asks for none.
     """
     document = openapi_document(shelf, limits, token=token is not None)
@@ -122,6 +131,7 @@ def make_app(
         app,
         port=port,
         loopback=loopback,
+        names=names,
         methods=None,
         token=token,
         open_paths=("/health",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from cotune.errors import InputError
 from cotune.web import LOOPBACK, GracefulServer, bounded_config, listen
 
 _LOG = logging.getLogger(__name__)
+_NAME = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 # Connections at once; more are answered with 503 by uvicorn.
 _MOST_CONNECTIONS = 1024
 
@@ -39,6 +41,9 @@ class ServeSettings:
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
         dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``; in the short ones probabilities move a little with the batch
             that a row happens to be in.
+        allowed_hosts: names that requests may be addressed to: on 127.0.0.1 besides that and localhost; elsewhere these alone,
+            where there are any. Each as a Host header holds it, with a port or for any port; ``*.example.org`` and ``*`` fit
+            several.
         drain_s: seconds in which all that had arrived is answered when the end is asked for; the rest gets 503.
     """
 
@@ -51,6 +56,7 @@ class ServeSettings:
     device: str = "auto"
     dtype: str = "auto"
     drain_s: float = 25.0
+    allowed_hosts: tuple[str, ...] = ()
 
 
 def serve(
@@ -78,6 +84,7 @@ def serve(
     """
     settings = settings or ServeSettings()
     token = _token(settings)
+    _check_names(settings.allowed_hosts)
     with listen(settings.port, settings.host) as listening:
         predictors = load_several(bundles, device=settings.device, dtype=settings.dtype, base=base, weights=True)
         with prepared(predictors, listening, settings, token=token, ready=ready) as server:
@@ -112,7 +119,8 @@ def prepared(
         address = f"http://{host}:{port}"
         limits = Limits(body_bytes=settings.body_bytes)
         loopback = settings.host == LOOPBACK
-        app = make_app(shelf, batcher, limits, address=address, port=port, loopback=loopback, token=token)
+        names = settings.allowed_hosts
+        app = make_app(shelf, batcher, limits, address=address, port=port, loopback=loopback, names=names, token=token)
         # uvicorn's errors come with tracebacks, which could hold what was sent.
         config = bounded_config(app, most=_MOST_CONNECTIONS, log_level="critical")
 
@@ -124,6 +132,16 @@ def prepared(
         yield GracefulServer(config, lambda: ready(address, list(shelf.served)), drain_s=settings.drain_s, give_up=give_up)
     finally:
         batcher.close()
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise InputError(
+                f"{name!r} is no name that a request can be addressed to",
+                where="--allowed-hosts",
+                mend="Give names as in a Host header: example.org, example.org:8000, 10.0.0.5, [::1] or *.example.org.",
+            )
 
 
 def _token(settings: ServeSettings) -> str | None:
