@@ -257,6 +257,6 @@ class Batcher:
                 self._run([part])
             return
         done = 0
-        for job, items in parts:
-            job._add(results[done : done + len(items)])
-            done += len(items)
+        for job, part in parts:
+            job._add(results[done : done + len(part)])
+            done += len(part)
