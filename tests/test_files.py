@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from cotune.bundle.place import atomic_folder
 from cotune.cycle.journal import JOURNAL, Journal
 from cotune.errors import InputError
 from cotune.files import atomic_path, read_text, remove_stale, write_json, write_text
@@ -50,6 +52,28 @@ def test_a_file_limit_is_told(kind: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", limited, kind, tmp_path / "new"], capture_output=True, text=True)
     assert "Traceback" not in done.stderr, done.stderr
     _told_of_space(done.returncode, done.stdout, tmp_path / "new")
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o027, 0o022, 0o002])
+def test_who_may_read_is_for_the_umask_to_say(umask: int, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_text("open to all")
+    source.chmod(0o666)
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "new" / "file", "text")
+        with atomic_path(tmp_path / "replaced") as temporary:
+            temporary.unlink()
+            temporary.write_text("written anew")
+            temporary.chmod(0o666)
+        with atomic_folder(tmp_path / "bundle") as folder:
+            write_text(folder / "inner" / "file", "text")
+            shutil.copy(source, folder / "copy")
+    finally:
+        os.umask(before)
+    files = ("new/file", "replaced", "bundle/inner/file", "bundle/copy")
+    modes = {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in (*files, "new", "bundle", "bundle/inner")}
+    assert modes == {name: (0o666 if name in files else 0o777) & ~umask for name in modes}
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

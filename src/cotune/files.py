@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import re
+import secrets
+import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,13 +95,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}-", suffix=_TEMPORARY)
+        named = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(6)}{_TEMPORARY}")
+        # The system takes off what the umask forbids; a file of tempfile's is its owner's alone, whatever the umask allows.
+        handle = os.open(named, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        temporary = named
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
         os.close(handle)
-        temporary = Path(name)
         yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
-        temporary.chmod(0o644)
+        # Some writers put a file with rights of their choice in its place.
+        temporary.chmod(mode)
         temporary.replace(path)
         sync_names(path.parent)
     except OSError as error:

@@ -317,6 +317,44 @@ def test_other_hosts_and_origins_are_refused(server: Client) -> None:
     assert "access-control-allow-origin" not in server.ask("/health").headers
 
 
+NAMES = ("example.org", "*.inner.test", "10.0.0.5:8000", "[::2]")
+
+
+def refused_names(client: Client, names: tuple[str, ...], **headers: str) -> set[str]:
+    return {name for name in names if client.ask("/v1/models", Host=name, **headers).status == 421}
+
+
+def test_off_the_loopback_the_names_that_were_told_are_answered_to(predictor: Predictor) -> None:
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    good = ("example.org", "EXAMPLE.org:1234", "a.inner.test", "a.b.inner.test:80", "10.0.0.5:8000", "[::2]", "[::2]:8000")
+    bad = ("evil.test", "inner.test", "xinner.test", "example.org.evil.test", "10.0.0.5", "10.0.0.5:80", "127.0.0.1", "[::1]")
+    with running([predictor], host="0.0.0.0", token=TOKEN) as client:
+        assert refused_names(client, (*good, *bad), **bearer) == set(), "as long as none were told"
+    with running([predictor], host="0.0.0.0", token=TOKEN, allowed_hosts=NAMES) as client:
+        assert refused_names(client, (*good, *bad), **bearer) == set(bad)
+        for origin, status in (
+            ("https://example.org", 200),
+            ("http://a.inner.test:81", 200),
+            ("https://evil.test", 403),
+            ("null", 403),
+            ("file://example.org", 403),
+        ):
+            assert client.ask("/v1/models", Host="example.org", Origin=origin, **bearer).status == status, origin
+        assert client.ask("/health", Host="evil.test").status == 200
+        assert client.ask("/v1/models", Host="example.org").status == 401
+    with running([predictor], host="0.0.0.0", token=TOKEN, allowed_hosts=("*",)) as client:
+        assert refused_names(client, (*good, *bad), **bearer) == set()
+
+
+def test_on_the_loopback_names_are_answered_to_besides(predictor: Predictor) -> None:
+    with running([predictor], allowed_hosts=NAMES) as client:
+        here = (f"127.0.0.1:{client.port}", f"localhost:{client.port}")
+        assert refused_names(client, (*here, "example.org", "evil.test", "127.0.0.1")) == {"evil.test", "127.0.0.1"}
+        assert client.ask("/v1/models", Origin=f"http://{here[0]}").status == 200
+        assert client.ask("/v1/models", Origin="https://example.org").status == 200
+        assert client.ask("/v1/models", Origin="http://evil.test").status == 403
+
+
 def test_a_token_is_asked_for_on_every_path_but_health(predictor: Predictor) -> None:
     with running([predictor], token=TOKEN) as client:
         for path, body in (("/predict", {"text": "a"}), ("/v1/models", None), ("/docs", None), ("/nowhere", None)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -31,7 +32,7 @@ def test_it_serves_the_page_and_its_state(viewer: Viewer) -> None:
     status, text, _ = viewer.ask("/state")
     state = json.loads(text)
     assert status == 200 and state["error"] == "" and f'data-version="{state["version"]}"' in page
-    assert viewer.ask(method="PROBE")[:2] == (200, "")
+    assert viewer.ask(method="HEAD")[:2] == (200, "")
     assert viewer.ask(Host=f"localhost:{viewer.port}", Origin=f"http://localhost:{viewer.port}")[0] == 200
 
 
@@ -201,3 +202,17 @@ def test_what_goes_wrong_is_told_and_the_last_page_stays(tmp_path: Path) -> None
     assert told.version == good.version and told.html == good.html and "not a run's folder" in told.error
     run.journal.write_text("".join(run.lines[:6]))
     assert wait_for_another(page, good.version).error == ""
+
+
+def test_who_asks_for_nothing_makes_room_for_others(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run")
+    with viewing(folder) as found, contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection(("127.0.0.1", found.port))) for _ in range(150)]
+        for each in silent[::2]:
+            each.sendall(b"GET / HTTP/1.1\r\nHost: 127")
+        assert found.ask()[0] == 200
+        # The oldest made room for the others.
+        silent[0].settimeout(20)
+        with contextlib.suppress(ConnectionResetError):
+            assert silent[0].recv(100) == b""
+        assert found.stop() == (0, "")

@@ -6,8 +6,9 @@ import contextlib
 import ctypes
 import glob
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,11 +42,11 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             for left in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
                 if left == aside or left.name.startswith(f".{folder.name}.new-"):
                     shutil.rmtree(left, ignore_errors=True)
-            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.new-"))
+            temporary = folder.with_name(f".{folder.name}.new-{secrets.token_hex(6)}")
+            temporary.mkdir()
             try:
                 yield temporary
-                temporary.chmod(0o755)
-                _sync_all(temporary)
+                _sync_all(temporary, stat.S_IMODE(temporary.stat().st_mode))
                 _put(temporary, folder, aside)
                 sync(folder.parent)
             finally:
@@ -80,8 +81,12 @@ def exchange(left: Path, right: Path) -> bool:
         return False
 
 
-def _sync_all(folder: Path) -> None:
+def _sync_all(folder: Path, allowed: int) -> None:
+    """Sync a folder's files, and take rights from them that are not among those allowed: copies bring their source's along."""
     for current, _, names in os.walk(folder):
-        for name in names:
-            sync(Path(current) / name)
+        for path in (Path(current) / name for name in names):
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode & ~allowed:
+                path.chmod(mode & allowed)
+            sync(path)
         sync(Path(current))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -58,14 +57,6 @@ def text_of(prompt: Prompt, fields: Mapping[str, str], labels: Sequence[str], mo
     return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in messages)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a URL's host is this machine itself."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def check_allowed(
     base_url: str,
     named: str | None,
@@ -90,6 +81,8 @@ def check_allowed(
     Raises:
         InputError: the user allows another server or none, or names no key where the folder wants one.
     """
+    from cotune.endpoint.server import is_loopback
+
     flags = [f"--{option.replace('_', '-')}" for option in options]
     if not is_loopback(urlsplit(base_url).hostname or "") and (endpoint or "").rstrip("/") != base_url.rstrip("/"):
         added = f"{flags[0]} {shlex.quote(base_url)} (in Python, {options[0]}={base_url!r})"
@@ -135,6 +128,7 @@ def remote_predictor(
     """
     from cotune.embed import Neighbours
     from cotune.endpoint import Client, Endpoint
+    from cotune.endpoint.server import is_loopback
     from cotune.endpoint.way import Way
     from cotune.model.remote import RemoteModel
     from cotune.model.writing import Writing, json_schema

@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 from cotune.endpoint.errors import EndpointError, Final, TryAgain
 from cotune.endpoint.pacing import Gate, Window
-from cotune.endpoint.server import Endpoint, Key
+from cotune.endpoint.server import Endpoint, Key, is_loopback
 
 if TYPE_CHECKING:
     import httpx2
@@ -86,7 +87,9 @@ class Client:
         limits = httpx2.Limits(max_connections=most, max_keepalive_connections=most if keep else 0, keepalive_expiry=_IDLE_S)
         try:
             # The library tries nothing again by itself: all tries are this client's own.
-            self._http = httpx2.Client(follow_redirects=False, headers=self._key.headers, limits=limits)
+            self._http = httpx2.Client(
+                follow_redirects=False, headers=self._key.headers, limits=limits, mounts=_past_proxies(endpoint.base_url)
+            )
         except (ValueError, OSError) as error:
             raise self._unusable(error) from None
 
@@ -265,6 +268,15 @@ class Client:
 
     def _unusable(self, error: Exception) -> EndpointError:
         return EndpointError(self.without_key(f"the endpoint cannot be asked ({type(error).__name__}: {error})"))
+
+
+def _past_proxies(base_url: str) -> dict[str, None]:
+    """For httpx2: a server on this machine is asked directly, whatever ``HTTP_PROXY`` says.
+
+    A proxy would read rows and key in clear, and could not reach this machine's loopback anyway.
+    """
+    host = urlsplit(base_url).hostname or ""
+    return {f"all://[{host}]" if ":" in host else f"all://{host}": None} if is_loopback(host) else {}
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -164,8 +165,10 @@ def _make(target: Path, say: Progress) -> None:
             "files": files,
         }
         write_json(folder / MANIFEST, manifest)
+        # Rights as the umask gives them to a new file; those of the converted files are their writers' choice.
+        mode = stat.S_IMODE((folder / MANIFEST).stat().st_mode)
         for path in folder.iterdir():
-            path.chmod(0o644)
+            path.chmod(mode)
             sync(path)
         sync(folder)
         if target.exists():

@@ -128,7 +128,7 @@ def cross_fit(
         seed: draws the folds.
 
     Raises:
-        InputError: there are fewer than two rows, groups or labels, shapes do not fit, or a state or a word's logit is not finite.
+        InputError: there are fewer than two rows, groups or labels, shapes do not fit, or a number is not finite.
     """
     stack = states[None] if states.ndim == 2 else states
     y = np.asarray(labels, dtype=np.int64)

@@ -5,6 +5,6 @@ from __future__ import annotations
 from cotune.web.guard import Guard
 from cotune.web.listen import LOOPBACK, listen
 from cotune.web.patience import PatientProtocol
-from cotune.web.server import GracefulServer, ReadyServer
+from cotune.web.server import GracefulServer, ReadyServer, bounded_config
 
-__all__ = ["LOOPBACK", "GracefulServer", "Guard", "PatientProtocol", "ReadyServer", "listen"]
+__all__ = ["LOOPBACK", "GracefulServer", "Guard", "PatientProtocol", "ReadyServer", "bounded_config", "listen"]

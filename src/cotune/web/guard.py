@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Callable, Collection, Mapping
 
 from starlette.datastructures import Headers
@@ -19,6 +20,8 @@ _HEADERS = {
     "x-frame-options": "DENY",
 }
 
+_PORT = re.compile(r":\d+$")
+
 Refuse = Callable[[str, int, Mapping[str, str]], Response]
 
 
@@ -27,15 +30,17 @@ class Guard:
 
     A web page from elsewhere can have a browser ask a server on this machine. Where it does so under a name of its own that
     leads here (DNS rebinding), the Host header gives it away and is answered with 421; where it asks across origins, the
-    Origin header does, 403. Both are looked at on every request to a server on the loopback.
+    Origin header does, 403. Both are looked at on every request to a server on the loopback, and on one that is told its names.
 
     Args:
         app: what is guarded.
         port: that the server listens on.
         loopback: whether it listens on 127.0.0.1, so that its names and its pages' origins are known.
+        names: further names of the server, as a Host header holds them: with a port, or for any; ``*.example.org`` stands for
+            all names below that one, ``*`` for every name. Off the loopback, none leaves Host and Origin alone.
         methods: that are let through; None leaves that to ``app``.
         token: that every request must bear, but those for ``open_paths``; None asks for none.
-        open_paths: that need no token.
+        open_paths: that need no token; and, off the loopback, no name, since who asks whether a server lives knows its address.
         refuse: makes the answer to a request that is not let through.
     """
 
@@ -45,17 +50,17 @@ class Guard:
         *,
         port: int,
         loopback: bool = True,
-        methods: Collection[str] | None = ("GET", "PROBE"),
+        names: Collection[str] = (),
+        methods: Collection[str] | None = ("GET", "HEAD"),
         token: str | None = None,
         open_paths: Collection[str] = (),
         refuse: Refuse | None = None,
     ) -> None:
         self._app, self._methods, self._open, self._refuse = app, methods, open_paths, refuse or _refused
-        self._loopback = loopback
-        self._hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
-        if port == 80:
+        self._loopback, self._names = loopback, tuple(name.lower() for name in names)
+        self._hosts = {f"127.0.0.1:{port}", f"localhost:{port}"} if loopback else set()
+        if port == 80 and loopback:
             self._hosts |= {"127.0.0.1", "localhost"}
-        self._origins = {f"http://{host}" for host in self._hosts}
         self._token = None if token is None else _digest(token.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,11 +80,12 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        if self._loopback:
-            hosts = [host.lower() for host in headers.getlist("host")]
-            if len(hosts) != 1 or hosts[0] not in self._hosts:
-                return self._refuse("This server answers to 127.0.0.1 and localhost alone.", 421, {})
-            if any(origin not in self._origins for origin in headers.getlist("origin")):
+        if self._loopback or (self._names and scope["path"] not in self._open):
+            hosts = headers.getlist("host")
+            if len(hosts) != 1 or not self._is_mine(hosts[0]):
+                known = "the names that it was told" if self._names else "127.0.0.1 and localhost"
+                return self._refuse(f"This server answers to {known} alone.", 421, {})
+            if not all(map(self._is_from_here, headers.getlist("origin"))):
                 return self._refuse("Other sites may not ask here.", 403, {})
         if self._methods is not None and scope["method"] not in self._methods:
             return self._refuse("This server is for reading.", 405, {"allow": ", ".join(self._methods)})
@@ -89,6 +95,19 @@ class Guard:
             )
         return None
 
+    def _is_mine(self, host: str) -> bool:
+        host = host.lower()
+        name = _PORT.sub("", host)
+        return host in self._hosts or any(_fits(each, host) or _fits(each, name) for each in self._names)
+
+    def _is_from_here(self, origin: str) -> bool:
+        scheme, _, host = origin.partition("://")
+        if scheme == "http" and host in self._hosts:
+            return True
+        # A proxy in front may speak TLS for names that were told.
+        name = _PORT.sub("", host)
+        return scheme in ("http", "https") and any(_fits(each, host) or _fits(each, name) for each in self._names)
+
     def _bears_token(self, headers: Headers) -> bool:
         assert self._token is not None
         given = headers.getlist("authorization")
@@ -96,6 +115,10 @@ class Guard:
         # Hashes have one length, so that the time of the comparison tells nothing, not even the token's length.
         same = hmac.compare_digest(_digest(token.strip().encode("latin-1", "replace")), self._token)
         return same and kind.lower() == "bearer"
+
+
+def _fits(pattern: str, name: str) -> bool:
+    return pattern in ("*", name) or (pattern.startswith("*.") and name.endswith(pattern[1:]) and name != pattern[1:])
 
 
 def _digest(token: bytes) -> bytes:

@@ -15,6 +15,8 @@ import h11
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from cotune.web.crowd import BEYOND
+
 _SLICE = 4096
 _REST = 9
 """Times as long as a slice took that pass before the next one."""
@@ -36,6 +38,8 @@ class _Flow(FlowControl):
 class PatientProtocol(H11Protocol):
     """Closes a connection whose next request does not begin in time, or whose client does not read, and reads in slices.
 
+    Where there are as many connections as there may be, one that has asked for nothing makes room for a new one.
+
     Attributes:
         head_s: seconds from the first byte, or from the connection, to the end of a request's head.
         read_s: seconds that a client may leave a full buffer of its answer unread.
@@ -55,6 +59,19 @@ class PatientProtocol(H11Protocol):
         self._arrived = bytearray()
         self.flow = _Flow(transport, self._go_on)
         self._await_head()
+        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
+            self._make_room(self.limit_concurrency)
+
+    def _make_room(self, most: int) -> None:
+        """Close the connection that has waited longest without a request; this one where there is none and no room left."""
+        idle = [each for each in self.connections if isinstance(each, PatientProtocol) and each is not self and each._head]
+        if idle:
+            oldest = min(idle, key=lambda each: each._head.when() if each._head else 0.0)
+            # It counts no longer, although it hears of its end only when the event loop comes to it.
+            self.connections.discard(oldest)
+            oldest._give_up()
+        elif len(self.connections) > most + BEYOND:
+            self._give_up()
 
     def data_received(self, data: bytes) -> None:
         self._arrived += data

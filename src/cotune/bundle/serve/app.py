@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,7 +18,7 @@ from cotune.bundle.serve.chat import chat
 from cotune.bundle.serve.embeddings import embeddings
 from cotune.bundle.serve.errors import ApiError, error_response
 from cotune.bundle.serve.exchange import Gone, Limits, json_response
-from cotune.bundle.serve.kind import QueueFull
+from cotune.bundle.serve.kind import Ending, ModelStopped, QueueFull
 from cotune.bundle.serve.openapi import openapi_document
 from cotune.bundle.serve.page import PAGE_POLICY, docs_page
 from cotune.bundle.serve.predict import predict
@@ -32,7 +33,15 @@ Handler = Callable[[Request, Shelf, Batcher, Limits], Awaitable[Response]]
 
 
 def make_app(
-    shelf: Shelf, batcher: Batcher, limits: Limits, *, address: str, port: int, loopback: bool, token: str | None
+    shelf: Shelf,
+    batcher: Batcher,
+    limits: Limits,
+    *,
+    address: str,
+    port: int,
+    loopback: bool,
+    names: Collection[str],
+    token: str | None,
 ) -> ASGIApp:
     """The application.
 
@@ -43,10 +52,14 @@ def make_app(
         address: of the server, as people write it.
         port: that it listens on.
         loopback: whether it listens on 127.0.0.1.
+        names: that it answers to besides, as for :class:`Guard`.
         token: that requests must bear; None asks for none.
     """
     document = openapi_document(shelf, limits, token=token is not None)
     page = docs_page(document, address)
+
+    def stopped(error: ModelStopped) -> Response:
+        return error_response(f"Nothing can be answered: {error}.", 503, code="model_stopped")
 
     def post(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
@@ -63,7 +76,14 @@ def make_app(
                 ).response()
             except Gone:
                 return Response(status_code=499)
-            except Exception as error:
+            except Ending as error:
+                return error_response(f"This is not answered any more: {error}.", 503, {"connection": "close"}, code="ending")
+            except ModelStopped as error:
+                return stopped(error)
+            except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
+                # Not Exception alone: a panic of the tokenizers, which are written in Rust, is none.
                 # The message of an error may hold what was sent, which is written nowhere.
                 _LOG.error("a request failed: %s", type(error).__name__)
                 return error_response("Something went wrong here; it is not the request's fault.", 500, code="internal")
@@ -80,6 +100,8 @@ def make_app(
             return error.response()
 
     async def health(request: Request) -> Response:
+        if not batcher.alive:
+            return stopped(ModelStopped())
         return json_response(Health(bundles=len(shelf.served), waiting=batcher.waiting))
 
     async def openapi(request: Request) -> Response:
@@ -109,6 +131,7 @@ def make_app(
         app,
         port=port,
         loopback=loopback,
+        names=names,
         methods=None,
         token=token,
         open_paths=("/health",),

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
-from cotune.bundle.serve.kind import Kind, QueueFull
+from cotune.bundle.serve.kind import Ending, Kind, ModelStopped, QueueFull, WorkFailed
 from cotune.bundle.serve.long_texts import LongTexts
+from cotune.bundle.serve.room import Room
+
+MODEL_THREAD = "cotune-model"
+_LOG = logging.getLogger(__name__)
+# Seconds that a batch may run on after all was given up.
+_LAST_S = 1.0
 
 
 class Job:
@@ -46,11 +54,13 @@ class Job:
 
     def _add(self, results: Sequence[Any]) -> None:
         self._results += results
-        if len(self._results) == len(self.items) and not self.future.done():
-            self.future.set_result(self._results)
+        if len(self._results) == len(self.items):
+            # It may have been given up meanwhile, by another thread.
+            with contextlib.suppress(InvalidStateError):
+                self.future.set_result(self._results)
 
     def _fail(self, error: BaseException) -> None:
-        if not self.future.done():
+        with contextlib.suppress(InvalidStateError):
             self.future.set_exception(error)
 
 
@@ -66,6 +76,7 @@ class Batcher:
 
     Attributes:
         long_texts: shortens what is very long before it is entered.
+        room: for the bodies whose rows are not known yet.
     """
 
     def __init__(
@@ -78,13 +89,14 @@ class Batcher:
     ) -> None:
         self.most_waiting, self.most_together = most_waiting, most_together
         self._linger, self._start = linger, start
-        self.long_texts = LongTexts()
+        self.long_texts, self.room = LongTexts(), Room()
         self._changed = threading.Condition()
         self._jobs: deque[Job] = deque()
-        self._closing = False
+        self._closing = self._stopped = self._gave_up = False
+        self._running: list[Job] = []
         self._last_s, self._last_jobs, self._item_s = 0.0, 1, 0.05
         self._begun: Future[None] = Future()
-        self._thread = threading.Thread(target=self._work, name="cotune-model", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=MODEL_THREAD, daemon=True)
         self._thread.start()
 
     @property
@@ -92,6 +104,12 @@ class Batcher:
         """Items that wait."""
         with self._changed:
             return self._waiting()
+
+    @property
+    def alive(self) -> bool:
+        """Whether anything will be answered any more."""
+        with self._changed:
+            return not self._stopped
 
     def ready(self) -> None:
         """Wait until ``start`` has ended; raises its error."""
@@ -102,9 +120,15 @@ class Batcher:
 
         Raises:
             QueueFull: it finds no place, or the end has come.
+            ModelStopped: the model's thread has ended.
+            Ending: all was given up.
         """
         job = Job(kind, items)
         with self._changed:
+            if self._gave_up:
+                raise Ending
+            if self._stopped and not self._closing:
+                raise ModelStopped
             waiting = self._waiting()
             if self._closing or waiting + len(items) > self.most_waiting:
                 raise QueueFull(min(60, max(1, math.ceil(waiting * self._item_s))))
@@ -112,13 +136,30 @@ class Batcher:
             self._changed.notify()
         return job
 
-    def close(self) -> None:
-        """Take nothing more, finish what waits, and end the thread."""
+    def give_up(self) -> int:
+        """Fail all that waits or runs, and take nothing more; how many jobs that were."""
+        with self._changed:
+            self._closing = self._gave_up = True
+            known, self._jobs = dict.fromkeys([*self._running, *self._jobs]), deque()
+            self._changed.notify()
+        self.long_texts.give_up()
+        left = [job for job in known if job._wanted()]
+        for job in left:
+            job._fail(Ending())
+        return len(left)
+
+    def close(self) -> bool:
+        """Take nothing more, finish what waits unless it was given up, and end the thread.
+
+        Returns:
+            Whether it has ended: a batch that runs cannot be broken off, and where all was given up nobody waits for it long.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(_LAST_S if self._gave_up else None)
         self.long_texts.close()
+        return not self._thread.is_alive()
 
     def _waiting(self) -> int:
         return sum(job.left for job in self._jobs)
@@ -130,12 +171,29 @@ class Batcher:
             self._begun.set_exception(error)
             return
         self._begun.set_result(None)
-        while parts := self._next():
-            began = time.monotonic()
-            self._run(parts)
-            self._last_s = time.monotonic() - began
-            items = sum(len(part) for _, part in parts)
-            self._item_s += 0.2 * (self._last_s / items - self._item_s)
+        parts: list[tuple[Job, Sequence[Any]]] = []
+        try:
+            while parts := self._next():
+                began = time.monotonic()
+                self._run(parts)
+                self._running = []
+                self._last_s = time.monotonic() - began
+                items = sum(len(part) for _, part in parts)
+                self._item_s += 0.2 * (self._last_s / items - self._item_s)
+        except BaseException as error:
+            # The traceback would hold what was sent.
+            _LOG.critical("the model's thread ended: %s", type(error).__name__)
+        finally:
+            self._stop([job for job, _ in parts])
+
+    def _stop(self, running: Sequence[Job]) -> None:
+        """Nothing is taken from here on; whoever still waits, in a batch or before one, is told."""
+        with self._changed:
+            self._stopped = True
+            left, self._jobs = [*running, *self._jobs], deque()
+        for job in left:
+            if job._wanted():
+                job._fail(ModelStopped())
 
     def _next(self) -> list[tuple[Job, Sequence[Any]]]:
         """The next batch as jobs and their items; empty when the end has come."""
@@ -180,20 +238,25 @@ class Batcher:
         late = [job for job in self._jobs if job in counts and job.left]
         self._jobs = deque([*(job for job in self._jobs if job not in counts), *late])
         self._last_jobs = len(parts)
+        self._running = [job for job, _ in parts]
         return parts
 
     def _run(self, parts: Sequence[tuple[Job, Sequence[Any]]]) -> None:
+        items = [item for _, part in parts for item in part]
         try:
-            results = list(parts[0][0].kind.run([item for _, part in parts for item in part]))
-        except Exception as error:
+            results = list(parts[0][0].kind.run(items))
+            if len(results) != len(items):
+                raise WorkFailed(f"{len(items)} items gave {len(results)} results")
+        except BaseException as error:
+            # A panic of a library in Rust is a BaseException; the thread must outlive it, or every request would hang.
             if len(parts) == 1:
-                parts[0][0]._fail(error)
+                parts[0][0]._fail(error if isinstance(error, Exception) else WorkFailed(type(error).__name__))
                 return
             # One request's row must not spoil the others' answers.
             for part in parts:
                 self._run([part])
             return
         done = 0
-        for job, items in parts:
-            job._add(results[done : done + len(items)])
-            done += len(items)
+        for job, part in parts:
+            job._add(results[done : done + len(part)])
+            done += len(part)

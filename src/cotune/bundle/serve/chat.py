@@ -16,7 +16,7 @@ from cotune.bundle.predictor import Predictor
 from cotune.bundle.rows import checked_row, example_row
 from cotune.bundle.serve.batcher import Batcher
 from cotune.bundle.serve.errors import ApiError
-from cotune.bundle.serve.exchange import Limits, answered, checked, json_response, parsed, read_body
+from cotune.bundle.serve.exchange import Limits, answered, json_response, parsed, taken
 from cotune.bundle.serve.kind import Kind
 from cotune.bundle.serve.schemas import (
     Answer,
@@ -40,14 +40,7 @@ _FIELDS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 async def chat(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits) -> Response:
     """Answer a chat, whole or as a stream of server-sent events."""
-    sent = await read_body(request, limits)
-    asked = parsed(ChatRequest, sent)
-    if asked.top_logprobs is not None and not asked.logprobs:
-        raise ApiError(400, "top_logprobs needs logprobs to be true.", code="invalid_body", param="top_logprobs")
-    served = shelf.find(asked.model)
-    _check_format(asked, served.predictor)
-    fields = served.predictor.input_fields
-    (row,) = await checked([last_text(asked.messages)], lambda _, text: fields_of(text, fields), len(sent), batcher, limits)
+    asked, served, row = await taken(request, batcher, limits, lambda sent: _asked(sent, shelf))
     kind, item = _work(asked, served, row)
     (found,) = await answered(request, batcher, kind, [item])
     whole = _response(served.id, found, asked.top_logprobs or 0)
@@ -57,6 +50,17 @@ async def chat(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits)
     # All of the answer is known at once, so that its events need not be spread over time.
     events = "".join(f"data: {event}\n\n" for event in _events(whole, usage=usage))
     return Response(events, media_type="text/event-stream")
+
+
+def _asked(sent: bytearray, shelf: Shelf) -> tuple[ChatRequest, Served, dict[str, str]]:
+    """The request, which holds no messages any more, the bundle and the row that it is asked for."""
+    asked = parsed(ChatRequest, sent)
+    if asked.top_logprobs is not None and not asked.logprobs:
+        raise ApiError(400, "top_logprobs needs logprobs to be true.", code="invalid_body", param="top_logprobs")
+    served = shelf.find(asked.model)
+    _check_format(asked, served.predictor)
+    row = fields_of(last_text(asked.messages), served.predictor.input_fields)
+    return asked.model_copy(update={"messages": []}), served, row
 
 
 def _work(asked: ChatRequest, served: Served, row: dict[str, str]) -> tuple[Kind, Any]:

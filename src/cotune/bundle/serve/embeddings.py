@@ -10,7 +10,7 @@ from starlette.responses import Response
 from cotune.bundle.rows import checked_row
 from cotune.bundle.serve.batcher import Batcher
 from cotune.bundle.serve.errors import ApiError
-from cotune.bundle.serve.exchange import Limits, answered, checked, json_response, parsed, read_body
+from cotune.bundle.serve.exchange import Limits, answered, checked, json_response, parsed, taken
 from cotune.bundle.serve.schemas import Embedding, EmbeddingRequest, EmbeddingResponse, EmbeddingUsage
 from cotune.bundle.serve.shelf import Shelf
 from cotune.embed.text import Vectors
@@ -18,11 +18,8 @@ from cotune.embed.text import Vectors
 
 async def embeddings(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits) -> Response:
     """Embed a text or a list of them."""
-    sent = await read_body(request, limits)
-    asked = parsed(EmbeddingRequest, sent)
+    asked, texts = await taken(request, batcher, limits, lambda sent: _asked(sent, batcher, limits))
     kind = shelf.embedding(asked.model)
-    given = [asked.input] if isinstance(asked.input, str) else asked.input
-    texts = await checked(given, _text, len(sent), batcher, limits)
     found = await answered(request, batcher, kind, texts)
     width = len(found[0].vector)
     if asked.dimensions not in (None, width):
@@ -36,6 +33,13 @@ async def embeddings(request: Request, shelf: Shelf, batcher: Batcher, limits: L
             usage=EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens),
         )
     )
+
+
+def _asked(sent: bytearray, batcher: Batcher, limits: Limits) -> tuple[EmbeddingRequest, list[str]]:
+    """The request, which holds no texts any more, and its texts."""
+    asked = parsed(EmbeddingRequest, sent)
+    given = [asked.input] if isinstance(asked.input, str) else asked.input
+    return asked.model_copy(update={"input": ""}), checked(given, _text, batcher, limits)
 
 
 def _text(place: int, text: str) -> str:

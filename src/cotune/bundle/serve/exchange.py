@@ -14,10 +14,12 @@ from starlette.responses import Response
 from cotune.bundle.serve.batcher import Batcher
 from cotune.bundle.serve.errors import ApiError, wrong_body, wrong_input
 from cotune.bundle.serve.kind import Kind
+from cotune.bundle.serve.room import Arriving
 from cotune.errors import InputError
 
 T = TypeVar("T", bound=BaseModel)
 R = TypeVar("R")
+V = TypeVar("V")
 
 # What is too long is read on and thrown away up to here, so that the client gets to read why it was refused.
 _MOST_DISCARDED = 32 * 2**20
@@ -42,18 +44,37 @@ class Gone(Exception):
     """The client has hung up."""
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
-    """The whole body.
+async def taken(request: Request, batcher: Batcher, limits: Limits, read: Callable[[bytearray], V]) -> V:
+    """What ``read`` takes from the body, which is kept no longer: parsed, it may need many times its bytes.
+
+    Args:
+        request: whose body.
+        batcher: who will answer.
+        limits: of the request.
+        read: parses the body and checks its rows; of a long body on the thread of long texts.
 
     Raises:
-        ApiError: 413 where it is too long, 408 where it takes too long.
+        ApiError: 413 where it is too long, 408 where it takes too long; or ``read`` refuses it.
+        QueueFull: too much waits.
         Gone: the client hung up.
     """
+    body = Arriving(batcher.room)
+    try:
+        await _read_body(request, limits, body)
+        body.check()
+        return await batcher.long_texts.aside(len(body.data), lambda: read(body.data))
+    except InputError as error:
+        raise wrong_input(error) from None
+    finally:
+        body.release()
+
+
+async def _read_body(request: Request, limits: Limits, body: Arriving) -> None:
     said = request.headers.get("content-length", "")
     long = said.isdigit() and int(said[:20]) > limits.body_bytes
     if long and (int(said[:20]) > _MOST_DISCARDED or "expect" in request.headers):
         raise _too_long(limits)
-    body, size = bytearray(), 0
+    size = 0
     try:
         async with asyncio.timeout(limits.body_s):
             more = True
@@ -64,7 +85,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
                 piece = message.get("body", b"")
                 size += len(piece)
                 if size <= limits.body_bytes:
-                    body += piece
+                    body.add(piece)
                 more = message.get("more_body", False)
     except TimeoutError:
         raise ApiError(
@@ -72,7 +93,6 @@ async def read_body(request: Request, limits: Limits) -> bytes:
         ) from None
     if size > limits.body_bytes:
         raise _too_long(limits)
-    return bytes(body)
 
 
 def _too_long(limits: Limits) -> ApiError:
@@ -84,7 +104,7 @@ def _too_long(limits: Limits) -> ApiError:
     )
 
 
-def parsed(kind: type[T], body: bytes) -> T:
+def parsed(kind: type[T], body: bytearray) -> T:
     """A body as a model of pydantic; ApiError 400 where it is none."""
     try:
         return kind.model_validate_json(body)
@@ -92,7 +112,7 @@ def parsed(kind: type[T], body: bytes) -> T:
         raise wrong_body(error) from None
 
 
-def parsed_as(adapter: TypeAdapter[Any], body: bytes | str) -> Any:
+def parsed_as(adapter: TypeAdapter[Any], body: bytearray) -> Any:
     """The same by a type adapter."""
     try:
         return adapter.validate_json(body)
@@ -100,27 +120,23 @@ def parsed_as(adapter: TypeAdapter[Any], body: bytes | str) -> Any:
         raise wrong_body(error) from None
 
 
-async def checked(given: Sequence[Any], check: Callable[[int, Any], R], size: int, batcher: Batcher, limits: Limits) -> list[R]:
+def checked(given: Sequence[Any], check: Callable[[int, Any], R], batcher: Batcher, limits: Limits) -> list[R]:
     """Each of the given rows or texts as ``check`` makes it, which is told its place and what it is.
 
     Args:
         given: rows or texts as they came.
         check: raises InputError where one cannot be answered.
-        size: of the request, in bytes.
         batcher: who will answer.
         limits: of the request.
 
     Raises:
-        ApiError: they are too many, or ``check`` refuses one.
-        QueueFull: too much waits.
+        ApiError: they are too many.
+        InputError: ``check`` refuses one.
     """
     most = min(limits.rows, batcher.most_waiting)
     if len(given) > most:
         raise ApiError(400, f"There are {len(given)} rows, and {most} may be asked at once.", code="too_many_rows")
-    try:
-        return await batcher.long_texts.aside(size, lambda: [check(place, each) for place, each in enumerate(given)])
-    except InputError as error:
-        raise wrong_input(error) from None
+    return [check(place, each) for place, each in enumerate(given)]
 
 
 async def answered(request: Request, batcher: Batcher, kind: Kind, items: Sequence[Any]) -> list[Any]:

@@ -34,3 +34,24 @@ class QueueFull(CotuneError):
     def __init__(self, retry_after: int) -> None:
         self.retry_after = retry_after
         super().__init__("too much is waiting to be answered")
+
+
+class WorkFailed(CotuneError):
+    """Work broke off in a way that no ``Exception`` tells of, such as a panic of a library written in Rust.
+
+    Its message names the kind of failure alone, since a panic's own text may hold what was sent.
+    """
+
+
+class ModelStopped(CotuneError):
+    """The model's thread has ended, and nothing will be answered any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the model has stopped; restart the server")
+
+
+class Ending(CotuneError):
+    """The server ends and the time to answer what had arrived is over."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is ending; ask again when it is back")

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
-from cotune.bundle.serve.kind import Kind, QueueFull
+from cotune.bundle.serve.kind import Ending, Kind, QueueFull
 
 T = TypeVar("T")
 
@@ -28,6 +29,7 @@ class LongTexts:
 
     def __init__(self, most: int = _MOST) -> None:
         self._most, self._waiting = most, 0
+        self._gave_up = False
         self._thread = ThreadPoolExecutor(1, "cotune-texts")
 
     async def aside(self, size: int, work: Callable[[], T]) -> T:
@@ -39,7 +41,7 @@ class LongTexts:
         if size < _LONG:
             return work()
         with self._place(size):
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            return await self._on_thread(work)
 
     async def shortened(self, kind: Kind, items: Sequence[Any]) -> tuple[list[Any], set[int]]:
         """The items as they are to be entered, and the places of those that were shortened.
@@ -52,15 +54,31 @@ class LongTexts:
         with self._place(sum(sizes.values())):
             for place in sizes:
                 # One by one, so that a request of many gives way to others.
-                less = await asyncio.get_running_loop().run_in_executor(self._thread, kind.shortened, items[place])
+                less = await self._on_thread(partial(kind.shortened, items[place]))
                 if less is not None:
                     found[place] = less
                     cut.add(place)
         return found, cut
 
+    async def _on_thread(self, work: Callable[[], T]) -> T:
+        if self._gave_up:
+            raise Ending
+        found = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        try:
+            return await found
+        except asyncio.CancelledError:
+            if self._gave_up and found.cancelled():
+                raise Ending from None
+            raise
+
+    def give_up(self) -> None:
+        """Begin nothing more; what waits fails with :class:`Ending`."""
+        self._gave_up = True
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
     def close(self) -> None:
         """End the thread; nothing waits any more."""
-        self._thread.shutdown()
+        self._thread.shutdown(wait=not self._gave_up)
 
     @contextlib.contextmanager
     def _place(self, size: int) -> Iterator[None]:

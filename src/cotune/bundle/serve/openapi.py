@@ -35,6 +35,7 @@ _ERRORS = {
     421: "The Host header is not this server's.",
     429: "The queue is full; `Retry-After` says when to come back.",
     500: "Something went wrong here.",
+    503: "The model has stopped, and the server must be restarted; or the server is ending.",
 }
 
 
@@ -154,14 +155,14 @@ def _paths(served: Sequence[Served], rows: Sequence[tuple[type[BaseModel], type[
             "get": {
                 "operationId": "health",
                 "summary": "Whether the server lives, and how much waits.",
-                "responses": _answers(_content("Health"), 403, 421),
+                "responses": _answers(_content("Health"), 403, 421, 503),
             }
         },
     }
 
 
 _GOT = (401, 403, 421)
-_POSTED = (400, 401, 403, 404, 408, 413, 421, 429, 500)
+_POSTED = (400, 401, 403, 404, 408, 413, 421, 429, 500, 503)
 
 
 def _ref(name: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -14,8 +15,8 @@ from starlette.responses import Response
 
 from cotune.bundle.rows import checked_row
 from cotune.bundle.serve.batcher import Batcher
-from cotune.bundle.serve.errors import ApiError, wrong_input
-from cotune.bundle.serve.exchange import Limits, answered, checked, json_response, parsed_as, read_body
+from cotune.bundle.serve.errors import ApiError
+from cotune.bundle.serve.exchange import Limits, answered, checked, json_response, parsed_as, taken
 from cotune.bundle.serve.schemas import Predicted, PredictedRows, RowAnswer
 from cotune.bundle.serve.shelf import Served, Shelf
 from cotune.bundle.serve.work import Answered
@@ -28,20 +29,33 @@ _BODY: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 async def predict(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits) -> Response:
     """Answer one row, whose fields are the body's keys, or a list of them under ``rows``."""
-    sent = await read_body(request, limits)
+    asked = await taken(request, batcher, limits, lambda sent: _asked(request, sent, shelf, batcher, limits))
+    served, output = asked.served, asked.served.predictor.output
+    answers = await answered(request, batcher, served.full, asked.items)
+    if not asked.several:
+        return json_response(Predicted(bundle=served.id, **row_answer(answers[0], output).model_dump()))
+    return json_response(PredictedRows(bundle=served.id, rows=[row_answer(each, output) for each in answers]))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a body asks for: a bundle, its rows, and whether they came as a list."""
+
+    served: Served
+    items: list[dict[str, str]]
+    several: bool
+
+
+def _asked(request: Request, sent: bytearray, shelf: Shelf, batcher: Batcher, limits: Limits) -> _Asked:
     body: dict[str, Any] = parsed_as(_BODY, sent)
     served = _bundle(request, body, shelf)
     rows, fields = body.get("rows"), served.predictor.input_fields
     if not isinstance(rows, list):
-        items = await checked([body], lambda _, row: checked_row(row, fields, "body"), len(sent), batcher, limits)
-        (found,) = await answered(request, batcher, served.full, items)
-        return json_response(Predicted(bundle=served.id, **row_answer(found, served.predictor.output).model_dump()))
+        return _Asked(served, [checked_row(body, fields, "body")], several=False)
     if not rows:
-        raise wrong_input(InputError("there are no rows", where="rows", mend="Give at least one."))
-    items = await checked(rows, lambda place, row: checked_row(row, fields, f"rows.{place}"), len(sent), batcher, limits)
-    answers = await answered(request, batcher, served.full, items)
-    output = served.predictor.output
-    return json_response(PredictedRows(bundle=served.id, rows=[row_answer(each, output) for each in answers]))
+        raise InputError("there are no rows", where="rows", mend="Give at least one.")
+    items = checked(rows, lambda place, row: checked_row(row, fields, f"rows.{place}"), batcher, limits)
+    return _Asked(served, items, several=True)
 
 
 def _bundle(request: Request, body: Mapping[str, Any], shelf: Shelf) -> Served:

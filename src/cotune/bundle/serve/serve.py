@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import re
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import uvicorn
-
 from cotune.bundle.load import load_several
 from cotune.bundle.predictor import Predictor
 from cotune.bundle.serve.app import make_app
-from cotune.bundle.serve.batcher import Batcher
+from cotune.bundle.serve.batcher import MODEL_THREAD, Batcher
 from cotune.bundle.serve.exchange import Limits
 from cotune.bundle.serve.shelf import Shelf
 from cotune.errors import InputError
-from cotune.web import LOOPBACK, GracefulServer, PatientProtocol, listen
+from cotune.web import LOOPBACK, GracefulServer, bounded_config, listen
 
+_LOG = logging.getLogger(__name__)
+_NAME = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 # Connections at once; more are answered with 503 by uvicorn.
 _MOST_CONNECTIONS = 1024
-# Connections that wait to be taken.
-_BACKLOG = 512
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class ServeSettings:
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
         dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``; in the short ones probabilities move a little with the batch
             that a row happens to be in.
+        allowed_hosts: names that requests may be addressed to: on 127.0.0.1 besides that and localhost; elsewhere these alone,
+            where there are any. Each as a Host header holds it, with a port or for any port; ``*.example.org`` and ``*`` fit
+            several.
+        drain_s: seconds in which all that had arrived is answered when the end is asked for; the rest gets 503.
     """
 
     host: str = LOOPBACK
@@ -50,6 +55,8 @@ class ServeSettings:
     body_bytes: int = 2**20
     device: str = "auto"
     dtype: str = "auto"
+    drain_s: float = 25.0
+    allowed_hosts: tuple[str, ...] = ()
 
 
 def serve(
@@ -58,7 +65,7 @@ def serve(
     *,
     base: str | Path | None = None,
     ready: Callable[[str, list[str]], None] = lambda address, ids: None,
-) -> None:
+) -> bool:
     """Serve bundles until SIGTERM or Ctrl-C, then answer what is in flight and return; to be called from the main thread.
 
     Args:
@@ -67,16 +74,22 @@ def serve(
         base: folder or name of the base model, where it moved.
         ready: called with the address and the bundles' ids once requests can be answered.
 
+    Returns:
+        Whether the model's thread has ended. Where the time to drain was over it may still be at its last batch, which cannot
+        be broken off but by :func:`os._exit`.
+
     Raises:
         InputError: a bundle cannot be loaded or its model is behind an endpoint, the port cannot be had, or a token is needed
             and missing.
     """
     settings = settings or ServeSettings()
     token = _token(settings)
-    with listen(settings.port, settings.host, backlog=_BACKLOG) as listening:
+    _check_names(settings.allowed_hosts)
+    with listen(settings.port, settings.host) as listening:
         predictors = load_several(bundles, device=settings.device, dtype=settings.dtype, base=base, weights=True)
         with prepared(predictors, listening, settings, token=token, ready=ready) as server:
             server.run(sockets=[listening])
+    return not any(thread.name == MODEL_THREAD for thread in threading.enumerate())
 
 
 @contextlib.contextmanager
@@ -106,24 +119,29 @@ def prepared(
         address = f"http://{host}:{port}"
         limits = Limits(body_bytes=settings.body_bytes)
         loopback = settings.host == LOOPBACK
-        app = make_app(shelf, batcher, limits, address=address, port=port, loopback=loopback, token=token)
-        config = uvicorn.Config(
-            app,
-            http=PatientProtocol,
-            loop="asyncio",
-            ws="none",
-            lifespan="off",
-            # uvicorn's errors come with tracebacks, which could hold what was sent.
-            log_level="critical",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=_BACKLOG,
-            limit_concurrency=_MOST_CONNECTIONS,
-        )
-        yield GracefulServer(config, lambda: ready(address, list(shelf.served)))
+        names = settings.allowed_hosts
+        app = make_app(shelf, batcher, limits, address=address, port=port, loopback=loopback, names=names, token=token)
+        # uvicorn's errors come with tracebacks, which could hold what was sent.
+        config = bounded_config(app, most=_MOST_CONNECTIONS, log_level="critical")
+
+        def give_up() -> None:
+            if count := batcher.give_up():
+                # One line on standard error, for whoever asked for the end.
+                _LOG.warning("%d requests were not answered before the end", count)
+
+        yield GracefulServer(config, lambda: ready(address, list(shelf.served)), drain_s=settings.drain_s, give_up=give_up)
     finally:
         batcher.close()
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise InputError(
+                f"{name!r} is no name that a request can be addressed to",
+                where="--allowed-hosts",
+                mend="Give names as in a Host header: example.org, example.org:8000, 10.0.0.5, [::1] or *.example.org.",
+            )
 
 
 def _token(settings: ServeSettings) -> str | None:

@@ -9,7 +9,6 @@ import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -18,7 +17,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from cotune.report.view.pages import RunPage
-from cotune.web import LOOPBACK, Guard, ReadyServer, listen
+from cotune.web import LOOPBACK, Guard, ReadyServer, bounded_config, listen
+
+# A browser holds about six.
+_MOST_CONNECTIONS = 128
 
 
 def view_run(folder: Path, *, port: int = 0, ready: Callable[[str], None] = lambda address: None) -> None:
@@ -35,16 +37,7 @@ def view_run(folder: Path, *, port: int = 0, ready: Callable[[str], None] = lamb
     page = RunPage(folder)
     with listen(port) as listening:
         port = listening.getsockname()[1]
-        config = uvicorn.Config(
-            make_app(page, port),
-            log_level="error",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            lifespan="off",
-            ws="none",
-            timeout_graceful_shutdown=2,
-        )
+        config = bounded_config(make_app(page, port), most=_MOST_CONNECTIONS, log_level="error", drain_s=2)
         try:
             ReadyServer(config, lambda: ready(f"http://{LOOPBACK}:{port}/")).run(sockets=[listening])
         except KeyboardInterrupt:
