@@ -31,7 +31,7 @@ def test_it_serves_the_page_and_its_state(viewer: Viewer) -> None:
     status, text, _ = viewer.ask("/state")
     state = json.loads(text)
     assert status == 200 and state["error"] == "" and f'data-version="{state["version"]}"' in page
-    assert viewer.ask(method="PROBE")[:2] == (200, "")
+    assert viewer.ask(method="HEAD")[:2] == (200, "")
     assert viewer.ask(Host=f"localhost:{viewer.port}", Origin=f"http://localhost:{viewer.port}")[0] == 200
 
 
@@ -78,7 +78,7 @@ def test_other_origins_are_refused(viewer: Viewer, origin: str, path: str) -> No
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
 def test_it_is_for_reading(viewer: Viewer, method: str) -> None:
     status, _, headers = viewer.ask(method=method)
-    assert status == 405 and headers["allow"] == "GET, PROBE"
+    assert status == 405 and headers["allow"] == "GET, HEAD"
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/journal.jsonl", "/../journal.jsonl", "/%2e%2e/journal.jsonl", "/report.html"])

@@ -45,7 +45,7 @@ class Guard:
         *,
         port: int,
         loopback: bool = True,
-        methods: Collection[str] | None = ("GET", "PROBE"),
+        methods: Collection[str] | None = ("GET", "HEAD"),
         token: str | None = None,
         open_paths: Collection[str] = (),
         refuse: Refuse | None = None,
