@@ -29,9 +29,9 @@ import trl_baseline
 import tuning
 from cotune.errors import CotuneError, InputError
 from cotune.model.bundled import resolve_model
+from cotune.model.capability import check_capability
 from cotune.model.engine_settings import EngineSettings
 from cotune.model.local import LocalModel
-from cotune.model.capability import check_capability
 from measure import Gemm, machine_facts, say
 
 KEYS = (

@@ -5,12 +5,11 @@
 
 The bundle is exported, and llama.cpp reads the text as rendered. ``scored``: llama.cpp's log-probabilities of the labels, raw
 argmax, against the bundle's raw argmax; ``decided``: both with the bundle's decision rule; ``request``: what the exported
-request generates, greedily under its grammar and bias, against the bundle's answer. Of a bundle with a classification head
-these three compare what the labels' words say, there and here; ``words_as_head`` is how often that is what the head says, and
-``head``, with ``--server`` (llama.cpp's own), the exported head on the states that this server tells, against the bundle's
-answer. ``--model`` takes another GGUF file of the same base model below the exported adapter. Needs the extra ``llama``. Prints
-one JSON object to stdout, progress to stderr; shares with 95% Wilson intervals. Exit code 1 where fewer than 98% of the labels
-scored, or told by the head, are the same.
+request generates, greedily under its grammar and bias, against the bundle's answer. ``--model`` takes another GGUF file of the
+same base model below the exported adapter. Of a bundle that answers by a probe, nothing but ``probe`` is told: what the
+exported probe says of the states of llama.cpp's own server (``--server``), against the bundle's answer. Needs the extra
+``llama``, or for a probe the server alone. Prints one JSON object to stdout, progress to stderr; shares with 95% Wilson
+intervals. Exit code 1 where fewer than 98% of the labels scored, or told by the probe, are the same.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ import time
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,12 @@ from numpy.typing import NDArray
 
 from cotune.bundle import Predictor, load
 from cotune.bundle.export import export_bundle
-from cotune.bundle.export_head import batch_of, in_words
+from cotune.bundle.export_probe import batch_of, probe_of
 from cotune.bundle.manifest import read_manifest
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.intervals import wilson
-from cotune.probe.readout import Probe, load_probe
 from cotune.model.trie import label_paths
+from cotune.probe.readout import Probe
 from cotune.prompt.render import RenderedRow
 from measure import machine_facts, say
 
@@ -157,13 +157,13 @@ def compare(predictor: Predictor, through: Through, request: dict[str, Any], row
     }
 
 
-def head_answers(
-    server: str, files: Sequence[str], head: Probe, texts: Sequence[str], positions: int, threads: int
+def probe_answers(
+    server: str, files: Sequence[str], probe: Probe, texts: Sequence[str], positions: int, threads: int
 ) -> list[str]:
-    """What an exported head says of the states that llama.cpp's own server tells for some texts."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    """What a probe says of the states that llama.cpp's own server tells for some texts."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
     options = [*batch_of(positions).split(), "--threads", str(threads), "--port", url.rpartition(":")[2]]
     command = [server, *files, "--embeddings", "--pooling", "last", *options]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
@@ -181,7 +181,7 @@ def head_answers(
             states = np.stack([_state(f"{url}/embedding", text) for text in texts])
         finally:
             running.terminate()
-    return [head.labels[i] for i in head.log_probs(states, head.labels).argmax(axis=1)]
+    return [probe.labels[i] for i in probe.log_probs(states, probe.labels).argmax(axis=1)]
 
 
 def _state(url: str, text: str) -> NDArray[np.float32]:
@@ -207,41 +207,39 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--form", choices=("gguf", "gguf-merged"), default="gguf")
     parser.add_argument("--model", type=Path, help="another GGUF file of the base model")
     parser.add_argument("--base", type=Path, help="folder of the base model, where it moved")
-    parser.add_argument("--server", help="llama.cpp's server, for a bundle with a classification head")
+    parser.add_argument("--server", help="llama.cpp's server, for a bundle that answers by a probe")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args(arguments)
     try:
         manifest = read_manifest(given.bundle)
         rows = [json.loads(line) for line in given.data.read_text(encoding="utf-8").splitlines()[: given.rows]]
         predictor = load(given.bundle, device="cpu", dtype="float32", threads=given.threads, base=given.base)
-        whole, (predictor, manifest, head) = predictor, in_words(predictor, manifest)
-        asked = [{name: str(row[name]) for name in whole.input_fields} for row in rows]
-        answers = whole.predict(asked)
+        probe, asked = probe_of(predictor), [{name: str(row[name]) for name in predictor.input_fields} for row in rows]
+        if probe is not None and not given.server:
+            raise InputError("the bundle answers by a probe, whose states a server tells", where="--server", mend="Name it.")
         with tempfile.TemporaryDirectory() as name:
             say("Exporting.")
             out = export_bundle(given.bundle, Path(name) / "out", given.form, base=given.base)
             adapter = next(out.glob("adapter-*.gguf"), None)
             model = given.model or next(path for path in out.glob("*.gguf") if path != adapter)
-            through = Through.load(model, adapter, manifest.max_tokens + 64, given.threads)
-            request = json.loads((out / "request.json").read_text(encoding="utf-8"))
-            found = compare(predictor, through, request, rows, manifest.output_field)
-            if head is not None:
-                found["words_as_head"] = share(sum(map(str.__eq__, answers, predictor.predict(asked))), len(rows))
-            exported = load_probe(out)
-            if given.server and exported is not None:
+            if probe is not None:
                 say("Asking the server for states.")
                 texts = [predictor.model.renderer.text(predictor.prompt, row, predictor.labels) for row in asked]
                 files = ["-m", str(model), *([] if adapter is None else ["--lora", str(adapter)])]
-                told = head_answers(given.server, files, exported, texts, manifest.max_tokens, given.threads)
-                found["head"] = share(sum(map(str.__eq__, answers, told)), len(rows))
+                told = probe_answers(given.server, files, probe, texts, manifest.max_tokens, given.threads)
+                same = sum(map(str.__eq__, predictor.predict(asked), told))
+                found: dict[str, Any] = {"rows": len(rows), "probe": share(same, len(rows))}
+            else:
+                through = Through.load(model, adapter, manifest.max_tokens + 64, given.threads)
+                request = json.loads((out / "request.json").read_text(encoding="utf-8"))
+                found = compare(predictor, through, request, rows, manifest.output_field)
     except (CotuneError, OSError, KeyError) as error:
         say(f"llamacpp: {error}")
         return 2
-    import llama_cpp
-
-    about = {"bundle": whole.bundle_id, "form": given.form, "model": given.model and given.model.name}
-    print(json.dumps({**about, **found, "llama_cpp_python": llama_cpp.__version__, "machine": machine_facts(predictor.model)}))
-    return 0 if min(found[name]["share"] for name in ("scored", "head") if name in found) >= LEAST else 1
+    about = {"bundle": predictor.bundle_id, "form": given.form, "model": given.model and given.model.name}
+    versions = {} if probe is not None else {"llama_cpp_python": version("llama-cpp-python")}
+    print(json.dumps({**about, **found, **versions, "machine": machine_facts(predictor.model)}))
+    return 0 if min(found[name]["share"] for name in ("scored", "probe") if name in found) >= LEAST else 1
 
 
 if __name__ == "__main__":

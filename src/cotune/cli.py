@@ -374,7 +374,7 @@ def embed(
 
 @app.command(
     epilog="Examples:\n\n  cotune export runs/mine/best --to merged --out mine-merged\n\n"
-    "  cotune export runs/mine/best --to peft --out mine-peft\n\n"
+    "  cotune export runs/mine/best --to transformers --out mine-classifier\n\n"
     "  cotune export runs/mine/best --to gguf --out mine-gguf"
 )
 def export(
@@ -382,7 +382,10 @@ def export(
     out: Annotated[Path, typer.Option(help="A folder that is not there yet.")],
     to: Annotated[
         str,
-        typer.Option(help="peft (base model and adapter), merged (one model), gguf or gguf-merged (the same for llama.cpp)."),
+        typer.Option(
+            help="transformers (a classifier, of bundles that answer by a probe), peft (base model and adapter), merged (one "
+            "model), gguf or gguf-merged (the same for llama.cpp)."
+        ),
     ] = "merged",
     base: Annotated[Path | None, typer.Option(help="Folder of the base model, where it moved; hub lets it be fetched.")] = None,
     as_json: Json = False,
@@ -392,14 +395,14 @@ def export(
     from cotune.probe.readout import PROBE
 
     written = export_bundle(bundle, out, to, base=base)  # type: ignore[arg-type]
-    head = PROBE if (written / PROBE).is_file() else None
+    probe = PROBE if (written / PROBE).is_file() else None
     if as_json:
-        typer.echo(json.dumps({"out": str(written), "to": to, "head": head}))
+        typer.echo(json.dumps({"out": str(written), "to": to, "probe": probe}))
         return
-    if head:
+    if probe and to != "transformers":
         typer.echo(
-            f"The bundle answers by a classification head ({head}). Programs that only generate have no place for it: there "
-            "the labels' words answer, some rows otherwise. README.md says how to have both.",
+            f"The bundle answers by a probe ({probe}) on the model's hidden state. Programs that only generate have no place "
+            "for it; README.md has the lines that read it.",
             err=True,
         )
     typer.echo(f"Written: {written}. Its README.md says how to run it.")

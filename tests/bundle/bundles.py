@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from cotune.bundle import Predictor, load, save_bundle
-from cotune.bundle.export_head import EMBEDDING_PORT
+from cotune.bundle.export_probe import EMBEDDING_PORT
 from cotune.evaluate.decision import BY_PROBE, RAW, Decision
 from cotune.files import file_sha256
-from cotune.model.adapter_folder import LoraSettings
+from cotune.model.adapter_folder import BASE, LoraSettings
 from cotune.model.local import LocalModel
 from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Demonstration, Prompt
@@ -64,18 +64,24 @@ class Bench:
         }
         return save_bundle(folder, **given | changes)
 
-    def save_headed(self, folder: Path, *, words: Decision = RAW, **changes: Any) -> Path:
-        """A bundle that answers by a classification head; it tells the rows of ``TEXTS`` apart."""
-        numbers = np.random.default_rng(0)
-        weight = numbers.normal(size=(len(LABELS), self.model.width)).astype(np.float32)
-        rendered = self.model.renderer.render(changes.get("prompt", PROMPT), [{"text": text} for text in TEXTS], LABELS)
+    def save_probed(
+        self, folder: Path, *, layer: int = 1, tuned: bool = True, probe: Probe | None = None, **changes: Any
+    ) -> Path:
+        """A bundle that answers by a probe; it tells the rows of ``TEXTS`` apart.
+
+        ``layer`` is what it reads, ``tuned`` whether on the adapter or on the base model; ``probe`` is another one.
+        """
+        adapter = self.adapter_id if tuned else BASE
         self.model.adapters.register(self.adapter)
-        states = self.model.last_states([row.prompt_ids for row in rendered], adapter=self.adapter_id)
-        # What all rows have in common says nothing, so that what is left decides.
-        bias = -(weight @ states.mean(axis=0)).astype(np.float32)
-        head = Probe(LABELS, weight, bias, {"decision": words.to_json(), "score": 0.75})
-        headed = self.model.adapters.add_probe(self.adapter_id, head, folder.parent / "headed")
-        return self.save(folder, adapter_folder=folder.parent / "headed" / headed, decision=BY_PROBE, **changes)
+        if probe is None:
+            weight = np.random.default_rng(0).normal(size=(len(LABELS), self.model.width)).astype(np.float32)
+            rendered = self.model.renderer.render(changes.get("prompt", PROMPT), [{"text": text} for text in TEXTS], LABELS)
+            states = self.model.layer_states([row.prompt_ids for row in rendered], [layer], adapter=adapter)[0]
+            # What all rows have in common says nothing, so that what is left decides.
+            bias = -(weight @ states.mean(axis=0)).astype(np.float32)
+            probe = Probe(LABELS[::-1], weight, bias, layer)
+        probed = self.model.adapters.add_probe(adapter, probe, folder.parent / "probed")
+        return self.save(folder, **{"adapter_folder": folder.parent / "probed" / probed, "decision": BY_PROBE} | changes)
 
 
 def answers_of_page(out: Path, heading: str, texts: Sequence[str], port: str = "") -> list[str]:
@@ -95,13 +101,15 @@ def answers_of_page(out: Path, heading: str, texts: Sequence[str], port: str = "
     return said
 
 
-def make_bench(folder: Path, kind: Kind = "llama", *, tokenizer: Any = None, **changes: Any) -> Bench:
+def make_bench(
+    folder: Path, kind: Kind = "llama", *, tokenizer: Any = None, lora: LoraSettings | None = None, **changes: Any
+) -> Bench:
     # A chat template that lies there would be taken up by a tokenizer that has none.
     base = save_tiny(folder / "tiny-base", kind, **{"chat": tokenizer is None} | changes)
     if tokenizer is not None:
         tokenizer.save_pretrained(base)
     model = LocalModel.load(base)
-    widen_lora(model.adapters.start(LoraSettings(rank=4, alpha=8), seed=0))
+    widen_lora(model.adapters.start(lora or LoraSettings(rank=4, alpha=8), seed=0))
     adapter = model.adapters.save(model.adapters.weights(), folder / "adapters")
     return Bench(base, model, folder / "adapters" / adapter)
 

@@ -6,9 +6,12 @@ import errno
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,7 +25,7 @@ from cotune.bundle import load, place
 from cotune.bundle.manifest import LARGEST_JSON, Manifest, check_name, read_manifest
 from cotune.config import config_from_data
 from cotune.errors import InputError
-from cotune.evaluate.decision import BY_PROBE, RAW, Decision
+from cotune.evaluate.decision import BY_PROBE, RAW
 from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Prompt
 from cotune.task.output import Output, label_output
@@ -69,7 +72,7 @@ def test_what_a_bundle_holds(bench: Bench, bundle: Path) -> None:
         "max_tokens": bench.model.renderer.max_tokens,
     }
     manifest = json.loads((bundle / "manifest.json").read_text())
-    assert manifest["format"] == 1
+    assert manifest["format"] == 3
     assert manifest["base_model"] == {"name": str(bench.base), "fingerprint": bench.model.fingerprint, "revision": None}
     assert set(manifest["versions"]) == {"cotune", "python", "torch", "transformers", "peft"}
     assert (manifest["adapter_id"], manifest["prompt_id"]) == (bench.adapter_id, PROMPT.id)
@@ -328,7 +331,8 @@ def test_far_too_many_files_are_refused(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"format": 3}, "format 3"),
+        ({"format": 4}, "format 4"),
+        ({"format": 0}, "format 0"),
         ({"format": True}, "wrong kind"),
         ({"labels": []}, "labels"),
         ({"labels": ["a", "a"]}, "labels"),
@@ -429,28 +433,98 @@ def test_an_adapter_of_another_shape_is_refused_before_it_answers(bench: Bench, 
     assert "does not fit" in refused(bundle).what
 
 
-def test_a_head_that_does_not_fit_the_rest_is_refused_before_it_answers(bench: Bench, tmp_path: Path) -> None:
-    width = bench.model.width
-    numbers = np.random.default_rng(0)
+def test_a_probe_that_does_not_fit_the_rest_is_refused_before_it_answers(bench: Bench, tmp_path: Path) -> None:
+    numbers, width = np.random.default_rng(0), bench.model.width
 
-    def bundle_with(labels: tuple[str, ...], width: int, decision: Decision, name: str) -> Path:
-        weight = numbers.normal(size=(len(labels), width)).astype(np.float32)
-        head = Probe(labels, weight, np.zeros(len(labels), dtype=np.float32), {"decision": RAW.to_json()})
-        bench.model.adapters.register(bench.adapter)
-        headed = bench.model.adapters.add_probe(bench.adapter_id, head, tmp_path / "adapters")
-        return bench.save(tmp_path / name, adapter_folder=tmp_path / "adapters" / headed, decision=decision)
+    def bundle_with(name: str, labels: tuple[str, ...] = LABELS, wide: int = width, layer: int = 1, **changes: Any) -> Path:
+        weight = numbers.normal(size=(len(labels), wide)).astype(np.float32)
+        probe = Probe(labels, weight, np.zeros(len(labels), dtype=np.float32), layer)
+        return bench.save_probed(tmp_path / name, probe=probe, **changes)
 
-    right = loaded(bundle_with(LABELS[::-1], width, BY_PROBE, "right"))
-    found = right.predict([{"text": "a"}], probabilities=True)[0].probabilities
-    assert sum(found.values()) == pytest.approx(1) and set(found) == set(LABELS)
-    for number, (labels, wide, decision) in enumerate(
-        [((*LABELS[:-1], "else"), width, BY_PROBE), (LABELS, width + 1, BY_PROBE), (LABELS, width, RAW)]
-    ):
-        with pytest.raises(InputError, match="classification head"):
-            loaded(bundle_with(labels, wide, decision, f"wrong {number}"))
+    for tuned in (True, False):
+        right = loaded(bundle_with(f"right {tuned}", LABELS[::-1], tuned=tuned))
+        found = right.predict([{"text": "a"}], probabilities=True)[0].probabilities
+        assert sum(found.values()) == pytest.approx(1) and set(found) == set(LABELS)
+        wrong: list[dict[str, Any]] = [{"labels": (*LABELS[:-1], "else")}, {"wide": width + 1}, {"layer": 3}]
+        for number, changes in enumerate(wrong):
+            error = refused(bundle_with(f"wrong {tuned} {number}", tuned=tuned, **changes))
+            assert "not one of these labels on this model" in error.what and error.where.endswith("probe.safetensors")
+        with pytest.raises(InputError, match="go together"):
+            bundle_with(f"rule {tuned}", tuned=tuned, decision=RAW)
     for number, without in enumerate((bench.adapter, None)):
-        with pytest.raises(InputError, match="classification head"):
-            loaded(bench.save(tmp_path / f"none {number}", decision=BY_PROBE, adapter_folder=without))
+        with pytest.raises(InputError, match="go together"):
+            bench.save(tmp_path / f"none {number}", decision=BY_PROBE, adapter_folder=without)
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+@pytest.mark.parametrize(
+    ("about", "tensors", "what"),
+    [
+        ({}, {"bias": np.full(4, np.nan, dtype=np.float32)}, "not finite"),
+        ({}, {"weight": np.full((4, 32), np.inf, dtype=np.float32)}, "not finite"),
+        ({}, {"weight": np.zeros((3, 32), dtype=np.float32)}, "do not fit together"),
+        ({"layer": 0}, {}, "its layer is none"),
+        ({"layer": True}, {}, "its layer is none"),
+        ({"layer": 10**9}, {}, "its layer is none"),
+        ({"labels": ["a", "a", "b", "c"]}, {}, "do not fit together"),
+        ({"labels": None}, {}, "cannot be read"),
+    ],
+)
+def test_a_forged_probe_is_refused(
+    bench: Bench, tmp_path: Path, tuned: bool, about: dict[str, Any], tensors: dict[str, Any], what: str
+) -> None:
+    """Every hash in the bundle is right; what it holds is not."""
+    from safetensors.numpy import save
+
+    from cotune.model.adapter_folder import adapter_content_id
+
+    bundle = bench.save_probed(tmp_path / "best", tuned=tuned)
+    held = {"weight": np.zeros((4, 32), dtype=np.float32), "bias": np.zeros(4, dtype=np.float32)} | tensors
+    said = {"labels": LABELS, "layer": 1, "words": {}} | about
+    forge(bundle, "adapter/probe.safetensors", save(held, metadata={"cotune": json.dumps(said)}))
+    forge(bundle, "metrics.json", {}, adapter_id=adapter_content_id(bundle / "adapter"))
+    error = refused(bundle)
+    assert what in error.what and error.where.endswith("probe.safetensors")
+
+
+def test_a_probe_alone_is_a_bundle_of_the_base_model(bench: Bench, tmp_path: Path) -> None:
+    bundle = bench.save_probed(tmp_path / "best", tuned=False)
+    assert names(bundle) == sorted((*FILES[:4], "adapter/probe.safetensors", "manifest.json"))
+    wanted = loaded(bundle).predict(TEXTS)
+    assert len(set(wanted)) > 1
+    card = (bundle / "README.md").read_text()
+    assert "A prompt and a probe for" in card and "peft" not in card.lower()
+    # Half of an adapter beside it is none.
+    shutil.copy(bench.adapter / "adapter_config.json", bundle / "adapter")
+    forge(bundle, "adapter/adapter_config.json", (bench.adapter / "adapter_config.json").read_bytes())
+    assert "missing" in refused(bundle).what
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+def test_the_cards_code_answers_by_the_probe(bench: Bench, tmp_path: Path, tuned: bool) -> None:
+    bundle = bench.save_probed(tmp_path / "best", tuned=tuned)
+    card = (bundle / "README.md").read_text()
+    assert "layer 1 of 2" in card and "decision rule" not in card
+    *_, code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    predictor = loaded(bundle)
+    for text in (text for text in TEXTS if "|im_end|" not in text):
+        whole = predictor.model.renderer.text(PROMPT, {"text": text}, LABELS)
+        ready = code.replace("FOLDER OR HUB ID OF THE BASE MODEL", str(bench.base)).replace("FOLDER", str(bundle))
+        with redirect_stdout(StringIO()) as printed:
+            exec(ready.replace('text = "..."', f"text = {whole!r}"), {})
+        assert [printed.getvalue().strip()] == predictor.predict(text)
+
+
+@pytest.mark.parametrize(
+    ("versions", "made"),
+    [({"cotune": "0.0.9"}, "cotune 0.0.9"), ({"cotune": "0.1\n\x1b[31m"}, "another version"), ([], "another version")],
+)
+def test_a_bundle_of_an_older_version_is_refused_by_its_name(bundle: Path, versions: Any, made: str) -> None:
+    old = edit_json(bundle / "manifest.json", format=1, versions=versions, decision={"kind": "head", "bias": []})
+    (bundle / "manifest.json").write_text(json.dumps(old))
+    error = refused(bundle)
+    assert f"made by {made}" in error.what and "format 1" in error.what and "\x1b" not in error.what
+    assert "Run again with this version, or use" in error.mend
 
 
 def test_folders_that_are_no_bundle(bundle: Path, tmp_path: Path) -> None:
@@ -508,7 +582,7 @@ def test_the_card_says_what_it_is_and_how_good(bench: Bench, tmp_path: Path) -> 
 
 def small_manifest() -> dict[str, Any]:
     return {
-        "format": 1,
+        "format": 3,
         "task": "t",
         "files": {},
         "base_model": {"name": "m", "fingerprint": "f", "revision": None},

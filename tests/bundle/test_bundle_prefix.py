@@ -90,12 +90,13 @@ def test_a_peft_export_runs_as_its_page_says(prefix: Bench, tmp_path: Path) -> N
         assert reached <= float(logits[token]) + 1e-4
 
 
-def test_a_head_on_it_answers_by_the_pages_code(prefix: Bench, tmp_path: Path) -> None:
-    bundle = prefix.save_headed(tmp_path / "bundle")
+@pytest.mark.parametrize("layer", [1, 2])
+def test_a_probe_on_it_answers_by_the_pages_code(prefix: Bench, tmp_path: Path, layer: int) -> None:
+    bundle = prefix.save_probed(tmp_path / "bundle", layer=layer)
     out = export_bundle(bundle, tmp_path / "out", "peft")
     texts = [text for text in TEXTS if "|im_end|" not in text]
     wanted = loaded(bundle).predict(texts)
-    assert answers_of_page(out, "## With the classification head", texts) == wanted and len(set(wanted)) > 1
+    assert answers_of_page(out, "## Run it", texts) == wanted and len(set(wanted)) > 1
 
 
 @pytest.mark.parametrize("to", ["merged", "gguf", "gguf-merged"])

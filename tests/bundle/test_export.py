@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +18,12 @@ from bundles import BIAS, LABELS, PROMPT, TEXTS, Bench, answers_of_page, loaded,
 from cotune.bundle.export import export_bundle
 from cotune.cli import main
 from cotune.errors import CotuneError, InputError
+from cotune.model.adapter_folder import LoraSettings
 from cotune.model.engine_settings import EngineSettings
 from cotune.model.local import LocalModel
-from cotune.probe.readout import PROBE
+from cotune.probe.readout import PROBE, load_probe
+from cotune.prompt.prompt import Prompt
+from cotune.task.output import Output
 from tiny import merging_tokenizer
 
 ROWS = [{"text": text} for text in TEXTS]
@@ -111,43 +118,168 @@ def test_weights_that_answer_otherwise_are_not_handed_over(
 
 # A control token in a row is text to cotune; a page's code has one tokenizer for all.
 PLAIN = [text for text in TEXTS if "|im_end|" not in text]
-BY_PROBE = "## With the classification head"
+FORMS = ("transformers", "peft", "merged", "gguf", "gguf-merged")
 
 
+@pytest.mark.parametrize("tuned", [True, False])
 @pytest.mark.parametrize("to", ["peft", "merged"])
-def test_the_page_says_how_a_classification_head_answers_elsewhere(bench: Bench, tmp_path: Path, to: Any) -> None:
-    bundle = bench.save_headed(tmp_path / "bundle", words=BIAS)
+def test_the_pages_code_answers_as_the_probe_does(bench: Bench, tmp_path: Path, to: Any, tuned: bool) -> None:
+    bundle = bench.save_probed(tmp_path / "bundle", tuned=tuned)
+    if to == "peft" and not tuned:
+        with pytest.raises(InputError, match="no adapter") as error:
+            export_bundle(bundle, tmp_path / "out", to)
+        assert "--to transformers" in error.value.mend
+        return
     out = export_bundle(bundle, tmp_path / "out", to)
     page = (out / "README.md").read_text(encoding="utf-8")
-    assert "reached 0.750 on dev" in page and "adds a fixed bias" in page, "whoever generates is told of the rule for words"
-    assert "By words alone cotune scores every label" in page
-    assert json.loads((out / "decision.json").read_text()) == BIAS.to_json()
+    assert "layer 1 of 2" in page and "vllm serve" not in page and str(tmp_path) not in page
+    assert json.loads((out / "decision.json").read_text())["kind"] == "probe"
     assert (out / PROBE).is_file() and not (out / "adapter" / PROBE).exists(), "an adapter is a PEFT folder and nothing else"
+    assert not (out / "request.json").exists(), "a model that ends in the middle writes nothing"
+    config = json.loads((out / ("base" if to == "peft" else "model") / "config.json").read_text())
+    assert config["num_hidden_layers"] == 1
     wanted = loaded(bundle).predict(PLAIN)
-    assert answers_of_page(out, BY_PROBE, PLAIN) == wanted and len(set(wanted)) > 1
+    assert answers_of_page(out, "## Run it", PLAIN) == wanted and len(set(wanted)) > 1
 
 
-def test_the_pages_head_reads_the_state_that_cotune_reads(tmp_path: Path) -> None:
+def pipeline_of(out: Path, **options: Any) -> Any:
+    """What ``pipeline.py`` of an export loads, by itself."""
+    spec = importlib.util.spec_from_file_location("pipeline", out / "pipeline.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.load(**options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer", "tuned"),
+    [("llama", 1, True), ("llama", 2, False), ("qwen2", 1, True), ("qwen3", 1, True), ("gemma3", 3, True)],
+)
+def test_a_classifier_for_transformers_answers_as_the_bundle_does(tmp_path: Path, kind: Any, layer: int, tuned: bool) -> None:
+    bench = make_bench(tmp_path, kind, rms_norm_eps=1e-3)
+    bundle = bench.save_probed(tmp_path / "bundle", layer=layer, tuned=tuned)
+    out = export_bundle(bundle, tmp_path / "out", "transformers")
+    config = json.loads((out / "config.json").read_text())
+    assert config["architectures"][0].endswith("ForSequenceClassification") and config["num_hidden_layers"] == layer
+    assert set(config["label2id"]) == set(LABELS) and len(config.get("layer_types") or [0] * layer) == layer
+    texts = [f"{text} {number}" for number in range(3) for text in TEXTS]
+    wanted = loaded(bundle).predict(texts, probabilities=True)
+    for size in (1, 5):
+        told = pipeline_of(out, batch_size=size)(texts, top_k=None)
+        for row, prediction in zip(told, wanted, strict=True):
+            assert row[0]["label"] == prediction.answer
+            assert {each["label"]: each["score"] for each in row} == pytest.approx(prediction.probabilities, abs=1e-4)
+    assert len({prediction.answer for prediction in wanted}) > 1
+    assert pipeline_of(out)({"text": texts[0]})["label"] == wanted[0].answer
+    assert {path.suffix for path in out.iterdir()} <= {".json", ".jinja", ".safetensors", ".md", ".py"}
+
+
+def test_the_pages_code_runs_the_classifier(bench: Bench, tmp_path: Path) -> None:
+    bundle = bench.save_probed(tmp_path / "bundle")
+    out = export_bundle(bundle, tmp_path / "out", "transformers")
+    page = (out / "README.md").read_text(encoding="utf-8")
+    own, stock = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (wanted,) = loaded(bundle).predict("THE TEXT")
+    for code in (own, stock):
+        with redirect_stdout(StringIO()) as printed:
+            exec(code.replace("FOLDER", str(out)), {})
+        assert printed.getvalue().strip() == wanted
+    sys.modules.pop("pipeline")
+    sys.path.remove(str(out))
+
+
+def test_stock_classes_load_the_classifier_and_the_bias_is_what_differs(bench: Bench, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+    bundle = bench.save_probed(tmp_path / "bundle")
+    out = export_bundle(bundle, tmp_path / "out", "transformers")
+    prompt_text = json.loads((out / "example.json").read_text(encoding="utf-8"))["prompt_text"]
+    texts = [prompt_text.replace("THE TEXT", text) for text in PLAIN]
+    classify = pipeline("text-classification", model=str(out))
+    assert classify.model.config.pad_token_id == AutoTokenizer.from_pretrained(out).pad_token_id is not None
+    with torch.no_grad():
+        ids = [torch.tensor([classify.tokenizer(text, add_special_tokens=False)["input_ids"]]) for text in texts]
+        logits = torch.cat([AutoModelForSequenceClassification.from_pretrained(out)(each).logits for each in ids])
+    probe = load_probe(out)
+    assert probe is not None
+    wanted = loaded(bundle).predict(PLAIN)
+    assert [probe.labels[int(row.argmax())] for row in logits + torch.from_numpy(probe.bias)] == wanted
+
+
+@pytest.mark.parametrize("to", FORMS)
+def test_a_tuned_window_above_the_layer_that_is_read_is_left_out(bench: Bench, tmp_path: Path, to: Any) -> None:
+    """The adapter changes all layers and the probe reads after the first."""
+    out = export_bundle(bench.save_probed(tmp_path / "bundle"), tmp_path / "out", to)
+    if to == "peft":
+        from safetensors.torch import load_file
+
+        assert all(".layers.0." in name for name in load_file(out / "adapter" / "adapter_model.safetensors"))
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+
+
+def test_layers_that_an_adapter_names_are_cut_too(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path, num_hidden_layers=3, lora=LoraSettings(rank=4, alpha=8, layers=(1, 2)))
+    out = export_bundle(bench.save_probed(tmp_path / "bundle", layer=2), tmp_path / "out", "peft")
+    assert json.loads((out / "adapter" / "adapter_config.json").read_text())["layers_to_transform"] == [1]
+    with pytest.raises(InputError, match="changes nothing up to layer 1") as error:
+        export_bundle(bench.save_probed(tmp_path / "other", layer=1), tmp_path / "none", "peft")
+    assert "--to transformers" in error.value.mend and not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("to", ["transformers", "peft", "merged", "gguf", "gguf-merged"])
+def test_a_probe_that_would_answer_otherwise_is_not_handed_over(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: Any
+) -> None:
+    from cotune.bundle import export
+
+    whole = export.cut
+    # One layer too many.
+    monkeypatch.setattr(export, "cut", lambda source, adapter, layer, target: whole(source, adapter, layer + 1, target))
+    with pytest.raises(CotuneError, match="answer otherwise"):
+        export_bundle(bench.save_probed(tmp_path / "bundle"), tmp_path / "out", to)
+    assert not (tmp_path / "out").exists()
+
+
+def test_words_and_written_answers_are_no_classifier(bench: Bench, tmp_path: Path) -> None:
+    written = {"output": Output("text"), "metric": "token_f1", "answer_tokens": 9, "prompt": Prompt("Say.")}
+    for name, changes in (("words", {}), ("written", written)):
+        with pytest.raises(InputError, match="not by a probe") as error:
+            export_bundle(bench.save(tmp_path / name, **changes), tmp_path / "out", "transformers")
+        assert "--to merged" in error.value.mend and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("to", ["transformers", "merged"])
+def test_an_export_reads_the_state_that_cotune_reads(tmp_path: Path, to: Any) -> None:
     """Where a tokenizer merges the end of the prompt with the answer, the model's answer begins before the text's end."""
     bench = make_bench(tmp_path, tokenizer=merging_tokenizer())
     prompt = PROMPT.edit(cue="Answer:", demonstrations=())
-    bundle = bench.save_headed(tmp_path / "bundle", prompt=prompt)
-    out = export_bundle(bundle, tmp_path / "out", "merged")
+    bundle = bench.save_probed(tmp_path / "bundle", prompt=prompt)
+    out = export_bundle(bundle, tmp_path / "out", to)
     assert re.search(r"part\[:, :-\d\]", (out / "README.md").read_text(encoding="utf-8"))
-    assert answers_of_page(out, BY_PROBE, PLAIN) == loaded(bundle).predict(PLAIN)
+    wanted = loaded(bundle).predict(PLAIN)
+    found = (
+        [each["label"] for each in pipeline_of(out)(PLAIN)]
+        if to == "transformers"
+        else answers_of_page(out, "## Run it", PLAIN)
+    )
+    assert found == wanted
 
 
+@pytest.mark.parametrize("tuned", [True, False])
 @pytest.mark.parametrize("to", ["gguf", "gguf-merged"])
-def test_the_page_says_how_llama_cpp_tells_the_states_that_a_head_needs(bench: Bench, tmp_path: Path, to: Any) -> None:
-    out = export_bundle(bench.save_headed(tmp_path / "bundle"), tmp_path / "out", to)
+def test_the_page_says_how_llama_cpp_tells_the_states_that_a_probe_needs(
+    bench: Bench, tmp_path: Path, to: Any, tuned: bool
+) -> None:
+    out = export_bundle(bench.save_probed(tmp_path / "bundle", tuned=tuned), tmp_path / "out", to)
     page = (out / "README.md").read_text(encoding="utf-8")
-    part = page[page.index(BY_PROBE) :]
-    loaded_files = "-m FOLDER/base.gguf --lora FOLDER/adapter-" if to == "gguf" else "-m FOLDER/model.gguf "
-    assert loaded_files in part and "--embeddings --pooling last" in part and (out / PROBE).is_file()
+    files = {"gguf": f"-m FOLDER/base.gguf {'--lora FOLDER/adapter-' if tuned else ''}", "gguf-merged": "-m FOLDER/model.gguf "}
+    assert files[to] in page and "--embeddings --pooling last" in page and (out / PROBE).is_file()
+    assert json.loads((out / "request.json").read_text()).keys() == {"content", "embd_normalize"}
+    assert not (out / "Modelfile").exists()
 
 
-def test_an_export_says_that_there_is_a_head(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bundle = bench.save_headed(tmp_path / "bundle")
+def test_an_export_says_that_there_is_a_probe(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = bench.save_probed(tmp_path / "bundle")
 
     def said(bundle: Path, *options: str) -> tuple[str, str]:
         with pytest.raises(SystemExit, match=r"^0$"):
@@ -155,10 +287,10 @@ def test_an_export_says_that_there_is_a_head(bench: Bench, tmp_path: Path, capsy
         return capsys.readouterr()
 
     assert PROBE in said(bundle)[1]
-    assert json.loads(said(bundle, "--json")[0])["head"] == PROBE
+    assert json.loads(said(bundle, "--json")[0])["probe"] == PROBE
     shutil.rmtree(tmp_path / "out---json")
     out, error = said(bench.save(tmp_path / "plain"), "--json")
-    assert json.loads(out)["head"] is None and "head" not in error
+    assert json.loads(out)["probe"] is None and "probe" not in error
 
 
 @pytest.mark.parametrize(

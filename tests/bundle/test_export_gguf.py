@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from cotune.bundle.export import export_bundle
 from cotune.bundle.export_gguf import label_grammar
-from cotune.bundle.export_head import EMBEDDING_PORT
+from cotune.bundle.export_probe import EMBEDDING_PORT
 from cotune.errors import CotuneError, InputError
 from cotune.model.gguf_files import weights_in
 from cotune.model.gguf_layout import Layout
@@ -253,12 +253,12 @@ def test_llama_cpp_answers_as_the_bundle_does(tmp_path: Path, kind: Kind, change
 
 @pytest.mark.llama
 @pytest.mark.parametrize("to", ["gguf", "gguf-merged"])
-def test_llama_cpps_server_and_the_pages_code_answer_by_the_head(bench: Bench, tmp_path: Path, to: Any) -> None:
+def test_llama_cpps_server_and_the_pages_code_answer_by_the_probe(bench: Bench, tmp_path: Path, to: Any) -> None:
     if shutil.which("llama-server") is None:
         pytest.skip("llama-server is not on the PATH")
-    bundle = bench.save_headed(tmp_path / "bundle")
+    bundle = bench.save_probed(tmp_path / "bundle")
     out = export_bundle(bundle, tmp_path / "out", to)
-    page, heading = (out / "README.md").read_text(encoding="utf-8"), "## With the classification head"
+    page, heading = (out / "README.md").read_text(encoding="utf-8"), "## Run it"
     (command,) = re.findall(r"```sh\n(.*?)```", page[page.index(heading) :], re.DOTALL)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

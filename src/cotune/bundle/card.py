@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 from cotune.bundle.manifest import ADAPTER, Manifest
 from cotune.bundle.rows import example_row
+from cotune.probe.readout import ABOUT, PROBE, Probe
 
 _ARMS = {
     "seed_prompt": "starting prompt, base model",
@@ -31,6 +33,27 @@ _GAINS = {
 _MOST_LABELS = 100
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a bundle's probe reads states.
+
+    Attributes:
+        probe: what answers.
+        depth: layers of the base model.
+        epsilon: what is added to the mean square that a state is divided by the root of.
+        special: whether the tokenizer adds its control tokens to the text.
+        beyond: tokens of the text at its end that the model does not read before its answer.
+        tuned: whether the weights are tuned too.
+    """
+
+    probe: Probe
+    depth: int
+    epsilon: float
+    special: bool
+    beyond: int
+    tuned: bool
+
+
 def model_card(
     manifest: Manifest,
     metrics: Mapping[str, Any],
@@ -38,6 +61,7 @@ def model_card(
     *,
     stands_for: int | None = None,
     endpoint: tuple[str, str | None] | None = None,
+    reading: Reading | None = None,
 ) -> str:
     """The card's text.
 
@@ -48,15 +72,17 @@ def model_card(
         prompt_text: what the model reads, with ``{field}`` where a row's text goes.
         stands_for: where the adapter is a trained prefix, how many of a prompt's first tokens it stands for.
         endpoint: where a model behind an endpoint answers: its URL, and the environment variable with the key, if any.
+        reading: where a probe answers, how it reads.
     """
     base = base_model_name(manifest)
-    tuned = manifest.adapter_id != "base"
+    tuned = manifest.adapter_id != "base" if reading is None else reading.tuned
     fields = ", ".join(f"`{_plain(name)}`" for name in manifest.input_fields)
     parts = [
         f"# {_plain(manifest.task)}",
         f"Reads {fields} and answers with {_answers(manifest)}. A prompt"
         + ("" if not tuned else ", a LoRA adapter" if stands_for is None else ", a trained prefix")
-        + f" and a decision rule for the language model `{_plain(base)}`, chosen together by cotune"
+        + (" and a decision rule" if reading is None else " and a probe")
+        + f" for the language model `{_plain(base)}`, chosen together by cotune"
         + f" {manifest.versions.get('cotune', '')}".rstrip()
         + ".",
         "## Use",
@@ -64,7 +90,10 @@ def model_card(
     ]
     if endpoint is not None:
         parts.append(f"Rows are sent to {_plain(endpoint[0])}, which answers them; cotune asks for your leave first.")
-    if tuned:
+    if reading is not None:
+        parts += ["## How the answer comes about", probe_in_words(reading.probe, reading.depth, f"{ADAPTER}/{PROBE}")]
+        parts += _reading(reading, base, stands_for)
+    elif tuned:
         parts += ["The adapter is a plain PEFT folder and works without cotune:", _fence(_peft(base), "python")]
         parts.append(
             "Give it the text below with its fields filled in. "
@@ -94,14 +123,56 @@ def _choosing(manifest: Manifest) -> str:
     if manifest.written is not None:
         held = "" if manifest.written.type == "text" else ", held token by token to what can become a valid answer"
         return f"cotune writes greedily{held}, up to {manifest.answer_tokens} tokens."
-    if manifest.decision.kind == "probe":
-        return (
-            "cotune does not let the model write: a classification head (`adapter/classification_head.safetensors`) reads the "
-            "labels off the state after the final norm at the end of the text. Without it, read the labels' words."
-        )
     return "cotune does not let the model write freely: it scores every label and takes the likeliest" + (
         ", after adding the bias in `decision.json`." if manifest.decision.bias else "."
     )
+
+
+def probe_in_words(probe: Probe, depth: int, name: str) -> str:
+    """How a probe's answer comes about, for people."""
+    where = f"layer {probe.layer} of {depth}" if probe.layer < depth else f"the last of its {depth} layers"
+    return (
+        "The model writes nothing. It reads the text below up to its last token; what it holds there after "
+        f"{where}, a list of {probe.weight.shape[1]} numbers, is its hidden state. The state is divided by its root mean "
+        f"square. The probe (`{name}`) is multinomial logistic regression on it: each label has a weight for each of the "
+        "numbers, and a bias. The sum of the products, plus the bias, is the label's logit, and the largest answers; a softmax "
+        "over all of them gives the probabilities." + (" The layers above need not run." if probe.layer < depth else "")
+    )
+
+
+def _reading(reading: Reading, base: str, stands_for: int | None) -> list[str]:
+    """How the same answer is had with transformers alone."""
+    export = "`cotune export FOLDER --to transformers --out OTHER` writes a classifier that transformers runs by itself."
+    if stands_for is not None:
+        return ["The prefix is a PEFT folder: `cotune export FOLDER --to peft --out OTHER` says how to run it without cotune."]
+    model = "AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)"
+    ids = f'ids = tokenizer(text, add_special_tokens={reading.special}, return_tensors="pt")'
+    code = [
+        "import json",
+        "",
+        "import torch",
+        *(["from peft import PeftModel"] if reading.tuned else []),
+        "from safetensors import safe_open",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f'base = "FOLDER OR HUB ID OF THE BASE MODEL"  # {_plain(base)}',
+        'text = "..."  # what the model reads, see below, with its fields filled in',
+        f'with safe_open("FOLDER/{ADAPTER}/{PROBE}", "pt") as probe:',
+        f'    labels = json.loads(probe.metadata()["{ABOUT}"])["labels"]',
+        '    weight, bias = probe.get_tensor("weight"), probe.get_tensor("bias")',
+        "tokenizer = AutoTokenizer.from_pretrained(base)",
+        f"model = {model}",
+        *([f'model = PeftModel.from_pretrained(model, "FOLDER/{ADAPTER}").get_base_model()'] if reading.tuned else []),
+        "decoder = model.get_decoder()",
+        f"decoder.layers, decoder.norm = decoder.layers[:{reading.probe.layer}], torch.nn.Identity()",
+        ids,
+        *([f"ids = {{name: part[:, :-{reading.beyond}] for name, part in ids.items()}}"] if reading.beyond else []),
+        "with torch.no_grad():",
+        "    state = decoder(**ids).last_hidden_state[0, -1]",
+        f"state = state * torch.rsqrt(state.pow(2).mean() + {reading.epsilon!r})",
+        "print(labels[int((weight @ state + bias).argmax())])",
+    ]
+    return [f"{export} The same by hand:", _fence("\n".join(code), "python")]
 
 
 def without_prefix(stands_for: int) -> str:
@@ -237,6 +308,11 @@ def _limits(manifest: Manifest) -> str:
             "- Probabilities are shares among the labels; how far they can be trusted has to be checked on your own rows.",
         )
     )
+
+
+def code_block(language: str, *lines: str) -> str:
+    """Lines of code in Markdown."""
+    return _fence("\n".join(lines), language)
 
 
 def _fence(text: str, language: str = "text") -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cotune.bundle.card import base_model_name, without_prefix
-from cotune.bundle.export_gguf import BASE, MERGED, MODELFILE, GgufExport
-from cotune.bundle.export_head import EMBEDDING_PORT, ask_for_states, batch_of, read_states, told_of
+from cotune.bundle.card import base_model_name, code_block, without_prefix
+from cotune.bundle.export_gguf import MODELFILE, GgufExport
+from cotune.bundle.export_probe import ids_of
 from cotune.bundle.export_request import OLLAMA, REQUEST, SCHEMA, Asking, vllm_rank
 from cotune.bundle.manifest import Manifest
-from cotune.probe.readout import Probe
 
 
 def export_card(
@@ -17,30 +16,26 @@ def export_card(
     to: str,
     asking: Asking,
     *,
-    bundle_id: str,
     words: Sequence[str] = (),
     stands_for: int | None = None,
     rank: int = 0,
     gguf: GgufExport | None = None,
-    head: Probe | None = None,
 ) -> str:
-    """Markdown.
+    """Markdown, for bundles that answer by words or write.
 
     Args:
         manifest: of the bundle.
         to: ``peft``, ``merged``, ``gguf`` or ``gguf-merged``.
         asking: what the model reads for an example row, and how it is asked.
-        bundle_id: of the bundle as it is; the manifest may be that of the bundle without its head.
         words: what the model says for each label, where answers are labels.
         stands_for: where the adapter is a trained prefix, how many of the text's first tokens it stands for.
         rank: of the adapter, where it is a LoRA.
         gguf: who wrote the GGUF files, for those two forms.
-        head: that answers in cotune, where there is one; the manifest is that of the bundle without it.
     """
     fields = ", ".join(f"THE {name.upper()}" for name in manifest.input_fields)
     parts = [
         f"# {manifest.task}, exported",
-        f"From the cotune bundle `{bundle_id}`: {', '.join(manifest.input_fields)} in, "
+        f"From the cotune bundle `{manifest.id}`: {', '.join(manifest.input_fields)} in, "
         f"{_out(manifest)} out. "
         f"The base model is {base_model_name(manifest)}, the very weights that the adapter was tuned on.",
         "## What the model reads",
@@ -50,11 +45,9 @@ def export_card(
         f"Generate greedily until the stop token, {asking.tokens} tokens at most"
         + (f"; the answer is one of: {_told(manifest, words)}." if words else "."),
         "## How it answers here and there",
-        *([told_of(head)] if head else []),
-        _rule(manifest, asking, requested=stands_for is None, headed=head is not None),
+        _rule(manifest, asking, requested=stands_for is None),
         "## Run it",
         *_launch(to, asking, stands_for, rank, gguf),
-        *(_headed(to, asking, stands_for, gguf, manifest.max_tokens) if head else ()),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -70,7 +63,7 @@ def _told(manifest: Manifest, words: Sequence[str]) -> str:
     return ", ".join(f"`{label}`" if label == word else f"`{word}` (which means `{label}`)" for label, word in pairs)
 
 
-def _rule(manifest: Manifest, asking: Asking, *, requested: bool, headed: bool) -> str:
+def _rule(manifest: Manifest, asking: Asking, *, requested: bool) -> str:
     if manifest.written is not None:
         if asking.schema is None:
             return "cotune generates greedily too; an answer that is not at its end by then is cut."
@@ -86,10 +79,8 @@ def _rule(manifest: Manifest, asking: Asking, *, requested: bool, headed: bool) 
         return told + (
             "A server that is given the schema keeps to it too, but an answer that is too long is cut there, and need not fit."
         )
-    # Beside a head this is about the words alone.
-    who = "By words alone cotune" if headed else "cotune"
     told = (
-        f"{who} scores every label, as far as it differs from the others, and takes the likeliest. Greedy generation takes the "
+        "cotune scores every label, as far as it differs from the others, and takes the likeliest. Greedy generation takes the "
         "likeliest next token instead, which is the same answer for nearly all rows; restrict generation to the labels where "
         "the server can."
     )
@@ -117,24 +108,17 @@ def _launch(to: str, asking: Asking, stands_for: int | None, rank: int, gguf: Gg
 
 
 def _gguf(gguf: GgufExport, asking: Asking, *, merged: bool) -> tuple[str, ...]:
-    files, apart = _gguf_files(gguf, merged=merged)
     bounds = {"grammar": ", held to the labels by a grammar", "json_schema": ", held to the schema"}
     held = next((told for key, told in bounds.items() if key in gguf.request()), "")
     return (
         "llama.cpp:",
-        _code("sh", f"llama-server {files} --alias {asking.name}"),
+        code_block("sh", f"llama-server {gguf.options(merged=merged)} --alias {asking.name}"),
         f"`{REQUEST}` is a request for it: the text above{held}, at temperature 0.",
-        _code("sh", f"curl http://127.0.0.1:8080/completion -d @FOLDER/{REQUEST}"),
+        code_block("sh", f"curl http://127.0.0.1:8080/completion -d @FOLDER/{REQUEST}"),
         "The chat template is in the file too, but the text has it applied already, so it goes to `/completion` as it is, not "
         "to `/v1/chat/completions`.",
-        *_ollama(gguf, asking, apart=apart),
+        *_ollama(gguf, asking, apart=bool(gguf.adapter_file) and not merged),
     )
-
-
-def _gguf_files(gguf: GgufExport, *, merged: bool) -> tuple[str, bool]:
-    """What llama.cpp is told to load, and whether the adapter is a file of its own."""
-    apart = bool(gguf.adapter_file) and not merged
-    return f"-m FOLDER/{MERGED if merged else BASE}" + (f" --lora FOLDER/{gguf.adapter_file}" if apart else ""), apart
 
 
 def _ollama(gguf: GgufExport, asking: Asking, *, apart: bool) -> tuple[str, ...]:
@@ -149,7 +133,7 @@ def _ollama(gguf: GgufExport, asking: Asking, *, apart: bool) -> tuple[str, ...]
         told += ", so the decision rule is left out there" if asking.bias else ""
     return (
         f"Ollama, by the `{MODELFILE}`:",
-        _code(
+        code_block(
             "sh",
             f"ollama create {asking.name} -f FOLDER/{MODELFILE}",
             f"curl http://127.0.0.1:11434/api/generate -d @FOLDER/{OLLAMA}",
@@ -193,24 +177,6 @@ def _merged(asking: Asking) -> tuple[str, ...]:
     )
 
 
-def _headed(to: str, asking: Asking, stands_for: int | None, gguf: GgufExport | None, most: int) -> tuple[str, ...]:
-    """How the classification head answers, outside of cotune."""
-    title, cut = "## With the classification head", f"cotune cuts a row whose whole text is longer than {most} tokens."
-    if gguf is None:
-        opened = _opened("model", _WHOLE) if to == "merged" else _opened("base", _WITH_ADAPTER)
-        code = read_states(opened, _tokens(asking, stands_for or 0), () if to == "merged" else (_PEFT,))
-        return title, f"The state, and its product with the head's weights. {cut}", _code("python", *code)
-    if asking.beyond:
-        return title, "llama.cpp reads the text to its very end, where this model's answer has begun: there it cannot be had."
-    files, _ = _gguf_files(gguf, merged=to == "gguf-merged")
-    return (
-        title,
-        f"A llama.cpp server that tells states instead of generating, and their product with the head's weights. {cut}",
-        _code("sh", f"llama-server {files} --embeddings --pooling last {batch_of(most)} --port {EMBEDDING_PORT}"),
-        _code("python", *ask_for_states()),
-    )
-
-
 def _vllm(asking: Asking, served: str) -> tuple[str, ...]:
     told = f"`{REQUEST}` is a request for it: the text above, at temperature 0, with this model's name and stop tokens"
     if asking.words:
@@ -221,7 +187,7 @@ def _vllm(asking: Asking, served: str) -> tuple[str, ...]:
             '`"guided_json": ...`'
         )
     return (
-        _code(
+        code_block(
             "sh",
             f"vllm serve {served}",
             f"curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' -d @FOLDER/{REQUEST}",
@@ -232,7 +198,7 @@ def _vllm(asking: Asking, served: str) -> tuple[str, ...]:
 
 def _python(asking: Asking, folder: str, more_import: str, model: str, skip: int = 0) -> tuple[str, ...]:
     """One answer with transformers; how the model is made is what differs."""
-    code = _code(
+    code = code_block(
         "python",
         "import json",
         "",
@@ -242,7 +208,7 @@ def _python(asking: Asking, folder: str, more_import: str, model: str, skip: int
         'with open("FOLDER/example.json", encoding="utf-8") as file:',
         '    prompt_text = json.load(file)["prompt_text"]',
         *_opened(folder, model),
-        *_tokens(asking, skip),
+        *ids_of(asking, skip),
         f"stop = {list(asking.stop_ids)}",
         "# What the model's generation_config.json may say of sampling and penalties is for chatting.",
         'greedy = {"do_sample": False, "repetition_penalty": 1.0}',
@@ -256,15 +222,3 @@ def _python(asking: Asking, folder: str, more_import: str, model: str, skip: int
 
 def _opened(folder: str, model: str) -> list[str]:
     return [f'tokenizer = AutoTokenizer.from_pretrained("FOLDER/{folder}")', model]
-
-
-def _tokens(asking: Asking, skip: int = 0) -> list[str]:
-    ids = f'ids = tokenizer(prompt_text, add_special_tokens={not asking.chat}, return_tensors="pt")'
-    if not skip and not asking.beyond:
-        return [ids]
-    kept = f"{skip or ''}:{-asking.beyond or ''}"
-    return [ids, f"ids = {{name: part[:, {kept}] for name, part in ids.items()}}"]
-
-
-def _code(language: str, *lines: str) -> str:
-    return f"```{language}\n" + "\n".join(lines) + "\n```"

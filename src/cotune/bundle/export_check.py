@@ -18,36 +18,65 @@ if TYPE_CHECKING:
 
 # Weights are stored rounded, which in bfloat16 moves log-probabilities by about this much.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.6, "float16": 0.15}
-_PROBE_TEXTS = ("Where is it?", "It does not work, please help.", "a", "12 of 30 were right, and nobody knew why that was so.")
+_LEAST_SHARE = 1e-30
+_TEXTS = ("Where is it?", "It does not work, please help.", "a", "12 of 30 were right, and nobody knew why that was so.")
 
 
-def check_weights(predictor: Predictor, manifest: Manifest, folder: Path, dtype: str, head: Probe | None = None) -> None:
+def check_weights(
+    predictor: Predictor, manifest: Manifest, folder: Path, dtype: str, probe: Probe | None = None, adapter: Path | None = None
+) -> None:
     """Refuse to hand over weights that answer otherwise than the bundle.
 
     Args:
-        predictor: the bundle as it answers by words, in float32.
+        predictor: the bundle, in float32.
         manifest: its manifest.
-        folder: a model that needs no adapter any more.
+        folder: the model.
         dtype: that its weights were rounded to.
-        head: what answers in cotune, where that is a classification head: it is to say the same of the states.
+        probe: what answers, where that is a probe: the model ends after its layer, and it is to say the same of the states.
+        adapter: of the model; None where it needs none.
 
     Raises:
         CotuneError: they do.
     """
+    from cotune.model.adapter_folder import BASE
     from cotune.model.engine_settings import EngineSettings
     from cotune.model.local import LocalModel
 
     settings = EngineSettings("cpu", "float32", max_tokens=manifest.max_tokens)
     other = LocalModel.load(folder, settings=settings)
-    rows = [dict.fromkeys(manifest.input_fields, text) for text in _PROBE_TEXTS]
+    own = BASE if adapter is None else other.adapters.register(adapter)
+    rows = _rows(manifest)
     # Written answers part for good where one token does, so the likelihood of fixed ones is compared.
-    asked = (predictor.prompt, rows, manifest.labels or _PROBE_TEXTS)
-    _compare(predictor.model.score(*asked, adapter=predictor.adapter_id).log_probs, other.score(*asked).log_probs, dtype)
-    if head is not None:
-        model = cast("LocalModel", predictor.model)
-        ids = [row.prompt_ids for row in model.renderer.render(*asked)]
-        wanted, found = model.last_states(ids, adapter=predictor.adapter_id), other.last_states(ids)
-        _compare(head.log_probs(wanted, manifest.labels), head.log_probs(found, manifest.labels), dtype)
+    asked = (predictor.prompt, rows, manifest.labels or _TEXTS)
+    if probe is None:
+        wanted = predictor.model.score(*asked, adapter=predictor.adapter_id).log_probs
+        _compare(wanted, other.score(*asked, adapter=own).log_probs, dtype)
+        return
+    model = cast("LocalModel", predictor.model)
+    ids = [row.prompt_ids for row in model.renderer.render(*asked)]
+    states = model.layer_states(ids, [probe.layer], adapter=predictor.adapter_id)[0]
+    found = other.last_states(ids, adapter=own)
+    _compare(probe.log_probs(states, manifest.labels), probe.log_probs(found, manifest.labels), dtype)
+
+
+def check_classifier(predictor: Predictor, manifest: Manifest, folder: Path, dtype: str) -> None:
+    """The same of a classifier for transformers: rows go through its own pipeline, in one batch.
+
+    Raises:
+        CotuneError: it answers otherwise.
+    """
+    from cotune.bundle.exported_pipeline import load
+
+    rows = _rows(manifest)
+    wanted = predictor.scorer.score(predictor.prompt, rows, manifest.labels, adapter=predictor.adapter_id).log_probs
+    told = load(folder, batch_size=len(rows))(rows, top_k=None)
+    by_label = [{each["label"]: each["score"] for each in row} for row in told]
+    found = np.log(np.maximum([[row[label] for label in manifest.labels] for row in by_label], _LEAST_SHARE))
+    _compare(np.maximum(wanted, np.log(_LEAST_SHARE)), found, dtype)
+
+
+def _rows(manifest: Manifest) -> list[dict[str, str]]:
+    return [dict.fromkeys(manifest.input_fields, text) for text in _TEXTS]
 
 
 def _compare(wanted: NDArray[np.float64], found: NDArray[np.float64], dtype: str) -> None:

@@ -6,7 +6,7 @@ import json
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class GgufExport:
         asking: how it is asked.
         source: the base model's folder.
         adapter: the adapter's folder; None where the base model answers.
-        head: a classification head, for whoever reads states; None where there is none.
+        probe: what answers, where that is a probe; None where words do.
         layout: of the base model.
         tokenizer: of the base model.
     """
@@ -50,13 +50,13 @@ class GgufExport:
     asking: Asking
     source: Path
     adapter: Path | None
-    head: Probe | None
+    probe: Probe | None
     layout: Layout
     tokenizer: GgufTokenizer
 
     @classmethod
     def of(
-        cls, predictor: Predictor, manifest: Manifest, asking: Asking, source: Path, adapter: Path | None, head: Probe | None
+        cls, predictor: Predictor, manifest: Manifest, asking: Asking, source: Path, adapter: Path | None, probe: Probe | None
     ) -> GgufExport:
         """Look whether all of it has a place in GGUF, before anything is written.
 
@@ -65,12 +65,21 @@ class GgufExport:
         """
         layout = Layout.of(source)
         tokenizer = GgufTokenizer.of(predictor.model.renderer)
-        return cls(predictor, manifest, asking, source, adapter, head, layout, tokenizer)
+        return cls(predictor, manifest, asking, source, adapter, probe, layout, tokenizer)
+
+    def cut(self, source: Path, adapter: Path | None) -> GgufExport:
+        """The same for a model and an adapter that end after the layer that the probe reads."""
+        return replace(self, source=source, adapter=adapter, layout=Layout.of(source))
 
     @property
     def adapter_file(self) -> str | None:
         """Name of the adapter's file."""
         return None if self.adapter is None else f"adapter-{self.manifest.adapter_id}.gguf"
+
+    def options(self, *, merged: bool) -> str:
+        """What llama.cpp is told to load."""
+        apart = f" --lora FOLDER/{self.adapter_file}" if self.adapter_file and not merged else ""
+        return f"-m FOLDER/{MERGED if merged else BASE}{apart}"
 
     def write(self, out: Path) -> None:
         """Write base model and adapter, each a file.
@@ -104,10 +113,13 @@ class GgufExport:
             folder = Path(name) / "model"
             copy_model(self.source, folder, weights=False)
             save_file(weights_in(self.source, self.layout, model, adapter), folder / "model.safetensors", {"format": "pt"})
-            check_weights(self.predictor, self.manifest, folder, dtype, self.head)
+            check_weights(self.predictor, self.manifest, folder, dtype, self.probe)
 
     def _write_requests(self, out: Path, model: str) -> None:
         write_json(out / REQUEST, self.request())
+        if self.probe is not None:
+            # Ollama tells no states as they are.
+            return
         if model == BASE and self.adapter is not None:
             # Ollama takes adapters no more.
             return
@@ -125,7 +137,9 @@ class GgufExport:
         write_text(out / MODELFILE, "\n".join(lines) + "\n")
 
     def request(self) -> dict[str, Any]:
-        """The body that llama.cpp's server takes at ``/completion``."""
+        """The body that llama.cpp's server takes at ``/completion``, or at ``/embedding`` where a probe answers."""
+        if self.probe is not None:
+            return {"content": self.asking.text, "embd_normalize": -1}
         body: dict[str, Any] = {"prompt": self.asking.text, "temperature": 0, "n_predict": self.asking.tokens}
         if self.asking.words:
             body["grammar"] = label_grammar(self.asking.words)

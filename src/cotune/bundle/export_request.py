@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,6 +12,8 @@ from cotune.files import slug
 
 if TYPE_CHECKING:
     from cotune.model.local import LocalModel
+    from cotune.prompt.prompt import Prompt
+    from cotune.prompt.render import Renderer
 
 SCHEMA, REQUEST, OLLAMA = "schema.json", "request.json", "ollama.json"
 
@@ -56,14 +58,12 @@ class Asking:
         model, prompt = cast("LocalModel", predictor.model), predictor.prompt
         lead = model.renderer.lead(prompt, manifest.input_fields)
         completions: tuple[tuple[int, ...], ...] = ()
-        row, beyond = dict.fromkeys(manifest.input_fields, "a"), 0
+        beyond = 0
         if manifest.written is None:
+            row = dict.fromkeys(manifest.input_fields, "a")
             (rendered,) = model.renderer.render(prompt, [row], manifest.labels)
             completions = tuple(map(tuple, rendered.completions))
-            whole = model.tokenizer(
-                model.renderer.text(prompt, row, manifest.labels), add_special_tokens=not model.renderer.chat
-            )
-            beyond = len(whole["input_ids"]) - len(rendered.prompt_ids)
+            beyond = beyond_of(model.renderer, prompt, manifest.input_fields, manifest.labels)
         return cls(
             name=f"{slug(manifest.task)}-{manifest.adapter_id}",
             text=example_text(predictor),
@@ -121,6 +121,14 @@ class Asking:
         """The body for ``/api/generate`` of Ollama; the names are those of its documentation."""
         body: dict[str, Any] = {"model": self.name, "prompt": self.text, "raw": True, "stream": False}
         return body if self.held is None else body | {"format": dict(self.held)}
+
+
+def beyond_of(renderer: Renderer, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> int:
+    """Tokens at a text's end that the model does not read before its answer; see :attr:`Asking.beyond`."""
+    row = dict.fromkeys(fields, "a")
+    (rendered,) = renderer.render(prompt, [row], labels)
+    whole = renderer.tokenizer(renderer.text(prompt, row, labels), add_special_tokens=not renderer.chat)
+    return len(whole["input_ids"]) - len(rendered.prompt_ids)
 
 
 def vllm_rank(rank: int) -> int:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
+from cotune import __version__
 from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
 from cotune.files import content_hash, file_sha256, inside
@@ -21,8 +22,9 @@ from cotune.task.output import Output, label_output
 from cotune.task.schema import schema_problem
 from cotune.task.user_metric import names_user_metric
 
-FORMAT, WRITTEN_FORMAT = 1, 2
-"""Of bundles that choose among labels, and of those that write."""
+FORMAT, WRITTEN_FORMAT = 3, 2
+"""Of bundles that choose among labels, and of those that write. Format 1 chose among labels, by a head after the last norm."""
+_HEADED_FORMAT = 1
 MANIFEST, PROMPT, DECISION, METRICS, CARD, ADAPTER = (
     "manifest.json",
     "prompt.json",
@@ -37,6 +39,7 @@ LARGEST_JSON = 16 * 2**20
 
 _ENDINGS = (".json", ".md", ".safetensors")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+_VERSION = re.compile(r"[A-Za-z0-9.+_-]{1,40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_ENTRIES = 1000
 _LONGEST_TEXT = 100_000
@@ -111,7 +114,6 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that :meth:`from_json` turns back into an equal manifest."""
-        # Bundles of labels stay what they were, so that older versions read them.
         said: dict[str, Any] = {"labels": list(self.labels)}
         engine = {"max_tokens": self.max_tokens}
         if self.written is not None:
@@ -142,14 +144,20 @@ class Manifest:
         """Inverse of :meth:`to_json`.
 
         Raises:
-            InputError: keys are missing, unknown or of the wrong kind, or a newer format.
+            InputError: keys are missing, unknown or of the wrong kind, or another format.
         """
         table = _Keys(data, where)
         if (version := table.take("format", int)) not in (FORMAT, WRITTEN_FORMAT):
+            made = _made_by(data)
             raise InputError(
-                f"the bundle has format {version} and this version of cotune reads format {FORMAT} and {WRITTEN_FORMAT}",
+                f"the bundle was made by {made} in format {version}, and cotune {__version__} reads format {FORMAT} "
+                f"(labels) and {WRITTEN_FORMAT} (written answers)",
                 where=where,
-                mend="Use the version of cotune that made it." if version > WRITTEN_FORMAT else _MEND,
+                mend=f"Run again with this version, or use {made}."
+                if version == _HEADED_FORMAT
+                else "Use the version of cotune that made it."
+                if version > FORMAT
+                else _MEND,
             )
         base = _Keys(table.take("base_model", dict), where, "base_model.")
         engine = _Keys(table.take("engine", dict), where, "engine.")
@@ -182,6 +190,13 @@ class Manifest:
         if version == WRITTEN_FORMAT and not 1 <= found.answer_tokens <= 1_000_000:
             table.wrong("engine.answer_tokens", "is out of range")
         return found
+
+
+def _made_by(data: Mapping[str, Any]) -> str:
+    """What a manifest says made it, as far as that can be shown."""
+    versions = data.get("versions")
+    named = versions.get("cotune") if isinstance(versions, dict) else None
+    return f"cotune {named}" if isinstance(named, str) and _VERSION.fullmatch(named) else "another version of cotune"
 
 
 def _written(table: _Keys, where: str) -> Output:

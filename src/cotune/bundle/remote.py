@@ -128,7 +128,6 @@ def remote_predictor(
     """
     from cotune.embed import Neighbours
     from cotune.endpoint import Client, Endpoint
-    from cotune.endpoint.server import is_loopback
     from cotune.endpoint.way import Way
     from cotune.model.remote import RemoteModel
     from cotune.model.writing import Writing, json_schema

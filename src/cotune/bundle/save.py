@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cotune import __version__
-from cotune.bundle.card import model_card
+from cotune.bundle.card import Reading, model_card
 from cotune.bundle.manifest import (
     ADAPTER,
     CARD,
@@ -66,7 +66,8 @@ def save_bundle(
         metric: name of the metric.
         prompt: how to ask.
         decision: how scores become an answer.
-        adapter_folder: an adapter's PEFT folder, LoRA or a prefix, copied as it is; None for the base model.
+        adapter_folder: an adapter's PEFT folder, LoRA or a prefix, with its probe if there is one, or a folder with a probe
+            alone; copied as it is. None for the base model.
         model: the model that it was all measured with; of one behind an endpoint the bundle keeps where it answers.
         metrics: for ``metrics.json`` and the card: ``arms`` and ``gains`` as in a run's summary.
         model_name: how the user named the model; its folder is stored as an absolute path.
@@ -116,7 +117,8 @@ def save_bundle(
         stock = len(prompt.demonstrations)
         text = f"(each row is shown those {prompt.nearest} of {stock} examples that are most like it; here for one)\n{text}"
     elsewhere = (model.endpoint.base_url, model.endpoint.key_env) if isinstance(model, RemoteModel) else None
-    card = model_card(manifest, metrics, text, stands_for=stands_for, endpoint=elsewhere)
+    reading = None if isinstance(model, RemoteModel) else _reading(manifest, adapter_folder, prompt, model)
+    card = model_card(manifest, metrics, text, stands_for=stands_for, endpoint=elsewhere, reading=reading)
     with atomic_folder(folder) as temporary:
         write_json(temporary / PROMPT, asked)
         write_json(temporary / DECISION, decision.to_json())
@@ -131,6 +133,20 @@ def save_bundle(
         write_json(temporary / MANIFEST, manifest.to_json() | {"files": files})
         verify(temporary, read_manifest(temporary))
     return folder
+
+
+def _reading(manifest: Manifest, folder: Path | None, prompt: Prompt, model: LocalModel) -> Reading | None:
+    """How the probe in an adapter's folder reads; None where there is none."""
+    from cotune.bundle.export_request import beyond_of
+    from cotune.model.adapter_folder import is_bare_probe
+    from cotune.model.cut import norm_epsilon
+    from cotune.probe.readout import load_probe
+
+    if folder is None or (probe := load_probe(folder)) is None:
+        return None
+    beyond = 0 if prompt.nearest else beyond_of(model.renderer, prompt, manifest.input_fields, manifest.labels)
+    special = not model.renderer.chat
+    return Reading(probe, model.depth, norm_epsilon(model.model), special, beyond, tuned=not is_bare_probe(folder))
 
 
 def rendering(prompt: Prompt, labels: Sequence[str], input_fields: Sequence[str], model: Model) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -221,7 +222,10 @@ class AdapterSlot:
         if self._peft is None:
             try:
                 target = _linear_names(self._model, settings)
-                self._peft = get_peft_model(self._model, _peft_config(replace(settings, target=target), _task(self._model)))
+                with warnings.catch_warnings():
+                    # peft asks transformers by a name that it is about to lose.
+                    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+                    self._peft = get_peft_model(self._model, _peft_config(replace(settings, target=target), _task(self._model)))
             except ValueError as error:
                 raise InputError(str(error), where="tune.target", mend="Use all-linear or names of linear layers.") from error
             # "all-linear" and the list of names that peft makes of it are the same shape.

@@ -121,6 +121,8 @@ def starting_bank(task: Task) -> list[Prompt]:
         prompt(long, fields, "Answer:"),
         prompt("", quoted, f"The {kind} of this {item} is"),
         prompt(f"Classify the {item}.", bare, ""),
+        # Before one word that sums a text up, a state holds what the text is about (PromptEOL, arXiv 2307.16645).
+        prompt("", f'This {item}: {quoted} means in one word:"', ""),
         prompt("", bare, f"What is the {kind} of this {item}?", separator="\n\n"),
         prompt(
             ask(f"Assign the {item} to one {kind} out of: {{labels}}.", f"Assign the {item} to its {kind}."),
@@ -158,6 +160,7 @@ def starting_bank(task: Task) -> list[Prompt]:
         ),
         prompt(ask("Labels: {labels}", f"Label by {kind}"), bare, "Label:", system="", words=capital),
         prompt(f"Classify by {kind}:", bare, "->", separator=" "),
+        prompt("", f'In one word, {quoted} is about:"', ""),
         prompt(
             ask("{labels}: which one?", f"Name the {kind}."),
             fields,

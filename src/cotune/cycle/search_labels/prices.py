@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cotune.config import RunConfig
+from cotune.cycle.allowance import FORMATS, NOISE
 from cotune.cycle.lab import Lab
 from cotune.cycle.search_labels.embedding import Embedding
 from cotune.cycle.search_labels.fits import PromptFit
 from cotune.cycle.search_labels.trial import Split, Trials
+from cotune.cycle.slicing import END_SHARE
 from cotune.prompt.prompt import Prompt
 
 CARE = 1.06
@@ -67,6 +69,12 @@ class Prices:
         arms = sum(self.embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer]) for fit in (*base, *tuned))
         words = rows * lab.rows.scored(seed.prompt)
         return CARE * (arms + words) + self.fixed
+
+    def extras(self) -> float:
+        """Of what is measured after the test and decides nothing, at most: a search that could go on leaves this."""
+        evaluate = self.config.evaluate
+        share = NOISE.share + evaluate.robustness * FORMATS.share + evaluate.slices * END_SHARE
+        return share * self.lab.costs.budget.amount
 
     def _fit(self, rows: int) -> float:
         if self.lab.costs.budget.kind != "time":

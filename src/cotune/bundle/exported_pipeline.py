@@ -1,0 +1,77 @@
+"""Answers rows with the classifier in this folder: transformers' text-classification pipeline, the prompt filled in.
+
+    from pipeline import load
+
+    classify = load()
+    classify(["a text", "another one"], batch_size=8)      # [{"label": ..., "score": ...}, ...]
+    classify({"text": "a row with named fields"})
+    classify("a text", top_k=None)                         # every label with its probability
+
+Needs torch, transformers and safetensors, and nothing of cotune, which wrote this folder.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, TextClassificationPipeline
+from transformers.utils import logging
+
+
+class RowClassification(TextClassificationPipeline):  # type: ignore[misc]
+    """Takes a row, a text or a mapping of the input fields, in place of the whole text that the model reads.
+
+    Attributes:
+        template: the prompt's constant parts, and where a row's fields stand between them.
+    """
+
+    template: dict[str, Any]
+
+    def filled(self, row: str | dict[str, Any]) -> str:
+        """The whole text that the model reads for a row."""
+        fields = {self.template["fields"][0]: row} if isinstance(row, str) else row
+        texts = {name: self._harmless(str(fields[name])) for name in self.template["fields"]}
+        return "".join(part if isinstance(part, str) else texts[part["field"]] for part in self.template["pieces"])
+
+    def _harmless(self, text: str) -> str:
+        """A row's text in which the tokenizer's control tokens are mere characters."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        control = sorted((t.content for t in added if t.special and len(t.content) > 1), key=len, reverse=True)
+        pattern = "|".join(map(re.escape, control))
+        return re.sub(pattern, lambda match: f"{match[0][0]} {match[0][1:]}", text) if pattern else text
+
+    def preprocess(self, inputs: str | dict[str, Any], **options: Any) -> dict[str, torch.Tensor]:
+        """Token ids of a row, as far as the model reads the text before its answer."""
+        ids = self.tokenizer(self.filled(inputs), add_special_tokens=self.template["add_special_tokens"], **options)[
+            "input_ids"
+        ]
+        kept = torch.tensor([ids[: len(ids) - self.template["beyond"]]])
+        return {"input_ids": kept, "attention_mask": torch.ones_like(kept)}
+
+
+def load(folder: str | Path | None = None, *, dtype: torch.dtype = torch.float32, **options: Any) -> RowClassification:
+    """The pipeline of a folder.
+
+    Args:
+        folder: where the model lies; None means beside this file.
+        dtype: to compute in.
+        options: of the pipeline, such as ``device`` and ``batch_size``.
+    """
+    folder = Path(__file__).resolve().parent if folder is None else Path(folder)
+    before = logging.get_verbosity()
+    # Of a bias, which the file holds, transformers' class knows nothing, and says so.
+    logging.set_verbosity_error()
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype)
+    finally:
+        logging.set_verbosity(before)
+    with safe_open(folder / "probe.safetensors", "pt") as probe:
+        model.score.bias = torch.nn.Parameter(probe.get_tensor("bias").to(dtype))
+    found = RowClassification(model=model.eval(), tokenizer=AutoTokenizer.from_pretrained(folder), **options)
+    found.template = json.loads((folder / "template.json").read_text(encoding="utf-8"))
+    return found

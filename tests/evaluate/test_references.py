@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cotune.evaluate.references import MajorityReference, TfidfReference, cross_fitted_tfidf
+
+WORDS = ("river tower", "card refund", "goal match")
+TEXTS = [f"{WORDS[i % 3].split()[i % 2]} number {i} of the day" for i in range(36)]
+LABELS = np.array([i % 3 for i in range(36)])
+
+
+def test_the_majority_answers_with_the_shares_of_the_labels() -> None:
+    found = MajorityReference(np.array([2, 2, 0, 2]), 4).log_probs(["a", "b"])
+    assert found.shape == (2, 4) and np.array_equal(found[0], found[1])
+    np.testing.assert_allclose(np.exp(found[0]), np.array([1.5, 0.5, 3.5, 0.5]) / 6)
+
+
+def test_words_tell_the_labels_apart() -> None:
+    reference = TfidfReference(TEXTS, LABELS, 3)
+    found = reference.log_probs(["the TOWER by the river", "a refund, please", "a match"])
+    np.testing.assert_allclose(np.exp(found).sum(1), 1)
+    assert found.argmax(1).tolist() == [0, 1, 2]
+    # Characters as well: a word that no row has, but for its ending.
+    assert reference.log_probs(["towers!"]).argmax(1).tolist() == [0]
+
+
+def test_it_is_scikit_learns_where_every_label_has_rows() -> None:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline, make_union
+
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+    plain = make_pipeline(make_union(words, characters), LogisticRegression(C=10.0, max_iter=300)).fit(TEXTS[:30], LABELS[:30])
+    found = TfidfReference(TEXTS[:30], LABELS[:30], 3).log_probs(TEXTS[30:])
+    np.testing.assert_allclose(np.exp(found), plain.predict_proba(TEXTS[30:]), atol=1e-6)
+
+
+def test_a_label_without_a_row_gets_one_part_in_rows_and_labels() -> None:
+    found = np.exp(TfidfReference(TEXTS, 2 * LABELS, 6).log_probs(TEXTS[:3]))
+    np.testing.assert_allclose(found[:, [1, 3, 5]], 1 / 42)
+    np.testing.assert_allclose(found.sum(1), 1)
+    assert found.argmax(1).tolist() == [0, 2, 4]
+
+
+def test_each_row_is_told_by_a_fit_that_has_not_seen_it() -> None:
+    found = cross_fitted_tfidf(TEXTS, LABELS, 3)
+    assert found is not None and found.shape == (36, 3) and (found.argmax(1) == LABELS).mean() > 0.9
+    # Labels by chance: what it has seen it would tell.
+    texts = [f"word{i} thing{i} matter{i}" for i in range(60)]
+    labels = np.random.default_rng(0).permutation(np.arange(60) % 2)
+    blind = cross_fitted_tfidf(texts, labels, 2)
+    assert blind is not None and (blind.argmax(1) == labels).mean() < 0.75
+    assert (TfidfReference(texts, labels, 2).log_probs(texts).argmax(1) == labels).all()
+    again = cross_fitted_tfidf(texts, labels, 2)
+    assert again is not None and again.tobytes() == blind.tobytes()
+
+
+def test_rows_of_a_group_are_held_out_together() -> None:
+    groups = np.arange(60) // 6
+    texts = [f"only{group}" for group in groups]
+    labels = np.random.default_rng(0).permutation(np.arange(10) % 2)[groups]
+    leaking, honest = (cross_fitted_tfidf(texts, labels, 2, groups=g) for g in (None, groups.tolist()))
+    assert leaking is not None and honest is not None
+    assert (leaking.argmax(1) == labels).all() and (honest.argmax(1) == labels).mean() < 0.75
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "groups"),
+    [
+        (["one"], [0], None),
+        (["one", "two"], [0, 1], None),
+        (["one", "two", "three"], [0, 0, 0], None),
+        (["one", "two", "three"], [0, 1, 0], ["a", "a", "a"]),
+        (["", " ", "", ""], [0, 1, 0, 1], None),
+    ],
+)
+def test_where_nothing_can_be_learnt_there_is_no_reference(
+    texts: list[str], labels: list[int], groups: list[str] | None
+) -> None:
+    assert cross_fitted_tfidf(texts, np.array(labels), 2, groups=groups) is None

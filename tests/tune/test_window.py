@@ -1,0 +1,264 @@
+"""A window's steps are those of a plain full pass through the same model, and a run that was left ends in the same weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from cotune.errors import CotuneError, DivergedError
+from cotune.model.adapter_folder import CONFIG, LoraSettings
+from cotune.model.cut import layers_of, norm_epsilon, unit_rms
+from cotune.model.engine_settings import EngineSettings
+from cotune.model.local import LocalModel
+from cotune.model.naive import use_plain_attention
+from cotune.tune.window import StartHead, WindowRun, WindowSettings, WindowStates, _rate
+from tiny import tiny_local, tiny_model, widen_lora
+
+DEPTH, CLASSES, WIDTH = 4, 3, 32
+_DRAW = np.random.default_rng(0)
+PREFIX = _DRAW.integers(3, 440, 9).tolist()
+SEQUENCES = [[*PREFIX, 3 + i, *_DRAW.integers(3, 440, 1 + 3 * (i % 4)).tolist()] for i in range(10)]
+LABELS = [i % CLASSES for i in range(10)]
+SETTINGS = WindowSettings(lora=LoraSettings(rank=4, alpha=8), batch_size=4, learning_rate=5e-3, head_rate=2e-3)
+
+
+def local_of(kind: Any = "llama", **more: Any) -> LocalModel:
+    found: LocalModel = tiny_local(kind, num_hidden_layers=DEPTH, **more)
+    return found
+
+
+def head_of(seed: int = 1, scale: float = 0.3) -> StartHead:
+    rng = np.random.default_rng(seed)
+    weight, bias, mean = rng.normal(size=(CLASSES, WIDTH)) * scale, rng.normal(size=CLASSES), rng.normal(size=WIDTH) * 0.1
+    return StartHead(weight, bias, mean, rng.uniform(0.5, 1.5, WIDTH))
+
+
+def run_of(local: LocalModel, folder: Path, first: int = 1, last: int = 3, steps: int = 6, **more: Any) -> WindowRun:
+    states = more.pop("states", None) or WindowStates(local, SEQUENCES, first)
+    given = {"settings": SETTINGS, "seed": 0, "folder": folder / "checkpoints"} | more
+    settings = given.pop("settings")
+    return WindowRun(local, states, range(10), LABELS, last, head_of(), settings, steps=steps, **given)
+
+
+def plain_loss(local: LocalModel, rows: list[int], last: int, smoothing: float) -> torch.Tensor:
+    """By autograd alone: whole prompts one by one through peft's own layers and transformers' own attention."""
+    use_plain_attention(local.model)
+    decoder, head, states = local.model.get_decoder(), head_of(), []
+    seen: list[torch.Tensor] = []
+    hook = layers_of(decoder)[last - 1].register_forward_hook(
+        lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out)
+    )
+    with local.adapters.unfused():
+        for row in rows:
+            decoder(torch.tensor([SEQUENCES[row]]), use_cache=False)
+            states.append(seen[-1][0, -1])
+    hook.remove()
+    hidden = unit_rms(torch.stack(states), norm_epsilon(local.model)).double()
+    mean, spread, weight, bias = (torch.from_numpy(part) for part in (head.mean, head.spread, head.weight, head.bias))
+    logits = ((hidden - mean) / spread) @ weight.T + bias
+    return cross_entropy(logits, torch.tensor([LABELS[i] for i in rows]), reduction="sum", label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3", "gpt_oss"])
+@pytest.mark.parametrize(("first", "last"), [(0, 3), (2, 4)])
+def test_loss_and_gradients_are_those_of_a_plain_full_pass(tmp_path: Path, kind: Any, first: int, last: int) -> None:
+    local = local_of(kind)
+    lora = LoraSettings(rank=4, alpha=8, target="q_proj,v_proj") if kind == "gpt_oss" else SETTINGS.lora
+    run = run_of(local, tmp_path, first, last, settings=replace(SETTINGS, smoothing=0.1, lora=lora))
+    run._enter()
+    widen_lora(run._lora)
+    rows = [1, 4, 7, 2]
+    found, tokens = run._loss(rows)
+    found.backward()  # type: ignore[no-untyped-call]
+    gradients = {name: p.grad.clone() for name, p in run._lora if p.grad is not None}
+    assert {int(name.split(".layers.")[1][0]) for name, _ in run._lora} == set(range(first, last))
+    assert len(gradients) == len(run._lora) and all(bool(grad.any()) for grad in gradients.values())
+    for _, parameter in run._lora:
+        parameter.grad = None
+    wanted = plain_loss(local, rows, last, 0.1)
+    wanted.backward()  # type: ignore[no-untyped-call]
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-4)
+    for name, parameter in run._lora:
+        assert parameter.grad is not None
+        scale = float(parameter.grad.abs().max())
+        torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-3 * scale + 1e-6, rtol=1e-3, msg=name)
+    own = sum(len(SEQUENCES[row]) - len(PREFIX) for row in rows)
+    assert tokens == (own + len(PREFIX) if local.shared else sum(len(SEQUENCES[row]) for row in rows))
+
+
+def test_no_layer_outside_of_the_window_runs(tmp_path: Path) -> None:
+    local = local_of()
+    run = run_of(local, tmp_path, 1, 3)
+    run._enter()
+    ran: list[int] = []
+    for number, layer in enumerate(layers_of(local.runner._decoder)):
+        layer.register_forward_hook(lambda *_, number=number: ran.append(number))  # type: ignore[misc]
+    run._loss([0, 1])
+    assert set(ran) == {1, 2}
+    assert run.states.tokens == len(PREFIX) + sum(len(ids) - len(PREFIX) for ids in SEQUENCES)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 4096])
+def test_states_at_the_edge_are_those_of_the_rows_alone(batch_tokens: int) -> None:
+    local = local_of("gemma3", settings=EngineSettings(batch_tokens=batch_tokens))
+    told: list[int] = []
+    states = WindowStates(local, SEQUENCES, 2, progress=told.append)
+    found = states.of([5, 2])
+    lengths = [len(SEQUENCES[i]) - len(PREFIX) for i in (5, 2)]
+    assert states.length == len(PREFIX) and found.shape == (len(PREFIX) + sum(lengths), WIDTH)
+    decoder = tiny_model("gemma3", num_hidden_layers=DEPTH).get_decoder()
+    with torch.no_grad():
+        whole = [decoder(torch.tensor([SEQUENCES[i]]), output_hidden_states=True).hidden_states[2][0] for i in (5, 2)]
+    wanted = torch.cat([whole[0][: len(PREFIX)], *(one[len(PREFIX) :] for one in whole)])
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    assert sum(told) == states.tokens - len(PREFIX) and not found.requires_grad
+    # What does not fit into memory is computed anew.
+    few = WindowStates(local, SEQUENCES, 2, most_bytes=3000)
+    assert len(few._rows) < len(states._rows) == 10
+    torch.testing.assert_close(few.of([5, 2, 9]), states.of([5, 2, 9]), atol=1e-4, rtol=1e-4)
+
+
+def test_a_window_from_the_bottom_keeps_no_states() -> None:
+    states = WindowStates(local_of(), SEQUENCES, 0)
+    assert not states._rows and states.tokens == 0 and states.length == len(PREFIX)
+
+
+def test_tuning_learns_and_its_adapter_gives_the_tuned_states(tmp_path: Path) -> None:
+    local = local_of()
+    run = run_of(local, tmp_path, steps=30, settings=replace(SETTINGS, batch_size=10, learning_rate=1e-2))
+    told: list[tuple[int, float, int]] = []
+    run.advance(report=lambda *step: told.append(step))
+    assert [step for step, _, _ in told] == list(range(1, 31)) and run.tokens == sum(tokens for _, _, tokens in told)
+    assert np.mean(run.losses[-3:]) < 0.3 * np.mean(run.losses[:3])
+    assert run.tokens_per_step == pytest.approx(told[0][2])
+    adapter = run.save(tmp_path / "adapters")
+    assert (tmp_path / "adapters" / adapter / CONFIG).is_file()
+    fresh = local_of()
+    assert fresh.adapters.register(tmp_path / "adapters" / adapter) == adapter
+    weight, bias = run.head().folded()
+    logits = fresh.layer_states(SEQUENCES, [3], adapter=adapter)[0] @ weight.T + bias
+    losses = -torch.log_softmax(torch.from_numpy(logits), 1)[range(10), LABELS]
+    # The last step's loss is of the weights before it, which the last rates hardly changed.
+    assert float(losses.mean()) == pytest.approx(run.losses[-1], rel=0.2)
+
+
+def weights_of(run: WindowRun) -> dict[str, Any]:
+    head = run.head()
+    found = {name: value.numpy() for name, value in run.model.adapters.weights().items()}
+    return found | {"head": head.weight, "bias": head.bias}
+
+
+@pytest.mark.parametrize("left", ["killed", "parked", "parked early"])
+def test_a_run_that_was_left_comes_back_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str) -> None:
+    monkeypatch.setattr("cotune.tune.window._CHECKPOINT_EVERY", 3)
+    whole = run_of(local_of(), tmp_path / "whole", steps=8)
+    whole.advance()
+    wanted = weights_of(whole)
+    local = local_of()
+    run = run_of(local, tmp_path, steps=8)
+    run.advance(until=lambda: run.step == (2 if left == "parked early" else 5))
+    assert run.step < 8
+    if left == "killed":
+        run = run_of(local_of(), tmp_path, steps=8)
+    else:
+        # Meanwhile the model carries other weights.
+        local.adapters.start(LoraSettings(rank=2), seed=9)
+        local.adapters.use("base")
+    started: list[int] = []
+    run.advance(report=lambda step, *_: started.append(step))
+    assert started[0] == (1 if left == "parked early" else 4)
+    found = weights_of(run)
+    assert run.losses == pytest.approx(whole.losses, rel=1e-5) and run.tokens == whole.tokens
+    assert set(found) == set(wanted)
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-6, err_msg=name)
+
+
+def test_a_damaged_checkpoint_is_as_good_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cotune.tune.window._CHECKPOINT_EVERY", 2)
+    run = run_of(local_of(), tmp_path, steps=4)
+    run.advance(until=lambda: run.step == 3)
+    (path,) = run.folder.iterdir()
+    path.write_bytes(path.read_bytes()[:-7])
+    again = run_of(local_of(), tmp_path, steps=4)
+    steps: list[int] = []
+    again.advance(report=lambda step, *_: steps.append(step))
+    assert steps == [1, 2, 3, 4]
+
+
+def test_what_is_tuned_otherwise_has_another_key(tmp_path: Path) -> None:
+    local = local_of()
+    states = WindowStates(local, SEQUENCES, 1)
+    keys = {
+        run_of(local, tmp_path, states=states, **changes).key
+        for changes in (
+            {},
+            {"last": 4},
+            {"steps": 7},
+            {"seed": 1},
+            {"settings": replace(SETTINGS, smoothing=0.1)},
+            {"start": "a"},
+        )
+    }
+    assert len(keys) == 6 and run_of(local, tmp_path / "elsewhere", states=states).key in keys
+
+
+def test_nothing_is_saved_before_it_is_tuned(tmp_path: Path) -> None:
+    local = local_of()
+    with pytest.raises(CotuneError, match="no tuned weights"):
+        run_of(local, tmp_path).save(tmp_path)
+    with pytest.raises(CotuneError, match="no rows"):
+        WindowRun(
+            local, WindowStates(local, SEQUENCES, 1), [], LABELS, 3, head_of(), SETTINGS, steps=1, seed=0, folder=tmp_path
+        )
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_numbers_that_are_not_finite_stop_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    run = run_of(local_of(), tmp_path)
+    plain = run._loss
+
+    def broken(rows: Any) -> Any:
+        loss, tokens = plain(rows)
+        # An infinite slope where the loss itself is finite.
+        return (loss * torch.nan if what == "loss" else loss + 0 * (loss - loss).abs().sqrt()), tokens
+
+    monkeypatch.setattr(run, "_loss", broken)
+    with pytest.raises(DivergedError, match=f"the {what}.* in step 1"):
+        run.advance()
+    assert run.step == 0 and not run.losses
+
+
+def test_a_pass_without_memory_is_run_in_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = run_of(local_of(), tmp_path / "wanted", steps=1)
+    wanted.advance()
+    run = run_of(local_of(), tmp_path, steps=1)
+    plain, sizes = run._loss, []
+
+    def short_of_memory(rows: Any) -> Any:
+        sizes.append(len(rows))
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(rows)
+
+    monkeypatch.setattr(run, "_loss", short_of_memory)
+    monkeypatch.setattr(run, "settings", replace(run.settings, micro_tokens=len(PREFIX) + 40))
+    run.advance()
+    assert sizes[0] == 4 and max(sizes[1:]) <= 4 and sum(size for size in sizes if size <= 2) == 4
+    for name, value in weights_of(wanted).items():
+        np.testing.assert_allclose(weights_of(run)[name], value, atol=1e-5, err_msg=name)
+
+
+def test_rates_rise_and_fall_to_zero() -> None:
+    rates = [_rate(step, 20, 0.2) for step in range(20)]
+    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0]) and rates[4] < 1
+    falls = np.diff(rates[3:])
+    assert (falls < 0).all() and np.ptp(falls) < 1e-9 and rates[-1] == pytest.approx(-falls[0])
+    assert all(0 < _rate(step, steps, 0.1) <= 1 for steps in (1, 2, 3, 50) for step in range(steps))
+    assert _rate(0, 1, 0.1) == 1
