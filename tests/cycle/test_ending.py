@@ -199,7 +199,7 @@ class Free:
 
 
 def decider_of(lab: Lab, plan: Plan, config: RunConfig = CONFIG) -> Decider:
-    return Decider(lab, config, plan, end_of(lab), cast(Any, Free()), cast(Any, Free()))
+    return Decider(lab, config, plan, end_of(lab), cast(Any, Free()))
 
 
 PLAN = Plan(pool=12, race_rows=40, entrants=3, short_steps=10, target_steps=50, reserve=0.0)
@@ -383,7 +383,7 @@ def test_what_is_kept_for_bred_prompts_is_free_once_none_will_be_bred(tmp_path: 
 # Without heads, which answer a test for fewer tokens than the words that are reckoned with; see test_heads.
 SETTINGS: dict[str, Any] = {
     "search": {"pool": 6, "entrants": 3, "max_cycles": 50},
-    "tune": {"batch_size": 8, "rank": 2, "max_epochs": 1000, "learning_rate": 0.002, "head": False},
+    "tune": {"readout": "words", "batch_size": 8, "rank": 2, "max_epochs": 1000, "learning_rate": 0.002, "head": False},
     "engine": {"dtype": "float32", "threads": 1},
 }
 

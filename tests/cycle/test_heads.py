@@ -38,7 +38,7 @@ ROWS = labelled_rows(180)
 # A rate at which nothing is learnt.
 SLOW: dict[str, Any] = {
     "search": {"pool": 6, "entrants": 2, "max_cycles": 1},
-    "tune": {"batch_size": 8, "rank": 4, "learning_rate": 1e-7},
+    "tune": {"readout": "words", "batch_size": 8, "rank": 4, "learning_rate": 1e-7},
     "engine": {"dtype": "float32", "threads": 1},
 }
 
@@ -65,8 +65,8 @@ def test_dev_takes_the_head_and_both_tuned_arms_have_one(headed: Path) -> None:
     summary = summary_of(headed)
     arms = summary["arms"]
     assert {name: arm["decision"]["kind"] for name, arm in arms.items() if name.endswith("_tuned")} == {
-        "seed_tuned": "head",
-        "best_tuned": "head",
+        "seed_tuned": "probe",
+        "best_tuned": "probe",
     }
     # The states of a tiny model that nobody trained tell some, its words nothing.
     assert arms["best_tuned"]["score"] > arms["prompt_only"]["score"] + 0.1
@@ -142,7 +142,7 @@ def test_a_later_run_starts_from_the_weights_and_judges_the_head_as_it_was(heade
     settings = {name: value for name, value in SLOW.items() if name != "tune"}
     result = cotune.run(later, out=tmp_path / "later", budget="60ktok", seed=4, **settings)
     arm = result.summary["arms"]["previous"]
-    assert arm["decision"]["kind"] == "head" and arm["score"] > 0.4
+    assert arm["decision"]["kind"] == "probe" and arm["score"] > 0.4
     told = next(event["value"] for event in journal_of(tmp_path / "later") if event["kind"] == "previous")
     assert told["ground"] != told["was"]["adapter_id"] == arm["adapter_id"]
     # The weights alone may win, so they lie there as an adapter of their own.
@@ -153,7 +153,7 @@ def test_a_later_run_starts_from_the_weights_and_judges_the_head_as_it_was(heade
 def test_without_the_head_nothing_of_it_happens(bench: Bench, tmp_path: Path) -> None:
     run_cycle(config_of(bench, tune={**SLOW["tune"], "head": False}), tmp_path / "run", task=task())
     assert not [event for event in journal_of(tmp_path / "run") if event["kind"] == "head"]
-    assert summary_of(tmp_path / "run")["arms"]["best_tuned"]["decision"]["kind"] != "head"
+    assert summary_of(tmp_path / "run")["arms"]["best_tuned"]["decision"]["kind"] != "probe"
 
 
 def test_it_costs_no_more_than_was_put_aside_and_is_found_again(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_it_costs_no_more_than_was_put_aside_and_is_found_again(tmp_path: Path) 
         found_by_id, tried = heads.fit([track.best], aside)
         best = found_by_id[track.best.candidate.id]
         assert lab.account.tokens - before <= aside
-        assert best.rank >= track.best.rank and [m.candidate.decision.kind for m in tried] == ["head"]
+        assert best.rank >= track.best.rank and [m.candidate.decision.kind for m in tried] == ["probe"]
         untuned = measure(lab, seed, BASE, 0, "measure")
         assert heads.fit([untuned], 1e9) == ({untuned.candidate.id: untuned}, [])
         # Where one cannot have one, the other gets none: what is told of two prompts is told of the prompts.

@@ -61,7 +61,7 @@ def test_scoring_and_training_count_what_it_takes_to_find_them(tmp_path: Path) -
     before = lab.account.counts["tokens_embedded"]
     track = open_track(lab, variant.prompt)
     assert lab.account.counts["tokens_embedded"] > before + sum(looked_up)
-    assert len(track.run.variants[0]) == len(lab.task.train)
+    assert len(track.run.rows) == len(lab.task.train)
     assert advance(lab, track, 2, cycle=1)
 
 

@@ -79,7 +79,7 @@ def test_money_has_no_time(tmp_path: Path) -> None:
 
 def test_a_search_that_ends_early_tells_the_end_alone(bench: Bench, tmp_path: Path) -> None:
     task = Task.from_rows(labelled_rows(120), input="text", output="label", limit={"test": 30})
-    tune = {"batch_size": 8, "rank": 2, "max_epochs": 1}
+    tune = {"readout": "words", "batch_size": 8, "rank": 2, "max_epochs": 1}
     config = config_in_memory(
         name="early",
         input=["text"],

@@ -10,7 +10,7 @@ from cotune.bundle.load import OpenedBundle, base_folder
 from cotune.bundle.manifest import ADAPTER
 from cotune.config import EngineConfig, RunConfig, TuneConfig
 from cotune.errors import InputError
-from cotune.model.adapter_folder import is_prefix, read_settings
+from cotune.model.adapter_folder import is_bare_probe, is_prefix, read_settings
 from cotune.model.adapters import BASE
 from cotune.task.task import Task
 
@@ -61,7 +61,8 @@ def adopt(config: RunConfig, start: Start | None) -> RunConfig:
             mend="Rename the columns of the new rows, since the bundle's prompt names its fields, or start afresh without it.",
         )
     tune: dict[str, Any] = {}
-    if start.adapter_folder is not None:
+    # A probe that reads the base model has no shape that weights would have to go on with.
+    if start.adapter_folder is not None and not is_bare_probe(start.adapter_folder):
         if is_prefix(start.adapter_folder):
             raise InputError(
                 "the bundle's adapter is a trained prefix, which stands for the first tokens of its own prompt alone",
