@@ -240,6 +240,22 @@ def test_a_probe_that_would_answer_otherwise_is_not_handed_over(
     assert not (tmp_path / "out").exists()
 
 
+def test_batches_are_padded_with_a_token_that_no_prompt_ends_with(bench: Bench, tmp_path: Path) -> None:
+    from cotune.bundle.export_weights import cut, write_classifier
+
+    bundle = bench.save_probed(tmp_path / "bundle")
+    probe, own = load_probe(bundle / "adapter"), bench.model.tokenizer.pad_token_id
+    assert probe is not None and own is not None
+    source, adapter = cut(bench.base, bundle / "adapter", 1, tmp_path)
+    for name, last_ids in (("kept", {own + 1}), ("other", {own})):
+        (tmp_path / name).mkdir()
+        write_classifier(source, adapter, probe, tmp_path / name, last_ids)
+        padded = json.loads((tmp_path / name / "config.json").read_text())["pad_token_id"]
+        assert (padded == own) is (name == "kept") and padded is not None
+    with pytest.raises(InputError, match="no token to pad with"):
+        write_classifier(source, adapter, probe, tmp_path, set(range(len(bench.model.tokenizer))))
+
+
 def test_words_and_written_answers_are_no_classifier(bench: Bench, tmp_path: Path) -> None:
     written = {"output": Output("text"), "metric": "token_f1", "answer_tokens": 9, "prompt": Prompt("Say.")}
     for name, changes in (("words", {}), ("written", written)):
