@@ -56,14 +56,16 @@ def write_null_task(folder: Path, seed: int, *, told: bool = False) -> dict[str,
     return paths
 
 
-def null_run(folder: Path, model: str, seed: int, *, budget: str = BUDGET, told: bool = False) -> dict[str, Any]:
+def null_run(
+    folder: Path, model: str, seed: int, *, budget: str = BUDGET, told: bool = False, readout: str = "auto"
+) -> dict[str, Any]:
     """One run on such a task: which gains its verdict calls significant, and whether it went through all its stages."""
     paths = write_null_task(folder / "rows", seed, told=told)
     config = config_from_data(
         str(paths["train"]),
         input="text",
         output="label",
-        overrides=(f"data.dev={paths['dev']}", f"data.test={paths['test']}", *SETTINGS),
+        overrides=(f"data.dev={paths['dev']}", f"data.test={paths['test']}", f"tune.readout={readout}", *SETTINGS),
         model=model,
         budget=budget,
         seed=seed,
@@ -94,9 +96,13 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="as a config's model key takes it; an absolute path for a folder")
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--budget", default=BUDGET)
+    parser.add_argument("--readout", default="auto", help="as tune.readout takes it")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        runs = [null_run(Path(folder) / str(seed), given.model, seed, budget=given.budget) for seed in range(given.runs)]
+        runs = [
+            null_run(Path(folder) / str(seed), given.model, seed, budget=given.budget, readout=given.readout)
+            for seed in range(given.runs)
+        ]
     for one in runs:
         del one["verdict"]
     told = {

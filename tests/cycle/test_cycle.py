@@ -169,7 +169,11 @@ def test_test_rows_are_read_after_the_arms_are_frozen_and_by_them_alone(
     test = [{"text": f"sealed {row['text']}", "label": row["label"]} for row in labelled_rows(30, seed=1)]
     task = Task.from_rows(rows, input="text", output="label", test=test)
     settings: dict[str, Any] = {"model": str(bench.model), "budget": "30ktok", "seed": 4}
-    settings |= {"tune": {"readout": "words", "batch_size": 8, "rank": 2}, "search": {"pool": 4, "entrants": 2}, "engine": {"dtype": "float32"}}
+    settings |= {
+        "tune": {"readout": "words", "batch_size": 8, "rank": 2},
+        "search": {"pool": 4, "entrants": 2},
+        "engine": {"dtype": "float32"},
+    }
     config = config_in_memory(name="sealed", input=["text"], output="label", **settings)
     told: list[tuple[str, Any]] = []
     real_open, real_rows, real_score = SealedTest.open, OpenedTest.examples_for, LocalModel.score
@@ -296,7 +300,10 @@ def test_a_time_budget_is_kept(bench: Bench, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("cotune.model.capability.check_capability", lambda *_: found)
     task = Task.from_rows(labelled_rows(90), input="text", output="label")
     settings: dict[str, Any] = {"model": str(bench.model), "budget": "11s", "seed": 4, "engine": {"dtype": "float32"}}
-    settings |= {"tune": {"readout": "words", "batch_size": 8, "rank": 2, "max_epochs": 500}, "search": {"pool": 4, "entrants": 2}}
+    settings |= {
+        "tune": {"readout": "words", "batch_size": 8, "rank": 2, "max_epochs": 500},
+        "search": {"pool": 4, "entrants": 2},
+    }
     config = config_in_memory(name="timed", input=["text"], output="label", **settings)
     result = run_cycle(config, tmp_path / "run", task=task, view=Quiet())
     assert result.summary["cost"]["wall_s"] == pytest.approx(clock.now, abs=0.1)
@@ -342,17 +349,21 @@ def test_a_run_survives_one_prompt_whose_training_diverges(
     real = TuningRun._one_step
     broken: list[str] = []
 
-    def one_step(self: TuningRun, batch: Any, prefix: int) -> Any:
+    def one_step(self: TuningRun, batch: Any) -> Any:
         if self.key not in broken and not broken:
             broken.append(self.key)
         if self.key in broken:
             raise DivergedError("the loss became nan in step 1; the trial stops here.")
-        return real(self, batch, prefix)
+        return real(self, batch)
 
     monkeypatch.setattr(TuningRun, "_one_step", one_step)
     task = Task.from_rows(labelled_rows(90), input="text", output="label")
     settings: dict[str, Any] = {"model": str(bench.model), "budget": "30ktok", "seed": 4}
-    settings |= {"tune": {"readout": "words", "batch_size": 8, "rank": 2}, "search": {"pool": 4, "entrants": 2}, "engine": {"dtype": "float32"}}
+    settings |= {
+        "tune": {"readout": "words", "batch_size": 8, "rank": 2},
+        "search": {"pool": 4, "entrants": 2},
+        "engine": {"dtype": "float32"},
+    }
     config = config_in_memory(name="broken", input=["text"], output="label", **settings)
     result = run_cycle(config, tmp_path / "run", task=task)
     # The seed prompt is tuned first, so it is the seed prompt that broke.
@@ -401,7 +412,11 @@ def test_a_test_that_was_opened_before_is_told_in_the_verdict_and_on_the_page(tm
     task = Task.from_rows(labelled_rows(60), input="text", output="label", test=test)
     assert [enter_opening(task.test.content_hash, tmp_path / name, {}) for name in ("one", "two")] == [0, 1]
     settings: dict[str, Any] = {"model": str(bench.model), "budget": "25ktok", "seed": 4}
-    settings |= {"tune": {"readout": "words", "batch_size": 8, "rank": 2}, "search": {"pool": 4, "entrants": 2}, "engine": {"dtype": "float32"}}
+    settings |= {
+        "tune": {"readout": "words", "batch_size": 8, "rank": 2},
+        "search": {"pool": 4, "entrants": 2},
+        "engine": {"dtype": "float32"},
+    }
     settings |= {"evaluate": {"robustness": False, "slices": False, "neighbours": False}}
     config = config_in_memory(name="known", input=["text"], output="label", **settings)
     result = run_cycle(config, tmp_path / "run", task=task, view=Quiet())

@@ -403,7 +403,7 @@ def test_a_run_spends_its_budget_and_never_more(bench: Bench, tmp_path: Path, ki
     assert 0.95 * 60_000 <= spent <= 60_000
     # What the end was expected to take is what it took.
     decided = [event["value"] for event in events if event["kind"] == "decide"][-1]
-    confirmed = next(place for place, event in enumerate(events) if event["kind"] == "finish" or event["kind"] == "confirm")
+    confirmed = next(place for place, event in enumerate(events) if event["kind"] == "confirm")
     start = max(place for place, event in enumerate(events[:confirmed]) if event["kind"] == "tuned")
     took = sum(e["value"].get("tokens", 0) for e in events[start:] if e["kind"] in ("score", "write", "noise", "slices"))
     # Answers are as long as the weights of the end write them, which were not there when it was reckoned.

@@ -157,6 +157,9 @@ def test_a_small_budget_ships_a_frozen_probe(bench: Bench, tmp_path: Path) -> No
     assert summary["arms"]["best_tuned"]["steps"] == 0
     names = {path.name for path in (tmp_path / "run" / "best" / "adapter").iterdir()}
     assert names == {"probe.safetensors"}
+    # It has no weights whose shape a later run would have to take.
+    later = run(bench, tmp_path / "later", "--from", str(tmp_path / "run" / "best"), at=("line", "previous", 1))
+    assert later.code == KILLED, later.stderr
 
 
 def test_a_budget_that_cannot_pay_for_the_test_says_so(bench: Bench, tmp_path: Path) -> None:

@@ -72,7 +72,8 @@ def test_formats_are_scored_on_dev_after_the_test_and_paid_for(measured: Path) -
         ("robustness", 40, "base"),
         ("robustness", 40, chosen["adapter_id"]),
     }
-    assert [event["kind"] for event in events if event["kind"] != "score"] == ["noise", "robustness", "slices", "cost", "done"]
+    kinds = [event["kind"] for event in events if event["kind"] != "score"]
+    assert kinds == ["reference", "reference", "noise", "robustness", "slices", "cost", "done"]
     # All tokens count, and they are no more than their share of the budget.
     everything = sum(e["value"]["tokens"] for e in journal_of(measured) if e["kind"] in ("score", "noise", "head"))
     assert summary["cost"]["tokens_scored"] == everything
