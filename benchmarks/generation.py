@@ -31,6 +31,7 @@ import torch
 from cotune.errors import CotuneError, InputError
 from cotune.model.adapters import BASE
 from cotune.model.bundled import resolve_model
+from cotune.model.capability import check_capability
 from cotune.model.choosing import Chooser
 from cotune.model.decoder import Decoder, slots_in_memory
 from cotune.model.engine_settings import EngineSettings
@@ -40,7 +41,6 @@ from cotune.model.laid_out import plain_products
 from cotune.model.local import LocalModel
 from cotune.model.machine import device_memory
 from cotune.model.naive import use_plain_attention
-from cotune.model.capability import check_capability
 from cotune.model.token_grammar import TokenGrammar
 from cotune.prompt.render import shared_prefix
 from cotune.task.json_value import json_text

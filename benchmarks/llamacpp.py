@@ -37,8 +37,8 @@ from cotune.bundle.export_head import batch_of, in_words
 from cotune.bundle.manifest import read_manifest
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.intervals import wilson
-from cotune.probe.readout import Probe, load_probe
 from cotune.model.trie import label_paths
+from cotune.probe.readout import Probe, load_probe
 from cotune.prompt.render import RenderedRow
 from measure import machine_facts, say
 

@@ -34,9 +34,9 @@ from cotune.bundle.manifest import read_manifest
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.decision import RAW
 from cotune.model.bundled import resolve_model
+from cotune.model.capability import Capability, check_capability
 from cotune.model.engine_settings import EngineSettings
 from cotune.model.local import LocalModel
-from cotune.model.capability import Capability, check_capability
 from cotune.task.output import label_output
 from measure import machine_facts, say
 from workloads import read_rows, scoring_work
@@ -115,7 +115,7 @@ def started(command: Sequence[str]) -> Iterator[dict[str, Any]]:
             process.terminate()
 
 
-def made_bundle(folder: Path, data: Path, model: str, found: Probe) -> Path:
+def made_bundle(folder: Path, data: Path, model: str, found: Capability) -> Path:
     """A bundle of the base model with a prompt of about 60 fixed tokens."""
     base = resolve_model(model, say)
     local = LocalModel.load(base, settings=EngineSettings(found.device, found.dtype, found.threads), name=model)
@@ -136,7 +136,7 @@ def made_bundle(folder: Path, data: Path, model: str, found: Probe) -> Path:
     )
 
 
-def compare(bundle: Path, texts: Sequence[str], given: argparse.Namespace, found: Probe) -> dict[str, Any]:
+def compare(bundle: Path, texts: Sequence[str], given: argparse.Namespace, found: Capability) -> dict[str, Any]:
     """Both servers, round by round."""
     say("loading the bundle for the answers to compare with")
     predictor = load(bundle, dtype=found.dtype, threads=found.threads)
