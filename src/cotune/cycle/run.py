@@ -176,6 +176,8 @@ def run(
             neighbours = check_neighbours(lab, wanted=config.evaluate.neighbours)
             previous = enter(lab, start) if start else None
             labels = LabelRun(lab, config) if searches_by_probes(lab, config) else None
+            if labels is not None:
+                labels.check_budget(lab, own[0])
             end = EndCosts(lab, config, previous)
             plan = labels if labels is not None else _plan(lab, config, own[0], end, previous)
         except InputError:

@@ -18,12 +18,11 @@ from cotune.cycle.pool import next_pool, opening_pool
 from cotune.cycle.previous import Previous
 from cotune.cycle.search_labels.embedding import Embedding
 from cotune.cycle.search_labels.fits import PromptFit, difference
-from cotune.cycle.search_labels.prices import Prices
+from cotune.cycle.search_labels.prices import Prices, too_small
 from cotune.cycle.search_labels.race import FINAL, ProbeRace, race_probes, rows_embedded
 from cotune.cycle.search_labels.state import Evidence, LabelSearch
 from cotune.cycle.search_labels.trial import READOUTS, Fitted, ReadoutKind, Split, Trials, held_loss
 from cotune.cycle.track import Measured
-from cotune.errors import BudgetError
 from cotune.evaluate.cross_fitted import corrected_error
 from cotune.evaluate.decision import BY_PROBE
 from cotune.evaluate.given import LabelsGiven, gold_indices
@@ -176,13 +175,7 @@ class LabelLoop:
         left = lab.left()
         reserve = self.prices.test(search.seed, search.best_frozen, winner)
         if left < reserve:
-            unit = lab.costs.budget.unit
-            raise BudgetError(
-                f"the budget is too small: the test of {lab.task.test.n} rows needs about {reserve:.0f} {unit}, "
-                f"and {max(0.0, left):.0f} {unit} is left",
-                where="budget",
-                mend=f"Give --budget {lab.costs.budget.raised(1.2 * (reserve - left))}, or fewer test rows with limit.test=.",
-            )
+            raise too_small(lab, f"the test of {lab.task.test.n} rows", reserve, left)
         wanted = Epochs().of(len(self.rows), self.config.tune.max_epochs)
         alone = winner is search.seed
 

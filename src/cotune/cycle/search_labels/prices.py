@@ -11,6 +11,7 @@ from cotune.cycle.search_labels.embedding import Embedding
 from cotune.cycle.search_labels.fits import PromptFit
 from cotune.cycle.search_labels.trial import Split, Trials
 from cotune.cycle.slicing import END_SHARE
+from cotune.errors import BudgetError
 from cotune.prompt.prompt import Prompt
 
 CARE = 1.06
@@ -19,6 +20,16 @@ _OTHERS = 1.25
 """What a row costs on average under a pool's prompts, as a multiple of the seed prompt's: some share no prefix."""
 _FIT_SECONDS = 4e-9
 """Of a probe, for each row, number of its state and label: about thirty rounds of two products."""
+
+
+def too_small(lab: Lab, what: str, needed: float, left: float) -> BudgetError:
+    """What is raised where ``what`` needs more of the budget than is left."""
+    budget = lab.costs.budget
+    return BudgetError(
+        f"the budget is too small: {what} needs about {needed:.0f} {budget.unit}, and {max(0.0, left):.0f} {budget.unit} is left",
+        where="budget",
+        mend=f"Give --budget {budget.raised(1.2 * (needed - left))}, or fewer test rows with limit.test=.",
+    )
 
 
 class Prices:
@@ -60,6 +71,18 @@ class Prices:
     def final(self, fit: PromptFit, rows: int, epochs: float) -> float:
         """Of tuning on all labelled rows."""
         return self.tuning(fit.prompt, fit.found.layer, rows, self.trials.steps_of(epochs, rows))
+
+    def least(self, seed: Prompt, rows: int, embedded: int) -> float:
+        """Of the shortest run that there is: a race in which so many rows are embedded, won by the seed prompt as it stands.
+
+        Args:
+            seed: the seed prompt.
+            rows: labelled rows.
+            embedded: rows of the race, all prompts taken together.
+        """
+        test = self.lab.task.test.n
+        arms = 2 * self.embedding.row_cost(seed, test, layers=[min(self.embedding.layers)])
+        return self.race(seed, rows, embedded) / _OTHERS + arms + test * self.lab.rows.scored(seed) + self.fixed
 
     def test(self, seed: PromptFit, frozen: PromptFit, winner: PromptFit) -> float:
         """Of the arms and the zero-shot reference on the test, of saving and of the report."""

@@ -12,8 +12,9 @@ from cotune.cycle.lab import Lab
 from cotune.cycle.previous import Previous
 from cotune.cycle.search_labels.confirm import confirm_labels
 from cotune.cycle.search_labels.embedding import Embedding
-from cotune.cycle.search_labels.loop import LabelLoop
-from cotune.cycle.search_labels.prices import Prices
+from cotune.cycle.search_labels.loop import FIRST_ROWS, LEAST_POOL, LabelLoop
+from cotune.cycle.search_labels.prices import Prices, too_small
+from cotune.cycle.search_labels.race import rows_embedded
 from cotune.cycle.search_labels.state import LabelSearch
 from cotune.cycle.search_labels.trial import Trials
 from cotune.cycle.search_labels.verdict import first_verdict
@@ -63,6 +64,17 @@ class LabelRun:
         self.trials = Trials(lab, self.embedding, window_settings(config, lab), first)
         self.prices = Prices(lab, self.embedding, self.trials, config)
         self.fixed = self.prices.fixed
+
+    def check_budget(self, lab: Lab, seed: Prompt) -> None:
+        """Refuse a budget that not even the shortest run fits, before anything is computed.
+
+        Raises:
+            BudgetError: it is too small.
+        """
+        rows, left = len(lab.task.train) + len(lab.task.dev), lab.left()
+        needed = self.prices.least(seed, rows, rows_embedded(LEAST_POOL, rows, FIRST_ROWS))
+        if left < needed:
+            raise too_small(lab, f"a race of {LEAST_POOL} prompts and the test of {lab.task.test.n} rows", needed, left)
 
     def search(
         self, lab: Lab, config: RunConfig, own: Sequence[Prompt], previous: Previous | None, bundle: Path
