@@ -24,6 +24,8 @@ LAYERS_KEPT = 4
 """Layers that logistic regression is fitted on, chosen by the leave-one-out error of ridge regression."""
 CROSS_TOLERANCE = 3e-3
 """Of the solver where held-out log-loss alone is asked for: a thousandth off what 1e-4 gives, in a third of the time."""
+_MOST_LOGITS = 20_000_000
+"""Numbers that folds which are fitted at once may have in their logits: some hundred megabytes with what the solver keeps."""
 WORD_SCALES = (0.3, 1.0)
 """Shares of the label words' logits that stand beside the last layer's probe as an offset, where they are given."""
 LEAST_SPREAD = 1e-6
@@ -193,12 +195,16 @@ def _fit_layer(
     for repeat, fold_of in enumerate(held):
         folds = int(fold_of.max()) + 1
         masks = np.stack([fold_of != fold for fold in range(folds)])
-        fitted = fit_logistic(axes, y, classes, strengths=strengths, masks=masks, offsets=offsets, tolerance=CROSS_TOLERANCE)
-        for fold in range(folds):
-            out = np.flatnonzero(fold_of == fold)
-            part = slice(fold * len(strengths), (fold + 1) * len(strengths))
-            logits = np.einsum("nd,bkd->bnk", features[out], fitted.weight[part], optimize=True) + fitted.bias[part, None]
-            found[repeat][:, out] = logits if offsets is None else logits + offsets[out]
+        at_once = max(1, _MOST_LOGITS // (len(strengths) * len(y) * classes))
+        for first in range(0, folds, at_once):
+            some = masks[first : first + at_once]
+            fitted = fit_logistic(axes, y, classes, strengths=strengths, masks=some, offsets=offsets, tolerance=CROSS_TOLERANCE)
+            for place in range(len(some)):
+                out = np.flatnonzero(fold_of == first + place)
+                part = slice(place * len(strengths), (place + 1) * len(strengths))
+                logits = np.einsum("nd,bkd->bnk", features[out], fitted.weight[part], optimize=True)
+                logits += fitted.bias[part, None]
+                found[repeat][:, out] = logits if offsets is None else logits + offsets[out]
     log_probs = log_softmax(found, axis=-1)
     losses = -log_probs[:, :, rows, y].mean(axis=0)  # [strengths, rows]
     at = int(np.argmin(losses.mean(axis=1)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -127,8 +128,8 @@ def race_probes(
     steps = rounds_of(len(by_id), len(rows), first_rows)
     looks = len(steps)
     for number, step in enumerate(steps):
-        seen = rows[: step.rows]
-        last = step.rows >= len(rows)
+        seen = rows[: _with_two_labels(rows, step.rows)]
+        last = len(seen) >= len(rows)
         for name in list(active):
             try:
                 states = embedding.states(by_id[name], adapter, seen, "race")
@@ -167,6 +168,16 @@ def race_probes(
     ]
     _record(lab, race, cycle, list(by_id), [name for name in protected if name in full])
     return race
+
+
+def _with_two_labels(rows: Sequence[Example], count: int) -> int:
+    """Up to which row a round goes that was planned for ``count``: a probe needs two labels, with two rows each if it can."""
+    while count < len(rows):
+        common = Counter(row.output for row in rows[:count]).most_common(2)
+        if len(common) > 1 and common[1][1] > 1:
+            break
+        count += 1
+    return count
 
 
 def _narrow(lab: Lab, embedding: Embedding, fits: Sequence[PromptFit], cycle: int) -> None:
