@@ -46,6 +46,8 @@ KEYS = (
     "scoring_gemm_share_300",
     "scoring_gemm_share_end_to_end",
     "tuning_gemm_share",
+    "tuning_window_vs_full",
+    "early_exit",
 )
 TOLERANCE = 1e-3
 _TUNING = {"tuning_vs_plain_60_20": (60, 20), "tuning_vs_plain_300_24": (300, 24)}
@@ -94,7 +96,9 @@ class Bench:
             "scoring_gemm_share_end_to_end",
             lambda: scoring.end_to_end_share(self.local, self.data, self.gemm, self.sizes, self.repeats),
         )
+        self._do("early_exit", lambda: tuning.compare_early_exit(self.local, 60, 20, self.repeats))
         self._tuning()
+        self._do("tuning_window_vs_full", lambda: tuning.compare_window(self.local, 60, 20, self.repeats))
         self._exactness()
 
     def _do(self, key: str, work: Callable[[], tuple[float, dict[str, Any]]]) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +18,13 @@ from cotune.model.local import LocalModel
 from cotune.tune.batches import TrainingRow, micro_batches
 from cotune.tune.loss import plain_loss, shared_prefix_loss
 from cotune.tune.settings import TuneSettings
-from measure import Gemm, best_of, interleaved, summary, tuning_flops
+from cotune.tune.window import StartHead, WindowRun, WindowSettings, WindowStates
+from measure import Gemm, best_of, interleaved, seconds_of, summary, tuning_flops
 from workloads import TuningWork, tuning_work
+
+_STEPS = 4
+"""Timed steps of one turn, of which the median counts."""
+_LABELS = 6
 
 Loss = Callable[[LocalModel, Sequence[TrainingRow]], tuple[Tensor, int]]
 
@@ -126,6 +135,82 @@ def compare(local: LocalModel, prefix: int, own: int, gemm: Gemm, repeats: int) 
         "gflop_a_step": round(flops / 1e9, 3),
     }
     return ratio, statistics.median(shares), facts
+
+
+def compare_window(local: LocalModel, prefix: int, own: int, repeats: int) -> tuple[float, dict[str, Any]]:
+    """How many times as long a step of the words' trainer on all layers takes as one of a window, of equally many tokens.
+
+    The window is the second third of the layers, from states kept at its lower edge. Both take turns, each with LoRA layers of
+    its own and a first step that is not timed.
+    """
+    work = batch_of(local, prefix, own)
+    first, last = local.depth // 3, max(1, 2 * local.depth // 3)
+    # The trainer runs an answer's first token too.
+    sequences = [(*row.prompt_ids, row.answer_ids[0]) for row in work.rows]
+    states = WindowStates(local, sequences, first)
+    draw = np.random.default_rng(0)
+    width = local.width
+    head = StartHead(draw.normal(size=(_LABELS, width)) * 0.01, np.zeros(_LABELS), np.zeros(width), np.ones(width))
+    settings = WindowSettings(batch_size=len(sequences))
+    labels = [i % _LABELS for i in range(len(sequences))]
+    full, window, tokens = [], [], 0
+    for _ in range(repeats):
+        stepper = Stepper(local)
+        stepper.step(work.rows, shared(work))
+        full.append(
+            statistics.median(
+                seconds_of(lambda s=stepper: s.step(work.rows, shared(work)), local.runner.device)  # type: ignore[misc]
+                for _ in range(_STEPS)
+            )
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            run = WindowRun(
+                local,
+                states,
+                range(len(sequences)),
+                labels,
+                last,
+                head,
+                settings,
+                steps=_STEPS + 1,
+                seed=0,
+                folder=Path(folder),
+            )
+            ends: list[float] = []
+            # A step ends with its loss read from the device.
+            run.advance(report=lambda *_, ends=ends: ends.append(time.perf_counter()))  # type: ignore[misc]
+        window.append(statistics.median(np.diff(ends).tolist()))
+        tokens = run.tokens // run.step
+    facts = {
+        "prefix": prefix,
+        "own_tokens_mean": work.own,
+        "rows": len(sequences),
+        "window": [first, last],
+        "layers": local.depth,
+        "engine_tokens_a_step": tokens,
+        "baseline_tokens_a_step": stepper.tokens,
+        "engine": summary(window),
+        "baseline": summary(full),
+    }
+    return statistics.median(full) / statistics.median(window), facts
+
+
+def compare_early_exit(local: LocalModel, prefix: int, own: int, repeats: int, rows: int = 64) -> tuple[float, dict[str, Any]]:
+    """How many times as long states after all layers take as those after two thirds of them."""
+    vocabulary = int(local.model.get_input_embeddings().weight.shape[0])
+    work = tuning_work(vocabulary, prefix, own, rows)
+    sequences = [row.prompt_ids for row in work.rows]
+    layer = max(1, 2 * local.depth // 3)
+    works: dict[str, Callable[[], object]] = {
+        "engine": lambda: local.layer_states(sequences, [layer]),
+        "baseline": lambda: local.layer_states(sequences, [local.depth]),
+    }
+    for one in works.values():
+        one()
+    seconds = interleaved(works, repeats, local.runner.device)
+    ratio = statistics.median(seconds["baseline"]) / statistics.median(seconds["engine"])
+    facts = {"prefix": prefix, "own_tokens_mean": own, "rows": rows, "layer": layer, "layers": local.depth}
+    return ratio, facts | {name: summary(one) for name, one in seconds.items()}
 
 
 def _bind(stepper: Stepper, work: TuningWork, loss: Loss, micro_rows: int) -> Callable[[], object]:

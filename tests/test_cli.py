@@ -89,6 +89,15 @@ def test_the_version_is_told(cotune: Cotune) -> None:
     assert shown.code == 0 and shown.stdout == f"cotune {__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("redirected", "code", "told"), [(">/dev/full", 1, "cannot be written"), (">&-", 0, ""), ("<&- 2>&-", 0, "")]
+)
+def test_streams_that_are_full_or_closed_are_no_traceback(redirected: str, code: int, told: str) -> None:
+    line = f'"{sys.executable}" -m cotune.cli --version {redirected}'
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
+    assert done.returncode == code and told in done.stderr and done.stderr.count("\n") == (code != 0), done.stderr
+
+
 def test_help_names_every_command(cotune: Cotune) -> None:
     shown = cotune("--help")
     assert {"run", "predict", "try", "doctor"} <= set(COMMANDS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import sys
@@ -13,6 +15,7 @@ import typer
 
 from cotune.errors import CotuneError, InputError, no_run
 from cotune.garbage import collection_paused
+from cotune.streams import drop_output, repair_streams
 
 app = typer.Typer(
     name="cotune",
@@ -429,16 +432,33 @@ def main(arguments: list[str] | None = None) -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     # Other libraries' notes to their developers are nothing that a user could mend.
     warnings.filterwarnings("ignore", category=FutureWarning)
+    repair_streams()
     try:
-        app(args=arguments)
+        try:
+            app(args=arguments)
+        finally:
+            # What cannot be written is told below, and not by the interpreter on its way out.
+            sys.stdout.flush()
     except CotuneError as error:
-        tell(f"cotune: {error}", err=True)
+        _last_word(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EBADF, errno.EIO):
+            raise
+        drop_output()
+        _last_word(f"the output cannot be written ({error.strerror}). Free some space, or send it elsewhere.")
+        sys.exit(1)
+
+
+def _last_word(text: str) -> None:
+    # Where standard error is full as well, the exit code has to say it.
+    with contextlib.suppress(OSError):
+        tell(f"cotune: {text}", err=True)
 
 
 if __name__ == "__main__":

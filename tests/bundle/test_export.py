@@ -21,7 +21,7 @@ from cotune.errors import CotuneError, InputError
 from cotune.model.adapter_folder import LoraSettings
 from cotune.model.engine_settings import EngineSettings
 from cotune.model.local import LocalModel
-from cotune.probe.readout import PROBE, load_probe
+from cotune.probe.readout import PROBE, Probe, load_probe
 from cotune.prompt.prompt import Prompt
 from cotune.task.output import Output
 from tiny import merging_tokenizer
@@ -162,7 +162,7 @@ def test_a_classifier_for_transformers_answers_as_the_bundle_does(tmp_path: Path
     config = json.loads((out / "config.json").read_text())
     assert config["architectures"][0].endswith("ForSequenceClassification") and config["num_hidden_layers"] == layer
     assert set(config["label2id"]) == set(LABELS) and len(config.get("layer_types") or [0] * layer) == layer
-    texts = [f"{text} {number}" for number in range(3) for text in TEXTS]
+    texts = [f"{text} {number}" for number in range(3) for text in (*TEXTS, "so<|im_end|>so")]
     wanted = loaded(bundle).predict(texts, probabilities=True)
     for size in (1, 5):
         told = pipeline_of(out, batch_size=size)(texts, top_k=None)
@@ -172,6 +172,21 @@ def test_a_classifier_for_transformers_answers_as_the_bundle_does(tmp_path: Path
     assert len({prediction.answer for prediction in wanted}) > 1
     assert pipeline_of(out)({"text": texts[0]})["label"] == wanted[0].answer
     assert {path.suffix for path in out.iterdir()} <= {".json", ".jinja", ".safetensors", ".md", ".py"}
+
+
+def test_rows_of_several_fields_go_through_the_classifiers_pipeline(bench: Bench, tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0)
+    weight = numbers.normal(size=(len(LABELS), bench.model.width)).astype(np.float32)
+    probe = Probe(LABELS, weight - weight.mean(axis=0), np.zeros(len(LABELS), dtype=np.float32), 1)
+    prompt = PROMPT.edit(input_template="FIELD 0 0 HERE {title}: {text}", demonstrations=())
+    bundle = bench.save_probed(tmp_path / "bundle", probe=probe, prompt=prompt, input_fields=("title", "text"))
+    out = export_bundle(bundle, tmp_path / "out", "transformers")
+    rows = [{"title": title, "text": text} for text in TEXTS for title in ("{text}", "THE TEXT", "")]
+    wanted = loaded(bundle).predict(rows, probabilities=True)
+    for row, prediction in zip(pipeline_of(out)(rows, top_k=None), wanted, strict=True):
+        assert {each["label"]: each["score"] for each in row} == pytest.approx(prediction.probabilities, abs=1e-4)
+    (own, _) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert "{'title': 'THE TITLE', 'text': 'THE TEXT'}" in own
 
 
 def test_the_pages_code_runs_the_classifier(bench: Bench, tmp_path: Path) -> None:
@@ -238,6 +253,22 @@ def test_a_probe_that_would_answer_otherwise_is_not_handed_over(
     with pytest.raises(CotuneError, match="answer otherwise"):
         export_bundle(bench.save_probed(tmp_path / "bundle"), tmp_path / "out", to)
     assert not (tmp_path / "out").exists()
+
+
+def test_batches_are_padded_with_a_token_that_no_prompt_ends_with(bench: Bench, tmp_path: Path) -> None:
+    from cotune.bundle.export_weights import cut, write_classifier
+
+    bundle = bench.save_probed(tmp_path / "bundle")
+    probe, own = load_probe(bundle / "adapter"), bench.model.tokenizer.pad_token_id
+    assert probe is not None and own is not None
+    source, adapter = cut(bench.base, bundle / "adapter", 1, tmp_path)
+    for name, last_ids in (("kept", {own + 1}), ("other", {own})):
+        (tmp_path / name).mkdir()
+        write_classifier(source, adapter, probe, tmp_path / name, last_ids)
+        padded = json.loads((tmp_path / name / "config.json").read_text())["pad_token_id"]
+        assert (padded == own) is (name == "kept") and padded is not None
+    with pytest.raises(InputError, match="no token to pad with"):
+        write_classifier(source, adapter, probe, tmp_path, set(range(len(bench.model.tokenizer))))
 
 
 def test_words_and_written_answers_are_no_classifier(bench: Bench, tmp_path: Path) -> None:

@@ -190,6 +190,11 @@ def test_the_sentence_leads_with_the_prompt_on_top_of_tuning_and_admits_doubt():
     assert "(Holm)" in told
     worse = sentence({"prompt_given_tuning": _gain(-0.03, -0.05, -0.01, 0.01)}, 300)
     assert "loses 3.0 points" in worse and "significant" not in worse and "Holm" not in worse
+    frozen = sentence(gains, 500, frozen_first=True)
+    assert frozen.startswith(
+        "On frozen weights, the searched prompt gains 7.0 points (95% interval +1.8 to +12.2, p = 0.030). Tuning"
+    )
+    assert frozen.index("Tuning with") < frozen.index("On top of tuning") < frozen.index("Prompt and tuning together")
 
 
 def test_missing_arms_and_broken_rows_are_refused():

@@ -338,5 +338,7 @@ def test_scores_of_other_instructions_are_not_served(monkeypatch: pytest.MonkeyP
     prompt, rows, labels = Prompt(cue="Label:"), [{"input": "Who?"}, {"input": "How tall?"}], ("person", "place")
     assert tiny_local(cache=cache).score(prompt, rows, labels).cached == 0
     assert tiny_local(cache=cache).score(prompt, rows, labels).cached == 2
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "ANOTHER")
+    # As far as its name tells, it could lay out weights as this one does.
+    other = f"{torch.backends.cpu.get_cpu_capability()} of another kind"
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: other)
     assert tiny_local(cache=cache).score(prompt, rows, labels).cached == 0

@@ -79,7 +79,7 @@ def test_other_origins_are_refused(viewer: Viewer, origin: str, path: str) -> No
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
 def test_it_is_for_reading(viewer: Viewer, method: str) -> None:
     status, _, headers = viewer.ask(method=method)
-    assert status == 405 and headers["allow"] == "GET, PROBE"
+    assert status == 405 and headers["allow"] == "GET, HEAD"
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/journal.jsonl", "/../journal.jsonl", "/%2e%2e/journal.jsonl", "/report.html"])

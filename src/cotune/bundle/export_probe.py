@@ -40,7 +40,8 @@ def write_template(predictor: Predictor, asking: Asking, target: Path) -> None:
     """Write a prompt's constant parts, and where a row's fields stand between them, for :data:`PIPELINE`."""
     fields = predictor.input_fields
     # A mark that the prompt holds itself would be taken for a field.
-    marks, number = {}, 0
+    marks: dict[str, str] = {}
+    number = 0
     while not marks or any(mark in asking.text for mark in marks.values()):
         marks, number = {name: f"FIELD {number} {i} HERE" for i, name in enumerate(fields)}, number + 1
     rest = predictor.model.renderer.text(predictor.prompt, marks, predictor.labels)

@@ -153,11 +153,7 @@ class Manifest:
                 f"the bundle was made by {made} in format {version}, and cotune {__version__} reads format {FORMAT} "
                 f"(labels) and {WRITTEN_FORMAT} (written answers)",
                 where=where,
-                mend=f"Run again with this version, or use {made}."
-                if version == _HEADED_FORMAT
-                else "Use the version of cotune that made it."
-                if version > FORMAT
-                else _MEND,
+                mend=_way_out(version, made),
             )
         base = _Keys(table.take("base_model", dict), where, "base_model.")
         engine = _Keys(table.take("engine", dict), where, "engine.")
@@ -190,6 +186,15 @@ class Manifest:
         if version == WRITTEN_FORMAT and not 1 <= found.answer_tokens <= 1_000_000:
             table.wrong("engine.answer_tokens", "is out of range")
         return found
+
+
+def _way_out(version: int, made: str) -> str:
+    """What helps against a bundle of another format."""
+    if version == _HEADED_FORMAT:
+        if made == f"cotune {__version__}":
+            return "Run again, since an earlier build of this version made it."
+        return f"Run again with this version, or use {made}."
+    return "Use the version of cotune that made it." if version > FORMAT else _MEND
 
 
 def _made_by(data: Mapping[str, Any]) -> str:

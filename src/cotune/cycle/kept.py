@@ -13,7 +13,7 @@ from cotune.files import inside
 from cotune.model.folder import model_fingerprint
 
 if TYPE_CHECKING:
-    from cotune.model.adapters import Adapters
+    from cotune.model.adapters import AdapterSlot
 
 
 def read_config(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
@@ -62,7 +62,7 @@ def check_model(events: Sequence[Mapping[str, Any]], folder: Path) -> None:
                 )
 
 
-def register_kept(adapters: Adapters, run: Path, adapter_id: str) -> None:
+def register_kept(adapters: AdapterSlot, run: Path, adapter_id: str) -> None:
     """Make an adapter that a run keeps usable.
 
     Raises:

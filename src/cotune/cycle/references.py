@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.cycle.arms import ArmResult
 from cotune.cycle.lab import Lab
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.given import LabelsGiven, gold_indices
 from cotune.evaluate.intervals import mean_interval, proportion_interval
+from cotune.evaluate.previous import compare_parts
 from cotune.evaluate.references import MajorityReference, TfidfReference, cross_fitted_tfidf
 from cotune.evaluate.scoring import Evaluation, finite
 from cotune.files import content_hash
@@ -31,43 +33,49 @@ def reference_ids(lab: Lab, seed: Prompt) -> dict[str, str]:
     return {f"reference_{name}": content_hash([name, lab.task.fingerprint, seed.id, lab.seed]) for name in REFERENCES}
 
 
-def measure_references(lab: Lab, seed: Prompt, rows: Sequence[Example]) -> dict[str, Any]:
+def measure_references(lab: Lab, seed: Prompt, shipped: ArmResult) -> dict[str, Any]:
     """Score the references on test rows; recorded as a ``reference`` step each.
 
     Args:
         lab: the labelled rows and the model.
         seed: the seed prompt, whose label words answer zero-shot.
-        rows: of the opened test.
+        shipped: the arm that the bundle holds, which the references are compared with on the same rows.
 
     Returns:
-        By name ``score``, ``ci``, ``n`` and ``log_loss``; None where a reference could not be made.
+        By name ``score``, ``ci``, ``n``, ``log_loss`` and ``difference``; None where a reference could not be made.
+        ``difference`` is the share of rows that the arm answers right minus the reference's, with ``ci`` and ``p``, paired.
     """
+    rows = shipped.rows
     learn = (*lab.task.train, *lab.task.dev)
     gold, classes = gold_indices(learn, lab.task), len(lab.task.labels)
-    found: dict[str, Any] = {}
-    for name in (MAJORITY, TFIDF):
+    texts, asked = [row.text for row in learn], [row.text for row in rows]
 
-        def effect(name: str = name) -> dict[str, Any] | None:
+    def recorded(name: str, answer: Callable[[], NDArray[np.float64]]) -> dict[str, Any] | None:
+        def effect() -> dict[str, Any]:
             try:
-                texts = [row.text for row in learn]
-                made = MajorityReference(gold, classes) if name == MAJORITY else TfidfReference(texts, gold, classes)
-                return told(lab, made.log_probs([row.text for row in rows]), rows)
-            except ValueError:
-                return None
+                return {"name": name, **told(lab, answer(), shipped)}
+            except ValueError as error:
+                return {"name": name, "skipped": str(error)}
 
-        found[name] = lab.journal.step("reference", [name, lab.task.test.content_hash], effect)
+        value = lab.journal.step("reference", [name, lab.task.test.content_hash], effect)
+        return None if "skipped" in value else {key: item for key, item in value.items() if key != "name"}
+
+    found = {
+        MAJORITY: recorded(MAJORITY, lambda: MajorityReference(gold, classes).log_probs(asked)),
+        TFIDF: recorded(TFIDF, lambda: TfidfReference(texts, gold, classes).log_probs(asked)),
+    }
     try:
         words = lab.scores(seed, BASE, rows, "test", arm=f"reference_{ZERO_SHOT}")
-        calibrated = lab.bias(words) if lab.calibrates else RAW
-        assert isinstance(words, LabelsGiven)
-        found[ZERO_SHOT] = told(lab, calibrated.log_probs(words.log_probs), rows)
     except DivergedError:
-        found[ZERO_SHOT] = None
-    return found
+        return {**found, ZERO_SHOT: None}
+    assert isinstance(words, LabelsGiven)
+    log_probs = (lab.bias(words) if lab.calibrates else RAW).log_probs(words.log_probs)
+    return {**found, ZERO_SHOT: recorded(ZERO_SHOT, lambda: log_probs)}
 
 
-def told(lab: Lab, log_probs: NDArray[np.float64], rows: Sequence[Example]) -> dict[str, Any]:
-    """A reference for the summary."""
+def told(lab: Lab, log_probs: NDArray[np.float64], shipped: ArmResult) -> dict[str, Any]:
+    """A reference's scores, and its paired difference from an arm."""
+    rows = shipped.rows
     evaluation: Evaluation = LabelsGiven(log_probs).judge(rows, RAW, lab.task)
     groups = groups_of(rows)
     interval = (
@@ -76,11 +84,14 @@ def told(lab: Lab, log_probs: NDArray[np.float64], rows: Sequence[Example]) -> d
         else mean_interval(evaluation.values, groups=groups, seed=lab.seed)
     )
     per_row = lab.task.measure.aggregate is None
+    mine = shipped.evaluation.correct
+    compared = compare_parts(mine, evaluation.correct, np.ones(len(mine)), groups=groups, seed=lab.seed)["all"].as_dict()
     return {
         "score": round(evaluation.score, 6),
         "ci": [round(interval.low, 6), round(interval.high, 6)] if per_row else None,
         "n": evaluation.n,
         "log_loss": finite(evaluation.log_loss),
+        "difference": {name: compared[name] for name in ("value", "ci", "p")},
     }
 
 

@@ -198,7 +198,7 @@ def run(
         seed = confirmed.arms["seed_prompt"].candidate.prompt
         references = reference_ids(lab, seed)
         results = open_test(lab, confirmed, references)
-        told = measure_references(lab, seed, next(iter(results.values())).rows) if references else None
+        told = measure_references(lab, seed, results[confirmed.ships]) if references else None
         noise = measure_noise(lab, confirmed, keep=plan.fixed)
         robustness = measure_robustness(lab, confirmed, wanted=config.evaluate.robustness, keep=plan.fixed)
         room = lab.left() - plan.fixed if config.evaluate.slices else 0.0

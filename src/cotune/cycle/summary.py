@@ -11,6 +11,7 @@ import numpy as np
 
 from cotune import __version__
 from cotune.cycle.arms import ArmResult, Confirmed
+from cotune.cycle.candidate import Candidate
 from cotune.cycle.lab import Lab
 from cotune.cycle.overlap import overlap_finding
 from cotune.cycle.previous import Previous
@@ -32,6 +33,7 @@ from cotune.evaluate.previous import compare_parts, keep_sentence, which_to_keep
 from cotune.evaluate.scoring import finite
 from cotune.evaluate.selection import winners_curse
 from cotune.report.advice import improvements
+from cotune.report.result import result_sentences
 from cotune.task.answered import Answered
 from cotune.task.example import groups_of
 
@@ -91,7 +93,11 @@ def build_summary(
     place = [m.candidate.id for m in confirmed.considered].index(confirmed.chosen.candidate.id)
     curse = winners_curse(table, seed=lab.seed, groups=groups_of(lab.dev), winner=place)
     going_on = _previous(lab, previous, confirmed, results, gains)
-    verdict = sentence(gains.gains, gains.n, going_on=going_on is not None)
+    arms = {**dict.fromkeys(ARMS if untuned else ()), **{name: _arm(lab, result) for name, result in results.items()}}
+    reached = {"metric": task.metric, "arms": arms, "references": trust["references"], "best": {"arm": confirmed.ships}}
+    by_probe = isinstance(search, LabelSearch)
+    verdict = sentence(gains.gains, gains.n, going_on=going_on is not None, frozen_first=by_probe)
+    verdict = " ".join([*result_sentences(reached), verdict])
     if going_on is not None:
         verdict = f"{going_on['sentence']} {verdict}"
     if untuned:
@@ -113,7 +119,7 @@ def build_summary(
         "labels": list(task.labels),
         "output": task.output.to_json(),
         "verdict": verdict,
-        "arms": {**dict.fromkeys(ARMS if untuned else ()), **{name: _arm(lab, result) for name, result in results.items()}},
+        "arms": arms,
         "gains": {**dict.fromkeys(GAINS if untuned else ()), **gains.as_dict()},
         "not_tuned": NOT_TUNED if untuned else None,
         "previous": going_on,
@@ -250,9 +256,19 @@ def _arm(lab: Lab, result: ArmResult) -> dict[str, Any]:
         "adapter_id": candidate.adapter,
         "candidate_id": candidate.id,
         "decision": candidate.decision.to_json(),
+        **_readout(lab, candidate),
         "steps": candidate.steps,
         "split": "test",
     }
+
+
+def _readout(lab: Lab, candidate: Candidate) -> dict[str, Any]:
+    """How a candidate's answers are read off the model, and after which layer; None where that is the last one or not known."""
+    written = lab.task.output.free if candidate.own is None else candidate.own.output.free
+    if written or candidate.decision.kind != "probe":
+        return {"readout": "generation" if written else "words", "layer": None}
+    probe = lab.model.adapters.probe(candidate.adapter)
+    return {"readout": "probe", "layer": None if probe is None else probe.layer}
 
 
 def _ends(interval: Interval) -> list[float]:

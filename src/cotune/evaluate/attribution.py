@@ -315,7 +315,17 @@ _SAME = {
 }
 
 
-def sentence(gains: Mapping[str, Gain], n: int, *, alpha: float = 0.05, going_on: bool = False) -> str:
+_FROZEN_FIRST = {
+    "prompt": "on frozen weights, the searched prompt {verb}s {points}",
+    "tuning": _TOLD["tuning"],
+    "prompt_given_tuning": _TOLD["prompt_given_tuning"],
+    "both": _TOLD["both"],
+}
+
+
+def sentence(
+    gains: Mapping[str, Gain], n: int, *, alpha: float = 0.05, going_on: bool = False, frozen_first: bool = False
+) -> str:
     """Say in plain words what the gains mean, led by what the prompt adds to a tuned model.
 
     Args:
@@ -323,13 +333,16 @@ def sentence(gains: Mapping[str, Gain], n: int, *, alpha: float = 0.05, going_on
         n: test rows.
         alpha: significance level for the corrected p-values.
         going_on: whether the run went on from an earlier bundle, whose comparison is told elsewhere.
+        frozen_first: whether what the prompt gains on frozen weights is told first, then what tuning gains; the number of
+            rows is told before it then.
 
     Returns:
         A few sentences; a gain that is not significant is called "no significant difference", one that is but could be made
         of the machine's noise "within the noise of this machine".
     """
     parts = []
-    for name, told in ({**_TOLD, "prompt_given_tuning": _GOING_ON} if going_on else _TOLD).items():
+    order = _FROZEN_FIRST if frozen_first else _TOLD
+    for name, told in ({**order, "prompt_given_tuning": _GOING_ON} if going_on else order).items():
         if name in gains and gains[name].identical:
             parts.append(_SAME[name])
         elif name in gains:
@@ -342,7 +355,7 @@ def sentence(gains: Mapping[str, Gain], n: int, *, alpha: float = 0.05, going_on
     text = ". ".join(part if not number else part[0].upper() + part[1:] for number, part in enumerate(parts))
     tested = sum(not gain.identical for gain in gains.values())
     note = " The p-values are corrected for being read together (Holm)." if tested > 1 else ""
-    return f"On {n} test rows, {text}.{note}"
+    return f"{text[:1].upper()}{text[1:]}.{note}" if frozen_first else f"On {n} test rows, {text}.{note}"
 
 
 def _synergy(gain: Gain, alpha: float) -> str:

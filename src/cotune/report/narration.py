@@ -21,11 +21,29 @@ ARM_NAMES = {
 }
 """What the arms are called before people."""
 
+REFERENCE_NAMES = {
+    "tfidf": "TF-IDF with logistic regression",
+    "majority": "always the commonest label",
+    "zero_shot": "the seed prompt's label words without tuning",
+}
+"""What the references are called before people, the one that matters most first."""
+
+READOUT_NAMES = {
+    "head": "the tuned head",
+    "refit": "a refitted probe",
+    "mean": "the mean of tuned head and refitted probe",
+}
+"""What may read a tuned model's state."""
+
 _STAGES = {
     "race": "racing prompts",
     "tune": "tuning",
     "embed": "embedding",
-    "head": "fitting a classification head",
+    "judge": "judging on held-out rows",
+    "verdict": "fitting the first probe",
+    "final": "tuning on all labelled rows",
+    "judged": "fitting the probes of the arms",
+    "head": "fitting a probe",
     "confirm": "confirming on dev",
     "test": "scoring the test split",
     "rewrite": "asking the proposer",
@@ -44,7 +62,9 @@ class Story:
         budget: as the run's start names it.
         cycle: number of the present cycle, 0 before the first.
         best: the best on dev so far: its score, its log-loss (each None where not known) and the prompt's description.
-        trail: the scores that were best one after the other; the log-losses where no scores are known.
+        trail: the scores that were best one after the other; the log-losses where no scores are known, or where they decide.
+        by_probe: whether labels are read off hidden states, so that held-out log-loss decides.
+        verdict: the first verdict in short, empty before it.
     """
 
     task: str = ""
@@ -52,6 +72,10 @@ class Story:
     cycle: int = 0
     best: tuple[float | None, float | None, str] | None = None
     trail: list[float] = field(default_factory=list)
+    by_probe: bool = False
+    verdict: str = ""
+    _judged: list[float] = field(default_factory=list)
+    _deepest: int = 0
     _prompts: dict[str, str] = field(default_factory=dict)
     _cut: set[bool] = field(default_factory=set)
 
@@ -105,6 +129,15 @@ class Story:
         self.best = (score, loss, self.prompt(value.get("prompt_id"), 160))
         return True
 
+    def saw_loss(self, value: Value) -> bool:
+        """Take a judgement as the best so far, whose log-loss was found to be the least."""
+        score, loss = number(value.get("score")), number(value.get("log_loss"))
+        if loss is None:
+            return False
+        self.trail.append(loss)
+        self.best = (score, loss, self.prompt(value.get("prompt_id"), 160))
+        return True
+
 
 def stage_name(stage: str) -> str:
     """What a stage of the run is called before people."""
@@ -127,7 +160,9 @@ def _start(story: Story, value: Value) -> list[Told]:
     task = value.get("task")
     story.task = one_line(fields(task).get("name") or (task if isinstance(task, str) else "") or "task", 40)
     story.budget = one_line(value.get("budget") or "", 30)
-    rows = ", ".join(f"{amount_of} {one_line(split, 12)}" for split, amount_of in fields(value.get("n")).items())
+    # A journal sorts the keys of objects.
+    counts = sorted(fields(value.get("n")).items(), key=lambda pair: ("train", "dev", "test", pair[0]).index(pair[0]))
+    rows = ", ".join(f"{amount_of} {one_line(split, 12)}" for split, amount_of in counts)
     machine = " ".join(one_line(value[key], 30) for key in ("device", "dtype") if value.get(key))
     if value.get("threads"):
         machine += f"{', ' if machine else ''}{counted(value['threads'], 'thread')}"
@@ -178,6 +213,8 @@ def _pool(story: Story, value: Value) -> list[Told]:
 
 def _race(story: Story, value: Value) -> list[Told]:
     best = fields(value.get("best"))
+    if "layers" in value:
+        return _probe_race(story, value, best)
     ranking, dropped = items(value.get("ranking")), items(value.get("dropped"))
     winner = best.get("prompt_id") or (ranking[0] if ranking else None)
     is_best = story.saw_score({**best, "prompt_id": winner})
@@ -186,6 +223,59 @@ def _race(story: Story, value: Value) -> list[Told]:
     early = f", {len(dropped)} dropped early" if dropped else ""
     head = f"{cycle_of(value)}{counted(len(ranking), 'prompt')} raced {under}{early}"
     return [Told(f"{head}: best {measured(best)} with {story.prompt(winner, 48)}", "news" if is_best else "note", is_best)]
+
+
+def _probe_race(story: Story, value: Value, best: Value) -> list[Told]:
+    story.by_probe = True
+    ranking, dropped = items(value.get("ranking")), items(value.get("dropped"))
+    rows = max((int(found) for item in fields(value.get("rows")).values() if (found := number(item)) is not None), default=0)
+    # Later races look for prompts to tune: what they find is not the best before it was tuned.
+    is_best = story.best is None and story.saw_loss(best)
+    on = counted(rows, "labelled row") + (f", {len(dropped)} clearly worse" if dropped else "")
+    head = f"{cycle_of(value)}{counted(len(ranking), 'prompt')} raced by frozen probes on {on}"
+    text = f"{head}: best {measured(best)}{_after(best)} with {story.prompt(best.get('prompt_id'), 48)}"
+    return [Told(text, "news" if is_best else "note", is_best)]
+
+
+def _after(value: Value) -> str:
+    """`` after layer 20``; nothing where no layer is named."""
+    layer = number(value.get("layer"))
+    return "" if layer is None else f" after layer {layer:.0f}"
+
+
+def _embed(story: Story, value: Value) -> list[Told]:
+    layers = [int(found) for item in items(value.get("layers")) if (found := number(item)) is not None]
+    story._deepest = max([story._deepest, *layers])
+    # One step for each prompt and round: too many to be read.
+    return _scored(story, value)
+
+
+def _layers(story: Story, value: Value) -> list[Told]:
+    deepest, before = number(value.get("deepest")), story._deepest
+    if deepest is None or deepest >= before:
+        return []
+    story._deepest = int(deepest)
+    return [Told(f"{cycle_of(value)}passes end after layer {deepest:.0f} from now on: no leading prompt is read from above")]
+
+
+def _verdict(story: Story, value: Value) -> list[Told]:
+    score, seconds, layer, tfidf = (number(value.get(name)) for name in ("score", "seconds", "layer", "tfidf"))
+    text = one_line(value.get("text") or f"cross-fitted accuracy {decimal(score, 2)}", 300)
+    low, high = ([*map(number, items(value.get("ci"))), None, None])[:2]
+    between = f" ({low:.2f} to {high:.2f})" if low is not None and high is not None else ""
+    parts = [f"{decimal(score, 2)}{between}", *([f"after layer {layer:.0f}"] if layer is not None else [])]
+    parts += [f"TF-IDF {tfidf:.2f}"] if tfidf is not None else []
+    parts += [f"in {duration(seconds)}"] if seconds is not None else []
+    story.verdict = ", ".join(parts)
+    return [Told(f"first verdict {text}; a usable bundle is in best", "verdict")]
+
+
+def _reference(story: Story, value: Value) -> list[Told]:
+    name = REFERENCE_NAMES.get(str(value.get("name")), "a reference")
+    if value.get("skipped"):
+        return [Told(f"test, {name}: not measured, {one_line(value['skipped'], 160)}")]
+    rows = f" on {one_line(value['n'], 12)} rows" if value.get("n") is not None else ""
+    return [Told(f"test, {name}: {measured(value)}{rows}", "news")]
 
 
 def _scored(story: Story, value: Value) -> list[Told]:
@@ -214,10 +304,35 @@ def _train(story: Story, value: Value) -> list[Told]:
     tokens, seconds = number(value.get("tokens")), number(value.get("seconds"))
     cost = f", {amount(tokens)} tokens" if tokens is not None else ""
     cost += f" in {duration(seconds)}" if seconds else ""
+    window = [number(end) for end in items(value.get("window"))]
+    if len(window) == 2 and window[0] is not None and window[1] is not None:
+        rows = counted(value.get("rows"), "labelled row" if value.get("stage") == "final" else "row")
+        head = f"tuned layers {window[0] + 1:.0f} to {window[1]:.0f} on {rows}, {steps} steps, with {name}"
+        return [Told(f"{head}: loss {decimal(value.get('loss'))}{cost}")]
     return [Told(f"trained to step {steps} with {name}: loss {decimal(value.get('loss'))}{cost}")]
 
 
+def _probed(story: Story, value: Value) -> list[Told]:
+    """A probe on frozen or tuned weights, judged on the rows held out from it."""
+    story.by_probe = True
+    loss, rows = number(value.get("log_loss")), number(value.get("rows"))
+    frozen = value.get("stage") == "frozen"
+    is_best = not frozen and loss is not None and all(loss < other for other in story._judged) and story.saw_loss(value)
+    story._judged += [] if loss is None else [loss]
+    held = f"held-out {measured(value)}" + ("" if rows is None else f" on {rows:.0f} rows")
+    name = story.prompt(value.get("prompt_id"), 48)
+    if frozen:
+        return [Told(f"frozen probe{_after(value)}: {held} with {name}")]
+    readout = READOUT_NAMES.get(str(value.get("readout")), "")
+    by = f", read by {readout}{_after(value)}" if readout else _after(value)
+    steps = f" for {one_line(value['steps'], 12)} steps" if value.get("steps") is not None else ""
+    text = f"tuned{steps}: {held}{by}, with {name}"
+    return [Told(text + (": best so far" if is_best else ""), "news" if is_best else "note", is_best)]
+
+
 def _tuned(story: Story, value: Value) -> list[Told]:
+    if "readout" in value:
+        return _probed(story, value)
     is_best = story.saw_score(value)
     steps = f" after {one_line(value['steps'], 12)} steps" if value.get("steps") is not None else ""
     text = f"{cycle_of(value)}tuned{steps}, dev {measured(value)} with {story.prompt(value.get('prompt_id'), 48)}"
@@ -228,20 +343,25 @@ def _cycle_end(story: Story, value: Value) -> list[Told]:
     reached = measured({"score": value.get("dev_score"), "log_loss": value.get("dev_log_loss")})
     steps = number(value.get("steps"))
     after = f" after {steps:.0f} steps" if steps else ""
-    return [Told(f"{cycle_of(value)}ends at dev {reached}{after} with {story.prompt(value.get('winner'), 48)}", "news")]
+    where = "held-out" if story.by_probe else "dev"
+    return [Told(f"{cycle_of(value)}ends at {where} {reached}{after} with {story.prompt(value.get('winner'), 48)}", "news")]
 
 
 def _confirm(story: Story, value: Value) -> list[Told]:
     dev = fields(value.get("dev"))
     known = [name for name in ("best_tuned", *ARM_NAMES) if name in dev]
     arms = [f"{ARM_NAMES[name]} {measured(fields(dev[name]))}" for name in dict.fromkeys(known)]
-    return [Told("confirmed on all of dev" + (f": {'; '.join(arms)}" if arms else ""))]
+    fitted = "arms fitted to all labelled rows; on dev, by fits that had not seen it"
+    what = fitted if story.by_probe else "confirmed on all of dev"
+    return [Told(what + (f": {'; '.join(arms)}" if arms else ""))]
 
 
 def _open_test(story: Story, value: Value) -> list[Told]:
     arms = value.get("arms")
-    count = len(arms) if isinstance(arms, (list, tuple, Mapping)) else 0
-    arms_told = f", once, for {counted(count, 'frozen arm')}" if count else ""
+    names = list(arms) if isinstance(arms, (list, tuple, Mapping)) else []
+    beside = sum(str(name).startswith("reference_") for name in names)
+    references = f" and {counted(beside, 'reference')}" if beside else ""
+    arms_told = f", once, for {counted(len(names) - beside, 'frozen arm')}{references}" if names else ""
     return [Told(f"the sealed test split is opened{arms_told}", "news")]
 
 
@@ -259,6 +379,10 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "pool": _pool,
     "score": _scored,
     "write": _scored,
+    "embed": _embed,
+    "layers": _layers,
+    "verdict": _verdict,
+    "reference": _reference,
     "race": _race,
     "entrants": _entrants,
     "train": _train,
@@ -268,4 +392,4 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "open_test": _open_test,
     "arm": _arm,
 }
-_SILENT = {"clock"}
+_SILENT = {"clock", "probe"}

@@ -19,7 +19,8 @@ class Told:
 
     Attributes:
         text: the line, harmless to a terminal.
-        level: ``news`` for what stands out, ``failure`` for what went wrong, else ``note``.
+        level: ``verdict`` for what a user waits for, ``news`` for what stands out, ``failure`` for what went wrong, else
+            ``note``.
         best: whether it reports a new best on dev.
     """
 
@@ -72,8 +73,8 @@ def _prefix(value: Value) -> list[Told]:
 
 def _head(value: Value) -> list[Told]:
     if value.get("skipped"):
-        return [Told(f"no classification head: {one_line(value['skipped'], 160)}")]
-    return [Told(f"a classification head was fitted to the states of {counted(value.get('rows'), 'train row')}")]
+        return [Told(f"no probe beside the label words: {one_line(value['skipped'], 160)}")]
+    return [Told(f"a probe was fitted to the states of {counted(value.get('rows'), 'train row')}")]
 
 
 def _heads(value: Value) -> list[Told]:

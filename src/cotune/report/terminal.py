@@ -86,7 +86,7 @@ class LiveView:
             self._pace.saw_event(event)
             for told in self._story.tell(event):
                 self._log.append((self._pace.elapsed, told))
-            if event.get("kind") in ("score", "write"):
+            if event.get("kind") in ("score", "write", "embed"):
                 value = fields(event.get("value"))
                 self._stage = str(value.get("stage") or self._stage)
                 self._what = self._story.prompt(value.get("prompt_id"), 200)
@@ -137,16 +137,19 @@ class LiveView:
         cycle = f" in cycle {story.cycle}" if story.cycle else ""
         grid.add_row("now", _line((stage, "bold green" if not self._closed else "bold"), (cycle, "")))
         grid.add_row("trying", _line((one_line(self._what, 300) or "-", "")))
+        named = "held out" if story.by_probe else "best dev"
+        if story.verdict:
+            grid.add_row("verdict", _line((story.verdict, "bold green")))
         if story.best:
             score, loss, prompt = story.best
             trail = " → ".join(decimal(found) for found in story.trail[-4:]) if len(story.trail) > 1 else ""
             known = [] if score is None else [(decimal(score), "bold cyan")]
             if loss is not None:
                 known.append((f"{'  ' if known else ''}log-loss {loss:.3f}", "" if known else "bold cyan"))
-            grid.add_row("best dev", _line(*known, (f"   {trail}", "bright_black")))
+            grid.add_row(named, _line(*known, (f"   {trail}", "bright_black")))
             grid.add_row("with", _line((one_line(prompt, 300), "")))
         else:
-            grid.add_row("best dev", _line(("-", "")))
+            grid.add_row(named, _line(("-", "")))
         rate = pace.rate
         speed = f"{rate:,.0f} tokens/s" if rate is not None else "-"
         so_far = f"   {amount(pace.tokens)} tokens so far" if pace.tokens else ""
@@ -164,8 +167,9 @@ class LiveView:
         return grid
 
     def _log_lines(self) -> list[RenderableType]:
-        count = max(0, min(_LOG_LINES, self._console.height - _OTHER_LINES - 1))
-        styles = {"news": "", "failure": "bold red", "note": "bright_black"}
+        others = _OTHER_LINES + bool(self._story.verdict)
+        count = max(0, min(_LOG_LINES, self._console.height - others - 1))
+        styles = {"verdict": "bold green", "news": "", "failure": "bold red", "note": "bright_black"}
         lines: list[RenderableType] = []
         for at, told in list(self._log)[-count:] if count else []:
             style = "green" if told.best else styles.get(told.level, "")

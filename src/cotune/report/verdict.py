@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,16 @@ from cotune.report.layout import bullet, prompt_block
 from cotune.report.lines import speaks_unicode, write_line
 from cotune.report.plain import amount, decimal, dollars, duration, fields, harmless, items, number, one_line
 from cotune.report.previous import previous_lines
+from cotune.report.result import frozen_first, references_of
 from cotune.report.trust import data_lines, noise_sentence, robustness_lines
-from cotune.report.verdict_arms import arm_name, arms_table, arms_title, identical_arms
+from cotune.report.verdict_arms import arm_name, arms_table, arms_title, identical_arms, references_table
 from cotune.report.verdict_gains import gains_parts
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 _MOST_WORDS = 20
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
 def verdict_text(summary: Mapping[str, Any], *, width: int = 100) -> str:
@@ -68,7 +71,10 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
     def indented(renderable: RenderableType) -> RenderableType:
         return Padding(renderable, (0, 0, 0, 2))
 
-    yield Padding(Text(_headline(summary), style="bold"), (1, 0, 0, 0))
+    first, *rest = _SENTENCE.split(_headline(summary))
+    yield Padding(Text(first, style="bold"), (1, 0, 0, 0))
+    if rest:
+        yield Text(" ".join(rest))
     arms = {str(name): fields(arm) for name, arm in fields(summary.get("arms")).items() if isinstance(arm, Mapping)}
     if arms:
         yield heading(arms_title(summary, arms))
@@ -77,13 +83,13 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
         for mark in sorted(set(marks.values())):
             names = [arm_name(name) for name in arms if marks.get(name) == mark]
             yield indented(Text(f"({mark}) {' and '.join(names)}: one and the same candidate", style="bright_black"))
-        if any(fields(arm.get("decision")).get("kind") == "probe" for arm in arms.values()):
-            told = "rule head: a classification head reads the label off the tuned model's state"
-            yield indented(Text(told, style="bright_black"))
+    if references := references_of(summary):
+        yield heading("References")
+        yield indented(references_table(references, width))
     gains = {str(name): fields(gain) for name, gain in fields(summary.get("gains")).items() if isinstance(gain, Mapping)}
     if gains:
         yield heading("Gains, in points")
-        for part in gains_parts(gains, width):
+        for part in gains_parts(gains, width, frozen_first=frozen_first(summary)):
             yield indented(part)
     if lines := previous_lines(summary):
         yield heading("Old and new bundle")
@@ -161,7 +167,9 @@ def _selection(summary: Mapping[str, Any]) -> str:
     dev, test, optimism = (number(chosen.get(key)) for key in ("dev", "test", "optimism"))
     if dev is None and test is None:
         return ""
-    text = f"The winner scored {decimal(dev)} on dev, where it was chosen, and {decimal(test)} on test"
+    probed = any(arm.get("readout") == "probe" for arm in map(fields, fields(summary.get("arms")).values()))
+    where = "by a fit that had not seen it" if probed else "where it was chosen"
+    text = f"The winner scored {decimal(dev)} on dev, {where}, and {decimal(test)} on test"
     if optimism is None:
         return text + "."
     points = f"{100 * abs(optimism):.1f} points"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cotune.files import canonical_json
 from cotune.report.layout import table_of
-from cotune.report.narration import ARM_NAMES
+from cotune.report.narration import ARM_NAMES, REFERENCE_NAMES
 from cotune.report.plain import decimal, fields, items, number, one_line
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def arms_table(
             "log-loss>": decimal(arm.get("log_loss")),
             "n>": decimal(arm.get("n"), 0),
             "split": one_line(arm.get("split") or "-", 12),
-            "rule": _rule(arm.get("decision")),
+            "rule": rule_of(arm),
             "steps>": decimal(arm.get("steps"), 0),
         }
         table.add_row(*(Text(cells[column]) for column in columns), style="bold green" if name == winner else "")
@@ -95,9 +95,25 @@ def _winner(summary: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -
     return "best_tuned" if "best_tuned" in arms else None
 
 
-def _rule(decision: object) -> str:
+def rule_of(arm: Mapping[str, Any]) -> str:
+    """How an arm's answers are chosen: ``probe, layer 20``, or the kind of its decision rule."""
+    decision, layer = arm.get("decision"), number(arm.get("layer"))
     kind = decision if isinstance(decision, str) else fields(decision).get("kind")
+    if kind == "probe" and layer is not None:
+        return f"probe, layer {layer:.0f}"
     return one_line(kind, 10) if kind else "-"
+
+
+def references_table(references: Mapping[str, Mapping[str, Any]], width: int) -> Table:
+    """What the arms are compared with, on the same rows."""
+    from rich.text import Text
+
+    table = table_of(["reference", "score>", "95% interval", *(["log-loss>"] if width >= _NARROW else [])], width)
+    for name, one in references.items():
+        cells = [REFERENCE_NAMES.get(name, one_line(name, 40)), decimal(one.get("score")), _interval(one.get("ci"))]
+        cells += [decimal(one.get("log_loss"))] if width >= _NARROW else []
+        table.add_row(*map(Text, cells))
+    return table
 
 
 def _interval(ci: object) -> str:

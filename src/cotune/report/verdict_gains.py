@@ -31,11 +31,20 @@ _SAME_ARM = "the same arm"
 _ALPHA = 0.05
 
 
-def gains_parts(gains: Mapping[str, Mapping[str, Any]], width: int) -> Iterator[RenderableType]:
+def gains_order(frozen_first: bool) -> list[str]:
+    """Names of the gains in the order in which they are told: with ``frozen_first`` the prompt's on frozen weights leads."""
+    leading = ("prompt", "tuning") if frozen_first else ()
+    return [*leading, *(name for name in GAIN_NAMES if name not in leading)]
+
+
+def gains_parts(gains: Mapping[str, Mapping[str, Any]], width: int, *, frozen_first: bool = False) -> Iterator[RenderableType]:
     """The table of gains; where it has no room for their readings, these follow in lines of their own."""
     from rich.text import Text
 
-    ordered = [*(name for name in GAIN_NAMES if name in gains), *(name for name in gains if name not in GAIN_NAMES)]
+    ordered = [
+        *(name for name in gains_order(frozen_first) if name in gains),
+        *(name for name in gains if name not in GAIN_NAMES),
+    ]
     rows, readings = [], []
     for name in ordered:
         gain, same = gains[name], bool(gains[name].get("identical"))

@@ -25,8 +25,9 @@ _FIT_SECONDS = 4e-9
 def too_small(lab: Lab, what: str, needed: float, left: float) -> BudgetError:
     """What is raised where ``what`` needs more of the budget than is left."""
     budget = lab.costs.budget
+    unit = budget.unit
     return BudgetError(
-        f"the budget is too small: {what} needs about {needed:.0f} {budget.unit}, and {max(0.0, left):.0f} {budget.unit} is left",
+        f"the budget is too small: {what} needs about {needed:.0f} {unit}, and {max(0.0, left):.0f} {unit} is left",
         where="budget",
         mend=f"Give --budget {budget.raised(1.2 * (needed - left))}, or fewer test rows with limit.test=.",
     )

@@ -165,7 +165,7 @@ def race_probes(
         *sorted(full, key=lambda name: race.fits[name].mean),
         *sorted(others, key=lambda name: (-race.rows[name], race.fits[name].mean)),
     ]
-    _record(lab, race, cycle, list(by_id))
+    _record(lab, race, cycle, list(by_id), [name for name in protected if name in full])
     return race
 
 
@@ -192,9 +192,10 @@ def _effort(last: bool) -> dict[str, Any]:
     return {} if last else {"keep": _EARLY_LAYERS, "repeats": 1}
 
 
-def _record(lab: Lab, race: ProbeRace, cycle: int, entered: Sequence[str]) -> None:
+def _record(lab: Lab, race: ProbeRace, cycle: int, entered: Sequence[str], compared: Sequence[str]) -> None:
     def effect() -> dict[str, Any]:
         best = race.fits[race.ranking[0]]
+        shown = [name for name in race.ranking if name in race.ranking[:FINAL] or name in compared]
         return {
             "cycle": cycle,
             "adapter_id": race.adapter,
@@ -208,11 +209,10 @@ def _record(lab: Lab, race: ProbeRace, cycle: int, entered: Sequence[str]) -> No
                 name: {
                     str(fit.layer): [round(fit.accuracy, 4), round(fit.log_loss, 4)] for fit in race.fits[name].found.by_layer
                 }
-                for name in race.ranking[:FINAL]
+                for name in shown
             },
             "ridge": {
-                name: {str(layer): round(error, 4) for layer, error in race.fits[name].found.ridge.items()}
-                for name in race.ranking[:FINAL]
+                name: {str(layer): round(error, 4) for layer, error in race.fits[name].found.ridge.items()} for name in shown
             },
             "best": {
                 "prompt_id": race.ranking[0],

@@ -48,6 +48,8 @@ class Track:
         decays_from: step at which the learning rate began to fall; None where it did not.
         looks: at dev, in the order in which they were taken.
         failed: why it stopped, where it diverged.
+        window: lower and upper edge of the layers that were tuned; None where all were.
+        rows: labelled rows that were learnt from; 0 where that is not recorded.
     """
 
     prompt_id: str
@@ -57,6 +59,8 @@ class Track:
     decays_from: int | None = None
     looks: list[Look] = field(default_factory=list)
     failed: str = ""
+    window: tuple[int, int] | None = None
+    rows: int = 0
 
 
 def read_tracks(record: RunRecord) -> list[Track]:
@@ -77,6 +81,9 @@ def read_tracks(record: RunRecord) -> list[Track]:
             elif len(losses) >= track.steady:
                 track.losses, track.steady, track.decays_from = losses, len(losses), None
             track.failed = str(value.get("failed") or "")
+            ends = [found for end in items(value.get("window")) if (found := number(end)) is not None]
+            track.window = (int(ends[0]), int(ends[1])) if len(ends) == 2 else None
+            track.rows = int(number(value.get("rows")) or 0)
             falls = track.steady if value.get("decayed") else None
             by_adapter[str(value.get("adapter_id"))] = (track, int(number(value.get("steps")) or 0), falls)
         elif event.get("kind") == "tuned" and (found := by_adapter.get(str(value.get("adapter_id")))):
@@ -110,14 +117,20 @@ def training_section(record: RunRecord, prompts: Prompts) -> str:
     figures = figure(
         "Training loss by step",
         loss.render(x_title="optimizer steps", y_title="loss in nats, running mean of five steps"),
+        "Each line is a tuning of its own: one for each split of the labelled rows, and the last ones on all of them."
+        if record.by_probe
+        else "",
+        kind="wide" if record.by_probe else "",
     )
-    if dev:
+    # A window is tuned without a look in between, so there is nothing to show by step.
+    if dev and not record.by_probe:
         figures += _dev_by_step(record, prompts, dev, most, ticks)
     legend = "".join(
         f'<li><span class="key {kind}"></span>{data_text(one_line(_name(track, prompts), 70))}{_ending(track)}</li>'
         for track, kind in zip(tracks, kinds, strict=True)
     )
-    return f'<div class="pair">{figures}</div><ul class="legend tall">{legend}</ul>'
+    shown = figures if record.by_probe else f'<div class="pair">{figures}</div>'
+    return f'{shown}<ul class="legend tall">{legend}</ul>'
 
 
 def _dev_by_step(
@@ -182,6 +195,7 @@ def _told(track: Track, prompts: Prompts) -> str:
 
 def _ending(track: Track) -> str:
     steps = f", {len(track.losses)} steps"
+    steps += "" if track.window is None else f" in layers {track.window[0] + 1} to {track.window[1]} on {track.rows} rows"
     return f'<span class="quiet">{steps}</span>' + (f' <b class="down">{data_text(track.failed)}</b>' if track.failed else "")
 
 

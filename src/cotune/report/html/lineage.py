@@ -32,19 +32,25 @@ def lineage_section(record: RunRecord, prompts: Prompts) -> str:
     return figure(
         "Who came from whom",
         f'<div class="tree">{axis}<ol>{rows}</ol></div>',
-        f"Children stand under the prompt that they were made from. Hollow dot: {measure.name} in the race, "
-        "before tuning in this cycle. Filled dots: after tuning, joined in the order of steps. "
-        f"{measure.levels} {_head_told(record)}Open a prompt for its text and what changed.",
+        f"Children stand under the prompt that they were made from. Hollow dot: {_before(record)}. Filled dots: after tuning, "
+        "joined in the order of steps. "
+        f"{measure.levels} {_probe_told(record)}Open a prompt for its text and what changed.",
         kind="wide",
     )
 
 
-def _head_told(record: RunRecord) -> str:
-    """What the winner has by its classification head, which these scores know nothing of."""
+def _before(record: RunRecord) -> str:
+    """What a prompt has without tuning."""
+    name = record.dev_measure.name
+    return f"{name} of the frozen probe" if record.by_probe else f"{name} in the race, before tuning in this cycle"
+
+
+def _probe_told(record: RunRecord) -> str:
+    """What the winner has by its probe, where these scores are of label words."""
     level = record.dev_measure.of(fields(fields(record.value("confirm").get("dev")).get("best_tuned")))
-    if level is None or not record.by_head("best_tuned"):
+    if level is None or record.by_probe or not record.answers_by_probe("best_tuned"):
         return ""
-    return f"All are of words; by its classification head the winner has {record.dev_measure.shown(level)}. "
+    return f"All are of words; by its probe the winner has {record.dev_measure.shown(level)}. "
 
 
 def _tree(prompts: Prompts) -> Iterator[tuple[str, int]]:
@@ -73,6 +79,7 @@ def _row(prompts: Prompts, measure: DevMeasure, span: Point, prompt_id: str, dep
     tag = prompts.tag(prompt_id)
     chips = chip(tag, tag) if tag else ""
     chips += chip(f"cycle {facts.cycle}") + (chip(facts.origin) if facts.origin and tag != "seed" else "")
+    chips += chip(f"layer {facts.layer}") if facts.layer is not None else ""
     chips += chip("dropped early", "gone") if facts.dropped and not facts.tuned else ""
     best = facts.best(measure)
     unit = f" <span class=unit>{measure.unit}</span><br>" if measure.unit else ""
@@ -92,7 +99,7 @@ def _scores(facts: PromptFacts, measure: DevMeasure, span: Point) -> str:
         return f"{100 * (score.level - span[0]) / (span[1] - span[0]):.2f}%"
 
     parts = []
-    chain = [*facts.raced[-1:], *facts.tuned] if facts.tuned else facts.raced[-1:]
+    chain = [*facts.raced[-1:], *facts.tuned] if facts.tuned else facts.races[-1:]
     for before, after in pairwise(chain):
         parts.append(f'<line class="link" x1="{at(before)}" x2="{at(after)}" y1="50%" y2="50%"/>')
     for place, score in enumerate(chain):
@@ -102,6 +109,7 @@ def _scores(facts: PromptFacts, measure: DevMeasure, span: Point) -> str:
             + (" last" if place == len(chain) - 1 else "")
         )
         what = f"tuned {score.steps} steps" if score.steps else f"race of cycle {score.cycle}"
+        what = "frozen probe" if score.stage == "frozen" else what
         what = "the old bundle’s weights" if score.stage == "previous" else what
         beside = measure.beside(score.score, score.rows)
         tip = f"{what}: {measure.told(score.level, score.rows)}" + (f"\n{beside}" if beside else "")

@@ -16,6 +16,7 @@ class DevMeasure(ABC):
     """What a page's sections show of dev, read from the journal and put into words.
 
     Attributes:
+        where: what the rows are called that it is measured on.
         key: the journal's name of it in a single measurement.
         name: what it is called in a sentence.
         unit: what follows a number that stands alone; empty where the caption says it.
@@ -29,6 +30,7 @@ class DevMeasure(ABC):
         columns: of the table under that title.
     """
 
+    where: ClassVar[str] = "dev"
     key: ClassVar[str]
     name: ClassVar[str]
     unit: ClassVar[str]
@@ -126,7 +128,7 @@ class DevScore(DevMeasure):
         return percent(level)
 
     def legend(self, best: float) -> str:
-        return f"<span>{percent(best)} percent on dev</span>"
+        return f"<span>{percent(best)} percent on {self.where}</span>"
 
     def tick(self, level: float) -> str:
         return f"{100 * level:g}"
@@ -145,6 +147,31 @@ class DevScore(DevMeasure):
 
     def change_interval(self, before: str, after: str) -> Point | None:
         return paired_change(before, after, self._groups) if self._metric == "accuracy" else None
+
+
+class HeldOutAccuracy(DevScore):
+    """Accuracy of probes on labelled rows that their fit had not seen, whatever the metric."""
+
+    where = "held-out rows"
+    name = "held-out accuracy"
+    levels = "Accuracy in percent on labelled rows that the probe’s fit had not seen."
+    steps = "Accuracy in percent on labelled rows that the fit had not seen, step by step; changes in points"
+    remark = "Held-out log-loss decides, so that a step can lower the accuracy."
+    panel = "On held-out rows"
+
+    @property
+    def title(self) -> str:
+        return "accuracy"
+
+    def told(self, level: float, rows: int) -> str:
+        # Which labelled rows belong together is not recorded.
+        return f"{percent(level)}% ({rows} rows)" if self._groups else told(level, rows, "accuracy")
+
+    def interval(self, level: float, rows: int) -> Point | None:
+        return None if self._groups else share_interval(level, rows, "accuracy")
+
+    def change_interval(self, before: str, after: str) -> Point | None:
+        return None
 
 
 class DevLogLoss(DevMeasure):
@@ -198,14 +225,19 @@ class DevLogLoss(DevMeasure):
         return "" if score is None else f"{self._metric.replace('_', ' ')} {told(score, rows, self._metric, self._groups)}"
 
 
-def dev_measure(events: Iterable[Mapping[str, Any]], metric: str, groups: Sequence[int] = ()) -> DevMeasure:
+def dev_measure(
+    events: Iterable[Mapping[str, Any]], metric: str, groups: Sequence[int] = (), *, by_probe: bool = False
+) -> DevMeasure:
     """The measure that a run's page shows throughout: the log-loss where the search knew it alone, else the score.
 
     Args:
         events: of the journal.
         metric: the metric's name.
         groups: number of the group of each dev row; empty where rows are not grouped.
+        by_probe: whether probes were judged on held-out rows.
     """
+    if by_probe:
+        return HeldOutAccuracy(metric, groups)
     score, log_loss = DevScore(metric, groups), DevLogLoss(metric, groups)
     searched = [(event.get("kind"), fields(event.get("value"))) for event in events]
 

@@ -9,6 +9,7 @@ from cotune.files import write_text
 from cotune.report.html.answers import errors_section
 from cotune.report.html.course import search_section, training_section
 from cotune.report.html.facts import health_section, reproduce_section
+from cotune.report.html.layers import layers_section
 from cotune.report.html.lineage import lineage_section, map_section
 from cotune.report.html.markup import data_text, embedded_json, esc
 from cotune.report.html.matrix import matrix_section, tables_for_page
@@ -16,6 +17,7 @@ from cotune.report.html.prefix import prefix_section
 from cotune.report.html.prompts import prompt_details, read_prompts
 from cotune.report.html.record import RunRecord, read_record
 from cotune.report.html.robustness import robustness_section, with_formats
+from cotune.report.html.seconds import seconds_section
 from cotune.report.html.shell import MARK, Live, shell
 from cotune.report.html.slices import slices_section
 from cotune.report.html.verdict import verdict_section
@@ -55,9 +57,11 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
     """
     record = read_record(run_folder)
     prompts = read_prompts(record)
-    prefix = prefix_section(record)
+    prefix, layers, seconds = prefix_section(record), layers_section(record, prompts), seconds_section(record, prompts)
     sections = [
         ("verdict", "Verdict", "", verdict_section(record, prompts)),
+        *([("seconds", "Course", "What was known when", seconds)] if seconds else []),
+        *([("layers", "Layers", "Where the answer forms", layers)] if layers else []),
         ("lineage", "Lineage", "Prompts and adapters through the cycles", lineage_section(record, prompts)),
         ("map", "Prompt map", "", map_section(record, prompts)),
         *([("prefix", "Prefix", "The winning prompt’s first tokens after training", prefix)] if prefix else []),
@@ -66,7 +70,7 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
         ("slices", "Slices", "Where failures lie together", slices_section(record, prompts)),
         ("robustness", "Robustness", "The winning prompt in other formats", robustness_section(record, prompts)),
         ("training", "Training", "", training_section(record, prompts)),
-        ("search", "Search", "", search_section(record, prompts)),
+        *([] if seconds else [("search", "Search", "", search_section(record, prompts))]),
         ("waterfall", "Waterfall", "", waterfall_section(record, prompts)),
         ("health", "Data health", "", health_section(record)),
         ("reproduce", "Reproduce", "", reproduce_section(record)),
@@ -80,7 +84,9 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
     )
     data = {
         "tables": tables_for_page(record, prompts),
-        "prompts": prompt_details(with_formats(record, prompts), record.metric, record.dev_groups),
+        "prompts": prompt_details(
+            with_formats(record, prompts), "accuracy" if record.by_probe else record.metric, record.dev_groups
+        ),
         "metric": record.metric,
         "dev": {"title": record.dev_measure.panel, "columns": record.dev_measure.columns},
     }

@@ -60,6 +60,7 @@ class PromptFacts:
         raced: its result in each race.
         tuned: its adapters' results, in order.
         dropped: cycles in which the race's test dropped it.
+        layer: that its probe is read from; None where label words or written answers are.
     """
 
     prompt: Prompt
@@ -70,11 +71,17 @@ class PromptFacts:
     raced: list[Score] = field(default_factory=list)
     tuned: list[Score] = field(default_factory=list)
     dropped: set[int] = field(default_factory=set)
+    layer: int | None = None
 
     @property
     def name(self) -> str:
         """The prompt on one short line."""
         return one_line(self.prompt.text.replace("\n", " ⏎ ") or "(the bare input)", 110)
+
+    @property
+    def races(self) -> list[Score]:
+        """Its results in races alone, which all prompts have; others were measured without tuning to be compared with it."""
+        return [score for score in self.raced if score.stage != "frozen"]
 
     @property
     def origin(self) -> str:
@@ -84,7 +91,7 @@ class PromptFacts:
 
     def best(self, measure: DevMeasure) -> Score | None:
         """Its best measurement: tuned where it was tuned, else raced."""
-        return max(self.tuned or self.raced, key=lambda s: measure.rank(s.level), default=None)
+        return max(self.tuned or self.races or self.raced, key=lambda s: measure.rank(s.level), default=None)
 
     @cached_property
     def full_text(self) -> str:
@@ -120,14 +127,16 @@ def read_prompts(record: RunRecord) -> Prompts:
     """Gather the prompts from a journal; what has not the expected form is passed over."""
     found: dict[str, PromptFacts] = {}
     seed = _collect(record, found)
-    latest = ""
+    latest, cycle = "", 1
     for event in record.events:
         kind, value = event.get("kind"), fields(event.get("value"))
         if kind == "race":
+            cycle = int(number(value.get("cycle")) or cycle)
             _race(found, value, record.dev_measure)
         elif kind == "tuned" and (facts := found.get(str(value.get("prompt_id")))):
             score = _score(value, record.dev_measure.of(value), value)
-            facts.tuned += [score] if score else []
+            score = replace(score, cycle=cycle) if score and record.by_probe else score
+            (facts.raced if score and score.stage == "frozen" else facts.tuned).extend([score] if score else [])
         elif kind == "write" and value.get("stage") == "confirm" and (facts := found.get(str(value.get("prompt_id")))):
             facts.tuned = [_with_answers(score, value) for score in facts.tuned]
         elif kind == "cycle":
@@ -164,6 +173,8 @@ def _race(found: Mapping[str, PromptFacts], value: Mapping[str, Any], measure: D
         measured = _score(value, level, {name: fields(value.get(key)).get(prompt_id) for name, key in named.items()})
         if facts and measured:
             facts.raced.append(measured)
+            layer = number(fields(value.get("layers")).get(prompt_id))
+            facts.layer = facts.layer if layer is None else int(layer)
     for prompt_id in map(str, items(value.get("dropped"))):
         if prompt_id in found:
             found[prompt_id].dropped.add(int(number(value.get("cycle")) or 1))
@@ -231,6 +242,7 @@ def prompt_details(prompts: Prompts, metric: str, groups: Sequence[int] = (), *,
             "facts": [
                 ["First seen", f"cycle {facts.cycle}" if facts.cycle else "after the test"],
                 ["Made by", facts.origin or "–"],
+                *([["Read from", f"the state after layer {facts.layer}"]] if facts.layer is not None else []),
                 *(
                     [["Shows", counted(facts.prompt.nearest or len(facts.prompt.demonstrations), "worked example")]]
                     if facts.prompt.demonstrations
@@ -255,6 +267,8 @@ def prompt_details(prompts: Prompts, metric: str, groups: Sequence[int] = (), *,
 def _what(score: Score) -> str:
     if score.stage == "previous":
         return "the old bundle’s weights"
+    if score.stage == "frozen":
+        return "frozen probe"
     if score.stage == "robustness":
         return "after tuning" if score.steps else "before tuning"
     return f"tuned {score.steps} steps, cycle {score.cycle}" if score.steps else f"race, cycle {score.cycle}"

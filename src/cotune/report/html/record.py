@@ -108,7 +108,7 @@ class RunRecord:
     @cached_property
     def dev_measure(self) -> DevMeasure:
         """By what the page tells how good a candidate is on dev."""
-        return dev_measure(self.events, self.metric, self.dev_groups)
+        return dev_measure(self.events, self.metric, self.dev_groups, by_probe=self.by_probe)
 
     def values(self, *kinds: str) -> Iterator[Mapping[str, Any]]:
         """The values of events of these kinds, in order."""
@@ -124,8 +124,14 @@ class RunRecord:
         """An arm's candidate as it was frozen before the test; empty where none was."""
         return fields(fields(self.value("confirm").get("arms")).get(arm))
 
-    def by_head(self, arm: str) -> bool:
-        """Whether a classification head answers in a frozen arm."""
+    @cached_property
+    def by_probe(self) -> bool:
+        """Whether the search read labels off hidden states, so that what it measured are probes on held-out rows."""
+        found = any("layers" in value for value in self.values("race"))
+        return found or any("readout" in value for value in self.values("tuned"))
+
+    def answers_by_probe(self, arm: str) -> bool:
+        """Whether a probe answers in a frozen arm."""
         return fields(self.confirmed(arm).get("decision")).get("kind") == "probe"
 
 

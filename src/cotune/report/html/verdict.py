@@ -12,9 +12,11 @@ from cotune.report.html.markup import data_text, esc, figure, p_value, percent, 
 from cotune.report.html.plot import Point, nice_ticks, padded, scale, strip
 from cotune.report.html.prompts import Prompts
 from cotune.report.html.record import ARMS, RunRecord
-from cotune.report.narration import ARM_NAMES
+from cotune.report.narration import ARM_NAMES, REFERENCE_NAMES
 from cotune.report.plain import amount, decimal, dollars, duration, fields, items, number, shipped
 from cotune.report.previous import difference, previous_parts, share
+from cotune.report.result import frozen_first, interval_of, references_of
+from cotune.report.verdict_gains import gains_order
 
 _MEANINGS = {
     "seed_prompt": "first prompt, base model",
@@ -46,12 +48,15 @@ def verdict_section(record: RunRecord, prompts: Prompts) -> str:
 def _finished(record: RunRecord) -> str:
     summary = record.summary
     headline, *rest = _SENTENCE.split(str(summary.get("verdict") or "The run has ended.").strip())
+    # With references the second sentence says whether a language model was needed at all.
+    needed, rest = (rest[0], rest[1:]) if rest and references_of(summary) else ("", rest)
     more = "".join(f"<li>{data_text(sentence)}</li>" for sentence in rest)
     return (
-        f'<h1 class="headline">{data_text(_MINUS.sub("−", headline))}</h1>'
+        f'<h1 class="headline">{_set(headline)}</h1>'
+        + (f"<p class=needed>{_set(needed)}</p>" if needed else "")
         + _arms(record)
         + _previous(record)
-        + _gains(fields(summary.get("gains")))
+        + _gains(fields(summary.get("gains")), frozen_first=frozen_first(summary))
         + (f'<details class="reading"><summary>The same in words</summary><ul>{more}</ul></details>' if more else "")
         + '<div class="cards">'
         + _selection(record)
@@ -62,6 +67,11 @@ def _finished(record: RunRecord) -> str:
     )
 
 
+def _set(sentence: str) -> str:
+    """A sentence set for the page: minus signs, and no line break inside TF-IDF."""
+    return data_text(_MINUS.sub("−", sentence).replace("TF-IDF", "TF\u2011IDF"))
+
+
 def _going_on(record: RunRecord, prompts: Prompts) -> str:
     tuned = [(s, facts) for facts in prompts.by_id.values() for s in facts.tuned]
     raced = [(s, facts) for facts in prompts.by_id.values() for s in facts.raced]
@@ -69,20 +79,23 @@ def _going_on(record: RunRecord, prompts: Prompts) -> str:
     longest = max((score.rows for score, _ in raced), default=0)
     known = tuned or [(score, facts) for score, facts in raced if score.rows == longest]
     best = max(known, key=lambda pair: record.dev_measure.rank(pair[0].level), default=None)
-    what = "Nothing has been measured on dev yet."
+    where = record.dev_measure.where
+    what = f"Nothing has been measured on {where} yet."
     if best:
         score, facts = best
         shown = record.dev_measure.told(score.level, score.rows)
-        where = f"after {score.steps} steps of tuning" if score.steps else "on the base model"
-        what = f"Best on dev so far: {esc(shown)} {where}, with “{data_text(facts.name)}”."
+        how = f"after {score.steps} steps of tuning" if score.steps else "on the base model"
+        what = f"Best on {where} so far: {esc(shown)} {how}, with “{data_text(facts.name)}”."
+    if told := record.value("verdict").get("text"):
+        what = f"First verdict {data_text(told)}; a usable bundle is in best. {what}"
     last = max((number(event.get("active_s")) or 0.0 for event in record.events), default=0.0)
     arms = {str(v.get("name")): v for v in record.values("arm")}
     return (
         '<h1 class="headline">This run has not ended yet.</h1>'
         f"<p>{what}</p>"
-        f"<p>{len(prompts.by_id)} prompts so far, {esc(duration(last))} of work. Numbers on dev flatter, since dev chooses; "
-        "the test split is opened once, at the end. The same <code>cotune run</code> command goes on from here.</p>"
-        + (_arms(record) if arms else "")
+        f"<p>{len(prompts.by_id)} prompts so far, {esc(duration(last))} of work. Numbers on {where} flatter, since {where} "
+        f"{'choose' if record.by_probe else 'chooses'}; the test split is opened once, at the end. The same "
+        "<code>cotune run</code> command goes on from here.</p>" + (_arms(record) if arms else "")
     )
 
 
@@ -94,7 +107,9 @@ def _arms(record: RunRecord) -> str:
     if not shown:
         return ""
     rows = {name: _arm_ci(arm, record.metric) for name, arm in shown}
+    references = references_of(record.summary)
     ends = [v for name, arm in shown for v in (number(arm.get("score")) or 0.0, *(rows[name] or ()))]
+    ends += [v for one in references.values() for v in (number(one.get("score")) or 0.0, *(interval_of(one) or ()))]
     low, high = padded(ends, share=0.05, least=0.1)
     span = (max(0.0, low), min(1.0, high)) if record.metric in ("accuracy", "macro_f1", "weighted_f1") else (low, high)
     ticks = [(t, f"{100 * t:g}") for t in nice_ticks(*span, 4)]
@@ -106,15 +121,23 @@ def _arms(record: RunRecord) -> str:
     lines, best = [], shipped(record.summary)
     for name, arm in shown:
         score, ci = number(arm.get("score")), rows[name]
-        kind = ("base" if arm.get("adapter_id", name) in ("base", "seed_prompt", "prompt_only", "best_prompt") else "tuned") + (
-            " lead" if arm is best or name == "best_tuned" else ""
-        )
+        kind = ("base" if _untuned(name, arm) else "tuned") + (" lead" if arm is best or name == "best_tuned" else "")
         between = f"{percent(ci[0])} to {percent(ci[1])}" if ci else ""
         loss = number(arm.get("log_loss"))
         tip = f"{ARM_NAMES[name]}: {percent(score)}% ({between})\nlog-loss {decimal(loss)}\n{arm.get('n', '?')} test rows"
         lines.append(
-            f'<div class="row {kind}"><div class="who"><b>{esc(ARM_NAMES[name])}</b> <span>{esc(_MEANINGS[name])}</span></div>'
+            f'<div class="row {kind}"><div class="who"><b>{esc(ARM_NAMES[name])}</b> <span>{esc(_MEANINGS[name])}'
+            f"{_read_by(arm)}</span></div>"
             f"{strip(span, score, ci, kind, tip=tip, extra=grid)}"
+            f'<div class="number"><b>{percent(score)}</b> <span>{between}</span></div></div>'
+        )
+    for name, one in references.items():
+        score, ci, title = number(one.get("score")), interval_of(one), REFERENCE_NAMES[name]
+        between = f"{percent(ci[0])} to {percent(ci[1])}" if ci else ""
+        tip = f"{title}: {percent(score)}% ({between})\nlog-loss {decimal(one.get('log_loss'))}\n{one.get('n', '?')} test rows"
+        lines.append(
+            f'<div class="row reference"><div class="who"><b>{esc(title)}</b> <span>reference</span></div>'
+            f"{strip(span, score, ci, 'quiet', tip=tip, extra=grid)}"
             f'<div class="number"><b>{percent(score)}</b> <span>{between}</span></div></div>'
         )
     axis = f'<div class="row axis" aria-hidden="true"><div></div>{scale(span, ticks)}<div></div></div>'
@@ -127,6 +150,21 @@ def _arms(record: RunRecord) -> str:
         "difference: read the paired gains below.",
         kind="wide",
     )
+
+
+def _untuned(name: str, arm: Mapping[str, Any]) -> bool:
+    """Whether an arm's weights are the base model's; with a probe these have an adapter's id too."""
+    if arm.get("adapter_id") == "base" or name in ("seed_prompt", "prompt_only", "best_prompt"):
+        return True
+    return name != "previous" and number(arm.get("steps")) == 0
+
+
+def _read_by(arm: Mapping[str, Any]) -> str:
+    """What reads an arm's answers, where its summary says."""
+    layer = number(arm.get("layer"))
+    told = {"probe": "probe" if layer is None else f"probe after layer {layer:.0f}", "words": "label words"}
+    found = told.get(str(arm.get("readout")))
+    return f", {found}" if found else ""
 
 
 def _arm_ci(arm: Mapping[str, Any], metric: str) -> Point | None:
@@ -157,8 +195,9 @@ def _previous(record: RunRecord) -> str:
     )
 
 
-def _gains(gains: Mapping[str, Any]) -> str:
-    shown = [(name, fields(gains.get(name))) for name in _GAINS if number(fields(gains.get(name)).get("value")) is not None]
+def _gains(gains: Mapping[str, Any], *, frozen_first: bool) -> str:
+    order = [name for name in gains_order(frozen_first) if name in _GAINS]
+    shown = [(name, fields(gains.get(name))) for name in order if number(fields(gains.get(name)).get("value")) is not None]
     if not shown:
         return ""
     ends = [v for _, gain in shown for v in map(number, (gain["value"], *items(gain.get("ci")))) if v is not None]
@@ -218,14 +257,15 @@ def _gains(gains: Mapping[str, Any]) -> str:
 def _selection(record: RunRecord) -> str:
     selection = fields(record.summary.get("selection"))
     n = fields(record.summary.get("n"))
-    best = shipped(record.summary)
+    best, probed = shipped(record.summary), record.by_probe
     dev, test = number(selection.get("dev")), number(selection.get("test"))
     if dev is None or test is None:
         return ""
     ci = _arm_ci(best, record.metric)
     dev_ci = share_interval(dev, int(number(n.get("dev")) or 0), record.metric, record.dev_groups)
     corrected = number(selection.get("dev_corrected"))
-    rows = [("dev score of the winner", percent(dev), _between(dev_ci))]
+    name = "on dev, by a fit that had not seen it" if probed else "dev score of the winner"
+    rows = [(name, percent(dev), _between(dev_ci))]
     rows += [("the same, corrected for choosing", percent(corrected), "")] if corrected is not None else []
     rows += [("sealed test", percent(test), _between(ci))]
     table = "".join(f"<tr><th>{name}</th><td>{value}</td><td class=ci>{ci}</td></tr>" for name, value, ci in rows)
@@ -235,7 +275,8 @@ def _selection(record: RunRecord) -> str:
     return (
         f"<div class=card><h3>Does dev flatter?</h3><table class=facts>{table}</table>"
         f"<p>The winner of {esc(selection.get('candidates', 'many'))} prompts scored {100 * abs(optimism):.1f} points "
-        f"{'above' if optimism >= 0 else 'below'} its test score on the rows that chose it.{ledger}</p></div>"
+        f"{'above' if optimism >= 0 else 'below'} its test score on "
+        f"{'dev, by a fit to the other labelled rows' if probed else 'the rows that chose it'}.{ledger}</p></div>"
     )
 
 

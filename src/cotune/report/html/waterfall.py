@@ -8,7 +8,7 @@ from cotune.report.html.markup import esc, figure
 from cotune.report.html.plot import padded
 from cotune.report.html.prompts import Prompts
 from cotune.report.html.record import RunRecord
-from cotune.report.plain import counted, fields, items
+from cotune.report.plain import counted, fields, items, number
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
     """Which step of the cycle moved dev by how much."""
     steps = read_moves(record, prompts)
     if len(steps) < 2:
-        return "<p class=empty>No step has moved dev yet.</p>"
+        return "<p class=empty>No step has changed the score yet.</p>"
     measure = record.dev_measure
     unit = f" {measure.unit}" if measure.unit else ""
     span = padded([move.level for move in steps], share=0.1, least=0.05)
@@ -61,11 +61,12 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
         )
         before = move
     return figure(
-        "What moved dev",
+        f"What moved {measure.where}" if not record.by_probe else "What changed the held-out accuracy",
         f'<div class="strips">{"".join(rows)}</div>',
         measure.steps
         + (", with paired 95% intervals where the same rows are known before and after" if known else "")
-        + ". A free, second reading of who did what: dev also chose, so each step looks better here than on fresh rows. "
+        + f". {measure.remark}{' ' if measure.remark else ''}A free, second reading of who did what: {measure.where} also "
+        "chose, so each step looks better here than on fresh rows. "
         "The gains on the sealed test stand in the verdict.",
         kind="wide",
     )
@@ -73,6 +74,8 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
 
 def read_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
     """The steps in their order, the starting point first."""
+    if record.by_probe:
+        return _probe_moves(record, prompts)
     measure = record.dev_measure
     dev = fields(record.value("confirm").get("dev"))
     rows_of = {
@@ -131,11 +134,32 @@ def read_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
         late, ships, old = measure.chosen_late, record.confirmed("best_tuned"), record.confirmed("previous")
         if old and (ships.get("prompt_id"), ships.get("adapter_id")) == (old.get("prompt_id"), old.get("adapter_id")):
             late = "the old bundle kept"
-        elif record.by_head("best_tuned"):
+        elif record.answers_by_probe("best_tuned"):
             kept = str(ships.get("prompt_id"))
             whose = "the tuned seed prompt" if kept == prompts.seed else "another prompt"
-            late = "a classification head answers" if kept == leader else f"{whose} by its classification head"
+            late = "a probe answers" if kept == leader else f"{whose} by its probe"
         add(late, level, arm="best_tuned")
+    return moves
+
+
+def _probe_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
+    """The seed prompt's frozen probe, the best prompt's, then each cycle's winner where that changed."""
+    measure = record.dev_measure
+    race = next(record.values("race"), {})
+    first, best = measure.of_race(race), fields(race.get("best"))
+    start, searched = first.get(prompts.seed), measure.of(best)
+    if start is None or searched is None:
+        return []
+    moves = [Move("seed prompt, frozen probe", start), Move(f"choosing among {counted(len(first), 'prompt')}", searched)]
+    leader, tuned = str(best.get("prompt_id")), 0.0
+    for cycle in record.values("cycle"):
+        level, winner, steps = measure.of_cycle(cycle), str(cycle.get("winner")), number(cycle.get("steps")) or 0.0
+        if level is None or (winner, steps) == (leader, tuned):
+            continue
+        what = "a new prompt" if winner != leader else "tuning"
+        what += f", tuned {steps:.0f} steps" if winner != leader and steps else f" for {steps:.0f} steps" if steps else ""
+        moves.append(Move(f"cycle {cycle.get('cycle')}: {what}", level))
+        leader, tuned = winner, steps
     return moves
 
 

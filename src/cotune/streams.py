@@ -1,0 +1,33 @@
+"""Standard streams in whatever state a process is given them: closed, full, or of an encoding that cannot hold all texts."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import os
+import sys
+
+
+def repair_streams() -> None:
+    """Replace standard streams that are closed, and have ASCII ones speak UTF-8, as all of cotune's files do.
+
+    The next file to be opened would take the number of a closed stream, and be written to as if it were that stream.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is taken, which is this one.
+            os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name == "ascii":
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace" if name == "stderr" else "strict")
+
+
+def drop_output() -> None:
+    """Throw away what could not be written to standard output; the interpreter would try it again at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,145 @@
+"""What terminal and closing word tell of a run that reads labels by probes."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from probe_runs import FIRST, REFERENCES, probe_folder
+from rich.console import Console
+
+from cotune.report.lines import PlainView
+from cotune.report.narration import Story, stage_name
+from cotune.report.result import result_sentences
+from cotune.report.terminal import LiveView
+from cotune.report.verdict import verdict_text
+
+ARM: dict[str, Any] = {
+    "score": 0.87,
+    "ci": [0.82, 0.91],
+    "n": 400,
+    "log_loss": 0.4,
+    "prompt_id": "p",
+    "adapter_id": "a",
+    "decision": {"kind": "probe", "bias": []},
+    "readout": "probe",
+    "layer": 20,
+    "steps": 12,
+    "split": "test",
+}
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = probe_folder(tmp_path_factory.mktemp("lines") / "run")
+    return [json.loads(line) for line in (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_lines_tell_each_step_once_in_words(events: list[dict[str, Any]]) -> None:
+    stream = io.StringIO()
+    view = PlainView(stream, now=lambda: 0.0)
+    for event in events:
+        view.event(event)
+    lines = stream.getvalue().splitlines()
+    bodies = [line.split("] ", 1)[1] for line in lines]
+    assert f"[00:31] first verdict {FIRST}; a usable bundle is in best" in lines
+    for told in (
+        "cycle 1: passes end after layer 26 from now on: no leading prompt is read from above",
+        "cycle 1: 4 prompts raced by frozen probes on 200 labelled rows: best 0.800, log-loss 0.710 after layer 20 with ",
+        "frozen probe after layer 20: held-out 0.800, log-loss 0.700 on 200 rows with ",
+        "tuned layers 11 to 20 on 150 rows, 12 steps, with ",
+        "tuned for 12 steps: held-out 0.820, log-loss 0.600 on 200 rows, read by the mean of tuned head and refitted ",
+        "cycle 2: ends at held-out 0.860, log-loss 0.500 after 12 steps with ",
+        "the sealed test split is opened, once, for 5 frozen arms and 3 references",
+        "test, TF-IDF with logistic regression: 0.600, log-loss 1.100 on 40 rows",
+        "test, always the commonest label: 0.250, log-loss 1.400 on 40 rows",
+        "test, the seed prompt's label words without tuning: 0.400, log-loss 1.300 on 40 rows",
+    ):
+        assert any(body.startswith(told) for body in bodies), told
+    assert not any(body.startswith(("embed", "probe:", "layers:", "tuned after 0")) for body in bodies), "too many to be read"
+    best = [body for body in bodies if body.endswith(": best so far")]
+    assert [body.split("log-loss ")[1][:5] for body in best] == ["0.600", "0.500"], "the seed prompt's 0.660 is no best"
+
+
+def test_the_best_goes_by_held_out_log_loss_not_by_accuracy() -> None:
+    story = Story()
+    tuned = {"stage": "tune", "readout": "head", "layer": 8, "steps": 4, "rows": 64}
+    for score, loss in ((0.9, 0.5), (0.8, 0.4), (0.95, 0.45)):
+        story.tell({"kind": "tuned", "value": {**tuned, "score": score, "log_loss": loss, "prompt_id": "x"}})
+    assert story.best == (0.8, 0.4, "x") and story.trail == [0.5, 0.4]
+
+
+def test_the_live_view_keeps_the_first_verdict_in_sight(events: list[dict[str, Any]]) -> None:
+    console = Console(file=io.StringIO(), width=90, height=20, record=True, _environ={})
+    view = LiveView(console, live=False)
+    for event in events[: next(n for n, event in enumerate(events) if event["kind"] == "open_test")]:
+        view.event(event)
+    view.progress("final", "step 3/12", 100)
+    console.print(view.render())
+    shown = console.export_text()
+    assert "verdict   0.80 (0.74 to 0.85), after layer 20, TF-IDF 0.58, in 31 s" in shown
+    assert "held out  0.860  log-loss 0.500" in shown and "best dev" not in shown
+    assert "tuning on all labelled rows in cycle 2" in shown
+    assert len(shown.splitlines()) <= 20
+
+
+@pytest.mark.parametrize("stage", ["race", "tune", "judge", "final", "verdict", "judged", "embed", "test"])
+def test_every_stage_has_a_plain_name(stage: str) -> None:
+    assert stage_name(stage) != stage
+
+
+def test_a_reference_that_could_not_be_made_says_why() -> None:
+    [told] = Story().tell({"kind": "reference", "value": {"name": "tfidf", "skipped": "empty vocabulary"}})
+    assert told.text == "test, TF-IDF with logistic regression: not measured, empty vocabulary"
+
+
+def of(references: dict[str, Any], **arm: Any) -> list[str]:
+    return result_sentences({"metric": "accuracy", "arms": {"best_tuned": {**ARM, **arm}}, "references": references})
+
+
+def test_the_result_leads_beside_its_references() -> None:
+    lead, needed = of(REFERENCES)
+    assert lead == (
+        "Accuracy 0.870 on 400 test rows (95% interval 0.820 to 0.910); TF-IDF with logistic regression 0.600, always the "
+        "commonest label 0.250, the seed prompt's label words without tuning 0.400."
+    )
+    assert needed == (
+        "A language model was needed: it answers 27.0 points more rows right than TF-IDF (95% interval +20.0 to +34.0, paired, "
+        "p < 0.001)."
+    )
+    assert of({}) == [] and of({"tfidf": None, "majority": None}) == [] and of(REFERENCES, score=None) == []
+
+
+@pytest.mark.parametrize(
+    ("tfidf", "told"),
+    [
+        (
+            {"score": 0.86, "ci": [0.82, 0.9], "difference": {"value": 0.01, "ci": [-0.02, 0.04], "p": 0.6}},
+            "These rows do not show that a language model was needed: its answers and those of TF-IDF differ by +1.0 points",
+        ),
+        (
+            {"score": 0.9, "ci": [0.87, 0.93], "difference": {"value": -0.03, "ci": [-0.05, -0.01], "p": 0.01}},
+            "No language model was needed: TF-IDF answers 3.0 points more rows right (95% interval -5.0 to -1.0",
+        ),
+        ({"score": 0.8, "ci": [0.76, 0.84]}, "These rows do not show that a language model was needed: the interval of TF-IDF"),
+        ({"score": 0.5, "ci": [0.45, 0.55]}, "A language model was needed: the interval of TF-IDF lies below."),
+        ({"score": 0.95, "ci": [0.93, 0.97]}, "No language model was needed: the interval of TF-IDF lies above."),
+        (None, "Whether a language model was needed is not known: TF-IDF could not be fitted to these rows."),
+    ],
+)
+def test_whether_a_language_model_was_needed_is_said(tfidf: dict[str, Any] | None, told: str) -> None:
+    assert of({**REFERENCES, "tfidf": tfidf})[1].startswith(told)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_closing_word_has_layers_and_references(tmp_path: Path, width: int) -> None:
+    folder = probe_folder(tmp_path / "run")
+    text = verdict_text(json.loads((folder / "summary.json").read_text(encoding="utf-8")), width=width)
+    flat = " ".join(text.split())
+    assert "References" in text and "0.600 0.530 to 0.660" in flat and "classification head" not in text
+    assert ("probe, layer 20" in flat) == (width >= 60)
+    assert text.index("prompt alone") < text.index("tuning alone") < text.index("prompt, given tuning")
+    assert max(map(len, text.splitlines())) <= width

@@ -1,0 +1,167 @@
+"""The page of a run that reads labels by probes: where the answer forms, what was known when, and the references."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from probe_runs import FIRST, REFERENCES, probe_folder
+from report_runs import HOSTILE, run_folder
+
+from cotune.report.html.course import training_section
+from cotune.report.html.layers import layers_section, read_curves
+from cotune.report.html.lineage import lineage_section, map_section
+from cotune.report.html.page import render_report, write_report
+from cotune.report.html.prompts import read_prompts
+from cotune.report.html.record import read_record
+from cotune.report.html.seconds import read_course, seconds_section
+from cotune.report.html.verdict import verdict_section
+from cotune.report.html.waterfall import read_moves, waterfall_section
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return probe_folder(tmp_path_factory.mktemp("probe") / "run")
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> str:
+    return render_report(folder)
+
+
+def section(page: str, name: str) -> str:
+    return page.split(f'<section id="{name}"', 1)[1].split("</section>", 1)[0]
+
+
+def test_layers_are_those_of_the_leading_prompts_frozen_and_tuned(folder: Path, page: str) -> None:
+    record = read_record(folder)
+    prompts = read_prompts(record)
+    winner, seed, other = read_curves(record, prompts)
+    assert (winner.prompt_id, seed.prompt_id) == (prompts.winner, prompts.seed) and other.prompt_id not in (
+        winner.prompt_id,
+        "",
+    )
+    assert winner.probes == {18: (0.75, 0.9), 20: (0.8, 0.71), 24: (0.78, 1.0)} and winner.chosen == 20
+    assert [(p.layer, p.accuracy, p.log_loss, p.window) for p in winner.tuned] == [(20, 0.86, 0.5, (10, 20))]
+    assert list(winner.ridge) == list(range(10, 31, 2))
+    shown = section(page, "layers")
+    assert "Where the answer forms" in shown
+    assert "read after layer 20, tuned in layers 11 to 20" in shown and 'class="band"' in shown
+    assert "frozen, layer 20: 80.0% (73.9 to 85.0, 200 rows)\nlog-loss 0.710\nthe layer that is read" in shown
+    assert "tuned 12 steps in layers 11 to 20, layer 20: 86.0% (80.5 to 90.1, 200 rows)" in shown
+    assert "<td>20</td><td>tuned 12 steps</td><td>86.0</td><td>0.500</td>" in shown, "the numbers stand in a table too"
+    ends = [float(x) for x in re.findall(r'cx="([\d.]+)%"', shown)]
+    assert ends and min(ends) >= 0 and max(ends) <= 100
+
+
+def test_the_course_has_the_first_verdict_the_cycles_the_test_and_references(folder: Path, page: str) -> None:
+    course = read_course(read_record(folder))
+    assert [one.kind for one in course] == [
+        *("race", "frozen", "frozen", "verdict", "tuned", "tuned", "race", "frozen", "tuned"),
+        *["test"] * 5,
+    ]
+    verdict = next(one for one in course if one.kind == "verdict")
+    assert (verdict.seconds, verdict.score, verdict.ci, verdict.base) == (31.0, 0.8, (0.74, 0.85), True)
+    assert [one.base for one in course if one.kind == "test"] == [True, True, True, False, False]
+    shown = section(page, "seconds")
+    assert "first verdict, read after layer 20: 80.0% (74.0 to 85.0)\nafter 00:31" in shown
+    for told in (
+        "TF-IDF with logistic regression: 60.0% (53.0 to 66.0)",
+        "always the commonest label: 25.0%",
+        "label words without",
+    ):
+        assert shown.count(told) == 2, "as a line's tip and in the legend"
+    assert "Best dev" not in page and 'id="search"' not in page, "tokens are not what such a run is judged by"
+
+
+def test_arms_and_references_stand_together(page: str) -> None:
+    shown = section(page, "verdict")
+    assert "first prompt, base model, probe after layer 20" in shown
+    lines = re.findall(r'<div class="row (base|tuned|reference)', shown)
+    assert lines == ["base", "base", "base", "tuned", "tuned", "reference", "reference", "reference"]
+    order = [shown.index(name) for name in ("Prompt alone", "Tuning alone", "Prompt, on top of tuning", "Synergy")]
+    assert order == sorted(order), "what the prompt gains on frozen weights is told first"
+
+
+def test_nothing_that_was_held_out_is_called_dev(folder: Path, page: str) -> None:
+    record = read_record(folder)
+    prompts = read_prompts(record)
+    assert record.by_probe and record.dev_measure.name == "held-out accuracy"
+    assert [(m.name, m.level) for m in read_moves(record, prompts)] == [
+        ("seed prompt, frozen probe", 0.66),
+        ("choosing among 4 prompts", 0.8),
+        ("cycle 1: tuning for 12 steps", 0.82),
+        ("cycle 2: a new prompt, tuned 12 steps", 0.86),
+    ]
+    for name in ("lineage", "training", "waterfall", "map"):
+        assert " dev" not in section(page, name), name
+    facts = prompts.by_id[prompts.winner]
+    assert [(s.stage, s.cycle) for s in (*facts.raced, *facts.tuned)] == [("race", 2), ("frozen", 2), ("tune", 2)]
+    assert "layers 11 to 20 on 150 rows" in section(page, "training")
+
+
+def test_while_it_goes_on_the_first_verdict_leads(tmp_path: Path) -> None:
+    page = render_report(probe_folder(tmp_path / "run", finished=False))
+    shown = section(page, "verdict")
+    assert f'First verdict <bdi dir="auto">{FIRST}</bdi>; a usable bundle is in best.' in shown
+    assert "TF-IDF with logistic regression has 58.0 on the labelled rows" in section(page, "seconds")
+    assert "Where the answer forms" in page
+
+
+def test_runs_by_words_have_none_of_it(tmp_path: Path) -> None:
+    page = render_report(run_folder(tmp_path / "run"))
+    assert not {'id="layers"', 'id="seconds"', "Where the answer forms"} & {
+        found for found in ('id="layers"', 'id="seconds"', "Where the answer forms") if found in page
+    }
+    assert 'id="search"' in page
+
+
+@pytest.mark.parametrize("odd", [None, "x", [1], {"a": None}, -1.5])
+def test_odd_values_make_no_section_fail(folder: Path, tmp_path: Path, odd: Any) -> None:
+    lines = (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary["references"] = {**REFERENCES, "tfidf": odd}
+    (tmp_path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    names = ("layers", "by_layer", "ridge", "rows", "best", "scores", "window", "layer", "score", "text", "ci", "prompt_id")
+    for name in names:
+        changed = [json.loads(line) for line in lines]
+        for line in changed:
+            if name in line["value"] and line["kind"] not in ("pool", "start", "confirm"):
+                line["value"][name] = odd
+        (tmp_path / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in changed), encoding="utf-8")
+        record = read_record(tmp_path)
+        prompts = read_prompts(record)
+        for made in (verdict_section, lineage_section, map_section, training_section, waterfall_section):
+            assert made(record, prompts)
+        layers_section(record, prompts)
+        seconds_section(record, prompts)
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_a_browser_shows_it(browser: Any, tmp_path: Path, scheme: str, width: int) -> None:
+    path = write_report(probe_folder(tmp_path / "run", texts=HOSTILE))
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    tab = context.new_page()
+    heard: list[str] = []
+    tab.on("console", lambda message: heard.append(message.text))
+    tab.on("pageerror", lambda error: heard.append(str(error)))
+    tab.on("request", lambda request: heard.append(request.url) if not request.url.startswith("file:") else None)
+    tab.goto(path.as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate("window.hurt") is None
+    dot = tab.locator("#seconds circle[data-prompt]").first
+    dot.focus()
+    tab.keyboard.press("Enter")
+    assert tab.locator("#panel").is_visible()
+    tab.get_by_role("button", name="Close").click()
+    for name in ("layers", "seconds"):
+        box = tab.locator(f"#{name} svg.area").first.bounding_box()
+        assert box and box["width"] > 200 and box["x"] >= 0
+    fill = tab.evaluate("getComputedStyle(document.querySelector('#layers circle.hollow')).fill")
+    card = tab.evaluate("getComputedStyle(document.querySelector('#layers figure')).backgroundColor")
+    assert fill == card, "frozen points are hollow in both themes"
+    assert not heard
+    context.close()
