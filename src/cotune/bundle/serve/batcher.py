@@ -253,8 +253,8 @@ class Batcher:
                 parts[0][0]._fail(error if isinstance(error, Exception) else WorkFailed(type(error).__name__))
                 return
             # One request's row must not spoil the others' answers.
-            for part in parts:
-                self._run([part])
+            for alone in parts:
+                self._run([alone])
             return
         done = 0
         for job, part in parts:
