@@ -81,7 +81,7 @@ def read_tracks(record: RunRecord) -> list[Track]:
             elif len(losses) >= track.steady:
                 track.losses, track.steady, track.decays_from = losses, len(losses), None
             track.failed = str(value.get("failed") or "")
-            ends = [found for end in items(value.get("window")) if (found := number(end)) is not None]
+            ends = [edge for end in items(value.get("window")) if (edge := number(end)) is not None]
             track.window = (int(ends[0]), int(ends[1])) if len(ends) == 2 else None
             track.rows = int(number(value.get("rows")) or 0)
             falls = track.steady if value.get("decayed") else None

@@ -97,8 +97,8 @@ def seconds_section(record: RunRecord, prompts: Prompts) -> str:
         level = number(one.get("score")) or 0.0
         plot.path([(0, level), (end * 1.02 or 1, level)], f"line other h{place + 1}", _reference_told(name, one))
     plot.path(_climb(record, course), "line winner", "the best so far by held-out log-loss")
-    for one in course:
-        _draw(plot, one, prompts)
+    for reached in course:
+        _draw(plot, reached, prompts)
     legend = "".join(
         f'<li><span class="key other h{place + 1}"></span>{data_text(_reference_told(name, one))}</li>'
         for place, (name, one) in enumerate(references.items())
