@@ -134,8 +134,9 @@ def _by_head(
 ) -> Given:
     """What a head on the states of the first ``count`` train rows says of dev."""
     rows = task.train[:count]
-    states = model.last_states([row.prompt_ids for row in answering.render(prompt, rows)], adapter=adapter)
-    head = fit_head(states, [int(i) for i in gold_indices(rows, task)], task.labels, {})
+    ids = [row.prompt_ids for row in answering.render(prompt, rows)]
+    states = model.layer_states(ids, [model.depth], adapter=adapter)[0]
+    head = fit_head(states, [int(i) for i in gold_indices(rows, task)], task.labels, model.depth, {})
     headed = model.adapters.add_probe(adapter, head, out / "adapters")
     model.adapters.register(out / "adapters" / headed)
     return answering.score(prompt, headed, task.dev, lambda tokens: None).given

@@ -208,7 +208,7 @@ def test_a_page_that_cannot_be_made_is_told_and_costs_no_run(
     torch.set_num_threads(1)
     path, out, notes = task_file(tmp_path), tmp_path / "run", Notes()
     with monkeypatch.context() as patch:
-        patch.setattr(page, "search_section", broken)
+        patch.setattr(page, "training_section", broken)
         result = cotune.run(path, out=out, budget=BUDGET, model=model, view=notes, **FAST)
     assert result.summary["arms"] and (out / "summary.json").is_file() and not (out / "report.html").exists()
     assert json.loads((out / "journal.jsonl").read_text().splitlines()[-1])["kind"] == "done"

@@ -202,7 +202,8 @@ def test_the_card_says_where_rows_are_sent(whole: tuple[Path, ChatServer]) -> No
 def test_a_prompt_of_ones_own_is_tried_against_the_winner(bench: Bench, whole: tuple[Path, ChatServer]) -> None:
     out, _ = whole
     text = "fruit, animal or tool?\n{text}\nIt is:"
-    tried = bench.commands.run("try", str(out), "--text", text, "--json", environment={"LABELLER_KEY": CANARY})
+    named = ("--key-env", "LABELLER_KEY")
+    tried = bench.commands.run("try", str(out), "--text", text, "--json", *named, environment={"LABELLER_KEY": CANARY})
     assert tried.code == 0, tried.stderr
     found = json.loads(tried.stdout)
     assert [c["weights"] for c in found["comparisons"]] == ["base"]

@@ -73,7 +73,7 @@ def test_formats_are_scored_on_dev_after_the_test_and_paid_for(measured: Path) -
         ("robustness", 40, chosen["adapter_id"]),
     }
     kinds = [event["kind"] for event in events if event["kind"] != "score"]
-    assert kinds == ["reference", "reference", "noise", "robustness", "slices", "cost", "done"]
+    assert kinds == ["reference", "reference", "reference", "noise", "robustness", "slices", "cost", "done"]
     # All tokens count, and they are no more than their share of the budget.
     everything = sum(e["value"]["tokens"] for e in journal_of(measured) if e["kind"] in ("score", "noise", "head"))
     assert summary["cost"]["tokens_scored"] == everything
