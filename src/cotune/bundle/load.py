@@ -311,7 +311,10 @@ def check_probe(model: LocalModel, manifest: Manifest, folder: Path) -> None:
     Raises:
         InputError: it is not, or it cannot be read.
     """
-    probe = model.adapters.probe(manifest.adapter_id)
+    try:
+        probe = model.adapters.probe(manifest.adapter_id)
+    except InputError as error:
+        raise InputError(error.what, where=error.where or str(folder / PROBE), mend=error.mend or _MEND) from error
     if probe is None:
         return
     if set(probe.labels) != set(manifest.labels) or probe.weight.shape[1] != model.width or probe.layer > model.depth:

@@ -392,4 +392,4 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "open_test": _open_test,
     "arm": _arm,
 }
-_SILENT = {"clock", "probe"}
+_SILENT = {"clock", "probe", "finish"}
