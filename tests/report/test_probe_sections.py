@@ -74,6 +74,7 @@ def test_the_course_has_the_first_verdict_the_cycles_the_test_and_references(fol
         "label words without",
     ):
         assert shown.count(told) == 2, "as a line's tip and in the legend"
+    assert re.search(r'class="tick y" x="79[^>]*dx="-6" dy="-6">test opened<', shown), "on the left of a late test"
     assert "Best dev" not in page and 'id="search"' not in page, "tokens are not what such a run is judged by"
 
 

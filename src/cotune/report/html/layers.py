@@ -109,7 +109,8 @@ def layers_section(record: RunRecord, prompts: Prompts) -> str:
     )
     note = (
         "Hollow: a probe (multinomial logistic regression) on the frozen model’s state after that layer, cross-fitted, so that "
-        "no row is predicted by a fit that has seen it. Filled: after tuning the shaded layers, on held-out rows. The layer "
+        "no row is predicted by a fit that has seen it. Filled: after tuning, on held-out rows; the leading "
+        "prompt’s tuned layers are shaded. The layer "
         "that is read (larger dot) is chosen by log-loss, the lower one where two are within a standard error; layers above it "
         "need not run."
     )

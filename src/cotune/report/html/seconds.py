@@ -13,6 +13,7 @@ from cotune.report.narration import ARM_NAMES, REFERENCE_NAMES
 from cotune.report.plain import clock, fields, number, one_line
 from cotune.report.result import interval_of, references_of
 
+_LATE = 0.7
 _BASE = ("seed_prompt", "prompt_only", "best_prompt")
 
 
@@ -136,7 +137,9 @@ def _test_begins(record: RunRecord, plot: Plot) -> None:
     opened = next((number(event.get("active_s")) for event in record.events if event.get("kind") == "open_test"), None)
     if opened is not None:
         plot.line((opened, plot.y_range[0]), (opened, plot.y_range[1]), "zero")
-        plot.text((opened, plot.y_range[0]), "test opened", "tick", dx=6, dy=-6)
+        # A test near the end has no room for its name on its right.
+        kind, dx = ("tick y", -6) if opened > _LATE * plot.x_range[1] else ("tick", 6)
+        plot.text((opened, plot.y_range[0]), "test opened", kind, dx=dx, dy=-6)
 
 
 def _climb(record: RunRecord, course: list[Reached]) -> list[Point]:
