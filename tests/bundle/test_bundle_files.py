@@ -446,11 +446,14 @@ def test_a_probe_that_does_not_fit_the_rest_is_refused_before_it_answers(bench: 
         right = loaded(bundle_with(f"right {tuned}", LABELS[::-1], tuned=tuned))
         found = right.predict([{"text": "a"}], probabilities=True)[0].probabilities
         assert sum(found.values()) == pytest.approx(1) and set(found) == set(LABELS)
-        wrong: list[dict[str, Any]] = [{"labels": (*LABELS[:-1], "else")}, {"wide": width + 1}, {"layer": 3}]
-        for number, changes in enumerate(wrong):
+        wrong: list[tuple[dict[str, Any], str]] = [
+            ({"labels": (*LABELS[:-1], "else")}, "not one of these labels on this model"),
+            ({"wide": width + 1}, "does not fit this model"),
+            ({"layer": 3}, "does not fit this model"),
+        ]
+        for number, (changes, told) in enumerate(wrong):
             error = refused(bundle_with(f"wrong {tuned} {number}", tuned=tuned, **changes))
-            told = "not one of these labels on this model" in error.what or "does not fit this model" in error.what
-            assert told and error.where.endswith("probe.safetensors")
+            assert told in error.what and error.where.endswith("probe.safetensors")
         with pytest.raises(InputError, match="go together"):
             bundle_with(f"rule {tuned}", tuned=tuned, decision=RAW)
     for number, without in enumerate((bench.adapter, None)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,6 +168,18 @@ def test_a_budget_that_cannot_pay_for_the_test_says_so(bench: Bench, tmp_path: P
     assert ended.code == 2 and "budget is too small" in ended.stderr
     # Before anything is computed, so that the folder is free for the corrected command.
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resumed_run_that_is_refused_keeps_what_it_has(bench: Bench, tmp_path: Path) -> None:
+    model = shutil.copytree(bench.model, tmp_path / "model")
+    out, of_model = tmp_path / "run", ("--model", str(model))
+    assert run(bench, out, *of_model, at=("line", "race", 1)).code == KILLED
+    config, before = model / "config.json", journal_of(out)
+    told = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**told, "rms_norm_eps": 3 * told["rms_norm_eps"]}), encoding="utf-8")
+    refused = run(bench, out, *of_model)
+    assert refused.code == 2 and "model" in refused.stderr
+    assert journal_of(out)[: len(before)] == before
 
 
 @pytest.mark.parametrize("budget", [40, 90, 300])

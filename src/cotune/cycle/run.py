@@ -154,6 +154,7 @@ def run(
             return Result(out, finished)
         remove_stale(out)
         journal = Journal(out, started=started)
+        fresh = not journal.events
         journal.listeners.append(view.event)
         if journal.events:
             done = f"{len(journal.events)} steps, {journal.clock() / 60:.1f} min"
@@ -179,19 +180,20 @@ def run(
             if labels is not None:
                 labels.check_budget(lab, own[0])
             end = EndCosts(lab, config, previous)
-            plan = labels if labels is not None else _plan(lab, config, own[0], end, previous)
+            plan = None if labels is not None else _plan(lab, config, own[0], end, previous)
         except InputError:
-            _take_back(out, made)
+            if fresh:
+                _take_back(out, made)
             raise
+        fixed = labels.fixed if labels is not None else plan.fixed if plan is not None else 0.0
         search: Search | PromptSearch | LabelSearch
         if labels is not None:
             search, confirmed = labels.search(lab, config, own, previous, out / BUNDLE)
-        elif isinstance(plan, LabelRun):
-            raise CotuneError("a label search has no plan of its own")
         elif isinstance(plan, Plan):
             search = Loop(lab, config, plan, own, end, previous).run()
             confirmed = confirm(lab, search, end=end, refit_winners=config.refit, previous=previous)
         else:
+            assert plan is not None
             search = PromptLoop(lab, config, plan, own).run()
             confirmed = confirm_prompts(lab, search)
         write_json(out / DEV_ROWS, dev_rows(lab, confirmed))
@@ -199,9 +201,9 @@ def run(
         references = reference_ids(lab, seed)
         results = open_test(lab, confirmed, references)
         told = measure_references(lab, seed, results[confirmed.ships]) if references else None
-        noise = measure_noise(lab, confirmed, keep=plan.fixed)
-        robustness = measure_robustness(lab, confirmed, wanted=config.evaluate.robustness, keep=plan.fixed)
-        room = lab.left() - plan.fixed if config.evaluate.slices else 0.0
+        noise = measure_noise(lab, confirmed, keep=fixed)
+        robustness = measure_robustness(lab, confirmed, wanted=config.evaluate.robustness, keep=fixed)
+        room = lab.left() - fixed if config.evaluate.slices else 0.0
         slices = measure_slices(lab, confirmed.chosen, room=room, share=END_SHARE, wanted=config.evaluate.slices)
         if lab.remote is None:
             measure_prefix(lab, confirmed.winner.candidate)
@@ -374,9 +376,7 @@ def cut_damaged(out: Path) -> Path | None:
 
 
 def _take_back(out: Path, made: Sequence[Path]) -> None:
-    """Where the input proves wrong before there is a plan, leave the place as it was: a mended command may use it."""
-    if any(event["kind"] == "plan" for event in read_journal(out / JOURNAL)):
-        return
+    """Remove what a new run wrote where its input proves wrong, so that the next command may use the folder."""
     for name in (CONFIG, JOURNAL, "scores.sqlite", "scores.sqlite-wal", "scores.sqlite-shm", ".lock"):
         (out / name).unlink(missing_ok=True)
     for place in made:

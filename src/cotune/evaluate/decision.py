@@ -9,8 +9,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.errors import InputError
-
 Floats = NDArray[np.float64]
 
 SPREAD = 1.5
@@ -61,21 +59,6 @@ class Decision:
         if not np.isfinite(numbers).all():
             raise ValueError("a decision rule's bias must be finite")
         return cls(kind, numbers)
-
-
-def rule_of_words(words: Mapping[str, Any]) -> Decision:
-    """The rule that answers where a probe is left out, from what the head says of the labels' words.
-
-    Raises:
-        InputError: it says of none.
-    """
-    try:
-        found = Decision.from_json(words["decision"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"the probe names no decision rule for words ({error})", where="decision") from error
-    if found.kind == "probe":
-        raise InputError("the probe names itself as the decision rule for words", where="decision")
-    return found
 
 
 RAW = Decision()

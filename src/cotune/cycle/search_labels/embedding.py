@@ -74,11 +74,6 @@ class Embedding:
         """Share of the model's layers that a pass runs."""
         return max(self.layers if layers is None else layers) / self.lab.model.depth
 
-    def forget(self, adapter: str) -> None:
-        """Drop an adapter's states from memory."""
-        bare = self.lab.model.adapters.without_probe(adapter)
-        self._known = {key: value for key, value in self._known.items() if key[1] != bare}
-
     def _embed(self, prompt: Prompt, adapter: str, rows: Sequence[Example], layers: tuple[int, ...], stage: str) -> Half:
         lab, model = self.lab, self.lab.model
         rendered = lab.answering.render(prompt, rows)

@@ -43,15 +43,15 @@ LEAST_POOL = 4
 PATIENCE = 2
 """Cycles without a better winner after which the search ends."""
 FIRST_ROWS, FIRST_ROWS_A_LABEL = 96, 4
-"""Labelled rows of a race's first round, in all and for each label at least: from there on probes tell prompts apart."""
+"""Labelled rows of a race's first round, in all and for each label at least. A guess: fewer rows were not tried."""
 
 
 @dataclass(frozen=True)
 class Epochs:
     """How often tuned weights meet each labelled row, by how many rows there are.
 
-    Fewer rows are met more often: what limits tuning is the number of steps at first, and what the rows hold later. Measured by
-    ``benchmarks/window.py`` on rows of the TREC-6 and SMS spam train files.
+    Fewer rows are met more often: what limits tuning is the number of steps at first, and what the rows hold later. The numbers
+    come from two to four draws of the TREC-6 and SMS spam train files, as ``docs/probes.md`` tells.
     """
 
     few: float = 6.0
@@ -93,6 +93,7 @@ class LabelLoop:
         self.guide = Guide(lab, config)
         self.rows = labelled_rows(lab)
         self.splits = splits_of(lab)
+        self._cycle = 1
         self._first_rows = max(FIRST_ROWS, FIRST_ROWS_A_LABEL * len(lab.task.labels))
 
     def run(self) -> LabelSearch:
@@ -223,6 +224,7 @@ class LabelLoop:
     def _next_cycle(self, search: LabelSearch) -> bool:
         """Breed, race on frozen states, tune the best child; False where there is no room."""
         lab, number = self.lab, len(search.cycles) + 1
+        self._cycle = number
         winner = search.winner
         assert winner is not None
         room = self._room(search) - self.prices.extras()
@@ -355,7 +357,7 @@ class LabelLoop:
             "tuned",
             [fit.prompt.id, found[0].adapter, epochs],
             lambda: {
-                "cycle": 1,
+                "cycle": self._cycle,
                 "stage": "tune" if epochs else "frozen",
                 "prompt_id": fit.prompt.id,
                 "adapter_id": found[0].adapter,

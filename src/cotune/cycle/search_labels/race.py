@@ -190,13 +190,8 @@ def _narrow(lab: Lab, embedding: Embedding, fits: Sequence[PromptFit], cycle: in
         place = max(embedding.layers.index(layer) for layer in read)
         return {"cycle": cycle, "deepest": embedding.layers[min(place + _MARGIN, len(embedding.layers) - 1)]}
 
-    key = [cycle, race_key(fits), list(embedding.layers)]
+    key = [cycle, [fit.prompt.id for fit in fits], list(embedding.layers)]
     embedding.narrow(int(lab.journal.step("layers", key, effort)["deepest"]))
-
-
-def race_key(fits: Sequence[PromptFit]) -> list[str]:
-    """Ids of prompts in their order."""
-    return [fit.prompt.id for fit in fits]
 
 
 def _effort(last: bool) -> dict[str, Any]:

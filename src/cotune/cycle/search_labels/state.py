@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,8 +95,3 @@ class LabelSearch:
         """The best evidence of a prompt, frozen or tuned; None where there is none."""
         found = [e for e in self.evidence if e.fit.prompt.id == prompt_id and e.tuned == tuned]
         return min(found, key=lambda e: e.mean, default=None)
-
-    def told(self) -> Mapping[str, Any]:
-        """For a cycle's record."""
-        assert self.winner is not None
-        return {"winner": self.winner.fit.prompt.id, "score": float(self.winner.correct.mean()), "log_loss": self.winner.mean}
