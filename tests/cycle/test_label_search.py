@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cycle_runs import Ended, journal_of, summary_of, without_times
 
-from cotune.cycle.search_labels.race import rounds_of, rows_embedded
+from cotune.cycle.search_labels.race import places_after, rounds_of, rows_embedded
 from cotune.evaluate.attribution import ARMS
 
 if TYPE_CHECKING:
@@ -225,3 +225,15 @@ def test_rounds_halve_prompts_and_end_with_all_rows(prompts: int, rows: int) -> 
     assert all(after <= before for before, after in pairwise(kept))
     whole = prompts * rows
     assert prompts * min(rows, 96) <= rows_embedded(prompts, rows, 96) <= whole + np.ceil(rows)
+
+
+def test_fewer_prompts_go_on_where_the_budget_does_not_pay_for_all() -> None:
+    steps = rounds_of(12, 500, 96)
+    assert [step.keep for step in steps][:2] == [6, 3]
+    # Of the first round's six beside the seed prompt: 96 rows more for seven, then 308 more for four.
+    whole = 7 * 96 + 4 * (500 - 192)
+    assert places_after(steps, 0, 11, 1, lambda rows: rows <= whole) == 6
+    assert places_after(steps, 0, 11, 1, lambda rows: rows < whole) == 5
+    assert places_after(steps, 0, 11, 1, lambda rows: False) == 1
+    assert places_after(steps, 0, 2, 1, lambda rows: True) == 2
+    assert places_after(steps, 0, 0, 1, lambda rows: True) == 0

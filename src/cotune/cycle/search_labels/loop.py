@@ -39,6 +39,8 @@ RACE_SHARE = 0.15
 """Of the budget, what the first race may take: frozen probes are most of what a short run finds."""
 RACE_SECONDS = 45.0
 """A first race takes no longer than this: a user waits for the first verdict."""
+RACE_OVER = 1.3
+"""Multiple of what the first race may take beyond which fewer prompts go on, where passes turn out slower than priced."""
 LEAST_POOL = 4
 PATIENCE = 2
 """Cycles without a better winner after which the search ends."""
@@ -142,7 +144,19 @@ class LabelLoop:
         )
         prompts = [p.prompt for p in proposals]
         always = [self.own[0], *([previous.prompt] if previous else [])]
-        race = race_probes(lab, self.embedding, prompts, self.rows, BASE, cycle=1, always=always, first_rows=self._first_rows)
+        # Passes are slow at first and are priced while the race goes on; on a machine that slows it must still end.
+        ends = lab.left() - RACE_OVER * self._race_room()
+        race = race_probes(
+            lab,
+            self.embedding,
+            prompts,
+            self.rows,
+            BASE,
+            cycle=1,
+            always=always,
+            first_rows=self._first_rows,
+            affordable=lambda rows: self._embedding_cost(rows) <= lab.left() - ends,
+        )
         fits = {name: race.fits[name] for name in race.ranking if race.rows[name] == len(self.rows)}
         search = LabelSearch({p.prompt.id: p for p in proposals}, race, fits, fits[self.own[0].id])
         self._judge_frozen(search, search.seed)
@@ -153,18 +167,23 @@ class LabelLoop:
 
     def _affordable_pool(self) -> int:
         """Prompts of the first race that its share of the budget pays for."""
-        costs = self.lab.costs
-        room = RACE_SHARE * costs.budget.amount
-        if costs.budget.kind == "time":
-            room = min(room, RACE_SECONDS)
+        room = self._race_room()
         for count in range(self.config.search.pool, LEAST_POOL, -1):
             if self._race_cost(count) <= room:
                 return count
         return LEAST_POOL
 
+    def _race_room(self) -> float:
+        """What the first race may take of the budget."""
+        budget = self.lab.costs.budget
+        room = RACE_SHARE * budget.amount
+        return min(room, RACE_SECONDS) if budget.kind == "time" else room
+
     def _race_cost(self, count: int) -> float:
-        rows = len(self.rows)
-        return self.prices.race(self.own[0], rows, rows_embedded(count, rows, self._first_rows))
+        return self._embedding_cost(rows_embedded(count, len(self.rows), self._first_rows))
+
+    def _embedding_cost(self, embedded: int) -> float:
+        return self.prices.race(self.own[0], len(self.rows), embedded)
 
     def _plan(self, search: LabelSearch) -> None:
         """Fit epochs, and whether all rows are tuned on at the end, into what is left; a ``plan`` step.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -101,6 +103,7 @@ def race_probes(
     cycle: int,
     always: Sequence[Prompt] = (),
     first_rows: int = 64,
+    affordable: Callable[[int], bool] = lambda rows: True,
 ) -> ProbeRace:
     """Race prompts over labelled rows under one set of weights.
 
@@ -117,6 +120,8 @@ def race_probes(
         cycle: for the journal.
         always: prompts that see all rows whatever their place.
         first_rows: rows of the first round at least.
+        affordable: whether the race may embed so many more rows, all prompts taken together. Where it may not, because passes
+            turn out slower than they were priced, fewer prompts go on than the schedule has places for.
 
     Raises:
         CotuneError: every prompt failed.
@@ -158,7 +163,12 @@ def race_probes(
         race.dropped += [name for name in worse if name not in race.dropped and name not in protected]
         active = [name for name in active if name not in worse or name in protected]
         standing = sorted((n for n in active if n not in protected), key=lambda name: race.fits[name].mean)
-        staying = {*standing[: step.keep], *protected}
+        count = partial(places_after, steps, number, len(standing), len(protected & set(active)), affordable)
+        # What a run decides by its clock must hold when it resumes.
+        keep = int(
+            lab.journal.step("places", [cycle, number, standing], lambda count=count: {"cycle": cycle, "keep": count()})["keep"]
+        )
+        staying = {*standing[:keep], *protected}
         active = [name for name in active if name in staying]
     full = [name for name in race.fits if race.rows[name] == len(rows) and name not in failed]
     others = [name for name in race.fits if name not in full and name not in failed]
@@ -168,6 +178,25 @@ def race_probes(
     ]
     _record(lab, race, cycle, list(by_id), [name for name in protected if name in full])
     return race
+
+
+def places_after(steps: Sequence[Round], number: int, standing: int, protected: int, affordable: Callable[[int], bool]) -> int:
+    """How many prompts go on after a round: what the schedule says, or fewer where the budget does not pay for these.
+
+    Args:
+        steps: the schedule.
+        number: place of the round among them.
+        standing: prompts that could go on.
+        protected: prompts that go on whatever is decided, beside these.
+        affordable: whether the race may embed so many more rows, all prompts taken together.
+    """
+    planned = min(steps[number].keep, standing)
+
+    def ahead(keep: int) -> int:
+        later = pairwise(steps[number:])
+        return sum((min(keep, before.keep) + protected) * (after.rows - before.rows) for before, after in later)
+
+    return next((count for count in range(planned, 1, -1) if affordable(ahead(count))), min(1, planned))
 
 
 def _with_two_labels(rows: Sequence[Example], count: int) -> int:
