@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cotune.model.laid_out import plain_products
+from cotune.model.engine.fallback import pad, use_plain_attention
+from cotune.model.engine.trie import label_paths
+from cotune.model.layers.packed_weights import plain_products
 from cotune.model.local import LocalModel
-from cotune.model.naive import pad, use_plain_attention
-from cotune.model.trie import label_paths
 from cotune.prompt.render import RenderedRow
 from cotune.tune.batches import TrainingRow
 

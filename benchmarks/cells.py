@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.config import config_from_data
-from cotune.cycle.budget import Budget
-from cotune.cycle.costs import CostModel
+from cotune.cycle.budget.budget import Budget
+from cotune.cycle.budget.rates import CostModel
+from cotune.cycle.context import Lab
 from cotune.cycle.journal import Journal
-from cotune.cycle.lab import Lab
 from cotune.cycle.run import Quiet
 from cotune.evaluate.packing import pack_rows, unpack_rows
-from cotune.evaluate.paired import paired_interval
 from cotune.evaluate.scoring import Evaluation
+from cotune.evaluate.stats.paired import paired_interval
 from cotune.files import atomic_path, content_hash
 from cotune.model.local import LocalModel
 from cotune.task.example import Example

@@ -35,11 +35,11 @@ from numpy.typing import NDArray
 from cells import add_result, open_lab, read_results, task_of
 from cotune.config import config_from_data
 from cotune.cycle.journal import read_journal
-from cotune.cycle.track import measure
+from cotune.cycle.search.trial import measure
 from cotune.evaluate.packing import pack_rows, unpack_rows
+from cotune.model.engine.score_cache import ScoreCache
+from cotune.model.loading.by_name import open_model
 from cotune.model.local import LocalModel
-from cotune.model.opening import open_model
-from cotune.model.score_cache import ScoreCache
 from cotune.prompt.bank import bare_prompt, seed_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example

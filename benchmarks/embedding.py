@@ -26,17 +26,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from cotune.cache import cache_folder
 from cotune.embed import Standardizer, StaticEmbedder
 from cotune.embed.standardize import Standard
 from cotune.embed.static import unit
 from cotune.embed.text import Pooling, beside, framed, frames_of
-from cotune.evaluate.intervals import wilson
+from cotune.evaluate.stats.intervals import wilson
 from cotune.files import atomic_path, content_hash
-from cotune.model.adapters import BASE
-from cotune.model.cache import cache_folder
+from cotune.model.adapters.slots import BASE
+from cotune.model.engine.hidden_states import mean_states
+from cotune.model.loading.by_name import open_model
 from cotune.model.local import LocalModel
-from cotune.model.opening import open_model
-from cotune.model.states import mean_states
 from measure import machine_facts, say
 
 _SETS = ("trec6", "sms_spam", "snips", "banking77", "clinc150")

@@ -28,9 +28,9 @@ import scoring
 import trl_baseline
 import tuning
 from cotune.errors import CotuneError, InputError
-from cotune.model.bundled import resolve_model
-from cotune.model.capability import check_capability
-from cotune.model.engine_settings import EngineSettings
+from cotune.model.engine.settings import EngineSettings
+from cotune.model.hardware.capability import check_capability
+from cotune.model.loading.bundled import resolve_model
 from cotune.model.local import LocalModel
 from measure import Gemm, machine_facts, say
 

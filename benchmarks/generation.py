@@ -29,22 +29,22 @@ import numpy as np
 import torch
 
 from cotune.errors import CotuneError, InputError
-from cotune.model.adapters import BASE
-from cotune.model.bundled import resolve_model
-from cotune.model.capability import check_capability
-from cotune.model.choosing import Chooser
-from cotune.model.decoder import Decoder, slots_in_memory
-from cotune.model.engine_settings import EngineSettings
-from cotune.model.generations import GREEDY
-from cotune.model.grammar import Grammar
-from cotune.model.laid_out import plain_products
+from cotune.model.adapters.slots import BASE
+from cotune.model.base import GREEDY
+from cotune.model.engine.decoder import Decoder, slots_in_memory
+from cotune.model.engine.fallback import use_plain_attention
+from cotune.model.engine.sampling import Chooser
+from cotune.model.engine.settings import EngineSettings
+from cotune.model.hardware.capability import check_capability
+from cotune.model.hardware.machine import device_memory
+from cotune.model.layers.packed_weights import plain_products
+from cotune.model.loading.bundled import resolve_model
 from cotune.model.local import LocalModel
-from cotune.model.machine import device_memory
-from cotune.model.naive import use_plain_attention
-from cotune.model.token_grammar import TokenGrammar
+from cotune.model.structured.grammar import Grammar
+from cotune.model.structured.token_grammar import TokenGrammar
 from cotune.prompt.render import shared_prefix
-from cotune.task.json_value import json_text
-from cotune.task.output import Output
+from cotune.task.values.json_value import json_text
+from cotune.task.values.output import Output
 from measure import best_of, interleaved, machine_facts, say, summary
 from workloads import scoring_work
 

@@ -73,7 +73,7 @@ def run_new(out: Path, budget: str, stage: str) -> dict[str, Any]:
 def check(out: Path) -> dict[str, Any]:
     """Old against new bundles on fresh rows of the old labels, and the new ones on rows of the new labels."""
     import cotune
-    from cotune.evaluate.paired import discordant_rows, mcnemar, paired_interval
+    from cotune.evaluate.stats.paired import discordant_rows, mcnemar, paired_interval
 
     rows = [json.loads(line) for line in (out / "all_test.jsonl").read_text(encoding="utf-8").splitlines()]
     bundles = {name: out / name / "best" for name in ("run_old", "run_replay", "run_alone") if (out / name / "best").is_dir()}

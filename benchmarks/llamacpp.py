@@ -32,12 +32,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.bundle import Predictor, load
-from cotune.bundle.export import export_bundle
-from cotune.bundle.export_probe import batch_of, probe_of
+from cotune.bundle.export.command import export_bundle
+from cotune.bundle.export.probe import batch_of, probe_of
 from cotune.bundle.manifest import read_manifest
 from cotune.errors import CotuneError, InputError
-from cotune.evaluate.intervals import wilson
-from cotune.model.trie import label_paths
+from cotune.evaluate.stats.intervals import wilson
+from cotune.model.engine.trie import label_paths
 from cotune.probe.readout import Probe
 from cotune.prompt.render import RenderedRow
 from measure import machine_facts, say

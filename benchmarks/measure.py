@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.nn import Linear
 
+from cotune.model.hardware.machine import processor_name, usable_cpus
 from cotune.model.local import LocalModel
-from cotune.model.machine import processor_name, usable_cpus
 
 Work = Callable[[], object]
 

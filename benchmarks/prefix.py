@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from cells import add_result, by_row, open_lab, paired, read_results, task_of
-from cotune.cycle.track import Measured, advance, decay_steps, finish, measure, open_track
-from cotune.evaluate.intervals import wilson
-from cotune.model.adapters import BASE
+from cotune.cycle.search.trial import Measured, advance, decay_steps, finish, measure, open_track
+from cotune.evaluate.stats.intervals import wilson
+from cotune.model.adapters.slots import BASE
+from cotune.model.loading.by_name import open_model
 from cotune.model.local import LocalModel
-from cotune.model.opening import open_model
 from cotune.prompt.bank import seed_prompt
 from cotune.task.task import Task
 from cotune.tune.settings import PrefixSettings, TuneSettings

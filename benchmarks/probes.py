@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 import cotune.probe.cross_fitting
-from cotune.model.machine import processor_name
+from cotune.model.hardware.machine import processor_name
 from cotune.probe import CrossFit, cross_fit
 from measure import say
 

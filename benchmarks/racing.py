@@ -40,15 +40,15 @@ from typing import Any
 import numpy as np
 
 from cells import add_result, by_row, open_lab, read_results, task_of
-from cotune.cycle.budget import Budget
+from cotune.cycle.budget.budget import Budget
 from cotune.cycle.candidate import Candidate
-from cotune.cycle.track import open_track
+from cotune.cycle.search.trial import open_track
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.packing import pack_rows
 from cotune.files import content_hash
+from cotune.model.engine.score_cache import ScoreCache
+from cotune.model.loading.by_name import open_model
 from cotune.model.local import LocalModel
-from cotune.model.opening import open_model
-from cotune.model.score_cache import ScoreCache
 from cotune.prompt.bank import seed_prompt, starting_bank
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task

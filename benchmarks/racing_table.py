@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from cells import correct_of, paired, read_results
 from cotune.evaluate.arms import ArmScores
-from cotune.evaluate.intervals import bca_bootstrap
 from cotune.evaluate.packing import unpack_rows
-from cotune.evaluate.paired import holm, paired_interval, sign_flip_test
 from cotune.evaluate.robustness import robustness
+from cotune.evaluate.stats.intervals import bca_bootstrap
+from cotune.evaluate.stats.paired import holm, paired_interval, sign_flip_test
 from racing_ways import WAYS
 
 Cell = dict[str, Any]

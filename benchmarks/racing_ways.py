@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cotune.cycle.budget import Budget
-from cotune.cycle.lab import Lab
-from cotune.cycle.pool import choose_entrants, demonstration_pool, nearest_variant, next_pool, opening_pool
-from cotune.cycle.prompt_race import RaceResult, race_prompts
-from cotune.cycle.track import (
+from cotune.cycle.budget.budget import Budget
+from cotune.cycle.context import Lab
+from cotune.cycle.search.pool import choose_entrants, demonstration_pool, nearest_variant, next_pool, opening_pool
+from cotune.cycle.search.prompt_race import RaceResult, race_prompts
+from cotune.cycle.search.trial import (
     Measured,
     Track,
     advance,
@@ -20,7 +20,7 @@ from cotune.cycle.track import (
     measure,
     open_track,
 )
-from cotune.model.adapters import BASE
+from cotune.model.adapters.slots import BASE
 from cotune.prompt.bank import bare_prompt, seed_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.refine import with_demonstrations

@@ -32,13 +32,13 @@ import numpy as np
 
 from cells import add_result, read_results
 from cotune.config import config_from_data
-from cotune.cycle.answering import LabelAnswering, answering_for, rules_of
-from cotune.cycle.track import decay_steps
+from cotune.cycle.answering.base import LabelAnswering, answering_for, rules_of
+from cotune.cycle.search.trial import decay_steps
 from cotune.evaluate.decision import BY_PROBE
-from cotune.evaluate.given import Given, gold_indices
+from cotune.evaluate.responses import Given, gold_indices
 from cotune.files import write_text
+from cotune.model.loading.by_name import open_model
 from cotune.model.local import LocalModel
-from cotune.model.opening import open_model
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task

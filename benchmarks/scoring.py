@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from baselines import one_pass_scores, per_label_scores, sorted_pairs, sorted_rows
-from cotune.model.adapters import BASE
+from cotune.model.adapters.slots import BASE
+from cotune.model.engine.plan import merged_starts
+from cotune.model.engine.scoring import Batch, cut_batches, score_batch
 from cotune.model.local import LocalModel
-from cotune.model.packed import merged_starts
-from cotune.model.scoring import Batch, cut_batches, score_batch
 from cotune.prompt.render import RenderedRow
 from measure import Gemm, best_of, interleaved, say, scoring_flops, summary
 from workloads import ScoringWork, middle_of_strides, read_rows, scoring_work

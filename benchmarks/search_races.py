@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.cycle.plan import FINAL
-from cotune.evaluate.racing import Race, Round, loss_bound, successive_halving_schedule
+from cotune.cycle.search.plan import FINAL
+from cotune.evaluate.stats.racing import Race, Round, loss_bound, successive_halving_schedule
 from search_data import WEIGHTS, TaskTable, regret
 
 Floats = NDArray[np.float64]

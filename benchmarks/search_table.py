@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.cycle.budget import parse_budget
-from cotune.cycle.costs import CostModel
+from cotune.cycle.budget.budget import parse_budget
+from cotune.cycle.budget.rates import CostModel
+from cotune.cycle.context import Lab
 from cotune.cycle.journal import Journal
-from cotune.cycle.lab import Lab
-from cotune.cycle.pool import next_pool, opening_pool
 from cotune.cycle.run import Quiet
-from cotune.evaluate.given import LabelsGiven
+from cotune.cycle.search.pool import next_pool, opening_pool
+from cotune.evaluate.responses import LabelsGiven
 from cotune.files import atomic_path, write_json
-from cotune.model.adapters import BASE
+from cotune.model.adapters.slots import BASE
+from cotune.model.engine.score_cache import ScoreCache
+from cotune.model.loading.by_name import open_model
 from cotune.model.local import LocalModel
-from cotune.model.opening import open_model
-from cotune.model.score_cache import ScoreCache
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal, not_shown

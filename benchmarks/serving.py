@@ -33,11 +33,11 @@ from cotune.bundle.load import base_of
 from cotune.bundle.manifest import read_manifest
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.decision import RAW
-from cotune.model.bundled import resolve_model
-from cotune.model.capability import Capability, check_capability
-from cotune.model.engine_settings import EngineSettings
+from cotune.model.engine.settings import EngineSettings
+from cotune.model.hardware.capability import Capability, check_capability
+from cotune.model.loading.bundled import resolve_model
 from cotune.model.local import LocalModel
-from cotune.task.output import label_output
+from cotune.task.values.output import label_output
 from measure import machine_facts, say
 from workloads import read_rows, scoring_work
 

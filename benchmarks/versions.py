@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.evaluate.paired import paired_interval, sign_flip_test
+from cotune.evaluate.stats.paired import paired_interval, sign_flip_test
 from cotune.files import write_text
 
 SETS = ("trec6", "sms_spam", "clinc150")

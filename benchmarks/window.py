@@ -38,13 +38,13 @@ from numpy.typing import NDArray
 
 from cells import add_result, read_results
 from cotune.config import config_from_data
-from cotune.cycle.search_labels.loop import Epochs, best_temperature
-from cotune.cycle.search_labels.trial import HEAD_STRENGTH, REFIT_STRENGTH, WINDOW_SHARE
+from cotune.cycle.probe_search.loop import Epochs, best_temperature
+from cotune.cycle.probe_search.trial import HEAD_STRENGTH, REFIT_STRENGTH, WINDOW_SHARE
 from cotune.evaluate.decision import fit_bias, label_frequencies
-from cotune.evaluate.given import gold_indices
+from cotune.evaluate.responses import gold_indices
+from cotune.model.engine.state_store import layers_of_interest
+from cotune.model.loading.by_name import open_model
 from cotune.model.local import LocalModel
-from cotune.model.opening import open_model
-from cotune.model.state_store import layers_of_interest
 from cotune.probe.cross_fitting import cross_fit, standardised, tempered
 from cotune.probe.logistic import fit_logistic
 from cotune.prompt.bank import seed_prompt

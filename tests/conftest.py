@@ -43,7 +43,7 @@ def pytest_runtest_setup() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An empty cache, so that nothing an earlier run stored can answer a test; only converted models are shared."""
-    from cotune.model.cache import cache_folder
+    from cotune.cache import cache_folder
 
     shared = cache_folder("models")
     folder = tmp_path_factory.mktemp("cotune-cache")
@@ -57,7 +57,7 @@ def cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def bundled_folder(cache_of_this_session: Path) -> Path:
     """The bundled model, fetched and converted where this machine does not have it yet."""
     from cotune.errors import InputError
-    from cotune.model.bundled import bundled_model_folder
+    from cotune.model.loading.bundled import bundled_model_folder
 
     try:
         return bundled_model_folder()

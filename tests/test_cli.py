@@ -20,8 +20,8 @@ import pytest
 
 from cotune import __version__
 from cotune.cli import app, main
-from cotune.cycle.tryout import Tryouts
-from cotune.report.narration import Story
+from cotune.cycle.compare import Tryouts
+from cotune.report.terminal.narration import Story
 from tiny import save_tiny
 
 COMMANDS = [str(command.name or command.callback.__name__) for command in app.registered_commands if command.callback]

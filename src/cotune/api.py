@@ -15,8 +15,8 @@ from cotune.task import Task
 
 if TYPE_CHECKING:
     from cotune.bundle import Predictor
+    from cotune.cycle.compare import Tryout
     from cotune.cycle.run import Result, View
-    from cotune.cycle.tryout import Tryout
 
 _OF_THE_TASK = ("data", "output")
 _OF_A_TASK_OBJECT = ("name", "metric", "limit", "start")
@@ -98,8 +98,8 @@ def try_prompt(
         judge_key_env: the same for the judge.
         base: folder of the base model, where it moved; ``"hub"`` lets model and rows be fetched from the hub.
     """
+    from cotune.cycle.compare import try_prompt as try_in_cycle
     from cotune.cycle.permissions import Permissions
-    from cotune.cycle.tryout import try_prompt as try_in_cycle
 
     allowed = Permissions(metric, endpoint, key_env, judge_endpoint, judge_key_env, base)
     return try_in_cycle(Path(folder).expanduser(), text, task=task, permissions=allowed)

@@ -46,7 +46,7 @@ def _all(
 
 def tell(text: object, *, err: bool = False) -> None:
     """Print words in which names, labels and paths from outside can do nothing to a terminal."""
-    from cotune.report.plain import harmless
+    from cotune.report.terminal.plain import harmless
 
     typer.echo(harmless(text), err=err)
 
@@ -212,7 +212,7 @@ def serve(
         if as_json:
             typer.echo(json.dumps({"url": address, "models": ids}, ensure_ascii=False))
         else:
-            from cotune.report.plain import one_line
+            from cotune.report.terminal.plain import one_line
 
             shown = ", ".join(one_line(name, 200) for name in ids)
             typer.echo(f"Serving {shown} at {address}  (API: {address}/docs, Ctrl-C ends it)")
@@ -394,7 +394,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a bundle for other programs (transformers, PEFT, vLLM, llama.cpp, Ollama), with the base model it was tuned on."""
-    from cotune.bundle.export import export_bundle
+    from cotune.bundle.export.command import export_bundle
     from cotune.probe.readout import PROBE
 
     written = export_bundle(bundle, out, to, base=base)  # type: ignore[arg-type]
@@ -414,7 +414,7 @@ def export(
 @app.command(epilog="Example:\n\n  cotune doctor --json")
 def doctor(as_json: Json = False) -> None:
     """Say what this machine offers, and how to mend what is missing."""
-    from cotune.model.doctor import diagnose, render
+    from cotune.model.hardware.doctor import diagnose, render
 
     found = diagnose()
     if as_json:

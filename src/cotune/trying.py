@@ -16,8 +16,8 @@ from cotune.files import read_text
 from cotune.garbage import collection_paused
 
 if TYPE_CHECKING:
+    from cotune.cycle.compare import Tryout, Tryouts
     from cotune.cycle.permissions import Permissions
-    from cotune.cycle.tryout import Tryout, Tryouts
 
 
 _LOOK_SECONDS = 0.2
@@ -26,7 +26,7 @@ _LOOK_SECONDS = 0.2
 def open_run(run: Path, permissions: Permissions) -> Tryouts:
     """Load what a prompt is compared with; the imports take longer than the rest."""
     with collection_paused():
-        from cotune.cycle.tryout import Tryouts
+        from cotune.cycle.compare import Tryouts
 
         return Tryouts(run, permissions=permissions)
 
@@ -67,7 +67,7 @@ def try_typed(run: Path, permissions: Permissions, *, rows: int, as_json: bool) 
     Raises:
         InputError: the run cannot be opened.
     """
-    from cotune.report.plain import harmless
+    from cotune.report.terminal.plain import harmless
 
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(open_run, run, permissions)
@@ -97,7 +97,7 @@ def try_saved(run: Path, permissions: Permissions, file: Path, *, rows: int, as_
         InputError: the run cannot be opened, or the file cannot be read at first.
         KeyboardInterrupt: by the user, to end it.
     """
-    from cotune.report.plain import harmless
+    from cotune.report.terminal.plain import harmless
 
     text: str | None = read_text(file, "the prompt file")
     tryouts = open_run(run, permissions)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cotune.bundle import load
-from cotune.model.capability import check_capability
+from cotune.model.hardware.capability import check_capability
 from tiny import save_tiny
 
 for folder in ("benchmarks", "tests/bundle"):

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from cotune.bundle import Predictor, load, save_bundle
-from cotune.bundle.export_probe import EMBEDDING_PORT
+from cotune.bundle.export.probe import EMBEDDING_PORT
 from cotune.evaluate.decision import BY_PROBE, RAW, Decision
 from cotune.files import file_sha256
-from cotune.model.adapter_folder import BASE, LoraSettings
+from cotune.model.adapters.files import BASE, LoraSettings
 from cotune.model.local import LocalModel
 from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Demonstration, Prompt
-from cotune.task.output import label_output
+from cotune.task.values.output import label_output
 from tiny import Kind, save_tiny, widen_lora
 
 LABELS = ("person", "place", "card arrival", "card delivery")

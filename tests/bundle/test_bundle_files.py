@@ -29,7 +29,7 @@ from cotune.errors import InputError
 from cotune.evaluate.decision import BY_PROBE, RAW
 from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Prompt
-from cotune.task.output import Output, label_output
+from cotune.task.values.output import Output, label_output
 from tiny import save_tiny
 
 FILES = (
@@ -425,7 +425,7 @@ def test_a_base_model_that_moved(bench: Bench, tmp_path: Path) -> None:
 def test_an_adapter_of_another_shape_is_refused_before_it_answers(bench: Bench, bundle: Path) -> None:
     from safetensors.torch import load_file, save
 
-    from cotune.model.adapter_folder import adapter_content_id
+    from cotune.model.adapters.files import adapter_content_id
 
     path = bundle / "adapter" / "adapter_model.safetensors"
     weights = {name: value[:, :-1].contiguous() for name, value in load_file(path).items()}
@@ -481,7 +481,7 @@ def test_a_forged_probe_is_refused(
     """Every hash in the bundle is right; what it holds is not."""
     from safetensors.numpy import save
 
-    from cotune.model.adapter_folder import adapter_content_id
+    from cotune.model.adapters.files import adapter_content_id
 
     bundle = bench.save_probed(tmp_path / "best", tuned=tuned)
     held = {"weight": np.zeros((4, 32), dtype=np.float32), "bias": np.zeros(4, dtype=np.float32)} | tensors

@@ -16,7 +16,7 @@ from bundles import BIAS, LABELS, PROMPT, TEXTS, Bench, loaded
 from cotune.bundle import Prediction, Predictor, predict_stream
 from cotune.errors import DivergedError, InputError
 from cotune.evaluate.decision import RAW, Decision
-from cotune.model.adapters import BASE
+from cotune.model.adapters.slots import BASE
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, Renderer
@@ -59,7 +59,7 @@ def test_a_bias_can_lift_a_label_that_pruning_would_leave_out(bench: Bench, tmp_
 def test_passes_are_as_long_as_memory_allows(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, tokens: int
 ) -> None:
-    monkeypatch.setattr("cotune.model.capability.free_memory", lambda device: free)
+    monkeypatch.setattr("cotune.model.hardware.capability.free_memory", lambda device: free)
     found = loaded(bench.save(tmp_path / "best"))
     assert isinstance(found.model, LocalModel) and found.model.settings.batch_tokens == tokens
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from bundles import LABELS, PROMPT, TEXTS, Bench, answers_of_page, loaded, make_bench
 
-from cotune.bundle.export import export_bundle
+from cotune.bundle.export.command import export_bundle
 from cotune.bundle.load import load_several
 from cotune.cli import main
 from cotune.errors import InputError
 from cotune.files import file_sha256
-from cotune.model.adapters import BASE
-from cotune.model.trained_prefix import TrainedPrefix
+from cotune.model.adapters.prefix import TrainedPrefix
+from cotune.model.adapters.slots import BASE
 
 ROWS = [{"text": text} for text in TEXTS]
 

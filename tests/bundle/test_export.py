@@ -15,15 +15,15 @@ import pytest
 import torch
 from bundles import BIAS, LABELS, PROMPT, TEXTS, Bench, answers_of_page, loaded, make_bench
 
-from cotune.bundle.export import export_bundle
+from cotune.bundle.export.command import export_bundle
 from cotune.cli import main
 from cotune.errors import CotuneError, InputError
-from cotune.model.adapter_folder import LoraSettings
-from cotune.model.engine_settings import EngineSettings
+from cotune.model.adapters.files import LoraSettings
+from cotune.model.engine.settings import EngineSettings
 from cotune.model.local import LocalModel
 from cotune.probe.readout import PROBE, Probe, load_probe
 from cotune.prompt.prompt import Prompt
-from cotune.task.output import Output
+from cotune.task.values.output import Output
 from tiny import merging_tokenizer
 
 ROWS = [{"text": text} for text in TEXTS]
@@ -107,7 +107,7 @@ def test_a_bundle_without_an_adapter_exports_its_base(bench: Bench, tmp_path: Pa
 def test_weights_that_answer_otherwise_are_not_handed_over(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cotune.bundle import export
+    from cotune.bundle.export import command as export
 
     whole = export.merge
     monkeypatch.setattr(export, "merge", lambda source, adapter, target: whole(source, None, target))
@@ -245,7 +245,7 @@ def test_layers_that_an_adapter_names_are_cut_too(tmp_path: Path) -> None:
 def test_a_probe_that_would_answer_otherwise_is_not_handed_over(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: Any
 ) -> None:
-    from cotune.bundle import export
+    from cotune.bundle.export import command as export
 
     whole = export.cut
     # One layer too many.
@@ -256,7 +256,7 @@ def test_a_probe_that_would_answer_otherwise_is_not_handed_over(
 
 
 def test_batches_are_padded_with_a_token_that_no_prompt_ends_with(bench: Bench, tmp_path: Path) -> None:
-    from cotune.bundle.export_weights import cut, write_classifier
+    from cotune.bundle.export.weights import cut, write_classifier
 
     bundle = bench.save_probed(tmp_path / "bundle")
     probe, own = load_probe(bundle / "adapter"), bench.model.tokenizer.pad_token_id

@@ -18,17 +18,17 @@ from bundles import BIAS, LABELS, TEXTS, Bench, answers_of_page, loaded, make_be
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotune.bundle.export import export_bundle
-from cotune.bundle.export_gguf import label_grammar
-from cotune.bundle.export_probe import EMBEDDING_PORT
+from cotune.bundle.export.command import export_bundle
+from cotune.bundle.export.gguf import label_grammar
+from cotune.bundle.export.gguf_files import weights_in
+from cotune.bundle.export.gguf_layout import Layout
+from cotune.bundle.export.gguf_tokenizer import GgufTokenizer
+from cotune.bundle.export.probe import EMBEDDING_PORT
 from cotune.errors import CotuneError, InputError
-from cotune.model.gguf_files import weights_in
-from cotune.model.gguf_layout import Layout
-from cotune.model.gguf_tokenizer import GgufTokenizer
-from cotune.model.trie import label_paths
+from cotune.model.engine.trie import label_paths
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import Renderer
-from cotune.task.output import Output, label_output
+from cotune.task.values.output import Output, label_output
 from tiny import Kind, merging_tokenizer, save_tiny, tiny_config, tiny_tokenizer
 
 KINDS: tuple[Kind, ...] = ("llama", "qwen2", "qwen3")
@@ -182,7 +182,7 @@ def test_the_bundled_tokenizer_is_the_one_that_its_file_named(bundled_folder: Pa
 def test_half_precision_is_kept_to_the_bit(tmp_path: Path, kind: Kind) -> None:
     from safetensors.torch import load_file
 
-    from cotune.model.gguf_files import write_model
+    from cotune.bundle.export.gguf_files import write_model
 
     folder = save_tiny(tmp_path / "model", kind, dtype=torch.bfloat16)
     layout, tokenizer = Layout.of(folder), GgufTokenizer.of(Renderer(tiny_tokenizer()))

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from bundles import BIAS, LABELS, Bench, loaded, make_bench
 
-from cotune.bundle.export import TARGETS, export_bundle
-from cotune.bundle.export_request import vllm_rank
+from cotune.bundle.export.command import TARGETS, export_bundle
+from cotune.bundle.export.request import vllm_rank
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
-from cotune.task.output import Output, label_output
+from cotune.task.values.output import Output, label_output
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}, "who": {"type": "string"}}, "required": ["n"]}
 JSON = {"output": Output("json", schema_text=json.dumps(SCHEMA)), "metric": "json_f1", "answer_tokens": 40}

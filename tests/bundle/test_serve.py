@@ -19,7 +19,7 @@ from cotune.bundle import Predictor, load_several
 from cotune.embed.text import TextEmbedder
 from cotune.evaluate.decision import fit_bias
 from cotune.prompt.prompt import Prompt
-from cotune.task.output import Output
+from cotune.task.values.output import Output
 
 TWO = Prompt(input_template="{title}\n{body}", cue="Label:")
 

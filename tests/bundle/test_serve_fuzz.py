@@ -20,7 +20,7 @@ from servers import Client, running
 
 from cotune.bundle import load_several
 from cotune.prompt.prompt import Prompt
-from cotune.task.output import Output
+from cotune.task.values.output import Output
 
 CHECKS = [
     not_a_server_error,

@@ -15,9 +15,9 @@ from servers import Client, running, texts
 
 from cotune.bundle import Predictor, load_several
 from cotune.bundle.serve.work import Draw, Drawing
-from cotune.model.generations import Sampling
+from cotune.model.base import Sampling
 from cotune.prompt.prompt import Prompt
-from cotune.task.output import Output
+from cotune.task.values.output import Output
 
 SCHEMA = {
     "type": "object",

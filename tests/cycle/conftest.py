@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cycle_runs import SETTINGS, Commands, Ended, labelled_rows, write_csv
 
-from cotune.model.cache import cache_folder
+from cotune.cache import cache_folder
 from tiny import save_tiny
 
 

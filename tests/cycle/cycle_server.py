@@ -36,12 +36,12 @@ LOADED = (
     "rich.console",
     "cotune.cli",
     "cotune.cycle.run",
-    "cotune.cycle.tryout",
+    "cotune.cycle.compare",
     "cotune.bundle",
     "cotune.report",
     "cotune.model.local",
-    "cotune.model.bundled",
-    "cotune.model.capability",
+    "cotune.model.loading.bundled",
+    "cotune.model.hardware.capability",
 )
 PATIENCE_S = 60
 """Processor seconds of a command: on a machine that does something else, a command that waits for its turn is not stuck."""
@@ -108,12 +108,12 @@ def arm(at: list[Any], hit: Callable[[], None]) -> None:
     elif kind == "folder rename":
         before(Path, "rename", lambda self, target: fnmatch(Path(target).name, what))
     elif kind == "adapter saved":
-        from cotune.model.adapters import AdapterSlot
+        from cotune.model.adapters.slots import AdapterSlot
 
         after(AdapterSlot, "save")
     elif kind == "pass":
-        from cotune.cycle.lab import Lab
-        from cotune.model import label_scoring
+        from cotune.cycle.context import Lab
+        from cotune.model.engine import label_scoring
 
         stage = [""]
         real_scores = Lab.scores
@@ -125,7 +125,7 @@ def arm(at: list[Any], hit: Callable[[], None]) -> None:
         Lab.scores = scores  # type: ignore[method-assign]
         after(label_scoring, "_compute", lambda *a, **k: stage[0] == what)
     elif kind == "states stored":
-        from cotune.model.state_store import StateStore
+        from cotune.model.engine.state_store import StateStore
 
         after(StateStore, "put")
     elif kind == "model opened":
@@ -141,7 +141,7 @@ def arm(at: list[Any], hit: Callable[[], None]) -> None:
 
         before(cotune.bundle.save, "verify")
     elif kind == "clean":
-        from cotune.cycle.lab import Lab
+        from cotune.cycle.context import Lab
 
         before(Lab, "clean")
     else:

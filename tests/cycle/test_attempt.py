@@ -9,21 +9,21 @@ import pytest
 from cycle_runs import journal_of
 from test_slicing import judged, make_lab
 
-from cotune.cycle.arms import Confirmed
 from cotune.cycle.attempt import attempt
-from cotune.cycle.budget import parse_budget
+from cotune.cycle.budget.budget import parse_budget
+from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.candidate import Candidate
-from cotune.cycle.costs import CostModel
+from cotune.cycle.context import Lab
+from cotune.cycle.diagnostics.slices import measure_slices
+from cotune.cycle.diagnostics.stability import measure_noise, measure_robustness
 from cotune.cycle.journal import Journal
-from cotune.cycle.lab import Lab
 from cotune.cycle.run import Quiet
-from cotune.cycle.slicing import measure_slices
-from cotune.cycle.track import Measured
-from cotune.cycle.trust import measure_noise, measure_robustness
+from cotune.cycle.search.confirm import Confirmed
+from cotune.cycle.search.trial import Measured
 from cotune.embed import TextEmbedder
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.decision import RAW, Decision
-from cotune.model.adapters import BASE
+from cotune.model.adapters.slots import BASE
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task

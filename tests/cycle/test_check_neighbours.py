@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from cycle_runs import journal_of
 
-from cotune.cycle import neighbours
-from cotune.cycle.budget import parse_budget
-from cotune.cycle.costs import CostModel
+from cotune.cycle.budget.budget import parse_budget
+from cotune.cycle.budget.rates import CostModel
+from cotune.cycle.context import Lab
+from cotune.cycle.diagnostics import near_duplicates as neighbours
+from cotune.cycle.diagnostics.leakage import overlap_finding, overlapping
+from cotune.cycle.diagnostics.near_duplicates import check_neighbours
 from cotune.cycle.journal import Journal
-from cotune.cycle.lab import Lab
-from cotune.cycle.neighbours import check_neighbours
-from cotune.cycle.overlap import overlap_finding, overlapping
 from cotune.cycle.run import Quiet
 from cotune.embed import TextEmbedder
-from cotune.model.engine_settings import EngineSettings
+from cotune.model.engine.settings import EngineSettings
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task import Example, SealedTest
 from cotune.task.near import near_duplicates

@@ -12,21 +12,21 @@ import pytest
 import torch
 from cycle_runs import SETTINGS, journal_of, labelled_rows, summary_of
 
+from cotune.cache import CACHE_VARIABLE
 from cotune.config import config_in_memory
-from cotune.cycle.budget import parse_budget
-from cotune.cycle.costs import CostModel
+from cotune.cycle.budget.budget import parse_budget
+from cotune.cycle.budget.rates import CostModel
+from cotune.cycle.context import Lab
 from cotune.cycle.journal import Journal
-from cotune.cycle.lab import Lab
 from cotune.cycle.ledger import enter_opening
-from cotune.cycle.pool import has_room, next_pool
 from cotune.cycle.run import Quiet
 from cotune.cycle.run import run as run_cycle
+from cotune.cycle.search.pool import has_room, next_pool
 from cotune.evaluate.openings import openings_sentence
-from cotune.model.cache import CACHE_VARIABLE
-from cotune.model.capability import check_capability
-from cotune.model.engine_settings import EngineSettings
+from cotune.model.engine.runner import PackedRunner
+from cotune.model.engine.settings import EngineSettings
+from cotune.model.hardware.capability import check_capability
 from cotune.model.local import LocalModel
-from cotune.model.runner import PackedRunner
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.sealed import OpenedTest, SealedTest
 from cotune.task.task import Task
@@ -297,7 +297,7 @@ def test_a_time_budget_is_kept(bench: Bench, tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr(sys.modules[f"cotune.cycle.{module}"], "time", clock)
     # A first guess that is twice too hopeful, on every machine.
     found = replace(check_capability("cpu", "float32", 1), gemm_gflops={"float32": 0.55, "bfloat16": 0.4})
-    monkeypatch.setattr("cotune.model.capability.check_capability", lambda *_: found)
+    monkeypatch.setattr("cotune.model.hardware.capability.check_capability", lambda *_: found)
     task = Task.from_rows(labelled_rows(90), input="text", output="label")
     settings: dict[str, Any] = {"model": str(bench.model), "budget": "11s", "seed": 4, "engine": {"dtype": "float32"}}
     settings |= {

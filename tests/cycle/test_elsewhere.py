@@ -21,12 +21,12 @@ from cotune.cycle.candidate import Candidate
 from cotune.endpoint import Client, Endpoint
 from cotune.endpoint.way import Way
 from cotune.errors import InputError
-from cotune.model.remote import RemoteModel
+from cotune.model.remote.model import RemoteModel
 from cotune.prompt.bank import seed_prompt
 from cotune.task.answered import Answered
-from cotune.task.output import Output
+from cotune.task.metrics.user import UserMetric
 from cotune.task.task import Task
-from cotune.task.user_metric import UserMetric
+from cotune.task.values.output import Output
 
 SECRET = "sk-secret-of-this-machine"
 PROMPT = "Name it: {text}"

@@ -13,22 +13,21 @@ from hypothesis import strategies as st
 from test_track import measured
 
 from cotune.config import RunConfig, config_in_memory
-from cotune.cycle import ending
-from cotune.cycle.budget import parse_budget
-from cotune.cycle.costs import CostModel
-from cotune.cycle.deciding import SPENT, Decider
-from cotune.cycle.ending import EndCosts
+from cotune.cycle.budget.budget import parse_budget
+from cotune.cycle.budget.rates import CostModel
+from cotune.cycle.budget.reserve import spent_to
+from cotune.cycle.budget.row_costs import RowCosts
+from cotune.cycle.context import Lab
 from cotune.cycle.journal import Journal
-from cotune.cycle.lab import Lab
-from cotune.cycle.plan import Plan
-from cotune.cycle.reserve import spent_to
-from cotune.cycle.row_costs import RowCosts
 from cotune.cycle.run import Quiet
 from cotune.cycle.run import run as run_cycle
-from cotune.cycle.search import Search
-from cotune.cycle.track import Track, advance, decay_steps, finish, open_track
-from cotune.cycle.untuned import CALIBRATION_ROWS
-from cotune.model.adapters import BASE
+from cotune.cycle.search.ending import EndCosts
+from cotune.cycle.search.plan import Plan
+from cotune.cycle.search.policy import SPENT, Decider
+from cotune.cycle.search.state import Search, ending
+from cotune.cycle.search.trial import Track, advance, decay_steps, finish, open_track
+from cotune.cycle.search.untuned import CALIBRATION_ROWS
+from cotune.model.adapters.slots import BASE
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.task import Task

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from cotune.cycle.allowance import variants_of
+from cotune.cycle.diagnostics.allowance import variants_of
 from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import Renderer

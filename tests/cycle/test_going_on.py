@@ -12,10 +12,10 @@ import pytest
 from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, summary_of, without_times, write_csv
 
 import cotune
+from cotune.cache import cache_folder
 from cotune.config import config_from_data
-from cotune.cycle.start import open_start
+from cotune.cycle.warm_start import open_start
 from cotune.files import file_sha256
-from cotune.model.cache import cache_folder
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.sealed import SealedTest
 

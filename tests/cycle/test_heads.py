@@ -15,18 +15,18 @@ from test_ending import lab_in
 import cotune
 from cotune.config import config_in_memory
 from cotune.cycle.candidate import Candidate
-from cotune.cycle.heads import Heads
+from cotune.cycle.compare import Tryouts
 from cotune.cycle.run import run as run_cycle
-from cotune.cycle.track import Measured, advance, measure, open_track
-from cotune.cycle.tryout import Tryouts
+from cotune.cycle.search.heads import Heads
+from cotune.cycle.search.trial import Measured, advance, measure, open_track
 from cotune.evaluate.decision import RAW
-from cotune.evaluate.given import LabelsGiven
+from cotune.evaluate.responses import LabelsGiven
 from cotune.evaluate.scoring import Evaluation
-from cotune.model.adapter_folder import adapter_content_id
-from cotune.model.adapters import BASE
+from cotune.model.adapters.files import adapter_content_id
+from cotune.model.adapters.slots import BASE
 from cotune.probe.readout import PROBE
 from cotune.prompt.bank import seed_prompt
-from cotune.report.steps import ALONE
+from cotune.report.terminal.steps import ALONE
 from cotune.task.task import Task
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cotune.cycle.budget import Clock, parse_budget
+from cotune.cycle.budget.budget import Clock, parse_budget
 from cotune.cycle.journal import JOURNAL, DamagedJournalError, Journal, cut_journal, read_journal
 from cotune.errors import BudgetError, CotuneError, InputError
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cycle_runs import Ended, journal_of, summary_of, without_times
 
-from cotune.cycle.search_labels.race import places_after, rounds_of, rows_embedded
+from cotune.cycle.probe_search.race import places_after, rounds_of, rows_embedded
 from cotune.evaluate.attribution import ARMS
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ import pytest
 from cycle_runs import journal_of
 
 import cotune
+from cotune.bundle.export.gguf_files import write_model
+from cotune.bundle.export.gguf_layout import Layout
+from cotune.bundle.export.gguf_tokenizer import GgufTokenizer
 from cotune.bundle.manifest import read_manifest
-from cotune.model.gguf_files import write_model
-from cotune.model.gguf_layout import Layout
-from cotune.model.gguf_tokenizer import GgufTokenizer
-from cotune.model.opening import open_model
+from cotune.model.loading.by_name import open_model
 from cotune.prompt.prompt import Prompt
 from llama import llama_server
 

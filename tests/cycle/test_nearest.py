@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 from cycle_runs import journal_of, labelled_rows, summary_of, without_times
 
-from cotune.cycle.budget import parse_budget
-from cotune.cycle.costs import CostModel
+from cotune.cycle.budget.budget import parse_budget
+from cotune.cycle.budget.rates import CostModel
+from cotune.cycle.context import Lab
 from cotune.cycle.journal import Journal
-from cotune.cycle.lab import Lab
-from cotune.cycle.pool import has_room, nearest_variant, opening_pool
 from cotune.cycle.run import Quiet
-from cotune.cycle.track import advance, open_track
-from cotune.model.adapters import BASE
-from cotune.model.engine_settings import EngineSettings
+from cotune.cycle.search.pool import has_room, nearest_variant, opening_pool
+from cotune.cycle.search.trial import advance, open_track
+from cotune.model.adapters.slots import BASE
+from cotune.model.engine.settings import EngineSettings
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.task import Task

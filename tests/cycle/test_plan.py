@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from cotune.cycle.budget import Budget, parse_budget
-from cotune.cycle.costs import CostModel
-from cotune.cycle.plan import Plan, Sizes, make_plan
+from cotune.cycle.budget.budget import Budget, parse_budget
+from cotune.cycle.budget.rates import CostModel
+from cotune.cycle.search.plan import Plan, Sizes, make_plan
 from cotune.errors import BudgetError
-from cotune.evaluate.racing import schedule_cost, successive_halving_schedule
+from cotune.evaluate.stats.racing import schedule_cost, successive_halving_schedule
 
 TREC = Sizes(train=350, dev=150, test=500, own=20.0, step_tokens=225.0, steps_per_epoch=44)
 TEST_ROW = 5 * 20 / 500

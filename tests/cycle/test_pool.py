@@ -11,12 +11,12 @@ from cycle_runs import journal_of, labelled_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotune.cycle.budget import parse_budget
-from cotune.cycle.costs import CostModel
+from cotune.cycle.budget.budget import parse_budget
+from cotune.cycle.budget.rates import CostModel
+from cotune.cycle.context import Lab
 from cotune.cycle.journal import Journal
-from cotune.cycle.lab import Lab
-from cotune.cycle.pool import NEAR, choose_entrants, next_pool, opening_pool, shown_text, thinned
 from cotune.cycle.run import Quiet
+from cotune.cycle.search.pool import NEAR, choose_entrants, next_pool, opening_pool, shown_text, thinned
 from cotune.embed import behaviour, centred, distances
 from cotune.prompt.bank import bare_prompt, seed_prompt, starting_bank
 from cotune.prompt.prompt import Prompt

@@ -11,11 +11,11 @@ from cycle_runs import SETTINGS, journal_of, summary_of
 
 from cotune.bundle import load
 from cotune.config import TuneConfig
-from cotune.cycle.opening import _check_tunable
+from cotune.cycle.setup import _check_tunable
 from cotune.errors import InputError
-from cotune.model.trained_prefix import load_prefix
-from cotune.task.output import Output
+from cotune.model.adapters.prefix import load_prefix
 from cotune.task.task import Task
+from cotune.task.values.output import Output
 from tiny import tiny_local
 
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ from cycle_runs import Ended, journal_of, summary_of, without_times
 from chat_server import ChatServer, Handler, Reply, chat_server, say, send, slow, torn
 from cotune.bundle.load import OpenedBundle, load
 from cotune.bundle.remote import ENDPOINT, remote_predictor
+from cotune.cache import cache_folder
 from cotune.endpoint import Client, Endpoint, EndpointError
 from cotune.endpoint.way import Way
 from cotune.errors import InputError
 from cotune.files import file_sha256
-from cotune.model.cache import cache_folder
-from cotune.model.remote import RemoteModel
+from cotune.model.remote.model import RemoteModel
 from cotune.prompt.prompt import Prompt
 from labelling_server import labelling
 

@@ -17,9 +17,9 @@ from chat_server import ChatServer, Handler, chat_server, send, torn
 from cotune.api import try_prompt
 from cotune.bundle import load
 from cotune.evaluate.decision import RAW
-from cotune.evaluate.given import TextsGiven
-from cotune.task.output import Output
+from cotune.evaluate.responses import TextsGiven
 from cotune.task.task import Task
+from cotune.task.values.output import Output
 
 if TYPE_CHECKING:
     from conftest import Bench

@@ -12,18 +12,18 @@ from cycle_runs import journal_of, labelled_rows
 
 from chat_server import chat_server, say, slow
 from cotune.config import RunConfig, config_in_memory
-from cotune.cycle.budget import parse_budget
+from cotune.cycle.budget.budget import parse_budget
+from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.candidate import Candidate
-from cotune.cycle.costs import CostModel
-from cotune.cycle.guide import Guide
+from cotune.cycle.context import Lab
+from cotune.cycle.diagnostics.slices import measure_slices, slicing_tokens
 from cotune.cycle.journal import Journal
-from cotune.cycle.lab import Lab
-from cotune.cycle.pool import demonstration_pool
 from cotune.cycle.run import Quiet
-from cotune.cycle.slicing import measure_slices, slicing_tokens
-from cotune.cycle.track import Measured
+from cotune.cycle.search.guide import Guide
+from cotune.cycle.search.pool import demonstration_pool
+from cotune.cycle.search.trial import Measured
 from cotune.evaluate.scoring import Evaluation
-from cotune.model.engine_settings import EngineSettings
+from cotune.model.engine.settings import EngineSettings
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings

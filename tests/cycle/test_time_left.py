@@ -9,10 +9,10 @@ import pytest
 from cycle_runs import journal_of, labelled_rows
 
 from cotune.config import config_in_memory
-from cotune.cycle.budget import parse_budget
-from cotune.cycle.costs import CostModel
+from cotune.cycle.budget.budget import parse_budget
+from cotune.cycle.budget.rates import CostModel
+from cotune.cycle.context import Lab
 from cotune.cycle.journal import Journal
-from cotune.cycle.lab import Lab
 from cotune.cycle.run import Quiet
 from cotune.cycle.run import run as run_cycle
 from cotune.task.task import Task

@@ -6,17 +6,17 @@ from typing import Any, cast
 import numpy as np
 from cycle_runs import labelled_rows
 
-from cotune.cycle.budget import parse_budget
+from cotune.cycle.budget.budget import parse_budget
+from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.candidate import Candidate
-from cotune.cycle.costs import CostModel
+from cotune.cycle.context import Lab
 from cotune.cycle.journal import Journal
-from cotune.cycle.lab import Lab
 from cotune.cycle.run import Quiet
-from cotune.cycle.track import Measured, Track, open_track
+from cotune.cycle.search.trial import Measured, Track, open_track
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.scoring import Evaluation, unanswered
-from cotune.model.adapter_folder import LoraSettings
-from cotune.model.engine_settings import EngineSettings
+from cotune.model.adapters.files import LoraSettings
+from cotune.model.engine.settings import EngineSettings
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task

@@ -10,9 +10,9 @@ import pytest
 from cycle_runs import journal_of, summary_of
 from test_resume import KILLED, same_as
 
-from cotune.cycle.allowance import FORMATS, NOISE
-from cotune.cycle.budget import parse_budget
-from cotune.cycle.costs import CostModel
+from cotune.cycle.budget.budget import parse_budget
+from cotune.cycle.budget.rates import CostModel
+from cotune.cycle.diagnostics.allowance import FORMATS, NOISE
 from cotune.prompt.prompt import Prompt
 
 if TYPE_CHECKING:

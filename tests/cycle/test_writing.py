@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cotune.cycle.answering import answering_for
-from cotune.cycle.writing import WrittenAnswering
+from cotune.cycle.answering.base import answering_for
+from cotune.cycle.answering.written import WrittenAnswering
 from cotune.errors import InputError
 from cotune.evaluate.decision import RAW
-from cotune.evaluate.given import AnswersGiven
-from cotune.model.writing import most_tokens
+from cotune.evaluate.responses import AnswersGiven
+from cotune.model.structured.limits import most_tokens
 from cotune.prompt.bank import seed_prompt
-from cotune.task.metrics import METRICS
+from cotune.task.metrics.metric import METRICS
 from cotune.task.task import Task
 from tiny import tiny_local
 

@@ -15,7 +15,7 @@ from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.refine import not_shown
 from cotune.task.example import Example
-from cotune.task.output import Output
+from cotune.task.values.output import Output
 from tiny import save_tiny, tiny_local
 
 LABELS = ("person", "place", "number")

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from cotune.bundle.export import export_bundle
+from cotune.bundle.export.command import export_bundle
 from cotune.endpoint import Client, Endpoint
 from cotune.endpoint.way import Way
-from cotune.model.naive import use_plain_attention
-from cotune.model.remote import RemoteModel
+from cotune.model.engine.fallback import use_plain_attention
+from cotune.model.remote.model import RemoteModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 from bundles import LABELS, TEXTS, loaded, make_bench

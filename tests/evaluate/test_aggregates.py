@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from cotune.evaluate.arms import ArmScores, ArmsMetric, aggregate_statistic
 from cotune.evaluate.attribution import ARMS, attribute
-from cotune.evaluate.clusters import FEW_GROUPS
-from cotune.evaluate.intervals import aggregate_interval, few_groups_limits
-from cotune.evaluate.resampling import bootstrap_limits, difference_error, evaluate_over, resampling_weights
+from cotune.evaluate.stats.clusters import FEW_GROUPS
+from cotune.evaluate.stats.intervals import aggregate_interval, few_groups_limits
+from cotune.evaluate.stats.resampling import bootstrap_limits, difference_error, evaluate_over, resampling_weights
 from cotune.task.answered import Answered
-from cotune.task.metrics import METRICS, Aggregate
-from cotune.task.output import label_output
+from cotune.task.metrics.metric import METRICS, Aggregate
+from cotune.task.values.output import label_output
 
 Floats = NDArray[np.float64]
 LABELS = ("a", "b", "c")

@@ -10,8 +10,8 @@ import pytest
 from cotune.evaluate.answer_noise import AnswerNoise, compare_answers
 from cotune.evaluate.scoring import Evaluation, judged
 from cotune.task.answered import Answered
-from cotune.task.metrics import METRICS
-from cotune.task.output import Output
+from cotune.task.metrics.metric import METRICS
+from cotune.task.values.output import Output
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}
 JSON = Output("json", schema_text=json.dumps(SCHEMA))

@@ -10,8 +10,8 @@ from sklearn.metrics import f1_score
 
 from cotune.evaluate.arms import ArmScores, ArmsMetric
 from cotune.evaluate.attribution import ARMS, GAINS, Gain, attribute, sentence
-from cotune.evaluate.intervals import Interval
-from cotune.evaluate.paired import mcnemar, paired_proportion_interval
+from cotune.evaluate.stats.intervals import Interval
+from cotune.evaluate.stats.paired import mcnemar, paired_proportion_interval
 
 ACCURACY = {"seed_prompt": 0.4, "prompt_only": 0.5, "best_prompt": 0.45, "seed_tuned": 0.8, "best_tuned": 0.95}
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cotune.evaluate.by_field import MOST_FIELDS, field_scores
-from cotune.evaluate.intervals import proportion_interval
+from cotune.evaluate.stats.intervals import proportion_interval
 from cotune.task.answered import Answered
-from cotune.task.output import Output
+from cotune.task.values.output import Output
 
 OUTPUT = Output("json", (), '{"type": "object"}')
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from cotune.evaluate.cross_fitted import corrected_error, probably_worse
+from cotune.evaluate.stats.cross_fitted import corrected_error, probably_worse
 from cotune.probe import fit_logistic, fold_numbers
 from cotune.probe.cross_fitting import standardised
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cotune.evaluate.detectable import (
+from cotune.evaluate.stats.detectable import (
     ASSUMED_CORRELATION,
     detectable_sentence,
     mcnemar_power,
     minimum_detectable_effect,
 )
-from cotune.evaluate.paired import mcnemar, sign_flip_test
+from cotune.evaluate.stats.paired import mcnemar, sign_flip_test
 
 
 @pytest.mark.parametrize(("n", "discordant"), [(100, 0.2), (200, 0.1), (500, 0.1)])

@@ -7,9 +7,9 @@ import pytest
 from dependent import ALONE, GROUPED, Floats, ids_of
 from scipy import special
 
-from cotune.evaluate.f1 import Average, f1_from_counts, f1_influence, f1_statistic
-from cotune.evaluate.f1_posterior import confusion_counts, dirichlet_f1, effective_share, posterior_limits
-from cotune.evaluate.resampling import influence_values
+from cotune.evaluate.stats.f1 import Average, f1_from_counts, f1_influence, f1_statistic
+from cotune.evaluate.stats.f1_posterior import confusion_counts, dirichlet_f1, effective_share, posterior_limits
+from cotune.evaluate.stats.resampling import influence_values
 
 AVERAGES: tuple[Average, ...] = ("macro", "weighted")
 

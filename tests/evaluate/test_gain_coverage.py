@@ -11,8 +11,8 @@ from scipy import special
 
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.attribution import ARMS, GAINS, attribute
-from cotune.evaluate.paired import FEW_DIFFERING, contrast_limits, grouped_tango_limits, sign_flip_test, tango_limits
-from cotune.evaluate.resampling import bootstrap_limits, weighted_mean
+from cotune.evaluate.stats.paired import FEW_DIFFERING, contrast_limits, grouped_tango_limits, sign_flip_test, tango_limits
+from cotune.evaluate.stats.resampling import bootstrap_limits, weighted_mean
 
 ACCURACIES = ((0.4, 0.5, 0.45, 0.8, 0.95), (0.6, 0.6, 0.6, 0.7, 0.7), (0.9, 0.9, 0.92, 0.95, 0.97), (0.2, 0.5, 0.5, 0.85, 0.9))
 """Of the five arms, in the order of ``ARMS``."""

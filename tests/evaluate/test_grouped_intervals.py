@@ -7,9 +7,9 @@ import pytest
 from dependent import GROUPED, STRONG, Floats, ids_of, margins
 from scipy import special
 
-from cotune.evaluate.clusters import FEW_GROUPS, correlation_bound, effective_rows, group_sums
-from cotune.evaluate.intervals import bca_bootstrap, mean_interval, proportion_interval, wilson, wilson_limits
-from cotune.evaluate.resampling import bootstrap_limits, weighted_mean
+from cotune.evaluate.stats.clusters import FEW_GROUPS, correlation_bound, effective_rows, group_sums
+from cotune.evaluate.stats.intervals import bca_bootstrap, mean_interval, proportion_interval, wilson, wilson_limits
+from cotune.evaluate.stats.resampling import bootstrap_limits, weighted_mean
 
 SHARES = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95)
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy import special
 from sklearn.metrics import f1_score
 
-from cotune.evaluate.f1 import f1_statistic
-from cotune.evaluate.f1_posterior import dirichlet_f1
-from cotune.evaluate.intervals import (
+from cotune.evaluate.stats.f1 import f1_statistic
+from cotune.evaluate.stats.f1_posterior import dirichlet_f1
+from cotune.evaluate.stats.intervals import (
     Interval,
     bca_bootstrap,
     clopper_pearson,
@@ -19,7 +19,7 @@ from cotune.evaluate.intervals import (
     proportion_interval,
     wilson,
 )
-from cotune.evaluate.resampling import bootstrap_limits, weighted_mean
+from cotune.evaluate.stats.resampling import bootstrap_limits, weighted_mean
 
 SIZES = (30, 100, 500)
 

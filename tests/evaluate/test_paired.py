@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from cotune.evaluate.paired import (
+from cotune.evaluate.stats.paired import (
     discordant_rows,
     holm,
     mcnemar,

@@ -11,13 +11,13 @@ import pytest
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.attribution import GAINS, Gain, attribute
 from cotune.evaluate.decision import Decision
-from cotune.evaluate.given import OwnLabelsGiven
-from cotune.evaluate.intervals import Interval
-from cotune.evaluate.paired import mcnemar
 from cotune.evaluate.previous import Part, compare_parts, keep_sentence, which_to_keep
+from cotune.evaluate.responses import OwnLabelsGiven
 from cotune.evaluate.scoring import finite
+from cotune.evaluate.stats.intervals import Interval
+from cotune.evaluate.stats.paired import mcnemar
 from cotune.task import Example, Task
-from cotune.task.metrics import METRICS
+from cotune.task.metrics.metric import METRICS
 
 
 def gain(value: float, p: float) -> Gain:

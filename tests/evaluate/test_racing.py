@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import special
 
 from cotune.errors import DivergedError
-from cotune.evaluate.racing import (
+from cotune.evaluate.stats.racing import (
     Evidence,
     Race,
     Round,

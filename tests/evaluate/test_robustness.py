@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from cotune.evaluate.arms import ArmScores
-from cotune.evaluate.intervals import Interval
 from cotune.evaluate.robustness import MEASURES, Robustness, robustness
+from cotune.evaluate.stats.intervals import Interval
 
 FORMATS = 8
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import special
 
-from cotune.evaluate.calibration import expected_calibration_error, log_loss_rows, reliability_bins
-from cotune.evaluate.racing import successive_halving_schedule
-from cotune.evaluate.selection import winners_curse
+from cotune.evaluate.stats.calibration import expected_calibration_error, log_loss_rows, reliability_bins
+from cotune.evaluate.stats.racing import successive_halving_schedule
+from cotune.evaluate.stats.selection import winners_curse
 
 
 def _dev(true: np.ndarray, rows: int, generator) -> np.ndarray:

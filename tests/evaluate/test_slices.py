@@ -63,8 +63,8 @@ def test_most_of_the_rows_are_no_slice(cloud: int, slices: int) -> None:
 
 
 def test_intervals_cover_the_true_difference_of_a_fixed_slice() -> None:
-    from cotune.evaluate.intervals import wilson
     from cotune.evaluate.slices import _difference
+    from cotune.evaluate.stats.intervals import wilson
 
     rng = np.random.default_rng(0)
     hits = 0

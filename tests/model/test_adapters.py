@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from cotune.errors import CotuneError, InputError
 from cotune.files import write_json
-from cotune.model.adapter_folder import CONFIG, WEIGHTS, LoraSettings, adapter_content_id, read_settings
-from cotune.model.adapters import BASE
+from cotune.model.adapters.files import CONFIG, WEIGHTS, LoraSettings, adapter_content_id, read_settings
+from cotune.model.adapters.slots import BASE
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from tiny import FITTING, tiny_local, tiny_model, tiny_tokenizer, widen_lora
@@ -60,7 +60,7 @@ def test_a_saved_adapter_is_a_plain_peft_folder(tmp_path: Path, kind: Any) -> No
 
 
 def local_plan(ids: tuple[int, ...]) -> Any:
-    from cotune.model.packed import plan_pass
+    from cotune.model.engine.plan import plan_pass
 
     return plan_pass([ids], prefix=0)
 

@@ -11,7 +11,7 @@ import pytest
 
 TRIAL = """
 import resource, sys
-from cotune.model.allocator import settle_memory
+from cotune.model.hardware.allocator import settle_memory
 if sys.argv[1] == "keep":
     assert settle_memory()
 import numpy as np
@@ -36,7 +36,7 @@ def test_large_blocks_are_not_mapped_anew() -> None:
 
 HUGE = """
 import torch
-from cotune.model.allocator import settle_memory
+from cotune.model.hardware.allocator import settle_memory
 settle_memory()
 large = torch.empty(64 << 20, dtype=torch.uint8)
 print(sum(line.startswith("VmFlags") and " hg" in line for line in open("/proc/self/smaps")))

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotune.model import label_scoring
-from cotune.model.score_cache import ScoreCache
-from cotune.model.scoring import cut_batches
+from cotune.model.engine import label_scoring
+from cotune.model.engine.score_cache import ScoreCache
+from cotune.model.engine.scoring import cut_batches
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow
 from tiny import tiny_local

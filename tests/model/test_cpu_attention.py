@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from cotune.model import cpu_attention
-from cotune.model.cpu_attention import attend, attend_backward
+from cotune.model.engine import cpu_attention
+from cotune.model.engine.cpu_attention import attend, attend_backward
 
 
 def inputs(dtype: torch.dtype, *, masked: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:

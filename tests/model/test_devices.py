@@ -17,14 +17,14 @@ import pytest
 import torch
 from elsewhere import ELSEWHERE, elsewhere, move
 
+from cotune.cache import CACHE_VARIABLE
 from cotune.errors import InputError
-from cotune.model.adapter_folder import LoraSettings
-from cotune.model.cache import CACHE_VARIABLE
-from cotune.model.capability import check_capability
-from cotune.model.engine_settings import EngineSettings
-from cotune.model.generations import Sampling
-from cotune.model.grammar import Grammar
+from cotune.model.adapters.files import LoraSettings
+from cotune.model.base import Sampling
+from cotune.model.engine.settings import EngineSettings
+from cotune.model.hardware.capability import check_capability
 from cotune.model.local import LocalModel
+from cotune.model.structured.grammar import Grammar
 from cotune.prompt.prompt import Prompt
 from cotune.tune.batches import TrainingRow, training_rows
 from cotune.tune.loss import common_prefix, shared_prefix_loss

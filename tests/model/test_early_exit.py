@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from cotune.errors import InputError
-from cotune.model.cut import cut_decoder, layers_of, norm_epsilon, unit_rms
-from cotune.model.engine_settings import EngineSettings
-from cotune.model.light_llama import LightLlama
+from cotune.model.engine.plan import plan_pass
+from cotune.model.engine.settings import EngineSettings
+from cotune.model.layers.cut import cut_decoder, layers_of, norm_epsilon, unit_rms
+from cotune.model.loading.minimal_llama import LightLlama
 from cotune.model.local import LocalModel
-from cotune.model.packed import plan_pass
 from tiny import save_tiny, tiny_local, tiny_model, tiny_tokenizer
 
 DEPTH = 4

@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotune.model.engine_settings import batch_tokens, weight_bytes
+from cotune.model.engine.settings import batch_tokens, weight_bytes
 
 MB, GB = 10**6, 10**9
 BYTES = st.integers(0, 10**13)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import cotune.model.laid_out as laid_out_module
-from cotune.model.adapter_folder import LoraSettings
-from cotune.model.fused_lora import LoraGroup
-from cotune.model.laid_out import can_lay_out
+import cotune.model.layers.packed_weights as laid_out_module
+from cotune.model.adapters.files import LoraSettings
+from cotune.model.layers.fused_lora import LoraGroup
+from cotune.model.layers.packed_weights import can_lay_out
 from cotune.model.local import LocalModel
 from cotune.tune.batches import TrainingRow
 from cotune.tune.loss import plain_loss, shared_prefix_loss

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from cotune.errors import DivergedError, InputError
-from cotune.model import generating
-from cotune.model.adapter_folder import LoraSettings
-from cotune.model.decode_attention import DecodeStep, OwnKeyValues
-from cotune.model.generations import Sampling
-from cotune.model.naive import use_plain_attention
-from cotune.model.score_cache import ScoreCache
+from cotune.model.adapters.files import LoraSettings
+from cotune.model.base import Sampling
+from cotune.model.engine import generation as generating
+from cotune.model.engine.decode_attention import DecodeStep, OwnKeyValues
+from cotune.model.engine.fallback import use_plain_attention
+from cotune.model.engine.score_cache import ScoreCache
 from cotune.prompt.prompt import Demonstration, Prompt
 from tiny import FITTING, UNFIT, WINDOW, tiny_local, widen_lora
 

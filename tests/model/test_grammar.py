@@ -12,14 +12,14 @@ from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
 
 from cotune.errors import InputError
-from cotune.model.choosing import Chooser
-from cotune.model.generations import GREEDY, Sampling
-from cotune.model.grammar import Grammar
-from cotune.model.json_terms import END
-from cotune.model.token_grammar import TokenGrammar, TokenTable
+from cotune.model.base import GREEDY, Sampling
+from cotune.model.engine.sampling import Chooser
+from cotune.model.structured.grammar import Grammar
+from cotune.model.structured.json_terms import END
+from cotune.model.structured.token_grammar import TokenGrammar, TokenTable
 from cotune.prompt.prompt import Prompt
-from cotune.task.json_value import json_text
-from cotune.task.output import Output
+from cotune.task.values.json_value import json_text
+from cotune.task.values.output import Output
 from tiny import merging_tokenizer, tiny_local, tiny_tokenizer
 
 VOCABULARY = 448

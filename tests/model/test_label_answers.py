@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotune.model.label_answers import FLOOR, label_log_probs, match_label, named_log_probs
+from cotune.model.remote.label_answers import FLOOR, label_log_probs, match_label, named_log_probs
 
 
 def at(*pairs: tuple[str, float]) -> list[tuple[str, float]]:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn import Linear
 
-import cotune.model.laid_out as laid_out_module
-from cotune.model.engine_facts import engine_facts
-from cotune.model.laid_out import LaidOut, can_lay_out, laid_out, lay_out, plain_products
+import cotune.model.layers.packed_weights as laid_out_module
+from cotune.model.engine.facts import engine_facts
+from cotune.model.layers.packed_weights import LaidOut, can_lay_out, laid_out, lay_out, plain_products
 from cotune.model.local import LocalModel
 from tiny import tiny_local, tiny_model
 

@@ -10,9 +10,9 @@ import torch
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from cotune.model.lean_layers import make_lean
-from cotune.model.packed import plan_pass
-from cotune.model.runner import PackedRunner
+from cotune.model.engine.plan import plan_pass
+from cotune.model.engine.runner import PackedRunner
+from cotune.model.layers.fused_layers import make_lean
 from tiny import Kind, tiny_model
 
 IDS = torch.tensor([[3, 9, 4, 7, 250, 12]])

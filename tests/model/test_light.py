@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-import cotune.model.light_llama
-import cotune.model.loading
+import cotune.model.loading.load
+import cotune.model.loading.minimal_llama
 from cotune.errors import InputError
 from cotune.files import write_json
-from cotune.model.adapter_folder import LoraSettings
-from cotune.model.adapters import BASE
-from cotune.model.engine_settings import EngineSettings
-from cotune.model.light_llama import LightLlama
-from cotune.model.light_tokenizer import LightTokenizer
+from cotune.model.adapters.files import LoraSettings
+from cotune.model.adapters.slots import BASE
+from cotune.model.engine.settings import EngineSettings
+from cotune.model.loading.minimal_llama import LightLlama
+from cotune.model.loading.minimal_tokenizer import LightTokenizer
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from tiny import Kind, save_tiny, widen_lora
@@ -71,7 +71,7 @@ def test_a_light_model_gives_the_same_bits_without_transformers(
 
     wanted = [answers(whole, adapter) for adapter in (BASE, *adapters)]
     assert wanted[0] != wanted[1] != wanted[2]
-    monkeypatch.setattr(cotune.model.loading, "_whole", None)
+    monkeypatch.setattr(cotune.model.loading.load, "_whole", None)
     light = LocalModel.load(folder, settings=EngineSettings(dtype=dtype, max_tokens=60), light=True)
     assert isinstance(light.model, LightLlama) and isinstance(light.tokenizer, LightTokenizer)
     for adapter in adapters:
@@ -155,9 +155,9 @@ def _later(q: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 MUTANTS: dict[str, tuple[Any, str, Any]] = {
-    "positions": (cotune.model.light_llama, "_turned", _later),
-    "norm": (cotune.model.light_llama._RMSNorm, "forward", lambda self, states: states * self.weight),
-    "layer": (cotune.model.light_llama._Layer, "forward", lambda self, states, cos, sin: states + self.mlp(states)),
+    "positions": (cotune.model.loading.minimal_llama, "_turned", _later),
+    "norm": (cotune.model.loading.minimal_llama._RMSNorm, "forward", lambda self, states: states * self.weight),
+    "layer": (cotune.model.loading.minimal_llama._Layer, "forward", lambda self, states, cos, sin: states + self.mlp(states)),
     "ids": (LightTokenizer, "__call__", lambda self, texts, **_: {"input_ids": [[5]] * len(texts), "offset_mapping": []}),
     "texts": (LightTokenizer, "decode", lambda self, ids, **_: "x"),
     "control tokens": (LightTokenizer, "added_tokens_decoder", {}),
@@ -171,7 +171,7 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
 def test_a_first_load_sees_every_difference(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, mutant: str) -> None:
     owner, name, value = MUTANTS[mutant]
     if mutant in ("norm",):
-        monkeypatch.setattr("cotune.model.light_check.make_lean", lambda model: None)
+        monkeypatch.setattr("cotune.model.loading.minimal_check.make_lean", lambda model: None)
     monkeypatch.setattr(owner, name, value)
     LocalModel.load(save_tiny(tmp_path / "model"))
     assert known(cache)["light"] is False
@@ -191,7 +191,7 @@ def test_whatever_else_is_asked_of_a_light_tokenizer_is_answered_by_the_whole_on
 
 
 def test_a_grammar_holds_a_light_model_s_answers(tmp_path: Path) -> None:
-    from cotune.model.grammar import Grammar
+    from cotune.model.structured.grammar import Grammar
 
     whole, light = two(save_tiny(tmp_path / "model"))
     grammar = Grammar.json({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
@@ -202,7 +202,7 @@ def test_a_grammar_holds_a_light_model_s_answers(tmp_path: Path) -> None:
 def test_a_tensor_that_is_missing_is_an_error(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "model")
     LocalModel.load(folder)
-    tensors = cotune.model.loading._tensors_in(folder, torch.float32)
+    tensors = cotune.model.loading.load._tensors_in(folder, torch.float32)
     for change in (
         lambda t: t.pop("model.norm.weight"),
         lambda t: t.update(other=torch.zeros(1)),
@@ -211,7 +211,7 @@ def test_a_tensor_that_is_missing_is_an_error(tmp_path: Path) -> None:
         changed = dict(tensors)
         change(changed)
         with pytest.raises((KeyError, ValueError)):
-            cotune.model.light_llama.light_llama(folder, changed)
+            cotune.model.loading.minimal_llama.light_llama(folder, changed)
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(InputError):
         LocalModel.load(folder, light=True)

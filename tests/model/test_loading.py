@@ -12,11 +12,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-import cotune.model.runner
+import cotune.model.engine.runner
 from cotune.errors import InputError
-from cotune.model.engine_settings import EngineSettings
-from cotune.model.folder import check_model_folder
-from cotune.model.loading import load_tokenizer
+from cotune.model.engine.settings import EngineSettings
+from cotune.model.loading.folder import check_model_folder
+from cotune.model.loading.load import load_tokenizer
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from tiny import FITTING, save_tiny
@@ -50,7 +50,7 @@ def test_a_second_load_takes_the_tensors_as_they_lie(
     folder = save_tiny(tmp_path / "model", kind)
     first = scores(folder, dtype)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refuse)
-    monkeypatch.setattr(cotune.model.runner, "self_check", refuse)
+    monkeypatch.setattr(cotune.model.engine.runner, "self_check", refuse)
     assert scores(folder, dtype) == first
 
 

@@ -10,12 +10,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cotune.model import attention, cpu_attention, packed
-from cotune.model.adapter_folder import LoraSettings
-from cotune.model.naive import pad, use_plain_attention
-from cotune.model.packed import PackedPlan, Tree, plan_pass
-from cotune.model.row_blocks import RowBlock, rows_of_like_length
-from cotune.model.runner import PackedRunner, self_check
+from cotune.model.adapters.files import LoraSettings
+from cotune.model.engine import attention, cpu_attention
+from cotune.model.engine import plan as planning
+from cotune.model.engine.fallback import pad, use_plain_attention
+from cotune.model.engine.plan import PackedPlan, Tree, plan_pass
+from cotune.model.engine.row_blocks import RowBlock, rows_of_like_length
+from cotune.model.engine.runner import PackedRunner, self_check
 from tiny import FITTING, WINDOW, tiny_local, tiny_model, widen_lora
 
 PREFIX = list(range(20, 37))
@@ -61,10 +62,10 @@ def path_positions(layout: dict[str, Any], row: int) -> list[tuple[int, set[int]
     return facts
 
 
-@pytest.fixture(params=[0, 20, packed.CALL_COST], ids=["a table a length", "some tables", "one table"])
+@pytest.fixture(params=[0, 20, planning.CALL_COST], ids=["a table a length", "some tables", "one table"])
 def call_cost(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """What one more table is held to cost."""
-    monkeypatch.setattr(packed, "CALL_COST", request.param)
+    monkeypatch.setattr(planning, "CALL_COST", request.param)
     return int(request.param)
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from cotune.errors import InputError
-from cotune.model.adapters import BASE
-from cotune.model.trained_prefix import TrainedPrefix
+from cotune.model.adapters.prefix import TrainedPrefix
+from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 from tiny import tiny_local
 

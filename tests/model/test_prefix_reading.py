@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cotune.model.adapters import BASE
-from cotune.model.prefix_reading import read_prefix
-from cotune.model.trained_prefix import TrainedPrefix
+from cotune.model.adapters.prefix import TrainedPrefix
+from cotune.model.adapters.slots import BASE
+from cotune.model.engine.prefix_reading import read_prefix
 from tiny import FITTING, Kind, tiny_local
 
 

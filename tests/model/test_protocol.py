@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from cotune.bundle import Predictor
 from cotune.embed import TextEmbedder, behaviour
 from cotune.evaluate.decision import RAW
-from cotune.model.protocol import Model, Progress
-from cotune.model.scores import LabelScores
+from cotune.model.base import LabelScores, Model, Progress
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import Renderer
 from tiny import tiny_local, tiny_tokenizer

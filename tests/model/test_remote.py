@@ -18,11 +18,11 @@ from cotune.endpoint import AnswerCache, Client, Endpoint, EndpointError, Prices
 from cotune.endpoint.way import FORMS, Way, answer_tokens
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.decision import RAW
-from cotune.model.remote import RemoteModel
+from cotune.model.remote.model import RemoteModel
 from cotune.prompt.messages import turns_of
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.prompt.render import Renderer
-from cotune.task.output import Output
+from cotune.task.values.output import Output
 from tiny import tiny_tokenizer
 
 LABELS = ("fruit", "animal")

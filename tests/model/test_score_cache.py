@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cotune.model import score_cache
-from cotune.model.score_cache import ScoreCache
+from cotune.model.engine import score_cache
+from cotune.model.engine.score_cache import ScoreCache
 
 WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from cotune.model.score_cache import ScoreCache
+from cotune.model.engine.score_cache import ScoreCache
 sys.stdin.readline()
 cache = ScoreCache(Path(sys.argv[1]))
 for i in range(300):

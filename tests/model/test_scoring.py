@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from cotune.errors import DivergedError
-from cotune.model import label_scoring
-from cotune.model import scoring as scoring_module
-from cotune.model.adapter_folder import LoraSettings
-from cotune.model.engine_settings import EngineSettings
+from cotune.model.adapters.files import LoraSettings
+from cotune.model.engine import label_scoring
+from cotune.model.engine import scoring as scoring_module
+from cotune.model.engine.fallback import naive_label_scores, use_plain_attention
+from cotune.model.engine.runner import PackedRunner
+from cotune.model.engine.score_cache import ScoreCache
+from cotune.model.engine.scoring import cut_batches, score_batch, score_batch_top
+from cotune.model.engine.settings import EngineSettings
 from cotune.model.local import LocalModel
-from cotune.model.naive import naive_label_scores, use_plain_attention
-from cotune.model.runner import PackedRunner
-from cotune.model.score_cache import ScoreCache
-from cotune.model.scoring import cut_batches, score_batch, score_batch_top
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.prompt.render import RenderedRow, shared_prefix
 from tiny import FITTING, UNFIT, WINDOW, merging_tokenizer, tiny_local, tiny_model

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cotune.model.state_store import StateStore, layers_of_interest
+from cotune.model.engine.state_store import StateStore, layers_of_interest
 
 
 def states(seed: int = 0, rows: int = 20) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from cotune.errors import InputError
-from cotune.model.adapter_folder import adapter_content_id
-from cotune.model.adapters import BASE
+from cotune.model.adapters.files import adapter_content_id
+from cotune.model.adapters.prefix import CONFIG, STANDS_FOR, WEIGHTS, TrainedPrefix, load_prefix
+from cotune.model.adapters.slots import BASE
+from cotune.model.engine.trie import label_paths
 from cotune.model.local import LocalModel
-from cotune.model.trained_prefix import CONFIG, STANDS_FOR, WEIGHTS, TrainedPrefix, load_prefix
-from cotune.model.trie import label_paths
 from cotune.prompt.prompt import Prompt
 from tiny import FITTING, WINDOW, Kind, tiny_local, tiny_model
 
@@ -145,7 +145,7 @@ def test_tokens_that_it_stands_for_are_not_run(tmp_path: Path) -> None:
 
 
 def test_it_changes_places_with_lora(tmp_path: Path) -> None:
-    from cotune.model.adapter_folder import LoraSettings
+    from cotune.model.adapters.files import LoraSettings
     from tiny import widen_lora
 
     model = tiny_local()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cotune.errors import InputError
-from cotune.model.trie import build_trie, label_paths, label_scores
+from cotune.model.engine.trie import build_trie, label_paths, label_scores
 
 STOP = 0
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from cotune.errors import CotuneError, InputError
 from cotune.files import write_json
-from cotune.model.adapter_folder import (
+from cotune.model.adapters.files import (
     CONFIG,
     WEIGHTS,
     LoraSettings,
@@ -25,10 +25,10 @@ from cotune.model.adapter_folder import (
     is_bare_probe,
     read_settings,
 )
-from cotune.model.adapters import BASE
-from cotune.model.cut import layers_of, norm_epsilon, unit_rms
+from cotune.model.adapters.slots import BASE
+from cotune.model.engine.score_cache import ScoreCache
+from cotune.model.layers.cut import layers_of, norm_epsilon, unit_rms
 from cotune.model.local import LocalModel
-from cotune.model.score_cache import ScoreCache
 from cotune.probe.readout import PROBE, Probe
 from cotune.prompt.prompt import Prompt
 from tiny import tiny_local, tiny_model, widen_lora

@@ -11,11 +11,11 @@ from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
 from test_grammar import TABLE, can_be_written, decode, grammar_of, respelled, schemas
 
-from cotune.model.token_grammar import TokenGrammar
-from cotune.model.writable import Writable
-from cotune.task.json_value import json_text
-from cotune.task.output import Output
-from cotune.task.schema import infer_schema
+from cotune.model.structured.token_grammar import TokenGrammar
+from cotune.model.structured.writable import Writable
+from cotune.task.values.json_value import json_text
+from cotune.task.values.output import Output
+from cotune.task.values.schema import infer_schema
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.recursive(

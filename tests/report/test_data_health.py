@@ -9,8 +9,8 @@ from typing import Any
 from report_runs import HOSTILE, run_folder
 
 from cotune.report.html import write_report
-from cotune.report.narration import Story
-from cotune.report.verdict import verdict_text
+from cotune.report.terminal.narration import Story
+from cotune.report.terminal.verdict import verdict_text
 
 NEIGHBOURS: dict[str, Any] = {
     "rows": 300,

@@ -19,15 +19,15 @@ from report_runs import ARMS, HOSTILE, run_folder
 from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
 from cotune.report.html import render_report, write_report
-from cotune.report.html.answers import _chance_error
-from cotune.report.html.course import dev_lines, read_tracks
-from cotune.report.html.facts import task_yaml
-from cotune.report.html.lineage import lineage_section
 from cotune.report.html.markup import cut, embedded_json, signed_points
 from cotune.report.html.plot import nice_ticks
-from cotune.report.html.prompts import Prompts, read_prompts, word_diff
-from cotune.report.html.record import RunRecord, read_record
-from cotune.report.html.waterfall import read_moves, waterfall_section
+from cotune.report.html.sections.errors import _chance_error
+from cotune.report.html.sections.health import task_yaml
+from cotune.report.html.sections.lineage import lineage_section
+from cotune.report.html.sections.prompts import Prompts, read_prompts, word_diff
+from cotune.report.html.sections.record import RunRecord, read_record
+from cotune.report.html.sections.training import dev_lines, read_tracks
+from cotune.report.html.sections.waterfall import read_moves, waterfall_section
 
 SECTIONS = (
     *("verdict", "lineage", "map", "matrix", "errors", "slices", "robustness"),
@@ -354,7 +354,7 @@ def test_a_winner_by_a_probe_in_a_run_by_words_is_told_as_such(tmp_path: Path) -
 @pytest.mark.parametrize("size", [1, 5])
 def test_the_waterfall_has_paired_intervals_where_rows_are_known(tmp_path: Path, size: int) -> None:
     from cotune.evaluate.packing import pack_rows
-    from cotune.evaluate.paired import paired_interval
+    from cotune.evaluate.stats.paired import paired_interval
 
     folder = run_folder(tmp_path / "run")
     journal = folder / "journal.jsonl"
@@ -449,7 +449,7 @@ def test_the_error_of_calibrated_answers_shrinks_with_rows() -> None:
 
 
 def test_a_prompt_is_shown_with_all_that_the_model_reads() -> None:
-    from cotune.report.html.prompts import PromptFacts
+    from cotune.report.html.sections.prompts import PromptFacts
 
     prompt = Prompt(instruction="Do it.", system="Be brief.", label_words=(("x", "good"), ("y", "y")))
     text = PromptFacts(prompt).full_text

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from cotune.prompt.prompt import Prompt
-from cotune.report.lines import PlainView
-from cotune.report.narration import Story, measured
-from cotune.report.terminal import LiveView
+from cotune.report.terminal.console import LiveView
+from cotune.report.terminal.lines import PlainView
+from cotune.report.terminal.narration import Story, measured
 
 ASKED = Prompt(instruction="Say it.", input_template="{text}", cue="")
 EVENTS = [

@@ -11,11 +11,11 @@ import pytest
 from report_runs import run_folder
 
 from cotune.report.html import render_report, write_report
-from cotune.report.html.course import read_tracks
 from cotune.report.html.measure import DevLogLoss, DevScore, dev_measure
-from cotune.report.html.prompts import read_prompts
-from cotune.report.html.record import read_record
-from cotune.report.html.waterfall import read_moves, waterfall_section
+from cotune.report.html.sections.prompts import read_prompts
+from cotune.report.html.sections.record import read_record
+from cotune.report.html.sections.training import read_tracks
+from cotune.report.html.sections.waterfall import read_moves, waterfall_section
 
 SHOWN = ("lineage", "map", "training", "search", "waterfall")
 LESS = "less is better"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cotune.report.html.prefix import prefix_section
-from cotune.report.html.record import RunRecord
+from cotune.report.html.sections.prefix import prefix_section
+from cotune.report.html.sections.record import RunRecord
 
 
 def section(value: Any) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 from report_runs import HOSTILE, run_folder
 
 from cotune.report.html.page import render_report
-from cotune.report.narration import Story
-from cotune.report.previous import previous_lines
-from cotune.report.verdict import verdict_text
+from cotune.report.terminal.narration import Story
+from cotune.report.terminal.previous import previous_lines
+from cotune.report.terminal.verdict import verdict_text
 
 
 def part(n: int, old: float, new: float, p: float) -> dict[str, Any]:

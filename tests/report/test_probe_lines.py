@@ -11,11 +11,11 @@ import pytest
 from probe_runs import FIRST, REFERENCES, probe_folder
 from rich.console import Console
 
-from cotune.report.lines import PlainView
-from cotune.report.narration import Story, stage_name
-from cotune.report.result import result_sentences
-from cotune.report.terminal import LiveView
-from cotune.report.verdict import verdict_text
+from cotune.report.terminal.console import LiveView
+from cotune.report.terminal.lines import PlainView
+from cotune.report.terminal.narration import Story, stage_name
+from cotune.report.terminal.result import result_sentences
+from cotune.report.terminal.verdict import verdict_text
 
 ARM: dict[str, Any] = {
     "score": 0.87,

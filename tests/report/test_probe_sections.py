@@ -11,15 +11,15 @@ import pytest
 from probe_runs import FIRST, REFERENCES, probe_folder
 from report_runs import HOSTILE, run_folder
 
-from cotune.report.html.course import training_section
-from cotune.report.html.layers import layers_section, read_curves
-from cotune.report.html.lineage import lineage_section, map_section
 from cotune.report.html.page import render_report, write_report
-from cotune.report.html.prompts import read_prompts
-from cotune.report.html.record import read_record
-from cotune.report.html.seconds import read_course, seconds_section
-from cotune.report.html.verdict import verdict_section
-from cotune.report.html.waterfall import read_moves, waterfall_section
+from cotune.report.html.sections.layers import layers_section, read_curves
+from cotune.report.html.sections.lineage import lineage_section, map_section
+from cotune.report.html.sections.prompts import read_prompts
+from cotune.report.html.sections.record import read_record
+from cotune.report.html.sections.seconds import read_course, seconds_section
+from cotune.report.html.sections.training import training_section
+from cotune.report.html.sections.verdict import verdict_section
+from cotune.report.html.sections.waterfall import read_moves, waterfall_section
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from cotune.prompt.prompt import Demonstration, Prompt
-from cotune.report.lines import JsonView, PlainView
-from cotune.report.narration import Story
-from cotune.report.pace import Pace
-from cotune.report.terminal import LiveView, QuietView, make_view
+from cotune.report.terminal.console import LiveView, QuietView, make_view
+from cotune.report.terminal.lines import JsonView, PlainView
+from cotune.report.terminal.narration import Story
+from cotune.report.terminal.pace import Pace
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 ODD = Prompt(instruction="[bold]Classify[/bold] 🙂 :smile: \x1b[31mשאלה\u202e", input_template="{text}")

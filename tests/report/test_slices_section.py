@@ -11,7 +11,7 @@ from report_runs import HOSTILE, run_folder
 
 from cotune.prompt.prompt import Prompt
 from cotune.report.html import render_report
-from cotune.report.narration import Story
+from cotune.report.terminal.narration import Story
 
 SLICE = {
     "words": ["refund", "late"],

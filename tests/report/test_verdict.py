@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from cotune.report.advice import improvements, more_rows, next_steps, still_gaining
-from cotune.report.plain import signed
-from cotune.report.verdict import print_verdict, verdict_text
+from cotune.report.terminal.advice import improvements, more_rows, next_steps, still_gaining
+from cotune.report.terminal.plain import signed
+from cotune.report.terminal.verdict import print_verdict, verdict_text
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
 PROMPT = "[bold]Classify[/bold] the 🙂 :smile: question: {labels}\n\nשאלה مرحبا {text}\n\x1b[31m\u202eType:"

@@ -9,10 +9,10 @@ import pytest
 
 from cotune.evaluate.by_field import field_scores
 from cotune.report.html.page import render_report
-from cotune.report.html.record import ARMS, read_record
-from cotune.report.html.written import written_changes, written_errors
+from cotune.report.html.sections.record import ARMS, read_record
+from cotune.report.html.sections.written import written_changes, written_errors
 from cotune.task.answered import Answered
-from cotune.task.output import Output
+from cotune.task.values.output import Output
 
 OUTPUT = {
     "type": "json",

@@ -14,7 +14,7 @@ from bundles import PROMPT, Bench
 from servers import running, texts
 
 from cotune.bundle import load_several
-from cotune.model.adapter_folder import LoraSettings
+from cotune.model.adapters.files import LoraSettings
 from tiny import widen_lora
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]

@@ -13,8 +13,8 @@ from hypothesis import given
 from cotune.errors import InputError
 from cotune.task.answered import Answered
 from cotune.task.example import Example
-from cotune.task.metrics import METRICS, metric_for, metric_named
-from cotune.task.output import OUTPUT_TYPES, Output
+from cotune.task.metrics.metric import METRICS, metric_for, metric_named
+from cotune.task.values.output import OUTPUT_TYPES, Output
 
 TEXT, NUMBER = Output("text"), Output("number")
 SCHEMA = {"type": "object", "properties": {"intent": {"type": "string"}, "slots": {"type": "object"}}, "required": ["intent"]}

@@ -14,9 +14,9 @@ from cotune.errors import InputError
 from cotune.task import Output, Task
 from cotune.task.assemble import Source, assemble
 from cotune.task.known import Known
-from cotune.task.outputs import guess_type
-from cotune.task.read import table_from_rows
-from cotune.task.schema import Validator
+from cotune.task.reading.read import table_from_rows
+from cotune.task.values.schema import Validator
+from cotune.task.values.typing_of import guess_type
 
 WORDS = ("red", "blue", "green", "grey")
 

@@ -10,7 +10,7 @@ from threading import Thread
 
 import pytest
 
-from cotune.task.schema import Validator, schema_problem
+from cotune.task.values.schema import Validator, schema_problem
 
 
 @pytest.fixture

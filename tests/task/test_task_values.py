@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from cotune.task.cells import NESTED, cell_text, input_text
-from cotune.task.json_value import NO_JSON, json_in, json_text, leaf_counts, parse_json, same_json
-from cotune.task.number import equal_numbers, number_in, number_text, parse_number
-from cotune.task.schema import Validator, infer_schema, schema_fields, schema_problem
-from cotune.task.schema_order import in_schema_order
+from cotune.task.reading.cells import NESTED, cell_text, input_text
+from cotune.task.values.json_value import NO_JSON, json_in, json_text, leaf_counts, parse_json, same_json
+from cotune.task.values.number import equal_numbers, number_in, number_text, parse_number
+from cotune.task.values.schema import Validator, infer_schema, schema_fields, schema_problem
+from cotune.task.values.schema_order import in_schema_order
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.recursive(

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from cotune.errors import DivergedError, InputError
-from cotune.model.adapter_folder import LoraSettings
-from cotune.model.adapters import BASE
+from cotune.model.adapters.files import LoraSettings
+from cotune.model.adapters.prefix import load_prefix
+from cotune.model.adapters.slots import BASE
+from cotune.model.engine.trie import label_paths
 from cotune.model.local import LocalModel
-from cotune.model.trained_prefix import load_prefix
-from cotune.model.trie import label_paths
 from cotune.prompt.prompt import Prompt
 from cotune.tune.batches import TrainingRow, training_rows
 from cotune.tune.loss import common_prefix, plain_loss, shared_prefix_loss

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cotune.errors import CotuneError, DivergedError
-from cotune.model.adapter_folder import LoraSettings
-from cotune.model.adapters import BASE
+from cotune.model.adapters.files import LoraSettings
+from cotune.model.adapters.slots import BASE
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from cotune.tune.batches import TrainingRow, training_rows

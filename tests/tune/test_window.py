@@ -12,11 +12,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from cotune.errors import CotuneError, DivergedError
-from cotune.model.adapter_folder import CONFIG, LoraSettings
-from cotune.model.cut import layers_of, norm_epsilon, unit_rms
-from cotune.model.engine_settings import EngineSettings
+from cotune.model.adapters.files import CONFIG, LoraSettings
+from cotune.model.engine.fallback import use_plain_attention
+from cotune.model.engine.settings import EngineSettings
+from cotune.model.layers.cut import layers_of, norm_epsilon, unit_rms
 from cotune.model.local import LocalModel
-from cotune.model.naive import use_plain_attention
 from cotune.tune.window import StartHead, WindowRun, WindowSettings, WindowStates, _rate
 from tiny import tiny_local, tiny_model, widen_lora
 

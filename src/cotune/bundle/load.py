@@ -14,17 +14,17 @@ from cotune.bundle.predictor import Predictor
 from cotune.bundle.remote import ENDPOINT, remote_predictor
 from cotune.embed import Neighbours
 from cotune.errors import InputError
-from cotune.model.folder import FROM_HUB, NotFetchedError
-from cotune.model.writing import Writing, grammar_of
+from cotune.model.loading.folder import FROM_HUB, NotFetchedError
+from cotune.model.structured.limits import Writing, grammar_of
 from cotune.probe.readout import PROBE
 from cotune.prompt.prompt import Prompt
-from cotune.task.cells import has_half_character
 from cotune.task.known import Known
+from cotune.task.reading.cells import has_half_character
 
 if TYPE_CHECKING:
-    from cotune.model.capability import Capability
+    from cotune.model.base import Model
+    from cotune.model.hardware.capability import Capability
     from cotune.model.local import LocalModel
-    from cotune.model.protocol import Model
 
 PATIENCE_S = 600.0
 _MEND = "Copy the bundle again from where it was made."
@@ -98,7 +98,7 @@ def load_several(
 
     Arguments and errors are those of :func:`load`; with ``weights``, a model behind an endpoint is an error too.
     """
-    from cotune.model.capability import check_capability
+    from cotune.model.hardware.capability import check_capability
 
     opened = [OpenedBundle.read(Path(folder).expanduser()) for folder in folders]
     models: dict[str, LocalModel] = {}
@@ -176,7 +176,7 @@ def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: 
     Raises:
         InputError: it is not there, or another one.
     """
-    from cotune.model.folder import model_fingerprint
+    from cotune.model.loading.folder import model_fingerprint
 
     manifest, where = bundle.manifest, str(bundle.folder)
     name = base_of(manifest, base)
@@ -211,7 +211,7 @@ def resolve_base(manifest: Manifest, base: str | Path | None = None, progress: C
     Raises:
         InputError: it is not there.
     """
-    from cotune.model.bundled import resolve_model
+    from cotune.model.loading.bundled import resolve_model
 
     return resolve_model(base_of(manifest, base), progress, fetch=base is not None)
 
@@ -221,7 +221,7 @@ def _hub_hint(name: str) -> str:
 
 
 def _load_base(bundle: OpenedBundle, folder: Path, found: Capability, *, once: bool) -> LocalModel:
-    from cotune.model.engine_settings import EngineSettings, batch_tokens, weight_bytes
+    from cotune.model.engine.settings import EngineSettings, batch_tokens, weight_bytes
     from cotune.model.local import LocalModel
 
     tokens = batch_tokens(found.memory_bytes, weight_bytes(folder))

@@ -17,10 +17,10 @@ from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
 from cotune.files import content_hash, file_sha256, inside
 from cotune.probe.readout import PROBE
-from cotune.task.cells import has_half_character
-from cotune.task.output import Output, label_output
-from cotune.task.schema import schema_problem
-from cotune.task.user_metric import names_user_metric
+from cotune.task.metrics.user import names_user_metric
+from cotune.task.reading.cells import has_half_character
+from cotune.task.values.output import Output, label_output
+from cotune.task.values.schema import schema_problem
 
 FORMAT, WRITTEN_FORMAT = 3, 2
 """Of bundles that choose among labels, and of those that write. Format 1 chose among labels, by a head after the last norm."""
@@ -52,7 +52,7 @@ class BaseModel:
 
     Attributes:
         name: how it is found: the bundled model's name, a folder, or a hub id.
-        fingerprint: content hash of its files, see :func:`cotune.model.folder.model_fingerprint`.
+        fingerprint: content hash of its files, see :func:`cotune.model.loading.folder.model_fingerprint`.
         revision: commit on the hub; None for anything else.
     """
 

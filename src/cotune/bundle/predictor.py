@@ -12,13 +12,13 @@ import numpy as np
 from cotune.bundle.rows import checked_row, example_row
 from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
-from cotune.model.generations import GREEDY, Sampling
+from cotune.model.base import GREEDY, Sampling
 from cotune.prompt.prompt import Prompt
-from cotune.task.output import Output, label_output
+from cotune.task.values.output import Output, label_output
 
 if TYPE_CHECKING:
-    from cotune.model.protocol import Model, Scorer, Writer
-    from cotune.model.writing import Writing
+    from cotune.model.base import Model, Scorer, Writer
+    from cotune.model.structured.limits import Writing
     from cotune.prompt.render import Renderer
 
 Row = str | Mapping[str, Any]
@@ -99,7 +99,7 @@ class Predictor:
         Raises:
             InputError: it answers behind an endpoint.
         """
-        from cotune.model.remote import RemoteModel
+        from cotune.model.remote.model import RemoteModel
 
         if isinstance(self.scorer, RemoteModel):
             raise InputError(

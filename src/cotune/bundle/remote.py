@@ -14,7 +14,7 @@ from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
 
 if TYPE_CHECKING:
-    from cotune.model.remote import RemoteModel
+    from cotune.model.remote.model import RemoteModel
 
 ENDPOINT = "endpoint"
 LONGEST = 10_000_000
@@ -129,8 +129,8 @@ def remote_predictor(
     from cotune.embed import Neighbours
     from cotune.endpoint import Client, Endpoint
     from cotune.endpoint.way import Way
-    from cotune.model.remote import RemoteModel
-    from cotune.model.writing import Writing, json_schema
+    from cotune.model.remote.model import RemoteModel
+    from cotune.model.structured.limits import Writing, json_schema
 
     data = saved[ENDPOINT]
     try:

@@ -29,14 +29,14 @@ from cotune.bundle.place import atomic_folder
 from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
 from cotune.files import file_sha256, write_json, write_text
-from cotune.model.bundled import BUNDLED_MODEL
+from cotune.model.loading.bundled import BUNDLED_MODEL
 from cotune.prompt.prompt import Prompt
-from cotune.task.output import Output
+from cotune.task.values.output import Output
 
 if TYPE_CHECKING:
+    from cotune.model.base import Model
     from cotune.model.local import LocalModel
-    from cotune.model.protocol import Model
-    from cotune.model.remote import RemoteModel
+    from cotune.model.remote.model import RemoteModel
 
 
 def save_bundle(
@@ -82,10 +82,10 @@ def save_bundle(
         ValueError: the metrics hold NaN, or the decision does not fit the labels.
     """
     from cotune.bundle.remote import LONGEST, asking, remote_base, text_of
-    from cotune.model.adapter_folder import adapter_content_id, adapter_files, is_prefix
-    from cotune.model.adapters import BASE
-    from cotune.model.remote import RemoteModel
-    from cotune.model.trained_prefix import CONFIG, load_prefix
+    from cotune.model.adapters.files import adapter_content_id, adapter_files, is_prefix
+    from cotune.model.adapters.prefix import CONFIG, load_prefix
+    from cotune.model.adapters.slots import BASE
+    from cotune.model.remote.model import RemoteModel
 
     labels = output.labels
     if decision.bias and len(decision.bias) != len(labels):
@@ -137,9 +137,9 @@ def save_bundle(
 
 def _reading(manifest: Manifest, folder: Path | None, prompt: Prompt, model: LocalModel) -> Reading | None:
     """How the probe in an adapter's folder reads; None where there is none."""
-    from cotune.bundle.export_request import beyond_of
-    from cotune.model.adapter_folder import is_bare_probe
-    from cotune.model.cut import norm_epsilon
+    from cotune.bundle.export.request import beyond_of
+    from cotune.model.adapters.files import is_bare_probe
+    from cotune.model.layers.cut import norm_epsilon
     from cotune.probe.readout import load_probe
 
     if folder is None or (probe := load_probe(folder)) is None:

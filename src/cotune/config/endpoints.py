@@ -14,7 +14,7 @@ NO_PART_OF_THE_ANSWER = ("key_env", "timeout", "concurrency", "patience")
 """Keys of these sections that a run may be gone on with changed: they say how one asks, not what comes out."""
 
 JUDGE = "judge"
-"""The metric that asks a judge, as ``cotune.task.metrics.METRICS`` calls it."""
+"""The metric that asks a judge, as ``cotune.task.metrics.metric.METRICS`` calls it."""
 
 Price = Annotated[Number, Field(ge=0)]
 

@@ -55,8 +55,8 @@ class OutputConfig(Section):
         Raises:
             InputError: the file is missing or no JSON, or it is no sound schema.
         """
-        from cotune.task.json_value import parse_json
-        from cotune.task.schema import checked_schema
+        from cotune.task.values.json_value import parse_json
+        from cotune.task.values.schema import checked_schema
 
         schema: Any = self.json_schema
         where = "output.schema"

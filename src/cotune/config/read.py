@@ -128,7 +128,7 @@ def _validated(values: dict[str, Any], where: str, document: YamlText, overridde
             where, document = "command line", YamlText(None, {})
         raise readable_error(first, where, document, RunConfig) from None
     if config.metric is not None and not names_function(config.metric):
-        from cotune.task.metrics import metric_named
+        from cotune.task.metrics.metric import metric_named
 
         if "metric" in overridden:
             where, document = "command line", YamlText(None, {})

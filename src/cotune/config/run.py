@@ -25,8 +25,8 @@ class RunConfig(Section):
 
     Attributes:
         name: what people call the task.
-        metric: one of ``cotune.task.metrics.METRICS``, ``within 0.5``, ``within 1%`` or ``FILE.py:FUNCTION``; None takes the
-            default of the output's type.
+        metric: one of ``cotune.task.metrics.metric.METRICS``, ``within 0.5``, ``within 1%`` or ``FILE.py:FUNCTION``; None takes
+            the default of the output's type.
         model: ``smollm2-135m`` (bundled), a local folder, a hub id, or ``openai:NAME`` behind ``endpoint.base_url``.
         start: folder of an earlier run's bundle that this one goes on from; None starts afresh.
         prompt: the user's own prompt, inline or the path of a ``.txt`` or ``.md`` file; None drafts one.

@@ -44,8 +44,8 @@ def fill_from_bundle(values: dict[str, Any]) -> None:
 
 def _check_here(model: str, start: str) -> None:
     """Refuse a base model that is not on this machine: a bundle may come from anywhere and name one of any size."""
-    from cotune.model.bundled import BUNDLED_MODEL, resolve_model
-    from cotune.model.folder import NotFetchedError
+    from cotune.model.loading.bundled import BUNDLED_MODEL, resolve_model
+    from cotune.model.loading.folder import NotFetchedError
 
     if model.lower() == BUNDLED_MODEL or Path(model).exists():
         return

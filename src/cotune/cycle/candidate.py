@@ -8,9 +8,9 @@ from typing import Any
 
 from cotune.evaluate.decision import RAW, Decision
 from cotune.files import content_hash
-from cotune.model.adapters import BASE
+from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
-from cotune.task.output import Output
+from cotune.task.values.output import Output
 
 
 @dataclass(frozen=True)

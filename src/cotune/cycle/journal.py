@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cotune.cycle.budget import Clock
+from cotune.cycle.budget.budget import Clock
 from cotune.errors import CotuneError, InputError
 from cotune.files import atomic_path, cannot_write, canonical_json, content_hash, sync_names
 

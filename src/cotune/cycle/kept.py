@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from cotune.config import RunConfig
 from cotune.errors import InputError
 from cotune.files import inside
-from cotune.model.folder import model_fingerprint
+from cotune.model.loading.folder import model_fingerprint
 
 if TYPE_CHECKING:
-    from cotune.model.adapters import AdapterSlot
+    from cotune.model.adapters.slots import AdapterSlot
 
 
 def read_config(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:

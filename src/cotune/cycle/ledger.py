@@ -6,9 +6,9 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cotune.cache import cache_folder
 from cotune.errors import CotuneError
 from cotune.files import write_json
-from cotune.model.cache import cache_folder
 
 _DAMAGED = ".damaged-"
 _PATIENCE_S = 10.0

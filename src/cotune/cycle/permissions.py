@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cotune.errors import InputError
-from cotune.model.folder import FROM_HUB, NotFetchedError
+from cotune.model.loading.folder import FROM_HUB, NotFetchedError
 
 if TYPE_CHECKING:
     # What imports these is imported while a user types.
@@ -80,7 +80,7 @@ class Permissions:
         Raises:
             InputError: it is not there, or would have to be fetched from the hub and the user did not say so.
         """
-        from cotune.model.bundled import resolve_model
+        from cotune.model.loading.bundled import resolve_model
 
         try:
             return resolve_model(config.model, fetch=self.base is not None)
@@ -105,7 +105,7 @@ class Permissions:
 
 def _known_metric(name: str, where: str) -> str:
     """The metric that the folder names, where this user has run that very file before."""
-    from cotune.task.user_metric import UserMetric
+    from cotune.task.metrics.user import UserMetric
 
     if not UserMetric(name, f"{where}, metric", run=False).known:
         raise InputError(

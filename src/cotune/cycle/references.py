@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.cycle.arms import ArmResult
-from cotune.cycle.lab import Lab
+from cotune.cycle.context import Lab
+from cotune.cycle.search.confirm import ArmResult
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import RAW
-from cotune.evaluate.given import LabelsGiven, gold_indices
-from cotune.evaluate.intervals import mean_interval, proportion_interval
 from cotune.evaluate.previous import compare_parts
 from cotune.evaluate.references import MajorityReference, TfidfReference, cross_fitted_tfidf
+from cotune.evaluate.responses import LabelsGiven, gold_indices
 from cotune.evaluate.scoring import Evaluation, finite
+from cotune.evaluate.stats.intervals import mean_interval, proportion_interval
 from cotune.files import content_hash
-from cotune.model.adapters import BASE
+from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example, groups_of
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.cycle.arms import ArmResult, Confirmed
-from cotune.cycle.lab import Lab
+from cotune.cycle.context import Lab
+from cotune.cycle.search.confirm import ArmResult, Confirmed
 from cotune.evaluate.decision import Decision
-from cotune.evaluate.given import LabelsGiven, OwnLabelsGiven
+from cotune.evaluate.responses import LabelsGiven, OwnLabelsGiven
 
 _MOST_PROMPTS = 6
 

@@ -15,42 +15,42 @@ from typing import Any, Protocol
 
 from cotune import __version__
 from cotune.config import RunConfig
-from cotune.cycle.arms import confirm, open_test
-from cotune.cycle.budget import parse_budget
+from cotune.cycle.answering.judging import open_judge, read_by_hand
+from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.candidate import Candidate
-from cotune.cycle.ending import EndCosts
-from cotune.cycle.golds import check_golds, check_lengths
+from cotune.cycle.context import Lab
+from cotune.cycle.diagnostics.leakage import overlap_finding, overlapping
+from cotune.cycle.diagnostics.near_duplicates import check_neighbours
+from cotune.cycle.diagnostics.prefix import measure_prefix
+from cotune.cycle.diagnostics.slices import END_SHARE, measure_slices
+from cotune.cycle.diagnostics.stability import measure_noise, measure_robustness, noise_of
+from cotune.cycle.diagnostics.unwritable import check_golds, check_lengths
+from cotune.cycle.earlier_bundle import Previous, enter
+from cotune.cycle.endpoints import check_keys, check_prices
 from cotune.cycle.journal import JOURNAL, Journal, cut_journal, read_journal
-from cotune.cycle.judging import open_judge, read_by_hand
 from cotune.cycle.kept import read_config
-from cotune.cycle.lab import Lab
-from cotune.cycle.loop import Loop
-from cotune.cycle.neighbours import check_neighbours
-from cotune.cycle.opening import open_lab
-from cotune.cycle.overlap import overlap_finding, overlapping
-from cotune.cycle.plan import Plan
-from cotune.cycle.planning import fit_plan
-from cotune.cycle.prefix_words import measure_prefix
-from cotune.cycle.previous import Previous, enter
-from cotune.cycle.prompt_loop import PromptLoop, PromptSearch, confirm_prompts
-from cotune.cycle.prompt_plan import PromptPlan, fit_prompt_plan
+from cotune.cycle.probe_search.run import LabelRun, searches_by_probes
+from cotune.cycle.probe_search.state import LabelSearch
+from cotune.cycle.progress import Watcher
 from cotune.cycle.references import measure_references, reference_ids
-from cotune.cycle.remote import check_keys, check_prices
 from cotune.cycle.row_answers import dev_rows, row_answers
-from cotune.cycle.search import Search
-from cotune.cycle.search_labels.run import LabelRun, searches_by_probes
-from cotune.cycle.search_labels.state import LabelSearch
-from cotune.cycle.slicing import END_SHARE, measure_slices
-from cotune.cycle.start import Start, adopt, open_start, start_task
+from cotune.cycle.search.confirm import confirm, open_test
+from cotune.cycle.search.ending import EndCosts
+from cotune.cycle.search.loop import Loop
+from cotune.cycle.search.plan import Plan
+from cotune.cycle.search.planning import fit_plan
+from cotune.cycle.search.prompt_loop import PromptLoop, PromptSearch, confirm_prompts
+from cotune.cycle.search.prompt_plan import PromptPlan, fit_prompt_plan
+from cotune.cycle.search.state import Search
+from cotune.cycle.setup import open_lab
 from cotune.cycle.summary import attribution_of, build_summary
 from cotune.cycle.teacher import read_unlabelled, teach, unlabelled_hash
-from cotune.cycle.trust import measure_noise, measure_robustness, noise_of
-from cotune.cycle.watching import Watcher
+from cotune.cycle.warm_start import Start, adopt, open_start, start_task
 from cotune.errors import BusyError, CotuneError, InputError
-from cotune.evaluate.detectable import detectable_sentence
-from cotune.evaluate.resampling import group_index
+from cotune.evaluate.stats.detectable import detectable_sentence
+from cotune.evaluate.stats.resampling import group_index
 from cotune.files import cannot_write, remove_stale, write_json, write_text
-from cotune.model.adapters import BASE
+from cotune.model.adapters.slots import BASE
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt, parse_prompt
 from cotune.task.example import groups_of
@@ -361,7 +361,7 @@ def _check_same(
 
 def _check_model(config: RunConfig) -> None:
     """Find the model before anything is written."""
-    from cotune.model.bundled import resolve_model
+    from cotune.model.loading.bundled import resolve_model
 
     if config.remote_model is None:
         resolve_model(config.model)

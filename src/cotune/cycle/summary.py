@@ -10,30 +10,30 @@ from typing import Any
 import numpy as np
 
 from cotune import __version__
-from cotune.cycle.arms import ArmResult, Confirmed
 from cotune.cycle.candidate import Candidate
-from cotune.cycle.lab import Lab
-from cotune.cycle.overlap import overlap_finding
-from cotune.cycle.previous import Previous
-from cotune.cycle.prompt_loop import PromptSearch
-from cotune.cycle.remote import NOT_TUNED
-from cotune.cycle.search import Search
-from cotune.cycle.search_labels.state import LabelSearch
+from cotune.cycle.context import Lab
+from cotune.cycle.diagnostics.leakage import overlap_finding
+from cotune.cycle.earlier_bundle import Previous
+from cotune.cycle.endpoints import NOT_TUNED
+from cotune.cycle.probe_search.state import LabelSearch
+from cotune.cycle.search.confirm import ArmResult, Confirmed
+from cotune.cycle.search.prompt_loop import PromptSearch
+from cotune.cycle.search.state import Search
 from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.arms import aggregate_statistic
 from cotune.evaluate.attribution import ARMS, GAINS, PREVIOUS, Attribution, attribute, sentence
 from cotune.evaluate.by_field import field_scores
-from cotune.evaluate.f1 import Average
-from cotune.evaluate.f1_posterior import dirichlet_f1
-from cotune.evaluate.given import LabelsGiven
-from cotune.evaluate.intervals import Interval, aggregate_interval, mean_interval, proportion_interval
 from cotune.evaluate.noise import Noise, told_with_noise
 from cotune.evaluate.openings import openings_sentence
 from cotune.evaluate.previous import compare_parts, keep_sentence, which_to_keep
+from cotune.evaluate.responses import LabelsGiven
 from cotune.evaluate.scoring import finite
-from cotune.evaluate.selection import winners_curse
-from cotune.report.advice import improvements
-from cotune.report.result import result_sentences
+from cotune.evaluate.stats.f1 import Average
+from cotune.evaluate.stats.f1_posterior import dirichlet_f1
+from cotune.evaluate.stats.intervals import Interval, aggregate_interval, mean_interval, proportion_interval
+from cotune.evaluate.stats.selection import winners_curse
+from cotune.report.terminal.advice import improvements
+from cotune.report.terminal.result import result_sentences
 from cotune.task.answered import Answered
 from cotune.task.example import groups_of
 

@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 
 from cotune.config import RunConfig
-from cotune.cycle.budget import Budget
+from cotune.cycle.budget.budget import Budget
+from cotune.cycle.endpoints import ANSWERS, prices_of, usual_limit
 from cotune.cycle.journal import Journal
-from cotune.cycle.remote import ANSWERS, prices_of, usual_limit
 from cotune.cycle.teacher_answers import agreement_of, answer_of
 from cotune.cycle.teacher_asking import WHY_STOPPED, Asked, affordable, ask, bounds_of
 from cotune.endpoint import AnswerCache, Client, Endpoint, Usage
 from cotune.endpoint.way import FORMS, Way
 from cotune.errors import InputError
-from cotune.model.remote import RemoteModel
-from cotune.model.writable import Writable
-from cotune.model.writing import json_schema
+from cotune.model.remote.model import RemoteModel
+from cotune.model.structured.limits import json_schema
+from cotune.model.structured.writable import Writable
 from cotune.prompt.prompt import Prompt
 from cotune.task.checks import DataChecks, Finding
 from cotune.task.example import Example
-from cotune.task.read import read_table
+from cotune.task.reading.read import read_table
 from cotune.task.sealed import rows_hash
 from cotune.task.split import duplicate_key
 from cotune.task.task import Task

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from cotune.evaluate.arms import aggregate_statistic
-from cotune.evaluate.intervals import aggregate_interval, mean_interval
 from cotune.evaluate.scoring import judged
-from cotune.model.label_answers import match_label, spoken
+from cotune.evaluate.stats.intervals import aggregate_interval, mean_interval
+from cotune.model.remote.label_answers import match_label, spoken
 from cotune.prompt.prompt import Prompt
 from cotune.task.answered import Answered
-from cotune.task.cells import has_half_character
 from cotune.task.example import Example, groups_of
-from cotune.task.metrics import DEFAULT_METRICS, METRICS
+from cotune.task.metrics.metric import DEFAULT_METRICS, METRICS
+from cotune.task.reading.cells import has_half_character
 from cotune.task.task import Task
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cotune.config import RunConfig
-from cotune.cycle.budget import Budget
-from cotune.cycle.prompt_plan import least_rows
-from cotune.cycle.remote import answer_limit, prices_of
+from cotune.cycle.budget.budget import Budget
+from cotune.cycle.endpoints import answer_limit, prices_of
+from cotune.cycle.search.prompt_plan import least_rows
 from cotune.endpoint import Prices, Usage, estimate_tokens
 from cotune.endpoint.way import Said
-from cotune.model.remote import RemoteModel
+from cotune.model.remote.model import RemoteModel
 from cotune.prompt.messages import turns_of
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cotune.embed.embedder import IdentifiedEmbedder
 from cotune.files import content_hash
-from cotune.model.score_cache import ScoreCache
+from cotune.model.engine.score_cache import ScoreCache
 
 
 class CachedEmbedder:

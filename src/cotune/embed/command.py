@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from cotune.cache import cache_folder
 from cotune.embed.cached import CachedEmbedder
 from cotune.embed.encoder import Encoder, named_encoder
 from cotune.embed.standardize import Standard, Standardizer
@@ -13,9 +14,8 @@ from cotune.embed.text import EmbedSettings, Pooling, TextEmbedder
 from cotune.embed.texts import check_format, read_texts, write_vectors
 from cotune.errors import InputError
 from cotune.files import read_standard_input, read_text
-from cotune.model.cache import cache_folder
+from cotune.model.loading.by_name import open_model
 from cotune.model.local import LocalModel
-from cotune.model.opening import open_model
 
 ENOUGH_TO_WHITEN = 300
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.embed.standardize import Standardizer
-from cotune.model.adapters import BASE
-from cotune.model.protocol import Model, Progress
+from cotune.model.adapters.slots import BASE
+from cotune.model.base import Model, Progress
 from cotune.prompt.prompt import Prompt
 
 Vectors = NDArray[np.float32]

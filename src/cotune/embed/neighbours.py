@@ -13,7 +13,7 @@ from cotune.embed.hashed import HashedEmbedder
 from cotune.embed.standardize import Standardizer
 from cotune.embed.text import TextEmbedder
 from cotune.files import content_hash
-from cotune.model.protocol import Model
+from cotune.model.base import Model
 from cotune.prompt.messages import Shown
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.split import normalised

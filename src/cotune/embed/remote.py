@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cotune.endpoint import AnswerCache, Client
 from cotune.endpoint.prices import tokens_of
 from cotune.files import content_hash
-from cotune.model.protocol import Progress
+from cotune.model.base import Progress
 
 _AT_ONCE = 64
 _MOST_WIDTH = 20_000

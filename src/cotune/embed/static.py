@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.model.protocol import TokenVectors
+from cotune.model.base import TokenVectors
 
 Vectors = NDArray[np.float32]
 

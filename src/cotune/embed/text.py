@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from cotune.embed.embedder import MOST_CHARACTERS
 from cotune.embed.static import StaticEmbedder, unit
 from cotune.errors import InputError
-from cotune.model.adapters import BASE
-from cotune.model.engine_facts import engine_facts
+from cotune.model.adapters.slots import BASE
+from cotune.model.base import Model, Progress, TokenVectors
+from cotune.model.engine.facts import engine_facts
 from cotune.model.local import LocalModel
-from cotune.model.protocol import Model, Progress, TokenVectors
 
 Vectors = NDArray[np.float32]
 Pooling = Literal["mean", "weighted_mean", "last", "prompt_eol", "echo", "static"]

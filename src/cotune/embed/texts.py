@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cotune.errors import InputError
 from cotune.files import atomic_path
-from cotune.task.cells import has_half_character
+from cotune.task.reading.cells import has_half_character
 
 FORMATS = (".npy", ".parquet", ".jsonl")
 _LINE_END = re.compile("\r\n|\r|\n")

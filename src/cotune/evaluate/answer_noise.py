@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from cotune.evaluate.resampling import Floats
 from cotune.evaluate.scoring import Evaluation
-from cotune.task.metrics import Aggregate
+from cotune.evaluate.stats.resampling import Floats
+from cotune.task.metrics.metric import Aggregate
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cotune.evaluate.f1 import Average, f1_from_counts, f1_statistic, label_indicators
-from cotune.evaluate.resampling import Floats, Statistic, weighted_mean
-from cotune.task.metrics import Aggregate
+from cotune.evaluate.stats.f1 import Average, f1_from_counts, f1_statistic, label_indicators
+from cotune.evaluate.stats.resampling import Floats, Statistic, weighted_mean
+from cotune.task.metrics.metric import Aggregate
 
 MetricName = Literal["mean", "macro_f1", "weighted_f1"]
 Metric = MetricName | Aggregate | Callable[[npt.NDArray[Any], npt.NDArray[Any]], float]

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cotune.evaluate.arms import ArmScores, ArmsMetric, Metric, Pair
-from cotune.evaluate.intervals import DRAWS, Interval
-from cotune.evaluate.paired import (
+from cotune.evaluate.stats.intervals import DRAWS, Interval
+from cotune.evaluate.stats.paired import (
     FEW_DIFFERING,
     contrast_limits,
     discordant_rows,
@@ -23,7 +23,7 @@ from cotune.evaluate.paired import (
     paired_proportion_interval,
     sign_flip_test,
 )
-from cotune.evaluate.resampling import Floats, group_index
+from cotune.evaluate.stats.resampling import Floats, group_index
 
 ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned")
 GAINS: dict[str, tuple[Pair, ...]] = {
@@ -132,8 +132,8 @@ def attribute(
     Differences of two arms' 0/1 scores get exact McNemar; all others a permutation of each row's results between the
     arms, which for ``synergy`` is exact only where the prompt makes no difference at all, and close to it otherwise.
     With ``groups`` a group's rows are resampled and permuted together. Intervals are paired BCa bootstraps, but for 0/1
-    scores of two arms never narrower than a t interval, see :func:`cotune.evaluate.paired.contrast_limits`; for 0/1 scores of
-    two arms that differ on fewer than 10 rows Tango's score interval stands in for it, since resampling so few rows
+    scores of two arms never narrower than a t interval, see :func:`cotune.evaluate.stats.paired.contrast_limits`; for 0/1
+    scores of two arms that differ on fewer than 10 rows Tango's score interval stands in for it, since resampling so few rows
     understates what is not known, and where such rows are grouped Tango's on as many rows as they are worth. Gains that are
     zero by construction are not tested and do not count in Holm's correction, and two gains that compare the same arms count
     once.

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cotune.evaluate.intervals import Interval, aggregate_interval, proportion_interval
-from cotune.evaluate.resampling import Statistic
+from cotune.evaluate.stats.intervals import Interval, aggregate_interval, proportion_interval
+from cotune.evaluate.stats.resampling import Statistic
 from cotune.task.answered import Answered
-from cotune.task.json_metrics import counts_by_field, fields_of
+from cotune.task.metrics.json_fields import counts_by_field, fields_of
 
 MOST_FIELDS = 60
 _DRAWS = 1_000

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from cotune.endpoint import AnswerCache, Client, EndpointError, Prices, Reply, Usage
 from cotune.endpoint.chat import CHAT
 from cotune.endpoint.way import Said, Way, find_way, read_said
-from cotune.evaluate.intervals import mean_interval
+from cotune.evaluate.stats.intervals import mean_interval
 from cotune.files import content_hash
-from cotune.model.protocol import Progress
+from cotune.model.base import Progress
 
 Floats = NDArray[np.float64]
 

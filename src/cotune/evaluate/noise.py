@@ -13,8 +13,8 @@ from scipy import special
 
 from cotune.evaluate.attribution import EVERY_GAIN, Attribution
 from cotune.evaluate.decision import RAW, Decision
-from cotune.evaluate.f1 import Average, f1_from_counts, label_indicators
-from cotune.evaluate.resampling import Floats
+from cotune.evaluate.stats.f1 import Average, f1_from_counts, label_indicators
+from cotune.evaluate.stats.resampling import Floats
 
 
 @dataclass(frozen=True, slots=True)

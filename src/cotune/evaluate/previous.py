@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cotune.evaluate.attribution import Gain, told_points, told_uncertainty
-from cotune.evaluate.intervals import Interval
-from cotune.evaluate.paired import discordant_rows, holm, mcnemar, paired_interval, sign_flip_test
+from cotune.evaluate.stats.intervals import Interval
+from cotune.evaluate.stats.paired import discordant_rows, holm, mcnemar, paired_interval, sign_flip_test
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from scipy import special
 
 from cotune.evaluate.arms import ArmScores, ArmsMetric, Metric
-from cotune.evaluate.intervals import Interval, proportion_interval
-from cotune.evaluate.resampling import Floats, evaluate_over, group_index, resampling_weights
+from cotune.evaluate.stats.intervals import Interval, proportion_interval
+from cotune.evaluate.stats.resampling import Floats, evaluate_over, group_index, resampling_weights
 
 DRAWS = 2000
 MEASURES = ("min", "max", "range", "sd")

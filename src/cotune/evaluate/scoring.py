@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import Decision
 from cotune.task.answered import Answered
-from cotune.task.metrics import Metric
-from cotune.task.output import label_output
+from cotune.task.metrics.metric import Metric
+from cotune.task.values.output import label_output
 
 Floats = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cotune.evaluate.intervals import Interval, proportion_interval
+from cotune.evaluate.stats.intervals import Interval, proportion_interval
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]

@@ -14,27 +14,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cotune.model.adapters import BASE, AdapterSlot
-from cotune.model.allocator import settle_memory
-from cotune.model.answering import answer_losses
-from cotune.model.capability import free_memory
-from cotune.model.engine_settings import EngineSettings
-from cotune.model.generating import generate
-from cotune.model.generations import GREEDY, AnswerLosses, Generations, Sampling
-from cotune.model.grammar import Grammar
-from cotune.model.label_scoring import score_labels
-from cotune.model.laid_out import lay_out
-from cotune.model.lean_layers import make_lean
-from cotune.model.loading import load_folder, remember
-from cotune.model.naive import plain_prefix
-from cotune.model.prefixes import PrefixStates
-from cotune.model.protocol import Model, Progress
-from cotune.model.runner import PackedRunner, PrefixState, fits
-from cotune.model.score_cache import ScoreCache
-from cotune.model.scores import LabelScores
-from cotune.model.states import layer_states, mean_states
-from cotune.model.token_grammar import TokenTable
-from cotune.model.trained_prefix import TrainedPrefix, by_coverage
+from cotune.model.adapters.prefix import TrainedPrefix, by_coverage
+from cotune.model.adapters.slots import BASE, AdapterSlot
+from cotune.model.base import GREEDY, AnswerLosses, Generations, LabelScores, Model, Progress, Sampling
+from cotune.model.engine.answer_losses import answer_losses
+from cotune.model.engine.fallback import plain_prefix
+from cotune.model.engine.generation import generate
+from cotune.model.engine.hidden_states import layer_states, mean_states
+from cotune.model.engine.label_scoring import score_labels
+from cotune.model.engine.prefix_cache import PrefixStates
+from cotune.model.engine.runner import PackedRunner, PrefixState, fits
+from cotune.model.engine.score_cache import ScoreCache
+from cotune.model.engine.settings import EngineSettings
+from cotune.model.hardware.allocator import settle_memory
+from cotune.model.hardware.capability import free_memory
+from cotune.model.layers.fused_layers import make_lean
+from cotune.model.layers.packed_weights import lay_out
+from cotune.model.loading.load import load_folder, remember
+from cotune.model.structured.grammar import Grammar
+from cotune.model.structured.token_grammar import TokenTable
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import Renderer, shared_prefix
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cotune.report.advice import next_steps
-from cotune.report.notebook import notebook_html, summary_html, summary_line
-from cotune.report.terminal import RunView, make_view
-from cotune.report.tryout import TRYOUT_CLOSING, comparison_text, tryout_heading, tryout_text
-from cotune.report.verdict import print_verdict, verdict_text
+from cotune.report.terminal.advice import next_steps
+from cotune.report.terminal.console import RunView, make_view
+from cotune.report.terminal.notebook import notebook_html, summary_html, summary_line
+from cotune.report.terminal.tryout import TRYOUT_CLOSING, comparison_text, tryout_heading, tryout_text
+from cotune.report.terminal.verdict import print_verdict, verdict_text
 
 __all__ = [
     "TRYOUT_CLOSING",

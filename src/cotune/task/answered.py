@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.task.example import Example
-from cotune.task.output import Output
+from cotune.task.values.output import Output
 
 Floats = NDArray[np.float64]
 

@@ -13,17 +13,17 @@ import numpy as np
 
 from cotune.errors import InputError
 from cotune.files import content_hash
-from cotune.task.cells import has_half_character
 from cotune.task.checks import DataChecks, Finding, Removed, check_data
 from cotune.task.example import Example
 from cotune.task.known import Known
-from cotune.task.metrics import Metric, metric_for
-from cotune.task.output import Output, OutputType
-from cotune.task.outputs import cell_reader, check_outputs, guess_type, in_one_form, kept_schema, settle
-from cotune.task.read import Table
-from cotune.task.replay import ROLE, Replay, choose_replay
+from cotune.task.metrics.metric import Metric, metric_for
+from cotune.task.reading.cells import has_half_character
+from cotune.task.reading.read import Table
+from cotune.task.rehearsal import ROLE, Replay, choose_replay
 from cotune.task.sealed import SealedTest, rows_hash
 from cotune.task.split import Rows, by_label, cut, dev_size, duplicate_key, subsample, test_size, unstratified
+from cotune.task.values.output import Output, OutputType
+from cotune.task.values.typing_of import cell_reader, check_outputs, guess_type, in_one_form, kept_schema, settle
 
 LEAST_ROWS = 20
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")

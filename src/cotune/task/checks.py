@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from cotune.task.confusable import looks
 from cotune.task.example import Example
 from cotune.task.sealed import SealedTest
 from cotune.task.split import duplicate_key, normalised
+from cotune.task.values.confusable import looks
 
 Severity = Literal["info", "warning"]
 

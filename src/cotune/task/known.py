@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cotune.task.example import Example
-from cotune.task.output import Output
 from cotune.task.split import duplicate_key
+from cotune.task.values.output import Output
 
 if TYPE_CHECKING:
     from cotune.prompt.prompt import Demonstration

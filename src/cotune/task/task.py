@@ -12,11 +12,11 @@ from cotune.task.assemble import Source, assemble
 from cotune.task.checks import DataChecks
 from cotune.task.example import Example
 from cotune.task.known import Known
-from cotune.task.metrics import Metric
-from cotune.task.output import Output, OutputType
-from cotune.task.read import Table, read_table, table_from_rows
-from cotune.task.schema import checked_schema
+from cotune.task.metrics.metric import Metric
+from cotune.task.reading.read import Table, read_table, table_from_rows
 from cotune.task.sealed import SealedTest
+from cotune.task.values.output import Output, OutputType
+from cotune.task.values.schema import checked_schema
 
 if TYPE_CHECKING:
     from cotune.bundle.load import OpenedBundle
@@ -122,7 +122,7 @@ class Task:
 
     def run_metric(self) -> None:
         """Execute the metric's own file where it was only read, as for a run's folder that may come from anywhere."""
-        from cotune.task.user_metric import UserMetric
+        from cotune.task.metrics.user import UserMetric
 
         if isinstance(self.measure.rows, UserMetric):
             self.measure.rows.run()

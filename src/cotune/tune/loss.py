@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from cotune.model.adapters.prefix import TrainedPrefix
+from cotune.model.engine.fallback import behind, pad, use_plain_attention
+from cotune.model.engine.plan import plan_pass
 from cotune.model.local import LocalModel
-from cotune.model.naive import behind, pad, use_plain_attention
-from cotune.model.packed import plan_pass
-from cotune.model.trained_prefix import TrainedPrefix
 from cotune.prompt.render import shared_prefix
 from cotune.tune.batches import TrainingRow
 

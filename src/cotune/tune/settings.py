@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cotune.model.adapter_folder import LoraSettings
+from cotune.model.adapters.files import LoraSettings
 
 Method = Literal["lora", "prefix"]
 Init = Literal["text", "random"]

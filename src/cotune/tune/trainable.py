@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from cotune.errors import InputError
-from cotune.model.adapter_folder import LoraSettings
-from cotune.model.adapters import BASE
+from cotune.model.adapters.files import LoraSettings
+from cotune.model.adapters.prefix import TrainedPrefix
+from cotune.model.adapters.slots import BASE
+from cotune.model.engine.runner import PrefixState
 from cotune.model.local import LocalModel
-from cotune.model.runner import PrefixState
-from cotune.model.trained_prefix import TrainedPrefix
 from cotune.tune.settings import PrefixSettings
 
 Named = list[tuple[str, Parameter]]

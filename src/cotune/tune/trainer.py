@@ -13,9 +13,9 @@ from torch import Tensor
 
 from cotune.errors import CotuneError, DivergedError
 from cotune.files import atomic_path, content_hash
-from cotune.model.adapters import BASE
+from cotune.model.adapters.slots import BASE
+from cotune.model.hardware.machine import give_back_memory, out_of_memory
 from cotune.model.local import LocalModel
-from cotune.model.machine import give_back_memory, out_of_memory
 from cotune.prompt.render import common_start
 from cotune.tune.batches import TrainingRow, micro_batches, rows_of_step
 from cotune.tune.loss import common_prefix, plain_loss, shared_prefix_loss

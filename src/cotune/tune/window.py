@@ -22,14 +22,14 @@ from torch.nn.functional import cross_entropy
 
 from cotune.errors import CotuneError, DivergedError
 from cotune.files import atomic_path, content_hash
-from cotune.model.adapter_folder import LoraSettings
-from cotune.model.adapters import BASE
-from cotune.model.cut import norm_epsilon, unit_rms
+from cotune.model.adapters.files import LoraSettings
+from cotune.model.adapters.slots import BASE
+from cotune.model.engine.fallback import plain_layer_states
+from cotune.model.engine.plan import plan_pass
+from cotune.model.engine.runner import PrefixState
+from cotune.model.hardware.machine import give_back_memory, out_of_memory
+from cotune.model.layers.cut import norm_epsilon, unit_rms
 from cotune.model.local import LocalModel
-from cotune.model.machine import give_back_memory, out_of_memory
-from cotune.model.naive import plain_layer_states
-from cotune.model.packed import plan_pass
-from cotune.model.runner import PrefixState
 from cotune.prompt.render import shared_prefix
 from cotune.tune.batches import rows_of_step
 

@@ -21,7 +21,7 @@ from cotune.bundle.serve.schemas import Predicted, PredictedRows, RowAnswer
 from cotune.bundle.serve.shelf import Served, Shelf
 from cotune.bundle.serve.work import Answered
 from cotune.errors import InputError
-from cotune.task.output import Output
+from cotune.task.values.output import Output
 
 _VALUE: TypeAdapter[Any] = TypeAdapter(Any)
 _BODY: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cotune.task.output import OutputType
+from cotune.task.values.output import OutputType
 
 Cell = str | int | float | bool | list[Any] | dict[str, Any] | None
 Finite = Annotated[float, Field(allow_inf_nan=False)]

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 
 from cotune.bundle.predictor import Prediction, Predictor
 from cotune.embed.text import EmbedSettings, TextEmbedder, Vectors
-from cotune.model.generations import Sampling
-from cotune.model.protocol import Model
+from cotune.model.base import Model, Sampling
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def share_interval(score: float, rows: int, metric: str, groups: Sequence[int] =
     """
     if metric != "accuracy" or rows < 1 or not 0 <= score <= 1:
         return None
-    from cotune.evaluate.intervals import wilson
+    from cotune.evaluate.stats.intervals import wilson
 
     # Journals round scores, so the number of right answers is the nearest whole one.
     share = min(rows, round(score * rows)) / rows
@@ -40,7 +40,7 @@ def paired_change(before: str, after: str, groups: Sequence[int] = ()) -> Point 
     if not before or len(before) != len(after):
         return None
     from cotune.evaluate.packing import unpack_rows
-    from cotune.evaluate.paired import paired_interval
+    from cotune.evaluate.stats.paired import paired_interval
 
     try:
         first, second = unpack_rows(before), unpack_rows(after)

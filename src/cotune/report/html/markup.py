@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from cotune.report.plain import harmless, number, signed
+from cotune.report.terminal.plain import harmless, number, signed
 
 _DASH = "–"
 _ESCAPED = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from cotune.report.html.intervals import paired_change, share_interval, told
 from cotune.report.html.markup import esc, percent, signed_points
 from cotune.report.html.plot import Point
-from cotune.report.plain import decimal, fields, number, signed
+from cotune.report.terminal.plain import decimal, fields, number, signed
 
 
 class DevMeasure(ABC):

@@ -6,23 +6,23 @@ from importlib.resources import files as package_files
 from pathlib import Path
 
 from cotune.files import write_text
-from cotune.report.html.answers import errors_section
-from cotune.report.html.course import search_section, training_section
-from cotune.report.html.facts import health_section, reproduce_section
-from cotune.report.html.layers import layers_section
-from cotune.report.html.lineage import lineage_section, map_section
 from cotune.report.html.markup import data_text, embedded_json, esc
-from cotune.report.html.matrix import matrix_section, tables_for_page
-from cotune.report.html.prefix import prefix_section
-from cotune.report.html.prompts import prompt_details, read_prompts
-from cotune.report.html.record import RunRecord, read_record
-from cotune.report.html.robustness import robustness_section, with_formats
-from cotune.report.html.seconds import seconds_section
+from cotune.report.html.sections.errors import errors_section
+from cotune.report.html.sections.health import health_section, reproduce_section
+from cotune.report.html.sections.layers import layers_section
+from cotune.report.html.sections.lineage import lineage_section, map_section
+from cotune.report.html.sections.matrix import matrix_section, tables_for_page
+from cotune.report.html.sections.prefix import prefix_section
+from cotune.report.html.sections.prompts import prompt_details, read_prompts
+from cotune.report.html.sections.record import RunRecord, read_record
+from cotune.report.html.sections.robustness import robustness_section, with_formats
+from cotune.report.html.sections.seconds import seconds_section
+from cotune.report.html.sections.slices import slices_section
+from cotune.report.html.sections.training import search_section, training_section
+from cotune.report.html.sections.verdict import verdict_section
+from cotune.report.html.sections.waterfall import waterfall_section
 from cotune.report.html.shell import MARK, Live, shell
-from cotune.report.html.slices import slices_section
-from cotune.report.html.verdict import verdict_section
-from cotune.report.html.waterfall import waterfall_section
-from cotune.report.plain import fields, one_line
+from cotune.report.terminal.plain import fields, one_line
 
 REPORT = "report.html"
 

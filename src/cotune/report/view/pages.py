@@ -14,7 +14,7 @@ from cotune.files import content_hash
 from cotune.report.html import Live, render_report
 from cotune.report.html.markup import esc
 from cotune.report.html.page import asset
-from cotune.report.html.record import CONFIG, DEV_ROWS, JOURNAL, SUMMARY, TEST_ROWS
+from cotune.report.html.sections.record import CONFIG, DEV_ROWS, JOURNAL, SUMMARY, TEST_ROWS
 from cotune.report.html.shell import MARK, shell
 
 _SHOWN = (JOURNAL, SUMMARY, CONFIG, TEST_ROWS, DEV_ROWS)

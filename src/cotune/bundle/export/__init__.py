@@ -1,0 +1,1 @@
+"""Bundles as folders that other tools read."""

@@ -1,0 +1,224 @@
+"""The page that goes with an exported bundle: what it is and how other programs run it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cotune.bundle.card import base_model_name, code_block, without_prefix
+from cotune.bundle.export.gguf import MODELFILE, GgufExport
+from cotune.bundle.export.probe import ids_of
+from cotune.bundle.export.request import OLLAMA, REQUEST, SCHEMA, Asking, vllm_rank
+from cotune.bundle.manifest import Manifest
+
+
+def export_card(
+    manifest: Manifest,
+    to: str,
+    asking: Asking,
+    *,
+    words: Sequence[str] = (),
+    stands_for: int | None = None,
+    rank: int = 0,
+    gguf: GgufExport | None = None,
+) -> str:
+    """Markdown, for bundles that answer by words or write.
+
+    Args:
+        manifest: of the bundle.
+        to: ``peft``, ``merged``, ``gguf`` or ``gguf-merged``.
+        asking: what the model reads for an example row, and how it is asked.
+        words: what the model says for each label, where answers are labels.
+        stands_for: where the adapter is a trained prefix, how many of the text's first tokens it stands for.
+        rank: of the adapter, where it is a LoRA.
+        gguf: who wrote the GGUF files, for those two forms.
+    """
+    fields = ", ".join(f"THE {name.upper()}" for name in manifest.input_fields)
+    parts = [
+        f"# {manifest.task}, exported",
+        f"From the cotune bundle `{manifest.id}`: {', '.join(manifest.input_fields)} in, "
+        f"{_out(manifest)} out. "
+        f"The base model is {base_model_name(manifest)}, the very weights that the adapter was tuned on.",
+        "## What the model reads",
+        f"Replace {fields} and keep every other character"
+        + ("; the chat template is applied already." if asking.chat else "."),
+        f"````text\n{asking.text}\n````",
+        f"Generate greedily until the stop token, {asking.tokens} tokens at most"
+        + (f"; the answer is one of: {_told(manifest, words)}." if words else "."),
+        "## How it answers here and there",
+        _rule(manifest, asking, requested=stands_for is None),
+        "## Run it",
+        *_launch(to, asking, stands_for, rank, gguf),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _out(manifest: Manifest) -> str:
+    return (
+        f"one of {len(manifest.labels)} labels" if manifest.written is None else f"an answer of the type {manifest.output.type}"
+    )
+
+
+def _told(manifest: Manifest, words: Sequence[str]) -> str:
+    pairs = zip(manifest.labels, words, strict=True)
+    return ", ".join(f"`{label}`" if label == word else f"`{word}` (which means `{label}`)" for label, word in pairs)
+
+
+def _rule(manifest: Manifest, asking: Asking, *, requested: bool) -> str:
+    if manifest.written is not None:
+        if asking.schema is None:
+            return "cotune generates greedily too; an answer that is not at its end by then is cut."
+        told = (
+            f"cotune generates greedily too, held token by token to the schema in `{SCHEMA}`, and always ends with a value "
+            "that fits it. "
+        )
+        if asking.held is None:
+            return told + (
+                "This model's answer begins with a space, which no server lets through that holds it to a schema: leave the "
+                f"answer free, strip it, and check it against `{SCHEMA}`."
+            )
+        return told + (
+            "A server that is given the schema keeps to it too, but an answer that is too long is cut there, and need not fit."
+        )
+    told = (
+        "cotune scores every label, as far as it differs from the others, and takes the likeliest. Greedy generation takes the "
+        "likeliest next token instead, which is the same answer for nearly all rows; restrict generation to the labels where "
+        "the server can."
+    )
+    if manifest.decision.kind != "raw":
+        told += (
+            " This bundle's decision rule also adds a fixed bias to each label's log-probability (`decision.json`): a program "
+            "that only generates leaves it out, and answers some rows otherwise. "
+            "To have it, read the labels' log-probabilities and add the bias before choosing."
+        )
+        if requested:
+            told += (
+                f" In `{REQUEST}` it stands as `logit_bias`, on the token that each label begins with."
+                if asking.label_bias
+                else " A server's own `logit_bias` cannot stand for it, since two of these labels begin with one token."
+            )
+    return told
+
+
+def _launch(to: str, asking: Asking, stands_for: int | None, rank: int, gguf: GgufExport | None) -> tuple[str, ...]:
+    if gguf is not None:
+        return _gguf(gguf, asking, merged=to == "gguf-merged")
+    if to == "merged":
+        return _merged(asking)
+    return _peft(asking, rank) if stands_for is None else _prefix(asking, stands_for)
+
+
+def _gguf(gguf: GgufExport, asking: Asking, *, merged: bool) -> tuple[str, ...]:
+    bounds = {"grammar": ", held to the labels by a grammar", "json_schema": ", held to the schema"}
+    held = next((told for key, told in bounds.items() if key in gguf.request()), "")
+    return (
+        "llama.cpp:",
+        code_block("sh", f"llama-server {gguf.options(merged=merged)} --alias {asking.name}"),
+        f"`{REQUEST}` is a request for it: the text above{held}, at temperature 0.",
+        code_block("sh", f"curl http://127.0.0.1:8080/completion -d @FOLDER/{REQUEST}"),
+        "The chat template is in the file too, but the text has it applied already, so it goes to `/completion` as it is, not "
+        "to `/v1/chat/completions`.",
+        *_ollama(gguf, asking, apart=bool(gguf.adapter_file) and not merged),
+    )
+
+
+def _ollama(gguf: GgufExport, asking: Asking, *, apart: bool) -> tuple[str, ...]:
+    if apart:
+        return ("Ollama refuses adapters since its version 0.34.1: for it, export with `--to gguf-merged`.",)
+    if asking.held is not None:
+        told = "`format` holds the schema"
+    elif gguf.manifest.written is not None:
+        told = "It generates greedily"
+    else:
+        told = "Ollama takes neither a grammar of labels nor a bias: it only generates greedily"
+        told += ", so the decision rule is left out there" if asking.bias else ""
+    return (
+        f"Ollama, by the `{MODELFILE}`:",
+        code_block(
+            "sh",
+            f"ollama create {asking.name} -f FOLDER/{MODELFILE}",
+            f"curl http://127.0.0.1:11434/api/generate -d @FOLDER/{OLLAMA}",
+        ),
+        f"{told}. Both files follow Ollama's documentation; it was not run with them.",
+    )
+
+
+_PEFT = "from peft import PeftModel"
+_WHOLE = 'model = AutoModelForCausalLM.from_pretrained("FOLDER/model")'
+_WITH_ADAPTER = 'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("FOLDER/base"), "FOLDER/adapter")'
+
+
+def _peft(asking: Asking, rank: int) -> tuple[str, ...]:
+    return (
+        "transformers and PEFT:",
+        *_python(asking, "base", _PEFT, _WITH_ADAPTER),
+        "vLLM, which serves the adapter under a name of its own, and keeps it by that name, so the content's hash is in it:",
+        *_vllm(
+            asking,
+            f"FOLDER/base --enable-lora --max-lora-rank {vllm_rank(rank)} --lora-modules {asking.name}=FOLDER/adapter",
+        ),
+    )
+
+
+def _prefix(asking: Asking, stands_for: int) -> tuple[str, ...]:
+    return (
+        f"transformers and PEFT. {without_prefix(stands_for)} Servers that hold several adapters mostly take LoRA alone.",
+        *_python(asking, "base", _PEFT, _WITH_ADAPTER, skip=stands_for),
+    )
+
+
+def _merged(asking: Asking) -> tuple[str, ...]:
+    return (
+        "transformers:",
+        *_python(asking, "model", "", _WHOLE),
+        "vLLM:",
+        *_vllm(asking, f"FOLDER/model --served-model-name {asking.name}"),
+        "llama.cpp and Ollama read GGUF: export with `--to gguf`, or convert this folder with llama.cpp's own "
+        "`convert_hf_to_gguf.py`.",
+    )
+
+
+def _vllm(asking: Asking, served: str) -> tuple[str, ...]:
+    told = f"`{REQUEST}` is a request for it: the text above, at temperature 0, with this model's name and stop tokens"
+    if asking.words:
+        told += '; `structured_outputs` holds it to the labels, as before vLLM 0.12 `"guided_choice": [...]` does'
+    if asking.held is not None:
+        told += (
+            '; `response_format` holds the schema, as `"structured_outputs": {"json": ...}` would do, and before vLLM 0.12 '
+            '`"guided_json": ...`'
+        )
+    return (
+        code_block(
+            "sh",
+            f"vllm serve {served}",
+            f"curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' -d @FOLDER/{REQUEST}",
+        ),
+        f"{told}. It follows vLLM's documentation; vLLM was not run with it.",
+    )
+
+
+def _python(asking: Asking, folder: str, more_import: str, model: str, skip: int = 0) -> tuple[str, ...]:
+    """One answer with transformers; how the model is made is what differs."""
+    code = code_block(
+        "python",
+        "import json",
+        "",
+        *([more_import] if more_import else []),
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'with open("FOLDER/example.json", encoding="utf-8") as file:',
+        '    prompt_text = json.load(file)["prompt_text"]',
+        *_opened(folder, model),
+        *ids_of(asking, skip),
+        f"stop = {list(asking.stop_ids)}",
+        "# What the model's generation_config.json may say of sampling and penalties is for chatting.",
+        'greedy = {"do_sample": False, "repetition_penalty": 1.0}',
+        f"written = model.generate(**ids, **greedy, max_new_tokens={asking.tokens}, eos_token_id=stop)",
+        'print(tokenizer.decode(written[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))',
+    )
+    if asking.schema is None:
+        return (code,)
+    return code, f"In transformers nothing holds the answer to the schema: check it against `{SCHEMA}`."
+
+
+def _opened(folder: str, model: str) -> list[str]:
+    return [f'tokenizer = AutoTokenizer.from_pretrained("FOLDER/{folder}")', model]

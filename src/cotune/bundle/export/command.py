@@ -1,0 +1,156 @@
+"""A bundle in the form that other programs take: for transformers, PEFT, vLLM or llama.cpp."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+from cotune.bundle.export.card import export_card
+from cotune.bundle.export.check import check_classifier, check_weights
+from cotune.bundle.export.gguf import GgufExport
+from cotune.bundle.export.probe import PIPELINE, TEMPLATE, ProbePage, probe_of, write_template
+from cotune.bundle.export.request import REQUEST, SCHEMA, Asking
+from cotune.bundle.export.weights import copy_model, cut, merge, write_classifier
+from cotune.bundle.load import load, resolve_base
+from cotune.bundle.manifest import ADAPTER, DECISION, PROMPT, read_manifest
+from cotune.bundle.place import atomic_folder
+from cotune.bundle.predictor import Predictor
+from cotune.errors import InputError
+from cotune.files import write_json, write_text
+from cotune.probe.readout import PROBE
+
+if TYPE_CHECKING:
+    from cotune.model.local import LocalModel
+
+Target = Literal["transformers", "peft", "merged", "gguf", "gguf-merged"]
+TARGETS: tuple[Target, ...] = ("transformers", "peft", "merged", "gguf", "gguf-merged")
+BASE, MODEL, EXAMPLE, CARD = "base", "model", "example.json", "README.md"
+
+
+def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str | Path | None = None) -> Path:
+    """Write a bundle for use outside of cotune, with the very base model that it was tuned on.
+
+    ``peft`` holds ``base/`` and ``adapter/``; ``merged`` holds ``model/``, the base model with the adapter added to its
+    weights, in the base model's own number type. ``gguf`` holds ``base.gguf`` and ``adapter-ID.gguf``, ``gguf-merged`` holds
+    ``model.gguf``. Of a bundle that answers by a probe, the model ends after the layer that is read, its final norm has unit
+    weight, and the probe lies beside it; ``transformers``, for such bundles alone, is a sequence classifier with the probe in
+    it. Of other bundles there are requests for llama.cpp's server, for vLLM where it takes the adapter, and, where all is in
+    one GGUF file, a ``Modelfile`` and a request for Ollama. All hold the prompt, the decision rule, the schema of answers that
+    have one, an example of what the model reads, and a page that says how to launch it. What was written is loaded again and
+    has to answer as the bundle does.
+
+    Args:
+        bundle: the bundle's folder.
+        out: a folder that is not there yet, or is empty.
+        to: which form.
+        base: folder or name of the base model where it moved.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        InputError: the bundle, its base model or ``out`` is wrong, there is no adapter to export, or the form cannot hold it.
+        CotuneError: what was written does not answer as the bundle does.
+    """
+    folder, out = Path(bundle).expanduser(), Path(out).expanduser()
+    if to not in TARGETS:
+        raise InputError(f"unknown form {to!r}", where="--to", mend=f"Use one of {', '.join(TARGETS)}.")
+    from cotune.model.adapters.files import is_bare_probe, is_prefix, read_settings
+    from cotune.model.adapters.prefix import load_prefix
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(
+            "there is something in that place already", where=str(out), mend="Name a folder that is not there yet."
+        )
+    manifest = read_manifest(folder)
+    # In fp32, so that what is compared below differs by the stored weights alone.
+    predictor = load(folder, base=base, device="cpu", dtype="float32")
+    probe = probe_of(predictor)
+    adapter = None if manifest.adapter_id == "base" or is_bare_probe(folder / ADAPTER) else folder / ADAPTER
+    if to == "transformers" and probe is None:
+        how = "its labels' words" if manifest.written is None else "what the model writes"
+        raise InputError(
+            f"the bundle answers by {how}, not by a probe, and transformers' classifiers have no place for that",
+            where=str(folder),
+            mend="Export with --to merged, which transformers runs too.",
+        )
+    if to == "peft" and adapter is None:
+        raise InputError(
+            "the bundle has no adapter: the base model won",
+            where=str(folder),
+            mend="Export with --to merged." if probe is None else "Export with --to transformers or --to merged.",
+        )
+    if predictor.prompt.nearest:
+        raise InputError(
+            "the bundle's prompt shows each row the demonstrations most like it, which no exported file can find",
+            where=str(folder),
+            mend="Use cotune predict or cotune serve, or run with search.nearest_demonstrations=false.",
+        )
+    trained = load_prefix(adapter) if adapter is not None and is_prefix(adapter) else None
+    if to != "peft" and trained is not None:
+        raise InputError(
+            "a trained prefix cannot be added to a model's weights, and GGUF has no form for it"
+            if to.startswith("gguf")
+            else "a trained prefix cannot be added to a model's weights",
+            where=str(folder),
+            mend="Export with --to peft.",
+        )
+    source = resolve_base(manifest, base)
+    asking = Asking.of(predictor, manifest)
+    gguf = GgufExport.of(predictor, manifest, asking, source, adapter, probe) if to.startswith("gguf") else None
+    stands_for = None if trained is None else len(trained.ids)
+    with atomic_folder(out) as temporary, tempfile.TemporaryDirectory(dir=temporary, prefix=".cut-") as aside:
+        if probe is not None:
+            source, adapter = cut(source, adapter, probe.layer, Path(aside))
+            gguf = None if gguf is None else gguf.cut(source, adapter)
+            (temporary / PROBE).write_bytes(probe.to_bytes())
+        if gguf is not None:
+            (gguf.write if to == "gguf" else gguf.write_merged)(temporary)
+        elif to == "transformers":
+            assert probe is not None
+            dtype = write_classifier(source, adapter, probe, temporary, _last_ids(predictor))
+            write_template(predictor, asking, temporary / TEMPLATE)
+            shutil.copyfile(Path(__file__).with_name("pipeline.py"), temporary / PIPELINE)
+            check_classifier(predictor, manifest, temporary, dtype)
+        elif to == "peft":
+            if adapter is None:
+                raise InputError(
+                    f"the adapter changes nothing up to layer {probe.layer if probe else ''}, which the probe reads",
+                    where=str(folder),
+                    mend="Export with --to transformers or --to merged.",
+                )
+            copy_model(source, temporary / BASE)
+            shutil.copytree(adapter, temporary / ADAPTER, ignore=shutil.ignore_patterns(PROBE))
+            if probe is not None:
+                check_weights(predictor, manifest, temporary / BASE, "float32", probe, temporary / ADAPTER)
+        else:
+            dtype = merge(source, adapter, temporary / MODEL)
+            check_weights(predictor, manifest, temporary / MODEL, dtype, probe)
+        shutil.copyfile(folder / PROMPT, temporary / PROMPT)
+        write_json(temporary / DECISION, manifest.decision.to_json())
+        told = {"prompt_text": asking.text, "labels": list(manifest.labels), "bundle": manifest.id}
+        if probe is not None:
+            files = "" if gguf is None else gguf.options(merged=to == "gguf-merged")
+            depth = cast("LocalModel", predictor.model).depth
+            card = ProbePage(manifest, to, asking, probe, depth, adapter is not None, stands_for, files).text()
+        else:
+            words = predictor.prompt.words(manifest.labels)
+            told |= {"words": list(words)}
+            if asking.schema is not None:
+                write_json(temporary / SCHEMA, asking.schema)
+            if gguf is None and trained is None:
+                write_json(temporary / REQUEST, asking.vllm())
+            rank = read_settings(adapter).rank if adapter is not None and trained is None else 0
+            card = export_card(manifest, to, asking, words=words, stands_for=stands_for, rank=rank, gguf=gguf)
+        write_json(temporary / EXAMPLE, told)
+        write_text(temporary / CARD, card)
+    return out
+
+
+def _last_ids(predictor: Predictor) -> set[int]:
+    """Tokens that what the model reads of some unlike rows ends with."""
+    rows = [dict.fromkeys(predictor.input_fields, text) for text in ("a", "Z 7", "#!", "\u7684", "x.\n")]
+    rendered = predictor.model.renderer.render(predictor.prompt, rows, predictor.labels)
+    return {row.prompt_ids[-1] for row in rendered}

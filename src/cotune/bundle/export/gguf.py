@@ -1,0 +1,160 @@
+"""A bundle as GGUF files, which llama.cpp and programs built on it run."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cotune.bundle.export.check import check_weights
+from cotune.bundle.export.gguf_files import weights_in, write_adapter, write_model
+from cotune.bundle.export.gguf_layout import Layout
+from cotune.bundle.export.gguf_tokenizer import GgufTokenizer
+from cotune.bundle.export.request import OLLAMA, REQUEST, Asking
+from cotune.bundle.export.weights import copy_model, merge
+from cotune.bundle.manifest import Manifest
+from cotune.bundle.predictor import Predictor
+from cotune.files import write_json, write_text
+from cotune.probe.readout import Probe
+
+BASE, MERGED, MODELFILE = "base.gguf", "model.gguf", "Modelfile"
+_ESCAPED = re.compile(r'["\\\x00-\x1f\x7f]')
+
+
+@dataclass(frozen=True)
+class GgufExport:
+    """Writes one bundle's files.
+
+    The base model's file is made from the folder that the adapter was tuned on, the bundled model's too, although that came
+    from a GGUF file with matrices of 4 bits. llama.cpp multiplies such matrices with activations rounded to 8 bits, which moves
+    log-probabilities over ten times further than rounding the weights to float16 does (docs/export.md); and the folder is
+    always there, while that file would have to be fetched again.
+
+    Args:
+        predictor: the bundle, in float32.
+        manifest: its manifest.
+        asking: how it is asked.
+        source: the base model's folder.
+        adapter: the adapter's folder; None where the base model answers.
+        probe: what answers, where that is a probe; None where words do.
+        layout: of the base model.
+        tokenizer: of the base model.
+    """
+
+    predictor: Predictor
+    manifest: Manifest
+    asking: Asking
+    source: Path
+    adapter: Path | None
+    probe: Probe | None
+    layout: Layout
+    tokenizer: GgufTokenizer
+
+    @classmethod
+    def of(
+        cls, predictor: Predictor, manifest: Manifest, asking: Asking, source: Path, adapter: Path | None, probe: Probe | None
+    ) -> GgufExport:
+        """Look whether all of it has a place in GGUF, before anything is written.
+
+        Raises:
+            InputError: something has not.
+        """
+        layout = Layout.of(source)
+        tokenizer = GgufTokenizer.of(predictor.model.renderer)
+        return cls(predictor, manifest, asking, source, adapter, probe, layout, tokenizer)
+
+    def cut(self, source: Path, adapter: Path | None) -> GgufExport:
+        """The same for a model and an adapter that end after the layer that the probe reads."""
+        return replace(self, source=source, adapter=adapter, layout=Layout.of(source))
+
+    @property
+    def adapter_file(self) -> str | None:
+        """Name of the adapter's file."""
+        return None if self.adapter is None else f"adapter-{self.manifest.adapter_id}.gguf"
+
+    def options(self, *, merged: bool) -> str:
+        """What llama.cpp is told to load."""
+        apart = f" --lora FOLDER/{self.adapter_file}" if self.adapter_file and not merged else ""
+        return f"-m FOLDER/{MERGED if merged else BASE}{apart}"
+
+    def write(self, out: Path) -> None:
+        """Write base model and adapter, each a file.
+
+        Raises:
+            CotuneError: what was written does not answer as the bundle does.
+        """
+        dtype = write_model(self.source, out / BASE, self.layout, self.tokenizer, self.manifest.base_model.fingerprint[:16])
+        if self.adapter is not None and self.adapter_file is not None:
+            write_adapter(self.adapter, out / self.adapter_file, self.layout, self.asking.name)
+        self._check(out / BASE, None if self.adapter_file is None else out / self.adapter_file, dtype)
+        self._write_requests(out, BASE)
+
+    def write_merged(self, out: Path) -> None:
+        """Write one file, the adapter added to the weights.
+
+        Raises:
+            CotuneError: what was written does not answer as the bundle does.
+        """
+        with tempfile.TemporaryDirectory(dir=out, prefix=".merged-") as name:
+            folder = Path(name) / "model"
+            merge(self.source, self.adapter, folder)
+            dtype = write_model(folder, out / MERGED, self.layout, self.tokenizer, self.asking.name)
+        self._check(out / MERGED, None, dtype)
+        self._write_requests(out, MERGED)
+
+    def _check(self, model: Path, adapter: Path | None, dtype: str) -> None:
+        from safetensors.torch import save_file
+
+        with tempfile.TemporaryDirectory(dir=model.parent, prefix=".check-") as name:
+            folder = Path(name) / "model"
+            copy_model(self.source, folder, weights=False)
+            save_file(weights_in(self.source, self.layout, model, adapter), folder / "model.safetensors", {"format": "pt"})
+            check_weights(self.predictor, self.manifest, folder, dtype, self.probe)
+
+    def _write_requests(self, out: Path, model: str) -> None:
+        write_json(out / REQUEST, self.request())
+        if self.probe is not None:
+            # Ollama tells no states as they are.
+            return
+        if model == BASE and self.adapter is not None:
+            # Ollama takes adapters no more.
+            return
+        write_json(out / OLLAMA, self.asking.ollama())
+        stop = self.predictor.model.tokenizer.convert_ids_to_tokens(self.predictor.model.renderer.stop_id)
+        lines = [
+            f"FROM ./{model}",
+            'TEMPLATE "{{ .Prompt }}"',
+            "PARAMETER temperature 0",
+            "PARAMETER repeat_penalty 1",
+            f"PARAMETER num_predict {self.asking.tokens}",
+            f"PARAMETER num_ctx {self.manifest.max_tokens + self.asking.tokens}",
+            f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}",
+        ]
+        write_text(out / MODELFILE, "\n".join(lines) + "\n")
+
+    def request(self) -> dict[str, Any]:
+        """The body that llama.cpp's server takes at ``/completion``, or at ``/embedding`` where a probe answers."""
+        if self.probe is not None:
+            return {"content": self.asking.text, "embd_normalize": -1}
+        body: dict[str, Any] = {"prompt": self.asking.text, "temperature": 0, "n_predict": self.asking.tokens}
+        if self.asking.words:
+            body["grammar"] = label_grammar(self.asking.words)
+            body["n_predict"] = self.asking.spelt_tokens
+            if self.asking.label_bias:
+                body["logit_bias"] = [list(pair) for pair in self.asking.label_bias]
+        elif self.asking.held is not None:
+            body["json_schema"] = dict(self.asking.held)
+        return body
+
+
+def label_grammar(words: Sequence[str]) -> str:
+    """A grammar in llama.cpp's notation, GBNF, of exactly these words."""
+    return "root ::= " + " | ".join(f'"{_ESCAPED.sub(_escape, word)}"' for word in words)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return f"\\x{ord(match[0]):02x}" if match[0] < " " or match[0] == "\x7f" else f"\\{match[0]}"

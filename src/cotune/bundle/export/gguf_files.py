@@ -1,0 +1,208 @@
+"""GGUF files of a model and of a LoRA adapter: written as llama.cpp reads them, and read back under transformers' names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cotune.bundle.export.gguf_layout import Layout
+from cotune.bundle.export.gguf_tokenizer import GgufTokenizer
+from cotune.errors import CotuneError
+from cotune.model.adapters.files import read_settings
+from cotune.model.adapters.prefix import WEIGHTS
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+_LARGEST_HALF = 65504.0
+_BEFORE, _FREQUENCIES = "base_model.model.", "rope_freqs.weight"
+
+
+def write_model(folder: Path, target: Path, layout: Layout, tokenizer: GgufTokenizer, name: str) -> str:
+    """Write a model's folder as one GGUF file; returns the number type of its matrices.
+
+    Matrices keep bfloat16 and float16. float32 ones become float16, which rounds them eight times finer than the bfloat16 that
+    models mostly run in, unless a value is too large for it. Vectors are float32, as llama.cpp wants them. Tensors are read
+    one by one, so the model need not fit into memory.
+
+    Args:
+        folder: with safetensors weights.
+        target: the file.
+        layout: of the model.
+        tokenizer: what is written of its tokenizer.
+        name: what the file says it is.
+    """
+    import gguf
+
+    file_types = {
+        torch.float32: gguf.LlamaFileType.ALL_F32,
+        torch.float16: gguf.LlamaFileType.MOSTLY_F16,
+        torch.bfloat16: gguf.LlamaFileType.MOSTLY_BF16,
+    }
+    with _Weights(folder) as weights:
+        names = [found for found in weights if not layout.skipped(found)]
+        dtype = _matrix_type(weights, names)
+        writer = gguf.GGUFWriter(target, layout.architecture)
+        writer.add_type("model")
+        writer.add_name(name)
+        writer.add_file_type(file_types[dtype])
+        layout.describe(writer)
+        tokenizer.write(writer, layout.config.vocab_size)
+
+        def reader(found: str) -> Callable[[], Tensor]:
+            return lambda: layout.reordered(found, weights.read(found))
+
+        tensors = [(layout.place(found), weights.shape(found), reader(found)) for found in names]
+        if (factors := layout.frequency_factors()) is not None:
+            tensors.append((_FREQUENCIES, tuple(factors.shape), lambda: factors))
+        _write(writer, tensors, dtype)
+    return str(dtype).removeprefix("torch.")
+
+
+def write_adapter(adapter: Path, target: Path, layout: Layout, name: str) -> None:
+    """Write a LoRA adapter's folder as one GGUF file, its factors in float32.
+
+    Raises:
+        InputError: it changes a layer that llama.cpp adapts in another way.
+    """
+    import gguf
+    from safetensors.torch import load_file
+
+    settings, weights = read_settings(adapter), load_file(adapter / WEIGHTS)
+    writer = gguf.GGUFWriter(target, layout.architecture)
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_name(name)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(settings.alpha))
+    found = list(_factors(weights, layout))
+    _write(writer, [(place, tuple(values.shape), partial(_itself, values)) for place, values in found], torch.float32)
+
+
+def weights_in(folder: Path, layout: Layout, model: Path, adapter: Path | None = None) -> dict[str, Tensor]:
+    """The weights that GGUF files hold, the adapter added, under the names that they have in a model's folder; in float32.
+
+    Args:
+        folder: with the same tensors.
+        layout: of the model.
+        model: a file that :func:`write_model` wrote.
+        adapter: one that :func:`write_adapter` wrote.
+    """
+    held, scale = _read(model)[0], 0.0
+    factors: dict[str, Tensor] = {}
+    if adapter is not None:
+        factors, alpha = _read(adapter)
+        scale = alpha / next(values.shape[0] for name, values in factors.items() if name.endswith(".lora_a"))
+    found = {}
+    with _Weights(folder) as weights:
+        for name in weights:
+            if layout.skipped(name):
+                continue
+            place = layout.place(name)
+            values = held.pop(place)
+            if (down := factors.pop(f"{place}.lora_a", None)) is not None:
+                values += scale * (factors.pop(f"{place}.lora_b") @ down)
+            found[name] = layout.restored(name, values).contiguous()
+    if more := {*held, *factors} - {_FREQUENCIES}:
+        raise CotuneError(f"the GGUF files hold tensors of no known role, {min(more)} among them")
+    return found
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], float]:
+    """Every tensor of a file in float32, and an adapter's alpha."""
+    import gguf
+
+    reader = gguf.GGUFReader(path)
+    alpha = reader.fields.get(gguf.Keys.Adapter.LORA_ALPHA)
+    tensors = {
+        tensor.name: torch.from_numpy(np.array(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32))
+        for tensor in reader.tensors
+    }
+    return tensors, 0.0 if alpha is None else float(alpha.contents())
+
+
+def _factors(weights: dict[str, Tensor], layout: Layout) -> Iterator[tuple[str, Tensor]]:
+    for name, values in weights.items():
+        module, kind, _ = name.removeprefix(_BEFORE).rsplit(".", 2)
+        weight = f"{module}.weight"
+        # The second factor makes the output features, whose order llama.cpp changes.
+        ordered = layout.reordered(weight, values) if kind == "lora_B" else values
+        yield f"{layout.adapted(weight)}.{kind.lower()}", ordered.float()
+
+
+def _write(
+    writer: GGUFWriter, tensors: Sequence[tuple[str, tuple[int, ...], Callable[[], Tensor]]], dtype: torch.dtype
+) -> None:
+    """The file's head, which tells every tensor's place, then each tensor as it is read."""
+    import gguf
+
+    kinds = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+    try:
+        for name, shape, _ in tensors:
+            kind = torch.float32 if len(shape) < 2 else dtype
+            size = prod(shape) * kind.itemsize
+            raw = gguf.GGMLQuantizationType[kinds[kind]]
+            writer.add_tensor_info(name, shape, _plain(torch.empty(0, dtype=kind)).dtype, size, raw)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for _, shape, read in tensors:
+            kind = torch.float32 if len(shape) < 2 else dtype
+            writer.write_tensor_data(_plain(read().to(kind).contiguous()))
+    finally:
+        writer.close()
+
+
+def _itself(values: Tensor) -> Tensor:
+    return values
+
+
+def _plain(values: Tensor) -> Any:
+    """As numpy, which has no bfloat16."""
+    return (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()
+
+
+def _matrix_type(weights: _Weights, names: Sequence[str]) -> torch.dtype:
+    matrices = [name for name in names if len(weights.shape(name)) > 1]
+    stored = {weights.read(name).dtype for name in matrices[:1]}
+    if stored & {torch.bfloat16, torch.float16}:
+        return stored.pop()
+    large = any(float(weights.read(name).abs().max()) > _LARGEST_HALF for name in matrices)
+    return torch.float32 if large else torch.float16
+
+
+class _Weights:
+    """All tensors of a folder's safetensors files, by name, read when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._paths = sorted(folder.glob("*.safetensors"))
+        self._stack = ExitStack()
+        self._files: dict[str, Any] = {}
+
+    def __enter__(self) -> _Weights:
+        from safetensors import safe_open
+
+        for path in self._paths:
+            file = self._stack.enter_context(safe_open(path, framework="pt"))
+            self._files |= dict.fromkeys(file.keys(), file)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._files[name].get_slice(name).get_shape())
+
+    def read(self, name: str) -> Tensor:
+        values: Tensor = self._files[name].get_tensor(name)
+        return values

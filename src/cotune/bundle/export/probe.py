@@ -1,0 +1,248 @@
+"""The page of an export that answers by a probe: how the answer comes about, and Python that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cotune.bundle.card import base_model_name, code_block, probe_in_words
+from cotune.bundle.export.request import REQUEST, Asking
+from cotune.bundle.manifest import Manifest
+from cotune.bundle.predictor import Predictor
+from cotune.files import write_json
+from cotune.model.local import LocalModel
+from cotune.probe.readout import ABOUT, PROBE, Probe
+
+EMBEDDING_PORT = 8081
+"""Where the page tells llama.cpp's server to serve states."""
+PIPELINE, TEMPLATE = "pipeline.py", "template.json"
+"""What goes with a classifier for transformers: a pipeline that fills the prompt, and the prompt's constant parts."""
+
+_PEFT = (
+    'base = AutoModelForCausalLM.from_pretrained("FOLDER/base", dtype=torch.float32)',
+    'model = PeftModel.from_pretrained(base, "FOLDER/adapter")',
+)
+
+
+def probe_of(predictor: Predictor) -> Probe | None:
+    """The probe that a loaded bundle answers by; None where words or written answers do."""
+    model = predictor.scorer
+    return model.adapters.probe(predictor.adapter_id) if isinstance(model, LocalModel) else None
+
+
+def batch_of(tokens: int) -> str:
+    """Options with which llama.cpp's server takes a text of so many tokens in one piece, as a pooled state needs."""
+    return f"-c {tokens} -b {tokens} -ub {tokens} -np 1"
+
+
+def write_template(predictor: Predictor, asking: Asking, target: Path) -> None:
+    """Write a prompt's constant parts, and where a row's fields stand between them, for :data:`PIPELINE`."""
+    fields = predictor.input_fields
+    # A mark that the prompt holds itself would be taken for a field.
+    marks: dict[str, str] = {}
+    number = 0
+    while not marks or any(mark in asking.text for mark in marks.values()):
+        marks, number = {name: f"FIELD {number} {i} HERE" for i, name in enumerate(fields)}, number + 1
+    rest = predictor.model.renderer.text(predictor.prompt, marks, predictor.labels)
+    pieces: list[str | dict[str, str]] = []
+    while rest:
+        found = {name: rest.find(mark) for name, mark in marks.items() if mark in rest}
+        if not found:
+            pieces.append(rest)
+            break
+        name = min(found, key=found.__getitem__)
+        pieces += [rest[: found[name]], {"field": name}]
+        rest = rest[found[name] + len(marks[name]) :]
+    about = {"fields": list(fields), "pieces": [piece for piece in pieces if piece]}
+    write_json(target, about | {"add_special_tokens": not asking.chat, "beyond": asking.beyond})
+
+
+@dataclass(frozen=True)
+class ProbePage:
+    """Writes ``README.md`` for one form.
+
+    Attributes:
+        manifest: of the bundle.
+        to: the form.
+        asking: what the model reads for an example row.
+        probe: what answers.
+        depth: layers of the whole base model.
+        adapter: whether an adapter lies beside the base model.
+        stands_for: where that is a trained prefix, how many of the text's first tokens it stands for.
+        files: options with which llama.cpp loads the model; empty for the other forms.
+    """
+
+    manifest: Manifest
+    to: str
+    asking: Asking
+    probe: Probe
+    depth: int
+    adapter: bool
+    stands_for: int | None = None
+    files: str = ""
+
+    def text(self) -> str:
+        """Markdown."""
+        manifest = self.manifest
+        fields = ", ".join(f"THE {name.upper()}" for name in manifest.input_fields)
+        parts = [
+            f"# {manifest.task}, exported",
+            f"From the cotune bundle `{manifest.id}`: {', '.join(manifest.input_fields)} in, one of {len(manifest.labels)} "
+            f"labels out. The base model is {base_model_name(manifest)}.",
+            "## How the answer comes about",
+            probe_in_words(self.probe, self.depth, PROBE) + " " + self._model(),
+            "## What the model reads",
+            f"Replace {fields} and keep every other character"
+            + ("; the chat template is applied already." if self.asking.chat else "."),
+            f"````text\n{self.asking.text}\n````",
+            f"cotune cuts a row whose whole text is longer than {manifest.max_tokens} tokens; here nothing does.",
+            "## Run it",
+            *self._run(),
+        ]
+        return "\n\n".join(parts) + "\n"
+
+    def _model(self) -> str:
+        added = ", with the adapter added to its weights" if self.adapter else ""
+        where = {
+            "peft": "`base/` is the base model",
+            "merged": f"`model/` is the base model{added}",
+            "transformers": f"This folder is the base model{added}",
+        }.get(self.to, f"The GGUF file is the base model{added if self.to == 'gguf-merged' else ''}")
+        ends = f", cut after layer {self.probe.layer}" if self.probe.layer < self.depth else ""
+        state = "so that what it gives as its last hidden state is what the probe reads"
+        told = f"{where}{ends}, and its final norm has unit weight, {state}."
+        if self.to == "transformers":
+            return f"{told} The probe is its layer `score`, whose labels are in `id2label`."
+        return f"{told} What it would generate means nothing."
+
+    def _run(self) -> tuple[str, ...]:
+        if self.to == "transformers":
+            return self._transformers()
+        if self.to == "merged":
+            loads = ('model = AutoModel.from_pretrained("FOLDER/model", dtype=torch.float32)',)
+            state = "state = model(**ids).last_hidden_state[0, -1]"
+            return "With transformers:", code_block("python", *self._read("model", "AutoModel", "", loads, state))
+        if self.to == "peft":
+            state = "state = model(**ids, output_hidden_states=True).hidden_states[-1][0, -1]"
+            more = "from peft import PeftModel"
+            lines = self._read("base", "AutoModelForCausalLM", more, _PEFT, state)
+            return "With transformers and PEFT:", code_block("python", *lines)
+        return self._llama()
+
+    def _read(self, folder: str, auto: str, more: str, loads: Sequence[str], state: str) -> list[str]:
+        return [
+            "import json",
+            "",
+            "import torch",
+            *([more] if more else []),
+            "from safetensors import safe_open",
+            f"from transformers import {auto}, AutoTokenizer",
+            "",
+            *_opened("pt"),
+            f'tokenizer = AutoTokenizer.from_pretrained("FOLDER/{folder}")',
+            *loads,
+            *ids_of(self.asking, self.stands_for or 0),
+            "with torch.no_grad():",
+            f"    {state}",
+            "print(labels[int((weight @ state + bias).argmax())])",
+        ]
+
+    def _llama(self) -> tuple[str, ...]:
+        if self.asking.beyond:
+            return (
+                "llama.cpp reads the text to its very end, where this model's answer has begun: there the state cannot be had. "
+                "Export with `--to merged` or `--to transformers`.",
+            )
+        options = f"--embeddings --pooling last {batch_of(self.manifest.max_tokens)} --port {EMBEDDING_PORT}"
+        return (
+            "A llama.cpp server that tells states instead of generating, and their product with the probe's weights:",
+            code_block("sh", f"llama-server {self.files} {options}"),
+            code_block(
+                "python",
+                "import json",
+                "from urllib.request import Request, urlopen",
+                "",
+                "import numpy",
+                "from safetensors import safe_open",
+                "",
+                *_opened("numpy"),
+                'asked = json.dumps({"content": prompt_text, "embd_normalize": -1}).encode()',
+                f'request = Request("http://127.0.0.1:{EMBEDDING_PORT}/embedding", asked, '
+                '{"Content-Type": "application/json"})',
+                "with urlopen(request) as told:",
+                '    (state,) = json.load(told)[0]["embedding"]',
+                "print(labels[int((weight @ numpy.array(state) + bias).argmax())])",
+            ),
+            f"`{REQUEST}` is such a request for the text above. Programs that only generate, as Ollama's `/api/generate`, have "
+            "no place for a probe.",
+        )
+
+    def _transformers(self) -> tuple[str, ...]:
+        example = "THE TEXT" if len(self.manifest.input_fields) == 1 else None
+        row = (
+            repr(example) if example else "{" + ", ".join(f"{n!r}: 'THE {n.upper()}'" for n in self.manifest.input_fields) + "}"
+        )
+        own = code_block(
+            "python",
+            "import sys",
+            "",
+            'sys.path.insert(0, "FOLDER")',
+            "from pipeline import load",
+            "",
+            'classify = load("FOLDER")',
+            f'print(classify({row})[0]["label"])' if example else f'print(classify([{row}])[0]["label"])',
+        )
+        plain = [
+            "import json",
+            "",
+            "import torch",
+            "from transformers import AutoModelForTokenClassification, AutoTokenizer",
+            "",
+            'prompt_text = json.load(open("FOLDER/example.json", encoding="utf-8"))["prompt_text"]',
+            *(
+                f'prompt_text = prompt_text.replace("THE {name.upper()}", "THE {name.upper()}")  # the row\'s own text'
+                for name in self.manifest.input_fields
+            ),
+            'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+            'model = AutoModelForTokenClassification.from_pretrained("FOLDER", dtype=torch.float32)',
+            *ids_of(self.asking),
+            "with torch.no_grad():",
+            "    logits = model(**ids).logits[0, -1]",
+            "print(model.config.id2label[int(logits.argmax())])",
+        ]
+        parts = [
+            f"`{PIPELINE}` in this folder is transformers' own text-classification pipeline, with the prompt filled in and the "
+            "probe's bias added; give it texts or rows, a list of them for many, `batch_size=` and `device=` as usual.",
+            own,
+            "transformers' sequence classifiers have no bias in `score`, and none can be folded into their weights: "
+            '`pipeline("text-classification", model="FOLDER")` loads (and says that it leaves out `score.bias`), but then '
+            f"answers without the bias, some rows otherwise. `{PIPELINE}` puts it in place. Its token classifiers do have the "
+            "bias, so that stock classes alone give the very same logits, at the last token:",
+            code_block("python", *plain),
+        ]
+        return tuple(parts)
+
+
+def ids_of(asking: Asking, skip: int = 0) -> list[str]:
+    """Python that makes ``ids`` of ``prompt_text``, as far as the model reads it before its answer.
+
+    Args:
+        asking: how it is asked.
+        skip: tokens at its beginning that a trained prefix stands for.
+    """
+    ids = f'ids = tokenizer(prompt_text, add_special_tokens={not asking.chat}, return_tensors="pt")'
+    if not skip and not asking.beyond:
+        return [ids]
+    kept = f"{skip or ''}:{-asking.beyond or ''}"
+    return [ids, f"ids = {{name: part[:, {kept}] for name, part in ids.items()}}"]
+
+
+def _opened(framework: str) -> list[str]:
+    return [
+        'with open("FOLDER/example.json", encoding="utf-8") as file:',
+        '    prompt_text = json.load(file)["prompt_text"]',
+        f'with safe_open("FOLDER/{PROBE}", "{framework}") as probe:',
+        f'    labels = json.loads(probe.metadata()["{ABOUT}"])["labels"]',
+        '    weight, bias = probe.get_tensor("weight"), probe.get_tensor("bias")',
+    ]

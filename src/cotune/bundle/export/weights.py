@@ -1,0 +1,229 @@
+"""A base model's own files; its weights with an adapter added; and both cut after the layer that a probe reads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cotune.errors import InputError
+from cotune.files import write_json
+
+if TYPE_CHECKING:
+    import torch
+
+    from cotune.probe.readout import Probe
+
+_ENDINGS = (".json", ".jinja", ".model", ".txt")
+_NO_NORM = "the final norm of models of the type {!r} cannot be made one of unit weight, which the probe needs"
+
+
+def copy_model(source: Path, target: Path, *, weights: bool = True) -> None:
+    """Copy the model's own files: what a folder holds besides them is nobody's business elsewhere."""
+    target.mkdir()
+    for path in sorted(source.iterdir()):
+        is_weights = path.suffix == ".safetensors" or path.name.endswith(".safetensors.index.json")
+        wanted = weights if is_weights else path.suffix in _ENDINGS and "cotune" not in path.name
+        if wanted and path.is_file():
+            shutil.copyfile(path, target / path.name)
+
+
+def merge(source: Path, adapter: Path | None, target: Path) -> str:
+    """Copy a model with an adapter added to its weights in fp32, stored in the base model's number type, which is returned."""
+    model, dtype = _merged(source, adapter)
+    copy_model(source, target, weights=False)
+    model.to(dtype).save_pretrained(target, max_shard_size="4GB")
+    return str(dtype).removeprefix("torch.")
+
+
+def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: Path, last_ids: set[int]) -> str:
+    """Write a cut model with an adapter added and the probe as ``score``: one of transformers' sequence classifiers.
+
+    The file holds ``score.bias`` too. Sequence classifiers have no such parameter and leave it out; token classifiers have it.
+
+    Args:
+        source: a model that :func:`cut` wrote.
+        adapter: of it; None where there is none.
+        probe: its labels become ``id2label``, in its order.
+        target: the folder, which is there.
+        last_ids: tokens that a prompt may end with, none of which may pad.
+
+    Returns:
+        The number type of all but the probe's weights, which are float32.
+
+    Raises:
+        InputError: transformers has no sequence classifier for the model, or the tokenizer no token to pad with.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers.initialization import no_init_weights
+
+    model, dtype = _merged(source, adapter)
+    config = model.config
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+    tokenizer.pad_token, tokenizer.padding_side = _pad_token(tokenizer, last_ids, source), "right"
+    config.pad_token_id = tokenizer.pad_token_id
+    config.id2label, config.label2id = dict(enumerate(probe.labels)), {label: i for i, label in enumerate(probe.labels)}
+    config.problem_type = "single_label_classification"
+    try:
+        with no_init_weights():
+            found = AutoModelForSequenceClassification.from_config(config, dtype=dtype)
+        fits = type(getattr(found, found.base_model_prefix)) is type(model.get_decoder()) and found.score.bias is None
+    except (ValueError, AttributeError):
+        fits = False
+    if not fits:
+        raise InputError(
+            f"transformers has no plain sequence classifier for models of the type {config.model_type!r}",
+            where="--to transformers",
+            mend="Export with --to merged.",
+        )
+    setattr(found, found.base_model_prefix, model.get_decoder().to(dtype))
+    found.score.weight = torch.nn.Parameter(torch.from_numpy(probe.weight.copy()))
+    found.score.bias = torch.nn.Parameter(torch.from_numpy(probe.bias.copy()))
+    copy_model(source, target / "model", weights=False)
+    found.save_pretrained(target / "model", max_shard_size="4GB")
+    tokenizer.save_pretrained(target / "model")
+    for path in sorted((target / "model").iterdir()):
+        path.rename(target / path.name)
+    (target / "model").rmdir()
+    # It would generate nothing.
+    (target / "generation_config.json").unlink(missing_ok=True)
+    return str(dtype).removeprefix("torch.")
+
+
+def cut(source: Path, adapter: Path | None, layer: int, target: Path) -> tuple[Path, Path | None]:
+    """Write a model, and an adapter of it, that end after the layer that a probe reads.
+
+    The final norm gets unit weight, so that what the model gives as its last hidden state is what the probe reads. Output
+    vectors that are not the embedding's are left out: nothing reads them any more.
+
+    Args:
+        source: the model's folder.
+        adapter: the adapter's; None where there is none.
+        layer: number of layers to keep.
+        target: a folder that is there.
+
+    Returns:
+        The folders of both; None for an adapter of which nothing lies below.
+
+    Raises:
+        InputError: the model's final norm is of another kind.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from cotune.model.layers.cut import depth_of, norm_epsilon
+    from cotune.model.loading.load import quiet_transformers
+
+    quiet_transformers()
+    model = AutoModelForCausalLM.from_pretrained(source, dtype="auto", local_files_only=True, use_safetensors=True)
+    decoder, config, depth = model.get_decoder(), model.config.get_text_config(), depth_of(model)
+    layers, norm = getattr(decoder, "layers", None), getattr(decoder, "norm", None)
+    if layers is None or not _make_unit(norm, norm_epsilon(model), int(config.hidden_size)):
+        raise InputError(_NO_NORM.format(config.model_type), where=str(source), mend="Use cotune predict or cotune serve.")
+    decoder.layers = torch.nn.ModuleList(list(layers)[:layer])
+    for name, value in list(vars(config).items()):
+        # Such as ``layer_types``: one entry a layer.
+        if isinstance(value, (list, tuple)) and len(value) == depth and "layer" in name:
+            setattr(config, name, list(value)[:layer])
+    config.num_hidden_layers = layer
+    config.tie_word_embeddings = model.config.tie_word_embeddings = True
+    model.get_output_embeddings().weight = model.get_input_embeddings().weight
+    copy_model(source, target / "base", weights=False)
+    model.save_pretrained(target / "base", max_shard_size="4GB")
+    below = adapter is not None and _cut_adapter(adapter, layer, target / "adapter")
+    return target / "base", target / "adapter" if below else None
+
+
+def _make_unit(norm: Any, epsilon: float, width: int) -> bool:
+    """Give a final norm unit weight; False where it is none that divides by the root mean square and scales."""
+    import torch
+
+    from cotune.model.layers.cut import unit_rms
+
+    weight = getattr(norm, "weight", None)
+    if weight is None or tuple(weight.shape) != (width,):
+        return False
+    states = torch.linspace(-1, 2, width)[None]
+    with torch.no_grad():
+        # Some scale by the weight, others by one more than it.
+        for value in (1.0, 0.0):
+            weight.fill_(value)
+            if torch.allclose(norm(states.to(weight.dtype)).float(), unit_rms(states.to(weight.dtype), epsilon), atol=2e-2):
+                return True
+    return False
+
+
+def _cut_adapter(adapter: Path, layer: int, target: Path) -> bool:
+    """Copy what an adapter holds of a model's first layers; False, and no copy, where that is nothing."""
+    from safetensors.torch import load_file, save_file
+
+    from cotune.model.adapters.files import adapter_files, is_prefix
+    from cotune.model.adapters.prefix import CONFIG, WEIGHTS
+    from cotune.model.layers.lora_binding import layer_number
+
+    config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
+    weights = load_file(adapter / WEIGHTS)
+    if is_prefix(adapter):
+        # Keys and values of a layer stand beside those of the next.
+        kept = {name: value[:, : 2 * layer * config["token_dim"]].contiguous() for name, value in weights.items()}
+        config["num_layers"] = layer
+    else:
+        numbers = {name: layer_number(name) for name in weights}
+        kept = {name: weights[name] for name, number in numbers.items() if number is not None and number < layer}
+        if isinstance(config.get("layers_to_transform"), list):
+            config["layers_to_transform"] = [number for number in config["layers_to_transform"] if number < layer]
+    if not kept:
+        return False
+    target.mkdir()
+    for name in adapter_files(adapter, probe=False):
+        if name not in (CONFIG, WEIGHTS):
+            shutil.copyfile(adapter / name, target / name)
+    save_file(kept, target / WEIGHTS, {"format": "pt"})
+    write_json(target / CONFIG, config)
+    return True
+
+
+def _pad_token(tokenizer: Any, last_ids: set[int], source: Path) -> str:
+    """A token to fill batches with: a classifier reads the last one that is another, so no prompt may end with it."""
+    for token in (
+        tokenizer.pad_token,
+        tokenizer.eos_token,
+        tokenizer.bos_token,
+        tokenizer.unk_token,
+        *tokenizer.all_special_tokens,
+    ):
+        if token is not None and tokenizer.convert_tokens_to_ids(token) not in last_ids:
+            return str(token)
+    raise InputError("the tokenizer has no token to pad with", where=str(source), mend="Export with --to merged.")
+
+
+def _merged(source: Path, adapter: Path | None) -> tuple[Any, torch.dtype]:
+    """A model in fp32 with an adapter added to its weights, and the number type that they are stored in."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    from cotune.model.adapters.files import read_settings
+    from cotune.model.adapters.prefix import WEIGHTS
+    from cotune.model.loading.load import quiet_transformers
+
+    quiet_transformers()
+    stored = AutoModelForCausalLM.from_pretrained(
+        source, dtype="auto", local_files_only=True, use_safetensors=True, trust_remote_code=False
+    )
+    dtype: torch.dtype = stored.dtype
+    model: Any = stored.float()
+    if adapter is not None:
+        settings = read_settings(adapter)
+        weights = load_file(adapter / WEIGHTS)
+        modules = dict(model.named_modules())
+        with torch.no_grad():
+            for name, down in weights.items():
+                if not name.endswith(".lora_A.weight"):
+                    continue
+                up = weights[name.replace(".lora_A.", ".lora_B.")]
+                place = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+                modules[place].weight += (settings.alpha / settings.rank) * (up.float() @ down.float())
+    return model, dtype

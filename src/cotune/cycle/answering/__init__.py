@@ -1,0 +1,1 @@
+"""How prompts are answered and judged, by kind of output."""

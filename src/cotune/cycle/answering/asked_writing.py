@@ -1,0 +1,46 @@
+"""Answers that a model behind an endpoint writes: judged by what they are worth, since it tells no likelihoods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cotune.cycle.answering.base import AskedAnswering, Reply
+from cotune.cycle.answering.judging import graded
+from cotune.evaluate.judge import Judge
+from cotune.evaluate.responses import TextsGiven
+from cotune.model.base import Progress
+from cotune.model.remote.model import RemoteModel
+from cotune.prompt.prompt import Prompt
+from cotune.task.example import Example
+from cotune.task.task import Task
+
+
+class AskedWriting(AskedAnswering):
+    """Asks a model behind an endpoint to write an answer to each row; races go by the metric too, so each row is answered.
+
+    Args:
+        task: what is asked.
+        model: who answers.
+        judge: who grades the answers; None where the metric asks nobody.
+    """
+
+    loss_bound = 1.0
+    rules = False
+
+    def __init__(self, task: Task, model: RemoteModel, judge: Judge | None = None) -> None:
+        self.task, self.model, self.judge = task, model, judge
+        self.limit = model.way.tokens
+
+    def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
+        """The answers, and their grades."""
+        found = self.model.generate(prompt, [row.fields for row in rows], adapter=adapter, progress=progress)
+        reply = Reply(
+            TextsGiven(found.texts),
+            found.tokens,
+            0,
+            0,
+            bool(found.cached),
+            round(found.cost, 9),
+            sum(not self.task.output.fits(text) for text in found.texts),
+        )
+        return graded(self.judge, reply, rows, progress)

@@ -1,0 +1,189 @@
+"""A run whose metric is a judge's: who grades, how that agrees with people, and grades beside answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cotune.config import RunConfig
+from cotune.cycle.answering.base import Reply
+from cotune.cycle.endpoints import ANSWERS, prices_of
+from cotune.cycle.journal import Journal
+from cotune.endpoint import AnswerCache, Client, Endpoint
+from cotune.endpoint.way import Way
+from cotune.errors import InputError
+from cotune.evaluate.judge import Asked, Judge, agreement
+from cotune.evaluate.responses import WithTexts
+from cotune.files import content_hash
+from cotune.model.base import Progress
+from cotune.task.example import Example
+from cotune.task.reading.read import read_table
+from cotune.task.task import Task
+
+GIVEN, GRADE = "given", "grade"
+"""Columns of a file of answers that people graded."""
+_LEAST = 10
+_WHERE = "judge.agreement"
+
+
+@dataclass(frozen=True)
+class ByHand:
+    """Answers that people graded.
+
+    Attributes:
+        asked: the answers.
+        grades: what people gave them, from 0 to 1.
+    """
+
+    asked: tuple[Asked, ...] = ()
+    grades: tuple[float, ...] = ()
+
+    @property
+    def content_hash(self) -> str:
+        """Of the rows."""
+        return content_hash([[dict(a.fields), a.gold, a.answer, g] for a, g in zip(self.asked, self.grades, strict=True)])
+
+
+def read_by_hand(config: RunConfig, task: Task) -> ByHand:
+    """The rows of ``judge.agreement``; none where the config names no file.
+
+    Raises:
+        InputError: the file cannot be read, lacks a column, has too few rows, or a grade is none from 0 to 1; names the row.
+    """
+    if config.judge.agreement is None:
+        return ByHand()
+    if clash := sorted({GIVEN, GRADE} & {*task.input_fields, task.output_field}):
+        raise InputError(
+            f"the task's own column {clash[0]!r} is called as one of the answers that people graded",
+            where=_WHERE,
+            mend="Rename the task's column.",
+        )
+    table = read_table(config.judge.agreement)
+    for name in task.input_fields:
+        table.need_input(name, _WHERE)
+    for name in (task.output_field, GIVEN, GRADE):
+        table.need(name, _WHERE, nested=name != GRADE)
+    if len(table) < _LEAST:
+        raise InputError(
+            f"there are {len(table)} graded answers, and fewer than {_LEAST} say nothing",
+            where=f"{_WHERE}, {table.source}",
+            mend="Grade more answers, or leave judge.agreement out.",
+        )
+    asked, grades = [], []
+    for index, row in enumerate(table.rows):
+        try:
+            grade = float(row.get(GRADE) or "")
+        except ValueError:
+            grade = math.nan
+        if not 0 <= grade <= 1:
+            raise InputError(
+                f"{row.get(GRADE)!r} is no grade", where=table.where(index, GRADE), mend="Grade from 0 (wrong) to 1 (right)."
+            )
+        fields = {name: table.shown(index, name) or "" for name in task.input_fields}
+        gold = task.output.canonical(row.get(task.output_field) or "")
+        asked.append(Asked(fields, gold, row.get(GIVEN) or "", f"row {table.numbers[index]} of {table.source}"))
+        grades.append(grade)
+    return ByHand(tuple(asked), tuple(grades))
+
+
+def open_judge(config: RunConfig, task: Task, by_hand: ByHand, out: Path, journal: Journal) -> tuple[Judge | None, Any]:
+    """The judge, asked as the run's first session found that it can be, and what was recorded as a ``judge`` step.
+
+    Args:
+        config: names it.
+        task: whose metric may be the judge's.
+        by_hand: of :func:`read_by_hand`; the judge grades these first.
+        out: the run's folder, where grades are kept.
+        journal: of the run.
+
+    Returns:
+        None and an empty record where the metric asks no judge.
+
+    Raises:
+        EndpointError: it cannot be asked, or gives no grades.
+    """
+    if not task.measure.graded:
+        return None, {}
+    judge = _judge(config, out)
+    row = task.train[0]
+
+    def effect() -> dict[str, Any]:
+        judge.settle(Asked(row.fields, row.output, row.output))
+        # The answer that it was tried with is graded by now, and is paid for here.
+        tried = judge.grade([Asked(row.fields, row.output, row.output)])
+        found = judge.grade(by_hand.asked)
+        compared = agreement(found.values.tolist(), by_hand.grades, seed=config.seed).as_dict() if by_hand.asked else None
+        return {
+            "model": config.judge.model,
+            "rubric": judge.rubric,
+            "way": judge.way.to_json(),
+            "agreement": compared,
+            "sentence": sentence(str(config.judge.model), compared),
+            "rows": tried.rows + found.rows,
+            "tokens": tried.tokens + found.tokens,
+            "dollars": round(tried.dollars + found.dollars, 9),
+        }
+
+    value = journal.step("judge", [config.judge.model, judge.rubric, by_hand.content_hash], effect)
+    judge.way = Way.from_json(value["way"])
+    return judge, value
+
+
+def reopen_judge(config: RunConfig, folder: Path, recorded: Mapping[str, Any]) -> Judge:
+    """The judge as a run in ``folder`` asked it; ``recorded`` is what its ``judge`` step recorded."""
+    judge = _judge(config, folder)
+    judge.way = Way.from_json(recorded["way"])
+    return judge
+
+
+def graded(judge: Judge | None, reply: Reply, rows: Sequence[Example], progress: Progress) -> Reply:
+    """A reply with a judge's grades beside its texts, and with what they cost; as it was where there is no judge.
+
+    Raises:
+        EndpointError: an answer got no grade.
+    """
+    given = reply.given
+    if judge is None:
+        return reply
+    assert isinstance(given, WithTexts)
+    asked = [Asked(row.fields, row.output, text, row.id) for row, text in zip(rows, given.answered, strict=True)]
+    found = judge.grade(asked, progress=progress)
+    return replace(
+        reply,
+        given=given.with_grades(found.values),
+        dollars=round((reply.dollars or 0.0) + found.dollars, 9),
+        judged={"rows": found.rows, "tokens": found.tokens, "dollars": round(found.dollars, 9)},
+    )
+
+
+def sentence(model: str, found: Mapping[str, Any] | None) -> str:
+    """Who grades, and how that agrees with people, in a sentence; ``found`` is what an ``Agreement`` tells."""
+    said = f"Scores are grades by the judge {model}"
+    if found is None:
+        return f"{said}, which was compared with nobody's: how far they can be trusted is not known."
+    low, high = found["difference_ci"]
+    text = (
+        f"{said}; on {found['n']} answers graded by hand it is off by {found['difference']:.2f} on average "
+        f"(95% interval {low:.2f} to {high:.2f})"
+    )
+    if found["correlation"] is None:
+        return f"{text}, and one side gives all of them the same grade."
+    low, high = found["correlation_ci"]
+    return f"{text}, correlation {found['correlation']:.2f} (95% interval {low:.2f} to {high:.2f})."
+
+
+def _judge(config: RunConfig, folder: Path) -> Judge:
+    section = config.judge
+    assert section.base_url is not None and section.model is not None
+    endpoint = Endpoint(section.base_url, section.model, section.key_env, section.timeout, "judge")
+    return Judge(
+        Client(endpoint, most=section.concurrency, keep=True),
+        AnswerCache(folder / ANSWERS),
+        rubric=section.rubric,
+        prices=prices_of(section),
+        patience=section.patience,
+        way=Way(alternatives=0, tokens=section.answer_tokens),
+    )

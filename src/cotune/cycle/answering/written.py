@@ -1,0 +1,176 @@
+"""Answers that are written: texts, numbers, JSON; judged in passing by how likely the right ones are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cotune.cycle.answering.base import Reply
+from cotune.cycle.answering.judging import graded
+from cotune.errors import InputError
+from cotune.evaluate.answer_noise import AnswerNoise, compare_answers
+from cotune.evaluate.decision import Decision
+from cotune.evaluate.judge import Judge
+from cotune.evaluate.responses import AnswersGiven, Given
+from cotune.model.adapters.slots import BASE
+from cotune.model.base import Progress
+from cotune.model.local import LocalModel
+from cotune.model.structured.limits import Writing, most_tokens
+from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import RenderedRow, shared_prefix
+from cotune.task.example import Example
+from cotune.task.task import Task
+from cotune.task.values.output import Output
+from cotune.tune.batches import TrainingRow, training_rows
+
+_LEAST_PROMPT = 64
+LOSS_BOUND = 6.0
+"""Nats a token: what a race takes for as bad as can be. An untuned model needs about 3 for a short answer."""
+
+
+class WrittenAnswering:
+    """Writes an answer to every row where one is wanted, and else only looks at the right answer's likelihood.
+
+    Args:
+        task: what is asked.
+        model: who answers.
+        limit: tokens of an answer at most; None takes a quarter more than the longest right answer of train and dev.
+        judge: who grades the answers; None where the metric asks nobody.
+        output: what answers are held to; None takes the task's, an earlier bundle has its own.
+
+    Attributes:
+        model: the same model, for prompts that leave room for an answer among its positions.
+
+    Raises:
+        InputError: the task's schema cannot be kept while writing, or answers leave no room for a prompt.
+    """
+
+    rules = False
+    loss_bound = LOSS_BOUND
+
+    def __init__(
+        self,
+        task: Task,
+        model: LocalModel,
+        limit: int | None = None,
+        judge: Judge | None = None,
+        output: Output | None = None,
+    ) -> None:
+        self.task, self.judge = task, judge
+        lengths = _lengths(model, list({row.output for row in (*task.train, *task.dev)}))
+        self.limit = limit or most_tokens(max(lengths))
+        self.model = _with_room(model, self.limit)
+        self.writing = Writing.of(output or task.output, self.limit)
+        self._usual = sum(lengths) / len(lengths)
+
+    def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
+        """The right answers' loss a token."""
+        found = self.model.answer_losses(
+            prompt, [row.fields for row in rows], [row.output for row in rows], adapter=adapter, progress=progress
+        )
+        given = AnswersGiven(found.losses / found.lengths)
+        return Reply(given, found.tokens, found.tokens_saved, found.truncated, bool(found.cached))
+
+    def write(self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: Given, progress: Progress) -> Reply | None:
+        """Greedy answers, held to the output's type, and their grades."""
+        assert isinstance(given, AnswersGiven)
+        found = self.writing.write(self.model, prompt, [row.fields for row in rows], adapter=adapter, progress=progress)
+        both = AnswersGiven(given.losses, found.texts)
+        reply = Reply(both, found.tokens, found.tokens_saved, found.truncated, bool(found.cached), written=found.written)
+        return graded(self.judge, reply, rows, progress)
+
+    def both(
+        self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress
+    ) -> tuple[Reply, Reply, float] | None:
+        """The right answers' loss a token, and greedy answers; tokens of prompts and right answers count with the scores."""
+        if not self.model.shared:
+            return None
+        found = self.model.generate(
+            prompt,
+            [row.fields for row in rows],
+            adapter=adapter,
+            limit=self.limit,
+            grammar=self.writing.grammar,
+            gold=[row.output for row in rows],
+            progress=progress,
+        )
+        assert found.gold is not None
+        losses = found.gold.losses / found.gold.lengths
+        read = found.tokens - found.written
+        cached = bool(found.cached)
+        scored = Reply(AnswersGiven(losses), read, found.tokens_saved, found.truncated, cached)
+        both = AnswersGiven(losses, found.texts)
+        written = Reply(both, found.written, 0, found.truncated, cached, written=found.written)
+        return scored, graded(self.judge, written, rows, progress), found.entering_s
+
+    def warm_up(self, prompt: Prompt, rows: Sequence[Example]) -> None:
+        """Write answers that nobody looks at: what holds them to their type is compiled before a rate is taken."""
+        self.writing.write(self.model, prompt, [row.fields for row in rows], adapter=BASE)
+
+    def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
+        """Each row up to where its answer begins."""
+        return self.model.renderer.render_answers(prompt, [row.fields for row in rows], None)
+
+    def training_rows(self, prompt: Prompt, rows: Sequence[Example]) -> list[TrainingRow]:
+        """Each row with its right answer."""
+        fields, answers = [row.fields for row in rows], [row.output for row in rows]
+        return training_rows(self.model.renderer.render_answers(prompt, fields, answers), [0] * len(rows))
+
+    def own_prefix(self, prompt: Prompt) -> Sequence[int]:
+        """All that stands before the first field."""
+        return self.model.own_prefix(prompt, self.task.input_fields, ())
+
+    def tokens_a_row(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
+        """A row's text and its right answer, the last token of which is not fed."""
+        asked = self.training_rows(prompt, rows)
+        prefix = shared_prefix([row.prompt_ids for row in asked])
+        own = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in asked) / len(asked)
+        return own - prefix, prefix
+
+    def tokens_read_again(self, prompt: Prompt, rows: Sequence[Example], *, apart: bool) -> float:
+        """A row's text once more where that is spared by nothing."""
+        if self.model.shared and not apart:
+            return 0.0
+        asked = self.render(prompt, rows)
+        prefix = shared_prefix([row.prompt_ids for row in asked])
+        return sum(len(row.prompt_ids) for row in asked) / len(asked) - prefix
+
+    def answer_tokens(self, *, tuned: bool) -> float:
+        """The usual length of a right answer, for untuned models between that and the limit: they do not know its end."""
+        return self._usual if tuned else (self._usual + self.limit) / 2
+
+    def noise(
+        self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
+    ) -> tuple[AnswerNoise, int] | None:
+        """All rows at once, and a few at a time. Not measured by a judge, who would have to grade everything twice, nor where
+        no answer is looked at."""
+        if self.judge is not None or not self.task.measure.needs_answers:
+            return None
+        parts = [rows, *(rows[start : start + odd] for start in range(0, len(rows), odd))]
+        whole, *pieces = (
+            self.writing.write(self.model, prompt, [row.fields for row in part], adapter=adapter, progress=progress)
+            for part in parts
+        )
+        answers = whole.texts, tuple(text for piece in pieces for text in piece.texts)
+        first, second = (AnswersGiven(np.zeros(len(rows)), texts).judge(rows, decision, self.task) for texts in answers)
+        return compare_answers(first, second), sum(found.tokens for found in (whole, *pieces))
+
+
+def _with_room(model: LocalModel, limit: int) -> LocalModel:
+    """The model with prompts so short that an answer still fits into its positions."""
+    most = model.longest_sequence
+    if most is None or model.renderer.max_tokens + limit <= most:
+        return model
+    if most - limit < _LEAST_PROMPT:
+        raise InputError(
+            f"answers of up to {limit} tokens leave no room for a prompt among the model's {most}",
+            where="output.max_tokens",
+            mend="Lower it, shorten the outputs, or take a model that reads more.",
+        )
+    return model.with_max_tokens(most - limit)
+
+
+def _lengths(model: LocalModel, texts: Sequence[str]) -> list[int]:
+    """Tokens of answers, their stop tokens counted."""
+    return [len(ids) + 1 for ids in model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]

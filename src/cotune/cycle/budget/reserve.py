@@ -1,0 +1,40 @@
+"""What a stretch of steps must leave of a time budget, whatever the machine turns into while they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cotune.cycle.budget.rates import CostModel
+
+_NOISE = 0.95
+"""Share of what was reckoned that must be left: its own margins are for the ordinary noise of a machine."""
+_DOUBT = 12
+"""Steps at the expected speed that count along with those that were taken, or two slow ones would end a stretch."""
+
+
+def spent_to(keep: float, costs: CostModel, step_tokens: float, clock: Callable[[], float]) -> Callable[[], bool] | None:
+    """What tells after each step whether it has to be the last, so that enough is left for what comes after.
+
+    A machine that others begin to use takes many times as long as it did, for the steps as for all that follows; so what must
+    be left grows with the steps' own slowness, as far as there were enough of them to show it. The first step does not count
+    there: it may touch memory for the first time.
+
+    Args:
+        keep: cost of what follows at the speed that is expected; 0 keeps nothing back.
+        costs: that speed, and the budget.
+        step_tokens: of a step.
+        clock: seconds of the budget that have gone.
+
+    Returns:
+        None where nothing has to be asked: other budgets than time are known to the token.
+    """
+    if keep <= 0 or costs.budget.kind != "time":
+        return None
+    expected, doubt, asked = costs.training(step_tokens), _DOUBT * costs.training(step_tokens), list[float]()
+
+    def spent() -> bool:
+        asked.append(clock())
+        slow = (asked[-1] - asked[0] + doubt) / ((len(asked) - 1) * expected + doubt)
+        return costs.budget.amount - asked[-1] < _NOISE * keep * max(1.0, slow)
+
+    return spent

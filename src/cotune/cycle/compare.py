@@ -1,0 +1,357 @@
+"""Trying one's own prompt against a run's winner on dev, paired, in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cotune.config import RunConfig
+from cotune.cycle.answering.base import answering_for, rules_of
+from cotune.cycle.candidate import Candidate, Own
+from cotune.cycle.journal import read_journal
+from cotune.cycle.kept import check_model, read_config, recorded, register_kept
+from cotune.cycle.permissions import Permissions
+from cotune.embed import Neighbours
+from cotune.errors import CotuneError, InputError, no_run
+from cotune.evaluate.decision import BY_PROBE, Decision
+from cotune.evaluate.judge import Judge
+from cotune.evaluate.responses import LabelsGiven, gold_indices
+from cotune.evaluate.scoring import Evaluation
+from cotune.evaluate.stats.paired import paired_difference
+from cotune.model.adapters.slots import BASE
+from cotune.model.engine.settings import EngineSettings, batch_tokens, weight_bytes
+from cotune.model.engine.state_store import layers_of_interest
+from cotune.model.local import LocalModel
+from cotune.model.remote.model import RemoteModel
+from cotune.probe.cross_fitting import cross_fit, standardised, tempered
+from cotune.probe.logistic import fit_logistic
+from cotune.probe.readout import Probe
+from cotune.prompt.prompt import Prompt, parse_prompt
+from cotune.refine import not_shown
+from cotune.task.example import Example, dev_in_order, groups_of
+from cotune.task.known import Known
+from cotune.task.task import Task
+
+MOST_LEARNT = 500
+"""Train rows that a tried prompt's probe learns from at most, so that an answer takes seconds."""
+_AROUND = 4
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A prompt against the winner's under the same weights, on dev.
+
+    Attributes:
+        weights: ``tuned`` or ``base``.
+        mine: the new prompt's metric.
+        winner: the winner's metric.
+        difference: mine minus winner's, the mean of what the rows are worth.
+        low: lower end of its paired 95% interval.
+        high: upper end.
+        p: exact McNemar, or a paired permutation test where rows are worth more or less.
+        log_loss_difference: mine minus winner's, in nats a row; below 0 is better. None where an endpoint wrote the answers.
+        flipped: rows that one of both gets right.
+        truncated: rows that did not fit into the model's context under the new prompt and lost their end.
+    """
+
+    weights: str
+    mine: float
+    winner: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    log_loss_difference: float | None
+    flipped: list[dict[str, Any]]
+    truncated: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class Tryout:
+    """What came out for each of the two sets of weights.
+
+    Attributes:
+        prompt: that was tried.
+        n: dev rows.
+        comparisons: tuned weights first.
+        adapter_id: the tuned weights.
+        before_refit: whether these are the winner's from before its refit, as the shipped ones have learnt from dev.
+        by_probe: whether both prompts are read by probes, fitted to the train rows by one rule.
+    """
+
+    prompt: Prompt
+    n: int
+    comparisons: list[Comparison]
+    adapter_id: str
+    before_refit: bool
+    by_probe: bool = False
+
+    def __str__(self) -> str:
+        from cotune.report import tryout_text
+
+        return tryout_text(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "prompt_id": self.prompt.id,
+            "prompt_text": self.prompt.text,
+            "n": self.n,
+            "split": "dev",
+            "adapter_id": self.adapter_id,
+            "before_refit": self.before_refit,
+            "by_probe": self.by_probe,
+            "comparisons": [c.to_json() for c in self.comparisons],
+        }
+
+
+class Tryouts:
+    """A finished or confirmed run, opened for prompts of one's own; the model stays loaded from one to the next.
+
+    Args:
+        folder: a run's folder that got as far as confirming its winner.
+        task: the run's rows, where they lie in no file.
+        permissions: what the folder may do. By itself it lets nothing be executed, sent or fetched.
+
+    Raises:
+        InputError: no such run, a run that has no winner yet, data or a model that has changed, or a file to execute, a server
+            or a secret that the folder names and the user did not.
+    """
+
+    def __init__(self, folder: Path, task: Task | None = None, *, permissions: Permissions | None = None) -> None:
+        config, identity, events = _stored(folder)
+        confirmed = [e for e in events if e["kind"] == "confirm"]
+        if not confirmed:
+            mend = "Let it go on with the same cotune run command."
+            raise InputError("the run has no winner yet", where=str(folder), mend=mend)
+        judging = next((e["value"] for e in events if e["kind"] == "judge"), None)
+        permissions = permissions or Permissions()
+        config = permissions.applied(config, folder, judged=judging is not None, rows_known=task is not None)
+        going_on: dict[str, Any] = next((e["value"] for e in events if e["kind"] == "previous"), {})
+        if task is None:
+            known = _known(going_on) if going_on else None
+            task = Task.from_config(config, known=known, checked=False, run_metric=False)
+        if identity.get("data") != task.fingerprint:
+            mend = "Restore the data files, and the metric's file where there is one."
+            raise InputError("the data is not what the run was made with", where=config.data.train, mend=mend)
+        task.run_metric()
+        settled = confirmed[-1]["value"]
+        self._config, self._task = config, task
+        # Scores on dev say nothing about weights that a refit let learn from it.
+        self._winner = Candidate.from_json(settled["chosen"])
+        previous = Prompt.from_json(going_on["prompt"]) if self._winner.own else self._winner.prompt
+        self._words = previous.label_words
+        shipped = settled["arms"].get("best_tuned") or settled["arms"]["prompt_only"]
+        self._refitted = config.refit and self._winner.adapter != Candidate.from_json(shipped).adapter
+        self._model = _reopened(config, folder, events, task, permissions)
+        self._judge = _judge(config, folder, judging) if judging is not None else None
+        self._dev = dev_in_order(task.dev, config.seed)
+        self._probe: Probe | None = None
+        self._read: dict[tuple[str, str], tuple[Evaluation, int]] = {}
+        self._weights: list[tuple[str, Decision | None]] = [(self._winner.adapter, self._winner.decision)]
+        if self._winner.adapter != BASE and isinstance(self._model, LocalModel):
+            adapters = self._model.adapters
+            register_kept(adapters, folder, self._winner.adapter)
+            self._probe = adapters.probe(self._winner.adapter)
+            if self._probe is not None:
+                # The winner's probe was fitted to its own wording, so both prompts get one by the same rule.
+                bare = adapters.without_probe(self._winner.adapter)
+                self._winner = replace(self._winner, adapter=bare)
+            # What the first use makes room for takes a second or two, which a typed prompt need not wait for.
+            adapters.use(self._winner.adapter)
+            tuned = [] if self._winner.adapter == BASE else [(self._winner.adapter, self._winner.decision)]
+            self._weights = [*tuned, (BASE, None)]
+
+    def compare(self, text: str, *, where: str = "prompt", heard: Callable[[Tryout], None] | None = None) -> Tryout:
+        """Score a prompt text with the run's tuned and base weights and compare it with the winner, row by row.
+
+        Args:
+            text: the prompt, with the task's input fields in braces.
+            where: where the text came from, for errors.
+            heard: called with what is known so far after each set of weights, the tuned one first.
+
+        Raises:
+            InputError: a prompt without an input field.
+        """
+        prompt = parse_prompt(text, self._task.input_fields, where=where).edit(label_words=self._words)
+        found = Tryout(prompt, len(self._dev), [], self._winner.adapter, self._refitted, self._probe is not None)
+        for adapter, rule in self._weights:
+            found = replace(found, comparisons=[*found.comparisons, self._compared(prompt, adapter, rule)])
+            if heard is not None:
+                heard(found)
+        return found
+
+    def _compared(self, prompt: Prompt, adapter: str, rule: Decision | None) -> Comparison:
+        best, _ = self._judged(self._winner.prompt, adapter, rule, self._winner.own if rule is not None else None)
+        mine, truncated = self._judged(prompt, adapter, None, None)
+        interval, p = paired_difference(best.values, mine.values, seed=self._config.seed, groups=groups_of(self._dev))
+        flips = [
+            {
+                "input": " | ".join(row.fields.values()),
+                "gold": row.output,
+                "mine": mine.answers[i],
+                "winner": best.answers[i],
+            }
+            for i, row in enumerate(self._dev)
+            if mine.correct[i] != best.correct[i]
+        ]
+        return Comparison(
+            "base" if adapter == BASE else "tuned",
+            mine.score,
+            best.score,
+            float(mine.values.mean() - best.values.mean()),
+            interval.low,
+            interval.high,
+            p,
+            mine.log_loss - best.log_loss if np.isfinite([mine.log_loss, best.log_loss]).all() else None,
+            flips,
+            truncated,
+        )
+
+    def _judged(self, asked: Prompt, adapter: str, rule: Decision | None, own: Own | None) -> tuple[Evaluation, int]:
+        """How good the answers are, and of how many rows the end did not fit."""
+        task, dev = self._task, self._dev
+        if self._probe is not None:
+            key = (asked.id, adapter)
+            if key not in self._read:
+                assert isinstance(self._model, LocalModel)
+                self._read[key] = judged_by_probe(self._model, task, dev, asked, adapter, self._probe.layer, self._config.seed)
+            return self._read[key]
+        answering = answering_for(task, self._model, own, self._config.output.max_tokens, self._judge)
+        scored = answering.score(asked, adapter, dev, _unheard)
+        given = scored.given
+        if task.measure.needs_answers and (written := answering.write(asked, adapter, dev, given, _unheard)) is not None:
+            given = written.given
+        rules = (rule,) if rule is not None else rules_of(answering, given, task)
+        found = [given.judge(dev, r, task) for r in rules]
+        return max(found, key=lambda e: (e.score, -e.log_loss)), scored.truncated
+
+
+def judged_by_probe(
+    model: LocalModel, task: Task, dev: Sequence[Example], prompt: Prompt, adapter: str, layer: int, seed: int
+) -> tuple[Evaluation, int]:
+    """A prompt on dev, read by a probe that is fitted to train rows, and how many rows were shortened.
+
+    Args:
+        model: whose states are read.
+        task: whose train rows are learnt from.
+        dev: rows that judge.
+        prompt: how to ask.
+        adapter: which weights.
+        layer: that the winner is read at. Of the base model the layers around it compete.
+        seed: draws the train rows, where there are very many, and the folds.
+    """
+    learn = not_shown(prompt, task.train)
+    order = np.random.default_rng([seed, 13]).permutation(len(learn))[:MOST_LEARNT]
+    learn = tuple(learn[i] for i in sorted(order))
+    layers = (
+        [layer] if adapter != BASE else [n for n in layers_of_interest(model.depth) if abs(n - layer) <= _AROUND] or [layer]
+    )
+    rendered = model.renderer.render(prompt, [row.fields for row in (*learn, *dev)], task.labels)
+    states = model.layer_states([row.prompt_ids for row in rendered], layers, adapter=adapter)
+    gold, count = gold_indices(learn, task), len(learn)
+    groups = groups_of(learn)
+    found = cross_fit(
+        states[:, :count],
+        gold,
+        classes=len(task.labels),
+        layers=layers,
+        groups=None if groups is None else groups.tolist(),
+        seed=seed,
+    )
+    place = layers.index(found.layer)
+    features, mean, spread = standardised(states[place, :count])
+    fitted = fit_logistic(features, gold, len(task.labels), strengths=[found.best.strength])
+    logits = fitted.logits(((states[place, count:] - mean) / spread).astype(np.float32))[0]
+    given = LabelsGiven(tempered(logits, found.temperature))
+    return given.judge(dev, BY_PROBE, task), sum(row.truncated for row in rendered[count:])
+
+
+def try_prompt(
+    folder: Path, text: str, *, where: str = "prompt", task: Task | None = None, permissions: Permissions | None = None
+) -> Tryout:
+    """One prompt against a run's winner; for several, keep a :class:`Tryouts`, whose errors and arguments these are."""
+    return Tryouts(folder, task, permissions=permissions).compare(text, where=where)
+
+
+def _known(going_on: Mapping[str, Any]) -> Known:
+    """What the bundle that a run went on from knew, from the run's ``previous`` step: the bundle may be gone."""
+    was = Candidate.from_json(going_on["was"])
+    return Known(Own.from_json(going_on["answers"]).output, was.prompt.always_shown)
+
+
+def _unheard(tokens: int) -> None:
+    """Nobody watches."""
+
+
+def _reopened(
+    config: RunConfig, folder: Path, events: list[dict[str, Any]], task: Task, permissions: Permissions
+) -> LocalModel | RemoteModel:
+    """The model as the run used it.
+
+    Raises:
+        InputError: it is not here, or not the one that the run was made with, which is found before it is loaded.
+    """
+    from cotune.model.engine.score_cache import ScoreCache
+
+    engine, start = (recorded(events, kind, str(folder)) for kind in ("engine", "start"))
+    if config.remote_model is not None:
+        from cotune.cycle.endpoints import reopen_remote
+
+        remote = reopen_remote(config, folder, engine, task)
+        if remote.fingerprint != start["model_fingerprint"]:
+            raise InputError("the model is not the one the run was made with", where=config.model)
+        remote.chooser = Neighbours()
+        return remote
+    place = permissions.model_folder(config, folder)
+    check_model(events, place)
+    settings = _settings_here(engine, config.engine.max_tokens, place)
+    cache = ScoreCache(folder / "scores.sqlite")
+    model = LocalModel.load(place, settings=settings, cache=cache, name=config.model, light=True)
+    model.renderer.chooser = Neighbours(model)
+    return model
+
+
+def _settings_here(engine: Mapping[str, Any], max_tokens: int, folder: Path) -> EngineSettings:
+    """The engine as the run used it; where its device is not here, as this machine runs the model best.
+
+    Both prompts are scored here and now, so that the comparison is as fair on another machine.
+    """
+    from cotune.model.hardware.capability import check_capability, check_device
+
+    settings = EngineSettings.recorded(engine, max_tokens)
+    try:
+        check_device(settings.device)
+    except InputError:
+        found = check_capability("auto", "auto", None)
+        tokens = batch_tokens(found.memory_bytes, weight_bytes(folder))
+        return EngineSettings(found.device, found.dtype, found.threads, tokens, max_tokens, found.memory_bytes)
+    return settings
+
+
+def _judge(config: RunConfig, folder: Path, recorded: dict[str, Any]) -> Judge:
+    from cotune.cycle.answering.judging import reopen_judge
+
+    return reopen_judge(config, folder, recorded)
+
+
+def _stored(folder: Path) -> tuple[RunConfig, Mapping[str, Any], list[dict[str, Any]]]:
+    path, mend = folder / "config.json", "Give the --out folder of a cotune run."
+    if not path.is_file():
+        raise no_run(folder)
+    try:
+        config, identity = read_config(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError("the run's config cannot be read", where=str(path), mend=mend) from error
+    try:
+        return config, identity, read_journal(folder / "journal.jsonl")
+    except CotuneError as error:
+        raise InputError(str(error), where=str(folder)) from error

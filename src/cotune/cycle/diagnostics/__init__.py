@@ -1,0 +1,1 @@
+"""What a run checks about its data and its result."""

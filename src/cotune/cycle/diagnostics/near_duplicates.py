@@ -1,0 +1,205 @@
+"""Rows that say the same in other words, looked for before anything is scored: the data check that needs the model.
+
+Thousands of rows cannot be run through the model for a check. Their words alone say which pairs are worth a look
+(:class:`cotune.embed.StaticEmbedder`); the closest few dozen of these are embedded, and only they are told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from cotune.cycle.attempt import attempt
+from cotune.cycle.budget.stopwatch import untimed
+from cotune.cycle.context import Lab
+from cotune.embed import EmbedSettings, Standardizer, StaticEmbedder, TextEmbedder, closest_pairs
+from cotune.task.checks import Finding, Severity
+from cotune.task.example import Example
+from cotune.task.near import near_duplicates
+
+LIKE = 0.9
+"""Cosine of centred vectors from which two rows count as saying the same."""
+_MOST_ROWS = 20_000
+_PAIRS = {"train and test": 16, "train and dev": 12, "train": 10, "dev": 5, "test": 5}
+_SPARE, _TIMES_A_ROW = 12, 2
+_REFERENCE, _LEAST = 24, 4
+_SHARE, _MAX_CHARS, _SHOWN_CHARS, _SHOWN_IDS = 0.004, 400, 160, 6
+
+
+def check_neighbours(lab: Lab, *, wanted: bool = True) -> dict[str, Any]:
+    """Look for pairs of rows that are alike in meaning, within and across the splits; recorded as a ``neighbours`` step.
+
+    Nothing is removed: paraphrases are what real inputs are made of, and whether a pair is one is a matter of degree.
+
+    Args:
+        lab: where embedding happens.
+        wanted: whether the config asks for it.
+
+    Returns:
+        ``rows`` that there are, ``pairs`` looked at by the model, ``threshold``, ``alike`` (pairs of train and dev rows: ids,
+        labels, beginnings of the texts, closeness), ``near_test`` (ids of train and dev rows that are like a test row),
+        ``test_rows`` (how many test rows that are), ``within_test`` (pairs), ``findings`` and ``tokens``; or ``skipped`` and
+        why.
+    """
+    task = lab.task
+    rows = (*task.train, *task.dev)
+    total = len(rows) + task.test.n
+
+    def measure() -> dict[str, Any]:
+        if not wanted:
+            return {"skipped": "evaluate.neighbours is false"}
+        if lab.remote is not None:
+            return {"skipped": f"{lab.remote.name} answers behind an endpoint and cannot be seen into"}
+        if total > _MOST_ROWS:
+            return {"skipped": f"they are looked for in up to {_MOST_ROWS:,} rows, and here are {total:,}"}
+        look = _Look(lab)
+        found = task.test.alike(rows, look.find)
+        if not look.pairs:
+            return {"skipped": look.why}
+        alike = [
+            {
+                "rows": [rows[i].id for i in pair],
+                "labels": [rows[i].output for i in pair],
+                "texts": [rows[i].text[:_SHOWN_CHARS] for i in pair],
+                "closeness": round(closeness, 4),
+            }
+            for *pair, closeness in sorted(found.pairs, key=lambda pair: -pair[2])
+        ]
+        value = {
+            "rows": total,
+            "pairs": look.pairs,
+            "threshold": LIKE,
+            "alike": alike,
+            "near_test": list(found.near_test),
+            "test_rows": found.test_rows,
+            "within_test": found.within_test,
+            "tokens": look.tokens,
+        }
+        in_dev = {row.id for row in task.dev}
+        return {**value, "findings": [asdict(finding) for finding in _findings(value, in_dev, bool(task.labels))]}
+
+    def record() -> dict[str, Any]:
+        return {**attempt(lab.journal, measure), **lab.stopwatch.taken()}
+
+    value: dict[str, Any] = untimed(lab.journal.step("neighbours", task.fingerprint, record))
+    lab.account.counts["tokens_embedded"] += int(value.get("tokens", 0))
+    return value
+
+
+class _Look:
+    """Finds the pairs; keeps how many were looked at, what that cost, and why it was none."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.pairs = self.tokens = 0
+        self.why = "no two rows have a word in common"
+
+    def find(self, rows: Sequence[Example]) -> list[tuple[int, int, float]]:
+        """Pairs that are alike, among all rows: train, then dev, then test."""
+        texts = [row.text[:_MAX_CHARS] for row in rows]
+        candidates = self._within_budget(self._candidates(rows, texts), texts)
+        if not candidates:
+            return []
+        told: list[int] = []
+
+        def progress(tokens: int) -> None:
+            told.append(tokens)
+            self.lab.watcher.progress("neighbours", "rows that are close by their words", tokens)
+
+        places = sorted({place for pair in candidates for place in pair})
+        embedder = TextEmbedder(self.lab.model, EmbedSettings(max_chars=_MAX_CHARS), progress=progress)
+        with self.lab.stopwatch:
+            vectors = embedder.embed([texts[place] for place in places] + self._reference(texts))
+        self.pairs, self.tokens = len(candidates), sum(told)
+        # Centred on rows drawn at random as well: those of a single cluster of pairs have more in common than texts have.
+        fitted = Standardizer.fit(vectors).apply(vectors)
+        where = {place: i for i, place in enumerate(places)}
+        close = [(left, right, float(fitted[where[left]] @ fitted[where[right]])) for left, right in candidates]
+        return [pair for pair in close if pair[2] >= LIKE]
+
+    def _reference(self, texts: Sequence[str]) -> list[str]:
+        """Texts of train, drawn at random."""
+        drawn = np.random.default_rng([self.lab.seed, 23]).permutation(len(self.lab.task.train))[:_REFERENCE]
+        return [texts[place] for place in drawn]
+
+    def _candidates(self, rows: Sequence[Example], texts: Sequence[str]) -> list[tuple[int, int]]:
+        """The pairs closest by their words, those across splits first; what is told as a duplicate anyway is left out."""
+        vectors = StaticEmbedder(self.lab.model).embed(texts)
+        train, dev = len(self.lab.task.train), len(self.lab.task.train) + len(self.lab.task.dev)
+        ranges = {
+            "train and test": (range(dev), range(dev, len(rows))),
+            "train and dev": (range(train), range(train, dev)),
+            "train": (range(train), range(train)),
+            "dev": (range(train, dev), range(train, dev)),
+            "test": (range(dev, len(rows)), range(dev, len(rows))),
+        }
+        chosen: list[list[tuple[int, int]]] = []
+        for name, (first, second) in ranges.items():
+            taken: list[tuple[int, int]] = []
+            times = np.zeros(len(rows), dtype=int)
+            for left, right in closest_pairs(vectors, first, second, _SPARE * _PAIRS[name]):
+                if len(taken) == _PAIRS[name]:
+                    break
+                # One text that is like everything must not fill the list.
+                if max(times[left], times[right]) < _TIMES_A_ROW and not near_duplicates(rows[left], rows[right]):
+                    taken.append((left, right))
+                    times[[left, right]] += 1
+            chosen.append(taken)
+        # In turns, so that a small budget sees the closest of every kind.
+        most = max(map(len, chosen))
+        return [pairs[turn] for turn in range(most) for pairs in chosen if turn < len(pairs)]
+
+    def _length(self, text: str) -> int:
+        return len(self.lab.model.tokenizer(text)["input_ids"])
+
+    def _within_budget(self, pairs: list[tuple[int, int]], texts: Sequence[str]) -> list[tuple[int, int]]:
+        costs = self.lab.costs
+        limit = _SHARE * costs.budget.amount
+        head, tail = (self._length(part) for part in EmbedSettings().texts[0].split("{text}"))
+
+        def tokens(text: str) -> int:
+            # Where text and frame meet, tokens can fall otherwise.
+            return self._length(text) + tail + 2
+
+        spent, seen = head + sum(map(tokens, self._reference(texts))), set[int]()
+        fitting = []
+        for pair in pairs:
+            spent += sum(tokens(texts[place]) for place in pair if place not in seen)
+            seen.update(pair)
+            if costs.scoring(spent) > limit:
+                self.why = "the budget has no room for embedding rows"
+                break
+            fitting.append(pair)
+        return fitting if len(fitting) >= min(_LEAST, len(pairs)) else []
+
+
+def _findings(value: dict[str, Any], dev: set[str], labelled: bool) -> list[Finding]:
+    """What is told of the pairs; contradictions can change what the numbers mean."""
+    looked = f"of the {value['pairs']} pairs of rows closest by their words"
+    alike: list[dict[str, Any]] = value["alike"]
+    in_dev = [sum(row in dev for row in pair["rows"]) for pair in alike]
+
+    def of_pairs(kind: str, level: Severity, pairs: list[dict[str, Any]], said: str) -> list[Finding]:
+        ids = tuple(row for pair in pairs for row in pair["rows"])
+        return [Finding(kind, level, f"{looked}, {len(pairs)} {said}", len(pairs), ids[:_SHOWN_IDS])] if pairs else []
+
+    def with_rows_of_dev(count: int) -> list[dict[str, Any]]:
+        return [pair for pair, inside in zip(alike, in_dev, strict=True) if inside == count]
+
+    # Free texts and numbers differ for many reasons.
+    clashing = [pair for pair in alike if labelled and pair["labels"][0] != pair["labels"][1]]
+    same, near, within = "nearly the same in other words", value["near_test"], value["within_test"]
+    found = of_pairs("same_meaning_other_label", "warning", clashing, f"say {same} and have different labels")
+    if near:
+        joined = f"some join {len(near)} of train and dev to {value['test_rows']} of the test that say {same}; they stay"
+        found.append(Finding("same_meaning_with_test", "info", f"{looked}, {joined}", len(near), tuple(near[:_SHOWN_IDS])))
+    across = f"join a row of train to one of dev that says {same}; they stay"
+    found += of_pairs("same_meaning_in_train_dev", "info", with_rows_of_dev(1), across)
+    found += of_pairs("same_meaning_in_train", "info", with_rows_of_dev(0), f"of train say {same}; they stay")
+    found += of_pairs("same_meaning_in_dev", "info", with_rows_of_dev(2), f"of dev say {same}; they stay")
+    if within:
+        found.append(Finding("same_meaning_in_test", "info", f"{looked}, {within} of the test say {same}; they stay", within))
+    return found

@@ -1,0 +1,131 @@
+"""Slices of a candidate's failures on dev, journalled: what they have in common, and which train rows are like them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cotune.cycle.attempt import attempt
+from cotune.cycle.budget.stopwatch import untimed
+from cotune.cycle.context import Lab
+from cotune.cycle.search.trial import Measured
+from cotune.embed import centred
+from cotune.evaluate.slices import LEAST_FAILURES, error_slices
+from cotune.task.example import Example, groups_of
+
+END_SHARE = 0.005
+"""Of the budget, at most, that slices may take at the end of a run."""
+_MOST_ROWS, _EXAMPLES, _SHARE = 300, 3, 0.05
+_LEAST_ROWS = 40
+_FRAME_TOKENS = 16
+"""About what the embedding's frame adds to a row."""
+
+
+def slicing_tokens(lab: Lab, near: Sequence[Example] = ()) -> int:
+    """Tokens that the next :func:`measure_slices` will run; none once dev is embedded, which is done once a run."""
+    rows = (*(() if lab.dev_embedded else lab.dev[:_MOST_ROWS]), *near)
+    return sum(_tokens_each(lab, rows))
+
+
+def _tokens_each(lab: Lab, rows: Sequence[Example]) -> list[int]:
+    return [lab.embedding_tokens(row.text, _FRAME_TOKENS) for row in rows]
+
+
+def _fitting(lab: Lab, near: Sequence[Example], limit: float) -> int:
+    """Dev rows that can be embedded within ``limit``, in the budget's unit, once ``near`` is; those that were once are free."""
+    if lab.dev_embedded:
+        return lab.dev_embedded if lab.costs.scoring(slicing_tokens(lab, near)) <= limit else 0
+    spent = sum(_tokens_each(lab, near)) + np.cumsum(_tokens_each(lab, lab.dev[:_MOST_ROWS]))
+    return int(sum(lab.costs.scoring(float(tokens)) <= limit for tokens in spent))
+
+
+def measure_slices(
+    lab: Lab,
+    measured: Measured,
+    *,
+    cycle: int | None = None,
+    near: Sequence[Example] = (),
+    least: int = _LEAST_ROWS,
+    room: float = float("inf"),
+    share: float = _SHARE,
+    wanted: bool = True,
+) -> dict[str, Any]:
+    """Cluster a candidate's failures on dev where the lab's embedder places them; recorded as a ``slices`` step.
+
+    Args:
+        lab: where embedding happens.
+        measured: the candidate on all of dev, or on its first rows.
+        cycle: of the search; None at its end.
+        near: train rows whose closeness to the failures is asked for.
+        least: dev rows below which slices say nothing.
+        room: budget that may be spent, in its unit.
+        share: of the whole budget that may be spent at most; where it is not enough for all dev rows, fewer are looked at.
+        wanted: whether the config asks for it.
+
+    Returns:
+        ``rows`` and ``failures`` looked at, and ``slices``: what :meth:`cotune.evaluate.slices.Slice.to_json` gives, with ``n``
+        for the number of rows, ``failures`` as places in the dev order, and ``examples``. With ``near`` also ``close``: row
+        id to its similarity with the nearest failure. Or ``skipped`` and why.
+    """
+    rows = lab.dev[: _fitting(lab, near, min(room, share * lab.costs.budget.amount))][: len(measured.evaluation.answers)]
+    correct, answers = measured.evaluation.correct[: len(rows)], measured.evaluation.answers[: len(rows)]
+    failed = np.flatnonzero(correct == 0)
+    embedded = lab.dev_embedded
+    head: dict[str, Any] = {
+        "cycle": cycle,
+        "prompt_id": measured.candidate.prompt.id,
+        "candidate_id": measured.candidate.id,
+        "tokens": 0,
+    }
+
+    def effect() -> dict[str, Any]:
+        if not wanted:
+            return {"skipped": "evaluate.slices is false"}
+        if len(lab.dev) < least:
+            return {"skipped": f"dev has {len(lab.dev)} rows, and fewer than {least} say nothing"}
+        if len(rows) < least:
+            return {"skipped": "the budget has no room for embedding dev"}
+        if len(failed) < LEAST_FAILURES:
+            return {"skipped": f"{len(failed)} of {len(rows)} dev rows are wrong, too few to find anything in common"}
+        texts = [row.text for row in rows]
+        told: list[int] = []
+        if lab.dev_vectors is None or len(lab.dev_vectors) != len(rows):
+            with lab.stopwatch:
+                lab.dev_vectors = lab.embedder(told.append).embed(texts)
+        # A run that goes on embeds dev again; what it costs was counted when it was first done.
+        tokens = 0 if embedded else sum(told)
+        others, told = lab.dev_vectors[:0], []
+        if near:
+            with lab.stopwatch:
+                others = lab.embedder(told.append).embed([row.text for row in near])
+            tokens += sum(told)
+        vectors = centred(np.concatenate([lab.dev_vectors, others]))
+        found = error_slices(vectors[: len(rows)], texts, correct, groups=groups_of(rows), seed=lab.seed)
+        value: dict[str, Any] = {"tokens": tokens, "rows": len(rows), "failures": len(failed)}
+        value["slices"] = [_told(slice_.to_json(), rows, answers) for slice_ in found]
+        if near:
+            closeness = (vectors[len(rows) :] @ vectors[failed].T).max(axis=1)
+            value["close"] = {row.id: round(float(c), 4) for row, c in zip(near, closeness, strict=True)}
+        return value
+
+    key = [measured.candidate.id, cycle, [row.id for row in rows], [row.id for row in near]]
+
+    def record() -> dict[str, Any]:
+        return {**head, **attempt(lab.journal, effect), **lab.stopwatch.taken()}
+
+    recorded: dict[str, Any] = untimed(lab.journal.step("slices", key, record))
+    lab.account.counts["tokens_embedded"] += int(recorded["tokens"])
+    lab.dev_embedded = lab.dev_embedded or int(recorded.get("rows", 0))
+    return recorded
+
+
+def _told(slice_: dict[str, Any], rows: Sequence[Example], answers: Sequence[str]) -> dict[str, Any]:
+    """A slice with a few of its failures in words; its rows are counted, as hundreds of numbers tell nobody anything."""
+    examples = [
+        {"input": dict(rows[i].fields), "right": rows[i].output, "answered": answers[i] if answers else None}
+        for i in slice_["failures"][:_EXAMPLES]
+    ]
+    told = {name: value for name, value in slice_.items() if name != "rows"}
+    return {**told, "n": len(slice_["rows"]), "examples": examples}

@@ -1,0 +1,161 @@
+"""Measured once the test is done, on dev rows alone: the machine's noise, and how far the winner hangs on its format.
+
+Neither decides anything. Both are paid from the budget: the plan puts their tokens aside, and what has no room is left out and
+says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cotune.cycle.attempt import attempt
+from cotune.cycle.budget.stopwatch import untimed
+from cotune.cycle.context import Lab
+from cotune.cycle.diagnostics.allowance import FORMATS, LEAST_FORMATS, NOISE, Allowance, formats_row, noise_row, variants_of
+from cotune.cycle.search.confirm import Confirmed
+from cotune.cycle.search.trial import Measured
+from cotune.errors import CotuneError
+from cotune.evaluate.answer_noise import AnswerNoise
+from cotune.evaluate.arms import ArmScores
+from cotune.evaluate.noise import Noise
+from cotune.evaluate.responses import Given
+from cotune.evaluate.robustness import robustness
+from cotune.evaluate.scoring import Evaluation
+from cotune.model.adapters.slots import BASE
+from cotune.prompt.prompt import Prompt
+from cotune.task.example import Example, groups_of
+
+_ODD = 3
+"""Rows of the small batches that noise is looked for with."""
+
+
+def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[str, Any]:
+    """Have the winner answer the same dev rows in two kinds of batches; recorded as a ``noise`` step.
+
+    Args:
+        lab: where scoring happens.
+        confirmed: the frozen arms.
+        keep: budget that must be left afterwards, in its unit.
+
+    Returns:
+        What :meth:`Noise.as_dict` or :meth:`AnswerNoise.as_dict` gives, with ``tokens``; or ``skipped`` and why.
+    """
+    candidate = confirmed.chosen.candidate
+    if lab.remote is not None:
+        elsewhere = {"skipped": "the model answers behind an endpoint, one row at a time"}
+        found: dict[str, Any] = lab.journal.step("noise", [candidate.id], lambda: elsewhere)
+        return found
+    own, prefix = noise_row(lab, candidate.prompt, tuned=candidate.adapter != BASE)
+    count = NOISE.rows(lab.costs, len(lab.dev), own, prefix, lab.left() - keep)
+    rows = lab.dev[:count]
+    # A token that is written costs a pass over all weights whether three rows or twelve wait for it.
+    odd = max(_ODD, count // 4) if lab.task.output.free else _ODD
+
+    def measure() -> dict[str, Any]:
+        if not count:
+            return {"skipped": _too_little(lab, NOISE)}
+
+        def told(tokens: int) -> None:
+            lab.watcher.progress("noise", candidate.prompt.text, tokens)
+
+        asked = (candidate.prompt, candidate.adapter, rows, candidate.decision)
+        with lab.stopwatch:
+            measured = lab.answering_by(candidate.own).noise(*asked, odd=odd, progress=told)
+        if measured is None:
+            return {"skipped": f"it is not measured with the metric {lab.task.metric}"}
+        found, tokens = measured
+        return {**found.as_dict(), "batch_rows": [count, odd], "tokens": tokens}
+
+    key = [candidate.id, [row.id for row in rows]]
+
+    def record() -> dict[str, Any]:
+        return {**attempt(lab.journal, measure), **lab.stopwatch.taken()}
+
+    value: dict[str, Any] = untimed(lab.journal.step("noise", key, record))
+    lab.account.counts["tokens_written" if lab.task.output.free else "tokens_scored"] += int(value.get("tokens", 0))
+    return value
+
+
+def noise_of(recorded: dict[str, Any]) -> Noise | AnswerNoise | None:
+    """The noise as it was recorded; None where it was not measured."""
+    if "skipped" in recorded:
+        return None
+    if "counts" in recorded:
+        return AnswerNoise.from_dict(recorded)
+    return Noise(**{name: recorded[name] for name in Noise.__dataclass_fields__})
+
+
+def measure_robustness(lab: Lab, confirmed: Confirmed, *, wanted: bool = True, keep: float = 0.0) -> dict[str, Any]:
+    """Score the winning prompt in other formats, with the base model and with the tuned one; a ``robustness`` step.
+
+    After a refit, of weights or of a head, it is the adapter before it that is measured, as the refit has seen the dev rows.
+
+    Args:
+        lab: where scoring happens.
+        confirmed: the frozen arms.
+        wanted: whether the config asks for it.
+        keep: budget that must be left afterwards, in its unit.
+
+    Returns:
+        What :meth:`cotune.evaluate.robustness.Robustness.as_dict` gives, with ``prompts`` (the formats, in the order of the
+        scores) and ``own`` (scores of the winning prompt as it is, judged alike on the same rows; None where nothing was
+        written); or ``skipped`` and why.
+    """
+    winner, base = confirmed.chosen, confirmed.arms.get("best_prompt", confirmed.chosen)
+    prompt = winner.candidate.prompt
+    variants = variants_of(lab, prompt)
+    rows: tuple[Example, ...] = ()
+    if not wanted:
+        why = "evaluate.robustness is false"
+    elif lab.grader is not None:
+        why = f"the judge would have to grade every row in up to {FORMATS.passes} ways"
+    elif winner.candidate.adapter == BASE:
+        why = "the winner is the base model itself"
+    elif len(variants) < LEAST_FORMATS:
+        why = "the winning prompt has hardly anything that could be formatted in another way"
+    else:
+        own, prefix = formats_row(lab, prompt, variants)
+        rows = lab.dev[: FORMATS.rows(lab.costs, len(lab.dev), own, prefix, lab.left() - keep)]
+        why = "" if rows else _too_little(lab, FORMATS)
+    found: dict[str, Any] = {"skipped": why}
+    if rows:
+        found = attempt(lab.journal, lambda: _over_formats(lab, base, winner, variants, rows))
+    key = [winner.candidate.id, [p.id for p in variants], [row.id for row in rows]]
+    recorded: dict[str, Any] = lab.journal.step("robustness", key, lambda: found)
+    return recorded
+
+
+def _over_formats(
+    lab: Lab, base: Measured, winner: Measured, variants: Sequence[Prompt], rows: Sequence[Example]
+) -> dict[str, Any]:
+    def judged(measured: Measured, scores: Given) -> Evaluation:
+        rule = measured.candidate.decision
+        # A bias belongs to a format and needs no labels: kept as it was, it would make the model look pickier than it is.
+        return lab.judge(scores, rows, lab.bias(scores) if rule.kind == "bias" else rule)
+
+    def arm(measured: Measured, prompt: Prompt) -> ArmScores:
+        if lab.journal.upcoming == "robustness":
+            # An earlier session failed here and recorded so; a run that goes on must not do more than it did.
+            raise CotuneError("the measurement was given up before")
+        found = judged(measured, lab.scores(prompt, measured.candidate.adapter, rows, "robustness"))
+        return ArmScores(found.values, counts=found.counts)
+
+    before, after = ([arm(measured, prompt) for prompt in variants] for measured in (base, winner))
+    result = robustness(
+        before,
+        after,
+        metric=lab.task.measure.aggregate or "mean",
+        groups=groups_of(rows),
+        seed=lab.seed,
+    )
+    # Where finalists alone write on dev, the base model wrote nothing there.
+    as_it_is = {name: judged(measured, measured.scores[: len(rows)]) for name, measured in (("base", base), ("tuned", winner))}
+    own = {name: found.told_score() for name, found in as_it_is.items()}
+    return {**result.as_dict(), "own": own, "prompts": [prompt.to_json() for prompt in variants]}
+
+
+def _too_little(lab: Lab, allowance: Allowance) -> str:
+    if len(lab.dev) < allowance.least:
+        return f"dev has {len(lab.dev)} rows, and fewer than {allowance.least} say nothing"
+    return f"the budget has no room for {allowance.least} rows, answered {allowance.passes} times each"

@@ -1,0 +1,166 @@
+"""Right answers against what the model will be able to write, before there is a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from cotune.config import RunConfig
+from cotune.endpoint.prices import tokens_of
+from cotune.errors import InputError
+from cotune.model.structured.limits import most_tokens
+from cotune.model.structured.writable import Writable
+from cotune.task.checks import Finding
+from cotune.task.task import Task
+from cotune.task.values.output import Output
+from cotune.task.values.schema import schema_problem
+
+_SHOWN = 3
+_SURELY = 2
+"""Tokens are estimated where the model answers behind an endpoint; an answer of so many times the limit is surely too long."""
+
+Problem = Callable[[str], str]
+"""Why a right answer cannot be written; empty where it can be."""
+
+
+@dataclass(frozen=True)
+class _Bad:
+    """Rows of a split whose outputs have a problem: how many of how many, and a few with theirs; of the test none is named."""
+
+    split: str
+    count: int
+    total: int
+    shown: tuple[tuple[str, str], ...]
+
+    @property
+    def most(self) -> bool:
+        return 2 * self.count > self.total
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.shown)
+
+    @property
+    def told(self) -> str:
+        return "".join(f"; {name}, {why}" for name, why in self.shown)
+
+
+def check_golds(config: RunConfig, task: Task) -> Task:
+    """Refuse a schema that cannot be kept, and tell of right answers that could never be written.
+
+    A model on this machine is held to the grammar of the outputs; one behind an endpoint is asked to keep to the schema, by
+    which its answers are checked here. The rows stay: what else they hold is worth learning.
+
+    Args:
+        config: names the model and where the schema comes from.
+        task: the rows.
+
+    Returns:
+        The task, whose checks tell of such rows.
+
+    Raises:
+        InputError: the schema has a keyword that cannot be kept while writing, or the outputs of most rows of a split could
+            never be written; names place and reason.
+    """
+    if not task.output.free:
+        return task
+    place = _schema_place(config)
+    problem = Writable(task.output, place).problem if config.remote_model is None else _invalid(task.output, place)
+    findings = []
+    for bad in _bad_rows(task, problem):
+        if bad.most:
+            raise _refusal(bad, config, task)
+        message = (
+            f"{bad.count:,} of {bad.total:,} {bad.split} rows have an output that can never be written, so that no answer "
+            f"to them is wholly right; they stay{bad.told}"
+        )
+        findings.append(Finding(f"unwritable_in_{bad.split}", "warning", message, bad.count, bad.ids))
+    if config.remote_model is not None and (limit := config.endpoint.answer_tokens or config.output.max_tokens):
+        key = "endpoint.answer_tokens" if config.endpoint.answer_tokens else "output.max_tokens"
+        findings += _long(task, lambda text: tokens_of(text) // _SURELY, limit, key)
+    return replace(task, checks=task.checks.plus(findings)) if findings else task
+
+
+def check_lengths(config: RunConfig, task: Task) -> Task:
+    """Tell of right answers that are longer than any answer may be; the model's tokenizer is loaded, not the model.
+
+    Args:
+        config: names the model, and the limit if it has one; else it comes from train and dev, which then fit.
+        task: the rows.
+
+    Returns:
+        The task, whose checks tell of such rows.
+
+    Raises:
+        InputError: those of most rows of train or dev are, where answers are numbers or JSON; or there is no tokenizer.
+    """
+    if not task.output.free or config.remote_model is not None:
+        return task
+    from cotune.model.loading.bundled import resolve_model
+    from cotune.model.loading.load import load_tokenizer
+
+    tokenizer = load_tokenizer(resolve_model(config.model))
+    outputs = list(_outputs(task))
+    # All at once, which is several times as fast as one by one.
+    known = dict(zip(outputs, map(len, tokenizer(outputs, add_special_tokens=False)["input_ids"]), strict=True))
+
+    def length(text: str) -> int:
+        return known[text] if text in known else len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    limit = config.output.max_tokens or most_tokens(max(known.values()) + 1)
+    findings = _long(task, length, limit, "output.max_tokens")
+    return replace(task, checks=task.checks.plus(findings)) if findings else task
+
+
+def _long(task: Task, length: Callable[[str], int], limit: int, key: str) -> list[Finding]:
+    longest = max(map(length, _outputs(task)))
+    findings = []
+    for bad in _bad_rows(task, lambda text: f"{length(text):,} tokens" if length(text) > limit else ""):
+        what = f"{bad.count:,} of {bad.total:,} {bad.split} rows have an output of more than {limit:,} tokens"
+        mend = f"Raise it to {longest + 1:,} or more, or leave it out."
+        if bad.most and bad.split != "test" and task.output.type != "text":
+            raise InputError(f"{what}, and an answer may have no more{bad.told}", where=key, mend=mend)
+        message = f"{what}, the most that an answer may have ({key}), so that answers to them are cut; they stay{bad.told}"
+        findings.append(Finding(f"long_outputs_in_{bad.split}", "warning", message, bad.count, bad.ids))
+    return findings
+
+
+def _bad_rows(task: Task, problem: Problem) -> Iterator[_Bad]:
+    for split, rows in (("train", task.train), ("dev", task.dev)):
+        found = [(row.id, why) for row in rows if (why := problem(row.output))]
+        if found:
+            yield _Bad(split, len(found), len(rows), tuple(found[:_SHOWN]))
+    if count := task.test.count_outputs(lambda text: bool(problem(text))):
+        yield _Bad("test", count, task.test.n, ())
+
+
+def _refusal(bad: _Bad, config: RunConfig, task: Task) -> InputError:
+    if task.output.type == "number":
+        mend = "Shorten the numbers, or set output.type to text."
+    elif config.output.json_schema is not None:
+        mend = "Mend the rows or the schema, or leave the schema out to have one inferred from train and dev."
+    else:
+        mend = "Mend the rows, or give output.schema."
+    return InputError(
+        f"{bad.count:,} of {bad.total:,} {bad.split} rows have an output that can never be written{bad.told}",
+        where=f"the outputs of {bad.split}",
+        mend=mend,
+    )
+
+
+def _invalid(output: Output, place: str) -> Problem:
+    """What a model behind an endpoint cannot give: an answer that is none of the output's type."""
+    if output.schema is not None and (wrong := schema_problem(output.schema)):
+        raise InputError(f"answers cannot be checked against it ({wrong})", where=place, mend="Give a simpler output.schema.")
+    return lambda text: "" if output.fits(text) else "which does not fit the schema"
+
+
+def _outputs(task: Task) -> set[str]:
+    return {row.output for row in (*task.train, *task.dev)}
+
+
+def _schema_place(config: RunConfig) -> str:
+    given = config.output.json_schema
+    if given is None:
+        return "the schema of the outputs"
+    return f"output.schema, {given}" if isinstance(given, str) else "output.schema"

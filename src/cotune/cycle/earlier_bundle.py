@@ -1,0 +1,110 @@
+"""The earlier bundle inside a run: as it was, and the first candidate that is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cotune.bundle.load import check_probe, check_rendering
+from cotune.bundle.manifest import PROMPT
+from cotune.cycle.candidate import Candidate, Own
+from cotune.cycle.context import Lab
+from cotune.cycle.kept import register_kept
+from cotune.cycle.warm_start import Start
+from cotune.model.adapters.files import bare_content_id, copy_adapter
+from cotune.model.adapters.slots import BASE
+from cotune.prompt.growing import names_all, with_labels
+from cotune.prompt.prompt import Prompt
+from cotune.refine import Proposal
+from cotune.task.example import Example
+
+
+@dataclass(frozen=True)
+class Previous:
+    """What a run takes over from a bundle.
+
+    Attributes:
+        candidate: the bundle as it was: its prompt, adapter and decision rule, and what it answers with where the task has
+            other labels, another schema or longer answers.
+        prompt: its prompt as it asks for the task's labels; what goes on.
+        facts: what the journal says of it.
+    """
+
+    candidate: Candidate
+    prompt: Prompt
+    facts: Mapping[str, Any]
+
+    @property
+    def ground(self) -> str:
+        """The weights that go on: those of its adapter, without a classification head, which was made for them as they were."""
+        return str(self.facts["ground"])
+
+    @property
+    def proposal(self) -> Proposal:
+        """The prompt with where it came from."""
+        was = self.candidate.prompt.id
+        return Proposal(self.prompt, "previous", *(((was,), "labels") if was != self.prompt.id else ()))
+
+
+def enter(lab: Lab, start: Start) -> Previous:
+    """Bring a bundle's adapter into the run's folder and its prompt up to the task's labels; a ``previous`` step.
+
+    Raises:
+        InputError: the model renders prompts otherwise than the bundle's did, or the adapter does not fit it.
+    """
+    bundle, task = start.bundle, lab.task
+    manifest = bundle.manifest
+    check_rendering(bundle.saved, lab.model, str(bundle.folder / PROMPT))
+    shown = [Example(f"shown:{i}", dict(d.fields), d.output) for i, d in enumerate(bundle.prompt.demonstrations)]
+    leaking = {int(name.partition(":")[2]) for name in task.test.leaking_train_ids(shown)}
+    kept = tuple(d for i, d in enumerate(bundle.prompt.demonstrations) if i not in leaking)
+    prompt = with_labels(bundle.prompt.edit(demonstrations=kept), manifest.labels, task.labels)
+    same = manifest.output == task.output and manifest.answer_tokens == lab.answering.limit
+    own = None if same else Own(manifest.output, manifest.answer_tokens)
+    candidate = Candidate(bundle.prompt, manifest.adapter_id, manifest.decision, own=own)
+    trained = {row.output for row in task.train}
+    unseen = [label for label in manifest.labels if label in task.labels and label not in trained]
+    # The bias makes predictions as frequent as the labels of train, which would silence labels that have no row there.
+    lab.calibrates = not unseen
+
+    ground = BASE if start.adapter_folder is None else bare_content_id(start.adapter_folder)
+
+    def effect() -> dict[str, Any]:
+        if start.adapter_folder is not None:
+            # As it was, and the weights alone, which go on and may win.
+            copy_adapter(start.adapter_folder, lab.folder / "adapters" / manifest.adapter_id)
+            if ground != BASE:
+                copy_adapter(start.adapter_folder, lab.folder / "adapters" / ground, probe=False)
+        remarks = []
+        if leaking:
+            remarks.append(f"{len(leaking)} of its worked examples stand in the new test, so they left its prompt")
+        if not names_all(prompt, task.labels):
+            remarks.append("its text names some labels and not the new ones; it stays as it was written")
+        if unseen:
+            remarks.append(
+                f"{len(unseen)} of its labels have no row here, so nothing guards what it knows of them: replay old rows"
+            )
+        if task.output.free and manifest.output != task.output:
+            remarks.append("its answers had another schema than the new ones, and as it was it keeps to that")
+        return {
+            "bundle": start.id,
+            "task": manifest.task,
+            "labels": list(manifest.labels),
+            "answers": Own(manifest.output, manifest.answer_tokens).to_json(),
+            "new_labels": [label for label in task.labels if label not in manifest.labels],
+            "gone_labels": [label for label in manifest.labels if label not in task.labels],
+            "unseen_labels": unseen,
+            "replay": {name: n for name, n in task.checks.counts.items() if "replay" in name},
+            "was": candidate.to_json(),
+            "ground": ground,
+            "prompt": prompt.to_json(),
+            "remarks": remarks,
+        }
+
+    facts = lab.journal.step("previous", [start.id, task.fingerprint], effect)
+    if start.adapter_folder is not None:
+        for adapter in {manifest.adapter_id, ground} - {BASE}:
+            register_kept(lab.model.adapters, lab.folder, adapter)
+        check_probe(lab.model, manifest, start.adapter_folder)
+    return Previous(candidate, prompt, facts)

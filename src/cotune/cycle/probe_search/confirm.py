@@ -1,0 +1,177 @@
+"""From what a label search found to the five arms: frozen probes and final tuning on all labelled rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cotune.cycle.candidate import Candidate
+from cotune.cycle.context import Lab
+from cotune.cycle.earlier_bundle import Previous
+from cotune.cycle.probe_search.fits import PromptFit
+from cotune.cycle.probe_search.loop import labelled_rows
+from cotune.cycle.probe_search.prices import Prices
+from cotune.cycle.probe_search.state import Evidence, LabelSearch
+from cotune.cycle.probe_search.trial import Fitted, ReadoutKind, Trials, warmed
+from cotune.cycle.search.confirm import Confirmed, settle
+from cotune.cycle.search.trial import Measured
+from cotune.cycle.search.untuned import as_it_was
+from cotune.evaluate.attribution import PREVIOUS
+from cotune.evaluate.decision import BY_PROBE
+from cotune.evaluate.responses import LabelsGiven
+from cotune.model.adapters.slots import BASE
+from cotune.probe.cross_fitting import tempered
+from cotune.task.example import Example
+
+
+def confirm_labels(
+    lab: Lab, search: LabelSearch, trials: Trials, prices: Prices, *, previous: Previous | None = None
+) -> Confirmed:
+    """Fit the arms to all labelled rows and settle them.
+
+    Every arm is read by a probe that is fitted by one rule, so arms differ in prompt and weights alone. What the arms scored on
+    dev comes from probes and weights that have seen the other labelled rows only.
+
+    Args:
+        lab: where effects happen.
+        search: what was found.
+        trials: fits read-outs and tunes.
+        prices: what the final tuning costs.
+        previous: what was taken over from an earlier bundle.
+    """
+    rows = labelled_rows(lab)
+    winner = search.winner
+    assert winner is not None
+    before = [as_it_was(lab, previous.candidate)] if previous else []
+    seed_frozen = _frozen_evidence(lab, search, trials, search.seed)
+    best_fit = search.best_frozen
+    only_frozen = _frozen_evidence(lab, search, trials, best_fit)
+    prompt_frozen = _frozen_evidence(lab, search, trials, winner.fit)
+    tuned = winner if winner.tuned else search.of(winner.fit.prompt.id, tuned=True)
+    seed_tuned = search.of(search.seed.prompt.id, tuned=True)
+    frozen = {e.fit.prompt.id: _settled_frozen(lab, trials, e, rows) for e in (seed_frozen, only_frozen, prompt_frozen)}
+    arms = {
+        "seed_prompt": frozen[search.seed.prompt.id],
+        "prompt_only": frozen[best_fit.prompt.id],
+        "best_prompt": frozen[winner.fit.prompt.id],
+    }
+    recipe = tuned or seed_tuned
+    reached: Measured | None = None
+    if recipe is not None and winner.tuned:
+        reached = _settled_tuned(lab, search, trials, winner, rows)
+    if seed_tuned is not None and seed_tuned is winner:
+        arms["seed_tuned"] = reached or arms["seed_prompt"]
+    elif recipe is not None and (seed_tuned is not None or search.finals):
+        # Where the seed prompt had no trial of its own it is tuned as the winner was, and not judged on dev.
+        arms["seed_tuned"] = (
+            _settled_tuned(lab, search, trials, seed_tuned or _like(recipe, seed_frozen), rows) or arms["seed_prompt"]
+        )
+    else:
+        arms["seed_tuned"] = arms["seed_prompt"]
+    chosen = _measured_first(lab, trials, winner)
+    arms["best_tuned"] = reached if reached is not None else arms["best_prompt"]
+    if before and before[0].rank > chosen.rank:
+        chosen = before[0]
+        arms["best_tuned"] = before[0]
+    arms |= {PREVIOUS: before[0]} if before else {}
+    considered = {m.candidate.id: m for m in (*before, *(_measured_first(lab, trials, e) for e in search.evidence), chosen)}
+    return settle(lab, arms, list(considered.values()), chosen)
+
+
+def _like(recipe: Evidence, frozen: Evidence) -> Evidence:
+    """The seed prompt as it is tuned by another prompt's recipe; its dev scores stay those of its frozen probe."""
+    return Evidence(
+        frozen.fit,
+        recipe.epochs,
+        recipe.readout,
+        recipe.temperature,
+        frozen.losses,
+        frozen.correct,
+        frozen.first,
+        frozen.dev_log_probs,
+        BASE,
+    )
+
+
+def _frozen_evidence(lab: Lab, search: LabelSearch, trials: Trials, fit: PromptFit) -> Evidence:
+    """How a frozen probe did on dev, judged now where the search had no need to."""
+    if (found := search.of(fit.prompt.id, tuned=False)) is not None:
+        return found
+    made = trials.frozen(fit, lab.train_sample)
+    table = tempered(trials.log_probs(made, lab.dev, "judge")["refit"], fit.found.temperature)
+    return Evidence(fit, 0.0, "refit", fit.found.temperature, fit.losses, fit.found.best.correct, made, table)
+
+
+def _settled_frozen(lab: Lab, trials: Trials, evidence: Evidence, rows: Sequence[Example]) -> Measured:
+    """A prompt's probe fitted to all rows, with what the one fitted to train gave on dev."""
+    fit = evidence.fit
+    made = trials.frozen(fit, rows)
+    return _as_measured(lab, _saved(lab, made, evidence, "final"), made, evidence)
+
+
+def _settled_tuned(
+    lab: Lab, search: LabelSearch, trials: Trials, evidence: Evidence, rows: Sequence[Example]
+) -> Measured | None:
+    """A tuned prompt, learnt anew from all rows where there is room; None where that diverged."""
+    fit = evidence.fit
+    if not search.finals:
+        made = evidence.first
+    else:
+        steps = trials.steps_of(evidence.epochs, len(rows))
+        found = trials.tune(fit, rows, steps, stage="final", start=evidence.start)
+        if found is None:
+            return None
+        made = found
+    return _as_measured(lab, _saved(lab, made, evidence, "final"), made, evidence)
+
+
+def _measured_first(lab: Lab, trials: Trials, evidence: Evidence) -> Measured:
+    """What was judged on dev, with its own weights: what later measurements on dev may ask."""
+    made = evidence.first
+    return _as_measured(lab, _saved(lab, made, evidence, "judged"), made, evidence)
+
+
+def _as_measured(lab: Lab, adapter: str, made: Fitted, evidence: Evidence) -> Measured:
+    given = LabelsGiven(evidence.dev_log_probs)
+    candidate = Candidate(made.prompt, adapter, BY_PROBE, made.steps)
+    return Measured(candidate, lab.judge(given, lab.dev, BY_PROBE), given)
+
+
+def _saved(lab: Lab, made: Fitted, evidence: Evidence, stage: str) -> str:
+    """Id of the weights with the read-out that was chosen."""
+    kind = evidence.readout if evidence.readout in made.probes else next(iter(made.probes))
+    return save_readout(lab, made, kind, evidence.temperature, stage)
+
+
+def save_readout(lab: Lab, made: Fitted, kind: ReadoutKind, temperature: float, stage: str) -> str:
+    """Save weights with one of their read-outs in the run's folder; a ``probe`` step.
+
+    Args:
+        lab: whose folder.
+        made: weights and read-outs.
+        kind: which of these.
+        temperature: what its logits are divided by.
+        stage: what for.
+
+    Returns:
+        The id of the two together.
+    """
+    probe = warmed(made.probes[kind], temperature)
+    folder, adapters = lab.folder / "adapters", lab.model.adapters
+
+    def effect() -> dict[str, object]:
+        return {
+            "stage": stage,
+            "prompt_id": made.prompt.id,
+            "weights": made.adapter,
+            "layer": made.layer,
+            "readout": kind,
+            "temperature": round(temperature, 4),
+            "adapter_id": adapters.add_probe(made.adapter, probe, folder),
+        }
+
+    value = lab.journal.step("probe", [stage, made.prompt.id, made.adapter, made.layer, kind], effect)
+    adapter = str(value["adapter_id"])
+    if not (folder / adapter).is_dir():
+        adapters.add_probe(made.adapter, probe, folder)
+    adapters.register(folder / adapter)
+    return adapter

@@ -1,0 +1,142 @@
+"""Hidden states of the labelled rows under prompts and adapters: journalled, stored by content, embedded once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.cycle.context import Lab
+from cotune.errors import DivergedError
+from cotune.files import content_hash
+from cotune.model.engine.facts import engine_facts
+from cotune.model.engine.state_store import Half, StateStore, layers_of_interest
+from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import shared_prefix
+from cotune.task.example import Example
+
+
+class Embedding:
+    """Embeds rows and keeps their states: in memory for this session, on disk for a run that resumes.
+
+    Tokens are charged by the share of the layers that ran, so that a pass that ends early costs less of a token budget too.
+
+    Args:
+        lab: where effects happen.
+
+    Attributes:
+        layers: numbers of the layers whose states are kept where none are named.
+    """
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.layers = layers_of_interest(lab.model.depth)
+        self._store = StateStore(lab.folder / "states")
+        self._known: dict[tuple[str, str], dict[str, tuple[tuple[int, ...], NDArray[np.float16]]]] = {}
+
+    def states(
+        self,
+        prompt: Prompt,
+        adapter: str,
+        rows: Sequence[Example],
+        stage: str,
+        *,
+        layers: Sequence[int] | None = None,
+    ) -> Half:
+        """States of rows at the last prompt token, ``[layers, rows, width]``; recorded as an ``embed`` step where rows are new.
+
+        Args:
+            prompt: how to ask.
+            adapter: which weights; a probe that belongs to them does not matter.
+            rows: labelled rows.
+            stage: what for, for the journal and the progress.
+            layers: numbers of the layers; None takes :attr:`layers`.
+
+        Raises:
+            DivergedError: a state is not finite.
+        """
+        wanted = tuple(self.layers if layers is None else layers)
+        bare = self.lab.model.adapters.without_probe(adapter)
+        known = self._known.setdefault((prompt.id, bare), {})
+        missing = [row for row in rows if row.id not in known or not set(wanted) <= set(known[row.id][0])]
+        if missing:
+            found = self._embed(prompt, bare, missing, wanted, stage)
+            known.update({row.id: (wanted, found[:, place]) for place, row in enumerate(missing)})
+        return np.stack([_of_layers(*known[row.id], wanted) for row in rows], axis=1)
+
+    def narrow(self, deepest: int) -> None:
+        """Embed no layers above ``deepest`` from now on, so that passes end there."""
+        self.layers = tuple(layer for layer in self.layers if layer <= deepest)
+
+    def share(self, layers: Sequence[int] | None = None) -> float:
+        """Share of the model's layers that a pass runs."""
+        return max(self.layers if layers is None else layers) / self.lab.model.depth
+
+    def _embed(self, prompt: Prompt, adapter: str, rows: Sequence[Example], layers: tuple[int, ...], stage: str) -> Half:
+        lab, model = self.lab, self.lab.model
+        rendered = lab.answering.render(prompt, rows)
+        sequences = [row.prompt_ids for row in rendered]
+        name = content_hash(
+            {"model": model.fingerprint, "adapter": adapter, "ids": sequences, "layers": layers, **engine_facts(model)}, 32
+        )
+        kept: list[Half] = []
+
+        def told(tokens: int) -> None:
+            lab.watcher.progress(stage, prompt.text, round(tokens * self.share(layers)))
+
+        def compute() -> tuple[Half, int]:
+            ran: list[int] = []
+
+            def progress(tokens: int) -> None:
+                ran.append(tokens)
+                told(tokens)
+
+            found = model.layer_states(sequences, layers, adapter=adapter, progress=progress)
+            if not np.isfinite(found).all():
+                raise DivergedError(f"hidden states of prompt {prompt.id} with adapter {adapter} are not finite")
+            return self._store.put(name, found), sum(ran)
+
+        def effect() -> dict[str, object]:
+            started = time.monotonic()
+            found, tokens = compute()
+            kept.append(found)
+            plain = sum(map(len, sequences))
+            return {
+                "stage": stage,
+                "prompt_id": prompt.id,
+                "adapter_id": adapter,
+                "rows": len(rows),
+                "layers": list(layers),
+                "tokens": round(tokens * self.share(layers)) + sum(row.looked_up for row in rendered),
+                "saved": max(0, plain - tokens),
+                "truncated": sum(row.truncated for row in rendered),
+                "seconds": round(time.monotonic() - started, 3),
+            }
+
+        value = lab.journal.step("embed", [prompt.id, adapter, [row.id for row in rows], list(layers)], effect)
+        lab.charge(value, "tokens_embedded", lab.costs.saw_scoring)
+        if not kept:
+            stored = self._store.get(name)
+            kept.append(compute()[0] if stored is None or stored.shape[:2] != (len(layers), len(rows)) else stored)
+        return kept[0]
+
+    def place(self, layer: int) -> int:
+        """Place of a layer among :attr:`layers`."""
+        return self.layers.index(layer)
+
+    def row_cost(self, prompt: Prompt, rows: int, *, layers: Sequence[int] | None = None) -> float:
+        """Cost of embedding so many rows under a prompt, in the budget's unit."""
+        sample = self.lab.answering.render(prompt, self.lab.train_sample[:16])
+        prefix = shared_prefix([row.prompt_ids for row in sample])
+        own = sum(len(row.prompt_ids) + row.looked_up for row in sample) / len(sample) - prefix
+        return self.lab.costs.scoring((rows * own + prefix) * self.share(layers))
+
+
+def _of_layers(stored: tuple[int, ...], states: NDArray[np.float16], wanted: tuple[int, ...]) -> NDArray[np.float16]:
+    """A row's states of the layers that are wanted, ``[layers, width]``."""
+    if stored == wanted:
+        return states
+    found: NDArray[np.float16] = states[[stored.index(layer) for layer in wanted]]
+    return found

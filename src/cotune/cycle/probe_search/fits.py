@@ -1,0 +1,141 @@
+"""Probes of prompts on the labelled rows: cross-fitted to be compared, fitted to rows to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.cycle.context import Lab
+from cotune.evaluate.responses import gold_indices
+from cotune.probe.cross_fitting import CrossFit, cross_fit, standardised
+from cotune.probe.logistic import fit_logistic
+from cotune.probe.readout import Probe
+from cotune.prompt.prompt import Prompt
+from cotune.refine import not_shown
+from cotune.task.example import Example, groups_of
+from cotune.tune.window import StartHead
+
+Floats = NDArray[np.float64]
+
+MOST_WORDS = 50
+"""Labels above which words are no read-out: their first tokens hardly ever all differ."""
+
+
+@dataclass(frozen=True, eq=False)
+class PromptFit:
+    """A prompt's cross-fitted probe.
+
+    Attributes:
+        prompt: how it asks.
+        rows: labelled rows that it was fitted on: those that the prompt does not show.
+        places: ``[rows]`` where they stand among all rows that were asked for.
+        found: layer, penalty and cross-fitted predictions.
+    """
+
+    prompt: Prompt
+    rows: tuple[Example, ...]
+    places: NDArray[np.int64]
+    found: CrossFit
+
+    @property
+    def losses(self) -> Floats:
+        """Log-loss of each of its rows in nats."""
+        return self.found.best.losses
+
+    @property
+    def mean(self) -> float:
+        """Mean log-loss in nats."""
+        return float(self.losses.mean())
+
+
+def fit_prompt(
+    lab: Lab,
+    prompt: Prompt,
+    rows: Sequence[Example],
+    states: NDArray[np.float16],
+    layers: Sequence[int],
+    *,
+    keep: int = 4,
+    repeats: int | None = None,
+) -> PromptFit:
+    """Cross-fit a prompt's probe on rows, those aside that the prompt shows with their labels.
+
+    Args:
+        lab: whose task and seed count.
+        prompt: how the states were asked for.
+        rows: labelled rows.
+        states: ``[layers, rows, width]``.
+        layers: their numbers.
+        keep: see :func:`cotune.probe.cross_fit`.
+        repeats: see there.
+    """
+    usable = {row.id for row in not_shown(prompt, rows)}
+    places = np.array([i for i, row in enumerate(rows) if row.id in usable], dtype=np.int64)
+    chosen = tuple(rows[i] for i in places)
+    vectors = word_vectors(lab, prompt) if layers[-1] == lab.model.depth else None
+    groups = groups_of(chosen)
+    found = cross_fit(
+        states[:, places],
+        gold_indices(chosen, lab.task),
+        classes=len(lab.task.labels),
+        layers=layers,
+        groups=None if groups is None else groups.tolist(),
+        words=None if vectors is None else states[-1, places].astype(np.float32) @ vectors.T,
+        keep=keep,
+        repeats=repeats,
+        seed=lab.seed,
+    )
+    return PromptFit(prompt, chosen, places, found)
+
+
+def difference(first: PromptFit, second: PromptFit) -> Floats:
+    """Log-loss of ``first`` minus that of ``second``, row by row, on the rows that both were fitted on."""
+    _, mine, other = np.intersect1d(first.places, second.places, return_indices=True)
+    found: Floats = first.losses[mine] - second.losses[other]
+    return found
+
+
+def word_vectors(lab: Lab, prompt: Prompt) -> NDArray[np.float32] | None:
+    """``[labels, width]`` weights that give the logits of the labels' words from a last hidden state of unit size.
+
+    They are the output vectors of the words' first tokens, which differ between labels or there are none; their mean over
+    labels is taken away, which no comparison of labels sees.
+    """
+    labels = lab.task.labels
+    if len(labels) > MOST_WORDS:
+        return None
+    first = [completion[0] for completion in lab.answering.render(prompt, lab.train_sample[:1])[0].completions]
+    if len(set(first)) < len(labels):
+        return None
+    found = lab.model.output_vectors(first)
+    centred: NDArray[np.float32] = found - found.mean(axis=0)
+    return centred
+
+
+def head_of(
+    states: NDArray[np.float16],
+    gold: NDArray[np.int64],
+    classes: int,
+    strength: float,
+    words: NDArray[np.float32] | None = None,
+) -> StartHead:
+    """The read-out of states ``[rows, width]`` that is fitted to all of them.
+
+    ``words`` are weights ``[labels, width]`` that it is fitted beside and that are part of the result: see
+    :func:`word_vectors`.
+    """
+    features, mean, spread = standardised(states)
+    if words is None:
+        fitted = fit_logistic(features, gold, classes, strengths=[strength])
+        return StartHead(fitted.weight[0], fitted.bias[0], mean, spread)
+    offsets = states.astype(np.float32) @ words.T
+    fitted = fit_logistic(features, gold, classes, strengths=[strength], offsets=offsets)
+    return StartHead(fitted.weight[0] + words * spread, fitted.bias[0] + words @ mean, mean, spread)
+
+
+def probe_of(lab: Lab, head: StartHead, layer: int) -> Probe:
+    """A head as a probe of the task's labels."""
+    return Probe(lab.task.labels, *head.folded(), layer)

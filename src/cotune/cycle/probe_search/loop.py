@@ -1,0 +1,491 @@
+"""The cycle for label tasks on a local model: race prompts by probes, tune below the best, breed, go round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.config import RunConfig
+from cotune.cycle.candidate import Candidate
+from cotune.cycle.context import Lab
+from cotune.cycle.earlier_bundle import Previous
+from cotune.cycle.finish import ASKED
+from cotune.cycle.probe_search.embedding import Embedding
+from cotune.cycle.probe_search.fits import PromptFit, difference
+from cotune.cycle.probe_search.prices import Prices, too_small
+from cotune.cycle.probe_search.race import FINAL, ProbeRace, race_probes, rows_embedded
+from cotune.cycle.probe_search.state import Evidence, LabelSearch
+from cotune.cycle.probe_search.trial import READOUTS, Fitted, ReadoutKind, Split, Trials, held_loss
+from cotune.cycle.search.guide import Guide
+from cotune.cycle.search.pool import next_pool, opening_pool
+from cotune.cycle.search.trial import Measured
+from cotune.evaluate.decision import BY_PROBE
+from cotune.evaluate.responses import LabelsGiven, gold_indices
+from cotune.evaluate.stats.cross_fitted import corrected_error
+from cotune.model.adapters.slots import BASE
+from cotune.probe.cross_fitting import tempered
+from cotune.probe.folds import fold_numbers
+from cotune.prompt.prompt import Prompt
+from cotune.task.example import Example, groups_of
+
+FEW_ROWS = 200
+"""Labelled rows below which every row is held out once: dev alone would have too few to decide anything by."""
+FEW_FOLDS = 3
+RACE_SHARE = 0.15
+"""Of the budget, what the first race may take: frozen probes are most of what a short run finds."""
+RACE_SECONDS = 45.0
+"""A first race takes no longer than this: a user waits for the first verdict."""
+RACE_OVER = 1.3
+"""Multiple of what the first race may take beyond which fewer prompts go on, where passes turn out slower than priced."""
+LEAST_POOL = 4
+PATIENCE = 2
+"""Cycles without a better winner after which the search ends."""
+FIRST_ROWS, FIRST_ROWS_A_LABEL = 96, 4
+"""Labelled rows of a race's first round, in all and for each label at least. A guess: fewer rows were not tried."""
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """How often tuned weights meet each labelled row, by how many rows there are.
+
+    Fewer rows are met more often: what limits tuning is the number of steps at first, and what the rows hold later. The numbers
+    come from two to four draws of the TREC-6 and SMS spam train files, as ``docs/probes.md`` tells.
+    """
+
+    few: float = 6.0
+    some: float = 5.0
+    many: float = 4.0
+
+    def of(self, rows: int, most: float) -> float:
+        """For so many rows, ``most`` at most."""
+        wanted = self.few if rows <= 100 else self.some if rows <= 300 else self.many
+        return min(wanted, most)
+
+
+class LabelLoop:
+    """Runs the cycle until the budget ends or nothing gains.
+
+    Args:
+        lab: where effects happen.
+        config: the run's config.
+        own: the seed prompt first, then further prompts of the user's.
+        embedding: embeds rows and keeps their states.
+        trials: tunes windows.
+        previous: what an earlier bundle brings, where the run goes on from one.
+        first_verdict: told about the first race; saves the first bundle.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        config: RunConfig,
+        own: Sequence[Prompt],
+        embedding: Embedding,
+        trials: Trials,
+        previous: Previous | None = None,
+        first_verdict: Callable[[LabelSearch], None] = lambda search: None,
+    ) -> None:
+        self.lab, self.config, self.own, self.previous = lab, config, list(own), previous
+        self.embedding, self.trials, self._told = embedding, trials, first_verdict
+        self.prices = Prices(lab, embedding, trials, config)
+        self.guide = Guide(lab, config)
+        self.rows = labelled_rows(lab)
+        self.splits = splits_of(lab)
+        self._cycle = 1
+        self._first_rows = max(FIRST_ROWS, FIRST_ROWS_A_LABEL * len(lab.task.labels))
+
+    def run(self) -> LabelSearch:
+        """Go round."""
+        search = self._first_race()
+        self._told(search)
+        self._plan(search)
+        if self.lab.finish_asked():
+            search.stopped, search.epochs = ASKED, 0.0
+            self._record(search, search.base_race, pool=len(search.proposals))
+            return search
+        self._first_trials(search)
+        lost = 0
+        while lost < PATIENCE and len(search.cycles) < self.config.search.max_cycles:
+            before = search.winner
+            if self.lab.finish_asked():
+                search.stopped = ASKED
+                break
+            if not self._next_cycle(search):
+                break
+            lost = 0 if search.winner is not before else lost + 1
+        if not search.stopped:
+            search.stopped = (
+                f"{lost} cycles brought nothing better"
+                if lost >= PATIENCE
+                else f"search.max_cycles={self.config.search.max_cycles}"
+            )
+        self.lab.expect_end(self._owed(search))
+        return search
+
+    # The first cycle ----------------------------------------------------------------------------------------------
+
+    def _first_race(self) -> LabelSearch:
+        lab, config, previous = self.lab, self.config, self.previous
+        # The first passes of a process are slow; what they teach is needed for the size of the race.
+        self.embedding.states(self.own[0], BASE, self.rows[: min(FIRST_ROWS, len(self.rows))], "race")
+        count = self._affordable_pool()
+        proposals = opening_pool(
+            lab,
+            self.own,
+            count,
+            demonstrations=config.search.demonstrations,
+            seed=config.seed,
+            previous=previous.proposal if previous else None,
+            nearest=config.search.nearest_demonstrations,
+        )
+        prompts = [p.prompt for p in proposals]
+        always = [self.own[0], *([previous.prompt] if previous else [])]
+        # Passes are slow at first and are priced while the race goes on; on a machine that slows it must still end.
+        ends = lab.left() - RACE_OVER * self._race_room()
+        race = race_probes(
+            lab,
+            self.embedding,
+            prompts,
+            self.rows,
+            BASE,
+            cycle=1,
+            always=always,
+            first_rows=self._first_rows,
+            affordable=lambda rows: self._embedding_cost(rows) <= lab.left() - ends,
+        )
+        fits = {name: race.fits[name] for name in race.ranking if race.rows[name] == len(self.rows)}
+        search = LabelSearch({p.prompt.id: p for p in proposals}, race, fits, fits[self.own[0].id])
+        self._judge_frozen(search, search.seed)
+        if search.best_frozen is not search.seed:
+            self._judge_frozen(search, search.best_frozen)
+        search.winner = min(search.evidence, key=lambda e: e.mean)
+        return search
+
+    def _affordable_pool(self) -> int:
+        """Prompts of the first race that its share of the budget pays for."""
+        room = self._race_room()
+        for count in range(self.config.search.pool, LEAST_POOL, -1):
+            if self._race_cost(count) <= room:
+                return count
+        return LEAST_POOL
+
+    def _race_room(self) -> float:
+        """What the first race may take of the budget."""
+        budget = self.lab.costs.budget
+        room = RACE_SHARE * budget.amount
+        return min(room, RACE_SECONDS) if budget.kind == "time" else room
+
+    def _race_cost(self, count: int) -> float:
+        return self._embedding_cost(rows_embedded(count, len(self.rows), self._first_rows))
+
+    def _embedding_cost(self, embedded: int) -> float:
+        return self.prices.race(self.own[0], len(self.rows), embedded)
+
+    def _plan(self, search: LabelSearch) -> None:
+        """Fit epochs, and whether all rows are tuned on at the end, into what is left; a ``plan`` step.
+
+        Raises:
+            BudgetError: the arms cannot be tested.
+        """
+        lab, winner = self.lab, search.best_frozen
+        left = lab.left()
+        reserve = self.prices.test(search.seed, search.best_frozen, winner)
+        if left < reserve:
+            raise too_small(lab, f"the test of {lab.task.test.n} rows", reserve, left)
+        wanted = Epochs().of(len(self.rows), self.config.tune.max_epochs)
+        alone = winner is search.seed
+
+        def needed(epochs: float, finals: bool) -> float:
+            trials = self.prices.trial(winner, self.splits, epochs)
+            if not finals:
+                return trials + (0.0 if alone else self.prices.trial(search.seed, self.splits[:1], epochs))
+            last = self.prices.final(winner, len(self.rows), epochs)
+            return trials + last + (0.0 if alone else self.prices.final(search.seed, len(self.rows), epochs))
+
+        def effect() -> dict[str, Any]:
+            room = left - reserve
+            # Learning from all rows gains more than meeting some of them once more.
+            ways = [(e, True) for e in _falling(wanted)] + [(e, False) for e in _falling(wanted)]
+            epochs, finals = next(((e, f) for e, f in ways if needed(e, f) <= room), (0.0, False))
+            steps = self.trials.steps_of(epochs, len(self.rows)) if epochs else 0
+            unit = lab.costs.budget.unit
+            text = [
+                f"tune layers below {winner.found.layer} for {epochs:g} epochs, {steps} steps, on {len(self.splits)} "
+                f"{'splits' if len(self.splits) > 1 else 'split'}"
+                + (", then on all labelled rows" if finals else "")
+                + f": about {needed(epochs, finals):,.0f} {unit}"
+                if epochs
+                else f"no tuning: an epoch needs about {needed(1.0, False):,.0f} {unit}, {max(0.0, room):,.0f} {unit} left",
+                f"keep {reserve:,.0f} {unit} for {lab.task.test.n} test rows and the report",
+            ]
+            return {"epochs": epochs, "finals": finals, "target_steps": steps, "reserve": round(reserve, 2), "text": text}
+
+        value = lab.journal.step("plan", [lab.task.fingerprint, lab.costs.budget.amount], effect)
+        search.epochs, search.finals = float(value["epochs"]), bool(value["finals"])
+
+    def _first_trials(self, search: LabelSearch) -> None:
+        """Tune the best frozen prompt, and the seed prompt where there is room to judge it too."""
+        if search.epochs:
+            best, seed = search.best_frozen, search.seed
+            self._try(search, best)
+            if seed is not best and (
+                not search.finals or self._room(search) >= self.prices.trial(seed, self.splits, search.epochs)
+            ):
+                self._try(search, seed, splits=self.splits if search.finals else self.splits[:1])
+        self._record(search, search.base_race, pool=len(search.proposals))
+
+    # Later cycles -------------------------------------------------------------------------------------------------
+
+    def _next_cycle(self, search: LabelSearch) -> bool:
+        """Breed, race on frozen states, tune the best child; False where there is no room."""
+        lab, number = self.lab, len(search.cycles) + 1
+        self._cycle = number
+        winner = search.winner
+        assert winner is not None
+        room = self._room(search) - self.prices.extras()
+        trial = self.prices.trial(winner.fit, self.splits, search.epochs) if search.epochs else 0.0
+        trial += self.guide.cost(winner.fit.prompt)
+        # A challenger that wins has a final of its own; the present winner's is owed already.
+        count = self.config.search.pool
+        while count > LEAST_POOL and self._race_cost(count) + 1.1 * trial > room:
+            count -= 1
+        cost = self._race_cost(count) + 1.1 * trial
+        if cost > room:
+            unit = lab.costs.budget.unit
+            search.stopped = f"the rest is reserved for the test: a cycle needs {cost:,.0f} {unit}, {max(0.0, room):,.0f} left"
+            return False
+        parents = self._parents(search)
+        guided = self.guide.look(number, self._on_dev(winner), [p.prompt for p in search.proposals.values()])
+        children = next_pool(
+            lab,
+            number,
+            parents,
+            count,
+            set(search.proposals),
+            demonstrations=self.config.search.demonstrations,
+            seed=self.config.seed,
+            guided=guided,
+            nearest=self.config.search.nearest_demonstrations,
+        )
+        if not children:
+            search.stopped = "no new prompt was found"
+            return False
+        search.proposals.update({p.prompt.id: p for p in children})
+        field_ = list({p.id: p for p in (winner.fit.prompt, *(c.prompt for c in children))}.values())
+        race = race_probes(
+            lab, self.embedding, field_, self.rows, BASE, cycle=number, always=[winner.fit.prompt], first_rows=self._first_rows
+        )
+        search.fits |= {name: race.fits[name] for name in race.ranking if race.rows[name] == len(self.rows)}
+        for challenger in self._challengers(search, race):
+            if not search.epochs:
+                self._judge_frozen(search, challenger)
+            elif self.prices.trial(challenger, self.splits, search.epochs) <= self._room(search):
+                self._try(search, challenger)
+        best = min(search.evidence, key=lambda e: e.mean)
+        if best.mean < winner.mean:
+            search.winner = best
+        self._record(search, race, pool=len(field_), children=len(children))
+        return True
+
+    def _challengers(self, search: LabelSearch, race: ProbeRace) -> list[PromptFit]:
+        """The best prompt that was not tuned yet, where its frozen probe is not clearly worse than the best one's."""
+        tried = {e.fit.prompt.id for e in search.evidence if e.tuned or not search.epochs}
+        fits = sorted((fit for name, fit in search.fits.items() if name not in tried), key=lambda fit: fit.mean)
+        best = search.best_frozen
+        near = [fit for fit in fits if fit is best or (gap := difference(fit, best)).mean() <= 2 * corrected_error(gap)]
+        return near[:1]
+
+    def _on_dev(self, evidence: Evidence) -> Measured:
+        """What a way to answer gave on dev, for those who look at its failures."""
+        given = LabelsGiven(evidence.dev_log_probs)
+        candidate = Candidate(evidence.fit.prompt, evidence.first.adapter, BY_PROBE, evidence.first.steps)
+        return Measured(candidate, self.lab.judge(given, self.lab.dev, BY_PROBE), given)
+
+    def _parents(self, search: LabelSearch) -> list[Prompt]:
+        ranked = sorted(search.evidence, key=lambda e: e.mean)
+        prompts = [e.fit.prompt for e in ranked] + [f.prompt for f in sorted(search.fits.values(), key=lambda f: f.mean)]
+        return list({p.id: p for p in prompts}.values())[:FINAL]
+
+    # Judging ------------------------------------------------------------------------------------------------------
+
+    def _judge_frozen(self, search: LabelSearch, fit: PromptFit) -> None:
+        """A prompt's frozen probe on the rows held out from each split."""
+        found = [self.trials.frozen(fit, split.learn) for split in self.splits]
+        search.evidence.append(self._evidence(fit, found, 0.0, BASE))
+
+    def _try(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split] | None = None) -> None:
+        """Tune a prompt on each split; nothing is added where a tuning diverged."""
+        wanted = self.splits if splits is None else splits
+        start = self._start_of(fit.prompt, search)
+        keep = self._owed(search)
+        found = []
+        for split in wanted:
+            steps = self.trials.steps_of(search.epochs, len(split.learn))
+            made = self.trials.tune(fit, split.learn, steps, stage="tune", start=start, keep=keep)
+            if made is None:
+                return
+            found.append(made)
+        if not any(e.fit.prompt.id == fit.prompt.id and not e.tuned for e in search.evidence):
+            self._judge_frozen(search, fit)
+        search.evidence.append(self._evidence(fit, found, search.epochs, start, splits=wanted))
+        search.winner = min((e for e in search.evidence if len(e.losses) == self._judged), key=lambda e: e.mean)
+
+    @property
+    def _judged(self) -> int:
+        """Rows that are held out by some split."""
+        return sum(len(split.held) for split in self.splits)
+
+    def _start_of(self, prompt: Prompt, search: LabelSearch) -> str:
+        """Adapter that a prompt is tuned from: an earlier bundle's, but for the seed prompt, which shows what tuning gives."""
+        previous = self.previous
+        return previous.ground if previous and prompt.id != search.seed.prompt.id else BASE
+
+    def _evidence(
+        self, fit: PromptFit, found: Sequence[Fitted], epochs: float, start: str, splits: Sequence[Split] | None = None
+    ) -> Evidence:
+        splits = self.splits if splits is None else splits
+        stage = "judge"
+        tables: dict[ReadoutKind, list[NDArray[np.float64]]] = {}
+        for made, split in zip(found, splits, strict=True):
+            for kind, table in self.trials.log_probs(made, split.held, stage).items():
+                tables.setdefault(kind, []).append(table)
+        gold = gold_indices([row for split in splits for row in split.held], self.lab.task)
+        judged = []
+        for kind in (kind for kind in READOUTS if kind in tables):
+            whole = np.concatenate(tables[kind])
+            temperature = fit.found.temperature if not epochs else best_temperature(whole, gold)
+            judged.append((float(held_loss(whole, gold, temperature).mean()), kind, temperature, whole))
+        _, kind, temperature, whole = min(judged, key=lambda one: one[0])
+        log_probs = tempered(whole, temperature)
+        evidence = Evidence(
+            fit,
+            epochs,
+            kind,
+            temperature,
+            -log_probs[np.arange(len(gold)), gold],
+            (log_probs.argmax(axis=1) == gold).astype(np.float64),
+            found[0],
+            log_probs[: len(splits[0].held)],
+            start,
+        )
+        self.lab.journal.step(
+            "tuned",
+            [fit.prompt.id, found[0].adapter, epochs],
+            lambda: {
+                "cycle": self._cycle,
+                "stage": "tune" if epochs else "frozen",
+                "prompt_id": fit.prompt.id,
+                "adapter_id": found[0].adapter,
+                "steps": found[0].steps,
+                "layer": fit.found.layer,
+                "readout": kind,
+                "readouts": {name: round(loss, 6) for loss, name, _, _ in judged},
+                "temperature": round(temperature, 4),
+                "decision": "probe",
+                "score": round(float(evidence.correct.mean()), 6),
+                "log_loss": round(evidence.mean, 6),
+                "rows": len(gold),
+            },
+        )
+        return evidence
+
+    # Budget -------------------------------------------------------------------------------------------------------
+
+    def _owed(self, search: LabelSearch) -> float:
+        """Of the final tuning and of the test."""
+        winner = search.winner.fit if search.winner is not None else search.best_frozen
+        owed = self.prices.test(search.seed, search.best_frozen, winner)
+        if search.epochs and search.finals:
+            fits = {fit.prompt.id: fit for fit in (winner, search.seed)}.values()
+            owed += sum(self.prices.final(fit, len(self.rows), search.epochs) for fit in fits)
+        return owed
+
+    def _room(self, search: LabelSearch) -> float:
+        """Budget that nothing is reserved for."""
+        return self.lab.left() - self._owed(search)
+
+    def _record(self, search: LabelSearch, race: ProbeRace, *, pool: int, children: int | None = None) -> None:
+        number, winner = len(search.cycles) + 1, search.winner
+        assert winner is not None
+        record = {
+            "cycle": number,
+            "kind": "prompts",
+            "pool": pool,
+            **({} if children is None else {"children": children}),
+            "race": race.record(),
+            "tuned": [
+                {
+                    "prompt_id": e.fit.prompt.id,
+                    "steps": e.first.steps,
+                    "score": round(float(e.correct.mean()), 6),
+                    "log_loss": round(e.mean, 6),
+                }
+                for e in search.evidence
+                if e.tuned
+            ],
+            "winner": winner.fit.prompt.id,
+            "dev_score": round(float(winner.correct.mean()), 6),
+            "dev_log_loss": round(winner.mean, 6),
+            "steps": winner.first.steps,
+            "tokens": self.lab.account.tokens,
+        }
+        search.cycles.append(self.lab.journal.step("cycle", [number, winner.fit.prompt.id], lambda: record))
+
+
+def labelled_rows(lab: Lab) -> tuple[Example, ...]:
+    """All labelled rows in a seeded random order; rows of a group stand together."""
+    rows = (*lab.task.train, *lab.task.dev)
+    order = np.random.default_rng([lab.seed, 12]).permutation(len(rows))
+    groups = groups_of(rows)
+    if groups is None:
+        return tuple(rows[i] for i in order)
+    first: dict[str, int] = {}
+    for place, i in enumerate(order):
+        first.setdefault(str(groups[i]), place)
+    return tuple(rows[i] for i in sorted(order, key=lambda i: first[str(groups[i])]))
+
+
+def splits_of(lab: Lab) -> tuple[Split, ...]:
+    """Train and dev; of few rows also further splits, so that every labelled row is held out once."""
+    train, dev = lab.train_sample, lab.dev
+    splits = [Split(train, dev)]
+    if len(train) + len(dev) < FEW_ROWS and FEW_FOLDS > 1:
+        groups = groups_of(train)
+        units = len(train) if groups is None else len(set(groups.tolist()))
+        if units >= FEW_FOLDS - 1 >= 2:
+            parts = fold_numbers(
+                gold_indices(train, lab.task), FEW_FOLDS - 1, groups=None if groups is None else groups.tolist(), seed=lab.seed
+            )
+            for part in range(FEW_FOLDS - 1):
+                held = tuple(row for row, of in zip(train, parts, strict=True) if of == part)
+                learn = (*(row for row, of in zip(train, parts, strict=True) if of != part), *dev)
+                splits.append(Split(learn, held))
+    return tuple(splits)
+
+
+def best_temperature(log_probs: NDArray[np.float64], gold: NDArray[np.int64]) -> float:
+    """The temperature with the least held-out log-loss, between 1/2 and 8; few rows are taken with a prior towards 1.
+
+    The prior is worth as much as ten rows would be that each lose half the square of the temperature's logarithm.
+    """
+    from scipy.optimize import minimize_scalar
+
+    rows = np.arange(len(gold))
+
+    def loss(power: float) -> float:
+        return float(-tempered(log_probs, float(np.exp(power)))[rows, gold].sum() + 5.0 * power**2)
+
+    found = minimize_scalar(loss, bounds=(-np.log(2), np.log(8)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def _falling(wanted: float) -> list[float]:
+    """Epochs to try, from the wanted ones down to one."""
+    found = [wanted]
+    while found[-1] > 1:
+        found.append(max(1.0, round(found[-1] * 0.75 * 2) / 2 if found[-1] > 1.5 else 1.0))
+    return found

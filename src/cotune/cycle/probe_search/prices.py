@@ -1,0 +1,106 @@
+"""What the steps of a label search cost, in the budget's own unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cotune.config import RunConfig
+from cotune.cycle.context import Lab
+from cotune.cycle.diagnostics.allowance import FORMATS, NOISE
+from cotune.cycle.diagnostics.slices import END_SHARE
+from cotune.cycle.probe_search.embedding import Embedding
+from cotune.cycle.probe_search.fits import PromptFit
+from cotune.cycle.probe_search.trial import Split, Trials
+from cotune.errors import BudgetError
+from cotune.prompt.prompt import Prompt
+
+CARE = 1.06
+"""What the end is priced at for each unit that it should cost: rows of the test are not quite the labelled ones."""
+_OTHERS = 1.25
+"""What a row costs on average under a pool's prompts, as a multiple of the seed prompt's: some share no prefix."""
+_FIT_SECONDS = 4e-9
+"""Of a probe, for each row, number of its state and label: about thirty rounds of two products."""
+
+
+def too_small(lab: Lab, what: str, needed: float, left: float) -> BudgetError:
+    """What is raised where ``what`` needs more of the budget than is left."""
+    budget = lab.costs.budget
+    unit = budget.unit
+    return BudgetError(
+        f"the budget is too small: {what} needs about {needed:.0f} {unit}, and {max(0.0, left):.0f} {unit} is left",
+        where="budget",
+        mend=f"Give --budget {budget.raised(1.2 * (needed - left))}, or fewer test rows with limit.test=.",
+    )
+
+
+class Prices:
+    """Prices by what was measured so far.
+
+    Args:
+        lab: what rows cost.
+        embedding: which layers run.
+        trials: how windows are tuned.
+        config: what is measured after the test.
+    """
+
+    def __init__(self, lab: Lab, embedding: Embedding, trials: Trials, config: RunConfig) -> None:
+        self.lab, self.embedding, self.trials, self.config = lab, embedding, trials, config
+        budget = lab.costs.budget
+        self.fixed = 5.0 + 0.01 * budget.amount if budget.kind == "time" else 0.0
+        """Of a time budget: for saving and the report."""
+
+    def race(self, seed: Prompt, rows: int, embedded: int) -> float:
+        """Of a race in which so many rows are embedded, all prompts taken together, by the seed prompt's length."""
+        return _OTHERS * self.embedding.row_cost(seed, rows) * embedded / max(1, rows)
+
+    def tuning(self, prompt: Prompt, layer: int, rows: int, steps: int) -> float:
+        """Of tuning a prompt's window on rows and reading the tuned states of these."""
+        lab, first = self.lab, self.trials.edge(layer)
+        edge = self.embedding.row_cost(prompt, rows, layers=[first]) if first else 0.0
+        states = self.embedding.row_cost(prompt, rows, layers=[layer])
+        return lab.costs.training(steps * self.trials.step_tokens(prompt, layer)) + edge + states + self._fit(rows)
+
+    def trial(self, fit: PromptFit, splits: Sequence[Split], epochs: float) -> float:
+        """Of tuning on each split and judging its held-out rows."""
+        total = 0.0
+        for split in splits:
+            steps = self.trials.steps_of(epochs, len(split.learn))
+            total += self.tuning(fit.prompt, fit.found.layer, len(split.learn), steps)
+            total += self.embedding.row_cost(fit.prompt, len(split.held), layers=[fit.found.layer])
+        return total
+
+    def final(self, fit: PromptFit, rows: int, epochs: float) -> float:
+        """Of tuning on all labelled rows."""
+        return self.tuning(fit.prompt, fit.found.layer, rows, self.trials.steps_of(epochs, rows))
+
+    def least(self, seed: Prompt, rows: int, embedded: int) -> float:
+        """Of the shortest run that there is: a race in which so many rows are embedded, won by the seed prompt as it stands.
+
+        Args:
+            seed: the seed prompt.
+            rows: labelled rows.
+            embedded: rows of the race, all prompts taken together.
+        """
+        test = self.lab.task.test.n
+        arms = 2 * self.embedding.row_cost(seed, test, layers=[min(self.embedding.layers)])
+        return self.race(seed, rows, embedded) / _OTHERS + arms + test * self.lab.rows.scored(seed) + self.fixed
+
+    def test(self, seed: PromptFit, frozen: PromptFit, winner: PromptFit) -> float:
+        """Of the arms and the zero-shot reference on the test, of saving and of the report."""
+        lab, rows = self.lab, self.lab.task.test.n
+        base = {fit.prompt.id: fit for fit in (seed, frozen, winner)}.values()
+        tuned = {fit.prompt.id: fit for fit in (seed, winner)}.values()
+        arms = sum(self.embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer]) for fit in (*base, *tuned))
+        words = rows * lab.rows.scored(seed.prompt)
+        return CARE * (arms + words) + self.fixed
+
+    def extras(self) -> float:
+        """Of what is measured after the test and decides nothing, at most: a search that could go on leaves this."""
+        evaluate = self.config.evaluate
+        share = NOISE.share + evaluate.robustness * FORMATS.share + evaluate.slices * END_SHARE
+        return share * self.lab.costs.budget.amount
+
+    def _fit(self, rows: int) -> float:
+        if self.lab.costs.budget.kind != "time":
+            return 0.0
+        return 0.3 + _FIT_SECONDS * 60 * rows * self.lab.model.width * len(self.lab.task.labels) / 4

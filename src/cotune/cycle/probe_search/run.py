@@ -1,0 +1,110 @@
+"""A label task on a local model, from the first race to arms that are ready for the test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cotune.config import RunConfig
+from cotune.cycle.context import Lab
+from cotune.cycle.earlier_bundle import Previous
+from cotune.cycle.probe_search.confirm import confirm_labels
+from cotune.cycle.probe_search.embedding import Embedding
+from cotune.cycle.probe_search.loop import FIRST_ROWS, LEAST_POOL, LabelLoop
+from cotune.cycle.probe_search.prices import Prices, too_small
+from cotune.cycle.probe_search.race import rows_embedded
+from cotune.cycle.probe_search.state import LabelSearch
+from cotune.cycle.probe_search.trial import Trials
+from cotune.cycle.probe_search.verdict import first_verdict
+from cotune.cycle.search.confirm import Confirmed
+from cotune.errors import InputError
+from cotune.prompt.prompt import Prompt
+from cotune.tune.window import WindowSettings
+
+
+def searches_by_probes(lab: Lab, config: RunConfig) -> bool:
+    """Whether a run reads labels off hidden states: labels, a model on this machine that the engine fits, and LoRA."""
+    return (
+        lab.remote is None
+        and not lab.task.output.free
+        and lab.model.shared
+        and config.tune.method == "lora"
+        and config.tune.readout != "words"
+        and not config.refit
+    )
+
+
+class LabelRun:
+    """The search and its arms.
+
+    Args:
+        lab: where effects happen.
+        config: the run's config.
+
+    Raises:
+        InputError: ``tune.layers`` are none of the model's.
+
+    Attributes:
+        fixed: of a time budget, what saving and the report take.
+    """
+
+    def __init__(self, lab: Lab, config: RunConfig) -> None:
+        self.embedding = Embedding(lab)
+        first = None
+        if config.tune.layers is not None:
+            lowest, last = config.tune.layers
+            if not 1 <= lowest <= last <= lab.model.depth:
+                raise InputError(
+                    f"layers {lowest} to {last} are no window of a model with {lab.model.depth} layers",
+                    where="tune.layers",
+                    mend=f"Give two numbers from 1 to {lab.model.depth}, the lower one first.",
+                )
+            self.embedding.layers, first = (last,), lowest - 1
+        self.trials = Trials(lab, self.embedding, window_settings(config, lab), first)
+        self.prices = Prices(lab, self.embedding, self.trials, config)
+        self.fixed = self.prices.fixed
+
+    def check_budget(self, lab: Lab, seed: Prompt) -> None:
+        """Refuse a budget that not even the shortest run fits, before anything is computed.
+
+        Raises:
+            BudgetError: it is too small.
+        """
+        rows, left = len(lab.task.train) + len(lab.task.dev), lab.left()
+        needed = self.prices.least(seed, rows, rows_embedded(LEAST_POOL, rows, FIRST_ROWS))
+        if left < needed:
+            raise too_small(lab, f"a race of {LEAST_POOL} prompts and the test of {lab.task.test.n} rows", needed, left)
+
+    def search(
+        self, lab: Lab, config: RunConfig, own: Sequence[Prompt], previous: Previous | None, bundle: Path
+    ) -> tuple[LabelSearch, Confirmed]:
+        """Search, then fit the arms.
+
+        Args:
+            lab: where effects happen.
+            config: the run's config.
+            own: the seed prompt first, then further prompts of the user's.
+            previous: what an earlier bundle brings.
+            bundle: folder of the run's bundle, where the first verdict's comes to lie.
+        """
+
+        def told(search: LabelSearch) -> None:
+            first_verdict(lab, search, self.trials, bundle, config.model)
+
+        search = LabelLoop(lab, config, own, self.embedding, self.trials, previous, told).run()
+        return search, confirm_labels(lab, search, self.trials, self.prices, previous=previous)
+
+
+def window_settings(config: RunConfig, lab: Lab) -> WindowSettings:
+    """The part of the config that tuning a window needs."""
+    tune = config.tune
+    return WindowSettings(
+        lora=replace(lab.tune.lora, layers=()),
+        learning_rate=tune.learning_rate,
+        head_rate=tune.learning_rate,
+        batch_size=tune.batch_size or WindowSettings.batch_size,
+        clip=tune.clip,
+        smoothing=tune.smoothing,
+        micro_tokens=lab.tune.micro_tokens,
+    )

@@ -1,0 +1,97 @@
+"""What a label search found, and how it went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.cycle.probe_search.fits import PromptFit
+from cotune.cycle.probe_search.race import ProbeRace
+from cotune.cycle.probe_search.trial import Fitted, ReadoutKind
+from cotune.refine import Proposal
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """How one way to answer did on rows that it had not seen.
+
+    Attributes:
+        fit: the prompt with its frozen probe.
+        epochs: how often the weights met each row; 0 where they are frozen.
+        readout: what answers.
+        temperature: what its logits are divided by, fitted to the held-out rows.
+        losses: ``[rows]`` held-out log-loss in nats, after temperature, in the order of the splits.
+        correct: ``[rows]`` 1 where the likeliest label was right.
+        first: its weights of the first split, whose held-out rows are dev.
+        dev_log_probs: ``[dev rows, labels]`` what these gave on dev, in the order of the first split, after temperature.
+        start: adapter that tuning started from.
+    """
+
+    fit: PromptFit
+    epochs: float
+    readout: ReadoutKind
+    temperature: float
+    losses: Floats
+    correct: Floats
+    first: Fitted
+    dev_log_probs: Floats
+    start: str = "base"
+
+    @property
+    def tuned(self) -> bool:
+        """Whether weights were tuned."""
+        return self.epochs > 0
+
+    @property
+    def mean(self) -> float:
+        """Mean held-out log-loss."""
+        return float(self.losses.mean())
+
+
+@dataclass
+class LabelSearch:
+    """What a label search found.
+
+    Attributes:
+        proposals: every prompt that was embedded, by id.
+        base_race: the first race, under the base model.
+        fits: prompt id to its cross-fitted probe on all labelled rows.
+        seed: the seed prompt's.
+        evidence: every way to answer that was judged on held-out rows.
+        winner: the best of them.
+        cycles: a record for each cycle.
+        stopped: why the search ended.
+        epochs: how often tuned weights meet each row.
+        finals: whether there is room to tune on all labelled rows at the end.
+    """
+
+    proposals: dict[str, Proposal]
+    base_race: ProbeRace
+    fits: dict[str, PromptFit]
+    seed: PromptFit
+    evidence: list[Evidence] = field(default_factory=list)
+    winner: Evidence | None = None
+    cycles: list[dict[str, Any]] = field(default_factory=list)
+    stopped: str = ""
+    epochs: float = 0.0
+    finals: bool = True
+
+    @property
+    def best_frozen(self) -> PromptFit:
+        """The prompt whose frozen probe has the least cross-fitted log-loss."""
+        return min(self.fits.values(), key=lambda fit: fit.mean)
+
+    @property
+    def prompts_tuned(self) -> int:
+        """Prompts whose weights were tuned."""
+        return len({e.fit.prompt.id for e in self.evidence if e.tuned})
+
+    def of(self, prompt_id: str, *, tuned: bool) -> Evidence | None:
+        """The best evidence of a prompt, frozen or tuned; None where there is none."""
+        found = [e for e in self.evidence if e.fit.prompt.id == prompt_id and e.tuned == tuned]
+        return min(found, key=lambda e: e.mean, default=None)

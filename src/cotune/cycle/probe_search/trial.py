@@ -1,0 +1,256 @@
+"""A trial: a prompt whose window of layers is tuned on some labelled rows, and what it gives on the rows held out from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.cycle.budget.reserve import spent_to
+from cotune.cycle.context import Lab
+from cotune.cycle.probe_search.embedding import Embedding
+from cotune.cycle.probe_search.fits import PromptFit, head_of, probe_of, word_vectors
+from cotune.errors import DivergedError
+from cotune.evaluate.responses import gold_indices
+from cotune.model.adapters.slots import BASE
+from cotune.probe.cross_fitting import tempered
+from cotune.probe.readout import Probe, load_probe
+from cotune.prompt.prompt import Prompt
+from cotune.refine import not_shown
+from cotune.task.example import Example
+from cotune.tune.window import WindowRun, WindowSettings, WindowStates
+
+Floats = NDArray[np.float64]
+ReadoutKind = Literal["head", "refit", "mean"]
+READOUTS: tuple[ReadoutKind, ...] = ("mean", "refit", "head")
+"""What may answer after tuning: the tuned head, a probe fitted anew to the tuned states, or the mean of the two, which is one
+linear map as well. Ties go to the first."""
+REFIT_STRENGTH = 0.3
+"""Strength of a probe on tuned states, as a multiple of the frozen probe's: tuned weights have met these rows already, so their
+states tell them apart better than they tell unseen rows apart."""
+HEAD_STRENGTH = 0.03
+"""Strength of the head that tuning starts from, as a multiple of the frozen probe's. The frozen probe itself gives its own rows
+nearly all probability, so that next to no gradient would be left for the weights below it."""
+WINDOW_SHARE = 1 / 3
+"""Depth of the window as a share of the model's layers: ten of thirty were better than all below the probe."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to learn from and rows that judge."""
+
+    learn: tuple[Example, ...]
+    held: tuple[Example, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A tuned adapter with its read-outs.
+
+    Attributes:
+        prompt: how it asks.
+        adapter: id of the tuned weights without a probe; :data:`BASE` where the weights are frozen.
+        layer: that is read.
+        steps: optimizer steps behind the adapter.
+        probes: read-outs by kind.
+    """
+
+    prompt: Prompt
+    adapter: str
+    layer: int
+    steps: int
+    probes: dict[ReadoutKind, Probe]
+
+
+class Trials:
+    """Tunes prompts and fits their read-outs, journalled.
+
+    Args:
+        lab: where effects happen.
+        embedding: embeds rows under the tuned weights.
+        settings: how windows are tuned.
+        first: layers below every window; None takes a third of the depth below the layer that is read.
+    """
+
+    def __init__(self, lab: Lab, embedding: Embedding, settings: WindowSettings, first: int | None = None) -> None:
+        self.lab, self.embedding, self.settings, self._first = lab, embedding, settings, first
+
+    def edge(self, layer: int) -> int:
+        """Layers below the window that ends after ``layer``."""
+        if self._first is not None:
+            return min(self._first, layer - 1)
+        return max(0, layer - max(1, round(WINDOW_SHARE * self.lab.model.depth)))
+
+    def steps_of(self, epochs: float, rows: int) -> int:
+        """Optimizer steps in which each row is met so often."""
+        return max(1, round(epochs * rows / min(self.settings.batch_size, rows)))
+
+    def step_tokens(self, prompt: Prompt, layer: int) -> float:
+        """Mean tokens of a step, by the share of the layers that it runs."""
+        own, prefix = self.lab.tokens_a_row(prompt)
+        rows = min(self.settings.batch_size, len(self.lab.task.train))
+        return (rows * own + prefix) * (layer - self.edge(layer)) / self.lab.model.depth
+
+    def frozen(self, fit: PromptFit, rows: Sequence[Example]) -> Fitted:
+        """The probe of a prompt on the model as it is, fitted to rows."""
+        prompt, layer, strength = fit.prompt, fit.found.layer, fit.found.best.strength
+        rows = not_shown(prompt, rows)
+        states = self.embedding.states(prompt, BASE, rows, "embed")[self.embedding.place(layer)]
+        head = head_of(states, gold_indices(rows, self.lab.task), len(self.lab.task.labels), strength, self._words(fit))
+        return Fitted(prompt, BASE, layer, 0, {"refit": probe_of(self.lab, head, layer)})
+
+    def _words(self, fit: PromptFit) -> NDArray[np.float32] | None:
+        """Weights of the label words that a prompt's probe stands beside; None where it stands alone."""
+        scale = fit.found.best.word_scale
+        vectors = word_vectors(self.lab, fit.prompt) if scale else None
+        return None if vectors is None else (scale * vectors).astype(np.float32)
+
+    def tune(
+        self,
+        fit: PromptFit,
+        rows: Sequence[Example],
+        steps: int,
+        *,
+        stage: str,
+        start: str = BASE,
+        keep: float = 0.0,
+        seed: int | None = None,
+    ) -> Fitted | None:
+        """Tune the window below a layer on rows and fit the read-outs; a ``train`` step and an ``embed`` step.
+
+        Args:
+            fit: the prompt with its frozen probe, whose layer is read and from which the head starts.
+            rows: labelled rows; those that the prompt shows are left out.
+            steps: of the optimizer.
+            stage: for the journal.
+            start: adapter to go on from.
+            keep: budget that must be left; tuning ends early where it would not be.
+            seed: draws the weights and the order; None takes the run's.
+
+        Returns:
+            None where it diverged, which is recorded and told.
+        """
+        lab, model = self.lab, self.lab.model
+        prompt, layer, strength = fit.prompt, fit.found.layer, fit.found.best.strength
+        words = self._words(fit)
+        rows = not_shown(prompt, rows)
+        gold = gold_indices(rows, lab.task)
+        classes = len(lab.task.labels)
+        first = self.edge(layer)
+        share = (layer - first) / model.depth
+        draw = lab.seed if seed is None else seed
+        if start == BASE:
+            states = self.embedding.states(prompt, BASE, rows, "embed")[self.embedding.place(layer)]
+        else:
+            states = self.embedding.states(prompt, start, rows, stage, layers=[layer])[0]
+
+        def effect() -> dict[str, Any]:
+            started = time.monotonic()
+            head = head_of(states, gold, classes, HEAD_STRENGTH * strength, words)
+            rendered = lab.answering.render(prompt, rows)
+            told: list[int] = []
+
+            def progress(tokens: int) -> None:
+                told.append(tokens)
+                lab.watcher.progress(
+                    stage, f"states below layer {first + 1}: {prompt.text}", round(tokens * first / model.depth)
+                )
+
+            edge = WindowStates(model, [row.prompt_ids for row in rendered], first, adapter=start, progress=progress)
+            run = WindowRun(
+                model,
+                edge,
+                range(len(rows)),
+                gold.tolist(),
+                layer,
+                head,
+                self.settings,
+                steps=steps,
+                seed=draw,
+                folder=lab.folder / "checkpoints",
+                start=start,
+            )
+            spent = spent_to(keep, lab.costs, run.tokens_per_step * share, lab.journal.clock)
+            trained: list[tuple[float, int]] = []
+
+            def report(step: int, loss: float, tokens: int) -> None:
+                trained.append((time.monotonic(), tokens))
+                lab.watcher.progress(stage, f"step {step}/{steps}, loss {loss:.3f}: {prompt.text}", round(tokens * share))
+
+            try:
+                run.advance(report=report, until=spent)
+                adapter = run.save(lab.folder / "adapters")
+                made = {
+                    "adapter_id": adapter,
+                    "probe_id": model.adapters.add_probe(adapter, probe_of(lab, run.head(), layer), lab.folder / "adapters"),
+                }
+            except DivergedError as error:
+                made = {"failed": str(error)}
+            timed = trained[1:] if len(trained) > 1 else trained
+            return {
+                "stage": stage,
+                "prompt_id": prompt.id,
+                "start": start,
+                "asked": steps,
+                "steps": run.step,
+                "decayed": True,
+                "window": [first, layer],
+                "rows": len(rows),
+                "losses": [round(loss, 4) for loss in run.losses],
+                "loss": round(float(np.mean(run.losses[-5:])), 4) if run.losses else None,
+                "tokens": run.tokens,
+                "new_tokens": round(run.tokens * share + edge.tokens * first / model.depth),
+                "timed_tokens": round(sum(tokens for _, tokens in timed) * share),
+                "timed_seconds": round(timed[-1][0] - trained[0][0], 3) if len(trained) > 1 else 0.0,
+                "seconds": round(time.monotonic() - started, 3),
+                **made,
+            }
+
+        key = [prompt.id, start, layer, strength, fit.found.best.word_scale, [row.id for row in rows], steps, draw]
+        value = lab.journal.step("train", key, effect)
+        lab.account.counts["tokens_trained"] += int(value["new_tokens"])
+        if value.get("timed_tokens") and value["timed_seconds"]:
+            lab.costs.saw_training(int(value["timed_tokens"]), float(value["timed_seconds"]))
+        if "failed" in value:
+            return None
+        adapter = str(value["adapter_id"])
+        model.adapters.register(lab.folder / "adapters" / adapter)
+        head = load_probe(lab.folder / "adapters" / str(value["probe_id"]))
+        assert head is not None
+        tuned = self.embedding.states(prompt, adapter, rows, stage, layers=[layer])[0]
+        refit = probe_of(lab, head_of(tuned, gold, classes, REFIT_STRENGTH * strength, words), layer)
+        probes: dict[ReadoutKind, Probe] = {"head": head, "refit": refit, "mean": mean_probe(head, refit)}
+        return Fitted(prompt, adapter, layer, int(value["steps"]), probes)
+
+    def log_probs(self, fitted: Fitted, rows: Sequence[Example], stage: str) -> dict[ReadoutKind, Floats]:
+        """``[rows, labels]`` of each read-out."""
+        if fitted.adapter == BASE:
+            states = self.embedding.states(fitted.prompt, BASE, rows, stage)[self.embedding.place(fitted.layer)]
+        else:
+            states = self.embedding.states(fitted.prompt, fitted.adapter, rows, stage, layers=[fitted.layer])[0]
+        wide = states.astype(np.float32)
+        return {kind: probe.log_probs(wide, self.lab.task.labels) for kind, probe in fitted.probes.items()}
+
+
+def mean_probe(first: Probe, second: Probe) -> Probe:
+    """The read-out whose logits are the mean of two."""
+    weight, bias = (
+        ((one + other) / 2).astype(np.float32) for one, other in ((first.weight, second.weight), (first.bias, second.bias))
+    )
+    return Probe(first.labels, weight, bias, first.layer)
+
+
+def warmed(probe: Probe, temperature: float) -> Probe:
+    """A read-out whose logits are divided by a temperature."""
+    weight, bias = ((part / temperature).astype(np.float32) for part in (probe.weight, probe.bias))
+    return Probe(probe.labels, weight, bias, probe.layer, probe.words)
+
+
+def held_loss(log_probs: Floats, gold: NDArray[np.int64], temperature: float = 1.0) -> Floats:
+    """``[rows]`` log-loss in nats after a temperature."""
+    found: Floats = -tempered(log_probs, temperature)[np.arange(len(gold)), gold]
+    return found

@@ -1,0 +1,80 @@
+"""The first verdict: what the first race found, told and saved as a usable bundle long before the run ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cotune.cycle.context import Lab
+from cotune.cycle.probe_search.confirm import save_readout
+from cotune.cycle.probe_search.loop import labelled_rows
+from cotune.cycle.probe_search.race import interval_of
+from cotune.cycle.probe_search.state import LabelSearch
+from cotune.cycle.probe_search.trial import Trials
+from cotune.cycle.references import labelled_tfidf
+from cotune.evaluate.decision import BY_PROBE
+
+
+def first_verdict(lab: Lab, search: LabelSearch, trials: Trials, bundle: Path, model_name: str) -> dict[str, Any]:
+    """Fit the best frozen prompt's probe to all labelled rows, save it as the run's bundle, and tell; a ``verdict`` step.
+
+    Args:
+        lab: where effects happen.
+        search: after its first race.
+        trials: fits probes.
+        bundle: folder of the run's bundle.
+        model_name: how the user named the model.
+    """
+    fit = search.best_frozen
+    rows = labelled_rows(lab)
+    made = trials.frozen(fit, rows)
+    adapter = save_readout(lab, made, "refit", fit.found.temperature, "verdict")
+
+    def effect() -> dict[str, Any]:
+        low, high = interval_of(fit)
+        tfidf = labelled_tfidf(lab, rows)
+        told = {
+            "seconds": round(lab.journal.clock(), 1),
+            "score": round(fit.found.best.accuracy, 6),
+            "ci": [round(low, 6), round(high, 6)],
+            "n": len(fit.rows),
+            "log_loss": round(fit.mean, 6),
+            "prompt_id": fit.prompt.id,
+            "adapter_id": adapter,
+            "layer": fit.found.layer,
+            "tfidf": None if tfidf is None else round(tfidf, 6),
+        }
+        _save(lab, fit.prompt, adapter, bundle, model_name, told)
+        return {**told, "text": sentence(told)}
+
+    value: dict[str, Any] = lab.journal.step("verdict", [fit.prompt.id, adapter], effect)
+    return value
+
+
+def sentence(told: dict[str, Any]) -> str:
+    """The verdict in words."""
+    low, high = told["ci"]
+    beside = "" if told["tfidf"] is None else f"; TF-IDF with logistic regression {told['tfidf']:.2f}"
+    return (
+        f"after {told['seconds']:.0f} s: {told['score']:.2f} ({low:.2f} to {high:.2f}), cross-fitted on {told['n']} rows, "
+        f"by a probe on the state after layer {told['layer']}{beside}"
+    )
+
+
+def _save(lab: Lab, prompt: Any, adapter: str, bundle: Path, model_name: str, told: dict[str, Any]) -> None:
+    from cotune.bundle import save_bundle
+
+    save_bundle(
+        bundle,
+        task_name=lab.task.name,
+        input_fields=lab.task.input_fields,
+        output_field=lab.task.output_field,
+        output=lab.task.output,
+        metric=lab.task.metric,
+        prompt=prompt,
+        decision=BY_PROBE,
+        adapter_folder=lab.folder / "adapters" / adapter,
+        model=lab.scorer,
+        metrics={"first_verdict": {name: told[name] for name in ("score", "ci", "n", "log_loss", "layer", "seconds")}},
+        model_name=model_name,
+    )

@@ -1,0 +1,1 @@
+"""The search by label words and written answers: loop, races, plan and arms."""

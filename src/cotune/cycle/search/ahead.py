@@ -1,0 +1,44 @@
+"""What the steps that a search may take next would cost, in the budget's own unit."""
+
+from __future__ import annotations
+
+from cotune.cycle.context import Lab
+from cotune.cycle.search.plan import race_rows_scored
+from cotune.cycle.search.trial import Track, decay_steps
+from cotune.prompt.prompt import Prompt
+
+
+class StepCosts:
+    """Prices steps at the rates that were measured so far.
+
+    Args:
+        lab: whose rates, rows and prompts these are.
+    """
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+
+    def step(self, track: Track) -> float:
+        """Cost of an optimizer step of a track."""
+        return self.lab.costs.training(track.run.tokens_per_step)
+
+    def check(self, prompt: Prompt) -> float:
+        """Cost of measuring a prompt on all of dev."""
+        return self.lab.rows.scored(prompt) * len(self.lab.dev)
+
+    def finish(self, winner: Track, seed: Track, steps: int, *, challenged: bool = False) -> float:
+        """Cost of decaying the winner after so many steps, and of bringing the seed prompt as far and decaying it.
+
+        ``challenged`` by another prompt of its length, the winner is not the seed prompt, whoever leads now.
+        """
+        share = self.lab.tune.decay
+        cost = decay_steps(steps, share) * self.step(winner) + self.check(winner.prompt)
+        if (challenged or seed is not winner) and not seed.failed:
+            behind = max(0, steps - seed.reached)
+            owed = behind + decay_steps(seed.reached + behind, share)
+            cost += owed * self.step(seed) + self.check(seed.prompt)
+        return 1.06 * cost
+
+    def race(self, prompt: Prompt, entrants: int, rows: int) -> float:
+        """Cost of a race of so many prompts, about as long as this one, over so many rows."""
+        return 1.2 * race_rows_scored(entrants, rows) * self.lab.rows.scored(prompt)

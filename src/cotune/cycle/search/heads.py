@@ -1,0 +1,230 @@
+"""A classification head on tuned weights: fitted on train once the search has ended, taken where dev prefers it, then fitted on
+train and dev together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from cotune.cycle.answering.base import LabelAnswering
+from cotune.cycle.attempt import attempt
+from cotune.cycle.context import Lab
+from cotune.cycle.kept import register_kept
+from cotune.cycle.search.trial import Measured, measure
+from cotune.errors import DivergedError
+from cotune.evaluate.arms import ArmScores, ArmsMetric
+from cotune.evaluate.decision import BY_PROBE
+from cotune.evaluate.responses import gold_indices
+from cotune.evaluate.stats.resampling import difference_error
+from cotune.model.adapters.slots import BASE
+from cotune.prompt.prompt import Prompt
+from cotune.refine import not_shown
+from cotune.task.example import Example, groups_of
+
+_SHARE = 0.1
+"""Of the whole budget: what the rows that are read for one candidate may cost, those of dev included."""
+_LEAST = 3
+"""Rows for each label, in all, from which a head is tried."""
+_CARE = 1.05
+"""What rows are reckoned at: those that were counted are a sample of them."""
+_MOST = 5 * 10**8
+"""Rows times width times labels: a fit of some seconds, and of some hundred megabytes."""
+_REACH = 1.96
+"""Standard errors of a difference that chance hardly reaches."""
+_FIT_SECONDS = 2e-8
+"""For each row, number of its state and label."""
+
+
+class Heads:
+    """Fits heads to tuned candidates, and knows what that costs.
+
+    A run's tuned weights have met each row a few times only. Logistic regression on the states that they give the rows goes on
+    from there without a further step, and tells the labels apart better than their words do.
+
+    Args:
+        lab: where effects happen.
+    """
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self._most: dict[str, int] = {}
+        self._counted: dict[str, tuple[float, int]] = {}
+        self._final: dict[str, str] = {}
+
+    def cost(self, prompt: Prompt) -> float:
+        """Of trying one on a tuned prompt, in the budget's unit; 0 where none is tried. The states of train rows and of dev are
+        read, and dev is scored with the head."""
+        rows, dev, costs = self._count(prompt), len(self.lab.dev), self.lab.costs
+        if not rows:
+            return 0.0
+        own, prefix = self._tokens(prompt)
+        fits = 2 * _FIT_SECONDS * (rows + dev) * self._numbers if costs.budget.kind == "time" else 0.0
+        return costs.scoring(_CARE * (rows + 2 * dev) * own + 2 * prefix) + fits
+
+    def fit(self, measured: Sequence[Measured], room: float) -> tuple[dict[str, Measured], list[Measured]]:
+        """Each candidate as it was measured, or the same with a head, unless dev clearly prefers words.
+
+        All get a try or none does, so that what is told of two prompts is told of the prompts.
+
+        Args:
+            measured: candidates of this run; the base model stays as it is.
+            room: budget that this may take.
+
+        Returns:
+            Them by the id that they had, and all that was tried.
+        """
+        found = {m.candidate.id: m for m in measured}
+        able = [m for m in found.values() if m.candidate.adapter != BASE]
+        if not able or not self._asked_for():
+            return found, []
+        # The decision is recorded: a run that goes on here may have another view of what is left.
+        told = self.lab.journal.step("heads", list(map(_id, able)), lambda: self._whether(able, room))
+        if "skipped" in told:
+            return found, []
+        tried = {m.candidate.id: headed for m in able if (headed := self._with_head(m)) is not None}
+        better = {i: headed for i, headed in tried.items() if not self._prefers_words(found[i], headed)}
+        return found | better, list(tried.values())
+
+    def final(self, measured: Measured) -> Measured:
+        """A chosen candidate with the head that was fitted on train and dev together; as it is where it has none.
+
+        The rows of dev are as unknown to the weights as those of the test will be, which train rows are not, so they tell a
+        head more. What was chosen stands as it was measured before: dev says nothing honest about the new head.
+        """
+        candidate = measured.candidate
+        if (adapter := self._final.get(candidate.adapter)) is None:
+            return measured
+        return Measured(replace(candidate, adapter=adapter), measured.evaluation, measured.scores)
+
+    def _prefers_words(self, words: Measured, head: Measured) -> bool:
+        """Whether words rank higher, and by more than chance.
+
+        A head has nearly always been better, and few rows of dev say little about that: where its log-loss is lower, words have
+        to be better by what a 95% interval of the difference spans.
+        """
+        if head.rank >= words.rank:
+            return False
+        if head.evaluation.log_loss >= words.evaluation.log_loss:
+            return True
+        pair = {"words": words.evaluation, "head": head.evaluation}
+        arms = {name: ArmScores(found.values, counts=found.counts) for name, found in pair.items()}
+        statistic = ArmsMetric(arms, self.lab.task.measure.aggregate or "mean").statistic()
+        error = difference_error(statistic, len(self.lab.dev), groups_of(self.lab.dev))
+        return words.evaluation.score - head.evaluation.score > _REACH * error
+
+    def _whether(self, able: Sequence[Measured], room: float) -> dict[str, Any]:
+        """For the journal: that there will be heads, or why there are none."""
+        prompts = [m.candidate.prompt for m in able]
+        for prompt in prompts:
+            if why := self._lacking(prompt):
+                return {"skipped": why}
+        cost = sum(map(self.cost, prompts))
+        if cost > room:
+            unit, left = self.lab.costs.budget.unit, max(0.0, room)
+            return {"skipped": f"it would take about {cost:,.0f} {unit}, and the budget has {left:,.0f} {unit} left for it"}
+        return {"candidates": len(able)}
+
+    def _with_head(self, measured: Measured) -> Measured | None:
+        """The candidate with a head, measured on dev; None where that failed."""
+        lab, candidate, adapters = self.lab, measured.candidate, self.lab.model.adapters
+
+        def progress(tokens: int) -> None:
+            told.append(tokens)
+            lab.watcher.progress("head", candidate.prompt.text, tokens)
+
+        def effect() -> dict[str, Any]:
+            from cotune.tune.head import fit_head
+
+            train = self._rows(candidate.prompt)
+            rows = (*train, *not_shown(candidate.prompt, lab.dev))
+            with lab.stopwatch:
+                rendered = lab.answering.render(candidate.prompt, rows)
+                told.append(sum(row.looked_up for row in rendered))
+                depth = lab.model.depth
+                ids = [row.prompt_ids for row in rendered]
+                states = lab.model.layer_states(ids, [depth], adapter=candidate.adapter, progress=progress)[0]
+                words = {"decision": candidate.decision.to_json(), "score": measured.evaluation.told_score()}
+                gold = [int(i) for i in gold_indices(rows, lab.task)]
+                heads = (fit_head(states[:n], gold[:n], lab.task.labels, depth, words) for n in (len(train), len(rows)))
+                first, final = (adapters.add_probe(candidate.adapter, head, lab.folder / "adapters") for head in heads)
+            return {"adapter_id": first, "final_id": final, "rows": len(train)}
+
+        def record() -> dict[str, Any]:
+            made = attempt(lab.journal, effect)
+            return {"prompt_id": candidate.prompt.id, **made, "tokens": sum(told), **lab.stopwatch.taken()}
+
+        told: list[int] = []
+        value = lab.journal.step("head", [candidate.id], record)
+        lab.account.counts["tokens_scored"] += int(value["tokens"])
+        if "skipped" in value:
+            return None
+        for name in ("adapter_id", "final_id"):
+            register_kept(adapters, lab.folder, value[name])
+        self._final[value["adapter_id"]] = value["final_id"]
+        try:
+            return measure(lab, candidate.prompt, value["adapter_id"], candidate.steps, "head", BY_PROBE)
+        except DivergedError:
+            return None
+
+    def _tokens(self, prompt: Prompt) -> tuple[float, int]:
+        """Own tokens of a row, the labels' words aside, and those of the prefix."""
+        if prompt.id not in self._counted:
+            assert isinstance(self.lab.answering, LabelAnswering)
+            self._counted[prompt.id] = self.lab.answering.own_tokens(prompt, self.lab.train_sample[:16])
+        return self._counted[prompt.id]
+
+    def _asked_for(self) -> bool:
+        lab = self.lab
+        return lab.tune.head and lab.remote is None and isinstance(lab.answering, LabelAnswering)
+
+    def _count(self, prompt: Prompt) -> int:
+        """Train rows that a head is fitted on: as many as a share of the budget pays for; 0 where none is tried."""
+        return 0 if not self._asked_for() or self._lacking(prompt) else self._payable(prompt)
+
+    def _lacking(self, prompt: Prompt) -> str:
+        """What there is too little of for a head on this prompt; empty where there is enough."""
+        labels, usable = len(self.lab.task.labels), self._usable(prompt)
+        if usable == 0:
+            return "a label has no train row that the prompt does not show, and a head would silence it"
+        if usable < _LEAST * labels:
+            return f"it needs {_LEAST} rows for each of {labels} labels, and {usable} may be used"
+        if self._payable(prompt) < _LEAST * labels:
+            return f"the rows of dev and {_LEAST} for each of {labels} labels would cost more than {_SHARE:.0%} of the budget"
+        return ""
+
+    @property
+    def _numbers(self) -> int:
+        """Of a head."""
+        return self.lab.model.width * len(self.lab.task.labels)
+
+    def _usable(self, prompt: Prompt) -> int:
+        """Train rows that may be used beside those of dev; 0 where a label has none."""
+        lab = self.lab
+        if prompt.id not in self._most:
+            rows = not_shown(prompt, lab.train_sample)
+            known = len({row.output for row in rows}) == len(lab.task.labels) > 1
+            self._most[prompt.id] = max(0, min(len(rows), _MOST // self._numbers - len(lab.dev))) if known else 0
+        return self._most[prompt.id]
+
+    def _payable(self, prompt: Prompt) -> int:
+        """As many of them as the budget has a share for, with dev read twice."""
+        cost, most = self.lab.costs.scoring(self._tokens(prompt)[0]), self._usable(prompt)
+        if cost <= 0:
+            return most
+        return min(most, int(_SHARE * self.lab.costs.budget.amount / cost) - 2 * len(self.lab.dev))
+
+    def _rows(self, prompt: Prompt) -> tuple[Example, ...]:
+        """So many of them; the first rows of every label come before further ones of any."""
+        rows = not_shown(prompt, self.lab.train_sample)
+        seen: Counter[str] = Counter()
+        places: dict[str, int] = {}
+        for row in rows:
+            places[row.id] = min(seen[row.output], _LEAST)
+            seen[row.output] += 1
+        return tuple(sorted(rows, key=lambda row: places[row.id])[: self._count(prompt)])
+
+
+def _id(measured: Measured) -> str:
+    return measured.candidate.id

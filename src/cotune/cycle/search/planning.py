@@ -1,0 +1,126 @@
+"""From a measured rate to a plan that is journalled and told."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, get_args
+
+from cotune.config import RunConfig
+from cotune.cycle.answering.written import WrittenAnswering
+from cotune.cycle.context import Lab
+from cotune.cycle.earlier_bundle import Previous
+from cotune.cycle.search.ending import EndCosts
+from cotune.cycle.search.plan import Aside, Plan, Sizes, make_plan
+from cotune.cycle.search.pool import nearest_cost
+from cotune.cycle.search.untuned import CALIBRATION_ROWS
+from cotune.errors import BudgetError
+from cotune.model.adapters.slots import BASE
+from cotune.prompt.prompt import Prompt
+
+_WRITTEN_ROWS, _LONG = (16, 48), 600.0
+"""Rows that are answered to see how long that takes, the more where the budget is so many seconds: many at once take far less
+time a row, and the test is answered many at once."""
+
+
+def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, end: EndCosts, previous: Previous | None = None) -> Plan:
+    """Measure the scoring rate on a few rows, then fit the run into the budget; recorded as a ``plan`` step.
+
+    Args:
+        lab: where effects happen.
+        config: the run's config.
+        seed: the seed prompt, whose length rows are counted with.
+        end: what the end costs.
+        previous: what is taken over from an earlier bundle; its arm and its own prompt's length cost too.
+
+    Raises:
+        BudgetError: not even one short run fits.
+    """
+    task = lab.task
+    # The first passes of a process are slow, so others of the same size warm it up before the rate is taken.
+    warm = lab.train_sample[CALIBRATION_ROWS : 2 * CALIBRATION_ROWS] or lab.train_sample[:4]
+    with lab.stopwatch:
+        lab.answering.score(seed, BASE, warm, lambda tokens: None)
+    lab.scores(seed, BASE, lab.train_sample[:CALIBRATION_ROWS], "measure", answers=False)
+    if isinstance(lab.answering, WrittenAnswering) and task.measure.needs_answers:
+        with lab.stopwatch:
+            lab.answering.warm_up(seed, warm[:2])
+        long = lab.costs.budget.kind == "time" and lab.costs.budget.amount >= _LONG
+        lab.scores(seed, BASE, lab.train_sample[: _WRITTEN_ROWS[long]], "measure")
+    batch = min(lab.tune.batch_size, len(task.train))
+    asked = [seed, *([previous.prompt] if previous is not None else [])]
+    longest = max(asked, key=lab.rows.scored)
+    own = lab.tokens_a_row(longest)[0]
+    sizes = Sizes(
+        len(task.train),
+        len(task.dev),
+        task.test.n,
+        own,
+        max(lab.step_tokens(prompt, batch) for prompt in asked),
+        -(-len(task.train) // lab.tune.batch_size),
+        late=lab.writes_late,
+    )
+    left = lab.left()
+    reserves = {aside: end.cost(seed, longest, new=True, aside=aside) for aside in get_args(Aside)}
+
+    def planned(reserve: float) -> Plan:
+        return make_plan(
+            left,
+            sizes,
+            reserve=reserve,
+            test_row=end.test_row(seed),
+            scoring=lab.costs.scoring,
+            training=lab.costs.training,
+            max_pool=config.search.pool,
+            max_entrants=config.search.entrants,
+            max_epochs=config.tune.max_epochs,
+            decay=lab.tune.decay,
+            raised=lab.costs.budget.raised,
+            unit=lab.costs.budget.unit,
+        )
+
+    nearest, warmed = _nearest_tokens(lab, config, seed, own), lab.stopwatch.taken()
+
+    def effect() -> dict[str, Any]:
+        # What a run can do without must not keep it from happening; it is left out at the end for want of room. Nor must
+        # prompts whose every row is long: where such a winner could not be tested, there are none.
+        ways: list[tuple[Aside, bool]] = [("all", True)] if nearest else []
+        for aside, with_nearest in (*ways, ("all", False), ("heads", False)):
+            with suppress(BudgetError):
+                more = lab.costs.scoring(nearest) if with_nearest else 0.0
+                plan = replace(planned(reserves[aside] + more), fixed=end.fixed, nearest=with_nearest, aside=aside)
+                break
+        else:
+            plan = replace(planned(reserves["least"]), fixed=end.fixed, aside="least")
+        text = _plan_text(plan, lab, sizes, lab.costs.budget.amount - left)
+        if nearest and not plan.nearest:
+            text.append("leave nearest demonstrations out: the budget could not test a winner that has them")
+        return {**plan.to_json(), **warmed, "text": text}
+
+    # What decides nothing about the plan is no part of its key.
+    search = config.search.model_dump(exclude={"hard_demonstrations", "nearest_demonstrations"})
+    value = lab.journal.step("plan", [task.fingerprint, config.budget, search], effect)
+    plan = Plan(**{name: value[name] for name in Plan.__dataclass_fields__ if name in value})
+    end.aside = plan.aside
+    return plan
+
+
+def _nearest_tokens(lab: Lab, config: RunConfig, seed: Prompt, own: float) -> float:
+    """Further tokens at the end where the winner shows each row its nearest demonstrations; 0 where there is no such prompt."""
+    # Three arms may have it on the test, and three candidates are confirmed on dev.
+    return 1.05 * 3 * (lab.task.test.n + len(lab.dev)) * nearest_cost(lab, config.search, seed, own)
+
+
+def _plan_text(plan: Plan, lab: Lab, sizes: Sizes, spent: float) -> list[str]:
+    unit, amount = lab.costs.budget.unit, lab.costs.budget.amount
+    end = spent + plan.race + plan.tuning + plan.reserve
+    steps = f"training gets about {plan.training:.0%} of the budget" + (f"; half needs {plan.advice}" if plan.advice else "")
+    return [
+        f"score {plan.pool} prompts on up to {plan.race_rows} dev rows each: about {plan.race:,.0f} {unit}",
+        f"tune {plan.entrants} of them for {plan.short_steps} steps, then the best on",
+        f"to about {plan.target_steps} steps ({plan.target_steps / sizes.steps_per_epoch:.1f} epochs), the seed prompt as far: "
+        f"about {plan.tuning:,.0f} {unit}",
+        f"keep {plan.reserve:,.0f} {unit} for confirming, {sizes.test} test rows and the report",
+        *([steps, f"an answer has {lab.answering.limit} tokens at most"] if sizes.late else []),
+        f"in all about {end:,.0f} of {amount:,.0f} {unit}; what is left goes into further rounds while they help",
+    ]

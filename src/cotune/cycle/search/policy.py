@@ -1,0 +1,273 @@
+"""What a search does next: breed prompts, train on, or finish, by what moved dev and by what is left of the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from cotune.config import RunConfig
+from cotune.cycle.context import Lab
+from cotune.cycle.search.ahead import StepCosts
+from cotune.cycle.search.ending import EndCosts
+from cotune.cycle.search.guide import Guide
+from cotune.cycle.search.plan import ENOUGH, EPOCHS, FINAL, SHORT, Plan, whole_runs
+from cotune.cycle.search.state import Search
+from cotune.cycle.search.trial import Track, advance, decay_steps
+from cotune.prompt.prompt import Prompt
+
+_PATIENCE = 3
+"""Steps of the loop without a better dev score after which it stops."""
+_RACE_SHARE = 0.2
+"""Of the budget that is left: what a race of bred prompts may cost before the search has shown what it is worth."""
+_LEAST_RACE = 32
+"""Dev rows below which a race says nothing."""
+_BRED = 0.5
+"""Of what steps could have: what goes to prompts that are bred, raced and tuned a little on the way."""
+_LIGHT = 1.5
+"""Times the seed prompt's step that another prompt's may cost in any case."""
+SPENT = "the budget is spent, but for the end"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What comes next.
+
+    Attributes:
+        next: a search for prompts, steps of the winner, or the end.
+        why: in words.
+        steps: optimizer steps that it may take. Of the end: those that there is room for, but for no look at what they gave.
+        rows: dev rows that the longest race may take.
+        left: budget that was left, in its unit.
+        end: what the end was expected to take of it.
+    """
+
+    next: Literal["prompts", "tune", "finish"]
+    why: str
+    steps: int = 0
+    rows: int = 0
+    left: float = 0.0
+    end: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """For the journal."""
+        return {name: round(value, 2) if isinstance(value, float) else value for name, value in asdict(self).items()}
+
+
+class Decider:
+    """Chooses the next step of a search.
+
+    Args:
+        lab: where effects happen.
+        config: the run's config.
+        plan: the first cycle in numbers.
+        end: what the end costs.
+        guide: what guides breeding, and costs something too.
+    """
+
+    def __init__(self, lab: Lab, config: RunConfig, plan: Plan, end: EndCosts, guide: Guide) -> None:
+        self.lab, self.config, self.plan, self.end, self.guide = lab, config, plan, end, guide
+        self.ahead = StepCosts(lab)
+        # Budget a nat of dev log-loss has cost, by kind of step: what moved dev decides what comes next.
+        self.worth: dict[str, float] = {}
+
+    def decide(self, search: Search, lost: int) -> Choice:
+        """What comes next, why, and how many steps it may take.
+
+        Args:
+            search: what was found so far.
+            lost: how often in a row dev did not improve.
+        """
+        self.end.learn(search.winner)
+        left, end = self.lab.left(), self._end(search)
+        return replace(self._choose(search, lost, left), left=left, end=end)
+
+    def _end(self, search: Search) -> float:
+        return self.end.cost(search.seed.prompt, search.winner.prompt, alone=search.winner is search.seed)
+
+    def _choose(self, search: Search, lost: int, left: float) -> Choice:
+        lab, plan, winner = self.lab, self.plan, search.winner
+        if lost >= _PATIENCE:
+            return Choice("finish", f"dev did not improve in {lost} cycles")
+        if winner.failed:
+            return Choice("finish", "the winner's training diverged; its last good adapter stands")
+        decay = lab.tune.decay
+        room = max(8, self.config.tune.max_epochs * winner.run.steps_per_epoch) - winner.reached
+        room -= decay_steps(winner.reached, decay)
+        if room < 3:
+            return Choice("finish", f"the steps reached tune.max_epochs={self.config.tune.max_epochs}")
+        spare = left - self.owed(search)
+        step, check = self.ahead.step(winner), self.ahead.check(winner.prompt)
+        # Every further step of the winner is owed by the seed prompt too, and both have a longer decay.
+        longer = 1 + decay / (1 - decay)
+        per_step = (1 if winner is search.seed else 2) * longer * step
+        affordable = int((spare - check) / per_step) if per_step else room
+        # A challenger brings arms of its own, and the seed prompt follows it; the winner goes on beside it, unless in vain.
+        beside = left - self._owed_to_a_challenger(search) - (1 if winner.peaked else 2) * check
+        per_both = (2 * longer + (0 if winner.peaked else 1)) * step
+        block = max(4, plan.short_steps)
+        least = max(3, block // 3)
+        rows, race = plan.race_rows, self.race_cost(winner.prompt, plan.race_rows)
+        while winner.peaked and rows > _LEAST_RACE and beside - race < least * per_both:
+            # Nothing but other prompts can help any more, so they race for less rather than not at all.
+            rows = max(_LEAST_RACE, rows // 2)
+            race = self.race_cost(winner.prompt, rows)
+        with_race = int((beside - race) / per_both) if per_both else room
+        # The winner's steps in all, its decay among them, if prompts are bred now and a challenger wins.
+        taken = min(block, with_race)
+        later = longer * (winner.reached + taken) + ((beside - race - taken * per_both) / (2 * step) if step else room)
+        # Steps that no longer help are not lacking.
+        lacking = lost == 0 and later < self._enough(search.seed)
+        held = False
+        if not winner.in_doubt and len(search.cycles) < self.config.search.max_cycles and with_race >= least:
+            # Where a race takes much of what is left, steps come first, and wherever it would keep the winner from meeting its
+            # rows often enough: they are what tuning gains from at first.
+            now = all(cycle["kind"] == "tune" for cycle in search.cycles[1:]) and race <= _RACE_SHARE * beside
+            prompts = self.worth.get("prompts", 0.0) / (race + 2 * block * step + 2 * check)
+            tune = self.worth.get("tune", 0.0) / (block * step + check)
+            wanted = now or ("tune" in self.worth and prompts >= tune)
+            held = wanted and lacking
+            if winner.peaked or (wanted and not lacking):
+                why = (
+                    "more steps only made dev worse, so the search goes on from where it was best"
+                    if winner.peaked
+                    else "prompts were not bred yet"
+                    if now
+                    else f"the last search moved dev log-loss by {self.worth['prompts']:.4f}, tuning alone by "
+                    f"{self.worth.get('tune', 0.0):.4f}; by cost the search did more"
+                )
+                return Choice("prompts", why, min(room, max(3, min(block, with_race))), rows)
+        if winner.peaked:
+            return Choice("finish", "more steps only made dev worse")
+        if affordable >= 3:
+            why = f"room for {affordable} more steps"
+            if held:
+                why += f", too few to breed prompts as well: a winner should get {self._enough(search.seed)}"
+            if winner.in_doubt:
+                why += "; the last ones made dev worse, which a second look may undo"
+            elif "tune" in self.worth:
+                why += f"; the last ones moved dev log-loss by {self.worth['tune']:.4f}"
+            # A stretch ends with a check on dev, which costs as much as several steps, and shows whether more steps still help.
+            return Choice("tune", why, min(room, affordable, max(block, winner.reached // 2)))
+        # A refit goes on from what was measured.
+        more = 0 if self.config.refit or not per_step else min(room, int(spare / per_step))
+        while more > 0 and self.owed(search, more) > left:
+            more -= 1
+        return Choice("finish", SPENT, max(0, more))
+
+    def owed(self, search: Search, more: int = 0) -> float:
+        """Cost of all that comes if the search ends now: letting the learning rates fall after ``more`` steps, and the end."""
+        winner, seed = search.winner, search.seed
+        cost = self._end(search)
+        if winner.failed:
+            return cost
+        return cost + more * self.ahead.step(winner) + self.ahead.finish(winner, seed, winner.reached + more)
+
+    def kept(self, search: Search, more: int, *, check: bool) -> float:
+        """What must be left of the budget once the winner has taken ``more`` steps, a look at dev after them included."""
+        winner = search.winner
+        look = self.ahead.check(winner.prompt) if check else 0.0
+        return self.owed(search, more) - more * self.ahead.step(winner) + look
+
+    def _owed_to_a_challenger(self, search: Search) -> float:
+        winner, seed = search.winner, search.seed
+        cost = self.end.cost(seed.prompt, winner.prompt, new=True)
+        return cost + self.ahead.finish(winner, seed, winner.reached, challenged=True)
+
+    def fitting(self, search: Search, challengers: Sequence[Prompt], steps: int) -> list[Prompt]:
+        """Those of some prompts that could be tuned so many steps, win, and be tested within what is left of the budget."""
+        lab, seed, winner = self.lab, search.seed, search.winner
+        left = lab.left()
+        reached = winner.reached + steps
+        decay = decay_steps(reached, lab.tune.decay)
+        own = 0.0 if winner.peaked else steps * self.ahead.step(winner) + self.ahead.check(winner.prompt)
+
+        def cost(prompt: Prompt) -> float:
+            step = self._step(prompt)
+            tuning = (steps + decay) * step + 2 * self.ahead.check(prompt)
+            following = 0.0 if seed.failed else (reached - seed.reached + decay) * self.ahead.step(seed)
+            return own + tuning + following + self.end.cost(seed.prompt, prompt, new=True, aside="least")
+
+        light = self.light(challengers, seed, entrants=1, reached=winner.reached, cycles=len(search.cycles))
+        return [prompt for prompt in light if cost(prompt) <= left]
+
+    def time_steps(self, seed: Track) -> None:
+        """Train the seed prompt's first steps, to know how fast that is: the plan was made on a guess."""
+        steps, costs = 4, self.lab.costs
+        if costs.budget.kind == "tokens":
+            return
+        while steps < self.plan.short_steps and not costs.training_measured and not seed.failed:
+            advance(self.lab, seed, steps, cycle=1, check=False)
+            steps *= 2
+
+    def entrants(self, seed: Track) -> int:
+        """Prompts that are tuned, the seed prompt's among them: as many as planned, or two where the winner could not meet its
+        rows often enough. There a prompt more costs the winner steps, and steps are what tuning gains from at first."""
+        most = max(2, self.plan.entrants)
+        if self.lab.costs.budget.kind == "tokens":
+            return most
+        whole = whole_runs(most) * self.ahead.step(seed)
+        return most if not whole or self._spare(seed, most) / whole >= self._enough(seed) else 2
+
+    def light(
+        self, prompts: Sequence[Prompt], seed: Track, *, entrants: int, reached: int = 0, cycles: int = 0
+    ) -> list[Prompt]:
+        """Those of some prompts whose length leaves the winner steps enough.
+
+        A prompt that shows demonstrations is ahead at first, and each step under it costs two or three times as much. It is
+        tuned where, as the winner, it would meet its rows often enough all the same.
+
+        Args:
+            prompts: in the order in which they are wanted.
+            seed: the seed prompt's track, which will follow the winner to as many steps.
+            entrants: prompts that get short runs.
+            reached: steps that the weights have behind them.
+            cycles: that are over.
+        """
+        own = self._step(seed.prompt)
+        spare = self._spare(seed, entrants) - max(0, reached - seed.reached) * own
+        share = 1 - _BRED if cycles + 1 < self.config.search.max_cycles else 1.0
+        enough = self._enough(seed)
+        others = (whole_runs(entrants) - 1) * own
+
+        def fits(prompt: Prompt) -> bool:
+            step = self._step(prompt)
+            return step <= _LIGHT * own or reached + share * spare / (others + step) >= enough
+
+        return [prompt for prompt in prompts if fits(prompt)]
+
+    def _enough(self, seed: Track) -> int:
+        """Steps in which a winner meets its rows as often as pays, or as often as it may; not more than that was seen with."""
+        return min(min(EPOCHS, self.config.tune.max_epochs) * seed.run.steps_per_epoch, ENOUGH)
+
+    def _spare(self, seed: Track, entrants: int) -> float:
+        """What is left for steps once the end, and looks at dev after short and whole runs, are reckoned."""
+        spare = self.lab.left() - self.end.cost(seed.prompt, seed.prompt, new=True)
+        return spare - (entrants + 3) * self.ahead.check(seed.prompt)
+
+    def _step(self, prompt: Prompt) -> float:
+        """Cost of an optimizer step under a prompt that has no track yet."""
+        lab = self.lab
+        return lab.costs.training(lab.step_tokens(prompt, min(lab.tune.batch_size, len(lab.task.train))))
+
+    def pace(self, tracks: Sequence[Track]) -> None:
+        """Make the plan's short runs no longer than what the first steps' speed allows.
+
+        Args:
+            tracks: that are tuned, the seed prompt's first.
+        """
+        lab, plan, seed = self.lab, self.plan, tracks[0]
+        if lab.costs.budget.kind == "tokens":
+            return
+        checks = (len(tracks) + 3) * self.ahead.check(seed.prompt)
+        spare = lab.left() - max(self.end.cost(seed.prompt, track.prompt, new=True) for track in tracks) - checks
+        # The winner and the seed prompt go on for what a short run lacks of a whole one.
+        steps = list(map(self.ahead.step, tracks))
+        whole = (sum(steps) + 2 * (1 / SHORT - 1) * max(steps)) or 1.0
+        short = max(3, seed.steps, min(plan.short_steps, int(spare / whole)))
+        self.plan = replace(plan, short_steps=short, target_steps=min(plan.target_steps, round(short / SHORT)))
+
+    def race_cost(self, prompt: Prompt, rows: int) -> float:
+        """Cost of a race of bred prompts, about as long as this one, and of what guides their breeding."""
+        bred = max(8, self.plan.pool * 2 // 3)
+        return self.ahead.race(prompt, bred + FINAL, rows) + self.guide.cost(prompt)

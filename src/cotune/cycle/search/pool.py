@@ -1,0 +1,256 @@
+"""The prompts of a cycle: bred, embedded, ordered, cut to their number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.config.sections import SearchConfig
+from cotune.cycle.context import Lab
+from cotune.cycle.search.guide import Guided
+from cotune.embed import behaviour, centred, farthest_first, show_nearest, whole_texts, without_near_duplicates
+from cotune.errors import InputError
+from cotune.model.adapters.slots import BASE
+from cotune.prompt.prompt import Prompt
+from cotune.refine import Proposal, diverse, first_pool, fixed, hard, with_demonstrations
+from cotune.refine.breed import DemonstrationPool, breed
+from cotune.refine.demonstrations import default_count, fits, strata
+from cotune.task.example import Example
+
+NEAR = 0.02
+"""Cosine distance below which two prompts are the same idea."""
+_EMBEDDED_ROWS = 96
+_BEHAVIOUR_ROWS = 16
+
+
+def demonstration_pool(lab: Lab, close: Mapping[str, float] | None = None) -> DemonstrationPool:
+    """Draws demonstrations from train: half the time rows that lie far apart for the model, else random ones.
+
+    With ``close`` (row id to how like a failure it is) half of all draws are rows that are close to one.
+    """
+    near = [row for row in lab.train_sample if row.id in close] if close else []
+    rows = [row for row in lab.train_sample if fits(row)][:_EMBEDDED_ROWS]
+
+    def draw(rng: np.random.Generator) -> Sequence[Example]:
+        if not rows:
+            return ()
+        if close and near and rng.random() < 0.5:
+            # Noise as large as what tells rows apart, or each draw would show the same ones.
+            closeness = np.array([close[row.id] for row in near])
+            closeness = closeness + closeness.std() * rng.standard_normal(len(near))
+            picked = hard(closeness, strata(lab.task, near), default_count(len(lab.task.labels)), skip=0.0)
+            return [near[i] for i in picked]
+        if rng.random() < 0.5:
+            return fixed(lab.task, rng)
+        if lab.row_vectors is None:
+            told: list[int] = []
+            with lab.stopwatch:
+                lab.row_vectors = centred(lab.embedder(told.append).embed([row.text for row in rows]))
+            # Drawing is no step of the journal: a run that goes on does it again, and counts it again.
+            lab.account.counts["tokens_embedded"] += sum(told)
+        chosen = diverse(lab.row_vectors, strata(lab.task, rows), default_count(len(lab.task.labels)), rng=rng)
+        return [rows[i] for i in chosen]
+
+    return draw
+
+
+def nearest_variant(lab: Lab, prompt: Prompt) -> Proposal | None:
+    """The prompt with train rows of which each row is shown the nearest; None where it is such a one or rows are too few."""
+    rows = [row for row in lab.train_sample if fits(row)][:_EMBEDDED_ROWS]
+    stock = with_demonstrations(prompt, rows, most_characters=sum(len(row.text) for row in rows)).demonstrations
+    count = min(default_count(len(lab.task.labels)), len(stock) - 1)
+    if prompt.nearest or count < 1:
+        return None
+    variant = show_nearest(prompt, stock, count)
+    if not has_room(lab, variant):
+        return None
+    if lab.remote is None and not lab.stock_embedded:
+        rendered = lab.model.renderer.render(variant, [dict(shown.fields) for shown in stock], lab.task.labels)
+        lab.account.counts["tokens_embedded"] += sum(row.looked_up for row in rendered)
+        lab.stock_embedded = True
+    return Proposal(variant, "demonstrations", (prompt.id,), "demonstrations_nearest")
+
+
+def nearest_cost(lab: Lab, search: SearchConfig, seed: Prompt, own: float) -> float:
+    """Tokens by which a row grows where it is shown its nearest demonstrations; 0 where pools hold no such prompt.
+
+    Args:
+        lab: where prompts are measured.
+        search: whether pools hold demonstrations, and nearest ones.
+        seed: the prompt that is varied.
+        own: tokens of one of its rows.
+    """
+    variant = nearest_variant(lab, seed) if search.demonstrations and search.nearest_demonstrations else None
+    return 0.0 if variant is None else max(0.0, lab.tokens_a_row(variant.prompt)[0] - own)
+
+
+def opening_pool(
+    lab: Lab,
+    own: Sequence[Prompt],
+    count: int,
+    *,
+    demonstrations: bool,
+    seed: int,
+    previous: Proposal | None = None,
+    nearest: bool = False,
+) -> list[Proposal]:
+    """The first cycle's pool: the user's prompts or the drafted one first, an earlier bundle's, the bare input, then others.
+
+    With ``nearest`` the seed prompt also enters with the train rows that lie nearest to each row.
+    """
+    rng = np.random.default_rng([seed, 10])
+    shown = demonstration_pool(lab) if demonstrations else None
+    proposals = first_pool(lab.task, list(own), count + max(4, count // 3), rng, demonstration_pool=shown)
+    kept = max(2, len(own) + 1)
+    if previous is not None and previous.prompt.id not in {prompt.id for prompt in own}:
+        others = [p for p in proposals if p.prompt.id != previous.prompt.id]
+        proposals = [*others[: len(own)], previous, *others[len(own) :]]
+        kept += 1
+    if nearest and (variant := nearest_variant(lab, own[0])):
+        proposals.insert(kept, variant)
+        kept += 1
+    return _record(lab, 1, proposals, count, keep=range(min(kept, len(proposals))))
+
+
+def next_pool(
+    lab: Lab,
+    cycle: int,
+    survivors: Sequence[Prompt],
+    count: int,
+    seen: set[str],
+    *,
+    demonstrations: bool,
+    seed: int,
+    guided: Guided | None = None,
+    nearest: bool = False,
+) -> list[Proposal]:
+    """A later cycle's pool: children of this run's survivors, none of them tried before, and what ``guided`` adds to them.
+
+    With ``nearest`` the first survivor also enters with the train rows that lie nearest to each row.
+    """
+    guided = guided or Guided()
+    rng = np.random.default_rng([seed, 10, cycle])
+    shown = demonstration_pool(lab, guided.close) if demonstrations else None
+    rewrites = [p for p in guided.rewrites if has_room(lab, p.prompt)][:count]
+    variant = nearest_variant(lab, survivors[0]) if nearest else None
+    if variant is not None and variant.prompt.id not in seen:
+        rewrites = [variant, *rewrites]
+    known = seen | {p.prompt.id for p in rewrites}
+    bred = breed(survivors, lab.task, count + max(2, count // 3), rng, demonstration_pool=shown, seen=known)
+    return _record(lab, cycle, [*rewrites, *bred], count, keep=range(len(rewrites)))
+
+
+def _record(lab: Lab, cycle: int, proposals: list[Proposal], count: int, keep: Sequence[int]) -> list[Proposal]:
+    """Drop what leaves no room for a row, embed, drop near-duplicates, order farthest-first and cut; journalled."""
+    proposals = [p for i, p in enumerate(proposals) if i in keep or has_room(lab, p.prompt)]
+    if not proposals:
+        return []
+
+    def effect() -> object:
+        told: list[int] = []
+        with lab.stopwatch:
+            vectors = centred(whole_texts(lab.embedder(told.append), [shown_text(p.prompt) for p in proposals]))
+        order, near = thinned(vectors, count, keep=keep)
+        return {
+            "cycle": cycle,
+            "proposals": [proposals[i].to_json() for i in order],
+            "near_duplicates": near,
+            "left_out": len(proposals) - near - len(order),
+            "tokens": sum(told),
+            **lab.stopwatch.taken(),
+            "places": [[round(float(x), 4) for x in row] for row in _plane(vectors[order])],
+        }
+
+    value = lab.journal.step("pool", [cycle, [p.prompt.id for p in proposals], count], effect)
+    lab.account.counts["tokens_embedded"] += int(value["tokens"])
+    return [Proposal.from_json(item) for item in value["proposals"]]
+
+
+def thinned(vectors: NDArray[np.float32], count: int, *, keep: Sequence[int] = ()) -> tuple[list[int], int]:
+    """Which points a pool holds, in its order, and how many went because an earlier one is the same idea.
+
+    Args:
+        vectors: ``[points, width]``.
+        count: points at most.
+        keep: points that stand first, whatever is near them.
+    """
+    staying = without_near_duplicates(vectors, NEAR, keep=keep)
+    first = [staying.index(i) for i in keep] or [0]
+    order = [staying[i] for i in farthest_first(vectors[staying], start=first, count=count)]
+    return order, len(vectors) - len(staying)
+
+
+def has_room(lab: Lab, prompt: Prompt) -> bool:
+    """Whether a prompt leaves an eighth of what the model takes to the row; demonstrations may fill it all.
+    How much an endpoint's model takes is not known here."""
+    if lab.remote is not None:
+        return True
+    renderer = lab.model.renderer
+    if prompt.nearest:
+        # Whichever rows are nearest, they are no longer than these.
+        longest = sorted(prompt.demonstrations, key=lambda d: sum(len(text) for _, text in d.fields))[-prompt.nearest :]
+        prompt = prompt.edit(demonstrations=tuple(longest), nearest=0)
+    try:
+        row = lab.answering.render(prompt, [Example("", dict.fromkeys(lab.task.input_fields, "x"), "")])[0]
+    except InputError:
+        return False
+    return len(row.prompt_ids) <= renderer.max_tokens * 7 // 8
+
+
+def shown_text(prompt: Prompt) -> str:
+    """A prompt's text with what its demonstrations show, for embedding; of a stock to choose from, some."""
+    shown = "\n".join(
+        f"{' '.join(text for _, text in d.fields)} {d.output}" for d in prompt.demonstrations[: prompt.nearest or None]
+    )
+    return "\n".join(part for part in (prompt.system or "", prompt.text, shown) if part)
+
+
+def choose_entrants(
+    lab: Lab, ranking: Sequence[Prompt], always: Sequence[Prompt], count: int, *, adapter: str = BASE, cycle: int
+) -> list[Prompt]:
+    """Prompts that are tuned: those that must be, the best of the race, then those that behave most unlike these.
+
+    What a prompt is worth before tuning says little about what it is worth after, so base rank alone does not choose.
+
+    Args:
+        lab: where behaviour is embedded.
+        ranking: prompts, best first.
+        always: prompts that enter whatever their rank.
+        count: entrants.
+        adapter: weights under which behaviour is looked at.
+        cycle: for the journal.
+    """
+    by_id = {prompt.id: prompt for prompt in (*always, *ranking)}
+
+    def effect() -> object:
+        chosen = list(dict.fromkeys(p.id for p in always))[:count]
+        rest = [p for p in ranking if p.id not in chosen]
+        if len(chosen) < count and rest:
+            chosen.append(rest.pop(0).id)
+        rest = rest[: max(4, len(ranking) // 2)]
+        told: list[int] = []
+        if len(chosen) < count and rest:
+            rows = [row.fields for row in lab.train_sample[:_BEHAVIOUR_ROWS]]
+            everyone = [by_id[i] for i in chosen] + rest
+            with lab.stopwatch:
+                seen = behaviour(lab.model, everyone, rows, lab.task.labels, adapter=adapter, progress=told.append)
+            vectors = centred(seen)
+            order = farthest_first(vectors, start=range(len(chosen)), count=count)
+            chosen = [everyone[i].id for i in order]
+        return {"cycle": cycle, "prompt_ids": chosen, "tokens": sum(told), **lab.stopwatch.taken()}
+
+    value = lab.journal.step("entrants", [cycle, [p.id for p in always], [p.id for p in ranking], count], effect)
+    lab.account.counts["tokens_embedded"] += int(value["tokens"])
+    return [by_id[i] for i in value["prompt_ids"]]
+
+
+def _plane(vectors: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """The two directions in which points differ most, for a map."""
+    moved = (vectors - vectors.mean(axis=0)).astype(np.float64)
+    if len(moved) < 3:
+        return np.zeros((len(moved), 2))
+    u, s, _ = np.linalg.svd(moved, full_matrices=False)
+    places: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = u[:, :2] * s[:2]
+    return places

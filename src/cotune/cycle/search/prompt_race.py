@@ -1,0 +1,172 @@
+"""Racing prompts on dev under one set of weights: successive halving over rows, losers dropped by a sequential test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.cycle.context import Lab
+from cotune.errors import CotuneError, DivergedError
+from cotune.evaluate.decision import RAW, Decision
+from cotune.evaluate.responses import Given
+from cotune.evaluate.scoring import Evaluation, finite
+from cotune.evaluate.stats.racing import Race, successive_halving_schedule
+from cotune.evaluate.stats.resampling import Floats
+from cotune.prompt.prompt import Prompt
+from cotune.task.example import groups_of
+
+
+@dataclass
+class RaceResult:
+    """How a race ended.
+
+    Attributes:
+        adapter: the weights it was run under.
+        ranking: prompt ids, best first: those that saw all rows, then the others by how far they came.
+        scores: prompt id to what it gave on the first rows of dev that it saw.
+        dropped: ids that the test called worse.
+        evaluations: prompt id to its judgement on the rows it saw, under its better decision rule.
+    """
+
+    adapter: str
+    ranking: list[str] = field(default_factory=list)
+    scores: dict[str, Given] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    evaluations: dict[str, Evaluation] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """For a cycle's record."""
+        best = self.evaluations[self.ranking[0]]
+        return {
+            "adapter_id": self.adapter,
+            "ranking": self.ranking,
+            "dropped": self.dropped,
+            "dev_score": best.told_score(),
+            "dev_log_loss": finite(best.log_loss),
+        }
+
+
+def race_prompts(
+    lab: Lab,
+    prompts: Sequence[Prompt],
+    adapter: str,
+    *,
+    rows: int,
+    cycle: int,
+    final: int,
+    first_rows: int = 16,
+) -> RaceResult:
+    """Race prompts over the first ``rows`` rows of dev.
+
+    All meet the same rows in the same order. The judged loss is the log-loss after calibration: under the base model raw scores
+    say more about which label word is frequent than about the prompt.
+
+    Args:
+        lab: where scoring happens.
+        prompts: entrants, at least one.
+        adapter: weights to race under.
+        rows: dev rows of the last round.
+        cycle: for the journal.
+        final: how many see all rows.
+        first_rows: rows of the first round at least.
+
+    Raises:
+        CotuneError: every prompt failed.
+    """
+    result = RaceResult(adapter)
+    groups = groups_of(lab.dev[:rows])
+    largest = 1 if groups is None else int(np.unique(groups, return_counts=True)[1].max())
+    race = Race(len(prompts), bound=lab.answering.loss_bound, lengths=tuple(map(_length, prompts)), largest=largest)
+    seen = 0
+    failed: set[int] = set()
+    for step in successive_halving_schedule(len(prompts), rows, final=final, first_rows=first_rows):
+        end = max(seen, _whole_groups(groups, step.rows))
+        part = lab.dev[seen:end]
+        for number in race.active if part else ():
+            prompt = prompts[number]
+            try:
+                found = lab.scores(prompt, adapter, part, "race", answers=False, cycle=cycle)
+            except DivergedError:
+                failed.add(number)
+                continue
+            before = result.scores.get(prompt.id)
+            result.scores[prompt.id] = found if before is None else before.plus(found)
+        alive = [n for n in race.active if n not in failed]
+        if not alive:
+            raise CotuneError("every prompt of the race gave scores that are not finite")
+        if gone := [n for n in race.active if n in failed]:
+            race = race.retire(gone)
+        losses = np.stack([race_losses(lab, result.scores[prompts[n].id])[seen:end] for n in alive], axis=1)
+        race = race.update(losses, None if groups is None else groups[seen:end])
+        seen = end
+        leaving = race.ranking()[step.keep :]
+        if leaving and step.rows < rows:
+            race = race.retire(leaving)
+    result.dropped = [prompts[n].id for n in race.dropped]
+    standing = list(race.ranking())
+    others = sorted(
+        (n for n in range(len(prompts)) if n not in standing and n not in failed),
+        key=lambda n: (-race.rows[n], race.mean_losses[n]),
+    )
+    result.ranking = [prompts[n].id for n in (*standing, *others)]
+    for prompt_id, scores in result.scores.items():
+        decision = better_rule(lab, scores, lab.dev[: len(scores)])
+        result.evaluations[prompt_id] = lab.judge(scores, lab.dev[: len(scores)], decision)
+    best = result.ranking[0]
+    lab.journal.step(
+        "race",
+        [cycle, adapter, [prompt.id for prompt in prompts]],
+        lambda: {
+            "cycle": cycle,
+            "adapter_id": adapter,
+            "ranking": result.ranking,
+            "dropped": result.dropped,
+            "rows": {prompt_id: len(scores) for prompt_id, scores in result.scores.items()},
+            "scores": {i: e.told_score(4) for i, e in result.evaluations.items()},
+            "log_losses": {i: finite(e.log_loss, 4) for i, e in result.evaluations.items()},
+            "best": {
+                "prompt_id": best,
+                "score": result.evaluations[best].told_score(4),
+                "log_loss": finite(result.evaluations[best].log_loss, 4),
+            },
+        },
+    )
+    return result
+
+
+def _whole_groups(groups: NDArray[np.str_] | None, rows: int) -> int:
+    """Up to which row a round goes that was planned for ``rows``, so that it cuts no group."""
+    while groups is not None and rows < len(groups) and groups[rows] == groups[rows - 1]:
+        rows += 1
+    return rows
+
+
+def _length(prompt: Prompt) -> int:
+    """Characters that a row reads before its own, about."""
+    shown = sum(len(text) for demonstration in prompt.demonstrations for _, text in demonstration.fields)
+    if prompt.nearest:
+        shown = shown * min(prompt.nearest, len(prompt.demonstrations)) // max(1, len(prompt.demonstrations))
+    return len(prompt.text) + shown
+
+
+def race_losses(lab: Lab, scores: Given) -> Floats:
+    """Per-row log-loss after the bias that the inputs seen so far suggest; few inputs suggest none. Where no log-loss is known,
+    what the row lacks to be right."""
+    rows = lab.dev[: len(scores)]
+    if len(scores) < 8:
+        return lab.judge(scores, rows, RAW).race_losses
+    return lab.judge(scores, rows, lab.bias(scores)).race_losses
+
+
+def better_rule(lab: Lab, scores: Given, rows: Sequence[object]) -> Decision:
+    """Raw or calibrated, whichever is better on the metric, ties by log-loss; chosen on dev for every arm alike."""
+    examples = lab.dev[: len(rows)]
+    rules = lab.rules(scores)
+    if len(rules) == 1:
+        return rules[0]
+    judged = [(lab.judge(scores, examples, rule), rule) for rule in rules]
+    return max(judged, key=lambda pair: (pair[0].score, -pair[0].log_loss))[1]

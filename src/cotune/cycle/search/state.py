@@ -1,0 +1,38 @@
+"""What a search found, and how it went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from cotune.cycle.search.prompt_race import RaceResult
+from cotune.cycle.search.trial import Track
+from cotune.refine import Proposal
+
+
+@dataclass
+class Search:
+    """What a search found, and how it went.
+
+    Attributes:
+        proposals: every prompt that was scored, by id.
+        base_race: the first race, under the base model.
+        seed: the seed prompt's track.
+        winner: the track that leads.
+        tracks: all tracks, the seed's first.
+        cycles: a record for each cycle.
+        stopped: why the loop ended.
+    """
+
+    proposals: dict[str, Proposal]
+    base_race: RaceResult
+    seed: Track
+    winner: Track
+    tracks: list[Track]
+    cycles: list[dict[str, Any]] = field(default_factory=list)
+    stopped: str = ""
+
+    @property
+    def prompts_tuned(self) -> int:
+        """Prompts whose weights were tuned."""
+        return len({track.prompt.id for track in self.tracks})

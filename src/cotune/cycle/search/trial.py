@@ -1,0 +1,289 @@
+"""Tracks: prompts that are being tuned, side by side, in equal steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cotune.cycle.candidate import Candidate
+from cotune.cycle.context import Lab
+from cotune.cycle.search.prompt_race import better_rule
+from cotune.errors import DivergedError
+from cotune.evaluate.decision import Decision
+from cotune.evaluate.packing import pack_rows
+from cotune.evaluate.responses import Given
+from cotune.evaluate.scoring import Evaluation
+from cotune.model.adapters.slots import BASE
+from cotune.prompt.prompt import Prompt
+from cotune.refine import not_shown
+from cotune.task.example import Example
+from cotune.tune.trainer import TuningRun
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An adapter of a track on all of dev.
+
+    Attributes:
+        candidate: what was measured.
+        evaluation: the judgement under the candidate's rule.
+        scores: what it gave on them.
+    """
+
+    candidate: Candidate
+    evaluation: Evaluation
+    scores: Given
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Higher is better: the metric, then the log-loss. Who wrote no answers comes behind all that did."""
+        score = self.evaluation.score
+        return -1.0 if np.isnan(score) else score, -self.evaluation.log_loss
+
+
+@dataclass
+class Track:
+    """A prompt being tuned from some adapter on.
+
+    Attributes:
+        prompt: what is asked.
+        run: its tuning run.
+        start: adapter that it started from.
+        start_steps: optimizer steps behind that adapter.
+        measured: its adapters on dev, in the order in which they came about.
+        steady: those of them that were trained at the full learning rate to their end, in the order of steps.
+        finished: numbers of steps from which the learning rate has fallen already.
+        failed: whether training diverged.
+        steady_steps: optimizer steps at the full learning rate that this track itself took.
+        epoch: optimizer steps in which every row is met about once.
+        newest: its adapter after all steps at the full learning rate, which need not have been measured.
+    """
+
+    prompt: Prompt
+    run: TuningRun
+    start: str = BASE
+    start_steps: int = 0
+    measured: list[Measured] = field(default_factory=list)
+    steady: list[Measured] = field(default_factory=list)
+    finished: list[int] = field(default_factory=list)
+    failed: bool = False
+    steady_steps: int = 0
+    epoch: int = 0
+    newest: str = BASE
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps behind the newest adapter at the full learning rate."""
+        return self.start_steps + self.steady_steps
+
+    @property
+    def latest(self) -> Measured:
+        """The newest adapter that was measured at the full learning rate."""
+        return self.steady[-1]
+
+    @property
+    def best_steady(self) -> Measured:
+        """The best of these: what goes on from here starts from it."""
+        return max(self.steady, key=lambda m: m.rank)
+
+    @property
+    def behind(self) -> bool:
+        """Whether its last steps at the full learning rate made it worse, by the metric and by the log-loss.
+
+        Before every row was met once that is chance: there is nothing yet that could have been learnt by heart.
+        """
+        return self._behind(len(self.steady) - 1)
+
+    @property
+    def peaked(self) -> bool:
+        """Whether two looks in a row found it behind: more steps help no more.
+
+        One does not show that. At the full learning rate the weights swing about what they learn, and a falling one, or some
+        more steps, often leave a bad look far behind.
+        """
+        return self.behind and self._behind(len(self.steady) - 2)
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a first look found it behind, and a second may undo that."""
+        return self.behind and not self.peaked
+
+    def _behind(self, place: int) -> bool:
+        if place < 1:
+            return False
+        before, last = self.steady[:place], self.steady[place]
+        return last.candidate.steps > self.epoch and any(_was_better(m.evaluation, last.evaluation) for m in before)
+
+    @property
+    def ground(self) -> Measured:
+        """The adapter that others go on from: the newest, or the best one where the last steps made it worse."""
+        return self.best_steady if self.behind else self.latest
+
+    @property
+    def reached(self) -> int:
+        """Optimizer steps from which its learning rate would fall."""
+        return self.ground.candidate.steps if self.steady and self.peaked else self.steps
+
+    @property
+    def best(self) -> Measured:
+        """The best measured adapter on dev."""
+        return max(self.measured, key=lambda m: m.rank)
+
+
+def _was_better(before: Evaluation, last: Evaluation) -> bool:
+    """By the metric and the log-loss; where no answer was written, by more of the log-loss than its standard error."""
+    if np.isnan(before.score) or np.isnan(last.score):
+        risen = last.log_losses - before.log_losses
+        return float(risen.mean()) > float(risen.std()) / math.sqrt(len(risen))
+    return bool(before.score > last.score and before.log_loss < last.log_loss)
+
+
+def open_track(lab: Lab, prompt: Prompt, start: str = BASE, start_steps: int = 0) -> Track:
+    """A track that has not trained yet. Rows that its prompt shows are not learnt from: the answer would be copied."""
+    run = _run_of(lab, prompt, start, lab.task.train)
+    return Track(prompt, run, start, start_steps, epoch=run.steps_per_epoch)
+
+
+def _run_of(lab: Lab, prompt: Prompt, start: str, rows: Sequence[Example]) -> TuningRun:
+    return lab.run_of(prompt, start, not_shown(prompt, rows))
+
+
+def take_up(lab: Lab, track: Track, *, cycle: int) -> bool:
+    """Measure the adapter that a track starts from, so that going on may turn out worse than standing still."""
+    return _measure_into(lab, track, track.start, track.start_steps, cycle, "previous")
+
+
+def measure(lab: Lab, prompt: Prompt, adapter: str, steps: int, stage: str, decision: Decision | None = None) -> Measured:
+    """Score a tuned prompt on all of dev at once and choose its decision rule there.
+
+    Where answers would have to be written, none are yet: the right ones' log-loss, read in one pass, says which steps were
+    good.
+
+    Raises:
+        DivergedError: scores are not finite.
+    """
+    scores = lab.scores(prompt, adapter, lab.dev, stage, answers=not lab.writes_late)
+    rule = decision if decision is not None else better_rule(lab, scores, lab.dev)
+    return Measured(Candidate(prompt, adapter, rule, steps), lab.judge(scores, lab.dev, rule), scores)
+
+
+def with_answers(lab: Lab, measured: Measured, stage: str, rows: int | None = None) -> Measured:
+    """The same with its answers to the first ``rows`` rows of dev, or all; as it was where it has them, or there are none.
+
+    Raises:
+        DivergedError: scores are not finite.
+    """
+    if not lab.writes_late or measured.evaluation.answers:
+        return measured
+    candidate, dev = measured.candidate, lab.dev[:rows]
+    scores = lab.scores(candidate.prompt, candidate.adapter, dev, stage, own=candidate.own)
+    return Measured(candidate, lab.judge(scores, dev, candidate.decision), scores)
+
+
+def advance(
+    lab: Lab, track: Track, steps: int, *, cycle: int, stage: str = "tune", check: bool = True, keep: float = 0.0
+) -> bool:
+    """Train a track up to ``steps`` steps in all at the full learning rate and measure it; False where it failed.
+
+    ``check=False`` leaves out the measurement, for a track that is finished right after; ``keep`` is as in :meth:`Lab.train`.
+    """
+    if track.failed:
+        return False
+    if steps > track.steps or not track.steady:
+        trained = lab.train(track.prompt, track.run, steps - track.start_steps, stage=stage, keep=keep)
+        if trained is None:
+            track.failed = True
+            return False
+        track.newest, track.steady_steps = trained
+        if not check:
+            return True
+        return _measure_into(lab, track, track.newest, track.steps, cycle, stage)
+    return True
+
+
+def catch_up(lab: Lab, track: Track, *, cycle: int) -> bool:
+    """Measure what a track trained last without a look at it, before anything goes on from there; False where it failed."""
+    if track.failed or track.newest == BASE or track.latest.candidate.steps >= track.steps:
+        return not track.failed
+    return _measure_into(lab, track, track.newest, track.steps, cycle, "tune")
+
+
+def finish(lab: Lab, track: Track, *, cycle: int) -> bool:
+    """Let the learning rate of a track fall to zero; False where that failed.
+
+    It falls from where the track stands, after one bad look too, since what swings comes to rest as it falls; or, where more
+    steps help no more, from its best adapter on dev.
+    """
+    if track.failed or not track.measured:
+        return False
+    if track.peaked and track.latest.candidate.steps == track.steps:
+        best = track.best_steady.candidate
+        if best.adapter == track.start:
+            # Nothing of what was trained here is better than what it started from.
+            return True
+        run = _run_of(lab, track.prompt, best.adapter, lab.task.train)
+        start, own = best.steps, 0
+    else:
+        run, start, own = track.run, track.start_steps, track.steady_steps
+    if start + own in track.finished:
+        return True
+    track.finished.append(start + own)
+    end = own + decay_steps(start + own, lab.tune.decay)
+    trained = lab.train(track.prompt, run, end, decay_from=own, stage="finish")
+    if trained is None:
+        return False
+    return _measure_into(lab, track, trained[0], start + end, cycle, "finish")
+
+
+def refit(lab: Lab, measured: Measured) -> Measured:
+    """Let a chosen adapter's learning rate fall on train and dev together, as scikit-learn's searches refit their winner.
+
+    What was chosen, decision rule included, stands as it was measured before: dev says nothing honest about the new adapter.
+    Where the refit diverges, the adapter stays what it was.
+    """
+    candidate = measured.candidate
+    if candidate.adapter == BASE:
+        return measured
+    run = _run_of(lab, candidate.prompt, candidate.adapter, (*lab.task.train, *lab.task.dev))
+    steps = decay_steps(candidate.steps, lab.tune.decay)
+    trained = lab.train(candidate.prompt, run, steps, decay_from=0, stage="refit")
+    if trained is None:
+        return measured
+    refitted = Candidate(candidate.prompt, trained[0], candidate.decision, candidate.steps + steps)
+    return Measured(refitted, measured.evaluation, measured.scores)
+
+
+def decay_steps(steps: int, decay: float) -> int:
+    """Steps of the decay that make up the share ``decay`` of the finished run."""
+    return max(1, round(steps * decay / (1 - decay)))
+
+
+def _measure_into(lab: Lab, track: Track, adapter: str, steps: int, cycle: int, stage: str) -> bool:
+    try:
+        found = measure(lab, track.prompt, adapter, steps, stage)
+    except DivergedError:
+        track.failed = True
+        return False
+    track.measured.append(found)
+    if stage != "finish":
+        track.steady.append(found)
+    lab.journal.step("tuned", [cycle, track.prompt.id, adapter], lambda: {"cycle": cycle, "stage": stage, **told(found)})
+    return True
+
+
+def told(measured: Measured) -> dict[str, Any]:
+    """For the journal: who was measured, and what came out."""
+    return {
+        "prompt_id": measured.candidate.prompt.id,
+        "adapter_id": measured.candidate.adapter,
+        "steps": measured.candidate.steps,
+        "decision": measured.candidate.decision.kind,
+        "score": measured.evaluation.told_score(),
+        "log_loss": round(measured.evaluation.log_loss, 6),
+        "rows": measured.evaluation.n,
+        "correct": pack_rows(measured.evaluation.correct) if measured.evaluation.answers else None,
+    }

@@ -1,0 +1,119 @@
+"""The bundle that a run goes on from: checked as for predicting, and what of it the run's settings take over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cotune.bundle.load import OpenedBundle, base_folder
+from cotune.bundle.manifest import ADAPTER
+from cotune.config import EngineConfig, RunConfig, TuneConfig
+from cotune.errors import InputError
+from cotune.model.adapters.files import is_bare_probe, is_prefix, read_settings
+from cotune.model.adapters.slots import BASE
+from cotune.task.task import Task
+
+
+@dataclass(frozen=True)
+class Start:
+    """An earlier bundle whose files and base model are what its manifest says."""
+
+    bundle: OpenedBundle
+
+    @property
+    def id(self) -> str:
+        """Content hash of the bundle; part of what a run's folder belongs to."""
+        return self.bundle.manifest.id
+
+    @property
+    def adapter_folder(self) -> Path | None:
+        """Where its adapter lies; None where it is the base model's."""
+        return None if self.bundle.manifest.adapter_id == BASE else self.bundle.folder / ADAPTER
+
+
+def open_start(config: RunConfig) -> Start | None:
+    """The bundle that the config goes on from, checked; None where it starts afresh.
+
+    Raises:
+        InputError: it is no bundle, a file of it has changed, or ``model`` is not what it was made with, byte for byte.
+    """
+    if config.start is None:
+        return None
+    bundle = OpenedBundle.read(Path(config.start).expanduser())
+    base_folder(bundle, config.model)
+    return Start(bundle)
+
+
+def adopt(config: RunConfig, start: Start | None) -> RunConfig:
+    """The config with what belongs to the bundle: shape of its adapter, longest prompt.
+
+    Raises:
+        InputError: the input fields are others, or such a setting was given and differs.
+    """
+    if start is None:
+        return config
+    manifest, where = start.bundle.manifest, str(start.bundle.folder)
+    if set(config.data.input) != set(manifest.input_fields):
+        raise InputError(
+            f"the bundle reads {_quoted(manifest.input_fields)} and the input of the new rows is {_quoted(config.data.input)}",
+            where=where,
+            mend="Rename the columns of the new rows, since the bundle's prompt names its fields, or start afresh without it.",
+        )
+    tune: dict[str, Any] = {}
+    # A probe that reads the base model has no shape that weights would have to go on with.
+    if start.adapter_folder is not None and not is_bare_probe(start.adapter_folder):
+        if is_prefix(start.adapter_folder):
+            raise InputError(
+                "the bundle's adapter is a trained prefix, which stands for the first tokens of its own prompt alone",
+                where=where,
+                mend="Go on from a bundle of tune.method=lora, or start afresh without it.",
+            )
+        shape = read_settings(start.adapter_folder)
+        tune = {"method": "lora", "rank": shape.rank, "alpha": float(shape.alpha), "target": shape.target}
+    engine = {"max_tokens": manifest.max_tokens}
+    for section, values in (("tune", tune), ("engine", engine)):
+        usual = TuneConfig() if section == "tune" else EngineConfig()
+        for key, value in values.items():
+            given = getattr(getattr(config, section), key)
+            if given not in (value, getattr(usual, key)):
+                raise InputError(
+                    f"the bundle was made with {section}.{key}={value}, and here it is {given}",
+                    where=f"{section}.{key}",
+                    mend="Leave it out: the run goes on from the bundle as it is.",
+                )
+    return config.model_copy(
+        update={"tune": config.tune.model_copy(update=tune), "engine": config.engine.model_copy(update=engine)}
+    )
+
+
+def start_task(config: RunConfig, start: Start | None, task: Task | None = None) -> Task:
+    """The rows, checked against the bundle that the run goes on from.
+
+    Args:
+        config: names the data.
+        start: the bundle that the run goes on from.
+        task: the rows, where they were read already, with what the bundle knows.
+
+    Raises:
+        InputError: the data is missing or broken, rows are replayed and there is no bundle to go on from, or the bundle answers
+            with another type.
+    """
+    known = start.bundle.known if start is not None else None
+    found = Task.from_config(config, known=known) if task is None else task
+    if known is not None and known.output.type != found.output.type:
+        raise InputError(
+            f"the bundle answers with the type {known.output.type}, and the outputs of the new rows are of the type"
+            f" {found.output.type}",
+            where="output.type",
+            mend="Leave output.type out, or start afresh without the bundle.",
+        )
+    if found.replayed and start is None:
+        raise InputError(
+            "old rows are to be replayed, and no bundle is named to go on from", where="replay", mend="Name it as start."
+        )
+    return found
+
+
+def _quoted(names: tuple[str, ...]) -> str:
+    return ", ".join(map(repr, names))

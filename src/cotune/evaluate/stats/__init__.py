@@ -1,0 +1,1 @@
+"""Statistics: intervals, paired differences, sequential tests, calibration."""

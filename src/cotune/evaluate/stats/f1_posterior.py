@@ -1,0 +1,125 @@
+"""The interval of an F1 averaged over labels: the posterior of its confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from cotune.evaluate.stats.clusters import effective_rows
+from cotune.evaluate.stats.f1 import Average, f1_from_counts, f1_influence
+from cotune.evaluate.stats.intervals import Interval
+from cotune.evaluate.stats.resampling import Floats
+
+_CELLS_AT_ONCE = 1_000_000
+
+
+def dirichlet_f1(
+    gold: npt.ArrayLike,
+    predicted: npt.ArrayLike,
+    labels: Sequence[str] | None = None,
+    *,
+    average: Average = "macro",
+    seed: int,
+    groups: npt.ArrayLike | None = None,
+    level: float = 0.95,
+    draws: int = 1000,
+) -> Interval:
+    """Posterior interval of an F1 averaged over labels, from the confusion matrix.
+
+    The cells of the matrix get a Dirichlet posterior. On few rows a label the prior matters, so two are tried and
+    the interval covers what either says: a sparse one that adds next to nothing, and one that lets each label be right
+    about as often as all rows are, three rows' worth a label and widely spread. With ``groups`` the matrix is scaled down to
+    the effective rows, by what the F1's influence values and the right answers show of how rows of a group are alike.
+
+    Args:
+        gold: right answers, shape (rows,), at least one.
+        predicted: answers given, shape (rows,).
+        labels: those to average over, each taken to occur; None: those that occur here.
+        average: "macro" or "weighted" (by gold rows).
+        seed: of the posterior draws.
+        groups: group id of each row, where rows depend on each other.
+        level: such as 0.95.
+        draws: from each posterior.
+
+    Raises:
+        ValueError: shapes do not fit, or an answer is not among ``labels``.
+
+    Source: Caelen, A Bayesian interpretation of the confusion matrix (2017); several priors at once as in
+    Walley (JRSS B 1996); the second prior is this project's.
+    """
+    truth, given = np.asarray(gold).astype(str), np.asarray(predicted).astype(str)
+    if truth.shape != given.shape or truth.ndim != 1 or not len(truth):
+        raise ValueError(f"gold of shape {truth.shape} does not fit predictions of shape {given.shape}")
+    names = np.unique(np.concatenate([truth, given]) if labels is None else np.asarray(labels).astype(str))
+    if not np.all(np.isin(np.concatenate([truth, given]), names)):
+        raise ValueError("an answer is not among the labels")
+    size = len(names)
+    cells = np.searchsorted(names, truth) * size + np.searchsorted(names, given)
+    counts = confusion_counts(cells[None], size)
+    if groups is not None:
+        counts *= effective_share(cells[None], counts, average, groups, level)[:, None, None]
+    low, high = posterior_limits(counts, average, seed=seed, level=level, draws=draws)
+    return Interval(float(low[0]), float(high[0]))
+
+
+def confusion_counts(cells: npt.NDArray[np.int64], size: int) -> Floats:
+    """Confusion matrices of many samples at once.
+
+    Args:
+        cells: ``gold * size + predicted`` of each row, as indices of labels, shape (samples, rows).
+        size: how many labels there are.
+
+    Returns:
+        Shape (samples, labels, labels), gold first.
+    """
+    offset = np.arange(len(cells))[:, None] * size * size
+    counts = np.bincount((cells + offset).ravel(), minlength=len(cells) * size * size)
+    return counts.reshape(len(cells), size, size).astype(np.float64)
+
+
+def effective_share(
+    cells: npt.NDArray[np.int64], counts: Floats, average: Average, groups: npt.ArrayLike, level: float
+) -> Floats:
+    """What share of the rows counts where rows of a group depend on each other; shape (samples,).
+
+    The fewer of what the F1's influence values and what right and wrong rows show, see
+    :func:`cotune.evaluate.stats.clusters.effective_rows`. Args as for :func:`confusion_counts` and :func:`dirichlet_f1`.
+    """
+    size, rows = counts.shape[-1], cells.shape[-1]
+    influence = np.take_along_axis(f1_influence(counts, average).reshape(len(cells), -1), cells, axis=-1)
+    right = (cells // size == cells % size).astype(np.float64)
+    kinds = np.stack([right, 1 - right], axis=-1)
+    both = effective_rows(np.stack([influence, right]), groups, kinds, level=level)
+    return np.asarray(both.min(axis=0) / rows, dtype=np.float64)
+
+
+def posterior_limits(
+    counts: Floats, average: Average, *, seed: int, level: float = 0.95, draws: int = 1000
+) -> tuple[Floats, Floats]:
+    """Limits of :func:`dirichlet_f1` for many confusion matrices of shape (samples, labels, labels) at once."""
+    generator = np.random.default_rng(seed)
+    step = max(1, _CELLS_AT_ONCE // counts[0].size // max(1, len(counts)))
+    ends: list[Floats] = []
+    for prior in (_sparse_prior, _pooled_prior):
+        scores: list[Floats] = []
+        for start in range(0, draws, step):
+            table = generator.standard_gamma(counts + prior(counts, min(step, draws - start), generator))
+            hits = np.diagonal(table, axis1=-2, axis2=-1)
+            scores.append(f1_from_counts(hits, table.sum(axis=-1), table.sum(axis=-2), average))
+        ends += list(np.quantile(np.concatenate(scores), [(1 - level) / 2, (1 + level) / 2], axis=0))
+    return np.maximum(0.0, np.minimum(ends[0], ends[2])), np.minimum(1.0, np.maximum(ends[1], ends[3]))
+
+
+def _sparse_prior(counts: Floats, draws: int, generator: np.random.Generator) -> Floats:
+    return np.full((draws, *counts.shape), 1 / counts[0].size)
+
+
+def _pooled_prior(counts: Floats, draws: int, generator: np.random.Generator) -> Floats:
+    size, right, rows = counts.shape[-1], np.trace(counts, axis1=-2, axis2=-1), counts.sum(axis=(-1, -2))
+    if size == 1:
+        return np.full((draws, *counts.shape), 1.0)
+    pooled = generator.beta(right + 1, rows - right + 1, size=(draws, len(counts)))[..., None]
+    by_label = generator.beta(np.repeat(2 * pooled, size, axis=-1), np.repeat(2 * (1 - pooled), size, axis=-1))[..., None]
+    return np.asarray(3 * np.where(np.eye(size, dtype=bool), by_label, (1 - by_label) / (size - 1)), dtype=np.float64)

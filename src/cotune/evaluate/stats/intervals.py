@@ -1,0 +1,231 @@
+"""Intervals for one score: a proportion, a mean, or what comes from sums over rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from cotune.evaluate.stats.clusters import FEW_GROUPS, effective_rows
+from cotune.evaluate.stats.resampling import (
+    Floats,
+    Statistic,
+    bootstrap_limits,
+    evaluate_over,
+    group_index,
+    influence_values,
+    weighted_mean,
+)
+
+DRAWS = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A range of values that the data are compatible with.
+
+    Attributes:
+        low: lower end; minus infinity where nothing bounds it.
+        high: upper end.
+    """
+
+    low: float
+    high: float
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+    @property
+    def width(self) -> float:
+        """Upper end minus lower end."""
+        return self.high - self.low
+
+    def as_list(self) -> list[float | None]:
+        """``[low, high]`` for JSON, None in place of an end that is not finite."""
+        return [end if math.isfinite(end) else None for end in (self.low, self.high)]
+
+
+def wilson(successes: float, n: float, level: float = 0.95) -> Interval:
+    """Wilson's score interval of a proportion: the default for accuracy at every n.
+
+    Args:
+        successes: how many of the rows are right; may be fractional together with an effective ``n``.
+        n: how many rows there are, at least 1.
+        level: such as 0.95.
+
+    Raises:
+        ValueError: ``n`` is not positive or ``successes`` lies outside 0 to ``n``.
+
+    Source: Wilson (JASA 1927); recommended by Brown, Cai and DasGupta (Statistical Science 2001).
+    """
+    _check_counts(successes, n)
+    low, high = wilson_limits(np.array([successes / n]), np.array([n]), level)
+    return Interval(float(low[0]), float(high[0]))
+
+
+def wilson_limits(shares: Floats, rows: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
+    """Limits of :func:`wilson` for many shares of so many rows at once; all arrays of one shape."""
+    z = float(special.ndtri((1 + level) / 2))
+    middle = (shares + z * z / (2 * rows)) / (1 + z * z / rows)
+    reach = z / (1 + z * z / rows) * np.sqrt(shares * (1 - shares) / rows + z * z / (4 * rows * rows))
+    low = np.where(shares == 0, 0.0, np.maximum(0.0, middle - reach))
+    return low, np.where(shares == 1, 1.0, np.minimum(1.0, middle + reach))
+
+
+def clopper_pearson(successes: float, n: float, level: float = 0.95) -> Interval:
+    """The exact interval of a proportion: never below its level, wider than Wilson's.
+
+    Args and errors are those of :func:`wilson`.
+
+    Source: Clopper and Pearson (Biometrika 1934), by quantiles of the beta distribution.
+    """
+    _check_counts(successes, n)
+    tail = (1 - level) / 2
+    low = 0.0 if successes == 0 else float(special.betaincinv(successes, n - successes + 1, tail))
+    high = 1.0 if successes == n else float(special.betaincinv(successes + 1, n - successes, 1 - tail))
+    return Interval(low, high)
+
+
+def bca_bootstrap(
+    values: npt.ArrayLike,
+    seed: int,
+    *,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    groups: npt.ArrayLike | None = None,
+) -> Interval:
+    """Bias-corrected and accelerated bootstrap interval of a mean.
+
+    Args:
+        values: one score a row, shape (rows,), at least one.
+        seed: of the resampling.
+        level: such as 0.95.
+        draws: how many resamples.
+        groups: group id of each row; whole groups are drawn then, and the group is the unit of evidence.
+
+    Returns:
+        The interval; infinite with fewer than two rows or groups. Values that are all equal give an interval without
+        width, so for 0/1 scores use :func:`proportion_interval`.
+
+    Source: see :func:`cotune.evaluate.stats.resampling.bca_limits`; clusters: Field and Welsh (JRSS B 2007).
+    """
+    scores = _checked(values)
+    _, low, high = bootstrap_limits(weighted_mean(scores), len(scores), seed=seed, draws=draws, level=level, groups=groups)
+    return Interval(float(low[0]), float(high[0]))
+
+
+def proportion_interval(correct: npt.ArrayLike, *, groups: npt.ArrayLike | None = None, level: float = 0.95) -> Interval:
+    """The interval of a share of right rows that cotune reports: Wilson's; by effective rows where they are grouped.
+
+    With ``groups``, Wilson's interval is that of as many rows as :func:`cotune.evaluate.stats.clusters.effective_rows` says, on
+    the safe side, so that few groups give a wide interval. Where all rows are right, or all wrong, or there is a single group,
+    each group counts as one row.
+
+    Args:
+        correct: right or wrong, or parts of it from 0 to 1, shape (rows,).
+        groups: group id of each row.
+        level: such as 0.95.
+
+    Source: Wilson's interval on effective rows as in Franco et al. (JSSAM 2019).
+    """
+    scores = _checked(correct)
+    rows = float(len(scores)) if groups is None else float(effective_rows(scores, groups, level=level))
+    return wilson(float(scores.mean()) * rows, rows, level)
+
+
+def mean_interval(
+    values: npt.ArrayLike,
+    *,
+    seed: int,
+    groups: npt.ArrayLike | None = None,
+    level: float = 0.95,
+    draws: int = DRAWS,
+) -> Interval:
+    """The interval of a mean of scores from 0 to 1 that cotune reports.
+
+    :func:`proportion_interval` for 0/1 scores, else the BCa bootstrap; with fewer than 20 groups
+    :func:`proportion_interval` too, as no score scatters more than a right or wrong one, and with more the wider ends of
+    the bootstrap and of a t interval by groups. No normal approximation of ungrouped rows at any number of them. Args as
+    for :func:`bca_bootstrap`.
+    """
+    scores = _checked(values)
+    if np.all((scores == 0) | (scores == 1)) or (_few(groups) and scores.min() >= 0 and scores.max() <= 1):
+        return proportion_interval(scores, groups=groups, level=level)
+    statistic, widened = weighted_mean(scores), groups is not None
+    _, low, high = bootstrap_limits(statistic, len(scores), seed=seed, draws=draws, level=level, groups=groups, widened=widened)
+    return Interval(float(low[0]), float(high[0]))
+
+
+def aggregate_interval(
+    statistic: Statistic,
+    values: npt.ArrayLike,
+    *,
+    seed: int,
+    groups: npt.ArrayLike | None = None,
+    level: float = 0.95,
+    draws: int = DRAWS,
+) -> Interval:
+    """The interval of a score that is no mean of rows, such as a micro F1: the BCa bootstrap of whole rows.
+
+    Rows that are all right or all wrong leave nothing to resample; they are then counted as a share of right rows, as
+    :func:`proportion_interval` does. With few groups the score is counted as such a share of as many effective rows as its
+    influence values show; with more, the wider ends of the bootstrap of groups and of a t interval are taken.
+
+    Args:
+        statistic: the score as a statistic of resampling weights, one column, from 0 to 1.
+        values: what each row is worth, from 0 to 1, shape (rows,).
+        seed: of the resampling.
+        groups: group id of each row; whole groups are drawn then.
+        level: such as 0.95.
+        draws: how many resamples.
+    """
+    scores = _checked(values)
+    if np.all(scores == 0) or np.all(scores == 1):
+        return proportion_interval(scores, groups=groups, level=level)
+    if groups is not None and _few(groups):
+        low, high = few_groups_limits(statistic, scores[None], groups, level)
+        return Interval(float(low[0]), float(high[0]))
+    _, low, high = bootstrap_limits(
+        statistic, len(scores), seed=seed, draws=draws, level=level, groups=groups, widened=groups is not None
+    )
+    return Interval(max(0.0, float(low[0])), min(1.0, float(high[0])))
+
+
+def few_groups_limits(
+    statistic: Statistic, values: Floats, groups: npt.ArrayLike, level: float = 0.95
+) -> tuple[Floats, Floats]:
+    """Wilson's limits of a score that is no mean of rows, on the effective rows that its influence values show.
+
+    Args:
+        statistic: the score of each of some samples of the same rows, as a column for each.
+        values: what each row is worth, from 0 to 1, shape (samples, rows).
+        groups: group id of each row.
+        level: such as 0.95.
+    """
+    rows = values.shape[-1]
+    kinds = np.stack([values, 1 - values], axis=-1)
+    effective = effective_rows(influence_values(statistic, rows).T, groups, kinds, level=level)
+    return wilson_limits(np.clip(evaluate_over(statistic, iter([np.ones((1, rows))]))[0], 0.0, 1.0), effective, level)
+
+
+def _few(groups: npt.ArrayLike | None) -> bool:
+    return groups is not None and int(group_index(groups).max()) + 1 < FEW_GROUPS
+
+
+def _check_counts(successes: float, n: float) -> None:
+    if not n > 0:
+        raise ValueError(f"an interval needs at least one row, not {n}")
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} of {n} is no proportion")
+
+
+def _checked(values: npt.ArrayLike) -> Floats:
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.ndim != 1 or not len(scores):
+        raise ValueError(f"scores must be one value a row and at least one row, not of shape {scores.shape}")
+    if not np.all(np.isfinite(scores)):
+        raise ValueError("scores hold NaN or infinity")
+    return scores

@@ -1,0 +1,113 @@
+"""The winner's curse: how much of the winner's dev score is luck."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cotune.evaluate.stats.clusters import group_sums
+from cotune.evaluate.stats.resampling import Floats, group_index, resampling_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The winner's dev score and what is to be expected of it on new rows.
+
+    Attributes:
+        winner: index of the candidate with the best dev score.
+        dev: its mean score on the dev rows.
+        corrected: what it can be expected to score on new rows; NaN where all rows are one group, which tells nothing of luck.
+        optimism: ``dev - corrected``, at least 0.
+        candidates: how many were compared.
+    """
+
+    winner: int
+    dev: float
+    corrected: float
+    optimism: float
+    candidates: int
+
+
+def winners_curse(
+    scores: npt.ArrayLike, *, seed: int, draws: int = 2000, groups: npt.ArrayLike | None = None, winner: int | None = None
+) -> Selection:
+    """Correct the winner's dev score for having been chosen on the same rows, by bootstrapping the whole selection.
+
+    Rows are resampled for all candidates together, the best of each resample is chosen anew, and how much better it
+    looks there than it is on average is the optimism. Candidates are first shrunk towards each other by the share of
+    their spread that chance alone explains; without that, equal candidates would keep their luck as if it were merit and
+    the optimism would come out too small. A row that a candidate was not scored on is filled with what the
+    row gave to those that were, shifted by how the candidate compares with them; so early losers stay in the selection. The
+    rounds of a race are not replayed: where candidates lie close and most were dropped early, up to a third of the
+    optimism may remain.
+
+    Args:
+        scores: higher is better, shape (candidates, rows), NaN where a candidate was not scored on a row. At least one
+            candidate must be scored on all rows.
+        seed: of the resampling.
+        draws: resamples.
+        groups: group id of each row; whole groups are drawn then.
+        winner: the candidate that was chosen; None: the one with the best mean among those scored on all rows.
+
+    Raises:
+        ValueError: no candidate was scored on all rows, one on none, or the winner not on all.
+
+    Source: optimism bootstrap (Efron and Tibshirani 1993, chapter 17) around centres shrunk as by James and
+    Stein (Efron and Morris, JASA 1973).
+    """
+    table = np.asarray(scores, dtype=np.float64)
+    if table.ndim != 2 or not table.size:
+        raise ValueError(f"scores must be of shape (candidates, rows), not {table.shape}")
+    known: npt.NDArray[np.bool_] = np.asarray(np.isfinite(table))
+    finalists: npt.NDArray[np.bool_] = np.all(known, axis=1)
+    if not finalists.any() or not known.any(axis=1).all():
+        raise ValueError("the winner's curse needs a candidate scored on all rows, and none that was scored on no row")
+    means = np.where(finalists, np.where(known, table, 0.0).mean(axis=1), -np.inf)
+    chosen = int(np.argmax(means)) if winner is None else winner
+    if not finalists[chosen]:
+        raise ValueError(f"the winner {chosen} was not scored on all rows")
+    dev = float(means[chosen])
+    candidates, rows = table.shape
+    if candidates == 1 or rows < 2:
+        return Selection(chosen, dev, dev, 0.0, candidates)
+    units = rows if groups is None else len(np.unique(group_index(groups)))
+    if units < 2:
+        return Selection(chosen, dev, math.nan, math.nan, candidates)
+    filled = _filled(table, known, finalists)
+    centres = _shrunk(filled, known.sum(axis=1), groups)
+    noise = filled - filled.mean(axis=1, keepdims=True)
+    luck, total = 0.0, 0
+    # A resample of few units scatters less than new ones would.
+    noise *= np.sqrt(units / (units - 1))
+    for weights in resampling_weights(rows, draws, seed, groups):
+        drawn = (weights @ noise.T) / weights.sum(axis=1, keepdims=True)
+        # A mean over fewer rows varies more than the same mean over filled ones.
+        drawn *= np.sqrt(rows / known.sum(axis=1))
+        best = np.argmax(centres + drawn, axis=1)
+        luck += float(np.sum(drawn[np.arange(len(best)), best]))
+        total += len(best)
+    optimism = max(0.0, luck / total)
+    return Selection(chosen, dev, dev - optimism, optimism, candidates)
+
+
+def _filled(table: Floats, known: npt.NDArray[np.bool_], finalists: npt.NDArray[np.bool_]) -> Floats:
+    """Fill unseen rows: the finalists' mean on the row, shifted by how the candidate did on the rows it saw."""
+    by_row = table[finalists].mean(axis=0)
+    shift = (np.where(known, table - by_row, 0.0).sum(axis=1) / known.sum(axis=1))[:, None]
+    return np.asarray(np.where(known, table, by_row + shift), dtype=np.float64)
+
+
+def _shrunk(filled: Floats, counts: npt.NDArray[np.int64], groups: npt.ArrayLike | None) -> Floats:
+    """Candidates' means, drawn together by the share of their spread that chance, by rows or by groups, explains."""
+    means = filled.mean(axis=1)
+    relative = filled - filled.mean(axis=0)
+    by_unit = relative - relative.mean(axis=1, keepdims=True)
+    by_unit = by_unit if groups is None else group_sums(by_unit, groups)
+    units, rows = by_unit.shape[1], filled.shape[1]
+    chance = float(np.mean(units / (units - 1) * np.sum(by_unit**2, axis=1) / rows / counts))
+    spread = float(means.var(ddof=1))
+    merit = max(0.0, 1 - chance / spread) if spread > 0 else 0.0
+    return np.asarray(means.mean() + merit * (means - means.mean()), dtype=np.float64)

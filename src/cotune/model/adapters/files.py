@@ -1,0 +1,171 @@
+"""What an adapter's folder holds: PEFT's files, the id that they have by content, and whether they are of a plain kind."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from cotune.errors import InputError
+from cotune.files import atomic_path, content_hash
+from cotune.model.adapters.prefix import CONFIG, STANDS_FOR, WEIGHTS, prefix_content_id
+from cotune.probe.readout import PROBE, probed_id
+
+_NOT_PLAIN = (
+    "use_dora",
+    "use_rslora",
+    "use_qalora",
+    "rank_pattern",
+    "alpha_pattern",
+    "lora_bias",
+    "modules_to_save",
+    "layer_replication",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+)
+"""What peft can add to a LoRA that changes its answers and is not rebuilt here."""
+_MOST_RANK, _MOST_ALPHA, _MOST_TARGETS, _MOST_LAYERS = 65_536, 10**6, 2_000, 10_000
+"""What no adapter exceeds. Beyond, peft would take all memory or compare names for hours before anything is refused."""
+
+
+BASE = "base"
+"""The id of the model without an adapter."""
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Shape of a LoRA adapter (arXiv 2106.09685).
+
+    Attributes:
+        rank: inner width of the update.
+        alpha: the update is scaled by ``alpha / rank``.
+        target: which linear layers get one, as peft names them.
+        layers: numbers of the decoder layers that have it, from 0 as peft counts them; none means all.
+    """
+
+    rank: int = 16
+    alpha: float = 32
+    target: str = "all-linear"
+    layers: tuple[int, ...] = ()
+
+
+def adapter_content_id(folder: Path) -> str:
+    """Hash of an adapter's weights and settings, its probe included; where the base model lies does not count."""
+    return with_probe_id(folder, bare_content_id(folder))
+
+
+def with_probe_id(folder: Path, bare_id: str) -> str:
+    """The same where the id without the probe is known."""
+    return probed_id(bare_id, (folder / PROBE).read_bytes()) if (folder / PROBE).is_file() else bare_id
+
+
+def bare_content_id(folder: Path) -> str:
+    """The same of an adapter without its probe; ``base`` where a probe lies alone, on the model as it is."""
+    if is_bare_probe(folder):
+        return BASE
+    if is_prefix(folder):
+        return prefix_content_id(folder)
+    read_settings(folder)
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return content_id(config, (folder / WEIGHTS).read_bytes())
+
+
+def is_prefix(folder: Path) -> bool:
+    """Whether an adapter's folder holds a trained prefix; one that holds nothing of use is none."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and config.get("peft_type") == "PREFIX_TUNING"
+
+
+def is_bare_probe(folder: Path) -> bool:
+    """Whether a folder holds a probe and no adapter: the read-out of a model that is not tuned."""
+    return (folder / PROBE).is_file() and not (folder / CONFIG).exists() and not (folder / WEIGHTS).exists()
+
+
+def adapter_files(folder: Path, *, probe: bool = True) -> list[str]:
+    """Names of the files that make up an adapter, its config first; without its probe where ``probe`` is False."""
+    if is_bare_probe(folder):
+        return [PROBE] if probe else []
+    more = {STANDS_FOR: is_prefix(folder), PROBE: probe and (folder / PROBE).is_file()}
+    return [CONFIG, WEIGHTS, *(name for name, there in more.items() if there)]
+
+
+def copy_adapter(folder: Path, target: Path, *, probe: bool = True) -> None:
+    """Copy an adapter's files, as :func:`adapter_files` names them, to another folder, which is made."""
+    for name in adapter_files(folder, probe=probe):
+        with atomic_path(target / name) as temporary:
+            shutil.copyfile(folder / name, temporary)
+
+
+def alpha_of(alpha: float | str) -> float:
+    """LoRA's alpha as a config holds it; a whole number as one, so that equal settings have equal hashes.
+
+    Raises:
+        ValueError: it is no number, or none that is finite.
+    """
+    found = float(alpha)
+    if not math.isfinite(found):
+        raise ValueError(f"lora_alpha is {found}")
+    return int(found) if found.is_integer() else found
+
+
+def read_settings(folder: Path) -> LoraSettings:
+    """Shape of a saved adapter.
+
+    Raises:
+        InputError: files are missing or describe something other than a plain LoRA.
+    """
+    mend = "Give a folder that holds adapter_config.json and adapter_model.safetensors of a plain LoRA."
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        target = config["target_modules"]
+        names = [target] if isinstance(target, str) else sorted(target)
+        settings = LoraSettings(int(config["r"]), alpha_of(config["lora_alpha"]), ",".join(names), _layers_of(config))
+        bounds = ((1, settings.rank, _MOST_RANK), (-_MOST_ALPHA, settings.alpha, _MOST_ALPHA), (1, len(names), _MOST_TARGETS))
+        if not all(least <= value <= most for least, value, most in bounds) or max(map(len, names)) > 1_000:
+            raise ValueError("r, lora_alpha or target_modules are out of range")
+        plain = config.get("peft_type") == "LORA" and not any(config.get(name) for name in _NOT_PLAIN)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise InputError(f"not an adapter ({error})", where=str(folder / CONFIG), mend=mend) from error
+    if not plain or not (folder / WEIGHTS).is_file():
+        raise InputError("not a plain LoRA adapter in safetensors", where=str(folder), mend=mend)
+    return settings
+
+
+def _layers_of(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """The decoder layers that an adapter's config names; none where it holds for all.
+
+    Raises:
+        ValueError: they are no layers' numbers.
+    """
+    found = config.get("layers_to_transform")
+    numbers = [] if found is None else [found] if isinstance(found, int) else list(found)
+    if config.get("layers_pattern") or not all(type(n) is int and 0 <= n < _MOST_LAYERS for n in numbers):
+        raise ValueError("layers_to_transform or layers_pattern is not supported")
+    return tuple(sorted(set(numbers)))
+
+
+def content_id(config: Mapping[str, Any], weights: bytes) -> str:
+    shape = {k: v for k, v in config.items() if k in ("r", "lora_alpha", "target_modules", "peft_type", "use_rslora")}
+    # Left out where it holds for all layers, so that such adapters keep their ids.
+    if config.get("layers_to_transform") is not None:
+        shape["layers_to_transform"] = config["layers_to_transform"]
+    return content_hash({"config": shape, "weights": content_hash(weights, 64)})
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise InputError(f"the adapter's weights cannot be read ({error})", where=str(folder / WEIGHTS)) from error

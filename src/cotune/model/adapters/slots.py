@@ -1,0 +1,358 @@
+"""Adapters, kept on disk by content: LoRA weights are swapped into one loaded model in place, trained prefixes handed out."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cotune.errors import CotuneError, InputError
+from cotune.files import atomic_path, write_json
+from cotune.model.adapters.files import BASE as BASE
+from cotune.model.adapters.files import (
+    LoraSettings,
+    alpha_of,
+    bare_content_id,
+    content_id,
+    copy_adapter,
+    is_prefix,
+    read_settings,
+    read_weights,
+    with_probe_id,
+)
+from cotune.model.adapters.prefix import (
+    CONFIG,
+    WEIGHTS,
+    TrainedPrefix,
+    load_prefix,
+    save_prefix,
+)
+from cotune.model.layers.fused_lora import FusedLora
+from cotune.model.layers.lora_binding import BoundLora, copy_weights, layer_number, linear_groups
+from cotune.model.layers.packed_weights import plain_products
+from cotune.model.loading.minimal_llama import LightLlama
+from cotune.probe.readout import PROBE, Probe, load_probe, probed_id
+
+
+class AdapterSlot:
+    """The one place in a loaded model where LoRA weights sit; ids tell which ones. Trained prefixes are kept beside it.
+
+    An adapter is bound to the model's own layers to be used; to be trained it takes peft, which then stays.
+
+    Args:
+        model: the transformers model. It is changed by the first adapter, not before.
+
+    Attributes:
+        keep: adapters whose weights stay in memory; others are read from their folder again.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._bound: BoundLora | None = None
+        self._bound_shape: LoraSettings | None = None
+        self._peft: Any = None
+        self._fused: FusedLora | None = None
+        self._shapes: tuple[LoraSettings, ...] = ()
+        self._folders: dict[str, Path] = {}
+        self._loaded: dict[str, dict[str, Tensor]] = {}
+        self._prefixes: dict[str, TrainedPrefix] = {}
+        self._probes: dict[str, Probe | None] = {}
+        self._bare: dict[str, str] = {}
+        self.current = BASE
+        self.keep = 8
+
+    def register(self, folder: Path) -> str:
+        """Make an adapter folder usable; returns its id. With a probe, the adapter without it is usable too.
+
+        Raises:
+            InputError: the folder is neither a LoRA adapter nor a prefix in safetensors.
+        """
+        bare_id = bare_content_id(folder)
+        adapter_id = with_probe_id(folder, bare_id)
+        self._folders[adapter_id] = folder
+        # An adapter that lies without a probe has a folder of its own.
+        if bare_id != BASE:
+            self._folders.setdefault(bare_id, folder)
+        self._bare[adapter_id] = bare_id
+        return adapter_id
+
+    def without_probe(self, adapter_id: str) -> str:
+        """The same weights without their probe; the same id where they have none."""
+        return self._bare.get(adapter_id, adapter_id)
+
+    def probe(self, adapter_id: str) -> Probe | None:
+        """An adapter's probe, if it has one.
+
+        Raises:
+            InputError: it cannot be read, or was fitted to a model of another shape.
+        """
+        if adapter_id == BASE or self.without_probe(adapter_id) == adapter_id:
+            return None
+        if adapter_id not in self._probes:
+            self._probes[adapter_id] = self._fitting_probe(load_probe(self._folders[adapter_id]))
+            for oldest in list(self._probes)[: -self.keep]:
+                del self._probes[oldest]
+        return self._probes[adapter_id]
+
+    def add_probe(self, adapter_id: str, probe: Probe, parent: Path) -> str:
+        """Write a registered adapter, or :data:`BASE`, with a probe as an adapter under ``parent``; returns its id."""
+        data = probe.to_bytes()
+        bare = self.without_probe(adapter_id)
+        target = parent / probed_id(bare, data)
+        if bare != BASE:
+            copy_adapter(self._folders[adapter_id], target, probe=False)
+        with atomic_path(target / PROBE) as temporary:
+            temporary.write_bytes(data)
+        return self.register(target)
+
+    def use(self, adapter_id: str) -> None:
+        """Put an adapter's weights into the model, none at all for :data:`BASE` or a trained prefix.
+
+        Raises:
+            CotuneError: no folder was registered under this id.
+        """
+        adapter_id = self.without_probe(adapter_id)
+        if adapter_id == self.current:
+            return
+        if adapter_id == BASE or self.trained_prefix(adapter_id) is not None:
+            self.bare()
+            self.current = adapter_id
+            return
+        weights = self.read(adapter_id)
+        # Where an adapter is refused below, the model holds neither it nor the one before.
+        self.current = ""
+        settings = read_settings(self._folders[adapter_id])
+        inner = {value.shape[0] for name, value in weights.items() if ".lora_A." in name and value.ndim}
+        if inner != {settings.rank}:
+            # Before room is made for weights of a rank that only the config has.
+            raise InputError("the adapter's weights are not of the rank that its config names", mend="Save the adapter anew.")
+        if self._peft is not None or not self._bind(settings, weights):
+            self.wrap(settings)
+            self._put(weights)
+        self.current = adapter_id
+
+    def read(self, adapter_id: str) -> Mapping[str, Tensor]:
+        """A registered adapter's weights under peft's file names; not to be changed.
+
+        Raises:
+            CotuneError: no folder was registered under this id, or a prefix was.
+        """
+        if adapter_id not in self._loaded:
+            if adapter_id not in self._folders:
+                raise CotuneError(f"the adapter {adapter_id} is not known here")
+            if is_prefix(self._folders[adapter_id]):
+                raise CotuneError(f"the adapter {adapter_id} is a prefix and has no LoRA weights")
+            self._loaded[adapter_id] = read_weights(self._folders[adapter_id])
+            for oldest in list(self._loaded)[: -self.keep]:
+                del self._loaded[oldest]
+        return self._loaded[adapter_id]
+
+    def bare(self) -> None:
+        """Switch LoRA weights off; the model is no adapter's until :meth:`use` is called again."""
+        if self._bound is not None:
+            self._bound.enabled = False
+        if self._peft is not None:
+            self._peft.base_model.disable_adapter_layers()
+        self.current = ""
+
+    def trained_prefix(self, adapter_id: str) -> TrainedPrefix | None:
+        """The trained prefix of this id; None for any other adapter.
+
+        Raises:
+            CotuneError: no folder was registered under this id.
+            InputError: the prefix was trained on a model of another shape.
+        """
+        adapter_id = self.without_probe(adapter_id)
+        if adapter_id not in self._prefixes:
+            folder = self._folders.get(adapter_id)
+            if folder is None or not is_prefix(folder):
+                return None
+            self._prefixes[adapter_id] = self._fitting(load_prefix(folder))
+            for oldest in list(self._prefixes)[: -self.keep]:
+                del self._prefixes[oldest]
+        return self._prefixes[adapter_id]
+
+    def _fitting_probe(self, probe: Probe | None) -> Probe | None:
+        config = self._model.config.get_text_config()
+        if probe is not None and (probe.weight.shape[1] != config.hidden_size or probe.layer > config.num_hidden_layers):
+            raise InputError("the probe does not fit this model", mend="Use the model that it was fitted to.")
+        return probe
+
+    def _fitting(self, trained: TrainedPrefix) -> TrainedPrefix:
+        config = self._model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        layers, _, own_heads, own_size = trained.keys.shape
+        if (layers, own_heads, own_size) != (config.num_hidden_layers, heads, size):
+            raise InputError("the prefix does not fit this model", mend="Use the model it was trained on.")
+        return trained
+
+    def _bind(self, settings: LoraSettings, weights: Mapping[str, Tensor]) -> bool:
+        """Put weights on the model's own layers; False where that takes peft."""
+        if self._bound is None or settings != self._bound_shape:
+            self._release()
+            groups = linear_groups(self._model, settings.target.split(","), settings.layers) if settings.rank > 0 else None
+            if groups is None:
+                return False
+            self._bound = BoundLora(groups, settings.rank, settings.alpha / settings.rank)
+            self._bound_shape = settings
+        self._bound.put(weights)
+        return True
+
+    def _release(self) -> None:
+        if self._bound is not None:
+            self._bound.release()
+            self._bound, self.current = None, ""
+
+    def wrap(self, settings: LoraSettings) -> Any:
+        """Give the model LoRA layers of this shape and switch them on; returns the peft model."""
+        from peft import get_peft_model
+
+        self._release()
+        if self._peft is not None and settings not in self._shapes:
+            self._model = self._peft.unload()
+            self._peft = None
+        if self._peft is None:
+            try:
+                target = _linear_names(self._model, settings)
+                with warnings.catch_warnings():
+                    # peft asks transformers by a name that it is about to lose.
+                    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+                    self._peft = get_peft_model(self._model, _peft_config(replace(settings, target=target), _task(self._model)))
+            except ValueError as error:
+                raise InputError(str(error), where="tune.target", mend="Use all-linear or names of linear layers.") from error
+            # "all-linear" and the list of names that peft makes of it are the same shape.
+            names = self._peft.peft_config["default"].target_modules
+            self._shapes = (settings, replace(settings, target=",".join(sorted(names))))
+            self._peft.eval()
+            self._fused = FusedLora(self._model)
+        self._peft.base_model.enable_adapter_layers()
+        return self._peft
+
+    def start(self, settings: LoraSettings, *, seed: int, adapter_id: str = BASE) -> list[tuple[str, torch.nn.Parameter]]:
+        """Trainable parameters by name, freshly drawn from the seed, or set to a registered adapter's values.
+
+        Until :meth:`use` is called again the model carries these weights, whatever they become.
+        """
+        adapter_id = self.without_probe(adapter_id)
+        if adapter_id != BASE:
+            if self.trained_prefix(adapter_id) is not None:
+                raise InputError("LoRA cannot go on from a prefix", where="tune.method", mend="Use tune.method=prefix.")
+            self.read(adapter_id)
+            self.wrap(read_settings(self._folders[adapter_id]))
+            self.use(adapter_id)
+        else:
+            self.wrap(settings)
+            generator = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                for name, parameter in self._lora_parameters():
+                    if ".lora_B." in name:
+                        parameter.zero_()
+                    else:
+                        bound = parameter.shape[1] ** -0.5
+                        parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+        self.current = "training"
+        parameters = self._lora_parameters()
+        for _, parameter in parameters:
+            parameter.requires_grad_(True)
+        return parameters
+
+    @contextmanager
+    def unfused(self) -> Iterator[None]:
+        """Let peft's own layers and torch's own products run meanwhile, to measure or to check against them."""
+        assert self._fused is not None
+        self._fused.enabled = False
+        try:
+            with plain_products():
+                yield
+        finally:
+            self._fused.enabled = True
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the weights that are in the model now, under peft's file names."""
+        from peft import get_peft_model_state_dict
+
+        state: Mapping[str, Tensor] = get_peft_model_state_dict(self._peft, save_embedding_layers=False)
+        return {name: value.detach().float().cpu().clone().contiguous() for name, value in sorted(state.items())}
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Put weights, as :meth:`weights` gives them, into the slot that is being trained."""
+        self._put(weights)
+
+    def save(self, weights: Mapping[str, Tensor], parent: Path, base_model: str | None = None) -> str:
+        """Write weights, of the shape that the model holds, as a peft directory named by its content under ``parent``.
+
+        Returns:
+            The adapter id.
+        """
+        if self._peft is not None:
+            config = self._peft.peft_config["default"].to_dict()
+        else:
+            assert self._bound_shape is not None
+            config = _peft_config(self._bound_shape).to_dict()
+        config = {name: sorted(v) if isinstance(v, set) else v for name, v in config.items()}
+        config |= {"base_model_name_or_path": base_model, "inference_mode": True}
+        config = json.loads(json.dumps(config, default=str))
+        from safetensors.torch import save
+
+        data = save(dict(weights), metadata={"format": "pt"})
+        adapter_id = content_id(config, data)
+        folder = parent / adapter_id
+        with atomic_path(folder / WEIGHTS) as temporary:
+            temporary.write_bytes(data)
+        write_json(folder / CONFIG, config)
+        self._folders[adapter_id] = folder
+        return adapter_id
+
+    def save_prefix(self, trained: TrainedPrefix, parent: Path, base_model: str | None = None) -> str:
+        """The same for a trained prefix, in the model's own number type."""
+        adapter_id = save_prefix(trained, self._model.get_input_embeddings().weight.dtype, parent, base_model)
+        self._folders[adapter_id] = parent / adapter_id
+        return adapter_id
+
+    def folder(self, adapter_id: str) -> Path:
+        """Where a registered adapter lies."""
+        return self._folders[adapter_id]
+
+    def _lora_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
+        return [(name, p) for name, p in self._peft.named_parameters() if ".lora_" in name]
+
+    def _put(self, weights: Mapping[str, Tensor]) -> None:
+        copy_weights(weights, {name.replace(".default.", "."): parameter for name, parameter in self._lora_parameters()})
+
+
+def _task(model: Any) -> str | None:
+    """What peft calls the model's task; of one that is not transformers' own it knows none."""
+    return None if isinstance(model, LightLlama) else "CAUSAL_LM"
+
+
+def _linear_names(model: Any, settings: LoraSettings) -> str:
+    """What is adapted, by names where layers are chosen: peft takes no ``all-linear`` beside their numbers."""
+    if settings.target != "all-linear" or not settings.layers:
+        return settings.target
+    found = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and layer_number(name) in settings.layers
+    }
+    return ",".join(sorted(found))
+
+
+def _peft_config(settings: LoraSettings, task: str | None = "CAUSAL_LM") -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=alpha_of(settings.alpha),
+        lora_dropout=0.0,
+        target_modules=settings.target if settings.target == "all-linear" else settings.target.split(","),
+        layers_to_transform=list(settings.layers) or None,
+        task_type=task,
+    )

@@ -1,0 +1,112 @@
+"""How likely each row's gold answer is: teacher-forced, all rows of a batch in one packed pass behind the shared prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cotune.errors import DivergedError
+from cotune.files import content_hash
+from cotune.model.base import AnswerLosses, Progress
+from cotune.model.engine.facts import engine_facts
+from cotune.model.engine.fallback import naive_label_scores
+from cotune.model.engine.hidden_states import cut_by_tokens
+from cotune.model.engine.plan import plan_pass
+from cotune.model.engine.runner import PackedRunner, PrefixState
+from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import RenderedRow, shared_prefix
+
+if TYPE_CHECKING:
+    from cotune.model.local import LocalModel
+
+
+def answer_losses(
+    model: LocalModel,
+    prompt: Prompt,
+    rows: Sequence[Mapping[str, str]],
+    answers: Sequence[str],
+    *,
+    adapter: str,
+    progress: Progress | None,
+) -> AnswerLosses:
+    """See :meth:`cotune.model.local.LocalModel.answer_losses`."""
+    rendered = model.renderer.render_answers(prompt, rows, answers)
+    losses = np.empty(len(rendered))
+    lengths = np.array([len(row.completions[0]) for row in rendered], dtype=np.int64)
+    if not rendered:
+        return AnswerLosses(losses, lengths)
+    tokens = cached = 0
+    for covered, group in model.by_coverage(adapter, [row.prompt_ids for row in rendered]):
+        length = shared_prefix([rendered[i].prompt_ids for i in group]) if model.shared else covered
+        prefix_ids = model.kept_prefix(adapter, rendered[group[0]].prompt_ids[:length], covered)
+        tokens += len(prefix_ids) - covered
+        own = [len(row.prompt_ids) - len(prefix_ids) + len(row.completions[0]) - 1 for row in rendered]
+        order = sorted(group, key=lambda i: (own[i], i))
+        for part in cut_by_tokens(order, own, model.settings.batch_tokens):
+            chosen = [rendered[i] for i in part]
+            key = content_hash(
+                {
+                    "model": model.fingerprint,
+                    "adapter": adapter,
+                    "prefix": prefix_ids,
+                    "suffixes": [row.prompt_ids[len(prefix_ids) :] for row in chosen],
+                    "answers": [row.completions[0] for row in chosen],
+                    "scoring": "answers",
+                    **engine_facts(model),
+                },
+                40,
+            )
+            found = model.cache.get(key) if model.cache else None
+            if found is not None:
+                cached += len(part)
+                part_losses, cost = found[0][:, 0], found[1]
+            else:
+                part_losses, cost = _compute(model, adapter, prefix_ids, chosen)
+                if not np.isfinite(part_losses).all():
+                    raise DivergedError(f"losses of prompt {prompt.id} with adapter {adapter} are not finite")
+                if model.cache:
+                    model.cache.put(key, part_losses[:, None], cost)
+            losses[part] = part_losses
+            tokens += cost
+            if progress:
+                progress(cost)
+    plain = sum(len(row.prompt_ids) + len(row.completions[0]) - 1 for row in rendered)
+    return AnswerLosses(
+        losses,
+        lengths,
+        tokens=tokens,
+        tokens_saved=max(0, plain - tokens),
+        truncated=sum(row.truncated for row in rendered),
+        cached=cached,
+    )
+
+
+def _compute(
+    model: LocalModel, adapter: str, prefix_ids: tuple[int, ...], rows: Sequence[RenderedRow]
+) -> tuple[NDArray[np.float64], int]:
+    model.adapters.use(adapter)
+    if not model.shared:
+        start = model.trained_start(model.adapters.trained_prefix(adapter), len(prefix_ids))
+        scores, tokens = naive_label_scores(model.model, rows, whole=True, start=start, covered=len(prefix_ids))
+        return -scores[:, 0], tokens - len(rows)
+    with torch.inference_mode():
+        return _packed_losses(model.runner, model.prefix_state(adapter, prefix_ids), len(prefix_ids), rows)
+
+
+def _packed_losses(
+    runner: PackedRunner, prefix: PrefixState | None, shared: int, rows: Sequence[RenderedRow]
+) -> tuple[NDArray[np.float64], int]:
+    """``[rows]`` summed losses, and each row's own tokens; the prefix stands for ``shared`` tokens of each row's prompt."""
+    suffixes = [(*row.prompt_ids[shared:], *row.completions[0][:-1]) for row in rows]
+    counts = [len(row.completions[0]) for row in rows]
+    asked = [len(row.prompt_ids) - shared - 1 for row in rows]
+    plan = plan_pass(suffixes, prefix=prefix.length if prefix else 0, merge=asked, device=runner.device)
+    places = np.concatenate(
+        [np.arange(end - count + 1, end + 1) for end, count in zip(plan.last.tolist(), counts, strict=True)]
+    )
+    states, _ = runner.hidden(plan, prefix, read=torch.from_numpy(places).to(runner.device))
+    return runner.answer_losses(states, [row.completions[0] for row in rows]), sum(map(len, suffixes))

@@ -1,0 +1,177 @@
+"""Decoding behind a shared prefix: rows that are finished leave the batch, and waiting rows enter.
+
+On a CPU a step of few rows takes as long as reading the weights once, so the batch is as large as memory allows for. Tokens
+that a grammar leaves no choice about are read in one step with the choice before them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cotune.model.base import Progress
+from cotune.model.engine.decode_attention import DecodeStep, OwnKeyValues
+from cotune.model.engine.plan import fork, plan_pass
+from cotune.model.engine.row_blocks import as_tensor
+from cotune.model.engine.runner import PackedRunner, PrefixState
+from cotune.model.engine.sampling import Answer, Chooser
+
+# Numbers in the table of logits that is held at once.
+_LOGITS = 1 << 25
+
+
+def slots_in_memory(config: Any, bytes_a_number: int, tokens: int, memory: int) -> int:
+    """Rows of so many own tokens whose keys and values fit into memory, at least 1.
+
+    Args:
+        config: the text model's configuration.
+        bytes_a_number: of the model's number type.
+        tokens: of its own that a row can have.
+        memory: bytes.
+    """
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return max(1, int(memory // (2 * config.num_hidden_layers * heads * size * bytes_a_number * tokens)))
+
+
+class Decoder:
+    """Writes the answers of one request's part.
+
+    Args:
+        runner: of the model, the adapter in it.
+        prefix: state of what all prompts share.
+        suffixes: each prompt's own tokens.
+        answers: fresh ones, filled by :meth:`run`.
+        chooser: chooses their tokens.
+        slots: rows in flight at most.
+        pass_tokens: own tokens in a pass over entering prompts.
+        progress: told the tokens of each pass and step.
+        gold: right answers, read in the same passes as the prompts, beside what is written.
+
+    Attributes:
+        losses: ``[rows]`` negative log-likelihood of the right answers, in nats; zeros without them.
+        entering_s: seconds that prompts and right answers took.
+        tokens: that were run.
+    """
+
+    def __init__(
+        self,
+        runner: PackedRunner,
+        prefix: PrefixState | None,
+        suffixes: Sequence[Sequence[int]],
+        answers: Sequence[Answer],
+        chooser: Chooser,
+        *,
+        slots: int,
+        pass_tokens: int,
+        progress: Progress | None = None,
+        gold: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        self._gold = gold
+        self.losses = np.zeros(len(suffixes))
+        self.entering_s = 0.0
+        self._runner, self._prefix, self._suffixes = runner, prefix, suffixes
+        self._answers, self._chooser, self._progress = answers, chooser, progress
+        self._slots, self._pass_tokens = min(slots, len(suffixes)), pass_tokens
+        self._before = prefix.length if prefix else 0
+        most = max(len(s) + answer.limit for s, answer in zip(suffixes, answers, strict=True))
+        self._own = OwnKeyValues(self._slots, most)
+        # Long inputs tend to have long answers: begun first, they do not run on alone at the end.
+        begun = [i for i, answer in enumerate(answers) if gold or not answer.done]
+        self._waiting = sorted(begun, key=lambda i: (len(suffixes[i]), -i))
+        self._live: list[int] = []
+        self.tokens = 0
+
+    def run(self) -> None:
+        """Until all answers are done."""
+        while self._waiting or self._live:
+            free = self._slots - len(self._live)
+            # A pass over one or two entering rows would cost as much as a step of all.
+            if self._waiting and (not self._live or free >= max(1, self._slots // 4)):
+                self._enter(free)
+            else:
+                self._step()
+            self._leave()
+
+    def _enter(self, free: int) -> None:
+        """Run prompts of waiting rows, as many as have a place and fit into a pass, and choose their first tokens."""
+        started = time.perf_counter()
+        rows: list[int] = []
+        tokens = 0
+        while self._waiting and len(rows) < free:
+            row = self._waiting[-1]
+            more = len(self._suffixes[row]) + len(self._answers[row].due()) + (len(self._gold[row]) - 1 if self._gold else 0)
+            if rows and tokens + more > self._pass_tokens:
+                break
+            rows.append(self._waiting.pop())
+            tokens += more
+        device = self._runner.device
+        due = [self._answers[row].due() for row in rows]
+        # Both what is written and the right answer follow a prompt, and neither sees the other.
+        trees = [fork(ids, self._gold[row][:-1] if self._gold else ()) for row, ids in zip(rows, due, strict=True)]
+        suffixes = [self._suffixes[row] for row in rows]
+        lengths = [len(suffix) for suffix in suffixes]
+        plan = plan_pass(suffixes, prefix=self._before, trees=trees, merge=lengths, device=device)
+        ends = plan.last.cpu().numpy()
+        kept = [own[: length + len(ids)] for own, length, ids in zip(plan.own_places, lengths, due, strict=True)]
+        read = [end + len(ids) for ids, end in zip(due, ends, strict=True)]
+        if self._gold:
+            for ids, end, nodes in zip(due, ends, plan.node_places, strict=True):
+                read += [end, *nodes[len(ids) :]]
+        hidden, collected = self._runner.hidden(plan, self._prefix, read=torch.tensor(read, device=device), collect=True)
+        lengths = [len(places) for places in kept]
+        self._own.reserve(max(lengths) + 1)
+        first = len(self._live)
+        slots = torch.arange(first, first + len(rows)).repeat_interleave(torch.tensor(lengths)).to(device)
+        places = torch.cat([torch.arange(length) for length in lengths]).to(device)
+        chosen = as_tensor(np.concatenate(kept), device)
+        for layer, (keys, values) in collected.items():
+            self._own.write(layer, slots, places, keys[chosen], values[chosen])
+        if self._gold:
+            # Of each row the states of its prompt's end and of its right answer's tokens, the last one aside.
+            self.losses[rows] = self._runner.answer_losses(hidden[len(rows) :], [self._gold[row] for row in rows])
+        self.entering_s += time.perf_counter() - started
+        self._live += rows
+        self._choose(hidden[: len(rows)], rows, tokens)
+
+    def _step(self) -> None:
+        due = [self._answers[row].due() for row in self._live]
+        lengths, counts = [self._length(row) for row in self._live], [len(ids) for ids in due]
+        self._own.reserve(max(length + count for length, count in zip(lengths, counts, strict=True)))
+        step = DecodeStep(self._own, lengths, counts, self._before, self._runner.device)
+        ids = torch.tensor([token for row in due for token in row], device=self._runner.device)
+        hidden = self._runner.step(ids, step.positions, self._prefix, step)
+        self._choose(hidden[step.last], self._live, len(ids))
+
+    def _choose(self, states: Tensor, rows: Sequence[int], tokens: int) -> None:
+        """What comes after the ``tokens`` that just ran, from each row's last state."""
+        writing = [i for i, row in enumerate(rows) if not self._answers[row].done]
+        for i in writing:
+            self._answers[rows[i]].read()
+        for start in range(0, len(writing), most := max(1, _LOGITS // self._runner.vocabulary)):
+            part = writing[start : start + most]
+            chosen = states[torch.tensor(part).to(states.device)]
+            self._chooser.choose(self._runner.logits(chosen), [self._answers[rows[i]] for i in part])
+        self.tokens += tokens
+        if self._progress:
+            self._progress(tokens)
+
+    def _length(self, row: int) -> int:
+        """Own tokens of a row that were run."""
+        return len(self._suffixes[row]) + self._answers[row].fed
+
+    def _leave(self) -> None:
+        """Give finished rows' slots to the last ones, so that the live ones stay together."""
+        for slot in reversed(range(len(self._live))):
+            if not self._answers[self._live[slot]].done:
+                continue
+            last = len(self._live) - 1
+            if slot != last:
+                self._own.move(last, slot, self._length(self._live[last]))
+                self._live[slot] = self._live[last]
+            self._live.pop()

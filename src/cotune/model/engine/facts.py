@@ -1,0 +1,39 @@
+"""What of the machine and the engine could change a number; part of every cache key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from cotune import __version__
+from cotune.model.engine.attention import ATTENTION_NAME
+
+if TYPE_CHECKING:
+    from cotune.model.local import LocalModel
+
+ENGINE_VERSION = "10"
+"""Raised when a change of the engine can change scores."""
+
+
+def processor(device: str) -> str:
+    """What a device computes with: a GPU's name, or the widest instructions that torch uses on this CPU.
+
+    Other instructions sum in another order, so the same model on the same threads gives other last digits.
+    """
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name(torch.device(device)))
+    return str(torch.backends.cpu.get_cpu_capability())
+
+
+def engine_facts(model: LocalModel) -> dict[str, str | int]:
+    """Device and what it is, number type, threads, attention, products and versions."""
+    return {
+        "device": model.settings.device,
+        "processor": processor(model.settings.device),
+        "dtype": model.settings.dtype,
+        "threads": torch.get_num_threads(),
+        "kernel": ATTENTION_NAME if model.shared else "plain",
+        "products": "laid out" if model.laid_out else "plain",
+        "engine": f"{__version__}/{ENGINE_VERSION}/{torch.__version__}",
+    }

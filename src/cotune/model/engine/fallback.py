@@ -1,0 +1,165 @@
+"""Label scores the plain way: every row with every label in a pass of its own, padded batches, the model's own attention.
+
+Slow and simple. It is what the shared-prefix engine is checked against, and what serves models that the engine does not fit.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cotune.errors import InputError
+from cotune.model.engine.attention import ATTENTION_NAME, PLAIN_ATTENTION, KeyValue
+from cotune.model.engine.trie import label_paths
+from cotune.model.layers.cut import cut_decoder, layer_outputs
+from cotune.prompt.render import RenderedRow
+
+if TYPE_CHECKING:
+    from cotune.model.engine.runner import PrefixState
+
+
+def naive_label_scores(
+    model: Any,
+    rows: Sequence[RenderedRow],
+    *,
+    batch_rows: int = 16,
+    whole: bool = False,
+    start: PrefixState | None = None,
+    covered: int = 0,
+) -> tuple[NDArray[np.float64], int]:
+    """``[rows, labels]`` log-probabilities and the tokens run, one whole pass a label.
+
+    Args:
+        model: a transformers causal language model.
+        rows: rendered rows with equally many completions.
+        batch_rows: sequences in a padded batch.
+        whole: score completions to their end, the stop token included, not just as far as they tell labels apart.
+        start: keys and values that every row attends to.
+        covered: leading tokens of a row that these stand for.
+    """
+    use_plain_attention(model)
+    sequences, owners = [], []
+    for row, rendered in enumerate(rows):
+        answers = rendered.completions if whole else label_paths(rendered.completions)
+        for label, answer in enumerate(answers):
+            sequences.append(((*rendered.prompt_ids[covered:], *answer), len(answer)))
+            owners.append((row, label))
+    scores = np.zeros((len(rows), len(rows[0].completions)))
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i][0]))
+    for place in range(0, len(order), batch_rows):
+        part = order[place : place + batch_rows]
+        ids, mask = pad([sequences[i][0] for i in part], model.device)
+        with torch.inference_mode():
+            logits = model(ids, **behind(model, start, mask)).logits.float()
+        log_probs = torch.log_softmax(logits[:, :-1], dim=-1).gather(2, ids[:, 1:, None])[..., 0]
+        for line, i in enumerate(part):
+            sequence, answer_length = sequences[i]
+            end = len(sequence) - 1
+            scores[owners[i]] = float(log_probs[line, end - answer_length : end].cpu().double().sum())
+    return scores, sum(len(sequence) for sequence, _ in sequences)
+
+
+def pad(sequences: Sequence[Sequence[int]], device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids and attention mask, each ``[rows, longest]``."""
+    longest = max(map(len, sequences))
+    ids = torch.zeros(len(sequences), longest, dtype=torch.long)
+    mask = torch.zeros(len(sequences), longest, dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(list(sequence))
+        mask[row, : len(sequence)] = 1
+    return ids.to(device), mask.to(device)
+
+
+def behind(model: Any, start: PrefixState | None, mask: torch.Tensor) -> dict[str, Any]:
+    """Arguments of a model's forward pass over right-padded rows that all come after ``start``.
+
+    Args:
+        model: a transformers causal language model.
+        start: keys and values that every row attends to, gradient included; None where there are none.
+        mask: ``[rows, longest]`` of the rows' own tokens.
+    """
+    if start is None:
+        return {"attention_mask": mask, "use_cache": False}
+    from transformers import DynamicCache
+
+    rows = mask.shape[0]
+    cache = DynamicCache()
+    for layer, pair in sorted(start.layers.items()):
+        cache.update(*(part.transpose(0, 1)[None].expand(rows, -1, -1, -1) for part in pair), layer)
+    before = mask.new_ones(rows, start.length)
+    return {"attention_mask": torch.cat([before, mask], 1), _cache_argument(model): cache}
+
+
+def plain_prefix(model: Any, ids: Sequence[int], start: PrefixState | None = None) -> dict[int, KeyValue]:
+    """Keys and values by layer of ``ids`` and of what stands before them, from one pass with the model's own cache.
+
+    Raises:
+        InputError: the model keeps no keys and values.
+    """
+    from transformers import DynamicCache
+
+    use_plain_attention(model)
+    given = behind(model, start, torch.ones(1, len(ids), dtype=torch.long, device=model.device))
+    # A cache that knows no sliding windows keeps every token.
+    cache = given.setdefault(_cache_argument(model), DynamicCache())
+    try:
+        model.get_decoder()(input_ids=torch.tensor([list(ids)], device=model.device), **given | {"use_cache": True})
+        layers = {n: (layer.keys, layer.values) for n, layer in enumerate(cache.layers)}
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise InputError(
+            "the model keeps no keys and values that could be trained", where="tune.method", mend="Use tune.method=lora."
+        ) from error
+    return {n: (keys[0].transpose(0, 1), values[0].transpose(0, 1)) for n, (keys, values) in layers.items()}
+
+
+def _cache_argument(model: Any) -> str:
+    """What this release of transformers calls it."""
+    names = inspect.signature(model.get_decoder().forward).parameters
+    return "past_key_values" if "past_key_values" in names else "cache"
+
+
+def use_plain_attention(model: Any) -> None:
+    """Give the model back the attention that it was loaded with, after packed passes."""
+    if model.config.get_text_config()._attn_implementation == ATTENTION_NAME:
+        model.set_attn_implementation(getattr(model, PLAIN_ATTENTION, "sdpa"))
+
+
+def plain_states(
+    model: Any, sequences: Sequence[Sequence[int]], layers: Sequence[int | None], start: PrefixState | None = None
+) -> torch.Tensor:
+    """Hidden states of all sequences' tokens, one after the other, ``[layers, tokens, width]``; see ``mean_states``."""
+    use_plain_attention(model)
+    ids, mask = pad(sequences, model.device)
+    wanted = any(n is not None for n in layers)
+    output = model.get_decoder()(input_ids=ids, **behind(model, start, mask), output_hidden_states=wanted)
+    return read_layers(output, layers)[:, mask.bool()]
+
+
+def plain_layer_states(
+    model: Any, sequences: Sequence[Sequence[int]], layers: Sequence[int], start: PrefixState | None = None
+) -> torch.Tensor:
+    """Hidden state at each sequence's last token after each of several layers, ``[layers, rows, width]``; no layer above runs.
+
+    Args:
+        model: a transformers causal language model.
+        sequences: token ids behind ``start``, at least one each.
+        layers: each from 1 to the model's depth.
+        start: keys and values that every sequence attends to.
+    """
+    use_plain_attention(model)
+    ids, mask = pad(sequences, model.device)
+    part = cut_decoder(model.get_decoder(), 0, max(layers))
+    with layer_outputs(part, layers) as found:
+        part(input_ids=ids, **behind(model, start, mask))
+    rows, ends = torch.arange(len(sequences), device=mask.device), mask.sum(1) - 1
+    return torch.stack([found[number][rows, ends] for number in layers])
+
+
+def read_layers(output: Any, layers: Sequence[int | None]) -> torch.Tensor:
+    """A decoder's states after so many layers each, ``[layers, rows, tokens, width]``; None: after all and the final norm."""
+    return torch.stack([output.last_hidden_state if n is None else output.hidden_states[n] for n in layers])

@@ -1,0 +1,242 @@
+"""A request for answers in free text, for numbers or JSON: cut into parts, answered from the cache or by the engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cotune.errors import DivergedError, InputError
+from cotune.files import content_hash
+from cotune.model.base import AnswerLosses, Generations, Progress, Sampling
+from cotune.model.engine.decoder import Decoder, slots_in_memory
+from cotune.model.engine.facts import engine_facts
+from cotune.model.engine.fallback_generation import plain_generate
+from cotune.model.engine.sampling import Answer, Chooser
+from cotune.model.hardware.machine import device_memory, give_back_memory, out_of_memory
+from cotune.model.structured.grammar import Grammar
+from cotune.model.structured.token_grammar import TokenGrammar
+from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import shared_prefix
+
+if TYPE_CHECKING:
+    from cotune.model.local import LocalModel
+
+# Rows whose answers are kept together: a killed run loses no more.
+_PART = 256
+# Of all memory, what the keys and values of rows in flight may take.
+_SHARE_OF_MEMORY = 0.125
+# On a CPU no more than this: 153 rows at once took 108 s and 3.3 GiB for what 256 at once did in 103 s and 4.7 GiB.
+_ENOUGH = 1 << 30
+
+
+def generate(
+    model: LocalModel,
+    prompt: Prompt,
+    rows: Sequence[Mapping[str, str]],
+    *,
+    adapter: str,
+    limit: int,
+    grammar: Grammar | None,
+    sampling: Sampling,
+    progress: Progress | None,
+    gold: Sequence[str] | None = None,
+) -> Generations:
+    """See :meth:`cotune.model.local.LocalModel.generate`."""
+    if limit < 1:
+        raise InputError("an answer needs at least one token", where="limit", mend="Give 1 or more.")
+    if sampling.temperature < 0 or not np.isfinite(sampling.temperature) or sampling.seed < 0:
+        raise InputError("temperature and seed must be 0 or more", where="sampling")
+    if gold is not None and not model.shared:
+        raise InputError("right answers are not read beside written ones on this architecture", mend="Use answer_losses.")
+    rendered = model.renderer.render_answers(prompt, rows, gold)
+    if not rendered:
+        return Generations((), (), ())
+    prompts = [row.prompt_ids for row in rendered]
+    longest = model.longest_sequence
+    if longest is not None and max(map(len, prompts)) + limit > longest:
+        raise InputError(
+            f"a prompt of {max(map(len, prompts))} tokens and an answer of {limit} are more than the model's {longest}",
+            where="limit",
+            mend="Lower the limit or engine.max_tokens.",
+        )
+    lead = model.renderer.lead(prompt, tuple(rows[0]))
+    held = None
+    if grammar is not None:
+        held = TokenGrammar(grammar, model.token_table, lead=lead, limit=limit)
+    chooser = Chooser(model.stop_ids, sampling, held, ahead=model.shared)
+    if not model.shared and model.adapters.trained_prefix(adapter) is not None:
+        raise InputError("answers are not written behind a trained prefix on this architecture", mend="Use tune.method=lora.")
+    answers: dict[int, Answer] = {}
+    losses = np.zeros(len(rendered))
+    entering = 0.0
+    tokens = cached = plain = 0
+    for covered, group in model.by_coverage(adapter, prompts):
+        shared = prompts[group[0]][: shared_prefix([prompts[i] for i in group])] if model.shared else ()
+        prefix = model.kept_prefix(adapter, shared, covered)
+        own = len(prefix) - covered
+        tokens += own
+        for start in range(0, len(group), _PART):
+            places = group[start : start + _PART]
+            part = [prompts[i] for i in places]
+            right = [rendered[i].completions[0] for i in places] if gold is not None else None
+            key = content_hash(
+                {
+                    "model": model.fingerprint,
+                    "adapter": adapter,
+                    "prefix": prefix,
+                    "suffixes": [ids[len(prefix) :] for ids in part],
+                    "decoding": [limit, sampling.temperature, sampling.seed, sorted(chooser.stops)],
+                    "grammar": None if grammar is None else [grammar.key, lead],
+                    **({} if right is None else {"gold": right}),
+                    **engine_facts(model),
+                },
+                40,
+            )
+            found = model.cache.get(key) if model.cache else None
+            if found is not None:
+                done = _unpack(found[0], found[1])
+                cached += len(part)
+            else:
+                try:
+                    done = _write(model, adapter, prefix, part, limit, chooser, progress, right)
+                except DivergedError as error:
+                    raise DivergedError(f"generation with prompt {prompt.id} and adapter {adapter}: {error}") from error
+                if model.cache:
+                    model.cache.put(key, _pack(done), done.tokens)
+            answers.update(zip(places, done.answers, strict=True))
+            losses[places] = done.losses
+            tokens += done.tokens
+            entering += done.entering_s
+            plain += sum(len(ids) + answer.fed for ids, answer in zip(part, done.answers, strict=True))
+            plain += sum(len(ids) - 1 for ids in right or ())
+            if progress and done.tokens > done.told:
+                progress(done.tokens - done.told)
+    written = [answers[i] for i in range(len(prompts))]
+    lengths = np.array([len(row.completions[0]) if gold is not None else 0 for row in rendered], dtype=np.int64)
+    return Generations(
+        tuple(model.renderer.read(a.ids, lead) if held is None else held.read(a.ids) for a in written),
+        tuple(tuple(answer.ids) for answer in written),
+        tuple(answer.ended for answer in written),
+        tokens=tokens,
+        tokens_saved=max(0, plain - tokens),
+        truncated=sum(row.truncated for row in rendered),
+        cached=cached,
+        gold=None if gold is None else AnswerLosses(losses, lengths),
+        entering_s=entering,
+        written=sum(answer.fed for answer in written),
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a part of a request brought.
+
+    Attributes:
+        answers: written.
+        losses: of the right answers; zeros where none were given.
+        tokens: run for it, the prefix aside.
+        told: how many of them ``progress`` heard of.
+        entering_s: seconds that prompts, what they share and right answers took.
+    """
+
+    answers: list[Answer]
+    losses: NDArray[np.float64]
+    tokens: int
+    told: int = 0
+    entering_s: float = 0.0
+
+
+def _write(
+    model: LocalModel,
+    adapter: str,
+    prefix_ids: tuple[int, ...],
+    prompts: Sequence[tuple[int, ...]],
+    limit: int,
+    chooser: Chooser,
+    progress: Progress | None,
+    gold: Sequence[Sequence[int]] | None,
+) -> _Part:
+    """Answers to a part of a request."""
+    model.adapters.use(adapter)
+    if not model.shared:
+        answers = [chooser.start(ids, limit) for ids in prompts]
+        return _Part(answers, np.zeros(len(answers)), plain_generate(model.model, prompts, answers, chooser))
+    suffixes = [ids[len(prefix_ids) :] for ids in prompts]
+    slots = slots_in_memory(
+        model.model.config.get_text_config(),
+        next(model.model.parameters()).element_size(),
+        max(map(len, suffixes)) + limit,
+        room_for_rows(model.runner.device, device_memory(model.runner.device)),
+    )
+    told: list[int] = []
+    tell = _telling(progress, told)
+    while True:
+        answers = [chooser.start(ids, limit) for ids in prompts]
+        try:
+            started = time.perf_counter()
+            with torch.inference_mode():
+                prefix = model.prefix_state(adapter, prefix_ids)
+                prefix_s = time.perf_counter() - started
+                decoder = Decoder(
+                    model.runner,
+                    prefix,
+                    suffixes,
+                    answers,
+                    chooser,
+                    slots=slots,
+                    pass_tokens=model.settings.batch_tokens,
+                    progress=tell,
+                    gold=gold,
+                )
+                decoder.run()
+            if not np.isfinite(decoder.losses).all():
+                raise DivergedError("losses of right answers are not finite")
+            return _Part(answers, decoder.losses, decoder.tokens, sum(told), prefix_s + decoder.entering_s)
+        except RuntimeError as error:
+            if not out_of_memory(error) or slots == 1:
+                raise
+        give_back_memory(model.runner.device)
+        slots = max(1, min(slots, len(prompts)) // 2)
+        # What ran in vain is not told twice.
+        tell = None
+
+
+def room_for_rows(device: torch.device | str, memory: int) -> int:
+    """Bytes that keys and values of rows in flight may take of a device's memory."""
+    room = int(_SHARE_OF_MEMORY * memory)
+    return min(room, _ENOUGH) if torch.device(device).type == "cpu" else room
+
+
+def _telling(progress: Progress | None, told: list[int]) -> Progress | None:
+    if progress is None:
+        return None
+
+    def tell(tokens: int) -> None:
+        told.append(tokens)
+        progress(tokens)
+
+    return tell
+
+
+def _pack(part: _Part) -> NDArray[np.float64]:
+    """As numbers: whether it ended, how many of its tokens were read, its right answer's loss, then the ids, padded by -1."""
+    longest = max(len(answer.ids) for answer in part.answers)
+    table = np.full((len(part.answers), 3 + longest), -1.0)
+    for line, answer, loss in zip(table, part.answers, part.losses, strict=True):
+        line[:3] = answer.ended, answer.fed, loss
+        line[3 : 3 + len(answer.ids)] = answer.ids
+    return table
+
+
+def _unpack(table: NDArray[np.float64], tokens: int) -> _Part:
+    answers = []
+    for ended, fed, _, *ids in table.tolist():
+        kept = [int(token) for token in ids if token >= 0]
+        answers.append(Answer(len(kept), ids=kept, ended=bool(ended), done=True, fed=int(fed)))
+    return _Part(answers, table[:, 2], tokens)

@@ -1,0 +1,122 @@
+"""Hidden states of id sequences, to embed with; what the sequences share runs once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cotune.model.base import Progress
+from cotune.model.engine.fallback import plain_layer_states, plain_states
+from cotune.model.engine.plan import plan_pass
+from cotune.model.layers.cut import norm_epsilon, unit_rms
+from cotune.prompt.render import shared_prefix
+
+if TYPE_CHECKING:
+    from cotune.model.local import LocalModel
+
+
+def mean_states(
+    model: LocalModel,
+    sequences: Sequence[Sequence[int]],
+    weights: Sequence[Sequence[float]],
+    layers: Sequence[int | None],
+    *,
+    adapter: str,
+    progress: Progress | None,
+) -> NDArray[np.float32]:
+    """``[layers, rows, width]``; see :meth:`cotune.model.local.LocalModel.mean_states`, which asks for one layer."""
+    result = np.empty((len(layers), len(sequences), model.model.config.get_text_config().hidden_size), dtype=np.float32)
+    first = [int(np.flatnonzero(w)[0]) for w in weights]
+    for covered, places in model.by_coverage(adapter, sequences, first):
+        length = covered
+        if model.shared:
+            length = min(shared_prefix([sequences[i] for i in places]), min(first[i] for i in places))
+        _fill(model, sequences, weights, result, places, length, covered, adapter, layers, progress)
+    return result
+
+
+def _fill(
+    model: LocalModel,
+    sequences: Sequence[Sequence[int]],
+    weights: Sequence[Sequence[float]],
+    result: NDArray[np.float32],
+    places: Sequence[int],
+    length: int,
+    covered: int,
+    adapter: str,
+    layers: Sequence[int | None],
+    progress: Progress | None,
+) -> None:
+    """States of the sequences at ``places``, which share ``length`` tokens; a trained prefix stands for ``covered`` of them."""
+    order = sorted(places, key=lambda i: (len(sequences[i]), i))
+    with torch.inference_mode():
+        prefix = model.run_prefix(adapter, sequences[places[0]][:length])
+        if progress and length > covered:
+            progress(length - covered)
+        for part in cut_by_tokens(order, [len(s) - length for s in sequences], model.settings.batch_tokens):
+            suffixes = [sequences[i][length:] for i in part]
+            if model.shared:
+                plan = plan_pass(suffixes, prefix=prefix.length if prefix else 0, device=model.model.device)
+                hidden = model.runner.states(plan, prefix, layers)
+            else:
+                hidden = plain_states(model.model, suffixes, layers, prefix)
+            share = torch.tensor(np.concatenate([weights[i][length:] for i in part]), dtype=torch.float32)
+            rows = torch.arange(len(part)).repeat_interleave(torch.tensor([len(s) for s in suffixes]))
+            read = torch.nonzero(share)[:, 0].to(hidden.device)
+            chosen = hidden[:, read].float() * share.to(hidden.device)[read, None]
+            sums = chosen.new_zeros(len(layers), len(part), chosen.shape[2]).index_add_(1, rows.to(hidden.device)[read], chosen)
+            result[:, part] = sums.cpu().numpy()
+            if progress:
+                progress(sum(map(len, suffixes)))
+
+
+def layer_states(
+    model: LocalModel,
+    sequences: Sequence[Sequence[int]],
+    layers: Sequence[int],
+    *,
+    adapter: str,
+    progress: Progress | None,
+) -> NDArray[np.float32]:
+    """``[layers, rows, width]``; see :meth:`cotune.model.local.LocalModel.layer_states`."""
+    result = np.empty((len(layers), len(sequences), model.model.config.get_text_config().hidden_size), dtype=np.float32)
+    # Outside of inference mode: weights that are made in it could not be trained later.
+    model.adapters.use(adapter)
+    for covered, places in model.by_coverage(adapter, sequences):
+        length = shared_prefix([sequences[i] for i in places]) if model.shared else covered
+        ids = tuple(sequences[places[0]][:length])
+        order = sorted(places, key=lambda i: (len(sequences[i]), i))
+        with torch.inference_mode():
+            prefix = model.run_prefix(adapter, ids, depth=max(layers))
+            if progress and length > covered:
+                progress(length - covered)
+            for part in cut_by_tokens(order, [len(s) - length for s in sequences], model.settings.batch_tokens):
+                suffixes = [sequences[i][length:] for i in part]
+                if model.shared:
+                    before = prefix.length if prefix else 0
+                    plan = plan_pass(suffixes, prefix=before, merge=[len(s) for s in suffixes], device=model.model.device)
+                    found = model.runner.layer_states(plan, prefix, layers, plan.last)
+                else:
+                    found = unit_rms(plain_layer_states(model.model, suffixes, layers, prefix), norm_epsilon(model.model))
+                result[:, part] = found.cpu().numpy()
+                if progress:
+                    progress(sum(map(len, suffixes)))
+    return result
+
+
+def cut_by_tokens(order: Sequence[int], lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
+    """Cut rows, in an order, into parts of at most ``limit`` tokens, or of one row."""
+    part: list[int] = []
+    tokens = 0
+    for i in order:
+        if part and tokens + lengths[i] > limit:
+            yield part
+            part, tokens = [], 0
+        part.append(i)
+        tokens += lengths[i]
+    if part:
+        yield part

@@ -1,0 +1,124 @@
+"""A request for label scores: cut into batches, answered from the cache or by the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cotune.errors import DivergedError
+from cotune.files import content_hash
+from cotune.model.base import LabelScores, Progress
+from cotune.model.engine.facts import engine_facts
+from cotune.model.engine.fallback import naive_label_scores
+from cotune.model.engine.scoring import Batch, ReadStates, cut_batches, score_in_halves
+from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import RenderedRow, shared_prefix
+
+if TYPE_CHECKING:
+    from cotune.model.local import LocalModel
+
+
+def score_labels(
+    model: LocalModel,
+    prompt: Prompt,
+    rows: Sequence[Mapping[str, str]],
+    labels: Sequence[str],
+    *,
+    adapter: str,
+    top: int | None,
+    batch_rows: int | None,
+    fresh: bool,
+    progress: Progress | None,
+) -> LabelScores:
+    """See :meth:`cotune.model.local.LocalModel.score`."""
+    rendered = model.renderer.render(prompt, rows, labels)
+    if not rendered:
+        return LabelScores(np.zeros((0, len(labels))))
+    read: ReadStates | None = None
+    if (probe := model.adapters.probe(adapter)) is not None:
+        # A probe reads the state where an answer begins: of the labels' words none runs, and all labels are told.
+        rendered, top = [replace(row, completions=row.completions[:1]) for row in rendered], None
+        read = partial(probe.log_probs, labels=labels)
+    depth = None if probe is None else probe.layer
+    scores = np.empty((len(rendered), len(labels)))
+    tokens, cached, plain = sum(row.looked_up for row in rendered), 0, 0
+    cache = None if fresh else model.cache
+    for covered, places in model.by_coverage(adapter, [row.prompt_ids for row in rendered]):
+        rows_here = [rendered[i] for i in places]
+        length = shared_prefix([row.prompt_ids for row in rows_here]) if model.shared else covered
+        prefix_ids = model.kept_prefix(adapter, rows_here[0].prompt_ids[:length], covered)
+        tokens += len(prefix_ids) - covered
+        for batch in cut_batches(rows_here, len(prefix_ids), model.settings.batch_tokens, batch_rows):
+            key = _key(model, adapter, prefix_ids, batch, batch.completions if read is None else labels, top)
+            found = cache.get(key) if cache else None
+            part = [rows_here[i] for i in batch.places]
+            plain += sum(len(row.prompt_ids) for row in part)
+            plain += len(part) * len(batch.trie.tree.tokens)
+            if found is not None:
+                # A token budget must end alike whether or not a cache answered, so a hit costs what the pass did.
+                part_scores, cost = found
+                cached += len(part)
+            else:
+                part_scores, cost = _compute(model, adapter, prefix_ids, batch, part, top, read, depth)
+                # Pruned labels have no score, but the best ones must.
+                needed = part_scores if top is None else part_scores.max(axis=1)
+                if np.isnan(part_scores).any() or not np.isfinite(needed).all():
+                    raise DivergedError(f"scores of prompt {prompt.id} with adapter {adapter} are not finite")
+                if cache:
+                    cache.put(key, part_scores, cost)
+            tokens += cost
+            scores[[places[i] for i in batch.places]] = part_scores
+            if progress:
+                progress(cost)
+    return LabelScores(
+        scores,
+        tokens=tokens,
+        tokens_saved=max(0, plain - tokens),
+        truncated=sum(row.truncated for row in rendered),
+        cached=cached,
+        pruned=top is not None,
+    )
+
+
+def _compute(
+    model: LocalModel,
+    adapter: str,
+    prefix_ids: tuple[int, ...],
+    batch: Batch,
+    rows: Sequence[RenderedRow],
+    top: int | None,
+    read: ReadStates | None,
+    depth: int | None,
+) -> tuple[NDArray[np.float64], int]:
+    """``[rows, labels]`` scores of a batch, all or those of so many best labels, and the tokens that it took."""
+    model.adapters.use(adapter)
+    if model.shared:
+        with torch.inference_mode():
+            return score_in_halves(model.runner, model.prefix_state(adapter, prefix_ids), batch, top, read, depth)
+    if read is not None and depth is not None:
+        return read(model.layer_states([row.prompt_ids for row in rows], [depth], adapter=adapter)[0]), sum(batch.lengths)
+    start = model.trained_start(model.adapters.trained_prefix(adapter), len(prefix_ids))
+    return naive_label_scores(model.model, rows, start=start, covered=len(prefix_ids))
+
+
+def _key(
+    model: LocalModel, adapter: str, prefix: tuple[int, ...], batch: Batch, answers: Sequence[Any], top: int | None
+) -> str:
+    return content_hash(
+        {
+            "model": model.fingerprint,
+            "adapter": adapter,
+            "prefix": prefix,
+            "suffixes": batch.suffixes,
+            "labels": list(answers),
+            "scoring": "full" if top is None else f"top-{top}",
+            **engine_facts(model),
+        },
+        40,
+    )

@@ -1,0 +1,226 @@
+"""Plans of packed passes: which tokens run, where they stand, and what each of them may attend to.
+
+A pass runs one flat sequence. Its *head* (optional) is the prompt prefix that every row shares; after it come each row's own
+tokens, one row after the other without padding. A row's own tokens are a *suffix*, followed by *nodes* of a token tree that
+all fork from the end of that suffix. Because nothing is padded, the linear layers never work on padding; only attention among
+a row's own tokens is padded, and that part is small. What the suffixes of two rows begin with alike may run once for both:
+questions that begin with the same words are common, and a token's state hangs on nothing but what stands before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cotune.model.engine.row_blocks import CALL_COST, RowBlock, RowLayout, as_tensor, build_block, rows_of_like_length
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Nodes below the end of a suffix, parents before children.
+
+    Attributes:
+        tokens: token id of each node.
+        parents: index of each node's parent; -1 for a child of the suffix's last token.
+    """
+
+    tokens: tuple[int, ...]
+    parents: tuple[int, ...]
+
+    @property
+    def depths(self) -> NDArray[np.int64]:
+        """Distance of each node from the suffix's last token, counted from 0 for its children."""
+        depths = np.zeros(len(self.tokens), dtype=np.int64)
+        for node, parent in enumerate(self.parents):
+            depths[node] = 0 if parent < 0 else depths[parent] + 1
+        return depths
+
+    @property
+    def ancestry(self) -> NDArray[np.bool_]:
+        """``[node, other]``: whether ``other`` is ``node`` itself or above it."""
+        table = np.eye(len(self.tokens), dtype=bool)
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                table[node] |= table[parent]
+        return table
+
+
+EMPTY_TREE = Tree((), ())
+
+
+def fork(*chains: Sequence[int]) -> Tree:
+    """Sequences that all follow the same suffix and do not see each other, one after the other."""
+    tokens: list[int] = []
+    parents: list[int] = []
+    for chain in chains:
+        parents += [-1, *range(len(tokens), len(tokens) + len(chain) - 1)][: len(chain)]
+        tokens += chain
+    return Tree(tuple(tokens), tuple(parents)) if tokens else EMPTY_TREE
+
+
+@dataclass
+class PackedPlan:
+    """One pass, ready to run. Built by :func:`plan_pass`.
+
+    Attributes:
+        ids: ``[tokens]`` token ids: the head, then each row's own tokens but for those that run with an earlier row.
+        positions: ``[tokens]`` position of each token in its row's whole sequence.
+        head: number of leading tokens that belong to the shared prefix and run in this pass.
+        prefix: length of the whole shared prefix, whether it runs here or comes as keys and values from before.
+        blocks: the rows in padded tables, those of like length in one.
+        unpad_index: ``[own]`` where each own token lies in the flattened query tables, one after the other, in the first row
+            that has it.
+        own_places: per row, the places of its tokens among the own tokens of the pass.
+        last: ``[rows]`` place of each row's last suffix token in the whole pass.
+        node_places: per row, the places of its tree nodes in the whole pass.
+        longest: largest position in the pass.
+        merged: whether some tokens run for several rows; no gradients pass through such a plan.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    head: int
+    prefix: int
+    blocks: tuple[RowBlock, ...]
+    unpad_index: Tensor
+    own_places: list[NDArray[np.int64]]
+    last: Tensor
+    node_places: list[NDArray[np.int64]]
+    longest: int
+    merged: bool = False
+    _found: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    def found(self, heads: int, group: int) -> Tensor:
+        """For each place of ``[own, heads, group]`` the one of the blocks' ``[rows, heads, queries, group]`` that has it; flat.
+
+        Args:
+            heads: key-value heads.
+            group: queries of each, side by side.
+        """
+        if (heads, group) not in self._found:
+            end, tables = 0, []
+            for block in self.blocks:
+                rows, queries = block.query_index.shape
+                places = torch.arange(end, end + rows * heads * queries * group, device=self.ids.device)
+                tables.append(places.view(rows, heads, queries, group).transpose(1, 2).reshape(-1, heads * group))
+                end += len(places)
+            self._found[heads, group] = torch.cat(tables)[self.unpad_index].flatten()
+        return self._found[heads, group]
+
+
+def merged_starts(suffixes: Sequence[Sequence[int]], nodes: Sequence[int], most: Sequence[int]) -> list[list[int]]:
+    """For each row the places of its leading tokens that run with an earlier row, which begins with the same.
+
+    Args:
+        suffixes: the rows' tokens.
+        nodes: how many tokens of a tree stand behind each.
+        most: leading tokens of each that may run with another row, at least the last one aside: what is read is the row's own.
+
+    Returns:
+        Places among the own tokens of a pass of all rows.
+    """
+    placed: dict[tuple[int, int], int] = {}
+    found: list[list[int]] = []
+    end = 0
+    for suffix, behind, limit in zip(suffixes, nodes, most, strict=True):
+        path: list[int] = []
+        above = -1
+        for token in suffix[: min(limit, len(suffix) - 1)]:
+            place = placed.get((above, token))
+            if place is None:
+                break
+            path.append(place)
+            above = place
+        for token in suffix[len(path) :]:
+            above = placed.setdefault((above, token), end)
+            end += 1
+        found.append(path)
+        end += behind
+    return found
+
+
+def plan_pass(
+    suffixes: Sequence[Sequence[int]],
+    *,
+    prefix: int,
+    head: Sequence[int] = (),
+    trees: Sequence[Tree] | None = None,
+    past: Sequence[int] | None = None,
+    merge: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
+) -> PackedPlan:
+    """Lay out one pass over rows that share a prefix.
+
+    Args:
+        suffixes: each row's own tokens, at least one a row unless the row has a past.
+        prefix: length of the shared prefix.
+        head: token ids of the prefix's end, or of all of it, where they run in this pass (training).
+        trees: each row's tree below its suffix; rows often share one object.
+        past: for each row, how many own tokens ran before (their keys and values are given to the pass); all of a row's
+            new tokens may see all of them.
+        merge: so many leading tokens of each suffix, at least its last one aside, may run once for all rows that begin with the
+            same. No gradients pass through such a plan, and it has no past.
+        device: where the tensors shall lie.
+    """
+    assert not (merge and past), "rows with a past have begun apart"
+    rows = len(suffixes)
+    trees = [EMPTY_TREE] * rows if trees is None else trees
+    past_lengths = np.zeros(rows, dtype=np.int64) if past is None else np.asarray(past, dtype=np.int64)
+    suffix_lengths = np.array([len(s) for s in suffixes], dtype=np.int64)
+    node_counts = np.array([len(t.tokens) for t in trees], dtype=np.int64)
+    own = suffix_lengths + node_counts
+    starts = merged_starts(suffixes, node_counts.tolist(), merge) if merge else [[]] * rows
+    merged = np.array([len(start) for start in starts], dtype=np.int64)
+    offsets = np.concatenate([[0], np.cumsum(own - merged)])
+    past_starts = np.concatenate([[0], np.cumsum(past_lengths)])
+
+    ids = list(head)
+    positions = [np.arange(prefix - len(head), prefix, dtype=np.int64)]
+    facts: dict[int, tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
+    layouts = []
+    for row, (suffix, tree) in enumerate(zip(suffixes, trees, strict=True)):
+        ids.extend(suffix[merged[row] :])
+        ids.extend(tree.tokens)
+        if id(tree) not in facts:
+            facts[id(tree)] = (tree.depths, tree.ancestry)
+        depths, ancestry = facts[id(tree)]
+        first, length = prefix + int(past_lengths[row]), len(suffix)
+        layout = RowLayout(
+            past=int(past_lengths[row]),
+            past_start=int(past_starts[row]),
+            suffix=length,
+            places=np.concatenate([np.array(starts[row], dtype=np.int64), np.arange(*offsets[row : row + 2])]),
+            positions=first + np.concatenate([np.arange(length), length + depths]),
+            ancestry=ancestry,
+        )
+        layouts.append(layout)
+        positions.append(layout.positions[merged[row] :])
+
+    # Elsewhere than on a CPU calls cost more than any padding.
+    cost = CALL_COST if torch.device(device).type == "cpu" else 1 << 60
+    blocks, slots, end = [], np.zeros(rows, dtype=np.int64), 0
+    for chosen in rows_of_like_length(own, past_lengths + own, cost):
+        block = build_block(chosen, layouts, prefix=prefix, past=int(past_starts[-1]), device=device)
+        width = block.query_index.shape[1]
+        slots[chosen] = end + width * np.arange(len(chosen))
+        end += width * len(chosen)
+        blocks.append(block)
+    unpad = [slots[row] + np.arange(merged[row], own[row]) for row in range(rows)]
+    return PackedPlan(
+        ids=torch.tensor(ids, dtype=torch.long, device=device),
+        positions=as_tensor(np.concatenate(positions), device),
+        head=len(head),
+        prefix=prefix,
+        blocks=tuple(blocks),
+        unpad_index=as_tensor(np.concatenate(unpad), device),
+        own_places=[layout.places for layout in layouts],
+        last=as_tensor(len(head) + offsets[1:] - node_counts - 1, device),
+        node_places=[len(head) + offsets[row + 1] - np.arange(node_counts[row], 0, -1) for row in range(rows)],
+        longest=max(int(places.max(initial=0)) for places in positions),
+        merged=bool(merged.any()),
+    )

@@ -1,0 +1,52 @@
+"""States of prompt prefixes, so that what prompts have in common runs once and not once a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cotune.model.engine.runner import PrefixState
+
+Ids = tuple[int, ...]
+
+# A few states at most: each holds keys and values of every layer.
+_RECENT = 4
+
+
+class PrefixStates:
+    """Prefix states by adapter and token ids: the last few that were asked for, and those that are kept for good.
+
+    The caller puts the adapter into the model before it asks.
+
+    Args:
+        run: runs a prefix under an adapter; None for an empty one.
+    """
+
+    def __init__(self, run: Callable[[str, Ids], PrefixState | None]) -> None:
+        self._run = run
+        self._recent: dict[tuple[str, Ids], PrefixState | None] = {}
+        self._kept: dict[tuple[str, Ids], PrefixState | None] = {}
+
+    def get(self, adapter: str, ids: Ids) -> PrefixState | None:
+        """The state of a prefix, run where it is not known; None for an empty one."""
+        key = (adapter, ids)
+        if key in self._kept:
+            return self._kept[key]
+        if key not in self._recent:
+            while len(self._recent) >= _RECENT:
+                self._recent.pop(next(iter(self._recent)))
+            self._recent[key] = self._run(adapter, ids)
+        return self._recent[key]
+
+    def keep(self, adapter: str, ids: Ids) -> None:
+        """Run a prefix and keep it, whatever else is asked for."""
+        if ids and (adapter, ids) not in self._kept:
+            self._kept[adapter, ids] = self._run(adapter, ids)
+
+    def longest_kept(self, adapter: str, shared: Ids, least: int = 0) -> Ids:
+        """The longest kept prefix of ``shared`` that has ``least`` tokens, else all of ``shared``."""
+        fitting = [ids for of, ids in self._kept if of == adapter and len(ids) >= least and shared[: len(ids)] == ids]
+        return max(fitting, key=len, default=shared)
+
+    def clear(self) -> None:
+        """Forget the recent ones."""
+        self._recent.clear()

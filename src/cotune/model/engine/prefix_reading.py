@@ -1,0 +1,81 @@
+"""What a trained prefix says, as far as that can be told: how far each token moved, and which words it is nearest to now.
+
+Keys and values of deep layers have no words. Those of the first layer do: its values are made from a token's own embedding and
+nothing else, so every word of the vocabulary has some, and those of an untrained prefix are its words' own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import normalize
+
+from cotune.model.adapters.prefix import TrainedPrefix
+from cotune.model.adapters.slots import BASE
+from cotune.model.local import LocalModel
+
+
+@dataclass(frozen=True)
+class PrefixToken:
+    """A token of a trained prefix.
+
+    Attributes:
+        text: the token that it stands for; None where it stands for none.
+        moved: root mean square over all layers of how far its keys and values moved, in units of each layer's own; None where
+            it stands for none.
+        words: the vocabulary's nearest by the first layer's values, with their cosine; empty where they cannot be told.
+    """
+
+    text: str | None
+    moved: float | None
+    words: tuple[tuple[str, float], ...]
+
+
+def read_prefix(model: LocalModel, trained: TrainedPrefix, *, words: int = 5) -> list[PrefixToken]:
+    """Every token of a prefix.
+
+    Args:
+        model: that it was trained on.
+        trained: the prefix.
+        words: nearest words of each token.
+    """
+    nearest = _nearest(model, trained, words)
+    moved = _moved(model, trained)
+    texts = [model.tokenizer.decode([i]) for i in trained.ids]
+    return [
+        PrefixToken(
+            texts[place] if texts else None,
+            moved[place] if moved else None,
+            tuple((model.tokenizer.decode([token]), near) for token, near in nearest[place]) if nearest else (),
+        )
+        for place in range(trained.length)
+    ]
+
+
+def _moved(model: LocalModel, trained: TrainedPrefix) -> list[float]:
+    if not trained.ids:
+        return []
+    with torch.inference_mode():
+        state = model.run_prefix(BASE, trained.ids)
+        assert state is not None
+        before = TrainedPrefix.of_state(state)
+        parts = []
+        for old, new in ((before.keys, trained.keys), (before.values, trained.values)):
+            old = old.cpu()
+            scale = (old[:, 1:] if trained.length > 1 else old).pow(2).mean((1, 2, 3), keepdim=True)
+            parts.append(((new.float().cpu() - old).pow(2) / scale).mean((0, 2, 3)))
+        found: list[float] = ((parts[0] + parts[1]) / 2).sqrt().tolist()
+    return found
+
+
+def _nearest(model: LocalModel, trained: TrainedPrefix, words: int) -> list[list[tuple[int, float]]]:
+    model.adapters.use(BASE)
+    with torch.inference_mode():
+        found = model.runner.first_values(range(len(model.tokenizer))) if model.shared else None
+    if found is None:
+        return []
+    table = normalize(found.float(), dim=1)
+    mine = normalize(trained.values[0].float().flatten(1).to(table), dim=1)
+    near, place = (mine @ table.T).topk(min(words, table.shape[0]), dim=1)
+    return [list(zip(ids, cosines, strict=True)) for ids, cosines in zip(place.tolist(), near.tolist(), strict=True)]

@@ -1,0 +1,313 @@
+"""Runs packed passes on a transformers causal language model: prefix states, hidden states, logits where they are needed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cotune.model.engine.attention import (
+    ATTENTION_NAME,
+    PLAIN_ATTENTION,
+    KeyValue,
+    Pass,
+    Step,
+    running,
+    shared_prefix_attention,
+)
+from cotune.model.engine.fallback import read_layers, use_plain_attention
+from cotune.model.engine.plan import PackedPlan, plan_pass
+from cotune.model.layers.cut import cut_decoder, depth_of, entering, layer_outputs, layers_of, norm_epsilon, unit_rms
+from cotune.model.loading.minimal_llama import LightLlama
+
+_log = logging.getLogger(__name__)
+
+# Rows of logits held at once: a vocabulary of 50,000 in fp32 is 0.2 MB a row.
+_LOGIT_ROWS = 512
+
+
+@dataclass(frozen=True)
+class PrefixState:
+    """Keys and values of a prompt prefix by layer, computed once at batch 1; ``length`` in tokens."""
+
+    length: int
+    layers: dict[int, KeyValue]
+
+
+def install_attention() -> None:
+    """Make :data:`ATTENTION_NAME` known to transformers. Calling it again changes nothing."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ATTENTION_NAME, shared_prefix_attention)
+
+
+class _FirstLayerDone(Exception):
+    """Ends a pass behind its first layer."""
+
+
+class PackedRunner:
+    """Packed passes over one loaded model. The caller chooses gradient mode and adapter.
+
+    Args:
+        model: a ``transformers`` causal language model (not its peft wrapper), in evaluation mode.
+
+    Attributes:
+        device: where it lies.
+        vocabulary: number of tokens that it has logits for.
+        depth: number of its layers.
+        logit_scale: what the head's products are multiplied by.
+    """
+
+    def __init__(self, model: Any) -> None:
+        if not isinstance(model, LightLlama):
+            install_attention()
+        self.model = model
+        self.device: torch.device = model.device
+        self._decoder = model.get_decoder()
+        self._head = model.get_output_embeddings()
+        self.vocabulary = int(self._head.weight.shape[0])
+        config = model.config.get_text_config()
+        self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        self.logit_scale: float = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+        self._epsilon = norm_epsilon(model)
+        self.depth = depth_of(model)
+        self._parts: dict[tuple[int, int], Any] = {}
+
+    def prefix(self, ids: Sequence[int], start: PrefixState | None = None, depth: int | None = None) -> PrefixState | None:
+        """Run a prefix once; None for an empty one. With ``start`` it comes after that, and both are returned as one.
+
+        ``depth`` layers run, all where it is None.
+        """
+        if not ids:
+            return start
+        before = start.length if start else 0
+        current = Pass(None, start.layers if start else None, collect=True)
+        positions = torch.arange(before, before + len(ids), device=self.device)
+        current.read = positions[:0]
+        self._run(torch.tensor(list(ids), device=self.device), positions, current, depth=depth)
+        layers = current.collected
+        if start:
+            joined = {n: (start.layers[n], pair) for n, pair in layers.items()}
+            layers = {n: (torch.cat([old[0], new[0]]), torch.cat([old[1], new[1]])) for n, (old, new) in joined.items()}
+        return PrefixState(before + len(ids), layers)
+
+    def hidden(
+        self,
+        plan: PackedPlan,
+        prefix: PrefixState | None = None,
+        past: dict[int, KeyValue] | None = None,
+        *,
+        read: Tensor | None = None,
+        collect: bool = False,
+        depth: int | None = None,
+    ) -> tuple[Tensor, dict[int, KeyValue]]:
+        """Hidden states ``[places, width]`` of a pass, and its keys and values where ``collect`` is set.
+
+        Args:
+            plan: the layout.
+            prefix: state of the shared prefix, or of the part of it that does not run in this pass.
+            past: keys and values of the rows' earlier own tokens.
+            read: ``[places]`` of the pass whose states are wanted, each once where gradients are: the last layer does less
+                for the others. None gives all, ``[tokens, width]``.
+            collect: whether to return keys and values by layer.
+            depth: end after so many layers and return the states in fp32, divided by their root mean square; None runs all
+                layers and the model's own final norm.
+        """
+        current = Pass(plan, prefix.layers if prefix else None, past, collect, read=read)
+        hidden: Tensor = self._run(plan.ids, plan.positions, current, depth=depth).last_hidden_state[0]
+        chosen = hidden if read is None else hidden.index_select(0, read)
+        return chosen if depth is None else unit_rms(chosen, self._epsilon), current.collected
+
+    def layer_states(self, plan: PackedPlan, prefix: PrefixState | None, layers: Sequence[int], read: Tensor) -> Tensor:
+        """Hidden states of one pass after each of several layers, ``[layers, places, width]`` in fp32.
+
+        They are divided by their root mean square. The pass ends after the highest of the layers.
+
+        Args:
+            plan: the layout.
+            prefix: state of the shared prefix, at least as deep as the highest layer.
+            layers: each from 1 to the model's depth.
+            read: ``[places]`` of the pass whose states are wanted.
+        """
+        last = max(layers)
+        with layer_outputs(self._part(0, last), layers, read) as found:
+            self._run(plan.ids, plan.positions, Pass(plan, prefix.layers if prefix else None, read=read), depth=last)
+        return torch.stack([unit_rms(found[n][0], self._epsilon) for n in layers])
+
+    def states(self, plan: PackedPlan, prefix: PrefixState | None, layers: Sequence[int | None]) -> Tensor:
+        """Hidden states of one pass after so many layers each, ``[layers, tokens, width]``; None: after the final norm."""
+        output = self._run(plan.ids, plan.positions, Pass(plan, prefix.layers if prefix else None), layers)
+        return read_layers(output, layers)[:, 0]
+
+    def edge(self, plan: PackedPlan, prefix: PrefixState | None, depth: int) -> Tensor:
+        """Raw hidden states ``[tokens, width]`` of all tokens of a pass after ``depth`` layers: the lower edge of a window."""
+        hidden: Tensor = self._run(
+            plan.ids, plan.positions, Pass(plan, prefix.layers if prefix else None), depth=depth
+        ).last_hidden_state[0]
+        return hidden
+
+    def window(self, plan: PackedPlan, first: int, last: int, edge: Tensor | None) -> Tensor:
+        """States ``[rows, width]`` of each row's last token after ``last`` layers, of which ``first`` and up are run.
+
+        Args:
+            plan: the layout, with the whole shared prefix as its head.
+            first: layers below the window; 0 runs from the token ids.
+            last: layer that is read.
+            edge: ``[tokens, width]`` states of all tokens of the plan after ``first`` layers; None where that is 0.
+
+        Returns:
+            fp32, divided by their root mean square.
+        """
+        part = self._part(first, last)
+        current = Pass(plan, read=plan.last, last=layers_of(part)[-1])
+        with running(current), nullcontext() if edge is None else entering(part, edge[None]):
+            hidden = part(input_ids=plan.ids[None], position_ids=plan.positions[None], use_cache=False).last_hidden_state[0]
+        return unit_rms(hidden.index_select(0, plan.last), self._epsilon)
+
+    def step(self, ids: Tensor, positions: Tensor, prefix: PrefixState | None, step: Step) -> Tensor:
+        """Hidden states ``[rows, width]`` of a decoding step.
+
+        Args:
+            ids: ``[rows]`` the newest token of each row.
+            positions: ``[rows]`` where it stands in the row's whole sequence.
+            prefix: state of the shared prefix.
+            step: attends to the rows' earlier own tokens.
+        """
+        output = self._run(ids, positions, Pass(None, prefix.layers if prefix else None, step=step))
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits in fp32 ``[places, vocabulary]`` of hidden states ``[places, width]``."""
+        logits: Tensor = self._head(hidden).float()
+        if self.logit_scale != 1:
+            logits = logits * self.logit_scale
+        return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
+
+    def log_probs(self, hidden: Tensor, places: Tensor, tokens: Tensor) -> Tensor:
+        """Log-probability of ``tokens[i]`` under the distribution at ``hidden[places[i]]``; every state's logits are made once.
+
+        Args:
+            hidden: ``[states, width]``.
+            places: ``[reads]`` non-decreasing numbers of states.
+            tokens: ``[reads]`` token ids.
+        """
+        pieces = []
+        for start in range(0, hidden.shape[0], _LOGIT_ROWS):
+            rows = slice(*torch.searchsorted(places, torch.tensor([start, start + _LOGIT_ROWS], device=places.device)))
+            here = places[rows] - start
+            pieces.append(self._log_softmax(hidden[start : start + _LOGIT_ROWS])[here, tokens[rows]])
+        return torch.cat(pieces)
+
+    def answer_losses(self, hidden: Tensor, answers: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        """``[rows]`` summed negative log-likelihoods of answers.
+
+        Args:
+            hidden: ``[tokens, width]`` the state before each token of each row's answer, one row after the other.
+            answers: token ids of each row's answer, at least one.
+        """
+        tokens = torch.tensor([token for ids in answers for token in ids], device=hidden.device)
+        found = self.log_probs(hidden, torch.arange(len(tokens), device=hidden.device), tokens).cpu().double().numpy()
+        starts = np.concatenate([[0], np.cumsum([len(ids) for ids in answers])[:-1]])
+        losses: NDArray[np.float64] = -np.add.reduceat(found, starts)
+        return losses
+
+    def _log_softmax(self, hidden: Tensor) -> Tensor:
+        if self._softcap is None and self.logit_scale == 1:
+            # One kernel reads the head's own number type and writes fp32: half the memory traffic of a copy in fp32.
+            return torch.log_softmax(self._head(hidden), dim=-1, dtype=torch.float32)
+        return torch.log_softmax(self.logits(hidden), dim=-1)
+
+    def first_values(self, ids: Sequence[int]) -> Tensor | None:
+        """Values of the first layer, ``[tokens, key-value heads x head size]``, which hang on each token alone.
+
+        No further layer runs. None where the model does not show its layers.
+        """
+        layers: Any = getattr(self._decoder, "layers", None)
+        if layers is None:
+            return None
+
+        def stop(*_: Any) -> None:
+            raise _FirstLayerDone
+
+        handle = layers[0].register_forward_hook(stop)
+        found = []
+        try:
+            for part in torch.split(torch.tensor(list(ids), device=self.device), _LOGIT_ROWS):
+                current = Pass(None, collect=True)
+                with suppress(_FirstLayerDone):
+                    self._run(part, torch.zeros_like(part), current)
+                found.append(current.collected[0][1].flatten(1))
+        finally:
+            handle.remove()
+        return torch.cat(found)
+
+    def _part(self, first: int, last: int) -> Any:
+        """A decoder of some of the layers; all modules are the model's."""
+        self._attend_by_plan()
+        if (first, last) not in self._parts:
+            self._parts[first, last] = cut_decoder(self._decoder, first, last)
+        return self._parts[first, last]
+
+    def _attend_by_plan(self) -> None:
+        config = self.model.config.get_text_config()
+        if config._attn_implementation != ATTENTION_NAME:
+            setattr(self.model, PLAIN_ATTENTION, config._attn_implementation)
+            self.model.set_attn_implementation(ATTENTION_NAME)
+
+    def _run(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        current: Pass,
+        layers: Sequence[int | None] = (None,),
+        depth: int | None = None,
+    ) -> Any:
+        self._attend_by_plan()
+        decoder = self._decoder if depth is None else self._part(0, depth)
+        current.last = layers_of(decoder)[-1] if depth is not None else None
+        with running(current):
+            return decoder(
+                input_ids=ids[None],
+                position_ids=positions[None],
+                use_cache=False,
+                output_hidden_states=any(layer is not None for layer in layers),
+            )
+
+
+def self_check(model: Any) -> float:
+    """Largest difference between packed and plain logits on a few random tokens, relative to the plain logits' spread.
+
+    Run once after loading: an architecture that the packed pass does not fit shows here, not in a user's results.
+    """
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    draw = torch.randint(0, vocabulary, (10,), generator=generator).tolist()
+    prefix, suffixes = draw[:5], [draw[5:7], draw[7:10]]
+    runner = PackedRunner(model)
+    use_plain_attention(model)
+    with torch.inference_mode():
+        plain = [
+            model(torch.tensor([[*prefix, *suffix]], device=model.device), use_cache=False).logits[0, -1].float()
+            for suffix in suffixes
+        ]
+        plan = plan_pass(suffixes, prefix=len(prefix), device=model.device)
+        hidden, _ = runner.hidden(plan, runner.prefix(prefix), read=plan.last)
+        packed = runner.logits(hidden)
+    return max(float((a - b).abs().max() / a.std().clamp_min(1e-6)) for a, b in zip(packed, plain, strict=True))
+
+
+def fits(model: Any, dtype: str) -> bool:
+    """Whether packed passes give a model's own logits, as far as its number type is exact; see :func:`self_check`."""
+    try:
+        return self_check(model) <= (0.02 if dtype == "float32" else 0.3)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        _log.info("shared-prefix engine refused: %s", error)
+        return False

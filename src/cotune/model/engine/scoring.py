@@ -1,0 +1,316 @@
+"""Label scores through the shared prefix: one pass for a batch's suffixes and the whole label trie below them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cotune.model.engine.attention import KeyValue
+from cotune.model.engine.plan import PackedPlan, Tree, plan_pass
+from cotune.model.engine.row_blocks import as_tensor
+from cotune.model.engine.runner import PackedRunner, PrefixState
+from cotune.model.engine.trie import LabelTrie, build_trie, label_scores
+from cotune.model.hardware.machine import give_back_memory, out_of_memory
+from cotune.prompt.render import RenderedRow
+
+ReadStates = Callable[[NDArray[np.float32]], NDArray[np.float64]]
+"""From ``[rows, width]`` states where answers would begin to ``[rows, labels]`` log-probabilities."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that run together: places in the request, their own tokens and the trie that they share."""
+
+    places: tuple[int, ...]
+    suffixes: tuple[tuple[int, ...], ...]
+    trie: LabelTrie
+    completions: tuple[tuple[int, ...], ...]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Own tokens of each row, the trie's aside."""
+        return [len(suffix) for suffix in self.suffixes]
+
+    @property
+    def own_tokens(self) -> int:
+        """Tokens of the batch's full pass, the prefix aside.
+
+        What rows begin with alike counts for each of them, though it runs once: how much that is hangs on how a request was
+        cut, and a budget of tokens must not.
+        """
+        return sum(self.lengths) + len(self.suffixes) * len(self.trie.tree.tokens)
+
+
+def cut_batches(rows: Sequence[RenderedRow], prefix: int, batch_tokens: int, batch_rows: int | None = None) -> list[Batch]:
+    """Cut a request into batches of rows of like length, at most ``batch_tokens`` own tokens and ``batch_rows`` rows each.
+
+    The cut depends on the rows alone, so that the same request always runs in the same batches.
+    """
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].completions, len(rows[i].prompt_ids), i))
+    batches: list[Batch] = []
+    for completions, group in groupby(order, key=lambda i: rows[i].completions):
+        places, trie = list(group), build_trie(completions)
+        costs = [len(rows[i].prompt_ids) - prefix + len(trie.tree.tokens) for i in places]
+        cuts = _cuts(costs, batch_tokens, batch_rows) if batch_rows else _even_cuts(costs, batch_tokens)
+        for start, end in pairwise([0, *cuts]):
+            part = places[start:end]
+            suffixes = tuple(rows[i].prompt_ids[prefix:] for i in part)
+            batches.append(Batch(tuple(part), suffixes, trie, completions))
+    return batches
+
+
+def _even_cuts(costs: Sequence[int], most: int) -> list[int]:
+    """Ends of as few batches as there can be, the largest as small as can be: a few rows left over would run slowly."""
+    ends = _cuts(costs, most)
+    low, high = max(costs), most
+    while low < high:
+        middle = (low + high) // 2
+        found = _cuts(costs, middle)
+        if len(found) > len(ends):
+            low = middle + 1
+        else:
+            high, ends = middle, found
+    return ends
+
+
+def _cuts(costs: Sequence[int], most: int, most_rows: int | None = None) -> list[int]:
+    """Where batches end that are filled one after the other."""
+    ends, tokens, start = [], 0, 0
+    for i, cost in enumerate(costs):
+        if i > start and (tokens + cost > most or i - start == most_rows):
+            ends.append(i)
+            tokens, start = 0, i
+        tokens += cost
+    return [*ends, len(costs)]
+
+
+def score_in_halves(
+    runner: PackedRunner,
+    prefix: PrefixState | None,
+    batch: Batch,
+    top: int | None,
+    read: ReadStates | None = None,
+    depth: int | None = None,
+) -> tuple[NDArray[np.float64], int]:
+    """``[rows, labels]`` scores of a batch, and its tokens; run in halves where memory runs out.
+
+    Args:
+        runner: the model.
+        prefix: state of what all rows begin with; None where that is nothing.
+        batch: the rows.
+        top: None gives the whole distribution; a number as in :func:`score_batch_top`.
+        read: makes scores of the states where answers would begin; None reads off the labels' words.
+        depth: layers after which ``read`` wants the states.
+    """
+    try:
+        if read is not None:
+            return read(last_states(runner, prefix, batch, depth)), sum(batch.lengths)
+        if top is not None:
+            return score_batch_top(runner, prefix, batch, top)
+        return score_batch(runner, prefix, batch), batch.own_tokens
+    except RuntimeError as error:
+        if not out_of_memory(error) or len(batch.places) == 1:
+            raise
+    # Outside of the handler, whose traceback keeps the tensors of the pass that failed.
+    give_back_memory(runner.device)
+    middle = len(batch.places) // 2
+    halves = [
+        Batch(batch.places[part], batch.suffixes[part], batch.trie, batch.completions)
+        for part in (slice(None, middle), slice(middle, None))
+    ]
+    results = [score_in_halves(runner, prefix, half, top, read, depth) for half in halves]
+    return np.concatenate([scores for scores, _ in results]), sum(tokens for _, tokens in results)
+
+
+def last_states(
+    runner: PackedRunner, prefix: PrefixState | None, batch: Batch, depth: int | None = None
+) -> NDArray[np.float32]:
+    """``[rows, width]`` states where answers would begin, after ``depth`` layers or all of them; no label runs."""
+    plan = plan_pass(batch.suffixes, prefix=prefix.length if prefix else 0, merge=batch.lengths, device=runner.device)
+    hidden, _ = runner.hidden(plan, prefix, read=plan.last, depth=depth)
+    found: NDArray[np.float32] = hidden.float().cpu().numpy()
+    return found
+
+
+def score_batch(runner: PackedRunner, prefix: PrefixState | None, batch: Batch) -> NDArray[np.float64]:
+    """``[rows, labels]`` log-probabilities of every label, in one pass."""
+    trie = batch.trie
+    length = prefix.length if prefix else 0
+    trees = [trie.tree] * len(batch.suffixes)
+    plan = plan_pass(batch.suffixes, prefix=length, trees=trees, merge=batch.lengths, device=runner.device)
+    # States in the order row by row: the suffix's end, then the row's nodes.
+    places = np.concatenate(
+        [np.concatenate([[int(last)], nodes]) for last, nodes in zip(plan.last.tolist(), plan.node_places, strict=True)]
+    )
+    hidden, _ = runner.hidden(plan, prefix, read=torch.from_numpy(places).to(runner.device))
+    edges = _read_edges(runner, hidden, trie, len(batch.suffixes))
+    return label_scores(trie, edges)
+
+
+def _read_edges(runner: PackedRunner, hidden: torch.Tensor, trie: LabelTrie, rows: int) -> NDArray[np.float64]:
+    """``[rows, edges]`` log-probabilities, from states ``[rows x (1 + nodes)]``."""
+    states = 1 + len(trie.tree.tokens)
+    by_node = np.argsort(trie.edges_from, kind="stable")
+    reads = (np.arange(rows)[:, None] * states + trie.edges_from[by_node]).ravel()
+    tokens = np.tile(trie.edges_token[by_node], rows)
+    found = runner.log_probs(hidden, torch.from_numpy(reads).to(hidden.device), torch.from_numpy(tokens).to(hidden.device))
+    edges = np.empty((rows, len(by_node)))
+    edges[:, by_node] = found.cpu().double().numpy().reshape(rows, -1)
+    return edges
+
+
+def score_batch_top(
+    runner: PackedRunner, prefix: PrefixState | None, batch: Batch, top: int
+) -> tuple[NDArray[np.float64], int]:
+    """Like :func:`score_batch`, exact for the ``top`` best labels of each row; branches that cannot be among them stay closed.
+
+    A path's log-probability only falls as it grows, so a node whose path is already below the ``top``-th best complete label
+    needs no pass. The likeliest branches are opened first, since labels that they complete close others unseen; each round
+    opens twice as many, so that few passes are needed where nothing can be closed. Labels left out are ``-inf``.
+
+    Returns:
+        ``[rows, labels]`` and the tokens run, those that ran once for several rows counted for each.
+    """
+    trie, tree, rows = batch.trie, batch.trie.tree, len(batch.suffixes)
+    length = prefix.length if prefix else 0
+    plan = plan_pass(batch.suffixes, prefix=length, merge=batch.lengths, device=runner.device)
+    hidden, keys = runner.hidden(plan, prefix, read=plan.last, collect=bool(tree.tokens))
+    edges = np.full((rows, len(trie.edges_token)), -np.inf)
+    root = np.flatnonzero(trie.edges_from == 0)
+    _fill_edges(runner, hidden, [(row, root) for row in range(rows)], trie, edges)
+    tokens = sum(batch.lengths)
+    into = {int(node): edge for edge, node in _edges_into_nodes(trie)}
+    opened: list[set[int]] = [set() for _ in range(rows)]
+    width, depths = top, tree.depths + 1
+    while True:
+        scores = _partial_scores(trie, edges)
+        bounds = np.sort(scores, axis=1)[:, -min(top, scores.shape[1])]
+        wanted: list[list[int]] = []
+        for row in range(rows):
+            paths = _path_scores(tree, into, edges[row])
+            hopeful = [
+                node
+                for node in range(len(tree.tokens))
+                if node not in opened[row] and np.isfinite(paths[node]) and paths[node] > bounds[row]
+            ]
+            hopeful.sort(key=lambda node: (-paths[node], node))
+            pieces = list(hopeful[top:width])
+            for node in hopeful[:top]:
+                pieces += _promising(trie.runs[node], paths[node], depths[node], bounds[row])
+            wanted.append(pieces)
+        width *= 2
+        active = [row for row in range(rows) if wanted[row]]
+        if not active:
+            return scores, tokens
+        tokens += _open_nodes(runner, prefix, batch, plan, keys, active, wanted, opened, edges)
+
+
+def _promising(run: tuple[int, ...], path: float, depth: int, bound: float) -> tuple[int, ...]:
+    """The start of an unbranched run that is opened at once: as far as its path stays above the bound if it goes on falling so.
+
+    Opened one by one, each node would run those above it again; but what falls below the bound early has run in vain.
+
+    Args:
+        run: nodes, one below the other.
+        path: log-probability of the path to the first.
+        depth: tokens of that path.
+        bound: what a path must beat; ``-inf`` where nothing is known yet.
+    """
+    return run[: 1 + sum(path * (1 + i / depth) > bound for i in range(1, len(run)))]
+
+
+def _open_nodes(
+    runner: PackedRunner,
+    prefix: PrefixState | None,
+    batch: Batch,
+    first: PackedPlan,
+    keys: dict[int, KeyValue],
+    active: Sequence[int],
+    wanted: Sequence[Sequence[int]],
+    opened: Sequence[set[int]],
+    edges: NDArray[np.float64],
+) -> int:
+    """Run the wanted nodes of the active rows, forking from the untouched keys of their suffixes."""
+    trie, tree = batch.trie, batch.trie.tree
+    trees, chosen = [], []
+    for row in active:
+        # Nodes above the wanted ones run again: a path is a few tokens, its keys would have to be kept otherwise.
+        nodes: set[int] = set()
+        for node in wanted[row]:
+            while node >= 0:
+                nodes.add(node)
+                node = tree.parents[node]
+        order = sorted(nodes)
+        index = {node: i for i, node in enumerate(order)}
+        trees.append(
+            Tree(
+                tuple(tree.tokens[n] for n in order),
+                tuple(index[tree.parents[n]] if tree.parents[n] >= 0 else -1 for n in order),
+            )
+        )
+        chosen.append([index[node] for node in wanted[row]])
+        opened[row].update(wanted[row])
+    suffixes = [first.own_places[row][: len(batch.suffixes[row])] for row in active]
+    picks = as_tensor(np.concatenate(suffixes), runner.device)
+    past = {layer: (k[picks], v[picks]) for layer, (k, v) in keys.items()}
+    plan = plan_pass(
+        [()] * len(active),
+        prefix=first.prefix,
+        trees=trees,
+        past=[len(batch.suffixes[row]) for row in active],
+        device=runner.device,
+    )
+    places = np.concatenate([plan.node_places[i][chosen[i]] for i in range(len(active))])
+    hidden, _ = runner.hidden(plan, prefix, past, read=torch.from_numpy(places).to(runner.device))
+    reads = [(row, np.flatnonzero(trie.edges_from == node + 1)) for row in active for node in wanted[row]]
+    _fill_edges(runner, hidden, reads, trie, edges)
+    return len(plan.ids)
+
+
+def _fill_edges(
+    runner: PackedRunner,
+    states: torch.Tensor,
+    reads: Sequence[tuple[int, NDArray[np.int64]]],
+    trie: LabelTrie,
+    edges: NDArray[np.float64],
+) -> None:
+    """Read for state ``i`` the edges ``reads[i][1]`` of row ``reads[i][0]``."""
+    at = np.concatenate([np.full(len(e), i) for i, (_, e) in enumerate(reads)])
+    tokens = np.concatenate([trie.edges_token[e] for _, e in reads])
+    found = runner.log_probs(states, torch.from_numpy(at).to(states.device), torch.from_numpy(tokens).to(states.device))
+    rows = np.concatenate([np.full(len(e), row) for row, e in reads])
+    edges[rows, np.concatenate([e for _, e in reads])] = found.cpu().double().numpy()
+
+
+def _partial_scores(trie: LabelTrie, edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``[rows, labels]``, ``-inf`` where a label's path is not known to its end."""
+    known = np.where(np.isfinite(edges), edges, 0.0)
+    scores = label_scores(trie, known)
+    unknown = (~np.isfinite(edges)).astype(np.float64) @ trie.incidence.T > 0
+    scores[unknown] = -np.inf
+    return scores
+
+
+def _edges_into_nodes(trie: LabelTrie) -> list[tuple[int, int]]:
+    """Pairs of edge and the inner node that it leads to."""
+    table = {
+        (int(source), int(token)): edge
+        for edge, (source, token) in enumerate(zip(trie.edges_from, trie.edges_token, strict=True))
+    }
+    tree = trie.tree
+    return [
+        (table[parent + 1, token], node) for node, (token, parent) in enumerate(zip(tree.tokens, tree.parents, strict=True))
+    ]
+
+
+def _path_scores(tree: Tree, into: dict[int, int], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log-probability of the path to each inner node of one row."""
+    paths = np.empty(len(tree.tokens))
+    for node, parent in enumerate(tree.parents):
+        paths[node] = edges[into[node]] + (paths[parent] if parent >= 0 else 0.0)
+    return paths

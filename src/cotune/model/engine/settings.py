@@ -1,0 +1,71 @@
+"""How the engine runs on a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cotune.errors import InputError
+
+_LEAST_TOKENS, _MOST_TOKENS = 256, 2048
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How the engine runs.
+
+    Attributes:
+        device: torch device.
+        dtype: ``float32`` or ``bfloat16``.
+        threads: CPU threads; None leaves torch's number.
+        batch_tokens: own tokens in a scoring pass.
+        max_tokens: longest prompt.
+        memory_bytes: bytes that are free before the model is loaded, by which its weights are prepacked or not, see
+            :func:`cotune.model.layers.packed_weights.lay_out`; None asks. A run that goes on gives what it found when it began,
+            so that it computes as it did.
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    threads: int | None = None
+    batch_tokens: int = 2048
+    max_tokens: int = 1024
+    memory_bytes: int | None = None
+
+    @staticmethod
+    def recorded(engine: Mapping[str, Any], max_tokens: int) -> EngineSettings:
+        """Those of a run, as its journal's ``engine`` step has them.
+
+        Raises:
+            InputError: the step holds something else.
+        """
+        names = ("device", "dtype", "threads", "batch_tokens")
+        try:
+            memory = int(engine["probe"]["memory_bytes"])
+            return EngineSettings(**{name: engine[name] for name in names}, max_tokens=max_tokens, memory_bytes=memory)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                "the journal does not say how the model was run",
+                where="step 'engine'",
+                mend="Copy the run's folder again from where it was made.",
+            ) from error
+
+
+def batch_tokens(free: int, weights: int) -> int:
+    """Own tokens of a scoring pass that memory has room for, 256 to 2048.
+
+    A pass of 2,048 tokens of a small model takes a few hundred MB; a pass grows with the model, so large ones get shorter ones.
+
+    Args:
+        free: bytes that are free before the model is loaded.
+        weights: bytes of its weight files. Twice as much counts as taken: bfloat16 files may be run as float32.
+    """
+    spare = max(0, free - 2 * weights)
+    return int(max(_LEAST_TOKENS, min(_MOST_TOKENS, spare / max(weights, 1) * 512)))
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of a model folder's weight files."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

@@ -1,0 +1,275 @@
+"""LoRA layers that share an input, run as few large matrix products instead of many small ones.
+
+peft runs every adapted layer by itself: three products and several casts forward, twice that backward. Where layers read the
+same states (query, key and value; gate and up), their frozen weights and all their down-projections are stacked into one matrix
+here, and their up-projections into one block-diagonal matrix, so a group of layers costs two products forward and five
+backward. Where frozen weights are prepacked for the processor (:mod:`cotune.model.layers.packed_weights`), each layer has
+a product to itself, and the update is added within it. The products run in the model's own number type; the trained weights and
+their gradients stay in fp32, as in mixed-precision training. peft's modules stay in place, hold the weights and name them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from cotune.model.engine.fallback import use_plain_attention
+from cotune.model.layers.packed_weights import laid_out, product
+
+_ADAPTER = "default"
+
+
+@dataclass(frozen=True)
+class LoraLayer:
+    """A linear layer and what is added to it.
+
+    Attributes:
+        base: the frozen layer.
+        down: ``[rank, inputs]`` in fp32.
+        up: ``[outputs, rank]`` in fp32.
+        scale: of the update.
+    """
+
+    base: torch.nn.Linear
+    down: Tensor
+    up: Tensor
+    scale: float
+
+
+class LoraGroup:
+    """Adapted layers that read one input.
+
+    Args:
+        layers: of one input width and number type.
+
+    Attributes:
+        layers: them.
+        outputs: output width of each.
+    """
+
+    def __init__(self, layers: Sequence[LoraLayer]) -> None:
+        self.layers = list(layers)
+        bases = [layer.base for layer in self.layers]
+        self.outputs = [int(base.weight.shape[0]) for base in bases]
+        self._scales = [layer.scale for layer in self.layers]
+        # Where each layer's outputs and its inner states lie among those of all.
+        self._outputs, self._inner = _slices(self.outputs), _slices([int(layer.down.shape[0]) for layer in self.layers])
+        width, rank, first = self._outputs[-1].stop, self._inner[-1].stop, bases[0].weight
+        self._up = first.new_zeros(width, rank)
+        # Weights that are laid out answer where they are; others are stacked above the down-projections.
+        self._stacked = 0 if all(map(laid_out, bases)) else width
+        self._down = first.new_empty(self._stacked + rank, first.shape[1])
+        self._bias: Tensor | None = None
+        if self._stacked:
+            self._stack(bases)
+        self._seen: list[int] = []
+        self._input: Tensor | None = None
+        self._pending: dict[int, Tensor] = {}
+
+    def _stack(self, bases: Sequence[torch.nn.Linear]) -> None:
+        for base, outputs in zip(bases, self._outputs, strict=True):
+            self._down[outputs].copy_(base.weight.data)
+            # The layer's own weight becomes a view, so that nothing lies in memory twice.
+            base.weight.data = self._down[outputs]
+        if any(base.bias is not None for base in bases):
+            self._bias = self._down.new_zeros(len(self._down))
+            for base, outputs in zip(bases, self._outputs, strict=True):
+                if base.bias is not None:
+                    self._bias[outputs] = base.bias.data
+
+    def output(self, number: int, x: Tensor) -> Tensor:
+        """What layer ``number`` answers to ``x``; the whole group is run when its first layer asks."""
+        if self._input is not x or number not in self._pending:
+            self._run(x)
+        found = self._pending.pop(number)
+        if not self._pending:
+            self._input = None
+        return found
+
+    def _run(self, x: Tensor) -> None:
+        factors = self._factors()
+        self._refresh(factors)
+        states = x.reshape(-1, x.shape[-1])
+        if torch.is_grad_enabled() and (states.requires_grad or any(f.requires_grad for f in factors)):
+            parts: Sequence[Tensor] = _Grouped.apply(self, states, *factors)  # type: ignore[no-untyped-call]
+            # A fused optimizer changes weights without counting it as a version: after training nothing is taken as known.
+            self._seen = []
+        else:
+            parts, _ = self.forward(states)
+        if len(parts) < len(self.layers):
+            parts = torch.split_with_sizes(parts[0], self.outputs, -1)
+        self._input, self._pending = x, {i: part.view(*x.shape[:-1], -1) for i, part in enumerate(parts)}
+
+    def forward(self, states: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Outputs ``[tokens, width]`` of each layer, or all in one, and the inner states ``[tokens, all ranks]``.
+
+        Args:
+            states: ``[tokens, inputs]``.
+        """
+        if self._stacked:
+            both = linear(states, self._down, self._bias)
+            inner = both[:, self._stacked :]
+            return (both[:, : self._stacked].addmm_(inner, self._up.t()),), inner
+        inner = linear(states, self._down)
+        found = []
+        for layer, outputs, own in zip(self.layers, self._outputs, self._inner, strict=True):
+            found.append(product(layer.base, states, add=inner[:, own] @ self._up[outputs, own].t()))
+        return tuple(found), inner
+
+    def backward(self, grad: Tensor, states: Tensor, inner: Tensor, *, to_input: bool) -> tuple[Tensor | None, list[Tensor]]:
+        """Gradients of the states and, alternating for each layer, of its down- and up-projection, those in fp32."""
+        to_inner = grad @ self._up
+        to_states = self._to_states(grad, to_inner) if to_input else None
+        down, up = to_inner.t() @ states, grad.t() @ inner
+        found: list[Tensor] = []
+        for outputs, own, scale in zip(self._outputs, self._inner, self._scales, strict=True):
+            found.append(down[own].float())
+            found.append(up[outputs, own].float() * scale)
+        return to_states, found
+
+    def _to_states(self, grad: Tensor, to_inner: Tensor) -> Tensor:
+        update = to_inner @ self._down[self._stacked :]
+        if self._stacked:
+            return update.addmm_(grad, self._down[: self._stacked])
+        for layer, outputs in zip(self.layers, self._outputs, strict=True):
+            update.addmm_(grad[:, outputs], layer.base.weight)
+        return update
+
+    def _factors(self) -> list[Tensor]:
+        return [factor for layer in self.layers for factor in (layer.down, layer.up)]
+
+    def _refresh(self, factors: Sequence[Tensor]) -> None:
+        """Take over trained weights that changed since the last pass."""
+        seen = [factor._version for factor in factors]
+        if seen == self._seen:
+            return
+        down = self._down[self._stacked :]
+        with torch.no_grad():
+            for i, (outputs, own, scale) in enumerate(zip(self._outputs, self._inner, self._scales, strict=True)):
+                down[own].copy_(factors[2 * i])
+                self._up[outputs, own].copy_(factors[2 * i + 1] * scale)
+        self._seen = seen
+
+
+def _slices(widths: Sequence[int]) -> list[slice]:
+    """Where parts of these widths lie, one behind the other."""
+    ends = list(accumulate(widths))
+    return [slice(end - width, end) for width, end in zip(widths, ends, strict=True)]
+
+
+class _Grouped(torch.autograd.Function):
+    """A group's products; the factors are inputs only so that gradients reach them."""
+
+    @staticmethod
+    def forward(ctx: Any, group: LoraGroup, states: Tensor, *factors: Tensor) -> tuple[Tensor, ...]:
+        parts, inner = group.forward(states)
+        ctx.group = group
+        # A copy, or the whole stacked output would be kept for it.
+        ctx.save_for_backward(states, inner.contiguous())
+        return parts
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        states, inner = ctx.saved_tensors
+        grad = torch.cat(grads, -1) if len(grads) > 1 else grads[0]
+        to_states, found = ctx.group.backward(grad, states, inner, to_input=ctx.needs_input_grad[1])
+        return None, to_states, *found
+
+
+class FusedLora:
+    """Groups the LoRA layers of a model and answers in their place while :attr:`enabled`.
+
+    Layers that are not a plain LoRA over a plain linear layer keep peft's own pass.
+
+    Args:
+        model: the transformers model whose linear layers peft has wrapped.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.enabled = True
+        for layers in layers_by_input(model, _plain_layers(model)):
+            group = LoraGroup(
+                [
+                    LoraLayer(
+                        layer.base_layer,
+                        layer.lora_A[_ADAPTER].weight,
+                        layer.lora_B[_ADAPTER].weight,
+                        float(layer.scaling[_ADAPTER]),
+                    )
+                    for layer in layers
+                ]
+            )
+            for number, layer in enumerate(layers):
+                layer.forward = functools.partial(self._answer, group, number, layer, layer.forward)
+
+    def _answer(self, group: LoraGroup, number: int, layer: Any, plain: Any, x: Tensor, *rest: Any, **more: Any) -> Tensor:
+        if not self.enabled or rest or more:
+            result: Tensor = plain(x, *rest, **more)
+            return result
+        if layer.disable_adapters:
+            # Exactly what ran before peft wrapped the layer: the base model's scores must not hang on that.
+            base: Tensor = layer.base_layer(x)
+            return base
+        return group.output(number, x)
+
+
+def layers_by_input(model: Any, layers: Sequence[Any]) -> list[list[Any]]:
+    """Layers that read one tensor, in the order in which they ask for it; a layer with an input of its own is alone.
+
+    They are found by watching which of them get the very same tensor in a short pass, so no architecture is named here. Layers
+    that the pass does not reach are left out.
+
+    Args:
+        model: the transformers model that they are in.
+        layers: linear layers, wrapped by peft or not.
+    """
+    groups: list[list[Any]] = []
+    placed: set[int] = set()
+    last: Tensor | None = None
+
+    def note(layer: Any, inputs: tuple[Any, ...]) -> None:
+        nonlocal last
+        x, before = inputs[0], last
+        last = x
+        if id(layer) in placed:
+            return
+        placed.add(id(layer))
+        if groups and before is x and groups[-1][0].weight.dtype == layer.weight.dtype:
+            groups[-1].append(layer)
+        else:
+            groups.append([layer])
+
+    if not layers:
+        return []
+    use_plain_attention(model)
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    try:
+        with torch.inference_mode():
+            ids = torch.zeros(1, 2, dtype=torch.long, device=layers[0].weight.device)
+            model.get_decoder()(input_ids=ids, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return groups
+
+
+def _plain_layers(model: Any) -> list[Any]:
+    from peft.tuners.lora.layer import Linear
+
+    return [
+        m
+        for m in model.modules()
+        if isinstance(m, Linear)
+        and type(m.base_layer) is torch.nn.Linear
+        and not m.lora_variant
+        and list(m.lora_A) == [_ADAPTER]
+        and m.lora_A[_ADAPTER].bias is None
+        and m.lora_B[_ADAPTER].bias is None
+    ]

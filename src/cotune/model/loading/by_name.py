@@ -1,0 +1,30 @@
+"""A model by name, loaded as this machine runs it best."""
+
+from __future__ import annotations
+
+from cotune.model.engine.settings import EngineSettings
+from cotune.model.local import LocalModel
+
+
+def open_model(
+    name: str = "smollm2-135m",
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+    light: bool = False,
+) -> LocalModel:
+    """Load the bundled model, a folder or a hub id; device, dtype and threads are probed unless given.
+
+    ``light`` says that nothing will be trained, as in :meth:`LocalModel.load`.
+
+    Raises:
+        InputError: the model, the device or the dtype cannot be had.
+    """
+    from cotune.model.hardware.capability import check_capability
+    from cotune.model.loading.bundled import resolve_model
+
+    folder = resolve_model(name)
+    found = check_capability(device, dtype, threads)
+    settings = EngineSettings(found.device, found.dtype, found.threads)
+    return LocalModel.load(folder, settings=settings, name=name, light=light)

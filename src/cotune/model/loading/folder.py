@@ -1,0 +1,341 @@
+"""Model folders: what a usable one holds, its fingerprint, and fetching one from the hub."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cotune.cache import cache_folder
+from cotune.errors import CotuneError, InputError
+from cotune.files import content_hash, file_sha256, write_json
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+_TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("spiece.model",), ("vocab.json", "merges.txt"))
+_CONFIGS = ("config.json", "generation_config.json")
+_INDEX = "model.safetensors.index.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+FROM_HUB = "hub"
+"""Given in place of a base model's folder, it lets the model that a folder names be fetched from the hub."""
+
+
+class NotFetchedError(InputError):
+    """A model is not on this machine, and the user did not say that it may be fetched."""
+
+
+def check_model_folder(folder: Path) -> None:
+    """Check, without loading it, that a folder holds a causal language model that cotune can use.
+
+    Raises:
+        InputError: no folder, not readable, no or damaged config, weights missing, cut short or only as pickle
+            files, no tokenizer, or a model that is no causal language model.
+    """
+    where = str(folder)
+    if not folder.is_dir():
+        raise InputError("this is no folder", where=where, mend="Give the folder that holds config.json.")
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        raise InputError(
+            f"the folder cannot be read ({error.strerror or error})", where=where, mend="Check its permissions."
+        ) from error
+    if "config.json" not in names:
+        if "adapter_config.json" in names:
+            raise InputError(
+                "this folder holds an adapter, not a model", where=where, mend="Give the base model's folder or hub id."
+            )
+        raise InputError(
+            "there is no config.json", where=where, mend="Give the folder that a model was saved to by transformers."
+        )
+    _check_config(_read_json(folder / "config.json"), where)
+    if "tokenizer_config.json" in names:
+        _check_tokenizer(_read_json(folder / "tokenizer_config.json"), where)
+    _check_weights(folder, names)
+    if not any(names.issuperset(option) for option in _TOKENIZERS):
+        raise InputError(
+            "there is no tokenizer (tokenizer.json)",
+            where=where,
+            mend="Save the tokenizer beside the model: tokenizer.save_pretrained(folder).",
+        )
+
+
+def model_fingerprint(folder: Path) -> str:
+    """The sha256 of everything in a model folder that an answer depends on, 64 hex digits.
+
+    Covers names and contents of the configs, the safetensors files and the tokenizer files. Hashing takes about a
+    second per gigabyte; each file's hash is kept in the cache folder and used again while its size and its times
+    of change stay the same.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    folder = folder.resolve()
+    paths = sorted(
+        path
+        for path in folder.iterdir()
+        if path.name in _TOKENIZER_FILES or path.name in _CONFIGS or path.name == _INDEX or path.suffix == ".safetensors"
+    )
+    memory = _fingerprint_memory(folder)
+    known = _known_hashes(memory)
+    hashes: dict[str, str] = {}
+    rows: dict[str, list[Any]] = {}
+    try:
+        for path in paths:
+            stat = path.stat()
+            state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+            row = known.get(path.name)
+            hashes[path.name] = row[4] if row and row[:4] == state else file_sha256(path)
+            rows[path.name] = [*state, hashes[path.name]]
+    except OSError as error:
+        raise InputError(
+            f"the file cannot be read ({error.strerror or error})", where=str(path), mend="Check its permissions."
+        ) from error
+    if memory is not None and rows != known:
+        # A cache that cannot be written costs time, not the answer.
+        with contextlib.suppress(CotuneError, OSError):
+            write_json(memory, rows)
+    return content_hash(hashes, 64)
+
+
+def fetch_from_hub(name: str, progress: Callable[[str], None] | None = None, *, fetch: bool = True) -> Path:
+    """The local folder of a model on the Hugging Face hub, fetched into the hub's own cache when it is not there yet.
+
+    Only safetensors, JSON and tokenizer files of the top folder are fetched.
+
+    Args:
+        name: ``org/name``, or ``org/name@revision`` for a branch, tag or commit.
+        progress: told what is fetched.
+        fetch: whether the hub may be asked at all; else only its cache on this machine is looked at.
+
+    Raises:
+        InputError: no such model or revision, no access to it, or no network and not in the hub's cache.
+        NotFetchedError: it is not in the hub's cache, and ``fetch`` is False.
+    """
+    import huggingface_hub
+    from huggingface_hub import errors, utils
+
+    repository, _, revision = name.partition("@")
+    options: dict[str, Any] = {
+        "revision": revision or None,
+        "allow_patterns": [*_CONFIGS, *_TOKENIZER_FILES, _INDEX, "*.safetensors"],
+        "ignore_patterns": ["*/*", "consolidated*"],
+    }
+    bars: Any = utils
+    quiet = bool(bars.are_progress_bars_disabled())
+    bars.disable_progress_bars()
+    try:
+        with contextlib.suppress(errors.LocalEntryNotFoundError):
+            folder = Path(huggingface_hub.snapshot_download(repository, local_files_only=True, **options))
+            if _whole(folder):
+                return folder
+        if not fetch:
+            raise NotFetchedError(
+                f"{name} is not on this machine, and it is for you to allow that it is fetched", where="model"
+            )
+        if progress:
+            progress(f"Fetching {name} from the hub.")
+        return Path(huggingface_hub.snapshot_download(repository, **options))
+    except _network_errors() as error:
+        raise _hub_error(error, repository, revision) from error
+    finally:
+        if not quiet:
+            bars.enable_progress_bars()
+
+
+def _network_errors() -> tuple[type[BaseException], ...]:
+    """What the hub's client raises. Its transport library changes between releases, so it is asked for its base."""
+    from huggingface_hub import errors
+
+    return (errors.HFValidationError, OSError, *errors.HfHubHTTPError.__bases__, errors.HfHubHTTPError)
+
+
+def _hub_error(error: BaseException, repository: str, revision: str) -> InputError:
+    from huggingface_hub import errors
+
+    what, mend = {
+        errors.HFValidationError: (f"{repository!r} is no hub id", "Hub ids look like org/name."),
+        errors.GatedRepoError: (
+            f"access to {repository} is restricted",
+            "Accept its terms on the hub and set HF_TOKEN in the environment.",
+        ),
+        errors.RevisionNotFoundError: (f"{repository} has no revision {revision!r}", "Check the part after the @."),
+        errors.RepositoryNotFoundError: (
+            f"there is no model {repository} on the hub, or it is private",
+            "Check the name; for a private one set HF_TOKEN in the environment.",
+        ),
+    }.get(
+        type(error),
+        (
+            f"{repository} is not on this machine and cannot be fetched from the hub",
+            f"Check the network and HF_HUB_OFFLINE, or run `hf download {repository}` elsewhere and give the folder.",
+        ),
+    )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        what, mend = f"there is no space left for {repository}", "Free some space, or set HF_HOME to another disk."
+    return InputError(what, where="model", mend=mend)
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        check_model_folder(folder)
+    except InputError:
+        return False
+    return True
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"the file cannot be read as JSON ({error})", where=str(path), mend="Save it again.") from error
+    if not isinstance(value, dict):
+        raise InputError("the file holds no JSON object", where=str(path), mend="Save the model again.")
+    return value
+
+
+def _check_config(config: dict[str, Any], where: str) -> None:
+    mend = "Choose a causal language model, such as a Llama, Qwen or Gemma."
+    kind = str(config.get("model_type") or "")
+    architectures = [str(name) for name in config.get("architectures") or ()]
+    shown = architectures[0] if architectures else kind
+    if config.get("is_encoder_decoder"):
+        raise InputError(f"{shown} is an encoder-decoder model", where=where, mend=mend)
+    if kind == "llama" and architectures == ["LlamaForCausalLM"]:
+        # To look up what else there is imports transformers, which takes longer than a light model takes to answer.
+        return
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+
+    if not kind or kind not in KNOWN:
+        if config.get("auto_map"):
+            raise InputError(
+                f"the model type {kind!r} runs code from its own folder, which cotune does not do",
+                where=where,
+                mend="Choose a model of a type that transformers knows.",
+            )
+        raise InputError(f"the model type {kind!r} is no causal language model that is known", where=where, mend=mend)
+    writers = [
+        name
+        for name in architectures
+        if name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) or name in _names(KNOWN[kind])
+    ]
+    if architectures and not writers:
+        raise InputError(
+            f"{shown} has no head that writes text (an encoder, an embedder or a classifier)", where=where, mend=mend
+        )
+
+
+def _check_tokenizer(config: dict[str, Any], where: str) -> None:
+    """Refuse a tokenizer whose class lies in the folder itself and which transformers does not know."""
+    named = config.get("auto_map")
+    if not named or (isinstance(named, dict) and not named.get("AutoTokenizer")):
+        return
+    # Rare enough for this import, which takes seconds.
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    kind = str(config.get("tokenizer_class") or "")
+    if not kind or all(tokenizer_class_from_name(name) is None for name in (kind, f"{kind}Fast")):
+        raise InputError(
+            f"the tokenizer class {kind!r} runs code from its own folder, which cotune does not do",
+            where=where,
+            mend="Choose a model with a tokenizer that transformers knows.",
+        )
+
+
+def _names(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checked model folder: those that its index names, or the one that needs none."""
+    names = _indexed(folder) if (folder / _INDEX).is_file() else ["model.safetensors"]
+    return [folder / name for name in names]
+
+
+def _indexed(folder: Path) -> list[str]:
+    return sorted({str(name) for name in (_read_json(folder / _INDEX).get("weight_map") or {}).values()})
+
+
+def _check_weights(folder: Path, names: set[str]) -> None:
+    where = str(folder)
+    files = sorted(name for name in names if name.endswith(".safetensors"))
+    if _INDEX in names:
+        wanted = _indexed(folder)
+        lost = [name for name in wanted if name not in names]
+        if lost:
+            raise InputError(
+                f"{len(lost)} of {len(wanted)} weight files are missing, the first is {lost[0]}",
+                where=where,
+                mend="Copy or download the model again.",
+            )
+    if not files:
+        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+        if pickles:
+            raise InputError(
+                f"the weights are only there as a pickle file ({pickles[0]}), which can run code when it is read",
+                where=where,
+                mend="Save them as safetensors: model.save_pretrained(folder).",
+            )
+        raise InputError("there are no weights (*.safetensors)", where=where, mend="Copy or download the model again.")
+    for name in files:
+        _check_safetensors(folder / name)
+
+
+def _check_safetensors(path: Path) -> None:
+    """Compare a file's length with what its own header says, which finds downloads that were cut short."""
+    try:
+        size = os.path.getsize(path)  # noqa: PTH202
+        with path.open("rb") as stream:
+            start = stream.read(8)
+            length = int.from_bytes(start, "little")
+            if start.startswith(b"version "):
+                raise InputError(
+                    "this is a Git LFS pointer, not the weights", where=str(path), mend="Run `git lfs pull` there."
+                )
+            if len(start) < 8 or length > min(size, 100_000_000):
+                raise ValueError("bad header")
+            header = json.loads(stream.read(length))
+        end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
+    except OSError as error:
+        raise InputError(
+            f"the file cannot be read ({error.strerror or error})", where=str(path), mend="Check its permissions."
+        ) from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise InputError("this is no safetensors file", where=str(path), mend="Copy or download the model again.") from error
+    if 8 + length + end != size:
+        raise InputError(
+            f"the file has {size} bytes, not the {8 + length + end} that its header says",
+            where=str(path),
+            mend="Copy or download the model again.",
+        )
+
+
+def _fingerprint_memory(folder: Path) -> Path | None:
+    try:
+        return cache_folder("fingerprints") / f"{content_hash(str(folder), 24)}.json"
+    except InputError:
+        return None
+
+
+def _known_hashes(memory: Path | None) -> dict[str, list[Any]]:
+    if memory is not None:
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            rows = json.loads(memory.read_text(encoding="utf-8"))
+            return {str(name): list(row) for name, row in rows.items() if len(row) == 5}
+    return {}

@@ -1,0 +1,223 @@
+"""Loads a model folder, and remembers what the first load of a model found out, so that later loads need not find it again.
+
+While it loads a model, transformers prepares for the layouts of all checkpoints that it can convert, and then converts those of
+this one. Where a first load has shown that the files hold the model's tensors as they are, bit for bit, later ones take them
+from there; and where it has shown that the light model and tokenizer are transformers' own, those are taken by whoever does not
+train. All that, and whether the shared-prefix engine fits, hangs on the files' content, the number type, the device and the
+versions alone; so that is what it is remembered by, in the cache folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cotune import __version__
+from cotune.cache import cache_folder
+from cotune.errors import CotuneError, InputError
+from cotune.files import content_hash, write_json
+from cotune.model.engine.facts import ENGINE_VERSION
+from cotune.model.engine.settings import EngineSettings, weight_bytes
+from cotune.model.loading.folder import model_fingerprint, weight_files
+from cotune.model.loading.minimal_check import is_light
+from cotune.model.loading.minimal_llama import light_llama
+from cotune.model.loading.minimal_tokenizer import LightTokenizer
+
+# A larger model takes so long to be read that what is saved would not be noticed.
+_WORTH_BYTES = 2 * 10**9
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the first load of a model found.
+
+    Attributes:
+        shared: whether the shared-prefix engine fits it.
+        straight: whether its files hold its tensors as they are.
+        light: whether the light model and the light tokenizer are the same.
+    """
+
+    shared: bool
+    straight: bool
+    light: bool
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model folder, loaded.
+
+    Attributes:
+        model: the model, in evaluation mode, frozen, on its device.
+        tokenizer: its fast tokenizer.
+        fingerprint: content hash of the model's files.
+        straight: whether its files hold its tensors as they are.
+        known: what was remembered; None where this is the first load.
+    """
+
+    model: Any
+    tokenizer: Any
+    fingerprint: str
+    straight: bool
+    known: Known | None
+
+
+def load_folder(folder: Path, settings: EngineSettings, *, light: bool = False) -> Loaded:
+    """Load a checked model folder.
+
+    Args:
+        folder: with config, tokenizer and safetensors files.
+        settings: say the number type and the device.
+        light: whether the light model and tokenizer will do, where they are known to be the same.
+
+    Raises:
+        InputError: the files cannot be loaded.
+    """
+    fingerprint = model_fingerprint(folder)
+    known = _recall(fingerprint, settings)
+    dtype: torch.dtype = getattr(torch, settings.dtype)
+    try:
+        if light and known is not None and known.light:
+            tokenizer: Any = LightTokenizer(folder)
+            model: Any = light_llama(folder, _tensors_in(folder, dtype))
+        else:
+            tokenizer, model = _whole(folder, dtype, straight=known is not None and known.straight)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _not_loaded(folder, error) from error
+    straight = known.straight if known is not None else _is_straight(model, folder, dtype)
+    return Loaded(model.to(settings.device).requires_grad_(False), tokenizer, fingerprint, straight, known)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The fast tokenizer of a checked model folder.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _not_loaded(folder, error) from error
+
+
+def _not_loaded(folder: Path, error: Exception) -> InputError:
+    return InputError(
+        f"the model cannot be loaded ({str(error).splitlines()[0]})",
+        where=str(folder),
+        mend="Check that the folder holds a complete causal language model in safetensors.",
+    )
+
+
+def remember(loaded: Loaded, folder: Path, settings: EngineSettings, *, shared: bool) -> None:
+    """Keep what a first load found; a cache that cannot be written costs time, not the answer.
+
+    Args:
+        loaded: what :func:`load_folder` gave, with lean layers by now.
+        folder: that it was loaded from.
+        settings: that it was loaded with.
+        shared: whether the shared-prefix engine fits it.
+    """
+    tensors = _tensors_in(folder, getattr(torch, settings.dtype)) if shared and loaded.straight else {}
+    light = bool(tensors) and is_light(loaded.model, loaded.tokenizer, folder, tensors)
+    with contextlib.suppress(CotuneError, OSError):
+        write_json(_memory_of(loaded.fingerprint, settings), asdict(Known(shared, loaded.straight, light)))
+
+
+def _recall(fingerprint: str, settings: EngineSettings) -> Known | None:
+    with contextlib.suppress(CotuneError, OSError, ValueError, TypeError):
+        found = Known(**json.loads(_memory_of(fingerprint, settings).read_text(encoding="utf-8")))
+        if all(isinstance(value, bool) for value in asdict(found).values()):
+            return found
+    return None
+
+
+def _memory_of(fingerprint: str, settings: EngineSettings) -> Path:
+    processor = torch.backends.cpu.get_cpu_capability()
+    versions = [__version__, ENGINE_VERSION, *map(version, ("torch", "transformers", "tokenizers"))]
+    key = [fingerprint, settings.device, settings.dtype, processor, *versions]
+    return cache_folder("loaded") / f"{content_hash(key, 40)}.json"
+
+
+def quiet_transformers() -> None:
+    """Neither bars nor warnings of transformers' own from now on."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _whole(folder: Path, dtype: torch.dtype, *, straight: bool) -> tuple[Any, Any]:
+    quiet_transformers()
+    return load_tokenizer(folder), _straight(folder, dtype) if straight else _converted(folder, dtype)
+
+
+def _converted(folder: Path, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+    ).eval()
+
+
+def _straight(folder: Path, dtype: torch.dtype) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+    from transformers.initialization import no_init_weights
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with no_init_weights():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    model.load_state_dict(_tensors_in(folder, dtype), strict=False, assign=True)
+    model.tie_weights()
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return model.eval()
+
+
+def _tensors_in(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    found: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        found |= {name: value.to(dtype) if value.is_floating_point() else value for name, value in load_file(path).items()}
+    return found
+
+
+def _is_straight(model: Any, folder: Path, dtype: torch.dtype) -> bool:
+    """Whether a folder's files, as they are, give the very model that transformers made of them."""
+    if weight_bytes(folder) > _WORTH_BYTES:
+        return False
+    try:
+        other = _straight(folder, dtype)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError):
+        return False
+    tensors, others = dict(_tensors(model)), dict(_tensors(other))
+    return (
+        type(model) is type(other)
+        and model.config.to_dict() == other.config.to_dict()
+        and model.config.get_text_config()._attn_implementation == other.config.get_text_config()._attn_implementation
+        and _written(model.generation_config) == _written(other.generation_config)
+        and tensors.keys() == others.keys()
+        and all(_same(value, others[name]) for name, value in tensors.items())
+    )
+
+
+def _tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def _written(config: Any) -> Any:
+    return None if config is None else config.to_dict()
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one.to(other.device), other)

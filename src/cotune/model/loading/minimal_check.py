@@ -1,0 +1,121 @@
+"""Whether the light model and the light tokenizer of a folder are those that transformers makes of it, bit for bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cotune.model.engine.plan import Tree, plan_pass
+from cotune.model.engine.runner import PackedRunner
+from cotune.model.layers.fused_layers import make_lean
+from cotune.model.layers.packed_weights import plain_products
+from cotune.model.loading.minimal_llama import LightLlama, light_llama
+from cotune.model.loading.minimal_tokenizer import LightTokenizer
+
+_TEXTS = (
+    "",
+    "a",
+    "How tall is K2?",
+    " two  spaces\n\ttab",
+    "Zürich 東京 👍",
+    "<|im_end|>",
+    "</s>",
+    "It's 1,000.50 – or \u00a0not?",
+)
+_TURNS = (
+    ("system", "Be brief."),
+    ("user", "Who?"),
+    ("assistant", "person"),
+    ("user", "How <b>tall</b>?\n"),
+)
+_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError)
+
+
+def is_light(model: Any, tokenizer: Any, folder: Path, tensors: dict[str, Tensor]) -> bool:
+    """Whether both may be taken in place of transformers' own.
+
+    Args:
+        model: transformers' own, that the shared-prefix engine fits, with lean layers.
+        tokenizer: transformers' own.
+        folder: that both were loaded from.
+        tensors: of its files, in the model's number type.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        return _same_tokenizer(tokenizer, LightTokenizer(folder)) and _same_model(
+            model, light_llama(folder, tensors).to(model.device)
+        )
+    except (*_ERRORS, TemplateError):
+        return False
+
+
+def _same_model(model: Any, light: LightLlama) -> bool:
+    make_lean(light)
+    stops = getattr(model.generation_config, "eos_token_id", None)
+    limit = model.config.get_text_config().max_position_embeddings
+    if stops != light.generation_config.eos_token_id or limit != light.config.max_position_embeddings:
+        return False
+    # Equal weights are laid out alike; the light model that is made here need not be.
+    with torch.inference_mode(), plain_products():
+        return all(torch.equal(a, b) for a, b in zip(_passes(model), _passes(light), strict=True))
+
+
+def _passes(model: Any) -> list[Tensor]:
+    """Whatever a prefix, rows with trees behind it, and a read of every layer give, on random tokens and far positions."""
+    runner = PackedRunner(model)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, runner.vocabulary, (200,), generator=generator).tolist()
+    prefix = runner.prefix(ids[:70])
+    assert prefix is not None
+    suffixes, tree = [ids[70:75], ids[75:110], ids[110:121]], Tree(tuple(ids[121:124]), (-1, 0, -1))
+    plan = plan_pass(suffixes, prefix=prefix.length, trees=[tree] * 3, device=runner.device)
+    states, keys = runner.hidden(plan, prefix, collect=True)
+    layers = len(prefix.layers)
+    found = [runner.hidden(plan, prefix, read=plan.last)[0]]
+    found += [states, runner.logits(states[plan.last]), runner.states(plan, prefix, [None, *range(layers + 1)])]
+    plan.positions += model.config.get_text_config().max_position_embeddings - int(plan.positions.max()) - 1
+    found.append(runner.hidden(plan, prefix)[0])
+    for pairs in (prefix.layers, keys):
+        found += [part for _, pair in sorted(pairs.items()) for part in pair]
+    return found
+
+
+def _same_tokenizer(whole: Any, light: LightTokenizer) -> bool:
+    if len(whole) != len(light) or _content(whole.backend_tokenizer) != _content(light.inner):
+        return False
+    return all(a == b for a, b in zip(_answers(whole), _answers(light), strict=True))
+
+
+def _content(tokenizer: Any) -> dict[str, Any]:
+    """All that a tokenizer does to one text that is neither cut nor padded."""
+    found: dict[str, Any] = json.loads(tokenizer.to_str())
+    found |= {"truncation": None, "padding": None}
+    after = found.pop("post_processor") or {}
+    if after.get("type") != "TemplateProcessing" or after["single"] != [{"Sequence": {"id": "A", "type_id": 0}}]:
+        found |= {"post_processor": after} if after else {}
+    return found
+
+
+def _answers(tokenizer: Any) -> list[Any]:
+    """Whatever a renderer asks of a tokenizer."""
+    found: list[Any] = [tokenizer.chat_template, tokenizer.eos_token_id]
+    added = tokenizer.added_tokens_decoder
+    found.append([(number, str(token.content), token.special) for number, token in sorted(added.items())])
+    found += [tokenizer.convert_tokens_to_ids(token.content) for token in added.values()]
+    for special in (True, False):
+        found.append(tokenizer(list(_TEXTS), add_special_tokens=special)["input_ids"])
+    for ids in found[-1]:
+        found += [tokenizer.decode(ids, skip_special_tokens=s, clean_up_tokenization_spaces=False) for s in (True, False)]
+    one = tokenizer(_TEXTS[-1], add_special_tokens=False, return_offsets_mapping=True)
+    found.append([list(one["input_ids"]), list(map(tuple, one["offset_mapping"]))])
+    if tokenizer.chat_template:
+        messages = [{"role": role, "content": content} for role, content in _TURNS]
+        for part in (messages, messages[1:], messages[1:2], messages[1:3], messages[3:]):
+            for asked in (True, False):
+                found.append(tokenizer.apply_chat_template(part, tokenize=False, add_generation_prompt=asked))
+    return found

@@ -1,0 +1,1 @@
+"""Grammars and schemas that written answers are held to."""

@@ -1,0 +1,92 @@
+"""How answers of a task are written: what they are held to, and how long they may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cotune.errors import InputError
+from cotune.model.base import GREEDY, Sampling
+from cotune.prompt.prompt import Prompt
+from cotune.task.values.output import Output
+
+if TYPE_CHECKING:
+    from cotune.model.base import Generations, Progress, Writer
+    from cotune.model.structured.grammar import Grammar
+
+
+def most_tokens(longest: int) -> int:
+    """Tokens that an answer may have where the longest right one has so many: a quarter more, and a few."""
+    return longest + longest // 4 + 8
+
+
+def json_schema(output: Output) -> Mapping[str, Any] | None:
+    """The schema that answers which are JSON must fit; None for other types."""
+    return output.schema if output.type == "json" else None
+
+
+def grammar_of(output: Output, where: str = "schema") -> Grammar | None:
+    """What answers are held to while they are written; None for free text and labels. No model is needed for it.
+
+    Args:
+        output: the task's.
+        where: the schema came from, for errors.
+
+    Raises:
+        InputError: the schema cannot be kept while writing; names the keyword and its place.
+    """
+    from cotune.model.structured.grammar import Grammar
+
+    if output.type == "number":
+        return Grammar.number(integer=output.schema == {"type": "integer"})
+    if output.schema is None:
+        return None
+    try:
+        return Grammar.json(output.schema)
+    except InputError as error:
+        raise InputError(error.what, where=where + error.where.removeprefix("schema"), mend=error.mend) from error
+
+
+@dataclass(frozen=True)
+class Writing:
+    """Writes answers of one type.
+
+    Attributes:
+        output: the task's output.
+        limit: tokens of an answer at most, its stop token counted.
+        grammar: what answers are held to; None for free text.
+    """
+
+    output: Output
+    limit: int
+    grammar: Grammar | None
+
+    @classmethod
+    def of(cls, output: Output, limit: int, *, where: str = "schema") -> Writing:
+        """The writing of an output.
+
+        Args:
+            output: the task's.
+            limit: tokens of an answer at most.
+            where: the schema came from, for errors.
+
+        Raises:
+            InputError: its schema cannot be kept while writing; names the place.
+        """
+        return cls(output, limit, grammar_of(output, where))
+
+    def write(
+        self,
+        model: Writer,
+        prompt: Prompt,
+        rows: Sequence[Mapping[str, str]],
+        *,
+        adapter: str,
+        sampling: Sampling = GREEDY,
+        progress: Progress | None = None,
+    ) -> Generations:
+        """Answers to rows; arguments and errors as in :meth:`cotune.model.local.LocalModel.generate`."""
+        return model.generate(
+            prompt, rows, adapter=adapter, limit=self.limit, grammar=self.grammar, sampling=sampling, progress=progress
+        )

@@ -1,0 +1,202 @@
+"""A grammar in a tokenizer's tokens: which may come next, and how to end in as few as are left."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.errors import CotuneError, InputError
+from cotune.model.structured.grammar import Grammar
+from cotune.model.structured.json_terms import END, Literal, Term, then
+
+# What any answer may have to be ended with.
+_NEEDED = range(0x20, 0x7F)
+
+
+class TokenTable:
+    """The bytes of each token, and the tokens of any bytes. Made once a tokenizer.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer.
+        vocabulary: width of the model's logits; ids that the tokenizer does not have are never allowed.
+
+    Attributes:
+        library: the same, as the library wants it.
+        bytes: of each token; None for control tokens.
+        writable_bits: whether a token writes anything, a bit each, eight to a number.
+
+    Raises:
+        InputError: the tokenizer cannot write every ASCII character by itself.
+    """
+
+    def __init__(self, tokenizer: Any, vocabulary: int) -> None:
+        import llguidance.hf
+
+        mend = "Use a model whose tokenizer falls back to bytes."
+        try:
+            self.library = llguidance.hf.from_tokenizer(tokenizer, n_vocab=max(vocabulary, len(tokenizer)))
+        except (ValueError, RuntimeError) as error:
+            raise InputError(f"answers cannot be held to a grammar with this tokenizer ({error})", mend=mend) from error
+        self.vocabulary = vocabulary
+        self.bytes: list[bytes | None] = [
+            None if self.library.is_special_token(i) else self.library.decode_bytes([i]) or None
+            for i in range(min(len(tokenizer), vocabulary))
+        ]
+        writable = np.zeros(vocabulary, dtype=bool)
+        self._ids: dict[bytes, int] = {}
+        for i, text in enumerate(self.bytes):
+            if text is not None:
+                self._ids.setdefault(text, i)
+                writable[i] = True
+        self.writable_bits = np.packbits(writable, bitorder="little")
+        self._longest = max(map(len, self._ids), default=0)
+        if any(bytes([byte]) not in self._ids for byte in _NEEDED):
+            raise InputError("answers cannot be held to a grammar: the tokenizer has no token for every character", mend=mend)
+
+    def encode(self, text: bytes) -> list[int] | None:
+        """Tokens of a text, each as long as possible, never more than its bytes; None where no tokens spell it so."""
+        ids, start = [], 0
+        while start < len(text):
+            for size in range(min(self._longest, len(text) - start), 0, -1):
+                found = self._ids.get(text[start : start + size])
+                if found is not None:
+                    ids.append(found)
+                    start += size
+                    break
+            else:
+                return None
+        return ids
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of tokens."""
+        return b"".join(self.bytes[i] or b"" for i in ids).decode("utf-8", errors="replace")
+
+
+class TokenGrammar:
+    """A grammar ready to constrain answers.
+
+    Args:
+        grammar: what they are held to.
+        table: the tokenizer's.
+        lead: text before every answer (see ``Renderer.lead``).
+        limit: tokens that an answer may have.
+
+    Raises:
+        InputError: the shortest answer is longer than the limit, or the library refuses the grammar.
+    """
+
+    def __init__(self, grammar: Grammar, table: TokenTable, *, lead: str, limit: int) -> None:
+        import llguidance
+
+        self.grammar, self.table, self.lead = grammar, table, lead
+        self.term = then(Literal(lead.encode()), grammar.term) if lead else grammar.term
+        end = table.encode(self.term.shortest)
+        if end is None:
+            raise InputError(
+                "the shortest answer that the grammar allows cannot be written with this tokenizer", where="output"
+            )
+        least = len(end)
+        if least > limit:
+            raise InputError(
+                f"the shortest answer that the grammar allows takes {least} tokens and the limit is {limit}",
+                where="output",
+                mend=f"Raise the limit to {least} or more.",
+            )
+        self._matcher = llguidance.LLMatcher(table.library, grammar.source, log_level=0)
+        if self._matcher.is_error():
+            raise InputError(f"the grammar is refused ({self._matcher.get_error()})", where="output")
+
+    def read(self, ids: Sequence[int]) -> str:
+        """The answer that tokens spell, the lead left out."""
+        return self.table.text(ids).removeprefix(self.lead)
+
+    def start(self) -> GrammarWalk:
+        """The walk of one answer."""
+        return GrammarWalk(self, self._matcher.deep_copy(), self.term)
+
+
+class GrammarWalk:
+    """One answer on its way.
+
+    Attributes:
+        text: what was written, the lead included.
+    """
+
+    def __init__(self, owner: TokenGrammar, matcher: Any, term: Term) -> None:
+        self._table, self._matcher, self._term = owner.table, matcher, term
+        self._lead = owner.lead.encode()
+        self._next: NDArray[np.uint8] | None = None
+        self.text = b""
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether the answer is whole."""
+        return self._term.nullable
+
+    def allowed(self, stops: Collection[int]) -> NDArray[np.bool_]:
+        """``[vocabulary]`` which tokens may come next, stop tokens where the answer is whole."""
+        allowed = np.unpackbits(self._bits(), bitorder="little")[: self._table.vocabulary].view(bool)
+        allowed[list(stops)] = self.may_stop
+        return allowed
+
+    def allows(self, token: int, stops: Collection[int]) -> bool:
+        """Whether a token may come next: one entry of :meth:`allowed`."""
+        if token in stops:
+            return self.may_stop
+        return bool(self._bits()[token >> 3] >> (token & 7) & 1)
+
+    def only(self, stops: Collection[int]) -> int | None:
+        """The token that must come next; None where several may, or none."""
+        bits = self._bits()
+        places = np.flatnonzero(bits)
+        if len(places) != 1 or self.may_stop:
+            return None
+        byte = int(bits[places[0]])
+        token = int(places[0]) * 8 + byte.bit_length() - 1
+        return token if byte & (byte - 1) == 0 and token not in stops else None
+
+    def _bits(self) -> NDArray[np.uint8]:
+        """The tokens that write something and may come next, a bit each; made once a token."""
+        if self._next is None:
+            if len(self.text) < len(self._lead):
+                wanted = np.zeros(self._table.vocabulary, dtype=bool)
+                wanted[(self._table.encode(self._lead[len(self.text) :]) or [])[:1]] = True
+                self._next = np.packbits(wanted, bitorder="little")
+            else:
+                bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+                writable = self._table.writable_bits
+                self._next = bits[: len(writable)] & writable
+        return self._next
+
+    def after(self, token: int) -> Term | None:
+        """What may follow a token; None where it may not come, or where its shortest end could not be written."""
+        piece = self._table.bytes[token] if token < len(self._table.bytes) else None
+        term = None if piece is None else self._term.after_all(piece)
+        if term is None or term.shortest.isascii() or self._table.encode(term.shortest) is not None:
+            return term
+        return None
+
+    def fits(self, term: Term, left: int) -> bool:
+        """Whether an answer of which ``term`` is due, of :meth:`after`, can be ended in ``left`` tokens."""
+        end = term.shortest
+        return len(end) <= left or len(self._table.encode(end) or ()) <= left
+
+    def push(self, token: int, term: Term) -> None:
+        """Write a token after which ``term`` is due."""
+        piece = self._table.bytes[token]
+        assert piece is not None
+        inside = len(self.text) >= len(self._lead)
+        self.text += piece
+        self._term, self._next = term, None
+        if inside and not self._matcher.consume_token(token):
+            raise CotuneError(f"the grammar library failed ({self._matcher.get_error()})")
+
+    def finish(self) -> list[int]:
+        """Write the shortest end, past the library; returns its tokens."""
+        end = self._term.shortest
+        self.text += end
+        self._term = END
+        return self._table.encode(end) or []

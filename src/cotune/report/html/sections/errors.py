@@ -1,0 +1,143 @@
+"""Errors on the test: what is confused with what, and whether probabilities mean what they say."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.report.html.markup import data_text, esc, figure, percent
+from cotune.report.html.plot import Plot
+from cotune.report.html.sections.record import AnsweredRows, RunRecord
+from cotune.report.html.sections.written import written_errors
+from cotune.report.terminal.narration import ARM_NAMES
+from cotune.report.terminal.plain import decimal, fields, items, one_line
+
+_MOST_LABELS = 24
+_BESIDE = 6
+"""Labels up to which a table of confusions has room beside another figure."""
+_SHOWN_MISTAKES = 8
+_DRAWS = 400
+NO_ROWS = "<p class=empty>The run’s folder holds no answers to single test rows{}.</p>"
+
+
+def errors_section(record: RunRecord) -> str:
+    """Confusions, reliability and the most confident mistakes, for each arm."""
+    tests = record.tests
+    if not tests.arms:
+        return NO_ROWS.format(" yet" if not record.finished else "")
+    chosen = tests.arms[-1]
+    options = "".join(
+        f'<option value="{arm}"{" selected" if arm == chosen else ""}>{esc(ARM_NAMES[arm])}</option>' for arm in tests.arms
+    )
+    summed = {name: fields(arm) for name, arm in fields(record.summary.get("arms")).items()}
+    told = {
+        arm: written_errors(tests, arm, items(summed.get(arm, {}).get("fields"))) if tests.written else _arm_errors(tests, arm)
+        for arm in tests.arms
+    }
+    views = "".join(f'<div data-choice="{arm}"{"" if arm == chosen else " hidden"}>{told[arm]}</div>' for arm in tests.arms)
+    return (
+        f'<div class="controls"><label>Arm <select data-switch="errors">{options}</select></label></div>'
+        f'<div data-choices="errors">{views}</div>'
+    )
+
+
+def _arm_errors(tests: AnsweredRows, arm: str) -> str:
+    gold = np.array([row.gold for row in tests.rows])
+    answers = np.array([row.answers[arm] for row in tests.rows])
+    table = _confusion(tests.labels, gold, answers)
+    reliable = _reliability(tests, arm, gold, answers)
+    stacked = " stacked" if _BESIDE < len(tests.labels) <= _MOST_LABELS else ""
+    return f'<div class="pair{stacked}">{table}{reliable}</div>{_mistakes(tests, arm)}'
+
+
+def _confusion(labels: tuple[str, ...], gold: NDArray[np.int64], answers: NDArray[np.int64]) -> str:
+    counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
+    np.add.at(counts, (gold, answers), 1)
+    wrong = sorted(((int(counts[i, j]), i, j) for i, j in np.argwhere(counts) if i != j), reverse=True)
+    caption = f"{int(np.trace(counts))} of {len(gold)} rows right. Rows: right label. Columns: answer. Shade: share of the row."
+    if len(labels) > _MOST_LABELS:
+        lines = "".join(
+            f"<tr><td>{data_text(labels[i])}</td><td>{data_text(labels[j])}</td><td class=num>{n}</td></tr>"
+            for n, i, j in wrong[:24]
+        )
+        head = "<tr><th>right label</th><th>answer</th><th>rows</th></tr>"
+        body = f"<div class=scroll><table class=plain>{head}{lines}</table></div>"
+        return figure("Most frequent confusions", body, f"{int(np.trace(counts))} of {len(gold)} rows right.")
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    head = "".join(f'<th scope="col"><span>{data_text(one_line(label, 18))}</span></th>' for label in labels)
+    lines = ""
+    for i, label in enumerate(labels):
+        cells = "".join(
+            f'<td class="{"hit" if i == j else "miss"} c{_shade(shares[i, j])}">{int(n) if n else "·"}</td>'
+            for j, n in enumerate(counts[i])
+        )
+        lines += (
+            f'<tr><th scope="row">{data_text(one_line(label, 24))}</th>{cells}<td class="sum">{int(counts[i].sum())}</td></tr>'
+        )
+    head = f'<tr><td></td>{head}<th scope="col"><span>rows</span></th></tr>'
+    body = f'<div class="scroll"><table class="confusion">{head}{lines}</table></div>'
+    return figure("Confusions", body, caption)
+
+
+def _shade(share: float) -> int:
+    return 0 if share == 0 else min(5, 1 + int(share * 5))
+
+
+def _reliability(tests: AnsweredRows, arm: str, gold: NDArray[np.int64], answers: NDArray[np.int64]) -> str:
+    from cotune.evaluate.stats.calibration import expected_calibration_error, reliability_bins
+
+    given = [row.probabilities.get(arm) for row in tests.rows]
+    if any(p is None for p in given):
+        return figure("Reliability", "<p class=empty>This arm’s probabilities are not recorded for every row.</p>")
+    sure = np.clip(np.array([p[a] for p, a in zip(given, answers, strict=True) if p is not None]), 0.0, 1.0)
+    right = (gold == answers).astype(np.float64)
+    error = expected_calibration_error(sure, right)
+    chance = _chance_error(sure)
+    plot = Plot((0, 1), (0, 1), height=300, label="Reliability diagram")
+    marks = [(t, f"{100 * t:.0f}") for t in (0, 0.25, 0.5, 0.75, 1)]
+    plot.axes(marks, marks)
+    plot.line((0, 0), (1, 1), "diagonal")
+    bins = reliability_bins(sure, right)
+    most = max(group.count for group in bins)
+    for group in bins:
+        plot.line((group.confidence, group.ci.low), (group.confidence, group.ci.high), "whisker tuned")
+        tip = (
+            f"{group.count} rows, confidence {percent(group.low, 0)} to {percent(group.high, 0)}%\n"
+            f"mean confidence {percent(group.confidence)}%, right {percent(group.accuracy)}% "
+            f"({percent(group.ci.low)} to {percent(group.ci.high)})"
+        )
+        plot.dot((group.confidence, group.accuracy), "dot tuned", radius=4 + 7 * (group.count / most) ** 0.5, tip=tip)
+    return figure(
+        f"Reliability: calibration error {decimal(error)}",
+        plot.render(x_title="confidence of the answer, percent", y_title="right, percent"),
+        f"On the diagonal, confidence means what it says; larger dots hold more rows; bars are 95% intervals. With "
+        f"{len(sure)} rows, perfectly calibrated answers of these confidences would show "
+        f"an error up to {decimal(chance)} in 19 of 20 tests.",
+    )
+
+
+def _chance_error(confidence: NDArray[np.float64], bins: int = 10) -> float:
+    """95% quantile of the calibration error of answers that are right exactly as often as they are sure."""
+    place = np.clip(np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="right") - 1, 0, bins - 1)
+    drawn = np.random.default_rng(0).random((_DRAWS, len(confidence))) < confidence
+    member = np.eye(bins)[place]
+    gaps = np.abs((drawn - confidence) @ member).sum(axis=1) / len(confidence)
+    return float(np.quantile(gaps, 0.95))
+
+
+def _mistakes(tests: AnsweredRows, arm: str) -> str:
+    wrong = [
+        (probabilities[row.answers[arm]], row)
+        for row in tests.rows
+        if row.answers[arm] != row.gold and (probabilities := row.probabilities.get(arm)) is not None
+    ]
+    if not wrong:
+        return ""
+    wrong.sort(key=lambda pair: -pair[0])
+    lines = "".join(
+        f"<li><span class=sure>{percent(sure, 0)}%</span> <span>said <b>{data_text(tests.labels[row.answers[arm]])}</b>, "
+        f"right is <b>{data_text(tests.labels[row.gold])}</b></span><p>{data_text(one_line(row.text, 240))}</p></li>"
+        for sure, row in wrong[:_SHOWN_MISTAKES]
+    )
+    note = "Worth a look: some of these may be wrong labels rather than wrong answers."
+    return figure("Most confident mistakes", f'<ol class="mistakes">{lines}</ol>', note, kind="wide")

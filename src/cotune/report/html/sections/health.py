@@ -1,0 +1,197 @@
+"""Data health, and what one needs to make the same run again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from cotune.report.html.markup import chip, data_text, esc, figure
+from cotune.report.html.sections.prompts import read_prompt
+from cotune.report.html.sections.record import RunRecord
+from cotune.report.terminal.plain import counted, fields, items, number, one_line, shipped
+from cotune.report.terminal.trust import noise_sentence
+
+_COUNTS = {
+    "train": "train rows used",
+    "dev": "dev rows used",
+    "test": "test rows used",
+    "train_read": "rows read from the train file",
+    "dev_read": "rows read from the dev file",
+    "test_read": "rows read from the test file",
+    "train_rows_in_test": "train rows left out: they repeat test rows",
+    "dev_rows_in_test": "dev rows left out: they repeat test rows",
+    "dev_rows_in_prompt": "dev rows left out: the prompt of the earlier bundle shows them",
+    "train_rows_in_dev": "train rows left out: they repeat dev rows",
+    "test_rows_in_train": "test rows that stood in train",
+    "test_rows_in_train_exactly": "of these, letter for letter",
+    "replay_read": "old rows read, to be replayed",
+    "replay_train": "of these, learnt from again",
+    "replay_dev": "of these, held out in dev",
+    "replay_rows_in_test": "old rows left out: they repeat test rows",
+    "replay_rows_repeat_new_ones": "old rows left out: they repeat new rows",
+    "replay_rows_without_label": "old rows left out: their label is not asked for",
+    "test_rows_in_replay": "test rows that stand among the old rows",
+}
+
+
+def health_section(record: RunRecord) -> str:
+    """What the data checks found."""
+    start = record.value("start")
+    data = fields(record.summary.get("data"))
+    counts = dict(fields(data.get("counts"))) or dict(fields(start.get("n")))
+    findings = [fields(item) for item in items(data.get("findings"))]
+    neighbours = fields(data.get("neighbours")) or record.value("neighbours")
+    if not findings:
+        findings = [{"message": text, "severity": ""} for text in items(start.get("checks"))]
+        findings += [fields(item) for item in items(neighbours.get("findings"))]
+    listed = "".join(f"<li>{_severity(f)}{data_text(f.get('message', ''))}{_examples(f)}</li>" for f in findings)
+    if not counts and not findings:
+        return "<p class=empty>The data was not checked yet.</p>"
+    found = f'<ul class="findings">{listed}</ul>' if listed else "<p>The checks found nothing to tell.</p>"
+    truncated = number(record.summary.get("truncated"))
+    if truncated:
+        found += f"<p>{counted(int(truncated), 'row')} did not fit into the model’s context under some prompt and were cut.</p>"
+    rows = "".join(
+        f"<tr><th>{esc(_COUNTS.get(name, name.replace('_', ' ')))}</th><td>{esc(value)}</td></tr>"
+        for name, value in counts.items()
+        if number(value) or name in ("train", "dev", "test")
+    )
+    detectable = start.get("detectable")
+    note = data_text(detectable) if detectable else ""
+    return (
+        '<div class="pair">'
+        + figure(
+            "What the checks found",
+            found,
+            "Duplicates, leaks between splits, contradictions, odd inputs and balance are looked at.",
+        )
+        + figure("Rows", f"<table class=facts>{rows}</table>", note)
+        + "</div>"
+        + _neighbours(neighbours)
+    )
+
+
+def _neighbours(found: Mapping[str, Any]) -> str:
+    """The pairs of train and dev rows that say nearly the same, the closest first."""
+    if why := found.get("skipped"):
+        return figure("Rows that say the same in other words", f"<p>Not looked for: {data_text(one_line(why, 300))}.</p>")
+    pairs = [fields(item) for item in items(found.get("alike"))]
+    if not pairs:
+        return ""
+    head = "<tr><th>Closeness</th><th>Rows</th><th>Texts</th><th>Labels</th></tr>"
+    return figure(
+        "Rows that say the same in other words",
+        f"<div class=scroll><table class=plain>{head}{''.join(map(_pair, pairs))}</table></div>",
+        f"The {esc(found.get('pairs', '?'))} pairs that are closest by their words were embedded by the model; shown are those "
+        "of train and dev with a cosine of at least "
+        f"{esc(found.get('threshold', '?'))}. They stay: paraphrases are what real inputs are made of.",
+        kind="wide",
+    )
+
+
+def _pair(found: Mapping[str, Any]) -> str:
+    def column(name: str, limit: int) -> str:
+        return "<br>".join(data_text(one_line(item, limit)) for item in items(found.get(name)))
+
+    closeness = number(found.get("closeness"))
+    labels = items(found.get("labels"))
+    clash = f" {chip('differ', 'warning')}" if len(set(map(str, labels))) > 1 else ""
+    shown = "" if closeness is None else f"{closeness:.2f}"
+    return (
+        f"<tr><td class=num>{shown}</td><td class=quiet>{column('rows', 40)}</td><td>{column('texts', 160)}</td>"
+        f"<td>{column('labels', 40)}{clash}</td></tr>"
+    )
+
+
+def _severity(finding: Mapping[str, Any]) -> str:
+    severity = finding.get("severity")
+    return f"{chip(severity, 'warning' if severity == 'warning' else '')} " if severity else ""
+
+
+def _examples(finding: Mapping[str, Any]) -> str:
+    ids = [str(i) for i in items(finding.get("examples"))]
+    return f'<div class="quiet">rows {data_text(", ".join(ids))}</div>' if ids else ""
+
+
+def reproduce_section(record: RunRecord) -> str:
+    """Command, config, versions, hashes."""
+    start, engine = record.value("start"), record.value("engine")
+    summary = record.summary
+    seed = summary.get("seed", start.get("seed", record.config.get("seed")))
+    versions = dict(fields(summary.get("versions")))
+    if record.identity.get("cotune"):
+        versions.setdefault("cotune", record.identity["cotune"])
+    best = shipped(summary)
+    hashes = {
+        "data": record.identity.get("data"),
+        "test rows": record.value("open_test").get("test"),
+        "model weights": start.get("model_fingerprint"),
+        "winner": best.get("candidate_id"),
+        "winner’s prompt": best.get("prompt_id"),
+        "winner’s adapter": best.get("adapter_id"),
+    }
+    machine = {name: engine.get(name) for name in ("device", "dtype", "threads", "batch_tokens")}
+    machine = {name.replace("batch_tokens", "tokens a batch"): value for name, value in machine.items()}
+    machine["processor"] = fields(engine.get("probe")).get("processor")
+    facts = [("seed", seed), *versions.items(), *machine.items()]
+    given = figure("Versions and machine", f"<table class=facts>{_table(facts)}</table>")
+    told = figure("Hashes", f"<table class='facts hashes'>{_table(hashes.items())}</table>", "Of contents, never of names.")
+    return f"{_command(record)}<div class=pair>{given}{told}</div>{_noise(record)}"
+
+
+def _noise(record: RunRecord) -> str:
+    """How far scores move on this machine by themselves."""
+    noise = fields(record.summary.get("noise")) or record.value("noise")
+    told = noise_sentence(noise)
+    if not told:
+        why = noise.get("skipped")
+        return figure("Noise of this machine", f"<p>Not measured: {data_text(why)}.</p>") if why else ""
+    shifts = [("largest difference of a log-probability, nats", "largest"), ("mean difference, nats", "mean")]
+    facts = [
+        *((name, f"{value:.2g}") for name, key in shifts if (value := number(noise.get(key))) is not None),
+        ("answers that flip", f"{noise.get('flipped', 0)} of {noise['n']}"),
+    ]
+    return figure(
+        "Noise of this machine",
+        f"<table class=facts>{_table(facts)}</table>",
+        "The same dev rows, answered by the winner in one batch and in batches of three. A gain that is no larger than what "
+        "such noise could flip is not called a difference.",
+    )
+
+
+def _table(facts: Any) -> str:
+    return "".join(f"<tr><th>{esc(name)}</th><td>{esc(value)}</td></tr>" for name, value in facts if value not in (None, ""))
+
+
+def _command(record: RunRecord) -> str:
+    extra = [prompt for item in items(record.value("start").get("prompts"))[1:] if (prompt := read_prompt(item))]
+    files = [f"prompt-{i}.txt" for i in range(2, 2 + len(extra))]
+    command = ["cotune", "run", "task.yaml", *(part for name in files for part in ("--prompt", name)), "--out", "runs/again"]
+    shown = _copied("The command", shlex.join(command))
+    if record.config:
+        shown += _copied("task.yaml", task_yaml(record.config))
+    for name, prompt in zip(files, extra, strict=True):
+        shown += _copied(name, prompt.text)
+    note = "The config as the run resolved it. Under a token budget the same machine gives the same journal, apart from times."
+    return figure("Make it again", shown, note, kind="wide")
+
+
+def task_yaml(config: Mapping[str, Any]) -> str:
+    """A run's resolved config as a task file; what is not set is left out."""
+    import yaml
+
+    def given(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        kept = {name: given(item) for name, item in value.items() if item is not None}
+        return {name: item for name, item in kept.items() if item != {}}
+
+    return str(yaml.safe_dump(given(config), sort_keys=False, allow_unicode=True, width=100))
+
+
+def _copied(name: str, text: str) -> str:
+    return (
+        f'<div class="copy"><div class="copy-head"><b>{esc(name)}</b><button type="button" data-copy hidden>Copy</button></div>'
+        f'<pre dir="auto" tabindex="0">{esc(text)}</pre></div>'
+    )

@@ -1,0 +1,253 @@
+"""Where in the model the answer forms: held-out accuracy and log-loss of probes by layer, frozen and tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cotune.report.html.markup import data_text, esc, figure, percent
+from cotune.report.html.plot import Plot, Point, nice_ticks, padded
+from cotune.report.html.sections.prompts import Prompts
+from cotune.report.html.sections.record import RunRecord
+from cotune.report.terminal.plain import decimal, fields, items, number, one_line
+
+_MOST_PROMPTS = 4
+_HEIGHT = 240
+
+
+@dataclass(frozen=True)
+class TunedPoint:
+    """What reads a tuned prompt, judged on held-out rows."""
+
+    layer: int
+    accuracy: float
+    log_loss: float
+    rows: int
+    steps: int
+    window: tuple[int, int] | None = None
+
+
+@dataclass
+class LayerCurve:
+    """A prompt's probes by layer.
+
+    Attributes:
+        prompt_id: how it asks.
+        rows: labelled rows of the last race that it was in.
+        chosen: the layer that is read.
+        probes: layer to cross-fitted accuracy and log-loss, for the layers that logistic regression was fitted on.
+        ridge: layer to leave-one-out squared error of ridge regression, for every layer that was embedded.
+        tuned: what tuning made of it.
+    """
+
+    prompt_id: str
+    rows: int = 0
+    chosen: int | None = None
+    probes: dict[int, tuple[float, float]] = field(default_factory=dict)
+    ridge: dict[int, float] = field(default_factory=dict)
+    tuned: list[TunedPoint] = field(default_factory=list)
+
+
+def read_curves(record: RunRecord, prompts: Prompts) -> list[LayerCurve]:
+    """The prompts whose layers are recorded: the winner first, then the seed prompt, then the others, the last race first."""
+    found: dict[str, LayerCurve] = {}
+    for race in record.values("race"):
+        rows, layers, ridge = (fields(race.get(name)) for name in ("rows", "layers", "ridge"))
+        for prompt_id, by_layer in fields(race.get("by_layer")).items():
+            curve = LayerCurve(str(prompt_id))
+            curve.rows, curve.chosen = int(number(rows.get(prompt_id)) or 0), _whole(layers.get(prompt_id))
+            curve.probes = _pairs(fields(by_layer))
+            errors = {_whole(layer): number(error) for layer, error in fields(ridge.get(prompt_id)).items()}
+            curve.ridge = {
+                layer: error for layer, error in sorted(errors.items(), key=str) if layer is not None and error is not None
+            }
+            # The last race that a prompt was in comes last.
+            found.pop(curve.prompt_id, None)
+            if curve.probes:
+                found[curve.prompt_id] = curve
+    windows: dict[str, tuple[int, int]] = {}
+    for event in record.events:
+        value = fields(event.get("value"))
+        prompt_id = str(value.get("prompt_id"))
+        if event.get("kind") == "train" and len(ends := [_whole(end) for end in items(value.get("window"))]) == 2:
+            first, last = ends
+            if first is not None and last is not None:
+                windows[str(value.get("adapter_id"))] = (first, last)
+        if event.get("kind") == "tuned" and prompt_id in found and number(value.get("steps")):
+            layer, score, loss = _whole(value.get("layer")), number(value.get("score")), number(value.get("log_loss"))
+            if layer is not None and score is not None and loss is not None:
+                rows_seen, steps = int(number(value.get("rows")) or 0), int(number(value.get("steps")) or 0)
+                window = windows.get(str(value.get("adapter_id")))
+                found[prompt_id].tuned.append(TunedPoint(layer, score, loss, rows_seen, steps, window))
+    latest = list(reversed(found.values()))
+    order = {"winner": 0, "seed": 1}
+    return sorted(latest, key=lambda curve: order.get(prompts.tag(curve.prompt_id), 2))[:_MOST_PROMPTS]
+
+
+def layers_section(record: RunRecord, prompts: Prompts) -> str:
+    """Plots over the layers; empty where no probe was fitted."""
+    curves = read_curves(record, prompts)
+    if not curves:
+        return ""
+    depth = max(
+        [layer for curve in curves for layer in (*curve.probes, *curve.ridge)]
+        + [
+            layer
+            for value in record.values("embed")
+            for item in items(value.get("layers"))
+            if (layer := _whole(item)) is not None
+        ]
+    )
+    kinds = _kinds(curves, prompts)
+    accuracy = _probes(curves, kinds, prompts, record, depth, place=0)
+    loss = _probes(curves, kinds, prompts, record, depth, place=1)
+    rows = max(curve.rows for curve in curves)
+    legend = "".join(
+        f'<li><span class="key {kind}"></span>{data_text(one_line(_name(curve, prompts), 90))}{_read_from(curve)}</li>'
+        for curve, kind in zip(curves, kinds, strict=True)
+    )
+    note = (
+        "Hollow: a probe (multinomial logistic regression) on the frozen model’s state after that layer, cross-fitted, so that "
+        "no row is predicted by a fit that has seen it. Filled: after tuning, on held-out rows; the leading "
+        "prompt’s tuned layers are shaded. The layer "
+        "that is read (larger dot) is chosen by log-loss, the lower one where two are within a standard error; layers above it "
+        "need not run."
+    )
+    return (
+        f'<div class="pair">{figure(f"Accuracy by layer, {rows} labelled rows", accuracy)}'
+        f"{figure('Log-loss by layer', loss)}</div>"
+        f'<ul class="legend tall">{legend}</ul><p class="intro under">{note}</p>'
+        f"{_ridge(curves, kinds, prompts, depth)}{_numbers(curves, prompts)}"
+    )
+
+
+def _probes(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, record: RunRecord, depth: int, *, place: int) -> str:
+    """Accuracy (``place`` 0) or log-loss (1) by layer."""
+    name = ("Accuracy", "Log-loss")[place]
+    values = [pair[place] for curve in curves for pair in curve.probes.values()]
+    values += [(point.accuracy, point.log_loss)[place] for curve in curves for point in curve.tuned]
+    plot = Plot((0, depth), padded(values, share=0.12, least=0.05), height=_HEIGHT, label=f"{name} of probes by layer")
+    _band(plot, curves)
+    plot.axes(_layer_ticks(depth), [(t, f"{100 * t:g}" if place == 0 else f"{t:g}") for t in nice_ticks(*plot.y_range, 5)])
+    measure = record.dev_measure
+    # The leading prompt is drawn last, so that it lies on top.
+    for curve, kind in reversed(list(zip(curves, kinds, strict=True))):
+        shown = _name(curve, prompts)
+        points: list[Point] = [(layer, pair[place]) for layer, pair in sorted(curve.probes.items())]
+        plot.path(points, f"line {kind}", shown)
+        for layer, (score, loss) in sorted(curve.probes.items()):
+            tip = f"{shown}\nfrozen, layer {layer}: {measure.told(score, curve.rows)}\nlog-loss {decimal(loss)}"
+            tip += "\nthe layer that is read" if layer == curve.chosen else ""
+            plot.dot((layer, (score, loss)[place]), f"dot hollow {kind}", radius=6 if layer == curve.chosen else 4.5, tip=tip)
+        for point in curve.tuned:
+            height = (point.accuracy, point.log_loss)[place]
+            if point.layer in curve.probes:
+                plot.line((point.layer, curve.probes[point.layer][place]), (point.layer, height), "link")
+            tip = f"{shown}\ntuned {point.steps} steps{_between(point.window)}, layer {point.layer}: "
+            tip += f"{measure.told(point.accuracy, point.rows)}\nlog-loss {decimal(point.log_loss)}"
+            plot.dot((point.layer, height), f"dot {kind}", radius=6, tip=tip)
+    axis = "percent right" if place == 0 else "nats a row, less is better"
+    return plot.render(x_title="layer", y_title=axis)
+
+
+def _ridge(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, depth: int) -> str:
+    """Every layer that was embedded, by a regression that takes no time."""
+    drawn = [(curve, kind) for curve, kind in zip(curves, kinds, strict=True) if len(curve.ridge) > 1]
+    if not drawn:
+        return ""
+    plot = Plot(
+        (0, depth),
+        padded([error for curve, _ in drawn for error in curve.ridge.values()], share=0.12),
+        height=200,
+        label="Error of ridge regression by layer",
+    )
+    _band(plot, [curve for curve, _ in drawn])
+    plot.axes(_layer_ticks(depth), [(t, f"{t:g}") for t in nice_ticks(*plot.y_range, 4)])
+    for curve, kind in reversed(drawn):
+        shown = _name(curve, prompts)
+        plot.path(sorted(curve.ridge.items()), f"line {kind}", shown)
+        for layer, error in sorted(curve.ridge.items()):
+            plot.dot(
+                (layer, error), f"dot hollow {kind}", radius=4, tip=f"{shown}\nlayer {layer}: squared error {decimal(error)}"
+            )
+    return figure(
+        "Every layer, by ridge regression",
+        plot.render(x_title="layer", y_title="leave-one-out squared error, less is better"),
+        "What chooses the layers above: ridge regression on the labels has its leave-one-out error in closed form, so every "
+        "layer can be tried. It ranks layers; its numbers are no log-loss.",
+        kind="wide",
+    )
+
+
+def _numbers(curves: list[LayerCurve], prompts: Prompts) -> str:
+    """The points of the plots as a table."""
+    lines = ""
+    for curve in curves:
+        found = [(layer, "frozen", *pair) for layer, pair in sorted(curve.probes.items())]
+        found += [(point.layer, f"tuned {point.steps} steps", point.accuracy, point.log_loss) for point in curve.tuned]
+        name = f"<th scope=row>{data_text(one_line(_name(curve, prompts), 60))}</th>"
+        for layer, weights, score, loss in found:
+            lines += f"<tr>{name}<td>{layer}</td><td>{weights}</td><td>{percent(score)}</td><td>{decimal(loss)}</td></tr>"
+    head = "".join(f"<th scope=col>{title}</th>" for title in ("prompt", "layer", "weights", "percent right", "log-loss"))
+    return (
+        "<details class=reading><summary>The numbers</summary>"
+        f"<div class=scroll><table class=plain><tr>{head}</tr>{lines}</table></div></details>"
+    )
+
+
+def _band(plot: Plot, curves: list[LayerCurve]) -> None:
+    """The layers that were tuned for the leading prompt."""
+    window = next((point.window for curve in curves for point in reversed(curve.tuned) if point.window), None)
+    if window is None:
+        return
+    low, high = (plot.x(edge) for edge in window)
+    wide = float(high.rstrip("%")) - float(low.rstrip("%"))
+    tip = f"layers {window[0] + 1} to {window[1]} are tuned"
+    plot.raw(f'<rect class="band" x="{low}" y="0" width="{wide:.2f}%" height="100%" data-tip="{esc(tip)}"/>')
+
+
+def _layer_ticks(depth: int) -> list[tuple[float, str]]:
+    return [(t, f"{t:g}") for t in nice_ticks(0, depth, 6) if t == int(t)]
+
+
+def _kinds(curves: list[LayerCurve], prompts: Prompts) -> list[str]:
+    kinds, hue = [], 0
+    for curve in curves:
+        tag = prompts.tag(curve.prompt_id)
+        kinds.append(tag or f"other h{hue}")
+        hue += not tag
+    return kinds
+
+
+def _name(curve: LayerCurve, prompts: Prompts) -> str:
+    facts, tag = prompts.by_id.get(curve.prompt_id), prompts.tag(curve.prompt_id)
+    return (f"{tag}: " if tag else "") + (facts.name if facts else curve.prompt_id)
+
+
+def _read_from(curve: LayerCurve) -> str:
+    read = [] if curve.chosen is None else [f"read after layer {curve.chosen}"]
+    window = next((point.window for point in reversed(curve.tuned) if point.window), None)
+    read += [] if window is None else [f"tuned in layers {window[0] + 1} to {window[1]}"]
+    return f'<span class="quiet">, {", ".join(read)}</span>' if read else ""
+
+
+def _between(window: tuple[int, int] | None) -> str:
+    return "" if window is None else f" in layers {window[0] + 1} to {window[1]}"
+
+
+def _pairs(by_layer: Mapping[str, Any]) -> dict[int, tuple[float, float]]:
+    found = {}
+    for layer, pair in by_layer.items():
+        at, numbers = _whole(layer), [number(item) for item in items(pair)]
+        if at is not None and len(numbers) == 2 and numbers[0] is not None and numbers[1] is not None:
+            found[at] = (numbers[0], numbers[1])
+    return found
+
+
+def _whole(value: object) -> int | None:
+    """A layer's number; the keys of JSON objects are texts."""
+    if isinstance(value, str):
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 6 else None
+    found = number(value)
+    return None if found is None or found < 0 else int(found)

@@ -1,0 +1,190 @@
+"""Lineage and map of the prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from cotune.report.html.markup import chip, data_text, esc, figure, percent
+from cotune.report.html.measure import DevMeasure
+from cotune.report.html.plot import Plot, Point, nice_ticks, padded
+from cotune.report.html.sections.prompts import PromptFacts, Prompts, Score, read_prompt
+from cotune.report.html.sections.record import RunRecord
+from cotune.report.terminal.plain import fields, items, number
+
+_DEEPEST = 6
+
+
+def lineage_section(record: RunRecord, prompts: Prompts) -> str:
+    """Every prompt under its parent, how it did on dev before and after tuning on one scale."""
+    if not prompts.by_id:
+        return "<p class=empty>No prompts were proposed yet.</p>"
+    measure = record.dev_measure
+    every = [s.level for facts in prompts.by_id.values() for s in (*facts.raced, *facts.tuned)]
+    span = padded(every, least=0.05)
+    ticks = [(t, measure.tick(t)) for t in nice_ticks(*span, 5)]
+    rows = "".join(_row(prompts, measure, span, prompt_id, depth) for prompt_id, depth in _tree(prompts))
+    marks = "".join(
+        f'<text class="tick x" x="{100 * (t - span[0]) / (span[1] - span[0]):.2f}%" y="14">{shown}</text>' for t, shown in ticks
+    )
+    axis = f'<svg class="strip scale" width="100%" height="20" aria-hidden="true">{marks}</svg>'
+    axis = f'<div class="branch axis"><span class="axis-title">{measure.scale}</span>{axis}<span></span></div>'
+    return figure(
+        "Who came from whom",
+        f'<div class="tree">{axis}<ol>{rows}</ol></div>',
+        f"Children stand under the prompt that they were made from. Hollow dot: {_before(record)}. Filled dots: after tuning, "
+        "joined in the order of steps. "
+        f"{measure.levels} {_probe_told(record)}Open a prompt for its text and what changed.",
+        kind="wide",
+    )
+
+
+def _before(record: RunRecord) -> str:
+    """What a prompt has without tuning."""
+    name = record.dev_measure.name
+    return f"{name} of the frozen probe" if record.by_probe else f"{name} in the race, before tuning in this cycle"
+
+
+def _probe_told(record: RunRecord) -> str:
+    """What the winner has by its probe, where these scores are of label words."""
+    level = record.dev_measure.of(fields(fields(record.value("confirm").get("dev")).get("best_tuned")))
+    if level is None or record.by_probe or not record.answers_by_probe("best_tuned"):
+        return ""
+    return f"All are of words; by its probe the winner has {record.dev_measure.shown(level)}. "
+
+
+def _tree(prompts: Prompts) -> Iterator[tuple[str, int]]:
+    """Ids with their depth, each under its first known parent."""
+    known = prompts.by_id
+    children: dict[str, list[str]] = {}
+    roots: list[str] = []
+    for prompt_id, facts in known.items():
+        parent = next((p for p in facts.parents if p in known and p != prompt_id), None)
+        (roots if parent is None else children.setdefault(parent, [])).append(prompt_id)
+    seen: set[str] = set()
+    # Prompts of a circle, which only a damaged journal can hold, hang under no root: they come last.
+    for start in (*roots, *known):
+        stack = [(start, 0)]
+        while stack:
+            prompt_id, depth = stack.pop()
+            if prompt_id in seen:
+                continue
+            seen.add(prompt_id)
+            yield prompt_id, depth
+            stack += [(child, depth + 1) for child in reversed(children.get(prompt_id, []))]
+
+
+def _row(prompts: Prompts, measure: DevMeasure, span: Point, prompt_id: str, depth: int) -> str:
+    facts = prompts.by_id[prompt_id]
+    tag = prompts.tag(prompt_id)
+    chips = chip(tag, tag) if tag else ""
+    chips += chip(f"cycle {facts.cycle}") + (chip(facts.origin) if facts.origin and tag != "seed" else "")
+    chips += chip(f"layer {facts.layer}") if facts.layer is not None else ""
+    chips += chip("dropped early", "gone") if facts.dropped and not facts.tuned else ""
+    best = facts.best(measure)
+    unit = f" <span class=unit>{measure.unit}</span><br>" if measure.unit else ""
+    number_told = f"<b>{measure.shown(best.level)}</b>{unit}" if best else "–"
+    detail = (f"{best.steps} steps" if best.steps else f"{best.rows} rows") if best else ""
+    written = f"<br><span>score {percent(best.score)}%</span>" if best and measure.beside(best.score, best.rows) else ""
+    return (
+        f'<li><button type="button" class="branch d{min(depth, _DEEPEST)} {tag}" data-prompt="{esc(prompt_id)}">'
+        f'<span class="what"><span class="name">{data_text(facts.name)}</span><span class="chips">{chips}</span></span>'
+        f"{_scores(facts, measure, span)}"
+        f'<span class="number">{number_told} <span>{detail}</span>{written}</span></button></li>'
+    )
+
+
+def _scores(facts: PromptFacts, measure: DevMeasure, span: Point) -> str:
+    def at(score: Score) -> str:
+        return f"{100 * (score.level - span[0]) / (span[1] - span[0]):.2f}%"
+
+    parts = []
+    chain = [*facts.raced[-1:], *facts.tuned] if facts.tuned else facts.races[-1:]
+    for before, after in pairwise(chain):
+        parts.append(f'<line class="link" x1="{at(before)}" x2="{at(after)}" y1="50%" y2="50%"/>')
+    for place, score in enumerate(chain):
+        kind = (
+            "mark lineage "
+            + ("tuned" if score.steps or score.stage == "previous" else "base")
+            + (" last" if place == len(chain) - 1 else "")
+        )
+        what = f"tuned {score.steps} steps" if score.steps else f"race of cycle {score.cycle}"
+        what = "frozen probe" if score.stage == "frozen" else what
+        what = "the old bundle’s weights" if score.stage == "previous" else what
+        beside = measure.beside(score.score, score.rows)
+        tip = f"{what}: {measure.told(score.level, score.rows)}" + (f"\n{beside}" if beside else "")
+        tip += f"\nadapter {score.adapter[:12]}"
+        parts.append(f'<circle class="{kind}" cx="{at(score)}" cy="50%" r="5" data-tip="{esc(tip)}"/>')
+    return f'<svg class="strip" width="100%" height="24" aria-hidden="true">{"".join(parts)}</svg>'
+
+
+def map_section(record: RunRecord, prompts: Prompts) -> str:
+    """The prompts of each pool as points: near ones read alike to the model."""
+    measure = record.dev_measure
+    races = {int(number(v.get("cycle")) or 0): v for v in record.values("race")}
+    figures: list[str] = []
+    cycles: list[int] = []
+    for pool in record.values("pool"):
+        cycle = int(number(pool.get("cycle")) or 1)
+        race = races.get(cycle, {})
+        points = _points(pool, prompts)
+        if len(points) < 2:
+            continue
+        levels = measure.of_race(race)
+        rows = {i: int(number(v) or 0) for i, v in fields(race.get("rows")).items()}
+        gone = set(map(str, items(race.get("dropped"))))
+        most = max(rows.values(), default=0)
+        here = sorted((levels[i] for i, _ in points if i in levels), key=measure.rank)
+        # From the worst to the best, whatever is better.
+        span = (here[0], here[-1]) if here else (0.0, 1.0)
+        plot = Plot(
+            padded((p[0] for _, p in points), share=0.12),
+            padded((p[1] for _, p in points), share=0.12),
+            height=360,
+            label=f"Map of the prompts of cycle {cycle}",
+        )
+        # Small dots last, so that none is hidden under a large one.
+        for prompt_id, place in sorted(points, key=lambda item: -rows.get(item[0], 0)):
+            facts = prompts.by_id[prompt_id]
+            seen, level = rows.get(prompt_id, 0), levels.get(prompt_id)
+            out = prompt_id in gone or (most and seen < most)
+            kind = "place " + ("plain" if level is None else f"s{_step(level, span)}") + (" hollow" if out else "")
+            kind += f" {prompts.tag(prompt_id)}"
+            tip = f"{facts.name}\n" + ("not raced" if level is None else measure.told(level, seen))
+            tip += "\nleft the race early" if out else ""
+            radius = 5 + 8 * ((seen / most) ** 0.5 if most else 0.3)
+            plot.dot(place, kind, radius=radius, tip=tip, prompt=prompt_id, name=f"{facts.name}: open")
+        legend = "".join(f'<span class="swatch s{k}"></span>' for k in range(7))
+        key = (
+            f'<div class="legend"><span>{measure.shown(span[0])}</span><span class="ramp">{legend}</span>'
+            f"{measure.legend(span[1])}<span>larger: more rows seen</span>"
+            "<span>hollow: left the race early</span></div>"
+        )
+        hidden = "" if not figures else " hidden"
+        figures.append(f'<div data-choice="{cycle}"{hidden}>{plot.render(kind="map")}{key}</div>')
+        cycles.append(cycle)
+    if not figures:
+        return "<p class=empty>No pool of prompts was embedded yet.</p>"
+    options = "".join(f'<option value="{c}">cycle {c}</option>' for c in cycles)
+    select = f'<label class="pick">Pool of <select data-switch="map">{options}</select></label>' if len(cycles) > 1 else ""
+    return figure(
+        "Prompts as the model sees them",
+        f'{select}<div data-choices="map">{"".join(figures)}</div>',
+        "Each prompt’s embedding by the model itself, on the two directions in which this pool differs most; axes have no "
+        "unit, and each pool has its own. Near prompts read alike to the model. Tab to a dot and press Enter to open it.",
+    )
+
+
+def _points(pool: object, prompts: Prompts) -> list[tuple[str, Point]]:
+    found = []
+    value = fields(pool)
+    for item, place in zip(items(value.get("proposals")), items(value.get("places")), strict=False):
+        numbers = [number(p) for p in items(place)]
+        prompt = read_prompt(fields(item).get("prompt"))
+        if prompt and len(numbers) == 2 and numbers[0] is not None and numbers[1] is not None and prompt.id in prompts.by_id:
+            found.append((prompt.id, (numbers[0], numbers[1])))
+    return found
+
+
+def _step(level: float, span: Point) -> int:
+    return 3 if span[1] == span[0] else min(6, max(0, round(6 * (level - span[0]) / (span[1] - span[0]))))

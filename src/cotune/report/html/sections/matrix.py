@@ -1,0 +1,126 @@
+"""Rows against who answered them: test rows and the arms, dev rows and the best prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from cotune.report.html.intervals import told
+from cotune.report.html.markup import cut
+from cotune.report.html.sections.errors import NO_ROWS
+from cotune.report.html.sections.prompts import Prompts
+from cotune.report.html.sections.record import AnsweredRow, AnsweredRows, RunRecord
+from cotune.report.html.sections.written import written_changes
+from cotune.report.terminal.narration import ARM_NAMES
+from cotune.report.terminal.plain import counted, number, one_line
+
+_TOP = 3
+_MOST_DEV_ROWS = 1_000
+_BYTES = {"test": 1_200_000, "dev": 400_000}
+_TITLES = {"test": "test rows, arms", "dev": "dev rows, best prompts"}
+
+
+def matrix_section(record: RunRecord) -> str:
+    """The frame of the table that the page's script fills."""
+    shown = [name for name, rows in (("test", record.tests), ("dev", record.devs)) if rows.arms]
+    if not shown:
+        return NO_ROWS.format(" yet: the test split is opened at the end" if not record.finished else "")
+    written = record.tests.written or record.devs.written
+    tables = "".join(f'<option value="{name}">{_TITLES[name]}</option>' for name in shown)
+    dev = (
+        " The best prompts stand with the weights that each did best with, and were chosen by these dev rows, so their scores "
+        "flatter them."
+    )
+    # Written answers hardly recur, so there is nothing to pick by.
+    hidden = " hidden" if written else ""
+    return (
+        "<p class=intro>Every row against everyone who answered it: ✓ right, ✗ wrong. A pattern below picks the rows that have "
+        f"it; open a row for its text{', answers and how they differ' if written else ', answers and probabilities'}."
+        f"{dev if 'dev' in shown else ''}</p>"
+        f'<div class="controls" id="matrix-controls"><label{"" if len(shown) > 1 else " hidden"}>Table '
+        f'<select id="matrix-which">{tables}</select></label>'
+        '<label>Show <select id="matrix-view"><option value="all">all rows</option>'
+        '<option value="differ">arms differ</option><option value="wrong">all wrong</option>'
+        '<option value="right">all right</option></select></label>'
+        f'<label{hidden}>Label <select id="matrix-label"></select></label>'
+        '<label>Text <input id="matrix-text" type="search" placeholder="contains…" autocomplete="off"></label>'
+        '<span id="matrix-count" role="status"></span></div>'
+        '<div id="matrix-patterns" class="patterns" role="group" aria-label="Patterns of right and wrong"></div>'
+        '<div class="scroll"><table id="matrix-table"><thead></thead><tbody></tbody></table></div>'
+        '<div class="pager" id="matrix-pager"></div>'
+        "<noscript><p>The table needs JavaScript.</p></noscript>"
+    )
+
+
+def tables_for_page(record: RunRecord, prompts: Prompts) -> dict[str, Any]:
+    """Each table as the page's script reads it: who answered, the labels, the rows."""
+    tests, devs = record.tests, replace(record.devs, rows=record.devs.rows[:_MOST_DEV_ROWS])
+    arms = [{"name": ARM_NAMES[arm]} for arm in tests.arms]
+    found = {"test": (tests, arms), "dev": (devs, _columns(devs, prompts, record))}
+    return {
+        name: {
+            "labels": [one_line(label, 200 if rows.written else 80) for label in rows.labels],
+            "columns": columns,
+            "rows": rows_for_page(rows, total_bytes=_BYTES[name]),
+            "note": f"the first {_MOST_DEV_ROWS:,} of {len(record.devs.rows):,} dev rows"
+            if name == "dev" and len(record.devs.rows) > _MOST_DEV_ROWS
+            else "",
+        }
+        for name, (rows, columns) in found.items()
+        if rows.arms
+    }
+
+
+def _columns(devs: AnsweredRows, prompts: Prompts, record: RunRecord) -> list[dict[str, Any]]:
+    """Heads of the best prompts: their place, whose weights, and the prompt to open."""
+    columns = []
+    for place, name in enumerate(devs.arms):
+        found = devs.candidates[name]
+        prompt_id, steps = str(found.get("prompt_id")), int(number(found.get("steps")) or 0)
+        facts, tag = prompts.by_id.get(prompt_id), prompts.tag(prompt_id)
+        score, rows = number(found.get("score")), int(number(found.get("n")) or 0)
+        about = [f"tuned {counted(steps, 'step')}" if steps else "base model"]
+        about += [told(score, rows, record.metric, record.dev_groups)] if score is not None and rows else []
+        columns.append(
+            {
+                "name": f"{_ordinal(place + 1)}{f' ({tag})' if tag else ''}, {'tuned' if steps else 'base'}",
+                "about": ", ".join(about),
+                "text": facts.name if facts else "",
+                "prompt": prompt_id if facts else "",
+            }
+        )
+    return columns
+
+
+def _ordinal(place: int) -> str:
+    return {1: "1st", 2: "2nd", 3: "3rd"}.get(place, f"{place}th")
+
+
+def rows_for_page(rows: AnsweredRows, *, total_bytes: int = 1_200_000) -> list[dict[str, Any]]:
+    """The rows as the page's script reads them: texts cut to a size in all, only the likeliest labels' probabilities."""
+    each = max(160, min(4_000, total_bytes // max(1, len(rows.rows))))
+    return [_row(rows, row, each) for row in rows.rows]
+
+
+def _row(rows: AnsweredRows, row: AnsweredRow, most_bytes: int) -> dict[str, Any]:
+    text, missing = cut(row.text, most_bytes)
+    return {
+        "id": cut(row.id, 80)[0],
+        "text": text,
+        "missing": missing,
+        "gold": row.gold,
+        "answers": [row.answers[arm] for arm in rows.arms],
+        "right": [row.right[arm] for arm in rows.arms],
+        "changes": [written_changes(rows, row, arm) for arm in rows.arms] if rows.written else [],
+        "likely": [_likely(row, arm) for arm in rows.arms],
+    }
+
+
+def _likely(row: AnsweredRow, arm: str) -> Sequence[Sequence[float]]:
+    given = row.probabilities.get(arm)
+    if given is None:
+        return []
+    top = sorted(range(len(given)), key=lambda i: -given[i])[:_TOP]
+    kept = dict.fromkeys([*top, row.answers[arm], row.gold])
+    return [[i, round(given[i], 3)] for i in sorted(kept, key=lambda i: -given[i])]

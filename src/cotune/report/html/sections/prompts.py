@@ -1,0 +1,274 @@
+"""The prompts of a run and what became of each: where it came from, what it scored, how far it was tuned."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from cotune.errors import CotuneError
+from cotune.prompt.prompt import Prompt
+from cotune.report.html.intervals import share_interval
+from cotune.report.html.markup import cut
+from cotune.report.html.measure import DevMeasure
+from cotune.report.html.sections.record import RunRecord
+from cotune.report.terminal.plain import counted, fields, items, number, one_line
+
+_MOST_WORDS = 1_500
+# A space goes with the word before it: spaces of their own would match anywhere and tear differences to pieces.
+_WORD = re.compile(r"^\s+|\S+\s*")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A measurement on dev.
+
+    Attributes:
+        level: the score, or the log-loss, by the page's measure of dev.
+        rows: dev rows that it rests on.
+        cycle: in which it was made.
+        adapter: weights that answered.
+        score: the metric, where it is known.
+        log_loss: in nats a row, where it is known.
+        steps: optimizer steps behind the weights, 0 for the base model.
+        stage: of the run.
+    """
+
+    level: float
+    rows: int
+    cycle: int
+    adapter: str
+    score: float | None = None
+    log_loss: float | None = None
+    steps: int = 0
+    stage: str = ""
+
+
+@dataclass
+class PromptFacts:
+    """A prompt with its history.
+
+    Attributes:
+        prompt: the prompt itself.
+        source: where it came from.
+        operator: what made it, empty for a first prompt.
+        parents: ids of the prompts that it was made from.
+        cycle: in which it first appeared.
+        raced: its result in each race.
+        tuned: its adapters' results, in order.
+        dropped: cycles in which the race's test dropped it.
+        layer: that its probe is read from; None where label words or written answers are.
+    """
+
+    prompt: Prompt
+    source: str = ""
+    operator: str = ""
+    parents: tuple[str, ...] = ()
+    cycle: int = 1
+    raced: list[Score] = field(default_factory=list)
+    tuned: list[Score] = field(default_factory=list)
+    dropped: set[int] = field(default_factory=set)
+    layer: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The prompt on one short line."""
+        return one_line(self.prompt.text.replace("\n", " ⏎ ") or "(the bare input)", 110)
+
+    @property
+    def races(self) -> list[Score]:
+        """Its results in races alone, which all prompts have; others were measured without tuning to be compared with it."""
+        return [score for score in self.raced if score.stage != "frozen"]
+
+    @property
+    def origin(self) -> str:
+        """Where it came from, in words."""
+        named = {"user": "yours or drafted", "previous": "the old bundle’s"}
+        return named.get(self.source, self.operator.replace("_", " ").replace("+", " + ") or self.source)
+
+    def best(self, measure: DevMeasure) -> Score | None:
+        """Its best measurement: tuned where it was tuned, else raced."""
+        return max(self.tuned or self.races or self.raced, key=lambda s: measure.rank(s.level), default=None)
+
+    @cached_property
+    def full_text(self) -> str:
+        """All that the model is shown apart from the row, as people read it."""
+        prompt = self.prompt
+        blocks = [f"[system]\n{prompt.system}"] if prompt.system is not None else []
+        if prompt.nearest:
+            blocks.append(f"[examples]\nthe {prompt.nearest} nearest to the row, of {len(prompt.demonstrations)}")
+        for shown in () if prompt.nearest else prompt.demonstrations:
+            row = "\n".join(f"{name}: {text}" for name, text in shown.fields)
+            blocks.append(f"[example]\n{row}\n→ {prompt.word(shown.output)}")
+        blocks.append((f"[prompt]\n{prompt.text}" if blocks else prompt.text) or "(the bare input)")
+        if prompt.label_words:
+            words = "\n".join(f"{label} → {word}" for label, word in prompt.label_words if label != word)
+            blocks += [f"[label words]\n{words}"] if words else []
+        return "\n\n".join(blocks)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """All prompts of a run by id, in order of appearance; which is the seed's, and which leads."""
+
+    by_id: Mapping[str, PromptFacts]
+    seed: str = ""
+    winner: str = ""
+
+    def tag(self, prompt_id: str) -> str:
+        """``winner``, ``seed`` or nothing."""
+        return "winner" if prompt_id == self.winner else "seed" if prompt_id == self.seed else ""
+
+
+def read_prompts(record: RunRecord) -> Prompts:
+    """Gather the prompts from a journal; what has not the expected form is passed over."""
+    found: dict[str, PromptFacts] = {}
+    seed = _collect(record, found)
+    latest, cycle = "", 1
+    for event in record.events:
+        kind, value = event.get("kind"), fields(event.get("value"))
+        if kind == "race":
+            cycle = int(number(value.get("cycle")) or cycle)
+            _race(found, value, record.dev_measure)
+        elif kind == "tuned" and (facts := found.get(str(value.get("prompt_id")))):
+            score = _score(value, record.dev_measure.of(value), value)
+            score = replace(score, cycle=cycle) if score and record.by_probe else score
+            (facts.raced if score and score.stage == "frozen" else facts.tuned).extend([score] if score else [])
+        elif kind == "write" and value.get("stage") == "confirm" and (facts := found.get(str(value.get("prompt_id")))):
+            facts.tuned = [_with_answers(score, value) for score in facts.tuned]
+        elif kind == "cycle":
+            latest = str(value.get("winner"))
+    return Prompts(found, seed, str(record.confirmed("best_tuned").get("prompt_id") or latest))
+
+
+def _collect(record: RunRecord, found: dict[str, PromptFacts]) -> str:
+    seed = ""
+    for value in record.values("previous"):
+        if (prompt := read_prompt(fields(value.get("was")).get("prompt"))) is not None:
+            found[prompt.id] = PromptFacts(prompt, "previous")
+    for value in record.values("start", "pool", "confirm"):
+        for item in items(value.get("prompts")):
+            if (prompt := read_prompt(item)) is not None:
+                found.setdefault(prompt.id, PromptFacts(prompt, "user"))
+                seed = seed or prompt.id
+        for item in map(fields, items(value.get("proposals"))):
+            if (prompt := read_prompt(item.get("prompt"))) is not None:
+                cycle = int(number(value.get("cycle")) or 1)
+                facts = found.setdefault(prompt.id, PromptFacts(prompt, cycle=cycle))
+                facts.source, facts.operator = str(item.get("source", "")), str(item.get("operator", ""))
+                facts.parents = tuple(map(str, items(item.get("parents"))))
+        for arm in map(fields, fields(value.get("arms")).values()):
+            if (prompt := read_prompt(arm.get("prompt"))) is not None:
+                found.setdefault(prompt.id, PromptFacts(prompt))
+    return seed
+
+
+def _race(found: Mapping[str, PromptFacts], value: Mapping[str, Any], measure: DevMeasure) -> None:
+    named = {"rows": "rows", "score": "scores", "log_loss": "log_losses"}
+    for prompt_id, level in measure.of_race(value).items():
+        facts = found.get(prompt_id)
+        measured = _score(value, level, {name: fields(value.get(key)).get(prompt_id) for name, key in named.items()})
+        if facts and measured:
+            facts.raced.append(measured)
+            layer = number(fields(value.get("layers")).get(prompt_id))
+            facts.layer = facts.layer if layer is None else int(layer)
+    for prompt_id in map(str, items(value.get("dropped"))):
+        if prompt_id in found:
+            found[prompt_id].dropped.add(int(number(value.get("cycle")) or 1))
+
+
+def _score(value: Mapping[str, Any], level: float | None, measured: Mapping[str, Any]) -> Score | None:
+    if level is None:
+        return None
+    whole = {name: int(number(value.get(name)) or 0) for name in ("cycle", "steps")}
+    adapter, stage = str(value.get("adapter_id", "")), str(value.get("stage", "race"))
+    score, loss, rows = (number(measured.get(name)) for name in ("score", "log_loss", "rows"))
+    return Score(level, int(rows or 0), whole["cycle"], adapter, score, loss, whole["steps"], stage)
+
+
+def _with_answers(measured: Score, written: Mapping[str, Any]) -> Score:
+    """A measurement with the score of what its adapter wrote later, where it wrote that to the same rows."""
+    same = (measured.adapter, measured.rows) == (str(written.get("adapter_id")), number(written.get("rows")))
+    return replace(measured, score=number(written.get("score"))) if same and measured.score is None else measured
+
+
+def read_prompt(data: object) -> Prompt | None:
+    """A prompt from its JSON object; None for whatever else stands there."""
+    try:
+        prompt = Prompt.from_json(fields(data)) if fields(data) else None
+        return prompt if prompt and prompt.id else None
+    except (CotuneError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def word_diff(before: str, after: str) -> list[list[str]] | None:
+    """What became of a text, word by word.
+
+    Returns:
+        Pairs of ``=`` (kept), ``-`` (gone) or ``+`` (new) and the piece of text; None where the texts are too long to compare.
+    """
+    old, new = _WORD.findall(before), _WORD.findall(after)
+    if max(len(old), len(new)) > _MOST_WORDS:
+        return None
+    pieces: list[list[str]] = []
+    for step, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if step == "equal":
+            pieces.append(["=", "".join(old[a:b])])
+            continue
+        pieces += [["-", "".join(old[a:b])]] if b > a else []
+        pieces += [["+", "".join(new[c:d])]] if d > c else []
+    return pieces
+
+
+def prompt_details(prompts: Prompts, metric: str, groups: Sequence[int] = (), *, total_bytes: int = 700_000) -> dict[str, Any]:
+    """For the page's panel: each prompt's text, scores and difference from its parent, cut to a size in all."""
+    each = max(600, min(12_000, total_bytes // (2 * max(1, len(prompts.by_id)))))
+    texts = {prompt_id: cut(facts.full_text, each) for prompt_id, facts in prompts.by_id.items()}
+    details: dict[str, Any] = {}
+    for prompt_id, facts in prompts.by_id.items():
+        parent = next((p for p in facts.parents if p in texts), None)
+        text, missing = texts[prompt_id]
+        details[prompt_id] = {
+            "title": facts.name,
+            "tag": prompts.tag(prompt_id),
+            "text": text,
+            "missing": missing,
+            "parent": parent,
+            "parents": [p for p in facts.parents if p in texts],
+            "diff": word_diff(texts[parent][0], text) if parent else None,
+            "facts": [
+                ["First seen", f"cycle {facts.cycle}" if facts.cycle else "after the test"],
+                ["Made by", facts.origin or "–"],
+                *([["Read from", f"the state after layer {facts.layer}"]] if facts.layer is not None else []),
+                *(
+                    [["Shows", counted(facts.prompt.nearest or len(facts.prompt.demonstrations), "worked example")]]
+                    if facts.prompt.demonstrations
+                    else []
+                ),
+            ],
+            "scores": [
+                {
+                    "what": _what(s),
+                    "adapter": s.adapter,
+                    "score": s.score,
+                    "ci": None if s.score is None else share_interval(s.score, s.rows, metric, groups),
+                    "rows": s.rows,
+                    "log_loss": s.log_loss,
+                }
+                for s in (*facts.raced, *facts.tuned)
+            ],
+        }
+    return details
+
+
+def _what(score: Score) -> str:
+    if score.stage == "previous":
+        return "the old bundle’s weights"
+    if score.stage == "frozen":
+        return "frozen probe"
+    if score.stage == "robustness":
+        return "after tuning" if score.steps else "before tuning"
+    return f"tuned {score.steps} steps, cycle {score.cycle}" if score.steps else f"race, cycle {score.cycle}"

@@ -1,0 +1,241 @@
+"""What a run's folder holds, read without trust: a report must come out of half a journal too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cotune.errors import no_run
+from cotune.report.html.measure import DevMeasure, dev_measure
+from cotune.report.terminal.plain import fields, items, number
+
+JOURNAL, SUMMARY, CONFIG = "journal.jsonl", "summary.json", "config.json"
+DEV_ROWS, TEST_ROWS = "dev_rows.json", "test_rows.json"
+ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned", "previous")
+
+
+@dataclass(frozen=True)
+class AnsweredRow:
+    """A row with what each arm, or each candidate, answered.
+
+    Attributes:
+        id: of the row.
+        text: its input, fields by name where there are several.
+        gold: index of the right label, or of the right answer's text.
+        answers: arm name to index of the label that it chose, or of the text that it wrote.
+        probabilities: arm name to one number a label, after the arm's decision rule; arms may be missing.
+        right: arm name to whether the row counts as right.
+        values: arm name to what a written answer is worth by the metric; empty for labels.
+    """
+
+    id: str
+    text: str
+    gold: int
+    answers: Mapping[str, int]
+    probabilities: Mapping[str, tuple[float, ...]]
+    right: Mapping[str, bool]
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AnsweredRows:
+    """Rows of a run, with the labels, or the texts of written answers, that their indices point into.
+
+    Attributes:
+        labels: what may be answered, or what was.
+        rows: of the test, or of dev.
+        written: whether answers are texts.
+        names: who may have answered, in the order in which they are shown.
+        candidates: what is known of each name that is not an arm's.
+    """
+
+    labels: tuple[str, ...] = ()
+    rows: tuple[AnsweredRow, ...] = ()
+    written: bool = False
+    names: tuple[str, ...] = ARMS
+    candidates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def arms(self) -> tuple[str, ...]:
+        """Names that answered every row."""
+        return tuple(name for name in self.names if self.rows and all(name in row.answers for row in self.rows))
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as its folder tells it.
+
+    Attributes:
+        folder: the run's folder.
+        events: the journal's lines, each with ``kind`` and ``value``.
+        summary: of a finished run, else empty.
+        config: of the run, else empty.
+        identity: hashes of data and prompts.
+        tests: the test rows' answers; empty where the run does not hold them.
+        devs: the best prompts' answers to the dev rows; empty likewise.
+        remarks: what could not be read, in sentences.
+    """
+
+    folder: Path
+    events: tuple[Mapping[str, Any], ...] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    tests: AnsweredRows = field(default_factory=AnsweredRows)
+    devs: AnsweredRows = field(default_factory=AnsweredRows)
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return bool(self.summary)
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric."""
+        return str(self.summary.get("metric") or self.config.get("metric") or "score")
+
+    @cached_property
+    def dev_groups(self) -> tuple[int, ...]:
+        """Number of the group of each dev row, in the order in which all meet them; empty where rows are not grouped."""
+        found = [number(group) for group in items(self.value("start").get("dev_groups"))]
+        return tuple(int(group) for group in found if group is not None)
+
+    @cached_property
+    def dev_measure(self) -> DevMeasure:
+        """By what the page tells how good a candidate is on dev."""
+        return dev_measure(self.events, self.metric, self.dev_groups, by_probe=self.by_probe)
+
+    def values(self, *kinds: str) -> Iterator[Mapping[str, Any]]:
+        """The values of events of these kinds, in order."""
+        for event in self.events:
+            if event.get("kind") in kinds:
+                yield fields(event.get("value"))
+
+    def value(self, kind: str) -> Mapping[str, Any]:
+        """The last event's value of a kind; empty where there is none."""
+        return next(reversed(list(self.values(kind))), {})
+
+    def confirmed(self, arm: str) -> Mapping[str, Any]:
+        """An arm's candidate as it was frozen before the test; empty where none was."""
+        return fields(fields(self.value("confirm").get("arms")).get(arm))
+
+    @cached_property
+    def by_probe(self) -> bool:
+        """Whether the search read labels off hidden states, so that what it measured are probes on held-out rows."""
+        found = any("layers" in value for value in self.values("race"))
+        return found or any("readout" in value for value in self.values("tuned"))
+
+    def answers_by_probe(self, arm: str) -> bool:
+        """Whether a probe answers in a frozen arm."""
+        return fields(self.confirmed(arm).get("decision")).get("kind") == "probe"
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Read a run's folder.
+
+    Raises:
+        InputError: it is not a run's folder.
+    """
+    if not (folder / JOURNAL).is_file() and not (folder / SUMMARY).is_file():
+        raise no_run(folder)
+    remarks: list[str] = []
+    events = tuple(_events(folder / JOURNAL, remarks))
+    stored = fields(_json(folder / CONFIG, remarks))
+    # The report is written before the run says that it is done; its cost is the last step that a summary rests on.
+    ended = any(event.get("kind") in ("cost", "done") for event in events) or not events
+    summary = fields(_json(folder / SUMMARY, remarks)) if ended else {}
+    tests, devs = (_answered(name, _json(folder / name, remarks), remarks) for name in (TEST_ROWS, DEV_ROWS))
+    config, identity = fields(stored.get("config")), fields(stored.get("identity"))
+    return RunRecord(folder, events, summary, config, identity, tests, devs, tuple(remarks))
+
+
+def _events(path: Path, remarks: list[str]) -> Iterator[Mapping[str, Any]]:
+    if not path.is_file():
+        return
+    *lines, torn = path.read_bytes().split(b"\n")
+    unreadable = 0
+    for line in (*lines, torn):
+        if not line.strip():
+            continue
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            # A run that is going on, or was killed, may have left half a line at the end.
+            unreadable += line is not torn and line is not lines[-1]
+            continue
+        if isinstance(event, dict):
+            yield event
+    if unreadable:
+        remarks.append(f"{unreadable} line(s) of the journal cannot be read and are left out.")
+
+
+def _json(path: Path, remarks: list[str]) -> object:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        remarks.append(f"{path.name} cannot be read and is left out.")
+        return None
+
+
+def _answered(name: str, data: object, remarks: list[str]) -> AnsweredRows:
+    if data is None:
+        return AnsweredRows()
+    candidates = {str(found["id"]): found for found in map(fields, items(fields(data).get("candidates"))) if found.get("id")}
+    names = tuple(candidates) if name == DEV_ROWS else ARMS
+    labels = tuple(str(label) for label in items(fields(data).get("labels")))
+    rows = [fields(item) for item in items(fields(data).get("rows"))]
+    written = not labels and any("right" in row for row in rows)
+    texts: dict[str, int] = {}
+    found = [_written_row(row, texts) if written else _row(row, len(labels)) for row in rows]
+    kept = tuple(row for row in found if row is not None)
+    if len(kept) < len(rows) or not (labels or written):
+        remarks.append(f"{len(rows) - len(kept)} row(s) of {name} do not have the expected form and are left out.")
+    return AnsweredRows(tuple(texts) if written else labels, kept, written, names, candidates)
+
+
+def _written_row(item: Mapping[str, Any], texts: dict[str, int]) -> AnsweredRow | None:
+    """A row whose answers are texts; ``texts`` gets those that it does not hold yet."""
+    answers, right = fields(item.get("answers")), fields(item.get("right"))
+    gold = item.get("gold")
+    if not isinstance(gold, str) or set(answers) != set(right):
+        return None
+    said = {str(arm): texts.setdefault(str(text or ""), len(texts)) for arm, text in answers.items()}
+    values = {str(arm): value for arm, v in fields(item.get("values")).items() if (value := number(v)) is not None}
+    place = texts.setdefault(gold, len(texts))
+    return AnsweredRow(
+        str(item.get("id", "")), _shown(item), place, said, {}, {str(a): bool(ok) for a, ok in right.items()}, values
+    )
+
+
+def _row(item: Mapping[str, Any], labels: int) -> AnsweredRow | None:
+    def index(value: object) -> int | None:
+        found = number(value)
+        return int(found) if found is not None and found == int(found) and 0 <= found < labels else None
+
+    gold = index(item.get("gold"))
+    answers = {str(arm): index(answer) for arm, answer in fields(item.get("answers")).items()}
+    if gold is None or any(answer is None for answer in answers.values()):
+        return None
+    probabilities = {}
+    for arm, given in fields(item.get("probabilities")).items():
+        found = [number(p) for p in items(given)]
+        numbers = tuple(p for p in found if p is not None and -1e-9 <= p <= 1 + 1e-6)
+        if len(numbers) == labels == len(found):
+            probabilities[str(arm)] = numbers
+    known = {arm: answer for arm, answer in answers.items() if answer is not None}
+    right = {arm: answer == gold for arm, answer in known.items()}
+    return AnsweredRow(str(item.get("id", "")), _shown(item), gold, known, probabilities, right)
+
+
+def _shown(item: Mapping[str, Any]) -> str:
+    """A row's input as one text."""
+    text = item.get("input")
+    named = text if isinstance(text, dict) else {"": text or ""}
+    return "\n".join(f"{name}: {value}" if len(named) > 1 else str(value) for name, value in named.items())

@@ -1,0 +1,102 @@
+"""The winning prompt in other formats, before and after tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from cotune.report.html.intervals import told
+from cotune.report.html.markup import data_text, esc, figure, percent
+from cotune.report.html.plot import Plot, nice_ticks, padded
+from cotune.report.html.sections.prompts import PromptFacts, Prompts, Score, read_prompt
+from cotune.report.html.sections.record import RunRecord
+from cotune.report.terminal.plain import fields, items, number, one_line
+
+_SIDES = (("base", "base model", "dot raced", 1.0), ("tuned", "tuned", "dot tuned", 0.0))
+_MEASURES = {"min": "worst format", "max": "best format", "range": "range", "sd": "standard deviation"}
+
+
+def robustness_section(record: RunRecord, prompts: Prompts) -> str:
+    """Dots for each format, base model above tuned, and the spread in numbers."""
+    found = _found(record)
+    formats = _formats(found)
+    if not formats:
+        why = found.get("skipped")
+        reason = f"It was left out: {data_text(one_line(why, 200))}." if why else "It is measured at the end of a run."
+        return f"<p class=empty>How the winning prompt does in other formats is not known. {reason}</p>"
+    return figure(
+        esc(one_line(found.get("sentence") or "The winning prompt in other formats", 400)),
+        _dots(record, found, formats) + _table(found),
+        "Each dot is the winning prompt in another format (separators, casing, cue, order of parts) "
+        f"on {esc(found.get('n', '?'))} dev rows; a dashed line marks the prompt as it is, which these rows helped to choose. "
+        "Few rows scatter by themselves: the table holds what is left when that is taken away, with 95% intervals. Tab to a "
+        "dot and press Enter to read it.",
+        kind="wide",
+    )
+
+
+def with_formats(record: RunRecord, prompts: Prompts) -> Prompts:
+    """The prompts and, for the panel, the other formats of the winner with their scores."""
+    found = _found(record)
+    rows = int(number(found.get("n")) or 0)
+    more: dict[str, PromptFacts] = {}
+    for prompt, scores in _formats(found):
+        base, tuned = (
+            Score(score, rows, 0, name, score, steps=steps, stage="robustness")
+            for (_, name, _, _), score, steps in zip(_SIDES, scores, (0, 1), strict=True)
+        )
+        parents = (prompts.winner,) if prompts.winner else ()
+        more[prompt.id] = PromptFacts(prompt, "format", "another format", parents, 0, raced=[base], tuned=[tuned])
+    return replace(prompts, by_id={**more, **prompts.by_id})
+
+
+def _found(record: RunRecord) -> Mapping[str, Any]:
+    return fields(record.summary.get("robustness")) or record.value("robustness")
+
+
+def _formats(found: Mapping[str, Any]) -> list[tuple[Any, tuple[float, float]]]:
+    """Each format's prompt with its scores under the base model and the tuned one."""
+    base, tuned = (items(fields(found.get(side)).get("scores")) for side, *_ in _SIDES)
+    shown = []
+    for item, *scores in zip(items(found.get("prompts")), base, tuned, strict=False):
+        prompt, numbers = read_prompt(item), [number(score) for score in scores]
+        if prompt is not None and numbers[0] is not None and numbers[1] is not None:
+            shown.append((prompt, (numbers[0], numbers[1])))
+    return shown
+
+
+def _dots(record: RunRecord, found: Mapping[str, Any], formats: list[tuple[Any, tuple[float, float]]]) -> str:
+    own = fields(found.get("own"))
+    ends = [score for _, scores in formats for score in scores]
+    ends += [score for side, *_ in _SIDES if (score := number(own.get(side))) is not None]
+    span = padded(ends, share=0.08, least=0.1)
+    plot = Plot(span, (-0.6, 1.6), height=150, label="Score of each format: base model above, tuned below")
+    plot.axes([(t, f"{100 * t:g}") for t in nice_ticks(*span)], [(level, side) for side, _, _, level in _SIDES])
+    rows = int(number(found.get("n")) or 0)
+    middle = (len(formats) - 1) / 2
+    for place, (side, name, kind, level) in enumerate(_SIDES):
+        if (score := number(own.get(side))) is not None:
+            plot.line((score, level - 0.42), (score, level + 0.42), "from")
+        for number_, (prompt, scores) in enumerate(formats):
+            # Formats often score alike, so each has its own height.
+            height = level + 0.6 * (middle - number_) / max(1, len(formats))
+            shown = f"{name}: {told(scores[place], rows, record.metric, record.dev_groups)}"
+            text = one_line(prompt.text.replace("\n", " ⏎ "), 160)
+            where = f"format {number_ + 1}, {shown}: open its wording"
+            plot.dot((scores[place], height), kind, tip=f"{shown}\n{text}", prompt=prompt.id, name=where)
+    return plot.render(x_title=f"{esc(record.metric.replace('_', ' '))} in percent on dev")
+
+
+def _table(found: Mapping[str, Any]) -> str:
+    lines = []
+    for name, title in _MEASURES.items():
+        cells = ""
+        for side, *_ in _SIDES:
+            measure = fields(fields(found.get(side)).get(name))
+            ends = [percent(end) for end in items(measure.get("ci"))]
+            between = " to ".join(ends) if len(ends) == 2 else ""
+            cells += f"<td>{percent(measure.get('value'))}<div class=quiet>{between}</div></td>"
+        lines.append(f"<tr><th scope=row>{title}</th>{cells}</tr>")
+    heads = "".join(f"<td>{name}</td>" for _, name, _, _ in _SIDES)
+    return f"<table class=facts><tr><th></th>{heads}</tr>{''.join(lines)}</table>"

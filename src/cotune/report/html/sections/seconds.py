@@ -1,0 +1,175 @@
+"""Score against seconds for a run that reads labels by probes: the first verdict, the cycles, the test, and the references."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cotune.report.html.intervals import share_interval
+from cotune.report.html.markup import data_text, figure, percent
+from cotune.report.html.plot import Plot, Point, nice_ticks, padded
+from cotune.report.html.sections.prompts import Prompts
+from cotune.report.html.sections.record import ARMS, RunRecord
+from cotune.report.terminal.narration import ARM_NAMES, REFERENCE_NAMES
+from cotune.report.terminal.plain import clock, fields, number, one_line
+from cotune.report.terminal.result import interval_of, references_of
+
+_LATE = 0.7
+_BASE = ("seed_prompt", "prompt_only", "best_prompt")
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A score and when it was known.
+
+    Attributes:
+        seconds: of work since the run began.
+        score: share of right rows; of the test the metric.
+        kind: ``race``, ``frozen``, ``tuned``, ``verdict`` or ``test``.
+        what: in words.
+        ci: its interval, where it is known.
+        prompt_id: what was asked.
+        base: whether the weights are the base model's.
+    """
+
+    seconds: float
+    score: float
+    kind: str
+    what: str
+    ci: Point | None = None
+    prompt_id: str = ""
+    base: bool = True
+
+
+def read_course(record: RunRecord) -> list[Reached]:
+    """Everything that was measured, in order."""
+    found: list[Reached] = []
+    measure = record.dev_measure
+    arms = fields(record.summary.get("arms"))
+    for event in record.events:
+        kind, value, at = str(event.get("kind")), fields(event.get("value")), number(event.get("active_s")) or 0.0
+        one = fields(value.get("best")) if kind == "race" else value
+        score, prompt_id = number(one.get("score")), str(one.get("prompt_id") or "")
+        if score is None:
+            continue
+        layer = number(one.get("layer"))
+        after = "" if layer is None else f", read after layer {layer:.0f}"
+        rows = int(number(fields(value.get("rows")).get(prompt_id) if kind == "race" else value.get("rows")) or 0)
+        if kind == "race":
+            what = f"best of the race of cycle {value.get('cycle')}{after}"
+            found.append(Reached(at, score, "race", what, measure.interval(score, rows), prompt_id))
+        elif kind == "verdict":
+            found.append(Reached(at, score, "verdict", f"first verdict{after}", interval_of(value), prompt_id))
+        elif kind == "tuned":
+            steps = int(number(value.get("steps")) or 0)
+            what = (f"tuned {steps} steps" if steps else "frozen probe") + after
+            found.append(
+                Reached(at, score, "tuned" if steps else "frozen", what, measure.interval(score, rows), prompt_id, not steps)
+            )
+        elif kind == "arm" and value.get("name") in ARMS:
+            name = str(value["name"])
+            arm = fields(arms.get(name))
+            ci = interval_of(arm) or share_interval(score, int(number(value.get("n")) or 0), record.metric)
+            base = name in _BASE or number(arm.get("steps")) == 0
+            what = f"test, {ARM_NAMES[name]}"
+            found.append(Reached(at, score, "test", what, ci, str(arm.get("prompt_id") or ""), base))
+    return found
+
+
+def seconds_section(record: RunRecord, prompts: Prompts) -> str:
+    """The plot; empty where no probe was fitted."""
+    course = read_course(record)
+    if not record.by_probe or not course:
+        return ""
+    end = max([number(event.get("active_s")) or 0.0 for event in record.events])
+    references = references_of(record.summary) or {
+        str(value.get("name")): value
+        for value in record.values("reference")
+        if value.get("name") in REFERENCE_NAMES and number(value.get("score")) is not None
+    }
+    levels = [one.score for one in course] + [
+        level for one in references.values() if (level := number(one.get("score"))) is not None
+    ]
+    levels += [level for one in course if one.kind in ("verdict", "test") and one.ci for level in one.ci]
+    low, high = padded(levels, share=0.06, least=0.1)
+    plot = Plot((0, end * 1.02 or 1), (max(0.0, low), min(1.0, high)), height=320, label="Score by seconds")
+    plot.axes([(t, clock(t)) for t in nice_ticks(0, end or 1, 5)], [(t, f"{100 * t:g}") for t in nice_ticks(*plot.y_range, 5)])
+    _test_begins(record, plot)
+    for place, (name, one) in enumerate(references.items()):
+        level = number(one.get("score")) or 0.0
+        plot.path([(0, level), (end * 1.02 or 1, level)], f"line other h{place + 1}", _reference_told(name, one))
+    plot.path(_climb(record, course), "line winner", "the best so far by held-out log-loss")
+    for reached in course:
+        _draw(plot, reached, prompts)
+    legend = "".join(
+        f'<li><span class="key other h{place + 1}"></span>{data_text(_reference_told(name, one))}</li>'
+        for place, (name, one) in enumerate(references.items())
+    )
+    metric = record.metric.replace("_", " ")
+    test = "on the sealed test" if record.metric == "accuracy" else f"{metric} on the sealed test"
+    caption = (
+        f"Left of the upright line: accuracy on labelled rows that the fit had not seen. Right of it: {test}. These are other "
+        "rows, so compare within a side. Bars are 95% intervals. Hollow: frozen weights. Filled: tuned. The large hollow dot "
+        "is the first verdict, from which on a usable bundle was on disk. Line: the best so far by held-out log-loss, which "
+        "decides, so that accuracy may fall along it."
+    )
+    caption += " Dashed lines: references on the test." if references else _labelled_tfidf(record)
+    return figure(
+        "Score by seconds",
+        plot.render(x_title="time of work", y_title="percent") + (f'<ul class="legend tall">{legend}</ul>' if legend else ""),
+        caption,
+        kind="wide",
+    )
+
+
+def _labelled_tfidf(record: RunRecord) -> str:
+    found = number(record.value("verdict").get("tfidf"))
+    return "" if found is None else f" TF-IDF with logistic regression has {percent(found)} on the labelled rows."
+
+
+def _reference_told(name: str, one: object) -> str:
+    found = fields(one)
+    ci = interval_of(found)
+    between = f" ({percent(ci[0])} to {percent(ci[1])})" if ci else ""
+    return f"{REFERENCE_NAMES[name]}: {percent(found.get('score'))}%{between}"
+
+
+def _test_begins(record: RunRecord, plot: Plot) -> None:
+    opened = next((number(event.get("active_s")) for event in record.events if event.get("kind") == "open_test"), None)
+    if opened is not None:
+        plot.line((opened, plot.y_range[0]), (opened, plot.y_range[1]), "zero")
+        # A test near the end has no room for its name on its right.
+        kind, dx = ("tick y", -6) if opened > _LATE * plot.x_range[1] else ("tick", 6)
+        plot.text((opened, plot.y_range[0]), "test opened", kind, dx=dx, dy=-6)
+
+
+def _climb(record: RunRecord, course: list[Reached]) -> list[Point]:
+    """The held-out score of the best so far: the first race's best, then each cycle's winner."""
+    first = next((one for one in course if one.kind == "race"), None)
+    points: list[Point] = [] if first is None else [(first.seconds, first.score)]
+    opened = None
+    for event in record.events:
+        at = number(event.get("active_s")) or 0.0
+        if event.get("kind") == "open_test":
+            opened = at
+            break
+        value = fields(event.get("value"))
+        level = number(value.get("dev_score")) if event.get("kind") == "cycle" else None
+        if level is not None and points:
+            points += [(at, points[-1][1]), (at, level)]
+    if points and opened is not None:
+        points.append((opened, points[-1][1]))
+    return points
+
+
+def _draw(plot: Plot, one: Reached, prompts: Prompts) -> None:
+    facts = prompts.by_id.get(one.prompt_id)
+    between = f" ({percent(one.ci[0])} to {percent(one.ci[1])})" if one.ci else ""
+    tip = f"{one.what}: {percent(one.score)}%{between}\nafter {clock(one.seconds)}" + (f"\n{facts.name}" if facts else "")
+    place = (one.seconds, one.score)
+    if one.ci and one.kind in ("verdict", "test"):
+        side = "base" if one.base else "tuned"
+        plot.line((one.seconds, one.ci[0]), (one.seconds, one.ci[1]), f"whisker {side}")
+    kind = "dot raced" if one.base else "dot tuned"
+    radius = {"verdict": 8.0, "test": 5.5, "tuned": 5.5}.get(one.kind, 4.5)
+    name = f"{one_line(one.what, 60)}: {percent(one.score)} percent, open its prompt"
+    plot.dot(place, kind, radius=radius, tip=tip, prompt=one.prompt_id if facts else "", name=name)

@@ -1,0 +1,121 @@
+"""Where the winner's failures lie together, and what a language model made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cotune.report.html.markup import data_text, esc, figure, p_value, percent, signed_points
+from cotune.report.html.measure import DevMeasure
+from cotune.report.html.sections.prompts import Prompts, read_prompt
+from cotune.report.html.sections.record import RunRecord
+from cotune.report.terminal.plain import counted, fields, items, number, one_line
+
+_CAPTION = (
+    "a slice also holds the right rows that lie as near. It is named by words that its rows say more often than others. Its "
+    "error rate and that of all other rows have 95% intervals. "
+    "Slices were looked for where failures are, so their rates are too high; p allows for it: how often one as clear would be "
+    "found if the same number of failures lay anywhere. Those of most rows, or not clearly worse, are left out."
+)
+
+
+def slices_section(record: RunRecord, prompts: Prompts) -> str:
+    """A table of the slices at the end of the run, and the rewriting where a proposer was asked."""
+    return _slices(record) + _rewriting(record, prompts)
+
+
+def _slices(record: RunRecord) -> str:
+    found = fields(record.summary.get("slices")) or record.value("slices")
+    shown = [fields(item) for item in items(found.get("slices"))]
+    if not shown:
+        why, wrong = found.get("skipped"), esc(found.get("failures", "the"))
+        reason = (
+            f"They were not looked for: {data_text(one_line(why, 200))}."
+            if why
+            else f"Of {wrong} wrong dev rows none lie together more clearly than chance would have it: no group of at most "
+            "half of the rows clearly fails more often than the rest."
+            if "slices" in found
+            else "They are looked for at the end of a run."
+        )
+        return f"<p class=empty>No error slices. {reason}</p>"
+    rows = "".join(map(_row, shown))
+    head = "<tr><th>Slice</th><th>Rows</th><th>Wrong</th><th>Others wrong</th><th>Difference</th><th>p</th></tr>"
+    title = f"{esc(found.get('failures', '?'))} of {esc(found.get('rows', '?'))} dev rows are wrong"
+    caption = f"Failures on dev, clustered by {_place(record)}; {_CAPTION}"
+    return figure(title, f'<div class=scroll><table class="plain slices">{head}{rows}</table></div>', caption, kind="wide")
+
+
+def _place(record: RunRecord) -> str:
+    """By what rows are near each other."""
+    if record.value("engine").get("device") != "endpoint":
+        return "the base model’s embeddings"
+    return "the endpoint’s embeddings" if fields(record.config.get("endpoint")).get("embeddings") else "their letters"
+
+
+def _row(found: Mapping[str, Any]) -> str:
+    words = ", ".join(str(word) for word in items(found.get("words"))) or "(no words of its own)"
+    cases = "".join(_case(fields(item)) for item in items(found.get("examples")))
+    examples = f"<details><summary>examples</summary><ul>{cases}</ul></details>" if cases else ""
+    rate = number(found.get("rate"))
+    size = number(found.get("n"))
+    wrong = f"{round(rate * size)} of {size:.0f}" if rate is not None and size is not None else ""
+    p = p_value(found.get("p")) or "–"
+    return (
+        f"<tr><td><b>{data_text(one_line(words, 120))}</b>{examples}</td><td class=num data-name=Rows>{esc(wrong)}</td>"
+        f"<td class=num data-name=Wrong>{percent(found.get('rate'))}{_between(found.get('ci'))}</td>"
+        f"<td class=num data-name='Others wrong'>{percent(found.get('rest'))}{_between(found.get('rest_ci'))}</td>"
+        f"<td class=num data-name=Difference>{signed_points(found.get('difference'))}"
+        f"{_between(found.get('difference_ci'), signed=True)}</td>"
+        f"<td class=num data-name=p>{esc(p)}</td></tr>"
+    )
+
+
+def _between(interval: object, *, signed: bool = False) -> str:
+    ends = [signed_points(end) if signed else percent(end) for end in items(interval)]
+    return f"<div class=quiet>{' to '.join(ends)}</div>" if len(ends) == 2 else ""
+
+
+def _case(found: Mapping[str, Any]) -> str:
+    text = " | ".join(str(value) for value in fields(found.get("input")).values())
+    right, answered = data_text(one_line(found.get("right"), 60)), data_text(one_line(found.get("answered"), 60))
+    return f"<li>{data_text(one_line(text, 240))} <span class=quiet>{right}, answered {answered}</span></li>"
+
+
+def _rewriting(record: RunRecord, prompts: Prompts) -> str:
+    """What the proposer gave in each cycle, what was refused, how the rest fared, and why nothing came where nothing did."""
+    asked = list(record.values("rewrite"))
+    if not asked:
+        return ""
+    requests, tokens = (sum(int(number(value.get(name)) or 0) for value in asked) for name in ("requests", "tokens"))
+    lines = "".join(_cycle(value, prompts, record.dev_measure) for value in asked)
+    spent = (f"{counted(requests, 'request')}, " if requests else "") + f"{tokens:,} tokens"
+    head = "<tr><th>Cycle</th><th>Instructions</th><th>On dev</th></tr>"
+    model = one_line(next((value["model"] for value in asked if value.get("model")), "a language model"), 60)
+    return figure(
+        f"Rewriting by {data_text(model)}",
+        f"<div class=scroll><table class=plain>{head}{lines}</table></div>",
+        f"{spent}. Instructions that were taken went into the cycle’s pool and were raced like all others.",
+        kind="wide",
+    )
+
+
+def _cycle(value: Mapping[str, Any], prompts: Prompts, measure: DevMeasure) -> str:
+    cycle = esc(value.get("cycle", "?"))
+    lines = []
+    for item in items(value.get("proposals")):
+        if (prompt := read_prompt(fields(item).get("prompt"))) is None:
+            continue
+        facts = prompts.by_id.get(prompt.id)
+        best = facts.best(measure) if facts else None
+        told = "not raced" if best is None or facts is None else f"{measure.shown(best.level)} ({best.rows} rows)"
+        told += ", dropped early" if facts and facts.dropped and not facts.tuned else ", tuned" if facts and facts.tuned else ""
+        lines.append((data_text(one_line(prompt.instruction, 300)), esc(told)))
+    for item in map(fields, items(value.get("refused"))):
+        why = f"refused: {data_text(one_line(item.get('why'), 200))}"
+        lines.append((f"<span class=quiet>{data_text(one_line(item.get('text'), 160))}</span>", why))
+    nothing = value.get("failed") or value.get("skipped")
+    if nothing:
+        lines.append((f"none: {data_text(one_line(nothing, 300))}", ""))
+    elif not lines:
+        lines.append(("none", ""))
+    return "".join(f"<tr><td>{cycle}</td><td>{what}</td><td>{result}</td></tr>" for what, result in lines)

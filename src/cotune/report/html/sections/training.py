@@ -1,0 +1,279 @@
+"""How the run went: loss and dev by step, the best on dev by tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cotune.report.html.markup import data_text, figure, percent
+from cotune.report.html.measure import DevMeasure
+from cotune.report.html.plot import Plot, Point, nice_ticks, padded
+from cotune.report.html.sections.prompts import Prompts
+from cotune.report.html.sections.record import RunRecord
+from cotune.report.terminal.plain import amount, fields, items, number, one_line
+
+_MOST_POINTS = 600
+_HUES = 6
+_SPENT = {"train": "new_tokens", "score": "tokens", "write": "tokens"}
+
+
+@dataclass(frozen=True)
+class Look:
+    """A look at dev.
+
+    Attributes:
+        steps: optimizer steps in all.
+        level: by the page's measure of dev.
+        rows: dev rows.
+        log_loss: in nats.
+        decays_from: steps in all at which the learning rate began to fall; None where it had not.
+    """
+
+    steps: int
+    level: float
+    rows: int
+    log_loss: float | None
+    decays_from: int | None = None
+
+
+@dataclass
+class Track:
+    """A prompt's training, from the weights that it started with.
+
+    Attributes:
+        prompt_id: what was asked.
+        start: optimizer steps behind the weights that it started from.
+        losses: training loss of each step.
+        steady: how many of these steps were taken at the full learning rate.
+        decays_from: step at which the learning rate began to fall; None where it did not.
+        looks: at dev, in the order in which they were taken.
+        failed: why it stopped, where it diverged.
+        window: lower and upper edge of the layers that were tuned; None where all were.
+        rows: labelled rows that were learnt from; 0 where that is not recorded.
+    """
+
+    prompt_id: str
+    start: int = 0
+    losses: list[float] = field(default_factory=list)
+    steady: int = 0
+    decays_from: int | None = None
+    looks: list[Look] = field(default_factory=list)
+    failed: str = ""
+    window: tuple[int, int] | None = None
+    rows: int = 0
+
+
+def read_tracks(record: RunRecord) -> list[Track]:
+    """Put the pieces of training that a journal holds together again: what begins with the same losses is one track."""
+    tracks: list[Track] = []
+    by_adapter: dict[str, tuple[Track, int, int | None]] = {}
+    for event in record.events:
+        value = fields(event.get("value"))
+        if event.get("kind") == "train":
+            losses = [v for v in map(number, items(value.get("losses"))) if v is not None]
+            prompt_id = str(value.get("prompt_id"))
+            track = next((t for t in tracks if t.prompt_id == prompt_id and t.losses[:1] == losses[:1]), None)
+            if track is None:
+                track = Track(prompt_id)
+                tracks.append(track)
+            if value.get("decayed"):
+                track.losses, track.decays_from = losses, track.steady
+            elif len(losses) >= track.steady:
+                track.losses, track.steady, track.decays_from = losses, len(losses), None
+            track.failed = str(value.get("failed") or "")
+            ends = [edge for end in items(value.get("window")) if (edge := number(end)) is not None]
+            track.window = (int(ends[0]), int(ends[1])) if len(ends) == 2 else None
+            track.rows = int(number(value.get("rows")) or 0)
+            falls = track.steady if value.get("decayed") else None
+            by_adapter[str(value.get("adapter_id"))] = (track, int(number(value.get("steps")) or 0), falls)
+        elif event.get("kind") == "tuned" and (found := by_adapter.get(str(value.get("adapter_id")))):
+            track, own_steps, falls = found
+            steps, level = int(number(value.get("steps")) or 0), record.dev_measure.of(value)
+            track.start = max(0, steps - own_steps)
+            if level is not None:
+                decays_from = None if falls is None else track.start + falls
+                rows = int(number(value.get("rows")) or 0)
+                track.looks.append(Look(steps, level, rows, number(value.get("log_loss")), decays_from))
+    return tracks
+
+
+def training_section(record: RunRecord, prompts: Prompts) -> str:
+    """Loss and dev by step, a line for each tuned prompt."""
+    tracks = [t for t in read_tracks(record) if t.losses]
+    if not tracks:
+        return "<p class=empty>Nothing was tuned yet.</p>"
+    kinds = _kinds(tracks, prompts)
+    most = max(t.start + len(t.losses) for t in tracks)
+    ticks = [(t, f"{t:g}") for t in nice_ticks(0, most, 5) if t == int(t)]
+    drawn = sorted(zip(tracks, kinds, strict=True), key=lambda pair: pair[1] in ("winner", "seed"))
+    loss = Plot(
+        (0, most), padded([*(v for t in tracks for v in _smooth(t.losses)), 0.0], share=0.04), height=220, label="Loss by step"
+    )
+    loss.axes(ticks, [(t, f"{t:g}") for t in nice_ticks(*loss.y_range, 4) if t >= 0])
+    for track, kind in drawn:
+        points = [(track.start + i + 1, v) for i, v in enumerate(_smooth(track.losses))]
+        loss.path(_thinned(points), f"line {kind}", _told(track, prompts))
+    dev = [(t, k) for t, k in drawn if t.looks]
+    figures = figure(
+        "Training loss by step",
+        loss.render(x_title="optimizer steps", y_title="loss in nats, running mean of five steps"),
+        "Each line is a tuning of its own: one for each split of the labelled rows, and the last ones on all of them."
+        if record.by_probe
+        else "",
+        kind="wide" if record.by_probe else "",
+    )
+    # A window is tuned without a look in between, so there is nothing to show by step.
+    if dev and not record.by_probe:
+        figures += _dev_by_step(record, prompts, dev, most, ticks)
+    legend = "".join(
+        f'<li><span class="key {kind}"></span>{data_text(one_line(_name(track, prompts), 70))}{_ending(track)}</li>'
+        for track, kind in zip(tracks, kinds, strict=True)
+    )
+    shown = figures if record.by_probe else f'<div class="pair">{figures}</div>'
+    return f'{shown}<ul class="legend tall">{legend}</ul>'
+
+
+def _dev_by_step(
+    record: RunRecord, prompts: Prompts, dev: list[tuple[Track, str]], most: int, ticks: list[tuple[float, str]]
+) -> str:
+    measure = record.dev_measure
+    levels = [look.level for track, _ in dev for look in track.looks]
+    plot = Plot((0, most), padded(levels, share=0.12, least=0.05), height=220, label=f"Dev {measure.name} by step")
+    plot.axes(ticks, [(t, measure.tick(t)) for t in nice_ticks(*plot.y_range, 4)])
+    for track, kind in dev:
+        for line in dev_lines(track):
+            plot.path(line, f"line {kind}", _told(track, prompts))
+        for look in track.looks:
+            tip = f"{_name(track, prompts)}\n{look.steps} steps: {measure.told(look.level, look.rows)}"
+            tip += measure.other(look.log_loss)
+            if look.decays_from is not None:
+                tip += f"\nlearning rate fell from step {look.decays_from}"
+            plot.dot((look.steps, look.level), f"dot {kind}", radius=4.5, tip=tip)
+    rows = max(look.rows for track, _ in dev for look in track.looks)
+    ci = measure.interval(max(levels, key=measure.rank), rows)
+    note = f"The 95% interval of the highest of these scores is {percent(ci[0])} to {percent(ci[1])}." if ci else measure.remark
+    return figure(f"Dev {measure.title} by step", plot.render(x_title="optimizer steps", y_title=measure.axis), note)
+
+
+def dev_lines(track: Track) -> list[list[Point]]:
+    """A track's way over dev: one line at the full learning rate, and a branch to each look after that had fallen.
+
+    Training that goes on after it fell goes on from before, so a line through all looks in their order would run backwards.
+    """
+    steady = sorted((look.steps, look.level) for look in track.looks if look.decays_from is None)
+    lines: list[list[Point]] = [list(steady)]
+    for look in track.looks:
+        if look.decays_from is not None:
+            before = [point for point in steady if point[0] <= look.decays_from]
+            lines.append([*before[-1:], (look.steps, look.level)])
+    return [line for line in lines if len(line) > 1]
+
+
+def _kinds(tracks: list[Track], prompts: Prompts) -> list[str]:
+    kinds, hue = [], 0
+    for track in tracks:
+        tag = prompts.tag(track.prompt_id)
+        if tag and tag not in kinds:
+            kinds.append(tag)
+        else:
+            kinds.append(f"other h{hue % _HUES}")
+            hue += 1
+    return kinds
+
+
+def _name(track: Track, prompts: Prompts) -> str:
+    facts = prompts.by_id.get(track.prompt_id)
+    tag = prompts.tag(track.prompt_id)
+    name = facts.name if facts else track.prompt_id
+    return (f"{tag}: " if tag else "") + name + (f" (from step {track.start} on)" if track.start else "")
+
+
+def _told(track: Track, prompts: Prompts) -> str:
+    decay = f"\nlearning rate falls from step {track.start + track.decays_from}" if track.decays_from else ""
+    return f"{_name(track, prompts)}{decay}"
+
+
+def _ending(track: Track) -> str:
+    steps = f", {len(track.losses)} steps"
+    steps += "" if track.window is None else f" in layers {track.window[0] + 1} to {track.window[1]} on {track.rows} rows"
+    return f'<span class="quiet">{steps}</span>' + (f' <b class="down">{data_text(track.failed)}</b>' if track.failed else "")
+
+
+def _smooth(losses: list[float], window: int = 5) -> list[float]:
+    return [sum(part) / len(part) for i in range(len(losses)) for part in (losses[max(0, i - window + 1) : i + 1],)]
+
+
+def _thinned(points: Sequence[Point]) -> list[Point]:
+    stride = -(-len(points) // _MOST_POINTS)
+    return list(points) if stride <= 1 else [*points[::stride], points[-1]]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A measurement on dev, and what had been spent by then."""
+
+    spent: float
+    level: float
+    rows: int
+    prompt_id: str
+    what: str
+    raced: bool
+
+
+def search_section(record: RunRecord, prompts: Prompts) -> str:
+    """The best on dev by what was spent until then."""
+    measure = record.dev_measure
+    spent, best = 0.0, None
+    seen: list[_Seen] = []
+    climb: list[Point] = []
+    for event in record.events:
+        value = fields(event.get("value"))
+        spent += number(value.get(_SPENT.get(str(event.get("kind")), ""))) or 0.0
+        if event.get("kind") == "open_test":
+            break
+        found = fields(value.get("best")) if event.get("kind") == "race" else value if event.get("kind") == "tuned" else {}
+        level = measure.of(found)
+        if level is None:
+            continue
+        raced = event.get("kind") == "race"
+        rows = fields(value.get("rows")).get(str(found.get("prompt_id"))) if raced else value.get("rows")
+        what = f"race of cycle {value.get('cycle')}: best of the pool" if raced else f"tuned {value.get('steps')} steps"
+        seen.append(_Seen(spent, level, int(number(rows) or 0), str(found.get("prompt_id")), what, raced))
+        # Races see a part of dev only, so they do not count as the best.
+        if not raced and (best is None or measure.rank(level) > measure.rank(best)):
+            climb += [(spent, best)] if best is not None else []
+            climb.append((spent, level))
+            best = level
+    if not seen:
+        return "<p class=empty>Nothing was measured on dev yet.</p>"
+    if best is not None:
+        climb.append((spent, best))
+    plot = Plot(
+        (0, spent * 1.02 or 1),
+        padded([one.level for one in seen], share=0.15, least=0.05),
+        height=260,
+        label=f"Best dev {measure.name} by tokens",
+    )
+    plot.axes(
+        [(t, amount(t)) for t in nice_ticks(0, spent or 1, 4)], [(t, measure.tick(t)) for t in nice_ticks(*plot.y_range, 4)]
+    )
+    plot.path(climb, "line winner")
+    for one in seen:
+        facts = prompts.by_id.get(one.prompt_id)
+        shown = measure.told(one.level, one.rows)
+        tip = f"{one.what}, {shown}\n{facts.name if facts else one.prompt_id}\nafter {amount(one.spent)} tokens"
+        kind = "dot " + ("raced" if one.raced else "tuned")
+        plot.dot((one.spent, one.level), kind, radius=5, tip=tip, prompt=one.prompt_id if facts else "")
+    return figure(
+        f"Best dev {measure.name} by tokens spent",
+        plot.render(x_title="tokens scored and trained", y_title=measure.axis),
+        "Line: best of what was measured on all dev rows. Filled: tuned. Hollow: leader of a race, on the rows that it saw."
+        + _interval_of_best(seen, measure),
+    )
+
+
+def _interval_of_best(seen: list[_Seen], measure: DevMeasure) -> str:
+    best = max((one for one in seen if not one.raced), key=lambda one: (measure.rank(one.level), one.rows), default=None)
+    ci = measure.interval(best.level, best.rows) if best else None
+    told = f"The 95% interval of the highest filled dot is {percent(ci[0])} to {percent(ci[1])}." if ci else measure.remark
+    return f" {told}" if told else ""

@@ -1,0 +1,331 @@
+"""The page's first section: what was reached, what it owes to what, how far to trust it, what to do next."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from cotune.evaluate.openings import openings_sentence
+from cotune.report.html.intervals import share_interval
+from cotune.report.html.markup import data_text, esc, figure, p_value, percent, signed_points
+from cotune.report.html.plot import Point, nice_ticks, padded, scale, strip
+from cotune.report.html.sections.prompts import Prompts
+from cotune.report.html.sections.record import ARMS, RunRecord
+from cotune.report.terminal.narration import ARM_NAMES, REFERENCE_NAMES
+from cotune.report.terminal.plain import amount, decimal, dollars, duration, fields, items, number, shipped
+from cotune.report.terminal.previous import difference, previous_parts, share
+from cotune.report.terminal.result import frozen_first, interval_of, references_of
+from cotune.report.terminal.verdict_gains import gains_order
+
+_MEANINGS = {
+    "seed_prompt": "first prompt, base model",
+    "prompt_only": "best prompt for the base model",
+    "best_prompt": "winner’s prompt, base model",
+    "seed_tuned": "first prompt, tuned model",
+    "best_tuned": "winner’s prompt, tuned model",
+    "previous": "what this run went on from",
+}
+_GAINS = {
+    "prompt_given_tuning": ("Prompt, on top of tuning", "best tuned − seed tuned"),
+    "tuning": ("Tuning alone", "seed tuned − seed prompt"),
+    "both": ("Prompt and tuning", "best tuned − seed prompt"),
+    "prompt": ("Prompt alone", "prompt only − seed prompt"),
+    "synergy": ("Synergy", "what the prompt adds after tuning beyond what it adds before"),
+    "over_previous": ("Over the old bundle", "best tuned − old bundle"),
+}
+_COUNTED = {2: "two", 5: "five", 6: "six"}
+_MINUS = re.compile(r"(?<=[ (])-(?=\d)")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
+_ALPHA = 0.05
+
+
+def verdict_section(record: RunRecord, prompts: Prompts) -> str:
+    """The section's inside as markup."""
+    return _finished(record) if record.finished else _going_on(record, prompts)
+
+
+def _finished(record: RunRecord) -> str:
+    summary = record.summary
+    headline, *rest = _SENTENCE.split(str(summary.get("verdict") or "The run has ended.").strip())
+    # With references the second sentence says whether a language model was needed at all.
+    needed, rest = (rest[0], rest[1:]) if rest and references_of(summary) else ("", rest)
+    more = "".join(f"<li>{data_text(sentence)}</li>" for sentence in rest)
+    return (
+        f'<h1 class="headline">{_set(headline)}</h1>'
+        + (f"<p class=needed>{_set(needed)}</p>" if needed else "")
+        + _arms(record)
+        + _previous(record)
+        + _gains(fields(summary.get("gains")), frozen_first=frozen_first(summary))
+        + (f'<details class="reading"><summary>The same in words</summary><ul>{more}</ul></details>' if more else "")
+        + '<div class="cards">'
+        + _selection(record)
+        + _judge(record)
+        + _cost(record)
+        + _next(record)
+        + "</div>"
+    )
+
+
+def _set(sentence: str) -> str:
+    """A sentence set for the page: minus signs, and no line break inside TF-IDF."""
+    return data_text(_MINUS.sub("−", sentence).replace("TF-IDF", "TF\u2011IDF"))
+
+
+def _going_on(record: RunRecord, prompts: Prompts) -> str:
+    tuned = [(s, facts) for facts in prompts.by_id.values() for s in facts.tuned]
+    raced = [(s, facts) for facts in prompts.by_id.values() for s in facts.raced]
+    # Who left a race early may have been right on all of the few rows that it met.
+    longest = max((score.rows for score, _ in raced), default=0)
+    known = tuned or [(score, facts) for score, facts in raced if score.rows == longest]
+    best = max(known, key=lambda pair: record.dev_measure.rank(pair[0].level), default=None)
+    where = record.dev_measure.where
+    what = f"Nothing has been measured on {where} yet."
+    if best:
+        score, facts = best
+        shown = record.dev_measure.told(score.level, score.rows)
+        how = f"after {score.steps} steps of tuning" if score.steps else "on the base model"
+        what = f"Best on {where} so far: {esc(shown)} {how}, with “{data_text(facts.name)}”."
+    if told := record.value("verdict").get("text"):
+        what = f"First verdict {data_text(told)}; a usable bundle is in best. {what}"
+    last = max((number(event.get("active_s")) or 0.0 for event in record.events), default=0.0)
+    arms = {str(v.get("name")): v for v in record.values("arm")}
+    return (
+        '<h1 class="headline">This run has not ended yet.</h1>'
+        f"<p>{what}</p>"
+        f"<p>{len(prompts.by_id)} prompts so far, {esc(duration(last))} of work. Numbers on {where} flatter, since {where} "
+        f"{'choose' if record.by_probe else 'chooses'}; the test split is opened once, at the end. The same "
+        "<code>cotune run</code> command goes on from here.</p>" + (_arms(record) if arms else "")
+    )
+
+
+def _arms(record: RunRecord) -> str:
+    found = dict(fields(record.summary.get("arms")))
+    for value in record.values("arm"):
+        found.setdefault(str(value.get("name")), value)
+    shown = [(name, fields(found.get(name))) for name in ARMS if number(fields(found.get(name)).get("score")) is not None]
+    if not shown:
+        return ""
+    rows = {name: _arm_ci(arm, record.metric) for name, arm in shown}
+    references = references_of(record.summary)
+    ends = [v for name, arm in shown for v in (number(arm.get("score")) or 0.0, *(rows[name] or ()))]
+    ends += [v for one in references.values() for v in (number(one.get("score")) or 0.0, *(interval_of(one) or ()))]
+    low, high = padded(ends, share=0.05, least=0.1)
+    span = (max(0.0, low), min(1.0, high)) if record.metric in ("accuracy", "macro_f1", "weighted_f1") else (low, high)
+    ticks = [(t, f"{100 * t:g}") for t in nice_ticks(*span, 4)]
+    grid = "".join(
+        f'<line class="grid" x1="{100 * (t - span[0]) / (span[1] - span[0]):.2f}%" '
+        f'x2="{100 * (t - span[0]) / (span[1] - span[0]):.2f}%" y1="0" y2="100%"/>'
+        for t, _ in ticks
+    )
+    lines, best = [], shipped(record.summary)
+    for name, arm in shown:
+        score, ci = number(arm.get("score")), rows[name]
+        kind = ("base" if _untuned(name, arm) else "tuned") + (" lead" if arm is best or name == "best_tuned" else "")
+        between = f"{percent(ci[0])} to {percent(ci[1])}" if ci else ""
+        loss = number(arm.get("log_loss"))
+        tip = f"{ARM_NAMES[name]}: {percent(score)}% ({between})\nlog-loss {decimal(loss)}\n{arm.get('n', '?')} test rows"
+        lines.append(
+            f'<div class="row {kind}"><div class="who"><b>{esc(ARM_NAMES[name])}</b> <span>{esc(_MEANINGS[name])}'
+            f"{_read_by(arm)}</span></div>"
+            f"{strip(span, score, ci, kind, tip=tip, extra=grid)}"
+            f'<div class="number"><b>{percent(score)}</b> <span>{between}</span></div></div>'
+        )
+    for name, one in references.items():
+        score, ci, title = number(one.get("score")), interval_of(one), REFERENCE_NAMES[name]
+        between = f"{percent(ci[0])} to {percent(ci[1])}" if ci else ""
+        tip = f"{title}: {percent(score)}% ({between})\nlog-loss {decimal(one.get('log_loss'))}\n{one.get('n', '?')} test rows"
+        lines.append(
+            f'<div class="row reference"><div class="who"><b>{esc(title)}</b> <span>reference</span></div>'
+            f"{strip(span, score, ci, 'quiet', tip=tip, extra=grid)}"
+            f'<div class="number"><b>{percent(score)}</b> <span>{between}</span></div></div>'
+        )
+    axis = f'<div class="row axis" aria-hidden="true"><div></div>{scale(span, ticks)}<div></div></div>'
+    n = next((arm.get("n") for _, arm in shown if arm.get("n")), "?")
+    return figure(
+        f"The {_COUNTED.get(len(shown), len(shown))} arms on {esc(n)} sealed test rows",
+        f'<div class="strips">{"".join(lines)}{axis}</div>',
+        f"{esc(record.metric.replace('_', ' ')).capitalize()} in percent with 95% intervals. Hollow: "
+        "base model. Filled: tuned. Arms answer the same rows, so overlapping intervals can still hide a "
+        "difference: read the paired gains below.",
+        kind="wide",
+    )
+
+
+def _untuned(name: str, arm: Mapping[str, Any]) -> bool:
+    """Whether an arm's weights are the base model's; with a probe these have an adapter's id too."""
+    if arm.get("adapter_id") == "base" or name in ("seed_prompt", "prompt_only", "best_prompt"):
+        return True
+    return name != "previous" and number(arm.get("steps")) == 0
+
+
+def _read_by(arm: Mapping[str, Any]) -> str:
+    """What reads an arm's answers, where its summary says."""
+    layer = number(arm.get("layer"))
+    told = {"probe": "probe" if layer is None else f"probe after layer {layer:.0f}", "words": "label words"}
+    found = told.get(str(arm.get("readout")))
+    return f", {found}" if found else ""
+
+
+def _arm_ci(arm: Mapping[str, Any], metric: str) -> Point | None:
+    low, high = ([*map(number, items(arm.get("ci"))), None, None])[:2]
+    if low is not None and high is not None:
+        return low, high
+    return share_interval(number(arm.get("score")) or 0.0, int(number(arm.get("n")) or 0), metric)
+
+
+def _previous(record: RunRecord) -> str:
+    """Old and new bundle on each part of the test, so that forgetting shows."""
+    parts = previous_parts(record.summary)
+    if not parts:
+        return ""
+    rows = "".join(
+        f"<tr><th>{esc(name)} ({esc(part['n'])})</th><td>{share(part, 'old')}</td><td>{share(part, 'new')}</td>"
+        f"<td class=ci>{esc(difference(part))}</td></tr>"
+        for name, part in parts
+    )
+    remarks = items(fields(record.summary.get("previous")).get("remarks"))
+    told = "".join(f"<p>{data_text(remark)}.</p>" for remark in remarks)
+    return figure(
+        "Old and new bundle",
+        f"<table class=facts><tr><th></th><td>old</td><td>new</td><td></td></tr>{rows}</table>{told}",
+        "Share of right rows on the same sealed test rows; the old bundle cannot know new labels. Differences are paired, "
+        "p-values corrected for the parts being read together (Holm).",
+        kind="wide",
+    )
+
+
+def _gains(gains: Mapping[str, Any], *, frozen_first: bool) -> str:
+    order = [name for name in gains_order(frozen_first) if name in _GAINS]
+    shown = [(name, fields(gains.get(name))) for name in order if number(fields(gains.get(name)).get("value")) is not None]
+    if not shown:
+        return ""
+    ends = [v for _, gain in shown for v in map(number, (gain["value"], *items(gain.get("ci")))) if v is not None]
+    span = padded([0.0, *ends], share=0.05, least=0.05)
+    ticks = [(t, f"{100 * t:+g}".replace("-", "−") if t else "0") for t in nice_ticks(*span, 4)]
+    lines = []
+    for name, gain in shown:
+        title, meaning = _GAINS[name]
+        low, high = ([*map(number, items(gain.get("ci"))), None, None])[:2]
+        ci = (low, high) if low is not None and high is not None else None
+        p = number(gain.get("p_holm"))
+        p = number(gain.get("p")) if p is None else p
+        value = number(gain.get("value")) or 0.0
+        same = bool(gain.get("identical"))
+        noisy = bool(gain.get("within_noise")) and p is not None and p < _ALPHA
+        clear = p is not None and p < _ALPHA and not same and not noisy
+        kind = "quiet" if not clear else "up" if value > 0 else "down"
+        word = (
+            "same arm"
+            if same
+            else "within the noise of this machine"
+            if noisy
+            else "no significant difference"
+            if not clear
+            else "significant"
+            if value > 0
+            else "significant loss"
+        )
+        between = f"{signed_points(low)} to {signed_points(high)}" if ci else ""
+        tip = f"{title}: {signed_points(value)} points ({between})\n{p_value(p)} (Holm), {gain.get('test', '')}"
+        tip += f"\n{gain.get('interval', '')}"
+        lines.append(
+            f'<div class="row"><div class="who"><b>{title}</b> <span>{meaning}</span></div>'
+            f"{strip(span, value, ci, kind, zero=0.0, tip=tip)}"
+            f'<div class="number"><b>{signed_points(value)}</b> <span>{between}</span>'
+            f'<span class="told {kind}">{word}{"" if same or p is None else f", <span>{p_value(p)}</span>"}</span></div></div>'
+        )
+    axis = f'<div class="row axis" aria-hidden="true"><div></div>{scale(span, ticks)}<div></div></div>'
+    loss = fields(gains.get("synergy_log_loss"))
+    told_loss = ""
+    if number(loss.get("value")) is not None and not loss.get("identical"):
+        told_value, *ends_loss = [decimal(v).replace("-", "−") for v in (loss["value"], *items(loss.get("ci")))]
+        p = number(loss.get("p_holm"))
+        told_loss = (
+            f" Synergy on the log-loss, which no ceiling hides: {told_value} nats"
+            f" ({' to '.join(ends_loss)}, {p_value(p if p is not None else loss.get('p'))})."
+        )
+    return figure(
+        "What was gained, and by what",
+        f'<div class="strips">{"".join(lines)}{axis}</div>',
+        f"Differences in points, paired row by row, with 95% intervals; p-values corrected for being read together (Holm)."
+        f"{esc(told_loss)}",
+        kind="wide",
+    )
+
+
+def _selection(record: RunRecord) -> str:
+    selection = fields(record.summary.get("selection"))
+    n = fields(record.summary.get("n"))
+    best, probed = shipped(record.summary), record.by_probe
+    dev, test = number(selection.get("dev")), number(selection.get("test"))
+    if dev is None or test is None:
+        return ""
+    ci = _arm_ci(best, record.metric)
+    dev_ci = share_interval(dev, int(number(n.get("dev")) or 0), record.metric, record.dev_groups)
+    corrected = number(selection.get("dev_corrected"))
+    name = "on dev, by a fit that had not seen it" if probed else "dev score of the winner"
+    rows = [(name, percent(dev), _between(dev_ci))]
+    rows += [("the same, corrected for choosing", percent(corrected), "")] if corrected is not None else []
+    rows += [("sealed test", percent(test), _between(ci))]
+    table = "".join(f"<tr><th>{name}</th><td>{value}</td><td class=ci>{ci}</td></tr>" for name, value, ci in rows)
+    optimism = number(selection.get("optimism")) or 0.0
+    opened = number(record.summary.get("test_opened_before", 0))
+    ledger = esc(f" {told}") if (told := openings_sentence(None if opened is None else int(opened))) else ""
+    return (
+        f"<div class=card><h3>Does dev flatter?</h3><table class=facts>{table}</table>"
+        f"<p>The winner of {esc(selection.get('candidates', 'many'))} prompts scored {100 * abs(optimism):.1f} points "
+        f"{'above' if optimism >= 0 else 'below'} its test score on "
+        f"{'dev, by a fit to the other labelled rows' if probed else 'the rows that chose it'}.{ledger}</p></div>"
+    )
+
+
+def _between(ci: Point | None) -> str:
+    return f"{percent(ci[0])} to {percent(ci[1])}" if ci else ""
+
+
+def _judge(record: RunRecord) -> str:
+    judge = fields(record.summary.get("judge"))
+    if not judge:
+        return ""
+    found = fields(judge.get("agreement"))
+    rows = [("model", data_text(judge.get("model"))), ("answers graded", amount(judge.get("rows")))]
+    rows += [("answers graded by hand", esc(found.get("n")))] if found else []
+    for key, name in (("difference", "mean difference from people"), ("correlation", "correlation with people")):
+        ends = [decimal(end) for end in items(found.get(f"{key}_ci"))]
+        if number(found.get(key)) is not None and len(ends) == 2:
+            rows.append((name, f"{decimal(found[key])} ({ends[0]} to {ends[1]})"))
+    rows += [("tokens", amount(judge.get("tokens")))]
+    rows += [("paid for grades", money)] if (money := dollars(judge.get("dollars"))) else []
+    table = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows)
+    alone = "" if found else "<p>Nobody’s grades were compared with its own.</p>"
+    return (
+        f"<div class=card><h3>The judge</h3><table class=facts>{table}</table>{alone}"
+        f"<p>It was told: {data_text(judge.get('rubric'))}</p></div>"
+    )
+
+
+def _cost(record: RunRecord) -> str:
+    summary, cost = record.summary, fields(record.summary.get("cost"))
+    rows = [
+        ("time", duration(cost.get("wall_s"))),
+        ("tokens scored", amount(cost.get("tokens_scored"))),
+        ("tokens trained", amount(cost.get("tokens_trained"))),
+        ("tokens embedded", amount(cost.get("tokens_embedded"))),
+        ("saved by shared prefixes", amount(cost.get("tokens_saved_by_prefix"))),
+        *([("paid for answers", money)] if (money := dollars(cost.get("dollars"))) else []),
+        ("peak memory", "–" if (memory := number(cost.get("peak_rss_mb"))) is None else f"{memory / 1024:.1f} GiB"),
+        ("prompts scored / tuned", f"{esc(summary.get('prompts_scored', '–'))} / {esc(summary.get('prompts_tuned', '–'))}"),
+    ]
+    table = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows)
+    stopped = summary.get("stopped")
+    why = f"<p>Stopped because {data_text(stopped)}.</p>" if stopped else ""
+    return f"<div class=card><h3>What it cost</h3><table class=facts>{table}</table>{why}</div>"
+
+
+def _next(record: RunRecord) -> str:
+    steps = [str(step) for step in items(record.summary.get("next"))]
+    best = fields(record.summary.get("best"))
+    use = '<li>Use the bundle: <code>cotune predict RUN/best --input "…"</code></li>' if best.get("bundle") else ""
+    told_steps = "".join(f"<li>{data_text(step)}</li>" for step in steps)
+    return f"<div class=card><h3>What to do next</h3><ul>{use}{told_steps}</ul></div>"

@@ -1,0 +1,84 @@
+"""Written answers on the page: how they differ from what is right, and what of JSON is right field by field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cotune.report.html.markup import data_text, esc, figure, percent
+from cotune.report.html.sections.prompts import word_diff
+from cotune.report.html.sections.record import AnsweredRow, AnsweredRows
+from cotune.report.terminal.plain import fields, items, number, one_line
+
+_MOST_COMPARED = 1_200
+"""Characters of an answer that are compared word by word."""
+_SHOWN_ROWS = 12
+
+
+def written_changes(tests: AnsweredRows, row: AnsweredRow, arm: str) -> list[list[str]]:
+    """Pieces that lead from the right answer to the given one; empty where both are equal.
+
+    Each is ``=``, ``-`` (should be there) or ``+`` (should not) and a text.
+    """
+    gold, answer = tests.labels[row.gold][:_MOST_COMPARED], tests.labels[row.answers[arm]][:_MOST_COMPARED]
+    if gold == answer:
+        return []
+    return word_diff(gold, answer) or [["-", gold], ["+", answer]]
+
+
+def written_errors(tests: AnsweredRows, arm: str, told: Sequence[Any]) -> str:
+    """An arm's answers: of JSON each field's precision and recall, then the rows that are worth least.
+
+    ``told`` holds the arm's fields as the summary tells them; empty where it tells none.
+    """
+    return (_fields(told) if told else "") + _worst(tests, arm)
+
+
+def _fields(told: Sequence[Any]) -> str:
+    lines = ""
+    for one in map(fields, told):
+        counts = "".join(f"<td class=num>{data_text(one_line(one.get(name), 12))}</td>" for name in ("right", "given"))
+        shares = "".join(f"<td class=num>{_share(fields(one.get(name)))}</td>" for name in ("precision", "recall", "f1"))
+        name = data_text(one_line(one.get("field") or "(the whole)", 60))
+        lines += f"<tr><th scope=row>{name}</th>{counts}{shares}</tr>"
+    head = "".join(f"<th scope=col>{title}</th>" for title in ("field", "right", "given", "precision", "recall", "F1"))
+    body = f'<div class="scroll"><table class="plain">{head}{lines}</table></div>'
+    return figure(
+        "Fields",
+        body,
+        "How often each field should stand in an answer, how often it was given, and percent right, with 95% intervals.",
+        kind="wide",
+    )
+
+
+def _share(told: Mapping[str, Any]) -> str:
+    value, ends = number(told.get("value")), [number(end) for end in items(told.get("ci"))]
+    if value is None:
+        return "–"
+    between = f" <small>({percent(ends[0])} to {percent(ends[1])})</small>" if len(ends) == 2 else ""
+    return percent(value) + between
+
+
+def _worst(tests: AnsweredRows, arm: str) -> str:
+    wrong = sorted((row for row in tests.rows if not row.right[arm]), key=lambda row: row.values.get(arm, 0.0))
+    if not wrong:
+        return "<p class=empty>Every row of this arm counts as right.</p>"
+    lines = "".join(
+        f"<li><span class=sure>{percent(row.values.get(arm), 0)}</span> <span>{_marked(tests, row, arm)}</span>"
+        f"<p>{data_text(one_line(row.text, 240))}</p></li>"
+        for row in wrong[:_SHOWN_ROWS]
+    )
+    note = (
+        f"{len(wrong)} of {len(tests.rows)} rows count as wrong. Struck out: should be there. Underlined: was written instead."
+    )
+    return figure("Rows that are worth least", f'<ol class="mistakes">{lines}</ol>', note, kind="wide")
+
+
+def _marked(tests: AnsweredRows, row: AnsweredRow, arm: str) -> str:
+    tags = {"-": "del", "+": "ins"}
+    pieces = written_changes(tests, row, arm)
+    if not pieces:
+        return data_text(tests.labels[row.gold])
+    return "".join(
+        f"<{tags[op]}>{esc(text)}</{tags[op]}>" if op in tags else f"<span>{esc(text)}</span>" for op, text in pieces
+    )

@@ -1,0 +1,221 @@
+"""What is seen of a run while it goes on: one live view, plain lines when piped, JSON lines for machines, or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from cotune.report.terminal.lines import JsonView, PlainView, speaks_unicode
+from cotune.report.terminal.narration import Story, stage_name
+from cotune.report.terminal.pace import Pace
+from cotune.report.terminal.plain import amount, clock, decimal, duration, fields, one_line
+from cotune.report.terminal.steps import Told
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+_LOG_LINES = 6
+# Apart from the log, the live view's frame and rows; a lower terminal gets fewer lines of log.
+_OTHER_LINES = 10
+_REFRESH_PER_SECOND = 4
+
+
+class RunView(Protocol):
+    """Shows a run. A view never makes the run fail: a closed pipe silences it, an odd event is shown as it is."""
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Take in a line of the run's journal: an object with ``kind``, ``value`` and ``active_s``."""
+        ...
+
+    def progress(self, stage: str, what: str, tokens: int) -> None:
+        """``tokens`` more tokens were run in ``stage``; ``what`` says on what."""
+        ...
+
+    def set_time_left(self, seconds: float | None) -> None:
+        """The run is expected to end in so many seconds; None where that is not known."""
+        ...
+
+    def close(self) -> None:
+        """Stop showing and give the terminal back. May be called again."""
+        ...
+
+
+class LiveView:
+    """One view in a terminal, redrawn in place.
+
+    Args:
+        console: a rich console on the terminal.
+        budget_text: the budget in words; the run's start event may name it instead.
+        now: seconds of a clock that never goes back.
+        live: whether to draw by itself; otherwise :meth:`render` gives what would be drawn.
+
+    Attributes:
+        wants_history: a run that goes on tells it what earlier sessions did.
+    """
+
+    wants_history = True
+
+    def __init__(
+        self,
+        console: Console,
+        budget_text: str = "",
+        *,
+        now: Callable[[], float] = time.monotonic,
+        live: bool = True,
+    ) -> None:
+        from rich.live import Live
+
+        self._console, self._budget = console, one_line(budget_text, 30)
+        self._story, self._pace = Story(), Pace(now)
+        self._log: deque[tuple[float, Told]] = deque(maxlen=_LOG_LINES)
+        self._stage, self._what = "", ""
+        self._closed = False
+        # Events come from the run's thread, drawing from the refreshing one.
+        self._lock = threading.RLock()
+        self._live = Live(console=console, get_renderable=self.render, refresh_per_second=_REFRESH_PER_SECOND) if live else None
+        if self._live:
+            self._live.start()
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        with self._lock:
+            self._pace.saw_event(event)
+            for told in self._story.tell(event):
+                self._log.append((self._pace.elapsed, told))
+            if event.get("kind") in ("score", "write", "embed"):
+                value = fields(event.get("value"))
+                self._stage = str(value.get("stage") or self._stage)
+                self._what = self._story.prompt(value.get("prompt_id"), 200)
+
+    def progress(self, stage: str, what: str, tokens: int) -> None:
+        with self._lock:
+            self._stage, self._what = stage, what
+            self._pace.saw_tokens(tokens)
+
+    def set_time_left(self, seconds: float | None) -> None:
+        with self._lock:
+            self._pace.set_left(seconds)
+
+    def close(self) -> None:
+        self._closed = True
+        if self._live:
+            # A terminal that has hung up cannot be given back.
+            with contextlib.suppress(OSError, ValueError):
+                self._live.stop()
+
+    def render(self) -> RenderableType:
+        """The view as it stands now."""
+        from rich import box
+        from rich.console import Group
+        from rich.panel import Panel
+        from rich.rule import Rule
+        from rich.text import Text
+
+        with self._lock:
+            title = Text.assemble(("cotune", "bold"), (f" {self._story.task}" if self._story.task else "", "cyan"))
+            parts: list[RenderableType] = [self._facts()]
+            log = self._log_lines()
+            if log:
+                parts += [Rule(style="bright_black"), *log]
+            return Panel(Group(*parts), title=title, title_align="left", border_style="bright_black", box=box.ROUNDED)
+
+    def _facts(self) -> Table:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        story, pace = self._story, self._pace
+        grid = Table.grid(padding=(0, 2), expand=True)
+        grid.add_column(style="bright_black", no_wrap=True, width=8)
+        grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+
+        stage = "ended" if self._closed else stage_name(self._stage) or "starting"
+        cycle = f" in cycle {story.cycle}" if story.cycle else ""
+        grid.add_row("now", _line((stage, "bold green" if not self._closed else "bold"), (cycle, "")))
+        grid.add_row("trying", _line((one_line(self._what, 300) or "-", "")))
+        named = "held out" if story.by_probe else "best dev"
+        if story.verdict:
+            grid.add_row("verdict", _line((story.verdict, "bold green")))
+        if story.best:
+            score, loss, prompt = story.best
+            trail = " → ".join(decimal(found) for found in story.trail[-4:]) if len(story.trail) > 1 else ""
+            known = [] if score is None else [(decimal(score), "bold cyan")]
+            if loss is not None:
+                known.append((f"{'  ' if known else ''}log-loss {loss:.3f}", "" if known else "bold cyan"))
+            grid.add_row(named, _line(*known, (f"   {trail}", "bright_black")))
+            grid.add_row("with", _line((one_line(prompt, 300), "")))
+        else:
+            grid.add_row(named, _line(("-", "")))
+        rate = pace.rate
+        speed = f"{rate:,.0f} tokens/s" if rate is not None else "-"
+        so_far = f"   {amount(pace.tokens)} tokens so far" if pace.tokens else ""
+        grid.add_row("speed", _line((speed, ""), (so_far, "bright_black")))
+        budget = self._budget or story.budget
+        left = pace.left
+        told = [(clock(pace.elapsed), "bold"), (f" of {budget}" if budget else "", "")]
+        if left is not None and not self._closed:
+            told.append((f"   about {duration(left)} left", ""))
+        grid.add_row("time", _line(*told))
+        if left is not None and not self._closed:
+            whole = max(pace.elapsed + left, 1e-9)
+            bar = ProgressBar(total=whole, completed=pace.elapsed, complete_style="cyan", finished_style="cyan")
+            grid.add_row(Text(""), bar)
+        return grid
+
+    def _log_lines(self) -> list[RenderableType]:
+        others = _OTHER_LINES + bool(self._story.verdict)
+        count = max(0, min(_LOG_LINES, self._console.height - others - 1))
+        styles = {"verdict": "bold green", "news": "", "failure": "bold red", "note": "bright_black"}
+        lines: list[RenderableType] = []
+        for at, told in list(self._log)[-count:] if count else []:
+            style = "green" if told.best else styles.get(told.level, "")
+            lines.append(_line((f"{clock(at)}  ", "bright_black"), (told.text, style)))
+        return lines
+
+
+class QuietView:
+    """Shows nothing."""
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        return None
+
+    def progress(self, stage: str, what: str, tokens: int) -> None:
+        return None
+
+    def set_time_left(self, seconds: float | None) -> None:
+        return None
+
+    def close(self) -> None:
+        return None
+
+
+def make_view(json: bool, quiet: bool, stream: TextIO, is_terminal: bool) -> RunView:
+    """The view that suits where the output goes.
+
+    Args:
+        json: JSON lines are asked for; goes before ``quiet``, since a machine reads along.
+        quiet: nothing is to be shown.
+        stream: where it goes.
+        is_terminal: whether that is a terminal. One that cannot move its cursor or show Unicode gets plain lines.
+    """
+    if json:
+        return JsonView(stream)
+    if quiet:
+        return QuietView()
+    if is_terminal and speaks_unicode(stream):
+        from rich.console import Console
+
+        console = Console(file=stream, force_terminal=True)
+        if not console.is_dumb_terminal:
+            return LiveView(console)
+    return PlainView(stream)
+
+
+def _line(*parts: tuple[str, str]) -> Any:
+    from rich.text import Text
+
+    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")

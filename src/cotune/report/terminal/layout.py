@@ -1,0 +1,64 @@
+"""Pieces of the closing word that rich sets: tables of numbers, bullets, and texts behind a bar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from cotune.report.terminal.plain import harmless
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+_PROMPT_LINES = 40
+# Columns that a terminal needs to have for two spaces between a table's columns.
+_ROOMY = 72
+
+
+def prompt_block(text: str) -> RenderableType:
+    """The prompt as it is, its lines wrapped behind a bar, so that it stands apart from what cotune says."""
+    from rich.console import Group
+    from rich.text import Text
+
+    lines = harmless(text).split("\n")
+    shown = [Text(line.expandtabs(4)) for line in lines[:_PROMPT_LINES]]
+    if len(lines) > _PROMPT_LINES:
+        shown.append(Text(f"… and {len(lines) - _PROMPT_LINES} more lines, in the bundle's prompt.json", style="bright_black"))
+    return Group(*(_Behind("│ ", line) for line in shown))
+
+
+def bullet(text: str) -> RenderableType:
+    """A text behind a dash, its further lines indented as far."""
+    from rich.text import Text
+
+    return _Behind("- ", Text(text), repeat=False)
+
+
+class _Behind:
+    """A text whose wrapped lines all start after a sign, which stands before each of them or before the first alone."""
+
+    def __init__(self, sign: str, text: Any, *, repeat: bool = True) -> None:
+        self._sign, self._text, self._repeat = sign, text, repeat
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        from rich.text import Text
+
+        room = max(8, options.max_width - len(self._sign))
+        for place, line in enumerate(self._text.wrap(console, room, overflow="fold")):
+            sign = self._sign if self._repeat or place == 0 else " " * len(self._sign)
+            yield Text.assemble((sign, "bright_black"), line, no_wrap=True, overflow="ignore")
+
+
+def table_of(columns: list[str], width: int) -> Table:
+    """A table with these headings; one that ends in ``>`` is set to the right."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        box=None, padding=(0, 2 if width >= _ROOMY else 1, 0, 0), pad_edge=False, header_style="bright_black", show_edge=False
+    )
+    for place, column in enumerate(columns):
+        # Where room is short the names break, never the numbers.
+        table.add_column(Text(column.rstrip(">")), justify="right" if column.endswith(">") else "left", no_wrap=place > 0)
+    return table

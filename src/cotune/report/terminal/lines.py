@@ -1,0 +1,145 @@
+"""A run told line by line: plain text for pipes and logs, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import IO, Any, TextIO
+
+from cotune.report.terminal.narration import Story, stage_name
+from cotune.report.terminal.pace import Pace
+from cotune.report.terminal.plain import clock, duration, number, one_line
+
+
+class PlainView:
+    """One line for each thing worth knowing, with the elapsed time and no control codes: for pipes and logs.
+
+    Args:
+        stream: where lines go.
+        now: seconds of a clock that never goes back.
+        heartbeat: seconds without a line after which one says what is going on.
+    """
+
+    def __init__(self, stream: TextIO, *, now: Callable[[], float] = time.monotonic, heartbeat: float = 60.0) -> None:
+        self._out, self._now, self._heartbeat = _Output(stream), now, heartbeat
+        self._story, self._pace = Story(), Pace(now)
+        self._last = now()
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        self._pace.saw_event(event)
+        for told in self._story.tell(event):
+            self._say(told.text)
+
+    def progress(self, stage: str, what: str, tokens: int) -> None:
+        self._pace.saw_tokens(tokens)
+        if self._now() - self._last < self._heartbeat:
+            return
+        rate, left = self._pace.rate, self._pace.left
+        speed = f", {rate:,.0f} tokens/s" if rate is not None else ""
+        rest = f", about {duration(left)} left" if left is not None else ""
+        self._say(f"{stage_name(stage)}: {one_line(what, 80)}{speed}{rest}")
+
+    def set_time_left(self, seconds: float | None) -> None:
+        self._pace.set_left(seconds)
+
+    def close(self) -> None:
+        return None
+
+    def _say(self, text: str) -> None:
+        self._last = self._now()
+        self._out.line(f"[{clock(self._pace.elapsed)}] {text}")
+
+
+class JsonView:
+    """One JSON object a line: the journal's events as they are, and ``progress`` objects between them.
+
+    A progress object holds ``stage``, ``what``, the ``tokens`` since the last one and ``time_left_s``. Numbers that are not
+    finite become null.
+
+    Args:
+        stream: where lines go.
+        now: seconds of a clock that never goes back.
+        interval: seconds between two progress objects at least.
+    """
+
+    def __init__(self, stream: TextIO, *, now: Callable[[], float] = time.monotonic, interval: float = 1.0) -> None:
+        self._out, self._now, self._interval = _Output(stream), now, interval
+        self._pace = Pace(now)
+        self._last = float("-inf")
+        self._pending: tuple[str, str, int] | None = None
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        self._flush()
+        self._out.line(json.dumps(_as_json(event)))
+
+    def progress(self, stage: str, what: str, tokens: int) -> None:
+        if self._pending and self._pending[0] != stage:
+            self._flush()
+        self._pending = (stage, what, tokens + (self._pending[2] if self._pending else 0))
+        if self._now() - self._last >= self._interval:
+            self._flush()
+
+    def set_time_left(self, seconds: float | None) -> None:
+        self._pace.set_left(seconds)
+
+    def close(self) -> None:
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._pending is None:
+            return
+        stage, what, tokens = self._pending
+        left = self._pace.left
+        line = {"kind": "progress", "stage": stage, "what": what, "tokens": tokens}
+        self._out.line(json.dumps(_as_json({**line, "time_left_s": None if left is None else round(left, 1)})))
+        self._pending, self._last = None, self._now()
+
+
+def speaks_unicode(stream: object) -> bool:
+    """Whether a text stream writes a form of UTF; one without an encoding, as in memory, takes all."""
+    return str(getattr(stream, "encoding", None) or "utf-8").lower().replace("_", "-").startswith("utf")
+
+
+_ASCII = str.maketrans({"·": "-", "→": "->", "…": "...", "“": '"', "”": '"', "≈": "~", "│": "|", "─": "-"})
+
+
+def write_line(stream: IO[str], text: str) -> None:
+    """Write a line, whatever the stream's encoding: what it has no sign for is spelled or escaped.
+
+    Raises:
+        OSError: the stream's other end is gone.
+        ValueError: the stream is closed.
+    """
+    if not speaks_unicode(stream):
+        encoding = str(getattr(stream, "encoding", None))
+        text = text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
+    stream.write(text + "\n")
+    stream.flush()
+
+
+class _Output:
+    """Lines to a stream until its other end is gone; a reader that leaves must not end the run."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream: TextIO | None = stream
+
+    def line(self, text: str) -> None:
+        if self._stream is None:
+            return
+        try:
+            write_line(self._stream, text)
+        except (OSError, ValueError):
+            self._stream = None
+
+
+def _as_json(value: object) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(item) for item in value]
+    if isinstance(value, float):
+        return number(value)
+    if value is None or isinstance(value, (str, int)):
+        return value
+    return str(value)

@@ -1,0 +1,395 @@
+"""What a run's journal says, in sentences: each event told in a line, and the state that a live view shows."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cotune.report.terminal.plain import amount, counted, decimal, duration, fields, items, number, one_line, quoted
+from cotune.report.terminal.steps import ALONE, Told, Value, cycle_of, generic
+
+ARM_NAMES = {
+    "seed_prompt": "seed prompt",
+    "prompt_only": "prompt only",
+    "best_prompt": "best prompt",
+    "seed_tuned": "seed tuned",
+    "best_tuned": "best tuned",
+    "previous": "old bundle",
+}
+"""What the arms are called before people."""
+
+REFERENCE_NAMES = {
+    "tfidf": "TF-IDF with logistic regression",
+    "majority": "always the commonest label",
+    "zero_shot": "the seed prompt's label words without tuning",
+}
+"""What the references are called before people, the one that matters most first."""
+
+READOUT_NAMES = {
+    "head": "the tuned head",
+    "refit": "a refitted probe",
+    "mean": "the mean of tuned head and refitted probe",
+}
+"""What may read a tuned model's state."""
+
+_STAGES = {
+    "race": "racing prompts",
+    "tune": "tuning",
+    "embed": "embedding",
+    "judge": "judging on held-out rows",
+    "verdict": "fitting the first probe",
+    "final": "tuning on all labelled rows",
+    "judged": "fitting the probes of the arms",
+    "head": "fitting a probe",
+    "confirm": "confirming on dev",
+    "test": "scoring the test split",
+    "rewrite": "asking the proposer",
+    "neighbours": "looking for rows that say the same",
+    "noise": "measuring this machine's noise",
+    "robustness": "trying other formats of the winning prompt",
+}
+
+
+@dataclass
+class Story:
+    """Follows a run's events: tells each in words and keeps what is true now. No event, however odd, makes it raise.
+
+    Attributes:
+        task: its name, empty before the start.
+        budget: as the run's start names it.
+        cycle: number of the present cycle, 0 before the first.
+        best: the best on dev so far: its score, its log-loss (each None where not known) and the prompt's description.
+        trail: the scores that were best one after the other; the log-losses where no scores are known, or where they decide.
+        by_probe: whether labels are read off hidden states, so that held-out log-loss decides.
+        verdict: the first verdict in short, empty before it.
+    """
+
+    task: str = ""
+    budget: str = ""
+    cycle: int = 0
+    best: tuple[float | None, float | None, str] | None = None
+    trail: list[float] = field(default_factory=list)
+    by_probe: bool = False
+    verdict: str = ""
+    _judged: list[float] = field(default_factory=list)
+    _deepest: int = 0
+    _prompts: dict[str, str] = field(default_factory=dict)
+    _cut: set[bool] = field(default_factory=set)
+
+    def tell(self, event: Mapping[str, Any]) -> list[Told]:
+        """Take an event in; the lines that are worth a reader's time, often none."""
+        kind, value = str(event.get("kind", "?")), event.get("value")
+        found = fields(value)
+        if (cycle := number(found.get("cycle"))) is not None:
+            self.cycle = max(self.cycle, int(cycle))
+        if kind in ALONE:
+            return ALONE[kind](found)
+        teller = _TELLERS.get(kind)
+        if teller is None:
+            return [] if kind in _SILENT else [Told(generic(kind, value))]
+        return teller(self, found)
+
+    def prompt(self, prompt_id: object, limit: int = 60) -> str:
+        """A prompt by its text where the run has shown it, else by its id."""
+        text = self._prompts.get(str(prompt_id))
+        return quoted(text, limit) if text else one_line(prompt_id if prompt_id else "a prompt", limit)
+
+    def learn(self, data: object) -> None:
+        """Remember the text of a prompt given as its JSON object."""
+        from cotune.errors import CotuneError
+        from cotune.prompt.prompt import Prompt
+
+        try:
+            prompt = Prompt.from_json(fields(data))
+            count = prompt.nearest or len(prompt.demonstrations)
+            near = ", nearest to the row" if prompt.nearest else ""
+            shown = ("[+system text] " if prompt.system else "") + prompt.text
+            shown += f" [+{counted(count, 'demonstration')}{near}]" if count else ""
+            self._prompts[prompt.id] = shown
+        except (CotuneError, TypeError, ValueError, AttributeError):
+            return
+
+    def saw_score(self, value: Value) -> bool:
+        """Whether a candidate's judgement on dev is the best so far; ties, and all that wrote no answers, go by log-loss."""
+        score, loss = number(value.get("score")), number(value.get("log_loss"))
+        if score is None and loss is None:
+            return False
+        if self.best is not None:
+            before, before_loss, _ = self.best
+            if _rank(score, loss) <= _rank(before, before_loss):
+                return False
+            if before is None and score is not None:
+                self.trail.clear()
+        level = loss if score is None else score
+        if level is not None and (not self.trail or score is None or score > self.trail[-1]):
+            self.trail.append(level)
+        self.best = (score, loss, self.prompt(value.get("prompt_id"), 160))
+        return True
+
+    def saw_loss(self, value: Value) -> bool:
+        """Take a judgement as the best so far, whose log-loss was found to be the least."""
+        score, loss = number(value.get("score")), number(value.get("log_loss"))
+        if loss is None:
+            return False
+        self.trail.append(loss)
+        self.best = (score, loss, self.prompt(value.get("prompt_id"), 160))
+        return True
+
+
+def stage_name(stage: str) -> str:
+    """What a stage of the run is called before people."""
+    return _STAGES.get(stage, one_line(stage, 30))
+
+
+def measured(value: Value) -> str:
+    """``0.931, log-loss 0.312`` of an object with both; what is not known is left out."""
+    score, loss = number(value.get("score")), number(value.get("log_loss"))
+    told = ([] if score is None else [decimal(score)]) + ([] if loss is None else [f"log-loss {loss:.3f}"])
+    return ", ".join(told) or "-"
+
+
+def _rank(score: float | None, loss: float | None) -> tuple[float, float]:
+    """Higher is better: the score, then the log-loss."""
+    return -math.inf if score is None else score, -math.inf if loss is None else -loss
+
+
+def _start(story: Story, value: Value) -> list[Told]:
+    task = value.get("task")
+    story.task = one_line(fields(task).get("name") or (task if isinstance(task, str) else "") or "task", 40)
+    story.budget = one_line(value.get("budget") or "", 30)
+    # A journal sorts the keys of objects.
+    counts = sorted(fields(value.get("n")).items(), key=lambda pair: ("train", "dev", "test", pair[0]).index(pair[0]))
+    rows = ", ".join(f"{amount_of} {one_line(split, 12)}" for split, amount_of in counts)
+    machine = " ".join(one_line(value[key], 30) for key in ("device", "dtype") if value.get(key))
+    if value.get("threads"):
+        machine += f"{', ' if machine else ''}{counted(value['threads'], 'thread')}"
+    parts = [
+        story.task + (f": {one_line(rows, 80)} rows" if rows else ""),
+        one_line(value.get("model") or "", 60) + (f" on {one_line(machine, 60)}" if machine else ""),
+        f"budget {story.budget}" if story.budget else "",
+        f"seed {one_line(value['seed'], 20)}" if value.get("seed") is not None else "",
+    ]
+    guess = one_line(value.get("output") or "", 300)
+    head = Told(" · ".join(part for part in parts if part.strip()), "news")
+    found = [f"data: {one_line(text, 300)}" for text in items(value.get("checks"))]
+    could = [one_line(value["detectable"], 300)] if value.get("detectable") else []
+    return [head, *(Told(line) for line in (*([guess] if guess else []), *found, *could))]
+
+
+def _previous(story: Story, value: Value) -> list[Told]:
+    story.learn(value.get("prompt"))
+    story.learn(fields(value.get("was")).get("prompt"))
+    added = len(items(value.get("new_labels")))
+    grown = f", {counted(added, 'new label')}" if added else ""
+    replay = fields(value.get("replay"))
+    kept = number(replay.get("replay_train"))
+    rows = f", {kept:.0f} old rows to learn from and {amount(replay.get('replay_dev'))} to choose on" if kept else ""
+    name = one_line(value.get("task") or "", 40)
+    head = f"going on from the bundle {name} ({one_line(value.get('bundle'), 16)}) with its {len(items(value.get('labels')))}"
+    told = [Told(f"{head} labels{grown}{rows}", "news")]
+    return told + [Told(one_line(remark, 300)) for remark in items(value.get("remarks"))]
+
+
+def _plan(story: Story, value: Value) -> list[Told]:
+    text = value.get("text")
+    lines = [str(line) for line in items(text)] if isinstance(text, list) else str(text or "").splitlines()
+    return [Told(one_line(line, 400)) for line in lines if line.strip()] or [Told(generic("plan", value))]
+
+
+def _pool(story: Story, value: Value) -> list[Told]:
+    proposals = [fields(item) for item in items(value.get("proposals"))]
+    for proposal in proposals:
+        story.learn(proposal.get("prompt"))
+    sources = Counter(one_line(p.get("source"), 24) for p in proposals if p.get("source"))
+    made = f" ({', '.join(f'{count} {source}' for source, count in sources.most_common(5))})" if sources else ""
+    dropped = value.get("dropped", value.get("near_duplicates"))
+    dropped = len(dropped) if isinstance(dropped, (list, tuple)) else number(dropped)
+    gone = f", {counted(int(dropped), 'near-duplicate')} dropped" if dropped else ""
+    return [Told(f"{cycle_of(value)}{counted(len(proposals), 'prompt')} to try{made}{gone}")]
+
+
+def _race(story: Story, value: Value) -> list[Told]:
+    best = fields(value.get("best"))
+    if "layers" in value:
+        return _probe_race(story, value, best)
+    ranking, dropped = items(value.get("ranking")), items(value.get("dropped"))
+    winner = best.get("prompt_id") or (ranking[0] if ranking else None)
+    is_best = story.saw_score({**best, "prompt_id": winner})
+    adapter = value.get("adapter_id")
+    under = "on the base model" if adapter in (None, "base") else "on the tuned model"
+    early = f", {len(dropped)} dropped early" if dropped else ""
+    head = f"{cycle_of(value)}{counted(len(ranking), 'prompt')} raced {under}{early}"
+    return [Told(f"{head}: best {measured(best)} with {story.prompt(winner, 48)}", "news" if is_best else "note", is_best)]
+
+
+def _probe_race(story: Story, value: Value, best: Value) -> list[Told]:
+    story.by_probe = True
+    ranking, dropped = items(value.get("ranking")), items(value.get("dropped"))
+    rows = max((int(found) for item in fields(value.get("rows")).values() if (found := number(item)) is not None), default=0)
+    # Later races look for prompts to tune: what they find is not the best before it was tuned.
+    is_best = story.best is None and story.saw_loss(best)
+    on = counted(rows, "labelled row") + (f", {len(dropped)} clearly worse" if dropped else "")
+    head = f"{cycle_of(value)}{counted(len(ranking), 'prompt')} raced by frozen probes on {on}"
+    text = f"{head}: best {measured(best)}{_after(best)} with {story.prompt(best.get('prompt_id'), 48)}"
+    return [Told(text, "news" if is_best else "note", is_best)]
+
+
+def _after(value: Value) -> str:
+    """`` after layer 20``; nothing where no layer is named."""
+    layer = number(value.get("layer"))
+    return "" if layer is None else f" after layer {layer:.0f}"
+
+
+def _embed(story: Story, value: Value) -> list[Told]:
+    layers = [int(found) for item in items(value.get("layers")) if (found := number(item)) is not None]
+    story._deepest = max([story._deepest, *layers])
+    # One step for each prompt and round: too many to be read.
+    return _scored(story, value)
+
+
+def _layers(story: Story, value: Value) -> list[Told]:
+    deepest, before = number(value.get("deepest")), story._deepest
+    if deepest is None or deepest >= before:
+        return []
+    story._deepest = int(deepest)
+    return [Told(f"{cycle_of(value)}passes end after layer {deepest:.0f} from now on: no leading prompt is read from above")]
+
+
+def _verdict(story: Story, value: Value) -> list[Told]:
+    score, seconds, layer, tfidf = (number(value.get(name)) for name in ("score", "seconds", "layer", "tfidf"))
+    text = one_line(value.get("text") or f"cross-fitted accuracy {decimal(score, 2)}", 300)
+    low, high = ([*map(number, items(value.get("ci"))), None, None])[:2]
+    between = f" ({low:.2f} to {high:.2f})" if low is not None and high is not None else ""
+    parts = [f"{decimal(score, 2)}{between}", *([f"after layer {layer:.0f}"] if layer is not None else [])]
+    parts += [f"TF-IDF {tfidf:.2f}"] if tfidf is not None else []
+    parts += [f"in {duration(seconds)}"] if seconds is not None else []
+    story.verdict = ", ".join(parts)
+    return [Told(f"first verdict {text}; a usable bundle is in best", "verdict")]
+
+
+def _reference(story: Story, value: Value) -> list[Told]:
+    name = REFERENCE_NAMES.get(str(value.get("name")), "a reference")
+    if value.get("skipped"):
+        return [Told(f"test, {name}: not measured, {one_line(value['skipped'], 160)}")]
+    rows = f" on {one_line(value['n'], 12)} rows" if value.get("n") is not None else ""
+    return [Told(f"test, {name}: {measured(value)}{rows}", "news")]
+
+
+def _scored(story: Story, value: Value) -> list[Told]:
+    cut, on_test = number(value.get("truncated")), value.get("stage") == "test"
+    # Told too often to be read, but for the first rows that do not fit, and the first of the test.
+    if not cut or on_test in story._cut:
+        return []
+    story._cut.add(on_test)
+    rows = f"{cut:.0f} of {one_line(value.get('rows'), 12)} {'test ' if on_test else ''}rows"
+    return [
+        Told(f"{rows} did not fit into the model's context and lost their end, with {story.prompt(value.get('prompt_id'))}")
+    ]
+
+
+def _entrants(story: Story, value: Value) -> list[Told]:
+    ids = items(value.get("prompt_ids"))
+    names = ", ".join(story.prompt(prompt_id, 36) for prompt_id in ids[:6]) + (", …" if len(ids) > 6 else "")
+    return [Told(f"{cycle_of(value)}{counted(len(ids), 'prompt')} to be tuned" + (f": {names}" if names else ""))]
+
+
+def _train(story: Story, value: Value) -> list[Told]:
+    name = story.prompt(value.get("prompt_id"), 48)
+    steps = one_line(value["steps"], 12) if value.get("steps") is not None else "?"
+    if value.get("failed"):
+        return [Told(f"training failed at step {steps} with {name}: {one_line(value['failed'], 160)}", "failure")]
+    tokens, seconds = number(value.get("tokens")), number(value.get("seconds"))
+    cost = f", {amount(tokens)} tokens" if tokens is not None else ""
+    cost += f" in {duration(seconds)}" if seconds else ""
+    window = [number(end) for end in items(value.get("window"))]
+    if len(window) == 2 and window[0] is not None and window[1] is not None:
+        rows = counted(value.get("rows"), "labelled row" if value.get("stage") == "final" else "row")
+        head = f"tuned layers {window[0] + 1:.0f} to {window[1]:.0f} on {rows}, {steps} steps, with {name}"
+        return [Told(f"{head}: loss {decimal(value.get('loss'))}{cost}")]
+    return [Told(f"trained to step {steps} with {name}: loss {decimal(value.get('loss'))}{cost}")]
+
+
+def _probed(story: Story, value: Value) -> list[Told]:
+    """A probe on frozen or tuned weights, judged on the rows held out from it."""
+    story.by_probe = True
+    loss, rows = number(value.get("log_loss")), number(value.get("rows"))
+    frozen = value.get("stage") == "frozen"
+    is_best = not frozen and loss is not None and all(loss < other for other in story._judged) and story.saw_loss(value)
+    story._judged += [] if loss is None else [loss]
+    held = f"held-out {measured(value)}" + ("" if rows is None else f" on {rows:.0f} rows")
+    name = story.prompt(value.get("prompt_id"), 48)
+    if frozen:
+        return [Told(f"frozen probe{_after(value)}: {held} with {name}")]
+    readout = READOUT_NAMES.get(str(value.get("readout")), "")
+    by = f", read by {readout}{_after(value)}" if readout else _after(value)
+    steps = f" for {one_line(value['steps'], 12)} steps" if value.get("steps") is not None else ""
+    text = f"tuned{steps}: {held}{by}, with {name}"
+    return [Told(text + (": best so far" if is_best else ""), "news" if is_best else "note", is_best)]
+
+
+def _tuned(story: Story, value: Value) -> list[Told]:
+    if "readout" in value:
+        return _probed(story, value)
+    is_best = story.saw_score(value)
+    steps = f" after {one_line(value['steps'], 12)} steps" if value.get("steps") is not None else ""
+    text = f"{cycle_of(value)}tuned{steps}, dev {measured(value)} with {story.prompt(value.get('prompt_id'), 48)}"
+    return [Told(text + (": best so far" if is_best else ""), "news" if is_best else "note", is_best)]
+
+
+def _cycle_end(story: Story, value: Value) -> list[Told]:
+    reached = measured({"score": value.get("dev_score"), "log_loss": value.get("dev_log_loss")})
+    steps = number(value.get("steps"))
+    after = f" after {steps:.0f} steps" if steps else ""
+    where = "held-out" if story.by_probe else "dev"
+    return [Told(f"{cycle_of(value)}ends at {where} {reached}{after} with {story.prompt(value.get('winner'), 48)}", "news")]
+
+
+def _confirm(story: Story, value: Value) -> list[Told]:
+    dev = fields(value.get("dev"))
+    known = [name for name in ("best_tuned", *ARM_NAMES) if name in dev]
+    arms = [f"{ARM_NAMES[name]} {measured(fields(dev[name]))}" for name in dict.fromkeys(known)]
+    fitted = "arms fitted to all labelled rows; on dev, by fits that had not seen it"
+    what = fitted if story.by_probe else "confirmed on all of dev"
+    return [Told(what + (f": {'; '.join(arms)}" if arms else ""))]
+
+
+def _open_test(story: Story, value: Value) -> list[Told]:
+    arms = value.get("arms")
+    names = list(arms) if isinstance(arms, (list, tuple, Mapping)) else []
+    beside = sum(str(name).startswith("reference_") for name in names)
+    references = f" and {counted(beside, 'reference')}" if beside else ""
+    arms_told = f", once, for {counted(len(names) - beside, 'frozen arm')}{references}" if names else ""
+    return [Told(f"the sealed test split is opened{arms_told}", "news")]
+
+
+def _arm(story: Story, value: Value) -> list[Told]:
+    name = value.get("name")
+    shown = ARM_NAMES.get(name, name) if isinstance(name, str) else name
+    rows = f" on {one_line(value['n'], 12)} rows" if value.get("n") is not None else ""
+    return [Told(f"test, {one_line(shown or 'arm', 40)}: {measured(value)}{rows}", "news")]
+
+
+_TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
+    "start": _start,
+    "previous": _previous,
+    "plan": _plan,
+    "pool": _pool,
+    "score": _scored,
+    "write": _scored,
+    "embed": _embed,
+    "layers": _layers,
+    "verdict": _verdict,
+    "reference": _reference,
+    "race": _race,
+    "entrants": _entrants,
+    "train": _train,
+    "tuned": _tuned,
+    "cycle": _cycle_end,
+    "confirm": _confirm,
+    "open_test": _open_test,
+    "arm": _arm,
+}
+_SILENT = {"clock", "probe", "finish"}

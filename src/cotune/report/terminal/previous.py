@@ -1,0 +1,43 @@
+"""What a run's summary says of the bundle that it went on from, for terminal and page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cotune.report.terminal.plain import fields, harmless, items, number, p_value, signed
+
+PART_NAMES = {"all": "all rows", "old_labels": "rows of the old labels", "new_labels": "rows of the new labels"}
+"""Parts of the test on which old and new bundle are compared, and what they are called before people."""
+
+
+def previous_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Old and new bundle on each part of the test, then what else there is to know; nothing where a run started afresh."""
+    previous = fields(summary.get("previous"))
+    lines = [
+        f"{name} ({part['n']}): {share(part, 'old')} with the old, {share(part, 'new')} with the new, {difference(part)}"
+        for name, part in previous_parts(summary)
+    ]
+    return lines + [harmless(f"{remark[:1].upper()}{remark[1:]}.") for remark in map(str, items(previous.get("remarks")))]
+
+
+def previous_parts(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Name and numbers of each part of the test on which old and new bundle were compared."""
+    parts = fields(fields(summary.get("previous")).get("parts"))
+    found = [(name, fields(parts.get(key))) for key, name in PART_NAMES.items()]
+    return [(name, part) for name, part in found if number(part.get("value")) is not None and number(part.get("n"))]
+
+
+def share(part: Mapping[str, Any], which: str) -> str:
+    """The share of right rows in percent."""
+    found = number(part.get(which))
+    return "-" if found is None else f"{100 * found:.1f}%"
+
+
+def difference(part: Mapping[str, Any]) -> str:
+    """The difference in points with its interval and p-value."""
+    value, p = number(part.get("value")) or 0.0, number(part.get("p_holm"))
+    ends = [number(end) for end in items(part.get("ci"))]
+    shown = " to ".join("unknown" if end is None else signed(100 * end) for end in ends)
+    told = "" if p is None else f", {p_value(p)}"
+    return f"{signed(100 * value)} points (95% interval {shown}{told})"

@@ -1,0 +1,188 @@
+"""Steps of a run told in words for themselves, whatever came before them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cotune.report.terminal.plain import amount, counted, decimal, duration, fields, items, number, one_line
+from cotune.report.terminal.trust import noise_sentence
+
+Value = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Told:
+    """One line about an event.
+
+    Attributes:
+        text: the line, harmless to a terminal.
+        level: ``verdict`` for what a user waits for, ``news`` for what stands out, ``failure`` for what went wrong, else
+            ``note``.
+        best: whether it reports a new best on dev.
+    """
+
+    text: str
+    level: str = "note"
+    best: bool = False
+
+
+def _engine(value: Value) -> list[Told]:
+    speed = number(value.get("tokens_per_s"))
+    if value.get("way") is not None:
+        rate = "" if speed is None else f" with about {amount(speed)} tokens a second"
+        return [Told(f"the endpoint answers{rate}")]
+    rate = f", {number(value['gemm_gflops']):.0f} GFLOP/s" if number(value.get("gemm_gflops")) else ""
+    threads = f" in {counted(value['threads'], 'thread')}" if value.get("threads") else ""
+    kind = " ".join(one_line(value[key], 30) for key in ("device", "dtype") if value.get(key))
+    return [Told(f"computing with {kind or 'this machine'}{threads}{rate}")]
+
+
+def _neighbours(value: Value) -> list[Told]:
+    if value.get("skipped"):
+        return [Told(f"data: rows alike in meaning were not looked for: {one_line(value['skipped'], 160)}")]
+    found = [one_line(fields(finding).get("message"), 300) for finding in items(value.get("findings"))]
+    none = f"none of the {one_line(value.get('pairs'), 12)} closest pairs of rows say the same in other words"
+    return [Told(f"data: {text}") for text in found or [none]]
+
+
+def _decide(value: Value) -> list[Told]:
+    why = one_line(value.get("why") or "", 200)
+    return [Told(f"next: {one_line(value.get('next') or '?', 60)}" + (f", because {why}" if why else ""))]
+
+
+def _noise(value: Value) -> list[Told]:
+    if value.get("skipped"):
+        return [Told(f"noise of this machine not measured: {one_line(value['skipped'], 160)}")]
+    return [Told(f"noise of this machine: {noise_sentence(value) or _pairs(value)}")]
+
+
+def _robustness(value: Value) -> list[Told]:
+    if value.get("skipped"):
+        return [Told(f"other formats of the winning prompt not tried: {one_line(value['skipped'], 160)}")]
+    return [Told(one_line(value.get("sentence") or "other formats of the winning prompt were tried", 400), "news")]
+
+
+def _prefix(value: Value) -> list[Told]:
+    if value.get("skipped"):
+        return [Told(f"words near the trained prefix not looked for: {one_line(value['skipped'], 160)}")]
+    return [Told(f"the trained prefix of {counted(value.get('length'), 'token')} was compared with the model's words")]
+
+
+def _head(value: Value) -> list[Told]:
+    if value.get("skipped"):
+        return [Told(f"no probe beside the label words: {one_line(value['skipped'], 160)}")]
+    return [Told(f"a probe was fitted to the states of {counted(value.get('rows'), 'train row')}")]
+
+
+def _heads(value: Value) -> list[Told]:
+    # What is made says so itself.
+    return _head(value) if value.get("skipped") else []
+
+
+def _slices(value: Value) -> list[Told]:
+    if value.get("skipped"):
+        return [Told(f"{cycle_of(value)}no error slices: {one_line(value['skipped'], 160)}")]
+    slices = [fields(item) for item in items(value.get("slices"))]
+    names = "; ".join(one_line(", ".join(map(str, items(s.get("words")))) or "?", 40) for s in slices[:3])
+    head = f"{cycle_of(value)}{one_line(value.get('failures'), 12)} of {counted(value.get('rows'), 'dev row')} wrong"
+    return [Told(f"{head}, {counted(len(slices), 'error slice')}" + (f": {names}" if names else ""))]
+
+
+def _rewrite(value: Value) -> list[Told]:
+    if value.get("failed"):
+        return [Told(f"{cycle_of(value)}the proposer gave nothing: {one_line(value['failed'], 240)}", "failure")]
+    if value.get("skipped"):
+        return [Told(f"{cycle_of(value)}the proposer was not asked: {one_line(value['skipped'], 160)}")]
+    taken, refused = len(items(value.get("proposals"))), len(items(value.get("refused")))
+    spent = f"{amount(value.get('tokens'))} tokens"
+    if value.get("requests"):
+        spent = f"{counted(value.get('requests'), 'request')}, {spent}"
+    return [Told(f"{cycle_of(value)}the proposer wrote {counted(taken, 'instruction')}, {refused} refused ({spent})")]
+
+
+def _teach(value: Value) -> list[Told]:
+    agreement = fields(value.get("agreement"))
+    low, high = ([*map(number, items(agreement.get("ci"))), None, None])[:2]
+    between = f" (95% interval {100 * low:.0f} to {100 * high:.0f}%)" if low is not None and high is not None else ""
+    head = f"the teacher {one_line(value.get('model'), 40)} labelled {counted(len(items(value.get('rows'))), 'row')}"
+    agrees = f"agrees with {one_line(agreement.get('agree'), 12)} of {counted(agreement.get('n'), 'labelled row')}{between}"
+    agrees = f"; it {agrees}" if agreement.get("n") else ""
+    left = (
+        f"; {counted(value.get('unasked'), 'row')} left out, as {one_line(value['stopped'], 120)}"
+        if value.get("stopped")
+        else ""
+    )
+    return [Told(f"{head}, {counted(value.get('refused'), 'answer')} fitted nothing{agrees}{left}", "news")]
+
+
+def _judge(value: Value) -> list[Told]:
+    return [Told(one_line(value.get("sentence") or f"judge: {value.get('model')}", 400))]
+
+
+def _cost(value: Value) -> list[Told]:
+    peak = number(value.get("peak_rss_mb"))
+    memory = "" if peak is None else f" and {peak / 1024:.1f} GiB of memory at most"
+    return [Told(f"this took {duration(value.get('wall_s'))}{memory}")]
+
+
+def _done(value: Value) -> list[Told]:
+    bundle = f", the bundle is in {one_line(value['bundle'], 60)}" if value.get("bundle") else ""
+    score = f" with {decimal(value['score'])} on test" if number(value.get("score")) is not None else ""
+    return [Told(f"done{score}{bundle}", "news")]
+
+
+def _note(value: Value) -> list[Told]:
+    return [Told(one_line(value.get("text") or _pairs(value) or "", 400))]
+
+
+ALONE: dict[str, Callable[[Value], list[Told]]] = {
+    "engine": _engine,
+    "neighbours": _neighbours,
+    "decide": _decide,
+    "noise": _noise,
+    "robustness": _robustness,
+    "prefix": _prefix,
+    "head": _head,
+    "heads": _heads,
+    "slices": _slices,
+    "rewrite": _rewrite,
+    "teach": _teach,
+    "judge": _judge,
+    "cost": _cost,
+    "done": _done,
+    "note": _note,
+}
+"""Kind of a step to how it is told."""
+
+
+def cycle_of(value: Value) -> str:
+    """``cycle 2: ``, or nothing where a step belongs to none."""
+    found = number(value.get("cycle"))
+    return "" if found is None else f"cycle {int(found)}: "
+
+
+def generic(kind: str, value: object) -> str:
+    """A step that nobody has words for: its kind, and what of it is short."""
+    shown = _pairs(value) if isinstance(value, Mapping) else "" if value is None else one_line(value, 80)
+    return one_line(kind, 40) + (f": {shown}" if shown else "")
+
+
+def _pairs(value: Value, limit: int = 160) -> str:
+    """What is short enough in an object, as ``key value``."""
+    shown = [f"{key} {_short(item)}" for key, item in value.items() if item is not None]
+    return one_line(", ".join(shown), limit)
+
+
+def _short(item: object) -> str:
+    if isinstance(item, float):
+        return f"{item:.4g}"
+    if isinstance(item, (list, tuple, Mapping)):
+        try:
+            text = json.dumps(item, ensure_ascii=False)
+        except (TypeError, ValueError):
+            text = str(item)
+        return text if len(text) <= 40 else f"({len(item)})"
+    return one_line(item, 60)

@@ -1,0 +1,48 @@
+"""How far a result can be trusted, in words: the machine's noise, and the winner in other formats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cotune.report.terminal.plain import counted, decimal, fields, harmless, items, number, one_line
+
+
+def noise_sentence(noise: Mapping[str, Any]) -> str:
+    """How far scores move with what else stands in a batch, from the summary's or the journal's object; empty if unknown."""
+    largest, mean, rows = (number(noise.get(name)) for name in ("largest", "mean", "n"))
+    flipped = int(number(noise.get("flipped")) or 0)
+    if rows is not None and "counts" in noise:
+        return f"in other batches {flipped} of {rows:.0f} written answers differ"
+    if largest is None or mean is None or rows is None:
+        return ""
+    return (
+        f"in other batches log-probabilities differ by {largest:.2g} at most and {mean:.2g} on average, "
+        f"and {flipped} of {rows:.0f} answers flip"
+    )
+
+
+def data_lines(summary: Mapping[str, Any], most: int = 6) -> list[str]:
+    """Rows that were cut, and what the data checks warn of, one line each; what they only note stands on the page."""
+    cut = int(number(summary.get("truncated")) or 0)
+    told = [f"{counted(cut, 'row')} did not fit into the model's context under some prompt and lost their end"] if cut else []
+    findings = [fields(item) for item in items(fields(summary.get("data")).get("findings"))]
+    warned = [one_line(f.get("message"), 400) for f in findings if f.get("severity") == "warning" and f.get("message")]
+    more = len(warned) - most
+    return told + warned[:most] + ([f"and {more} more, in the report"] if more > 0 else [])
+
+
+def robustness_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Two lines: the scores over formats before and after tuning, and what that means; none where it was not measured."""
+    found = fields(summary.get("robustness"))
+    told = []
+    for side, name in (("base", "base model"), ("tuned", "tuned")):
+        measures = fields(found.get(side))
+        least, most = (number(fields(measures.get(end)).get("observed")) for end in ("min", "max"))
+        if least is None or most is None:
+            return []
+        told.append(f"{name} {decimal(least)} to {decimal(most)}")
+    formats = len(items(fields(found.get("base")).get("scores")))
+    first = f"The winning prompt in {formats} other formats on {decimal(found.get('n'), 0)} dev rows: {', '.join(told)}."
+    sentence = found.get("sentence")
+    return [first, *([harmless(sentence)] if isinstance(sentence, str) and sentence else [])]

@@ -1,0 +1,64 @@
+"""The words of ``cotune try``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cotune.report.terminal.plain import counted, one_line, p_value, signed
+
+if TYPE_CHECKING:
+    from cotune.cycle.compare import Comparison, Tryout
+
+_WIDTH, _ANSWER_WIDTH = 70, 200
+TRYOUT_CLOSING = (
+    "Dev rows chose the winner, so it starts with an advantage here. To let yours compete: cotune run --prompt FILE."
+)
+
+
+def tryout_text(found: Tryout, *, rows: int = 8) -> str:
+    """A prompt against the winner in plain lines: the difference with its interval, and rows that flip.
+
+    Args:
+        found: what was measured.
+        rows: flipped rows to show for each set of weights.
+    """
+    return "\n\n".join([tryout_heading(found), *(comparison_text(one, rows) for one in found.comparisons), TRYOUT_CLOSING])
+
+
+def tryout_heading(found: Tryout) -> str:
+    """What is compared, on which rows."""
+    heading = f"Your prompt against the winner on {found.n} dev rows."
+    if found.by_probe:
+        heading += "\n\nBoth are read by a probe that is fitted to the train rows by one rule."
+    if not found.before_refit:
+        return heading
+    return (
+        f"{heading}\n\nThe run's refit has learnt from dev too, so the tuned weights here are those from before it, with which "
+        "the winner was chosen."
+    )
+
+
+def comparison_text(comparison: Comparison, rows: int) -> str:
+    """One set of weights: both scores, their difference with its interval, and so many of the rows that flip."""
+    points = 100 * comparison.difference
+    told_apart = comparison.p <= 0.05
+    verdict = ("better" if points > 0 else "worse") if told_apart else "no significant difference"
+    lines = [
+        f"{comparison.weights} weights: yours {comparison.mine:.3f}, winner {comparison.winner:.3f}, "
+        f"difference {signed(points)} points (95% interval {signed(100 * comparison.low)} to {signed(100 * comparison.high)}, "
+        f"{p_value(comparison.p)}): {verdict}",
+    ]
+    if comparison.log_loss_difference is not None:
+        lines.append(f"  log-loss {signed(comparison.log_loss_difference, 3)} nats a row (below 0 is better)")
+    if comparison.truncated:
+        cut = counted(comparison.truncated, "row")
+        lines.append(f"  {cut} did not fit into the model's context under your prompt and lost their end")
+    shown = comparison.flipped[:rows]
+    if shown:
+        cut = f", the first {len(shown)}" if len(shown) < len(comparison.flipped) else ""
+        lines.append(f"  {len(comparison.flipped)} rows flip{cut}:")
+    for row in shown:
+        mark = "+" if row["mine"] == row["gold"] else "-"
+        gold, mine, winner = (one_line(row[key], _ANSWER_WIDTH) for key in ("gold", "mine", "winner"))
+        lines.append(f"  {mark} {one_line(row['input'], _WIDTH)}  [{gold}; yours {mine}, winner {winner}]")
+    return "\n".join(lines)

@@ -1,0 +1,196 @@
+"""The closing word of a run: what was reached, what it owes to what, and what to do next."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from cotune.report.terminal.advice import bundle_path, next_steps
+from cotune.report.terminal.layout import bullet, prompt_block
+from cotune.report.terminal.lines import speaks_unicode, write_line
+from cotune.report.terminal.plain import amount, decimal, dollars, duration, fields, harmless, items, number, one_line
+from cotune.report.terminal.previous import previous_lines
+from cotune.report.terminal.result import frozen_first, references_of
+from cotune.report.terminal.trust import data_lines, noise_sentence, robustness_lines
+from cotune.report.terminal.verdict_arms import arm_name, arms_table, arms_title, identical_arms, references_table
+from cotune.report.terminal.verdict_gains import gains_parts
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+_MOST_WORDS = 20
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
+
+
+def verdict_text(summary: Mapping[str, Any], *, width: int = 100) -> str:
+    """The closing word as plain text without control codes.
+
+    Args:
+        summary: as ``summary.json`` holds it; what is missing or null is left out or shown as ``-``.
+        width: columns.
+    """
+    from rich.console import Console
+
+    stream = io.StringIO()
+    console = Console(
+        file=stream,
+        width=width,
+        force_terminal=False,
+        color_system=None,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        _environ={},
+    )
+    _print(summary, console)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n") + "\n"
+
+
+def print_verdict(summary: Mapping[str, Any], console: Console) -> None:
+    """Print the closing word: in colour on a terminal, as plain text elsewhere."""
+    if console.is_terminal and speaks_unicode(console.file):
+        _print(summary, console)
+        return
+    write_line(console.file, verdict_text(summary, width=console.width).rstrip("\n"))
+
+
+def _print(summary: Mapping[str, Any], console: Console) -> None:
+    for part in _parts(summary, console.width):
+        console.print(part)
+
+
+def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    def heading(text: str) -> RenderableType:
+        return Padding(Text(text, style="bold cyan"), (1, 0, 0, 0))
+
+    def indented(renderable: RenderableType) -> RenderableType:
+        return Padding(renderable, (0, 0, 0, 2))
+
+    first, *rest = _SENTENCE.split(_headline(summary))
+    yield Padding(Text(first, style="bold"), (1, 0, 0, 0))
+    if rest:
+        yield Text(" ".join(rest))
+    arms = {str(name): fields(arm) for name, arm in fields(summary.get("arms")).items() if isinstance(arm, Mapping)}
+    if arms:
+        yield heading(arms_title(summary, arms))
+        marks = identical_arms(arms)
+        yield indented(arms_table(summary, arms, marks, width))
+        for mark in sorted(set(marks.values())):
+            names = [arm_name(name) for name in arms if marks.get(name) == mark]
+            yield indented(Text(f"({mark}) {' and '.join(names)}: one and the same candidate", style="bright_black"))
+    if references := references_of(summary):
+        yield heading("References")
+        yield indented(references_table(references, width))
+    gains = {str(name): fields(gain) for name, gain in fields(summary.get("gains")).items() if isinstance(gain, Mapping)}
+    if gains:
+        yield heading("Gains, in points")
+        for part in gains_parts(gains, width, frozen_first=frozen_first(summary)):
+            yield indented(part)
+    if lines := previous_lines(summary):
+        yield heading("Old and new bundle")
+        for line in lines:
+            yield indented(Text(line))
+    if warned := data_lines(summary):
+        yield heading("Data")
+        for line in warned:
+            yield indented(bullet(line))
+    if lines := robustness_lines(summary):
+        yield heading("Robustness")
+        for line in lines:
+            yield indented(Text(line))
+    if noise := noise_sentence(fields(summary.get("noise"))):
+        yield heading("Noise of this machine")
+        yield indented(Text(f"{noise.capitalize()}."))
+    if chosen := _selection(summary):
+        yield heading("Selection")
+        yield indented(Text(chosen))
+    if cost := _cost(summary):
+        yield heading("Cost")
+        yield indented(Text(cost))
+    best = fields(summary.get("best"))
+    if isinstance(best.get("prompt_text"), str) and best["prompt_text"]:
+        yield heading("The winning prompt")
+        prompt = fields(best.get("prompt"))
+        if isinstance(prompt.get("system"), str) and prompt["system"].strip():
+            yield indented(Text("System text:", style="bright_black"))
+            yield indented(prompt_block(prompt["system"]))
+            yield indented(Text("Text of each row:", style="bright_black"))
+        yield indented(prompt_block(best["prompt_text"]))
+        for told in _beside(prompt):
+            yield indented(Text(told))
+    if best.get("bundle"):
+        yield heading("The bundle")
+        yield indented(Text(harmless(bundle_path(summary)), overflow="fold"))
+    if steps := next_steps(summary):
+        yield heading("What to do next")
+        for step in steps:
+            yield indented(bullet(harmless(step)))
+
+
+def _beside(prompt: Mapping[str, Any]) -> list[str]:
+    """What belongs to a prompt besides its texts: label words that are not the labels, and demonstrations."""
+    pairs = [pair for pair in items(prompt.get("label_words")) if len(items(pair)) == 2 and pair[0] != pair[1]]
+    words = [f"{one_line(label, 40)} → {one_line(word, 40)}" for label, word in pairs[:_MOST_WORDS]]
+    more = f", and {len(pairs) - _MOST_WORDS} more in the bundle's prompt.json" if len(pairs) > _MOST_WORDS else ""
+    told = [f"Labels by other words: {', '.join(words)}{more}."] if words else []
+    shown, nearest = items(prompt.get("demonstrations")), number(prompt.get("nearest"))
+    if shown:
+        count = f"{len(shown)} {'demonstration' if len(shown) == 1 else 'demonstrations'}"
+        which = f"the {decimal(nearest, 0)} of {count} that are most like the row" if nearest else f"{count} before the row"
+        told.append(f"With {which}, in the bundle's prompt.json.")
+    return told
+
+
+def _headline(summary: Mapping[str, Any]) -> str:
+    verdict = summary.get("verdict")
+    if isinstance(verdict, str) and verdict.strip():
+        return harmless(verdict.strip())
+    arms = fields(summary.get("arms"))
+    best = fields(arms.get("best_tuned"))
+    task = summary.get("task")
+    name = one_line(fields(task).get("name") or (task if isinstance(task, str) else "") or "The run", 60)
+    if number(best.get("score")) is None:
+        return f"{name}: ended without a measured winner."
+    before = number(fields(arms.get("seed_prompt")).get("score"))
+    start = f", from {before:.3f} with the first prompt and the untuned model" if before is not None else ""
+    rows = f" on {best['n']} rows" if number(best.get("n")) is not None else ""
+    return f"{name}: {decimal(best.get('score'))}{rows}{start}."
+
+
+def _selection(summary: Mapping[str, Any]) -> str:
+    chosen = fields(summary.get("selection"))
+    dev, test, optimism = (number(chosen.get(key)) for key in ("dev", "test", "optimism"))
+    if dev is None and test is None:
+        return ""
+    probed = any(arm.get("readout") == "probe" for arm in map(fields, fields(summary.get("arms")).values()))
+    where = "by a fit that had not seen it" if probed else "where it was chosen"
+    text = f"The winner scored {decimal(dev)} on dev, {where}, and {decimal(test)} on test"
+    if optimism is None:
+        return text + "."
+    points = f"{100 * abs(optimism):.1f} points"
+    return text + (f": dev was {points} too hopeful." if optimism > 0 else ": dev was not too hopeful.")
+
+
+def _cost(summary: Mapping[str, Any]) -> str:
+    cost = fields(summary.get("cost"))
+    parts = []
+    if number(cost.get("wall_s")) is not None:
+        parts.append(duration(cost["wall_s"]))
+    for key, told in (
+        ("tokens_scored", "{} tokens scored"),
+        ("tokens_trained", "{} trained"),
+        ("tokens_embedded", "{} embedded"),
+        ("tokens_saved_by_prefix", "{} saved by the shared prefix"),
+    ):
+        if number(cost.get(key)) is not None:
+            parts.append(told.format(amount(cost[key])))
+    if money := dollars(cost.get("dollars")):
+        parts.append(f"{money} for answers")
+    if (peak := number(cost.get("peak_rss_mb"))) is not None:
+        parts.append(f"{peak / 1024:.1f} GiB of memory at most")
+    return " · ".join(parts)

@@ -1,0 +1,123 @@
+"""The arms of a run as a table: score, interval, log-loss, rule and steps of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cotune.files import canonical_json
+from cotune.report.terminal.layout import table_of
+from cotune.report.terminal.narration import ARM_NAMES, REFERENCE_NAMES
+from cotune.report.terminal.plain import decimal, fields, items, number, one_line
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_ARM_MEANINGS = {
+    "seed_prompt": "first prompt, base model",
+    "prompt_only": "best prompt untuned, base model",
+    "best_prompt": "winner's prompt, base model",
+    "seed_tuned": "first prompt, tuned model",
+    "best_tuned": "winner's prompt, tuned model",
+    "previous": "what was gone on from",
+}
+_MARKS = "abcdefgh"
+# Columns that a terminal needs to have for what an arm is, and for all numbers.
+_WIDE, _NARROW = 100, 60
+
+
+def arm_name(name: str) -> str:
+    return ARM_NAMES.get(name, one_line(name, 24))
+
+
+def arms_title(summary: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> str:
+    splits = {str(arm["split"]) for arm in arms.values() if arm.get("split")}
+    where = f" on the {one_line(splits.pop(), 20)} split" if len(splits) == 1 else ""
+    counts = {number(arm.get("n")) for arm in arms.values()}
+    only = counts.pop() if len(counts) == 1 else None
+    metric = summary.get("metric")
+    named = f", {one_line(metric, 24)}" if isinstance(metric, str) and metric else ""
+    return f"The arms{where}{f', {only:.0f} rows' if only is not None else ''}{named}"
+
+
+def identical_arms(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Arm to a letter, for arms that are the same prompt, adapter and decision as another."""
+    groups: dict[str, list[str]] = {}
+    for name, arm in arms.items():
+        if arm.get("prompt_id") and arm.get("adapter_id"):
+            try:
+                key = canonical_json([arm["prompt_id"], arm["adapter_id"], arm.get("decision")])
+            except (TypeError, ValueError):
+                continue
+            groups.setdefault(key, []).append(name)
+    shared = [names for names in groups.values() if len(names) > 1]
+    return {name: mark for mark, names in zip(_MARKS, shared, strict=False) for name in names}
+
+
+def arms_table(
+    summary: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]], marks: Mapping[str, str], width: int
+) -> Table:
+    from rich.text import Text
+
+    counts = {number(arm.get("n")) for arm in arms.values()}
+    splits = {str(arm.get("split")) for arm in arms.values()}
+    wide = width >= _WIDE
+    columns = ["arm", *(["what it is"] if wide else []), "score>", "95% interval", "log-loss>"]
+    columns += [*(["n>"] if wide or len(counts) > 1 else []), *(["split"] if len(splits) > 1 else []), "rule", "steps>"]
+    if width < _NARROW:
+        columns = [column for column in columns if column not in ("log-loss>", "rule", "steps>")]
+    table = table_of(columns, width)
+    winner = _winner(summary, arms)
+    for name in [*(name for name in ARM_NAMES if name in arms), *(name for name in arms if name not in ARM_NAMES)]:
+        arm = arms[name]
+        shown = arm_name(name) + (f" ({marks[name]})" if name in marks else "")
+        cells = {
+            "arm": shown,
+            "what it is": _ARM_MEANINGS.get(name, ""),
+            "score>": decimal(arm.get("score")),
+            "95% interval": _interval(arm.get("ci")),
+            "log-loss>": decimal(arm.get("log_loss")),
+            "n>": decimal(arm.get("n"), 0),
+            "split": one_line(arm.get("split") or "-", 12),
+            "rule": rule_of(arm),
+            "steps>": decimal(arm.get("steps"), 0),
+        }
+        table.add_row(*(Text(cells[column]) for column in columns), style="bold green" if name == winner else "")
+    return table
+
+
+def _winner(summary: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The arm that the bundle holds, as far as the summary says."""
+    best = fields(summary.get("best"))
+    named = best.get("arm")
+    if isinstance(named, str) and named in arms:
+        return named
+    return "best_tuned" if "best_tuned" in arms else None
+
+
+def rule_of(arm: Mapping[str, Any]) -> str:
+    """How an arm's answers are chosen: ``probe, layer 20``, or the kind of its decision rule."""
+    decision, layer = arm.get("decision"), number(arm.get("layer"))
+    kind = decision if isinstance(decision, str) else fields(decision).get("kind")
+    if kind == "probe" and layer is not None:
+        return f"probe, layer {layer:.0f}"
+    return one_line(kind, 10) if kind else "-"
+
+
+def references_table(references: Mapping[str, Mapping[str, Any]], width: int) -> Table:
+    """What the arms are compared with, on the same rows."""
+    from rich.text import Text
+
+    table = table_of(["reference", "score>", "95% interval", *(["log-loss>"] if width >= _NARROW else [])], width)
+    for name, one in references.items():
+        cells = [REFERENCE_NAMES.get(name, one_line(name, 40)), decimal(one.get("score")), _interval(one.get("ci"))]
+        cells += [decimal(one.get("log_loss"))] if width >= _NARROW else []
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _interval(ci: object) -> str:
+    ends = items(ci)
+    if len(ends) != 2 or all(number(end) is None for end in ends):
+        return "-"
+    return " to ".join(decimal(end) for end in ends)

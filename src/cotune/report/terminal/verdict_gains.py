@@ -1,0 +1,106 @@
+"""The gains of a run as a table, and what each comes to in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from cotune.report.terminal.layout import table_of
+from cotune.report.terminal.plain import items, number, one_line, signed
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+LEADING = "prompt_given_tuning"
+"""The gain that comes first: what the search for a prompt adds to a tuned model."""
+
+GAIN_NAMES = {
+    LEADING: "prompt, given tuning",
+    "tuning": "tuning alone",
+    "both": "prompt and tuning",
+    "prompt": "prompt alone",
+    "synergy": "synergy",
+    "synergy_log_loss": "synergy, log-loss",
+    "over_previous": "over the old bundle",
+}
+"""What the gains are called before people, the one that leads first."""
+
+_NO_DIFFERENCE = "no significant difference"
+_NOISE = "within the noise of this machine"
+_SAME_ARM = "the same arm"
+_ALPHA = 0.05
+
+
+def gains_order(frozen_first: bool) -> list[str]:
+    """Names of the gains in the order in which they are told: with ``frozen_first`` the prompt's on frozen weights leads."""
+    leading = ("prompt", "tuning") if frozen_first else ()
+    return [*leading, *(name for name in GAIN_NAMES if name not in leading)]
+
+
+def gains_parts(gains: Mapping[str, Mapping[str, Any]], width: int, *, frozen_first: bool = False) -> Iterator[RenderableType]:
+    """The table of gains; where it has no room for their readings, these follow in lines of their own."""
+    from rich.text import Text
+
+    ordered = [
+        *(name for name in gains_order(frozen_first) if name in gains),
+        *(name for name in gains if name not in GAIN_NAMES),
+    ]
+    rows, readings = [], []
+    for name in ordered:
+        gain, same = gains[name], bool(gains[name].get("identical"))
+        interval, p = ("-", "-") if same else (_signed_interval(gain.get("ci"), name), _p(gain))
+        rows.append([GAIN_NAMES.get(name, one_line(name, 24)), _signed(gain.get("value"), name), interval, p])
+        readings.append(_reading(gain, name))
+    columns = ["gain", "value>", "95% interval", "p (Holm)>", "reading"]
+    wide = [
+        max(len(cell) for cell in column)
+        for column in zip(columns, *(map(str, [*r, t]) for r, (t, _) in zip(rows, readings, strict=True)), strict=True)
+    ]
+    in_table = sum(wide) + 2 * len(wide) <= width
+    table = table_of(columns if in_table else columns[:-1], width)
+    for name, row, (reading, style) in zip(ordered, rows, readings, strict=True):
+        cells = [Text(cell, style="bold" if name == LEADING else "") for cell in row]
+        table.add_row(*cells, *([Text(reading, style=style)] if in_table else []))
+    yield table
+    if not in_table:
+        for reading, style in dict.fromkeys(found for found in readings if found[0] in (_NO_DIFFERENCE, _NOISE, _SAME_ARM)):
+            names = [row[0] for row, found in zip(rows, readings, strict=True) if found[0] == reading]
+            yield Text(f"{reading}: {'; '.join(names)}", style=style)
+
+
+def _reading(gain: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """What a gain comes to in words, and its style."""
+    if gain.get("identical"):
+        return _SAME_ARM, "bright_black"
+    value, p = number(gain.get("value")), number(gain.get("p_holm", gain.get("p")))
+    if value is None or p is None:
+        return "", ""
+    if p > _ALPHA:
+        return _NO_DIFFERENCE, "yellow"
+    if gain.get("within_noise"):
+        return _NOISE, "yellow"
+    if name.startswith("synergy"):
+        return ("worth more together", "green") if value > 0 else ("they overlap", "")
+    return ("a gain", "green") if value > 0 else ("a loss", "red")
+
+
+def _signed(value: object, name: str) -> str:
+    found = number(value)
+    if found is None:
+        return "-"
+    # Nats have no hundredths that one would call points.
+    return signed(found, 3) if name.endswith("log_loss") else signed(100 * found)
+
+
+def _signed_interval(ci: object, name: str) -> str:
+    ends = items(ci)
+    if len(ends) != 2 or all(number(end) is None for end in ends):
+        return "-"
+    return " to ".join(_signed(end, name).strip() if number(end) is not None else "unknown" for end in ends)
+
+
+def _p(gain: Mapping[str, Any]) -> str:
+    p = number(gain.get("p_holm", gain.get("p")))
+    if p is None:
+        return "-"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,0 +1,124 @@
+"""Metrics of JSON answers: fields found, fields right, validity. Every single value counts as one, with its path."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from cotune.task.answered import Answered, Floats
+from cotune.task.values.json_value import NO_JSON, Leaf, json_in, leaf_counts, same_json
+from cotune.task.values.schema import Validator, schema_fields
+
+
+def json_equal(gold: str, answer: str) -> float:
+    """1 where both are equal as JSON, whatever the order of keys."""
+    return float(same_json(json_in(gold), json_in(answer)))
+
+
+def field_counts(answered: Answered) -> Floats:
+    """``[rows, 3]``: values that are right, that should be there, that were given.
+
+    An answer that is no JSON counts as one wrong value, or a row whose right answer has none would not punish it.
+    """
+    return np.array([_counts(*values) for values in _values(answered)], dtype=np.float64)
+
+
+def row_f1(answered: Answered) -> Floats:
+    """``[rows]`` F1 of a row's values; 1 where there should be none and none is given."""
+    hits, gold, given = field_counts(answered).T
+    both = gold + given
+    return np.asarray(np.where(both > 0, 2 * hits / np.maximum(both, 1), 1.0), dtype=np.float64)
+
+
+def micro_f1(sums: Floats) -> Floats:
+    """F1 over all values of all rows, from sums of :func:`field_counts`; 1 where there should be none and none is given."""
+    hits, gold, given = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
+    return _share(2 * hits, gold + given)
+
+
+def micro_precision(sums: Floats) -> Floats:
+    """Share of the given values that are right; 1 where none was given."""
+    hits, _, given = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
+    return _share(hits, given)
+
+
+def micro_recall(sums: Floats) -> Floats:
+    """Share of the right values that were given; 1 where there are none."""
+    hits, gold, _ = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
+    return _share(hits, gold)
+
+
+def fields_of(answered: Answered) -> list[str]:
+    """The fields that are told one by one: those of the schema, then those of the right answers. Answers add none."""
+    named = schema_fields(answered.output.schema or {})
+    seen = {path for gold, _ in _values(answered) for path, _ in leaf_counts(gold)}
+    return [*named, *sorted(seen - set(named))]
+
+
+def counts_by_field(answered: Answered) -> Floats:
+    """``[rows, 3 fields]``: for each of :func:`fields_of` the values that are right, that should be there, that were given."""
+    place = {field: i for i, field in enumerate(fields_of(answered))}
+    table = np.zeros((len(answered.gold), 3, len(place)))
+    for row, (gold, answer) in enumerate(_values(answered)):
+        right, given = leaf_counts(gold), leaf_counts(answer)
+        for kind, counted in enumerate((right & given, right, given)):
+            for (path, _), count in counted.items():
+                if path in place:
+                    table[row, kind, place[path]] += count
+    return table.reshape(len(answered.gold), -1)
+
+
+def field_f1(sums: Floats) -> Floats:
+    """Mean of the fields' F1 from sums of :func:`counts_by_field`; fields without any value are left out."""
+    hits, gold, given = np.split(np.asarray(sums, dtype=np.float64), 3, axis=-1)
+    seen = (gold + given) > 0
+    scores = np.where(seen, 2 * hits / np.where(seen, gold + given, 1.0), 0.0)
+    return _share(scores.sum(axis=-1), seen.sum(axis=-1).astype(np.float64))
+
+
+def part_accuracy(answered: Answered) -> Floats:
+    """``[rows]`` mean over an answer's top-level keys of the share of their values that are right.
+
+    A key with an object of ten flags counts as much as one with a single word beside it. Keys that only the answer has count
+    as wrong.
+    """
+    scores = []
+    for gold, answer in _values(answered):
+        right, given = _parts(gold), _parts(answer)
+        if answer is NO_JSON or not (right or given):
+            scores.append(float(answer is not NO_JSON))
+            continue
+        shares = []
+        for name in {**right, **given}:
+            here, there = right.get(name, Counter()), given.get(name, Counter())
+            both = here.total() + there.total()
+            shares.append(2 * (here & there).total() / both if both else float(name in right and name in given))
+        scores.append(sum(shares) / len(shares))
+    return np.array(scores, dtype=np.float64)
+
+
+def valid(answered: Answered) -> Floats:
+    """``[rows]`` 1 where the answer itself is JSON that fits the schema."""
+    check = Validator(answered.output.schema or {})
+    return np.array([float(a is not NO_JSON and check(a)) for _, a in _values(answered)], dtype=np.float64)
+
+
+def _values(answered: Answered) -> list[tuple[Any, Any]]:
+    return [(json_in(g), json_in(a)) for g, a in zip(answered.gold, answered.answers, strict=True)]
+
+
+def _counts(gold: Any, answer: Any) -> tuple[int, int, int]:
+    right, given = leaf_counts(gold), leaf_counts(answer)
+    return (right & given).total(), right.total(), 1 if answer is NO_JSON else given.total()
+
+
+def _parts(value: Any) -> dict[str, Counter[Leaf]]:
+    if isinstance(value, dict):
+        return {str(name): leaf_counts(inner) for name, inner in value.items()}
+    return {} if value is NO_JSON else {"": leaf_counts(value)}
+
+
+def _share(part: Floats, whole: Floats) -> Floats:
+    return np.asarray(np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), 1.0), dtype=np.float64)

@@ -1,0 +1,214 @@
+"""Metrics: what a right answer is worth, for every type of output, behind one contract."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from cotune.errors import InputError
+from cotune.task.answered import Answered, Floats
+from cotune.task.metrics import json_fields, label, text
+from cotune.task.metrics.label import correct
+from cotune.task.metrics.user import UserMetric, names_user_metric
+from cotune.task.values.number import equal_numbers
+from cotune.task.values.output import OUTPUT_TYPES, Output, OutputType, label_output
+
+__all__ = ["DEFAULT_METRICS", "METRICS", "Aggregate", "Metric", "correct", "metric_for", "metric_named"]
+
+_WITHIN = re.compile(r"within\s+(\d+(?:\.\d+)?|\.\d+)\s*(%?)")
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """How a score that is no mean of rows comes from sums over rows.
+
+    Any weighting or exchange of rows then gives a score at once, which is all that resampling and permutation need.
+
+    Attributes:
+        counts: ``[rows, columns]`` of some rows; the columns depend on the right answers and the output alone.
+        score: ``[..., columns]`` sums to ``[...]`` scores.
+    """
+
+    counts: Callable[[Answered], Floats]
+    score: Callable[[Floats], Floats]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A named metric, higher is better, between 0 and 1.
+
+    Attributes:
+        name: how a task names it.
+        about: one line for people.
+        types: types of output that it fits.
+        rows: ``[rows]`` values from 0 to 1, what each row is worth; their mean is the score where there is no ``aggregate``.
+        aggregate: what the score is instead of the rows' mean.
+        right_from: value from which a row counts as right where rows are told right or wrong.
+        needs_answers: whether it looks at answers at all, or at the right answers' likelihood alone.
+        graded: whether a judge has to grade the answers first.
+        fingerprint: of what its name does not tell.
+    """
+
+    name: str
+    about: str
+    types: tuple[OutputType, ...]
+    rows: Callable[[Answered], Floats]
+    aggregate: Aggregate | None = None
+    right_from: float = 1.0
+    needs_answers: bool = True
+    graded: bool = False
+    fingerprint: str = ""
+
+    @property
+    def per_row(self) -> bool:
+        """Whether the score is the mean of the rows' values."""
+        return self.aggregate is None
+
+    def score(self, answered: Answered) -> float:
+        """The score of some rows."""
+        if self.aggregate is None:
+            return float(self.rows(answered).mean())
+        return float(self.aggregate.score(self.aggregate.counts(answered).sum(axis=0)))
+
+    def right(self, values: Floats) -> Floats:
+        """``[rows]`` 1 where a row counts as right, from the rows' values."""
+        return np.asarray(values >= self.right_from - 1e-9, dtype=np.float64)
+
+    def __call__(self, gold: Sequence[str], predicted: Sequence[str], output: Output | Sequence[str]) -> float:
+        """The score of ``predicted`` against ``gold``; ``output`` may be a list of labels.
+
+        Raises:
+            ValueError: lengths differ, there are no rows, or a label is not among the labels.
+        """
+        return self.score(Answered(gold, predicted, output if isinstance(output, Output) else label_output(output)))
+
+
+def _texts(score: Callable[[str, str], float]) -> Callable[[Answered], Floats]:
+    return lambda answered: answered.each(score)
+
+
+def _same(answered: Answered) -> Floats:
+    """What accuracy counts: equal labels or texts, equal numbers, equal JSON."""
+    if answered.output.type == "number":
+        return _within(0.0, 1e-9)(answered)
+    if answered.output.type == "json":
+        return answered.each(json_fields.json_equal)
+    return answered.each(text.exact_match)
+
+
+def _within(absolute: float, relative: float) -> Callable[[Answered], Floats]:
+    def rows(answered: Answered) -> Floats:
+        near = (
+            right is not None and given is not None and equal_numbers(given, right, absolute=absolute, relative=relative)
+            for right, given in answered.pairs
+        )
+        return np.fromiter(near, dtype=np.float64, count=len(answered.gold))
+
+    return rows
+
+
+def _likelihood(answered: Answered) -> Floats:
+    if answered.losses is None:
+        raise ValueError("the likelihood of the right answers is not known")
+    return np.exp(-np.asarray(answered.losses, dtype=np.float64))
+
+
+def _grades(answered: Answered) -> Floats:
+    if answered.grades is None:
+        raise ValueError("the answers were not graded")
+    return answered.grades
+
+
+_LABEL_COUNTS, _JSON_COUNTS = label.label_counts, json_fields.field_counts
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        metric.name: metric
+        for metric in (
+            Metric("accuracy", "share of rows that are right", OUTPUT_TYPES, _same),
+            Metric(
+                "macro_f1", "mean of the labels' F1, every label counting the same", ("label",), _same,
+                Aggregate(_LABEL_COUNTS, label.macro_f1),
+            ),
+            Metric(
+                "weighted_f1", "mean of the labels' F1, weighted by their rows", ("label",), _same,
+                Aggregate(_LABEL_COUNTS, label.weighted_f1),
+            ),
+            Metric("normalised_match", "share of rows whose text is right but for case, punctuation and articles", ("text",),
+                   _texts(text.normalised_match)),
+            Metric("token_f1", "mean F1 of a row's words", ("text",), _texts(text.token_f1), right_from=0.5),
+            Metric("rouge_l", "mean ROUGE-L of a row", ("text",), _texts(text.rouge_l), right_from=0.5),
+            Metric("json_f1", "F1 over all fields of all rows", ("json",), json_fields.row_f1,
+                   Aggregate(_JSON_COUNTS, json_fields.micro_f1)),
+            Metric("json_precision", "share of the given fields that are right", ("json",), json_fields.row_f1,
+                   Aggregate(_JSON_COUNTS, json_fields.micro_precision)),
+            Metric("json_recall", "share of the right fields that are given", ("json",), json_fields.row_f1,
+                   Aggregate(_JSON_COUNTS, json_fields.micro_recall)),
+            Metric("json_macro_f1", "mean of the fields' F1, every field counting the same", ("json",), json_fields.row_f1,
+                   Aggregate(json_fields.counts_by_field, json_fields.field_f1)),
+            Metric("json_parts", "mean over a row's top-level keys of the share that is right in each", ("json",),
+                   json_fields.part_accuracy),
+            Metric("json_valid", "share of answers that fit the schema", ("json",), json_fields.valid),
+            Metric("likelihood", "mean probability of a token of the right answer (exp of minus the log-loss)",
+                   ("text", "number", "json"), _likelihood, right_from=0.5, needs_answers=False),
+            Metric("judge", "mean grade that a language model gives the answers", ("text", "number", "json"), _grades,
+                   right_from=0.5, graded=True),
+        )
+    }
+)  # fmt: skip
+
+DEFAULT_METRICS: Mapping[OutputType, str] = MappingProxyType(
+    {"label": "accuracy", "text": "token_f1", "number": "accuracy", "json": "json_f1"}
+)
+
+
+def metric_named(name: str, where: str = "metric") -> Metric:
+    """The metric called ``name``: one of ``METRICS``, ``within 0.5`` or ``within 1%`` for numbers.
+
+    A function of the user's (``metrics.py:score``) is loaded by :func:`metric_for` alone, since that runs its file.
+
+    Raises:
+        InputError: there is none of that name; says which is nearest.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    if match := _WITHIN.fullmatch(name.strip()):
+        size = float(match[1])
+        absolute, relative = (0.0, size / 100) if match[2] else (size, 0.0)
+        about = f"share of rows within {match[1]}{match[2]} of the right number"
+        return Metric(name.strip(), about, ("number",), _within(absolute, relative))
+    nearest = difflib.get_close_matches(name.lower().replace("-", "_").replace(" ", "_"), METRICS, n=1, cutoff=0.4)
+    raise InputError(
+        f"unknown metric {name!r}" + (f", did you mean {nearest[0]!r}?" if nearest else ""),
+        where=where,
+        mend=f"Known metrics: {', '.join(METRICS)}; 'within 0.5' and 'within 1%' for numbers; FILE.py:FUNCTION for your own.",
+    )
+
+
+def metric_for(name: str | None, output: Output, where: str = "metric", *, run: bool = True) -> Metric:
+    """The metric of a task: the one named, or the default of the output's type.
+
+    A user's file is executed here; with ``run`` False it is only read, and whoever may calls :meth:`UserMetric.run`.
+
+    Raises:
+        InputError: there is none of that name, it does not fit the type, or the user's file is missing or broken.
+    """
+    if name is None:
+        return METRICS[DEFAULT_METRICS[output.type]]
+    if names_user_metric(name):
+        own = UserMetric(name, where, run=run)
+        return Metric(own.name, "your own function", OUTPUT_TYPES, own, right_from=0.5, fingerprint=own.fingerprint)
+    metric = metric_named(name, where)
+    if output.type not in metric.types:
+        fitting = [m.name for m in METRICS.values() if output.type in m.types]
+        raise InputError(
+            f"the metric {name!r} does not fit answers of the type {output.type}",
+            where=where,
+            mend=f"Metrics for it: {', '.join(fitting)}.",
+        )
+    return metric

@@ -1,0 +1,153 @@
+"""A metric of the user's own: a function in a Python file that the config names."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from cotune.cache import cache_folder
+from cotune.errors import CotuneError, InputError
+from cotune.files import content_hash, write_json
+from cotune.task.answered import Answered, Floats
+
+UserFunction = Callable[[Any, Any, dict[str, str]], float]
+"""``score(right, answer, row)`` from 0 (wrong) to 1 (right); see :class:`UserMetric`."""
+
+
+def names_user_metric(name: str) -> bool:
+    """Whether a metric's name means a function in a file, as in ``metrics.py:score``."""
+    return ".py:" in name
+
+
+def split_name(name: str) -> tuple[Path, str]:
+    """The file and the function that ``metrics.py:score`` names."""
+    file, _, function = name.rpartition(":")
+    return Path(file).expanduser(), function
+
+
+class UserMetric:
+    """Calls ``score(right, answer, row)`` for each row; the score of a task is the mean.
+
+    ``right`` and ``answer`` are texts for labels and free text, ``decimal.Decimal`` for numbers and plain Python values for
+    JSON; ``answer`` is None where it is no value of the output's type. ``row`` maps the input fields to their texts. The
+    function gives a number from 0 to 1, or True or False.
+
+    The file is executed because the user names it, with all that the user may do, and only to score; bundles never hold it.
+    A run's folder names it too, but a folder may come from anywhere: there it is read with ``run=False`` and executed by
+    :meth:`run` once the user has allowed it, or where :attr:`known` says that this user has run that very file before.
+
+    Args:
+        name: file and function, as in ``metrics.py:score``.
+        where: where the name stands, for errors.
+        run: whether to execute the file now.
+
+    Attributes:
+        name: file and function, without the folder.
+        fingerprint: content hash of the file, since what it says decides what a run finds.
+
+    Raises:
+        InputError: there is no such file or function, or the file does not run.
+    """
+
+    def __init__(self, name: str, where: str = "metric", *, run: bool = True) -> None:
+        path, function = split_name(name)
+        self.name = f"{path.name}:{function}"
+        self._path, self._where = path, where
+        try:
+            self._source = path.read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"the metric's file cannot be read ({error.strerror or error})",
+                where=f"{where}, {path}",
+                mend="Check its path.",
+            ) from error
+        self.fingerprint = content_hash([self._source.hex(), function])
+        self._function: UserFunction | None = None
+        if run:
+            self.run()
+
+    @property
+    def known(self) -> bool:
+        """Whether this user has run this file, as it reads now and where it lies now, before."""
+        with contextlib.suppress(CotuneError, OSError):
+            return self._mark().is_file()
+        return False
+
+    def run(self) -> None:
+        """Execute the file, if that has not happened yet, and remember that the user wanted it.
+
+        Raises:
+            InputError: it does not run, or has no such function.
+        """
+        if self._function is not None:
+            return
+        self._function = self._load()
+        # A cache that cannot be written costs a question, not the run.
+        with contextlib.suppress(CotuneError, OSError):
+            write_json(self._mark(), self.name)
+
+    def _mark(self) -> Path:
+        """The file that says so. Its name holds the number of its folder: a cache that somebody else filled allows nothing."""
+        folder = cache_folder("metrics")
+        place = str(self._path.absolute())
+        return folder / f"{content_hash([folder.stat().st_ino, place, self.fingerprint], 40)}.json"
+
+    def _load(self) -> UserFunction:
+        path, where, function = self._path, self._where, self.name.rpartition(":")[2]
+        module = ModuleType(f"cotune_user_metric_{path.stem}")
+        module.__file__ = str(path)
+        try:
+            # What was hashed is what is executed: neither the file as it is by now nor a compiled one beside it.
+            exec(compile(self._source, str(path), "exec"), vars(module))
+        except Exception as error:
+            raise InputError(
+                f"the metric's file does not run ({type(error).__name__}: {error})",
+                where=f"{where}, {path}",
+                mend="Correct it; python FILE shows the whole error.",
+            ) from error
+        found = getattr(module, function, None)
+        if not callable(found):
+            known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+            raise InputError(
+                f"the metric's file has no function {function!r}",
+                where=f"{where}, {path}",
+                mend=f"It has {', '.join(known[:10]) or 'none'}; write metric: {path.name}:FUNCTION.",
+            )
+        chosen: UserFunction = found
+        return chosen
+
+    def __call__(self, answered: Answered) -> Floats:
+        """``[rows]`` scores.
+
+        Raises:
+            InputError: the function fails, or gives something else than a number from 0 to 1; names the row.
+        """
+        function = self._function
+        if function is None:
+            raise RuntimeError("the metric's file was not executed")
+        scores = np.empty(len(answered.gold))
+        for i, (right, answer) in enumerate(answered.pairs):
+            row = answered.rows[i] if answered.rows else None
+            where = f"metric {self.name}, row {row.id if row else i + 1}"
+            try:
+                found = function(right, answer, dict(row.fields) if row else {})
+            except Exception as error:
+                raise InputError(
+                    f"the metric failed with {type(error).__name__}: {error}", where=where, mend="Correct the function."
+                ) from error
+            if (
+                not isinstance(found, (bool, int, float, np.number, np.bool_))
+                or not math.isfinite(found)
+                or not 0 <= found <= 1
+            ):
+                raise InputError(
+                    f"the metric gave {found!r}", where=where, mend="It must give a number from 0 (wrong) to 1 (right)."
+                )
+            scores[i] = float(found)
+        return scores

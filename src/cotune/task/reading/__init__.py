@@ -1,0 +1,1 @@
+"""Reading tables: CSV, JSONL, Parquet, data frames and datasets of the Hugging Face Hub."""

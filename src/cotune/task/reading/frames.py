@@ -1,0 +1,89 @@
+"""Reading Parquet files and pandas, polars and pyarrow frames."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cotune.errors import InputError
+from cotune.task.reading.read import Table, stored_text
+
+
+def is_frame(value: Any) -> bool:
+    """Whether ``value`` is a pandas, polars or pyarrow table; imports none of them."""
+    home = type(value).__module__.split(".")[0]
+    return (home, type(value).__name__) in {
+        ("pandas", "DataFrame"),
+        ("polars", "DataFrame"),
+        ("polars", "LazyFrame"),
+        ("pyarrow", "Table"),
+    }
+
+
+def read_frame(frame: Any, name: str | None = None) -> Table:
+    """A Table from a frame; rows are counted from 1 whatever the frame's index says.
+
+    Raises:
+        InputError: the frame has no rows or names a column twice.
+    """
+    home = type(frame).__module__.split(".")[0]
+    source = name or f"the {home} frame"
+    if home == "polars":
+        frame = frame.lazy().collect()
+        return table_from_columns([(column.name, column.to_list()) for column in frame.get_columns()], source)
+    if home == "pyarrow":
+        return table_from_columns(_arrow_columns(frame), source)
+    # by position, since a frame may name two columns alike
+    return table_from_columns(
+        [(str(column), frame.iloc[:, position].tolist()) for position, column in enumerate(frame.columns)], source
+    )
+
+
+def read_parquet(path: Path, source: str) -> Table:
+    """A Table from a Parquet file.
+
+    Raises:
+        InputError: the file is empty, broken, or has no rows.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    if path.stat().st_size == 0:
+        raise InputError("the file is empty", where=source, mend="Give a file with labelled rows.")
+    try:
+        table = pyarrow.parquet.read_table(path)
+        columns = _arrow_columns(table)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise InputError(
+            f"the file is not readable Parquet ({str(error).splitlines()[0][:120]})",
+            where=source,
+            mend="Write it again, or check that the download was complete and its permissions.",
+        ) from error
+    return table_from_columns(columns, source)
+
+
+def _arrow_columns(table: Any) -> list[tuple[str, list[Any]]]:
+    return [(name, column.to_pylist()) for name, column in zip(table.column_names, table.columns, strict=True)]
+
+
+def table_from_columns(columns: Iterable[tuple[str, list[Any]]], source: str) -> Table:
+    """A Table from named columns of values.
+
+    Raises:
+        InputError: there are no rows, or two columns have one name.
+    """
+    columns = list(columns)
+    names = [name for name, _ in columns]
+    if doubled := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f"two columns are named {doubled[0]!r}", where=source, mend="Give every column a name of its own.")
+    size = len(columns[0][1]) if columns else 0
+    if size == 0:
+        raise InputError("there are no rows", where=source, mend="Give at least 20 labelled rows.")
+    rows: list[dict[str, str | None]] = [{} for _ in range(size)]
+    nested: dict[str, dict[int, str | None]] = {}
+    for name, values in columns:
+        for index, value in enumerate(values):
+            rows[index][name] = stored_text(value, nested, name, index)
+    return Table(tuple(names), rows, source, range(1, size + 1), "row", nested)

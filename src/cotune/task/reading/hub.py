@@ -1,0 +1,80 @@
+"""Reading data sets from the Hugging Face hub through ``datasets``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from cotune.errors import InputError
+from cotune.task.reading.read import Table
+
+_NAME = re.compile(r"hf://(?P<path>[^:\s]+)(?::(?P<split>[^:\s]+))?\Z")
+
+
+def read_hub(name: str, default_split: str = "train") -> Table:
+    """A Table from ``hf://dataset[/config][:split]``; class numbers become class names.
+
+    The data set is ``owner/name`` or a folder's absolute path (``hf:///data/mine``). Code that a data set brings is
+    never run.
+
+    Raises:
+        InputError: the name has another form, ``datasets`` is missing, or the data set cannot be had.
+    """
+    match = _NAME.match(name)
+    if not match:
+        raise InputError(
+            "this is not a data set's name", where=name, mend="Write hf://owner/name, hf://owner/name/config:split."
+        )
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(
+            "data sets from the hub need the package datasets",
+            where=name,
+            mend="Install it with: pip install 'cotune[hub]'.",
+        ) from error
+    split = match["split"] or default_split
+    failure: Exception | None = None
+    for path, config in _readings(match["path"]):
+        try:
+            found = datasets.load_dataset(path, config, split=split)
+        except Exception as error:  # the library raises a dozen unrelated kinds; all mean that it cannot be had
+            failure = failure or error
+            if isinstance(error, ConnectionError):
+                break  # no other reading of the name can help, and each waits long
+            continue
+        return table_from_data_set(found, name)
+    assert failure is not None
+    reason = (str(failure).strip().splitlines() or [""])[0][:200]
+    raise InputError(
+        f"the data set cannot be loaded ({type(failure).__name__}: {reason})",
+        where=name,
+        mend="Check its name, config and split, and the network; a private one needs HF_TOKEN.",
+    ) from failure
+
+
+def _readings(path: str) -> list[tuple[str, str | None]]:
+    """Data set and config that a path can mean, the likelier reading first."""
+    if path.startswith("/"):
+        folder = Path(path)
+        return [(path, None)] if folder.is_dir() else [(str(folder.parent), folder.name), (path, None)]
+    parts = path.strip("/").split("/")
+    if len(parts) == 1:
+        return [(parts[0], None)]
+    if len(parts) == 2:
+        return [("/".join(parts), None), (parts[0], parts[1])]
+    return [("/".join(parts[:2]), "/".join(parts[2:]))]
+
+
+def table_from_data_set(found: Any, name: str) -> Table:
+    """A Table from a ``datasets.Dataset``; class numbers become class names."""
+    from cotune.task.reading.frames import table_from_columns
+
+    columns = []
+    for column, feature in found.features.items():
+        values = list(found[column])
+        if type(feature).__name__ == "ClassLabel":
+            values = [None if value is None or value < 0 else feature.int2str(value) for value in values]
+        columns.append((column, values))
+    return table_from_columns(columns, name)

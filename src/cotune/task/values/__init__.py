@@ -1,0 +1,1 @@
+"""Kinds of outputs: labels, text, numbers and JSON."""

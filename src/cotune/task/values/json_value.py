@@ -1,0 +1,171 @@
+"""JSON values in data and in answers: reading, writing in one way, and their fields one by one."""
+
+from __future__ import annotations
+
+import enum
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any, Final, NoReturn
+
+from cotune.task.reading.cells import has_half_character
+from cotune.task.values.number import number_text
+
+
+class _NoJson(enum.Enum):
+    NO_JSON = "no JSON"
+
+
+NO_JSON: Final = _NoJson.NO_JSON
+_FENCE = re.compile(r"```[A-Za-z]*\s*\n?(.*?)```", re.DOTALL)
+_MOST_TRIES = 20
+DEEPEST = 128
+"""Levels of lists and objects that a JSON value may have."""
+_UNLIKE_OTHERS = re.compile(r"\d(?:\.0\b|[eE][-+]?\d)")
+"""Numbers that could be written plainer, as ``1.0`` and ``1e-05``; or a text that looks like one."""
+
+Leaf = tuple[str, str]
+"""Path of a value, such as ``slots.artist`` or ``guests[]``, and the value as JSON text."""
+
+
+def parse_json(text: str) -> Any:
+    """The JSON value that a text is.
+
+    Raises:
+        ValueError: it is none, holds NaN, infinity or half a character, names a key twice in one object, or is nested too
+            deeply.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
+    return _sound(value, text)
+
+
+def json_in(answer: str) -> Any:
+    """The JSON value that an answer states: the answer itself, what stands in its code fence, else its first object or list.
+
+    :data:`NO_JSON` where there is none.
+    """
+    fenced = _FENCE.search(answer)
+    for text in (answer, *([fenced[1]] if fenced else [])):
+        try:
+            return parse_json(text)
+        except ValueError:
+            continue
+    decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+    for match in list(re.finditer(r"[{\[]", answer))[:_MOST_TRIES]:
+        try:
+            value, end = decoder.raw_decode(answer, match.start())
+            return _sound(value, answer[match.start() : end])
+        except (ValueError, RecursionError):
+            continue
+    return NO_JSON
+
+
+def json_text(value: Any) -> str:
+    """A JSON value as answers are written: one line, other letters than ASCII as they are, equal numbers in equal digits.
+
+    Numbers are written as :func:`cotune.task.values.number.number_text` does: ``1``, not ``1.0``, ``0.00001``, not ``1e-05``.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    return _plain_text(value) if _UNLIKE_OTHERS.search(text) else text
+
+
+def _plain_text(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(name, ensure_ascii=False)}: {_plain_text(v)}" for name, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_plain_text, value)) + "]"
+    # From there on the digits of a double are not those of the whole number that it is.
+    if isinstance(value, float) and abs(value) < 2**53:
+        return number_text(Decimal(float.__repr__(value)))
+    return json.dumps(value, ensure_ascii=False)
+
+
+def single_values(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every single value of a JSON value with its path; items of a list share the path ``name[]``.
+
+    Empty objects and lists have none.
+    """
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from single_values(inner, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from single_values(inner, f"{path}[]")
+    else:
+        yield path, value
+
+
+def leaves(value: Any) -> Iterator[Leaf]:
+    """The :func:`single_values` as JSON texts.
+
+    White space around and within texts does not count, nor does ``1.0`` differ from ``1``.
+    """
+    for path, single in single_values(value):
+        yield path, _leaf_text(single)
+
+
+def leaf_counts(value: Any) -> Counter[Leaf]:
+    """How often each leaf stands in a value; none for :data:`NO_JSON`."""
+    return Counter() if value is NO_JSON else Counter(leaves(value))
+
+
+def same_json(left: Any, right: Any) -> bool:
+    """Whether two values are equal, whatever the order of keys; as in :func:`leaves`, lists keep their order."""
+    return left is not NO_JSON and right is not NO_JSON and _plain(left) == _plain(right)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return _leaf_text(value)
+
+
+def _leaf_text(value: Any) -> str:
+    if isinstance(value, str):
+        value = " ".join(value.split())
+    return json_text(value)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        doubled = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {doubled!r} stands twice in one object")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits[:40]} is too large a number")
+    return value
+
+
+_TOO_DEEP = f"it is nested more than {DEEPEST} levels deep"
+
+
+def _sound(value: Any, text: str) -> Any:
+    """The value; refused where its text could not be written, or walking through it would never end."""
+    if text.count("[") + text.count("{") > DEEPEST:
+        level, inside = 0, [value]
+        while nested := [inner for inner in inside if isinstance(inner, (dict, list))]:
+            level += 1
+            if level > DEEPEST:
+                raise ValueError(_TOO_DEEP)
+            inside = [inner for outer in nested for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    if "\\u" in text and has_half_character(json.dumps(value, ensure_ascii=False)):
+        raise ValueError("there is half a character (a lone surrogate) in it")
+    return value

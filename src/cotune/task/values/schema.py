@@ -1,0 +1,203 @@
+"""JSON Schemas of a task's outputs: given ones checked, missing ones inferred from the rows."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+from cotune.errors import InputError
+from cotune.task.values.json_value import DEEPEST
+
+ENUM_MOST, ENUM_EACH, ENUM_LONGEST = 24, 10, 60
+"""An enumeration: values at most, rows for each of them on average at least, characters of one at most."""
+LEAST_TEXT, LEAST_ITEMS = 32, 4
+"""Characters of a text, and items of an array, that an inferred bound allows for whatever was seen."""
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+_DRAFT = re.compile(r"https?://json-schema\.org/(draft-0[4-7]|draft/20(19-09|20-12))/schema#?")
+
+
+def infer_schema(values: Sequence[Any]) -> dict[str, Any]:
+    """The JSON Schema of some values.
+
+    Objects get the properties that were seen, in the order of the objects, those in every object required, no others allowed. A
+    text becomes an enumeration where at most 24 values recur: ten rows a value on average and no value that stands only once.
+    The share of rows with a value not yet seen is about the share of values seen once (Good, Biometrika 1953), so that one
+    that was never seen is then unlikely. Other texts and arrays may be half as long again as the longest that was seen: a model
+    that was not tuned knows no end of its own.
+
+    Args:
+        values: JSON values, at least one.
+    """
+    kinds = list(dict.fromkeys(map(_kind, values)))
+    if "integer" in kinds and "number" in kinds:
+        kinds.remove("integer")
+    options = [_of_kind(kind, [v for v in values if _fits(kind, v)]) for kind in kinds]
+    if len(options) == 1:
+        return options[0]
+    if all(set(option) == {"type"} for option in options):
+        return {"type": [option["type"] for option in options]}
+    return {"anyOf": options}
+
+
+def checked_schema(schema: Any, where: str) -> Mapping[str, Any] | None:
+    """A schema that was given; None where none was.
+
+    Raises:
+        InputError: it is no sound JSON Schema.
+    """
+    if schema is None:
+        return None
+    if problem := schema_problem(schema):
+        raise InputError(
+            f"this is no JSON Schema ({problem})",
+            where=where,
+            mend='Write for example {"type": "object", "properties": {...}}.',
+        )
+    found: Mapping[str, Any] = schema
+    return found
+
+
+def schema_problem(schema: Any) -> str:
+    """What is wrong with a JSON Schema; empty where it is sound. Nothing but the schema itself is read, no address, no file."""
+    import jsonschema_rs
+
+    if not isinstance(schema, Mapping):
+        return "it is no object"
+    if problem := next(_strange(schema), ""):
+        return problem
+    try:
+        _validator(schema)
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
+        return str(error).splitlines()[0]
+    return ""
+
+
+def _validator(schema: Mapping[str, Any]) -> Any:
+    import jsonschema_rs
+
+    # Without a retriever of ours the library would fetch addresses and read files that a schema names.
+    return jsonschema_rs.validator_for(dict(schema), retriever=_retrieve_nothing)
+
+
+def _retrieve_nothing(uri: str) -> NoReturn:
+    raise ValueError(f"nothing outside of the schema is read, and {uri} is")
+
+
+class Validator:
+    """Checks values against one schema.
+
+    Args:
+        schema: a sound JSON Schema.
+    """
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        self._inner = _validator(schema)
+
+    def __call__(self, value: Any) -> bool:
+        """Whether the value is valid."""
+        return bool(self._inner.is_valid(value))
+
+    def problem(self, value: Any) -> str:
+        """The first thing that is wrong with a value, with its place in it; empty where nothing is."""
+        for error in self._inner.iter_errors(value):
+            place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path).lstrip(".")
+            return f"{place + ': ' if place else ''}{error.message}"
+        return ""
+
+
+def schema_fields(schema: Mapping[str, Any], path: str = "") -> list[str]:
+    """Paths of the single values that a schema names, as :func:`cotune.task.values.json_value.leaves` writes them."""
+    found: list[str] = []
+    for option in schema.get("anyOf", ()):
+        found += schema_fields(option, path)
+    for name, inner in (schema.get("properties") or {}).items():
+        found += schema_fields(inner, f"{path}.{name}" if path else str(name))
+    if isinstance(schema.get("items"), Mapping):
+        found += schema_fields(schema["items"], f"{path}[]")
+    if not found and path and not schema.get("properties") and schema.get("type") not in ("object", "array"):
+        found = [path]
+    return list(dict.fromkeys(found))
+
+
+def _strange(schema: Any) -> Iterator[str]:
+    """What no schema of an output should hold, whatever the library makes of it."""
+    waiting = [(schema, 1)]
+    while waiting:
+        value, depth = waiting.pop()
+        if depth > DEEPEST:
+            yield f"it is nested more than {DEEPEST} levels deep"
+        elif isinstance(value, Mapping):
+            for name, inner in value.items():
+                if name in _REFERENCES and isinstance(inner, str) and not inner.startswith("#"):
+                    yield f"it refers to {_cut(inner)!r}, and nothing outside of it is read"
+                if name == "$schema" and isinstance(inner, str) and not _DRAFT.fullmatch(inner):
+                    yield f"its $schema {_cut(inner)!r} is no draft of JSON Schema from 4 to 2020-12, and nothing else is read"
+                waiting.append((inner, depth + 1))
+        elif isinstance(value, (list, tuple)):
+            waiting += [(inner, depth + 1) for inner in value]
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield f"it holds {value}, which is no JSON number"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _of_kind(kind: str, values: Sequence[Any]) -> dict[str, Any]:
+    if kind == "object":
+        names = _names(values)
+        return {
+            "type": "object",
+            "properties": {name: infer_schema([value[name] for value in values if name in value]) for name in names},
+            "required": [name for name in names if all(name in value for value in values)],
+            "additionalProperties": False,
+        }
+    if kind == "array":
+        items = [item for value in values for item in value]
+        most = _half_again(values, LEAST_ITEMS)
+        return {"type": "array", "items": infer_schema(items), "maxItems": most} if items else {"type": "array", "maxItems": 0}
+    if kind == "string":
+        counts = Counter(values)
+        recurring = len(counts) <= ENUM_MOST and len(values) >= ENUM_EACH * len(counts) and min(counts.values()) > 1
+        if recurring and max(map(len, counts)) <= ENUM_LONGEST:
+            return {"type": "string", "enum": sorted(counts)}
+        return {"type": "string", "maxLength": _half_again(values, LEAST_TEXT)}
+    return {"type": kind}
+
+
+def _half_again(values: Sequence[Sequence[Any]], least: int) -> int:
+    longest = max(map(len, values))
+    return max(least, longest + (longest + 1) // 2)
+
+
+def _names(values: Sequence[Any]) -> list[str]:
+    """Keys of all objects, each behind the one that stands before it where it was first seen."""
+    names: list[str] = []
+    for value in values:
+        place = 0
+        for name in value:
+            if name in names:
+                place = names.index(name) + 1
+            else:
+                names.insert(place, name)
+                place += 1
+    return names
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int):
+        return "integer"
+    if isinstance(value, float):
+        return "number"
+    return "string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"
+
+
+def _fits(kind: str, value: Any) -> bool:
+    return _kind(value) == kind or (kind == "number" and _kind(value) == "integer")

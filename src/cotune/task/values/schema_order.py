@@ -1,0 +1,129 @@
+"""A JSON value as a schema would have it written: keys in the schema's order, values of enumerations as they stand there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cotune.task.values.json_value import json_text
+
+_MOST_HOPS = 64
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "number": (int, float),
+    "integer": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+}
+
+
+def in_schema_order(value: Any, schema: Mapping[str, Any]) -> Any:
+    """The value with the keys of its objects in the order of the schema's properties, others behind them in their own.
+
+    References inside the schema are followed. Of several options (``anyOf``, ``oneOf``) the first one counts under which the
+    value is valid, as far as types, keys, lengths, bounds and enumerations tell. What other keywords ask for does not matter.
+    """
+    return _Order(schema).of(value, schema)
+
+
+class _Order:
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+
+    def of(self, value: Any, schema: Any) -> Any:
+        schema = self._resolved(value, schema)
+        for option in _values(schema):
+            if same_value(value, option):
+                return option
+        if isinstance(value, dict):
+            known = _mapping(schema.get("properties"))
+            names = [*(name for name in known if name in value), *(name for name in value if name not in known)]
+            return {name: self.of(value[name], known.get(name)) for name in names}
+        if isinstance(value, list):
+            return [self.of(item, schema.get("items")) for item in value]
+        return value
+
+    def _resolved(self, value: Any, schema: Any) -> Mapping[str, Any]:
+        """The schema that speaks of the value itself, references and options left behind."""
+        found = _mapping(schema)
+        for _ in range(_MOST_HOPS):
+            options = found.get("anyOf") or found.get("oneOf")
+            if "$ref" in found:
+                found = self._referred(found["$ref"])
+            elif isinstance(options, Sequence) and options:
+                found = _mapping(next((option for option in options if self._suits(value, option)), None))
+            else:
+                return found
+        return {}
+
+    def _referred(self, name: Any) -> Mapping[str, Any]:
+        found: Any = self._root
+        for part in str(name).removeprefix("#").split("/")[1:]:
+            found = _mapping(found).get(part.replace("~1", "/").replace("~0", "~"))
+        return _mapping(found)
+
+    def _suits(self, value: Any, schema: Any, hops: int = 0) -> bool:
+        found = _mapping(schema)
+        if "$ref" in found:
+            return hops < _MOST_HOPS and self._suits(value, self._referred(found["$ref"]), hops + 1)
+        options = found.get("anyOf") or found.get("oneOf")
+        if isinstance(options, Sequence) and options:
+            return hops < _MOST_HOPS and any(self._suits(value, option, hops + 1) for option in options)
+        if ("enum" in found or "const" in found) and not any(same_value(value, option) for option in _values(found)):
+            return False
+        kinds = found.get("type", ())
+        kinds = [kinds] if isinstance(kinds, str) else list(kinds)
+        if kinds and not any(is_of_type(value, str(kind)) for kind in kinds):
+            return False
+        if isinstance(value, dict):
+            known = _mapping(found.get("properties"))
+            # Answers hold named properties alone, whatever else the schema would allow.
+            return set(found.get("required", ())) <= set(value) <= set(known) and all(
+                self._suits(inner, known[name]) for name, inner in value.items()
+            )
+        if isinstance(value, list):
+            inside = found.get("items", {})
+            return _between(len(value), found, "minItems", "maxItems") and all(self._suits(item, inside) for item in value)
+        if isinstance(value, str):
+            return _between(len(value), found, "minLength", "maxLength")
+        if is_of_type(value, "number"):
+            within = _between(value, found, "exclusiveMinimum", "exclusiveMaximum", itself=False)
+            return within and _between(value, found, "minimum", "maximum")
+        return True
+
+
+def _between(value: float, schema: Mapping[str, Any], least: str, most: str, *, itself: bool = True) -> bool:
+    """Whether a value lies within bounds, those themselves included or not; what is no number bounds nothing."""
+    low, high = (bound if is_of_type(bound, "number") else None for bound in (schema.get(least), schema.get(most)))
+    if not itself and value in (low, high):
+        return False
+    return (low is None or value >= low) and (high is None or value <= high)
+
+
+def is_of_type(value: Any, kind: str) -> bool:
+    """Whether a value is of a type that JSON Schema knows; ``1.0`` is an integer."""
+    if kind not in _KINDS or (isinstance(value, bool) and kind != "boolean"):
+        return False
+    return isinstance(value, _KINDS[kind]) and (kind != "integer" or not isinstance(value, float) or value.is_integer())
+
+
+def _values(schema: Mapping[str, Any]) -> Sequence[Any]:
+    found = [schema["const"]] if "const" in schema else schema.get("enum", ())
+    return found if isinstance(found, Sequence) and not isinstance(found, str) else ()
+
+
+def same_value(left: Any, right: Any) -> bool:
+    """Whether JSON Schema takes two values for the same: ``1`` is ``1.0`` and not ``true``, keys have no order."""
+    return bool(left == right) and json_text(_sorted(left)) == json_text(_sorted(right))
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _sorted(value[name]) for name in sorted(value)}
+    return [_sorted(item) for item in value] if isinstance(value, list) else value
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
