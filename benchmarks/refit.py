@@ -32,7 +32,8 @@ import numpy as np
 
 from cells import add_result, read_results
 from cotune.config import config_from_data
-from cotune.cycle.answering.base import LabelAnswering, answering_for, rules_of
+from cotune.cycle.answering.base import LabelAnswering, rules_of
+from cotune.cycle.answering.factory import answering_for
 from cotune.cycle.search.trial import decay_steps
 from cotune.evaluate.decision import BY_PROBE
 from cotune.evaluate.responses import Given, gold_indices

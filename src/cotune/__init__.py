@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from cotune.version import __version__
+
 if TYPE_CHECKING:
     from cotune.api import load, load_config, run, try_prompt
     from cotune.classifier import CotuneClassifier
@@ -12,8 +14,6 @@ if TYPE_CHECKING:
     from cotune.embed.command import open_embedder
     from cotune.errors import CotuneError, InputError
     from cotune.task import Task
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CotuneClassifier",

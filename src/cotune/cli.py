@@ -29,7 +29,7 @@ app = typer.Typer(
 
 def _tell_version(asked: bool) -> None:
     if asked:
-        from cotune import __version__
+        from cotune.version import __version__
 
         typer.echo(f"cotune {__version__}")
         raise typer.Exit

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cotune.cycle.answering.base import answering_for
+from cotune.cycle.answering.factory import answering_for
 from cotune.cycle.answering.written import WrittenAnswering
 from cotune.errors import InputError
 from cotune.evaluate.decision import RAW

@@ -13,7 +13,7 @@ from cotune.model.adapters.files import LoraSettings
 from cotune.model.base import Sampling
 from cotune.model.engine import generation as generating
 from cotune.model.engine.decode_attention import DecodeStep, OwnKeyValues
-from cotune.model.engine.fallback import use_plain_attention
+from cotune.model.engine.prefix_state import use_plain_attention
 from cotune.model.engine.score_cache import ScoreCache
 from cotune.prompt.prompt import Demonstration, Prompt
 from tiny import FITTING, UNFIT, WINDOW, tiny_local, widen_lora

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from cotune.model.adapters.prefix import TrainedPrefix
+from cotune.model.adapters.prefix_reading import read_prefix
 from cotune.model.adapters.slots import BASE
-from cotune.model.engine.prefix_reading import read_prefix
 from tiny import FITTING, Kind, tiny_local
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from cotune.task import Example, SealedTest, Task, near, split
-from cotune.task.checks import Removed, check_data, overlapping_test_rows
+from cotune.task.checks import Removed, check_data
 from cotune.task.near import near_pairs
+from cotune.task.overlap import overlapping_test_rows
 from cotune.task.split import normalised
 
 WORDS = "account card payment transfer money bank lost stolen pin limit fee top up verify app phone order travel"

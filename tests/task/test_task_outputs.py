@@ -14,7 +14,7 @@ from cotune.errors import InputError
 from cotune.task import Output, Task
 from cotune.task.assemble import Source, assemble
 from cotune.task.known import Known
-from cotune.task.reading.read import table_from_rows
+from cotune.task.reading.table import table_from_rows
 from cotune.task.values.schema import Validator
 from cotune.task.values.typing_of import guess_type
 

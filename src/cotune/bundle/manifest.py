@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from cotune import __version__
 from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
 from cotune.files import content_hash, file_sha256, inside
@@ -21,6 +20,7 @@ from cotune.task.metrics.user import names_user_metric
 from cotune.task.reading.cells import has_half_character
 from cotune.task.values.output import Output, label_output
 from cotune.task.values.schema import schema_problem
+from cotune.version import __version__
 
 FORMAT, WRITTEN_FORMAT = 3, 2
 """Of bundles that choose among labels, and of those that write. Format 1 chose among labels, by a head after the last norm."""

@@ -10,7 +10,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cotune import __version__
 from cotune.bundle.card import Reading, model_card
 from cotune.bundle.manifest import (
     ADAPTER,
@@ -32,6 +31,7 @@ from cotune.files import file_sha256, write_json, write_text
 from cotune.model.loading.bundled import BUNDLED_MODEL
 from cotune.prompt.prompt import Prompt
 from cotune.task.values.output import Output
+from cotune.version import __version__
 
 if TYPE_CHECKING:
     from cotune.model.base import Model

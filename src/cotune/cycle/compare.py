@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from cotune.config import RunConfig
-from cotune.cycle.answering.base import answering_for, rules_of
+from cotune.cycle.answering.base import rules_of
+from cotune.cycle.answering.factory import answering_for
 from cotune.cycle.candidate import Candidate, Own
 from cotune.cycle.journal import read_journal
 from cotune.cycle.kept import check_model, read_config, recorded, register_kept

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.cycle.answering.base import Answering, Reply, answering_for, rules_of
+from cotune.cycle.answering.base import Answering, Reply, rules_of
+from cotune.cycle.answering.factory import answering_for
 from cotune.cycle.budget.account import Account
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.budget.reserve import spent_to

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from cotune import __version__
 from cotune.config import RunConfig
 from cotune.cycle.answering.judging import open_judge, read_by_hand
 from cotune.cycle.budget.budget import parse_budget
@@ -55,6 +54,7 @@ from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt, parse_prompt
 from cotune.task.example import groups_of
 from cotune.task.task import Task
+from cotune.version import __version__
 
 SUMMARY, CONFIG, BUNDLE = "summary.json", "config.json", "best"
 DEV_ROWS, TEST_ROWS = "dev_rows.json", "test_rows.json"

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from cotune import __version__
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import Lab
 from cotune.cycle.diagnostics.leakage import overlap_finding
@@ -36,6 +35,7 @@ from cotune.report.terminal.advice import improvements
 from cotune.report.terminal.result import result_sentences
 from cotune.task.answered import Answered
 from cotune.task.example import groups_of
+from cotune.version import __version__
 
 AVERAGES: dict[str, Average] = {"macro_f1": "macro", "weighted_f1": "weighted"}
 """How the metrics that are an F1 average over labels."""

@@ -18,7 +18,7 @@ from cotune.task.example import Example
 from cotune.task.known import Known
 from cotune.task.metrics.metric import Metric, metric_for
 from cotune.task.reading.cells import has_half_character
-from cotune.task.reading.read import Table
+from cotune.task.reading.table import Table
 from cotune.task.rehearsal import ROLE, Replay, choose_replay
 from cotune.task.sealed import SealedTest, rows_hash
 from cotune.task.split import Rows, by_label, cut, dev_size, duplicate_key, subsample, test_size, unstratified

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from cotune.task.example import Example
 from cotune.task.split import duplicate_key
 from cotune.task.values.output import Output
 
-if TYPE_CHECKING:
-    from cotune.prompt.prompt import Demonstration
+
+class Shown(Protocol):
+    """A row that a prompt shows, see :class:`cotune.prompt.prompt.Demonstration`."""
+
+    @property
+    def fields(self) -> Sequence[tuple[str, str]]:
+        """Pairs of input field and text."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class Known:
     """
 
     output: Output
-    shown: tuple[Demonstration, ...] = ()
+    shown: Sequence[Shown] = ()
 
     def keys(self, input_fields: Sequence[str]) -> frozenset[str]:
         """What tells the rows that it shows, see :func:`cotune.task.split.duplicate_key`, for fields in this order."""

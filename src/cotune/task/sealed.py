@@ -124,13 +124,13 @@ class SealedTest:
 
     def overlapping_rows(self, texts: Iterable[str], size: int = 13) -> int:
         """How many test rows share ``size`` words in a row with any of ``texts`` (if shorter: stand in one whole)."""
-        from cotune.task.checks import overlapping_test_rows
+        from cotune.task.overlap import overlapping_test_rows
 
         return overlapping_test_rows(texts, self.__examples, size)
 
     def overlapping_train_ids(self, rows: Iterable[Example], size: int = 13) -> tuple[str, ...]:
         """Ids of the rows that share ``size`` words in a row with a test row, or hold a shorter one of three words whole."""
-        from cotune.task.checks import rows_overlapping
+        from cotune.task.overlap import rows_overlapping
 
         return rows_overlapping(rows, self.__examples, size)
 

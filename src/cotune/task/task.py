@@ -13,7 +13,8 @@ from cotune.task.checks import DataChecks
 from cotune.task.example import Example
 from cotune.task.known import Known
 from cotune.task.metrics.metric import Metric
-from cotune.task.reading.read import Table, read_table, table_from_rows
+from cotune.task.reading.read import read_table
+from cotune.task.reading.table import Table, table_from_rows
 from cotune.task.sealed import SealedTest
 from cotune.task.values.output import Output, OutputType
 from cotune.task.values.schema import checked_schema

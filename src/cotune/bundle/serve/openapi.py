@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.json_schema import models_json_schema
 
-from cotune import __version__
 from cotune.bundle.serve import schemas
 from cotune.bundle.serve.exchange import Limits
 from cotune.bundle.serve.shelf import Served, Shelf
+from cotune.version import __version__
 
 _REF = "#/components/schemas/"
 _SENT: tuple[type[BaseModel], ...] = (schemas.ChatRequest, schemas.EmbeddingRequest)

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from cotune.cycle.candidate import Own
 from cotune.errors import CotuneError
 from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.decision import RAW, Decision
-from cotune.evaluate.judge import Judge
 from cotune.evaluate.noise import Noise, compare
 from cotune.evaluate.responses import Given, LabelsGiven, OwnLabelsGiven, gold_indices
 from cotune.evaluate.stats.racing import loss_bound
@@ -278,37 +276,6 @@ class AskedAnswering:
 
     def _elsewhere(self) -> CotuneError:
         return CotuneError(f"{self.model.name} answers behind an endpoint and cannot be tuned or seen into")
-
-
-def answering_for(
-    task: Task,
-    model: LocalModel | RemoteModel,
-    own: Own | None = None,
-    limit: int | None = None,
-    judge: Judge | None = None,
-) -> Answering:
-    """How this task's rows are answered by this model.
-
-    Args:
-        task: what is asked.
-        model: who answers.
-        own: what an earlier bundle answers with; None for the task's output.
-        limit: tokens of a written answer at most; None takes it from the data.
-        judge: who grades written answers; None where the metric asks nobody.
-
-    Raises:
-        InputError: the task's schema cannot be kept while writing.
-    """
-    from cotune.cycle.answering.asked_writing import AskedWriting
-    from cotune.cycle.answering.written import WrittenAnswering
-
-    if isinstance(model, RemoteModel):
-        return AskedWriting(task, model, judge) if task.output.free else AskedAnswering(task, model)
-    if own is not None and not own.output.free:
-        return OwnLabelAnswering(task, model, own.output.labels)
-    if not task.output.free:
-        return LabelAnswering(task, model)
-    return WrittenAnswering(task, model, limit if own is None else own.limit, judge, own.output if own is not None else None)
 
 
 def rules_of(answering: Answering, given: Given, task: Task) -> tuple[Decision, ...]:

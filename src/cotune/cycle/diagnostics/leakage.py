@@ -12,7 +12,7 @@ from cotune.task.task import Task
 
 def overlapping(task: Task, prompts: Sequence[Prompt]) -> int:
     """How many test rows share 13 words in a row with a prompt or its demonstrations; shorter rows count where they stand
-    there whole. See :func:`cotune.task.checks.overlapping_test_rows`."""
+    there whole. See :func:`cotune.task.overlap.overlapping_test_rows`."""
     return task.test.overlapping_rows(shown_text(prompt) for prompt in prompts)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from cotune.cycle.attempt import attempt
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import Lab
-from cotune.model.engine.prefix_reading import read_prefix
+from cotune.model.adapters.prefix_reading import read_prefix
 
 _MOST = 256
 

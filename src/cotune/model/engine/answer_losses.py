@@ -16,16 +16,17 @@ from cotune.model.engine.facts import engine_facts
 from cotune.model.engine.fallback import naive_label_scores
 from cotune.model.engine.hidden_states import cut_by_tokens
 from cotune.model.engine.plan import plan_pass
-from cotune.model.engine.runner import PackedRunner, PrefixState
+from cotune.model.engine.prefix_state import PrefixState
+from cotune.model.engine.runner import PackedRunner
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, shared_prefix
 
 if TYPE_CHECKING:
-    from cotune.model.local import LocalModel
+    from cotune.model.engine.engine import Engine
 
 
 def answer_losses(
-    model: LocalModel,
+    model: Engine,
     prompt: Prompt,
     rows: Sequence[Mapping[str, str]],
     answers: Sequence[str],
@@ -86,7 +87,7 @@ def answer_losses(
 
 
 def _compute(
-    model: LocalModel, adapter: str, prefix_ids: tuple[int, ...], rows: Sequence[RenderedRow]
+    model: Engine, adapter: str, prefix_ids: tuple[int, ...], rows: Sequence[RenderedRow]
 ) -> tuple[NDArray[np.float64], int]:
     model.adapters.use(adapter)
     if not model.shared:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cotune import __version__
 from cotune.model.engine.attention import ATTENTION_NAME
+from cotune.version import __version__
 
 if TYPE_CHECKING:
-    from cotune.model.local import LocalModel
+    from cotune.model.engine.engine import Engine
 
 ENGINE_VERSION = "10"
 """Raised when a change of the engine can change scores."""
@@ -26,7 +26,7 @@ def processor(device: str) -> str:
     return str(torch.backends.cpu.get_cpu_capability())
 
 
-def engine_facts(model: LocalModel) -> dict[str, str | int]:
+def engine_facts(model: Engine) -> dict[str, str | int]:
     """Device and what it is, number type, threads, attention, products and versions."""
     return {
         "device": model.settings.device,

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cotune.errors import InputError
-from cotune.model.engine.attention import ATTENTION_NAME, PLAIN_ATTENTION, KeyValue
+from cotune.model.engine.attention import KeyValue
+from cotune.model.engine.prefix_state import PrefixState, read_layers, use_plain_attention
+from cotune.model.engine.sampling import Answer, Chooser
 from cotune.model.engine.trie import label_paths
 from cotune.model.layers.cut import cut_decoder, layer_outputs
 from cotune.prompt.render import RenderedRow
-
-if TYPE_CHECKING:
-    from cotune.model.engine.runner import PrefixState
 
 
 def naive_label_scores(
@@ -123,12 +123,6 @@ def _cache_argument(model: Any) -> str:
     return "past_key_values" if "past_key_values" in names else "cache"
 
 
-def use_plain_attention(model: Any) -> None:
-    """Give the model back the attention that it was loaded with, after packed passes."""
-    if model.config.get_text_config()._attn_implementation == ATTENTION_NAME:
-        model.set_attn_implementation(getattr(model, PLAIN_ATTENTION, "sdpa"))
-
-
 def plain_states(
     model: Any, sequences: Sequence[Sequence[int]], layers: Sequence[int | None], start: PrefixState | None = None
 ) -> torch.Tensor:
@@ -160,6 +154,56 @@ def plain_layer_states(
     return torch.stack([found[number][rows, ends] for number in layers])
 
 
-def read_layers(output: Any, layers: Sequence[int | None]) -> torch.Tensor:
-    """A decoder's states after so many layers each, ``[layers, rows, tokens, width]``; None: after all and the final norm."""
-    return torch.stack([output.last_hidden_state if n is None else output.hidden_states[n] for n in layers])
+_ROWS = 16
+
+
+def plain_generate(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Answer], chooser: Chooser) -> int:
+    """Write all answers; prompts of one length run together, since not every architecture allows for padding.
+
+    Args:
+        model: a transformers causal language model.
+        prompts: token ids before each answer.
+        answers: fresh ones, filled here.
+        chooser: chooses their tokens.
+
+    Returns:
+        The tokens run.
+    """
+    use_plain_attention(model)
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    tokens = 0
+    while order:
+        length = len(prompts[order[0]])
+        part = [i for i in order[:_ROWS] if len(prompts[i]) == length]
+        order = order[len(part) :]
+        rows = [answers[i] for i in part]
+        ids = torch.tensor([list(prompts[i]) for i in part], device=model.device)
+        stop = min(chooser.stops)
+
+        def choose(_: Tensor, scores: Tensor, rows: list[Answer] = rows, stop: int = stop) -> Tensor:
+            active = [i for i, answer in enumerate(rows) if not answer.done]
+            picked = torch.full((len(rows),), stop, device=scores.device)
+            writing = [rows[i] for i in active]
+            for answer in writing:
+                answer.read()
+            chooser.choose(scores[active].float(), writing)
+            picked[active] = torch.tensor([answer.ids[-1] if answer.ids else stop for answer in writing], device=scores.device)
+            return torch.full_like(scores, -torch.inf).scatter_(1, picked[:, None], 0.0)
+
+        def finished(input_ids: Tensor, _: Tensor, rows: list[Answer] = rows) -> Tensor:
+            return torch.tensor([answer.done for answer in rows], device=input_ids.device)
+
+        with torch.inference_mode():
+            model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=max(answer.limit for answer in rows),
+                do_sample=False,
+                num_beams=1,
+                pad_token_id=stop,
+                eos_token_id=None,
+                logits_processor=[choose],
+                stopping_criteria=[finished],
+            )
+        tokens += sum(length + answer.fed for answer in rows)
+    return tokens

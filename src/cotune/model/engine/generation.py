@@ -16,7 +16,7 @@ from cotune.files import content_hash
 from cotune.model.base import AnswerLosses, Generations, Progress, Sampling
 from cotune.model.engine.decoder import Decoder, slots_in_memory
 from cotune.model.engine.facts import engine_facts
-from cotune.model.engine.fallback_generation import plain_generate
+from cotune.model.engine.fallback import plain_generate
 from cotune.model.engine.sampling import Answer, Chooser
 from cotune.model.hardware.machine import device_memory, give_back_memory, out_of_memory
 from cotune.model.structured.grammar import Grammar
@@ -25,7 +25,7 @@ from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import shared_prefix
 
 if TYPE_CHECKING:
-    from cotune.model.local import LocalModel
+    from cotune.model.engine.engine import Engine
 
 # Rows whose answers are kept together: a killed run loses no more.
 _PART = 256
@@ -36,7 +36,7 @@ _ENOUGH = 1 << 30
 
 
 def generate(
-    model: LocalModel,
+    model: Engine,
     prompt: Prompt,
     rows: Sequence[Mapping[str, str]],
     *,
@@ -153,7 +153,7 @@ class _Part:
 
 
 def _write(
-    model: LocalModel,
+    model: Engine,
     adapter: str,
     prefix_ids: tuple[int, ...],
     prompts: Sequence[tuple[int, ...]],

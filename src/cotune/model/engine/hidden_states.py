@@ -16,11 +16,11 @@ from cotune.model.layers.cut import norm_epsilon, unit_rms
 from cotune.prompt.render import shared_prefix
 
 if TYPE_CHECKING:
-    from cotune.model.local import LocalModel
+    from cotune.model.engine.engine import Engine
 
 
 def mean_states(
-    model: LocalModel,
+    model: Engine,
     sequences: Sequence[Sequence[int]],
     weights: Sequence[Sequence[float]],
     layers: Sequence[int | None],
@@ -40,7 +40,7 @@ def mean_states(
 
 
 def _fill(
-    model: LocalModel,
+    model: Engine,
     sequences: Sequence[Sequence[int]],
     weights: Sequence[Sequence[float]],
     result: NDArray[np.float32],
@@ -75,7 +75,7 @@ def _fill(
 
 
 def layer_states(
-    model: LocalModel,
+    model: Engine,
     sequences: Sequence[Sequence[int]],
     layers: Sequence[int],
     *,

@@ -16,16 +16,17 @@ from cotune.files import content_hash
 from cotune.model.base import LabelScores, Progress
 from cotune.model.engine.facts import engine_facts
 from cotune.model.engine.fallback import naive_label_scores
+from cotune.model.engine.hidden_states import layer_states
 from cotune.model.engine.scoring import Batch, ReadStates, cut_batches, score_in_halves
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, shared_prefix
 
 if TYPE_CHECKING:
-    from cotune.model.local import LocalModel
+    from cotune.model.engine.engine import Engine
 
 
 def score_labels(
-    model: LocalModel,
+    model: Engine,
     prompt: Prompt,
     rows: Sequence[Mapping[str, str]],
     labels: Sequence[str],
@@ -87,7 +88,7 @@ def score_labels(
 
 
 def _compute(
-    model: LocalModel,
+    model: Engine,
     adapter: str,
     prefix_ids: tuple[int, ...],
     batch: Batch,
@@ -102,14 +103,12 @@ def _compute(
         with torch.inference_mode():
             return score_in_halves(model.runner, model.prefix_state(adapter, prefix_ids), batch, top, read, depth)
     if read is not None and depth is not None:
-        return read(model.layer_states([row.prompt_ids for row in rows], [depth], adapter=adapter)[0]), sum(batch.lengths)
+        return read(layer_states(model, [row.prompt_ids for row in rows], [depth], adapter=adapter)[0]), sum(batch.lengths)
     start = model.trained_start(model.adapters.trained_prefix(adapter), len(prefix_ids))
     return naive_label_scores(model.model, rows, start=start, covered=len(prefix_ids))
 
 
-def _key(
-    model: LocalModel, adapter: str, prefix: tuple[int, ...], batch: Batch, answers: Sequence[Any], top: int | None
-) -> str:
+def _key(model: Engine, adapter: str, prefix: tuple[int, ...], batch: Batch, answers: Sequence[Any], top: int | None) -> str:
     return content_hash(
         {
             "model": model.fingerprint,

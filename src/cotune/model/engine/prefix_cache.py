@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cotune.model.engine.runner import PrefixState
+from cotune.model.engine.prefix_state import PrefixState
 
 Ids = tuple[int, ...]
 

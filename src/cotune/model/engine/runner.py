@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,8 @@ from cotune.model.engine.attention import (
     running,
     shared_prefix_attention,
 )
-from cotune.model.engine.fallback import read_layers, use_plain_attention
 from cotune.model.engine.plan import PackedPlan, plan_pass
+from cotune.model.engine.prefix_state import PrefixState, read_layers, use_plain_attention
 from cotune.model.layers.cut import cut_decoder, depth_of, entering, layer_outputs, layers_of, norm_epsilon, unit_rms
 from cotune.model.loading.minimal_llama import LightLlama
 
@@ -31,14 +30,6 @@ _log = logging.getLogger(__name__)
 
 # Rows of logits held at once: a vocabulary of 50,000 in fp32 is 0.2 MB a row.
 _LOGIT_ROWS = 512
-
-
-@dataclass(frozen=True)
-class PrefixState:
-    """Keys and values of a prompt prefix by layer, computed once at batch 1; ``length`` in tokens."""
-
-    length: int
-    layers: dict[int, KeyValue]
 
 
 def install_attention() -> None:

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cotune import __version__
 from cotune.cache import cache_folder
 from cotune.errors import CotuneError, InputError
 from cotune.files import content_hash, write_json
@@ -30,6 +29,7 @@ from cotune.model.loading.folder import model_fingerprint, weight_files
 from cotune.model.loading.minimal_check import is_light
 from cotune.model.loading.minimal_llama import light_llama
 from cotune.model.loading.minimal_tokenizer import LightTokenizer
+from cotune.version import __version__
 
 # A larger model takes so long to be read that what is saved would not be noticed.
 _WORTH_BYTES = 2 * 10**9

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cotune.errors import InputError
-from cotune.task.reading.read import Table, stored_text
+from cotune.task.reading.table import Table, stored_text
 
 
 def is_frame(value: Any) -> bool:

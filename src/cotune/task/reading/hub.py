@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cotune.errors import InputError
-from cotune.task.reading.read import Table
+from cotune.task.reading.table import Table
 
 _NAME = re.compile(r"hf://(?P<path>[^:\s]+)(?::(?P<split>[^:\s]+))?\Z")
 

@@ -3,95 +3,15 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NoReturn
 
 from cotune.errors import InputError
-from cotune.task.reading.cells import NESTED, cell_text, input_text, nested_text
-
-Cell = str | None
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows as read, before anything is asked of them.
-
-    Attributes:
-        columns: column names in their order.
-        rows: one mapping a row from column to text; None or a missing key where the cell is empty.
-        source: file, data set or variable that the rows came from, for messages.
-        numbers: one number a row for messages: the line in text files, else the row, both counted from 1.
-        unit: what ``numbers`` counts, ``line`` or ``row``.
-        nested: column to its rows, counted from 0, that hold a list or an object in place of a text, each with the text that
-            an input shows, None where there is none; such cells stand in ``rows`` as JSON text.
-    """
-
-    columns: tuple[str, ...]
-    rows: Sequence[Mapping[str, Cell]]
-    source: str
-    numbers: Sequence[int]
-    unit: str = "row"
-    nested: Mapping[str, Mapping[int, Cell]] = field(default_factory=lambda: MappingProxyType({}))
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def where(self, index: int, column: str | None = None) -> str:
-        """The place of row ``index`` (and a column) as messages name it."""
-        place = f"{self.source}, {self.unit} {self.numbers[index]}"
-        return f"{place}, column {column!r}" if column is not None else place
-
-    def shown(self, index: int, column: str) -> Cell:
-        """A cell as an input shows it, lists and objects too."""
-        lists = self.nested.get(column)
-        return lists[index] if lists is not None and index in lists else self.rows[index].get(column)
-
-    def need_input(self, column: str, asked_by: str = "") -> None:
-        """Check that a column exists and each of its cells can be shown as text.
-
-        Raises:
-            InputError: it does not, or one cannot.
-        """
-        self.need(column, asked_by, nested=True)
-        for index, text in self.nested.get(column, {}).items():
-            if text is None:
-                raise InputError(
-                    "the cell holds what cannot be written as text",
-                    where=self.where(index, column),
-                    mend="Give a text, a number, a date, or lists and objects of these.",
-                )
-
-    def need(self, column: str, asked_by: str = "", *, nested: bool = False) -> None:
-        """Check that a column exists and, unless they are wanted, holds no lists or objects.
-
-        ``asked_by`` says who wants it, where that is not plain.
-
-        Raises:
-            InputError: it does not; names the nearest column.
-        """
-        if column not in self.columns:
-            near = _nearest(column, self.columns)
-            shown = ", ".join(map(repr, self.columns[:20])) + (" ..." if len(self.columns) > 20 else "")
-            wanted = f", which {asked_by} names" if asked_by else ""
-            rename = f" Rename the one that holds it to {column!r}, or name it on the command line." if asked_by else ""
-            raise InputError(
-                f"there is no column {column!r}{wanted}" + (f", did you mean {near!r}?" if near else ""),
-                where=self.source,
-                mend=f"Its columns: {shown}.{rename}",
-            )
-        if column in self.nested and not nested:
-            raise InputError(
-                "the cell holds a list or an object, not a text",
-                where=self.where(min(self.nested[column]), column),
-                mend="Flatten it into text columns of their own.",
-            )
+from cotune.task.reading.table import Cell, Table, json_kind, nearest_name, table_from_rows
 
 
 def read_table(source: str | Path | Any, *, name: str | None = None, default_split: str = "train") -> Table:
@@ -129,44 +49,6 @@ def read_table(source: str | Path | Any, *, name: str | None = None, default_spl
     )
 
 
-def stored_text(value: Any, nested: dict[str, dict[int, Cell]], column: str, index: int) -> Cell:
-    """The text of a cell; of a list or an object its JSON, and in ``nested`` is noted what an input shows of it."""
-    text = cell_text(value)
-    if text is not NESTED:
-        return text
-    shown = input_text(value)
-    nested.setdefault(column, {})[index] = None if shown is NESTED else shown
-    return nested_text(value)
-
-
-def table_from_rows(rows: Iterable[Any], source: str, numbers: Sequence[int] | None = None, unit: str = "row") -> Table:
-    """A Table from mappings of column to value; columns are the union of keys in order of first sight.
-
-    Raises:
-        InputError: there are no rows, or one is no mapping.
-    """
-    columns: dict[str, None] = {}
-    nested: dict[str, dict[int, Cell]] = {}
-    texts: list[dict[str, Cell]] = []
-    for index, row in enumerate(rows):
-        number = numbers[index] if numbers is not None else index + 1
-        if not isinstance(row, Mapping):
-            raise InputError(
-                f"this is a {_json_kind(row)} and not an object with named fields",
-                where=f"{source}, {unit} {number}",
-                mend='Write each row like {"text": "...", "label": "..."}.',
-            )
-        converted: dict[str, Cell] = {}
-        for key, value in row.items():
-            column = str(key)
-            columns.setdefault(column)
-            converted[column] = stored_text(value, nested, column, index)
-        texts.append(converted)
-    if not texts:
-        raise InputError("there are no rows", where=source, mend="Give at least 20 labelled rows.")
-    return Table(tuple(columns), texts, source, numbers if numbers is not None else range(1, len(texts) + 1), unit, nested)
-
-
 def _read_file(path: Path, source: str) -> Table:
     _check_file(path, source)
     suffix = path.suffix.lower()
@@ -198,7 +80,7 @@ def _check_file(path: Path, source: str) -> None:
             f"the file cannot be reached ({error})", where=source, mend="Check its path and permissions."
         ) from error
     if not exists:
-        near = _nearest(path.name, _names_beside(path))
+        near = nearest_name(path.name, _names_beside(path))
         raise InputError(
             "there is no such file" + (f", did you mean {near!r}?" if near else ""),
             where=source,
@@ -338,7 +220,7 @@ def _read_json(text: str, source: str) -> Table:
     value = _parse_json(text, source, "Write a list of objects, or one object a line in a .jsonl file.")
     if not isinstance(value, list):
         raise InputError(
-            f"the file holds a {_json_kind(value)} and not a list of rows",
+            f"the file holds a {json_kind(value)} and not a list of rows",
             where=source,
             mend='Write [{"text": "...", "label": "..."}, ...].',
         )
@@ -361,25 +243,6 @@ def _parse_json(text: str, where: str, mend: str) -> Any:
         raise InputError(f"this is not valid JSON ({error.msg} at {place})", where=where, mend=mend) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"this JSON cannot be read ({error})", where=where, mend=mend) from error
-
-
-def _json_kind(value: Any) -> str:
-    kinds = {
-        type(None): "null",
-        bool: "truth value",
-        int: "number",
-        float: "number",
-        str: "text",
-        list: "list",
-        dict: "single object",
-    }
-    return kinds.get(type(value), type(value).__name__)
-
-
-def _nearest(name: str, known: Iterable[str]) -> str | None:
-    table = {candidate.lower(): candidate for candidate in known}
-    near = difflib.get_close_matches(name.lower(), table, n=1, cutoff=0.6)
-    return table[near[0]] if near else None
 
 
 def _cut(text: str, length: int = 40) -> str:

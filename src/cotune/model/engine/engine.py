@@ -1,0 +1,196 @@
+"""What every request to a model on this machine shares: weights, adapters, renderer, kept prefixes and settings."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cotune.model.adapters.prefix import TrainedPrefix, by_coverage
+from cotune.model.adapters.slots import AdapterSlot
+from cotune.model.engine.fallback import plain_prefix
+from cotune.model.engine.prefix_cache import PrefixStates
+from cotune.model.engine.prefix_state import PrefixState
+from cotune.model.engine.runner import PackedRunner, fits
+from cotune.model.engine.score_cache import ScoreCache
+from cotune.model.engine.settings import EngineSettings
+from cotune.model.hardware.capability import free_memory
+from cotune.model.layers.fused_layers import make_lean
+from cotune.model.layers.packed_weights import lay_out
+from cotune.model.structured.token_grammar import TokenTable
+from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import Renderer, shared_prefix
+
+_log = logging.getLogger(__name__)
+
+# Texts that begin with characters of different kinds: what prompts have in common with all of them is the prompt's own.
+_UNLIKE = ("a", "Z", "7", "#", "é", "\n", " x", "的")
+
+
+class Engine:
+    """A loaded causal language model with what requests to it share: see :class:`cotune.model.local.LocalModel` for these.
+
+    Args:
+        model: the loaded model, in evaluation mode.
+        tokenizer: its fast tokenizer.
+        fingerprint: content hash of the model's files; part of every cache key.
+        settings: how to run.
+        cache: where scores are kept; None keeps none.
+        name: how the user named the model, for cards and messages.
+        shared: whether the shared-prefix engine fits this architecture; None finds out.
+
+    Attributes:
+        shared: whether the shared-prefix engine fits this architecture; otherwise plain batches serve.
+        laid_out: whether frozen weights lie in the processor's own layout.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        fingerprint: str,
+        settings: EngineSettings | None = None,
+        cache: ScoreCache | None = None,
+        name: str = "",
+        shared: bool | None = None,
+    ) -> None:
+        self.settings = settings or EngineSettings()
+        if self.settings.threads:
+            torch.set_num_threads(self.settings.threads)
+        self.model = model
+        self.name = name
+        self.tokenizer = tokenizer
+        self.fingerprint = fingerprint
+        self.cache = cache
+        self.renderer = Renderer(tokenizer, max_tokens=self._longest_prompt())
+        self.runner = PackedRunner(model)
+        make_lean(model)
+        free = self.settings.memory_bytes
+        self.laid_out = lay_out(model, free_memory(self.settings.device) if free is None else free) > 0
+        self.adapters = AdapterSlot(model)
+        self._prefixes = PrefixStates(self._read_prefix)
+        self.shared = fits(model, self.settings.dtype) if shared is None else shared
+        if not self.shared:
+            _log.warning(
+                "the shared-prefix engine does not fit this architecture (%s); plain batches are used, which is slower",
+                type(model).__name__,
+            )
+
+    def own_prefix(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> tuple[int, ...]:
+        """Token ids that a prompt begins with whatever the row holds."""
+        rows = [dict.fromkeys(fields, text) for text in _UNLIKE]
+        renderer = self.renderer
+        rendered = renderer.render(prompt, rows, labels) if labels else renderer.render_answers(prompt, rows, None)
+        sequences = [row.prompt_ids for row in rendered]
+        return sequences[0][: shared_prefix(sequences)]
+
+    def run_prefix(self, adapter: str, ids: Sequence[int], depth: int | None = None) -> PrefixState | None:
+        """Keys and values of a prefix under an adapter, which is put into the model; None where there is nothing.
+
+        Of a trained prefix they are its own as far as it stands for ``ids``, and those of the text that comes after. ``depth``
+        layers run, all where it is None.
+        """
+        self.adapters.use(adapter)
+        trained = self.adapters.trained_prefix(adapter)
+        covered = trained.covered(ids) if trained else 0
+        start = self.trained_start(trained, covered)
+        if self.shared or covered == len(ids):
+            return self.runner.prefix(ids[covered:], start, depth)
+        before = start.length if start else 0
+        return PrefixState(before + len(ids) - covered, plain_prefix(self.model, ids[covered:], start))
+
+    def _read_prefix(self, adapter: str, ids: Sequence[int]) -> PrefixState | None:
+        probe = self.adapters.probe(adapter)
+        return self.run_prefix(adapter, ids, None if probe is None else probe.layer)
+
+    def with_max_tokens(self, max_tokens: int) -> Self:
+        """The same loaded model for prompts of another greatest length; weights, adapters and kept prefixes are shared."""
+        other = copy.copy(self)
+        other.settings = replace(self.settings, max_tokens=max_tokens)
+        other.renderer = Renderer(self.tokenizer, max_tokens=other._longest_prompt())
+        other.renderer.chooser = self.renderer.chooser
+        return other
+
+    def trained_start(self, trained: TrainedPrefix | None, covered: int) -> PrefixState | None:
+        """What a prompt attends to when so many of its tokens are stood for, in the model's number type."""
+        return trained.state(covered, self.model.get_input_embeddings().weight) if trained else None
+
+    def by_coverage(
+        self, adapter: str, sequences: Sequence[Sequence[int]], most: Sequence[int] | None = None
+    ) -> list[tuple[int, list[int]]]:
+        """Places of sequences by how many of their tokens a trained prefix stands for; at least one token stays with each."""
+        limits = [len(ids) - 1 for ids in sequences] if most is None else most
+        return by_coverage(self.adapters.trained_prefix(adapter), sequences, limits)
+
+    def kept_prefix(self, adapter: str, shared: tuple[int, ...], least: int = 0) -> tuple[int, ...]:
+        """How much of what rows share is taken as their prefix: the longest that is kept and has ``least`` tokens, else all."""
+        return self._prefixes.longest_kept(adapter, shared, least)
+
+    def prefix_state(self, adapter: str, ids: tuple[int, ...]) -> PrefixState | None:
+        """The state of a prefix under an adapter, as deep as its probe reads; run where it is not known."""
+        return self._prefixes.get(adapter, ids)
+
+    @cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer: the chat template's, the tokenizer's, and those that the model's maker names."""
+        named = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        several = named if isinstance(named, list) else [] if named is None else [named]
+        found = {self.renderer.stop_id, self.tokenizer.eos_token_id, *several} - {None}
+        return tuple(sorted(found))
+
+    @cached_property
+    def token_table(self) -> TokenTable:
+        """The bytes of the tokenizer's tokens, which grammars need."""
+        return TokenTable(getattr(self.tokenizer, "whole", self.tokenizer), self.model.get_output_embeddings().weight.shape[0])
+
+    @property
+    def longest_sequence(self) -> int | None:
+        """Positions that the model has; None where it does not say."""
+        limit: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return limit
+
+    def _longest_prompt(self) -> int:
+        wanted = self.settings.max_tokens
+        return min(wanted, (self.longest_sequence or wanted) - 32)
+
+    @property
+    def depth(self) -> int:
+        """Number of the model's layers."""
+        return self.runner.depth
+
+    @property
+    def width(self) -> int:
+        """Numbers of a state."""
+        return int(self.model.get_output_embeddings().weight.shape[1])
+
+    def output_vectors(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """``[tokens, width]`` weights that give tokens' logits from a last hidden state divided by its root mean square.
+
+        What the final norm scales by is part of them; a soft cap on logits is not.
+        """
+        head = self.model.get_output_embeddings().weight
+        norm = getattr(self.model.get_decoder(), "norm", None)
+        with torch.inference_mode():
+            rows = head[torch.tensor(list(tokens), device=head.device)].float()
+            if norm is not None:
+                rows = rows * norm(torch.ones(1, head.shape[1], dtype=head.dtype, device=head.device)).float()
+        found: NDArray[np.float32] = (rows * self.runner.logit_scale).cpu().numpy()
+        return found
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    def token_vectors(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What the input embedding holds for some tokens, ``[tokens, width]``."""
+        rows = self.model.get_input_embeddings().weight[torch.from_numpy(tokens).to(self.model.device)]
+        found: NDArray[np.float32] = rows.detach().float().cpu().numpy()
+        return found

@@ -1,0 +1,59 @@
+"""Rows and texts that share many words in a row with test rows."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from cotune.task.example import Example
+from cotune.task.split import normalised
+
+_WORD = re.compile(r"\w+")
+
+
+def overlapping_test_rows(texts: Iterable[str], test: Iterable[Example], size: int = 13) -> int:
+    """How many test rows share ``size`` words in a row with any of ``texts``; the count is all that comes back.
+
+    A test row of fewer words counts where all its words (at least three) stand in a text in their order. Thirteen words
+    is the width that GPT-3's contamination study used (Brown et al. 2020, appendix C).
+
+    Args:
+        texts: prompts, demonstrations, or whatever else the model is shown.
+        test: the test rows.
+        size: words that must agree.
+    """
+    shown = [_WORD.findall(normalised(text)) for text in texts]
+    grams: dict[int, set[tuple[str, ...]]] = {}
+
+    def grams_of(width: int) -> set[tuple[str, ...]]:
+        if width not in grams:
+            grams[width] = {gram for words in shown for gram in _grams(words, width)}
+        return grams[width]
+
+    overlapping = 0
+    for example in test:
+        words = _WORD.findall(normalised(example.text))
+        width = min(size, len(words))
+        if width >= 3 and not grams_of(width).isdisjoint(_grams(words, width)):
+            overlapping += 1
+    return overlapping
+
+
+def rows_overlapping(rows: Iterable[Example], test: Iterable[Example], size: int = 13) -> tuple[str, ...]:
+    """Ids of the rows that overlap with a test row as :func:`overlapping_test_rows` counts it, seen from the other side."""
+    grams: dict[int, set[tuple[str, ...]]] = defaultdict(set)
+    for example in test:
+        words = _WORD.findall(normalised(example.text))
+        if len(words) >= 3:
+            grams[min(size, len(words))].update(_grams(words, min(size, len(words))))
+    found = []
+    for row in rows:
+        words = _WORD.findall(normalised(row.text))
+        if any(not known.isdisjoint(_grams(words, width)) for width, known in grams.items()):
+            found.append(row.id)
+    return tuple(found)
+
+
+def _grams(words: Sequence[str], width: int) -> Iterable[tuple[str, ...]]:
+    return (tuple(words[start : start + width]) for start in range(len(words) - width + 1))
