@@ -15,7 +15,7 @@ from cotune.cycle.budget.budget import Budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import Lab
 from cotune.cycle.journal import Journal
-from cotune.cycle.run import Quiet
+from cotune.cycle.progress import Quiet
 from cotune.evaluate.packing import pack_rows, unpack_rows
 from cotune.evaluate.scoring import Evaluation
 from cotune.evaluate.stats.paired import paired_interval

@@ -20,7 +20,7 @@ from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import Lab
 from cotune.cycle.journal import Journal
-from cotune.cycle.run import Quiet
+from cotune.cycle.progress import Quiet
 from cotune.cycle.search.pool import next_pool, opening_pool
 from cotune.evaluate.responses import LabelsGiven
 from cotune.files import atomic_path, write_json

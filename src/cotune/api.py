@@ -16,7 +16,8 @@ from cotune.task import Task
 if TYPE_CHECKING:
     from cotune.bundle import Predictor
     from cotune.cycle.compare import Tryout
-    from cotune.cycle.run import Result, View
+    from cotune.cycle.progress import View
+    from cotune.cycle.run import Result
 
 _OF_THE_TASK = ("data", "output")
 _OF_A_TASK_OBJECT = ("name", "metric", "limit", "start")

@@ -106,7 +106,7 @@ def run(
         # What is imported here takes seconds, in which an interrupt must find no terminal that is drawn on.
         if sys.stdout.isatty() and not (as_json or quiet):
             typer.echo("Loading ...")
-        from cotune.cycle.run import cut_damaged
+        from cotune.cycle.folder import cut_damaged
         from cotune.cycle.run import run as run_cycle
 
         if cut_journal and (copy := cut_damaged(folder)) is not None:

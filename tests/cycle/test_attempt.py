@@ -17,7 +17,7 @@ from cotune.cycle.context import Lab
 from cotune.cycle.diagnostics.slices import measure_slices
 from cotune.cycle.diagnostics.stability import measure_noise, measure_robustness
 from cotune.cycle.journal import Journal
-from cotune.cycle.run import Quiet
+from cotune.cycle.progress import Quiet
 from cotune.cycle.search.confirm import Confirmed
 from cotune.cycle.search.trial import Measured
 from cotune.embed import TextEmbedder

@@ -16,7 +16,7 @@ from cotune.cycle.diagnostics import near_duplicates as neighbours
 from cotune.cycle.diagnostics.leakage import overlap_finding, overlapping
 from cotune.cycle.diagnostics.near_duplicates import check_neighbours
 from cotune.cycle.journal import Journal
-from cotune.cycle.run import Quiet
+from cotune.cycle.progress import Quiet
 from cotune.embed import TextEmbedder
 from cotune.model.engine.settings import EngineSettings
 from cotune.prompt.prompt import Demonstration, Prompt

@@ -19,7 +19,7 @@ from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import Lab
 from cotune.cycle.journal import Journal
 from cotune.cycle.ledger import enter_opening
-from cotune.cycle.run import Quiet
+from cotune.cycle.progress import Quiet
 from cotune.cycle.run import run as run_cycle
 from cotune.cycle.search.pool import has_room, next_pool
 from cotune.evaluate.openings import openings_sentence

@@ -19,7 +19,7 @@ from cotune.cycle.budget.reserve import spent_to
 from cotune.cycle.budget.row_costs import RowCosts
 from cotune.cycle.context import Lab
 from cotune.cycle.journal import Journal
-from cotune.cycle.run import Quiet
+from cotune.cycle.progress import Quiet
 from cotune.cycle.run import run as run_cycle
 from cotune.cycle.search.ending import EndCosts
 from cotune.cycle.search.plan import Plan

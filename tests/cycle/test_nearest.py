@@ -13,7 +13,7 @@ from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import Lab
 from cotune.cycle.journal import Journal
-from cotune.cycle.run import Quiet
+from cotune.cycle.progress import Quiet
 from cotune.cycle.search.pool import has_room, nearest_variant, opening_pool
 from cotune.cycle.search.trial import advance, open_track
 from cotune.model.adapters.slots import BASE

@@ -15,7 +15,7 @@ from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import Lab
 from cotune.cycle.journal import Journal
-from cotune.cycle.run import Quiet
+from cotune.cycle.progress import Quiet
 from cotune.cycle.search.pool import NEAR, choose_entrants, next_pool, opening_pool, shown_text, thinned
 from cotune.embed import behaviour, centred, distances
 from cotune.prompt.bank import bare_prompt, seed_prompt, starting_bank

@@ -18,7 +18,7 @@ from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import Lab
 from cotune.cycle.diagnostics.slices import measure_slices, slicing_tokens
 from cotune.cycle.journal import Journal
-from cotune.cycle.run import Quiet
+from cotune.cycle.progress import Quiet
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.pool import demonstration_pool
 from cotune.cycle.search.trial import Measured

@@ -13,7 +13,7 @@ from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import Lab
 from cotune.cycle.journal import Journal
-from cotune.cycle.run import Quiet
+from cotune.cycle.progress import Quiet
 from cotune.cycle.run import run as run_cycle
 from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings

@@ -11,7 +11,7 @@ from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import Lab
 from cotune.cycle.journal import Journal
-from cotune.cycle.run import Quiet
+from cotune.cycle.progress import Quiet
 from cotune.cycle.search.trial import Measured, Track, open_track
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.scoring import Evaluation, unanswered

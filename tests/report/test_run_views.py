@@ -85,7 +85,7 @@ EVENTS: list[tuple[str, Any]] = [
     ("arm", {"name": "best_tuned", "score": 0.84, "log_loss": 0.43, "n": 500}),
     ("cost", {"peak_rss_mb": 2746, "wall_s": 779.1}),
     ("done", {"bundle": "best", "score": 0.84}),
-    ("note", {"text": "going on with a run"}),
+    ("note", {"text": "resuming a run"}),
     ("never_heard_of", {"a": 1, "deep": {"list": list(range(99))}, "text": "x" * 500, "none": None}),
     ("bare_number", 3),
 ]
@@ -231,7 +231,7 @@ def test_plain_lines_tell_every_notable_event_once() -> None:
         "done with 0.840 on test, the bundle is in best",
         "the sealed test split is opened, once, for 2 frozen arms",
         "test, best tuned: 0.840, log-loss 0.430 on 500 rows",
-        "going on with a run",
+        "resuming a run",
         "bare_number: 3",
     }
     bodies = [line.split("] ", 1)[1] for line in lines]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from cotune.cycle.budget.rates import CostModel
 
@@ -17,6 +17,27 @@ class Watcher(Protocol):
     def set_time_left(self, seconds: float | None) -> None:
         """How long the run will take from now; None where that is not known."""
         ...
+
+
+class View(Watcher, Protocol):
+    """Shows how a run goes on."""
+
+    def event(self, event: dict[str, Any]) -> None:
+        """A line of the journal."""
+        ...
+
+
+class Quiet:
+    """A view that shows nothing."""
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def progress(self, stage: str, what: str, tokens: int) -> None:
+        """Nothing."""
+
+    def set_time_left(self, seconds: float | None) -> None:
+        """Nothing."""
 
 
 class TimeLeft:

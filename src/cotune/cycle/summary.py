@@ -14,10 +14,8 @@ from cotune.cycle.context import Lab
 from cotune.cycle.diagnostics.leakage import overlap_finding
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.endpoints import NOT_TUNED
-from cotune.cycle.probe_search.state import LabelSearch
 from cotune.cycle.search.confirm import ArmResult, Confirmed
-from cotune.cycle.search.prompt_loop import PromptSearch
-from cotune.cycle.search.state import Search
+from cotune.cycle.search.state import SearchResult
 from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.arms import aggregate_statistic
 from cotune.evaluate.attribution import ARMS, GAINS, PREVIOUS, Attribution, attribute, sentence
@@ -74,7 +72,7 @@ def _noise_floor(lab: Lab, result: ArmResult, noise: Noise | AnswerNoise) -> flo
 
 def build_summary(
     lab: Lab,
-    search: Search | PromptSearch | LabelSearch,
+    search: SearchResult,
     confirmed: Confirmed,
     results: Mapping[str, ArmResult],
     gains: Attribution,
@@ -95,7 +93,7 @@ def build_summary(
     going_on = _previous(lab, previous, confirmed, results, gains)
     arms = {**dict.fromkeys(ARMS if untuned else ()), **{name: _arm(lab, result) for name, result in results.items()}}
     reached = {"metric": task.metric, "arms": arms, "references": trust["references"], "best": {"arm": confirmed.ships}}
-    by_probe = isinstance(search, LabelSearch)
+    by_probe = search.by_probe
     verdict = sentence(gains.gains, gains.n, going_on=going_on is not None, frozen_first=by_probe)
     verdict = " ".join([*result_sentences(reached), verdict])
     if going_on is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,8 @@ class LabelSearch:
         epochs: how often tuned weights meet each row.
         finals: whether there is room to tune on all labelled rows at the end.
     """
+
+    by_probe: ClassVar[bool] = True
 
     proposals: dict[str, Proposal]
     base_race: ProbeRace

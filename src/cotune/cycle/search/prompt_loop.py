@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from cotune.config import RunConfig
 from cotune.cycle.context import Lab
@@ -37,6 +37,8 @@ class PromptSearch:
         stopped: why the loop ended.
         tracks: tuned prompts: none.
     """
+
+    by_probe: ClassVar[bool] = False
 
     proposals: dict[str, Proposal]
     measured: dict[str, Measured]

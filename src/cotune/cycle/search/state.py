@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from cotune.cycle.search.prompt_race import RaceResult
 from cotune.cycle.search.trial import Track
 from cotune.refine import Proposal
+
+
+class SearchResult(Protocol):
+    """What a summary needs to know of any search.
+
+    Attributes:
+        by_probe: whether answers are read off hidden states by a probe.
+        proposals: every prompt that was scored, by id.
+        cycles: a record for each cycle.
+        stopped: why the loop ended.
+    """
+
+    by_probe: ClassVar[bool]
+    proposals: dict[str, Proposal]
+    cycles: list[dict[str, Any]]
+    stopped: str
+
+    @property
+    def prompts_tuned(self) -> int:
+        """Prompts whose weights were tuned."""
+        ...
 
 
 @dataclass
@@ -23,6 +44,8 @@ class Search:
         cycles: a record for each cycle.
         stopped: why the loop ended.
     """
+
+    by_probe: ClassVar[bool] = False
 
     proposals: dict[str, Proposal]
     base_race: RaceResult

@@ -35,22 +35,26 @@ def searches_by_probes(lab: Lab, config: RunConfig) -> bool:
     )
 
 
-class LabelRun:
-    """The search and its arms.
+class ProbePolicy:
+    """Races prompts by probes on hidden states, tunes a window of layers below the best, and reads every arm by a probe.
+
+    See :class:`cotune.cycle.policies.SearchPolicy`.
 
     Args:
         lab: where effects happen.
         config: the run's config.
+        own: the seed prompt first, then further prompts of the user's.
+        previous: what an earlier bundle brings.
+        bundle: folder of the run's bundle, where the first verdict's comes to lie.
 
     Raises:
+        BudgetError: not even the shortest run fits the budget.
         InputError: ``tune.layers`` are none of the model's.
-
-    Attributes:
-        fixed: of a time budget, what saving and the report take.
     """
 
-    def __init__(self, lab: Lab, config: RunConfig) -> None:
-        self.embedding = Embedding(lab)
+    def __init__(self, lab: Lab, config: RunConfig, own: Sequence[Prompt], previous: Previous | None, bundle: Path) -> None:
+        self._lab, self._config, self._own, self._previous, self._bundle = lab, config, own, previous, bundle
+        self._embedding = Embedding(lab)
         first = None
         if config.tune.layers is not None:
             lowest, last = config.tune.layers
@@ -60,40 +64,29 @@ class LabelRun:
                     where="tune.layers",
                     mend=f"Give two numbers from 1 to {lab.model.depth}, the lower one first.",
                 )
-            self.embedding.layers, first = (last,), lowest - 1
-        self.trials = Trials(lab, self.embedding, window_settings(config, lab), first)
-        self.prices = Prices(lab, self.embedding, self.trials, config)
-        self.fixed = self.prices.fixed
+            self._embedding.layers, first = (last,), lowest - 1
+        self._trials = Trials(lab, self._embedding, window_settings(config, lab), first)
+        self._prices = Prices(lab, self._embedding, self._trials, config)
+        self.fixed = self._prices.fixed
+        self._check_budget()
 
-    def check_budget(self, lab: Lab, seed: Prompt) -> None:
-        """Refuse a budget that not even the shortest run fits, before anything is computed.
-
-        Raises:
-            BudgetError: it is too small.
-        """
+    def _check_budget(self) -> None:
+        """Refuse a budget that not even the shortest run fits, before anything is computed."""
+        lab = self._lab
         rows, left = len(lab.task.train) + len(lab.task.dev), lab.left()
-        needed = self.prices.least(seed, rows, rows_embedded(LEAST_POOL, rows, FIRST_ROWS))
+        needed = self._prices.least(self._own[0], rows, rows_embedded(LEAST_POOL, rows, FIRST_ROWS))
         if left < needed:
             raise too_small(lab, f"a race of {LEAST_POOL} prompts and the test of {lab.task.test.n} rows", needed, left)
 
-    def search(
-        self, lab: Lab, config: RunConfig, own: Sequence[Prompt], previous: Previous | None, bundle: Path
-    ) -> tuple[LabelSearch, Confirmed]:
-        """Search, then fit the arms.
-
-        Args:
-            lab: where effects happen.
-            config: the run's config.
-            own: the seed prompt first, then further prompts of the user's.
-            previous: what an earlier bundle brings.
-            bundle: folder of the run's bundle, where the first verdict's comes to lie.
-        """
+    def search(self) -> tuple[LabelSearch, Confirmed]:
+        """Search, then fit the arms."""
+        lab, previous = self._lab, self._previous
 
         def told(search: LabelSearch) -> None:
-            first_verdict(lab, search, self.trials, bundle, config.model)
+            first_verdict(lab, search, self._trials, self._bundle, self._config.model)
 
-        search = LabelLoop(lab, config, own, self.embedding, self.trials, previous, told).run()
-        return search, confirm_labels(lab, search, self.trials, self.prices, previous=previous)
+        found = LabelLoop(lab, self._config, self._own, self._embedding, self._trials, previous, told).run()
+        return found, confirm_labels(lab, found, self._trials, self._prices, previous=previous)
 
 
 def window_settings(config: RunConfig, lab: Lab) -> WindowSettings:

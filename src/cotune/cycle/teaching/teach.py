@@ -13,8 +13,8 @@ from cotune.config import RunConfig
 from cotune.cycle.budget.budget import Budget
 from cotune.cycle.endpoints import ANSWERS, prices_of, usual_limit
 from cotune.cycle.journal import Journal
-from cotune.cycle.teacher_answers import agreement_of, answer_of
-from cotune.cycle.teacher_asking import WHY_STOPPED, Asked, affordable, ask, bounds_of
+from cotune.cycle.teaching.answers import agreement_of, answer_of
+from cotune.cycle.teaching.asking import WHY_STOPPED, Asked, affordable, ask, bounds_of
 from cotune.endpoint import AnswerCache, Client, Endpoint, Usage
 from cotune.endpoint.way import FORMS, Way
 from cotune.errors import InputError

@@ -1,0 +1,127 @@
+"""A run's folder: whose it is, locked while a process works in it, and left as it was found where a new run is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cotune.config import RunConfig
+from cotune.cycle.journal import JOURNAL, cut_journal, read_journal
+from cotune.cycle.kept import read_config
+from cotune.errors import BusyError, InputError
+from cotune.files import cannot_write, remove_stale, write_json
+
+SUMMARY, CONFIG, BUNDLE = "summary.json", "config.json", "best"
+DEV_ROWS, TEST_ROWS = "dev_rows.json", "test_rows.json"
+REPORT_ERROR = "report-error.txt"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder that this process has locked.
+
+    Attributes:
+        path: where it is.
+        finished: the summary of the run in it; None where that has not ended.
+        made: folders that were made for it, the innermost first.
+    """
+
+    path: Path
+    finished: dict[str, Any] | None
+    made: tuple[Path, ...]
+
+    def take_back(self) -> None:
+        """Remove what a new run wrote, where its input proves wrong, so that the next command may use the folder."""
+        for name in (CONFIG, JOURNAL, "scores.sqlite", "scores.sqlite-wal", "scores.sqlite-shm", ".lock"):
+            (self.path / name).unlink(missing_ok=True)
+        for place in self.made:
+            with suppress(OSError):
+                place.rmdir()
+
+
+@contextmanager
+def open_folder(out: Path, config: RunConfig, identity: Mapping[str, object]) -> Iterator[RunFolder]:
+    """Make and lock a run's folder, and check that it is this run's.
+
+    Args:
+        out: where.
+        config: of the run.
+        identity: content hashes that tell this run from another one besides its config.
+
+    Raises:
+        InputError: it cannot be made, or holds another run.
+        BusyError: another process works in it.
+    """
+    made = tuple(place for place in (out, *out.parents) if not place.exists())
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the run's folder cannot be made ({error.strerror})", where=str(out), mend="Choose another --out."
+        ) from error
+    with _locked(out):
+        finished = _check_same(out, config, identity)
+        if finished is None:
+            remove_stale(out)
+        yield RunFolder(out, finished, made)
+
+
+def cut_damaged(out: Path) -> Path | None:
+    """Cut a run's damaged journal, while nobody else works there, as :func:`cotune.cycle.journal.cut_journal` does."""
+    if not (out / JOURNAL).is_file():
+        return None
+    with _locked(out):
+        return cut_journal(out)
+
+
+def _check_same(out: Path, config: RunConfig, identity: Mapping[str, object]) -> dict[str, Any] | None:
+    """Write down what this folder's run is, or check that it is this one; its summary where it has ended."""
+    path = out / CONFIG
+    if not path.is_file():
+        if read_journal(out / JOURNAL):
+            raise InputError("the folder holds a journal without its config", where=str(out), mend="Choose another --out.")
+        write_json(path, {"config": config.model_dump(mode="json"), "identity": identity})
+        return None
+    try:
+        before, known = read_config(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError("the run's config cannot be read", where=str(path), mend="Choose another --out.") from error
+    changes = before.differences(config)
+    if not changes and known != identity:
+        changes = [
+            f"{name}: {known.get(name)} -> {identity.get(name)}"
+            for name in {**known, **identity}
+            if known.get(name) != identity.get(name)
+        ]
+    if changes:
+        raise InputError(
+            f"the folder holds a run that differs: {'; '.join(changes)}",
+            where=str(out),
+            mend="Choose another --out, or give the same settings to go on.",
+        )
+    summary = out / SUMMARY
+    if summary.is_file() and any(event["kind"] == "done" for event in read_journal(out / JOURNAL)):
+        found: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
+        return found
+    return None
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BusyError(f"another process works in {out}. Wait for it, or choose another --out.") from error
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    try:
+        yield
+    finally:
+        lock.release()

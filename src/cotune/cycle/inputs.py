@@ -1,0 +1,102 @@
+"""What a run is given, read and checked before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cotune.config import RunConfig
+from cotune.cycle.answering.judging import ByHand, read_by_hand
+from cotune.cycle.budget.budget import Budget, parse_budget
+from cotune.cycle.diagnostics.unwritable import check_golds
+from cotune.cycle.endpoints import check_keys, check_prices
+from cotune.cycle.folder import CONFIG, SUMMARY
+from cotune.cycle.teaching.teach import read_unlabelled, unlabelled_hash
+from cotune.cycle.warm_start import Start, adopt, open_start, start_task
+from cotune.prompt.bank import seed_prompt
+from cotune.prompt.prompt import Prompt, parse_prompt
+from cotune.task.example import Example
+from cotune.task.task import Task
+from cotune.version import __version__
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run is given.
+
+    Attributes:
+        config: with what belongs to the bundle that the run starts from.
+        budget: parsed.
+        task: the labelled rows.
+        own: the seed prompt first, then further prompts of the user's.
+        start: the bundle that the run starts from; None where there is none.
+        unlabelled: rows for a teacher to label; empty without one.
+        by_hand: graded rows that a judge is compared with.
+    """
+
+    config: RunConfig
+    budget: Budget
+    task: Task
+    own: tuple[Prompt, ...]
+    start: Start | None
+    unlabelled: tuple[Example, ...]
+    by_hand: ByHand
+
+    @property
+    def identity(self) -> Mapping[str, object]:
+        """What tells this run from another one besides its config: content hashes, whatever the files are called."""
+        found: dict[str, object] = {"data": self.task.fingerprint, "prompts": [p.id for p in self.own], "cotune": __version__}
+        # Of a bundle its content counts, wherever it lies; a run that starts afresh knows nothing of it.
+        found |= {"start": self.start.id} if self.start else {}
+        more = {
+            "unlabelled": unlabelled_hash(self.unlabelled),
+            "judge": self.by_hand.content_hash if self.by_hand.asked else None,
+        }
+        return found | {name: known for name, known in more.items() if known}
+
+
+def read_inputs(config: RunConfig, out: Path, task: Task | None, prompts: Sequence[str]) -> Inputs:
+    """Read and check what a run is given.
+
+    Args:
+        config: what to do.
+        out: the run's folder, which tells what was checked already.
+        task: the rows, where they were read already; None reads what the config names.
+        prompts: further prompt texts of the user's, candidates beside the seed prompt.
+
+    Raises:
+        InputError: config, data, model, keys or prices are wrong or missing.
+    """
+    budget = parse_budget(config.budget)
+    start = open_start(config)
+    config = adopt(config, start)
+    task = check_golds(config, start_task(config, start, task))
+    own = _own_prompts(config, task, prompts)
+    found = Inputs(config, budget, task, own, start, read_unlabelled(config, task), read_by_hand(config, task))
+    if not (out / CONFIG).is_file():
+        _check_model(config)
+    if not (out / SUMMARY).is_file():
+        check_keys(config)
+    check_prices(config, budget)
+    return found
+
+
+def _own_prompts(config: RunConfig, task: Task, texts: Sequence[str]) -> tuple[Prompt, ...]:
+    given = config.prompt_text()
+    label_words = seed_prompt(task).label_words
+    first = seed_prompt(task) if given is None else _parsed(given, task, "prompt").edit(label_words=label_words)
+    others = [_parsed(text, task, f"prompt {i + 1}").edit(label_words=label_words) for i, text in enumerate(texts)]
+    return tuple({prompt.id: prompt for prompt in (first, *others)}.values())
+
+
+def _parsed(text: str, task: Task, where: str) -> Prompt:
+    return parse_prompt(text, task.input_fields, where=where)
+
+
+def _check_model(config: RunConfig) -> None:
+    """Find the model before anything is written."""
+    from cotune.model.loading.bundled import resolve_model
+
+    if config.remote_model is None:
+        resolve_model(config.model)

@@ -1,0 +1,242 @@
+"""The stages of a run, each from one value to the next: prepare, search, test, report."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cotune.config import RunConfig
+from cotune.cycle.answering.judging import open_judge
+from cotune.cycle.candidate import Candidate
+from cotune.cycle.context import Lab
+from cotune.cycle.diagnostics.leakage import overlap_finding, overlapping
+from cotune.cycle.diagnostics.near_duplicates import check_neighbours
+from cotune.cycle.diagnostics.prefix import measure_prefix
+from cotune.cycle.diagnostics.slices import END_SHARE, measure_slices
+from cotune.cycle.diagnostics.stability import measure_noise, measure_robustness, noise_of
+from cotune.cycle.diagnostics.unwritable import check_lengths
+from cotune.cycle.earlier_bundle import Previous, enter
+from cotune.cycle.folder import BUNDLE, DEV_ROWS, REPORT_ERROR, SUMMARY, TEST_ROWS
+from cotune.cycle.inputs import Inputs
+from cotune.cycle.journal import Journal
+from cotune.cycle.policies import SearchPolicy, policy_for
+from cotune.cycle.progress import View
+from cotune.cycle.references import measure_references, reference_ids
+from cotune.cycle.row_answers import dev_rows, row_answers
+from cotune.cycle.search.confirm import ArmResult, Confirmed, open_test
+from cotune.cycle.search.state import SearchResult
+from cotune.cycle.setup import open_lab
+from cotune.cycle.summary import attribution_of, build_summary
+from cotune.cycle.teaching.teach import teach
+from cotune.errors import CotuneError
+from cotune.evaluate.stats.detectable import detectable_sentence
+from cotune.evaluate.stats.resampling import group_index
+from cotune.files import write_json, write_text
+from cotune.model.adapters.slots import BASE
+from cotune.prompt.prompt import Prompt
+from cotune.task.example import groups_of
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run whose model is loaded, whose data is checked and whose budget is planned.
+
+    Attributes:
+        config: of the run.
+        lab: where its effects happen.
+        policy: how it searches.
+        previous: what the earlier bundle that it starts from brings.
+        neighbours: rows alike in meaning, for the data checks.
+        judging: how far a judge agreed with graded rows.
+    """
+
+    config: RunConfig
+    lab: Lab
+    policy: SearchPolicy
+    previous: Previous | None
+    neighbours: Any
+    judging: Any
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What the search found, and the arms that are to be tested."""
+
+    search: SearchResult
+    confirmed: Confirmed
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The arms on the sealed test, and what was measured beside them.
+
+    Attributes:
+        results: by arm.
+        gains: what prompt and weights gained, with intervals.
+        checks: noise, robustness, slices and references, by name.
+    """
+
+    results: Mapping[str, ArmResult]
+    gains: Any
+    checks: Mapping[str, Any]
+
+
+def prepare(inputs: Inputs, journal: Journal, out: Path, view: View) -> Prepared:
+    """Label rows by the teacher if there is one, load the model, check the data and plan the search.
+
+    Args:
+        inputs: what the run is given.
+        journal: of the run.
+        out: the run's folder.
+        view: is told about progress.
+
+    Raises:
+        InputError: the model, the data or the budget is wrong.
+    """
+    config, task, own = inputs.config, inputs.task, inputs.own
+    taught: Any = {}
+    if inputs.unlabelled:
+        task, taught = teach(config, inputs.budget, task, inputs.unlabelled, own[0], out, journal)
+    judge, judging = open_judge(config, task, inputs.by_hand, out, journal)
+    task = check_lengths(config, task)
+    lab = open_lab(config, task, own[0], journal, out, view, judge)
+    for spent in (taught, judging):
+        lab.account.pay(spent)
+    lab.account.saw_judging(judging)
+    _record_start(lab, config, own)
+    neighbours = check_neighbours(lab, wanted=config.evaluate.neighbours)
+    previous = enter(lab, inputs.start) if inputs.start else None
+    policy = policy_for(lab, config, own, previous, out / BUNDLE)
+    return Prepared(config, lab, policy, previous, neighbours, judging)
+
+
+def search(prepared: Prepared) -> Searched:
+    """Search until the budget is spent but for the test, and settle the arms."""
+    found, confirmed = prepared.policy.search()
+    write_json(prepared.lab.folder / DEV_ROWS, dev_rows(prepared.lab, confirmed))
+    return Searched(found, confirmed)
+
+
+def test(prepared: Prepared, searched: Searched) -> Tested:
+    """Open the sealed test once, score the arms and the references on it, and measure how stable the winner is."""
+    lab, evaluate, confirmed = prepared.lab, prepared.config.evaluate, searched.confirmed
+    keep = prepared.policy.fixed
+    seed = confirmed.arms["seed_prompt"].candidate.prompt
+    references = reference_ids(lab, seed)
+    results = open_test(lab, confirmed, references)
+    told = measure_references(lab, seed, results[confirmed.ships]) if references else None
+    noise = measure_noise(lab, confirmed, keep=keep)
+    robustness = measure_robustness(lab, confirmed, wanted=evaluate.robustness, keep=keep)
+    room = lab.left() - keep if evaluate.slices else 0.0
+    slices = measure_slices(lab, confirmed.chosen, room=room, share=END_SHARE, wanted=evaluate.slices)
+    if lab.remote is None:
+        measure_prefix(lab, confirmed.winner.candidate)
+    gains = attribution_of(lab, results, noise_of(noise))
+    return Tested(results, gains, {"noise": noise, "robustness": robustness, "slices": slices, "references": told})
+
+
+def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -> dict[str, Any]:
+    """Write summary, bundle, the test's rows and the page; returns the summary."""
+    lab, confirmed = prepared.lab, searched.confirmed
+    journal, out = lab.journal, lab.folder
+    cost = journal.step("cost", "cost", lambda: {"wall_s": round(journal.clock(), 1), "peak_rss_mb": _peak_rss_mb()})
+    built = build_summary(
+        lab,
+        searched.search,
+        confirmed,
+        tested.results,
+        tested.gains,
+        model_name=prepared.config.model,
+        cost=cost,
+        trust={**tested.checks, "neighbours": prepared.neighbours, "judge": prepared.judging},
+        previous=prepared.previous,
+    )
+    _ship(lab, built, confirmed.winner.candidate, prepared.config.model, out)
+    write_json(out / TEST_ROWS, row_answers(lab, tested.results))
+    # What a caller gets now is what a later one reads from the file.
+    summary: dict[str, Any] = json.loads(json.dumps(built, allow_nan=False))
+    write_json(out / SUMMARY, summary)
+    lab.clean()
+    _write_page(out, view)
+    journal.step("done", "done", lambda: {"bundle": BUNDLE, "score": summary["arms"][confirmed.ships]["score"]})
+    return summary
+
+
+def _record_start(lab: Lab, config: RunConfig, own: Sequence[Prompt]) -> None:
+    task = lab.task
+    probed = next(event["value"] for event in lab.journal.events if event["kind"] == "engine")
+    told = overlap_finding(overlapping(task, own), "the prompts that you gave")
+    groups = groups_of(lab.dev)
+    loaded = lab.stopwatch.taken()
+    lab.journal.step(
+        "start",
+        [task.fingerprint, lab.scorer.fingerprint],
+        lambda: {
+            "task": task.name,
+            "n": {"train": len(task.train), "dev": len(task.dev), "test": task.test.n},
+            "labels": len(task.labels),
+            "output": task.checks["output_type"].message if "output_type" in task.checks else "",
+            "model": config.model,
+            "model_fingerprint": lab.scorer.fingerprint,
+            "budget": config.budget,
+            "seed": config.seed,
+            "device": probed["device"],
+            "dtype": probed.get("dtype"),
+            "threads": probed.get("threads"),
+            "prompts": [prompt.to_json() for prompt in own],
+            "checks": [finding.message for finding in (*told, *task.checks.findings)],
+            **({} if groups is None else {"dev_groups": group_index(groups).tolist()}),
+            **loaded,
+            "detectable": detectable_sentence(task.test.n, group_sizes=task.test.group_sizes(), metric=task.metric),
+        },
+    )
+
+
+def _ship(lab: Lab, summary: dict[str, Any], candidate: Candidate, model_name: str, out: Path) -> None:
+    from cotune.bundle import save_bundle
+
+    save_bundle(
+        out / BUNDLE,
+        task_name=lab.task.name,
+        input_fields=lab.task.input_fields,
+        output_field=lab.task.output_field,
+        output=candidate.own.output if candidate.own is not None else lab.task.output,
+        answer_tokens=candidate.own.limit if candidate.own is not None else lab.answering.limit,
+        metric=lab.task.metric,
+        prompt=candidate.prompt,
+        decision=candidate.decision,
+        adapter_folder=None if candidate.adapter == BASE else out / "adapters" / candidate.adapter,
+        model=lab.scorer,
+        metrics={key: summary[key] for key in ("arms", "gains", "selection", "robustness", "n", "seed", "verdict")},
+        model_name=model_name,
+    )
+
+
+def _write_page(out: Path, view: View) -> None:
+    """Write the page; a run whose numbers are safe does not fail for want of it."""
+    from cotune.report.html import write_report
+
+    try:
+        write_report(out)
+    except Exception as error:
+        what = str(error) if isinstance(error, CotuneError) else f"{type(error).__name__}: {error}"
+        text = f"the report could not be written ({what}); the run's numbers are safe, cotune report {out} tries again"
+        # A traceback is no note, but it must not be lost either. A disk that is full takes neither.
+        with suppress(CotuneError):
+            write_text(out / REPORT_ERROR, traceback.format_exc())
+            text += f", {REPORT_ERROR} says more"
+        view.event({"n": -1, "kind": "note", "value": {"text": text}})
+    else:
+        (out / REPORT_ERROR).unlink(missing_ok=True)
+
+
+def _peak_rss_mb() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak / 1024 if sys.platform != "darwin" else peak / 1024**2)
