@@ -16,9 +16,9 @@ from safetensors.numpy import save_file
 
 from cotune.cache import cache_folder
 from cotune.errors import CotuneError, InputError
+from cotune.model.loading import bundled
 from cotune.model.loading.bundled import bundled_model_folder, bundled_problem, bundled_target, model_fingerprint, resolve_model
 from cotune.model.loading.from_gguf import convert_gguf
-from cotune.model.loading.load import bundled
 
 # Verified once, tensor by tensor, to equal what transformers 5.24 reads from the GGUF file.
 FINGERPRINT = "a3e3c959b660eef7e6c2c6ba4f60f38c7b03cccb48868c1d059d6ec62a606fec"

@@ -103,7 +103,9 @@ def _compute(
         with torch.inference_mode():
             return score_in_halves(model.runner, model.prefix_state(adapter, prefix_ids), batch, top, read, depth)
     if read is not None and depth is not None:
-        return read(layer_states(model, [row.prompt_ids for row in rows], [depth], adapter=adapter)[0]), sum(batch.lengths)
+        return read(layer_states(model, [row.prompt_ids for row in rows], [depth], adapter=adapter, progress=None)[0]), sum(
+            batch.lengths
+        )
     start = model.trained_start(model.adapters.trained_prefix(adapter), len(prefix_ids))
     return naive_label_scores(model.model, rows, start=start, covered=len(prefix_ids))
 
