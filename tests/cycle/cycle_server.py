@@ -32,6 +32,8 @@ LOADED = (
     "peft",
     "scipy.stats",
     "scipy.optimize",
+    "sklearn.feature_extraction.text",
+    "sklearn.linear_model",
     "safetensors.torch",
     "rich.console",
     "cotune.cli",

@@ -12,7 +12,7 @@ import pytest
 from tiny import save_tiny
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-RUNS = 20
+RUNS = 12
 
 
 @pytest.fixture(scope="module")
