@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cotune.evaluate.references import MajorityReference, TfidfReference, cross_fitted_tfidf
+from cotune.evaluate.references import MajorityReference, TfidfReference, _tfidf, cross_fitted_tfidf
+from cotune.probe.folds import fold_numbers
 
 WORDS = ("river tower", "card refund", "goal match")
 TEXTS = [f"{WORDS[i % 3].split()[i % 2]} number {i} of the day" for i in range(36)]
@@ -55,6 +56,23 @@ def test_each_row_is_told_by_a_fit_that_has_not_seen_it() -> None:
     assert (TfidfReference(texts, labels, 2).log_probs(texts).argmax(1) == labels).all()
     again = cross_fitted_tfidf(texts, labels, 2)
     assert again is not None and again.tobytes() == blind.tobytes()
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_folds_that_are_fitted_at_once_are_what_scikit_learn_fits_one_by_one(classes: int) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    numbers = np.random.default_rng(classes)
+    words = [f"w{i}" for i in range(40)]
+    labels = numbers.integers(classes, size=90)
+    texts = [" ".join([*numbers.choice(words, 6), f"hint{label}" if numbers.random() < 0.5 else ""]) for label in labels]
+    found = cross_fitted_tfidf(texts, labels, classes, seed=3)
+    assert found is not None
+    terms, fold_of = _tfidf().fit_transform(texts), fold_numbers(labels, 5, seed=3)
+    for fold in range(5):
+        learn, held = fold_of != fold, fold_of == fold
+        fitted = LogisticRegression(C=10.0, max_iter=2000, tol=1e-8).fit(terms[learn], labels[learn])
+        np.testing.assert_allclose(found[held], fitted.predict_log_proba(terms[held]), atol=0.04)
 
 
 def test_rows_of_a_group_are_held_out_together() -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
+
+from cotune.probe.folds import fold_numbers
+from cotune.probe.logistic import fit_logistic
 
 Floats = NDArray[np.float64]
 
 _FOLDS = 5
+_C = 10.0
+"""Inverse of the penalty: scikit-learn's default of 1 is too small for rows of unit length with hundreds of terms."""
 _MOST_CHARACTERS = 20_000
 """Of a text: beyond, n-grams of one very long row would take more time than they tell."""
 
@@ -31,6 +38,19 @@ class MajorityReference:
         return np.tile(self._log_probs, (len(texts), 1))
 
 
+def _tfidf() -> Any:
+    """TF-IDF of words and pairs of words, beside that of characters within words."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_union
+
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1)
+    return make_union(words, TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=1))
+
+
+def _cut(texts: Sequence[str]) -> list[str]:
+    return [text[:_MOST_CHARACTERS] for text in texts]
+
+
 class TfidfReference:
     """TF-IDF of words and of characters within words, with scikit-learn's logistic regression.
 
@@ -44,20 +64,16 @@ class TfidfReference:
     """
 
     def __init__(self, texts: Sequence[str], labels: NDArray[np.int64], classes: int) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline, make_union
+        from sklearn.pipeline import make_pipeline
 
-        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1)
-        characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=1)
-        # scikit-learn's own default of C is too small for rows of unit length with hundreds of terms.
-        self._pipeline = make_pipeline(make_union(words, characters), LogisticRegression(C=10.0, max_iter=300))
+        self._pipeline = make_pipeline(_tfidf(), LogisticRegression(C=_C, max_iter=300))
         self._rows, self._classes = len(texts), classes
-        self._pipeline.fit([text[:_MOST_CHARACTERS] for text in texts], labels)
+        self._pipeline.fit(_cut(texts), labels)
 
     def log_probs(self, texts: Sequence[str]) -> Floats:
         """``[rows, classes]`` log-probabilities."""
-        found = self._pipeline.predict_proba([text[:_MOST_CHARACTERS] for text in texts])
+        found = self._pipeline.predict_proba(_cut(texts))
         known = self._pipeline[-1].classes_
         rare = 1 / (self._rows + self._classes)
         shares = np.full((len(texts), self._classes), rare)
@@ -69,23 +85,32 @@ class TfidfReference:
 def cross_fitted_tfidf(
     texts: Sequence[str], labels: NDArray[np.int64], classes: int, *, groups: Sequence[object] | None = None, seed: int = 0
 ) -> Floats | None:
-    """``[rows, classes]`` log-probabilities of TF-IDF with logistic regression, each row by a fit that has not seen it.
+    """``[rows, classes]`` log-probabilities of TF-IDF with logistic regression, each row by a fit that has not seen its label.
+
+    The terms and their frequencies are those of all rows, which takes no label. A regression on many terms with a penalty on
+    their squared weights depends on the rows' products with each other alone, so all folds are fitted at once in as many
+    directions as there are rows, which is several times faster than in the terms.
 
     None where rows, labels or groups are too few, or where no text holds a word.
     """
-    from cotune.probe.folds import fold_numbers
-
     units = len(labels) if groups is None else len(set(map(str, groups)))
     if units < 2:
         return None
     folds = min(_FOLDS, units)
     fold_of = fold_numbers(labels, folds, groups=groups, seed=seed)
-    found = np.empty((len(labels), classes))
+    if any(len(set(labels[fold_of != fold].tolist())) < 2 for fold in range(folds)):
+        return None
     try:
-        for fold in range(folds):
-            learn, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-            known, asked = ([texts[int(i)] for i in rows] for rows in (learn, held))
-            found[held] = TfidfReference(known, labels[learn], classes).log_probs(asked)
+        terms = _tfidf().fit_transform(_cut(texts))
     except ValueError:
         return None
+    values, vectors = np.linalg.eigh((terms @ terms.T).toarray())
+    kept = values > 1e-9 * values[-1]
+    places = (vectors[:, kept] * np.sqrt(values[kept])).astype(np.float32)
+    # Two rows of weights for two classes are penalised twice as much as scikit-learn's one.
+    strength = _C / 2 if classes == 2 else _C
+    masks = fold_of[None] != np.arange(folds)[:, None]
+    fitted = fit_logistic(places, labels, classes, strengths=[strength], masks=masks, tolerance=1e-3)
+    logits = np.einsum("nd,fkd->fnk", places, fitted.weight) + fitted.bias[:, None]
+    found: Floats = log_softmax(logits[fold_of, np.arange(len(labels))], axis=-1)
     return found
