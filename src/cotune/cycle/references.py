@@ -27,6 +27,9 @@ REFERENCES = (MAJORITY, TFIDF, ZERO_SHOT)
 
 _MOST_ROWS = 4000
 """Rows that TF-IDF is cross-fitted on for the first verdict: its regression has as many directions as there are rows."""
+ZERO_SHOT_ROWS = 300
+"""Test rows at most that the label words of the untuned model are asked for. They run all layers and all labels, so that on a
+long test they would take as much of a budget as an epoch of tuning; 300 rows tell a share to 6 points."""
 
 
 def reference_ids(lab: Lab, seed: Prompt) -> dict[str, str]:
@@ -53,10 +56,12 @@ def measure_references(lab: Lab, seed: Prompt, shipped: ArmResult) -> dict[str, 
     gold, classes = gold_indices(learn, lab.task), len(lab.task.labels)
     texts, asked = [row.text for row in learn], [row.text for row in rows]
 
-    def recorded(name: str, answer: Callable[[], NDArray[np.float64]]) -> dict[str, Any] | None:
+    def recorded(
+        name: str, answer: Callable[[], NDArray[np.float64]], places: NDArray[np.int64] | None = None
+    ) -> dict[str, Any] | None:
         def effect() -> dict[str, Any]:
             try:
-                return {"name": name, **told(lab, answer(), shipped)}
+                return {"name": name, **told(lab, answer(), shipped, places)}
             except ValueError as error:
                 return {"name": name, "skipped": str(error)}
 
@@ -67,18 +72,22 @@ def measure_references(lab: Lab, seed: Prompt, shipped: ArmResult) -> dict[str, 
         MAJORITY: recorded(MAJORITY, lambda: MajorityReference(gold, classes).log_probs(asked)),
         TFIDF: recorded(TFIDF, lambda: TfidfReference(texts, gold, classes).log_probs(asked)),
     }
+    some = np.sort(np.random.default_rng([lab.seed, 14]).permutation(len(rows))[:ZERO_SHOT_ROWS])
     try:
-        words = lab.scores(seed, BASE, rows, "test", arm=f"reference_{ZERO_SHOT}")
+        words = lab.scores(seed, BASE, [rows[i] for i in some], "test", arm=f"reference_{ZERO_SHOT}")
     except DivergedError:
         return {**found, ZERO_SHOT: None}
     assert isinstance(words, LabelsGiven)
     log_probs = (lab.bias(words) if lab.calibrates else RAW).log_probs(words.log_probs)
-    return {**found, ZERO_SHOT: recorded(ZERO_SHOT, lambda: log_probs)}
+    return {**found, ZERO_SHOT: recorded(ZERO_SHOT, lambda: log_probs, some)}
 
 
-def told(lab: Lab, log_probs: NDArray[np.float64], shipped: ArmResult) -> dict[str, Any]:
-    """A reference's scores, and its paired difference from an arm."""
-    rows = shipped.rows
+def told(
+    lab: Lab, log_probs: NDArray[np.float64], shipped: ArmResult, places: NDArray[np.int64] | None = None
+) -> dict[str, Any]:
+    """A reference's scores, and its paired difference from an arm, on the arm's rows or those in some ``places`` of them."""
+    chosen = np.arange(len(shipped.rows)) if places is None else places
+    rows = tuple(shipped.rows[i] for i in chosen)
     evaluation: Evaluation = LabelsGiven(log_probs).judge(rows, RAW, lab.task)
     groups = groups_of(rows)
     interval = (
@@ -87,7 +96,7 @@ def told(lab: Lab, log_probs: NDArray[np.float64], shipped: ArmResult) -> dict[s
         else mean_interval(evaluation.values, groups=groups, seed=lab.seed)
     )
     per_row = lab.task.measure.aggregate is None
-    mine = shipped.evaluation.correct
+    mine = shipped.evaluation.correct[chosen]
     compared = compare_parts(mine, evaluation.correct, np.ones(len(mine)), groups=groups, seed=lab.seed)["all"].as_dict()
     return {
         "score": round(evaluation.score, 6),

@@ -11,6 +11,7 @@ from cotune.cycle.diagnostics.slices import END_SHARE
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.trial import Split, Trials
+from cotune.cycle.references import ZERO_SHOT_ROWS
 from cotune.errors import BudgetError
 from cotune.prompt.prompt import Prompt
 
@@ -83,7 +84,8 @@ class Prices:
         """
         test = self.lab.task.test.n
         arms = 2 * self.embedding.row_cost(seed, test, layers=[min(self.embedding.layers)])
-        return self.race(seed, rows, embedded) / _OTHERS + arms + test * self.lab.rows.scored(seed) + self.fixed
+        words = min(test, ZERO_SHOT_ROWS) * self.lab.rows.scored(seed)
+        return self.race(seed, rows, embedded) / _OTHERS + arms + words + self.fixed
 
     def test(self, seed: PromptFit, frozen: PromptFit, winner: PromptFit) -> float:
         """Of the arms and the zero-shot reference on the test, of saving and of the report."""
@@ -91,7 +93,7 @@ class Prices:
         base = {fit.prompt.id: fit for fit in (seed, frozen, winner)}.values()
         tuned = {fit.prompt.id: fit for fit in (seed, winner)}.values()
         arms = sum(self.embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer]) for fit in (*base, *tuned))
-        words = rows * lab.rows.scored(seed.prompt)
+        words = min(rows, ZERO_SHOT_ROWS) * lab.rows.scored(seed.prompt)
         return CARE * (arms + words) + self.fixed
 
     def extras(self) -> float:
