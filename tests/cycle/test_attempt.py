@@ -9,14 +9,13 @@ import pytest
 from cycle_runs import journal_of
 from test_slicing import judged, make_lab
 
-from cotune.cycle.attempt import attempt
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import Lab
 from cotune.cycle.diagnostics.slices import measure_slices
 from cotune.cycle.diagnostics.stability import measure_noise, measure_robustness
-from cotune.cycle.journal import Journal
+from cotune.cycle.journal import Journal, attempt
 from cotune.cycle.progress import Quiet
 from cotune.cycle.search.confirm import Confirmed
 from cotune.cycle.search.trial import Measured

@@ -92,7 +92,7 @@ def test_dev_is_embedded_once_and_a_resumed_run_counts_the_same(tmp_path: Path) 
 def test_what_is_left_out_says_why_and_costs_nothing(tmp_path: Path, settings: dict[str, Any], budget: str, why: str) -> None:
     lab = make_lab(tmp_path, budget)
     assert why in measure_slices(lab, judged(lab), **settings)["skipped"]
-    assert lab.account.counts["tokens_embedded"] == 0 and lab.dev_vectors is None
+    assert lab.account.counts["tokens_embedded"] == 0 and not lab.vectors.dev_rows
     assert [event["kind"] for event in journal_of(tmp_path)] == ["slices"]
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cotune.cycle.answering.base import Answering, Reply, rules_of
 from cotune.cycle.answering.factory import answering_for
@@ -23,6 +22,7 @@ from cotune.cycle.finish import is_asked
 from cotune.cycle.journal import Journal
 from cotune.cycle.kept import register_kept
 from cotune.cycle.progress import TimeLeft, Watcher
+from cotune.cycle.row_vectors import RowVectors
 from cotune.embed import Embedder, HashedEmbedder, Neighbours, TextEmbedder
 from cotune.errors import CotuneError, DivergedError
 from cotune.evaluate.decision import RAW, Decision
@@ -55,6 +55,8 @@ class Lab:
         watcher: is told about progress.
         answer_tokens: tokens of a written answer at most; None takes it from the data.
         grader: the judge whose grades are the metric; None where it asks nobody.
+        embeds: makes the embedder of a model that answers behind an endpoint; None places texts by their letters.
+        stopwatch: that has run while the model was loaded; None begins with a fresh one.
 
     Attributes:
         answering: how the model answers this task's rows.
@@ -62,11 +64,7 @@ class Lab:
         rows: what rows cost, as far as any were run.
         account: what has been spent so far.
         stopwatch: seconds of model work in steps that do other things too.
-        embeds: makes the embedder of a model that answers behind an endpoint; None places texts by their letters.
-        row_vectors: of the rows that demonstrations are drawn from, once they are embedded.
-        stock_embedded: whether the rows that the nearest are chosen from are paid for.
-        dev_vectors: of the dev rows, once this session has embedded them.
-        dev_embedded: how many that stand in the journal and are paid for.
+        vectors: of rows, each embedded once.
         calibrates: whether rules with a bias are tried; they need rows of every label.
     """
 
@@ -82,6 +80,8 @@ class Lab:
         watcher: Watcher,
         answer_tokens: int | None = None,
         grader: Judge | None = None,
+        embeds: Callable[[Progress | None], Embedder] | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         if isinstance(model, RemoteModel):
             model.chooser = Neighbours()
@@ -97,12 +97,9 @@ class Lab:
         shuffled = np.random.default_rng([seed, 2]).permutation(len(task.train))
         self.train_sample = tuple(task.train[i] for i in shuffled)
         self.rows = RowCosts(self.answering, costs, self.train_sample[:16], writes=task.measure.needs_answers)
-        self.account, self.stopwatch = Account(), Stopwatch()
-        self.embeds: Callable[[Progress | None], Embedder] | None = None
-        self.row_vectors: NDArray[np.float32] | None = None
-        self.stock_embedded = False
-        self.dev_vectors: NDArray[np.float32] | None = None
-        self.dev_embedded = 0
+        self.account, self.stopwatch = Account(), stopwatch or Stopwatch()
+        self._embeds = embeds
+        self.vectors = RowVectors(self.embedder, self.stopwatch)
         self.calibrates = True
         self._trains, self._time_left = False, TimeLeft(costs, watcher)
         self._runs: dict[str, TuningRun] = {}
@@ -131,7 +128,7 @@ class Lab:
         """Places texts: by the model's own states where they can be seen, else by an endpoint's vectors or by their letters."""
         if self.remote is None:
             return TextEmbedder(self.model, progress=progress)
-        return self.embeds(progress) if self.embeds else HashedEmbedder()
+        return self._embeds(progress) if self._embeds else HashedEmbedder()
 
     def embedding_tokens(self, text: str, frame: int) -> int:
         """Tokens that embedding a text in a frame of so many tokens runs; none where no model runs here."""
@@ -273,6 +270,10 @@ class Lab:
         if not self.calibrates:
             return (RAW,)
         return rules_of(self.answering, given, self.task)
+
+    def leave_out_rules(self) -> None:
+        """Try no decision rule with a bias from now on: there are labels without a row."""
+        self.calibrates = False
 
     def tokens_a_row(self, prompt: Prompt) -> tuple[float, int]:
         """Mean own tokens of a scored row, and the prefix's tokens, from a few train rows."""

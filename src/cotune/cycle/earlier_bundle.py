@@ -66,7 +66,8 @@ def enter(lab: Lab, start: Start) -> Previous:
     trained = {row.output for row in task.train}
     unseen = [label for label in manifest.labels if label in task.labels and label not in trained]
     # The bias makes predictions as frequent as the labels of train, which would silence labels that have no row there.
-    lab.calibrates = not unseen
+    if unseen:
+        lab.leave_out_rules()
 
     ground = BASE if start.adapter_folder is None else bare_content_id(start.adapter_folder)
 

@@ -64,9 +64,8 @@ def open_lab(
             )
         remote, found = open_remote(config, task, seed, out, journal)
         costs = remote_costs(budget, config, found)
-        lab = Lab(task, remote, journal, costs, out, tune_settings(config), config.seed, watcher, grader=grader)
-        lab.embeds = embeds_of(config, remote)
-        return lab
+        embeds = embeds_of(config, remote)
+        return Lab(task, remote, journal, costs, out, tune_settings(config), config.seed, watcher, grader=grader, embeds=embeds)
     stopwatch = Stopwatch()
     with stopwatch:
         model, probed = load_model(config, out, journal)
@@ -82,9 +81,8 @@ def open_lab(
     tune = tune_settings(config)
     if on_cpu:
         tune = replace(tune, micro_tokens=_MICRO_TOKENS)
-    lab = Lab(task, model, journal, costs, out, tune, config.seed, watcher, config.output.max_tokens, grader)
-    lab.stopwatch = stopwatch
-    return lab
+    limit, seed = config.output.max_tokens, config.seed
+    return Lab(task, model, journal, costs, out, tune, seed, watcher, limit, grader, stopwatch=stopwatch)
 
 
 def load_model(config: RunConfig, out: Path, journal: Journal) -> tuple[LocalModel, dict[str, Any]]:

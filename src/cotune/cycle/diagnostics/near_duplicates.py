@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from cotune.cycle.attempt import attempt
 from cotune.cycle.budget.stopwatch import untimed
 from cotune.cycle.context import Lab
+from cotune.cycle.journal import attempt
 from cotune.embed import EmbedSettings, Standardizer, StaticEmbedder, TextEmbedder, closest_pairs
 from cotune.task.checks import Finding, Severity
 from cotune.task.example import Example

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cotune.cycle.attempt import attempt
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import Lab
+from cotune.cycle.journal import attempt
 from cotune.model.adapters.prefix_reading import read_prefix
 
 _MOST = 256

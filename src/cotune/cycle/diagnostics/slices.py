@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from cotune.cycle.attempt import attempt
 from cotune.cycle.budget.stopwatch import untimed
 from cotune.cycle.context import Lab
+from cotune.cycle.journal import attempt
 from cotune.cycle.search.trial import Measured
 from cotune.embed import centred
 from cotune.evaluate.slices import LEAST_FAILURES, error_slices
@@ -25,7 +25,7 @@ _FRAME_TOKENS = 16
 
 def slicing_tokens(lab: Lab, near: Sequence[Example] = ()) -> int:
     """Tokens that the next :func:`measure_slices` will run; none once dev is embedded, which is done once a run."""
-    rows = (*(() if lab.dev_embedded else lab.dev[:_MOST_ROWS]), *near)
+    rows = (*(() if lab.vectors.dev_rows else lab.dev[:_MOST_ROWS]), *near)
     return sum(_tokens_each(lab, rows))
 
 
@@ -35,8 +35,8 @@ def _tokens_each(lab: Lab, rows: Sequence[Example]) -> list[int]:
 
 def _fitting(lab: Lab, near: Sequence[Example], limit: float) -> int:
     """Dev rows that can be embedded within ``limit``, in the budget's unit, once ``near`` is; those that were once are free."""
-    if lab.dev_embedded:
-        return lab.dev_embedded if lab.costs.scoring(slicing_tokens(lab, near)) <= limit else 0
+    if lab.vectors.dev_rows:
+        return lab.vectors.dev_rows if lab.costs.scoring(slicing_tokens(lab, near)) <= limit else 0
     spent = sum(_tokens_each(lab, near)) + np.cumsum(_tokens_each(lab, lab.dev[:_MOST_ROWS]))
     return int(sum(lab.costs.scoring(float(tokens)) <= limit for tokens in spent))
 
@@ -72,7 +72,7 @@ def measure_slices(
     rows = lab.dev[: _fitting(lab, near, min(room, share * lab.costs.budget.amount))][: len(measured.evaluation.answers)]
     correct, answers = measured.evaluation.correct[: len(rows)], measured.evaluation.answers[: len(rows)]
     failed = np.flatnonzero(correct == 0)
-    embedded = lab.dev_embedded
+    embedded = lab.vectors.dev_rows
     head: dict[str, Any] = {
         "cycle": cycle,
         "prompt_id": measured.candidate.prompt.id,
@@ -90,18 +90,14 @@ def measure_slices(
         if len(failed) < LEAST_FAILURES:
             return {"skipped": f"{len(failed)} of {len(rows)} dev rows are wrong, too few to find anything in common"}
         texts = [row.text for row in rows]
-        told: list[int] = []
-        if lab.dev_vectors is None or len(lab.dev_vectors) != len(rows):
-            with lab.stopwatch:
-                lab.dev_vectors = lab.embedder(told.append).embed(texts)
-        # A run that goes on embeds dev again; what it costs was counted when it was first done.
-        tokens = 0 if embedded else sum(told)
-        others, told = lab.dev_vectors[:0], []
+        own, ran = lab.vectors.of(rows)
+        # A run that resumes embeds dev again; what it costs was counted when it was first done.
+        tokens = 0 if embedded else ran
+        others = own[:0]
         if near:
-            with lab.stopwatch:
-                others = lab.embedder(told.append).embed([row.text for row in near])
-            tokens += sum(told)
-        vectors = centred(np.concatenate([lab.dev_vectors, others]))
+            others, ran = lab.vectors.texts([row.text for row in near])
+            tokens += ran
+        vectors = centred(np.concatenate([own, others]))
         found = error_slices(vectors[: len(rows)], texts, correct, groups=groups_of(rows), seed=lab.seed)
         value: dict[str, Any] = {"tokens": tokens, "rows": len(rows), "failures": len(failed)}
         value["slices"] = [_told(slice_.to_json(), rows, answers) for slice_ in found]
@@ -117,7 +113,7 @@ def measure_slices(
 
     recorded: dict[str, Any] = untimed(lab.journal.step("slices", key, record))
     lab.account.counts["tokens_embedded"] += int(recorded["tokens"])
-    lab.dev_embedded = lab.dev_embedded or int(recorded.get("rows", 0))
+    lab.vectors.paid_for_dev(int(recorded.get("rows", 0)))
     return recorded
 
 

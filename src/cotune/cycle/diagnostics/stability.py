@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cotune.cycle.attempt import attempt
 from cotune.cycle.budget.stopwatch import untimed
 from cotune.cycle.context import Lab
 from cotune.cycle.diagnostics.allowance import FORMATS, LEAST_FORMATS, NOISE, Allowance, formats_row, noise_row, variants_of
+from cotune.cycle.journal import attempt
 from cotune.cycle.search.confirm import Confirmed
 from cotune.cycle.search.trial import Measured
 from cotune.errors import CotuneError

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from cotune.cycle.answering.base import LabelAnswering
-from cotune.cycle.attempt import attempt
 from cotune.cycle.context import Lab
+from cotune.cycle.journal import attempt
 from cotune.cycle.kept import register_kept
 from cotune.cycle.search.trial import Measured, measure
 from cotune.errors import DivergedError

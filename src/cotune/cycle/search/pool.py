@@ -44,13 +44,10 @@ def demonstration_pool(lab: Lab, close: Mapping[str, float] | None = None) -> De
             return [near[i] for i in picked]
         if rng.random() < 0.5:
             return fixed(lab.task, rng)
-        if lab.row_vectors is None:
-            told: list[int] = []
-            with lab.stopwatch:
-                lab.row_vectors = centred(lab.embedder(told.append).embed([row.text for row in rows]))
-            # Drawing is no step of the journal: a run that goes on does it again, and counts it again.
-            lab.account.counts["tokens_embedded"] += sum(told)
-        chosen = diverse(lab.row_vectors, strata(lab.task, rows), default_count(len(lab.task.labels)), rng=rng)
+        vectors, tokens = lab.vectors.of(rows)
+        # Drawing is no step of the journal: a run that resumes does it again, and counts it again.
+        lab.account.counts["tokens_embedded"] += tokens
+        chosen = diverse(centred(vectors), strata(lab.task, rows), default_count(len(lab.task.labels)), rng=rng)
         return [rows[i] for i in chosen]
 
     return draw
@@ -66,10 +63,9 @@ def nearest_variant(lab: Lab, prompt: Prompt) -> Proposal | None:
     variant = show_nearest(prompt, stock, count)
     if not has_room(lab, variant):
         return None
-    if lab.remote is None and not lab.stock_embedded:
+    if lab.remote is None and lab.vectors.pay_for_stock():
         rendered = lab.model.renderer.render(variant, [dict(shown.fields) for shown in stock], lab.task.labels)
         lab.account.counts["tokens_embedded"] += sum(row.looked_up for row in rendered)
-        lab.stock_embedded = True
     return Proposal(variant, "demonstrations", (prompt.id,), "demonstrations_nearest")
 
 
