@@ -39,13 +39,19 @@ def reference_ids(lab: Lab, seed: Prompt) -> dict[str, str]:
     return {f"reference_{name}": content_hash([name, lab.task.fingerprint, seed.id, lab.seed]) for name in REFERENCES}
 
 
-def measure_references(lab: Lab, seed: Prompt, shipped: ArmResult) -> dict[str, Any]:
+def zero_shot_cost(lab: Lab, seed: Prompt) -> float:
+    """Of asking the untuned model for label words on the test, in the budget's unit."""
+    return min(lab.task.test.n, ZERO_SHOT_ROWS) * lab.rows.scored(seed)
+
+
+def measure_references(lab: Lab, seed: Prompt, shipped: ArmResult, room: float) -> dict[str, Any]:
     """Score the references on test rows; recorded as a ``reference`` step each.
 
     Args:
         lab: the labelled rows and the model.
         seed: the seed prompt, whose label words answer zero-shot.
         shipped: the arm that the bundle holds, which the references are compared with on the same rows.
+        room: budget that may be spent; label words are not asked for where it is too little.
 
     Returns:
         By name ``score``, ``ci``, ``n``, ``log_loss`` and ``difference``; None where a reference could not be made.
@@ -72,6 +78,8 @@ def measure_references(lab: Lab, seed: Prompt, shipped: ArmResult) -> dict[str, 
         MAJORITY: recorded(MAJORITY, lambda: MajorityReference(gold, classes).log_probs(asked)),
         TFIDF: recorded(TFIDF, lambda: TfidfReference(texts, gold, classes).log_probs(asked)),
     }
+    if zero_shot_cost(lab, seed) > room:
+        return {**found, ZERO_SHOT: None}
     some = np.sort(np.random.default_rng([lab.seed, 14]).permutation(len(rows))[:ZERO_SHOT_ROWS])
     try:
         words = lab.scores(seed, BASE, [rows[i] for i in some], "test", arm=f"reference_{ZERO_SHOT}")

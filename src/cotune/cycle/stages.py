@@ -131,7 +131,7 @@ def test(prepared: Prepared, searched: Searched) -> Tested:
     seed = confirmed.arms["seed_prompt"].candidate.prompt
     references = reference_ids(lab, seed)
     results = open_test(lab, confirmed, references)
-    told = measure_references(lab, seed, results[confirmed.ships]) if references else None
+    told = measure_references(lab, seed, results[confirmed.ships], lab.left() - keep) if references else None
     noise = measure_noise(lab, confirmed, keep=keep)
     robustness = measure_robustness(lab, confirmed, wanted=evaluate.robustness, keep=keep)
     room = lab.left() - keep if evaluate.slices else 0.0

@@ -38,7 +38,7 @@ StepReport = Callable[[int, float, int], None]
 
 MOST_STATE_BYTES = 2 * 10**9
 """What the states of rows at the window's edge may take; those of rows beyond are computed again in each step."""
-_CHECKPOINT_EVERY = 25
+_CHECKPOINT_EVERY = 10
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import Lab
@@ -55,15 +56,19 @@ def confirm_labels(
         "best_prompt": frozen[winner.fit.prompt.id],
     }
     recipe = tuned or seed_tuned
+    keep = prices.test(search.seed, best_fit, winner.fit)
     reached: Measured | None = None
     if recipe is not None and winner.tuned:
-        reached = _settled_tuned(lab, search, trials, winner, rows)
+        behind = 0.0
+        if search.finals and search.seed is not winner.fit:
+            behind = prices.final(search.seed, len(rows), search.epochs * (2 if seed_tuned is None else 1))
+        reached = _settled_tuned(lab, search, trials, winner, rows, keep + behind)
     if seed_tuned is not None and seed_tuned is winner:
         arms["seed_tuned"] = reached or arms["seed_prompt"]
     elif recipe is not None and (seed_tuned is not None or search.finals):
         # Where the seed prompt had no trial of its own it is tuned as the winner was, and not judged on dev.
         arms["seed_tuned"] = (
-            _settled_tuned(lab, search, trials, seed_tuned or _like(recipe, seed_frozen), rows) or arms["seed_prompt"]
+            _settled_tuned(lab, search, trials, seed_tuned or _like(recipe, seed_frozen), rows, keep) or arms["seed_prompt"]
         )
     else:
         arms["seed_tuned"] = arms["seed_prompt"]
@@ -109,18 +114,24 @@ def _settled_frozen(lab: Lab, trials: Trials, evidence: Evidence, rows: Sequence
 
 
 def _settled_tuned(
-    lab: Lab, search: LabelSearch, trials: Trials, evidence: Evidence, rows: Sequence[Example]
+    lab: Lab, search: LabelSearch, trials: Trials, evidence: Evidence, rows: Sequence[Example], keep: float
 ) -> Measured | None:
-    """A tuned prompt, learnt anew from all rows where there is room; None where that diverged."""
-    fit = evidence.fit
-    if not search.finals:
-        made = evidence.first
-    else:
+    """A tuned prompt, tuned on from its trial's weights on all rows where there is room; None where that diverged.
+
+    The trial has learnt from the train rows of the first split, so that no step is spent twice. A prompt without a trial takes
+    as many steps in all.
+    """
+    fit, made = evidence.fit, evidence.first
+    if search.finals:
+        tried = made.adapter != BASE
         steps = trials.steps_of(evidence.epochs, len(rows))
-        found = trials.tune(fit, rows, steps, stage="final", start=evidence.start)
+        if not tried:
+            steps += trials.steps_of(evidence.epochs, len(lab.train_sample))
+        start = made.adapter if tried else evidence.start
+        found = trials.tune(fit, rows, steps, stage="final", start=start, keep=keep)
         if found is None:
             return None
-        made = found
+        made = replace(found, steps=found.steps + (made.steps if tried else 0))
     return _as_measured(lab, _saved(lab, made, evidence, "final"), made, evidence)
 
 

@@ -193,10 +193,12 @@ class LabelLoop:
         """
         lab, winner = self.lab, search.best_frozen
         left = lab.left()
-        reserve = self.prices.test(search.seed, search.best_frozen, winner)
-        if left < reserve:
-            raise too_small(lab, f"the test of {lab.task.test.n} rows", reserve, left)
-        wanted = Epochs().of(len(self.rows), self.config.tune.max_epochs)
+        least = self.prices.test(search.seed, winner, winner, tuned=False, words=False)
+        if left < least:
+            raise too_small(lab, f"the test of {lab.task.test.n} rows", least, left)
+        reserve = self.prices.test(search.seed, winner, winner)
+        # The trial's weights are tuned on at the end, so that each of the two takes half.
+        wanted = max(1.0, Epochs().of(len(self.rows), self.config.tune.max_epochs) / 2)
         alone = winner is search.seed
 
         def needed(epochs: float, finals: bool) -> float:
@@ -204,7 +206,7 @@ class LabelLoop:
             if not finals:
                 return trials + (0.0 if alone else self.prices.trial(search.seed, self.splits[:1], epochs))
             last = self.prices.final(winner, len(self.rows), epochs)
-            return trials + last + (0.0 if alone else self.prices.final(search.seed, len(self.rows), epochs))
+            return trials + last + (0.0 if alone else self.prices.final(search.seed, len(self.rows), 2 * epochs))
 
         def effect() -> dict[str, Any]:
             room = left - reserve
@@ -212,28 +214,33 @@ class LabelLoop:
             ways = [(e, True) for e in _falling(wanted)] + [(e, False) for e in _falling(wanted)]
             epochs, finals = next(((e, f) for e, f in ways if needed(e, f) <= room), (0.0, False))
             steps = self.trials.steps_of(epochs, len(self.rows)) if epochs else 0
+            kept = reserve if epochs else min(left, self.prices.test(search.seed, winner, winner, tuned=False))
             unit = lab.costs.budget.unit
             text = [
                 f"tune layers below {winner.found.layer} for {epochs:g} epochs, {steps} steps, on {len(self.splits)} "
                 f"{'splits' if len(self.splits) > 1 else 'split'}"
-                + (", then on all labelled rows" if finals else "")
+                + (", then on from there on all labelled rows" if finals else "")
                 + f": about {needed(epochs, finals):,.0f} {unit}"
                 if epochs
                 else f"no tuning: an epoch needs about {needed(1.0, False):,.0f} {unit}, {max(0.0, room):,.0f} {unit} left",
-                f"keep {reserve:,.0f} {unit} for {lab.task.test.n} test rows and the report",
+                f"keep {kept:,.0f} {unit} for {lab.task.test.n} test rows and the report",
             ]
-            return {"epochs": epochs, "finals": finals, "target_steps": steps, "reserve": round(reserve, 2), "text": text}
+            return {"epochs": epochs, "finals": finals, "target_steps": steps, "reserve": round(kept, 2), "text": text}
 
         value = lab.journal.step("plan", [lab.task.fingerprint, lab.costs.budget.amount], effect)
         search.epochs, search.finals = float(value["epochs"]), bool(value["finals"])
 
     def _first_trials(self, search: LabelSearch) -> None:
-        """Tune the best frozen prompt, and the seed prompt where there is room to judge it too."""
+        """Tune the best frozen prompt, and the seed prompt where there is room to judge it too.
+
+        A trial of the seed prompt is half of its final tuning, which is owed in any case.
+        """
         if search.epochs:
             best, seed = search.best_frozen, search.seed
             self._try(search, best)
+            saved = self.prices.final(seed, len(self.rows), search.epochs) if search.finals else 0.0
             if seed is not best and (
-                not search.finals or self._room(search) >= self.prices.trial(seed, self.splits, search.epochs)
+                not search.finals or self._room(search) + saved >= self.prices.trial(seed, self.splits, search.epochs)
             ):
                 self._try(search, seed, splits=self.splits if search.finals else self.splits[:1])
         self._record(search, search.base_race, pool=len(search.proposals))
@@ -398,10 +405,11 @@ class LabelLoop:
     def _owed(self, search: LabelSearch) -> float:
         """Of the final tuning and of the test."""
         winner = search.winner.fit if search.winner is not None else search.best_frozen
-        owed = self.prices.test(search.seed, search.best_frozen, winner)
+        owed = self.prices.test(search.seed, search.best_frozen, winner, tuned=bool(search.epochs))
         if search.epochs and search.finals:
-            fits = {fit.prompt.id: fit for fit in (winner, search.seed)}.values()
-            owed += sum(self.prices.final(fit, len(self.rows), search.epochs) for fit in fits)
+            for fit in {fit.prompt.id: fit for fit in (winner, search.seed)}.values():
+                tried = search.of(fit.prompt.id, tuned=True) is not None
+                owed += self.prices.final(fit, len(self.rows), search.epochs * (1 if tried else 2))
         return owed
 
     def _room(self, search: LabelSearch) -> float:

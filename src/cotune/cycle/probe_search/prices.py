@@ -11,7 +11,7 @@ from cotune.cycle.diagnostics.slices import END_SHARE
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.trial import Split, Trials
-from cotune.cycle.references import ZERO_SHOT_ROWS
+from cotune.cycle.references import zero_shot_cost
 from cotune.errors import BudgetError
 from cotune.prompt.prompt import Prompt
 
@@ -84,17 +84,23 @@ class Prices:
         """
         test = self.lab.task.test.n
         arms = 2 * self.embedding.row_cost(seed, test, layers=[min(self.embedding.layers)])
-        words = min(test, ZERO_SHOT_ROWS) * self.lab.rows.scored(seed)
-        return self.race(seed, rows, embedded) / _OTHERS + arms + words + self.fixed
+        return self.race(seed, rows, embedded) / _OTHERS + arms + self.fixed
 
-    def test(self, seed: PromptFit, frozen: PromptFit, winner: PromptFit) -> float:
-        """Of the arms and the zero-shot reference on the test, of saving and of the report."""
-        lab, rows = self.lab, self.lab.task.test.n
+    def test(self, seed: PromptFit, frozen: PromptFit, winner: PromptFit, *, tuned: bool = True, words: bool = True) -> float:
+        """Of the arms on the test, of saving and of the report.
+
+        Args:
+            seed: the seed prompt.
+            frozen: the prompt that is best on the base model.
+            winner: the prompt that ships.
+            tuned: whether there are arms with tuned weights.
+            words: whether the label words of the untuned model are asked as well, which the run can do without.
+        """
+        rows = self.lab.task.test.n
         base = {fit.prompt.id: fit for fit in (seed, frozen, winner)}.values()
-        tuned = {fit.prompt.id: fit for fit in (seed, winner)}.values()
-        arms = sum(self.embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer]) for fit in (*base, *tuned))
-        words = min(rows, ZERO_SHOT_ROWS) * lab.rows.scored(seed.prompt)
-        return CARE * (arms + words) + self.fixed
+        changed = {fit.prompt.id: fit for fit in (seed, winner)}.values() if tuned else ()
+        arms = sum(self.embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer]) for fit in (*base, *changed))
+        return CARE * (arms + (zero_shot_cost(self.lab, seed.prompt) if words else 0.0)) + self.fixed
 
     def extras(self) -> float:
         """Of what is measured after the test and decides nothing, at most: a search that could go on leaves this."""
