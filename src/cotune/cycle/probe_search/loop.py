@@ -50,7 +50,7 @@ FIRST_ROWS, FIRST_ROWS_A_LABEL = 96, 4
 
 @dataclass(frozen=True)
 class Epochs:
-    """How often tuned weights meet each labelled row, by how many rows there are.
+    """How often tuned weights meet each labelled row in all, by how many rows there are: half in the trial, half at the end.
 
     Fewer rows are met more often: what limits tuning is the number of steps at first, and what the rows hold later. The numbers
     come from two to four draws of the TREC-6 and SMS spam train files, as ``docs/probes.md`` tells.
