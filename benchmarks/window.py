@@ -38,8 +38,8 @@ from numpy.typing import NDArray
 
 from cells import add_result, read_results
 from cotune.config import config_from_data
-from cotune.cycle.probe_search.loop import Epochs, best_temperature
-from cotune.cycle.probe_search.trial import HEAD_STRENGTH, REFIT_STRENGTH, WINDOW_SHARE
+from cotune.cycle.probe_search.heuristics import HEURISTICS
+from cotune.cycle.probe_search.loop import best_temperature
 from cotune.evaluate.decision import fit_bias, label_frequencies
 from cotune.evaluate.responses import gold_indices
 from cotune.model.engine.state_store import layers_of_interest
@@ -120,8 +120,8 @@ def run_cell(model: LocalModel, task: Task, way: str, draw: int) -> dict[str, An
         head = head_of(states[place, :count], gold, classes, strength)
         return about | {"refit": judged(log_probs(head, states[place, count:]), truth), "seconds": 0.0, "steps": 0}
     settings = WAYS[way]
-    epochs = float(way[6:]) if way.startswith("epochs") else Epochs().of(count, 8)
-    first = 0 if way == "deep" else max(0, found.layer - round(WINDOW_SHARE * model.depth))
+    epochs = float(way[6:]) if way.startswith("epochs") else HEURISTICS.epochs(count, 8)
+    first = 0 if way == "deep" else max(0, found.layer - round(HEURISTICS.window_share * model.depth))
     started = time.monotonic()
     with TemporaryDirectory() as folder:
         run = WindowRun(
@@ -130,7 +130,7 @@ def run_cell(model: LocalModel, task: Task, way: str, draw: int) -> dict[str, An
             range(count),
             gold.tolist(),
             found.layer,
-            head_of(states[place, :count], gold, classes, HEAD_STRENGTH * strength),
+            head_of(states[place, :count], gold, classes, HEURISTICS.head_strength * strength),
             settings,
             steps=max(1, round(epochs * count / min(settings.batch_size, count))),
             seed=draw,
@@ -140,7 +140,7 @@ def run_cell(model: LocalModel, task: Task, way: str, draw: int) -> dict[str, An
         seconds = time.monotonic() - started
         tuned = model.layer_states(ids, [found.layer], adapter=run.save(Path(folder)))[0]
     tables = {"head": log_probs(run.head(), tuned[count:])}
-    tables["refit"] = log_probs(head_of(tuned[:count], gold, classes, REFIT_STRENGTH * strength), tuned[count:])
+    tables["refit"] = log_probs(head_of(tuned[:count], gold, classes, HEURISTICS.refit_strength * strength), tuned[count:])
     tables["mean"] = (tables["head"] + tables["refit"]) / 2
     told = {name: judged(table, truth) for name, table in tables.items()}
     return about | told | {"seconds": round(seconds, 1), "steps": run.step}
@@ -155,7 +155,7 @@ def words_cell(model: LocalModel, task: Task, draw: int) -> dict[str, Any]:
     started = time.monotonic()
     with TemporaryDirectory() as folder:
         run = TuningRun(model, training_rows(rendered, gold.tolist()), TuneSettings(), seed=draw, folder=Path(folder))
-        steps = max(4, round(Epochs().of(len(labelled), 8) * run.steps_per_epoch))
+        steps = max(4, round(HEURISTICS.epochs(len(labelled), 8) * run.steps_per_epoch))
         run.advance(steps, decay_from=round(0.7 * steps))
         seconds = time.monotonic() - started
         adapter = run.save(Path(folder))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.cycle.context import Lab
+from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.evaluate.responses import gold_indices
 from cotune.probe.cross_fitting import CrossFit, cross_fit, standardised
 from cotune.probe.logistic import fit_logistic
@@ -19,9 +20,6 @@ from cotune.task.example import Example, groups_of
 from cotune.tune.window import StartHead
 
 Floats = NDArray[np.float64]
-
-MOST_WORDS = 50
-"""Labels above which words are no read-out: their first tokens hardly ever all differ."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +103,7 @@ def word_vectors(lab: Lab, prompt: Prompt) -> NDArray[np.float32] | None:
     labels is taken away, which no comparison of labels sees.
     """
     labels = lab.task.labels
-    if len(labels) > MOST_WORDS:
+    if len(labels) > HEURISTICS.most_words:
         return None
     first = [completion[0] for completion in lab.answering.render(prompt, lab.train_sample[:1])[0].completions]
     if len(set(first)) < len(labels):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,9 @@ from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.finish import ASKED
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit, difference
+from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.prices import Prices, too_small
-from cotune.cycle.probe_search.race import FINAL, ProbeRace, race_probes, rows_embedded
+from cotune.cycle.probe_search.race import ProbeRace, race_probes, rows_embedded
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import READOUTS, Fitted, ReadoutKind, Split, Trials, held_loss
 from cotune.cycle.search.guide import Guide
@@ -31,39 +31,6 @@ from cotune.probe.cross_fitting import tempered
 from cotune.probe.folds import fold_numbers
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example, groups_of
-
-FEW_ROWS = 200
-"""Labelled rows below which every row is held out once: dev alone would have too few to decide anything by."""
-FEW_FOLDS = 3
-RACE_SHARE = 0.15
-"""Of the budget, what the first race may take: frozen probes are most of what a short run finds."""
-RACE_SECONDS = 45.0
-"""A first race takes no longer than this: a user waits for the first verdict."""
-RACE_OVER = 1.3
-"""Multiple of what the first race may take beyond which fewer prompts go on, where passes turn out slower than priced."""
-LEAST_POOL = 4
-PATIENCE = 2
-"""Cycles without a better winner after which the search ends."""
-FIRST_ROWS, FIRST_ROWS_A_LABEL = 96, 4
-"""Labelled rows of a race's first round, in all and for each label at least. A guess: fewer rows were not tried."""
-
-
-@dataclass(frozen=True)
-class Epochs:
-    """How often tuned weights meet each labelled row in all, by how many rows there are: half in the trial, half at the end.
-
-    Fewer rows are met more often: what limits tuning is the number of steps at first, and what the rows hold later. The numbers
-    come from two to four draws of the TREC-6 and SMS spam train files, as ``docs/probes.md`` tells.
-    """
-
-    few: float = 6.0
-    some: float = 5.0
-    many: float = 4.0
-
-    def of(self, rows: int, most: float) -> float:
-        """For so many rows, ``most`` at most."""
-        wanted = self.few if rows <= 100 else self.some if rows <= 300 else self.many
-        return min(wanted, most)
 
 
 class LabelLoop:
@@ -96,7 +63,7 @@ class LabelLoop:
         self.rows = labelled_rows(lab)
         self.splits = splits_of(lab)
         self._cycle = 1
-        self._first_rows = max(FIRST_ROWS, FIRST_ROWS_A_LABEL * len(lab.task.labels))
+        self._first_rows = max(HEURISTICS.first_rows, HEURISTICS.first_rows_a_label * len(lab.task.labels))
 
     def run(self) -> LabelSearch:
         """Go round."""
@@ -109,7 +76,7 @@ class LabelLoop:
             return search
         self._first_trials(search)
         lost = 0
-        while lost < PATIENCE and len(search.cycles) < self.config.search.max_cycles:
+        while lost < HEURISTICS.patience and len(search.cycles) < self.config.search.max_cycles:
             before = search.winner
             if self.lab.finish_asked():
                 search.stopped = ASKED
@@ -120,7 +87,7 @@ class LabelLoop:
         if not search.stopped:
             search.stopped = (
                 f"{lost} cycles brought nothing better"
-                if lost >= PATIENCE
+                if lost >= HEURISTICS.patience
                 else f"search.max_cycles={self.config.search.max_cycles}"
             )
         self.lab.expect_end(self._owed(search))
@@ -131,7 +98,7 @@ class LabelLoop:
     def _first_race(self) -> LabelSearch:
         lab, config, previous = self.lab, self.config, self.previous
         # The first passes of a process are slow; what they teach is needed for the size of the race.
-        self.embedding.states(self.own[0], BASE, self.rows[: min(FIRST_ROWS, len(self.rows))], "race")
+        self.embedding.states(self.own[0], BASE, self.rows[: min(HEURISTICS.first_rows, len(self.rows))], "race")
         count = self._affordable_pool()
         proposals = opening_pool(
             lab,
@@ -145,7 +112,7 @@ class LabelLoop:
         prompts = [p.prompt for p in proposals]
         always = [self.own[0], *([previous.prompt] if previous else [])]
         # Passes are slow at first and are priced while the race goes on; on a machine that slows it must still end.
-        ends = lab.left() - RACE_OVER * self._race_room()
+        ends = lab.left() - HEURISTICS.race_over * self._race_room()
         race = race_probes(
             lab,
             self.embedding,
@@ -168,16 +135,16 @@ class LabelLoop:
     def _affordable_pool(self) -> int:
         """Prompts of the first race that its share of the budget pays for."""
         room = self._race_room()
-        for count in range(self.config.search.pool, LEAST_POOL, -1):
+        for count in range(self.config.search.pool, HEURISTICS.least_pool, -1):
             if self._race_cost(count) <= room:
                 return count
-        return LEAST_POOL
+        return HEURISTICS.least_pool
 
     def _race_room(self) -> float:
         """What the first race may take of the budget."""
         budget = self.lab.costs.budget
-        room = RACE_SHARE * budget.amount
-        return min(room, RACE_SECONDS) if budget.kind == "time" else room
+        room = HEURISTICS.race_share * budget.amount
+        return min(room, HEURISTICS.race_seconds) if budget.kind == "time" else room
 
     def _race_cost(self, count: int) -> float:
         return self._embedding_cost(rows_embedded(count, len(self.rows), self._first_rows))
@@ -198,7 +165,7 @@ class LabelLoop:
             raise too_small(lab, f"the test of {lab.task.test.n} rows", least, left)
         reserve = self.prices.test(search.seed, winner, winner)
         # The trial's weights are tuned on at the end, so that each of the two takes half.
-        wanted = max(1.0, Epochs().of(len(self.rows), self.config.tune.max_epochs) / 2)
+        wanted = max(1.0, HEURISTICS.epochs(len(self.rows), self.config.tune.max_epochs) / 2)
         alone = winner is search.seed
 
         def needed(epochs: float, finals: bool) -> float:
@@ -258,7 +225,7 @@ class LabelLoop:
         trial += self.guide.cost(winner.fit.prompt)
         # A challenger that wins has a final of its own; the present winner's is owed already.
         count = self.config.search.pool
-        while count > LEAST_POOL and self._race_cost(count) + 1.1 * trial > room:
+        while count > HEURISTICS.least_pool and self._race_cost(count) + 1.1 * trial > room:
             count -= 1
         cost = self._race_cost(count) + 1.1 * trial
         if cost > room:
@@ -315,7 +282,7 @@ class LabelLoop:
     def _parents(self, search: LabelSearch) -> list[Prompt]:
         ranked = sorted(search.evidence, key=lambda e: e.mean)
         prompts = [e.fit.prompt for e in ranked] + [f.prompt for f in sorted(search.fits.values(), key=lambda f: f.mean)]
-        return list({p.id: p for p in prompts}.values())[:FINAL]
+        return list({p.id: p for p in prompts}.values())[: HEURISTICS.finalists]
 
     # Judging ------------------------------------------------------------------------------------------------------
 
@@ -461,14 +428,17 @@ def splits_of(lab: Lab) -> tuple[Split, ...]:
     """Train and dev; of few rows also further splits, so that every labelled row is held out once."""
     train, dev = lab.train_sample, lab.dev
     splits = [Split(train, dev)]
-    if len(train) + len(dev) < FEW_ROWS and FEW_FOLDS > 1:
+    if len(train) + len(dev) < HEURISTICS.few_rows and HEURISTICS.few_folds > 1:
         groups = groups_of(train)
         units = len(train) if groups is None else len(set(groups.tolist()))
-        if units >= FEW_FOLDS - 1 >= 2:
+        if units >= HEURISTICS.few_folds - 1 >= 2:
             parts = fold_numbers(
-                gold_indices(train, lab.task), FEW_FOLDS - 1, groups=None if groups is None else groups.tolist(), seed=lab.seed
+                gold_indices(train, lab.task),
+                HEURISTICS.few_folds - 1,
+                groups=None if groups is None else groups.tolist(),
+                seed=lab.seed,
             )
-            for part in range(FEW_FOLDS - 1):
+            for part in range(HEURISTICS.few_folds - 1):
                 held = tuple(row for row, of in zip(train, parts, strict=True) if of == part)
                 learn = (*(row for row, of in zip(train, parts, strict=True) if of != part), *dev)
                 splits.append(Split(learn, held))

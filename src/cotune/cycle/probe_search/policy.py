@@ -11,7 +11,8 @@ from cotune.cycle.context import Lab
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.confirm import confirm_labels
 from cotune.cycle.probe_search.embedding import Embedding
-from cotune.cycle.probe_search.loop import FIRST_ROWS, LEAST_POOL, LabelLoop
+from cotune.cycle.probe_search.heuristics import HEURISTICS
+from cotune.cycle.probe_search.loop import LabelLoop
 from cotune.cycle.probe_search.prices import Prices, too_small
 from cotune.cycle.probe_search.race import rows_embedded
 from cotune.cycle.probe_search.state import LabelSearch
@@ -74,9 +75,11 @@ class ProbePolicy:
         """Refuse a budget that not even the shortest run fits, before anything is computed."""
         lab = self._lab
         rows, left = len(lab.task.train) + len(lab.task.dev), lab.left()
-        needed = self._prices.least(self._own[0], rows, rows_embedded(LEAST_POOL, rows, FIRST_ROWS))
+        needed = self._prices.least(self._own[0], rows, rows_embedded(HEURISTICS.least_pool, rows, HEURISTICS.first_rows))
         if left < needed:
-            raise too_small(lab, f"a race of {LEAST_POOL} prompts and the test of {lab.task.test.n} rows", needed, left)
+            raise too_small(
+                lab, f"a race of {HEURISTICS.least_pool} prompts and the test of {lab.task.test.n} rows", needed, left
+            )
 
     def search(self) -> tuple[LabelSearch, Confirmed]:
         """Search, then fit the arms."""

@@ -10,17 +10,11 @@ from cotune.cycle.diagnostics.allowance import FORMATS, NOISE
 from cotune.cycle.diagnostics.slices import END_SHARE
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit
+from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.trial import Split, Trials
 from cotune.cycle.references import zero_shot_cost
 from cotune.errors import BudgetError
 from cotune.prompt.prompt import Prompt
-
-CARE = 1.06
-"""What the end is priced at for each unit that it should cost: rows of the test are not quite the labelled ones."""
-_OTHERS = 1.25
-"""What a row costs on average under a pool's prompts, as a multiple of the seed prompt's: some share no prefix."""
-_FIT_SECONDS = 4e-9
-"""Of a probe, for each row, number of its state and label: about thirty rounds of two products."""
 
 
 def too_small(lab: Lab, what: str, needed: float, left: float) -> BudgetError:
@@ -52,7 +46,7 @@ class Prices:
 
     def race(self, seed: Prompt, rows: int, embedded: int) -> float:
         """Of a race in which so many rows are embedded, all prompts taken together, by the seed prompt's length."""
-        return _OTHERS * self.embedding.row_cost(seed, rows) * embedded / max(1, rows)
+        return HEURISTICS.other_prompts * self.embedding.row_cost(seed, rows) * embedded / max(1, rows)
 
     def tuning(self, prompt: Prompt, layer: int, rows: int, steps: int) -> float:
         """Of tuning a prompt's window on rows and reading the tuned states of these."""
@@ -84,7 +78,7 @@ class Prices:
         """
         test = self.lab.task.test.n
         arms = 2 * self.embedding.row_cost(seed, test, layers=[min(self.embedding.layers)])
-        return self.race(seed, rows, embedded) / _OTHERS + arms + self.fixed
+        return self.race(seed, rows, embedded) / HEURISTICS.other_prompts + arms + self.fixed
 
     def test(self, seed: PromptFit, frozen: PromptFit, winner: PromptFit, *, tuned: bool = True, words: bool = True) -> float:
         """Of the arms on the test, of saving and of the report.
@@ -100,7 +94,7 @@ class Prices:
         base = {fit.prompt.id: fit for fit in (seed, frozen, winner)}.values()
         changed = {fit.prompt.id: fit for fit in (seed, winner)}.values() if tuned else ()
         arms = sum(self.embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer]) for fit in (*base, *changed))
-        return CARE * (arms + (zero_shot_cost(self.lab, seed.prompt) if words else 0.0)) + self.fixed
+        return HEURISTICS.care * (arms + (zero_shot_cost(self.lab, seed.prompt) if words else 0.0)) + self.fixed
 
     def extras(self) -> float:
         """Of what is measured after the test and decides nothing, at most: a search that could go on leaves this."""
@@ -111,4 +105,4 @@ class Prices:
     def _fit(self, rows: int) -> float:
         if self.lab.costs.budget.kind != "time":
             return 0.0
-        return 0.3 + _FIT_SECONDS * 60 * rows * self.lab.model.width * len(self.lab.task.labels) / 4
+        return 0.3 + HEURISTICS.fit_seconds * 60 * rows * self.lab.model.width * len(self.lab.task.labels) / 4

@@ -14,19 +14,11 @@ import numpy as np
 from cotune.cycle.context import Lab
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit, difference, fit_prompt
+from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.errors import CotuneError, DivergedError
 from cotune.evaluate.stats.cross_fitted import probably_worse
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example
-
-ALPHA = 0.05
-"""In at most so many races the best prompt is dropped by the test."""
-FINAL = 2
-"""Prompts that see all rows, the seed prompt not counted, which always does."""
-_MARGIN = 2
-"""Layers of interest above the deepest one that a leading prompt was read from, which later passes still run."""
-_EARLY_LAYERS = 2
-"""Layers that are fitted before the last round: ridge regression has chosen them, and the round only halves the field."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +39,8 @@ def rounds_of(prompts: int, rows: int, first_rows: int) -> tuple[Round, ...]:
     """
     found, seen, count = [], min(first_rows, rows), prompts
     # A round that would leave less than half of the rows to save is joined with the last one.
-    while count > FINAL and seen < 0.6 * rows:
-        count = max(FINAL, -(-count // 2))
+    while count > HEURISTICS.finalists and seen < 0.6 * rows:
+        count = max(HEURISTICS.finalists, -(-count // 2))
         found.append(Round(seen, count))
         seen *= 2
     return (*found, Round(rows, count))
@@ -153,7 +145,9 @@ def race_probes(
             for name in active
             if name != leader
             and probably_worse(
-                difference(race.fits[name], race.fits[leader]), alpha=ALPHA, comparisons=looks * max(1, len(by_id) - 1)
+                difference(race.fits[name], race.fits[leader]),
+                alpha=HEURISTICS.alpha,
+                comparisons=looks * max(1, len(by_id) - 1),
             )
         ]
         if last:
@@ -215,20 +209,20 @@ def _narrow(lab: Lab, embedding: Embedding, fits: Sequence[PromptFit], cycle: in
         read = {fit.found.layer for fit in better}
         read |= {min(fit.found.ridge, key=fit.found.ridge.__getitem__) for fit in better if fit.found.ridge}
         place = max(embedding.layers.index(layer) for layer in read)
-        return {"cycle": cycle, "deepest": embedding.layers[min(place + _MARGIN, len(embedding.layers) - 1)]}
+        return {"cycle": cycle, "deepest": embedding.layers[min(place + HEURISTICS.layer_margin, len(embedding.layers) - 1)]}
 
     key = [cycle, [fit.prompt.id for fit in fits], list(embedding.layers)]
     embedding.narrow(int(lab.journal.step("layers", key, effort)["deepest"]))
 
 
 def _effort(last: bool) -> dict[str, Any]:
-    return {} if last else {"keep": _EARLY_LAYERS, "repeats": 1}
+    return {} if last else {"keep": HEURISTICS.early_layers, "repeats": 1}
 
 
 def _record(lab: Lab, race: ProbeRace, cycle: int, entered: Sequence[str], compared: Sequence[str]) -> None:
     def effect() -> dict[str, Any]:
         best = race.fits[race.ranking[0]]
-        shown = [name for name in race.ranking if name in race.ranking[:FINAL] or name in compared]
+        shown = [name for name in race.ranking if name in race.ranking[: HEURISTICS.finalists] or name in compared]
         return {
             "cycle": cycle,
             "adapter_id": race.adapter,

@@ -14,6 +14,7 @@ from cotune.cycle.budget.reserve import spent_to
 from cotune.cycle.context import Lab
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit, head_of, probe_of, word_vectors
+from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.errors import DivergedError
 from cotune.evaluate.responses import gold_indices
 from cotune.model.adapters.slots import BASE
@@ -29,14 +30,6 @@ ReadoutKind = Literal["head", "refit", "mean"]
 READOUTS: tuple[ReadoutKind, ...] = ("mean", "refit", "head")
 """What may answer after tuning: the tuned head, a probe fitted anew to the tuned states, or the mean of the two, which is one
 linear map as well. Ties go to the first."""
-REFIT_STRENGTH = 0.3
-"""Strength of a probe on tuned states, as a multiple of the frozen probe's: tuned weights have met these rows already, so their
-states tell them apart better than they tell unseen rows apart."""
-HEAD_STRENGTH = 0.03
-"""Strength of the head that tuning starts from, as a multiple of the frozen probe's. The frozen probe itself gives its own rows
-nearly all probability, so that next to no gradient would be left for the weights below it."""
-WINDOW_SHARE = 1 / 3
-"""Depth of the window as a share of the model's layers: ten of thirty were better than all below the probe."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +76,7 @@ class Trials:
         """Layers below the window that ends after ``layer``."""
         if self._first is not None:
             return min(self._first, layer - 1)
-        return max(0, layer - max(1, round(WINDOW_SHARE * self.lab.model.depth)))
+        return max(0, layer - max(1, round(HEURISTICS.window_share * self.lab.model.depth)))
 
     def steps_of(self, epochs: float, rows: int) -> int:
         """Optimizer steps in which each row is met so often."""
@@ -150,7 +143,7 @@ class Trials:
 
         def effect() -> dict[str, Any]:
             started = time.monotonic()
-            head = head_of(states, gold, classes, HEAD_STRENGTH * strength, words)
+            head = head_of(states, gold, classes, HEURISTICS.head_strength * strength, words)
             rendered = lab.answering.render(prompt, rows)
             told: list[int] = []
 
@@ -222,7 +215,7 @@ class Trials:
         head = load_probe(lab.folder / "adapters" / str(value["probe_id"]))
         assert head is not None
         tuned = self.embedding.states(prompt, adapter, rows, stage, layers=[layer])[0]
-        refit = probe_of(lab, head_of(tuned, gold, classes, REFIT_STRENGTH * strength, words), layer)
+        refit = probe_of(lab, head_of(tuned, gold, classes, HEURISTICS.refit_strength * strength, words), layer)
         probes: dict[ReadoutKind, Probe] = {"head": head, "refit": refit, "mean": mean_probe(head, refit)}
         return Fitted(prompt, adapter, layer, int(value["steps"]), probes)
 

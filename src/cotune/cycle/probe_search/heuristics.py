@@ -1,0 +1,83 @@
+"""The numeric constants of the search by probes, in one place, each with where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SearchHeuristics:
+    """Constants of the search by probes.
+
+    Those that were measured say so; the figures stand in ``docs/probes.md``. The others are guesses that no trial has
+    contradicted.
+
+    Attributes:
+        few_rows: labelled rows below which every row is held out once, since dev alone would be too few to decide anything by.
+        few_folds: splits of so few rows.
+        race_share: of the budget, what the first race may take: frozen probes are most of what a short run finds.
+        race_seconds: what a first race may take of a time budget at most: a user waits for the first verdict.
+        race_over: multiple of what a first race may take beyond which fewer prompts go on, where passes are slower than priced.
+        least_pool: prompts of a race at least.
+        first_rows: labelled rows of a race's first round.
+        first_rows_a_label: the same for each label, where that is more.
+        finalists: prompts that see all rows of a race, the seed prompt not counted, which always does.
+        alpha: in at most so many races the best prompt is dropped by the test; shown by simulation.
+        layer_margin: layers of interest above the deepest one that a leading prompt was read from, which later passes
+            still run.
+        early_layers: layers that are fitted before a race's last round, which only halves the field.
+        most_words: labels above which words are no read-out: their first tokens hardly ever all differ.
+        patience: cycles without a better winner after which the search ends.
+        epochs_few: how often tuned weights meet each labelled row in all, up to 100 rows (four draws of TREC-6: no gain
+            beyond 4).
+        epochs_some: the same up to 300 rows.
+        epochs_many: the same for more rows (two draws of TREC-6, 500 rows: accuracy is level from 2 epochs on, log-loss
+            from 5).
+        window_share: depth of the tuned window as a share of the model's layers: ten of thirty were better than all below
+            the probe.
+        head_strength: strength of the head that tuning starts from, as a multiple of the frozen probe's. The frozen probe
+            itself
+            gives its own rows nearly all probability, so that next to no gradient would be left for the weights below it.
+        refit_strength: strength of a probe on tuned states, as a multiple of the frozen probe's. Tuned weights have met
+            these rows
+            already, so their states tell them apart better than they tell unseen rows apart.
+        care: what the end is priced at for each unit that it should cost: rows of the test are not quite the labelled ones.
+        other_prompts: what a row costs on average under a pool's prompts, as a multiple of the seed prompt's: some share
+            no prefix.
+        fit_seconds: of a probe, for each row, number of its state and label: about thirty rounds of two products.
+    """
+
+    few_rows: int = 200
+    few_folds: int = 3
+    race_share: float = 0.15
+    race_seconds: float = 45.0
+    race_over: float = 1.3
+    least_pool: int = 4
+    first_rows: int = 96
+    first_rows_a_label: int = 4
+    finalists: int = 2
+    alpha: float = 0.05
+    layer_margin: int = 2
+    early_layers: int = 2
+    most_words: int = 50
+    patience: int = 2
+    epochs_few: float = 6.0
+    epochs_some: float = 5.0
+    epochs_many: float = 4.0
+    window_share: float = 1 / 3
+    head_strength: float = 0.03
+    refit_strength: float = 0.3
+    care: float = 1.06
+    other_prompts: float = 1.25
+    fit_seconds: float = 4e-9
+
+    def epochs(self, rows: int, most: float) -> float:
+        """Epochs in all for so many labelled rows, ``most`` at most: half in the trial, half at the end.
+
+        Fewer rows are met more often: what limits tuning is the number of steps at first, and what the rows hold later.
+        """
+        wanted = self.epochs_few if rows <= 100 else self.epochs_some if rows <= 300 else self.epochs_many
+        return min(wanted, most)
+
+
+HEURISTICS = SearchHeuristics()
