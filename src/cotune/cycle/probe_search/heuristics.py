@@ -36,11 +36,9 @@ class SearchHeuristics:
         window_share: depth of the tuned window as a share of the model's layers: ten of thirty were better than all below
             the probe.
         head_strength: strength of the head that tuning starts from, as a multiple of the frozen probe's. The frozen probe
-            itself
-            gives its own rows nearly all probability, so that next to no gradient would be left for the weights below it.
+            itself gives its own rows nearly all probability, so that next to no gradient would be left for the weights below.
         refit_strength: strength of a probe on tuned states, as a multiple of the frozen probe's. Tuned weights have met
-            these rows
-            already, so their states tell them apart better than they tell unseen rows apart.
+            these rows already, so their states tell them apart better than they tell unseen rows apart.
         care: what the end is priced at for each unit that it should cost: rows of the test are not quite the labelled ones.
         other_prompts: what a row costs on average under a pool's prompts, as a multiple of the seed prompt's: some share
             no prefix.
