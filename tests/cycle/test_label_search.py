@@ -88,6 +88,16 @@ def test_the_first_bundle_is_there_before_anything_is_tuned(bench: Bench, tmp_pa
     assert json.loads(answered.stdout)["answer"] in ("fruit", "animal", "tool")
 
 
+def test_a_better_bundle_takes_the_place_of_the_first(bench: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert run(bench, out, at=("line", "better", 1)).code == KILLED
+    told = of_kind(out, "better")[0]
+    assert (out / "best" / "adapter" / "adapter_model.safetensors").is_file()
+    assert json.loads((out / "best" / "metrics.json").read_text())["held_out"]["score"] == told["score"]
+    frozen = min(value["log_loss"] for value in of_kind(out, "tuned") if value["stage"] == "frozen")
+    assert told["log_loss"] < frozen
+
+
 CHAINS = [
     pytest.param(
         [

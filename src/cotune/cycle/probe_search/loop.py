@@ -44,6 +44,7 @@ class LabelLoop:
         trials: tunes windows.
         previous: what an earlier bundle brings, where the run goes on from one.
         first_verdict: told about the first race; saves the first bundle.
+        better: told about tuned weights that beat what the bundle holds on held-out rows; saves them as the bundle.
     """
 
     def __init__(
@@ -55,9 +56,11 @@ class LabelLoop:
         trials: Trials,
         previous: Previous | None = None,
         first_verdict: Callable[[LabelSearch], None] = lambda search: None,
+        better: Callable[[Evidence], None] = lambda evidence: None,
     ) -> None:
         self.lab, self.config, self.own, self.previous = lab, config, list(own), previous
-        self.embedding, self.trials, self._told = embedding, trials, first_verdict
+        self.embedding, self.trials, self._told, self._better = embedding, trials, first_verdict, better
+        self._kept: Evidence | None = None
         self.prices = Prices(lab, embedding, trials, config)
         self.guide = Guide(lab, config)
         self.rows = labelled_rows(lab)
@@ -75,6 +78,7 @@ class LabelLoop:
             self._record(search, search.base_race, pool=len(search.proposals))
             return search
         self._first_trials(search)
+        self._keep(search)
         lost = 0
         while lost < HEURISTICS.patience and len(search.cycles) < self.config.search.max_cycles:
             before = search.winner
@@ -83,6 +87,7 @@ class LabelLoop:
                 break
             if not self._next_cycle(search):
                 break
+            self._keep(search)
             lost = 0 if search.winner is not before else lost + 1
         if not search.stopped:
             search.stopped = (
@@ -92,6 +97,12 @@ class LabelLoop:
             )
         self.lab.expect_end(self._owed(search))
         return search
+
+    def _keep(self, search: LabelSearch) -> None:
+        """Let the bundle become the winner, where that is tuned and new."""
+        if search.winner is not None and search.winner.tuned and search.winner is not self._kept:
+            self._kept = search.winner
+            self._better(search.winner)
 
     # The first cycle ----------------------------------------------------------------------------------------------
 

@@ -15,9 +15,9 @@ from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.loop import LabelLoop
 from cotune.cycle.probe_search.prices import Prices, too_small
 from cotune.cycle.probe_search.race import rows_embedded
-from cotune.cycle.probe_search.state import LabelSearch
+from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Trials
-from cotune.cycle.probe_search.verdict import first_verdict
+from cotune.cycle.probe_search.verdict import better_bundle, first_verdict
 from cotune.cycle.search.confirm import Confirmed
 from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
@@ -88,7 +88,10 @@ class ProbePolicy:
         def told(search: LabelSearch) -> None:
             first_verdict(lab, search, self._trials, self._bundle, self._config.model)
 
-        found = LabelLoop(lab, self._config, self._own, self._embedding, self._trials, previous, told).run()
+        def better(evidence: Evidence) -> None:
+            better_bundle(lab, evidence, self._bundle, self._config.model)
+
+        found = LabelLoop(lab, self._config, self._own, self._embedding, self._trials, previous, told, better).run()
         return found, confirm_labels(lab, found, self._trials, self._prices, previous=previous)
 
 

@@ -5,14 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cotune.cycle.context import Lab
 from cotune.cycle.probe_search.confirm import save_readout
-from cotune.cycle.probe_search.loop import labelled_rows
+from cotune.cycle.probe_search.loop import labelled_rows, splits_of
 from cotune.cycle.probe_search.race import interval_of
-from cotune.cycle.probe_search.state import LabelSearch
+from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Trials
 from cotune.cycle.references import labelled_tfidf
 from cotune.evaluate.decision import BY_PROBE
+from cotune.evaluate.stats.intervals import proportion_interval
+from cotune.task.example import groups_of
+
+_TOLD = ("score", "ci", "n", "log_loss", "layer", "seconds")
+"""What the bundle's metrics tell of how it was found."""
 
 
 def first_verdict(lab: Lab, search: LabelSearch, trials: Trials, bundle: Path, model_name: str) -> dict[str, Any]:
@@ -44,10 +51,42 @@ def first_verdict(lab: Lab, search: LabelSearch, trials: Trials, bundle: Path, m
             "layer": fit.found.layer,
             "tfidf": None if tfidf is None else round(tfidf, 6),
         }
-        _save(lab, fit.prompt, adapter, bundle, model_name, told)
+        _save(lab, fit.prompt, adapter, bundle, model_name, {"first_verdict": told})
         return {**told, "text": sentence(told)}
 
     value: dict[str, Any] = lab.journal.step("verdict", [fit.prompt.id, adapter], effect)
+    return value
+
+
+def better_bundle(lab: Lab, evidence: Evidence, bundle: Path, model_name: str) -> dict[str, Any]:
+    """Save tuned weights as the run's bundle, so that a run ended early leaves the best that it found; a ``better`` step.
+
+    Args:
+        lab: where effects happen.
+        evidence: how the weights did.
+        bundle: folder of the run's bundle.
+        model_name: how the user named the model.
+    """
+    made = evidence.first
+    adapter = save_readout(lab, made, evidence.readout, evidence.temperature, "better")
+
+    def effect() -> dict[str, Any]:
+        held = [row for split in splits_of(lab) for row in split.held][: len(evidence.correct)]
+        interval = proportion_interval(np.round(evidence.correct), groups=groups_of(held))
+        told = {
+            "seconds": round(lab.journal.clock(), 1),
+            "score": round(float(evidence.correct.mean()), 6),
+            "ci": [round(float(interval.low), 6), round(float(interval.high), 6)],
+            "n": len(evidence.correct),
+            "log_loss": round(evidence.mean, 6),
+            "prompt_id": made.prompt.id,
+            "adapter_id": adapter,
+            "layer": made.layer,
+        }
+        _save(lab, made.prompt, adapter, bundle, model_name, {"held_out": told})
+        return told
+
+    value: dict[str, Any] = lab.journal.step("better", [made.prompt.id, adapter], effect)
     return value
 
 
@@ -61,7 +100,7 @@ def sentence(told: dict[str, Any]) -> str:
     )
 
 
-def _save(lab: Lab, prompt: Any, adapter: str, bundle: Path, model_name: str, told: dict[str, Any]) -> None:
+def _save(lab: Lab, prompt: Any, adapter: str, bundle: Path, model_name: str, told: dict[str, dict[str, Any]]) -> None:
     from cotune.bundle import save_bundle
 
     save_bundle(
@@ -75,6 +114,6 @@ def _save(lab: Lab, prompt: Any, adapter: str, bundle: Path, model_name: str, to
         decision=BY_PROBE,
         adapter_folder=lab.folder / "adapters" / adapter,
         model=lab.scorer,
-        metrics={"first_verdict": {name: told[name] for name in ("score", "ci", "n", "log_loss", "layer", "seconds")}},
+        metrics={kind: {name: value[name] for name in _TOLD} for kind, value in told.items()},
         model_name=model_name,
     )

@@ -41,6 +41,7 @@ _STAGES = {
     "embed": "embedding",
     "judge": "judging on held-out rows",
     "verdict": "fitting the first probe",
+    "better": "saving a better bundle",
     "final": "tuning on all labelled rows",
     "judged": "fitting the probes of the arms",
     "head": "fitting a probe",
@@ -258,6 +259,13 @@ def _layers(story: Story, value: Value) -> list[Told]:
     return [Told(f"{cycle_of(value)}passes end after layer {deepest:.0f} from now on: no leading prompt is read from above")]
 
 
+def _better(story: Story, value: Value) -> list[Told]:
+    score, rows = number(value.get("score")), number(value.get("n"))
+    if score is None or rows is None:
+        return []
+    return [Told(f"a better bundle is in best: {score:.3f} on {rows:.0f} rows held out from it")]
+
+
 def _verdict(story: Story, value: Value) -> list[Told]:
     score, seconds, layer, tfidf = (number(value.get(name)) for name in ("score", "seconds", "layer", "tfidf"))
     text = one_line(value.get("text") or f"cross-fitted accuracy {decimal(score, 2)}", 300)
@@ -382,6 +390,7 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "embed": _embed,
     "layers": _layers,
     "verdict": _verdict,
+    "better": _better,
     "reference": _reference,
     "race": _race,
     "entrants": _entrants,
