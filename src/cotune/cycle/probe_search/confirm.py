@@ -127,8 +127,9 @@ def _settled_tuned(
         steps = trials.steps_of(evidence.epochs, len(rows))
         if not tried:
             steps += trials.steps_of(evidence.epochs, len(lab.train_sample))
-        start = made.adapter if tried else evidence.start
-        found = trials.tune(fit, rows, steps, stage="final", start=start, keep=keep)
+        after = made if tried else None
+        # An order of rows unlike the trial's.
+        found = trials.tune(fit, rows, steps, stage="final", start=evidence.start, after=after, keep=keep, seed=lab.seed + 1)
         if found is None:
             return None
         made = replace(found, steps=found.steps + (made.steps if tried else 0))

@@ -134,6 +134,13 @@ def head_of(
     return StartHead(fitted.weight[0] + words * spread, fitted.bias[0] + words @ mean, mean, spread)
 
 
+def head_from(probe: Probe, states: NDArray[np.float16]) -> StartHead:
+    """A probe as a head that is tuned on, in the coordinates of the frozen ``states`` ``[rows, width]``."""
+    _, mean, spread = standardised(states)
+    weight = probe.weight.astype(np.float64)
+    return StartHead(weight * spread, probe.bias + weight @ mean, mean, spread)
+
+
 def probe_of(lab: Lab, head: StartHead, layer: int) -> Probe:
     """A head as a probe of the task's labels."""
     return Probe(lab.task.labels, *head.folded(), layer)

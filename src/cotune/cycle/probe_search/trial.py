@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cotune.cycle.budget.reserve import spent_to
 from cotune.cycle.context import Lab
 from cotune.cycle.probe_search.embedding import Embedding
-from cotune.cycle.probe_search.fits import PromptFit, head_of, probe_of, word_vectors
+from cotune.cycle.probe_search.fits import PromptFit, head_from, head_of, probe_of, word_vectors
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.errors import DivergedError
 from cotune.evaluate.responses import gold_indices
@@ -110,6 +110,7 @@ class Trials:
         *,
         stage: str,
         start: str = BASE,
+        after: Fitted | None = None,
         keep: float = 0.0,
         seed: int | None = None,
     ) -> Fitted | None:
@@ -120,7 +121,9 @@ class Trials:
             rows: labelled rows; those that the prompt shows are left out.
             steps: of the optimizer.
             stage: for the journal.
-            start: adapter to go on from.
+            start: adapter that tuning begins from, with a head fitted to its states.
+            after: an earlier trial of the prompt that is tuned on, weights and head; a head that is fitted anew to states of
+                these rows loses what the trial's had learnt about others.
             keep: budget that must be left; tuning ends early where it would not be.
             seed: draws the weights and the order; None takes the run's.
 
@@ -136,14 +139,19 @@ class Trials:
         first = self.edge(layer)
         share = (layer - first) / model.depth
         draw = lab.seed if seed is None else seed
-        if start == BASE:
+        if after is not None:
+            start = after.adapter
+        if start == BASE or after is not None:
             states = self.embedding.states(prompt, BASE, rows, "embed")[self.embedding.place(layer)]
         else:
             states = self.embedding.states(prompt, start, rows, stage, layers=[layer])[0]
 
         def effect() -> dict[str, Any]:
             started = time.monotonic()
-            head = head_of(states, gold, classes, HEURISTICS.head_strength * strength, words)
+            if after is not None:
+                head = head_from(after.probes["head"], states)
+            else:
+                head = head_of(states, gold, classes, HEURISTICS.head_strength * strength, words)
             rendered = lab.answering.render(prompt, rows)
             told: list[int] = []
 
@@ -203,7 +211,8 @@ class Trials:
                 **made,
             }
 
-        key = [prompt.id, start, layer, strength, fit.found.best.word_scale, [row.id for row in rows], steps, draw]
+        onward = [] if after is None else ["after"]
+        key = [prompt.id, start, layer, strength, fit.found.best.word_scale, [row.id for row in rows], steps, draw, *onward]
         value = lab.journal.step("train", key, effect)
         lab.account.counts["tokens_trained"] += int(value["new_tokens"])
         if value.get("timed_tokens") and value["timed_seconds"]:
