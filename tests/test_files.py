@@ -16,7 +16,7 @@ import pytest
 from cotune.bundle.place import atomic_folder
 from cotune.cycle.journal import JOURNAL, Journal
 from cotune.errors import InputError
-from cotune.files import atomic_path, read_text, remove_stale, write_json, write_text
+from cotune.files import atomic_path, make_folder, read_text, remove_stale, write_json, write_text
 
 _WRITE = """
 import sys
@@ -185,6 +185,17 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_file_is_written_through_before_it_gets_its_name(tmp_path: Path, order: list[str]) -> None:
     write_text(tmp_path / "a.txt", "whole")
     assert order == ["sync whole", "name a.txt", "sync names"], "without its new name a file may be gone after a loss of power"
+
+
+def test_the_names_of_new_folders_are_written_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Path] = []
+    monkeypatch.setattr("cotune.files.sync", lambda path: told.append(path))
+    make_folder(tmp_path / "runs" / "mine")
+    assert sorted(told) == [tmp_path, tmp_path / "runs"], "else an adapter's folder may be gone that the journal names"
+    make_folder(tmp_path / "runs" / "mine")
+    assert len(told) == 2
+    write_text(tmp_path / "adapters" / "hash" / "file", "whole")
+    assert set(told[2:]) == {tmp_path, tmp_path / "adapters", tmp_path / "adapters" / "hash"}
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files cannot be read back here")

@@ -85,6 +85,14 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it that are missing; their names are written through to the disk."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        sync_names(place.parent)
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its name, fsynced, when the block ends without an error.
@@ -94,7 +102,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         named = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(6)}{_TEMPORARY}")
         # The system takes off what the umask forbids; a file of tempfile's is its owner's alone, whatever the umask allows.
         handle = os.open(named, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
