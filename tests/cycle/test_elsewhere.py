@@ -172,7 +172,7 @@ def test_nothing_is_fetched_because_the_folder_says_so(tmp_path: Path) -> None:
         try_prompt(run, PROMPT)
 
 
-@pytest.mark.parametrize("damage", ["no identity", "no engine", "no value", "a list"])
+@pytest.mark.parametrize("damage", ["no identity", "no engine", "no value", "a list", "nested", "no time"])
 def test_a_folder_that_lacks_something_is_told(tmp_path: Path, server: ChatServer, damage: str) -> None:
     folder = run_folder(tmp_path / "run", server.url)
     config, journal = json.loads((folder / "config.json").read_text()), folder / "journal.jsonl"
@@ -183,9 +183,11 @@ def test_a_folder_that_lacks_something_is_told(tmp_path: Path, server: ChatServe
         config = [config]
     elif damage == "no engine":
         del events[0]
+    elif damage == "no time":
+        events[1]["active_s"] = "long"
     else:
         del events[1]["value"]
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text("[" * 100_000 if damage == "nested" else json.dumps(config))
     journal.write_text("".join(json.dumps(event) + "\n" for event in events))
     with pytest.raises(InputError):
         try_prompt(folder, PROMPT)

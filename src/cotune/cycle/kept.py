@@ -15,6 +15,8 @@ from cotune.model.loading.folder import model_fingerprint
 if TYPE_CHECKING:
     from cotune.model.adapters.slots import AdapterSlot
 
+SUMMARY = "summary.json"
+
 
 def read_config(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
     """The config of a run's ``config.json``, and the content hashes of what the run belongs to.
@@ -23,11 +25,23 @@ def read_config(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
         OSError: it cannot be read.
         ValueError, KeyError, TypeError: it holds something else.
     """
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     identity = stored["identity"]
     if not isinstance(identity, dict):
         raise ValueError("the identity is no object")
     return RunConfig.model_validate(stored["config"]), identity
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """The summary of an ended run; None where there is none, or none that can be read."""
+    try:
+        found = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and found else None
 
 
 def recorded(events: Sequence[Mapping[str, Any]], kind: str, where: str) -> Any:

@@ -28,7 +28,7 @@ from cotune.cycle.diagnostics.unwritable import check_golds, check_lengths
 from cotune.cycle.earlier_bundle import Previous, enter
 from cotune.cycle.endpoints import check_keys, check_prices
 from cotune.cycle.journal import JOURNAL, Journal, cut_journal, read_journal
-from cotune.cycle.kept import read_config
+from cotune.cycle.kept import SUMMARY, read_config, read_summary
 from cotune.cycle.probe_search.run import LabelRun, searches_by_probes
 from cotune.cycle.probe_search.state import LabelSearch
 from cotune.cycle.progress import Watcher
@@ -49,14 +49,14 @@ from cotune.cycle.warm_start import Start, adopt, open_start, start_task
 from cotune.errors import BusyError, CotuneError, InputError
 from cotune.evaluate.stats.detectable import detectable_sentence
 from cotune.evaluate.stats.resampling import group_index
-from cotune.files import cannot_write, remove_stale, write_json, write_text
+from cotune.files import cannot_write, make_folder, remove_stale, write_json, write_text
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt, parse_prompt
 from cotune.task.example import groups_of
 from cotune.task.task import Task
 
-SUMMARY, CONFIG, BUNDLE = "summary.json", "config.json", "best"
+CONFIG, BUNDLE = "config.json", "best"
 DEV_ROWS, TEST_ROWS = "dev_rows.json", "test_rows.json"
 REPORT_ERROR = "report-error.txt"
 
@@ -142,7 +142,7 @@ def run(
     check_prices(config, budget)
     made = [place for place in (out, *out.parents) if not place.exists()]
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
     except OSError as error:
         raise InputError(
             f"the run's folder cannot be made ({error.strerror})", where=str(out), mend="Choose another --out."
@@ -352,11 +352,10 @@ def _check_same(
             where=str(out),
             mend="Choose another --out, or give the same settings to go on.",
         )
-    summary = out / SUMMARY
-    if summary.is_file() and any(event["kind"] == "done" for event in read_journal(out / "journal.jsonl")):
-        found: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
-        return found
-    return None
+    # A summary that cannot be read is made again from the journal.
+    found = read_summary(out)
+    ended = found is not None and any(event["kind"] == "done" for event in read_journal(out / "journal.jsonl"))
+    return found if ended else None
 
 
 def _check_model(config: RunConfig) -> None:
