@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,23 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) and found else None
+
+
+@contextmanager
+def reading_steps(where: str) -> Iterator[None]:
+    """Takes values of a journal's steps apart; a folder from elsewhere may hold anything in them.
+
+    Raises:
+        InputError: they hold something else than a run writes there.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InputError(
+            f"the journal's steps do not hold what this version writes there ({type(error).__name__}: {error})",
+            where=where,
+            mend="Copy the run's folder again from where it was made, or begin anew with another --out.",
+        ) from error
 
 
 def recorded(events: Sequence[Mapping[str, Any]], kind: str, where: str) -> Any:
