@@ -133,7 +133,7 @@ class Tryouts:
         if not confirmed:
             mend = "Let it go on with the same cotune run command."
             raise InputError("the run has no winner yet", where=str(folder), mend=mend)
-        judged = config.metric == JUDGE
+        judged = config.metric == JUDGE and (task is None or task.measure.graded)
         judging: Any = recorded(events, "judge", str(folder)) if judged else None
         permissions = permissions or Permissions()
         config = permissions.applied(config, folder, judged=judged, rows_known=task is not None)
