@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -100,6 +101,15 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write .*file/sub/new"):
         write_text(tmp_path / "file" / "sub" / "new", "")
+
+
+@pytest.mark.parametrize(
+    ("number", "first"),
+    [(errno.ENOSPC, "Free some space"), (errno.EROFS, "Allow writing there"), (errno.EACCES, "Allow writing there")],
+)
+def test_what_helps_is_told_by_what_is_wrong(tmp_path: Path, number: int, first: str) -> None:
+    with pytest.raises(InputError, match=f"cannot write .*{first}"), atomic_path(tmp_path / "file"):
+        raise OSError(number, os.strerror(number))
 
 
 def test_an_error_that_is_not_the_disks_passes(tmp_path: Path) -> None:

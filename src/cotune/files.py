@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from typing import Any
 
 from cotune.errors import InputError
 
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _TEMPORARY = ".tmp"
 # The name it will get, the process that writes it, and what makes it unique.
 _OWNER = re.compile(r"\..+\.(\d+)-[^.]+" + re.escape(_TEMPORARY))
@@ -132,9 +134,10 @@ def sync_names(folder: Path) -> None:
 
 def cannot_write(path: Path, error: OSError) -> InputError:
     """What a user is told where ``path`` could not be written."""
+    first = "Allow writing there" if error.errno in _NOT_ALLOWED else "Free some space"
     return InputError(
         f"cannot write {path} ({error.strerror or error})",
-        mend="Free some space or choose another folder, and run the same command again.",
+        mend=f"{first} or choose another folder, and run the same command again.",
     )
 
 
