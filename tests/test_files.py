@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import pytest
 from cotune.bundle.place import atomic_folder
 from cotune.cycle.journal import JOURNAL, Journal
 from cotune.errors import InputError
-from cotune.files import atomic_path, read_text, remove_stale, write_json, write_text
+from cotune.files import atomic_path, make_folder, read_text, remove_stale, write_json, write_text
 
 _WRITE = """
 import sys
@@ -102,6 +103,15 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         write_text(tmp_path / "file" / "sub" / "new", "")
 
 
+@pytest.mark.parametrize(
+    ("number", "first"),
+    [(errno.ENOSPC, "Free some space"), (errno.EROFS, "Allow writing there"), (errno.EACCES, "Allow writing there")],
+)
+def test_what_helps_is_told_by_what_is_wrong(tmp_path: Path, number: int, first: str) -> None:
+    with pytest.raises(InputError, match=f"cannot write .*{first}"), atomic_path(tmp_path / "file"):
+        raise OSError(number, os.strerror(number))
+
+
 def test_an_error_that_is_not_the_disks_passes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "new", float("nan"))
@@ -185,6 +195,17 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_file_is_written_through_before_it_gets_its_name(tmp_path: Path, order: list[str]) -> None:
     write_text(tmp_path / "a.txt", "whole")
     assert order == ["sync whole", "name a.txt", "sync names"], "without its new name a file may be gone after a loss of power"
+
+
+def test_the_names_of_new_folders_are_written_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Path] = []
+    monkeypatch.setattr("cotune.files.sync", lambda path: told.append(path))
+    make_folder(tmp_path / "runs" / "mine")
+    assert sorted(told) == [tmp_path, tmp_path / "runs"], "else an adapter's folder may be gone that the journal names"
+    make_folder(tmp_path / "runs" / "mine")
+    assert len(told) == 2
+    write_text(tmp_path / "adapters" / "hash" / "file", "whole")
+    assert set(told[2:]) == {tmp_path, tmp_path / "adapters", tmp_path / "adapters" / "hash"}
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files cannot be read back here")

@@ -284,11 +284,11 @@ def report(
     """Write report.html, one page that needs no network, and print the verdict again."""
     if not (run / "journal.jsonl").is_file():
         raise no_run(run)
+    from cotune.cycle.kept import read_summary
     from cotune.report.html import write_report
 
     page = write_report(run)
-    summary = run / "summary.json"
-    found = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else None
+    found = read_summary(run)
     if as_json:
         typer.echo(json.dumps({"report": str(page), "summary": found}, ensure_ascii=False))
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from typing import Any
 
 from cotune.errors import InputError
 
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _TEMPORARY = ".tmp"
 # The name it will get, the process that writes it, and what makes it unique.
 _OWNER = re.compile(r"\..+\.(\d+)-[^.]+" + re.escape(_TEMPORARY))
@@ -85,6 +87,14 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it that are missing; their names are written through to the disk."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        sync_names(place.parent)
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its name, fsynced, when the block ends without an error.
@@ -94,7 +104,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         named = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(6)}{_TEMPORARY}")
         # The system takes off what the umask forbids; a file of tempfile's is its owner's alone, whatever the umask allows.
         handle = os.open(named, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
@@ -124,9 +134,10 @@ def sync_names(folder: Path) -> None:
 
 def cannot_write(path: Path, error: OSError) -> InputError:
     """What a user is told where ``path`` could not be written."""
+    first = "Allow writing there" if error.errno in _NOT_ALLOWED else "Free some space"
     return InputError(
         f"cannot write {path} ({error.strerror or error})",
-        mend="Free some space or choose another folder, and run the same command again.",
+        mend=f"{first} or choose another folder, and run the same command again.",
     )
 
 

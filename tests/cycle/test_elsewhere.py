@@ -168,11 +168,42 @@ def test_nothing_is_fetched_because_the_folder_says_so(tmp_path: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     config["config"]["data"]["dev"] = "hf://cotune-tests/none-such"
     (run / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"rows are fetched from the hub.*--base hub"):
+    with pytest.raises(InputError, match=r"rows are a data set.*--base hub"):
         try_prompt(run, PROMPT)
 
 
-@pytest.mark.parametrize("damage", ["no identity", "no engine", "no value", "a list"])
+def test_a_local_data_set_fetches_nothing_because_the_folder_says_so(
+    tmp_path: Path, server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("cotune.task.reading.hub.read_hub", lambda name, *_: asked.append(name))
+    address = server.url.replace("/v1", "/rows.csv")
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    (rows / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files: {address}\n---\n")
+    run = run_folder(tmp_path / "run", server.url)
+    config = json.loads((run / "config.json").read_text())
+    config["config"]["data"]["train"] = f"hf://{rows}"
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"rows are a data set.*--base hub"):
+        try_prompt(run, PROMPT)
+    assert not asked and not server.seen
+
+
+@pytest.mark.parametrize("kind", ["engine", "start", "confirm", "judge"])
+@pytest.mark.parametrize("value", [None, 5, "text", [], {}, {"way": {}, "chosen": 5, "arms": {}}])
+def test_steps_that_hold_something_else_are_told(tmp_path: Path, server: ChatServer, kind: str, value: object) -> None:
+    settings = ("output.type=text", "metric=judge", f"judge.base_url={server.url}", "judge.model=grader")
+    folder = run_folder(tmp_path / "run", server.url, *settings, judged=True)
+    events = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    next(event for event in events if event["kind"] == kind)["value"] = value
+    (folder / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    with pytest.raises(InputError):
+        try_prompt(folder, PROMPT)
+    assert not server.seen
+
+
+@pytest.mark.parametrize("damage", ["no identity", "no engine", "no value", "a list", "nested", "no time"])
 def test_a_folder_that_lacks_something_is_told(tmp_path: Path, server: ChatServer, damage: str) -> None:
     folder = run_folder(tmp_path / "run", server.url)
     config, journal = json.loads((folder / "config.json").read_text()), folder / "journal.jsonl"
@@ -183,9 +214,11 @@ def test_a_folder_that_lacks_something_is_told(tmp_path: Path, server: ChatServe
         config = [config]
     elif damage == "no engine":
         del events[0]
+    elif damage == "no time":
+        events[1]["active_s"] = "long"
     else:
         del events[1]["value"]
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text("[" * 100_000 if damage == "nested" else json.dumps(config))
     journal.write_text("".join(json.dumps(event) + "\n" for event in events))
     with pytest.raises(InputError):
         try_prompt(folder, PROMPT)

@@ -155,7 +155,14 @@ def test_a_journal_from_before_there_were_hashes_goes_on_without(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "line", ['{"n": 0, "kind": "a", "key": "x"}', '{"n": 0, "kind": 1, "value": 2}', '{"n": 0, "value": 2}']
+    "line",
+    [
+        '{"n": 0, "kind": "a", "key": "x"}',
+        '{"n": 0, "kind": 1, "value": 2}',
+        '{"n": 0, "value": 2}',
+        '{"n": 0, "kind": "a", "value": 2, "active_s": "long"}',
+        '{"n": 0, "kind": "a", "value": 2, "active_s": null}',
+    ],
 )
 def test_a_line_that_is_no_step_is_damage(tmp_path: Path, line: str) -> None:
     (tmp_path / JOURNAL).write_text(line + "\n" + '{"n": 1, "kind": "b", "key": "x", "value": 1}\n')

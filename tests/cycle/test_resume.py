@@ -240,11 +240,27 @@ def test_a_folder_that_lacks_something_is_told_what(bench: Bench, whole: Path, t
     del config["identity"]
     (out / "config.json").write_text(json.dumps(config))
     told(bench.run(out), "config cannot be read")
+    (out / "config.json").write_text("[" * 100_000)
+    told(bench.run(out), "config cannot be read")
 
     out = unfinished(whole, tmp_path / "locked")
     (out / ".lock").unlink()
     (out / ".lock").mkdir()
     told(bench.run(out), "cannot write")
+
+
+def test_a_summary_that_cannot_be_read_is_made_again(bench: Bench, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    text = (out / "summary.json").read_text()
+    for damaged in (text[: len(text) // 2], "[" * 100_000):
+        (out / "summary.json").write_text(damaged)
+        shown = bench.commands.run("report", str(out))
+        assert shown.code == 0 and shown.stdout.startswith("Report: "), shown.stderr
+        assert "summary.json cannot be read" in (out / "report.html").read_text()
+    ended = bench.run(out)
+    assert ended.code == 0, ended.stderr
+    same_as(whole, out)
 
 
 def test_a_model_that_has_changed_is_named(bench: Bench, whole: Path, tmp_path: Path) -> None:

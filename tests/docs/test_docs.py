@@ -18,6 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "cotune"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [path.name for path in PAGES]
+DOOR = [ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
+DESIGN = sorted((ROOT / "docs" / "design").glob("*.md"))
+ALL = [*PAGES, *DOOR, *DESIGN]
+ALL_NAMES = [path.name for path in ALL]
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -72,7 +76,7 @@ def test_every_config_key_is_documented_with_its_default_and_no_other() -> None:
     }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+@pytest.mark.parametrize("page", ALL, ids=ALL_NAMES)
 def test_commands_and_their_options_exist(page: Path) -> None:
     commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     for words in calls(page):
@@ -97,14 +101,14 @@ def test_settings_on_shown_command_lines_are_config_keys() -> None:
     assert {key for key in inline if key.partition(".")[0] in sections} <= known
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+@pytest.mark.parametrize("page", ALL, ids=ALL_NAMES)
 def test_make_targets_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     code = "\n".join([*blocks(page, "sh"), *re.findall(r"`(make [^`\n]+)`", text_of(page))])
     assert set(re.findall(r"^make ([a-z-]+)", code, re.MULTILINE)) <= targets
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+@pytest.mark.parametrize("page", ALL, ids=ALL_NAMES)
 def test_links_into_the_project_resolve(page: Path) -> None:
     for link in _LINK.findall(_FENCE.sub("", text_of(page))):
         if link.startswith(("http://", "https://")):
@@ -182,10 +186,61 @@ def test_marked_places_of_the_readme_open_and_close() -> None:
         assert readme.index(f"<!-- {place} -->") < readme.index(f"<!-- /{place} -->")
 
 
-def test_the_picture_is_well_formed_and_says_what_it_shows() -> None:
+def test_every_design_note_is_linked_from_the_contributors_page() -> None:
+    linked = {link.partition("#")[0] for link in _LINK.findall(text_of(ROOT / "CONTRIBUTING.md"))}
+    assert len(DESIGN) == 5 and {f"docs/design/{page.name}" for page in DESIGN} <= linked
+
+
+@pytest.mark.parametrize("page", [ROOT / "CONTRIBUTING.md", *DESIGN], ids=lambda page: page.name)
+def test_files_and_names_that_are_told_are_there(page: Path) -> None:
+    told = re.findall(r"`([^`\n]+)`", _FENCE.sub("", text_of(page)))
+    for path in (one for one in told if re.fullmatch(r"(?:src|tests|docs|\.ci)/[\w./-]*", one)):
+        assert (ROOT / path).exists(), path
+    for name in (one for one in told if re.fullmatch(r"cotune(?:\.\w+){2,}", one)):
+        place = SOURCE.parent.joinpath(*name.split("."))
+        above = place.parent.with_suffix(".py")
+        assert place.is_dir() or place.with_suffix(".py").is_file() or f"def {place.name}(" in text_of(above), name
+
+
+def test_names_in_the_contributors_table_stand_in_the_files_beside_them() -> None:
+    named = {
+        "src/cotune/refine/edits.py": ("_lengthen", "_MEANING", "FORMATS"),
+        "src/cotune/task/metrics/text.py": ("token_f1",),
+        "src/cotune/task/metrics/metric.py": ("METRICS", "Aggregate", "DEFAULT_METRICS"),
+        "src/cotune/report/html/page.py": ("render_report", "sections"),
+        "src/cotune/tune/trainable.py": ("Trainable", "LoraWeights", "PrefixWeights"),
+        "src/cotune/tune/trainer.py": ("_make_trainable",),
+        "src/cotune/tune/settings.py": ("Method",),
+        "src/cotune/model/base.py": ("Scorer", "Writer", "Model"),
+        "src/cotune/task/values/output.py": ("OutputType", "canonical", "value", "fits"),
+        "tests/refine/test_edits.py": ("test_operators_change_the_part_they_are_named_after",),
+    }
+    text = text_of(ROOT / "CONTRIBUTING.md")
+    for path, names in named.items():
+        held = text_of(ROOT / path)
+        for name in names:
+            assert path in text and f"`{name}`" in text and re.search(rf"\b{name}\b", held), f"{path}: {name}"
+
+
+def test_the_workflow_runs_the_checks_on_the_oldest_python_and_a_new_one() -> None:
+    import yaml
+
+    workflow = yaml.safe_load(text_of(ROOT / ".github" / "workflows" / "test.yml"))
+    (job,) = workflow["jobs"].values()
+    assert any(step.get("run") == ".ci/run" for step in job["steps"])
+    needed = re.search(r'requires-python = ">=([\d.]+)"', text_of(ROOT / "pyproject.toml"))
+    assert needed is not None and job["strategy"]["matrix"]["python"] == [needed[1], "3.13"]
+    hooks = yaml.safe_load(text_of(ROOT / ".pre-commit-config.yaml"))["repos"][0]["hooks"]
+    assert [hook["id"] for hook in hooks] == ["ruff-check", "ruff-format", "mypy"]
+    forms = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml"))
+    assert forms and all(yaml.safe_load(text_of(form))["body"] for form in forms)
+
+
+@pytest.mark.parametrize("name", ["cycle", "house", "shared-prefix"])
+def test_the_picture_is_well_formed_and_says_what_it_shows(name: str) -> None:
     from xml.etree import ElementTree
 
-    root = ElementTree.parse(ROOT / "docs" / "img" / "cycle.svg").getroot()
+    root = ElementTree.parse(ROOT / "docs" / "img" / f"{name}.svg").getroot()
     space = "{http://www.w3.org/2000/svg}"
     assert root.find(f"{space}title") is not None and root.find(f"{space}desc") is not None
     assert "prefers-color-scheme: dark" in (root.findtext(f"{space}style") or "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from chat_server import chat_server, completion, send
 from cotune.endpoint import Client, Endpoint, EndpointError
 from cotune.endpoint.chat import CHAT, message_text
+from cotune.endpoint.server import is_loopback
 
 KEY = "sk-0123456789"
 PROXIES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy")
@@ -48,6 +50,30 @@ def test_this_machine_is_asked_past_every_proxy_over_ipv6(monkeypatch: pytest.Mo
         with pytest.raises(EndpointError, match="connection broke"):
             ask(f"http://[::1]:{port}/v1")
         assert proxy.seen == []
+
+
+@pytest.mark.usefixtures("keyed")
+def test_a_proxy_that_cannot_be_used_bars_the_way_to_other_machines_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    # SOCKS needs a package that need not be there; another scheme is a mistake.
+    for proxy in ("socks5://127.0.0.1:1", "nothing://127.0.0.1:1"):
+        monkeypatch.setenv("ALL_PROXY", proxy)
+        with chat_server(send(200, completion("endpoint"))) as server:
+            assert ask(server.url) == "endpoint"
+        if proxy.startswith("nothing") or importlib.util.find_spec("socksio") is None:
+            with pytest.raises(EndpointError, match="cannot be asked"):
+                ask("http://api.example.test/v1")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_what_is_this_machine(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["::1%25api.example.test", "::1%1", "127.0.0.1.example.test", "localhost.example.test", "0.0.0.0"]
+)
+def test_what_only_looks_like_this_machine(host: str) -> None:
+    assert not is_loopback(host)
 
 
 @pytest.mark.usefixtures("keyed")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotune.model.engine.settings import batch_tokens, weight_bytes
+from cotune.errors import InputError
+from cotune.model.engine.settings import EngineSettings, batch_tokens, weight_bytes
 
 MB, GB = 10**6, 10**9
 BYTES = st.integers(0, 10**13)
@@ -36,3 +38,14 @@ def test_weights_are_counted_over_all_files(tmp_path: Path) -> None:
     for name, size in (("model-1.safetensors", 300), ("model-2.safetensors", 40), ("tokenizer.json", 5000)):
         (tmp_path / name).write_bytes(bytes(size))
     assert weight_bytes(tmp_path) == 340
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("device", 5), ("dtype", "float8"), ("threads", "two"), ("threads", 0), ("batch_tokens", None), ("probe", [])],
+)
+def test_settings_that_a_journal_cannot_mean_are_told(name: str, value: object) -> None:
+    step = {"device": "cpu", "dtype": "float32", "threads": None, "batch_tokens": 64, "probe": {"memory_bytes": 5}}
+    assert EngineSettings.recorded(step, 100) == EngineSettings("cpu", "float32", None, 64, 100, 5)
+    with pytest.raises(InputError, match="how the model was run"):
+        EngineSettings.recorded(step | {name: value}, 100)

@@ -130,6 +130,10 @@ def test_planted_problems_are_found() -> None:
         (("cat", "c\u0430t"), "labels_look_alike"),
         (("\u0421", "C"), "labels_look_alike"),
         (("\u039f", "O"), "labels_look_alike"),
+        (("spam", "spam\u200b"), "labels_look_alike"),
+        (("spam", "\u2060spam"), "labels_look_alike"),
+        # A joiner inside an emoji shows: a family, and its three members.
+        (("\U0001f468\u200d\U0001f469\u200d\U0001f467", "\U0001f468\U0001f469\U0001f467"), None),
         (("\u043a\u043e\u0442", "\u043a\u0438\u0442"), None),
     ],
 )

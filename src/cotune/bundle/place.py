@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cotune.errors import InputError
-from cotune.files import cannot_write, sync
+from cotune.files import cannot_write, make_folder, sync
 
 _CURRENT_FOLDER = -100
 _SWAP = 2
@@ -35,7 +35,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     folder = folder.absolute()
     aside = folder.with_name(f".{folder.name}.old")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
         with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
             if aside.exists() and not folder.exists():
                 aside.rename(folder)

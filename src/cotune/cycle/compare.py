@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from cotune.config import RunConfig
+from cotune.config.endpoints import JUDGE
 from cotune.cycle.answering.base import rules_of
 from cotune.cycle.answering.factory import answering_for
 from cotune.cycle.candidate import Candidate, Own
 from cotune.cycle.journal import read_journal
-from cotune.cycle.kept import check_model, read_config, recorded, register_kept
+from cotune.cycle.kept import check_model, read_config, reading_steps, recorded, register_kept
 from cotune.cycle.permissions import Permissions
 from cotune.embed import Neighbours
 from cotune.errors import CotuneError, InputError, no_run
@@ -133,27 +134,30 @@ class Tryouts:
         if not confirmed:
             mend = "Let it go on with the same cotune run command."
             raise InputError("the run has no winner yet", where=str(folder), mend=mend)
-        judging = next((e["value"] for e in events if e["kind"] == "judge"), None)
+        judged = config.metric == JUDGE and (task is None or task.measure.graded)
+        judging: Any = recorded(events, "judge", str(folder)) if judged else None
         permissions = permissions or Permissions()
-        config = permissions.applied(config, folder, judged=judging is not None, rows_known=task is not None)
+        config = permissions.applied(config, folder, judged=judged, rows_known=task is not None)
         going_on: dict[str, Any] = next((e["value"] for e in events if e["kind"] == "previous"), {})
         if task is None:
-            known = _known(going_on) if going_on else None
+            with reading_steps(str(folder)):
+                known = _known(going_on) if going_on else None
             task = Task.from_config(config, known=known, checked=False, run_metric=False)
         if identity.get("data") != task.fingerprint:
             mend = "Restore the data files, and the metric's file where there is one."
             raise InputError("the data is not what the run was made with", where=config.data.train, mend=mend)
         task.run_metric()
-        settled = confirmed[-1]["value"]
         self._config, self._task = config, task
-        # Scores on dev say nothing about weights that a refit let learn from it.
-        self._winner = Candidate.from_json(settled["chosen"])
-        previous = Prompt.from_json(going_on["prompt"]) if self._winner.own else self._winner.prompt
-        self._words = previous.label_words
-        shipped = settled["arms"].get("best_tuned") or settled["arms"]["prompt_only"]
-        self._refitted = config.refit and self._winner.adapter != Candidate.from_json(shipped).adapter
+        with reading_steps(str(folder)):
+            settled = confirmed[-1]["value"]
+            # Scores on dev say nothing about weights that a refit let learn from it.
+            self._winner = Candidate.from_json(settled["chosen"])
+            previous = Prompt.from_json(going_on["prompt"]) if self._winner.own else self._winner.prompt
+            self._words = previous.label_words
+            shipped = settled["arms"].get("best_tuned") or settled["arms"]["prompt_only"]
+            self._refitted = config.refit and self._winner.adapter != Candidate.from_json(shipped).adapter
         self._model = _reopened(config, folder, events, task, permissions)
-        self._judge = _judge(config, folder, judging) if judging is not None else None
+        self._judge = _judge(config, folder, judging) if judged else None
         self._dev = dev_in_order(task.dev, config.seed)
         self._probe: Probe | None = None
         self._read: dict[tuple[str, str], tuple[Evaluation, int]] = {}
@@ -308,7 +312,9 @@ def _reopened(
         from cotune.cycle.endpoints import reopen_remote
 
         remote = reopen_remote(config, folder, engine, task)
-        if remote.fingerprint != start["model_fingerprint"]:
+        with reading_steps(str(folder)):
+            before = start["model_fingerprint"]
+        if remote.fingerprint != before:
             raise InputError("the model is not the one the run was made with", where=config.model)
         remote.chooser = Neighbours()
         return remote

@@ -14,6 +14,7 @@ from cotune.config.endpoints import EndpointSection
 from cotune.cycle.budget.budget import Budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.journal import Journal
+from cotune.cycle.kept import reading_steps
 from cotune.embed import Embedder, EndpointEmbedder
 from cotune.endpoint import AnswerCache, Client, Endpoint, Prices
 from cotune.endpoint.prices import tokens_of
@@ -118,8 +119,14 @@ def open_remote(config: RunConfig, task: Task, seed: Prompt, out: Path, journal:
 
 
 def reopen_remote(config: RunConfig, folder: Path, engine: dict[str, Any], task: Task) -> RemoteModel:
-    """The model as a run in ``folder`` asked it; ``engine`` is what that step recorded."""
-    return _model(config, folder, Way.from_json(engine["way"]), task)
+    """The model as a run in ``folder`` asked it; ``engine`` is what that step recorded.
+
+    Raises:
+        InputError: the step holds something else.
+    """
+    with reading_steps(str(folder)):
+        way = Way.from_json(engine["way"])
+    return _model(config, folder, way, task)
 
 
 def remote_costs(budget: Budget, config: RunConfig, found: dict[str, Any]) -> CostModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from typing import Any
 
 from cotune.config import RunConfig
 from cotune.cycle.journal import JOURNAL, cut_journal, read_journal
-from cotune.cycle.kept import read_config
+from cotune.cycle.kept import read_config, read_summary
 from cotune.errors import BusyError, InputError
-from cotune.files import cannot_write, remove_stale, write_json
+from cotune.files import cannot_write, make_folder, remove_stale, write_json
 
-SUMMARY, CONFIG, BUNDLE = "summary.json", "config.json", "best"
+CONFIG, BUNDLE = "config.json", "best"
 DEV_ROWS, TEST_ROWS = "dev_rows.json", "test_rows.json"
 REPORT_ERROR = "report-error.txt"
 
@@ -58,7 +57,7 @@ def open_folder(out: Path, config: RunConfig, identity: Mapping[str, object]) ->
     """
     made = tuple(place for place in (out, *out.parents) if not place.exists())
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
     except OSError as error:
         raise InputError(
             f"the run's folder cannot be made ({error.strerror})", where=str(out), mend="Choose another --out."
@@ -103,11 +102,10 @@ def _check_same(out: Path, config: RunConfig, identity: Mapping[str, object]) ->
             where=str(out),
             mend="Choose another --out, or give the same settings to go on.",
         )
-    summary = out / SUMMARY
-    if summary.is_file() and any(event["kind"] == "done" for event in read_journal(out / JOURNAL)):
-        found: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
-        return found
-    return None
+    # A summary that cannot be read is made again from the journal.
+    found = read_summary(out)
+    ended = found is not None and any(event["kind"] == "done" for event in read_journal(out / JOURNAL))
+    return found if ended else None
 
 
 @contextmanager

@@ -64,6 +64,8 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
             # Whatever a step has, it has a value: null where there is nothing to say.
             if not isinstance(event, dict) or not isinstance(event.get("kind"), str) or "value" not in event:
                 raise ValueError("not an event")
+            if not isinstance(event.get("active_s", 0.0), (int, float)):
+                raise ValueError("its time is no number")
         except (ValueError, RecursionError) as error:
             if number == len(lines) - 1:
                 break

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from cotune.model.loading.folder import model_fingerprint
 if TYPE_CHECKING:
     from cotune.model.adapters.slots import AdapterSlot
 
+SUMMARY = "summary.json"
+
 
 def read_config(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
     """The config of a run's ``config.json``, and the content hashes of what the run belongs to.
@@ -23,11 +26,40 @@ def read_config(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
         OSError: it cannot be read.
         ValueError, KeyError, TypeError: it holds something else.
     """
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     identity = stored["identity"]
     if not isinstance(identity, dict):
         raise ValueError("the identity is no object")
     return RunConfig.model_validate(stored["config"]), identity
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """The summary of an ended run; None where there is none, or none that can be read."""
+    try:
+        found = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and found else None
+
+
+@contextmanager
+def reading_steps(where: str) -> Iterator[None]:
+    """Takes values of a journal's steps apart; a folder from elsewhere may hold anything in them.
+
+    Raises:
+        InputError: they hold something else than a run writes there.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InputError(
+            f"the journal's steps do not hold what this version writes there ({type(error).__name__}: {error})",
+            where=where,
+            mend="Copy the run's folder again from where it was made, or begin anew with another --out.",
+        ) from error
 
 
 def recorded(events: Sequence[Mapping[str, Any]], kind: str, where: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from cotune.config import RunConfig
     from cotune.config.endpoints import EndpointSection
 
-_HUB_ROWS = re.compile("hf://(?!/)")
+_DATA_SET = "hf://"
 
 
 @dataclass(frozen=True)
@@ -93,11 +92,12 @@ class Permissions:
 
     def _check_rows(self, config: RunConfig, where: str) -> None:
         data = config.data
-        # A name with a third slash is a folder of this machine.
-        named = [name for name in (data.train, data.dev, data.test, data.replay) if _HUB_ROWS.match(name or "")]
+        # A name with a third slash is a folder of this machine, whose README may name addresses that rows are fetched from.
+        named = [name for name in (data.train, data.dev, data.test, data.replay) if (name or "").startswith(_DATA_SET)]
         if named and not self.fetch:
             raise InputError(
-                f"the run's rows are fetched from the hub ({named[0]}), and it is for you to allow that",
+                f"the run's rows are a data set ({named[0]}), which is fetched from the hub or may name addresses to fetch"
+                " from, and it is for you to allow that",
                 where=where,
                 mend="If you want that, add --base hub (in Python, base='hub').",
             )

@@ -23,9 +23,10 @@ from cotune.cycle.diagnostics.slices import END_SHARE, measure_slices
 from cotune.cycle.diagnostics.stability import measure_noise, measure_robustness, noise_of
 from cotune.cycle.diagnostics.unwritable import check_lengths
 from cotune.cycle.earlier_bundle import Previous, enter
-from cotune.cycle.folder import BUNDLE, DEV_ROWS, REPORT_ERROR, SUMMARY, TEST_ROWS
+from cotune.cycle.folder import BUNDLE, DEV_ROWS, REPORT_ERROR, TEST_ROWS
 from cotune.cycle.inputs import Inputs
 from cotune.cycle.journal import Journal
+from cotune.cycle.kept import SUMMARY
 from cotune.cycle.policies import SearchPolicy, policy_for
 from cotune.cycle.progress import View
 from cotune.cycle.references import measure_references, reference_ids

@@ -86,11 +86,12 @@ class Client:
         self._sleep = sleep or self._stop.wait
         limits = httpx2.Limits(max_connections=most, max_keepalive_connections=most if keep else 0, keepalive_expiry=_IDLE_S)
         try:
+            # A proxy would read rows and key in clear, and could not reach this machine's loopback anyway. A transport that is
+            # given makes the library pass over HTTP_PROXY and its like, also where it could not use them.
+            transport = httpx2.HTTPTransport(limits=limits) if is_loopback(urlsplit(endpoint.base_url).hostname or "") else None
             # The library tries nothing again by itself: all tries are this client's own.
-            self._http = httpx2.Client(
-                follow_redirects=False, headers=self._key.headers, limits=limits, mounts=_past_proxies(endpoint.base_url)
-            )
-        except (ValueError, OSError) as error:
+            self._http = httpx2.Client(follow_redirects=False, headers=self._key.headers, limits=limits, transport=transport)
+        except (ValueError, OSError, ImportError) as error:
             raise self._unusable(error) from None
 
     def __enter__(self) -> Client:
@@ -268,15 +269,6 @@ class Client:
 
     def _unusable(self, error: Exception) -> EndpointError:
         return EndpointError(self.without_key(f"the endpoint cannot be asked ({type(error).__name__}: {error})"))
-
-
-def _past_proxies(base_url: str) -> dict[str, None]:
-    """For httpx2: a server on this machine is asked directly, whatever ``HTTP_PROXY`` says.
-
-    A proxy would read rows and key in clear, and could not reach this machine's loopback anyway.
-    """
-    host = urlsplit(base_url).hostname or ""
-    return {f"all://[{host}]" if ":" in host else f"all://{host}": None} if is_loopback(host) else {}
 
 
 def _seconds(retry_after: str | None) -> float | None:

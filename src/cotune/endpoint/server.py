@@ -17,6 +17,9 @@ REMOTE = "openai:"
 
 def is_loopback(host: str) -> bool:
     """Whether a URL's host is this machine itself."""
+    if "%" in host:
+        # A zone of IPv6, or an escape that others may read as another name.
+        return False
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

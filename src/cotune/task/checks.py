@@ -321,10 +321,10 @@ def _balance(train: Sequence[Example], labels: Sequence[str]) -> Iterable[Findin
 
 
 def _alike(labels: Sequence[str]) -> Iterable[Finding]:
-    """Labels that a person would take for one: by case or punctuation, or by letters of another script that look the same."""
+    """Labels that a person would take for one: by case or punctuation, or by how they look."""
     for kind, key, differ in (
         ("labels_alike", _plain_label, "in case or punctuation alone"),
-        ("labels_look_alike", looks, "in letters alone that look the same but belong to different scripts"),
+        ("labels_look_alike", looks, "in letters of different scripts that look the same, or in characters that show nothing"),
     ):
         alike: dict[str, list[str]] = defaultdict(list)
         for label in labels:

@@ -12,6 +12,7 @@ from cotune.config import RunConfig
 from cotune.cycle.answering.base import Reply
 from cotune.cycle.endpoints import ANSWERS, prices_of
 from cotune.cycle.journal import Journal
+from cotune.cycle.kept import reading_steps
 from cotune.endpoint import AnswerCache, Client, Endpoint
 from cotune.endpoint.way import Way
 from cotune.errors import InputError
@@ -133,9 +134,14 @@ def open_judge(config: RunConfig, task: Task, by_hand: ByHand, out: Path, journa
 
 
 def reopen_judge(config: RunConfig, folder: Path, recorded: Mapping[str, Any]) -> Judge:
-    """The judge as a run in ``folder`` asked it; ``recorded`` is what its ``judge`` step recorded."""
+    """The judge as a run in ``folder`` asked it; ``recorded`` is what its ``judge`` step recorded.
+
+    Raises:
+        InputError: the step holds something else.
+    """
     judge = _judge(config, folder)
-    judge.way = Way.from_json(recorded["way"])
+    with reading_steps(str(folder)):
+        judge.way = Way.from_json(recorded["way"])
     return judge
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from cotune.errors import InputError
 
 _LEAST_TOKENS, _MOST_TOKENS = 256, 2048
+_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,11 @@ class EngineSettings:
         names = ("device", "dtype", "threads", "batch_tokens")
         try:
             memory = int(engine["probe"]["memory_bytes"])
-            return EngineSettings(**{name: engine[name] for name in names}, max_tokens=max_tokens, memory_bytes=memory)
+            device, dtype, threads, tokens = (engine[name] for name in names)
+            counts = (tokens, *([] if threads is None else [threads]))
+            if not (isinstance(device, str) and dtype in _DTYPES and all(isinstance(n, int) and n > 0 for n in counts)):
+                raise ValueError("these are no settings")
+            return EngineSettings(device, dtype, threads, tokens, max_tokens, memory)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 "the journal does not say how the model was run",
