@@ -122,8 +122,7 @@ class Trials:
             steps: of the optimizer.
             stage: for the journal.
             start: adapter that tuning begins from, with a head fitted to its states.
-            after: an earlier trial of the prompt that is tuned on, weights and head; a head that is fitted anew to states of
-                these rows loses what the trial's had learnt about others.
+            after: an earlier trial of the prompt that is tuned on with its head.
             keep: budget that must be left; tuning ends early where it would not be.
             seed: draws the weights and the order; None takes the run's.
 
