@@ -128,8 +128,8 @@ def _settled_tuned(
         steps = trials.steps_of(evidence.epochs, len(rows))
         if not tried:
             steps += trials.steps_of(evidence.epochs, len(lab.train_sample))
-        # Of few rows a head that is fitted anew to the tuned states of these rows may lose what the trial's had learnt (TREC-6, 64
-        # rows, one draw: 0.64 against 0.73); of many it is better (TREC-6, 500 rows, one draw: 0.913 against 0.907).
+        # Of few rows a head that is fitted anew to the tuned states of these rows may lose what the trial's had learnt (TREC-6,
+        # 64 rows, one draw: 0.64 against 0.73); of many it is better (TREC-6, 500 rows, one draw: 0.913 against 0.907).
         after = made if tried and len(rows) < HEURISTICS.few_rows else None
         start = made.adapter if tried else evidence.start
         # An order of rows unlike the trial's.
