@@ -38,7 +38,7 @@ def arm(score: float, low: float, high: float, loss: float, prompt: str, adapter
 
 
 def gain(value: float, low: float | None, high: float | None, p: float, *, identical: bool = False) -> dict[str, Any]:
-    return {"value": value, "ci": [low, high], "p": p / 2, "p_holm": p, "identical": identical, "test": "exact McNemar"}
+    return {"value": value, "ci": [low, high], "p": p, "p_single": p / 2, "identical": identical, "test": "exact McNemar"}
 
 
 SUMMARY: dict[str, Any] = {
@@ -175,9 +175,9 @@ def test_readings_depend_on_the_corrected_p_value() -> None:
     assert re.search(r"tuning alone .* a gain", wide)
     assert re.search(r"synergy  .* they overlap", wide)
     assert re.search(r"synergy, log-loss +0\.000 +- +- +the same arm", wide)
-    summary["gains"]["prompt_given_tuning"].update(value=-0.03, p_holm=0.01)
+    summary["gains"]["prompt_given_tuning"].update(value=-0.03, p=0.01)
     assert re.search(r"prompt, given tuning +-3\.0 .* a loss", verdict_text(summary, width=120))
-    summary["gains"]["prompt_given_tuning"].update(p=0.01, p_holm=0.06)
+    summary["gains"]["prompt_given_tuning"].update(p=0.06, p_single=0.01)
     assert re.search(r"prompt, given tuning +-3\.0 .* no significant difference", verdict_text(summary, width=120))
     summary["gains"]["tuning"].update(within_noise=True)
     for width in (60, 120):

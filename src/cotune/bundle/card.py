@@ -245,10 +245,10 @@ def _results(manifest: Manifest, metrics: Mapping[str, Any]) -> list[str]:
             about = _GAINS.get(name, _plain(str(name)))
             rows.append(f"| {about} | {gain['value']:+.3f} ({_span(gain['ci'], '+')}) | {p} |")
     if rows:
-        parts.append("\n".join(["| gain | difference (95% interval) | p (Holm) |", "|---|---|---|", *rows]))
+        parts.append("\n".join(["| gain | difference (95% interval) | p |", "|---|---|---|", *rows]))
         parts.append(
-            "Differences are paired, row by row. An interval that holds zero tells nothing apart. The p-values are corrected"
-            " for the number of gains."
+            "Differences are paired, row by row. An interval that holds zero tells nothing apart. Intervals and p-values"
+            " are corrected for the number of gains."
         )
     return parts
 

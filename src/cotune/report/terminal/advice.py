@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from cotune.report.terminal.plain import fields, items, number
+from cotune.report.terminal.plain import corrected_p, fields, items, number
 
 # Wider than this, an interval leaves open whether the prompt matters at all.
 _WIDE = 0.06
@@ -61,8 +61,8 @@ def more_rows(summary: Mapping[str, Any]) -> str | None:
     if gain.get("identical"):
         gain = fields(fields(summary.get("gains")).get("both"))
     low, high = ([*(number(end) for end in items(gain.get("ci"))), None, None])[:2]
-    p = number(gain.get("p_holm", gain.get("p")))
-    if low is None or high is None or high - low < _WIDE or (p is not None and p <= 0.05):
+    p = corrected_p(gain)
+    if low is None or high is None or high - low < _WIDE or (p is not None and p < 0.05):
         return None
     test = number(fields(summary.get("n")).get("test"))
     rows = f"more than {test:.0f}" if test else "more"

@@ -59,7 +59,7 @@ def _needed(arm: Mapping[str, Any], tfidf: Mapping[str, Any] | None) -> str:
         return _by_intervals(interval_of(arm), interval_of(tfidf))
     points = f"{abs(100 * value):.1f} points more rows right"
     how = f"95% interval {signed(100 * ends[0])} to {signed(100 * ends[1])}, paired, {p_value(p)}"
-    if p > _ALPHA:
+    if p >= _ALPHA:
         return (
             "These rows do not show that a language model was needed: its answers and those of TF-IDF differ by "
             f"{signed(100 * value)} points ({how})."

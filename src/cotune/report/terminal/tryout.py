@@ -41,7 +41,7 @@ def tryout_heading(found: Tryout) -> str:
 def comparison_text(comparison: Comparison, rows: int) -> str:
     """One set of weights: both scores, their difference with its interval, and so many of the rows that flip."""
     points = 100 * comparison.difference
-    told_apart = comparison.p <= 0.05
+    told_apart = comparison.p < 0.05
     verdict = ("better" if points > 0 else "worse") if told_apart else "no significant difference"
     lines = [
         f"{comparison.weights} weights: yours {comparison.mine:.3f}, winner {comparison.winner:.3f}, "

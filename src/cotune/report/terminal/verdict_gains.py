@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cotune.report.terminal.layout import table_of
-from cotune.report.terminal.plain import items, number, one_line, signed
+from cotune.report.terminal.plain import corrected_p, items, number, one_line, signed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,7 +51,7 @@ def gains_parts(gains: Mapping[str, Mapping[str, Any]], width: int, *, frozen_fi
         interval, p = ("-", "-") if same else (_signed_interval(gain.get("ci"), name), _p(gain))
         rows.append([GAIN_NAMES.get(name, one_line(name, 24)), _signed(gain.get("value"), name), interval, p])
         readings.append(_reading(gain, name))
-    columns = ["gain", "value>", "95% interval", "p (Holm)>", "reading"]
+    columns = ["gain", "value>", "95% interval", "p>", "reading"]
     wide = [
         max(len(cell) for cell in column)
         for column in zip(columns, *(map(str, [*r, t]) for r, (t, _) in zip(rows, readings, strict=True)), strict=True)
@@ -72,10 +72,10 @@ def _reading(gain: Mapping[str, Any], name: str) -> tuple[str, str]:
     """What a gain comes to in words, and its style."""
     if gain.get("identical"):
         return _SAME_ARM, "bright_black"
-    value, p = number(gain.get("value")), number(gain.get("p_holm", gain.get("p")))
+    value, p = number(gain.get("value")), corrected_p(gain)
     if value is None or p is None:
         return "", ""
-    if p > _ALPHA:
+    if p >= _ALPHA:
         return _NO_DIFFERENCE, "yellow"
     if gain.get("within_noise"):
         return _NOISE, "yellow"
@@ -100,7 +100,7 @@ def _signed_interval(ci: object, name: str) -> str:
 
 
 def _p(gain: Mapping[str, Any]) -> str:
-    p = number(gain.get("p_holm", gain.get("p")))
+    p = corrected_p(gain)
     if p is None:
         return "-"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

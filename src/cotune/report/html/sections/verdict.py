@@ -13,7 +13,7 @@ from cotune.report.html.plot import Point, nice_ticks, padded, scale, strip
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import ARMS, RunRecord
 from cotune.report.terminal.narration import ARM_NAMES, REFERENCE_NAMES
-from cotune.report.terminal.plain import amount, decimal, dollars, duration, fields, items, number, shipped
+from cotune.report.terminal.plain import amount, corrected_p, decimal, dollars, duration, fields, items, number, shipped
 from cotune.report.terminal.previous import difference, previous_parts, share
 from cotune.report.terminal.result import frozen_first, interval_of, references_of
 from cotune.report.terminal.verdict_gains import gains_order
@@ -189,8 +189,8 @@ def _previous(record: RunRecord) -> str:
     return figure(
         "Old and new bundle",
         f"<table class=facts><tr><th></th><td>old</td><td>new</td><td></td></tr>{rows}</table>{told}",
-        "Share of right rows on the same sealed test rows; the old bundle cannot know new labels. Differences are paired, "
-        "p-values corrected for the parts being read together (Holm).",
+        "Share of right rows on the same sealed test rows; the old bundle cannot know new labels. Differences are paired; "
+        "intervals and p-values are corrected for the parts being read together (Bonferroni).",
         kind="wide",
     )
 
@@ -208,8 +208,7 @@ def _gains(gains: Mapping[str, Any], *, frozen_first: bool) -> str:
         title, meaning = _GAINS[name]
         low, high = ([*map(number, items(gain.get("ci"))), None, None])[:2]
         ci = (low, high) if low is not None and high is not None else None
-        p = number(gain.get("p_holm"))
-        p = number(gain.get("p")) if p is None else p
+        p = corrected_p(gain)
         value = number(gain.get("value")) or 0.0
         same = bool(gain.get("identical"))
         noisy = bool(gain.get("within_noise")) and p is not None and p < _ALPHA
@@ -227,7 +226,7 @@ def _gains(gains: Mapping[str, Any], *, frozen_first: bool) -> str:
             else "significant loss"
         )
         between = f"{signed_points(low)} to {signed_points(high)}" if ci else ""
-        tip = f"{title}: {signed_points(value)} points ({between})\n{p_value(p)} (Holm), {gain.get('test', '')}"
+        tip = f"{title}: {signed_points(value)} points ({between})\n{p_value(p)}, {gain.get('test', '')}"
         tip += f"\n{gain.get('interval', '')}"
         lines.append(
             f'<div class="row"><div class="who"><b>{title}</b> <span>{meaning}</span></div>'
@@ -240,15 +239,15 @@ def _gains(gains: Mapping[str, Any], *, frozen_first: bool) -> str:
     told_loss = ""
     if number(loss.get("value")) is not None and not loss.get("identical"):
         told_value, *ends_loss = [decimal(v).replace("-", "−") for v in (loss["value"], *items(loss.get("ci")))]
-        p = number(loss.get("p_holm"))
         told_loss = (
             f" Synergy on the log-loss, which no ceiling hides: {told_value} nats"
-            f" ({' to '.join(ends_loss)}, {p_value(p if p is not None else loss.get('p'))})."
+            f" ({' to '.join(ends_loss)}, {p_value(corrected_p(loss))})."
         )
     return figure(
         "What was gained, and by what",
         f'<div class="strips">{"".join(lines)}{axis}</div>',
-        f"Differences in points, paired row by row, with 95% intervals; p-values corrected for being read together (Holm)."
+        "Differences in points, paired row by row. The 95% intervals hold all at once, and the p-values are corrected alike "
+        "(Bonferroni): an interval that leaves out zero is a significant difference."
         f"{esc(told_loss)}",
         kind="wide",
     )
