@@ -205,4 +205,4 @@ def test_where_there_is_no_room_for_it_the_run_says_so_and_keeps_to_it(tmp_path:
     told = [event for event in journal_of(tmp_path) if event["kind"] == "heads"]
     assert len(told) == 1 and "the budget has" in told[0]["value"]["skipped"]
     (line,) = ALONE["heads"](told[0]["value"])
-    assert line.text.startswith("no probe beside the label words: it would take about")
+    assert line.text.startswith("no probe beside the label words: needs about")

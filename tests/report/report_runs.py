@@ -180,7 +180,7 @@ def _events(made: list[Prompt], rows: int, texts: tuple[str, ...]) -> list[tuple
                 "seed": 0,
                 "prompts": [made[0].to_json()],
                 "checks": [texts[0]],
-                "detectable": "A gain below about 9 points will not be told from noise.",
+                "detectable": "A gain below about 9 points cannot be distinguished from noise.",
             },
         ),
     ]

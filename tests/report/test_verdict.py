@@ -96,8 +96,8 @@ def test_everything_is_there_and_whole_at_each_width(width: int) -> None:
         "prompt, given tuning +1.2 -0.8 to +6.2 0.420",
         "tuning alone +59.0 +54.0 to +63.0 < 0.001",
         "synergy -6.0 -10.0 to unknown 0.030",
-        "(a) prompt only and best prompt: one and the same candidate",
-        "0.953 on dev, where it was chosen, and 0.942 on test: dev was 1.1 points too hopeful.",
+        "(a) prompt only and best prompt: same prompt and weights",
+        "0.953 on dev, where it was chosen, and 0.942 on test: dev and test agree within their intervals.",
         "7 min 58 s · 1.2 M tokens scored · 640 k trained · 2.1 M saved by the shared prefix · 2.1 GiB of memory at most",
         "runs/trec6/best",
         "the searched [bold]prompt[/bold] gains",
@@ -142,7 +142,7 @@ def test_rows_that_were_cut_are_told_with_the_data() -> None:
 
 def test_the_bundle_is_named_with_the_folder_of_its_run() -> None:
     text = verdict_text({"best": {"bundle": "best"}, "out": "runs/mine"}, width=80)
-    assert "The bundle\n  runs/mine/best\n" in text
+    assert "The bundle: prompt and weights in one folder\n  runs/mine/best\n" in text
 
 
 def test_a_difference_of_nothing_has_no_sign() -> None:
@@ -197,7 +197,7 @@ def test_robustness_takes_two_lines_and_noise_one() -> None:
 def test_arms_that_differ_in_rule_alone_are_not_the_same() -> None:
     summary = copy.deepcopy(SUMMARY)
     summary["arms"]["best_prompt"]["decision"] = {"kind": "raw", "bias": []}
-    assert "one and the same" not in verdict_text(summary, width=100)
+    assert "same prompt and weights" not in verdict_text(summary, width=100)
 
 
 def test_rows_and_splits_are_told_apart_where_they_differ() -> None:
@@ -265,7 +265,8 @@ def test_next_steps_name_the_folders_and_quote_them_for_a_shell() -> None:
     steps = next_steps({"best": {"bundle": "runs/my run/best"}})
     assert steps == [
         "Use it: cotune predict 'runs/my run/best' --input \"...\"",
-        "Try a prompt of your own against it: cotune try 'runs/my run' --prompt mine.txt",
+        "Try a prompt of your own against it: cotune try 'runs/my run'",
+        "See where it errs: cotune view 'runs/my run'",
     ]
     assert next_steps({"best": {"bundle": "best"}, "out": "runs/my run"}) == steps, "as a run's summary names it"
     assert next_steps({}) == []
@@ -273,7 +274,7 @@ def test_next_steps_name_the_folders_and_quote_them_for_a_shell() -> None:
 
 def test_next_steps_given_by_the_run_go_before_the_guessed_ones() -> None:
     text = verdict_text({**SUMMARY, "next": ["Do this [b]first[/b]."]}, width=80)
-    assert "- Do this [b]first[/b]." in text and "larger --budget" not in text
+    assert "- Do this [b]first[/b]." in text and "larger budget" not in text
     assert "cotune predict runs/trec6/best" in text
 
 
@@ -293,11 +294,26 @@ def test_a_larger_budget_is_advised_only_where_it_ended_the_run() -> None:
         return " ".join(improvements({"stopped": stopped, "cycles": cycles}))
 
     rising, flat = SUMMARY["cycles"], [*SUMMARY["cycles"], {"tuned": [{"score": 0.953}]}]
-    spent = "the budget is spent, but for the end"
-    assert "larger --budget: the last cycle still gained" in advised(spent, rising)
-    assert "larger --budget: this one ended while there were steps left" in advised(spent, flat)
+    spent = "the rest of the budget is reserved for the test"
+    assert "larger budget, as the last cycle still gained" in advised(spent, rising)
+    assert "larger budget, as this run ended while there were steps left" in advised(spent, flat)
+    assert "larger budget" in advised("the rest is reserved for the test: a cycle needs 9 s, 2 left", flat)
     assert not advised("three cycles in a row did not improve", rising)
     assert not still_gaining([]) and not still_gaining([{"x": None}, {}])
+
+
+def test_the_command_for_a_larger_budget_is_whole_once_the_folder_is_known() -> None:
+    summary = {"stopped": "the rest of the budget is reserved for the test", "budget": "90s", "cycles": []}
+    [stored] = [step for step in improvements(summary) if "budget" in step]
+    assert stored.endswith("--budget 180s --out ANOTHER_FOLDER")
+    shown = next_steps({**summary, "next": [stored], "out": "runs/my run"})
+    assert shown[-1].endswith("the same command with --budget 180s --out 'runs/my run-2'")
+
+
+@pytest.mark.parametrize(("dev", "told"), [(0.95, "agree within their intervals"), (0.99, "too high"), (0.80, "too low")])
+def test_dev_is_called_too_high_only_outside_the_interval_of_the_test(dev: float, told: str) -> None:
+    chosen = {"dev": dev, "test": 0.942, "optimism": dev - 0.942}
+    assert told in " ".join(verdict_text({**SUMMARY, "selection": chosen}, width=200).split())
 
 
 def test_few_rows_are_told() -> None:

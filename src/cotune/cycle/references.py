@@ -53,7 +53,9 @@ def measure_references(lab: Lab, seed: Prompt, shipped: ArmResult) -> dict[str, 
     def recorded(name: str, answer: Callable[[], NDArray[np.float64]]) -> dict[str, Any] | None:
         def effect() -> dict[str, Any]:
             try:
-                return {"name": name, **told(lab, answer(), shipped)}
+                found = answer()
+                commonest = {"label": lab.task.labels[int(found[0].argmax())]} if name == MAJORITY else {}
+                return {"name": name, **told(lab, found, shipped), **commonest}
             except ValueError as error:
                 return {"name": name, "skipped": str(error)}
 

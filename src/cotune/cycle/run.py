@@ -218,7 +218,16 @@ def run(
             "references": told,
         }
         summary = build_summary(
-            lab, search, confirmed, results, gains, model_name=config.model, cost=cost, trust=trust, previous=previous
+            lab,
+            search,
+            confirmed,
+            results,
+            gains,
+            model_name=config.model,
+            budget=config.budget,
+            cost=cost,
+            trust=trust,
+            previous=previous,
         )
         _ship(lab, summary, confirmed.winner.candidate, config.model, out)
         write_json(out / TEST_ROWS, row_answers(lab, results))

@@ -36,7 +36,7 @@ GAINS: dict[str, tuple[Pair, ...]] = {
 }
 """Each gain as a sum of differences of arms, first minus second."""
 PREVIOUS = "previous"
-"""The arm of a run that goes on: the bundle that it started from, as it was."""
+"""The arm of a run that goes on: the bundle that it started from, unchanged."""
 EVERY_GAIN: dict[str, tuple[Pair, ...]] = {**GAINS, "over_previous": (("best_tuned", PREVIOUS),)}
 """With the gain that only a run with this arm has."""
 
@@ -330,11 +330,11 @@ _TOLD = {
     "prompt": "without tuning, the searched prompt {verb}s {points}",
 }
 # Where a run goes on from a bundle, its winner need owe nothing to a searched prompt.
-_GOING_ON = "against tuning the seed prompt afresh on these rows, going on {verb}s {points}"
+_GOING_ON = "against tuning the seed prompt afresh on these rows, starting from the old bundle {verb}s {points}"
 _SAME = {
     "prompt_given_tuning": "the winner is the tuned seed prompt itself, so the search adds nothing on top of tuning",
-    "tuning": "the tuned seed prompt is the seed prompt as it was, so tuning adds nothing",
-    "both": "the winner is the seed prompt as it was, so nothing is gained",
+    "tuning": "the seed prompt was not tuned, so tuning adds nothing",
+    "both": "the winner is the untuned seed prompt, so nothing is gained",
     "prompt": "without tuning, no prompt was chosen over the seed prompt",
 }
 

@@ -119,9 +119,7 @@ class LabelLoop:
             lost = 0 if search.winner is not before else lost + 1
         if not search.stopped:
             search.stopped = (
-                f"{lost} cycles brought nothing better"
-                if lost >= PATIENCE
-                else f"search.max_cycles={self.config.search.max_cycles}"
+                f"no improvement in {lost} cycles" if lost >= PATIENCE else f"search.max_cycles={self.config.search.max_cycles}"
             )
         self.lab.expect_end(self._owed(search))
         return search

@@ -19,7 +19,7 @@ _ARM_MEANINGS = {
     "best_prompt": "winner's prompt, base model",
     "seed_tuned": "first prompt, tuned model",
     "best_tuned": "winner's prompt, tuned model",
-    "previous": "what was gone on from",
+    "previous": "the bundle this run started from",
 }
 _MARKS = "abcdefgh"
 # Columns that a terminal needs to have for what an arm is, and for all numbers.
