@@ -22,6 +22,7 @@ from cotune.evaluate.judge import Judge
 from cotune.evaluate.responses import LabelsGiven, gold_indices
 from cotune.evaluate.scoring import Evaluation
 from cotune.evaluate.stats.paired import paired_difference
+from cotune.evaluate.stats.together import ALPHA
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings, batch_tokens, weight_bytes
 from cotune.model.engine.state_store import layers_of_interest
@@ -69,6 +70,13 @@ class Comparison:
     flipped: list[dict[str, Any]]
     truncated: int = 0
 
+    @property
+    def reading(self) -> str:
+        """What the difference comes to in words."""
+        if self.p >= ALPHA:
+            return "no significant difference"
+        return "better" if self.difference > 0 else "worse"
+
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -98,6 +106,11 @@ class Tryout:
         from cotune.report import tryout_text
 
         return tryout_text(self)
+
+    def _repr_html_(self) -> str:
+        from cotune.report import tryout_html
+
+        return tryout_html(self)
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cotune import __version__
 from cotune.config import RunConfig
@@ -56,9 +56,16 @@ from cotune.prompt.prompt import Prompt, parse_prompt
 from cotune.task.example import groups_of
 from cotune.task.task import Task
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 SUMMARY, CONFIG, BUNDLE = "summary.json", "config.json", "best"
 DEV_ROWS, TEST_ROWS = "dev_rows.json", "test_rows.json"
 REPORT_ERROR = "report-error.txt"
+
+
+class OtherRunError(InputError):
+    """The folder holds a run of another config or of other rows."""
 
 
 class View(Watcher, Protocol):
@@ -85,6 +92,45 @@ class Result:
     def bundle(self) -> Path:
         """The folder that ships."""
         return self.folder / BUNDLE
+
+    @property
+    def score(self) -> float:
+        """What the bundle scores on the sealed test, by the task's metric."""
+        from cotune.report.terminal.plain import shipped
+
+        return float(shipped(self.summary)["score"])
+
+    def to_frame(self) -> DataFrame:
+        """Arms and references as a pandas frame, one a row: ``score``, ``low`` and ``high`` (95%), ``n``, ``log_loss``.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        try:
+            from pandas import DataFrame
+        except ImportError as error:
+            raise InputError("to_frame needs pandas", where="Result", mend="pip install 'cotune[frames]'.") from error
+        found = {"arm": self.summary["arms"], "reference": self.summary.get("references") or {}}
+        rows = []
+        for kind, named in found.items():
+            for name, one in named.items():
+                if one is not None:
+                    low, high = one.get("ci") or (None, None)
+                    facts = {"score": one["score"], "low": low, "high": high, "n": one["n"], "log_loss": one["log_loss"]}
+                    rows.append({"name": name, "kind": kind, **facts})
+        return DataFrame(rows).set_index("name")
+
+    def report(self) -> Path:
+        """The run's page, one file to open in a browser; it is written where it is missing.
+
+        Raises:
+            CotuneError: the file cannot be written.
+        """
+        from cotune.report.html import write_report
+        from cotune.report.html.page import REPORT
+
+        page = self.folder / REPORT
+        return page if page.is_file() else write_report(self.folder)
 
     def __repr__(self) -> str:
         from cotune.report import summary_line
@@ -356,7 +402,7 @@ def _check_same(
             if known.get(name) != identity.get(name)
         ]
     if changes:
-        raise InputError(
+        raise OtherRunError(
             f"the folder holds a run that differs: {'; '.join(changes)}",
             where=str(out),
             mend="Choose another --out, or give the same settings to go on.",

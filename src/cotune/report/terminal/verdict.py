@@ -47,6 +47,8 @@ def verdict_text(summary: Mapping[str, Any], *, width: int = 100) -> str:
         width=width,
         force_terminal=False,
         color_system=None,
+        # In a notebook rich would show each part as a block of its own and write nothing to the stream.
+        force_jupyter=False,
         markup=False,
         emoji=False,
         highlight=False,
@@ -79,7 +81,7 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
     def indented(renderable: RenderableType) -> RenderableType:
         return Padding(renderable, (0, 0, 0, 2))
 
-    first, *rest = _SENTENCE.split(_headline(summary))
+    first, *rest = headline(summary)
     yield Padding(Text(first, style="bold"), (1, 0, 0, 0))
     if rest:
         yield Text(" ".join(rest))
@@ -162,6 +164,11 @@ def _beside(prompt: Mapping[str, Any]) -> list[str]:
         which = f"the {decimal(nearest, 0)} of {count} that are most like the row" if nearest else f"{count} before the row"
         told.append(f"With {which}, in the bundle's prompt.json.")
     return told
+
+
+def headline(summary: Mapping[str, Any]) -> list[str]:
+    """The sentences that a run is told in, the result first."""
+    return _SENTENCE.split(_headline(summary))
 
 
 def _headline(summary: Mapping[str, Any]) -> str:

@@ -41,16 +41,9 @@ def gains_parts(gains: Mapping[str, Mapping[str, Any]], width: int, *, frozen_fi
     """The table of gains; where it has no room for their readings, these follow in lines of their own."""
     from rich.text import Text
 
-    ordered = [
-        *(name for name in gains_order(frozen_first) if name in gains),
-        *(name for name in gains if name not in GAIN_NAMES),
-    ]
-    rows, readings = [], []
-    for name in ordered:
-        gain, same = gains[name], bool(gains[name].get("identical"))
-        interval, p = ("-", "-") if same else (_signed_interval(gain.get("ci"), name), _p(gain))
-        rows.append([GAIN_NAMES.get(name, one_line(name, 24)), _signed(gain.get("value"), name), interval, p])
-        readings.append(_reading(gain, name))
+    ordered = _ordered(gains, frozen_first)
+    rows = [cells[:-1] for cells in gain_rows(gains, frozen_first=frozen_first)]
+    readings = [_reading(gains[name], name) for name in ordered]
     columns = ["gain", "value>", "95% interval", "p>", "reading"]
     wide = [
         max(len(cell) for cell in column)
@@ -66,6 +59,22 @@ def gains_parts(gains: Mapping[str, Mapping[str, Any]], width: int, *, frozen_fi
         for reading, style in dict.fromkeys(found for found in readings if found[0] in (_NO_DIFFERENCE, _NOISE, _SAME_ARM)):
             names = [row[0] for row, found in zip(rows, readings, strict=True) if found[0] == reading]
             yield Text(f"{reading}: {'; '.join(names)}", style=style)
+
+
+def gain_rows(gains: Mapping[str, Mapping[str, Any]], *, frozen_first: bool = False) -> list[list[str]]:
+    """Name, value, interval, p-value and reading of each gain."""
+    rows = []
+    for name in _ordered(gains, frozen_first):
+        gain, same = gains[name], bool(gains[name].get("identical"))
+        interval, p = ("-", "-") if same else (_signed_interval(gain.get("ci"), name), _p(gain))
+        told = GAIN_NAMES.get(name, one_line(name, 24))
+        rows.append([told, _signed(gain.get("value"), name), interval, p, _reading(gain, name)[0]])
+    return rows
+
+
+def _ordered(gains: Mapping[str, Mapping[str, Any]], frozen_first: bool) -> list[str]:
+    known = [name for name in gains_order(frozen_first) if name in gains]
+    return [*known, *(name for name in gains if name not in GAIN_NAMES)]
 
 
 def _reading(gain: Mapping[str, Any], name: str) -> tuple[str, str]:
