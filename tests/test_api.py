@@ -244,7 +244,7 @@ def test_the_metric_of_a_file_may_be_set_but_must_exist(tmp_path: Path) -> None:
 
 
 def test_what_is_no_task_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(cotune.InputError, match="list is no task"):
+    with pytest.raises(cotune.InputError, match="list is not a task"):
         cotune.run(rows(), out=tmp_path / "run")  # type: ignore[arg-type]
 
 

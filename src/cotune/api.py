@@ -183,7 +183,7 @@ def _resolved(task: Task | RunConfig | str | Path, settings: Mapping[str, Any]) 
         task = load_config(task, [f"start={settings['start']}"] if "start" in settings else ())
     if not isinstance(task, RunConfig):
         raise InputError(
-            f"a {type(task).__name__} is no task",
+            f"a {type(task).__name__} is not a task",
             where="run",
             mend="Give a cotune.Task, a RunConfig, or the path of a task.yaml.",
         )

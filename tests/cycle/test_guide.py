@@ -194,7 +194,7 @@ def test_without_a_proposer_nothing_changes_before_the_end(whole: Path) -> None:
     [
         (("proposer.model=smollm2-135m",), "serve the model"),
         (("proposer.base_url=http://127.0.0.1:9/v1",), "base_url needs model"),
-        (("proposer.key_env=KEY",), "key_env says nothing without base_url"),
+        (("proposer.key_env=KEY",), "key_env has no effect without base_url"),
     ],
 )
 def test_a_proposer_that_cannot_be_had_is_told_before_anything_is_run(

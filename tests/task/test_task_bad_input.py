@@ -60,7 +60,7 @@ BROKEN: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
     "JSON list": ("d.jsonl", as_lines(GOOD[:1]) + b'["a", "b"]\n', ("d.jsonl, line 2", "a list", "named fields")),
     "JSON text": ("d.jsonl", b'"a"\n', ("d.jsonl, line 1", "a text")),
     "JSON null": ("d.jsonl", b"null\n", ("d.jsonl, line 1", "a null")),
-    "JSON key twice": ("d.jsonl", b'{"text": "a", "text": "b"}\n', ("d.jsonl, line 1", "'text' stands twice")),
+    "JSON key twice": ("d.jsonl", b'{"text": "a", "text": "b"}\n', ("d.jsonl, line 1", "'text' is given twice")),
     "JSON too deep": ("d.jsonl", b'{"text": ' + b"[" * 200_000 + b"}\n", ("d.jsonl, line 1", "JSON")),
     "JSON number too long": ("d.jsonl", b'{"text": ' + b"1" * 6000 + b"}\n", ("d.jsonl, line 1", "JSON cannot be read")),
     "JSON file of one object": ("d.json", b'{"text": "a"}', ("d.json", "single object", "list of rows")),

@@ -143,7 +143,7 @@ class Tryouts:
         config, identity, events = _stored(folder)
         confirmed = [e for e in events if e["kind"] == "confirm"]
         if not confirmed:
-            mend = "Let it go on with the same cotune run command."
+            mend = "Continue it with the same cotune run command."
             raise InputError("the run has no winner yet", where=str(folder), mend=mend)
         judging = next((e["value"] for e in events if e["kind"] == "judge"), None)
         permissions = permissions or Permissions()
