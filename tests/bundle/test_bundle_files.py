@@ -585,6 +585,10 @@ def test_the_card_says_what_it_is_and_how_good(bench: Bench, tmp_path: Path) -> 
     assert "(this bundle)" not in card, "the prompt is another"
     marked = (bench.save(tmp_path / "marked", metrics=metrics) / "README.md").read_text()
     assert "| **winning prompt, tuned model** (this bundle) | 0.900" in marked
+    # Where two arms are the same candidate, one row is the bundle's.
+    doubled = {**metrics, "arms": {**metrics["arms"], "best_prompt": best}}
+    twice = (bench.save(tmp_path / "twice", metrics=doubled) / "README.md").read_text()
+    assert twice.count("(this bundle)") == 1 and "winning prompt, base model (the same prompt and weights)" in twice
     plain = (bench.save(tmp_path / "plain", adapter_folder=None) / "README.md").read_text()
     assert "PeftModel" not in plain
     assert "How good" not in plain

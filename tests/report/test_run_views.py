@@ -143,8 +143,22 @@ def test_live_view_keeps_to_its_width_and_shows_what_counts(width: int) -> None:
     assert len(lines) <= 18
 
 
+def test_how_the_output_was_guessed_is_told_once() -> None:
+    value = {"task": "t", "output": "the output is a label", "checks": ["3 rows repeat", "the output is a label"]}
+    told = [line.text for line in Story().tell({"kind": "start", "value": value})]
+    assert told.count("the output is a label") == 1 and "data: 3 rows repeat" in told
+    assert not any(line.startswith("data: the output") for line in told)
+
+
+def test_what_comes_next_is_told_with_its_reason() -> None:
+    def told(step: str) -> str:
+        return Story().tell({"kind": "decide", "value": {"next": step, "why": "the rest is reserved"}})[0].text
+
+    assert told("finish") == "finishing: the rest is reserved" and told("prompts") == "next: new prompts: the rest is reserved"
+
+
 def test_live_view_before_anything_happened_and_in_a_low_terminal() -> None:
-    assert "starting" in live_text(80, lambda view, hands: None)
+    assert "loading the model" in live_text(80, lambda view, hands: None)
     assert len(live_text(80, lambda view, hands: feed_all(view), height=12).splitlines()) <= 12
 
 

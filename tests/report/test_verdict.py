@@ -16,7 +16,7 @@ from rich.console import Console
 
 from cotune.report.terminal.advice import improvements, more_rows, next_steps, still_gaining
 from cotune.report.terminal.plain import signed
-from cotune.report.terminal.verdict import print_verdict, verdict_text
+from cotune.report.terminal.verdict import print_verdict, quiet_text, verdict_text
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
 PROMPT = "[bold]Classify[/bold] the 🙂 :smile: question: {labels}\n\nשאלה مرحبا {text}\n\x1b[31m\u202eType:"
@@ -259,6 +259,12 @@ def test_printing_is_coloured_on_a_terminal_and_plain_elsewhere() -> None:
     ascii_only = io.TextIOWrapper(raw, encoding="ascii")
     print_verdict(SUMMARY, Console(file=ascii_only, width=80, force_terminal=True))
     assert b"| [bold]Classify[/bold] the \\U0001f642" in raw.getvalue() and b"\x1b" not in raw.getvalue()
+
+
+def test_of_a_quiet_run_score_and_path_are_left() -> None:
+    told = quiet_text({**SUMMARY, "best": {"bundle": "best"}, "out": "runs/trec6"})
+    assert told == "accuracy 0.942 (0.918 to 0.959) on 500 test rows\nruns/trec6/best"
+    assert quiet_text({}) == "no score"
 
 
 def test_next_steps_name_the_folders_and_quote_them_for_a_shell() -> None:

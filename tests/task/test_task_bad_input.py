@@ -253,3 +253,9 @@ def test_parquet_row_is_named(tmp_path: Path) -> None:
     path = tmp_path / "d.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(changed(9, label=None)), path)
     assert "d.parquet, row 10, column 'label': the label is empty" in message_of(path)
+
+
+def test_a_message_that_asks_has_one_mark_at_its_end() -> None:
+    asked = InputError("there is no column 'txt', did you mean 'text'?", where="a.csv", mend="Its columns: 'text'.")
+    assert str(asked) == "a.csv: there is no column 'txt', did you mean 'text'? Its columns: 'text'."
+    assert str(InputError("this is a folder")) == "this is a folder."

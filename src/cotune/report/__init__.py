@@ -7,7 +7,7 @@ from cotune.report.terminal.bar import python_view
 from cotune.report.terminal.console import RunView, make_view
 from cotune.report.terminal.notebook import notebook_html, summary_html, summary_line, tryout_html
 from cotune.report.terminal.tryout import TRYOUT_CLOSING, comparison_text, tryout_heading, tryout_text
-from cotune.report.terminal.verdict import print_verdict, verdict_text
+from cotune.report.terminal.verdict import print_verdict, quiet_text, verdict_text
 
 __all__ = [
     "TRYOUT_CLOSING",
@@ -18,6 +18,7 @@ __all__ = [
     "notebook_html",
     "print_verdict",
     "python_view",
+    "quiet_text",
     "summary_html",
     "summary_line",
     "tryout_heading",

@@ -51,7 +51,7 @@ class BarView:
     ) -> None:
         self._draw, self._interval, self._end, self._now = draw, interval, end, now
         self._story, self._pace = Story(), Pace(now)
-        self._stage, self._last, self._closed = "loading", float("-inf"), False
+        self._stage, self._last, self._closed = "loading the model", float("-inf"), False
         self._show()
 
     def event(self, event: Mapping[str, Any]) -> None:

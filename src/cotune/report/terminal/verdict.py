@@ -12,7 +12,7 @@ from cotune.report.terminal.layout import bullet, prompt_block
 from cotune.report.terminal.lines import speaks_unicode, write_line
 from cotune.report.terminal.plain import amount, decimal, dollars, duration, fields, harmless, items, number, one_line, shipped
 from cotune.report.terminal.previous import previous_lines
-from cotune.report.terminal.result import frozen_first, interval_of, references_of, result_warnings
+from cotune.report.terminal.result import frozen_first, interval_of, references_of, result_title, result_warnings
 from cotune.report.terminal.trust import data_lines, noise_sentence, robustness_lines
 from cotune.report.terminal.verdict_arms import arm_name, arms_table, arms_title, identical_arms, references_table
 from cotune.report.terminal.verdict_gains import gains_parts
@@ -56,6 +56,15 @@ def verdict_text(summary: Mapping[str, Any], *, width: int = 100) -> str:
     )
     _print(summary, console)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n") + "\n"
+
+
+def quiet_text(summary: Mapping[str, Any]) -> str:
+    """The score and where the bundle lies, a line each: what ``--quiet`` leaves of the closing word."""
+    arm = shipped(summary)
+    rows = f" on {decimal(arm.get('n'), 0)} test rows" if number(arm.get("n")) is not None else ""
+    score = result_title(summary)
+    bundle = harmless(bundle_path(summary)) if fields(summary.get("best")).get("bundle") else ""
+    return "\n".join(line for line in (f"{score}{rows}" if score else "no score", bundle) if line)
 
 
 def print_verdict(summary: Mapping[str, Any], console: Console) -> None:
