@@ -21,10 +21,11 @@ from cotune.cycle.context import Lab
 from cotune.cycle.journal import Journal
 from cotune.cycle.run import Quiet
 from cotune.cycle.run import run as run_cycle
+from cotune.cycle.search import ending
 from cotune.cycle.search.ending import EndCosts
 from cotune.cycle.search.plan import Plan
 from cotune.cycle.search.policy import SPENT, Decider
-from cotune.cycle.search.state import Search, ending
+from cotune.cycle.search.state import Search
 from cotune.cycle.search.trial import Track, advance, decay_steps, finish, open_track
 from cotune.cycle.search.untuned import CALIBRATION_ROWS
 from cotune.model.adapters.slots import BASE
