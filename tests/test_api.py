@@ -96,6 +96,13 @@ class StopAtPlan:
         pass
 
 
+class StopAtOnce(StopAtPlan):
+    """A view that ends a run at the first that it hears."""
+
+    def event(self, event: dict[str, Any]) -> None:
+        raise Stopped
+
+
 def config_of(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"]
     return found
@@ -226,7 +233,7 @@ def test_a_page_that_cannot_be_made_is_told_and_costs_no_run(
         ({"bugdet": "2m"}, "did you mean"),
         ({"tune": {"rank": 0}}, "rank"),
         ({"tune": 3}, "tune"),
-        ({"budget": "soon"}, "no budget"),
+        ({"budget": "soon"}, "not a budget"),
         ({"data": {"train": "other.csv"}}, "part of the task"),
         ({"output": {"labels": ["a", "b"]}}, "part of the task"),
         ({"metric": "macro_f1"}, "part of the task"),
@@ -270,7 +277,7 @@ def test_without_a_folder_runs_lie_side_by_side(
     monkeypatch.chdir(tmp_path)
     for budget in (BUDGET, BUDGET, "61ktok"):
         with pytest.raises(Stopped):
-            cotune.run(task, budget=budget, model=model, view=StopAtPlan(), **FAST)
+            cotune.run(task, budget=budget, model=model, view=StopAtOnce(), **FAST)
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["words", "words-2"]
     assert config_of(tmp_path / "runs" / "words-2")["budget"] == "61ktok"
 

@@ -144,7 +144,7 @@ BROKEN: dict[str, tuple[str, tuple[str, ...]]] = {
     "infinite number": ("tune: {clip: .inf}", ("tune.clip",)),
     "text for a truth value": ("refit: yes", ("line 7, refit", "true or false, not 'yes'")),
     "number for a text": ("budget: 600", ("line 7, budget", "must be a text, not 600", "quotes")),
-    "text for a section": ("tune: fast", ("line 7, tune", "section with keys", "'fast'")),
+    "text for a section": ("tune: fast", ("line 7, tune", "section with its own keys", "'fast'")),
     "negative": ("limit: {train: -5}", ("limit.train", "at least 1, not -5")),
     "zero": ("tune: {learning_rate: 0}", ("tune.learning_rate", "more than 0")),
     "output type unknown": ("output: {type: jsno}", ("output.type", "'label', 'text', 'number' or 'json'", "'jsno'")),

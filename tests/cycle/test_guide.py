@@ -124,7 +124,7 @@ def test_a_run_goes_on_without_answers(bench: Bench, tmp_path: Path, reply: Repl
         assert failed["tokens"] > 1500 * failed["requests"] > 0
     assert not proposed(out, "rewrite") and len(of_kind(out, "pool")) >= 2
     assert told.split(":")[0] in (out / "report.html").read_text()
-    assert "the proposer gave nothing" in ended.stdout + ended.stderr
+    assert "the proposer returned nothing" in ended.stdout + ended.stderr
 
 
 def test_a_schema_is_asked_for_and_what_the_server_refused_is_not_asked_again(bench: Bench, tmp_path: Path) -> None:
