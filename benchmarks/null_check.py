@@ -76,7 +76,7 @@ def null_run(
     claimed = [
         name
         for name, gain in summary["gains"].items()
-        if name in GAINS and not gain["identical"] and gain["p_holm"] <= ALPHA and not gain["within_noise"]
+        if name in GAINS and not gain["identical"] and gain["p"] < ALPHA and not gain["within_noise"]
     ]
     kinds = [json.loads(line)["kind"] for line in (folder / "run" / "journal.jsonl").read_text().splitlines()]
     return {

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import cotune
+from cotune.api import quiet_libraries
 from cotune.config import config_from_data
 from cotune.config.paths import IN_MEMORY
 from cotune.report import tryout_text
@@ -92,6 +94,13 @@ class StopAtPlan:
 
     def set_time_left(self, seconds: float | None) -> None:
         pass
+
+
+class StopAtOnce(StopAtPlan):
+    """A view that ends a run at the first that it hears."""
+
+    def event(self, event: dict[str, Any]) -> None:
+        raise Stopped
 
 
 def config_of(folder: Path) -> dict[str, Any]:
@@ -224,7 +233,7 @@ def test_a_page_that_cannot_be_made_is_told_and_costs_no_run(
         ({"bugdet": "2m"}, "did you mean"),
         ({"tune": {"rank": 0}}, "rank"),
         ({"tune": 3}, "tune"),
-        ({"budget": "soon"}, "no budget"),
+        ({"budget": "soon"}, "not a budget"),
         ({"data": {"train": "other.csv"}}, "part of the task"),
         ({"output": {"labels": ["a", "b"]}}, "part of the task"),
         ({"metric": "macro_f1"}, "part of the task"),
@@ -242,7 +251,7 @@ def test_the_metric_of_a_file_may_be_set_but_must_exist(tmp_path: Path) -> None:
 
 
 def test_what_is_no_task_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(cotune.InputError, match="list is no task"):
+    with pytest.raises(cotune.InputError, match="list is not a task"):
         cotune.run(rows(), out=tmp_path / "run")  # type: ignore[arg-type]
 
 
@@ -260,6 +269,35 @@ def test_a_config_object_keeps_what_the_settings_do_not_name(tmp_path: Path, mod
         cotune.run(config, out=tmp_path / "run", budget=BUDGET, view=StopAtPlan(), limit={"test": 20}, engine=FAST["engine"])
     stored = config_of(tmp_path / "run")
     assert stored["limit"] == {"train": 100, "dev": None, "test": 20} and stored["prompt"] == "Say null = {text}?"
+
+
+def test_without_a_folder_runs_lie_side_by_side(
+    task: cotune.Task, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for budget in (BUDGET, BUDGET, "61ktok"):
+        with pytest.raises(Stopped):
+            cotune.run(task, budget=budget, model=model, view=StopAtOnce(), **FAST)
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["words", "words-2"]
+    assert config_of(tmp_path / "runs" / "words-2")["budget"] == "61ktok"
+
+
+def test_a_run_shows_how_far_it_is_unless_it_is_told_not_to(done: Any, model: Path, task: cotune.Task, capsys: Any) -> None:
+    again = {"out": done.folder, "budget": BUDGET, "model": model, "prompts": ["Which kind of word is in {text}?"], **FAST}
+    cotune.run(task, seed=1, view=cotune.Quiet(), **again)
+    assert capsys.readouterr().err == ""
+    cotune.run(task, seed=1, **again)
+    assert "cotune" in capsys.readouterr().err
+
+
+def test_notes_of_libraries_to_their_developers_are_kept_from_callers() -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with quiet_libraries():
+            warnings.warn("IProgress not found. Please update jupyter and ipywidgets.", Warning, stacklevel=1)
+            warnings.warn("`is_gradient_checkpointing` is deprecated", FutureWarning, stacklevel=1)
+            warnings.warn("yours", UserWarning, stacklevel=1)
+    assert [str(one.message) for one in seen] == ["yours"]
 
 
 def test_importing_cotune_loads_nothing_heavy() -> None:

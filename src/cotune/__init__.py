@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from cotune.api import load, load_config, run, try_prompt
     from cotune.classifier import CotuneClassifier
     from cotune.config import RunConfig
+    from cotune.cycle.run import Quiet
     from cotune.embed.command import open_embedder
     from cotune.errors import CotuneError, InputError
     from cotune.task import Task
@@ -19,6 +20,7 @@ __all__ = [
     "CotuneClassifier",
     "CotuneError",
     "InputError",
+    "Quiet",
     "RunConfig",
     "Task",
     "__version__",
@@ -34,6 +36,7 @@ _PLACES = {
     "CotuneClassifier": "cotune.classifier",
     "CotuneError": "cotune.errors",
     "InputError": "cotune.errors",
+    "Quiet": "cotune.cycle.run",
     "RunConfig": "cotune.config",
     "Task": "cotune.task",
     "load": "cotune.api",

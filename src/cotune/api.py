@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cotune import config as _config
 from cotune.config import RunConfig
 from cotune.errors import InputError
-from cotune.files import absolute
+from cotune.files import absolute, slug
 from cotune.task import Task
 
 if TYPE_CHECKING:
@@ -18,15 +21,26 @@ if TYPE_CHECKING:
     from cotune.cycle.compare import Tryout
     from cotune.cycle.progress import View
     from cotune.cycle.run import Result
+    from cotune.report.terminal.bar import BarView
 
 _OF_THE_TASK = ("data", "output")
 _OF_A_TASK_OBJECT = ("name", "metric", "limit", "start")
 
 
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep other libraries' notes to their developers from people who call cotune."""
+    with warnings.catch_warnings():
+        # tqdm, in a notebook without ipywidgets; peft, of a name that transformers is about to lose.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        yield
+
+
 def run(
     task: Task | RunConfig | str | Path,
     *,
-    out: str | Path,
+    out: str | Path | None = None,
     budget: str | None = None,
     model: str | Path | None = None,
     seed: int | None = None,
@@ -39,14 +53,16 @@ def run(
 
     Args:
         task: a :class:`cotune.Task`, the path of a ``task.yaml``, or a :class:`cotune.RunConfig`.
-        out: the run's folder; made when missing.
+        out: the run's folder; made when missing. None takes ``runs/NAME`` by the task's name, or ``runs/NAME-2`` and so on
+            where that holds a run with other settings or rows.
         budget: such as ``90s``, ``10m`` or ``2Mtok``; None keeps what the task says, else ``10m``.
         model: ``smollm2-135m``, a folder or a hub id; None keeps what the task says, else the bundled one.
         seed: of everything random; None keeps what the task says, else 0.
         start: bundle of an earlier run to go on from with new rows; None keeps what the task says, else starts afresh. A Task
             is told where it is made, since how its rows are read depends on the bundle.
         prompts: prompt texts of yours, candidates beside the seed prompt.
-        view: is told how the run goes on; None shows nothing.
+        view: is told how the run goes on; None shows a progress bar, in a notebook or on standard error.
+            ``cotune.Quiet()`` shows nothing.
         settings: further keys of the config; a section is a mapping and changes only the keys in it, as in
             ``tune={"rank": 8}``. Where they differ from ``task``, they win.
 
@@ -61,16 +77,46 @@ def run(
     given = {"budget": budget, "seed": seed, **{key: None if path is None else str(path) for key, path in paths.items()}}
     settings |= {key: value for key, value in given.items() if value is not None}
     config, rows = _resolved(task, settings)
-    from cotune.cycle.run import run as run_cycle
+    with quiet_libraries():
+        from cotune.cycle.folder import OtherRunError
+        from cotune.cycle.run import run as run_cycle
 
-    return run_cycle(config, Path(out).expanduser(), task=rows, prompts=tuple(prompts), view=view)
+        for folder in _folders(out, config.name):
+            shown = None if view is not None else _bar()
+            try:
+                return run_cycle(config, folder, task=rows, prompts=tuple(prompts), view=view or shown)
+            except OtherRunError:
+                if out is not None:
+                    raise
+            finally:
+                if shown is not None:
+                    shown.close()
+    raise AssertionError("folders never end")
+
+
+def _bar() -> BarView:
+    from cotune.report import python_view
+
+    return python_view()
+
+
+def _folders(out: str | Path | None, name: str) -> Iterator[Path]:
+    """Where a run may lie, in the order in which folders are tried."""
+    if out is not None:
+        yield Path(out).expanduser()
+        return
+    folder = Path("runs") / slug(name)
+    yield folder
+    for number in count(2):
+        yield folder.with_name(f"{folder.name}-{number}")
 
 
 def load(bundle: str | Path, **settings: Any) -> Predictor:
     """Load a bundle to predict with; arguments and errors as in :func:`cotune.bundle.load`."""
-    from cotune.bundle import load as load_bundle
+    with quiet_libraries():
+        from cotune.bundle import load as load_bundle
 
-    return load_bundle(bundle, **settings)
+        return load_bundle(bundle, **settings)
 
 
 def try_prompt(
@@ -99,11 +145,12 @@ def try_prompt(
         judge_key_env: the same for the judge.
         base: folder of the base model, where it moved; ``"hub"`` lets model and rows be fetched from the hub.
     """
-    from cotune.cycle.compare import try_prompt as try_in_cycle
-    from cotune.cycle.permissions import Permissions
+    with quiet_libraries():
+        from cotune.cycle.compare import try_prompt as try_in_cycle
+        from cotune.cycle.permissions import Permissions
 
-    allowed = Permissions(metric, endpoint, key_env, judge_endpoint, judge_key_env, base)
-    return try_in_cycle(Path(folder).expanduser(), text, task=task, permissions=allowed)
+        allowed = Permissions(metric, endpoint, key_env, judge_endpoint, judge_key_env, base)
+        return try_in_cycle(Path(folder).expanduser(), text, task=task, permissions=allowed)
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -137,7 +184,7 @@ def _resolved(task: Task | RunConfig | str | Path, settings: Mapping[str, Any]) 
         task = load_config(task, [f"start={settings['start']}"] if "start" in settings else ())
     if not isinstance(task, RunConfig):
         raise InputError(
-            f"a {type(task).__name__} is no task",
+            f"a {type(task).__name__} is not a task",
             where="run",
             mend="Give a cotune.Task, a RunConfig, or the path of a task.yaml.",
         )

@@ -100,6 +100,7 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             TypeError: ``X`` is sparse, or classes mix texts with other values.
         """
         from cotune.api import run
+        from cotune.cycle.run import Quiet
 
         given = TextRows.of(X)
         chosen = classes_of(y, len(given.rows), type(self).__name__)
@@ -128,7 +129,7 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 start=settings.pop("start", None),
             )
             more = {**settings, **({} if self.prompt is None else {"prompt": self.prompt})}
-            result = run(task, out=folder, budget=self.budget, model=self.model, seed=seed, **more)
+            result = run(task, out=folder, budget=self.budget, model=self.model, seed=seed, view=Quiet(), **more)
         except InputError as error:
             raise ValueError(str(error)) from error
         self.classes_ = classes

@@ -19,7 +19,7 @@ class InputError(CotuneError):
     """Something that the user gave is wrong. Says what, where, and how to mend it.
 
     Args:
-        what: the problem, one sentence without a full stop at the end.
+        what: the problem, one sentence without a full stop at the end; a question keeps its mark.
         where: file, row, column or key that it was found at.
         mend: what the user can do about it.
     """
@@ -28,7 +28,9 @@ class InputError(CotuneError):
 
     def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
         self.what, self.where, self.mend = what, where, mend
-        super().__init__(f"{where + ': ' if where else ''}{what}.{' ' + mend if mend else ''}")
+        # A question, such as "did you mean 'text'?", has its own mark.
+        stop = "" if what.endswith("?") else "."
+        super().__init__(f"{where + ': ' if where else ''}{what}{stop}{' ' + mend if mend else ''}")
 
 
 def no_run(folder: Path) -> InputError:

@@ -71,14 +71,14 @@ def try_typed(run: Path, permissions: Permissions, *, rows: int, as_json: bool) 
 
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(open_run, run, permissions)
-        typer.echo("Type a prompt with its input fields in braces, then Ctrl-D on a line of its own.", err=True)
+        typer.echo("Type a prompt with its input fields in braces, then press Ctrl-D on an empty line.", err=True)
         while text := sys.stdin.read().strip():
             tryouts = opening.result()
             try:
                 try_one(tryouts, text, where="prompt", rows=rows, as_json=as_json)
             except InputError as error:
                 typer.echo(harmless(error), err=True)
-            typer.echo("\nThe next prompt, then Ctrl-D; Ctrl-D alone ends.", err=True)
+            typer.echo("\nType the next prompt, then Ctrl-D; Ctrl-D alone ends.", err=True)
         # A run that cannot be opened is an error also where nothing was typed.
         opening.result()
 

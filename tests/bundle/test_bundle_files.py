@@ -553,7 +553,7 @@ def test_the_card_says_what_it_is_and_how_good(bench: Bench, tmp_path: Path) -> 
     metrics = {
         "arms": {"seed_prompt": arm, "best_tuned": best, "best_prompt": {"score": 0.123}},
         "gains": {
-            "both": {"value": 0.65, "ci": [0.55, 0.72], "p": 0.0001, "p_holm": 0.0006},
+            "both": {"value": 0.65, "ci": [0.55, 0.72], "p": 0.0006, "p_single": 0.0001},
             "synergy": {"log_loss": {}},
             "synergy_log_loss": {"value": 0.2, "ci": [0.1, 0.3], "p": 0.02, "p_holm": 0.04},
         },
@@ -572,7 +572,7 @@ def test_the_card_says_what_it_is_and_how_good(bench: Bench, tmp_path: Path) -> 
     assert "| starting prompt, base model | 0.250 (0.200 to 0.300) | 90 | test |" in card
     assert "| from both | +0.650 (+0.550 to +0.720) | 0.0006 |" in card
     assert "| beyond the sum of both, in log-loss (nats a row) | +0.200 (+0.100 to +0.300) | 0.04 |" in card
-    assert "| p (Holm) |" in card and "corrected" in card
+    assert "| p |" in card and "corrected" in card
     formats = "in 2 other formats, on 80 dev rows: base model 0.200 to 0.310, tuned model 0.880 to 0.900. Tuning makes"
     assert formats in card and "picky / by 3 points" in card
     assert "0.123" not in card, "a score without interval is no score"
@@ -585,6 +585,10 @@ def test_the_card_says_what_it_is_and_how_good(bench: Bench, tmp_path: Path) -> 
     assert "(this bundle)" not in card, "the prompt is another"
     marked = (bench.save(tmp_path / "marked", metrics=metrics) / "README.md").read_text()
     assert "| **winning prompt, tuned model** (this bundle) | 0.900" in marked
+    # Where two arms are the same candidate, one row is the bundle's.
+    doubled = {**metrics, "arms": {**metrics["arms"], "best_prompt": best}}
+    twice = (bench.save(tmp_path / "twice", metrics=doubled) / "README.md").read_text()
+    assert twice.count("(this bundle)") == 1 and "winning prompt, base model (the same prompt and weights)" in twice
     plain = (bench.save(tmp_path / "plain", adapter_folder=None) / "README.md").read_text()
     assert "PeftModel" not in plain
     assert "How good" not in plain

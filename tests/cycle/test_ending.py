@@ -328,7 +328,7 @@ def test_prompts_are_bred_where_the_winner_would_meet_its_rows_four_times_all_th
         # Steps that no longer help are not lacking.
         spend_all_but(lab, needed - 60)
         assert decider.decide(search, 1).next == "prompts"
-        assert "too few to breed prompts as well: a winner should get 80" in found[0].why
+        assert "too few to generate prompts as well: a winner should get 80" in found[0].why
 
 
 def test_after_one_bad_look_the_winner_is_looked_at_again_before_others_are_bred(tmp_path: Path) -> None:

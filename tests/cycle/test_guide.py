@@ -124,7 +124,7 @@ def test_a_run_goes_on_without_answers(bench: Bench, tmp_path: Path, reply: Repl
         assert failed["tokens"] > 1500 * failed["requests"] > 0
     assert not proposed(out, "rewrite") and len(of_kind(out, "pool")) >= 2
     assert told.split(":")[0] in (out / "report.html").read_text()
-    assert "the proposer gave nothing" in ended.stdout + ended.stderr
+    assert "the proposer returned nothing" in ended.stdout + ended.stderr
 
 
 def test_a_schema_is_asked_for_and_what_the_server_refused_is_not_asked_again(bench: Bench, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_without_a_proposer_nothing_changes_before_the_end(whole: Path) -> None:
     [
         (("proposer.model=smollm2-135m",), "serve the model"),
         (("proposer.base_url=http://127.0.0.1:9/v1",), "base_url needs model"),
-        (("proposer.key_env=KEY",), "key_env says nothing without base_url"),
+        (("proposer.key_env=KEY",), "key_env has no effect without base_url"),
     ],
 )
 def test_a_proposer_that_cannot_be_had_is_told_before_anything_is_run(

@@ -121,6 +121,22 @@ def test_the_first_guess_grows_with_threads_and_leaves_wide_models_to_their_prod
     assert paces(None) == paces(None, width=4096) == (700.0, 250.0)
 
 
+def test_a_machine_that_is_slower_than_planned_is_noticed_once_that_is_known() -> None:
+    def guessed(threads: int | None) -> CostModel:
+        return CostModel.guess(Budget("time", 480.0), gflops=400.0, parameters=100_000_000, threads=threads, width=576)
+
+    costs = guessed(2)
+    planned = costs.score_rate
+    costs.saw_scoring(int(planned / 10 * 4), 4.0)
+    assert costs.slowdown == 1.0, "too early to tell"
+    costs.saw_scoring(int(planned / 10 * 40), 40.0)
+    assert costs.slowdown == pytest.approx(10, rel=0.01)
+    # What an accelerator reaches on small batches says nothing about who else is at work on it.
+    other = guessed(None)
+    other.saw_scoring(4000, 400.0)
+    assert other.slowdown == 1.0
+
+
 def test_a_prompt_is_read_as_fast_as_in_scoring_and_only_the_answer_written_slowly() -> None:
     costs = CostModel(Budget("time", 1200.0), score_rate=700.0, train_rate=200.0)
     for _ in range(5):

@@ -42,6 +42,20 @@ def lab_in(folder: Path, budget: str, view: Listening) -> Lab:
     return Lab(task, tiny_local(), Journal(folder), costs, folder, TuneSettings(), 0, view)
 
 
+def test_a_slow_machine_is_told_once_and_not_written_down(tmp_path: Path) -> None:
+    costs = CostModel.guess(parse_budget("2m"), gflops=400.0, parameters=100_000_000, threads=2, width=576)
+    planned = costs.score_rate
+    lab = lab_in(tmp_path, "2m", Listening())
+    lab.costs = costs
+    heard: list[str] = []
+    lab.journal.listeners.append(lambda event: heard.append(event["value"]["text"]))
+    step = {"tokens": int(planned / 10 * 20), "saved": 0, "truncated": 0, "seconds": 20.0}
+    for _ in range(3):
+        lab.charge(step, "tokens_scored", costs.saw_scoring)
+    assert heard == ["this machine is about 10 times slower than planned; is something else running?"]
+    assert not lab.journal.events
+
+
 @pytest.mark.parametrize(("budget", "rate"), [("1000s", 1.0), ("1ktok", 100.0)])
 def test_time_left_is_the_budgets_until_less_is_needed(tmp_path: Path, budget: str, rate: float) -> None:
     view = Listening()

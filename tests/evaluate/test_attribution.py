@@ -46,7 +46,8 @@ def test_gains_are_the_differences_that_their_names_say():
     assert next(iter(result.gains)) == "prompt_given_tuning"
     assert result.log_loss["tuning"].value == pytest.approx(loss["seed_prompt"] - loss["seed_tuned"])
     for gain in [*result.gains.values(), *result.log_loss.values()]:
-        assert gain.ci.low <= gain.value <= gain.ci.high and 0 < gain.p <= gain.p_holm <= 1
+        assert gain.ci.low <= gain.value <= gain.ci.high and 0 < gain.p_single <= gain.p <= 1
+        assert gain.ci.low <= gain.ci_single.low and gain.ci_single.high <= gain.ci.high
     assert result.n == 400
     assert json.loads(json.dumps(result.as_dict()))["synergy_log_loss"]["ci"] == result.log_loss["synergy"].ci.as_list()
 
@@ -55,9 +56,9 @@ def test_tests_and_intervals_are_the_paired_ones():
     arms, _ = _arms()
     gain = attribute(arms).gains["prompt_given_tuning"]
     first, second = arms["seed_tuned"].score > 0, arms["best_tuned"].score > 0
-    assert gain.p == pytest.approx(mcnemar(int((first & ~second).sum()), int((~first & second).sum())))
+    assert gain.p_single == pytest.approx(mcnemar(int((first & ~second).sum()), int((~first & second).sum())))
     unpaired = 1.96 * np.sqrt(np.var(first) / 400 + np.var(second) / 400)
-    assert gain.ci.width / 2 < unpaired
+    assert gain.ci_single.width / 2 < unpaired < gain.ci.width
     assert attribute(arms).gains == attribute(arms).gains
     assert attribute(arms, seed=5).gains["both"].ci != attribute(arms).gains["both"].ci
 
@@ -69,8 +70,9 @@ def test_few_discordant_rows_get_the_score_interval():
     score[flipped] = 1
     arms["best_tuned"] = ArmScores(score, arms["seed_tuned"].log_loss, None, "other")
     gain = attribute(arms).gains["prompt_given_tuning"]
-    assert gain.ci == paired_proportion_interval(0, 3, 400) and gain.ci.low < 0 < gain.value
-    assert not gain.identical and gain.p == pytest.approx(0.25)
+    assert gain.ci_single == paired_proportion_interval(0, 3, 400) and gain.ci_single.low < 0 < gain.value
+    assert gain.ci == paired_proportion_interval(0, 3, 400, 1 - 0.05 / 6)
+    assert not gain.identical and gain.p_single == pytest.approx(0.25) and gain.p == 1
 
 
 def test_the_same_candidate_gains_nothing_and_is_no_test():
@@ -79,10 +81,11 @@ def test_the_same_candidate_gains_nothing_and_is_no_test():
     result = attribute(arms)
     for name in ("prompt_given_tuning", "synergy"):
         gain = result.gains[name]
-        assert gain.identical and gain.value == 0 and gain.p == gain.p_holm == 1 and gain.ci == Interval(0, 0)
+        assert gain.identical and gain.value == 0 and gain.p == gain.p_single == 1
+        assert gain.ci == gain.ci_single == Interval(0, 0)
     # tuning and both compare the same two arms then, so that two hypotheses on the score are left.
-    assert result.gains["tuning"].p_holm == pytest.approx(2 * result.gains["tuning"].p)
-    assert result.gains["tuning"].p_holm == result.gains["both"].p_holm
+    assert result.gains["tuning"].p == pytest.approx(2 * result.gains["tuning"].p_single)
+    assert result.gains["tuning"].p == result.gains["both"].p
     told = sentence(result.gains, result.n)
     assert "the winner is the tuned seed prompt itself" in told and "ynergy" not in told
 
@@ -107,7 +110,8 @@ def test_f1_gains_are_differences_of_f1():
     ).gains["prompt_given_tuning"]
     plain = attribute(arms).gains["prompt_given_tuning"]
     assert called.value == pytest.approx(plain.value)
-    assert (called.ci.low, called.ci.high) == pytest.approx((plain.ci.low, plain.ci.high), abs=0.02)
+    ends = [(gain.ci_single.low, gain.ci_single.high) for gain in (called, plain)]
+    assert ends[0] == pytest.approx(ends[1], abs=0.02)
     with pytest.raises(ValueError, match="gold"):
         attribute(arms, metric="macro_f1")
 
@@ -141,7 +145,7 @@ def test_groups_widen_intervals_where_rows_depend_on_each_other():
     grouped = attribute(arms, groups=groups[order]).gains["prompt_given_tuning"]
     naive = attribute(arms).gains["prompt_given_tuning"]
     assert grouped.ci.width > 2 * naive.ci.width
-    assert grouped.p > naive.p and grouped.test == "paired permutation"
+    assert grouped.p_single > naive.p_single and grouped.test == "paired permutation"
 
 
 def test_no_gain_is_claimed_where_there_is_none():
@@ -163,13 +167,13 @@ def test_paired_intervals_of_gains_are_covered():
         arms, _ = _arms(rows=150, seed=run + 500)
         scores = {name: ArmScores(arm.score) for name, arm in arms.items()}
         for name, gain in attribute(scores, draws=400, permutations=1).gains.items():
-            held[name] += truth[name] in gain.ci
+            held[name] += truth[name] in gain.ci_single
     assert np.mean(list(held.values())) / total >= 0.92
     assert min(held.values()) / total >= 0.88
 
 
 def _gain(value: float, low: float, high: float, p: float) -> Gain:
-    return Gain(value, Interval(low, high), p, p)
+    return Gain(value, Interval(low, high), p, Interval(low, high), p)
 
 
 def test_the_sentence_leads_with_the_prompt_on_top_of_tuning_and_admits_doubt():
@@ -187,9 +191,9 @@ def test_the_sentence_leads_with_the_prompt_on_top_of_tuning_and_admits_doubt():
     )
     assert "Tuning with the seed prompt gains 57.0 points (95% interval +53.0 to +61.0, p < 0.001). " in told
     assert "makes the prompt worth 6.0 points less than before" in told
-    assert "(Holm)" in told
+    assert "corrected for being read together (Bonferroni)" in told
     worse = sentence({"prompt_given_tuning": _gain(-0.03, -0.05, -0.01, 0.01)}, 300)
-    assert "loses 3.0 points" in worse and "significant" not in worse and "Holm" not in worse
+    assert "loses 3.0 points" in worse and "significant" not in worse and "corrected" not in worse
     frozen = sentence(gains, 500, frozen_first=True)
     assert frozen.startswith(
         "On frozen weights, the searched prompt gains 7.0 points (95% interval +1.8 to +12.2, p = 0.030). Tuning"

@@ -29,7 +29,7 @@ def test_the_detectable_effect_shrinks_with_rows_and_is_hopeless_for_a_handful()
     effects = [minimum_detectable_effect(n) for n in (20, 50, 100, 200, 500, 2000, 20_000)]
     assert effects == sorted(effects, reverse=True)
     assert minimum_detectable_effect(5) == 1.0
-    assert detectable_sentence(200) == "With 200 test rows, a gain below about 6 points will not be told from noise."
+    assert detectable_sentence(200) == "With 200 test rows, a gain below about 6 points cannot be distinguished from noise."
     assert "no gain of any size" in detectable_sentence(5)
 
 

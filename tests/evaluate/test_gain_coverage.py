@@ -37,16 +37,16 @@ def _truth(of: Callable[[Floats], Floats], accuracies: tuple[float, ...]) -> Flo
     return np.asarray(COEFFICIENTS @ (values @ _WEIGHTS / _WEIGHTS.sum()))
 
 
-def _limits(changes: Floats, ids: np.ndarray | None, *, zero_one: bool) -> tuple[Floats, Floats]:
+def _limits(changes: Floats, ids: np.ndarray | None, *, zero_one: bool, level: float = 0.95) -> tuple[Floats, Floats]:
     """Limits of many samples' differences (samples, rows), as ``attribute`` takes them for one."""
     if zero_one and ids is not None:
-        return grouped_tango_limits(changes, ids)
+        return grouped_tango_limits(changes, ids, level)
     _, low, high = contrast_limits(
-        weighted_mean(changes.T), changes.T != 0, seed=1, draws=1000, groups=ids, widened=not zero_one
+        weighted_mean(changes.T), changes.T != 0, seed=1, draws=1000, groups=ids, widened=not zero_one, level=level
     )
     if zero_one:
         gained, lost = (changes > 0).sum(axis=1), (changes < 0).sum(axis=1)
-        score, few = tango_limits(gained, lost, changes.shape[1]), gained + lost < FEW_DIFFERING
+        score, few = tango_limits(gained, lost, changes.shape[1], level), gained + lost < FEW_DIFFERING
         low, high = np.where(few, score[0], low), np.where(few, score[1], high)
     return low, high
 
@@ -75,6 +75,30 @@ def _coverage(groups: int, size: int, scale: str, *, counted: bool = True) -> di
 def test_each_gain_is_covered(n: int, scale: str) -> None:
     held = _coverage(*ALONE[n], scale)
     assert min(held.values()) >= 0.94, held
+
+
+@pytest.mark.parametrize("n", [30, 200])
+def test_all_gains_are_covered_at_once(n: int) -> None:
+    """Five gains on the score and synergy on the log-loss, as a run reports them together."""
+    generator, level = np.random.default_rng(n), 1 - 0.05 / 6
+    together, alone = [], []
+    for accuracies in ACCURACIES:
+        for shared in (0.3, 0.8):
+            margin = margins(generator, np.array(accuracies), 250, n, 1, 0.0, shared)
+            right, loss = (margin > 0).astype(float), -_loss(margin)
+            truths = [*(COEFFICIENTS @ np.array(accuracies)), _truth(lambda m: -_loss(m), accuracies)[-1]]
+            held = {level: np.ones(len(margin), dtype=bool), 0.95: np.ones(len(margin), dtype=bool)}
+            for place, name in enumerate([*GAINS, "synergy_log_loss"]):
+                coefficients, values = COEFFICIENTS[min(place, len(GAINS) - 1)], right if name in GAINS else loss
+                changes = np.einsum("a,sar->sr", coefficients, values)
+                for one in held:
+                    low, high = _limits(changes, None, zero_one=name in GAINS and name != "synergy", level=one)
+                    held[one] &= (low <= truths[place] + 1e-9) & (truths[place] - 1e-9 <= high)
+            together.append(held[level].mean())
+            alone.append(held[0.95].mean())
+    # 2,000 samples: two standard errors are a point.
+    assert np.mean(together) >= 0.95, np.mean(together)
+    assert np.mean(alone) < 0.9, "intervals that stand alone do not hold all at once"
 
 
 @pytest.mark.parametrize("scale", ["score", "soft", "log_loss"])
@@ -116,7 +140,9 @@ def test_what_is_reported_is_what_was_simulated(groups: int) -> None:
                 changes = (COEFFICIENTS[place] @ values)[None]
                 zero_one = values.dtype == bool and name != "synergy"
                 low, high = _limits(changes, grouping, zero_one=zero_one)
-                assert (gain.ci.low, gain.ci.high) == pytest.approx((low[0], high[0]))
+                if gain.p_single >= 0.05:
+                    low, high = np.minimum(low, 0), np.maximum(high, 0)
+                assert (gain.ci_single.low, gain.ci_single.high) == pytest.approx((low[0], high[0]))
 
 
 def test_the_difference_of_two_shares_is_the_bootstraps_alone() -> None:
@@ -128,8 +154,8 @@ def test_the_difference_of_two_shares_is_the_bootstraps_alone() -> None:
         wide: bootstrap_limits(weighted_mean(changes[:, 0]), 120, seed=1, draws=1000, level=0.95, widened=wide)[1:]
         for wide in (False, True)
     }
-    assert (gain.ci.low, gain.ci.high) == pytest.approx((limits[False][0][0], limits[False][1][0]))
-    assert gain.ci.width < limits[True][1][0] - limits[True][0][0]
+    assert (gain.ci_single.low, gain.ci_single.high) == pytest.approx((limits[False][0][0], limits[False][1][0]))
+    assert gain.ci_single.width < limits[True][1][0] - limits[True][0][0]
     assert gain.method == "paired BCa bootstrap"
 
 

@@ -180,7 +180,7 @@ def _events(made: list[Prompt], rows: int, texts: tuple[str, ...]) -> list[tuple
                 "seed": 0,
                 "prompts": [made[0].to_json()],
                 "checks": [texts[0]],
-                "detectable": "A gain below about 9 points will not be told from noise.",
+                "detectable": "A gain below about 9 points cannot be distinguished from noise.",
             },
         ),
     ]
@@ -284,8 +284,16 @@ def _robustness(prompt: Prompt, texts: tuple[str, ...]) -> dict[str, Any]:
 
 def _summary(made: list[Prompt], rows: int, labels: tuple[str, ...], texts: tuple[str, ...]) -> dict[str, Any]:
     scores = dict(zip(ARMS, (0.31, 0.44, 0.43, 0.81, 0.87), strict=True))
-    gain = {"value": 0.06, "ci": [0.01, 0.11], "p": 0.02, "p_holm": 0.04, "identical": False, "test": "exact McNemar"}
-    quiet = {**gain, "value": -0.02, "ci": [-0.08, 0.04], "p": 0.5, "p_holm": 0.5}
+    gain = {
+        "value": 0.06,
+        "ci": [0.01, 0.11],
+        "p": 0.04,
+        "ci_single": [0.02, 0.1],
+        "p_single": 0.02,
+        "identical": False,
+        "test": "exact McNemar",
+    }
+    quiet = {**gain, "value": -0.02, "ci": [-0.08, 0.04], "p": 0.5, "p_single": 0.5}
     return {
         "task": texts[0][:60],
         "n": {"train": 100, "dev": 50, "test": rows},

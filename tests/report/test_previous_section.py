@@ -16,7 +16,7 @@ from cotune.report.terminal.verdict import verdict_text
 
 def part(n: int, old: float, new: float, p: float) -> dict[str, Any]:
     value = new - old
-    return {"n": n, "old": old, "new": new, "value": value, "ci": [value - 0.1, None], "p": p, "p_holm": p, "test": "x"}
+    return {"n": n, "old": old, "new": new, "value": value, "ci": [value - 0.1, None], "p": p, "p_single": p, "test": "x"}
 
 
 def told(**changes: Any) -> dict[str, Any]:

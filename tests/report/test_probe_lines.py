@@ -14,7 +14,7 @@ from rich.console import Console
 from cotune.report.terminal.console import LiveView
 from cotune.report.terminal.lines import PlainView
 from cotune.report.terminal.narration import Story, stage_name
-from cotune.report.terminal.result import result_sentences
+from cotune.report.terminal.result import result_sentences, result_warnings
 from cotune.report.terminal.verdict import verdict_text
 
 ARM: dict[str, Any] = {
@@ -45,7 +45,7 @@ def test_lines_tell_each_step_once_in_words(events: list[dict[str, Any]]) -> Non
         view.event(event)
     lines = stream.getvalue().splitlines()
     bodies = [line.split("] ", 1)[1] for line in lines]
-    assert f"[00:31] first verdict {FIRST}; a usable bundle is in best" in lines
+    assert f"[00:31] first verdict {FIRST}; a usable bundle (prompt and read-out) is in best" in lines
     for told in (
         "cycle 1: passes end after layer 26 from now on: no leading prompt is read from above",
         "cycle 1: 4 prompts raced by frozen probes on 200 labelled rows: best 0.800, log-loss 0.710 after layer 20 with ",
@@ -53,7 +53,7 @@ def test_lines_tell_each_step_once_in_words(events: list[dict[str, Any]]) -> Non
         "tuned layers 11 to 20 on 150 rows, 12 steps, with ",
         "tuned for 12 steps: held-out 0.820, log-loss 0.600 on 200 rows, read by the mean of tuned head and refitted ",
         "cycle 2: ends at held-out 0.860, log-loss 0.500 after 12 steps with ",
-        "the sealed test split is opened, once, for 5 frozen arms and 3 references",
+        "the test rows, sealed until now, are scored once, for 5 arms (a prompt with weights each) and 3 references",
         "test, TF-IDF with logistic regression: 0.600, log-loss 1.100 on 40 rows",
         "test, always the commonest label: 0.250, log-loss 1.400 on 40 rows",
         "test, the seed prompt's label words without tuning: 0.400, log-loss 1.300 on 40 rows",
@@ -103,14 +103,48 @@ def of(references: dict[str, Any], **arm: Any) -> list[str]:
 def test_the_result_leads_beside_its_references() -> None:
     lead, needed = of(REFERENCES)
     assert lead == (
-        "Accuracy 0.870 on 400 test rows (95% interval 0.820 to 0.910); TF-IDF with logistic regression 0.600, always the "
-        "commonest label 0.250, the seed prompt's label words without tuning 0.400."
+        "Accuracy 0.870 on 400 test rows (95% interval 0.820 to 0.910); untuned 0.400, TF-IDF 0.600, always the commonest "
+        "label 0.250."
     )
     assert needed == (
         "A language model was needed: it answers 27.0 points more rows right than TF-IDF (95% interval +20.0 to +34.0, paired, "
         "p < 0.001)."
     )
-    assert of({}) == [] and of({"tfidf": None, "majority": None}) == [] and of(REFERENCES, score=None) == []
+    alone = "Accuracy 0.870 on 400 test rows (95% interval 0.820 to 0.910)."
+    assert of({}) == [alone] and of({"tfidf": None, "majority": None}) == [alone] and of(REFERENCES, score=None) == []
+
+
+def test_without_references_the_untuned_seed_prompt_stands_beside_the_result() -> None:
+    seed = {**ARM, "score": 0.3, "readout": "generation"}
+    summary = {"metric": "accuracy", "arms": {"seed_prompt": seed, "best_tuned": ARM}}
+    assert result_sentences(summary)[0].endswith("(95% interval 0.820 to 0.910); untuned 0.300.")
+    # A probe has learnt from the rows: it is not what the model answers untuned.
+    fitted = {**summary, "arms": {"seed_prompt": {**seed, "readout": "probe"}, "best_tuned": ARM}}
+    assert "untuned" not in result_sentences(fitted)[0]
+    # Where the seed prompt itself ships, nothing is told twice.
+    assert "untuned" not in result_sentences({**summary, "arms": {"seed_prompt": seed}, "best": {"arm": "seed_prompt"}})[0]
+
+
+@pytest.mark.parametrize(
+    ("arm", "references", "told"),
+    [
+        ({"n": 6, "ci": [0.4, 0.95]}, {}, ["6 test rows are too few to judge by: the 95% interval spans 55 points."]),
+        (
+            {},
+            {"majority": {"score": 0.97, "label": "ok"}},
+            ["97% of the test rows say 'ok', and always answering so is as good"],
+        ),
+        ({"score": 0.99}, {"majority": {"score": 0.97}}, ["97% of the test rows have the commonest label. Accuracy hides"]),
+        ({"score": 1.0}, {"tfidf": {"score": 1.0}}, ["TF-IDF reaches 1.00 without a language model"]),
+        ({}, {"majority": {"score": 0.3}, "tfidf": {"score": 0.6}}, []),
+    ],
+)
+def test_what_the_score_cannot_show_is_warned_of(arm: dict[str, Any], references: dict[str, Any], told: list[str]) -> None:
+    summary = {"metric": "accuracy", "arms": {"best_tuned": {**ARM, **arm}}, "references": references}
+    warned = result_warnings(summary)
+    assert len(warned) == len(told) and all(line.startswith(start) for line, start in zip(warned, told, strict=True))
+    assert verdict_text(summary, width=300).count("Warning: ") == len(told)
+    assert not any("macro_f1" in line for line in result_warnings({**summary, "metric": "macro_f1"}))
 
 
 @pytest.mark.parametrize(

@@ -143,8 +143,22 @@ def test_live_view_keeps_to_its_width_and_shows_what_counts(width: int) -> None:
     assert len(lines) <= 18
 
 
+def test_how_the_output_was_guessed_is_told_once() -> None:
+    value = {"task": "t", "output": "the output is a label", "checks": ["3 rows repeat", "the output is a label"]}
+    told = [line.text for line in Story().tell({"kind": "start", "value": value})]
+    assert told.count("the output is a label") == 1 and "data: 3 rows repeat" in told
+    assert not any(line.startswith("data: the output") for line in told)
+
+
+def test_what_comes_next_is_told_with_its_reason() -> None:
+    def told(step: str) -> str:
+        return Story().tell({"kind": "decide", "value": {"next": step, "why": "the rest is reserved"}})[0].text
+
+    assert told("finish") == "finishing: the rest is reserved" and told("prompts") == "next: new prompts: the rest is reserved"
+
+
 def test_live_view_before_anything_happened_and_in_a_low_terminal() -> None:
-    assert "starting" in live_text(80, lambda view, hands: None)
+    assert "loading the model" in live_text(80, lambda view, hands: None)
     assert len(live_text(80, lambda view, hands: feed_all(view), height=12).splitlines()) <= 12
 
 
@@ -223,13 +237,13 @@ def test_plain_lines_tell_every_notable_event_once() -> None:
         "trained to step 24 with “{text}”: loss 0.710, 30.0 k tokens in 24 s",
         "training failed at step 7 with “Q: {text} [+1 demonstration]”: the loss became NaN",
         "cycle 1: tuned after 24 steps, dev 0.853, log-loss 0.410 with “{text}”: best so far",
-        "next: tune, because tuning moved dev most",
+        "next: more tuning: tuning moved dev most",
         "computing with cpu bfloat16 in 2 threads, 314 GFLOP/s",
         "cycle 2: ends at dev 0.853, log-loss 0.410 after 24 steps with “{text}”",
         "confirmed on all of dev: best tuned 0.860, log-loss 0.400; seed prompt 0.400, log-loss 1.500",
         "this took 12 min 59 s and 2.7 GiB of memory at most",
         "done with 0.840 on test, the bundle is in best",
-        "the sealed test split is opened, once, for 2 frozen arms",
+        "the test rows, sealed until now, are scored once, for 2 arms (a prompt with weights each)",
         "test, best tuned: 0.840, log-loss 0.430 on 500 rows",
         "resuming a run",
         "bare_number: 3",

@@ -72,7 +72,7 @@ def test_the_page_tells_what_placed_the_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        ({"skipped": "dev has 24 rows"}, 'not looked for: <bdi dir="auto">dev has 24 rows'),
+        ({"skipped": "dev has 24 rows"}, 'Not computed: <bdi dir="auto">dev has 24 rows'),
         ({"rows": 60, "failures": 5, "slices": []}, "Of 5 wrong dev rows none lie together more clearly than chance"),
         (None, "at the end of a run"),
     ],

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from cotune.report.terminal.advice import improvements, more_rows, next_steps, still_gaining
 from cotune.report.terminal.plain import signed
-from cotune.report.terminal.verdict import print_verdict, verdict_text
+from cotune.report.terminal.verdict import print_verdict, quiet_text, verdict_text
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
 PROMPT = "[bold]Classify[/bold] the 🙂 :smile: question: {labels}\n\nשאלה مرحبا {text}\n\x1b[31m\u202eType:"
@@ -38,7 +38,7 @@ def arm(score: float, low: float, high: float, loss: float, prompt: str, adapter
 
 
 def gain(value: float, low: float | None, high: float | None, p: float, *, identical: bool = False) -> dict[str, Any]:
-    return {"value": value, "ci": [low, high], "p": p / 2, "p_holm": p, "identical": identical, "test": "exact McNemar"}
+    return {"value": value, "ci": [low, high], "p": p, "p_single": p / 2, "identical": identical, "test": "exact McNemar"}
 
 
 SUMMARY: dict[str, Any] = {
@@ -96,8 +96,8 @@ def test_everything_is_there_and_whole_at_each_width(width: int) -> None:
         "prompt, given tuning +1.2 -0.8 to +6.2 0.420",
         "tuning alone +59.0 +54.0 to +63.0 < 0.001",
         "synergy -6.0 -10.0 to unknown 0.030",
-        "(a) prompt only and best prompt: one and the same candidate",
-        "0.953 on dev, where it was chosen, and 0.942 on test: dev was 1.1 points too hopeful.",
+        "(a) prompt only and best prompt: same prompt and weights",
+        "0.953 on dev, where it was chosen, and 0.942 on test: dev and test agree within their intervals.",
         "7 min 58 s · 1.2 M tokens scored · 640 k trained · 2.1 M saved by the shared prefix · 2.1 GiB of memory at most",
         "runs/trec6/best",
         "the searched [bold]prompt[/bold] gains",
@@ -142,7 +142,7 @@ def test_rows_that_were_cut_are_told_with_the_data() -> None:
 
 def test_the_bundle_is_named_with_the_folder_of_its_run() -> None:
     text = verdict_text({"best": {"bundle": "best"}, "out": "runs/mine"}, width=80)
-    assert "The bundle\n  runs/mine/best\n" in text
+    assert "The bundle: prompt and weights in one folder\n  runs/mine/best\n" in text
 
 
 def test_a_difference_of_nothing_has_no_sign() -> None:
@@ -175,9 +175,9 @@ def test_readings_depend_on_the_corrected_p_value() -> None:
     assert re.search(r"tuning alone .* a gain", wide)
     assert re.search(r"synergy  .* they overlap", wide)
     assert re.search(r"synergy, log-loss +0\.000 +- +- +the same arm", wide)
-    summary["gains"]["prompt_given_tuning"].update(value=-0.03, p_holm=0.01)
+    summary["gains"]["prompt_given_tuning"].update(value=-0.03, p=0.01)
     assert re.search(r"prompt, given tuning +-3\.0 .* a loss", verdict_text(summary, width=120))
-    summary["gains"]["prompt_given_tuning"].update(p=0.01, p_holm=0.06)
+    summary["gains"]["prompt_given_tuning"].update(p=0.06, p_single=0.01)
     assert re.search(r"prompt, given tuning +-3\.0 .* no significant difference", verdict_text(summary, width=120))
     summary["gains"]["tuning"].update(within_noise=True)
     for width in (60, 120):
@@ -197,7 +197,7 @@ def test_robustness_takes_two_lines_and_noise_one() -> None:
 def test_arms_that_differ_in_rule_alone_are_not_the_same() -> None:
     summary = copy.deepcopy(SUMMARY)
     summary["arms"]["best_prompt"]["decision"] = {"kind": "raw", "bias": []}
-    assert "one and the same" not in verdict_text(summary, width=100)
+    assert "same prompt and weights" not in verdict_text(summary, width=100)
 
 
 def test_rows_and_splits_are_told_apart_where_they_differ() -> None:
@@ -261,11 +261,18 @@ def test_printing_is_coloured_on_a_terminal_and_plain_elsewhere() -> None:
     assert b"| [bold]Classify[/bold] the \\U0001f642" in raw.getvalue() and b"\x1b" not in raw.getvalue()
 
 
+def test_of_a_quiet_run_score_and_path_are_left() -> None:
+    told = quiet_text({**SUMMARY, "best": {"bundle": "best"}, "out": "runs/trec6"})
+    assert told == "accuracy 0.942 (0.918 to 0.959) on 500 test rows\nruns/trec6/best"
+    assert quiet_text({}) == "no score"
+
+
 def test_next_steps_name_the_folders_and_quote_them_for_a_shell() -> None:
     steps = next_steps({"best": {"bundle": "runs/my run/best"}})
     assert steps == [
         "Use it: cotune predict 'runs/my run/best' --input \"...\"",
-        "Try a prompt of your own against it: cotune try 'runs/my run' --prompt mine.txt",
+        "Try a prompt of your own against it: cotune try 'runs/my run'",
+        "See where it errs: cotune view 'runs/my run'",
     ]
     assert next_steps({"best": {"bundle": "best"}, "out": "runs/my run"}) == steps, "as a run's summary names it"
     assert next_steps({}) == []
@@ -273,7 +280,7 @@ def test_next_steps_name_the_folders_and_quote_them_for_a_shell() -> None:
 
 def test_next_steps_given_by_the_run_go_before_the_guessed_ones() -> None:
     text = verdict_text({**SUMMARY, "next": ["Do this [b]first[/b]."]}, width=80)
-    assert "- Do this [b]first[/b]." in text and "larger --budget" not in text
+    assert "- Do this [b]first[/b]." in text and "larger budget" not in text
     assert "cotune predict runs/trec6/best" in text
 
 
@@ -293,11 +300,26 @@ def test_a_larger_budget_is_advised_only_where_it_ended_the_run() -> None:
         return " ".join(improvements({"stopped": stopped, "cycles": cycles}))
 
     rising, flat = SUMMARY["cycles"], [*SUMMARY["cycles"], {"tuned": [{"score": 0.953}]}]
-    spent = "the budget is spent, but for the end"
-    assert "larger --budget: the last cycle still gained" in advised(spent, rising)
-    assert "larger --budget: this one ended while there were steps left" in advised(spent, flat)
+    spent = "the rest of the budget is reserved for the test"
+    assert "larger budget, as the last cycle still gained" in advised(spent, rising)
+    assert "larger budget, as this run ended while there were steps left" in advised(spent, flat)
+    assert "larger budget" in advised("the rest is reserved for the test: a cycle needs 9 s, 2 left", flat)
     assert not advised("three cycles in a row did not improve", rising)
     assert not still_gaining([]) and not still_gaining([{"x": None}, {}])
+
+
+def test_the_command_for_a_larger_budget_is_whole_once_the_folder_is_known() -> None:
+    summary = {"stopped": "the rest of the budget is reserved for the test", "budget": "90s", "cycles": []}
+    [stored] = [step for step in improvements(summary) if "budget" in step]
+    assert stored.endswith("--budget 180s --out ANOTHER_FOLDER")
+    shown = next_steps({**summary, "next": [stored], "out": "runs/my run"})
+    assert shown[-1].endswith("the same command with --budget 180s --out 'runs/my run-2'")
+
+
+@pytest.mark.parametrize(("dev", "told"), [(0.95, "agree within their intervals"), (0.99, "too high"), (0.80, "too low")])
+def test_dev_is_called_too_high_only_outside_the_interval_of_the_test(dev: float, told: str) -> None:
+    chosen = {"dev": dev, "test": 0.942, "optimism": dev - 0.942}
+    assert told in " ".join(verdict_text({**SUMMARY, "selection": chosen}, width=200).split())
 
 
 def test_few_rows_are_told() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from probe_runs import probe_folder
 from view_runs import GrowingRun, Viewer, viewing
 
 MARKED = "document.querySelector('main').marked === true"
@@ -65,6 +66,18 @@ def events_until(run: GrowingRun, kind: str, count: int = 1) -> int:
     """How many lines lie before the ``count``-th of a kind ends."""
     places = [place for place, line in enumerate(run.lines) if f'"kind": "{kind}"' in line]
     return places[count - 1] + 1
+
+
+def test_no_section_of_the_header_is_cut_beside_what_tells_the_runs_state(browser: Any, tmp_path: Path) -> None:
+    folder = probe_folder(tmp_path / "run")
+    with viewing(folder) as viewer:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(viewer.url)
+        assert page.inner_text("#live") == "Ended" and page.locator("nav a").count() == 13
+        assert (
+            page.evaluate("() => { const nav = document.querySelector('nav'); return nav.scrollWidth - nav.clientWidth; }") == 0
+        )
+        page.close()
 
 
 def test_what_is_new_appears_and_the_reader_keeps_the_place(browser: Any, tmp_path: Path) -> None:

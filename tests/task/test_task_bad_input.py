@@ -60,7 +60,7 @@ BROKEN: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
     "JSON list": ("d.jsonl", as_lines(GOOD[:1]) + b'["a", "b"]\n', ("d.jsonl, line 2", "a list", "named fields")),
     "JSON text": ("d.jsonl", b'"a"\n', ("d.jsonl, line 1", "a text")),
     "JSON null": ("d.jsonl", b"null\n", ("d.jsonl, line 1", "a null")),
-    "JSON key twice": ("d.jsonl", b'{"text": "a", "text": "b"}\n', ("d.jsonl, line 1", "'text' stands twice")),
+    "JSON key twice": ("d.jsonl", b'{"text": "a", "text": "b"}\n', ("d.jsonl, line 1", "'text' is given twice")),
     "JSON too deep": ("d.jsonl", b'{"text": ' + b"[" * 200_000 + b"}\n", ("d.jsonl, line 1", "JSON")),
     "JSON number too long": ("d.jsonl", b'{"text": ' + b"1" * 6000 + b"}\n", ("d.jsonl, line 1", "JSON cannot be read")),
     "JSON file of one object": ("d.json", b'{"text": "a"}', ("d.json", "single object", "list of rows")),
@@ -253,3 +253,9 @@ def test_parquet_row_is_named(tmp_path: Path) -> None:
     path = tmp_path / "d.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(changed(9, label=None)), path)
     assert "d.parquet, row 10, column 'label': the label is empty" in message_of(path)
+
+
+def test_a_message_that_asks_has_one_mark_at_its_end() -> None:
+    asked = InputError("there is no column 'txt', did you mean 'text'?", where="a.csv", mend="Its columns: 'text'.")
+    assert str(asked) == "a.csv: there is no column 'txt', did you mean 'text'? Its columns: 'text'."
+    assert str(InputError("this is a folder")) == "this is a folder."

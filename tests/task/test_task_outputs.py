@@ -108,11 +108,11 @@ def test_outputs_as_json_text_and_nested_are_the_same(tmp_path: Path) -> None:
     [
         (numbers(), {"type": "number", "bad": "12 km"}, ("row 8, column 'a'", "'12 km' is no number", "unit")),
         (numbers(), {"type": "number", "bad": "3,5"}, ("row 8", "'3,5' is no number", "decimal comma")),
-        (objects(), {"type": "json", "bad": "{'a': 1}"}, ("row 8, column 'a'", "no JSON")),
-        (objects(), {"type": "json", "bad": '{"a": 1, "a": 2}'}, ("row 8", "'a' stands twice")),
+        (objects(), {"type": "json", "bad": "{'a': 1}"}, ("row 8, column 'a'", "not valid JSON")),
+        (objects(), {"type": "json", "bad": '{"a": 1, "a": 2}'}, ("row 8", "'a' is given twice")),
         (objects(), {"schema": {"type": "object", "properties": {"count": {"type": "integer"}}}, "bad": '{"count": "x"}'},
          ("row 8, column 'a'", "does not fit output.schema", "count: ")),
-        (objects(), {"schema": {"type": "objekt"}}, ("schema", "no JSON Schema")),
+        (objects(), {"schema": {"type": "objekt"}}, ("schema", "not a valid JSON Schema")),
         (objects(), {"schema": {"$ref": "http://example.org/x"}}, ("schema", "nothing outside")),
         (texts(), {"type": "text", "bad": "  "}, ("row 8, column 'a'", "output is empty")),
         (texts(), {"type": "text", "metric": "json_f1"}, ("metric", "does not fit answers of the type text", "token_f1")),
@@ -138,7 +138,7 @@ def test_a_schema_file_is_read_and_named_where_it_is_broken(tmp_path: Path) -> N
     assert Task.from_config(config).output.schema == {"type": "object", "required": ["count"]}
     assert config.fingerprint_view()["output"]["schema"] == "schema.json"
     schema.write_text("{nope")
-    with pytest.raises(InputError, match=r"schema\.json: the schema file is no JSON"):
+    with pytest.raises(InputError, match=r"schema\.json: the schema file is not valid JSON"):
         Task.from_config(config)
 
 

@@ -225,12 +225,18 @@ def _results(manifest: Manifest, metrics: Mapping[str, Any]) -> list[str]:
     if not isinstance(arms, Mapping):
         return []
     lines = [f"| what | {_plain(manifest.metric)} (95% interval) | rows | split |", "|---|---|---|---|"]
-    for name, arm in arms.items():
-        if not isinstance(arm, Mapping) or not _number(arm.get("score")) or not _interval(arm.get("ci")):
-            continue
+    shown = {
+        name: arm
+        for name, arm in arms.items()
+        if isinstance(arm, Mapping) and _number(arm.get("score")) and _interval(arm.get("ci"))
+    }
+    same = [name for name, arm in shown.items() if _is_this(manifest, arm)]
+    # Arms can be one candidate; the bundle is the winner by name where it is among them.
+    this = "best_tuned" if "best_tuned" in same else next(iter(same), None)
+    for name, arm in shown.items():
         about = _ARMS.get(name, _plain(str(name)))
-        if _is_this(manifest, arm):
-            about = f"**{about}** (this bundle)"
+        if name in same:
+            about = f"**{about}** (this bundle)" if name == this else f"{about} (the same prompt and weights)"
         score = f"{arm['score']:.3f} ({_span(arm['ci'])})"
         lines.append(f"| {about} | {score} | {_plain(str(arm.get('n', '?')))} | {_plain(str(arm.get('split', '?')))} |")
     if len(lines) == 2:
@@ -245,10 +251,10 @@ def _results(manifest: Manifest, metrics: Mapping[str, Any]) -> list[str]:
             about = _GAINS.get(name, _plain(str(name)))
             rows.append(f"| {about} | {gain['value']:+.3f} ({_span(gain['ci'], '+')}) | {p} |")
     if rows:
-        parts.append("\n".join(["| gain | difference (95% interval) | p (Holm) |", "|---|---|---|", *rows]))
+        parts.append("\n".join(["| gain | difference (95% interval) | p |", "|---|---|---|", *rows]))
         parts.append(
-            "Differences are paired, row by row. An interval that holds zero tells nothing apart. The p-values are corrected"
-            " for the number of gains."
+            "Differences are paired, row by row. An interval that holds zero tells nothing apart. Intervals and p-values"
+            " are corrected for the number of gains."
         )
     return parts
 

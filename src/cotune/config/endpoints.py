@@ -104,7 +104,7 @@ class ProposerConfig(BoundedEndpoint):
             )
         told = ("key_env", "input_price")
         if self.base_url is None and (vain := [name for name in told if getattr(self, name) is not None]):
-            raise PydanticCustomError("endpoint", "{what} says nothing without base_url", {"what": vain[0]})
+            raise PydanticCustomError("endpoint", "{what} has no effect without base_url", {"what": vain[0]})
         return self
 
 

@@ -37,7 +37,7 @@ def readable_error(error: ErrorDetails, where: str, document: YamlText, root: ty
         "bool_type": "true or false",
         "string_type": "a text",
         "tuple_type": "a list",
-        "model_type": "a section with keys of its own",
+        "model_type": "a section with its own keys",
         "literal_error": f"one of {context.get('expected')}",
         "greater_than": f"more than {context.get('gt')}",
         "greater_than_equal": f"at least {context.get('ge')}",

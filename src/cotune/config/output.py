@@ -65,7 +65,7 @@ class OutputConfig(Section):
             try:
                 schema = parse_json(read_text(Path(schema), "the schema file"))
             except ValueError as error:
-                raise InputError(f"the schema file is no JSON ({error})", where=where, mend="Correct it.") from error
+                raise InputError(f"the schema file is not valid JSON ({error})", where=where, mend="Correct it.") from error
         found = checked_schema(schema, where)
         return None if found is None else dict(found)
 
@@ -73,7 +73,7 @@ class OutputConfig(Section):
     def _labels_differ(self) -> OutputConfig:
         seen = [label.strip() for label in self.labels or ()]
         if doubled := [label for label in seen if seen.count(label) > 1]:
-            raise PydanticCustomError("labels", "the label {name} stands twice", {"name": repr(doubled[0])})
+            raise PydanticCustomError("labels", "the label {name} is given twice", {"name": repr(doubled[0])})
         if "" in seen:
             raise PydanticCustomError("labels", "a label is empty")
         return self

@@ -105,7 +105,7 @@ def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> tuple[froze
                 inner = place[section] = {}
             if not isinstance(inner, dict):
                 above = ".".join(sections[: depth + 1])
-                raise InputError(f"{above!r} has no keys of its own", where=f"command line, {key}", mend=f"Set {above} itself.")
+                raise InputError(f"{above!r} has no keys", where=f"command line, {key}", mend=f"Set {above} itself.")
             place = inner
         place[last] = value
         keys.add(key)

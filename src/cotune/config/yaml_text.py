@@ -104,7 +104,7 @@ def _note_lines(
                 raise InputError("a key must be a plain word", where=f"{where}, line {line}", mend="Write key: value.")
             if key.value in seen:
                 raise InputError(
-                    f"the key {key.value!r} stands twice", where=f"{where}, line {line}", mend="Keep one of the two."
+                    f"the key {key.value!r} is given twice", where=f"{where}, line {line}", mend="Keep one of the two."
                 )
             seen.add(key.value)
             lines[(*path, key.value)] = line

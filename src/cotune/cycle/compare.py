@@ -24,6 +24,7 @@ from cotune.evaluate.judge import Judge
 from cotune.evaluate.responses import LabelsGiven, gold_indices
 from cotune.evaluate.scoring import Evaluation
 from cotune.evaluate.stats.paired import paired_difference
+from cotune.evaluate.stats.together import ALPHA
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings, batch_tokens, weight_bytes
 from cotune.model.engine.state_store import layers_of_interest
@@ -71,6 +72,13 @@ class Comparison:
     flipped: list[dict[str, Any]]
     truncated: int = 0
 
+    @property
+    def reading(self) -> str:
+        """What the difference comes to in words."""
+        if self.p >= ALPHA:
+            return "no significant difference"
+        return "better" if self.difference > 0 else "worse"
+
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -100,6 +108,11 @@ class Tryout:
         from cotune.report import tryout_text
 
         return tryout_text(self)
+
+    def _repr_html_(self) -> str:
+        from cotune.report import tryout_html
+
+        return tryout_html(self)
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -132,7 +145,7 @@ class Tryouts:
         config, identity, events = _stored(folder)
         confirmed = [e for e in events if e["kind"] == "confirm"]
         if not confirmed:
-            mend = "Let it go on with the same cotune run command."
+            mend = "Continue it with the same cotune run command."
             raise InputError("the run has no winner yet", where=str(folder), mend=mend)
         judged = config.metric == JUDGE and (task is None or task.measure.graded)
         judging: Any = recorded(events, "judge", str(folder)) if judged else None

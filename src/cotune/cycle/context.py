@@ -40,6 +40,9 @@ from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
 
+_SLOW = 4.0
+"""Times slower than planned from which a machine is called slow; the plan's own guess is off by two at most."""
+
 
 class Lab:
     """Task, model, journal and budget in one place.
@@ -98,6 +101,7 @@ class Lab:
         self.train_sample = tuple(task.train[i] for i in shuffled)
         self.rows = RowCosts(self.answering, costs, self.train_sample[:16], writes=task.measure.needs_answers)
         self.account, self.stopwatch = Account(), stopwatch or Stopwatch()
+        self._told_slow = False
         self._embeds = embeds
         self.vectors = RowVectors(self.embedder, self.stopwatch)
         self.calibrates = True
@@ -249,6 +253,9 @@ class Lab:
         self.account.charge(value, kind)
         if value["seconds"]:
             saw(int(value["tokens"]), float(value["seconds"]))
+        if not self._told_slow and self.costs.budget.kind == "time" and (slowdown := self.costs.slowdown) >= _SLOW:
+            self._told_slow = True
+            self.journal.tell(f"this machine is about {slowdown:.0f} times slower than planned; is something else running?")
         if "dollars" in value:
             self.costs.saw_paying(int(value["tokens"]), float(value["dollars"]))
 

@@ -19,6 +19,10 @@ DEV_ROWS, TEST_ROWS = "dev_rows.json", "test_rows.json"
 REPORT_ERROR = "report-error.txt"
 
 
+class OtherRunError(InputError):
+    """The folder holds a run of another config or of other rows."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """A run's folder that this process has locked.
@@ -97,7 +101,7 @@ def _check_same(out: Path, config: RunConfig, identity: Mapping[str, object]) ->
             if known.get(name) != identity.get(name)
         ]
     if changes:
-        raise InputError(
+        raise OtherRunError(
             f"the folder holds a run that differs: {'; '.join(changes)}",
             where=str(out),
             mend="Choose another --out, or give the same settings to go on.",

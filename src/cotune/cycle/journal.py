@@ -129,6 +129,11 @@ class Journal:
         self.clock = Clock(max((float(e.get("active_s", 0.0)) for e in self._events), default=0.0), started)
         self.listeners: list[Callable[[dict[str, Any]], None]] = []
 
+    def tell(self, text: str) -> None:
+        """Tell the listeners what is no step; it is not written down."""
+        for listener in self.listeners:
+            listener({"n": -1, "kind": "note", "value": {"text": text}})
+
     @property
     def replaying(self) -> bool:
         return self._next < len(self._events)

@@ -67,7 +67,9 @@ def measure_references(lab: Lab, seed: Prompt, shipped: ArmResult, room: float) 
     ) -> dict[str, Any] | None:
         def effect() -> dict[str, Any]:
             try:
-                return {"name": name, **told(lab, answer(), shipped, places)}
+                found = answer()
+                commonest = {"label": lab.task.labels[int(found[0].argmax())]} if name == MAJORITY else {}
+                return {"name": name, **told(lab, found, shipped, places), **commonest}
             except ValueError as error:
                 return {"name": name, "skipped": str(error)}
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cotune.config import RunConfig
 from cotune.cycle.folder import BUNDLE, open_folder
@@ -16,6 +16,9 @@ from cotune.cycle.progress import Quiet, View
 from cotune.cycle.stages import prepare, report, search, test
 from cotune.errors import InputError
 from cotune.task.task import Task
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,6 +37,45 @@ class Result:
     def bundle(self) -> Path:
         """The folder that ships."""
         return self.folder / BUNDLE
+
+    @property
+    def score(self) -> float:
+        """What the bundle scores on the sealed test, by the task's metric."""
+        from cotune.report.terminal.plain import shipped
+
+        return float(shipped(self.summary)["score"])
+
+    def to_frame(self) -> DataFrame:
+        """Arms and references as a pandas frame, one a row: ``score``, ``low`` and ``high`` (95%), ``n``, ``log_loss``.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        try:
+            from pandas import DataFrame
+        except ImportError as error:
+            raise InputError("to_frame needs pandas", where="Result", mend="pip install 'cotune[frames]'.") from error
+        found = {"arm": self.summary["arms"], "reference": self.summary.get("references") or {}}
+        rows = []
+        for kind, named in found.items():
+            for name, one in named.items():
+                if one is not None:
+                    low, high = one.get("ci") or (None, None)
+                    facts = {"score": one["score"], "low": low, "high": high, "n": one["n"], "log_loss": one["log_loss"]}
+                    rows.append({"name": name, "kind": kind, **facts})
+        return DataFrame(rows).set_index("name")
+
+    def report(self) -> Path:
+        """The run's page, one file to open in a browser; it is written where it is missing.
+
+        Raises:
+            CotuneError: the file cannot be written.
+        """
+        from cotune.report.html import write_report
+        from cotune.report.html.page import REPORT
+
+        page = self.folder / REPORT
+        return page if page.is_file() else write_report(self.folder)
 
     def __repr__(self) -> str:
         from cotune.report import summary_line

@@ -155,6 +155,7 @@ def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -
         tested.results,
         tested.gains,
         model_name=prepared.config.model,
+        budget=prepared.config.budget,
         cost=cost,
         trust={**tested.checks, "neighbours": prepared.neighbours, "judge": prepared.judging},
         previous=prepared.previous,

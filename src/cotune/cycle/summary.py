@@ -30,7 +30,7 @@ from cotune.evaluate.stats.f1_posterior import dirichlet_f1
 from cotune.evaluate.stats.intervals import Interval, aggregate_interval, mean_interval, proportion_interval
 from cotune.evaluate.stats.selection import winners_curse
 from cotune.report.terminal.advice import improvements
-from cotune.report.terminal.result import result_sentences
+from cotune.report.terminal.result import result_sentences, result_warnings
 from cotune.task.answered import Answered
 from cotune.task.example import groups_of
 from cotune.version import __version__
@@ -78,6 +78,7 @@ def build_summary(
     gains: Attribution,
     *,
     model_name: str,
+    budget: str,
     cost: Mapping[str, Any],
     trust: Mapping[str, Any],
     previous: Previous | None = None,
@@ -113,10 +114,12 @@ def build_summary(
         "task": task.name,
         "n": {"train": len(task.train), "dev": len(task.dev), "test": task.test.n},
         "model": model_name,
+        "budget": budget,
         "metric": task.metric,
         "labels": list(task.labels),
         "output": task.output.to_json(),
         "verdict": verdict,
+        "warnings": result_warnings(reached),
         "arms": arms,
         "gains": {**dict.fromkeys(GAINS if untuned else ()), **gains.as_dict()},
         "not_tuned": NOT_TUNED if untuned else None,

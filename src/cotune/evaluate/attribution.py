@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,16 @@ from cotune.evaluate.arms import ArmScores, ArmsMetric, Metric, Pair
 from cotune.evaluate.stats.intervals import DRAWS, Interval
 from cotune.evaluate.stats.paired import (
     FEW_DIFFERING,
-    contrast_limits,
+    LimitsAt,
+    contrasts,
     discordant_rows,
-    grouped_tango_limits,
-    holm,
+    interval_of,
     mcnemar,
-    paired_proportion_interval,
+    paired_intervals,
     sign_flip_test,
 )
 from cotune.evaluate.stats.resampling import Floats, group_index
+from cotune.evaluate.stats.together import ALPHA, IntervalAt, read_together
 
 ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned")
 GAINS: dict[str, tuple[Pair, ...]] = {
@@ -35,7 +36,7 @@ GAINS: dict[str, tuple[Pair, ...]] = {
 }
 """Each gain as a sum of differences of arms, first minus second."""
 PREVIOUS = "previous"
-"""The arm of a run that goes on: the bundle that it started from, as it was."""
+"""The arm of a run that goes on: the bundle that it started from, unchanged."""
 EVERY_GAIN: dict[str, tuple[Pair, ...]] = {**GAINS, "over_previous": (("best_tuned", PREVIOUS),)}
 """With the gain that only a run with this arm has."""
 
@@ -50,9 +51,11 @@ class Gain:
 
     Attributes:
         value: how much was gained; above 0 is better, for the log-loss too (nats less a row).
-        ci: paired interval.
-        p: p-value against no gain, on its own.
-        p_holm: p-value corrected for all gains that are reported together.
+        ci: paired interval, simultaneous with those of all gains that are reported together.
+        p: p-value against no gain, corrected for all gains that are reported together; below 0.05 where, and only where, ``ci``
+            leaves out zero.
+        ci_single: paired interval of this gain alone.
+        p_single: p-value of this gain alone.
         identical: the arms are the same candidate, or their difference cancels out: there is nothing to test.
         test: what gave ``p``.
         method: what gave ``ci``.
@@ -62,7 +65,8 @@ class Gain:
     value: float
     ci: Interval
     p: float
-    p_holm: float
+    ci_single: Interval
+    p_single: float
     identical: bool = False
     test: str = ""
     method: str = ""
@@ -73,9 +77,9 @@ class Gain:
         """Whether the gain is no larger than what batches alone could make of it on this machine."""
         return self.noise > 0 and abs(self.value) <= self.noise
 
-    def significant(self, alpha: float = 0.05) -> bool:
-        """Whether the corrected p-value is at most ``alpha``, and the gain is above the machine's noise."""
-        return self.p_holm <= alpha and not self.within_noise
+    def significant(self, alpha: float = ALPHA) -> bool:
+        """Whether the corrected p-value is below ``alpha``, and the gain is above the machine's noise."""
+        return self.p < alpha and not self.within_noise
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -83,7 +87,8 @@ class Gain:
             "value": self.value,
             "ci": self.ci.as_list(),
             "p": self.p,
-            "p_holm": self.p_holm,
+            "ci_single": self.ci_single.as_list(),
+            "p_single": self.p_single,
             "identical": self.identical,
             "test": self.test,
             "interval": self.method,
@@ -135,8 +140,8 @@ def attribute(
     scores of two arms never narrower than a t interval, see :func:`cotune.evaluate.stats.paired.contrast_limits`; for 0/1
     scores of two arms that differ on fewer than 10 rows Tango's score interval stands in for it, since resampling so few rows
     understates what is not known, and where such rows are grouped Tango's on as many rows as they are worth. Gains that are
-    zero by construction are not tested and do not count in Holm's correction, and two gains that compare the same arms count
-    once.
+    zero by construction are not tested and do not count in the correction for being read together, and two gains that compare
+    the same arms count once; see :func:`cotune.evaluate.stats.together.read_together`.
 
     Args:
         arms: the arms of :data:`ARMS`, on the same rows in the same order.
@@ -144,7 +149,7 @@ def attribute(
         gold: right answers, needed where the metric is not a mean.
         groups: group id of each row, where rows depend on each other.
         seed: of all resampling.
-        level: of the intervals.
+        level: of the intervals, all held at once.
         draws: resamples; None: 4,000, or 1,000 for a metric that is a function.
         permutations: how many; None: 10,000, or 1,000 for a metric that is a function.
 
@@ -162,24 +167,22 @@ def attribute(
     sampling = _Sampling(
         groups,
         seed,
-        level,
         draws or (_CALLED_DRAWS if callable(metric) else DRAWS),
         permutations or (_CALLED_DRAWS if callable(metric) else _PERMUTATIONS),
     )
     same = {name: arm.candidate or name for name, arm in chosen.items()}
     table = ArmsMetric(chosen, metric, gold)
-    gains = _gains(table, same, sampling)
-    losses: dict[str, Gain] = {}
+    compared = _compared(table, same, sampling)
+    losses: dict[str, _Compared | None] = {}
     if all(arm.log_loss is not None for arm in five.values()):
         negative = {name: ArmScores(-np.asarray(arm.log_loss)) for name, arm in five.items()}
-        losses = _corrected(_gains(ArmsMetric(negative, "mean"), same, sampling), same)
-    together = dict(gains)
-    if losses:
-        together["synergy_log_loss"] = losses["synergy"]
-    together = _corrected(together, same)
-    if losses:
-        losses["synergy"] = together.pop("synergy_log_loss")
-    return Attribution(table.rows, together, losses)
+        losses = _compared(ArmsMetric(negative, "mean"), same, sampling)
+    together = {**compared, **({"synergy_log_loss": losses["synergy"]} if losses else {})}
+    gains = _corrected(together, same, level)
+    if not losses:
+        return Attribution(table.rows, gains, {})
+    synergy = gains.pop("synergy_log_loss")
+    return Attribution(table.rows, gains, {**_corrected(losses, same, level), "synergy": synergy})
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,16 +191,23 @@ class _Sampling:
 
     groups: npt.ArrayLike | None
     seed: int
-    level: float
     draws: int
     permutations: int
 
 
-def _gains(
-    table: ArmsMetric,
-    same: Mapping[str, str],
-    sampling: _Sampling,
-) -> dict[str, Gain]:
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """One gain as measured, before it is corrected: its test and its interval at any level, each with its name."""
+
+    value: float
+    p: float
+    test: str
+    interval_at: IntervalAt
+    method: str
+
+
+def _compared(table: ArmsMetric, same: Mapping[str, str], sampling: _Sampling) -> dict[str, _Compared | None]:
+    """Each gain by name; None where the same candidate stands on both sides."""
     wanted = EVERY_GAIN if PREVIOUS in table.names else GAINS
     coefficients = np.zeros((len(table.names), len(wanted)))
     for column, pairs in enumerate(wanted.values()):
@@ -206,48 +216,55 @@ def _gains(
             coefficients[table.names.index(second), column] -= 1
     scores = table.statistic()
 
-    def contrasts(weights: Floats) -> Floats:
+    def differences(weights: Floats) -> Floats:
         return np.asarray(scores(weights) @ coefficients, dtype=np.float64)
 
     differs = np.stack([table.differs(pairs) for pairs in wanted.values()], axis=1)
-    compared = {name: _reduced(pairs, same) for name, pairs in wanted.items()}
-    of_shares = np.array([len(pairs) == 1 and table.is_zero_one for pairs in compared.values()])
-    value, low, high = contrast_limits(
-        contrasts,
+    reduced = {name: _reduced(pairs, same) for name, pairs in wanted.items()}
+    of_shares = np.array([len(pairs) == 1 and table.is_zero_one for pairs in reduced.values()])
+    value, limits = contrasts(
+        differences,
         differs,
         seed=sampling.seed,
         draws=sampling.draws,
-        level=sampling.level,
         groups=sampling.groups,
         # The difference of two shares is covered without.
         widened=~of_shares,
     )
-    gains = {}
-    for column, (name, pairs) in enumerate(compared.items()):
+    found: dict[str, _Compared | None] = {}
+    for column, (name, pairs) in enumerate(reduced.items()):
         if not pairs:
-            gains[name] = Gain(0.0, Interval(0.0, 0.0), 1.0, 1.0, True, "none: the same arm", "none: the same arm")
+            found[name] = None
             continue
-        ci, method = Interval(float(low[column]), float(high[column])), "paired BCa bootstrap, widened by a t interval"
-        p, test = math.nan, ""
-        if of_shares[column]:
-            before, after = (table.scores[:, table.names.index(arm)] for arm in reversed(pairs[0]))
-            ci, method, p, test = _of_shares(before, after, ci, sampling)
-        if not test:
+        resampled = _column(limits, column)
+        if not of_shares[column]:
+            method = "paired BCa bootstrap, widened by a t interval"
+            p = _permutation(table, pairs, sampling)
+            found[name] = _Compared(float(value[column]), p, "paired permutation", resampled, method)
+            continue
+        before, after = (table.scores[:, table.names.index(arm)] for arm in reversed(pairs[0]))
+        interval_at, method = _of_shares(before, after, resampled, sampling)
+        if sampling.groups is not None:
             p, test = _permutation(table, pairs, sampling), "paired permutation"
-        gains[name] = Gain(float(value[column]), ci, p, p, False, test, method)
-    return gains
+        else:
+            p, test = mcnemar(*discordant_rows(before, after)), "exact McNemar"
+        found[name] = _Compared(float(value[column]), p, test, interval_at, method)
+    return found
 
 
-def _of_shares(before: Floats, after: Floats, ci: Interval, sampling: _Sampling) -> tuple[Interval, str, float, str]:
-    """Interval and test, each with its name, of two arms that have rows right or wrong; ``ci`` is the bootstrap's."""
+def _column(limits: LimitsAt, column: int) -> IntervalAt:
+    return lambda level: interval_of(limits(level), column)
+
+
+def _of_shares(before: Floats, after: Floats, resampled: IntervalAt, sampling: _Sampling) -> tuple[IntervalAt, str]:
+    """The interval of two arms that have rows right or wrong, with its name; ``resampled`` is the bootstrap's."""
     if sampling.groups is not None:
-        low, high = grouped_tango_limits(after - before, sampling.groups, sampling.level)
-        return Interval(float(low), float(high)), "Tango score interval on effective rows", math.nan, ""
-    lost, gained = discordant_rows(before, after)
-    method = "paired BCa bootstrap"
-    if lost + gained < FEW_DIFFERING:
-        ci, method = paired_proportion_interval(lost, gained, len(before), sampling.level), "Tango score interval"
-    return ci, method, mcnemar(lost, gained), "exact McNemar"
+        return paired_intervals(
+            before, after, seed=sampling.seed, groups=sampling.groups
+        ), "Tango score interval on effective rows"
+    if sum(discordant_rows(before, after)) < FEW_DIFFERING:
+        return paired_intervals(before, after, seed=sampling.seed), "Tango score interval"
+    return resampled, "paired BCa bootstrap"
 
 
 def _permutation(table: ArmsMetric, pairs: Sequence[Pair], sampling: _Sampling) -> float:
@@ -291,12 +308,19 @@ def _hypothesis(name: str, same: Mapping[str, str]) -> tuple[bool, frozenset[tup
     return name.endswith("_log_loss"), frozenset(sides)
 
 
-def _corrected(gains: dict[str, Gain], same: Mapping[str, str]) -> dict[str, Gain]:
-    """Holm over the distinct hypotheses; the log-loss is a hypothesis of its own."""
-    keys = {name: _hypothesis(name, same) for name, gain in gains.items() if not gain.identical}
-    distinct = {key: gains[name].p for name, key in keys.items()}
-    adjusted = dict(zip(distinct, holm(list(distinct.values())), strict=True))
-    return {name: replace(gain, p_holm=adjusted[keys[name]]) if name in keys else gain for name, gain in gains.items()}
+def _corrected(found: Mapping[str, _Compared | None], same: Mapping[str, str], level: float) -> dict[str, Gain]:
+    """The gains, corrected for as many distinct hypotheses as are tested; the log-loss is another hypothesis than the score."""
+    count = len({_hypothesis(name, same) for name, one in found.items() if one is not None})
+    gains = {}
+    for name, one in found.items():
+        if one is None:
+            none = Interval(0.0, 0.0)
+            gains[name] = Gain(0.0, none, 1.0, none, 1.0, True, "none: the same arm", "none: the same arm")
+            continue
+        p_single, ci_single = read_together(one.p, one.interval_at, alpha=1 - level)
+        p, ci = read_together(one.p, one.interval_at, count, alpha=1 - level)
+        gains[name] = Gain(one.value, ci, p, ci_single, p_single, False, one.test, one.method)
+    return gains
 
 
 _TOLD = {
@@ -306,11 +330,11 @@ _TOLD = {
     "prompt": "without tuning, the searched prompt {verb}s {points}",
 }
 # Where a run goes on from a bundle, its winner need owe nothing to a searched prompt.
-_GOING_ON = "against tuning the seed prompt afresh on these rows, going on {verb}s {points}"
+_GOING_ON = "against tuning the seed prompt afresh on these rows, starting from the old bundle {verb}s {points}"
 _SAME = {
     "prompt_given_tuning": "the winner is the tuned seed prompt itself, so the search adds nothing on top of tuning",
-    "tuning": "the tuned seed prompt is the seed prompt as it was, so tuning adds nothing",
-    "both": "the winner is the seed prompt as it was, so nothing is gained",
+    "tuning": "the seed prompt was not tuned, so tuning adds nothing",
+    "both": "the winner is the untuned seed prompt, so nothing is gained",
     "prompt": "without tuning, no prompt was chosen over the seed prompt",
 }
 
@@ -324,7 +348,7 @@ _FROZEN_FIRST = {
 
 
 def sentence(
-    gains: Mapping[str, Gain], n: int, *, alpha: float = 0.05, going_on: bool = False, frozen_first: bool = False
+    gains: Mapping[str, Gain], n: int, *, alpha: float = ALPHA, going_on: bool = False, frozen_first: bool = False
 ) -> str:
     """Say in plain words what the gains mean, led by what the prompt adds to a tuned model.
 
@@ -354,7 +378,7 @@ def sentence(
         parts.append(_synergy(gains["synergy"], alpha))
     text = ". ".join(part if not number else part[0].upper() + part[1:] for number, part in enumerate(parts))
     tested = sum(not gain.identical for gain in gains.values())
-    note = " The p-values are corrected for being read together (Holm)." if tested > 1 else ""
+    note = " Intervals and p-values are corrected for being read together (Bonferroni)." if tested > 1 else ""
     return f"{text[:1].upper()}{text[1:]}.{note}" if frozen_first else f"On {n} test rows, {text}.{note}"
 
 
@@ -375,7 +399,7 @@ def _synergy(gain: Gain, alpha: float) -> str:
 
 
 def _unclear(gain: Gain, alpha: float) -> str:
-    if gain.p_holm <= alpha:
+    if gain.p < alpha:
         return "within the noise of this machine, so no difference is claimed"
     return "no significant difference"
 
@@ -385,7 +409,7 @@ def _points(gain: Gain) -> str:
 
 
 def _uncertainty(gain: Gain) -> str:
-    return told_uncertainty(gain.ci, gain.p_holm)
+    return told_uncertainty(gain.ci, gain.p)
 
 
 def told_points(value: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from cotune.evaluate.attribution import Gain, told_points, told_uncertainty
 from cotune.evaluate.stats.intervals import Interval
-from cotune.evaluate.stats.paired import discordant_rows, holm, mcnemar, paired_interval, sign_flip_test
+from cotune.evaluate.stats.paired import discordant_rows, mcnemar, paired_intervals, sign_flip_test
+from cotune.evaluate.stats.together import ALPHA, read_together
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +24,11 @@ class Part:
         new: share that the new candidate has right.
         old: share that the earlier bundle has right.
         value: ``new`` minus ``old``.
-        ci: its paired 95% interval.
-        p: p-value against no difference, on its own.
-        p_holm: corrected for the parts being read together.
+        ci: its paired 95% interval, simultaneous with those of the other parts.
+        p: p-value against no difference, corrected for the parts being read together; below 0.05 where, and only where, ``ci``
+            leaves out zero.
+        ci_single: interval of this part alone.
+        p_single: p-value of this part alone.
         test: what gave ``p``.
     """
 
@@ -35,13 +38,15 @@ class Part:
     value: float
     ci: Interval
     p: float
-    p_holm: float
+    ci_single: Interval
+    p_single: float
     test: str
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         shares = {"n": self.n, "new": round(self.new, 6), "old": round(self.old, 6), "value": round(self.value, 6)}
-        return {**shares, "ci": self.ci.as_list(), "p": self.p, "p_holm": self.p_holm, "test": self.test}
+        alone = {"ci_single": self.ci_single.as_list(), "p_single": self.p_single}
+        return {**shares, "ci": self.ci.as_list(), "p": self.p, **alone, "test": self.test}
 
 
 def compare_parts(
@@ -72,17 +77,18 @@ def compare_parts(
             p, test = mcnemar(*discordant_rows(before, after)), "exact McNemar"
         else:
             p, test = sign_flip_test(after - before, seed=seed, groups=grouped), "paired permutation"
-        ci = paired_interval(before, after, seed=seed, groups=grouped)
+        interval_at = paired_intervals(before, after, seed=seed, groups=grouped)
+        p_single, ci_single = read_together(p, interval_at)
+        p, ci = read_together(p, interval_at, len(choices))
         means = float(after.mean()), float(before.mean())
-        parts[name] = Part(len(after), *means, means[0] - means[1], ci, p, p, test)
-    adjusted = holm([part.p for part in parts.values()])
-    return {name: replace(part, p_holm=p) for (name, part), p in zip(parts.items(), adjusted, strict=True)}
+        parts[name] = Part(len(after), *means, means[0] - means[1], ci, p, ci_single, p_single, test)
+    return parts
 
 
 Keep = Literal["new", "old"]
 
 
-def which_to_keep(gain: Gain, parts: Mapping[str, Part], *, ships_old: bool, alpha: float = 0.05) -> Keep:
+def which_to_keep(gain: Gain, parts: Mapping[str, Part], *, ships_old: bool, alpha: float = ALPHA) -> Keep:
     """The new bundle where the test shows a gain, else the one that dev preferred, unless the test shows that it forgot.
 
     Args:
@@ -100,7 +106,7 @@ def which_to_keep(gain: Gain, parts: Mapping[str, Part], *, ships_old: bool, alp
 
 def _forgot(parts: Mapping[str, Part], alpha: float) -> bool:
     part = parts.get("old_labels")
-    return part is not None and part.value < 0 and part.p_holm <= alpha
+    return part is not None and part.value < 0 and part.p < alpha
 
 
 def keep_sentence(
@@ -110,7 +116,7 @@ def keep_sentence(
     ships_old: bool,
     new_labels: Sequence[str],
     unseen: bool,
-    alpha: float = 0.05,
+    alpha: float = ALPHA,
 ) -> str:
     """Say which bundle to keep, why, and what was forgotten.
 
@@ -128,7 +134,7 @@ def keep_sentence(
     keep = which_to_keep(gain, parts, ships_old=False, alpha=alpha)
     text = (
         f"Keep the {keep} bundle: over the old one the new one {verb} {told_points(gain.value)} "
-        f"({told_uncertainty(gain.ci, gain.p_holm)})"
+        f"({told_uncertainty(gain.ci, gain.p)})"
     )
     if not clear and keep == "old":
         text += ": no significant difference in all, but it forgot"
@@ -140,8 +146,8 @@ def keep_sentence(
         if (part := parts.get(name)) is None:
             continue
         verb = "gains" if part.value >= 0 else "loses"
-        told = f"{about.format(n=part.n)} it {verb} {told_points(part.value)} ({told_uncertainty(part.ci, part.p_holm)})"
-        if part.p_holm > alpha:
+        told = f"{about.format(n=part.n)} it {verb} {told_points(part.value)} ({told_uncertainty(part.ci, part.p)})"
+        if part.p >= alpha:
             told += ": no significant difference"
         elif name == "old_labels" and part.value < 0:
             told += ": it forgot some of what the old one knew"

@@ -165,7 +165,7 @@ def _leaks(train: Sequence[Example], test: SealedTest, removed: Removed) -> Iter
             "warning",
             f"{_rows(removed.test_rows_repeated, 'test row')} also stood in train "
             f"({removed.test_rows_repeated_exactly:,} of them letter for letter): "
-            f"{_rows(len(removed.train_in_test), 'train row')} left train, the test stays as it is",
+            f"{_rows(len(removed.train_in_test), 'train row')} left train, the test is unchanged",
             removed.test_rows_repeated,
             removed.train_in_test[:_SHOWN],
         )
@@ -182,7 +182,7 @@ def _leaks(train: Sequence[Example], test: SealedTest, removed: Removed) -> Iter
             "groups_across_test",
             "warning",
             f"{_rows(shared, 'group')} {_verb(shared, 'stand')} "
-            f"both in train and in the test, so the test flatters learning by heart",
+            f"both in train and in the test, so a model that memorises scores too well",
             shared,
         )
 
@@ -314,7 +314,7 @@ def _balance(train: Sequence[Example], labels: Sequence[str]) -> Iterable[Findin
             yield Finding(
                 "imbalanced_labels",
                 "info",
-                f"labels are uneven: {top} train rows of {most!r}, {low} of {least!r}; look at macro_f1 too",
+                f"labels are uneven: {top} train rows of {most!r}, {low} of {least!r}; metric=macro_f1 weighs all labels alike",
                 round(top / low),
             )
     yield from _alike(labels)

@@ -55,7 +55,7 @@ class Replay:
         what = (
             f"{self.test_rows_repeated:,} test row{'' if self.test_rows_repeated == 1 else 's'} also stood among the old rows"
         )
-        why = "the bundle that this run goes on from may have learnt them, which flatters it"
+        why = "the bundle that this run goes on from may have learnt them, which makes its scores too good"
         return (Finding("test_rows_in_replay", "warning", f"{what}: {why}", self.test_rows_repeated, self.in_test[:5]),)
 
 

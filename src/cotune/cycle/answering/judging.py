@@ -69,7 +69,7 @@ def read_by_hand(config: RunConfig, task: Task) -> ByHand:
         table.need(name, _WHERE, nested=name != GRADE)
     if len(table) < _LEAST:
         raise InputError(
-            f"there are {len(table)} graded answers, and fewer than {_LEAST} say nothing",
+            f"there are {len(table)} graded answers, and fewer than {_LEAST} are too few to tell",
             where=f"{_WHERE}, {table.source}",
             mend="Grade more answers, or leave judge.agreement out.",
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cotune.cycle.budget.budget import Budget
 
 _TRUSTED_SECONDS = 20.0
+_TELLING_SECONDS = 5.0
 _WRITING = 5.0
 """About how much longer a token takes that is written: one at a time, each reads all weights."""
 _FULL = 1000
@@ -44,6 +45,7 @@ class CostModel:
     write_rate: float = 0.0
     token_price: float = 0.0
     _slowest: float = 0.0
+    _guessed: float = 0.0
     _scored: tuple[float, float] = (0.0, 0.0)
     _trained: tuple[float, float] = (0.0, 0.0)
     _written: tuple[float, float] = (0.0, 0.0)
@@ -69,7 +71,14 @@ class CostModel:
         # Two products a weight in training: frozen weights have no gradient.
         per_token = 2 * parameters / 1e9
         rate = scoring / per_token
-        return cls(budget, rate, training / per_token / 2, rate / _WRITING, _slowest=0.5 * rate)
+        return cls(
+            budget,
+            rate,
+            training / per_token / 2,
+            rate / _WRITING,
+            _slowest=0.5 * rate,
+            _guessed=0.0 if threads is None else rate,
+        )
 
     def scoring(self, tokens: float) -> float:
         """Cost of scoring so many tokens."""
@@ -91,6 +100,12 @@ class CostModel:
     def training_measured(self) -> bool:
         """Whether the rate of training is measured and no longer guessed."""
         return self._trained[1] > 1.0
+
+    @property
+    def slowdown(self) -> float:
+        """How many times slower scoring on processors goes than was planned; 1 until that is known."""
+        tokens, seconds = self._scored
+        return self._guessed * seconds / tokens if self._guessed and tokens and seconds > _TELLING_SECONDS else 1.0
 
     def saw_scoring(self, tokens: int, seconds: float) -> None:
         """Learn from a scoring step; the recent ones count most, and those that fill no batch not once others are known."""

@@ -84,7 +84,7 @@ def measure_slices(
         if not wanted:
             return {"skipped": "evaluate.slices is false"}
         if len(lab.dev) < least:
-            return {"skipped": f"dev has {len(lab.dev)} rows, and fewer than {least} say nothing"}
+            return {"skipped": f"dev has {len(lab.dev)} rows, and fewer than {least} are too few to tell"}
         if len(rows) < least:
             return {"skipped": "the budget has no room for embedding dev"}
         if len(failed) < LEAST_FAILURES:

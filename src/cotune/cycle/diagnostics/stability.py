@@ -157,5 +157,5 @@ def _over_formats(
 
 def _too_little(lab: Lab, allowance: Allowance) -> str:
     if len(lab.dev) < allowance.least:
-        return f"dev has {len(lab.dev)} rows, and fewer than {allowance.least} say nothing"
+        return f"dev has {len(lab.dev)} rows, and fewer than {allowance.least} are too few to tell"
     return f"the budget has no room for {allowance.least} rows, answered {allowance.passes} times each"

@@ -91,7 +91,7 @@ class LabelLoop:
             lost = 0 if search.winner is not before else lost + 1
         if not search.stopped:
             search.stopped = (
-                f"{lost} cycles brought nothing better"
+                f"no improvement in {lost} cycles"
                 if lost >= HEURISTICS.patience
                 else f"search.max_cycles={self.config.search.max_cycles}"
             )

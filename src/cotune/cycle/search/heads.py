@@ -123,7 +123,7 @@ class Heads:
         cost = sum(map(self.cost, prompts))
         if cost > room:
             unit, left = self.lab.costs.budget.unit, max(0.0, room)
-            return {"skipped": f"it would take about {cost:,.0f} {unit}, and the budget has {left:,.0f} {unit} left for it"}
+            return {"skipped": f"needs about {cost:,.0f} {unit}, {left:,.0f} {unit} left"}
         return {"candidates": len(able)}
 
     def _with_head(self, measured: Measured) -> Measured | None:

@@ -26,7 +26,7 @@ _BRED = 0.5
 """Of what steps could have: what goes to prompts that are bred, raced and tuned a little on the way."""
 _LIGHT = 1.5
 """Times the seed prompt's step that another prompt's may cost in any case."""
-SPENT = "the budget is spent, but for the end"
+SPENT = "the rest of the budget is reserved for the test"
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,9 @@ class Decider:
             held = wanted and lacking
             if winner.peaked or (wanted and not lacking):
                 why = (
-                    "more steps only made dev worse, so the search goes on from where it was best"
+                    "more steps only made dev worse, so the search continues from its best point"
                     if winner.peaked
-                    else "prompts were not bred yet"
+                    else "no new prompts were generated yet"
                     if now
                     else f"the last search moved dev log-loss by {self.worth['prompts']:.4f}, tuning alone by "
                     f"{self.worth.get('tune', 0.0):.4f}; by cost the search did more"
@@ -142,7 +142,7 @@ class Decider:
         if affordable >= 3:
             why = f"room for {affordable} more steps"
             if held:
-                why += f", too few to breed prompts as well: a winner should get {self._enough(search.seed)}"
+                why += f", too few to generate prompts as well: a winner should get {self._enough(search.seed)}"
             if winner.in_doubt:
                 why += "; the last ones made dev worse, which a second look may undo"
             elif "tune" in self.worth:

@@ -99,7 +99,7 @@ def detectable_sentence(
     hopeless = bool(group_sizes) and 2.0 ** (1 - len(group_sizes)) > alpha
     least = 1.0 if hopeless else minimum_detectable_effect(rows, discordant=discordant, power=power, alpha=alpha)
     if least >= 1.0:
-        return f"{told}, no gain of any size can be told from noise.{note}"
+        return f"{told}, no gain of any size can be distinguished from noise.{note}"
     points = 100 * least
     amount = f"{points:.0f}" if points >= 1.95 else f"{points:.1f}"
-    return f"{told}, a gain below about {amount} points will not be told from noise.{note}"
+    return f"{told}, a gain below about {amount} points cannot be distinguished from noise.{note}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,12 @@ from cotune.evaluate.stats.intervals import DRAWS, Interval
 from cotune.evaluate.stats.resampling import (
     Floats,
     Statistic,
-    bootstrap_limits,
     group_index,
     influence_values,
+    resample,
     weighted_mean,
 )
+from cotune.evaluate.stats.together import IntervalAt, read_together
 
 FEW_DIFFERING = 10
 """Below this many rows or groups that tell arms apart, resampling them understates what is not known."""
@@ -163,16 +164,19 @@ def grouped_tango_limits(differences: npt.ArrayLike, groups: npt.ArrayLike, leve
     return tango_limits(gained.mean(axis=-1) * rows, lost.mean(axis=-1) * rows, rows, level)
 
 
-def contrast_limits(
+LimitsAt = Callable[[float], tuple[Floats, Floats]]
+"""A level such as 0.95 to lower and upper limits."""
+
+
+def contrasts(
     statistic: Statistic,
     differs: npt.NDArray[np.bool_],
     *,
     seed: int,
-    level: float = 0.95,
     draws: int = DRAWS,
     groups: npt.ArrayLike | None = None,
     widened: bool | npt.NDArray[np.bool_] = True,
-) -> tuple[Floats, Floats, Floats]:
+) -> tuple[Floats, LimitsAt]:
     """Estimate and limits of differences between arms that are no difference of two shares of right rows.
 
     The wider ends of the paired BCa bootstrap and of a t interval by the jackknife, of whole groups where there are any:
@@ -184,20 +188,23 @@ def contrast_limits(
         statistic: the differences as statistics of resampling weights, a column each.
         differs: whether a row tells the arms apart, shape (rows, columns).
         seed: of the resampling.
-        level: such as 0.95.
         draws: how many resamples.
         groups: group id of each row.
         widened: for which columns the t interval counts.
 
     Returns:
-        Three arrays of shape (columns,).
+        The estimates, shape (columns,), and a function that gives their limits at any level from the same resamples.
     """
     rows = len(differs)
-    value, low, high = bootstrap_limits(statistic, rows, seed=seed, draws=draws, level=level, groups=groups, widened=widened)
+    found = resample(statistic, rows, seed=seed, draws=draws, groups=groups, widened=widened)
     units = differs.sum(axis=0) if groups is None else (group_sums(differs.T, groups) > 0).sum(axis=-1)
-    scarce = (units < FEW_DIFFERING) & np.isfinite(low)
-    if scarce.any():
-        changes = np.where(differs, value + influence_values(statistic, rows), 0.0).T[scarce]
+    scarce = (units < FEW_DIFFERING) & np.isfinite(found.limits(0.5)[0])
+    changes = np.where(differs, found.estimate + influence_values(statistic, rows), 0.0).T[scarce] if scarce.any() else None
+
+    def limits(level: float) -> tuple[Floats, Floats]:
+        low, high = found.limits(level)
+        if changes is None:
+            return low, high
         largest = np.abs(changes).max(axis=-1)
         # Where nothing differs, a row could have made a difference of one.
         largest = np.where(largest > 0, largest, 1.0)
@@ -209,7 +216,24 @@ def contrast_limits(
             ends = grouped_tango_limits(parts, groups, level)
         low[scarce] = np.minimum(low[scarce], largest * ends[0])
         high[scarce] = np.maximum(high[scarce], largest * ends[1])
-    return value, low, high
+        return low, high
+
+    return found.estimate, limits
+
+
+def contrast_limits(
+    statistic: Statistic,
+    differs: npt.NDArray[np.bool_],
+    *,
+    seed: int,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    groups: npt.ArrayLike | None = None,
+    widened: bool | npt.NDArray[np.bool_] = True,
+) -> tuple[Floats, Floats, Floats]:
+    """Estimate, lower and upper limits of :func:`contrasts` at one level, each of shape (columns,)."""
+    value, limits = contrasts(statistic, differs, seed=seed, draws=draws, groups=groups, widened=widened)
+    return value, *limits(level)
 
 
 def paired_interval(
@@ -223,29 +247,43 @@ def paired_interval(
 ) -> Interval:
     """The interval of a paired difference, second minus first: Tango's for 0/1 scores, on effective rows where they are
     grouped; else :func:`contrast_limits`. Infinite for other scores of a single group."""
+    return paired_intervals(first, second, seed=seed, draws=draws, groups=groups)(level)
+
+
+def paired_intervals(
+    first: npt.ArrayLike, second: npt.ArrayLike, *, seed: int, draws: int = DRAWS, groups: npt.ArrayLike | None = None
+) -> IntervalAt:
+    """:func:`paired_interval` at any level, from the same resamples."""
     one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if one.shape != two.shape:
         raise ValueError(f"paired arms need the same rows, not {one.shape} and {two.shape}")
     both, changes = np.concatenate([one, two]), two - one
     if not np.all((both == 0) | (both == 1)):
-        limits = contrast_limits(
-            weighted_mean(changes), changes[:, None] != 0, seed=seed, level=level, draws=draws, groups=groups
-        )
-        return Interval(float(limits[1][0]), float(limits[2][0]))
+        limits = contrasts(weighted_mean(changes), changes[:, None] != 0, seed=seed, draws=draws, groups=groups)[1]
+        return lambda level: interval_of(limits(level))
     if groups is None:
-        return paired_proportion_interval(*discordant_rows(one, two), len(one), level)
-    low, high = grouped_tango_limits(changes, groups, level)
-    return Interval(float(low), float(high))
+        lost, gained = discordant_rows(one, two)
+        return lambda level: paired_proportion_interval(lost, gained, len(one), level)
+    ids = groups
+    return lambda level: interval_of(grouped_tango_limits(changes, ids, level))
+
+
+def interval_of(limits: tuple[Floats, Floats], column: int = 0) -> Interval:
+    """One column of limits as an interval."""
+    low, high = (float(np.ravel(ends)[column]) for ends in limits)
+    return Interval(low, high)
 
 
 def paired_difference(
     first: npt.ArrayLike, second: npt.ArrayLike, *, seed: int, groups: npt.ArrayLike | None = None
 ) -> tuple[Interval, float]:
     """Interval and p-value of a paired difference, second minus first: :func:`paired_interval`, with exact McNemar for
-    ungrouped 0/1 scores and a permutation test for others, by whole groups where ``groups`` says which rows belong together.
+    ungrouped 0/1 scores and a permutation test for others, by whole groups where ``groups`` says which rows belong together;
+    both agree about zero, see :func:`cotune.evaluate.stats.together.read_together`.
     """
     one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     both = np.concatenate([one, two])
     exact = groups is None and bool(np.all((both == 0) | (both == 1)))
     p = mcnemar(*discordant_rows(one, two)) if exact else sign_flip_test(two - one, seed=seed, groups=groups)
-    return paired_interval(one, two, seed=seed, groups=groups), p
+    p, interval = read_together(p, paired_intervals(one, two, seed=seed, groups=groups))
+    return interval, p

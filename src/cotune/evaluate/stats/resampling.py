@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,61 @@ def bca_limits(estimate: Floats, replicates: Floats, jackknife: Floats, level: f
     return limits[0], limits[1]
 
 
+@dataclass(frozen=True)
+class Resampled:
+    """One or several statistics of the same rows, resampled once, with their limits at any level.
+
+    Attributes:
+        estimate: the statistics on the rows themselves, shape (statistics,).
+        replicates: the statistics on each resample, None where fewer than two units leave nothing to resample.
+        jackknife: the statistics with each unit left out, None likewise.
+        widened: which statistics take the wider end of the bootstrap's and of :func:`jackknife_limits`.
+    """
+
+    estimate: Floats
+    replicates: Floats | None
+    jackknife: Floats | None
+    widened: bool | npt.NDArray[np.bool_]
+
+    def limits(self, level: float) -> tuple[Floats, Floats]:
+        """Lower and upper limits, each of shape (statistics,)."""
+        if self.replicates is None or self.jackknife is None:
+            endless = np.full(np.shape(self.estimate), np.inf)
+            return -endless, endless
+        low, high = bca_limits(self.estimate, self.replicates, self.jackknife, level)
+        if np.any(self.widened):
+            symmetric_low, symmetric_high = jackknife_limits(self.estimate, self.jackknife, level)
+            low = np.where(self.widened, np.minimum(low, symmetric_low), low)
+            high = np.where(self.widened, np.maximum(high, symmetric_high), high)
+        return low, high
+
+
+def resample(
+    statistic: Statistic,
+    rows: int,
+    *,
+    seed: int,
+    draws: int,
+    groups: npt.ArrayLike | None = None,
+    widened: bool | npt.NDArray[np.bool_] = False,
+) -> Resampled:
+    """Resample one or several statistics of the same rows.
+
+    Args:
+        statistic: what is estimated.
+        rows: how many there are.
+        seed: of the resampling.
+        draws: how many resamples.
+        groups: group id of each row; whole groups are drawn then.
+        widened: see :class:`Resampled`.
+    """
+    estimate = evaluate_over(statistic, iter([np.ones((1, rows))]))[0]
+    if (groups is not None and len(np.unique(group_index(groups))) < 2) or rows < 2:
+        return Resampled(estimate, None, None, widened)
+    replicates = evaluate_over(statistic, resampling_weights(rows, draws, seed, groups))
+    return Resampled(estimate, replicates, evaluate_over(statistic, leave_one_out_weights(rows, groups)), widened)
+
+
 def bootstrap_limits(
     statistic: Statistic,
     rows: int,
@@ -118,32 +174,9 @@ def bootstrap_limits(
     groups: npt.ArrayLike | None = None,
     widened: bool | npt.NDArray[np.bool_] = False,
 ) -> tuple[Floats, Floats, Floats]:
-    """Estimate, lower and upper BCa limits of one or several statistics of the same rows.
-
-    Args:
-        statistic: what is estimated.
-        rows: how many there are.
-        seed: of the resampling.
-        draws: how many resamples.
-        level: such as 0.95.
-        groups: group id of each row; whole groups are drawn then.
-        widened: which statistics take the wider end of these and of :func:`jackknife_limits`.
-
-    Returns:
-        Three arrays of shape (statistics,).
-    """
-    estimate = evaluate_over(statistic, iter([np.ones((1, rows))]))[0]
-    if (groups is not None and len(np.unique(group_index(groups))) < 2) or rows < 2:
-        endless = np.full(np.shape(estimate), np.inf)
-        return estimate, -endless, endless
-    replicates = evaluate_over(statistic, resampling_weights(rows, draws, seed, groups))
-    jackknife = evaluate_over(statistic, leave_one_out_weights(rows, groups))
-    low, high = bca_limits(estimate, replicates, jackknife, level)
-    if np.any(widened):
-        symmetric_low, symmetric_high = jackknife_limits(estimate, jackknife, level)
-        low = np.where(widened, np.minimum(low, symmetric_low), low)
-        high = np.where(widened, np.maximum(high, symmetric_high), high)
-    return estimate, low, high
+    """Estimate, lower and upper BCa limits of one or several statistics, each of shape (statistics,); see :func:`resample`."""
+    found = resample(statistic, rows, seed=seed, draws=draws, groups=groups, widened=widened)
+    return found.estimate, *found.limits(level)
 
 
 def jackknife_limits(estimate: Floats, jackknife: Floats, level: float) -> tuple[Floats, Floats]:

@@ -87,7 +87,7 @@ def render(diagnosis: Diagnosis) -> Table:
 
     styles = {"ok": "green", "warn": "yellow", "fail": "bold red"}
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("", "check", "finding", "to mend"):
+    for title in ("", "check", "finding", "how to fix"):
         table.add_column(title, overflow="fold")
     for check in diagnosis.checks:
         # Text, not markup: findings hold paths, which may hold brackets.

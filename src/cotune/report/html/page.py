@@ -23,6 +23,7 @@ from cotune.report.html.sections.verdict import verdict_section
 from cotune.report.html.sections.waterfall import waterfall_section
 from cotune.report.html.shell import MARK, Live, shell
 from cotune.report.terminal.plain import fields, one_line
+from cotune.report.terminal.result import result_title
 
 REPORT = "report.html"
 
@@ -101,7 +102,7 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
         f'<script type="application/json" id="data">{embedded_json(data)}</script>'
     )
     return shell(
-        f"{task} · cotune report",
+        " · ".join(part for part in (task, result_title(record.summary), "cotune report") if part),
         whole,
         style=asset("page.css"),
         script=asset("panel.js") + asset("matrix.js"),

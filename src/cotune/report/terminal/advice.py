@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from cotune.report.terminal.plain import fields, items, number
+from cotune.report.terminal.plain import corrected_p, fields, items, number
 
 # Wider than this, an interval leaves open whether the prompt matters at all.
 _WIDE = 0.06
 _FEW_ROWS = 300
+_FOLDER = "ANOTHER_FOLDER"
 
 
 def next_steps(summary: Mapping[str, Any]) -> list[str]:
@@ -21,7 +23,9 @@ def next_steps(summary: Mapping[str, Any]) -> list[str]:
         summary: as ``summary.json`` holds it; ``out``, where it is there, is the run's folder.
     """
     given = [step for step in items(summary.get("next")) if isinstance(step, str) and step.strip()]
-    return [*_uses(summary), *(given or improvements(summary))]
+    # Where the run's folder lies is not known to a summary that is read elsewhere.
+    folder = shlex.quote(f"{summary['out']}-2") if summary.get("out") else _FOLDER
+    return [*_uses(summary), *(step.replace(_FOLDER, folder) for step in given or improvements(summary))]
 
 
 def improvements(summary: Mapping[str, Any]) -> list[str]:
@@ -29,10 +33,10 @@ def improvements(summary: Mapping[str, Any]) -> list[str]:
     steps = []
     if (advice := more_rows(summary)) is not None:
         steps.append(advice)
-    if "budget" in str(summary.get("stopped")):
+    if any(word in str(summary.get("stopped")) for word in ("budget", "reserved")):
         gained = still_gaining(items(summary.get("cycles")))
-        why = "the last cycle still gained on dev" if gained else "this one ended while there were steps left to take"
-        steps.append(f"Give it a larger --budget: {why}.")
+        why = "the last cycle still gained on dev" if gained else "this run ended while there were steps left to take"
+        steps.append(f"Give it a larger budget, as {why}: the same command with --budget {_twice(summary)} --out {_FOLDER}")
     train = number(fields(summary.get("n")).get("train"))
     if train is not None and train < _FEW_ROWS:
         steps.append(f"Only {train:.0f} rows were learnt from; more labelled rows usually gain the most.")
@@ -46,8 +50,15 @@ def _uses(summary: Mapping[str, Any]) -> list[str]:
     run = path.parent if path.name == "best" else path
     return [
         f'Use it: cotune predict {shlex.quote(str(path))} --input "..."',
-        f"Try a prompt of your own against it: cotune try {shlex.quote(str(run))} --prompt mine.txt",
+        f"Try a prompt of your own against it: cotune try {shlex.quote(str(run))}",
+        f"See where it errs: cotune view {shlex.quote(str(run))}",
     ]
+
+
+def _twice(summary: Mapping[str, Any]) -> str:
+    """Twice the run's budget, as ``--budget`` takes it."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", str(summary.get("budget") or ""))
+    return f"{2 * float(found[1]):g}{found[2]}" if found else "of twice as much"
 
 
 def bundle_path(summary: Mapping[str, Any]) -> PurePath:
@@ -61,8 +72,8 @@ def more_rows(summary: Mapping[str, Any]) -> str | None:
     if gain.get("identical"):
         gain = fields(fields(summary.get("gains")).get("both"))
     low, high = ([*(number(end) for end in items(gain.get("ci"))), None, None])[:2]
-    p = number(gain.get("p_holm", gain.get("p")))
-    if low is None or high is None or high - low < _WIDE or (p is not None and p <= 0.05):
+    p = corrected_p(gain)
+    if low is None or high is None or high - low < _WIDE or (p is not None and p < 0.05):
         return None
     test = number(fields(summary.get("n")).get("test"))
     rows = f"more than {test:.0f}" if test else "more"

@@ -133,7 +133,7 @@ class LiveView:
         grid.add_column(style="bright_black", no_wrap=True, width=8)
         grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
 
-        stage = "ended" if self._closed else stage_name(self._stage) or "starting"
+        stage = "ended" if self._closed else stage_name(self._stage) or "loading the model"
         cycle = f" in cycle {story.cycle}" if story.cycle else ""
         grid.add_row("now", _line((stage, "bold green" if not self._closed else "bold"), (cycle, "")))
         grid.add_row("trying", _line((one_line(self._what, 300) or "-", "")))

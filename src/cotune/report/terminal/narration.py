@@ -175,7 +175,9 @@ def _start(story: Story, value: Value) -> list[Told]:
     ]
     guess = one_line(value.get("output") or "", 300)
     head = Told(" · ".join(part for part in parts if part.strip()), "news")
-    found = [f"data: {one_line(text, 300)}" for text in items(value.get("checks"))]
+    # The guess stands among the checks too.
+    checks = [text for text in items(value.get("checks")) if not guess or one_line(text, 300) != guess]
+    found = [f"data: {one_line(text, 300)}" for text in checks]
     could = [one_line(value["detectable"], 300)] if value.get("detectable") else []
     return [head, *(Told(line) for line in (*([guess] if guess else []), *found, *could))]
 
@@ -275,7 +277,7 @@ def _verdict(story: Story, value: Value) -> list[Told]:
     parts += [f"TF-IDF {tfidf:.2f}"] if tfidf is not None else []
     parts += [f"in {duration(seconds)}"] if seconds is not None else []
     story.verdict = ", ".join(parts)
-    return [Told(f"first verdict {text}; a usable bundle is in best", "verdict")]
+    return [Told(f"first verdict {text}; a usable bundle (prompt and read-out) is in best", "verdict")]
 
 
 def _reference(story: Story, value: Value) -> list[Told]:
@@ -369,8 +371,8 @@ def _open_test(story: Story, value: Value) -> list[Told]:
     names = list(arms) if isinstance(arms, (list, tuple, Mapping)) else []
     beside = sum(str(name).startswith("reference_") for name in names)
     references = f" and {counted(beside, 'reference')}" if beside else ""
-    arms_told = f", once, for {counted(len(names) - beside, 'frozen arm')}{references}" if names else ""
-    return [Told(f"the sealed test split is opened{arms_told}", "news")]
+    arms_told = f", for {counted(len(names) - beside, 'arm')} (a prompt with weights each){references}" if names else ""
+    return [Told(f"the test rows, sealed until now, are scored once{arms_told}", "news")]
 
 
 def _arm(story: Story, value: Value) -> list[Told]:

@@ -1,24 +1,102 @@
-"""How results show themselves in a notebook and when printed."""
+"""How results show themselves in a notebook, each as one block that needs nothing from elsewhere, and when printed."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from cotune.report.terminal.narration import ARM_NAMES
-from cotune.report.terminal.plain import fields, number, shipped
-from cotune.report.terminal.verdict import verdict_text
+from cotune.report.terminal.advice import bundle_path, next_steps
+from cotune.report.terminal.narration import ARM_NAMES, REFERENCE_NAMES
+from cotune.report.terminal.plain import counted, decimal, fields, harmless, number, one_line, p_value, shipped, signed
+from cotune.report.terminal.result import frozen_first, references_of, result_warnings
+from cotune.report.terminal.tryout import TRYOUT_CLOSING, tryout_heading
+from cotune.report.terminal.verdict import headline, verdict_text
+from cotune.report.terminal.verdict_arms import interval_told
+from cotune.report.terminal.verdict_gains import gain_rows
+
+if TYPE_CHECKING:
+    from cotune.cycle.compare import Comparison, Tryout
+
+_BLOCK = '<div style="max-width:56em;line-height:1.45;overflow-x:auto">'
+_CELL = "padding:2px 14px 2px 0;text-align:{side};white-space:nowrap;background:none"
+_MOST_FLIPPED = 8
+
+
+def summary_html(summary: Mapping[str, Any]) -> str:
+    """A finished run as one block of HTML: the result, warnings, gains, arms and references, what to do next.
+
+    Args:
+        summary: as ``summary.json`` holds it; ``out``, where it is there, is the run's folder.
+    """
+    first, *rest = headline(summary)
+    parts = [f'<p style="font-size:1.15em;margin:0 0 .4em"><b>{_text(first)}</b></p>']
+    parts += [f"<p>{_text(' '.join(rest))}</p>"] if rest else []
+    parts += [f"<p><b>Warning:</b> {_text(warning)}</p>" for warning in result_warnings(summary)]
+    gains = {str(name): fields(gain) for name, gain in fields(summary.get("gains")).items() if isinstance(gain, Mapping)}
+    if gains:
+        rows = gain_rows(gains, frozen_first=frozen_first(summary))
+        parts.append(_table("Gains, in points", ["gain", "value", "95% interval", "p", "reading"], rows, numbers=(1, 3)))
+    arms = {str(name): fields(arm) for name, arm in fields(summary.get("arms")).items() if isinstance(arm, Mapping)}
+    scored = [(ARM_NAMES.get(name, one_line(name, 24)), arm) for name, arm in arms.items()]
+    scored += [(REFERENCE_NAMES[name], one) for name, one in references_of(summary).items()]
+    if scored:
+        rows = [
+            [
+                name,
+                decimal(one.get("score")),
+                interval_told(one.get("ci")),
+                decimal(one.get("log_loss")),
+                decimal(one.get("n"), 0),
+            ]
+            for name, one in scored
+        ]
+        titles = ["arm or reference", "score", "95% interval", "log-loss", "rows"]
+        parts.append(_table("On the sealed test", titles, rows, numbers=(1, 3, 4)))
+    prompt = fields(summary.get("best")).get("prompt_text")
+    if isinstance(prompt, str) and prompt:
+        parts.append(_folded("The winning prompt", notebook_html(prompt)))
+    parts.append(_folded("Everything in words", notebook_html(verdict_text(summary))))
+    if steps := next_steps(summary):
+        parts.append(_folded("What to do next", "<ul>" + "".join(f"<li>{_text(step)}</li>" for step in steps) + "</ul>"))
+    if fields(summary.get("best")).get("bundle"):
+        parts.append(f"<p>The bundle is in <code>{_text(bundle_path(summary))}</code>.</p>")
+    return f"{_BLOCK}{''.join(parts)}</div>"
+
+
+def tryout_html(found: Tryout) -> str:
+    """A prompt against a run's winner as one block of HTML."""
+    rows = [
+        [
+            f"{one.weights} weights",
+            decimal(one.mine),
+            decimal(one.winner),
+            signed(100 * one.difference),
+            f"{signed(100 * one.low)} to {signed(100 * one.high)}",
+            p_value(one.p),
+            one.reading,
+        ]
+        for one in found.comparisons
+    ]
+    titles = ["", "yours", "winner", "difference in points", "95% interval", "p", "reading"]
+    heading = "".join(f"<p>{_text(part)}</p>" for part in tryout_heading(found).split("\n\n"))
+    flipped = "".join(_flipped(one) for one in found.comparisons)
+    return f"{_BLOCK}{heading}{_table('', titles, rows, numbers=(1, 2, 3))}{flipped}<p>{_text(TRYOUT_CLOSING)}</p></div>"
+
+
+def _flipped(found: Comparison) -> str:
+    if not found.flipped:
+        return ""
+    shown = found.flipped[:_MOST_FLIPPED]
+    rows = [[one_line(row["input"], 90), *(one_line(row[key], 60) for key in ("gold", "mine", "winner"))] for row in shown]
+    cut = f", the first {len(shown)}" if len(shown) < len(found.flipped) else ""
+    title = f"{counted(len(found.flipped), 'row')} answered differently under the {found.weights} weights{cut}"
+    return _folded(title, _table("", ["row", "right answer", "yours", "winner"], rows))
 
 
 def notebook_html(text: str) -> str:
     """A text as HTML that keeps its columns; nothing in it can become markup."""
-    return f'<pre style="line-height:1.35;overflow-x:auto">{html.escape(text)}</pre>'
-
-
-def summary_html(summary: Mapping[str, Any]) -> str:
-    """The verdict of a run, for a notebook."""
-    return notebook_html(verdict_text(summary))
+    return f'<pre style="line-height:1.35;overflow-x:auto">{html.escape(harmless(text))}</pre>'
 
 
 def summary_line(summary: Mapping[str, Any]) -> str:
@@ -30,3 +108,24 @@ def summary_line(summary: Mapping[str, Any]) -> str:
         return "no score yet"
     ends = f" ({ci[0]:.3f} to {ci[1]:.3f})" if isinstance(ci, (list, tuple)) and len(ci) == 2 else ""
     return f"{named} {score:.3f}{ends} on {arm.get('n')} {arm.get('split', 'test')} rows"
+
+
+def _text(text: object) -> str:
+    return html.escape(harmless(text))
+
+
+def _folded(title: str, inside: str) -> str:
+    return f'<details style="margin:.4em 0"><summary style="cursor:pointer">{_text(title)}</summary>{inside}</details>'
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[int] = ()) -> str:
+    sides = ["right" if place in numbers else "left" for place in range(len(columns))]
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(
+            f'<{tag} style="{_CELL.format(side=side)}">{_text(cell)}</{tag}>' for cell, side in zip(cells, sides, strict=True)
+        ) + "</tr>"  # fmt: skip
+
+    told = f'<p style="margin:.8em 0 .2em"><b>{_text(title)}</b></p>' if title else ""
+    body = "".join(row(cells, "td") for cells in rows)
+    return f'{told}<table style="border-collapse:collapse">{row(columns, "th")}{body}</table>'

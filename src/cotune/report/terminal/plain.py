@@ -54,6 +54,12 @@ def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
+def corrected_p(gain: Mapping[str, Any]) -> float | None:
+    """A gain's p-value, corrected for what is read together; None where it is not known."""
+    # Summaries of earlier versions have the one that stands alone as ``p``.
+    return number(gain.get("p_holm", gain.get("p")))
+
+
 def fields(value: object) -> Mapping[str, Any]:
     """A JSON object, or an empty one for whatever else stands there."""
     return value if isinstance(value, Mapping) else {}

@@ -1,4 +1,4 @@
-"""What a run reached beside the references, and whether a language model was needed for it, in sentences."""
+"""What a run reached beside the references, whether a language model was needed for it, and what the numbers cannot show."""
 
 from __future__ import annotations
 
@@ -6,29 +6,83 @@ from collections.abc import Mapping
 from typing import Any
 
 from cotune.report.terminal.narration import REFERENCE_NAMES
-from cotune.report.terminal.plain import decimal, fields, items, number, p_value, shipped, signed
+from cotune.report.terminal.plain import decimal, fields, items, number, one_line, p_value, shipped, signed
 
 _ALPHA = 0.05
+_FEW_ROWS, _WIDE = 30, 0.3
+"""Below so many test rows, or with a wider interval, a score says next to nothing."""
+_SKEWED, _NEARLY_ALL = 0.8, 0.995
 
 
 def result_sentences(summary: Mapping[str, Any]) -> list[str]:
-    """The score that ships beside the references, then whether a language model was needed; empty where there are none.
+    """The score that ships beside what comes without tuning, then whether a language model was needed; empty without a score.
 
     Args:
         summary: as ``summary.json`` holds it; of ``references`` any may be missing or null.
     """
     arm = shipped(summary)
     references = references_of(summary)
-    if number(arm.get("score")) is None or not references:
+    if number(arm.get("score")) is None:
         return []
     metric = str(summary.get("metric") or "score").replace("_", " ")
     interval = f" (95% interval {decimal(ends[0])} to {decimal(ends[1])})" if (ends := interval_of(arm)) else ""
-    beside = ", ".join(f"{REFERENCE_NAMES[name]} {decimal(one.get('score'))}" for name, one in references.items())
-    lead = (
-        f"{metric[:1].upper()}{metric[1:]} {decimal(arm['score'])} on {decimal(arm.get('n'), 0)} test rows{interval}; {beside}."
-    )
-    needed = _needed(arm, references.get("tfidf"))
-    return [lead, *([needed] if needed else [])]
+    scores = {"untuned": _untuned(summary), **{_SHORT[name]: references.get(name) for name in _SHORT}}
+    beside = [f"{name} {decimal(one.get('score'))}" for name, one in scores.items() if one is not None and one is not arm]
+    lead = f"{metric[:1].upper()}{metric[1:]} {decimal(arm['score'])} on {decimal(arm.get('n'), 0)} test rows{interval}"
+    needed = _needed(arm, references.get("tfidf")) if references else ""
+    return [f"{lead}{'; ' if beside else ''}{', '.join(beside)}.", *([needed] if needed else [])]
+
+
+_SHORT = {"tfidf": "TF-IDF", "majority": "always the commonest label"}
+
+
+def _untuned(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What the model answers with the seed prompt before anything is fitted to rows: by its label words, or as it writes."""
+    seed = fields(fields(summary.get("arms")).get("seed_prompt"))
+    # A probe has learnt from the labelled rows, also where the weights are the base model's.
+    known = references_of(summary).get("zero_shot") or ({} if seed.get("readout") == "probe" else seed)
+    return known if number(known.get("score")) is not None else None
+
+
+def result_title(summary: Mapping[str, Any]) -> str:
+    """The score in short, as for a window's title: ``accuracy 0.640 (0.571 to 0.703)``; empty without a score."""
+    arm = shipped(summary)
+    if number(arm.get("score")) is None:
+        return ""
+    ends = interval_of(arm)
+    between = f" ({decimal(ends[0])} to {decimal(ends[1])})" if ends else ""
+    return f"{str(summary.get('metric') or 'score').replace('_', ' ')} {decimal(arm['score'])}{between}"
+
+
+def result_warnings(summary: Mapping[str, Any]) -> list[str]:
+    """Why the score may say little: few test rows, a label that nearly all rows have, or TF-IDF that is as good.
+
+    Args:
+        summary: as ``summary.json`` holds it.
+    """
+    arm, references = shipped(summary), references_of(summary)
+    score, n, ends = number(arm.get("score")), number(arm.get("n")), interval_of(arm)
+    if score is None or n is None:
+        return []
+    told = []
+    width = 0.0 if ends is None else ends[1] - ends[0]
+    if n < _FEW_ROWS or width > _WIDE:
+        spans = f": the 95% interval spans {100 * width:.0f} points" if ends else ""
+        told.append(f"{n:.0f} test rows are too few to judge by{spans}. Label more rows, 100 for the test at least.")
+    majority = number(fields(references.get("majority")).get("score"))
+    by_accuracy = summary.get("metric") == "accuracy"
+    if by_accuracy and majority is not None and (majority >= _SKEWED or majority >= score):
+        label = fields(references.get("majority")).get("label")
+        says = f"say {one_line(label, 40)!r}" if isinstance(label, str) else "have the commonest label"
+        as_good = ", and always answering so is as good as this result" if majority >= score else ""
+        told.append(
+            f"{100 * majority:.0f}% of the test rows {says}{as_good}. Accuracy hides how the rarer labels fare: "
+            "metric=macro_f1 weighs all labels alike."
+        )
+    tfidf = number(fields(references.get("tfidf")).get("score"))
+    if tfidf is not None and tfidf >= _NEARLY_ALL:
+        told.append(f"TF-IDF reaches {tfidf:.2f} without a language model, so there is nothing for one to gain on these rows.")
+    return told
 
 
 def references_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -59,7 +113,7 @@ def _needed(arm: Mapping[str, Any], tfidf: Mapping[str, Any] | None) -> str:
         return _by_intervals(interval_of(arm), interval_of(tfidf))
     points = f"{abs(100 * value):.1f} points more rows right"
     how = f"95% interval {signed(100 * ends[0])} to {signed(100 * ends[1])}, paired, {p_value(p)}"
-    if p > _ALPHA:
+    if p >= _ALPHA:
         return (
             "These rows do not show that a language model was needed: its answers and those of TF-IDF differ by "
             f"{signed(100 * value)} points ({how})."

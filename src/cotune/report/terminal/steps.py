@@ -49,8 +49,12 @@ def _neighbours(value: Value) -> list[Told]:
 
 
 def _decide(value: Value) -> list[Told]:
-    why = one_line(value.get("why") or "", 200)
-    return [Told(f"next: {one_line(value.get('next') or '?', 60)}" + (f", because {why}" if why else ""))]
+    why, step = one_line(value.get("why") or "", 200), one_line(value.get("next") or "?", 60)
+    step = _STEPS.get(step, f"next: {step}")
+    return [Told(f"{step}: {why}" if why else step)]
+
+
+_STEPS = {"prompts": "next: new prompts", "tune": "next: more tuning", "finish": "finishing"}
 
 
 def _noise(value: Value) -> list[Told]:
@@ -93,7 +97,7 @@ def _slices(value: Value) -> list[Told]:
 
 def _rewrite(value: Value) -> list[Told]:
     if value.get("failed"):
-        return [Told(f"{cycle_of(value)}the proposer gave nothing: {one_line(value['failed'], 240)}", "failure")]
+        return [Told(f"{cycle_of(value)}the proposer returned nothing: {one_line(value['failed'], 240)}", "failure")]
     if value.get("skipped"):
         return [Told(f"{cycle_of(value)}the proposer was not asked: {one_line(value['skipped'], 160)}")]
     taken, refused = len(items(value.get("proposals"))), len(items(value.get("refused")))

@@ -39,14 +39,12 @@ def tryout_heading(found: Tryout) -> str:
 
 
 def comparison_text(comparison: Comparison, rows: int) -> str:
-    """One set of weights: both scores, their difference with its interval, and so many of the rows that flip."""
+    """One set of weights: both scores, their difference with its interval, and some of the rows that flip."""
     points = 100 * comparison.difference
-    told_apart = comparison.p <= 0.05
-    verdict = ("better" if points > 0 else "worse") if told_apart else "no significant difference"
     lines = [
         f"{comparison.weights} weights: yours {comparison.mine:.3f}, winner {comparison.winner:.3f}, "
         f"difference {signed(points)} points (95% interval {signed(100 * comparison.low)} to {signed(100 * comparison.high)}, "
-        f"{p_value(comparison.p)}): {verdict}",
+        f"{p_value(comparison.p)}): {comparison.reading}",
     ]
     if comparison.log_loss_difference is not None:
         lines.append(f"  log-loss {signed(comparison.log_loss_difference, 3)} nats a row (below 0 is better)")

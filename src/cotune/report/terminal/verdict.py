@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from cotune.report.terminal.advice import bundle_path, next_steps
 from cotune.report.terminal.layout import bullet, prompt_block
 from cotune.report.terminal.lines import speaks_unicode, write_line
-from cotune.report.terminal.plain import amount, decimal, dollars, duration, fields, harmless, items, number, one_line
+from cotune.report.terminal.plain import amount, decimal, dollars, duration, fields, harmless, items, number, one_line, shipped
 from cotune.report.terminal.previous import previous_lines
-from cotune.report.terminal.result import frozen_first, references_of
+from cotune.report.terminal.result import frozen_first, interval_of, references_of, result_title, result_warnings
 from cotune.report.terminal.trust import data_lines, noise_sentence, robustness_lines
 from cotune.report.terminal.verdict_arms import arm_name, arms_table, arms_title, identical_arms, references_table
 from cotune.report.terminal.verdict_gains import gains_parts
@@ -20,6 +20,14 @@ from cotune.report.terminal.verdict_gains import gains_parts
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+_ARMS = (
+    "An arm is a prompt with weights. The test rows were sealed: nothing was learnt from them or chosen on them, and they are "
+    "scored once."
+)
+_GAINS = (
+    "Differences of arms on the same rows. Intervals and p-values are corrected for being read together: an interval "
+    "without zero is a significant difference."
+)
 _MOST_WORDS = 20
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
@@ -39,6 +47,8 @@ def verdict_text(summary: Mapping[str, Any], *, width: int = 100) -> str:
         width=width,
         force_terminal=False,
         color_system=None,
+        # In a notebook rich would show each part as a block of its own and write nothing to the stream.
+        force_jupyter=False,
         markup=False,
         emoji=False,
         highlight=False,
@@ -46,6 +56,15 @@ def verdict_text(summary: Mapping[str, Any], *, width: int = 100) -> str:
     )
     _print(summary, console)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n") + "\n"
+
+
+def quiet_text(summary: Mapping[str, Any]) -> str:
+    """The score and where the bundle lies, a line each: what ``--quiet`` leaves of the closing word."""
+    arm = shipped(summary)
+    rows = f" on {decimal(arm.get('n'), 0)} test rows" if number(arm.get("n")) is not None else ""
+    score = result_title(summary)
+    bundle = harmless(bundle_path(summary)) if fields(summary.get("best")).get("bundle") else ""
+    return "\n".join(line for line in (f"{score}{rows}" if score else "no score", bundle) if line)
 
 
 def print_verdict(summary: Mapping[str, Any], console: Console) -> None:
@@ -71,24 +90,28 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
     def indented(renderable: RenderableType) -> RenderableType:
         return Padding(renderable, (0, 0, 0, 2))
 
-    first, *rest = _SENTENCE.split(_headline(summary))
+    first, *rest = headline(summary)
     yield Padding(Text(first, style="bold"), (1, 0, 0, 0))
     if rest:
         yield Text(" ".join(rest))
+    for warning in result_warnings(summary):
+        yield Padding(_marked(f"Warning: {warning}"), (1, 0, 0, 0))
     arms = {str(name): fields(arm) for name, arm in fields(summary.get("arms")).items() if isinstance(arm, Mapping)}
     if arms:
         yield heading(arms_title(summary, arms))
+        yield indented(Text(_ARMS, style="bright_black"))
         marks = identical_arms(arms)
         yield indented(arms_table(summary, arms, marks, width))
         for mark in sorted(set(marks.values())):
             names = [arm_name(name) for name in arms if marks.get(name) == mark]
-            yield indented(Text(f"({mark}) {' and '.join(names)}: one and the same candidate", style="bright_black"))
+            yield indented(Text(f"({mark}) {' and '.join(names)}: same prompt and weights", style="bright_black"))
     if references := references_of(summary):
         yield heading("References")
         yield indented(references_table(references, width))
     gains = {str(name): fields(gain) for name, gain in fields(summary.get("gains")).items() if isinstance(gain, Mapping)}
     if gains:
         yield heading("Gains, in points")
+        yield indented(Text(_GAINS, style="bright_black"))
         for part in gains_parts(gains, width, frozen_first=frozen_first(summary)):
             yield indented(part)
     if lines := previous_lines(summary):
@@ -124,12 +147,18 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
         for told in _beside(prompt):
             yield indented(Text(told))
     if best.get("bundle"):
-        yield heading("The bundle")
+        yield heading("The bundle: prompt and weights in one folder")
         yield indented(Text(harmless(bundle_path(summary)), overflow="fold"))
     if steps := next_steps(summary):
         yield heading("What to do next")
         for step in steps:
             yield indented(bullet(harmless(step)))
+
+
+def _marked(text: str) -> RenderableType:
+    from rich.text import Text
+
+    return Text(harmless(text), style="yellow")
 
 
 def _beside(prompt: Mapping[str, Any]) -> list[str]:
@@ -144,6 +173,11 @@ def _beside(prompt: Mapping[str, Any]) -> list[str]:
         which = f"the {decimal(nearest, 0)} of {count} that are most like the row" if nearest else f"{count} before the row"
         told.append(f"With {which}, in the bundle's prompt.json.")
     return told
+
+
+def headline(summary: Mapping[str, Any]) -> list[str]:
+    """The sentences that a run is told in, the result first."""
+    return _SENTENCE.split(_headline(summary))
 
 
 def _headline(summary: Mapping[str, Any]) -> str:
@@ -173,7 +207,9 @@ def _selection(summary: Mapping[str, Any]) -> str:
     if optimism is None:
         return text + "."
     points = f"{100 * abs(optimism):.1f} points"
-    return text + (f": dev was {points} too hopeful." if optimism > 0 else ": dev was not too hopeful.")
+    if (ends := interval_of(shipped(summary))) and ends[0] <= (dev or 0.0) <= ends[1]:
+        return text + ": dev and test agree within their intervals."
+    return text + f": dev was {points} too {'high' if optimism > 0 else 'low'}."
 
 
 def _cost(summary: Mapping[str, Any]) -> str:

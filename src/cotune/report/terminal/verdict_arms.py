@@ -19,7 +19,7 @@ _ARM_MEANINGS = {
     "best_prompt": "winner's prompt, base model",
     "seed_tuned": "first prompt, tuned model",
     "best_tuned": "winner's prompt, tuned model",
-    "previous": "what was gone on from",
+    "previous": "the bundle this run started from",
 }
 _MARKS = "abcdefgh"
 # Columns that a terminal needs to have for what an arm is, and for all numbers.
@@ -75,7 +75,7 @@ def arms_table(
             "arm": shown,
             "what it is": _ARM_MEANINGS.get(name, ""),
             "score>": decimal(arm.get("score")),
-            "95% interval": _interval(arm.get("ci")),
+            "95% interval": interval_told(arm.get("ci")),
             "log-loss>": decimal(arm.get("log_loss")),
             "n>": decimal(arm.get("n"), 0),
             "split": one_line(arm.get("split") or "-", 12),
@@ -110,13 +110,14 @@ def references_table(references: Mapping[str, Mapping[str, Any]], width: int) ->
 
     table = table_of(["reference", "score>", "95% interval", *(["log-loss>"] if width >= _NARROW else [])], width)
     for name, one in references.items():
-        cells = [REFERENCE_NAMES.get(name, one_line(name, 40)), decimal(one.get("score")), _interval(one.get("ci"))]
+        cells = [REFERENCE_NAMES.get(name, one_line(name, 40)), decimal(one.get("score")), interval_told(one.get("ci"))]
         cells += [decimal(one.get("log_loss"))] if width >= _NARROW else []
         table.add_row(*map(Text, cells))
     return table
 
 
-def _interval(ci: object) -> str:
+def interval_told(ci: object) -> str:
+    """``0.918 to 0.959``; ``-`` where it is not known."""
     ends = items(ci)
     if len(ends) != 2 or all(number(end) is None for end in ends):
         return "-"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cotune.report.terminal.layout import table_of
-from cotune.report.terminal.plain import items, number, one_line, signed
+from cotune.report.terminal.plain import corrected_p, items, number, one_line, signed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -41,17 +41,10 @@ def gains_parts(gains: Mapping[str, Mapping[str, Any]], width: int, *, frozen_fi
     """The table of gains; where it has no room for their readings, these follow in lines of their own."""
     from rich.text import Text
 
-    ordered = [
-        *(name for name in gains_order(frozen_first) if name in gains),
-        *(name for name in gains if name not in GAIN_NAMES),
-    ]
-    rows, readings = [], []
-    for name in ordered:
-        gain, same = gains[name], bool(gains[name].get("identical"))
-        interval, p = ("-", "-") if same else (_signed_interval(gain.get("ci"), name), _p(gain))
-        rows.append([GAIN_NAMES.get(name, one_line(name, 24)), _signed(gain.get("value"), name), interval, p])
-        readings.append(_reading(gain, name))
-    columns = ["gain", "value>", "95% interval", "p (Holm)>", "reading"]
+    ordered = _ordered(gains, frozen_first)
+    rows = [cells[:-1] for cells in gain_rows(gains, frozen_first=frozen_first)]
+    readings = [_reading(gains[name], name) for name in ordered]
+    columns = ["gain", "value>", "95% interval", "p>", "reading"]
     wide = [
         max(len(cell) for cell in column)
         for column in zip(columns, *(map(str, [*r, t]) for r, (t, _) in zip(rows, readings, strict=True)), strict=True)
@@ -68,14 +61,30 @@ def gains_parts(gains: Mapping[str, Mapping[str, Any]], width: int, *, frozen_fi
             yield Text(f"{reading}: {'; '.join(names)}", style=style)
 
 
+def gain_rows(gains: Mapping[str, Mapping[str, Any]], *, frozen_first: bool = False) -> list[list[str]]:
+    """Name, value, interval, p-value and reading of each gain."""
+    rows = []
+    for name in _ordered(gains, frozen_first):
+        gain, same = gains[name], bool(gains[name].get("identical"))
+        interval, p = ("-", "-") if same else (_signed_interval(gain.get("ci"), name), _p(gain))
+        told = GAIN_NAMES.get(name, one_line(name, 24))
+        rows.append([told, _signed(gain.get("value"), name), interval, p, _reading(gain, name)[0]])
+    return rows
+
+
+def _ordered(gains: Mapping[str, Mapping[str, Any]], frozen_first: bool) -> list[str]:
+    known = [name for name in gains_order(frozen_first) if name in gains]
+    return [*known, *(name for name in gains if name not in GAIN_NAMES)]
+
+
 def _reading(gain: Mapping[str, Any], name: str) -> tuple[str, str]:
     """What a gain comes to in words, and its style."""
     if gain.get("identical"):
         return _SAME_ARM, "bright_black"
-    value, p = number(gain.get("value")), number(gain.get("p_holm", gain.get("p")))
+    value, p = number(gain.get("value")), corrected_p(gain)
     if value is None or p is None:
         return "", ""
-    if p > _ALPHA:
+    if p >= _ALPHA:
         return _NO_DIFFERENCE, "yellow"
     if gain.get("within_noise"):
         return _NOISE, "yellow"
@@ -100,7 +109,7 @@ def _signed_interval(ci: object, name: str) -> str:
 
 
 def _p(gain: Mapping[str, Any]) -> str:
-    p = number(gain.get("p_holm", gain.get("p")))
+    p = corrected_p(gain)
     if p is None:
         return "-"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

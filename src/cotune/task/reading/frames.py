@@ -77,7 +77,7 @@ def table_from_columns(columns: Iterable[tuple[str, list[Any]]], source: str) ->
     columns = list(columns)
     names = [name for name, _ in columns]
     if doubled := [name for name, count in Counter(names).items() if count > 1]:
-        raise InputError(f"two columns are named {doubled[0]!r}", where=source, mend="Give every column a name of its own.")
+        raise InputError(f"two columns are named {doubled[0]!r}", where=source, mend="Give every column its own name.")
     size = len(columns[0][1]) if columns else 0
     if size == 0:
         raise InputError("there are no rows", where=source, mend="Give at least 20 labelled rows.")

@@ -180,7 +180,7 @@ def _header(cells: list[str], where: str) -> list[str]:
             raise InputError(
                 f"the header names {name!r} twice",
                 where=f"{where}, column {position + 1}",
-                mend="Give every column a name of its own.",
+                mend="Give every column its own name.",
             )
     return names
 
@@ -198,7 +198,7 @@ def _raise_csv_error(problem: str, where: str, error: csv.Error) -> NoReturn:
         ) from error
     if "expected after" in problem:
         raise InputError(
-            "a quoted cell goes on after its closing quote",
+            "a quoted cell continues after its closing quote",
             where=where,
             mend='Write a double quote inside a quoted cell twice ("").',
         ) from error
@@ -233,7 +233,7 @@ def _parse_json(text: str, where: str, mend: str) -> Any:
         if len(found) != len(pairs):
             names = [name for name, _ in pairs]
             doubled = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"the key {doubled!r} stands twice in one object", where=where, mend="Keep one of the two.")
+            raise InputError(f"the key {doubled!r} is given twice in one object", where=where, mend="Keep one of the two.")
         return found
 
     try:

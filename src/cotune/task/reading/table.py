@@ -85,7 +85,7 @@ class Table:
             raise InputError(
                 "the cell holds a list or an object, not a text",
                 where=self.where(min(self.nested[column]), column),
-                mend="Flatten it into text columns of their own.",
+                mend="Flatten it into separate text columns.",
             )
 
 

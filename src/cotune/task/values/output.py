@@ -98,7 +98,7 @@ class Output:
             raise InputError("this does not say what an answer is", where="output", mend="It needs a type.")
         kind, labels, schema = data["type"], data.get("labels", []), data.get("schema")
         if not isinstance(labels, Sequence) or not all(isinstance(label, str) for label in labels):
-            raise InputError("the labels are no list of texts", where="output")
+            raise InputError("the labels are not a list of texts", where="output")
         if (kind == "label") != bool(labels) or (kind in ("json", "number")) != isinstance(schema, Mapping):
             raise InputError(f"an output of type {kind} does not have these labels or this schema", where="output")
         return cls(kind, tuple(labels), "" if schema is None else json_text(schema))

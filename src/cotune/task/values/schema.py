@@ -52,7 +52,7 @@ def checked_schema(schema: Any, where: str) -> Mapping[str, Any] | None:
         return None
     if problem := schema_problem(schema):
         raise InputError(
-            f"this is no JSON Schema ({problem})",
+            f"this is not a valid JSON Schema ({problem})",
             where=where,
             mend='Write for example {"type": "object", "properties": {...}}.',
         )

@@ -30,7 +30,7 @@ def matrix_section(record: RunRecord) -> str:
     tables = "".join(f'<option value="{name}">{_TITLES[name]}</option>' for name in shown)
     dev = (
         " The best prompts stand with the weights that each did best with, and were chosen by these dev rows, so their scores "
-        "flatter them."
+        "are optimistic."
     )
     # Written answers hardly recur, so there is nothing to pick by.
     hidden = " hidden" if written else ""

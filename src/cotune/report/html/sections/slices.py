@@ -30,7 +30,7 @@ def _slices(record: RunRecord) -> str:
     if not shown:
         why, wrong = found.get("skipped"), esc(found.get("failures", "the"))
         reason = (
-            f"They were not looked for: {data_text(one_line(why, 200))}."
+            f"Not computed: {data_text(one_line(why, 200))}."
             if why
             else f"Of {wrong} wrong dev rows none lie together more clearly than chance would have it: no group of at most "
             "half of the rows clearly fails more often than the rest."
@@ -53,7 +53,7 @@ def _place(record: RunRecord) -> str:
 
 
 def _row(found: Mapping[str, Any]) -> str:
-    words = ", ".join(str(word) for word in items(found.get("words"))) or "(no words of its own)"
+    words = ", ".join(str(word) for word in items(found.get("words"))) or "(no distinctive words)"
     cases = "".join(_case(fields(item)) for item in items(found.get("examples")))
     examples = f"<details><summary>examples</summary><ul>{cases}</ul></details>" if cases else ""
     rate = number(found.get("rate"))

@@ -117,7 +117,7 @@ def training_section(record: RunRecord, prompts: Prompts) -> str:
     figures = figure(
         "Training loss by step",
         loss.render(x_title="optimizer steps", y_title="loss in nats, running mean of five steps"),
-        "Each line is a tuning of its own: one for each split of the labelled rows, and the last ones on all of them."
+        "Each line is a separate tuning: one for each split of the labelled rows, and the last ones on all of them."
         if record.by_probe
         else "",
         kind="wide" if record.by_probe else "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,9 +14,9 @@ from cotune.report.html.plot import Point, nice_ticks, padded, scale, strip
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import ARMS, RunRecord
 from cotune.report.terminal.narration import ARM_NAMES, REFERENCE_NAMES
-from cotune.report.terminal.plain import amount, decimal, dollars, duration, fields, items, number, shipped
+from cotune.report.terminal.plain import amount, corrected_p, decimal, dollars, duration, fields, items, number, shipped
 from cotune.report.terminal.previous import difference, previous_parts, share
-from cotune.report.terminal.result import frozen_first, interval_of, references_of
+from cotune.report.terminal.result import frozen_first, interval_of, references_of, result_warnings
 from cotune.report.terminal.verdict_gains import gains_order
 
 _MEANINGS = {
@@ -24,7 +25,7 @@ _MEANINGS = {
     "best_prompt": "winner’s prompt, base model",
     "seed_tuned": "first prompt, tuned model",
     "best_tuned": "winner’s prompt, tuned model",
-    "previous": "what this run went on from",
+    "previous": "the bundle this run started from",
 }
 _GAINS = {
     "prompt_given_tuning": ("Prompt, on top of tuning", "best tuned − seed tuned"),
@@ -54,6 +55,7 @@ def _finished(record: RunRecord) -> str:
     return (
         f'<h1 class="headline">{_set(headline)}</h1>'
         + (f"<p class=needed>{_set(needed)}</p>" if needed else "")
+        + "".join(f"<p class=remark>Warning: {_set(warning)}</p>" for warning in result_warnings(summary))
         + _arms(record)
         + _previous(record)
         + _gains(fields(summary.get("gains")), frozen_first=frozen_first(summary))
@@ -93,8 +95,8 @@ def _going_on(record: RunRecord, prompts: Prompts) -> str:
     return (
         '<h1 class="headline">This run has not ended yet.</h1>'
         f"<p>{what}</p>"
-        f"<p>{len(prompts.by_id)} prompts so far, {esc(duration(last))} of work. Numbers on {where} flatter, since {where} "
-        f"{'choose' if record.by_probe else 'chooses'}; the test split is opened once, at the end. The same "
+        f"<p>{len(prompts.by_id)} prompts so far, {esc(duration(last))} of work. Scores on {where} are optimistic, since "
+        f"{where} {'choose' if record.by_probe else 'chooses'} the winner; the test split is opened once, at the end. The same "
         "<code>cotune run</code> command goes on from here.</p>" + (_arms(record) if arms else "")
     )
 
@@ -189,8 +191,8 @@ def _previous(record: RunRecord) -> str:
     return figure(
         "Old and new bundle",
         f"<table class=facts><tr><th></th><td>old</td><td>new</td><td></td></tr>{rows}</table>{told}",
-        "Share of right rows on the same sealed test rows; the old bundle cannot know new labels. Differences are paired, "
-        "p-values corrected for the parts being read together (Holm).",
+        "Share of right rows on the same sealed test rows; the old bundle cannot know new labels. Differences are paired; "
+        "intervals and p-values are corrected for the parts being read together (Bonferroni).",
         kind="wide",
     )
 
@@ -208,8 +210,7 @@ def _gains(gains: Mapping[str, Any], *, frozen_first: bool) -> str:
         title, meaning = _GAINS[name]
         low, high = ([*map(number, items(gain.get("ci"))), None, None])[:2]
         ci = (low, high) if low is not None and high is not None else None
-        p = number(gain.get("p_holm"))
-        p = number(gain.get("p")) if p is None else p
+        p = corrected_p(gain)
         value = number(gain.get("value")) or 0.0
         same = bool(gain.get("identical"))
         noisy = bool(gain.get("within_noise")) and p is not None and p < _ALPHA
@@ -227,7 +228,7 @@ def _gains(gains: Mapping[str, Any], *, frozen_first: bool) -> str:
             else "significant loss"
         )
         between = f"{signed_points(low)} to {signed_points(high)}" if ci else ""
-        tip = f"{title}: {signed_points(value)} points ({between})\n{p_value(p)} (Holm), {gain.get('test', '')}"
+        tip = f"{title}: {signed_points(value)} points ({between})\n{p_value(p)}, {gain.get('test', '')}"
         tip += f"\n{gain.get('interval', '')}"
         lines.append(
             f'<div class="row"><div class="who"><b>{title}</b> <span>{meaning}</span></div>'
@@ -240,15 +241,15 @@ def _gains(gains: Mapping[str, Any], *, frozen_first: bool) -> str:
     told_loss = ""
     if number(loss.get("value")) is not None and not loss.get("identical"):
         told_value, *ends_loss = [decimal(v).replace("-", "−") for v in (loss["value"], *items(loss.get("ci")))]
-        p = number(loss.get("p_holm"))
         told_loss = (
             f" Synergy on the log-loss, which no ceiling hides: {told_value} nats"
-            f" ({' to '.join(ends_loss)}, {p_value(p if p is not None else loss.get('p'))})."
+            f" ({' to '.join(ends_loss)}, {p_value(corrected_p(loss))})."
         )
     return figure(
         "What was gained, and by what",
         f'<div class="strips">{"".join(lines)}{axis}</div>',
-        f"Differences in points, paired row by row, with 95% intervals; p-values corrected for being read together (Holm)."
+        "Differences in points, paired row by row. The 95% intervals hold all at once, and the p-values are corrected alike "
+        "(Bonferroni): an interval that leaves out zero is a significant difference."
         f"{esc(told_loss)}",
         kind="wide",
     )
@@ -273,7 +274,7 @@ def _selection(record: RunRecord) -> str:
     opened = number(record.summary.get("test_opened_before", 0))
     ledger = esc(f" {told}") if (told := openings_sentence(None if opened is None else int(opened))) else ""
     return (
-        f"<div class=card><h3>Does dev flatter?</h3><table class=facts>{table}</table>"
+        f"<div class=card><h3>Is dev optimistic?</h3><table class=facts>{table}</table>"
         f"<p>The winner of {esc(selection.get('candidates', 'many'))} prompts scored {100 * abs(optimism):.1f} points "
         f"{'above' if optimism >= 0 else 'below'} its test score on "
         f"{'dev, by a fit to the other labelled rows' if probed else 'the rows that chose it'}.{ledger}</p></div>"
@@ -326,6 +327,7 @@ def _cost(record: RunRecord) -> str:
 def _next(record: RunRecord) -> str:
     steps = [str(step) for step in items(record.summary.get("next"))]
     best = fields(record.summary.get("best"))
-    use = '<li>Use the bundle: <code>cotune predict RUN/best --input "…"</code></li>' if best.get("bundle") else ""
+    bundle = shlex.quote(str(record.folder / "best"))
+    use = f'<li>Use the bundle: <code>cotune predict {data_text(bundle)} --input "…"</code></li>' if best.get("bundle") else ""
     told_steps = "".join(f"<li>{data_text(step)}</li>" for step in steps)
     return f"<div class=card><h3>What to do next</h3><ul>{use}{told_steps}</ul></div>"
