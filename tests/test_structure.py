@@ -34,8 +34,6 @@ UPWARD = {
     ("cotune.task.task", "cotune.bundle.load"),
     ("cotune.task.task", "cotune.bundle.manifest"),
     ("cotune.task.task", "cotune.config"),
-    # How a comparison is shown, where Python shows it.
-    ("cotune.report.terminal.tryout", "cotune.cycle.compare"),
 }
 MOST_MODULES = 22
 

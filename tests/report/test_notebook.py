@@ -13,8 +13,9 @@ import pytest
 from probe_runs import probe_folder
 from report_runs import run_folder
 
-from cotune.cycle.compare import Comparison, Tryout
+from cotune.cycle.compare import Tryout
 from cotune.cycle.run import Result
+from cotune.evaluate.tried import Comparison
 from cotune.prompt.prompt import Prompt
 from cotune.report import notebook_html, summary_line
 from cotune.report.terminal.bar import BarView, Progress, bar_html, bar_line, python_view

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from cotune.evaluate.judge import Judge
 from cotune.evaluate.responses import LabelsGiven, gold_indices
 from cotune.evaluate.scoring import Evaluation
 from cotune.evaluate.stats.paired import paired_difference
-from cotune.evaluate.stats.together import ALPHA
+from cotune.evaluate.tried import Comparison, Tried
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings, batch_tokens, weight_bytes
 from cotune.model.engine.state_store import layers_of_interest
@@ -44,65 +44,8 @@ MOST_LEARNT = 500
 _AROUND = 4
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A prompt against the winner's under the same weights, on dev.
-
-    Attributes:
-        weights: ``tuned`` or ``base``.
-        mine: the new prompt's metric.
-        winner: the winner's metric.
-        difference: mine minus winner's, the mean of what the rows are worth.
-        low: lower end of its paired 95% interval.
-        high: upper end.
-        p: exact McNemar, or a paired permutation test where rows are worth more or less.
-        log_loss_difference: mine minus winner's, in nats a row; below 0 is better. None where an endpoint wrote the answers.
-        flipped: rows that one of both gets right.
-        truncated: rows that did not fit into the model's context under the new prompt and lost their end.
-    """
-
-    weights: str
-    mine: float
-    winner: float
-    difference: float
-    low: float
-    high: float
-    p: float
-    log_loss_difference: float | None
-    flipped: list[dict[str, Any]]
-    truncated: int = 0
-
-    @property
-    def reading(self) -> str:
-        """What the difference comes to in words."""
-        if self.p >= ALPHA:
-            return "no significant difference"
-        return "better" if self.difference > 0 else "worse"
-
-    def to_json(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
-
-
-@dataclass(frozen=True)
-class Tryout:
-    """What came out for each of the two sets of weights.
-
-    Attributes:
-        prompt: that was tried.
-        n: dev rows.
-        comparisons: tuned weights first.
-        adapter_id: the tuned weights.
-        before_refit: whether these are the winner's from before its refit, as the shipped ones have learnt from dev.
-        by_probe: whether both prompts are read by probes, fitted to the train rows by one rule.
-    """
-
-    prompt: Prompt
-    n: int
-    comparisons: list[Comparison]
-    adapter_id: str
-    before_refit: bool
-    by_probe: bool = False
+class Tryout(Tried):
+    """What came out for each of the two sets of weights, shown as a table where Python shows it."""
 
     def __str__(self) -> str:
         from cotune.report import tryout_text
@@ -113,19 +56,6 @@ class Tryout:
         from cotune.report import tryout_html
 
         return tryout_html(self)
-
-    def to_json(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return {
-            "prompt_id": self.prompt.id,
-            "prompt_text": self.prompt.text,
-            "n": self.n,
-            "split": "dev",
-            "adapter_id": self.adapter_id,
-            "before_refit": self.before_refit,
-            "by_probe": self.by_probe,
-            "comparisons": [c.to_json() for c in self.comparisons],
-        }
 
 
 class Tryouts:

@@ -16,7 +16,7 @@ from cotune.report.terminal.verdict_arms import interval_told
 from cotune.report.terminal.verdict_gains import gain_rows
 
 if TYPE_CHECKING:
-    from cotune.cycle.compare import Comparison, Tryout
+    from cotune.evaluate.tried import Comparison, Tried
 
 _BLOCK = '<div style="max-width:56em;line-height:1.45;overflow-x:auto">'
 _CELL = "padding:2px 14px 2px 0;text-align:{side};white-space:nowrap;background:none"
@@ -64,7 +64,7 @@ def summary_html(summary: Mapping[str, Any]) -> str:
     return f"{_BLOCK}{''.join(parts)}</div>"
 
 
-def tryout_html(found: Tryout) -> str:
+def tryout_html(found: Tried) -> str:
     """A prompt against a run's winner as one block of HTML."""
     rows = [
         [

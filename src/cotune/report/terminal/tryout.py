@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cotune.report.terminal.plain import counted, one_line, p_value, signed
 
 if TYPE_CHECKING:
-    from cotune.cycle.compare import Comparison, Tryout
+    from cotune.evaluate.tried import Comparison, Tried
 
 _WIDTH, _ANSWER_WIDTH = 70, 200
 TRYOUT_CLOSING = (
@@ -15,7 +15,7 @@ TRYOUT_CLOSING = (
 )
 
 
-def tryout_text(found: Tryout, *, rows: int = 8) -> str:
+def tryout_text(found: Tried, *, rows: int = 8) -> str:
     """A prompt against the winner in plain lines: the difference with its interval, and rows that flip.
 
     Args:
@@ -25,7 +25,7 @@ def tryout_text(found: Tryout, *, rows: int = 8) -> str:
     return "\n\n".join([tryout_heading(found), *(comparison_text(one, rows) for one in found.comparisons), TRYOUT_CLOSING])
 
 
-def tryout_heading(found: Tryout) -> str:
+def tryout_heading(found: Tried) -> str:
     """What is compared, on which rows."""
     heading = f"Your prompt against the winner on {found.n} dev rows."
     if found.by_probe:

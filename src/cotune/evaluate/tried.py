@@ -1,0 +1,83 @@
+"""What came out where a prompt of the user's was set against the winner's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cotune.evaluate.stats.together import ALPHA
+from cotune.prompt.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A prompt against the winner's under the same weights, on dev.
+
+    Attributes:
+        weights: ``tuned`` or ``base``.
+        mine: the new prompt's metric.
+        winner: the winner's metric.
+        difference: mine minus winner's, the mean of what the rows are worth.
+        low: lower end of its paired 95% interval.
+        high: upper end.
+        p: exact McNemar, or a paired permutation test where rows are worth more or less.
+        log_loss_difference: mine minus winner's, in nats a row; below 0 is better. None where an endpoint wrote the answers.
+        flipped: rows that one of both gets right.
+        truncated: rows that did not fit into the model's context under the new prompt and lost their end.
+    """
+
+    weights: str
+    mine: float
+    winner: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    log_loss_difference: float | None
+    flipped: list[dict[str, Any]]
+    truncated: int = 0
+
+    @property
+    def reading(self) -> str:
+        """What the difference comes to in words."""
+        if self.p >= ALPHA:
+            return "no significant difference"
+        return "better" if self.difference > 0 else "worse"
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What came out for each of the two sets of weights.
+
+    Attributes:
+        prompt: that was tried.
+        n: dev rows.
+        comparisons: tuned weights first.
+        adapter_id: the tuned weights.
+        before_refit: whether these are the winner's from before its refit, as the shipped ones have learnt from dev.
+        by_probe: whether both prompts are read by probes, fitted to the train rows by one rule.
+    """
+
+    prompt: Prompt
+    n: int
+    comparisons: list[Comparison]
+    adapter_id: str
+    before_refit: bool
+    by_probe: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "prompt_id": self.prompt.id,
+            "prompt_text": self.prompt.text,
+            "n": self.n,
+            "split": "dev",
+            "adapter_id": self.adapter_id,
+            "before_refit": self.before_refit,
+            "by_probe": self.by_probe,
+            "comparisons": [c.to_json() for c in self.comparisons],
+        }
