@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cotune.api import load, load_config, run, try_prompt
     from cotune.classifier import CotuneClassifier
     from cotune.config import RunConfig
-    from cotune.cycle.run import Quiet
+    from cotune.cycle.progress import Quiet
     from cotune.embed.command import open_embedder
     from cotune.errors import CotuneError, InputError
     from cotune.task import Task
@@ -36,7 +36,7 @@ _PLACES = {
     "CotuneClassifier": "cotune.classifier",
     "CotuneError": "cotune.errors",
     "InputError": "cotune.errors",
-    "Quiet": "cotune.cycle.run",
+    "Quiet": "cotune.cycle.progress",
     "RunConfig": "cotune.config",
     "Task": "cotune.task",
     "load": "cotune.api",

@@ -100,7 +100,7 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             TypeError: ``X`` is sparse, or classes mix texts with other values.
         """
         from cotune.api import run
-        from cotune.cycle.run import Quiet
+        from cotune.cycle.progress import Quiet
 
         given = TextRows.of(X)
         chosen = classes_of(y, len(given.rows), type(self).__name__)

@@ -81,8 +81,8 @@ def open_lab(
     tune = tune_settings(config)
     if on_cpu:
         tune = replace(tune, micro_tokens=_MICRO_TOKENS)
-    limit, seed = config.output.max_tokens, config.seed
-    return Lab(task, model, journal, costs, out, tune, seed, watcher, limit, grader, stopwatch=stopwatch)
+    limit, number = config.output.max_tokens, config.seed
+    return Lab(task, model, journal, costs, out, tune, number, watcher, limit, grader, stopwatch=stopwatch)
 
 
 def load_model(config: RunConfig, out: Path, journal: Journal) -> tuple[LocalModel, dict[str, Any]]:
