@@ -82,10 +82,8 @@ class Predictor:
         self.writing = writing
 
     def __repr__(self) -> str:
-        kind = f"{len(self.labels)} labels" if self.writing is None else self.writing.output.type
-        return (
-            f"Predictor({self.task!r}, {', '.join(self.input_fields)} -> {kind}, {self.scorer.name}, adapter={self.adapter_id})"
-        )
+        asked = f"{', '.join(self.input_fields)} -> {self.output.summary}"
+        return f"Predictor({self.task!r}, {asked}, {self.scorer.name}, adapter={self.adapter_id})"
 
     @property
     def output(self) -> Output:

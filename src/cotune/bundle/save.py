@@ -104,7 +104,7 @@ def save_bundle(
         metric=metric,
         max_tokens=LONGEST if isinstance(model, RemoteModel) else model.settings.max_tokens,
         versions=_versions(),
-        written=output if output.free else None,
+        written=output if output.kind.written else None,
         answer_tokens=answer_tokens,
     )
     fields = {name: f"{{{name}}}" for name in input_fields}

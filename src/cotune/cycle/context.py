@@ -138,7 +138,7 @@ class Lab:
     def writes_late(self) -> bool:
         """Whether the search goes by the right answers' log-loss and only finalists write: a written answer costs many passes,
         its likelihood one. An endpoint does not tell it."""
-        return self.remote is None and self.task.output.free and self.task.measure.needs_answers
+        return self.remote is None and self.task.output.kind.written and self.task.measure.needs_answers
 
     # Budget -------------------------------------------------------------------------------------------------------
 

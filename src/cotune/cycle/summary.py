@@ -213,14 +213,14 @@ def _previous(
 def _invalid(lab: Lab, result: ArmResult) -> str:
     """How many answers of what ships are no value of the task's output, in a sentence; empty where all are or need not be."""
     valid = _valid(lab, result)
-    what = "do not fit the schema" if lab.task.output.type == "json" else "hold no number"
-    return f"{valid.count(False)} of {len(valid)} answers {what}, and count as wrong." if False in valid else ""
+    misfit = lab.task.output.kind.misfit
+    return f"{valid.count(False)} of {len(valid)} answers {misfit}, and count as wrong." if False in valid else ""
 
 
 def _valid(lab: Lab, result: ArmResult) -> list[bool]:
     """Whether each answer is a value of the task's output; empty where every text is."""
     output = lab.task.output
-    return [output.fits(answer) for answer in result.evaluation.answers] if output.type in ("number", "json") else []
+    return [output.fits(answer) for answer in result.evaluation.answers] if output.kind.misfit else []
 
 
 def _dollars(lab: Lab) -> float | None:
@@ -262,7 +262,7 @@ def _arm(lab: Lab, result: ArmResult) -> dict[str, Any]:
 
 def _readout(lab: Lab, candidate: Candidate) -> dict[str, Any]:
     """How a candidate's answers are read off the model, and after which layer; None where that is the last one or not known."""
-    written = lab.task.output.free if candidate.own is None else candidate.own.output.free
+    written = (lab.task if candidate.own is None else candidate.own).output.kind.written
     if written or candidate.decision.kind != "probe":
         return {"readout": "generation" if written else "words", "layer": None}
     probe = lab.model.adapters.probe(candidate.adapter)
@@ -275,7 +275,7 @@ def _ends(interval: Interval) -> list[float]:
 
 def _fields(lab: Lab, result: ArmResult) -> list[dict[str, Any]] | None:
     """What of JSON is right field by field; None for other types."""
-    if lab.task.output.type != "json":
+    if not lab.task.output.kind.by_field:
         return None
     answered = Answered([row.output for row in result.rows], result.evaluation.answers, lab.task.output)
     return [one.as_dict() for one in field_scores(answered, seed=lab.seed, groups=result.groups)]
@@ -285,7 +285,7 @@ def _interval(lab: Lab, result: ArmResult) -> Interval:
     task, evaluation = lab.task, result.evaluation
     if task.measure.aggregate is None:
         return mean_interval(evaluation.values, groups=result.groups, seed=lab.seed)
-    if not task.output.free:
+    if task.metric in AVERAGES:
         gold = [row.output for row in result.rows]
         names = sorted({*task.labels, *evaluation.answers})
         average = AVERAGES[task.metric]

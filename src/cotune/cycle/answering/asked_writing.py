@@ -26,6 +26,7 @@ class AskedWriting(AskedAnswering):
 
     loss_bound = 1.0
     rules = False
+    noise_tokens = "tokens_written"
 
     def __init__(self, task: Task, model: RemoteModel, judge: Judge | None = None) -> None:
         self.task, self.model, self.judge = task, model, judge

@@ -21,6 +21,9 @@ from cotune.task.example import Example
 from cotune.task.task import Task
 from cotune.tune.batches import TrainingRow, training_rows
 
+ODD_ROWS = 3
+"""Rows of the small batches that noise is looked for with, at least."""
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -56,11 +59,13 @@ class Answering(Protocol):
         loss_bound: cap on a row's loss in a race, in nats.
         rules: whether a decision rule other than the raw one can be fitted.
         limit: tokens that a written answer may have; 0 where none is written.
+        noise_tokens: which count of the account the tokens of :meth:`noise` belong to.
     """
 
     loss_bound: float
     rules: bool
     limit: int
+    noise_tokens: str
 
     @property
     def model(self) -> LocalModel | RemoteModel:
@@ -106,6 +111,10 @@ class Answering(Protocol):
         """Tokens of a written answer, about, before any was seen; ``tuned`` weights know how long an answer is."""
         ...
 
+    def odd_rows(self, count: int) -> int:
+        """Rows of the small batches that noise is looked for with, where there are ``count`` in all."""
+        ...
+
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
     ) -> tuple[Noise | AnswerNoise, int] | None:
@@ -123,6 +132,7 @@ class LabelAnswering:
 
     rules = True
     limit = 0
+    noise_tokens = "tokens_scored"
 
     def __init__(self, task: Task, model: LocalModel) -> None:
         self.task, self.model = task, model
@@ -177,6 +187,10 @@ class LabelAnswering:
         """None beyond scoring."""
         return 0.0
 
+    def odd_rows(self, count: int) -> int:
+        """Three, whatever there are."""
+        return ODD_ROWS
+
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
     ) -> tuple[Noise, int] | None:
@@ -221,6 +235,7 @@ class AskedAnswering:
     """
 
     limit = 0
+    noise_tokens = "tokens_scored"
 
     def __init__(self, task: Task, model: RemoteModel) -> None:
         self.task, self.model = task, model
@@ -267,6 +282,10 @@ class AskedAnswering:
     def answer_tokens(self, *, tuned: bool) -> float:
         """None beyond scoring."""
         return 0.0
+
+    def odd_rows(self, count: int) -> int:
+        """Its batches are its own affair."""
+        return count
 
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress

@@ -31,10 +31,9 @@ def answering_for(
     Raises:
         InputError: the task's schema cannot be kept while writing.
     """
+    written = (task if own is None else own).output.kind.written
     if isinstance(model, RemoteModel):
-        return AskedWriting(task, model, judge) if task.output.free else AskedAnswering(task, model)
-    if own is not None and not own.output.free:
-        return OwnLabelAnswering(task, model, own.output.labels)
-    if not task.output.free:
-        return LabelAnswering(task, model)
-    return WrittenAnswering(task, model, limit if own is None else own.limit, judge, own.output if own is not None else None)
+        return AskedWriting(task, model, judge) if written else AskedAnswering(task, model)
+    if written:
+        return WrittenAnswering(task, model, limit if own is None else own.limit, judge, None if own is None else own.output)
+    return LabelAnswering(task, model) if own is None else OwnLabelAnswering(task, model, own.output.labels)

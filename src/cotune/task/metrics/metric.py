@@ -16,9 +16,9 @@ from cotune.task.metrics import json_fields, label, text
 from cotune.task.metrics.label import correct
 from cotune.task.metrics.user import UserMetric, names_user_metric
 from cotune.task.values.number import equal_numbers
-from cotune.task.values.output import OUTPUT_TYPES, Output, OutputType, label_output
+from cotune.task.values.output import OUTPUT_TYPES, WRITTEN_TYPES, Output, OutputType, label_output
 
-__all__ = ["DEFAULT_METRICS", "METRICS", "Aggregate", "Metric", "correct", "metric_for", "metric_named"]
+__all__ = ["METRICS", "Aggregate", "Metric", "correct", "metric_for", "metric_named"]
 
 _WITHIN = re.compile(r"within\s+(\d+(?:\.\d+)?|\.\d+)\s*(%?)")
 
@@ -94,11 +94,7 @@ def _texts(score: Callable[[str, str], float]) -> Callable[[Answered], Floats]:
 
 def _same(answered: Answered) -> Floats:
     """What accuracy counts: equal labels or texts, equal numbers, equal JSON."""
-    if answered.output.type == "number":
-        return _within(0.0, 1e-9)(answered)
-    if answered.output.type == "json":
-        return answered.each(json_fields.json_equal)
-    return answered.each(text.exact_match)
+    return answered.each(answered.output.kind.same)
 
 
 def _within(absolute: float, relative: float) -> Callable[[Answered], Floats]:
@@ -155,16 +151,12 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                    json_fields.part_accuracy),
             Metric("json_valid", "share of answers that fit the schema", ("json",), json_fields.valid),
             Metric("likelihood", "mean probability of a token of the right answer (exp of minus the log-loss)",
-                   ("text", "number", "json"), _likelihood, right_from=0.5, needs_answers=False),
-            Metric("judge", "mean grade that a language model gives the answers", ("text", "number", "json"), _grades,
+                   WRITTEN_TYPES, _likelihood, right_from=0.5, needs_answers=False),
+            Metric("judge", "mean grade that a language model gives the answers", WRITTEN_TYPES, _grades,
                    right_from=0.5, graded=True),
         )
     }
 )  # fmt: skip
-
-DEFAULT_METRICS: Mapping[OutputType, str] = MappingProxyType(
-    {"label": "accuracy", "text": "token_f1", "number": "accuracy", "json": "json_f1"}
-)
 
 
 def metric_named(name: str, where: str = "metric") -> Metric:
@@ -199,7 +191,7 @@ def metric_for(name: str | None, output: Output, where: str = "metric", *, run: 
         InputError: there is none of that name, it does not fit the type, or the user's file is missing or broken.
     """
     if name is None:
-        return METRICS[DEFAULT_METRICS[output.type]]
+        return METRICS[output.kind.default_metric]
     if names_user_metric(name):
         own = UserMetric(name, where, run=run)
         return Metric(own.name, "your own function", OUTPUT_TYPES, own, right_from=0.5, fingerprint=own.fingerprint)
