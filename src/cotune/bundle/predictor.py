@@ -97,9 +97,7 @@ class Predictor:
         Raises:
             InputError: it answers behind an endpoint.
         """
-        from cotune.model.remote.model import RemoteModel
-
-        if isinstance(self.scorer, RemoteModel):
+        if not self.scorer.capabilities.hidden_states:
             raise InputError(
                 f"the bundle's answers come from {self.scorer.name}, behind an endpoint, and there are no weights here",
                 where=self.task,

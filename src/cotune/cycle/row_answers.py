@@ -78,7 +78,7 @@ def _label_answers(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, Any]
         name: _among(labels, result.candidate.labels or lab.task.labels, result.candidate.decision, result.scores.log_probs)
         for name, result in results.items()
         # An answer that only names a label says nothing of how likely it is.
-        if isinstance(result.scores, (LabelsGiven, OwnLabelsGiven)) and (lab.remote is None or lab.answering.rules)
+        if isinstance(result.scores, (LabelsGiven, OwnLabelsGiven)) and lab.answering.rules
     }
     return {
         "labels": list(labels),

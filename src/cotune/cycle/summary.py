@@ -43,7 +43,7 @@ def attribution_of(lab: Lab, results: Mapping[str, ArmResult], noise: Noise | An
     """The gains between the arms on the test rows; with ``noise``, none that it could make is called a difference."""
     one = next(iter(results.values()))
     arms = {name: result.for_attribution() for name, result in results.items()}
-    if lab.remote is not None:
+    if not lab.can.tune:
         # Tuning that does nothing: all gains but the prompt's are the same arm, or the very same comparison.
         arms |= {"seed_tuned": arms["seed_prompt"], "best_prompt": arms["prompt_only"], "best_tuned": arms["prompt_only"]}
     gains = attribute(
@@ -52,7 +52,7 @@ def attribution_of(lab: Lab, results: Mapping[str, ArmResult], noise: Noise | An
         groups=one.groups,
         seed=lab.seed,
     )
-    if lab.remote is not None:
+    if not lab.can.tune:
         return Attribution(gains.n, {"prompt": gains.gains["prompt"]}, {})
     if noise is None:
         return gains
@@ -86,7 +86,7 @@ def build_summary(
     neighbours, ``previous`` what was taken over from an earlier bundle."""
     task = lab.task
     winner, shipped = confirmed.winner, results[confirmed.ships]
-    untuned = lab.remote is not None
+    untuned = not lab.can.tune
     table = np.stack([m.evaluation.values for m in confirmed.considered])
     place = [m.candidate.id for m in confirmed.considered].index(confirmed.chosen.candidate.id)
     curse = winners_curse(table, seed=lab.seed, groups=groups_of(lab.dev), winner=place)
@@ -225,7 +225,7 @@ def _valid(lab: Lab, result: ArmResult) -> list[bool]:
 
 def _dollars(lab: Lab) -> float | None:
     """What all answers of endpoints have cost; None where nothing has a price."""
-    asked = (lab.remote, lab.grader)
+    asked = (lab.scorer, lab.grader)
     priced = lab.account.dollars > 0 or any(one is not None and one.prices is not None for one in asked)
     return round(lab.account.dollars, 6) if priced else None
 

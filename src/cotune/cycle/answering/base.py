@@ -12,9 +12,8 @@ from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.noise import Noise, compare
 from cotune.evaluate.responses import Given, LabelsGiven, OwnLabelsGiven, gold_indices
 from cotune.evaluate.stats.racing import loss_bound
-from cotune.model.base import Progress
+from cotune.model.base import AskedModel, ModelBackend, Progress
 from cotune.model.local import LocalModel
-from cotune.model.remote.model import RemoteModel
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, shared_prefix
 from cotune.task.example import Example
@@ -68,7 +67,7 @@ class Answering(Protocol):
     noise_tokens: str
 
     @property
-    def model(self) -> LocalModel | RemoteModel:
+    def model(self) -> ModelBackend:
         """Who answers."""
         ...
 
@@ -237,7 +236,7 @@ class AskedAnswering:
     limit = 0
     noise_tokens = "tokens_scored"
 
-    def __init__(self, task: Task, model: RemoteModel) -> None:
+    def __init__(self, task: Task, model: AskedModel) -> None:
         self.task, self.model = task, model
         self.loss_bound = loss_bound(len(task.labels))
         self.rules = model.tells_probabilities

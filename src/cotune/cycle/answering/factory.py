@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from cotune.cycle.answering.asked_writing import AskedWriting
 from cotune.cycle.answering.base import Answering, AskedAnswering, LabelAnswering, OwnLabelAnswering
 from cotune.cycle.answering.written import WrittenAnswering
 from cotune.cycle.candidate import Own
 from cotune.evaluate.judge import Judge
+from cotune.model.base import AskedModel, ModelBackend
 from cotune.model.local import LocalModel
-from cotune.model.remote.model import RemoteModel
 from cotune.task.task import Task
 
 
 def answering_for(
     task: Task,
-    model: LocalModel | RemoteModel,
+    model: ModelBackend,
     own: Own | None = None,
     limit: int | None = None,
     judge: Judge | None = None,
@@ -32,8 +34,10 @@ def answering_for(
         InputError: the task's schema cannot be kept while writing.
     """
     written = (task if own is None else own).output.kind.written
-    if isinstance(model, RemoteModel):
-        return AskedWriting(task, model, judge) if written else AskedAnswering(task, model)
+    if not model.capabilities.likelihoods:
+        asked = cast(AskedModel, model)
+        return AskedWriting(task, asked, judge) if written else AskedAnswering(task, asked)
+    local = cast(LocalModel, model)
     if written:
-        return WrittenAnswering(task, model, limit if own is None else own.limit, judge, None if own is None else own.output)
-    return LabelAnswering(task, model) if own is None else OwnLabelAnswering(task, model, own.output.labels)
+        return WrittenAnswering(task, local, limit if own is None else own.limit, judge, None if own is None else own.output)
+    return LabelAnswering(task, local) if own is None else OwnLabelAnswering(task, local, own.output.labels)

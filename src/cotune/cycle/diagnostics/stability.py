@@ -39,7 +39,7 @@ def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[
         What :meth:`Noise.as_dict` or :meth:`AnswerNoise.as_dict` gives, with ``tokens``; or ``skipped`` and why.
     """
     candidate = confirmed.chosen.candidate
-    if lab.remote is not None:
+    if not lab.can.likelihoods:
         elsewhere = {"skipped": "the model answers behind an endpoint, one row at a time"}
         found: dict[str, Any] = lab.journal.step("noise", [candidate.id], lambda: elsewhere)
         return found
