@@ -27,7 +27,7 @@ ROOMS = (
     ("classifier_input", "api"),
     ("classifier",),
     ("",),
-    ("trying", "cli"),
+    ("trying", "cli", "testing"),
 )
 UPWARD = {
     # A task may be made from a config or from the bundle that its run starts from; both need to know what a task is.

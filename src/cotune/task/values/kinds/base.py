@@ -55,6 +55,7 @@ class OutputKind:
 
     Attributes:
         name: what ``output.type`` calls it.
+        samples: a few outputs of a task of this kind, all different; contract tests ask about them.
         about: what an answer is, for people.
         mode: how a model answers.
         default_metric: metric of a task that names none.
@@ -78,6 +79,7 @@ class OutputKind:
     """
 
     name: ClassVar[str] = ""
+    samples: ClassVar[tuple[str, ...]] = ()
     about: ClassVar[str] = ""
     mode: ClassVar[Mode] = "write"
     default_metric: ClassVar[str] = "accuracy"

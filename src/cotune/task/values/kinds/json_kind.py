@@ -17,6 +17,7 @@ class JsonKind(OutputKind):
     """A JSON value of a schema."""
 
     name = "json"
+    samples = ('{"city": "Rome", "guests": 2}', '{"guests": 4, "city": "Bern"}', '{"city": "Oslo", "guests": 3, "tags": ["a"]}')
     about = "JSON"
     default_metric = "json_f1"
     has_schema = True

@@ -11,6 +11,7 @@ class LabelKind(OutputKind):
     """One of some labels."""
 
     name = "label"
+    samples = ("card arrival", "card_lost", "Refund", "other")
     about = "a label"
     mode = "choose"
     guess_told = False

@@ -19,6 +19,7 @@ class NumberKind(OutputKind):
     """A number."""
 
     name = "number"
+    samples = ("51", "-12.5", "1,234,567", "0.25")
     about = "a number"
     has_schema = True
     misfit = "hold no number"

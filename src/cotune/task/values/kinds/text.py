@@ -11,6 +11,7 @@ class TextKind(OutputKind):
     """Free text."""
 
     name = "text"
+    samples = ("The card is on its way.", "Ask the bank for a new one.", "yes", "Tuesday, at noon")
     about = "free text"
     default_metric = "token_f1"
     sampled = True
