@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from cotune.errors import InputError
+from cotune.plugins import EDITS_GROUP, Plugin, plugins
 from cotune.prompt.bank import explanation, sample_line
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.words import LABEL_STYLES, MANY_LABELS, capitalise, field_name, item_noun, kind_noun, label_words
@@ -306,6 +308,42 @@ OPERATORS: dict[str, Operator] = {
     **{name: Operator(name, edit) for name, edit in _MEANING.items()},
     **{name: Operator(name, _taskless(change), preserves_meaning=True) for name, change in FORMATS.items()},
 }
+
+
+def operators() -> dict[str, Operator]:
+    """All operators by name: those of ``OPERATORS``, then those that installed packages add, in alphabetical order.
+
+    Raises:
+        InputError: two have one name, or a package's does not run or is no edit; names the package.
+    """
+    return {**OPERATORS, **{name: _from_package(plugin) for name, plugin in plugins(EDITS_GROUP, OPERATORS).items()}}
+
+
+def _from_package(plugin: Plugin) -> Operator:
+    found = plugin.load()
+    if not callable(found):
+        raise InputError(
+            f"{plugin.point.value} is a {type(found).__name__}, and neither a cotune.refine.edits.Operator nor a function",
+            where=plugin.where,
+            mend="Ask the package's author to correct it.",
+        )
+    given = found if isinstance(found, Operator) else Operator(plugin.name, found)
+    hint = "Uninstall the package, or ask its author to correct it."
+
+    def edit(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | None:
+        try:
+            changed = given.edit(prompt, task, rng)
+        except Exception as error:
+            told = f"the prompt edit {plugin.name!r} failed ({type(error).__name__}: {error})"
+            raise InputError(
+                told, where=plugin.where, mend="Uninstall the package, or ask its author to correct it."
+            ) from error
+        if changed is not None and not isinstance(changed, Prompt):
+            told = f"the prompt edit {plugin.name!r} gave a {type(changed).__name__}, and neither a Prompt nor None"
+            raise InputError(told, where=plugin.where, mend=hint)
+        return changed
+
+    return Operator(plugin.name, edit, given.preserves_meaning)
 
 
 def format_variants(prompt: Prompt, n: int, rng: np.random.Generator) -> list[Prompt]:

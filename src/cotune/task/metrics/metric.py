@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
 
 from cotune.errors import InputError
+from cotune.plugins import METRICS_GROUP, Plugin, plugins
 from cotune.task.answered import Answered, Floats
 from cotune.task.metrics import json_fields, label, text
 from cotune.task.metrics.label import correct
@@ -160,26 +161,42 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 
 
 def metric_named(name: str, where: str = "metric") -> Metric:
-    """The metric called ``name``: one of ``METRICS``, ``within 0.5`` or ``within 1%`` for numbers.
+    """The metric called ``name``: one of ``METRICS``, ``within 0.5`` or ``within 1%`` for numbers, or an installed package's.
 
     A function of the user's (``metrics.py:score``) is loaded by :func:`metric_for` alone, since that runs its file.
 
     Raises:
-        InputError: there is none of that name; says which is nearest.
+        InputError: there is none of that name, which says which is nearest; or packages clash, or one does not run.
     """
+    added = plugins(METRICS_GROUP, METRICS)
     if name in METRICS:
         return METRICS[name]
+    if name in added:
+        return _from_package(added[name])
     if match := _WITHIN.fullmatch(name.strip()):
         size = float(match[1])
         absolute, relative = (0.0, size / 100) if match[2] else (size, 0.0)
         about = f"share of rows within {match[1]}{match[2]} of the right number"
         return Metric(name.strip(), about, ("number",), _within(absolute, relative))
-    nearest = difflib.get_close_matches(name.lower().replace("-", "_").replace(" ", "_"), METRICS, n=1, cutoff=0.4)
+    known = [*METRICS, *added]
+    nearest = difflib.get_close_matches(name.lower().replace("-", "_").replace(" ", "_"), known, n=1, cutoff=0.4)
     raise InputError(
         f"unknown metric {name!r}" + (f", did you mean {nearest[0]!r}?" if nearest else ""),
         where=where,
-        mend=f"Known metrics: {', '.join(METRICS)}; 'within 0.5' and 'within 1%' for numbers; FILE.py:FUNCTION for your own.",
+        mend=f"Known metrics: {', '.join(known)}; 'within 0.5' and 'within 1%' for numbers; FILE.py:FUNCTION for your own.",
     )
+
+
+def _from_package(plugin: Plugin) -> Metric:
+    found = plugin.load()
+    if not isinstance(found, Metric):
+        raise InputError(
+            f"{plugin.point.value} is a {type(found).__name__}, and no cotune.task.metrics.metric.Metric",
+            where=plugin.where,
+            mend="Ask the package's author to correct it.",
+        )
+    # Another version of the package may score otherwise.
+    return replace(found, name=plugin.name, fingerprint=found.fingerprint or plugin.package)
 
 
 def metric_for(name: str | None, output: Output, where: str = "metric", *, run: bool = True) -> Metric:
