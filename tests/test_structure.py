@@ -12,7 +12,7 @@ import cotune
 ROOT = Path(cotune.__file__).parent
 ROOMS = (
     # From the bottom up: a room imports from itself and from those before it.
-    ("errors", "version", "files", "cache", "streams", "garbage"),
+    ("errors", "version", "files", "cache", "streams", "garbage", "plugins"),
     ("web", "endpoint"),
     ("task",),
     ("prompt",),
@@ -27,7 +27,7 @@ ROOMS = (
     ("classifier_input", "api"),
     ("classifier",),
     ("",),
-    ("trying", "cli"),
+    ("trying", "cli", "testing"),
 )
 UPWARD = {
     # A task may be made from a config or from the bundle that its run starts from; both need to know what a task is.

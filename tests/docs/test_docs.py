@@ -206,13 +206,13 @@ def test_names_in_the_contributors_table_stand_in_the_files_beside_them() -> Non
     named = {
         "src/cotune/refine/edits.py": ("_lengthen", "_MEANING", "FORMATS"),
         "src/cotune/task/metrics/text.py": ("token_f1",),
-        "src/cotune/task/metrics/metric.py": ("METRICS", "Aggregate", "DEFAULT_METRICS"),
+        "src/cotune/task/metrics/metric.py": ("METRICS", "Aggregate"),
         "src/cotune/report/html/page.py": ("render_report", "sections"),
         "src/cotune/tune/trainable.py": ("Trainable", "LoraWeights", "PrefixWeights"),
         "src/cotune/tune/trainer.py": ("_make_trainable",),
         "src/cotune/tune/settings.py": ("Method",),
-        "src/cotune/model/base.py": ("Scorer", "Writer", "Model"),
-        "src/cotune/task/values/output.py": ("OutputType", "canonical", "value", "fits"),
+        "src/cotune/model/base.py": ("Scorer", "Model", "ModelBackend", "AskedModel"),
+        "src/cotune/task/values/kinds/base.py": ("OutputKind",),
         "tests/refine/test_edits.py": ("test_operators_change_the_part_they_are_named_after",),
     }
     text = text_of(ROOT / "CONTRIBUTING.md")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cotune.bundle import Predictor
 from cotune.embed import TextEmbedder, behaviour
 from cotune.evaluate.decision import RAW
-from cotune.model.base import LabelScores, Model, Progress
+from cotune.model.base import Capabilities, LabelScores, Model, Progress
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import Renderer
 from tiny import tiny_local, tiny_tokenizer
@@ -23,6 +23,7 @@ class OnlyScores:
     """Nothing but the protocol: no weights, no adapters, no engine."""
 
     name, fingerprint = "only scores", "0" * 64
+    capabilities = Capabilities(hidden_states=True, generation=False)
 
     def __init__(self) -> None:
         self.tokenizer = tiny_tokenizer()

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 
 from cotune.prompt.bank import bare_prompt, seed_prompt, starting_bank
-from cotune.prompt.describe import described_fields
 from cotune.prompt.prompt import substitute
-from cotune.prompt.written import form_sentence
 from cotune.refine import first_pool, fixed, not_shown
 from cotune.refine.breed import breed
 from cotune.refine.demonstrations import with_demonstrations
 from cotune.refine.edits import OPERATORS, format_variants, sound
 from cotune.refine.rewriting import Question, messages_for
 from cotune.task.task import Task
+from cotune.task.values.schema_words import described_fields
 
 TYPES = ("text", "number", "json")
 SCHEMA: dict[str, Any] = {
@@ -59,7 +58,7 @@ def test_seed_and_bank_ask_for_the_type(kind: str) -> None:
     task = task_of(kind)
     seed, bank = seed_prompt(task), starting_bank(task)
     assert "{message}" in seed.text and "label" not in seed.text.lower() and "categor" not in seed.text.lower()
-    assert form_sentence(task) in seed.instruction
+    assert task.output.form in seed.instruction
     if kind == "json":
         assert "intent (one of" in seed.instruction and "slots.artist" in seed.instruction
     assert bank[:2] == [seed, bare_prompt(task)] and len(bank) >= 10
@@ -103,4 +102,4 @@ def test_a_language_model_is_told_what_is_asked_for(kind: str) -> None:
     task = task_of(kind)
     text = "\n".join(message["content"] for message in messages_for(task, Question(seed_prompt(task), (), ())))
     assert f"of the type {kind}" in text and task.metric in text and "label" not in text.lower()
-    assert form_sentence(task) in text
+    assert task.output.form in text

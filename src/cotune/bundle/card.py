@@ -111,8 +111,7 @@ def model_card(
 def _answers(manifest: Manifest) -> str:
     """What the bundle answers with."""
     if manifest.written is not None:
-        kinds = {"text": "free text", "number": "a number", "json": "JSON"}
-        return kinds[manifest.written.type]
+        return manifest.written.kind.about
     shown = ", ".join(f"`{_plain(label)}`" for label in manifest.labels[:_MOST_LABELS])
     more = "" if len(manifest.labels) <= _MOST_LABELS else f" and {len(manifest.labels) - _MOST_LABELS} more"
     return f"one of {len(manifest.labels)} labels: {shown}{more}"
@@ -121,7 +120,7 @@ def _answers(manifest: Manifest) -> str:
 def _choosing(manifest: Manifest) -> str:
     """How an answer comes about here, for those who run the model elsewhere."""
     if manifest.written is not None:
-        held = "" if manifest.written.type == "text" else ", held token by token to what can become a valid answer"
+        held = "" if manifest.written.constraint is None else ", held token by token to what can become a valid answer"
         return f"cotune writes greedily{held}, up to {manifest.answer_tokens} tokens."
     return "cotune does not let the model write freely: it scores every label and takes the likeliest" + (
         ", after adding the bias in `decision.json`." if manifest.decision.bias else "."
@@ -296,7 +295,7 @@ def _limits(manifest: Manifest) -> str:
     if manifest.written is not None:
         bounds = "- It always gives an answer, also where there is none" + (
             "; it may be cut at its longest."
-            if manifest.written.type == "text"
+            if manifest.written.constraint is None
             else ", and one that is valid need not be right."
         )
         return "\n".join(

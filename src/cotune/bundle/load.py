@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from cotune.bundle.card import base_model_name
 from cotune.bundle.manifest import ADAPTER, DECISION, MANIFEST, PROMPT, Manifest, read_json, read_manifest, verify
 from cotune.bundle.predictor import Predictor
-from cotune.bundle.remote import ENDPOINT, remote_predictor
+from cotune.bundle.remote import remote_predictor
 from cotune.embed import Neighbours
 from cotune.errors import InputError
+from cotune.model.base import ENDPOINT
 from cotune.model.loading.folder import FROM_HUB, NotFetchedError
 from cotune.model.structured.limits import Writing, grammar_of
 from cotune.probe.readout import PROBE
@@ -234,7 +235,7 @@ def _predictor(bundle: OpenedBundle, model: LocalModel) -> Predictor:
     manifest, folder = bundle.manifest, bundle.folder
     check_rendering(bundle.saved, model, str(folder / PROMPT))
     if bundle.prompt.nearest:
-        model.renderer.chooser = model.renderer.chooser or Neighbours(model)
+        model.chooser = model.chooser or Neighbours(model)
     if manifest.adapter_id != "base":
         _enter_adapter(folder / ADAPTER, manifest, model)
     return Predictor(

@@ -206,7 +206,7 @@ def _made_by(data: Mapping[str, Any]) -> str:
 
 def _written(table: _Keys, where: str) -> Output:
     output = Output.from_json(table.take("output", dict))
-    if not output.free or (output.schema is not None and schema_problem(output.schema)):
+    if not output.kind.written or (output.schema is not None and schema_problem(output.schema)):
         raise InputError("the output is none that is written", where=f"{where}, key output", mend=_MEND)
     return output
 

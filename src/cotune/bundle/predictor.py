@@ -82,10 +82,8 @@ class Predictor:
         self.writing = writing
 
     def __repr__(self) -> str:
-        kind = f"{len(self.labels)} labels" if self.writing is None else self.writing.output.type
-        return (
-            f"Predictor({self.task!r}, {', '.join(self.input_fields)} -> {kind}, {self.scorer.name}, adapter={self.adapter_id})"
-        )
+        asked = f"{', '.join(self.input_fields)} -> {self.output.summary}"
+        return f"Predictor({self.task!r}, {asked}, {self.scorer.name}, adapter={self.adapter_id})"
 
     @property
     def output(self) -> Output:
@@ -99,9 +97,7 @@ class Predictor:
         Raises:
             InputError: it answers behind an endpoint.
         """
-        from cotune.model.remote.model import RemoteModel
-
-        if isinstance(self.scorer, RemoteModel):
+        if not self.scorer.capabilities.hidden_states:
             raise InputError(
                 f"the bundle's answers come from {self.scorer.name}, behind an endpoint, and there are no weights here",
                 where=self.task,

@@ -2,59 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
-from cotune.bundle.manifest import BaseModel, Manifest
+from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Predictor
 from cotune.errors import InputError
+from cotune.model.base import ENDPOINT
 from cotune.prompt.prompt import Prompt
-
-if TYPE_CHECKING:
-    from cotune.model.remote.model import RemoteModel
-
-ENDPOINT = "endpoint"
-LONGEST = 10_000_000
-"""What such a bundle's manifest holds as the longest prompt: how long one may be, only the server knows."""
 
 _CONCURRENCY = 8
 _MEND = "Copy the bundle again from where it was made."
-
-
-def remote_base(model: RemoteModel) -> BaseModel:
-    """How the manifest names it."""
-    return BaseModel(model.name, model.fingerprint)
-
-
-def asking(prompt: Prompt, labels: Sequence[str], input_fields: Sequence[str], model: RemoteModel) -> dict[str, Any]:
-    """Everything that decides how rows are asked: what ``prompt.json`` holds."""
-    endpoint = model.endpoint
-    data: dict[str, Any] = json.loads(
-        json.dumps(
-            {
-                "prompt": prompt.to_json(),
-                "labels": list(labels),
-                "input_fields": list(input_fields),
-                ENDPOINT: {
-                    "base_url": endpoint.base_url,
-                    "model": endpoint.model,
-                    "key_env": endpoint.key_env,
-                    "timeout": endpoint.timeout,
-                    "way": model.way.to_json(),
-                },
-            }
-        )
-    )
-    return data
-
-
-def text_of(prompt: Prompt, fields: Mapping[str, str], labels: Sequence[str], model: RemoteModel) -> str:
-    """What the model reads, for people."""
-    messages = model.messages(prompt, [fields], labels)[0]
-    return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in messages)
 
 
 def check_allowed(

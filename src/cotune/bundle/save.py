@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cotune.bundle.card import Reading, model_card
 from cotune.bundle.manifest import (
@@ -34,9 +34,8 @@ from cotune.task.values.output import Output
 from cotune.version import __version__
 
 if TYPE_CHECKING:
-    from cotune.model.base import Model
+    from cotune.model.base import ModelBackend, Scorer
     from cotune.model.local import LocalModel
-    from cotune.model.remote.model import RemoteModel
 
 
 def save_bundle(
@@ -50,7 +49,7 @@ def save_bundle(
     prompt: Prompt,
     decision: Decision,
     adapter_folder: Path | None,
-    model: LocalModel | RemoteModel,
+    model: ModelBackend,
     metrics: Mapping[str, Any],
     model_name: str,
     answer_tokens: int = 0,
@@ -81,20 +80,19 @@ def save_bundle(
             cannot be written to; an older bundle stays.
         ValueError: the metrics hold NaN, or the decision does not fit the labels.
     """
-    from cotune.bundle.remote import LONGEST, asking, remote_base, text_of
     from cotune.model.adapters.files import adapter_content_id, adapter_files, is_prefix
     from cotune.model.adapters.prefix import CONFIG, load_prefix
     from cotune.model.adapters.slots import BASE
-    from cotune.model.remote.model import RemoteModel
 
     labels = output.labels
     if decision.bias and len(decision.bias) != len(labels):
         raise ValueError(f"a bias of {len(decision.bias)} numbers does not fit {len(labels)} labels")
     _check_free(folder)
+    saved = model.saved(prompt, input_fields, labels)
     manifest = Manifest(
         task=task_name,
         files={},
-        base_model=remote_base(model) if isinstance(model, RemoteModel) else _base_model(model, model_name),
+        base_model=_base_model(model, model_name) if saved.server is None else BaseModel(model.name, model.fingerprint),
         adapter_id=BASE if adapter_folder is None else adapter_content_id(adapter_folder),
         prompt_id=prompt.id,
         decision=decision,
@@ -102,23 +100,22 @@ def save_bundle(
         input_fields=tuple(input_fields),
         output_field=output_field,
         metric=metric,
-        max_tokens=LONGEST if isinstance(model, RemoteModel) else model.settings.max_tokens,
+        max_tokens=saved.longest,
         versions=_versions(),
-        written=output if output.free else None,
+        written=output if output.kind.written else None,
         answer_tokens=answer_tokens,
     )
-    fields = {name: f"{{{name}}}" for name in input_fields}
     stands_for = len(load_prefix(adapter_folder).ids) if adapter_folder is not None and is_prefix(adapter_folder) else None
-    if isinstance(model, RemoteModel):
-        text, asked = text_of(prompt, fields, labels, model), asking(prompt, labels, input_fields, model)
-    else:
-        text, asked = model.renderer.text(prompt, fields, labels), rendering(prompt, labels, input_fields, model)
+    text = saved.text
+    asked = {"prompt": prompt.to_json(), "labels": list(labels), "input_fields": list(input_fields), **saved.asking}
     if prompt.nearest:
         stock = len(prompt.demonstrations)
         text = f"(each row is shown those {prompt.nearest} of {stock} examples that are most like it; here for one)\n{text}"
-    elsewhere = (model.endpoint.base_url, model.endpoint.key_env) if isinstance(model, RemoteModel) else None
-    reading = None if isinstance(model, RemoteModel) else _reading(manifest, adapter_folder, prompt, model)
-    card = model_card(manifest, metrics, text, stands_for=stands_for, endpoint=elsewhere, reading=reading)
+    # Only a model whose states can be seen has a probe.
+    reading = (
+        _reading(manifest, adapter_folder, prompt, cast("LocalModel", model)) if model.capabilities.hidden_states else None
+    )
+    card = model_card(manifest, metrics, text, stands_for=stands_for, endpoint=saved.server, reading=reading)
     with atomic_folder(folder) as temporary:
         write_json(temporary / PROMPT, asked)
         write_json(temporary / DECISION, decision.to_json())
@@ -149,23 +146,6 @@ def _reading(manifest: Manifest, folder: Path | None, prompt: Prompt, model: Loc
     return Reading(probe, model.depth, norm_epsilon(model.model), special, beyond, tuned=not is_bare_probe(folder))
 
 
-def rendering(prompt: Prompt, labels: Sequence[str], input_fields: Sequence[str], model: Model) -> dict[str, Any]:
-    """Everything that decides which token ids a row becomes: what ``prompt.json`` holds."""
-    data: dict[str, Any] = json.loads(
-        json.dumps(
-            {
-                "prompt": prompt.to_json(),
-                "labels": list(labels),
-                "input_fields": list(input_fields),
-                "chat_template": getattr(model.tokenizer, "chat_template", None),
-                "stop_id": model.renderer.stop_id,
-                "max_tokens": model.renderer.max_tokens,
-            }
-        )
-    )
-    return data
-
-
 def _check_free(folder: Path) -> None:
     """Refuse to replace anything that is not a bundle, or that holds files of somebody else."""
     mend = "Move it away or choose another folder."
@@ -192,7 +172,7 @@ def _copy_config(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _base_model(model: Model, name: str) -> BaseModel:
+def _base_model(model: Scorer, name: str) -> BaseModel:
     if name.strip().lower() == BUNDLED_MODEL:
         return BaseModel(BUNDLED_MODEL, model.fingerprint)
     path = Path(name).expanduser()

@@ -35,6 +35,7 @@ class OutputConfig(Section):
 
     model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True, validate_by_alias=True)
 
+    # Importing the registry would import numpy; a test holds the two lists together.
     type: Literal["label", "text", "number", "json"] | None = None
     labels: Annotated[tuple[Name, ...], BeforeValidator(_label_texts), Field(min_length=2)] | None = None
     json_schema: dict[str, Any] | Name | None = Field(default=None, alias="schema")

@@ -26,10 +26,10 @@ from cotune.evaluate.scoring import Evaluation
 from cotune.evaluate.stats.paired import paired_difference
 from cotune.evaluate.tried import Comparison, Tried
 from cotune.model.adapters.slots import BASE
+from cotune.model.base import ModelBackend
 from cotune.model.engine.settings import EngineSettings, batch_tokens, weight_bytes
 from cotune.model.engine.state_store import layers_of_interest
 from cotune.model.local import LocalModel
-from cotune.model.remote.model import RemoteModel
 from cotune.probe.cross_fitting import cross_fit, standardised, tempered
 from cotune.probe.logistic import fit_logistic
 from cotune.probe.readout import Probe
@@ -242,7 +242,7 @@ def _unheard(tokens: int) -> None:
 
 def _reopened(
     config: RunConfig, folder: Path, events: list[dict[str, Any]], task: Task, permissions: Permissions
-) -> LocalModel | RemoteModel:
+) -> ModelBackend:
     """The model as the run used it.
 
     Raises:
@@ -266,7 +266,7 @@ def _reopened(
     settings = _settings_here(engine, config.engine.max_tokens, place)
     cache = ScoreCache(folder / "scores.sqlite")
     model = LocalModel.load(place, settings=settings, cache=cache, name=config.model, light=True)
-    model.renderer.chooser = Neighbours(model)
+    model.chooser = Neighbours(model)
     return model
 
 

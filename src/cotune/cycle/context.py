@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -30,9 +30,8 @@ from cotune.evaluate.judge import Judge
 from cotune.evaluate.responses import Given
 from cotune.evaluate.scoring import Evaluation, finite
 from cotune.files import content_hash
-from cotune.model.base import Progress
+from cotune.model.base import Capabilities, ModelBackend, Progress
 from cotune.model.local import LocalModel
-from cotune.model.remote.model import RemoteModel
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import shared_prefix
 from cotune.task.example import Example, dev_in_order
@@ -74,7 +73,7 @@ class Lab:
     def __init__(
         self,
         task: Task,
-        model: LocalModel | RemoteModel,
+        model: ModelBackend,
         journal: Journal,
         costs: CostModel,
         folder: Path,
@@ -86,10 +85,7 @@ class Lab:
         embeds: Callable[[Progress | None], Embedder] | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> None:
-        if isinstance(model, RemoteModel):
-            model.chooser = Neighbours()
-        else:
-            model.renderer.chooser = model.renderer.chooser or Neighbours(model)
+        model.chooser = model.chooser or Neighbours(cast(LocalModel, model) if model.capabilities.hidden_states else None)
         self.task, self.journal, self.costs = task, journal, costs
         self.grader = grader
         self.answering = answering_for(task, model, limit=answer_tokens, judge=grader)
@@ -113,36 +109,41 @@ class Lab:
     # Who answers --------------------------------------------------------------------------------------------------
 
     @property
+    def can(self) -> Capabilities:
+        """What the model can do."""
+        return self.scorer.capabilities
+
+    @property
     def model(self) -> LocalModel:
         """The model on this machine: for its tokens, its states and its adapters.
 
         Raises:
             CotuneError: it answers behind an endpoint.
         """
-        if isinstance(self.scorer, RemoteModel):
+        if not self.can.hidden_states:
             raise CotuneError(f"{self.scorer.name} answers behind an endpoint and cannot be tuned or seen into")
-        return self.scorer
+        return cast(LocalModel, self.scorer)
 
     @property
-    def remote(self) -> RemoteModel | None:
+    def remote(self) -> ModelBackend | None:
         """The model behind an endpoint; None where it is on this machine."""
-        return self.scorer if isinstance(self.scorer, RemoteModel) else None
+        return None if self.can.tune else self.scorer
 
     def embedder(self, progress: Progress | None = None) -> Embedder:
         """Places texts: by the model's own states where they can be seen, else by an endpoint's vectors or by their letters."""
-        if self.remote is None:
+        if self.can.hidden_states:
             return TextEmbedder(self.model, progress=progress)
         return self._embeds(progress) if self._embeds else HashedEmbedder()
 
     def embedding_tokens(self, text: str, frame: int) -> int:
         """Tokens that embedding a text in a frame of so many tokens runs; none where no model runs here."""
-        return len(self.model.tokenizer(text)["input_ids"]) + frame if self.remote is None else 0
+        return len(self.model.tokenizer(text)["input_ids"]) + frame if self.can.hidden_states else 0
 
     @property
     def writes_late(self) -> bool:
         """Whether the search goes by the right answers' log-loss and only finalists write: a written answer costs many passes,
         its likelihood one. An endpoint does not tell it."""
-        return self.remote is None and self.task.output.free and self.task.measure.needs_answers
+        return self.can.likelihoods and self.task.output.kind.written and self.task.measure.needs_answers
 
     # Budget -------------------------------------------------------------------------------------------------------
 

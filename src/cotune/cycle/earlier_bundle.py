@@ -86,7 +86,7 @@ def enter(lab: Lab, start: Start) -> Previous:
             remarks.append(
                 f"{len(unseen)} of its labels have no row here, so nothing guards what it knows of them: replay old rows"
             )
-        if task.output.free and manifest.output != task.output:
+        if manifest.output.schema_text != task.output.schema_text:
             remarks.append("its answers had another schema than the new ones, and as it was it keeps to that")
         return {
             "bundle": start.id,

@@ -99,8 +99,8 @@ def open_remote(config: RunConfig, task: Task, seed: Prompt, out: Path, journal:
         InputError: answers cannot be kept in the folder.
     """
     section, row = config.endpoint, task.train[0].fields
-    asked = Way(20 if section.probabilities and not task.output.free else 0, tokens=answer_limit(config, seed, task))
-    if task.output.type == "json":
+    asked = Way(20 if section.probabilities and not task.output.kind.written else 0, tokens=answer_limit(config, seed, task))
+    if json_schema(task.output) is not None:
         asked = replace(asked, form=FORMS[0])
     model = _model(config, out, asked, task)
 
@@ -167,6 +167,6 @@ def answer_limit(config: RunConfig, prompt: Prompt, task: Task) -> int:
 
 def usual_limit(config: RunConfig, prompt: Prompt, task: Task) -> int:
     """Tokens that whoever answers behind an endpoint may use, as far as the task says."""
-    if task.output.free:
+    if task.output.kind.written:
         return config.output.max_tokens or most_tokens(max(tokens_of(row.output) for row in (*task.train, *task.dev)))
     return answer_tokens((*task.labels, *prompt.words(task.labels)))

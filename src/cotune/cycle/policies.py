@@ -80,4 +80,4 @@ def policy_for(lab: Lab, config: RunConfig, own: tuple[Prompt, ...], previous: P
     """
     if searches_by_probes(lab, config):
         return ProbePolicy(lab, config, own, previous, bundle)
-    return WordsPolicy(lab, config, own, previous) if lab.remote is None else PromptPolicy(lab, config, own)
+    return WordsPolicy(lab, config, own, previous) if lab.can.tune else PromptPolicy(lab, config, own)

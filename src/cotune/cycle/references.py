@@ -34,7 +34,7 @@ long test they would take as much of a budget as an epoch of tuning; 300 rows te
 
 def reference_ids(lab: Lab, seed: Prompt) -> dict[str, str]:
     """What the references are, by name, as the opening of the test freezes them."""
-    if lab.remote is not None or lab.task.output.free:
+    if not lab.can.likelihoods or lab.task.output.kind.written:
         return {}
     return {f"reference_{name}": content_hash([name, lab.task.fingerprint, seed.id, lab.seed]) for name in REFERENCES}
 

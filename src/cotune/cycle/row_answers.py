@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from cotune.cycle.context import Lab
 from cotune.cycle.search.confirm import ArmResult, Confirmed
 from cotune.evaluate.decision import Decision
 from cotune.evaluate.responses import LabelsGiven, OwnLabelsGiven
+from cotune.task.values.kinds.base import Mode
 
 _MOST_PROMPTS = 6
 
@@ -48,23 +49,28 @@ def dev_rows(lab: Lab, confirmed: Confirmed) -> dict[str, Any]:
 
 def row_answers(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, Any]:
     """Of labels their numbers and probabilities; of other outputs the texts and what each is worth."""
-    rows = next(iter(results.values())).rows
-    if lab.task.output.free:
-        told = {name: result.evaluation for name, result in results.items()}
-        return {
-            "labels": [],
-            "rows": [
-                {
-                    "id": row.id,
-                    "input": dict(row.fields),
-                    "gold": row.output,
-                    "answers": {name: e.answers[i] if e.answers else None for name, e in told.items()},
-                    "values": {name: round(float(e.values[i]), 4) for name, e in told.items()},
-                    "right": {name: bool(e.correct[i]) for name, e in told.items()},
-                }
-                for i, row in enumerate(rows)
-            ],
-        }
+    return _TABLES[lab.task.output.kind.mode](lab, results)
+
+
+def _written_answers(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, Any]:
+    told = {name: result.evaluation for name, result in results.items()}
+    return {
+        "labels": [],
+        "rows": [
+            {
+                "id": row.id,
+                "input": dict(row.fields),
+                "gold": row.output,
+                "answers": {name: e.answers[i] if e.answers else None for name, e in told.items()},
+                "values": {name: round(float(e.values[i]), 4) for name, e in told.items()},
+                "right": {name: bool(e.correct[i]) for name, e in told.items()},
+            }
+            for i, row in enumerate(next(iter(results.values())).rows)
+        ],
+    }
+
+
+def _label_answers(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, Any]:
     own = dict.fromkeys(label for result in results.values() for label in result.candidate.labels)
     labels = (*lab.task.labels, *(label for label in own if label not in lab.task.labels))
     place = {label: i for i, label in enumerate(labels)}
@@ -72,7 +78,7 @@ def row_answers(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, Any]:
         name: _among(labels, result.candidate.labels or lab.task.labels, result.candidate.decision, result.scores.log_probs)
         for name, result in results.items()
         # An answer that only names a label says nothing of how likely it is.
-        if isinstance(result.scores, (LabelsGiven, OwnLabelsGiven)) and (lab.remote is None or lab.answering.rules)
+        if isinstance(result.scores, (LabelsGiven, OwnLabelsGiven)) and lab.answering.rules
     }
     return {
         "labels": list(labels),
@@ -84,9 +90,15 @@ def row_answers(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, Any]:
                 "answers": {name: place[result.evaluation.answers[i]] for name, result in results.items()},
                 "probabilities": {name: [round(float(p), 5) for p in table[i]] for name, table in shares.items()},
             }
-            for i, row in enumerate(rows)
+            for i, row in enumerate(next(iter(results.values())).rows)
         ],
     }
+
+
+_TABLES: Mapping[Mode, Callable[[Lab, Mapping[str, ArmResult]], dict[str, Any]]] = {
+    "choose": _label_answers,
+    "write": _written_answers,
+}
 
 
 def _among(labels: Sequence[str], known: Sequence[str], decision: Decision, scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -143,7 +143,7 @@ def _check_tunable(model: LocalModel, tune: TuneConfig, task: Task) -> None:
     from cotune.model.adapters.prefix import TrainedPrefix
 
     if tune.method == "prefix":
-        if task.output.free and not model.shared:
+        if task.output.kind.written and not model.shared:
             raise InputError(
                 "this model runs on plain batches, which write no answers behind a trained prefix",
                 where="tune.method",

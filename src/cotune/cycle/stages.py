@@ -137,7 +137,7 @@ def test(prepared: Prepared, searched: Searched) -> Tested:
     robustness = measure_robustness(lab, confirmed, wanted=evaluate.robustness, keep=keep)
     room = lab.left() - keep if evaluate.slices else 0.0
     slices = measure_slices(lab, confirmed.chosen, room=room, share=END_SHARE, wanted=evaluate.slices)
-    if lab.remote is None:
+    if lab.can.tune:
         measure_prefix(lab, confirmed.winner.candidate)
     gains = attribution_of(lab, results, noise_of(noise))
     return Tested(results, gains, {"noise": noise, "robustness": robustness, "slices": slices, "references": told})

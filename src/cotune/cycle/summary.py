@@ -43,7 +43,7 @@ def attribution_of(lab: Lab, results: Mapping[str, ArmResult], noise: Noise | An
     """The gains between the arms on the test rows; with ``noise``, none that it could make is called a difference."""
     one = next(iter(results.values()))
     arms = {name: result.for_attribution() for name, result in results.items()}
-    if lab.remote is not None:
+    if not lab.can.tune:
         # Tuning that does nothing: all gains but the prompt's are the same arm, or the very same comparison.
         arms |= {"seed_tuned": arms["seed_prompt"], "best_prompt": arms["prompt_only"], "best_tuned": arms["prompt_only"]}
     gains = attribute(
@@ -52,7 +52,7 @@ def attribution_of(lab: Lab, results: Mapping[str, ArmResult], noise: Noise | An
         groups=one.groups,
         seed=lab.seed,
     )
-    if lab.remote is not None:
+    if not lab.can.tune:
         return Attribution(gains.n, {"prompt": gains.gains["prompt"]}, {})
     if noise is None:
         return gains
@@ -87,7 +87,7 @@ def build_summary(
     neighbours, ``previous`` what was taken over from an earlier bundle."""
     task = lab.task
     winner, shipped = confirmed.winner, results[confirmed.ships]
-    untuned = lab.remote is not None
+    untuned = not lab.can.tune
     table = np.stack([m.evaluation.values for m in confirmed.considered])
     place = [m.candidate.id for m in confirmed.considered].index(confirmed.chosen.candidate.id)
     curse = winners_curse(table, seed=lab.seed, groups=groups_of(lab.dev), winner=place)
@@ -216,19 +216,19 @@ def _previous(
 def _invalid(lab: Lab, result: ArmResult) -> str:
     """How many answers of what ships are no value of the task's output, in a sentence; empty where all are or need not be."""
     valid = _valid(lab, result)
-    what = "do not fit the schema" if lab.task.output.type == "json" else "hold no number"
-    return f"{valid.count(False)} of {len(valid)} answers {what}, and count as wrong." if False in valid else ""
+    misfit = lab.task.output.kind.misfit
+    return f"{valid.count(False)} of {len(valid)} answers {misfit}, and count as wrong." if False in valid else ""
 
 
 def _valid(lab: Lab, result: ArmResult) -> list[bool]:
     """Whether each answer is a value of the task's output; empty where every text is."""
     output = lab.task.output
-    return [output.fits(answer) for answer in result.evaluation.answers] if output.type in ("number", "json") else []
+    return [output.fits(answer) for answer in result.evaluation.answers] if output.kind.misfit else []
 
 
 def _dollars(lab: Lab) -> float | None:
     """What all answers of endpoints have cost; None where nothing has a price."""
-    asked = (lab.remote, lab.grader)
+    asked = (lab.scorer, lab.grader)
     priced = lab.account.dollars > 0 or any(one is not None and one.prices is not None for one in asked)
     return round(lab.account.dollars, 6) if priced else None
 
@@ -265,7 +265,7 @@ def _arm(lab: Lab, result: ArmResult) -> dict[str, Any]:
 
 def _readout(lab: Lab, candidate: Candidate) -> dict[str, Any]:
     """How a candidate's answers are read off the model, and after which layer; None where that is the last one or not known."""
-    written = lab.task.output.free if candidate.own is None else candidate.own.output.free
+    written = (lab.task if candidate.own is None else candidate.own).output.kind.written
     if written or candidate.decision.kind != "probe":
         return {"readout": "generation" if written else "words", "layer": None}
     probe = lab.model.adapters.probe(candidate.adapter)
@@ -278,7 +278,7 @@ def _ends(interval: Interval) -> list[float]:
 
 def _fields(lab: Lab, result: ArmResult) -> list[dict[str, Any]] | None:
     """What of JSON is right field by field; None for other types."""
-    if lab.task.output.type != "json":
+    if not lab.task.output.kind.by_field:
         return None
     answered = Answered([row.output for row in result.rows], result.evaluation.answers, lab.task.output)
     return [one.as_dict() for one in field_scores(answered, seed=lab.seed, groups=result.groups)]
@@ -288,7 +288,7 @@ def _interval(lab: Lab, result: ArmResult) -> Interval:
     task, evaluation = lab.task, result.evaluation
     if task.measure.aggregate is None:
         return mean_interval(evaluation.values, groups=result.groups, seed=lab.seed)
-    if not task.output.free:
+    if task.metric in AVERAGES:
         gold = [row.output for row in result.rows]
         names = sorted({*task.labels, *evaluation.answers})
         average = AVERAGES[task.metric]

@@ -101,7 +101,7 @@ def start_task(config: RunConfig, start: Start | None, task: Task | None = None)
     """
     known = start.bundle.known if start is not None else None
     found = Task.from_config(config, known=known) if task is None else task
-    if known is not None and known.output.type != found.output.type:
+    if known is not None and known.output.kind is not found.output.kind:
         raise InputError(
             f"the bundle answers with the type {known.output.type}, and the outputs of the new rows are of the type"
             f" {found.output.type}",

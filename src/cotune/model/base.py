@@ -9,14 +9,56 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.prompt.messages import Chooser
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import Renderer
 
 if TYPE_CHECKING:
+    from cotune.endpoint import Prices
     from cotune.model.structured.grammar import Grammar
 
 Progress = Callable[[int], None]
 """Called with the number of tokens that were just run."""
+
+ENDPOINT = "endpoint"
+"""Key of what a bundle's ``prompt.json`` says of a model behind an endpoint."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a model can do besides scoring labels. Callers ask for what they need, never for what the model is.
+
+    Attributes:
+        tune: its weights can be trained, and adapters put into it.
+        hidden_states: its tokens and hidden states can be seen.
+        likelihoods: it says how likely it finds any given answer, whatever batch the row is in.
+        generation: it writes answers.
+    """
+
+    tune: bool = False
+    hidden_states: bool = False
+    likelihoods: bool = False
+    generation: bool = True
+
+
+EVERYTHING = Capabilities(tune=True, hidden_states=True, likelihoods=True, generation=True)
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What a bundle keeps of who answers, and of how it is asked.
+
+    Attributes:
+        asking: what decides, beside the prompt, how rows are asked; for ``prompt.json``.
+        text: what the model reads for one row, for people.
+        longest: tokens of a prompt at most.
+        server: URL of the endpoint that answers, and the environment variable with its key; None on this machine.
+    """
+
+    asking: Mapping[str, Any]
+    text: str
+    longest: int
+    server: tuple[str, str | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +177,11 @@ class Scorer(Protocol):
         """Content hash of its weights and tokenizer; of one elsewhere, of where it is and what it is called there."""
         ...
 
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do besides scoring labels."""
+        ...
+
     def score(
         self,
         prompt: Prompt,
@@ -164,6 +211,51 @@ class Writer(Protocol):
         progress: Progress | None = None,
     ) -> Generations:
         """An answer to each row; see :meth:`cotune.model.local.LocalModel.generate`."""
+        ...
+
+
+class ModelBackend(Scorer, Writer, Protocol):
+    """One that a run can ask: :class:`cotune.model.local.LocalModel` or :class:`cotune.model.remote.model.RemoteModel`."""
+
+    @property
+    def chooser(self) -> Chooser | None:
+        """Asked where a prompt shows each row other demonstrations; None refuses such prompts."""
+        ...
+
+    @chooser.setter
+    def chooser(self, chooser: Chooser | None) -> None: ...
+
+    @property
+    def prices(self) -> Prices | None:
+        """Of its tokens; None where they cost no money."""
+        ...
+
+    def saved(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> SavedModel:
+        """What a bundle with this prompt keeps of it.
+
+        Args:
+            prompt: of the bundle.
+            fields: names of a row's input fields.
+            labels: the answers to choose from; none where answers are written.
+        """
+        ...
+
+
+class AskedModel(ModelBackend, Protocol):
+    """One of which nothing is known but what it answers."""
+
+    @property
+    def tells_probabilities(self) -> bool:
+        """Whether scores are probabilities, or only say which label was named."""
+        ...
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens that an answer may have."""
+        ...
+
+    def row_tokens(self, prompt: Prompt, rows: Sequence[Mapping[str, str]], labels: Sequence[str]) -> float:
+        """About how many tokens a row costs, question and answer together; nothing is asked."""
         ...
 
 

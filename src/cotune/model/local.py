@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from cotune.model.adapters.slots import BASE
-from cotune.model.base import GREEDY, AnswerLosses, Generations, LabelScores, Model, Progress, Sampling
+from cotune.model.base import GREEDY, AnswerLosses, Generations, LabelScores, Model, ModelBackend, Progress, Sampling
 from cotune.model.engine.answer_losses import answer_losses
 from cotune.model.engine.engine import Engine
 from cotune.model.engine.generation import generate
@@ -261,6 +261,6 @@ class LocalModel(Engine):
         return states
 
 
-def _as_model(model: LocalModel) -> Model:
-    """Checked by mypy: it is all that the protocol asks for."""
-    return model
+def _as_both(model: LocalModel) -> tuple[Model, ModelBackend]:
+    """Checked by mypy: it is all that the protocols ask for."""
+    return model, model

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from cotune.prompt.prompt import Order, Prompt
 from cotune.prompt.words import MANY_LABELS, capitalise, field_name, indefinite, item_noun, kind_noun, label_words
 from cotune.prompt.written import written_bank, written_seed
+from cotune.task.values.kinds.base import Mode
 
 if TYPE_CHECKING:
     from cotune.task.task import Task
@@ -19,8 +21,10 @@ def seed_prompt(task: Task) -> Prompt:
 
     Up to twenty labels are listed; more would make every pass pay for a long list. JSON's fields are named.
     """
-    if task.output.free:
-        return written_seed(task, field_template(task))
+    return _SEEDS[task.output.kind.mode](task)
+
+
+def _choosing_seed(task: Task) -> Prompt:
     item, kind = item_noun(task), kind_noun(task)
     ask = "Answer with one of: {labels}." if len(task.labels) <= MANY_LABELS else f"Answer with its {kind}."
     return Prompt(
@@ -78,8 +82,10 @@ def starting_bank(task: Task) -> list[Prompt]:
 
     With more than twenty labels none of them lists the labels. No two are equal.
     """
-    if task.output.free:
-        return written_bank(task, field_template(task), bare_template(task))
+    return _BANKS[task.output.kind.mode](task)
+
+
+def _choosing_bank(task: Task) -> list[Prompt]:
     item, kind = item_noun(task), kind_noun(task)
     title, fields, bare = capitalise(kind), field_template(task), bare_template(task)
     human, capital = label_words(task.labels, "human"), label_words(task.labels, "capital")
@@ -173,6 +179,18 @@ def starting_bank(task: Task) -> list[Prompt]:
     if line := explanation(words, item) if listed else sample_line(words):
         bank.insert(8, prompt(f"Classify the {item}. {line}", fields, f"{title}:"))
     return list({entry.id: entry for entry in bank}.values())
+
+
+def _writing_seed(task: Task) -> Prompt:
+    return written_seed(task, field_template(task))
+
+
+def _writing_bank(task: Task) -> list[Prompt]:
+    return written_bank(task, field_template(task), bare_template(task))
+
+
+_SEEDS: Mapping[Mode, Callable[[Task], Prompt]] = {"choose": _choosing_seed, "write": _writing_seed}
+_BANKS: Mapping[Mode, Callable[[Task], list[Prompt]]] = {"choose": _choosing_bank, "write": _writing_bank}
 
 
 def _quotable(word: str) -> bool:

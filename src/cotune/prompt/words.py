@@ -86,9 +86,9 @@ def item_noun(task: Task) -> str:
 
 
 def kind_noun(task: Task) -> str:
-    """What is asked of a row, from the output field's name; ``category`` or ``answer`` where that says nothing."""
+    """What is asked of a row, from the output field's name; the kind of output's own noun where that says nothing."""
     name = _plain(task.output_field).lower()
-    return ("answer" if task.output.free else "category") if not name or name in _PLAIN_KINDS else name
+    return task.output.kind.noun if not name or name in _PLAIN_KINDS else name
 
 
 def _plain(name: str) -> str:

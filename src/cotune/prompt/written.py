@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cotune.prompt.describe import described_fields
 from cotune.prompt.prompt import Order, Prompt
 from cotune.prompt.words import capitalise, indefinite, item_noun, kind_noun
 
@@ -28,19 +27,9 @@ QUESTION_BODIES = (
 )
 
 
-def form_sentence(task: Task) -> str:
-    """What an answer looks like, in a sentence; empty for free text."""
-    if task.output.type == "number":
-        return "Answer with a number and nothing else."
-    if task.output.type == "json":
-        fields = described_fields(task.output.schema or {})
-        return f"Answer with JSON with the fields {fields}." if fields else "Answer with JSON."
-    return ""
-
-
 def bodies(task: Task) -> tuple[str, ...]:
     """Wordings of the request, with ``<item>`` and ``<kind>`` for the task's own nouns."""
-    asked = task.output.type != "json" and kind_noun(task) == "answer"
+    asked = task.output.kind.answers_questions and kind_noun(task) == "answer"
     return QUESTION_BODIES if asked else BODIES
 
 
@@ -52,7 +41,7 @@ def written_seed(task: Task, fields: str) -> Prompt:
 def written_bank(task: Task, fields: str, bare: str) -> list[Prompt]:
     """About a dozen prompts, the most different first; the seed and the bare prompt are the first two. No two are equal."""
     item, kind = item_noun(task), kind_noun(task)
-    title, form = capitalise(kind), form_sentence(task)
+    title, form = capitalise(kind), task.output.form
 
     def prompt(
         instruction: str,
@@ -91,4 +80,4 @@ def fill(text: str, task: Task) -> str:
 def _request(task: Task, number: int, *, form: bool) -> str:
     options = bodies(task)
     text = fill(options[number % len(options)], task)
-    return f"{text} {form_sentence(task)}".strip() if form else text
+    return f"{text} {task.output.form}".strip() if form else text

@@ -10,7 +10,7 @@ import numpy as np
 from cotune.prompt.bank import bare_prompt, seed_prompt, starting_bank
 from cotune.prompt.prompt import Prompt
 from cotune.refine.demonstrations import with_demonstrations
-from cotune.refine.edits import OPERATORS, sound, with_words
+from cotune.refine.edits import operators, sound, with_words
 from cotune.refine.proposal import Proposal, Source
 from cotune.task.example import Example
 
@@ -157,10 +157,11 @@ def _child(
 def _edited(prompt: Prompt, task: Task, rng: np.random.Generator, extra: int = 0) -> _Made | None:
     """One or two edits, ``extra`` more where asked, each by another operator."""
     wanted = int(rng.integers(1, 3)) + extra
-    names = list(OPERATORS)
+    known = operators()
+    names = list(known)
     child, used = prompt, list[str]()
     for place in rng.permutation(len(names)):
-        changed = OPERATORS[names[place]](child, task, rng)
+        changed = known[names[place]](child, task, rng)
         if changed is not None:
             child = changed
             used.append(names[place])

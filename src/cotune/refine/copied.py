@@ -46,7 +46,7 @@ class RowGrams:
         self.n = n
         self._grams: set[tuple[str, ...]] = set()
         for row in (*task.train, *task.dev):
-            for text in (*row.fields.values(), *([row.output] if task.output.free else [])):
+            for text in (*row.fields.values(), *([row.output] if task.output.kind.written else [])):
                 words = words_of(text)
                 if len(words) >= _EXCERPT:
                     self._grams.update(_grams(words, min(n, len(words))))

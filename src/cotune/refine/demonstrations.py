@@ -38,7 +38,7 @@ def fits(example: Example, most_words: int = MOST_WORDS) -> bool:
 
 def strata(task: Task, rows: Sequence[Example]) -> list[str]:
     """What rows are balanced over: their labels, or nothing where answers are written."""
-    return ["" if task.output.free else row.output for row in rows]
+    return [task.output.kind.stratum(row.output) for row in rows]
 
 
 def fixed(task: Task, rng: np.random.Generator, *, k: int | None = None, per_class: int | None = None) -> tuple[Example, ...]:

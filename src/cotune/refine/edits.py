@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from cotune.errors import InputError
+from cotune.plugins import EDITS_GROUP, Plugin, plugins
 from cotune.prompt.bank import explanation, sample_line
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.words import LABEL_STYLES, MANY_LABELS, capitalise, field_name, item_noun, kind_noun, label_words
-from cotune.prompt.written import form_sentence
 from cotune.refine.template import STYLES, read_template, write_template
 from cotune.refine.wording import (
     LENGTHENERS,
@@ -26,6 +27,7 @@ from cotune.refine.wording import (
     paraphrases,
     sentences,
 )
+from cotune.task.values.kinds.base import Mode
 
 if TYPE_CHECKING:
     from cotune.task.task import Task
@@ -89,7 +91,7 @@ def _other(rng: np.random.Generator, options: Sequence[_T], current: _T) -> _T |
 def _reword(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | None:
     if len(prompt.instruction) > _REPLACEABLE:
         return None
-    form = form_sentence(task) if task.output.free else "{labels}"
+    form = task.output.form
     listed = bool(form) and form in prompt.instruction
     return prompt.edit(instruction=instruction_wording(task, listed, rng))
 
@@ -123,9 +125,12 @@ def _explain_labels(prompt: Prompt, task: Task, _rng: np.random.Generator) -> Pr
     return None if line is None or line in prompt.instruction else _appended(prompt, line)
 
 
+def _toggle_form(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | None:
+    """With or without what says what an answer looks like: the list of labels, or a sentence."""
+    return _TOGGLES[task.output.kind.mode](prompt, task, rng)
+
+
 def _toggle_label_list(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | None:
-    if task.output.free:
-        return _toggle_form(prompt, form_sentence(task))
     if "{labels}" not in prompt.instruction:
         if "{labels}" in (prompt.system or "") + prompt.cue or len(task.labels) > MANY_LABELS:
             return None
@@ -134,13 +139,16 @@ def _toggle_label_list(prompt: Prompt, task: Task, rng: np.random.Generator) -> 
     return prompt.edit(instruction="".join(kept).strip())
 
 
-def _toggle_form(prompt: Prompt, form: str) -> Prompt | None:
-    """With or without the sentence that says what an answer looks like."""
+def _toggle_form_sentence(prompt: Prompt, task: Task, _rng: np.random.Generator) -> Prompt | None:
+    form = task.output.form
     if not form or form in (prompt.system or "") + prompt.cue:
         return None
     if form in prompt.instruction:
         return prompt.edit(instruction=prompt.instruction.replace(form, "").strip())
     return _appended(prompt, form)
+
+
+_TOGGLES: Mapping[Mode, Edit] = {"choose": _toggle_label_list, "write": _toggle_form_sentence}
 
 
 def _appended(prompt: Prompt, line: str) -> Prompt:
@@ -207,7 +215,7 @@ def _system(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | No
         "",
         "You are a careful annotator.",
         "You give short answers.",
-        *(() if task.output.free else (f"You know all about sorting texts by {kind_noun(task)}.", "You are a classifier.")),
+        *(text.replace("<kind>", kind_noun(task)) for text in task.output.kind.systems),
     )
     chosen = _other(rng, [*options], prompt.system)
     return prompt.edit(system=chosen)
@@ -250,7 +258,7 @@ def _cue_style(prompt: Prompt, rng: np.random.Generator) -> Prompt | None:
 def _cue(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | None:
     item, kind = item_noun(task), kind_noun(task)
     options = ["", "Answer:", f"{capitalise(kind)}:", "Output:", f"What is the {kind} of this {item}?"]
-    options += ["JSON:"] if task.output.type == "json" else [] if task.output.free else ["Label:", "It is"]
+    options += task.output.kind.cues
     chosen = _other(rng, options, prompt.cue)
     return None if chosen is None else prompt.edit(cue=chosen)
 
@@ -288,7 +296,7 @@ _MEANING: dict[str, Edit] = {
     "clear_instruction": _clear_instruction,
     "lengthen": _lengthen,
     "explain_labels": _explain_labels,
-    "toggle_label_list": _toggle_label_list,
+    "toggle_label_list": _toggle_form,
     "move_instruction": _move_instruction,
     "label_words": _label_words,
     "system": _system,
@@ -300,6 +308,42 @@ OPERATORS: dict[str, Operator] = {
     **{name: Operator(name, edit) for name, edit in _MEANING.items()},
     **{name: Operator(name, _taskless(change), preserves_meaning=True) for name, change in FORMATS.items()},
 }
+
+
+def operators() -> dict[str, Operator]:
+    """All operators by name: those of ``OPERATORS``, then those that installed packages add, in alphabetical order.
+
+    Raises:
+        InputError: two have one name, or a package's does not run or is no edit; names the package.
+    """
+    return {**OPERATORS, **{name: _from_package(plugin) for name, plugin in plugins(EDITS_GROUP, OPERATORS).items()}}
+
+
+def _from_package(plugin: Plugin) -> Operator:
+    found = plugin.load()
+    if not callable(found):
+        raise InputError(
+            f"{plugin.point.value} is a {type(found).__name__}, and neither a cotune.refine.edits.Operator nor a function",
+            where=plugin.where,
+            mend="Ask the package's author to correct it.",
+        )
+    given = found if isinstance(found, Operator) else Operator(plugin.name, found)
+    hint = "Uninstall the package, or ask its author to correct it."
+
+    def edit(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | None:
+        try:
+            changed = given.edit(prompt, task, rng)
+        except Exception as error:
+            told = f"the prompt edit {plugin.name!r} failed ({type(error).__name__}: {error})"
+            raise InputError(
+                told, where=plugin.where, mend="Uninstall the package, or ask its author to correct it."
+            ) from error
+        if changed is not None and not isinstance(changed, Prompt):
+            told = f"the prompt edit {plugin.name!r} gave a {type(changed).__name__}, and neither a Prompt nor None"
+            raise InputError(told, where=plugin.where, mend=hint)
+        return changed
+
+    return Operator(plugin.name, edit, given.preserves_meaning)
 
 
 def format_variants(prompt: Prompt, n: int, rng: np.random.Generator) -> list[Prompt]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from cotune.prompt.words import capitalise, indefinite, item_noun, kind_noun
 from cotune.prompt.written import bodies as written_bodies
-from cotune.prompt.written import form_sentence
+from cotune.task.values.kinds.base import Mode
 
 if TYPE_CHECKING:
     from cotune.task.task import Task
@@ -110,15 +111,27 @@ def task_kind(task: Task) -> TaskKind:
 
 def instruction_wording(task: Task, listed: bool, rng: np.random.Generator) -> str:
     """An instruction drawn from the wordings of the task's kind, with the label list, or the form of an answer, or without."""
-    if task.output.free:
-        options = written_bodies(task)
-        form = form_sentence(task) if listed else ""
-        return f"{fill_nouns(options[int(rng.integers(len(options)))], task)} {form}".strip()
+    return _WORDINGS[task.output.kind.mode](task, listed, rng)
+
+
+def _written_wording(task: Task, listed: bool, rng: np.random.Generator) -> str:
+    options = written_bodies(task)
+    form = task.output.form if listed else ""
+    return f"{fill_nouns(options[int(rng.integers(len(options)))], task)} {form}".strip()
+
+
+def _label_wording(task: Task, listed: bool, rng: np.random.Generator) -> str:
     own = _BODIES[task_kind(task)]
     bodies = _BODIES["general"] if own is _BODIES["general"] or rng.random() < 0.6 else own
     asks = _WITH_LIST if listed else _WITHOUT_LIST
     text = f"{bodies[int(rng.integers(len(bodies)))]} {asks[int(rng.integers(len(asks)))]}".strip()
     return fill_nouns(text, task)
+
+
+_WORDINGS: Mapping[Mode, Callable[[Task, bool, np.random.Generator], str]] = {
+    "choose": _label_wording,
+    "write": _written_wording,
+}
 
 
 def list_sentence(rng: np.random.Generator) -> str:

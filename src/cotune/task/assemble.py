@@ -21,9 +21,10 @@ from cotune.task.reading.cells import has_half_character
 from cotune.task.reading.table import Table
 from cotune.task.rehearsal import ROLE, Replay, choose_replay
 from cotune.task.sealed import SealedTest, rows_hash
-from cotune.task.split import Rows, by_label, cut, dev_size, duplicate_key, subsample, test_size, unstratified
-from cotune.task.values.output import Output, OutputType
-from cotune.task.values.typing_of import cell_reader, check_outputs, guess_type, in_one_form, kept_schema, settle
+from cotune.task.split import Rows, cut, dev_size, duplicate_key, subsample, test_size
+from cotune.task.values.kinds.registry import KINDS, OutputType
+from cotune.task.values.output import Output
+from cotune.task.values.typing_of import check_outputs, guess_type, in_one_form, kept_schema, settle
 
 LEAST_ROWS = 20
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -101,7 +102,9 @@ def assemble(source: Source, metric: str | None) -> Parts:
     old = examples_from(source.replay, ROLE, replace(source, labels=None), kind) if source.replay is not None else ()
     labels = _labels(source, kind, labelled, dev or (), test or (), old)
     read = {"train_read": len(labelled), "dev_read": len(dev or ()), "test_read": len(test or ())}
-    stratum = by_label if kind == "label" else unstratified
+
+    def stratum(example: Example) -> str:
+        return KINDS[kind].stratum(example.output)
 
     def generator(stage: int) -> np.random.Generator:
         # a stream for each stage, so that one limit does not change what another cut takes
@@ -138,7 +141,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
         train, dev = (*train, *replay.train), (*dev, *replay.dev)
         read |= replay.counts()
     view = [rows_hash(train), rows_hash(dev), sealed.content_hash, source.input_fields, source.output_field]
-    told = labels if kind == "label" else output.to_json()
+    told = output.to_json() if output.kind.written else labels
     return Parts(
         output=output,
         metric=judged,
@@ -177,22 +180,23 @@ def _type(source: Source) -> tuple[OutputType, str]:
     if not cells:
         return "label", ""
     kind, why = guess_type(cells)
-    return kind, "" if kind == "label" else f"the output {name!r} is taken for {kind}: {why}; output.type says otherwise"
+    told = f"the output {name!r} is taken for {kind}: {why}; output.type says otherwise"
+    return kind, told if KINDS[kind].guess_told else ""
 
 
-def examples_from(table: Table, role: str, source: Source, kind: OutputType = "label") -> Rows:
+def examples_from(table: Table, role: str, source: Source, type: OutputType = "label") -> Rows:
     """The table's rows as examples, ids ``role:number``.
 
     Raises:
         InputError: a column is missing, an output or an input is empty, or a cell holds what is no text or of another type.
     """
+    kind = KINDS[type]
     others = (source.output_field, *((source.group,) if source.group is not None else ()))
     for column in source.input_fields:
         table.need_input(column, source.asked_by)
     for column in others:
-        table.need(column, source.asked_by, nested=kind == "json" and column == source.output_field)
-    read_output = cell_reader(kind, labels=source.labels or (), schema=source.schema)
-    said = "label" if kind == "label" else "output"
+        table.need(column, source.asked_by, nested=kind.nested_cells and column == source.output_field)
+    read_output = kind.cell_reader(labels=source.labels or (), schema=source.schema)
     examples = []
     for index, row in enumerate(table.rows):
         fields = {name: table.shown(index, name) or "" for name in source.input_fields}
@@ -202,8 +206,8 @@ def examples_from(table: Table, role: str, source: Source, kind: OutputType = "l
             _refuse_empty(table, index, source.input_fields, "the input is empty or missing", "Fill it")
         cell = row.get(source.output_field) or ""
         if not cell.strip():
-            mend = "Label the row" if kind == "label" else "Fill it"
-            _refuse_empty(table, index, (source.output_field,), f"the {said} is empty or missing", mend)
+            what = f"the {kind.output_noun} is empty or missing"
+            _refuse_empty(table, index, (source.output_field,), what, kind.fill_hint)
         output = read_output(cell, table.where(index, source.output_field))
         group = row.get(source.group) if source.group is not None else None
         examples.append(Example(f"{role}:{table.numbers[index]}", fields, output, group))
@@ -284,7 +288,7 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
             where=source.train.source,
             mend=f"Label at least {LEAST_ROWS}; a few hundred are better.",
         )
-    if kind != "label":
+    if KINDS[kind].written:
         check_outputs((*labelled, *dev), where)
         return ()
     counts = Counter(example.output for example in (*labelled, *dev))
@@ -358,11 +362,11 @@ def _check_enough(source: Source, kind: OutputType, labelled: Rows, dev: Rows | 
     limited = source.limit_train is not None and source.limit_train <= len(labelled)
     least = LEAST_ROWS // 2 if dev is not None or source.test is None else LEAST_ROWS
     # Old labels are answers too, so new rows may all have a single one.
-    outputs = 1 if kind == "label" and (source.known is not None or source.replay is not None) else 2
+    outputs = 1 if not KINDS[kind].written and (source.known is not None or source.replay is not None) else 2
     if len(labelled) < least or len({example.output for example in labelled}) < outputs:
         judging = [name for name, gone in (("the test", removed.train_in_test), ("dev", removed.train_in_dev)) if gone]
         left = f"what repeats {' or '.join(judging or ['the test'])} left"
-        said = "labels" if kind == "label" else "outputs"
+        said = f"{KINDS[kind].output_noun}s"
         raise InputError(
             f"{len(labelled)} labelled rows are left after {'limit.train' if limited else left}"
             f" with {len({example.output for example in labelled})} {said}",

@@ -59,9 +59,8 @@ class Task:
     start: str | None = None
 
     def __repr__(self) -> str:
-        kind = self.output.type if self.output.free else f"{len(self.labels)} labels"
         return (
-            f"Task({self.name!r}, {', '.join(self.input_fields)} -> {self.output_field} ({kind}), "
+            f"Task({self.name!r}, {', '.join(self.input_fields)} -> {self.output_field} ({self.output.summary}), "
             f"train={len(self.train)}, dev={len(self.dev)}, test={self.test.n})"
         )
 

@@ -73,11 +73,9 @@ def _work(asked: ChatRequest, served: Served, row: dict[str, str]) -> tuple[Kind
 
 def _check_format(asked: ChatRequest, predictor: Predictor) -> None:
     """What a bundle cannot give is refused: JSON from one whose answers are none, log-probabilities of what is written."""
-    kind = "text" if asked.response_format is None else asked.response_format.type
-    writes_json = predictor.writing is not None and predictor.writing.output.type == "json"
-    if kind != "text" and not (writes_json and kind == "json_object"):
-        what = "the JSON of its own schema" if writes_json else "plain text"
-        raise ApiError(400, f"This bundle answers with {what}.", code="unsupported", param="response_format")
+    kind = predictor.output.kind
+    if asked.response_format is not None and asked.response_format.type not in kind.response_formats:
+        raise ApiError(400, f"This bundle answers with {kind.reply}.", code="unsupported", param="response_format")
     if asked.logprobs and predictor.writing is not None:
         raise ApiError(400, "Written answers have no log-probabilities here.", code="unsupported", param="logprobs")
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -78,18 +76,15 @@ def row_answer(found: Answered, output: Output) -> RowAnswer:
     one = found.prediction
     return RowAnswer(
         answer=one.answer,
-        value=_value(output.value(one.answer)) if output.type in ("number", "json") else one.answer,
+        value=_sayable(output.kind.plain_value(one.answer)),
         probabilities=one.probabilities,
         truncated=one.truncated,
         ended=one.ended,
     )
 
 
-def _value(value: Any) -> Any:
-    """A number or a JSON value as JSON can say it; None where it cannot."""
-    if isinstance(value, Decimal):
-        number = float(value)
-        return int(value) if number.is_integer() and abs(number) < 2**53 else number if math.isfinite(number) else None
+def _sayable(value: Any) -> Any:
+    """The value; None where it cannot be written as JSON."""
     try:
         _VALUE.dump_json(value)
     except PydanticSerializationError:

@@ -61,7 +61,7 @@ class Shelf:
             model = predictor.model
             embedding = embeddings.setdefault(model.fingerprint, Embedding(model))
             best, full = Scoring(predictor, probabilities=False), Scoring(predictor, probabilities=True)
-            drawn = Drawing(predictor) if predictor.output.type == "text" else None
+            drawn = Drawing(predictor) if predictor.output.kind.sampled else None
             self.served[name] = Served(name, predictor, best, full, drawn, embedding)
 
     def warm_up(self) -> None:

@@ -8,8 +8,7 @@ from cotune.cycle.answering.base import AskedAnswering, Reply
 from cotune.cycle.answering.judging import graded
 from cotune.evaluate.judge import Judge
 from cotune.evaluate.responses import TextsGiven
-from cotune.model.base import Progress
-from cotune.model.remote.model import RemoteModel
+from cotune.model.base import AskedModel, Progress
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example
 from cotune.task.task import Task
@@ -26,14 +25,15 @@ class AskedWriting(AskedAnswering):
 
     loss_bound = 1.0
     rules = False
+    noise_tokens = "tokens_written"
 
-    def __init__(self, task: Task, model: RemoteModel, judge: Judge | None = None) -> None:
+    def __init__(self, task: Task, model: AskedModel, judge: Judge | None = None) -> None:
         self.task, self.model, self.judge = task, model, judge
-        self.limit = model.way.tokens
+        self.limit = model.answer_tokens
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
         """The answers, and their grades."""
-        found = self.model.generate(prompt, [row.fields for row in rows], adapter=adapter, progress=progress)
+        found = self.model.generate(prompt, [row.fields for row in rows], adapter=adapter, limit=self.limit, progress=progress)
         reply = Reply(
             TextsGiven(found.texts),
             found.tokens,

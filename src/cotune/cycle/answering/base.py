@@ -12,14 +12,16 @@ from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.noise import Noise, compare
 from cotune.evaluate.responses import Given, LabelsGiven, OwnLabelsGiven, gold_indices
 from cotune.evaluate.stats.racing import loss_bound
-from cotune.model.base import Progress
+from cotune.model.base import AskedModel, ModelBackend, Progress
 from cotune.model.local import LocalModel
-from cotune.model.remote.model import RemoteModel
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, shared_prefix
 from cotune.task.example import Example
 from cotune.task.task import Task
 from cotune.tune.batches import TrainingRow, training_rows
+
+ODD_ROWS = 3
+"""Rows of the small batches that noise is looked for with, at least."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,16 @@ class Answering(Protocol):
         loss_bound: cap on a row's loss in a race, in nats.
         rules: whether a decision rule other than the raw one can be fitted.
         limit: tokens that a written answer may have; 0 where none is written.
+        noise_tokens: which count of the account the tokens of :meth:`noise` belong to.
     """
 
     loss_bound: float
     rules: bool
     limit: int
+    noise_tokens: str
 
     @property
-    def model(self) -> LocalModel | RemoteModel:
+    def model(self) -> ModelBackend:
         """Who answers."""
         ...
 
@@ -106,6 +110,10 @@ class Answering(Protocol):
         """Tokens of a written answer, about, before any was seen; ``tuned`` weights know how long an answer is."""
         ...
 
+    def odd_rows(self, count: int) -> int:
+        """Rows of the small batches that noise is looked for with, where there are ``count`` in all."""
+        ...
+
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
     ) -> tuple[Noise | AnswerNoise, int] | None:
@@ -123,6 +131,7 @@ class LabelAnswering:
 
     rules = True
     limit = 0
+    noise_tokens = "tokens_scored"
 
     def __init__(self, task: Task, model: LocalModel) -> None:
         self.task, self.model = task, model
@@ -177,6 +186,10 @@ class LabelAnswering:
         """None beyond scoring."""
         return 0.0
 
+    def odd_rows(self, count: int) -> int:
+        """Three, whatever there are."""
+        return ODD_ROWS
+
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
     ) -> tuple[Noise, int] | None:
@@ -221,8 +234,9 @@ class AskedAnswering:
     """
 
     limit = 0
+    noise_tokens = "tokens_scored"
 
-    def __init__(self, task: Task, model: RemoteModel) -> None:
+    def __init__(self, task: Task, model: AskedModel) -> None:
         self.task, self.model = task, model
         self.loss_bound = loss_bound(len(task.labels))
         self.rules = model.tells_probabilities
@@ -267,6 +281,10 @@ class AskedAnswering:
     def answer_tokens(self, *, tuned: bool) -> float:
         """None beyond scoring."""
         return 0.0
+
+    def odd_rows(self, count: int) -> int:
+        """Its batches are its own affair."""
+        return count
 
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from cotune.cycle.answering.asked_writing import AskedWriting
 from cotune.cycle.answering.base import Answering, AskedAnswering, LabelAnswering, OwnLabelAnswering
 from cotune.cycle.answering.written import WrittenAnswering
 from cotune.cycle.candidate import Own
 from cotune.evaluate.judge import Judge
+from cotune.model.base import AskedModel, ModelBackend
 from cotune.model.local import LocalModel
-from cotune.model.remote.model import RemoteModel
 from cotune.task.task import Task
 
 
 def answering_for(
     task: Task,
-    model: LocalModel | RemoteModel,
+    model: ModelBackend,
     own: Own | None = None,
     limit: int | None = None,
     judge: Judge | None = None,
@@ -31,10 +33,11 @@ def answering_for(
     Raises:
         InputError: the task's schema cannot be kept while writing.
     """
-    if isinstance(model, RemoteModel):
-        return AskedWriting(task, model, judge) if task.output.free else AskedAnswering(task, model)
-    if own is not None and not own.output.free:
-        return OwnLabelAnswering(task, model, own.output.labels)
-    if not task.output.free:
-        return LabelAnswering(task, model)
-    return WrittenAnswering(task, model, limit if own is None else own.limit, judge, own.output if own is not None else None)
+    written = (task if own is None else own).output.kind.written
+    if not model.capabilities.likelihoods:
+        asked = cast(AskedModel, model)
+        return AskedWriting(task, asked, judge) if written else AskedAnswering(task, asked)
+    local = cast(LocalModel, model)
+    if written:
+        return WrittenAnswering(task, local, limit if own is None else own.limit, judge, None if own is None else own.output)
+    return LabelAnswering(task, local) if own is None else OwnLabelAnswering(task, local, own.output.labels)

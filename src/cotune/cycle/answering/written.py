@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cotune.cycle.answering.base import Reply
+from cotune.cycle.answering.base import ODD_ROWS, Reply
 from cotune.cycle.answering.judging import graded
 from cotune.errors import InputError
 from cotune.evaluate.answer_noise import AnswerNoise, compare_answers
@@ -48,6 +48,7 @@ class WrittenAnswering:
 
     rules = False
     loss_bound = LOSS_BOUND
+    noise_tokens = "tokens_written"
 
     def __init__(
         self,
@@ -139,6 +140,10 @@ class WrittenAnswering:
     def answer_tokens(self, *, tuned: bool) -> float:
         """The usual length of a right answer, for untuned models between that and the limit: they do not know its end."""
         return self._usual if tuned else (self._usual + self.limit) / 2
+
+    def odd_rows(self, count: int) -> int:
+        """A quarter: a token that is written costs a pass over all weights whether three rows or twelve wait for it."""
+        return max(ODD_ROWS, count // 4)
 
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress

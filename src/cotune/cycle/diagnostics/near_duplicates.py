@@ -51,8 +51,8 @@ def check_neighbours(lab: Lab, *, wanted: bool = True) -> dict[str, Any]:
     def measure() -> dict[str, Any]:
         if not wanted:
             return {"skipped": "evaluate.neighbours is false"}
-        if lab.remote is not None:
-            return {"skipped": f"{lab.remote.name} answers behind an endpoint and cannot be seen into"}
+        if not lab.can.hidden_states:
+            return {"skipped": f"{lab.scorer.name} answers behind an endpoint and cannot be seen into"}
         if total > _MOST_ROWS:
             return {"skipped": f"they are looked for in up to {_MOST_ROWS:,} rows, and here are {total:,}"}
         look = _Look(lab)

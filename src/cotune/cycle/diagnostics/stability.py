@@ -26,9 +26,6 @@ from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example, groups_of
 
-_ODD = 3
-"""Rows of the small batches that noise is looked for with."""
-
 
 def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[str, Any]:
     """Have the winner answer the same dev rows in two kinds of batches; recorded as a ``noise`` step.
@@ -42,15 +39,14 @@ def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[
         What :meth:`Noise.as_dict` or :meth:`AnswerNoise.as_dict` gives, with ``tokens``; or ``skipped`` and why.
     """
     candidate = confirmed.chosen.candidate
-    if lab.remote is not None:
+    if not lab.can.likelihoods:
         elsewhere = {"skipped": "the model answers behind an endpoint, one row at a time"}
         found: dict[str, Any] = lab.journal.step("noise", [candidate.id], lambda: elsewhere)
         return found
     own, prefix = noise_row(lab, candidate.prompt, tuned=candidate.adapter != BASE)
     count = NOISE.rows(lab.costs, len(lab.dev), own, prefix, lab.left() - keep)
     rows = lab.dev[:count]
-    # A token that is written costs a pass over all weights whether three rows or twelve wait for it.
-    odd = max(_ODD, count // 4) if lab.task.output.free else _ODD
+    odd = lab.answering.odd_rows(count)
 
     def measure() -> dict[str, Any]:
         if not count:
@@ -73,7 +69,7 @@ def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[
         return {**attempt(lab.journal, measure), **lab.stopwatch.taken()}
 
     value: dict[str, Any] = untimed(lab.journal.step("noise", key, record))
-    lab.account.counts["tokens_written" if lab.task.output.free else "tokens_scored"] += int(value.get("tokens", 0))
+    lab.account.counts[lab.answering.noise_tokens] += int(value.get("tokens", 0))
     return value
 
 

@@ -62,7 +62,7 @@ def check_golds(config: RunConfig, task: Task) -> Task:
         InputError: the schema has a keyword that cannot be kept while writing, or the outputs of most rows of a split could
             never be written; names place and reason.
     """
-    if not task.output.free:
+    if not task.output.kind.written:
         return task
     place = _schema_place(config)
     problem = Writable(task.output, place).problem if config.remote_model is None else _invalid(task.output, place)
@@ -94,7 +94,7 @@ def check_lengths(config: RunConfig, task: Task) -> Task:
     Raises:
         InputError: those of most rows of train or dev are, where answers are numbers or JSON; or there is no tokenizer.
     """
-    if not task.output.free or config.remote_model is not None:
+    if not task.output.kind.written or config.remote_model is not None:
         return task
     from cotune.model.loading.bundled import resolve_model
     from cotune.model.loading.load import load_tokenizer
@@ -118,7 +118,7 @@ def _long(task: Task, length: Callable[[str], int], limit: int, key: str) -> lis
     for bad in _bad_rows(task, lambda text: f"{length(text):,} tokens" if length(text) > limit else ""):
         what = f"{bad.count:,} of {bad.total:,} {bad.split} rows have an output of more than {limit:,} tokens"
         mend = f"Raise it to {longest + 1:,} or more, or leave it out."
-        if bad.most and bad.split != "test" and task.output.type != "text":
+        if bad.most and bad.split != "test" and task.output.constraint is not None:
             raise InputError(f"{what}, and an answer may have no more{bad.told}", where=key, mend=mend)
         message = f"{what}, the most that an answer may have ({key}), so that answers to them are cut; they stay{bad.told}"
         findings.append(Finding(f"long_outputs_in_{bad.split}", "warning", message, bad.count, bad.ids))
@@ -135,16 +135,10 @@ def _bad_rows(task: Task, problem: Problem) -> Iterator[_Bad]:
 
 
 def _refusal(bad: _Bad, config: RunConfig, task: Task) -> InputError:
-    if task.output.type == "number":
-        mend = "Shorten the numbers, or set output.type to text."
-    elif config.output.json_schema is not None:
-        mend = "Mend the rows or the schema, or leave the schema out to have one inferred from train and dev."
-    else:
-        mend = "Mend the rows, or give output.schema."
     return InputError(
         f"{bad.count:,} of {bad.total:,} {bad.split} rows have an output that can never be written{bad.told}",
         where=f"the outputs of {bad.split}",
-        mend=mend,
+        mend=task.output.kind.unwritable_hint(schema_given=config.output.json_schema is not None),
     )
 
 

@@ -177,7 +177,7 @@ class Heads:
 
     def _asked_for(self) -> bool:
         lab = self.lab
-        return lab.tune.head and lab.remote is None and isinstance(lab.answering, LabelAnswering)
+        return lab.tune.head and isinstance(lab.answering, LabelAnswering)
 
     def _count(self, prompt: Prompt) -> int:
         """Train rows that a head is fitted on: as many as a share of the budget pays for; 0 where none is tried."""

@@ -63,7 +63,7 @@ def nearest_variant(lab: Lab, prompt: Prompt) -> Proposal | None:
     variant = show_nearest(prompt, stock, count)
     if not has_room(lab, variant):
         return None
-    if lab.remote is None and lab.vectors.pay_for_stock():
+    if lab.can.hidden_states and lab.vectors.pay_for_stock():
         rendered = lab.model.renderer.render(variant, [dict(shown.fields) for shown in stock], lab.task.labels)
         lab.account.counts["tokens_embedded"] += sum(row.looked_up for row in rendered)
     return Proposal(variant, "demonstrations", (prompt.id,), "demonstrations_nearest")
@@ -181,7 +181,7 @@ def thinned(vectors: NDArray[np.float32], count: int, *, keep: Sequence[int] = (
 def has_room(lab: Lab, prompt: Prompt) -> bool:
     """Whether a prompt leaves an eighth of what the model takes to the row; demonstrations may fill it all.
     How much an endpoint's model takes is not known here."""
-    if lab.remote is not None:
+    if not lab.can.hidden_states:
         return True
     renderer = lab.model.renderer
     if prompt.nearest:

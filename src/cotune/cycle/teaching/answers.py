@@ -14,7 +14,7 @@ from cotune.model.remote.label_answers import match_label, spoken
 from cotune.prompt.prompt import Prompt
 from cotune.task.answered import Answered
 from cotune.task.example import Example, groups_of
-from cotune.task.metrics.metric import DEFAULT_METRICS, METRICS
+from cotune.task.metrics.metric import METRICS
 from cotune.task.reading.cells import has_half_character
 from cotune.task.task import Task
 
@@ -24,7 +24,7 @@ def answer_of(text: str, prompt: Prompt, task: Task) -> str | None:
 
     A number is the last one of the answer. JSON may stand between other words, and has to fit the schema.
     """
-    if not task.output.free:
+    if not task.output.kind.written:
         label = match_label(text, prompt.words(task.labels))
         return None if label is None else task.labels[label]
     said = task.output.canonical(spoken(text))
@@ -39,11 +39,9 @@ def agreement_of(answers: Sequence[str | None], rows: Sequence[Example], task: T
     """
     if not answers:
         return {"n": 0, "agree": 0, "rate": None, "ci": None, "metric": None}
-    metric = task.measure
-    if not task.output.free:
-        metric = METRICS["accuracy"]
-    elif metric.graded or not metric.needs_answers:
-        metric = METRICS[DEFAULT_METRICS[task.output.type]]
+    metric, kind = task.measure, task.output.kind
+    if not kind.written or metric.graded or not metric.needs_answers:
+        metric = METRICS[kind.default_metric]
     known = [row.output for row in rows[: len(answers)]]
     groups = groups_of(rows[: len(answers)])
     # No label, and no value of any type, is an empty text.

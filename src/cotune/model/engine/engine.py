@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cotune.model.adapters.prefix import TrainedPrefix, by_coverage
 from cotune.model.adapters.slots import AdapterSlot
+from cotune.model.base import EVERYTHING, SavedModel
 from cotune.model.engine.fallback import plain_prefix
 from cotune.model.engine.prefix_cache import PrefixStates
 from cotune.model.engine.prefix_state import PrefixState
@@ -25,8 +26,12 @@ from cotune.model.hardware.capability import free_memory
 from cotune.model.layers.fused_layers import make_lean
 from cotune.model.layers.packed_weights import lay_out
 from cotune.model.structured.token_grammar import TokenTable
+from cotune.prompt.messages import Chooser
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import Renderer, shared_prefix
+
+if TYPE_CHECKING:
+    from cotune.endpoint import Prices
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +54,12 @@ class Engine:
     Attributes:
         shared: whether the shared-prefix engine fits this architecture; otherwise plain batches serve.
         laid_out: whether frozen weights lie in the processor's own layout.
+        capabilities: everything.
+        prices: none: it costs time.
     """
+
+    capabilities = EVERYTHING
+    prices: Prices | None = None
 
     def __init__(
         self,
@@ -83,6 +93,25 @@ class Engine:
                 "the shared-prefix engine does not fit this architecture (%s); plain batches are used, which is slower",
                 type(model).__name__,
             )
+
+    @property
+    def chooser(self) -> Chooser | None:
+        """The renderer's."""
+        return self.renderer.chooser
+
+    @chooser.setter
+    def chooser(self, chooser: Chooser | None) -> None:
+        self.renderer.chooser = chooser
+
+    def saved(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> SavedModel:
+        """What a bundle keeps: everything that decides which token ids a row becomes; see :class:`ModelBackend`."""
+        asking = {
+            "chat_template": getattr(self.tokenizer, "chat_template", None),
+            "stop_id": self.renderer.stop_id,
+            "max_tokens": self.renderer.max_tokens,
+        }
+        shown = {name: f"{{{name}}}" for name in fields}
+        return SavedModel(asking, self.renderer.text(prompt, shown, labels), self.settings.max_tokens)
 
     def own_prefix(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> tuple[int, ...]:
         """Token ids that a prompt begins with whatever the row holds."""

@@ -119,7 +119,7 @@ def _library(name: str) -> Check:
 
 def _device(found: Capability | None, problem: str) -> Check:
     if found is None:
-        return Check("device", "fail", problem, "Mend what is said above, then run cotune doctor again.")
+        return Check("device", "fail", problem, "Fix what is said above, then run cotune doctor again.")
     finding = f"{found.device}: {found.processor}"
     if found.device == "cpu":
         finding += f", {found.cpu_capability}"

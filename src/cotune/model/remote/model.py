@@ -17,13 +17,26 @@ from cotune.endpoint.way import Said, Way, find_way, read_said
 from cotune.errors import InputError
 from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
-from cotune.model.base import GREEDY, Generations, LabelScores, Progress, Sampling, Scorer, Writer
+from cotune.model.base import (
+    ENDPOINT,
+    GREEDY,
+    AskedModel,
+    Capabilities,
+    Generations,
+    LabelScores,
+    Progress,
+    Sampling,
+    SavedModel,
+)
 from cotune.model.remote.label_answers import label_log_probs, match_label, named_log_probs
 from cotune.prompt.messages import Chooser, settled, turns_of
 from cotune.prompt.prompt import Prompt
 
 if TYPE_CHECKING:
     from cotune.model.structured.grammar import Grammar
+
+LONGEST = 10_000_000
+"""Tokens of the longest prompt, as a bundle's manifest has it: how long one may be, only the server knows."""
 
 
 class RemoteModel:
@@ -43,7 +56,10 @@ class RemoteModel:
 
     Attributes:
         chooser: asked where a prompt shows each row other demonstrations; None refuses such prompts.
+        capabilities: it scores labels and writes.
     """
+
+    capabilities = Capabilities(generation=True)
 
     def __init__(
         self,
@@ -79,6 +95,25 @@ class RemoteModel:
     def tells_probabilities(self) -> bool:
         """Whether scores are probabilities, or only say which label was named."""
         return self.way.tells_probabilities
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens that an answer may have."""
+        return self.way.tokens
+
+    def saved(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> SavedModel:
+        """What a bundle keeps: whom to ask, and in which way; see :class:`cotune.model.base.ModelBackend`. Never a key."""
+        endpoint = self.endpoint
+        asking = {
+            "base_url": endpoint.base_url,
+            "model": endpoint.model,
+            "key_env": endpoint.key_env,
+            "timeout": endpoint.timeout,
+            "way": self.way.to_json(),
+        }
+        messages = self.messages(prompt, [{name: f"{{{name}}}" for name in fields}], labels)[0]
+        text = "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in messages)
+        return SavedModel({ENDPOINT: asking}, text, LONGEST, (endpoint.base_url, endpoint.key_env))
 
     def settle(self, prompt: Prompt, row: Mapping[str, str], labels: Sequence[str]) -> Way:
         """Find out which requests the server understands, by a question of the task whose answer is kept.
@@ -263,6 +298,6 @@ class RemoteModel:
         return content_hash({"endpoint": self.endpoint.identity, "request": self._body(messages)}, 40)
 
 
-def _as_both(model: RemoteModel) -> tuple[Scorer, Writer]:
-    """Checked by mypy: it is all that the protocols ask for."""
-    return model, model
+def _as_asked(model: RemoteModel) -> AskedModel:
+    """Checked by mypy: it is all that the protocol asks for."""
+    return model

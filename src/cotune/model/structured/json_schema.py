@@ -222,11 +222,11 @@ class _Reader:
         low, high = schema.get(least, 0), schema.get(most)
         for name, value in ((least, low), (most, high)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-                raise _refusal(f"{name} must be a whole number from 0 on", where, "Mend the schema.")
+                raise _refusal(f"{name} must be a whole number from 0 on", where, "Correct the schema.")
         if low > LENGTH:
             raise _refusal(f"{least} is above {LENGTH:,}, and no answer gets as long", where, "Lower it.")
         if high is not None and high < low:
-            raise _refusal(f"{most} is below {least}", where, "Mend the schema.")
+            raise _refusal(f"{most} is below {least}", where, "Correct the schema.")
         return low, high
 
     @staticmethod

@@ -23,7 +23,7 @@ def most_tokens(longest: int) -> int:
 
 def json_schema(output: Output) -> Mapping[str, Any] | None:
     """The schema that answers which are JSON must fit; None for other types."""
-    return output.schema if output.type == "json" else None
+    return None if output.constraint is None else output.constraint.schema
 
 
 def grammar_of(output: Output, where: str = "schema") -> Grammar | None:
@@ -38,12 +38,13 @@ def grammar_of(output: Output, where: str = "schema") -> Grammar | None:
     """
     from cotune.model.structured.grammar import Grammar
 
-    if output.type == "number":
-        return Grammar.number(integer=output.schema == {"type": "integer"})
-    if output.schema is None:
+    held = output.constraint
+    if held is None:
         return None
+    if held.schema is None:
+        return Grammar.number(integer=held.integer)
     try:
-        return Grammar.json(output.schema)
+        return Grammar.json(held.schema)
     except InputError as error:
         raise InputError(error.what, where=where + error.where.removeprefix("schema"), mend=error.mend) from error
 

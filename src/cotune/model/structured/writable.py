@@ -35,7 +35,7 @@ class Writable:
 
     def __init__(self, output: Output, where: str = "schema") -> None:
         self._grammar = grammar_of(output, where)
-        self._whole = output.type == "number" and output.schema == {"type": "integer"}
+        self._whole = output.constraint is not None and output.constraint.integer
         plain = json.loads(self._grammar.plain) if self._grammar is not None and self._grammar.plain else None
         self._check = None if plain is None else Validator(plain)
         self._decimals = DECIMALS if plain is None else min(_decimals(plain), default=DECIMALS)

@@ -8,13 +8,8 @@ from typing import Any
 import numpy as np
 
 from cotune.task.answered import Answered, Floats
-from cotune.task.values.json_value import NO_JSON, Leaf, json_in, leaf_counts, same_json
+from cotune.task.values.json_value import NO_JSON, Leaf, json_in, leaf_counts
 from cotune.task.values.schema import Validator, schema_fields
-
-
-def json_equal(gold: str, answer: str) -> float:
-    """1 where both are equal as JSON, whatever the order of keys."""
-    return float(same_json(json_in(gold), json_in(answer)))
 
 
 def field_counts(answered: Answered) -> Floats:

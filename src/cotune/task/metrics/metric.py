@@ -5,20 +5,21 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
 
 from cotune.errors import InputError
+from cotune.plugins import METRICS_GROUP, Plugin, plugins
 from cotune.task.answered import Answered, Floats
 from cotune.task.metrics import json_fields, label, text
 from cotune.task.metrics.label import correct
 from cotune.task.metrics.user import UserMetric, names_user_metric
 from cotune.task.values.number import equal_numbers
-from cotune.task.values.output import OUTPUT_TYPES, Output, OutputType, label_output
+from cotune.task.values.output import OUTPUT_TYPES, WRITTEN_TYPES, Output, OutputType, label_output
 
-__all__ = ["DEFAULT_METRICS", "METRICS", "Aggregate", "Metric", "correct", "metric_for", "metric_named"]
+__all__ = ["METRICS", "Aggregate", "Metric", "correct", "metric_for", "metric_named"]
 
 _WITHIN = re.compile(r"within\s+(\d+(?:\.\d+)?|\.\d+)\s*(%?)")
 
@@ -94,11 +95,7 @@ def _texts(score: Callable[[str, str], float]) -> Callable[[Answered], Floats]:
 
 def _same(answered: Answered) -> Floats:
     """What accuracy counts: equal labels or texts, equal numbers, equal JSON."""
-    if answered.output.type == "number":
-        return _within(0.0, 1e-9)(answered)
-    if answered.output.type == "json":
-        return answered.each(json_fields.json_equal)
-    return answered.each(text.exact_match)
+    return answered.each(answered.output.kind.same)
 
 
 def _within(absolute: float, relative: float) -> Callable[[Answered], Floats]:
@@ -155,39 +152,51 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                    json_fields.part_accuracy),
             Metric("json_valid", "share of answers that fit the schema", ("json",), json_fields.valid),
             Metric("likelihood", "mean probability of a token of the right answer (exp of minus the log-loss)",
-                   ("text", "number", "json"), _likelihood, right_from=0.5, needs_answers=False),
-            Metric("judge", "mean grade that a language model gives the answers", ("text", "number", "json"), _grades,
+                   WRITTEN_TYPES, _likelihood, right_from=0.5, needs_answers=False),
+            Metric("judge", "mean grade that a language model gives the answers", WRITTEN_TYPES, _grades,
                    right_from=0.5, graded=True),
         )
     }
 )  # fmt: skip
 
-DEFAULT_METRICS: Mapping[OutputType, str] = MappingProxyType(
-    {"label": "accuracy", "text": "token_f1", "number": "accuracy", "json": "json_f1"}
-)
-
 
 def metric_named(name: str, where: str = "metric") -> Metric:
-    """The metric called ``name``: one of ``METRICS``, ``within 0.5`` or ``within 1%`` for numbers.
+    """The metric called ``name``: one of ``METRICS``, ``within 0.5`` or ``within 1%`` for numbers, or an installed package's.
 
     A function of the user's (``metrics.py:score``) is loaded by :func:`metric_for` alone, since that runs its file.
 
     Raises:
-        InputError: there is none of that name; says which is nearest.
+        InputError: there is none of that name, which says which is nearest; or packages clash, or one does not run.
     """
+    added = plugins(METRICS_GROUP, METRICS)
     if name in METRICS:
         return METRICS[name]
+    if name in added:
+        return _from_package(added[name])
     if match := _WITHIN.fullmatch(name.strip()):
         size = float(match[1])
         absolute, relative = (0.0, size / 100) if match[2] else (size, 0.0)
         about = f"share of rows within {match[1]}{match[2]} of the right number"
         return Metric(name.strip(), about, ("number",), _within(absolute, relative))
-    nearest = difflib.get_close_matches(name.lower().replace("-", "_").replace(" ", "_"), METRICS, n=1, cutoff=0.4)
+    known = [*METRICS, *added]
+    nearest = difflib.get_close_matches(name.lower().replace("-", "_").replace(" ", "_"), known, n=1, cutoff=0.4)
     raise InputError(
         f"unknown metric {name!r}" + (f", did you mean {nearest[0]!r}?" if nearest else ""),
         where=where,
-        mend=f"Known metrics: {', '.join(METRICS)}; 'within 0.5' and 'within 1%' for numbers; FILE.py:FUNCTION for your own.",
+        mend=f"Known metrics: {', '.join(known)}; 'within 0.5' and 'within 1%' for numbers; FILE.py:FUNCTION for your own.",
     )
+
+
+def _from_package(plugin: Plugin) -> Metric:
+    found = plugin.load()
+    if not isinstance(found, Metric):
+        raise InputError(
+            f"{plugin.point.value} is a {type(found).__name__}, and no cotune.task.metrics.metric.Metric",
+            where=plugin.where,
+            mend="Ask the package's author to correct it.",
+        )
+    # Another version of the package may score otherwise.
+    return replace(found, name=plugin.name, fingerprint=found.fingerprint or plugin.package)
 
 
 def metric_for(name: str | None, output: Output, where: str = "metric", *, run: bool = True) -> Metric:
@@ -199,7 +208,7 @@ def metric_for(name: str | None, output: Output, where: str = "metric", *, run: 
         InputError: there is none of that name, it does not fit the type, or the user's file is missing or broken.
     """
     if name is None:
-        return METRICS[DEFAULT_METRICS[output.type]]
+        return METRICS[output.kind.default_metric]
     if names_user_metric(name):
         own = UserMetric(name, where, run=run)
         return Metric(own.name, "your own function", OUTPUT_TYPES, own, right_from=0.5, fingerprint=own.fingerprint)

@@ -16,11 +16,6 @@ _WORD = re.compile(r"\w+")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def exact_match(gold: str, answer: str) -> float:
-    """1 where the texts are equal but for white space around them."""
-    return float(gold.strip() == answer.strip())
-
-
 def normalised_text(text: str) -> str:
     """The text without case, punctuation, English articles and runs of white space, as SQuAD compares answers.
 

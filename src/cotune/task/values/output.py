@@ -6,16 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any
 
 from cotune.errors import InputError
-from cotune.task.values.json_value import NO_JSON, json_in, json_text
-from cotune.task.values.number import number_in, number_text
+from cotune.task.values.json_value import json_text
+from cotune.task.values.kinds.base import Constraint, OutputKind
+from cotune.task.values.kinds.registry import KINDS, OUTPUT_TYPES, WRITTEN_TYPES, OutputType
 from cotune.task.values.schema import Validator
-from cotune.task.values.schema_order import in_schema_order
 
-OutputType = Literal["label", "text", "number", "json"]
-OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)
+__all__ = ["OUTPUT_TYPES", "WRITTEN_TYPES", "Output", "OutputType", "label_output"]
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,14 @@ class Output:
     schema_text: str = ""
 
     @property
+    def kind(self) -> OutputKind:
+        """What is particular to the type."""
+        return KINDS[self.type]
+
+    @property
     def free(self) -> bool:
         """Whether answers are written token by token, not chosen among labels."""
-        return self.type != "label"
+        return self.kind.written
 
     @cached_property
     def schema(self) -> Mapping[str, Any] | None:
@@ -45,34 +49,39 @@ class Output:
         schema: Mapping[str, Any] = json.loads(self.schema_text)
         return schema
 
+    @property
+    def summary(self) -> str:
+        """The output in a word or two, such as ``3 labels`` or ``json``."""
+        return self.kind.summary(self)
+
+    @property
+    def form(self) -> str:
+        """What an instruction says of an answer's form, see :meth:`OutputKind.form`."""
+        return self.kind.form(self)
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What answers are held to while they are written; None for free text and labels."""
+        return self.kind.constraint(self)
+
     def canonical(self, text: str) -> str:
         """The one way in which an answer that means this is written: what is learnt and what is compared.
 
         Numbers are written plainly and shortest, JSON with the schema's order of keys; a text that is no such value stays.
         """
-        if self.type == "number":
-            number = number_in(text)
-            return text.strip() if number is None else number_text(number)
-        if self.type == "json":
-            value = json_in(text)
-            return text.strip() if value is NO_JSON else json_text(in_schema_order(value, self.schema or {}))
-        return text.strip()
+        return self.kind.canonical(text, self)
 
     def value(self, text: str) -> Any:
         """What an answer means: a text, a :class:`decimal.Decimal`, or a JSON value; None where it is no such value."""
-        if self.type == "number":
-            return number_in(text)
-        if self.type == "json":
-            found = json_in(text)
-            return None if found is NO_JSON else found
-        return text.strip()
+        return self.kind.value(text)
 
     def fits(self, text: str) -> bool:
         """Whether an answer is a value of this type; of JSON, one that fits the schema."""
-        if self.type == "json":
-            value = json_in(text)
-            return value is not NO_JSON and self._check(value)
-        return self.value(text) is not None
+        return self.kind.fits(text, self)
+
+    def valid(self, value: Any) -> bool:
+        """Whether a JSON value is valid under the schema; without one every value is."""
+        return self._check(value)
 
     @cached_property
     def _check(self) -> Validator:
@@ -96,12 +105,13 @@ class Output:
         """
         if not isinstance(data, Mapping) or data.get("type") not in OUTPUT_TYPES or set(data) - {"type", "labels", "schema"}:
             raise InputError("this does not say what an answer is", where="output", mend="It needs a type.")
-        kind, labels, schema = data["type"], data.get("labels", []), data.get("schema")
+        name, labels, schema = data["type"], data.get("labels", []), data.get("schema")
         if not isinstance(labels, Sequence) or not all(isinstance(label, str) for label in labels):
             raise InputError("the labels are not a list of texts", where="output")
-        if (kind == "label") != bool(labels) or (kind in ("json", "number")) != isinstance(schema, Mapping):
-            raise InputError(f"an output of type {kind} does not have these labels or this schema", where="output")
-        return cls(kind, tuple(labels), "" if schema is None else json_text(schema))
+        kind = KINDS[name]
+        if kind.written == bool(labels) or kind.has_schema != isinstance(schema, Mapping):
+            raise InputError(f"an output of type {name} does not have these labels or this schema", where="output")
+        return cls(name, tuple(labels), "" if schema is None else json_text(schema))
 
 
 def label_output(labels: Sequence[str]) -> Output:

@@ -1,0 +1,1 @@
+"""The kinds of outputs, one file a kind, and their registry."""

@@ -1,0 +1,202 @@
+"""What a kind of output is: everything that differs between labels, text, numbers and JSON, behind one class."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+from cotune.errors import InputError
+
+CellReader = Callable[[str, str], str]
+"""``reader(cell text, where)``: the canonical output. Raises InputError where the cell is none of the kind."""
+
+Mode = Literal["choose", "write"]
+"""How a model answers: by choosing among labels, or by writing token by token. Rooms that do the two differently have a table
+by mode, so that a new kind needs no entry in it."""
+
+
+class Bounds(Protocol):
+    """What bounds the answers of one task, see :class:`cotune.task.values.output.Output`."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All labels; empty for kinds without."""
+        ...
+
+    @property
+    def schema(self) -> Mapping[str, Any] | None:
+        """The JSON Schema; None for kinds without."""
+        ...
+
+    def valid(self, value: Any) -> bool:
+        """Whether a value is valid under the schema."""
+        ...
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What answers are held to while they are written.
+
+    Attributes:
+        schema: the JSON Schema of an answer; None for a plain number.
+        integer: whether a plain number has no fraction.
+    """
+
+    schema: Mapping[str, Any] | None = None
+    integer: bool = False
+
+
+class OutputKind:
+    """A kind of output. Subclass it, give it a name, override what differs, and add an instance to the registry.
+
+    The defaults are those of free text, which is written token by token and where every text is an answer.
+
+    Attributes:
+        name: what ``output.type`` calls it.
+        samples: a few outputs of a task of this kind, all different; contract tests ask about them.
+        about: what an answer is, for people.
+        mode: how a model answers.
+        default_metric: metric of a task that names none.
+        has_schema: whether every output of the kind has a JSON Schema.
+        by_field: whether answers have fields that are scored one by one.
+        nested_cells: whether a cell of a table may hold a list or an object.
+        guess_told: whether a user is told that the kind was guessed.
+        output_noun: what an output is called in messages about the data.
+        fill_hint: what to do about a row without an output.
+        noun: what prompts call the answer where the column's name says nothing.
+        prompt_noun: what a language model that rewrites a prompt is told it is.
+        answers_questions: whether prompts may ask for an answer to a question.
+        cues: cues that prompts of the kind may end with, besides those of all.
+        systems: system texts likewise; ``<kind>`` stands for the noun.
+        placeholders: what a language model that rewrites a prompt is told of further placeholders.
+        advice: what its instructions should explain.
+        misfit: what an answer that is no value of the kind is said to do; empty where every text is one.
+        sampled: whether a served answer may be drawn at a temperature.
+        response_formats: what a chat request may ask for as ``response_format``.
+        reply: what a served bundle answers with, for the error about another format.
+    """
+
+    name: ClassVar[str] = ""
+    samples: ClassVar[tuple[str, ...]] = ()
+    about: ClassVar[str] = ""
+    mode: ClassVar[Mode] = "write"
+    default_metric: ClassVar[str] = "accuracy"
+    has_schema: ClassVar[bool] = False
+    by_field: ClassVar[bool] = False
+    nested_cells: ClassVar[bool] = False
+    guess_told: ClassVar[bool] = True
+    output_noun: ClassVar[str] = "output"
+    fill_hint: ClassVar[str] = "Fill it"
+    noun: ClassVar[str] = "answer"
+    prompt_noun: ClassVar[str] = "prompt"
+    answers_questions: ClassVar[bool] = True
+    cues: ClassVar[tuple[str, ...]] = ()
+    systems: ClassVar[tuple[str, ...]] = ()
+    placeholders: ClassVar[str] = ""
+    advice: ClassVar[str] = "Explain what is asked for."
+    misfit: ClassVar[str] = ""
+    sampled: ClassVar[bool] = False
+    response_formats: ClassVar[frozenset[str]] = frozenset({"text"})
+    reply: ClassVar[str] = "plain text"
+
+    def __repr__(self) -> str:
+        return f"<output kind {self.name}>"
+
+    @property
+    def written(self) -> bool:
+        """Whether answers are written token by token, not chosen among labels."""
+        return self.mode == "write"
+
+    def summary(self, bounds: Bounds) -> str:
+        """The output in a word or two, for representations."""
+        return self.name
+
+    # Reading data -------------------------------------------------------------------------------------------------
+
+    def recognise(self, cells: Sequence[str]) -> str:
+        """Why the filled cells of a column look like outputs of this kind, in a few words; empty where they do not."""
+        return ""
+
+    def cell_reader(self, *, labels: Sequence[str] = (), schema: Mapping[str, Any] | None = None) -> CellReader:
+        """What reads the output cells.
+
+        Args:
+            labels: the only texts that may stand there; empty allows all.
+            schema: what JSON must fit; None allows all.
+        """
+        known = {label.strip() for label in labels}
+        return lambda cell, where: _text(cell, where, known)
+
+    def schema_of(self, outputs: Sequence[str], given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """The JSON Schema of a task's outputs; ``given`` is what the user or an earlier bundle says. None for kinds without."""
+        return None
+
+    def kept_schema(self, schema: Mapping[str, Any] | None, outputs: Sequence[str]) -> Mapping[str, Any] | None:
+        """An earlier bundle's schema, where it holds for these outputs; None where another one has to be found."""
+        return None
+
+    def in_one_form(self, output: str, schema: Mapping[str, Any] | None) -> str:
+        """An output that was read, once the schema is known: JSON gets the schema's order of keys."""
+        return output
+
+    def stratum(self, output: str) -> str:
+        """What splits and demonstrations are balanced over: the label, or nothing where outputs hardly recur."""
+        return ""
+
+    # Answers ------------------------------------------------------------------------------------------------------
+
+    def canonical(self, text: str, bounds: Bounds) -> str:
+        """The one way in which an answer that means this is written: what is learnt and what is compared.
+
+        A text that is no value of the kind stays, but for white space around it.
+        """
+        return text.strip()
+
+    def value(self, text: str) -> Any:
+        """What an answer means; None where it is no value of the kind."""
+        return text.strip()
+
+    def fits(self, text: str, bounds: Bounds) -> bool:
+        """Whether an answer is a value of the kind, within the bounds."""
+        return self.value(text) is not None
+
+    def same(self, gold: str, answer: str) -> bool:
+        """Whether an answer is right, as accuracy counts it."""
+        return gold.strip() == answer.strip()
+
+    def plain_value(self, text: str) -> Any:
+        """An answer as served JSON holds it: None, a text, a number, a list or an object."""
+        return text
+
+    # Writing ------------------------------------------------------------------------------------------------------
+
+    def form(self, bounds: Bounds) -> str:
+        """What an instruction says of an answer's form: a sentence, or the labels' placeholder; empty where it is free."""
+        return ""
+
+    def constraint(self, bounds: Bounds) -> Constraint | None:
+        """What answers are held to while they are written; None where that is nothing."""
+        return None
+
+    def unwritable_hint(self, *, schema_given: bool) -> str:
+        """What to do about outputs that could never be written."""
+        return "Correct the rows."
+
+
+def _text(cell: str, where: str, known: set[str]) -> str:
+    output = cell.strip()
+    if known and output not in known:
+        near = difflib.get_close_matches(output, known, n=1, cutoff=0.5)
+        raise InputError(
+            f"the label {cut(output)!r} is not among output.labels" + (f", did you mean {near[0]!r}?" if near else ""),
+            where=where,
+            mend="Correct the row, or add the label to output.labels.",
+        )
+    return output
+
+
+def cut(text: str, length: int = 60) -> str:
+    """The text, its end left out where it is longer."""
+    return text if len(text) <= length else text[: length - 3] + "..."

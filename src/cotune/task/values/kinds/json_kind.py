@@ -1,0 +1,118 @@
+"""JSON that fits a schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cotune.errors import InputError
+from cotune.task.values.json_value import NO_JSON, json_in, json_text, parse_json, same_json
+from cotune.task.values.kinds.base import Bounds, CellReader, Constraint, OutputKind, cut
+from cotune.task.values.schema import Validator, infer_schema
+from cotune.task.values.schema_order import in_schema_order
+from cotune.task.values.schema_words import described_fields
+
+
+class JsonKind(OutputKind):
+    """A JSON value of a schema."""
+
+    name = "json"
+    samples = ('{"city": "Rome", "guests": 2}', '{"guests": 4, "city": "Bern"}', '{"city": "Oslo", "guests": 3, "tags": ["a"]}')
+    about = "JSON"
+    default_metric = "json_f1"
+    has_schema = True
+    by_field = True
+    nested_cells = True
+    answers_questions = False
+    cues = ("JSON:",)
+    misfit = "do not fit the schema"
+    response_formats = frozenset({"text", "json_object"})
+    reply = "the JSON of its own schema"
+
+    def recognise(self, cells: Sequence[str]) -> str:
+        """JSON objects or lists, all of them."""
+        if all(cell.lstrip()[:1] in "{[" and _is_json(cell) for cell in cells):
+            return "every output is a JSON object or list"
+        return ""
+
+    def cell_reader(self, *, labels: Sequence[str] = (), schema: Mapping[str, Any] | None = None) -> CellReader:
+        """Reads JSON texts that fit the schema."""
+        check = Validator(schema) if schema is not None else None
+        return lambda cell, where: _json(cell, where, check)
+
+    def schema_of(self, outputs: Sequence[str], given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """The given one, else one inferred from the outputs."""
+        return given if given is not None else infer_schema([parse_json(output) for output in outputs])
+
+    def kept_schema(self, schema: Mapping[str, Any] | None, outputs: Sequence[str]) -> Mapping[str, Any] | None:
+        """The schema, where all outputs fit it."""
+        if schema is None:
+            return None
+        check = Validator(schema)
+        return schema if all(check(parse_json(output)) for output in outputs) else None
+
+    def in_one_form(self, output: str, schema: Mapping[str, Any] | None) -> str:
+        """With the schema's order of keys."""
+        return output if schema is None else json_text(in_schema_order(parse_json(output), schema))
+
+    def canonical(self, text: str, bounds: Bounds) -> str:
+        """The JSON value that the answer states, with the schema's order of keys."""
+        value = json_in(text)
+        return text.strip() if value is NO_JSON else json_text(in_schema_order(value, bounds.schema or {}))
+
+    def value(self, text: str) -> Any:
+        """The JSON value that the answer states."""
+        found = json_in(text)
+        return None if found is NO_JSON else found
+
+    def fits(self, text: str, bounds: Bounds) -> bool:
+        """Whether it states JSON that fits the schema."""
+        value = json_in(text)
+        return value is not NO_JSON and bounds.valid(value)
+
+    def same(self, gold: str, answer: str) -> bool:
+        """Equal as JSON, whatever the order of keys."""
+        return same_json(json_in(gold), json_in(answer))
+
+    def plain_value(self, text: str) -> Any:
+        """The JSON value that the answer states; None where there is none."""
+        return self.value(text)
+
+    def form(self, bounds: Bounds) -> str:
+        """Which fields it has."""
+        fields = described_fields(bounds.schema or {})
+        return f"Answer with JSON with the fields {fields}." if fields else "Answer with JSON."
+
+    def constraint(self, bounds: Bounds) -> Constraint | None:
+        """The schema."""
+        return None if bounds.schema is None else Constraint(schema=bounds.schema)
+
+    def unwritable_hint(self, *, schema_given: bool) -> str:
+        """Rows and schema do not go together."""
+        if schema_given:
+            return "Correct the rows or the schema, or leave the schema out to have one inferred from train and dev."
+        return "Correct the rows, or give output.schema."
+
+
+def _is_json(cell: str) -> bool:
+    try:
+        parse_json(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _json(cell: str, where: str, check: Validator | None) -> str:
+    try:
+        value = parse_json(cell)
+    except ValueError as error:
+        raise InputError(
+            f"the output is no JSON ({str(error).splitlines()[0]}): {cut(cell.strip())!r}",
+            where=where,
+            mend="Correct it, or set output.type to text.",
+        ) from error
+    if check is not None and (problem := check.problem(value)):
+        raise InputError(
+            f"the output does not fit output.schema ({cut(problem, 160)})", where=where, mend="Correct the row or the schema."
+        )
+    return json_text(value)

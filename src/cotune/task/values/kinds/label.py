@@ -1,0 +1,42 @@
+"""Labels: one of some texts, chosen by how likely the model finds each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cotune.task.values.kinds.base import Bounds, OutputKind
+
+
+class LabelKind(OutputKind):
+    """One of some labels."""
+
+    name = "label"
+    samples = ("card arrival", "card_lost", "Refund", "other")
+    about = "a label"
+    mode = "choose"
+    guess_told = False
+    output_noun = "label"
+    fill_hint = "Label the row"
+    noun = "category"
+    prompt_noun = "classification prompt"
+    cues = ("Label:", "It is")
+    systems = ("You know all about sorting texts by <kind>.", "You are a classifier.")
+    placeholders = ", {labels} for the list of labels"
+    advice = "Explain how labels are told apart."
+
+    def summary(self, bounds: Bounds) -> str:
+        """How many labels."""
+        return f"{len(bounds.labels)} labels"
+
+    def recognise(self, cells: Sequence[str]) -> str:
+        """Values that recur: at most half as many of them as rows."""
+        different = len({cell.strip() for cell in cells})
+        return "" if different > max(2, len(cells) // 2) else f"{different:,} values stand in {len(cells):,} rows"
+
+    def stratum(self, output: str) -> str:
+        """The label."""
+        return output
+
+    def form(self, bounds: Bounds) -> str:
+        """The placeholder of the list of labels."""
+        return "{labels}"

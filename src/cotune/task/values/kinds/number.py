@@ -1,0 +1,90 @@
+"""Numbers, written in plain digits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from cotune.errors import InputError
+from cotune.task.values.kinds.base import Bounds, CellReader, Constraint, OutputKind, cut
+from cotune.task.values.number import equal_numbers, number_in, number_text, parse_number
+
+_NUMBERS_FROM = 20
+"""Numbers that differ from which they are not taken for labels such as stars from 1 to 5."""
+
+
+class NumberKind(OutputKind):
+    """A number."""
+
+    name = "number"
+    samples = ("51", "-12.5", "1,234,567", "0.25")
+    about = "a number"
+    has_schema = True
+    misfit = "hold no number"
+
+    def recognise(self, cells: Sequence[str]) -> str:
+        """Numbers of which more than twenty differ and that are no numbering from 0 or 1."""
+        different = len({cell.strip() for cell in cells})
+        numbers = [parse_number(cell) for cell in cells]
+        if different <= _NUMBERS_FROM or any(number is None for number in numbers):
+            return ""
+        values = {number for number in numbers if number is not None}
+        whole = all(value == value.to_integral_value() for value in values)
+        numbering = whole and min(values) in (0, 1) and len(values) == max(values) - min(values) + 1
+        return "" if numbering else f"every output is a number, and {different:,} differ"
+
+    def cell_reader(self, *, labels: Sequence[str] = (), schema: Mapping[str, Any] | None = None) -> CellReader:
+        """Reads cells that are a number and nothing else."""
+        return _number
+
+    def schema_of(self, outputs: Sequence[str], given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """Whether all are whole."""
+        whole = all(Decimal(output) == Decimal(output).to_integral_value() for output in outputs)
+        return {"type": "integer" if whole else "number"}
+
+    def canonical(self, text: str, bounds: Bounds) -> str:
+        """The number that the answer states, written plainly and shortest."""
+        number = number_in(text)
+        return text.strip() if number is None else number_text(number)
+
+    def value(self, text: str) -> Decimal | None:
+        """The number that the answer states."""
+        return number_in(text)
+
+    def same(self, gold: str, answer: str) -> bool:
+        """Equal but for rounding of binary fractions."""
+        right, given = number_in(gold), number_in(answer)
+        return right is not None and given is not None and equal_numbers(given, right, absolute=0.0, relative=1e-9)
+
+    def plain_value(self, text: str) -> int | float | None:
+        """The number; None where there is none, or it is too large for a double."""
+        value = number_in(text)
+        if value is None:
+            return None
+        number = float(value)
+        return int(value) if number.is_integer() and abs(number) < 2**53 else number if math.isfinite(number) else None
+
+    def form(self, bounds: Bounds) -> str:
+        """A number alone."""
+        return "Answer with a number and nothing else."
+
+    def constraint(self, bounds: Bounds) -> Constraint:
+        """Plain digits, whole where all outputs are."""
+        return Constraint(integer=bounds.schema == {"type": "integer"})
+
+    def unwritable_hint(self, *, schema_given: bool) -> str:
+        """They are too long."""
+        return "Shorten the numbers, or set output.type to text."
+
+
+def _number(cell: str, where: str) -> str:
+    number = parse_number(cell)
+    if number is None:
+        raise InputError(
+            f"{cut(cell.strip())!r} is no number",
+            where=where,
+            mend="Write it like -1234.5, without unit, sign of currency or decimal comma; or set output.type to text.",
+        )
+    return number_text(number)

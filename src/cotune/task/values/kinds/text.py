@@ -1,0 +1,21 @@
+"""Free text: whatever the model writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cotune.task.values.kinds.base import OutputKind
+
+
+class TextKind(OutputKind):
+    """Free text."""
+
+    name = "text"
+    samples = ("The card is on its way.", "Ask the bank for a new one.", "yes", "Tuesday, at noon")
+    about = "free text"
+    default_metric = "token_f1"
+    sampled = True
+
+    def recognise(self, cells: Sequence[str]) -> str:
+        """Whatever is nothing else."""
+        return f"{len({cell.strip() for cell in cells}):,} of {len(cells):,} outputs differ"

@@ -1,0 +1,317 @@
+"""Contract tests for what extends cotune: metrics, kinds of outputs, prompt edits and model backends.
+
+Each function raises an AssertionError that says what does not hold. A package that adds a metric calls :func:`check_metric` in
+its own tests; cotune's tests call these functions on everything that is built in. Any test runner will do.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cotune.errors import CotuneError, InputError
+from cotune.model.base import Capabilities, ModelBackend
+from cotune.prompt.bank import starting_bank
+from cotune.prompt.prompt import Prompt
+from cotune.refine.copied import RowGrams, words_of
+from cotune.refine.edits import Operator, sound
+from cotune.task.answered import Answered, Floats
+from cotune.task.example import Example
+from cotune.task.metrics.metric import METRICS, Aggregate, Metric
+from cotune.task.task import Task
+from cotune.task.values.json_value import json_text
+from cotune.task.values.kinds.base import Constraint, OutputKind
+from cotune.task.values.kinds.registry import KINDS, OUTPUT_TYPES, OutputType
+from cotune.task.values.output import Output
+from cotune.task.values.schema import Validator
+
+if TYPE_CHECKING:
+    from cotune.model.structured.grammar import Grammar
+
+__all__ = ["check_metric", "check_model", "check_output_kind", "check_prompt_edit"]
+
+_NO_VALUE = "certainly not one"
+_CLOSE = 0.02
+"""Nats by which a label's score may differ between batches: half-precision models round otherwise in each."""
+
+
+# Metrics --------------------------------------------------------------------------------------------------------------
+
+
+def check_metric(metric: Metric) -> None:
+    """Check a metric on a few answers of each type that it names.
+
+    It must be finite and between 0 and 1, the same whenever it is asked, depend on each row alone (or, with an aggregate, on
+    sums over rows), and rank right answers no lower than wrong ones.
+
+    Raises:
+        AssertionError: something of that does not hold.
+    """
+    assert metric.name and metric.about, "a metric needs a name and a line about it"
+    assert metric.types, f"{metric.name}: it fits no type of output"
+    for name in metric.types:
+        assert name in OUTPUT_TYPES, f"{metric.name}: {name!r} is no type of output; known are {', '.join(OUTPUT_TYPES)}"
+        _check_metric_on(metric, name)
+
+
+def _check_metric_on(metric: Metric, type: OutputType) -> None:
+    told = f"{metric.name} on {type}"
+    output, gold = _sample_output(type)
+    right = _answered(output, gold, gold)
+    wrong = _answered(output, gold, [*gold[1:], gold[0]])
+    values = {"right": metric.rows(right), "wrong": metric.rows(wrong)}
+    for name, found in values.items():
+        assert np.shape(found) == (len(gold),), (
+            f"{told}: rows of {name} answers have the shape {np.shape(found)}, not ({len(gold)},)"
+        )
+        assert np.isfinite(found).all(), f"{told}: a row's value is not finite: {found}"
+        assert (np.min(found) >= 0) and (np.max(found) <= 1), f"{told}: a row's value is not between 0 and 1: {found}"
+        assert set(np.unique(metric.right(np.asarray(found)))) <= {0.0, 1.0}, f"{told}: right() gives more than 0 and 1"
+    assert np.array_equal(values["wrong"], metric.rows(wrong)), f"{told}: asked twice, it gives two answers"
+    if metric.aggregate is not None:
+        _check_aggregate(metric.aggregate, right, wrong, told)
+    assert metric.score(right) >= metric.score(wrong), f"{told}: wrong answers score higher than right ones"
+    assert 0 <= metric.score(wrong) <= metric.score(right) <= 1, f"{told}: the score is not between 0 and 1"
+    backwards = metric.rows(_answered(output, gold[::-1], [gold[0], *gold[:0:-1]]))
+    assert np.allclose(np.asarray(backwards)[::-1], values["wrong"]), f"{told}: a row's value depends on the order of the rows"
+
+
+def _check_aggregate(aggregate: Aggregate, right: Answered, wrong: Answered, told: str) -> None:
+    counts = [aggregate.counts(answered) for answered in (right, wrong)]
+    for found in counts:
+        assert np.ndim(found) == 2 and len(found) == len(right.gold), (
+            f"{told}: counts must be [rows, columns], not {np.shape(found)}"
+        )
+    assert counts[0].shape == counts[1].shape, f"{told}: the columns of counts depend on what was answered"
+    sums = np.stack([found.sum(axis=0) for found in counts])
+    both = aggregate.score(sums)
+    assert np.shape(both) == (2,), f"{told}: an aggregate's score must turn [..., columns] into [...]"
+    assert np.allclose(both, [aggregate.score(one) for one in sums]), f"{told}: scores of several sums at once differ"
+
+
+def _answered(output: Output, gold: Sequence[str], answers: Sequence[str]) -> Answered:
+    """Answers with all that a metric may look at."""
+    same: Floats = np.array([float(a == b) for a, b in zip(gold, answers, strict=True)])
+    rows = [Example(f"row:{i}", {"text": f"the text that belongs to {text}"}, text) for i, text in enumerate(gold)]
+    return Answered(list(gold), list(answers), output, rows, losses=1.0 - same, grades=same)
+
+
+@cache
+def _sample_output(type: OutputType) -> tuple[Output, tuple[str, ...]]:
+    """An output of a type, and outputs of it as a task reads them."""
+    kind = KINDS[type]
+    reader = kind.cell_reader()
+    read = [reader(sample, "a sample") for sample in kind.samples]
+    schema = kind.schema_of(read, None)
+    labels = () if kind.written else tuple(sorted(read))
+    outputs = tuple(kind.in_one_form(text, schema) for text in read)
+    return Output(type, labels, "" if schema is None else json_text(schema)), outputs
+
+
+# Kinds of outputs -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """What bounds the answers of a kind that may not be registered."""
+
+    labels: tuple[str, ...]
+    schema: Mapping[str, Any] | None
+
+    @cached_property
+    def _check(self) -> Validator:
+        return Validator(self.schema or {})
+
+    def valid(self, value: Any) -> bool:
+        return self._check(value)
+
+
+def check_output_kind(kind: OutputKind) -> None:
+    """Check a kind of output on its own samples.
+
+    Outputs must be read into one form that stays what it is, be values of the kind, be told from each other, be writable under
+    what answers are held to, and be sayable as JSON; text that is no value must be told as such, unless every text is one.
+
+    Raises:
+        AssertionError: something of that does not hold.
+    """
+    told = f"the kind {kind.name!r}"
+    assert kind.name.isidentifier() and kind.name == kind.name.lower(), f"{told}: its name must be one word in lower case"
+    assert kind.about and kind.noun and kind.output_noun, f"{told}: it needs about, noun and output_noun"
+    assert kind.mode in ("choose", "write"), f"{told}: its mode is {kind.mode!r}"
+    assert "text" in kind.response_formats, f"{told}: every chat client may ask for text"
+    metric = METRICS.get(kind.default_metric)
+    assert metric is not None, f"{told}: its default metric {kind.default_metric!r} is unknown"
+    assert kind.name not in KINDS or kind.name in metric.types, f"{told}: its default metric {metric.name} does not fit it"
+    assert len(set(kind.samples)) == len(kind.samples) >= 2, f"{told}: it needs samples, all different"
+    reader = kind.cell_reader()
+    read = [reader(sample, "a sample") for sample in kind.samples]
+    schema = kind.schema_of(read, None)
+    assert (schema is not None) == kind.has_schema, f"{told}: has_schema is {kind.has_schema}, and schema_of gives {schema}"
+    bounds = _Bounds(() if kind.written else tuple(sorted(read)), schema)
+    outputs = [kind.in_one_form(text, schema) for text in read]
+    for text in outputs:
+        _check_value(kind, text, bounds, told)
+    for place, text in enumerate(outputs):
+        others = [other for other in outputs[:place] if kind.same(text, other)]
+        assert not others, f"{told}: {text!r} and {others[:1]} are taken for the same"
+    _check_words(kind, bounds, told)
+    _check_held(kind, outputs, bounds, told)
+
+
+def _check_value(kind: OutputKind, text: str, bounds: _Bounds, told: str) -> None:
+    assert kind.cell_reader()(text, "a sample") == text or kind.in_one_form(text, bounds.schema) == text, (
+        f"{told}: {text!r} read again is another output"
+    )
+    assert kind.canonical(text, bounds) == text, f"{told}: canonical({text!r}) is {kind.canonical(text, bounds)!r}"
+    assert kind.canonical(f" {text}\n", bounds) == text, f"{told}: white space around {text!r} changes what it means"
+    assert kind.fits(text, bounds) and kind.value(text) is not None, f"{told}: the output {text!r} is no value of it"
+    assert kind.same(text, text), f"{told}: {text!r} is not the same as itself"
+    json.dumps(kind.plain_value(text), allow_nan=False)
+    assert kind.stratum(text) in ("", text), f"{told}: outputs are balanced over {kind.stratum(text)!r}"
+
+
+def _check_words(kind: OutputKind, bounds: _Bounds, told: str) -> None:
+    form = kind.form(bounds)
+    braces = set(re.findall(r"\{[^}]*\}?", form)) - ({"{labels}"} if bounds.labels else set())
+    assert not braces, f"{told}: its form {form!r} holds {sorted(braces)[0]!r}, which a prompt would take for a placeholder"
+    assert isinstance(kind.recognise(kind.samples), str), f"{told}: recognise must give a reason, or an empty text"
+    assert not any("{" in text for text in (*kind.cues, *kind.systems)), f"{told}: cues and systems hold no braces"
+
+
+def _check_held(kind: OutputKind, outputs: Sequence[str], bounds: _Bounds, told: str) -> None:
+    if kind.misfit:
+        assert not kind.fits(_NO_VALUE, bounds) and kind.value(_NO_VALUE) is None, f"{told}: {_NO_VALUE!r} is taken for a value"
+        try:
+            kind.cell_reader()(_NO_VALUE, "a sample")
+        except InputError:
+            pass
+        else:
+            raise AssertionError(f"{told}: the cell {_NO_VALUE!r} is read without an error")
+    assert kind.canonical(f" {_NO_VALUE} ", bounds) == _NO_VALUE, f"{told}: a text that is no value must stay"
+    held = kind.constraint(bounds)
+    assert held is None or kind.written, f"{told}: what is chosen among labels is held to nothing"
+    assert (held is not None) == bool(kind.misfit), (
+        f"{told}: answers are held to {held}, and an unfit one is said to {kind.misfit!r}"
+    )
+    if held is not None:
+        term = _grammar(held).term
+        for text in outputs:
+            after = term.after_all(text.encode())
+            assert after is not None and after.nullable, f"{told}: the output {text!r} could never be written"
+
+
+def _grammar(held: Constraint) -> Grammar:
+    from cotune.model.structured.grammar import Grammar
+
+    return Grammar.number(integer=held.integer) if held.schema is None else Grammar.json(held.schema)
+
+
+# Prompt edits ---------------------------------------------------------------------------------------------------------
+
+
+def check_prompt_edit(edit: Operator | Callable[..., Prompt | None]) -> None:
+    """Check a prompt edit on the starting bank of a task of every type.
+
+    It must give a Prompt or None, the same for the same seed, take no text from the rows, apply somewhere, and, where it says
+    that it preserves the meaning, keep the words of the instruction.
+
+    Raises:
+        AssertionError: something of that does not hold.
+    """
+    operator = edit if isinstance(edit, Operator) else Operator(getattr(edit, "__name__", "edit"), edit)
+    made = 0
+    for type in OUTPUT_TYPES:
+        task = _sample_task(type)
+        grams = RowGrams(task)
+        for prompt in starting_bank(task):
+            for seed in range(3):
+                made += _check_child(operator, prompt, task, grams, seed)
+    assert made, f"the edit {operator.name!r} applies to no prompt of any type, or all that it makes is unsound"
+
+
+def _check_child(operator: Operator, prompt: Prompt, task: Task, grams: RowGrams, seed: int) -> bool:
+    told = f"the edit {operator.name!r} on {prompt.id}"
+    before = prompt.to_json()
+    raw, again = (operator.edit(prompt, task, np.random.default_rng(seed)) for _ in range(2))
+    assert raw is None or isinstance(raw, Prompt), f"{told} gave a {type(raw).__name__}, and neither a Prompt nor None"
+    assert raw == again, f"{told}: with one seed it makes two prompts; take every random number from the generator it is given"
+    assert prompt.to_json() == before, f"{told} changed the prompt that it was given"
+    child = operator(prompt, task, np.random.default_rng(seed))
+    if child is None:
+        return False
+    assert sound(child, task, [prompt]), f"{told}: the child is unsound"
+    copied = grams.copied("\n".join(child.parts))
+    assert copied is None, f"{told}: the child copies a row ({copied})"
+    if operator.preserves_meaning:
+        kept = words_of(child.instruction) == words_of(prompt.instruction) and child.label_words == prompt.label_words
+        assert kept, f"{told}: it says that it preserves the meaning, and changes words"
+    return True
+
+
+@cache
+def _sample_task(type: OutputType) -> Task:
+    """A small task of a type, made of its kind's samples."""
+    samples = KINDS[type].samples
+    nouns = ("window", "garden", "letter", "engine", "bottle", "camera", "pencil")
+    rows = [
+        {
+            "question": f"where did the old {nouns[i % 7]} of house {i} go last {nouns[i % 5]}",
+            "answer": samples[i % len(samples)],
+        }
+        for i in range(40)
+    ]
+    return Task.from_rows(rows, input="question", output="answer", type=type, name="samples")
+
+
+# Models ---------------------------------------------------------------------------------------------------------------
+
+
+def check_model(model: ModelBackend) -> None:
+    """Check a model backend on two short rows: what it scores, writes and shows, as far as it says that it can.
+
+    Raises:
+        AssertionError: something does not hold of what the model says that it can do.
+    """
+    told = f"the model {model.name!r}"
+    prompt = Prompt("Is it an animal or a plant? Answer with one of: {labels}.", "Word: {word}", "Kind:")
+    rows, labels = [{"word": "oak"}, {"word": "a grey horse in the stable"}], ("animal", "plant")
+    can = model.capabilities
+    assert isinstance(can, Capabilities), f"{told}: its capabilities are a {type(can).__name__}"
+    assert model.name and model.fingerprint == model.fingerprint, f"{told}: it needs a name and a fingerprint that stays"
+    scores = model.score(prompt, rows, labels).log_probs
+    assert scores.shape == (2, 2), f"{told}: scores of 2 rows and 2 labels have the shape {scores.shape}"
+    assert not np.isnan(scores).any() and (scores <= 1e-6).all(), f"{told}: these are no log-probabilities: {scores.tolist()}"
+    one = model.score(prompt, rows[:1], labels).log_probs[0]
+    assert np.allclose(one, scores[0], atol=_CLOSE), f"{told}: a row's scores depend on the other rows: {one} and {scores[0]}"
+    try:
+        model.score(prompt, rows, labels, adapter="0" * 16)
+    except (CotuneError, KeyError):
+        pass
+    else:
+        raise AssertionError(f"{told}: an adapter that it does not have is taken for one")
+    if can.generation:
+        found = model.generate(prompt, rows, limit=4)
+        assert len(found.texts) == len(found.ended) == 2, f"{told}: 2 rows got {len(found.texts)} answers"
+        assert found.texts == model.generate(prompt, rows, limit=4).texts, f"{told}: greedy answers differ when asked again"
+    assert can.hidden_states or not can.tune, f"{told}: what can be tuned can be seen into"
+    if can.hidden_states:
+        _check_states(model, told)
+    saved = model.saved(prompt, ("word",), labels)
+    json.dumps(dict(saved.asking), allow_nan=False)
+    assert "{word}" in saved.text and saved.longest > 0, f"{told}: what a bundle keeps does not show the row's field"
+
+
+def _check_states(model: Any, told: str) -> None:
+    ids = [model.tokenizer(text)["input_ids"] for text in ("an oak", "a horse in the stable")]
+    states = model.last_states(ids)
+    assert states.ndim == 2 and len(states) == 2, f"{told}: states of 2 sequences have the shape {states.shape}"
+    assert np.isfinite(states).all(), f"{told}: a state is not finite"
+    alone = model.last_states(ids[:1])[0]
+    assert np.allclose(alone, states[0], rtol=0.02, atol=0.02 * np.abs(states).max()), f"{told}: a state depends on other rows"

@@ -1,0 +1,153 @@
+"""The contract tests hold for all that is built in, and find what breaks them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chat_server import Handler, chat_server, completion, send
+from cotune.endpoint import Client, Endpoint
+from cotune.endpoint.way import Way
+from cotune.model.base import Capabilities
+from cotune.model.local import LocalModel
+from cotune.model.remote.model import RemoteModel
+from cotune.prompt.prompt import Prompt
+from cotune.refine.edits import OPERATORS, Operator
+from cotune.task.metrics.metric import METRICS, Aggregate, metric_named
+from cotune.task.values.kinds.base import OutputKind
+from cotune.task.values.kinds.label import LabelKind
+from cotune.task.values.kinds.number import NumberKind
+from cotune.task.values.kinds.registry import KINDS
+from cotune.task.values.kinds.text import TextKind
+from cotune.testing import check_metric, check_model, check_output_kind, check_prompt_edit
+from tiny import tiny_local
+
+
+@pytest.mark.parametrize("name", [*METRICS, "within 0.5", "within 1%"])
+def test_metrics(name: str) -> None:
+    check_metric(metric_named(name))
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_output_kinds(name: str) -> None:
+    check_output_kind(KINDS[name])
+
+
+@pytest.mark.parametrize("name", list(OPERATORS))
+def test_prompt_edits(name: str) -> None:
+    check_prompt_edit(OPERATORS[name])
+
+
+@pytest.mark.parametrize("kind", ["llama", "mamba"])
+def test_local_models(kind: Any) -> None:
+    check_model(tiny_local(kind))
+
+
+def test_a_model_elsewhere() -> None:
+    def reply(handler: Handler) -> None:
+        text = handler.request_body["messages"][-1]["content"]
+        send(200, completion("plant" if "oak" in text else "animal"))(handler)
+
+    with chat_server(reply) as server:
+        check_model(RemoteModel(Client(Endpoint(server.url, "m"), most=2, sleep=lambda s: None), way=Way()))
+
+
+ACCURACY = METRICS["accuracy"]
+F1 = METRICS["macro_f1"]
+assert F1.aggregate is not None
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (replace(ACCURACY, rows=lambda a: 2 * ACCURACY.rows(a)), "not between 0 and 1"),
+        (replace(ACCURACY, rows=lambda a: ACCURACY.rows(a)[:1]), "have the shape"),
+        (replace(ACCURACY, rows=lambda a: 1 - ACCURACY.rows(a)), "wrong answers score higher"),
+        (replace(ACCURACY, rows=lambda a: np.random.default_rng().random(len(a.gold))), "asked twice"),
+        (replace(ACCURACY, rows=lambda a: np.linspace(0, 1, len(a.gold))), "order of the rows"),
+        (replace(ACCURACY, types=("texts",)), "'texts' is no type"),
+        (replace(F1, aggregate=Aggregate(lambda a: F1.aggregate.counts(a).sum(axis=0), F1.aggregate.score)), "[rows, columns]"),
+        (replace(F1, aggregate=Aggregate(F1.aggregate.counts, lambda s: np.float64(np.ravel(s)[0] * 0))), "into [...]"),
+    ],
+)
+def test_a_broken_metric_is_found(changed: Any, told: str) -> None:
+    with pytest.raises(AssertionError) as caught:
+        check_metric(changed)
+    assert told in str(caught.value)
+
+
+class _Unstripped(TextKind):
+    def canonical(self, text: str, bounds: Any) -> str:
+        return text
+
+
+class _Hopeful(NumberKind):
+    def value(self, text: str) -> Any:
+        return 0
+
+
+class _Braced(NumberKind):
+    def form(self, bounds: Any) -> str:
+        return "Answer with {a number}."
+
+
+class _Short(NumberKind):
+    samples = ("1", "22", "1e30")
+
+
+class _Blind(LabelKind):
+    def same(self, gold: str, answer: str) -> bool:
+        return gold[0].lower() == answer[0].lower()
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (_Unstripped(), "white space"),
+        (_Hopeful(), "is taken for a value"),
+        (_Braced(), "for a placeholder"),
+        (_Short(), "could never be written"),
+        (_Blind(), "taken for the same"),
+        (OutputKind(), "one word in lower case"),
+    ],
+)
+def test_a_broken_kind_is_found(kind: OutputKind, told: str) -> None:
+    with pytest.raises(AssertionError) as caught:
+        check_output_kind(kind)
+    assert told in str(caught.value)
+
+
+def _quoting(prompt: Prompt, task: Any, rng: Any) -> Prompt:
+    return prompt.edit(instruction=f"{prompt.instruction} For example: {next(iter(task.train[0].fields.values()))}")
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (lambda prompt, task, rng: prompt.edit(cue=str(np.random.default_rng().random())), "with one seed"),
+        (_quoting, "copies a row"),
+        (lambda prompt, task, rng: "text", "gave a str"),
+        (lambda prompt, task, rng: prompt.edit(input_template=""), "applies to no prompt"),
+        (
+            Operator("louder", lambda p, t, r: p.edit(instruction=f"{p.instruction} Now!"), preserves_meaning=True),
+            "changes words",
+        ),
+    ],
+)
+def test_a_broken_edit_is_found(edit: Any, told: str) -> None:
+    with pytest.raises(AssertionError) as caught:
+        check_prompt_edit(edit)
+    assert told in str(caught.value)
+
+
+def test_a_model_that_promises_too_much_is_found() -> None:
+    class Blind(LocalModel):
+        capabilities = Capabilities(tune=True)
+
+    found = tiny_local("llama")
+    found.__class__ = Blind
+    with pytest.raises(AssertionError, match="what can be tuned can be seen into"):
+        check_model(found)
