@@ -27,8 +27,9 @@ from cotune.tune.window import WindowSettings
 def searches_by_probes(lab: Lab, config: RunConfig) -> bool:
     """Whether a run reads labels off hidden states: labels, a model on this machine that the engine fits, and LoRA."""
     return (
-        lab.remote is None
-        and not lab.task.output.free
+        lab.can.tune
+        and lab.can.hidden_states
+        and not lab.task.output.kind.written
         and lab.model.shared
         and config.tune.method == "lora"
         and config.tune.readout != "words"
