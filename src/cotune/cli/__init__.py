@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from cotune.cli import doctor, embed, export, predict, report, run, serve, try_prompt, view  # noqa: F401
+from cotune.cli import (  # noqa: F401
+    doctor,
+    embed,
+    evaluate,
+    export,
+    predict,
+    report,
+    run,
+    serve,
+    try_prompt,
+    view,
+)
 from cotune.cli.entry import main
 from cotune.cli.program import app
 

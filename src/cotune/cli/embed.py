@@ -13,20 +13,25 @@ from cotune.cli.program import Json, app
 
 @app.command(
     epilog="Examples:\n\n  cotune embed --input texts.txt --out vectors.npy\n\n"
-    "  cotune embed --input rows.jsonl --column question --out vectors.parquet --standard whiten\n\n"
+    "  cotune embed --input rows.csv --column question --out vectors.parquet --standard whiten\n\n"
     "  cotune embed --input queries.txt --out queries.npy --fit-on documents.txt"
 )
 def embed(
     input: Annotated[
         Path,
-        typer.Option(help="One text a line, or JSONL; - is standard input. A language model reads 1,200 characters of each."),
+        typer.Option(
+            help="One text a line, JSONL, CSV, TSV or Parquet; - is standard input. A language model reads 1,200 characters "
+            "of each."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Vectors as .npy, .parquet or .jsonl, in the order of the texts.")],
     model: Annotated[
         str,
         typer.Option(help="smollm2-135m (comes along), a folder, a hub id, sentence-transformers:FOLDER or model2vec:FOLDER."),
     ] = "smollm2-135m",
-    column: Annotated[str, typer.Option(help="Where a JSON line holds its text.")] = "text",
+    column: Annotated[
+        str | None, typer.Option(help="Column or key that holds the text. [default: text, or the only column]")
+    ] = None,
     pooling: Annotated[str | None, typer.Option(help="prompt_eol, echo, weighted_mean, mean, last or static.")] = None,
     layer: Annotated[int | None, typer.Option(help="Output of this many layers; negative counts from the last.")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames that are averaged, for prompt_eol.")] = None,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-_ORDER = ("run", "predict", "try", "report", "view", "serve", "embed", "export", "doctor")
+_ORDER = ("run", "predict", "evaluate", "try", "report", "view", "list", "compare", "serve", "embed", "export", "doctor")
 
 
 class _InOrder(TyperGroup):
@@ -53,6 +55,24 @@ def tell(text: object, *, err: bool = False) -> None:
     typer.echo(harmless(text), err=err)
 
 
+def counting(size: int) -> Callable[[int], None]:
+    """Counts rows on standard error, in place, where that is a terminal."""
+    shown = sys.stderr.isatty()
+
+    def told(done: int) -> None:
+        if shown:
+            sys.stderr.write(f"\r{done:,} of {size:,} rows" + ("\n" if done >= size else ""))
+            sys.stderr.flush()
+
+    return told
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 Base = Annotated[Path | None, typer.Option(help="Folder of the base model, where it moved; hub lets it be fetched.")]
+
+KeyEnv = Annotated[str | None, typer.Option(help="Variable with the key, where an endpoint answers.")]
+
+Endpoint = Annotated[str | None, typer.Option(help="URL that the bundle may send rows to, where it is elsewhere.")]
+
+Patience = Annotated[float, typer.Option(min=0.1, help="Seconds that a question to an endpoint may take.")]

@@ -31,6 +31,7 @@ class Table:
         unit: what ``numbers`` counts, ``line`` or ``row``.
         nested: column to its rows, counted from 0, that hold a list or an object in place of a text, each with the text that
             an input shows, None where there is none; such cells stand in ``rows`` as JSON text.
+        texts: columns in which a source that tells numbers from texts holds a text; none of a CSV file, which does not.
     """
 
     columns: tuple[str, ...]
@@ -39,6 +40,7 @@ class Table:
     numbers: Sequence[int]
     unit: str = "row"
     nested: Mapping[str, Mapping[int, Cell]] = field(default_factory=lambda: MappingProxyType({}))
+    texts: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -148,11 +150,12 @@ def table_from_rows(rows: Iterable[Any], source: str, numbers: Sequence[int] | N
     columns: dict[str, None] = {}
     nested: dict[str, dict[int, Cell]] = {}
     texts: list[dict[str, Cell]] = []
+    with_text: set[str] = set()
     for index, row in enumerate(rows):
         number = numbers[index] if numbers is not None else index + 1
         if not isinstance(row, Mapping):
             raise InputError(
-                f"this is a {_json_kind(row)} and not an object with named fields",
+                f"this is a {json_kind(row)} and not an object with named fields",
                 where=f"{source}, {unit} {number}",
                 mend='Write each row like {"text": "...", "label": "..."}.',
             )
@@ -161,14 +164,17 @@ def table_from_rows(rows: Iterable[Any], source: str, numbers: Sequence[int] | N
             column = str(key)
             columns.setdefault(column)
             converted[column] = stored_text(value, nested, column, index)
+            if isinstance(value, str):
+                with_text.add(column)
         texts.append(converted)
     if not texts:
         raise InputError("there are no rows", where=source, mend="Give at least 20 labelled rows.")
-    return Table(tuple(columns), texts, source, numbers if numbers is not None else range(1, len(texts) + 1), unit, nested)
+    numbers = numbers if numbers is not None else range(1, len(texts) + 1)
+    return Table(tuple(columns), texts, source, numbers, unit, nested, frozenset(with_text))
 
 
 def _read_file(path: Path, source: str) -> Table:
-    _check_file(path, source)
+    check_file(path, source)
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".pq"):
         from cotune.task.reading.frames import read_parquet
@@ -187,10 +193,10 @@ def _read_file(path: Path, source: str) -> Table:
         raise InputError(
             f"the file cannot be read ({error.strerror or error})", where=source, mend="Check its permissions."
         ) from error
-    return _TEXT_READERS[suffix](_decode(data, source), source)
+    return _TEXT_READERS[suffix](decode(data, source), source)
 
 
-def _check_file(path: Path, source: str) -> None:
+def check_file(path: Path, source: str) -> None:
     try:
         exists, folder = path.exists(), path.is_dir()
     except (OSError, ValueError) as error:
@@ -215,7 +221,7 @@ def _names_beside(path: Path) -> list[str]:
         return []
 
 
-def _decode(data: bytes, source: str) -> str:
+def decode(data: bytes, source: str) -> str:
     if not data.strip(b" \t\r\n\0\xef\xbb\xbf"):
         raise InputError("the file is empty", where=source, mend="Give a file with labelled rows.")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -240,35 +246,53 @@ def _decode(data: bytes, source: str) -> str:
     return text
 
 
-def _read_csv(text: str, source: str) -> Table:
+def delimiter_of(text: str) -> str:
+    """What separates the cells of a CSV file: commas, or semicolons where the header has no comma."""
     first = text.split("\n", 1)[0]
     # a table with labels has two columns or more, so a header without commas is separated by something else
-    return _read_separated(text, source, ";" if "," not in first and ";" in first else ",")
+    return ";" if "," not in first and ";" in first else ","
+
+
+def _read_csv(text: str, source: str) -> Table:
+    return read_separated(text, source, delimiter_of(text))
 
 
 def _read_tsv(text: str, source: str) -> Table:
-    return _read_separated(text, source, "\t")
+    return read_separated(text, source, "\t")
 
 
-def _read_separated(text: str, source: str, delimiter: str) -> Table:
+def read_separated(text: str, source: str, delimiter: str, *, keep_blank: bool = False) -> Table:
+    """A Table of separated cells.
+
+    Args:
+        text: the file's content.
+        source: what messages call it.
+        delimiter: what separates cells.
+        keep_blank: make a row without cells of each blank line but the last ones, so that rows keep their places.
+
+    Raises:
+        InputError: there are no rows, or one is torn; names the line.
+    """
     limit = csv.field_size_limit(sys.maxsize)
     try:
-        return _parse_separated(text, source, delimiter)
+        return _parse_separated(text, source, delimiter, keep_blank)
     finally:
         csv.field_size_limit(limit)
 
 
-def _parse_separated(text: str, source: str, delimiter: str) -> Table:
+def _parse_separated(text: str, source: str, delimiter: str, keep_blank: bool) -> Table:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     rows: list[dict[str, Cell]] = []
     numbers: list[int] = []
+    blank: list[int] = []
     start = 1
     try:
         for cells in reader:
             line, start = start, reader.line_num + 1
             if not cells or (len(cells) == 1 and not cells[0].strip() and header is not None and len(header) > 1):
-                continue  # a blank line
+                blank += [line] if keep_blank and header is not None else []
+                continue
             if header is None:
                 header = _header(cells, f"{source}, line {line}")
                 continue
@@ -278,8 +302,10 @@ def _parse_separated(text: str, source: str, delimiter: str) -> Table:
                     where=f"{source}, line {line}, column {_torn_column(header, len(cells))}",
                     mend="Put double quotes around cells that hold the separator or a line break.",
                 )
+            rows += [dict.fromkeys(header) for _ in blank]
+            numbers += [*blank, line]
+            blank.clear()
             rows.append({name: cell or None for name, cell in zip(header, cells, strict=True)})
-            numbers.append(line)
     except csv.Error as error:
         _raise_csv_error(str(error), f"{source}, line {start}", error)
     if header is None:
@@ -329,23 +355,23 @@ def _read_json_lines(text: str, source: str) -> Table:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        rows.append(_parse_json(line, f"{source}, line {number}", "Each line must be one JSON object."))
+        rows.append(parse_json_row(line, f"{source}, line {number}", "Each line must be one JSON object."))
         numbers.append(number)
     return table_from_rows(rows, source, numbers, "line")
 
 
 def _read_json(text: str, source: str) -> Table:
-    value = _parse_json(text, source, "Write a list of objects, or one object a line in a .jsonl file.")
+    value = parse_json_row(text, source, "Write a list of objects, or one object a line in a .jsonl file.")
     if not isinstance(value, list):
         raise InputError(
-            f"the file holds a {_json_kind(value)} and not a list of rows",
+            f"the file holds a {json_kind(value)} and not a list of rows",
             where=source,
             mend='Write [{"text": "...", "label": "..."}, ...].',
         )
     return table_from_rows(value, source)
 
 
-def _parse_json(text: str, where: str, mend: str) -> Any:
+def parse_json_row(text: str, where: str, mend: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
@@ -363,7 +389,7 @@ def _parse_json(text: str, where: str, mend: str) -> Any:
         raise InputError(f"this JSON cannot be read ({error})", where=where, mend=mend) from error
 
 
-def _json_kind(value: Any) -> str:
+def json_kind(value: Any) -> str:
     kinds = {
         type(None): "null",
         bool: "truth value",

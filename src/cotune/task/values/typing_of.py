@@ -14,6 +14,7 @@ from cotune.task.known import Known
 from cotune.task.split import Rows
 from cotune.task.values.json_value import json_text, parse_json
 from cotune.task.values.number import number_text, parse_number
+from cotune.task.values.number_style import NumberStyle, number_style
 from cotune.task.values.output import Output, OutputType
 from cotune.task.values.schema import Validator, infer_schema
 from cotune.task.values.schema_order import in_schema_order
@@ -37,7 +38,8 @@ def guess_type(cells: Sequence[str]) -> tuple[OutputType, str]:
     if all(cell.lstrip()[:1] in "{[" and _is_json(cell) for cell in cells):
         return "json", "every output is a JSON object or list"
     different = len({cell.strip() for cell in cells})
-    numbers = [parse_number(cell) for cell in cells]
+    style = number_style(cells)
+    numbers = [parse_number(cell) if style is None else style.read(cell) for cell in cells]
     if different > _NUMBERS_FROM and all(number is not None for number in numbers):
         values = {number for number in numbers if number is not None}
         whole = all(value == value.to_integral_value() for value in values)
@@ -49,16 +51,23 @@ def guess_type(cells: Sequence[str]) -> tuple[OutputType, str]:
     return "label", f"{different:,} values stand in {len(cells):,} rows"
 
 
-def cell_reader(kind: OutputType, *, labels: Sequence[str] = (), schema: Mapping[str, Any] | None = None) -> CellReader:
+def cell_reader(
+    kind: OutputType,
+    *,
+    labels: Sequence[str] = (),
+    schema: Mapping[str, Any] | None = None,
+    style: NumberStyle | None = None,
+) -> CellReader:
     """What reads the output cells of a type.
 
     Args:
         kind: the type.
         labels: the only labels that may stand there; empty allows all.
         schema: what JSON must fit; None allows all.
+        style: how numbers are written; None takes plain ones alone.
     """
     if kind == "number":
-        return _number
+        return lambda cell, where: _number(cell, where, style)
     if kind == "json":
         check = Validator(schema) if schema is not None else None
         return lambda cell, where: _json(cell, where, check)
@@ -133,13 +142,14 @@ def _label(cell: str, where: str, known: set[str]) -> str:
     return output
 
 
-def _number(cell: str, where: str) -> str:
-    number = parse_number(cell)
+def _number(cell: str, where: str, style: NumberStyle | None = None) -> str:
+    number = parse_number(cell) if style is None else style.read(cell)
     if number is None:
         raise InputError(
-            f"{_cut(cell.strip())!r} is no number",
+            f"{_cut(cell.strip())!r} is no number" + ("" if style is None else ", written as the other cells are"),
             where=where,
-            mend="Write it like -1234.5, without unit, sign of currency or decimal comma; or set output.type to text.",
+            mend="Write it like -1234.5; a unit or decimal commas are read where all cells have them alike. Or set output.type "
+            "to text.",
         )
     return number_text(number)
 
