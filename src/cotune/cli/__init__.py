@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from cotune.cli import (  # noqa: F401
+    compare,
     doctor,
     embed,
     evaluate,
     export,
+    list_runs,
     predict,
     report,
     run,
