@@ -142,7 +142,7 @@ def test_a_run_tells_nothing_but_its_own_story(whole: Path, bench: Bench, tmp_pa
     [
         (("tune.rank=8",), "tune.rank: 4 -> 8"),
         (("metric=macro_f1",), "metric: not set -> 'macro_f1'"),
-        (("--budget", "90ktok"), "budget: '60ktok' -> '90ktok'"),
+        (("--budget", "50ktok"), "budget: '60ktok' -> '50ktok'"),
         (("--seed", "5"), "seed: 4 -> 5"),
         (("limit.train=60",), "limit.train: 80 -> 60"),
     ],

@@ -131,6 +131,8 @@ def run(
     budget = parse_budget(config.budget)
     start = open_start(config)
     config = adopt(config, start)
+    if task is None:
+        _say(view, "reading the rows")
     task = check_golds(config, start_task(config, start, task))
     own = _own_prompts(config, task, prompts)
     unlabelled = read_unlabelled(config, task)
@@ -169,6 +171,8 @@ def run(
                 task, taught = teach(config, budget, task, unlabelled, own[0], out, journal)
             judge, judging = open_judge(config, task, by_hand, out, journal)
             task = check_lengths(config, task)
+            if config.remote_model is None:
+                _say(view, f"loading the model {Path(config.model).name}")
             lab = open_lab(config, task, own[0], journal, out, view, judge)
             for spent in (taught, judging):
                 lab.account.pay(spent)
@@ -229,6 +233,11 @@ def run(
         _report(out, view)
         journal.step("done", "done", lambda: {"bundle": BUNDLE, "score": summary["arms"][confirmed.ships]["score"]})
         return Result(out, summary)
+
+
+def _say(view: View, text: str) -> None:
+    """Name what takes its time before the first step of the journal."""
+    view.event({"n": -1, "kind": "note", "value": {"text": text}})
 
 
 def _own_prompts(config: RunConfig, task: Task, texts: Sequence[str]) -> list[Prompt]:
