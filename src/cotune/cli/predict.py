@@ -93,11 +93,11 @@ def _check_no_file(text: str, bundle: Path) -> None:
         return
     if not is_file:
         return
-    if Path(text).suffix.lower() in SUFFIXES:
+    if Path(text).suffix.lower() in (*SUFFIXES, ".json"):
         raise InputError(
             f"--input takes a text to answer, and {text!r} is a file",
             where="--input",
-            mend=f"To answer its rows: cotune predict {bundle} {text} --out answers{Path(text).suffix}",
+            mend=f"To answer its rows: cotune predict {bundle} {text} --out answers.csv",
         )
     tell(f"{text!r} is also the name of a file; its name is answered, not what it holds.", err=True)
 
@@ -136,8 +136,8 @@ def _answer_file(
     sheet = read_sheet(rows)
     checked = check_sheet(sheet, read_manifest(bundle).input_fields)
     kind = (rows if out is None else out).suffix.lower()
-    if out is None and kind in (".parquet", ".pq"):
-        # A screen takes no Parquet.
+    if out is None and kind in (".parquet", ".pq", ".json"):
+        # To a screen rows go one by one.
         kind = ".jsonl"
     found = answer_sheet(
         load(),

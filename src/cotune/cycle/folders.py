@@ -149,7 +149,10 @@ def read_finished(folder: Path) -> FinishedRun:
         told = json.loads((folder / TEST_ROWS).read_text(encoding="utf-8"))
         arm, labels, rows = str(summary["best"]["arm"]), told["labels"], told["rows"]
         by_number = [row["gold"] for row in rows if isinstance(row["gold"], int)]
-        name = (lambda answer: labels[answer]) if len(by_number) == len(rows) else str
+
+        def name(answer: Any) -> str:
+            return str(labels[answer] if len(by_number) == len(rows) else answer)
+
         groups = tuple(str(row.get("group") or f"row {i}") for i, row in enumerate(rows))
         return FinishedRun(
             folder=folder,

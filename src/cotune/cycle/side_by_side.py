@@ -74,7 +74,7 @@ def compare_runs(first: Path, second: Path) -> RunComparison:
     """
     one, two = read_finished(first), read_finished(second)
     rows = [list(zip(run.inputs, run.gold, strict=True)) for run in (one, two)]
-    order = same_order(*rows)
+    order = same_order(rows[0], rows[1])
     if order is None:
         shared = sum((Counter(rows[0]) & Counter(rows[1])).values())
         raise InputError(
@@ -91,17 +91,17 @@ def compare_runs(first: Path, second: Path) -> RunComparison:
     # Labels that only one of them knows are answers all the same.
     labels = tuple(sorted({*one.gold, *one.answers, *two.answers})) if one.values is None else ()
     output = replace(Output.from_json(one.summary["output"]), labels=labels)
-    judgements = [_judged(run, one.gold, output, metric) for run in (one, two)]
+    before, after = (_judged(run, one.gold, output, metric) for run in (one, two))
     if one.groups is None and two.groups is None and any(_grouped(run.folder) for run in (one, two)):
         remark = f"{remark} Rows belong to groups that the folders do not name; the interval takes each for itself.".strip()
-    lost, gained = flips(*judgements)
+    lost, gained = flips(before, after)
     return RunComparison(
         first=first,
         second=second,
         metric=metric.name,
         n=len(order),
-        scores=(judgements[0].score, judgements[1].score),
-        gain=gain_over(*judgements, metric, groups=one.groups),
+        scores=(before.score, after.score),
+        gain=gain_over(before, after, metric, groups=one.groups),
         only_first=lost,
         only_second=gained,
         remark=remark,

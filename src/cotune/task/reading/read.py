@@ -17,6 +17,7 @@ from cotune.errors import InputError
 from cotune.task.reading.cells import NESTED, cell_text, input_text, nested_text
 
 Cell = str | None
+_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 
 
 @dataclass(frozen=True)
@@ -181,12 +182,7 @@ def _read_file(path: Path, source: str) -> Table:
 
         return read_parquet(path, source)
     if suffix not in _TEXT_READERS:
-        known = ", ".join((*_TEXT_READERS, ".parquet"))
-        raise InputError(
-            f"cannot tell the format of a file that ends in {suffix!r}" if suffix else "the file name has no ending",
-            where=source,
-            mend=f"Rename it to what it is: {known}.",
-        )
+        raise unknown_format(suffix, source, (*_TEXT_READERS, ".parquet"))
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -194,6 +190,21 @@ def _read_file(path: Path, source: str) -> Table:
             f"the file cannot be read ({error.strerror or error})", where=source, mend="Check its permissions."
         ) from error
     return _TEXT_READERS[suffix](decode(data, source), source)
+
+
+def unknown_format(suffix: str, source: str, known: Iterable[str]) -> InputError:
+    """The error for a file whose ending says nothing, or that it is a spreadsheet program's own."""
+    if suffix in _SPREADSHEETS:
+        return InputError(
+            f"a file that ends in {suffix!r} is read by spreadsheet programs alone",
+            where=source,
+            mend="Save the sheet as CSV in UTF-8, and give that .csv file.",
+        )
+    return InputError(
+        f"cannot tell the format of a file that ends in {suffix!r}" if suffix else "the file name has no ending",
+        where=source,
+        mend=f"Rename it to what it is: {', '.join(known)}.",
+    )
 
 
 def check_file(path: Path, source: str) -> None:

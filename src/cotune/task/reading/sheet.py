@@ -14,11 +14,12 @@ from typing import Any
 from cotune.errors import InputError
 from cotune.files import atomic_path
 from cotune.task.reading.cells import NESTED, cell_text, nested_text
-from cotune.task.reading.read import check_file, decode, delimiter_of, json_kind, parse_json_row, read_separated
+from cotune.task.reading.read import check_file, decode, delimiter_of, json_kind, parse_json_row, read_separated, unknown_format
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".pq", ".jsonl", ".ndjson")
 """Endings of files that are read and written."""
 JSON_LINES = (".jsonl", ".ndjson")
+_JSON = ".json"
 _SEPARATED = (".csv", ".tsv", ".tab")
 _PARQUET = (".parquet", ".pq")
 _BOM = b"\xef\xbb\xbf"
@@ -68,7 +69,7 @@ def check_suffix(path: Path) -> None:
 
 
 def read_sheet(path: Path) -> Sheet:
-    """Read rows of a CSV, TSV, Parquet or JSONL file; blank lines between the rows of a CSV file are rows without cells.
+    """Read rows of a CSV, TSV, Parquet, JSONL or JSON file; blank lines between the rows of a CSV file are rows without cells.
 
     Raises:
         InputError: the file is missing, empty, broken, or of another kind; names the line.
@@ -77,12 +78,8 @@ def read_sheet(path: Path) -> Sheet:
     check_file(path, source)
     if suffix in _PARQUET:
         return _read_parquet(path, source)
-    if suffix not in SUFFIXES:
-        raise InputError(
-            f"cannot tell the format of a file that ends in {suffix!r}" if suffix else "the file name has no ending",
-            where=source,
-            mend="Rename it to what it is: .csv, .tsv, .parquet or .jsonl.",
-        )
+    if suffix not in (*SUFFIXES, _JSON):
+        raise unknown_format(suffix, source, (*SUFFIXES, _JSON))
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -94,7 +91,7 @@ def read_sheet(path: Path) -> Sheet:
         delimiter = delimiter_of(text) if suffix == ".csv" else "\t"
         table = read_separated(text, source, delimiter, keep_blank=True)
         return Sheet(table.columns, table.rows, source, table.numbers, "line", delimiter, data.startswith(_BOM))
-    return _read_json_lines(text, source)
+    return _read_json(text, source) if suffix == _JSON else _read_json_lines(text, source)
 
 
 def _read_json_lines(text: str, source: str) -> Sheet:
@@ -116,6 +113,15 @@ def _read_json_lines(text: str, source: str) -> Sheet:
         rows.append(row)
         numbers.append(number)
     return Sheet(tuple(columns), rows, source, numbers, "line")
+
+
+def _read_json(text: str, source: str) -> Sheet:
+    """Rows of a list of objects."""
+    rows = parse_json_row(text, source, "Write a list of objects, or one object a line in a .jsonl file.")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows) or not rows:
+        raise InputError("the file holds no list of rows", where=source, mend='Write [{"text": "..."}, ...].')
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return Sheet(tuple(columns), rows, source, range(1, len(rows) + 1))
 
 
 def _read_parquet(path: Path, source: str) -> Sheet:
