@@ -30,7 +30,7 @@ def embed(
         typer.Option(help="smollm2-135m (comes along), a folder, a hub id, sentence-transformers:FOLDER or model2vec:FOLDER."),
     ] = "smollm2-135m",
     column: Annotated[
-        str | None, typer.Option(help="Column or key that holds the text. [default: text, or the only column]")
+        str | None, typer.Option(help="Column or key that holds the text. (default: text, or the only column)")
     ] = None,
     pooling: Annotated[str | None, typer.Option(help="prompt_eol, echo, weighted_mean, mean, last or static.")] = None,
     layer: Annotated[int | None, typer.Option(help="Output of this many layers; negative counts from the last.")] = None,
@@ -38,8 +38,8 @@ def embed(
     standard: Annotated[
         str | None,
         typer.Option(
-            help="none, centre, half_whiten or whiten. [default: half_whiten from 300 different texts on, else centre; none "
-            "for one text and for encoders]"
+            help="none, centre, half_whiten or whiten (default: half_whiten from 300 different texts on, else centre; none "
+            "for one text and for encoders)."
         ),
     ] = None,
     fit_on: Annotated[

@@ -31,9 +31,9 @@ def evaluate(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder, such as runs/mine/best.")],
     rows: Annotated[str, typer.Argument(help="Labelled rows: CSV, TSV, JSONL, Parquet, hf://owner/name[:split].")],
     output: Annotated[
-        str | None, typer.Option(help="Column of the right answers. [default: as the bundle's rows had it]")
+        str | None, typer.Option(help="Column of the right answers. (default: as the bundle's rows had it)")
     ] = None,
-    metric: Annotated[str | None, typer.Option(help="Such as macro_f1 or FILE.py:FUNCTION. [default: the bundle's]")] = None,
+    metric: Annotated[str | None, typer.Option(help="Such as macro_f1 or FILE.py:FUNCTION. (default: the bundle's)")] = None,
     group: Annotated[str | None, typer.Option(help="Column whose equal values mark rows that depend on each other.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Rows that are answered together.")] = 64,
     base: Base = None,

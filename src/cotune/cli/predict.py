@@ -29,7 +29,7 @@ def predict(
         Path | None, typer.Argument(help="File of rows: CSV, TSV, Parquet or JSONL; without it, JSONL from standard input.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="File of the rows with their answers; its ending says the format. [default: the screen]")
+        Path | None, typer.Option(help="File of the rows with their answers; its ending says the format. (default: the screen)")
     ] = None,
     input: Annotated[str | None, typer.Option(help="One text to answer, instead of rows.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Add each label's probability.")] = False,
