@@ -182,7 +182,7 @@ def test_a_bundle_is_scored_on_labelled_rows(desk: Desk, cotune: Cotune, tmp_pat
     shown = cotune("evaluate", desk.bundle, path)
     assert shown.code == 0, shown.stderr
     assert f"accuracy {right / 41:.3f} (95% interval" in shown.stdout and "41 rows" in shown.stdout
-    assert re.search(r"label +rows +answered +precision +recall +F1", shown.stdout)
+    assert re.search(r"label +rows +given +precision +recall +F1", shown.stdout)
 
 
 def test_what_cannot_be_scored_is_told(desk: Desk, cotune: Cotune, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def _table(what: str, rows: Sequence[tuple[str, LabelScores | FieldScores]], wid
     from cotune.report.terminal.layout import table_of
     from cotune.report.terminal.plain import one_line
 
-    table = table_of([what, "rows>", "answered>", "precision", "recall", "F1"], width)
+    table = table_of([what, "rows>", "given>", "precision", "recall", "F1"], width)
     for name, one in rows:
         shares = (_share(share) for share in (one.precision, one.recall, one.f1))
         table.add_row(Text(one_line(name, 40)), str(one.right), str(one.given), *shares)
@@ -110,7 +110,8 @@ def _table(what: str, rows: Sequence[tuple[str, LabelScores | FieldScores]], wid
 def _share(share: Share | None) -> str:
     if share is None:
         return "-"
-    return f"{share.value:.2f} ({share.interval.low:.2f} to {share.interval.high:.2f})"
+    # The longer form would not leave room for labels on 80 columns.
+    return f"{share.value:.2f} ({share.interval.low:.2f}-{share.interval.high:.2f})"
 
 
 def _confusion(scored: Scored, width: int) -> Iterator[Any]:

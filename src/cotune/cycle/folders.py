@@ -77,8 +77,8 @@ def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _listed(folder: Path) -> ListedRun:
-    config, damaged = _object(folder / CONFIG)
-    config = _mapping(config.get("config"))
+    stored, damaged = _object(folder / CONFIG)
+    config = _mapping(stored.get("config"))
     last = _last_event(folder / JOURNAL)
     summary: dict[str, Any] = {}
     ended = last is not None and last.get("kind") == "done"
