@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -365,12 +367,19 @@ def test_a_run_that_is_stopped_at_once_gives_the_terminal_back(done: Done, tiny_
     command = [sys.executable, "-m", "cotune.cli", "run", *arguments, "engine.threads=1"]
     shown = b""
     with subprocess.Popen(
-        command, stdin=other, stdout=other, stderr=subprocess.PIPE, env={**os.environ, "TERM": "xterm-256color"}
+        command,
+        stdin=other,
+        stdout=other,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TERM": "xterm-256color"},
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     ) as child:
         os.close(other)
         while b"\x1b[?25l" not in shown or "╭".encode() not in shown:
             shown += os.read(terminal, 4096)
-        child.send_signal(signal.SIGINT)
+        # Typed, as a user does: a terminal that showed it would tear the drawing.
+        os.write(terminal, b"\x03")
         with contextlib.suppress(OSError):  # Linux says so once nobody holds the other end
             while more := os.read(terminal, 4096):
                 shown += more
@@ -380,6 +389,7 @@ def test_a_run_that_is_stopped_at_once_gives_the_terminal_back(done: Done, tiny_
     os.close(terminal)
     assert shown.count(b"\x1b[?25l") == shown.count(b"\x1b[?25h") == 1
     assert b"Loading" in shown.split(b"\x1b[?25l")[0]
+    assert b"^C" not in shown
     assert "Stopped" in said and "Traceback" not in said
 
 

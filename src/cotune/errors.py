@@ -28,9 +28,12 @@ class InputError(CotuneError):
 
     def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
         self.what, self.where, self.mend = what, where, mend
-        # A question, such as "did you mean 'text'?", has its own mark.
         stop = "" if what.endswith("?") else "."
         super().__init__(f"{where + ': ' if where else ''}{what}{stop}{' ' + mend if mend else ''}")
+
+
+class RowError(InputError):
+    """A row cannot be answered for what stands in its cells, while others beside it can."""
 
 
 def no_run(folder: Path) -> InputError:

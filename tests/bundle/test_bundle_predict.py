@@ -14,12 +14,15 @@ import pytest
 from bundles import BIAS, LABELS, PROMPT, TEXTS, Bench, loaded
 
 from cotune.bundle import Prediction, Predictor, predict_stream
+from cotune.bundle.answer_sheet import answer_sheet, check_sheet
 from cotune.errors import DivergedError, InputError
 from cotune.evaluate.decision import RAW, Decision
 from cotune.model.adapters.slots import BASE
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, Renderer
+from cotune.task.reading.sheet import read_sheet
+from cotune.task.values.output import Output, label_output
 from cotune.tune.batches import training_rows
 from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
@@ -250,7 +253,6 @@ def test_stream_writes_each_batch_before_it_reads_on(predictor: Predictor) -> No
         ("{}", "no field 'text'"),
         ('{"text": NaN}', "NaN is no number"),
         ("[" * 100_000, "no JSON"),
-        ('{"text": ""}', "empty"),
     ],
 )
 def test_stream_names_the_line_and_answers_what_stood_before(predictor: Predictor, bad: str, what: str) -> None:
@@ -260,6 +262,45 @@ def test_stream_names_the_line_and_answers_what_stood_before(predictor: Predicto
     assert error.value.where.startswith("rows.jsonl, line 3")
     assert what in error.value.what
     assert [json.loads(line)["text"] for line in written] == ["a"]
+
+
+def test_a_row_that_cannot_be_answered_is_told_in_its_place(predictor: Predictor) -> None:
+    written: list[str] = []
+    lines = ['{"text": "a"}', '{"text": " ", "id": 1}', '{"text": "\\ud83d"}', '""', '{"text": "b"}']
+    count = predict_stream(predictor, lines, written.append, batch=2)
+    found = [json.loads(line) for line in written]
+    assert (count.rows, count.errors) == (2, 3)
+    assert [row["answer"] for row in found[:1] + found[4:]] == predictor.predict(["a", "b"])
+    assert found[1] == {"text": " ", "id": 1, "answer": None, "error": "the input is empty"}
+    assert [row["answer"] for row in found[1:4]] == [None] * 3 and "half a character" in found[2]["error"]
+    with pytest.raises(InputError, match=r"line 1.*empty"):
+        stream(predictor, ['{"text": ""}', '{"text": ""}'])
+
+
+@pytest.mark.parametrize(("label_type", "own"), [("int", [0, 1, 10, 11]), ("text", ["0", "1", "10", "11"])])
+def test_labels_come_back_as_the_data_had_them(bench: Bench, tmp_path: Path, label_type: Any, own: list[Any]) -> None:
+    output = label_output(("0", "1", "10", "11"), label_type)
+    found = loaded(bench.save(tmp_path / "best", output=output, prompt=PROMPT.edit(label_words=(), demonstrations=())))
+    told = found.predict(TEXTS, probabilities=True)
+    assert [one.answer for one in told] == found.predict(TEXTS) and list(told[0].probabilities) == own
+    assert all(type(one.answer) is type(own[0]) for one in told)
+    assert [row["answer"] for row in stream(found, [json.dumps(text) for text in TEXTS])] == found.predict(TEXTS)
+    assert [one.answer for one in found.answers(ROWS)] == [str(one.answer) for one in told]
+
+
+def test_json_answers_are_values_in_json(bench: Bench, tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}
+    output = Output("json", schema_text=json.dumps(schema))
+    prompt = Prompt("Write it.", "{text}", "Answer:")
+    bundle = bench.save(tmp_path / "best", output=output, metric="json_f1", answer_tokens=20, prompt=prompt)
+    predictor = loaded(bundle)
+    (text,) = predictor.predict(TEXTS[:1])
+    assert stream(predictor, [json.dumps(TEXTS[0])], probabilities=True)[0]["answer"] == json.loads(text)
+    (tmp_path / "rows.csv").write_text(f"text\n{TEXTS[0]}\n")
+    sheet = read_sheet(tmp_path / "rows.csv")
+    for nested, wanted in ((False, text), (True, json.loads(text))):
+        found = answer_sheet(predictor, sheet, check_sheet(sheet, ("text",)), nested=nested)
+        assert found.added == {"answer": [wanted]}
 
 
 def test_an_empty_stream(predictor: Predictor) -> None:

@@ -14,6 +14,7 @@ from cotune.config import config_in_memory
 from cotune.cycle import summary as told
 from cotune.cycle.journal import JOURNAL, read_journal
 from cotune.cycle.run import run as run_cycle
+from cotune.evaluate import score_interval
 from cotune.task.example import Example, by_group, groups_of
 from cotune.task.task import Task
 
@@ -31,8 +32,9 @@ def test_groups_reach_gains_intervals_and_the_winners_correction(
 ) -> None:
     seen: dict[str, list[Any]] = {"winners_curse": [], "mean_interval": []}
     for name, calls in seen.items():
-        real = getattr(told, name)
-        monkeypatch.setattr(told, name, lambda *a, _real=real, _calls=calls, **k: _calls.append(k) or _real(*a, **k))
+        place = told if name == "winners_curse" else score_interval
+        real = getattr(place, name)
+        monkeypatch.setattr(place, name, lambda *a, _real=real, _calls=calls, **k: _calls.append(k) or _real(*a, **k))
     splits = {name: grouped_rows(count, name) for name, count in (("train", 60), ("dev", 30), ("test", 45))}
     task = Task.from_rows(splits["train"], dev=splits["dev"], test=splits["test"], input="text", output="label", group="of")
     settings: dict[str, Any] = {"model": str(bench.model), "budget": "30ktok", "seed": 4}

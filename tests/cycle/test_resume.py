@@ -142,7 +142,7 @@ def test_a_run_tells_nothing_but_its_own_story(whole: Path, bench: Bench, tmp_pa
     [
         (("tune.rank=8",), "tune.rank: 4 -> 8"),
         (("metric=macro_f1",), "metric: not set -> 'macro_f1'"),
-        (("--budget", "90ktok"), "budget: '60ktok' -> '90ktok'"),
+        (("--budget", "50ktok"), "budget: '60ktok' -> '50ktok'"),
         (("--seed", "5"), "seed: 4 -> 5"),
         (("limit.train=60",), "limit.train: 80 -> 60"),
     ],
@@ -310,7 +310,7 @@ def test_an_interrupt_says_how_to_go_on(bench: Bench, whole: Path, tmp_path: Pat
     for at in (("pass", "race", 3), ("optimizer step", "", 20)):
         stopped = bench.run(tmp_path / "run", at=at, signal="INT")
         assert stopped.code == 130
-        assert "the same command goes on" in stopped.stderr
+        assert "run the same command to continue" in stopped.stderr
         assert str(tmp_path / "run") in stopped.stderr
         assert "Traceback" not in stopped.stderr
     assert bench.run(tmp_path / "run").code == 0

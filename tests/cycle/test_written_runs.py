@@ -138,7 +138,7 @@ def test_the_bundle_answers_as_the_test_did(bench: Bench, written: tuple[str, Pa
     assert found.answer == answers[0] and found.probabilities == {}
     lines: list[str] = []
     predict_stream(predictor, [json.dumps(rows[0]["input"])], lines.append)
-    assert json.loads(lines[0])["answer"] == answers[0]
+    assert json.loads(lines[0])["answer"] == output.told(answers[0])
     served = next(iter(Shelf([predictor]).served.values()))
     assert served.full.run([rows[0]["input"]])[0].prediction.answer == answers[0]
     assert "`cotune predict FOLDER" in (out / "best" / "README.md").read_text() or kind

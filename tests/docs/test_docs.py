@@ -86,9 +86,9 @@ def test_commands_and_their_options_exist(page: Path) -> None:
         assert not unknown, f"cotune {' '.join(words)}: {unknown}"
 
 
-def test_the_readme_shows_every_command() -> None:
+def test_the_pages_show_every_command() -> None:
     commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert {words[0] for words in calls(ROOT / "README.md")} == set(commands)
+    assert {words[0] for page in PAGES for words in calls(page)} == set(commands)
 
 
 def test_settings_on_shown_command_lines_are_config_keys() -> None:

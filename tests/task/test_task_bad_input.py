@@ -177,9 +177,6 @@ def test_limits_that_leave_nothing(tmp_path: Path, limit: dict[str, int], parts:
 
 def test_a_column_that_cannot_stand_in_a_prompt(tmp_path: Path) -> None:
     path = good_file(tmp_path, rows=[{"my text": row["text"], "labels": "x", "label": row["label"]} for row in GOOD])
-    message = message_of(path, input="my text")
-    assert "column 'my text'" in message
-    assert "'my_text'" in message
     assert "Rename the column" in message_of(path, input="labels")
     assert "no column 'my txt', did you mean 'my text'?" in message_of(path, input="my txt")
 

@@ -248,6 +248,7 @@ def _predictor(bundle: OpenedBundle, model: LocalModel) -> Predictor:
         bundle_id=manifest.id,
         task=manifest.task,
         writing=None if manifest.written is None else Writing.of(manifest.written, manifest.answer_tokens),
+        label_type=manifest.label_type,
     )
 
 

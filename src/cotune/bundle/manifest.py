@@ -18,6 +18,7 @@ from cotune.files import content_hash, file_sha256, inside
 from cotune.probe.readout import PROBE
 from cotune.task.metrics.user import names_user_metric
 from cotune.task.reading.cells import has_half_character
+from cotune.task.values.label_type import LABEL_TYPES, LabelType
 from cotune.task.values.output import Output, label_output
 from cotune.task.values.schema import schema_problem
 from cotune.version import __version__
@@ -80,6 +81,7 @@ class Manifest:
         versions: of what made it, by name.
         written: what an answer is where answers are written; None for labels.
         answer_tokens: tokens that a written answer may have.
+        label_type: what the labels were in the data: texts, or numbers or truth values.
     """
 
     task: str
@@ -96,11 +98,12 @@ class Manifest:
     versions: Mapping[str, str]
     written: Output | None = None
     answer_tokens: int = 0
+    label_type: LabelType = "text"
 
     @property
     def output(self) -> Output:
         """What an answer is."""
-        return self.written or label_output(self.labels)
+        return self.written or label_output(self.labels, self.label_type)
 
     @property
     def named_metric(self) -> str | None:
@@ -115,6 +118,8 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """A JSON object that :meth:`from_json` turns back into an equal manifest."""
         said: dict[str, Any] = {"labels": list(self.labels)}
+        if self.label_type != "text":
+            said["label_type"] = self.label_type
         engine = {"max_tokens": self.max_tokens}
         if self.written is not None:
             said = {"output": self.written.to_json()}
@@ -176,11 +181,14 @@ class Manifest:
             versions=table.texts_by_name("versions"),
             written=_written(table, where) if version == WRITTEN_FORMAT else None,
             answer_tokens=engine.take("answer_tokens", int) if version == WRITTEN_FORMAT else 0,
+            label_type=table.take("label_type", str, "text") if version == FORMAT else "text",
         )
         for keys in (table, base, engine):
             keys.end()
         if decision.bias and len(decision.bias) != len(found.labels):
             table.wrong("decision", f"has {len(decision.bias)} numbers for {len(found.labels)} labels")
+        if found.label_type not in LABEL_TYPES:
+            table.wrong("label_type", "is none of " + ", ".join(LABEL_TYPES))
         if not 1 <= found.max_tokens <= 10_000_000:
             table.wrong("engine.max_tokens", "is out of range")
         if version == WRITTEN_FORMAT and not 1 <= found.answer_tokens <= 1_000_000:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
@@ -14,6 +14,7 @@ from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
 from cotune.model.base import GREEDY, Sampling
 from cotune.prompt.prompt import Prompt
+from cotune.task.values.label_type import LabelType
 from cotune.task.values.output import Output, label_output
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class Prediction:
     """One row's answer.
 
     Attributes:
-        answer: the label, or what was written: a text, a number's or JSON's text.
+        answer: the label, or what was written: a text, a number's or JSON's text. :meth:`Predictor.predict` gives labels in the
+            type that they had in the data, :meth:`Predictor.answers` their texts.
         probabilities: of every label, summing to one, the decision rule applied; empty where they were not asked for and where
             answers are written.
         truncated: whether the row's text was too long and lost its end.
@@ -42,8 +44,8 @@ class Prediction:
             it.
     """
 
-    answer: str
-    probabilities: dict[str, float]
+    answer: Any
+    probabilities: dict[Any, float]
     truncated: bool
     ended: bool = True
 
@@ -61,6 +63,7 @@ class Predictor:
         bundle_id: content hash of the bundle that this came from.
         task: name of the task.
         writing: how answers are written; None where they are chosen among labels.
+        label_type: what labels were in the data.
     """
 
     def __init__(
@@ -75,11 +78,12 @@ class Predictor:
         bundle_id: str = "",
         task: str = "",
         writing: Writing | None = None,
+        label_type: LabelType = "text",
     ) -> None:
         self.scorer, self.prompt, self.decision = model, prompt, decision
         self.labels, self.input_fields = tuple(labels), tuple(input_fields)
         self.adapter_id, self.bundle_id, self.task = adapter_id, bundle_id, task
-        self.writing = writing
+        self.writing, self.label_type = writing, label_type
 
     def __repr__(self) -> str:
         asked = f"{', '.join(self.input_fields)} -> {self.output.summary}"
@@ -88,7 +92,7 @@ class Predictor:
     @property
     def output(self) -> Output:
         """What an answer is."""
-        return label_output(self.labels) if self.writing is None else self.writing.output
+        return label_output(self.labels, self.label_type) if self.writing is None else self.writing.output
 
     @property
     def model(self) -> Model:
@@ -106,13 +110,13 @@ class Predictor:
         return cast("Model", self.scorer)
 
     @overload
-    def predict(self, rows: Row | Sequence[Row], *, probabilities: Literal[False] = False) -> list[str]: ...
+    def predict(self, rows: Row | Sequence[Row], *, probabilities: Literal[False] = False) -> list[Any]: ...
 
     @overload
     def predict(self, rows: Row | Sequence[Row], *, probabilities: Literal[True]) -> list[Prediction]: ...
 
-    def predict(self, rows: Row | Sequence[Row], *, probabilities: bool = False) -> list[str] | list[Prediction]:
-        """The answers to rows, in their order.
+    def predict(self, rows: Row | Sequence[Row], *, probabilities: bool = False) -> list[Any] | list[Prediction]:
+        """The answers to rows, in their order; labels in the type that they had in the data: texts, int, float or bool.
 
         Args:
             rows: texts where the task has one input field; mappings that hold the input fields, whatever else they hold;
@@ -131,6 +135,16 @@ class Predictor:
         found = list(self.answers(checked, probabilities=probabilities))
         if cut := sum(answer.truncated for answer in found):
             _log.warning("%d of %d rows were too long and lost the end of their text", cut, len(found))
+        if self.label_type != "text":
+            own = {label: self.output.own(label) for label in self.labels}
+            found = [
+                replace(
+                    one,
+                    answer=own[one.answer],
+                    probabilities={own[label]: share for label, share in one.probabilities.items()},
+                )
+                for one in found
+            ]
         return found if probabilities else [answer.answer for answer in found]
 
     def answers(

@@ -122,4 +122,5 @@ def remote_predictor(
         bundle_id=manifest.id,
         task=manifest.task,
         writing=None if written is None else Writing(written, manifest.answer_tokens, None),
+        label_type=manifest.label_type,
     )

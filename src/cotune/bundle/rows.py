@@ -6,14 +6,16 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cotune.errors import InputError
+from cotune.errors import InputError, RowError
 from cotune.task.reading.cells import NESTED, has_half_character, input_text
+from cotune.task.reading.field_names import column_of
 
 
 def checked_row(row: Any, input_fields: Sequence[str], where: str) -> dict[str, str]:
     """The input fields of a row as texts, and nothing else of it.
 
-    Numbers, truth values, dates, lists and objects become texts as they do in training data.
+    Numbers, truth values, dates, lists and objects become texts as they do in training data. A field may be called as the
+    column of the training data was, ``Customer message`` for ``Customer_message``.
 
     Args:
         row: a mapping that holds the input fields, or a text where there is one field.
@@ -21,7 +23,8 @@ def checked_row(row: Any, input_fields: Sequence[str], where: str) -> dict[str, 
         where: what errors call the row, such as ``row 3``.
 
     Raises:
-        InputError: a field is missing, holds what cannot be written as text or half a character, or all are empty.
+        RowError: a field holds what cannot be written as text or half a character, or all are empty.
+        InputError: a field is missing, or the row has none.
     """
     if isinstance(row, str):
         if len(input_fields) > 1:
@@ -39,7 +42,7 @@ def checked_row(row: Any, input_fields: Sequence[str], where: str) -> dict[str, 
         )
     fields = {name: _field(row, name, where) for name in input_fields}
     if not any(text.strip() for text in fields.values()):
-        raise InputError("the input is empty", where=f"{where}, {', '.join(fields)}", mend="Fill it, or take the row out.")
+        raise RowError("the input is empty", where=f"{where}, {', '.join(fields)}", mend="Fill it, or take the row out.")
     return fields
 
 
@@ -50,6 +53,10 @@ def example_row(input_fields: Sequence[str]) -> str:
 
 def _field(row: Mapping[Any, Any], name: str, where: str) -> str:
     if name not in row:
+        # By its own name, a column is found at once; the others are looked through for rows as a spreadsheet names them.
+        column = column_of(name, [key for key in row if isinstance(key, str)])
+        if column is not None:
+            return _field({name: row[column]}, name, where)
         known = [str(key) for key in row]
         lower = {key.lower(): key for key in known}
         near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
@@ -61,7 +68,7 @@ def _field(row: Mapping[Any, Any], name: str, where: str) -> str:
         )
     text = input_text(row[name])
     if text is NESTED:
-        raise InputError(
+        raise RowError(
             f"this {type(row[name]).__name__} cannot be written as text",
             where=f"{where}, field {name!r}",
             mend="Give a text, a number, a date, or lists and objects of these.",
@@ -69,5 +76,5 @@ def _field(row: Mapping[Any, Any], name: str, where: str) -> str:
     found = str(text or "")
     if "\0" in found or has_half_character(found):
         kind = "a NUL character" if "\0" in found else "half a character (a lone surrogate)"
-        raise InputError(f"there is {kind} in the text", where=f"{where}, field {name!r}", mend="Take it out.")
+        raise RowError(f"there is {kind} in the text", where=f"{where}, field {name!r}", mend="Take it out.")
     return found

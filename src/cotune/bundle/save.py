@@ -104,6 +104,7 @@ def save_bundle(
         versions=_versions(),
         written=output if output.kind.written else None,
         answer_tokens=answer_tokens,
+        label_type=output.label_type,
     )
     stands_for = len(load_prefix(adapter_folder).ids) if adapter_folder is not None and is_prefix(adapter_folder) else None
     text = saved.text

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from cotune.bundle.predictor import Predictor
 from cotune.bundle.rows import checked_row, example_row
-from cotune.errors import InputError
+from cotune.errors import InputError, RowError
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,12 @@ class StreamCount:
     Attributes:
         rows: rows answered.
         truncated: rows among them whose text lost its end.
+        errors: further rows, which could not be answered for what stands in them.
     """
 
     rows: int
     truncated: int
+    errors: int = 0
 
 
 def predict_stream(
@@ -36,9 +38,10 @@ def predict_stream(
 ) -> StreamCount:
     """Read rows as JSON lines and write each with its answer as a JSON line, in order, batch by batch.
 
-    A row comes back as it was with ``answer`` set, ``probabilities`` (label to share, six digits) where they are asked
-    for, and ``truncated`` where its text lost its end; keys of these names that it had are replaced. A line may be a bare
-    JSON text where the task has one input field; blank lines are passed over. The rows before a broken line are answered
+    A row comes back as it was with ``answer`` set (labels in their own type, JSON as its value), ``probabilities`` (label to
+    share, six digits) where they are asked for, and ``truncated`` where its text lost its end; keys of these names that it had
+    are replaced. A row whose input is blank, or no text, comes back with ``answer`` null and its ``error``. A line may be a
+    bare JSON text where the task has one input field; blank lines are passed over. The rows before a broken line are answered
     before its error is raised.
 
     Args:
@@ -50,19 +53,27 @@ def predict_stream(
         source: what errors call the stream.
 
     Raises:
-        InputError: a line is no JSON or no row of the task, or there are none; names the line, from 1.
+        InputError: a line is no JSON or no row of the task, or there are none, or none can be answered; names the line,
+            from 1.
     """
     if batch < 1:
         raise InputError(f"a batch of {batch} rows is too small", where="batch", mend="Give 1 or more.")
-    waiting: list[tuple[dict[str, Any], dict[str, str]]] = []
+    waiting: list[tuple[dict[str, Any], dict[str, str] | RowError]] = []
     rows, truncated = 0, 0
+    errors: list[RowError] = []
 
     def answer() -> None:
         nonlocal rows, truncated
-        found = predictor.answers([fields for _, fields in waiting], probabilities=probabilities)
-        for (row, _), one in zip(waiting, found, strict=True):
-            kept = {key: value for key, value in row.items() if key not in ("answer", "probabilities", "truncated")}
-            kept["answer"] = one.answer
+        asked = [fields for _, fields in waiting if not isinstance(fields, RowError)]
+        found = iter(predictor.answers(asked, probabilities=probabilities) if asked else ())
+        for row, fields in waiting:
+            kept = {key: value for key, value in row.items() if key not in ("answer", "probabilities", "truncated", "error")}
+            if isinstance(fields, RowError):
+                errors.append(fields)
+                write(_line({**kept, "answer": None, "error": fields.what}))
+                continue
+            one = next(found)
+            kept["answer"] = predictor.output.told(one.answer)
             if probabilities:
                 kept["probabilities"] = {label: round(share, 6) for label, share in one.probabilities.items()}
             if one.truncated:
@@ -83,21 +94,26 @@ def predict_stream(
         if len(waiting) == batch:
             answer()
     answer()
+    if not rows and errors:
+        raise errors[0]
     if not rows:
         raise InputError("there are no rows", where=source, mend=f"Give lines like {example_row(predictor.input_fields)}.")
-    return StreamCount(rows, truncated)
+    return StreamCount(rows, truncated, len(errors))
 
 
-def _row(text: str, input_fields: tuple[str, ...], where: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The row as it was, and its checked input fields."""
+def _row(text: str, input_fields: tuple[str, ...], where: str) -> tuple[dict[str, Any], dict[str, str] | RowError]:
+    """The row as it was, and its checked input fields, or why they cannot be answered."""
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"this is no JSON ({error})", where=where, mend=f"Write each line like {example_row(input_fields)}."
         ) from error
-    fields = checked_row(value, input_fields, where)
-    return (value if isinstance(value, dict) else dict(fields)), fields
+    row = value if isinstance(value, dict) else {input_fields[0]: value}
+    try:
+        return row, checked_row(value, input_fields, where)
+    except RowError as error:
+        return row, error
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ class DataConfig(Section):
         input: names of the input columns.
         output: name of the label column.
         group: column whose equal values mark rows that must stay in one split.
+        on_blank: what is done with rows whose input or output is blank: refused (``error``), or left out and told (``skip``).
         replay: rows of the run whose bundle this one goes on from, to be learnt from again.
         replay_ratio: replayed rows a label at most, as a multiple of what the labels of the new rows have on average.
         unlabelled: rows without labels that ``teacher`` answers; they are learnt from alone.
@@ -39,6 +40,7 @@ class DataConfig(Section):
     input: Annotated[tuple[Name, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
     output: Name
     group: Name | None = None
+    on_blank: Literal["error", "skip"] = "error"
     unlabelled: Name | None = None
 
     @_model_validator(mode="after")

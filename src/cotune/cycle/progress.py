@@ -40,6 +40,11 @@ class Quiet:
         """Nothing."""
 
 
+def say(view: View, text: str) -> None:
+    """Name what takes its time before the first step of the journal."""
+    view.event({"n": -1, "kind": "note", "value": {"text": text}})
+
+
 class TimeLeft:
     """Tells a watcher how long a run will still take, from what is left of its budget of time or tokens.
 

@@ -12,6 +12,7 @@ from cotune.cycle.context import Lab
 from cotune.cycle.search.confirm import ArmResult, Confirmed
 from cotune.evaluate.decision import Decision
 from cotune.evaluate.responses import LabelsGiven, OwnLabelsGiven
+from cotune.task.example import Example
 from cotune.task.values.kinds.base import Mode
 
 _MOST_PROMPTS = 6
@@ -61,6 +62,7 @@ def _written_answers(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, An
                 "id": row.id,
                 "input": dict(row.fields),
                 "gold": row.output,
+                **_group(row),
                 "answers": {name: e.answers[i] if e.answers else None for name, e in told.items()},
                 "values": {name: round(float(e.values[i]), 4) for name, e in told.items()},
                 "right": {name: bool(e.correct[i]) for name, e in told.items()},
@@ -87,6 +89,7 @@ def _label_answers(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, Any]
                 "id": row.id,
                 "input": dict(row.fields),
                 "gold": place[row.output],
+                **_group(row),
                 "answers": {name: place[result.evaluation.answers[i]] for name, result in results.items()},
                 "probabilities": {name: [round(float(p), 5) for p in table[i]] for name, table in shares.items()},
             }
@@ -106,3 +109,8 @@ def _among(labels: Sequence[str], known: Sequence[str], decision: Decision, scor
     shares = np.zeros((len(scores), len(labels)))
     shares[:, [labels.index(label) for label in known]] = np.exp(decision.log_probs(scores))
     return shares
+
+
+def _group(row: Example) -> dict[str, str]:
+    """What rows that depend on each other have in common; nothing where nothing is known."""
+    return {} if row.group is None else {"group": row.group}

@@ -12,7 +12,7 @@ from cotune.config import RunConfig
 from cotune.cycle.folder import BUNDLE, open_folder
 from cotune.cycle.inputs import read_inputs
 from cotune.cycle.journal import Journal
-from cotune.cycle.progress import Quiet, View
+from cotune.cycle.progress import Quiet, View, say
 from cotune.cycle.stages import prepare, report, search, test
 from cotune.errors import InputError
 from cotune.task.task import Task
@@ -105,6 +105,8 @@ def run(
         BusyError: another process works in the folder.
     """
     view, started = view or Quiet(), time.monotonic()
+    if task is None:
+        say(view, "reading the rows")
     inputs = read_inputs(config, out, task, prompts)
     with open_folder(out, inputs.config, inputs.identity) as folder:
         if folder.finished is not None:

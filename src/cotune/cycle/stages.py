@@ -28,7 +28,7 @@ from cotune.cycle.inputs import Inputs
 from cotune.cycle.journal import Journal
 from cotune.cycle.kept import SUMMARY
 from cotune.cycle.policies import SearchPolicy, policy_for
-from cotune.cycle.progress import View
+from cotune.cycle.progress import View, say
 from cotune.cycle.references import measure_references, reference_ids
 from cotune.cycle.row_answers import dev_rows, row_answers
 from cotune.cycle.search.confirm import ArmResult, Confirmed, open_test
@@ -107,6 +107,8 @@ def prepare(inputs: Inputs, journal: Journal, out: Path, view: View) -> Prepared
         task, taught = teach(config, inputs.budget, task, inputs.unlabelled, own[0], out, journal)
     judge, judging = open_judge(config, task, inputs.by_hand, out, journal)
     task = check_lengths(config, task)
+    if config.remote_model is None:
+        say(view, f"loading the model {Path(config.model).name}")
     lab = open_lab(config, task, own[0], journal, out, view, judge)
     for spent in (taught, judging):
         lab.account.pay(spent)

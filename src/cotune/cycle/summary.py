@@ -17,26 +17,21 @@ from cotune.cycle.endpoints import NOT_TUNED
 from cotune.cycle.search.confirm import ArmResult, Confirmed
 from cotune.cycle.search.state import SearchResult
 from cotune.evaluate.answer_noise import AnswerNoise
-from cotune.evaluate.arms import aggregate_statistic
 from cotune.evaluate.attribution import ARMS, GAINS, PREVIOUS, Attribution, attribute, sentence
 from cotune.evaluate.by_field import field_scores
 from cotune.evaluate.noise import Noise, told_with_noise
 from cotune.evaluate.openings import openings_sentence
 from cotune.evaluate.previous import compare_parts, keep_sentence, which_to_keep
 from cotune.evaluate.responses import LabelsGiven
+from cotune.evaluate.score_interval import AVERAGES, score_interval
 from cotune.evaluate.scoring import finite
-from cotune.evaluate.stats.f1 import Average
-from cotune.evaluate.stats.f1_posterior import dirichlet_f1
-from cotune.evaluate.stats.intervals import Interval, aggregate_interval, mean_interval, proportion_interval
+from cotune.evaluate.stats.intervals import Interval, proportion_interval
 from cotune.evaluate.stats.selection import winners_curse
 from cotune.report.terminal.advice import improvements
 from cotune.report.terminal.result import result_sentences, result_warnings
 from cotune.task.answered import Answered
 from cotune.task.example import groups_of
 from cotune.version import __version__
-
-AVERAGES: dict[str, Average] = {"macro_f1": "macro", "weighted_f1": "weighted"}
-"""How the metrics that are an F1 average over labels."""
 
 
 def attribution_of(lab: Lab, results: Mapping[str, ArmResult], noise: Noise | AnswerNoise | None = None) -> Attribution:
@@ -285,14 +280,6 @@ def _fields(lab: Lab, result: ArmResult) -> list[dict[str, Any]] | None:
 
 
 def _interval(lab: Lab, result: ArmResult) -> Interval:
-    task, evaluation = lab.task, result.evaluation
-    if task.measure.aggregate is None:
-        return mean_interval(evaluation.values, groups=result.groups, seed=lab.seed)
-    if task.metric in AVERAGES:
-        gold = [row.output for row in result.rows]
-        names = sorted({*task.labels, *evaluation.answers})
-        average = AVERAGES[task.metric]
-        return dirichlet_f1(gold, evaluation.answers, names, average=average, seed=lab.seed, groups=result.groups)
-    assert evaluation.counts is not None
-    statistic = aggregate_statistic(task.measure.aggregate, [evaluation.counts])
-    return aggregate_interval(statistic, evaluation.values, groups=result.groups, seed=lab.seed)
+    gold = [row.output for row in result.rows]
+    measure, output = lab.task.measure, lab.task.output
+    return score_interval(result.evaluation, gold, measure, output, seed=lab.seed, groups=result.groups)

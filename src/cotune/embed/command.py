@@ -11,11 +11,12 @@ from cotune.embed.cached import CachedEmbedder
 from cotune.embed.encoder import Encoder, named_encoder
 from cotune.embed.standardize import Standard, Standardizer
 from cotune.embed.text import EmbedSettings, Pooling, TextEmbedder
-from cotune.embed.texts import check_format, read_texts, write_vectors
+from cotune.embed.texts import TABLES, check_format, read_texts, texts_of_table, write_vectors
 from cotune.errors import InputError
 from cotune.files import read_standard_input, read_text
 from cotune.model.loading.by_name import open_model
 from cotune.model.local import LocalModel
+from cotune.task.reading.read import read_table
 
 ENOUGH_TO_WHITEN = 300
 
@@ -48,7 +49,7 @@ def embed_file(
     out: Path,
     *,
     model: str,
-    column: str,
+    column: str | None,
     settings: Mapping[str, Any],
     standard: str | None = None,
     fit_on: Path | None = None,
@@ -61,7 +62,7 @@ def embed_file(
         source: one text a line, or JSON lines; ``-`` is standard input.
         out: where vectors go.
         model: as :func:`open_embedder` takes it.
-        column: where a JSON line holds its text.
+        column: column of a table, or key of a JSON line, that holds the text; None takes ``text``, or a table's only column.
         settings: some of :class:`EmbedSettings`; what is None is left as it is by default.
         standard: what is taken off vectors; None chooses by how many texts there are.
         fit_on: a file of texts on which that is fitted; those of ``source`` where None.
@@ -98,10 +99,12 @@ def embed_file(
     }
 
 
-def _texts_of(source: Path, column: str) -> list[str]:
+def _texts_of(source: Path, column: str | None) -> list[str]:
+    if source.suffix.lower() in TABLES:
+        return texts_of_table(read_table(source), column)
     piped = str(source) == "-"
     content = read_standard_input() if piped else read_text(source, "the file")
-    return read_texts(content, "standard input" if piped else str(source), column=column)
+    return read_texts(content, "standard input" if piped else str(source), column=column or "text")
 
 
 def _standard(asked: str | None, texts: Sequence[str], as_they_are: bool, where: str) -> Standard:

@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from cotune.errors import InputError
 from cotune.files import atomic_path
 from cotune.task.reading.cells import has_half_character
+from cotune.task.reading.table import Table
 
 FORMATS = (".npy", ".parquet", ".jsonl")
+TABLES = (".csv", ".tsv", ".tab", ".parquet", ".pq")
+"""Endings of files whose rows have columns, one of which holds the texts."""
 _LINE_END = re.compile("\r\n|\r|\n")
 _OBJECT = re.compile(r"\{\s*(?:[\"}]|$)")
 
@@ -36,6 +39,41 @@ def read_texts(text: str, source: str, *, column: str = "text") -> list[str]:
     if not _OBJECT.match(lines[0][1]):
         return [line for _, line in lines]
     return [_text_of(line, f"{source}, line {number}", column) for number, line in lines]
+
+
+def texts_of_table(table: Table, column: str | None) -> list[str]:
+    """The texts of a table's column.
+
+    Args:
+        table: the rows.
+        column: its name; None takes ``text``, or the only one.
+
+    Raises:
+        InputError: it is not said which column, there is none of that name, or a row of it is blank; names the row.
+    """
+    if column is None:
+        if "text" not in table.columns and len(table.columns) > 1:
+            shown = ", ".join(map(repr, table.columns[:20])) + (" ..." if len(table.columns) > 20 else "")
+            raise InputError(
+                "the file has several columns, and none of them is called 'text'",
+                where=table.source,
+                mend=f"Say which one holds the texts with --column; this file has {shown}.",
+            )
+        column = "text" if "text" in table.columns else table.columns[0]
+    table.need_input(column)
+    texts = []
+    for index in range(len(table)):
+        text = table.shown(index, column) or ""
+        if not text.strip():
+            raise InputError("the cell is blank", where=table.where(index, column), mend="Fill it, or take the row out.")
+        if has_half_character(text):
+            raise InputError(
+                "there is half a character (a lone surrogate) in the text",
+                where=table.where(index, column),
+                mend="Write it whole.",
+            )
+        texts.append(text)
+    return texts
 
 
 def _text_of(line: str, where: str, column: str) -> str:

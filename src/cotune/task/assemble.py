@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,16 +17,21 @@ from cotune.task.example import Example
 from cotune.task.known import Known
 from cotune.task.metrics.metric import Metric, metric_for
 from cotune.task.reading.cells import has_half_character
+from cotune.task.reading.field_names import RESERVED, column_of, fields_for, with_fields
 from cotune.task.reading.table import Table
 from cotune.task.rehearsal import ROLE, Replay, choose_replay
 from cotune.task.sealed import SealedTest, rows_hash
 from cotune.task.split import Rows, cut, dev_size, duplicate_key, subsample, test_size
 from cotune.task.values.kinds.registry import KINDS, OutputType
+from cotune.task.values.label_type import label_type
+from cotune.task.values.number import parse_number
+from cotune.task.values.number_style import NumberStyle, number_style
 from cotune.task.values.output import Output
 from cotune.task.values.typing_of import check_outputs, guess_type, in_one_form, kept_schema, settle
 
 LEAST_ROWS = 20
-_FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+OnBlank = Literal["error", "skip"]
+"""What is done with a row whose input or output is blank."""
 _TEST_CUT, _TEST_LIMIT, _TRAIN_LIMIT, _DEV_CUT, _DEV_LIMIT, _REPLAY = range(6)
 
 
@@ -38,7 +42,8 @@ class Source:
     ``replay`` holds rows of an earlier run, ``known`` what its bundle knows: its type and labels stay answers where
     ``type`` and ``labels`` do not say otherwise, its schema stays where all rows fit it, and rows whose answers its prompt
     shows stay out of dev. ``asked_by`` says who wants the columns where the user did not name them. Without ``checked``
-    nothing is looked for that changes no split; without ``run_metric`` a metric's file is read and not executed.
+    nothing is looked for that changes no split; without ``run_metric`` a metric's file is read and not executed. ``on_blank``
+    says what is done with rows without input or output. ``style`` is how numbers are written, found by :func:`assemble`.
     """
 
     train: Table
@@ -60,12 +65,15 @@ class Source:
     asked_by: str = ""
     checked: bool = True
     run_metric: bool = True
+    on_blank: OnBlank = "error"
+    style: NumberStyle | None = None
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a task consists of."""
+    """What a task consists of; ``input_fields`` are the source's, as prompts can show them."""
 
+    input_fields: tuple[str, ...]
     output: Output
     metric: Metric
     train: Rows
@@ -92,8 +100,10 @@ def assemble(source: Source, metric: str | None) -> Parts:
         InputError: a column is missing, a cell is empty or of another type, a label unknown, there are too few rows or labels,
             or the metric is unknown or does not fit.
     """
+    source, renamed = _with_fields(source)
     _check_request(source)
     kind, guess = _type(source)
+    source, styled = _with_style(source, kind)
     judged = metric_for(metric, Output(kind), run=source.run_metric)
     labelled = examples_from(source.train, "train", source, kind)
     dev = examples_from(source.dev, "dev", source, kind) if source.dev is not None else None
@@ -102,6 +112,9 @@ def assemble(source: Source, metric: str | None) -> Parts:
     old = examples_from(source.replay, ROLE, replace(source, labels=None), kind) if source.replay is not None else ()
     labels = _labels(source, kind, labelled, dev or (), test or (), old)
     read = {"train_read": len(labelled), "dev_read": len(dev or ()), "test_read": len(test or ())}
+
+    blank = _skipped(source, labelled, dev, test, old)
+    read |= {"blank_rows_skipped": blank[0].count} if blank else {}
 
     def stratum(example: Example) -> str:
         return KINDS[kind].stratum(example.output)
@@ -132,6 +145,8 @@ def assemble(source: Source, metric: str | None) -> Parts:
     schema = source.schema if source.schema is not None else kept_schema(source.known, (*train, *dev, *old))
     # Old rows are answers too: a schema that is inferred has to bear them.
     output = settle(kind, (*train, *dev, *old), labels, schema)
+    if not output.kind.written and not any(source.output_field in table.texts for table in _tables(source)):
+        output = replace(output, label_type=label_type(labels))
     train, dev, test, old = (in_one_form(rows, output) for rows in (train, dev, test, old))
     sealed = SealedTest(test)
     replay: Replay | None = None
@@ -143,6 +158,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
     view = [rows_hash(train), rows_hash(dev), sealed.content_hash, source.input_fields, source.output_field]
     told = output.to_json() if output.kind.written else labels
     return Parts(
+        input_fields=source.input_fields,
         output=output,
         metric=judged,
         train=train,
@@ -155,7 +171,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
             labels,
             removed=removed,
             counts=read,
-            also=(*_shown_lists(source), *(replay.findings() if replay is not None else ())),
+            also=(*renamed, *styled, *blank, *_shown_lists(source), *(replay.findings() if replay is not None else ())),
             guess=guess,
         )
         if source.checked
@@ -196,15 +212,17 @@ def examples_from(table: Table, role: str, source: Source, type: OutputType = "l
         table.need_input(column, source.asked_by)
     for column in others:
         table.need(column, source.asked_by, nested=kind.nested_cells and column == source.output_field)
-    read_output = kind.cell_reader(labels=source.labels or (), schema=source.schema)
+    read_output = kind.cell_reader(labels=source.labels or (), schema=source.schema, style=source.style)
     examples = []
     for index, row in enumerate(table.rows):
         fields = {name: table.shown(index, name) or "" for name in source.input_fields}
         for column in (*source.input_fields, *others):
             _check_text(fields.get(column, row.get(column)), table, index, column)
+        cell = row.get(source.output_field) or ""
+        if source.on_blank == "skip" and not (cell.strip() and any(text.strip() for text in fields.values())):
+            continue
         if not any(text.strip() for text in fields.values()):
             _refuse_empty(table, index, source.input_fields, "the input is empty or missing", "Fill it")
-        cell = row.get(source.output_field) or ""
         if not cell.strip():
             what = f"the {kind.output_noun} is empty or missing"
             _refuse_empty(table, index, (source.output_field,), what, kind.fill_hint)
@@ -212,6 +230,53 @@ def examples_from(table: Table, role: str, source: Source, type: OutputType = "l
         group = row.get(source.group) if source.group is not None else None
         examples.append(Example(f"{role}:{table.numbers[index]}", fields, output, group))
     return tuple(examples)
+
+
+def _tables(source: Source) -> tuple[Table, ...]:
+    return tuple(table for table in (source.train, source.dev, source.test, source.replay) if table is not None)
+
+
+def _with_fields(source: Source) -> tuple[Source, tuple[Finding, ...]]:
+    """The source with its input columns called as prompts can show them, and what is to be told of it."""
+    fields = fields_for(source.input_fields, source.train.columns)
+    columns = [column_of(field, source.train.columns) or field for field in fields]
+    renamed = {field: column for field, column in zip(fields, columns, strict=True) if field != column}
+    if fields == source.input_fields and not renamed:
+        return source, ()
+    if len(set(fields)) < len(fields):
+        # Which is named twice is told elsewhere.
+        return replace(source, input_fields=fields), ()
+    train, *others = (
+        None if table is None else with_fields(table, dict(zip(fields, columns, strict=True)))
+        for table in (source.train, source.dev, source.test, source.replay)
+    )
+    assert train is not None
+    told = ", ".join(f"{column!r} is {{{field}}}" for field, column in renamed.items())
+    message = f"input columns whose names cannot stand in a prompt are renamed there: {told}"
+    source = replace(source, train=train, dev=others[0], test=others[1], replay=others[2], input_fields=fields)
+    return source, (Finding("renamed_columns", "info", message, len(renamed)),)
+
+
+def _with_style(source: Source, kind: OutputType) -> tuple[Source, tuple[Finding, ...]]:
+    """The source with how its numbers are written, where they are not plain, and what is to be told of it."""
+    cells = [cell for row in source.train.rows if (cell := row.get(source.output_field)) and cell.strip()]
+    style = number_style(cells) if kind == "number" else None
+    if style is None:
+        return source, ()
+    # A cell in which the style shows.
+    example = next((cell for cell in cells if parse_number(cell) is None), cells[0])
+    message = f"the output {source.output_field!r} is read as {style.told(example)}"
+    return replace(source, style=style), (Finding("number_style", "info", message, len(cells)),)
+
+
+def _skipped(source: Source, labelled: Rows, dev: Rows | None, test: Rows | None, old: Rows) -> tuple[Finding, ...]:
+    """How many rows were left out because their input or output is blank."""
+    read = ((source.train, labelled), (source.dev, dev), (source.test, test), (source.replay, old))
+    counts = {table.source: len(table) - len(rows or ()) for table, rows in read if table is not None}
+    told = ", ".join(f"{count:,} of {name}" for name, count in counts.items() if count)
+    total = sum(counts.values())
+    message = f"rows without input or output were left out: {told}"
+    return (Finding("blank_rows", "warning", message, total),) if total else ()
 
 
 def _shown_lists(source: Source) -> tuple[Finding, ...]:
@@ -233,18 +298,11 @@ def _check_request(source: Source) -> None:
     if not names:
         raise InputError("no input column is named", where="data.input", mend="Name at least one column.")
     for name in names:
-        if name == "labels":
+        if name == RESERVED:
             raise InputError(
                 "an input column may not be called 'labels', since {labels} in a prompt stands for the list of labels",
                 where=f"{source.train.source}, column 'labels'",
                 mend="Rename the column.",
-            )
-        if name in source.train.columns and not _FIELD_NAME.match(name):
-            plain = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "text"
-            raise InputError(
-                f"the column {name!r} cannot be written as a placeholder in a prompt",
-                where=f"{source.train.source}, column {name!r}",
-                mend=f"Rename it, for example to {'_' + plain if plain[0].isdigit() else plain!r}.",
             )
     columns = (*names, source.output_field)
     if doubled := [name for name, count in Counter(columns).items() if count > 1]:
@@ -275,7 +333,8 @@ def _check_text(text: str | None, table: Table, index: int, column: str) -> None
 def _refuse_empty(table: Table, index: int, columns: Sequence[str], what: str, mend: str) -> None:
     alike = sum(1 for row in table.rows if not any((row.get(column) or "").strip() for column in columns))
     more = f" ({alike:,} rows are like this)" if alike > 1 else ""
-    raise InputError(what + more, where=table.where(index, ", ".join(columns)), mend=f"{mend}, or take the row out.")
+    mend = f"{mend}, take the row out, or leave such rows out with data.on_blank=skip."
+    raise InputError(what + more, where=table.where(index, ", ".join(columns)), mend=mend)
 
 
 def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: Rows, old: Rows) -> tuple[str, ...]:

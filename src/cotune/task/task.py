@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cotune.files import absolute
-from cotune.task.assemble import Source, assemble
+from cotune.task.assemble import OnBlank, Source, assemble
 from cotune.task.checks import DataChecks
 from cotune.task.example import Example
 from cotune.task.known import Known
@@ -114,6 +114,7 @@ class Task:
                 run_metric=run_metric,
                 known=known,
                 asked_by="the bundle" if config.start is not None else "",
+                on_blank=data.on_blank,
             ),
             config.name,
             config.metric,
@@ -147,6 +148,7 @@ class Task:
         replay: Any = None,
         replay_ratio: float = 1.0,
         start: str | Path | None = None,
+        on_blank: OnBlank = "error",
     ) -> Task:
         """A task from pandas, polars or pyarrow frames (or whatever else :func:`read_table` reads).
 
@@ -169,6 +171,7 @@ class Task:
             replay_ratio: how many of them; see ``data.replay_ratio``.
             start: bundle of an earlier run that the task's run goes on from. Its labels stay answers, and type, schema and
                 metric are the bundle's where nothing else is said.
+            on_blank: what is done with rows whose input or output is blank; see ``data.on_blank``.
 
         Raises:
             InputError: the rows are no task, naming the row and the column, or ``start`` is no bundle.
@@ -201,6 +204,7 @@ class Task:
                 replay_ratio=replay_ratio,
                 known=None if bundle is None else bundle.known,
                 asked_by="the bundle" if bundle is not None and (input is None or output is None) else "",
+                on_blank=on_blank,
             ),
             name,
             metric,
@@ -242,7 +246,7 @@ class Task:
         parts = assemble(source, metric)
         return cls(
             name=name,
-            input_fields=source.input_fields,
+            input_fields=parts.input_fields,
             output_field=source.output_field,
             output=parts.output,
             measure=parts.metric,

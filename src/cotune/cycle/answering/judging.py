@@ -21,6 +21,7 @@ from cotune.evaluate.responses import WithTexts
 from cotune.files import content_hash
 from cotune.model.base import Progress
 from cotune.task.example import Example
+from cotune.task.reading.field_names import with_fields
 from cotune.task.reading.read import read_table
 from cotune.task.task import Task
 
@@ -62,7 +63,7 @@ def read_by_hand(config: RunConfig, task: Task) -> ByHand:
             where=_WHERE,
             mend="Rename the task's column.",
         )
-    table = read_table(config.judge.agreement)
+    table = with_fields(read_table(config.judge.agreement), {name: name for name in task.input_fields})
     for name in task.input_fields:
         table.need_input(name, _WHERE)
     for name in (task.output_field, GIVEN, GRADE):

@@ -85,7 +85,8 @@ def fit_prompt_plan(lab: Lab, config: RunConfig, seed: Prompt) -> PromptPlan:
                 f"the budget is too small: two arms on the test, three prompts on dev and the smallest race need about "
                 f"{_amount(reserve + least)} {unit}, and {_amount(max(0.0, left))} {unit} are left",
                 where="budget",
-                mend="Raise the budget, or lower limit.test or limit.dev.",
+                mend=f"Give --budget {lab.costs.budget.raised(1.1 * (least - usable))}, or fewer rows with limit.test= and "
+                "limit.dev=.",
             )
         return PromptPlan(pool, rows, own, reserve, reserve_tokens, fixed, nearest)
 

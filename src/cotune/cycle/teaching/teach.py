@@ -24,6 +24,7 @@ from cotune.model.structured.writable import Writable
 from cotune.prompt.prompt import Prompt
 from cotune.task.checks import DataChecks, Finding
 from cotune.task.example import Example
+from cotune.task.reading.field_names import with_fields
 from cotune.task.reading.read import read_table
 from cotune.task.sealed import rows_hash
 from cotune.task.split import duplicate_key
@@ -42,7 +43,7 @@ def read_unlabelled(config: RunConfig, task: Task) -> tuple[Example, ...]:
     """
     if config.data.unlabelled is None:
         return ()
-    table = read_table(config.data.unlabelled)
+    table = with_fields(read_table(config.data.unlabelled), {name: name for name in task.input_fields})
     for name in task.input_fields:
         table.need_input(name)
     rows = []

@@ -47,6 +47,15 @@ def read_parquet(path: Path, source: str) -> Table:
     Raises:
         InputError: the file is empty, broken, or has no rows.
     """
+    return table_from_columns(parquet_columns(path, source)[1], source)
+
+
+def parquet_columns(path: Path, source: str) -> tuple[Any, list[tuple[str, list[Any]]]]:
+    """The pyarrow table of a Parquet file, and its named columns of Python values.
+
+    Raises:
+        InputError: the file is empty or broken.
+    """
     import pyarrow
     import pyarrow.parquet
 
@@ -54,14 +63,13 @@ def read_parquet(path: Path, source: str) -> Table:
         raise InputError("the file is empty", where=source, mend="Give a file with labelled rows.")
     try:
         table = pyarrow.parquet.read_table(path)
-        columns = _arrow_columns(table)
+        return table, _arrow_columns(table)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise InputError(
             f"the file is not readable Parquet ({str(error).splitlines()[0][:120]})",
             where=source,
             mend="Write it again, or check that the download was complete and its permissions.",
         ) from error
-    return table_from_columns(columns, source)
 
 
 def _arrow_columns(table: Any) -> list[tuple[str, list[Any]]]:
@@ -86,4 +94,5 @@ def table_from_columns(columns: Iterable[tuple[str, list[Any]]], source: str) ->
     for name, values in columns:
         for index, value in enumerate(values):
             rows[index][name] = stored_text(value, nested, name, index)
-    return Table(tuple(names), rows, source, range(1, size + 1), "row", nested)
+    texts = frozenset(name for name, values in columns if any(isinstance(value, str) for value in values))
+    return Table(tuple(names), rows, source, range(1, size + 1), "row", nested, texts)

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 from cotune.errors import InputError
 from cotune.task.reading.table import Cell, Table, json_kind, nearest_name, table_from_rows
 
+_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+
 
 def read_table(source: str | Path | Any, *, name: str | None = None, default_split: str = "train") -> Table:
     """Read rows from wherever they are.
@@ -50,29 +52,39 @@ def read_table(source: str | Path | Any, *, name: str | None = None, default_spl
 
 
 def _read_file(path: Path, source: str) -> Table:
-    _check_file(path, source)
+    check_file(path, source)
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".pq"):
         from cotune.task.reading.frames import read_parquet
 
         return read_parquet(path, source)
     if suffix not in _TEXT_READERS:
-        known = ", ".join((*_TEXT_READERS, ".parquet"))
-        raise InputError(
-            f"cannot tell the format of a file that ends in {suffix!r}" if suffix else "the file name has no ending",
-            where=source,
-            mend=f"Rename it to what it is: {known}.",
-        )
+        raise unknown_format(suffix, source, (*_TEXT_READERS, ".parquet"))
     try:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(
             f"the file cannot be read ({error.strerror or error})", where=source, mend="Check its permissions."
         ) from error
-    return _TEXT_READERS[suffix](_decode(data, source), source)
+    return _TEXT_READERS[suffix](decode(data, source), source)
 
 
-def _check_file(path: Path, source: str) -> None:
+def unknown_format(suffix: str, source: str, known: Iterable[str]) -> InputError:
+    """The error for a file whose ending says nothing, or that it is a spreadsheet program's own."""
+    if suffix in _SPREADSHEETS:
+        return InputError(
+            f"a file that ends in {suffix!r} is read by spreadsheet programs alone",
+            where=source,
+            mend="Save the sheet as CSV in UTF-8, and give that .csv file.",
+        )
+    return InputError(
+        f"cannot tell the format of a file that ends in {suffix!r}" if suffix else "the file name has no ending",
+        where=source,
+        mend=f"Rename it to what it is: {', '.join(known)}.",
+    )
+
+
+def check_file(path: Path, source: str) -> None:
     try:
         exists, folder = path.exists(), path.is_dir()
     except (OSError, ValueError) as error:
@@ -97,7 +109,7 @@ def _names_beside(path: Path) -> list[str]:
         return []
 
 
-def _decode(data: bytes, source: str) -> str:
+def decode(data: bytes, source: str) -> str:
     if not data.strip(b" \t\r\n\0\xef\xbb\xbf"):
         raise InputError("the file is empty", where=source, mend="Give a file with labelled rows.")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -122,35 +134,53 @@ def _decode(data: bytes, source: str) -> str:
     return text
 
 
-def _read_csv(text: str, source: str) -> Table:
+def delimiter_of(text: str) -> str:
+    """What separates the cells of a CSV file: commas, or semicolons where the header has no comma."""
     first = text.split("\n", 1)[0]
     # a table with labels has two columns or more, so a header without commas is separated by something else
-    return _read_separated(text, source, ";" if "," not in first and ";" in first else ",")
+    return ";" if "," not in first and ";" in first else ","
+
+
+def _read_csv(text: str, source: str) -> Table:
+    return read_separated(text, source, delimiter_of(text))
 
 
 def _read_tsv(text: str, source: str) -> Table:
-    return _read_separated(text, source, "\t")
+    return read_separated(text, source, "\t")
 
 
-def _read_separated(text: str, source: str, delimiter: str) -> Table:
+def read_separated(text: str, source: str, delimiter: str, *, keep_blank: bool = False) -> Table:
+    """A Table of separated cells.
+
+    Args:
+        text: the file's content.
+        source: what messages call it.
+        delimiter: what separates cells.
+        keep_blank: make a row without cells of each blank line but the last ones, so that rows keep their places.
+
+    Raises:
+        InputError: there are no rows, or one is torn; names the line.
+    """
     limit = csv.field_size_limit(sys.maxsize)
     try:
-        return _parse_separated(text, source, delimiter)
+        return _parse_separated(text, source, delimiter, keep_blank)
     finally:
         csv.field_size_limit(limit)
 
 
-def _parse_separated(text: str, source: str, delimiter: str) -> Table:
+def _parse_separated(text: str, source: str, delimiter: str, keep_blank: bool) -> Table:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     rows: list[dict[str, Cell]] = []
     numbers: list[int] = []
+    blank: list[int] = []
     start = 1
     try:
         for cells in reader:
             line, start = start, reader.line_num + 1
             if not cells or (len(cells) == 1 and not cells[0].strip() and header is not None and len(header) > 1):
-                continue  # a blank line
+                blank += [line] if keep_blank and header is not None else []
+                continue
             if header is None:
                 header = _header(cells, f"{source}, line {line}")
                 continue
@@ -160,8 +190,10 @@ def _parse_separated(text: str, source: str, delimiter: str) -> Table:
                     where=f"{source}, line {line}, column {_torn_column(header, len(cells))}",
                     mend="Put double quotes around cells that hold the separator or a line break.",
                 )
+            rows += [dict.fromkeys(header) for _ in blank]
+            numbers += [*blank, line]
+            blank.clear()
             rows.append({name: cell or None for name, cell in zip(header, cells, strict=True)})
-            numbers.append(line)
     except csv.Error as error:
         _raise_csv_error(str(error), f"{source}, line {start}", error)
     if header is None:
@@ -211,13 +243,13 @@ def _read_json_lines(text: str, source: str) -> Table:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        rows.append(_parse_json(line, f"{source}, line {number}", "Each line must be one JSON object."))
+        rows.append(parse_json_row(line, f"{source}, line {number}", "Each line must be one JSON object."))
         numbers.append(number)
     return table_from_rows(rows, source, numbers, "line")
 
 
 def _read_json(text: str, source: str) -> Table:
-    value = _parse_json(text, source, "Write a list of objects, or one object a line in a .jsonl file.")
+    value = parse_json_row(text, source, "Write a list of objects, or one object a line in a .jsonl file.")
     if not isinstance(value, list):
         raise InputError(
             f"the file holds a {json_kind(value)} and not a list of rows",
@@ -227,7 +259,7 @@ def _read_json(text: str, source: str) -> Table:
     return table_from_rows(value, source)
 
 
-def _parse_json(text: str, where: str, mend: str) -> Any:
+def parse_json_row(text: str, where: str, mend: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):

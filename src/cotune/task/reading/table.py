@@ -26,6 +26,7 @@ class Table:
         unit: what ``numbers`` counts, ``line`` or ``row``.
         nested: column to its rows, counted from 0, that hold a list or an object in place of a text, each with the text that
             an input shows, None where there is none; such cells stand in ``rows`` as JSON text.
+        texts: columns in which a source that tells numbers from texts holds a text; none of a CSV file, which does not.
     """
 
     columns: tuple[str, ...]
@@ -34,6 +35,7 @@ class Table:
     numbers: Sequence[int]
     unit: str = "row"
     nested: Mapping[str, Mapping[int, Cell]] = field(default_factory=lambda: MappingProxyType({}))
+    texts: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -108,6 +110,7 @@ def table_from_rows(rows: Iterable[Any], source: str, numbers: Sequence[int] | N
     columns: dict[str, None] = {}
     nested: dict[str, dict[int, Cell]] = {}
     texts: list[dict[str, Cell]] = []
+    with_text: set[str] = set()
     for index, row in enumerate(rows):
         number = numbers[index] if numbers is not None else index + 1
         if not isinstance(row, Mapping):
@@ -121,10 +124,13 @@ def table_from_rows(rows: Iterable[Any], source: str, numbers: Sequence[int] | N
             column = str(key)
             columns.setdefault(column)
             converted[column] = stored_text(value, nested, column, index)
+            if isinstance(value, str):
+                with_text.add(column)
         texts.append(converted)
     if not texts:
         raise InputError("there are no rows", where=source, mend="Give at least 20 labelled rows.")
-    return Table(tuple(columns), texts, source, numbers if numbers is not None else range(1, len(texts) + 1), unit, nested)
+    numbers = numbers if numbers is not None else range(1, len(texts) + 1)
+    return Table(tuple(columns), texts, source, numbers, unit, nested, frozenset(with_text))
 
 
 def json_kind(value: Any) -> str:

@@ -12,6 +12,7 @@ from cotune.errors import InputError
 from cotune.task.values.json_value import json_text
 from cotune.task.values.kinds.base import Constraint, OutputKind
 from cotune.task.values.kinds.registry import KINDS, OUTPUT_TYPES, WRITTEN_TYPES, OutputType
+from cotune.task.values.label_type import LABEL_TYPES, Label, LabelType, label_value
 from cotune.task.values.schema import Validator
 
 __all__ = ["OUTPUT_TYPES", "WRITTEN_TYPES", "Output", "OutputType", "label_output"]
@@ -25,11 +26,13 @@ class Output:
         type: ``label``, ``text``, ``number`` or ``json``.
         labels: all labels, sorted; empty for the other types.
         schema_text: the JSON Schema of JSON and numbers as JSON text; empty for the other types.
+        label_type: what labels are in the data, which knew them as numbers or truth values before they became texts.
     """
 
     type: OutputType = "label"
     labels: tuple[str, ...] = ()
     schema_text: str = ""
+    label_type: LabelType = "text"
 
     @property
     def kind(self) -> OutputKind:
@@ -75,6 +78,17 @@ class Output:
         """What an answer means: a text, a :class:`decimal.Decimal`, or a JSON value; None where it is no such value."""
         return self.kind.value(text)
 
+    def own(self, text: str) -> Label:
+        """An answer as the data knew it: a label in its own type; whatever else as its text."""
+        return text if self.kind.written else label_value(text, self.label_type)
+
+    def told(self, text: str) -> Any:
+        """An answer for JSON: a label in its own type, JSON as its value, whatever else as its text."""
+        if not self.kind.nested_cells:
+            return self.own(text)
+        value = self.value(text)
+        return text if value is None else value
+
     def fits(self, text: str) -> bool:
         """Whether an answer is a value of this type; of JSON, one that fits the schema."""
         return self.kind.fits(text, self)
@@ -94,6 +108,8 @@ class Output:
             told["labels"] = list(self.labels)
         if self.schema is not None:
             told["schema"] = dict(self.schema)
+        if self.label_type != "text":
+            told["label_type"] = self.label_type
         return told
 
     @classmethod
@@ -103,7 +119,8 @@ class Output:
         Raises:
             InputError: it is no description of an output.
         """
-        if not isinstance(data, Mapping) or data.get("type") not in OUTPUT_TYPES or set(data) - {"type", "labels", "schema"}:
+        known = {"type", "labels", "schema", "label_type"}
+        if not isinstance(data, Mapping) or data.get("type") not in OUTPUT_TYPES or set(data) - known:
             raise InputError("this does not say what an answer is", where="output", mend="It needs a type.")
         name, labels, schema = data["type"], data.get("labels", []), data.get("schema")
         if not isinstance(labels, Sequence) or not all(isinstance(label, str) for label in labels):
@@ -111,9 +128,11 @@ class Output:
         kind = KINDS[name]
         if kind.written == bool(labels) or kind.has_schema != isinstance(schema, Mapping):
             raise InputError(f"an output of type {name} does not have these labels or this schema", where="output")
-        return cls(name, tuple(labels), "" if schema is None else json_text(schema))
+        if (label_type := data.get("label_type", "text")) not in LABEL_TYPES or (kind.written and label_type != "text"):
+            raise InputError(f"labels are not of the type {label_type!r}", where="output")
+        return cls(name, tuple(labels), "" if schema is None else json_text(schema), label_type)
 
 
-def label_output(labels: Sequence[str]) -> Output:
+def label_output(labels: Sequence[str], label_type: LabelType = "text") -> Output:
     """The output of a task that chooses among labels."""
-    return Output("label", tuple(labels))
+    return Output("label", tuple(labels), label_type=label_type)

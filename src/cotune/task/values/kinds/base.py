@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 from cotune.errors import InputError
+from cotune.task.values.number_style import NumberStyle
 
 CellReader = Callable[[str, str], str]
 """``reader(cell text, where)``: the canonical output. Raises InputError where the cell is none of the kind."""
@@ -119,12 +120,15 @@ class OutputKind:
         """Why the filled cells of a column look like outputs of this kind, in a few words; empty where they do not."""
         return ""
 
-    def cell_reader(self, *, labels: Sequence[str] = (), schema: Mapping[str, Any] | None = None) -> CellReader:
+    def cell_reader(
+        self, *, labels: Sequence[str] = (), schema: Mapping[str, Any] | None = None, style: NumberStyle | None = None
+    ) -> CellReader:
         """What reads the output cells.
 
         Args:
             labels: the only texts that may stand there; empty allows all.
             schema: what JSON must fit; None allows all.
+            style: how numbers are written; None takes plain ones alone.
         """
         known = {label.strip() for label in labels}
         return lambda cell, where: _text(cell, where, known)

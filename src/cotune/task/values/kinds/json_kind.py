@@ -8,6 +8,7 @@ from typing import Any
 from cotune.errors import InputError
 from cotune.task.values.json_value import NO_JSON, json_in, json_text, parse_json, same_json
 from cotune.task.values.kinds.base import Bounds, CellReader, Constraint, OutputKind, cut
+from cotune.task.values.number_style import NumberStyle
 from cotune.task.values.schema import Validator, infer_schema
 from cotune.task.values.schema_order import in_schema_order
 from cotune.task.values.schema_words import described_fields
@@ -35,7 +36,9 @@ class JsonKind(OutputKind):
             return "every output is a JSON object or list"
         return ""
 
-    def cell_reader(self, *, labels: Sequence[str] = (), schema: Mapping[str, Any] | None = None) -> CellReader:
+    def cell_reader(
+        self, *, labels: Sequence[str] = (), schema: Mapping[str, Any] | None = None, style: NumberStyle | None = None
+    ) -> CellReader:
         """Reads JSON texts that fit the schema."""
         check = Validator(schema) if schema is not None else None
         return lambda cell, where: _json(cell, where, check)

@@ -10,6 +10,7 @@ from typing import Any
 from cotune.errors import InputError
 from cotune.task.values.kinds.base import Bounds, CellReader, Constraint, OutputKind, cut
 from cotune.task.values.number import equal_numbers, number_in, number_text, parse_number
+from cotune.task.values.number_style import NumberStyle, number_style
 
 _NUMBERS_FROM = 20
 """Numbers that differ from which they are not taken for labels such as stars from 1 to 5."""
@@ -27,7 +28,8 @@ class NumberKind(OutputKind):
     def recognise(self, cells: Sequence[str]) -> str:
         """Numbers of which more than twenty differ and that are no numbering from 0 or 1."""
         different = len({cell.strip() for cell in cells})
-        numbers = [parse_number(cell) for cell in cells]
+        style = number_style(cells)
+        numbers = [parse_number(cell) if style is None else style.read(cell) for cell in cells]
         if different <= _NUMBERS_FROM or any(number is None for number in numbers):
             return ""
         values = {number for number in numbers if number is not None}
@@ -35,9 +37,11 @@ class NumberKind(OutputKind):
         numbering = whole and min(values) in (0, 1) and len(values) == max(values) - min(values) + 1
         return "" if numbering else f"every output is a number, and {different:,} differ"
 
-    def cell_reader(self, *, labels: Sequence[str] = (), schema: Mapping[str, Any] | None = None) -> CellReader:
-        """Reads cells that are a number and nothing else."""
-        return _number
+    def cell_reader(
+        self, *, labels: Sequence[str] = (), schema: Mapping[str, Any] | None = None, style: NumberStyle | None = None
+    ) -> CellReader:
+        """Reads cells that are a number, plain or in a style that all have."""
+        return lambda cell, where: _number(cell, where, style)
 
     def schema_of(self, outputs: Sequence[str], given: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """Whether all are whole."""
@@ -79,12 +83,13 @@ class NumberKind(OutputKind):
         return "Shorten the numbers, or set output.type to text."
 
 
-def _number(cell: str, where: str) -> str:
-    number = parse_number(cell)
+def _number(cell: str, where: str, style: NumberStyle | None) -> str:
+    number = parse_number(cell) if style is None else style.read(cell)
     if number is None:
         raise InputError(
-            f"{cut(cell.strip())!r} is no number",
+            f"{cut(cell.strip())!r} is not a number" + ("" if style is None else ", written as the other cells are"),
             where=where,
-            mend="Write it like -1234.5, without unit, sign of currency or decimal comma; or set output.type to text.",
+            mend="Write it like -1234.5; a unit or decimal commas are read where all cells have them alike. Or set output.type "
+            "to text.",
         )
     return number_text(number)

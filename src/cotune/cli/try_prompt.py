@@ -1,4 +1,4 @@
-"""What ``cotune try`` does in a terminal: each comparison is printed as it is known, and prompts follow one another."""
+"""``cotune try``: set a prompt against a run's winner, and print each comparison as it is known."""
 
 from __future__ import annotations
 
@@ -7,20 +7,63 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cotune.errors import InputError
-from cotune.files import read_text
+from cotune.cli.program import Base, Json, app
+from cotune.errors import InputError, no_run
+from cotune.files import read_standard_input, read_text
 from cotune.garbage import collection_paused
 
 if TYPE_CHECKING:
     from cotune.cycle.compare import Tryout, Tryouts
     from cotune.cycle.permissions import Permissions
 
-
 _LOOK_SECONDS = 0.2
+
+
+@app.command(
+    "try",
+    epilog="Examples:\n\n  cotune try runs/mine --prompt mine.txt\n\n  cotune try runs/mine --prompt mine.txt --watch\n\n"
+    "  cotune try runs/mine",
+)
+def try_(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    prompt: Annotated[Path | None, typer.Option(help="File with your prompt; - reads it from standard input.")] = None,
+    text: Annotated[str | None, typer.Option(help="The prompt itself.")] = None,
+    rows: Annotated[int, typer.Option(min=0, help="Flipped rows to show.")] = 8,
+    watch: Annotated[bool, typer.Option("--watch", help="Try the file again whenever it is saved; Ctrl-C ends.")] = False,
+    metric: Annotated[str | None, typer.Option(help="FILE.py:FUNCTION that the run names and may execute.")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="URL that the run may send rows to, where it is not on this machine.")
+    ] = None,
+    key_env: Annotated[str | None, typer.Option(help="Environment variable that holds the endpoint's key.")] = None,
+    judge_endpoint: Annotated[str | None, typer.Option(help="URL that rows and answers may be sent to for grades.")] = None,
+    judge_key_env: Annotated[str | None, typer.Option(help="Environment variable that holds the judge's key.")] = None,
+    base: Base = None,
+    as_json: Json = False,
+) -> None:
+    """Set your own prompt against the winner on dev: difference, interval, flipped rows.
+
+    Without --prompt and --text a terminal takes one prompt after another, and the model stays loaded from one to the next.
+    """
+    if not (run / "config.json").is_file():
+        raise no_run(run)
+    from cotune.cycle.permissions import Permissions
+
+    allowed = Permissions(metric, endpoint, key_env, judge_endpoint, judge_key_env, base)
+    if watch:
+        if text is not None or prompt is None or str(prompt) == "-":
+            raise InputError("--watch needs a file to look at", where="--watch", mend="Name it: --prompt FILE.")
+        try_saved(run, allowed, prompt, rows=rows, as_json=as_json)
+        return
+    if text is None and prompt is None and sys.stdin.isatty():
+        try_typed(run, allowed, rows=rows, as_json=as_json)
+        return
+    if text is None:
+        text = read_standard_input() if prompt is None or str(prompt) == "-" else read_text(prompt, "the prompt file")
+    try_one(open_run(run, allowed), text, where=str(prompt or "--text"), rows=rows, as_json=as_json)
 
 
 def open_run(run: Path, permissions: Permissions) -> Tryouts:

@@ -1,0 +1,105 @@
+"""Answers to the rows of a file, as columns beside the file's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cotune.bundle.predictor import Predictor
+from cotune.bundle.rows import checked_row
+from cotune.errors import RowError
+from cotune.task.reading.sheet import Sheet, free_name
+
+
+@dataclass(frozen=True)
+class SheetAnswers:
+    """What was answered to the rows of a file.
+
+    Attributes:
+        added: new columns: ``answer``, ``probabilities`` or one column a label, ``truncated`` and ``error`` where a row has
+            one; a name that the file has already gets a number.
+        answered: rows with an answer.
+        truncated: rows among them whose text lost its end.
+        errors: why the others have none, each with its place.
+    """
+
+    added: dict[str, list[Any]]
+    answered: int
+    truncated: int
+    errors: tuple[RowError, ...]
+
+
+Checked = list[dict[str, str] | RowError]
+
+
+def check_sheet(sheet: Sheet, input_fields: Sequence[str]) -> Checked:
+    """The input fields of each row, or why it cannot be answered; needs no model.
+
+    Raises:
+        InputError: a column is missing.
+    """
+    checked: Checked = []
+    for index, row in enumerate(sheet.rows):
+        try:
+            # A JSON row may lack a key that others have; in a table every row has every column.
+            checked.append(checked_row(dict.fromkeys(sheet.columns) | dict(row), input_fields, sheet.where(index)))
+        except RowError as error:
+            checked.append(error)
+    return checked
+
+
+def answer_sheet(
+    predictor: Predictor,
+    sheet: Sheet,
+    checked: Checked,
+    *,
+    probabilities: bool = False,
+    nested: bool = False,
+    batch: int = 64,
+    progress: Callable[[int], None] = lambda done: None,
+) -> SheetAnswers:
+    """Answer the rows of a file that can be answered.
+
+    Args:
+        predictor: who answers.
+        sheet: the rows.
+        checked: of :func:`check_sheet`.
+        probabilities: whether to give each label's.
+        nested: whether a cell can hold an object: then probabilities are one column and JSON answers their values, else
+            probabilities are a column for each label and JSON answers their texts.
+        batch: rows that run at once.
+        progress: told how many rows are done, after each batch.
+
+    Raises:
+        RowError: no row can be answered; that of the first.
+    """
+    errors = tuple(one for one in checked if isinstance(one, RowError))
+    if len(errors) == len(checked):
+        raise errors[0]
+    asked = [(index, fields) for index, fields in enumerate(checked) if not isinstance(fields, RowError)]
+    size = len(checked)
+    answers: list[Any] = [None] * size
+    cut: list[Any] = [None] * size
+    shares: list[dict[str, float] | None] = [None] * size
+    for start in range(0, len(asked), batch):
+        part = asked[start : start + batch]
+        found = predictor.answers([fields for _, fields in part], probabilities=probabilities)
+        for (index, _), one in zip(part, found, strict=True):
+            answers[index] = predictor.output.told(one.answer) if nested else predictor.output.own(one.answer)
+            cut[index] = True if one.truncated else None
+            shares[index] = {label: round(share, 6) for label, share in one.probabilities.items()} if probabilities else None
+        progress(min(start + batch, len(asked)))
+    added: dict[str, list[Any]] = {"answer": answers}
+    if probabilities and nested:
+        added["probabilities"] = list(shares)
+    elif probabilities:
+        added |= {f"p({label})": [None if one is None else one.get(label) for one in shares] for label in predictor.labels}
+    truncated = sum(one is True for one in cut)
+    added |= {"truncated": cut} if truncated else {}
+    if errors:
+        added["error"] = [one.what if isinstance(one, RowError) else None for one in checked]
+    named: dict[str, list[Any]] = {}
+    for name, values in added.items():
+        named[free_name(name, (*sheet.columns, *named))] = values
+    return SheetAnswers(named, len(asked), truncated, errors)

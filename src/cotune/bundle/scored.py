@@ -1,0 +1,214 @@
+"""How good a bundle's answers to labelled rows are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cotune.bundle.manifest import Manifest
+from cotune.bundle.predictor import Predictor
+from cotune.errors import InputError
+from cotune.evaluate.by_field import FieldScores, field_scores
+from cotune.evaluate.by_label import LabelScores, confusions, label_scores
+from cotune.evaluate.score_interval import score_interval
+from cotune.evaluate.scoring import judged
+from cotune.evaluate.stats.intervals import Interval
+from cotune.task.answered import Answered
+from cotune.task.assemble import Source, examples_from
+from cotune.task.example import Example, groups_of
+from cotune.task.metrics.metric import Metric, metric_for
+from cotune.task.reading.field_names import with_fields
+from cotune.task.reading.table import Table
+from cotune.task.values.number_style import number_style
+from cotune.task.values.output import Output
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Answers to labelled rows, judged.
+
+    Attributes:
+        metric: its name.
+        score: by the metric.
+        interval: of the score, 95%.
+        n: rows.
+        skipped: further rows, without input or right answer.
+        right: rows that count as right.
+        majority: the commonest label and what answering it always scores; None where answers are written.
+        unknown: rows by right labels that the bundle does not know; they count as wrong.
+        labels: of label answers, label by label.
+        confusion: ``[labels, labels]`` rows by right label and answer, in the order of ``labels``; None where answers are
+            written.
+        fields: of JSON answers, field by field.
+        truncated: rows whose text lost its end.
+    """
+
+    metric: str
+    score: float
+    interval: Interval
+    n: int
+    skipped: int
+    right: int
+    majority: tuple[str, float] | None
+    unknown: dict[str, int]
+    labels: tuple[LabelScores, ...]
+    confusion: npt.NDArray[np.int64] | None
+    fields: tuple[FieldScores, ...]
+    truncated: int
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        confusion = None
+        if self.confusion is not None:
+            confusion = {"labels": [one.label for one in self.labels], "rows": self.confusion.tolist()}
+        return {
+            "metric": self.metric,
+            "score": round(self.score, 6),
+            "ci": [None if end is None else round(end, 6) for end in self.interval.as_list()],
+            "n": self.n,
+            "right": self.right,
+            "skipped": self.skipped,
+            "truncated": self.truncated,
+            "majority": None if self.majority is None else {"label": self.majority[0], "score": round(self.majority[1], 6)},
+            "unknown_labels": self.unknown,
+            "labels": [one.as_dict() for one in self.labels],
+            "confusion": confusion,
+            "fields": [one.as_dict() for one in self.fields],
+        }
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Rows to score a bundle on, checked; needs no model.
+
+    Attributes:
+        rows: with their right answers.
+        skipped: rows without input or right answer, which are left out.
+        metric: what a right answer is worth.
+    """
+
+    rows: tuple[Example, ...]
+    skipped: int
+    metric: Metric
+
+    @classmethod
+    def of(
+        cls, table: Table, manifest: Manifest, *, column: str | None = None, metric: str | None = None, group: str | None = None
+    ) -> LabelledRows:
+        """Read labelled rows as the bundle's own were read.
+
+        Args:
+            table: the rows.
+            manifest: of the bundle.
+            column: that of the right answers; None takes the one that the bundle was made with.
+            metric: its name; None takes the bundle's.
+            group: column whose equal values mark rows that depend on each other.
+
+        Raises:
+            InputError: a column is missing, a cell is none of the output's type, no row is left, or the metric does not fit.
+        """
+        judge = _metric(manifest, metric)
+        table = with_fields(table, {name: name for name in manifest.input_fields})
+        output = manifest.output
+        source = Source(
+            train=table,
+            dev=None,
+            test=None,
+            input_fields=manifest.input_fields,
+            output_field=column or manifest.output_field,
+            group=group,
+            type=output.type,
+            on_blank="skip",
+            asked_by="the bundle",
+        )
+        if output.type == "number":
+            cells = [cell for row in table.rows if (cell := row.get(source.output_field)) and cell.strip()]
+            source = replace(source, style=number_style(cells))
+        rows = examples_from(table, "row", source, output.type)
+        if not rows:
+            raise InputError(
+                "no row has both an input and a right answer",
+                where=table.source,
+                mend=f"Fill the columns {', '.join((*manifest.input_fields, source.output_field))}.",
+            )
+        canonical = tuple(Example(row.id, row.fields, output.canonical(row.output), row.group) for row in rows)
+        return cls(canonical, len(table) - len(rows), judge)
+
+
+def score_rows(
+    predictor: Predictor,
+    labelled: LabelledRows,
+    *,
+    batch: int = 64,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Scored:
+    """Answer labelled rows and judge the answers.
+
+    Args:
+        predictor: who answers.
+        labelled: the rows.
+        batch: rows that run at once.
+        seed: of the intervals' resampling.
+        progress: told how many rows are done, after each batch.
+
+    Raises:
+        DivergedError: a score is not a number.
+    """
+    rows, metric = labelled.rows, labelled.metric
+    answers: list[str] = []
+    truncated = 0
+    for start in range(0, len(rows), batch):
+        for one in predictor.answers([row.fields for row in rows[start : start + batch]]):
+            answers.append(one.answer)
+            truncated += one.truncated
+        progress(len(answers))
+    gold = [row.output for row in rows]
+    output = predictor.output
+    unknown: Counter[str] = Counter()
+    if not output.free:
+        unknown = Counter(label for label in gold if label not in set(output.labels))
+        output = Output("label", tuple(sorted({*output.labels, *unknown})), label_type=output.label_type)
+    answered = Answered(gold, answers, output, rows)
+    found = judged(answered, np.zeros(len(rows)), metric)
+    groups = groups_of(rows)
+    majority = None
+    if not output.free:
+        commonest = min(Counter(gold).items(), key=lambda item: (-item[1], item[0]))[0]
+        majority = (commonest, metric.score(Answered(gold, [commonest] * len(gold), output, rows)))
+    return Scored(
+        metric=metric.name,
+        score=found.score,
+        interval=score_interval(found, gold, metric, output, seed=seed, groups=groups),
+        n=len(rows),
+        skipped=labelled.skipped,
+        right=int(found.correct.sum()),
+        majority=majority,
+        unknown=dict(sorted(unknown.items())),
+        labels=() if output.free else tuple(label_scores(answered, seed=seed, groups=groups)),
+        confusion=None if output.free else confusions(answered),
+        fields=tuple(field_scores(answered, seed=seed, groups=groups)) if output.type == "json" else (),
+        truncated=truncated,
+    )
+
+
+def _metric(manifest: Manifest, name: str | None) -> Metric:
+    if name is None and manifest.named_metric is None:
+        raise InputError(
+            f"the bundle was chosen by {manifest.metric}, a function of yours, and holds no copy of it",
+            where="--metric",
+            mend="Name its file, --metric FILE.py:FUNCTION, or another metric.",
+        )
+    metric = metric_for(name or manifest.named_metric, manifest.output, "--metric")
+    if metric.graded or not metric.needs_answers:
+        raise InputError(
+            f"the metric {metric.name!r} needs more than answers",
+            where="--metric",
+            mend="Name one that looks at answers, such as --metric accuracy.",
+        )
+    return metric

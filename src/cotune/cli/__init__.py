@@ -1,0 +1,22 @@
+"""The command line, one file a command: parses, calls, prints. Everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+from cotune.cli import (  # noqa: F401
+    compare,
+    doctor,
+    embed,
+    evaluate,
+    export,
+    list_runs,
+    predict,
+    report,
+    run,
+    serve,
+    try_prompt,
+    view,
+)
+from cotune.cli.entry import main
+from cotune.cli.program import app
+
+__all__ = ["app", "main"]

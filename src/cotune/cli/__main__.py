@@ -1,0 +1,7 @@
+"""``python -m cotune.cli``."""
+
+from __future__ import annotations
+
+from cotune.cli.entry import main
+
+main()

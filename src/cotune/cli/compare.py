@@ -1,0 +1,36 @@
+"""``cotune compare``: two runs on the same test rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cotune.cli.program import Json, app, tell
+
+
+@app.command(epilog="Examples:\n\n  cotune compare runs/before runs/after\n\n  cotune compare runs/before runs/after --json")
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another, tested on the same rows.")],
+    as_json: Json = False,
+) -> None:
+    """Compare what two runs ship, row by row on the test rows of both: difference, 95% interval, p-value."""
+    from cotune.cycle.side_by_side import compare_runs
+
+    found = compare_runs(first, second)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), ensure_ascii=False))
+        return
+    from cotune.evaluate.attribution import told_points, told_uncertainty
+
+    tell(f"{found.metric.replace('_', ' ')} on the same {found.n:,} test rows: {first} {found.scores[0]:.3f}, "
+         f"{second} {found.scores[1]:.3f}")  # fmt: skip
+    verb = "gains" if found.gain.value >= 0 else "loses"
+    verdict = "" if found.gain.significant() else ": no significant difference"
+    tell(f"{second} {verb} {told_points(found.gain.value)} ({told_uncertainty(found.gain.ci, found.gain.p)}, paired){verdict}.")
+    tell(f"Right in the first alone: {found.only_first} rows; in the second alone: {found.only_second}.")
+    if found.remark:
+        tell(found.remark)

@@ -1,0 +1,68 @@
+"""``cotune embed``: turn texts into vectors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cotune.cli.program import Json, app
+
+
+@app.command(
+    epilog="Examples:\n\n  cotune embed --input texts.txt --out vectors.npy\n\n"
+    "  cotune embed --input rows.csv --column question --out vectors.parquet --standard whiten\n\n"
+    "  cotune embed --input queries.txt --out queries.npy --fit-on documents.txt"
+)
+def embed(
+    input: Annotated[
+        Path,
+        typer.Option(
+            help="One text a line, JSONL, CSV, TSV or Parquet; - is standard input. A language model reads 1,200 characters "
+            "of each."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Vectors as .npy, .parquet or .jsonl, in the order of the texts.")],
+    model: Annotated[
+        str,
+        typer.Option(help="smollm2-135m (bundled), a folder, a hub id, sentence-transformers:FOLDER or model2vec:FOLDER."),
+    ] = "smollm2-135m",
+    column: Annotated[
+        str | None, typer.Option(help="Column or key that holds the text. (default: text, or the only column)")
+    ] = None,
+    pooling: Annotated[str | None, typer.Option(help="prompt_eol, echo, weighted_mean, mean, last or static.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Output of this many layers; negative counts from the last.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames that are averaged, for prompt_eol.")] = None,
+    standard: Annotated[
+        str | None,
+        typer.Option(
+            help="none, centre, half_whiten or whiten (default: half_whiten from 300 different texts on, else centre; none "
+            "for one text and for encoders)."
+        ),
+    ] = None,
+    fit_on: Annotated[
+        Path | None,
+        typer.Option(help="Texts that the standard is fitted on instead: vectors of files fitted on the same can be compared."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn texts into vectors with the model itself; what was embedded before comes from the cache."""
+    from cotune.embed.command import embed_file
+
+    found = embed_file(
+        input,
+        out,
+        model=model,
+        column=column,
+        settings={"pooling": pooling, "layer": layer, "frames": frames},
+        standard=standard,
+        fit_on=fit_on,
+    )
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        typer.echo(f"{found['texts']} texts, {found['width']} numbers each, {found['from_cache']} from the cache: {out}")
+        if found["cut"]:
+            typer.echo(f"Of {found['cut']} only the first {found['max_chars']} characters were read.", err=True)

@@ -1,0 +1,147 @@
+"""``cotune evaluate``: how good a bundle is on labelled rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cotune.cli.program import Base, Endpoint, Json, KeyEnv, Patience, app, counting
+from cotune.garbage import collection_paused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from cotune.bundle.scored import Scored
+    from cotune.evaluate.by_field import FieldScores
+    from cotune.evaluate.by_label import LabelScores
+    from cotune.evaluate.shares import Share
+
+_MATRIX_LABELS = 10
+_CONFUSIONS = 12
+
+
+@app.command(
+    epilog="Examples:\n\n  cotune evaluate runs/mine/best labelled.csv\n\n"
+    "  cotune evaluate runs/mine/best labelled.csv --metric macro_f1 --json"
+)
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, such as runs/mine/best.")],
+    rows: Annotated[str, typer.Argument(help="Labelled rows: CSV, TSV, JSONL, Parquet, hf://owner/name[:split].")],
+    output: Annotated[
+        str | None, typer.Option(help="Column of the right answers. (default: as the bundle's rows had it)")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="Such as macro_f1 or FILE.py:FUNCTION. (default: the bundle's)")] = None,
+    group: Annotated[str | None, typer.Option(help="Column whose equal values mark rows that depend on each other.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Rows that are answered together.")] = 64,
+    base: Base = None,
+    key_env: KeyEnv = None,
+    endpoint: Endpoint = None,
+    patience: Patience = 600.0,
+    as_json: Json = False,
+) -> None:
+    """Score a bundle on labelled rows that its run has not seen: score, interval, and for labels what is confused with what."""
+    with collection_paused():
+        from cotune.bundle import load
+        from cotune.bundle.manifest import read_manifest
+        from cotune.bundle.scored import LabelledRows, score_rows
+        from cotune.task.reading.read import read_table
+
+    labelled = LabelledRows.of(read_table(rows), read_manifest(bundle), column=output, metric=metric, group=group)
+    predictor = load(bundle, base=base, key_env=key_env, endpoint=endpoint, patience=patience)
+    scored = score_rows(predictor, labelled, batch=batch, progress=counting(len(labelled.rows)))
+    if as_json:
+        typer.echo(json.dumps({"bundle": str(bundle), "rows": rows, **scored.to_json()}, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for part in _shown(scored, rows, console.width):
+        console.print(part)
+
+
+def _shown(scored: Scored, source: str, width: int) -> Iterator[Any]:
+    from rich.text import Text
+
+    from cotune.report.terminal.plain import harmless, one_line
+
+    yield Text(
+        f"{scored.metric.replace('_', ' ')} {_with_interval(scored.score, scored.interval.low, scored.interval.high)} "
+        f"on {scored.n:,} rows of {one_line(source, 80)}, {scored.right:,} of them right"
+    )
+    if scored.majority is not None:
+        yield Text(f"always {one_line(scored.majority[0], 40)!r}, the commonest label here: {scored.majority[1]:.3f}")
+    if scored.skipped:
+        yield Text(f"{scored.skipped:,} rows without input or right answer were left out.")
+    if scored.unknown:
+        told = ", ".join(f"{label!r} ({count})" for label, count in list(scored.unknown.items())[:8])
+        yield Text(harmless(f"Labels that the bundle does not know, whose rows count as wrong: {told}."))
+    if scored.truncated:
+        yield Text(f"Of {scored.truncated:,} rows the text was too long and lost its end.")
+    if scored.labels:
+        yield Text("")
+        yield _table("label", [(one.label, one) for one in scored.labels], width)
+        yield Text("")
+        yield from _confusion(scored, width)
+    if scored.fields:
+        yield Text("")
+        yield _table("field", [(one.field, one) for one in scored.fields], width)
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    return f"{value:.3f} (95% interval {low:.3f} to {high:.3f})"
+
+
+def _table(what: str, rows: Sequence[tuple[str, LabelScores | FieldScores]], width: int) -> Any:
+    from rich.text import Text
+
+    from cotune.report.terminal.layout import table_of
+    from cotune.report.terminal.plain import one_line
+
+    table = table_of([what, "rows>", "given>", "precision", "recall", "F1"], width)
+    for name, one in rows:
+        shares = (_share(share) for share in (one.precision, one.recall, one.f1))
+        table.add_row(Text(one_line(name, 40)), str(one.right), str(one.given), *shares)
+    return table
+
+
+def _share(share: Share | None) -> str:
+    if share is None:
+        return "-"
+    # The longer form would not leave room for labels on 80 columns.
+    return f"{share.value:.2f} ({share.interval.low:.2f}-{share.interval.high:.2f})"
+
+
+def _confusion(scored: Scored, width: int) -> Iterator[Any]:
+    """A matrix where it has room, else the most frequent confusions."""
+    from rich.text import Text
+
+    from cotune.report.terminal.layout import table_of
+    from cotune.report.terminal.plain import one_line
+
+    assert scored.confusion is not None
+    names = [one_line(one.label, 14) for one in scored.labels]
+    room = max(map(len, names)) + sum(max(3, len(name)) + 2 for name in names) + 2
+    if len(names) <= _MATRIX_LABELS and room <= width:
+        yield Text("Right label (rows) and answer (columns):")
+        table = table_of(["", *(f"{name}>" for name in names)], width)
+        for name, counts in zip(names, scored.confusion, strict=True):
+            table.add_row(Text(name), *(str(count) if count else "·" for count in counts))
+        yield table
+        return
+    pairs = [
+        (int(count), scored.labels[i].label, scored.labels[j].label)
+        for (i, j), count in _cells(scored.confusion)
+        if i != j and count
+    ]
+    yield Text("Most frequent confusions:" if pairs else "No confusions.")
+    for count, right, answer in sorted(pairs, key=lambda one: (-one[0], one[1:]))[:_CONFUSIONS]:
+        yield Text(f"  {count} rows of {one_line(right, 40)!r} were answered {one_line(answer, 40)!r}")
+
+
+def _cells(confusion: Any) -> Iterator[tuple[tuple[int, int], int]]:
+    for i, counts in enumerate(confusion.tolist()):
+        for j, count in enumerate(counts):
+            yield (i, j), count

@@ -1,0 +1,47 @@
+"""``cotune export``: write a bundle for other programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cotune.cli.program import Base, Json, app
+
+
+@app.command(
+    epilog="Examples:\n\n  cotune export runs/mine/best --to merged --out mine-merged\n\n"
+    "  cotune export runs/mine/best --to transformers --out mine-classifier\n\n"
+    "  cotune export runs/mine/best --to gguf --out mine-gguf"
+)
+def export(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, such as runs/mine/best.")],
+    out: Annotated[Path, typer.Option(help="A folder that is not there yet.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="transformers (a classifier, of bundles that answer by a probe), peft (base model and adapter), merged (one "
+            "model), gguf or gguf-merged (the same for llama.cpp)."
+        ),
+    ] = "merged",
+    base: Base = None,
+    as_json: Json = False,
+) -> None:
+    """Write a bundle for other programs (transformers, PEFT, vLLM, llama.cpp, Ollama), with the base model it was tuned on."""
+    from cotune.bundle.export.command import export_bundle
+    from cotune.probe.readout import PROBE
+
+    written = export_bundle(bundle, out, to, base=base)  # type: ignore[arg-type]
+    probe = PROBE if (written / PROBE).is_file() else None
+    if as_json:
+        typer.echo(json.dumps({"out": str(written), "to": to, "probe": probe}))
+        return
+    if probe and to != "transformers":
+        typer.echo(
+            f"The bundle answers by a probe ({probe}) on the model's hidden state. Programs that only generate have no place "
+            "for it; README.md has the lines that read it.",
+            err=True,
+        )
+    typer.echo(f"Written: {written}. Its README.md says how to run it.")

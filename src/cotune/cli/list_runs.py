@@ -1,0 +1,50 @@
+"""``cotune list``: the runs in a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cotune.cli.program import Json, app
+
+
+@app.command("list", epilog="Examples:\n\n  cotune list\n\n  cotune list runs/sweep --json")
+def list_(
+    folder: Annotated[Path, typer.Argument(help="Folder with runs in it.")] = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """List the runs in a folder: task, model, score with its interval, test rows, time, state."""
+    from cotune.cycle.folders import list_runs
+
+    found = list_runs(folder)
+    if as_json:
+        typer.echo(json.dumps([run.to_json() for run in found], ensure_ascii=False))
+        return
+    if not found:
+        typer.echo(f"No runs in {folder}.")
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    from cotune.report.terminal.layout import table_of
+    from cotune.report.terminal.plain import clock, decimal, one_line
+
+    console = Console(highlight=False)
+    table = table_of(["run", "task", "model", "score>", "95% interval", "rows>", "time>", "state"], console.width)
+    for run in found:
+        table.add_row(
+            Text(one_line(run.folder, 60)),
+            Text(one_line(run.task, 24)),
+            Text(one_line(run.model, 24)),
+            decimal(run.score),
+            "-" if run.ci is None else f"{run.ci[0]:.3f} to {run.ci[1]:.3f}",
+            "-" if run.n is None else str(run.n),
+            "-" if run.seconds is None else clock(run.seconds),
+            run.state,
+        )
+    console.print(table)
+    if len({run.metric for run in found if run.metric}) > 1:
+        typer.echo("The scores are not all of one metric; --json names each run's.")

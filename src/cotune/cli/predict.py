@@ -1,0 +1,171 @@
+"""``cotune predict``: answer new rows with a bundle."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cotune.cli.program import Base, Endpoint, Json, KeyEnv, Patience, app, counting, tell
+from cotune.errors import InputError
+from cotune.garbage import collection_paused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cotune.bundle import Predictor
+
+
+@app.command(
+    epilog='Examples:\n\n  cotune predict runs/mine/best --input "How tall is K2?"\n\n'
+    "  cotune predict runs/mine/best rows.csv --out answers.csv\n\n  cotune predict runs/mine/best < rows.jsonl > answers.jsonl"
+)
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, such as runs/mine/best.")],
+    rows: Annotated[
+        Path | None, typer.Argument(help="File of rows: CSV, TSV, Parquet or JSONL; without it, JSONL from standard input.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File of the rows with their answers; its ending says the format. (default: the screen)")
+    ] = None,
+    input: Annotated[str | None, typer.Option(help="One text to answer, instead of rows.")] = None,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Add each label's probability.")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Rows that are answered together.")] = 64,
+    base: Base = None,
+    key_env: KeyEnv = None,
+    endpoint: Endpoint = None,
+    patience: Patience = 600.0,
+    as_json: Json = False,
+) -> None:
+    """Answer new rows with a bundle."""
+
+    def load() -> Predictor:
+        with collection_paused():
+            from cotune.bundle import load as load_bundle
+
+            return load_bundle(bundle, base=base, key_env=key_env, endpoint=endpoint, patience=patience, once=input is not None)
+
+    if input is not None:
+        if rows is not None or out is not None:
+            raise InputError("--input answers one text, and a file is named too", where="--input", mend="Give one of the two.")
+        _check_no_file(input, bundle)
+        _answer_text(load(), input, probabilities=probabilities, as_json=as_json)
+        return
+    if rows is not None and str(rows) != "-":
+        _answer_file(load, bundle, rows, out, probabilities=probabilities, batch=batch, as_json=as_json)
+        return
+    if out is not None:
+        raise InputError(
+            "--out goes with a file of rows", where="--out", mend="Name the file, or send the answers to it with > FILE."
+        )
+    if sys.stdin.isatty():
+        raise InputError(
+            "there are no rows to answer",
+            where="standard input",
+            mend="Give --input TEXT, name a file of rows, or pipe JSONL in.",
+        )
+    predictor = load()
+    from cotune.bundle import predict_stream
+
+    count = predict_stream(predictor, sys.stdin, sys.stdout.write, batch=batch, probabilities=probabilities)
+    if count.errors:
+        typer.echo(f"{_rows(count.errors)} could not be answered; each says why under error.", err=True)
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
+
+
+def _check_no_file(text: str, bundle: Path) -> None:
+    """Tell whoever gives a file's name for a text.
+
+    Raises:
+        InputError: it is the name of a file of rows.
+    """
+    from cotune.task.reading.sheet import SUFFIXES
+
+    try:
+        is_file = Path(text).is_file()
+    except (OSError, ValueError):
+        return
+    if not is_file:
+        return
+    if Path(text).suffix.lower() in (*SUFFIXES, ".json"):
+        raise InputError(
+            f"--input takes a text to answer, and {text!r} is a file",
+            where="--input",
+            mend=f"To answer its rows: cotune predict {bundle} {text} --out answers.csv",
+        )
+    tell(f"{text!r} is also the name of a file; its name is answered, not what it holds.", err=True)
+
+
+def _answer_text(predictor: Predictor, text: str, *, probabilities: bool, as_json: bool) -> None:
+    # Of the texts, which is what a terminal shows; JSON has every label in its own type.
+    from cotune.bundle.rows import checked_row
+
+    found = next(iter(predictor.answers([checked_row(text, predictor.input_fields, "row 1")], probabilities=True)))
+    if as_json or probabilities:
+        answer = {"answer": predictor.output.told(found.answer), "probabilities": found.probabilities}
+        typer.echo(json.dumps(answer, ensure_ascii=False))
+    else:
+        tell(found.answer)
+    if found.truncated:
+        typer.echo("The text was too long and lost its end.", err=True)
+
+
+def _answer_file(
+    load: Callable[[], Predictor],
+    bundle: Path,
+    rows: Path,
+    out: Path | None,
+    *,
+    probabilities: bool,
+    batch: int,
+    as_json: bool,
+) -> None:
+    """Answer the rows of a file, into a file or to the screen; what is wrong with either is found before a model is loaded."""
+    from cotune.bundle.answer_sheet import answer_sheet, check_sheet
+    from cotune.bundle.manifest import read_manifest
+    from cotune.task.reading.sheet import JSON_LINES, check_suffix, read_sheet, sheet_text, write_sheet
+
+    if out is not None:
+        check_suffix(out)
+    sheet = read_sheet(rows)
+    checked = check_sheet(sheet, read_manifest(bundle).input_fields)
+    kind = (rows if out is None else out).suffix.lower()
+    if out is None and kind in (".parquet", ".pq", ".json"):
+        # To a screen rows go one by one.
+        kind = ".jsonl"
+    found = answer_sheet(
+        load(),
+        sheet,
+        checked,
+        probabilities=probabilities,
+        nested=kind in JSON_LINES,
+        batch=batch,
+        progress=counting(sum(isinstance(one, dict) for one in checked)),
+    )
+    if out is None:
+        sys.stdout.write(sheet_text(sheet, found.added, kind))
+    else:
+        write_sheet(sheet, found.added, out)
+    told: dict[str, Any] = {
+        "out": None if out is None else str(out),
+        "rows": len(checked),
+        "answered": found.answered,
+        "truncated": found.truncated,
+        "errors": [{"where": error.where, "error": error.what} for error in found.errors],
+    }
+    if as_json and out is not None:
+        typer.echo(json.dumps(told, ensure_ascii=False))
+        return
+    note = f"{_rows(found.answered)} answered" + ("" if out is None else f": {out}")
+    tell(note, err=out is None)
+    if found.truncated:
+        tell(f"Of {_rows(found.truncated)} the text was too long and lost its end.", err=True)
+    if found.errors:
+        first = found.errors[0]
+        tell(f"{_rows(len(found.errors))} could not be answered; the first: {first.where}: {first.what}.", err=True)

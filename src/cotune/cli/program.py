@@ -1,0 +1,78 @@
+"""The program that the commands belong to, and what they share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+_ORDER = ("run", "predict", "evaluate", "try", "report", "view", "list", "compare", "serve", "embed", "export", "doctor")
+
+
+class _InOrder(TyperGroup):
+    """Lists commands in the order in which they are needed, not that of their files' names."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(self.commands, key=_ORDER.index)
+
+
+app = typer.Typer(
+    name="cotune",
+    cls=_InOrder,
+    help="Tune a prompt and a model together, and learn what each of the two gained.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from cotune import __version__
+
+        typer.echo(f"cotune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def tell(text: object, *, err: bool = False) -> None:
+    """Print words in which names, labels and paths from outside can do nothing to a terminal."""
+    from cotune.report.terminal.plain import harmless
+
+    typer.echo(harmless(text), err=err)
+
+
+def counting(size: int) -> Callable[[int], None]:
+    """Counts rows on standard error, in place, where that is a terminal."""
+    shown = sys.stderr.isatty()
+
+    def told(done: int) -> None:
+        if shown:
+            sys.stderr.write(f"\r{done:,} of {size:,} rows" + ("\n" if done >= size else ""))
+            sys.stderr.flush()
+
+    return told
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+Base = Annotated[Path | None, typer.Option(help="Folder of the base model if it moved; hub downloads it.")]
+
+KeyEnv = Annotated[str | None, typer.Option(help="Environment variable that holds the endpoint's key.")]
+
+Endpoint = Annotated[str | None, typer.Option(help="URL that the bundle may send rows to, where it is not on this machine.")]
+
+Patience = Annotated[float, typer.Option(min=0.1, help="Seconds that a question to an endpoint may take.")]

@@ -1,0 +1,37 @@
+"""``cotune report``: write a run's page and print its verdict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cotune.cli.program import Json, app
+from cotune.errors import no_run
+
+
+@app.command(epilog="Example:\n\n  cotune report runs/mine")
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
+    as_json: Json = False,
+) -> None:
+    """Write report.html, one page that needs no network, and print the verdict again."""
+    if not (run / "journal.jsonl").is_file():
+        raise no_run(run)
+    from cotune.cycle.kept import read_summary
+    from cotune.report.html import write_report
+
+    page = write_report(run)
+    found = read_summary(run)
+    if as_json:
+        typer.echo(json.dumps({"report": str(page), "summary": found}, ensure_ascii=False))
+        return
+    if found is not None:
+        from rich.console import Console
+
+        from cotune.report import print_verdict
+
+        print_verdict({**found, "out": str(run)}, Console(highlight=False))
+    typer.echo(f"Report: {page}")

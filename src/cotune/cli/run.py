@@ -1,0 +1,136 @@
+"""``cotune run``: tune prompt and model for a task."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cotune.cli.program import Json, app, tell
+from cotune.cli.terminal import interrupts_unseen
+from cotune.errors import InputError, no_run
+
+
+@app.command(
+    epilog="Examples:\n\n  cotune run task.yaml --budget 10m --out runs/mine\n\n"
+    "  cotune run tickets.csv --input text --output label\n\n  cotune run task.yaml tune.rank=8 limit.train=500\n\n"
+    "  cotune run new.csv --from runs/mine/best --replay old.csv"
+)
+def run(
+    task: Annotated[str, typer.Argument(help="A task.yaml, or rows: CSV, TSV, JSONL, Parquet, hf://owner/name[:split].")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings such as tune.rank=8.")] = None,
+    input: Annotated[list[str] | None, typer.Option(help="Input column; may be given several times.")] = None,
+    output: Annotated[str | None, typer.Option(help="Label column.")] = None,
+    budget: Annotated[str | None, typer.Option(help="90s, 10m, 1h, tokens: 300ktok, 2Mtok, or money: 2usd.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; the same one goes on where it stopped.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
+    model: Annotated[str | None, typer.Option(help="smollm2-135m (bundled), a folder, a hub id, or openai:NAME.")] = None,
+    prompt: Annotated[list[Path] | None, typer.Option(help="File with a prompt of yours, a candidate in the race.")] = None,
+    start: Annotated[Path | None, typer.Option("--from", help="Bundle of an earlier run to go on from with new rows.")] = None,
+    replay: Annotated[
+        str | None, typer.Option(help="Rows of that run to learn from again, so that they are not forgotten.")
+    ] = None,
+    finish: Annotated[bool, typer.Option("--finish", help="End the run's search now and go to the test.")] = False,
+    cut_journal: Annotated[
+        bool, typer.Option("--cut-journal", help="Cut a damaged journal before the damage, keep a copy, and go on.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print score and path only.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Tune prompt and model until the budget is spent; writes a bundle, a journal and a report."""
+    from cotune.config import config_from_data, load_config
+
+    given = list(overrides or [])
+    named = (("budget", budget), ("model", model), ("start", start), ("data.replay", replay))
+    given += [f"{name}={value}" for name, value in named if value is not None]
+    given += [f"seed={seed}"] if seed is not None else []
+    if Path(task).suffix.lower() in (".yaml", ".yml"):
+        if input or output:
+            raise InputError("--input and --output are for bare data files", where=task, mend="Set data.input there.")
+        config = load_config(Path(task), given)
+    else:
+        if start is None and not (input and output):
+            raise _columns_unsaid(task)
+        config = config_from_data(task, input=input or None, output=output, overrides=given)
+    from cotune.files import read_text, slug
+
+    folder = out or Path("runs") / slug(config.name)
+    if not (finish or cut_journal):
+        from cotune.cycle.next_folder import folder_for
+
+        folder, told = folder_for(config, folder)
+        if told:
+            tell(told, err=True)
+    texts = [read_text(path, "the prompt file") for path in prompt or []]
+    from cotune.report import make_view
+
+    view = None
+    try:
+        # What is imported here takes seconds, in which an interrupt must find no terminal that is drawn on.
+        if sys.stdout.isatty() and not (as_json or quiet):
+            typer.echo("Loading the model ...")
+        from cotune.cycle.folder import cut_damaged
+        from cotune.cycle.run import run as run_cycle
+
+        if cut_journal and (copy := cut_damaged(folder)) is not None:
+            typer.echo(f"The journal was damaged and is cut before the damage; the whole file is kept as {copy}.", err=True)
+        view = make_view(json=as_json, quiet=quiet, stream=sys.stdout, is_terminal=sys.stdout.isatty())
+        if finish and _told_to_finish(folder):
+            return
+        with interrupts_unseen():
+            result = run_cycle(config, folder, prompts=texts, view=view)
+            view.close()
+    except KeyboardInterrupt:
+        if view is not None:
+            view.close()
+        kept = (folder / "journal.jsonl").is_file()
+        done = f"Progress is saved in {folder}; run the same command to continue." if kept else "Nothing was done yet."
+        typer.echo(f"\nStopped. {done}", err=True)
+        raise typer.Exit(130) from None
+    finally:
+        if view is not None:
+            view.close()
+    if as_json:
+        typer.echo(json.dumps({"out": str(folder), **result.summary}, ensure_ascii=False))
+        return
+    if quiet:
+        from cotune.report import quiet_text
+
+        tell(quiet_text({**result.summary, "out": str(folder)}))
+        return
+    from rich.console import Console
+
+    from cotune.report import print_verdict
+
+    print_verdict({**result.summary, "out": str(folder)}, Console(highlight=False))
+
+
+def _columns_unsaid(source: str) -> InputError:
+    """The error for rows whose columns the user did not name; it says which there are."""
+    from cotune.task.reading.read import read_table
+
+    columns = read_table(source).columns
+    shown = ", ".join(map(repr, columns[:20])) + (" ..." if len(columns) > 20 else "")
+    return InputError(
+        "say which columns to use", where=source, mend=f"This file has {shown}: add --input COLUMN --output COLUMN."
+    )
+
+
+def _told_to_finish(folder: Path) -> bool:
+    """Ask a run to end its search; whether another process is at work on it, which then does the rest."""
+    from filelock import FileLock, Timeout
+
+    from cotune.cycle.finish import ask_to_finish
+
+    if not (folder / "journal.jsonl").is_file():
+        raise no_run(folder)
+    ask_to_finish(folder)
+    try:
+        with FileLock(folder / ".lock").acquire(timeout=0):
+            return False
+    except Timeout:
+        typer.echo(f"The run in {folder} finishes after its current step, then confirms and tests.")
+        return True

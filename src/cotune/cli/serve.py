@@ -1,0 +1,58 @@
+"""``cotune serve``: bundles behind an API."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cotune.cli.program import Base, Json, app
+
+
+@app.command(
+    epilog="Examples:\n\n  cotune serve runs/mine/best\n\n"
+    "  cotune serve runs/mine/best runs/other/best --host 0.0.0.0 --token-env MY_TOKEN"
+)
+def serve(
+    bundles: Annotated[list[Path], typer.Argument(help="Bundles' folders; those of one base model share it.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; any other address needs --token-env.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8000,
+    token_env: Annotated[str | None, typer.Option(help="Name of the environment variable that holds the token.")] = None,
+    queue: Annotated[int, typer.Option(min=1, help="Rows that may wait; more are refused with 429.")] = 1024,
+    batch: Annotated[int, typer.Option(min=1, help="Rows that run together.")] = 64,
+    max_body: Annotated[int, typer.Option(min=1024, help="Longest body of a request, in bytes.")] = 2**20,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    base: Base = None,
+    allowed_hosts: Annotated[
+        str | None,
+        typer.Option(help="Names that requests may be addressed to, with commas between: example.org,*.example.org,10.0.0.5."),
+    ] = None,
+    drain: Annotated[float, typer.Option(min=0, help="Seconds to answer what had arrived at the end; then 503.")] = 25.0,
+    as_json: Json = False,
+) -> None:
+    """Serve bundles as OpenAI's API and by their own fields; SIGTERM or Ctrl-C ends it once all are answered."""
+    from cotune.bundle.serve import ServeSettings
+    from cotune.bundle.serve import serve as serve_bundles
+
+    def ready(address: str, ids: list[str]) -> None:
+        if as_json:
+            typer.echo(json.dumps({"url": address, "models": ids}, ensure_ascii=False))
+        else:
+            from cotune.report.terminal.plain import one_line
+
+            shown = ", ".join(one_line(name, 200) for name in ids)
+            typer.echo(f"Serving {shown} at {address}  (API: {address}/docs, Ctrl-C ends it)")
+        sys.stdout.flush()
+
+    names = tuple(name.strip() for name in allowed_hosts.split(",")) if allowed_hosts is not None else ()
+    settings = ServeSettings(host, port, token_env, queue, batch, max_body, device, dtype, drain, names)
+    if not serve_bundles(bundles, settings, base=base, ready=ready):
+        # The model is still at a batch that nobody waits for; an interpreter that is taken down beneath it may crash.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

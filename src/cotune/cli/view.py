@@ -1,0 +1,34 @@
+"""``cotune view``: show a run's report in the browser."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cotune.cli.program import Json, app
+
+
+@app.command(epilog="Example:\n\n  cotune view runs/mine")
+def view(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 picks a free one.")] = 0,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Print the address alone, open no browser.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show a run's report in the browser, renewed while the run goes on; Ctrl-C ends it."""
+    from cotune.report.view import open_browser, view_run
+
+    def ready(address: str) -> None:
+        if as_json:
+            typer.echo(json.dumps({"url": address, "run": str(run)}, ensure_ascii=False))
+        else:
+            typer.echo(f"Report of {run}: {address}  (Ctrl-C ends it)")
+        sys.stdout.flush()
+        if sys.stdout.isatty() and not no_open and not as_json:
+            open_browser(address)
+
+    view_run(run, port=port, ready=ready)

@@ -1,0 +1,229 @@
+"""Runs by their folders: which there are, how far each is, and what the finished ones answered on the test."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cotune.errors import InputError, no_run
+
+JOURNAL, SUMMARY, CONFIG, TEST_ROWS, LOCK = "journal.jsonl", "summary.json", "config.json", "test_rows.json", ".lock"
+State = Literal["finished", "running", "stopped", "damaged"]
+_DEEPEST = 3
+_TAIL = 1 << 16
+"""Bytes from a journal's end in which its last whole line is looked for."""
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """A run in a list.
+
+    Attributes:
+        folder: where it lies.
+        task: its name.
+        model: as the user named it.
+        metric: what ``score`` is; empty before the end.
+        score: of what ships, on the test; None before the end.
+        ci: its 95% interval.
+        n: test rows.
+        seconds: active seconds so far.
+        budget: as the user gave it.
+        state: ``finished``; ``running`` while a process works there; ``stopped`` where the same command goes on; ``damaged``
+            where files cannot be read.
+    """
+
+    folder: str
+    task: str
+    model: str
+    metric: str
+    score: float | None
+    ci: tuple[float, float] | None
+    n: int | None
+    seconds: float | None
+    budget: str
+    state: State
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return asdict(self)
+
+
+def list_runs(folder: Path) -> list[ListedRun]:
+    """The runs in a folder and the folders in it, by name; the folder itself where it is a run's.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError("there is no such folder", where=str(folder), mend="Name the folder that holds runs, such as runs.")
+    return [_listed(found) for found in _run_folders(folder, _DEEPEST)]
+
+
+def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
+    if (folder / JOURNAL).is_file():
+        # What lies in a run is its own.
+        yield folder
+        return
+    inner: list[Path] = []
+    with suppress(OSError):
+        inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+    for path in inner if depth else ():
+        yield from _run_folders(path, depth - 1)
+
+
+def _listed(folder: Path) -> ListedRun:
+    stored, damaged = _object(folder / CONFIG)
+    config = _mapping(stored.get("config"))
+    last = _last_event(folder / JOURNAL)
+    summary: dict[str, Any] = {}
+    ended = last is not None and last.get("kind") == "done"
+    if ended:
+        summary, broken = _object(folder / SUMMARY)
+        damaged = damaged or broken
+    arm = _mapping(_mapping(summary.get("arms")).get(_mapping(summary.get("best")).get("arm") or ""))
+    score, low, high = (_number(value) for value in (arm.get("score"), *_pair(arm.get("ci"))))
+    state: State = "finished" if ended else "running" if _is_locked(folder) else "stopped"
+    if damaged or last is None or (ended and score is None):
+        state = "damaged" if state != "running" else state
+    n = _number(arm.get("n"))
+    return ListedRun(
+        folder=str(folder),
+        task=str(summary.get("task") or config.get("name") or ""),
+        model=_model(str(summary.get("model") or config.get("model") or "")),
+        metric=str(summary.get("metric") or ""),
+        score=score,
+        ci=None if low is None or high is None else (low, high),
+        n=None if n is None else int(n),
+        seconds=_number(_mapping(summary.get("cost")).get("wall_s")) if ended else _number((last or {}).get("active_s")),
+        budget=str(config.get("budget") or ""),
+        state=state,
+    )
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a finished run answered on the test.
+
+    Attributes:
+        folder: where it lies.
+        summary: what ``summary.json`` holds.
+        arm: name of the arm that ships.
+        inputs: of each test row, the texts of its input fields.
+        gold: the right answers.
+        answers: those of what ships.
+        values: what each is worth, as the run measured it; None of labels.
+        groups: group of each row; None where no row has one.
+    """
+
+    folder: Path
+    summary: Mapping[str, Any]
+    arm: str
+    inputs: tuple[tuple[str, ...], ...]
+    gold: tuple[str, ...]
+    answers: tuple[str, ...]
+    values: tuple[float, ...] | None
+    groups: tuple[str, ...] | None
+
+
+def read_finished(folder: Path) -> FinishedRun:
+    """Read what a finished run answered on the test.
+
+    Raises:
+        InputError: it is no run's folder, the run has not ended, or its files cannot be read.
+    """
+    if not (folder / JOURNAL).is_file() and not (folder / SUMMARY).is_file():
+        raise no_run(folder)
+    if not (folder / SUMMARY).is_file():
+        raise InputError(
+            "the run has not ended, and only a test that was opened can be compared",
+            where=str(folder),
+            mend="Run the same cotune run command again, or end it with --finish.",
+        )
+    try:
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        told = json.loads((folder / TEST_ROWS).read_text(encoding="utf-8"))
+        arm, labels, rows = str(summary["best"]["arm"]), told["labels"], told["rows"]
+        by_number = [row["gold"] for row in rows if isinstance(row["gold"], int)]
+
+        def name(answer: Any) -> str:
+            return str(labels[answer] if len(by_number) == len(rows) else answer)
+
+        groups = tuple(str(row.get("group") or f"row {i}") for i, row in enumerate(rows))
+        return FinishedRun(
+            folder=folder,
+            summary=summary,
+            arm=arm,
+            inputs=tuple(tuple(map(str, row["input"].values())) for row in rows),
+            gold=tuple(name(row["gold"]) for row in rows),
+            answers=tuple(name(row["answers"][arm]) for row in rows),
+            values=None if labels else tuple(float(row["values"][arm]) for row in rows),
+            groups=groups if any(row.get("group") for row in rows) else None,
+        )
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"the run's answers to its test cannot be read ({type(error).__name__}: {str(error)[:80]})",
+            where=str(folder / TEST_ROWS),
+            mend="Copy the run's folder again from where it was made.",
+        ) from error
+
+
+def _last_event(path: Path) -> dict[str, Any] | None:
+    """The last whole line of a journal, whose beginning need not be read for it."""
+    try:
+        with path.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            for reach in (_TAIL, size):
+                stream.seek(max(0, size - reach))
+                for line in reversed(stream.read().split(b"\n")):
+                    with suppress(ValueError, RecursionError):
+                        event = json.loads(line)
+                        if isinstance(event, dict):
+                            return event
+    except OSError:
+        return None
+    return None
+
+
+def _is_locked(folder: Path) -> bool:
+    from filelock import FileLock, Timeout
+
+    if not (folder / LOCK).is_file():
+        return False
+    try:
+        with FileLock(folder / LOCK).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False
+
+
+def _object(path: Path) -> tuple[dict[str, Any], bool]:
+    """A JSON object of a file, and whether it could not be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}, True
+    return (found, False) if isinstance(found, dict) else ({}, True)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _number(value: object) -> float | None:
+    return None if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
+
+
+def _pair(value: object) -> tuple[Any, Any]:
+    return (value[0], value[1]) if isinstance(value, list) and len(value) == 2 else (None, None)
+
+
+def _model(name: str) -> str:
+    """A folder's last part; any other name as it is."""
+    return Path(name).name if Path(name).is_absolute() else name

@@ -1,0 +1,58 @@
+"""Where a run goes whose folder holds the same run with a smaller budget: into a numbered folder beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cotune.config import RunConfig
+from cotune.cycle.budget.budget import parse_budget
+from cotune.cycle.kept import read_config
+
+_CONFIG, _SUMMARY = "config.json", "summary.json"
+_MOST = 1000
+
+
+def folder_for(config: RunConfig, folder: Path) -> tuple[Path, str]:
+    """The folder of a run, and what to tell where it is another than the one that was named.
+
+    A search is planned by its budget from its first race on, so a run cannot be given more of it later and be the run that it
+    would have been. Where the folder holds this run with a smaller budget, a folder with the next number takes it; one that
+    holds this very run already is gone on with.
+
+    Args:
+        config: of the run.
+        folder: the folder that was named.
+    """
+    before = _config(folder)
+    if before is None or not _is_smaller(before, config):
+        return folder, ""
+    name = folder.name or folder.absolute().name
+    ended = (folder / _SUMMARY).is_file()
+    for number in range(2, _MOST):
+        place = (folder if folder.name else folder.absolute()).with_name(f"{name}-{number}")
+        known = _config(place)
+        if place.exists() if known is None else known.differences(config):
+            continue
+        state = "holds a finished run" if ended else "holds a run that is planned"
+        goes = "goes on" if known is not None else "runs"
+        return place, (
+            f"{folder} {state} for {before.budget}, and a search is planned by its budget; this one, for {config.budget}, "
+            f"{goes} in {place}." + ("" if ended else f" With --budget {before.budget} the other goes on.")
+        )
+    return folder, ""
+
+
+def _config(folder: Path) -> RunConfig | None:
+    """The config of the run in a folder; None where there is none that can be read."""
+    try:
+        return read_config(folder / _CONFIG)[0]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_smaller(before: RunConfig, config: RunConfig) -> bool:
+    """Whether nothing differs but the budget, which is larger now."""
+    old, new = parse_budget(before.budget), parse_budget(config.budget)
+    if old.kind != new.kind or new.amount <= old.amount:
+        return False
+    return not before.model_copy(update={"budget": config.budget}).differences(config)

@@ -1,0 +1,148 @@
+"""Two finished runs on the same test rows, compared row by row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cotune.cycle.folders import FinishedRun, read_finished
+from cotune.errors import InputError
+from cotune.evaluate.attribution import Gain
+from cotune.evaluate.scoring import Evaluation, judged
+from cotune.evaluate.side_by_side import flips, gain_over, same_order
+from cotune.task.answered import Answered
+from cotune.task.metrics.metric import METRICS, Metric, metric_named
+from cotune.task.metrics.user import names_user_metric
+from cotune.task.values.output import Output
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """What the second of two runs gains over the first on the test rows of both.
+
+    Attributes:
+        first: folder of the one.
+        second: folder of the other.
+        metric: what is compared.
+        n: test rows.
+        scores: of the two.
+        gain: second minus first.
+        only_first: rows that only the first has right.
+        only_second: rows that only the second has right.
+        remark: what to know of the comparison; empty where there is nothing.
+    """
+
+    first: Path
+    second: Path
+    metric: str
+    n: int
+    scores: tuple[float, float]
+    gain: Gain
+    only_first: int
+    only_second: int
+    remark: str
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            "first": str(self.first),
+            "second": str(self.second),
+            "metric": self.metric,
+            "n": self.n,
+            "scores": [round(score, 6) for score in self.scores],
+            "difference": self.gain.value,
+            "ci": self.gain.ci.as_list(),
+            "p": self.gain.p,
+            "test": self.gain.test,
+            "interval": self.gain.method,
+            "significant": self.gain.significant(),
+            "only_first_right": self.only_first,
+            "only_second_right": self.only_second,
+            "remark": self.remark,
+        }
+
+
+def compare_runs(first: Path, second: Path) -> RunComparison:
+    """Compare what two runs ship on the test rows of both.
+
+    Raises:
+        InputError: one is no finished run, their test rows differ, or their answers cannot be compared.
+    """
+    one, two = read_finished(first), read_finished(second)
+    rows = [list(zip(run.inputs, run.gold, strict=True)) for run in (one, two)]
+    order = same_order(rows[0], rows[1])
+    if order is None:
+        shared = sum((Counter(rows[0]) & Counter(rows[1])).values())
+        raise InputError(
+            f"the two runs were tested on different rows: {len(rows[0])} and {len(rows[1])}, of which {shared} are the same",
+            where=f"{first}, {second}",
+            mend="Name the same data.test in both, or the same data with one seed and one limit.test.",
+        )
+    two = replace(
+        two,
+        answers=tuple(two.answers[place] for place in order),
+        values=None if two.values is None else tuple(two.values[place] for place in order),
+    )
+    metric, remark = _metric(one, two)
+    # Labels that only one of them knows are answers all the same.
+    labels = tuple(sorted({*one.gold, *one.answers, *two.answers})) if one.values is None else ()
+    output = replace(Output.from_json(one.summary["output"]), labels=labels)
+    before, after = (_judged(run, one.gold, output, metric) for run in (one, two))
+    if one.groups is None and two.groups is None and any(_grouped(run.folder) for run in (one, two)):
+        remark = f"{remark} Rows belong to groups that the folders do not name; the interval takes each for itself.".strip()
+    lost, gained = flips(before, after)
+    return RunComparison(
+        first=first,
+        second=second,
+        metric=metric.name,
+        n=len(order),
+        scores=(before.score, after.score),
+        gain=gain_over(before, after, metric, groups=one.groups),
+        only_first=lost,
+        only_second=gained,
+        remark=remark,
+    )
+
+
+def _judged(run: FinishedRun, gold: tuple[str, ...], output: Output, metric: Metric) -> Evaluation:
+    if metric.aggregate is None and run.values is not None:
+        # Whatever measured it, a judge or a function of the user's too, it stands in the run's folder.
+        values = np.array(run.values)
+        return Evaluation(run.answers, values, metric.right(values), np.zeros(len(values)), float(values.mean()))
+    return judged(Answered(gold, run.answers, output), np.zeros(len(gold)), metric)
+
+
+def _metric(one: FinishedRun, two: FinishedRun) -> tuple[Metric, str]:
+    """What both are compared by, and a remark where that is not what both were chosen by."""
+    names = [str(run.summary.get("metric")) for run in (one, two)]
+    kinds = {str((run.summary.get("output") or {}).get("type")) for run in (one, two)}
+    if len(kinds) > 1:
+        raise InputError(
+            f"one run answers with {' and the other with '.join(sorted(kinds))}",
+            where=f"{one.folder}, {two.folder}",
+            mend="Compare runs of one type of output.",
+        )
+    own = [name for name in names if names_user_metric(name)]
+    if names[0] == names[1] and not (own and one.values is None):
+        known = replace(METRICS["accuracy"], name=names[0], right_from=0.5) if own else metric_named(names[0])
+        return known, ""
+    if one.values is None:
+        return METRICS["accuracy"], f"Compared by accuracy; the runs were chosen by {' and '.join(dict.fromkeys(names))}."
+    raise InputError(
+        f"one run measured {names[0]} and the other {names[1]}",
+        where=f"{one.folder}, {two.folder}",
+        mend="Compare runs of one metric.",
+    )
+
+
+def _grouped(folder: Path) -> bool:
+    import json
+
+    try:
+        return bool(json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"]["data"]["group"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -1,0 +1,47 @@
+"""The interval of a task's score, whatever its metric is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy.typing as npt
+
+from cotune.evaluate.arms import aggregate_statistic
+from cotune.evaluate.scoring import Evaluation
+from cotune.evaluate.stats.f1 import Average
+from cotune.evaluate.stats.f1_posterior import dirichlet_f1
+from cotune.evaluate.stats.intervals import Interval, aggregate_interval, mean_interval
+from cotune.task.metrics.metric import Metric
+from cotune.task.values.output import Output
+
+AVERAGES: dict[str, Average] = {"macro_f1": "macro", "weighted_f1": "weighted"}
+"""How the metrics that are an F1 average over labels."""
+
+
+def score_interval(
+    evaluation: Evaluation,
+    gold: Sequence[str],
+    metric: Metric,
+    output: Output,
+    *,
+    seed: int,
+    groups: npt.ArrayLike | None = None,
+) -> Interval:
+    """The 95% interval of a score.
+
+    Args:
+        evaluation: of the answers.
+        gold: the right answers.
+        metric: what the score is.
+        output: what an answer is.
+        seed: of the resampling.
+        groups: group id of each row.
+    """
+    if metric.aggregate is None:
+        return mean_interval(evaluation.values, groups=groups, seed=seed)
+    if not output.free:
+        names = sorted({*output.labels, *evaluation.answers})
+        return dirichlet_f1(gold, evaluation.answers, names, average=AVERAGES[metric.name], seed=seed, groups=groups)
+    assert evaluation.counts is not None
+    statistic = aggregate_statistic(metric.aggregate, [evaluation.counts])
+    return aggregate_interval(statistic, evaluation.values, groups=groups, seed=seed)

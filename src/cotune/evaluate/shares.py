@@ -1,0 +1,58 @@
+"""Shares of what is right, each with its interval: precision, recall and F1 of a field or a label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cotune.evaluate.stats.intervals import Interval, aggregate_interval, proportion_interval
+from cotune.evaluate.stats.resampling import Statistic
+
+_DRAWS = 1_000
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Share:
+    """A score from 0 to 1 and its 95% interval."""
+
+    value: float
+    interval: Interval
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the summary."""
+        return {
+            "value": round(self.value, 6),
+            "ci": [None if end is None else round(end, 6) for end in self.interval.as_list()],
+        }
+
+
+def ratio_share(part: Floats, whole: Floats, groups: npt.NDArray[Any] | None, seed: int) -> Share | None:
+    """A ratio of sums over rows; None where there is nothing to divide by.
+
+    Args:
+        part: of each row, what counts of ``whole``.
+        whole: of each row; rows without any are left out.
+        groups: group id of each row.
+        seed: of the resampling.
+    """
+    held = whole > 0
+    if not held.any():
+        return None
+    part, whole = part[held], whole[held]
+    rows = part / whole
+    own = None if groups is None else groups[held]
+    if np.all(whole == 1):
+        return Share(float(rows.mean()), proportion_interval(rows, groups=own))
+    interval = aggregate_interval(_ratio(part, whole), rows, seed=seed, groups=own, draws=_DRAWS)
+    return Share(float(part.sum() / whole.sum()), interval)
+
+
+def _ratio(part: Floats, whole: Floats) -> Statistic:
+    def statistic(weights: Floats) -> Floats:
+        return np.asarray((weights @ part) / np.maximum(weights @ whole, 1e-12))[:, None]
+
+    return statistic

@@ -1,0 +1,51 @@
+"""Two sets of answers to the same rows: what the second gains over the first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from cotune.evaluate.arms import ArmScores
+from cotune.evaluate.attribution import Gain, attribute
+from cotune.evaluate.scoring import Evaluation
+from cotune.task.metrics.metric import Metric
+
+
+def gain_over(
+    first: Evaluation, second: Evaluation, metric: Metric, *, groups: npt.ArrayLike | None = None, seed: int = 0
+) -> Gain:
+    """What ``second`` gains over ``first``, paired row by row: value, 95% interval, p-value.
+
+    The same comparison as between a run's arms, see :func:`cotune.evaluate.attribution.attribute`, of which it is the gain of
+    tuned over untuned where nothing else differs; so a single hypothesis is tested, and nothing is corrected.
+    """
+
+    def arm(name: str, evaluation: Evaluation) -> ArmScores:
+        return ArmScores(evaluation.values, counts=evaluation.counts, candidate=name)
+
+    before, after = arm("first", first), arm("second", second)
+    arms = dict.fromkeys(("seed_prompt", "prompt_only", "best_prompt", "seed_tuned"), before) | {"best_tuned": after}
+    return attribute(arms, metric=metric.aggregate or "mean", groups=groups, seed=seed).gains["both"]
+
+
+def flips(first: Evaluation, second: Evaluation) -> tuple[int, int]:
+    """How many rows only the first, and only the second has right."""
+    one, two = np.asarray(first.correct) > 0, np.asarray(second.correct) > 0
+    return int(np.sum(one & ~two)), int(np.sum(~one & two))
+
+
+def same_order(first: Sequence[object], second: Sequence[object]) -> list[int] | None:
+    """For each of some rows its place in ``second``; None where the two do not hold the same rows. Equal rows pair in order."""
+    places: dict[object, list[int]] = {}
+    for place, row in enumerate(second):
+        places.setdefault(row, []).append(place)
+    if len(first) != len(second):
+        return None
+    found = []
+    for row in first:
+        if not (left := places.get(row)):
+            return None
+        found.append(left.pop(0))
+    return found

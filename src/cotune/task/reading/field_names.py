@@ -1,0 +1,92 @@
+"""Names of columns as prompts can show them: ``Customer message`` becomes ``Customer_message``."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from cotune.task.reading.table import Table
+
+_VALID = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+RESERVED = "labels"
+"""What ``{labels}`` in a prompt stands for, so that no field may be called so."""
+
+
+def is_field_name(name: str) -> bool:
+    """Whether a name can stand in braces in a prompt."""
+    return _VALID.match(name) is not None
+
+
+def field_names(columns: Iterable[str]) -> dict[str, str]:
+    """The field name of each column: itself where it can stand in a prompt, else the nearest name that no other column has.
+
+    Accents go, whatever is no letter, digit or ``_`` becomes ``_``, a leading digit gets a ``_`` before it.
+    """
+    columns = list(columns)
+    taken = {column for column in columns if is_field_name(column)} | {RESERVED}
+    names = {}
+    for column in columns:
+        if is_field_name(column):
+            names[column] = column
+            continue
+        plain, number = _plain(column), 1
+        name = plain
+        while name in taken:
+            number += 1
+            name = f"{plain}_{number}"
+        taken.add(name)
+        names[column] = name
+    return names
+
+
+def fields_for(wanted: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
+    """The field names of columns that a user names, by their own names or by their field names; what is neither stays."""
+    names = field_names(columns)
+    return tuple(names.get(name, name) for name in wanted)
+
+
+def column_of(field: str, columns: Iterable[str]) -> str | None:
+    """The column that a field is read from: that of its name, else the one with this field name; None where there is none."""
+    columns = list(columns)
+    if field in columns:
+        return field
+    return next((column for column, name in field_names(columns).items() if name == field), None)
+
+
+def with_fields(table: Table, fields: Mapping[str, str]) -> Table:
+    """The table with its columns called as fields are.
+
+    Args:
+        table: rows as read.
+        fields: field name to the column that it was read from in the task's first table; in another table it may be called
+            either way.
+    """
+    renamed = {}
+    for field, column in fields.items():
+        found = column if column in table.columns else column_of(field, table.columns)
+        if found is not None and found != field:
+            renamed[found] = field
+    if not renamed:
+        return table
+    # A column that has the name already, and is not meant, would stand in the way.
+    hidden = set(renamed.values()) & set(table.columns)
+    kept = [column for column in table.columns if column not in hidden]
+
+    def called(column: str) -> str:
+        return renamed.get(column, column)
+
+    return replace(
+        table,
+        columns=tuple(map(called, kept)),
+        rows=[{called(column): text for column, text in row.items() if column not in hidden} for row in table.rows],
+        nested={called(column): cells for column, cells in table.nested.items() if column not in hidden},
+        texts=frozenset(called(column) for column in table.texts if column not in hidden),
+    )
+
+
+def _plain(column: str) -> str:
+    letters = "".join(c for c in unicodedata.normalize("NFKD", column) if not unicodedata.combining(c))
+    plain = re.sub(r"\W+", "_", letters, flags=re.ASCII).strip("_") or "text"
+    return f"_{plain}" if plain[0].isdigit() else plain

@@ -1,0 +1,239 @@
+"""Rows of a file with all their own columns and values, to be given back with more columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cotune.errors import InputError
+from cotune.files import atomic_path
+from cotune.task.reading.cells import NESTED, cell_text, nested_text
+from cotune.task.reading.read import check_file, decode, delimiter_of, parse_json_row, read_separated, unknown_format
+from cotune.task.reading.table import json_kind
+
+SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".pq", ".jsonl", ".ndjson")
+"""Endings of files that are read and written."""
+JSON_LINES = (".jsonl", ".ndjson")
+_JSON = ".json"
+_SEPARATED = (".csv", ".tsv", ".tab")
+_PARQUET = (".parquet", ".pq")
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Rows with whatever columns they have.
+
+    Attributes:
+        columns: in their order.
+        rows: column to value, as the file has it: texts in CSV, JSON values in JSONL, Python values in Parquet.
+        source: the file's name, for messages.
+        numbers: of each row the line in text files, else the row, counted from 1.
+        unit: what these count.
+        delimiter: what separates cells in a text file of them.
+        marked: whether the file began with a byte order mark, by which spreadsheets know UTF-8.
+        arrow: the pyarrow table of a Parquet file, whose types are kept.
+    """
+
+    columns: tuple[str, ...]
+    rows: Sequence[Mapping[str, Any]]
+    source: str
+    numbers: Sequence[int]
+    unit: str = "row"
+    delimiter: str = ","
+    marked: bool = False
+    arrow: Any = None
+
+    def where(self, index: int) -> str:
+        """The place of a row as messages name it."""
+        return f"{self.source}, {self.unit} {self.numbers[index]}"
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a file name whose ending is none of :data:`SUFFIXES`, before anything is computed.
+
+    Raises:
+        InputError: another ending.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(
+            f"rows are not written as {path.suffix or 'a file without an ending'}",
+            where=str(path),
+            mend="End the name in .csv, .tsv, .parquet or .jsonl.",
+        )
+
+
+def read_sheet(path: Path) -> Sheet:
+    """Read rows of a CSV, TSV, Parquet, JSONL or JSON file; blank lines between the rows of a CSV file are rows without cells.
+
+    Raises:
+        InputError: the file is missing, empty, broken, or of another kind; names the line.
+    """
+    source, suffix = str(path), path.suffix.lower()
+    check_file(path, source)
+    if suffix in _PARQUET:
+        return _read_parquet(path, source)
+    if suffix not in (*SUFFIXES, _JSON):
+        raise unknown_format(suffix, source, (*SUFFIXES, _JSON))
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"the file cannot be read ({error.strerror or error})", where=source, mend="Check its permissions."
+        ) from error
+    text = decode(data, source)
+    if suffix in _SEPARATED:
+        delimiter = delimiter_of(text) if suffix == ".csv" else "\t"
+        table = read_separated(text, source, delimiter, keep_blank=True)
+        return Sheet(table.columns, table.rows, source, table.numbers, "line", delimiter, data.startswith(_BOM))
+    return _read_json(text, source) if suffix == _JSON else _read_json_lines(text, source)
+
+
+def _read_json_lines(text: str, source: str) -> Sheet:
+    columns: dict[str, None] = {}
+    rows: list[Mapping[str, Any]] = []
+    numbers: list[int] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{source}, line {number}"
+        row = parse_json_row(line, where, "Each line must be one JSON object.")
+        if not isinstance(row, dict):
+            raise InputError(
+                f"this is a {json_kind(row)} and not an object with named fields",
+                where=where,
+                mend='Write each row like {"text": "..."}.',
+            )
+        columns.update(dict.fromkeys(row))
+        rows.append(row)
+        numbers.append(number)
+    return Sheet(tuple(columns), rows, source, numbers, "line")
+
+
+def _read_json(text: str, source: str) -> Sheet:
+    """Rows of a list of objects."""
+    rows = parse_json_row(text, source, "Write a list of objects, or one object a line in a .jsonl file.")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows) or not rows:
+        raise InputError("the file holds no list of rows", where=source, mend='Write [{"text": "..."}, ...].')
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return Sheet(tuple(columns), rows, source, range(1, len(rows) + 1))
+
+
+def _read_parquet(path: Path, source: str) -> Sheet:
+    from cotune.task.reading.frames import parquet_columns
+
+    table, columns = parquet_columns(path, source)
+    if table.num_rows == 0:
+        raise InputError("there are no rows", where=source, mend="Give a file with rows.")
+    rows = [dict(zip(table.column_names, values, strict=True)) for values in zip(*(v for _, v in columns), strict=True)]
+    return Sheet(tuple(table.column_names), rows, source, range(1, len(rows) + 1), arrow=table)
+
+
+def free_name(name: str, columns: Sequence[str]) -> str:
+    """A name that no column has yet: the one that is wanted, else with a number."""
+    found, number = name, 1
+    while found in columns:
+        number += 1
+        found = f"{name}_{number}"
+    return found
+
+
+def write_sheet(sheet: Sheet, added: Mapping[str, Sequence[Any]], out: Path) -> None:
+    """Write rows with columns added, in the format that the name of the file says.
+
+    Args:
+        sheet: the rows as they were read.
+        added: new columns, a value for each row.
+        out: the file; written whole or not at all.
+
+    Raises:
+        InputError: another ending, or the file cannot be written.
+    """
+    check_suffix(out)
+    suffix = out.suffix.lower()
+    with atomic_path(out) as temporary:
+        if suffix in _PARQUET:
+            _write_parquet(sheet, added, temporary)
+        else:
+            text = sheet_text(sheet, added, suffix)
+            temporary.write_bytes((_BOM if sheet.marked and suffix in _SEPARATED else b"") + text.encode("utf-8"))
+
+
+def sheet_text(sheet: Sheet, added: Mapping[str, Sequence[Any]], suffix: str) -> str:
+    """The rows with columns added as CSV, TSV or JSON lines; Parquet, which is no text, as JSON lines."""
+    if suffix not in _SEPARATED:
+        first = next(iter(added), "")
+        lines = []
+        for index, row in enumerate(sheet.rows):
+            # What a row has nothing of, such as an error, is left out of it.
+            more = {name: values[index] for name, values in added.items() if values[index] is not None or name == first}
+            lines.append(_json_line({**row, **more}))
+        return "".join(lines)
+    stream = io.StringIO(newline="")
+    delimiter = "\t" if suffix != ".csv" else sheet.delimiter if sheet.delimiter != "\t" else ","
+    writer = csv.writer(stream, delimiter=delimiter, lineterminator="\n")
+    writer.writerow([*sheet.columns, *added])
+    for index, row in enumerate(sheet.rows):
+        cells = [row.get(name) for name in sheet.columns] + [values[index] for values in added.values()]
+        writer.writerow([_cell(value) for value in cells])
+    return stream.getvalue()
+
+
+def _write_parquet(sheet: Sheet, added: Mapping[str, Sequence[Any]], path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = sheet.arrow
+    if table is None:
+        table = pa.table({name: _arrow_column([row.get(name) for row in sheet.rows]) for name in sheet.columns})
+    for name, values in added.items():
+        table = table.append_column(name, _arrow_column(list(values)))
+    pq.write_table(table, path)
+
+
+def _arrow_column(values: list[Any]) -> Any:
+    import pyarrow as pa
+
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, TypeError, ValueError):
+        # A column whose values are of several types has one type as text.
+        return pa.array([None if value is None else _cell(value) for value in values], type=pa.string())
+
+
+def _cell(value: Any) -> str:
+    text = cell_text(value)
+    if text is NESTED:
+        text = nested_text(value)
+        return str(value) if text is None else text
+    return text or ""
+
+
+def _json_line(row: Mapping[str, Any]) -> str:
+    plain = {name: _plain(value) for name, value in row.items()}
+    line = json.dumps(plain, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        # Half a character in a value that is no input: escaped it can be written and comes back the same.
+        line = json.dumps(plain)
+    return line + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    text = cell_text(value)
+    return str(value) if text is NESTED else text

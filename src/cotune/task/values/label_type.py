@@ -1,0 +1,39 @@
+"""The type that labels had before they became texts, so that answers come back in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Literal, get_args
+
+LabelType = Literal["text", "int", "float", "bool"]
+LABEL_TYPES: tuple[LabelType, ...] = get_args(LabelType)
+Label = str | int | float | bool
+
+_INT = re.compile(r"0|-?[1-9]\d{0,17}")
+_FLOAT = re.compile(r"-?\d+\.\d+(?:e[+-]?\d+)?")
+
+
+def label_type(labels: Collection[str]) -> LabelType:
+    """What all of some labels are, by the way in which they are written.
+
+    Truth values are ``true`` and ``false`` in any case, whole numbers have no leading zeros or plus, others are written as
+    Python writes them: whatever reads back as another text, such as ``007`` or ``1.50``, is a text.
+    """
+    lower = {label.lower() for label in labels}
+    if labels and lower <= {"true", "false"} and len(lower) == len(labels):
+        return "bool"
+    if labels and all(_INT.fullmatch(label) for label in labels):
+        return "int"
+    if labels and all(_FLOAT.fullmatch(label) and repr(float(label)) == label for label in labels):
+        return "float"
+    return "text"
+
+
+def label_value(label: str, kind: LabelType) -> Label:
+    """A label in its type; the text itself where it is none of that type."""
+    if label_type([label]) != kind or kind == "text":
+        return label
+    if kind == "bool":
+        return label.lower() == "true"
+    return int(label) if kind == "int" else float(label)

@@ -1,0 +1,89 @@
+"""How a column writes its numbers: with decimal commas, blanks between thousands, a unit or a currency."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from cotune.task.values.number import number_text, parse_number
+
+_CURRENCIES = "EUR|USD|GBP|CHF|JPY|CNY|INR|AUD|CAD|SEK|NOK|DKK|PLN|CZK"
+# A word before a number names a thing ("room 12"), so that only a currency may stand there.
+_FORM = re.compile(
+    rf"(?P<sign>[+-]?)\s*(?P<before>[$€£¥₹]|(?:{_CURRENCIES})\b)?\s*(?P<inner>[+-]?)"
+    r"(?P<digits>\d(?:[\d.,' ]*\d)?)\s*(?P<after>[^\W\d_][^\d,;]{0,14}|[%‰°$€£¥₹][^\d,;]{0,4})?"
+)
+_POINT = re.compile(r"(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.\d+)?")
+_COMMA = re.compile(r"(?:\d+|\d{1,3}(?:\.\d{3})+)(?:,\d+)?")
+_GROUPS = re.compile(r"\d{1,3}(?:[ ']\d{3})+(?=\D|$)")
+_LONGEST = 80
+
+
+@dataclass(frozen=True)
+class NumberStyle:
+    """What all cells of a column have in common, beside their numbers.
+
+    Attributes:
+        decimal_comma: ``12,5`` is twelve and a half, ``1.234`` one thousand and more.
+        unit: what stands before or behind each number; empty where nothing does.
+    """
+
+    decimal_comma: bool = False
+    unit: str = ""
+
+    def read(self, text: str) -> Decimal | None:
+        """The number of a cell; None where it is written in another style."""
+        parts = _parts(text)
+        if parts is None or parts[1] != self.unit:
+            return None
+        digits = parts[0]
+        if not (_COMMA if self.decimal_comma else _POINT).fullmatch(digits.lstrip("+-")):
+            return None
+        if self.decimal_comma:
+            digits = digits.replace(".", "").replace(",", ".")
+        return parse_number(digits)
+
+    def told(self, example: str) -> str:
+        """The style in words, with a cell as an example."""
+        found = self.read(example)
+        kinds = ["with decimal commas"] if self.decimal_comma else []
+        kinds += [f"without the unit {self.unit!r} that all of them have"] if self.unit else []
+        shown = "" if found is None else f" ({example.strip()!r} is {number_text(found)})"
+        return f"numbers{' ' if kinds else ''}{' and '.join(kinds)}{shown}"
+
+
+def number_style(cells: Sequence[str]) -> NumberStyle | None:
+    """The style that all of some cells are written in; None where there is none, or where they are plain numbers.
+
+    Cells in which the comma could be either, such as ``1,234`` alone, are taken for thousands, as plain numbers are.
+    """
+    if not cells or all(parse_number(cell) is not None for cell in cells):
+        return None
+    parts = [_parts(cell) for cell in cells]
+    if any(one is None for one in parts):
+        return None
+    found = [one for one in parts if one is not None]
+    units = {unit for _, unit in found}
+    if len(units) > 1:
+        return None
+    numbers = [digits.lstrip("+-") for digits, _ in found]
+    comma = not all(_POINT.fullmatch(digits) for digits in numbers)
+    if comma and not all(_COMMA.fullmatch(digits) for digits in numbers):
+        return None
+    return NumberStyle(comma, units.pop())
+
+
+def _parts(text: str) -> tuple[str, str] | None:
+    """Sign and digits, blanks between thousands taken out, and the unit."""
+    plain = re.sub(r"[\u00a0\u2009\u202f]", " ", text.strip()).replace("\u2212", "-").replace("\u2019", "'")
+    match = _FORM.fullmatch(plain) if len(plain) <= _LONGEST else None
+    if match is None or (match["sign"] and match["inner"]) or (match["before"] and match["after"]):
+        return None
+    digits = match["digits"]
+    if " " in digits or "'" in digits:
+        if not (grouped := _GROUPS.match(digits)) or set(" '") & set(digits[grouped.end() :]):
+            return None
+        digits = digits.replace(" ", "").replace("'", "")
+    return (match["sign"] or match["inner"]) + digits, (match["before"] or match["after"] or "").strip()

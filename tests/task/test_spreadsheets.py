@@ -1,0 +1,151 @@
+"""Columns as spreadsheets have them: odd headers, numbers with units and decimal commas, labels that were numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cotune.errors import InputError
+from cotune.task import Task
+from cotune.task.reading.field_names import field_names, is_field_name
+from cotune.task.values.label_type import label_type, label_value
+from cotune.task.values.number_style import number_style
+from cotune.task.values.output import Output
+
+
+@pytest.mark.parametrize(
+    ("columns", "names"),
+    [
+        (("text", "Label 2"), ("text", "Label_2")),
+        (("Customer message", "Customer_message"), ("Customer_message_2", "Customer_message")),
+        (("Überschrift", "2nd", "?", "文本"), ("Uberschrift", "_2nd", "text", "text_2")),
+        (("labels?", "a-b", "a b"), ("labels_2", "a_b", "a_b_2")),
+    ],
+)
+def test_field_names(columns: tuple[str, ...], names: tuple[str, ...]) -> None:
+    assert tuple(field_names(columns).values()) == names
+
+
+@given(st.lists(st.text(min_size=1), unique=True, max_size=8))
+def test_every_column_gets_a_field_name_of_its_own(columns: list[str]) -> None:
+    names = field_names(columns)
+    assert list(names) == columns and len(set(names.values())) == len(columns)
+    assert all(map(is_field_name, names.values()))
+    assert all(names[column] == column for column in columns if is_field_name(column))
+
+
+def rows(count: int, outputs: Sequence[Any], field: str = "the text", start: int = 0) -> list[dict[str, Any]]:
+    return [{field: f"row {i} of {i % 7}", "out": outputs[i % len(outputs)]} for i in range(start, start + count)]
+
+
+def test_a_test_file_may_call_the_column_by_its_field_name() -> None:
+    test, dev = rows(30, "ab", "the_text", 100), rows(25, "ab", start=200)
+    found = Task.from_frame(rows(60, "ab"), input="the text", output="out", test=test, dev=dev)
+    assert found.input_fields == ("the_text",) and "{the_text}" in found.checks["renamed_columns"].message
+    assert all(set(row.fields) == {"the_text"} for row in (*found.train, *found.dev))
+    named = Task.from_frame(rows(60, "ab"), input="the_text", output="out")
+    assert named.input_fields == ("the_text",)
+
+
+@pytest.mark.parametrize(
+    ("cells", "numbers"),
+    [
+        (("3,5", "1.234", "12"), ("3.5", "1234", "12")),
+        (("12 kg", "3.5 kg", "-1 kg"), ("12", "3.5", "-1")),
+        (("€ 1.234,50", "€ -3,00"), ("1234.50", "-3.00")),
+        (("1 234,5 EUR", "7 EUR"), ("1234.5", "7")),
+        (("1\u202f234", "5"), ("1234", "5")),
+        (("12%", "3 %"), ("12", "3")),
+        (("$1,200.50", "$3"), ("1200.50", "3")),
+        (("20 min", "1 min"), ("20", "1")),
+    ],
+)
+def test_numbers_as_spreadsheets_write_them(cells: tuple[str, ...], numbers: tuple[str, ...]) -> None:
+    style = number_style(cells)
+    assert style is not None and tuple(map(style.read, cells)) == tuple(map(Decimal, numbers))
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ("1,234", "2,500"),  # plain: thousands
+        ("1", "2.5"),
+        ("3 kg", "5 g"),
+        ("3 kg", "5"),
+        ("3,5", "2.25"),
+        ("room 12", "room 13"),
+        ("2024-01-02", "2024-01-03"),
+        ("12:30", "12:45"),
+        ("1.2.3", "1.2.4"),
+        ("1,2,3", "1,2,4"),
+        ("12 34", "5"),
+        ("a", "b"),
+        (),
+    ],
+)
+def test_what_has_no_style_of_numbers(cells: tuple[str, ...]) -> None:
+    assert number_style(cells) is None
+
+
+def test_a_style_is_told_and_a_cell_in_another_is_refused() -> None:
+    written = [f"{i},5 kg" for i in range(40)]
+    found = Task.from_frame(rows(120, written), input="the text", output="out")
+    assert found.output.type == "number" and all(row.output.endswith(".5") for row in found.train)
+    told = found.checks["number_style"].message
+    assert "decimal commas" in told and "'kg'" in told and "('0,5 kg' is 0.5)" in told
+    with pytest.raises(InputError, match=r"row 3, column 'out': '7 g' is no number, written as the other cells are"):
+        bad = [*rows(2, ["1 kg"]), {"the text": "x", "out": "7 g"}]
+        Task.from_frame(rows(120, written), input="the text", output="out", test=bad)
+    with pytest.raises(InputError, match="read where all cells have them alike"):
+        Task.from_frame(rows(120, [*written, "9 g"]), input="the text", output="out", type="number")
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "values"),
+    [
+        (("0", "1", "-2"), "int", (0, 1, -2)),
+        (("true", "false"), "bool", (True, False)),
+        (("TRUE", "FALSE"), "bool", (True, False)),
+        (("1.0", "2.5"), "float", (1.0, 2.5)),
+        (("007", "1"), "text", ("007", "1")),
+        (("1.50", "2.5"), "text", ("1.50", "2.5")),
+        (("true", "True"), "text", ("true", "True")),
+        (("1", "b"), "text", ("1", "b")),
+        (("true", "1"), "text", ("true", "1")),
+    ],
+)
+def test_label_types(labels: tuple[str, ...], kind: Any, values: tuple[Any, ...]) -> None:
+    assert label_type(labels) == kind
+    found = tuple(label_value(label, kind) for label in labels)
+    assert found == values and list(map(type, found)) == list(map(type, values))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "kind", "own"),
+    [
+        ((0, 1), "int", [0, 1]),
+        ((True, False), "bool", [False, True]),
+        (("0", "1"), "text", ["0", "1"]),
+        ((0, "1"), "text", ["0", "1"]),
+        ((0.5, 1.0), "float", [0.5, 1.0]),
+    ],
+)
+def test_a_task_knows_what_its_labels_were(outputs: tuple[Any, ...], kind: str, own: list[Any]) -> None:
+    output = Task.from_frame(rows(60, outputs), input="the text", output="out").output
+    assert output.label_type == kind and Output.from_json(output.to_json()) == output
+    found = [output.own(label) for label in output.labels]
+    assert found == own and list(map(type, found)) == list(map(type, own))
+
+
+def test_blank_rows_are_left_out_where_that_is_asked() -> None:
+    blank = [*rows(60, "ab"), {"the text": " ", "out": "a"}, {"the text": "x", "out": None}]
+    with pytest.raises(InputError, match=r"data\.on_blank=skip"):
+        Task.from_frame(blank, input="the text", output="out")
+    found = Task.from_frame(blank, input="the text", output="out", test=blank[30:], on_blank="skip")
+    assert found.test.n == 30 and found.checks.counts["blank_rows_skipped"] == 4
+    assert found.checks["blank_rows"].count == 4 and not found.checks["blank_rows"].examples
