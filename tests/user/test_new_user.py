@@ -202,7 +202,7 @@ def test_a_larger_budget_goes_to_a_numbered_folder(desk: Desk) -> None:
     assert first.stderr == "" and f"runs in {desk.out}-2" in second.stderr and "25ktok" in second.stderr
     # Quiet: the score and the bundle's path.
     line, bundle = second.stdout.splitlines()
-    assert re.fullmatch(r"[01]\.\d{3} on 24 test rows \(0\.\d{3} to [01]\.\d{3}\)", line)
+    assert re.fullmatch(r"accuracy [01]\.\d{3} \(0\.\d{3} to [01]\.\d{3}\) on 24 test rows", line)
     assert bundle == f"{desk.out}-2/best" and Path(bundle).is_dir()
     before = (desk.out / "journal.jsonl").read_bytes()
     again = desk.run("30ktok", "--quiet")

@@ -31,7 +31,7 @@ def run(
     prompt: Annotated[list[Path] | None, typer.Option(help="File with a prompt of yours, a candidate in the race.")] = None,
     start: Annotated[Path | None, typer.Option("--from", help="Bundle of an earlier run to go on from with new rows.")] = None,
     replay: Annotated[
-        str | None, typer.Option(help="Rows of that run to learn from again, so that they are not forgotten.")
+        str | None, typer.Option(help="Rows of that run to learn from again.")
     ] = None,
     finish: Annotated[bool, typer.Option("--finish", help="End the run's search now and go to the test.")] = False,
     cut_journal: Annotated[

@@ -36,7 +36,7 @@ def try_(
     watch: Annotated[bool, typer.Option("--watch", help="Try the file again whenever it is saved; Ctrl-C ends.")] = False,
     metric: Annotated[str | None, typer.Option(help="FILE.py:FUNCTION that the run names and may execute.")] = None,
     endpoint: Annotated[
-        str | None, typer.Option(help="URL that the run may send rows to, where it is not on this machine.")
+        str | None, typer.Option(help="URL that the run may send rows to, if not on this machine.")
     ] = None,
     key_env: Annotated[str | None, typer.Option(help="Environment variable that holds the endpoint's key.")] = None,
     judge_endpoint: Annotated[str | None, typer.Option(help="URL that rows and answers may be sent to for grades.")] = None,

@@ -403,4 +403,4 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "open_test": _open_test,
     "arm": _arm,
 }
-_SILENT = {"clock", "probe", "finish"}
+_SILENT = {"clock", "probe", "finish", "places"}
