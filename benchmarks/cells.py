@@ -1,4 +1,4 @@
-"""Cells of an experiment: the task that one has, the lab that it is run in, and the file that finished ones are kept in."""
+"""Cells of an experiment: the task that one has, the context that it is run in, and the file that finished ones are kept in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cotune.config import config_from_data
 from cotune.cycle.budget.budget import Budget
 from cotune.cycle.budget.rates import CostModel
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet
 from cotune.evaluate.packing import pack_rows, unpack_rows
@@ -38,10 +38,12 @@ def task_of(data: Path, name: str, rows: int, seed: int, test: int, dev: int | N
     return Task.from_config(config_from_data(source, input="input", output="output", overrides=settings, seed=seed))
 
 
-def open_lab(task: Task, model: LocalModel, journal: Path, out: Path, seed: int, settings: TuneSettings | None = None) -> Lab:
-    """A lab without a budget's end; weights come to lie in ``out``."""
+def open_context(
+    task: Task, model: LocalModel, journal: Path, out: Path, seed: int, settings: TuneSettings | None = None
+) -> RunContext:
+    """A run context without a budget's end; weights come to lie in ``out``."""
     costs = CostModel(Budget("tokens", 1e12), 1.0, 1.0)
-    return Lab(task, model, Journal(journal), costs, out, settings or TuneSettings(), seed, Quiet())
+    return RunContext(task, model, Journal(journal), costs, out, settings or TuneSettings(), seed, Quiet())
 
 
 def read_results(out: Path, name: str = RESULTS) -> list[dict[str, Any]]:

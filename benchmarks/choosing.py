@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cells import add_result, open_lab, read_results, task_of
+from cells import add_result, open_context, read_results, task_of
 from cotune.config import config_from_data
 from cotune.cycle.journal import read_journal
 from cotune.cycle.search.trial import measure
@@ -92,15 +92,15 @@ def judge_family(model: LocalModel, task: Task, seed: int, folder: Path, rows: S
         SystemExit: dev is not what the cells had.
     """
     with tempfile.TemporaryDirectory() as journal:
-        lab = open_lab(task, model, Path(journal), folder, seed)
+        context = open_context(task, model, Path(journal), folder, seed)
         found = []
         for chosen in candidates_of(folder, task):
             prompt, adapter = chosen.prompt, chosen.adapter
             model.adapters.register(folder / "adapters" / adapter)
-            dev = measure(lab, prompt, adapter, chosen.steps, "choose")
+            dev = measure(context, prompt, adapter, chosen.steps, "choose")
             if pack_rows(dev.evaluation.correct) != chosen.correct:
                 raise SystemExit(f"{folder}: on dev {chosen.cell} does not get right what it got right when it was chosen")
-            judged = lab.judge(lab.scores(prompt, adapter, rows, "choose"), rows, dev.candidate.decision)
+            judged = context.judge(context.scores(prompt, adapter, rows, "choose"), rows, dev.candidate.decision)
             found.append(
                 {
                     "cell": chosen.cell,

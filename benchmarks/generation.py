@@ -98,7 +98,7 @@ def read_work(local: LocalModel, folder: Path, sizes: Sizes) -> Work:
         raise InputError(
             f"the benchmark's data cannot be read ({error})",
             where=str(folder),
-            mend='It takes train.jsonl with the keys "input" and "output" in each line.',
+            hint='It takes train.jsonl with the keys "input" and "output" in each line.',
         ) from error
     order = np.random.default_rng(0).permutation(len(pairs))[: sizes.rows]
     chosen, gold = [pairs[i][0] for i in order], [pairs[i][1] for i in order]

@@ -61,7 +61,7 @@ class Through:
         try:
             from llama_cpp import Llama
         except ImportError as error:
-            raise InputError("llama-cpp-python is not installed", mend="Run pip install '.[llama]' (it compiles).") from error
+            raise InputError("llama-cpp-python is not installed", hint="Run pip install '.[llama]' (it compiles).") from error
         return cls(
             Llama(
                 str(model),
@@ -216,7 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
         predictor = load(given.bundle, device="cpu", dtype="float32", threads=given.threads, base=given.base)
         probe, asked = probe_of(predictor), [{name: str(row[name]) for name in predictor.input_fields} for row in rows]
         if probe is not None and not given.server:
-            raise InputError("the bundle answers by a probe, whose states a server tells", where="--server", mend="Name it.")
+            raise InputError("the bundle answers by a probe, whose states a server tells", where="--server", hint="Name it.")
         with tempfile.TemporaryDirectory() as name:
             say("Exporting.")
             out = export_bundle(given.bundle, Path(name) / "out", given.form, base=given.base)

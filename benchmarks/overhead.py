@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     events = read_journal(given.run / JOURNAL)
     if not events:
-        raise InputError("there is no journal of a run", where=str(given.run), mend="Name the folder of a run.")
+        raise InputError("there is no journal of a run", where=str(given.run), hint="Name the folder of a run.")
     print(json.dumps({"run": str(given.run), **overhead(events)}))
     return 0
 

@@ -27,8 +27,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cells import add_result, by_row, open_lab, paired, read_results, task_of
-from cotune.cycle.search.trial import Measured, advance, decay_steps, finish, measure, open_track
+from cells import add_result, by_row, open_context, paired, read_results, task_of
+from cotune.cycle.search.trial import Measured, advance, decay_steps, finish, measure, open_trial
 from cotune.evaluate.stats.intervals import wilson
 from cotune.model.adapters.slots import BASE
 from cotune.model.loading.by_name import open_model
@@ -116,24 +116,24 @@ def run_cell(model: LocalModel, task: Task, cell: dict[str, Any], out: Path) -> 
         settings = replace(settings, learning_rate=cell["rate"])
     folder = out / "work" / "-".join(str(cell[name]) for name in ("set", "rows", "seed", "way", "rate", "steps"))
     folder.mkdir(parents=True, exist_ok=True)
-    lab = open_lab(task, model, folder, folder, cell["seed"], settings)
+    context = open_context(task, model, folder, folder, cell["seed"], settings)
     prompt = seed_prompt(task)
     found: list[Measured] = []
     if cell["way"] == "untuned":
-        found.append(measure(lab, prompt, BASE, 0, "base"))
+        found.append(measure(context, prompt, BASE, 0, "base"))
     else:
-        track = open_track(lab, prompt)
+        trial = open_trial(context, prompt)
         steady = cell["steps"]
         while steady + decay_steps(steady, settings.decay) > cell["steps"]:
             steady -= 1
-        if not advance(lab, track, steady, cycle=1) or not finish(lab, track, cycle=1):
+        if not advance(context, trial, steady, cycle=1) or not finish(context, trial, cycle=1):
             return {"failed": "training diverged"}
-        found = track.measured
+        found = trial.measured
     chosen = max(found, key=lambda m: m.rank)
     candidate = chosen.candidate
     rows = task.test.open({"arm": candidate.id}).examples_for(candidate.id)
-    judged = lab.judge(lab.scores(prompt, candidate.adapter, rows, "test"), rows, candidate.decision)
-    weights = lab.folder / "adapters" / candidate.adapter / "adapter_model.safetensors"
+    judged = context.judge(context.scores(prompt, candidate.adapter, rows, "test"), rows, candidate.decision)
+    weights = context.folder / "adapters" / candidate.adapter / "adapter_model.safetensors"
     interval = wilson(int(judged.correct.sum()), len(rows))
     return {
         "on_dev": [{"steps": m.candidate.steps, "score": m.evaluation.score, "log_loss": m.evaluation.log_loss} for m in found],
@@ -143,7 +143,7 @@ def run_cell(model: LocalModel, task: Task, cell: dict[str, Any], out: Path) -> 
         "score": judged.score,
         "ci": [interval.low, interval.high],
         "log_loss": judged.log_loss,
-        "tokens_trained": lab.account.counts["tokens_trained"],
+        "tokens_trained": context.account.counts["tokens_trained"],
         "bytes": 0 if candidate.adapter == BASE else weights.stat().st_size,
         "seconds": round(time.monotonic() - started, 1),
     }

@@ -11,7 +11,7 @@ chose and for the same weights under eight wordings that no cell tunes on or rac
     seed        tune the seed prompt
     winner      race prompts on the base model, tune the best
     race        race, tune three of them (seed, bare input, best) a little each, tune on the best of these
-    cycles      as race, with a second cycle: breed, race under the tuned weights, tune the challenger against the winner
+    cycles      as race, with a second cycle: mutate, race under the tuned weights, tune the challenger against the winner
     shown       tune the seed prompt with demonstrations in it
     shown_steps the same for as many steps as ``seed`` takes: more tokens
     nearest_steps
@@ -39,10 +39,10 @@ from typing import Any
 
 import numpy as np
 
-from cells import add_result, by_row, open_lab, read_results, task_of
+from cells import add_result, by_row, open_context, read_results, task_of
 from cotune.cycle.budget.budget import Budget
 from cotune.cycle.candidate import Candidate
-from cotune.cycle.search.trial import open_track
+from cotune.cycle.search.trial import open_trial
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.packing import pack_rows
 from cotune.files import content_hash
@@ -72,23 +72,23 @@ def run_cell(model: LocalModel, task: Task, cell: dict[str, Any], out: Path, giv
     folder = family / cell["cell"]
     folder.mkdir(parents=True, exist_ok=True)
     # Weights are shared by the cells of a family: a run's checkpoint goes by its content, whoever trains it.
-    lab = open_lab(task, model, folder, family, cell["seed"])
-    bench = Bench(lab, task, cell["seed"], given.steps)
-    lab.costs.budget = Budget("tokens", given.steps * open_track(lab, bench.asked).run.tokens_per_step)
+    context = open_context(task, model, folder, family, cell["seed"])
+    bench = Bench(context, task, cell["seed"], given.steps)
+    context.costs.budget = Budget("tokens", given.steps * open_trial(context, bench.asked).run.tokens_per_step)
     chosen = WAYS[cell["cell"]](bench)
-    decided = dict(lab.account.counts)
+    decided = dict(context.account.counts)
     candidate = chosen.candidate
     asked = [Candidate(prompt, candidate.adapter, RAW) for prompt in wordings(task)]
     opened = task.test.open({"arm": candidate.id, **{f"wording {i}": c.id for i, c in enumerate(asked)}})
     rows = opened.examples_for(candidate.id)
-    judged = lab.judge(lab.scores(candidate.prompt, candidate.adapter, rows, "test"), rows, candidate.decision)
+    judged = context.judge(context.scores(candidate.prompt, candidate.adapter, rows, "test"), rows, candidate.decision)
     some = np.random.default_rng([cell["seed"], 30]).permutation(len(rows))[: given.wording_rows]
     part = [opened.examples_for(asked[0].id)[i] for i in sorted(some)]
-    other = [lab.judge(lab.scores(c.prompt, c.adapter, part, "wording"), part, c.decision) for c in asked]
+    other = [context.judge(context.scores(c.prompt, c.adapter, part, "wording"), part, c.decision) for c in asked]
     return {
         **cell,
         "steps_paid": given.steps,
-        "budget": round(lab.costs.budget.amount),
+        "budget": round(context.costs.budget.amount),
         "tokens": sum(decided[name] for name in ("tokens_scored", "tokens_trained", "tokens_embedded")),
         "tokens_trained": decided["tokens_trained"],
         "n": {"train": len(task.train), "dev": len(task.dev), "test": len(rows), "wording_rows": len(part)},

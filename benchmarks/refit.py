@@ -36,7 +36,7 @@ from cotune.cycle.answering.base import LabelAnswering, rules_of
 from cotune.cycle.answering.factory import answering_for
 from cotune.cycle.search.trial import decay_steps
 from cotune.evaluate.decision import BY_PROBE
-from cotune.evaluate.responses import Given, gold_indices
+from cotune.evaluate.responses import ModelOutputs, label_indices
 from cotune.files import write_text
 from cotune.model.loading.by_name import open_model
 from cotune.model.local import LocalModel
@@ -132,12 +132,12 @@ def _trained(
 
 def _by_head(
     model: LocalModel, answering: LabelAnswering, task: Task, prompt: Prompt, adapter: str, count: int, out: Path
-) -> Given:
+) -> ModelOutputs:
     """What a head on the states of the first ``count`` train rows says of dev."""
     rows = task.train[:count]
     ids = [row.prompt_ids for row in answering.render(prompt, rows)]
     states = model.layer_states(ids, [model.depth], adapter=adapter)[0]
-    head = fit_head(states, [int(i) for i in gold_indices(rows, task)], task.labels, model.depth, {})
+    head = fit_head(states, [int(i) for i in label_indices(rows, task)], task.labels, model.depth, {})
     headed = model.adapters.add_probe(adapter, head, out / "adapters")
     model.adapters.register(out / "adapters" / headed)
     return answering.score(prompt, headed, task.dev, lambda tokens: None).given

@@ -1,6 +1,6 @@
 """Makes the table of ``search_data`` with a real model, in pieces: what is done stays done, whenever it is stopped.
 
-The prompts are bred as a run breeds them: an opening pool, then children of the three best on the first block of dev rows under
+The prompts are made as a run makes them: an opening pool, then children of the three best on the first block of dev rows under
 the base model, until there are enough. The adapter is trained on the seed prompt, as a run's later races are held under the
 adapter of one prompt.
 """
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet
 from cotune.cycle.search.pool import next_pool, opening_pool
-from cotune.evaluate.responses import LabelsGiven
+from cotune.evaluate.responses import LabelOutputs
 from cotune.files import atomic_path, write_json
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.score_cache import ScoreCache
@@ -67,7 +67,7 @@ class Maker:
         model.cache = ScoreCache(self.folder / "scores.sqlite")
         costs = CostModel(parse_budget("1000Mtok"), 200.0, 70.0)
         tune = TuneSettings(batch_size=8)
-        self.lab = Lab(self.task, model, Journal(self.folder / "journal"), costs, self.folder, tune, 0, Quiet())
+        self.context = RunContext(self.task, model, Journal(self.folder / "journal"), costs, self.folder, tune, 0, Quiet())
         self.proposals: list[Proposal] = []
         # At random and no other way: whoever searches may put the rows in an order of its own.
         self.dev = [self.task.dev[i] for i in np.random.default_rng([0, 1]).permutation(len(self.task.dev))]
@@ -75,12 +75,12 @@ class Maker:
 
     # Prompts ------------------------------------------------------------------------------------------------------
 
-    def breed(self) -> None:
-        """The prompts, bred once; later sessions read them."""
+    def mutate(self) -> None:
+        """The prompts, mutated once; later sessions read them."""
         path = self.folder / "prompts.json"
         if not path.is_file():
             (self.folder / "journal").mkdir(exist_ok=True)
-            proposals = opening_pool(self.lab, [seed_prompt(self.task)], self.sizes["first"], demonstrations=True, seed=0)
+            proposals = opening_pool(self.context, [seed_prompt(self.task)], self.sizes["first"], demonstrations=True, seed=0)
             for generation in range(2, 10):
                 missing = self.sizes["prompts"] - len(proposals)
                 if missing <= 0:
@@ -89,7 +89,7 @@ class Maker:
                 parents = [p.prompt for p in sorted(proposals, key=lambda p: found[p.prompt.id])[:_PARENTS]]
                 count = min(missing, max(4, self.sizes["prompts"] * 5 // 16))
                 seen = {p.prompt.id for p in proposals}
-                proposals += next_pool(self.lab, generation, parents, count, seen, demonstrations=True, seed=0)
+                proposals += next_pool(self.context, generation, parents, count, seen, demonstrations=True, seed=0)
             write_json(path, [p.to_json() for p in proposals[: self.sizes["prompts"]]])
         self.proposals = [Proposal.from_json(item) for item in json.loads(path.read_text(encoding="utf-8"))]
 
@@ -122,10 +122,10 @@ class Maker:
 
     def _tuned(self, prompt: Prompt, steps: int) -> str:
         rows = not_shown(prompt, self.task.train)
-        training = self.lab.answering.training_rows(prompt, rows)
+        training = self.context.answering.training_rows(prompt, rows)
         # Runs of another length have checkpoints of their own, which may be further than this one is to go.
         checkpoints = self.folder / f"checkpoints-{steps}"
-        run = TuningRun(self.model, training, self.lab.tune, seed=0, folder=checkpoints)
+        run = TuningRun(self.model, training, self.context.tune, seed=0, folder=checkpoints)
         path = self.folder / f"tuned-{run.key}-{steps}.json"
         if not path.is_file():
             run.resume()
@@ -174,7 +174,7 @@ class Maker:
     def _judged(self, scores: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
         """Log-loss and correctness of each row after the bias that the inputs suggest."""
         rows = self.dev[: len(scores)]
-        judged = LabelsGiven(scores).judge(rows, LabelsGiven(scores).calibrated(self.task), self.task)
+        judged = LabelOutputs(scores).judge(rows, LabelOutputs(scores).calibrated(self.task), self.task)
         return judged.log_losses, judged.correct.astype(np.uint8)
 
     def _in_time(self) -> None:
@@ -240,7 +240,7 @@ def make_table(
     for name in names:
         maker = Maker(opened, name, data, work, sizes, deadline)
         try:
-            maker.breed()
+            maker.mutate()
             for part in parts:
                 weights, _, block = part.partition(":")
                 if weights not in WEIGHTS or not block.isdigit():

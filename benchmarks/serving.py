@@ -141,7 +141,7 @@ def compare(bundle: Path, texts: Sequence[str], given: argparse.Namespace, found
     say("loading the bundle for the answers to compare with")
     predictor = load(bundle, dtype=found.dtype, threads=found.threads)
     if len(predictor.input_fields) != 1:
-        raise InputError("the bundle's task has several input fields", where=str(bundle), mend="Give one with one field.")
+        raise InputError("the bundle's task has several input fields", where=str(bundle), hint="Give one with one field.")
     expected = predictor.predict(list(texts))
     base = resolve_model(base_of(read_manifest(bundle)))
     kind = ["--dtype", found.dtype]

@@ -41,7 +41,7 @@ from cotune.config import config_from_data
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.loop import best_temperature
 from cotune.evaluate.decision import fit_bias, label_frequencies
-from cotune.evaluate.responses import gold_indices
+from cotune.evaluate.responses import label_indices
 from cotune.model.engine.state_store import layers_of_interest
 from cotune.model.loading.by_name import open_model
 from cotune.model.local import LocalModel
@@ -106,7 +106,7 @@ def run_cell(model: LocalModel, task: Task, way: str, draw: int) -> dict[str, An
     """Tune as the way says, and judge every read-out on the held-out rows."""
     prompt, labelled = seed_prompt(task), (*task.train, *task.dev)
     held = task.test.open({"benchmark": "benchmark"}).examples_for("benchmark")
-    gold, truth, classes = gold_indices(labelled, task), gold_indices(held, task), len(task.labels)
+    gold, truth, classes = label_indices(labelled, task), label_indices(held, task), len(task.labels)
     ids = [row.prompt_ids for row in model.renderer.render(prompt, [r.fields for r in (*labelled, *held)], task.labels)]
     count = len(labelled)
     if way == "words":
@@ -150,7 +150,7 @@ def words_cell(model: LocalModel, task: Task, draw: int) -> dict[str, Any]:
     """LoRA on all layers by the labels' words."""
     prompt, labelled = seed_prompt(task), (*task.train, *task.dev)
     held = task.test.open({"benchmark": "benchmark"}).examples_for("benchmark")
-    gold, truth = gold_indices(labelled, task), gold_indices(held, task)
+    gold, truth = label_indices(labelled, task), label_indices(held, task)
     rendered = model.renderer.render(prompt, [row.fields for row in labelled], task.labels)
     started = time.monotonic()
     with TemporaryDirectory() as folder:

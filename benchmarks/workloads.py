@@ -73,7 +73,7 @@ def read_rows(folder: Path, limit: int, seed: int = 0) -> tuple[list[Row], tuple
         raise InputError(
             f"the benchmark's data cannot be read ({error})",
             where=str(folder),
-            mend='It takes train.jsonl with a key "input" in each line, and labels.json with a list "labels".',
+            hint='It takes train.jsonl with a key "input" in each line, and labels.json with a list "labels".',
         ) from error
     order = np.random.default_rng(seed).permutation(len(inputs))[:limit]
     return [{"input": inputs[i]} for i in order], tuple(names)

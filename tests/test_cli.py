@@ -231,7 +231,7 @@ def is_one_message(ended: Ended) -> None:
     assert ended.stderr.startswith("cotune: ")
     assert ended.stderr.count("\n") == 1, "one line"
     assert len(ended.stderr) < 600
-    assert ended.stderr.rstrip().endswith((".", "}")), "it ends with how to mend it"
+    assert ended.stderr.rstrip().endswith((".", "}")), "it ends with how to fix it"
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)

@@ -32,7 +32,7 @@ def message_of(path: Path, *overrides: str) -> str:
     with pytest.raises(InputError) as caught:
         load_config(path, overrides)
     assert caught.value.exit_code == 2
-    assert caught.value.mend
+    assert caught.value.hint
     assert "\n" not in str(caught.value)
     assert "pydantic" not in str(caught.value)
     return str(caught.value)

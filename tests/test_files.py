@@ -169,7 +169,7 @@ def test_a_text_that_cannot_be_read_is_told(tmp_path: Path, name: str, told: str
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     with pytest.raises(InputError, match=told) as caught:
         read_text(tmp_path / name, "the prompt file")
-    assert "the prompt file" in str(caught.value) and caught.value.mend
+    assert "the prompt file" in str(caught.value) and caught.value.hint
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from cotune.config import load_config
 from cotune.errors import InputError
 from cotune.plugins import EDITS_GROUP, METRICS_GROUP, plugins
 from cotune.prompt.bank import seed_prompt
-from cotune.refine import breed
+from cotune.refine import mutate
 from cotune.refine.edits import OPERATORS, operators
 from cotune.task import METRICS, Task, metric_named
 from cotune.testing import check_metric, check_prompt_edit
@@ -94,7 +94,7 @@ def test_a_packages_edit_is_among_those_that_make_children(install: Install) -> 
     check_prompt_edit(operators()["shout"])
     task = task_with("accuracy")
     parent = seed_prompt(task).edit(instruction="Sort it.")
-    children = breed([parent], task, 60, np.random.default_rng(0))
+    children = mutate([parent], task, 60, np.random.default_rng(0))
     made = [child for child in children if "shout" in child.operator.split("+")]
     assert made and all(child.prompt.instruction.isupper() for child in made if child.operator == "shout")
 

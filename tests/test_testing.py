@@ -10,7 +10,7 @@ import pytest
 
 from chat_server import Handler, chat_server, completion, send
 from cotune.endpoint import Client, Endpoint
-from cotune.endpoint.way import Way
+from cotune.endpoint.request_format import RequestFormat
 from cotune.model.base import Capabilities
 from cotune.model.local import LocalModel
 from cotune.model.remote.model import RemoteModel
@@ -52,7 +52,7 @@ def test_a_model_elsewhere() -> None:
         send(200, completion("plant" if "oak" in text else "animal"))(handler)
 
     with chat_server(reply) as server:
-        check_model(RemoteModel(Client(Endpoint(server.url, "m"), most=2, sleep=lambda s: None), way=Way()))
+        check_model(RemoteModel(Client(Endpoint(server.url, "m"), most=2, sleep=lambda s: None), way=RequestFormat()))
 
 
 ACCURACY = METRICS["accuracy"]

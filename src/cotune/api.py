@@ -167,7 +167,7 @@ def _resolved(task: Task | RunConfig | str | Path, settings: Mapping[str, Any]) 
         raise InputError(
             f"{wrong[0]!r} is part of the task",
             where="run",
-            mend=f"Give it to Task.from_frame({wrong[0]}=...)." if isinstance(task, Task) else "Set it in the task file.",
+            hint=f"Give it to Task.from_frame({wrong[0]}=...)." if isinstance(task, Task) else "Set it in the task file.",
         )
     if isinstance(task, Task):
         made = _config.config_in_memory(
@@ -186,7 +186,7 @@ def _resolved(task: Task | RunConfig | str | Path, settings: Mapping[str, Any]) 
         raise InputError(
             f"a {type(task).__name__} is not a task",
             where="run",
-            mend="Give a cotune.Task, a RunConfig, or the path of a task.yaml.",
+            hint="Give a cotune.Task, a RunConfig, or the path of a task.yaml.",
         )
     return _with_settings(task, settings), None
 

@@ -36,6 +36,6 @@ def cache_folder(*parts: str, create: bool = True) -> Path:
             raise InputError(
                 f"the cache folder cannot be made ({reason})",
                 where=str(folder),
-                mend=f"Set {CACHE_VARIABLE} to a folder that can be written to.",
+                hint=f"Set {CACHE_VARIABLE} to a folder that can be written to.",
             ) from error
     return folder

@@ -16,20 +16,20 @@ class CotuneError(Exception):
 
 
 class InputError(CotuneError):
-    """Something that the user gave is wrong. Says what, where, and how to mend it.
+    """Something that the user gave is wrong. Says what, where, and how to fix it.
 
     Args:
         what: the problem, one sentence without a full stop at the end; a question keeps its mark.
         where: file, row, column or key that it was found at.
-        mend: what the user can do about it.
+        hint: what the user can do about it.
     """
 
     exit_code = 2
 
-    def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
-        self.what, self.where, self.mend = what, where, mend
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        self.what, self.where, self.hint = what, where, hint
         stop = "" if what.endswith("?") else "."
-        super().__init__(f"{where + ': ' if where else ''}{what}{stop}{' ' + mend if mend else ''}")
+        super().__init__(f"{where + ': ' if where else ''}{what}{stop}{' ' + hint if hint else ''}")
 
 
 class RowError(InputError):
@@ -38,7 +38,7 @@ class RowError(InputError):
 
 def no_run(folder: Path) -> InputError:
     """The error for a folder that is taken for a run's and is none."""
-    return InputError("this is not a run's folder", where=str(folder), mend="Give the --out folder of a cotune run.")
+    return InputError("this is not a run's folder", where=str(folder), hint="Give the --out folder of a cotune run.")
 
 
 class DivergedError(CotuneError):

@@ -53,15 +53,15 @@ def read_text(path: Path, what: str) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise InputError(f"{what} does not exist", where=str(path), mend="Check the path.") from error
+        raise InputError(f"{what} does not exist", where=str(path), hint="Check the path.") from error
     except IsADirectoryError as error:
-        raise InputError(f"{what} is a folder", where=str(path), mend="Name the file in it.") from error
+        raise InputError(f"{what} is a folder", where=str(path), hint="Name the file in it.") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{what} is not UTF-8 text", where=str(path), mend="Save it as UTF-8.") from error
+        raise InputError(f"{what} is not UTF-8 text", where=str(path), hint="Save it as UTF-8.") from error
     except ValueError as error:
-        raise InputError(f"{what} has a name that no file can have", where=repr(str(path)), mend="Check the path.") from error
+        raise InputError(f"{what} has a name that no file can have", where=repr(str(path)), hint="Check the path.") from error
     except OSError as error:
-        raise InputError(f"{what} cannot be read ({error.strerror})", where=str(path), mend="Check its permissions.") from error
+        raise InputError(f"{what} cannot be read ({error.strerror})", where=str(path), hint="Check its permissions.") from error
 
 
 def read_standard_input() -> str:
@@ -74,7 +74,7 @@ def read_standard_input() -> str:
         text = sys.stdin.read()
         text.encode()
     except UnicodeError as error:
-        raise InputError("it is not UTF-8 text", where="standard input", mend="Pipe in UTF-8.") from error
+        raise InputError("it is not UTF-8 text", where="standard input", hint="Pipe in UTF-8.") from error
     return text
 
 
@@ -137,7 +137,7 @@ def cannot_write(path: Path, error: OSError) -> InputError:
     first = "Allow writing there" if error.errno in _NOT_ALLOWED else "Free some space"
     return InputError(
         f"cannot write {path} ({error.strerror or error})",
-        mend=f"{first} or choose another folder, and run the same command again.",
+        hint=f"{first} or choose another folder, and run the same command again.",
     )
 
 
@@ -203,5 +203,5 @@ def inside(folder: Path, name: str) -> Path:
     """
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise InputError(f"the path {name!r} leads out of its folder", where=str(folder), mend="Use a plain relative name.")
+        raise InputError(f"the path {name!r} leads out of its folder", where=str(folder), hint="Use a plain relative name.")
     return path

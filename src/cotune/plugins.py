@@ -59,7 +59,7 @@ class Plugin:
             raise InputError(
                 f"{self.point.value} cannot be loaded ({type(error).__name__}: {error})",
                 where=self.where,
-                mend="Install the package again, or uninstall it.",
+                hint="Install the package again, or uninstall it.",
             ) from error
 
 
@@ -80,7 +80,7 @@ def plugins(group: str, built_in: Collection[str] = ()) -> Mapping[str, Plugin]:
             raise InputError(
                 f"the name {plugin.name!r} is taken twice in {group}: by {other} and by the package {plugin.package}",
                 where=plugin.where,
-                mend="Uninstall one of the two, or ask its author for another name.",
+                hint="Uninstall one of the two, or ask its author for another name.",
             )
         found[plugin.name] = plugin
     return found

@@ -1,4 +1,4 @@
-"""The table of bred prompts is made in pieces by a tiny model; searches are compared on a made-up one whose best is known."""
+"""The table of prompts is made in pieces by a tiny model; searches are compared on a made-up one whose best is known."""
 
 from __future__ import annotations
 

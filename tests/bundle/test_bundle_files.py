@@ -50,7 +50,7 @@ def bundle(bench: Bench, tmp_path: Path) -> Path:
 def refused(folder: Path, **options: Any) -> InputError:
     with pytest.raises(InputError) as error:
         loaded(folder, **options)
-    assert error.value.mend, error.value
+    assert error.value.hint, error.value
     return error.value
 
 
@@ -151,7 +151,7 @@ def test_a_kill_leaves_a_whole_bundle(bench: Bench, bundle: Path, monkeypatch: p
     assert {p.name for p in bundle.parent.iterdir()} <= {"best", ".best.lock"}
 
 
-def test_a_kill_between_two_renames_is_mended(bench: Bench, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_between_two_renames_is_repaired(bench: Bench, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def move_then_die(temporary: Path, folder: Path, aside: Path) -> None:
         folder.rename(aside)
         die()
@@ -418,7 +418,7 @@ def test_a_base_model_that_moved(bench: Bench, tmp_path: Path) -> None:
     place_then.rename(place_now)
     error = refused(bundle)
     assert "cannot be found" in error.what
-    assert "base" in error.mend
+    assert "base" in error.hint
     assert loaded(bundle, base=place_now).predict(TEXTS)
 
 
@@ -534,14 +534,14 @@ def test_a_bundle_of_an_older_version_is_refused_by_its_name(bundle: Path, versi
     (bundle / "manifest.json").write_text(json.dumps(old))
     error = refused(bundle)
     assert f"made by {made}" in error.what and "format 1" in error.what and "\x1b" not in error.what
-    assert error.mend.startswith("Run again") and (made in error.mend or made.endswith(__version__))
+    assert error.hint.startswith("Run again") and (made in error.hint or made.endswith(__version__))
 
 
 def test_folders_that_are_no_bundle(bundle: Path, tmp_path: Path) -> None:
     assert "no such bundle" in refused(tmp_path / "none").what
     assert "a file" in refused(bundle / "README.md").what
     run = bundle.parent
-    assert str(bundle) in refused(run).mend
+    assert str(bundle) in refused(run).hint
 
 
 # The card -------------------------------------------------------------------------------------------------------------
@@ -629,7 +629,7 @@ def test_a_schema_that_cannot_be_kept_is_refused_before_the_base_is_looked_for(b
 def test_a_base_model_is_fetched_only_where_the_user_says_so(bench: Bench, tmp_path: Path) -> None:
     bundle = bench.save(tmp_path / "bundle", model_name="cotune-tests/none-such")
     told = refused(bundle)
-    assert "for you to allow" in told.what and "--base hub" in told.mend
+    assert "for you to allow" in told.what and "--base hub" in told.hint
     assert "cannot be fetched from the hub" in refused(bundle, base="hub").what
     rows = tmp_path / "rows.csv"
     rows.write_text("text,label\n" + "".join(f"row {i},{LABELS[i % 2]}\n" for i in range(40)))

@@ -70,7 +70,7 @@ def test_passes_are_as_long_as_memory_allows(
 def test_for_one_row_nothing_is_prepared_for_many(bench: Bench, tmp_path: Path) -> None:
     bundle = bench.save(tmp_path / "best")
     found = loaded(bundle, once=True)
-    assert isinstance(found.model, LocalModel) and not found.model.laid_out
+    assert isinstance(found.model, LocalModel) and not found.model.prepacked
     one, other = (each.predict(TEXTS[0], probabilities=True)[0] for each in (found, loaded(bundle)))
     assert one.answer == other.answer
     assert list(one.probabilities.values()) == pytest.approx(list(other.probabilities.values()), abs=1e-5)
@@ -183,7 +183,7 @@ def test_rows_that_cannot_be_answered(predictor: Predictor, rows: Any, where: st
         predictor.predict(rows)
     assert error.value.where.startswith(where)
     assert what in error.value.what
-    assert error.value.mend
+    assert error.value.hint
 
 
 def test_lists_and_objects_are_asked_as_they_were_learnt(predictor: Predictor) -> None:

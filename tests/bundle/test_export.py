@@ -128,7 +128,7 @@ def test_the_pages_code_answers_as_the_probe_does(bench: Bench, tmp_path: Path, 
     if to == "peft" and not tuned:
         with pytest.raises(InputError, match="no adapter") as error:
             export_bundle(bundle, tmp_path / "out", to)
-        assert "--to transformers" in error.value.mend
+        assert "--to transformers" in error.value.hint
         return
     out = export_bundle(bundle, tmp_path / "out", to)
     page = (out / "README.md").read_text(encoding="utf-8")
@@ -238,7 +238,7 @@ def test_layers_that_an_adapter_names_are_cut_too(tmp_path: Path) -> None:
     assert json.loads((out / "adapter" / "adapter_config.json").read_text())["layers_to_transform"] == [1]
     with pytest.raises(InputError, match="changes nothing up to layer 1") as error:
         export_bundle(bench.save_probed(tmp_path / "other", layer=1), tmp_path / "none", "peft")
-    assert "--to transformers" in error.value.mend and not (tmp_path / "none").exists()
+    assert "--to transformers" in error.value.hint and not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("to", ["transformers", "peft", "merged", "gguf", "gguf-merged"])
@@ -276,7 +276,7 @@ def test_words_and_written_answers_are_no_classifier(bench: Bench, tmp_path: Pat
     for name, changes in (("words", {}), ("written", written)):
         with pytest.raises(InputError, match="not by a probe") as error:
             export_bundle(bench.save(tmp_path / name, **changes), tmp_path / "out", "transformers")
-        assert "--to merged" in error.value.mend and not (tmp_path / "out").exists()
+        assert "--to merged" in error.value.hint and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("to", ["transformers", "merged"])

@@ -12,7 +12,7 @@ from test_slicing import judged, make_lab
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.candidate import Candidate
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.slices import measure_slices
 from cotune.cycle.diagnostics.stability import measure_noise, measure_robustness
 from cotune.cycle.journal import Journal, attempt
@@ -30,9 +30,9 @@ from cotune.tune.settings import TuneSettings
 from tiny import tiny_local
 
 
-def confirmed(lab: Lab) -> Confirmed:
+def confirmed(context: RunContext) -> Confirmed:
     """A winner that counts as tuned; the base model stands in for its weights."""
-    base = judged(lab, "Which kind is it?\nOne of: {labels}")
+    base = judged(context, "Which kind is it?\nOne of: {labels}")
     winner = Measured(Candidate(base.candidate.prompt, "tuned", RAW, 4), base.evaluation, base.scores)
     return Confirmed({"best_prompt": base, "best_tuned": winner}, [base, winner], winner)
 
@@ -53,9 +53,9 @@ def failing_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
 def test_a_failure_in_the_middle_is_recorded_and_a_run_that_goes_on_reads_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lab = make_lab(tmp_path)
+    context = make_lab(tmp_path)
     failing_after(monkeypatch, 3)
-    told = measure_robustness(lab, confirmed(lab))
+    told = measure_robustness(context, confirmed(context))
     assert told == {"skipped": "it failed (RuntimeError: not enough memory)"}
     assert [event["kind"] for event in journal_of(tmp_path)] == ["score", "score", "score", "robustness"]
     # The next session has memory enough, and must still end where the first one did.
@@ -63,7 +63,7 @@ def test_a_failure_in_the_middle_is_recorded_and_a_run_that_goes_on_reads_it(
     failing_after(monkeypatch, 1000)
     again = make_lab(tmp_path)
     assert measure_robustness(again, confirmed(again)) == told
-    assert not again.journal.broken and again.account.counts == lab.account.counts
+    assert not again.journal.broken and again.account.counts == context.account.counts
     assert len(journal_of(tmp_path)) == 4
 
 
@@ -71,40 +71,40 @@ def test_the_prompt_as_it_is_stands_beside_its_formats_by_a_rule_made_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing_after(monkeypatch, 1000)
-    lab = make_lab(tmp_path, "300ktok")
+    context = make_lab(tmp_path, "300ktok")
     prompt = Prompt("Which kind is it?\nOne of: {labels}", "{text}")
-    scores = lab.scores(prompt, BASE, lab.dev, "confirm")
+    scores = context.scores(prompt, BASE, context.dev, "confirm")
     # What the run chose on all rows is right for none of those that the formats meet.
-    chosen = Decision("bias", tuple(50.0 * (label == lab.task.labels[0]) for label in lab.task.labels))
+    chosen = Decision("bias", tuple(50.0 * (label == context.task.labels[0]) for label in context.task.labels))
     base, tuned = (
-        Measured(Candidate(prompt, adapter, chosen, 4), lab.judge(scores, lab.dev, chosen), scores)
+        Measured(Candidate(prompt, adapter, chosen, 4), context.judge(scores, context.dev, chosen), scores)
         for adapter in (BASE, "tuned")
     )
-    found = measure_robustness(lab, Confirmed({"best_prompt": base, "best_tuned": tuned}, [base, tuned], tuned))
-    rows = lab.dev[: found["n"]]
-    alike = lab.judge(scores[: len(rows)], rows, lab.bias(scores[: len(rows)])).told_score()
-    assert 32 <= len(rows) < len(lab.dev)
+    found = measure_robustness(context, Confirmed({"best_prompt": base, "best_tuned": tuned}, [base, tuned], tuned))
+    rows = context.dev[: found["n"]]
+    alike = context.judge(scores[: len(rows)], rows, context.bias(scores[: len(rows)])).told_score()
+    assert 32 <= len(rows) < len(context.dev)
     assert found["own"] == {"base": alike, "tuned": alike}
-    assert alike != lab.judge(scores[: len(rows)], rows, chosen).score
+    assert alike != context.judge(scores[: len(rows)], rows, chosen).score
 
 
 def test_formats_of_a_prompt_whose_untuned_answers_were_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"q": f"row {i}", "a": {"n": i % 7}} for i in range(200)]
     task = Task.from_rows(rows, input="q", output="a", type="json", limit={"dev": 40})
     costs = CostModel(parse_budget("3Mtok"), 1.0, 1.0)
-    lab = Lab(task, tiny_local(), Journal(tmp_path), costs, tmp_path, TuneSettings(), 0, Quiet())
+    context = RunContext(task, tiny_local(), Journal(tmp_path), costs, tmp_path, TuneSettings(), 0, Quiet())
     for name in ("generate", "answer_losses"):
         # The base model stands in for the tuned weights.
         real = getattr(LocalModel, name)
         monkeypatch.setattr(LocalModel, name, lambda *a, real=real, **more: real(*a, **{**more, "adapter": BASE}))
     prompt = Prompt("What is it?", "{q}")
-    given = {BASE: lab.scores(prompt, BASE, lab.dev, "confirm", answers=False)}
-    given["tuned"] = lab.scores(prompt, "tuned", lab.dev, "confirm")
+    given = {BASE: context.scores(prompt, BASE, context.dev, "confirm", answers=False)}
+    given["tuned"] = context.scores(prompt, "tuned", context.dev, "confirm")
     base, tuned = (
-        Measured(Candidate(prompt, adapter, RAW, 4), lab.judge(given[adapter], lab.dev, RAW), given[adapter])
+        Measured(Candidate(prompt, adapter, RAW, 4), context.judge(given[adapter], context.dev, RAW), given[adapter])
         for adapter in (BASE, "tuned")
     )
-    found = measure_robustness(lab, Confirmed({"best_prompt": base, "best_tuned": tuned}, [base, tuned], tuned))
+    found = measure_robustness(context, Confirmed({"best_prompt": base, "best_tuned": tuned}, [base, tuned], tuned))
     assert found["n"] == 40 and len(found["base"]["scores"]) == 8
     assert found["own"]["base"] is None and 0 <= found["own"]["tuned"] <= 1
 
@@ -114,15 +114,15 @@ def test_what_no_journal_can_hold_is_a_failure_too(tmp_path: Path) -> None:
 
 
 def test_noise_and_slices_that_fail_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lab = make_lab(tmp_path)
+    context = make_lab(tmp_path)
     failing_after(monkeypatch, 0)
-    assert "not enough memory" in measure_noise(lab, confirmed(lab))["skipped"]
+    assert "not enough memory" in measure_noise(context, confirmed(context))["skipped"]
 
     def failing(*_: object) -> None:
         raise RuntimeError("no more")
 
     monkeypatch.setattr(TextEmbedder, "embed", failing)
-    found = measure_slices(lab, judged(lab))
+    found = measure_slices(context, judged(context))
     assert found["skipped"] == "it failed (RuntimeError: no more)" and found["tokens"] == 0
 
 

@@ -11,7 +11,7 @@ from cycle_runs import journal_of
 
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics import near_duplicates as neighbours
 from cotune.cycle.diagnostics.leakage import overlap_finding, overlapping
 from cotune.cycle.diagnostics.near_duplicates import check_neighbours
@@ -44,7 +44,7 @@ def swapped(text: str) -> str:
     return " ".join([second, first, *rest])
 
 
-def make_lab(folder: Path, budget: str = "3Mtok") -> Lab:
+def make_lab(folder: Path, budget: str = "3Mtok") -> RunContext:
     folder.mkdir(exist_ok=True)
     train, dev, test = (rows_of(n, seed) for seed, n in enumerate((60, 30, 25)))
     train += [
@@ -59,17 +59,17 @@ def make_lab(folder: Path, budget: str = "3Mtok") -> Lab:
     task = Task.from_rows(train, dev=dev, test=test, input="text", output="label")
     costs = CostModel(parse_budget(budget), 1.0, 1.0)
     model = tiny_local(settings=EngineSettings(max_tokens=200))
-    return Lab(task, model, Journal(folder), costs, folder, TuneSettings(), 0, Quiet())
+    return RunContext(task, model, Journal(folder), costs, folder, TuneSettings(), 0, Quiet())
 
 
 def test_planted_pairs_are_found_and_the_test_stays_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What a random model's states say of closeness is not what is tested here.
     monkeypatch.setattr(neighbours, "LIKE", -1.0)
-    lab = make_lab(tmp_path)
-    found = check_neighbours(lab)
+    context = make_lab(tmp_path)
+    found = check_neighbours(context)
     pairs = {tuple(pair["rows"]) for pair in found["alike"]}
-    by_text = {row.text: row.id for row in (*lab.task.train, *lab.task.dev)}
-    planted = [row for row in lab.task.train if row.id in {f"train:{n}" for n in range(61, 66)}]
+    by_text = {row.text: row.id for row in (*context.task.train, *context.task.dev)}
+    planted = [row for row in context.task.train if row.id in {f"train:{n}" for n in range(61, 66)}]
     assert len(planted) == 5
 
     def mirrored(row: Example) -> str:
@@ -85,9 +85,9 @@ def test_planted_pairs_are_found_and_the_test_stays_sealed(tmp_path: Path, monke
     assert kinds["same_meaning_other_label"]["severity"] == "warning"
     assert {"same_meaning_with_test", "same_meaning_in_train_dev", "same_meaning_in_train"} <= set(kinds)
     told = (tmp_path / "journal.jsonl").read_text(encoding="utf-8")
-    rows = lab.task.test.open({"arm": "x"}).examples_for("x")
+    rows = context.task.test.open({"arm": "x"}).examples_for("x")
     assert not any(row.text in told or row.id in told for row in rows)
-    assert lab.account.counts["tokens_embedded"] == found["tokens"] > 0
+    assert context.account.counts["tokens_embedded"] == found["tokens"] > 0
     assert found["tokens"] <= 0.004 * 3_000_000
 
 
@@ -125,9 +125,9 @@ def test_what_is_left_out_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str, wanted: bool, most: int, why: str
 ) -> None:
     monkeypatch.setattr(neighbours, "_MOST_ROWS", most)
-    lab = make_lab(tmp_path, budget)
-    assert why in check_neighbours(lab, wanted=wanted)["skipped"]
-    assert lab.account.counts["tokens_embedded"] == 0
+    context = make_lab(tmp_path, budget)
+    assert why in check_neighbours(context, wanted=wanted)["skipped"]
+    assert context.account.counts["tokens_embedded"] == 0
 
 
 def test_a_failure_is_recorded_and_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,12 +156,12 @@ def test_the_seal_gives_counts_and_ids_alone() -> None:
 
 
 def test_test_rows_in_a_prompt_are_counted_and_told(tmp_path: Path) -> None:
-    lab = make_lab(tmp_path)
-    row = lab.task.test.open({"arm": "x"}).examples_for("x")[0]
+    context = make_lab(tmp_path)
+    row = context.task.test.open({"arm": "x"}).examples_for("x")[0]
     shown = Demonstration(tuple(row.fields.items()), row.output)
     plain = Prompt("Answer with one of {labels}.", "{text}")
-    assert overlapping(lab.task, [plain]) == 0 and overlap_finding(0, "prompts") == []
-    assert overlapping(lab.task, [plain, plain.edit(demonstrations=(shown,))]) == 1
-    assert overlapping(lab.task, [plain.edit(instruction=f"For example {row.text.upper()}! {{labels}}")]) == 1
+    assert overlapping(context.task, [plain]) == 0 and overlap_finding(0, "prompts") == []
+    assert overlapping(context.task, [plain, plain.edit(demonstrations=(shown,))]) == 1
+    assert overlapping(context.task, [plain.edit(instruction=f"For example {row.text.upper()}! {{labels}}")]) == 1
     (finding,) = overlap_finding(2, "the prompts that you gave")
     assert finding.severity == "warning" and "2 test rows stand in the prompts that you gave" in finding.message

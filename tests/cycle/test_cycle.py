@@ -1,4 +1,4 @@
-"""What a run does: who is tuned and how far, what is bred, when the test is read, what it may cost, and how it fails."""
+"""What a run does: who is tuned and how far, what is mutated, when the test is read, what it may cost, and how it fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cotune.cache import CACHE_VARIABLE
 from cotune.config import config_in_memory
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.ledger import enter_opening
 from cotune.cycle.progress import Quiet
@@ -321,7 +321,7 @@ def test_a_budget_that_is_too_small_leaves_no_trace(bench: Bench, tmp_path: Path
     assert "Give --budget " in ended.stderr
     assert "Traceback" not in ended.stderr
     assert list(tmp_path.iterdir()) == []
-    # The folder is free for the mended command.
+    # The folder is free for the corrected command.
     assert bench.run(out, budget="60ktok", at=("line", "plan", 1)).code == -9
 
 
@@ -433,26 +433,26 @@ def test_a_test_that_was_opened_before_is_told_in_the_verdict_and_on_the_page(tm
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Lab:
+def context(tmp_path: Path) -> RunContext:
     task = Task.from_rows(labelled_rows(60), input="text", output="label")
     model = tiny_local(settings=EngineSettings(max_tokens=200))
     costs = CostModel(parse_budget("1Mtok"), 1.0, 1.0)
-    return Lab(task, model, Journal(tmp_path), costs, tmp_path, TuneSettings(), 0, Quiet())
+    return RunContext(task, model, Journal(tmp_path), costs, tmp_path, TuneSettings(), 0, Quiet())
 
 
-def test_a_prompt_that_fills_the_model_leaves_no_room(lab: Lab) -> None:
+def test_a_prompt_that_fills_the_model_leaves_no_room(context: RunContext) -> None:
     short = Prompt(instruction="What is it? {labels}", input_template="{text}")
     shown = tuple(Demonstration((("text", f"apple {i} and more"),), "fruit") for i in range(30))
-    assert has_room(lab, short)
-    assert not has_room(lab, short.edit(demonstrations=shown))
-    assert not has_room(lab, short.edit(instruction="word " * 180))
+    assert has_room(context, short)
+    assert not has_room(context, short.edit(demonstrations=shown))
+    assert not has_room(context, short.edit(instruction="word " * 180))
 
 
-def test_pools_hold_no_prompt_that_fills_the_model(lab: Lab) -> None:
+def test_pools_hold_no_prompt_that_fills_the_model(context: RunContext) -> None:
     shown = tuple(Demonstration((("text", f"apple {i} and more"),), "fruit") for i in range(12))
     parent = Prompt(instruction="What is it? {labels}", input_template="{text}", demonstrations=shown)
-    pool = next_pool(lab, 2, [parent], 8, {parent.id}, demonstrations=True, seed=0)
-    assert all(has_room(lab, proposal.prompt) for proposal in pool)
+    pool = next_pool(context, 2, [parent], 8, {parent.id}, demonstrations=True, seed=0)
+    assert all(has_room(context, proposal.prompt) for proposal in pool)
 
 
 def test_settings_of_the_tiny_runs_are_real_keys() -> None:

@@ -19,7 +19,7 @@ from cotune.cli import main
 from cotune.config import config_from_data
 from cotune.cycle.candidate import Candidate
 from cotune.endpoint import Client, Endpoint
-from cotune.endpoint.way import Way
+from cotune.endpoint.request_format import RequestFormat
 from cotune.errors import InputError
 from cotune.model.remote.model import RemoteModel
 from cotune.prompt.bank import seed_prompt
@@ -59,7 +59,7 @@ def run_folder(folder: Path, url: str, *settings: str, fingerprint: str = "", ju
     task = Task.from_config(config, checked=False, run_metric=False)
     identity = {"data": fingerprint or task.fingerprint}
     (folder / "config.json").write_text(json.dumps({"config": config.model_dump(mode="json"), "identity": identity}))
-    way = Way(0, tokens=8)
+    way = RequestFormat(0, tokens=8)
     model = RemoteModel(Client(Endpoint(url, "m")), way=way)
     chosen = Candidate(seed_prompt(task)).to_json()
     events: dict[str, Any] = {

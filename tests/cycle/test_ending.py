@@ -17,16 +17,16 @@ from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.budget.reserve import spent_to
 from cotune.cycle.budget.row_costs import RowCosts
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet
 from cotune.cycle.run import run as run_cycle
 from cotune.cycle.search import ending
 from cotune.cycle.search.ending import EndCosts
 from cotune.cycle.search.plan import Plan
-from cotune.cycle.search.policy import SPENT, Decider
+from cotune.cycle.search.policy import SPENT, StepPolicy
 from cotune.cycle.search.state import Search
-from cotune.cycle.search.trial import Track, advance, decay_steps, finish, open_track
+from cotune.cycle.search.trial import Trial, advance, decay_steps, finish, open_trial
 from cotune.cycle.search.untuned import CALIBRATION_ROWS
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.bank import seed_prompt
@@ -50,36 +50,36 @@ def written_rows(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def lab_in(folder: Path, budget: str = "10Mtok", *, written: bool = False) -> Lab:
+def lab_in(folder: Path, budget: str = "10Mtok", *, written: bool = False) -> RunContext:
     limit = {"test": 24, "dev": 40}
     rows = written_rows(160) if written else labelled_rows(160)
     task = Task.from_rows(rows, input="text", output="label", type="json" if written else None, limit=limit)
-    return Lab(
+    return RunContext(
         task, tiny_local(), Journal(folder), CostModel(parse_budget(budget), 1.0, 1.0), folder, TuneSettings(), 0, Quiet()
     )
 
 
-def prompts_of(lab: Lab) -> tuple[Prompt, Prompt, Prompt]:
+def prompts_of(context: RunContext) -> tuple[Prompt, Prompt, Prompt]:
     long = Prompt("Which kind is this? " * 3 + "Say one of {labels}.", "Here it is: {text}", "Kind:")
-    return seed_prompt(lab.task), long, Prompt("", "{text} is called", "")
+    return seed_prompt(context.task), long, Prompt("", "{text} is called", "")
 
 
-def end_of(lab: Lab, config: RunConfig = CONFIG) -> EndCosts:
-    return EndCosts(lab, config)
+def end_of(context: RunContext, config: RunConfig = CONFIG) -> EndCosts:
+    return EndCosts(context, config)
 
 
 def test_every_arm_counts_until_the_base_model_is_measured_and_then_those_that_are_no_doubles(tmp_path: Path) -> None:
-    lab = lab_in(tmp_path)
-    seed, long, bare = prompts_of(lab)
-    end, test, dev = end_of(lab), lab.task.test.n, len(lab.dev)
+    context = lab_in(tmp_path)
+    seed, long, bare = prompts_of(context)
+    end, test, dev = end_of(context), context.task.test.n, len(context.dev)
 
     def rows(*asked: Prompt) -> float:
-        return sum(map(lab.rows.scored, asked))
+        return sum(map(context.rows.scored, asked))
 
     def cost(chosen: Prompt, **more: Any) -> float:
         return end.cost(seed, chosen, aside="least", **more) / ending._CARE
 
-    least = min(CALIBRATION_ROWS, len(lab.task.train))
+    least = min(CALIBRATION_ROWS, len(context.task.train))
     assert cost(long, new=True) == pytest.approx(
         (dev + least) * rows(seed, seed, seed, long) + test * rows(seed, seed, long, seed, long)
     )
@@ -92,16 +92,16 @@ def test_every_arm_counts_until_the_base_model_is_measured_and_then_those_that_a
     assert cost(other) == pytest.approx(test * rows(*dict.fromkeys([*known, other]), seed, other))
     assert cost(other, new=True) == pytest.approx(test * rows(*known, other, seed, other) + (dev + least) * rows(other))
     # Confirming finds what was measured, and pays nothing for it.
-    before = lab.account.tokens
+    before = context.account.tokens
     end.look(seed, [long, bare])
-    assert lab.account.tokens == before > 0
+    assert context.account.tokens == before > 0
 
 
 def test_an_answer_is_as_long_as_it_was_seen_to_be(tmp_path: Path) -> None:
-    lab = lab_in(tmp_path, written=True)
-    seed, long, bare = prompts_of(lab)
-    rows = lab.rows
-    guessed, usual = lab.answering.answer_tokens(tuned=False), lab.answering.answer_tokens(tuned=True)
+    context = lab_in(tmp_path, written=True)
+    seed, long, bare = prompts_of(context)
+    rows = context.rows
+    guessed, usual = context.answering.answer_tokens(tuned=False), context.answering.answer_tokens(tuned=True)
     assert rows.answer_tokens(seed, tuned=False) == guessed > usual == rows.answer_tokens(seed, tuned=True)
     rows.saw_writing(seed, BASE, 10, 30)
     rows.saw_writing(long, BASE, 10, 400)
@@ -113,34 +113,34 @@ def test_an_answer_is_as_long_as_it_was_seen_to_be(tmp_path: Path) -> None:
     rows.saw_writing(seed, "tuned", 10, 990)
     assert rows.answer_tokens(long, tuned=True) == 99.0
     assert rows.written(long, tuned=False) == 40.0 and rows.written(long, tuned=False, apart=True) > 40.0
-    idle = RowCosts(lab.answering, lab.costs, lab.train_sample, writes=False)
+    idle = RowCosts(context.answering, context.costs, context.train_sample, writes=False)
     assert idle.written(long, tuned=False) == 0.0
 
 
 def test_a_row_reads_what_the_largest_request_read_without_the_prefix(tmp_path: Path) -> None:
-    lab = lab_in(tmp_path)
-    _, long, _ = prompts_of(lab)
-    counted, prefix = lab.rows.counted(long)
-    assert lab.rows.scored(long) == counted and prefix > 20
-    lab.scores(long, BASE, lab.dev, "race")
-    seen = lab.rows.scored(long)
+    context = lab_in(tmp_path)
+    _, long, _ = prompts_of(context)
+    counted, prefix = context.rows.counted(long)
+    assert context.rows.scored(long) == counted and prefix > 20
+    context.scores(long, BASE, context.dev, "race")
+    seen = context.rows.scored(long)
     assert seen == pytest.approx(counted, rel=0.15)
-    lab.scores(long, BASE, lab.dev[:5], "race")
-    assert lab.rows.scored(long) == seen
+    context.scores(long, BASE, context.dev[:5], "race")
+    assert context.rows.scored(long) == seen
 
 
 def test_the_winners_and_the_best_untuned_prompt_are_answered_once_to_see_how_long_that_takes(tmp_path: Path) -> None:
-    lab = lab_in(tmp_path, written=True)
-    seed, long, _ = prompts_of(lab)
-    end = end_of(lab)
+    context = lab_in(tmp_path, written=True)
+    seed, long, _ = prompts_of(context)
+    end = end_of(context)
     end.look(seed, [long])
-    assert end._only is not None and lab.rows.knows_answers(end._only)
-    winner = Track(long, cast(Any, None), measured=[measured(4, 0.5, 1.0)], steady=[measured(4, 0.5, 1.0)])
+    assert end._only is not None and context.rows.knows_answers(end._only)
+    winner = Trial(long, cast(Any, None), measured=[measured(4, 0.5, 1.0)], steady=[measured(4, 0.5, 1.0)])
     winner.steady[0] = measured(0, 0.5, 1.0, adapter=BASE)
     end.learn(winner)
     end.learn(winner)
     answered = [event["value"] for event in journal_of(tmp_path) if event["kind"] == "write"]
-    assert lab.rows.knows_answers(long) and {value["stage"] for value in answered} == {"measure"}
+    assert context.rows.knows_answers(long) and {value["stage"] for value in answered} == {"measure"}
     # An eighth of the rows that the end answers: they are not what the budget is for.
     assert [value["rows"] for value in answered] == [(24 + 40) // 8] * len(dict.fromkeys([end._only, long]))
 
@@ -148,9 +148,12 @@ def test_the_winners_and_the_best_untuned_prompt_are_answered_once_to_see_how_lo
 def test_what_will_find_no_room_after_the_test_is_not_put_aside(tmp_path: Path) -> None:
     shares = {}
     for budget in ("30ktok", "10Mtok"):
-        lab = lab_in(tmp_path / budget, budget)
-        _, long, _ = prompts_of(lab)
-        plain, without = end_of(lab), end_of(lab, CONFIG.model_copy(update={"evaluate": config_without_formats().evaluate}))
+        context = lab_in(tmp_path / budget, budget)
+        _, long, _ = prompts_of(context)
+        plain, without = (
+            end_of(context),
+            end_of(context, CONFIG.model_copy(update={"evaluate": config_without_formats().evaluate})),
+        )
         with_extras, bare = (plain.cost(long, long, aside=aside) for aside in ("all", "heads"))
         shares[budget] = (with_extras - without.cost(long, long), with_extras - bare)
     assert shares["30ktok"][0] == 0 and 0 < shares["10Mtok"][0] < shares["10Mtok"][1]
@@ -160,26 +163,26 @@ def config_without_formats() -> RunConfig:
     return config_in_memory(name="ends", input=["text"], output="label", evaluate={"robustness": False})
 
 
-def search_of(seed: Track, winner: Track, *others: Track) -> Search:
-    tracks = list({id(track): track for track in (seed, winner, *others)}.values())
+def search_of(seed: Trial, winner: Trial, *others: Trial) -> Search:
+    trials = list({id(trial): trial for trial in (seed, winner, *others)}.values())
     cycles = [{"kind": "prompts"}, {"kind": "prompts"}]
-    return Search({}, cast(Any, None), seed, winner, tracks, cycles)
+    return Search({}, cast(Any, None), seed, winner, trials, cycles)
 
 
-def track_of(prompt: Prompt, *facts: tuple[int, float, float]) -> Track:
+def track_of(prompt: Prompt, *facts: tuple[int, float, float]) -> Trial:
     found = [measured(*fact, prompt=prompt) for fact in facts]
     run = cast(Any, SimpleNamespace(tokens_per_step=10.0, steps_per_epoch=20))
-    return Track(prompt, run, measured=list(found), steady=list(found), steady_steps=facts[-1][0])
+    return Trial(prompt, run, measured=list(found), steady=list(found), steady_steps=facts[-1][0])
 
 
-def spend_all_but(lab: Lab, left: float) -> None:
-    lab.account.counts["tokens_scored"] += int(lab.costs.budget.amount - lab.account.tokens - left)
+def spend_all_but(context: RunContext, left: float) -> None:
+    context.account.counts["tokens_scored"] += int(context.costs.budget.amount - context.account.tokens - left)
 
 
 def test_a_third_track_may_win_where_what_it_brings_can_be_tested(tmp_path: Path) -> None:
-    lab = lab_in(tmp_path)
-    seed, long, bare = prompts_of(lab)
-    end = end_of(lab)
+    context = lab_in(tmp_path)
+    seed, long, bare = prompts_of(context)
+    end = end_of(context)
     end.look(seed, [seed, bare])
     led = track_of(seed, (20, 0.8, 0.5))
     rival = measured(20, 0.8, 0.6, prompt=long)
@@ -187,7 +190,7 @@ def test_a_third_track_may_win_where_what_it_brings_can_be_tested(tmp_path: Path
     need = end.cost(seed, long)
     assert need > end.cost(seed, seed, alone=True) + 100
     for left, stands in ((need + 2, True), (need - 2, False)):
-        spend_all_but(lab, left)
+        spend_all_but(context, left)
         assert end.election(search_of(led, led))(rival) is stands
 
 
@@ -198,31 +201,31 @@ class Free:
         return 0.0
 
 
-def decider_of(lab: Lab, plan: Plan, config: RunConfig = CONFIG) -> Decider:
-    return Decider(lab, config, plan, end_of(lab), cast(Any, Free()))
+def decider_of(context: RunContext, plan: Plan, config: RunConfig = CONFIG) -> StepPolicy:
+    return StepPolicy(context, config, plan, end_of(context), cast(Any, Free()))
 
 
 PLAN = Plan(pool=12, race_rows=40, entrants=3, short_steps=10, target_steps=50, reserve=0.0)
 
 
 def test_steps_that_no_look_at_them_is_left_for_are_still_taken(tmp_path: Path) -> None:
-    lab = lab_in(tmp_path)
-    seed, long, _ = prompts_of(lab)
-    decider = decider_of(lab, PLAN)
+    context = lab_in(tmp_path)
+    seed, long, _ = prompts_of(context)
+    policy = decider_of(context, PLAN)
     search = search_of(track_of(seed, (20, 0.8, 0.5)), track_of(long, (20, 0.8, 0.5)))
-    owed = decider.owed(search)
+    owed = policy.owed(search)
     for more in (0, 2, 5):
-        left = max(decider.owed(search, more), owed + 29 * more) + 2
-        spend_all_but(lab, left)
-        choice = decider.decide(search, 0)
+        left = max(policy.owed(search, more), owed + 29 * more) + 2
+        spend_all_but(context, left)
+        choice = policy.decide(search, 0)
         assert (choice.next, choice.why) == ("finish", SPENT)
-        assert choice.steps == more and decider.owed(search, more) <= choice.left == pytest.approx(left, abs=1)
+        assert choice.steps == more and policy.owed(search, more) <= choice.left == pytest.approx(left, abs=1)
     # One that only grew worse is taken no further, whatever is left.
     search.winner.steady += [measured(30, 0.75, 0.8, prompt=long), measured(40, 0.7, 0.9, prompt=long)]
     search.winner.steady_steps = 40
     assert search.winner.peaked
-    spend_all_but(lab, max(decider.owed(search, 5), decider.owed(search) + 29 * 5) + 2)
-    choice = decider.decide(search, 0)
+    spend_all_but(context, max(policy.owed(search, 5), policy.owed(search) + 29 * 5) + 2)
+    choice = policy.decide(search, 0)
     assert (choice.next, choice.steps) == ("finish", 0)
 
 
@@ -230,32 +233,32 @@ def test_steps_that_no_look_at_them_is_left_for_are_still_taken(tmp_path: Path) 
 def test_two_prompts_are_tuned_where_rows_could_not_be_met_four_times_or_as_often_as_they_may(
     most: int, met: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lab = lab_in(tmp_path, "10000s")
-    seed = track_of(seed_prompt(lab.task), (4, 0.5, 1.0))
-    decider = decider_of(lab, PLAN, config_in_memory(name="ends", input=["text"], output="label", tune={"max_epochs": most}))
-    end, check = decider.end.cost(seed.prompt, seed.prompt, new=True), decider.ahead.check(seed.prompt)
+    context = lab_in(tmp_path, "10000s")
+    seed = track_of(seed_prompt(context.task), (4, 0.5, 1.0))
+    policy = decider_of(context, PLAN, config_in_memory(name="ends", input=["text"], output="label", tune={"max_epochs": most}))
+    end, check = policy.end.cost(seed.prompt, seed.prompt, new=True), policy.ahead.check(seed.prompt)
     # Three short runs of a fifth, and two whole ones that meet the rows so often, in 20 steps each time.
-    needed = end + 6 * check + met * 20 * (3 * 0.2 + 2 * 0.8) * decider.ahead.step(seed)
+    needed = end + 6 * check + met * 20 * (3 * 0.2 + 2 * 0.8) * policy.ahead.step(seed)
     for spare, entrants in ((5, 3), (-5, 2)):
-        monkeypatch.setattr(lab, "left", lambda spare=spare: needed + spare)
-        assert decider.entrants(seed) == entrants
+        monkeypatch.setattr(context, "left", lambda spare=spare: needed + spare)
+        assert policy.entrants(seed) == entrants
 
 
 def test_no_step_is_taken_that_would_eat_into_what_the_end_needs(tmp_path: Path) -> None:
     found = []
     for attempt in ("first", "resumed"):
-        lab = lab_in(tmp_path, "100s")
-        track = open_track(lab, seed_prompt(lab.task))
+        context = lab_in(tmp_path, "100s")
+        trial = open_trial(context, seed_prompt(context.task))
         # As long as was expected, to the second.
-        lab.costs.train_rate = track.run.tokens_per_step / 10.0
+        context.costs.train_rate = trial.run.tokens_per_step / 10.0
         if attempt == "first":
-            lab.journal.clock = cast(Any, lambda run=track.run: 10.0 * run.step)
-        assert advance(lab, track, 2, cycle=1) and track.steps == 2
+            context.journal.clock = cast(Any, lambda run=trial.run: 10.0 * run.step)
+        assert advance(context, trial, 2, cycle=1) and trial.steps == 2
         # After the third step 30 s have gone, and less than 75 s are left.
-        assert advance(lab, track, 9, cycle=1, check=False, keep=75.0)
-        found.append((track.steps, track.newest, track.reached))
+        assert advance(context, trial, 9, cycle=1, check=False, keep=75.0)
+        found.append((trial.steps, trial.newest, trial.reached))
     assert found[0] == found[1] and found[0][0] == 3
-    assert finish(lab, track, cycle=1) and track.measured[-1].candidate.steps == 3 + decay_steps(3, lab.tune.decay)
+    assert finish(context, trial, cycle=1) and trial.measured[-1].candidate.steps == 3 + decay_steps(3, context.tune.decay)
 
 
 @given(st.floats(0.2, 8.0), st.floats(5.0, 80.0), st.floats(0.5, 3.0))
@@ -290,30 +293,30 @@ def test_two_slow_steps_end_no_stretch() -> None:
 
 
 def test_where_only_other_prompts_can_help_they_race_for_less_rather_than_not_at_all(tmp_path: Path) -> None:
-    lab = lab_in(tmp_path)
-    seed, long, _ = prompts_of(lab)
+    context = lab_in(tmp_path)
+    seed, long, _ = prompts_of(context)
     plan = Plan(pool=12, race_rows=128, entrants=3, short_steps=10, target_steps=50, reserve=0.0)
-    decider = decider_of(lab, plan)
+    policy = decider_of(context, plan)
     winner = track_of(long, (20, 0.8, 0.5), (30, 0.75, 0.8), (40, 0.7, 0.9))
     assert winner.peaked
     search = search_of(track_of(seed, (20, 0.8, 0.5)), winner)
-    owed = decider.owed(search) + 3000
-    whole, short = (decider.race_cost(long, rows) for rows in (128, 32))
+    owed = policy.owed(search) + 3000
+    whole, short = (policy.race_cost(long, rows) for rows in (128, 32))
     for left, rows in ((owed + whole + 10_000, 128), (owed + short + 400, 32)):
-        spend_all_but(lab, left)
-        choice = decider.decide(search, 0)
+        spend_all_but(context, left)
+        choice = policy.decide(search, 0)
         assert (choice.next, choice.rows) == ("prompts", rows)
 
 
 def test_prompts_are_bred_where_the_winner_would_meet_its_rows_four_times_all_the_same(tmp_path: Path) -> None:
-    lab = lab_in(tmp_path)
-    seed, long, _ = prompts_of(lab)
-    decider = decider_of(lab, PLAN)
-    # By what steps and prompts moved dev so far, prompts would be bred in any case.
-    decider.worth = {"prompts": 1.0, "tune": 0.0001}
+    context = lab_in(tmp_path)
+    seed, long, _ = prompts_of(context)
+    policy = decider_of(context, PLAN)
+    # By what steps and prompts moved dev so far, prompts would be mutated in any case.
+    policy.worth = {"prompts": 1.0, "tune": 0.0001}
     search = search_of(track_of(seed, (20, 0.8, 0.5)), track_of(long, (20, 0.8, 0.5)))
-    step, race = decider.ahead.step(search.winner), decider.race_cost(long, PLAN.race_rows)
-    base = decider._owed_to_a_challenger(search) + 2 * decider.ahead.check(long) + race
+    step, race = policy.ahead.step(search.winner), policy.race_cost(long, PLAN.race_rows)
+    base = policy._owed_to_a_challenger(search) + 2 * policy.ahead.check(long) + race
     # A short run of 10 steps for challenger, winner and seed prompt, the first and the last with their decay.
     base += 10 * (2 / 0.7 + 1) * step
     # 30 steps with their decay are behind them then, and four epochs are 80 steps.
@@ -322,62 +325,62 @@ def test_prompts_are_bred_where_the_winner_would_meet_its_rows_four_times_all_th
         search.cycles[1:] = [{"kind": "tune" if untried else "prompts"}]
         found = []
         for spare in (-60, 60):
-            spend_all_but(lab, needed + spare)
-            found.append(decider.decide(search, 0))
+            spend_all_but(context, needed + spare)
+            found.append(policy.decide(search, 0))
         assert [choice.next for choice in found] == ["tune", "prompts"]
         # Steps that no longer help are not lacking.
-        spend_all_but(lab, needed - 60)
-        assert decider.decide(search, 1).next == "prompts"
+        spend_all_but(context, needed - 60)
+        assert policy.decide(search, 1).next == "prompts"
         assert "too few to generate prompts as well: a winner should get 80" in found[0].why
 
 
 def test_after_one_bad_look_the_winner_is_looked_at_again_before_others_are_bred(tmp_path: Path) -> None:
-    lab = lab_in(tmp_path)
-    seed, long, _ = prompts_of(lab)
+    context = lab_in(tmp_path)
+    seed, long, _ = prompts_of(context)
     plan = Plan(pool=12, race_rows=128, entrants=3, short_steps=10, target_steps=50, reserve=0.0)
-    decider = decider_of(lab, plan)
+    policy = decider_of(context, plan)
     looks = [(20, 0.8, 0.5), (30, 0.75, 0.8), (40, 0.7, 0.9)]
     # What a search for prompts gave last would call for another one.
-    decider.worth = {"prompts": 1.0, "tune": 0.0001}
-    before = decider.decide(search_of(track_of(seed, looks[0]), track_of(long, looks[0])), 0)
+    policy.worth = {"prompts": 1.0, "tune": 0.0001}
+    before = policy.decide(search_of(track_of(seed, looks[0]), track_of(long, looks[0])), 0)
     assert before.next == "prompts"
-    once, twice = (decider.decide(search_of(track_of(seed, looks[0]), track_of(long, *looks[:n])), 0) for n in (2, 3))
+    once, twice = (policy.decide(search_of(track_of(seed, looks[0]), track_of(long, *looks[:n])), 0) for n in (2, 3))
     assert (once.next, twice.next) == ("tune", "prompts")
     assert "a second look" in once.why and once.steps >= 3
 
 
 def test_a_prompt_whose_length_would_cost_the_winner_its_steps_is_not_tuned(tmp_path: Path) -> None:
-    lab = lab_in(tmp_path)
-    seed, long, _ = prompts_of(lab)
-    rows = lab.task.train[:8]
+    context = lab_in(tmp_path)
+    seed, long, _ = prompts_of(context)
+    rows = context.task.train[:8]
     shown = seed.edit(demonstrations=tuple(Demonstration(tuple(row.fields.items()), row.output) for row in rows))
-    decider, first = decider_of(lab, PLAN), track_of(seed, (4, 0.8, 0.5))
-    own, heavy = (lab.step_tokens(prompt, lab.tune.batch_size) for prompt in (seed, shown))
-    assert lab.step_tokens(long, lab.tune.batch_size) < 1.5 * own < heavy
-    end = decider.end.cost(seed, seed, new=True) + 6 * decider.ahead.check(seed)
+    policy, first = decider_of(context, PLAN), track_of(seed, (4, 0.8, 0.5))
+    own, heavy = (context.step_tokens(prompt, context.tune.batch_size) for prompt in (seed, shown))
+    assert context.step_tokens(long, context.tune.batch_size) < 1.5 * own < heavy
+    end = policy.end.cost(seed, seed, new=True) + 6 * policy.ahead.check(seed)
     # Three entrants' short runs and the seed prompt's own to the end, beside the heavy prompt's: four times the 20 steps in
-    # which all rows are met, and as much again for prompts that are bred.
+    # which all rows are met, and as much again for prompts that are mutated.
     whole = 2 * 80 * (1.2 * own + heavy)
     for left, tuned in ((end + 0.9 * whole, [long]), (end + 1.1 * whole, [shown, long])):
-        spend_all_but(lab, left)
-        assert decider.light([shown, long], first, entrants=3) == tuned
+        spend_all_but(context, left)
+        assert policy.light([shown, long], first, entrants=3) == tuned
     # Weights that have steps behind them need fewer, once the seed prompt has as many.
-    spend_all_but(lab, end + 1)
-    assert decider.light([shown, long], first, entrants=1, reached=80) == [long]
-    assert decider.light([shown, long], track_of(seed, (80, 0.8, 0.5)), entrants=1, reached=80) == [shown, long]
+    spend_all_but(context, end + 1)
+    assert policy.light([shown, long], first, entrants=1, reached=80) == [long]
+    assert policy.light([shown, long], track_of(seed, (80, 0.8, 0.5)), entrants=1, reached=80) == [shown, long]
 
 
 def test_what_is_kept_for_bred_prompts_is_free_once_none_will_be_bred(tmp_path: Path) -> None:
-    lab = lab_in(tmp_path)
-    seed, *_ = prompts_of(lab)
-    rows = lab.task.train[:8]
+    context = lab_in(tmp_path)
+    seed, *_ = prompts_of(context)
+    rows = context.task.train[:8]
     shown = seed.edit(demonstrations=tuple(Demonstration(tuple(row.fields.items()), row.output) for row in rows))
-    decider, first = decider_of(lab, PLAN), track_of(seed, (4, 0.8, 0.5))
-    own, heavy = (lab.step_tokens(prompt, lab.tune.batch_size) for prompt in (seed, shown))
+    policy, first = decider_of(context, PLAN), track_of(seed, (4, 0.8, 0.5))
+    own, heavy = (context.step_tokens(prompt, context.tune.batch_size) for prompt in (seed, shown))
     spare = 80 * (1.2 * own + heavy)
-    spend_all_but(lab, decider.end.cost(seed, seed, new=True) + 6 * decider.ahead.check(seed) + 1.1 * spare)
-    assert decider.light([shown], first, entrants=3) == []
-    assert decider.light([shown], first, entrants=3, cycles=CONFIG.search.max_cycles - 1) == [shown]
+    spend_all_but(context, policy.end.cost(seed, seed, new=True) + 6 * policy.ahead.check(seed) + 1.1 * spare)
+    assert policy.light([shown], first, entrants=3) == []
+    assert policy.light([shown], first, entrants=3, cycles=CONFIG.search.max_cycles - 1) == [shown]
 
 
 # Without heads, which answer a test for fewer tokens than the words that are reckoned with; see test_heads.

@@ -16,7 +16,7 @@ PROMPT = Prompt(
 )
 
 
-def lab(most: int) -> Any:
+def context(most: int) -> Any:
     task = SimpleNamespace(input_fields=("input",), labels=("person", "place"))
     renderer = Renderer(tiny_tokenizer(), max_tokens=most)
     answering = SimpleNamespace(render=lambda prompt, rows: renderer.render(prompt, [r.fields for r in rows], task.labels))
@@ -26,14 +26,14 @@ def lab(most: int) -> Any:
 
 
 def test_a_format_that_leaves_no_room_for_a_row_is_not_measured() -> None:
-    everything = variants_of(lab(4000), PROMPT)
+    everything = variants_of(context(4000), PROMPT)
     assert len(everything) >= 3
-    renderer = lab(4000).model.renderer
+    renderer = context(4000).model.renderer
     lengths = sorted(len(renderer.render(v, [{"input": "x"}], ("person", "place"))[0].prompt_ids) for v in everything)
     most = (lengths[0] + lengths[-1]) // 2
     assert lengths[0] < lengths[-1]
-    fewer = variants_of(lab(most * 8 // 7 + 1), PROMPT)
+    fewer = variants_of(context(most * 8 // 7 + 1), PROMPT)
     assert 0 < len(fewer) < len(everything)
     with pytest.raises(InputError):
-        lab(lengths[-1] // 2).model.renderer.render(everything[0], [{"input": "x"}], ("person", "place"))
-    assert variants_of(lab(lengths[0] // 2), PROMPT) == []
+        context(lengths[-1] // 2).model.renderer.render(everything[0], [{"input": "x"}], ("person", "place"))
+    assert variants_of(context(lengths[0] // 2), PROMPT) == []

@@ -18,9 +18,9 @@ from cotune.cycle.candidate import Candidate
 from cotune.cycle.compare import Tryouts
 from cotune.cycle.run import run as run_cycle
 from cotune.cycle.search.heads import Heads
-from cotune.cycle.search.trial import Measured, advance, measure, open_track
+from cotune.cycle.search.trial import Measured, advance, measure, open_trial
 from cotune.evaluate.decision import RAW
-from cotune.evaluate.responses import LabelsGiven
+from cotune.evaluate.responses import LabelOutputs
 from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapters.files import adapter_content_id
 from cotune.model.adapters.slots import BASE
@@ -142,24 +142,24 @@ def test_without_the_head_nothing_of_it_happens(bench: Bench, tmp_path: Path) ->
 def test_it_costs_no_more_than_was_put_aside_and_is_found_again(tmp_path: Path) -> None:
     found = []
     for _ in ("first", "resumed"):
-        lab = lab_in(tmp_path, "70ktok")
-        seed = seed_prompt(lab.task)
-        track = open_track(lab, seed)
-        assert advance(lab, track, 2, cycle=1)
-        heads, before = Heads(lab), lab.account.tokens
+        context = lab_in(tmp_path, "70ktok")
+        seed = seed_prompt(context.task)
+        trial = open_trial(context, seed)
+        assert advance(context, trial, 2, cycle=1)
+        heads, before = Heads(context), context.account.tokens
         aside = heads.cost(seed)
         assert aside > 0
-        found_by_id, tried = heads.fit([track.best], aside)
-        best = found_by_id[track.best.candidate.id]
-        assert lab.account.tokens - before <= aside
-        assert best.rank >= track.best.rank and [m.candidate.decision.kind for m in tried] == ["probe"]
-        untuned = measure(lab, seed, BASE, 0, "measure")
+        found_by_id, tried = heads.fit([trial.best], aside)
+        best = found_by_id[trial.best.candidate.id]
+        assert context.account.tokens - before <= aside
+        assert best.rank >= trial.best.rank and [m.candidate.decision.kind for m in tried] == ["probe"]
+        untuned = measure(context, seed, BASE, 0, "measure")
         assert heads.fit([untuned], 1e9) == ({untuned.candidate.id: untuned}, [])
         # Where one cannot have one, the other gets none: what is told of two prompts is told of the prompts.
-        wide = open_track(lab, seed.edit(instruction="Which kind? {text} " + "Say it again: " * 40))
-        assert advance(lab, wide, 2, cycle=1) and heads.cost(wide.prompt) == 0
-        assert heads.fit([track.best, wide.best], 1e9)[1] == []
-        found.append((best.candidate.id, lab.account.tokens))
+        wide = open_trial(context, seed.edit(instruction="Which kind? {text} " + "Say it again: " * 40))
+        assert advance(context, wide, 2, cycle=1) and heads.cost(wide.prompt) == 0
+        assert heads.fit([trial.best, wide.best], 1e9)[1] == []
+        found.append((best.candidate.id, context.account.tokens))
     assert found[0] == found[1]
     events = journal_of(tmp_path)
     assert len([event for event in events if event["kind"] == "head"]) == 1
@@ -182,26 +182,26 @@ def test_it_costs_no_more_than_was_put_aside_and_is_found_again(tmp_path: Path) 
 def test_words_answer_where_dev_says_so_by_more_than_chance(
     tmp_path: Path, words_right: int, head_right: int, head_loss: float, words_win: bool
 ) -> None:
-    lab = lab_in(tmp_path, "70ktok")
-    lab.dev = lab.dev[:19]
+    context = lab_in(tmp_path, "70ktok")
+    context.dev = context.dev[:19]
 
     def measured(right: int, loss: float) -> Measured:
         values = np.array([1.0] * right + [0.0] * (19 - right))
         evaluation = Evaluation(("a",) * 19, values, values, np.full(19, loss), float(values.mean()))
-        return Measured(Candidate(seed_prompt(lab.task), "x", RAW), evaluation, LabelsGiven(np.zeros((19, 3))))
+        return Measured(Candidate(seed_prompt(context.task), "x", RAW), evaluation, LabelOutputs(np.zeros((19, 3))))
 
-    assert Heads(lab)._prefers_words(measured(words_right, 0.7), measured(head_right, head_loss)) == words_win
+    assert Heads(context)._prefers_words(measured(words_right, 0.7), measured(head_right, head_loss)) == words_win
 
 
 def test_where_there_is_no_room_for_it_the_run_says_so_and_keeps_to_it(tmp_path: Path) -> None:
     for attempt in ("first", "resumed"):
-        lab = lab_in(tmp_path, "100ktok")
-        track = open_track(lab, seed_prompt(lab.task))
-        assert advance(lab, track, 2, cycle=1)
-        heads = Heads(lab)
+        context = lab_in(tmp_path, "100ktok")
+        trial = open_trial(context, seed_prompt(context.task))
+        assert advance(context, trial, 2, cycle=1)
+        heads = Heads(context)
         # What a resumed run reckons is left may be more.
-        room = heads.cost(track.prompt) - 1 if attempt == "first" else 1e9
-        assert heads.fit([track.best], room) == ({track.best.candidate.id: track.best}, [])
+        room = heads.cost(trial.prompt) - 1 if attempt == "first" else 1e9
+        assert heads.fit([trial.best], room) == ({trial.best.candidate.id: trial.best}, [])
     told = [event for event in journal_of(tmp_path) if event["kind"] == "heads"]
     assert len(told) == 1 and told[0]["value"]["skipped"].endswith(" tokens left")
     (line,) = ALONE["heads"](told[0]["value"])

@@ -11,11 +11,11 @@ from cycle_runs import journal_of, labelled_rows, summary_of, without_times
 
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet
 from cotune.cycle.search.pool import has_room, nearest_variant, opening_pool
-from cotune.cycle.search.trial import advance, open_track
+from cotune.cycle.search.trial import advance, open_trial
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings
 from cotune.prompt.bank import seed_prompt
@@ -28,50 +28,53 @@ if TYPE_CHECKING:
     from conftest import Bench
 
 
-def lab_in(folder: Path, max_tokens: int = 400) -> Lab:
+def lab_in(folder: Path, max_tokens: int = 400) -> RunContext:
     task = Task.from_rows(labelled_rows(60), input="text", output="label", limit={"dev": 12})
     model = tiny_local(settings=EngineSettings(max_tokens=max_tokens))
-    return Lab(task, model, Journal(folder), CostModel(parse_budget("1Mtok"), 1.0, 1.0), folder, TuneSettings(), 0, Quiet())
+    return RunContext(
+        task, model, Journal(folder), CostModel(parse_budget("1Mtok"), 1.0, 1.0), folder, TuneSettings(), 0, Quiet()
+    )
 
 
 def test_the_first_pool_holds_one_and_the_stock_is_paid_for_once(tmp_path: Path) -> None:
-    lab = lab_in(tmp_path)
-    seed = seed_prompt(lab.task)
-    pool = opening_pool(lab, [seed], 5, demonstrations=False, seed=0, nearest=True)
+    context = lab_in(tmp_path)
+    seed = seed_prompt(context.task)
+    pool = opening_pool(context, [seed], 5, demonstrations=False, seed=0, nearest=True)
     (found,) = [p for p in pool if p.prompt.nearest]
     assert pool.index(found) == 2 and found.operator == "demonstrations_nearest" and found.parents == (seed.id,)
-    assert found.prompt.nearest == 3 and len(found.prompt.demonstrations) == len(lab.task.train)
-    before = lab.account.counts["tokens_embedded"]
-    again = nearest_variant(lab, seed.edit(cue="Kind:"))
-    assert again is not None and lab.account.counts["tokens_embedded"] == before > 0
-    assert nearest_variant(lab, found.prompt) is None
+    assert found.prompt.nearest == 3 and len(found.prompt.demonstrations) == len(context.task.train)
+    before = context.account.counts["tokens_embedded"]
+    again = nearest_variant(context, seed.edit(cue="Kind:"))
+    assert again is not None and context.account.counts["tokens_embedded"] == before > 0
+    assert nearest_variant(context, found.prompt) is None
 
 
 def test_scoring_and_training_count_what_it_takes_to_find_them(tmp_path: Path) -> None:
-    lab = lab_in(tmp_path)
-    variant = nearest_variant(lab, seed_prompt(lab.task))
+    context = lab_in(tmp_path)
+    variant = nearest_variant(context, seed_prompt(context.task))
     assert variant is not None
     looked_up = [
-        row.looked_up for row in lab.model.renderer.render(variant.prompt, [r.fields for r in lab.dev], lab.task.labels)
+        row.looked_up
+        for row in context.model.renderer.render(variant.prompt, [r.fields for r in context.dev], context.task.labels)
     ]
-    own, prefix = lab.tokens_a_row(variant.prompt)
-    lab.scores(variant.prompt, BASE, lab.dev, "race")
-    assert lab.account.counts["tokens_scored"] > sum(looked_up) > 0
-    assert lab.account.counts["tokens_scored"] == pytest.approx(own * len(lab.dev) + prefix, rel=0.1)
-    before = lab.account.counts["tokens_embedded"]
-    track = open_track(lab, variant.prompt)
-    assert lab.account.counts["tokens_embedded"] > before + sum(looked_up)
-    assert len(track.run.rows) == len(lab.task.train)
-    assert advance(lab, track, 2, cycle=1)
+    own, prefix = context.tokens_a_row(variant.prompt)
+    context.scores(variant.prompt, BASE, context.dev, "race")
+    assert context.account.counts["tokens_scored"] > sum(looked_up) > 0
+    assert context.account.counts["tokens_scored"] == pytest.approx(own * len(context.dev) + prefix, rel=0.1)
+    before = context.account.counts["tokens_embedded"]
+    trial = open_trial(context, variant.prompt)
+    assert context.account.counts["tokens_embedded"] > before + sum(looked_up)
+    assert len(trial.run.rows) == len(context.task.train)
+    assert advance(context, trial, 2, cycle=1)
 
 
 def test_there_is_room_only_for_what_fits_with_the_longest(tmp_path: Path) -> None:
-    lab = lab_in(tmp_path, max_tokens=120)
+    context = lab_in(tmp_path, max_tokens=120)
     short = [Demonstration((("text", "a cat"),), "animal")] * 3
     long = Demonstration((("text", "a very long row " * 8),), "animal")
     prompt = Prompt(input_template="{text}", nearest=1)
-    assert has_room(lab, prompt.edit(demonstrations=tuple(short)))
-    assert not has_room(lab, prompt.edit(demonstrations=(*short, long)))
+    assert has_room(context, prompt.edit(demonstrations=tuple(short)))
+    assert not has_room(context, prompt.edit(demonstrations=(*short, long)))
 
 
 def test_where_such_a_winner_could_not_be_tested_there_are_none(bench: Bench, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet
 from cotune.cycle.search.pool import NEAR, choose_entrants, next_pool, opening_pool, shown_text, thinned
@@ -26,15 +26,15 @@ from tiny import tiny_local
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Lab:
+def context(tmp_path: Path) -> RunContext:
     task = Task.from_rows(labelled_rows(60), input="text", output="label", limit={"dev": 12})
     costs = CostModel(parse_budget("1Mtok"), 1.0, 1.0)
-    return Lab(task, tiny_local(), Journal(tmp_path), costs, tmp_path, TuneSettings(), 0, Quiet())
+    return RunContext(task, tiny_local(), Journal(tmp_path), costs, tmp_path, TuneSettings(), 0, Quiet())
 
 
-def last_pool(lab: Lab) -> dict[str, Any]:
+def last_pool(context: RunContext) -> dict[str, Any]:
     """What the last pool's step recorded."""
-    value = [e["value"] for e in lab.journal.events if e["kind"] == "pool"][-1]
+    value = [e["value"] for e in context.journal.events if e["kind"] == "pool"][-1]
     assert isinstance(value, dict)
     return value
 
@@ -66,49 +66,49 @@ def test_a_pool_holds_what_must_enter_and_else_nothing_twice(degrees: list[int],
     assert all(gaps[a, b] >= NEAR for a in order for b in order if a != b and not {a, b} <= set(keep))
 
 
-def test_the_first_pool_begins_with_the_seed_prompt_and_the_bare_input(lab: Lab) -> None:
-    seed, bare = seed_prompt(lab.task), bare_prompt(lab.task)
-    pool = opening_pool(lab, [seed], 10, demonstrations=True, seed=0)
+def test_the_first_pool_begins_with_the_seed_prompt_and_the_bare_input(context: RunContext) -> None:
+    seed, bare = seed_prompt(context.task), bare_prompt(context.task)
+    pool = opening_pool(context, [seed], 10, demonstrations=True, seed=0)
     assert [p.prompt for p in pool[:2]] == [seed, bare] and len(pool) == 10
     # A prompt of the user's stays, though another of them says the same.
     twin = seed.edit(label_words=(("animal", "ANIMAL"),))
-    pool = opening_pool(lab, [seed, twin], 10, demonstrations=True, seed=0)
+    pool = opening_pool(context, [seed, twin], 10, demonstrations=True, seed=0)
     assert [p.prompt for p in pool[:3]] == [seed, twin, bare] and len(pool) == 10
-    value = last_pool(lab)
+    value = last_pool(context)
     assert len(pool) + value["near_duplicates"] + value["left_out"] == 10 + 4
 
 
-def test_of_children_that_say_the_same_one_enters(lab: Lab) -> None:
-    parent = seed_prompt(lab.task)
-    pool = next_pool(lab, 2, [parent], 40, {parent.id}, demonstrations=False, seed=0)
+def test_of_children_that_say_the_same_one_enters(context: RunContext) -> None:
+    parent = seed_prompt(context.task)
+    pool = next_pool(context, 2, [parent], 40, {parent.id}, demonstrations=False, seed=0)
     # Only label words differ between children of one text.
     texts = [shown_text(p.prompt) for p in pool]
-    assert last_pool(lab)["near_duplicates"] > 0 and len(set(texts)) == len(texts)
+    assert last_pool(context)["near_duplicates"] > 0 and len(set(texts)) == len(texts)
 
 
 def test_long_prompts_that_differ_at_their_end_are_not_taken_for_one(tmp_path: Path) -> None:
     task = Task.from_rows(labelled_rows(60), input="text", output="label", limit={"dev": 12})
     costs = CostModel(parse_budget("1Mtok"), 1.0, 1.0)
     local = tiny_local(max_position_embeddings=4096)
-    lab = Lab(task, local, Journal(tmp_path), costs, tmp_path, TuneSettings(), 0, Quiet())
+    context = RunContext(task, local, Journal(tmp_path), costs, tmp_path, TuneSettings(), 0, Quiet())
     seed = seed_prompt(task)
     parent = seed.edit(instruction="Who is it? " * 120 + seed.instruction)
-    pool = next_pool(lab, 2, [parent], 40, {parent.id}, demonstrations=True, seed=0)
+    pool = next_pool(context, 2, [parent], 40, {parent.id}, demonstrations=True, seed=0)
     beginnings = [shown_text(p.prompt)[:1200] for p in pool]
     assert max(map(beginnings.count, beginnings)) > 3
 
 
-def test_entrants_are_who_must_be_then_the_best_then_who_behaves_most_unlike_these(lab: Lab) -> None:
+def test_entrants_are_who_must_be_then_the_best_then_who_behaves_most_unlike_these(context: RunContext) -> None:
     count = 6
-    seed, bare = seed_prompt(lab.task), bare_prompt(lab.task)
-    ranking = [p for p in starting_bank(lab.task) if p not in (seed, bare)][:16]
-    found = choose_entrants(lab, [*ranking[:3], bare, *ranking[3:]], [seed, bare], count, cycle=1)
+    seed, bare = seed_prompt(context.task), bare_prompt(context.task)
+    ranking = [p for p in starting_bank(context.task) if p not in (seed, bare)][:16]
+    found = choose_entrants(context, [*ranking[:3], bare, *ranking[3:]], [seed, bare], count, cycle=1)
     assert found[:3] == [seed, bare, ranking[0]] and len(set(found)) == len(found) == count
 
     def farthest(candidates: list[Prompt]) -> list[Prompt]:
         everyone = [*found[:3], *candidates]
-        rows = [row.fields for row in lab.train_sample[:16]]
-        gaps = distances(centred(behaviour(lab.model, everyone, rows, lab.task.labels)))
+        rows = [row.fields for row in context.train_sample[:16]]
+        gaps = distances(centred(behaviour(context.model, everyone, rows, context.task.labels)))
         order = [0, 1, 2]
         while len(order) < count:
             order.append(max((i for i in range(len(everyone)) if i not in order), key=lambda i: gaps[i, order].min()))
@@ -118,15 +118,15 @@ def test_entrants_are_who_must_be_then_the_best_then_who_behaves_most_unlike_the
     better = ranking[1:9]
     assert found == farthest(better)
     assert found != [*found[:3], *better[: count - 3]] and farthest(ranking[1:]) != found
-    assert lab.account.counts["tokens_embedded"] > 0
+    assert context.account.counts["tokens_embedded"] > 0
 
 
-def test_where_there_is_no_room_only_who_must_be_enters_and_nothing_is_run(lab: Lab) -> None:
-    seed, bare, *others = starting_bank(lab.task)
-    assert choose_entrants(lab, others, [seed, bare, seed, others[3]], 2, cycle=1) == [seed, bare]
-    assert choose_entrants(lab, others, [seed, bare], 3, cycle=1) == [seed, bare, others[0]]
-    assert choose_entrants(lab, [], [seed, bare], 6, cycle=1) == [seed, bare]
-    assert lab.account.counts["tokens_embedded"] == 0
+def test_where_there_is_no_room_only_who_must_be_enters_and_nothing_is_run(context: RunContext) -> None:
+    seed, bare, *others = starting_bank(context.task)
+    assert choose_entrants(context, others, [seed, bare, seed, others[3]], 2, cycle=1) == [seed, bare]
+    assert choose_entrants(context, others, [seed, bare], 3, cycle=1) == [seed, bare, others[0]]
+    assert choose_entrants(context, [], [seed, bare], 6, cycle=1) == [seed, bare]
+    assert context.account.counts["tokens_embedded"] == 0
 
 
 def test_a_run_tunes_the_seed_prompt_and_the_bare_input_whatever_their_rank(whole: Path) -> None:

@@ -21,7 +21,7 @@ from cotune.bundle.load import OpenedBundle, load
 from cotune.bundle.remote import ENDPOINT, remote_predictor
 from cotune.cache import cache_folder
 from cotune.endpoint import Client, Endpoint, EndpointError
-from cotune.endpoint.way import Way
+from cotune.endpoint.request_format import RequestFormat
 from cotune.errors import InputError
 from cotune.files import file_sha256
 from cotune.model.remote.model import RemoteModel
@@ -152,7 +152,9 @@ def test_a_bundle_whose_server_is_gone_gives_up_when_it_is_told_to(whole: tuple[
         address = gone.url
     bundle = OpenedBundle.read(whole[0] / "best")
     saved = {**bundle.saved, ENDPOINT: {**bundle.saved[ENDPOINT], "base_url": address, "key_env": None}}
-    moved = RemoteModel(Client(Endpoint(address, saved[ENDPOINT]["model"], None)), way=Way.from_json(saved[ENDPOINT]["way"]))
+    moved = RemoteModel(
+        Client(Endpoint(address, saved[ENDPOINT]["model"], None)), way=RequestFormat.from_json(saved[ENDPOINT]["way"])
+    )
     base = replace(bundle.manifest.base_model, fingerprint=moved.fingerprint)
     manifest = replace(bundle.manifest, base_model=base)
     predictor = remote_predictor(manifest, bundle.prompt, saved, "prompt.json", key_env=None, endpoint=None, patience=0.8)
@@ -174,7 +176,7 @@ def test_rows_go_to_no_other_machine_without_leave(whole: tuple[Path, ChatServer
         ("http://0x7f000001:9/v1", False),
     ):
         endpoint = {**bundle.saved[ENDPOINT], "base_url": address, "key_env": None}
-        moved = RemoteModel(Client(Endpoint(address, endpoint["model"], None)), way=Way.from_json(endpoint["way"]))
+        moved = RemoteModel(Client(Endpoint(address, endpoint["model"], None)), way=RequestFormat.from_json(endpoint["way"]))
         (folder / "prompt.json").write_text(json.dumps({**bundle.saved, ENDPOINT: endpoint}))
         manifest = json.loads((whole[0] / "best" / "manifest.json").read_text())
         manifest["base_model"]["fingerprint"] = moved.fingerprint
@@ -188,7 +190,7 @@ def test_rows_go_to_no_other_machine_without_leave(whole: tuple[Path, ChatServer
         for given in (None, "http://192.0.2.8/v1"):
             with pytest.raises(InputError) as refused:
                 load(folder, endpoint=given)
-            assert address in refused.value.what and f"--endpoint {address}" in refused.value.mend
+            assert address in refused.value.what and f"--endpoint {address}" in refused.value.hint
 
 
 def test_the_card_says_where_rows_are_sent(whole: tuple[Path, ChatServer]) -> None:

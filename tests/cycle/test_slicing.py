@@ -15,7 +15,7 @@ from cotune.config import RunConfig, config_in_memory
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.candidate import Candidate
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.slices import measure_slices, slicing_tokens
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet
@@ -30,37 +30,37 @@ from cotune.tune.settings import TuneSettings
 from tiny import tiny_local
 
 
-def make_lab(folder: Path, budget: str = "1Mtok") -> Lab:
+def make_lab(folder: Path, budget: str = "1Mtok") -> RunContext:
     task = Task.from_rows(labelled_rows(200), input="text", output="label", limit={"dev": 60})
     model = tiny_local(settings=EngineSettings(max_tokens=200))
     costs = CostModel(parse_budget(budget), 1.0, 1.0)
-    return Lab(task, model, Journal(folder), costs, folder, TuneSettings(), 0, Quiet())
+    return RunContext(task, model, Journal(folder), costs, folder, TuneSettings(), 0, Quiet())
 
 
-def judged(lab: Lab, instruction: str = "What is it?", wrong: str = "fruit") -> Measured:
+def judged(context: RunContext, instruction: str = "What is it?", wrong: str = "fruit") -> Measured:
     """A candidate that gets every row of one label wrong, and no other."""
-    missed = np.array([row.output == wrong for row in lab.dev])
-    other = next(label for label in lab.task.labels if label != wrong)
-    answers = tuple(other if row.output == wrong else row.output for row in lab.dev)
+    missed = np.array([row.output == wrong for row in context.dev])
+    other = next(label for label in context.task.labels if label != wrong)
+    answers = tuple(other if row.output == wrong else row.output for row in context.dev)
     correct = (~missed).astype(float)
     evaluation = Evaluation(answers, correct, correct, np.where(missed, 3.0, 0.1), float(correct.mean()))
     return Measured(Candidate(Prompt(instruction, "{text}")), evaluation, cast(Any, None))
 
 
 def test_slices_hold_the_failures_and_cost_what_they_say(tmp_path: Path) -> None:
-    lab = make_lab(tmp_path)
-    expected = slicing_tokens(lab)
-    found = measure_slices(lab, judged(lab))
-    failed = [i for i, row in enumerate(lab.dev) if row.output == "fruit"]
+    context = make_lab(tmp_path)
+    expected = slicing_tokens(context)
+    found = measure_slices(context, judged(context))
+    failed = [i for i, row in enumerate(context.dev) if row.output == "fruit"]
     assert found["failures"] == len(failed) and found["rows"] == 60
-    assert "seconds" not in found and lab.journal.events[-1]["value"]["seconds"] > 0
+    assert "seconds" not in found and context.journal.events[-1]["value"]["seconds"] > 0
     assert found["slices"]
     for slice_ in found["slices"]:
         assert set(slice_["failures"]) <= set(failed)
         assert slice_["n"] >= len(slice_["failures"]) >= 3
         assert "rows" not in slice_
         assert all(case["right"] == "fruit" != case["answered"] for case in slice_["examples"])
-    assert lab.account.counts["tokens_embedded"] == found["tokens"] > 0
+    assert context.account.counts["tokens_embedded"] == found["tokens"] > 0
     # The estimate that a cycle's cost is planned with is rather too high, but not by much.
     assert 0.5 * expected <= found["tokens"] <= expected
 
@@ -90,9 +90,9 @@ def test_dev_is_embedded_once_and_a_resumed_run_counts_the_same(tmp_path: Path) 
     ],
 )
 def test_what_is_left_out_says_why_and_costs_nothing(tmp_path: Path, settings: dict[str, Any], budget: str, why: str) -> None:
-    lab = make_lab(tmp_path, budget)
-    assert why in measure_slices(lab, judged(lab), **settings)["skipped"]
-    assert lab.account.counts["tokens_embedded"] == 0 and not lab.vectors.dev_rows
+    context = make_lab(tmp_path, budget)
+    assert why in measure_slices(context, judged(context), **settings)["skipped"]
+    assert context.account.counts["tokens_embedded"] == 0 and not context.vectors.dev_rows
     assert [event["kind"] for event in journal_of(tmp_path)] == ["slices"]
 
 
@@ -102,15 +102,15 @@ def proposing(url: str) -> RunConfig:
 
 
 def test_a_proposer_is_shown_a_few_failures_of_each_slice(tmp_path: Path) -> None:
-    lab = make_lab(tmp_path)
-    winner, places = judged(lab), dict[str, list[int]]()
-    for place, row in enumerate(lab.dev):
+    context = make_lab(tmp_path)
+    winner, places = judged(context), dict[str, list[int]]()
+    for place, row in enumerate(context.dev):
         if row.output == "fruit":
             places.setdefault(row.text.split()[0], []).append(place)
     slices = [{"words": [word], "n": 9, "rate": 0.75, "failures": found} for word, found in places.items()]
     # A run that goes on takes its slices from the journal.
-    key = [winner.candidate.id, 2, [row.id for row in lab.dev], []]
-    lab.journal.step("slices", key, lambda: {"tokens": 0, "rows": 60, "slices": slices})
+    key = [winner.candidate.id, 2, [row.id for row in context.dev], []]
+    context.journal.step("slices", key, lambda: {"tokens": 0, "rows": 60, "slices": slices})
     with chat_server(say("Name the kind of thing.")) as server:
         found = Guide(make_lab(tmp_path), proposing(server.url)).look(2, winner, [])
     assert found and [proposal.prompt.instruction for proposal in found.rewrites] == ["Name the kind of thing."]
@@ -118,19 +118,19 @@ def test_a_proposer_is_shown_a_few_failures_of_each_slice(tmp_path: Path) -> Non
     assert [group.partition("\n")[0] for group in groups] == [f"{word} (9 rows, 75% wrong)" for word in places]
     for (word, wrong), group in zip(places.items(), groups, strict=True):
         shown = [json.loads(line[2:]) for line in group.partition("\n\n")[0].splitlines()[1:]]
-        assert [case["text"] for case in shown] == [lab.dev[place].text for place in wrong[:3]]
+        assert [case["text"] for case in shown] == [context.dev[place].text for place in wrong[:3]]
         assert all(case["text"].startswith(word) and case["right"] == "fruit" != case["answered"] for case in shown)
     assert len(places) > 1
 
 
 def test_a_time_budget_is_reckoned_to_hold_the_wait_for_an_answer(tmp_path: Path) -> None:
-    lab = make_lab(tmp_path, "10m")
-    winner = judged(lab)
+    context = make_lab(tmp_path, "10m")
+    winner = judged(context)
     with chat_server(slow(0.3, say("Name the kind of thing."))) as server:
-        guide = Guide(lab, proposing(server.url))
+        guide = Guide(context, proposing(server.url))
 
         def waiting() -> float:
-            return guide.cost(winner.candidate.prompt) - lab.costs.scoring(slicing_tokens(lab))
+            return guide.cost(winner.candidate.prompt) - context.costs.scoring(slicing_tokens(context))
 
         # Nobody knows yet, so as long as it may take: two timeouts.
         assert waiting() == pytest.approx(10.0)
@@ -141,27 +141,27 @@ def test_a_time_budget_is_reckoned_to_hold_the_wait_for_an_answer(tmp_path: Path
 
 
 def test_few_failures_are_no_slices(tmp_path: Path) -> None:
-    lab = make_lab(tmp_path)
-    assert "0 of 60 dev rows are wrong" in measure_slices(lab, judged(lab, wrong="nothing"))["skipped"]
+    context = make_lab(tmp_path)
+    assert "0 of 60 dev rows are wrong" in measure_slices(context, judged(context, wrong="nothing"))["skipped"]
 
 
 def test_rows_near_the_failures_are_shown_most_often(tmp_path: Path) -> None:
-    lab = make_lab(tmp_path)
-    near = lab.train_sample[:40]
-    close = measure_slices(lab, judged(lab), near=near)["close"]
+    context = make_lab(tmp_path)
+    near = context.train_sample[:40]
+    close = measure_slices(context, judged(context), near=near)["close"]
     assert set(close) == {row.id for row in near}
     # A row whose text a failure has too is as close as can be.
-    texts = {row.fields["text"] for row in lab.dev if row.output == "fruit"}
+    texts = {row.fields["text"] for row in context.dev if row.output == "fruit"}
     assert all(close[row.id] > 0.99 for row in near if row.fields["text"] in texts)
     # Within each label the closest half is drawn more often than the other half.
     drawn: dict[str, int] = dict.fromkeys(close, 0)
-    without, rng = demonstration_pool(lab), np.random.default_rng(0)
-    hard = demonstration_pool(lab, close)
+    without, rng = demonstration_pool(context), np.random.default_rng(0)
+    hard = demonstration_pool(context, close)
     for _ in range(120):
         for row in hard(rng):
             drawn[row.id] = drawn.get(row.id, 0) + 1
     shares = []
-    for label in lab.task.labels:
+    for label in context.task.labels:
         rows = sorted((row.id for row in near if row.output == label), key=lambda i: -close[i])
         half = len(rows) // 2
         shares.append(sum(drawn[i] for i in rows[:half]) / sum(drawn[i] for i in rows[-half:]))

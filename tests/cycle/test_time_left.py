@@ -11,7 +11,7 @@ from cycle_runs import journal_of, labelled_rows
 from cotune.config import config_in_memory
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet
 from cotune.cycle.run import run as run_cycle
@@ -36,30 +36,30 @@ class Listening(Quiet):
         self.told.append(("left", seconds))
 
 
-def lab_in(folder: Path, budget: str, view: Listening) -> Lab:
+def lab_in(folder: Path, budget: str, view: Listening) -> RunContext:
     task = Task.from_rows(labelled_rows(60), input="text", output="label", limit={"dev": 12})
     costs = CostModel(parse_budget(budget), score_rate=100.0, train_rate=50.0)
-    return Lab(task, tiny_local(), Journal(folder), costs, folder, TuneSettings(), 0, view)
+    return RunContext(task, tiny_local(), Journal(folder), costs, folder, TuneSettings(), 0, view)
 
 
 def test_a_slow_machine_is_told_once_and_not_written_down(tmp_path: Path) -> None:
     costs = CostModel.guess(parse_budget("2m"), gflops=400.0, parameters=100_000_000, threads=2, width=576)
     planned = costs.score_rate
-    lab = lab_in(tmp_path, "2m", Listening())
-    lab.costs = costs
+    context = lab_in(tmp_path, "2m", Listening())
+    context.costs = costs
     heard: list[str] = []
-    lab.journal.listeners.append(lambda event: heard.append(event["value"]["text"]))
+    context.journal.listeners.append(lambda event: heard.append(event["value"]["text"]))
     step = {"tokens": int(planned / 10 * 20), "saved": 0, "truncated": 0, "seconds": 20.0}
     for _ in range(3):
-        lab.charge(step, "tokens_scored", costs.saw_scoring)
+        context.charge(step, "tokens_scored", costs.saw_scoring)
     assert heard == ["this machine is about 10 times slower than planned; is something else running?"]
-    assert not lab.journal.events
+    assert not context.journal.events
 
 
 @pytest.mark.parametrize(("budget", "rate"), [("1000s", 1.0), ("1ktok", 100.0)])
 def test_time_left_is_the_budgets_until_less_is_needed(tmp_path: Path, budget: str, rate: float) -> None:
     view = Listening()
-    lab = lab_in(tmp_path, budget, view)
+    context = lab_in(tmp_path, budget, view)
 
     def told() -> float:
         kind, seconds = view.told[-1]
@@ -67,27 +67,27 @@ def test_time_left_is_the_budgets_until_less_is_needed(tmp_path: Path, budget: s
         return float(seconds * rate)
 
     near = {"abs": 20.0} if budget == "1000s" else {"abs": 1e-6}
-    assert lab.left() == pytest.approx(1000, **near) and told() == pytest.approx(1000, **near)
-    lab.expect_end(200.0)
+    assert context.left() == pytest.approx(1000, **near) and told() == pytest.approx(1000, **near)
+    context.expect_end(200.0)
     assert told() == pytest.approx(200, abs=0.1)
     # What is decided by is still the budget; what was not needed is no longer told.
-    assert lab.left() == pytest.approx(1000, **near) and told() == pytest.approx(200, **near)
-    lab.account.counts["tokens_scored"] += 150
-    lab.left()
+    assert context.left() == pytest.approx(1000, **near) and told() == pytest.approx(200, **near)
+    context.account.counts["tokens_scored"] += 150
+    context.left()
     assert told() == pytest.approx(200 if budget == "1000s" else 50, **near)
     # An end that costs more than there is takes no longer than the budget.
-    lab.expect_end(5000.0)
+    context.expect_end(5000.0)
     assert told() == pytest.approx(1000 if budget == "1000s" else 850, **near)
-    lab.expect_end(10.0)
-    lab.expect_end(None)
+    context.expect_end(10.0)
+    context.expect_end(None)
     assert told() == pytest.approx(1000 if budget == "1000s" else 850, **near)
 
 
 def test_money_has_no_time(tmp_path: Path) -> None:
     view = Listening()
-    lab = lab_in(tmp_path, "2usd", view)
-    lab.left()
-    lab.expect_end(0.5)
+    context = lab_in(tmp_path, "2usd", view)
+    context.left()
+    context.expect_end(0.5)
     assert view.told == []
 
 

@@ -12,7 +12,7 @@ from cotune.cycle.answering.factory import answering_for
 from cotune.cycle.answering.written import WrittenAnswering
 from cotune.errors import InputError
 from cotune.evaluate.decision import RAW
-from cotune.evaluate.responses import AnswersGiven
+from cotune.evaluate.responses import AnswerOutputs
 from cotune.model.structured.limits import most_tokens
 from cotune.prompt.bank import seed_prompt
 from cotune.task.metrics.metric import METRICS
@@ -33,11 +33,11 @@ def test_scores_are_losses_a_token_and_answers_are_of_the_type(kind: str) -> Non
     rows, prompt = task.dev[:5], seed_prompt(task)
     reply = answering.score(prompt, "base", rows, lambda tokens: None)
     found = model.answer_losses(prompt, [row.fields for row in rows], [row.output for row in rows])
-    assert isinstance(reply.given, AnswersGiven) and reply.given.texts is None
+    assert isinstance(reply.given, AnswerOutputs) and reply.given.texts is None
     np.testing.assert_allclose(reply.given.losses, found.losses / found.lengths)
     assert np.isnan(reply.given.judge(rows, RAW, task).score)
     written = answering.write(prompt, "base", rows, reply.given, lambda tokens: None)
-    assert written is not None and isinstance(written.given, AnswersGiven) and written.given.texts is not None
+    assert written is not None and isinstance(written.given, AnswerOutputs) and written.given.texts is not None
     judged = written.given.judge(rows, RAW, task)
     assert judged.n == 5 and len(judged.answers) == 5 and 0 <= judged.score <= 1
     if kind == "json":
@@ -45,7 +45,7 @@ def test_scores_are_losses_a_token_and_answers_are_of_the_type(kind: str) -> Non
     if kind == "number":
         assert all(text.lstrip("-").isdigit() for text in written.given.texts)
     both = written.given[:2].plus(written.given[2:])
-    assert isinstance(both, AnswersGiven) and both.texts == written.given.texts and len(both) == 5
+    assert isinstance(both, AnswerOutputs) and both.texts == written.given.texts and len(both) == 5
 
 
 def test_costs_are_about_what_is_run() -> None:
@@ -75,8 +75,8 @@ def test_a_prompt_is_read_once_for_both(kind: str) -> None:
     found = answering.both(prompt, "base", rows, told.append)
     assert found is not None and apart is not None
     first, second, seconds = found
-    assert isinstance(first.given, AnswersGiven) and isinstance(scored.given, AnswersGiven)
-    assert isinstance(second.given, AnswersGiven) and isinstance(apart.given, AnswersGiven)
+    assert isinstance(first.given, AnswerOutputs) and isinstance(scored.given, AnswerOutputs)
+    assert isinstance(second.given, AnswerOutputs) and isinstance(apart.given, AnswerOutputs)
     np.testing.assert_allclose(first.given.losses, scored.given.losses, rtol=1e-5)
     assert first.given.texts is None and second.given.texts == apart.given.texts
     assert first.tokens == scored.tokens and second.tokens == second.written == apart.written

@@ -12,7 +12,7 @@ import pytest
 
 from chat_server import Handler, Reply, chat_server, completion, hang, send, slow, torn, trickle
 from cotune.endpoint import Endpoint, EndpointError, ask, estimate_tokens
-from cotune.endpoint.way import Way
+from cotune.endpoint.request_format import RequestFormat
 
 MESSAGES = [{"role": "user", "content": "What would help?"}]
 LOST = estimate_tokens(MESSAGES) + 50
@@ -32,7 +32,7 @@ class Waits:
 
 
 def asked(url: str, *, waits: Waits | None = None, timeout: float = 20.0, key_env: str | None = None, **more: Any) -> Any:
-    way = more.pop("way", Way(0, tokens=50))
+    way = more.pop("way", RequestFormat(0, tokens=50))
     return ask(Endpoint(url, "writer", key_env, timeout), MESSAGES, way=way, sleep=waits or Waits(), **more)
 
 
@@ -192,7 +192,7 @@ def test_a_host_that_cannot_be_is_told(url: str) -> None:
 
 
 SCHEMA = {"type": "object", "properties": {"prompts": {"type": "array", "items": {"type": "string"}}}, "required": ["prompts"]}
-FIRM = Way(0, tokens=50, form="strict")
+FIRM = RequestFormat(0, tokens=50, form="strict")
 
 
 def refusing(names: Callable[[dict[str, Any]], bool], refusal: Reply) -> Reply:

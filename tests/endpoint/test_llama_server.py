@@ -13,7 +13,7 @@ import torch
 
 from cotune.bundle.export.command import export_bundle
 from cotune.endpoint import Client, Endpoint
-from cotune.endpoint.way import Way
+from cotune.endpoint.request_format import RequestFormat
 from cotune.model.engine.prefix_state import use_plain_attention
 from cotune.model.remote.model import RemoteModel
 
@@ -36,7 +36,7 @@ def test_a_served_export_tells_the_bundles_probabilities(tmp_path: Path) -> None
     adapter = out / f"adapter-{bench.adapter_id}.gguf"
     with llama_server(out / "base.gguf", name, tmp_path / "log", adapter=adapter) as url:
         client = Client(Endpoint(url, name), most=2)
-        remote = RemoteModel(client, way=Way())
+        remote = RemoteModel(client, way=RequestFormat())
         assert remote.settle(predictor.prompt, rows[0], LABELS).tells_probabilities
         said, _ = remote.say([remote_messages(predictor, row) for row in rows])
         scores = remote.score(predictor.prompt, rows, LABELS)

@@ -12,7 +12,7 @@ from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.attribution import GAINS, Gain, attribute
 from cotune.evaluate.decision import Decision
 from cotune.evaluate.previous import Part, compare_parts, keep_sentence, which_to_keep
-from cotune.evaluate.responses import OwnLabelsGiven
+from cotune.evaluate.responses import OwnLabelOutputs
 from cotune.evaluate.scoring import finite
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import mcnemar
@@ -116,7 +116,7 @@ def test_a_label_that_is_not_known_is_never_right_and_costs_no_number() -> None:
     rows = [{"text": f"row {i}", "label": "ab"[i % 2]} for i in range(40)]
     task = Task.from_rows(rows, input="text", output="label")
     asked = [Example(str(i), {"text": "x"}, label) for i, label in enumerate("bab")]
-    given = OwnLabelsGiven(np.log(np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])), ("b", "gone"))
+    given = OwnLabelOutputs(np.log(np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])), ("b", "gone"))
     found = given.judge(asked, Decision("bias", (0.0, 0.0)), task)
     assert found.answers == ("b", "gone", "b")
     assert list(found.correct) == [1, 0, 1] and found.score == pytest.approx(2 / 3)

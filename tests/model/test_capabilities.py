@@ -10,7 +10,7 @@ import pytest
 import cotune
 from cotune.bundle import Predictor
 from cotune.endpoint import Client, Endpoint
-from cotune.endpoint.way import Way
+from cotune.endpoint.request_format import RequestFormat
 from cotune.errors import InputError
 from cotune.evaluate.decision import RAW
 from cotune.model.base import EVERYTHING, Capabilities
@@ -23,7 +23,7 @@ PROMPT = Prompt("Choose: {labels}.", "{text}", "Answer:")
 
 
 def remote() -> RemoteModel:
-    return RemoteModel(Client(Endpoint("http://127.0.0.1:1/v1", "m", "SOME_KEY")), way=Way())
+    return RemoteModel(Client(Endpoint("http://127.0.0.1:1/v1", "m", "SOME_KEY")), way=RequestFormat())
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def test_no_room_asks_whether_a_model_is_remote() -> None:
     asking = {
         str(path.relative_to(ROOT))
         for path in ROOT.rglob("*.py")
-        if re.search(r"isinstance\([^)]*RemoteModel|lab\.remote\b", path.read_text(encoding="utf-8"))
+        if re.search(r"isinstance\([^)]*RemoteModel|context\.remote\b", path.read_text(encoding="utf-8"))
     }
     # The probes' search is still to be moved over.
     assert asking == {"cycle/probe_search/policy.py"}

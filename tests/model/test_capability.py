@@ -224,7 +224,7 @@ def test_json_round_trip_and_refusal(cache: Path) -> None:
 def test_wrong_wishes_are_told(cache: Path, arguments: dict[str, str], told: str) -> None:
     with pytest.raises(InputError, match=told) as caught:
         check_capability(**arguments)  # type: ignore[arg-type]
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -266,9 +266,9 @@ def test_doctor_covers_everything_and_renders(cache: Path) -> None:
     assert torch.__version__.partition("+")[0] in by_name["torch"].finding
     assert "GFLOP/s" in by_name["dtype"].finding
     assert by_name["model"].status == "warn"
-    assert "COTUNE_SMOLLM2_WHEEL" in by_name["model"].mend
+    assert "COTUNE_SMOLLM2_WHEEL" in by_name["model"].hint
     assert "not contacted" in by_name["hub"].finding
-    assert all(check.mend for check in diagnosis.checks if check.status != "ok")
+    assert all(check.hint for check in diagnosis.checks if check.status != "ok")
     text = plain(diagnosis)
     for check in diagnosis.checks:
         assert check.name in text
@@ -291,7 +291,7 @@ def test_doctor_finds_a_damaged_model_and_an_unwritable_cache(cache: Path, monke
 
     def model_check() -> tuple[str, str]:
         (check,) = (check for check in diagnose().checks if check.name == "model")
-        return check.status, f"{check.finding} {check.mend}"
+        return check.status, f"{check.finding} {check.hint}"
 
     assert model_check()[0] == "ok"
     (target / "a").write_text("abd")
@@ -306,4 +306,4 @@ def test_doctor_finds_a_damaged_model_and_an_unwritable_cache(cache: Path, monke
     diagnosis = diagnose()
     assert diagnosis.status == "fail"
     (disk,) = (check for check in diagnosis.checks if check.name == "disk")
-    assert "COTUNE_CACHE" in disk.mend
+    assert "COTUNE_CACHE" in disk.hint

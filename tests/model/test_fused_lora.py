@@ -10,7 +10,7 @@ from torch import Tensor
 import cotune.model.layers.packed_weights as laid_out_module
 from cotune.model.adapters.files import LoraSettings
 from cotune.model.layers.fused_lora import LoraGroup
-from cotune.model.layers.packed_weights import can_lay_out
+from cotune.model.layers.packed_weights import can_prepack
 from cotune.model.local import LocalModel
 from cotune.tune.batches import TrainingRow
 from cotune.tune.loss import plain_loss, shared_prefix_loss
@@ -20,12 +20,12 @@ SMALL = LoraSettings(rank=4, alpha=8)
 ROWS = [TrainingRow((5, 6, 7, 8, 9 + i, 11), (20 + i, 2)) for i in range(3)]
 
 
-@pytest.fixture(autouse=True, params=["laid out", "stacked"])
+@pytest.fixture(autouse=True, params=["prepacked", "stacked"])
 def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Frozen weights in the processor's layout, where it has one, and as they are on other machines."""
     if request.param == "stacked":
-        monkeypatch.setattr(laid_out_module, "can_lay_out", lambda dtype: False)
-    elif not can_lay_out(torch.float32):
+        monkeypatch.setattr(laid_out_module, "can_prepack", lambda dtype: False)
+    elif not can_prepack(torch.float32):
         pytest.skip("this processor has no layout of its own")
     return str(request.param)
 
@@ -111,7 +111,7 @@ def test_a_layer_asked_out_of_turn_still_answers_right() -> None:
 
 
 def test_a_group_answers_on_when_a_frozen_weight_changed() -> None:
-    """What was laid out of it is no more then."""
+    """What was prepacked of it is no more then."""
     local = tiny_local("llama")
     parameters = trained(local)
     gradients(local, parameters, shared=True)

@@ -15,7 +15,7 @@ from chat_server import Handler, Reply, chat_server, completion, send
 from cotune.bundle import load, save_bundle
 from cotune.embed import Neighbours, show_nearest
 from cotune.endpoint import AnswerCache, Client, Endpoint, EndpointError, Prices
-from cotune.endpoint.way import FORMS, Way, answer_tokens
+from cotune.endpoint.request_format import FORMS, RequestFormat, answer_tokens
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.decision import RAW
 from cotune.model.remote.model import RemoteModel
@@ -51,9 +51,9 @@ def with_alternatives(word: str, *tokens: tuple[str, float], usage: dict[str, An
     return json.dumps({"choices": [choice], "usage": usage or {"prompt_tokens": 40, "completion_tokens": 2}}).encode()
 
 
-def model(url: str, path: Path | None = None, *, way: Way | None = None, **more: Any) -> RemoteModel:
+def model(url: str, path: Path | None = None, *, way: RequestFormat | None = None, **more: Any) -> RemoteModel:
     client = Client(Endpoint(url, "m"), most=4, sleep=lambda s: None)
-    return RemoteModel(client, way=way or Way(), answers=AnswerCache(path) if path else None, **more)
+    return RemoteModel(client, way=way or RequestFormat(), answers=AnswerCache(path) if path else None, **more)
 
 
 def test_alternatives_become_probabilities_of_the_labels_in_their_order() -> None:
@@ -65,7 +65,7 @@ def test_alternatives_become_probabilities_of_the_labels_in_their_order() -> Non
     assert np.exp(found.log_probs) == pytest.approx(np.array([[0.1, 0.9], [0.75, 0.25], [0.1, 0.9]]))
     assert (found.tokens, found.unmatched, found.cached) == (126, 0, 0)
     assert request["temperature"] == 0 and request["logprobs"] is True and request["top_logprobs"] == 20
-    assert request["max_tokens"] == Way().tokens
+    assert request["max_tokens"] == RequestFormat().tokens
 
 
 def test_words_name_labels_where_no_probabilities_are_told() -> None:
@@ -105,7 +105,7 @@ def test_whatever_could_change_an_answer_asks_anew(tmp_path: Path, change: str) 
         changed = model(
             other.url if change == "server" else server.url,
             tmp_path / "a.sqlite",
-            way=Way(alternatives=0) if change == "way" else None,
+            way=RequestFormat(alternatives=0) if change == "way" else None,
         )
         if change == "model":
             changed.client.endpoint = Endpoint(server.url, "another")
@@ -165,22 +165,22 @@ def understanding(**needs: Any) -> Reply:
 @pytest.mark.parametrize(
     ("needs", "way"),
     [
-        ({}, Way()),
-        ({"top_logprobs": 5}, Way(alternatives=5)),
-        ({"max_tokens": None}, Way(limit="max_completion_tokens")),
-        ({"logprobs": None}, Way(alternatives=0, tells_probabilities=False)),
+        ({}, RequestFormat()),
+        ({"top_logprobs": 5}, RequestFormat(alternatives=5)),
+        ({"max_tokens": None}, RequestFormat(limit="max_completion_tokens")),
+        ({"logprobs": None}, RequestFormat(alternatives=0, tells_probabilities=False)),
         (
             {"logprobs": None, "temperature": None, "max_tokens": None},
-            Way(alternatives=0, limit="max_completion_tokens", greedy=False, tells_probabilities=False),
+            RequestFormat(alternatives=0, limit="max_completion_tokens", greedy=False, tells_probabilities=False),
         ),
     ],
     ids=["all", "few alternatives", "newer limit", "no probabilities", "own temperature"],
 )
-def test_requests_are_made_as_the_server_understands_them(tmp_path: Path, needs: dict[str, Any], way: Way) -> None:
+def test_requests_are_made_as_the_server_understands_them(tmp_path: Path, needs: dict[str, Any], way: RequestFormat) -> None:
     with chat_server(understanding(**needs)) as server:
         found = model(server.url, tmp_path / "a.sqlite")
         assert found.settle(PROMPT, row("one"), LABELS) == way
-        assert Way.from_json(json.loads(json.dumps(way.to_json()))) == way
+        assert RequestFormat.from_json(json.loads(json.dumps(way.to_json()))) == way
         asked = len(server.seen)
         # The question that it was found with is answered already.
         found.score(PROMPT, [row("one")], LABELS)
@@ -239,13 +239,13 @@ def test_a_schema_is_asked_for_as_far_as_the_server_understands_it(tmp_path: Pat
         send(200, completion('{"kind": "fruit"}'))(handler) if known else send(422, b"what?")(handler)
 
     with chat_server(picky) as server:
-        found = model(server.url, tmp_path / "a.sqlite", way=Way(0, tokens=30, form="strict"), schema=SCHEMA)
+        found = model(server.url, tmp_path / "a.sqlite", way=RequestFormat(0, tokens=30, form="strict"), schema=SCHEMA)
         way = found.settle(PROMPT, row("one"), ())
         assert (way.form, way.limit) == (form, "max_completion_tokens" if newer else "max_tokens")
-        assert Way.from_json(json.loads(json.dumps(way.to_json()))) == way
+        assert RequestFormat.from_json(json.loads(json.dumps(way.to_json()))) == way
         assert found.generate(PROMPT, [row("one"), row("two")]).texts == ('{"kind": "fruit"}',) * 2
     older = {name: value for name, value in way.to_json().items() if name != "form"}
-    assert Way.from_json(older).form == ""
+    assert RequestFormat.from_json(older).form == ""
 
 
 def test_what_is_written_is_kept_and_paid_once(tmp_path: Path) -> None:

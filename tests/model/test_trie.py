@@ -65,7 +65,7 @@ def test_the_stop_token_counts_only_where_a_label_begins_another() -> None:
 def test_two_labels_that_read_the_same_are_refused() -> None:
     with pytest.raises(InputError, match="number 1 and number 3") as caught:
         build_trie(((5, 6, STOP), (5, STOP), (5, 6, STOP)))
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_runs_go_as_far_as_paths_do_not_branch() -> None:

@@ -11,9 +11,9 @@ import pytest
 from cotune.prompt.bank import bare_prompt, seed_prompt, starting_bank
 from cotune.prompt.prompt import substitute
 from cotune.refine import first_pool, fixed, not_shown
-from cotune.refine.breed import breed
 from cotune.refine.demonstrations import with_demonstrations
 from cotune.refine.edits import OPERATORS, format_variants, sound
+from cotune.refine.mutate import mutate
 from cotune.refine.rewriting import Question, messages_for
 from cotune.task.task import Task
 from cotune.task.values.schema_words import described_fields
@@ -93,7 +93,7 @@ def test_pools_are_bred_with_demonstrations(kind: str) -> None:
     assert [demonstration.output for demonstration in prompt.demonstrations] == [row.output for row in shown]
     assert len(not_shown(prompt, task.train)) == len(task.train) - 4
     pool = first_pool(task, [], 12, rng, demonstration_pool=lambda rng: fixed(task, rng))
-    children = breed([p.prompt for p in pool[:3]], task, 6, rng, demonstration_pool=lambda rng: fixed(task, rng))
+    children = mutate([p.prompt for p in pool[:3]], task, 6, rng, demonstration_pool=lambda rng: fixed(task, rng))
     assert len(pool) == 12 and len(children) == 6 and any(p.prompt.demonstrations for p in pool)
 
 

@@ -313,9 +313,9 @@ def test_dev_by_step_never_runs_backwards_where_training_went_on_after_it_had_en
     ]
     lines = [json.dumps({"kind": kind, "value": value}) for kind, value in values]
     (folder / "journal.jsonl").write_text("\n".join(lines) + "\n")
-    (track,) = read_tracks(read_record(folder))
-    assert dev_lines(track) == [[(2, 0.5), (3, 0.6), (6, 0.4)], [(2, 0.5), (4, 0.7)], [(3, 0.6), (5, 0.8)]]
-    assert track.losses == run and track.decays_from is None
+    (trial,) = read_tracks(read_record(folder))
+    assert dev_lines(trial) == [[(2, 0.5), (3, 0.6), (6, 0.4)], [(2, 0.5), (4, 0.7)], [(3, 0.6), (5, 0.8)]]
+    assert trial.losses == run and trial.decays_from is None
 
 
 def test_the_waterfall_leads_from_the_seed_prompt_to_the_winner(tmp_path: Path) -> None:

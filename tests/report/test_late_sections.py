@@ -74,7 +74,7 @@ def test_the_search_falls_to_the_least_log_loss(page: str) -> None:
 
 def test_training_shows_dev_by_step(folder: Path, page: str) -> None:
     record = read_record(folder)
-    assert [[(look.steps, look.level) for look in track.looks] for track in read_tracks(record)] == [
+    assert [[(look.steps, look.level) for look in trial.looks] for trial in read_tracks(record)] == [
         [(10, 0.26), (20, 0.22)],
         [(10, 0.06), (20, 0.02)],
     ]

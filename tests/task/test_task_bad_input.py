@@ -1,4 +1,4 @@
-"""Every kind of broken data gets one message that names file, row and column and says how to mend it."""
+"""Every kind of broken data gets one message that names file, row and column and says how to fix it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def message_of(path: Path, **settings: Any) -> str:
     with pytest.raises(InputError) as caught:
         Task.from_config(config_from_data(path, **{"input": "text", "output": "label", **settings}))
     assert caught.value.exit_code == 2
-    assert caught.value.mend, "the message does not say how to mend it"
+    assert caught.value.hint, "the message does not say how to fix it"
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -253,6 +253,6 @@ def test_parquet_row_is_named(tmp_path: Path) -> None:
 
 
 def test_a_message_that_asks_has_one_mark_at_its_end() -> None:
-    asked = InputError("there is no column 'txt', did you mean 'text'?", where="a.csv", mend="Its columns: 'text'.")
+    asked = InputError("there is no column 'txt', did you mean 'text'?", where="a.csv", hint="Its columns: 'text'.")
     assert str(asked) == "a.csv: there is no column 'txt', did you mean 'text'? Its columns: 'text'."
     assert str(InputError("this is a folder")) == "this is a folder."

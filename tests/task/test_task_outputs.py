@@ -127,7 +127,7 @@ def test_bad_outputs_are_named(rows: list[dict[str, Any]], settings: dict[str, A
         task_of(rows, **settings)
     message = str(caught.value)
     assert not [part for part in parts if part not in message], message
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_a_schema_file_is_read_and_named_where_it_is_broken(tmp_path: Path) -> None:

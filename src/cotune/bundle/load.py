@@ -114,7 +114,7 @@ def load_several(
                 raise InputError(
                     f"the bundle's answers come from {name}, behind an endpoint, and there are no weights to serve",
                     where=where,
-                    mend="Ask it with cotune predict, or serve a bundle of a model on this machine.",
+                    hint="Ask it with cotune predict, or serve a bundle of a model on this machine.",
                 )
             predictors.append(
                 remote_predictor(
@@ -187,21 +187,21 @@ def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: 
         raise InputError(
             f"the bundle's base model cannot be found ({error.strerror or error})",
             where=where,
-            mend="If it lies elsewhere, name its folder as the base.",
+            hint="If it lies elsewhere, name its folder as the base.",
         ) from error
     except InputError as error:
-        hint = _hub_hint(name) if isinstance(error, NotFetchedError) else error.mend
+        hint = _hub_hint(name) if isinstance(error, NotFetchedError) else error.hint
         raise InputError(
             f"the bundle's base model cannot be found: {error.what}",
             where=where,
-            mend=f"{hint} If it lies elsewhere, name its folder as the base.".strip(),
+            hint=f"{hint} If it lies elsewhere, name its folder as the base.".strip(),
         ) from error
     if model_fingerprint(model_folder) != manifest.base_model.fingerprint:
         raise InputError(
             f"the model {name} is not the one that the bundle was made with ({base_model_name(manifest)}, content hash"
             f" {manifest.base_model.fingerprint[:12]})",
             where=where,
-            mend="Name the folder of the unchanged model as the base, or run again with this one.",
+            hint="Name the folder of the unchanged model as the base, or run again with this one.",
         )
     return model_folder
 
@@ -257,22 +257,22 @@ def _read_parts(folder: Path, manifest: Manifest) -> tuple[Prompt, Mapping[str, 
     where = str(folder / PROMPT)
     saved = read_json(folder / PROMPT)
     if has_half_character(json.dumps(saved, ensure_ascii=False)):
-        raise InputError("there is half a character (a lone surrogate) in it", where=where, mend=_MEND)
+        raise InputError("there is half a character (a lone surrogate) in it", where=where, hint=_MEND)
     data = saved.get("prompt") if isinstance(saved, dict) else None
     if not isinstance(data, dict):
-        raise InputError("there is no prompt in it", where=where, mend=_MEND)
+        raise InputError("there is no prompt in it", where=where, hint=_MEND)
     try:
         prompt = Prompt.from_json(data)
         same = isinstance(prompt.system, str | None) and prompt.id == manifest.prompt_id
     except InputError as error:
-        raise InputError(error.what, where=where, mend=_MEND) from error
+        raise InputError(error.what, where=where, hint=_MEND) from error
     if not same:
-        raise InputError(f"the prompt is not the one that {MANIFEST} names", where=where, mend=_MEND)
+        raise InputError(f"the prompt is not the one that {MANIFEST} names", where=where, hint=_MEND)
     for key, value in (("labels", manifest.labels), ("input_fields", manifest.input_fields)):
         if saved.get(key) != list(value):
-            raise InputError(f"its {key} are not those of {MANIFEST}", where=where, mend=_MEND)
+            raise InputError(f"its {key} are not those of {MANIFEST}", where=where, hint=_MEND)
     if read_json(folder / DECISION) != manifest.decision.to_json():
-        raise InputError(f"the decision rule is not the one that {MANIFEST} names", where=str(folder / DECISION), mend=_MEND)
+        raise InputError(f"the decision rule is not the one that {MANIFEST} names", where=str(folder / DECISION), hint=_MEND)
     return prompt, saved
 
 
@@ -293,17 +293,17 @@ def check_rendering(saved: Mapping[str, Any], model: Model, where: str) -> None:
             raise InputError(
                 f"the base model's {about[key]} is not the one that the bundle was made with",
                 where=where,
-                mend="Use the unchanged base model, and versions of transformers and cotune near those in the manifest.",
+                hint="Use the unchanged base model, and versions of transformers and cotune near those in the manifest.",
             )
 
 
 def _enter_adapter(folder: Path, manifest: Manifest, model: LocalModel) -> None:
     if model.adapters.register(folder) != manifest.adapter_id:
-        raise InputError(f"the adapter is not the one that {MANIFEST} names", where=str(folder), mend=_MEND)
+        raise InputError(f"the adapter is not the one that {MANIFEST} names", where=str(folder), hint=_MEND)
     try:
         model.adapters.use(manifest.adapter_id)
     except InputError as error:
-        raise InputError(error.what, where=error.where or str(folder), mend=error.mend or _MEND) from error
+        raise InputError(error.what, where=error.where or str(folder), hint=error.hint or _MEND) from error
     check_probe(model, manifest, folder)
 
 
@@ -316,14 +316,14 @@ def check_probe(model: LocalModel, manifest: Manifest, folder: Path) -> None:
     try:
         probe = model.adapters.probe(manifest.adapter_id)
     except InputError as error:
-        raise InputError(error.what, where=error.where or str(folder / PROBE), mend=error.mend or _MEND) from error
+        raise InputError(error.what, where=error.where or str(folder / PROBE), hint=error.hint or _MEND) from error
     if probe is None:
         return
     if set(probe.labels) != set(manifest.labels) or probe.weight.shape[1] != model.width or probe.layer > model.depth:
         raise InputError(
             "the probe is not one of these labels on this model",
             where=str(folder / PROBE),
-            mend=_MEND,
+            hint=_MEND,
         )
 
 

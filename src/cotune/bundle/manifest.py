@@ -158,14 +158,14 @@ class Manifest:
                 f"the bundle was made by {made} in format {version}, and cotune {__version__} reads format {FORMAT} "
                 f"(labels) and {WRITTEN_FORMAT} (written answers)",
                 where=where,
-                mend=_way_out(version, made),
+                hint=_way_out(version, made),
             )
         base = _Keys(table.take("base_model", dict), where, "base_model.")
         engine = _Keys(table.take("engine", dict), where, "engine.")
         try:
             decision = Decision.from_json(table.take("decision", dict))
         except (ValueError, TypeError, OverflowError) as error:
-            raise InputError("the decision rule is none", where=f"{where}, key decision", mend=_MEND) from error
+            raise InputError("the decision rule is none", where=f"{where}, key decision", hint=_MEND) from error
         found = cls(
             task=table.take("task", str),
             files=table.texts_by_name("files"),
@@ -215,7 +215,7 @@ def _made_by(data: Mapping[str, Any]) -> str:
 def _written(table: _Keys, where: str) -> Output:
     output = Output.from_json(table.take("output", dict))
     if not output.kind.written or (output.schema is not None and schema_problem(output.schema)):
-        raise InputError("the output is none that is written", where=f"{where}, key output", mend=_MEND)
+        raise InputError("the output is none that is written", where=f"{where}, key output", hint=_MEND)
     return output
 
 
@@ -227,11 +227,11 @@ def read_manifest(folder: Path) -> Manifest:
     """
     if not folder.is_dir():
         what = "this is a file, not a bundle's folder" if folder.exists() else "there is no such bundle"
-        raise InputError(what, where=str(folder), mend="Give a folder that holds manifest.json, such as RUN/best.")
+        raise InputError(what, where=str(folder), hint="Give a folder that holds manifest.json, such as RUN/best.")
     if not os.path.lexists(folder / MANIFEST):
         nested = folder / "best"
-        mend = f"Give {nested}." if (nested / MANIFEST).is_file() else "Give a run's folder best/, or a copy of it."
-        raise InputError("this folder is no bundle: it holds no manifest.json", where=str(folder), mend=mend)
+        hint = f"Give {nested}." if (nested / MANIFEST).is_file() else "Give a run's folder best/, or a copy of it."
+        raise InputError("this folder is no bundle: it holds no manifest.json", where=str(folder), hint=hint)
     return Manifest.from_json(read_json(folder / MANIFEST), str(folder / MANIFEST))
 
 
@@ -247,32 +247,32 @@ def verify(folder: Path, manifest: Manifest) -> None:
     for name, digest in manifest.files.items():
         check_name(folder, name)
         if not _SHA256.fullmatch(digest):
-            raise InputError(f"the sha256 of {name} is none", where=str(folder / MANIFEST), mend=_MEND)
+            raise InputError(f"the sha256 of {name} is none", where=str(folder / MANIFEST), hint=_MEND)
     # A probe on the model as it is lies alone in its folder.
     bare_probe = f"{ADAPTER}/{PROBE}" in manifest.files and not set(ADAPTER_FILES) & set(manifest.files)
     needed = {*manifest.files, *NEEDED, *(ADAPTER_FILES if manifest.adapter_id != "base" and not bare_probe else ())}
     if lost := sorted(needed - found):
-        raise InputError("the file is missing", where=str(folder / lost[0]), mend=_MEND)
+        raise InputError("the file is missing", where=str(folder / lost[0]), hint=_MEND)
     if added := sorted(found - set(manifest.files)):
         raise InputError(
-            "the file is not in the bundle's manifest", where=str(folder / added[0]), mend="Move it out of the bundle."
+            "the file is not in the bundle's manifest", where=str(folder / added[0]), hint="Move it out of the bundle."
         )
     by_probe, probed = manifest.decision.kind == "probe", f"{ADAPTER}/{PROBE}" in manifest.files
     if by_probe != probed or (by_probe and (manifest.written is not None or manifest.adapter_id == "base")):
         raise InputError(
             "a probe and the decision rule named probe go together, with labels and with the probe's own adapter id",
             where=str(folder / ADAPTER / PROBE),
-            mend=_MEND,
+            hint=_MEND,
         )
     if manifest.adapter_id == "base" and (odd := sorted(n for n in found if n.startswith(f"{ADAPTER}/"))):
-        raise InputError("a bundle of the base model holds no adapter", where=str(folder / odd[0]), mend=_MEND)
+        raise InputError("a bundle of the base model holds no adapter", where=str(folder / odd[0]), hint=_MEND)
     for name, digest in sorted(manifest.files.items()):
         try:
             same = file_sha256(folder / name) == digest
         except OSError as error:
             _unreadable(folder / name, error)
         if not same:
-            raise InputError("the file has changed since the bundle was made", where=str(folder / name), mend=_MEND)
+            raise InputError("the file has changed since the bundle was made", where=str(folder / name), hint=_MEND)
 
 
 def check_name(folder: Path, name: str) -> None:
@@ -282,12 +282,12 @@ def check_name(folder: Path, name: str) -> None:
         InputError: the name could lead out of the folder, or its ending is of a kind that no bundle holds.
     """
     if not _NAME.fullmatch(name) or name == MANIFEST:
-        raise InputError(f"the name {name!r} is not allowed in a bundle", where=str(folder / MANIFEST), mend=_MEND)
+        raise InputError(f"the name {name!r} is not allowed in a bundle", where=str(folder / MANIFEST), hint=_MEND)
     if not name.endswith(_ENDINGS):
         raise InputError(
             "a bundle holds JSON, Markdown and safetensors alone, since other files can run code when they are read",
             where=str(folder / name),
-            mend=_MEND,
+            hint=_MEND,
         )
     inside(folder, name)
 
@@ -308,7 +308,7 @@ def list_files(folder: Path) -> set[str]:
                     path = Path(entry.path)
                     entries += 1
                     if entries > _MOST_ENTRIES:
-                        raise InputError("there are far too many files for a bundle", where=str(folder), mend=_MEND)
+                        raise InputError("there are far too many files for a bundle", where=str(folder), hint=_MEND)
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(path)
                     elif entry.is_file(follow_symlinks=False):
@@ -332,13 +332,13 @@ def read_json(path: Path) -> Any:
             _irregular(path)
         if status.st_size > LARGEST_JSON:
             raise InputError(
-                f"the file has {status.st_size:,} bytes and {LARGEST_JSON:,} are allowed", where=str(path), mend=_MEND
+                f"the file has {status.st_size:,} bytes and {LARGEST_JSON:,} are allowed", where=str(path), hint=_MEND
             )
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         _unreadable(path, error)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"the file is no JSON that can be read ({error})", where=str(path), mend=_MEND) from error
+        raise InputError(f"the file is no JSON that can be read ({error})", where=str(path), hint=_MEND) from error
 
 
 class _Keys:
@@ -347,7 +347,7 @@ class _Keys:
     def __init__(self, data: Any, where: str, before: str = "") -> None:
         self.where, self.before = where, before
         if not isinstance(data, dict):
-            raise InputError("there is no JSON object", where=where, mend=_MEND)
+            raise InputError("there is no JSON object", where=where, hint=_MEND)
         self.left = dict(data)
 
     def take(self, key: str, kind: type, *default: Any) -> Any:
@@ -386,7 +386,7 @@ class _Keys:
             self.wrong(min(self.left), "is unknown")
 
     def wrong(self, key: str, what: str) -> NoReturn:
-        raise InputError(f"the key {self.before}{key} {what}", where=self.where, mend=_MEND)
+        raise InputError(f"the key {self.before}{key} {what}", where=self.where, hint=_MEND)
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -395,12 +395,12 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _irregular(path: Path) -> NoReturn:
     what = "a link" if path.is_symlink() else "no regular file"
-    raise InputError(f"this is {what}, and a bundle holds its files itself", where=str(path), mend=_MEND)
+    raise InputError(f"this is {what}, and a bundle holds its files itself", where=str(path), hint=_MEND)
 
 
 def _unreadable(path: Path, error: OSError) -> NoReturn:
     raise InputError(
         f"the file cannot be read ({error.strerror or error})",
         where=str(path),
-        mend="Check that it is there and its permissions.",
+        hint="Check that it is there and its permissions.",
     ) from error

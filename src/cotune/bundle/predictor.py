@@ -105,7 +105,7 @@ class Predictor:
             raise InputError(
                 f"the bundle's answers come from {self.scorer.name}, behind an endpoint, and there are no weights here",
                 where=self.task,
-                mend="Ask it with cotune predict.",
+                hint="Ask it with cotune predict.",
             )
         return cast("Model", self.scorer)
 
@@ -130,7 +130,7 @@ class Predictor:
         """
         listed: Sequence[Row] = [rows] if isinstance(rows, (str, Mapping)) else list(rows)
         if not listed:
-            raise InputError("there are no rows", where="predict", mend=f"Give rows like {example_row(self.input_fields)}.")
+            raise InputError("there are no rows", where="predict", hint=f"Give rows like {example_row(self.input_fields)}.")
         checked = [checked_row(row, self.input_fields, f"row {number}") for number, row in enumerate(listed, 1)]
         found = list(self.answers(checked, probabilities=probabilities))
         if cut := sum(answer.truncated for answer in found):

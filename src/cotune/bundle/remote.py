@@ -50,14 +50,14 @@ def check_allowed(
             f"the {who} sends the rows to {base_url}, and it is for you to allow that"
             + (f", not {endpoint}" if endpoint else ""),
             where=where,
-            mend=f"If you trust that server with them, add {added}.",
+            hint=f"If you trust that server with them, add {added}.",
         )
     if named is not None and key_env is None:
         added = f"{flags[1]} {shlex.quote(named)} (in Python, {options[1]}={named!r})"
         raise InputError(
             f"the {who} asks {base_url} with a key, and it is for you to say which",
             where=where,
-            mend=f"If you trust that server with it, add {added}.",
+            hint=f"If you trust that server with it, add {added}.",
         )
 
 
@@ -88,29 +88,29 @@ def remote_predictor(
     """
     from cotune.embed import Neighbours
     from cotune.endpoint import Client, Endpoint
-    from cotune.endpoint.way import Way
+    from cotune.endpoint.request_format import RequestFormat
     from cotune.model.remote.model import RemoteModel
     from cotune.model.structured.limits import Writing, json_schema
 
     data = saved[ENDPOINT]
     try:
         base_url, named, timeout = str(data["base_url"]), data["key_env"], float(data["timeout"])
-        way, url = Way.from_json(data["way"]), urlsplit(base_url)
+        way, url = RequestFormat.from_json(data["way"]), urlsplit(base_url)
         usable = url.scheme in ("http", "https") and bool(url.hostname) and "@" not in url.netloc and 0 < timeout < 1e6
         usable = (
             usable and base_url.isprintable() and (named is None or isinstance(named, str)) and manifest.adapter_id == "base"
         )
         asked = Endpoint(base_url, str(data["model"]), key_env, timeout, "--key-env, or the bundle")
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError("it does not say whom to ask, and how", where=where, mend=_MEND) from error
+        raise InputError("it does not say whom to ask, and how", where=where, hint=_MEND) from error
     if not usable:
-        raise InputError("it does not say whom to ask, and how", where=where, mend=_MEND)
+        raise InputError("it does not say whom to ask, and how", where=where, hint=_MEND)
     check_allowed(base_url, named, endpoint, key_env, who="bundle", where=where)
     written = manifest.written
     schema = json_schema(written) if written is not None else None
     model = RemoteModel(Client(asked, most=_CONCURRENCY, keep=True), way=way, schema=schema, patience=patience)
     if model.fingerprint != manifest.base_model.fingerprint:
-        raise InputError("the endpoint is not the one that the manifest names", where=where, mend=_MEND)
+        raise InputError("the endpoint is not the one that the manifest names", where=where, hint=_MEND)
     if prompt.nearest:
         model.chooser = Neighbours()
     return Predictor(

@@ -31,18 +31,18 @@ def checked_row(row: Any, input_fields: Sequence[str], where: str) -> dict[str, 
             raise InputError(
                 f"the task has {len(input_fields)} input fields ({', '.join(input_fields)}) and this is one text",
                 where=where,
-                mend=f"Give rows like {example_row(input_fields)}.",
+                hint=f"Give rows like {example_row(input_fields)}.",
             )
         row = {input_fields[0]: row}
     if not isinstance(row, Mapping):
         raise InputError(
             f"a row must be a text or an object with named fields, not a {type(row).__name__}",
             where=where,
-            mend=f"Give rows like {example_row(input_fields)}.",
+            hint=f"Give rows like {example_row(input_fields)}.",
         )
     fields = {name: _field(row, name, where) for name in input_fields}
     if not any(text.strip() for text in fields.values()):
-        raise RowError("the input is empty", where=f"{where}, {', '.join(fields)}", mend="Fill it, or take the row out.")
+        raise RowError("the input is empty", where=f"{where}, {', '.join(fields)}", hint="Fill it, or take the row out.")
     return fields
 
 
@@ -64,17 +64,17 @@ def _field(row: Mapping[Any, Any], name: str, where: str) -> str:
         raise InputError(
             f"there is no field {name!r}" + (f", did you mean {lower[near[0]]!r}?" if near else ""),
             where=where,
-            mend=f"The row holds {shown or 'nothing'}; name the field {name!r}.",
+            hint=f"The row holds {shown or 'nothing'}; name the field {name!r}.",
         )
     text = input_text(row[name])
     if text is NESTED:
         raise RowError(
             f"this {type(row[name]).__name__} cannot be written as text",
             where=f"{where}, field {name!r}",
-            mend="Give a text, a number, a date, or lists and objects of these.",
+            hint="Give a text, a number, a date, or lists and objects of these.",
         )
     found = str(text or "")
     if "\0" in found or has_half_character(found):
         kind = "a NUL character" if "\0" in found else "half a character (a lone surrogate)"
-        raise RowError(f"there is {kind} in the text", where=f"{where}, field {name!r}", mend="Take it out.")
+        raise RowError(f"there is {kind} in the text", where=f"{where}, field {name!r}", hint="Take it out.")
     return found

@@ -149,18 +149,18 @@ def _reading(manifest: Manifest, folder: Path | None, prompt: Prompt, model: Loc
 
 def _check_free(folder: Path) -> None:
     """Refuse to replace anything that is not a bundle, or that holds files of somebody else."""
-    mend = "Move it away or choose another folder."
+    hint = "Move it away or choose another folder."
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise InputError("something that is no folder is in the bundle's place", where=str(folder), mend=mend)
+        raise InputError("something that is no folder is in the bundle's place", where=str(folder), hint=hint)
     if not folder.exists() or not any(folder.iterdir()):
         return
     try:
         known = {MANIFEST, *read_manifest(folder).files}
         foreign = sorted(list_files(folder) - known)
     except InputError as error:
-        raise InputError("the folder is there already and holds no bundle", where=str(folder), mend=mend) from error
+        raise InputError("the folder is there already and holds no bundle", where=str(folder), hint=hint) from error
     if foreign:
-        raise InputError("the file is not part of the bundle that is to be replaced", where=str(folder / foreign[0]), mend=mend)
+        raise InputError("the file is not part of the bundle that is to be replaced", where=str(folder / foreign[0]), hint=hint)
 
 
 def _copy_config(source: Path, target: Path) -> None:

@@ -134,7 +134,7 @@ class LabelledRows:
             raise InputError(
                 "no row has both an input and a right answer",
                 where=table.source,
-                mend=f"Fill the columns {', '.join((*manifest.input_fields, source.output_field))}.",
+                hint=f"Fill the columns {', '.join((*manifest.input_fields, source.output_field))}.",
             )
         canonical = tuple(Example(row.id, row.fields, output.canonical(row.output), row.group) for row in rows)
         return cls(canonical, len(table) - len(rows), judge)
@@ -202,13 +202,13 @@ def _metric(manifest: Manifest, name: str | None) -> Metric:
         raise InputError(
             f"the bundle was chosen by {manifest.metric}, a function of yours, and holds no copy of it",
             where="--metric",
-            mend="Name its file, --metric FILE.py:FUNCTION, or another metric.",
+            hint="Name its file, --metric FILE.py:FUNCTION, or another metric.",
         )
     metric = metric_for(name or manifest.named_metric, manifest.output, "--metric")
     if metric.graded or not metric.needs_answers:
         raise InputError(
             f"the metric {metric.name!r} needs more than answers",
             where="--metric",
-            mend="Name one that looks at answers, such as --metric accuracy.",
+            hint="Name one that looks at answers, such as --metric accuracy.",
         )
     return metric

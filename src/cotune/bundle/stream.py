@@ -57,7 +57,7 @@ def predict_stream(
             from 1.
     """
     if batch < 1:
-        raise InputError(f"a batch of {batch} rows is too small", where="batch", mend="Give 1 or more.")
+        raise InputError(f"a batch of {batch} rows is too small", where="batch", hint="Give 1 or more.")
     waiting: list[tuple[dict[str, Any], dict[str, str] | RowError]] = []
     rows, truncated = 0, 0
     errors: list[RowError] = []
@@ -97,7 +97,7 @@ def predict_stream(
     if not rows and errors:
         raise errors[0]
     if not rows:
-        raise InputError("there are no rows", where=source, mend=f"Give lines like {example_row(predictor.input_fields)}.")
+        raise InputError("there are no rows", where=source, hint=f"Give lines like {example_row(predictor.input_fields)}.")
     return StreamCount(rows, truncated, len(errors))
 
 
@@ -107,7 +107,7 @@ def _row(text: str, input_fields: tuple[str, ...], where: str) -> tuple[dict[str
         value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"this is no JSON ({error})", where=where, mend=f"Write each line like {example_row(input_fields)}."
+            f"this is no JSON ({error})", where=where, hint=f"Write each line like {example_row(input_fields)}."
         ) from error
     row = value if isinstance(value, dict) else {input_fields[0]: value}
     try:

@@ -10,14 +10,14 @@ import warnings
 from typing import Any
 
 from cotune.cli.program import app, tell
-from cotune.errors import CotuneError
+from cotune.errors import CotuneError, InputError
 from cotune.streams import drop_output, repair_streams
 
 
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point; errors that are meant for users go to standard error without a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    # Other libraries' notes to their developers are nothing that a user could mend.
+    # Other libraries' notes to their developers are nothing that a user could fix.
     warnings.filterwarnings("ignore", category=FutureWarning)
     repair_streams()
     try:
@@ -27,7 +27,8 @@ def main(arguments: list[str] | None = None) -> Any:
             # What cannot be written is told below, and not by the interpreter on its way out.
             sys.stdout.flush()
     except CotuneError as error:
-        _last_word(str(error))
+        hint = error.hint if isinstance(error, InputError) else ""
+        _last_word(str(error).removesuffix(f" {hint}") if hint else str(error), hint)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -38,11 +39,13 @@ def main(arguments: list[str] | None = None) -> Any:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EBADF, errno.EIO):
             raise
         drop_output()
-        _last_word(f"the output cannot be written ({error.strerror}). Free some space, or send it elsewhere.")
+        _last_word(f"the output cannot be written ({error.strerror}).", "Free some space, or send it elsewhere.")
         sys.exit(1)
 
 
-def _last_word(text: str) -> None:
+def _last_word(text: str, hint: str = "") -> None:
     # Where standard error is full as well, the exit code has to say it.
     with contextlib.suppress(OSError):
         tell(f"cotune: {text}", err=True)
+        if hint:
+            tell(f"hint: {hint}", err=True)

@@ -50,7 +50,7 @@ def predict(
 
     if input is not None:
         if rows is not None or out is not None:
-            raise InputError("--input answers one text, and a file is named too", where="--input", mend="Give one of the two.")
+            raise InputError("--input answers one text, and a file is named too", where="--input", hint="Give one of the two.")
         _check_no_file(input, bundle)
         _answer_text(load(), input, probabilities=probabilities, as_json=as_json)
         return
@@ -59,13 +59,13 @@ def predict(
         return
     if out is not None:
         raise InputError(
-            "--out goes with a file of rows", where="--out", mend="Name the file, or send the answers to it with > FILE."
+            "--out goes with a file of rows", where="--out", hint="Name the file, or send the answers to it with > FILE."
         )
     if sys.stdin.isatty():
         raise InputError(
             "there are no rows to answer",
             where="standard input",
-            mend="Give --input TEXT, name a file of rows, or pipe JSONL in.",
+            hint="Give --input TEXT, name a file of rows, or pipe JSONL in.",
         )
     predictor = load()
     from cotune.bundle import predict_stream
@@ -97,7 +97,7 @@ def _check_no_file(text: str, bundle: Path) -> None:
         raise InputError(
             f"--input takes a text to answer, and {text!r} is a file",
             where="--input",
-            mend=f"To answer its rows: cotune predict {bundle} {text} --out answers.csv",
+            hint=f"To answer its rows: cotune predict {bundle} {text} --out answers.csv",
         )
     tell(f"{text!r} is also the name of a file; its name is answered, not what it holds.", err=True)
 

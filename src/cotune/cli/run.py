@@ -30,9 +30,7 @@ def run(
     model: Annotated[str | None, typer.Option(help="smollm2-135m (bundled), a folder, a hub id, or openai:NAME.")] = None,
     prompt: Annotated[list[Path] | None, typer.Option(help="File with a prompt of yours, a candidate in the race.")] = None,
     start: Annotated[Path | None, typer.Option("--from", help="Bundle of an earlier run to go on from with new rows.")] = None,
-    replay: Annotated[
-        str | None, typer.Option(help="Rows of that run to learn from again.")
-    ] = None,
+    replay: Annotated[str | None, typer.Option(help="Rows of that run to learn from again.")] = None,
     finish: Annotated[bool, typer.Option("--finish", help="End the run's search now and go to the test.")] = False,
     cut_journal: Annotated[
         bool, typer.Option("--cut-journal", help="Cut a damaged journal before the damage, keep a copy, and go on.")
@@ -49,7 +47,7 @@ def run(
     given += [f"seed={seed}"] if seed is not None else []
     if Path(task).suffix.lower() in (".yaml", ".yml"):
         if input or output:
-            raise InputError("--input and --output are for bare data files", where=task, mend="Set data.input there.")
+            raise InputError("--input and --output are for bare data files", where=task, hint="Set data.input there.")
         config = load_config(Path(task), given)
     else:
         if start is None and not (input and output):
@@ -115,7 +113,7 @@ def _columns_unsaid(source: str) -> InputError:
     columns = read_table(source).columns
     shown = ", ".join(map(repr, columns[:20])) + (" ..." if len(columns) > 20 else "")
     return InputError(
-        "say which columns to use", where=source, mend=f"This file has {shown}: add --input COLUMN --output COLUMN."
+        "say which columns to use", where=source, hint=f"This file has {shown}: add --input COLUMN --output COLUMN."
     )
 
 

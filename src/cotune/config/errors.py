@@ -21,14 +21,14 @@ def readable_error(error: ErrorDetails, where: str, document: YamlText, root: ty
     where = f"{where}{f', line {line}' if line else ''}, {key}"
     found, kind, context = error.get("input"), error["type"], error.get("ctx", {})
     if kind == "missing":
-        return InputError(f"the key {key!r} is missing", where=where, mend=f"Add {key}: to it.")
+        return InputError(f"the key {key!r} is missing", where=where, hint=f"Add {key}: to it.")
     if kind == "extra_forbidden":
         known = _known_keys(root, path[:-1])
         near = _nearest_key(root, str(path[-1]), known, path[:-1])
         return InputError(
             f"unknown key {str(path[-1])!r}" + (f", did you mean {near!r}?" if near else ""),
             where=where,
-            mend=f"Known keys here: {', '.join(known)}.",
+            hint=f"Known keys here: {', '.join(known)}.",
         )
     wanted = {
         "int_type": "a whole number",
@@ -46,9 +46,9 @@ def readable_error(error: ErrorDetails, where: str, document: YamlText, root: ty
         "too_short": f"a list of at least {context.get('min_length')}",
     }.get(kind)
     if wanted is None:
-        return InputError(error["msg"], where=where, mend=f"Correct {key}.")
+        return InputError(error["msg"], where=where, hint=f"Correct {key}.")
     hint = " Put quotes around it." if kind == "string_type" and isinstance(found, (int, float)) else ""
-    return InputError(f"{key!r} must be {wanted}, not {shown(found)}", where=where, mend=f"Correct {key}.{hint}")
+    return InputError(f"{key!r} must be {wanted}, not {shown(found)}", where=where, hint=f"Correct {key}.{hint}")
 
 
 def _known_keys(root: type[BaseModel], path: Sequence[str | int]) -> list[str]:

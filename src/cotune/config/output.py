@@ -66,7 +66,7 @@ class OutputConfig(Section):
             try:
                 schema = parse_json(read_text(Path(schema), "the schema file"))
             except ValueError as error:
-                raise InputError(f"the schema file is not valid JSON ({error})", where=where, mend="Correct it.") from error
+                raise InputError(f"the schema file is not valid JSON ({error})", where=where, hint="Correct it.") from error
         found = checked_schema(schema, where)
         return None if found is None else dict(found)
 

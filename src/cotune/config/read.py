@@ -30,14 +30,14 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
         InputError: no such file, broken YAML, an unknown key or a value of the wrong kind; names file, line and key.
     """
     if path.suffix.lower() not in (".yaml", ".yml"):
-        raise InputError("a run's file ends in .yaml or .yml", where=str(path), mend="Rename it, or give the data file.")
+        raise InputError("a run's file ends in .yaml or .yml", where=str(path), hint="Rename it, or give the data file.")
     document = parse_yaml(read_text(path, "the task file"), str(path))
     if not isinstance(document.value, dict):
         found = "empty" if document.value is None else f"a {kind_of(document.value)}"
         raise InputError(
             f"the file is {found} and not a list of keys",
             where=str(path),
-            mend="Write at least name:, data: {train:, input:, output:}.",
+            hint="Write at least name:, data: {train:, input:, output:}.",
         )
     values = document.value
     values.setdefault("name", path.stem)
@@ -90,7 +90,7 @@ def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> tuple[froze
         key = key.strip()
         if not equals or not key or not all(key.split(".")):
             raise InputError(
-                f"{text!r} is not of the form key=value", where="command line", mend="Write for example tune.rank=8."
+                f"{text!r} is not of the form key=value", where="command line", hint="Write for example tune.rank=8."
             )
         value: Any = raw
         if key not in _TEXT_KEYS:
@@ -105,7 +105,7 @@ def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> tuple[froze
                 inner = place[section] = {}
             if not isinstance(inner, dict):
                 above = ".".join(sections[: depth + 1])
-                raise InputError(f"{above!r} has no keys", where=f"command line, {key}", mend=f"Set {above} itself.")
+                raise InputError(f"{above!r} has no keys", where=f"command line, {key}", hint=f"Set {above} itself.")
             place = inner
         place[last] = value
         keys.add(key)

@@ -31,7 +31,7 @@ def fill_from_bundle(values: dict[str, Any]) -> None:
         raise InputError(
             f"the bundle's answers come from {name}, behind an endpoint, and there are no weights to go on from",
             where=start,
-            mend="Start afresh, with its prompt as --prompt.",
+            hint="Start afresh, with its prompt as --prompt.",
         )
     if values.get("model") is None:
         _check_here(base_of(manifest), start)
@@ -55,7 +55,7 @@ def _check_here(model: str, start: str) -> None:
         raise InputError(
             f"the bundle's base model: {error.what}",
             where=start,
-            mend=f"If you want it, add --model {shlex.quote(model)} (in Python, model={model!r}).",
+            hint=f"If you want it, add --model {shlex.quote(model)} (in Python, model={model!r}).",
         ) from error
     except InputError:
         # Whoever needs the model tells what is wrong with it.

@@ -71,11 +71,11 @@ def parse_yaml(text: str, where: str) -> YamlText:
         raise InputError(
             f"this is not valid YAML ({error.problem or error.context})",
             where=where + line,
-            mend="Look at the indentation, the colons and the quotes there.",
+            hint="Look at the indentation, the colons and the quotes there.",
         ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(
-            f"this is not valid YAML ({' '.join(str(error).split())})", where=where, mend="Write plain UTF-8 YAML."
+            f"this is not valid YAML ({' '.join(str(error).split())})", where=where, hint="Write plain UTF-8 YAML."
         ) from error
     finally:
         if loader is not None:
@@ -94,17 +94,17 @@ def _note_lines(
     if id(node) in done:
         return
     if id(node) in open_:
-        raise InputError("an alias holds itself", where=f"{where}, line {node.start_mark.line + 1}", mend="Take it out.")
+        raise InputError("an alias holds itself", where=f"{where}, line {node.start_mark.line + 1}", hint="Take it out.")
     open_.add(id(node))
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
-                raise InputError("a key must be a plain word", where=f"{where}, line {line}", mend="Write key: value.")
+                raise InputError("a key must be a plain word", where=f"{where}, line {line}", hint="Write key: value.")
             if key.value in seen:
                 raise InputError(
-                    f"the key {key.value!r} is given twice", where=f"{where}, line {line}", mend="Keep one of the two."
+                    f"the key {key.value!r} is given twice", where=f"{where}, line {line}", hint="Keep one of the two."
                 )
             seen.add(key.value)
             lines[(*path, key.value)] = line

@@ -21,7 +21,7 @@ from cotune.embed import Neighbours
 from cotune.errors import CotuneError, InputError, no_run
 from cotune.evaluate.decision import BY_PROBE, Decision
 from cotune.evaluate.judge import Judge
-from cotune.evaluate.responses import LabelsGiven, gold_indices
+from cotune.evaluate.responses import LabelOutputs, label_indices
 from cotune.evaluate.scoring import Evaluation
 from cotune.evaluate.stats.paired import paired_difference
 from cotune.evaluate.tried import Comparison, Tried
@@ -75,8 +75,8 @@ class Tryouts:
         config, identity, events = _stored(folder)
         confirmed = [e for e in events if e["kind"] == "confirm"]
         if not confirmed:
-            mend = "Continue it with the same cotune run command."
-            raise InputError("the run has no winner yet", where=str(folder), mend=mend)
+            hint = "Continue it with the same cotune run command."
+            raise InputError("the run has no winner yet", where=str(folder), hint=hint)
         judged = config.metric == JUDGE and (task is None or task.measure.graded)
         judging: Any = recorded(events, "judge", str(folder)) if judged else None
         permissions = permissions or Permissions()
@@ -87,8 +87,8 @@ class Tryouts:
                 known = _known(going_on) if going_on else None
             task = Task.from_config(config, known=known, checked=False, run_metric=False)
         if identity.get("data") != task.fingerprint:
-            mend = "Restore the data files, and the metric's file where there is one."
-            raise InputError("the data is not what the run was made with", where=config.data.train, mend=mend)
+            hint = "Restore the data files, and the metric's file where there is one."
+            raise InputError("the data is not what the run was made with", where=config.data.train, hint=hint)
         task.run_metric()
         self._config, self._task = config, task
         with reading_steps(str(folder)):
@@ -205,7 +205,7 @@ def judged_by_probe(
     )
     rendered = model.renderer.render(prompt, [row.fields for row in (*learn, *dev)], task.labels)
     states = model.layer_states([row.prompt_ids for row in rendered], layers, adapter=adapter)
-    gold, count = gold_indices(learn, task), len(learn)
+    gold, count = label_indices(learn, task), len(learn)
     groups = groups_of(learn)
     found = cross_fit(
         states[:, :count],
@@ -219,7 +219,7 @@ def judged_by_probe(
     features, mean, spread = standardised(states[place, :count])
     fitted = fit_logistic(features, gold, len(task.labels), strengths=[found.best.strength])
     logits = fitted.logits(((states[place, count:] - mean) / spread).astype(np.float32))[0]
-    given = LabelsGiven(tempered(logits, found.temperature))
+    given = LabelOutputs(tempered(logits, found.temperature))
     return given.judge(dev, BY_PROBE, task), sum(row.truncated for row in rendered[count:])
 
 
@@ -294,13 +294,13 @@ def _judge(config: RunConfig, folder: Path, recorded: dict[str, Any]) -> Judge:
 
 
 def _stored(folder: Path) -> tuple[RunConfig, Mapping[str, Any], list[dict[str, Any]]]:
-    path, mend = folder / "config.json", "Give the --out folder of a cotune run."
+    path, hint = folder / "config.json", "Give the --out folder of a cotune run."
     if not path.is_file():
         raise no_run(folder)
     try:
         config, identity = read_config(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError("the run's config cannot be read", where=str(path), mend=mend) from error
+        raise InputError("the run's config cannot be read", where=str(path), hint=hint) from error
     try:
         return config, identity, read_journal(folder / "journal.jsonl")
     except CotuneError as error:

@@ -27,7 +27,7 @@ from cotune.embed import Embedder, HashedEmbedder, Neighbours, TextEmbedder
 from cotune.errors import CotuneError, DivergedError
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.judge import Judge
-from cotune.evaluate.responses import Given
+from cotune.evaluate.responses import ModelOutputs
 from cotune.evaluate.scoring import Evaluation, finite
 from cotune.files import content_hash
 from cotune.model.base import Capabilities, ModelBackend, Progress
@@ -43,7 +43,7 @@ _SLOW = 4.0
 """Times slower than planned from which a machine is called slow; the plan's own guess is off by two at most."""
 
 
-class Lab:
+class RunContext:
     """Task, model, journal and budget in one place.
 
     Args:
@@ -104,7 +104,7 @@ class Lab:
         self._trains, self._time_left = False, TimeLeft(costs, watcher)
         self._runs: dict[str, TuningRun] = {}
         self._trained: dict[str, int] = {}
-        self._known: dict[str, Given] = {}
+        self._known: dict[str, ModelOutputs] = {}
 
     # Who answers --------------------------------------------------------------------------------------------------
 
@@ -183,7 +183,7 @@ class Lab:
         answers: bool = True,
         own: Own | None = None,
         **note: Any,
-    ) -> Given:
+    ) -> ModelOutputs:
         """What a prompt and an adapter give on rows; recorded as a ``score`` step, and written answers as a ``write`` step.
 
         Args:
@@ -260,11 +260,11 @@ class Lab:
         if "dollars" in value:
             self.costs.saw_paying(int(value["tokens"]), float(value["dollars"]))
 
-    def judge(self, given: Given, rows: Sequence[Example], decision: Decision) -> Evaluation:
+    def judge(self, given: ModelOutputs, rows: Sequence[Example], decision: Decision) -> Evaluation:
         """What was given against the rows' right answers."""
         return given.judge(rows, decision, self.task)
 
-    def bias(self, given: Given) -> Decision:
+    def bias(self, given: ModelOutputs) -> Decision:
         """The calibrated rule from what was given on some rows, whose right answers are not looked at; the raw one where there
         is nothing to fit."""
         return given.calibrated(self.task) if self.answering.rules else RAW
@@ -273,7 +273,7 @@ class Lab:
         """How rows are answered: with the task's output, or with an earlier bundle's."""
         return self.answering if own is None else answering_for(self.task, self.model, own, judge=self.grader)
 
-    def rules(self, given: Given) -> tuple[Decision, ...]:
+    def rules(self, given: ModelOutputs) -> tuple[Decision, ...]:
         """The decision rules to choose from."""
         if not self.calibrates:
             return (RAW,)

@@ -9,7 +9,7 @@ from typing import Any
 from cotune.bundle.load import check_probe, check_rendering
 from cotune.bundle.manifest import PROMPT
 from cotune.cycle.candidate import Candidate, Own
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.kept import register_kept
 from cotune.cycle.warm_start import Start
 from cotune.model.adapters.files import bare_content_id, copy_adapter
@@ -47,36 +47,36 @@ class Previous:
         return Proposal(self.prompt, "previous", *(((was,), "labels") if was != self.prompt.id else ()))
 
 
-def enter(lab: Lab, start: Start) -> Previous:
+def enter(context: RunContext, start: Start) -> Previous:
     """Bring a bundle's adapter into the run's folder and its prompt up to the task's labels; a ``previous`` step.
 
     Raises:
         InputError: the model renders prompts otherwise than the bundle's did, or the adapter does not fit it.
     """
-    bundle, task = start.bundle, lab.task
+    bundle, task = start.bundle, context.task
     manifest = bundle.manifest
-    check_rendering(bundle.saved, lab.model, str(bundle.folder / PROMPT))
+    check_rendering(bundle.saved, context.model, str(bundle.folder / PROMPT))
     shown = [Example(f"shown:{i}", dict(d.fields), d.output) for i, d in enumerate(bundle.prompt.demonstrations)]
     leaking = {int(name.partition(":")[2]) for name in task.test.leaking_train_ids(shown)}
     kept = tuple(d for i, d in enumerate(bundle.prompt.demonstrations) if i not in leaking)
     prompt = with_labels(bundle.prompt.edit(demonstrations=kept), manifest.labels, task.labels)
-    same = manifest.output == task.output and manifest.answer_tokens == lab.answering.limit
+    same = manifest.output == task.output and manifest.answer_tokens == context.answering.limit
     own = None if same else Own(manifest.output, manifest.answer_tokens)
     candidate = Candidate(bundle.prompt, manifest.adapter_id, manifest.decision, own=own)
     trained = {row.output for row in task.train}
     unseen = [label for label in manifest.labels if label in task.labels and label not in trained]
     # The bias makes predictions as frequent as the labels of train, which would silence labels that have no row there.
     if unseen:
-        lab.leave_out_rules()
+        context.leave_out_rules()
 
     ground = BASE if start.adapter_folder is None else bare_content_id(start.adapter_folder)
 
     def effect() -> dict[str, Any]:
         if start.adapter_folder is not None:
             # As it was, and the weights alone, which go on and may win.
-            copy_adapter(start.adapter_folder, lab.folder / "adapters" / manifest.adapter_id)
+            copy_adapter(start.adapter_folder, context.folder / "adapters" / manifest.adapter_id)
             if ground != BASE:
-                copy_adapter(start.adapter_folder, lab.folder / "adapters" / ground, probe=False)
+                copy_adapter(start.adapter_folder, context.folder / "adapters" / ground, probe=False)
         remarks = []
         if leaking:
             remarks.append(f"{len(leaking)} of its worked examples stand in the new test, so they left its prompt")
@@ -103,9 +103,9 @@ def enter(lab: Lab, start: Start) -> Previous:
             "remarks": remarks,
         }
 
-    facts = lab.journal.step("previous", [start.id, task.fingerprint], effect)
+    facts = context.journal.step("previous", [start.id, task.fingerprint], effect)
     if start.adapter_folder is not None:
         for adapter in {manifest.adapter_id, ground} - {BASE}:
-            register_kept(lab.model.adapters, lab.folder, adapter)
-        check_probe(lab.model, manifest, start.adapter_folder)
+            register_kept(context.model.adapters, context.folder, adapter)
+        check_probe(context.model, manifest, start.adapter_folder)
     return Previous(candidate, prompt, facts)

@@ -18,7 +18,7 @@ from cotune.cycle.kept import reading_steps
 from cotune.embed import Embedder, EndpointEmbedder
 from cotune.endpoint import AnswerCache, Client, Endpoint, Prices
 from cotune.endpoint.prices import tokens_of
-from cotune.endpoint.way import FORMS, Way, answer_tokens
+from cotune.endpoint.request_format import FORMS, RequestFormat, answer_tokens
 from cotune.errors import BudgetError, InputError
 from cotune.model.base import Progress
 from cotune.model.remote.model import RemoteModel
@@ -50,7 +50,7 @@ def check_keys(config: RunConfig) -> None:
     for name, section in endpoints_of(config).items():
         if section.key_env is not None and not os.environ.get(section.key_env, "").strip():
             raise InputError(
-                f"the environment variable {section.key_env} is not set", where=f"{name}.key_env", mend="Set it to the key."
+                f"the environment variable {section.key_env} is not set", where=f"{name}.key_env", hint="Set it to the key."
             )
 
 
@@ -66,14 +66,14 @@ def check_prices(config: RunConfig, budget: Budget) -> None:
         raise BudgetError(
             "a model on this machine costs time, not money",
             where="budget",
-            mend="Write for example 10m or 2Mtok, or name a model behind an endpoint.",
+            hint="Write for example 10m or 2Mtok, or name a model behind an endpoint.",
         )
     for name, section in endpoints_of(config).items():
         if section.input_price is None:
             raise BudgetError(
                 f"a budget of money needs the prices of {name}",
                 where="budget",
-                mend=f"Set {name}.input_price and {name}.output_price, in US dollars for a million tokens.",
+                hint=f"Set {name}.input_price and {name}.output_price, in US dollars for a million tokens.",
             )
 
 
@@ -99,7 +99,9 @@ def open_remote(config: RunConfig, task: Task, seed: Prompt, out: Path, journal:
         InputError: answers cannot be kept in the folder.
     """
     section, row = config.endpoint, task.train[0].fields
-    asked = Way(20 if section.probabilities and not task.output.kind.written else 0, tokens=answer_limit(config, seed, task))
+    asked = RequestFormat(
+        20 if section.probabilities and not task.output.kind.written else 0, tokens=answer_limit(config, seed, task)
+    )
     if json_schema(task.output) is not None:
         asked = replace(asked, form=FORMS[0])
     model = _model(config, out, asked, task)
@@ -114,7 +116,7 @@ def open_remote(config: RunConfig, task: Task, seed: Prompt, out: Path, journal:
 
     key = [section.model_dump(mode="json", include={"base_url", "probabilities", "answer_tokens"}), config.model]
     found: dict[str, Any] = journal.step("engine", key, effect)
-    model.way = Way.from_json(found["way"])
+    model.way = RequestFormat.from_json(found["way"])
     return model, found
 
 
@@ -125,7 +127,7 @@ def reopen_remote(config: RunConfig, folder: Path, engine: dict[str, Any], task:
         InputError: the step holds something else.
     """
     with reading_steps(str(folder)):
-        way = Way.from_json(engine["way"])
+        way = RequestFormat.from_json(engine["way"])
     return _model(config, folder, way, task)
 
 
@@ -145,7 +147,7 @@ def embeds_of(config: RunConfig, model: RemoteModel) -> Callable[[Progress | Non
     return lambda progress: EndpointEmbedder(model.client, name, answers, patience=config.endpoint.patience, progress=progress)
 
 
-def _model(config: RunConfig, folder: Path, way: Way, task: Task) -> RemoteModel:
+def _model(config: RunConfig, folder: Path, way: RequestFormat, task: Task) -> RemoteModel:
     section = config.endpoint
     assert section.base_url is not None and config.remote_model is not None
     endpoint = Endpoint(section.base_url, config.remote_model, section.key_env, section.timeout)

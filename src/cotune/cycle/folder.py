@@ -64,7 +64,7 @@ def open_folder(out: Path, config: RunConfig, identity: Mapping[str, object]) ->
         make_folder(out)
     except OSError as error:
         raise InputError(
-            f"the run's folder cannot be made ({error.strerror})", where=str(out), mend="Choose another --out."
+            f"the run's folder cannot be made ({error.strerror})", where=str(out), hint="Choose another --out."
         ) from error
     with _locked(out):
         finished = _check_same(out, config, identity)
@@ -86,13 +86,13 @@ def _check_same(out: Path, config: RunConfig, identity: Mapping[str, object]) ->
     path = out / CONFIG
     if not path.is_file():
         if read_journal(out / JOURNAL):
-            raise InputError("the folder holds a journal without its config", where=str(out), mend="Choose another --out.")
+            raise InputError("the folder holds a journal without its config", where=str(out), hint="Choose another --out.")
         write_json(path, {"config": config.model_dump(mode="json"), "identity": identity})
         return None
     try:
         before, known = read_config(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError("the run's config cannot be read", where=str(path), mend="Choose another --out.") from error
+        raise InputError("the run's config cannot be read", where=str(path), hint="Choose another --out.") from error
     changes = before.differences(config)
     if not changes and known != identity:
         changes = [
@@ -104,7 +104,7 @@ def _check_same(out: Path, config: RunConfig, identity: Mapping[str, object]) ->
         raise OtherRunError(
             f"the folder holds a run that differs: {'; '.join(changes)}",
             where=str(out),
-            mend="Choose another --out, or give the same settings to go on.",
+            hint="Choose another --out, or give the same settings to go on.",
         )
     # A summary that cannot be read is made again from the journal.
     found = read_summary(out)

@@ -60,7 +60,7 @@ def list_runs(folder: Path) -> list[ListedRun]:
         InputError: there is no such folder.
     """
     if not folder.is_dir():
-        raise InputError("there is no such folder", where=str(folder), mend="Name the folder that holds runs, such as runs.")
+        raise InputError("there is no such folder", where=str(folder), hint="Name the folder that holds runs, such as runs.")
     return [_listed(found) for found in _run_folders(folder, _DEEPEST)]
 
 
@@ -142,7 +142,7 @@ def read_finished(folder: Path) -> FinishedRun:
         raise InputError(
             "the run has not ended, and only a test that was opened can be compared",
             where=str(folder),
-            mend="Run the same cotune run command again, or end it with --finish.",
+            hint="Run the same cotune run command again, or end it with --finish.",
         )
     try:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
@@ -168,7 +168,7 @@ def read_finished(folder: Path) -> FinishedRun:
         raise InputError(
             f"the run's answers to its test cannot be read ({type(error).__name__}: {str(error)[:80]})",
             where=str(folder / TEST_ROWS),
-            mend="Copy the run's folder again from where it was made.",
+            hint="Copy the run's folder again from where it was made.",
         ) from error
 
 

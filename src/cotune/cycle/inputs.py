@@ -9,7 +9,7 @@ from pathlib import Path
 from cotune.config import RunConfig
 from cotune.cycle.answering.judging import ByHand, read_by_hand
 from cotune.cycle.budget.budget import Budget, parse_budget
-from cotune.cycle.diagnostics.unwritable import check_golds
+from cotune.cycle.diagnostics.unwritable import check_references
 from cotune.cycle.endpoints import check_keys, check_prices
 from cotune.cycle.folder import CONFIG
 from cotune.cycle.kept import SUMMARY
@@ -72,7 +72,7 @@ def read_inputs(config: RunConfig, out: Path, task: Task | None, prompts: Sequen
     budget = parse_budget(config.budget)
     start = open_start(config)
     config = adopt(config, start)
-    task = check_golds(config, start_task(config, start, task))
+    task = check_references(config, start_task(config, start, task))
     own = _own_prompts(config, task, prompts)
     found = Inputs(config, budget, task, own, start, read_unlabelled(config, task), read_by_hand(config, task))
     if not (out / CONFIG).is_file():

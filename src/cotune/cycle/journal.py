@@ -53,7 +53,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"the journal cannot be read ({error.strerror or error})", where=str(path), mend="Check its permissions."
+            f"the journal cannot be read ({error.strerror or error})", where=str(path), hint="Check its permissions."
         ) from error
     lines = data.split(b"\n")
     events: list[dict[str, Any]] = []
@@ -198,7 +198,7 @@ class Journal:
             self.broken = True
             raise InputError(
                 f"cannot write {self.path} ({error.strerror})",
-                mend="Free some space and run the same command to go on.",
+                hint="Free some space and run the same command to go on.",
             ) from error
         # What is recorded is what a resumed run will read, so numbers take the same form now.
         stored: dict[str, Any] = json.loads(line)

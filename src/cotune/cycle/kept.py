@@ -58,7 +58,7 @@ def reading_steps(where: str) -> Iterator[None]:
         raise InputError(
             f"the journal's steps do not hold what this version writes there ({type(error).__name__}: {error})",
             where=where,
-            mend="Copy the run's folder again from where it was made, or begin anew with another --out.",
+            hint="Copy the run's folder again from where it was made, or begin anew with another --out.",
         ) from error
 
 
@@ -72,7 +72,7 @@ def recorded(events: Sequence[Mapping[str, Any]], kind: str, where: str) -> Any:
         if event["kind"] == kind:
             return event["value"]
     raise InputError(
-        f"the journal holds no step {kind!r}", where=where, mend="Copy the run's folder again from where it was made."
+        f"the journal holds no step {kind!r}", where=where, hint="Copy the run's folder again from where it was made."
     )
 
 
@@ -90,7 +90,7 @@ def check_model(events: Sequence[Mapping[str, Any]], folder: Path) -> None:
                     f"the model is not the one that the run was made with (content hash {now[:12]}, and it was"
                     f" {str(before)[:12]})",
                     where=str(folder),
-                    mend="Restore its files or name the folder of the unchanged model, or begin anew with another --out.",
+                    hint="Restore its files or name the folder of the unchanged model, or begin anew with another --out.",
                 )
 
 
@@ -105,11 +105,11 @@ def register_kept(adapters: AdapterSlot, run: Path, adapter_id: str) -> None:
         raise InputError(
             "the trained weights that the journal names are gone",
             where=str(folder),
-            mend="Copy adapters/ of the run again from where it was made, or train anew with another --out.",
+            hint="Copy adapters/ of the run again from where it was made, or train anew with another --out.",
         )
     if adapters.register(folder) != adapter_id:
         raise InputError(
             "the trained weights are not the ones that the journal names",
             where=str(folder),
-            mend="Copy adapters/ of the run again from where it was made, or train anew with another --out.",
+            hint="Copy adapters/ of the run again from where it was made, or train anew with another --out.",
         )

@@ -87,7 +87,7 @@ class Permissions:
             raise InputError(
                 f"the run's model: {error.what}",
                 where=str(folder / "config.json"),
-                mend="If you want that, add --base hub (in Python, base='hub'); or name its folder as the base.",
+                hint="If you want that, add --base hub (in Python, base='hub'); or name its folder as the base.",
             ) from error
 
     def _check_rows(self, config: RunConfig, where: str) -> None:
@@ -99,7 +99,7 @@ class Permissions:
                 f"the run's rows are a data set ({named[0]}), which is fetched from the hub or may name addresses to fetch"
                 " from, and it is for you to allow that",
                 where=where,
-                mend="If you want that, add --base hub (in Python, base='hub').",
+                hint="If you want that, add --base hub (in Python, base='hub').",
             )
 
 
@@ -111,7 +111,7 @@ def _known_metric(name: str, where: str) -> str:
         raise InputError(
             f"the run's metric is a Python file, {name}, and it is for you to say whether it is executed",
             where=where,
-            mend=f"Read it first; if you trust it, add --metric {shlex.quote(name)} (in Python, metric={name!r}).",
+            hint=f"Read it first; if you trust it, add --metric {shlex.quote(name)} (in Python, metric={name!r}).",
         )
     return name
 
@@ -123,6 +123,6 @@ def _allowed(
     from cotune.bundle.remote import check_allowed
 
     if section.base_url is None:
-        raise InputError(f"the {who} asks an endpoint and names none", where=where, mend="Copy the run's folder again.")
+        raise InputError(f"the {who} asks an endpoint and names none", where=where, hint="Copy the run's folder again.")
     check_allowed(section.base_url, section.key_env, endpoint, key_env, who=who, options=options, where=where)
     return section.model_copy(update={"key_env": key_env})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cotune.config import RunConfig
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.policy import ProbePolicy, searches_by_probes
 from cotune.cycle.search.confirm import Confirmed, confirm
@@ -38,10 +38,10 @@ class SearchPolicy(Protocol):
 class WordsPolicy:
     """Tunes and races prompts by what the model says: label words, or written answers by their likelihood."""
 
-    def __init__(self, lab: Lab, config: RunConfig, own: tuple[Prompt, ...], previous: Previous | None) -> None:
-        self._lab, self._config, self._own, self._previous = lab, config, own, previous
-        self._end = EndCosts(lab, config, previous)
-        self._plan = fit_plan(lab, config, own[0], self._end, previous)
+    def __init__(self, context: RunContext, config: RunConfig, own: tuple[Prompt, ...], previous: Previous | None) -> None:
+        self._lab, self._config, self._own, self._previous = context, config, own, previous
+        self._end = EndCosts(context, config, previous)
+        self._plan = fit_plan(context, config, own[0], self._end, previous)
         self.fixed = self._plan.fixed
 
     def search(self) -> tuple[SearchResult, Confirmed]:
@@ -54,9 +54,9 @@ class WordsPolicy:
 class PromptPolicy:
     """Races prompts of a model whose weights stay as they are, such as one behind an endpoint."""
 
-    def __init__(self, lab: Lab, config: RunConfig, own: tuple[Prompt, ...]) -> None:
-        self._lab, self._config, self._own = lab, config, own
-        self._plan = fit_prompt_plan(lab, config, own[0])
+    def __init__(self, context: RunContext, config: RunConfig, own: tuple[Prompt, ...]) -> None:
+        self._lab, self._config, self._own = context, config, own
+        self._plan = fit_prompt_plan(context, config, own[0])
         self.fixed = self._plan.fixed
 
     def search(self) -> tuple[SearchResult, Confirmed]:
@@ -65,11 +65,13 @@ class PromptPolicy:
         return found, confirm_prompts(self._lab, found)
 
 
-def policy_for(lab: Lab, config: RunConfig, own: tuple[Prompt, ...], previous: Previous | None, bundle: Path) -> SearchPolicy:
+def policy_for(
+    context: RunContext, config: RunConfig, own: tuple[Prompt, ...], previous: Previous | None, bundle: Path
+) -> SearchPolicy:
     """The policy that fits the model and the task.
 
     Args:
-        lab: where effects happen.
+        context: where effects happen.
         config: the run's config.
         own: the seed prompt first, then further prompts of the user's.
         previous: what an earlier bundle brings.
@@ -78,6 +80,6 @@ def policy_for(lab: Lab, config: RunConfig, own: tuple[Prompt, ...], previous: P
     Raises:
         InputError: the budget is too small, or the config asks for what the model cannot do.
     """
-    if searches_by_probes(lab, config):
-        return ProbePolicy(lab, config, own, previous, bundle)
-    return WordsPolicy(lab, config, own, previous) if lab.can.tune else PromptPolicy(lab, config, own)
+    if searches_by_probes(context, config):
+        return ProbePolicy(context, config, own, previous, bundle)
+    return WordsPolicy(context, config, own, previous) if context.can.tune else PromptPolicy(context, config, own)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.search.confirm import ArmResult
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.previous import compare_parts
 from cotune.evaluate.references import MajorityReference, TfidfReference, cross_fitted_tfidf
-from cotune.evaluate.responses import LabelsGiven, gold_indices
+from cotune.evaluate.responses import LabelOutputs, label_indices
 from cotune.evaluate.scoring import Evaluation, finite
 from cotune.evaluate.stats.intervals import mean_interval, proportion_interval
 from cotune.files import content_hash
@@ -32,23 +32,23 @@ ZERO_SHOT_ROWS = 300
 long test they would take as much of a budget as an epoch of tuning; 300 rows tell a share to 6 points."""
 
 
-def reference_ids(lab: Lab, seed: Prompt) -> dict[str, str]:
+def reference_ids(context: RunContext, seed: Prompt) -> dict[str, str]:
     """What the references are, by name, as the opening of the test freezes them."""
-    if not lab.can.likelihoods or lab.task.output.kind.written:
+    if not context.can.likelihoods or context.task.output.kind.written:
         return {}
-    return {f"reference_{name}": content_hash([name, lab.task.fingerprint, seed.id, lab.seed]) for name in REFERENCES}
+    return {f"reference_{name}": content_hash([name, context.task.fingerprint, seed.id, context.seed]) for name in REFERENCES}
 
 
-def zero_shot_cost(lab: Lab, seed: Prompt) -> float:
+def zero_shot_cost(context: RunContext, seed: Prompt) -> float:
     """Of asking the untuned model for label words on the test, in the budget's unit."""
-    return min(lab.task.test.n, ZERO_SHOT_ROWS) * lab.rows.scored(seed)
+    return min(context.task.test.n, ZERO_SHOT_ROWS) * context.rows.scored(seed)
 
 
-def measure_references(lab: Lab, seed: Prompt, shipped: ArmResult, room: float) -> dict[str, Any]:
+def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, room: float) -> dict[str, Any]:
     """Score the references on test rows; recorded as a ``reference`` step each.
 
     Args:
-        lab: the labelled rows and the model.
+        context: the labelled rows and the model.
         seed: the seed prompt, whose label words answer zero-shot.
         shipped: the arm that the bundle holds, which the references are compared with on the same rows.
         room: budget that may be spent; label words are not asked for where it is too little.
@@ -58,8 +58,8 @@ def measure_references(lab: Lab, seed: Prompt, shipped: ArmResult, room: float) 
         ``difference`` is the share of rows that the arm answers right minus the reference's, with ``ci`` and ``p``, paired.
     """
     rows = shipped.rows
-    learn = (*lab.task.train, *lab.task.dev)
-    gold, classes = gold_indices(learn, lab.task), len(lab.task.labels)
+    learn = (*context.task.train, *context.task.dev)
+    gold, classes = label_indices(learn, context.task), len(context.task.labels)
     texts, asked = [row.text for row in learn], [row.text for row in rows]
 
     def recorded(
@@ -68,46 +68,46 @@ def measure_references(lab: Lab, seed: Prompt, shipped: ArmResult, room: float) 
         def effect() -> dict[str, Any]:
             try:
                 found = answer()
-                commonest = {"label": lab.task.labels[int(found[0].argmax())]} if name == MAJORITY else {}
-                return {"name": name, **told(lab, found, shipped, places), **commonest}
+                commonest = {"label": context.task.labels[int(found[0].argmax())]} if name == MAJORITY else {}
+                return {"name": name, **told(context, found, shipped, places), **commonest}
             except ValueError as error:
                 return {"name": name, "skipped": str(error)}
 
-        value = lab.journal.step("reference", [name, lab.task.test.content_hash], effect)
+        value = context.journal.step("reference", [name, context.task.test.content_hash], effect)
         return None if "skipped" in value else {key: item for key, item in value.items() if key != "name"}
 
     found = {
         MAJORITY: recorded(MAJORITY, lambda: MajorityReference(gold, classes).log_probs(asked)),
         TFIDF: recorded(TFIDF, lambda: TfidfReference(texts, gold, classes).log_probs(asked)),
     }
-    if zero_shot_cost(lab, seed) > room:
+    if zero_shot_cost(context, seed) > room:
         return {**found, ZERO_SHOT: None}
-    some = np.sort(np.random.default_rng([lab.seed, 14]).permutation(len(rows))[:ZERO_SHOT_ROWS])
+    some = np.sort(np.random.default_rng([context.seed, 14]).permutation(len(rows))[:ZERO_SHOT_ROWS])
     try:
-        words = lab.scores(seed, BASE, [rows[i] for i in some], "test", arm=f"reference_{ZERO_SHOT}")
+        words = context.scores(seed, BASE, [rows[i] for i in some], "test", arm=f"reference_{ZERO_SHOT}")
     except DivergedError:
         return {**found, ZERO_SHOT: None}
-    assert isinstance(words, LabelsGiven)
-    log_probs = (lab.bias(words) if lab.calibrates else RAW).log_probs(words.log_probs)
+    assert isinstance(words, LabelOutputs)
+    log_probs = (context.bias(words) if context.calibrates else RAW).log_probs(words.log_probs)
     return {**found, ZERO_SHOT: recorded(ZERO_SHOT, lambda: log_probs, some)}
 
 
 def told(
-    lab: Lab, log_probs: NDArray[np.float64], shipped: ArmResult, places: NDArray[np.int64] | None = None
+    context: RunContext, log_probs: NDArray[np.float64], shipped: ArmResult, places: NDArray[np.int64] | None = None
 ) -> dict[str, Any]:
     """A reference's scores, and its paired difference from an arm, on the arm's rows or those in some ``places`` of them."""
     chosen = np.arange(len(shipped.rows)) if places is None else places
     rows = tuple(shipped.rows[i] for i in chosen)
-    evaluation: Evaluation = LabelsGiven(log_probs).judge(rows, RAW, lab.task)
+    evaluation: Evaluation = LabelOutputs(log_probs).judge(rows, RAW, context.task)
     groups = groups_of(rows)
     interval = (
         proportion_interval(evaluation.values, groups=groups)
-        if lab.task.metric == "accuracy"
-        else mean_interval(evaluation.values, groups=groups, seed=lab.seed)
+        if context.task.metric == "accuracy"
+        else mean_interval(evaluation.values, groups=groups, seed=context.seed)
     )
-    per_row = lab.task.measure.aggregate is None
+    per_row = context.task.measure.aggregate is None
     mine = shipped.evaluation.correct[chosen]
-    compared = compare_parts(mine, evaluation.correct, np.ones(len(mine)), groups=groups, seed=lab.seed)["all"].as_dict()
+    compared = compare_parts(mine, evaluation.correct, np.ones(len(mine)), groups=groups, seed=context.seed)["all"].as_dict()
     return {
         "score": round(evaluation.score, 6),
         "ci": [round(interval.low, 6), round(interval.high, 6)] if per_row else None,
@@ -117,19 +117,19 @@ def told(
     }
 
 
-def labelled_tfidf(lab: Lab, rows: Sequence[Example]) -> float | None:
+def labelled_tfidf(context: RunContext, rows: Sequence[Example]) -> float | None:
     """Cross-fitted accuracy of TF-IDF with logistic regression on labelled rows; None where it cannot be made.
 
     Of very many rows, which stand in random order, the first ones are enough for the verdict.
     """
     rows = rows[:_MOST_ROWS]
     groups = groups_of(rows)
-    gold = gold_indices(rows, lab.task)
+    gold = label_indices(rows, context.task)
     found = cross_fitted_tfidf(
         [row.text for row in rows],
         gold,
-        len(lab.task.labels),
+        len(context.task.labels),
         groups=None if groups is None else groups.tolist(),
-        seed=lab.seed,
+        seed=context.seed,
     )
     return None if found is None else float((found.argmax(axis=1) == gold).mean())

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.search.confirm import ArmResult, Confirmed
 from cotune.evaluate.decision import Decision
-from cotune.evaluate.responses import LabelsGiven, OwnLabelsGiven
+from cotune.evaluate.responses import LabelOutputs, OwnLabelOutputs
 from cotune.task.example import Example
 from cotune.task.values.kinds.base import Mode
 
 _MOST_PROMPTS = 6
 
 
-def dev_rows(lab: Lab, confirmed: Confirmed) -> dict[str, Any]:
+def dev_rows(context: RunContext, confirmed: Confirmed) -> dict[str, Any]:
     """What the best prompts answered to every dev row, each with the weights that it did best with; the seed prompt among them.
 
     Returns:
@@ -33,7 +33,7 @@ def dev_rows(lab: Lab, confirmed: Confirmed) -> dict[str, Any]:
     seed = by_prompt.get(confirmed.arms["seed_prompt"].candidate.prompt.id)
     if seed is not None and seed.candidate.id not in {m.candidate.id for m in kept}:
         kept[-1] = seed
-    told = row_answers(lab, {m.candidate.id: ArmResult(m.candidate, m.evaluation, m.scores, lab.dev) for m in kept})
+    told = row_answers(context, {m.candidate.id: ArmResult(m.candidate, m.evaluation, m.scores, context.dev) for m in kept})
     candidates = [
         {
             "id": m.candidate.id,
@@ -48,12 +48,12 @@ def dev_rows(lab: Lab, confirmed: Confirmed) -> dict[str, Any]:
     return {**told, "candidates": candidates}
 
 
-def row_answers(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, Any]:
+def row_answers(context: RunContext, results: Mapping[str, ArmResult]) -> dict[str, Any]:
     """Of labels their numbers and probabilities; of other outputs the texts and what each is worth."""
-    return _TABLES[lab.task.output.kind.mode](lab, results)
+    return _TABLES[context.task.output.kind.mode](context, results)
 
 
-def _written_answers(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, Any]:
+def _written_answers(context: RunContext, results: Mapping[str, ArmResult]) -> dict[str, Any]:
     told = {name: result.evaluation for name, result in results.items()}
     return {
         "labels": [],
@@ -72,15 +72,15 @@ def _written_answers(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, An
     }
 
 
-def _label_answers(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, Any]:
+def _label_answers(context: RunContext, results: Mapping[str, ArmResult]) -> dict[str, Any]:
     own = dict.fromkeys(label for result in results.values() for label in result.candidate.labels)
-    labels = (*lab.task.labels, *(label for label in own if label not in lab.task.labels))
+    labels = (*context.task.labels, *(label for label in own if label not in context.task.labels))
     place = {label: i for i, label in enumerate(labels)}
     shares = {
-        name: _among(labels, result.candidate.labels or lab.task.labels, result.candidate.decision, result.scores.log_probs)
+        name: _among(labels, result.candidate.labels or context.task.labels, result.candidate.decision, result.scores.log_probs)
         for name, result in results.items()
         # An answer that only names a label says nothing of how likely it is.
-        if isinstance(result.scores, (LabelsGiven, OwnLabelsGiven)) and lab.answering.rules
+        if isinstance(result.scores, (LabelOutputs, OwnLabelOutputs)) and context.answering.rules
     }
     return {
         "labels": list(labels),
@@ -98,7 +98,7 @@ def _label_answers(lab: Lab, results: Mapping[str, ArmResult]) -> dict[str, Any]
     }
 
 
-_TABLES: Mapping[Mode, Callable[[Lab, Mapping[str, ArmResult]], dict[str, Any]]] = {
+_TABLES: Mapping[Mode, Callable[[RunContext, Mapping[str, ArmResult]], dict[str, Any]]] = {
     "choose": _label_answers,
     "write": _written_answers,
 }

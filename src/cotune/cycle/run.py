@@ -54,7 +54,7 @@ class Result:
         try:
             from pandas import DataFrame
         except ImportError as error:
-            raise InputError("to_frame needs pandas", where="Result", mend="pip install 'cotune[frames]'.") from error
+            raise InputError("to_frame needs pandas", where="Result", hint="pip install 'cotune[frames]'.") from error
         found = {"arm": self.summary["arms"], "reference": self.summary.get("references") or {}}
         rows = []
         for kind, named in found.items():

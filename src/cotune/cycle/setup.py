@@ -10,7 +10,7 @@ from cotune.config import RunConfig, TuneConfig
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.budget.stopwatch import Stopwatch
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.endpoints import embeds_of, open_remote, remote_costs
 from cotune.cycle.journal import Journal
 from cotune.cycle.kept import check_model
@@ -30,7 +30,7 @@ _MICRO_TOKENS = 1536
 than these are as fast."""
 
 
-def open_lab(
+def open_context(
     config: RunConfig,
     task: Task,
     seed: Prompt,
@@ -38,8 +38,8 @@ def open_lab(
     out: Path,
     watcher: Watcher,
     grader: Judge | None = None,
-) -> Lab:
-    """Open the model and make the lab around it.
+) -> RunContext:
+    """Open the model and make the run context.
 
     Args:
         config: of the run.
@@ -60,12 +60,14 @@ def open_lab(
             raise InputError(
                 f"an endpoint does not tell how likely it finds the right answers, which the metric {task.metric} needs",
                 where="metric",
-                mend="Name a metric of the answers, or a model on this machine.",
+                hint="Name a metric of the answers, or a model on this machine.",
             )
         remote, found = open_remote(config, task, seed, out, journal)
         costs = remote_costs(budget, config, found)
         embeds = embeds_of(config, remote)
-        return Lab(task, remote, journal, costs, out, tune_settings(config), config.seed, watcher, grader=grader, embeds=embeds)
+        return RunContext(
+            task, remote, journal, costs, out, tune_settings(config), config.seed, watcher, grader=grader, embeds=embeds
+        )
     stopwatch = Stopwatch()
     with stopwatch:
         model, probed = load_model(config, out, journal)
@@ -82,7 +84,7 @@ def open_lab(
     if on_cpu:
         tune = replace(tune, micro_tokens=_MICRO_TOKENS)
     limit, number = config.output.max_tokens, config.seed
-    return Lab(task, model, journal, costs, out, tune, number, watcher, limit, grader, stopwatch=stopwatch)
+    return RunContext(task, model, journal, costs, out, tune, number, watcher, limit, grader, stopwatch=stopwatch)
 
 
 def load_model(config: RunConfig, out: Path, journal: Journal) -> tuple[LocalModel, dict[str, Any]]:
@@ -114,7 +116,7 @@ def load_model(config: RunConfig, out: Path, journal: Journal) -> tuple[LocalMod
         raise InputError(
             f"the run was begun on {settings.device}, and here {error.what}",
             where=str(out),
-            mend="Go on with it on a machine that has one, or begin anew here with another --out.",
+            hint="Go on with it on a machine that has one, or begin anew here with another --out.",
         ) from error
     model = LocalModel.load(folder, settings=settings, cache=ScoreCache(out / "scores.sqlite"), name=config.model)
     return model, probed
@@ -147,7 +149,7 @@ def _check_tunable(model: LocalModel, tune: TuneConfig, task: Task) -> None:
             raise InputError(
                 "this model runs on plain batches, which write no answers behind a trained prefix",
                 where="tune.method",
-                mend="Use tune.method=lora for free answers, or another model.",
+                hint="Use tune.method=lora for free answers, or another model.",
             )
         with torch.inference_mode():
             state = model.run_prefix(BASE, [model.renderer.stop_id])
@@ -164,7 +166,7 @@ def _check_tunable(model: LocalModel, tune: TuneConfig, task: Task) -> None:
             raise InputError(
                 f"the model has no linear layer {wanted!r}",
                 where="tune.target",
-                mend=f"Use all-linear or some of {', '.join(known)}, with commas between them.",
+                hint=f"Use all-linear or some of {', '.join(known)}, with commas between them.",
             )
 
 

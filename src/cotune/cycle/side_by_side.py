@@ -80,7 +80,7 @@ def compare_runs(first: Path, second: Path) -> RunComparison:
         raise InputError(
             f"the two runs were tested on different rows: {len(rows[0])} and {len(rows[1])}, of which {shared} are the same",
             where=f"{first}, {second}",
-            mend="Name the same data.test in both, or the same data with one seed and one limit.test.",
+            hint="Name the same data.test in both, or the same data with one seed and one limit.test.",
         )
     two = replace(
         two,
@@ -124,7 +124,7 @@ def _metric(one: FinishedRun, two: FinishedRun) -> tuple[Metric, str]:
         raise InputError(
             f"one run answers with {' and the other with '.join(sorted(kinds))}",
             where=f"{one.folder}, {two.folder}",
-            mend="Compare runs of one type of output.",
+            hint="Compare runs of one type of output.",
         )
     own = [name for name in names if names_user_metric(name)]
     if names[0] == names[1] and not (own and one.values is None):
@@ -135,7 +135,7 @@ def _metric(one: FinishedRun, two: FinishedRun) -> tuple[Metric, str]:
     raise InputError(
         f"one run measured {names[0]} and the other {names[1]}",
         where=f"{one.folder}, {two.folder}",
-        mend="Compare runs of one metric.",
+        hint="Compare runs of one metric.",
     )
 
 

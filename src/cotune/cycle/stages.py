@@ -15,7 +15,7 @@ from typing import Any
 from cotune.config import RunConfig
 from cotune.cycle.answering.judging import open_judge
 from cotune.cycle.candidate import Candidate
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.leakage import overlap_finding, overlapping
 from cotune.cycle.diagnostics.near_duplicates import check_neighbours
 from cotune.cycle.diagnostics.prefix import measure_prefix
@@ -33,7 +33,7 @@ from cotune.cycle.references import measure_references, reference_ids
 from cotune.cycle.row_answers import dev_rows, row_answers
 from cotune.cycle.search.confirm import ArmResult, Confirmed, open_test
 from cotune.cycle.search.state import SearchResult
-from cotune.cycle.setup import open_lab
+from cotune.cycle.setup import open_context
 from cotune.cycle.summary import attribution_of, build_summary
 from cotune.cycle.teaching.teach import teach
 from cotune.errors import CotuneError
@@ -51,7 +51,7 @@ class Prepared:
 
     Attributes:
         config: of the run.
-        lab: where its effects happen.
+        context: where its effects happen.
         policy: how it searches.
         previous: what the earlier bundle that it starts from brings.
         neighbours: rows alike in meaning, for the data checks.
@@ -59,7 +59,7 @@ class Prepared:
     """
 
     config: RunConfig
-    lab: Lab
+    context: RunContext
     policy: SearchPolicy
     previous: Previous | None
     neighbours: Any
@@ -109,49 +109,49 @@ def prepare(inputs: Inputs, journal: Journal, out: Path, view: View) -> Prepared
     task = check_lengths(config, task)
     if config.remote_model is None:
         say(view, f"loading the model {Path(config.model).name}")
-    lab = open_lab(config, task, own[0], journal, out, view, judge)
+    context = open_context(config, task, own[0], journal, out, view, judge)
     for spent in (taught, judging):
-        lab.account.pay(spent)
-    lab.account.saw_judging(judging)
-    _record_start(lab, config, own)
-    neighbours = check_neighbours(lab, wanted=config.evaluate.neighbours)
-    previous = enter(lab, inputs.start) if inputs.start else None
-    policy = policy_for(lab, config, own, previous, out / BUNDLE)
-    return Prepared(config, lab, policy, previous, neighbours, judging)
+        context.account.pay(spent)
+    context.account.saw_judging(judging)
+    _record_start(context, config, own)
+    neighbours = check_neighbours(context, wanted=config.evaluate.neighbours)
+    previous = enter(context, inputs.start) if inputs.start else None
+    policy = policy_for(context, config, own, previous, out / BUNDLE)
+    return Prepared(config, context, policy, previous, neighbours, judging)
 
 
 def search(prepared: Prepared) -> Searched:
     """Search until the budget is spent but for the test, and settle the arms."""
     found, confirmed = prepared.policy.search()
-    write_json(prepared.lab.folder / DEV_ROWS, dev_rows(prepared.lab, confirmed))
+    write_json(prepared.context.folder / DEV_ROWS, dev_rows(prepared.context, confirmed))
     return Searched(found, confirmed)
 
 
 def test(prepared: Prepared, searched: Searched) -> Tested:
     """Open the sealed test once, score the arms and the references on it, and measure how stable the winner is."""
-    lab, evaluate, confirmed = prepared.lab, prepared.config.evaluate, searched.confirmed
+    context, evaluate, confirmed = prepared.context, prepared.config.evaluate, searched.confirmed
     keep = prepared.policy.fixed
     seed = confirmed.arms["seed_prompt"].candidate.prompt
-    references = reference_ids(lab, seed)
-    results = open_test(lab, confirmed, references)
-    told = measure_references(lab, seed, results[confirmed.ships], lab.left() - keep) if references else None
-    noise = measure_noise(lab, confirmed, keep=keep)
-    robustness = measure_robustness(lab, confirmed, wanted=evaluate.robustness, keep=keep)
-    room = lab.left() - keep if evaluate.slices else 0.0
-    slices = measure_slices(lab, confirmed.chosen, room=room, share=END_SHARE, wanted=evaluate.slices)
-    if lab.can.tune:
-        measure_prefix(lab, confirmed.winner.candidate)
-    gains = attribution_of(lab, results, noise_of(noise))
+    references = reference_ids(context, seed)
+    results = open_test(context, confirmed, references)
+    told = measure_references(context, seed, results[confirmed.ships], context.left() - keep) if references else None
+    noise = measure_noise(context, confirmed, keep=keep)
+    robustness = measure_robustness(context, confirmed, wanted=evaluate.robustness, keep=keep)
+    room = context.left() - keep if evaluate.slices else 0.0
+    slices = measure_slices(context, confirmed.chosen, room=room, share=END_SHARE, wanted=evaluate.slices)
+    if context.can.tune:
+        measure_prefix(context, confirmed.winner.candidate)
+    gains = attribution_of(context, results, noise_of(noise))
     return Tested(results, gains, {"noise": noise, "robustness": robustness, "slices": slices, "references": told})
 
 
 def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -> dict[str, Any]:
     """Write summary, bundle, the test's rows and the page; returns the summary."""
-    lab, confirmed = prepared.lab, searched.confirmed
-    journal, out = lab.journal, lab.folder
+    context, confirmed = prepared.context, searched.confirmed
+    journal, out = context.journal, context.folder
     cost = journal.step("cost", "cost", lambda: {"wall_s": round(journal.clock(), 1), "peak_rss_mb": _peak_rss_mb()})
     built = build_summary(
-        lab,
+        context,
         searched.search,
         confirmed,
         tested.results,
@@ -162,33 +162,33 @@ def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -
         trust={**tested.checks, "neighbours": prepared.neighbours, "judge": prepared.judging},
         previous=prepared.previous,
     )
-    _ship(lab, built, confirmed.winner.candidate, prepared.config.model, out)
-    write_json(out / TEST_ROWS, row_answers(lab, tested.results))
+    _ship(context, built, confirmed.winner.candidate, prepared.config.model, out)
+    write_json(out / TEST_ROWS, row_answers(context, tested.results))
     # What a caller gets now is what a later one reads from the file.
     summary: dict[str, Any] = json.loads(json.dumps(built, allow_nan=False))
     write_json(out / SUMMARY, summary)
-    lab.clean()
+    context.clean()
     _write_page(out, view)
     journal.step("done", "done", lambda: {"bundle": BUNDLE, "score": summary["arms"][confirmed.ships]["score"]})
     return summary
 
 
-def _record_start(lab: Lab, config: RunConfig, own: Sequence[Prompt]) -> None:
-    task = lab.task
-    probed = next(event["value"] for event in lab.journal.events if event["kind"] == "engine")
+def _record_start(context: RunContext, config: RunConfig, own: Sequence[Prompt]) -> None:
+    task = context.task
+    probed = next(event["value"] for event in context.journal.events if event["kind"] == "engine")
     told = overlap_finding(overlapping(task, own), "the prompts that you gave")
-    groups = groups_of(lab.dev)
-    loaded = lab.stopwatch.taken()
-    lab.journal.step(
+    groups = groups_of(context.dev)
+    loaded = context.stopwatch.taken()
+    context.journal.step(
         "start",
-        [task.fingerprint, lab.scorer.fingerprint],
+        [task.fingerprint, context.scorer.fingerprint],
         lambda: {
             "task": task.name,
             "n": {"train": len(task.train), "dev": len(task.dev), "test": task.test.n},
             "labels": len(task.labels),
             "output": task.checks["output_type"].message if "output_type" in task.checks else "",
             "model": config.model,
-            "model_fingerprint": lab.scorer.fingerprint,
+            "model_fingerprint": context.scorer.fingerprint,
             "budget": config.budget,
             "seed": config.seed,
             "device": probed["device"],
@@ -203,21 +203,21 @@ def _record_start(lab: Lab, config: RunConfig, own: Sequence[Prompt]) -> None:
     )
 
 
-def _ship(lab: Lab, summary: dict[str, Any], candidate: Candidate, model_name: str, out: Path) -> None:
+def _ship(context: RunContext, summary: dict[str, Any], candidate: Candidate, model_name: str, out: Path) -> None:
     from cotune.bundle import save_bundle
 
     save_bundle(
         out / BUNDLE,
-        task_name=lab.task.name,
-        input_fields=lab.task.input_fields,
-        output_field=lab.task.output_field,
-        output=candidate.own.output if candidate.own is not None else lab.task.output,
-        answer_tokens=candidate.own.limit if candidate.own is not None else lab.answering.limit,
-        metric=lab.task.metric,
+        task_name=context.task.name,
+        input_fields=context.task.input_fields,
+        output_field=context.task.output_field,
+        output=candidate.own.output if candidate.own is not None else context.task.output,
+        answer_tokens=candidate.own.limit if candidate.own is not None else context.answering.limit,
+        metric=context.task.metric,
         prompt=candidate.prompt,
         decision=candidate.decision,
         adapter_folder=None if candidate.adapter == BASE else out / "adapters" / candidate.adapter,
-        model=lab.scorer,
+        model=context.scorer,
         metrics={key: summary[key] for key in ("arms", "gains", "selection", "robustness", "n", "seed", "verdict")},
         model_name=model_name,
     )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cotune.cycle.candidate import Candidate
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.leakage import overlap_finding
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.endpoints import NOT_TUNED
@@ -22,7 +22,7 @@ from cotune.evaluate.by_field import field_scores
 from cotune.evaluate.noise import Noise, told_with_noise
 from cotune.evaluate.openings import openings_sentence
 from cotune.evaluate.previous import compare_parts, keep_sentence, which_to_keep
-from cotune.evaluate.responses import LabelsGiven
+from cotune.evaluate.responses import LabelOutputs
 from cotune.evaluate.score_interval import AVERAGES, score_interval
 from cotune.evaluate.scoring import finite
 from cotune.evaluate.stats.intervals import Interval, proportion_interval
@@ -34,39 +34,41 @@ from cotune.task.example import groups_of
 from cotune.version import __version__
 
 
-def attribution_of(lab: Lab, results: Mapping[str, ArmResult], noise: Noise | AnswerNoise | None = None) -> Attribution:
+def attribution_of(
+    context: RunContext, results: Mapping[str, ArmResult], noise: Noise | AnswerNoise | None = None
+) -> Attribution:
     """The gains between the arms on the test rows; with ``noise``, none that it could make is called a difference."""
     one = next(iter(results.values()))
     arms = {name: result.for_attribution() for name, result in results.items()}
-    if not lab.can.tune:
+    if not context.can.tune:
         # Tuning that does nothing: all gains but the prompt's are the same arm, or the very same comparison.
         arms |= {"seed_tuned": arms["seed_prompt"], "best_prompt": arms["prompt_only"], "best_tuned": arms["prompt_only"]}
     gains = attribute(
         arms,
-        metric=lab.task.measure.aggregate or "mean",
+        metric=context.task.measure.aggregate or "mean",
         groups=one.groups,
-        seed=lab.seed,
+        seed=context.seed,
     )
-    if not lab.can.tune:
+    if not context.can.tune:
         return Attribution(gains.n, {"prompt": gains.gains["prompt"]}, {})
     if noise is None:
         return gains
-    return told_with_noise(gains, {name: _noise_floor(lab, result, noise) for name, result in results.items()})
+    return told_with_noise(gains, {name: _noise_floor(context, result, noise) for name, result in results.items()})
 
 
-def _noise_floor(lab: Lab, result: ArmResult, noise: Noise | AnswerNoise) -> float:
+def _noise_floor(context: RunContext, result: ArmResult, noise: Noise | AnswerNoise) -> float:
     """How far the machine's noise moves an arm's score: F1 where that is the metric and the arm knows the task's labels."""
     if isinstance(noise, AnswerNoise):
-        return noise.floor(result.evaluation, lab.task.measure.aggregate, seed=lab.seed)
-    given, decision, labels = result.scores, result.candidate.decision, lab.task.labels
-    if lab.task.metric not in AVERAGES or not isinstance(given, LabelsGiven):
+        return noise.floor(result.evaluation, context.task.measure.aggregate, seed=context.seed)
+    given, decision, labels = result.scores, result.candidate.decision, context.task.labels
+    if context.task.metric not in AVERAGES or not isinstance(given, LabelOutputs):
         return given.noise_floor(noise, decision)
     gold = [labels.index(row.output) for row in result.rows]
-    return noise.f1_floor(given.log_probs, decision, gold, AVERAGES[lab.task.metric], seed=lab.seed)
+    return noise.f1_floor(given.log_probs, decision, gold, AVERAGES[context.task.metric], seed=context.seed)
 
 
 def build_summary(
-    lab: Lab,
+    context: RunContext,
     search: SearchResult,
     confirmed: Confirmed,
     results: Mapping[str, ArmResult],
@@ -80,14 +82,14 @@ def build_summary(
 ) -> dict[str, Any]:
     """All of ``summary.json`` but where the bundle lies; ``trust`` holds what was measured of noise, robustness, slices and
     neighbours, ``previous`` what was taken over from an earlier bundle."""
-    task = lab.task
+    task = context.task
     winner, shipped = confirmed.winner, results[confirmed.ships]
-    untuned = not lab.can.tune
+    untuned = not context.can.tune
     table = np.stack([m.evaluation.values for m in confirmed.considered])
     place = [m.candidate.id for m in confirmed.considered].index(confirmed.chosen.candidate.id)
-    curse = winners_curse(table, seed=lab.seed, groups=groups_of(lab.dev), winner=place)
-    going_on = _previous(lab, previous, confirmed, results, gains)
-    arms = {**dict.fromkeys(ARMS if untuned else ()), **{name: _arm(lab, result) for name, result in results.items()}}
+    curse = winners_curse(table, seed=context.seed, groups=groups_of(context.dev), winner=place)
+    going_on = _previous(context, previous, confirmed, results, gains)
+    arms = {**dict.fromkeys(ARMS if untuned else ()), **{name: _arm(context, result) for name, result in results.items()}}
     reached = {"metric": task.metric, "arms": arms, "references": trust["references"], "best": {"arm": confirmed.ships}}
     by_probe = search.by_probe
     verdict = sentence(gains.gains, gains.n, going_on=going_on is not None, frozen_first=by_probe)
@@ -96,13 +98,13 @@ def build_summary(
         verdict = f"{going_on['sentence']} {verdict}"
     if untuned:
         verdict += f" Nothing was tuned: {NOT_TUNED}."
-    opening: Mapping[str, Any] = next((e["value"] for e in lab.journal.events if e["kind"] == "open_test"), {})
+    opening: Mapping[str, Any] = next((e["value"] for e in context.journal.events if e["kind"] == "open_test"), {})
     opened = opening.get("opened_before", 0)
     if openings := openings_sentence(opened):
         verdict += f" {openings}"
-    if untuned and (wrong := _invalid(lab, shipped)):
+    if untuned and (wrong := _invalid(context, shipped)):
         verdict += f" {wrong}"
-    judging = judge_told(lab, trust["judge"])
+    judging = judge_told(context, trust["judge"])
     if judging is not None:
         verdict += f" {judging['sentence']}"
     summary = {
@@ -127,7 +129,7 @@ def build_summary(
             "candidates": len(search.proposals),
         },
         "references": trust["references"],
-        "first_verdict": first_verdict_of(lab),
+        "first_verdict": first_verdict_of(context),
         "noise": trust["noise"],
         "robustness": trust["robustness"],
         "slices": trust["slices"],
@@ -137,49 +139,52 @@ def build_summary(
         "stopped": search.stopped,
         "prompts_scored": len(search.proposals),
         "prompts_tuned": search.prompts_tuned,
-        "cost": {**cost, **lab.account.counts, "dollars": _dollars(lab)},
-        "data": data_health(lab, trust["neighbours"], int(opening.get("in_prompts", 0))),
-        "truncated": lab.account.truncated,
-        "unmatched": lab.account.unmatched,
+        "cost": {**cost, **context.account.counts, "dollars": _dollars(context)},
+        "data": data_health(context, trust["neighbours"], int(opening.get("in_prompts", 0))),
+        "truncated": context.account.truncated,
+        "unmatched": context.account.unmatched,
         "best": {
             "bundle": "best",
             "arm": confirmed.ships,
             "prompt_text": winner.candidate.prompt.text,
             "prompt": winner.candidate.prompt.to_json(),
         },
-        "seed": lab.seed,
+        "seed": context.seed,
         "versions": versions(),
     }
     return {**summary, "next": improvements(summary)}
 
 
-def first_verdict_of(lab: Lab) -> dict[str, Any] | None:
+def first_verdict_of(context: RunContext) -> dict[str, Any] | None:
     """What the first race found, as it was told; None where answers are not read by probes."""
-    found = next((event["value"] for event in lab.journal.events if event["kind"] == "verdict"), None)
+    found = next((event["value"] for event in context.journal.events if event["kind"] == "verdict"), None)
     names = ("seconds", "score", "ci", "n", "log_loss", "prompt_id", "layer", "tfidf")
     return None if found is None else {name: found[name] for name in names}
 
 
-def judge_told(lab: Lab, recorded: Mapping[str, Any]) -> dict[str, Any] | None:
+def judge_told(context: RunContext, recorded: Mapping[str, Any]) -> dict[str, Any] | None:
     """The summary's ``judge``: who graded, how that agrees with people, and what it took; None where nobody was asked."""
-    if lab.grader is None:
+    if context.grader is None:
         return None
     facts = {name: recorded[name] for name in ("model", "rubric", "agreement", "sentence")}
-    spent = {**lab.account.judged, "dollars": round(lab.account.judged["dollars"], 6) if lab.grader.prices else None}
+    spent = {
+        **context.account.judged,
+        "dollars": round(context.account.judged["dollars"], 6) if context.grader.prices else None,
+    }
     return {**facts, **spent}
 
 
-def data_health(lab: Lab, neighbours: Mapping[str, Any], in_prompts: int) -> dict[str, Any]:
+def data_health(context: RunContext, neighbours: Mapping[str, Any], in_prompts: int) -> dict[str, Any]:
     """What all data checks found, warnings first: those of the rows, of the winning prompts, and of rows alike in meaning."""
     told = [asdict(finding) for finding in overlap_finding(in_prompts, "prompts of the arms")]
-    checked = lab.task.checks.to_json()
+    checked = context.task.checks.to_json()
     findings = [*checked["findings"], *told, *neighbours.get("findings", [])]
     findings.sort(key=lambda finding: finding["severity"] != "warning")
     return {**checked, "findings": findings, "neighbours": {k: v for k, v in neighbours.items() if k != "findings"}}
 
 
 def _previous(
-    lab: Lab, previous: Previous | None, confirmed: Confirmed, results: Mapping[str, ArmResult], gains: Attribution
+    context: RunContext, previous: Previous | None, confirmed: Confirmed, results: Mapping[str, ArmResult], gains: Attribution
 ) -> dict[str, Any] | None:
     """The summary's ``previous``: what was gone on from, the comparison on the test, and which to keep; None without one."""
     if previous is None:
@@ -187,7 +192,7 @@ def _previous(
     facts = previous.facts
     old, new = results[PREVIOUS], results["best_tuned"]
     known = np.array([row.output in set(facts["labels"]) for row in old.rows])
-    parts = compare_parts(new.evaluation.correct, old.evaluation.correct, known, groups=old.groups, seed=lab.seed)
+    parts = compare_parts(new.evaluation.correct, old.evaluation.correct, known, groups=old.groups, seed=context.seed)
     gain = gains.gains["over_previous"]
     ships_old = confirmed.chosen.candidate.id == previous.candidate.id
     names = ("bundle", "task", "new_labels", "gone_labels", "unseen_labels", "replay", "remarks")
@@ -208,24 +213,24 @@ def _previous(
     }
 
 
-def _invalid(lab: Lab, result: ArmResult) -> str:
+def _invalid(context: RunContext, result: ArmResult) -> str:
     """How many answers of what ships are no value of the task's output, in a sentence; empty where all are or need not be."""
-    valid = _valid(lab, result)
-    misfit = lab.task.output.kind.misfit
+    valid = _valid(context, result)
+    misfit = context.task.output.kind.misfit
     return f"{valid.count(False)} of {len(valid)} answers {misfit}, and count as wrong." if False in valid else ""
 
 
-def _valid(lab: Lab, result: ArmResult) -> list[bool]:
+def _valid(context: RunContext, result: ArmResult) -> list[bool]:
     """Whether each answer is a value of the task's output; empty where every text is."""
-    output = lab.task.output
+    output = context.task.output
     return [output.fits(answer) for answer in result.evaluation.answers] if output.kind.misfit else []
 
 
-def _dollars(lab: Lab) -> float | None:
+def _dollars(context: RunContext) -> float | None:
     """What all answers of endpoints have cost; None where nothing has a price."""
-    asked = (lab.scorer, lab.grader)
-    priced = lab.account.dollars > 0 or any(one is not None and one.prices is not None for one in asked)
-    return round(lab.account.dollars, 6) if priced else None
+    asked = (context.scorer, context.grader)
+    priced = context.account.dollars > 0 or any(one is not None and one.prices is not None for one in asked)
+    return round(context.account.dollars, 6) if priced else None
 
 
 def versions() -> dict[str, str]:
@@ -236,10 +241,10 @@ def versions() -> dict[str, str]:
     return {"cotune": __version__, "python": platform.python_version(), **packages}
 
 
-def _arm(lab: Lab, result: ArmResult) -> dict[str, Any]:
+def _arm(context: RunContext, result: ArmResult) -> dict[str, Any]:
     candidate, evaluation = result.candidate, result.evaluation
-    interval = _interval(lab, result)
-    valid = _valid(lab, result)
+    interval = _interval(context, result)
+    valid = _valid(context, result)
     return {
         "score": round(evaluation.score, 6),
         "ci": _ends(interval),
@@ -247,23 +252,23 @@ def _arm(lab: Lab, result: ArmResult) -> dict[str, Any]:
         "log_loss": finite(evaluation.log_loss),
         "valid": round(sum(valid) / len(valid), 6) if valid else None,
         "valid_ci": _ends(proportion_interval(np.array(valid), groups=result.groups)) if valid else None,
-        "fields": _fields(lab, result),
+        "fields": _fields(context, result),
         "prompt_id": candidate.prompt.id,
         "adapter_id": candidate.adapter,
         "candidate_id": candidate.id,
         "decision": candidate.decision.to_json(),
-        **_readout(lab, candidate),
+        **_readout(context, candidate),
         "steps": candidate.steps,
         "split": "test",
     }
 
 
-def _readout(lab: Lab, candidate: Candidate) -> dict[str, Any]:
+def _readout(context: RunContext, candidate: Candidate) -> dict[str, Any]:
     """How a candidate's answers are read off the model, and after which layer; None where that is the last one or not known."""
-    written = (lab.task if candidate.own is None else candidate.own).output.kind.written
+    written = (context.task if candidate.own is None else candidate.own).output.kind.written
     if written or candidate.decision.kind != "probe":
         return {"readout": "generation" if written else "words", "layer": None}
-    probe = lab.model.adapters.probe(candidate.adapter)
+    probe = context.model.adapters.probe(candidate.adapter)
     return {"readout": "probe", "layer": None if probe is None else probe.layer}
 
 
@@ -271,15 +276,15 @@ def _ends(interval: Interval) -> list[float]:
     return [round(interval.low, 6), round(interval.high, 6)]
 
 
-def _fields(lab: Lab, result: ArmResult) -> list[dict[str, Any]] | None:
+def _fields(context: RunContext, result: ArmResult) -> list[dict[str, Any]] | None:
     """What of JSON is right field by field; None for other types."""
-    if not lab.task.output.kind.by_field:
+    if not context.task.output.kind.by_field:
         return None
-    answered = Answered([row.output for row in result.rows], result.evaluation.answers, lab.task.output)
-    return [one.as_dict() for one in field_scores(answered, seed=lab.seed, groups=result.groups)]
+    answered = Answered([row.output for row in result.rows], result.evaluation.answers, context.task.output)
+    return [one.as_dict() for one in field_scores(answered, seed=context.seed, groups=result.groups)]
 
 
-def _interval(lab: Lab, result: ArmResult) -> Interval:
+def _interval(context: RunContext, result: ArmResult) -> Interval:
     gold = [row.output for row in result.rows]
-    measure, output = lab.task.measure, lab.task.output
-    return score_interval(result.evaluation, gold, measure, output, seed=lab.seed, groups=result.groups)
+    measure, output = context.task.measure, context.task.output
+    return score_interval(result.evaluation, gold, measure, output, seed=context.seed, groups=result.groups)

@@ -58,7 +58,7 @@ def adopt(config: RunConfig, start: Start | None) -> RunConfig:
         raise InputError(
             f"the bundle reads {_quoted(manifest.input_fields)} and the input of the new rows is {_quoted(config.data.input)}",
             where=where,
-            mend="Rename the columns of the new rows, since the bundle's prompt names its fields, or start afresh without it.",
+            hint="Rename the columns of the new rows, since the bundle's prompt names its fields, or start afresh without it.",
         )
     tune: dict[str, Any] = {}
     # A probe that reads the base model has no shape that weights would have to go on with.
@@ -67,7 +67,7 @@ def adopt(config: RunConfig, start: Start | None) -> RunConfig:
             raise InputError(
                 "the bundle's adapter is a trained prefix, which stands for the first tokens of its own prompt alone",
                 where=where,
-                mend="Go on from a bundle of tune.method=lora, or start afresh without it.",
+                hint="Go on from a bundle of tune.method=lora, or start afresh without it.",
             )
         shape = read_settings(start.adapter_folder)
         tune = {"method": "lora", "rank": shape.rank, "alpha": float(shape.alpha), "target": shape.target}
@@ -80,7 +80,7 @@ def adopt(config: RunConfig, start: Start | None) -> RunConfig:
                 raise InputError(
                     f"the bundle was made with {section}.{key}={value}, and here it is {given}",
                     where=f"{section}.{key}",
-                    mend="Leave it out: the run goes on from the bundle as it is.",
+                    hint="Leave it out: the run goes on from the bundle as it is.",
                 )
     return config.model_copy(
         update={"tune": config.tune.model_copy(update=tune), "engine": config.engine.model_copy(update=engine)}
@@ -106,11 +106,11 @@ def start_task(config: RunConfig, start: Start | None, task: Task | None = None)
             f"the bundle answers with the type {known.output.type}, and the outputs of the new rows are of the type"
             f" {found.output.type}",
             where="output.type",
-            mend="Leave output.type out, or start afresh without the bundle.",
+            hint="Leave output.type out, or start afresh without the bundle.",
         )
     if found.replayed and start is None:
         raise InputError(
-            "old rows are to be replayed, and no bundle is named to go on from", where="replay", mend="Name it as start."
+            "old rows are to be replayed, and no bundle is named to go on from", where="replay", hint="Name it as start."
         )
     return found
 

@@ -35,7 +35,7 @@ def open_embedder(model: str = "smollm2-135m", settings: EmbedSettings | None = 
     if (encoder := named_encoder(model)) is not None:
         if settings is not None:
             raise InputError(
-                "an encoder embeds in its own way", where=model, mend="Leave pooling, layer and frames to language models."
+                "an encoder embeds in its own way", where=model, hint="Leave pooling, layer and frames to language models."
             )
         return CachedEmbedder(Encoder(*encoder), cache_folder() / "vectors.sqlite")
     opened = open_model(model, light=True)
@@ -73,7 +73,7 @@ def embed_file(
     known = (("--pooling", settings.get("pooling"), get_args(Pooling)), ("--standard", standard, get_args(Standard)))
     for name, value, names in known:
         if value is not None and value not in names:
-            raise InputError(f"unknown value {value!r}", where=name, mend=f"Use {', '.join(names)}.")
+            raise InputError(f"unknown value {value!r}", where=name, hint=f"Use {', '.join(names)}.")
     given = {name: value for name, value in settings.items() if value is not None}
     chosen = EmbedSettings(**given) if given else None
     check_format(out)
@@ -119,7 +119,7 @@ def _standard(asked: str | None, texts: Sequence[str], as_they_are: bool, where:
         raise InputError(
             "what all texts share can only be told from two different ones",
             where=where,
-            mend="Use --standard none, or name more texts: --fit-on FILE.",
+            hint="Use --standard none, or name more texts: --fit-on FILE.",
         )
     return cast(Standard, asked)
 
@@ -128,5 +128,5 @@ def _check_layer(model: LocalModel, layer: int | None) -> None:
     layers = int(model.model.config.get_text_config().num_hidden_layers)
     if layer is not None and not -layers <= layer <= layers:
         raise InputError(
-            f"the model has {layers} layers, not {layer}", where="layer", mend=f"Give a number from {-layers} to {layers}."
+            f"the model has {layers} layers, not {layer}", where="layer", hint=f"Give a number from {-layers} to {layers}."
         )

@@ -47,7 +47,7 @@ class Encoder:
             raise InputError(
                 f"its models need the package {kind}",
                 where=str(folder),
-                mend="Install it with: pip install 'cotune[embed]'.",
+                hint="Install it with: pip install 'cotune[embed]'.",
             ) from error
         try:
             if kind == "model2vec":
@@ -59,14 +59,14 @@ class Encoder:
         except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SafetensorError) as error:
             told = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
-                f"{kind} cannot load the model ({told})", where=str(folder), mend="Save it again with the installed version."
+                f"{kind} cannot load the model ({told})", where=str(folder), hint="Save it again with the installed version."
             ) from error
         self._about = {"encoder": kind, "files": _fingerprint(folder), "version": version(kind)}
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """``[texts, width]``, as the encoder gives them."""
         if not texts:
-            raise InputError("there are no texts to embed", where="texts", mend="Give at least one.")
+            raise InputError("there are no texts to embed", where="texts", hint="Give at least one.")
         found: Vectors = np.asarray(self._model.encode(list(texts), show_progress_bar=False), dtype=np.float32)
         return found
 
@@ -77,19 +77,19 @@ class Encoder:
 
 def _check(kind: str, folder: Path) -> None:
     if kind not in KINDS:
-        raise InputError(f"unknown kind of encoder {kind!r}", where=str(folder), mend=f"Use {' or '.join(KINDS)}.")
+        raise InputError(f"unknown kind of encoder {kind!r}", where=str(folder), hint=f"Use {' or '.join(KINDS)}.")
     if not folder.is_dir():
-        raise InputError("this is no folder", where=str(folder), mend=f"Give {kind}:FOLDER; models are not fetched.")
+        raise InputError("this is no folder", where=str(folder), hint=f"Give {kind}:FOLDER; models are not fetched.")
     for path in sorted(folder.rglob("*.bin")):
         if not (path.parent / "model.safetensors").is_file():
             raise InputError(
-                "the weights lie in a pickle file, which could run code", where=str(path), mend="Save the model as safetensors."
+                "the weights lie in a pickle file, which could run code", where=str(path), hint="Save the model as safetensors."
             )
     modules = folder / "modules.json"
     if kind == "sentence-transformers" and not modules.is_file():
-        raise InputError("there is no modules.json", where=str(folder), mend=f"Give a folder that {kind} saved.")
+        raise InputError("there is no modules.json", where=str(folder), hint=f"Give a folder that {kind} saved.")
     if kind == "model2vec" and not (folder / "model.safetensors").is_file():
-        raise InputError("there is no model.safetensors", where=str(folder), mend=f"Give a folder that {kind} saved.")
+        raise InputError("there is no model.safetensors", where=str(folder), hint=f"Give a folder that {kind} saved.")
     if modules.is_file():
         _check_modules(modules)
     for path in sorted(folder.rglob("*.json")):
@@ -101,7 +101,7 @@ def _check_modules(path: Path) -> None:
     try:
         types = [str(module["type"]) for module in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError("the file names no modules", where=str(path), mend="Save the model again.") from error
+        raise InputError("the file names no modules", where=str(path), hint="Save the model again.") from error
     _check_types(types, path)
 
 
@@ -123,7 +123,7 @@ def _check_types(types: Sequence[str], path: Path) -> None:
             raise InputError(
                 f"the module {name!r} is not the package's own",
                 where=str(path),
-                mend="Use a model without code of its own.",
+                hint="Use a model without code of its own.",
             )
 
 

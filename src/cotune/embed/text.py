@@ -63,7 +63,7 @@ class EmbedSettings:
             raise InputError(
                 f"pooling {self.pooling} has {most} frame{'s' if most > 1 else ''}",
                 where="frames",
-                mend=f"Give a number from 1 to {most}.",
+                hint=f"Give a number from 1 to {most}.",
             )
 
     @property
@@ -105,11 +105,11 @@ class TextEmbedder:
     def embed(self, texts: Sequence[str]) -> Vectors:
         """``[texts, width]``; with several frames the mean of each frame's unit vectors, with words twice as wide."""
         if not texts:
-            raise InputError("there are no texts to embed", where="texts", mend="Give at least one.")
+            raise InputError("there are no texts to embed", where="texts", hint="Give at least one.")
         cut = [text[: self.settings.max_chars] for text in texts]
         if self.settings.pooling == "static":
             if self._words is None:
-                raise InputError("the model's table cannot be read", where="pooling", mend="Use another pooling.")
+                raise InputError("the model's table cannot be read", where="pooling", hint="Use another pooling.")
             return self._words.embed(cut)
         found = [self._framed(frame, cut) for frame in self.settings.texts]
         states: Vectors = found[0] if len(found) == 1 else np.mean([unit(each) for each in found], axis=0)

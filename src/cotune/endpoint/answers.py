@@ -70,5 +70,5 @@ class AnswerCache:
         return InputError(
             f"the answers that were paid for cannot be {what} ({error})",
             where=str(self._path),
-            mend="Free some space, or, where the file is damaged, move it away (its answers are asked for again).",
+            hint="Free some space, or, where the file is damaged, move it away (its answers are asked for again).",
         )

@@ -12,8 +12,8 @@ from cotune.endpoint.chat import CHAT, Message, estimate_tokens, message_text
 from cotune.endpoint.client import Client
 from cotune.endpoint.errors import EndpointError
 from cotune.endpoint.prices import Usage
+from cotune.endpoint.request_format import RequestFormat, Said, find_way
 from cotune.endpoint.server import Endpoint
-from cotune.endpoint.way import Said, Way, find_way
 
 TRIES = 4
 """Requests of one question at most, the first included and refused ones aside."""
@@ -35,7 +35,7 @@ class Answer:
     text: str
     requests: int
     usage: Usage
-    way: Way
+    way: RequestFormat
 
     @property
     def tokens(self) -> int:
@@ -47,7 +47,7 @@ def ask(
     endpoint: Endpoint,
     messages: Sequence[Message],
     *,
-    way: Way,
+    way: RequestFormat,
     schema: Mapping[str, Any] | None = None,
     tries: int = TRIES,
     most: int | None = None,
@@ -85,7 +85,7 @@ def ask(
 
     with Client(endpoint, sleep=sleep, jitter=jitter) as client:
 
-        def put(tried: Way) -> Said:
+        def put(tried: RequestFormat) -> Said:
             nonlocal requests, lost
             left = tries - lost if most is None else min(tries - lost, most - requests)
             if left < 1:

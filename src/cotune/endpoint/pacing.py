@@ -68,7 +68,7 @@ class Gate:
         Args:
             generation: what :meth:`enter` gave.
             well: whether it was answered.
-            crowded: whether it failed in a way that fewer at once might mend.
+            crowded: whether it failed in a way that fewer at once might help.
             hold: let nobody through until :meth:`release`.
         """
         with self._turn:

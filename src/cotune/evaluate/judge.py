@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cotune.endpoint import AnswerCache, Client, EndpointError, Prices, Reply, Usage
 from cotune.endpoint.chat import CHAT
-from cotune.endpoint.way import Said, Way, find_way, read_said
+from cotune.endpoint.request_format import RequestFormat, Said, find_way, read_said
 from cotune.evaluate.stats.intervals import mean_interval
 from cotune.files import content_hash
 from cotune.model.base import Progress
@@ -94,14 +94,14 @@ class Judge:
         rubric: str | None = None,
         prices: Prices | None = None,
         patience: float = 600.0,
-        way: Way | None = None,
+        way: RequestFormat | None = None,
     ) -> None:
         self.client, self.answers, self.rubric = client, answers, rubric or RUBRIC
         self.prices, self.patience = prices, patience
-        self.way = way or Way(alternatives=0, tokens=ANSWER_TOKENS)
+        self.way = way or RequestFormat(alternatives=0, tokens=ANSWER_TOKENS)
         self._used: set[str] = set()
 
-    def settle(self, asked: Asked) -> Way:
+    def settle(self, asked: Asked) -> RequestFormat:
         """Find out which requests the server understands, by a question that is of use later.
 
         Raises:
@@ -109,7 +109,7 @@ class Judge:
         """
         messages = asked.messages(self.rubric)
 
-        def ask(way: Way) -> Said:
+        def ask(way: RequestFormat) -> Said:
             body = way.body(self.client.endpoint.model, messages)
             said = self.client.post(CHAT, body, lambda found: read_said(found, messages), patience=self.patience).value
             if (grade := grade_in(said.text)) is not None:
@@ -188,7 +188,7 @@ class Judge:
         self.answers.put(key, kept)
         return kept
 
-    def _key(self, way: Way, messages: Sequence[Mapping[str, str]]) -> str:
+    def _key(self, way: RequestFormat, messages: Sequence[Mapping[str, str]]) -> str:
         """Everything that could change a grade."""
         body = way.body(self.client.endpoint.model, messages)
         return content_hash({"judge": self.client.endpoint.identity, "request": body}, 40)

@@ -20,7 +20,7 @@ from cotune.task.task import Task
 Floats = NDArray[np.float64]
 
 
-class Given(Protocol):
+class ModelOutputs(Protocol):
     """What a prompt and an adapter gave on some rows, in their order. Slices are of rows."""
 
     def __len__(self) -> int: ...
@@ -49,7 +49,7 @@ class Given(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class LabelsGiven:
+class LabelOutputs:
     """Scores of labels.
 
     Attributes:
@@ -61,16 +61,16 @@ class LabelsGiven:
     def __len__(self) -> int:
         return len(self.log_probs)
 
-    def __getitem__(self, rows: slice) -> LabelsGiven:
-        return LabelsGiven(self.log_probs[rows])
+    def __getitem__(self, rows: slice) -> LabelOutputs:
+        return LabelOutputs(self.log_probs[rows])
 
-    def plus(self, more: LabelsGiven) -> LabelsGiven:
+    def plus(self, more: LabelOutputs) -> LabelOutputs:
         """This and what was given on further rows."""
-        return LabelsGiven(np.concatenate([self.log_probs, more.log_probs]))
+        return LabelOutputs(np.concatenate([self.log_probs, more.log_probs]))
 
     def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
         """The label that the decision chooses, and the right label's log-loss under it."""
-        truth = gold_indices(rows, task)
+        truth = label_indices(rows, task)
         log_probs = decision.log_probs(self.log_probs)
         losses = -log_probs[np.arange(len(truth)), truth]
         answers = [task.labels[i] for i in log_probs.argmax(axis=1)]
@@ -78,7 +78,7 @@ class LabelsGiven:
 
     def calibrated(self, task: Task) -> Decision:
         """The bias under which the mean prediction agrees with the label shares of train."""
-        return fit_bias(self.log_probs, label_frequencies(list(gold_indices(task.train, task)), len(task.labels)))
+        return fit_bias(self.log_probs, label_frequencies(list(label_indices(task.train, task)), len(task.labels)))
 
     def noise_floor(self, noise: Noise, decision: Decision) -> float:
         """As the margins between labels say."""
@@ -86,7 +86,7 @@ class LabelsGiven:
 
 
 @dataclass(frozen=True, eq=False)
-class OwnLabelsGiven:
+class OwnLabelOutputs:
     """Scores of labels that are not the task's: an earlier bundle, as it was. On a row of any other label it is wrong.
 
     Attributes:
@@ -100,12 +100,12 @@ class OwnLabelsGiven:
     def __len__(self) -> int:
         return len(self.log_probs)
 
-    def __getitem__(self, rows: slice) -> OwnLabelsGiven:
-        return OwnLabelsGiven(self.log_probs[rows], self.known)
+    def __getitem__(self, rows: slice) -> OwnLabelOutputs:
+        return OwnLabelOutputs(self.log_probs[rows], self.known)
 
-    def plus(self, more: OwnLabelsGiven) -> OwnLabelsGiven:
+    def plus(self, more: OwnLabelOutputs) -> OwnLabelOutputs:
         """This and what was given on further rows."""
-        return OwnLabelsGiven(np.concatenate([self.log_probs, more.log_probs]), self.known)
+        return OwnLabelOutputs(np.concatenate([self.log_probs, more.log_probs]), self.known)
 
     def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
         """The label that the decision chooses; the log-loss is infinite on a row whose label is not known."""
@@ -132,7 +132,7 @@ class OwnLabelsGiven:
 
 
 @runtime_checkable
-class WithTexts(Given, Protocol):
+class WithTexts(ModelOutputs, Protocol):
     """What holds written answers, which a judge may grade."""
 
     @property
@@ -146,7 +146,7 @@ class WithTexts(Given, Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class AnswersGiven:
+class AnswerOutputs:
     """Written answers, and the likelihood of the right ones.
 
     Attributes:
@@ -162,22 +162,22 @@ class AnswersGiven:
     def __len__(self) -> int:
         return len(self.losses)
 
-    def __getitem__(self, rows: slice) -> AnswersGiven:
+    def __getitem__(self, rows: slice) -> AnswerOutputs:
         texts = None if self.texts is None else self.texts[rows]
-        return AnswersGiven(self.losses[rows], texts, None if self.grades is None else self.grades[rows])
+        return AnswerOutputs(self.losses[rows], texts, None if self.grades is None else self.grades[rows])
 
-    def plus(self, more: AnswersGiven) -> AnswersGiven:
+    def plus(self, more: AnswerOutputs) -> AnswerOutputs:
         """This and what was given on further rows; without texts or grades where one of the two has none."""
         known = self.texts is not None and more.texts is not None
         texts = (*(self.texts or ()), *(more.texts or ())) if known else None
-        return AnswersGiven(np.concatenate([self.losses, more.losses]), texts, _all_grades(self.grades, more.grades))
+        return AnswerOutputs(np.concatenate([self.losses, more.losses]), texts, _all_grades(self.grades, more.grades))
 
     @property
     def answered(self) -> tuple[str, ...]:
         """What was written; nothing where nothing was asked to be."""
         return self.texts or ()
 
-    def with_grades(self, grades: Floats) -> AnswersGiven:
+    def with_grades(self, grades: Floats) -> AnswerOutputs:
         """The same with ``[rows]`` grades."""
         return replace(self, grades=grades)
 
@@ -199,7 +199,7 @@ class AnswersGiven:
 
 
 @dataclass(frozen=True, eq=False)
-class TextsGiven:
+class TextOutputs:
     """Answers that a model behind an endpoint wrote, which tells nothing of the right ones' likelihood.
 
     An answer that is no value of the task's output, or does not fit its schema, is wrong, whatever else could be read in it.
@@ -215,19 +215,19 @@ class TextsGiven:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, rows: slice) -> TextsGiven:
-        return TextsGiven(self.texts[rows], None if self.grades is None else self.grades[rows])
+    def __getitem__(self, rows: slice) -> TextOutputs:
+        return TextOutputs(self.texts[rows], None if self.grades is None else self.grades[rows])
 
-    def plus(self, more: TextsGiven) -> TextsGiven:
+    def plus(self, more: TextOutputs) -> TextOutputs:
         """This and what was given on further rows; without grades where one of the two has none."""
-        return TextsGiven((*self.texts, *more.texts), _all_grades(self.grades, more.grades))
+        return TextOutputs((*self.texts, *more.texts), _all_grades(self.grades, more.grades))
 
     @property
     def answered(self) -> tuple[str, ...]:
         """What was written."""
         return self.texts
 
-    def with_grades(self, grades: Floats) -> TextsGiven:
+    def with_grades(self, grades: Floats) -> TextOutputs:
         """The same with ``[rows]`` grades."""
         return replace(self, grades=grades)
 
@@ -249,7 +249,7 @@ class TextsGiven:
         return 0.0
 
 
-def gold_indices(rows: Sequence[Example], task: Task) -> NDArray[np.int64]:
+def label_indices(rows: Sequence[Example], task: Task) -> NDArray[np.int64]:
     """Index of each row's label."""
     place = {label: i for i, label in enumerate(task.labels)}
     return np.array([place[row.output] for row in rows], dtype=np.int64)

@@ -124,7 +124,7 @@ def error_slices(
     for rows, middle in regions:
         clear = _clearness(rows, wrong)
         p = None if reached is None else (1 + int((reached >= clear).sum())) / (1 + len(reached))
-        # Failures may lie together where most rows are right; that is nothing to mend. What chance does as well is none either.
+        # Failures may lie together where most rows are right; that is nothing to fix. What chance does as well is none either.
         if clear <= 0 or (p is not None and p > _ALPHA):
             continue
         slice_ = _described(rows, middle, points, wrong, said, groups, p)

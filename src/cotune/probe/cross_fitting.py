@@ -255,21 +255,21 @@ def _check(
         raise InputError(
             f"states of shape {stack.shape} do not fit {len(y)} labels and {len(numbers)} layers",
             where="states",
-            mend="Give [layers, rows, width] and one label a row.",
+            hint="Give [layers, rows, width] and one label a row.",
         )
     if groups is not None and len(groups) != len(y):
-        raise InputError(f"{len(groups)} groups do not fit {len(y)} rows", where="groups", mend="Give one group a row.")
+        raise InputError(f"{len(groups)} groups do not fit {len(y)} rows", where="groups", hint="Give one group a row.")
     if words is not None and words.shape != (len(y), classes):
         raise InputError(
             f"logits of words of shape {words.shape} do not fit {len(y)} rows and {classes} labels",
             where="words",
-            mend="Give [rows, classes].",
+            hint="Give [rows, classes].",
         )
     if len(y) < 2 or len(set(y.tolist())) < 2 or (groups is not None and len(set(map(str, groups))) < 2):
-        raise InputError("a probe needs at least two rows, two labels and two groups", where="labels", mend="Label more rows.")
+        raise InputError("a probe needs at least two rows, two labels and two groups", where="labels", hint="Label more rows.")
     if y.min() < 0 or y.max() >= classes:
-        raise InputError(f"labels must be numbers from 0 to {classes - 1}", where="labels", mend="Number the labels from 0.")
+        raise InputError(f"labels must be numbers from 0 to {classes - 1}", where="labels", hint="Number the labels from 0.")
     if not np.isfinite(stack).all():
-        raise InputError("a hidden state is not finite", where="states", mend="Use engine.dtype=float32.")
+        raise InputError("a hidden state is not finite", where="states", hint="Use engine.dtype=float32.")
     if words is not None and not np.isfinite(words).all():
-        raise InputError("a word's logit is not finite", where="words", mend="Give finite numbers.")
+        raise InputError("a word's logit is not finite", where="words", hint="Give finite numbers.")

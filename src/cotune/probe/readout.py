@@ -102,7 +102,7 @@ def load_probe(folder: Path) -> Probe | None:
         if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
             raise ValueError("it holds numbers that are not finite")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"the probe cannot be read ({error})", where=str(path), mend=_MEND) from error
+        raise InputError(f"the probe cannot be read ({error})", where=str(path), hint=_MEND) from error
     return Probe(labels, weight, bias, layer, words)
 
 

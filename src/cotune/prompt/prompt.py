@@ -110,7 +110,7 @@ class Prompt:
         """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(data) - known):
-            raise InputError(f"unknown prompt key {unknown[0]!r}", mend=f"Known keys: {', '.join(sorted(known))}.")
+            raise InputError(f"unknown prompt key {unknown[0]!r}", hint=f"Known keys: {', '.join(sorted(known))}.")
         values = dict(data)
         try:
             values["label_words"] = tuple((str(a), str(b)) for a, b in data.get("label_words", ()))
@@ -132,7 +132,7 @@ class Prompt:
         ):
             raise InputError("the prompt's nearest must be a number of its demonstrations")
         if values.get("order", "instruction_first") not in ("instruction_first", "input_first"):
-            raise InputError(f"unknown order {values['order']!r}", mend="Use instruction_first or input_first.")
+            raise InputError(f"unknown order {values['order']!r}", hint="Use instruction_first or input_first.")
         return cls(**values)
 
 
@@ -157,13 +157,13 @@ def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt
     """
     names = tuple(input_fields)
     if not text.strip():
-        raise InputError("the prompt is empty", where=where, mend=f"Write a text that holds {{{names[0]}}}.")
+        raise InputError("the prompt is empty", where=where, hint=f"Write a text that holds {{{names[0]}}}.")
     found = set(_PLACEHOLDER.findall(text))
     if missing := [name for name in names if name not in found]:
         raise InputError(
             f"the prompt never shows the input field {{{missing[0]}}}",
             where=where,
-            mend=f"Put {{{missing[0]}}} where the row's text belongs.",
+            hint=f"Put {{{missing[0]}}} where the row's text belongs.",
         )
     lines = text.strip("\n").split("\n")
     holding = [i for i, line in enumerate(lines) if set(_PLACEHOLDER.findall(line)) & set(names)]

@@ -102,7 +102,7 @@ class Renderer:
                 raise InputError(
                     "nothing of the prompt stands before the answer in some row",
                     where="prompt",
-                    mend="Give the prompt an instruction or a cue.",
+                    hint="Give the prompt an instruction or a cue.",
                 )
             rendered.append(RenderedRow(tuple(row_ids[: len(row_ids) - cut]), completions, truncated))
         return rendered
@@ -271,7 +271,7 @@ class Renderer:
                 raise InputError(
                     f"the prompt alone is {len(ids)} tokens long and the limit is {self.max_tokens}",
                     where="engine.max_tokens",
-                    mend="Shorten the prompt or raise the limit.",
+                    hint="Shorten the prompt or raise the limit.",
                 )
             spans = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
             keep = max(0, len(spans) - (len(ids) - self.max_tokens))
@@ -297,7 +297,7 @@ class Renderer:
             if match:
                 return int(self.tokenizer.convert_tokens_to_ids(match[0]))
         if end is None:
-            raise InputError("the model's tokenizer has no end-of-text token", mend="Set eos_token in tokenizer_config.json.")
+            raise InputError("the model's tokenizer has no end-of-text token", hint="Set eos_token in tokenizer_config.json.")
         return end
 
 

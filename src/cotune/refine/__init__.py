@@ -1,10 +1,10 @@
-"""WHAT to try next: edits of a prompt, demonstrations, breeding from survivors."""
+"""WHAT to try next: edits of a prompt, demonstrations, mutation from survivors."""
 
 from __future__ import annotations
 
-from cotune.refine.breed import DemonstrationPool, breed, first_pool
 from cotune.refine.demonstrations import default_count, diverse, fits, fixed, hard, not_shown, with_demonstrations
 from cotune.refine.edits import OPERATORS, Operator, format_variants
+from cotune.refine.mutate import DemonstrationPool, first_pool, mutate
 from cotune.refine.proposal import Proposal, Source
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "Operator",
     "Proposal",
     "Source",
-    "breed",
     "default_count",
     "diverse",
     "first_pool",
@@ -21,6 +20,7 @@ __all__ = [
     "fixed",
     "format_variants",
     "hard",
+    "mutate",
     "not_shown",
     "with_demonstrations",
 ]

@@ -325,7 +325,7 @@ def _from_package(plugin: Plugin) -> Operator:
         raise InputError(
             f"{plugin.point.value} is a {type(found).__name__}, and neither a cotune.refine.edits.Operator nor a function",
             where=plugin.where,
-            mend="Ask the package's author to correct it.",
+            hint="Ask the package's author to correct it.",
         )
     given = found if isinstance(found, Operator) else Operator(plugin.name, found)
     hint = "Uninstall the package, or ask its author to correct it."
@@ -336,11 +336,11 @@ def _from_package(plugin: Plugin) -> Operator:
         except Exception as error:
             told = f"the prompt edit {plugin.name!r} failed ({type(error).__name__}: {error})"
             raise InputError(
-                told, where=plugin.where, mend="Uninstall the package, or ask its author to correct it."
+                told, where=plugin.where, hint="Uninstall the package, or ask its author to correct it."
             ) from error
         if changed is not None and not isinstance(changed, Prompt):
             told = f"the prompt edit {plugin.name!r} gave a {type(changed).__name__}, and neither a Prompt nor None"
-            raise InputError(told, where=plugin.where, mend=hint)
+            raise InputError(told, where=plugin.where, hint=hint)
         return changed
 
     return Operator(plugin.name, edit, given.preserves_meaning)

@@ -48,7 +48,7 @@ class Proposal:
         if wrong := sorted(known ^ set(data)):
             raise InputError(f"a proposal needs the keys {', '.join(sorted(known))}, and {wrong[0]!r} is missing or unknown")
         if data["source"] not in get_args(Source):
-            raise InputError(f"unknown source {data['source']!r}", mend=f"Known sources: {', '.join(get_args(Source))}.")
+            raise InputError(f"unknown source {data['source']!r}", hint=f"Known sources: {', '.join(get_args(Source))}.")
         if not isinstance(data["prompt"], Mapping) or not isinstance(data["parents"], (list, tuple)):
             raise InputError("a proposal's prompt must be an object and its parents a list")
         return cls(

@@ -296,23 +296,23 @@ def _shown_lists(source: Source) -> tuple[Finding, ...]:
 def _check_request(source: Source) -> None:
     names = source.input_fields
     if not names:
-        raise InputError("no input column is named", where="data.input", mend="Name at least one column.")
+        raise InputError("no input column is named", where="data.input", hint="Name at least one column.")
     for name in names:
         if name == RESERVED:
             raise InputError(
                 "an input column may not be called 'labels', since {labels} in a prompt stands for the list of labels",
                 where=f"{source.train.source}, column 'labels'",
-                mend="Rename the column.",
+                hint="Rename the column.",
             )
     columns = (*names, source.output_field)
     if doubled := [name for name, count in Counter(columns).items() if count > 1]:
         raise InputError(
-            f"the column {doubled[0]!r} is named twice", where="data.input, data.output", mend="Name each column once."
+            f"the column {doubled[0]!r} is named twice", where="data.input, data.output", hint="Name each column once."
         )
     for key, value in (("train", source.limit_train), ("dev", source.limit_dev), ("test", source.limit_test)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise InputError(f"limit.{key} must be a whole number above 0, not {value!r}", where=f"limit.{key}",
-                             mend="Give a number of rows.")  # fmt: skip
+                             hint="Give a number of rows.")  # fmt: skip
 
 
 def _check_text(text: str | None, table: Table, index: int, column: str) -> None:
@@ -320,21 +320,21 @@ def _check_text(text: str | None, table: Table, index: int, column: str) -> None
         return
     if "\0" in text:
         raise InputError(
-            "there is a NUL character in the text", where=table.where(index, column), mend="Take it out of the cell."
+            "there is a NUL character in the text", where=table.where(index, column), hint="Take it out of the cell."
         )
     if has_half_character(text):
         raise InputError(
             "there is half a character (a lone surrogate) in the text",
             where=table.where(index, column),
-            mend="Write the file again as UTF-8; something cut an emoji in two.",
+            hint="Write the file again as UTF-8; something cut an emoji in two.",
         )
 
 
-def _refuse_empty(table: Table, index: int, columns: Sequence[str], what: str, mend: str) -> None:
+def _refuse_empty(table: Table, index: int, columns: Sequence[str], what: str, hint: str) -> None:
     alike = sum(1 for row in table.rows if not any((row.get(column) or "").strip() for column in columns))
     more = f" ({alike:,} rows are like this)" if alike > 1 else ""
-    mend = f"{mend}, take the row out, or leave such rows out with data.on_blank=skip."
-    raise InputError(what + more, where=table.where(index, ", ".join(columns)), mend=mend)
+    hint = f"{hint}, take the row out, or leave such rows out with data.on_blank=skip."
+    raise InputError(what + more, where=table.where(index, ", ".join(columns)), hint=hint)
 
 
 def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: Rows, old: Rows) -> tuple[str, ...]:
@@ -345,7 +345,7 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
         raise InputError(
             "there is only 1 labelled row" if total == 1 else f"there are only {total} labelled rows",
             where=source.train.source,
-            mend=f"Label at least {LEAST_ROWS}; a few hundred are better.",
+            hint=f"Label at least {LEAST_ROWS}; a few hundred are better.",
         )
     if KINDS[kind].written:
         check_outputs((*labelled, *dev), where)
@@ -356,13 +356,13 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
         raise InputError(
             f"every row has the same label, {_cut(next(iter(counts)))!r}",
             where=where,
-            mend="Name another output column, or add rows with other labels.",
+            hint="Name another output column, or add rows with other labels.",
         )
     if sum(1 for count in counts.values() if count >= 2) < (1 if known else 2):
         raise InputError(
             f"only {sum(1 for count in counts.values() if count >= 2)} of {len(counts)} labels has two rows or more",
             where=where,
-            mend="Name a column that holds labels, or add rows.",
+            hint="Name a column that holds labels, or add rows.",
         )
     if source.labels is not None:
         return tuple(sorted({label.strip() for label in source.labels}))
@@ -370,7 +370,7 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
         raise InputError(
             f"there are {len(counts):,} different labels in {total:,} rows, so this looks like free text",
             where=where,
-            mend="Leave output.type out or set it to text, or name a column with a few repeated values.",
+            hint="Leave output.type out or set it to text, or name a column with a few repeated values.",
         )
     seen_in_train = Counter([*(example.output for example in labelled), *known])
     for role, table, rows in (("test", source.test, test), ("dev", source.dev, dev)):
@@ -381,7 +381,7 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
                     f"the {role} label {_cut(example.output)!r} has no train row"
                     + (f", did you mean {near[0]!r}?" if near else ""),
                     where=table.where(index, source.output_field),
-                    mend="Correct the row, add train rows of it, or list all labels under output.labels.",
+                    hint="Correct the row, add train rows of it, or list all labels under output.labels.",
                 )
     return tuple(sorted({*counts, *known}))
 
@@ -416,7 +416,7 @@ def _check_enough(source: Source, kind: OutputType, labelled: Rows, dev: Rows | 
         raise InputError(
             f"every dev row also stands in the test{' or in the prompt of the bundle' if removed.dev_in_prompt else ''}",
             where=source.dev.source if source.dev else "dev",
-            mend="Give a dev file of its own, or leave data.dev out to have dev cut from train.",
+            hint="Give a dev file of its own, or leave data.dev out to have dev cut from train.",
         )
     limited = source.limit_train is not None and source.limit_train <= len(labelled)
     least = LEAST_ROWS // 2 if dev is not None or source.test is None else LEAST_ROWS
@@ -430,7 +430,7 @@ def _check_enough(source: Source, kind: OutputType, labelled: Rows, dev: Rows | 
             f"{len(labelled)} labelled rows are left after {'limit.train' if limited else left}"
             f" with {len({example.output for example in labelled})} {said}",
             where="limit.train" if limited else source.train.source,
-            mend=f"At least {least} rows{f' with two {said}' if outputs == 2 else ''} are needed.",
+            hint=f"At least {least} rows{f' with two {said}' if outputs == 2 else ''} are needed.",
         )
 
 
@@ -439,7 +439,7 @@ def _check_cut(role: str, size: int, rows: int, source: Source) -> None:
         raise InputError(
             f"limit.{role} asks for {size} of the {rows} labelled rows, which leaves nothing to learn from",
             where=f"limit.{role}",
-            mend=f"Ask for fewer, or name a file under data.{role}.",
+            hint=f"Ask for fewer, or name a file under data.{role}.",
         )
 
 
@@ -448,7 +448,7 @@ def _cannot_cut(role: str, source: Source) -> InputError:
         f"no {role} split can be cut: every label's rows hang together by equal inputs"
         + (f" or equal {source.group!r}" if source.group is not None else ""),
         where=source.train.source,
-        mend=f"Name a file under data.{role}, or a finer group column.",
+        hint=f"Name a file under data.{role}, or a finer group column.",
     )
 
 

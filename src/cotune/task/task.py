@@ -180,7 +180,7 @@ class Task:
         if unknown := sorted(set(limits) - {"train", "dev", "test"}):
             from cotune.errors import InputError
 
-            raise InputError(f"unknown limit {unknown[0]!r}", where="limit", mend="Known limits: train, dev, test.")
+            raise InputError(f"unknown limit {unknown[0]!r}", where="limit", hint="Known limits: train, dev, test.")
         bundle = None if start is None else _opened(start)
         input_fields, output_field = _columns(input, output, start)
         if metric is None and bundle is not None:

@@ -126,7 +126,7 @@ class PrefixWeights:
         self._tokens, self._longest = settings.tokens, longest
         parent = model.adapters.trained_prefix(start)
         if parent is None and start != BASE:
-            raise InputError("a prefix cannot go on from LoRA weights", where="tune.method", mend="Use tune.method=lora.")
+            raise InputError("a prefix cannot go on from LoRA weights", where="tune.method", hint="Use tune.method=lora.")
         from_text = settings.init == "text" if parent is None else bool(parent.ids)
         self.ids = tuple(ids[: settings.tokens]) if from_text else ()
         self.stands_for = len(self.ids)
@@ -182,7 +182,7 @@ class PrefixWeights:
             raise InputError(
                 f"a prefix of {count} tokens and rows of {self._longest} do not fit into the model's {most}",
                 where="tune.prefix.tokens",
-                mend="Lower it, or engine.max_tokens.",
+                hint="Lower it, or engine.max_tokens.",
             )
         special = set(model.tokenizer.all_special_ids)
         words = torch.tensor([i for i in range(len(model.tokenizer)) if i not in special])

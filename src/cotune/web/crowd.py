@@ -34,6 +34,6 @@ def most_connections(most: int) -> int:
         raise InputError(
             f"this process may have {soft} files open, which leaves no room for connections",
             where="ulimit -n",
-            mend=f"Allow more, for example: ulimit -n {soft - room + most}",
+            hint=f"Allow more, for example: ulimit -n {soft - room + most}",
         )
     return min(most, room)

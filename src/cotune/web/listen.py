@@ -26,7 +26,7 @@ def listen(port: int, host: str = LOOPBACK, *, backlog: int = 64) -> socket.sock
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (OSError, UnicodeError) as error:
         raise InputError(
-            "this host is not known", where=f"--host {host}", mend="Give an address of this machine, such as 127.0.0.1."
+            "this host is not known", where=f"--host {host}", hint="Give an address of this machine, such as 127.0.0.1."
         ) from error
     listening = socket.socket(family, kind, protocol)
     try:
@@ -39,8 +39,8 @@ def listen(port: int, host: str = LOOPBACK, *, backlog: int = 64) -> socket.sock
         listening.close()
         if error.errno == errno.EADDRNOTAVAIL:
             raise InputError(
-                "this address is none of this machine's", where=f"--host {host}", mend="Give 127.0.0.1, or 0.0.0.0 for all."
+                "this address is none of this machine's", where=f"--host {host}", hint="Give 127.0.0.1, or 0.0.0.0 for all."
             ) from error
         why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror})"
-        raise InputError(f"the port {why}", where=f"--port {port}", mend="Give another one, or 0 to get a free one.") from error
+        raise InputError(f"the port {why}", where=f"--port {port}", hint="Give another one, or 0 to get a free one.") from error
     return listening

@@ -56,13 +56,13 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
     """
     folder, out = Path(bundle).expanduser(), Path(out).expanduser()
     if to not in TARGETS:
-        raise InputError(f"unknown form {to!r}", where="--to", mend=f"Use one of {', '.join(TARGETS)}.")
+        raise InputError(f"unknown form {to!r}", where="--to", hint=f"Use one of {', '.join(TARGETS)}.")
     from cotune.model.adapters.files import is_bare_probe, is_prefix, read_settings
     from cotune.model.adapters.prefix import load_prefix
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(
-            "there is something in that place already", where=str(out), mend="Name a folder that is not there yet."
+            "there is something in that place already", where=str(out), hint="Name a folder that is not there yet."
         )
     manifest = read_manifest(folder)
     # In fp32, so that what is compared below differs by the stored weights alone.
@@ -74,19 +74,19 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
         raise InputError(
             f"the bundle answers by {how}, not by a probe, and transformers' classifiers have no place for that",
             where=str(folder),
-            mend="Export with --to merged, which transformers runs too.",
+            hint="Export with --to merged, which transformers runs too.",
         )
     if to == "peft" and adapter is None:
         raise InputError(
             "the bundle has no adapter: the base model won",
             where=str(folder),
-            mend="Export with --to merged." if probe is None else "Export with --to transformers or --to merged.",
+            hint="Export with --to merged." if probe is None else "Export with --to transformers or --to merged.",
         )
     if predictor.prompt.nearest:
         raise InputError(
             "the bundle's prompt shows each row the demonstrations most like it, which no exported file can find",
             where=str(folder),
-            mend="Use cotune predict or cotune serve, or run with search.nearest_demonstrations=false.",
+            hint="Use cotune predict or cotune serve, or run with search.nearest_demonstrations=false.",
         )
     trained = load_prefix(adapter) if adapter is not None and is_prefix(adapter) else None
     if to != "peft" and trained is not None:
@@ -95,7 +95,7 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
             if to.startswith("gguf")
             else "a trained prefix cannot be added to a model's weights",
             where=str(folder),
-            mend="Export with --to peft.",
+            hint="Export with --to peft.",
         )
     source = resolve_base(manifest, base)
     asking = Asking.of(predictor, manifest)
@@ -119,7 +119,7 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
                 raise InputError(
                     f"the adapter changes nothing up to layer {probe.layer if probe else ''}, which the probe reads",
                     where=str(folder),
-                    mend="Export with --to transformers or --to merged.",
+                    hint="Export with --to transformers or --to merged.",
                 )
             copy_model(source, temporary / BASE)
             shutil.copytree(adapter, temporary / ADAPTER, ignore=shutil.ignore_patterns(PROBE))

@@ -75,7 +75,7 @@ class Layout:
         module, _, part = tensor.rpartition(".")
         found: str | None = self.names.get_name(module)
         if found is None:
-            raise InputError(f"{tensor} has no place in a GGUF file", where="--to gguf", mend=_MEND)
+            raise InputError(f"{tensor} has no place in a GGUF file", where="--to gguf", hint=_MEND)
         return f"{found}.{part}"
 
     def adapted(self, tensor: str) -> str:
@@ -86,7 +86,7 @@ class Layout:
         """
         if _module(tensor) in (_EMBEDDING, _HEAD):
             raise InputError(
-                f"an adapter of {tensor} cannot be written as GGUF", where="--to gguf", mend="Export with --to gguf-merged."
+                f"an adapter of {tensor} cannot be written as GGUF", where="--to gguf", hint="Export with --to gguf-merged."
             )
         return self.place(tensor)
 
@@ -165,4 +165,4 @@ def _odd(config: Any) -> str:
 
 
 def _refused(what: str, folder: Path) -> InputError:
-    return InputError(what, where=str(folder), mend=_MEND)
+    return InputError(what, where=str(folder), hint=_MEND)

@@ -61,7 +61,7 @@ class GgufTokenizer:
                 "the model's tokenizer cannot be written as GGUF (only byte-level BPE that splits like GPT-2, SmolLM, Llama 3 "
                 "or Qwen2 can)",
                 where="--to gguf",
-                mend=_MEND,
+                hint=_MEND,
             )
         by_id = {index: token for token, index in model["vocab"].items()}
         added = {entry["id"]: entry for entry in data["added_tokens"]}

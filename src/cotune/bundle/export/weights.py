@@ -76,7 +76,7 @@ def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: P
         raise InputError(
             f"transformers has no plain sequence classifier for models of the type {config.model_type!r}",
             where="--to transformers",
-            mend="Export with --to merged.",
+            hint="Export with --to merged.",
         )
     setattr(found, found.base_model_prefix, model.get_decoder().to(dtype))
     found.score.weight = torch.nn.Parameter(torch.from_numpy(probe.weight.copy()))
@@ -121,7 +121,7 @@ def cut(source: Path, adapter: Path | None, layer: int, target: Path) -> tuple[P
     decoder, config, depth = model.get_decoder(), model.config.get_text_config(), depth_of(model)
     layers, norm = getattr(decoder, "layers", None), getattr(decoder, "norm", None)
     if layers is None or not _make_unit(norm, norm_epsilon(model), int(config.hidden_size)):
-        raise InputError(_NO_NORM.format(config.model_type), where=str(source), mend="Use cotune predict or cotune serve.")
+        raise InputError(_NO_NORM.format(config.model_type), where=str(source), hint="Use cotune predict or cotune serve.")
     decoder.layers = torch.nn.ModuleList(list(layers)[:layer])
     for name, value in list(vars(config).items()):
         # Such as ``layer_types``: one entry a layer.
@@ -196,7 +196,7 @@ def _pad_token(tokenizer: Any, last_ids: set[int], source: Path) -> str:
     ):
         if token is not None and tokenizer.convert_tokens_to_ids(token) not in last_ids:
             return str(token)
-    raise InputError("the tokenizer has no token to pad with", where=str(source), mend="Export with --to merged.")
+    raise InputError("the tokenizer has no token to pad with", where=str(source), hint="Export with --to merged.")
 
 
 def _merged(source: Path, adapter: Path | None) -> tuple[Any, torch.dtype]:

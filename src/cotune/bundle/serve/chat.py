@@ -116,7 +116,7 @@ def fields_of(text: str, input_fields: Sequence[str]) -> dict[str, str]:
         raise InputError(
             "this is no JSON object of texts",
             where=where,
-            mend=f"The task has {len(input_fields)} input fields; write {example_row(input_fields)}.",
+            hint=f"The task has {len(input_fields)} input fields; write {example_row(input_fields)}.",
         ) from None
     return checked_row(row, input_fields, where)
 

@@ -25,7 +25,7 @@ class ApiError(Exception):
 
     Args:
         status: HTTP status.
-        message: what is wrong and how to mend it.
+        message: what is wrong and how to fix it.
         code: a word for programs.
         param: key of the body that it is about.
         headers: of the answer.

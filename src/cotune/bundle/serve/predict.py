@@ -51,7 +51,7 @@ def _asked(request: Request, sent: bytearray, shelf: Shelf, batcher: Batcher, li
     if not isinstance(rows, list):
         return _Asked(served, [checked_row(body, fields, "body")], several=False)
     if not rows:
-        raise InputError("there are no rows", where="rows", mend="Give at least one.")
+        raise InputError("there are no rows", where="rows", hint="Give at least one.")
     items = checked(rows, lambda place, row: checked_row(row, fields, f"rows.{place}"), batcher, limits)
     return _Asked(served, items, several=True)
 

@@ -140,7 +140,7 @@ def _check_names(names: Sequence[str]) -> None:
             raise InputError(
                 f"{name!r} is no name that a request can be addressed to",
                 where="--allowed-hosts",
-                mend="Give names as in a Host header: example.org, example.org:8000, 10.0.0.5, [::1] or *.example.org.",
+                hint="Give names as in a Host header: example.org, example.org:8000, 10.0.0.5, [::1] or *.example.org.",
             )
 
 
@@ -150,7 +150,7 @@ def _token(settings: ServeSettings) -> str | None:
             raise InputError(
                 f"whoever can reach {settings.host} could ask, and there is no token",
                 where="--host",
-                mend="Put a token into an environment variable and give its name as --token-env, or serve on 127.0.0.1.",
+                hint="Put a token into an environment variable and give its name as --token-env, or serve on 127.0.0.1.",
             )
         return None
     token = os.environ.get(settings.token_env, "").strip()
@@ -159,6 +159,6 @@ def _token(settings: ServeSettings) -> str | None:
         raise InputError(
             f"the environment variable with the token {what}",
             where=f"--token-env {settings.token_env}",
-            mend="Set it to a long random text, such as the output of: openssl rand -hex 32",
+            hint="Set it to a long random text, such as the output of: openssl rand -hex 32",
         )
     return token

@@ -57,7 +57,7 @@ class Shelf:
         for predictor in predictors:
             name = f"{predictor.task}@{predictor.bundle_id}"
             if name in self.served:
-                raise InputError(f"the bundle {name!r} is given twice", where="serve", mend="Name each bundle once.")
+                raise InputError(f"the bundle {name!r} is given twice", where="serve", hint="Name each bundle once.")
             model = predictor.model
             embedding = embeddings.setdefault(model.fingerprint, Embedding(model))
             best, full = Scoring(predictor, probabilities=False), Scoring(predictor, probabilities=True)

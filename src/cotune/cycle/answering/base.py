@@ -10,7 +10,7 @@ from cotune.errors import CotuneError
 from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.noise import Noise, compare
-from cotune.evaluate.responses import Given, LabelsGiven, OwnLabelsGiven, gold_indices
+from cotune.evaluate.responses import LabelOutputs, ModelOutputs, OwnLabelOutputs, label_indices
 from cotune.evaluate.stats.racing import loss_bound
 from cotune.model.base import AskedModel, ModelBackend, Progress
 from cotune.model.local import LocalModel
@@ -40,7 +40,7 @@ class Reply:
         judged: what a judge did for it, ``rows``, ``tokens`` and ``dollars``; empty without one.
     """
 
-    given: Given
+    given: ModelOutputs
     tokens: int
     saved: int
     truncated: int
@@ -75,7 +75,9 @@ class Answering(Protocol):
         """What a cheap pass over the rows gives: enough for a log-loss."""
         ...
 
-    def write(self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: Given, progress: Progress) -> Reply | None:
+    def write(
+        self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: ModelOutputs, progress: Progress
+    ) -> Reply | None:
         """Answers to add to what :meth:`score` gave; None where that holds them already."""
         ...
 
@@ -140,9 +142,11 @@ class LabelAnswering:
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
         """``[rows, labels]`` log-probabilities."""
         found = self.model.score(prompt, [row.fields for row in rows], self.task.labels, adapter=adapter, progress=progress)
-        return Reply(LabelsGiven(found.log_probs), found.tokens, found.tokens_saved, found.truncated, bool(found.cached))
+        return Reply(LabelOutputs(found.log_probs), found.tokens, found.tokens_saved, found.truncated, bool(found.cached))
 
-    def write(self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: Given, progress: Progress) -> Reply | None:
+    def write(
+        self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: ModelOutputs, progress: Progress
+    ) -> Reply | None:
         """The scores are the answer."""
         return None
 
@@ -158,7 +162,7 @@ class LabelAnswering:
 
     def training_rows(self, prompt: Prompt, rows: Sequence[Example]) -> list[TrainingRow]:
         """Each row with its label."""
-        return training_rows(self.render(prompt, rows), [int(i) for i in gold_indices(rows, self.task)])
+        return training_rows(self.render(prompt, rows), [int(i) for i in label_indices(rows, self.task)])
 
     def own_prefix(self, prompt: Prompt) -> Sequence[int]:
         """With the list of labels in it."""
@@ -218,8 +222,8 @@ class OwnLabelAnswering(LabelAnswering):
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
         """``[rows, labels]`` log-probabilities."""
         reply = super().score(prompt, adapter, rows, progress)
-        assert isinstance(reply.given, LabelsGiven)
-        return replace(reply, given=OwnLabelsGiven(reply.given.log_probs, self.task.labels))
+        assert isinstance(reply.given, LabelOutputs)
+        return replace(reply, given=OwnLabelOutputs(reply.given.log_probs, self.task.labels))
 
 
 class AskedAnswering:
@@ -245,10 +249,12 @@ class AskedAnswering:
         """``[rows, labels]`` log-probabilities."""
         found = self.model.score(prompt, [row.fields for row in rows], self.task.labels, adapter=adapter, progress=progress)
         return Reply(
-            LabelsGiven(found.log_probs), found.tokens, 0, 0, bool(found.cached), round(found.cost, 9), found.unmatched
+            LabelOutputs(found.log_probs), found.tokens, 0, 0, bool(found.cached), round(found.cost, 9), found.unmatched
         )
 
-    def write(self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: Given, progress: Progress) -> Reply | None:
+    def write(
+        self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: ModelOutputs, progress: Progress
+    ) -> Reply | None:
         """The scores are the answer."""
         return None
 
@@ -296,6 +302,6 @@ class AskedAnswering:
         return CotuneError(f"{self.model.name} answers behind an endpoint and cannot be tuned or seen into")
 
 
-def rules_of(answering: Answering, given: Given, task: Task) -> tuple[Decision, ...]:
+def rules_of(answering: Answering, given: ModelOutputs, task: Task) -> tuple[Decision, ...]:
     """The decision rules to choose from: the raw one, and the one that the inputs suggest where there is one."""
     return (RAW, given.calibrated(task)) if answering.rules else (RAW,)

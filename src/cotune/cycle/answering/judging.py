@@ -14,7 +14,7 @@ from cotune.cycle.endpoints import ANSWERS, prices_of
 from cotune.cycle.journal import Journal
 from cotune.cycle.kept import reading_steps
 from cotune.endpoint import AnswerCache, Client, Endpoint
-from cotune.endpoint.way import Way
+from cotune.endpoint.request_format import RequestFormat
 from cotune.errors import InputError
 from cotune.evaluate.judge import Asked, Judge, agreement
 from cotune.evaluate.responses import WithTexts
@@ -61,7 +61,7 @@ def read_by_hand(config: RunConfig, task: Task) -> ByHand:
         raise InputError(
             f"the task's own column {clash[0]!r} is called as one of the answers that people graded",
             where=_WHERE,
-            mend="Rename the task's column.",
+            hint="Rename the task's column.",
         )
     table = with_fields(read_table(config.judge.agreement), {name: name for name in task.input_fields})
     for name in task.input_fields:
@@ -72,7 +72,7 @@ def read_by_hand(config: RunConfig, task: Task) -> ByHand:
         raise InputError(
             f"there are {len(table)} graded answers, and fewer than {_LEAST} are too few to tell",
             where=f"{_WHERE}, {table.source}",
-            mend="Grade more answers, or leave judge.agreement out.",
+            hint="Grade more answers, or leave judge.agreement out.",
         )
     asked, grades = [], []
     for index, row in enumerate(table.rows):
@@ -82,7 +82,7 @@ def read_by_hand(config: RunConfig, task: Task) -> ByHand:
             grade = math.nan
         if not 0 <= grade <= 1:
             raise InputError(
-                f"{row.get(GRADE)!r} is no grade", where=table.where(index, GRADE), mend="Grade from 0 (wrong) to 1 (right)."
+                f"{row.get(GRADE)!r} is no grade", where=table.where(index, GRADE), hint="Grade from 0 (wrong) to 1 (right)."
             )
         fields = {name: table.shown(index, name) or "" for name in task.input_fields}
         gold = task.output.canonical(row.get(task.output_field) or "")
@@ -130,7 +130,7 @@ def open_judge(config: RunConfig, task: Task, by_hand: ByHand, out: Path, journa
         }
 
     value = journal.step("judge", [config.judge.model, judge.rubric, by_hand.content_hash], effect)
-    judge.way = Way.from_json(value["way"])
+    judge.way = RequestFormat.from_json(value["way"])
     return judge, value
 
 
@@ -142,7 +142,7 @@ def reopen_judge(config: RunConfig, folder: Path, recorded: Mapping[str, Any]) -
     """
     judge = _judge(config, folder)
     with reading_steps(str(folder)):
-        judge.way = Way.from_json(recorded["way"])
+        judge.way = RequestFormat.from_json(recorded["way"])
     return judge
 
 
@@ -192,5 +192,5 @@ def _judge(config: RunConfig, folder: Path) -> Judge:
         rubric=section.rubric,
         prices=prices_of(section),
         patience=section.patience,
-        way=Way(alternatives=0, tokens=section.answer_tokens),
+        way=RequestFormat(alternatives=0, tokens=section.answer_tokens),
     )

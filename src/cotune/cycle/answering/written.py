@@ -12,7 +12,7 @@ from cotune.errors import InputError
 from cotune.evaluate.answer_noise import AnswerNoise, compare_answers
 from cotune.evaluate.decision import Decision
 from cotune.evaluate.judge import Judge
-from cotune.evaluate.responses import AnswersGiven, Given
+from cotune.evaluate.responses import AnswerOutputs, ModelOutputs
 from cotune.model.adapters.slots import BASE
 from cotune.model.base import Progress
 from cotune.model.local import LocalModel
@@ -70,14 +70,16 @@ class WrittenAnswering:
         found = self.model.answer_losses(
             prompt, [row.fields for row in rows], [row.output for row in rows], adapter=adapter, progress=progress
         )
-        given = AnswersGiven(found.losses / found.lengths)
+        given = AnswerOutputs(found.losses / found.lengths)
         return Reply(given, found.tokens, found.tokens_saved, found.truncated, bool(found.cached))
 
-    def write(self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: Given, progress: Progress) -> Reply | None:
+    def write(
+        self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: ModelOutputs, progress: Progress
+    ) -> Reply | None:
         """Greedy answers, held to the output's type, and their grades."""
-        assert isinstance(given, AnswersGiven)
+        assert isinstance(given, AnswerOutputs)
         found = self.writing.write(self.model, prompt, [row.fields for row in rows], adapter=adapter, progress=progress)
-        both = AnswersGiven(given.losses, found.texts)
+        both = AnswerOutputs(given.losses, found.texts)
         reply = Reply(both, found.tokens, found.tokens_saved, found.truncated, bool(found.cached), written=found.written)
         return graded(self.judge, reply, rows, progress)
 
@@ -100,8 +102,8 @@ class WrittenAnswering:
         losses = found.gold.losses / found.gold.lengths
         read = found.tokens - found.written
         cached = bool(found.cached)
-        scored = Reply(AnswersGiven(losses), read, found.tokens_saved, found.truncated, cached)
-        both = AnswersGiven(losses, found.texts)
+        scored = Reply(AnswerOutputs(losses), read, found.tokens_saved, found.truncated, cached)
+        both = AnswerOutputs(losses, found.texts)
         written = Reply(both, found.written, 0, found.truncated, cached, written=found.written)
         return scored, graded(self.judge, written, rows, progress), found.entering_s
 
@@ -158,7 +160,7 @@ class WrittenAnswering:
             for part in parts
         )
         answers = whole.texts, tuple(text for piece in pieces for text in piece.texts)
-        first, second = (AnswersGiven(np.zeros(len(rows)), texts).judge(rows, decision, self.task) for texts in answers)
+        first, second = (AnswerOutputs(np.zeros(len(rows)), texts).judge(rows, decision, self.task) for texts in answers)
         return compare_answers(first, second), sum(found.tokens for found in (whole, *pieces))
 
 
@@ -171,7 +173,7 @@ def _with_room(model: LocalModel, limit: int) -> LocalModel:
         raise InputError(
             f"answers of up to {limit} tokens leave no room for a prompt among the model's {most}",
             where="output.max_tokens",
-            mend="Lower it, shorten the outputs, or take a model that reads more.",
+            hint="Lower it, shorten the outputs, or take a model that reads more.",
         )
     return model.with_max_tokens(most - limit)
 

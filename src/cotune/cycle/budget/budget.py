@@ -67,14 +67,14 @@ def parse_budget(text: str) -> Budget:
     kind = next((kind for kind, units in _UNITS.items() if unit in units), None)
     if match is None or kind is None:
         raise BudgetError(
-            f"{text!r} is not a budget", where="budget", mend="Write for example 90s, 10m, 1h, 300ktok, 2Mtok or 2usd."
+            f"{text!r} is not a budget", where="budget", hint="Write for example 90s, 10m, 1h, 300ktok, 2Mtok or 2usd."
         )
     amount = float(match[1]) * _UNITS[kind][unit]
     if not 0 < amount < 1e18:
         raise BudgetError(
             f"the budget {text[:40]!r} is {'too large' if amount else 'zero'}",
             where="budget",
-            mend="Give at least 60s or 50ktok.",
+            hint="Give at least 60s or 50ktok.",
         )
     return Budget(kind, amount)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cotune.cycle.budget.rates import CostModel
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.search.pool import has_room
 from cotune.prompt.prompt import Prompt
 from cotune.refine import format_variants
@@ -58,24 +58,24 @@ NOISE = Allowance(passes=2, most=48, least=16, share=0.008)
 FORMATS = Allowance(passes=2 * _FORMATS, most=100, least=32, share=0.048)
 
 
-def variants_of(lab: Lab, prompt: Prompt) -> list[Prompt]:
+def variants_of(context: RunContext, prompt: Prompt) -> list[Prompt]:
     """Other formats that leave room for a row: a long prompt in capitals can be half as long again in tokens."""
-    made = format_variants(prompt, _FORMATS, np.random.default_rng([lab.seed, 9]))
-    return [variant for variant in made if has_room(lab, variant)]
+    made = format_variants(prompt, _FORMATS, np.random.default_rng([context.seed, 9]))
+    return [variant for variant in made if has_room(context, variant)]
 
 
-def noise_row(lab: Lab, prompt: Prompt, *, tuned: bool) -> tuple[float, float]:
+def noise_row(context: RunContext, prompt: Prompt, *, tuned: bool) -> tuple[float, float]:
     """Tokens of a row in :data:`NOISE`, in those of scoring, and of the prefix."""
-    own, prefix = lab.tokens_a_row(prompt)
-    return own + lab.rows.written(prompt, tuned=tuned) / lab.costs.scoring(1.0), prefix
+    own, prefix = context.tokens_a_row(prompt)
+    return own + context.rows.written(prompt, tuned=tuned) / context.costs.scoring(1.0), prefix
 
 
-def formats_row(lab: Lab, prompt: Prompt, variants: Sequence[Prompt]) -> tuple[float, float]:
+def formats_row(context: RunContext, prompt: Prompt, variants: Sequence[Prompt]) -> tuple[float, float]:
     """Tokens of a row in :data:`FORMATS`, in those of scoring, and of the prefix, on average over formats of a prompt.
 
     A format that puts the row first shares next to nothing. Answers are taken to be as long as under the prompt itself, and
     half of them are written by untuned weights.
     """
-    own, prefix = np.mean([lab.tokens_a_row(variant) for variant in variants], axis=0)
-    answer = sum(lab.rows.written(prompt, tuned=tuned) for tuned in (False, True)) / 2
-    return float(own) + answer / lab.costs.scoring(1.0), float(prefix)
+    own, prefix = np.mean([context.tokens_a_row(variant) for variant in variants], axis=0)
+    answer = sum(context.rows.written(prompt, tuned=tuned) for tuned in (False, True)) / 2
+    return float(own) + answer / context.costs.scoring(1.0), float(prefix)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cotune.cycle.budget.stopwatch import untimed
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.journal import attempt
 from cotune.embed import EmbedSettings, Standardizer, StaticEmbedder, TextEmbedder, closest_pairs
 from cotune.task.checks import Finding, Severity
@@ -29,13 +29,13 @@ _REFERENCE, _LEAST = 24, 4
 _SHARE, _MAX_CHARS, _SHOWN_CHARS, _SHOWN_IDS = 0.004, 400, 160, 6
 
 
-def check_neighbours(lab: Lab, *, wanted: bool = True) -> dict[str, Any]:
+def check_neighbours(context: RunContext, *, wanted: bool = True) -> dict[str, Any]:
     """Look for pairs of rows that are alike in meaning, within and across the splits; recorded as a ``neighbours`` step.
 
     Nothing is removed: paraphrases are what real inputs are made of, and whether a pair is one is a matter of degree.
 
     Args:
-        lab: where embedding happens.
+        context: where embedding happens.
         wanted: whether the config asks for it.
 
     Returns:
@@ -44,18 +44,18 @@ def check_neighbours(lab: Lab, *, wanted: bool = True) -> dict[str, Any]:
         ``test_rows`` (how many test rows that are), ``within_test`` (pairs), ``findings`` and ``tokens``; or ``skipped`` and
         why.
     """
-    task = lab.task
+    task = context.task
     rows = (*task.train, *task.dev)
     total = len(rows) + task.test.n
 
     def measure() -> dict[str, Any]:
         if not wanted:
             return {"skipped": "evaluate.neighbours is false"}
-        if not lab.can.hidden_states:
-            return {"skipped": f"{lab.scorer.name} answers behind an endpoint and cannot be seen into"}
+        if not context.can.hidden_states:
+            return {"skipped": f"{context.scorer.name} answers behind an endpoint and cannot be seen into"}
         if total > _MOST_ROWS:
             return {"skipped": f"they are looked for in up to {_MOST_ROWS:,} rows, and here are {total:,}"}
-        look = _Look(lab)
+        look = _Look(context)
         found = task.test.alike(rows, look.find)
         if not look.pairs:
             return {"skipped": look.why}
@@ -82,18 +82,18 @@ def check_neighbours(lab: Lab, *, wanted: bool = True) -> dict[str, Any]:
         return {**value, "findings": [asdict(finding) for finding in _findings(value, in_dev, bool(task.labels))]}
 
     def record() -> dict[str, Any]:
-        return {**attempt(lab.journal, measure), **lab.stopwatch.taken()}
+        return {**attempt(context.journal, measure), **context.stopwatch.taken()}
 
-    value: dict[str, Any] = untimed(lab.journal.step("neighbours", task.fingerprint, record))
-    lab.account.counts["tokens_embedded"] += int(value.get("tokens", 0))
+    value: dict[str, Any] = untimed(context.journal.step("neighbours", task.fingerprint, record))
+    context.account.counts["tokens_embedded"] += int(value.get("tokens", 0))
     return value
 
 
 class _Look:
     """Finds the pairs; keeps how many were looked at, what that cost, and why it was none."""
 
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
+    def __init__(self, context: RunContext) -> None:
+        self.context = context
         self.pairs = self.tokens = 0
         self.why = "no two rows have a word in common"
 
@@ -107,11 +107,11 @@ class _Look:
 
         def progress(tokens: int) -> None:
             told.append(tokens)
-            self.lab.watcher.progress("neighbours", "rows that are close by their words", tokens)
+            self.context.watcher.progress("neighbours", "rows that are close by their words", tokens)
 
         places = sorted({place for pair in candidates for place in pair})
-        embedder = TextEmbedder(self.lab.model, EmbedSettings(max_chars=_MAX_CHARS), progress=progress)
-        with self.lab.stopwatch:
+        embedder = TextEmbedder(self.context.model, EmbedSettings(max_chars=_MAX_CHARS), progress=progress)
+        with self.context.stopwatch:
             vectors = embedder.embed([texts[place] for place in places] + self._reference(texts))
         self.pairs, self.tokens = len(candidates), sum(told)
         # Centred on rows drawn at random as well: those of a single cluster of pairs have more in common than texts have.
@@ -122,13 +122,13 @@ class _Look:
 
     def _reference(self, texts: Sequence[str]) -> list[str]:
         """Texts of train, drawn at random."""
-        drawn = np.random.default_rng([self.lab.seed, 23]).permutation(len(self.lab.task.train))[:_REFERENCE]
+        drawn = np.random.default_rng([self.context.seed, 23]).permutation(len(self.context.task.train))[:_REFERENCE]
         return [texts[place] for place in drawn]
 
     def _candidates(self, rows: Sequence[Example], texts: Sequence[str]) -> list[tuple[int, int]]:
         """The pairs closest by their words, those across splits first; what is told as a duplicate anyway is left out."""
-        vectors = StaticEmbedder(self.lab.model).embed(texts)
-        train, dev = len(self.lab.task.train), len(self.lab.task.train) + len(self.lab.task.dev)
+        vectors = StaticEmbedder(self.context.model).embed(texts)
+        train, dev = len(self.context.task.train), len(self.context.task.train) + len(self.context.task.dev)
         ranges = {
             "train and test": (range(dev), range(dev, len(rows))),
             "train and dev": (range(train), range(train, dev)),
@@ -153,10 +153,10 @@ class _Look:
         return [pairs[turn] for turn in range(most) for pairs in chosen if turn < len(pairs)]
 
     def _length(self, text: str) -> int:
-        return len(self.lab.model.tokenizer(text)["input_ids"])
+        return len(self.context.model.tokenizer(text)["input_ids"])
 
     def _within_budget(self, pairs: list[tuple[int, int]], texts: Sequence[str]) -> list[tuple[int, int]]:
-        costs = self.lab.costs
+        costs = self.context.costs
         limit = _SHARE * costs.budget.amount
         head, tail = (self._length(part) for part in EmbedSettings().texts[0].split("{text}"))
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from cotune.cycle.candidate import Candidate
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.journal import attempt
 from cotune.model.adapters.prefix_reading import read_prefix
 
 _MOST = 256
 
 
-def measure_prefix(lab: Lab, candidate: Candidate) -> None:
+def measure_prefix(context: RunContext, candidate: Candidate) -> None:
     """Record as a ``prefix`` step what each token of a trained prefix stands for, how far it moved, and what it is near to.
 
     Nothing for any other adapter. It takes a look at the first layer alone, which a budget does not count.
     """
-    trained = lab.model.adapters.trained_prefix(candidate.adapter)
+    trained = context.model.adapters.trained_prefix(candidate.adapter)
     if trained is None:
         return
 
@@ -28,8 +28,8 @@ def measure_prefix(lab: Lab, candidate: Candidate) -> None:
                 "moved": None if token.moved is None else round(token.moved, 4),
                 "words": [[word, round(near, 3)] for word, near in token.words],
             }
-            for token in read_prefix(lab.model, trained)[:_MOST]
+            for token in read_prefix(context.model, trained)[:_MOST]
         ]
         return {"adapter_id": candidate.adapter, "prompt_id": candidate.prompt.id, "length": trained.length, "tokens": tokens}
 
-    lab.journal.step("prefix", [candidate.adapter], lambda: attempt(lab.journal, effect))
+    context.journal.step("prefix", [candidate.adapter], lambda: attempt(context.journal, effect))

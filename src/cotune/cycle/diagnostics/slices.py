@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cotune.cycle.budget.stopwatch import untimed
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.journal import attempt
 from cotune.cycle.search.trial import Measured
 from cotune.embed import centred
@@ -23,26 +23,26 @@ _FRAME_TOKENS = 16
 """About what the embedding's frame adds to a row."""
 
 
-def slicing_tokens(lab: Lab, near: Sequence[Example] = ()) -> int:
+def slicing_tokens(context: RunContext, near: Sequence[Example] = ()) -> int:
     """Tokens that the next :func:`measure_slices` will run; none once dev is embedded, which is done once a run."""
-    rows = (*(() if lab.vectors.dev_rows else lab.dev[:_MOST_ROWS]), *near)
-    return sum(_tokens_each(lab, rows))
+    rows = (*(() if context.vectors.dev_rows else context.dev[:_MOST_ROWS]), *near)
+    return sum(_tokens_each(context, rows))
 
 
-def _tokens_each(lab: Lab, rows: Sequence[Example]) -> list[int]:
-    return [lab.embedding_tokens(row.text, _FRAME_TOKENS) for row in rows]
+def _tokens_each(context: RunContext, rows: Sequence[Example]) -> list[int]:
+    return [context.embedding_tokens(row.text, _FRAME_TOKENS) for row in rows]
 
 
-def _fitting(lab: Lab, near: Sequence[Example], limit: float) -> int:
+def _fitting(context: RunContext, near: Sequence[Example], limit: float) -> int:
     """Dev rows that can be embedded within ``limit``, in the budget's unit, once ``near`` is; those that were once are free."""
-    if lab.vectors.dev_rows:
-        return lab.vectors.dev_rows if lab.costs.scoring(slicing_tokens(lab, near)) <= limit else 0
-    spent = sum(_tokens_each(lab, near)) + np.cumsum(_tokens_each(lab, lab.dev[:_MOST_ROWS]))
-    return int(sum(lab.costs.scoring(float(tokens)) <= limit for tokens in spent))
+    if context.vectors.dev_rows:
+        return context.vectors.dev_rows if context.costs.scoring(slicing_tokens(context, near)) <= limit else 0
+    spent = sum(_tokens_each(context, near)) + np.cumsum(_tokens_each(context, context.dev[:_MOST_ROWS]))
+    return int(sum(context.costs.scoring(float(tokens)) <= limit for tokens in spent))
 
 
 def measure_slices(
-    lab: Lab,
+    context: RunContext,
     measured: Measured,
     *,
     cycle: int | None = None,
@@ -52,10 +52,10 @@ def measure_slices(
     share: float = _SHARE,
     wanted: bool = True,
 ) -> dict[str, Any]:
-    """Cluster a candidate's failures on dev where the lab's embedder places them; recorded as a ``slices`` step.
+    """Cluster a candidate's failures on dev where the run's embedder places them; recorded as a ``slices`` step.
 
     Args:
-        lab: where embedding happens.
+        context: where embedding happens.
         measured: the candidate on all of dev, or on its first rows.
         cycle: of the search; None at its end.
         near: train rows whose closeness to the failures is asked for.
@@ -69,10 +69,12 @@ def measure_slices(
         for the number of rows, ``failures`` as places in the dev order, and ``examples``. With ``near`` also ``close``: row
         id to its similarity with the nearest failure. Or ``skipped`` and why.
     """
-    rows = lab.dev[: _fitting(lab, near, min(room, share * lab.costs.budget.amount))][: len(measured.evaluation.answers)]
+    rows = context.dev[: _fitting(context, near, min(room, share * context.costs.budget.amount))][
+        : len(measured.evaluation.answers)
+    ]
     correct, answers = measured.evaluation.correct[: len(rows)], measured.evaluation.answers[: len(rows)]
     failed = np.flatnonzero(correct == 0)
-    embedded = lab.vectors.dev_rows
+    embedded = context.vectors.dev_rows
     head: dict[str, Any] = {
         "cycle": cycle,
         "prompt_id": measured.candidate.prompt.id,
@@ -83,22 +85,22 @@ def measure_slices(
     def effect() -> dict[str, Any]:
         if not wanted:
             return {"skipped": "evaluate.slices is false"}
-        if len(lab.dev) < least:
-            return {"skipped": f"dev has {len(lab.dev)} rows, and fewer than {least} are too few to tell"}
+        if len(context.dev) < least:
+            return {"skipped": f"dev has {len(context.dev)} rows, and fewer than {least} are too few to tell"}
         if len(rows) < least:
             return {"skipped": "the budget has no room for embedding dev"}
         if len(failed) < LEAST_FAILURES:
             return {"skipped": f"{len(failed)} of {len(rows)} dev rows are wrong, too few to find anything in common"}
         texts = [row.text for row in rows]
-        own, ran = lab.vectors.of(rows)
+        own, ran = context.vectors.of(rows)
         # A run that resumes embeds dev again; what it costs was counted when it was first done.
         tokens = 0 if embedded else ran
         others = own[:0]
         if near:
-            others, ran = lab.vectors.texts([row.text for row in near])
+            others, ran = context.vectors.texts([row.text for row in near])
             tokens += ran
         vectors = centred(np.concatenate([own, others]))
-        found = error_slices(vectors[: len(rows)], texts, correct, groups=groups_of(rows), seed=lab.seed)
+        found = error_slices(vectors[: len(rows)], texts, correct, groups=groups_of(rows), seed=context.seed)
         value: dict[str, Any] = {"tokens": tokens, "rows": len(rows), "failures": len(failed)}
         value["slices"] = [_told(slice_.to_json(), rows, answers) for slice_ in found]
         if near:
@@ -109,11 +111,11 @@ def measure_slices(
     key = [measured.candidate.id, cycle, [row.id for row in rows], [row.id for row in near]]
 
     def record() -> dict[str, Any]:
-        return {**head, **attempt(lab.journal, effect), **lab.stopwatch.taken()}
+        return {**head, **attempt(context.journal, effect), **context.stopwatch.taken()}
 
-    recorded: dict[str, Any] = untimed(lab.journal.step("slices", key, record))
-    lab.account.counts["tokens_embedded"] += int(recorded["tokens"])
-    lab.vectors.paid_for_dev(int(recorded.get("rows", 0)))
+    recorded: dict[str, Any] = untimed(context.journal.step("slices", key, record))
+    context.account.counts["tokens_embedded"] += int(recorded["tokens"])
+    context.vectors.paid_for_dev(int(recorded.get("rows", 0)))
     return recorded
 
 

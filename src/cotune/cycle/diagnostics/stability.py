@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cotune.cycle.budget.stopwatch import untimed
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.allowance import FORMATS, LEAST_FORMATS, NOISE, Allowance, formats_row, noise_row, variants_of
 from cotune.cycle.journal import attempt
 from cotune.cycle.search.confirm import Confirmed
@@ -19,7 +19,7 @@ from cotune.errors import CotuneError
 from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.noise import Noise
-from cotune.evaluate.responses import Given
+from cotune.evaluate.responses import ModelOutputs
 from cotune.evaluate.robustness import robustness
 from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapters.slots import BASE
@@ -27,11 +27,11 @@ from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example, groups_of
 
 
-def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[str, Any]:
+def measure_noise(context: RunContext, confirmed: Confirmed, *, keep: float = 0.0) -> dict[str, Any]:
     """Have the winner answer the same dev rows in two kinds of batches; recorded as a ``noise`` step.
 
     Args:
-        lab: where scoring happens.
+        context: where scoring happens.
         confirmed: the frozen arms.
         keep: budget that must be left afterwards, in its unit.
 
@@ -39,37 +39,37 @@ def measure_noise(lab: Lab, confirmed: Confirmed, *, keep: float = 0.0) -> dict[
         What :meth:`Noise.as_dict` or :meth:`AnswerNoise.as_dict` gives, with ``tokens``; or ``skipped`` and why.
     """
     candidate = confirmed.chosen.candidate
-    if not lab.can.likelihoods:
+    if not context.can.likelihoods:
         elsewhere = {"skipped": "the model answers behind an endpoint, one row at a time"}
-        found: dict[str, Any] = lab.journal.step("noise", [candidate.id], lambda: elsewhere)
+        found: dict[str, Any] = context.journal.step("noise", [candidate.id], lambda: elsewhere)
         return found
-    own, prefix = noise_row(lab, candidate.prompt, tuned=candidate.adapter != BASE)
-    count = NOISE.rows(lab.costs, len(lab.dev), own, prefix, lab.left() - keep)
-    rows = lab.dev[:count]
-    odd = lab.answering.odd_rows(count)
+    own, prefix = noise_row(context, candidate.prompt, tuned=candidate.adapter != BASE)
+    count = NOISE.rows(context.costs, len(context.dev), own, prefix, context.left() - keep)
+    rows = context.dev[:count]
+    odd = context.answering.odd_rows(count)
 
     def measure() -> dict[str, Any]:
         if not count:
-            return {"skipped": _too_little(lab, NOISE)}
+            return {"skipped": _too_little(context, NOISE)}
 
         def told(tokens: int) -> None:
-            lab.watcher.progress("noise", candidate.prompt.text, tokens)
+            context.watcher.progress("noise", candidate.prompt.text, tokens)
 
         asked = (candidate.prompt, candidate.adapter, rows, candidate.decision)
-        with lab.stopwatch:
-            measured = lab.answering_by(candidate.own).noise(*asked, odd=odd, progress=told)
+        with context.stopwatch:
+            measured = context.answering_by(candidate.own).noise(*asked, odd=odd, progress=told)
         if measured is None:
-            return {"skipped": f"it is not measured with the metric {lab.task.metric}"}
+            return {"skipped": f"it is not measured with the metric {context.task.metric}"}
         found, tokens = measured
         return {**found.as_dict(), "batch_rows": [count, odd], "tokens": tokens}
 
     key = [candidate.id, [row.id for row in rows]]
 
     def record() -> dict[str, Any]:
-        return {**attempt(lab.journal, measure), **lab.stopwatch.taken()}
+        return {**attempt(context.journal, measure), **context.stopwatch.taken()}
 
-    value: dict[str, Any] = untimed(lab.journal.step("noise", key, record))
-    lab.account.counts[lab.answering.noise_tokens] += int(value.get("tokens", 0))
+    value: dict[str, Any] = untimed(context.journal.step("noise", key, record))
+    context.account.counts[context.answering.noise_tokens] += int(value.get("tokens", 0))
     return value
 
 
@@ -82,13 +82,13 @@ def noise_of(recorded: dict[str, Any]) -> Noise | AnswerNoise | None:
     return Noise(**{name: recorded[name] for name in Noise.__dataclass_fields__})
 
 
-def measure_robustness(lab: Lab, confirmed: Confirmed, *, wanted: bool = True, keep: float = 0.0) -> dict[str, Any]:
+def measure_robustness(context: RunContext, confirmed: Confirmed, *, wanted: bool = True, keep: float = 0.0) -> dict[str, Any]:
     """Score the winning prompt in other formats, with the base model and with the tuned one; a ``robustness`` step.
 
     After a refit, of weights or of a head, it is the adapter before it that is measured, as the refit has seen the dev rows.
 
     Args:
-        lab: where scoring happens.
+        context: where scoring happens.
         confirmed: the frozen arms.
         wanted: whether the config asks for it.
         keep: budget that must be left afterwards, in its unit.
@@ -100,50 +100,50 @@ def measure_robustness(lab: Lab, confirmed: Confirmed, *, wanted: bool = True, k
     """
     winner, base = confirmed.chosen, confirmed.arms.get("best_prompt", confirmed.chosen)
     prompt = winner.candidate.prompt
-    variants = variants_of(lab, prompt)
+    variants = variants_of(context, prompt)
     rows: tuple[Example, ...] = ()
     if not wanted:
         why = "evaluate.robustness is false"
-    elif lab.grader is not None:
+    elif context.grader is not None:
         why = f"the judge would have to grade every row in up to {FORMATS.passes} ways"
     elif winner.candidate.adapter == BASE:
         why = "the winner is the base model itself"
     elif len(variants) < LEAST_FORMATS:
         why = "the winning prompt has hardly anything that could be formatted in another way"
     else:
-        own, prefix = formats_row(lab, prompt, variants)
-        rows = lab.dev[: FORMATS.rows(lab.costs, len(lab.dev), own, prefix, lab.left() - keep)]
-        why = "" if rows else _too_little(lab, FORMATS)
+        own, prefix = formats_row(context, prompt, variants)
+        rows = context.dev[: FORMATS.rows(context.costs, len(context.dev), own, prefix, context.left() - keep)]
+        why = "" if rows else _too_little(context, FORMATS)
     found: dict[str, Any] = {"skipped": why}
     if rows:
-        found = attempt(lab.journal, lambda: _over_formats(lab, base, winner, variants, rows))
+        found = attempt(context.journal, lambda: _over_formats(context, base, winner, variants, rows))
     key = [winner.candidate.id, [p.id for p in variants], [row.id for row in rows]]
-    recorded: dict[str, Any] = lab.journal.step("robustness", key, lambda: found)
+    recorded: dict[str, Any] = context.journal.step("robustness", key, lambda: found)
     return recorded
 
 
 def _over_formats(
-    lab: Lab, base: Measured, winner: Measured, variants: Sequence[Prompt], rows: Sequence[Example]
+    context: RunContext, base: Measured, winner: Measured, variants: Sequence[Prompt], rows: Sequence[Example]
 ) -> dict[str, Any]:
-    def judged(measured: Measured, scores: Given) -> Evaluation:
+    def judged(measured: Measured, scores: ModelOutputs) -> Evaluation:
         rule = measured.candidate.decision
         # A bias belongs to a format and needs no labels: kept as it was, it would make the model look pickier than it is.
-        return lab.judge(scores, rows, lab.bias(scores) if rule.kind == "bias" else rule)
+        return context.judge(scores, rows, context.bias(scores) if rule.kind == "bias" else rule)
 
     def arm(measured: Measured, prompt: Prompt) -> ArmScores:
-        if lab.journal.upcoming == "robustness":
+        if context.journal.upcoming == "robustness":
             # An earlier session failed here and recorded so; a run that goes on must not do more than it did.
             raise CotuneError("the measurement was given up before")
-        found = judged(measured, lab.scores(prompt, measured.candidate.adapter, rows, "robustness"))
+        found = judged(measured, context.scores(prompt, measured.candidate.adapter, rows, "robustness"))
         return ArmScores(found.values, counts=found.counts)
 
     before, after = ([arm(measured, prompt) for prompt in variants] for measured in (base, winner))
     result = robustness(
         before,
         after,
-        metric=lab.task.measure.aggregate or "mean",
+        metric=context.task.measure.aggregate or "mean",
         groups=groups_of(rows),
-        seed=lab.seed,
+        seed=context.seed,
     )
     # Where finalists alone write on dev, the base model wrote nothing there.
     as_it_is = {name: judged(measured, measured.scores[: len(rows)]) for name, measured in (("base", base), ("tuned", winner))}
@@ -151,7 +151,7 @@ def _over_formats(
     return {**result.as_dict(), "own": own, "prompts": [prompt.to_json() for prompt in variants]}
 
 
-def _too_little(lab: Lab, allowance: Allowance) -> str:
-    if len(lab.dev) < allowance.least:
-        return f"dev has {len(lab.dev)} rows, and fewer than {allowance.least} are too few to tell"
+def _too_little(context: RunContext, allowance: Allowance) -> str:
+    if len(context.dev) < allowance.least:
+        return f"dev has {len(context.dev)} rows, and fewer than {allowance.least} are too few to tell"
     return f"the budget has no room for {allowance.least} rows, answered {allowance.passes} times each"

@@ -45,7 +45,7 @@ class _Bad:
         return "".join(f"; {name}, {why}" for name, why in self.shown)
 
 
-def check_golds(config: RunConfig, task: Task) -> Task:
+def check_references(config: RunConfig, task: Task) -> Task:
     """Refuse a schema that cannot be kept, and tell of right answers that could never be written.
 
     A model on this machine is held to the grammar of the outputs; one behind an endpoint is asked to keep to the schema, by
@@ -117,9 +117,9 @@ def _long(task: Task, length: Callable[[str], int], limit: int, key: str) -> lis
     findings = []
     for bad in _bad_rows(task, lambda text: f"{length(text):,} tokens" if length(text) > limit else ""):
         what = f"{bad.count:,} of {bad.total:,} {bad.split} rows have an output of more than {limit:,} tokens"
-        mend = f"Raise it to {longest + 1:,} or more, or leave it out."
+        hint = f"Raise it to {longest + 1:,} or more, or leave it out."
         if bad.most and bad.split != "test" and task.output.constraint is not None:
-            raise InputError(f"{what}, and an answer may have no more{bad.told}", where=key, mend=mend)
+            raise InputError(f"{what}, and an answer may have no more{bad.told}", where=key, hint=hint)
         message = f"{what}, the most that an answer may have ({key}), so that answers to them are cut; they stay{bad.told}"
         findings.append(Finding(f"long_outputs_in_{bad.split}", "warning", message, bad.count, bad.ids))
     return findings
@@ -138,14 +138,14 @@ def _refusal(bad: _Bad, config: RunConfig, task: Task) -> InputError:
     return InputError(
         f"{bad.count:,} of {bad.total:,} {bad.split} rows have an output that can never be written{bad.told}",
         where=f"the outputs of {bad.split}",
-        mend=task.output.kind.unwritable_hint(schema_given=config.output.json_schema is not None),
+        hint=task.output.kind.unwritable_hint(schema_given=config.output.json_schema is not None),
     )
 
 
 def _invalid(output: Output, place: str) -> Problem:
     """What a model behind an endpoint cannot give: an answer that is none of the output's type."""
     if output.schema is not None and (wrong := schema_problem(output.schema)):
-        raise InputError(f"answers cannot be checked against it ({wrong})", where=place, mend="Give a simpler output.schema.")
+        raise InputError(f"answers cannot be checked against it ({wrong})", where=place, hint="Give a simpler output.schema.")
     return lambda text: "" if output.fits(text) else "which does not fit the schema"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cotune.cycle.candidate import Candidate
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.heuristics import HEURISTICS
@@ -19,14 +19,14 @@ from cotune.cycle.search.trial import Measured
 from cotune.cycle.search.untuned import as_it_was
 from cotune.evaluate.attribution import PREVIOUS
 from cotune.evaluate.decision import BY_PROBE
-from cotune.evaluate.responses import LabelsGiven
+from cotune.evaluate.responses import LabelOutputs
 from cotune.model.adapters.slots import BASE
 from cotune.probe.cross_fitting import tempered
 from cotune.task.example import Example
 
 
 def confirm_labels(
-    lab: Lab, search: LabelSearch, trials: Trials, prices: Prices, *, previous: Previous | None = None
+    context: RunContext, search: LabelSearch, trials: Trials, prices: Prices, *, previous: Previous | None = None
 ) -> Confirmed:
     """Fit the arms to all labelled rows and settle them.
 
@@ -34,23 +34,23 @@ def confirm_labels(
     dev comes from probes and weights that have seen the other labelled rows only.
 
     Args:
-        lab: where effects happen.
+        context: where effects happen.
         search: what was found.
         trials: fits read-outs and tunes.
         prices: what the final tuning costs.
         previous: what was taken over from an earlier bundle.
     """
-    rows = labelled_rows(lab)
+    rows = labelled_rows(context)
     winner = search.winner
     assert winner is not None
-    before = [as_it_was(lab, previous.candidate)] if previous else []
-    seed_frozen = _frozen_evidence(lab, search, trials, search.seed)
+    before = [as_it_was(context, previous.candidate)] if previous else []
+    seed_frozen = _frozen_evidence(context, search, trials, search.seed)
     best_fit = search.best_frozen
-    only_frozen = _frozen_evidence(lab, search, trials, best_fit)
-    prompt_frozen = _frozen_evidence(lab, search, trials, winner.fit)
+    only_frozen = _frozen_evidence(context, search, trials, best_fit)
+    prompt_frozen = _frozen_evidence(context, search, trials, winner.fit)
     tuned = winner if winner.tuned else search.of(winner.fit.prompt.id, tuned=True)
     seed_tuned = search.of(search.seed.prompt.id, tuned=True)
-    frozen = {e.fit.prompt.id: _settled_frozen(lab, trials, e, rows) for e in (seed_frozen, only_frozen, prompt_frozen)}
+    frozen = {e.fit.prompt.id: _settled_frozen(context, trials, e, rows) for e in (seed_frozen, only_frozen, prompt_frozen)}
     arms = {
         "seed_prompt": frozen[search.seed.prompt.id],
         "prompt_only": frozen[best_fit.prompt.id],
@@ -63,24 +63,24 @@ def confirm_labels(
         behind = 0.0
         if search.finals and search.seed is not winner.fit:
             behind = prices.final(search.seed, len(rows), search.epochs * (2 if seed_tuned is None else 1))
-        reached = _settled_tuned(lab, search, trials, winner, rows, keep + behind)
+        reached = _settled_tuned(context, search, trials, winner, rows, keep + behind)
     if seed_tuned is not None and seed_tuned is winner:
         arms["seed_tuned"] = reached or arms["seed_prompt"]
     elif recipe is not None and (seed_tuned is not None or search.finals):
         # Where the seed prompt had no trial of its own it is tuned as the winner was, and not judged on dev.
         arms["seed_tuned"] = (
-            _settled_tuned(lab, search, trials, seed_tuned or _like(recipe, seed_frozen), rows, keep) or arms["seed_prompt"]
+            _settled_tuned(context, search, trials, seed_tuned or _like(recipe, seed_frozen), rows, keep) or arms["seed_prompt"]
         )
     else:
         arms["seed_tuned"] = arms["seed_prompt"]
-    chosen = _measured_first(lab, trials, winner)
+    chosen = _measured_first(context, trials, winner)
     arms["best_tuned"] = reached if reached is not None else arms["best_prompt"]
     if before and before[0].rank > chosen.rank:
         chosen = before[0]
         arms["best_tuned"] = before[0]
     arms |= {PREVIOUS: before[0]} if before else {}
-    considered = {m.candidate.id: m for m in (*before, *(_measured_first(lab, trials, e) for e in search.evidence), chosen)}
-    return settle(lab, arms, list(considered.values()), chosen)
+    considered = {m.candidate.id: m for m in (*before, *(_measured_first(context, trials, e) for e in search.evidence), chosen)}
+    return settle(context, arms, list(considered.values()), chosen)
 
 
 def _like(recipe: Evidence, frozen: Evidence) -> Evidence:
@@ -98,24 +98,24 @@ def _like(recipe: Evidence, frozen: Evidence) -> Evidence:
     )
 
 
-def _frozen_evidence(lab: Lab, search: LabelSearch, trials: Trials, fit: PromptFit) -> Evidence:
+def _frozen_evidence(context: RunContext, search: LabelSearch, trials: Trials, fit: PromptFit) -> Evidence:
     """How a frozen probe did on dev, judged now where the search had no need to."""
     if (found := search.of(fit.prompt.id, tuned=False)) is not None:
         return found
-    made = trials.frozen(fit, lab.train_sample)
-    table = tempered(trials.log_probs(made, lab.dev, "judge")["refit"], fit.found.temperature)
+    made = trials.frozen(fit, context.train_sample)
+    table = tempered(trials.log_probs(made, context.dev, "judge")["refit"], fit.found.temperature)
     return Evidence(fit, 0.0, "refit", fit.found.temperature, fit.losses, fit.found.best.correct, made, table)
 
 
-def _settled_frozen(lab: Lab, trials: Trials, evidence: Evidence, rows: Sequence[Example]) -> Measured:
+def _settled_frozen(context: RunContext, trials: Trials, evidence: Evidence, rows: Sequence[Example]) -> Measured:
     """A prompt's probe fitted to all rows, with what the one fitted to train gave on dev."""
     fit = evidence.fit
     made = trials.frozen(fit, rows)
-    return _as_measured(lab, _saved(lab, made, evidence, "final"), made, evidence)
+    return _as_measured(context, _saved(context, made, evidence, "final"), made, evidence)
 
 
 def _settled_tuned(
-    lab: Lab, search: LabelSearch, trials: Trials, evidence: Evidence, rows: Sequence[Example], keep: float
+    context: RunContext, search: LabelSearch, trials: Trials, evidence: Evidence, rows: Sequence[Example], keep: float
 ) -> Measured | None:
     """A tuned prompt, tuned on from its trial's weights on all rows where there is room; None where that diverged.
 
@@ -127,42 +127,42 @@ def _settled_tuned(
         tried = made.adapter != BASE
         steps = trials.steps_of(evidence.epochs, len(rows))
         if not tried:
-            steps += trials.steps_of(evidence.epochs, len(lab.train_sample))
+            steps += trials.steps_of(evidence.epochs, len(context.train_sample))
         # Of few rows a head that is fitted anew to the tuned states of these rows may lose what the trial's had learnt (TREC-6,
         # 64 rows, one draw: 0.64 against 0.73); of many it is better (TREC-6, 500 rows, one draw: 0.913 against 0.907).
         after = made if tried and len(rows) < HEURISTICS.few_rows else None
         start = made.adapter if tried else evidence.start
         # An order of rows unlike the trial's.
-        found = trials.tune(fit, rows, steps, stage="final", start=start, after=after, keep=keep, seed=lab.seed + 1)
+        found = trials.tune(fit, rows, steps, stage="final", start=start, after=after, keep=keep, seed=context.seed + 1)
         if found is None:
             return None
         made = replace(found, steps=found.steps + (made.steps if tried else 0))
-    return _as_measured(lab, _saved(lab, made, evidence, "final"), made, evidence)
+    return _as_measured(context, _saved(context, made, evidence, "final"), made, evidence)
 
 
-def _measured_first(lab: Lab, trials: Trials, evidence: Evidence) -> Measured:
+def _measured_first(context: RunContext, trials: Trials, evidence: Evidence) -> Measured:
     """What was judged on dev, with its own weights: what later measurements on dev may ask."""
     made = evidence.first
-    return _as_measured(lab, _saved(lab, made, evidence, "judged"), made, evidence)
+    return _as_measured(context, _saved(context, made, evidence, "judged"), made, evidence)
 
 
-def _as_measured(lab: Lab, adapter: str, made: Fitted, evidence: Evidence) -> Measured:
-    given = LabelsGiven(evidence.dev_log_probs)
+def _as_measured(context: RunContext, adapter: str, made: Fitted, evidence: Evidence) -> Measured:
+    given = LabelOutputs(evidence.dev_log_probs)
     candidate = Candidate(made.prompt, adapter, BY_PROBE, made.steps)
-    return Measured(candidate, lab.judge(given, lab.dev, BY_PROBE), given)
+    return Measured(candidate, context.judge(given, context.dev, BY_PROBE), given)
 
 
-def _saved(lab: Lab, made: Fitted, evidence: Evidence, stage: str) -> str:
+def _saved(context: RunContext, made: Fitted, evidence: Evidence, stage: str) -> str:
     """Id of the weights with the read-out that was chosen."""
     kind = evidence.readout if evidence.readout in made.probes else next(iter(made.probes))
-    return save_readout(lab, made, kind, evidence.temperature, stage)
+    return save_readout(context, made, kind, evidence.temperature, stage)
 
 
-def save_readout(lab: Lab, made: Fitted, kind: ReadoutKind, temperature: float, stage: str) -> str:
+def save_readout(context: RunContext, made: Fitted, kind: ReadoutKind, temperature: float, stage: str) -> str:
     """Save weights with one of their read-outs in the run's folder; a ``probe`` step.
 
     Args:
-        lab: whose folder.
+        context: whose folder.
         made: weights and read-outs.
         kind: which of these.
         temperature: what its logits are divided by.
@@ -172,7 +172,7 @@ def save_readout(lab: Lab, made: Fitted, kind: ReadoutKind, temperature: float, 
         The id of the two together.
     """
     probe = warmed(made.probes[kind], temperature)
-    folder, adapters = lab.folder / "adapters", lab.model.adapters
+    folder, adapters = context.folder / "adapters", context.model.adapters
 
     def effect() -> dict[str, object]:
         return {
@@ -185,7 +185,7 @@ def save_readout(lab: Lab, made: Fitted, kind: ReadoutKind, temperature: float, 
             "adapter_id": adapters.add_probe(made.adapter, probe, folder),
         }
 
-    value = lab.journal.step("probe", [stage, made.prompt.id, made.adapter, made.layer, kind], effect)
+    value = context.journal.step("probe", [stage, made.prompt.id, made.adapter, made.layer, kind], effect)
     adapter = str(value["adapter_id"])
     if not (folder / adapter).is_dir():
         adapters.add_probe(made.adapter, probe, folder)

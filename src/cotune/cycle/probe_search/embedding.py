@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.errors import DivergedError
 from cotune.files import content_hash
 from cotune.model.engine.facts import engine_facts
@@ -24,16 +24,16 @@ class Embedding:
     Tokens are charged by the share of the layers that ran, so that a pass that ends early costs less of a token budget too.
 
     Args:
-        lab: where effects happen.
+        context: where effects happen.
 
     Attributes:
         layers: numbers of the layers whose states are kept where none are named.
     """
 
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
-        self.layers = layers_of_interest(lab.model.depth)
-        self._store = StateStore(lab.folder / "states")
+    def __init__(self, context: RunContext) -> None:
+        self.context = context
+        self.layers = layers_of_interest(context.model.depth)
+        self._store = StateStore(context.folder / "states")
         self._known: dict[tuple[str, str], dict[str, tuple[tuple[int, ...], NDArray[np.float16]]]] = {}
 
     def states(
@@ -58,7 +58,7 @@ class Embedding:
             DivergedError: a state is not finite.
         """
         wanted = tuple(self.layers if layers is None else layers)
-        bare = self.lab.model.adapters.without_probe(adapter)
+        bare = self.context.model.adapters.without_probe(adapter)
         known = self._known.setdefault((prompt.id, bare), {})
         missing = [row for row in rows if row.id not in known or not set(wanted) <= set(known[row.id][0])]
         if missing:
@@ -72,11 +72,11 @@ class Embedding:
 
     def share(self, layers: Sequence[int] | None = None) -> float:
         """Share of the model's layers that a pass runs."""
-        return max(self.layers if layers is None else layers) / self.lab.model.depth
+        return max(self.layers if layers is None else layers) / self.context.model.depth
 
     def _embed(self, prompt: Prompt, adapter: str, rows: Sequence[Example], layers: tuple[int, ...], stage: str) -> Half:
-        lab, model = self.lab, self.lab.model
-        rendered = lab.answering.render(prompt, rows)
+        context, model = self.context, self.context.model
+        rendered = context.answering.render(prompt, rows)
         sequences = [row.prompt_ids for row in rendered]
         name = content_hash(
             {"model": model.fingerprint, "adapter": adapter, "ids": sequences, "layers": layers, **engine_facts(model)}, 32
@@ -84,7 +84,7 @@ class Embedding:
         kept: list[Half] = []
 
         def told(tokens: int) -> None:
-            lab.watcher.progress(stage, prompt.text, round(tokens * self.share(layers)))
+            context.watcher.progress(stage, prompt.text, round(tokens * self.share(layers)))
 
         def compute() -> tuple[Half, int]:
             ran: list[int] = []
@@ -115,8 +115,8 @@ class Embedding:
                 "seconds": round(time.monotonic() - started, 3),
             }
 
-        value = lab.journal.step("embed", [prompt.id, adapter, [row.id for row in rows], list(layers)], effect)
-        lab.charge(value, "tokens_embedded", lab.costs.saw_scoring)
+        value = context.journal.step("embed", [prompt.id, adapter, [row.id for row in rows], list(layers)], effect)
+        context.charge(value, "tokens_embedded", context.costs.saw_scoring)
         if not kept:
             stored = self._store.get(name)
             kept.append(compute()[0] if stored is None or stored.shape[:2] != (len(layers), len(rows)) else stored)
@@ -128,10 +128,10 @@ class Embedding:
 
     def row_cost(self, prompt: Prompt, rows: int, *, layers: Sequence[int] | None = None) -> float:
         """Cost of embedding so many rows under a prompt, in the budget's unit."""
-        sample = self.lab.answering.render(prompt, self.lab.train_sample[:16])
+        sample = self.context.answering.render(prompt, self.context.train_sample[:16])
         prefix = shared_prefix([row.prompt_ids for row in sample])
         own = sum(len(row.prompt_ids) + row.looked_up for row in sample) / len(sample) - prefix
-        return self.lab.costs.scoring((rows * own + prefix) * self.share(layers))
+        return self.context.costs.scoring((rows * own + prefix) * self.share(layers))
 
 
 def _of_layers(stored: tuple[int, ...], states: NDArray[np.float16], wanted: tuple[int, ...]) -> NDArray[np.float16]:

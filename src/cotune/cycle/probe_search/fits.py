@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.heuristics import HEURISTICS
-from cotune.evaluate.responses import gold_indices
+from cotune.evaluate.responses import label_indices
 from cotune.probe.cross_fitting import CrossFit, cross_fit, standardised
 from cotune.probe.logistic import fit_logistic
 from cotune.probe.readout import Probe
@@ -50,7 +50,7 @@ class PromptFit:
 
 
 def fit_prompt(
-    lab: Lab,
+    context: RunContext,
     prompt: Prompt,
     rows: Sequence[Example],
     states: NDArray[np.float16],
@@ -62,7 +62,7 @@ def fit_prompt(
     """Cross-fit a prompt's probe on rows, those aside that the prompt shows with their labels.
 
     Args:
-        lab: whose task and seed count.
+        context: whose task and seed count.
         prompt: how the states were asked for.
         rows: labelled rows.
         states: ``[layers, rows, width]``.
@@ -73,18 +73,18 @@ def fit_prompt(
     usable = {row.id for row in not_shown(prompt, rows)}
     places = np.array([i for i, row in enumerate(rows) if row.id in usable], dtype=np.int64)
     chosen = tuple(rows[i] for i in places)
-    vectors = word_vectors(lab, prompt) if layers[-1] == lab.model.depth else None
+    vectors = word_vectors(context, prompt) if layers[-1] == context.model.depth else None
     groups = groups_of(chosen)
     found = cross_fit(
         states[:, places],
-        gold_indices(chosen, lab.task),
-        classes=len(lab.task.labels),
+        label_indices(chosen, context.task),
+        classes=len(context.task.labels),
         layers=layers,
         groups=None if groups is None else groups.tolist(),
         words=None if vectors is None else states[-1, places].astype(np.float32) @ vectors.T,
         keep=keep,
         repeats=repeats,
-        seed=lab.seed,
+        seed=context.seed,
     )
     return PromptFit(prompt, chosen, places, found)
 
@@ -96,19 +96,19 @@ def difference(first: PromptFit, second: PromptFit) -> Floats:
     return found
 
 
-def word_vectors(lab: Lab, prompt: Prompt) -> NDArray[np.float32] | None:
+def word_vectors(context: RunContext, prompt: Prompt) -> NDArray[np.float32] | None:
     """``[labels, width]`` weights that give the logits of the labels' words from a last hidden state of unit size.
 
     They are the output vectors of the words' first tokens, which differ between labels or there are none; their mean over
     labels is taken away, which no comparison of labels sees.
     """
-    labels = lab.task.labels
+    labels = context.task.labels
     if len(labels) > HEURISTICS.most_words:
         return None
-    first = [completion[0] for completion in lab.answering.render(prompt, lab.train_sample[:1])[0].completions]
+    first = [completion[0] for completion in context.answering.render(prompt, context.train_sample[:1])[0].completions]
     if len(set(first)) < len(labels):
         return None
-    found = lab.model.output_vectors(first)
+    found = context.model.output_vectors(first)
     centred: NDArray[np.float32] = found - found.mean(axis=0)
     return centred
 
@@ -141,6 +141,6 @@ def head_from(probe: Probe, states: NDArray[np.float16]) -> StartHead:
     return StartHead(weight * spread, probe.bias + weight @ mean, mean, spread)
 
 
-def probe_of(lab: Lab, head: StartHead, layer: int) -> Probe:
+def probe_of(context: RunContext, head: StartHead, layer: int) -> Probe:
     """A head as a probe of the task's labels."""
-    return Probe(lab.task.labels, *head.folded(), layer)
+    return Probe(context.task.labels, *head.folded(), layer)

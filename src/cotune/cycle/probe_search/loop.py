@@ -1,4 +1,4 @@
-"""The cycle for label tasks on a local model: race prompts by probes, tune below the best, breed, go round."""
+"""The cycle for label tasks on a local model: race prompts by probes, tune below the best, mutate, go round."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cotune.config import RunConfig
 from cotune.cycle.candidate import Candidate
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.finish import ASKED
 from cotune.cycle.probe_search.embedding import Embedding
@@ -24,7 +24,7 @@ from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.pool import next_pool, opening_pool
 from cotune.cycle.search.trial import Measured
 from cotune.evaluate.decision import BY_PROBE
-from cotune.evaluate.responses import LabelsGiven, gold_indices
+from cotune.evaluate.responses import LabelOutputs, label_indices
 from cotune.evaluate.stats.cross_fitted import corrected_error
 from cotune.model.adapters.slots import BASE
 from cotune.probe.cross_fitting import tempered
@@ -37,7 +37,7 @@ class LabelLoop:
     """Runs the cycle until the budget ends or nothing gains.
 
     Args:
-        lab: where effects happen.
+        context: where effects happen.
         config: the run's config.
         own: the seed prompt first, then further prompts of the user's.
         embedding: embeds rows and keeps their states.
@@ -49,7 +49,7 @@ class LabelLoop:
 
     def __init__(
         self,
-        lab: Lab,
+        context: RunContext,
         config: RunConfig,
         own: Sequence[Prompt],
         embedding: Embedding,
@@ -58,22 +58,22 @@ class LabelLoop:
         first_verdict: Callable[[LabelSearch], None] = lambda search: None,
         better: Callable[[Evidence], None] = lambda evidence: None,
     ) -> None:
-        self.lab, self.config, self.own, self.previous = lab, config, list(own), previous
+        self.context, self.config, self.own, self.previous = context, config, list(own), previous
         self.embedding, self.trials, self._told, self._better = embedding, trials, first_verdict, better
         self._kept: Evidence | None = None
-        self.prices = Prices(lab, embedding, trials, config)
-        self.guide = Guide(lab, config)
-        self.rows = labelled_rows(lab)
-        self.splits = splits_of(lab)
+        self.prices = Prices(context, embedding, trials, config)
+        self.guide = Guide(context, config)
+        self.rows = labelled_rows(context)
+        self.splits = splits_of(context)
         self._cycle = 1
-        self._first_rows = max(HEURISTICS.first_rows, HEURISTICS.first_rows_a_label * len(lab.task.labels))
+        self._first_rows = max(HEURISTICS.first_rows, HEURISTICS.first_rows_a_label * len(context.task.labels))
 
     def run(self) -> LabelSearch:
         """Go round."""
         search = self._first_race()
         self._told(search)
         self._plan(search)
-        if self.lab.finish_asked():
+        if self.context.finish_asked():
             search.stopped, search.epochs = ASKED, 0.0
             self._record(search, search.base_race, pool=len(search.proposals))
             return search
@@ -82,7 +82,7 @@ class LabelLoop:
         lost = 0
         while lost < HEURISTICS.patience and len(search.cycles) < self.config.search.max_cycles:
             before = search.winner
-            if self.lab.finish_asked():
+            if self.context.finish_asked():
                 search.stopped = ASKED
                 break
             if not self._next_cycle(search):
@@ -95,7 +95,7 @@ class LabelLoop:
                 if lost >= HEURISTICS.patience
                 else f"search.max_cycles={self.config.search.max_cycles}"
             )
-        self.lab.expect_end(self._owed(search))
+        self.context.expect_end(self._owed(search))
         return search
 
     def _keep(self, search: LabelSearch) -> None:
@@ -107,12 +107,12 @@ class LabelLoop:
     # The first cycle ----------------------------------------------------------------------------------------------
 
     def _first_race(self) -> LabelSearch:
-        lab, config, previous = self.lab, self.config, self.previous
+        context, config, previous = self.context, self.config, self.previous
         # The first passes of a process are slow; what they teach is needed for the size of the race.
         self.embedding.states(self.own[0], BASE, self.rows[: min(HEURISTICS.first_rows, len(self.rows))], "race")
         count = self._affordable_pool()
         proposals = opening_pool(
-            lab,
+            context,
             self.own,
             count,
             demonstrations=config.search.demonstrations,
@@ -123,9 +123,9 @@ class LabelLoop:
         prompts = [p.prompt for p in proposals]
         always = [self.own[0], *([previous.prompt] if previous else [])]
         # Passes are slow at first and are priced while the race goes on; on a machine that slows it must still end.
-        ends = lab.left() - HEURISTICS.race_over * self._race_room()
+        ends = context.left() - HEURISTICS.race_over * self._race_room()
         race = race_probes(
-            lab,
+            context,
             self.embedding,
             prompts,
             self.rows,
@@ -133,7 +133,7 @@ class LabelLoop:
             cycle=1,
             always=always,
             first_rows=self._first_rows,
-            affordable=lambda rows: self._embedding_cost(rows) <= lab.left() - ends,
+            affordable=lambda rows: self._embedding_cost(rows) <= context.left() - ends,
         )
         fits = {name: race.fits[name] for name in race.ranking if race.rows[name] == len(self.rows)}
         search = LabelSearch({p.prompt.id: p for p in proposals}, race, fits, fits[self.own[0].id])
@@ -153,7 +153,7 @@ class LabelLoop:
 
     def _race_room(self) -> float:
         """What the first race may take of the budget."""
-        budget = self.lab.costs.budget
+        budget = self.context.costs.budget
         room = HEURISTICS.race_share * budget.amount
         return min(room, HEURISTICS.race_seconds) if budget.kind == "time" else room
 
@@ -169,11 +169,11 @@ class LabelLoop:
         Raises:
             BudgetError: the arms cannot be tested.
         """
-        lab, winner = self.lab, search.best_frozen
-        left = lab.left()
+        context, winner = self.context, search.best_frozen
+        left = context.left()
         least = self.prices.test(search.seed, winner, winner, tuned=False, words=False)
         if left < least:
-            raise too_small(lab, f"the test of {lab.task.test.n} rows", least, left)
+            raise too_small(context, f"the test of {context.task.test.n} rows", least, left)
         reserve = self.prices.test(search.seed, winner, winner)
         # The trial's weights are tuned on at the end, so that each of the two takes half.
         wanted = max(1.0, HEURISTICS.epochs(len(self.rows), self.config.tune.max_epochs) / 2)
@@ -193,7 +193,7 @@ class LabelLoop:
             epochs, finals = next(((e, f) for e, f in ways if needed(e, f) <= room), (0.0, False))
             steps = self.trials.steps_of(epochs, len(self.rows)) if epochs else 0
             kept = reserve if epochs else min(left, self.prices.test(search.seed, winner, winner, tuned=False))
-            unit = lab.costs.budget.unit
+            unit = context.costs.budget.unit
             text = [
                 f"tune layers below {winner.found.layer} for {epochs:g} epochs, {steps} steps, on {len(self.splits)} "
                 f"{'splits' if len(self.splits) > 1 else 'split'}"
@@ -201,11 +201,11 @@ class LabelLoop:
                 + f": about {needed(epochs, finals):,.0f} {unit}"
                 if epochs
                 else f"no tuning: an epoch needs about {needed(1.0, False):,.0f} {unit}, {max(0.0, room):,.0f} {unit} left",
-                f"keep {kept:,.0f} {unit} for {lab.task.test.n} test rows and the report",
+                f"keep {kept:,.0f} {unit} for {context.task.test.n} test rows and the report",
             ]
             return {"epochs": epochs, "finals": finals, "target_steps": steps, "reserve": round(kept, 2), "text": text}
 
-        value = lab.journal.step("plan", [lab.task.fingerprint, lab.costs.budget.amount], effect)
+        value = context.journal.step("plan", [context.task.fingerprint, context.costs.budget.amount], effect)
         search.epochs, search.finals = float(value["epochs"]), bool(value["finals"])
 
     def _first_trials(self, search: LabelSearch) -> None:
@@ -226,8 +226,8 @@ class LabelLoop:
     # Later cycles -------------------------------------------------------------------------------------------------
 
     def _next_cycle(self, search: LabelSearch) -> bool:
-        """Breed, race on frozen states, tune the best child; False where there is no room."""
-        lab, number = self.lab, len(search.cycles) + 1
+        """Mutate, race on frozen states, tune the best child; False where there is no room."""
+        context, number = self.context, len(search.cycles) + 1
         self._cycle = number
         winner = search.winner
         assert winner is not None
@@ -240,13 +240,13 @@ class LabelLoop:
             count -= 1
         cost = self._race_cost(count) + 1.1 * trial
         if cost > room:
-            unit = lab.costs.budget.unit
+            unit = context.costs.budget.unit
             search.stopped = f"the rest is reserved for the test: a cycle needs {cost:,.0f} {unit}, {max(0.0, room):,.0f} left"
             return False
         parents = self._parents(search)
         guided = self.guide.look(number, self._on_dev(winner), [p.prompt for p in search.proposals.values()])
         children = next_pool(
-            lab,
+            context,
             number,
             parents,
             count,
@@ -262,7 +262,14 @@ class LabelLoop:
         search.proposals.update({p.prompt.id: p for p in children})
         field_ = list({p.id: p for p in (winner.fit.prompt, *(c.prompt for c in children))}.values())
         race = race_probes(
-            lab, self.embedding, field_, self.rows, BASE, cycle=number, always=[winner.fit.prompt], first_rows=self._first_rows
+            context,
+            self.embedding,
+            field_,
+            self.rows,
+            BASE,
+            cycle=number,
+            always=[winner.fit.prompt],
+            first_rows=self._first_rows,
         )
         search.fits |= {name: race.fits[name] for name in race.ranking if race.rows[name] == len(self.rows)}
         for challenger in self._challengers(search, race):
@@ -286,9 +293,9 @@ class LabelLoop:
 
     def _on_dev(self, evidence: Evidence) -> Measured:
         """What a way to answer gave on dev, for those who look at its failures."""
-        given = LabelsGiven(evidence.dev_log_probs)
+        given = LabelOutputs(evidence.dev_log_probs)
         candidate = Candidate(evidence.fit.prompt, evidence.first.adapter, BY_PROBE, evidence.first.steps)
-        return Measured(candidate, self.lab.judge(given, self.lab.dev, BY_PROBE), given)
+        return Measured(candidate, self.context.judge(given, self.context.dev, BY_PROBE), given)
 
     def _parents(self, search: LabelSearch) -> list[Prompt]:
         ranked = sorted(search.evidence, key=lambda e: e.mean)
@@ -338,7 +345,7 @@ class LabelLoop:
         for made, split in zip(found, splits, strict=True):
             for kind, table in self.trials.log_probs(made, split.held, stage).items():
                 tables.setdefault(kind, []).append(table)
-        gold = gold_indices([row for split in splits for row in split.held], self.lab.task)
+        gold = label_indices([row for split in splits for row in split.held], self.context.task)
         judged = []
         for kind in (kind for kind in READOUTS if kind in tables):
             whole = np.concatenate(tables[kind])
@@ -357,7 +364,7 @@ class LabelLoop:
             log_probs[: len(splits[0].held)],
             start,
         )
-        self.lab.journal.step(
+        self.context.journal.step(
             "tuned",
             [fit.prompt.id, found[0].adapter, epochs],
             lambda: {
@@ -392,7 +399,7 @@ class LabelLoop:
 
     def _room(self, search: LabelSearch) -> float:
         """Budget that nothing is reserved for."""
-        return self.lab.left() - self._owed(search)
+        return self.context.left() - self._owed(search)
 
     def _record(self, search: LabelSearch, race: ProbeRace, *, pool: int, children: int | None = None) -> None:
         number, winner = len(search.cycles) + 1, search.winner
@@ -417,15 +424,15 @@ class LabelLoop:
             "dev_score": round(float(winner.correct.mean()), 6),
             "dev_log_loss": round(winner.mean, 6),
             "steps": winner.first.steps,
-            "tokens": self.lab.account.tokens,
+            "tokens": self.context.account.tokens,
         }
-        search.cycles.append(self.lab.journal.step("cycle", [number, winner.fit.prompt.id], lambda: record))
+        search.cycles.append(self.context.journal.step("cycle", [number, winner.fit.prompt.id], lambda: record))
 
 
-def labelled_rows(lab: Lab) -> tuple[Example, ...]:
+def labelled_rows(context: RunContext) -> tuple[Example, ...]:
     """All labelled rows in a seeded random order; rows of a group stand together."""
-    rows = (*lab.task.train, *lab.task.dev)
-    order = np.random.default_rng([lab.seed, 12]).permutation(len(rows))
+    rows = (*context.task.train, *context.task.dev)
+    order = np.random.default_rng([context.seed, 12]).permutation(len(rows))
     groups = groups_of(rows)
     if groups is None:
         return tuple(rows[i] for i in order)
@@ -435,19 +442,19 @@ def labelled_rows(lab: Lab) -> tuple[Example, ...]:
     return tuple(rows[i] for i in sorted(order, key=lambda i: first[str(groups[i])]))
 
 
-def splits_of(lab: Lab) -> tuple[Split, ...]:
+def splits_of(context: RunContext) -> tuple[Split, ...]:
     """Train and dev; of few rows also further splits, so that every labelled row is held out once."""
-    train, dev = lab.train_sample, lab.dev
+    train, dev = context.train_sample, context.dev
     splits = [Split(train, dev)]
     if len(train) + len(dev) < HEURISTICS.few_rows and HEURISTICS.few_folds > 1:
         groups = groups_of(train)
         units = len(train) if groups is None else len(set(groups.tolist()))
         if units >= HEURISTICS.few_folds - 1 >= 2:
             parts = fold_numbers(
-                gold_indices(train, lab.task),
+                label_indices(train, context.task),
                 HEURISTICS.few_folds - 1,
                 groups=None if groups is None else groups.tolist(),
-                seed=lab.seed,
+                seed=context.seed,
             )
             for part in range(HEURISTICS.few_folds - 1):
                 held = tuple(row for row, of in zip(train, parts, strict=True) if of == part)

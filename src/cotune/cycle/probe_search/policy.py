@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cotune.config import RunConfig
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.confirm import confirm_labels
 from cotune.cycle.probe_search.embedding import Embedding
@@ -24,13 +24,13 @@ from cotune.prompt.prompt import Prompt
 from cotune.tune.window import WindowSettings
 
 
-def searches_by_probes(lab: Lab, config: RunConfig) -> bool:
+def searches_by_probes(context: RunContext, config: RunConfig) -> bool:
     """Whether a run reads labels off hidden states: labels, a model on this machine that the engine fits, and LoRA."""
     return (
-        lab.can.tune
-        and lab.can.hidden_states
-        and not lab.task.output.kind.written
-        and lab.model.shared
+        context.can.tune
+        and context.can.hidden_states
+        and not context.task.output.kind.written
+        and context.model.shared
         and config.tune.method == "lora"
         and config.tune.readout != "words"
         and not config.refit
@@ -43,7 +43,7 @@ class ProbePolicy:
     See :class:`cotune.cycle.policies.SearchPolicy`.
 
     Args:
-        lab: where effects happen.
+        context: where effects happen.
         config: the run's config.
         own: the seed prompt first, then further prompts of the user's.
         previous: what an earlier bundle brings.
@@ -54,57 +54,59 @@ class ProbePolicy:
         InputError: ``tune.layers`` are none of the model's.
     """
 
-    def __init__(self, lab: Lab, config: RunConfig, own: Sequence[Prompt], previous: Previous | None, bundle: Path) -> None:
-        self._lab, self._config, self._own, self._previous, self._bundle = lab, config, own, previous, bundle
-        self._embedding = Embedding(lab)
+    def __init__(
+        self, context: RunContext, config: RunConfig, own: Sequence[Prompt], previous: Previous | None, bundle: Path
+    ) -> None:
+        self._lab, self._config, self._own, self._previous, self._bundle = context, config, own, previous, bundle
+        self._embedding = Embedding(context)
         first = None
         if config.tune.layers is not None:
             lowest, last = config.tune.layers
-            if not 1 <= lowest <= last <= lab.model.depth:
+            if not 1 <= lowest <= last <= context.model.depth:
                 raise InputError(
-                    f"layers {lowest} to {last} are no window of a model with {lab.model.depth} layers",
+                    f"layers {lowest} to {last} are no window of a model with {context.model.depth} layers",
                     where="tune.layers",
-                    mend=f"Give two numbers from 1 to {lab.model.depth}, the lower one first.",
+                    hint=f"Give two numbers from 1 to {context.model.depth}, the lower one first.",
                 )
             self._embedding.layers, first = (last,), lowest - 1
-        self._trials = Trials(lab, self._embedding, window_settings(config, lab), first)
-        self._prices = Prices(lab, self._embedding, self._trials, config)
+        self._trials = Trials(context, self._embedding, window_settings(config, context), first)
+        self._prices = Prices(context, self._embedding, self._trials, config)
         self.fixed = self._prices.fixed
         self._check_budget()
 
     def _check_budget(self) -> None:
         """Refuse a budget that not even the shortest run fits, before anything is computed."""
-        lab = self._lab
-        rows, left = len(lab.task.train) + len(lab.task.dev), lab.left()
+        context = self._lab
+        rows, left = len(context.task.train) + len(context.task.dev), context.left()
         needed = self._prices.least(self._own[0], rows, rows_embedded(HEURISTICS.least_pool, rows, HEURISTICS.first_rows))
         if left < needed:
             raise too_small(
-                lab, f"a race of {HEURISTICS.least_pool} prompts and the test of {lab.task.test.n} rows", needed, left
+                context, f"a race of {HEURISTICS.least_pool} prompts and the test of {context.task.test.n} rows", needed, left
             )
 
     def search(self) -> tuple[LabelSearch, Confirmed]:
         """Search, then fit the arms."""
-        lab, previous = self._lab, self._previous
+        context, previous = self._lab, self._previous
 
         def told(search: LabelSearch) -> None:
-            first_verdict(lab, search, self._trials, self._bundle, self._config.model)
+            first_verdict(context, search, self._trials, self._bundle, self._config.model)
 
         def better(evidence: Evidence) -> None:
-            better_bundle(lab, evidence, self._bundle, self._config.model)
+            better_bundle(context, evidence, self._bundle, self._config.model)
 
-        found = LabelLoop(lab, self._config, self._own, self._embedding, self._trials, previous, told, better).run()
-        return found, confirm_labels(lab, found, self._trials, self._prices, previous=previous)
+        found = LabelLoop(context, self._config, self._own, self._embedding, self._trials, previous, told, better).run()
+        return found, confirm_labels(context, found, self._trials, self._prices, previous=previous)
 
 
-def window_settings(config: RunConfig, lab: Lab) -> WindowSettings:
+def window_settings(config: RunConfig, context: RunContext) -> WindowSettings:
     """The part of the config that tuning a window needs."""
     tune = config.tune
     return WindowSettings(
-        lora=replace(lab.tune.lora, layers=()),
+        lora=replace(context.tune.lora, layers=()),
         learning_rate=tune.learning_rate,
         head_rate=tune.learning_rate,
         batch_size=tune.batch_size or WindowSettings.batch_size,
         clip=tune.clip,
         smoothing=tune.smoothing,
-        micro_tokens=lab.tune.micro_tokens,
+        micro_tokens=context.tune.micro_tokens,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cotune.config import RunConfig
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.allowance import FORMATS, NOISE
 from cotune.cycle.diagnostics.slices import END_SHARE
 from cotune.cycle.probe_search.embedding import Embedding
@@ -17,14 +17,14 @@ from cotune.errors import BudgetError
 from cotune.prompt.prompt import Prompt
 
 
-def too_small(lab: Lab, what: str, needed: float, left: float) -> BudgetError:
+def too_small(context: RunContext, what: str, needed: float, left: float) -> BudgetError:
     """What is raised where ``what`` needs more of the budget than is left."""
-    budget = lab.costs.budget
+    budget = context.costs.budget
     unit = budget.unit
     return BudgetError(
         f"the budget is too small: {what} needs about {needed:.0f} {unit}, and {max(0.0, left):.0f} {unit} is left",
         where="budget",
-        mend=f"Give --budget {budget.raised(1.2 * (needed - left))}, or fewer test rows with limit.test=.",
+        hint=f"Give --budget {budget.raised(1.2 * (needed - left))}, or fewer test rows with limit.test=.",
     )
 
 
@@ -32,15 +32,15 @@ class Prices:
     """Prices by what was measured so far.
 
     Args:
-        lab: what rows cost.
+        context: what rows cost.
         embedding: which layers run.
         trials: how windows are tuned.
         config: what is measured after the test.
     """
 
-    def __init__(self, lab: Lab, embedding: Embedding, trials: Trials, config: RunConfig) -> None:
-        self.lab, self.embedding, self.trials, self.config = lab, embedding, trials, config
-        budget = lab.costs.budget
+    def __init__(self, context: RunContext, embedding: Embedding, trials: Trials, config: RunConfig) -> None:
+        self.context, self.embedding, self.trials, self.config = context, embedding, trials, config
+        budget = context.costs.budget
         self.fixed = 5.0 + 0.01 * budget.amount if budget.kind == "time" else 0.0
         """Of a time budget: for saving and the report."""
 
@@ -50,10 +50,10 @@ class Prices:
 
     def tuning(self, prompt: Prompt, layer: int, rows: int, steps: int) -> float:
         """Of tuning a prompt's window on rows and reading the tuned states of these."""
-        lab, first = self.lab, self.trials.edge(layer)
+        context, first = self.context, self.trials.edge(layer)
         edge = self.embedding.row_cost(prompt, rows, layers=[first]) if first else 0.0
         states = self.embedding.row_cost(prompt, rows, layers=[layer])
-        return lab.costs.training(steps * self.trials.step_tokens(prompt, layer)) + edge + states + self._fit(rows)
+        return context.costs.training(steps * self.trials.step_tokens(prompt, layer)) + edge + states + self._fit(rows)
 
     def trial(self, fit: PromptFit, splits: Sequence[Split], epochs: float) -> float:
         """Of tuning on each split and judging its held-out rows."""
@@ -76,7 +76,7 @@ class Prices:
             rows: labelled rows.
             embedded: rows of the race, all prompts taken together.
         """
-        test = self.lab.task.test.n
+        test = self.context.task.test.n
         arms = 2 * self.embedding.row_cost(seed, test, layers=[min(self.embedding.layers)])
         return self.race(seed, rows, embedded) / HEURISTICS.other_prompts + arms + self.fixed
 
@@ -90,19 +90,19 @@ class Prices:
             tuned: whether there are arms with tuned weights.
             words: whether the label words of the untuned model are asked as well, which the run can do without.
         """
-        rows = self.lab.task.test.n
+        rows = self.context.task.test.n
         base = {fit.prompt.id: fit for fit in (seed, frozen, winner)}.values()
         changed = {fit.prompt.id: fit for fit in (seed, winner)}.values() if tuned else ()
         arms = sum(self.embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer]) for fit in (*base, *changed))
-        return HEURISTICS.care * (arms + (zero_shot_cost(self.lab, seed.prompt) if words else 0.0)) + self.fixed
+        return HEURISTICS.care * (arms + (zero_shot_cost(self.context, seed.prompt) if words else 0.0)) + self.fixed
 
     def extras(self) -> float:
         """Of what is measured after the test and decides nothing, at most: a search that could go on leaves this."""
         evaluate = self.config.evaluate
         share = NOISE.share + evaluate.robustness * FORMATS.share + evaluate.slices * END_SHARE
-        return share * self.lab.costs.budget.amount
+        return share * self.context.costs.budget.amount
 
     def _fit(self, rows: int) -> float:
-        if self.lab.costs.budget.kind != "time":
+        if self.context.costs.budget.kind != "time":
             return 0.0
-        return 0.3 + HEURISTICS.fit_seconds * 60 * rows * self.lab.model.width * len(self.lab.task.labels) / 4
+        return 0.3 + HEURISTICS.fit_seconds * 60 * rows * self.context.model.width * len(self.context.task.labels) / 4

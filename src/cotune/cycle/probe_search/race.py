@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit, difference, fit_prompt
 from cotune.cycle.probe_search.heuristics import HEURISTICS
@@ -86,7 +86,7 @@ class ProbeRace:
 
 
 def race_probes(
-    lab: Lab,
+    context: RunContext,
     embedding: Embedding,
     prompts: Sequence[Prompt],
     rows: Sequence[Example],
@@ -104,7 +104,7 @@ def race_probes(
     place for it. A row that a prompt shows as a demonstration does not count for that prompt.
 
     Args:
-        lab: where effects happen.
+        context: where effects happen.
         embedding: embeds and keeps the states.
         prompts: entrants, at least one.
         rows: labelled rows in random order.
@@ -130,7 +130,7 @@ def race_probes(
         for name in list(active):
             try:
                 states = embedding.states(by_id[name], adapter, seen, "race")
-                race.fits[name] = fit_prompt(lab, by_id[name], seen, states, embedding.layers, **_effort(last))
+                race.fits[name] = fit_prompt(context, by_id[name], seen, states, embedding.layers, **_effort(last))
                 race.rows[name] = len(seen)
             except DivergedError:
                 failed.add(name)
@@ -139,7 +139,7 @@ def race_probes(
             raise CotuneError("every prompt of the race gave hidden states that are not finite")
         leader = min(active, key=lambda name: race.fits[name].mean)
         if number == 0:
-            _narrow(lab, embedding, [race.fits[name] for name in active], cycle)
+            _narrow(context, embedding, [race.fits[name] for name in active], cycle)
         worse = [
             name
             for name in active
@@ -159,7 +159,7 @@ def race_probes(
         standing = sorted((n for n in active if n not in protected), key=lambda name: race.fits[name].mean)
         places = partial(places_after, steps, number, len(standing), len(protected & set(active)), affordable)
         # What a run decides by its clock must hold when it resumes.
-        keep = int(lab.journal.step("places", [cycle, number, standing], places))
+        keep = int(context.journal.step("places", [cycle, number, standing], places))
         staying = {*standing[:keep], *protected}
         active = [name for name in active if name in staying]
     full = [name for name in race.fits if race.rows[name] == len(rows) and name not in failed]
@@ -168,7 +168,7 @@ def race_probes(
         *sorted(full, key=lambda name: race.fits[name].mean),
         *sorted(others, key=lambda name: (-race.rows[name], race.fits[name].mean)),
     ]
-    _record(lab, race, cycle, list(by_id), [name for name in protected if name in full])
+    _record(context, race, cycle, list(by_id), [name for name in protected if name in full])
     return race
 
 
@@ -201,7 +201,7 @@ def _with_two_labels(rows: Sequence[Example], count: int) -> int:
     return count
 
 
-def _narrow(lab: Lab, embedding: Embedding, fits: Sequence[PromptFit], cycle: int) -> None:
+def _narrow(context: RunContext, embedding: Embedding, fits: Sequence[PromptFit], cycle: int) -> None:
     """Leave out layers well above those that the better half of the prompts is read from; a ``layers`` step."""
     better = sorted(fits, key=lambda fit: fit.mean)[: max(1, len(fits) // 2)]
 
@@ -212,14 +212,14 @@ def _narrow(lab: Lab, embedding: Embedding, fits: Sequence[PromptFit], cycle: in
         return {"cycle": cycle, "deepest": embedding.layers[min(place + HEURISTICS.layer_margin, len(embedding.layers) - 1)]}
 
     key = [cycle, [fit.prompt.id for fit in fits], list(embedding.layers)]
-    embedding.narrow(int(lab.journal.step("layers", key, effort)["deepest"]))
+    embedding.narrow(int(context.journal.step("layers", key, effort)["deepest"]))
 
 
 def _effort(last: bool) -> dict[str, Any]:
     return {} if last else {"keep": HEURISTICS.early_layers, "repeats": 1}
 
 
-def _record(lab: Lab, race: ProbeRace, cycle: int, entered: Sequence[str], compared: Sequence[str]) -> None:
+def _record(context: RunContext, race: ProbeRace, cycle: int, entered: Sequence[str], compared: Sequence[str]) -> None:
     def effect() -> dict[str, Any]:
         best = race.fits[race.ranking[0]]
         shown = [name for name in race.ranking if name in race.ranking[: HEURISTICS.finalists] or name in compared]
@@ -249,7 +249,7 @@ def _record(lab: Lab, race: ProbeRace, cycle: int, entered: Sequence[str], compa
             },
         }
 
-    lab.journal.step("race", [cycle, race.adapter, list(entered)], effect)
+    context.journal.step("race", [cycle, race.adapter, list(entered)], effect)
 
 
 def interval_of(fit: PromptFit) -> tuple[float, float]:

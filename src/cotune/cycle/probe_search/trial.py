@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.cycle.budget.reserve import spent_to
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit, head_from, head_of, probe_of, word_vectors
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.errors import DivergedError
-from cotune.evaluate.responses import gold_indices
+from cotune.evaluate.responses import label_indices
 from cotune.model.adapters.slots import BASE
 from cotune.probe.cross_fitting import tempered
 from cotune.probe.readout import Probe, load_probe
@@ -63,20 +63,20 @@ class Trials:
     """Tunes prompts and fits their read-outs, journalled.
 
     Args:
-        lab: where effects happen.
+        context: where effects happen.
         embedding: embeds rows under the tuned weights.
         settings: how windows are tuned.
         first: layers below every window; None takes a third of the depth below the layer that is read.
     """
 
-    def __init__(self, lab: Lab, embedding: Embedding, settings: WindowSettings, first: int | None = None) -> None:
-        self.lab, self.embedding, self.settings, self._first = lab, embedding, settings, first
+    def __init__(self, context: RunContext, embedding: Embedding, settings: WindowSettings, first: int | None = None) -> None:
+        self.context, self.embedding, self.settings, self._first = context, embedding, settings, first
 
     def edge(self, layer: int) -> int:
         """Layers below the window that ends after ``layer``."""
         if self._first is not None:
             return min(self._first, layer - 1)
-        return max(0, layer - max(1, round(HEURISTICS.window_share * self.lab.model.depth)))
+        return max(0, layer - max(1, round(HEURISTICS.window_share * self.context.model.depth)))
 
     def steps_of(self, epochs: float, rows: int) -> int:
         """Optimizer steps in which each row is met so often."""
@@ -84,22 +84,24 @@ class Trials:
 
     def step_tokens(self, prompt: Prompt, layer: int) -> float:
         """Mean tokens of a step, by the share of the layers that it runs."""
-        own, prefix = self.lab.tokens_a_row(prompt)
-        rows = min(self.settings.batch_size, len(self.lab.task.train))
-        return (rows * own + prefix) * (layer - self.edge(layer)) / self.lab.model.depth
+        own, prefix = self.context.tokens_a_row(prompt)
+        rows = min(self.settings.batch_size, len(self.context.task.train))
+        return (rows * own + prefix) * (layer - self.edge(layer)) / self.context.model.depth
 
     def frozen(self, fit: PromptFit, rows: Sequence[Example]) -> Fitted:
         """The probe of a prompt on the model as it is, fitted to rows."""
         prompt, layer, strength = fit.prompt, fit.found.layer, fit.found.best.strength
         rows = not_shown(prompt, rows)
         states = self.embedding.states(prompt, BASE, rows, "embed")[self.embedding.place(layer)]
-        head = head_of(states, gold_indices(rows, self.lab.task), len(self.lab.task.labels), strength, self._words(fit))
-        return Fitted(prompt, BASE, layer, 0, {"refit": probe_of(self.lab, head, layer)})
+        head = head_of(
+            states, label_indices(rows, self.context.task), len(self.context.task.labels), strength, self._words(fit)
+        )
+        return Fitted(prompt, BASE, layer, 0, {"refit": probe_of(self.context, head, layer)})
 
     def _words(self, fit: PromptFit) -> NDArray[np.float32] | None:
         """Weights of the label words that a prompt's probe stands beside; None where it stands alone."""
         scale = fit.found.best.word_scale
-        vectors = word_vectors(self.lab, fit.prompt) if scale else None
+        vectors = word_vectors(self.context, fit.prompt) if scale else None
         return None if vectors is None else (scale * vectors).astype(np.float32)
 
     def tune(
@@ -129,15 +131,15 @@ class Trials:
         Returns:
             None where it diverged, which is recorded and told.
         """
-        lab, model = self.lab, self.lab.model
+        context, model = self.context, self.context.model
         prompt, layer, strength = fit.prompt, fit.found.layer, fit.found.best.strength
         words = self._words(fit)
         rows = not_shown(prompt, rows)
-        gold = gold_indices(rows, lab.task)
-        classes = len(lab.task.labels)
+        gold = label_indices(rows, context.task)
+        classes = len(context.task.labels)
         first = self.edge(layer)
         share = (layer - first) / model.depth
-        draw = lab.seed if seed is None else seed
+        draw = context.seed if seed is None else seed
         if after is not None:
             start = after.adapter
         if start == BASE or after is not None:
@@ -151,12 +153,12 @@ class Trials:
                 head = head_from(after.probes["head"], states)
             else:
                 head = head_of(states, gold, classes, HEURISTICS.head_strength * strength, words)
-            rendered = lab.answering.render(prompt, rows)
+            rendered = context.answering.render(prompt, rows)
             told: list[int] = []
 
             def progress(tokens: int) -> None:
                 told.append(tokens)
-                lab.watcher.progress(
+                context.watcher.progress(
                     stage, f"states below layer {first + 1}: {prompt.text}", round(tokens * first / model.depth)
                 )
 
@@ -171,22 +173,24 @@ class Trials:
                 self.settings,
                 steps=steps,
                 seed=draw,
-                folder=lab.folder / "checkpoints",
+                folder=context.folder / "checkpoints",
                 start=start,
             )
-            spent = spent_to(keep, lab.costs, run.tokens_per_step * share, lab.journal.clock)
+            spent = spent_to(keep, context.costs, run.tokens_per_step * share, context.journal.clock)
             trained: list[tuple[float, int]] = []
 
             def report(step: int, loss: float, tokens: int) -> None:
                 trained.append((time.monotonic(), tokens))
-                lab.watcher.progress(stage, f"step {step}/{steps}, loss {loss:.3f}: {prompt.text}", round(tokens * share))
+                context.watcher.progress(stage, f"step {step}/{steps}, loss {loss:.3f}: {prompt.text}", round(tokens * share))
 
             try:
                 run.advance(report=report, until=spent)
-                adapter = run.save(lab.folder / "adapters")
+                adapter = run.save(context.folder / "adapters")
                 made = {
                     "adapter_id": adapter,
-                    "probe_id": model.adapters.add_probe(adapter, probe_of(lab, run.head(), layer), lab.folder / "adapters"),
+                    "probe_id": model.adapters.add_probe(
+                        adapter, probe_of(context, run.head(), layer), context.folder / "adapters"
+                    ),
                 }
             except DivergedError as error:
                 made = {"failed": str(error)}
@@ -212,18 +216,18 @@ class Trials:
 
         onward = [] if after is None else ["after"]
         key = [prompt.id, start, layer, strength, fit.found.best.word_scale, [row.id for row in rows], steps, draw, *onward]
-        value = lab.journal.step("train", key, effect)
-        lab.account.counts["tokens_trained"] += int(value["new_tokens"])
+        value = context.journal.step("train", key, effect)
+        context.account.counts["tokens_trained"] += int(value["new_tokens"])
         if value.get("timed_tokens") and value["timed_seconds"]:
-            lab.costs.saw_training(int(value["timed_tokens"]), float(value["timed_seconds"]))
+            context.costs.saw_training(int(value["timed_tokens"]), float(value["timed_seconds"]))
         if "failed" in value:
             return None
         adapter = str(value["adapter_id"])
-        model.adapters.register(lab.folder / "adapters" / adapter)
-        head = load_probe(lab.folder / "adapters" / str(value["probe_id"]))
+        model.adapters.register(context.folder / "adapters" / adapter)
+        head = load_probe(context.folder / "adapters" / str(value["probe_id"]))
         assert head is not None
         tuned = self.embedding.states(prompt, adapter, rows, stage, layers=[layer])[0]
-        refit = probe_of(lab, head_of(tuned, gold, classes, HEURISTICS.refit_strength * strength, words), layer)
+        refit = probe_of(context, head_of(tuned, gold, classes, HEURISTICS.refit_strength * strength, words), layer)
         probes: dict[ReadoutKind, Probe] = {"head": head, "refit": refit, "mean": mean_probe(head, refit)}
         return Fitted(prompt, adapter, layer, int(value["steps"]), probes)
 
@@ -234,7 +238,7 @@ class Trials:
         else:
             states = self.embedding.states(fitted.prompt, fitted.adapter, rows, stage, layers=[fitted.layer])[0]
         wide = states.astype(np.float32)
-        return {kind: probe.log_probs(wide, self.lab.task.labels) for kind, probe in fitted.probes.items()}
+        return {kind: probe.log_probs(wide, self.context.task.labels) for kind, probe in fitted.probes.items()}
 
 
 def mean_probe(first: Probe, second: Probe) -> Probe:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.confirm import save_readout
 from cotune.cycle.probe_search.loop import labelled_rows, splits_of
 from cotune.cycle.probe_search.race import interval_of
@@ -22,26 +22,26 @@ _TOLD = ("score", "ci", "n", "log_loss", "layer", "seconds")
 """What the bundle's metrics tell of how it was found."""
 
 
-def first_verdict(lab: Lab, search: LabelSearch, trials: Trials, bundle: Path, model_name: str) -> dict[str, Any]:
+def first_verdict(context: RunContext, search: LabelSearch, trials: Trials, bundle: Path, model_name: str) -> dict[str, Any]:
     """Fit the best frozen prompt's probe to all labelled rows, save it as the run's bundle, and tell; a ``verdict`` step.
 
     Args:
-        lab: where effects happen.
+        context: where effects happen.
         search: after its first race.
         trials: fits probes.
         bundle: folder of the run's bundle.
         model_name: how the user named the model.
     """
     fit = search.best_frozen
-    rows = labelled_rows(lab)
+    rows = labelled_rows(context)
     made = trials.frozen(fit, rows)
-    adapter = save_readout(lab, made, "refit", fit.found.temperature, "verdict")
+    adapter = save_readout(context, made, "refit", fit.found.temperature, "verdict")
 
     def effect() -> dict[str, Any]:
         low, high = interval_of(fit)
-        tfidf = labelled_tfidf(lab, rows)
+        tfidf = labelled_tfidf(context, rows)
         told = {
-            "seconds": round(lab.journal.clock(), 1),
+            "seconds": round(context.journal.clock(), 1),
             "score": round(fit.found.best.accuracy, 6),
             "ci": [round(low, 6), round(high, 6)],
             "n": len(fit.rows),
@@ -51,30 +51,30 @@ def first_verdict(lab: Lab, search: LabelSearch, trials: Trials, bundle: Path, m
             "layer": fit.found.layer,
             "tfidf": None if tfidf is None else round(tfidf, 6),
         }
-        _save(lab, fit.prompt, adapter, bundle, model_name, {"first_verdict": told})
+        _save(context, fit.prompt, adapter, bundle, model_name, {"first_verdict": told})
         return {**told, "text": sentence(told)}
 
-    value: dict[str, Any] = lab.journal.step("verdict", [fit.prompt.id, adapter], effect)
+    value: dict[str, Any] = context.journal.step("verdict", [fit.prompt.id, adapter], effect)
     return value
 
 
-def better_bundle(lab: Lab, evidence: Evidence, bundle: Path, model_name: str) -> dict[str, Any]:
+def better_bundle(context: RunContext, evidence: Evidence, bundle: Path, model_name: str) -> dict[str, Any]:
     """Save tuned weights as the run's bundle, so that a run ended early leaves the best that it found; a ``better`` step.
 
     Args:
-        lab: where effects happen.
+        context: where effects happen.
         evidence: how the weights did.
         bundle: folder of the run's bundle.
         model_name: how the user named the model.
     """
     made = evidence.first
-    adapter = save_readout(lab, made, evidence.readout, evidence.temperature, "better")
+    adapter = save_readout(context, made, evidence.readout, evidence.temperature, "better")
 
     def effect() -> dict[str, Any]:
-        held = [row for split in splits_of(lab) for row in split.held][: len(evidence.correct)]
+        held = [row for split in splits_of(context) for row in split.held][: len(evidence.correct)]
         interval = proportion_interval(np.round(evidence.correct), groups=groups_of(held))
         told = {
-            "seconds": round(lab.journal.clock(), 1),
+            "seconds": round(context.journal.clock(), 1),
             "score": round(float(evidence.correct.mean()), 6),
             "ci": [round(float(interval.low), 6), round(float(interval.high), 6)],
             "n": len(evidence.correct),
@@ -83,10 +83,10 @@ def better_bundle(lab: Lab, evidence: Evidence, bundle: Path, model_name: str) -
             "adapter_id": adapter,
             "layer": made.layer,
         }
-        _save(lab, made.prompt, adapter, bundle, model_name, {"held_out": told})
+        _save(context, made.prompt, adapter, bundle, model_name, {"held_out": told})
         return told
 
-    value: dict[str, Any] = lab.journal.step("better", [made.prompt.id, adapter], effect)
+    value: dict[str, Any] = context.journal.step("better", [made.prompt.id, adapter], effect)
     return value
 
 
@@ -100,20 +100,22 @@ def sentence(told: dict[str, Any]) -> str:
     )
 
 
-def _save(lab: Lab, prompt: Any, adapter: str, bundle: Path, model_name: str, told: dict[str, dict[str, Any]]) -> None:
+def _save(
+    context: RunContext, prompt: Any, adapter: str, bundle: Path, model_name: str, told: dict[str, dict[str, Any]]
+) -> None:
     from cotune.bundle import save_bundle
 
     save_bundle(
         bundle,
-        task_name=lab.task.name,
-        input_fields=lab.task.input_fields,
-        output_field=lab.task.output_field,
-        output=lab.task.output,
-        metric=lab.task.metric,
+        task_name=context.task.name,
+        input_fields=context.task.input_fields,
+        output_field=context.task.output_field,
+        output=context.task.output,
+        metric=context.task.metric,
         prompt=prompt,
         decision=BY_PROBE,
-        adapter_folder=lab.folder / "adapters" / adapter,
-        model=lab.scorer,
+        adapter_folder=context.folder / "adapters" / adapter,
+        model=context.scorer,
         metrics={kind: {name: value[name] for name in _TOLD} for kind, value in told.items()},
         model_name=model_name,
     )

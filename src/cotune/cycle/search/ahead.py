@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.search.plan import race_rows_scored
-from cotune.cycle.search.trial import Track, decay_steps
+from cotune.cycle.search.trial import Trial, decay_steps
 from cotune.prompt.prompt import Prompt
 
 
@@ -12,26 +12,26 @@ class StepCosts:
     """Prices steps at the rates that were measured so far.
 
     Args:
-        lab: whose rates, rows and prompts these are.
+        context: whose rates, rows and prompts these are.
     """
 
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
+    def __init__(self, context: RunContext) -> None:
+        self.context = context
 
-    def step(self, track: Track) -> float:
-        """Cost of an optimizer step of a track."""
-        return self.lab.costs.training(track.run.tokens_per_step)
+    def step(self, trial: Trial) -> float:
+        """Cost of an optimizer step of a trial."""
+        return self.context.costs.training(trial.run.tokens_per_step)
 
     def check(self, prompt: Prompt) -> float:
         """Cost of measuring a prompt on all of dev."""
-        return self.lab.rows.scored(prompt) * len(self.lab.dev)
+        return self.context.rows.scored(prompt) * len(self.context.dev)
 
-    def finish(self, winner: Track, seed: Track, steps: int, *, challenged: bool = False) -> float:
+    def finish(self, winner: Trial, seed: Trial, steps: int, *, challenged: bool = False) -> float:
         """Cost of decaying the winner after so many steps, and of bringing the seed prompt as far and decaying it.
 
         ``challenged`` by another prompt of its length, the winner is not the seed prompt, whoever leads now.
         """
-        share = self.lab.tune.decay
+        share = self.context.tune.decay
         cost = decay_steps(steps, share) * self.step(winner) + self.check(winner.prompt)
         if (challenged or seed is not winner) and not seed.failed:
             behind = max(0, steps - seed.reached)
@@ -41,4 +41,4 @@ class StepCosts:
 
     def race(self, prompt: Prompt, entrants: int, rows: int) -> float:
         """Cost of a race of so many prompts, about as long as this one, over so many rows."""
-        return 1.2 * race_rows_scored(entrants, rows) * self.lab.rows.scored(prompt)
+        return 1.2 * race_rows_scored(entrants, rows) * self.context.rows.scored(prompt)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.cycle.candidate import Candidate
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.leakage import overlapping
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.ledger import enter_opening
@@ -21,7 +21,7 @@ from cotune.cycle.search.untuned import as_it_was, measure_base
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.attribution import PREVIOUS
 from cotune.evaluate.packing import pack_rows
-from cotune.evaluate.responses import Given
+from cotune.evaluate.responses import ModelOutputs
 from cotune.evaluate.scoring import Evaluation, finite
 from cotune.model.adapters.slots import BASE
 from cotune.task.example import Example, groups_of
@@ -57,7 +57,7 @@ class ArmResult:
 
     candidate: Candidate
     evaluation: Evaluation
-    scores: Given
+    scores: ModelOutputs
     rows: tuple[Example, ...]
 
     @property
@@ -77,7 +77,7 @@ class ArmResult:
 
 
 def confirm(
-    lab: Lab,
+    context: RunContext,
     search: Search,
     *,
     end: EndCosts,
@@ -91,35 +91,35 @@ def confirm(
     wins by the metric; the best prompt of the base model is then the one with the least log-loss.
 
     Args:
-        lab: where scoring happens.
+        context: where scoring happens.
         search: what was found.
         end: what the end costs. Who is neither the winner nor the seed prompt may win where there is room to test it.
         refit_winners: train the two tuned arms on train and dev together, once both are chosen.
         previous: what was taken over from an earlier bundle.
     """
-    before = [as_it_was(lab, previous.candidate)] if previous else []
+    before = [as_it_was(context, previous.candidate)] if previous else []
     finalists = [search.proposals[i].prompt for i in search.base_race.ranking[:2]]
-    seed_prompt = measure_base(lab, search.seed.prompt)
-    base = {m.candidate.prompt.id: m for m in (seed_prompt, *(measure_base(lab, p) for p in finalists))}
+    seed_prompt = measure_base(context, search.seed.prompt)
+    base = {m.candidate.prompt.id: m for m in (seed_prompt, *(measure_base(context, p) for p in finalists))}
     prompt_only = max(base.values(), key=lambda m: m.rank)
     stands = end.election(search)
     sure = (search.winner, search.seed)
-    tuned = [t.best for t in search.tracks if t.measured and (any(t is one for one in sure) or stands(t.best))]
+    tuned = [t.best for t in search.trials if t.measured and (any(t is one for one in sure) or stands(t.best))]
     seed_tuned = search.seed.best if search.seed.measured else seed_prompt
-    if lab.writes_late:
-        written = _finalists(lab, [*tuned, *filter(stands, base.values())], [seed_tuned, *search.winner.measured[-1:]])
+    if context.writes_late:
+        written = _finalists(context, [*tuned, *filter(stands, base.values())], [seed_tuned, *search.winner.measured[-1:]])
         tuned, base = list(written.values()), {i: written.get(m.candidate.id, m) for i, m in base.items()}
         seed_prompt, prompt_only = (base[m.candidate.prompt.id] for m in (seed_prompt, prompt_only))
         seed_tuned = written[seed_tuned.candidate.id]
     leader = max((m for m in tuned if m.candidate.adapter != BASE), key=lambda m: m.rank, default=seed_tuned)
     alone = leader is seed_tuned
-    room = lab.left() - end.cost(search.seed.prompt, leader.candidate.prompt, alone=alone, aside="least")
+    room = context.left() - end.cost(search.seed.prompt, leader.candidate.prompt, alone=alone, aside="least")
     headed, tried = end.heads.fit([seed_tuned, leader], room)
     seed_tuned, leader = (headed[m.candidate.id] for m in (seed_tuned, leader))
     best = max([*before, seed_tuned, leader, *base.values()], key=lambda m: m.rank)
     # A bundle with answers of its own was not made to ask for the task's.
     asking = previous.prompt if previous and best.candidate.own else best.candidate.prompt
-    best_prompt = base.get(asking.id) or measure_base(lab, asking)
+    best_prompt = base.get(asking.id) or measure_base(context, asking)
     arms = {
         "seed_prompt": seed_prompt,
         "prompt_only": prompt_only,
@@ -131,32 +131,37 @@ def confirm(
     if refit_winners:
         pair = {m.candidate.id: m for m in (seed_tuned, best)}
         kept = {m.candidate.id for m in before}
-        refitted = {candidate_id: m if candidate_id in kept else refit(lab, m) for candidate_id, m in pair.items()}
+        refitted = {candidate_id: m if candidate_id in kept else refit(context, m) for candidate_id, m in pair.items()}
         arms |= {name: refitted[arms[name].candidate.id] for name in ("seed_tuned", "best_tuned")}
     asked = (*before, *base.values(), best_prompt, *tuned, best, *tried)
     measured = {m.candidate.id: m for m in asked}.values()
-    return settle(lab, arms, [m for m in measured if m.evaluation.answers], best)
+    return settle(context, arms, [m for m in measured if m.evaluation.answers], best)
 
 
-def _finalists(lab: Lab, measured: Sequence[Measured], always: Sequence[Measured]) -> dict[str, Measured]:
+def _finalists(context: RunContext, measured: Sequence[Measured], always: Sequence[Measured]) -> dict[str, Measured]:
     """By id, with their answers to all of dev: the two of the least log-loss, and who is asked for in any case."""
     leading = sorted(measured, key=lambda m: m.rank, reverse=True)[:2]
-    return {i: with_answers(lab, m, "confirm") for i, m in {m.candidate.id: m for m in (*leading, *always)}.items()}
+    return {i: with_answers(context, m, "confirm") for i, m in {m.candidate.id: m for m in (*leading, *always)}.items()}
 
 
 def settle(
-    lab: Lab, arms: Mapping[str, Measured], considered: list[Measured], chosen: Measured, *, ships: str = "best_tuned"
+    context: RunContext,
+    arms: Mapping[str, Measured],
+    considered: list[Measured],
+    chosen: Measured,
+    *,
+    ships: str = "best_tuned",
 ) -> Confirmed:
     """Record the arms as they stand before the test, in a ``confirm`` step.
 
     Args:
-        lab: where it is recorded.
+        context: where it is recorded.
         arms: by name.
         considered: every candidate whose answers to all of dev are known.
         chosen: the one of them that won, before a refit of its weights or of its head: what they give has seen dev.
         ships: the arm that goes into the bundle.
     """
-    lab.journal.step(
+    context.journal.step(
         "confirm",
         [m.candidate.id for m in arms.values()],
         lambda: {
@@ -175,22 +180,22 @@ def settle(
     return Confirmed(arms, considered, chosen, ships)
 
 
-def open_test(lab: Lab, confirmed: Confirmed, references: Mapping[str, str] | None = None) -> dict[str, ArmResult]:
+def open_test(context: RunContext, confirmed: Confirmed, references: Mapping[str, str] | None = None) -> dict[str, ArmResult]:
     """Freeze the arms in the journal, break the seal, score each arm; a killed opening goes on with the same arms.
 
     ``references`` are frozen with them, by name and content hash, and may see the rows too.
     """
     frozen = {name: m.candidate.id for name, m in confirmed.arms.items()} | dict(references or {})
-    sealed = lab.task.test
-    recorded = lab.journal.step(
+    sealed = context.task.test
+    recorded = context.journal.step(
         "open_test",
         [frozen, sealed.content_hash],
         lambda: {
             "arms": frozen,
             "test": sealed.content_hash,
             "n": sealed.n,
-            "opened_before": enter_opening(sealed.content_hash, lab.folder, frozen),
-            "in_prompts": overlapping(lab.task, [m.candidate.prompt for m in confirmed.arms.values()]),
+            "opened_before": enter_opening(sealed.content_hash, context.folder, frozen),
+            "in_prompts": overlapping(context.task, [m.candidate.prompt for m in confirmed.arms.values()]),
         },
     )
     opened = sealed.open(recorded["arms"])
@@ -198,10 +203,10 @@ def open_test(lab: Lab, confirmed: Confirmed, references: Mapping[str, str] | No
     for name, measured in confirmed.arms.items():
         candidate = measured.candidate
         rows = opened.examples_for(candidate.id)
-        scores = lab.scores(candidate.prompt, candidate.adapter, rows, "test", own=candidate.own, arm=name)
-        evaluation = lab.judge(scores, rows, candidate.decision)
+        scores = context.scores(candidate.prompt, candidate.adapter, rows, "test", own=candidate.own, arm=name)
+        evaluation = context.judge(scores, rows, candidate.decision)
         results[name] = ArmResult(candidate, evaluation, scores, rows)
-        lab.journal.step("arm", [name, candidate.id], lambda n=name, r=results[name]: _told(n, r))  # type: ignore[misc]
+        context.journal.step("arm", [name, candidate.id], lambda n=name, r=results[name]: _told(n, r))  # type: ignore[misc]
     return results
 
 

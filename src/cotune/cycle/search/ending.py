@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from cotune.config import RunConfig
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.allowance import FORMATS, LEAST_FORMATS, NOISE, formats_row, noise_row, variants_of
 from cotune.cycle.diagnostics.slices import END_SHARE
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.search.heads import Heads
 from cotune.cycle.search.plan import Aside
 from cotune.cycle.search.state import Search
-from cotune.cycle.search.trial import Measured, Track
+from cotune.cycle.search.trial import Measured, Trial
 from cotune.cycle.search.untuned import CALIBRATION_ROWS, as_it_was, measure_base
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
@@ -33,16 +33,16 @@ class EndCosts:
     which prompts are asked, which arms are others' doubles, and how long an untuned answer is under each.
 
     Args:
-        lab: where effects happen, and what rows cost.
+        context: where effects happen, and what rows cost.
         config: whether formats and slices are measured.
         previous: what is taken over from an earlier bundle, an arm of its own.
     """
 
-    def __init__(self, lab: Lab, config: RunConfig, previous: Previous | None = None) -> None:
-        self.lab, self.previous = lab, previous
-        self.heads = Heads(lab)
-        self._formats, self._slices = config.evaluate.robustness and lab.grader is None, config.evaluate.slices
-        budget = lab.costs.budget
+    def __init__(self, context: RunContext, config: RunConfig, previous: Previous | None = None) -> None:
+        self.context, self.previous = context, previous
+        self.heads = Heads(context)
+        self._formats, self._slices = config.evaluate.robustness and context.grader is None, config.evaluate.slices
+        budget = context.costs.budget
         self.fixed = 6.0 + 0.01 * budget.amount if budget.kind == "time" else 0.0
         """Of a time budget: for the report and for saving."""
         self.aside: Aside = "all"
@@ -61,13 +61,15 @@ class EndCosts:
             DivergedError: scores are not finite.
         """
         if self.previous is not None:
-            as_it_was(self.lab, self.previous.candidate)
-        found: list[Measured] = [measure_base(self.lab, prompt) for prompt in {p.id: p for p in (seed, *finalists)}.values()]
+            as_it_was(self.context, self.previous.candidate)
+        found: list[Measured] = [
+            measure_base(self.context, prompt) for prompt in {p.id: p for p in (seed, *finalists)}.values()
+        ]
         self._on_dev = {measured.candidate.prompt.id for measured in found}
         self._only = max(found, key=lambda measured: measured.rank).candidate.prompt
         self._answer(self._only, BASE)
 
-    def learn(self, winner: Track) -> None:
+    def learn(self, winner: Trial) -> None:
         """See how long answers get under a winner's prompt: with the base model, and with its weights as they learn more.
 
         Raises:
@@ -80,10 +82,10 @@ class EndCosts:
             self._answer(winner.prompt, ground.adapter)
 
     def _answer(self, prompt: Prompt, adapter: str) -> None:
-        lab = self.lab
-        if lab.writes_late and not (adapter == BASE and lab.rows.knows_answers(prompt)):
-            rows = max(1, min(_ANSWERED, (lab.task.test.n + len(lab.dev)) // _SHARE))
-            lab.scores(prompt, adapter, lab.train_sample[:rows], "measure")
+        context = self.context
+        if context.writes_late and not (adapter == BASE and context.rows.knows_answers(prompt)):
+            rows = max(1, min(_ANSWERED, (context.task.test.n + len(context.dev)) // _SHARE))
+            context.scores(prompt, adapter, context.train_sample[:rows], "measure")
 
     # Pricing -------------------------------------------------------------------------------------------------------
 
@@ -107,24 +109,24 @@ class EndCosts:
                 what the plan had room for.
         """
         aside = aside or self.aside
-        lab = self.lab
+        context = self.context
         base, tuned = self._arms(seed, chosen, alone, new)
-        rows = sum(lab.rows.scored(prompt) for name, (prompt, _) in base.items() if name not in self._on_dev)
+        rows = sum(context.rows.scored(prompt) for name, (prompt, _) in base.items() if name not in self._on_dev)
         # Before the finalists were looked at, there is one more of them than there are arms.
-        rows += 0.0 if self._on_dev else lab.rows.scored(seed)
-        confirm = len(lab.dev) * rows
-        if lab.answering.rules and lab.calibrates:
-            confirm += min(CALIBRATION_ROWS, len(lab.task.train)) * rows
+        rows += 0.0 if self._on_dev else context.rows.scored(seed)
+        confirm = len(context.dev) * rows
+        if context.answering.rules and context.calibrates:
+            confirm += min(CALIBRATION_ROWS, len(context.task.train)) * rows
         confirm += sum(self._answers_to_dev(prompt, tuned=True) for prompt in tuned)
         if self.previous is not None and not self._on_dev:
-            confirm += len(lab.dev) * self._previous_row()
-        whole = _CARE * (confirm + lab.task.test.n * self._test_row(base, tuned)) + self.fixed
+            confirm += len(context.dev) * self._previous_row()
+        whole = _CARE * (confirm + context.task.test.n * self._test_row(base, tuned)) + self.fixed
         heads = 0.0 if aside == "least" else sum(map(self.heads.cost, tuned))
         return whole + heads + (self._extras(chosen) if aside == "all" else 0.0)
 
     def election(self, search: Search) -> Callable[[Measured], bool]:
         """Tells who may win beside the winner and the seed prompt: whoever there is room to ask for answers and to test."""
-        seed, winner, left = search.seed, search.winner, self.lab.left()
+        seed, winner, left = search.seed, search.winner, self.context.left()
         alone = winner is seed
         beside = 0.0 if alone else self._answers_to_dev(winner.prompt, tuned=True)
 
@@ -153,30 +155,34 @@ class EndCosts:
         return base, [seed] if alone else [seed, chosen]
 
     def _test_row(self, base: dict[str, tuple[Prompt, bool]], tuned: list[Prompt]) -> float:
-        rows = self.lab.rows
+        rows = self.context.rows
         cost = sum(rows.scored(prompt) + rows.written(prompt, tuned=False, new=new) for prompt, new in base.values())
         cost += sum(rows.scored(prompt) + rows.written(prompt, tuned=True) for prompt in tuned)
         return cost + self._previous_row()
 
     def _answers_to_dev(self, prompt: Prompt, *, tuned: bool) -> float:
         """Of what a finalist writes on dev, some time after it was scored there."""
-        return len(self.lab.dev) * self.lab.rows.written(prompt, tuned=tuned, apart=True) if self.lab.writes_late else 0.0
+        return (
+            len(self.context.dev) * self.context.rows.written(prompt, tuned=tuned, apart=True)
+            if self.context.writes_late
+            else 0.0
+        )
 
     def _previous_row(self) -> float:
         if self.previous is None:
             return 0.0
         prompt = self.previous.candidate.prompt
-        return self.lab.rows.scored(prompt) + self.lab.rows.written(prompt, tuned=True)
+        return self.context.rows.scored(prompt) + self.context.rows.written(prompt, tuned=True)
 
     def _extras(self, chosen: Prompt) -> float:
         """Of what is measured after the test; what would have no room then is not put aside either."""
-        lab, dev = self.lab, len(self.lab.dev)
-        cost = NOISE.cost(lab.costs, dev, *noise_row(lab, chosen, tuned=True))
+        context, dev = self.context, len(self.context.dev)
+        cost = NOISE.cost(context.costs, dev, *noise_row(context, chosen, tuned=True))
         if self._formats and len(variants := self._variants_of(chosen)) >= LEAST_FORMATS:
-            cost += FORMATS.cost(lab.costs, dev, *formats_row(lab, chosen, variants))
-        return cost + (END_SHARE * lab.costs.budget.amount if self._slices else 0.0)
+            cost += FORMATS.cost(context.costs, dev, *formats_row(context, chosen, variants))
+        return cost + (END_SHARE * context.costs.budget.amount if self._slices else 0.0)
 
     def _variants_of(self, prompt: Prompt) -> list[Prompt]:
         if prompt.id not in self._variants:
-            self._variants[prompt.id] = variants_of(self.lab, prompt)
+            self._variants[prompt.id] = variants_of(self.context, prompt)
         return self._variants[prompt.id]

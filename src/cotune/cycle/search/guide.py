@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cotune.config import RunConfig
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.slices import measure_slices, slicing_tokens
 from cotune.cycle.search.proposers import Proposer
 from cotune.cycle.search.trial import Measured, with_answers
@@ -30,7 +30,7 @@ _WRITTEN = 64
 
 @dataclass(frozen=True)
 class Guided:
-    """What goes into a pool beside what is bred.
+    """What goes into a pool beside what is mutated.
 
     Attributes:
         rewrites: prompts by the language model.
@@ -45,13 +45,13 @@ class Guide:
     """Looks at the winner's failures once a cycle; does nothing at all where the config asks for neither of its two uses.
 
     Args:
-        lab: where effects happen.
+        context: where effects happen.
         config: the run's config.
     """
 
-    def __init__(self, lab: Lab, config: RunConfig) -> None:
-        self.lab = lab
-        self.proposer = Proposer(lab, config.proposer) if config.proposer.base_url is not None else None
+    def __init__(self, context: RunContext, config: RunConfig) -> None:
+        self.context = context
+        self.proposer = Proposer(context, config.proposer) if config.proposer.base_url is not None else None
         self._hard = config.search.hard_demonstrations and config.search.demonstrations
 
     @property
@@ -64,10 +64,10 @@ class Guide:
         which :meth:`look` takes from its ``room``."""
         if not self.on:
             return 0.0
-        lab = self.lab
-        cost = lab.costs.scoring(slicing_tokens(lab, self._near))
-        if lab.writes_late:
-            cost += min(_WRITTEN, len(lab.dev)) * (lab.rows.scored(prompt) + lab.rows.written(prompt, tuned=True))
+        context = self.context
+        cost = context.costs.scoring(slicing_tokens(context, self._near))
+        if context.writes_late:
+            cost += min(_WRITTEN, len(context.dev)) * (context.rows.scored(prompt) + context.rows.written(prompt, tuned=True))
         return cost + (self.proposer.cost() if self.proposer is not None else 0.0)
 
     def look(self, cycle: int, winner: Measured, known: Iterable[Prompt], room: float = float("inf")) -> Guided | None:
@@ -81,8 +81,8 @@ class Guide:
         """
         if not self.on:
             return None
-        winner = with_answers(self.lab, winner, "guide", _WRITTEN)
-        slices = measure_slices(self.lab, winner, cycle=cycle, near=self._near, least=_LEAST_ROWS)
+        winner = with_answers(self.context, winner, "guide", _WRITTEN)
+        slices = measure_slices(self.context, winner, cycle=cycle, near=self._near, least=_LEAST_ROWS)
         rewrites = self._rewrite(self.proposer, cycle, winner, slices, known, room) if self.proposer is not None else []
         return Guided(tuple(rewrites), slices.get("close", {}))
 
@@ -104,26 +104,26 @@ class Guide:
             seconds = round(time.monotonic() - started, 3)
             return {"cycle": cycle, "model": proposer.name, **found, "seconds": seconds}
 
-        value = self.lab.journal.step("rewrite", [cycle, question.prompt.id, [row.id for row in question.rows]], effect)
+        value = self.context.journal.step("rewrite", [cycle, question.prompt.id, [row.id for row in question.rows]], effect)
         proposer.saw(value)
         return [Proposal.from_json(item) for item in value.get("proposals", [])]
 
     def _asked(self, proposer: Proposer, question: Question, known: Iterable[Prompt], room: float) -> dict[str, Any]:
         if not any(group.cases for group in question.failures):
             return {"skipped": "the winner gets no dev row wrong"}
-        answer = proposer.asked(messages_for(self.lab.task, question), room)
+        answer = proposer.asked(messages_for(self.context.task, question), room)
         text = answer.pop("text", None)
         if text is None:
             return answer
         items = read_answer(text)
         if items is None:
             return {**answer, "failed": f"the answer holds no list of instructions: {' '.join(text.split())[:160]!r}"}
-        found = accept(items, self.lab.task, question, self._grams, known)
+        found = accept(items, self.context.task, question, self._grams, known)
         return {**answer, "proposals": [proposal.to_json() for proposal in found.proposals], "refused": found.refused}
 
     def _question(self, winner: Measured, slices: Mapping[str, Any]) -> Question:
         """A few failures of each slice, or a few of all where there are no slices, and a few rows that are right."""
-        evaluation, dev = winner.evaluation, self.lab.dev
+        evaluation, dev = winner.evaluation, self.context.dev
 
         def case(place: int) -> Case:
             return Case(dev[place], evaluation.answers[place] if evaluation.answers else "")
@@ -145,8 +145,8 @@ class Guide:
     @cached_property
     def _near(self) -> tuple[Example, ...]:
         """The train rows that hard demonstrations are drawn from."""
-        return tuple(row for row in self.lab.train_sample if fits(row))[:_NEAR_ROWS] if self._hard else ()
+        return tuple(row for row in self.context.train_sample if fits(row))[:_NEAR_ROWS] if self._hard else ()
 
     @cached_property
     def _grams(self) -> RowGrams:
-        return RowGrams(self.lab.task)
+        return RowGrams(self.context.task)

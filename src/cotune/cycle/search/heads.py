@@ -9,14 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 from cotune.cycle.answering.base import LabelAnswering
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.journal import attempt
 from cotune.cycle.kept import register_kept
 from cotune.cycle.search.trial import Measured, measure
 from cotune.errors import DivergedError
 from cotune.evaluate.arms import ArmScores, ArmsMetric
 from cotune.evaluate.decision import BY_PROBE
-from cotune.evaluate.responses import gold_indices
+from cotune.evaluate.responses import label_indices
 from cotune.evaluate.stats.resampling import difference_error
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
@@ -44,11 +44,11 @@ class Heads:
     from there without a further step, and tells the labels apart better than their words do.
 
     Args:
-        lab: where effects happen.
+        context: where effects happen.
     """
 
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
+    def __init__(self, context: RunContext) -> None:
+        self.context = context
         self._most: dict[str, int] = {}
         self._counted: dict[str, tuple[float, int]] = {}
         self._final: dict[str, str] = {}
@@ -56,7 +56,7 @@ class Heads:
     def cost(self, prompt: Prompt) -> float:
         """Of trying one on a tuned prompt, in the budget's unit; 0 where none is tried. The states of train rows and of dev are
         read, and dev is scored with the head."""
-        rows, dev, costs = self._count(prompt), len(self.lab.dev), self.lab.costs
+        rows, dev, costs = self._count(prompt), len(self.context.dev), self.context.costs
         if not rows:
             return 0.0
         own, prefix = self._tokens(prompt)
@@ -80,7 +80,7 @@ class Heads:
         if not able or not self._asked_for():
             return found, []
         # The decision is recorded: a run that goes on here may have another view of what is left.
-        told = self.lab.journal.step("heads", list(map(_id, able)), lambda: self._whether(able, room))
+        told = self.context.journal.step("heads", list(map(_id, able)), lambda: self._whether(able, room))
         if "skipped" in told:
             return found, []
         tried = {m.candidate.id: headed for m in able if (headed := self._with_head(m)) is not None}
@@ -110,8 +110,8 @@ class Heads:
             return True
         pair = {"words": words.evaluation, "head": head.evaluation}
         arms = {name: ArmScores(found.values, counts=found.counts) for name, found in pair.items()}
-        statistic = ArmsMetric(arms, self.lab.task.measure.aggregate or "mean").statistic()
-        error = difference_error(statistic, len(self.lab.dev), groups_of(self.lab.dev))
+        statistic = ArmsMetric(arms, self.context.task.measure.aggregate or "mean").statistic()
+        error = difference_error(statistic, len(self.context.dev), groups_of(self.context.dev))
         return words.evaluation.score - head.evaluation.score > _REACH * error
 
     def _whether(self, able: Sequence[Measured], room: float) -> dict[str, Any]:
@@ -122,62 +122,62 @@ class Heads:
                 return {"skipped": why}
         cost = sum(map(self.cost, prompts))
         if cost > room:
-            unit, left = self.lab.costs.budget.unit, max(0.0, room)
+            unit, left = self.context.costs.budget.unit, max(0.0, room)
             return {"skipped": f"needs about {cost:,.0f} {unit}, {left:,.0f} {unit} left"}
         return {"candidates": len(able)}
 
     def _with_head(self, measured: Measured) -> Measured | None:
         """The candidate with a head, measured on dev; None where that failed."""
-        lab, candidate, adapters = self.lab, measured.candidate, self.lab.model.adapters
+        context, candidate, adapters = self.context, measured.candidate, self.context.model.adapters
 
         def progress(tokens: int) -> None:
             told.append(tokens)
-            lab.watcher.progress("head", candidate.prompt.text, tokens)
+            context.watcher.progress("head", candidate.prompt.text, tokens)
 
         def effect() -> dict[str, Any]:
             from cotune.tune.head import fit_head
 
             train = self._rows(candidate.prompt)
-            rows = (*train, *not_shown(candidate.prompt, lab.dev))
-            with lab.stopwatch:
-                rendered = lab.answering.render(candidate.prompt, rows)
+            rows = (*train, *not_shown(candidate.prompt, context.dev))
+            with context.stopwatch:
+                rendered = context.answering.render(candidate.prompt, rows)
                 told.append(sum(row.looked_up for row in rendered))
-                depth = lab.model.depth
+                depth = context.model.depth
                 ids = [row.prompt_ids for row in rendered]
-                states = lab.model.layer_states(ids, [depth], adapter=candidate.adapter, progress=progress)[0]
+                states = context.model.layer_states(ids, [depth], adapter=candidate.adapter, progress=progress)[0]
                 words = {"decision": candidate.decision.to_json(), "score": measured.evaluation.told_score()}
-                gold = [int(i) for i in gold_indices(rows, lab.task)]
-                heads = (fit_head(states[:n], gold[:n], lab.task.labels, depth, words) for n in (len(train), len(rows)))
-                first, final = (adapters.add_probe(candidate.adapter, head, lab.folder / "adapters") for head in heads)
+                gold = [int(i) for i in label_indices(rows, context.task)]
+                heads = (fit_head(states[:n], gold[:n], context.task.labels, depth, words) for n in (len(train), len(rows)))
+                first, final = (adapters.add_probe(candidate.adapter, head, context.folder / "adapters") for head in heads)
             return {"adapter_id": first, "final_id": final, "rows": len(train)}
 
         def record() -> dict[str, Any]:
-            made = attempt(lab.journal, effect)
-            return {"prompt_id": candidate.prompt.id, **made, "tokens": sum(told), **lab.stopwatch.taken()}
+            made = attempt(context.journal, effect)
+            return {"prompt_id": candidate.prompt.id, **made, "tokens": sum(told), **context.stopwatch.taken()}
 
         told: list[int] = []
-        value = lab.journal.step("head", [candidate.id], record)
-        lab.account.counts["tokens_scored"] += int(value["tokens"])
+        value = context.journal.step("head", [candidate.id], record)
+        context.account.counts["tokens_scored"] += int(value["tokens"])
         if "skipped" in value:
             return None
         for name in ("adapter_id", "final_id"):
-            register_kept(adapters, lab.folder, value[name])
+            register_kept(adapters, context.folder, value[name])
         self._final[value["adapter_id"]] = value["final_id"]
         try:
-            return measure(lab, candidate.prompt, value["adapter_id"], candidate.steps, "head", BY_PROBE)
+            return measure(context, candidate.prompt, value["adapter_id"], candidate.steps, "head", BY_PROBE)
         except DivergedError:
             return None
 
     def _tokens(self, prompt: Prompt) -> tuple[float, int]:
         """Own tokens of a row, the labels' words aside, and those of the prefix."""
         if prompt.id not in self._counted:
-            assert isinstance(self.lab.answering, LabelAnswering)
-            self._counted[prompt.id] = self.lab.answering.own_tokens(prompt, self.lab.train_sample[:16])
+            assert isinstance(self.context.answering, LabelAnswering)
+            self._counted[prompt.id] = self.context.answering.own_tokens(prompt, self.context.train_sample[:16])
         return self._counted[prompt.id]
 
     def _asked_for(self) -> bool:
-        lab = self.lab
-        return lab.tune.head and isinstance(lab.answering, LabelAnswering)
+        context = self.context
+        return context.tune.head and isinstance(context.answering, LabelAnswering)
 
     def _count(self, prompt: Prompt) -> int:
         """Train rows that a head is fitted on: as many as a share of the budget pays for; 0 where none is tried."""
@@ -185,7 +185,7 @@ class Heads:
 
     def _lacking(self, prompt: Prompt) -> str:
         """What there is too little of for a head on this prompt; empty where there is enough."""
-        labels, usable = len(self.lab.task.labels), self._usable(prompt)
+        labels, usable = len(self.context.task.labels), self._usable(prompt)
         if usable == 0:
             return "a label has no train row that the prompt does not show, and a head would silence it"
         if usable < _LEAST * labels:
@@ -197,27 +197,27 @@ class Heads:
     @property
     def _numbers(self) -> int:
         """Of a head."""
-        return self.lab.model.width * len(self.lab.task.labels)
+        return self.context.model.width * len(self.context.task.labels)
 
     def _usable(self, prompt: Prompt) -> int:
         """Train rows that may be used beside those of dev; 0 where a label has none."""
-        lab = self.lab
+        context = self.context
         if prompt.id not in self._most:
-            rows = not_shown(prompt, lab.train_sample)
-            known = len({row.output for row in rows}) == len(lab.task.labels) > 1
-            self._most[prompt.id] = max(0, min(len(rows), _MOST // self._numbers - len(lab.dev))) if known else 0
+            rows = not_shown(prompt, context.train_sample)
+            known = len({row.output for row in rows}) == len(context.task.labels) > 1
+            self._most[prompt.id] = max(0, min(len(rows), _MOST // self._numbers - len(context.dev))) if known else 0
         return self._most[prompt.id]
 
     def _payable(self, prompt: Prompt) -> int:
         """As many of them as the budget has a share for, with dev read twice."""
-        cost, most = self.lab.costs.scoring(self._tokens(prompt)[0]), self._usable(prompt)
+        cost, most = self.context.costs.scoring(self._tokens(prompt)[0]), self._usable(prompt)
         if cost <= 0:
             return most
-        return min(most, int(_SHARE * self.lab.costs.budget.amount / cost) - 2 * len(self.lab.dev))
+        return min(most, int(_SHARE * self.context.costs.budget.amount / cost) - 2 * len(self.context.dev))
 
     def _rows(self, prompt: Prompt) -> tuple[Example, ...]:
         """So many of them; the first rows of every label come before further ones of any."""
-        rows = not_shown(prompt, self.lab.train_sample)
+        rows = not_shown(prompt, self.context.train_sample)
         seen: Counter[str] = Counter()
         places: dict[str, int] = {}
         for row in rows:

@@ -1,4 +1,4 @@
-"""The cycle: design prompts, race them, tune through them, race again, breed, go round until the budget ends."""
+"""The cycle: design prompts, race them, tune through them, race again, mutate, go round until the budget ends."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from cotune.config import RunConfig
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.finish import ASKED
 from cotune.cycle.search.ending import EndCosts
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.plan import FINAL, Plan
-from cotune.cycle.search.policy import SPENT, Choice, Decider
+from cotune.cycle.search.policy import SPENT, Choice, StepPolicy
 from cotune.cycle.search.pool import choose_entrants, next_pool, opening_pool
 from cotune.cycle.search.prompt_race import race_prompts
 from cotune.cycle.search.state import Search
-from cotune.cycle.search.trial import Track, advance, catch_up, finish, open_track, take_up, with_answers
+from cotune.cycle.search.trial import Trial, advance, catch_up, finish, open_trial, take_up, with_answers
 from cotune.errors import CotuneError
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.bank import bare_prompt
@@ -30,7 +30,7 @@ class Loop:
     """Runs the cycle within a plan.
 
     Args:
-        lab: where effects happen.
+        context: where effects happen.
         config: the run's config.
         plan: the first cycle in numbers.
         own: the seed prompt first, then further prompts of the user's.
@@ -40,22 +40,22 @@ class Loop:
 
     def __init__(
         self,
-        lab: Lab,
+        context: RunContext,
         config: RunConfig,
         plan: Plan,
         own: Sequence[Prompt],
         end: EndCosts,
         previous: Previous | None = None,
     ) -> None:
-        self.lab, self.config, self.own, self.previous, self.end = lab, config, list(own), previous, end
-        self.guide = Guide(lab, config)
-        self.decider = Decider(lab, config, plan, end, self.guide)
+        self.context, self.config, self.own, self.previous, self.end = context, config, list(own), previous, end
+        self.guide = Guide(context, config)
+        self.policy = StepPolicy(context, config, plan, end, self.guide)
         self._out_of_budget = False
 
     @property
     def plan(self) -> Plan:
         """The first cycle in numbers, at the speed that was measured."""
-        return self.decider.plan
+        return self.policy.plan
 
     def run(self) -> Search:
         """Go round until the budget, the steps or the gains end."""
@@ -67,23 +67,23 @@ class Loop:
                 break
             self._let_the_better_lead(search)
             # What the end costs is estimated with care; where much is left after all, it is spent.
-            choice = self.decider.decide(search, 0)
+            choice = self.policy.decide(search, 0)
             if choice.next == "finish" or choice.steps < max(4, search.winner.steps // 4):
                 break
-            catch_up(self.lab, search.winner, cycle=len(search.cycles))
+            catch_up(self.context, search.winner, cycle=len(search.cycles))
         return search
 
     def _go_round(self, search: Search) -> int:
         """Cycle after cycle until something ends it; steps that there is room for even then."""
         lost = 0
         while True:
-            choice = self.decider.decide(search, lost)
-            if self.lab.finish_asked():
+            choice = self.policy.decide(search, lost)
+            if self.context.finish_asked():
                 choice = Choice("finish", ASKED)
             key = [len(search.cycles), choice.next, choice.steps, choice.rows]
-            recorded = self.lab.journal.step("decide", key, choice.to_json)
+            recorded = self.context.journal.step("decide", key, choice.to_json)
             over, steps = recorded["next"] == "finish", int(recorded["steps"])
-            self.lab.expect_end(self.decider.owed(search, steps) if over else None)
+            self.context.expect_end(self.policy.owed(search, steps) if over else None)
             if over:
                 search.stopped = recorded["why"]
                 self._out_of_budget = recorded["why"] == SPENT
@@ -100,9 +100,9 @@ class Loop:
     # Cycles -------------------------------------------------------------------------------------------------------
 
     def _first_cycle(self) -> Search:
-        lab, plan, previous = self.lab, self.plan, self.previous
+        context, plan, previous = self.context, self.plan, self.previous
         proposals = opening_pool(
-            lab,
+            context,
             self.own,
             plan.pool,
             demonstrations=self.config.search.demonstrations,
@@ -111,31 +111,31 @@ class Loop:
             nearest=plan.nearest,
         )
         by_id = {p.prompt.id: p for p in proposals}
-        race = race_prompts(lab, [p.prompt for p in proposals], BASE, rows=plan.race_rows, cycle=1, final=FINAL)
+        race = race_prompts(context, [p.prompt for p in proposals], BASE, rows=plan.race_rows, cycle=1, final=FINAL)
         seed = self.own[0]
         self.end.look(seed, [by_id[i].prompt for i in race.ranking[:2]])
         ranking = [by_id[i].prompt for i in race.ranking if i not in (seed.id, previous.prompt.id if previous else "")]
-        bare = bare_prompt(lab.task)
+        bare = bare_prompt(context.task)
         # The seed prompt is tuned afresh, to show what that gives; all others go on from what an earlier run learnt.
         ground = previous.ground if previous else BASE
-        first = open_track(lab, seed, BASE)
-        self.decider.time_steps(first)
-        most = self.decider.entrants(first)
+        first = open_trial(context, seed, BASE)
+        self.policy.time_steps(first)
+        most = self.policy.entrants(first)
         always = [*self.own, *([bare] if most >= 3 and bare.id in by_id and not previous else [])]
         count = most - (previous is not None and previous.prompt.id != seed.id)
-        ranking = self.decider.light(ranking, first, entrants=most) or ranking[:1]
-        entrants = choose_entrants(lab, ranking, always, count, cycle=1)
-        tracks = [first, *(open_track(lab, prompt, ground) for prompt in entrants if prompt.id != seed.id)]
+        ranking = self.policy.light(ranking, first, entrants=most) or ranking[:1]
+        entrants = choose_entrants(context, ranking, always, count, cycle=1)
+        trials = [first, *(open_trial(context, prompt, ground) for prompt in entrants if prompt.id != seed.id)]
         if previous:
-            mine = [t for t in tracks if (t.prompt.id, t.start) == (previous.prompt.id, ground)]
-            tracks += [] if mine else [open_track(lab, previous.prompt, ground)]
+            mine = [t for t in trials if (t.prompt.id, t.start) == (previous.prompt.id, ground)]
+            trials += [] if mine else [open_trial(context, previous.prompt, ground)]
             if ground != BASE:
-                take_up(lab, (mine or tracks)[-1], cycle=1)
-        self.decider.pace(tracks)
+                take_up(context, (mine or trials)[-1], cycle=1)
+        self.policy.pace(trials)
         plan = self.plan
-        for track in tracks:
-            advance(lab, track, plan.short_steps, cycle=1)
-        alive = [t for t in tracks if not t.failed]
+        for trial in trials:
+            advance(context, trial, plan.short_steps, cycle=1)
+        alive = [t for t in trials if not t.failed]
         if not alive:
             raise CotuneError("every tuning run diverged. Lower tune.learning_rate and start a new --out folder.")
         # As they stand after equal steps: two of them go on below.
@@ -144,10 +144,10 @@ class Loop:
         survivors = sorted(alive, key=lambda t: t.ground.rank, reverse=True)[:2]
         # A second look at the two best pays where it costs little of the whole.
         if len(alive) > 2 and plan.target_steps >= 100:
-            for track in survivors:
-                advance(lab, track, 2 * plan.short_steps, cycle=1)
+            for trial in survivors:
+                advance(context, trial, 2 * plan.short_steps, cycle=1)
         winner = max(survivors, key=lambda t: t.ground.rank)
-        search = Search(by_id, race, tracks[0], winner, tracks)
+        search = Search(by_id, race, trials[0], winner, trials)
         self._record(
             search,
             {
@@ -158,19 +158,19 @@ class Loop:
                 "winner": winner.prompt.id,
             },
         )
-        self.decider.worth["prompts"] = max(1e-4, (sum(losses) / len(losses) - losses[0]))
+        self.policy.worth["prompts"] = max(1e-4, (sum(losses) / len(losses) - losses[0]))
         return search
 
     def _prompt_cycle(self, search: Search, steps: int, rows: int) -> None:
-        """Breed from the survivors, race under the present adapter, and tune on through what leads there."""
-        lab, number = self.lab, len(search.cycles) + 1
+        """Mutate from the survivors, race under the present adapter, and tune on through what leads there."""
+        context, number = self.context, len(search.cycles) + 1
         incumbent = search.winner
         ground = incumbent.ground.candidate
         adapter = ground.adapter
         parents = self._survivors(search)
         guided = self.guide.look(number, incumbent.ground, [p.prompt for p in search.proposals.values()])
         children = next_pool(
-            lab,
+            context,
             number,
             parents,
             max(8, self.plan.pool * 2 // 3),
@@ -182,32 +182,32 @@ class Loop:
         )
         search.proposals.update({p.prompt.id: p for p in children})
         field_ = list({p.id: p for p in (incumbent.prompt, *parents, *(c.prompt for c in children))}.values())
-        race = race_prompts(lab, field_, adapter, rows=rows, cycle=number, final=FINAL)
+        race = race_prompts(context, field_, adapter, rows=rows, cycle=number, final=FINAL)
         by_id = {p.id: p for p in field_}
         # Who was tuned from these weights already would only be tuned so again.
-        tried = {incumbent.prompt.id, *(t.prompt.id for t in search.tracks if t.start == adapter)}
-        challengers = self.decider.fitting(search, [by_id[i] for i in race.ranking if i not in tried], steps)[:1]
+        tried = {incumbent.prompt.id, *(t.prompt.id for t in search.trials if t.start == adapter)}
+        challengers = self.policy.fitting(search, [by_id[i] for i in race.ranking if i not in tried], steps)[:1]
         before = incumbent.ground.evaluation.log_loss
-        rivals = [open_track(lab, p, adapter, ground.steps) for p in challengers]
+        rivals = [open_trial(context, p, adapter, ground.steps) for p in challengers]
         entrants = [incumbent, *rivals]
-        lab.journal.step(
+        context.journal.step(
             "entrants",
             [number, [t.prompt.id for t in entrants]],
             lambda: {"cycle": number, "prompt_ids": [t.prompt.id for t in entrants]},
         )
         # Where more steps only made the incumbent worse, it stands as it was at its best, and the challenger alone is tuned.
         if not incumbent.peaked:
-            advance(lab, incumbent, incumbent.steps + steps, cycle=number)
-        for track in rivals:
-            advance(lab, track, ground.steps + steps, cycle=number)
+            advance(context, incumbent, incumbent.steps + steps, cycle=number)
+        for trial in rivals:
+            advance(context, trial, ground.steps + steps, cycle=number)
         alive = [t for t in entrants if not t.failed]
         if not alive:
             raise CotuneError("every tuning run diverged. Lower tune.learning_rate and start a new --out folder.")
-        search.tracks.extend(rivals)
+        search.trials.extend(rivals)
         search.winner = max(alive, key=lambda t: t.ground.rank)
         own = incumbent.ground.evaluation.log_loss if not incumbent.failed else before
-        self.decider.worth["prompts"] = max(1e-4, own - search.winner.ground.evaluation.log_loss)
-        self.decider.worth["tune"] = max(1e-4, before - own)
+        self.policy.worth["prompts"] = max(1e-4, own - search.winner.ground.evaluation.log_loss)
+        self.policy.worth["tune"] = max(1e-4, before - own)
         self._record(
             search,
             {
@@ -225,10 +225,10 @@ class Loop:
         number = len(search.cycles) + 1
         winner = search.winner
         before = winner.ground.evaluation.log_loss
-        keep = self.decider.kept(search, steps, check=True)
-        advance(self.lab, winner, winner.steps + steps, cycle=number, keep=keep)
+        keep = self.policy.kept(search, steps, check=True)
+        advance(self.context, winner, winner.steps + steps, cycle=number, keep=keep)
         if not winner.failed:
-            self.decider.worth["tune"] = max(1e-4, before - winner.ground.evaluation.log_loss)
+            self.policy.worth["tune"] = max(1e-4, before - winner.ground.evaluation.log_loss)
         self._record(
             search,
             {"kind": "tune", "pool": 0, "race": None, "tuned": [_tuned_record(winner)], "winner": winner.prompt.id},
@@ -239,19 +239,19 @@ class Loop:
         number = len(search.cycles)
         winner, seed = search.winner, search.seed
         if more:
-            keep = self.decider.kept(search, more, check=False)
-            advance(self.lab, winner, winner.steps + more, cycle=number, check=False, keep=keep)
+            keep = self.policy.kept(search, more, check=False)
+            advance(self.context, winner, winner.steps + more, cycle=number, check=False, keep=keep)
         if not seed.failed and seed is not winner:
             # However slow the machine has become: what is told of the two is at equal steps.
             # A refit goes on from what was measured.
             steps = winner.ground.candidate.steps if self.config.refit else winner.reached
-            advance(self.lab, seed, steps, cycle=number, stage="seed", check=self.config.refit)
+            advance(self.context, seed, steps, cycle=number, stage="seed", check=self.config.refit)
         if self.config.refit:
             # The decay belongs to the refit, which comes after dev has chosen.
             return
-        finish(self.lab, winner, cycle=number)
+        finish(self.context, winner, cycle=number)
         if seed is not winner:
-            finish(self.lab, seed, cycle=number)
+            finish(self.context, seed, cycle=number)
 
     def _let_the_better_lead(self, search: Search) -> None:
         """Go on with the seed prompt where it turned out better than the winner: then it needs no arms but its own.
@@ -260,13 +260,13 @@ class Loop:
         """
         winner, seed = search.winner, search.seed
         if seed is not winner and seed.measured and not seed.failed:
-            ranks = [with_answers(self.lab, track.best, "confirm").rank for track in (winner, seed)]
+            ranks = [with_answers(self.context, trial.best, "confirm").rank for trial in (winner, seed)]
             search.winner = seed if ranks[1] > ranks[0] else winner
 
     def _survivors(self, search: Search) -> list[Prompt]:
         """Parents of the next pool: the winner, tuned prompts by their latest score, and the base race's best."""
-        tracks = sorted((t for t in search.tracks if t.steady and not t.failed), key=lambda t: t.ground.rank, reverse=True)
-        prompts = [search.winner.prompt, *(t.prompt for t in tracks)]
+        trials = sorted((t for t in search.trials if t.steady and not t.failed), key=lambda t: t.ground.rank, reverse=True)
+        prompts = [search.winner.prompt, *(t.prompt for t in trials)]
         latest = search.cycles[-1].get("race") or {}
         prompts += [search.proposals[i].prompt for i in latest.get("ranking", [])[:2] if i in search.proposals]
         return list({p.id: p for p in prompts}.values())[:FINAL]
@@ -280,15 +280,15 @@ class Loop:
             "dev_score": best.evaluation.told_score(),
             "dev_log_loss": round(best.evaluation.log_loss, 6),
             "steps": best.candidate.steps,
-            "tokens": self.lab.account.tokens,
+            "tokens": self.context.account.tokens,
         }
-        search.cycles.append(self.lab.journal.step("cycle", [number, facts["winner"]], lambda: record))
+        search.cycles.append(self.context.journal.step("cycle", [number, facts["winner"]], lambda: record))
 
 
-def _tuned_record(track: Track) -> dict[str, Any]:
+def _tuned_record(trial: Trial) -> dict[str, Any]:
     return {
-        "prompt_id": track.prompt.id,
-        "steps": track.latest.candidate.steps,
-        "score": track.latest.evaluation.told_score(),
-        "log_loss": round(track.latest.evaluation.log_loss, 6),
+        "prompt_id": trial.prompt.id,
+        "steps": trial.latest.candidate.steps,
+        "score": trial.latest.evaluation.told_score(),
+        "log_loss": round(trial.latest.evaluation.log_loss, 6),
     }

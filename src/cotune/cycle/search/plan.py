@@ -138,7 +138,7 @@ def make_plan(
             f"the budget is too small: scoring the test rows and one short tuning run need about {reserve + least:.0f}{blank}, "
             f"and {max(0.0, left):.0f}{blank} is left",
             where="budget",
-            mend=f"Give {_remedies(least - usable, sizes.test, test_row, raised)}.",
+            hint=f"Give {_remedies(least - usable, sizes.test, test_row, raised)}.",
         )
     limit = max(8, max_epochs * sizes.steps_per_epoch)
     # What prompts are worth before tuning says little about after, so the first race is kept short; where the rows cannot be

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from cotune.config import RunConfig
 from cotune.cycle.answering.written import WrittenAnswering
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.search.ending import EndCosts
 from cotune.cycle.search.plan import Aside, Plan, Sizes, make_plan
@@ -23,11 +23,11 @@ _WRITTEN_ROWS, _LONG = (16, 48), 600.0
 time a row, and the test is answered many at once."""
 
 
-def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, end: EndCosts, previous: Previous | None = None) -> Plan:
+def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts, previous: Previous | None = None) -> Plan:
     """Measure the scoring rate on a few rows, then fit the run into the budget; recorded as a ``plan`` step.
 
     Args:
-        lab: where effects happen.
+        context: where effects happen.
         config: the run's config.
         seed: the seed prompt, whose length rows are counted with.
         end: what the end costs.
@@ -36,31 +36,31 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, end: EndCosts, previous:
     Raises:
         BudgetError: not even one short run fits.
     """
-    task = lab.task
+    task = context.task
     # The first passes of a process are slow, so others of the same size warm it up before the rate is taken.
-    warm = lab.train_sample[CALIBRATION_ROWS : 2 * CALIBRATION_ROWS] or lab.train_sample[:4]
-    with lab.stopwatch:
-        lab.answering.score(seed, BASE, warm, lambda tokens: None)
-    lab.scores(seed, BASE, lab.train_sample[:CALIBRATION_ROWS], "measure", answers=False)
-    if isinstance(lab.answering, WrittenAnswering) and task.measure.needs_answers:
-        with lab.stopwatch:
-            lab.answering.warm_up(seed, warm[:2])
-        long = lab.costs.budget.kind == "time" and lab.costs.budget.amount >= _LONG
-        lab.scores(seed, BASE, lab.train_sample[: _WRITTEN_ROWS[long]], "measure")
-    batch = min(lab.tune.batch_size, len(task.train))
+    warm = context.train_sample[CALIBRATION_ROWS : 2 * CALIBRATION_ROWS] or context.train_sample[:4]
+    with context.stopwatch:
+        context.answering.score(seed, BASE, warm, lambda tokens: None)
+    context.scores(seed, BASE, context.train_sample[:CALIBRATION_ROWS], "measure", answers=False)
+    if isinstance(context.answering, WrittenAnswering) and task.measure.needs_answers:
+        with context.stopwatch:
+            context.answering.warm_up(seed, warm[:2])
+        long = context.costs.budget.kind == "time" and context.costs.budget.amount >= _LONG
+        context.scores(seed, BASE, context.train_sample[: _WRITTEN_ROWS[long]], "measure")
+    batch = min(context.tune.batch_size, len(task.train))
     asked = [seed, *([previous.prompt] if previous is not None else [])]
-    longest = max(asked, key=lab.rows.scored)
-    own = lab.tokens_a_row(longest)[0]
+    longest = max(asked, key=context.rows.scored)
+    own = context.tokens_a_row(longest)[0]
     sizes = Sizes(
         len(task.train),
         len(task.dev),
         task.test.n,
         own,
-        max(lab.step_tokens(prompt, batch) for prompt in asked),
-        -(-len(task.train) // lab.tune.batch_size),
-        late=lab.writes_late,
+        max(context.step_tokens(prompt, batch) for prompt in asked),
+        -(-len(task.train) // context.tune.batch_size),
+        late=context.writes_late,
     )
-    left = lab.left()
+    left = context.left()
     reserves = {aside: end.cost(seed, longest, new=True, aside=aside) for aside in get_args(Aside)}
 
     def planned(reserve: float) -> Plan:
@@ -69,17 +69,17 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, end: EndCosts, previous:
             sizes,
             reserve=reserve,
             test_row=end.test_row(seed),
-            scoring=lab.costs.scoring,
-            training=lab.costs.training,
+            scoring=context.costs.scoring,
+            training=context.costs.training,
             max_pool=config.search.pool,
             max_entrants=config.search.entrants,
             max_epochs=config.tune.max_epochs,
-            decay=lab.tune.decay,
-            raised=lab.costs.budget.raised,
-            unit=lab.costs.budget.unit,
+            decay=context.tune.decay,
+            raised=context.costs.budget.raised,
+            unit=context.costs.budget.unit,
         )
 
-    nearest, warmed = _nearest_tokens(lab, config, seed, own), lab.stopwatch.taken()
+    nearest, warmed = _nearest_tokens(context, config, seed, own), context.stopwatch.taken()
 
     def effect() -> dict[str, Any]:
         # What a run can do without must not keep it from happening; it is left out at the end for want of room. Nor must
@@ -87,32 +87,32 @@ def fit_plan(lab: Lab, config: RunConfig, seed: Prompt, end: EndCosts, previous:
         ways: list[tuple[Aside, bool]] = [("all", True)] if nearest else []
         for aside, with_nearest in (*ways, ("all", False), ("heads", False)):
             with suppress(BudgetError):
-                more = lab.costs.scoring(nearest) if with_nearest else 0.0
+                more = context.costs.scoring(nearest) if with_nearest else 0.0
                 plan = replace(planned(reserves[aside] + more), fixed=end.fixed, nearest=with_nearest, aside=aside)
                 break
         else:
             plan = replace(planned(reserves["least"]), fixed=end.fixed, aside="least")
-        text = _plan_text(plan, lab, sizes, lab.costs.budget.amount - left)
+        text = _plan_text(plan, context, sizes, context.costs.budget.amount - left)
         if nearest and not plan.nearest:
             text.append("leave nearest demonstrations out: the budget could not test a winner that has them")
         return {**plan.to_json(), **warmed, "text": text}
 
     # What decides nothing about the plan is no part of its key.
     search = config.search.model_dump(exclude={"hard_demonstrations", "nearest_demonstrations"})
-    value = lab.journal.step("plan", [task.fingerprint, config.budget, search], effect)
+    value = context.journal.step("plan", [task.fingerprint, config.budget, search], effect)
     plan = Plan(**{name: value[name] for name in Plan.__dataclass_fields__ if name in value})
     end.aside = plan.aside
     return plan
 
 
-def _nearest_tokens(lab: Lab, config: RunConfig, seed: Prompt, own: float) -> float:
+def _nearest_tokens(context: RunContext, config: RunConfig, seed: Prompt, own: float) -> float:
     """Further tokens at the end where the winner shows each row its nearest demonstrations; 0 where there is no such prompt."""
     # Three arms may have it on the test, and three candidates are confirmed on dev.
-    return 1.05 * 3 * (lab.task.test.n + len(lab.dev)) * nearest_cost(lab, config.search, seed, own)
+    return 1.05 * 3 * (context.task.test.n + len(context.dev)) * nearest_cost(context, config.search, seed, own)
 
 
-def _plan_text(plan: Plan, lab: Lab, sizes: Sizes, spent: float) -> list[str]:
-    unit, amount = lab.costs.budget.unit, lab.costs.budget.amount
+def _plan_text(plan: Plan, context: RunContext, sizes: Sizes, spent: float) -> list[str]:
+    unit, amount = context.costs.budget.unit, context.costs.budget.amount
     end = spent + plan.race + plan.tuning + plan.reserve
     steps = f"training gets about {plan.training:.0%} of the budget" + (f"; half needs {plan.advice}" if plan.advice else "")
     return [
@@ -121,6 +121,6 @@ def _plan_text(plan: Plan, lab: Lab, sizes: Sizes, spent: float) -> list[str]:
         f"to about {plan.target_steps} steps ({plan.target_steps / sizes.steps_per_epoch:.1f} epochs), the seed prompt as far: "
         f"about {plan.tuning:,.0f} {unit}",
         f"keep {plan.reserve:,.0f} {unit} for confirming, {sizes.test} test rows and the report",
-        *([steps, f"an answer has {lab.answering.limit} tokens at most"] if sizes.late else []),
+        *([steps, f"an answer has {context.answering.limit} tokens at most"] if sizes.late else []),
         f"in all about {end:,.0f} of {amount:,.0f} {unit}; what is left goes into further rounds while they help",
     ]

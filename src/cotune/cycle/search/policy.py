@@ -1,4 +1,4 @@
-"""What a search does next: breed prompts, train on, or finish, by what moved dev and by what is left of the budget."""
+"""What a search does next: mutate prompts, train on, or finish, by what moved dev and by what is left of the budget."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from cotune.config import RunConfig
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.search.ahead import StepCosts
 from cotune.cycle.search.ending import EndCosts
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.plan import ENOUGH, EPOCHS, FINAL, SHORT, Plan, whole_runs
 from cotune.cycle.search.state import Search
-from cotune.cycle.search.trial import Track, advance, decay_steps
+from cotune.cycle.search.trial import Trial, advance, decay_steps
 from cotune.prompt.prompt import Prompt
 
 _PATIENCE = 3
 """Steps of the loop without a better dev score after which it stops."""
 _RACE_SHARE = 0.2
-"""Of the budget that is left: what a race of bred prompts may cost before the search has shown what it is worth."""
+"""Of the budget that is left: what a race of mutated prompts may cost before the search has shown what it is worth."""
 _LEAST_RACE = 32
 """Dev rows below which a race says nothing."""
 _BRED = 0.5
-"""Of what steps could have: what goes to prompts that are bred, raced and tuned a little on the way."""
+"""Of what steps could have: what goes to prompts that are mutated, raced and tuned a little on the way."""
 _LIGHT = 1.5
 """Times the seed prompt's step that another prompt's may cost in any case."""
 SPENT = "the rest of the budget is reserved for the test"
@@ -54,20 +54,20 @@ class Choice:
         return {name: round(value, 2) if isinstance(value, float) else value for name, value in asdict(self).items()}
 
 
-class Decider:
+class StepPolicy:
     """Chooses the next step of a search.
 
     Args:
-        lab: where effects happen.
+        context: where effects happen.
         config: the run's config.
         plan: the first cycle in numbers.
         end: what the end costs.
-        guide: what guides breeding, and costs something too.
+        guide: what guides mutation, and costs something too.
     """
 
-    def __init__(self, lab: Lab, config: RunConfig, plan: Plan, end: EndCosts, guide: Guide) -> None:
-        self.lab, self.config, self.plan, self.end, self.guide = lab, config, plan, end, guide
-        self.ahead = StepCosts(lab)
+    def __init__(self, context: RunContext, config: RunConfig, plan: Plan, end: EndCosts, guide: Guide) -> None:
+        self.context, self.config, self.plan, self.end, self.guide = context, config, plan, end, guide
+        self.ahead = StepCosts(context)
         # Budget a nat of dev log-loss has cost, by kind of step: what moved dev decides what comes next.
         self.worth: dict[str, float] = {}
 
@@ -79,19 +79,19 @@ class Decider:
             lost: how often in a row dev did not improve.
         """
         self.end.learn(search.winner)
-        left, end = self.lab.left(), self._end(search)
+        left, end = self.context.left(), self._end(search)
         return replace(self._choose(search, lost, left), left=left, end=end)
 
     def _end(self, search: Search) -> float:
         return self.end.cost(search.seed.prompt, search.winner.prompt, alone=search.winner is search.seed)
 
     def _choose(self, search: Search, lost: int, left: float) -> Choice:
-        lab, plan, winner = self.lab, self.plan, search.winner
+        context, plan, winner = self.context, self.plan, search.winner
         if lost >= _PATIENCE:
             return Choice("finish", f"dev did not improve in {lost} cycles")
         if winner.failed:
             return Choice("finish", "the winner's training diverged; its last good adapter stands")
-        decay = lab.tune.decay
+        decay = context.tune.decay
         room = max(8, self.config.tune.max_epochs * winner.run.steps_per_epoch) - winner.reached
         room -= decay_steps(winner.reached, decay)
         if room < 3:
@@ -113,7 +113,7 @@ class Decider:
             rows = max(_LEAST_RACE, rows // 2)
             race = self.race_cost(winner.prompt, rows)
         with_race = int((beside - race) / per_both) if per_both else room
-        # The winner's steps in all, its decay among them, if prompts are bred now and a challenger wins.
+        # The winner's steps in all, its decay among them, if prompts are mutated now and a challenger wins.
         taken = min(block, with_race)
         later = longer * (winner.reached + taken) + ((beside - race - taken * per_both) / (2 * step) if step else room)
         # Steps that no longer help are not lacking.
@@ -176,10 +176,10 @@ class Decider:
 
     def fitting(self, search: Search, challengers: Sequence[Prompt], steps: int) -> list[Prompt]:
         """Those of some prompts that could be tuned so many steps, win, and be tested within what is left of the budget."""
-        lab, seed, winner = self.lab, search.seed, search.winner
-        left = lab.left()
+        context, seed, winner = self.context, search.seed, search.winner
+        left = context.left()
         reached = winner.reached + steps
-        decay = decay_steps(reached, lab.tune.decay)
+        decay = decay_steps(reached, context.tune.decay)
         own = 0.0 if winner.peaked else steps * self.ahead.step(winner) + self.ahead.check(winner.prompt)
 
         def cost(prompt: Prompt) -> float:
@@ -191,26 +191,26 @@ class Decider:
         light = self.light(challengers, seed, entrants=1, reached=winner.reached, cycles=len(search.cycles))
         return [prompt for prompt in light if cost(prompt) <= left]
 
-    def time_steps(self, seed: Track) -> None:
+    def time_steps(self, seed: Trial) -> None:
         """Train the seed prompt's first steps, to know how fast that is: the plan was made on a guess."""
-        steps, costs = 4, self.lab.costs
+        steps, costs = 4, self.context.costs
         if costs.budget.kind == "tokens":
             return
         while steps < self.plan.short_steps and not costs.training_measured and not seed.failed:
-            advance(self.lab, seed, steps, cycle=1, check=False)
+            advance(self.context, seed, steps, cycle=1, check=False)
             steps *= 2
 
-    def entrants(self, seed: Track) -> int:
+    def entrants(self, seed: Trial) -> int:
         """Prompts that are tuned, the seed prompt's among them: as many as planned, or two where the winner could not meet its
         rows often enough. There a prompt more costs the winner steps, and steps are what tuning gains from at first."""
         most = max(2, self.plan.entrants)
-        if self.lab.costs.budget.kind == "tokens":
+        if self.context.costs.budget.kind == "tokens":
             return most
         whole = whole_runs(most) * self.ahead.step(seed)
         return most if not whole or self._spare(seed, most) / whole >= self._enough(seed) else 2
 
     def light(
-        self, prompts: Sequence[Prompt], seed: Track, *, entrants: int, reached: int = 0, cycles: int = 0
+        self, prompts: Sequence[Prompt], seed: Trial, *, entrants: int, reached: int = 0, cycles: int = 0
     ) -> list[Prompt]:
         """Those of some prompts whose length leaves the winner steps enough.
 
@@ -219,7 +219,7 @@ class Decider:
 
         Args:
             prompts: in the order in which they are wanted.
-            seed: the seed prompt's track, which will follow the winner to as many steps.
+            seed: the seed prompt's trial, which will follow the winner to as many steps.
             entrants: prompts that get short runs.
             reached: steps that the weights have behind them.
             cycles: that are over.
@@ -236,38 +236,38 @@ class Decider:
 
         return [prompt for prompt in prompts if fits(prompt)]
 
-    def _enough(self, seed: Track) -> int:
+    def _enough(self, seed: Trial) -> int:
         """Steps in which a winner meets its rows as often as pays, or as often as it may; not more than that was seen with."""
         return min(min(EPOCHS, self.config.tune.max_epochs) * seed.run.steps_per_epoch, ENOUGH)
 
-    def _spare(self, seed: Track, entrants: int) -> float:
+    def _spare(self, seed: Trial, entrants: int) -> float:
         """What is left for steps once the end, and looks at dev after short and whole runs, are reckoned."""
-        spare = self.lab.left() - self.end.cost(seed.prompt, seed.prompt, new=True)
+        spare = self.context.left() - self.end.cost(seed.prompt, seed.prompt, new=True)
         return spare - (entrants + 3) * self.ahead.check(seed.prompt)
 
     def _step(self, prompt: Prompt) -> float:
-        """Cost of an optimizer step under a prompt that has no track yet."""
-        lab = self.lab
-        return lab.costs.training(lab.step_tokens(prompt, min(lab.tune.batch_size, len(lab.task.train))))
+        """Cost of an optimizer step under a prompt that has no trial yet."""
+        context = self.context
+        return context.costs.training(context.step_tokens(prompt, min(context.tune.batch_size, len(context.task.train))))
 
-    def pace(self, tracks: Sequence[Track]) -> None:
+    def pace(self, trials: Sequence[Trial]) -> None:
         """Make the plan's short runs no longer than what the first steps' speed allows.
 
         Args:
-            tracks: that are tuned, the seed prompt's first.
+            trials: that are tuned, the seed prompt's first.
         """
-        lab, plan, seed = self.lab, self.plan, tracks[0]
-        if lab.costs.budget.kind == "tokens":
+        context, plan, seed = self.context, self.plan, trials[0]
+        if context.costs.budget.kind == "tokens":
             return
-        checks = (len(tracks) + 3) * self.ahead.check(seed.prompt)
-        spare = lab.left() - max(self.end.cost(seed.prompt, track.prompt, new=True) for track in tracks) - checks
+        checks = (len(trials) + 3) * self.ahead.check(seed.prompt)
+        spare = context.left() - max(self.end.cost(seed.prompt, trial.prompt, new=True) for trial in trials) - checks
         # The winner and the seed prompt go on for what a short run lacks of a whole one.
-        steps = list(map(self.ahead.step, tracks))
+        steps = list(map(self.ahead.step, trials))
         whole = (sum(steps) + 2 * (1 / SHORT - 1) * max(steps)) or 1.0
         short = max(3, seed.steps, min(plan.short_steps, int(spare / whole)))
         self.plan = replace(plan, short_steps=short, target_steps=min(plan.target_steps, round(short / SHORT)))
 
     def race_cost(self, prompt: Prompt, rows: int) -> float:
-        """Cost of a race of bred prompts, about as long as this one, and of what guides their breeding."""
-        bred = max(8, self.plan.pool * 2 // 3)
-        return self.ahead.race(prompt, bred + FINAL, rows) + self.guide.cost(prompt)
+        """Cost of a race of mutated prompts, about as long as this one, and of what guides their mutation."""
+        mutated = max(8, self.plan.pool * 2 // 3)
+        return self.ahead.race(prompt, mutated + FINAL, rows) + self.guide.cost(prompt)

@@ -1,4 +1,4 @@
-"""The prompts of a cycle: bred, embedded, ordered, cut to their number."""
+"""The prompts of a cycle: mutated, embedded, ordered, cut to their number."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.config.sections import SearchConfig
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.search.guide import Guided
 from cotune.embed import behaviour, centred, farthest_first, show_nearest, whole_texts, without_near_duplicates
 from cotune.errors import InputError
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal, diverse, first_pool, fixed, hard, with_demonstrations
-from cotune.refine.breed import DemonstrationPool, breed
 from cotune.refine.demonstrations import default_count, fits, strata
+from cotune.refine.mutate import DemonstrationPool, mutate
 from cotune.task.example import Example
 
 NEAR = 0.02
@@ -25,13 +25,13 @@ _EMBEDDED_ROWS = 96
 _BEHAVIOUR_ROWS = 16
 
 
-def demonstration_pool(lab: Lab, close: Mapping[str, float] | None = None) -> DemonstrationPool:
+def demonstration_pool(context: RunContext, close: Mapping[str, float] | None = None) -> DemonstrationPool:
     """Draws demonstrations from train: half the time rows that lie far apart for the model, else random ones.
 
     With ``close`` (row id to how like a failure it is) half of all draws are rows that are close to one.
     """
-    near = [row for row in lab.train_sample if row.id in close] if close else []
-    rows = [row for row in lab.train_sample if fits(row)][:_EMBEDDED_ROWS]
+    near = [row for row in context.train_sample if row.id in close] if close else []
+    rows = [row for row in context.train_sample if fits(row)][:_EMBEDDED_ROWS]
 
     def draw(rng: np.random.Generator) -> Sequence[Example]:
         if not rows:
@@ -40,50 +40,50 @@ def demonstration_pool(lab: Lab, close: Mapping[str, float] | None = None) -> De
             # Noise as large as what tells rows apart, or each draw would show the same ones.
             closeness = np.array([close[row.id] for row in near])
             closeness = closeness + closeness.std() * rng.standard_normal(len(near))
-            picked = hard(closeness, strata(lab.task, near), default_count(len(lab.task.labels)), skip=0.0)
+            picked = hard(closeness, strata(context.task, near), default_count(len(context.task.labels)), skip=0.0)
             return [near[i] for i in picked]
         if rng.random() < 0.5:
-            return fixed(lab.task, rng)
-        vectors, tokens = lab.vectors.of(rows)
+            return fixed(context.task, rng)
+        vectors, tokens = context.vectors.of(rows)
         # Drawing is no step of the journal: a run that resumes does it again, and counts it again.
-        lab.account.counts["tokens_embedded"] += tokens
-        chosen = diverse(centred(vectors), strata(lab.task, rows), default_count(len(lab.task.labels)), rng=rng)
+        context.account.counts["tokens_embedded"] += tokens
+        chosen = diverse(centred(vectors), strata(context.task, rows), default_count(len(context.task.labels)), rng=rng)
         return [rows[i] for i in chosen]
 
     return draw
 
 
-def nearest_variant(lab: Lab, prompt: Prompt) -> Proposal | None:
+def nearest_variant(context: RunContext, prompt: Prompt) -> Proposal | None:
     """The prompt with train rows of which each row is shown the nearest; None where it is such a one or rows are too few."""
-    rows = [row for row in lab.train_sample if fits(row)][:_EMBEDDED_ROWS]
+    rows = [row for row in context.train_sample if fits(row)][:_EMBEDDED_ROWS]
     stock = with_demonstrations(prompt, rows, most_characters=sum(len(row.text) for row in rows)).demonstrations
-    count = min(default_count(len(lab.task.labels)), len(stock) - 1)
+    count = min(default_count(len(context.task.labels)), len(stock) - 1)
     if prompt.nearest or count < 1:
         return None
     variant = show_nearest(prompt, stock, count)
-    if not has_room(lab, variant):
+    if not has_room(context, variant):
         return None
-    if lab.can.hidden_states and lab.vectors.pay_for_stock():
-        rendered = lab.model.renderer.render(variant, [dict(shown.fields) for shown in stock], lab.task.labels)
-        lab.account.counts["tokens_embedded"] += sum(row.looked_up for row in rendered)
+    if context.can.hidden_states and context.vectors.pay_for_stock():
+        rendered = context.model.renderer.render(variant, [dict(shown.fields) for shown in stock], context.task.labels)
+        context.account.counts["tokens_embedded"] += sum(row.looked_up for row in rendered)
     return Proposal(variant, "demonstrations", (prompt.id,), "demonstrations_nearest")
 
 
-def nearest_cost(lab: Lab, search: SearchConfig, seed: Prompt, own: float) -> float:
+def nearest_cost(context: RunContext, search: SearchConfig, seed: Prompt, own: float) -> float:
     """Tokens by which a row grows where it is shown its nearest demonstrations; 0 where pools hold no such prompt.
 
     Args:
-        lab: where prompts are measured.
+        context: where prompts are measured.
         search: whether pools hold demonstrations, and nearest ones.
         seed: the prompt that is varied.
         own: tokens of one of its rows.
     """
-    variant = nearest_variant(lab, seed) if search.demonstrations and search.nearest_demonstrations else None
-    return 0.0 if variant is None else max(0.0, lab.tokens_a_row(variant.prompt)[0] - own)
+    variant = nearest_variant(context, seed) if search.demonstrations and search.nearest_demonstrations else None
+    return 0.0 if variant is None else max(0.0, context.tokens_a_row(variant.prompt)[0] - own)
 
 
 def opening_pool(
-    lab: Lab,
+    context: RunContext,
     own: Sequence[Prompt],
     count: int,
     *,
@@ -97,21 +97,21 @@ def opening_pool(
     With ``nearest`` the seed prompt also enters with the train rows that lie nearest to each row.
     """
     rng = np.random.default_rng([seed, 10])
-    shown = demonstration_pool(lab) if demonstrations else None
-    proposals = first_pool(lab.task, list(own), count + max(4, count // 3), rng, demonstration_pool=shown)
+    shown = demonstration_pool(context) if demonstrations else None
+    proposals = first_pool(context.task, list(own), count + max(4, count // 3), rng, demonstration_pool=shown)
     kept = max(2, len(own) + 1)
     if previous is not None and previous.prompt.id not in {prompt.id for prompt in own}:
         others = [p for p in proposals if p.prompt.id != previous.prompt.id]
         proposals = [*others[: len(own)], previous, *others[len(own) :]]
         kept += 1
-    if nearest and (variant := nearest_variant(lab, own[0])):
+    if nearest and (variant := nearest_variant(context, own[0])):
         proposals.insert(kept, variant)
         kept += 1
-    return _record(lab, 1, proposals, count, keep=range(min(kept, len(proposals))))
+    return _record(context, 1, proposals, count, keep=range(min(kept, len(proposals))))
 
 
 def next_pool(
-    lab: Lab,
+    context: RunContext,
     cycle: int,
     survivors: Sequence[Prompt],
     count: int,
@@ -128,26 +128,26 @@ def next_pool(
     """
     guided = guided or Guided()
     rng = np.random.default_rng([seed, 10, cycle])
-    shown = demonstration_pool(lab, guided.close) if demonstrations else None
-    rewrites = [p for p in guided.rewrites if has_room(lab, p.prompt)][:count]
-    variant = nearest_variant(lab, survivors[0]) if nearest else None
+    shown = demonstration_pool(context, guided.close) if demonstrations else None
+    rewrites = [p for p in guided.rewrites if has_room(context, p.prompt)][:count]
+    variant = nearest_variant(context, survivors[0]) if nearest else None
     if variant is not None and variant.prompt.id not in seen:
         rewrites = [variant, *rewrites]
     known = seen | {p.prompt.id for p in rewrites}
-    bred = breed(survivors, lab.task, count + max(2, count // 3), rng, demonstration_pool=shown, seen=known)
-    return _record(lab, cycle, [*rewrites, *bred], count, keep=range(len(rewrites)))
+    mutated = mutate(survivors, context.task, count + max(2, count // 3), rng, demonstration_pool=shown, seen=known)
+    return _record(context, cycle, [*rewrites, *mutated], count, keep=range(len(rewrites)))
 
 
-def _record(lab: Lab, cycle: int, proposals: list[Proposal], count: int, keep: Sequence[int]) -> list[Proposal]:
+def _record(context: RunContext, cycle: int, proposals: list[Proposal], count: int, keep: Sequence[int]) -> list[Proposal]:
     """Drop what leaves no room for a row, embed, drop near-duplicates, order farthest-first and cut; journalled."""
-    proposals = [p for i, p in enumerate(proposals) if i in keep or has_room(lab, p.prompt)]
+    proposals = [p for i, p in enumerate(proposals) if i in keep or has_room(context, p.prompt)]
     if not proposals:
         return []
 
     def effect() -> object:
         told: list[int] = []
-        with lab.stopwatch:
-            vectors = centred(whole_texts(lab.embedder(told.append), [shown_text(p.prompt) for p in proposals]))
+        with context.stopwatch:
+            vectors = centred(whole_texts(context.embedder(told.append), [shown_text(p.prompt) for p in proposals]))
         order, near = thinned(vectors, count, keep=keep)
         return {
             "cycle": cycle,
@@ -155,12 +155,12 @@ def _record(lab: Lab, cycle: int, proposals: list[Proposal], count: int, keep: S
             "near_duplicates": near,
             "left_out": len(proposals) - near - len(order),
             "tokens": sum(told),
-            **lab.stopwatch.taken(),
+            **context.stopwatch.taken(),
             "places": [[round(float(x), 4) for x in row] for row in _plane(vectors[order])],
         }
 
-    value = lab.journal.step("pool", [cycle, [p.prompt.id for p in proposals], count], effect)
-    lab.account.counts["tokens_embedded"] += int(value["tokens"])
+    value = context.journal.step("pool", [cycle, [p.prompt.id for p in proposals], count], effect)
+    context.account.counts["tokens_embedded"] += int(value["tokens"])
     return [Proposal.from_json(item) for item in value["proposals"]]
 
 
@@ -178,18 +178,18 @@ def thinned(vectors: NDArray[np.float32], count: int, *, keep: Sequence[int] = (
     return order, len(vectors) - len(staying)
 
 
-def has_room(lab: Lab, prompt: Prompt) -> bool:
+def has_room(context: RunContext, prompt: Prompt) -> bool:
     """Whether a prompt leaves an eighth of what the model takes to the row; demonstrations may fill it all.
     How much an endpoint's model takes is not known here."""
-    if not lab.can.hidden_states:
+    if not context.can.hidden_states:
         return True
-    renderer = lab.model.renderer
+    renderer = context.model.renderer
     if prompt.nearest:
         # Whichever rows are nearest, they are no longer than these.
         longest = sorted(prompt.demonstrations, key=lambda d: sum(len(text) for _, text in d.fields))[-prompt.nearest :]
         prompt = prompt.edit(demonstrations=tuple(longest), nearest=0)
     try:
-        row = lab.answering.render(prompt, [Example("", dict.fromkeys(lab.task.input_fields, "x"), "")])[0]
+        row = context.answering.render(prompt, [Example("", dict.fromkeys(context.task.input_fields, "x"), "")])[0]
     except InputError:
         return False
     return len(row.prompt_ids) <= renderer.max_tokens * 7 // 8
@@ -204,14 +204,14 @@ def shown_text(prompt: Prompt) -> str:
 
 
 def choose_entrants(
-    lab: Lab, ranking: Sequence[Prompt], always: Sequence[Prompt], count: int, *, adapter: str = BASE, cycle: int
+    context: RunContext, ranking: Sequence[Prompt], always: Sequence[Prompt], count: int, *, adapter: str = BASE, cycle: int
 ) -> list[Prompt]:
     """Prompts that are tuned: those that must be, the best of the race, then those that behave most unlike these.
 
     What a prompt is worth before tuning says little about what it is worth after, so base rank alone does not choose.
 
     Args:
-        lab: where behaviour is embedded.
+        context: where behaviour is embedded.
         ranking: prompts, best first.
         always: prompts that enter whatever their rank.
         count: entrants.
@@ -228,17 +228,17 @@ def choose_entrants(
         rest = rest[: max(4, len(ranking) // 2)]
         told: list[int] = []
         if len(chosen) < count and rest:
-            rows = [row.fields for row in lab.train_sample[:_BEHAVIOUR_ROWS]]
+            rows = [row.fields for row in context.train_sample[:_BEHAVIOUR_ROWS]]
             everyone = [by_id[i] for i in chosen] + rest
-            with lab.stopwatch:
-                seen = behaviour(lab.model, everyone, rows, lab.task.labels, adapter=adapter, progress=told.append)
+            with context.stopwatch:
+                seen = behaviour(context.model, everyone, rows, context.task.labels, adapter=adapter, progress=told.append)
             vectors = centred(seen)
             order = farthest_first(vectors, start=range(len(chosen)), count=count)
             chosen = [everyone[i].id for i in order]
-        return {"cycle": cycle, "prompt_ids": chosen, "tokens": sum(told), **lab.stopwatch.taken()}
+        return {"cycle": cycle, "prompt_ids": chosen, "tokens": sum(told), **context.stopwatch.taken()}
 
-    value = lab.journal.step("entrants", [cycle, [p.id for p in always], [p.id for p in ranking], count], effect)
-    lab.account.counts["tokens_embedded"] += int(value["tokens"])
+    value = context.journal.step("entrants", [cycle, [p.id for p in always], [p.id for p in ranking], count], effect)
+    context.account.counts["tokens_embedded"] += int(value["tokens"])
     return [by_id[i] for i in value["prompt_ids"]]
 
 

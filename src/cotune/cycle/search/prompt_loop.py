@@ -1,4 +1,4 @@
-"""The cycle where the model cannot be tuned: design prompts, race them, breed from the best, until the budget ends."""
+"""The cycle where the model cannot be tuned: design prompts, race them, mutate from the best, until the budget ends."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from cotune.config import RunConfig
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.search.confirm import Confirmed, settle
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.plan import FINAL, race_rows_scored
 from cotune.cycle.search.pool import next_pool, opening_pool
 from cotune.cycle.search.prompt_plan import PromptPlan
 from cotune.cycle.search.prompt_race import RaceResult, race_prompts
-from cotune.cycle.search.trial import Measured, Track
+from cotune.cycle.search.trial import Measured, Trial
 from cotune.cycle.search.untuned import measure_base
 from cotune.evaluate.scoring import finite
 from cotune.model.adapters.slots import BASE
@@ -35,7 +35,7 @@ class PromptSearch:
         finalists: the best of the last race.
         cycles: a record for each cycle.
         stopped: why the loop ended.
-        tracks: tuned prompts: none.
+        trials: tuned prompts: none.
     """
 
     by_probe: ClassVar[bool] = False
@@ -45,7 +45,7 @@ class PromptSearch:
     finalists: tuple[Prompt, ...] = ()
     cycles: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = ""
-    tracks: tuple[Track, ...] = ()
+    trials: tuple[Trial, ...] = ()
 
     @property
     def prompts_tuned(self) -> int:
@@ -62,21 +62,21 @@ class PromptLoop:
     """Runs the cycle within a plan.
 
     Args:
-        lab: where effects happen.
+        context: where effects happen.
         config: the run's config.
         plan: of the search.
         own: the seed prompt first, then further prompts of the user's.
     """
 
-    def __init__(self, lab: Lab, config: RunConfig, plan: PromptPlan, own: Sequence[Prompt]) -> None:
-        self.lab, self.config, self.plan, self.own = lab, config, plan, list(own)
-        self.guide = Guide(lab, config)
+    def __init__(self, context: RunContext, config: RunConfig, plan: PromptPlan, own: Sequence[Prompt]) -> None:
+        self.context, self.config, self.plan, self.own = context, config, plan, list(own)
+        self.guide = Guide(context, config)
 
     def run(self) -> PromptSearch:
         """Go round until the budget, the cycles or the gains end."""
-        lab, search = self.lab, self.config.search
+        context, search = self.context, self.config.search
         proposals = opening_pool(
-            lab,
+            context,
             self.own,
             self.plan.pool,
             demonstrations=search.demonstrations,
@@ -84,19 +84,19 @@ class PromptLoop:
             nearest=self.plan.nearest,
         )
         by_id = {p.prompt.id: p for p in proposals}
-        found = PromptSearch(by_id, {self.own[0].id: measure_base(lab, self.own[0])})
+        found = PromptSearch(by_id, {self.own[0].id: measure_base(context, self.own[0])})
         race = self._race(found, [p.prompt for p in proposals])
         self._record(found, race, pool=len(proposals), children=0)
         lost = 0
         while True:
             choice, why, room = self._decide(found, lost)
-            recorded = lab.journal.step(
+            recorded = context.journal.step(
                 "decide",
                 [len(found.cycles), choice],
                 lambda c=choice, w=why: {"next": c, "why": w, "steps": 0},  # type: ignore[misc]
             )
             over, plan = recorded["next"] == "finish", self.plan
-            lab.expect_end(lab.costs.scoring(plan.reserve_tokens) + plan.fixed if over else None)
+            context.expect_end(context.costs.scoring(plan.reserve_tokens) + plan.fixed if over else None)
             if over:
                 found.stopped = recorded["why"]
                 return found
@@ -105,16 +105,16 @@ class PromptLoop:
             lost = 0 if found.best.rank > before else lost + 1
 
     def _next(self, found: PromptSearch, before: RaceResult, room: float) -> RaceResult:
-        """Breed from the best on dev and the last race's best, and race the children against them; beside that ``room`` may be
+        """Mutate from the best on dev and the last race's best, and race the children against them; beside that ``room`` may be
         spent."""
-        lab, number = self.lab, len(found.cycles) + 1
+        context, number = self.context, len(found.cycles) + 1
         known = {p.prompt.id: p.prompt for p in found.proposals.values()} | {p.id: p for p in self.own}
         leading = sorted(found.measured.values(), key=lambda m: m.rank, reverse=True)
         parents = [m.candidate.prompt for m in leading[:2]] + [known[i] for i in before.ranking[:2]]
         parents = list({p.id: p for p in parents}.values())[:FINAL]
         guided = self.guide.look(number, found.best, known.values(), room)
         children = next_pool(
-            lab,
+            context,
             number,
             parents,
             self._children,
@@ -133,12 +133,12 @@ class PromptLoop:
 
     def _race(self, found: PromptSearch, prompts: Sequence[Prompt]) -> RaceResult:
         """Race prompts, and measure the best of them on all of dev."""
-        race = race_prompts(self.lab, prompts, BASE, rows=self.plan.race_rows, cycle=len(found.cycles) + 1, final=FINAL)
+        race = race_prompts(self.context, prompts, BASE, rows=self.plan.race_rows, cycle=len(found.cycles) + 1, final=FINAL)
         by_id = {p.id: p for p in prompts}
         found.finalists = tuple(by_id[i] for i in race.ranking[:FINAL])
         best = found.finalists[0]
         if best.id not in found.measured:
-            found.measured[best.id] = measure_base(self.lab, best)
+            found.measured[best.id] = measure_base(self.context, best)
         return race
 
     @property
@@ -147,18 +147,18 @@ class PromptLoop:
 
     def _decide(self, found: PromptSearch, lost: int) -> tuple[str, str, float]:
         """What comes next, why, and what it leaves of the budget beside the end."""
-        lab = self.lab
+        context = self.context
         if lost >= _PATIENCE:
             return "finish", f"dev did not improve in {lost} cycles", 0.0
         if len(found.cycles) >= self.config.search.max_cycles:
             return "finish", f"search.max_cycles={self.config.search.max_cycles} were gone through", 0.0
-        left = lab.left() - lab.costs.scoring(self.plan.reserve_tokens) - self.plan.fixed
-        own = max(lab.tokens_a_row(found.best.candidate.prompt)[0], self.plan.row_tokens)
-        rows = race_rows_scored(self._children + FINAL, self.plan.race_rows) + len(lab.dev)
-        cost = 1.2 * lab.costs.scoring(rows * own) + self.guide.cost(found.best.candidate.prompt)
+        left = context.left() - context.costs.scoring(self.plan.reserve_tokens) - self.plan.fixed
+        own = max(context.tokens_a_row(found.best.candidate.prompt)[0], self.plan.row_tokens)
+        rows = race_rows_scored(self._children + FINAL, self.plan.race_rows) + len(context.dev)
+        cost = 1.2 * context.costs.scoring(rows * own) + self.guide.cost(found.best.candidate.prompt)
         if cost > left:
             return "finish", "the budget is spent, but for the end", 0.0
-        why = "prompts were not bred yet" if len(found.cycles) == 1 else "the budget has room for another race"
+        why = "prompts were not mutated yet" if len(found.cycles) == 1 else "the budget has room for another race"
         return "prompts", why, left - cost
 
     def _record(self, found: PromptSearch, race: RaceResult, *, pool: int, children: int) -> None:
@@ -174,21 +174,21 @@ class PromptLoop:
             "dev_score": round(best.evaluation.score, 6),
             "dev_log_loss": finite(best.evaluation.log_loss),
             "steps": 0,
-            "tokens": self.lab.account.tokens,
+            "tokens": self.context.account.tokens,
         }
-        found.cycles.append(self.lab.journal.step("cycle", [number, best.candidate.prompt.id], lambda: record))
+        found.cycles.append(self.context.journal.step("cycle", [number, best.candidate.prompt.id], lambda: record))
 
 
-def confirm_prompts(lab: Lab, search: PromptSearch) -> Confirmed:
+def confirm_prompts(context: RunContext, search: PromptSearch) -> Confirmed:
     """Re-score the last race's best on every dev row, and settle the two arms that there are without tuning.
 
     Args:
-        lab: where it is recorded.
+        context: where it is recorded.
         search: what was found.
     """
     for prompt in search.finalists:
         if prompt.id not in search.measured:
-            search.measured[prompt.id] = measure_base(lab, prompt)
+            search.measured[prompt.id] = measure_base(context, prompt)
     seed = next(iter(search.measured.values()))
     arms = {"seed_prompt": seed, "prompt_only": search.best}
-    return settle(lab, arms, list(search.measured.values()), search.best, ships="prompt_only")
+    return settle(context, arms, list(search.measured.values()), search.best, ships="prompt_only")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cotune.config import RunConfig
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.search.plan import FINAL, race_rows_scored
 from cotune.cycle.search.pool import nearest_cost
 from cotune.cycle.search.untuned import CALIBRATION_ROWS
@@ -17,7 +17,7 @@ from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
 
 _FIRST_SHARE = 0.4
-"""Of what the end leaves, that the first race may take: later pools, bred from its best, need as much again."""
+"""Of what the end leaves, that the first race may take: later pools, mutated from its best, need as much again."""
 _LEAST_ROWS, _MOST_ROWS, _LEAST_POOL = 32, 128, 4
 
 
@@ -55,22 +55,22 @@ def least_rows(task: Task) -> float:
     return end_rows(task) + race_rows_scored(_LEAST_POOL, min(len(task.dev), _LEAST_ROWS))
 
 
-def fit_prompt_plan(lab: Lab, config: RunConfig, seed: Prompt) -> PromptPlan:
+def fit_prompt_plan(context: RunContext, config: RunConfig, seed: Prompt) -> PromptPlan:
     """Ask a few rows, then fit the search into the budget; recorded as a ``plan`` step.
 
     Raises:
         BudgetError: the budget does not even hold the end and the smallest race.
     """
-    task = lab.task
-    lab.scores(seed, BASE, lab.train_sample[:CALIBRATION_ROWS], "measure", answers=False)
-    own, _ = lab.tokens_a_row(seed)
-    left = lab.left()
-    fixed = 6.0 + 0.01 * lab.costs.budget.amount if lab.costs.budget.kind == "time" else 0.0
+    task = context.task
+    context.scores(seed, BASE, context.train_sample[:CALIBRATION_ROWS], "measure", answers=False)
+    own, _ = context.tokens_a_row(seed)
+    left = context.left()
+    fixed = 6.0 + 0.01 * context.costs.budget.amount if context.costs.budget.kind == "time" else 0.0
     reserve_tokens = end_rows(task) * own
-    more = _nearest_tokens(lab, config, seed, own)
+    more = _nearest_tokens(context, config, seed, own)
 
     def planned(reserve_tokens: float, nearest: bool) -> PromptPlan:
-        row, reserve = lab.costs.scoring(own), fixed + lab.costs.scoring(reserve_tokens)
+        row, reserve = context.costs.scoring(own), fixed + context.costs.scoring(reserve_tokens)
         usable = left - reserve
         pool, rows = config.search.pool, min(len(task.dev), _MOST_ROWS)
         while race_rows_scored(pool, rows) * row > _FIRST_SHARE * usable and (pool > _LEAST_POOL or rows > _LEAST_ROWS):
@@ -80,12 +80,12 @@ def fit_prompt_plan(lab: Lab, config: RunConfig, seed: Prompt) -> PromptPlan:
                 pool -= 1
         least = race_rows_scored(pool, rows) * row
         if least > usable:
-            unit = lab.costs.budget.unit
+            unit = context.costs.budget.unit
             raise BudgetError(
                 f"the budget is too small: two arms on the test, three prompts on dev and the smallest race need about "
                 f"{_amount(reserve + least)} {unit}, and {_amount(max(0.0, left))} {unit} are left",
                 where="budget",
-                mend=f"Give --budget {lab.costs.budget.raised(1.1 * (least - usable))}, or fewer rows with limit.test= and "
+                hint=f"Give --budget {context.costs.budget.raised(1.1 * (least - usable))}, or fewer rows with limit.test= and "
                 "limit.dev=.",
             )
         return PromptPlan(pool, rows, own, reserve, reserve_tokens, fixed, nearest)
@@ -96,30 +96,30 @@ def fit_prompt_plan(lab: Lab, config: RunConfig, seed: Prompt) -> PromptPlan:
             with suppress(BudgetError):
                 plan = planned(reserve_tokens + more, True)
         plan = plan or planned(reserve_tokens, False)
-        text = _plan_text(plan, lab, lab.costs.budget.amount - left)
+        text = _plan_text(plan, context, context.costs.budget.amount - left)
         if more and not plan.nearest:
             text.append("leave nearest demonstrations out: the budget could not test a winner that has them")
         numbers = {name: value if isinstance(value, bool) else round(value, 8) for name, value in asdict(plan).items()}
         return {**numbers, "text": text}
 
     search = config.search.model_dump(exclude={"hard_demonstrations"})
-    value = lab.journal.step("plan", [task.fingerprint, config.budget, search], effect)
+    value = context.journal.step("plan", [task.fingerprint, config.budget, search], effect)
     return PromptPlan(**{name: value[name] for name in PromptPlan.__dataclass_fields__})
 
 
-def _nearest_tokens(lab: Lab, config: RunConfig, seed: Prompt, own: float) -> float:
+def _nearest_tokens(context: RunContext, config: RunConfig, seed: Prompt, own: float) -> float:
     """Further tokens at the end where the winner shows each row its nearest demonstrations; 0 where there is no such prompt."""
-    return 1.05 * (lab.task.test.n + FINAL * len(lab.dev)) * nearest_cost(lab, config.search, seed, own)
+    return 1.05 * (context.task.test.n + FINAL * len(context.dev)) * nearest_cost(context, config.search, seed, own)
 
 
-def _plan_text(plan: PromptPlan, lab: Lab, spent: float) -> list[str]:
-    costs, unit = lab.costs, lab.costs.budget.unit
+def _plan_text(plan: PromptPlan, context: RunContext, spent: float) -> list[str]:
+    costs, unit = context.costs, context.costs.budget.unit
     race = costs.scoring(race_rows_scored(plan.pool, plan.race_rows) * plan.row_tokens)
     return [
         f"score {plan.pool} prompts on up to {plan.race_rows} dev rows each: about {_amount(race)} {unit}",
-        "then breed from the best and race again, while it helps and the budget lasts",
+        "then mutate from the best and race again, while it helps and the budget lasts",
         "nothing is tuned: the model answers behind an endpoint",
-        f"keep {_amount(plan.reserve)} {unit} for confirming and {lab.task.test.n} test rows",
+        f"keep {_amount(plan.reserve)} {unit} for confirming and {context.task.test.n} test rows",
         f"in all about {_amount(spent + race + plan.reserve)} {unit}, with more races at most {_amount(costs.budget.amount)}",
     ]
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.errors import CotuneError, DivergedError
 from cotune.evaluate.decision import RAW, Decision
-from cotune.evaluate.responses import Given
+from cotune.evaluate.responses import ModelOutputs
 from cotune.evaluate.scoring import Evaluation, finite
 from cotune.evaluate.stats.racing import Race, successive_halving_schedule
 from cotune.evaluate.stats.resampling import Floats
@@ -34,7 +34,7 @@ class RaceResult:
 
     adapter: str
     ranking: list[str] = field(default_factory=list)
-    scores: dict[str, Given] = field(default_factory=dict)
+    scores: dict[str, ModelOutputs] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
 
@@ -51,7 +51,7 @@ class RaceResult:
 
 
 def race_prompts(
-    lab: Lab,
+    context: RunContext,
     prompts: Sequence[Prompt],
     adapter: str,
     *,
@@ -66,7 +66,7 @@ def race_prompts(
     say more about which label word is frequent than about the prompt.
 
     Args:
-        lab: where scoring happens.
+        context: where scoring happens.
         prompts: entrants, at least one.
         adapter: weights to race under.
         rows: dev rows of the last round.
@@ -78,18 +78,18 @@ def race_prompts(
         CotuneError: every prompt failed.
     """
     result = RaceResult(adapter)
-    groups = groups_of(lab.dev[:rows])
+    groups = groups_of(context.dev[:rows])
     largest = 1 if groups is None else int(np.unique(groups, return_counts=True)[1].max())
-    race = Race(len(prompts), bound=lab.answering.loss_bound, lengths=tuple(map(_length, prompts)), largest=largest)
+    race = Race(len(prompts), bound=context.answering.loss_bound, lengths=tuple(map(_length, prompts)), largest=largest)
     seen = 0
     failed: set[int] = set()
     for step in successive_halving_schedule(len(prompts), rows, final=final, first_rows=first_rows):
         end = max(seen, _whole_groups(groups, step.rows))
-        part = lab.dev[seen:end]
+        part = context.dev[seen:end]
         for number in race.active if part else ():
             prompt = prompts[number]
             try:
-                found = lab.scores(prompt, adapter, part, "race", answers=False, cycle=cycle)
+                found = context.scores(prompt, adapter, part, "race", answers=False, cycle=cycle)
             except DivergedError:
                 failed.add(number)
                 continue
@@ -100,7 +100,7 @@ def race_prompts(
             raise CotuneError("every prompt of the race gave scores that are not finite")
         if gone := [n for n in race.active if n in failed]:
             race = race.retire(gone)
-        losses = np.stack([race_losses(lab, result.scores[prompts[n].id])[seen:end] for n in alive], axis=1)
+        losses = np.stack([race_losses(context, result.scores[prompts[n].id])[seen:end] for n in alive], axis=1)
         race = race.update(losses, None if groups is None else groups[seen:end])
         seen = end
         leaving = race.ranking()[step.keep :]
@@ -114,10 +114,10 @@ def race_prompts(
     )
     result.ranking = [prompts[n].id for n in (*standing, *others)]
     for prompt_id, scores in result.scores.items():
-        decision = better_rule(lab, scores, lab.dev[: len(scores)])
-        result.evaluations[prompt_id] = lab.judge(scores, lab.dev[: len(scores)], decision)
+        decision = better_rule(context, scores, context.dev[: len(scores)])
+        result.evaluations[prompt_id] = context.judge(scores, context.dev[: len(scores)], decision)
     best = result.ranking[0]
-    lab.journal.step(
+    context.journal.step(
         "race",
         [cycle, adapter, [prompt.id for prompt in prompts]],
         lambda: {
@@ -153,20 +153,20 @@ def _length(prompt: Prompt) -> int:
     return len(prompt.text) + shown
 
 
-def race_losses(lab: Lab, scores: Given) -> Floats:
+def race_losses(context: RunContext, scores: ModelOutputs) -> Floats:
     """Per-row log-loss after the bias that the inputs seen so far suggest; few inputs suggest none. Where no log-loss is known,
     what the row lacks to be right."""
-    rows = lab.dev[: len(scores)]
+    rows = context.dev[: len(scores)]
     if len(scores) < 8:
-        return lab.judge(scores, rows, RAW).race_losses
-    return lab.judge(scores, rows, lab.bias(scores)).race_losses
+        return context.judge(scores, rows, RAW).race_losses
+    return context.judge(scores, rows, context.bias(scores)).race_losses
 
 
-def better_rule(lab: Lab, scores: Given, rows: Sequence[object]) -> Decision:
+def better_rule(context: RunContext, scores: ModelOutputs, rows: Sequence[object]) -> Decision:
     """Raw or calibrated, whichever is better on the metric, ties by log-loss; chosen on dev for every arm alike."""
-    examples = lab.dev[: len(rows)]
-    rules = lab.rules(scores)
+    examples = context.dev[: len(rows)]
+    rules = context.rules(scores)
     if len(rules) == 1:
         return rules[0]
-    judged = [(lab.judge(scores, examples, rule), rule) for rule in rules]
+    judged = [(context.judge(scores, examples, rule), rule) for rule in rules]
     return max(judged, key=lambda pair: (pair[0].score, -pair[0].log_loss))[1]

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from cotune.config.endpoints import ProposerConfig
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.endpoints import prices_of
 from cotune.endpoint import TRIES, Endpoint, EndpointError, Usage, ask, estimate_tokens
-from cotune.endpoint.way import FORMS, Way
+from cotune.endpoint.request_format import FORMS, RequestFormat
 from cotune.refine.rewriting import ANSWER_SCHEMA
 
 _ANSWER_TOKENS, _LEAST_ANSWER = 1500, 200
@@ -28,24 +28,24 @@ class Proposer:
     """Asks an OpenAI-compatible endpoint once a cycle, within ``proposer.calls`` and ``proposer.tokens``.
 
     Args:
-        lab: whose budget it keeps to.
+        context: whose budget it keeps to.
         config: names the endpoint.
 
     Attributes:
         name: of the model, for the journal and for people.
     """
 
-    def __init__(self, lab: Lab, config: ProposerConfig) -> None:
+    def __init__(self, context: RunContext, config: ProposerConfig) -> None:
         assert config.base_url is not None and config.model is not None
-        self.lab, self.config, self.name = lab, config, config.model
+        self.context, self.config, self.name = context, config, config.model
         self._endpoint = Endpoint(config.base_url, config.model, config.key_env, config.timeout, "proposer")
         self._requests, self._tokens, self._in_vain = 0, 0, 0
         self._waited = 0.0
-        self._way = Way(0, form=FORMS[0])
+        self._way = RequestFormat(0, form=FORMS[0])
 
     def cost(self) -> float:
         """Seconds that the next answer is waited for; nothing of another budget."""
-        waits = self.lab.costs.budget.kind == "time" and not self._over()
+        waits = self.context.costs.budget.kind == "time" and not self._over()
         return min(self._patience(), self._waited or _WAIT_S) if waits else 0.0
 
     def asked(self, messages: Messages, room: float) -> dict[str, Any]:
@@ -68,11 +68,11 @@ class Proposer:
         # A try that brings nothing may be paid for too.
         tries = min(TRIES, tokens // (asking + answer_tokens))
         dearest = self._paid(Usage(asking, answer_tokens)).get("dollars", 0.0)
-        if self.lab.costs.budget.kind == "money" and dearest > 0:
+        if self.context.costs.budget.kind == "money" and dearest > 0:
             tries = int(min(tries, max(0.0, room) / dearest))
         if tries < 1:
             return {"skipped": f"an answer may cost {dearest:.2g} USD, and the race and the end leave less of the budget"}
-        self.lab.watcher.progress("rewrite", f"{self.name} reads what goes wrong", 0)
+        self.context.watcher.progress("rewrite", f"{self.name} reads what goes wrong", 0)
         way, calls, patience = replace(self._way, tokens=answer_tokens), config.calls - self._requests, self._patience()
         try:
             answer = ask(self._endpoint, messages, way=way, schema=ANSWER_SCHEMA, tries=tries, most=calls, patience=patience)
@@ -84,13 +84,13 @@ class Proposer:
 
     def saw(self, value: Mapping[str, Any]) -> None:
         """Count what a recorded step spent."""
-        self.lab.account.pay(value)
+        self.context.account.pay(value)
         self._requests += int(value["requests"])
         self._tokens += int(value["tokens"])
         if value["requests"]:
             self._waited = max(self._waited, float(value.get("seconds", 0.0)))
         if "way" in value:
-            self._way = Way.from_json(value["way"])
+            self._way = RequestFormat.from_json(value["way"])
         self._in_vain = self._in_vain + 1 if "failed" in value else 0 if value["requests"] else self._in_vain
 
     def _over(self) -> str:
@@ -101,7 +101,7 @@ class Proposer:
 
     def _patience(self) -> float:
         """Seconds that a cycle waits for an answer at most."""
-        budget, most = self.lab.costs.budget, 2 * self.config.timeout
+        budget, most = self.context.costs.budget, 2 * self.config.timeout
         return min(most, _SHARE * budget.amount) if budget.kind == "time" else most
 
     def _paid(self, usage: Usage) -> dict[str, float]:

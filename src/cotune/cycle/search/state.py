@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from cotune.cycle.search.prompt_race import RaceResult
-from cotune.cycle.search.trial import Track
+from cotune.cycle.search.trial import Trial
 from cotune.refine import Proposal
 
 
@@ -38,9 +38,9 @@ class Search:
     Attributes:
         proposals: every prompt that was scored, by id.
         base_race: the first race, under the base model.
-        seed: the seed prompt's track.
-        winner: the track that leads.
-        tracks: all tracks, the seed's first.
+        seed: the seed prompt's trial.
+        winner: the trial that leads.
+        trials: all trials, the seed's first.
         cycles: a record for each cycle.
         stopped: why the loop ended.
     """
@@ -49,13 +49,13 @@ class Search:
 
     proposals: dict[str, Proposal]
     base_race: RaceResult
-    seed: Track
-    winner: Track
-    tracks: list[Track]
+    seed: Trial
+    winner: Trial
+    trials: list[Trial]
     cycles: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = ""
 
     @property
     def prompts_tuned(self) -> int:
         """Prompts whose weights were tuned."""
-        return len({track.prompt.id for track in self.tracks})
+        return len({trial.prompt.id for trial in self.trials})

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from cotune.cycle.candidate import Candidate
-from cotune.cycle.context import Lab
+from cotune.cycle.context import RunContext
 from cotune.cycle.search.prompt_race import better_rule
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import Decision
 from cotune.evaluate.packing import pack_rows
-from cotune.evaluate.responses import Given
+from cotune.evaluate.responses import ModelOutputs
 from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
@@ -26,7 +26,7 @@ from cotune.tune.trainer import TuningRun
 
 @dataclass(frozen=True)
 class Measured:
-    """An adapter of a track on all of dev.
+    """An adapter of a trial on all of dev.
 
     Attributes:
         candidate: what was measured.
@@ -36,7 +36,7 @@ class Measured:
 
     candidate: Candidate
     evaluation: Evaluation
-    scores: Given
+    scores: ModelOutputs
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -46,7 +46,7 @@ class Measured:
 
 
 @dataclass
-class Track:
+class Trial:
     """A prompt being tuned from some adapter on.
 
     Attributes:
@@ -58,7 +58,7 @@ class Track:
         steady: those of them that were trained at the full learning rate to their end, in the order of steps.
         finished: numbers of steps from which the learning rate has fallen already.
         failed: whether training diverged.
-        steady_steps: optimizer steps at the full learning rate that this track itself took.
+        steady_steps: optimizer steps at the full learning rate that this trial itself took.
         epoch: optimizer steps in which every row is met about once.
         newest: its adapter after all steps at the full learning rate, which need not have been measured.
     """
@@ -142,22 +142,24 @@ def _was_better(before: Evaluation, last: Evaluation) -> bool:
     return bool(before.score > last.score and before.log_loss < last.log_loss)
 
 
-def open_track(lab: Lab, prompt: Prompt, start: str = BASE, start_steps: int = 0) -> Track:
-    """A track that has not trained yet. Rows that its prompt shows are not learnt from: the answer would be copied."""
-    run = _run_of(lab, prompt, start, lab.task.train)
-    return Track(prompt, run, start, start_steps, epoch=run.steps_per_epoch)
+def open_trial(context: RunContext, prompt: Prompt, start: str = BASE, start_steps: int = 0) -> Trial:
+    """A trial that has not trained yet. Rows that its prompt shows are not learnt from: the answer would be copied."""
+    run = _run_of(context, prompt, start, context.task.train)
+    return Trial(prompt, run, start, start_steps, epoch=run.steps_per_epoch)
 
 
-def _run_of(lab: Lab, prompt: Prompt, start: str, rows: Sequence[Example]) -> TuningRun:
-    return lab.run_of(prompt, start, not_shown(prompt, rows))
+def _run_of(context: RunContext, prompt: Prompt, start: str, rows: Sequence[Example]) -> TuningRun:
+    return context.run_of(prompt, start, not_shown(prompt, rows))
 
 
-def take_up(lab: Lab, track: Track, *, cycle: int) -> bool:
-    """Measure the adapter that a track starts from, so that going on may turn out worse than standing still."""
-    return _measure_into(lab, track, track.start, track.start_steps, cycle, "previous")
+def take_up(context: RunContext, trial: Trial, *, cycle: int) -> bool:
+    """Measure the adapter that a trial starts from, so that going on may turn out worse than standing still."""
+    return _measure_into(context, trial, trial.start, trial.start_steps, cycle, "previous")
 
 
-def measure(lab: Lab, prompt: Prompt, adapter: str, steps: int, stage: str, decision: Decision | None = None) -> Measured:
+def measure(
+    context: RunContext, prompt: Prompt, adapter: str, steps: int, stage: str, decision: Decision | None = None
+) -> Measured:
     """Score a tuned prompt on all of dev at once and choose its decision rule there.
 
     Where answers would have to be written, none are yet: the right ones' log-loss, read in one pass, says which steps were
@@ -166,80 +168,81 @@ def measure(lab: Lab, prompt: Prompt, adapter: str, steps: int, stage: str, deci
     Raises:
         DivergedError: scores are not finite.
     """
-    scores = lab.scores(prompt, adapter, lab.dev, stage, answers=not lab.writes_late)
-    rule = decision if decision is not None else better_rule(lab, scores, lab.dev)
-    return Measured(Candidate(prompt, adapter, rule, steps), lab.judge(scores, lab.dev, rule), scores)
+    scores = context.scores(prompt, adapter, context.dev, stage, answers=not context.writes_late)
+    rule = decision if decision is not None else better_rule(context, scores, context.dev)
+    return Measured(Candidate(prompt, adapter, rule, steps), context.judge(scores, context.dev, rule), scores)
 
 
-def with_answers(lab: Lab, measured: Measured, stage: str, rows: int | None = None) -> Measured:
+def with_answers(context: RunContext, measured: Measured, stage: str, rows: int | None = None) -> Measured:
     """The same with its answers to the first ``rows`` rows of dev, or all; as it was where it has them, or there are none.
 
     Raises:
         DivergedError: scores are not finite.
     """
-    if not lab.writes_late or measured.evaluation.answers:
+    if not context.writes_late or measured.evaluation.answers:
         return measured
-    candidate, dev = measured.candidate, lab.dev[:rows]
-    scores = lab.scores(candidate.prompt, candidate.adapter, dev, stage, own=candidate.own)
-    return Measured(candidate, lab.judge(scores, dev, candidate.decision), scores)
+    candidate, dev = measured.candidate, context.dev[:rows]
+    scores = context.scores(candidate.prompt, candidate.adapter, dev, stage, own=candidate.own)
+    return Measured(candidate, context.judge(scores, dev, candidate.decision), scores)
 
 
 def advance(
-    lab: Lab, track: Track, steps: int, *, cycle: int, stage: str = "tune", check: bool = True, keep: float = 0.0
+    context: RunContext, trial: Trial, steps: int, *, cycle: int, stage: str = "tune", check: bool = True, keep: float = 0.0
 ) -> bool:
-    """Train a track up to ``steps`` steps in all at the full learning rate and measure it; False where it failed.
+    """Train a trial up to ``steps`` steps in all at the full learning rate and measure it; False where it failed.
 
-    ``check=False`` leaves out the measurement, for a track that is finished right after; ``keep`` is as in :meth:`Lab.train`.
+    ``check=False`` leaves out the measurement, for a trial that is finished right after; ``keep`` is as in
+    :meth:`RunContext.train`.
     """
-    if track.failed:
+    if trial.failed:
         return False
-    if steps > track.steps or not track.steady:
-        trained = lab.train(track.prompt, track.run, steps - track.start_steps, stage=stage, keep=keep)
+    if steps > trial.steps or not trial.steady:
+        trained = context.train(trial.prompt, trial.run, steps - trial.start_steps, stage=stage, keep=keep)
         if trained is None:
-            track.failed = True
+            trial.failed = True
             return False
-        track.newest, track.steady_steps = trained
+        trial.newest, trial.steady_steps = trained
         if not check:
             return True
-        return _measure_into(lab, track, track.newest, track.steps, cycle, stage)
+        return _measure_into(context, trial, trial.newest, trial.steps, cycle, stage)
     return True
 
 
-def catch_up(lab: Lab, track: Track, *, cycle: int) -> bool:
-    """Measure what a track trained last without a look at it, before anything goes on from there; False where it failed."""
-    if track.failed or track.newest == BASE or track.latest.candidate.steps >= track.steps:
-        return not track.failed
-    return _measure_into(lab, track, track.newest, track.steps, cycle, "tune")
+def catch_up(context: RunContext, trial: Trial, *, cycle: int) -> bool:
+    """Measure what a trial trained last without a look at it, before anything goes on from there; False where it failed."""
+    if trial.failed or trial.newest == BASE or trial.latest.candidate.steps >= trial.steps:
+        return not trial.failed
+    return _measure_into(context, trial, trial.newest, trial.steps, cycle, "tune")
 
 
-def finish(lab: Lab, track: Track, *, cycle: int) -> bool:
-    """Let the learning rate of a track fall to zero; False where that failed.
+def finish(context: RunContext, trial: Trial, *, cycle: int) -> bool:
+    """Let the learning rate of a trial fall to zero; False where that failed.
 
-    It falls from where the track stands, after one bad look too, since what swings comes to rest as it falls; or, where more
+    It falls from where the trial stands, after one bad look too, since what swings comes to rest as it falls; or, where more
     steps help no more, from its best adapter on dev.
     """
-    if track.failed or not track.measured:
+    if trial.failed or not trial.measured:
         return False
-    if track.peaked and track.latest.candidate.steps == track.steps:
-        best = track.best_steady.candidate
-        if best.adapter == track.start:
+    if trial.peaked and trial.latest.candidate.steps == trial.steps:
+        best = trial.best_steady.candidate
+        if best.adapter == trial.start:
             # Nothing of what was trained here is better than what it started from.
             return True
-        run = _run_of(lab, track.prompt, best.adapter, lab.task.train)
+        run = _run_of(context, trial.prompt, best.adapter, context.task.train)
         start, own = best.steps, 0
     else:
-        run, start, own = track.run, track.start_steps, track.steady_steps
-    if start + own in track.finished:
+        run, start, own = trial.run, trial.start_steps, trial.steady_steps
+    if start + own in trial.finished:
         return True
-    track.finished.append(start + own)
-    end = own + decay_steps(start + own, lab.tune.decay)
-    trained = lab.train(track.prompt, run, end, decay_from=own, stage="finish")
+    trial.finished.append(start + own)
+    end = own + decay_steps(start + own, context.tune.decay)
+    trained = context.train(trial.prompt, run, end, decay_from=own, stage="finish")
     if trained is None:
         return False
-    return _measure_into(lab, track, trained[0], start + end, cycle, "finish")
+    return _measure_into(context, trial, trained[0], start + end, cycle, "finish")
 
 
-def refit(lab: Lab, measured: Measured) -> Measured:
+def refit(context: RunContext, measured: Measured) -> Measured:
     """Let a chosen adapter's learning rate fall on train and dev together, as scikit-learn's searches refit their winner.
 
     What was chosen, decision rule included, stands as it was measured before: dev says nothing honest about the new adapter.
@@ -248,9 +251,9 @@ def refit(lab: Lab, measured: Measured) -> Measured:
     candidate = measured.candidate
     if candidate.adapter == BASE:
         return measured
-    run = _run_of(lab, candidate.prompt, candidate.adapter, (*lab.task.train, *lab.task.dev))
-    steps = decay_steps(candidate.steps, lab.tune.decay)
-    trained = lab.train(candidate.prompt, run, steps, decay_from=0, stage="refit")
+    run = _run_of(context, candidate.prompt, candidate.adapter, (*context.task.train, *context.task.dev))
+    steps = decay_steps(candidate.steps, context.tune.decay)
+    trained = context.train(candidate.prompt, run, steps, decay_from=0, stage="refit")
     if trained is None:
         return measured
     refitted = Candidate(candidate.prompt, trained[0], candidate.decision, candidate.steps + steps)
@@ -262,16 +265,16 @@ def decay_steps(steps: int, decay: float) -> int:
     return max(1, round(steps * decay / (1 - decay)))
 
 
-def _measure_into(lab: Lab, track: Track, adapter: str, steps: int, cycle: int, stage: str) -> bool:
+def _measure_into(context: RunContext, trial: Trial, adapter: str, steps: int, cycle: int, stage: str) -> bool:
     try:
-        found = measure(lab, track.prompt, adapter, steps, stage)
+        found = measure(context, trial.prompt, adapter, steps, stage)
     except DivergedError:
-        track.failed = True
+        trial.failed = True
         return False
-    track.measured.append(found)
+    trial.measured.append(found)
     if stage != "finish":
-        track.steady.append(found)
-    lab.journal.step("tuned", [cycle, track.prompt.id, adapter], lambda: {"cycle": cycle, "stage": stage, **told(found)})
+        trial.steady.append(found)
+    context.journal.step("tuned", [cycle, trial.prompt.id, adapter], lambda: {"cycle": cycle, "stage": stage, **told(found)})
     return True
 
 

@@ -12,7 +12,7 @@ from cotune.cycle.budget.budget import Budget
 from cotune.cycle.endpoints import answer_limit, prices_of
 from cotune.cycle.search.prompt_plan import least_rows
 from cotune.endpoint import Prices, Usage, estimate_tokens
-from cotune.endpoint.way import Said
+from cotune.endpoint.request_format import Said
 from cotune.model.remote.model import RemoteModel
 from cotune.prompt.messages import turns_of
 from cotune.prompt.prompt import Prompt

@@ -16,7 +16,7 @@ from cotune.cycle.journal import Journal
 from cotune.cycle.teaching.answers import agreement_of, answer_of
 from cotune.cycle.teaching.asking import WHY_STOPPED, Asked, affordable, ask, bounds_of
 from cotune.endpoint import AnswerCache, Client, Endpoint, Usage
-from cotune.endpoint.way import FORMS, Way
+from cotune.endpoint.request_format import FORMS, RequestFormat
 from cotune.errors import InputError
 from cotune.model.remote.model import RemoteModel
 from cotune.model.structured.limits import json_schema
@@ -161,7 +161,7 @@ def _fresh(rows: Sequence[Example], task: Task) -> tuple[list[Example], dict[str
 def _teacher(config: RunConfig, out: Path, task: Task, prompt: Prompt) -> RemoteModel:
     section = config.teacher
     if section.base_url is None or section.model is None:
-        raise InputError("there is no teacher", where="teacher", mend="Set teacher.base_url and teacher.model.")
+        raise InputError("there is no teacher", where="teacher", hint="Set teacher.base_url and teacher.model.")
     client = Client(
         Endpoint(section.base_url, section.model, section.key_env, section.timeout, "teacher"),
         most=section.concurrency,
@@ -170,7 +170,7 @@ def _teacher(config: RunConfig, out: Path, task: Task, prompt: Prompt) -> Remote
     schema = json_schema(task.output)
     return RemoteModel(
         client,
-        way=Way(0, tokens=usual_limit(config, prompt, task), form="" if schema is None else FORMS[0]),
+        way=RequestFormat(0, tokens=usual_limit(config, prompt, task), form="" if schema is None else FORMS[0]),
         answers=AnswerCache(out / ANSWERS),
         prices=prices_of(section),
         patience=_PATIENCE_S,

@@ -123,7 +123,7 @@ def read_settings(folder: Path) -> LoraSettings:
     Raises:
         InputError: files are missing or describe something other than a plain LoRA.
     """
-    mend = "Give a folder that holds adapter_config.json and adapter_model.safetensors of a plain LoRA."
+    hint = "Give a folder that holds adapter_config.json and adapter_model.safetensors of a plain LoRA."
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         target = config["target_modules"]
@@ -134,9 +134,9 @@ def read_settings(folder: Path) -> LoraSettings:
             raise ValueError("r, lora_alpha or target_modules are out of range")
         plain = config.get("peft_type") == "LORA" and not any(config.get(name) for name in _NOT_PLAIN)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise InputError(f"not an adapter ({error})", where=str(folder / CONFIG), mend=mend) from error
+        raise InputError(f"not an adapter ({error})", where=str(folder / CONFIG), hint=hint) from error
     if not plain or not (folder / WEIGHTS).is_file():
-        raise InputError("not a plain LoRA adapter in safetensors", where=str(folder), mend=mend)
+        raise InputError("not a plain LoRA adapter in safetensors", where=str(folder), hint=hint)
     return settings
 
 

@@ -132,7 +132,7 @@ class AdapterSlot:
         inner = {value.shape[0] for name, value in weights.items() if ".lora_A." in name and value.ndim}
         if inner != {settings.rank}:
             # Before room is made for weights of a rank that only the config has.
-            raise InputError("the adapter's weights are not of the rank that its config names", mend="Save the adapter anew.")
+            raise InputError("the adapter's weights are not of the rank that its config names", hint="Save the adapter anew.")
         if self._peft is not None or not self._bind(settings, weights):
             self.wrap(settings)
             self._put(weights)
@@ -182,7 +182,7 @@ class AdapterSlot:
     def _fitting_probe(self, probe: Probe | None) -> Probe | None:
         config = self._model.config.get_text_config()
         if probe is not None and (probe.weight.shape[1] != config.hidden_size or probe.layer > config.num_hidden_layers):
-            raise InputError("the probe does not fit this model", mend="Use the model that it was fitted to.")
+            raise InputError("the probe does not fit this model", hint="Use the model that it was fitted to.")
         return probe
 
     def _fitting(self, trained: TrainedPrefix) -> TrainedPrefix:
@@ -191,7 +191,7 @@ class AdapterSlot:
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         layers, _, own_heads, own_size = trained.keys.shape
         if (layers, own_heads, own_size) != (config.num_hidden_layers, heads, size):
-            raise InputError("the prefix does not fit this model", mend="Use the model it was trained on.")
+            raise InputError("the prefix does not fit this model", hint="Use the model it was trained on.")
         return trained
 
     def _bind(self, settings: LoraSettings, weights: Mapping[str, Tensor]) -> bool:
@@ -227,7 +227,7 @@ class AdapterSlot:
                     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
                     self._peft = get_peft_model(self._model, _peft_config(replace(settings, target=target), _task(self._model)))
             except ValueError as error:
-                raise InputError(str(error), where="tune.target", mend="Use all-linear or names of linear layers.") from error
+                raise InputError(str(error), where="tune.target", hint="Use all-linear or names of linear layers.") from error
             # "all-linear" and the list of names that peft makes of it are the same shape.
             names = self._peft.peft_config["default"].target_modules
             self._shapes = (settings, replace(settings, target=",".join(sorted(names))))
@@ -244,7 +244,7 @@ class AdapterSlot:
         adapter_id = self.without_probe(adapter_id)
         if adapter_id != BASE:
             if self.trained_prefix(adapter_id) is not None:
-                raise InputError("LoRA cannot go on from a prefix", where="tune.method", mend="Use tune.method=prefix.")
+                raise InputError("LoRA cannot go on from a prefix", where="tune.method", hint="Use tune.method=prefix.")
             self.read(adapter_id)
             self.wrap(read_settings(self._folders[adapter_id]))
             self.use(adapter_id)

@@ -24,7 +24,7 @@ from cotune.model.engine.score_cache import ScoreCache
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.hardware.capability import free_memory
 from cotune.model.layers.fused_layers import make_lean
-from cotune.model.layers.packed_weights import lay_out
+from cotune.model.layers.packed_weights import prepack
 from cotune.model.structured.token_grammar import TokenTable
 from cotune.prompt.messages import Chooser
 from cotune.prompt.prompt import Prompt
@@ -53,7 +53,7 @@ class Engine:
 
     Attributes:
         shared: whether the shared-prefix engine fits this architecture; otherwise plain batches serve.
-        laid_out: whether frozen weights lie in the processor's own layout.
+        prepacked: whether frozen weights lie in the processor's own layout.
         capabilities: everything.
         prices: none: it costs time.
     """
@@ -84,7 +84,7 @@ class Engine:
         self.runner = PackedRunner(model)
         make_lean(model)
         free = self.settings.memory_bytes
-        self.laid_out = lay_out(model, free_memory(self.settings.device) if free is None else free) > 0
+        self.prepacked = prepack(model, free_memory(self.settings.device) if free is None else free) > 0
         self.adapters = AdapterSlot(model)
         self._prefixes = PrefixStates(self._read_prefix)
         self.shared = fits(model, self.settings.dtype) if shared is None else shared

@@ -34,6 +34,6 @@ def engine_facts(model: Engine) -> dict[str, str | int]:
         "dtype": model.settings.dtype,
         "threads": torch.get_num_threads(),
         "kernel": ATTENTION_NAME if model.shared else "plain",
-        "products": "laid out" if model.laid_out else "plain",
+        "products": "prepacked" if model.prepacked else "plain",
         "engine": f"{__version__}/{ENGINE_VERSION}/{torch.__version__}",
     }

@@ -112,7 +112,7 @@ def plain_prefix(model: Any, ids: Sequence[int], start: PrefixState | None = Non
         layers = {n: (layer.keys, layer.values) for n, layer in enumerate(cache.layers)}
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise InputError(
-            "the model keeps no keys and values that could be trained", where="tune.method", mend="Use tune.method=lora."
+            "the model keeps no keys and values that could be trained", where="tune.method", hint="Use tune.method=lora."
         ) from error
     return {n: (keys[0].transpose(0, 1), values[0].transpose(0, 1)) for n, (keys, values) in layers.items()}
 

@@ -49,11 +49,11 @@ def generate(
 ) -> Generations:
     """See :meth:`cotune.model.local.LocalModel.generate`."""
     if limit < 1:
-        raise InputError("an answer needs at least one token", where="limit", mend="Give 1 or more.")
+        raise InputError("an answer needs at least one token", where="limit", hint="Give 1 or more.")
     if sampling.temperature < 0 or not np.isfinite(sampling.temperature) or sampling.seed < 0:
         raise InputError("temperature and seed must be 0 or more", where="sampling")
     if gold is not None and not model.shared:
-        raise InputError("right answers are not read beside written ones on this architecture", mend="Use answer_losses.")
+        raise InputError("right answers are not read beside written ones on this architecture", hint="Use answer_losses.")
     rendered = model.renderer.render_answers(prompt, rows, gold)
     if not rendered:
         return Generations((), (), ())
@@ -63,7 +63,7 @@ def generate(
         raise InputError(
             f"a prompt of {max(map(len, prompts))} tokens and an answer of {limit} are more than the model's {longest}",
             where="limit",
-            mend="Lower the limit or engine.max_tokens.",
+            hint="Lower the limit or engine.max_tokens.",
         )
     lead = model.renderer.lead(prompt, tuple(rows[0]))
     held = None
@@ -71,7 +71,7 @@ def generate(
         held = TokenGrammar(grammar, model.token_table, lead=lead, limit=limit)
     chooser = Chooser(model.stop_ids, sampling, held, ahead=model.shared)
     if not model.shared and model.adapters.trained_prefix(adapter) is not None:
-        raise InputError("answers are not written behind a trained prefix on this architecture", mend="Use tune.method=lora.")
+        raise InputError("answers are not written behind a trained prefix on this architecture", hint="Use tune.method=lora.")
     answers: dict[int, Answer] = {}
     losses = np.zeros(len(rendered))
     entering = 0.0

@@ -24,7 +24,7 @@ class EngineSettings:
         batch_tokens: own tokens in a scoring pass.
         max_tokens: longest prompt.
         memory_bytes: bytes that are free before the model is loaded, by which its weights are prepacked or not, see
-            :func:`cotune.model.layers.packed_weights.lay_out`; None asks. A run that goes on gives what it found when it began,
+            :func:`cotune.model.layers.packed_weights.prepack`; None asks. A run that goes on gives what it found when it began,
             so that it computes as it did.
     """
 
@@ -54,7 +54,7 @@ class EngineSettings:
             raise InputError(
                 "the journal does not say how the model was run",
                 where="step 'engine'",
-                mend="Copy the run's folder again from where it was made.",
+                hint="Copy the run's folder again from where it was made.",
             ) from error
 
 

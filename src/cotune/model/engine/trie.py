@@ -103,7 +103,7 @@ def label_paths(completions: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ..
             f"two labels read the same to the model (number {completions.index(completions[second]) + 1} and "
             f"number {second + 1})",
             where="label words",
-            mend="Give every label a word of its own.",
+            hint="Give every label a word of its own.",
         )
     # In sorted order the label that shares most with another one stands beside it.
     order = sorted(range(len(completions)), key=completions.__getitem__)

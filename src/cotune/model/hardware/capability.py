@@ -101,9 +101,9 @@ def check_capability(
     import torch
 
     if dtype != "auto" and dtype not in DTYPES:
-        raise InputError(f"unknown dtype {dtype!r}", where="dtype", mend=f"Use auto, {', '.join(DTYPES)}.")
+        raise InputError(f"unknown dtype {dtype!r}", where="dtype", hint=f"Use auto, {', '.join(DTYPES)}.")
     if threads is not None and threads < 1:
-        raise InputError(f"{threads} threads are too few", where="threads", mend="Give 1 or more, or leave it out.")
+        raise InputError(f"{threads} threads are too few", where="threads", hint="Give 1 or more, or leave it out.")
     settle_memory()
     place = _device(device)
     count = threads or default_threads()
@@ -197,12 +197,12 @@ def _device(wish: str) -> torch.device:
         wish = "cuda" if cuda else "mps" if mps else "cpu"
     kind, _, index = wish.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
-        raise InputError(f"unknown device {wish!r}", where="device", mend="Use auto, cpu, cuda, cuda:1 or mps.")
+        raise InputError(f"unknown device {wish!r}", where="device", hint="Use auto, cpu, cuda, cuda:1 or mps.")
     if (kind == "cuda" and not cuda) or (kind == "mps" and not mps):
         raise InputError(
             f"there is no {kind} device that torch {torch.__version__} can use",
             where="device",
-            mend="Use auto or cpu, or install a build of torch for that device.",
+            hint="Use auto or cpu, or install a build of torch for that device.",
         )
     if kind != "cuda":
         return torch.device(kind)
@@ -210,7 +210,7 @@ def _device(wish: str) -> torch.device:
         raise InputError(
             f"there is no device {wish}; there are {torch.cuda.device_count()}",
             where="device",
-            mend="Count from cuda:0.",
+            hint="Count from cuda:0.",
         )
     return torch.device("cuda", int(index) if index else torch.cuda.current_device())
 

@@ -1,4 +1,4 @@
-"""What cotune finds on this machine, what is wrong with it, and how to mend it."""
+"""What cotune finds on this machine, what is wrong with it, and how to fix it."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Check:
         name: what it is about, one word.
         status: ``ok``, ``warn`` (works, not well) or ``fail`` (does not work).
         finding: what was found.
-        mend: what to do; empty where nothing is to be done.
+        hint: what to do; empty where nothing is to be done.
     """
 
     name: str
     status: Status
     finding: str
-    mend: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def render(diagnosis: Diagnosis) -> Table:
         table.add_column(title, overflow="fold")
     for check in diagnosis.checks:
         # Text, not markup: findings hold paths, which may hold brackets.
-        table.add_row(Text(check.status, styles[check.status]), Text(check.name), Text(check.finding), Text(check.mend))
+        table.add_row(Text(check.status, styles[check.status]), Text(check.name), Text(check.finding), Text(check.hint))
     return table
 
 
@@ -107,13 +107,13 @@ def _library(name: str) -> Check:
     with contextlib.suppress(metadata.PackageNotFoundError, InvalidRequirement):
         requirements = (Requirement(line) for line in metadata.requires("cotune") or ())
         wanted = next((one.specifier for one in requirements if one.name == name and one.marker is None), None)
-    mend = f"pip install '{name}{wanted or ''}'"
+    hint = f"pip install '{name}{wanted or ''}'"
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
-        return Check(name, "fail", "not installed", mend)
+        return Check(name, "fail", "not installed", hint)
     if wanted is not None and not wanted.contains(version, prereleases=True):
-        return Check(name, "fail", f"{version}, but cotune needs {wanted}", mend)
+        return Check(name, "fail", f"{version}, but cotune needs {wanted}", hint)
     return Check(name, "ok", version)
 
 

@@ -134,7 +134,7 @@ def _unknown(decoder: Any, what: str) -> InputError:
     return InputError(
         f"{type(decoder).__name__} does not show {what}, so that no state between layers can be read",
         where="model",
-        mend="Use tune.readout=words, or another model.",
+        hint="Use tune.readout=words, or another model.",
     )
 
 

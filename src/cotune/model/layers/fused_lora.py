@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from cotune.model.engine.prefix_state import use_plain_attention
-from cotune.model.layers.packed_weights import laid_out, product
+from cotune.model.layers.packed_weights import prepacked, product
 
 _ADAPTER = "default"
 
@@ -63,8 +63,8 @@ class LoraGroup:
         self._outputs, self._inner = _slices(self.outputs), _slices([int(layer.down.shape[0]) for layer in self.layers])
         width, rank, first = self._outputs[-1].stop, self._inner[-1].stop, bases[0].weight
         self._up = first.new_zeros(width, rank)
-        # Weights that are laid out answer where they are; others are stacked above the down-projections.
-        self._stacked = 0 if all(map(laid_out, bases)) else width
+        # Weights that are prepacked answer where they are; others are stacked above the down-projections.
+        self._stacked = 0 if all(map(prepacked, bases)) else width
         self._down = first.new_empty(self._stacked + rank, first.shape[1])
         self._bias: Tensor | None = None
         if self._stacked:

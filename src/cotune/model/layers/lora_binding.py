@@ -116,7 +116,7 @@ def copy_weights(weights: Mapping[str, Tensor], table: Mapping[str, Tensor]) -> 
     """
     odd = sorted(set(table) ^ set(weights)) or [name for name in table if table[name].shape != weights[name].shape]
     if odd:
-        raise InputError(f"the adapter does not fit this model (at {odd[0]})", mend="Use the model it was trained on.")
+        raise InputError(f"the adapter does not fit this model (at {odd[0]})", hint="Use the model it was trained on.")
     with torch.no_grad():
         for name, value in weights.items():
             table[name].copy_(value)

@@ -31,7 +31,7 @@ _PART_OF_FREE = 8
 _enabled = True
 
 
-class LaidOut:
+class Prepacked:
     """A frozen weight ``[outputs, inputs]`` in the processor's own layout.
 
     Args:
@@ -58,13 +58,13 @@ class LaidOut:
 
 
 class _Watched:
-    """A layer's weight as it was laid out, and whether it still is what the layer has.
+    """A layer's weight as it was prepacked, and whether it still is what the layer has.
 
     Its memory is kept: nothing else comes to lie at its address then.
     """
 
     def __init__(self, weight: Tensor) -> None:
-        self.laid = LaidOut(weight)
+        self.laid = Prepacked(weight)
         self._mark, self._storage = _mark(weight), weight.untyped_storage()
         self._source = weakref.ref(weight)
 
@@ -77,7 +77,7 @@ class _Watched:
         return self
 
 
-def lay_out(model: torch.nn.Module, memory: int) -> int:
+def prepack(model: torch.nn.Module, memory: int) -> int:
     """Lay out the weights of a model's linear layers, which answer by them from now on as long as they are frozen.
 
     Args:
@@ -92,7 +92,7 @@ def lay_out(model: torch.nn.Module, memory: int) -> int:
     weights = {id(layer.weight): layer.weight for layer in layers}.values()
     if sum(weight.nbytes for weight in weights) * _PART_OF_FREE > memory:
         return 0
-    if not all(weight.device.type == "cpu" and can_lay_out(weight.dtype) for weight in weights):
+    if not all(weight.device.type == "cpu" and can_prepack(weight.dtype) for weight in weights):
         return 0
     try:
         shapes = {tuple(weight.shape): weight for weight in weights}
@@ -102,14 +102,14 @@ def lay_out(model: torch.nn.Module, memory: int) -> int:
     except (AttributeError, RuntimeError, TypeError):
         return 0
     for layer, one in zip(layers, found, strict=True):
-        layer.laid_out = one  # type: ignore[assignment]
+        layer.prepacked = one  # type: ignore[assignment]
         layer.forward = MethodType(_answer, layer)  # type: ignore[method-assign]
     return len(layers)
 
 
-def laid_out(layer: Linear) -> LaidOut | None:
-    """A layer's weight as it is laid out; None where it is not, is no more, or the layer is trained."""
-    found: _Watched | None = vars(layer).get("laid_out")
+def prepacked(layer: Linear) -> Prepacked | None:
+    """A layer's weight as it is prepacked; None where it is not, is no more, or the layer is trained."""
+    found: _Watched | None = vars(layer).get("prepacked")
     trained = layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad)
     return found.laid if _enabled and found is not None and not trained and found.is_of(layer.weight) else None
 
@@ -122,7 +122,7 @@ def product(layer: Linear, states: Tensor, add: Tensor | None = None) -> Tensor:
         states: ``[..., inputs]``.
         add: ``[..., outputs]``.
     """
-    found = laid_out(layer)
+    found = prepacked(layer)
     if found is not None and states.dtype == layer.weight.dtype:
         return found.product(states, layer.bias, add)
     plain = linear(states, layer.weight, layer.bias)
@@ -140,7 +140,7 @@ def plain_products() -> Iterator[None]:
         _enabled = before
 
 
-def can_lay_out(dtype: torch.dtype) -> bool:
+def can_prepack(dtype: torch.dtype) -> bool:
     """Whether this processor is of the kind on which it was measured to pay, for a number type that it multiplies."""
     if platform.machine().lower() not in ("x86_64", "amd64") or "AVX512" not in torch.backends.cpu.get_cpu_capability():
         return False
@@ -154,7 +154,7 @@ def _same(weight: Tensor) -> bool:
     states, bias, add = (torch.randn(shape, generator=generator) for shape in ((3, inputs), (outputs,), (3, outputs)))
     states, bias, add = (tensor.to(weight.dtype) for tensor in (states, bias, add))
     with torch.no_grad():
-        laid, plain = LaidOut(weight), linear(states, weight, bias)
+        laid, plain = Prepacked(weight), linear(states, weight, bias)
         pairs = [(laid.product(states, bias), plain), (laid.product(states, bias, add), plain + add)]
     scale = float(plain.abs().max())
     tolerance = 1e-5 if weight.dtype == torch.float32 else 2e-2
@@ -166,7 +166,7 @@ def _mark(weight: Tensor) -> tuple[object, ...]:
 
 
 def _answer(layer: Any, input: Tensor) -> Tensor:
-    if torch.is_grad_enabled() and input.requires_grad and laid_out(layer) is not None:
+    if torch.is_grad_enabled() and input.requires_grad and prepacked(layer) is not None:
         result: Tensor = _Product.apply(input, layer)  # type: ignore[no-untyped-call]
         return result
     return product(layer, input)

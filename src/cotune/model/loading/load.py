@@ -113,7 +113,7 @@ def _not_loaded(folder: Path, error: Exception) -> InputError:
     return InputError(
         f"the model cannot be loaded ({str(error).splitlines()[0]})",
         where=str(folder),
-        mend="Check that the folder holds a complete causal language model in safetensors.",
+        hint="Check that the folder holds a complete causal language model in safetensors.",
     )
 
 

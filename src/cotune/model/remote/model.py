@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from cotune.endpoint import AnswerCache, Endpoint, Prices, Reply, Usage, estimate_tokens
 from cotune.endpoint.chat import CHAT
 from cotune.endpoint.client import Client
+from cotune.endpoint.request_format import RequestFormat, Said, find_way, read_said
 from cotune.endpoint.server import REMOTE
-from cotune.endpoint.way import Said, Way, find_way, read_said
 from cotune.errors import InputError
 from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
@@ -65,7 +65,7 @@ class RemoteModel:
         self,
         client: Client,
         *,
-        way: Way,
+        way: RequestFormat,
         answers: AnswerCache | None = None,
         prices: Prices | None = None,
         patience: float = 600.0,
@@ -115,7 +115,7 @@ class RemoteModel:
         text = "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in messages)
         return SavedModel({ENDPOINT: asking}, text, LONGEST, (endpoint.base_url, endpoint.key_env))
 
-    def settle(self, prompt: Prompt, row: Mapping[str, str], labels: Sequence[str]) -> Way:
+    def settle(self, prompt: Prompt, row: Mapping[str, str], labels: Sequence[str]) -> RequestFormat:
         """Find out which requests the server understands, by a question of the task whose answer is kept.
 
         Raises:
@@ -123,7 +123,7 @@ class RemoteModel:
         """
         messages = self.messages(prompt, [row], labels)[0]
 
-        def ask(way: Way) -> Said:
+        def ask(way: RequestFormat) -> Said:
             self.way = way
             found: dict[str, Said] = self._kept([self._key(messages)])
             if not found:

@@ -244,5 +244,5 @@ def _kept(schema: Mapping[str, Any], kind: str) -> Schema:
     return {"type": kind} | {name: value for name, value in schema.items() if name in _KEYWORDS[kind] - {"items"}}
 
 
-def _refusal(what: str, where: str, mend: str) -> InputError:
-    return InputError(what, where=f"schema, {where}", mend=mend)
+def _refusal(what: str, where: str, hint: str) -> InputError:
+    return InputError(what, where=f"schema, {where}", hint=hint)

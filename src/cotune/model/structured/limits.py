@@ -46,7 +46,7 @@ def grammar_of(output: Output, where: str = "schema") -> Grammar | None:
     try:
         return Grammar.json(held.schema)
     except InputError as error:
-        raise InputError(error.what, where=where + error.where.removeprefix("schema"), mend=error.mend) from error
+        raise InputError(error.what, where=where + error.where.removeprefix("schema"), hint=error.hint) from error
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,11 @@ class TokenTable:
     def __init__(self, tokenizer: Any, vocabulary: int) -> None:
         import llguidance.hf
 
-        mend = "Use a model whose tokenizer falls back to bytes."
+        hint = "Use a model whose tokenizer falls back to bytes."
         try:
             self.library = llguidance.hf.from_tokenizer(tokenizer, n_vocab=max(vocabulary, len(tokenizer)))
         except (ValueError, RuntimeError) as error:
-            raise InputError(f"answers cannot be held to a grammar with this tokenizer ({error})", mend=mend) from error
+            raise InputError(f"answers cannot be held to a grammar with this tokenizer ({error})", hint=hint) from error
         self.vocabulary = vocabulary
         self.bytes: list[bytes | None] = [
             None if self.library.is_special_token(i) else self.library.decode_bytes([i]) or None
@@ -54,7 +54,7 @@ class TokenTable:
         self.writable_bits = np.packbits(writable, bitorder="little")
         self._longest = max(map(len, self._ids), default=0)
         if any(bytes([byte]) not in self._ids for byte in _NEEDED):
-            raise InputError("answers cannot be held to a grammar: the tokenizer has no token for every character", mend=mend)
+            raise InputError("answers cannot be held to a grammar: the tokenizer has no token for every character", hint=hint)
 
     def encode(self, text: bytes) -> list[int] | None:
         """Tokens of a text, each as long as possible, never more than its bytes; None where no tokens spell it so."""
@@ -103,7 +103,7 @@ class TokenGrammar:
             raise InputError(
                 f"the shortest answer that the grammar allows takes {least} tokens and the limit is {limit}",
                 where="output",
-                mend=f"Raise the limit to {least} or more.",
+                hint=f"Raise the limit to {least} or more.",
             )
         self._matcher = llguidance.LLMatcher(table.library, grammar.source, log_level=0)
         if self._matcher.is_error():

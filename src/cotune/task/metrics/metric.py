@@ -183,7 +183,7 @@ def metric_named(name: str, where: str = "metric") -> Metric:
     raise InputError(
         f"unknown metric {name!r}" + (f", did you mean {nearest[0]!r}?" if nearest else ""),
         where=where,
-        mend=f"Known metrics: {', '.join(known)}; 'within 0.5' and 'within 1%' for numbers; FILE.py:FUNCTION for your own.",
+        hint=f"Known metrics: {', '.join(known)}; 'within 0.5' and 'within 1%' for numbers; FILE.py:FUNCTION for your own.",
     )
 
 
@@ -193,7 +193,7 @@ def _from_package(plugin: Plugin) -> Metric:
         raise InputError(
             f"{plugin.point.value} is a {type(found).__name__}, and no cotune.task.metrics.metric.Metric",
             where=plugin.where,
-            mend="Ask the package's author to correct it.",
+            hint="Ask the package's author to correct it.",
         )
     # Another version of the package may score otherwise.
     return replace(found, name=plugin.name, fingerprint=found.fingerprint or plugin.package)
@@ -218,6 +218,6 @@ def metric_for(name: str | None, output: Output, where: str = "metric", *, run: 
         raise InputError(
             f"the metric {name!r} does not fit answers of the type {output.type}",
             where=where,
-            mend=f"Metrics for it: {', '.join(fitting)}.",
+            hint=f"Metrics for it: {', '.join(fitting)}.",
         )
     return metric

@@ -75,6 +75,6 @@ def _scorer() -> Any:
         raise InputError(
             "the metric rouge_l needs the package rouge-score",
             where="metric",
-            mend="Install it: pip install 'cotune[rouge]'.",
+            hint="Install it: pip install 'cotune[rouge]'.",
         ) from error
     return RougeScorer(["rougeL"], tokenizer=_Words())

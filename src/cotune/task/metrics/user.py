@@ -65,7 +65,7 @@ class UserMetric:
             raise InputError(
                 f"the metric's file cannot be read ({error.strerror or error})",
                 where=f"{where}, {path}",
-                mend="Check its path.",
+                hint="Check its path.",
             ) from error
         self.fingerprint = content_hash([self._source.hex(), function])
         self._function: UserFunction | None = None
@@ -109,7 +109,7 @@ class UserMetric:
             raise InputError(
                 f"the metric's file does not run ({type(error).__name__}: {error})",
                 where=f"{where}, {path}",
-                mend="Correct it; python FILE shows the whole error.",
+                hint="Correct it; python FILE shows the whole error.",
             ) from error
         found = getattr(module, function, None)
         if not callable(found):
@@ -117,7 +117,7 @@ class UserMetric:
             raise InputError(
                 f"the metric's file has no function {function!r}",
                 where=f"{where}, {path}",
-                mend=f"It has {', '.join(known[:10]) or 'none'}; write metric: {path.name}:FUNCTION.",
+                hint=f"It has {', '.join(known[:10]) or 'none'}; write metric: {path.name}:FUNCTION.",
             )
         chosen: UserFunction = found
         return chosen
@@ -139,7 +139,7 @@ class UserMetric:
                 found = function(right, answer, dict(row.fields) if row else {})
             except Exception as error:
                 raise InputError(
-                    f"the metric failed with {type(error).__name__}: {error}", where=where, mend="Correct the function."
+                    f"the metric failed with {type(error).__name__}: {error}", where=where, hint="Correct the function."
                 ) from error
             if (
                 not isinstance(found, (bool, int, float, np.number, np.bool_))
@@ -147,7 +147,7 @@ class UserMetric:
                 or not 0 <= found <= 1
             ):
                 raise InputError(
-                    f"the metric gave {found!r}", where=where, mend="It must give a number from 0 (wrong) to 1 (right)."
+                    f"the metric gave {found!r}", where=where, hint="It must give a number from 0 (wrong) to 1 (right)."
                 )
             scores[i] = float(found)
         return scores

@@ -24,7 +24,7 @@ def read_hub(name: str, default_split: str = "train") -> Table:
     match = _NAME.match(name)
     if not match:
         raise InputError(
-            "this is not a data set's name", where=name, mend="Write hf://owner/name, hf://owner/name/config:split."
+            "this is not a data set's name", where=name, hint="Write hf://owner/name, hf://owner/name/config:split."
         )
     try:
         import datasets
@@ -32,7 +32,7 @@ def read_hub(name: str, default_split: str = "train") -> Table:
         raise InputError(
             "data sets from the hub need the package datasets",
             where=name,
-            mend="Install it with: pip install 'cotune[hub]'.",
+            hint="Install it with: pip install 'cotune[hub]'.",
         ) from error
     split = match["split"] or default_split
     failure: Exception | None = None
@@ -50,7 +50,7 @@ def read_hub(name: str, default_split: str = "train") -> Table:
     raise InputError(
         f"the data set cannot be loaded ({type(failure).__name__}: {reason})",
         where=name,
-        mend="Check its name, config and split, and the network; a private one needs HF_TOKEN.",
+        hint="Check its name, config and split, and the network; a private one needs HF_TOKEN.",
     ) from failure
 
 

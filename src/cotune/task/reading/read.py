@@ -47,7 +47,7 @@ def read_table(source: str | Path | Any, *, name: str | None = None, default_spl
     raise InputError(
         f"cannot read rows from a {type(source).__name__}",
         where=name or "data",
-        mend="Give a file name, a data frame, or a list of dictionaries.",
+        hint="Give a file name, a data frame, or a list of dictionaries.",
     )
 
 
@@ -64,7 +64,7 @@ def _read_file(path: Path, source: str) -> Table:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"the file cannot be read ({error.strerror or error})", where=source, mend="Check its permissions."
+            f"the file cannot be read ({error.strerror or error})", where=source, hint="Check its permissions."
         ) from error
     return _TEXT_READERS[suffix](decode(data, source), source)
 
@@ -75,12 +75,12 @@ def unknown_format(suffix: str, source: str, known: Iterable[str]) -> InputError
         return InputError(
             f"a file that ends in {suffix!r} is read by spreadsheet programs alone",
             where=source,
-            mend="Save the sheet as CSV in UTF-8, and give that .csv file.",
+            hint="Save the sheet as CSV in UTF-8, and give that .csv file.",
         )
     return InputError(
         f"cannot tell the format of a file that ends in {suffix!r}" if suffix else "the file name has no ending",
         where=source,
-        mend=f"Rename it to what it is: {', '.join(known)}.",
+        hint=f"Rename it to what it is: {', '.join(known)}.",
     )
 
 
@@ -89,17 +89,17 @@ def check_file(path: Path, source: str) -> None:
         exists, folder = path.exists(), path.is_dir()
     except (OSError, ValueError) as error:
         raise InputError(
-            f"the file cannot be reached ({error})", where=source, mend="Check its path and permissions."
+            f"the file cannot be reached ({error})", where=source, hint="Check its path and permissions."
         ) from error
     if not exists:
         near = nearest_name(path.name, _names_beside(path))
         raise InputError(
             "there is no such file" + (f", did you mean {near!r}?" if near else ""),
             where=source,
-            mend="Check the path.",
+            hint="Check the path.",
         )
     if folder:
-        raise InputError("this is a folder", where=source, mend="Name the data file in it.")
+        raise InputError("this is a folder", where=source, hint="Name the data file in it.")
 
 
 def _names_beside(path: Path) -> list[str]:
@@ -111,9 +111,9 @@ def _names_beside(path: Path) -> list[str]:
 
 def decode(data: bytes, source: str) -> str:
     if not data.strip(b" \t\r\n\0\xef\xbb\xbf"):
-        raise InputError("the file is empty", where=source, mend="Give a file with labelled rows.")
+        raise InputError("the file is empty", where=source, hint="Give a file with labelled rows.")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError("the file is UTF-16, not UTF-8", where=f"{source}, line 1", mend="Save it as UTF-8.")
+        raise InputError("the file is UTF-16, not UTF-8", where=f"{source}, line 1", hint="Save it as UTF-8.")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -122,14 +122,14 @@ def decode(data: bytes, source: str) -> str:
         raise InputError(
             f"the file is not UTF-8 (byte 0x{data[start]:02x})",
             where=f"{source}, line {line}",
-            mend="Save it as UTF-8; files from old spreadsheets are often Windows-1252.",
+            hint="Save it as UTF-8; files from old spreadsheets are often Windows-1252.",
         ) from error
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise InputError(
             "there is a NUL byte in the text",
             where=f"{source}, line {line}",
-            mend="Export it again as plain UTF-8 text; this looks like a binary or UTF-16 file.",
+            hint="Export it again as plain UTF-8 text; this looks like a binary or UTF-16 file.",
         )
     return text
 
@@ -188,7 +188,7 @@ def _parse_separated(text: str, source: str, delimiter: str, keep_blank: bool) -
                 raise InputError(
                     f"the row has {len(cells)} cells but the header has {len(header)} (the row begins with {_cut(cells[0])!r})",
                     where=f"{source}, line {line}, column {_torn_column(header, len(cells))}",
-                    mend="Put double quotes around cells that hold the separator or a line break.",
+                    hint="Put double quotes around cells that hold the separator or a line break.",
                 )
             rows += [dict.fromkeys(header) for _ in blank]
             numbers += [*blank, line]
@@ -197,9 +197,9 @@ def _parse_separated(text: str, source: str, delimiter: str, keep_blank: bool) -
     except csv.Error as error:
         _raise_csv_error(str(error), f"{source}, line {start}", error)
     if header is None:
-        raise InputError("the file is empty", where=source, mend="Give a file with labelled rows.")
+        raise InputError("the file is empty", where=source, hint="Give a file with labelled rows.")
     if not rows:
-        raise InputError("there is a header but no rows", where=source, mend="Add labelled rows below the header.")
+        raise InputError("there is a header but no rows", where=source, hint="Add labelled rows below the header.")
     return Table(tuple(header), rows, source, numbers, "line")
 
 
@@ -212,7 +212,7 @@ def _header(cells: list[str], where: str) -> list[str]:
             raise InputError(
                 f"the header names {name!r} twice",
                 where=f"{where}, column {position + 1}",
-                mend="Give every column its own name.",
+                hint="Give every column its own name.",
             )
     return names
 
@@ -226,15 +226,15 @@ def _raise_csv_error(problem: str, where: str, error: csv.Error) -> NoReturn:
         raise InputError(
             "a quote is opened here and never closed",
             where=where,
-            mend='Close it; a double quote inside a quoted cell is written twice ("").',
+            hint='Close it; a double quote inside a quoted cell is written twice ("").',
         ) from error
     if "expected after" in problem:
         raise InputError(
             "a quoted cell continues after its closing quote",
             where=where,
-            mend='Write a double quote inside a quoted cell twice ("").',
+            hint='Write a double quote inside a quoted cell twice ("").',
         ) from error
-    raise InputError(f"the row cannot be read ({problem})", where=where, mend="Correct that row.") from error
+    raise InputError(f"the row cannot be read ({problem})", where=where, hint="Correct that row.") from error
 
 
 def _read_json_lines(text: str, source: str) -> Table:
@@ -254,27 +254,27 @@ def _read_json(text: str, source: str) -> Table:
         raise InputError(
             f"the file holds a {json_kind(value)} and not a list of rows",
             where=source,
-            mend='Write [{"text": "...", "label": "..."}, ...].',
+            hint='Write [{"text": "...", "label": "..."}, ...].',
         )
     return table_from_rows(value, source)
 
 
-def parse_json_row(text: str, where: str, mend: str) -> Any:
+def parse_json_row(text: str, where: str, hint: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
             names = [name for name, _ in pairs]
             doubled = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"the key {doubled!r} is given twice in one object", where=where, mend="Keep one of the two.")
+            raise InputError(f"the key {doubled!r} is given twice in one object", where=where, hint="Keep one of the two.")
         return found
 
     try:
         return json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         place = f"character {error.colno}" if error.lineno == 1 else f"line {error.lineno}, character {error.colno}"
-        raise InputError(f"this is not valid JSON ({error.msg} at {place})", where=where, mend=mend) from error
+        raise InputError(f"this is not valid JSON ({error.msg} at {place})", where=where, hint=hint) from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"this JSON cannot be read ({error})", where=where, mend=mend) from error
+        raise InputError(f"this JSON cannot be read ({error})", where=where, hint=hint) from error
 
 
 def _cut(text: str, length: int = 40) -> str:

@@ -65,7 +65,7 @@ def check_suffix(path: Path) -> None:
         raise InputError(
             f"rows are not written as {path.suffix or 'a file without an ending'}",
             where=str(path),
-            mend="End the name in .csv, .tsv, .parquet or .jsonl.",
+            hint="End the name in .csv, .tsv, .parquet or .jsonl.",
         )
 
 
@@ -85,7 +85,7 @@ def read_sheet(path: Path) -> Sheet:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"the file cannot be read ({error.strerror or error})", where=source, mend="Check its permissions."
+            f"the file cannot be read ({error.strerror or error})", where=source, hint="Check its permissions."
         ) from error
     text = decode(data, source)
     if suffix in _SEPARATED:
@@ -108,7 +108,7 @@ def _read_json_lines(text: str, source: str) -> Sheet:
             raise InputError(
                 f"this is a {json_kind(row)} and not an object with named fields",
                 where=where,
-                mend='Write each row like {"text": "..."}.',
+                hint='Write each row like {"text": "..."}.',
             )
         columns.update(dict.fromkeys(row))
         rows.append(row)
@@ -120,7 +120,7 @@ def _read_json(text: str, source: str) -> Sheet:
     """Rows of a list of objects."""
     rows = parse_json_row(text, source, "Write a list of objects, or one object a line in a .jsonl file.")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows) or not rows:
-        raise InputError("the file holds no list of rows", where=source, mend='Write [{"text": "..."}, ...].')
+        raise InputError("the file holds no list of rows", where=source, hint='Write [{"text": "..."}, ...].')
     columns = dict.fromkeys(name for row in rows for name in row)
     return Sheet(tuple(columns), rows, source, range(1, len(rows) + 1))
 
@@ -130,7 +130,7 @@ def _read_parquet(path: Path, source: str) -> Sheet:
 
     table, columns = parquet_columns(path, source)
     if table.num_rows == 0:
-        raise InputError("there are no rows", where=source, mend="Give a file with rows.")
+        raise InputError("there are no rows", where=source, hint="Give a file with rows.")
     rows = [dict(zip(table.column_names, values, strict=True)) for values in zip(*(v for _, v in columns), strict=True)]
     return Sheet(tuple(table.column_names), rows, source, range(1, len(rows) + 1), arrow=table)
 

@@ -62,7 +62,7 @@ class Table:
                 raise InputError(
                     "the cell holds what cannot be written as text",
                     where=self.where(index, column),
-                    mend="Give a text, a number, a date, or lists and objects of these.",
+                    hint="Give a text, a number, a date, or lists and objects of these.",
                 )
 
     def need(self, column: str, asked_by: str = "", *, nested: bool = False) -> None:
@@ -81,13 +81,13 @@ class Table:
             raise InputError(
                 f"there is no column {column!r}{wanted}" + (f", did you mean {near!r}?" if near else ""),
                 where=self.source,
-                mend=f"Its columns: {shown}.{rename}",
+                hint=f"Its columns: {shown}.{rename}",
             )
         if column in self.nested and not nested:
             raise InputError(
                 "the cell holds a list or an object, not a text",
                 where=self.where(min(self.nested[column]), column),
-                mend="Flatten it into separate text columns.",
+                hint="Flatten it into separate text columns.",
             )
 
 
@@ -117,7 +117,7 @@ def table_from_rows(rows: Iterable[Any], source: str, numbers: Sequence[int] | N
             raise InputError(
                 f"this is a {json_kind(row)} and not an object with named fields",
                 where=f"{source}, {unit} {number}",
-                mend='Write each row like {"text": "...", "label": "..."}.',
+                hint='Write each row like {"text": "...", "label": "..."}.',
             )
         converted: dict[str, Cell] = {}
         for key, value in row.items():
@@ -128,7 +128,7 @@ def table_from_rows(rows: Iterable[Any], source: str, numbers: Sequence[int] | N
                 with_text.add(column)
         texts.append(converted)
     if not texts:
-        raise InputError("there are no rows", where=source, mend="Give at least 20 labelled rows.")
+        raise InputError("there are no rows", where=source, hint="Give at least 20 labelled rows.")
     numbers = numbers if numbers is not None else range(1, len(texts) + 1)
     return Table(tuple(columns), texts, source, numbers, unit, nested, frozenset(with_text))
 

@@ -54,7 +54,7 @@ def checked_schema(schema: Any, where: str) -> Mapping[str, Any] | None:
         raise InputError(
             f"this is not a valid JSON Schema ({problem})",
             where=where,
-            mend='Write for example {"type": "object", "properties": {...}}.',
+            hint='Write for example {"type": "object", "properties": {...}}.',
         )
     found: Mapping[str, Any] = schema
     return found

@@ -56,5 +56,5 @@ def check_outputs(rows: Rows, where: str) -> None:
         raise InputError(
             f"every row has the same output, {cut(next(iter(counts)))!r}",
             where=where,
-            mend="Name another output column, or add rows with other outputs.",
+            hint="Name another output column, or add rows with other outputs.",
         )

@@ -37,7 +37,7 @@ class Look:
 
 
 @dataclass
-class Track:
+class Trial:
     """A prompt's training, from the weights that it started with.
 
     Attributes:
@@ -63,56 +63,56 @@ class Track:
     rows: int = 0
 
 
-def read_tracks(record: RunRecord) -> list[Track]:
-    """Put the pieces of training that a journal holds together again: what begins with the same losses is one track."""
-    tracks: list[Track] = []
-    by_adapter: dict[str, tuple[Track, int, int | None]] = {}
+def read_tracks(record: RunRecord) -> list[Trial]:
+    """Put the pieces of training that a journal holds together again: what begins with the same losses is one trial."""
+    trials: list[Trial] = []
+    by_adapter: dict[str, tuple[Trial, int, int | None]] = {}
     for event in record.events:
         value = fields(event.get("value"))
         if event.get("kind") == "train":
             losses = [v for v in map(number, items(value.get("losses"))) if v is not None]
             prompt_id = str(value.get("prompt_id"))
-            track = next((t for t in tracks if t.prompt_id == prompt_id and t.losses[:1] == losses[:1]), None)
-            if track is None:
-                track = Track(prompt_id)
-                tracks.append(track)
+            trial = next((t for t in trials if t.prompt_id == prompt_id and t.losses[:1] == losses[:1]), None)
+            if trial is None:
+                trial = Trial(prompt_id)
+                trials.append(trial)
             if value.get("decayed"):
-                track.losses, track.decays_from = losses, track.steady
-            elif len(losses) >= track.steady:
-                track.losses, track.steady, track.decays_from = losses, len(losses), None
-            track.failed = str(value.get("failed") or "")
+                trial.losses, trial.decays_from = losses, trial.steady
+            elif len(losses) >= trial.steady:
+                trial.losses, trial.steady, trial.decays_from = losses, len(losses), None
+            trial.failed = str(value.get("failed") or "")
             ends = [edge for end in items(value.get("window")) if (edge := number(end)) is not None]
-            track.window = (int(ends[0]), int(ends[1])) if len(ends) == 2 else None
-            track.rows = int(number(value.get("rows")) or 0)
-            falls = track.steady if value.get("decayed") else None
-            by_adapter[str(value.get("adapter_id"))] = (track, int(number(value.get("steps")) or 0), falls)
+            trial.window = (int(ends[0]), int(ends[1])) if len(ends) == 2 else None
+            trial.rows = int(number(value.get("rows")) or 0)
+            falls = trial.steady if value.get("decayed") else None
+            by_adapter[str(value.get("adapter_id"))] = (trial, int(number(value.get("steps")) or 0), falls)
         elif event.get("kind") == "tuned" and (found := by_adapter.get(str(value.get("adapter_id")))):
-            track, own_steps, falls = found
+            trial, own_steps, falls = found
             steps, level = int(number(value.get("steps")) or 0), record.dev_measure.of(value)
-            track.start = max(0, steps - own_steps)
+            trial.start = max(0, steps - own_steps)
             if level is not None:
-                decays_from = None if falls is None else track.start + falls
+                decays_from = None if falls is None else trial.start + falls
                 rows = int(number(value.get("rows")) or 0)
-                track.looks.append(Look(steps, level, rows, number(value.get("log_loss")), decays_from))
-    return tracks
+                trial.looks.append(Look(steps, level, rows, number(value.get("log_loss")), decays_from))
+    return trials
 
 
 def training_section(record: RunRecord, prompts: Prompts) -> str:
     """Loss and dev by step, a line for each tuned prompt."""
-    tracks = [t for t in read_tracks(record) if t.losses]
-    if not tracks:
+    trials = [t for t in read_tracks(record) if t.losses]
+    if not trials:
         return "<p class=empty>Nothing was tuned yet.</p>"
-    kinds = _kinds(tracks, prompts)
-    most = max(t.start + len(t.losses) for t in tracks)
+    kinds = _kinds(trials, prompts)
+    most = max(t.start + len(t.losses) for t in trials)
     ticks = [(t, f"{t:g}") for t in nice_ticks(0, most, 5) if t == int(t)]
-    drawn = sorted(zip(tracks, kinds, strict=True), key=lambda pair: pair[1] in ("winner", "seed"))
+    drawn = sorted(zip(trials, kinds, strict=True), key=lambda pair: pair[1] in ("winner", "seed"))
     loss = Plot(
-        (0, most), padded([*(v for t in tracks for v in _smooth(t.losses)), 0.0], share=0.04), height=220, label="Loss by step"
+        (0, most), padded([*(v for t in trials for v in _smooth(t.losses)), 0.0], share=0.04), height=220, label="Loss by step"
     )
     loss.axes(ticks, [(t, f"{t:g}") for t in nice_ticks(*loss.y_range, 4) if t >= 0])
-    for track, kind in drawn:
-        points = [(track.start + i + 1, v) for i, v in enumerate(_smooth(track.losses))]
-        loss.path(_thinned(points), f"line {kind}", _told(track, prompts))
+    for trial, kind in drawn:
+        points = [(trial.start + i + 1, v) for i, v in enumerate(_smooth(trial.losses))]
+        loss.path(_thinned(points), f"line {kind}", _told(trial, prompts))
     dev = [(t, k) for t, k in drawn if t.looks]
     figures = figure(
         "Training loss by step",
@@ -126,53 +126,53 @@ def training_section(record: RunRecord, prompts: Prompts) -> str:
     if dev and not record.by_probe:
         figures += _dev_by_step(record, prompts, dev, most, ticks)
     legend = "".join(
-        f'<li><span class="key {kind}"></span>{data_text(one_line(_name(track, prompts), 70))}{_ending(track)}</li>'
-        for track, kind in zip(tracks, kinds, strict=True)
+        f'<li><span class="key {kind}"></span>{data_text(one_line(_name(trial, prompts), 70))}{_ending(trial)}</li>'
+        for trial, kind in zip(trials, kinds, strict=True)
     )
     shown = figures if record.by_probe else f'<div class="pair">{figures}</div>'
     return f'{shown}<ul class="legend tall">{legend}</ul>'
 
 
 def _dev_by_step(
-    record: RunRecord, prompts: Prompts, dev: list[tuple[Track, str]], most: int, ticks: list[tuple[float, str]]
+    record: RunRecord, prompts: Prompts, dev: list[tuple[Trial, str]], most: int, ticks: list[tuple[float, str]]
 ) -> str:
     measure = record.dev_measure
-    levels = [look.level for track, _ in dev for look in track.looks]
+    levels = [look.level for trial, _ in dev for look in trial.looks]
     plot = Plot((0, most), padded(levels, share=0.12, least=0.05), height=220, label=f"Dev {measure.name} by step")
     plot.axes(ticks, [(t, measure.tick(t)) for t in nice_ticks(*plot.y_range, 4)])
-    for track, kind in dev:
-        for line in dev_lines(track):
-            plot.path(line, f"line {kind}", _told(track, prompts))
-        for look in track.looks:
-            tip = f"{_name(track, prompts)}\n{look.steps} steps: {measure.told(look.level, look.rows)}"
+    for trial, kind in dev:
+        for line in dev_lines(trial):
+            plot.path(line, f"line {kind}", _told(trial, prompts))
+        for look in trial.looks:
+            tip = f"{_name(trial, prompts)}\n{look.steps} steps: {measure.told(look.level, look.rows)}"
             tip += measure.other(look.log_loss)
             if look.decays_from is not None:
                 tip += f"\nlearning rate fell from step {look.decays_from}"
             plot.dot((look.steps, look.level), f"dot {kind}", radius=4.5, tip=tip)
-    rows = max(look.rows for track, _ in dev for look in track.looks)
+    rows = max(look.rows for trial, _ in dev for look in trial.looks)
     ci = measure.interval(max(levels, key=measure.rank), rows)
     note = f"The 95% interval of the highest of these scores is {percent(ci[0])} to {percent(ci[1])}." if ci else measure.remark
     return figure(f"Dev {measure.title} by step", plot.render(x_title="optimizer steps", y_title=measure.axis), note)
 
 
-def dev_lines(track: Track) -> list[list[Point]]:
-    """A track's way over dev: one line at the full learning rate, and a branch to each look after that had fallen.
+def dev_lines(trial: Trial) -> list[list[Point]]:
+    """A trial's way over dev: one line at the full learning rate, and a branch to each look after that had fallen.
 
     Training that goes on after it fell goes on from before, so a line through all looks in their order would run backwards.
     """
-    steady = sorted((look.steps, look.level) for look in track.looks if look.decays_from is None)
+    steady = sorted((look.steps, look.level) for look in trial.looks if look.decays_from is None)
     lines: list[list[Point]] = [list(steady)]
-    for look in track.looks:
+    for look in trial.looks:
         if look.decays_from is not None:
             before = [point for point in steady if point[0] <= look.decays_from]
             lines.append([*before[-1:], (look.steps, look.level)])
     return [line for line in lines if len(line) > 1]
 
 
-def _kinds(tracks: list[Track], prompts: Prompts) -> list[str]:
+def _kinds(trials: list[Trial], prompts: Prompts) -> list[str]:
     kinds, hue = [], 0
-    for track in tracks:
-        tag = prompts.tag(track.prompt_id)
+    for trial in trials:
+        tag = prompts.tag(trial.prompt_id)
         if tag and tag not in kinds:
             kinds.append(tag)
         else:
@@ -181,22 +181,22 @@ def _kinds(tracks: list[Track], prompts: Prompts) -> list[str]:
     return kinds
 
 
-def _name(track: Track, prompts: Prompts) -> str:
-    facts = prompts.by_id.get(track.prompt_id)
-    tag = prompts.tag(track.prompt_id)
-    name = facts.name if facts else track.prompt_id
-    return (f"{tag}: " if tag else "") + name + (f" (from step {track.start} on)" if track.start else "")
+def _name(trial: Trial, prompts: Prompts) -> str:
+    facts = prompts.by_id.get(trial.prompt_id)
+    tag = prompts.tag(trial.prompt_id)
+    name = facts.name if facts else trial.prompt_id
+    return (f"{tag}: " if tag else "") + name + (f" (from step {trial.start} on)" if trial.start else "")
 
 
-def _told(track: Track, prompts: Prompts) -> str:
-    decay = f"\nlearning rate falls from step {track.start + track.decays_from}" if track.decays_from else ""
-    return f"{_name(track, prompts)}{decay}"
+def _told(trial: Trial, prompts: Prompts) -> str:
+    decay = f"\nlearning rate falls from step {trial.start + trial.decays_from}" if trial.decays_from else ""
+    return f"{_name(trial, prompts)}{decay}"
 
 
-def _ending(track: Track) -> str:
-    steps = f", {len(track.losses)} steps"
-    steps += "" if track.window is None else f" in layers {track.window[0] + 1} to {track.window[1]} on {track.rows} rows"
-    return f'<span class="quiet">{steps}</span>' + (f' <b class="down">{data_text(track.failed)}</b>' if track.failed else "")
+def _ending(trial: Trial) -> str:
+    steps = f", {len(trial.losses)} steps"
+    steps += "" if trial.window is None else f" in layers {trial.window[0] + 1} to {trial.window[1]} on {trial.rows} rows"
+    return f'<span class="quiet">{steps}</span>' + (f' <b class="down">{data_text(trial.failed)}</b>' if trial.failed else "")
 
 
 def _smooth(losses: list[float], window: int = 5) -> list[float]:

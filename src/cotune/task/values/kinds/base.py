@@ -196,7 +196,7 @@ def _text(cell: str, where: str, known: set[str]) -> str:
         raise InputError(
             f"the label {cut(output)!r} is not among output.labels" + (f", did you mean {near[0]!r}?" if near else ""),
             where=where,
-            mend="Correct the row, or add the label to output.labels.",
+            hint="Correct the row, or add the label to output.labels.",
         )
     return output
 

@@ -112,10 +112,10 @@ def _json(cell: str, where: str, check: Validator | None) -> str:
         raise InputError(
             f"the output is no JSON ({str(error).splitlines()[0]}): {cut(cell.strip())!r}",
             where=where,
-            mend="Correct it, or set output.type to text.",
+            hint="Correct it, or set output.type to text.",
         ) from error
     if check is not None and (problem := check.problem(value)):
         raise InputError(
-            f"the output does not fit output.schema ({cut(problem, 160)})", where=where, mend="Correct the row or the schema."
+            f"the output does not fit output.schema ({cut(problem, 160)})", where=where, hint="Correct the row or the schema."
         )
     return json_text(value)

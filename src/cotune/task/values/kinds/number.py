@@ -89,7 +89,7 @@ def _number(cell: str, where: str, style: NumberStyle | None) -> str:
         raise InputError(
             f"{cut(cell.strip())!r} is not a number" + ("" if style is None else ", written as the other cells are"),
             where=where,
-            mend="Write it like -1234.5; a unit or decimal commas are read where all cells have them alike. Or set output.type "
+            hint="Write it like -1234.5; a unit or decimal commas are read where all cells have them alike. Or set output.type "
             "to text.",
         )
     return number_text(number)

@@ -25,7 +25,7 @@ it inside ``json_object`` (llama-cpp-python knows no ``json_schema``), to be an 
 
 
 @dataclass(frozen=True)
-class Way:
+class RequestFormat:
     """What requests to a server look like.
 
     Attributes:
@@ -72,7 +72,7 @@ class Way:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Way:
+    def from_json(cls, data: Mapping[str, Any]) -> RequestFormat:
         """Inverse of :meth:`to_json`.
 
         Raises:
@@ -132,7 +132,7 @@ def read_said(body: Any, messages: Sequence[Mapping[str, str]]) -> Said:
     return Said(text, _positions(body["choices"][0]), Usage.read(body, asked=estimate_tokens(messages), answer=text))
 
 
-def find_way(ask: Callable[[Way], Said], way: Way, model: str) -> Way:
+def find_way(ask: Callable[[RequestFormat], Said], way: RequestFormat, model: str) -> RequestFormat:
     """Which request a server understands: tried one after the other, as long as it refuses them as malformed.
 
     A schema is asked for less firmly before anything else is changed. Where a refusal names what it is about, no other request
@@ -171,7 +171,7 @@ def _no_such(model: str, refusal: str) -> bool:
     return (model in refusal or "model_not_found" in refusal) and not _OF_A_REQUEST.search(refusal)
 
 
-def _without_named(refusal: str, tried: Way, left: list[Way]) -> list[Way]:
+def _without_named(refusal: str, tried: RequestFormat, left: list[RequestFormat]) -> list[RequestFormat]:
     """The ways that lack what a refusal names; all where it names nothing, or nothing would be left."""
     if tried.form and "response_format" in refusal:
         others = [way for way in left if way.form != tried.form]

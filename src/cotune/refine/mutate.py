@@ -1,4 +1,4 @@
-"""The pool of a cycle: the first from bank and edits, later ones bred from the survivors."""
+"""The pool of a cycle: the first from bank and edits, later ones mutated from the survivors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _TRIES = 40
 _Made = tuple[Prompt, str]
 
 
-def breed(
+def mutate(
     survivors: Sequence[Prompt],
     task: Task,
     n: int,
@@ -51,11 +51,11 @@ def breed(
     where no unseen child is found in many tries.
 
     Args:
-        survivors: the prompts to breed from, best first.
+        survivors: the prompts to mutate from, best first.
         task: whose field names and labels the operators speak of.
         n: how many children.
         rng: where every choice comes from.
-        demonstration_pool: draws train rows to show; None breeds no demonstrations.
+        demonstration_pool: draws train rows to show; None mutates no demonstrations.
         seen: ids of prompts that are known already.
 
     Raises:

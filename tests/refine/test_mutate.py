@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from cotune.errors import InputError
 from cotune.prompt.bank import bare_prompt, seed_prompt, starting_bank
 from cotune.prompt.prompt import Prompt, parse_prompt
-from cotune.refine.breed import breed, first_pool
 from cotune.refine.demonstrations import fixed, with_demonstrations
 from cotune.refine.edits import OPERATORS
+from cotune.refine.mutate import first_pool, mutate
 from cotune.refine.proposal import Proposal
 from cotune.task.example import Example
 from cotune.task.task import Task
@@ -68,8 +68,8 @@ def test_children_have_parents_and_are_new(task: Task, data: st.DataObject, n: i
         survivors[0] = with_demonstrations(survivors[0], fixed(task, np.random.default_rng(seed)))
     seen = {prompt.id for prompt in bank}
     pool = pool_of(task) if shows else None
-    children = breed(survivors, task, n, np.random.default_rng(seed), demonstration_pool=pool, seen=seen)
-    assert children == breed(survivors, task, n, np.random.default_rng(seed), demonstration_pool=pool, seen=seen)
+    children = mutate(survivors, task, n, np.random.default_rng(seed), demonstration_pool=pool, seen=seen)
+    assert children == mutate(survivors, task, n, np.random.default_rng(seed), demonstration_pool=pool, seen=seen)
     assert len(children) == (max(n, len(survivors)) if n else 0)
     assert not {child.prompt.id for child in children} & seen
     check(children, task, {prompt.id for prompt in survivors})
@@ -80,7 +80,7 @@ def test_children_have_parents_and_are_new(task: Task, data: st.DataObject, n: i
 def test_breeding_uses_every_source_and_most_operators() -> None:
     task = make_task()
     survivors = starting_bank(task)[:6]
-    children = breed(survivors, task, 150, np.random.default_rng(0), demonstration_pool=pool_of(task))
+    children = mutate(survivors, task, 150, np.random.default_rng(0), demonstration_pool=pool_of(task))
     assert {child.source for child in children} == {"edit", "demonstrations", "crossover"}
     used = {name for child in children for name in child.operator.split("+")}
     assert len(used & set(OPERATORS)) >= len(OPERATORS) - 2
@@ -94,11 +94,11 @@ def test_breeding_uses_every_source_and_most_operators() -> None:
 def test_demonstrations_are_added_removed_and_exchanged() -> None:
     task = make_task()
     shown = with_demonstrations(seed_prompt(task), fixed(task, np.random.default_rng(0)))
-    children = breed([seed_prompt(task), shown], task, 80, np.random.default_rng(0), demonstration_pool=pool_of(task))
+    children = mutate([seed_prompt(task), shown], task, 80, np.random.default_rng(0), demonstration_pool=pool_of(task))
     operators = {child.operator: child for child in children if child.source == "demonstrations"}
     assert set(operators) == {"demonstrations_added", "demonstrations_removed", "demonstrations_exchanged"}
     assert len(operators["demonstrations_removed"].prompt.demonstrations) < 4
-    without_pool = breed([shown], task, 40, np.random.default_rng(0))
+    without_pool = mutate([shown], task, 40, np.random.default_rng(0))
     assert {child.operator for child in without_pool if child.source == "demonstrations"} == {"demonstrations_removed"}
 
 
@@ -106,7 +106,7 @@ def test_a_crossover_takes_each_part_from_a_parent() -> None:
     task = make_task()
     left = seed_prompt(task)
     right = Prompt("Say what it is.", "<{input}>", "=>", system="S", label_words=(), order="input_first", separator=" ")
-    crossed = [c for c in breed([left, right], task, 80, np.random.default_rng(1)) if c.source == "crossover"]
+    crossed = [c for c in mutate([left, right], task, 80, np.random.default_rng(1)) if c.source == "crossover"]
     assert len(crossed) > 10
     for child in crossed:
         for part, value in child.prompt.to_json().items():
@@ -117,7 +117,7 @@ def test_an_instruction_that_names_words_follows_the_prompt_it_joins() -> None:
     task = make_task()
     raw = Prompt("Say LabelNumber_a0, LabelNumber_b0, LabelNumber_c0 or LabelNumber_d0.", "{input}", "A:")
     human = Prompt("", "{input}", "B:", label_words=seed_prompt(task).label_words, system="S")
-    children = breed([raw, human], task, 150, np.random.default_rng(0))
+    children = mutate([raw, human], task, 150, np.random.default_rng(0))
     named = [c.prompt for c in children if c.source == "crossover" and c.prompt.instruction]
     assert {bool(prompt.label_words) for prompt in named} == {True, False}
     for prompt in named:
@@ -128,11 +128,11 @@ def test_rows_that_are_not_from_train_are_refused() -> None:
     task = make_task()
     for row in (task.dev[0], Example("x", {"input": "t"}, task.labels[0])):
         with pytest.raises(ValueError, match="train rows"):
-            breed([seed_prompt(task)], task, 40, np.random.default_rng(0), demonstration_pool=lambda _, row=row: [row])
+            mutate([seed_prompt(task)], task, 40, np.random.default_rng(0), demonstration_pool=lambda _, row=row: [row])
 
 
 def test_no_survivors_no_children() -> None:
-    assert breed([], make_task(), 5, np.random.default_rng(0)) == []
+    assert mutate([], make_task(), 5, np.random.default_rng(0)) == []
 
 
 @settings(max_examples=40, deadline=None)

@@ -11,22 +11,22 @@ from torch.nn import Linear
 
 import cotune.model.layers.packed_weights as laid_out_module
 from cotune.model.engine.facts import engine_facts
-from cotune.model.layers.packed_weights import LaidOut, can_lay_out, laid_out, lay_out, plain_products
+from cotune.model.layers.packed_weights import Prepacked, can_prepack, plain_products, prepack, prepacked
 from cotune.model.local import LocalModel
 from tiny import tiny_local, tiny_model
 
 PLENTY = 1 << 40
 TYPES = [torch.float32, torch.bfloat16]
 
-pytestmark = pytest.mark.skipif(not can_lay_out(torch.float32), reason="this processor has no layout of its own")
+pytestmark = pytest.mark.skipif(not can_prepack(torch.float32), reason="this processor has no layout of its own")
 
 
 def layer(dtype: torch.dtype = torch.float32, *, bias: bool = True) -> Linear:
     torch.manual_seed(0)
     made = Linear(96, 64, bias=bias).to(dtype).requires_grad_(False)
-    if not can_lay_out(dtype):
+    if not can_prepack(dtype):
         pytest.skip("this processor does not multiply this number type")
-    assert lay_out(torch.nn.Sequential(made), PLENTY) == 1
+    assert prepack(torch.nn.Sequential(made), PLENTY) == 1
     return made
 
 
@@ -51,13 +51,13 @@ def test_what_is_added_is_added(bias: bool) -> None:
     # Part of a wider tensor, as the updates of stacked adapters are.
     add, own = both[:, 8:72], torch.randn(64) if bias else torch.zeros(64)
     before = both.clone()
-    found = LaidOut(weight).product(states, own if bias else None, add=add)
+    found = Prepacked(weight).product(states, own if bias else None, add=add)
     torch.testing.assert_close(found, states @ weight.t() + own + add, rtol=1e-5, atol=1e-5)
     assert torch.equal(both, before)
 
 
 def test_no_rows_are_no_rows() -> None:
-    assert LaidOut(torch.randn(64, 96)).product(torch.randn(0, 96)).shape == (0, 64)
+    assert Prepacked(torch.randn(64, 96)).product(torch.randn(0, 96)).shape == (0, 64)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -92,7 +92,7 @@ def test_a_weight_that_changed_is_taken_as_it_is_now(change: str) -> None:
             made.to(torch.bfloat16).to(torch.float32)
         else:
             made.weight = torch.nn.Parameter(torch.randn(64, 96), requires_grad=False)
-        assert laid_out(made) is None
+        assert prepacked(made) is None
         assert torch.equal(made(states), torch.nn.functional.linear(states, made.weight, made.bias))
 
 
@@ -106,7 +106,7 @@ def test_a_weight_that_is_trained_gets_its_gradient() -> None:
 def test_copies_are_sound() -> None:
     made = layer()
     other = copy.deepcopy(made)
-    assert laid_out(made) is not None and laid_out(other) is None
+    assert prepacked(made) is not None and prepacked(other) is None
     states = torch.randn(3, 96)
     with torch.no_grad():
         other.weight.data[:] = 0
@@ -118,16 +118,16 @@ def test_copies_are_sound() -> None:
 def test_large_models_and_other_processors_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama").requires_grad_(False)
     size = sum({id(m.weight): m.weight.nbytes for m in model.modules() if type(m) is Linear}.values())
-    assert not can_lay_out(torch.float16)
+    assert not can_prepack(torch.float16)
     with monkeypatch.context() as patch:
         patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-        assert lay_out(model, PLENTY) == 0
+        assert prepack(model, PLENTY) == 0
     with monkeypatch.context() as patch:
         patch.setattr(laid_out_module.platform, "machine", lambda: "aarch64")
-        assert lay_out(model, PLENTY) == 0
-    assert lay_out(model, size * 8 - 1) == 0
-    assert lay_out(model, size * 8) > 0
-    assert lay_out(model, size * 8) == 0, "a second call finds nothing new"
+        assert prepack(model, PLENTY) == 0
+    assert prepack(model, size * 8 - 1) == 0
+    assert prepack(model, size * 8) > 0
+    assert prepack(model, size * 8) == 0, "a second call finds nothing new"
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -136,21 +136,21 @@ def test_products_that_are_wrong_or_missing_are_not_taken(
     dtype: torch.dtype, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model("llama").requires_grad_(False).to(dtype)
-    plain = LaidOut.product
+    plain = Prepacked.product
 
     def product(
-        self: LaidOut, states: torch.Tensor, bias: torch.Tensor | None = None, add: torch.Tensor | None = None
+        self: Prepacked, states: torch.Tensor, bias: torch.Tensor | None = None, add: torch.Tensor | None = None
     ) -> object:
         if fault == "missing":
             raise AttributeError(f"no {fault}")
         return plain(self, states, bias, add) * 1.1
 
     with monkeypatch.context() as patch:
-        patch.setattr(LaidOut, "product", product)
-        assert lay_out(model, PLENTY) == 0
-    assert not any("laid_out" in vars(module) for module in model.modules())
-    if can_lay_out(dtype):
-        assert lay_out(model, PLENTY) > 0
+        patch.setattr(Prepacked, "product", product)
+        assert prepack(model, PLENTY) == 0
+    assert not any("prepacked" in vars(module) for module in model.modules())
+    if can_prepack(dtype):
+        assert prepack(model, PLENTY) > 0
 
 
 def test_a_run_that_goes_on_computes_as_it_began() -> None:
@@ -159,11 +159,11 @@ def test_a_run_that_goes_on_computes_as_it_began() -> None:
     model = LocalModel(
         tiny_model("llama"), local.tokenizer, fingerprint="f", settings=replace(local.settings, memory_bytes=0), shared=True
     )
-    assert local.laid_out and not model.laid_out
+    assert local.prepacked and not model.prepacked
     assert engine_facts(local) != engine_facts(model)
 
 
 def test_every_linear_layer_of_a_loaded_model_is_laid_out() -> None:
     local = tiny_local("llama")
     linears = [module for module in local.model.modules() if type(module) is Linear]
-    assert len(linears) == 2 * 7 + 1 and all(laid_out(linear) is not None for linear in linears)
+    assert len(linears) == 2 * 7 + 1 and all(prepacked(linear) is not None for linear in linears)
