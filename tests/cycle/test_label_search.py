@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cycle_runs import Ended, journal_of, summary_of, without_times
 
+from cotune.cycle.probe_search.loop import split_epochs
 from cotune.cycle.probe_search.race import places_after, rounds_of, rows_embedded
 from cotune.evaluate.attribution import ARMS
 
@@ -248,3 +249,14 @@ def test_fewer_prompts_go_on_where_the_budget_does_not_pay_for_all() -> None:
     assert places_after(steps, 0, 11, 1, lambda rows: False) == 1
     assert places_after(steps, 0, 2, 1, lambda rows: True) == 2
     assert places_after(steps, 0, 0, 1, lambda rows: True) == 0
+
+
+def test_epochs_are_split_between_trial_and_end() -> None:
+    def three_splits(epochs: float, last: float) -> float:
+        return 3 * epochs + (last + epochs + last if last else 0)
+
+    found = [split_epochs(6.0, lambda epochs, last, room=room: three_splits(epochs, last) <= room) for room in range(2, 30)]
+    assert found[0] == (0.0, 0.0) and found[1] == (1.0, 0.0) and found[-1] == (3.0, 3.0)
+    totals = [sum(one) for one in found]
+    assert totals == sorted(totals) and max(totals) == 6.0
+    assert all(epochs >= 1 for epochs, _ in found[1:])

@@ -73,7 +73,7 @@ def probe_events(made: list[Prompt], old: list[dict[str, Any]]) -> list[tuple[st
     events += [
         ("probe", 29.6, {"adapter_id": "f" * 16, "layer": 20, "readout": "refit", "stage": "verdict", "weights": "base"}),
         ("verdict", 31.0, _verdict(first[1])),
-        ("plan", 32.0, {"epochs": 4.0, "finals": True, "text": ["tune layers below 20 for 4 epochs", "keep 40 s"]}),
+        ("plan", 32.0, {"epochs": 2.0, "last_epochs": 2.0, "text": ["tune layers below 20 for 4 epochs", "keep 40 s"]}),
     ]
     events += [*_tuning(first[1], 50.0, "a", 0.82, 0.6), *_tuning(seed, 70.0, "c", 0.79, 0.66)]
     events += [

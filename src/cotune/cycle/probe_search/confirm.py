@@ -61,12 +61,12 @@ def confirm_labels(
     reached: Measured | None = None
     if recipe is not None and winner.tuned:
         behind = 0.0
-        if search.finals and search.seed is not winner.fit:
-            behind = prices.final(search.seed, len(rows), search.epochs * (2 if seed_tuned is None else 1))
+        if search.last_epochs and search.seed is not winner.fit:
+            behind = prices.final(search.seed, len(rows), search.last_epochs + (search.epochs if seed_tuned is None else 0.0))
         reached = _settled_tuned(context, search, trials, winner, rows, keep + behind)
     if seed_tuned is not None and seed_tuned is winner:
         arms["seed_tuned"] = reached or arms["seed_prompt"]
-    elif recipe is not None and (seed_tuned is not None or search.finals):
+    elif recipe is not None and (seed_tuned is not None or search.last_epochs):
         # Where the seed prompt had no trial of its own it is tuned as the winner was, and not judged on dev.
         arms["seed_tuned"] = (
             _settled_tuned(context, search, trials, seed_tuned or _like(recipe, seed_frozen), rows, keep) or arms["seed_prompt"]
@@ -123,9 +123,9 @@ def _settled_tuned(
     as many steps in all.
     """
     fit, made = evidence.fit, evidence.first
-    if search.finals:
+    if search.last_epochs:
         tried = made.adapter != BASE
-        steps = trials.steps_of(evidence.epochs, len(rows))
+        steps = trials.steps_of(search.last_epochs, len(rows))
         if not tried:
             steps += trials.steps_of(evidence.epochs, len(context.train_sample))
         # Of few rows a head that is fitted anew to the tuned states of these rows may lose what the trial's had learnt (TREC-6,

@@ -175,38 +175,35 @@ class LabelLoop:
         if left < least:
             raise too_small(context, f"the test of {context.task.test.n} rows", least, left)
         reserve = self.prices.test(search.seed, winner, winner)
-        # The trial's weights are tuned on at the end, so that each of the two takes half.
-        wanted = max(1.0, HEURISTICS.epochs(len(self.rows), self.config.tune.max_epochs) / 2)
+        wanted = HEURISTICS.epochs(len(self.rows), self.config.tune.max_epochs)
         alone = winner is search.seed
 
-        def needed(epochs: float, finals: bool) -> float:
+        def needed(epochs: float, last: float) -> float:
             trials = self.prices.trial(winner, self.splits, epochs)
-            if not finals:
+            if not last:
                 return trials + (0.0 if alone else self.prices.trial(search.seed, self.splits[:1], epochs))
-            last = self.prices.final(winner, len(self.rows), epochs)
-            return trials + last + (0.0 if alone else self.prices.final(search.seed, len(self.rows), 2 * epochs))
+            final = self.prices.final(winner, len(self.rows), last)
+            return trials + final + (0.0 if alone else self.prices.final(search.seed, len(self.rows), epochs + last))
 
         def effect() -> dict[str, Any]:
             room = left - reserve
-            # Learning from all rows gains more than meeting some of them once more.
-            ways = [(e, True) for e in _falling(wanted)] + [(e, False) for e in _falling(wanted)]
-            epochs, finals = next(((e, f) for e, f in ways if needed(e, f) <= room), (0.0, False))
+            epochs, last = split_epochs(wanted, lambda epochs, last: needed(epochs, last) <= room)
             steps = self.trials.steps_of(epochs, len(self.rows)) if epochs else 0
             kept = reserve if epochs else min(left, self.prices.test(search.seed, winner, winner, tuned=False))
             unit = context.costs.budget.unit
             text = [
                 f"tune layers below {winner.found.layer} for {epochs:g} epochs, {steps} steps, on {len(self.splits)} "
                 f"{'splits' if len(self.splits) > 1 else 'split'}"
-                + (", then on from there on all labelled rows" if finals else "")
-                + f": about {needed(epochs, finals):,.0f} {unit}"
+                + (f", then for {last:g} more on all labelled rows" if last else "")
+                + f": about {needed(epochs, last):,.0f} {unit}"
                 if epochs
-                else f"no tuning: an epoch needs about {needed(1.0, False):,.0f} {unit}, {max(0.0, room):,.0f} {unit} left",
+                else f"no tuning: an epoch needs about {needed(1.0, 0.0):,.0f} {unit}, {max(0.0, room):,.0f} {unit} left",
                 f"keep {kept:,.0f} {unit} for {context.task.test.n} test rows and the report",
             ]
-            return {"epochs": epochs, "finals": finals, "target_steps": steps, "reserve": round(kept, 2), "text": text}
+            return {"epochs": epochs, "last_epochs": last, "target_steps": steps, "reserve": round(kept, 2), "text": text}
 
         value = context.journal.step("plan", [context.task.fingerprint, context.costs.budget.amount], effect)
-        search.epochs, search.finals = float(value["epochs"]), bool(value["finals"])
+        search.epochs, search.last_epochs = float(value["epochs"]), float(value["last_epochs"])
 
     def _first_trials(self, search: LabelSearch) -> None:
         """Tune the best frozen prompt, and the seed prompt where there is room to judge it too.
@@ -216,11 +213,11 @@ class LabelLoop:
         if search.epochs:
             best, seed = search.best_frozen, search.seed
             self._try(search, best)
-            saved = self.prices.final(seed, len(self.rows), search.epochs) if search.finals else 0.0
+            saved = self.prices.final(seed, len(self.rows), search.epochs) if search.last_epochs else 0.0
             if seed is not best and (
-                not search.finals or self._room(search) + saved >= self.prices.trial(seed, self.splits, search.epochs)
+                not search.last_epochs or self._room(search) + saved >= self.prices.trial(seed, self.splits, search.epochs)
             ):
-                self._try(search, seed, splits=self.splits if search.finals else self.splits[:1])
+                self._try(search, seed, splits=self.splits if search.last_epochs else self.splits[:1])
         self._record(search, search.base_race, pool=len(search.proposals))
 
     # Later cycles -------------------------------------------------------------------------------------------------
@@ -391,10 +388,10 @@ class LabelLoop:
         """Of the final tuning and of the test."""
         winner = search.winner.fit if search.winner is not None else search.best_frozen
         owed = self.prices.test(search.seed, search.best_frozen, winner, tuned=bool(search.epochs))
-        if search.epochs and search.finals:
+        if search.epochs and search.last_epochs:
             for fit in {fit.prompt.id: fit for fit in (winner, search.seed)}.values():
                 tried = search.of(fit.prompt.id, tuned=True) is not None
-                owed += self.prices.final(fit, len(self.rows), search.epochs * (1 if tried else 2))
+                owed += self.prices.final(fit, len(self.rows), search.last_epochs + (0.0 if tried else search.epochs))
         return owed
 
     def _room(self, search: LabelSearch) -> float:
@@ -477,6 +474,22 @@ def best_temperature(log_probs: NDArray[np.float64], gold: NDArray[np.int64]) ->
 
     found = minimize_scalar(loss, bounds=(-np.log(2), np.log(8)), method="bounded")
     return float(np.exp(found.x))
+
+
+def split_epochs(wanted: float, fits: Callable[[float, float], bool]) -> tuple[float, float]:
+    """Epochs of a trial, and of tuning on from it on all labelled rows: as many as fit, half of them in the trial if these do.
+
+    Args:
+        wanted: in all.
+        fits: whether the budget pays for so many of the first and so many of the second kind.
+
+    Returns:
+        Both 0 where nothing fits. The second is 0 where only a trial fits, which is what ships then.
+    """
+    ways = [(epochs, last) for epochs in _falling(max(1.0, wanted / 2)) for last in _falling(max(1.0, wanted - epochs))]
+    # Learning from all rows gains more than meeting some of them once more.
+    ways = sorted(ways, key=lambda way: (-min(wanted, sum(way)), -way[0]))
+    return next((way for way in (*ways, *((epochs, 0.0) for epochs in _falling(wanted))) if fits(*way)), (0.0, 0.0))
 
 
 def _falling(wanted: float) -> list[float]:

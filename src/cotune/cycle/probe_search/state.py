@@ -66,8 +66,8 @@ class LabelSearch:
         winner: the best of them.
         cycles: a record for each cycle.
         stopped: why the search ended.
-        epochs: how often tuned weights meet each row.
-        finals: whether there is room to tune on all labelled rows at the end.
+        epochs: how often weights meet each row in a trial.
+        last_epochs: how often they meet all rows at the end; 0 where a trial is all that there is room for.
     """
 
     by_probe: ClassVar[bool] = True
@@ -81,7 +81,7 @@ class LabelSearch:
     cycles: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = ""
     epochs: float = 0.0
-    finals: bool = True
+    last_epochs: float = 0.0
 
     @property
     def best_frozen(self) -> PromptFit:
