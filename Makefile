@@ -6,7 +6,7 @@ OUT ?= runs/demo
 BUDGET ?= 5m
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: install install-dev demo test lint types clean
+.PHONY: install install-dev demo test test-fast lint types clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "cotune needs Python 3.11 or newer; set PYTHON=python3.11"; exit 1; }
@@ -39,6 +39,11 @@ types: install-dev
 # One thread a worker: two torch processes with two threads each starve one another.
 test: lint types
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $${COTUNE_TEST_WORKERS:-2} --dist loadfile --no-loadscope-reorder
+
+# The inner loop: what needs neither a model's minutes nor a browser.
+test-fast: install-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $${COTUNE_TEST_WORKERS:-2} --dist loadfile tests/task tests/prompt tests/refine tests/probe tests/tune \
+		tests/evaluate/test_paired.py tests/evaluate/test_intervals.py tests/evaluate/test_references.py tests/test_config.py tests/test_structure.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

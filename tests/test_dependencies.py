@@ -60,10 +60,16 @@ def imported() -> dict[str, set[str]]:
     return found
 
 
+# Of a notebook, which is there where it is asked for.
+SURROUNDINGS = {"IPython"}
+
+
 def test_whatever_is_imported_is_declared() -> None:
     distributions = packages_distributions()
     missing = {}
     for name, where in imported().items():
+        if name in SURROUNDINGS:
+            continue
         candidates = {canonicalize_name(each) for each in distributions.get(name, [name])}
         if not candidates & (CORE.keys() | EXTRAS):
             missing[name] = sorted(where)

@@ -10,7 +10,7 @@ import pytest
 from cycle_runs import journal_of, labelled_rows, summary_of
 from hypothesis import given
 from hypothesis import strategies as st
-from test_track import measured
+from test_trial import measured
 
 from cotune.config import RunConfig, config_in_memory
 from cotune.cycle.budget.budget import parse_budget

@@ -7,6 +7,7 @@ import pytest
 
 from cotune.cycle.diagnostics.allowance import variants_of
 from cotune.errors import InputError
+from cotune.model.base import EVERYTHING
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import Renderer
 from tiny import tiny_tokenizer
@@ -21,7 +22,7 @@ def context(most: int) -> Any:
     renderer = Renderer(tiny_tokenizer(), max_tokens=most)
     answering = SimpleNamespace(render=lambda prompt, rows: renderer.render(prompt, [r.fields for r in rows], task.labels))
     return cast(
-        Any, SimpleNamespace(seed=0, task=task, model=SimpleNamespace(renderer=renderer), answering=answering, remote=None)
+        Any, SimpleNamespace(seed=0, task=task, model=SimpleNamespace(renderer=renderer), answering=answering, can=EVERYTHING)
     )
 
 

@@ -54,7 +54,7 @@ BROKEN: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
     "Windows-1252 after a BOM": ("d.csv", b"\xef\xbb\xbftext,label\n\xe9,b\n", ("d.csv, line 2", "0xe9")),
     "UTF-16": ("d.csv", "text,label\na,b\n".encode("utf-16"), ("d.csv, line 1", "UTF-16", "UTF-8")),
     "NUL byte": ("d.csv", b"text,label\na,b\nc\0d,b\n", ("d.csv, line 3", "NUL")),
-    "unknown suffix": ("d.xlsx", b"PK", ("d.xlsx", "'.xlsx'", ".csv", ".parquet")),
+    "unknown suffix": ("d.docx", b"PK", ("d.docx", "'.docx'", ".csv", ".parquet")),
     "no suffix": ("data", b"text,label\n", ("data", "no ending", ".csv")),
     "broken JSON": ("d.jsonl", as_lines(GOOD[:2]) + b'{"text": "a", \n', ("d.jsonl, line 3", "not valid JSON", "one JSON")),
     "JSON list": ("d.jsonl", as_lines(GOOD[:1]) + b'["a", "b"]\n', ("d.jsonl, line 2", "a list", "named fields")),

@@ -126,7 +126,7 @@ class LabelledRows:
             on_blank="skip",
             asked_by="the bundle",
         )
-        if output.type == "number":
+        if output.kind.styled:
             cells = [cell for row in table.rows if (cell := row.get(source.output_field)) and cell.strip()]
             source = replace(source, style=number_style(cells))
         rows = examples_from(table, "row", source, output.type)
@@ -171,14 +171,14 @@ def score_rows(
     gold = [row.output for row in rows]
     output = predictor.output
     unknown: Counter[str] = Counter()
-    if not output.free:
+    if not output.kind.written:
         unknown = Counter(label for label in gold if label not in set(output.labels))
         output = Output("label", tuple(sorted({*output.labels, *unknown})), label_type=output.label_type)
     answered = Answered(gold, answers, output, rows)
     found = judged(answered, np.zeros(len(rows)), metric)
     groups = groups_of(rows)
     majority = None
-    if not output.free:
+    if not output.kind.written:
         commonest = min(Counter(gold).items(), key=lambda item: (-item[1], item[0]))[0]
         majority = (commonest, metric.score(Answered(gold, [commonest] * len(gold), output, rows)))
     return Scored(
@@ -190,9 +190,9 @@ def score_rows(
         right=int(found.correct.sum()),
         majority=majority,
         unknown=dict(sorted(unknown.items())),
-        labels=() if output.free else tuple(label_scores(answered, seed=seed, groups=groups)),
-        confusion=None if output.free else confusions(answered),
-        fields=tuple(field_scores(answered, seed=seed, groups=groups)) if output.type == "json" else (),
+        labels=() if output.kind.written else tuple(label_scores(answered, seed=seed, groups=groups)),
+        confusion=None if output.kind.written else confusions(answered),
+        fields=tuple(field_scores(answered, seed=seed, groups=groups)) if output.kind.by_field else (),
         truncated=truncated,
     )
 

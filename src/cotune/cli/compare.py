@@ -18,7 +18,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare what two runs ship, row by row on the test rows of both: difference, 95% interval, p-value."""
-    from cotune.cycle.side_by_side import compare_runs
+    from cotune.cycle.runs.side_by_side import compare_runs
 
     found = compare_runs(first, second)
     if as_json:

@@ -10,7 +10,7 @@ import warnings
 from typing import Any
 
 from cotune.cli.program import app, tell
-from cotune.errors import CotuneError, InputError
+from cotune.errors import CotuneError
 from cotune.streams import drop_output, repair_streams
 
 
@@ -27,8 +27,7 @@ def main(arguments: list[str] | None = None) -> Any:
             # What cannot be written is told below, and not by the interpreter on its way out.
             sys.stdout.flush()
     except CotuneError as error:
-        hint = error.hint if isinstance(error, InputError) else ""
-        _last_word(str(error).removesuffix(f" {hint}") if hint else str(error), hint)
+        _last_word(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -39,13 +38,11 @@ def main(arguments: list[str] | None = None) -> Any:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EBADF, errno.EIO):
             raise
         drop_output()
-        _last_word(f"the output cannot be written ({error.strerror}).", "Free some space, or send it elsewhere.")
+        _last_word(f"the output cannot be written ({error.strerror}). Free some space, or send it elsewhere.")
         sys.exit(1)
 
 
-def _last_word(text: str, hint: str = "") -> None:
+def _last_word(text: str) -> None:
     # Where standard error is full as well, the exit code has to say it.
     with contextlib.suppress(OSError):
         tell(f"cotune: {text}", err=True)
-        if hint:
-            tell(f"hint: {hint}", err=True)

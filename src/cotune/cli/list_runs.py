@@ -17,7 +17,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List the runs in a folder: task, model, score with its interval, test rows, time, state."""
-    from cotune.cycle.folders import list_runs
+    from cotune.cycle.runs.listing import list_runs
 
     found = list_runs(folder)
     if as_json:

@@ -57,7 +57,7 @@ def run(
 
     folder = out or Path("runs") / slug(config.name)
     if not (finish or cut_journal):
-        from cotune.cycle.next_folder import folder_for
+        from cotune.cycle.runs.next_folder import folder_for
 
         folder, told = folder_for(config, folder)
         if told:

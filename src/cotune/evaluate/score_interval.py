@@ -39,7 +39,7 @@ def score_interval(
     """
     if metric.aggregate is None:
         return mean_interval(evaluation.values, groups=groups, seed=seed)
-    if not output.free:
+    if not output.kind.written:
         names = sorted({*output.labels, *evaluation.answers})
         return dirichlet_f1(gold, evaluation.answers, names, average=AVERAGES[metric.name], seed=seed, groups=groups)
     assert evaluation.counts is not None

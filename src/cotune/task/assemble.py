@@ -260,7 +260,7 @@ def _with_fields(source: Source) -> tuple[Source, tuple[Finding, ...]]:
 def _with_style(source: Source, kind: OutputType) -> tuple[Source, tuple[Finding, ...]]:
     """The source with how its numbers are written, where they are not plain, and what is to be told of it."""
     cells = [cell for row in source.train.rows if (cell := row.get(source.output_field)) and cell.strip()]
-    style = number_style(cells) if kind == "number" else None
+    style = number_style(cells) if KINDS[kind].styled else None
     if style is None:
         return source, ()
     # A cell in which the style shows.

@@ -30,10 +30,10 @@ def label_type(labels: Collection[str]) -> LabelType:
     return "text"
 
 
-def label_value(label: str, kind: LabelType) -> Label:
+def label_value(label: str, own: LabelType) -> Label:
     """A label in its type; the text itself where it is none of that type."""
-    if label_type([label]) != kind or kind == "text":
+    if own == "text" or label_type([label]) != own:
         return label
-    if kind == "bool":
+    if own == "bool":
         return label.lower() == "true"
-    return int(label) if kind == "int" else float(label)
+    return int(label) if own == "int" else float(label)

@@ -63,6 +63,7 @@ class OutputKind:
         has_schema: whether every output of the kind has a JSON Schema.
         by_field: whether answers have fields that are scored one by one.
         nested_cells: whether a cell of a table may hold a list or an object.
+        styled: whether outputs may be written with decimal commas, a unit or a currency.
         guess_told: whether a user is told that the kind was guessed.
         output_noun: what an output is called in messages about the data.
         fill_hint: what to do about a row without an output.
@@ -87,6 +88,7 @@ class OutputKind:
     has_schema: ClassVar[bool] = False
     by_field: ClassVar[bool] = False
     nested_cells: ClassVar[bool] = False
+    styled: ClassVar[bool] = False
     guess_told: ClassVar[bool] = True
     output_noun: ClassVar[str] = "output"
     fill_hint: ClassVar[str] = "Fill it"

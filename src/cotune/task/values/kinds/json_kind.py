@@ -110,7 +110,7 @@ def _json(cell: str, where: str, check: Validator | None) -> str:
         value = parse_json(cell)
     except ValueError as error:
         raise InputError(
-            f"the output is no JSON ({str(error).splitlines()[0]}): {cut(cell.strip())!r}",
+            f"the output is not valid JSON ({str(error).splitlines()[0]}): {cut(cell.strip())!r}",
             where=where,
             hint="Correct it, or set output.type to text.",
         ) from error

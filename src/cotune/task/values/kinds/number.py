@@ -23,6 +23,7 @@ class NumberKind(OutputKind):
     samples = ("51", "-12.5", "1,234,567", "0.25")
     about = "a number"
     has_schema = True
+    styled = True
     misfit = "hold no number"
 
     def recognise(self, cells: Sequence[str]) -> str:
@@ -87,7 +88,7 @@ def _number(cell: str, where: str, style: NumberStyle | None) -> str:
     number = parse_number(cell) if style is None else style.read(cell)
     if number is None:
         raise InputError(
-            f"{cut(cell.strip())!r} is not a number" + ("" if style is None else ", written as the other cells are"),
+            f"{cut(cell.strip())!r} is no number" + ("" if style is None else ", written as the other cells are"),
             where=where,
             hint="Write it like -1234.5; a unit or decimal commas are read where all cells have them alike. Or set output.type "
             "to text.",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cotune.cycle.folders import FinishedRun, read_finished
+from cotune.cycle.runs.listing import FinishedRun, read_finished
 from cotune.errors import InputError
 from cotune.evaluate.attribution import Gain
 from cotune.evaluate.scoring import Evaluation, judged
