@@ -105,7 +105,7 @@ def test_rows_that_could_never_be_answered_rightly_are_told_before_the_start(ben
     [
         (with_odd(range(60), surplus=1), [], f"output.schema={json.dumps(LOOSE)}",
          ("outputs of train: 28 of 28 train rows", "'surplus' was unexpected", "Correct the rows or the schema")),
-        (rows_of(), with_odd(range(12), 20, colour="red"), "output.type=json", ("outputs of test: 12 of 20 test rows", "Correct")),
+        (rows_of(), with_odd(range(12), 20, colour="red"), "output.type=json", ("outputs of test: 12 of 20 test", "Correct")),
         ([{**row, "answer": f"{10**20 + i}.5"} for i, row in enumerate(rows_of())], [], "output.type=number",
          ("28 of 28 train rows", "has more digits than are written, 15 before the point", "output.type to text")),
         ([{**row, "answer": deep(70, i)} for i, row in enumerate(rows_of())], [], "output.type=json",
