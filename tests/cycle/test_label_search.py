@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from cycle_runs import Ended, journal_of, summary_of, without_times
+from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, summary_of, without_times, write_csv
 
 from cotune.cycle.probe_search.loop import split_epochs
 from cotune.cycle.probe_search.race import places_after, rounds_of, rows_embedded
@@ -260,3 +260,15 @@ def test_epochs_are_split_between_trial_and_end() -> None:
     totals = [sum(one) for one in found]
     assert totals == sorted(totals) and max(totals) == 6.0
     assert all(epochs >= 1 for epochs, _ in found[1:])
+
+
+def test_of_far_too_many_rows_some_are_drawn(bench: Bench, tmp_path: Path) -> None:
+    rows, out = write_csv(tmp_path / "many.csv", labelled_rows(6000)), tmp_path / "run"
+    settings = ("--model", str(bench.model), "--budget", "90ktok", "--out", str(out), *SETTINGS, "tune.readout=auto")
+    ended = bench.commands.run("run", str(rows), "--input", "text", "--output", "label", *settings, "search.max_cycles=1")
+    assert ended.code == 0, ended.stderr
+    told = of_kind(out, "sample")[0]
+    assert 200 <= told["rows"] < 5000 and "drawn at random" in ended.stdout
+    # Whatever is embedded for the race are the rows that were drawn.
+    assert max(value["rows"] for value in of_kind(out, "embed") if value["stage"] == "race") <= told["rows"]
+    assert summary_of(out)["arms"]["best_tuned"]["n"] == told["test"]

@@ -115,3 +115,16 @@ def test_the_hash_is_of_the_rows_in_any_order() -> None:
     relabelled = (*ROWS[:-1], Example("test:5", ROWS[-1].fields, "ham"))
     assert rows_hash(ROWS) != rows_hash(relabelled)
     assert rows_hash((*ROWS, ROWS[0])) != rows_hash(ROWS)
+
+
+def test_a_sample_is_sealed_as_well_and_drawn_by_its_seed(sealed: SealedTest) -> None:
+    few = sealed.sample(2, seed=1)
+    assert few.n == 2 and few == sealed.sample(2, seed=1) and sealed.sample(sealed.n, seed=1) is sealed
+    with pytest.raises(CotuneError, match="sealed"):
+        iter(few)  # type: ignore[call-overload]
+    opened = few.open({"arm": "hash"})
+    assert {row.id for row in opened.examples_for("hash")} < {
+        row.id for row in sealed.open({"arm": "hash"}).examples_for("hash")
+    }
+    with pytest.raises(CotuneError, match="open"):
+        few.sample(1, seed=1)

@@ -87,7 +87,7 @@ class RunContext:
     ) -> None:
         model.chooser = model.chooser or Neighbours(cast(LocalModel, model) if model.capabilities.hidden_states else None)
         self.task, self.journal, self.costs = task, journal, costs
-        self.grader = grader
+        self.grader, self._model, self._answer_tokens = grader, model, answer_tokens
         self.answering = answering_for(task, model, limit=answer_tokens, judge=grader)
         self.scorer = self.answering.model
         self.folder, self.tune, self.seed, self.watcher = folder, tune, seed, watcher
@@ -105,6 +105,23 @@ class RunContext:
         self._runs: dict[str, TuningRun] = {}
         self._trained: dict[str, int] = {}
         self._known: dict[str, ModelOutputs] = {}
+
+    def for_task(self, task: Task) -> RunContext:
+        """The same run with other rows, before anything was asked."""
+        return RunContext(
+            task,
+            self._model,
+            self.journal,
+            self.costs,
+            self.folder,
+            self.tune,
+            self.seed,
+            self.watcher,
+            self._answer_tokens,
+            self.grader,
+            self._embeds,
+            self.stopwatch,
+        )
 
     # Who answers --------------------------------------------------------------------------------------------------
 

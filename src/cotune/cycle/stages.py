@@ -28,6 +28,7 @@ from cotune.cycle.inputs import Inputs
 from cotune.cycle.journal import Journal
 from cotune.cycle.kept import SUMMARY
 from cotune.cycle.policies import SearchPolicy, policy_for
+from cotune.cycle.probe_search.fit_rows import fit_rows
 from cotune.cycle.progress import View, say
 from cotune.cycle.references import measure_references, reference_ids
 from cotune.cycle.row_answers import dev_rows, row_answers
@@ -110,6 +111,7 @@ def prepare(inputs: Inputs, journal: Journal, out: Path, view: View) -> Prepared
     if config.remote_model is None:
         say(view, f"loading the model {Path(config.model).name}")
     context = open_context(config, task, own[0], journal, out, view, judge)
+    context = context.for_task(fit_rows(context, config, own[0]))
     for spent in (taught, judging):
         context.account.pay(spent)
     context.account.saw_judging(judging)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NoReturn
 
+import numpy as np
+
 from cotune.errors import CotuneError
 from cotune.files import content_hash
 from cotune.task.example import Example, groups_of
@@ -65,6 +67,19 @@ class SealedTest:
 
     def __len__(self) -> int:
         return self.n
+
+    def sample(self, rows: int, seed: int) -> SealedTest:
+        """As many of the rows, drawn at random and as sealed as all; all of them where there are no more.
+
+        Raises:
+            CotuneError: the test is open.
+        """
+        if self.__opened is not None:
+            raise CotuneError("a test that is open is not sampled")
+        if rows >= self.n:
+            return self
+        chosen = np.sort(np.random.default_rng([seed, 16]).permutation(self.n)[:rows])
+        return SealedTest([self.__examples[i] for i in chosen])
 
     @property
     def facts(self) -> Mapping[str, float]:

@@ -17,6 +17,8 @@ class SearchHeuristics:
         few_folds: splits of so few rows.
         race_share: of the budget, what the first race may take: frozen probes are most of what a short run finds.
         race_seconds: what a first race may take of a time budget at most: a user waits for the first verdict.
+        most_race_share: of the budget, what a first race of the smallest pool may take; of more labelled rows some are drawn.
+        most_test_share: of the budget, what two frozen arms may take on the test; of more test rows some are drawn.
         race_over: multiple of what a first race may take beyond which fewer prompts go on, where passes are slower than priced.
         least_pool: prompts of a race at least.
         first_rows: labelled rows of a race's first round.
@@ -28,6 +30,7 @@ class SearchHeuristics:
         early_layers: layers that are fitted before a race's last round, which only halves the field.
         most_words: labels above which words are no read-out: their first tokens hardly ever all differ.
         patience: cycles without a better winner after which the search ends.
+        many_rows: labelled rows from which a part of an epoch is tuned on, where the budget has no room for a whole one.
         epochs_few: how often tuned weights meet each labelled row in all, up to 100 rows (four draws of TREC-6: no gain
             beyond 4).
         epochs_some: the same up to 300 rows.
@@ -42,6 +45,7 @@ class SearchHeuristics:
         care: what the end is priced at for each unit that it should cost: rows of the test are not quite the labelled ones.
         other_prompts: what a row costs on average under a pool's prompts, as a multiple of the seed prompt's: some share
             no prefix.
+        race_fits: cross-fitting the probes of a race takes as long as so many fits to all rows (BANKING77, 2,000 rows).
         fit_seconds: of a probe, for each row, number of its state and label: about thirty rounds of two products.
     """
 
@@ -49,6 +53,8 @@ class SearchHeuristics:
     few_folds: int = 3
     race_share: float = 0.15
     race_seconds: float = 45.0
+    most_race_share: float = 0.35
+    most_test_share: float = 0.45
     race_over: float = 1.3
     least_pool: int = 4
     first_rows: int = 96
@@ -59,6 +65,7 @@ class SearchHeuristics:
     early_layers: int = 2
     most_words: int = 50
     patience: int = 2
+    many_rows: int = 1000
     epochs_few: float = 6.0
     epochs_some: float = 5.0
     epochs_many: float = 4.0
@@ -67,6 +74,7 @@ class SearchHeuristics:
     refit_strength: float = 0.3
     care: float = 1.06
     other_prompts: float = 1.25
+    race_fits: float = 7.0
     fit_seconds: float = 4e-9
 
     def epochs(self, rows: int, most: float) -> float:

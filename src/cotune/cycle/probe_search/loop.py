@@ -187,7 +187,8 @@ class LabelLoop:
 
         def effect() -> dict[str, Any]:
             room = left - reserve
-            epochs, last = split_epochs(wanted, lambda epochs, last: needed(epochs, last) <= room)
+            least = 0.25 if len(self.rows) >= HEURISTICS.many_rows else 1.0
+            epochs, last = split_epochs(wanted, lambda epochs, last: needed(epochs, last) <= room, least)
             steps = self.trials.steps_of(epochs, len(self.rows)) if epochs else 0
             kept = reserve if epochs else min(left, self.prices.test(search.seed, winner, winner, tuned=False))
             unit = context.costs.budget.unit
@@ -476,25 +477,32 @@ def best_temperature(log_probs: NDArray[np.float64], gold: NDArray[np.int64]) ->
     return float(np.exp(found.x))
 
 
-def split_epochs(wanted: float, fits: Callable[[float, float], bool]) -> tuple[float, float]:
+def split_epochs(wanted: float, fits: Callable[[float, float], bool], least: float = 1.0) -> tuple[float, float]:
     """Epochs of a trial, and of tuning on from it on all labelled rows: as many as fit, half of them in the trial if these do.
 
     Args:
         wanted: in all.
         fits: whether the budget pays for so many of the first and so many of the second kind.
+        least: epochs of either kind at least.
 
     Returns:
         Both 0 where nothing fits. The second is 0 where only a trial fits, which is what ships then.
     """
-    ways = [(epochs, last) for epochs in _falling(max(1.0, wanted / 2)) for last in _falling(max(1.0, wanted - epochs))]
+    ways = [
+        (epochs, last)
+        for epochs in _falling(max(least, wanted / 2), least)
+        for last in _falling(max(least, wanted - epochs), least)
+    ]
     # Learning from all rows gains more than meeting some of them once more.
     ways = sorted(ways, key=lambda way: (-min(wanted, sum(way)), -way[0]))
-    return next((way for way in (*ways, *((epochs, 0.0) for epochs in _falling(wanted))) if fits(*way)), (0.0, 0.0))
+    return next((way for way in (*ways, *((epochs, 0.0) for epochs in _falling(wanted, least))) if fits(*way)), (0.0, 0.0))
 
 
-def _falling(wanted: float) -> list[float]:
-    """Epochs to try, from the wanted ones down to one."""
+def _falling(wanted: float, least: float = 1.0) -> list[float]:
+    """Epochs to try, from the wanted ones down to one, and by halves below that."""
     found = [wanted]
     while found[-1] > 1:
         found.append(max(1.0, round(found[-1] * 0.75 * 2) / 2 if found[-1] > 1.5 else 1.0))
+    while found[-1] / 2 >= least:
+        found.append(found[-1] / 2)
     return found

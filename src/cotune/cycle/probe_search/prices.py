@@ -48,6 +48,10 @@ class Prices:
         """Of a race in which so many rows are embedded, all prompts taken together, by the seed prompt's length."""
         return HEURISTICS.other_prompts * self.embedding.row_cost(seed, rows) * embedded / max(1, rows)
 
+    def fits(self, rows: int) -> float:
+        """Of cross-fitting the probes of a race in which three prompts see all rows."""
+        return HEURISTICS.race_fits * self._fit(rows)
+
     def tuning(self, prompt: Prompt, layer: int, rows: int, steps: int) -> float:
         """Of tuning a prompt's window on rows and reading the tuned states of these."""
         context, first = self.context, self.trials.edge(layer)

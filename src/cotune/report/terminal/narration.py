@@ -391,6 +391,7 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "write": _scored,
     "embed": _embed,
     "layers": _layers,
+    "sample": lambda story, value: [Told(one_line(value.get("text"), 200), "news")],
     "verdict": _verdict,
     "better": _better,
     "reference": _reference,

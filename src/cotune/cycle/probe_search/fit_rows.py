@@ -1,0 +1,89 @@
+"""How many rows a search by probes can use within its budget: of very many, a random sample instead of a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from cotune.config import RunConfig
+from cotune.cycle.context import RunContext
+from cotune.cycle.probe_search.embedding import Embedding
+from cotune.cycle.probe_search.heuristics import HEURISTICS
+from cotune.cycle.probe_search.policy import searches_by_probes, window_settings
+from cotune.cycle.probe_search.prices import Prices
+from cotune.cycle.probe_search.race import rows_embedded
+from cotune.cycle.probe_search.trial import Trials
+from cotune.prompt.prompt import Prompt
+from cotune.task.split import subsample
+from cotune.task.task import Task
+
+LEAST_ROWS, LEAST_ROWS_A_LABEL = 200, 4
+"""Labelled rows that are kept in any case, in all and for each label."""
+LEAST_TEST = 200
+"""Test rows that are kept in any case: fewer tell hardly any gain."""
+
+
+def fit_rows(context: RunContext, config: RunConfig, seed: Prompt) -> Task:
+    """The task with as many labelled rows and test rows as the budget can use; a ``sample`` step where these are not all.
+
+    Labelled rows are as many as the first race, with the smallest pool, can embed in its share of the budget. Test rows are as
+    many as two frozen arms can answer in theirs. Both are drawn at random, stratified by label, before anything is searched.
+
+    Args:
+        context: of the run.
+        config: of the run.
+        seed: the seed prompt, by whose length rows are priced.
+    """
+    task = context.task
+    if not searches_by_probes(context, config):
+        return task
+    embedding = Embedding(context)
+    prices = Prices(context, embedding, Trials(context, embedding, window_settings(config, context)), config)
+    budget = context.costs.budget.amount
+    rows, test = len(task.train) + len(task.dev), task.test.n
+
+    def race(count: int) -> float:
+        embedded = rows_embedded(HEURISTICS.least_pool, count, min(HEURISTICS.first_rows, count))
+        return prices.race(seed, count, embedded) + prices.fits(count)
+
+    def arms(count: int) -> float:
+        return 2 * embedding.row_cost(seed, count)
+
+    wanted = _most(rows, race, HEURISTICS.most_race_share * budget)
+    asked = _most(test, arms, HEURISTICS.most_test_share * budget)
+    wanted = min(rows, max(wanted, LEAST_ROWS, LEAST_ROWS_A_LABEL * len(task.labels)))
+    asked = min(test, max(asked, LEAST_TEST))
+    if (wanted, asked) == (rows, test):
+        return task
+
+    def effect() -> dict[str, Any]:
+        told = [f"{wanted:,} of {rows:,} labelled rows"] if wanted < rows else []
+        told += [f"{asked:,} of {test:,} test rows"] if asked < test else []
+        return {"rows": wanted, "test": asked, "text": f"the budget has room for {' and '.join(told)}, drawn at random"}
+
+    value = context.journal.step("sample", [task.fingerprint, rows, test], effect)
+    return _sampled(task, int(value["rows"]), int(value["test"]), config.seed)
+
+
+def _most(count: int, cost: Callable[[int], float], room: float) -> int:
+    """The largest number up to ``count`` whose cost fits, by bisection."""
+    if cost(count) <= room:
+        return count
+    low, high = 0, count
+    while high - low > max(1, count // 1000):
+        middle = (low + high) // 2
+        low, high = (middle, high) if cost(max(1, middle)) <= room else (low, middle)
+    return low
+
+
+def _sampled(task: Task, rows: int, test: int, seed: int) -> Task:
+    share = rows / (len(task.train) + len(task.dev))
+    numbers = np.random.default_rng([seed, 15])
+    train, dev = (
+        subsample(part, max(2, round(share * len(part))), numbers, lambda row: task.output.kind.stratum(row.output))
+        for part in (task.train, task.dev)
+    )
+    return replace(task, train=train, dev=dev, test=task.test.sample(test, seed))
