@@ -275,8 +275,8 @@ class LabelLoop:
                 self._judge_frozen(search, challenger)
             elif self.prices.trial(challenger, self.splits, search.epochs) <= self._room(search):
                 self._try(search, challenger)
-        best = min(search.evidence, key=lambda e: e.mean)
-        if best.mean < winner.mean:
+        best = min((e for e in search.evidence if len(e.losses) == self._judged), key=search.expected)
+        if search.expected(best) < search.expected(winner):
             search.winner = best
         self._record(search, race, pool=len(field_), children=len(children))
         return True
@@ -322,7 +322,7 @@ class LabelLoop:
         if not any(e.fit.prompt.id == fit.prompt.id and not e.tuned for e in search.evidence):
             self._judge_frozen(search, fit)
         search.evidence.append(self._evidence(fit, found, search.epochs, start, splits=wanted))
-        search.winner = min((e for e in search.evidence if len(e.losses) == self._judged), key=lambda e: e.mean)
+        search.winner = min((e for e in search.evidence if len(e.losses) == self._judged), key=search.expected)
 
     @property
     def _judged(self) -> int:

@@ -88,6 +88,17 @@ class LabelSearch:
         """The prompt whose frozen probe has the least cross-fitted log-loss."""
         return min(self.fits.values(), key=lambda fit: fit.mean)
 
+    def expected(self, evidence: Evidence) -> float:
+        """Held-out log-loss that is expected of what ships: a trial that is tuned on gets a standard error's credit.
+
+        A trial has had half of its epochs. Where it was as good as its frozen probe, or a little worse, what came of it in the
+        end was better by far (docs/probes.md), so it loses only where it is worse by more than chance.
+        """
+        frozen = self.of(evidence.fit.prompt.id, tuned=False)
+        if not (evidence.tuned and self.last_epochs) or frozen is None or len(frozen.losses) != len(evidence.losses):
+            return evidence.mean
+        return evidence.mean - standard_error(evidence.losses - frozen.losses)
+
     @property
     def prompts_tuned(self) -> int:
         """Prompts whose weights were tuned."""
@@ -97,3 +108,8 @@ class LabelSearch:
         """The best evidence of a prompt, frozen or tuned; None where there is none."""
         found = [e for e in self.evidence if e.fit.prompt.id == prompt_id and e.tuned == tuned]
         return min(found, key=lambda e: e.mean, default=None)
+
+
+def standard_error(differences: Floats) -> float:
+    """Of the mean of paired differences."""
+    return float(differences.std(ddof=1) / np.sqrt(len(differences))) if len(differences) > 1 else 0.0
