@@ -311,7 +311,7 @@ class LabelLoop:
         """Tune a prompt on each split; nothing is added where a tuning diverged."""
         wanted = self.splits if splits is None else splits
         start = self._start_of(fit.prompt, search)
-        keep = self._owed(search)
+        keep = self._owed(search, fit)
         found = []
         for split in wanted:
             steps = self.trials.steps_of(search.epochs, len(split.learn))
@@ -385,13 +385,14 @@ class LabelLoop:
 
     # Budget -------------------------------------------------------------------------------------------------------
 
-    def _owed(self, search: LabelSearch) -> float:
-        """Of the final tuning and of the test."""
+    def _owed(self, search: LabelSearch, trying: PromptFit | None = None) -> float:
+        """Of the final tuning and of the test; the trial of ``trying``, which is half of its tuning, is under way."""
         winner = search.winner.fit if search.winner is not None else search.best_frozen
         owed = self.prices.test(search.seed, search.best_frozen, winner, tuned=bool(search.epochs))
         if search.epochs and search.last_epochs:
             for fit in {fit.prompt.id: fit for fit in (winner, search.seed)}.values():
-                tried = search.of(fit.prompt.id, tuned=True) is not None
+                under_way = trying is not None and fit.prompt.id == trying.prompt.id
+                tried = under_way or search.of(fit.prompt.id, tuned=True) is not None
                 owed += self.prices.final(fit, len(self.rows), search.last_epochs + (0.0 if tried else search.epochs))
         return owed
 
