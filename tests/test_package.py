@@ -1,0 +1,29 @@
+"""What is installed holds all of the source: a wheel leaves out what version control ignores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hatchling.builders.wheel import WheelBuilder
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "cotune"
+
+
+def packed() -> set[str]:
+    """Files of the source that a wheel holds, as it names them."""
+    return {found.distribution_path for found in WheelBuilder(str(ROOT)).recurse_included_files()}
+
+
+def test_a_wheel_holds_every_file_of_the_source() -> None:
+    there = {
+        f"cotune/{path.relative_to(SOURCE).as_posix()}"
+        for path in SOURCE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert packed() == there
+
+
+def test_every_folder_of_modules_is_a_package() -> None:
+    folders = {path.parent for path in SOURCE.rglob("*.py")}
+    assert not [str(folder) for folder in folders if not (folder / "__init__.py").is_file()]
