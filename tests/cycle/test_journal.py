@@ -276,3 +276,12 @@ def test_any_text_is_a_budget_or_a_clear_error(text: str) -> None:
         assert parse_budget(text).amount > 0
     except BudgetError as error:
         assert str(error).startswith("budget: ")
+
+
+def test_a_step_within_a_step_is_refused(tmp_path: Path) -> None:
+    """It would stand before the other one, and the next session would not find it there."""
+    journal = Journal(tmp_path)
+    with pytest.raises(CotuneError, match="'inner' was taken inside the step 'outer'"):
+        journal.step("outer", 1, lambda: journal.step("inner", 2, lambda: 3))
+    assert journal.events == [] and journal.broken
+    assert Journal(tmp_path).step("outer", 1, lambda: 4) == 4

@@ -144,6 +144,19 @@ def test_killed_and_run_again(
     assert not (out / "checkpoints").exists()
 
 
+def test_what_was_decided_by_the_clock_is_not_decided_again(bench: Bench, tmp_path: Path) -> None:
+    """Of so many rows a race has rounds, and how many prompts go on from one depends on the time that is left."""
+    rows, out = write_csv(tmp_path / "rows.csv", labelled_rows(360)), tmp_path / "run"
+    settings = ("--model", str(bench.model), "--budget", "60s", "--out", str(out), *SETTINGS, "tune.readout=auto")
+    asked = ("run", str(rows), "--input", "text", "--output", "label", *settings, "search.max_cycles=1", "limit.test=30")
+    for at in (("line", "places", 1), ("line", "plan", 1), ("line", "arm", 2)):
+        assert bench.commands.run(*asked, at=at).code == KILLED, at
+    before = journal_of(out)
+    ended = bench.commands.run(*asked)
+    assert ended.code == 0, ended.stderr
+    assert journal_of(out)[: len(before)] == before
+
+
 def test_states_that_are_gone_are_computed_again(bench: Bench, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert run(bench, out, at=("line", "plan", 1)).code == KILLED

@@ -176,6 +176,11 @@ class RunContext:
         self._time_left.tell(left)
         return left
 
+    def left_within_step(self) -> float:
+        """The same inside of a step, whose recorded value stands for what the clock said."""
+        budget = self.costs.budget
+        return budget.amount - self.journal.clock() if budget.kind == "time" else self.left()
+
     def finish_asked(self) -> bool:
         """Whether the user asked to end the search; journalled, since what comes next hangs on it."""
         return bool(self.journal.step("finish", "finish", lambda: is_asked(self.folder)))

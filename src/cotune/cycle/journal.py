@@ -120,6 +120,9 @@ class Journal:
         broken: whether a step could not be taken for the journal's own sake; then nothing else may go on either.
     """
 
+    _within = ""
+    """Kind of the step that is being taken."""
+
     def __init__(self, folder: Path, *, started: float | None = None) -> None:
         self.path = folder / JOURNAL
         self._events = read_journal(self.path)
@@ -154,11 +157,16 @@ class Journal:
         Args:
             kind: what sort of step it is.
             key: JSON value that identifies the step: what goes in.
-            effect: does it and returns a JSON value; not called where the journal already holds the step.
+            effect: does it and returns a JSON value; not called where the journal already holds the step. It takes no step
+                itself: that would stand before this one, where a resumed run does not look for it.
 
         Raises:
-            CotuneError: the journal holds another step at this place, so the folder belongs to another program or config.
+            CotuneError: the journal holds another step at this place, so the folder belongs to another program or config; or
+                this is taken inside of another step.
         """
+        if self._within:
+            self.broken = True
+            raise CotuneError(f"the step {kind!r} was taken inside the step {self._within!r}, and could not be resumed")
         name = content_hash(key)
         if self.replaying:
             event = self._events[self._next]
@@ -170,7 +178,11 @@ class Journal:
                 )
             self._next += 1
             return event["value"]
-        value = effect()
+        self._within = kind
+        try:
+            value = effect()
+        finally:
+            self._within = ""
         return self._append(kind, name, value)
 
     def tail(self) -> Iterator[dict[str, Any]]:

@@ -133,7 +133,7 @@ class LabelLoop:
             cycle=1,
             always=always,
             first_rows=self._first_rows,
-            affordable=lambda rows: self._embedding_cost(rows) <= context.left() - ends,
+            affordable=lambda rows: self._embedding_cost(rows) <= context.left_within_step() - ends,
         )
         fits = {name: race.fits[name] for name in race.ranking if race.rows[name] == len(self.rows)}
         search = LabelSearch({p.prompt.id: p for p in proposals}, race, fits, fits[self.own[0].id])

@@ -112,8 +112,9 @@ def race_probes(
         cycle: for the journal.
         always: prompts that see all rows whatever their place.
         first_rows: rows of the first round at least.
-        affordable: whether the race may embed so many more rows, all prompts taken together. Where it may not, because passes
-            turn out slower than they were priced, fewer prompts go on than the schedule has places for.
+        affordable: whether the race may embed so many more rows, all prompts taken together; it is asked inside of a step.
+            Where it may not, because passes turn out slower than they were priced, fewer prompts go on than the schedule has
+            places for.
 
     Raises:
         CotuneError: every prompt failed.
