@@ -122,10 +122,6 @@ class Embedding:
             kept.append(compute()[0] if stored is None or stored.shape[:2] != (len(layers), len(rows)) else stored)
         return kept[0]
 
-    def place(self, layer: int) -> int:
-        """Place of a layer among :attr:`layers`."""
-        return self.layers.index(layer)
-
     def row_cost(self, prompt: Prompt, rows: int, *, layers: Sequence[int] | None = None) -> float:
         """Cost of embedding so many rows under a prompt, in the budget's unit."""
         sample = self.context.answering.render(prompt, self.context.train_sample[:16])

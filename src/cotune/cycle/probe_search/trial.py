@@ -92,7 +92,7 @@ class Trials:
         """The probe of a prompt on the model as it is, fitted to rows."""
         prompt, layer, strength = fit.prompt, fit.found.layer, fit.found.best.strength
         rows = not_shown(prompt, rows)
-        states = self.embedding.states(prompt, BASE, rows, "embed")[self.embedding.place(layer)]
+        states = self.embedding.states(prompt, BASE, rows, "embed", layers=[layer])[0]
         head = head_of(
             states, label_indices(rows, self.context.task), len(self.context.task.labels), strength, self._words(fit)
         )
@@ -140,12 +140,9 @@ class Trials:
         first = self.edge(layer)
         share = (layer - first) / model.depth
         draw = context.seed if seed is None else seed
-        if after is not None:
-            start = after.adapter
-        if start == BASE or after is not None:
-            states = self.embedding.states(prompt, BASE, rows, "embed")[self.embedding.place(layer)]
-        else:
-            states = self.embedding.states(prompt, start, rows, stage, layers=[layer])[0]
+        # A head that is kept has the coordinates of the frozen states.
+        source, start = (start, start) if after is None else (BASE, after.adapter)
+        states = self.embedding.states(prompt, source, rows, "embed" if source == BASE else stage, layers=[layer])[0]
 
         def effect() -> dict[str, Any]:
             started = time.monotonic()
@@ -233,10 +230,7 @@ class Trials:
 
     def log_probs(self, fitted: Fitted, rows: Sequence[Example], stage: str) -> dict[ReadoutKind, Floats]:
         """``[rows, labels]`` of each read-out."""
-        if fitted.adapter == BASE:
-            states = self.embedding.states(fitted.prompt, BASE, rows, stage)[self.embedding.place(fitted.layer)]
-        else:
-            states = self.embedding.states(fitted.prompt, fitted.adapter, rows, stage, layers=[fitted.layer])[0]
+        states = self.embedding.states(fitted.prompt, fitted.adapter, rows, stage, layers=[fitted.layer])[0]
         wide = states.astype(np.float32)
         return {kind: probe.log_probs(wide, self.context.task.labels) for kind, probe in fitted.probes.items()}
 
