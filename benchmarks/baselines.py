@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from cotune.model.engine.attention import use_plain_attention
 from cotune.model.engine.fallback import pad
-from cotune.model.engine.prefix_state import use_plain_attention
 from cotune.model.engine.trie import label_paths
 from cotune.model.layers.packed_weights import plain_products
 from cotune.model.local import LocalModel

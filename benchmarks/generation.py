@@ -31,8 +31,8 @@ import torch
 from cotune.errors import CotuneError, InputError
 from cotune.model.adapters.slots import BASE
 from cotune.model.base import GREEDY
+from cotune.model.engine.attention import use_plain_attention
 from cotune.model.engine.decoder import Decoder, slots_in_memory
-from cotune.model.engine.prefix_state import use_plain_attention
 from cotune.model.engine.sampling import Chooser
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.hardware.capability import check_capability

@@ -16,7 +16,7 @@ TEXTS = ["Who?", "How tall is the tower?", "card", "How tall is the tower"]
 
 def hidden_of(local: Any, text: str, layer: int | None) -> tuple[torch.Tensor, list[tuple[int, int]]]:
     """All states of a text run alone through plain transformers, and its tokens' characters."""
-    from cotune.model.engine.prefix_state import use_plain_attention
+    from cotune.model.engine.attention import use_plain_attention
 
     encoded = local.tokenizer(text, return_offsets_mapping=True)
     use_plain_attention(local.model)

@@ -14,7 +14,7 @@ import torch
 from cotune.bundle.export.command import export_bundle
 from cotune.endpoint import Client, Endpoint
 from cotune.endpoint.request_format import RequestFormat
-from cotune.model.engine.prefix_state import use_plain_attention
+from cotune.model.engine.attention import use_plain_attention
 from cotune.model.remote.model import RemoteModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))

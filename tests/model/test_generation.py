@@ -12,8 +12,8 @@ from cotune.errors import DivergedError, InputError
 from cotune.model.adapters.files import LoraSettings
 from cotune.model.base import Sampling
 from cotune.model.engine import generation as generating
+from cotune.model.engine.attention import use_plain_attention
 from cotune.model.engine.decode_attention import DecodeStep, OwnKeyValues
-from cotune.model.engine.prefix_state import use_plain_attention
 from cotune.model.engine.score_cache import ScoreCache
 from cotune.prompt.prompt import Demonstration, Prompt
 from tiny import FITTING, UNFIT, WINDOW, tiny_local, widen_lora

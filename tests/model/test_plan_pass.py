@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from cotune.model.adapters.files import LoraSettings
 from cotune.model.engine import attention, cpu_attention
 from cotune.model.engine import plan as planning
+from cotune.model.engine.attention import use_plain_attention
 from cotune.model.engine.fallback import pad
 from cotune.model.engine.plan import PackedPlan, Tree, plan_pass
-from cotune.model.engine.prefix_state import use_plain_attention
 from cotune.model.engine.row_blocks import RowBlock, rows_of_like_length
 from cotune.model.engine.runner import PackedRunner, self_check
 from tiny import FITTING, WINDOW, tiny_local, tiny_model, widen_lora

@@ -11,8 +11,8 @@ from cotune.errors import DivergedError
 from cotune.model.adapters.files import LoraSettings
 from cotune.model.engine import label_scoring
 from cotune.model.engine import scoring as scoring_module
+from cotune.model.engine.attention import use_plain_attention
 from cotune.model.engine.fallback import naive_label_scores
-from cotune.model.engine.prefix_state import use_plain_attention
 from cotune.model.engine.runner import PackedRunner
 from cotune.model.engine.score_cache import ScoreCache
 from cotune.model.engine.scoring import cut_batches, score_batch, score_batch_top

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from cotune.errors import CotuneError, DivergedError
 from cotune.model.adapters.files import CONFIG, LoraSettings
-from cotune.model.engine.prefix_state import use_plain_attention
+from cotune.model.engine.attention import use_plain_attention
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.layers.cut import layers_of, norm_epsilon, unit_rms
 from cotune.model.local import LocalModel

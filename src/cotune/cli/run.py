@@ -121,7 +121,7 @@ def _told_to_finish(folder: Path) -> bool:
     """Ask a run to end its search; whether another process is at work on it, which then does the rest."""
     from filelock import FileLock, Timeout
 
-    from cotune.cycle.finish import ask_to_finish
+    from cotune.cycle.folder import ask_to_finish
 
     if not (folder / "journal.jsonl").is_file():
         raise no_run(folder)

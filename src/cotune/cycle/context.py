@@ -18,7 +18,7 @@ from cotune.cycle.budget.reserve import spent_to
 from cotune.cycle.budget.row_costs import RowCosts
 from cotune.cycle.budget.stopwatch import Stopwatch
 from cotune.cycle.candidate import Own
-from cotune.cycle.finish import is_asked
+from cotune.cycle.folder import is_asked_to_finish
 from cotune.cycle.journal import Journal
 from cotune.cycle.kept import register_kept
 from cotune.cycle.progress import TimeLeft, Watcher
@@ -183,7 +183,7 @@ class RunContext:
 
     def finish_asked(self) -> bool:
         """Whether the user asked to end the search; journalled, since what comes next hangs on it."""
-        return bool(self.journal.step("finish", "finish", lambda: is_asked(self.folder)))
+        return bool(self.journal.step("finish", "finish", lambda: is_asked_to_finish(self.folder)))
 
     def expect_end(self, cost: float | None) -> None:
         """Tell that only so much of the budget is still needed, the search being over; None where it goes on."""

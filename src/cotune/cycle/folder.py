@@ -12,11 +12,15 @@ from cotune.config import RunConfig
 from cotune.cycle.journal import JOURNAL, cut_journal, read_journal
 from cotune.cycle.kept import read_config, read_summary
 from cotune.errors import BusyError, InputError
-from cotune.files import cannot_write, make_folder, remove_stale, write_json
+from cotune.files import cannot_write, make_folder, remove_stale, write_json, write_text
 
 CONFIG, BUNDLE = "config.json", "best"
 DEV_ROWS, TEST_ROWS = "dev_rows.json", "test_rows.json"
 REPORT_ERROR = "report-error.txt"
+_FINISH = "finish"
+"""A file that asks the run to end its search; the run looks for it at each decision."""
+ASKED = "the user asked to finish"
+"""Why such a search ended."""
 
 
 class OtherRunError(InputError):
@@ -127,3 +131,17 @@ def _locked(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def ask_to_finish(folder: Path) -> None:
+    """Ask the run of a folder, now at work or resumed later, to end its search at its next decision.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    write_text(folder / _FINISH, "")
+
+
+def is_asked_to_finish(folder: Path) -> bool:
+    """Whether the run of a folder was asked to end its search."""
+    return (folder / _FINISH).is_file()

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from cotune.model.adapters.prefix import TrainedPrefix
+from cotune.model.engine.attention import use_plain_attention
 from cotune.model.engine.fallback import behind, pad
 from cotune.model.engine.plan import plan_pass
-from cotune.model.engine.prefix_state import use_plain_attention
 from cotune.model.local import LocalModel
 from cotune.prompt.render import shared_prefix
 from cotune.tune.batches import TrainingRow

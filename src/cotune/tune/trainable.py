@@ -15,7 +15,7 @@ from cotune.errors import InputError
 from cotune.model.adapters.files import LoraSettings
 from cotune.model.adapters.prefix import TrainedPrefix
 from cotune.model.adapters.slots import BASE
-from cotune.model.engine.prefix_state import PrefixState
+from cotune.model.engine.prefix_cache import PrefixState
 from cotune.model.local import LocalModel
 from cotune.tune.settings import PrefixSettings
 

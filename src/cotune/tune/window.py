@@ -26,7 +26,7 @@ from cotune.model.adapters.files import LoraSettings
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.fallback import plain_layer_states
 from cotune.model.engine.plan import plan_pass
-from cotune.model.engine.prefix_state import PrefixState
+from cotune.model.engine.prefix_cache import PrefixState
 from cotune.model.hardware.machine import give_back_memory, out_of_memory
 from cotune.model.layers.cut import norm_epsilon, unit_rms
 from cotune.model.local import LocalModel

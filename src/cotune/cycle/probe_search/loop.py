@@ -12,7 +12,7 @@ from cotune.config import RunConfig
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
-from cotune.cycle.finish import ASKED
+from cotune.cycle.folder import ASKED
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit, difference
 from cotune.cycle.probe_search.heuristics import HEURISTICS

@@ -8,7 +8,7 @@ from typing import Any
 from cotune.config import RunConfig
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
-from cotune.cycle.finish import ASKED
+from cotune.cycle.folder import ASKED
 from cotune.cycle.search.ending import EndCosts
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.plan import FINAL, Plan

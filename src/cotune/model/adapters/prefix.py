@@ -23,7 +23,7 @@ from torch import Tensor
 
 from cotune.errors import InputError
 from cotune.files import atomic_path, content_hash, write_json
-from cotune.model.engine.prefix_state import PrefixState
+from cotune.model.engine.prefix_cache import PrefixState
 from cotune.prompt.render import common_length
 
 Ids = Sequence[int]

@@ -16,7 +16,7 @@ from cotune.model.engine.facts import engine_facts
 from cotune.model.engine.fallback import naive_label_scores
 from cotune.model.engine.hidden_states import cut_by_tokens
 from cotune.model.engine.plan import plan_pass
-from cotune.model.engine.prefix_state import PrefixState
+from cotune.model.engine.prefix_cache import PrefixState
 from cotune.model.engine.runner import PackedRunner
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, shared_prefix

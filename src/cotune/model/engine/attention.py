@@ -386,3 +386,9 @@ def _short(x: Tensor, tokens: int) -> Tensor:
 
 def _head_first(x: Tensor) -> Tensor:
     return x.transpose(0, 1).unsqueeze(0).contiguous()
+
+
+def use_plain_attention(model: Any) -> None:
+    """Give the model back the attention that it was loaded with, after packed passes."""
+    if model.config.get_text_config()._attn_implementation == ATTENTION_NAME:
+        model.set_attn_implementation(getattr(model, PLAIN_ATTENTION, "sdpa"))

@@ -17,7 +17,7 @@ from torch import Tensor
 from cotune.model.base import Progress
 from cotune.model.engine.decode_attention import DecodeStep, OwnKeyValues
 from cotune.model.engine.plan import fork, plan_pass
-from cotune.model.engine.prefix_state import PrefixState
+from cotune.model.engine.prefix_cache import PrefixState
 from cotune.model.engine.row_blocks import as_tensor
 from cotune.model.engine.runner import PackedRunner
 from cotune.model.engine.sampling import Answer, Chooser

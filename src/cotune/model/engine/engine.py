@@ -17,8 +17,7 @@ from cotune.model.adapters.prefix import TrainedPrefix, by_coverage
 from cotune.model.adapters.slots import AdapterSlot
 from cotune.model.base import EVERYTHING, SavedModel
 from cotune.model.engine.fallback import plain_prefix
-from cotune.model.engine.prefix_cache import PrefixStates
-from cotune.model.engine.prefix_state import PrefixState
+from cotune.model.engine.prefix_cache import PrefixState, PrefixStates
 from cotune.model.engine.runner import PackedRunner, fits
 from cotune.model.engine.score_cache import ScoreCache
 from cotune.model.engine.settings import EngineSettings

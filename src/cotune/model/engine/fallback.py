@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cotune.errors import InputError
-from cotune.model.engine.attention import KeyValue
-from cotune.model.engine.prefix_state import PrefixState, read_layers, use_plain_attention
+from cotune.model.engine.attention import KeyValue, use_plain_attention
+from cotune.model.engine.prefix_cache import PrefixState
 from cotune.model.engine.sampling import Answer, Chooser
 from cotune.model.engine.trie import label_paths
-from cotune.model.layers.cut import cut_decoder, layer_outputs
+from cotune.model.layers.cut import cut_decoder, layer_outputs, read_layers
 from cotune.prompt.render import RenderedRow
 
 

@@ -1,15 +1,24 @@
-"""States of prompt prefixes, so that what prompts have in common runs once and not once a request."""
+"""Keys and values of prompt prefixes, so that what prompts have in common runs once and not once a request."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from cotune.model.engine.prefix_state import PrefixState
+from cotune.model.engine.attention import KeyValue
 
 Ids = tuple[int, ...]
 
 # A few states at most: each holds keys and values of every layer.
 _RECENT = 4
+
+
+@dataclass(frozen=True)
+class PrefixState:
+    """Keys and values of a prompt prefix by layer, computed once at batch 1; ``length`` in tokens."""
+
+    length: int
+    layers: dict[int, KeyValue]
 
 
 class PrefixStates:

@@ -20,10 +20,20 @@ from cotune.model.engine.attention import (
     Step,
     running,
     shared_prefix_attention,
+    use_plain_attention,
 )
 from cotune.model.engine.plan import PackedPlan, plan_pass
-from cotune.model.engine.prefix_state import PrefixState, read_layers, use_plain_attention
-from cotune.model.layers.cut import cut_decoder, depth_of, entering, layer_outputs, layers_of, norm_epsilon, unit_rms
+from cotune.model.engine.prefix_cache import PrefixState
+from cotune.model.layers.cut import (
+    cut_decoder,
+    depth_of,
+    entering,
+    layer_outputs,
+    layers_of,
+    norm_epsilon,
+    read_layers,
+    unit_rms,
+)
 from cotune.model.loading.minimal_llama import LightLlama
 
 _log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cotune.model.engine.attention import KeyValue
 from cotune.model.engine.plan import PackedPlan, Tree, plan_pass
-from cotune.model.engine.prefix_state import PrefixState
+from cotune.model.engine.prefix_cache import PrefixState
 from cotune.model.engine.row_blocks import as_tensor
 from cotune.model.engine.runner import PackedRunner
 from cotune.model.engine.trie import LabelTrie, build_trie, label_scores

@@ -153,3 +153,8 @@ def norm_epsilon(model: Any) -> float:
     """What a model's norms add to the mean square."""
     config = model.config.get_text_config()
     return float(getattr(config, "rms_norm_eps", None) or getattr(config, "layer_norm_eps", None) or _EPSILON)
+
+
+def read_layers(output: Any, layers: Sequence[int | None]) -> Tensor:
+    """A decoder's states after so many layers each, ``[layers, rows, tokens, width]``; None: after all and the final norm."""
+    return torch.stack([output.last_hidden_state if n is None else output.hidden_states[n] for n in layers])

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from cotune.model.engine.prefix_state import use_plain_attention
+from cotune.model.engine.attention import use_plain_attention
 from cotune.model.layers.packed_weights import prepacked, product
 
 _ADAPTER = "default"
