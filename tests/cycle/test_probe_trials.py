@@ -1,21 +1,29 @@
-"""Trials read states at the layer that a prompt was fitted at, whatever later races look at."""
+"""What is decided between trials: layers that are read, trials that diverge, and what the bundle becomes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from cycle_runs import labelled_rows
 
+from cotune.config import RunConfig
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import fit_prompt
+from cotune.cycle.probe_search.loop import LabelLoop
+from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Trials
 from cotune.cycle.progress import Quiet
+from cotune.errors import CotuneError
+from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.local import LocalModel
 from cotune.prompt.bank import seed_prompt
@@ -27,19 +35,36 @@ if TYPE_CHECKING:
     from conftest import Bench
 
 
+@pytest.fixture(scope="module")
+def model(bench: Bench) -> LocalModel:
+    return LocalModel.load(bench.model, settings=EngineSettings("cpu", "float32", threads=1))
+
+
 @pytest.fixture
-def context(bench: Bench, tmp_path: Path) -> RunContext:
+def context(model: LocalModel, tmp_path: Path) -> RunContext:
     task = Task.from_rows(labelled_rows(60), input="text", output="label")
-    model = LocalModel.load(bench.model, settings=EngineSettings("cpu", "float32", threads=1))
     costs = CostModel(parse_budget("1Mtok"), 1.0, 1.0)
     return RunContext(task, model, Journal(tmp_path), costs, tmp_path, TuneSettings(), 0, Quiet())
+
+
+class Opened:
+    """A loop that has run its first race."""
+
+    def __init__(self, context: RunContext) -> None:
+        settings: dict[str, Any] = {"name": "words", "data": {"train": "rows.csv", "input": "text", "output": "label"}}
+        config = RunConfig(**settings, search={"pool": 4})
+        embedding = Embedding(context)
+        self.saved: list[Evidence] = []
+        trials = Trials(context, embedding, WindowSettings(batch_size=8))
+        self.loop = LabelLoop(context, config, [seed_prompt(context.task)], embedding, trials, better=self.saved.append)
+        self.search: LabelSearch = self.loop._first_race()
 
 
 def test_a_fit_outlives_a_race_that_looks_at_fewer_layers(context: RunContext) -> None:
     embedding, prompt, rows = Embedding(context), seed_prompt(context.task), context.task.train
     trials = Trials(context, embedding, WindowSettings(batch_size=8))
     deepest = context.model.depth
-    states = embedding.states(prompt, "base", rows, "race", layers=[deepest])
+    states = embedding.states(prompt, BASE, rows, "race", layers=[deepest])
     fit = fit_prompt(context, prompt, rows, states, [deepest])
     # A later race ends below, since its own leaders are read from there.
     embedding.narrow(deepest - 1)
@@ -47,3 +72,66 @@ def test_a_fit_outlives_a_race_that_looks_at_fewer_layers(context: RunContext) -
     assert frozen.layer == deepest and set(trials.log_probs(frozen, context.dev, "judge")) == {"refit"}
     tuned = trials.tune(fit, rows, 2, stage="tune")
     assert tuned is not None and set(trials.log_probs(tuned, context.dev, "judge")) == {"head", "refit", "mean"}
+
+
+def test_the_bundle_is_only_replaced_by_what_did_better_on_held_out_rows(context: RunContext) -> None:
+    opened = Opened(context)
+    search, loop = opened.search, opened.loop
+    loop._keep(search)
+    assert not opened.saved, "the frozen probe is in the bundle already"
+    search.last_epochs = 1.0
+    frozen = search.winner
+    assert frozen is not None
+    # Worse by less than a standard error: it wins by the credit of a trial that is tuned on, and is not better yet.
+    noise = np.random.default_rng(0).normal(0.01, 1.0, len(frozen.losses))
+    credited = replace(frozen, epochs=1.0, losses=frozen.losses + noise - noise.mean() + 0.01)
+    search.evidence.append(credited)
+    loop._choose(search)
+    loop._keep(search)
+    assert search.winner is credited and not opened.saved
+    better = replace(frozen, epochs=1.0, losses=frozen.losses - 0.2)
+    search.evidence.append(better)
+    loop._choose(search)
+    loop._keep(search)
+    loop._keep(search)
+    assert opened.saved == [better]
+
+
+def test_a_tuning_whose_states_are_not_finite_is_no_trial(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Opened(context)
+    search, loop, model = opened.search, opened.loop, context.model
+    real = model.layer_states
+
+    def broken(sequences: Sequence[Any], layers: Sequence[int], **others: Any) -> Any:
+        found = real(sequences, layers, **others)
+        return found if others["adapter"] == BASE else np.full_like(found, np.nan)
+
+    monkeypatch.setattr(model, "layer_states", broken)
+    search.epochs, before = 1.0, list(search.evidence)
+    loop._try(search, search.seed)
+    assert search.evidence == before and search.winner in before
+    # The rows that are held out may be the only ones that are.
+    learnt = {tuple(row.prompt_ids) for row in context.answering.render(search.seed.prompt, context.train_sample)}
+
+    def broken_on_dev(sequences: Sequence[Any], layers: Sequence[int], **others: Any) -> Any:
+        found = real(sequences, layers, **others)
+        fine = others["adapter"] == BASE or tuple(sequences[0]) in learnt
+        return found if fine else np.full_like(found, np.nan)
+
+    monkeypatch.setattr(model, "layer_states", broken_on_dev)
+    loop._try(search, search.best_frozen, splits=loop.splits[:1])
+    assert all(not e.tuned for e in search.evidence) and search.winner in before
+
+
+def test_a_model_that_cannot_read_the_seed_prompt_is_told(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed, model = seed_prompt(context.task), context.model
+    own = {tuple(row.prompt_ids) for row in context.answering.render(seed, (*context.task.train, *context.task.dev))}
+    real = model.layer_states
+
+    def broken(sequences: Sequence[Any], layers: Sequence[int], **others: Any) -> Any:
+        found = real(sequences, layers, **others)
+        return np.full_like(found, np.nan) if tuple(sequences[0]) in own else found
+
+    monkeypatch.setattr(model, "layer_states", broken)
+    with pytest.raises(CotuneError, match="not finite under the seed prompt"):
+        Opened(context)

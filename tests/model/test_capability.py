@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -14,12 +13,10 @@ import torch
 
 from cotune.errors import InputError
 from cotune.model.hardware.capability import (
-    Capability,
     _choose,
     check_capability,
     default_threads,
     measure_gemm,
-    with_memory_now,
 )
 from cotune.model.hardware.doctor import diagnose, render
 from cotune.model.hardware.machine import available_memory, cpu_quota, processor_name, usable_cpus
@@ -193,23 +190,9 @@ def test_slow_first_calls_do_not_decide(monkeypatch: pytest.MonkeyPatch) -> None
     assert calls > 6
 
 
-def test_json_round_trip_and_refusal(cache: Path) -> None:
+def test_what_was_found_is_plain_json(cache: Path) -> None:
     found = check_capability("cpu", threads=1)
-    text = json.dumps(found.to_json(), allow_nan=False)
-    assert Capability.from_json(json.loads(text)) == found
-    value = found.to_json()
-    for damaged in (
-        {},
-        {**value, "gemm_gflops": 3},
-        {**value, "dtype": "int8"},
-        {**value, "threads": 0},
-        {**value, "device": None},
-    ):
-        with pytest.raises(InputError, match="no record of a probe"):
-            Capability.from_json(damaged)
-    stale = replace(found, memory_bytes=1)
-    assert with_memory_now(stale).memory_bytes > 1
-    assert replace(with_memory_now(stale), memory_bytes=1) == stale
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False)) == found.to_json()
 
 
 @pytest.mark.parametrize(

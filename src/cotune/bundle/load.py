@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cotune.model.local import LocalModel
 
 PATIENCE_S = 600.0
-_MEND = "Copy the bundle again from where it was made."
+_HINT = "Copy the bundle again from where it was made."
 
 
 def load(
@@ -257,22 +257,22 @@ def _read_parts(folder: Path, manifest: Manifest) -> tuple[Prompt, Mapping[str, 
     where = str(folder / PROMPT)
     saved = read_json(folder / PROMPT)
     if has_half_character(json.dumps(saved, ensure_ascii=False)):
-        raise InputError("there is half a character (a lone surrogate) in it", where=where, hint=_MEND)
+        raise InputError("there is half a character (a lone surrogate) in it", where=where, hint=_HINT)
     data = saved.get("prompt") if isinstance(saved, dict) else None
     if not isinstance(data, dict):
-        raise InputError("there is no prompt in it", where=where, hint=_MEND)
+        raise InputError("there is no prompt in it", where=where, hint=_HINT)
     try:
         prompt = Prompt.from_json(data)
         same = isinstance(prompt.system, str | None) and prompt.id == manifest.prompt_id
     except InputError as error:
-        raise InputError(error.what, where=where, hint=_MEND) from error
+        raise InputError(error.what, where=where, hint=_HINT) from error
     if not same:
-        raise InputError(f"the prompt is not the one that {MANIFEST} names", where=where, hint=_MEND)
+        raise InputError(f"the prompt is not the one that {MANIFEST} names", where=where, hint=_HINT)
     for key, value in (("labels", manifest.labels), ("input_fields", manifest.input_fields)):
         if saved.get(key) != list(value):
-            raise InputError(f"its {key} are not those of {MANIFEST}", where=where, hint=_MEND)
+            raise InputError(f"its {key} are not those of {MANIFEST}", where=where, hint=_HINT)
     if read_json(folder / DECISION) != manifest.decision.to_json():
-        raise InputError(f"the decision rule is not the one that {MANIFEST} names", where=str(folder / DECISION), hint=_MEND)
+        raise InputError(f"the decision rule is not the one that {MANIFEST} names", where=str(folder / DECISION), hint=_HINT)
     return prompt, saved
 
 
@@ -299,11 +299,11 @@ def check_rendering(saved: Mapping[str, Any], model: Model, where: str) -> None:
 
 def _enter_adapter(folder: Path, manifest: Manifest, model: LocalModel) -> None:
     if model.adapters.register(folder) != manifest.adapter_id:
-        raise InputError(f"the adapter is not the one that {MANIFEST} names", where=str(folder), hint=_MEND)
+        raise InputError(f"the adapter is not the one that {MANIFEST} names", where=str(folder), hint=_HINT)
     try:
         model.adapters.use(manifest.adapter_id)
     except InputError as error:
-        raise InputError(error.what, where=error.where or str(folder), hint=error.hint or _MEND) from error
+        raise InputError(error.what, where=error.where or str(folder), hint=error.hint or _HINT) from error
     check_probe(model, manifest, folder)
 
 
@@ -316,14 +316,14 @@ def check_probe(model: LocalModel, manifest: Manifest, folder: Path) -> None:
     try:
         probe = model.adapters.probe(manifest.adapter_id)
     except InputError as error:
-        raise InputError(error.what, where=error.where or str(folder / PROBE), hint=error.hint or _MEND) from error
+        raise InputError(error.what, where=error.where or str(folder / PROBE), hint=error.hint or _HINT) from error
     if probe is None:
         return
     if set(probe.labels) != set(manifest.labels) or probe.weight.shape[1] != model.width or probe.layer > model.depth:
         raise InputError(
             "the probe is not one of these labels on this model",
             where=str(folder / PROBE),
-            hint=_MEND,
+            hint=_HINT,
         )
 
 

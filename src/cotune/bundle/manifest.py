@@ -44,7 +44,7 @@ _VERSION = re.compile(r"[A-Za-z0-9.+_-]{1,40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_ENTRIES = 1000
 _LONGEST_TEXT = 100_000
-_MEND = "Copy the bundle again from where it was made."
+_HINT = "Copy the bundle again from where it was made."
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class Manifest:
         try:
             decision = Decision.from_json(table.take("decision", dict))
         except (ValueError, TypeError, OverflowError) as error:
-            raise InputError("the decision rule is none", where=f"{where}, key decision", hint=_MEND) from error
+            raise InputError("the decision rule is none", where=f"{where}, key decision", hint=_HINT) from error
         found = cls(
             task=table.take("task", str),
             files=table.texts_by_name("files"),
@@ -202,7 +202,7 @@ def _way_out(version: int, made: str) -> str:
         if made == f"cotune {__version__}":
             return "Run again, since an earlier build of this version made it."
         return f"Run again with this version, or use {made}."
-    return "Use the version of cotune that made it." if version > FORMAT else _MEND
+    return "Use the version of cotune that made it." if version > FORMAT else _HINT
 
 
 def _made_by(data: Mapping[str, Any]) -> str:
@@ -215,7 +215,7 @@ def _made_by(data: Mapping[str, Any]) -> str:
 def _written(table: _Keys, where: str) -> Output:
     output = Output.from_json(table.take("output", dict))
     if not output.kind.written or (output.schema is not None and schema_problem(output.schema)):
-        raise InputError("the output is none that is written", where=f"{where}, key output", hint=_MEND)
+        raise InputError("the output is none that is written", where=f"{where}, key output", hint=_HINT)
     return output
 
 
@@ -247,12 +247,12 @@ def verify(folder: Path, manifest: Manifest) -> None:
     for name, digest in manifest.files.items():
         check_name(folder, name)
         if not _SHA256.fullmatch(digest):
-            raise InputError(f"the sha256 of {name} is none", where=str(folder / MANIFEST), hint=_MEND)
+            raise InputError(f"the sha256 of {name} is none", where=str(folder / MANIFEST), hint=_HINT)
     # A probe on the model as it is lies alone in its folder.
     bare_probe = f"{ADAPTER}/{PROBE}" in manifest.files and not set(ADAPTER_FILES) & set(manifest.files)
     needed = {*manifest.files, *NEEDED, *(ADAPTER_FILES if manifest.adapter_id != "base" and not bare_probe else ())}
     if lost := sorted(needed - found):
-        raise InputError("the file is missing", where=str(folder / lost[0]), hint=_MEND)
+        raise InputError("the file is missing", where=str(folder / lost[0]), hint=_HINT)
     if added := sorted(found - set(manifest.files)):
         raise InputError(
             "the file is not in the bundle's manifest", where=str(folder / added[0]), hint="Move it out of the bundle."
@@ -262,17 +262,17 @@ def verify(folder: Path, manifest: Manifest) -> None:
         raise InputError(
             "a probe and the decision rule named probe go together, with labels and with the probe's own adapter id",
             where=str(folder / ADAPTER / PROBE),
-            hint=_MEND,
+            hint=_HINT,
         )
     if manifest.adapter_id == "base" and (odd := sorted(n for n in found if n.startswith(f"{ADAPTER}/"))):
-        raise InputError("a bundle of the base model holds no adapter", where=str(folder / odd[0]), hint=_MEND)
+        raise InputError("a bundle of the base model holds no adapter", where=str(folder / odd[0]), hint=_HINT)
     for name, digest in sorted(manifest.files.items()):
         try:
             same = file_sha256(folder / name) == digest
         except OSError as error:
             _unreadable(folder / name, error)
         if not same:
-            raise InputError("the file has changed since the bundle was made", where=str(folder / name), hint=_MEND)
+            raise InputError("the file has changed since the bundle was made", where=str(folder / name), hint=_HINT)
 
 
 def check_name(folder: Path, name: str) -> None:
@@ -282,12 +282,12 @@ def check_name(folder: Path, name: str) -> None:
         InputError: the name could lead out of the folder, or its ending is of a kind that no bundle holds.
     """
     if not _NAME.fullmatch(name) or name == MANIFEST:
-        raise InputError(f"the name {name!r} is not allowed in a bundle", where=str(folder / MANIFEST), hint=_MEND)
+        raise InputError(f"the name {name!r} is not allowed in a bundle", where=str(folder / MANIFEST), hint=_HINT)
     if not name.endswith(_ENDINGS):
         raise InputError(
             "a bundle holds JSON, Markdown and safetensors alone, since other files can run code when they are read",
             where=str(folder / name),
-            hint=_MEND,
+            hint=_HINT,
         )
     inside(folder, name)
 
@@ -308,7 +308,7 @@ def list_files(folder: Path) -> set[str]:
                     path = Path(entry.path)
                     entries += 1
                     if entries > _MOST_ENTRIES:
-                        raise InputError("there are far too many files for a bundle", where=str(folder), hint=_MEND)
+                        raise InputError("there are far too many files for a bundle", where=str(folder), hint=_HINT)
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(path)
                     elif entry.is_file(follow_symlinks=False):
@@ -332,13 +332,13 @@ def read_json(path: Path) -> Any:
             _irregular(path)
         if status.st_size > LARGEST_JSON:
             raise InputError(
-                f"the file has {status.st_size:,} bytes and {LARGEST_JSON:,} are allowed", where=str(path), hint=_MEND
+                f"the file has {status.st_size:,} bytes and {LARGEST_JSON:,} are allowed", where=str(path), hint=_HINT
             )
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         _unreadable(path, error)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"the file is no JSON that can be read ({error})", where=str(path), hint=_MEND) from error
+        raise InputError(f"the file is no JSON that can be read ({error})", where=str(path), hint=_HINT) from error
 
 
 class _Keys:
@@ -347,7 +347,7 @@ class _Keys:
     def __init__(self, data: Any, where: str, before: str = "") -> None:
         self.where, self.before = where, before
         if not isinstance(data, dict):
-            raise InputError("there is no JSON object", where=where, hint=_MEND)
+            raise InputError("there is no JSON object", where=where, hint=_HINT)
         self.left = dict(data)
 
     def take(self, key: str, kind: type, *default: Any) -> Any:
@@ -386,7 +386,7 @@ class _Keys:
             self.wrong(min(self.left), "is unknown")
 
     def wrong(self, key: str, what: str) -> NoReturn:
-        raise InputError(f"the key {self.before}{key} {what}", where=self.where, hint=_MEND)
+        raise InputError(f"the key {self.before}{key} {what}", where=self.where, hint=_HINT)
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -395,7 +395,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _irregular(path: Path) -> NoReturn:
     what = "a link" if path.is_symlink() else "no regular file"
-    raise InputError(f"this is {what}, and a bundle holds its files itself", where=str(path), hint=_MEND)
+    raise InputError(f"this is {what}, and a bundle holds its files itself", where=str(path), hint=_HINT)
 
 
 def _unreadable(path: Path, error: OSError) -> NoReturn:

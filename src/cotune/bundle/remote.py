@@ -14,7 +14,7 @@ from cotune.model.base import ENDPOINT
 from cotune.prompt.prompt import Prompt
 
 _CONCURRENCY = 8
-_MEND = "Copy the bundle again from where it was made."
+_HINT = "Copy the bundle again from where it was made."
 
 
 def check_allowed(
@@ -102,15 +102,15 @@ def remote_predictor(
         )
         asked = Endpoint(base_url, str(data["model"]), key_env, timeout, "--key-env, or the bundle")
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError("it does not say whom to ask, and how", where=where, hint=_MEND) from error
+        raise InputError("it does not say whom to ask, and how", where=where, hint=_HINT) from error
     if not usable:
-        raise InputError("it does not say whom to ask, and how", where=where, hint=_MEND)
+        raise InputError("it does not say whom to ask, and how", where=where, hint=_HINT)
     check_allowed(base_url, named, endpoint, key_env, who="bundle", where=where)
     written = manifest.written
     schema = json_schema(written) if written is not None else None
     model = RemoteModel(Client(asked, most=_CONCURRENCY, keep=True), way=way, schema=schema, patience=patience)
     if model.fingerprint != manifest.base_model.fingerprint:
-        raise InputError("the endpoint is not the one that the manifest names", where=where, hint=_MEND)
+        raise InputError("the endpoint is not the one that the manifest names", where=where, hint=_HINT)
     if prompt.nearest:
         model.chooser = Neighbours()
     return Predictor(

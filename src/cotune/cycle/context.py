@@ -108,6 +108,8 @@ class RunContext:
 
     def for_task(self, task: Task) -> RunContext:
         """The same run with other rows, before anything was asked."""
+        if task is self.task:
+            return self
         return RunContext(
             task,
             self._model,

@@ -39,30 +39,30 @@ class WordsPolicy:
     """Tunes and races prompts by what the model says: label words, or written answers by their likelihood."""
 
     def __init__(self, context: RunContext, config: RunConfig, own: tuple[Prompt, ...], previous: Previous | None) -> None:
-        self._lab, self._config, self._own, self._previous = context, config, own, previous
+        self._context, self._config, self._own, self._previous = context, config, own, previous
         self._end = EndCosts(context, config, previous)
         self._plan = fit_plan(context, config, own[0], self._end, previous)
         self.fixed = self._plan.fixed
 
     def search(self) -> tuple[SearchResult, Confirmed]:
         """See :class:`SearchPolicy`."""
-        found = Loop(self._lab, self._config, self._plan, self._own, self._end, self._previous).run()
+        found = Loop(self._context, self._config, self._plan, self._own, self._end, self._previous).run()
         refit = self._config.refit
-        return found, confirm(self._lab, found, end=self._end, refit_winners=refit, previous=self._previous)
+        return found, confirm(self._context, found, end=self._end, refit_winners=refit, previous=self._previous)
 
 
 class PromptPolicy:
     """Races prompts of a model whose weights stay as they are, such as one behind an endpoint."""
 
     def __init__(self, context: RunContext, config: RunConfig, own: tuple[Prompt, ...]) -> None:
-        self._lab, self._config, self._own = context, config, own
+        self._context, self._config, self._own = context, config, own
         self._plan = fit_prompt_plan(context, config, own[0])
         self.fixed = self._plan.fixed
 
     def search(self) -> tuple[SearchResult, Confirmed]:
         """See :class:`SearchPolicy`."""
-        found = PromptLoop(self._lab, self._config, self._plan, self._own).run()
-        return found, confirm_prompts(self._lab, found)
+        found = PromptLoop(self._context, self._config, self._plan, self._own).run()
+        return found, confirm_prompts(self._context, found)
 
 
 def policy_for(

@@ -157,11 +157,12 @@ def cross_fit(
                 del found[worse]
             chosen = chosen[:keep]
     fits = []
-    for number in sorted(chosen):
+    for number in sorted({*chosen, *([] if words is None else numbers[-1:])}):
         axes = found.pop(number, None) or Axes(standardised(stack[numbers.index(number)])[0])
-        fits.append(_fit_layer(axes, number, y, count, held, strengths))
-    if words is not None:
-        axes = Axes(standardised(stack[-1])[0])
+        if number in chosen:
+            fits.append(_fit_layer(axes, number, y, count, held, strengths))
+        if words is None or number != numbers[-1]:
+            continue
         for scale in WORD_SCALES:
             offsets = (scale * words).astype(np.float32)
             fits.append(replace(_fit_layer(axes, numbers[-1], y, count, held, strengths, offsets), word_scale=scale))

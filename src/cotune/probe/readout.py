@@ -23,7 +23,7 @@ ABOUT = "cotune"
 """Key of its file's metadata: labels, layer and words, as JSON."""
 _MOST_BYTES = 2**30
 _MOST_LAYERS = 10_000
-_MEND = "Save the adapter anew."
+_HINT = "Save the adapter anew."
 
 Floats = NDArray[np.float64]
 
@@ -102,7 +102,7 @@ def load_probe(folder: Path) -> Probe | None:
         if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
             raise ValueError("it holds numbers that are not finite")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"the probe cannot be read ({error})", where=str(path), hint=_MEND) from error
+        raise InputError(f"the probe cannot be read ({error})", where=str(path), hint=_HINT) from error
     return Probe(labels, weight, bias, layer, words)
 
 

@@ -335,9 +335,7 @@ def _from_package(plugin: Plugin) -> Operator:
             changed = given.edit(prompt, task, rng)
         except Exception as error:
             told = f"the prompt edit {plugin.name!r} failed ({type(error).__name__}: {error})"
-            raise InputError(
-                told, where=plugin.where, hint="Uninstall the package, or ask its author to correct it."
-            ) from error
+            raise InputError(told, where=plugin.where, hint=hint) from error
         if changed is not None and not isinstance(changed, Prompt):
             told = f"the prompt edit {plugin.name!r} gave a {type(changed).__name__}, and neither a Prompt nor None"
             raise InputError(told, where=plugin.where, hint=hint)

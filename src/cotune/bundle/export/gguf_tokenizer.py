@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SPLITS = {_WORDS % r"\p{N}{1,3}": "llama-bpe", _WORDS % r"\p{N}": "qwen2"}
-_MEND = "Export with --to merged, and convert that folder with llama.cpp's own convert_hf_to_gguf.py."
+_HINT = "Export with --to merged, and convert that folder with llama.cpp's own convert_hf_to_gguf.py."
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class GgufTokenizer:
                 "the model's tokenizer cannot be written as GGUF (only byte-level BPE that splits like GPT-2, SmolLM, Llama 3 "
                 "or Qwen2 can)",
                 where="--to gguf",
-                hint=_MEND,
+                hint=_HINT,
             )
         by_id = {index: token for token, index in model["vocab"].items()}
         added = {entry["id"]: entry for entry in data["added_tokens"]}

@@ -123,26 +123,10 @@ class Answering(Protocol):
         ...
 
 
-class LabelAnswering:
-    """Scores every label of every row.
+class OnePass:
+    """What scoring gives is the answer: nothing is written afterwards."""
 
-    Args:
-        task: what is asked.
-        model: who answers.
-    """
-
-    rules = True
     limit = 0
-    noise_tokens = "tokens_scored"
-
-    def __init__(self, task: Task, model: LocalModel) -> None:
-        self.task, self.model = task, model
-        self.loss_bound = loss_bound(len(task.labels))
-
-    def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
-        """``[rows, labels]`` log-probabilities."""
-        found = self.model.score(prompt, [row.fields for row in rows], self.task.labels, adapter=adapter, progress=progress)
-        return Reply(LabelOutputs(found.log_probs), found.tokens, found.tokens_saved, found.truncated, bool(found.cached))
 
     def write(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: ModelOutputs, progress: Progress
@@ -155,6 +139,35 @@ class LabelAnswering:
     ) -> tuple[Reply, Reply, float] | None:
         """The scores are the answer."""
         return None
+
+    def tokens_read_again(self, prompt: Prompt, rows: Sequence[Example], *, apart: bool) -> float:
+        """None beyond scoring."""
+        return 0.0
+
+    def answer_tokens(self, *, tuned: bool) -> float:
+        """None beyond scoring."""
+        return 0.0
+
+
+class LabelAnswering(OnePass):
+    """Scores every label of every row.
+
+    Args:
+        task: what is asked.
+        model: who answers.
+    """
+
+    rules = True
+    noise_tokens = "tokens_scored"
+
+    def __init__(self, task: Task, model: LocalModel) -> None:
+        self.task, self.model = task, model
+        self.loss_bound = loss_bound(len(task.labels))
+
+    def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
+        """``[rows, labels]`` log-probabilities."""
+        found = self.model.score(prompt, [row.fields for row in rows], self.task.labels, adapter=adapter, progress=progress)
+        return Reply(LabelOutputs(found.log_probs), found.tokens, found.tokens_saved, found.truncated, bool(found.cached))
 
     def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
         """Each row with all labels."""
@@ -181,14 +194,6 @@ class LabelAnswering:
         rendered = self.render(prompt, rows)
         prefix = shared_prefix([row.prompt_ids for row in rendered])
         return sum(len(row.prompt_ids) + row.looked_up for row in rendered) / len(rendered) - prefix, prefix
-
-    def tokens_read_again(self, prompt: Prompt, rows: Sequence[Example], *, apart: bool) -> float:
-        """None beyond scoring."""
-        return 0.0
-
-    def answer_tokens(self, *, tuned: bool) -> float:
-        """None beyond scoring."""
-        return 0.0
 
     def odd_rows(self, count: int) -> int:
         """Three, whatever there are."""
@@ -226,7 +231,7 @@ class OwnLabelAnswering(LabelAnswering):
         return replace(reply, given=OwnLabelOutputs(reply.given.log_probs, self.task.labels))
 
 
-class AskedAnswering:
+class AskedAnswering(OnePass):
     """Asks a model behind an endpoint for each row's label: nothing of it can be rendered, tuned or run in other batches.
 
     Args:
@@ -237,7 +242,6 @@ class AskedAnswering:
         rules: whether its scores are probabilities, so that a bias can be fitted to them.
     """
 
-    limit = 0
     noise_tokens = "tokens_scored"
 
     def __init__(self, task: Task, model: AskedModel) -> None:
@@ -251,18 +255,6 @@ class AskedAnswering:
         return Reply(
             LabelOutputs(found.log_probs), found.tokens, 0, 0, bool(found.cached), round(found.cost, 9), found.unmatched
         )
-
-    def write(
-        self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: ModelOutputs, progress: Progress
-    ) -> Reply | None:
-        """The scores are the answer."""
-        return None
-
-    def both(
-        self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress
-    ) -> tuple[Reply, Reply, float] | None:
-        """The scores are the answer."""
-        return None
 
     def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
         """Raises CotuneError: there are no token ids."""
@@ -279,14 +271,6 @@ class AskedAnswering:
     def tokens_a_row(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
         """Question and answer, about; an endpoint shares no prefix."""
         return self.model.row_tokens(prompt, [row.fields for row in rows], self.task.labels), 0
-
-    def tokens_read_again(self, prompt: Prompt, rows: Sequence[Example], *, apart: bool) -> float:
-        """None beyond scoring."""
-        return 0.0
-
-    def answer_tokens(self, *, tuned: bool) -> float:
-        """None beyond scoring."""
-        return 0.0
 
     def odd_rows(self, count: int) -> int:
         """Its batches are its own affair."""

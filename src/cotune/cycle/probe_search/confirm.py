@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.heuristics import HEURISTICS
-from cotune.cycle.probe_search.loop import labelled_rows
+from cotune.cycle.probe_search.loop import labelled_rows, measured_on_dev
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Fitted, ReadoutKind, Trials, warmed
@@ -18,8 +17,6 @@ from cotune.cycle.search.confirm import Confirmed, settle
 from cotune.cycle.search.trial import Measured
 from cotune.cycle.search.untuned import as_it_was
 from cotune.evaluate.attribution import PREVIOUS
-from cotune.evaluate.decision import BY_PROBE
-from cotune.evaluate.responses import LabelOutputs
 from cotune.model.adapters.slots import BASE
 from cotune.probe.cross_fitting import tempered
 from cotune.task.example import Example
@@ -61,7 +58,7 @@ def confirm_labels(
     reached: Measured | None = None
     if recipe is not None and winner.tuned:
         behind = 0.0
-        if search.last_epochs and search.seed is not winner.fit:
+        if search.last_epochs and search.seed.prompt.id != winner.fit.prompt.id:
             behind = prices.final(search.seed, len(rows), search.last_epochs + (search.epochs if seed_tuned is None else 0.0))
         reached = _settled_tuned(context, search, trials, winner, rows, keep + behind)
     if seed_tuned is not None and seed_tuned is winner:
@@ -73,29 +70,20 @@ def confirm_labels(
         )
     else:
         arms["seed_tuned"] = arms["seed_prompt"]
-    chosen = _measured_first(context, trials, winner)
+    judged = {id(e): _measured_first(context, e) for e in (winner, *search.evidence)}
+    chosen = judged[id(winner)]
     arms["best_tuned"] = reached if reached is not None else arms["best_prompt"]
     if before and before[0].rank > chosen.rank:
         chosen = before[0]
         arms["best_tuned"] = before[0]
     arms |= {PREVIOUS: before[0]} if before else {}
-    considered = {m.candidate.id: m for m in (*before, *(_measured_first(context, trials, e) for e in search.evidence), chosen)}
+    considered = {m.candidate.id: m for m in (*before, *judged.values(), chosen)}
     return settle(context, arms, list(considered.values()), chosen)
 
 
 def _like(recipe: Evidence, frozen: Evidence) -> Evidence:
-    """The seed prompt as it is tuned by another prompt's recipe; its dev scores stay those of its frozen probe."""
-    return Evidence(
-        frozen.fit,
-        recipe.epochs,
-        recipe.readout,
-        recipe.temperature,
-        frozen.losses,
-        frozen.correct,
-        frozen.first,
-        frozen.dev_log_probs,
-        BASE,
-    )
+    """The seed prompt tuned by another prompt's recipe; its dev scores stay those of its frozen probe."""
+    return replace(frozen, epochs=recipe.epochs, readout=recipe.readout, temperature=recipe.temperature, start=BASE)
 
 
 def _frozen_evidence(context: RunContext, search: LabelSearch, trials: Trials, fit: PromptFit) -> Evidence:
@@ -111,7 +99,7 @@ def _settled_frozen(context: RunContext, trials: Trials, evidence: Evidence, row
     """A prompt's probe fitted to all rows, with what the one fitted to train gave on dev."""
     fit = evidence.fit
     made = trials.frozen(fit, rows)
-    return _as_measured(context, _saved(context, made, evidence, "final"), made, evidence)
+    return measured_on_dev(context, _saved(context, made, evidence, "final"), made, evidence)
 
 
 def _settled_tuned(
@@ -137,19 +125,13 @@ def _settled_tuned(
         if found is None:
             return None
         made = replace(found, steps=found.steps + (made.steps if tried else 0))
-    return _as_measured(context, _saved(context, made, evidence, "final"), made, evidence)
+    return measured_on_dev(context, _saved(context, made, evidence, "final"), made, evidence)
 
 
-def _measured_first(context: RunContext, trials: Trials, evidence: Evidence) -> Measured:
+def _measured_first(context: RunContext, evidence: Evidence) -> Measured:
     """What was judged on dev, with its own weights: what later measurements on dev may ask."""
     made = evidence.first
-    return _as_measured(context, _saved(context, made, evidence, "judged"), made, evidence)
-
-
-def _as_measured(context: RunContext, adapter: str, made: Fitted, evidence: Evidence) -> Measured:
-    given = LabelOutputs(evidence.dev_log_probs)
-    candidate = Candidate(made.prompt, adapter, BY_PROBE, made.steps)
-    return Measured(candidate, context.judge(given, context.dev, BY_PROBE), given)
+    return measured_on_dev(context, _saved(context, made, evidence, "judged"), made, evidence)
 
 
 def _saved(context: RunContext, made: Fitted, evidence: Evidence, stage: str) -> str:

@@ -34,6 +34,7 @@ class Embedding:
         self.context = context
         self.layers = layers_of_interest(context.model.depth)
         self._store = StateStore(context.folder / "states")
+        self._lengths: dict[str, tuple[float, int]] = {}
         self._known: dict[tuple[str, str], dict[str, tuple[tuple[int, ...], NDArray[np.float16]]]] = {}
 
     def states(
@@ -124,9 +125,12 @@ class Embedding:
 
     def row_cost(self, prompt: Prompt, rows: int, *, layers: Sequence[int] | None = None) -> float:
         """Cost of embedding so many rows under a prompt, in the budget's unit."""
-        sample = self.context.answering.render(prompt, self.context.train_sample[:16])
-        prefix = shared_prefix([row.prompt_ids for row in sample])
-        own = sum(len(row.prompt_ids) + row.looked_up for row in sample) / len(sample) - prefix
+        if prompt.id not in self._lengths:
+            sample = self.context.answering.render(prompt, self.context.train_sample[:16])
+            prefix = shared_prefix([row.prompt_ids for row in sample])
+            own = sum(len(row.prompt_ids) + row.looked_up for row in sample) / len(sample) - prefix
+            self._lengths[prompt.id] = own, prefix
+        own, prefix = self._lengths[prompt.id]
         return self.context.costs.scoring((rows * own + prefix) * self.share(layers))
 
 

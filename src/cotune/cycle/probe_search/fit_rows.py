@@ -10,12 +10,9 @@ import numpy as np
 
 from cotune.config import RunConfig
 from cotune.cycle.context import RunContext
-from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.heuristics import HEURISTICS
-from cotune.cycle.probe_search.policy import searches_by_probes, window_settings
-from cotune.cycle.probe_search.prices import Prices
+from cotune.cycle.probe_search.policy import prices_of, searches_by_probes
 from cotune.cycle.probe_search.race import rows_embedded
-from cotune.cycle.probe_search.trial import Trials
 from cotune.prompt.prompt import Prompt
 from cotune.task.split import subsample
 from cotune.task.task import Task
@@ -40,17 +37,16 @@ def fit_rows(context: RunContext, config: RunConfig, seed: Prompt) -> Task:
     task = context.task
     if not searches_by_probes(context, config):
         return task
-    embedding = Embedding(context)
-    prices = Prices(context, embedding, Trials(context, embedding, window_settings(config, context)), config)
+    prices = prices_of(context, config)
     budget = context.costs.budget.amount
     rows, test = len(task.train) + len(task.dev), task.test.n
 
     def race(count: int) -> float:
-        embedded = rows_embedded(HEURISTICS.least_pool, count, min(HEURISTICS.first_rows, count))
+        embedded = rows_embedded(HEURISTICS.least_pool, count, min(HEURISTICS.opening_rows(len(task.labels)), count))
         return prices.race(seed, count, embedded) + prices.fits(count)
 
     def arms(count: int) -> float:
-        return 2 * embedding.row_cost(seed, count)
+        return 2 * prices.embedding.row_cost(seed, count)
 
     wanted = _most(rows, race, HEURISTICS.most_race_share * budget)
     asked = _most(test, arms, HEURISTICS.most_test_share * budget)

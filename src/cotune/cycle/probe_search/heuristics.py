@@ -46,7 +46,8 @@ class SearchHeuristics:
         other_prompts: what a row costs on average under a pool's prompts, as a multiple of the seed prompt's: some share
             no prefix.
         race_fits: cross-fitting the probes of a race takes as long as so many fits to all rows (BANKING77, 2,000 rows).
-        fit_seconds: of a probe, for each row, number of its state and label: about thirty rounds of two products.
+        fit_seconds: of a probe, for each row, number of its state and label: about fifteen rounds of two products in double
+            precision.
     """
 
     few_rows: int = 200
@@ -75,7 +76,11 @@ class SearchHeuristics:
     care: float = 1.06
     other_prompts: float = 1.25
     race_fits: float = 7.0
-    fit_seconds: float = 4e-9
+    fit_seconds: float = 6e-8
+
+    def opening_rows(self, labels: int) -> int:
+        """Labelled rows of a race's first round with so many labels."""
+        return max(self.first_rows, self.first_rows_a_label * labels)
 
     def epochs(self, rows: int, most: float) -> float:
         """Epochs in all for so many labelled rows, ``most`` at most: half in the trial, half at the end.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from cotune.cycle.probe_search.trial import READOUTS, Fitted, ReadoutKind, Split
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.pool import next_pool, opening_pool
 from cotune.cycle.search.trial import Measured
+from cotune.errors import CotuneError, DivergedError
 from cotune.evaluate.decision import BY_PROBE
 from cotune.evaluate.responses import LabelOutputs, label_indices
 from cotune.evaluate.stats.cross_fitted import corrected_error
@@ -60,13 +62,13 @@ class LabelLoop:
     ) -> None:
         self.context, self.config, self.own, self.previous = context, config, list(own), previous
         self.embedding, self.trials, self._told, self._better = embedding, trials, first_verdict, better
-        self._kept: Evidence | None = None
+        self._bundle_loss = float("inf")
         self.prices = Prices(context, embedding, trials, config)
         self.guide = Guide(context, config)
         self.rows = labelled_rows(context)
         self.splits = splits_of(context)
         self._cycle = 1
-        self._first_rows = max(HEURISTICS.first_rows, HEURISTICS.first_rows_a_label * len(context.task.labels))
+        self._first_rows = HEURISTICS.opening_rows(len(context.task.labels))
 
     def run(self) -> LabelSearch:
         """Go round."""
@@ -76,6 +78,7 @@ class LabelLoop:
         if self.context.finish_asked():
             search.stopped, search.epochs = ASKED, 0.0
             self._record(search, search.base_race, pool=len(search.proposals))
+            self.context.expect_end(self._owed(search))
             return search
         self._first_trials(search)
         self._keep(search)
@@ -99,17 +102,24 @@ class LabelLoop:
         return search
 
     def _keep(self, search: LabelSearch) -> None:
-        """Let the bundle become the winner, where that is tuned and new."""
-        if search.winner is not None and search.winner.tuned and search.winner is not self._kept:
-            self._kept = search.winner
-            self._better(search.winner)
+        """Let the bundle become the winner, where that is tuned and did better on held-out rows than what the bundle holds.
+
+        A winner may be one by credit alone, see :meth:`LabelSearch.expected`; its trial, which would be saved, is not better.
+        """
+        winner = search.winner
+        if winner is not None and winner.tuned and winner.mean < self._bundle_loss:
+            self._bundle_loss = winner.mean
+            self._better(winner)
 
     # The first cycle ----------------------------------------------------------------------------------------------
 
     def _first_race(self) -> LabelSearch:
         context, config, previous = self.context, self.config, self.previous
         # The first passes of a process are slow; what they teach is needed for the size of the race.
-        self.embedding.states(self.own[0], BASE, self.rows[: min(HEURISTICS.first_rows, len(self.rows))], "race")
+        try:
+            self.embedding.states(self.own[0], BASE, self.rows[: min(HEURISTICS.first_rows, len(self.rows))], "race")
+        except DivergedError as error:
+            raise _unreadable(context) from error
         count = self._affordable_pool()
         proposals = opening_pool(
             context,
@@ -136,11 +146,14 @@ class LabelLoop:
             affordable=lambda rows: self._embedding_cost(rows) <= context.left_within_step() - ends,
         )
         fits = {name: race.fits[name] for name in race.ranking if race.rows[name] == len(self.rows)}
+        if self.own[0].id not in fits:
+            raise _unreadable(context)
         search = LabelSearch({p.prompt.id: p for p in proposals}, race, fits, fits[self.own[0].id])
         self._judge_frozen(search, search.seed)
         if search.best_frozen is not search.seed:
             self._judge_frozen(search, search.best_frozen)
-        search.winner = min(search.evidence, key=lambda e: e.mean)
+        self._bundle_loss = search.evidence[-1].mean
+        self._choose(search)
         return search
 
     def _affordable_pool(self) -> int:
@@ -270,30 +283,32 @@ class LabelLoop:
             first_rows=self._first_rows,
         )
         search.fits |= {name: race.fits[name] for name in race.ranking if race.rows[name] == len(self.rows)}
-        for challenger in self._challengers(search, race):
-            if not search.epochs:
-                self._judge_frozen(search, challenger)
-            elif self.prices.trial(challenger, self.splits, search.epochs) <= self._room(search):
-                self._try(search, challenger)
-        best = min((e for e in search.evidence if len(e.losses) == self._judged), key=search.expected)
-        if search.expected(best) < search.expected(winner):
-            search.winner = best
+        challenger = self._challenger(search)
+        if challenger is not None and not search.epochs:
+            self._judge_frozen(search, challenger)
+        elif challenger is not None and self.prices.trial(challenger, self.splits, search.epochs) <= self._room(search):
+            self._try(search, challenger)
+        self._choose(search)
         self._record(search, race, pool=len(field_), children=len(children))
         return True
 
-    def _challengers(self, search: LabelSearch, race: ProbeRace) -> list[PromptFit]:
+    def _challenger(self, search: LabelSearch) -> PromptFit | None:
         """The best prompt that was not tuned yet, where its frozen probe is not clearly worse than the best one's."""
         tried = {e.fit.prompt.id for e in search.evidence if e.tuned or not search.epochs}
         fits = sorted((fit for name, fit in search.fits.items() if name not in tried), key=lambda fit: fit.mean)
         best = search.best_frozen
-        near = [fit for fit in fits if fit is best or (gap := difference(fit, best)).mean() <= 2 * corrected_error(gap)]
-        return near[:1]
+        near = (fit for fit in fits if fit is best or (gap := difference(fit, best)).mean() <= 2 * corrected_error(gap))
+        return next(near, None)
+
+    def _choose(self, search: LabelSearch) -> None:
+        """Let the best way to answer that was judged on all held-out rows win; of equals the present winner."""
+        best = min((e for e in search.evidence if len(e.losses) == self._judged), key=search.expected)
+        if search.winner is None or search.expected(best) < search.expected(search.winner):
+            search.winner = best
 
     def _on_dev(self, evidence: Evidence) -> Measured:
         """What a way to answer gave on dev, for those who look at its failures."""
-        given = LabelOutputs(evidence.dev_log_probs)
-        candidate = Candidate(evidence.fit.prompt, evidence.first.adapter, BY_PROBE, evidence.first.steps)
-        return Measured(candidate, self.context.judge(given, self.context.dev, BY_PROBE), given)
+        return measured_on_dev(self.context, evidence.first.adapter, evidence.first, evidence)
 
     def _parents(self, search: LabelSearch) -> list[Prompt]:
         ranked = sorted(search.evidence, key=lambda e: e.mean)
@@ -313,16 +328,18 @@ class LabelLoop:
         start = self._start_of(fit.prompt, search)
         keep = self._owed(search, fit)
         found = []
-        for split in wanted:
+        for place, split in enumerate(wanted):
             steps = self.trials.steps_of(search.epochs, len(split.learn))
-            made = self.trials.tune(fit, split.learn, steps, stage="tune", start=start, keep=keep)
+            behind = self.prices.trial(fit, wanted[place + 1 :], search.epochs)
+            made = self.trials.tune(fit, split.learn, steps, stage="tune", start=start, keep=keep + behind)
             if made is None:
                 return
             found.append(made)
         if not any(e.fit.prompt.id == fit.prompt.id and not e.tuned for e in search.evidence):
             self._judge_frozen(search, fit)
-        search.evidence.append(self._evidence(fit, found, search.epochs, start, splits=wanted))
-        search.winner = min((e for e in search.evidence if len(e.losses) == self._judged), key=search.expected)
+        with suppress(DivergedError):
+            search.evidence.append(self._evidence(fit, found, search.epochs, start, splits=wanted))
+        self._choose(search)
 
     @property
     def _judged(self) -> int:
@@ -426,6 +443,20 @@ class LabelLoop:
             "tokens": self.context.account.tokens,
         }
         search.cycles.append(self.context.journal.step("cycle", [number, winner.fit.prompt.id], lambda: record))
+
+
+def _unreadable(context: RunContext) -> CotuneError:
+    return CotuneError(
+        f"{context.model.name} gives hidden states that are not finite under the seed prompt: "
+        "run with engine.dtype=float32, or take another model"
+    )
+
+
+def measured_on_dev(context: RunContext, adapter: str, made: Fitted, evidence: Evidence) -> Measured:
+    """Weights as a candidate, with what the evidence gave on dev."""
+    given = LabelOutputs(evidence.dev_log_probs)
+    candidate = Candidate(made.prompt, adapter, BY_PROBE, made.steps)
+    return Measured(candidate, context.judge(given, context.dev, BY_PROBE), given)
 
 
 def labelled_rows(context: RunContext) -> tuple[Example, ...]:

@@ -57,28 +57,18 @@ class ProbePolicy:
     def __init__(
         self, context: RunContext, config: RunConfig, own: Sequence[Prompt], previous: Previous | None, bundle: Path
     ) -> None:
-        self._lab, self._config, self._own, self._previous, self._bundle = context, config, own, previous, bundle
-        self._embedding = Embedding(context)
-        first = None
-        if config.tune.layers is not None:
-            lowest, last = config.tune.layers
-            if not 1 <= lowest <= last <= context.model.depth:
-                raise InputError(
-                    f"layers {lowest} to {last} are no window of a model with {context.model.depth} layers",
-                    where="tune.layers",
-                    hint=f"Give two numbers from 1 to {context.model.depth}, the lower one first.",
-                )
-            self._embedding.layers, first = (last,), lowest - 1
-        self._trials = Trials(context, self._embedding, window_settings(config, context), first)
-        self._prices = Prices(context, self._embedding, self._trials, config)
+        self._context, self._config, self._own, self._previous, self._bundle = context, config, own, previous, bundle
+        self._prices = prices_of(context, config)
+        self._embedding, self._trials = self._prices.embedding, self._prices.trials
         self.fixed = self._prices.fixed
         self._check_budget()
 
     def _check_budget(self) -> None:
         """Refuse a budget that not even the shortest run fits, before anything is computed."""
-        context = self._lab
+        context = self._context
         rows, left = len(context.task.train) + len(context.task.dev), context.left()
-        needed = self._prices.least(self._own[0], rows, rows_embedded(HEURISTICS.least_pool, rows, HEURISTICS.first_rows))
+        opening = HEURISTICS.opening_rows(len(context.task.labels))
+        needed = self._prices.least(self._own[0], rows, rows_embedded(HEURISTICS.least_pool, rows, opening))
         if left < needed:
             raise too_small(
                 context, f"a race of {HEURISTICS.least_pool} prompts and the test of {context.task.test.n} rows", needed, left
@@ -86,7 +76,7 @@ class ProbePolicy:
 
     def search(self) -> tuple[LabelSearch, Confirmed]:
         """Search, then fit the arms."""
-        context, previous = self._lab, self._previous
+        context, previous = self._context, self._previous
 
         def told(search: LabelSearch) -> None:
             first_verdict(context, search, self._trials, self._bundle, self._config.model)
@@ -96,6 +86,25 @@ class ProbePolicy:
 
         found = LabelLoop(context, self._config, self._own, self._embedding, self._trials, previous, told, better).run()
         return found, confirm_labels(context, found, self._trials, self._prices, previous=previous)
+
+
+def prices_of(context: RunContext, config: RunConfig) -> Prices:
+    """Prices of a search by probes, with the embedding and the trials that they are of.
+
+    Raises:
+        InputError: ``tune.layers`` are none of the model's.
+    """
+    embedding, first = Embedding(context), None
+    if config.tune.layers is not None:
+        lowest, last = config.tune.layers
+        if not 1 <= lowest <= last <= context.model.depth:
+            raise InputError(
+                f"layers {lowest} to {last} are no window of a model with {context.model.depth} layers",
+                where="tune.layers",
+                hint=f"Give two numbers from 1 to {context.model.depth}, the lower one first.",
+            )
+        embedding.layers, first = (last,), lowest - 1
+    return Prices(context, embedding, Trials(context, embedding, window_settings(config, context), first), config)
 
 
 def window_settings(config: RunConfig, context: RunContext) -> WindowSettings:

@@ -109,4 +109,4 @@ class Prices:
     def _fit(self, rows: int) -> float:
         if self.context.costs.budget.kind != "time":
             return 0.0
-        return 0.3 + HEURISTICS.fit_seconds * 60 * rows * self.context.model.width * len(self.context.task.labels) / 4
+        return 0.3 + HEURISTICS.fit_seconds * rows * self.context.model.width * len(self.context.task.labels)

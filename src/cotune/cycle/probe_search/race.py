@@ -9,8 +9,6 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit, difference, fit_prompt
@@ -251,12 +249,3 @@ def _record(context: RunContext, race: ProbeRace, cycle: int, entered: Sequence[
         }
 
     context.journal.step("race", [cycle, race.adapter, list(entered)], effect)
-
-
-def interval_of(fit: PromptFit) -> tuple[float, float]:
-    """Wilson's 95% interval of a cross-fitted accuracy."""
-    from cotune.evaluate.stats.intervals import proportion_interval
-    from cotune.task.example import groups_of
-
-    found = proportion_interval(np.round(fit.found.best.correct), groups=groups_of(fit.rows))
-    return float(found.low), float(found.high)

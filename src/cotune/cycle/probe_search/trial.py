@@ -129,7 +129,7 @@ class Trials:
             seed: draws the weights and the order; None takes the run's.
 
         Returns:
-            None where it diverged, which is recorded and told.
+            None where the loss diverged, which is recorded and told, or the tuned states are not finite.
         """
         context, model = self.context, self.context.model
         prompt, layer, strength = fit.prompt, fit.found.layer, fit.found.best.strength
@@ -223,7 +223,10 @@ class Trials:
         model.adapters.register(context.folder / "adapters" / adapter)
         head = load_probe(context.folder / "adapters" / str(value["probe_id"]))
         assert head is not None
-        tuned = self.embedding.states(prompt, adapter, rows, stage, layers=[layer])[0]
+        try:
+            tuned = self.embedding.states(prompt, adapter, rows, stage, layers=[layer])[0]
+        except DivergedError:
+            return None
         refit = probe_of(context, head_of(tuned, gold, classes, HEURISTICS.refit_strength * strength, words), layer)
         probes: dict[ReadoutKind, Probe] = {"head": head, "refit": refit, "mean": mean_probe(head, refit)}
         return Fitted(prompt, adapter, layer, int(value["steps"]), probes)

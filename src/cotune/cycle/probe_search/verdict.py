@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.confirm import save_readout
 from cotune.cycle.probe_search.loop import labelled_rows, splits_of
-from cotune.cycle.probe_search.race import interval_of
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Trials
 from cotune.cycle.references import labelled_tfidf
 from cotune.evaluate.decision import BY_PROBE
 from cotune.evaluate.stats.intervals import proportion_interval
-from cotune.task.example import groups_of
+from cotune.task.example import Example, groups_of
 
 _TOLD = ("score", "ci", "n", "log_loss", "layer", "seconds")
 """What the bundle's metrics tell of how it was found."""
@@ -38,7 +39,7 @@ def first_verdict(context: RunContext, search: LabelSearch, trials: Trials, bund
     adapter = save_readout(context, made, "refit", fit.found.temperature, "verdict")
 
     def effect() -> dict[str, Any]:
-        low, high = interval_of(fit)
+        low, high = accuracy_interval(fit.found.best.correct, fit.rows)
         tfidf = labelled_tfidf(context, rows)
         told = {
             "seconds": round(context.journal.clock(), 1),
@@ -72,11 +73,11 @@ def better_bundle(context: RunContext, evidence: Evidence, bundle: Path, model_n
 
     def effect() -> dict[str, Any]:
         held = [row for split in splits_of(context) for row in split.held][: len(evidence.correct)]
-        interval = proportion_interval(np.round(evidence.correct), groups=groups_of(held))
+        low, high = accuracy_interval(evidence.correct, held)
         told = {
             "seconds": round(context.journal.clock(), 1),
             "score": round(float(evidence.correct.mean()), 6),
-            "ci": [round(float(interval.low), 6), round(float(interval.high), 6)],
+            "ci": [round(low, 6), round(high, 6)],
             "n": len(evidence.correct),
             "log_loss": round(evidence.mean, 6),
             "prompt_id": made.prompt.id,
@@ -88,6 +89,12 @@ def better_bundle(context: RunContext, evidence: Evidence, bundle: Path, model_n
 
     value: dict[str, Any] = context.journal.step("better", [made.prompt.id, adapter], effect)
     return value
+
+
+def accuracy_interval(correct: NDArray[np.float64], rows: Sequence[Example]) -> tuple[float, float]:
+    """95% interval of an accuracy on held-out rows: Wilson's, or by groups where the rows have some."""
+    found = proportion_interval(np.round(correct), groups=groups_of(rows))
+    return float(found.low), float(found.high)
 
 
 def sentence(told: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ WEIGHTS, CONFIG, STANDS_FOR = "adapter_model.safetensors", "adapter_config.json"
 KEYS, VALUES = "keys", "values"
 
 _NAME = "prompt_embeddings"
-_MEND = "Give a folder that holds a PEFT prefix-tuning adapter without projection, in safetensors."
+_HINT = "Give a folder that holds a PEFT prefix-tuning adapter without projection, in safetensors."
 _SHAPE = ("num_virtual_tokens", "num_layers", "num_attention_heads", "token_dim")
 
 
@@ -159,9 +159,9 @@ def load_prefix(folder: Path) -> TrainedPrefix:
     try:
         flat = load_file(folder / WEIGHTS)[_NAME]
     except (SafetensorError, OSError, KeyError) as error:
-        raise InputError(f"the prefix cannot be read ({error})", where=str(folder / WEIGHTS), hint=_MEND) from error
+        raise InputError(f"the prefix cannot be read ({error})", where=str(folder / WEIGHTS), hint=_HINT) from error
     if flat.shape != (tokens, layers * 2 * width) or width % heads or not bool(torch.isfinite(flat).all()):
-        raise InputError("the prefix's numbers are not those of its config", where=str(folder / WEIGHTS), hint=_MEND)
+        raise InputError("the prefix's numbers are not those of its config", where=str(folder / WEIGHTS), hint=_HINT)
     both = flat.reshape(tokens, layers, 2, heads, width // heads).permute(1, 2, 0, 3, 4)
     return TrainedPrefix(both[:, 0].contiguous(), both[:, 1].contiguous(), tuple(about["ids"]))
 
@@ -172,7 +172,7 @@ def prefix_content_id(folder: Path) -> str:
     try:
         return _content_id(config, about, (folder / WEIGHTS).read_bytes())
     except OSError as error:
-        raise InputError(f"the prefix cannot be read ({error})", where=str(folder / WEIGHTS), hint=_MEND) from error
+        raise InputError(f"the prefix cannot be read ({error})", where=str(folder / WEIGHTS), hint=_HINT) from error
 
 
 def _content_id(config: Mapping[str, Any], about: Mapping[str, Any], weights: bytes) -> str:
@@ -193,7 +193,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             and len(about["ids"]) in (0, config["num_virtual_tokens"])
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"not an adapter ({error})", where=str(folder / CONFIG), hint=_MEND) from error
+        raise InputError(f"not an adapter ({error})", where=str(folder / CONFIG), hint=_HINT) from error
     if not plain:
-        raise InputError("not a plain prefix", where=str(folder / CONFIG), hint=_MEND)
+        raise InputError("not a plain prefix", where=str(folder / CONFIG), hint=_HINT)
     return config, about

