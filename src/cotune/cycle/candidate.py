@@ -15,7 +15,7 @@ from cotune.task.values.output import Output
 
 @dataclass(frozen=True)
 class Own:
-    """What an earlier bundle answers with, as it was, where that is not what the task asks for.
+    """What an earlier bundle answers with, unchanged, where that is not what the task asks for.
 
     Attributes:
         output: its labels, or what its written answers are held to.
@@ -45,7 +45,7 @@ class Candidate:
         adapter: which weights answer; ``base`` or an adapter's content id.
         decision: how scores become an answer.
         steps: optimizer steps behind the adapter, those of the adapters of this run that it started from included.
-        own: what it answers with, where that is not the task's: a bundle of an earlier run, as it was.
+        own: what it answers with, where that is not the task's: a bundle of an earlier run, unchanged.
     """
 
     prompt: Prompt

@@ -1,4 +1,4 @@
-"""The earlier bundle inside a run: as it was, and the first candidate that is made of it."""
+"""The earlier bundle inside a run: unchanged, and the first candidate that is made of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Previous:
     """What a run takes over from a bundle.
 
     Attributes:
-        candidate: the bundle as it was: its prompt, adapter and decision rule, and what it answers with where the task has
+        candidate: the unchanged bundle: its prompt, adapter and decision rule, and what it answers with where the task has
             other labels, another schema or longer answers.
         prompt: its prompt as it asks for the task's labels; what goes on.
         facts: what the journal says of it.
@@ -37,7 +37,7 @@ class Previous:
 
     @property
     def ground(self) -> str:
-        """The weights that go on: those of its adapter, without a classification head, which was made for them as they were."""
+        """The weights that go on: those of its adapter, without a classification head made for them."""
         return str(self.facts["ground"])
 
     @property
@@ -73,7 +73,7 @@ def enter(context: RunContext, start: Start) -> Previous:
 
     def effect() -> dict[str, Any]:
         if start.adapter_folder is not None:
-            # As it was, and the weights alone, which go on and may win.
+            # Unchanged, and the weights alone, which go on and may win.
             copy_adapter(start.adapter_folder, context.folder / "adapters" / manifest.adapter_id)
             if ground != BASE:
                 copy_adapter(start.adapter_folder, context.folder / "adapters" / ground, probe=False)
@@ -81,13 +81,13 @@ def enter(context: RunContext, start: Start) -> Previous:
         if leaking:
             remarks.append(f"{len(leaking)} of its worked examples stand in the new test, so they left its prompt")
         if not names_all(prompt, task.labels):
-            remarks.append("its text names some labels and not the new ones; it stays as it was written")
+            remarks.append("its text names some labels and not the new ones; it stays unchanged")
         if unseen:
             remarks.append(
                 f"{len(unseen)} of its labels have no row here, so nothing guards what it knows of them: replay old rows"
             )
         if manifest.output.schema_text != task.output.schema_text:
-            remarks.append("its answers had another schema than the new ones, and as it was it keeps to that")
+            remarks.append("its answers had another schema than the new ones, and the unchanged bundle keeps to that")
         return {
             "bundle": start.id,
             "task": manifest.task,

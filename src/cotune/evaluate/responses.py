@@ -87,7 +87,7 @@ class LabelOutputs:
 
 @dataclass(frozen=True, eq=False)
 class OwnLabelOutputs:
-    """Scores of labels that are not the task's: an earlier bundle, as it was. On a row of any other label it is wrong.
+    """Scores of labels that are not the task's: an earlier bundle's, unchanged. On a row of any other label it is wrong.
 
     Attributes:
         log_probs: ``[rows, known]`` log-probabilities.

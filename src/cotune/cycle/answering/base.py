@@ -211,7 +211,7 @@ class LabelAnswering(OnePass):
 
 
 class OwnLabelAnswering(LabelAnswering):
-    """Scores labels that are not the task's: an earlier bundle, as it was.
+    """Scores labels that are not the task's: an earlier bundle's, unchanged.
 
     Args:
         task: what is asked.

@@ -15,7 +15,7 @@ from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Fitted, ReadoutKind, Trials, warmed
 from cotune.cycle.search.confirm import Confirmed, settle
 from cotune.cycle.search.trial import Measured
-from cotune.cycle.search.untuned import as_it_was
+from cotune.cycle.search.untuned import measure_previous
 from cotune.evaluate.attribution import PREVIOUS
 from cotune.model.adapters.slots import BASE
 from cotune.probe.cross_fitting import tempered
@@ -40,7 +40,7 @@ def confirm_labels(
     rows = labelled_rows(context)
     winner = search.winner
     assert winner is not None
-    before = [as_it_was(context, previous.candidate)] if previous else []
+    before = [measure_previous(context, previous.candidate)] if previous else []
     seed_frozen = _frozen_evidence(context, search, trials, search.seed)
     best_fit = search.best_frozen
     only_frozen = _frozen_evidence(context, search, trials, best_fit)

@@ -17,7 +17,7 @@ from cotune.cycle.ledger import enter_opening
 from cotune.cycle.search.ending import EndCosts
 from cotune.cycle.search.state import Search
 from cotune.cycle.search.trial import Measured, refit, with_answers
-from cotune.cycle.search.untuned import as_it_was, measure_base
+from cotune.cycle.search.untuned import measure_base, measure_previous
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.attribution import PREVIOUS
 from cotune.evaluate.packing import pack_rows
@@ -87,7 +87,7 @@ def confirm(
     """Re-score on every dev row what may end up in an arm, and settle the arms there.
 
     The winner of all arms on dev is what ships: where the search found nothing better, that is the tuned seed prompt, or the
-    earlier bundle as it was. Where answers are written late, those do so that the log-loss leaves in question, and one of them
+    earlier bundle, unchanged. Where answers are written late, those do so that the log-loss leaves in question, and one of them
     wins by the metric; the best prompt of the base model is then the one with the least log-loss.
 
     Args:
@@ -97,7 +97,7 @@ def confirm(
         refit_winners: train the two tuned arms on train and dev together, once both are chosen.
         previous: what was taken over from an earlier bundle.
     """
-    before = [as_it_was(context, previous.candidate)] if previous else []
+    before = [measure_previous(context, previous.candidate)] if previous else []
     finalists = [search.proposals[i].prompt for i in search.base_race.ranking[:2]]
     seed_prompt = measure_base(context, search.seed.prompt)
     base = {m.candidate.prompt.id: m for m in (seed_prompt, *(measure_base(context, p) for p in finalists))}

@@ -13,7 +13,7 @@ from cotune.cycle.search.heads import Heads
 from cotune.cycle.search.plan import Aside
 from cotune.cycle.search.state import Search
 from cotune.cycle.search.trial import Measured, Trial
-from cotune.cycle.search.untuned import CALIBRATION_ROWS, as_it_was, measure_base
+from cotune.cycle.search.untuned import CALIBRATION_ROWS, measure_base, measure_previous
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 
@@ -61,7 +61,7 @@ class EndCosts:
             DivergedError: scores are not finite.
         """
         if self.previous is not None:
-            as_it_was(self.context, self.previous.candidate)
+            measure_previous(self.context, self.previous.candidate)
         found: list[Measured] = [
             measure_base(self.context, prompt) for prompt in {p.id: p for p in (seed, *finalists)}.values()
         ]

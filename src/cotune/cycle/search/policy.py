@@ -22,7 +22,7 @@ _RACE_SHARE = 0.2
 """Of the budget that is left: what a race of mutated prompts may cost before the search has shown what it is worth."""
 _LEAST_RACE = 32
 """Dev rows below which a race says nothing."""
-_BRED = 0.5
+_MUTATED_SHARE = 0.5
 """Of what steps could have: what goes to prompts that are mutated, raced and tuned a little on the way."""
 _LIGHT = 1.5
 """Times the seed prompt's step that another prompt's may cost in any case."""
@@ -226,7 +226,7 @@ class StepPolicy:
         """
         own = self._step(seed.prompt)
         spare = self._spare(seed, entrants) - max(0, reached - seed.reached) * own
-        share = 1 - _BRED if cycles + 1 < self.config.search.max_cycles else 1.0
+        share = 1 - _MUTATED_SHARE if cycles + 1 < self.config.search.max_cycles else 1.0
         enough = self._enough(seed)
         others = (whole_runs(entrants) - 1) * own
 

@@ -1,4 +1,4 @@
-"""Tracks: prompts that are being tuned, side by side, in equal steps."""
+"""Trials: prompts that are tuned, side by side, in equal steps."""
 
 from __future__ import annotations
 

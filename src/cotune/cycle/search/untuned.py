@@ -1,4 +1,4 @@
-"""What is measured on dev without any tuning: prompts under the base model, and an earlier bundle as it was."""
+"""What is measured on dev without any tuning: prompts under the base model, and an earlier bundle, unchanged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def measure_base(context: RunContext, prompt: Prompt) -> Measured:
     return Measured(Candidate(prompt, BASE, rule), evaluation, scores)
 
 
-def as_it_was(context: RunContext, candidate: Candidate) -> Measured:
+def measure_previous(context: RunContext, candidate: Candidate) -> Measured:
     """An earlier bundle on all of dev, under its own rule, with its own answers."""
     scores = context.scores(candidate.prompt, candidate.adapter, context.dev, "confirm", own=candidate.own)
     return Measured(candidate, context.judge(scores, context.dev, candidate.decision), scores)
