@@ -100,7 +100,9 @@ def judge_family(model: LocalModel, task: Task, seed: int, folder: Path, rows: S
             dev = measure(context, prompt, adapter, chosen.steps, "choose")
             if pack_rows(dev.evaluation.correct) != chosen.correct:
                 raise SystemExit(f"{folder}: on dev {chosen.cell} does not get right what it got right when it was chosen")
-            judged = context.judge(context.scores(prompt, adapter, rows, "choose"), rows, dev.candidate.decision)
+            judged = context.answers.judge(
+                context.answers.scores(prompt, adapter, rows, "choose"), rows, dev.candidate.decision
+            )
             found.append(
                 {
                     "cell": chosen.cell,

@@ -132,7 +132,7 @@ def run_cell(model: LocalModel, task: Task, cell: dict[str, Any], out: Path) -> 
     chosen = max(found, key=lambda m: m.rank)
     candidate = chosen.candidate
     rows = task.test.open({"arm": candidate.id}).examples_for(candidate.id)
-    judged = context.judge(context.scores(prompt, candidate.adapter, rows, "test"), rows, candidate.decision)
+    judged = context.answers.judge(context.answers.scores(prompt, candidate.adapter, rows, "test"), rows, candidate.decision)
     weights = context.folder / "adapters" / candidate.adapter / "adapter_model.safetensors"
     interval = wilson(int(judged.correct.sum()), len(rows))
     return {
@@ -143,7 +143,7 @@ def run_cell(model: LocalModel, task: Task, cell: dict[str, Any], out: Path) -> 
         "score": judged.score,
         "ci": [interval.low, interval.high],
         "log_loss": judged.log_loss,
-        "tokens_trained": context.account.counts["tokens_trained"],
+        "tokens_trained": context.spending.account.counts["tokens_trained"],
         "bytes": 0 if candidate.adapter == BASE else weights.stat().st_size,
         "seconds": round(time.monotonic() - started, 1),
     }

@@ -74,21 +74,25 @@ def run_cell(model: LocalModel, task: Task, cell: dict[str, Any], out: Path, giv
     # Weights are shared by the cells of a family: a run's checkpoint goes by its content, whoever trains it.
     context = open_context(task, model, folder, family, cell["seed"])
     bench = Bench(context, task, cell["seed"], given.steps)
-    context.costs.budget = Budget("tokens", given.steps * open_trial(context, bench.asked).run.tokens_per_step)
+    context.spending.costs.budget = Budget("tokens", given.steps * open_trial(context, bench.asked).run.tokens_per_step)
     chosen = WAYS[cell["cell"]](bench)
-    decided = dict(context.account.counts)
+    decided = dict(context.spending.account.counts)
     candidate = chosen.candidate
     asked = [Candidate(prompt, candidate.adapter, RAW) for prompt in wordings(task)]
     opened = task.test.open({"arm": candidate.id, **{f"wording {i}": c.id for i, c in enumerate(asked)}})
     rows = opened.examples_for(candidate.id)
-    judged = context.judge(context.scores(candidate.prompt, candidate.adapter, rows, "test"), rows, candidate.decision)
+    judged = context.answers.judge(
+        context.answers.scores(candidate.prompt, candidate.adapter, rows, "test"), rows, candidate.decision
+    )
     some = np.random.default_rng([cell["seed"], 30]).permutation(len(rows))[: given.wording_rows]
     part = [opened.examples_for(asked[0].id)[i] for i in sorted(some)]
-    other = [context.judge(context.scores(c.prompt, c.adapter, part, "wording"), part, c.decision) for c in asked]
+    other = [
+        context.answers.judge(context.answers.scores(c.prompt, c.adapter, part, "wording"), part, c.decision) for c in asked
+    ]
     return {
         **cell,
         "steps_paid": given.steps,
-        "budget": round(context.costs.budget.amount),
+        "budget": round(context.spending.budget.amount),
         "tokens": sum(decided[name] for name in ("tokens_scored", "tokens_trained", "tokens_embedded")),
         "tokens_trained": decided["tokens_trained"],
         "n": {"train": len(task.train), "dev": len(task.dev), "test": len(rows), "wording_rows": len(part)},

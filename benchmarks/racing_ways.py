@@ -49,13 +49,13 @@ class Bench:
 
     def check_cost(self, prompt: Prompt) -> float:
         """Tokens of measuring a prompt on all of dev."""
-        own, prefix = self.context.tokens_a_row(prompt)
+        own, prefix = self.context.spending.rows.counted(prompt)
         return own * len(self.context.dev) + prefix
 
     def spend(self, trial: Trial) -> None:
         """Tune a trial with all tokens that are left, the decay of its learning rate included."""
         step = trial.run.tokens_per_step
-        room = self.context.left() - 2 * self.check_cost(trial.prompt)
+        room = self.context.spending.left() - 2 * self.check_cost(trial.prompt)
         start, done = trial.start_steps, trial.steady_steps
         # As a run does: rows met more often than this teach nothing new.
         most = EPOCHS * trial.run.steps_per_epoch - start
@@ -157,8 +157,8 @@ def at_equal_steps(bench: Bench, prompt: Prompt) -> Measured:
     context = bench.context
     plain, trial = open_trial(context, bench.asked), open_trial(context, prompt)
     more = bench.steps * (trial.run.tokens_per_step - plain.run.tokens_per_step)
-    more += 2 * (bench.check_cost(prompt) - bench.check_cost(bench.asked)) + context.account.counts["tokens_embedded"]
-    context.costs.budget = Budget("tokens", context.costs.budget.amount + more)
+    more += 2 * (bench.check_cost(prompt) - bench.check_cost(bench.asked)) + context.spending.account.counts["tokens_embedded"]
+    context.spending.costs.budget = Budget("tokens", context.spending.budget.amount + more)
     bench.spend(trial)
     return best(bench, [trial])
 

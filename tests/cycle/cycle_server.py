@@ -114,17 +114,17 @@ def arm(at: list[Any], hit: Callable[[], None]) -> None:
 
         after(AdapterSlot, "save")
     elif kind == "pass":
-        from cotune.cycle.context import RunContext
+        from cotune.cycle.answering.answers import Answers
         from cotune.model.engine import label_scoring
 
         stage = [""]
-        real_scores = RunContext.scores
+        real_scores = Answers.scores
 
-        def scores(self: RunContext, prompt: Any, adapter: str, rows: Any, now: str, **note: Any) -> Any:
+        def scores(self: Answers, prompt: Any, adapter: str, rows: Any, now: str, **note: Any) -> Any:
             stage[0] = now
             return real_scores(self, prompt, adapter, rows, now, **note)
 
-        RunContext.scores = scores  # type: ignore[method-assign]
+        Answers.scores = scores  # type: ignore[method-assign]
         after(label_scoring, "_compute", lambda *a, **k: stage[0] == what)
     elif kind == "states stored":
         from cotune.model.engine.state_store import StateStore
@@ -143,9 +143,9 @@ def arm(at: list[Any], hit: Callable[[], None]) -> None:
 
         before(cotune.bundle.save, "verify")
     elif kind == "clean":
-        from cotune.cycle.context import RunContext
+        from cotune.cycle.search.training import Training
 
-        before(RunContext, "clean")
+        before(Training, "clean")
     else:
         raise ValueError(kind)
 

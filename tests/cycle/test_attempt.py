@@ -63,7 +63,7 @@ def test_a_failure_in_the_middle_is_recorded_and_a_run_that_goes_on_reads_it(
     failing_after(monkeypatch, 1000)
     again = make_lab(tmp_path)
     assert measure_robustness(again, confirmed(again)) == told
-    assert not again.journal.broken and again.account.counts == context.account.counts
+    assert not again.journal.broken and again.spending.account.counts == context.spending.account.counts
     assert len(journal_of(tmp_path)) == 4
 
 
@@ -73,19 +73,19 @@ def test_the_prompt_as_it_is_stands_beside_its_formats_by_a_rule_made_alike(
     failing_after(monkeypatch, 1000)
     context = make_lab(tmp_path, "300ktok")
     prompt = Prompt("Which kind is it?\nOne of: {labels}", "{text}")
-    scores = context.scores(prompt, BASE, context.dev, "confirm")
+    scores = context.answers.scores(prompt, BASE, context.dev, "confirm")
     # What the run chose on all rows is right for none of those that the formats meet.
     chosen = Decision("bias", tuple(50.0 * (label == context.task.labels[0]) for label in context.task.labels))
     base, tuned = (
-        Measured(Candidate(prompt, adapter, chosen, 4), context.judge(scores, context.dev, chosen), scores)
+        Measured(Candidate(prompt, adapter, chosen, 4), context.answers.judge(scores, context.dev, chosen), scores)
         for adapter in (BASE, "tuned")
     )
     found = measure_robustness(context, Confirmed({"best_prompt": base, "best_tuned": tuned}, [base, tuned], tuned))
     rows = context.dev[: found["n"]]
-    alike = context.judge(scores[: len(rows)], rows, context.bias(scores[: len(rows)])).told_score()
+    alike = context.answers.judge(scores[: len(rows)], rows, context.answers.bias(scores[: len(rows)])).told_score()
     assert 32 <= len(rows) < len(context.dev)
     assert found["own"] == {"base": alike, "tuned": alike}
-    assert alike != context.judge(scores[: len(rows)], rows, chosen).score
+    assert alike != context.answers.judge(scores[: len(rows)], rows, chosen).score
 
 
 def test_formats_of_a_prompt_whose_untuned_answers_were_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,10 +98,10 @@ def test_formats_of_a_prompt_whose_untuned_answers_were_never_written(tmp_path: 
         real = getattr(LocalModel, name)
         monkeypatch.setattr(LocalModel, name, lambda *a, real=real, **more: real(*a, **{**more, "adapter": BASE}))
     prompt = Prompt("What is it?", "{q}")
-    given = {BASE: context.scores(prompt, BASE, context.dev, "confirm", answers=False)}
-    given["tuned"] = context.scores(prompt, "tuned", context.dev, "confirm")
+    given = {BASE: context.answers.scores(prompt, BASE, context.dev, "confirm", answers=False)}
+    given["tuned"] = context.answers.scores(prompt, "tuned", context.dev, "confirm")
     base, tuned = (
-        Measured(Candidate(prompt, adapter, RAW, 4), context.judge(given[adapter], context.dev, RAW), given[adapter])
+        Measured(Candidate(prompt, adapter, RAW, 4), context.answers.judge(given[adapter], context.dev, RAW), given[adapter])
         for adapter in (BASE, "tuned")
     )
     found = measure_robustness(context, Confirmed({"best_prompt": base, "best_tuned": tuned}, [base, tuned], tuned))

@@ -87,7 +87,7 @@ def test_planted_pairs_are_found_and_the_test_stays_sealed(tmp_path: Path, monke
     told = (tmp_path / "journal.jsonl").read_text(encoding="utf-8")
     rows = context.task.test.open({"arm": "x"}).examples_for("x")
     assert not any(row.text in told or row.id in told for row in rows)
-    assert context.account.counts["tokens_embedded"] == found["tokens"] > 0
+    assert context.spending.account.counts["tokens_embedded"] == found["tokens"] > 0
     assert found["tokens"] <= 0.004 * 3_000_000
 
 
@@ -106,7 +106,7 @@ def test_a_run_that_goes_on_pays_the_same_and_runs_nothing(tmp_path: Path, monke
     monkeypatch.setattr(TextEmbedder, "embed", None)
     again = make_lab(tmp_path)
     assert check_neighbours(again) == found
-    assert again.account.counts == first.account.counts
+    assert again.spending.account.counts == first.spending.account.counts
 
 
 def test_a_small_budget_sees_the_closest_of_each_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_what_is_left_out_says_why(
     monkeypatch.setattr(neighbours, "_MOST_ROWS", most)
     context = make_lab(tmp_path, budget)
     assert why in check_neighbours(context, wanted=wanted)["skipped"]
-    assert context.account.counts["tokens_embedded"] == 0
+    assert context.spending.account.counts["tokens_embedded"] == 0
 
 
 def test_a_failure_is_recorded_and_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

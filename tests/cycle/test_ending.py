@@ -74,7 +74,7 @@ def test_every_arm_counts_until_the_base_model_is_measured_and_then_those_that_a
     end, test, dev = end_of(context), context.task.test.n, len(context.dev)
 
     def rows(*asked: Prompt) -> float:
-        return sum(map(context.rows.scored, asked))
+        return sum(map(context.spending.rows.scored, asked))
 
     def cost(chosen: Prompt, **more: Any) -> float:
         return end.cost(seed, chosen, aside="least", **more) / ending._CARE
@@ -92,15 +92,15 @@ def test_every_arm_counts_until_the_base_model_is_measured_and_then_those_that_a
     assert cost(other) == pytest.approx(test * rows(*dict.fromkeys([*known, other]), seed, other))
     assert cost(other, new=True) == pytest.approx(test * rows(*known, other, seed, other) + (dev + least) * rows(other))
     # Confirming finds what was measured, and pays nothing for it.
-    before = context.account.tokens
+    before = context.spending.account.tokens
     end.look(seed, [long, bare])
-    assert context.account.tokens == before > 0
+    assert context.spending.account.tokens == before > 0
 
 
 def test_an_answer_is_as_long_as_it_was_seen_to_be(tmp_path: Path) -> None:
     context = lab_in(tmp_path, written=True)
     seed, long, bare = prompts_of(context)
-    rows = context.rows
+    rows = context.spending.rows
     guessed, usual = context.answering.answer_tokens(tuned=False), context.answering.answer_tokens(tuned=True)
     assert rows.answer_tokens(seed, tuned=False) == guessed > usual == rows.answer_tokens(seed, tuned=True)
     rows.saw_writing(seed, BASE, 10, 30)
@@ -113,20 +113,20 @@ def test_an_answer_is_as_long_as_it_was_seen_to_be(tmp_path: Path) -> None:
     rows.saw_writing(seed, "tuned", 10, 990)
     assert rows.answer_tokens(long, tuned=True) == 99.0
     assert rows.written(long, tuned=False) == 40.0 and rows.written(long, tuned=False, apart=True) > 40.0
-    idle = RowCosts(context.answering, context.costs, context.train_sample, writes=False)
+    idle = RowCosts(context.answering, context.spending.costs, context.train_sample, writes=False)
     assert idle.written(long, tuned=False) == 0.0
 
 
 def test_a_row_reads_what_the_largest_request_read_without_the_prefix(tmp_path: Path) -> None:
     context = lab_in(tmp_path)
     _, long, _ = prompts_of(context)
-    counted, prefix = context.rows.counted(long)
-    assert context.rows.scored(long) == counted and prefix > 20
-    context.scores(long, BASE, context.dev, "race")
-    seen = context.rows.scored(long)
+    counted, prefix = context.spending.rows.counted(long)
+    assert context.spending.rows.scored(long) == counted and prefix > 20
+    context.answers.scores(long, BASE, context.dev, "race")
+    seen = context.spending.rows.scored(long)
     assert seen == pytest.approx(counted, rel=0.15)
-    context.scores(long, BASE, context.dev[:5], "race")
-    assert context.rows.scored(long) == seen
+    context.answers.scores(long, BASE, context.dev[:5], "race")
+    assert context.spending.rows.scored(long) == seen
 
 
 def test_the_winners_and_the_best_untuned_prompt_are_answered_once_to_see_how_long_that_takes(tmp_path: Path) -> None:
@@ -134,13 +134,13 @@ def test_the_winners_and_the_best_untuned_prompt_are_answered_once_to_see_how_lo
     seed, long, _ = prompts_of(context)
     end = end_of(context)
     end.look(seed, [long])
-    assert end._only is not None and context.rows.knows_answers(end._only)
+    assert end._only is not None and context.spending.rows.knows_answers(end._only)
     winner = Trial(long, cast(Any, None), measured=[measured(4, 0.5, 1.0)], steady=[measured(4, 0.5, 1.0)])
     winner.steady[0] = measured(0, 0.5, 1.0, adapter=BASE)
     end.learn(winner)
     end.learn(winner)
     answered = [event["value"] for event in journal_of(tmp_path) if event["kind"] == "write"]
-    assert context.rows.knows_answers(long) and {value["stage"] for value in answered} == {"measure"}
+    assert context.spending.rows.knows_answers(long) and {value["stage"] for value in answered} == {"measure"}
     # An eighth of the rows that the end answers: they are not what the budget is for.
     assert [value["rows"] for value in answered] == [(24 + 40) // 8] * len(dict.fromkeys([end._only, long]))
 
@@ -176,7 +176,9 @@ def track_of(prompt: Prompt, *facts: tuple[int, float, float]) -> Trial:
 
 
 def spend_all_but(context: RunContext, left: float) -> None:
-    context.account.counts["tokens_scored"] += int(context.costs.budget.amount - context.account.tokens - left)
+    context.spending.account.counts["tokens_scored"] += int(
+        context.spending.budget.amount - context.spending.account.tokens - left
+    )
 
 
 def test_a_third_track_may_win_where_what_it_brings_can_be_tested(tmp_path: Path) -> None:
@@ -240,7 +242,7 @@ def test_two_prompts_are_tuned_where_rows_could_not_be_met_four_times_or_as_ofte
     # Three short runs of a fifth, and two whole ones that meet the rows so often, in 20 steps each time.
     needed = end + 6 * check + met * 20 * (3 * 0.2 + 2 * 0.8) * policy.ahead.step(seed)
     for spare, entrants in ((5, 3), (-5, 2)):
-        monkeypatch.setattr(context, "left", lambda spare=spare: needed + spare)
+        monkeypatch.setattr(context.spending, "left", lambda spare=spare: needed + spare)
         assert policy.entrants(seed) == entrants
 
 
@@ -250,7 +252,7 @@ def test_no_step_is_taken_that_would_eat_into_what_the_end_needs(tmp_path: Path)
         context = lab_in(tmp_path, "100s")
         trial = open_trial(context, seed_prompt(context.task))
         # As long as was expected, to the second.
-        context.costs.train_rate = trial.run.tokens_per_step / 10.0
+        context.spending.costs.train_rate = trial.run.tokens_per_step / 10.0
         if attempt == "first":
             context.journal.clock = cast(Any, lambda run=trial.run: 10.0 * run.step)
         assert advance(context, trial, 2, cycle=1) and trial.steps == 2
@@ -355,8 +357,8 @@ def test_a_prompt_whose_length_would_cost_the_winner_its_steps_is_not_tuned(tmp_
     rows = context.task.train[:8]
     shown = seed.edit(demonstrations=tuple(Demonstration(tuple(row.fields.items()), row.output) for row in rows))
     policy, first = decider_of(context, PLAN), track_of(seed, (4, 0.8, 0.5))
-    own, heavy = (context.step_tokens(prompt, context.tune.batch_size) for prompt in (seed, shown))
-    assert context.step_tokens(long, context.tune.batch_size) < 1.5 * own < heavy
+    own, heavy = (context.training.step_tokens(prompt, context.tune.batch_size) for prompt in (seed, shown))
+    assert context.training.step_tokens(long, context.tune.batch_size) < 1.5 * own < heavy
     end = policy.end.cost(seed, seed, new=True) + 6 * policy.ahead.check(seed)
     # Three entrants' short runs and the seed prompt's own to the end, beside the heavy prompt's: four times the 20 steps in
     # which all rows are met, and as much again for prompts that are mutated.
@@ -376,7 +378,7 @@ def test_what_is_kept_for_bred_prompts_is_free_once_none_will_be_bred(tmp_path: 
     rows = context.task.train[:8]
     shown = seed.edit(demonstrations=tuple(Demonstration(tuple(row.fields.items()), row.output) for row in rows))
     policy, first = decider_of(context, PLAN), track_of(seed, (4, 0.8, 0.5))
-    own, heavy = (context.step_tokens(prompt, context.tune.batch_size) for prompt in (seed, shown))
+    own, heavy = (context.training.step_tokens(prompt, context.tune.batch_size) for prompt in (seed, shown))
     spare = 80 * (1.2 * own + heavy)
     spend_all_but(context, policy.end.cost(seed, seed, new=True) + 6 * policy.ahead.check(seed) + 1.1 * spare)
     assert policy.light([shown], first, entrants=3) == []

@@ -146,12 +146,12 @@ def test_it_costs_no_more_than_was_put_aside_and_is_found_again(tmp_path: Path) 
         seed = seed_prompt(context.task)
         trial = open_trial(context, seed)
         assert advance(context, trial, 2, cycle=1)
-        heads, before = Heads(context), context.account.tokens
+        heads, before = Heads(context), context.spending.account.tokens
         aside = heads.cost(seed)
         assert aside > 0
         found_by_id, tried = heads.fit([trial.best], aside)
         best = found_by_id[trial.best.candidate.id]
-        assert context.account.tokens - before <= aside
+        assert context.spending.account.tokens - before <= aside
         assert best.rank >= trial.best.rank and [m.candidate.decision.kind for m in tried] == ["probe"]
         untuned = measure(context, seed, BASE, 0, "measure")
         assert heads.fit([untuned], 1e9) == ({untuned.candidate.id: untuned}, [])
@@ -159,7 +159,7 @@ def test_it_costs_no_more_than_was_put_aside_and_is_found_again(tmp_path: Path) 
         wide = open_trial(context, seed.edit(instruction="Which kind? {text} " + "Say it again: " * 40))
         assert advance(context, wide, 2, cycle=1) and heads.cost(wide.prompt) == 0
         assert heads.fit([trial.best, wide.best], 1e9)[1] == []
-        found.append((best.candidate.id, context.account.tokens))
+        found.append((best.candidate.id, context.spending.account.tokens))
     assert found[0] == found[1]
     events = journal_of(tmp_path)
     assert len([event for event in events if event["kind"] == "head"]) == 1

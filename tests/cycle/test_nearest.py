@@ -43,9 +43,9 @@ def test_the_first_pool_holds_one_and_the_stock_is_paid_for_once(tmp_path: Path)
     (found,) = [p for p in pool if p.prompt.nearest]
     assert pool.index(found) == 2 and found.operator == "demonstrations_nearest" and found.parents == (seed.id,)
     assert found.prompt.nearest == 3 and len(found.prompt.demonstrations) == len(context.task.train)
-    before = context.account.counts["tokens_embedded"]
+    before = context.spending.account.counts["tokens_embedded"]
     again = nearest_variant(context, seed.edit(cue="Kind:"))
-    assert again is not None and context.account.counts["tokens_embedded"] == before > 0
+    assert again is not None and context.spending.account.counts["tokens_embedded"] == before > 0
     assert nearest_variant(context, found.prompt) is None
 
 
@@ -57,13 +57,13 @@ def test_scoring_and_training_count_what_it_takes_to_find_them(tmp_path: Path) -
         row.looked_up
         for row in context.model.renderer.render(variant.prompt, [r.fields for r in context.dev], context.task.labels)
     ]
-    own, prefix = context.tokens_a_row(variant.prompt)
-    context.scores(variant.prompt, BASE, context.dev, "race")
-    assert context.account.counts["tokens_scored"] > sum(looked_up) > 0
-    assert context.account.counts["tokens_scored"] == pytest.approx(own * len(context.dev) + prefix, rel=0.1)
-    before = context.account.counts["tokens_embedded"]
+    own, prefix = context.spending.rows.counted(variant.prompt)
+    context.answers.scores(variant.prompt, BASE, context.dev, "race")
+    assert context.spending.account.counts["tokens_scored"] > sum(looked_up) > 0
+    assert context.spending.account.counts["tokens_scored"] == pytest.approx(own * len(context.dev) + prefix, rel=0.1)
+    before = context.spending.account.counts["tokens_embedded"]
     trial = open_trial(context, variant.prompt)
-    assert context.account.counts["tokens_embedded"] > before + sum(looked_up)
+    assert context.spending.account.counts["tokens_embedded"] > before + sum(looked_up)
     assert len(trial.run.rows) == len(context.task.train)
     assert advance(context, trial, 2, cycle=1)
 

@@ -118,7 +118,7 @@ def test_entrants_are_who_must_be_then_the_best_then_who_behaves_most_unlike_the
     better = ranking[1:9]
     assert found == farthest(better)
     assert found != [*found[:3], *better[: count - 3]] and farthest(ranking[1:]) != found
-    assert context.account.counts["tokens_embedded"] > 0
+    assert context.spending.account.counts["tokens_embedded"] > 0
 
 
 def test_where_there_is_no_room_only_who_must_be_enters_and_nothing_is_run(context: RunContext) -> None:
@@ -126,7 +126,7 @@ def test_where_there_is_no_room_only_who_must_be_enters_and_nothing_is_run(conte
     assert choose_entrants(context, others, [seed, bare, seed, others[3]], 2, cycle=1) == [seed, bare]
     assert choose_entrants(context, others, [seed, bare], 3, cycle=1) == [seed, bare, others[0]]
     assert choose_entrants(context, [], [seed, bare], 6, cycle=1) == [seed, bare]
-    assert context.account.counts["tokens_embedded"] == 0
+    assert context.spending.account.counts["tokens_embedded"] == 0
 
 
 def test_a_run_tunes_the_seed_prompt_and_the_bare_input_whatever_their_rank(whole: Path) -> None:

@@ -60,7 +60,7 @@ def test_slices_hold_the_failures_and_cost_what_they_say(tmp_path: Path) -> None
         assert slice_["n"] >= len(slice_["failures"]) >= 3
         assert "rows" not in slice_
         assert all(case["right"] == "fruit" != case["answered"] for case in slice_["examples"])
-    assert context.account.counts["tokens_embedded"] == found["tokens"] > 0
+    assert context.spending.account.counts["tokens_embedded"] == found["tokens"] > 0
     # The estimate that a cycle's cost is planned with is rather too high, but not by much.
     assert 0.5 * expected <= found["tokens"] <= expected
 
@@ -77,7 +77,7 @@ def test_dev_is_embedded_once_and_a_resumed_run_counts_the_same(tmp_path: Path) 
     (tmp_path / "again" / "journal.jsonl").write_text(lines[0])
     again = make_lab(tmp_path / "again")
     assert [measure_slices(again, first, cycle=2), measure_slices(again, second, cycle=3)] == told
-    assert again.account.counts == whole.account.counts
+    assert again.spending.account.counts == whole.spending.account.counts
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_dev_is_embedded_once_and_a_resumed_run_counts_the_same(tmp_path: Path) 
 def test_what_is_left_out_says_why_and_costs_nothing(tmp_path: Path, settings: dict[str, Any], budget: str, why: str) -> None:
     context = make_lab(tmp_path, budget)
     assert why in measure_slices(context, judged(context), **settings)["skipped"]
-    assert context.account.counts["tokens_embedded"] == 0 and not context.vectors.dev_rows
+    assert context.spending.account.counts["tokens_embedded"] == 0 and not context.vectors.dev_rows
     assert [event["kind"] for event in journal_of(tmp_path)] == ["slices"]
 
 
@@ -130,7 +130,7 @@ def test_a_time_budget_is_reckoned_to_hold_the_wait_for_an_answer(tmp_path: Path
         guide = Guide(context, proposing(server.url))
 
         def waiting() -> float:
-            return guide.cost(winner.candidate.prompt) - context.costs.scoring(slicing_tokens(context))
+            return guide.cost(winner.candidate.prompt) - context.spending.costs.scoring(slicing_tokens(context))
 
         # Nobody knows yet, so as long as it may take: two timeouts.
         assert waiting() == pytest.approx(10.0)

@@ -46,12 +46,12 @@ def test_a_slow_machine_is_told_once_and_not_written_down(tmp_path: Path) -> Non
     costs = CostModel.guess(parse_budget("2m"), gflops=400.0, parameters=100_000_000, threads=2, width=576)
     planned = costs.score_rate
     context = lab_in(tmp_path, "2m", Listening())
-    context.costs = costs
+    context.spending.costs = costs
     heard: list[str] = []
     context.journal.listeners.append(lambda event: heard.append(event["value"]["text"]))
     step = {"tokens": int(planned / 10 * 20), "saved": 0, "truncated": 0, "seconds": 20.0}
     for _ in range(3):
-        context.charge(step, "tokens_scored", costs.saw_scoring)
+        context.spending.charge(step, "tokens_scored", costs.saw_scoring)
     assert heard == ["this machine is about 10 times slower than planned; is something else running?"]
     assert not context.journal.events
 
@@ -67,27 +67,27 @@ def test_time_left_is_the_budgets_until_less_is_needed(tmp_path: Path, budget: s
         return float(seconds * rate)
 
     near = {"abs": 20.0} if budget == "1000s" else {"abs": 1e-6}
-    assert context.left() == pytest.approx(1000, **near) and told() == pytest.approx(1000, **near)
-    context.expect_end(200.0)
+    assert context.spending.left() == pytest.approx(1000, **near) and told() == pytest.approx(1000, **near)
+    context.spending.expect_end(200.0)
     assert told() == pytest.approx(200, abs=0.1)
     # What is decided by is still the budget; what was not needed is no longer told.
-    assert context.left() == pytest.approx(1000, **near) and told() == pytest.approx(200, **near)
-    context.account.counts["tokens_scored"] += 150
-    context.left()
+    assert context.spending.left() == pytest.approx(1000, **near) and told() == pytest.approx(200, **near)
+    context.spending.account.counts["tokens_scored"] += 150
+    context.spending.left()
     assert told() == pytest.approx(200 if budget == "1000s" else 50, **near)
     # An end that costs more than there is takes no longer than the budget.
-    context.expect_end(5000.0)
+    context.spending.expect_end(5000.0)
     assert told() == pytest.approx(1000 if budget == "1000s" else 850, **near)
-    context.expect_end(10.0)
-    context.expect_end(None)
+    context.spending.expect_end(10.0)
+    context.spending.expect_end(None)
     assert told() == pytest.approx(1000 if budget == "1000s" else 850, **near)
 
 
 def test_money_has_no_time(tmp_path: Path) -> None:
     view = Listening()
     context = lab_in(tmp_path, "2usd", view)
-    context.left()
-    context.expect_end(0.5)
+    context.spending.left()
+    context.spending.expect_end(0.5)
     assert view.told == []
 
 

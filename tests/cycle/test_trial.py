@@ -106,9 +106,9 @@ def lab_in(folder: Path, model: LocalModel) -> RunContext:
 def test_fewer_steps_than_the_checkpoint_has_are_trained_anew(tmp_path: Path) -> None:
     model, asked = tiny_local(settings=EngineSettings(max_tokens=200)), Prompt(input_template="{text}", cue="Kind:")
     short = lab_in(tmp_path / "a", model)
-    expected = short.train(asked, open_trial(short, asked).run, 3)
+    expected = short.training.advance(asked, open_trial(short, asked).run, 3)
     long = lab_in(tmp_path / "b", model)
-    long.train(asked, open_trial(long, asked).run, 6)
+    long.training.advance(asked, open_trial(long, asked).run, 6)
     (tmp_path / "b" / "journal.jsonl").unlink()
     again = lab_in(tmp_path / "b", model)
-    assert again.train(asked, open_trial(again, asked).run, 3) == expected
+    assert again.training.advance(asked, open_trial(again, asked).run, 3) == expected

@@ -67,7 +67,7 @@ def enter(context: RunContext, start: Start) -> Previous:
     unseen = [label for label in manifest.labels if label in task.labels and label not in trained]
     # The bias makes predictions as frequent as the labels of train, which would silence labels that have no row there.
     if unseen:
-        context.leave_out_rules()
+        context.answers.leave_out_rules()
 
     ground = BASE if start.adapter_folder is None else bare_content_id(start.adapter_folder)
 

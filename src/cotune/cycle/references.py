@@ -41,7 +41,7 @@ def reference_ids(context: RunContext, seed: Prompt) -> dict[str, str]:
 
 def zero_shot_cost(context: RunContext, seed: Prompt) -> float:
     """Of asking the untuned model for label words on the test, in the budget's unit."""
-    return min(context.task.test.n, ZERO_SHOT_ROWS) * context.rows.scored(seed)
+    return min(context.task.test.n, ZERO_SHOT_ROWS) * context.spending.rows.scored(seed)
 
 
 def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, room: float) -> dict[str, Any]:
@@ -84,11 +84,11 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
         return {**found, ZERO_SHOT: None}
     some = np.sort(np.random.default_rng([context.seed, 14]).permutation(len(rows))[:ZERO_SHOT_ROWS])
     try:
-        words = context.scores(seed, BASE, [rows[i] for i in some], "test", arm=f"reference_{ZERO_SHOT}")
+        words = context.answers.scores(seed, BASE, [rows[i] for i in some], "test", arm=f"reference_{ZERO_SHOT}")
     except DivergedError:
         return {**found, ZERO_SHOT: None}
     assert isinstance(words, LabelOutputs)
-    log_probs = (context.bias(words) if context.calibrates else RAW).log_probs(words.log_probs)
+    log_probs = (context.answers.bias(words) if context.answers.calibrates else RAW).log_probs(words.log_probs)
     return {**found, ZERO_SHOT: recorded(ZERO_SHOT, lambda: log_probs, some)}
 
 

@@ -19,7 +19,7 @@ class RowVectors:
     """Embeds rows and keeps their vectors.
 
     Args:
-        open_embedder: makes what places texts; it is told the tokens that run.
+        embedder: makes what places texts; it is told the tokens that run.
         stopwatch: takes the seconds of it.
 
     Attributes:
@@ -27,8 +27,8 @@ class RowVectors:
         stock_paid: whether the rows that the nearest demonstrations are chosen from are paid for.
     """
 
-    def __init__(self, open_embedder: Callable[[Progress | None], Embedder], stopwatch: Stopwatch) -> None:
-        self._open, self._stopwatch = open_embedder, stopwatch
+    def __init__(self, embedder: Callable[[Progress | None], Embedder], stopwatch: Stopwatch) -> None:
+        self.embedder, self._stopwatch = embedder, stopwatch
         self._kept: dict[tuple[str, ...], Vectors] = {}
         self.dev_rows = 0
         self.stock_paid = False
@@ -46,7 +46,7 @@ class RowVectors:
         """``[texts, width]`` and the tokens that ran; nothing is kept."""
         told: list[int] = []
         with self._stopwatch:
-            found = self._open(told.append).embed(list(texts))
+            found = self.embedder(told.append).embed(list(texts))
         return found, sum(told)
 
     def paid_for_dev(self, rows: int) -> None:

@@ -113,8 +113,8 @@ def prepare(inputs: Inputs, journal: Journal, out: Path, view: View) -> Prepared
     context = open_context(config, task, own[0], journal, out, view, judge)
     context = context.for_task(fit_rows(context, config, own[0]))
     for spent in (taught, judging):
-        context.account.pay(spent)
-    context.account.saw_judging(judging)
+        context.spending.account.pay(spent)
+    context.spending.account.saw_judging(judging)
     _record_start(context, config, own)
     neighbours = check_neighbours(context, wanted=config.evaluate.neighbours)
     previous = enter(context, inputs.start) if inputs.start else None
@@ -136,10 +136,10 @@ def test(prepared: Prepared, searched: Searched) -> Tested:
     seed = confirmed.arms["seed_prompt"].candidate.prompt
     references = reference_ids(context, seed)
     results = open_test(context, confirmed, references)
-    told = measure_references(context, seed, results[confirmed.ships], context.left() - keep) if references else None
+    told = measure_references(context, seed, results[confirmed.ships], context.spending.left() - keep) if references else None
     noise = measure_noise(context, confirmed, keep=keep)
     robustness = measure_robustness(context, confirmed, wanted=evaluate.robustness, keep=keep)
-    room = context.left() - keep if evaluate.slices else 0.0
+    room = context.spending.left() - keep if evaluate.slices else 0.0
     slices = measure_slices(context, confirmed.chosen, room=room, share=END_SHARE, wanted=evaluate.slices)
     if context.can.tune:
         measure_prefix(context, confirmed.winner.candidate)
@@ -169,7 +169,7 @@ def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -
     # What a caller gets now is what a later one reads from the file.
     summary: dict[str, Any] = json.loads(json.dumps(built, allow_nan=False))
     write_json(out / SUMMARY, summary)
-    context.clean()
+    context.training.clean()
     _write_page(out, view)
     journal.step("done", "done", lambda: {"bundle": BUNDLE, "score": summary["arms"][confirmed.ships]["score"]})
     return summary
@@ -180,7 +180,7 @@ def _record_start(context: RunContext, config: RunConfig, own: Sequence[Prompt])
     probed = next(event["value"] for event in context.journal.events if event["kind"] == "engine")
     told = overlap_finding(overlapping(task, own), "the prompts that you gave")
     groups = groups_of(context.dev)
-    loaded = context.stopwatch.taken()
+    loaded = context.spending.stopwatch.taken()
     context.journal.step(
         "start",
         [task.fingerprint, context.scorer.fingerprint],

@@ -139,10 +139,10 @@ def build_summary(
         "stopped": search.stopped,
         "prompts_scored": len(search.proposals),
         "prompts_tuned": search.prompts_tuned,
-        "cost": {**cost, **context.account.counts, "dollars": _dollars(context)},
+        "cost": {**cost, **context.spending.account.counts, "dollars": _dollars(context)},
         "data": data_health(context, trust["neighbours"], int(opening.get("in_prompts", 0))),
-        "truncated": context.account.truncated,
-        "unmatched": context.account.unmatched,
+        "truncated": context.spending.account.truncated,
+        "unmatched": context.spending.account.unmatched,
         "best": {
             "bundle": "best",
             "arm": confirmed.ships,
@@ -164,12 +164,12 @@ def first_verdict_of(context: RunContext) -> dict[str, Any] | None:
 
 def judge_told(context: RunContext, recorded: Mapping[str, Any]) -> dict[str, Any] | None:
     """The summary's ``judge``: who graded, how that agrees with people, and what it took; None where nobody was asked."""
-    if context.grader is None:
+    if context.answers.grader is None:
         return None
     facts = {name: recorded[name] for name in ("model", "rubric", "agreement", "sentence")}
     spent = {
-        **context.account.judged,
-        "dollars": round(context.account.judged["dollars"], 6) if context.grader.prices else None,
+        **context.spending.account.judged,
+        "dollars": round(context.spending.account.judged["dollars"], 6) if context.answers.grader.prices else None,
     }
     return {**facts, **spent}
 
@@ -228,9 +228,9 @@ def _valid(context: RunContext, result: ArmResult) -> list[bool]:
 
 def _dollars(context: RunContext) -> float | None:
     """What all answers of endpoints have cost; None where nothing has a price."""
-    asked = (context.scorer, context.grader)
-    priced = context.account.dollars > 0 or any(one is not None and one.prices is not None for one in asked)
-    return round(context.account.dollars, 6) if priced else None
+    asked = (context.scorer, context.answers.grader)
+    priced = context.spending.account.dollars > 0 or any(one is not None and one.prices is not None for one in asked)
+    return round(context.spending.account.dollars, 6) if priced else None
 
 
 def versions() -> dict[str, str]:

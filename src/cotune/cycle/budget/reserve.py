@@ -1,9 +1,10 @@
-"""What a stretch of steps must leave of a time budget, whatever the machine turns into while they run."""
+"""What must be left of a time budget: for closing a run, and behind a stretch of steps, however slow the machine gets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from cotune.cycle.budget.budget import Budget
 from cotune.cycle.budget.rates import CostModel
 
 _NOISE = 0.95
@@ -38,3 +39,8 @@ def spent_to(keep: float, costs: CostModel, step_tokens: float, clock: Callable[
         return costs.budget.amount - asked[-1] < _NOISE * keep * max(1.0, slow)
 
     return spent
+
+
+def closing_cost(budget: Budget) -> float:
+    """Of a time budget, what saving and the report take at the end; nothing of another one."""
+    return 6.0 + 0.01 * budget.amount if budget.kind == "time" else 0.0

@@ -66,8 +66,8 @@ def variants_of(context: RunContext, prompt: Prompt) -> list[Prompt]:
 
 def noise_row(context: RunContext, prompt: Prompt, *, tuned: bool) -> tuple[float, float]:
     """Tokens of a row in :data:`NOISE`, in those of scoring, and of the prefix."""
-    own, prefix = context.tokens_a_row(prompt)
-    return own + context.rows.written(prompt, tuned=tuned) / context.costs.scoring(1.0), prefix
+    own, prefix = context.spending.rows.counted(prompt)
+    return own + context.spending.rows.written(prompt, tuned=tuned) / context.spending.costs.scoring(1.0), prefix
 
 
 def formats_row(context: RunContext, prompt: Prompt, variants: Sequence[Prompt]) -> tuple[float, float]:
@@ -76,6 +76,6 @@ def formats_row(context: RunContext, prompt: Prompt, variants: Sequence[Prompt])
     A format that puts the row first shares next to nothing. Answers are taken to be as long as under the prompt itself, and
     half of them are written by untuned weights.
     """
-    own, prefix = np.mean([context.tokens_a_row(variant) for variant in variants], axis=0)
-    answer = sum(context.rows.written(prompt, tuned=tuned) for tuned in (False, True)) / 2
-    return float(own) + answer / context.costs.scoring(1.0), float(prefix)
+    own, prefix = np.mean([context.spending.rows.counted(variant) for variant in variants], axis=0)
+    answer = sum(context.spending.rows.written(prompt, tuned=tuned) for tuned in (False, True)) / 2
+    return float(own) + answer / context.spending.costs.scoring(1.0), float(prefix)

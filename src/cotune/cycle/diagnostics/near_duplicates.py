@@ -82,10 +82,10 @@ def check_neighbours(context: RunContext, *, wanted: bool = True) -> dict[str, A
         return {**value, "findings": [asdict(finding) for finding in _findings(value, in_dev, bool(task.labels))]}
 
     def record() -> dict[str, Any]:
-        return {**attempt(context.journal, measure), **context.stopwatch.taken()}
+        return {**attempt(context.journal, measure), **context.spending.stopwatch.taken()}
 
     value: dict[str, Any] = untimed(context.journal.step("neighbours", task.fingerprint, record))
-    context.account.counts["tokens_embedded"] += int(value.get("tokens", 0))
+    context.spending.account.counts["tokens_embedded"] += int(value.get("tokens", 0))
     return value
 
 
@@ -111,7 +111,7 @@ class _Look:
 
         places = sorted({place for pair in candidates for place in pair})
         embedder = TextEmbedder(self.context.model, EmbedSettings(max_chars=_MAX_CHARS), progress=progress)
-        with self.context.stopwatch:
+        with self.context.spending.stopwatch:
             vectors = embedder.embed([texts[place] for place in places] + self._reference(texts))
         self.pairs, self.tokens = len(candidates), sum(told)
         # Centred on rows drawn at random as well: those of a single cluster of pairs have more in common than texts have.
@@ -156,7 +156,7 @@ class _Look:
         return len(self.context.model.tokenizer(text)["input_ids"])
 
     def _within_budget(self, pairs: list[tuple[int, int]], texts: Sequence[str]) -> list[tuple[int, int]]:
-        costs = self.context.costs
+        costs = self.context.spending.costs
         limit = _SHARE * costs.budget.amount
         head, tail = (self._length(part) for part in EmbedSettings().texts[0].split("{text}"))
 

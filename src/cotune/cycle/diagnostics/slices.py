@@ -30,15 +30,17 @@ def slicing_tokens(context: RunContext, near: Sequence[Example] = ()) -> int:
 
 
 def _tokens_each(context: RunContext, rows: Sequence[Example]) -> list[int]:
-    return [context.embedding_tokens(row.text, _FRAME_TOKENS) for row in rows]
+    if not context.can.hidden_states:
+        return [0] * len(rows)
+    return [len(context.model.tokenizer(row.text)["input_ids"]) + _FRAME_TOKENS for row in rows]
 
 
 def _fitting(context: RunContext, near: Sequence[Example], limit: float) -> int:
     """Dev rows that can be embedded within ``limit``, in the budget's unit, once ``near`` is; those that were once are free."""
     if context.vectors.dev_rows:
-        return context.vectors.dev_rows if context.costs.scoring(slicing_tokens(context, near)) <= limit else 0
+        return context.vectors.dev_rows if context.spending.costs.scoring(slicing_tokens(context, near)) <= limit else 0
     spent = sum(_tokens_each(context, near)) + np.cumsum(_tokens_each(context, context.dev[:_MOST_ROWS]))
-    return int(sum(context.costs.scoring(float(tokens)) <= limit for tokens in spent))
+    return int(sum(context.spending.costs.scoring(float(tokens)) <= limit for tokens in spent))
 
 
 def measure_slices(
@@ -69,7 +71,7 @@ def measure_slices(
         for the number of rows, ``failures`` as places in the dev order, and ``examples``. With ``near`` also ``close``: row
         id to its similarity with the nearest failure. Or ``skipped`` and why.
     """
-    rows = context.dev[: _fitting(context, near, min(room, share * context.costs.budget.amount))][
+    rows = context.dev[: _fitting(context, near, min(room, share * context.spending.budget.amount))][
         : len(measured.evaluation.answers)
     ]
     correct, answers = measured.evaluation.correct[: len(rows)], measured.evaluation.answers[: len(rows)]
@@ -111,10 +113,10 @@ def measure_slices(
     key = [measured.candidate.id, cycle, [row.id for row in rows], [row.id for row in near]]
 
     def record() -> dict[str, Any]:
-        return {**head, **attempt(context.journal, effect), **context.stopwatch.taken()}
+        return {**head, **attempt(context.journal, effect), **context.spending.stopwatch.taken()}
 
     recorded: dict[str, Any] = untimed(context.journal.step("slices", key, record))
-    context.account.counts["tokens_embedded"] += int(recorded["tokens"])
+    context.spending.account.counts["tokens_embedded"] += int(recorded["tokens"])
     context.vectors.paid_for_dev(int(recorded.get("rows", 0)))
     return recorded
 

@@ -44,7 +44,7 @@ def measure_noise(context: RunContext, confirmed: Confirmed, *, keep: float = 0.
         found: dict[str, Any] = context.journal.step("noise", [candidate.id], lambda: elsewhere)
         return found
     own, prefix = noise_row(context, candidate.prompt, tuned=candidate.adapter != BASE)
-    count = NOISE.rows(context.costs, len(context.dev), own, prefix, context.left() - keep)
+    count = NOISE.rows(context.spending.costs, len(context.dev), own, prefix, context.spending.left() - keep)
     rows = context.dev[:count]
     odd = context.answering.odd_rows(count)
 
@@ -56,8 +56,8 @@ def measure_noise(context: RunContext, confirmed: Confirmed, *, keep: float = 0.
             context.watcher.progress("noise", candidate.prompt.text, tokens)
 
         asked = (candidate.prompt, candidate.adapter, rows, candidate.decision)
-        with context.stopwatch:
-            measured = context.answering_by(candidate.own).noise(*asked, odd=odd, progress=told)
+        with context.spending.stopwatch:
+            measured = context.answers.by(candidate.own).noise(*asked, odd=odd, progress=told)
         if measured is None:
             return {"skipped": f"it is not measured with the metric {context.task.metric}"}
         found, tokens = measured
@@ -66,10 +66,10 @@ def measure_noise(context: RunContext, confirmed: Confirmed, *, keep: float = 0.
     key = [candidate.id, [row.id for row in rows]]
 
     def record() -> dict[str, Any]:
-        return {**attempt(context.journal, measure), **context.stopwatch.taken()}
+        return {**attempt(context.journal, measure), **context.spending.stopwatch.taken()}
 
     value: dict[str, Any] = untimed(context.journal.step("noise", key, record))
-    context.account.counts[context.answering.noise_tokens] += int(value.get("tokens", 0))
+    context.spending.account.counts[context.answering.noise_tokens] += int(value.get("tokens", 0))
     return value
 
 
@@ -104,7 +104,7 @@ def measure_robustness(context: RunContext, confirmed: Confirmed, *, wanted: boo
     rows: tuple[Example, ...] = ()
     if not wanted:
         why = "evaluate.robustness is false"
-    elif context.grader is not None:
+    elif context.answers.grader is not None:
         why = f"the judge would have to grade every row in up to {FORMATS.passes} ways"
     elif winner.candidate.adapter == BASE:
         why = "the winner is the base model itself"
@@ -112,7 +112,9 @@ def measure_robustness(context: RunContext, confirmed: Confirmed, *, wanted: boo
         why = "the winning prompt has hardly anything that could be formatted in another way"
     else:
         own, prefix = formats_row(context, prompt, variants)
-        rows = context.dev[: FORMATS.rows(context.costs, len(context.dev), own, prefix, context.left() - keep)]
+        rows = context.dev[
+            : FORMATS.rows(context.spending.costs, len(context.dev), own, prefix, context.spending.left() - keep)
+        ]
         why = "" if rows else _too_little(context, FORMATS)
     found: dict[str, Any] = {"skipped": why}
     if rows:
@@ -128,13 +130,13 @@ def _over_formats(
     def judged(measured: Measured, scores: ModelOutputs) -> Evaluation:
         rule = measured.candidate.decision
         # A bias belongs to a format and needs no labels: kept as it was, it would make the model look pickier than it is.
-        return context.judge(scores, rows, context.bias(scores) if rule.kind == "bias" else rule)
+        return context.answers.judge(scores, rows, context.answers.bias(scores) if rule.kind == "bias" else rule)
 
     def arm(measured: Measured, prompt: Prompt) -> ArmScores:
         if context.journal.upcoming == "robustness":
             # An earlier session failed here and recorded so; a run that goes on must not do more than it did.
             raise CotuneError("the measurement was given up before")
-        found = judged(measured, context.scores(prompt, measured.candidate.adapter, rows, "robustness"))
+        found = judged(measured, context.answers.scores(prompt, measured.candidate.adapter, rows, "robustness"))
         return ArmScores(found.values, counts=found.counts)
 
     before, after = ([arm(measured, prompt) for prompt in variants] for measured in (base, winner))

@@ -117,7 +117,7 @@ class Embedding:
             }
 
         value = context.journal.step("embed", [prompt.id, adapter, [row.id for row in rows], list(layers)], effect)
-        context.charge(value, "tokens_embedded", context.costs.saw_scoring)
+        context.spending.charge(value, "tokens_embedded", context.spending.costs.saw_scoring)
         if not kept:
             stored = self._store.get(name)
             kept.append(compute()[0] if stored is None or stored.shape[:2] != (len(layers), len(rows)) else stored)
@@ -131,7 +131,7 @@ class Embedding:
             own = sum(len(row.prompt_ids) + row.looked_up for row in sample) / len(sample) - prefix
             self._lengths[prompt.id] = own, prefix
         own, prefix = self._lengths[prompt.id]
-        return self.context.costs.scoring((rows * own + prefix) * self.share(layers))
+        return self.context.spending.costs.scoring((rows * own + prefix) * self.share(layers))
 
 
 def _of_layers(stored: tuple[int, ...], states: NDArray[np.float16], wanted: tuple[int, ...]) -> NDArray[np.float16]:

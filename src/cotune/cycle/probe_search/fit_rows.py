@@ -38,7 +38,7 @@ def fit_rows(context: RunContext, config: RunConfig, seed: Prompt) -> Task:
     if not searches_by_probes(context, config):
         return task
     prices = prices_of(context, config)
-    budget = context.costs.budget.amount
+    budget = context.spending.budget.amount
     rows, test = len(task.train) + len(task.dev), task.test.n
 
     def race(count: int) -> float:

@@ -78,7 +78,7 @@ class LabelLoop:
         if self.context.finish_asked():
             search.stopped, search.epochs = ASKED, 0.0
             self._record(search, search.base_race, pool=len(search.proposals))
-            self.context.expect_end(self._owed(search))
+            self.context.spending.expect_end(self._owed(search))
             return search
         self._first_trials(search)
         self._keep(search)
@@ -98,7 +98,7 @@ class LabelLoop:
                 if lost >= HEURISTICS.patience
                 else f"search.max_cycles={self.config.search.max_cycles}"
             )
-        self.context.expect_end(self._owed(search))
+        self.context.spending.expect_end(self._owed(search))
         return search
 
     def _keep(self, search: LabelSearch) -> None:
@@ -133,7 +133,7 @@ class LabelLoop:
         prompts = [p.prompt for p in proposals]
         always = [self.own[0], *([previous.prompt] if previous else [])]
         # Passes are slow at first and are priced while the race goes on; on a machine that slows it must still end.
-        ends = context.left() - HEURISTICS.race_over * self._race_room()
+        ends = context.spending.left() - HEURISTICS.race_over * self._race_room()
         race = race_probes(
             context,
             self.embedding,
@@ -143,7 +143,7 @@ class LabelLoop:
             cycle=1,
             always=always,
             first_rows=self._first_rows,
-            affordable=lambda rows: self._embedding_cost(rows) <= context.left_within_step() - ends,
+            affordable=lambda rows: self._embedding_cost(rows) <= context.spending.left_within_step() - ends,
         )
         fits = {name: race.fits[name] for name in race.ranking if race.rows[name] == len(self.rows)}
         if self.own[0].id not in fits:
@@ -166,7 +166,7 @@ class LabelLoop:
 
     def _race_room(self) -> float:
         """What the first race may take of the budget."""
-        budget = self.context.costs.budget
+        budget = self.context.spending.budget
         room = HEURISTICS.race_share * budget.amount
         return min(room, HEURISTICS.race_seconds) if budget.kind == "time" else room
 
@@ -183,7 +183,7 @@ class LabelLoop:
             BudgetError: the arms cannot be tested.
         """
         context, winner = self.context, search.best_frozen
-        left = context.left()
+        left = context.spending.left()
         least = self.prices.test(search.seed, winner, winner, tuned=False, words=False)
         if left < least:
             raise too_small(context, f"the test of {context.task.test.n} rows", least, left)
@@ -204,7 +204,7 @@ class LabelLoop:
             epochs, last = split_epochs(wanted, lambda epochs, last: needed(epochs, last) <= room, least)
             steps = self.trials.steps_of(epochs, len(self.rows)) if epochs else 0
             kept = reserve if epochs else min(left, self.prices.test(search.seed, winner, winner, tuned=False))
-            unit = context.costs.budget.unit
+            unit = context.spending.budget.unit
             text = [
                 f"tune layers below {winner.found.layer} for {epochs:g} epochs, {steps} steps, on {len(self.splits)} "
                 f"{'splits' if len(self.splits) > 1 else 'split'}"
@@ -216,7 +216,7 @@ class LabelLoop:
             ]
             return {"epochs": epochs, "last_epochs": last, "target_steps": steps, "reserve": round(kept, 2), "text": text}
 
-        value = context.journal.step("plan", [context.task.fingerprint, context.costs.budget.amount], effect)
+        value = context.journal.step("plan", [context.task.fingerprint, context.spending.budget.amount], effect)
         search.epochs, search.last_epochs = float(value["epochs"]), float(value["last_epochs"])
 
     def _first_trials(self, search: LabelSearch) -> None:
@@ -251,7 +251,7 @@ class LabelLoop:
             count -= 1
         cost = self._race_cost(count) + 1.1 * trial
         if cost > room:
-            unit = context.costs.budget.unit
+            unit = context.spending.budget.unit
             search.stopped = f"the rest is reserved for the test: a cycle needs {cost:,.0f} {unit}, {max(0.0, room):,.0f} left"
             return False
         parents = self._parents(search)
@@ -415,7 +415,7 @@ class LabelLoop:
 
     def _room(self, search: LabelSearch) -> float:
         """Budget that nothing is reserved for."""
-        return self.context.left() - self._owed(search)
+        return self.context.spending.left() - self._owed(search)
 
     def _record(self, search: LabelSearch, race: ProbeRace, *, pool: int, children: int | None = None) -> None:
         number, winner = len(search.cycles) + 1, search.winner
@@ -440,7 +440,7 @@ class LabelLoop:
             "dev_score": round(float(winner.correct.mean()), 6),
             "dev_log_loss": round(winner.mean, 6),
             "steps": winner.first.steps,
-            "tokens": self.context.account.tokens,
+            "tokens": self.context.spending.account.tokens,
         }
         search.cycles.append(self.context.journal.step("cycle", [number, winner.fit.prompt.id], lambda: record))
 
@@ -456,7 +456,7 @@ def measured_on_dev(context: RunContext, adapter: str, made: Fitted, evidence: E
     """Weights as a candidate, with what the evidence gave on dev."""
     given = LabelOutputs(evidence.dev_log_probs)
     candidate = Candidate(made.prompt, adapter, BY_PROBE, made.steps)
-    return Measured(candidate, context.judge(given, context.dev, BY_PROBE), given)
+    return Measured(candidate, context.answers.judge(given, context.dev, BY_PROBE), given)
 
 
 def labelled_rows(context: RunContext) -> tuple[Example, ...]:

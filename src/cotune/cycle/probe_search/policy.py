@@ -66,7 +66,7 @@ class ProbePolicy:
     def _check_budget(self) -> None:
         """Refuse a budget that not even the shortest run fits, before anything is computed."""
         context = self._context
-        rows, left = len(context.task.train) + len(context.task.dev), context.left()
+        rows, left = len(context.task.train) + len(context.task.dev), context.spending.left()
         opening = HEURISTICS.opening_rows(len(context.task.labels))
         needed = self._prices.least(self._own[0], rows, rows_embedded(HEURISTICS.least_pool, rows, opening))
         if left < needed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cotune.config import RunConfig
+from cotune.cycle.budget.reserve import closing_cost
 from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.allowance import FORMATS, NOISE
 from cotune.cycle.diagnostics.slices import END_SHARE
@@ -19,7 +20,7 @@ from cotune.prompt.prompt import Prompt
 
 def too_small(context: RunContext, what: str, needed: float, left: float) -> BudgetError:
     """What is raised where ``what`` needs more of the budget than is left."""
-    budget = context.costs.budget
+    budget = context.spending.budget
     unit = budget.unit
     return BudgetError(
         f"the budget is too small: {what} needs about {needed:.0f} {unit}, and {max(0.0, left):.0f} {unit} is left",
@@ -40,8 +41,7 @@ class Prices:
 
     def __init__(self, context: RunContext, embedding: Embedding, trials: Trials, config: RunConfig) -> None:
         self.context, self.embedding, self.trials, self.config = context, embedding, trials, config
-        budget = context.costs.budget
-        self.fixed = 5.0 + 0.01 * budget.amount if budget.kind == "time" else 0.0
+        self.fixed = closing_cost(context.spending.budget)
         """Of a time budget: for saving and the report."""
 
     def race(self, seed: Prompt, rows: int, embedded: int) -> float:
@@ -57,7 +57,7 @@ class Prices:
         context, first = self.context, self.trials.edge(layer)
         edge = self.embedding.row_cost(prompt, rows, layers=[first]) if first else 0.0
         states = self.embedding.row_cost(prompt, rows, layers=[layer])
-        return context.costs.training(steps * self.trials.step_tokens(prompt, layer)) + edge + states + self._fit(rows)
+        return context.spending.costs.training(steps * self.trials.step_tokens(prompt, layer)) + edge + states + self._fit(rows)
 
     def trial(self, fit: PromptFit, splits: Sequence[Split], epochs: float) -> float:
         """Of tuning on each split and judging its held-out rows."""
@@ -104,9 +104,9 @@ class Prices:
         """Of what is measured after the test and decides nothing, at most: a search that could go on leaves this."""
         evaluate = self.config.evaluate
         share = NOISE.share + evaluate.robustness * FORMATS.share + evaluate.slices * END_SHARE
-        return share * self.context.costs.budget.amount
+        return share * self.context.spending.budget.amount
 
     def _fit(self, rows: int) -> float:
-        if self.context.costs.budget.kind != "time":
+        if self.context.spending.budget.kind != "time":
             return 0.0
         return 0.3 + HEURISTICS.fit_seconds * rows * self.context.model.width * len(self.context.task.labels)

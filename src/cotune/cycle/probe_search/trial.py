@@ -84,7 +84,7 @@ class Trials:
 
     def step_tokens(self, prompt: Prompt, layer: int) -> float:
         """Mean tokens of a step, by the share of the layers that it runs."""
-        own, prefix = self.context.tokens_a_row(prompt)
+        own, prefix = self.context.spending.rows.counted(prompt)
         rows = min(self.settings.batch_size, len(self.context.task.train))
         return (rows * own + prefix) * (layer - self.edge(layer)) / self.context.model.depth
 
@@ -173,7 +173,7 @@ class Trials:
                 folder=context.folder / "checkpoints",
                 start=start,
             )
-            spent = spent_to(keep, context.costs, run.tokens_per_step * share, context.journal.clock)
+            spent = spent_to(keep, context.spending.costs, run.tokens_per_step * share, context.journal.clock)
             trained: list[tuple[float, int]] = []
 
             def report(step: int, loss: float, tokens: int) -> None:
@@ -214,9 +214,9 @@ class Trials:
         onward = [] if after is None else ["after"]
         key = [prompt.id, start, layer, strength, fit.found.best.word_scale, [row.id for row in rows], steps, draw, *onward]
         value = context.journal.step("train", key, effect)
-        context.account.counts["tokens_trained"] += int(value["new_tokens"])
+        context.spending.account.counts["tokens_trained"] += int(value["new_tokens"])
         if value.get("timed_tokens") and value["timed_seconds"]:
-            context.costs.saw_training(int(value["timed_tokens"]), float(value["timed_seconds"]))
+            context.spending.costs.saw_training(int(value["timed_tokens"]), float(value["timed_seconds"]))
         if "failed" in value:
             return None
         adapter = str(value["adapter_id"])

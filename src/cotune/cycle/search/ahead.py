@@ -20,11 +20,11 @@ class StepCosts:
 
     def step(self, trial: Trial) -> float:
         """Cost of an optimizer step of a trial."""
-        return self.context.costs.training(trial.run.tokens_per_step)
+        return self.context.spending.costs.training(trial.run.tokens_per_step)
 
     def check(self, prompt: Prompt) -> float:
         """Cost of measuring a prompt on all of dev."""
-        return self.context.rows.scored(prompt) * len(self.context.dev)
+        return self.context.spending.rows.scored(prompt) * len(self.context.dev)
 
     def finish(self, winner: Trial, seed: Trial, steps: int, *, challenged: bool = False) -> float:
         """Cost of decaying the winner after so many steps, and of bringing the seed prompt as far and decaying it.
@@ -41,4 +41,4 @@ class StepCosts:
 
     def race(self, prompt: Prompt, entrants: int, rows: int) -> float:
         """Cost of a race of so many prompts, about as long as this one, over so many rows."""
-        return 1.2 * race_rows_scored(entrants, rows) * self.context.rows.scored(prompt)
+        return 1.2 * race_rows_scored(entrants, rows) * self.context.spending.rows.scored(prompt)

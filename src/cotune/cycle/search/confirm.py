@@ -106,14 +106,14 @@ def confirm(
     sure = (search.winner, search.seed)
     tuned = [t.best for t in search.trials if t.measured and (any(t is one for one in sure) or stands(t.best))]
     seed_tuned = search.seed.best if search.seed.measured else seed_prompt
-    if context.writes_late:
+    if context.answers.written_late:
         written = _finalists(context, [*tuned, *filter(stands, base.values())], [seed_tuned, *search.winner.measured[-1:]])
         tuned, base = list(written.values()), {i: written.get(m.candidate.id, m) for i, m in base.items()}
         seed_prompt, prompt_only = (base[m.candidate.prompt.id] for m in (seed_prompt, prompt_only))
         seed_tuned = written[seed_tuned.candidate.id]
     leader = max((m for m in tuned if m.candidate.adapter != BASE), key=lambda m: m.rank, default=seed_tuned)
     alone = leader is seed_tuned
-    room = context.left() - end.cost(search.seed.prompt, leader.candidate.prompt, alone=alone, aside="least")
+    room = context.spending.left() - end.cost(search.seed.prompt, leader.candidate.prompt, alone=alone, aside="least")
     headed, tried = end.heads.fit([seed_tuned, leader], room)
     seed_tuned, leader = (headed[m.candidate.id] for m in (seed_tuned, leader))
     best = max([*before, seed_tuned, leader, *base.values()], key=lambda m: m.rank)
@@ -203,8 +203,8 @@ def open_test(context: RunContext, confirmed: Confirmed, references: Mapping[str
     for name, measured in confirmed.arms.items():
         candidate = measured.candidate
         rows = opened.examples_for(candidate.id)
-        scores = context.scores(candidate.prompt, candidate.adapter, rows, "test", own=candidate.own, arm=name)
-        evaluation = context.judge(scores, rows, candidate.decision)
+        scores = context.answers.scores(candidate.prompt, candidate.adapter, rows, "test", own=candidate.own, arm=name)
+        evaluation = context.answers.judge(scores, rows, candidate.decision)
         results[name] = ArmResult(candidate, evaluation, scores, rows)
         context.journal.step("arm", [name, candidate.id], lambda n=name, r=results[name]: _told(n, r))  # type: ignore[misc]
     return results

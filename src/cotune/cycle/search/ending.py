@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from cotune.config import RunConfig
+from cotune.cycle.budget.reserve import closing_cost
 from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.allowance import FORMATS, LEAST_FORMATS, NOISE, formats_row, noise_row, variants_of
 from cotune.cycle.diagnostics.slices import END_SHARE
@@ -41,9 +42,8 @@ class EndCosts:
     def __init__(self, context: RunContext, config: RunConfig, previous: Previous | None = None) -> None:
         self.context, self.previous = context, previous
         self.heads = Heads(context)
-        self._formats, self._slices = config.evaluate.robustness and context.grader is None, config.evaluate.slices
-        budget = context.costs.budget
-        self.fixed = 6.0 + 0.01 * budget.amount if budget.kind == "time" else 0.0
+        self._formats, self._slices = config.evaluate.robustness and context.answers.grader is None, config.evaluate.slices
+        self.fixed = closing_cost(context.spending.budget)
         """Of a time budget: for the report and for saving."""
         self.aside: Aside = "all"
         """What the plan had room for; what it has not is done all the same where the end finds room."""
@@ -83,9 +83,9 @@ class EndCosts:
 
     def _answer(self, prompt: Prompt, adapter: str) -> None:
         context = self.context
-        if context.writes_late and not (adapter == BASE and context.rows.knows_answers(prompt)):
+        if context.answers.written_late and not (adapter == BASE and context.spending.rows.knows_answers(prompt)):
             rows = max(1, min(_ANSWERED, (context.task.test.n + len(context.dev)) // _SHARE))
-            context.scores(prompt, adapter, context.train_sample[:rows], "measure")
+            context.answers.scores(prompt, adapter, context.train_sample[:rows], "measure")
 
     # Pricing -------------------------------------------------------------------------------------------------------
 
@@ -111,11 +111,11 @@ class EndCosts:
         aside = aside or self.aside
         context = self.context
         base, tuned = self._arms(seed, chosen, alone, new)
-        rows = sum(context.rows.scored(prompt) for name, (prompt, _) in base.items() if name not in self._on_dev)
+        rows = sum(context.spending.rows.scored(prompt) for name, (prompt, _) in base.items() if name not in self._on_dev)
         # Before the finalists were looked at, there is one more of them than there are arms.
-        rows += 0.0 if self._on_dev else context.rows.scored(seed)
+        rows += 0.0 if self._on_dev else context.spending.rows.scored(seed)
         confirm = len(context.dev) * rows
-        if context.answering.rules and context.calibrates:
+        if context.answering.rules and context.answers.calibrates:
             confirm += min(CALIBRATION_ROWS, len(context.task.train)) * rows
         confirm += sum(self._answers_to_dev(prompt, tuned=True) for prompt in tuned)
         if self.previous is not None and not self._on_dev:
@@ -126,7 +126,7 @@ class EndCosts:
 
     def election(self, search: Search) -> Callable[[Measured], bool]:
         """Tells who may win beside the winner and the seed prompt: whoever there is room to ask for answers and to test."""
-        seed, winner, left = search.seed, search.winner, self.context.left()
+        seed, winner, left = search.seed, search.winner, self.context.spending.left()
         alone = winner is seed
         beside = 0.0 if alone else self._answers_to_dev(winner.prompt, tuned=True)
 
@@ -155,7 +155,7 @@ class EndCosts:
         return base, [seed] if alone else [seed, chosen]
 
     def _test_row(self, base: dict[str, tuple[Prompt, bool]], tuned: list[Prompt]) -> float:
-        rows = self.context.rows
+        rows = self.context.spending.rows
         cost = sum(rows.scored(prompt) + rows.written(prompt, tuned=False, new=new) for prompt, new in base.values())
         cost += sum(rows.scored(prompt) + rows.written(prompt, tuned=True) for prompt in tuned)
         return cost + self._previous_row()
@@ -163,8 +163,8 @@ class EndCosts:
     def _answers_to_dev(self, prompt: Prompt, *, tuned: bool) -> float:
         """Of what a finalist writes on dev, some time after it was scored there."""
         return (
-            len(self.context.dev) * self.context.rows.written(prompt, tuned=tuned, apart=True)
-            if self.context.writes_late
+            len(self.context.dev) * self.context.spending.rows.written(prompt, tuned=tuned, apart=True)
+            if self.context.answers.written_late
             else 0.0
         )
 
@@ -172,15 +172,15 @@ class EndCosts:
         if self.previous is None:
             return 0.0
         prompt = self.previous.candidate.prompt
-        return self.context.rows.scored(prompt) + self.context.rows.written(prompt, tuned=True)
+        return self.context.spending.rows.scored(prompt) + self.context.spending.rows.written(prompt, tuned=True)
 
     def _extras(self, chosen: Prompt) -> float:
         """Of what is measured after the test; what would have no room then is not put aside either."""
         context, dev = self.context, len(self.context.dev)
-        cost = NOISE.cost(context.costs, dev, *noise_row(context, chosen, tuned=True))
+        cost = NOISE.cost(context.spending.costs, dev, *noise_row(context, chosen, tuned=True))
         if self._formats and len(variants := self._variants_of(chosen)) >= LEAST_FORMATS:
-            cost += FORMATS.cost(context.costs, dev, *formats_row(context, chosen, variants))
-        return cost + (END_SHARE * context.costs.budget.amount if self._slices else 0.0)
+            cost += FORMATS.cost(context.spending.costs, dev, *formats_row(context, chosen, variants))
+        return cost + (END_SHARE * context.spending.budget.amount if self._slices else 0.0)
 
     def _variants_of(self, prompt: Prompt) -> list[Prompt]:
         if prompt.id not in self._variants:

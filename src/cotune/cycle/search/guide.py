@@ -65,9 +65,11 @@ class Guide:
         if not self.on:
             return 0.0
         context = self.context
-        cost = context.costs.scoring(slicing_tokens(context, self._near))
-        if context.writes_late:
-            cost += min(_WRITTEN, len(context.dev)) * (context.rows.scored(prompt) + context.rows.written(prompt, tuned=True))
+        cost = context.spending.costs.scoring(slicing_tokens(context, self._near))
+        if context.answers.written_late:
+            cost += min(_WRITTEN, len(context.dev)) * (
+                context.spending.rows.scored(prompt) + context.spending.rows.written(prompt, tuned=True)
+            )
         return cost + (self.proposer.cost() if self.proposer is not None else 0.0)
 
     def look(self, cycle: int, winner: Measured, known: Iterable[Prompt], room: float = float("inf")) -> Guided | None:

@@ -56,7 +56,7 @@ class Heads:
     def cost(self, prompt: Prompt) -> float:
         """Of trying one on a tuned prompt, in the budget's unit; 0 where none is tried. The states of train rows and of dev are
         read, and dev is scored with the head."""
-        rows, dev, costs = self._count(prompt), len(self.context.dev), self.context.costs
+        rows, dev, costs = self._count(prompt), len(self.context.dev), self.context.spending.costs
         if not rows:
             return 0.0
         own, prefix = self._tokens(prompt)
@@ -122,7 +122,7 @@ class Heads:
                 return {"skipped": why}
         cost = sum(map(self.cost, prompts))
         if cost > room:
-            unit, left = self.context.costs.budget.unit, max(0.0, room)
+            unit, left = self.context.spending.budget.unit, max(0.0, room)
             return {"skipped": f"needs about {cost:,.0f} {unit}, {left:,.0f} {unit} left"}
         return {"candidates": len(able)}
 
@@ -139,7 +139,7 @@ class Heads:
 
             train = self._rows(candidate.prompt)
             rows = (*train, *not_shown(candidate.prompt, context.dev))
-            with context.stopwatch:
+            with context.spending.stopwatch:
                 rendered = context.answering.render(candidate.prompt, rows)
                 told.append(sum(row.looked_up for row in rendered))
                 depth = context.model.depth
@@ -153,11 +153,11 @@ class Heads:
 
         def record() -> dict[str, Any]:
             made = attempt(context.journal, effect)
-            return {"prompt_id": candidate.prompt.id, **made, "tokens": sum(told), **context.stopwatch.taken()}
+            return {"prompt_id": candidate.prompt.id, **made, "tokens": sum(told), **context.spending.stopwatch.taken()}
 
         told: list[int] = []
         value = context.journal.step("head", [candidate.id], record)
-        context.account.counts["tokens_scored"] += int(value["tokens"])
+        context.spending.account.counts["tokens_scored"] += int(value["tokens"])
         if "skipped" in value:
             return None
         for name in ("adapter_id", "final_id"):
@@ -210,10 +210,10 @@ class Heads:
 
     def _payable(self, prompt: Prompt) -> int:
         """As many of them as the budget has a share for, with dev read twice."""
-        cost, most = self.context.costs.scoring(self._tokens(prompt)[0]), self._usable(prompt)
+        cost, most = self.context.spending.costs.scoring(self._tokens(prompt)[0]), self._usable(prompt)
         if cost <= 0:
             return most
-        return min(most, int(_SHARE * self.context.costs.budget.amount / cost) - 2 * len(self.context.dev))
+        return min(most, int(_SHARE * self.context.spending.budget.amount / cost) - 2 * len(self.context.dev))
 
     def _rows(self, prompt: Prompt) -> tuple[Example, ...]:
         """So many of them; the first rows of every label come before further ones of any."""

@@ -83,7 +83,7 @@ class Loop:
             key = [len(search.cycles), choice.next, choice.steps, choice.rows]
             recorded = self.context.journal.step("decide", key, choice.to_json)
             over, steps = recorded["next"] == "finish", int(recorded["steps"])
-            self.context.expect_end(self.policy.owed(search, steps) if over else None)
+            self.context.spending.expect_end(self.policy.owed(search, steps) if over else None)
             if over:
                 search.stopped = recorded["why"]
                 self._out_of_budget = recorded["why"] == SPENT
@@ -280,7 +280,7 @@ class Loop:
             "dev_score": best.evaluation.told_score(),
             "dev_log_loss": round(best.evaluation.log_loss, 6),
             "steps": best.candidate.steps,
-            "tokens": self.context.account.tokens,
+            "tokens": self.context.spending.account.tokens,
         }
         search.cycles.append(self.context.journal.step("cycle", [number, facts["winner"]], lambda: record))
 

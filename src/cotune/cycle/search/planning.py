@@ -39,28 +39,28 @@ def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts
     task = context.task
     # The first passes of a process are slow, so others of the same size warm it up before the rate is taken.
     warm = context.train_sample[CALIBRATION_ROWS : 2 * CALIBRATION_ROWS] or context.train_sample[:4]
-    with context.stopwatch:
+    with context.spending.stopwatch:
         context.answering.score(seed, BASE, warm, lambda tokens: None)
-    context.scores(seed, BASE, context.train_sample[:CALIBRATION_ROWS], "measure", answers=False)
+    context.answers.scores(seed, BASE, context.train_sample[:CALIBRATION_ROWS], "measure", answers=False)
     if isinstance(context.answering, WrittenAnswering) and task.measure.needs_answers:
-        with context.stopwatch:
+        with context.spending.stopwatch:
             context.answering.warm_up(seed, warm[:2])
-        long = context.costs.budget.kind == "time" and context.costs.budget.amount >= _LONG
-        context.scores(seed, BASE, context.train_sample[: _WRITTEN_ROWS[long]], "measure")
+        long = context.spending.budget.kind == "time" and context.spending.budget.amount >= _LONG
+        context.answers.scores(seed, BASE, context.train_sample[: _WRITTEN_ROWS[long]], "measure")
     batch = min(context.tune.batch_size, len(task.train))
     asked = [seed, *([previous.prompt] if previous is not None else [])]
-    longest = max(asked, key=context.rows.scored)
-    own = context.tokens_a_row(longest)[0]
+    longest = max(asked, key=context.spending.rows.scored)
+    own = context.spending.rows.counted(longest)[0]
     sizes = Sizes(
         len(task.train),
         len(task.dev),
         task.test.n,
         own,
-        max(context.step_tokens(prompt, batch) for prompt in asked),
+        max(context.training.step_tokens(prompt, batch) for prompt in asked),
         -(-len(task.train) // context.tune.batch_size),
-        late=context.writes_late,
+        late=context.answers.written_late,
     )
-    left = context.left()
+    left = context.spending.left()
     reserves = {aside: end.cost(seed, longest, new=True, aside=aside) for aside in get_args(Aside)}
 
     def planned(reserve: float) -> Plan:
@@ -69,17 +69,17 @@ def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts
             sizes,
             reserve=reserve,
             test_row=end.test_row(seed),
-            scoring=context.costs.scoring,
-            training=context.costs.training,
+            scoring=context.spending.costs.scoring,
+            training=context.spending.costs.training,
             max_pool=config.search.pool,
             max_entrants=config.search.entrants,
             max_epochs=config.tune.max_epochs,
             decay=context.tune.decay,
-            raised=context.costs.budget.raised,
-            unit=context.costs.budget.unit,
+            raised=context.spending.budget.raised,
+            unit=context.spending.budget.unit,
         )
 
-    nearest, warmed = _nearest_tokens(context, config, seed, own), context.stopwatch.taken()
+    nearest, warmed = _nearest_tokens(context, config, seed, own), context.spending.stopwatch.taken()
 
     def effect() -> dict[str, Any]:
         # What a run can do without must not keep it from happening; it is left out at the end for want of room. Nor must
@@ -87,12 +87,12 @@ def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts
         ways: list[tuple[Aside, bool]] = [("all", True)] if nearest else []
         for aside, with_nearest in (*ways, ("all", False), ("heads", False)):
             with suppress(BudgetError):
-                more = context.costs.scoring(nearest) if with_nearest else 0.0
+                more = context.spending.costs.scoring(nearest) if with_nearest else 0.0
                 plan = replace(planned(reserves[aside] + more), fixed=end.fixed, nearest=with_nearest, aside=aside)
                 break
         else:
             plan = replace(planned(reserves["least"]), fixed=end.fixed, aside="least")
-        text = _plan_text(plan, context, sizes, context.costs.budget.amount - left)
+        text = _plan_text(plan, context, sizes, context.spending.budget.amount - left)
         if nearest and not plan.nearest:
             text.append("leave nearest demonstrations out: the budget could not test a winner that has them")
         return {**plan.to_json(), **warmed, "text": text}
@@ -112,7 +112,7 @@ def _nearest_tokens(context: RunContext, config: RunConfig, seed: Prompt, own: f
 
 
 def _plan_text(plan: Plan, context: RunContext, sizes: Sizes, spent: float) -> list[str]:
-    unit, amount = context.costs.budget.unit, context.costs.budget.amount
+    unit, amount = context.spending.budget.unit, context.spending.budget.amount
     end = spent + plan.race + plan.tuning + plan.reserve
     steps = f"training gets about {plan.training:.0%} of the budget" + (f"; half needs {plan.advice}" if plan.advice else "")
     return [

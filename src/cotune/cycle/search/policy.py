@@ -79,7 +79,7 @@ class StepPolicy:
             lost: how often in a row dev did not improve.
         """
         self.end.learn(search.winner)
-        left, end = self.context.left(), self._end(search)
+        left, end = self.context.spending.left(), self._end(search)
         return replace(self._choose(search, lost, left), left=left, end=end)
 
     def _end(self, search: Search) -> float:
@@ -177,7 +177,7 @@ class StepPolicy:
     def fitting(self, search: Search, challengers: Sequence[Prompt], steps: int) -> list[Prompt]:
         """Those of some prompts that could be tuned so many steps, win, and be tested within what is left of the budget."""
         context, seed, winner = self.context, search.seed, search.winner
-        left = context.left()
+        left = context.spending.left()
         reached = winner.reached + steps
         decay = decay_steps(reached, context.tune.decay)
         own = 0.0 if winner.peaked else steps * self.ahead.step(winner) + self.ahead.check(winner.prompt)
@@ -193,7 +193,7 @@ class StepPolicy:
 
     def time_steps(self, seed: Trial) -> None:
         """Train the seed prompt's first steps, to know how fast that is: the plan was made on a guess."""
-        steps, costs = 4, self.context.costs
+        steps, costs = 4, self.context.spending.costs
         if costs.budget.kind == "tokens":
             return
         while steps < self.plan.short_steps and not costs.training_measured and not seed.failed:
@@ -204,7 +204,7 @@ class StepPolicy:
         """Prompts that are tuned, the seed prompt's among them: as many as planned, or two where the winner could not meet its
         rows often enough. There a prompt more costs the winner steps, and steps are what tuning gains from at first."""
         most = max(2, self.plan.entrants)
-        if self.context.costs.budget.kind == "tokens":
+        if self.context.spending.budget.kind == "tokens":
             return most
         whole = whole_runs(most) * self.ahead.step(seed)
         return most if not whole or self._spare(seed, most) / whole >= self._enough(seed) else 2
@@ -242,13 +242,15 @@ class StepPolicy:
 
     def _spare(self, seed: Trial, entrants: int) -> float:
         """What is left for steps once the end, and looks at dev after short and whole runs, are reckoned."""
-        spare = self.context.left() - self.end.cost(seed.prompt, seed.prompt, new=True)
+        spare = self.context.spending.left() - self.end.cost(seed.prompt, seed.prompt, new=True)
         return spare - (entrants + 3) * self.ahead.check(seed.prompt)
 
     def _step(self, prompt: Prompt) -> float:
         """Cost of an optimizer step under a prompt that has no trial yet."""
         context = self.context
-        return context.costs.training(context.step_tokens(prompt, min(context.tune.batch_size, len(context.task.train))))
+        return context.spending.costs.training(
+            context.training.step_tokens(prompt, min(context.tune.batch_size, len(context.task.train)))
+        )
 
     def pace(self, trials: Sequence[Trial]) -> None:
         """Make the plan's short runs no longer than what the first steps' speed allows.
@@ -257,10 +259,10 @@ class StepPolicy:
             trials: that are tuned, the seed prompt's first.
         """
         context, plan, seed = self.context, self.plan, trials[0]
-        if context.costs.budget.kind == "tokens":
+        if context.spending.budget.kind == "tokens":
             return
         checks = (len(trials) + 3) * self.ahead.check(seed.prompt)
-        spare = context.left() - max(self.end.cost(seed.prompt, trial.prompt, new=True) for trial in trials) - checks
+        spare = context.spending.left() - max(self.end.cost(seed.prompt, trial.prompt, new=True) for trial in trials) - checks
         # The winner and the seed prompt go on for what a short run lacks of a whole one.
         steps = list(map(self.ahead.step, trials))
         whole = (sum(steps) + 2 * (1 / SHORT - 1) * max(steps)) or 1.0

@@ -46,7 +46,7 @@ def demonstration_pool(context: RunContext, close: Mapping[str, float] | None = 
             return fixed(context.task, rng)
         vectors, tokens = context.vectors.of(rows)
         # Drawing is no step of the journal: a run that resumes does it again, and counts it again.
-        context.account.counts["tokens_embedded"] += tokens
+        context.spending.account.counts["tokens_embedded"] += tokens
         chosen = diverse(centred(vectors), strata(context.task, rows), default_count(len(context.task.labels)), rng=rng)
         return [rows[i] for i in chosen]
 
@@ -65,7 +65,7 @@ def nearest_variant(context: RunContext, prompt: Prompt) -> Proposal | None:
         return None
     if context.can.hidden_states and context.vectors.pay_for_stock():
         rendered = context.model.renderer.render(variant, [dict(shown.fields) for shown in stock], context.task.labels)
-        context.account.counts["tokens_embedded"] += sum(row.looked_up for row in rendered)
+        context.spending.account.counts["tokens_embedded"] += sum(row.looked_up for row in rendered)
     return Proposal(variant, "demonstrations", (prompt.id,), "demonstrations_nearest")
 
 
@@ -79,7 +79,7 @@ def nearest_cost(context: RunContext, search: SearchConfig, seed: Prompt, own: f
         own: tokens of one of its rows.
     """
     variant = nearest_variant(context, seed) if search.demonstrations and search.nearest_demonstrations else None
-    return 0.0 if variant is None else max(0.0, context.tokens_a_row(variant.prompt)[0] - own)
+    return 0.0 if variant is None else max(0.0, context.spending.rows.counted(variant.prompt)[0] - own)
 
 
 def opening_pool(
@@ -146,8 +146,8 @@ def _record(context: RunContext, cycle: int, proposals: list[Proposal], count: i
 
     def effect() -> object:
         told: list[int] = []
-        with context.stopwatch:
-            vectors = centred(whole_texts(context.embedder(told.append), [shown_text(p.prompt) for p in proposals]))
+        with context.spending.stopwatch:
+            vectors = centred(whole_texts(context.vectors.embedder(told.append), [shown_text(p.prompt) for p in proposals]))
         order, near = thinned(vectors, count, keep=keep)
         return {
             "cycle": cycle,
@@ -155,12 +155,12 @@ def _record(context: RunContext, cycle: int, proposals: list[Proposal], count: i
             "near_duplicates": near,
             "left_out": len(proposals) - near - len(order),
             "tokens": sum(told),
-            **context.stopwatch.taken(),
+            **context.spending.stopwatch.taken(),
             "places": [[round(float(x), 4) for x in row] for row in _plane(vectors[order])],
         }
 
     value = context.journal.step("pool", [cycle, [p.prompt.id for p in proposals], count], effect)
-    context.account.counts["tokens_embedded"] += int(value["tokens"])
+    context.spending.account.counts["tokens_embedded"] += int(value["tokens"])
     return [Proposal.from_json(item) for item in value["proposals"]]
 
 
@@ -230,15 +230,15 @@ def choose_entrants(
         if len(chosen) < count and rest:
             rows = [row.fields for row in context.train_sample[:_BEHAVIOUR_ROWS]]
             everyone = [by_id[i] for i in chosen] + rest
-            with context.stopwatch:
+            with context.spending.stopwatch:
                 seen = behaviour(context.model, everyone, rows, context.task.labels, adapter=adapter, progress=told.append)
             vectors = centred(seen)
             order = farthest_first(vectors, start=range(len(chosen)), count=count)
             chosen = [everyone[i].id for i in order]
-        return {"cycle": cycle, "prompt_ids": chosen, "tokens": sum(told), **context.stopwatch.taken()}
+        return {"cycle": cycle, "prompt_ids": chosen, "tokens": sum(told), **context.spending.stopwatch.taken()}
 
     value = context.journal.step("entrants", [cycle, [p.id for p in always], [p.id for p in ranking], count], effect)
-    context.account.counts["tokens_embedded"] += int(value["tokens"])
+    context.spending.account.counts["tokens_embedded"] += int(value["tokens"])
     return [by_id[i] for i in value["prompt_ids"]]
 
 

@@ -96,7 +96,7 @@ class PromptLoop:
                 lambda c=choice, w=why: {"next": c, "why": w, "steps": 0},  # type: ignore[misc]
             )
             over, plan = recorded["next"] == "finish", self.plan
-            context.expect_end(context.costs.scoring(plan.reserve_tokens) + plan.fixed if over else None)
+            context.spending.expect_end(context.spending.costs.scoring(plan.reserve_tokens) + plan.fixed if over else None)
             if over:
                 found.stopped = recorded["why"]
                 return found
@@ -152,10 +152,10 @@ class PromptLoop:
             return "finish", f"dev did not improve in {lost} cycles", 0.0
         if len(found.cycles) >= self.config.search.max_cycles:
             return "finish", f"search.max_cycles={self.config.search.max_cycles} were gone through", 0.0
-        left = context.left() - context.costs.scoring(self.plan.reserve_tokens) - self.plan.fixed
-        own = max(context.tokens_a_row(found.best.candidate.prompt)[0], self.plan.row_tokens)
+        left = context.spending.left() - context.spending.costs.scoring(self.plan.reserve_tokens) - self.plan.fixed
+        own = max(context.spending.rows.counted(found.best.candidate.prompt)[0], self.plan.row_tokens)
         rows = race_rows_scored(self._children + FINAL, self.plan.race_rows) + len(context.dev)
-        cost = 1.2 * context.costs.scoring(rows * own) + self.guide.cost(found.best.candidate.prompt)
+        cost = 1.2 * context.spending.costs.scoring(rows * own) + self.guide.cost(found.best.candidate.prompt)
         if cost > left:
             return "finish", "the budget is spent, but for the end", 0.0
         why = "prompts were not mutated yet" if len(found.cycles) == 1 else "the budget has room for another race"
@@ -174,7 +174,7 @@ class PromptLoop:
             "dev_score": round(best.evaluation.score, 6),
             "dev_log_loss": finite(best.evaluation.log_loss),
             "steps": 0,
-            "tokens": self.context.account.tokens,
+            "tokens": self.context.spending.account.tokens,
         }
         found.cycles.append(self.context.journal.step("cycle", [number, best.candidate.prompt.id], lambda: record))
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cotune.config import RunConfig
+from cotune.cycle.budget.reserve import closing_cost
 from cotune.cycle.context import RunContext
 from cotune.cycle.search.plan import FINAL, race_rows_scored
 from cotune.cycle.search.pool import nearest_cost
@@ -62,15 +63,16 @@ def fit_prompt_plan(context: RunContext, config: RunConfig, seed: Prompt) -> Pro
         BudgetError: the budget does not even hold the end and the smallest race.
     """
     task = context.task
-    context.scores(seed, BASE, context.train_sample[:CALIBRATION_ROWS], "measure", answers=False)
-    own, _ = context.tokens_a_row(seed)
-    left = context.left()
-    fixed = 6.0 + 0.01 * context.costs.budget.amount if context.costs.budget.kind == "time" else 0.0
+    context.answers.scores(seed, BASE, context.train_sample[:CALIBRATION_ROWS], "measure", answers=False)
+    own, _ = context.spending.rows.counted(seed)
+    left = context.spending.left()
+    budget = context.spending.budget
+    fixed = closing_cost(budget)
     reserve_tokens = end_rows(task) * own
     more = _nearest_tokens(context, config, seed, own)
 
     def planned(reserve_tokens: float, nearest: bool) -> PromptPlan:
-        row, reserve = context.costs.scoring(own), fixed + context.costs.scoring(reserve_tokens)
+        row, reserve = context.spending.costs.scoring(own), fixed + context.spending.costs.scoring(reserve_tokens)
         usable = left - reserve
         pool, rows = config.search.pool, min(len(task.dev), _MOST_ROWS)
         while race_rows_scored(pool, rows) * row > _FIRST_SHARE * usable and (pool > _LEAST_POOL or rows > _LEAST_ROWS):
@@ -80,13 +82,12 @@ def fit_prompt_plan(context: RunContext, config: RunConfig, seed: Prompt) -> Pro
                 pool -= 1
         least = race_rows_scored(pool, rows) * row
         if least > usable:
-            unit = context.costs.budget.unit
+            unit = budget.unit
             raise BudgetError(
                 f"the budget is too small: two arms on the test, three prompts on dev and the smallest race need about "
                 f"{_amount(reserve + least)} {unit}, and {_amount(max(0.0, left))} {unit} are left",
                 where="budget",
-                hint=f"Give --budget {context.costs.budget.raised(1.1 * (least - usable))}, or fewer rows with limit.test= and "
-                "limit.dev=.",
+                hint=f"Give --budget {budget.raised(1.1 * (least - usable))}, or fewer rows with limit.test= and limit.dev=.",
             )
         return PromptPlan(pool, rows, own, reserve, reserve_tokens, fixed, nearest)
 
@@ -96,7 +97,7 @@ def fit_prompt_plan(context: RunContext, config: RunConfig, seed: Prompt) -> Pro
             with suppress(BudgetError):
                 plan = planned(reserve_tokens + more, True)
         plan = plan or planned(reserve_tokens, False)
-        text = _plan_text(plan, context, context.costs.budget.amount - left)
+        text = _plan_text(plan, context, context.spending.budget.amount - left)
         if more and not plan.nearest:
             text.append("leave nearest demonstrations out: the budget could not test a winner that has them")
         numbers = {name: value if isinstance(value, bool) else round(value, 8) for name, value in asdict(plan).items()}
@@ -113,7 +114,7 @@ def _nearest_tokens(context: RunContext, config: RunConfig, seed: Prompt, own: f
 
 
 def _plan_text(plan: PromptPlan, context: RunContext, spent: float) -> list[str]:
-    costs, unit = context.costs, context.costs.budget.unit
+    costs, unit = context.spending.costs, context.spending.budget.unit
     race = costs.scoring(race_rows_scored(plan.pool, plan.race_rows) * plan.row_tokens)
     return [
         f"score {plan.pool} prompts on up to {plan.race_rows} dev rows each: about {_amount(race)} {unit}",

@@ -89,7 +89,7 @@ def race_prompts(
         for number in race.active if part else ():
             prompt = prompts[number]
             try:
-                found = context.scores(prompt, adapter, part, "race", answers=False, cycle=cycle)
+                found = context.answers.scores(prompt, adapter, part, "race", answers=False, cycle=cycle)
             except DivergedError:
                 failed.add(number)
                 continue
@@ -115,7 +115,7 @@ def race_prompts(
     result.ranking = [prompts[n].id for n in (*standing, *others)]
     for prompt_id, scores in result.scores.items():
         decision = better_rule(context, scores, context.dev[: len(scores)])
-        result.evaluations[prompt_id] = context.judge(scores, context.dev[: len(scores)], decision)
+        result.evaluations[prompt_id] = context.answers.judge(scores, context.dev[: len(scores)], decision)
     best = result.ranking[0]
     context.journal.step(
         "race",
@@ -158,15 +158,15 @@ def race_losses(context: RunContext, scores: ModelOutputs) -> Floats:
     what the row lacks to be right."""
     rows = context.dev[: len(scores)]
     if len(scores) < 8:
-        return context.judge(scores, rows, RAW).race_losses
-    return context.judge(scores, rows, context.bias(scores)).race_losses
+        return context.answers.judge(scores, rows, RAW).race_losses
+    return context.answers.judge(scores, rows, context.answers.bias(scores)).race_losses
 
 
 def better_rule(context: RunContext, scores: ModelOutputs, rows: Sequence[object]) -> Decision:
     """Raw or calibrated, whichever is better on the metric, ties by log-loss; chosen on dev for every arm alike."""
     examples = context.dev[: len(rows)]
-    rules = context.rules(scores)
+    rules = context.answers.rules(scores)
     if len(rules) == 1:
         return rules[0]
-    judged = [(context.judge(scores, examples, rule), rule) for rule in rules]
+    judged = [(context.answers.judge(scores, examples, rule), rule) for rule in rules]
     return max(judged, key=lambda pair: (pair[0].score, -pair[0].log_loss))[1]

@@ -45,7 +45,7 @@ class Proposer:
 
     def cost(self) -> float:
         """Seconds that the next answer is waited for; nothing of another budget."""
-        waits = self.context.costs.budget.kind == "time" and not self._over()
+        waits = self.context.spending.budget.kind == "time" and not self._over()
         return min(self._patience(), self._waited or _WAIT_S) if waits else 0.0
 
     def asked(self, messages: Messages, room: float) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Proposer:
         # A try that brings nothing may be paid for too.
         tries = min(TRIES, tokens // (asking + answer_tokens))
         dearest = self._paid(Usage(asking, answer_tokens)).get("dollars", 0.0)
-        if self.context.costs.budget.kind == "money" and dearest > 0:
+        if self.context.spending.budget.kind == "money" and dearest > 0:
             tries = int(min(tries, max(0.0, room) / dearest))
         if tries < 1:
             return {"skipped": f"an answer may cost {dearest:.2g} USD, and the race and the end leave less of the budget"}
@@ -84,7 +84,7 @@ class Proposer:
 
     def saw(self, value: Mapping[str, Any]) -> None:
         """Count what a recorded step spent."""
-        self.context.account.pay(value)
+        self.context.spending.account.pay(value)
         self._requests += int(value["requests"])
         self._tokens += int(value["tokens"])
         if value["requests"]:
@@ -101,7 +101,7 @@ class Proposer:
 
     def _patience(self) -> float:
         """Seconds that a cycle waits for an answer at most."""
-        budget, most = self.context.costs.budget, 2 * self.config.timeout
+        budget, most = self.context.spending.budget, 2 * self.config.timeout
         return min(most, _SHARE * budget.amount) if budget.kind == "time" else most
 
     def _paid(self, usage: Usage) -> dict[str, float]:

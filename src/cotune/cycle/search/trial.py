@@ -149,7 +149,7 @@ def open_trial(context: RunContext, prompt: Prompt, start: str = BASE, start_ste
 
 
 def _run_of(context: RunContext, prompt: Prompt, start: str, rows: Sequence[Example]) -> TuningRun:
-    return context.run_of(prompt, start, not_shown(prompt, rows))
+    return context.training.run_of(prompt, start, not_shown(prompt, rows))
 
 
 def take_up(context: RunContext, trial: Trial, *, cycle: int) -> bool:
@@ -168,9 +168,9 @@ def measure(
     Raises:
         DivergedError: scores are not finite.
     """
-    scores = context.scores(prompt, adapter, context.dev, stage, answers=not context.writes_late)
+    scores = context.answers.scores(prompt, adapter, context.dev, stage, answers=not context.answers.written_late)
     rule = decision if decision is not None else better_rule(context, scores, context.dev)
-    return Measured(Candidate(prompt, adapter, rule, steps), context.judge(scores, context.dev, rule), scores)
+    return Measured(Candidate(prompt, adapter, rule, steps), context.answers.judge(scores, context.dev, rule), scores)
 
 
 def with_answers(context: RunContext, measured: Measured, stage: str, rows: int | None = None) -> Measured:
@@ -179,11 +179,11 @@ def with_answers(context: RunContext, measured: Measured, stage: str, rows: int 
     Raises:
         DivergedError: scores are not finite.
     """
-    if not context.writes_late or measured.evaluation.answers:
+    if not context.answers.written_late or measured.evaluation.answers:
         return measured
     candidate, dev = measured.candidate, context.dev[:rows]
-    scores = context.scores(candidate.prompt, candidate.adapter, dev, stage, own=candidate.own)
-    return Measured(candidate, context.judge(scores, dev, candidate.decision), scores)
+    scores = context.answers.scores(candidate.prompt, candidate.adapter, dev, stage, own=candidate.own)
+    return Measured(candidate, context.answers.judge(scores, dev, candidate.decision), scores)
 
 
 def advance(
@@ -197,7 +197,7 @@ def advance(
     if trial.failed:
         return False
     if steps > trial.steps or not trial.steady:
-        trained = context.train(trial.prompt, trial.run, steps - trial.start_steps, stage=stage, keep=keep)
+        trained = context.training.advance(trial.prompt, trial.run, steps - trial.start_steps, stage=stage, keep=keep)
         if trained is None:
             trial.failed = True
             return False
@@ -236,7 +236,7 @@ def finish(context: RunContext, trial: Trial, *, cycle: int) -> bool:
         return True
     trial.finished.append(start + own)
     end = own + decay_steps(start + own, context.tune.decay)
-    trained = context.train(trial.prompt, run, end, decay_from=own, stage="finish")
+    trained = context.training.advance(trial.prompt, run, end, decay_from=own, stage="finish")
     if trained is None:
         return False
     return _measure_into(context, trial, trained[0], start + end, cycle, "finish")
@@ -253,7 +253,7 @@ def refit(context: RunContext, measured: Measured) -> Measured:
         return measured
     run = _run_of(context, candidate.prompt, candidate.adapter, (*context.task.train, *context.task.dev))
     steps = decay_steps(candidate.steps, context.tune.decay)
-    trained = context.train(candidate.prompt, run, steps, decay_from=0, stage="refit")
+    trained = context.training.advance(candidate.prompt, run, steps, decay_from=0, stage="refit")
     if trained is None:
         return measured
     refitted = Candidate(candidate.prompt, trained[0], candidate.decision, candidate.steps + steps)

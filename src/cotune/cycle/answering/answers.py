@@ -1,0 +1,155 @@
+"""What a model gives on rows: each question asked once, journalled, paid for, and judged by the task's metric."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from cotune.cycle.answering.base import Answering, Reply, rules_of
+from cotune.cycle.answering.factory import answering_for
+from cotune.cycle.budget.spending import Spending
+from cotune.cycle.candidate import Own
+from cotune.cycle.journal import Journal
+from cotune.cycle.progress import Watcher
+from cotune.evaluate.decision import RAW, Decision
+from cotune.evaluate.judge import Judge
+from cotune.evaluate.responses import ModelOutputs
+from cotune.evaluate.scoring import Evaluation, finite
+from cotune.files import content_hash
+from cotune.prompt.prompt import Prompt
+from cotune.task.example import Example
+from cotune.task.task import Task
+
+
+class Answers:
+    """Asks the model about rows of a task.
+
+    Args:
+        task: what is asked.
+        answering: how the model answers its rows.
+        journal: where replies are recorded.
+        spending: pays for them.
+        watcher: is told about progress.
+        grader: the judge whose grades are the metric; None where it asks nobody.
+
+    Attributes:
+        calibrates: whether rules with a bias are tried; they need rows of every label.
+    """
+
+    def __init__(
+        self, task: Task, answering: Answering, journal: Journal, spending: Spending, watcher: Watcher, grader: Judge | None
+    ) -> None:
+        self.answering, self.grader = answering, grader
+        self._task, self._journal, self._spending, self._watcher = task, journal, spending, watcher
+        self.calibrates = True
+        self._known: dict[str, ModelOutputs] = {}
+
+    @property
+    def written_late(self) -> bool:
+        """Whether the search goes by the right answers' log-loss and only finalists write: a written answer costs many passes,
+        its likelihood one. An endpoint does not tell it."""
+        can, task = self.answering.model.capabilities, self._task
+        return can.likelihoods and task.output.kind.written and task.measure.needs_answers
+
+    def scores(
+        self,
+        prompt: Prompt,
+        adapter: str,
+        rows: Sequence[Example],
+        stage: str,
+        *,
+        answers: bool = True,
+        own: Own | None = None,
+        **note: Any,
+    ) -> ModelOutputs:
+        """What a prompt and an adapter give on rows; recorded as a ``score`` step, and written answers as a ``write`` step.
+
+        Args:
+            prompt: how to ask.
+            adapter: which weights.
+            rows: of one split.
+            stage: what for.
+            answers: whether the metric is asked for; False where the log-loss alone decides, which is far cheaper where answers
+                have to be written.
+            own: what is answered with, where it is not the task's output.
+            note: further facts for the journal.
+
+        Raises:
+            DivergedError: what was given is not finite.
+        """
+        key = [prompt.id, adapter, [row.id for row in rows], *([own.to_json()] if own is not None else [])]
+        name = content_hash(key)
+        answering = self.by(own)
+        wanted = answers and self._task.measure.needs_answers
+        if f"{name}+" in self._known or (name in self._known and not wanted):
+            return self._known.get(f"{name}+") or self._known[name]
+
+        def told(tokens: int) -> None:
+            self._watcher.progress(stage, prompt.text, tokens)
+
+        facts = {"stage": stage, "prompt_id": prompt.id, "adapter_id": adapter, "rows": len(rows)}
+        given = self._known.get(name)
+        started = time.monotonic()
+        both = answering.both(prompt, adapter, rows, told) if given is None and wanted else None
+        if given is None:
+            reply = both[0] if both else answering.score(prompt, adapter, rows, told)
+            seconds = both[2] if both else time.monotonic() - started
+            value = self._journal.step("score", key, lambda: {**facts, **self._told(reply, rows, seconds), **note})
+            self._spending.charge(value, "tokens_scored", self._spending.costs.saw_scoring)
+            if own is None:
+                self._spending.rows.saw_reading(prompt, len(rows), int(value["tokens"]), int(value["saved"]))
+            given = self._known[name] = reply.given
+        if wanted:
+            started = started + both[2] if both else time.monotonic()
+            written = both[1] if both else answering.write(prompt, adapter, rows, given, told)
+            if written is not None:
+                seconds = time.monotonic() - started
+                value = self._journal.step("write", key, lambda: {**facts, **self._told(written, rows, seconds), **note})
+                count = int(value.get("written", 0))
+                self._spending.charge(
+                    value, "tokens_written", lambda t, s: self._spending.costs.saw_writing(t - count, count, len(rows), s)
+                )
+                if own is None:
+                    self._spending.rows.saw_writing(prompt, adapter, len(rows), count)
+                given = written.given
+            self._known[f"{name}+"] = given
+        return given
+
+    def _told(self, reply: Reply, rows: Sequence[Example], seconds: float) -> dict[str, Any]:
+        """A reply of the model for the journal."""
+        judged = self.judge(reply.given, rows, RAW)
+        return {
+            "score": judged.told_score(),
+            "log_loss": finite(judged.log_loss),
+            "tokens": reply.tokens,
+            "saved": reply.saved,
+            "truncated": reply.truncated,
+            "seconds": round(seconds, 3) if not reply.cached else None,
+            **({} if reply.dollars is None else {"dollars": reply.dollars, "unmatched": reply.unmatched}),
+            **({"written": reply.written} if reply.written else {}),
+            **({"judged": dict(reply.judged)} if reply.judged else {}),
+        }
+
+    def judge(self, given: ModelOutputs, rows: Sequence[Example], decision: Decision) -> Evaluation:
+        """What was given against the rows' right answers."""
+        return given.judge(rows, decision, self._task)
+
+    def bias(self, given: ModelOutputs) -> Decision:
+        """The calibrated rule from what was given on some rows, whose right answers are not looked at; the raw one where there
+        is nothing to fit."""
+        return given.calibrated(self._task) if self.answering.rules else RAW
+
+    def by(self, own: Own | None = None) -> Answering:
+        """How rows are answered: with the task's output, or with an earlier bundle's."""
+        return self.answering if own is None else answering_for(self._task, self.answering.model, own, judge=self.grader)
+
+    def rules(self, given: ModelOutputs) -> tuple[Decision, ...]:
+        """The decision rules to choose from."""
+        if not self.calibrates:
+            return (RAW,)
+        return rules_of(self.answering, given, self._task)
+
+    def leave_out_rules(self) -> None:
+        """Try no decision rule with a bias from now on: there are labels without a row."""
+        self.calibrates = False
