@@ -1,4 +1,4 @@
-"""Reading labelled rows from files, hub data sets, frames and lists into one light Table."""
+"""Reading rows from files, hub data sets, frames and lists into one light Table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cotune.errors import InputError
-from cotune.task.reading.table import Cell, Table, json_kind, nearest_name, table_from_rows
+from cotune.task.reading.table import Cell, Table, free_name, json_kind, nearest_name, table_from_rows
 
 _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 
@@ -111,7 +111,7 @@ def _names_beside(path: Path) -> list[str]:
 
 def decode(data: bytes, source: str) -> str:
     if not data.strip(b" \t\r\n\0\xef\xbb\xbf"):
-        raise InputError("the file is empty", where=source, hint="Give a file with labelled rows.")
+        raise InputError("the file is empty", where=source, hint="Give a file with rows.")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError("the file is UTF-16, not UTF-8", where=f"{source}, line 1", hint="Save it as UTF-8.")
     try:
@@ -197,9 +197,9 @@ def _parse_separated(text: str, source: str, delimiter: str, keep_blank: bool) -
     except csv.Error as error:
         _raise_csv_error(str(error), f"{source}, line {start}", error)
     if header is None:
-        raise InputError("the file is empty", where=source, hint="Give a file with labelled rows.")
+        raise InputError("the file is empty", where=source, hint="Give a file with rows.")
     if not rows:
-        raise InputError("there is a header but no rows", where=source, hint="Add labelled rows below the header.")
+        raise InputError("there is a header but no rows", where=source, hint="Add rows below the header.")
     return Table(tuple(header), rows, source, numbers, "line")
 
 
@@ -207,8 +207,9 @@ def _header(cells: list[str], where: str) -> list[str]:
     names = [cell.strip() for cell in cells]
     for position, name in enumerate(names):
         if not name:
-            names[position] = f"column {position + 1}"
-        if name and name in names[:position]:
+            # Another column may be called so.
+            names[position] = free_name(f"column {position + 1}", names)
+        elif name in names[:position]:
             raise InputError(
                 f"the header names {name!r} twice",
                 where=f"{where}, column {position + 1}",

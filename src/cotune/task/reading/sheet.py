@@ -13,7 +13,7 @@ from typing import Any
 
 from cotune.errors import InputError
 from cotune.files import atomic_path
-from cotune.task.reading.cells import NESTED, cell_text, nested_text
+from cotune.task.reading.cells import NESTED, cell_text, has_half_character, nested_text
 from cotune.task.reading.read import check_file, decode, delimiter_of, parse_json_row, read_separated, unknown_format
 from cotune.task.reading.table import json_kind
 
@@ -135,15 +135,6 @@ def _read_parquet(path: Path, source: str) -> Sheet:
     return Sheet(tuple(table.column_names), rows, source, range(1, len(rows) + 1), arrow=table)
 
 
-def free_name(name: str, columns: Sequence[str]) -> str:
-    """A name that no column has yet: the one that is wanted, else with a number."""
-    found, number = name, 1
-    while found in columns:
-        number += 1
-        found = f"{name}_{number}"
-    return found
-
-
 def write_sheet(sheet: Sheet, added: Mapping[str, Sequence[Any]], out: Path) -> None:
     """Write rows with columns added, in the format that the name of the file says.
 
@@ -166,7 +157,10 @@ def write_sheet(sheet: Sheet, added: Mapping[str, Sequence[Any]], out: Path) -> 
 
 
 def sheet_text(sheet: Sheet, added: Mapping[str, Sequence[Any]], suffix: str) -> str:
-    """The rows with columns added as CSV, TSV or JSON lines; Parquet, which is no text, as JSON lines."""
+    """The rows with columns added as CSV, TSV or JSON lines; Parquet, which is no text, as JSON lines.
+
+    Half a character (a lone surrogate), which only JSON can hold, is written as its escape.
+    """
     if suffix not in _SEPARATED:
         first = next(iter(added), "")
         lines = []
@@ -178,7 +172,7 @@ def sheet_text(sheet: Sheet, added: Mapping[str, Sequence[Any]], suffix: str) ->
     stream = io.StringIO(newline="")
     delimiter = "\t" if suffix != ".csv" else sheet.delimiter if sheet.delimiter != "\t" else ","
     writer = csv.writer(stream, delimiter=delimiter, lineterminator="\n")
-    writer.writerow([*sheet.columns, *added])
+    writer.writerow([_escaped(name) for name in (*sheet.columns, *added)])
     for index, row in enumerate(sheet.rows):
         cells = [row.get(name) for name in sheet.columns] + [values[index] for values in added.values()]
         writer.writerow([_cell(value) for value in cells])
@@ -191,9 +185,9 @@ def _write_parquet(sheet: Sheet, added: Mapping[str, Sequence[Any]], path: Path)
 
     table = sheet.arrow
     if table is None:
-        table = pa.table({name: _arrow_column([row.get(name) for row in sheet.rows]) for name in sheet.columns})
+        table = pa.table({_escaped(name): _arrow_column([row.get(name) for row in sheet.rows]) for name in sheet.columns})
     for name, values in added.items():
-        table = table.append_column(name, _arrow_column(list(values)))
+        table = table.append_column(_escaped(name), _arrow_column(list(values)))
     pq.write_table(table, path)
 
 
@@ -201,18 +195,35 @@ def _arrow_column(values: list[Any]) -> Any:
     import pyarrow as pa
 
     try:
-        return pa.array(values)
-    except (pa.ArrowException, TypeError, ValueError):
-        # A column whose values are of several types has one type as text.
-        return pa.array([None if value is None else _cell(value) for value in values], type=pa.string())
+        column = pa.array(values)
+        if not _has_empty_object(column.type):
+            return column
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        # Values of several types, whole numbers beyond 64 bits, half characters.
+        pass
+    # Parquet has no type for these; they are stored as text.
+    return pa.array([None if value is None else _cell(value) for value in values], type=pa.string())
+
+
+def _has_empty_object(kind: Any) -> bool:
+    """Whether an Arrow type holds objects without a single key, which Parquet cannot store."""
+    import pyarrow as pa
+
+    empty = pa.types.is_struct(kind) and kind.num_fields == 0
+    return empty or any(_has_empty_object(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def _cell(value: Any) -> str:
     text = cell_text(value)
     if text is NESTED:
         text = nested_text(value)
-        return str(value) if text is None else text
-    return text or ""
+        return _escaped(str(value) if text is None else text)
+    return _escaped(text or "")
+
+
+def _escaped(text: str) -> str:
+    """The text with half characters as JSON escapes: no file can hold them, and rows that were answered must not be lost."""
+    return text.encode("utf-8", "backslashreplace").decode() if has_half_character(text) else text
 
 
 def _json_line(row: Mapping[str, Any]) -> str:

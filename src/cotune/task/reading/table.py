@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -42,8 +42,16 @@ class Table:
 
     def where(self, index: int, column: str | None = None) -> str:
         """The place of row ``index`` (and a column) as messages name it."""
-        place = f"{self.source}, {self.unit} {self.numbers[index]}"
+        return self.place(self.numbers[index], column)
+
+    def place(self, number: int | str, column: str | None = None) -> str:
+        """The place of the row that ``numbers`` calls ``number``."""
+        place = f"{self.source}, {self.unit} {number}"
         return f"{place}, column {column!r}" if column is not None else place
+
+    def filled(self, column: str) -> list[str]:
+        """The cells of a column that are not blank."""
+        return [cell for row in self.rows if (cell := row.get(column)) and cell.strip()]
 
     def shown(self, index: int, column: str) -> Cell:
         """A cell as an input shows it, lists and objects too."""
@@ -128,7 +136,7 @@ def table_from_rows(rows: Iterable[Any], source: str, numbers: Sequence[int] | N
                 with_text.add(column)
         texts.append(converted)
     if not texts:
-        raise InputError("there are no rows", where=source, hint="Give at least 20 labelled rows.")
+        raise InputError("there are no rows", where=source, hint="Give at least one row.")
     numbers = numbers if numbers is not None else range(1, len(texts) + 1)
     return Table(tuple(columns), texts, source, numbers, unit, nested, frozenset(with_text))
 
@@ -144,6 +152,15 @@ def json_kind(value: Any) -> str:
         dict: "single object",
     }
     return kinds.get(type(value), type(value).__name__)
+
+
+def free_name(name: str, columns: Collection[str]) -> str:
+    """A name that no column has yet: the one that is wanted, else with a number."""
+    found, number = name, 1
+    while found in columns:
+        number += 1
+        found = f"{name}_{number}"
+    return found
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
