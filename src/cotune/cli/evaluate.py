@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotune.cli.program import Base, Endpoint, Json, KeyEnv, Patience, app, counting
+from cotune.cli.program import Base, Endpoint, Json, KeyEnv, Patience, app, counting, tell
 from cotune.garbage import collection_paused
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def evaluate(
         from cotune.task.reading.read import read_table
 
     labelled = LabelledRows.of(read_table(rows), read_manifest(bundle), column=output, metric=metric, group=group)
+    for remark in labelled.remarks:
+        tell(remark, err=True)
     predictor = load(bundle, base=base, key_env=key_env, endpoint=endpoint, patience=patience)
     scored = score_rows(predictor, labelled, batch=batch, progress=counting(len(labelled.rows)))
     if as_json:
@@ -131,17 +133,13 @@ def _confusion(scored: Scored, width: int) -> Iterator[Any]:
             table.add_row(Text(name), *(str(count) if count else "·" for count in counts))
         yield table
         return
+    import numpy as np
+
     pairs = [
         (int(count), scored.labels[i].label, scored.labels[j].label)
-        for (i, j), count in _cells(scored.confusion)
+        for (i, j), count in np.ndenumerate(scored.confusion)
         if i != j and count
     ]
     yield Text("Most frequent confusions:" if pairs else "No confusions.")
     for count, right, answer in sorted(pairs, key=lambda one: (-one[0], one[1:]))[:_CONFUSIONS]:
         yield Text(f"  {count} rows of {one_line(right, 40)!r} were answered {one_line(answer, 40)!r}")
-
-
-def _cells(confusion: Any) -> Iterator[tuple[tuple[int, int], int]]:
-    for i, counts in enumerate(confusion.tolist()):
-        for j, count in enumerate(counts):
-            yield (i, j), count
