@@ -11,7 +11,7 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,20 @@ def cannot_write(path: Path, error: OSError) -> InputError:
         return InputError(what, hint=f"{_NO_PLACE[error.errno]}, and run the command again.")
     first = "Allow writing there" if error.errno in _NOT_ALLOWED else "Free some space"
     return InputError(what, hint=f"{first} or choose another folder, and run the same command again.")
+
+
+def check_ending(path: Path, endings: Sequence[str], what: str) -> None:
+    """Refuse a file name that ends otherwise; ``what`` says what would be written there.
+
+    Raises:
+        InputError: it does.
+    """
+    if path.suffix.lower() not in endings:
+        raise InputError(
+            f"{what} are not written as {path.suffix or 'a file without an ending'}",
+            where=str(path),
+            hint=f"End the name in one of {', '.join(endings)}.",
+        )
 
 
 def check_place(path: Path) -> None:

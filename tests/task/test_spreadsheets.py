@@ -153,7 +153,12 @@ def test_blank_rows_are_left_out_where_that_is_asked() -> None:
 
 
 def test_a_row_keeps_its_number_where_blank_rows_before_it_were_left_out() -> None:
-    test = [{"the text": " ", "out": "a"}, {"the text": "x", "out": ""}, *rows(24, "ab", start=100), {"the text": "y", "out": "c"}]
+    test = [
+        {"the text": " ", "out": "a"},
+        {"the text": "x", "out": ""},
+        *rows(24, "ab", start=100),
+        {"the text": "y", "out": "c"},
+    ]
     with pytest.raises(InputError, match=r"row 27, column 'out': the test label 'c' has no train row"):
         Task.from_frame(rows(60, "ab"), input="the text", output="out", test=test, on_blank="skip")
 

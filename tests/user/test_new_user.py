@@ -134,7 +134,12 @@ def test_what_cannot_be_answered_is_told(
     desk: Desk, cotune: Cotune, unseen: Path, tmp_path: Path, arguments: tuple[str, ...], told: tuple[str, ...]
 ) -> None:
     places = {"NEW": unseen, "FOLDER": tmp_path / "sub.csv"}
-    contents = {"OTHER": "message,n\nlate,1\n", "BLANK": "Customer message,n\n ,1\n", "EMPTY": "", "HEADER": "Customer message,n\n"}
+    contents = {
+        "OTHER": "message,n\nlate,1\n",
+        "BLANK": "Customer message,n\n ,1\n",
+        "EMPTY": "",
+        "HEADER": "Customer message,n\n",
+    }
     places["FOLDER"].mkdir()
     for name, content in contents.items():
         places[name] = tmp_path / f"{name.lower()}.csv"

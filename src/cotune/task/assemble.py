@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cotune.errors import InputError
+from cotune.errors import InputError, shortened
 from cotune.files import content_hash
 from cotune.task.checks import DataChecks, Finding, Removed, check_data
 from cotune.task.example import Example
@@ -21,7 +21,7 @@ from cotune.task.reading.field_names import RESERVED, column_of, fields_for, wit
 from cotune.task.reading.table import Table
 from cotune.task.rehearsal import ROLE, Replay, choose_replay
 from cotune.task.sealed import SealedTest, rows_hash
-from cotune.task.split import Rows, cut, dev_size, duplicate_key, subsample, test_size
+from cotune.task.split import Rows, cut, dev_size, duplicate_key, stratum_of, subsample, test_size
 from cotune.task.values.kinds.registry import KINDS, OutputType
 from cotune.task.values.label_type import label_type
 from cotune.task.values.number import parse_number
@@ -115,9 +115,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
 
     blank = _skipped(source, labelled, dev, test, old)
     read |= {"blank_rows_skipped": blank[0].count} if blank else {}
-
-    def stratum(example: Example) -> str:
-        return KINDS[kind].stratum(example.output)
+    stratum = stratum_of(KINDS[kind])
 
     def generator(stage: int) -> np.random.Generator:
         # a stream for each stage, so that one limit does not change what another cut takes
@@ -125,7 +123,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
 
     if test is None:
         size = test_size(len(labelled), source.limit_test)
-        _check_cut("test", size, len(labelled), source)
+        _check_cut("test", size, len(labelled))
         labelled, test = cut(labelled, size, generator(_TEST_CUT), stratum)
         if not test:
             raise _cannot_cut("test", source)
@@ -136,7 +134,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
     _check_enough(source, kind, labelled, dev, removed)
     if dev is None:
         size = dev_size(len(labelled), source.limit_dev)
-        _check_cut("dev", size, len(labelled), source)
+        _check_cut("dev", size, len(labelled))
         train, dev = cut(labelled, size, generator(_DEV_CUT), stratum, shown)
         if not dev:
             raise _cannot_cut("dev", source)
@@ -152,7 +150,8 @@ def assemble(source: Source, metric: str | None) -> Parts:
     replay: Replay | None = None
     if source.replay is not None:
         given = generator(_REPLAY)
-        replay = choose_replay(old, train, dev, sealed, labels, shown=shown, ratio=source.replay_ratio, generator=given)
+        ratio = source.replay_ratio
+        replay = choose_replay(old, train, dev, sealed, labels, stratum=stratum, shown=shown, ratio=ratio, generator=given)
         train, dev = (*train, *replay.train), (*dev, *replay.dev)
         read |= replay.counts()
     view = [rows_hash(train), rows_hash(dev), sealed.content_hash, source.input_fields, source.output_field]
@@ -211,7 +210,11 @@ def examples_from(table: Table, role: str, source: Source, type: OutputType = "l
         table.need_input(column, source.asked_by)
     for column in others:
         # A group column is nobody's wish but the user's.
-        table.need(column, source.asked_by if column != source.group else "", nested=kind.nested_cells and column == source.output_field)
+        table.need(
+            column,
+            source.asked_by if column != source.group else "",
+            nested=kind.nested_cells and column == source.output_field,
+        )
     read_output = kind.cell_reader(labels=source.labels or (), schema=source.schema, style=source.style)
     examples = []
     for index, row in enumerate(table.rows):
@@ -358,7 +361,7 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
     known = {*(source.known.output.labels if source.known is not None else ()), *(example.output for example in old)}
     if len({*counts, *known}) < 2:
         raise InputError(
-            f"every row has the same label, {_cut(next(iter(counts)))!r}",
+            f"every row has the same label, {shortened(next(iter(counts)))!r}",
             where=where,
             hint="Name another output column, or add rows with other labels.",
         )
@@ -382,7 +385,7 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
             if table is not None and example.output not in seen_in_train:
                 near = difflib.get_close_matches(example.output, seen_in_train, n=1, cutoff=0.5)
                 raise InputError(
-                    f"the {role} label {_cut(example.output)!r} has no train row"
+                    f"the {role} label {shortened(example.output)!r} has no train row"
                     + (f", did you mean {near[0]!r}?" if near else ""),
                     # The row's number, since blank rows before it may have been left out.
                     where=table.place(example.id.rpartition(":")[2], source.output_field),
@@ -439,7 +442,7 @@ def _check_enough(source: Source, kind: OutputType, labelled: Rows, dev: Rows | 
         )
 
 
-def _check_cut(role: str, size: int, rows: int, source: Source) -> None:
+def _check_cut(role: str, size: int, rows: int) -> None:
     if size >= rows - 1:
         raise InputError(
             f"limit.{role} asks for {size} of the {rows} labelled rows, which leaves nothing to learn from",
@@ -455,7 +458,3 @@ def _cannot_cut(role: str, source: Source) -> InputError:
         where=source.train.source,
         hint=f"Name a file under data.{role}, or a finer group column.",
     )
-
-
-def _cut(text: str, length: int = 60) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."

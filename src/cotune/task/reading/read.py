@@ -6,11 +6,11 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cotune.errors import InputError
+from cotune.errors import InputError, shortened
 from cotune.task.reading.table import Cell, Table, free_name, json_kind, nearest_name, table_from_rows
 
 _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
@@ -60,13 +60,21 @@ def _read_file(path: Path, source: str) -> Table:
         return read_parquet(path, source)
     if suffix not in _TEXT_READERS:
         raise unknown_format(suffix, source, (*_TEXT_READERS, ".parquet"))
+    return _TEXT_READERS[suffix](decode(read_bytes(path, source), source), source)
+
+
+def read_bytes(path: Path, source: str) -> bytes:
+    """The content of a file of rows; ``source`` is what errors call it.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise InputError(
             f"the file cannot be read ({error.strerror or error})", where=source, hint="Check its permissions."
         ) from error
-    return _TEXT_READERS[suffix](decode(data, source), source)
 
 
 def unknown_format(suffix: str, source: str, known: Iterable[str]) -> InputError:
@@ -186,7 +194,8 @@ def _parse_separated(text: str, source: str, delimiter: str, keep_blank: bool) -
                 continue
             if len(cells) != len(header):
                 raise InputError(
-                    f"the row has {len(cells)} cells but the header has {len(header)} (the row begins with {_cut(cells[0])!r})",
+                    f"the row has {len(cells)} cells but the header has {len(header)} "
+                    f"(the row begins with {shortened(cells[0], 40)!r})",
                     where=f"{source}, line {line}, column {_torn_column(header, len(cells))}",
                     hint="Put double quotes around cells that hold the separator or a line break.",
                 )
@@ -239,25 +248,39 @@ def _raise_csv_error(problem: str, where: str, error: csv.Error) -> NoReturn:
 
 
 def _read_json_lines(text: str, source: str) -> Table:
-    rows: list[Any] = []
-    numbers: list[int] = []
+    found = list(json_lines(text, source))
+    return table_from_rows([row for _, row in found], source, [number for number, _ in found], "line")
+
+
+def json_lines(text: str, source: str) -> Iterator[tuple[int, Any]]:
+    """The values of JSON lines with their numbers, from 1; blank lines are passed over.
+
+    Raises:
+        InputError: a line is no JSON; names it.
+    """
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        rows.append(parse_json_row(line, f"{source}, line {number}", "Each line must be one JSON object."))
-        numbers.append(number)
-    return table_from_rows(rows, source, numbers, "line")
+        if line.strip():
+            yield number, parse_json_row(line, f"{source}, line {number}", "Each line must be one JSON object.")
 
 
 def _read_json(text: str, source: str) -> Table:
+    return table_from_rows(json_list(text, source), source)
+
+
+def json_list(text: str, source: str) -> list[Any]:
+    """The values of a JSON list.
+
+    Raises:
+        InputError: the text is no JSON, or holds no list.
+    """
     value = parse_json_row(text, source, "Write a list of objects, or one object a line in a .jsonl file.")
     if not isinstance(value, list):
         raise InputError(
             f"the file holds a {json_kind(value)} and not a list of rows",
             where=source,
-            hint='Write [{"text": "...", "label": "..."}, ...].',
+            hint='Write [{"text": "..."}, ...].',
         )
-    return table_from_rows(value, source)
+    return value
 
 
 def parse_json_row(text: str, where: str, hint: str) -> Any:
@@ -276,10 +299,6 @@ def parse_json_row(text: str, where: str, hint: str) -> Any:
         raise InputError(f"this is not valid JSON ({error.msg} at {place})", where=where, hint=hint) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"this JSON cannot be read ({error})", where=where, hint=hint) from error
-
-
-def _cut(text: str, length: int = 40) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 _TEXT_READERS = {

@@ -12,10 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from cotune.errors import InputError
-from cotune.files import atomic_path
+from cotune.files import atomic_path, check_ending
 from cotune.task.reading.cells import NESTED, cell_text, has_half_character, nested_text
-from cotune.task.reading.read import check_file, decode, delimiter_of, parse_json_row, read_separated, unknown_format
-from cotune.task.reading.table import json_kind
+from cotune.task.reading.read import (
+    check_file,
+    decode,
+    delimiter_of,
+    json_lines,
+    json_list,
+    read_bytes,
+    read_separated,
+    unknown_format,
+)
+from cotune.task.reading.table import check_object
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".pq", ".jsonl", ".ndjson")
 """Endings of files that are read and written."""
@@ -23,6 +32,7 @@ JSON_LINES = (".jsonl", ".ndjson")
 _JSON = ".json"
 _SEPARATED = (".csv", ".tsv", ".tab")
 _PARQUET = (".parquet", ".pq")
+_EXAMPLE = '{"text": "..."}'
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -61,12 +71,7 @@ def check_suffix(path: Path) -> None:
     Raises:
         InputError: another ending.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(
-            f"rows are not written as {path.suffix or 'a file without an ending'}",
-            where=str(path),
-            hint="End the name in .csv, .tsv, .parquet or .jsonl.",
-        )
+    check_ending(path, SUFFIXES, "rows")
 
 
 def read_sheet(path: Path) -> Sheet:
@@ -81,12 +86,7 @@ def read_sheet(path: Path) -> Sheet:
         return _read_parquet(path, source)
     if suffix not in (*SUFFIXES, _JSON):
         raise unknown_format(suffix, source, (*SUFFIXES, _JSON))
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"the file cannot be read ({error.strerror or error})", where=source, hint="Check its permissions."
-        ) from error
+    data = read_bytes(path, source)
     text = decode(data, source)
     if suffix in _SEPARATED:
         delimiter = delimiter_of(text) if suffix == ".csv" else "\t"
@@ -99,17 +99,8 @@ def _read_json_lines(text: str, source: str) -> Sheet:
     columns: dict[str, None] = {}
     rows: list[Mapping[str, Any]] = []
     numbers: list[int] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{source}, line {number}"
-        row = parse_json_row(line, where, "Each line must be one JSON object.")
-        if not isinstance(row, dict):
-            raise InputError(
-                f"this is a {json_kind(row)} and not an object with named fields",
-                where=where,
-                hint='Write each row like {"text": "..."}.',
-            )
+    for number, row in json_lines(text, source):
+        check_object(row, f"{source}, line {number}", _EXAMPLE)
         columns.update(dict.fromkeys(row))
         rows.append(row)
         numbers.append(number)
@@ -118,9 +109,11 @@ def _read_json_lines(text: str, source: str) -> Sheet:
 
 def _read_json(text: str, source: str) -> Sheet:
     """Rows of a list of objects."""
-    rows = parse_json_row(text, source, "Write a list of objects, or one object a line in a .jsonl file.")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows) or not rows:
-        raise InputError("the file holds no list of rows", where=source, hint='Write [{"text": "..."}, ...].')
+    rows = json_list(text, source)
+    if not rows:
+        raise InputError("there are no rows", where=source, hint="Give at least one row.")
+    for number, row in enumerate(rows, start=1):
+        check_object(row, f"{source}, row {number}", _EXAMPLE)
     columns = dict.fromkeys(name for row in rows for name in row)
     return Sheet(tuple(columns), rows, source, range(1, len(rows) + 1))
 
