@@ -13,10 +13,11 @@ import numpy.typing as npt
 from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Predictor
 from cotune.errors import InputError
-from cotune.evaluate.by_field import FieldScores, field_scores
-from cotune.evaluate.by_label import LabelScores, confusions, label_scores
+from cotune.evaluate.by_field import field_scores
+from cotune.evaluate.by_label import confusions, label_scores
 from cotune.evaluate.score_interval import score_interval
 from cotune.evaluate.scoring import judged
+from cotune.evaluate.shares import PartScores
 from cotune.evaluate.stats.intervals import Interval
 from cotune.task.answered import Answered
 from cotune.task.assemble import Source, examples_from, with_style
@@ -55,16 +56,16 @@ class Scored:
     right: int
     majority: tuple[str, float] | None
     unknown: dict[str, int]
-    labels: tuple[LabelScores, ...]
+    labels: tuple[PartScores, ...]
     confusion: npt.NDArray[np.int64] | None
-    fields: tuple[FieldScores, ...]
+    fields: tuple[PartScores, ...]
     truncated: int
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
         confusion = None
         if self.confusion is not None:
-            confusion = {"labels": [one.label for one in self.labels], "rows": self.confusion.tolist()}
+            confusion = {"labels": [one.name for one in self.labels], "rows": self.confusion.tolist()}
         return {
             "metric": self.metric,
             "score": round(self.score, 6),
@@ -75,9 +76,9 @@ class Scored:
             "truncated": self.truncated,
             "majority": None if self.majority is None else {"label": self.majority[0], "score": round(self.majority[1], 6)},
             "unknown_labels": self.unknown,
-            "labels": [one.as_dict() for one in self.labels],
+            "labels": [one.as_dict("label") for one in self.labels],
             "confusion": confusion,
-            "fields": [one.as_dict() for one in self.fields],
+            "fields": [one.as_dict("field") for one in self.fields],
         }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotune.cli.program import Base, Endpoint, Json, KeyEnv, Patience, app, counting, tell
+from cotune.cli.program import Base, Batch, Endpoint, Json, KeyEnv, Patience, app, counting, tell
 from cotune.errors import InputError
 from cotune.garbage import collection_paused
 
@@ -34,7 +34,7 @@ def predict(
     ] = None,
     input: Annotated[str | None, typer.Option(help="One text to answer, instead of rows.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Add each label's probability.")] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Rows that are answered together.")] = 64,
+    batch: Batch = 64,
     base: Base = None,
     key_env: KeyEnv = None,
     endpoint: Endpoint = None,
