@@ -17,7 +17,7 @@ import pytest
 from cotune.bundle.place import atomic_folder
 from cotune.cycle.journal import JOURNAL, Journal
 from cotune.errors import InputError
-from cotune.files import atomic_path, make_folder, read_text, remove_stale, write_json, write_text
+from cotune.files import atomic_path, check_place, make_folder, read_text, remove_stale, write_json, write_text
 
 _WRITE = """
 import sys
@@ -105,11 +105,33 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "first"),
-    [(errno.ENOSPC, "Free some space"), (errno.EROFS, "Allow writing there"), (errno.EACCES, "Allow writing there")],
+    [
+        (errno.ENOSPC, "Free some space"),
+        (errno.EROFS, "Allow writing there"),
+        (errno.EACCES, "Allow writing there"),
+        (errno.EISDIR, "A folder has that name"),
+        (errno.ENOTDIR, "where a folder is needed"),
+        (errno.ENAMETOOLONG, "Choose a shorter name"),
+    ],
 )
 def test_what_helps_is_told_by_what_is_wrong(tmp_path: Path, number: int, first: str) -> None:
     with pytest.raises(InputError, match=f"cannot write .*{first}"), atomic_path(tmp_path / "file"):
         raise OSError(number, os.strerror(number))
+
+
+def test_a_place_where_nothing_can_be_written_is_told_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place, told in (
+        (tmp_path, "A folder has that name"),
+        (tmp_path / "file" / "sub" / "new", "where a folder is needed"),
+        (tmp_path / ("x" * 300) / "new", "Choose a shorter name"),
+    ):
+        with pytest.raises(InputError, match=told) as error:
+            check_place(place)
+        assert "space" not in str(error.value)
+    for place in (tmp_path / "file", tmp_path / "new", tmp_path / "sub" / "sub" / "new"):
+        check_place(place)
+    assert not (tmp_path / "sub").exists()
 
 
 def test_an_error_that_is_not_the_disks_passes(tmp_path: Path) -> None:

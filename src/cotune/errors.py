@@ -1,8 +1,20 @@
-"""The errors that a user is meant to read."""
+"""The errors that a user is meant to read, and how they show long texts and many names."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import islice
 from pathlib import Path
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """The text as a message shows it, its end left out where it is longer."""
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def shown_names(names: Collection[str], most: int = 20) -> str:
+    """Names as a message lists them, ``most`` of them."""
+    return ", ".join(map(repr, islice(names, most))) + (" ..." if len(names) > most else "")
 
 
 class CotuneError(Exception):

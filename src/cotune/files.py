@@ -11,13 +11,19 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from cotune.errors import InputError
 
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_PLACE = {
+    errno.EISDIR: "A folder has that name: name a file in it, or choose another name",
+    errno.ENOTDIR: "A file has a name where a folder is needed: choose another folder",
+    errno.EEXIST: "A file has a name where a folder is needed: choose another folder",
+    errno.ENAMETOOLONG: "Choose a shorter name",
+}
 _TEMPORARY = ".tmp"
 # The name it will get, the process that writes it, and what makes it unique.
 _OWNER = re.compile(r"\..+\.(\d+)-[^.]+" + re.escape(_TEMPORARY))
@@ -134,11 +140,45 @@ def sync_names(folder: Path) -> None:
 
 def cannot_write(path: Path, error: OSError) -> InputError:
     """What a user is told where ``path`` could not be written."""
+    what = f"cannot write {path} ({error.strerror or error})"
+    if error.errno in _NO_PLACE:
+        return InputError(what, hint=f"{_NO_PLACE[error.errno]}, and run the command again.")
     first = "Allow writing there" if error.errno in _NOT_ALLOWED else "Free some space"
-    return InputError(
-        f"cannot write {path} ({error.strerror or error})",
-        hint=f"{first} or choose another folder, and run the same command again.",
-    )
+    return InputError(what, hint=f"{first} or choose another folder, and run the same command again.")
+
+
+def check_ending(path: Path, endings: Sequence[str], what: str) -> None:
+    """Refuse a file name that ends otherwise; ``what`` says what would be written there.
+
+    Raises:
+        InputError: it does.
+    """
+    if path.suffix.lower() not in endings:
+        raise InputError(
+            f"{what} are not written as {path.suffix or 'a file without an ending'}",
+            where=str(path),
+            hint=f"End the name in one of {', '.join(endings)}.",
+        )
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place where no file can be written, before anything is computed.
+
+    What only writing shows, such as a full disk, :func:`atomic_path` tells.
+
+    Raises:
+        InputError: it is a folder, lies under a file, or its folder may not be written to.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        above = next(place for place in path.absolute().parents if place.exists())
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def remove_stale(folder: Path, *, mine: bool = True) -> int:

@@ -15,6 +15,7 @@ from bundles import BIAS, LABELS, PROMPT, TEXTS, Bench, loaded
 
 from cotune.bundle import Prediction, Predictor, predict_stream
 from cotune.bundle.answer_sheet import answer_sheet, check_sheet
+from cotune.cli import main
 from cotune.errors import DivergedError, InputError
 from cotune.evaluate.decision import RAW, Decision
 from cotune.model.adapters.slots import BASE
@@ -301,6 +302,20 @@ def test_json_answers_are_values_in_json(bench: Bench, tmp_path: Path) -> None:
     for nested, wanted in ((False, text), (True, json.loads(text))):
         found = answer_sheet(predictor, sheet, check_sheet(sheet, ("text",)), nested=nested)
         assert found.added == {"answer": [wanted]}
+
+
+def test_how_right_numbers_are_written_is_told(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output("number", schema_text='{"type": "number"}')
+    prompt = Prompt("Count.", "{text}", "Answer:")
+    bundle = bench.save(tmp_path / "best", output=output, answer_tokens=4, prompt=prompt)
+    rows = tmp_path / "rows.csv"
+    rows.write_text('text,label\na,"1,5 kg"\nb,"2,25 kg"\n')
+    with pytest.raises(SystemExit, match="0"):
+        main(["evaluate", str(bundle), str(rows)])
+    said = capsys.readouterr()
+    assert "accuracy" in said.out
+    assert "'label' is read as numbers with decimal commas and without the unit 'kg'" in said.err
+    assert "('1,5 kg' is 1.5)" in said.err
 
 
 def test_an_empty_stream(predictor: Predictor) -> None:

@@ -84,6 +84,7 @@ def test_whatever_changes_a_vector_is_in_the_key(model: Path) -> None:
         ("a", ["--frames", "9"], "pooling prompt_eol has 4 frames"),
         ("a", ["--layer", "99"], "layer: the model has"),
         ("a", ["--out", "vectors.pkl"], "not written as .pkl"),
+        ("a", ["--out", "/dev/null/vectors.npy"], "where a folder is needed"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(

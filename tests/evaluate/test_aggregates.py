@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from cotune.evaluate.arms import ArmScores, ArmsMetric, aggregate_statistic
 from cotune.evaluate.attribution import ARMS, attribute
+from cotune.evaluate.score_interval import score_interval
+from cotune.evaluate.scoring import judged
 from cotune.evaluate.stats.clusters import FEW_GROUPS
 from cotune.evaluate.stats.intervals import aggregate_interval, few_groups_limits
 from cotune.evaluate.stats.resampling import bootstrap_limits, difference_error, evaluate_over, resampling_weights
 from cotune.task.answered import Answered
-from cotune.task.metrics.metric import METRICS, Aggregate
+from cotune.task.metrics.metric import METRICS, Aggregate, Metric
 from cotune.task.values.output import label_output
 
 Floats = NDArray[np.float64]
@@ -111,6 +113,23 @@ def test_the_reported_interval_of_a_micro_f1_is_that_one(groups: int, size: int)
     else:
         _, low, high = bootstrap_limits(statistic, len(ids), seed=1, draws=4000, level=0.95, groups=ids, widened=True)
     assert (interval.low, interval.high) == pytest.approx((low[0], high[0]))
+
+
+def test_a_label_metric_of_a_package_that_is_made_of_sums_has_an_interval() -> None:
+    def hits(answered: Answered) -> Floats:
+        return np.array([[float(g == a)] * 2 for g, a in zip(answered.gold, answered.answers, strict=True)])
+
+    # Nothing is known of such a metric but its sums.
+    metric = Metric("packaged", "hits", ("label",), lambda answered: hits(answered)[:, 0], Aggregate(hits, _share_of_hits))
+    gold, answers, output = ["a", "b"] * 30, ["a", "b", "b", "b"] * 15, label_output(LABELS)
+    found = judged(Answered(gold, answers, output), np.zeros(60), metric)
+    interval = score_interval(found, gold, metric, output, seed=1)
+    assert found.score == pytest.approx(0.75)
+    assert interval.low < found.score < interval.high
+
+
+def _share_of_hits(sums: Floats) -> Floats:
+    return np.asarray(sums[..., 0] / 60)
 
 
 def test_rows_that_are_all_right_leave_room_below() -> None:

@@ -23,7 +23,7 @@ def answered(gold: list[Any], given: list[Any]) -> Answered:
 def test_each_field_has_its_counts_shares_and_intervals() -> None:
     gold = [{"a": i % 3, "tags": ["x", "y"]} for i in range(40)] + [{"a": 1, "rare": 5}] * 2
     given = [{"a": 0, "tags": ["x", "z", "w"]} for _ in range(40)] + [{"a": 1, "rare": 5}, {}]
-    found = {one.field: one for one in field_scores(answered(gold, given), seed=0)}
+    found = {one.name: one for one in field_scores(answered(gold, given), seed=0)}
     assert list(found) == ["tags[]", "a", "rare"]
     a = found["a"]
     assert (a.right, a.given) == (42, 41) and a.recall is not None and a.precision is not None
@@ -34,7 +34,7 @@ def test_each_field_has_its_counts_shares_and_intervals() -> None:
     # Two rows of 42 hold it: what is known of it is what two rows tell.
     rare = found["rare"]
     assert rare.recall is not None and rare.recall.interval == proportion_interval([1, 0]) and rare.f1.interval.width > 0.6
-    told = json.loads(json.dumps(rare.as_dict(), allow_nan=False))
+    told = json.loads(json.dumps(rare.as_dict("field"), allow_nan=False))
     assert told["field"] == "rare" and told["precision"]["value"] == 1 and len(told["precision"]["ci"]) == 2
 
 

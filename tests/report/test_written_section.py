@@ -39,7 +39,7 @@ def folder_of(path: Path) -> Path:
     (path / "journal.jsonl").write_text("")
     (path / "test_rows.json").write_text(json.dumps({"labels": [], "rows": rows}))
     told = field_scores(Answered(golds, answers, Output.from_json(OUTPUT)), seed=0)
-    arms = {arm: {"fields": [one.as_dict() for one in told]} for arm in ARMS}
+    arms = {arm: {"fields": [one.as_dict("field") for one in told]} for arm in ARMS}
     summary = {"task": "slots", "metric": "json_f1", "output": OUTPUT, "arms": arms}
     (path / "summary.json").write_text(json.dumps(summary))
     return path

@@ -13,9 +13,7 @@ from cotune.task.values.kinds.registry import KINDS, OUTPUT_TYPES, WRITTEN_TYPES
 from cotune.task.values.output import Output
 
 ROOT = Path(cotune.__file__).parent
-_CHECK = re.compile(
-    r"output\.free|\b(?:output|written|kind)(?:\.type)? (?:==|!=|in|not in) \(?[\"'](?:label|text|number|json)[\"']"
-)
+_CHECK = re.compile(r"\b(?:output|written|kind)(?:\.type)? (?:==|!=|in|not in) \(?[\"'](?:label|text|number|json)[\"']")
 # Speaks of the kinds of values that JSON Schema has.
 _OTHER = {"task/values/schema.py"}
 
@@ -24,7 +22,7 @@ def test_every_type_has_its_kind() -> None:
     assert set(KINDS) == set(OUTPUT_TYPES)
     assert {*get_args(OutputConfig.model_fields["type"].annotation)} == {None.__class__, Literal[OUTPUT_TYPES]}
     assert all(kind.name == name for name, kind in KINDS.items())
-    assert set(WRITTEN_TYPES) == {name for name in OUTPUT_TYPES if Output(name).free} == {"text", "number", "json"}
+    assert set(WRITTEN_TYPES) == {name for name in OUTPUT_TYPES if Output(name).kind.written} == {"text", "number", "json"}
     assert all(name in METRICS[KINDS[name].default_metric].types for name in OUTPUT_TYPES)
 
 

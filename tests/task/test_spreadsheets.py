@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cotune.errors import InputError
 from cotune.task import Task
 from cotune.task.reading.field_names import field_names, is_field_name
+from cotune.task.reading.table import table_from_rows
 from cotune.task.values.label_type import label_type, label_value
 from cotune.task.values.number_style import number_style
 from cotune.task.values.output import Output
@@ -149,3 +150,22 @@ def test_blank_rows_are_left_out_where_that_is_asked() -> None:
     found = Task.from_frame(blank, input="the text", output="out", test=blank[30:], on_blank="skip")
     assert found.test.n == 30 and found.checks.counts["blank_rows_skipped"] == 4
     assert found.checks["blank_rows"].count == 4 and not found.checks["blank_rows"].examples
+
+
+def test_a_row_keeps_its_number_where_blank_rows_before_it_were_left_out() -> None:
+    test = [
+        {"the text": " ", "out": "a"},
+        {"the text": "x", "out": ""},
+        *rows(24, "ab", start=100),
+        {"the text": "y", "out": "c"},
+    ]
+    with pytest.raises(InputError, match=r"row 27, column 'out': the test label 'c' has no train row"):
+        Task.from_frame(rows(60, "ab"), input="the text", output="out", test=test, on_blank="skip")
+
+
+def test_blank_rows_of_two_tables_of_one_name_are_all_counted() -> None:
+    blank = {"the text": "", "out": "a"}
+    train, test = [*rows(60, "ab"), blank, blank], [*rows(24, "ab", start=100), blank]
+    tables = (table_from_rows(part, "rows.csv") for part in (train, test))
+    found = Task.from_frame(next(tables), test=next(tables), input="the text", output="out", on_blank="skip")
+    assert found.checks.counts["blank_rows_skipped"] == 3 and "3 of rows.csv" in found.checks["blank_rows"].message

@@ -140,6 +140,20 @@ def test_a_spreadsheet_with_semicolons_is_read(tmp_path: Path) -> None:
     assert read_table(path).rows[0] == {"text": "a; b, c", "label": "x"}
 
 
+@pytest.mark.parametrize(
+    ("header", "columns"),
+    [
+        ("column 2,,text", ("column 2", "column 2_2", "text")),
+        (",column 1,text", ("column 1_2", "column 1", "text")),
+        ("a,,", ("a", "column 2", "column 3")),
+    ],
+)
+def test_a_column_without_a_name_takes_none_from_another(tmp_path: Path, header: str, columns: tuple[str, ...]) -> None:
+    (tmp_path / "rows.csv").write_text(f"{header}\n1,2,3\n")
+    table = read_table(tmp_path / "rows.csv")
+    assert table.columns == columns and list(table.rows[0].values()) == ["1", "2", "3"]
+
+
 def test_a_cell_beyond_the_csv_modules_limit_is_read_and_the_limit_put_back(tmp_path: Path) -> None:
     before = csv.field_size_limit()
     path = tmp_path / "rows.csv"

@@ -18,6 +18,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 import cotune as library
 
 FIELD = "Customer message"
+NO_MODEL = ("--base", "nowhere")
 
 
 def read_csv(text: str, delimiter: str = ",") -> list[dict[str, str]]:
@@ -106,6 +107,8 @@ def test_answers_go_to_the_screen_in_the_format_of_the_file(desk: Desk, cotune: 
     source.write_bytes(b"\xef\xbb\xbf" + 'Customer message;note\n"late; broken";é\n'.encode())
     ended = cotune("predict", desk.bundle, source)
     assert read_csv(ended.stdout, ";")[0][FIELD] == "late; broken" and "1 row answered" in ended.stderr
+    (row,) = map(json.loads, cotune("predict", desk.bundle, source, "--json").stdout.splitlines())
+    assert row[FIELD] == "late; broken" and row["answer"] in (1, 3, 5)
     out = tmp_path / "answers.csv"
     assert cotune("predict", desk.bundle, source, "--out", out).code == 0
     assert out.read_bytes().startswith(b"\xef\xbb\xbf") and read_csv(out.read_text("utf-8-sig"), ";")[0]["note"] == "é"
@@ -119,21 +122,44 @@ def test_answers_go_to_the_screen_in_the_format_of_the_file(desk: Desk, cotune: 
         (("NEW", "--input", "text"), ("--input",)),
         (("none.csv",), ("no such file",)),
         (("OTHER",), ("OTHER, line 2", "no field 'Customer_message'", "'message'")),
-        (("BLANK",), ("BLANK, line 2", "empty")),
+        # What is wrong with a file is found before a model is loaded, which would be told to be missing.
+        (("BLANK", *NO_MODEL), ("BLANK, line 2", "empty")),
+        (("NEW", "--out", "FOLDER", *NO_MODEL), ("cannot write FOLDER", "A folder has that name")),
+        (("NEW", "--out", "NEW/answers.csv", *NO_MODEL), ("cannot write NEW/answers.csv", "where a folder is needed")),
+        (("EMPTY",), ("EMPTY: the file is empty. Give a file with rows.",)),
+        (("HEADER",), ("HEADER: there is a header but no rows. Add rows below the header.",)),
     ],
 )
 def test_what_cannot_be_answered_is_told(
     desk: Desk, cotune: Cotune, unseen: Path, tmp_path: Path, arguments: tuple[str, ...], told: tuple[str, ...]
 ) -> None:
-    places = {"NEW": unseen, "OTHER": tmp_path / "other.csv", "BLANK": tmp_path / "blank.csv"}
-    places["OTHER"].write_text("message,n\nlate,1\n")
-    places["BLANK"].write_text("Customer message,n\n ,1\n")
-    ended = cotune("predict", desk.bundle, *(places.get(word, word) for word in arguments))
+    places = {"NEW": unseen, "FOLDER": tmp_path / "sub.csv"}
+    contents = {
+        "OTHER": "message,n\nlate,1\n",
+        "BLANK": "Customer message,n\n ,1\n",
+        "EMPTY": "",
+        "HEADER": "Customer message,n\n",
+    }
+    places["FOLDER"].mkdir()
+    for name, content in contents.items():
+        places[name] = tmp_path / f"{name.lower()}.csv"
+        places[name].write_text(content)
+
+    def placed(word: str) -> str:
+        for name, path in places.items():
+            word = word.replace(name, str(path))
+        return word
+
+    ended = cotune("predict", desk.bundle, *map(placed, arguments))
     assert ended.code == 2 and ended.stderr.count("\n") == 1, ended
     for fragment in told:
-        for name, path in places.items():
-            fragment = fragment.replace(name, str(path))
-        assert fragment in ended.stderr
+        assert placed(fragment) in ended.stderr
+
+
+def test_a_command_that_is_suggested_can_be_typed(desk: Desk, cotune: Cotune, unseen: Path, tmp_path: Path) -> None:
+    path = unseen.rename(tmp_path / "new rows; ls.csv")
+    said = cotune("predict", desk.bundle, "--input", path).stderr
+    assert f"cotune predict {desk.bundle} '{path}' --out answers.csv" in said
 
 
 def test_a_blank_line_of_a_stream_is_told_and_the_others_are_answered(desk: Desk, cotune: Cotune) -> None:
@@ -192,6 +218,10 @@ def test_what_cannot_be_scored_is_told(desk: Desk, cotune: Cotune, tmp_path: Pat
     assert missing.code == 2 and "'Stars (1-5)'" in missing.stderr and "'stars'" in missing.stderr
     assert cotune("evaluate", desk.bundle, path, "--output", "stars", "--json").code == 0
     assert "does not fit" in cotune("evaluate", desk.bundle, path, "--output", "stars", "--metric", "json_f1").stderr
+    for option in ("--output", "--group"):
+        said = cotune("evaluate", desk.bundle, path, "--output", "stars", option, "starz").stderr
+        assert "there is no column 'starz', did you mean 'stars'? Its columns:" in said
+        assert "the bundle" not in said and "Rename" not in said
 
 
 # Runs side by side ------------------------------------------------------------------------------------------------
@@ -231,6 +261,19 @@ def test_runs_are_listed(desk: Desk, cotune: Cotune, tmp_path: Path) -> None:
     shown = cotune("list", tmp_path).stdout
     assert f"{arm['score']:.3f}" in shown and "stopped" in shown
     assert cotune("list", tmp_path / "none").code == 2
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_every_run_is_named_whole_in_a_list(
+    desk: Desk, cotune: Cotune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    runs = Path(shutil.copytree(desk.out, tmp_path / "runs" / f"{'a-long-name-' * 4}end")).parent
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = cotune("list", runs.name).stdout.splitlines()
+    assert all(len(line) <= width for line in shown) and "finished" in shown[1]
+    assert "".join(line[: shown[0].index("score")].split()[0] for line in shown[1:]) == f"runs/{'a-long-name-' * 4}end"
+    assert ("model" in shown[0]) == (width >= 120)
 
 
 def test_two_runs_are_compared_on_the_same_test_rows(desk: Desk, cotune: Cotune, tmp_path: Path) -> None:

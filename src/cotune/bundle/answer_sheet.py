@@ -9,7 +9,8 @@ from typing import Any
 from cotune.bundle.predictor import Predictor
 from cotune.bundle.rows import checked_row
 from cotune.errors import RowError
-from cotune.task.reading.sheet import Sheet, free_name
+from cotune.task.reading.sheet import Sheet
+from cotune.task.reading.table import free_name
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def check_sheet(sheet: Sheet, input_fields: Sequence[str]) -> Checked:
 
     Raises:
         InputError: a column is missing.
+        RowError: no row can be answered; that of the first.
     """
     checked: Checked = []
     for index, row in enumerate(sheet.rows):
@@ -46,6 +48,9 @@ def check_sheet(sheet: Sheet, input_fields: Sequence[str]) -> Checked:
             checked.append(checked_row(dict.fromkeys(sheet.columns) | dict(row), input_fields, sheet.where(index)))
         except RowError as error:
             checked.append(error)
+    errors = [one for one in checked if isinstance(one, RowError)]
+    if len(errors) == len(checked):
+        raise errors[0]
     return checked
 
 
@@ -70,13 +75,8 @@ def answer_sheet(
             probabilities are a column for each label and JSON answers their texts.
         batch: rows that run at once.
         progress: told how many rows are done, after each batch.
-
-    Raises:
-        RowError: no row can be answered; that of the first.
     """
     errors = tuple(one for one in checked if isinstance(one, RowError))
-    if len(errors) == len(checked):
-        raise errors[0]
     asked = [(index, fields) for index, fields in enumerate(checked) if not isinstance(fields, RowError)]
     size = len(checked)
     answers: list[Any] = [None] * size

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cotune.errors import InputError, RowError
+from cotune.errors import InputError, RowError, shown_names
 from cotune.task.reading.cells import NESTED, has_half_character, input_text
 from cotune.task.reading.field_names import column_of
 
@@ -60,11 +60,10 @@ def _field(row: Mapping[Any, Any], name: str, where: str) -> str:
         known = [str(key) for key in row]
         lower = {key.lower(): key for key in known}
         near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
-        shown = ", ".join(map(repr, known[:10])) + (" ..." if len(known) > 10 else "")
         raise InputError(
             f"there is no field {name!r}" + (f", did you mean {lower[near[0]]!r}?" if near else ""),
             where=where,
-            hint=f"The row holds {shown or 'nothing'}; name the field {name!r}.",
+            hint=f"The row holds {shown_names(known, 10) or 'nothing'}; name the field {name!r}.",
         )
     text = input_text(row[name])
     if text is NESTED:

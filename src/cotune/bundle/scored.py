@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,18 +13,18 @@ import numpy.typing as npt
 from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Predictor
 from cotune.errors import InputError
-from cotune.evaluate.by_field import FieldScores, field_scores
-from cotune.evaluate.by_label import LabelScores, confusions, label_scores
+from cotune.evaluate.by_field import field_scores
+from cotune.evaluate.by_label import confusions, label_scores
 from cotune.evaluate.score_interval import score_interval
 from cotune.evaluate.scoring import judged
+from cotune.evaluate.shares import PartScores
 from cotune.evaluate.stats.intervals import Interval
 from cotune.task.answered import Answered
-from cotune.task.assemble import Source, examples_from
+from cotune.task.assemble import Source, examples_from, with_style
 from cotune.task.example import Example, groups_of
 from cotune.task.metrics.metric import Metric, metric_for
 from cotune.task.reading.field_names import with_fields
 from cotune.task.reading.table import Table
-from cotune.task.values.number_style import number_style
 from cotune.task.values.output import Output
 
 
@@ -56,16 +56,16 @@ class Scored:
     right: int
     majority: tuple[str, float] | None
     unknown: dict[str, int]
-    labels: tuple[LabelScores, ...]
+    labels: tuple[PartScores, ...]
     confusion: npt.NDArray[np.int64] | None
-    fields: tuple[FieldScores, ...]
+    fields: tuple[PartScores, ...]
     truncated: int
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
         confusion = None
         if self.confusion is not None:
-            confusion = {"labels": [one.label for one in self.labels], "rows": self.confusion.tolist()}
+            confusion = {"labels": [one.name for one in self.labels], "rows": self.confusion.tolist()}
         return {
             "metric": self.metric,
             "score": round(self.score, 6),
@@ -76,9 +76,9 @@ class Scored:
             "truncated": self.truncated,
             "majority": None if self.majority is None else {"label": self.majority[0], "score": round(self.majority[1], 6)},
             "unknown_labels": self.unknown,
-            "labels": [one.as_dict() for one in self.labels],
+            "labels": [one.as_dict("label") for one in self.labels],
             "confusion": confusion,
-            "fields": [one.as_dict() for one in self.fields],
+            "fields": [one.as_dict("field") for one in self.fields],
         }
 
 
@@ -90,11 +90,13 @@ class LabelledRows:
         rows: with their right answers.
         skipped: rows without input or right answer, which are left out.
         metric: what a right answer is worth.
+        remarks: what a user has to know of how the rows were read.
     """
 
     rows: tuple[Example, ...]
     skipped: int
     metric: Metric
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -115,6 +117,9 @@ class LabelledRows:
         judge = _metric(manifest, metric)
         table = with_fields(table, {name: name for name in manifest.input_fields})
         output = manifest.output
+        if column is not None:
+            # The user names it here, and below the bundle would be said to.
+            table.need(column, nested=output.kind.nested_cells)
         source = Source(
             train=table,
             dev=None,
@@ -126,9 +131,7 @@ class LabelledRows:
             on_blank="skip",
             asked_by="the bundle",
         )
-        if output.kind.styled:
-            cells = [cell for row in table.rows if (cell := row.get(source.output_field)) and cell.strip()]
-            source = replace(source, style=number_style(cells))
+        source, styled = with_style(source, output.type)
         rows = examples_from(table, "row", source, output.type)
         if not rows:
             raise InputError(
@@ -137,7 +140,7 @@ class LabelledRows:
                 hint=f"Fill the columns {', '.join((*manifest.input_fields, source.output_field))}.",
             )
         canonical = tuple(Example(row.id, row.fields, output.canonical(row.output), row.group) for row in rows)
-        return cls(canonical, len(table) - len(rows), judge)
+        return cls(canonical, len(table) - len(rows), judge, tuple(finding.message for finding in styled))
 
 
 def score_rows(
@@ -168,23 +171,23 @@ def score_rows(
             answers.append(one.answer)
             truncated += one.truncated
         progress(len(answers))
-    gold = [row.output for row in rows]
+    references = [row.output for row in rows]
     output = predictor.output
     unknown: Counter[str] = Counter()
     if not output.kind.written:
-        unknown = Counter(label for label in gold if label not in set(output.labels))
+        unknown = Counter(label for label in references if label not in set(output.labels))
         output = Output("label", tuple(sorted({*output.labels, *unknown})), label_type=output.label_type)
-    answered = Answered(gold, answers, output, rows)
+    answered = Answered(references, answers, output, rows)
     found = judged(answered, np.zeros(len(rows)), metric)
     groups = groups_of(rows)
     majority = None
     if not output.kind.written:
-        commonest = min(Counter(gold).items(), key=lambda item: (-item[1], item[0]))[0]
-        majority = (commonest, metric.score(Answered(gold, [commonest] * len(gold), output, rows)))
+        commonest = min(Counter(references).items(), key=lambda item: (-item[1], item[0]))[0]
+        majority = (commonest, metric.score(Answered(references, [commonest] * len(references), output, rows)))
     return Scored(
         metric=metric.name,
         score=found.score,
-        interval=score_interval(found, gold, metric, output, seed=seed, groups=groups),
+        interval=score_interval(found, references, metric, output, seed=seed, groups=groups),
         n=len(rows),
         skipped=labelled.skipped,
         right=int(found.correct.sum()),

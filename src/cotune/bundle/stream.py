@@ -38,9 +38,9 @@ def predict_stream(
 ) -> StreamCount:
     """Read rows as JSON lines and write each with its answer as a JSON line, in order, batch by batch.
 
-    A row comes back as it was with ``answer`` set (labels in their own type, JSON as its value), ``probabilities`` (label to
-    share, six digits) where they are asked for, and ``truncated`` where its text lost its end; keys of these names that it had
-    are replaced. A row whose input is blank, or no text, comes back with ``answer`` null and its ``error``. A line may be a
+    Each row is written with all its keys and ``answer`` (labels in their own type, JSON as its value), ``probabilities`` (label
+    to share, six digits) where they are asked for, and ``truncated`` where its text lost its end; keys of these names that it
+    had are replaced. A row whose input is blank, or no text, comes back with ``answer`` null and its ``error``. A line may be a
     bare JSON text where the task has one input field; blank lines are passed over. The rows before a broken line are answered
     before its error is raised.
 
@@ -102,7 +102,7 @@ def predict_stream(
 
 
 def _row(text: str, input_fields: tuple[str, ...], where: str) -> tuple[dict[str, Any], dict[str, str] | RowError]:
-    """The row as it was, and its checked input fields, or why they cannot be answered."""
+    """The row of a line, and its checked input fields or why they cannot be answered."""
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotune.cli.program import Base, Endpoint, Json, KeyEnv, Patience, app, counting
+from cotune.cli.program import Base, Batch, Endpoint, Json, KeyEnv, Patience, app, counting, tell
 from cotune.garbage import collection_paused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from cotune.bundle.scored import Scored
-    from cotune.evaluate.by_field import FieldScores
-    from cotune.evaluate.by_label import LabelScores
-    from cotune.evaluate.shares import Share
+    from cotune.evaluate.shares import PartScores, Share
 
 _MATRIX_LABELS = 10
 _CONFUSIONS = 12
@@ -35,7 +33,7 @@ def evaluate(
     ] = None,
     metric: Annotated[str | None, typer.Option(help="Such as macro_f1 or FILE.py:FUNCTION. (default: the bundle's)")] = None,
     group: Annotated[str | None, typer.Option(help="Column whose equal values mark rows that depend on each other.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Rows that are answered together.")] = 64,
+    batch: Batch = 64,
     base: Base = None,
     key_env: KeyEnv = None,
     endpoint: Endpoint = None,
@@ -50,6 +48,8 @@ def evaluate(
         from cotune.task.reading.read import read_table
 
     labelled = LabelledRows.of(read_table(rows), read_manifest(bundle), column=output, metric=metric, group=group)
+    for remark in labelled.remarks:
+        tell(remark, err=True)
     predictor = load(bundle, base=base, key_env=key_env, endpoint=endpoint, patience=patience)
     scored = score_rows(predictor, labelled, batch=batch, progress=counting(len(labelled.rows)))
     if as_json:
@@ -82,28 +82,28 @@ def _shown(scored: Scored, source: str, width: int) -> Iterator[Any]:
         yield Text(f"Of {scored.truncated:,} rows the text was too long and lost its end.")
     if scored.labels:
         yield Text("")
-        yield _table("label", [(one.label, one) for one in scored.labels], width)
+        yield _table("label", scored.labels, width)
         yield Text("")
         yield from _confusion(scored, width)
     if scored.fields:
         yield Text("")
-        yield _table("field", [(one.field, one) for one in scored.fields], width)
+        yield _table("field", scored.fields, width)
 
 
 def _with_interval(value: float, low: float, high: float) -> str:
     return f"{value:.3f} (95% interval {low:.3f} to {high:.3f})"
 
 
-def _table(what: str, rows: Sequence[tuple[str, LabelScores | FieldScores]], width: int) -> Any:
+def _table(what: str, parts: Sequence[PartScores], width: int) -> Any:
     from rich.text import Text
 
     from cotune.report.terminal.layout import table_of
     from cotune.report.terminal.plain import one_line
 
     table = table_of([what, "rows>", "given>", "precision", "recall", "F1"], width)
-    for name, one in rows:
+    for one in parts:
         shares = (_share(share) for share in (one.precision, one.recall, one.f1))
-        table.add_row(Text(one_line(name, 40)), str(one.right), str(one.given), *shares)
+        table.add_row(Text(one_line(one.name, 40)), str(one.right), str(one.given), *shares)
     return table
 
 
@@ -122,7 +122,7 @@ def _confusion(scored: Scored, width: int) -> Iterator[Any]:
     from cotune.report.terminal.plain import one_line
 
     assert scored.confusion is not None
-    names = [one_line(one.label, 14) for one in scored.labels]
+    names = [one_line(one.name, 14) for one in scored.labels]
     room = max(map(len, names)) + sum(max(3, len(name)) + 2 for name in names) + 2
     if len(names) <= _MATRIX_LABELS and room <= width:
         yield Text("Right label (rows) and answer (columns):")
@@ -131,17 +131,13 @@ def _confusion(scored: Scored, width: int) -> Iterator[Any]:
             table.add_row(Text(name), *(str(count) if count else "·" for count in counts))
         yield table
         return
+    import numpy as np
+
     pairs = [
-        (int(count), scored.labels[i].label, scored.labels[j].label)
-        for (i, j), count in _cells(scored.confusion)
+        (int(count), scored.labels[i].name, scored.labels[j].name)
+        for (i, j), count in np.ndenumerate(scored.confusion)
         if i != j and count
     ]
     yield Text("Most frequent confusions:" if pairs else "No confusions.")
     for count, right, answer in sorted(pairs, key=lambda one: (-one[0], one[1:]))[:_CONFUSIONS]:
         yield Text(f"  {count} rows of {one_line(right, 40)!r} were answered {one_line(answer, 40)!r}")
-
-
-def _cells(confusion: Any) -> Iterator[tuple[tuple[int, int], int]]:
-    for i, counts in enumerate(confusion.tolist()):
-        for j, count in enumerate(counts):
-            yield (i, j), count

@@ -10,6 +10,9 @@ import typer
 
 from cotune.cli.program import Json, app
 
+_ROOMY = 120
+"""Columns of a terminal from which a run's task and model are shown too."""
+
 
 @app.command("list", epilog="Examples:\n\n  cotune list\n\n  cotune list runs/sweep --json")
 def list_(
@@ -33,12 +36,15 @@ def list_(
     from cotune.report.terminal.plain import clock, decimal, one_line
 
     console = Console(highlight=False)
-    table = table_of(["run", "task", "model", "score>", "95% interval", "rows>", "time>", "state"], console.width)
+    # On a narrow terminal they would leave no room for the folders, by which runs are named to other commands.
+    roomy = console.width >= _ROOMY
+    what = ["task", "model"] if roomy else []
+    table = table_of(["run", *what, "score>", "95% interval", "rows>", "time>", "state"], console.width)
     for run in found:
+        named = [Text(one_line(text, 24)) for text in (run.task, run.model)] if roomy else []
         table.add_row(
-            Text(one_line(run.folder, 60)),
-            Text(one_line(run.task, 24)),
-            Text(one_line(run.model, 24)),
+            Text(one_line(run.folder, 400)),
+            *named,
             decimal(run.score),
             "-" if run.ci is None else f"{run.ci[0]:.3f} to {run.ci[1]:.3f}",
             "-" if run.n is None else str(run.n),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotune.cli.program import Base, Endpoint, Json, KeyEnv, Patience, app, counting, tell
+from cotune.cli.program import Base, Batch, Endpoint, Json, KeyEnv, Patience, app, counting, tell
 from cotune.errors import InputError
 from cotune.garbage import collection_paused
 
@@ -33,7 +34,7 @@ def predict(
     ] = None,
     input: Annotated[str | None, typer.Option(help="One text to answer, instead of rows.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Add each label's probability.")] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Rows that are answered together.")] = 64,
+    batch: Batch = 64,
     base: Base = None,
     key_env: KeyEnv = None,
     endpoint: Endpoint = None,
@@ -97,7 +98,7 @@ def _check_no_file(text: str, bundle: Path) -> None:
         raise InputError(
             f"--input takes a text to answer, and {text!r} is a file",
             where="--input",
-            hint=f"To answer its rows: cotune predict {bundle} {text} --out answers.csv",
+            hint=f"To answer its rows: cotune predict {shlex.quote(str(bundle))} {shlex.quote(text)} --out answers.csv",
         )
     tell(f"{text!r} is also the name of a file; its name is answered, not what it holds.", err=True)
 
@@ -129,14 +130,16 @@ def _answer_file(
     """Answer the rows of a file, into a file or to the screen; what is wrong with either is found before a model is loaded."""
     from cotune.bundle.answer_sheet import answer_sheet, check_sheet
     from cotune.bundle.manifest import read_manifest
+    from cotune.files import check_place
     from cotune.task.reading.sheet import JSON_LINES, check_suffix, read_sheet, sheet_text, write_sheet
 
     if out is not None:
         check_suffix(out)
+        check_place(out)
     sheet = read_sheet(rows)
     checked = check_sheet(sheet, read_manifest(bundle).input_fields)
     kind = (rows if out is None else out).suffix.lower()
-    if out is None and kind in (".parquet", ".pq", ".json"):
+    if out is None and (as_json or kind in (".parquet", ".pq", ".json")):
         # To a screen rows go one by one.
         kind = ".jsonl"
     found = answer_sheet(

@@ -76,3 +76,5 @@ KeyEnv = Annotated[str | None, typer.Option(help="Environment variable that hold
 Endpoint = Annotated[str | None, typer.Option(help="URL that the bundle may send rows to, where it is not on this machine.")]
 
 Patience = Annotated[float, typer.Option(min=0.1, help="Seconds that a question to an endpoint may take.")]
+
+Batch = Annotated[int, typer.Option(min=1, help="Rows that are answered together.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 
 from cotune.cli.program import Json, app, tell
 from cotune.cli.terminal import interrupts_unseen
-from cotune.errors import InputError, no_run
+from cotune.errors import InputError, no_run, shown_names
 
 
 @app.command(
@@ -65,7 +66,6 @@ def run(
     texts = [read_text(path, "the prompt file") for path in prompt or []]
     from cotune.report import make_view
 
-    view = None
     try:
         # What is imported here takes seconds, in which an interrupt must find no terminal that is drawn on.
         if sys.stdout.isatty() and not (as_json or quiet):
@@ -75,22 +75,16 @@ def run(
 
         if cut_journal and (copy := cut_damaged(folder)) is not None:
             typer.echo(f"The journal was damaged and is cut before the damage; the whole file is kept as {copy}.", err=True)
-        view = make_view(json=as_json, quiet=quiet, stream=sys.stdout, is_terminal=sys.stdout.isatty())
         if finish and _told_to_finish(folder):
             return
-        with interrupts_unseen():
+        view = make_view(json=as_json, quiet=quiet, stream=sys.stdout, is_terminal=sys.stdout.isatty())
+        with interrupts_unseen(), contextlib.closing(view):
             result = run_cycle(config, folder, prompts=texts, view=view)
-            view.close()
     except KeyboardInterrupt:
-        if view is not None:
-            view.close()
         kept = (folder / "journal.jsonl").is_file()
         done = f"Progress is saved in {folder}; run the same command to continue." if kept else "Nothing was done yet."
         typer.echo(f"\nStopped. {done}", err=True)
         raise typer.Exit(130) from None
-    finally:
-        if view is not None:
-            view.close()
     if as_json:
         typer.echo(json.dumps({"out": str(folder), **result.summary}, ensure_ascii=False))
         return
@@ -111,9 +105,10 @@ def _columns_unsaid(source: str) -> InputError:
     from cotune.task.reading.read import read_table
 
     columns = read_table(source).columns
-    shown = ", ".join(map(repr, columns[:20])) + (" ..." if len(columns) > 20 else "")
     return InputError(
-        "say which columns to use", where=source, hint=f"This file has {shown}: add --input COLUMN --output COLUMN."
+        "say which columns to use",
+        where=source,
+        hint=f"This file has {shown_names(columns)}: add --input COLUMN --output COLUMN.",
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cotune.cli.program import Base, Json, app
+from cotune.cli.program import Base, Json, app, tell
 from cotune.errors import InputError, no_run
 from cotune.files import read_standard_input, read_text
 from cotune.garbage import collection_paused
@@ -108,8 +108,6 @@ def try_typed(run: Path, permissions: Permissions, *, rows: int, as_json: bool) 
     Raises:
         InputError: the run cannot be opened.
     """
-    from cotune.report.terminal.plain import harmless
-
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(open_run, run, permissions)
         typer.echo("Type a prompt with its input fields in braces, then press Ctrl-D on an empty line.", err=True)
@@ -118,7 +116,7 @@ def try_typed(run: Path, permissions: Permissions, *, rows: int, as_json: bool) 
             try:
                 try_one(tryouts, text, where="prompt", rows=rows, as_json=as_json)
             except InputError as error:
-                typer.echo(harmless(error), err=True)
+                tell(error, err=True)
             typer.echo("\nType the next prompt, then Ctrl-D; Ctrl-D alone ends.", err=True)
         # A run that cannot be opened is an error also where nothing was typed.
         opening.result()
@@ -138,8 +136,6 @@ def try_saved(run: Path, permissions: Permissions, file: Path, *, rows: int, as_
         InputError: the run cannot be opened, or the file cannot be read at first.
         KeyboardInterrupt: by the user, to end it.
     """
-    from cotune.report.terminal.plain import harmless
-
     text: str | None = read_text(file, "the prompt file")
     tryouts = open_run(run, permissions)
     tried: str | None = None
@@ -149,7 +145,7 @@ def try_saved(run: Path, permissions: Permissions, file: Path, *, rows: int, as_
             try:
                 try_one(tryouts, text, where=str(file), rows=rows, as_json=as_json)
             except InputError as error:
-                typer.echo(harmless(error), err=True)
+                tell(error, err=True)
             typer.echo(f"\nWaiting for {file} to be saved again; Ctrl-C ends.", err=True)
         time.sleep(_LOOK_SECONDS)
         # An editor that replaces the file leaves none for a moment, or an empty one.

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from cotune.config.yaml_text import YamlText
-from cotune.errors import InputError
+from cotune.errors import InputError, shortened
 
 
 def readable_error(error: ErrorDetails, where: str, document: YamlText, root: type[BaseModel]) -> InputError:
@@ -79,5 +79,4 @@ def kind_of(value: Any) -> str:
 
 def shown(value: Any, length: int = 60) -> str:
     """A value as an error or a difference shows it, cut to ``length`` characters."""
-    text = "not set" if value is None else repr(value)
-    return text if len(text) <= length else text[: length - 3] + "..."
+    return shortened("not set" if value is None else repr(value), length)

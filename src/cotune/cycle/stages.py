@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shlex
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -233,7 +234,8 @@ def _write_page(out: Path, view: View) -> None:
         write_report(out)
     except Exception as error:
         what = str(error) if isinstance(error, CotuneError) else f"{type(error).__name__}: {error}"
-        text = f"the report could not be written ({what}); the run's numbers are safe, cotune report {out} tries again"
+        again = f"cotune report {shlex.quote(str(out))}"
+        text = f"the report could not be written ({what}); the run's numbers are safe, {again} tries again"
         # A traceback is no note, but it must not be lost either. A disk that is full takes neither.
         with suppress(CotuneError):
             write_text(out / REPORT_ERROR, traceback.format_exc())

@@ -281,7 +281,7 @@ def _fields(context: RunContext, result: ArmResult) -> list[dict[str, Any]] | No
     if not context.task.output.kind.by_field:
         return None
     answered = Answered([row.output for row in result.rows], result.evaluation.answers, context.task.output)
-    return [one.as_dict() for one in field_scores(answered, seed=context.seed, groups=result.groups)]
+    return [one.as_dict("field") for one in field_scores(answered, seed=context.seed, groups=result.groups)]
 
 
 def _interval(context: RunContext, result: ArmResult) -> Interval:

@@ -13,7 +13,7 @@ from cotune.embed.standardize import Standard, Standardizer
 from cotune.embed.text import EmbedSettings, Pooling, TextEmbedder
 from cotune.embed.texts import TABLES, check_format, read_texts, texts_of_table, write_vectors
 from cotune.errors import InputError
-from cotune.files import read_standard_input, read_text
+from cotune.files import check_place, read_standard_input, read_text
 from cotune.model.loading.by_name import open_model
 from cotune.model.local import LocalModel
 from cotune.task.reading.read import read_table
@@ -77,6 +77,7 @@ def embed_file(
     given = {name: value for name, value in settings.items() if value is not None}
     chosen = EmbedSettings(**given) if given else None
     check_format(out)
+    check_place(out)
     texts = _texts_of(source, column)
     others = None if fit_on is None else _texts_of(fit_on, column)
     encodes = named_encoder(model) is not None

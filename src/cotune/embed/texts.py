@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.errors import InputError
-from cotune.files import atomic_path
+from cotune.errors import InputError, shown_names
+from cotune.files import atomic_path, check_ending
 from cotune.task.reading.cells import has_half_character
 from cotune.task.reading.table import Table
 
@@ -53,11 +53,10 @@ def texts_of_table(table: Table, column: str | None) -> list[str]:
     """
     if column is None:
         if "text" not in table.columns and len(table.columns) > 1:
-            shown = ", ".join(map(repr, table.columns[:20])) + (" ..." if len(table.columns) > 20 else "")
             raise InputError(
                 "the file has several columns, and none of them is called 'text'",
                 where=table.source,
-                hint=f"Say which one holds the texts with --column; this file has {shown}.",
+                hint=f"Say which one holds the texts with --column; this file has {shown_names(table.columns)}.",
             )
         column = "text" if "text" in table.columns else table.columns[0]
     table.need_input(column)
@@ -96,12 +95,7 @@ def check_format(path: Path) -> None:
     Raises:
         InputError: another ending.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(
-            f"vectors are not written as {path.suffix or 'a file without an ending'}",
-            where=str(path),
-            hint=f"End the name in one of {', '.join(FORMATS)}.",
-        )
+    check_ending(path, FORMATS, "vectors")
 
 
 def write_vectors(path: Path, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:

@@ -15,7 +15,7 @@ from cotune.task.metrics.metric import Metric
 from cotune.task.values.output import Output
 
 AVERAGES: dict[str, Average] = {"macro_f1": "macro", "weighted_f1": "weighted"}
-"""How the metrics that are an F1 average over labels."""
+"""How the metrics that are an F1 over labels average it; packages may add label metrics that are sums of another kind."""
 
 
 def score_interval(
@@ -39,7 +39,7 @@ def score_interval(
     """
     if metric.aggregate is None:
         return mean_interval(evaluation.values, groups=groups, seed=seed)
-    if not output.kind.written:
+    if metric.name in AVERAGES:
         names = sorted({*output.labels, *evaluation.answers})
         return dirichlet_f1(gold, evaluation.answers, names, average=AVERAGES[metric.name], seed=seed, groups=groups)
     assert evaluation.counts is not None

@@ -30,6 +30,52 @@ class Share:
         }
 
 
+@dataclass(frozen=True)
+class PartScores:
+    """A part of answers on some rows: one of the labels, or a field of JSON.
+
+    Attributes:
+        name: the label, or the field's path, such as ``slots.time`` or ``tags[]``; that is empty where the whole answer is one
+            value.
+        right: values that should be there.
+        given: values that were given.
+        precision: share of the given values that are right; None where none was given.
+        recall: share of the right values that were given; None where there are none.
+        f1: of both; None where there are neither.
+    """
+
+    name: str
+    right: int
+    given: int
+    precision: Share | None
+    recall: Share | None
+    f1: Share | None
+
+    @classmethod
+    def of(
+        cls, name: str, hits: Floats, right: Floats, given: Floats, *, groups: npt.NDArray[Any] | None, seed: int
+    ) -> PartScores:
+        """The scores of a part.
+
+        Args:
+            name: see above.
+            hits: of each row, given values that are right.
+            right: of each row, values that should be there.
+            given: of each row, values that were given.
+            groups: group id of each row.
+            seed: of the resampling.
+        """
+        precision, recall = ratio_share(hits, given, groups, seed), ratio_share(hits, right, groups, seed)
+        f1 = ratio_share(2 * hits, right + given, groups, seed)
+        return cls(name, int(right.sum()), int(given.sum()), precision, recall, f1)
+
+    def as_dict(self, part: str) -> dict[str, Any]:
+        """For JSON; ``part`` is what the name is called there, ``label`` or ``field``."""
+        shares = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
+        told = {name: None if share is None else share.as_dict() for name, share in shares.items()}
+        return {part: self.name, "right": self.right, "given": self.given, **told}
+
+
 def ratio_share(part: Floats, whole: Floats, groups: npt.NDArray[Any] | None, seed: int) -> Share | None:
     """A ratio of sums over rows; None where there is nothing to divide by.
 

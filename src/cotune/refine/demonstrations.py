@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.example import Example
+from cotune.task.split import stratum_of
 
 if TYPE_CHECKING:
     from cotune.task.task import Task
@@ -38,7 +39,7 @@ def fits(example: Example, most_words: int = MOST_WORDS) -> bool:
 
 def strata(task: Task, rows: Sequence[Example]) -> list[str]:
     """What rows are balanced over: their labels, or nothing where answers are written."""
-    return [task.output.kind.stratum(row.output) for row in rows]
+    return list(map(stratum_of(task.output.kind), rows))
 
 
 def fixed(task: Task, rng: np.random.Generator, *, k: int | None = None, per_class: int | None = None) -> tuple[Example, ...]:

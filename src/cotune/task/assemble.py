@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cotune.errors import InputError
+from cotune.errors import InputError, shortened
 from cotune.files import content_hash
 from cotune.task.checks import DataChecks, Finding, Removed, check_data
 from cotune.task.example import Example
@@ -21,7 +21,7 @@ from cotune.task.reading.field_names import RESERVED, column_of, fields_for, wit
 from cotune.task.reading.table import Table
 from cotune.task.rehearsal import ROLE, Replay, choose_replay
 from cotune.task.sealed import SealedTest, rows_hash
-from cotune.task.split import Rows, cut, dev_size, duplicate_key, subsample, test_size
+from cotune.task.split import Rows, cut, dev_size, duplicate_key, stratum_of, subsample, test_size
 from cotune.task.values.kinds.registry import KINDS, OutputType
 from cotune.task.values.label_type import label_type
 from cotune.task.values.number import parse_number
@@ -43,7 +43,7 @@ class Source:
     ``type`` and ``labels`` do not say otherwise, its schema stays where all rows fit it, and rows whose answers its prompt
     shows stay out of dev. ``asked_by`` says who wants the columns where the user did not name them. Without ``checked``
     nothing is looked for that changes no split; without ``run_metric`` a metric's file is read and not executed. ``on_blank``
-    says what is done with rows without input or output. ``style`` is how numbers are written, found by :func:`assemble`.
+    says what is done with rows without input or output. ``style`` is how numbers are written, found by :func:`with_style`.
     """
 
     train: Table
@@ -103,7 +103,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
     source, renamed = _with_fields(source)
     _check_request(source)
     kind, guess = _type(source)
-    source, styled = _with_style(source, kind)
+    source, styled = with_style(source, kind)
     judged = metric_for(metric, Output(kind), run=source.run_metric)
     labelled = examples_from(source.train, "train", source, kind)
     dev = examples_from(source.dev, "dev", source, kind) if source.dev is not None else None
@@ -115,9 +115,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
 
     blank = _skipped(source, labelled, dev, test, old)
     read |= {"blank_rows_skipped": blank[0].count} if blank else {}
-
-    def stratum(example: Example) -> str:
-        return KINDS[kind].stratum(example.output)
+    stratum = stratum_of(KINDS[kind])
 
     def generator(stage: int) -> np.random.Generator:
         # a stream for each stage, so that one limit does not change what another cut takes
@@ -125,7 +123,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
 
     if test is None:
         size = test_size(len(labelled), source.limit_test)
-        _check_cut("test", size, len(labelled), source)
+        _check_cut("test", size, len(labelled))
         labelled, test = cut(labelled, size, generator(_TEST_CUT), stratum)
         if not test:
             raise _cannot_cut("test", source)
@@ -136,7 +134,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
     _check_enough(source, kind, labelled, dev, removed)
     if dev is None:
         size = dev_size(len(labelled), source.limit_dev)
-        _check_cut("dev", size, len(labelled), source)
+        _check_cut("dev", size, len(labelled))
         train, dev = cut(labelled, size, generator(_DEV_CUT), stratum, shown)
         if not dev:
             raise _cannot_cut("dev", source)
@@ -152,7 +150,8 @@ def assemble(source: Source, metric: str | None) -> Parts:
     replay: Replay | None = None
     if source.replay is not None:
         given = generator(_REPLAY)
-        replay = choose_replay(old, train, dev, sealed, labels, shown=shown, ratio=source.replay_ratio, generator=given)
+        ratio = source.replay_ratio
+        replay = choose_replay(old, train, dev, sealed, labels, stratum=stratum, shown=shown, ratio=ratio, generator=given)
         train, dev = (*train, *replay.train), (*dev, *replay.dev)
         read |= replay.counts()
     view = [rows_hash(train), rows_hash(dev), sealed.content_hash, source.input_fields, source.output_field]
@@ -191,12 +190,11 @@ def _type(source: Source) -> tuple[OutputType, str]:
         return source.known.output.type, ""
     if source.schema is not None:
         return "json", ""
-    name = source.output_field
-    cells = [cell for row in source.train.rows if (cell := row.get(name)) and cell.strip()]
+    cells = source.train.filled(source.output_field)
     if not cells:
         return "label", ""
     kind, why = guess_type(cells)
-    told = f"the output {name!r} is taken for {kind}: {why}; output.type says otherwise"
+    told = f"the output {source.output_field!r} is taken for {kind}: {why}; output.type says otherwise"
     return kind, told if KINDS[kind].guess_told else ""
 
 
@@ -211,7 +209,12 @@ def examples_from(table: Table, role: str, source: Source, type: OutputType = "l
     for column in source.input_fields:
         table.need_input(column, source.asked_by)
     for column in others:
-        table.need(column, source.asked_by, nested=kind.nested_cells and column == source.output_field)
+        # A group column is nobody's wish but the user's.
+        table.need(
+            column,
+            source.asked_by if column != source.group else "",
+            nested=kind.nested_cells and column == source.output_field,
+        )
     read_output = kind.cell_reader(labels=source.labels or (), schema=source.schema, style=source.style)
     examples = []
     for index, row in enumerate(table.rows):
@@ -257,9 +260,9 @@ def _with_fields(source: Source) -> tuple[Source, tuple[Finding, ...]]:
     return source, (Finding("renamed_columns", "info", message, len(renamed)),)
 
 
-def _with_style(source: Source, kind: OutputType) -> tuple[Source, tuple[Finding, ...]]:
+def with_style(source: Source, kind: OutputType) -> tuple[Source, tuple[Finding, ...]]:
     """The source with how its numbers are written, where they are not plain, and what is to be told of it."""
-    cells = [cell for row in source.train.rows if (cell := row.get(source.output_field)) and cell.strip()]
+    cells = source.train.filled(source.output_field)
     style = number_style(cells) if KINDS[kind].styled else None
     if style is None:
         return source, ()
@@ -272,7 +275,11 @@ def _with_style(source: Source, kind: OutputType) -> tuple[Source, tuple[Finding
 def _skipped(source: Source, labelled: Rows, dev: Rows | None, test: Rows | None, old: Rows) -> tuple[Finding, ...]:
     """How many rows were left out because their input or output is blank."""
     read = ((source.train, labelled), (source.dev, dev), (source.test, test), (source.replay, old))
-    counts = {table.source: len(table) - len(rows or ()) for table, rows in read if table is not None}
+    counts: Counter[str] = Counter()
+    for table, rows in read:
+        if table is not None:
+            # Two tables may come from one file.
+            counts[table.source] += len(table) - len(rows or ())
     told = ", ".join(f"{count:,} of {name}" for name, count in counts.items() if count)
     total = sum(counts.values())
     message = f"rows without input or output were left out: {told}"
@@ -354,7 +361,7 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
     known = {*(source.known.output.labels if source.known is not None else ()), *(example.output for example in old)}
     if len({*counts, *known}) < 2:
         raise InputError(
-            f"every row has the same label, {_cut(next(iter(counts)))!r}",
+            f"every row has the same label, {shortened(next(iter(counts)))!r}",
             where=where,
             hint="Name another output column, or add rows with other labels.",
         )
@@ -374,13 +381,14 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
         )
     seen_in_train = Counter([*(example.output for example in labelled), *known])
     for role, table, rows in (("test", source.test, test), ("dev", source.dev, dev)):
-        for index, example in enumerate(rows):
+        for example in rows:
             if table is not None and example.output not in seen_in_train:
                 near = difflib.get_close_matches(example.output, seen_in_train, n=1, cutoff=0.5)
                 raise InputError(
-                    f"the {role} label {_cut(example.output)!r} has no train row"
+                    f"the {role} label {shortened(example.output)!r} has no train row"
                     + (f", did you mean {near[0]!r}?" if near else ""),
-                    where=table.where(index, source.output_field),
+                    # The row's number, since blank rows before it may have been left out.
+                    where=table.place(example.id.rpartition(":")[2], source.output_field),
                     hint="Correct the row, add train rows of it, or list all labels under output.labels.",
                 )
     return tuple(sorted({*counts, *known}))
@@ -434,7 +442,7 @@ def _check_enough(source: Source, kind: OutputType, labelled: Rows, dev: Rows | 
         )
 
 
-def _check_cut(role: str, size: int, rows: int, source: Source) -> None:
+def _check_cut(role: str, size: int, rows: int) -> None:
     if size >= rows - 1:
         raise InputError(
             f"limit.{role} asks for {size} of the {rows} labelled rows, which leaves nothing to learn from",
@@ -450,7 +458,3 @@ def _cannot_cut(role: str, source: Source) -> InputError:
         where=source.train.source,
         hint=f"Name a file under data.{role}, or a finer group column.",
     )
-
-
-def _cut(text: str, length: int = 60) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from cotune.errors import shown_names
 from cotune.task.example import Example
 from cotune.task.sealed import SealedTest
 from cotune.task.split import duplicate_key, normalised
@@ -24,7 +24,6 @@ MOST_COMPARED = 20_000
 # Punctuation and blanks, but for those that are read as words; symbols (+, emoji, currency) are none of them.
 _SEPARATING = frozenset({"Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Zs"})
 _MEANING = frozenset("#%&*@/")
-_WORD = re.compile(r"\w+")
 _SHOWN = 5
 
 
@@ -296,14 +295,15 @@ def _balance(train: Sequence[Example], labels: Sequence[str]) -> Iterable[Findin
         yield Finding(
             "labels_without_rows",
             "warning",
-            f"{_rows(len(unseen), 'label')} {_verb(len(unseen), 'have')} no train row: {_listed(unseen)}",
+            f"{_rows(len(unseen), 'label')} {_verb(len(unseen), 'have')} no train row: {shown_names(unseen, _SHOWN)}",
             len(unseen),
         )
     if few := [label for label in labels if 0 < counts[label] < FEW_ROWS]:
         yield Finding(
             "labels_with_few_rows",
             "warning",
-            f"{_rows(len(few), 'label')} {_verb(len(few), 'have')} fewer than {FEW_ROWS} train rows: {_listed(few)}",
+            f"{_rows(len(few), 'label')} {_verb(len(few), 'have')} fewer than {FEW_ROWS} train rows: "
+            f"{shown_names(few, _SHOWN)}",
             len(few),
             tuple(example.id for example in train if example.output in few)[:_SHOWN],
         )
@@ -349,10 +349,6 @@ def _plain_label(label: str) -> str:
             separates &= before.isalnum() and after.isalnum()
         kept.append("" if separates else character)
     return "".join(kept) or text
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:_SHOWN])) + (" ..." if len(names) > _SHOWN else "")
 
 
 def _verb(count: int, verb: str) -> str:

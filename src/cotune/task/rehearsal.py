@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cotune.task.checks import Finding
-from cotune.task.example import Example
 from cotune.task.sealed import SealedTest
-from cotune.task.split import DEV_MOST, Rows, by_label, cut, duplicate_key, unstratified
+from cotune.task.split import DEV_MOST, Rows, Stratum, cut, duplicate_key
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ def choose_replay(
     test: SealedTest,
     labels: tuple[str, ...],
     *,
+    stratum: Stratum,
     shown: frozenset[str],
     ratio: float,
     generator: np.random.Generator,
@@ -84,12 +84,12 @@ def choose_replay(
         dev: new rows to choose on.
         test: the new test, sealed.
         labels: those that are asked for; rows of others leave. Empty where answers are no labels.
+        stratum: what is balanced: the label, or nothing of other outputs.
         shown: :func:`duplicate_key` of rows whose answers the earlier bundle's prompt shows; they stay out of dev.
         ratio: see above.
         generator: where the choice comes from.
     """
     asked = tuple(row for row in rows if row.output in set(labels)) if labels else rows
-    stratum = by_label if labels else unstratified
     in_test = test.leaking_train_ids(asked)
     new = {duplicate_key(row) for row in (*train, *dev)}
     groups = {row.group for row in dev} - {None}
@@ -111,11 +111,6 @@ def choose_replay(
     repeated = test.rows_repeated_by(asked)
     in_new = tuple(i for i in in_new if i not in set(in_test))
     return Replay(stays, held, len(rows), in_test, in_new, len(rows) - len(asked), repeated)
-
-
-def is_replayed(row: Example) -> bool:
-    """Whether a row of train or dev came from the old rows."""
-    return row.id.startswith(f"{ROLE}:")
 
 
 ROLE = "replay"

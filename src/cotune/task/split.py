@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from cotune.task.example import Example
+from cotune.task.values.kinds.base import OutputKind
 
 DEV_SHARE, DEV_MOST = 0.3, 300
 TEST_SHARE, TEST_LEAST, TEST_MOST = 0.2, 20, 500
@@ -95,9 +96,9 @@ def by_label(example: Example) -> str:
     return example.output
 
 
-def unstratified(example: Example) -> str:
-    """One stratum for all: outputs that hardly recur cannot be shared out evenly."""
-    return ""
+def stratum_of(kind: OutputKind) -> Stratum:
+    """The stratum of a row whose output is of a kind."""
+    return lambda example: kind.stratum(example.output)
 
 
 def subsample(

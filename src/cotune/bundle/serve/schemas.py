@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from cotune.task.values.output import OutputType
 
 Cell = str | int | float | bool | list[Any] | dict[str, Any] | None
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 MOST_MESSAGES, MOST_LOGPROBS = 2048, 20
 

@@ -14,7 +14,7 @@ from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.policy import prices_of, searches_by_probes
 from cotune.cycle.probe_search.race import rows_embedded
 from cotune.prompt.prompt import Prompt
-from cotune.task.split import subsample
+from cotune.task.split import stratum_of, subsample
 from cotune.task.task import Task
 
 LEAST_ROWS, LEAST_ROWS_A_LABEL = 200, 4
@@ -79,7 +79,7 @@ def _sampled(task: Task, rows: int, test: int, seed: int) -> Task:
     share = rows / (len(task.train) + len(task.dev))
     numbers = np.random.default_rng([seed, 15])
     train, dev = (
-        subsample(part, max(2, round(share * len(part))), numbers, lambda row: task.output.kind.stratum(row.output))
+        subsample(part, max(2, round(share * len(part))), numbers, stratum_of(task.output.kind))
         for part in (task.train, task.dev)
     )
     return replace(task, train=train, dev=dev, test=task.test.sample(test, seed))

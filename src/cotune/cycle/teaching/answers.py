@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from cotune.evaluate.arms import aggregate_statistic
+from cotune.evaluate.score_interval import score_interval
 from cotune.evaluate.scoring import judged
-from cotune.evaluate.stats.intervals import aggregate_interval, mean_interval
 from cotune.model.remote.label_answers import match_label, spoken
 from cotune.prompt.prompt import Prompt
 from cotune.task.answered import Answered
@@ -47,13 +46,7 @@ def agreement_of(answers: Sequence[str | None], rows: Sequence[Example], task: T
     # No label, and no value of any type, is an empty text.
     given = [answer or "" for answer in answers]
     found = judged(Answered(known, given, task.output, rows[: len(answers)]), np.zeros(len(known)), metric)
-    if metric.aggregate is None:
-        interval = mean_interval(found.values, groups=groups, seed=seed)
-    else:
-        assert found.counts is not None
-        interval = aggregate_interval(
-            aggregate_statistic(metric.aggregate, [found.counts]), found.values, groups=groups, seed=seed
-        )
+    interval = score_interval(found, known, metric, task.output, seed=seed, groups=groups)
     return {
         "n": len(known),
         "agree": int(found.correct.sum()),

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from cotune.errors import shortened
 from cotune.model.structured.json_schema import DIGITS, decimals_of
 from cotune.model.structured.json_terms import DECIMALS
 from cotune.model.structured.limits import grammar_of
@@ -53,14 +54,14 @@ class Writable:
         if self._passes(answer):
             return ""
         if self._whole and "." in answer:
-            return f"{_cut(answer)} has a fraction, and every output of train and dev is whole"
+            return f"{shortened(answer)} has a fraction, and every output of train and dev is whole"
         return _long(answer)
 
     def _json_problem(self, answer: str) -> str:
         value = parse_json(answer)
         assert self._check is not None
         if not self._check(value):
-            return _cut(self._check.problem(value), 160)
+            return shortened(self._check.problem(value), 160)
         unusual = ""
         for path, leaf in single_values(value):
             place = f"{path}: " if path else ""
@@ -85,7 +86,7 @@ class Writable:
 
 
 def _long(number: str) -> str:
-    return f"{_cut(number)} has more digits than are written, {DIGITS} before the point and {DECIMALS} behind it"
+    return f"{shortened(number)} has more digits than are written, {DIGITS} before the point and {DECIMALS} behind it"
 
 
 def _decimals(schema: Any) -> Iterator[int]:
@@ -100,7 +101,3 @@ def _decimals(schema: Any) -> Iterator[int]:
     elif isinstance(schema, list):
         for inner in schema:
             yield from _decimals(inner)
-
-
-def _cut(text: str, length: int = 60) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."

@@ -60,5 +60,10 @@ def table_of(columns: list[str], width: int) -> Table:
     )
     for place, column in enumerate(columns):
         # Where room is short the names break, never the numbers.
-        table.add_column(Text(column.rstrip(">")), justify="right" if column.endswith(">") else "left", no_wrap=place > 0)
+        table.add_column(
+            Text(column.rstrip(">")),
+            justify="right" if column.endswith(">") else "left",
+            no_wrap=place > 0,
+            overflow="fold" if place == 0 else "ellipsis",
+        )
     return table

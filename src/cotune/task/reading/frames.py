@@ -60,7 +60,7 @@ def parquet_columns(path: Path, source: str) -> tuple[Any, list[tuple[str, list[
     import pyarrow.parquet
 
     if path.stat().st_size == 0:
-        raise InputError("the file is empty", where=source, hint="Give a file with labelled rows.")
+        raise InputError("the file is empty", where=source, hint="Give a file with rows.")
     try:
         table = pyarrow.parquet.read_table(path)
         return table, _arrow_columns(table)
@@ -88,7 +88,7 @@ def table_from_columns(columns: Iterable[tuple[str, list[Any]]], source: str) ->
         raise InputError(f"two columns are named {doubled[0]!r}", where=source, hint="Give every column its own name.")
     size = len(columns[0][1]) if columns else 0
     if size == 0:
-        raise InputError("there are no rows", where=source, hint="Give at least 20 labelled rows.")
+        raise InputError("there are no rows", where=source, hint="Give at least one row.")
     rows: list[dict[str, str | None]] = [{} for _ in range(size)]
     nested: dict[str, dict[int, str | None]] = {}
     for name, values in columns:

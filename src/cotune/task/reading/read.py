@@ -1,4 +1,4 @@
-"""Reading labelled rows from files, hub data sets, frames and lists into one light Table."""
+"""Reading rows from files, hub data sets, frames and lists into one light Table."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cotune.errors import InputError
-from cotune.task.reading.table import Cell, Table, json_kind, nearest_name, table_from_rows
+from cotune.errors import InputError, shortened
+from cotune.task.reading.table import Cell, Table, free_name, json_kind, nearest_name, table_from_rows
 
 _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 
@@ -60,13 +60,21 @@ def _read_file(path: Path, source: str) -> Table:
         return read_parquet(path, source)
     if suffix not in _TEXT_READERS:
         raise unknown_format(suffix, source, (*_TEXT_READERS, ".parquet"))
+    return _TEXT_READERS[suffix](decode(read_bytes(path, source), source), source)
+
+
+def read_bytes(path: Path, source: str) -> bytes:
+    """The content of a file of rows; ``source`` is what errors call it.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise InputError(
             f"the file cannot be read ({error.strerror or error})", where=source, hint="Check its permissions."
         ) from error
-    return _TEXT_READERS[suffix](decode(data, source), source)
 
 
 def unknown_format(suffix: str, source: str, known: Iterable[str]) -> InputError:
@@ -111,7 +119,7 @@ def _names_beside(path: Path) -> list[str]:
 
 def decode(data: bytes, source: str) -> str:
     if not data.strip(b" \t\r\n\0\xef\xbb\xbf"):
-        raise InputError("the file is empty", where=source, hint="Give a file with labelled rows.")
+        raise InputError("the file is empty", where=source, hint="Give a file with rows.")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError("the file is UTF-16, not UTF-8", where=f"{source}, line 1", hint="Save it as UTF-8.")
     try:
@@ -186,7 +194,8 @@ def _parse_separated(text: str, source: str, delimiter: str, keep_blank: bool) -
                 continue
             if len(cells) != len(header):
                 raise InputError(
-                    f"the row has {len(cells)} cells but the header has {len(header)} (the row begins with {_cut(cells[0])!r})",
+                    f"the row has {len(cells)} cells but the header has {len(header)} "
+                    f"(the row begins with {shortened(cells[0], 40)!r})",
                     where=f"{source}, line {line}, column {_torn_column(header, len(cells))}",
                     hint="Put double quotes around cells that hold the separator or a line break.",
                 )
@@ -197,9 +206,9 @@ def _parse_separated(text: str, source: str, delimiter: str, keep_blank: bool) -
     except csv.Error as error:
         _raise_csv_error(str(error), f"{source}, line {start}", error)
     if header is None:
-        raise InputError("the file is empty", where=source, hint="Give a file with labelled rows.")
+        raise InputError("the file is empty", where=source, hint="Give a file with rows.")
     if not rows:
-        raise InputError("there is a header but no rows", where=source, hint="Add labelled rows below the header.")
+        raise InputError("there is a header but no rows", where=source, hint="Add rows below the header.")
     return Table(tuple(header), rows, source, numbers, "line")
 
 
@@ -207,8 +216,9 @@ def _header(cells: list[str], where: str) -> list[str]:
     names = [cell.strip() for cell in cells]
     for position, name in enumerate(names):
         if not name:
-            names[position] = f"column {position + 1}"
-        if name and name in names[:position]:
+            # Another column may be called so.
+            names[position] = free_name(f"column {position + 1}", names)
+        elif name in names[:position]:
             raise InputError(
                 f"the header names {name!r} twice",
                 where=f"{where}, column {position + 1}",
@@ -238,25 +248,39 @@ def _raise_csv_error(problem: str, where: str, error: csv.Error) -> NoReturn:
 
 
 def _read_json_lines(text: str, source: str) -> Table:
-    rows: list[Any] = []
-    numbers: list[int] = []
+    found = list(json_lines(text, source))
+    return table_from_rows([row for _, row in found], source, [number for number, _ in found], "line")
+
+
+def json_lines(text: str, source: str) -> Iterator[tuple[int, Any]]:
+    """The values of JSON lines with their numbers, from 1; blank lines are passed over.
+
+    Raises:
+        InputError: a line is no JSON; names it.
+    """
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        rows.append(parse_json_row(line, f"{source}, line {number}", "Each line must be one JSON object."))
-        numbers.append(number)
-    return table_from_rows(rows, source, numbers, "line")
+        if line.strip():
+            yield number, parse_json_row(line, f"{source}, line {number}", "Each line must be one JSON object.")
 
 
 def _read_json(text: str, source: str) -> Table:
+    return table_from_rows(json_list(text, source), source)
+
+
+def json_list(text: str, source: str) -> list[Any]:
+    """The values of a JSON list.
+
+    Raises:
+        InputError: the text is no JSON, or holds no list.
+    """
     value = parse_json_row(text, source, "Write a list of objects, or one object a line in a .jsonl file.")
     if not isinstance(value, list):
         raise InputError(
             f"the file holds a {json_kind(value)} and not a list of rows",
             where=source,
-            hint='Write [{"text": "...", "label": "..."}, ...].',
+            hint='Write [{"text": "..."}, ...].',
         )
-    return table_from_rows(value, source)
+    return value
 
 
 def parse_json_row(text: str, where: str, hint: str) -> Any:
@@ -275,10 +299,6 @@ def parse_json_row(text: str, where: str, hint: str) -> Any:
         raise InputError(f"this is not valid JSON ({error.msg} at {place})", where=where, hint=hint) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"this JSON cannot be read ({error})", where=where, hint=hint) from error
-
-
-def _cut(text: str, length: int = 40) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 _TEXT_READERS = {

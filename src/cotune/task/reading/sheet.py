@@ -12,10 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from cotune.errors import InputError
-from cotune.files import atomic_path
-from cotune.task.reading.cells import NESTED, cell_text, nested_text
-from cotune.task.reading.read import check_file, decode, delimiter_of, parse_json_row, read_separated, unknown_format
-from cotune.task.reading.table import json_kind
+from cotune.files import atomic_path, check_ending
+from cotune.task.reading.cells import NESTED, cell_text, has_half_character, nested_text
+from cotune.task.reading.read import (
+    check_file,
+    decode,
+    delimiter_of,
+    json_lines,
+    json_list,
+    read_bytes,
+    read_separated,
+    unknown_format,
+)
+from cotune.task.reading.table import check_object
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".pq", ".jsonl", ".ndjson")
 """Endings of files that are read and written."""
@@ -23,6 +32,7 @@ JSON_LINES = (".jsonl", ".ndjson")
 _JSON = ".json"
 _SEPARATED = (".csv", ".tsv", ".tab")
 _PARQUET = (".parquet", ".pq")
+_EXAMPLE = '{"text": "..."}'
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -61,12 +71,7 @@ def check_suffix(path: Path) -> None:
     Raises:
         InputError: another ending.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(
-            f"rows are not written as {path.suffix or 'a file without an ending'}",
-            where=str(path),
-            hint="End the name in .csv, .tsv, .parquet or .jsonl.",
-        )
+    check_ending(path, SUFFIXES, "rows")
 
 
 def read_sheet(path: Path) -> Sheet:
@@ -81,12 +86,7 @@ def read_sheet(path: Path) -> Sheet:
         return _read_parquet(path, source)
     if suffix not in (*SUFFIXES, _JSON):
         raise unknown_format(suffix, source, (*SUFFIXES, _JSON))
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"the file cannot be read ({error.strerror or error})", where=source, hint="Check its permissions."
-        ) from error
+    data = read_bytes(path, source)
     text = decode(data, source)
     if suffix in _SEPARATED:
         delimiter = delimiter_of(text) if suffix == ".csv" else "\t"
@@ -99,17 +99,8 @@ def _read_json_lines(text: str, source: str) -> Sheet:
     columns: dict[str, None] = {}
     rows: list[Mapping[str, Any]] = []
     numbers: list[int] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{source}, line {number}"
-        row = parse_json_row(line, where, "Each line must be one JSON object.")
-        if not isinstance(row, dict):
-            raise InputError(
-                f"this is a {json_kind(row)} and not an object with named fields",
-                where=where,
-                hint='Write each row like {"text": "..."}.',
-            )
+    for number, row in json_lines(text, source):
+        check_object(row, f"{source}, line {number}", _EXAMPLE)
         columns.update(dict.fromkeys(row))
         rows.append(row)
         numbers.append(number)
@@ -118,9 +109,11 @@ def _read_json_lines(text: str, source: str) -> Sheet:
 
 def _read_json(text: str, source: str) -> Sheet:
     """Rows of a list of objects."""
-    rows = parse_json_row(text, source, "Write a list of objects, or one object a line in a .jsonl file.")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows) or not rows:
-        raise InputError("the file holds no list of rows", where=source, hint='Write [{"text": "..."}, ...].')
+    rows = json_list(text, source)
+    if not rows:
+        raise InputError("there are no rows", where=source, hint="Give at least one row.")
+    for number, row in enumerate(rows, start=1):
+        check_object(row, f"{source}, row {number}", _EXAMPLE)
     columns = dict.fromkeys(name for row in rows for name in row)
     return Sheet(tuple(columns), rows, source, range(1, len(rows) + 1))
 
@@ -133,15 +126,6 @@ def _read_parquet(path: Path, source: str) -> Sheet:
         raise InputError("there are no rows", where=source, hint="Give a file with rows.")
     rows = [dict(zip(table.column_names, values, strict=True)) for values in zip(*(v for _, v in columns), strict=True)]
     return Sheet(tuple(table.column_names), rows, source, range(1, len(rows) + 1), arrow=table)
-
-
-def free_name(name: str, columns: Sequence[str]) -> str:
-    """A name that no column has yet: the one that is wanted, else with a number."""
-    found, number = name, 1
-    while found in columns:
-        number += 1
-        found = f"{name}_{number}"
-    return found
 
 
 def write_sheet(sheet: Sheet, added: Mapping[str, Sequence[Any]], out: Path) -> None:
@@ -166,7 +150,10 @@ def write_sheet(sheet: Sheet, added: Mapping[str, Sequence[Any]], out: Path) -> 
 
 
 def sheet_text(sheet: Sheet, added: Mapping[str, Sequence[Any]], suffix: str) -> str:
-    """The rows with columns added as CSV, TSV or JSON lines; Parquet, which is no text, as JSON lines."""
+    """The rows with columns added as CSV, TSV or JSON lines; Parquet, which is no text, as JSON lines.
+
+    Half a character (a lone surrogate), which only JSON can hold, is written as its escape.
+    """
     if suffix not in _SEPARATED:
         first = next(iter(added), "")
         lines = []
@@ -178,7 +165,7 @@ def sheet_text(sheet: Sheet, added: Mapping[str, Sequence[Any]], suffix: str) ->
     stream = io.StringIO(newline="")
     delimiter = "\t" if suffix != ".csv" else sheet.delimiter if sheet.delimiter != "\t" else ","
     writer = csv.writer(stream, delimiter=delimiter, lineterminator="\n")
-    writer.writerow([*sheet.columns, *added])
+    writer.writerow([_escaped(name) for name in (*sheet.columns, *added)])
     for index, row in enumerate(sheet.rows):
         cells = [row.get(name) for name in sheet.columns] + [values[index] for values in added.values()]
         writer.writerow([_cell(value) for value in cells])
@@ -191,9 +178,9 @@ def _write_parquet(sheet: Sheet, added: Mapping[str, Sequence[Any]], path: Path)
 
     table = sheet.arrow
     if table is None:
-        table = pa.table({name: _arrow_column([row.get(name) for row in sheet.rows]) for name in sheet.columns})
+        table = pa.table({_escaped(name): _arrow_column([row.get(name) for row in sheet.rows]) for name in sheet.columns})
     for name, values in added.items():
-        table = table.append_column(name, _arrow_column(list(values)))
+        table = table.append_column(_escaped(name), _arrow_column(list(values)))
     pq.write_table(table, path)
 
 
@@ -201,18 +188,35 @@ def _arrow_column(values: list[Any]) -> Any:
     import pyarrow as pa
 
     try:
-        return pa.array(values)
-    except (pa.ArrowException, TypeError, ValueError):
-        # A column whose values are of several types has one type as text.
-        return pa.array([None if value is None else _cell(value) for value in values], type=pa.string())
+        column = pa.array(values)
+        if not _has_empty_object(column.type):
+            return column
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        # Values of several types, whole numbers beyond 64 bits, half characters.
+        pass
+    # Parquet has no type for these; they are stored as text.
+    return pa.array([None if value is None else _cell(value) for value in values], type=pa.string())
+
+
+def _has_empty_object(kind: Any) -> bool:
+    """Whether an Arrow type holds objects without a single key, which Parquet cannot store."""
+    import pyarrow as pa
+
+    empty = pa.types.is_struct(kind) and kind.num_fields == 0
+    return empty or any(_has_empty_object(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def _cell(value: Any) -> str:
     text = cell_text(value)
     if text is NESTED:
         text = nested_text(value)
-        return str(value) if text is None else text
-    return text or ""
+        return _escaped(str(value) if text is None else text)
+    return _escaped(text or "")
+
+
+def _escaped(text: str) -> str:
+    """The text with half characters as JSON escapes: no file can hold them, and rows that were answered must not be lost."""
+    return text.encode("utf-8", "backslashreplace").decode() if has_half_character(text) else text
 
 
 def _json_line(row: Mapping[str, Any]) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from cotune.errors import InputError
+from cotune.errors import InputError, shown_names
 from cotune.task.reading.cells import NESTED, cell_text, input_text, nested_text
 
 Cell = str | None
@@ -42,8 +42,16 @@ class Table:
 
     def where(self, index: int, column: str | None = None) -> str:
         """The place of row ``index`` (and a column) as messages name it."""
-        place = f"{self.source}, {self.unit} {self.numbers[index]}"
+        return self.place(self.numbers[index], column)
+
+    def place(self, number: int | str, column: str | None = None) -> str:
+        """The place of the row that ``numbers`` calls ``number``."""
+        place = f"{self.source}, {self.unit} {number}"
         return f"{place}, column {column!r}" if column is not None else place
+
+    def filled(self, column: str) -> list[str]:
+        """The cells of a column that are not blank."""
+        return [cell for row in self.rows if (cell := row.get(column)) and cell.strip()]
 
     def shown(self, index: int, column: str) -> Cell:
         """A cell as an input shows it, lists and objects too."""
@@ -75,13 +83,12 @@ class Table:
         """
         if column not in self.columns:
             near = nearest_name(column, self.columns)
-            shown = ", ".join(map(repr, self.columns[:20])) + (" ..." if len(self.columns) > 20 else "")
             wanted = f", which {asked_by} names" if asked_by else ""
             rename = f" Rename the one that holds it to {column!r}, or name it on the command line." if asked_by else ""
             raise InputError(
                 f"there is no column {column!r}{wanted}" + (f", did you mean {near!r}?" if near else ""),
                 where=self.source,
-                hint=f"Its columns: {shown}.{rename}",
+                hint=f"Its columns: {shown_names(self.columns)}.{rename}",
             )
         if column in self.nested and not nested:
             raise InputError(
@@ -113,12 +120,7 @@ def table_from_rows(rows: Iterable[Any], source: str, numbers: Sequence[int] | N
     with_text: set[str] = set()
     for index, row in enumerate(rows):
         number = numbers[index] if numbers is not None else index + 1
-        if not isinstance(row, Mapping):
-            raise InputError(
-                f"this is a {json_kind(row)} and not an object with named fields",
-                where=f"{source}, {unit} {number}",
-                hint='Write each row like {"text": "...", "label": "..."}.',
-            )
+        check_object(row, f"{source}, {unit} {number}", '{"text": "...", "label": "..."}')
         converted: dict[str, Cell] = {}
         for key, value in row.items():
             column = str(key)
@@ -128,9 +130,23 @@ def table_from_rows(rows: Iterable[Any], source: str, numbers: Sequence[int] | N
                 with_text.add(column)
         texts.append(converted)
     if not texts:
-        raise InputError("there are no rows", where=source, hint="Give at least 20 labelled rows.")
+        raise InputError("there are no rows", where=source, hint="Give at least one row.")
     numbers = numbers if numbers is not None else range(1, len(texts) + 1)
     return Table(tuple(columns), texts, source, numbers, unit, nested, frozenset(with_text))
+
+
+def check_object(row: object, where: str, example: str) -> None:
+    """Refuse a row that is no mapping of names to values; ``example`` says how one is written.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not isinstance(row, Mapping):
+        raise InputError(
+            f"this is a {json_kind(row)} and not an object with named fields",
+            where=where,
+            hint=f"Write each row like {example}.",
+        )
 
 
 def json_kind(value: Any) -> str:
@@ -144,6 +160,15 @@ def json_kind(value: Any) -> str:
         dict: "single object",
     }
     return kinds.get(type(value), type(value).__name__)
+
+
+def free_name(name: str, columns: Collection[str]) -> str:
+    """A name that no column has yet: the one that is wanted, else with a number."""
+    found, number = name, 1
+    while found in columns:
+        number += 1
+        found = f"{name}_{number}"
+    return found
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:

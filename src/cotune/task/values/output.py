@@ -39,11 +39,6 @@ class Output:
         """What is particular to the type."""
         return KINDS[self.type]
 
-    @property
-    def free(self) -> bool:
-        """Whether answers are written token by token, not chosen among labels."""
-        return self.kind.written
-
     @cached_property
     def schema(self) -> Mapping[str, Any] | None:
         """The JSON Schema of JSON and numbers; None for the other types."""

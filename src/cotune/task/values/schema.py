@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from cotune.errors import InputError
+from cotune.errors import InputError, shortened
 from cotune.task.values.json_value import DEEPEST
 
 ENUM_MOST, ENUM_EACH, ENUM_LONGEST = 24, 10, 60
@@ -132,18 +132,15 @@ def _strange(schema: Any) -> Iterator[str]:
         elif isinstance(value, Mapping):
             for name, inner in value.items():
                 if name in _REFERENCES and isinstance(inner, str) and not inner.startswith("#"):
-                    yield f"it refers to {_cut(inner)!r}, and nothing outside of it is read"
+                    yield f"it refers to {shortened(inner, 100)!r}, and nothing outside of it is read"
                 if name == "$schema" and isinstance(inner, str) and not _DRAFT.fullmatch(inner):
-                    yield f"its $schema {_cut(inner)!r} is no draft of JSON Schema from 4 to 2020-12, and nothing else is read"
+                    draft = shortened(inner, 100)
+                    yield f"its $schema {draft!r} is no draft of JSON Schema from 4 to 2020-12, and nothing else is read"
                 waiting.append((inner, depth + 1))
         elif isinstance(value, (list, tuple)):
             waiting += [(inner, depth + 1) for inner in value]
         elif isinstance(value, float) and not math.isfinite(value):
             yield f"it holds {value}, which is no JSON number"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _of_kind(kind: str, values: Sequence[Any]) -> dict[str, Any]:

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from cotune.errors import InputError
+from cotune.errors import InputError, shortened
 from cotune.task.known import Known
 from cotune.task.split import Rows
 from cotune.task.values.json_value import json_text
-from cotune.task.values.kinds.base import cut
 from cotune.task.values.kinds.registry import KINDS, OutputType
 from cotune.task.values.output import Output
 
@@ -54,7 +53,7 @@ def check_outputs(rows: Rows, where: str) -> None:
     counts = Counter(row.output for row in rows)
     if len(counts) < 2:
         raise InputError(
-            f"every row has the same output, {cut(next(iter(counts)))!r}",
+            f"every row has the same output, {shortened(next(iter(counts)))!r}",
             where=where,
             hint="Name another output column, or add rows with other outputs.",
         )

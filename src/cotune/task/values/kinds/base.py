@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
-from cotune.errors import InputError
+from cotune.errors import InputError, shortened
 from cotune.task.values.number_style import NumberStyle
 
 CellReader = Callable[[str, str], str]
@@ -196,13 +196,8 @@ def _text(cell: str, where: str, known: set[str]) -> str:
     if known and output not in known:
         near = difflib.get_close_matches(output, known, n=1, cutoff=0.5)
         raise InputError(
-            f"the label {cut(output)!r} is not among output.labels" + (f", did you mean {near[0]!r}?" if near else ""),
+            f"the label {shortened(output)!r} is not among output.labels" + (f", did you mean {near[0]!r}?" if near else ""),
             where=where,
             hint="Correct the row, or add the label to output.labels.",
         )
     return output
-
-
-def cut(text: str, length: int = 60) -> str:
-    """The text, its end left out where it is longer."""
-    return text if len(text) <= length else text[: length - 3] + "..."

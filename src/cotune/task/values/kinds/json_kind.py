@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cotune.errors import InputError
+from cotune.errors import InputError, shortened
 from cotune.task.values.json_value import NO_JSON, json_in, json_text, parse_json, same_json
-from cotune.task.values.kinds.base import Bounds, CellReader, Constraint, OutputKind, cut
+from cotune.task.values.kinds.base import Bounds, CellReader, Constraint, OutputKind
 from cotune.task.values.number_style import NumberStyle
 from cotune.task.values.schema import Validator, infer_schema
 from cotune.task.values.schema_order import in_schema_order
@@ -110,12 +110,14 @@ def _json(cell: str, where: str, check: Validator | None) -> str:
         value = parse_json(cell)
     except ValueError as error:
         raise InputError(
-            f"the output is not valid JSON ({str(error).splitlines()[0]}): {cut(cell.strip())!r}",
+            f"the output is not valid JSON ({str(error).splitlines()[0]}): {shortened(cell.strip())!r}",
             where=where,
             hint="Correct it, or set output.type to text.",
         ) from error
     if check is not None and (problem := check.problem(value)):
         raise InputError(
-            f"the output does not fit output.schema ({cut(problem, 160)})", where=where, hint="Correct the row or the schema."
+            f"the output does not fit output.schema ({shortened(problem, 160)})",
+            where=where,
+            hint="Correct the row or the schema.",
         )
     return json_text(value)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from cotune.errors import InputError
-from cotune.task.values.kinds.base import Bounds, CellReader, Constraint, OutputKind, cut
+from cotune.errors import InputError, shortened
+from cotune.task.values.kinds.base import Bounds, CellReader, Constraint, OutputKind
 from cotune.task.values.number import equal_numbers, number_in, number_text, parse_number
 from cotune.task.values.number_style import NumberStyle, number_style
 
@@ -29,9 +29,11 @@ class NumberKind(OutputKind):
     def recognise(self, cells: Sequence[str]) -> str:
         """Numbers of which more than twenty differ and that are no numbering from 0 or 1."""
         different = len({cell.strip() for cell in cells})
+        if different <= _NUMBERS_FROM:
+            return ""
         style = number_style(cells)
         numbers = [parse_number(cell) if style is None else style.read(cell) for cell in cells]
-        if different <= _NUMBERS_FROM or any(number is None for number in numbers):
+        if any(number is None for number in numbers):
             return ""
         values = {number for number in numbers if number is not None}
         whole = all(value == value.to_integral_value() for value in values)
@@ -88,7 +90,7 @@ def _number(cell: str, where: str, style: NumberStyle | None) -> str:
     number = parse_number(cell) if style is None else style.read(cell)
     if number is None:
         raise InputError(
-            f"{cut(cell.strip())!r} is no number" + ("" if style is None else ", written as the other cells are"),
+            f"{shortened(cell.strip())!r} is no number" + ("" if style is None else ", written as the other cells are"),
             where=where,
             hint="Write it like -1234.5; a unit or decimal commas are read where all cells have them alike. Or set output.type "
             "to text.",
