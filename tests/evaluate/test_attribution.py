@@ -201,6 +201,27 @@ def test_the_sentence_leads_with_the_prompt_on_top_of_tuning_and_admits_doubt():
     assert frozen.index("Tuning with") < frozen.index("On top of tuning") < frozen.index("Prompt and tuning together")
 
 
+def test_the_sentence_calls_no_frozen_arm_tuned():
+    gains = {
+        "prompt": _gain(0.07, 0.018, 0.122, 0.03),
+        "tuning": _gain(0.02, -0.01, 0.05, 0.2),
+        "both": _gain(0.07, 0.018, 0.122, 0.03),
+        "prompt_given_tuning": _gain(0.05, 0.01, 0.09, 0.01),
+        "synergy": _gain(-0.02, -0.05, 0.01, 0.2),
+    }
+    for frozen_first in (False, True):
+        told = sentence(gains, 500, frozen=["best_tuned"], frozen_first=frozen_first)
+        assert "on top of tuning" not in told.lower() and "together gain" not in told and "ynergy" not in told
+        assert "over the tuned seed prompt, the winner, which is not tuned, gains 5.0 points" in told.replace("Over", "over")
+        assert "The winner, which is not tuned, gains 7.0 points over the seed prompt (95%" in told
+    neither = sentence(gains, 500, frozen=["seed_tuned", "best_tuned"])
+    assert "over the seed prompt, which was not tuned either, the winner gains 5.0 points" in neither
+    assert "the tuned winner gains 5.0 points" in sentence(gains, 500, frozen=["seed_tuned"])
+    none = Gain(0.0, Interval(0, 0), 1.0, Interval(0, 0), 1.0, True)
+    same = sentence({"prompt_given_tuning": none, "both": none}, 500, frozen=["seed_tuned", "best_tuned"])
+    assert "tuned seed prompt itself, so the search adds nothing." in same and "tuning" not in same
+
+
 def test_missing_arms_and_broken_rows_are_refused():
     arms, _ = _arms(rows=20)
     with pytest.raises(ValueError, match="seed_tuned"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -339,6 +339,18 @@ _SAME = {
 }
 
 
+# Where one of the two arms that are named after tuning answers with frozen weights, no prompt was tried on top of tuning.
+_WINNER_FROZEN = {
+    "prompt_given_tuning": "over the tuned seed prompt, the winner, which is not tuned, {verb}s {points}",
+    "both": "the winner, which is not tuned, {verb}s {points} over the seed prompt",
+}
+_SEED_FROZEN = {"prompt_given_tuning": "over the seed prompt, which was not tuned, the tuned winner {verb}s {points}"}
+_BOTH_FROZEN = {
+    **_WINNER_FROZEN,
+    "prompt_given_tuning": "over the seed prompt, which was not tuned either, the winner {verb}s {points}",
+}
+_WINNER_FROZEN_SAME = {"prompt_given_tuning": "the winner is the untuned seed prompt itself, so the search adds nothing"}
+
 _FROZEN_FIRST = {
     "prompt": "on frozen weights, the searched prompt {verb}s {points}",
     "tuning": _TOLD["tuning"],
@@ -348,7 +360,13 @@ _FROZEN_FIRST = {
 
 
 def sentence(
-    gains: Mapping[str, Gain], n: int, *, alpha: float = ALPHA, going_on: bool = False, frozen_first: bool = False
+    gains: Mapping[str, Gain],
+    n: int,
+    *,
+    alpha: float = ALPHA,
+    going_on: bool = False,
+    frozen_first: bool = False,
+    frozen: Collection[str] = (),
 ) -> str:
     """Say in plain words what the gains mean, led by what the prompt adds to a tuned model.
 
@@ -359,22 +377,27 @@ def sentence(
         going_on: whether the run went on from an earlier bundle, whose comparison is told elsewhere.
         frozen_first: whether what the prompt gains on frozen weights is told first, then what tuning gains; the number of
             rows is told before it then.
+        frozen: which of the arms ``seed_tuned`` and ``best_tuned`` answer with the base model's weights.
 
     Returns:
         A few sentences; a gain that is not significant is called "no significant difference", one that is but could be made
         of the machine's noise "within the noise of this machine".
     """
     parts = []
-    order = _FROZEN_FIRST if frozen_first else _TOLD
+    winner_frozen, seed_frozen = "best_tuned" in frozen, "seed_tuned" in frozen
+    other = (_BOTH_FROZEN if seed_frozen else _WINNER_FROZEN) if winner_frozen else _SEED_FROZEN if seed_frozen else {}
+    same = {**_SAME, **(_WINNER_FROZEN_SAME if winner_frozen else {})}
+    order = {**(_FROZEN_FIRST if frozen_first else _TOLD), **other}
     for name, told in ({**order, "prompt_given_tuning": _GOING_ON} if going_on else order).items():
         if name in gains and gains[name].identical:
-            parts.append(_SAME[name])
+            parts.append(same[name])
         elif name in gains:
             gain = gains[name]
             verb = "gain" if gain.value >= 0 else "lose"
             verdict = "" if gain.significant(alpha) else f": {_unclear(gain, alpha)}"
             parts.append(f"{told.format(verb=verb, points=_points(gain))} ({_uncertainty(gain)}){verdict}")
-    if "synergy" in gains and not gains["synergy"].identical:
+    # With a winner that is not tuned it would be the gain of tuning once more, the other way round.
+    if "synergy" in gains and not gains["synergy"].identical and not winner_frozen:
         parts.append(_synergy(gains["synergy"], alpha))
     text = ". ".join(part if not number else part[0].upper() + part[1:] for number, part in enumerate(parts))
     tested = sum(not gain.identical for gain in gains.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from cotune.evaluate.frozen_arms import is_frozen
 from cotune.files import canonical_json
 from cotune.report.terminal.layout import table_of
 from cotune.report.terminal.narration import ARM_NAMES, REFERENCE_NAMES
@@ -21,6 +22,10 @@ _ARM_MEANINGS = {
     "best_tuned": "winner's prompt, tuned model",
     "previous": "the bundle this run started from",
 }
+_NOT_TUNED = {
+    "seed_tuned": "first prompt, base model: not tuned",
+    "best_tuned": "winner's prompt, base model: not tuned",
+}
 _MARKS = "abcdefgh"
 # Columns that a terminal needs to have for what an arm is, and for all numbers.
 _WIDE, _NARROW = 100, 60
@@ -28,6 +33,11 @@ _WIDE, _NARROW = 100, 60
 
 def arm_name(name: str) -> str:
     return ARM_NAMES.get(name, one_line(name, 24))
+
+
+def arm_meaning(arms: Mapping[str, Any], name: str) -> str:
+    """Which prompt and which weights an arm is; empty for one that has no name here."""
+    return _NOT_TUNED[name] if name in _NOT_TUNED and is_frozen(arms, name) else _ARM_MEANINGS.get(name, "")
 
 
 def arms_title(summary: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> str:
@@ -73,7 +83,7 @@ def arms_table(
         shown = arm_name(name) + (f" ({marks[name]})" if name in marks else "")
         cells = {
             "arm": shown,
-            "what it is": _ARM_MEANINGS.get(name, ""),
+            "what it is": arm_meaning(arms, name),
             "score>": decimal(arm.get("score")),
             "95% interval": interval_told(arm.get("ci")),
             "log-loss>": decimal(arm.get("log_loss")),

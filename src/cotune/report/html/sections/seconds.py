@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cotune.evaluate.frozen_arms import is_frozen
 from cotune.report.html.intervals import share_interval
 from cotune.report.html.markup import data_text, figure, percent
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
@@ -14,7 +15,6 @@ from cotune.report.terminal.plain import clock, fields, number, one_line
 from cotune.report.terminal.result import interval_of, references_of
 
 _LATE = 0.7
-_BASE = ("seed_prompt", "prompt_only", "best_prompt")
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,8 @@ def read_course(record: RunRecord) -> list[Reached]:
             name = str(value["name"])
             arm = fields(arms.get(name))
             ci = interval_of(arm) or share_interval(score, int(number(value.get("n")) or 0), record.metric)
-            base = name in _BASE or number(arm.get("steps")) == 0
             what = f"test, {ARM_NAMES[name]}"
-            found.append(Reached(at, score, "test", what, ci, str(arm.get("prompt_id") or ""), base))
+            found.append(Reached(at, score, "test", what, ci, str(arm.get("prompt_id") or ""), is_frozen(arms, name)))
     return found
 
 

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from cotune.evaluate.frozen_arms import is_frozen
 from cotune.evaluate.openings import openings_sentence
 from cotune.report.html.intervals import share_interval
 from cotune.report.html.markup import data_text, esc, figure, p_value, percent, signed_points
@@ -27,6 +28,7 @@ _MEANINGS = {
     "best_tuned": "winner’s prompt, tuned model",
     "previous": "the bundle this run started from",
 }
+_NOT_TUNED = {"seed_tuned": "first prompt, base model: not tuned", "best_tuned": "winner’s prompt, base model: not tuned"}
 _GAINS = {
     "prompt_given_tuning": ("Prompt, on top of tuning", "best tuned − seed tuned"),
     "tuning": ("Tuning alone", "seed tuned − seed prompt"),
@@ -123,12 +125,14 @@ def _arms(record: RunRecord) -> str:
     lines, best = [], shipped(record.summary)
     for name, arm in shown:
         score, ci = number(arm.get("score")), rows[name]
-        kind = ("base" if _untuned(name, arm) else "tuned") + (" lead" if arm is best or name == "best_tuned" else "")
+        frozen = is_frozen(found, name)
+        meaning = _NOT_TUNED.get(name, _MEANINGS[name]) if frozen else _MEANINGS[name]
+        kind = ("base" if frozen else "tuned") + (" lead" if arm is best or name == "best_tuned" else "")
         between = f"{percent(ci[0])} to {percent(ci[1])}" if ci else ""
         loss = number(arm.get("log_loss"))
         tip = f"{ARM_NAMES[name]}: {percent(score)}% ({between})\nlog-loss {decimal(loss)}\n{arm.get('n', '?')} test rows"
         lines.append(
-            f'<div class="row {kind}"><div class="who"><b>{esc(ARM_NAMES[name])}</b> <span>{esc(_MEANINGS[name])}'
+            f'<div class="row {kind}"><div class="who"><b>{esc(ARM_NAMES[name])}</b> <span>{esc(meaning)}'
             f"{_read_by(arm)}</span></div>"
             f"{strip(span, score, ci, kind, tip=tip, extra=grid)}"
             f'<div class="number"><b>{percent(score)}</b> <span>{between}</span></div></div>'
@@ -152,13 +156,6 @@ def _arms(record: RunRecord) -> str:
         "difference: read the paired gains below.",
         kind="wide",
     )
-
-
-def _untuned(name: str, arm: Mapping[str, Any]) -> bool:
-    """Whether an arm's weights are the base model's; with a probe these have an adapter's id too."""
-    if arm.get("adapter_id") == "base" or name in ("seed_prompt", "prompt_only", "best_prompt"):
-        return True
-    return name != "previous" and number(arm.get("steps")) == 0
 
 
 def _read_by(arm: Mapping[str, Any]) -> str:
