@@ -14,6 +14,7 @@ from cotune.report.html.markup import data_text, esc, figure, p_value, percent, 
 from cotune.report.html.plot import Point, nice_ticks, padded, scale, strip
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import ARMS, RunRecord
+from cotune.report.terminal.advice import stored_steps
 from cotune.report.terminal.narration import ARM_NAMES, REFERENCE_NAMES
 from cotune.report.terminal.plain import amount, corrected_p, decimal, dollars, duration, fields, items, number, shipped
 from cotune.report.terminal.previous import difference, previous_parts, share
@@ -322,7 +323,7 @@ def _cost(record: RunRecord) -> str:
 
 
 def _next(record: RunRecord) -> str:
-    steps = [str(step) for step in items(record.summary.get("next"))]
+    steps = stored_steps(record.summary)
     best = fields(record.summary.get("best"))
     bundle = shlex.quote(str(record.folder / "best"))
     use = f'<li>Use the bundle: <code>cotune predict {data_text(bundle)} --input "…"</code></li>' if best.get("bundle") else ""
