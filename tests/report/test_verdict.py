@@ -342,7 +342,9 @@ def test_a_gain_is_the_winners_and_not_that_of_any_score_in_a_cycles_record() ->
     assert "the last cycle still gained on held-out rows" in improvements(probed)[0]
 
 
-@pytest.mark.parametrize(("budget", "twice"), [("90s", "180s"), ("600000tok", "1200000tok"), ("1.5h", "3h"), ("2Mtok", "4Mtok")])
+@pytest.mark.parametrize(
+    ("budget", "twice"), [("90s", "180s"), ("600000tok", "1200000tok"), ("1.5h", "3h"), ("2Mtok", "4Mtok")]
+)
 def test_the_command_for_a_larger_budget_leaves_the_folder_to_itself(budget: str, twice: str) -> None:
     summary = {"stopped": "the rest of the budget is reserved for the test", "budget": budget, "cycles": []}
     [step] = [step for step in improvements(summary) if "budget" in step]
