@@ -231,6 +231,15 @@ def _compared(table: ArmsMetric, same: Mapping[str, str], sampling: _Sampling) -
         # The difference of two shares is covered without.
         widened=~of_shares,
     )
+    permuted: dict[tuple[Pair, ...], float] = {}
+
+    def permutation(pairs: Sequence[Pair]) -> float:
+        # Two gains may compare the same candidates, under whatever names.
+        candidates = tuple((same[first], same[second]) for first, second in pairs)
+        if candidates not in permuted:
+            permuted[candidates] = _permutation(table, pairs, sampling)
+        return permuted[candidates]
+
     found: dict[str, _Compared | None] = {}
     for column, (name, pairs) in enumerate(reduced.items()):
         if not pairs:
@@ -239,13 +248,13 @@ def _compared(table: ArmsMetric, same: Mapping[str, str], sampling: _Sampling) -
         resampled = _column(limits, column)
         if not of_shares[column]:
             method = "paired BCa bootstrap, widened by a t interval"
-            p = _permutation(table, pairs, sampling)
+            p = permutation(pairs)
             found[name] = _Compared(float(value[column]), p, "paired permutation", resampled, method)
             continue
         before, after = (table.scores[:, table.names.index(arm)] for arm in reversed(pairs[0]))
         interval_at, method = _of_shares(before, after, resampled, sampling)
         if sampling.groups is not None:
-            p, test = _permutation(table, pairs, sampling), "paired permutation"
+            p, test = permutation(pairs), "paired permutation"
         else:
             p, test = mcnemar(*discordant_rows(before, after)), "exact McNemar"
         found[name] = _Compared(float(value[column]), p, test, interval_at, method)
@@ -311,14 +320,16 @@ def _hypothesis(name: str, same: Mapping[str, str]) -> tuple[bool, frozenset[tup
 def _corrected(found: Mapping[str, _Compared | None], same: Mapping[str, str], level: float) -> dict[str, Gain]:
     """The gains, corrected for as many distinct hypotheses as are tested; the log-loss is another hypothesis than the score."""
     count = len({_hypothesis(name, same) for name, one in found.items() if one is not None})
+    # 1 - 0.95 is a little more than 0.05, and a p-value between the two would not agree with its interval.
+    alpha = round(1 - level, 12)
     gains = {}
     for name, one in found.items():
         if one is None:
             none = Interval(0.0, 0.0)
             gains[name] = Gain(0.0, none, 1.0, none, 1.0, True, "none: the same arm", "none: the same arm")
             continue
-        p_single, ci_single = read_together(one.p, one.interval_at, alpha=1 - level)
-        p, ci = read_together(one.p, one.interval_at, count, alpha=1 - level)
+        p_single, ci_single = read_together(one.p, one.interval_at, alpha=alpha)
+        p, ci = read_together(one.p, one.interval_at, count, alpha=alpha)
         gains[name] = Gain(one.value, ci, p, ci_single, p_single, False, one.test, one.method)
     return gains
 
