@@ -27,6 +27,7 @@ from cotune.report.html.sections.lineage import lineage_section
 from cotune.report.html.sections.prompts import Prompts, read_prompts, word_diff
 from cotune.report.html.sections.record import RunRecord, read_record
 from cotune.report.html.sections.training import dev_lines, read_trials
+from cotune.report.html.sections.verdict import verdict_section
 from cotune.report.html.sections.waterfall import read_moves, waterfall_section
 
 SECTIONS = (
@@ -108,6 +109,16 @@ def test_the_policy_allows_the_pages_own_script_and_style_and_nothing_else(page:
     assert not [name for name in names if name.startswith("on") or name == "style"]
     addresses = {value or "" for name, value in outline.attributes if name in ("src", "href", "action", "data")}
     assert all(address.startswith(("#", "data:image/svg+xml,")) for address in addresses)
+
+
+def test_intervals_are_no_claim_where_the_noise_of_the_machine_could_make_the_gain(tmp_path: Path, page: str) -> None:
+    folder = run_folder(tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary["gains"]["tuning"] |= {"within_noise": True}
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    record = read_record(folder)
+    assert "significant difference, where it is not within the noise" in verdict_section(record, read_prompts(record))
+    assert "leaves out zero is a significant difference." in section(page, "verdict")
 
 
 def test_the_verdict_tells_arms_gains_and_what_to_do(page: str) -> None:

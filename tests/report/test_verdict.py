@@ -186,7 +186,10 @@ def test_readings_depend_on_the_corrected_p_value() -> None:
     summary["gains"]["tuning"].update(within_noise=True)
     for width in (60, 120):
         assert "within the noise of this machine" in verdict_text(summary, width=width)
+        told = " ".join(verdict_text(summary, width=width).split())
+        assert "is a significant difference, where it is not within the noise of this machine." in told
     assert "within the noise" not in verdict_text(SUMMARY, width=120)
+    assert "is a significant difference. " in " ".join(verdict_text(SUMMARY, width=120).split())
 
 
 def test_robustness_takes_two_lines_and_noise_one() -> None:

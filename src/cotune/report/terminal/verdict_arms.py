@@ -118,10 +118,15 @@ def references_table(references: Mapping[str, Mapping[str, Any]], width: int) ->
     """What the arms are compared with, on the same rows."""
     from rich.text import Text
 
-    table = table_of(["reference", "score>", "95% interval", *(["log-loss>"] if width >= _NARROW else [])], width)
+    # Label words are asked for on some rows of a long test alone.
+    counted = len({number(one.get("n")) for one in references.values()}) > 1
+    columns = ["reference", "score>", "95% interval", *(["log-loss>"] if width >= _NARROW else [])]
+    columns += ["n>"] if counted else []
+    table = table_of(columns, width)
     for name, one in references.items():
         cells = [REFERENCE_NAMES.get(name, one_line(name, 40)), decimal(one.get("score")), interval_told(one.get("ci"))]
         cells += [decimal(one.get("log_loss"))] if width >= _NARROW else []
+        cells += [decimal(one.get("n"), 0)] if counted else []
         table.add_row(*map(Text, cells))
     return table
 

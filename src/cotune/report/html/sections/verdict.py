@@ -19,7 +19,7 @@ from cotune.report.terminal.narration import ARM_NAMES, REFERENCE_NAMES
 from cotune.report.terminal.plain import amount, corrected_p, decimal, dollars, duration, fields, items, number, shipped
 from cotune.report.terminal.previous import difference, previous_parts, share
 from cotune.report.terminal.result import frozen_first, interval_of, references_of, result_warnings
-from cotune.report.terminal.verdict_gains import gains_order
+from cotune.report.terminal.verdict_gains import NOISE_EXCEPTED, gains_order
 
 _MEANINGS = {
     "seed_prompt": "first prompt, base model",
@@ -141,9 +141,11 @@ def _arms(record: RunRecord) -> str:
     for name, one in references.items():
         score, ci, title = number(one.get("score")), interval_of(one), REFERENCE_NAMES[name]
         between = f"{percent(ci[0])} to {percent(ci[1])}" if ci else ""
+        some = number(one.get("n"))
+        fewer = f", on {some:.0f} of the rows" if some is not None and some < (number(best.get("n")) or 0) else ""
         tip = f"{title}: {percent(score)}% ({between})\nlog-loss {decimal(one.get('log_loss'))}\n{one.get('n', '?')} test rows"
         lines.append(
-            f'<div class="row reference"><div class="who"><b>{esc(title)}</b> <span>reference</span></div>'
+            f'<div class="row reference"><div class="who"><b>{esc(title)}</b> <span>reference{fewer}</span></div>'
             f"{strip(span, score, ci, 'quiet', tip=tip, extra=grid)}"
             f'<div class="number"><b>{percent(score)}</b> <span>{between}</span></div></div>'
         )
@@ -247,7 +249,8 @@ def _gains(gains: Mapping[str, Any], *, frozen_first: bool) -> str:
         "What was gained, and by what",
         f'<div class="strips">{"".join(lines)}{axis}</div>',
         "Differences in points, paired row by row. The 95% intervals hold all at once, and the p-values are corrected alike "
-        "(Bonferroni): an interval that leaves out zero is a significant difference."
+        "(Bonferroni): an interval that leaves out zero is a significant difference"
+        f"{esc(NOISE_EXCEPTED if any(gain.get('within_noise') for _, gain in shown) else '.')}"
         f"{esc(told_loss)}",
         kind="wide",
     )
