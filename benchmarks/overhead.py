@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cotune.cycle.journal import JOURNAL, read_journal
+from cotune.cycle.journal import read_journal
 from cotune.errors import InputError
+from cotune.run_files import JOURNAL
 
 KINDS = {
     "score": "scoring",

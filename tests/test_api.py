@@ -287,7 +287,11 @@ def test_a_run_shows_how_far_it_is_unless_it_is_told_not_to(done: Any, model: Pa
     cotune.run(task, seed=1, view=cotune.Quiet(), **again)
     assert capsys.readouterr().err == ""
     cotune.run(task, seed=1, **again)
-    assert "cotune" in capsys.readouterr().err
+    assert "· ended ·" in capsys.readouterr().err
+    with pytest.raises(cotune.InputError, match="holds a run that differs"):
+        cotune.run(task, seed=2, **again)
+    told = capsys.readouterr().err
+    assert "· stopped ·" in told and "ended" not in told
 
 
 def test_notes_of_libraries_to_their_developers_are_kept_from_callers() -> None:

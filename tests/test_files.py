@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from cotune.bundle.place import atomic_folder
-from cotune.cycle.journal import JOURNAL, Journal
+from cotune.cycle.journal import Journal
 from cotune.errors import InputError
 from cotune.files import atomic_path, check_place, make_folder, read_text, remove_stale, write_json, write_text
+from cotune.run_files import JOURNAL
 
 _WRITE = """
 import sys

@@ -12,7 +12,7 @@ import cotune
 ROOT = Path(cotune.__file__).parent
 ROOMS = (
     # From the bottom up: a room imports from itself and from those before it.
-    ("errors", "version", "files", "cache", "streams", "garbage", "plugins"),
+    ("errors", "version", "files", "cache", "streams", "garbage", "plugins", "run_files"),
     ("web", "endpoint"),
     ("task",),
     ("prompt",),

@@ -82,15 +82,17 @@ def run(
         from cotune.cycle.run import run as run_cycle
 
         for folder in _folders(out, config.name):
-            shown = None if view is not None else _bar()
+            shown, ended = None if view is not None else _bar(), False
             try:
-                return run_cycle(config, folder, task=rows, prompts=tuple(prompts), view=view or shown)
+                result = run_cycle(config, folder, task=rows, prompts=tuple(prompts), view=view or shown)
+                ended = True
+                return result
             except OtherRunError:
                 if out is not None:
                     raise
             finally:
                 if shown is not None:
-                    shown.close()
+                    shown.close(failed=not ended)
     raise AssertionError("folders never end")
 
 

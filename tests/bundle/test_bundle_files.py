@@ -589,6 +589,9 @@ def test_the_card_says_what_it_is_and_how_good(bench: Bench, tmp_path: Path) -> 
     doubled = {**metrics, "arms": {**metrics["arms"], "best_prompt": best}}
     twice = (bench.save(tmp_path / "twice", metrics=doubled) / "README.md").read_text()
     assert twice.count("(this bundle)") == 1 and "winning prompt, base model (the same prompt and weights)" in twice
+    frozen = {**metrics, "arms": {**metrics["arms"], "best_tuned": best | {"readout": "probe", "steps": 0}}}
+    untuned = (bench.save(tmp_path / "untuned", metrics=frozen) / "README.md").read_text()
+    assert "| **winning prompt, base model: not tuned** (this bundle) | 0.900" in untuned and "tuned model" not in untuned
     plain = (bench.save(tmp_path / "plain", adapter_folder=None) / "README.md").read_text()
     assert "PeftModel" not in plain
     assert "How good" not in plain

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cotune.cycle.budget.budget import Clock, parse_budget
-from cotune.cycle.journal import JOURNAL, DamagedJournalError, Journal, cut_journal, read_journal
+from cotune.cycle.journal import DamagedJournalError, Journal, cut_journal, read_journal
 from cotune.errors import BudgetError, CotuneError, InputError
+from cotune.run_files import JOURNAL
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
+from cotune.evaluate import attribution
 from cotune.evaluate.arms import ArmScores, ArmsMetric
 from cotune.evaluate.attribution import ARMS, GAINS, Gain, attribute, sentence
 from cotune.evaluate.stats.intervals import Interval
@@ -199,6 +200,49 @@ def test_the_sentence_leads_with_the_prompt_on_top_of_tuning_and_admits_doubt():
         "On frozen weights, the searched prompt gains 7.0 points (95% interval +1.8 to +12.2, p = 0.030). Tuning"
     )
     assert frozen.index("Tuning with") < frozen.index("On top of tuning") < frozen.index("Prompt and tuning together")
+
+
+def test_the_sentence_calls_no_frozen_arm_tuned():
+    gains = {
+        "prompt": _gain(0.07, 0.018, 0.122, 0.03),
+        "tuning": _gain(0.02, -0.01, 0.05, 0.2),
+        "both": _gain(0.07, 0.018, 0.122, 0.03),
+        "prompt_given_tuning": _gain(0.05, 0.01, 0.09, 0.01),
+        "synergy": _gain(-0.02, -0.05, 0.01, 0.2),
+    }
+    for frozen_first in (False, True):
+        told = sentence(gains, 500, frozen=["best_tuned"], frozen_first=frozen_first)
+        assert "on top of tuning" not in told.lower() and "together gain" not in told and "ynergy" not in told
+        assert "over the tuned seed prompt, the winner, which is not tuned, gains 5.0 points" in told.replace("Over", "over")
+        assert "The winner, which is not tuned, gains 7.0 points over the seed prompt (95%" in told
+    neither = sentence(gains, 500, frozen=["seed_tuned", "best_tuned"])
+    assert "over the seed prompt, which was not tuned either, the winner gains 5.0 points" in neither
+    assert "the tuned winner gains 5.0 points" in sentence(gains, 500, frozen=["seed_tuned"])
+    none = Gain(0.0, Interval(0, 0), 1.0, Interval(0, 0), 1.0, True)
+    same = sentence({"prompt_given_tuning": none, "both": none}, 500, frozen=["seed_tuned", "best_tuned"])
+    assert "tuned seed prompt itself, so the search adds nothing." in same and "tuning" not in same
+
+
+def test_a_p_value_at_the_limit_agrees_with_its_interval():
+    # 19 permutations, none of which reaches what was seen, make 1/20: 1 - 0.95 is a little more than that.
+    better = np.linspace(0.1, 0.3, 40)
+    arms = dict.fromkeys(ARMS, ArmScores(np.zeros(40), candidate="before")) | {
+        "best_tuned": ArmScores(better, candidate="after")
+    }
+    gain = attribute(arms, permutations=19).gains["both"]
+    assert gain.p == gain.p_single == 0.05 and not gain.significant() and 0.0 in gain.ci and 0.0 in gain.ci_single
+
+
+def test_arms_that_two_gains_compare_are_permuted_once(monkeypatch):
+    counted = []
+    kept = attribution.sign_flip_test
+    monkeypatch.setattr(attribution, "sign_flip_test", lambda *args, **more: counted.append(1) or kept(*args, **more))
+    arms, _ = _arms(rows=60)
+    groups = np.arange(60) // 3
+    arms["best_tuned"], arms["best_prompt"] = arms["seed_tuned"], arms["seed_prompt"]
+    twice = attribute({name: ArmScores(arm.score, candidate=arm.candidate) for name, arm in arms.items()}, groups=groups)
+    # Tuning and both are the same comparison; the prompt alone is another.
+    assert len(counted) == 2 and twice.gains["tuning"] == twice.gains["both"]
 
 
 def test_missing_arms_and_broken_rows_are_refused():

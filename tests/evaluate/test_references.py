@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 
+from cotune.cycle.references import told
+from cotune.evaluate.decision import RAW
 from cotune.evaluate.references import MajorityReference, TfidfReference, _tfidf, cross_fitted_tfidf
+from cotune.evaluate.responses import LabelOutputs
 from cotune.probe.folds import fold_numbers
+from cotune.task.task import Task
 
 WORDS = ("river tower", "card refund", "goal match")
 TEXTS = [f"{WORDS[i % 3].split()[i % 2]} number {i} of the day" for i in range(36)]
@@ -73,6 +81,31 @@ def test_folds_that_are_fitted_at_once_are_what_scikit_learn_fits_one_by_one(cla
         learn, held = fold_of != fold, fold_of == fold
         fitted = LogisticRegression(C=10.0, max_iter=2000, tol=1e-8).fit(terms[learn], labels[learn])
         np.testing.assert_allclose(found[held], fitted.predict_log_proba(terms[held]), atol=0.04)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "weighted_f1"])
+def test_a_reference_has_an_interval_whatever_the_metric(metric: str) -> None:
+    task = Task.from_rows(
+        [(text, WORDS[label]) for text, label in zip(TEXTS, LABELS, strict=True)], metric=metric, limit={"test": 10}
+    )
+    rows = (*task.train, *task.dev)
+    gold = np.array([task.labels.index(row.output) for row in rows])
+    answers = np.where(np.arange(len(rows)) % 4 == 0, (gold + 1) % 3, gold)
+    log_probs = np.log(np.where(np.arange(3) == answers[:, None], 0.8, 0.1))
+    context: Any = SimpleNamespace(task=task, seed=0)
+    shipped: Any = SimpleNamespace(rows=rows, evaluation=LabelOutputs(log_probs).judge(rows, RAW, task))
+    found = told(context, log_probs, shipped)
+    low, high = found["ci"]
+    assert 0 < low < found["score"] < high < 1 and found["n"] == len(rows)
+
+
+def test_the_products_of_the_rows_are_decomposed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for module, name in ((torch.linalg, "torch"), (np.linalg, "numpy")):
+        kept = module.eigh
+        monkeypatch.setattr(module, "eigh", lambda matrix, kept=kept, name=name: calls.append(name) or kept(matrix))
+    assert cross_fitted_tfidf(TEXTS, LABELS, 3) is not None
+    assert len(calls) == 1
 
 
 def test_rows_of_a_group_are_held_out_together() -> None:

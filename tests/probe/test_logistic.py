@@ -45,6 +45,15 @@ def test_it_is_scikit_learns_logistic_regression(rows: int, width: int, classes:
     np.testing.assert_allclose(log_probs(quick, other), wanted.predict_log_proba(other.astype(float)), atol=0.02)
 
 
+def test_rows_known_by_their_products_alone_are_fitted_alike() -> None:
+    x, y = clouds(40, 12, 3)
+    wanted = fit_logistic(x, y, 3, strengths=[0.3], tolerance=1e-9, rounds=1000)
+    axes = Axes.of_products(x.astype(float) @ x.T.astype(float))
+    assert axes.z.shape == (40, 12), "as many directions as there are"
+    found = fit_logistic(axes, y, 3, strengths=[0.3], tolerance=1e-9, rounds=1000)
+    np.testing.assert_allclose(log_probs(found, axes.z.numpy()), log_probs(wanted, x), atol=1e-5)
+
+
 def test_masks_and_strengths_are_fits_on_subsets() -> None:
     x, y = clouds(60, 8, 3)
     masks = np.random.default_rng(1).random((3, 60)) < 0.7

@@ -26,7 +26,8 @@ from cotune.report.html.sections.health import task_yaml
 from cotune.report.html.sections.lineage import lineage_section
 from cotune.report.html.sections.prompts import Prompts, read_prompts, word_diff
 from cotune.report.html.sections.record import RunRecord, read_record
-from cotune.report.html.sections.training import dev_lines, read_tracks
+from cotune.report.html.sections.training import dev_lines, read_trials
+from cotune.report.html.sections.verdict import verdict_section
 from cotune.report.html.sections.waterfall import read_moves, waterfall_section
 
 SECTIONS = (
@@ -108,6 +109,16 @@ def test_the_policy_allows_the_pages_own_script_and_style_and_nothing_else(page:
     assert not [name for name in names if name.startswith("on") or name == "style"]
     addresses = {value or "" for name, value in outline.attributes if name in ("src", "href", "action", "data")}
     assert all(address.startswith(("#", "data:image/svg+xml,")) for address in addresses)
+
+
+def test_intervals_are_no_claim_where_the_noise_of_the_machine_could_make_the_gain(tmp_path: Path, page: str) -> None:
+    folder = run_folder(tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary["gains"]["tuning"] |= {"within_noise": True}
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    record = read_record(folder)
+    assert "significant difference, where it is not within the noise" in verdict_section(record, read_prompts(record))
+    assert "leaves out zero is a significant difference." in section(page, "verdict")
 
 
 def test_the_verdict_tells_arms_gains_and_what_to_do(page: str) -> None:
@@ -289,7 +300,7 @@ def test_tracks_put_pieces_of_training_together(tmp_path: Path) -> None:
     ]
     lines = [json.dumps({"kind": kind, "value": value}) for kind, value in values]
     (folder / "journal.jsonl").write_text("\n".join(lines) + "\n")
-    first, second = read_tracks(read_record(folder))
+    first, second = read_trials(read_record(folder))
     assert first.losses == [3.0, 2.0, 1.5, 1.2] and first.decays_from == 2 and first.start == 0
     assert [(look.steps, look.level, look.decays_from) for look in first.looks] == [(2, 0.5, None), (4, 0.7, 2)]
     assert second.start == 40 and len(second.losses) == 3
@@ -313,7 +324,7 @@ def test_dev_by_step_never_runs_backwards_where_training_went_on_after_it_had_en
     ]
     lines = [json.dumps({"kind": kind, "value": value}) for kind, value in values]
     (folder / "journal.jsonl").write_text("\n".join(lines) + "\n")
-    (trial,) = read_tracks(read_record(folder))
+    (trial,) = read_trials(read_record(folder))
     assert dev_lines(trial) == [[(2, 0.5), (3, 0.6), (6, 0.4)], [(2, 0.5), (4, 0.7)], [(3, 0.6), (5, 0.8)]]
     assert trial.losses == run and trial.decays_from is None
 

@@ -14,7 +14,7 @@ from cotune.report.html import render_report, write_report
 from cotune.report.html.measure import DevLogLoss, DevScore, dev_measure
 from cotune.report.html.sections.prompts import read_prompts
 from cotune.report.html.sections.record import read_record
-from cotune.report.html.sections.training import read_tracks
+from cotune.report.html.sections.training import read_trials
 from cotune.report.html.sections.waterfall import read_moves, waterfall_section
 
 SHOWN = ("lineage", "map", "training", "search", "waterfall")
@@ -74,7 +74,7 @@ def test_the_search_falls_to_the_least_log_loss(page: str) -> None:
 
 def test_training_shows_dev_by_step(folder: Path, page: str) -> None:
     record = read_record(folder)
-    assert [[(look.steps, look.level) for look in trial.looks] for trial in read_tracks(record)] == [
+    assert [[(look.steps, look.level) for look in trial.looks] for trial in read_trials(record)] == [
         [(10, 0.26), (20, 0.22)],
         [(10, 0.06), (20, 0.02)],
     ]

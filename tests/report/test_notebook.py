@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import fcntl
 import io
 import json
+import os
+import pty
+import select
+import struct
+import termios
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,6 +18,7 @@ from typing import Any
 import pytest
 from probe_runs import probe_folder
 from report_runs import run_folder
+from rich.cells import cell_len
 
 from cotune.cycle.compare import Tryout
 from cotune.cycle.run import Result
@@ -135,6 +142,37 @@ def test_the_bar_says_what_goes_on_and_how_long_it_will_take() -> None:
     assert [state.share for state in ended] == [1.0]
 
 
+def test_the_bar_of_a_run_that_failed_is_not_full() -> None:
+    clock, drawn = [0.0], []
+    view = BarView(drawn.append, now=lambda: clock[0])
+    view.set_time_left(60.0)
+    clock[0] = 20.0
+    view.close(failed=True)
+    assert drawn[-1].share == pytest.approx(1 / 3) and drawn[-1].text == "cotune · stopped · 00:20"
+    unknown = BarView(drawn.append)
+    unknown.close(failed=True)
+    assert drawn[-1].share == 0.0, "a bar without a share would go on moving"
+
+
+def test_the_bar_shows_notes_at_once_and_what_earlier_sessions_did() -> None:
+    drawn: list[Progress] = []
+    view = BarView(drawn.append, interval=60.0, now=lambda: 0.0)
+    assert view.wants_history
+    view.event({"n": -1, "kind": "note", "value": {"text": "reading the\nrows"}})
+    assert drawn[-1].text == "cotune · reading the rows · 00:00"
+    view.event({"kind": "note", "value": {"text": None}})
+    view.event({"kind": "tuned", "value": {"prompt_id": "p", "steps": 3, "score": 0.8, "log_loss": 0.5}})
+    view.close()
+    assert "best so far 0.800" in drawn[-1].text and len(drawn) == 3
+
+
+@pytest.mark.parametrize("width", [8, 20, 40, 79])
+def test_the_bar_keeps_to_the_width_of_a_terminal(width: int) -> None:
+    for task in ("mails " * 20, "邮件分类任务" * 10):
+        line = bar_line(Progress(0.5, f"cotune {task} · tuning"), width=width)
+        assert cell_len(line) <= width and line.startswith("█")
+
+
 def test_the_bar_is_drawn_for_where_it_is_shown() -> None:
     state = Progress(0.5, "cotune <b> · tuning")
     assert bar_line(state).startswith("█" * 12 + "░" * 12 + " cotune <b>") and bar_line(state, unicode=False).startswith("####")
@@ -153,3 +191,17 @@ def test_the_bar_is_drawn_for_where_it_is_shown() -> None:
     assert terminal.getvalue().startswith("\r\x1b[K") and terminal.getvalue().endswith("\r\x1b[K"), "the line is taken away"
     terminal.close()
     python_view(Terminal()).close()
+
+
+def test_a_line_is_as_wide_as_the_terminal_that_it_is_drawn_in() -> None:
+    leader, follower = pty.openpty()
+    with os.fdopen(follower, "w", encoding="utf-8") as stream:
+        fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+        view = python_view(stream)
+        view.event({"kind": "note", "value": {"text": "resuming a run of which there is much to say " * 3}})
+        written = b""
+        while select.select([leader], [], [], 0.1)[0]:
+            written += os.read(leader, 10_000)
+        os.close(leader)
+    shown = written.decode().split("\r\x1b[K")
+    assert len(shown) == 3 and all(cell_len(line) <= 39 for line in shown) and cell_len(shown[-1]) > 30

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from probe_runs import FIRST, REFERENCES, probe_folder
 from rich.console import Console
 
+from cotune.report.html import render_report
 from cotune.report.terminal.console import LiveView
 from cotune.report.terminal.lines import PlainView
 from cotune.report.terminal.narration import Story, stage_name
@@ -97,7 +99,31 @@ def test_a_reference_that_could_not_be_made_says_why() -> None:
 
 
 def of(references: dict[str, Any], **arm: Any) -> list[str]:
-    return result_sentences({"metric": "accuracy", "arms": {"best_tuned": {**ARM, **arm}}, "references": references})
+    known = {name: one and {"n": 400, **{key: one[key] for key in one if key != "n"}} for name, one in references.items()}
+    return result_sentences({"metric": "accuracy", "arms": {"best_tuned": {**ARM, **arm}}, "references": known})
+
+
+def test_a_reference_that_was_measured_on_fewer_rows_says_so(tmp_path: Path) -> None:
+    fewer = {"best_tuned": ARM}, {**REFERENCES["zero_shot"], "n": 300}
+    lead = result_sentences({"metric": "accuracy", "arms": fewer[0], "references": {"zero_shot": fewer[1]}})[0]
+    assert lead.endswith("untuned 0.400 (on 300 of them).")
+    folder = probe_folder(tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert "of the rows" not in (page := render_report(folder)) and "on 30 rows" not in page
+    assert not re.search(r"reference +score .* n\n", verdict_text(summary, width=120))
+    summary["references"]["zero_shot"]["n"] = 30
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    page = render_report(folder)
+    assert page.count("<span>reference, on 30 of the rows</span>") == 1
+    assert page.count("label words without tuning: 40.0% (33.0 to 47.0) on 30 rows") == 2
+    text = verdict_text(summary, width=120)
+    assert re.search(r"reference +score .* n\n", text) and re.search(r"label words without tuning .* 30\n", text)
+
+
+def test_a_wide_interval_on_many_rows_is_told_without_asking_for_fewer_rows() -> None:
+    summary = {"metric": "macro_f1", "arms": {"best_tuned": {**ARM, "n": 150, "ci": [0.4, 0.75]}}}
+    [told] = result_warnings(summary)
+    assert "spans 35 points" in told and "100 for the test" not in told and "Label more rows for the test" in told
 
 
 def test_the_result_leads_beside_its_references() -> None:

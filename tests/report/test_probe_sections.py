@@ -87,6 +87,18 @@ def test_arms_and_references_stand_together(page: str) -> None:
     assert order == sorted(order), "what the prompt gains on frozen weights is told first"
 
 
+def test_an_arm_that_is_not_tuned_is_not_called_so_on_the_page(folder: Path, tmp_path: Path) -> None:
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary["arms"]["best_tuned"] |= {"adapter_id": "f" * 16, "steps": 0}
+    for name in ("journal.jsonl", "config.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    record = read_record(tmp_path)
+    shown = verdict_section(record, read_prompts(record))
+    assert "winner’s prompt, base model: not tuned, probe after layer 20" in shown and "winner’s prompt, tuned" not in shown
+    assert "first prompt, tuned model" in shown
+
+
 def test_nothing_that_was_held_out_is_called_dev(folder: Path, page: str) -> None:
     record = read_record(folder)
     prompts = read_prompts(record)

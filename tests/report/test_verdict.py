@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
+from cotune.cycle.budget.budget import parse_budget
 from cotune.report.terminal.advice import improvements, more_rows, next_steps, still_gaining
 from cotune.report.terminal.plain import signed
 from cotune.report.terminal.verdict import print_verdict, quiet_text, verdict_text
@@ -70,7 +71,10 @@ SUMMARY: dict[str, Any] = {
         "synergy_log_loss": gain(0.0, 0.0, 0.0, 1.0, identical=True),
     },
     "selection": {"dev": 0.953, "test": 0.942, "optimism": 0.011},
-    "cycles": [{"race": {"score": 0.41}, "tuned": [{"score": 0.93}]}, {"tuned": [{"score": 0.953}]}],
+    "cycles": [
+        {"race": {"score": 0.41}, "tuned": [{"score": 0.93}], "dev_score": 0.93, "dev_log_loss": 0.3},
+        {"tuned": [{"score": 0.953}], "dev_score": 0.953, "dev_log_loss": 0.25},
+    ],
     "cost": {
         "wall_s": 478.2,
         "tokens_scored": 1234567,
@@ -182,7 +186,10 @@ def test_readings_depend_on_the_corrected_p_value() -> None:
     summary["gains"]["tuning"].update(within_noise=True)
     for width in (60, 120):
         assert "within the noise of this machine" in verdict_text(summary, width=width)
+        told = " ".join(verdict_text(summary, width=width).split())
+        assert "is a significant difference, where it is not within the noise of this machine." in told
     assert "within the noise" not in verdict_text(SUMMARY, width=120)
+    assert "is a significant difference. " in " ".join(verdict_text(SUMMARY, width=120).split())
 
 
 def test_robustness_takes_two_lines_and_noise_one() -> None:
@@ -198,6 +205,25 @@ def test_arms_that_differ_in_rule_alone_are_not_the_same() -> None:
     summary = copy.deepcopy(SUMMARY)
     summary["arms"]["best_prompt"]["decision"] = {"kind": "raw", "bias": []}
     assert "same prompt and weights" not in verdict_text(summary, width=100)
+
+
+@pytest.mark.parametrize("width", [60, 120])
+def test_an_arm_that_is_not_tuned_is_not_called_so(width: int) -> None:
+    summary = copy.deepcopy(SUMMARY)
+    assert ("winner's prompt, tuned model" in verdict_text(summary, width=120)) and "not tuned" not in verdict_text(summary)
+    summary["arms"]["best_tuned"] |= {"adapter_id": "f" * 16, "readout": "probe", "layer": 20, "steps": 0}
+    summary["arms"]["seed_tuned"]["adapter_id"] = "base"
+    told = verdict_text(summary, width=width)
+    assert "tuned model" not in told
+    if width == 120:
+        assert "winner's prompt, base model: not tuned" in told and "first prompt, base model: not tuned" in told
+
+
+def test_the_bundle_that_a_run_started_from_is_not_taken_for_frozen() -> None:
+    summary = copy.deepcopy(SUMMARY)
+    old = {"adapter_id": "e" * 16, "readout": "probe", "layer": 20, "steps": 0}
+    summary["arms"] |= {"previous": summary["arms"]["best_tuned"] | old, "best_tuned": summary["arms"]["best_tuned"] | old}
+    assert "not tuned" not in verdict_text(summary, width=120)
 
 
 def test_rows_and_splits_are_told_apart_where_they_differ() -> None:
@@ -299,7 +325,7 @@ def test_a_larger_budget_is_advised_only_where_it_ended_the_run() -> None:
     def advised(stopped: str, cycles: list[Any]) -> str:
         return " ".join(improvements({"stopped": stopped, "cycles": cycles}))
 
-    rising, flat = SUMMARY["cycles"], [*SUMMARY["cycles"], {"tuned": [{"score": 0.953}]}]
+    rising, flat = SUMMARY["cycles"], [*SUMMARY["cycles"], {"tuned": [{"score": 0.953}], "dev_score": 0.953}]
     spent = "the rest of the budget is reserved for the test"
     assert "larger budget, as the last cycle still gained" in advised(spent, rising)
     assert "larger budget, as this run ended while there were steps left" in advised(spent, flat)
@@ -308,12 +334,28 @@ def test_a_larger_budget_is_advised_only_where_it_ended_the_run() -> None:
     assert not still_gaining([]) and not still_gaining([{"x": None}, {}])
 
 
-def test_the_command_for_a_larger_budget_is_whole_once_the_folder_is_known() -> None:
-    summary = {"stopped": "the rest of the budget is reserved for the test", "budget": "90s", "cycles": []}
-    [stored] = [step for step in improvements(summary) if "budget" in step]
-    assert stored.endswith("--budget 180s --out ANOTHER_FOLDER")
-    shown = next_steps({**summary, "next": [stored], "out": "runs/my run"})
-    assert shown[-1].endswith("the same command with --budget 180s --out 'runs/my run-2'")
+def test_a_gain_is_the_winners_and_not_that_of_any_score_in_a_cycles_record() -> None:
+    first, second = {"dev_score": 0.9, "dev_log_loss": 0.4}, {"dev_score": 0.9, "dev_log_loss": 0.3}
+    assert not still_gaining([first]), "one cycle has none before it"
+    raced = {**second, "race": {"best": {"score": 0.97}}, "tuned": [{"score": 0.95}]}
+    assert not still_gaining([first, raced]), "a race sees a part of the rows, and a tuned prompt that lost is not the winner"
+    assert still_gaining([first, second], by_loss=True) and not still_gaining([second, first], by_loss=True)
+    assert still_gaining([{"dev_score": None, "dev_log_loss": 0.4}, {"dev_score": None, "dev_log_loss": 0.3}])
+    probed = {"stopped": "the budget is spent", "cycles": [first, second], "arms": {"seed_prompt": {"readout": "probe"}}}
+    assert "the last cycle still gained on held-out rows" in improvements(probed)[0]
+
+
+@pytest.mark.parametrize(
+    ("budget", "twice"), [("90s", "180s"), ("600000tok", "1200000tok"), ("1.5h", "3h"), ("2Mtok", "4Mtok")]
+)
+def test_the_command_for_a_larger_budget_leaves_the_folder_to_itself(budget: str, twice: str) -> None:
+    summary = {"stopped": "the rest of the budget is reserved for the test", "budget": budget, "cycles": []}
+    [step] = [step for step in improvements(summary) if "budget" in step]
+    assert step.endswith(f"the same command with --budget {twice}")
+    assert next_steps({**summary, "next": [step], "out": "runs/my run"}) == [step]
+    earlier = f"{step} --out ANOTHER_FOLDER"
+    assert next_steps({**summary, "next": [earlier], "out": "runs/my run"}) == [step], "as earlier versions stored it"
+    assert parse_budget(twice).amount == 2 * parse_budget(budget).amount
 
 
 @pytest.mark.parametrize(("dev", "told"), [(0.95, "agree within their intervals"), (0.99, "too high"), (0.80, "too low")])
@@ -325,6 +367,13 @@ def test_dev_is_called_too_high_only_outside_the_interval_of_the_test(dev: float
 def test_few_rows_are_told() -> None:
     assert "Only 120 rows" in " ".join(improvements({"n": {"train": 120}}))
     assert not improvements({"n": {"train": 3000}})
+
+
+def test_probes_learn_from_train_and_dev() -> None:
+    probed = {"arms": {"seed_prompt": {"readout": "probe"}}}
+    assert "Only 290 rows were learnt from" in " ".join(improvements({**probed, "n": {"train": 200, "dev": 90}}))
+    assert not improvements({**probed, "n": {"train": 250, "dev": 90}})
+    assert "Only 250 rows were learnt from" in " ".join(improvements({"n": {"train": 250, "dev": 90}})), "dev only chooses"
 
 
 def test_the_summary_survives_json() -> None:

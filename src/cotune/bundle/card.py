@@ -11,6 +11,7 @@ from typing import Any
 
 from cotune.bundle.manifest import ADAPTER, Manifest
 from cotune.bundle.rows import example_row
+from cotune.evaluate.frozen_arms import is_frozen
 from cotune.probe.readout import ABOUT, PROBE, Probe
 
 _ARMS = {
@@ -20,6 +21,10 @@ _ARMS = {
     "seed_tuned": "starting prompt, tuned model",
     "best_tuned": "winning prompt, tuned model",
     "previous": "the earlier bundle that this one went on from",
+}
+_NOT_TUNED = {
+    "seed_tuned": "starting prompt, base model: not tuned",
+    "best_tuned": "winning prompt, base model: not tuned",
 }
 _GAINS = {
     "prompt": "from the prompt alone",
@@ -233,7 +238,8 @@ def _results(manifest: Manifest, metrics: Mapping[str, Any]) -> list[str]:
     # Arms can be one candidate; the bundle is the winner by name where it is among them.
     this = "best_tuned" if "best_tuned" in same else next(iter(same), None)
     for name, arm in shown.items():
-        about = _ARMS.get(name, _plain(str(name)))
+        names = _NOT_TUNED if name in _NOT_TUNED and is_frozen(arms, name) else _ARMS
+        about = names.get(name, _plain(str(name)))
         if name in same:
             about = f"**{about}** (this bundle)" if name == this else f"{about} (the same prompt and weights)"
         score = f"{arm['score']:.3f} ({_span(arm['ci'])})"
@@ -264,7 +270,9 @@ def _robustness(metrics: Mapping[str, Any]) -> list[str]:
     if not isinstance(found, Mapping) or not isinstance(sentence := found.get("sentence"), str):
         return []
     spans = []
-    for side, about in (("base", "base model"), ("tuned", "tuned model")):
+    arms = metrics.get("arms")
+    ships = "what ships" if isinstance(arms, Mapping) and is_frozen(arms, "best_tuned") else "tuned model"
+    for side, about in (("base", "base model"), ("tuned", ships)):
         scores = found[side].get("scores") if isinstance(found.get(side), Mapping) else None
         if not isinstance(scores, Sequence) or not scores or not all(map(_number, scores)):
             return []

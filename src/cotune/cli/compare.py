@@ -11,16 +11,24 @@ import typer
 from cotune.cli.program import Json, app, tell
 
 
-@app.command(epilog="Examples:\n\n  cotune compare runs/before runs/after\n\n  cotune compare runs/before runs/after --json")
+@app.command(
+    epilog="Examples:\n\n  cotune compare runs/before runs/after\n\n  cotune compare runs/before runs/after --json\n\n"
+    "  cotune compare runs/before runs/after --report difference.html"
+)
 def compare(
     first: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     second: Annotated[Path, typer.Argument(help="Folder of another, tested on the same rows.")],
+    report: Annotated[Path | None, typer.Option(help="File for the comparison as one page that needs no network.")] = None,
     as_json: Json = False,
 ) -> None:
     """Compare what two runs ship, row by row on the test rows of both: difference, 95% interval, p-value."""
     from cotune.cycle.runs.side_by_side import compare_runs
 
     found = compare_runs(first, second)
+    if report is not None:
+        from cotune.report.html.comparison import write_comparison
+
+        write_comparison(report, found.for_page())
     if as_json:
         typer.echo(json.dumps(found.to_json(), ensure_ascii=False))
         return
@@ -34,3 +42,5 @@ def compare(
     tell(f"Right in the first alone: {found.only_first} rows; in the second alone: {found.only_second}.")
     if found.remark:
         tell(found.remark)
+    if report is not None:
+        tell(f"Report: {report}")

@@ -10,6 +10,7 @@ import typer
 
 from cotune.cli.program import Json, app
 from cotune.errors import no_run
+from cotune.run_files import JOURNAL
 
 
 @app.command(epilog="Example:\n\n  cotune report runs/mine")
@@ -18,7 +19,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write report.html, one page that needs no network, and print the verdict again."""
-    if not (run / "journal.jsonl").is_file():
+    if not (run / JOURNAL).is_file():
         raise no_run(run)
     from cotune.cycle.kept import read_summary
     from cotune.report.html import write_report

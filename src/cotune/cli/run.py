@@ -13,6 +13,7 @@ import typer
 from cotune.cli.program import Json, app, tell
 from cotune.cli.terminal import interrupts_unseen
 from cotune.errors import InputError, no_run, shown_names
+from cotune.run_files import JOURNAL
 
 
 @app.command(
@@ -81,7 +82,7 @@ def run(
         with interrupts_unseen(), contextlib.closing(view):
             result = run_cycle(config, folder, prompts=texts, view=view)
     except KeyboardInterrupt:
-        kept = (folder / "journal.jsonl").is_file()
+        kept = (folder / JOURNAL).is_file()
         done = f"Progress is saved in {folder}; run the same command to continue." if kept else "Nothing was done yet."
         typer.echo(f"\nStopped. {done}", err=True)
         raise typer.Exit(130) from None
@@ -114,16 +115,13 @@ def _columns_unsaid(source: str) -> InputError:
 
 def _told_to_finish(folder: Path) -> bool:
     """Ask a run to end its search; whether another process is at work on it, which then does the rest."""
-    from filelock import FileLock, Timeout
-
     from cotune.cycle.folder import ask_to_finish
+    from cotune.cycle.runs.listing import is_locked
 
-    if not (folder / "journal.jsonl").is_file():
+    if not (folder / JOURNAL).is_file():
         raise no_run(folder)
     ask_to_finish(folder)
-    try:
-        with FileLock(folder / ".lock").acquire(timeout=0):
-            return False
-    except Timeout:
-        typer.echo(f"The run in {folder} finishes after its current step, then confirms and tests.")
-        return True
+    if not is_locked(folder):
+        return False
+    typer.echo(f"The run in {folder} finishes after its current step, then confirms and tests.")
+    return True

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 def interrupts_unseen() -> Iterator[None]:
     """Keep the terminal from printing ``^C`` where an interrupt is typed.
 
-    Printed behind a drawing as wide as the screen, it takes a line of its own: the drawing is then renewed a line too low, and
-    its upper border stays standing above it.
+    Printed behind a drawing as wide as the screen, it goes onto a new line: the drawing is then renewed a line too low, and its
+    upper border stays standing above it.
     """
     try:
         import termios

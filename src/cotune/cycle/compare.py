@@ -35,6 +35,7 @@ from cotune.probe.logistic import fit_logistic
 from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Prompt, parse_prompt
 from cotune.refine import not_shown
+from cotune.run_files import CONFIG, JOURNAL
 from cotune.task.example import Example, dev_in_order, groups_of
 from cotune.task.known import Known
 from cotune.task.task import Task
@@ -294,7 +295,7 @@ def _judge(config: RunConfig, folder: Path, recorded: dict[str, Any]) -> Judge:
 
 
 def _stored(folder: Path) -> tuple[RunConfig, Mapping[str, Any], list[dict[str, Any]]]:
-    path, hint = folder / "config.json", "Give the --out folder of a cotune run."
+    path, hint = folder / CONFIG, "Give the --out folder of a cotune run."
     if not path.is_file():
         raise no_run(folder)
     try:
@@ -302,6 +303,6 @@ def _stored(folder: Path) -> tuple[RunConfig, Mapping[str, Any], list[dict[str, 
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError("the run's config cannot be read", where=str(path), hint=hint) from error
     try:
-        return config, identity, read_journal(folder / "journal.jsonl")
+        return config, identity, read_journal(folder / JOURNAL)
     except CotuneError as error:
         raise InputError(str(error), where=str(folder)) from error

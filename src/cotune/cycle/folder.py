@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from cotune.config import RunConfig
-from cotune.cycle.journal import JOURNAL, cut_journal, read_journal
+from cotune.cycle.journal import cut_journal, read_journal
 from cotune.cycle.kept import read_config, read_summary
 from cotune.errors import BusyError, InputError
 from cotune.files import cannot_write, make_folder, remove_stale, write_json, write_text
+from cotune.run_files import CONFIG, JOURNAL, LOCK
 
-CONFIG, BUNDLE = "config.json", "best"
-DEV_ROWS, TEST_ROWS = "dev_rows.json", "test_rows.json"
-REPORT_ERROR = "report-error.txt"
 _FINISH = "finish"
 """A file that asks the run to end its search; the run looks for it at each decision."""
 ASKED = "the user asked to finish"
@@ -43,7 +41,7 @@ class RunFolder:
 
     def take_back(self) -> None:
         """Remove what a new run wrote, where its input proves wrong, so that the next command may use the folder."""
-        for name in (CONFIG, JOURNAL, "scores.sqlite", "scores.sqlite-wal", "scores.sqlite-shm", ".lock"):
+        for name in (CONFIG, JOURNAL, "scores.sqlite", "scores.sqlite-wal", "scores.sqlite-shm", LOCK):
             (self.path / name).unlink(missing_ok=True)
         for place in self.made:
             with suppress(OSError):
@@ -120,7 +118,7 @@ def _check_same(out: Path, config: RunConfig, identity: Mapping[str, object]) ->
 def _locked(out: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
-    lock = FileLock(out / ".lock")
+    lock = FileLock(out / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:

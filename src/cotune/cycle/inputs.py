@@ -11,12 +11,11 @@ from cotune.cycle.answering.judging import ByHand, read_by_hand
 from cotune.cycle.budget.budget import Budget, parse_budget
 from cotune.cycle.diagnostics.unwritable import check_references
 from cotune.cycle.endpoints import check_keys, check_prices
-from cotune.cycle.folder import CONFIG
-from cotune.cycle.kept import SUMMARY
 from cotune.cycle.teaching.teach import read_unlabelled, unlabelled_hash
 from cotune.cycle.warm_start import Start, adopt, open_start, start_task
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt, parse_prompt
+from cotune.run_files import CONFIG, SUMMARY
 from cotune.task.example import Example
 from cotune.task.task import Task
 from cotune.version import __version__

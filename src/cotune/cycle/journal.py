@@ -19,8 +19,8 @@ from typing import Any
 from cotune.cycle.budget.budget import Clock
 from cotune.errors import CotuneError, InputError
 from cotune.files import atomic_path, cannot_write, canonical_json, content_hash, sync_names
+from cotune.run_files import JOURNAL
 
-JOURNAL = "journal.jsonl"
 CHAIN = "chain"
 """Key of a line's hash."""
 

@@ -12,11 +12,10 @@ from cotune.config import RunConfig
 from cotune.errors import InputError
 from cotune.files import inside
 from cotune.model.loading.folder import model_fingerprint
+from cotune.run_files import SUMMARY
 
 if TYPE_CHECKING:
     from cotune.model.adapters.slots import AdapterSlot
-
-SUMMARY = "summary.json"
 
 
 def read_config(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:

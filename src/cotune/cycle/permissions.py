@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cotune.errors import InputError
 from cotune.model.loading.folder import FROM_HUB, NotFetchedError
+from cotune.run_files import CONFIG
 
 if TYPE_CHECKING:
     # What imports these is imported while a user types.
@@ -57,7 +58,7 @@ class Permissions:
         """
         from cotune.config.paths import names_function
 
-        where = str(folder / "config.json")
+        where = str(folder / CONFIG)
         changes: dict[str, object] = {}
         if not rows_known:
             if config.metric is not None and names_function(config.metric):
@@ -86,7 +87,7 @@ class Permissions:
         except NotFetchedError as error:
             raise InputError(
                 f"the run's model: {error.what}",
-                where=str(folder / "config.json"),
+                where=str(folder / CONFIG),
                 hint="If you want that, add --base hub (in Python, base='hub'); or name its folder as the base.",
             ) from error
 

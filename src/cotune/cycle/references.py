@@ -15,8 +15,8 @@ from cotune.evaluate.decision import RAW
 from cotune.evaluate.previous import compare_parts
 from cotune.evaluate.references import MajorityReference, TfidfReference, cross_fitted_tfidf
 from cotune.evaluate.responses import LabelOutputs, label_indices
+from cotune.evaluate.score_interval import score_interval
 from cotune.evaluate.scoring import Evaluation, finite
-from cotune.evaluate.stats.intervals import mean_interval, proportion_interval
 from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
@@ -100,17 +100,19 @@ def told(
     rows = tuple(shipped.rows[i] for i in chosen)
     evaluation: Evaluation = LabelOutputs(log_probs).judge(rows, RAW, context.task)
     groups = groups_of(rows)
-    interval = (
-        proportion_interval(evaluation.values, groups=groups)
-        if context.task.metric == "accuracy"
-        else mean_interval(evaluation.values, groups=groups, seed=context.seed)
+    interval = score_interval(
+        evaluation,
+        [row.output for row in rows],
+        context.task.measure,
+        context.task.output,
+        seed=context.seed,
+        groups=groups,
     )
-    per_row = context.task.measure.aggregate is None
     mine = shipped.evaluation.correct[chosen]
     compared = compare_parts(mine, evaluation.correct, np.ones(len(mine)), groups=groups, seed=context.seed)["all"].as_dict()
     return {
         "score": round(evaluation.score, 6),
-        "ci": [round(interval.low, 6), round(interval.high, 6)] if per_row else None,
+        "ci": [round(interval.low, 6), round(interval.high, 6)],
         "n": evaluation.n,
         "log_loss": finite(evaluation.log_loss),
         "difference": {name: compared[name] for name in ("value", "ci", "p")},

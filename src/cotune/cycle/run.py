@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cotune.config import RunConfig
-from cotune.cycle.folder import BUNDLE, open_folder
+from cotune.cycle.folder import open_folder
 from cotune.cycle.inputs import read_inputs
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet, View, say
 from cotune.cycle.stages import prepare, report, search, test
 from cotune.errors import InputError
+from cotune.run_files import BUNDLE, REPORT
 from cotune.task.task import Task
 
 if TYPE_CHECKING:
@@ -72,7 +73,6 @@ class Result:
             CotuneError: the file cannot be written.
         """
         from cotune.report.html import write_report
-        from cotune.report.html.page import REPORT
 
         page = self.folder / REPORT
         return page if page.is_file() else write_report(self.folder)

@@ -24,10 +24,8 @@ from cotune.cycle.diagnostics.slices import END_SHARE, measure_slices
 from cotune.cycle.diagnostics.stability import measure_noise, measure_robustness, noise_of
 from cotune.cycle.diagnostics.unwritable import check_lengths
 from cotune.cycle.earlier_bundle import Previous, enter
-from cotune.cycle.folder import BUNDLE, DEV_ROWS, REPORT_ERROR, TEST_ROWS
 from cotune.cycle.inputs import Inputs
 from cotune.cycle.journal import Journal
-from cotune.cycle.kept import SUMMARY
 from cotune.cycle.policies import SearchPolicy, policy_for
 from cotune.cycle.probe_search.fit_rows import fit_rows
 from cotune.cycle.progress import View, say
@@ -44,6 +42,7 @@ from cotune.evaluate.stats.resampling import group_index
 from cotune.files import write_json, write_text
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
+from cotune.run_files import BUNDLE, DEV_ROWS, REPORT_ERROR, SUMMARY, TEST_ROWS
 from cotune.task.example import groups_of
 
 

@@ -19,6 +19,7 @@ from cotune.cycle.search.state import SearchResult
 from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.attribution import ARMS, GAINS, PREVIOUS, Attribution, attribute, sentence
 from cotune.evaluate.by_field import field_scores
+from cotune.evaluate.frozen_arms import is_frozen
 from cotune.evaluate.noise import Noise, told_with_noise
 from cotune.evaluate.openings import openings_sentence
 from cotune.evaluate.previous import compare_parts, keep_sentence, which_to_keep
@@ -92,7 +93,8 @@ def build_summary(
     arms = {**dict.fromkeys(ARMS if untuned else ()), **{name: _arm(context, result) for name, result in results.items()}}
     reached = {"metric": task.metric, "arms": arms, "references": trust["references"], "best": {"arm": confirmed.ships}}
     by_probe = search.by_probe
-    verdict = sentence(gains.gains, gains.n, going_on=going_on is not None, frozen_first=by_probe)
+    frozen = [] if untuned else [name for name in ("seed_tuned", "best_tuned") if is_frozen(arms, name)]
+    verdict = sentence(gains.gains, gains.n, going_on=going_on is not None, frozen_first=by_probe, frozen=frozen)
     verdict = " ".join([*result_sentences(reached), verdict])
     if going_on is not None:
         verdict = f"{going_on['sentence']} {verdict}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -231,6 +231,15 @@ def _compared(table: ArmsMetric, same: Mapping[str, str], sampling: _Sampling) -
         # The difference of two shares is covered without.
         widened=~of_shares,
     )
+    permuted: dict[tuple[Pair, ...], float] = {}
+
+    def permutation(pairs: Sequence[Pair]) -> float:
+        # Two gains may compare the same candidates, under whatever names.
+        candidates = tuple((same[first], same[second]) for first, second in pairs)
+        if candidates not in permuted:
+            permuted[candidates] = _permutation(table, pairs, sampling)
+        return permuted[candidates]
+
     found: dict[str, _Compared | None] = {}
     for column, (name, pairs) in enumerate(reduced.items()):
         if not pairs:
@@ -239,13 +248,13 @@ def _compared(table: ArmsMetric, same: Mapping[str, str], sampling: _Sampling) -
         resampled = _column(limits, column)
         if not of_shares[column]:
             method = "paired BCa bootstrap, widened by a t interval"
-            p = _permutation(table, pairs, sampling)
+            p = permutation(pairs)
             found[name] = _Compared(float(value[column]), p, "paired permutation", resampled, method)
             continue
         before, after = (table.scores[:, table.names.index(arm)] for arm in reversed(pairs[0]))
         interval_at, method = _of_shares(before, after, resampled, sampling)
         if sampling.groups is not None:
-            p, test = _permutation(table, pairs, sampling), "paired permutation"
+            p, test = permutation(pairs), "paired permutation"
         else:
             p, test = mcnemar(*discordant_rows(before, after)), "exact McNemar"
         found[name] = _Compared(float(value[column]), p, test, interval_at, method)
@@ -311,14 +320,16 @@ def _hypothesis(name: str, same: Mapping[str, str]) -> tuple[bool, frozenset[tup
 def _corrected(found: Mapping[str, _Compared | None], same: Mapping[str, str], level: float) -> dict[str, Gain]:
     """The gains, corrected for as many distinct hypotheses as are tested; the log-loss is another hypothesis than the score."""
     count = len({_hypothesis(name, same) for name, one in found.items() if one is not None})
+    # 1 - 0.95 is a little more than 0.05, and a p-value between the two would not agree with its interval.
+    alpha = round(1 - level, 12)
     gains = {}
     for name, one in found.items():
         if one is None:
             none = Interval(0.0, 0.0)
             gains[name] = Gain(0.0, none, 1.0, none, 1.0, True, "none: the same arm", "none: the same arm")
             continue
-        p_single, ci_single = read_together(one.p, one.interval_at, alpha=1 - level)
-        p, ci = read_together(one.p, one.interval_at, count, alpha=1 - level)
+        p_single, ci_single = read_together(one.p, one.interval_at, alpha=alpha)
+        p, ci = read_together(one.p, one.interval_at, count, alpha=alpha)
         gains[name] = Gain(one.value, ci, p, ci_single, p_single, False, one.test, one.method)
     return gains
 
@@ -339,6 +350,18 @@ _SAME = {
 }
 
 
+# Where one of the two arms that are named after tuning answers with frozen weights, no prompt was tried on top of tuning.
+_WINNER_FROZEN = {
+    "prompt_given_tuning": "over the tuned seed prompt, the winner, which is not tuned, {verb}s {points}",
+    "both": "the winner, which is not tuned, {verb}s {points} over the seed prompt",
+}
+_SEED_FROZEN = {"prompt_given_tuning": "over the seed prompt, which was not tuned, the tuned winner {verb}s {points}"}
+_BOTH_FROZEN = {
+    **_WINNER_FROZEN,
+    "prompt_given_tuning": "over the seed prompt, which was not tuned either, the winner {verb}s {points}",
+}
+_WINNER_FROZEN_SAME = {"prompt_given_tuning": "the winner is the untuned seed prompt itself, so the search adds nothing"}
+
 _FROZEN_FIRST = {
     "prompt": "on frozen weights, the searched prompt {verb}s {points}",
     "tuning": _TOLD["tuning"],
@@ -348,7 +371,13 @@ _FROZEN_FIRST = {
 
 
 def sentence(
-    gains: Mapping[str, Gain], n: int, *, alpha: float = ALPHA, going_on: bool = False, frozen_first: bool = False
+    gains: Mapping[str, Gain],
+    n: int,
+    *,
+    alpha: float = ALPHA,
+    going_on: bool = False,
+    frozen_first: bool = False,
+    frozen: Collection[str] = (),
 ) -> str:
     """Say in plain words what the gains mean, led by what the prompt adds to a tuned model.
 
@@ -359,22 +388,27 @@ def sentence(
         going_on: whether the run went on from an earlier bundle, whose comparison is told elsewhere.
         frozen_first: whether what the prompt gains on frozen weights is told first, then what tuning gains; the number of
             rows is told before it then.
+        frozen: which of the arms ``seed_tuned`` and ``best_tuned`` answer with the base model's weights.
 
     Returns:
         A few sentences; a gain that is not significant is called "no significant difference", one that is but could be made
         of the machine's noise "within the noise of this machine".
     """
     parts = []
-    order = _FROZEN_FIRST if frozen_first else _TOLD
+    winner_frozen, seed_frozen = "best_tuned" in frozen, "seed_tuned" in frozen
+    other = (_BOTH_FROZEN if seed_frozen else _WINNER_FROZEN) if winner_frozen else _SEED_FROZEN if seed_frozen else {}
+    same = {**_SAME, **(_WINNER_FROZEN_SAME if winner_frozen else {})}
+    order = {**(_FROZEN_FIRST if frozen_first else _TOLD), **other}
     for name, told in ({**order, "prompt_given_tuning": _GOING_ON} if going_on else order).items():
         if name in gains and gains[name].identical:
-            parts.append(_SAME[name])
+            parts.append(same[name])
         elif name in gains:
             gain = gains[name]
             verb = "gain" if gain.value >= 0 else "lose"
             verdict = "" if gain.significant(alpha) else f": {_unclear(gain, alpha)}"
             parts.append(f"{told.format(verb=verb, points=_points(gain))} ({_uncertainty(gain)}){verdict}")
-    if "synergy" in gains and not gains["synergy"].identical:
+    # With a winner that is not tuned it would be the gain of tuning once more, the other way round.
+    if "synergy" in gains and not gains["synergy"].identical and not winner_frozen:
         parts.append(_synergy(gains["synergy"], alpha))
     text = ". ".join(part if not number else part[0].upper() + part[1:] for number, part in enumerate(parts))
     tested = sum(not gain.identical for gain in gains.values())

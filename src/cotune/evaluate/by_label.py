@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cotune.evaluate.shares import PartScores
+from cotune.evaluate.stats.f1_posterior import confusion_counts
 from cotune.task.answered import Answered
 from cotune.task.metrics.label import label_counts
 
@@ -29,6 +30,11 @@ def label_scores(answered: Answered, *, seed: int, groups: npt.ArrayLike | None 
 def confusions(answered: Answered) -> npt.NDArray[np.int64]:
     """``[labels, labels]`` rows by their right label and the one that was answered, in the order of the output's labels."""
     place = {label: i for i, label in enumerate(answered.output.labels)}
-    counts = np.zeros((len(place), len(place)), dtype=np.int64)
-    np.add.at(counts, ([place[label] for label in answered.gold], [place[label] for label in answered.answers]), 1)
+    gold, answers = (np.array([place[label] for label in labels]) for labels in (answered.gold, answered.answers))
+    return confusion_matrix(gold, answers, len(place))
+
+
+def confusion_matrix(gold: npt.NDArray[np.int64], answers: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """``[labels, labels]`` rows by the numbers of their right label and of the one that was answered."""
+    counts: npt.NDArray[np.int64] = confusion_counts((gold * size + answers)[None], size)[0].astype(np.int64)
     return counts

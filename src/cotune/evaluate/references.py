@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from cotune.probe.folds import fold_numbers
-from cotune.probe.logistic import fit_logistic
+from cotune.probe.logistic import Axes, fit_logistic
 
 Floats = NDArray[np.float64]
 
@@ -104,13 +104,11 @@ def cross_fitted_tfidf(
         terms = _tfidf().fit_transform(_cut(texts))
     except ValueError:
         return None
-    values, vectors = np.linalg.eigh((terms @ terms.T).toarray())
-    kept = values > 1e-9 * values[-1]
-    places = (vectors[:, kept] * np.sqrt(values[kept])).astype(np.float32)
-    # Two rows of weights for two classes are penalised twice as much as scikit-learn's one.
+    axes = Axes.of_products((terms @ terms.T).toarray())
+    # Two rows of weights for two classes are penalised half as much as scikit-learn's one, which is their difference.
     strength = _C / 2 if classes == 2 else _C
     masks = fold_of[None] != np.arange(folds)[:, None]
-    fitted = fit_logistic(places, labels, classes, strengths=[strength], masks=masks, tolerance=1e-3)
-    logits = np.einsum("nd,fkd->fnk", places, fitted.weight) + fitted.bias[:, None]
+    fitted = fit_logistic(axes, labels, classes, strengths=[strength], masks=masks, tolerance=1e-3)
+    logits = np.einsum("nd,fkd->fnk", axes.z.numpy(), fitted.weight) + fitted.bias[:, None]
     found: Floats = log_softmax(logits[fold_of, np.arange(len(labels))], axis=-1)
     return found

@@ -57,10 +57,7 @@ class Axes:
         rows, width = self.x.shape
         # Weights outside of the span of the rows would only be penalised, so min(rows, width) axes hold the solution.
         gram = self.x.double() @ self.x.double().T if rows < width else self.x.double().T @ self.x.double()
-        values, vectors = torch.linalg.eigh(gram)
-        kept = values > values[-1].clamp_min(1e-30) * 1e-9
-        values, vectors = values[kept].flip(0), vectors[:, kept].flip(1)
-        self.scale = values.clamp_min(0).sqrt()
+        self.scale, vectors = _principal(gram)
         if rows < width:
             self.left = vectors
             back = (self.x.double().T @ vectors) / self.scale
@@ -69,6 +66,21 @@ class Axes:
             self.left = (self.x.double() @ vectors) / self.scale
         self.back = back.to(self.x.dtype)
         self.z = (self.left * self.scale).to(self.x.dtype)
+
+    @classmethod
+    def of_products(cls, products: Floats) -> Axes:
+        """The axes of rows of which only the products with each other are known, in fp64.
+
+        The rows stand for themselves in the coordinates ``z``, and weights are given in these.
+
+        Args:
+            products: ``[rows, rows]``.
+        """
+        axes = cls.__new__(cls)
+        axes.scale, axes.left = _principal(torch.from_numpy(np.ascontiguousarray(products, dtype=np.float64)))
+        axes.x = axes.z = axes.left * axes.scale
+        axes.back = torch.eye(len(axes.scale), dtype=torch.float64)
+        return axes
 
     def ridge_loss(self, targets: NDArray[np.float64], strengths: Sequence[float]) -> Floats:
         """Mean squared leave-one-out error of ridge regression for each strength, in closed form.
@@ -88,6 +100,13 @@ class Axes:
             lever = (self.left.square() @ shrink + 1 / rows).clamp_max(1 - 1e-6)
             losses.append(float((((y - fitted) / (1 - lever)[:, None]) ** 2).sum(1).mean()))
         return np.array(losses)
+
+
+def _principal(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Roots of the eigenvalues that are not next to nothing, the largest first, and their vectors as columns."""
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > values[-1].clamp_min(1e-30) * 1e-9
+    return values[kept].flip(0).clamp_min(0).sqrt(), vectors[:, kept].flip(1)
 
 
 def fit_logistic(

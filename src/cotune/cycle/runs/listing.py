@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cotune.errors import InputError, no_run
+from cotune.report.terminal.plain import fields, number, shipped
+from cotune.report.terminal.result import interval_of
+from cotune.run_files import CONFIG, JOURNAL, LOCK, SUMMARY, TEST_ROWS
 
-JOURNAL, SUMMARY, CONFIG, TEST_ROWS, LOCK = "journal.jsonl", "summary.json", "config.json", "test_rows.json", ".lock"
 State = Literal["finished", "running", "stopped", "damaged"]
 _DEEPEST = 3
 _TAIL = 1 << 16
@@ -78,28 +80,28 @@ def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
 
 def _listed(folder: Path) -> ListedRun:
     stored, damaged = _object(folder / CONFIG)
-    config = _mapping(stored.get("config"))
+    config = fields(stored.get("config"))
     last = _last_event(folder / JOURNAL)
     summary: dict[str, Any] = {}
     ended = last is not None and last.get("kind") == "done"
     if ended:
         summary, broken = _object(folder / SUMMARY)
         damaged = damaged or broken
-    arm = _mapping(_mapping(summary.get("arms")).get(_mapping(summary.get("best")).get("arm") or ""))
-    score, low, high = (_number(value) for value in (arm.get("score"), *_pair(arm.get("ci"))))
-    state: State = "finished" if ended else "running" if _is_locked(folder) else "stopped"
+    arm = shipped(summary)
+    score = number(arm.get("score"))
+    state: State = "finished" if ended else "running" if is_locked(folder) else "stopped"
     if damaged or last is None or (ended and score is None):
         state = "damaged" if state != "running" else state
-    n = _number(arm.get("n"))
+    n = number(arm.get("n"))
     return ListedRun(
         folder=str(folder),
         task=str(summary.get("task") or config.get("name") or ""),
         model=_model(str(summary.get("model") or config.get("model") or "")),
         metric=str(summary.get("metric") or ""),
         score=score,
-        ci=None if low is None or high is None else (low, high),
+        ci=interval_of(arm),
         n=None if n is None else int(n),
-        seconds=_number(_mapping(summary.get("cost")).get("wall_s")) if ended else _number((last or {}).get("active_s")),
+        seconds=number(fields(summary.get("cost")).get("wall_s")) if ended else number((last or {}).get("active_s")),
         budget=str(config.get("budget") or ""),
         state=state,
     )
@@ -189,7 +191,8 @@ def _last_event(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _is_locked(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
+    """Whether a process works in a run's folder now; no where its lock cannot be looked at."""
     from filelock import FileLock, Timeout
 
     if not (folder / LOCK).is_file():
@@ -210,18 +213,6 @@ def _object(path: Path) -> tuple[dict[str, Any], bool]:
     except (OSError, ValueError, RecursionError):
         return {}, True
     return (found, False) if isinstance(found, dict) else ({}, True)
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _number(value: object) -> float | None:
-    return None if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
-
-
-def _pair(value: object) -> tuple[Any, Any]:
-    return (value[0], value[1]) if isinstance(value, list) and len(value) == 2 else (None, None)
 
 
 def _model(name: str) -> str:

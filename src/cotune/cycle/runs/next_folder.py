@@ -7,8 +7,8 @@ from pathlib import Path
 from cotune.config import RunConfig
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.kept import read_config
+from cotune.run_files import CONFIG, SUMMARY
 
-_CONFIG, _SUMMARY = "config.json", "summary.json"
 _MOST = 1000
 
 
@@ -27,7 +27,7 @@ def folder_for(config: RunConfig, folder: Path) -> tuple[Path, str]:
     if before is None or not _is_smaller(before, config):
         return folder, ""
     name = folder.name or folder.absolute().name
-    ended = (folder / _SUMMARY).is_file()
+    ended = (folder / SUMMARY).is_file()
     for number in range(2, _MOST):
         place = (folder if folder.name else folder.absolute()).with_name(f"{name}-{number}")
         known = _config(place)
@@ -45,7 +45,7 @@ def folder_for(config: RunConfig, folder: Path) -> tuple[Path, str]:
 def _config(folder: Path) -> RunConfig | None:
     """The config of the run in a folder; None where there is none that can be read."""
     try:
-        return read_config(folder / _CONFIG)[0]
+        return read_config(folder / CONFIG)[0]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import numpy as np
 from cotune.cycle.runs.listing import FinishedRun, read_finished
 from cotune.errors import InputError
 from cotune.evaluate.attribution import Gain
+from cotune.evaluate.score_interval import score_interval
 from cotune.evaluate.scoring import Evaluation, judged
 from cotune.evaluate.side_by_side import flips, gain_over, same_order
+from cotune.evaluate.stats.intervals import Interval
+from cotune.run_files import CONFIG
 from cotune.task.answered import Answered
 from cotune.task.metrics.metric import METRICS, Metric, metric_named
 from cotune.task.metrics.user import names_user_metric
@@ -34,6 +38,10 @@ class RunComparison:
         only_first: rows that only the first has right.
         only_second: rows that only the second has right.
         remark: what to know of the comparison; empty where there is nothing.
+        intervals: 95% intervals of the two scores.
+        summaries: of the two runs.
+        flipped: rows that only one of them has right: the texts of their ``input`` fields, ``gold``, the two ``answers``, and
+            ``right``, 0 or 1 for the run that is right.
     """
 
     first: Path
@@ -45,6 +53,14 @@ class RunComparison:
     only_first: int
     only_second: int
     remark: str
+    intervals: tuple[Interval, Interval]
+    summaries: tuple[Mapping[str, Any], Mapping[str, Any]]
+    flipped: tuple[Mapping[str, Any], ...]
+
+    def for_page(self) -> dict[str, Any]:
+        """What :func:`cotune.report.html.comparison.render_comparison` shows."""
+        more = {"summaries": list(self.summaries), "flipped": list(self.flipped)}
+        return {**self.to_json(), "intervals": [interval.as_list() for interval in self.intervals], **more}
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
@@ -86,13 +102,15 @@ def compare_runs(first: Path, second: Path) -> RunComparison:
         two,
         answers=tuple(two.answers[place] for place in order),
         values=None if two.values is None else tuple(two.values[place] for place in order),
+        groups=None if two.groups is None else tuple(two.groups[place] for place in order),
     )
     metric, remark = _metric(one, two)
     # Labels that only one of them knows are answers all the same.
     labels = tuple(sorted({*one.gold, *one.answers, *two.answers})) if one.values is None else ()
     output = replace(Output.from_json(one.summary["output"]), labels=labels)
     before, after = (_judged(run, one.gold, output, metric) for run in (one, two))
-    if one.groups is None and two.groups is None and any(_grouped(run.folder) for run in (one, two)):
+    groups = joined(one.groups, two.groups)
+    if groups is None and any(_grouped(run.folder) for run in (one, two)):
         remark = f"{remark} Rows belong to groups that the folders do not name; the interval takes each for itself.".strip()
     lost, gained = flips(before, after)
     return RunComparison(
@@ -101,11 +119,38 @@ def compare_runs(first: Path, second: Path) -> RunComparison:
         metric=metric.name,
         n=len(order),
         scores=(before.score, after.score),
-        gain=gain_over(before, after, metric, groups=one.groups),
+        gain=gain_over(before, after, metric, groups=groups),
         only_first=lost,
         only_second=gained,
         remark=remark,
+        intervals=(
+            score_interval(before, one.gold, metric, output, seed=0, groups=groups),
+            score_interval(after, one.gold, metric, output, seed=0, groups=groups),
+        ),
+        summaries=(one.summary, two.summary),
+        flipped=tuple(
+            {"input": one.inputs[row], "gold": one.gold[row], "answers": (one.answers[row], two.answers[row]), "right": right}
+            for row, right in _flipped(before, after)
+        ),
     )
+
+
+def joined(first: Sequence[str] | None, second: Sequence[str] | None) -> Sequence[str] | Sequence[int] | None:
+    """Groups that hold all rows together that either of two groupings does; None without any grouping."""
+    if first is None or second is None or first == second:
+        return second if first is None else first
+    group_of = list(range(len(first)))
+
+    def leader(row: int) -> int:
+        while group_of[row] != row:
+            group_of[row] = row = group_of[group_of[row]]
+        return row
+
+    for grouping in (first, second):
+        first_row: dict[str, int] = {}
+        for row, name in enumerate(grouping):
+            group_of[leader(row)] = leader(first_row.setdefault(name, row))
+    return [leader(row) for row in range(len(group_of))]
 
 
 def _judged(run: FinishedRun, gold: tuple[str, ...], output: Output, metric: Metric) -> Evaluation:
@@ -114,6 +159,13 @@ def _judged(run: FinishedRun, gold: tuple[str, ...], output: Output, metric: Met
         values = np.array(run.values)
         return Evaluation(run.answers, values, metric.right(values), np.zeros(len(values)), float(values.mean()))
     return judged(Answered(gold, run.answers, output), np.zeros(len(gold)), metric)
+
+
+def _flipped(before: Evaluation, after: Evaluation) -> Iterator[tuple[int, int]]:
+    """Each row that one of two has right, and which of them."""
+    for row, (first, second) in enumerate(zip(np.asarray(before.correct) > 0, np.asarray(after.correct) > 0, strict=True)):
+        if first != second:
+            yield row, int(second)
 
 
 def _metric(one: FinishedRun, two: FinishedRun) -> tuple[Metric, str]:
@@ -143,6 +195,6 @@ def _grouped(folder: Path) -> bool:
     import json
 
     try:
-        return bool(json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"]["data"]["group"])
+        return bool(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["config"]["data"]["group"])
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -102,7 +102,7 @@ class DevMeasure(ABC):
 
     @abstractmethod
     def other(self, log_loss: float | None) -> str:
-        """The log-loss on a line of its own, where it is not the measure itself."""
+        """The log-loss on a separate line, where it is not the measure itself."""
 
 
 class DevScore(DevMeasure):

@@ -24,8 +24,7 @@ from cotune.report.html.sections.waterfall import waterfall_section
 from cotune.report.html.shell import MARK, Live, shell
 from cotune.report.terminal.plain import fields, one_line
 from cotune.report.terminal.result import result_title
-
-REPORT = "report.html"
+from cotune.run_files import REPORT
 
 
 def write_report(run_folder: Path) -> Path:

@@ -120,7 +120,7 @@ def strip(
     extra: str = "",
     height: int = 28,
 ) -> str:
-    """One dot with its interval on a line of its own.
+    """One dot with its interval on a separate line.
 
     Args:
         span: range of the scale.

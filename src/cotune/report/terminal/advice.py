@@ -9,11 +9,13 @@ from pathlib import PurePath
 from typing import Any
 
 from cotune.report.terminal.plain import corrected_p, fields, items, number
+from cotune.report.terminal.result import frozen_first
 
 # Wider than this, an interval leaves open whether the prompt matters at all.
 _WIDE = 0.06
 _FEW_ROWS = 300
-_FOLDER = "ANOTHER_FOLDER"
+_ANOTHER = " --out ANOTHER_FOLDER"
+"""What earlier versions wrote behind a command; a larger budget goes into a numbered folder by itself."""
 
 
 def next_steps(summary: Mapping[str, Any]) -> list[str]:
@@ -22,10 +24,13 @@ def next_steps(summary: Mapping[str, Any]) -> list[str]:
     Args:
         summary: as ``summary.json`` holds it; ``out``, where it is there, is the run's folder.
     """
+    return [*_uses(summary), *(stored_steps(summary) or improvements(summary))]
+
+
+def stored_steps(summary: Mapping[str, Any]) -> list[str]:
+    """What a run's summary keeps as ``next``."""
     given = [step for step in items(summary.get("next")) if isinstance(step, str) and step.strip()]
-    # Where the run's folder lies is not known to a summary that is read elsewhere.
-    folder = shlex.quote(f"{summary['out']}-2") if summary.get("out") else _FOLDER
-    return [*_uses(summary), *(step.replace(_FOLDER, folder) for step in given or improvements(summary))]
+    return [step.removesuffix(_ANOTHER) for step in given]
 
 
 def improvements(summary: Mapping[str, Any]) -> list[str]:
@@ -34,13 +39,22 @@ def improvements(summary: Mapping[str, Any]) -> list[str]:
     if (advice := more_rows(summary)) is not None:
         steps.append(advice)
     if any(word in str(summary.get("stopped")) for word in ("budget", "reserved")):
-        gained = still_gaining(items(summary.get("cycles")))
-        why = "the last cycle still gained on dev" if gained else "this run ended while there were steps left to take"
-        steps.append(f"Give it a larger budget, as {why}: the same command with --budget {_twice(summary)} --out {_FOLDER}")
-    train = number(fields(summary.get("n")).get("train"))
-    if train is not None and train < _FEW_ROWS:
-        steps.append(f"Only {train:.0f} rows were learnt from; more labelled rows usually gain the most.")
+        by_probe = frozen_first(summary)
+        gained = still_gaining(items(summary.get("cycles")), by_loss=by_probe)
+        where = "held-out rows" if by_probe else "dev"
+        why = f"the last cycle still gained on {where}" if gained else "this run ended while there were steps left to take"
+        steps.append(f"Give it a larger budget, as {why}: the same command with {_twice(summary)}")
+    learnt = _learnt_from(summary)
+    if learnt is not None and learnt < _FEW_ROWS:
+        steps.append(f"Only {learnt:.0f} rows were learnt from; more labelled rows usually gain the most.")
     return steps
+
+
+def _learnt_from(summary: Mapping[str, Any]) -> float | None:
+    """Labelled rows that the last fit learnt from: with probes those of train and dev, else those of train."""
+    n = fields(summary.get("n"))
+    train, dev = number(n.get("train")), number(n.get("dev"))
+    return train if train is None or not frozen_first(summary) else train + (dev or 0.0)
 
 
 def _uses(summary: Mapping[str, Any]) -> list[str]:
@@ -56,9 +70,10 @@ def _uses(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _twice(summary: Mapping[str, Any]) -> str:
-    """Twice the run's budget, as ``--budget`` takes it."""
+    """The option that gives a run twice its budget."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", str(summary.get("budget") or ""))
-    return f"{2 * float(found[1]):g}{found[2]}" if found else "of twice as much"
+    # An exponent is none of the forms that a budget is given in.
+    return f"--budget {2 * float(found[1]):.15g}{found[2]}" if found else "twice the --budget"
 
 
 def bundle_path(summary: Mapping[str, Any]) -> PurePath:
@@ -83,18 +98,21 @@ def more_rows(summary: Mapping[str, Any]) -> str | None:
     )
 
 
-def still_gaining(cycles: list[Any], least: float = 0.002) -> bool:
-    """Whether the last cycle's best score on dev beats all before it by at least ``least``; a first cycle always does."""
-    bests = [best for best in (_best_score(cycle) for cycle in cycles) if best is not None]
-    return len(bests) == 1 or (len(bests) > 1 and bests[-1] >= max(bests[:-1]) + least)
+def still_gaining(cycles: list[Any], least: float = 0.002, *, by_loss: bool = False) -> bool:
+    """Whether the winner of the last cycle beats those of all cycles before it by at least ``least``.
+
+    Args:
+        cycles: as a summary holds them. Of one cycle alone nobody knows whether another would gain.
+        least: points of the score, or nats.
+        by_loss: whether the log-loss decides, as it does with probes; else it does where a cycle has no score.
+    """
+    levels = [level for level in (_reached(fields(cycle), by_loss) for cycle in cycles) if level is not None]
+    return len(levels) > 1 and levels[-1] >= max(levels[:-1]) + least
 
 
-def _best_score(value: object) -> float | None:
-    """The highest ``score`` anywhere in a cycle's record."""
-    if isinstance(value, Mapping):
-        found = [number(value.get("score"))] + [_best_score(item) for key, item in value.items() if key != "score"]
-    elif isinstance(value, (list, tuple)):
-        found = [_best_score(item) for item in value]
-    else:
-        return None
-    return max((score for score in found if score is not None), default=None)
+def _reached(cycle: Mapping[str, Any], by_loss: bool) -> float | None:
+    """How well a cycle's winner does on held-out rows, higher being better."""
+    score, loss = number(cycle.get("dev_score")), number(cycle.get("dev_log_loss"))
+    if score is not None and not by_loss:
+        return score
+    return None if loss is None else -loss

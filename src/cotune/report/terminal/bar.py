@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import html
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from cotune.report.terminal.lines import speaks_unicode, write_line
+from cotune.report.terminal.lines import Output, speaks_unicode
 from cotune.report.terminal.narration import Story, stage_name
 from cotune.report.terminal.pace import Pace
-from cotune.report.terminal.plain import clock, decimal, duration, one_line
+from cotune.report.terminal.plain import clock, decimal, duration, fields, one_line
 
 _CELLS = 24
+_MOST_COLUMNS, _USUAL_COLUMNS = 100, 80
+"""What a line takes of a wide terminal at most, and how wide one is taken to be that does not say."""
 _INTERVALS = {"notebook": 0.5, "terminal": 0.25, "lines": 15.0}
 
 
@@ -39,7 +42,12 @@ class BarView:
         interval: seconds between two states at least.
         end: is called once with the last state.
         now: seconds of a clock that never goes back.
+
+    Attributes:
+        wants_history: a run that resumes tells it what earlier sessions did, so that the best so far is known.
     """
+
+    wants_history = True
 
     def __init__(
         self,
@@ -51,13 +59,16 @@ class BarView:
     ) -> None:
         self._draw, self._interval, self._end, self._now = draw, interval, end, now
         self._story, self._pace = Story(), Pace(now)
-        self._stage, self._last, self._closed = "loading the model", float("-inf"), False
+        self._stage, self._last, self._ended = "loading the model", float("-inf"), ""
         self._show()
 
     def event(self, event: Mapping[str, Any]) -> None:
         self._pace.saw_event(event)
         self._story.tell(event)
-        self._show()
+        noted = one_line(fields(event.get("value")).get("text") or "", 80) if event.get("kind") == "note" else ""
+        self._stage = noted or self._stage
+        # What a note announces may take long, with nothing to be told meanwhile.
+        self._show(at_once=bool(noted))
 
     def progress(self, stage: str, what: str, tokens: int) -> None:
         self._stage = stage_name(stage)
@@ -67,25 +78,31 @@ class BarView:
     def set_time_left(self, seconds: float | None) -> None:
         self._pace.set_left(seconds)
 
-    def close(self) -> None:
-        """Show the last state. May be called again."""
-        if not self._closed:
-            self._closed = True
+    def close(self, *, failed: bool = False) -> None:
+        """Show the last state. May be called again.
+
+        Args:
+            failed: the run did not come to its end: the bar stays as full as it was.
+        """
+        if not self._ended:
+            self._ended = "stopped" if failed else "ended"
             (self._end or self._draw)(self._state())
 
-    def _show(self) -> None:
-        if self._now() - self._last >= self._interval:
+    def _show(self, *, at_once: bool = False) -> None:
+        if at_once or self._now() - self._last >= self._interval:
             self._last = self._now()
             self._draw(self._state())
 
     def _state(self) -> Progress:
         elapsed, left = self._pace.elapsed, self._pace.left
         share = None if left is None else min(1.0, elapsed / max(elapsed + left, 1e-9))
-        parts = [f"cotune {self._story.task}".strip(), "ended" if self._closed else self._stage]
+        parts = [f"cotune {self._story.task}".strip(), self._ended or self._stage]
         if self._story.best and self._story.best[0] is not None:
             parts.append(f"best so far {decimal(self._story.best[0])}")
-        rest = f", about {duration(left)} left" if left is not None and not self._closed else ""
-        return Progress(1.0 if self._closed else share, " · ".join([*parts, f"{clock(elapsed)}{rest}"]))
+        rest = f", about {duration(left)} left" if left is not None and not self._ended else ""
+        # A bar without a share would go on moving.
+        share = 1.0 if self._ended == "ended" else share or 0.0 if self._ended else share
+        return Progress(share, " · ".join([*parts, f"{clock(elapsed)}{rest}"]))
 
 
 def python_view(stream: TextIO | None = None) -> BarView:
@@ -98,13 +115,23 @@ def python_view(stream: TextIO | None = None) -> BarView:
     if stream is None and in_notebook():
         show = _notebook_drawing()
         return BarView(show, interval=_INTERVALS["notebook"])
+    written = Output(out)
     if out.isatty():
         return BarView(
-            lambda state: _redraw(out, bar_line(state, unicode=speaks_unicode(out))),
+            lambda state: written.redraw(bar_line(state, width=_columns(out), unicode=speaks_unicode(out))),
             interval=_INTERVALS["terminal"],
-            end=lambda state: _redraw(out, ""),
+            end=lambda state: written.redraw(""),
         )
-    return BarView(lambda state: _say(out, state.text), interval=_INTERVALS["lines"])
+    return BarView(lambda state: written.line(state.text), interval=_INTERVALS["lines"])
+
+
+def _columns(out: TextIO) -> int:
+    """Columns that a line may take: one less than the terminal has, since a full line wraps where the cursor follows it."""
+    try:
+        found = os.get_terminal_size(out.fileno()).columns
+    except (OSError, ValueError, AttributeError):
+        found = 0
+    return min(_MOST_COLUMNS, max(2, (found or _USUAL_COLUMNS) - 1))
 
 
 def in_notebook() -> bool:
@@ -115,10 +142,15 @@ def in_notebook() -> bool:
 
 
 def bar_line(state: Progress, *, width: int = 100, unicode: bool = True) -> str:
-    """A state as one line of text."""
+    """A state as one line of text, at most ``width`` columns."""
+    from rich.cells import cell_len
+
     full, empty = ("█", "░") if unicode else ("#", "-")
-    filled = round(_CELLS * (state.share or 0.0))
-    return one_line(f"{full * filled}{empty * (_CELLS - filled)} {state.text}", width)
+    cells = min(_CELLS, width // 3)
+    filled = round(cells * (state.share or 0.0))
+    text = f"{full * filled}{empty * (cells - filled)} {state.text}"
+    # Of some scripts a letter takes two columns.
+    return next(line for most in range(width, 0, -1) if cell_len(line := one_line(text, most)) <= width or most == 1)
 
 
 def bar_html(state: Progress) -> str:
@@ -137,18 +169,3 @@ def _notebook_drawing() -> Callable[[Progress], None]:
             handle.update(HTML(bar_html(state)))
 
     return draw
-
-
-def _redraw(out: TextIO, line: str) -> None:
-    try:
-        out.write(f"\r\x1b[K{line}")
-        out.flush()
-    except (OSError, ValueError):
-        return
-
-
-def _say(out: TextIO, text: str) -> None:
-    try:
-        write_line(out, text)
-    except (OSError, ValueError):
-        return

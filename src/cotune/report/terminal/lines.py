@@ -22,7 +22,7 @@ class PlainView:
     """
 
     def __init__(self, stream: TextIO, *, now: Callable[[], float] = time.monotonic, heartbeat: float = 60.0) -> None:
-        self._out, self._now, self._heartbeat = _Output(stream), now, heartbeat
+        self._out, self._now, self._heartbeat = Output(stream), now, heartbeat
         self._story, self._pace = Story(), Pace(now)
         self._last = now()
 
@@ -64,7 +64,7 @@ class JsonView:
     """
 
     def __init__(self, stream: TextIO, *, now: Callable[[], float] = time.monotonic, interval: float = 1.0) -> None:
-        self._out, self._now, self._interval = _Output(stream), now, interval
+        self._out, self._now, self._interval = Output(stream), now, interval
         self._pace = Pace(now)
         self._last = float("-inf")
         self._pending: tuple[str, str, int] | None = None
@@ -118,17 +118,29 @@ def write_line(stream: IO[str], text: str) -> None:
     stream.flush()
 
 
-class _Output:
+class Output:
     """Lines to a stream until its other end is gone; a reader that leaves must not end the run."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream: TextIO | None = stream
 
     def line(self, text: str) -> None:
+        self._write(lambda stream: write_line(stream, text))
+
+    def redraw(self, text: str) -> None:
+        """Put a text in place of the terminal's present line."""
+
+        def put(stream: TextIO) -> None:
+            stream.write(f"\r\x1b[K{text}")
+            stream.flush()
+
+        self._write(put)
+
+    def _write(self, write: Callable[[TextIO], None]) -> None:
         if self._stream is None:
             return
         try:
-            write_line(self._stream, text)
+            write(self._stream)
         except (OSError, ValueError):
             self._stream = None
 

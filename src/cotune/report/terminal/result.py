@@ -11,6 +11,9 @@ from cotune.report.terminal.plain import decimal, fields, items, number, one_lin
 _ALPHA = 0.05
 _FEW_ROWS, _WIDE = 30, 0.3
 """Below so many test rows, or with a wider interval, a score says next to nothing."""
+_ENOUGH_ROWS = 100
+"""Test rows to begin with."""
+_MORE_ROWS = "Label more rows for the test: four times as many about halve the interval."
 _SKEWED, _NEARLY_ALL = 0.8, 0.995
 
 
@@ -27,10 +30,20 @@ def result_sentences(summary: Mapping[str, Any]) -> list[str]:
     metric = str(summary.get("metric") or "score").replace("_", " ")
     interval = f" (95% interval {decimal(ends[0])} to {decimal(ends[1])})" if (ends := interval_of(arm)) else ""
     scores = {"untuned": _untuned(summary), **{_SHORT[name]: references.get(name) for name in _SHORT}}
-    beside = [f"{name} {decimal(one.get('score'))}" for name, one in scores.items() if one is not None and one is not arm]
+    beside = [
+        f"{name} {decimal(one.get('score'))}{of_fewer_rows(one, arm)}"
+        for name, one in scores.items()
+        if one is not None and one is not arm
+    ]
     lead = f"{metric[:1].upper()}{metric[1:]} {decimal(arm['score'])} on {decimal(arm.get('n'), 0)} test rows{interval}"
     needed = _needed(arm, references.get("tfidf")) if references else ""
     return [f"{lead}{'; ' if beside else ''}{', '.join(beside)}.", *([needed] if needed else [])]
+
+
+def of_fewer_rows(one: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
+    """`` (on 300 of them)`` where something was measured on fewer rows than an arm; else nothing."""
+    rows, all_rows = number(one.get("n")), number(arm.get("n"))
+    return f" (on {rows:.0f} of them)" if rows is not None and all_rows is not None and rows < all_rows else ""
 
 
 _SHORT = {"tfidf": "TF-IDF", "majority": "always the commonest label"}
@@ -68,7 +81,8 @@ def result_warnings(summary: Mapping[str, Any]) -> list[str]:
     width = 0.0 if ends is None else ends[1] - ends[0]
     if n < _FEW_ROWS or width > _WIDE:
         spans = f": the 95% interval spans {100 * width:.0f} points" if ends else ""
-        told.append(f"{n:.0f} test rows are too few to judge by{spans}. Label more rows, 100 for the test at least.")
+        more = f"Label more rows, {_ENOUGH_ROWS} for the test at least." if n < _ENOUGH_ROWS else _MORE_ROWS
+        told.append(f"{n:.0f} test rows are too few to judge by{spans}. {more}")
     majority = number(fields(references.get("majority")).get("score"))
     by_accuracy = summary.get("metric") == "accuracy"
     if by_accuracy and majority is not None and (majority >= _SKEWED or majority >= score):

@@ -15,7 +15,7 @@ from cotune.report.terminal.previous import previous_lines
 from cotune.report.terminal.result import frozen_first, interval_of, references_of, result_title, result_warnings
 from cotune.report.terminal.trust import data_lines, noise_sentence, robustness_lines
 from cotune.report.terminal.verdict_arms import arm_name, arms_table, arms_title, identical_arms, references_table
-from cotune.report.terminal.verdict_gains import gains_parts
+from cotune.report.terminal.verdict_gains import NOISE_EXCEPTED, gains_parts
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -26,7 +26,7 @@ _ARMS = (
 )
 _GAINS = (
     "Differences of arms on the same rows. Intervals and p-values are corrected for being read together: an interval "
-    "without zero is a significant difference."
+    "without zero is a significant difference"
 )
 _MOST_WORDS = 20
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
@@ -111,7 +111,8 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
     gains = {str(name): fields(gain) for name, gain in fields(summary.get("gains")).items() if isinstance(gain, Mapping)}
     if gains:
         yield heading("Gains, in points")
-        yield indented(Text(_GAINS, style="bright_black"))
+        excepted = NOISE_EXCEPTED if any(gain.get("within_noise") for gain in gains.values()) else "."
+        yield indented(Text(_GAINS + excepted, style="bright_black"))
         for part in gains_parts(gains, width, frozen_first=frozen_first(summary)):
             yield indented(part)
     if lines := previous_lines(summary):

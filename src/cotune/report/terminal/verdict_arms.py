@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from cotune.evaluate.frozen_arms import is_frozen
 from cotune.files import canonical_json
 from cotune.report.terminal.layout import table_of
 from cotune.report.terminal.narration import ARM_NAMES, REFERENCE_NAMES
@@ -21,6 +22,10 @@ _ARM_MEANINGS = {
     "best_tuned": "winner's prompt, tuned model",
     "previous": "the bundle this run started from",
 }
+_NOT_TUNED = {
+    "seed_tuned": "first prompt, base model: not tuned",
+    "best_tuned": "winner's prompt, base model: not tuned",
+}
 _MARKS = "abcdefgh"
 # Columns that a terminal needs to have for what an arm is, and for all numbers.
 _WIDE, _NARROW = 100, 60
@@ -28,6 +33,11 @@ _WIDE, _NARROW = 100, 60
 
 def arm_name(name: str) -> str:
     return ARM_NAMES.get(name, one_line(name, 24))
+
+
+def arm_meaning(arms: Mapping[str, Any], name: str) -> str:
+    """Which prompt and which weights an arm is; empty for one that has no name here."""
+    return _NOT_TUNED[name] if name in _NOT_TUNED and is_frozen(arms, name) else _ARM_MEANINGS.get(name, "")
 
 
 def arms_title(summary: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> str:
@@ -73,7 +83,7 @@ def arms_table(
         shown = arm_name(name) + (f" ({marks[name]})" if name in marks else "")
         cells = {
             "arm": shown,
-            "what it is": _ARM_MEANINGS.get(name, ""),
+            "what it is": arm_meaning(arms, name),
             "score>": decimal(arm.get("score")),
             "95% interval": interval_told(arm.get("ci")),
             "log-loss>": decimal(arm.get("log_loss")),
@@ -108,10 +118,15 @@ def references_table(references: Mapping[str, Mapping[str, Any]], width: int) ->
     """What the arms are compared with, on the same rows."""
     from rich.text import Text
 
-    table = table_of(["reference", "score>", "95% interval", *(["log-loss>"] if width >= _NARROW else [])], width)
+    # Label words are asked for on some rows of a long test alone.
+    counted = len({number(one.get("n")) for one in references.values()}) > 1
+    columns = ["reference", "score>", "95% interval", *(["log-loss>"] if width >= _NARROW else [])]
+    columns += ["n>"] if counted else []
+    table = table_of(columns, width)
     for name, one in references.items():
         cells = [REFERENCE_NAMES.get(name, one_line(name, 40)), decimal(one.get("score")), interval_told(one.get("ci"))]
         cells += [decimal(one.get("log_loss"))] if width >= _NARROW else []
+        cells += [decimal(one.get("n"), 0)] if counted else []
         table.add_row(*map(Text, cells))
     return table
 

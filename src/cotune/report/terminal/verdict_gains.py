@@ -28,6 +28,8 @@ GAIN_NAMES = {
 _NO_DIFFERENCE = "no significant difference"
 _NOISE = "within the noise of this machine"
 _SAME_ARM = "the same arm"
+NOISE_EXCEPTED = ", where it is not within the noise of this machine."
+"""The end of what is said of intervals without zero, where the machine's noise could make such a gain."""
 _ALPHA = 0.05
 
 
@@ -42,23 +44,23 @@ def gains_parts(gains: Mapping[str, Mapping[str, Any]], width: int, *, frozen_fi
     from rich.text import Text
 
     ordered = _ordered(gains, frozen_first)
-    rows = [cells[:-1] for cells in gain_rows(gains, frozen_first=frozen_first)]
-    readings = [_reading(gains[name], name) for name in ordered]
+    rows = gain_rows(gains, frozen_first=frozen_first)
+    styles = {name: _reading(gains[name], name)[1] for name in ordered}
     columns = ["gain", "value>", "95% interval", "p>", "reading"]
-    wide = [
-        max(len(cell) for cell in column)
-        for column in zip(columns, *(map(str, [*r, t]) for r, (t, _) in zip(rows, readings, strict=True)), strict=True)
-    ]
-    in_table = sum(wide) + 2 * len(wide) <= width
-    table = table_of(columns if in_table else columns[:-1], width)
-    for name, row, (reading, style) in zip(ordered, rows, readings, strict=True):
-        cells = [Text(cell, style="bold" if name == LEADING else "") for cell in row]
-        table.add_row(*cells, *([Text(reading, style=style)] if in_table else []))
+    needed = sum(max(map(len, column)) + 2 for column in zip(columns, *rows, strict=True))
+    shown = len(columns) if needed <= width else len(columns) - 1
+    table = table_of(columns[:shown], width)
+    for name, row in zip(ordered, rows, strict=True):
+        bold = "bold" if name == LEADING else ""
+        cells = [Text(cell, style=bold) for cell in row[:-1]] + [Text(row[-1], style=styles[name])]
+        table.add_row(*cells[:shown])
     yield table
-    if not in_table:
-        for reading, style in dict.fromkeys(found for found in readings if found[0] in (_NO_DIFFERENCE, _NOISE, _SAME_ARM)):
-            names = [row[0] for row, found in zip(rows, readings, strict=True) if found[0] == reading]
-            yield Text(f"{reading}: {'; '.join(names)}", style=style)
+    if shown == len(columns):
+        return
+    for reading in dict.fromkeys(row[-1] for row in rows):
+        if reading in (_NO_DIFFERENCE, _NOISE, _SAME_ARM):
+            alike = [(name, row[0]) for name, row in zip(ordered, rows, strict=True) if row[-1] == reading]
+            yield Text(f"{reading}: {'; '.join(told for _, told in alike)}", style=styles[alike[0][0]])
 
 
 def gain_rows(gains: Mapping[str, Mapping[str, Any]], *, frozen_first: bool = False) -> list[list[str]]:

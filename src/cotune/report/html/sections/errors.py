@@ -51,8 +51,9 @@ def _arm_errors(tests: AnsweredRows, arm: str) -> str:
 
 
 def _confusion(labels: tuple[str, ...], gold: NDArray[np.int64], answers: NDArray[np.int64]) -> str:
-    counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
-    np.add.at(counts, (gold, answers), 1)
+    from cotune.evaluate.by_label import confusion_matrix
+
+    counts = confusion_matrix(gold, answers, len(labels))
     wrong = sorted(((int(counts[i, j]), i, j) for i, j in np.argwhere(counts) if i != j), reverse=True)
     caption = f"{int(np.trace(counts))} of {len(gold)} rows right. Rows: right label. Columns: answer. Shade: share of the row."
     if len(labels) > _MOST_LABELS:

@@ -12,9 +12,8 @@ from typing import Any
 from cotune.errors import no_run
 from cotune.report.html.measure import DevMeasure, dev_measure
 from cotune.report.terminal.plain import fields, items, number
+from cotune.run_files import CONFIG, DEV_ROWS, JOURNAL, SUMMARY, TEST_ROWS
 
-JOURNAL, SUMMARY, CONFIG = "journal.jsonl", "summary.json", "config.json"
-DEV_ROWS, TEST_ROWS = "dev_rows.json", "test_rows.json"
 ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned", "previous")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cotune.evaluate.frozen_arms import is_frozen
 from cotune.report.html.intervals import share_interval
 from cotune.report.html.markup import data_text, figure, percent
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
@@ -14,7 +15,6 @@ from cotune.report.terminal.plain import clock, fields, number, one_line
 from cotune.report.terminal.result import interval_of, references_of
 
 _LATE = 0.7
-_BASE = ("seed_prompt", "prompt_only", "best_prompt")
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,8 @@ def read_course(record: RunRecord) -> list[Reached]:
             name = str(value["name"])
             arm = fields(arms.get(name))
             ci = interval_of(arm) or share_interval(score, int(number(value.get("n")) or 0), record.metric)
-            base = name in _BASE or number(arm.get("steps")) == 0
             what = f"test, {ARM_NAMES[name]}"
-            found.append(Reached(at, score, "test", what, ci, str(arm.get("prompt_id") or ""), base))
+            found.append(Reached(at, score, "test", what, ci, str(arm.get("prompt_id") or ""), is_frozen(arms, name)))
     return found
 
 
@@ -86,6 +85,7 @@ def seconds_section(record: RunRecord, prompts: Prompts) -> str:
         for value in record.values("reference")
         if value.get("name") in REFERENCE_NAMES and number(value.get("score")) is not None
     }
+    tested = max([number(one.get("n")) or 0.0 for one in references.values()], default=0.0)
     levels = [one.score for one in course] + [
         level for one in references.values() if (level := number(one.get("score"))) is not None
     ]
@@ -96,12 +96,12 @@ def seconds_section(record: RunRecord, prompts: Prompts) -> str:
     _test_begins(record, plot)
     for place, (name, one) in enumerate(references.items()):
         level = number(one.get("score")) or 0.0
-        plot.path([(0, level), (end * 1.02 or 1, level)], f"line other h{place + 1}", _reference_told(name, one))
+        plot.path([(0, level), (end * 1.02 or 1, level)], f"line other h{place + 1}", _reference_told(name, one, tested))
     plot.path(_climb(record, course), "line winner", "the best so far by held-out log-loss")
     for reached in course:
         _draw(plot, reached, prompts)
     legend = "".join(
-        f'<li><span class="key other h{place + 1}"></span>{data_text(_reference_told(name, one))}</li>'
+        f'<li><span class="key other h{place + 1}"></span>{data_text(_reference_told(name, one, tested))}</li>'
         for place, (name, one) in enumerate(references.items())
     )
     metric = record.metric.replace("_", " ")
@@ -126,11 +126,14 @@ def _labelled_tfidf(record: RunRecord) -> str:
     return "" if found is None else f" TF-IDF with logistic regression has {percent(found)} on the labelled rows."
 
 
-def _reference_told(name: str, one: object) -> str:
+def _reference_told(name: str, one: object, tested: float) -> str:
+    """A reference in words, with its rows where they are fewer than the ``tested`` ones."""
     found = fields(one)
     ci = interval_of(found)
     between = f" ({percent(ci[0])} to {percent(ci[1])})" if ci else ""
-    return f"{REFERENCE_NAMES[name]}: {percent(found.get('score'))}%{between}"
+    rows = number(found.get("n"))
+    some = f" on {rows:.0f} rows" if rows is not None and rows < tested else ""
+    return f"{REFERENCE_NAMES[name]}: {percent(found.get('score'))}%{between}{some}"
 
 
 def _test_begins(record: RunRecord, plot: Plot) -> None:

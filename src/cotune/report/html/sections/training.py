@@ -63,7 +63,7 @@ class Trial:
     rows: int = 0
 
 
-def read_tracks(record: RunRecord) -> list[Trial]:
+def read_trials(record: RunRecord) -> list[Trial]:
     """Put the pieces of training that a journal holds together again: what begins with the same losses is one trial."""
     trials: list[Trial] = []
     by_adapter: dict[str, tuple[Trial, int, int | None]] = {}
@@ -99,7 +99,7 @@ def read_tracks(record: RunRecord) -> list[Trial]:
 
 def training_section(record: RunRecord, prompts: Prompts) -> str:
     """Loss and dev by step, a line for each tuned prompt."""
-    trials = [t for t in read_tracks(record) if t.losses]
+    trials = [t for t in read_trials(record) if t.losses]
     if not trials:
         return "<p class=empty>Nothing was tuned yet.</p>"
     kinds = _kinds(trials, prompts)

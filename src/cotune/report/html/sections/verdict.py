@@ -7,17 +7,19 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from cotune.evaluate.frozen_arms import is_frozen
 from cotune.evaluate.openings import openings_sentence
 from cotune.report.html.intervals import share_interval
 from cotune.report.html.markup import data_text, esc, figure, p_value, percent, signed_points
 from cotune.report.html.plot import Point, nice_ticks, padded, scale, strip
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import ARMS, RunRecord
+from cotune.report.terminal.advice import stored_steps
 from cotune.report.terminal.narration import ARM_NAMES, REFERENCE_NAMES
 from cotune.report.terminal.plain import amount, corrected_p, decimal, dollars, duration, fields, items, number, shipped
 from cotune.report.terminal.previous import difference, previous_parts, share
 from cotune.report.terminal.result import frozen_first, interval_of, references_of, result_warnings
-from cotune.report.terminal.verdict_gains import gains_order
+from cotune.report.terminal.verdict_gains import NOISE_EXCEPTED, gains_order
 
 _MEANINGS = {
     "seed_prompt": "first prompt, base model",
@@ -27,6 +29,7 @@ _MEANINGS = {
     "best_tuned": "winner’s prompt, tuned model",
     "previous": "the bundle this run started from",
 }
+_NOT_TUNED = {"seed_tuned": "first prompt, base model: not tuned", "best_tuned": "winner’s prompt, base model: not tuned"}
 _GAINS = {
     "prompt_given_tuning": ("Prompt, on top of tuning", "best tuned − seed tuned"),
     "tuning": ("Tuning alone", "seed tuned − seed prompt"),
@@ -123,12 +126,14 @@ def _arms(record: RunRecord) -> str:
     lines, best = [], shipped(record.summary)
     for name, arm in shown:
         score, ci = number(arm.get("score")), rows[name]
-        kind = ("base" if _untuned(name, arm) else "tuned") + (" lead" if arm is best or name == "best_tuned" else "")
+        frozen = is_frozen(found, name)
+        meaning = _NOT_TUNED.get(name, _MEANINGS[name]) if frozen else _MEANINGS[name]
+        kind = ("base" if frozen else "tuned") + (" lead" if arm is best or name == "best_tuned" else "")
         between = f"{percent(ci[0])} to {percent(ci[1])}" if ci else ""
         loss = number(arm.get("log_loss"))
         tip = f"{ARM_NAMES[name]}: {percent(score)}% ({between})\nlog-loss {decimal(loss)}\n{arm.get('n', '?')} test rows"
         lines.append(
-            f'<div class="row {kind}"><div class="who"><b>{esc(ARM_NAMES[name])}</b> <span>{esc(_MEANINGS[name])}'
+            f'<div class="row {kind}"><div class="who"><b>{esc(ARM_NAMES[name])}</b> <span>{esc(meaning)}'
             f"{_read_by(arm)}</span></div>"
             f"{strip(span, score, ci, kind, tip=tip, extra=grid)}"
             f'<div class="number"><b>{percent(score)}</b> <span>{between}</span></div></div>'
@@ -136,9 +141,11 @@ def _arms(record: RunRecord) -> str:
     for name, one in references.items():
         score, ci, title = number(one.get("score")), interval_of(one), REFERENCE_NAMES[name]
         between = f"{percent(ci[0])} to {percent(ci[1])}" if ci else ""
+        some = number(one.get("n"))
+        fewer = f", on {some:.0f} of the rows" if some is not None and some < (number(best.get("n")) or 0) else ""
         tip = f"{title}: {percent(score)}% ({between})\nlog-loss {decimal(one.get('log_loss'))}\n{one.get('n', '?')} test rows"
         lines.append(
-            f'<div class="row reference"><div class="who"><b>{esc(title)}</b> <span>reference</span></div>'
+            f'<div class="row reference"><div class="who"><b>{esc(title)}</b> <span>reference{fewer}</span></div>'
             f"{strip(span, score, ci, 'quiet', tip=tip, extra=grid)}"
             f'<div class="number"><b>{percent(score)}</b> <span>{between}</span></div></div>'
         )
@@ -152,13 +159,6 @@ def _arms(record: RunRecord) -> str:
         "difference: read the paired gains below.",
         kind="wide",
     )
-
-
-def _untuned(name: str, arm: Mapping[str, Any]) -> bool:
-    """Whether an arm's weights are the base model's; with a probe these have an adapter's id too."""
-    if arm.get("adapter_id") == "base" or name in ("seed_prompt", "prompt_only", "best_prompt"):
-        return True
-    return name != "previous" and number(arm.get("steps")) == 0
 
 
 def _read_by(arm: Mapping[str, Any]) -> str:
@@ -249,7 +249,8 @@ def _gains(gains: Mapping[str, Any], *, frozen_first: bool) -> str:
         "What was gained, and by what",
         f'<div class="strips">{"".join(lines)}{axis}</div>',
         "Differences in points, paired row by row. The 95% intervals hold all at once, and the p-values are corrected alike "
-        "(Bonferroni): an interval that leaves out zero is a significant difference."
+        "(Bonferroni): an interval that leaves out zero is a significant difference"
+        f"{esc(NOISE_EXCEPTED if any(gain.get('within_noise') for _, gain in shown) else '.')}"
         f"{esc(told_loss)}",
         kind="wide",
     )
@@ -325,7 +326,7 @@ def _cost(record: RunRecord) -> str:
 
 
 def _next(record: RunRecord) -> str:
-    steps = [str(step) for step in items(record.summary.get("next"))]
+    steps = stored_steps(record.summary)
     best = fields(record.summary.get("best"))
     bundle = shlex.quote(str(record.folder / "best"))
     use = f'<li>Use the bundle: <code>cotune predict {data_text(bundle)} --input "…"</code></li>' if best.get("bundle") else ""

@@ -1,0 +1,206 @@
+"""Two runs on the same test rows as one page: the difference, what each run ships, and the rows that only one has right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cotune.evaluate.attribution import told_points
+from cotune.evaluate.frozen_arms import is_frozen
+from cotune.files import write_text
+from cotune.report.html.markup import data_text, embedded_json, esc, figure, p_value, percent, signed_points
+from cotune.report.html.page import asset
+from cotune.report.html.plot import Point, nice_ticks, padded, scale, strip
+from cotune.report.html.shell import MARK, shell
+from cotune.report.terminal.plain import counted, fields, items, number, one_line, shipped
+from cotune.report.terminal.verdict_arms import rule_of
+
+_MOST_ROWS = 200
+_MOST_CHARACTERS = 400
+_SIDES = ("first", "second")
+
+
+def write_comparison(path: Path, found: Mapping[str, Any]) -> None:
+    """Write :func:`render_comparison` to a file, whole or not at all.
+
+    Raises:
+        CotuneError: the file cannot be written.
+    """
+    write_text(path, render_comparison(found))
+
+
+def render_comparison(found: Mapping[str, Any]) -> str:
+    """The page as text; it loads nothing from elsewhere.
+
+    Args:
+        found: what ``cotune compare --json`` prints, with ``intervals`` of the two scores, ``summaries`` of the two runs, and
+            ``flipped``: the rows that only one run has right, each with ``input``, ``gold``, ``answers`` of the two and
+            ``right``, the number of the run that is right.
+    """
+    body = (
+        f'<header><div class="bar"><span class="brand">{MARK} cotune</span><nav aria-label="Sections">'
+        '<a href="#verdict">Verdict</a><a href="#ships">What ships</a><a href="#rows">Rows</a></nav>'
+        '<button type="button" id="theme" hidden>Dark</button></div></header>'
+        f"<main>{_about(found)}"
+        f'<section id="verdict" aria-label="Verdict">{_verdict(found)}</section>'
+        f'<section id="ships" aria-label="What ships"><h2>What each run ships</h2>{_ships(found)}</section>'
+        f'<section id="rows" aria-label="Rows"><h2>Rows that only one run has right</h2>{_rows(found)}</section></main>'
+        "<footer>Made by cotune from the folders of the two runs. Nothing on this page is loaded from elsewhere.</footer>"
+        '<dialog id="panel" aria-labelledby="panel-title"></dialog><div id="tip" role="tooltip" hidden></div>'
+        f'<script type="application/json" id="data">{embedded_json({"prompts": {}})}</script>'
+    )
+    title = f"{one_line(found.get('first'), 60)} and {one_line(found.get('second'), 60)} · cotune compare"
+    return shell(title, body, style=asset("page.css"), script=asset("panel.js"), finished=True)
+
+
+def _about(found: Mapping[str, Any]) -> str:
+    tasks = dict.fromkeys(one_line(summary.get("task") or "", 80) for summary in _summaries(found))
+    names = " and ".join(data_text(task) for task in tasks if task)
+    return (
+        f'<p class="about">{f"<b>{names}</b> · " if names else ""}{_metric(found)} on the same {esc(found.get("n"))} '
+        f"sealed test rows, paired row by row</p>"
+    )
+
+
+def _metric(found: Mapping[str, Any]) -> str:
+    return esc(one_line(str(found.get("metric") or "score").replace("_", " "), 40))
+
+
+def _verdict(found: Mapping[str, Any]) -> str:
+    difference = number(found.get("difference")) or 0.0
+    first, second = (data_text(one_line(found.get(side), 80)) for side in _SIDES)
+    verb = "gains" if difference >= 0 else "loses"
+    against = "over" if difference >= 0 else "against"
+    clear = "" if found.get("significant") else ": no significant difference"
+    remark = f"<p class=remark>{data_text(found['remark'])}</p>" if found.get("remark") else ""
+    return (
+        f'<h1 class="headline">{second} {verb} {esc(told_points(difference))} {against} {first}{clear}.</h1>{remark}'
+        + _scores(found)
+        + _difference(found, difference)
+        + _table(found)
+    )
+
+
+def _scores(found: Mapping[str, Any]) -> str:
+    scores = [number(score) or 0.0 for score in items(found.get("scores"))]
+    intervals = [_ends(ends) for ends in items(found.get("intervals"))]
+    low, high = padded([*scores, *(end for ends in intervals if ends for end in ends)], share=0.05, least=0.1)
+    span = (max(0.0, low), min(1.0, high))
+    ticks = [(t, f"{100 * t:g}") for t in nice_ticks(*span, 4)]
+    lines = ""
+    for side, score, ends, summary in zip(_SIDES, scores, intervals, _summaries(found), strict=True):
+        between = f"{percent(ends[0])} to {percent(ends[1])}" if ends else ""
+        kind = "base" if _is_frozen(summary) else "tuned"
+        tip = f"{one_line(found.get(side), 80)}: {percent(score)}% ({between})"
+        lines += (
+            f'<div class="row {kind}"><div class="who"><b>{data_text(one_line(found.get(side), 60))}</b> '
+            f"<span>{esc(_weights(summary))}</span></div>{strip(span, score, ends, kind, tip=tip)}"
+            f'<div class="number"><b>{percent(score)}</b> <span>{between}</span></div></div>'
+        )
+    axis = f'<div class="row axis" aria-hidden="true"><div></div>{scale(span, ticks)}<div></div></div>'
+    return figure(
+        f"The two runs on {esc(found.get('n'))} test rows",
+        f'<div class="strips">{lines}{axis}</div>',
+        f"{_metric(found).capitalize()} in percent with 95% intervals. Hollow: base model. Filled: tuned. Both answer the same "
+        "rows, so overlapping intervals can still hide a difference: read the paired one below.",
+        kind="wide",
+    )
+
+
+def _difference(found: Mapping[str, Any], difference: float) -> str:
+    ends = _ends(found.get("ci"))
+    span = padded([0.0, difference, *(ends or ())], share=0.05, least=0.05)
+    ticks = [(t, f"{100 * t:+g}".replace("-", "−") if t else "0") for t in nice_ticks(*span, 4)]
+    clear = bool(found.get("significant"))
+    kind = "quiet" if not clear else "up" if difference > 0 else "down"
+    word = "no significant difference" if not clear else "significant" if difference > 0 else "significant loss"
+    between = f"{signed_points(ends[0])} to {signed_points(ends[1])}" if ends else ""
+    tip = f"{signed_points(difference)} points ({between})\n{p_value(found.get('p'))}, {found.get('test', '')}"
+    line = (
+        '<div class="row"><div class="who"><b>Difference</b> <span>second run − first run</span></div>'
+        f"{strip(span, difference, ends, kind, zero=0.0, tip=tip)}"
+        f'<div class="number"><b>{signed_points(difference)}</b> <span>{between}</span>'
+        f'<span class="told {kind}">{word}, <span>{p_value(found.get("p"))}</span></span></div></div>'
+    )
+    axis = f'<div class="row axis" aria-hidden="true"><div></div>{scale(span, ticks)}<div></div></div>'
+    return figure(
+        "What the second run gains over the first",
+        f'<div class="strips">{line}{axis}</div>',
+        f"In points, paired row by row. Interval: {esc(found.get('interval') or 'unknown')}. "
+        f"Test: {esc(found.get('test') or 'unknown')}. An interval that leaves out zero is a significant difference.",
+        kind="wide",
+    )
+
+
+def _table(found: Mapping[str, Any]) -> str:
+    n = int(number(found.get("n")) or 0)
+    only = [int(number(found.get(f"only_{side}_right")) or 0) for side in _SIDES]
+    rows = [(f"right in {side} alone", count) for side, count in zip(("the first run", "the second run"), only, strict=True)]
+    rows.append(("right in both or in neither", n - sum(only)))
+    cells = "".join(f"<tr><th>{name}</th><td>{counted(count, 'row')}</td></tr>" for name, count in rows)
+    return f'<div class="card"><h3>Which rows differ</h3><table class="facts">{cells}</table></div>'
+
+
+def _ships(found: Mapping[str, Any]) -> str:
+    cards = ""
+    for side, summary in zip(_SIDES, _summaries(found), strict=True):
+        arm, n, best = shipped(summary), fields(summary.get("n")), fields(summary.get("best"))
+        rows = {
+            "model": one_line(summary.get("model") or "–", 60),
+            "budget": one_line(summary.get("budget") or "–", 30),
+            "labelled rows": f"{number(n.get('train')) or 0:.0f} train, {number(n.get('dev')) or 0:.0f} dev",
+            "weights": _weights(summary),
+            "read by": rule_of(arm),
+            "optimizer steps": "–" if (steps := number(arm.get("steps"))) is None else f"{steps:.0f}",
+        }
+        table = "".join(f"<tr><th>{name}</th><td>{data_text(value)}</td></tr>" for name, value in rows.items())
+        text = best.get("prompt_text")
+        prompt = f'<h3>Prompt</h3><pre dir="auto">{esc(text)}</pre>' if isinstance(text, str) and text else ""
+        title = data_text(one_line(found.get(side), 60))
+        cards += figure(title, f'<table class="facts">{table}</table>{prompt}')
+    return f'<div class="pair">{cards}</div>'
+
+
+def _rows(found: Mapping[str, Any]) -> str:
+    flipped = [fields(row) for row in items(found.get("flipped"))]
+    if not flipped:
+        return "<p class=empty>There is none: each row is right in both runs or in neither.</p>"
+    lines = ""
+    for row in flipped[:_MOST_ROWS]:
+        answers = "".join(
+            f'<td class="{"ok" if place == row.get("right") else "no"}">{"✓" if place == row.get("right") else "✗"} '
+            f"{data_text(one_line(answer, _MOST_CHARACTERS))}</td>"
+            for place, answer in enumerate(items(row.get("answers")))
+        )
+        text = " · ".join(one_line(part, _MOST_CHARACTERS) for part in items(row.get("input")))
+        lines += (
+            f"<tr><td>{data_text(text)}</td><td>{data_text(one_line(row.get('gold'), _MOST_CHARACTERS))}</td>{answers}</tr>"
+        )
+    head = "".join(f'<th scope="col">{title}</th>' for title in ("row", "right answer", "first run", "second run"))
+    cut = f" The first {_MOST_ROWS} of {len(flipped)}." if len(flipped) > _MOST_ROWS else ""
+    return figure(
+        counted(len(flipped), "row"),
+        f'<div class="scroll"><table class="plain"><tr>{head}</tr>{lines}</table></div>',
+        f"✓ right, ✗ wrong.{cut}",
+        kind="wide",
+    )
+
+
+def _summaries(found: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    known = [fields(summary) for summary in items(found.get("summaries"))]
+    return [*known, {}, {}][: len(_SIDES)]
+
+
+def _is_frozen(summary: Mapping[str, Any]) -> bool:
+    arm = fields(summary.get("best")).get("arm")
+    return is_frozen(fields(summary.get("arms")), arm if isinstance(arm, str) else "best_tuned")
+
+
+def _weights(summary: Mapping[str, Any]) -> str:
+    return "base model" if _is_frozen(summary) else "tuned"
+
+
+def _ends(value: object) -> Point | None:
+    low, high = ([*map(number, items(value)), None, None])[:2]
+    return None if low is None or high is None else (low, high)

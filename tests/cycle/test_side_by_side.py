@@ -1,0 +1,61 @@
+"""Finished runs read back and compared: groups of either run, numbers that are none, and the lock of a folder."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from cotune.cycle.runs.listing import is_locked, list_runs
+from cotune.cycle.runs.side_by_side import compare_runs, joined
+from cotune.run_files import LOCK, SUMMARY
+from finished_runs import finished
+
+ROWS = 60
+
+
+def test_groups_that_only_the_second_run_names_count(tmp_path: Path) -> None:
+    before = [i % 3 > 0 for i in range(ROWS)]
+    # The second run is right on whole groups, so that its 20 more rows are worth fewer.
+    after = [i % 3 > 0 or i < ROWS // 2 for i in range(ROWS)]
+    groups = [f"customer {i // 10}" for i in range(ROWS)]
+    plain, bare = finished(tmp_path / "plain", before), finished(tmp_path / "bare", after)
+    named = finished(tmp_path / "named", after, groups, order=[*range(0, ROWS, 2), *range(1, ROWS, 2)])
+    alone, grouped = compare_runs(plain, bare).gain, compare_runs(plain, named).gain
+    assert grouped.value == pytest.approx(alone.value) and alone.test == "exact McNemar"
+    assert grouped.test == "paired permutation" and grouped.ci.width > alone.ci.width and grouped.p > alone.p
+    both = compare_runs(finished(tmp_path / "both", before, groups), named).gain
+    assert grouped == both
+    back = compare_runs(named, plain).gain
+    assert (back.ci.low, back.ci.high) == pytest.approx((-grouped.ci.high, -grouped.ci.low))
+
+
+def test_rows_are_together_that_either_grouping_puts_together() -> None:
+    assert joined(None, None) is None and joined(None, ["a"]) == ["a"] == joined(["a"], None)
+    found = joined(["a", "a", "b", "c", "d"], ["1", "2", "2", "3", "4"])
+    assert found is not None and found[0] == found[1] == found[2] and len({*found}) == 3
+
+
+@pytest.mark.parametrize("odd", ["NaN", "Infinity", '"0.5"', "true", "null"])
+def test_a_score_that_is_no_number_is_a_damaged_run_and_never_shown(tmp_path: Path, odd: str) -> None:
+    folder = finished(tmp_path / "run", [True] * 9)
+    text = (folder / SUMMARY).read_text(encoding="utf-8")
+    [run] = list_runs(tmp_path)
+    assert (run.state, run.score, run.ci, run.n) == ("finished", 1.0, (0.1, 0.9), 9)
+    (folder / SUMMARY).write_text(text.replace('"score": 1.0', f'"score": {odd}').replace("0.9]", f"{odd}]"), encoding="utf-8")
+    [run] = list_runs(tmp_path)
+    assert (run.state, run.score, run.ci) == ("damaged", None, None)
+    json.dumps(run.to_json(), allow_nan=False)
+
+
+def test_a_folder_is_locked_while_a_process_holds_its_lock(tmp_path: Path) -> None:
+    assert not is_locked(tmp_path) and not (tmp_path / LOCK).exists(), "looking makes no file"
+    seen = []
+    with FileLock(tmp_path / LOCK):
+        other = threading.Thread(target=lambda: seen.append(is_locked(tmp_path)))
+        other.start()
+        other.join()
+    assert seen == [True] and not is_locked(tmp_path)
