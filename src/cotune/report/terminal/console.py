@@ -18,10 +18,14 @@ from cotune.report.terminal.steps import Told
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
+    from rich.text import Text
 
-_LOG_LINES = 6
-# Apart from the log, the live view's frame and rows; a lower terminal gets fewer lines of log.
+_LOG_LINES, _LINES_EACH = 7, 4
+"""Screen lines of the log, and those that one long event is wrapped to at most."""
 _OTHER_LINES = 10
+"""Apart from the log and the verdict, the live view's frame and rows; a lower terminal gets fewer lines of log."""
+_NAMES, _GAP, _FRAME = 8, 2, 4
+"""Columns that the names of the rows take, that stand behind these, and that the frame takes."""
 _REFRESH_PER_SECOND = 4
 
 
@@ -129,8 +133,8 @@ class LiveView:
         from rich.text import Text
 
         story, pace = self._story, self._pace
-        grid = Table.grid(padding=(0, 2), expand=True)
-        grid.add_column(style="bright_black", no_wrap=True, width=8)
+        grid = Table.grid(padding=(0, _GAP), expand=True)
+        grid.add_column(style="bright_black", no_wrap=True, width=_NAMES)
         grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
 
         stage = "ended" if self._closed else stage_name(self._stage) or "loading the model"
@@ -139,7 +143,8 @@ class LiveView:
         grid.add_row("trying", _line((one_line(self._what, 300) or "-", "")))
         named = "held out" if story.by_probe else "best dev"
         if story.verdict:
-            grid.add_row("verdict", _line((story.verdict, "bold green")))
+            for place, line in enumerate(self._verdict_lines()):
+                grid.add_row("" if place else "verdict", line)
         if story.best:
             score, loss, prompt = story.best
             trail = " → ".join(decimal(found) for found in story.trail[-4:]) if len(story.trail) > 1 else ""
@@ -166,14 +171,40 @@ class LiveView:
             grid.add_row(Text(""), bar)
         return grid
 
+    def _verdict_lines(self) -> list[Text]:
+        verdict = self._story.verdict
+        return self._wrapped(verdict, "bold green", self._width - _NAMES - _GAP) if verdict else []
+
     def _log_lines(self) -> list[RenderableType]:
-        others = _OTHER_LINES + bool(self._story.verdict)
-        count = max(0, min(_LOG_LINES, self._console.height - others - 1))
+        from rich.text import Text
+
+        room = min(_LOG_LINES, max(0, self._console.height - _OTHER_LINES - len(self._verdict_lines()) - 1))
         styles = {"verdict": "bold green", "news": "", "failure": "bold red", "note": "bright_black"}
         lines: list[RenderableType] = []
-        for at, told in list(self._log)[-count:] if count else []:
+        for at, told in reversed(list(self._log)[-_LOG_LINES:]):
             style = "green" if told.best else styles.get(told.level, "")
-            lines.append(_line((f"{clock(at)}  ", "bright_black"), (told.text, style)))
+            moment = f"{clock(at)}  "
+            wrapped = self._wrapped(told.text, style, self._width - len(moment))
+            if len(lines) + len(wrapped) > room:
+                break
+            signs = [moment, *[" " * len(moment)] * (len(wrapped) - 1)]
+            lines[:0] = [Text.assemble((sign, "bright_black"), line) for sign, line in zip(signs, wrapped, strict=True)]
+        return lines
+
+    @property
+    def _width(self) -> int:
+        """Columns inside of the frame."""
+        return max(20, self._console.width - _FRAME)
+
+    def _wrapped(self, text: str, style: str, width: int) -> list[Text]:
+        """A text on a few lines of a width; the last of them ends in an ellipsis where there is more."""
+        from rich.text import Text
+
+        lines = list(Text(text, style).wrap(self._console, width, overflow="fold"))
+        if len(lines) > _LINES_EACH:
+            lines = lines[:_LINES_EACH]
+            lines[-1].truncate(max(1, width - 1))
+            lines[-1].append("…")
         return lines
 
 
