@@ -17,7 +17,7 @@ from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.probe_search.embedding import Embedding
-from cotune.cycle.probe_search.fits import fit_prompt
+from cotune.cycle.probe_search.fits import fit_prompt, head_of_words, word_vectors
 from cotune.cycle.probe_search.loop import LabelLoop
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Trials
@@ -50,12 +50,14 @@ def context(model: LocalModel, tmp_path: Path) -> RunContext:
 class Opened:
     """A loop that has run its first race."""
 
-    def __init__(self, context: RunContext) -> None:
+    def __init__(self, context: RunContext, window: tuple[int, int] | None = None) -> None:
         settings: dict[str, Any] = {"name": "words", "data": {"train": "rows.csv", "input": "text", "output": "label"}}
         config = RunConfig(**settings, search={"pool": 4})
-        embedding = Embedding(context)
+        self.embedding = embedding = Embedding(context)
+        if window is not None:
+            embedding.layers = (window[1],)
         self.saved: list[Evidence] = []
-        trials = Trials(context, embedding, WindowSettings(batch_size=8))
+        trials = Trials(context, embedding, WindowSettings(batch_size=8), window)
         self.loop = LabelLoop(context, config, [seed_prompt(context.task)], embedding, trials, better=self.saved.append)
         self.search: LabelSearch = self.loop._first_race()
 
@@ -135,3 +137,36 @@ def test_a_model_that_cannot_read_the_seed_prompt_is_told(context: RunContext, m
     monkeypatch.setattr(model, "layer_states", broken)
     with pytest.raises(CotuneError, match="not finite under the seed prompt"):
         Opened(context)
+
+
+def test_few_rows_are_learnt_from_by_the_labels_words_first(context: RunContext) -> None:
+    opened = Opened(context)
+    search, loop = opened.search, opened.loop
+    lead = loop._lead(search)
+    assert lead.by_words and lead.found.layer == context.model.depth
+    assert search.seed_as(lead) is search.seed_by_words and search.seed_as(search.seed) is search.seed
+    # The window of a deeper start is deeper and costs more.
+    assert loop.prices.trial(lead, loop.splits, 2.0) > 0
+    vectors = word_vectors(context, lead.prompt)
+    assert vectors is not None
+    states = opened.embedding.states(lead.prompt, BASE, context.dev, "race", layers=[context.model.depth])[0]
+    head = head_of_words(states, vectors)
+    weight, bias = head.folded()
+    assert np.allclose(states.astype(np.float64) @ weight.T + bias, states.astype(np.float64) @ vectors.T, atol=1e-3)
+    search.epochs, search.last_epochs = 1.0, 1.0
+    # Whoever of the winner and a prompt that is tried wins, the end is paid.
+    assert loop._owed(search, lead) >= loop._end(search, lead, [lead], lead)
+    loop._try(search, lead)
+    tuned = search.of(lead.prompt.id, tuned=True)
+    assert tuned is not None and tuned.fit.by_words and tuned.first.layer == context.model.depth
+
+
+def test_words_are_no_start_where_the_last_layer_is_not_to_be_read(context: RunContext) -> None:
+    opened = Opened(context, window=(1, 1))
+    assert not opened.loop._lead(opened.search).by_words and opened.search.seed_by_words is None
+
+
+def test_many_rows_are_learnt_from_below_the_probe_first(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Opened(context)
+    monkeypatch.setattr(opened.loop, "rows", opened.loop.rows * 4)
+    assert opened.loop._lead(opened.search) is opened.search.best_frozen

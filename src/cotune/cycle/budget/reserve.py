@@ -9,6 +9,8 @@ from cotune.cycle.budget.rates import CostModel
 
 _NOISE = 0.95
 """Share of what was reckoned that must be left: its own margins are for the ordinary noise of a machine."""
+_GUESS = 1.5
+"""Times slower than expected that steps may be without the rest being slower too: what a step costs is a guess at first."""
 _DOUBT = 12
 """Steps at the expected speed that count along with those that were taken, or two slow ones would end a stretch."""
 
@@ -36,7 +38,7 @@ def spent_to(keep: float, costs: CostModel, step_tokens: float, clock: Callable[
     def spent() -> bool:
         asked.append(clock())
         slow = (asked[-1] - asked[0] + doubt) / ((len(asked) - 1) * expected + doubt)
-        return costs.budget.amount - asked[-1] < _NOISE * keep * max(1.0, slow)
+        return costs.budget.amount - asked[-1] < _NOISE * keep * max(1.0, slow / _GUESS)
 
     return spent
 

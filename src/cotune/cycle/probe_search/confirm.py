@@ -54,20 +54,21 @@ def confirm_labels(
         "best_prompt": frozen[winner.fit.prompt.id],
     }
     recipe = tuned or seed_tuned
-    keep = prices.test(search.seed, best_fit, winner.fit)
+    keep = prices.test(search, winner.fit, words=search.zero_shot)
     reached: Measured | None = None
     if recipe is not None and winner.tuned:
         behind = 0.0
         if search.last_epochs and search.seed.prompt.id != winner.fit.prompt.id:
-            behind = prices.final(search.seed, len(rows), search.last_epochs + (search.epochs if seed_tuned is None else 0.0))
+            behind = prices.final(
+                search.seed_as(winner.fit), len(rows), search.last_epochs + (search.epochs if seed_tuned is None else 0.0)
+            )
         reached = _settled_tuned(context, search, trials, winner, rows, keep + behind)
     if seed_tuned is not None and seed_tuned is winner:
         arms["seed_tuned"] = reached or arms["seed_prompt"]
     elif recipe is not None and (seed_tuned is not None or search.last_epochs):
         # Where the seed prompt had no trial of its own it is tuned as the winner was, and not judged on dev.
-        arms["seed_tuned"] = (
-            _settled_tuned(context, search, trials, seed_tuned or _like(recipe, seed_frozen), rows, keep) or arms["seed_prompt"]
-        )
+        tried = seed_tuned or _like(recipe, seed_frozen, search.seed_as(recipe.fit))
+        arms["seed_tuned"] = _settled_tuned(context, search, trials, tried, rows, keep) or arms["seed_prompt"]
     else:
         arms["seed_tuned"] = arms["seed_prompt"]
     judged = {id(e): _measured_first(context, e) for e in (winner, *search.evidence)}
@@ -81,9 +82,9 @@ def confirm_labels(
     return settle(context, arms, list(considered.values()), chosen)
 
 
-def _like(recipe: Evidence, frozen: Evidence) -> Evidence:
+def _like(recipe: Evidence, frozen: Evidence, fit: PromptFit) -> Evidence:
     """The seed prompt tuned by another prompt's recipe; its dev scores stay those of its frozen probe."""
-    return replace(frozen, epochs=recipe.epochs, readout=recipe.readout, temperature=recipe.temperature, start=BASE)
+    return replace(frozen, fit=fit, epochs=recipe.epochs, readout=recipe.readout, temperature=recipe.temperature, start=BASE)
 
 
 def _frozen_evidence(context: RunContext, search: LabelSearch, trials: Trials, fit: PromptFit) -> Evidence:
@@ -113,9 +114,9 @@ def _settled_tuned(
     fit, made = evidence.fit, evidence.first
     if search.last_epochs:
         tried = made.adapter != BASE
-        steps = trials.steps_of(search.last_epochs, len(rows))
+        steps = trials.steps_of(fit, search.last_epochs, len(rows))
         if not tried:
-            steps += trials.steps_of(evidence.epochs, len(context.train_sample))
+            steps += trials.steps_of(fit, evidence.epochs, len(context.train_sample))
         # Of few rows a head that is fitted anew to the tuned states of these rows may lose what the trial's had learnt (TREC-6,
         # 64 rows, one draw: 0.64 against 0.73); of many it is better (TREC-6, 500 rows, one draw: 0.913 against 0.907).
         after = made if tried and len(rows) < HEURISTICS.few_rows else None

@@ -38,10 +38,17 @@ class SearchHeuristics:
             from 5).
         window_share: depth of the tuned window as a share of the model's layers: ten of thirty were better than all below
             the probe.
+        words_window_share: the same where tuning starts from the labels' words at the last layer: half was as good as two
+            thirds, and a third was not (film snippets, TREC-6, 64 rows, one draw each).
+        words_cost: what such a trial costs at most, as a multiple of one below a probe.
+        words_head_rate: learning rate of such a head as a share of a probe's: the words are what pre-training knows.
+        words_batch: rows in a step of such a tuning, where the user says nothing: more steps in the same time.
         head_strength: strength of the head that tuning starts from, as a multiple of the frozen probe's. The frozen probe
             itself gives its own rows nearly all probability, so that next to no gradient would be left for the weights below.
         refit_strength: strength of a probe on tuned states, as a multiple of the frozen probe's. Tuned weights have met
             these rows already, so their states tell them apart better than they tell unseen rows apart.
+        credit: standard errors by which a trial, which is half of a tuning, may be worse than the best frozen probe and win.
+        credit_few: the same where every row is held out once, of few rows.
         care: what the end is priced at for each unit that it should cost: rows of the test are not quite the labelled ones.
         other_prompts: what a row costs on average under a pool's prompts, as a multiple of the seed prompt's: some share
             no prefix.
@@ -71,8 +78,14 @@ class SearchHeuristics:
     epochs_some: float = 5.0
     epochs_many: float = 4.0
     window_share: float = 1 / 3
+    words_window_share: float = 1 / 2
+    words_cost: float = 3.0
+    words_head_rate: float = 0.1
+    words_batch: int = 8
     head_strength: float = 0.03
     refit_strength: float = 0.3
+    credit: float = 1.0
+    credit_few: float = 2.0
     care: float = 1.06
     other_prompts: float = 1.25
     race_fits: float = 7.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.folder import ASKED
 from cotune.cycle.probe_search.embedding import Embedding
-from cotune.cycle.probe_search.fits import PromptFit, difference
+from cotune.cycle.probe_search.fits import PromptFit, difference, fit_prompt, read_by_words
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.prices import Prices, too_small
 from cotune.cycle.probe_search.race import ProbeRace, race_probes, rows_embedded
@@ -74,6 +75,7 @@ class LabelLoop:
         """Go round."""
         search = self._first_race()
         self._told(search)
+        search.lead = self._lead(search)
         self._plan(search)
         if self.context.finish_asked():
             search.stopped, search.epochs = ASKED, 0.0
@@ -148,11 +150,10 @@ class LabelLoop:
         fits = {name: race.fits[name] for name in race.ranking if race.rows[name] == len(self.rows)}
         if self.own[0].id not in fits:
             raise _unreadable(context)
-        search = LabelSearch({p.prompt.id: p for p in proposals}, race, fits, fits[self.own[0].id])
+        search = LabelSearch({p.prompt.id: p for p in proposals}, race, fits, fits[self.own[0].id], fits[self.own[0].id])
         self._judge_frozen(search, search.seed)
         if search.best_frozen is not search.seed:
             self._judge_frozen(search, search.best_frozen)
-        self._bundle_loss = search.evidence[-1].mean
         self._choose(search)
         return search
 
@@ -182,57 +183,123 @@ class LabelLoop:
         Raises:
             BudgetError: the arms cannot be tested.
         """
-        context, winner = self.context, search.best_frozen
+        context, winner = self.context, search.lead
         left = context.spending.left()
-        least = self.prices.test(search.seed, winner, winner, tuned=False, words=False)
+        least = self.prices.test(search, winner, tuned=False, words=False)
         if left < least:
             raise too_small(context, f"the test of {context.task.test.n} rows", least, left)
-        reserve = self.prices.test(search.seed, winner, winner)
+        whole = self.prices.test(search, winner)
         wanted = HEURISTICS.epochs(len(self.rows), self.config.tune.max_epochs)
-        alone = winner is search.seed
+        alone, seed = winner.prompt.id == search.seed.prompt.id, search.seed_as(winner)
 
-        def needed(epochs: float, last: float) -> float:
-            trials = self.prices.trial(winner, self.splits, epochs)
+        def needed(epochs: float, last: float, splits: Sequence[Split]) -> float:
+            trials = self.prices.trial(winner, splits, epochs)
             if not last:
-                return trials + (0.0 if alone else self.prices.trial(search.seed, self.splits[:1], epochs))
+                return trials + (0.0 if alone else self.prices.trial(seed, self.splits[:1], epochs))
             final = self.prices.final(winner, len(self.rows), last)
-            return trials + final + (0.0 if alone else self.prices.final(search.seed, len(self.rows), epochs + last))
+            return trials + final + (0.0 if alone else self.prices.final(seed, len(self.rows), epochs + last))
 
         def effect() -> dict[str, Any]:
-            room = left - reserve
             least = 0.25 if len(self.rows) >= HEURISTICS.many_rows else 1.0
-            epochs, last = split_epochs(wanted, lambda epochs, last: needed(epochs, last) <= room, least)
-            steps = self.trials.steps_of(epochs, len(self.rows)) if epochs else 0
-            kept = reserve if epochs else min(left, self.prices.test(search.seed, winner, winner, tuned=False))
+
+            def fitted(room: float, splits: Sequence[Split]) -> tuple[float, float]:
+                return split_epochs(wanted, lambda epochs, last: needed(epochs, last, splits) <= room, least)
+
+            splits, reserve = self.splits, whole
+            epochs, last = fitted(left - reserve, splits)
+            if winner.by_words and epochs + last < wanted:
+                # From the words learning takes most of its steps, and is hardly ever worse than a frozen probe: steps go first,
+                # then rows that judge.
+                splits = self.splits[:1]
+                epochs, last = fitted(left - reserve, splits)
+            asks = bool(last)
+            if not asks:
+                # The reference that asks for the untuned model's words is left out before tuning is.
+                reserve = self.prices.test(search, winner, words=False)
+                epochs, last = fitted(left - reserve, splits)
+            room = left - reserve
+            steps = self.trials.steps_of(winner, epochs, len(self.rows)) if epochs else 0
+            kept = reserve if epochs else min(left, self.prices.test(search, winner, tuned=False))
             unit = context.spending.budget.unit
             text = [
-                f"tune layers below {winner.found.layer} for {epochs:g} epochs, {steps} steps, on {len(self.splits)} "
-                f"{'splits' if len(self.splits) > 1 else 'split'}"
+                f"tune layers below {winner.found.layer} for {epochs:g} epochs, {steps} steps, on {len(splits)} "
+                f"{'splits' if len(splits) > 1 else 'split'}"
                 + (f", then for {last:g} more on all labelled rows" if last else "")
-                + f": about {needed(epochs, last):,.0f} {unit}"
+                + f": about {needed(epochs, last, splits):,.0f} {unit}"
                 if epochs
-                else f"no tuning: an epoch needs about {needed(1.0, 0.0):,.0f} {unit}, {max(0.0, room):,.0f} {unit} left",
+                else f"no tuning: an epoch needs about {needed(1.0, 0.0, splits):,.0f} {unit}, {max(0.0, room):,.0f} left",
                 f"keep {kept:,.0f} {unit} for {context.task.test.n} test rows and the report",
             ]
-            return {"epochs": epochs, "last_epochs": last, "target_steps": steps, "reserve": round(kept, 2), "text": text}
+            return {
+                "epochs": epochs,
+                "last_epochs": last,
+                "target_steps": steps,
+                "splits": len(splits),
+                "zero_shot": asks,
+                "reserve": round(kept, 2),
+                "text": text,
+            }
 
         value = context.journal.step("plan", [context.task.fingerprint, context.spending.budget.amount], effect)
         search.epochs, search.last_epochs = float(value["epochs"]), float(value["last_epochs"])
+        search.zero_shot = bool(value.get("zero_shot", True))
+        self._judge_by(search, self.splits[: int(value.get("splits", len(self.splits)))])
+
+    def _judge_by(self, search: LabelSearch, splits: tuple[Split, ...]) -> None:
+        """Go on with the first splits only; what was judged on all of them is cut to their rows, which come first."""
+        self.splits = splits
+        cut = {id(e): replace(e, losses=e.losses[: self._judged], correct=e.correct[: self._judged]) for e in search.evidence}
+        search.winner = cut[id(search.winner)] if search.winner is not None else None
+        search.evidence = list(cut.values())
+        self._bundle_loss = min(e.mean for e in search.evidence)
 
     def _first_trials(self, search: LabelSearch) -> None:
-        """Tune the best frozen prompt, and the seed prompt where there is room to judge it too.
+        """Tune the leading prompt; where there is room also the seed prompt, and a prompt that is read in the other way.
 
         A trial of the seed prompt is half of its final tuning, which is owed in any case.
         """
         if search.epochs:
-            best, seed = search.best_frozen, search.seed
-            self._try(search, best)
-            saved = self.prices.final(seed, len(self.rows), search.epochs) if search.last_epochs else 0.0
-            if seed is not best and (
-                not search.last_epochs or self._room(search) + saved >= self.prices.trial(seed, self.splits, search.epochs)
-            ):
-                self._try(search, seed, splits=self.splits if search.last_epochs else self.splits[:1])
+            lead = search.lead
+            self._try(search, lead)
+            seed = search.seed_as(lead)
+            if seed.prompt.id != lead.prompt.id:
+                if not search.last_epochs:
+                    self._try(search, seed, splits=self.splits[:1])
+                elif self._has_room(search, seed):
+                    self._try(search, seed)
+            other = search.best_frozen if lead.by_words else self._words_later(search)
+            if other is not None and other.by_words != lead.by_words and self._has_room(search, other):
+                self._try(search, other)
         self._record(search, search.base_race, pool=len(search.proposals))
+
+    def _lead(self, search: LabelSearch) -> PromptFit:
+        """What is tuned first: of few rows the seed prompt from the labels' words, else the best prompt below its probe.
+
+        Tuned from the words, the upper layers learn more from few rows than those below a probe do, also where the untuned
+        model says the wrong words; of many rows those below a probe learn as much in less time (docs/probes.md). The seed
+        prompt names the labels, and its tuning is owed in any case, so that a short budget is not spent on one more arm.
+        """
+        if len(self.rows) < HEURISTICS.few_rows:
+            search.seed_by_words = self._by_words(search.seed)
+        return search.seed_by_words or search.best_frozen
+
+    def _by_words(self, fit: PromptFit) -> PromptFit | None:
+        """A prompt read by the labels' words; None where these cannot be told apart or the last layer is not to be read."""
+        if not self.trials.reads_words(fit.prompt):
+            return None
+        if (known := read_by_words(fit)) is not None:
+            return known
+        # A race leaves the last layer out where its leaders are read from lower ones.
+        depth = self.context.model.depth
+        states = self.embedding.states(fit.prompt, BASE, self.rows, "race", layers=[depth])
+        return read_by_words(fit_prompt(self.context, fit.prompt, self.rows, states, [depth]))
+
+    def _words_later(self, search: LabelSearch) -> PromptFit | None:
+        """The seed prompt by the labels' words, where a search that began below probes has much budget left."""
+        trial = self.prices.trial(search.seed, self.splits, search.epochs)
+        if search.seed_by_words is None and HEURISTICS.words_cost * trial <= self._room(search):
+            search.seed_by_words = self._by_words(search.seed)
+        return search.seed_by_words
 
     # Later cycles -------------------------------------------------------------------------------------------------
 
@@ -271,6 +338,8 @@ class LabelLoop:
             search.stopped = "no new prompt was found"
             return False
         search.proposals.update({p.prompt.id: p for p in children})
+        if winner.fit.by_words:
+            self.embedding.widen()
         field_ = list({p.id: p for p in (winner.fit.prompt, *(c.prompt for c in children))}.values())
         race = race_probes(
             context,
@@ -281,12 +350,13 @@ class LabelLoop:
             cycle=number,
             always=[winner.fit.prompt],
             first_rows=self._first_rows,
+            narrow=not winner.fit.by_words,
         )
         search.fits |= {name: race.fits[name] for name in race.ranking if race.rows[name] == len(self.rows)}
         challenger = self._challenger(search)
         if challenger is not None and not search.epochs:
             self._judge_frozen(search, challenger)
-        elif challenger is not None and self.prices.trial(challenger, self.splits, search.epochs) <= self._room(search):
+        elif challenger is not None and self._has_room(search, challenger):
             self._try(search, challenger)
         self._choose(search)
         self._record(search, race, pool=len(field_), children=len(children))
@@ -295,8 +365,11 @@ class LabelLoop:
     def _challenger(self, search: LabelSearch) -> PromptFit | None:
         """The best prompt that was not tuned yet, where its frozen probe is not clearly worse than the best one's."""
         tried = {e.fit.prompt.id for e in search.evidence if e.tuned or not search.epochs}
-        fits = sorted((fit for name, fit in search.fits.items() if name not in tried), key=lambda fit: fit.mean)
-        best = search.best_frozen
+        known = list(search.fits.values())
+        if search.winner is not None and search.winner.fit.by_words:
+            known = [one for fit in known if (one := read_by_words(fit)) is not None]
+        best = min(known, key=lambda fit: fit.mean)
+        fits = sorted((fit for fit in known if fit.prompt.id not in tried), key=lambda fit: fit.mean)
         near = (fit for fit in fits if fit is best or (gap := difference(fit, best)).mean() <= 2 * corrected_error(gap))
         return next(near, None)
 
@@ -328,15 +401,14 @@ class LabelLoop:
         start = self._start_of(fit.prompt, search)
         keep = self._owed(search, fit)
         found = []
-        for place, split in enumerate(wanted):
-            steps = self.trials.steps_of(search.epochs, len(split.learn))
-            behind = self.prices.trial(fit, wanted[place + 1 :], search.epochs)
-            made = self.trials.tune(fit, split.learn, steps, stage="tune", start=start, keep=keep + behind)
+        for split in wanted:
+            steps = self.trials.steps_of(fit, search.epochs, len(split.learn))
+            made = self.trials.tune(fit, split.learn, steps, stage="tune", start=start, keep=keep)
             if made is None:
                 return
             found.append(made)
         if not any(e.fit.prompt.id == fit.prompt.id and not e.tuned for e in search.evidence):
-            self._judge_frozen(search, fit)
+            self._judge_frozen(search, search.fits.get(fit.prompt.id, fit))
         with suppress(DivergedError):
             search.evidence.append(self._evidence(fit, found, search.epochs, start, splits=wanted))
         self._choose(search)
@@ -403,19 +475,35 @@ class LabelLoop:
     # Budget -------------------------------------------------------------------------------------------------------
 
     def _owed(self, search: LabelSearch, trying: PromptFit | None = None) -> float:
-        """Of the final tuning and of the test; the trial of ``trying``, which is half of its tuning, is under way."""
-        winner = search.winner.fit if search.winner is not None else search.best_frozen
-        owed = self.prices.test(search.seed, search.best_frozen, winner, tuned=bool(search.epochs))
+        """Of the final tuning and of the test, whoever of the winner and ``trying`` wins; the latter's trial is under way."""
+        winner = search.winner
+        if winner is None or not winner.tuned:
+            # A frozen winner is tuned no further; the seed prompt's weights are an arm in any case.
+            fit = search.best_frozen if winner is None else winner.fit
+            owed = self._end(search, fit, [search.seed_as(search.lead)], trying)
+        else:
+            owed = self._end(search, winner.fit, [search.seed_as(winner.fit), winner.fit], trying)
+        if trying is None:
+            return owed
+        return max(owed, self._end(search, trying, [search.seed_as(trying), trying], trying))
+
+    def _end(self, search: LabelSearch, winner: PromptFit, tuned: Sequence[PromptFit], trying: PromptFit | None) -> float:
+        """Of the final tuning of some prompts and of the test; a trial, which is half of a tuning, is not paid twice."""
+        owed = self.prices.test(search, winner, tuned=bool(search.epochs), words=search.zero_shot)
         if search.epochs and search.last_epochs:
-            for fit in {fit.prompt.id: fit for fit in (winner, search.seed)}.values():
+            for fit in {fit.prompt.id: fit for fit in tuned}.values():
                 under_way = trying is not None and fit.prompt.id == trying.prompt.id
                 tried = under_way or search.of(fit.prompt.id, tuned=True) is not None
                 owed += self.prices.final(fit, len(self.rows), search.last_epochs + (0.0 if tried else search.epochs))
         return owed
 
-    def _room(self, search: LabelSearch) -> float:
-        """Budget that nothing is reserved for."""
-        return self.context.spending.left() - self._owed(search)
+    def _has_room(self, search: LabelSearch, fit: PromptFit) -> bool:
+        """Whether a trial fits in, and the end whoever wins."""
+        return self.prices.trial(fit, self.splits, search.epochs) <= self._room(search, fit)
+
+    def _room(self, search: LabelSearch, trying: PromptFit | None = None) -> float:
+        """Budget that nothing is reserved for, with or without a trial that is looked ahead to."""
+        return self.context.spending.left() - self._owed(search, trying)
 
     def _record(self, search: LabelSearch, race: ProbeRace, *, pool: int, children: int | None = None) -> None:
         number, winner = len(search.cycles) + 1, search.winner

@@ -94,17 +94,17 @@ def prices_of(context: RunContext, config: RunConfig) -> Prices:
     Raises:
         InputError: ``tune.layers`` are none of the model's.
     """
-    embedding, first = Embedding(context), None
-    if config.tune.layers is not None:
-        lowest, last = config.tune.layers
+    embedding, window = Embedding(context), config.tune.layers
+    if window is not None:
+        lowest, last = window
         if not 1 <= lowest <= last <= context.model.depth:
             raise InputError(
                 f"layers {lowest} to {last} are no window of a model with {context.model.depth} layers",
                 where="tune.layers",
                 hint=f"Give two numbers from 1 to {context.model.depth}, the lower one first.",
             )
-        embedding.layers, first = (last,), lowest - 1
-    return Prices(context, embedding, Trials(context, embedding, window_settings(config, context), first), config)
+        embedding.layers = (last,)
+    return Prices(context, embedding, Trials(context, embedding, window_settings(config, context), window), config)
 
 
 def window_settings(config: RunConfig, context: RunContext) -> WindowSettings:

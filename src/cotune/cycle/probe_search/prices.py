@@ -12,6 +12,7 @@ from cotune.cycle.diagnostics.slices import END_SHARE
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.heuristics import HEURISTICS
+from cotune.cycle.probe_search.state import LabelSearch
 from cotune.cycle.probe_search.trial import Split, Trials
 from cotune.cycle.references import zero_shot_cost
 from cotune.errors import BudgetError
@@ -52,25 +53,25 @@ class Prices:
         """Of cross-fitting the probes of a race in which three prompts see all rows."""
         return HEURISTICS.race_fits * self._fit(rows)
 
-    def tuning(self, prompt: Prompt, layer: int, rows: int, steps: int) -> float:
+    def tuning(self, fit: PromptFit, rows: int, steps: int) -> float:
         """Of tuning a prompt's window on rows and reading the tuned states of these."""
-        context, first = self.context, self.trials.edge(layer)
-        edge = self.embedding.row_cost(prompt, rows, layers=[first]) if first else 0.0
-        states = self.embedding.row_cost(prompt, rows, layers=[layer])
-        return context.spending.costs.training(steps * self.trials.step_tokens(prompt, layer)) + edge + states + self._fit(rows)
+        context, first = self.context, self.trials.edge(fit)
+        edge = self.embedding.row_cost(fit.prompt, rows, layers=[first]) if first else 0.0
+        states = self.embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer])
+        return context.spending.costs.training(steps * self.trials.step_tokens(fit)) + edge + states + self._fit(rows)
 
     def trial(self, fit: PromptFit, splits: Sequence[Split], epochs: float) -> float:
         """Of tuning on each split and judging its held-out rows."""
         total = 0.0
         for split in splits:
-            steps = self.trials.steps_of(epochs, len(split.learn))
-            total += self.tuning(fit.prompt, fit.found.layer, len(split.learn), steps)
+            steps = self.trials.steps_of(fit, epochs, len(split.learn))
+            total += self.tuning(fit, len(split.learn), steps)
             total += self.embedding.row_cost(fit.prompt, len(split.held), layers=[fit.found.layer])
         return total
 
     def final(self, fit: PromptFit, rows: int, epochs: float) -> float:
         """Of tuning on all labelled rows."""
-        return self.tuning(fit.prompt, fit.found.layer, rows, self.trials.steps_of(epochs, rows))
+        return self.tuning(fit, rows, self.trials.steps_of(fit, epochs, rows))
 
     def least(self, seed: Prompt, rows: int, embedded: int) -> float:
         """Of the shortest run that there is: a race in which so many rows are embedded, won by the seed prompt as it stands.
@@ -84,21 +85,21 @@ class Prices:
         arms = 2 * self.embedding.row_cost(seed, test, layers=[min(self.embedding.layers)])
         return self.race(seed, rows, embedded) / HEURISTICS.other_prompts + arms + self.fixed
 
-    def test(self, seed: PromptFit, frozen: PromptFit, winner: PromptFit, *, tuned: bool = True, words: bool = True) -> float:
+    def test(self, search: LabelSearch, winner: PromptFit, *, tuned: bool = True, words: bool = True) -> float:
         """Of the arms on the test, of saving and of the report.
 
         Args:
-            seed: the seed prompt.
-            frozen: the prompt that is best on the base model.
-            winner: the prompt that ships.
+            search: what was found, for the seed prompt and the prompt that is best on the base model.
+            winner: the prompt that ships, as it is read.
             tuned: whether there are arms with tuned weights.
             words: whether the label words of the untuned model are asked as well, which the run can do without.
         """
         rows = self.context.task.test.n
-        base = {fit.prompt.id: fit for fit in (seed, frozen, winner)}.values()
-        changed = {fit.prompt.id: fit for fit in (seed, winner)}.values() if tuned else ()
+        frozen = search.fits.get(winner.prompt.id, winner)
+        base = {fit.prompt.id: fit for fit in (search.seed, search.best_frozen, frozen)}.values()
+        changed = {fit.prompt.id: fit for fit in (search.seed_as(winner), winner)}.values() if tuned else ()
         arms = sum(self.embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer]) for fit in (*base, *changed))
-        return HEURISTICS.care * (arms + (zero_shot_cost(self.context, seed.prompt) if words else 0.0)) + self.fixed
+        return HEURISTICS.care * (arms + (zero_shot_cost(self.context, search.seed.prompt) if words else 0.0)) + self.fixed
 
     def extras(self) -> float:
         """Of what is measured after the test and decides nothing, at most: a search that could go on leaves this."""

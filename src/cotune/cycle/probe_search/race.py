@@ -94,6 +94,7 @@ def race_probes(
     always: Sequence[Prompt] = (),
     first_rows: int = 64,
     affordable: Callable[[int], bool] = lambda rows: True,
+    narrow: bool = True,
 ) -> ProbeRace:
     """Race prompts over labelled rows under one set of weights.
 
@@ -113,6 +114,7 @@ def race_probes(
         affordable: whether the race may embed so many more rows, all prompts taken together; it is asked inside of a step.
             Where it may not, because passes turn out slower than they were priced, fewer prompts go on than the schedule has
             places for.
+        narrow: whether later rounds leave out the layers well above those that leaders are read from.
 
     Raises:
         CotuneError: every prompt failed.
@@ -137,7 +139,7 @@ def race_probes(
         if not active:
             raise CotuneError("every prompt of the race gave hidden states that are not finite")
         leader = min(active, key=lambda name: race.fits[name].mean)
-        if number == 0:
+        if number == 0 and narrow:
             _narrow(context, embedding, [race.fits[name] for name in active], cycle)
         worse = [
             name

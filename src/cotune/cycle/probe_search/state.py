@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.cycle.probe_search.fits import PromptFit
+from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.race import ProbeRace
 from cotune.cycle.probe_search.trial import Fitted, ReadoutKind
 from cotune.refine import Proposal
@@ -62,11 +63,14 @@ class LabelSearch:
         base_race: the first race, under the base model.
         fits: prompt id to its cross-fitted probe on all labelled rows.
         seed: the seed prompt's.
+        lead: what is tuned first; the seed prompt's until that is decided.
+        seed_by_words: the seed prompt read by the labels' words; None where these are no read-out.
         evidence: every way to answer that was judged on held-out rows.
         winner: the best of them.
         cycles: a record for each cycle.
         stopped: why the search ended.
         epochs: how often weights meet each row in a trial.
+        zero_shot: whether the budget has room for the reference that asks the untuned model for label words.
         last_epochs: how often they meet all rows at the end; 0 where a trial is all that there is room for.
     """
 
@@ -76,28 +80,38 @@ class LabelSearch:
     base_race: ProbeRace
     fits: dict[str, PromptFit]
     seed: PromptFit
+    lead: PromptFit
     evidence: list[Evidence] = field(default_factory=list)
     winner: Evidence | None = None
+    seed_by_words: PromptFit | None = None
     cycles: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = ""
     epochs: float = 0.0
     last_epochs: float = 0.0
+    zero_shot: bool = True
 
     @property
     def best_frozen(self) -> PromptFit:
         """The prompt whose frozen probe has the least cross-fitted log-loss."""
         return min(self.fits.values(), key=lambda fit: fit.mean)
 
-    def expected(self, evidence: Evidence) -> float:
-        """Held-out log-loss that is expected of what ships: a trial that is tuned on gets a standard error's credit.
+    def seed_as(self, other: PromptFit) -> PromptFit:
+        """The seed prompt, read by the labels' words where another prompt is."""
+        return self.seed_by_words if other.by_words and self.seed_by_words is not None else self.seed
 
-        A trial has had half of its epochs. Where it was as good as its frozen probe, or a little worse, what came of it in the
-        end was better by far (docs/probes.md), so it loses only where it is worse by more than chance.
+    def expected(self, evidence: Evidence) -> float:
+        """Held-out log-loss that is expected of what ships: a trial that is tuned on gets credit against frozen probes.
+
+        A trial has had half of its epochs. Where it was as good as the best frozen probe, or a little worse, what came of it in
+        the end was better by far (docs/probes.md), so it loses only where it is worse by more than chance. Of few rows chance
+        is large, and the frozen probe is the best of many.
         """
-        frozen = self.of(evidence.fit.prompt.id, tuned=False)
-        if not (evidence.tuned and self.last_epochs) or frozen is None or len(frozen.losses) != len(evidence.losses):
+        frozen = [e for e in self.evidence if not e.tuned and len(e.losses) == len(evidence.losses)]
+        if not (evidence.tuned and self.last_epochs) or not frozen:
             return evidence.mean
-        return evidence.mean - standard_error(evidence.losses - frozen.losses)
+        best = min(frozen, key=lambda e: e.mean)
+        errors = HEURISTICS.credit_few if len(evidence.losses) < HEURISTICS.few_rows else HEURISTICS.credit
+        return evidence.mean - errors * standard_error(evidence.losses - best.losses)
 
     @property
     def prompts_tuned(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cotune.cycle.budget.reserve import spent_to
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
-from cotune.cycle.probe_search.fits import PromptFit, head_from, head_of, probe_of, word_vectors
+from cotune.cycle.probe_search.fits import PromptFit, head_from, head_of, head_of_words, probe_of, word_vectors
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.errors import DivergedError
 from cotune.evaluate.responses import label_indices
@@ -66,27 +66,45 @@ class Trials:
         context: where effects happen.
         embedding: embeds rows under the tuned weights.
         settings: how windows are tuned.
-        first: layers below every window; None takes a third of the depth below the layer that is read.
+        window: first and last layer of every window; None takes a share of the depth below the layer that is read.
     """
 
-    def __init__(self, context: RunContext, embedding: Embedding, settings: WindowSettings, first: int | None = None) -> None:
-        self.context, self.embedding, self.settings, self._first = context, embedding, settings, first
+    def __init__(
+        self, context: RunContext, embedding: Embedding, settings: WindowSettings, window: tuple[int, int] | None = None
+    ) -> None:
+        self.context, self.embedding, self.settings = context, embedding, settings
+        self._window = window
 
-    def edge(self, layer: int) -> int:
-        """Layers below the window that ends after ``layer``."""
-        if self._first is not None:
-            return min(self._first, layer - 1)
-        return max(0, layer - max(1, round(HEURISTICS.window_share * self.context.model.depth)))
+    def edge(self, fit: PromptFit) -> int:
+        """Layers below the window that ends after the layer which a prompt is read from."""
+        layer = fit.found.layer
+        if self._window is not None:
+            return min(self._window[0], layer) - 1
+        share = HEURISTICS.words_window_share if fit.by_words else HEURISTICS.window_share
+        return max(0, layer - max(1, round(share * self.context.model.depth)))
 
-    def steps_of(self, epochs: float, rows: int) -> int:
+    def reads_words(self, prompt: Prompt) -> bool:
+        """Whether tuning may start from the labels' words: their first tokens differ, and the last layer may be read."""
+        last = None if self._window is None else self._window[1]
+        return last in (None, self.context.model.depth) and word_vectors(self.context, prompt) is not None
+
+    def settings_of(self, fit: PromptFit) -> WindowSettings:
+        """How a prompt's window is tuned, by what the head starts from."""
+        settings = self.settings
+        if not fit.by_words:
+            return settings
+        batch = HEURISTICS.words_batch if settings.batch_size == WindowSettings.batch_size else settings.batch_size
+        return replace(settings, batch_size=batch, head_rate=HEURISTICS.words_head_rate * settings.head_rate)
+
+    def steps_of(self, fit: PromptFit, epochs: float, rows: int) -> int:
         """Optimizer steps in which each row is met so often."""
-        return max(1, round(epochs * rows / min(self.settings.batch_size, rows)))
+        return max(1, round(epochs * rows / min(self.settings_of(fit).batch_size, rows)))
 
-    def step_tokens(self, prompt: Prompt, layer: int) -> float:
+    def step_tokens(self, fit: PromptFit) -> float:
         """Mean tokens of a step, by the share of the layers that it runs."""
-        own, prefix = self.context.spending.rows.counted(prompt)
-        rows = min(self.settings.batch_size, len(self.context.task.train))
-        return (rows * own + prefix) * (layer - self.edge(layer)) / self.context.model.depth
+        own, prefix = self.context.spending.rows.counted(fit.prompt)
+        rows = min(self.settings_of(fit).batch_size, len(self.context.task.train))
+        return (rows * own + prefix) * (fit.found.layer - self.edge(fit)) / self.context.model.depth
 
     def frozen(self, fit: PromptFit, rows: Sequence[Example]) -> Fitted:
         """The probe of a prompt on the model as it is, fitted to rows."""
@@ -137,7 +155,7 @@ class Trials:
         rows = not_shown(prompt, rows)
         gold = label_indices(rows, context.task)
         classes = len(context.task.labels)
-        first = self.edge(layer)
+        first = self.edge(fit)
         share = (layer - first) / model.depth
         draw = context.seed if seed is None else seed
         # A head that is kept has the coordinates of the frozen states.
@@ -148,8 +166,11 @@ class Trials:
             started = time.monotonic()
             if after is not None:
                 head = head_from(after.probes["head"], states)
+            elif words is not None:
+                # The words' own logits leave a gradient that a probe beside them, which knows these rows, would take away.
+                head = head_of_words(states, words / fit.found.best.word_scale)
             else:
-                head = head_of(states, gold, classes, HEURISTICS.head_strength * strength, words)
+                head = head_of(states, gold, classes, HEURISTICS.head_strength * strength)
             rendered = context.answering.render(prompt, rows)
             told: list[int] = []
 
@@ -167,7 +188,7 @@ class Trials:
                 gold.tolist(),
                 layer,
                 head,
-                self.settings,
+                self.settings_of(fit),
                 steps=steps,
                 seed=draw,
                 folder=context.folder / "checkpoints",
