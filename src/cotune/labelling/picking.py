@@ -20,7 +20,7 @@ from cotune.model.base import ENDPOINT
 from cotune.probe.cross_fitting import standardised
 from cotune.task.reading.sheet import Sheet
 
-DEFAULT = "margin"
+DEFAULT = "diverse_margin"
 """How rows are picked where nothing is said."""
 WITHOUT_STATES = ("random", "margin", "entropy")
 """Ways to pick that a model behind an endpoint, whose states nobody sees, allows too."""
