@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from cycle_runs import SETTINGS, journal_of, labelled_rows, summary_of
@@ -23,6 +24,7 @@ from cotune.cycle.progress import Quiet
 from cotune.cycle.run import run as run_cycle
 from cotune.cycle.search.pool import has_room, next_pool
 from cotune.evaluate.openings import openings_sentence
+from cotune.evaluate.stats.conformal import coverage, label_sets, least_rows, threshold
 from cotune.model.engine.runner import PackedRunner
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.hardware.capability import check_capability
@@ -457,3 +459,22 @@ def test_pools_hold_no_prompt_that_fills_the_model(context: RunContext) -> None:
 
 def test_settings_of_the_tiny_runs_are_real_keys() -> None:
     assert len({text.partition("=")[0] for text in SETTINGS}) == len(SETTINGS)
+
+
+def test_the_bundle_keeps_the_winners_scores_of_dev_rows_and_how_its_sets_did_on_the_test(whole: Path) -> None:
+    kept = json.loads((whole / "best" / "metrics.json").read_text())["conformal"]
+    dev, test = (json.loads((whole / name).read_text()) for name in ("dev_rows.json", "test_rows.json"))
+    chosen = dev["candidates"][0]["id"]
+    right = [row["probabilities"][chosen][row["gold"]] for row in dev["rows"]]
+    assert kept["n"] == len(kept["scores"]) == summary_of(whole)["n"]["dev"]
+    # The files round, to five digits and to four.
+    assert np.exp(-np.array(kept["scores"])) == pytest.approx(np.sort(right)[::-1], abs=2e-4)
+    assert kept["scores"] == sorted(kept["scores"]) and min(kept["scores"]) >= 0
+    shares = np.array([row["probabilities"]["best_tuned"] for row in test["rows"]])
+    gold = np.array([row["gold"] for row in test["rows"]])
+    assert [told["share"] for told in kept["test"]] == [s for s in (0.05, 0.1, 0.2) if kept["n"] >= least_rows(s)] != []
+    for told in kept["test"]:
+        highest = threshold(np.array(kept["scores"]), told["share"])
+        found = coverage(label_sets(np.log(np.maximum(shares, 1e-9)), highest), gold)
+        assert told["n"] == len(gold) and told["ci"][0] <= told["covered"] <= told["ci"][1]
+        assert (told["covered"], told["answered"]) == pytest.approx((found.covered, found.answered), abs=1.5 / len(gold))

@@ -18,17 +18,20 @@ class SheetAnswers:
     """What was answered to the rows of a file.
 
     Attributes:
-        added: new columns: ``answer``, ``probabilities`` or one column a label, ``truncated`` and ``error`` where a row has
-            one; a name that the file has already gets a number.
+        added: new columns: ``answer``, with ``unsure`` also ``possible`` (the labels of a row that is left open),
+            ``probabilities`` or one column a label, ``truncated`` and ``error`` where a row has one; a name that the file has
+            already gets a number.
         answered: rows with an answer.
         truncated: rows among them whose text lost its end.
         errors: why the others have none, each with its place.
+        open: rows among those answered that were left open.
     """
 
     added: dict[str, list[Any]]
     answered: int
     truncated: int
     errors: tuple[RowError, ...]
+    open: int = 0
 
 
 Checked = list[dict[str, str] | RowError]
@@ -60,6 +63,7 @@ def answer_sheet(
     checked: Checked,
     *,
     probabilities: bool = False,
+    unsure: float | None = None,
     nested: bool = False,
     batch: int = 64,
     progress: Callable[[int], None] = lambda done: None,
@@ -71,6 +75,7 @@ def answer_sheet(
         sheet: the rows.
         checked: of :func:`check_sheet`.
         probabilities: whether to give each label's.
+        unsure: share of rows that may be answered wrongly, as for :meth:`Predictor.predict`; None answers every row.
         nested: whether a cell can hold an object: then probabilities are one column and JSON answers their values, else
             probabilities are a column for each label and JSON answers their texts.
         batch: rows that run at once.
@@ -81,16 +86,19 @@ def answer_sheet(
     size = len(checked)
     answers: list[Any] = [None] * size
     cut: list[Any] = [None] * size
+    possible: list[Any] = [None] * size
     shares: list[dict[str, float] | None] = [None] * size
     for start in range(0, len(asked), batch):
         part = asked[start : start + batch]
-        found = predictor.answers([fields for _, fields in part], probabilities=probabilities)
+        found = predictor.answers([fields for _, fields in part], probabilities=probabilities, unsure=unsure)
         for (index, _), one in zip(part, found, strict=True):
-            answers[index] = predictor.output.told(one.answer) if nested else predictor.output.own(one.answer)
+            own = predictor.output.told if nested else predictor.output.own
+            answers[index] = None if one.answer is None else own(one.answer)
+            possible[index] = [own(label) for label in one.possible] or None
             cut[index] = True if one.truncated else None
             shares[index] = {label: round(share, 6) for label, share in one.probabilities.items()} if probabilities else None
         progress(min(start + batch, len(asked)))
-    added: dict[str, list[Any]] = {"answer": answers}
+    added: dict[str, list[Any]] = {"answer": answers} | ({} if unsure is None else {"possible": possible})
     if probabilities and nested:
         added["probabilities"] = list(shares)
     elif probabilities:
@@ -102,4 +110,4 @@ def answer_sheet(
     named: dict[str, list[Any]] = {}
     for name, values in added.items():
         named[free_name(name, (*sheet.columns, *named))] = values
-    return SheetAnswers(named, len(asked), truncated, errors)
+    return SheetAnswers(named, len(asked), truncated, errors, sum(one is not None for one in possible))

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cotune.bundle.calibration import Calibration
 from cotune.bundle.card import base_model_name
-from cotune.bundle.manifest import ADAPTER, DECISION, MANIFEST, PROMPT, Manifest, read_json, read_manifest, verify
+from cotune.bundle.manifest import ADAPTER, DECISION, MANIFEST, METRICS, PROMPT, Manifest, read_json, read_manifest, verify
 from cotune.bundle.predictor import Predictor
 from cotune.bundle.remote import remote_predictor
 from cotune.embed import Neighbours
@@ -118,7 +119,14 @@ def load_several(
                 )
             predictors.append(
                 remote_predictor(
-                    manifest, bundle.prompt, bundle.saved, where, key_env=key_env, endpoint=endpoint, patience=patience
+                    manifest,
+                    bundle.prompt,
+                    bundle.saved,
+                    where,
+                    key_env=key_env,
+                    endpoint=endpoint,
+                    patience=patience,
+                    calibration=_calibration(bundle.folder),
                 )
             )
             continue
@@ -249,7 +257,12 @@ def _predictor(bundle: OpenedBundle, model: LocalModel) -> Predictor:
         task=manifest.task,
         writing=None if manifest.written is None else Writing.of(manifest.written, manifest.answer_tokens),
         label_type=manifest.label_type,
+        calibration=_calibration(folder),
     )
+
+
+def _calibration(folder: Path) -> Calibration | None:
+    return Calibration.of(read_json(folder / METRICS), str(folder / METRICS))
 
 
 def _read_parts(folder: Path, manifest: Manifest) -> tuple[Prompt, Mapping[str, Any]]:

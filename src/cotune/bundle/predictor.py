@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
+from cotune.bundle.calibration import Calibration
 from cotune.bundle.rows import checked_row, example_row
 from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
+from cotune.evaluate.stats.conformal import label_sets
 from cotune.model.base import GREEDY, Sampling
 from cotune.prompt.prompt import Prompt
 from cotune.task.values.label_type import LabelType
@@ -19,6 +22,7 @@ from cotune.task.values.output import Output, label_output
 
 if TYPE_CHECKING:
     from cotune.model.base import Model, Scorer, Writer
+    from cotune.model.local import LocalModel
     from cotune.model.structured.limits import Writing
     from cotune.prompt.render import Renderer
 
@@ -36,18 +40,21 @@ class Prediction:
 
     Attributes:
         answer: the label, or what was written: a text, a number's or JSON's text. :meth:`Predictor.predict` gives labels in the
-            type that they had in the data, :meth:`Predictor.answers` their texts.
+            type that they had in the data, :meth:`Predictor.answers` their texts. None where the model cannot tell, which is
+            only said where ``unsure`` asks for it.
         probabilities: of every label, summing to one, the decision rule applied; empty where they were not asked for and where
             answers are written.
         truncated: whether the row's text was too long and lost its end.
         ended: whether what was written came to its end by itself; False where its length cut it or, of numbers and JSON, closed
             it.
+        possible: where the answer is None, the labels that it may be, the likeliest first.
     """
 
     answer: Any
     probabilities: dict[Any, float]
     truncated: bool
     ended: bool = True
+    possible: tuple[Any, ...] = ()
 
 
 class Predictor:
@@ -64,6 +71,7 @@ class Predictor:
         task: name of the task.
         writing: how answers are written; None where they are chosen among labels.
         label_type: what labels were in the data.
+        calibration: scores of held-out rows, by which it can tell what it cannot tell; None where the bundle has none.
     """
 
     def __init__(
@@ -79,11 +87,12 @@ class Predictor:
         task: str = "",
         writing: Writing | None = None,
         label_type: LabelType = "text",
+        calibration: Calibration | None = None,
     ) -> None:
         self.scorer, self.prompt, self.decision = model, prompt, decision
         self.labels, self.input_fields = tuple(labels), tuple(input_fields)
         self.adapter_id, self.bundle_id, self.task = adapter_id, bundle_id, task
-        self.writing, self.label_type = writing, label_type
+        self.writing, self.label_type, self.calibration = writing, label_type, calibration
 
     def __repr__(self) -> str:
         asked = f"{', '.join(self.input_fields)} -> {self.output.summary}"
@@ -110,12 +119,18 @@ class Predictor:
         return cast("Model", self.scorer)
 
     @overload
-    def predict(self, rows: Row | Sequence[Row], *, probabilities: Literal[False] = False) -> list[Any]: ...
+    def predict(
+        self, rows: Row | Sequence[Row], *, probabilities: Literal[False] = False, unsure: float | None = None
+    ) -> list[Any]: ...
 
     @overload
-    def predict(self, rows: Row | Sequence[Row], *, probabilities: Literal[True]) -> list[Prediction]: ...
+    def predict(
+        self, rows: Row | Sequence[Row], *, probabilities: Literal[True], unsure: float | None = None
+    ) -> list[Prediction]: ...
 
-    def predict(self, rows: Row | Sequence[Row], *, probabilities: bool = False) -> list[Any] | list[Prediction]:
+    def predict(
+        self, rows: Row | Sequence[Row], *, probabilities: bool = False, unsure: float | None = None
+    ) -> list[Any] | list[Prediction]:
         """The answers to rows, in their order; labels in the type that they had in the data: texts, int, float or bool.
 
         Args:
@@ -123,38 +138,49 @@ class Predictor:
                 or a single text or mapping, which is a list of one.
             probabilities: return :class:`Prediction` objects in place of bare labels. Slower where labels have several
                 tokens, since then every label is scored to its end.
+            unsure: share of rows that may be answered wrongly. Rows that the model cannot tell are answered None then, and
+                :attr:`Prediction.possible` has the labels among which the right one is; see :mod:`cotune.bundle.calibration`
+                for what is guaranteed. None answers every row.
 
         Raises:
-            InputError: there are no rows, or one lacks a field, holds no text or is empty; names the row, from 1.
+            InputError: ``unsure`` is asked of a bundle that cannot tell; there are no rows, or one lacks a field, holds no text
+                or is empty; names the row, from 1.
             DivergedError: a score is not a number.
         """
         listed: Sequence[Row] = [rows] if isinstance(rows, (str, Mapping)) else list(rows)
         if not listed:
             raise InputError("there are no rows", where="predict", hint=f"Give rows like {example_row(self.input_fields)}.")
         checked = [checked_row(row, self.input_fields, f"row {number}") for number, row in enumerate(listed, 1)]
-        found = list(self.answers(checked, probabilities=probabilities))
+        found = list(self.answers(checked, probabilities=probabilities, unsure=unsure))
         if cut := sum(answer.truncated for answer in found):
             _log.warning("%d of %d rows were too long and lost the end of their text", cut, len(found))
         if self.label_type != "text":
-            own = {label: self.output.own(label) for label in self.labels}
+            own: dict[Any, Any] = {None: None} | {label: self.output.own(label) for label in self.labels}
             found = [
                 replace(
                     one,
                     answer=own[one.answer],
                     probabilities={own[label]: share for label, share in one.probabilities.items()},
+                    possible=tuple(own[label] for label in one.possible),
                 )
                 for one in found
             ]
         return found if probabilities else [answer.answer for answer in found]
 
     def answers(
-        self, rows: Sequence[Mapping[str, str]], *, probabilities: bool = False, sampling: Sampling = GREEDY
+        self,
+        rows: Sequence[Mapping[str, str]],
+        *,
+        probabilities: bool = False,
+        sampling: Sampling = GREEDY,
+        unsure: float | None = None,
     ) -> Iterator[Prediction]:
         """The same for rows that :func:`cotune.bundle.rows.checked_row` made, one by one; ``sampling`` is of written ones."""
+        highest = None if unsure is None else self.doubt(unsure)
         if self.writing is not None:
             yield from self._written(self.writing, rows, sampling)
             return
-        top = 1 if self.decision.kind == "raw" and not probabilities else None
+        top = 1 if self.decision.kind == "raw" and not probabilities and highest is None else None
         for start in range(0, len(rows), _AT_ONCE):
             part, short = self._shown(rows[start : start + _AT_ONCE])
             scores = self.scorer.score(self.prompt, part, self.labels, adapter=self.adapter_id, top=top)
@@ -163,10 +189,43 @@ class Predictor:
             if scores.truncated:
                 rendered = self.model.renderer.render(self.prompt, part, self.labels)
                 cut = [was or row.truncated for was, row in zip(short, rendered, strict=True)]
-            shares = np.exp(self.decision.log_probs(scores.log_probs)) if probabilities else None
+            log_probs = self.decision.log_probs(scores.log_probs) if probabilities or highest is not None else None
+            shares = np.exp(log_probs) if log_probs is not None and probabilities else None
+            open_ = self._open(log_probs, highest)
             for i, place in enumerate(chosen):
                 by_label = {} if shares is None else dict(zip(self.labels, map(float, shares[i]), strict=True))
-                yield Prediction(self.labels[int(place)], by_label, cut[i])
+                possible = open_.get(i, ())
+                yield Prediction(None if possible else self.labels[int(place)], by_label, cut[i], possible=possible)
+
+    def doubt(self, share: float) -> float:
+        """The highest score of a label that a row's answer may be, for a share of wrong answers.
+
+        Raises:
+            InputError: the bundle writes its answers, keeps no scores of held-out rows, or too few of them.
+        """
+        where = self.task or "the bundle"
+        if self.writing is not None:
+            raise InputError(
+                "the bundle writes its answers, and only labels can be left open", where=where, hint="Take --unsure off."
+            )
+        if self.calibration is None:
+            raise InputError(
+                "the bundle cannot tell how sure it is: it keeps no scores of held-out rows",
+                where=where,
+                hint="A run of an earlier version made it, or one that has not ended, or its model gives no probabilities. Run "
+                "again with this version, or take --unsure off.",
+            )
+        return self.calibration.highest(share, where)
+
+    def _open(self, log_probs: NDArray[np.float64] | None, highest: float | None) -> dict[int, tuple[str, ...]]:
+        """Rows that are left open, with their labels, the likeliest first."""
+        if log_probs is None or highest is None:
+            return {}
+        sets = label_sets(log_probs, highest)
+        return {
+            int(row): tuple(self.labels[i] for i in np.argsort(-log_probs[row], kind="stable") if sets[row, i])
+            for row in np.flatnonzero(sets.sum(axis=1) > 1)
+        }
 
     def shortened(self, row: Mapping[str, str]) -> dict[str, str] | None:
         """A row with a very long text as the model is shown it, so that its answer is the same; None for any other row.
@@ -175,6 +234,31 @@ class Predictor:
         """
         renderer: Renderer | None = getattr(self.scorer, "renderer", None)
         return None if renderer is None else renderer.shortened(self.prompt, row, self.labels)
+
+    def states(self, rows: Sequence[Mapping[str, str]]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """What the model makes of rows that :func:`cotune.bundle.rows.checked_row` made, before it answers.
+
+        Returns:
+            ``[rows, width]`` hidden states at the last prompt token, divided by their root mean square: after the layer that
+            the probe reads where a probe answers, else after the last one; and ``[rows, labels]`` log-probabilities of the
+            labels, the decision rule applied.
+
+        Raises:
+            InputError: the model answers behind an endpoint, or answers are written.
+            DivergedError: a score is not a number.
+        """
+        if self.writing is not None:
+            raise InputError("the bundle writes its answers and has no labels to tell apart", where=self.task)
+        model = cast("LocalModel", self.model)
+        shown, _ = self._shown(rows)
+        ids = [row.prompt_ids for row in model.renderer.render(self.prompt, shown, self.labels)]
+        probe = model.adapters.probe(self.adapter_id) if self.decision.kind == "probe" else None
+        layer = model.depth if probe is None else probe.layer
+        states = model.layer_states(ids, [layer], adapter=model.adapters.without_probe(self.adapter_id))[0]
+        if probe is not None:
+            return states, self.decision.log_probs(probe.log_probs(states, self.labels))
+        scores = model.score(self.prompt, shown, self.labels, adapter=self.adapter_id)
+        return states, self.decision.log_probs(scores.log_probs)
 
     def _written(self, writing: Writing, rows: Sequence[Mapping[str, str]], sampling: Sampling) -> Iterator[Prediction]:
         for start in range(0, len(rows), _AT_ONCE):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from cotune.bundle.calibration import Calibration
 from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Predictor
 from cotune.errors import InputError
@@ -70,6 +71,7 @@ def remote_predictor(
     key_env: str | None,
     endpoint: str | None,
     patience: float,
+    calibration: Calibration | None = None,
 ) -> Predictor:
     """A predictor that asks the bundle's endpoint.
 
@@ -81,6 +83,7 @@ def remote_predictor(
         key_env: environment variable with the key, as the caller allows it.
         endpoint: URL that rows may be sent to, as the caller allows it; one on this machine needs no leave.
         patience: seconds that one question may take, all tries and waits included.
+        calibration: scores of held-out rows; None where the bundle has none.
 
     Raises:
         InputError: the bundle says nothing usable about the endpoint, or names one or a key that the caller did not allow.
@@ -123,4 +126,5 @@ def remote_predictor(
         task=manifest.task,
         writing=None if written is None else Writing(written, manifest.answer_tokens, None),
         label_type=manifest.label_type,
+        calibration=calibration,
     )

@@ -20,11 +20,13 @@ class StreamCount:
         rows: rows answered.
         truncated: rows among them whose text lost its end.
         errors: further rows, which could not be answered for what stands in them.
+        open: rows among those answered that were left open.
     """
 
     rows: int
     truncated: int
     errors: int = 0
+    open: int = 0
 
 
 def predict_stream(
@@ -34,6 +36,7 @@ def predict_stream(
     *,
     batch: int = 64,
     probabilities: bool = False,
+    unsure: float | None = None,
     source: str = "standard input",
 ) -> StreamCount:
     """Read rows as JSON lines and write each with its answer as a JSON line, in order, batch by batch.
@@ -50,6 +53,8 @@ def predict_stream(
         write: takes one line with its line break, such as ``sys.stdout.write``.
         batch: rows that run at once.
         probabilities: whether to write them.
+        unsure: share of rows that may be answered wrongly, as for :meth:`Predictor.predict`; rows that are left open have
+            ``answer`` null and the labels that it may be under ``possible``.
         source: what errors call the stream.
 
     Raises:
@@ -59,26 +64,32 @@ def predict_stream(
     if batch < 1:
         raise InputError(f"a batch of {batch} rows is too small", where="batch", hint="Give 1 or more.")
     waiting: list[tuple[dict[str, Any], dict[str, str] | RowError]] = []
-    rows, truncated = 0, 0
+    rows, truncated, left_open = 0, 0, 0
     errors: list[RowError] = []
 
     def answer() -> None:
-        nonlocal rows, truncated
+        nonlocal rows, truncated, left_open
         asked = [fields for _, fields in waiting if not isinstance(fields, RowError)]
-        found = iter(predictor.answers(asked, probabilities=probabilities) if asked else ())
+        found = iter(predictor.answers(asked, probabilities=probabilities, unsure=unsure) if asked else ())
         for row, fields in waiting:
-            kept = {key: value for key, value in row.items() if key not in ("answer", "probabilities", "truncated", "error")}
+            kept = {
+                key: value
+                for key, value in row.items()
+                if key not in ("answer", "possible", "probabilities", "truncated", "error")
+            }
             if isinstance(fields, RowError):
                 errors.append(fields)
                 write(_line({**kept, "answer": None, "error": fields.what}))
                 continue
             one = next(found)
-            kept["answer"] = predictor.output.told(one.answer)
+            kept["answer"] = None if one.answer is None else predictor.output.told(one.answer)
+            if one.possible:
+                kept["possible"] = [predictor.output.told(label) for label in one.possible]
             if probabilities:
                 kept["probabilities"] = {label: round(share, 6) for label, share in one.probabilities.items()}
             if one.truncated:
                 kept["truncated"] = True
-            rows, truncated = rows + 1, truncated + one.truncated
+            rows, truncated, left_open = rows + 1, truncated + one.truncated, left_open + bool(one.possible)
             write(_line(kept))
         waiting.clear()
 
@@ -98,7 +109,7 @@ def predict_stream(
         raise errors[0]
     if not rows:
         raise InputError("there are no rows", where=source, hint=f"Give lines like {example_row(predictor.input_fields)}.")
-    return StreamCount(rows, truncated, len(errors))
+    return StreamCount(rows, truncated, len(errors), left_open)
 
 
 def _row(text: str, input_fields: tuple[str, ...], where: str) -> tuple[dict[str, Any], dict[str, str] | RowError]:

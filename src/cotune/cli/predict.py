@@ -34,6 +34,14 @@ def predict(
     ] = None,
     input: Annotated[str | None, typer.Option(help="One text to answer, instead of rows.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Add each label's probability.")] = False,
+    unsure: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=0.5,
+            help="Share of rows that may be answered wrongly; those that the model cannot tell are left open.",
+        ),
+    ] = None,
     batch: Batch = 64,
     base: Base = None,
     key_env: KeyEnv = None,
@@ -47,16 +55,22 @@ def predict(
         with collection_paused():
             from cotune.bundle import load as load_bundle
 
-            return load_bundle(bundle, base=base, key_env=key_env, endpoint=endpoint, patience=patience, once=input is not None)
+            found = load_bundle(
+                bundle, base=base, key_env=key_env, endpoint=endpoint, patience=patience, once=input is not None
+            )
+            if unsure is not None:
+                # What cannot be told is said before any row is read.
+                found.doubt(unsure)
+            return found
 
     if input is not None:
         if rows is not None or out is not None:
             raise InputError("--input answers one text, and a file is named too", where="--input", hint="Give one of the two.")
         _check_no_file(input, bundle)
-        _answer_text(load(), input, probabilities=probabilities, as_json=as_json)
+        _answer_text(load(), input, probabilities=probabilities, unsure=unsure, as_json=as_json)
         return
     if rows is not None and str(rows) != "-":
-        _answer_file(load, bundle, rows, out, probabilities=probabilities, batch=batch, as_json=as_json)
+        _answer_file(load, bundle, rows, out, probabilities=probabilities, unsure=unsure, batch=batch, as_json=as_json)
         return
     if out is not None:
         raise InputError(
@@ -71,13 +85,19 @@ def predict(
     predictor = load()
     from cotune.bundle import predict_stream
 
-    count = predict_stream(predictor, sys.stdin, sys.stdout.write, batch=batch, probabilities=probabilities)
+    count = predict_stream(predictor, sys.stdin, sys.stdout.write, batch=batch, probabilities=probabilities, unsure=unsure)
     if count.errors:
         typer.echo(f"{_rows(count.errors)} could not be answered; each says why under error.", err=True)
+    if unsure is not None:
+        tell(_left_open(count.open, count.rows), err=True)
 
 
 def _rows(count: int) -> str:
     return f"{count:,} row{'' if count == 1 else 's'}"
+
+
+def _left_open(count: int, answered: int) -> str:
+    return f"{count:,} of {_rows(answered)} left open: their answer is empty, and possible holds the labels that it may be."
 
 
 def _check_no_file(text: str, bundle: Path) -> None:
@@ -103,14 +123,19 @@ def _check_no_file(text: str, bundle: Path) -> None:
     tell(f"{text!r} is also the name of a file; its name is answered, not what it holds.", err=True)
 
 
-def _answer_text(predictor: Predictor, text: str, *, probabilities: bool, as_json: bool) -> None:
+def _answer_text(predictor: Predictor, text: str, *, probabilities: bool, unsure: float | None, as_json: bool) -> None:
     # Of the texts, which is what a terminal shows; JSON has every label in its own type.
     from cotune.bundle.rows import checked_row
 
-    found = next(iter(predictor.answers([checked_row(text, predictor.input_fields, "row 1")], probabilities=True)))
+    rows = [checked_row(text, predictor.input_fields, "row 1")]
+    found = next(iter(predictor.answers(rows, probabilities=True, unsure=unsure)))
     if as_json or probabilities:
-        answer = {"answer": predictor.output.told(found.answer), "probabilities": found.probabilities}
-        typer.echo(json.dumps(answer, ensure_ascii=False))
+        own = predictor.output.told
+        answer: dict[str, Any] = {"answer": None if found.answer is None else own(found.answer)}
+        answer |= {} if unsure is None else {"possible": [own(label) for label in found.possible]}
+        typer.echo(json.dumps({**answer, "probabilities": found.probabilities}, ensure_ascii=False))
+    elif found.possible:
+        tell("open: " + ", ".join(f"{label} ({found.probabilities[label]:.2f})" for label in found.possible))
     else:
         tell(found.answer)
     if found.truncated:
@@ -124,6 +149,7 @@ def _answer_file(
     out: Path | None,
     *,
     probabilities: bool,
+    unsure: float | None,
     batch: int,
     as_json: bool,
 ) -> None:
@@ -147,6 +173,7 @@ def _answer_file(
         sheet,
         checked,
         probabilities=probabilities,
+        unsure=unsure,
         nested=kind in JSON_LINES,
         batch=batch,
         progress=counting(sum(isinstance(one, dict) for one in checked)),
@@ -160,6 +187,7 @@ def _answer_file(
         "rows": len(checked),
         "answered": found.answered,
         "truncated": found.truncated,
+        **({} if unsure is None else {"open": found.open}),
         "errors": [{"where": error.where, "error": error.what} for error in found.errors],
     }
     if as_json and out is not None:
@@ -167,6 +195,8 @@ def _answer_file(
         return
     note = f"{_rows(found.answered)} answered" + ("" if out is None else f": {out}")
     tell(note, err=out is None)
+    if unsure is not None:
+        tell(_left_open(found.open, found.answered), err=True)
     if found.truncated:
         tell(f"Of {_rows(found.truncated)} the text was too long and lost its end.", err=True)
     if found.errors:

@@ -10,7 +10,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-_ORDER = ("run", "predict", "evaluate", "try", "report", "view", "list", "compare", "serve", "embed", "export", "doctor")
+_ORDER = (
+    "run",
+    "predict",
+    "evaluate",
+    "label",
+    "try",
+    "report",
+    "view",
+    "list",
+    "compare",
+    "serve",
+    "embed",
+    "export",
+    "doctor",
+)
 
 
 class _InOrder(TyperGroup):

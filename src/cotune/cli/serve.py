@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cotune.cli.program import Base, Json, app
+from cotune.cli.program import Base, Json, app, tell
 
 
 @app.command(
@@ -33,6 +33,15 @@ def serve(
         typer.Option(help="Names that requests may be addressed to, with commas between: example.org,*.example.org,10.0.0.5."),
     ] = None,
     drain: Annotated[float, typer.Option(min=0, help="Seconds to answer what had arrived at the end; then 503.")] = 25.0,
+    unsure: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, max=0.5, help="Share of rows that /predict may answer wrongly; it leaves open what it cannot tell."
+        ),
+    ] = None,
+    collect: Annotated[
+        Path | None, typer.Option(help="Folder in which rows are kept that it cannot tell or that are far off, to be labelled.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Serve bundles as OpenAI's API and by their own fields; SIGTERM or Ctrl-C ends it once all are answered."""
@@ -50,9 +59,22 @@ def serve(
         sys.stdout.flush()
 
     names = tuple(name.strip() for name in allowed_hosts.split(",")) if allowed_hosts is not None else ()
-    settings = ServeSettings(host, port, token_env, queue, batch, max_body, device, dtype, drain, names)
-    if not serve_bundles(bundles, settings, base=base, ready=ready):
+    settings = ServeSettings(host, port, token_env, queue, batch, max_body, device, dtype, drain, names, unsure, collect)
+    like = [_learnt_from(bundle) for bundle in bundles] if collect is not None else []
+    if not serve_bundles(bundles, settings, base=base, like=like, ready=ready):
         # The model is still at a batch that nobody waits for; an interpreter that is taken down beneath it may crash.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def _learnt_from(bundle: Path) -> list[dict[str, str]]:
+    """Rows that a bundle learnt from, as far as the run around it tells."""
+    from cotune.bundle.manifest import read_manifest
+    from cotune.labelling.known import bundle_of, rows_of_run
+
+    found, run = bundle_of(bundle)
+    rows = rows_of_run(run, read_manifest(found))[0] if run is not None else []
+    if not rows:
+        tell(f"{bundle}: the rows that it learnt from are not known, so no row is kept for being far from them.", err=True)
+    return rows

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cotune.bundle.calibration import CONFORMAL
 from cotune.config import RunConfig
 from cotune.cycle.answering.judging import open_judge
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
+from cotune.cycle.diagnostics.conformal import conformal_scores_of
 from cotune.cycle.diagnostics.leakage import overlap_finding, overlapping
 from cotune.cycle.diagnostics.near_duplicates import check_neighbours
 from cotune.cycle.diagnostics.prefix import measure_prefix
@@ -164,7 +166,8 @@ def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -
         trust={**tested.checks, "neighbours": prepared.neighbours, "judge": prepared.judging},
         previous=prepared.previous,
     )
-    _ship(context, built, confirmed.winner.candidate, prepared.config.model, out)
+    doubt = conformal_scores_of(context, confirmed, tested.results)
+    _ship(context, built, confirmed.winner.candidate, prepared.config.model, out, doubt)
     write_json(out / TEST_ROWS, row_answers(context, tested.results))
     # What a caller gets now is what a later one reads from the file.
     summary: dict[str, Any] = json.loads(json.dumps(built, allow_nan=False))
@@ -205,7 +208,14 @@ def _record_start(context: RunContext, config: RunConfig, own: Sequence[Prompt])
     )
 
 
-def _ship(context: RunContext, summary: dict[str, Any], candidate: Candidate, model_name: str, out: Path) -> None:
+def _ship(
+    context: RunContext,
+    summary: dict[str, Any],
+    candidate: Candidate,
+    model_name: str,
+    out: Path,
+    doubt: dict[str, Any] | None,
+) -> None:
     from cotune.bundle import save_bundle
 
     save_bundle(
@@ -220,7 +230,10 @@ def _ship(context: RunContext, summary: dict[str, Any], candidate: Candidate, mo
         decision=candidate.decision,
         adapter_folder=None if candidate.adapter == BASE else out / "adapters" / candidate.adapter,
         model=context.scorer,
-        metrics={key: summary[key] for key in ("arms", "gains", "selection", "robustness", "n", "seed", "verdict")},
+        metrics={
+            **{key: summary[key] for key in ("arms", "gains", "selection", "robustness", "n", "seed", "verdict")},
+            **({} if doubt is None else {CONFORMAL: doubt}),
+        },
         model_name=model_name,
     )
 

@@ -29,7 +29,7 @@ async def predict(request: Request, shelf: Shelf, batcher: Batcher, limits: Limi
     """Answer one row, whose fields are the body's keys, or a list of them under ``rows``."""
     asked = await taken(request, batcher, limits, lambda sent: _asked(request, sent, shelf, batcher, limits))
     served, output = asked.served, asked.served.predictor.output
-    answers = await answered(request, batcher, served.full, asked.items)
+    answers = await answered(request, batcher, served.sure, asked.items)
     if not asked.several:
         return json_response(Predicted(bundle=served.id, **row_answer(answers[0], output).model_dump()))
     return json_response(PredictedRows(bundle=served.id, rows=[row_answer(each, output) for each in answers]))
@@ -76,7 +76,8 @@ def row_answer(found: Answered, output: Output) -> RowAnswer:
     one = found.prediction
     return RowAnswer(
         answer=one.answer,
-        value=_sayable(output.kind.plain_value(one.answer)),
+        value=None if one.answer is None else _sayable(output.kind.plain_value(one.answer)),
+        possible=list(one.possible),
         probabilities=one.probabilities,
         truncated=one.truncated,
         ended=one.ended,

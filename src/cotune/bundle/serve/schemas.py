@@ -198,11 +198,13 @@ class RowAnswer(BaseModel):
 
     ``value`` is what it means: a number, a JSON value, or the answer itself where it is a label or a text; null where it is no
     such value. ``probabilities`` are of every label, and none of what is written. ``truncated`` says whether the row's text was
-    too long and lost its end, ``ended`` whether a written answer came to its end by itself.
+    too long and lost its end, ``ended`` whether a written answer came to its end by itself. Where the server runs with
+    ``--unsure``, ``answer`` is null for a row that the model cannot tell, and ``possible`` has the labels that it may be.
     """
 
-    answer: str
+    answer: str | None
     value: Any
+    possible: list[str] = []
     probabilities: dict[str, float]
     truncated: bool
     ended: bool

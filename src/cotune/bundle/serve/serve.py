@@ -8,10 +8,11 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cotune.bundle.collect import Collector
 from cotune.bundle.load import load_several
 from cotune.bundle.predictor import Predictor
 from cotune.bundle.serve.app import make_app
@@ -19,6 +20,7 @@ from cotune.bundle.serve.batcher import MODEL_THREAD, Batcher
 from cotune.bundle.serve.exchange import Limits
 from cotune.bundle.serve.shelf import Shelf
 from cotune.errors import InputError
+from cotune.files import slug
 from cotune.web import LOOPBACK, GracefulServer, bounded_config, listen
 
 _LOG = logging.getLogger(__name__)
@@ -44,6 +46,9 @@ class ServeSettings:
         allowed_hosts: names that requests may be addressed to: on 127.0.0.1 besides that and localhost; elsewhere these alone,
             where there are any. Each as a Host header holds it, with a port or for any port; ``*.example.org`` and ``*`` fit
             several.
+        unsure: share of rows that ``/predict`` may answer wrongly, so that it leaves open what the model cannot tell; None
+            answers every row.
+        collect: folder in which rows are kept that a label would teach most; None keeps none.
         drain_s: seconds in which all that had arrived is answered when the end is asked for; the rest gets 503.
     """
 
@@ -57,6 +62,8 @@ class ServeSettings:
     dtype: str = "auto"
     drain_s: float = 25.0
     allowed_hosts: tuple[str, ...] = ()
+    unsure: float | None = None
+    collect: Path | None = None
 
 
 def serve(
@@ -64,6 +71,7 @@ def serve(
     settings: ServeSettings | None = None,
     *,
     base: str | Path | None = None,
+    like: Sequence[Sequence[Mapping[str, str]]] = (),
     ready: Callable[[str, list[str]], None] = lambda address, ids: None,
 ) -> bool:
     """Serve bundles until SIGTERM or Ctrl-C, then answer what is in flight and return; to be called from the main thread.
@@ -72,6 +80,7 @@ def serve(
         bundles: their folders; those of one base model share it.
         settings: where and within which bounds.
         base: folder or name of the base model, where it moved.
+        like: rows that each bundle learnt from, as far as they are known, by which ``collect`` tells rows that are far off.
         ready: called with the address and the bundles' ids once requests can be answered.
 
     Returns:
@@ -79,15 +88,15 @@ def serve(
         be broken off but by :func:`os._exit`.
 
     Raises:
-        InputError: a bundle cannot be loaded or its model is behind an endpoint, the port cannot be had, or a token is needed
-            and missing.
+        InputError: a bundle cannot be loaded, or cannot tell how sure it is and has to, or its model is behind an endpoint; the
+            port cannot be had, or a token is needed and missing.
     """
     settings = settings or ServeSettings()
     token = _token(settings)
     _check_names(settings.allowed_hosts)
     with listen(settings.port, settings.host) as listening:
         predictors = load_several(bundles, device=settings.device, dtype=settings.dtype, base=base, weights=True)
-        with prepared(predictors, listening, settings, token=token, ready=ready) as server:
+        with prepared(predictors, listening, settings, token=token, like=like, ready=ready) as server:
             server.run(sockets=[listening])
     return not any(thread.name == MODEL_THREAD for thread in threading.enumerate())
 
@@ -99,6 +108,7 @@ def prepared(
     settings: ServeSettings,
     *,
     token: str | None = None,
+    like: Sequence[Sequence[Mapping[str, str]]] = (),
     ready: Callable[[str, list[str]], None] = lambda address, ids: None,
 ) -> Iterator[GracefulServer]:
     """A server that is ready to run, and its model's thread, which ends with the block.
@@ -108,9 +118,11 @@ def prepared(
         listening: the socket that it will be run with.
         settings: its bounds.
         token: that requests must bear; None asks for none.
+        like: as for :func:`serve`.
         ready: as for :func:`serve`.
     """
-    shelf = Shelf(predictors)
+    collectors = _collectors(predictors, settings, like)
+    shelf = Shelf(predictors, settings.unsure, collectors)
     batcher = Batcher(most_waiting=settings.queue, most_together=settings.batch, start=shelf.warm_up)
     try:
         batcher.ready()
@@ -132,6 +144,23 @@ def prepared(
         yield GracefulServer(config, lambda: ready(address, list(shelf.served)), drain_s=settings.drain_s, give_up=give_up)
     finally:
         batcher.close()
+        for collector in collectors:
+            collector.close()
+
+
+def _collectors(
+    predictors: Sequence[Predictor], settings: ServeSettings, like: Sequence[Sequence[Mapping[str, str]]]
+) -> list[Collector]:
+    """Who keeps rows of each bundle; a folder of its name for each where there are several."""
+    if settings.collect is None:
+        return []
+    several = len(predictors) > 1
+    folders = [settings.collect / slug(f"{p.task}-{p.bundle_id}", 80) if several else settings.collect for p in predictors]
+    known = like or [()] * len(predictors)
+    return [
+        Collector(folder, predictor, rows, settings.unsure)
+        for folder, predictor, rows in zip(folders, predictors, known, strict=True)
+    ]
 
 
 def _check_names(names: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cotune.bundle.collect import Collector
 from cotune.bundle.predictor import Predictor
 from cotune.bundle.serve.errors import ApiError
 from cotune.bundle.serve.schemas import ModelCard, OutputCard
@@ -23,6 +24,7 @@ class Served:
         predictor: who answers.
         best: work that asks for the answer alone.
         full: work that asks for all probabilities.
+        sure: the same, which leaves rows open where the server is told to.
         drawn: work whose answers are drawn; None where the bundle writes no free text.
         embedding: work for its base model, the same object for all bundles of one.
     """
@@ -31,6 +33,7 @@ class Served:
     predictor: Predictor
     best: Scoring
     full: Scoring
+    sure: Scoring
     drawn: Drawing | None
     embedding: Embedding
 
@@ -45,24 +48,33 @@ class Shelf:
 
     Args:
         predictors: loaded bundles.
+        unsure: share of rows that ``/predict`` may answer wrongly; None answers every row.
+        collectors: who keeps rows of each bundle, where any are kept.
 
     Raises:
-        InputError: a bundle is given twice.
+        InputError: a bundle is given twice, or cannot tell how sure it is and has to.
     """
 
-    def __init__(self, predictors: Sequence[Predictor]) -> None:
+    def __init__(
+        self, predictors: Sequence[Predictor], unsure: float | None = None, collectors: Sequence[Collector | None] = ()
+    ) -> None:
         self.created = int(time.time())
         self.served: dict[str, Served] = {}
         embeddings: dict[str, Embedding] = {}
-        for predictor in predictors:
+        self._collectors = [each for each in collectors if each is not None]
+        for predictor, collector in zip(predictors, collectors or [None] * len(predictors), strict=True):
             name = f"{predictor.task}@{predictor.bundle_id}"
             if name in self.served:
                 raise InputError(f"the bundle {name!r} is given twice", where="serve", hint="Name each bundle once.")
             model = predictor.model
             embedding = embeddings.setdefault(model.fingerprint, Embedding(model))
-            best, full = Scoring(predictor, probabilities=False), Scoring(predictor, probabilities=True)
+            if unsure is not None:
+                predictor.doubt(unsure)
+            best = Scoring(predictor, probabilities=False, collector=collector)
+            full = Scoring(predictor, probabilities=True, collector=collector)
+            sure = full if unsure is None else Scoring(predictor, probabilities=True, unsure=unsure, collector=collector)
             drawn = Drawing(predictor) if predictor.output.kind.sampled else None
-            self.served[name] = Served(name, predictor, best, full, drawn, embedding)
+            self.served[name] = Served(name, predictor, best, full, sure, drawn, embedding)
 
     def warm_up(self) -> None:
         """Run every bundle's fixed prompt, so that no request has to; by the thread that will answer."""
@@ -74,6 +86,8 @@ class Shelf:
                 if model.settings.threads:
                     torch.set_num_threads(model.settings.threads)
                 model.keep_prefix(predictor.prompt, predictor.input_fields, predictor.labels, adapter=predictor.adapter_id)
+        for collector in self._collectors:
+            collector.prepare()
 
     def find(self, name: str, param: str = "model") -> Served:
         """A bundle by its id, or by its task's name where only one has it.

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from cotune.bundle.collect import Collector
 from cotune.bundle.predictor import Prediction, Predictor
 from cotune.embed.text import EmbedSettings, TextEmbedder, Vectors
 from cotune.model.base import Model, Sampling
@@ -37,10 +38,14 @@ class Scoring:
         predictor: the bundle.
         probabilities: whether every label's probability is wanted; rows with and without do not mix, since what the answer
             alone needs takes less.
+        unsure: share of rows that may be answered wrongly; None leaves no row open.
+        collector: keeps rows to be labelled; None keeps none.
     """
 
-    def __init__(self, predictor: Predictor, *, probabilities: bool) -> None:
-        self._predictor, self._probabilities = predictor, probabilities
+    def __init__(
+        self, predictor: Predictor, *, probabilities: bool, unsure: float | None = None, collector: Collector | None = None
+    ) -> None:
+        self._predictor, self._probabilities, self._unsure, self._collector = predictor, probabilities, unsure, collector
 
     def size(self, item: Mapping[str, str]) -> int:
         """Characters of a row."""
@@ -52,13 +57,15 @@ class Scoring:
 
     def run(self, items: Sequence[Mapping[str, str]]) -> list[Answered]:
         predictor = self._predictor
-        found = predictor.answers(items, probabilities=self._probabilities)
+        found = list(predictor.answers(items, probabilities=self._probabilities, unsure=self._unsure))
+        if self._collector is not None:
+            self._collector.saw(items)
         if predictor.writing is not None:
-            return _written(predictor, items, list(found))
+            return _written(predictor, items, found)
         rendered = predictor.model.renderer.render(predictor.prompt, items, predictor.labels)
         place = {label: i for i, label in enumerate(predictor.labels)}
         return [
-            Answered(one, len(row.prompt_ids), len(row.completions[place[one.answer]]))
+            Answered(one, len(row.prompt_ids), len(row.completions[place[one.possible[0] if one.possible else one.answer]]))
             for one, row in zip(found, rendered, strict=True)
         ]
 

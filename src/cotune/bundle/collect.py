@@ -1,0 +1,221 @@
+"""Rows that a server keeps to be labelled: those that it cannot tell, and those far from all that the model learnt from.
+
+A row is far off where its hidden state is far from the states of rows that were learnt from: the cosine distance to the fifth
+nearest of them, of states whose every number has mean 0 and spread 1 over these rows, is above that of 99 in a hundred of them
+to the others (nearest neighbours as a detector of rows from elsewhere: Sun and others, arXiv 2204.06507).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from cotune.bundle.predictor import Predictor
+from cotune.errors import BusyError, CotuneError, InputError
+from cotune.evaluate.stats.conformal import label_sets
+from cotune.files import cannot_write, content_hash
+from cotune.probe.cross_fitting import LEAST_SPREAD
+
+States = NDArray[np.float32]
+
+SHARE = 0.1
+"""Share of errors by which a row is open where the server is told none."""
+MOST_BYTES, MOST_FILES = 4 * 2**20, 8
+_NEIGHBOUR, _NEAR, _MOST_ROWS, _LEAST_ROWS = 5, 0.99, 500, 20
+_REMEMBERED, _BATCH = 10_000, 64
+_NAME = re.compile(r"rows(-\d+)?\.jsonl")
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Nearness:
+    """States of rows that were learnt from.
+
+    Attributes:
+        mean: ``[width]``.
+        spread: ``[width]``.
+        states: ``[rows, width]`` of length 1, standardised.
+        limit: the distance from which on a row is far off.
+    """
+
+    mean: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    states: States
+    limit: float
+
+    @classmethod
+    def of(cls, states: States) -> Nearness:
+        """Of ``[rows, width]`` states, at least seven."""
+        mean, spread = states.mean(axis=0, dtype=np.float64), states.std(axis=0, dtype=np.float64) + LEAST_SPREAD
+        unit = _unit((states - mean) / spread)
+        # A row is its own nearest one, which counts for nothing.
+        gaps = np.sort(1 - unit @ unit.T, axis=1)[:, _NEIGHBOUR]
+        return cls(mean, spread, unit, float(np.quantile(gaps, _NEAR)))
+
+    def distances(self, states: States) -> NDArray[np.float64]:
+        """``[rows]`` distances to the fifth nearest row."""
+        gaps = 1 - _unit((states - self.mean) / self.spread) @ self.states.T
+        found: NDArray[np.float64] = np.sort(gaps, axis=1)[:, _NEIGHBOUR - 1].astype(np.float64)
+        return found
+
+
+class Collector:
+    """Keeps rows as JSON lines: their input fields, why they were kept, the answer, and nothing of the request around them.
+
+    ``rows.jsonl`` in the folder is written to; at 4 MiB it becomes ``rows-1.jsonl``, and so on, and of these the newest seven
+    stay. Folder and files are the owner's alone. A row that says what a row before it said is passed over, as far as the last
+    10,000 are remembered. A disk that is full ends the collecting, and no request. Rows are read a second time for it, so that
+    answers take about twice as long.
+
+    Args:
+        folder: where rows are kept; one server at a time.
+        predictor: whose doubt counts.
+        like: rows that it learnt from; of few or none, no row is far off.
+        share: of errors, by which rows are open that the bundle cannot tell under it.
+
+    Raises:
+        InputError: neither doubt nor distance can be told, or the folder cannot be written to.
+        BusyError: another server keeps rows there.
+    """
+
+    def __init__(
+        self, folder: Path, predictor: Predictor, like: Sequence[Mapping[str, str]] = (), share: float | None = None
+    ) -> None:
+        self._predictor, self._folder = predictor, folder
+        self._like = list(like)[:: max(1, len(like) // _MOST_ROWS)][:_MOST_ROWS] if len(like) >= _LEAST_ROWS else []
+        self._nearness: Nearness | None = None
+        self._highest = None
+        if predictor.writing is not None or (predictor.calibration is None and not self._like):
+            raise InputError(
+                "the bundle writes its answers, of which no doubt is known"
+                if predictor.writing is not None
+                else "the bundle keeps no scores of held-out rows, and the rows that it learnt from are not known",
+                where="--collect",
+                hint="Serve RUN/best of a run with labels, made by this version.",
+            )
+        if predictor.calibration is not None:
+            self._highest = predictor.doubt(share or SHARE)
+        self._said: OrderedDict[str, None] = OrderedDict()
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # It is taken by one thread, and rows are kept by another.
+            self._lock = FileLock(folder / ".lock", thread_local=False)
+            self._lock.acquire(timeout=0)
+            self._end_torn_line()
+        except Timeout:
+            raise BusyError(f"{folder}: another server keeps rows there. Choose another folder for --collect.") from None
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+
+    def prepare(self) -> None:
+        """Read the rows that were learnt from; by the thread that answers."""
+        if self._like:
+            parts = [self._predictor.states(self._like[i : i + _BATCH])[0] for i in range(0, len(self._like), _BATCH)]
+            self._nearness = Nearness.of(np.concatenate(parts))
+
+    def saw(self, rows: Sequence[Mapping[str, str]]) -> None:
+        """Look at rows that were answered, and keep those that a label would teach most; never raises."""
+        if self._lock.is_locked:
+            try:
+                self._keep(rows)
+            except (OSError, CotuneError) as error:
+                # A message may hold what was sent.
+                _LOG.warning("no more rows are kept in %s: %s", self._folder, getattr(error, "strerror", type(error).__name__))
+                self.close()
+
+    def close(self) -> None:
+        """Leave the folder to others."""
+        self._lock.release()
+
+    def _keep(self, rows: Sequence[Mapping[str, str]]) -> None:
+        new = [row for row in rows if self._is_new(row)]
+        if not new:
+            return
+        states, log_probs = self._predictor.states(new)
+        opened = (
+            np.zeros(len(new), dtype=bool) if self._highest is None else label_sets(log_probs, self._highest).sum(axis=1) > 1
+        )
+        gaps = None if self._nearness is None else self._nearness.distances(states)
+        lines = []
+        for i, row in enumerate(new):
+            far = gaps is not None and self._nearness is not None and gaps[i] > self._nearness.limit
+            if not (far or opened[i]):
+                continue
+            best = int(log_probs[i].argmax())
+            told: dict[str, Any] = {
+                "row": dict(row),
+                "why": [*(["unsure"] if opened[i] else []), *(["far"] if far else [])],
+                "answer": self._predictor.labels[best],
+                "probability": round(float(np.exp(log_probs[i, best])), 4),
+                "distance": None if gaps is None else round(float(gaps[i]), 4),
+                "bundle": self._predictor.bundle_id,
+                "time": int(time.time()),
+            }
+            lines.append(json.dumps(told, ensure_ascii=False) + "\n")
+        if lines:
+            self._append("".join(lines).encode())
+
+    def _is_new(self, row: Mapping[str, str]) -> bool:
+        key = content_hash([" ".join(text.casefold().split()) for text in row.values()])
+        if key in self._said:
+            self._said.move_to_end(key)
+            return False
+        self._said[key] = None
+        if len(self._said) > _REMEMBERED:
+            self._said.popitem(last=False)
+        return True
+
+    def _append(self, data: bytes) -> None:
+        path = self._folder / "rows.jsonl"
+        if path.is_file() and 0 < path.stat().st_size > MOST_BYTES - len(data):
+            self._rotate()
+        handle = self._open()
+        try:
+            while data:
+                data = data[os.write(handle, data) :]
+        finally:
+            os.close(handle)
+
+    def _end_torn_line(self) -> None:
+        """Begin a new line behind one that a kill tore."""
+        os.close(self._open())
+        held = (self._folder / "rows.jsonl").read_bytes()
+        if held and not held.endswith(b"\n"):
+            self._append(b"\n")
+
+    def _open(self) -> int:
+        return os.open(self._folder / "rows.jsonl", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+
+    def _rotate(self) -> None:
+        older = [path for path in collected_files(self._folder) if path.name != "rows.jsonl"]
+        following = 1 + max((_number(path) for path in older), default=0)
+        (self._folder / "rows.jsonl").rename(self._folder / f"rows-{following}.jsonl")
+        for path in older[: max(0, len(older) + 2 - MOST_FILES)]:
+            path.unlink(missing_ok=True)
+
+
+def collected_files(folder: Path) -> list[Path]:
+    """The files of a folder that rows were collected in, the oldest first."""
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (path.name == "rows.jsonl", _number(path)))
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.partition("-")[2] or 0)
+
+
+def _unit(states: NDArray[Any]) -> States:
+    found: States = (states / np.maximum(np.linalg.norm(states, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    return found

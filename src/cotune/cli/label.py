@@ -1,0 +1,225 @@
+"""``cotune label``: ask a person for the labels that are worth most."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cotune.cli.program import Base, Endpoint, Json, KeyEnv, app, tell
+from cotune.errors import BusyError, InputError
+
+if TYPE_CHECKING:
+    from cotune.bundle.manifest import Manifest
+    from cotune.labelling.picking import Pick
+    from cotune.labelling.session import Session
+
+
+@app.command(
+    epilog="Examples:\n\n  cotune label runs/mine pool.csv --n 30 --out labelled.csv\n\n"
+    "  cotune label runs/mine pool.csv --out labelled.csv --web\n\n"
+    "  cotune label runs/mine pool.csv --n 100 --json > picked.json"
+)
+def label(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or of a bundle, that answers with labels.")],
+    pool: Annotated[
+        Path, typer.Argument(help="Rows without labels: CSV, TSV, Parquet, JSONL, or a folder of serve --collect.")
+    ],
+    n: Annotated[int, typer.Option("--n", min=1, help="Rows to ask about.")] = 30,
+    out: Annotated[
+        Path | None, typer.Option(help="File of labelled rows, .csv, .tsv, .parquet or .jsonl; one that is there is added to.")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="How rows are picked: random, margin, entropy, spread, badge, diverse_margin, typical.")
+    ] = None,
+    look: Annotated[int, typer.Option(min=1, help="Rows of a large pool that the model looks at.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    web: Annotated[bool, typer.Option("--web", help="Ask on a page in the browser instead of the terminal.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page on 127.0.0.1; 0 picks a free one.")] = 0,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Print the page's address alone, open no browser.")] = False,
+    base: Base = None,
+    key_env: KeyEnv = None,
+    endpoint: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Pick the rows whose labels teach the model most and ask for them; quit at any time, the same command goes on."""
+    from cotune.bundle.manifest import read_manifest
+    from cotune.labelling.known import bundle_of
+    from cotune.labelling.picking import default_way
+    from cotune.labelling.pool import identity_of
+
+    bundle, folder = bundle_of(run)
+    manifest = read_manifest(bundle)
+    if not manifest.labels:
+        raise InputError("the bundle writes its answers and has no labels to ask for", where=str(bundle))
+    way = by or default_way(bundle)
+    _check_way(way)
+    asks = {"bundle": manifest.id, "n": n, "way": way, "seed": seed, "look": look, "pool": identity_of(pool)}
+    if as_json and not web:
+        picks, _ = _picked(bundle, folder, manifest, pool, asks, out, base, key_env, endpoint)
+        typer.echo(
+            json.dumps({"way": way, "labels": list(manifest.labels), "rows": [_told(p) for p in picks]}, ensure_ascii=False)
+        )
+        return
+    if out is None:
+        raise InputError("say where the labels go", where="--out", hint="Add --out labelled.csv; --json prints the rows alone.")
+    from cotune.task.reading.sheet import check_suffix
+
+    check_suffix(out)
+    if not web and not sys.stdin.isatty():
+        raise InputError(
+            "there is nobody to ask, since standard input is no terminal",
+            where="cotune label",
+            hint="--web asks in a browser, --json prints the picked rows.",
+        )
+    from filelock import FileLock, Timeout
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock = out.with_name(f".{out.name}.lock")
+    try:
+        with FileLock(lock).acquire(timeout=0):
+            session = _session(bundle, folder, manifest, pool, asks, out, base, key_env, endpoint)
+            _ask(session, web=web, port=port, no_open=no_open, as_json=as_json)
+            session.close()
+            lock.unlink(missing_ok=True)
+    except Timeout:
+        raise BusyError(f"{out}: another cotune label is adding to this file. Wait for it, or choose another --out.") from None
+    _last_words(session, bundle, folder, as_json=as_json)
+
+
+def _check_way(way: str) -> None:
+    from cotune.labelling.acquisition import ACQUISITIONS
+
+    if way not in ACQUISITIONS:
+        raise InputError(f"there is no way {way!r} to pick rows", where="--by", hint=f"Give one of {', '.join(ACQUISITIONS)}.")
+
+
+def _picked(
+    bundle: Path,
+    folder: Path | None,
+    manifest: Manifest,
+    pool: Path,
+    asks: dict[str, Any],
+    out: Path | None,
+    base: Path | None,
+    key_env: str | None,
+    endpoint: str | None,
+) -> tuple[list[Pick], Any]:
+    """The rows to ask about, and what the file of labels holds already."""
+    from cotune.bundle.answer_sheet import check_sheet
+    from cotune.labelling.known import rows_of_run
+    from cotune.labelling.picking import pick_rows
+    from cotune.labelling.pool import read_pool
+    from cotune.labelling.session import Earlier
+
+    # What is wrong with a file is found before a model is loaded.
+    sheet = read_pool(pool, manifest.input_fields)
+    checked = check_sheet(sheet, manifest.input_fields)
+    earlier = Earlier.read(out, manifest.input_fields, manifest.output_field) if out is not None else Earlier()
+    rows, words, all_read = ([], set[str](), True) if folder is None else rows_of_run(folder, manifest)
+    if not all_read:
+        tell(
+            "The rows that the run learnt from cannot be read; rows of the pool that are among them may be asked again.",
+            err=True,
+        )
+    from cotune.bundle import load
+
+    predictor = load(bundle, base=base, key_env=key_env, endpoint=endpoint)
+    shown = sys.stderr.isatty()
+
+    def progress(done: int, size: int) -> None:
+        if shown:
+            sys.stderr.write(f"\r{done:,} of {size:,} rows looked at" + ("\n" if done >= size else ""))
+            sys.stderr.flush()
+
+    near = rows if asks["way"] in ("spread", "typical") else []
+    picks = pick_rows(
+        predictor,
+        sheet,
+        checked,
+        asks["n"],
+        way=asks["way"],
+        look=asks["look"],
+        seed=asks["seed"],
+        known=words | earlier.known,
+        labelled=near[: asks["look"]],
+        progress=progress,
+    )
+    return picks, earlier
+
+
+def _session(
+    bundle: Path,
+    folder: Path | None,
+    manifest: Manifest,
+    pool: Path,
+    asks: dict[str, Any],
+    out: Path,
+    base: Path | None,
+    key_env: str | None,
+    endpoint: str | None,
+) -> Session:
+    from cotune.labelling.session import Session, read_session
+
+    found = read_session(out, asks, manifest.input_fields)
+    if found is not None:
+        tell(f"Going on at row {found.at + 1} of {len(found.picks)}.", err=True)
+        return found
+    picks, earlier = _picked(bundle, folder, manifest, pool, asks, out, base, key_env, endpoint)
+    session = Session(out, manifest.output_field, manifest.labels, picks, earlier, asks)
+    session.save()
+    return session
+
+
+def _ask(session: Session, *, web: bool, port: int, no_open: bool, as_json: bool) -> None:
+    if not web:
+        from cotune.labelling.terminal import ask_in_terminal
+
+        def write(text: str) -> None:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+        ask_in_terminal(session, sys.stdin.fileno(), write)
+        return
+    from cotune.labelling.page import label_on_page
+    from cotune.report.view import open_browser
+
+    def ready(address: str) -> None:
+        if as_json:
+            typer.echo(json.dumps({"url": address, "out": str(session.out)}, ensure_ascii=False))
+        else:
+            typer.echo(f"Label at {address}  (the page's Quit or Ctrl-C ends it)")
+        sys.stdout.flush()
+        if sys.stdout.isatty() and not no_open and not as_json:
+            open_browser(address)
+
+    label_on_page(session, port=port, ready=ready)
+
+
+def _told(pick: Pick) -> dict[str, Any]:
+    return {"number": pick.number, "row": pick.row, "guess": pick.guess, "probabilities": pick.shares}
+
+
+def _last_words(session: Session, bundle: Path, folder: Path | None, *, as_json: bool) -> None:
+    counts = {"labelled": session.labelled, "skipped": session.skipped, "left": len(session.picks) - session.at}
+    if as_json:
+        typer.echo(json.dumps({"out": str(session.out), **counts, "agreed": session.agreed}, ensure_ascii=False))
+        return
+    tell(
+        f"{session.labelled} rows labelled: {session.out}. The model's guess was right on {session.agreed} of them, which says"
+        " little of other rows, since these are not like them."
+        if session.identity["way"] != "random"
+        else f"{session.labelled} rows labelled: {session.out}. The model's guess was right on {session.agreed} of them."
+    )
+    if counts["left"]:
+        tell(f"{counts['left']} rows are left; the same command goes on.")
+    elif session.labelled:
+        from cotune.labelling.known import train_source
+
+        old = train_source(folder) if folder is not None else None
+        parts = ("cotune", "run", str(session.out), "--from", str(bundle), "--replay", old or "OLD.csv", "data.test=TEST.csv")
+        tell("Learn from them, and be tested on rows that were not picked: " + shlex.join(parts))

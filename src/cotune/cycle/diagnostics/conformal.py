@@ -1,0 +1,63 @@
+"""What a bundle is told of its own doubt: scores of dev rows, and how far the sets that they give hold on the sealed test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cotune.cycle.context import RunContext
+from cotune.cycle.search.confirm import ArmResult, Confirmed
+from cotune.evaluate.responses import LabelOutputs, label_indices
+from cotune.evaluate.stats.conformal import conformal_scores, coverage, label_sets, least_rows, threshold
+from cotune.evaluate.stats.intervals import proportion_interval
+
+SHARES = (0.05, 0.1, 0.2)
+"""Shares of errors whose sets are checked on the test."""
+_DIGITS = 10_000
+
+
+def conformal_scores_of(context: RunContext, confirmed: Confirmed, results: Mapping[str, ArmResult]) -> dict[str, Any] | None:
+    """For ``metrics.json``: see :mod:`cotune.bundle.calibration`.
+
+    Returns:
+        ``n`` dev rows, their ``scores`` in ascending order, rounded up, and a ``test`` of each share that they suffice for;
+        None where answers are written, where a model names labels and no probabilities, and of an earlier bundle with labels
+        of its own.
+    """
+    measured, shipped = confirmed.chosen, results[confirmed.ships]
+    given, tested = measured.scores, shipped.scores
+    if not (isinstance(given, LabelOutputs) and isinstance(tested, LabelOutputs) and context.answering.rules):
+        return None
+    log_probs = measured.candidate.decision.log_probs(given.log_probs)
+    scores = np.sort(np.maximum(conformal_scores(log_probs, label_indices(context.dev, context.task)), 0.0))
+    # Up, so that no label leaves a set that belongs there.
+    kept = [math.ceil(score * _DIGITS) / _DIGITS for score in scores.tolist()]
+    gold = label_indices(shipped.rows, context.task)
+    on_test = shipped.candidate.decision.log_probs(tested.log_probs)
+    told = []
+    for share in SHARES:
+        if len(kept) < least_rows(share):
+            continue
+        sets = label_sets(on_test, threshold(np.array(kept), share))
+        found = coverage(sets, gold)
+        inside = sets[np.arange(len(gold)), gold]
+        interval = proportion_interval(inside, groups=shipped.groups)
+        told.append(
+            {
+                "share": share,
+                "n": len(gold),
+                "covered": round(found.covered, 6),
+                "ci": [None if end is None else round(end, 6) for end in interval.as_list()],
+                "answered": round(found.answered, 6),
+                "wrong": round(found.wrong, 6),
+                "size": round(found.size, 4),
+                "by_label": {
+                    context.task.labels[label]: {"covered": round(covered, 6), "n": int((gold == label).sum())}
+                    for label, covered in found.by_label.items()
+                },
+            }
+        )
+    return {"n": len(kept), "scores": kept, "test": told}

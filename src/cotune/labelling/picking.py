@@ -1,0 +1,166 @@
+"""From a file of rows without labels to the few that are asked about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.bundle.answer_sheet import Checked
+from cotune.bundle.manifest import PROMPT, read_json
+from cotune.bundle.predictor import Predictor
+from cotune.errors import InputError, RowError
+from cotune.labelling.acquisition import ACQUISITIONS, Pool
+from cotune.model.base import ENDPOINT
+from cotune.probe.cross_fitting import standardised
+from cotune.task.reading.sheet import Sheet
+
+DEFAULT = "diverse_margin"
+"""How rows are picked where nothing is said."""
+WITHOUT_STATES = ("random", "margin", "entropy")
+"""Ways to pick that a model behind an endpoint, whose states nobody sees, allows too."""
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A row to ask about.
+
+    Attributes:
+        number: of its line or row in the pool's file.
+        row: its columns, as the file has them.
+        fields: its input fields as texts.
+        shares: label to the model's probability, the likeliest first.
+    """
+
+    number: int
+    row: dict[str, Any]
+    fields: dict[str, str]
+    shares: dict[str, float]
+
+    @property
+    def guess(self) -> str:
+        """The model's own answer."""
+        return next(iter(self.shares))
+
+    def to_json(self) -> dict[str, Any]:
+        """Inverse of :meth:`from_json`."""
+        return {"number": self.number, "row": self.row, "fields": self.fields, "shares": self.shares}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Pick:
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is none.
+        """
+        shares = {str(label): float(share) for label, share in data["shares"].items()}
+        if not shares:
+            raise ValueError("a pick without labels")
+        return cls(int(data["number"]), dict(data["row"]), {str(k): str(v) for k, v in data["fields"].items()}, shares)
+
+
+def said(fields: Mapping[str, str]) -> str:
+    """What a row says, so that rows that differ in case and spaces alone are one."""
+    return "\n".join(" ".join(text.casefold().split()) for text in fields.values())
+
+
+def pick_rows(
+    predictor: Predictor,
+    sheet: Sheet,
+    checked: Checked,
+    count: int,
+    *,
+    way: str,
+    look: int,
+    seed: int,
+    known: Collection[str] = (),
+    labelled: Sequence[Mapping[str, str]] = (),
+    batch: int = 64,
+    progress: Callable[[int, int], None] = lambda done, size: None,
+) -> list[Pick]:
+    """Pick rows that are worth a label, the best first.
+
+    Args:
+        predictor: whose doubt counts.
+        sheet: the pool.
+        checked: its input fields, of :func:`cotune.bundle.answer_sheet.check_sheet`; rows that cannot be asked about are
+            passed over, and so is what a row before them says already.
+        count: rows to pick; fewer where there are fewer.
+        way: one of :data:`cotune.labelling.acquisition.ACQUISITIONS`.
+        look: rows of a large pool that the model looks at, drawn by the seed.
+        seed: of all draws.
+        known: what rows say that have a label already (:func:`said`); they are not picked.
+        labelled: input fields of rows with labels, which ``spread`` and ``typical`` keep away from.
+        batch: rows that run at once.
+        progress: told how many rows of how many the model has looked at.
+
+    Raises:
+        InputError: no row is left, or the way needs hidden states and the model is behind an endpoint.
+        DivergedError: a score is not a number.
+    """
+    if way not in WITHOUT_STATES and not predictor.scorer.capabilities.hidden_states:
+        raise InputError(
+            f"rows are picked by {way!r} from hidden states, and the model answers behind an endpoint",
+            where="--by",
+            hint=f"Pick by one of {', '.join(WITHOUT_STATES)}.",
+        )
+    first: dict[str, int] = {}
+    for place, fields in enumerate(checked):
+        if not isinstance(fields, RowError) and (words := said(fields)) not in known:
+            first.setdefault(words, place)
+    places, rng = list(first.values()), np.random.default_rng([seed, 31])
+    if not places:
+        raise InputError(
+            "no row of the pool is left to ask about",
+            where=sheet.source,
+            hint="Give rows with texts that have no label yet; rows that the run or the --out file knows are passed over.",
+        )
+    if len(places) > look:
+        places = sorted(places[int(i)] for i in rng.permutation(len(places))[:look])
+    rows = [fields for place in places if not isinstance(fields := checked[place], RowError)]
+    states, log_probs = _seen(predictor, [*rows, *labelled], batch, progress)
+    if states is not None:
+        states = standardised(states)[0]
+    empty = np.zeros((len(rows) + len(labelled), 1), dtype=np.float32)
+    states = empty if states is None else states
+    pool = Pool(log_probs[: len(rows)], states[: len(rows)], states[len(rows) :])
+    return [
+        _pick(sheet, places[i], rows[i], predictor.labels, log_probs[i])
+        for i in ACQUISITIONS[way](pool, min(count, len(rows)), rng)
+    ]
+
+
+def _seen(
+    predictor: Predictor, rows: Sequence[Mapping[str, str]], batch: int, progress: Callable[[int, int], None]
+) -> tuple[NDArray[np.float32] | None, NDArray[np.float64]]:
+    """States, where they can be seen, and log-probabilities of rows."""
+    states, log_probs = [], []
+    for start in range(0, len(rows), batch):
+        part = rows[start : start + batch]
+        if predictor.scorer.capabilities.hidden_states:
+            found, logs = predictor.states(part)
+            states.append(found)
+        else:
+            shares = [list(one.probabilities.values()) for one in predictor.answers(part, probabilities=True)]
+            logs = np.log(np.maximum(np.array(shares), 1e-12))
+        log_probs.append(logs)
+        progress(min(start + batch, len(rows)), len(rows))
+    return np.concatenate(states) if states else None, np.concatenate(log_probs)
+
+
+def _pick(sheet: Sheet, place: int, fields: dict[str, str], labels: Sequence[str], log_probs: NDArray[np.float64]) -> Pick:
+    shares = {labels[int(i)]: round(float(np.exp(log_probs[i])), 6) for i in np.argsort(-log_probs, kind="stable")}
+    # A Parquet file may hold dates and the like.
+    row = json.loads(json.dumps(dict(sheet.rows[place]), default=str))
+    return Pick(sheet.numbers[place], row, fields, shares)
+
+
+def default_way(bundle: Path) -> str:
+    """How rows are picked where nothing is said: what won in docs/labelling.md; by probabilities where states are unseen."""
+    saved = read_json(bundle / PROMPT)
+    return "margin" if isinstance(saved, dict) and ENDPOINT in saved else DEFAULT

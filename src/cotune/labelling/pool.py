@@ -1,0 +1,55 @@
+"""The rows that may be asked about: a file, or a folder in which a server collected them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cotune.bundle.collect import collected_files
+from cotune.errors import InputError
+from cotune.files import absolute, file_sha256
+from cotune.task.reading.read import check_file
+from cotune.task.reading.sheet import Sheet, read_sheet
+
+
+def read_pool(pool: Path, input_fields: Sequence[str]) -> Sheet:
+    """Rows of a file, or those that ``cotune serve --collect`` kept in a folder, the newest first.
+
+    Raises:
+        InputError: there are none, or they cannot be read.
+    """
+    if not pool.is_dir():
+        return read_sheet(pool)
+    rows: list[dict[str, Any]] = []
+    for path in collected_files(pool):
+        for line in path.read_bytes().split(b"\n"):
+            try:
+                row = json.loads(line)["row"]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                # The end of a line that a server is writing, or that a kill tore.
+                continue
+            # A bundle of another task may have been served as well.
+            if isinstance(row, dict) and set(input_fields) <= set(row):
+                rows.append({name: row[name] for name in input_fields})
+    if not rows:
+        raise InputError(
+            "no rows of this task were collected in the folder",
+            where=str(pool),
+            hint="Give a file of rows, or a folder that cotune serve --collect wrote to.",
+        )
+    rows.reverse()
+    return Sheet(tuple(input_fields), rows, str(pool), range(1, len(rows) + 1))
+
+
+def identity_of(pool: Path) -> str:
+    """What tells a pool from another one: a file's content, or where a folder is, to which rows may be added meanwhile.
+
+    Raises:
+        InputError: there is none.
+    """
+    if pool.is_dir():
+        return absolute(pool.resolve())
+    check_file(pool, str(pool))
+    return file_sha256(pool)

@@ -1,0 +1,157 @@
+"""Answers are on disk when they are given, can be taken back, and are gone on with."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from cotune.errors import InputError
+from cotune.labelling.keys import MOST_KEYED, label_keys, matching
+from cotune.labelling.picking import Pick
+from cotune.labelling.session import Earlier, Session, read_session, session_file
+from cotune.task.task import Task
+
+LABELS = ("fruit", "animal", "tool")
+IDENTITY = {"bundle": "b", "pool": "p", "n": 3}
+
+
+def picks(count: int = 3) -> list[Pick]:
+    texts = ["a plum, and\na pear", 'a "dog"', "größer als eine Säge"]
+    shares = {"animal": 0.5, "fruit": 0.3, "tool": 0.2}
+    return [Pick(i + 2, {"id": f"{i}", "text": texts[i]}, {"text": texts[i]}, shares) for i in range(count)]
+
+
+def session(out: Path) -> Session:
+    return Session(out, "label", LABELS, picks(), Earlier.read(out, ("text",), "label"), IDENTITY)
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with out.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_every_answer_is_on_disk_and_can_be_taken_back(tmp_path: Path) -> None:
+    out = tmp_path / "labelled.csv"
+    asked = session(out)
+    asked.save()
+    assert not out.exists()
+    asked.give("fruit")
+    assert rows(out) == [{"id": "0", "text": "a plum, and\na pear", "label": "fruit"}]
+    asked.give(None)
+    asked.give("animal")
+    assert [row["label"] for row in rows(out)] == ["fruit", "animal"] and asked.current is None
+    assert (asked.labelled, asked.skipped, asked.agreed) == (2, 1, 1)
+    assert asked.undo() and asked.undo() and asked.undo() and not asked.undo()
+    assert not out.exists() and asked.at == 0
+
+
+def test_an_unfinished_session_goes_on_in_another_process(tmp_path: Path) -> None:
+    out = tmp_path / "labelled.csv"
+    session(out).save()
+    session(out).give("tool")
+    found = read_session(out, IDENTITY, ("text",))
+    assert found is not None and found.at == 1 and found.current == picks()[1]
+    found.give(None)
+    found = read_session(out, IDENTITY, ("text",))
+    assert found is not None
+    found.give("animal")
+    found.close()
+    assert not session_file(out).exists() and read_session(out, IDENTITY, ("text",)) is None
+    assert [(row["id"], row["label"]) for row in rows(out)] == [("0", "tool"), ("2", "animal")]
+
+
+def test_a_kill_between_the_two_files_loses_no_answer_and_doubles_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "labelled.csv"
+    session(out).save()
+    asked = read_session(out, IDENTITY, ("text",))
+    assert asked is not None
+    with monkeypatch.context() as patch:
+        patch.setattr("cotune.labelling.session.write_json", lambda path, value: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            asked.give("fruit")
+    assert len(rows(out)) == 1
+    found = read_session(out, IDENTITY, ("text",))
+    assert found is not None and found.at == 0
+    found.give("tool")
+    assert [row["label"] for row in rows(out)] == ["tool"]
+
+
+def test_rows_of_an_earlier_time_stay_in_front_and_their_columns_too(tmp_path: Path) -> None:
+    out = tmp_path / "labelled.csv"
+    out.write_text("label,text,more\ntool,an axe,x\n", encoding="utf-8")
+    earlier = Earlier.read(out, ("text",), "label")
+    assert earlier.known == {"an axe"}
+    asked = session(out)
+    asked.give("fruit")
+    assert [list(row.values()) for row in rows(out)] == [["tool", "an axe", "x", ""], ["fruit", "a plum, and\na pear", "", "0"]]
+    asked = read_session(out, IDENTITY, ("text",))  # type: ignore[assignment]
+    asked.give("fruit")
+    assert [row["text"] for row in rows(out)] == ["an axe", "a plum, and\na pear", 'a "dog"']
+
+
+def test_a_file_of_something_else_is_not_added_to(tmp_path: Path) -> None:
+    out = tmp_path / "labelled.csv"
+    out.write_text("a,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(InputError, match="no column 'text'"):
+        Earlier.read(out, ("text",), "label")
+
+
+def test_separator_and_byte_order_mark_of_the_file_stay(tmp_path: Path) -> None:
+    out = tmp_path / "labelled.csv"
+    out.write_bytes(b"\xef\xbb\xbftext;label\nan axe;tool\n")
+    session(out).give("fruit")
+    assert out.read_bytes().startswith(b"\xef\xbb\xbftext;label;id\nan axe;tool;\n")
+    session_file(out).rename(tmp_path / "kept")
+    out.unlink()
+    (tmp_path / "kept").rename(session_file(out))
+    with pytest.raises(InputError, match="has 0 rows, and had 1"):
+        read_session(out, IDENTITY, ("text",))
+
+
+def test_a_session_of_other_rows_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "labelled.csv"
+    session(out).save()
+    with pytest.raises(InputError, match="another pool"):
+        read_session(out, {**IDENTITY, "pool": "q"}, ("text",))
+    for text in (
+        "",
+        "{",
+        "[]",
+        '{"format": 2}',
+        json.dumps({**json.loads(session_file(out).read_text()), "actions": [[1, "a"]]}),
+    ):
+        session_file(out).write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match="cannot be read"):
+            read_session(out, IDENTITY, ("text",))
+
+
+def test_labels_that_are_none_are_refused(tmp_path: Path) -> None:
+    asked = session(tmp_path / "labelled.csv")
+    with pytest.raises(InputError, match="none of the labels"):
+        asked.give("stone")
+    assert asked.at == 0
+
+
+def test_a_run_reads_the_file(tmp_path: Path) -> None:
+    out = tmp_path / "labelled.csv"
+    asked = session(out)
+    for label in LABELS:
+        asked.give(label)
+    given = [*rows(out), *({"id": "", "text": f"thing {i}", "label": LABELS[i % 3]} for i in range(60))]
+    task = Task.from_rows(given, input="text", output="label", seed=0)
+    assert set(task.labels) == set(LABELS)
+
+
+def test_labels_have_keys_that_are_no_commands() -> None:
+    keys = label_keys([f"l{i}" for i in range(MOST_KEYED)])
+    assert keys is not None and len(set(keys)) == MOST_KEYED and not set(keys) & set("usq")
+    assert label_keys([f"l{i}" for i in range(MOST_KEYED + 1)]) is None
+
+
+def test_a_typed_text_means_labels_that_begin_with_it_first() -> None:
+    shares = {"lost_card": 0.4, "card_arrival": 0.3, "discard": 0.2, "pin": 0.1}
+    assert matching("Card", shares) == ["card_arrival", "lost_card", "discard"]
+    assert matching("", shares) == list(shares) and matching("x", shares) == []
