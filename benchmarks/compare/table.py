@@ -173,8 +173,8 @@ def about(cells: Sequence[Cell]) -> str:
         f"Measured {when} on {'; '.join(machines)}, one process at a time (cotune {', '.join(commits)}). Labelled rows are all "
         "that a way may learn and choose from. Intervals (95%) and tests are over test rows; answers of several draws to one "
         "test row count as one group. Bold: told apart from cotune at 5% after Holm's correction over the peers. Seconds and "
-        "memory are of the whole process, seen from outside; seconds without those for answering the test rows. Shipped is what "
-        "was made, and the model that it stands on."
+        "memory are of the whole process, seen from outside; seconds without those for answering the test rows. Shipped is "
+        "what was made, and the model that it stands on."
     )
 
 
