@@ -70,6 +70,12 @@ def own_python() -> Path:
     return Path(sys.executable)
 
 
+def _asked(requirements: Path) -> bool:
+    """Whether anything is to be installed."""
+    lines = (line.strip() for line in requirements.read_text(encoding="utf-8").splitlines())
+    return any(line and not line.startswith("#") for line in lines)
+
+
 def _install(command: list[str]) -> str:
     """Why it failed; empty where it did not."""
     try:

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,6 @@ class Harness:
     out: Path
     environments: Environments
     threads: int
-    _models: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if end_left_over(self._running):
@@ -213,7 +212,7 @@ def _write_job(
         "seed": draw.number,
         "threads": threads,
         "options": dict(peer.options),
-        "model": bundled_model(),
+        "model": bundled_model() if peer.small_model else "",
         "extra": dict(extra),
     }
     write_json(folder / "settings.json", settings)

@@ -32,6 +32,7 @@ class Peer:
         options: what the script is told.
         kinds: of answers that it can give.
         limit_s: seconds after which it is killed.
+        small_model: whether it stands on the bundled model.
         served: whether it asks the bundled model behind llama-cpp-python's server.
         sees_test_labels: whether it is handed the labelled test file: cotune's run, which keeps it sealed.
     """
@@ -43,6 +44,7 @@ class Peer:
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     kinds: frozenset[str] = frozenset({"label"})
     limit_s: float = 60 * _MINUTE
+    small_model: bool = True
     served: bool = False
     sees_test_labels: bool = False
 
@@ -73,14 +75,14 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
             _cotune("3m"),
             _cotune("8m"),
             _cotune("20m", ["json"]),
-            Peer("majority", "majority", "majority.py", "majority"),
-            Peer("tfidf", "TF-IDF + logistic regression", "tfidf.py", "tfidf"),
-            Peer("minilm_lr", "MiniLM + logistic regression", "minilm_lr.py", "minilm_lr"),
+            Peer("majority", "majority", "majority.py", "majority", small_model=False),
+            Peer("tfidf", "TF-IDF + logistic regression", "tfidf.py", "tfidf", small_model=False),
+            Peer("minilm_lr", "MiniLM + logistic regression", "minilm_lr.py", "minilm_lr", small_model=False),
             Peer("palp", "last-layer probe (PALP)", "palp.py", "palp"),
             Peer("zero_shot", "zero-shot words", "zero_shot.py", "zero_shot"),
             Peer("peft_lora", "PEFT LoRA classifier", "peft_lora.py", "peft_lora"),
-            Peer("setfit", "SetFit on MiniLM", "setfit_minilm.py", "setfit"),
-            Peer("fastfit", "FastFit on MiniLM", "fastfit_minilm.py", "fastfit"),
+            Peer("setfit", "SetFit on MiniLM", "setfit_minilm.py", "setfit", small_model=False),
+            Peer("fastfit", "FastFit on MiniLM", "fastfit_minilm.py", "fastfit", small_model=False),
             Peer("trl_sft", "TRL SFTTrainer", "trl_sft.py", "trl_sft", kinds=frozenset({"label", "json"})),
             Peer("zero_shot_json", "zero-shot, same grammar", "zero_shot_json.py", "zero_shot_json", kinds=_WRITTEN),
             _dspy("dspy_bootstrap", "DSPy BootstrapFewShot", "bootstrap"),

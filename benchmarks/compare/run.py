@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of sets")
     parser.add_argument("--out", type=Path, required=True, help="folder for cells, answers and logs")
     parser.add_argument("--sets", nargs="+", default=list(SETS), metavar="SET")
-    parser.add_argument("--rows", nargs="+", default=["64", "500", "banking77=64", "banking77=2000"], metavar="N")
+    parser.add_argument("--rows", nargs="+", default=["64", "500", "banking77=2000"], metavar="N")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--peers", nargs="+", metavar="PEER", help=", ".join(PEERS))
     parser.add_argument("--per-class", action="store_true", help="--rows counts the rows of each label")
