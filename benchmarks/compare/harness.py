@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -104,6 +107,7 @@ class Harness:
             limit_s=peer.limit_s,
             log=log,
             running=self._running,
+            answered=folder / "answered",
         )
         cell, answers = _finished(plain, rows, measured, folder, log, peer)
         self.cells.add(cell, answers)
@@ -134,21 +138,26 @@ def schema_and_grammar(train: Sequence[Row]) -> tuple[Any, str]:
 
 
 def served_model(folder: Path) -> Path:
-    """The bundled model as a GGUF file in float16, made once."""
+    """The bundled model as a GGUF file in float16, made once, by another process, so that this one stays small."""
+    target = folder / "smollm2-135m.gguf"
+    if not target.is_file():
+        _say("writing the bundled model as a GGUF file")
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
+            other.submit(_write_served_model, target).result()
+    return target
+
+
+def _write_served_model(target: Path) -> None:
     from cotune.bundle.export.gguf_files import write_model
     from cotune.bundle.export.gguf_layout import Layout
     from cotune.bundle.export.gguf_tokenizer import GgufTokenizer
     from cotune.files import atomic_path
     from cotune.model.loading.by_name import open_model
 
-    target = folder / "smollm2-135m.gguf"
-    if not target.is_file():
-        _say("writing the bundled model as a GGUF file")
-        base = Path(bundled_model())
-        tokenizer = GgufTokenizer.of(open_model("smollm2-135m").renderer)
-        with atomic_path(target) as temporary:
-            write_model(base, temporary, Layout.of(base), tokenizer, "smollm2-135m")
-    return target
+    base = Path(bundled_model())
+    tokenizer = GgufTokenizer.of(open_model("smollm2-135m").renderer)
+    with atomic_path(target) as temporary:
+        write_model(base, temporary, Layout.of(base), tokenizer, "smollm2-135m")
 
 
 def bundled_model() -> str:
@@ -170,8 +179,6 @@ def machine_facts(threads: int) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    import subprocess
-
     from cotune.version import __version__
 
     asked = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]

@@ -27,7 +27,7 @@ class Measured:
         code: exit code; negative where a signal ended it.
         seconds: of wall-clock time from its start to its end, imports included.
         peak_bytes: most resident memory of all its processes together, looked at ten times a second; pages that two of them
-            share count twice.
+            share count twice. Counted until ``answered`` is there.
         timed_out: whether it was killed at the limit.
     """
 
@@ -38,7 +38,14 @@ class Measured:
 
 
 def run_measured(
-    command: Sequence[str], *, folder: Path, environment: Mapping[str, str], limit_s: float, log: Path, running: Path
+    command: Sequence[str],
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    limit_s: float,
+    log: Path,
+    running: Path,
+    answered: Path | None = None,
 ) -> Measured:
     """Run a command in a process group of its own and measure it.
 
@@ -49,6 +56,7 @@ def run_measured(
         limit_s: seconds after which the group is killed.
         log: file for what it prints.
         running: file that names the group while it runs; see :func:`end_left_over`.
+        answered: file that the command makes when all that is left is what the comparison alone needs.
     """
     start = time.perf_counter()
     with log.open("wb") as stream:
@@ -66,7 +74,8 @@ def run_measured(
     peak, timed_out = 0, False
     try:
         while child.poll() is None:
-            peak = max(peak, _resident(watched))
+            if answered is None or not answered.exists():
+                peak = max(peak, _resident(watched))
             if time.perf_counter() - start > limit_s:
                 timed_out = True
                 break

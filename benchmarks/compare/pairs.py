@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from compare.cells import Cell
+from compare.registry import is_ours
 from compare.scores import Floats, Scored
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import holm, paired_difference
@@ -50,6 +51,8 @@ def scope_of(cell: Cell) -> str:
 def differences(scored: Iterable[Scored], reference: str, scope: str, *, seed: int = 0) -> list[Difference]:
     """All peers against ``reference`` over the cells that both have; corrected over the peers by measure.
 
+    cotune with other budgets is no peer: its differences are told uncorrected and are not counted in the correction.
+
     Draws are tested on the same rows, and rows of a set are not alike, so the answers to one test row count as one group,
     whichever draw they learnt from: the interval is over test rows. How much another draw of labelled rows would move it is
     in it only as far as the draws that were made differ.
@@ -72,8 +75,9 @@ def differences(scored: Iterable[Scored], reference: str, scope: str, *, seed: i
             for peer, theirs in by_peer.items()
             if (one := _difference(peer, theirs, ours, measure, scope, seed)) is not None
         ]
-        corrected = holm([one.p for one in made])
-        found += [replace(one, p_holm=p) for one, p in zip(made, corrected, strict=True)]
+        others = [one for one in made if not is_ours(one.peer)]
+        corrected = dict(zip((one.peer for one in others), holm([one.p for one in others]), strict=True))
+        found += [replace(one, p_holm=corrected.get(one.peer, one.p)) for one in made]
     return found
 
 

@@ -79,7 +79,7 @@ def score_picture(title: str, points: Sequence[Point], curve: Sequence[tuple[flo
         "text{font:12px system-ui,sans-serif;fill:#444}.title{font-size:15px;font-weight:600;fill:#111}"
         ".grid{stroke:#e3e3e3}.ours{fill:#0b6e4f}.other{fill:#8a8f98}.curve{stroke:#0b6e4f;stroke-width:2;fill:none}"
         ".bundle{fill:#fff;stroke:#0b6e4f;stroke-width:1.5}.whisker{stroke-width:1.5}.whisker.ours{stroke:#0b6e4f}"
-        ".whisker.other{stroke:#b9bdc4}.name.ours{font-weight:600}"
+        ".whisker.other{stroke:#b9bdc4}.name{paint-order:stroke;stroke:#fff;stroke-width:4px}.name.ours{font-weight:600;fill:#0b6e4f}"
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" '
@@ -117,7 +117,9 @@ def _marks(places: Sequence[tuple[float, float, Point]], y: object) -> list[str]
 def _apart(places: Sequence[tuple[float, float, Point]]) -> list[tuple[float, float, Point]]:
     """Labels from above to below, moved down where one would cover another."""
     set_down: list[tuple[float, float, Point]] = []
-    for at, level, point in sorted(places, key=lambda place: place[1]):
+    for at, found, point in sorted(places, key=lambda place: place[1]):
+        # Beside cotune's mark its curve ends; its name stands above.
+        level = found - 12 if point.ours else found
         for other_at, other, beside in set_down:
             reach = 8.0 * max(len(point.name), len(beside.name))
             if abs(other_at - at) < reach and abs(level - other) < _LINE:

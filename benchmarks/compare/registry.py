@@ -97,6 +97,11 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
 )  # fmt: skip
 
 
+def is_ours(name: str) -> bool:
+    """Whether a peer's name is that of cotune with some budget."""
+    return name.startswith("cotune")
+
+
 def peers_named(names: Sequence[str] | None) -> list[Peer]:
     """The peers of these names, all where None.
 

@@ -20,6 +20,7 @@ from the index that these are set to. On a machine without a GPU, name torch's i
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -52,8 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--envs", type=Path, help="folder of the peers' environments; OUT/envs by default")
     parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--most", type=int, help="end after so many cells")
-    parser.add_argument("--again", nargs="+", choices=STATUSES[1:], default=[], help="run cells of these statuses again")
+    parser.add_argument("--again", nargs="+", choices=STATUSES, default=[], help="run cells of these statuses again")
     given = parser.parse_args(arguments)
+    # A plain kill ends the peer at work too; after kill -9 the next call does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         peers = peers_named(given.peers)
         sets = {name: read_set(given.data, _place(given.data, name), given.test_rows) for name in given.sets}

@@ -24,7 +24,7 @@ import numpy as np
 from compare.cells import DONE, Cell, read_cells
 from compare.pairs import LOG_LOSS, SCORE, Difference, differences, pooled, scope_of
 from compare.picture import Point, score_picture
-from compare.registry import PEERS, REFERENCE
+from compare.registry import PEERS, REFERENCE, is_ours
 from compare.scores import Scored, score_cell
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.stats.intervals import Interval, mean_interval, proportion_interval
@@ -231,7 +231,7 @@ def _picture(scope: str, part: Sequence[Scored], lines: Sequence[Line]) -> str:
             line.values["train_s"],
             line.values[_main(line.values)],
             (line.ci[_main(line.values)].low, line.ci[_main(line.values)].high),
-            _ours(line.peer),
+            is_ours(line.peer),
         )
         for line in lines
     ]
@@ -255,7 +255,7 @@ def _pooled_picture(scored: Sequence[Scored]) -> str:
             float(np.mean([one.cell.seconds["train"] for one in part])),
             float(np.mean([one.values["accuracy"] for one in part])),
             None,
-            _ours(peer),
+            is_ours(peer),
         )
         for peer, part in by_peer.items()
         if {_place(one) for one in part} == places
@@ -304,10 +304,6 @@ def _main(values: Mapping[str, float]) -> str:
 
 def _axis(part: Sequence[Scored]) -> str:
     return "JSON F1" if part[0].cell.kind == "json" else "accuracy"
-
-
-def _ours(peer: str) -> bool:
-    return peer.startswith("cotune")
 
 
 def _name(peer: str) -> str:

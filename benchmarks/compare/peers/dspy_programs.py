@@ -14,10 +14,13 @@ from served_model import NAME, start_server
 # https://dspy.ai/learn/optimization/optimizers. A fifth of the labelled rows is what MIPROv2 and GEPA choose on where none is
 # named for them (MIPROv2 itself would take four fifths; GEPA's page recommends to keep the larger part for training).
 DEV_SHARE = 0.2
-MOST_TOKENS = 200
+# A label in DSPy's chat form takes some 20 tokens; what rewrites instructions may write more. A small model that runs on would
+# otherwise spend the time limit on text that nobody reads.
+MOST_TOKENS, MOST_PROPOSED = 48, 500
 TOLD = {
     "program": "dspy.Predict over text -> label, a Literal of the labels",
     "max_tokens": MOST_TOKENS,
+    "max_tokens_of_proposals": MOST_PROPOSED,
     "temperature": 0.0,
     "page": "dspy.ai: optimizers, BootstrapFewShot, MIPROv2, GEPA",
 }
@@ -31,7 +34,7 @@ def train(job: Job) -> Trained:
     model = dspy.LM(
         f"openai/{NAME}", api_base=url, api_key="none", temperature=0.0, max_tokens=MOST_TOKENS, cache=False, num_retries=1
     )
-    dspy.configure(lm=model)
+    dspy.configure(lm=model, max_errors=100 * len(job.train))
     signature = dspy.Signature(
         {
             "text": (str, dspy.InputField()),
@@ -79,12 +82,15 @@ def _optimized(job: Job, program: Any, rows: list[Any], model: Any) -> Any:
     dev = max(1, round(DEV_SHARE * len(rows)))
     optimizer = job.options["optimizer"]
     if optimizer == "bootstrap":
-        return dspy.BootstrapFewShot(metric=right).compile(program, trainset=rows)
+        # An answer that cannot be read is no demonstration, and no reason to give up.
+        return dspy.BootstrapFewShot(metric=right, max_errors=len(rows)).compile(program, trainset=rows)
+    writer = model.copy(temperature=1.0, max_tokens=MOST_PROPOSED)
     if optimizer == "mipro":
-        made = dspy.MIPROv2(metric=right, auto="light", num_threads=1, seed=job.seed)
+        made = dspy.MIPROv2(
+            metric=right, auto="light", prompt_model=writer, num_threads=1, max_errors=100 * len(rows), seed=job.seed
+        )
         return made.compile(program, trainset=rows[dev:], valset=rows[:dev])
-    reflection = model.copy(temperature=1.0, max_tokens=1000)
-    made = dspy.GEPA(metric=feedback, auto="light", reflection_lm=reflection, num_threads=1, seed=job.seed)
+    made = dspy.GEPA(metric=feedback, auto="light", reflection_lm=writer, num_threads=1, seed=job.seed)
     return made.compile(program, trainset=rows[dev:], valset=rows[:dev])
 
 
