@@ -1,7 +1,7 @@
 """Zero-shot: the label whose words the small model finds likelier after a text than after none.
 
-Contextual calibration (Zhao et al., Calibrate Before Use, arXiv 2102.09690): probabilities are divided by their mean after texts
-that say nothing. Without it a model of this size gives nearly every row the label that the question names first.
+Contextual calibration (Zhao et al., Calibrate Before Use, arXiv 2102.09690): probabilities are divided by their mean after
+texts that say nothing. Without it a model of this size gives nearly every row the label that the question names first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import small_model
 from contract import Answers, Job, Row, Trained, most_likely, serve
-
 
 NOTHING = ("N/A", "", "[MASK]")
 """The paper's texts without content."""
