@@ -98,7 +98,7 @@ def train(job: Job) -> Trained:
 
     def after(rows: Sequence[Row]) -> list[dict[str, Any]]:
         return [
-            {"seconds": round(at, 2), "what": "first verdict" if not i else "better bundle", **_kept(bundle, rows, job)}
+            {"seconds": round(at, 2), "what": "first bundle" if not i else "better bundle", **_kept(bundle, rows, job)}
             for i, (at, bundle) in enumerate(watch.copies)
         ]
 
