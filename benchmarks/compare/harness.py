@@ -229,7 +229,7 @@ def _finished(
     plain: Cell, rows: RowSet, measured: Measured, folder: Path, log: Path, peer: Peer
 ) -> tuple[Cell, dict[str, Any] | None]:
     seconds = {"all": round(measured.seconds, 2)}
-    took = {"seconds": seconds, "peak_mb": round(measured.peak_bytes / _MEGABYTE, 1)}
+    took: dict[str, Any] = {"seconds": seconds, "peak_mb": round(measured.peak_bytes / _MEGABYTE, 1)}
     if measured.timed_out:
         reason = f"not finished after {peer.limit_s / 60:.0f} minutes"
         return replace(plain, status=LIMIT, reason=reason, **took), None

@@ -71,9 +71,9 @@ def differences(scored: Iterable[Scored], reference: str, scope: str, *, seed: i
     found: list[Difference] = []
     for measure in (SCORE, LOG_LOSS):
         made = [
-            one
+            difference
             for peer, theirs in by_peer.items()
-            if (one := _difference(peer, theirs, ours, measure, scope, seed)) is not None
+            if (difference := _difference(peer, theirs, ours, measure, scope, seed)) is not None
         ]
         others = [one for one in made if not is_ours(one.peer)]
         corrected = dict(zip((one.peer for one in others), holm([one.p for one in others]), strict=True))

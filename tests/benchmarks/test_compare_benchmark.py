@@ -220,7 +220,8 @@ def test_a_killed_harness_goes_on_and_runs_no_cell_twice(tmp_path: Path, slow: P
     assert after[: len(before)] == before and len(after) == 3
     assert {json.loads(line)["draw"] for line in after} == {0, 1, 2}
     assert not lives(left) and not (out / "running.json").exists()
-    assert not any(lives(int(told.read_text())) for told in tmp_path.glob("child-*")), "children of peers are ended too"
+    # Children of peers are ended too.
+    wait_until(lambda: not any(lives(int(told.read_text())) for told in tmp_path.glob("child-*")))
     cells, rows, draw = Cells(out), read_set(tmp_path / "data", "s", most_test=5), Draw(4, False, 0)
     harness, peer = Harness(cells, out, Environments(tmp_path), 1), Peer("slow", "slow", "slow.py", "")
     with pytest.raises(InputError, match="other rows"):
@@ -236,7 +237,8 @@ def test_the_limit_ends_the_whole_group_and_memory_is_that_of_all(tmp_path: Path
         command, folder=tmp_path, environment=os.environ, limit_s=0.8, log=tmp_path / "log", running=tmp_path / "running.json"
     )
     assert found.timed_out and 0.8 <= found.seconds < 5 and found.peak_bytes > 60_000_000
-    assert not lives(int((tmp_path / "log").read_text())) and not (tmp_path / "running.json").exists()
+    wait_until(lambda: not lives(int((tmp_path / "log").read_text())))
+    assert not (tmp_path / "running.json").exists()
 
 
 def test_a_peer_that_cannot_be_installed_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

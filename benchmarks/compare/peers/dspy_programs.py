@@ -22,6 +22,7 @@ TOLD = {
     "max_tokens": MOST_TOKENS,
     "max_tokens_of_proposals": MOST_PROPOSED,
     "temperature": 0.0,
+    "adapter": "ChatAdapter without its fallback to JSON",
     "page": "dspy.ai: optimizers, BootstrapFewShot, MIPROv2, GEPA",
 }
 
@@ -34,7 +35,9 @@ def train(job: Job) -> Trained:
     model = dspy.LM(
         f"openai/{NAME}", api_base=url, api_key="none", temperature=0.0, max_tokens=MOST_TOKENS, cache=False, num_retries=1
     )
-    dspy.configure(lm=model, max_errors=100 * len(job.train))
+    # Asking again for JSON where an answer cannot be read, the adapter's default, costs two more requests a row, undoes the
+    # server's reuse of the prompt, and this model writes objects with fields of its choice then.
+    dspy.configure(lm=model, max_errors=100 * len(job.train), adapter=dspy.ChatAdapter(use_json_adapter_fallback=False))
     signature = dspy.Signature(
         {
             "text": (str, dspy.InputField()),

@@ -20,7 +20,7 @@ def processors_for(tokenizer: Any, vocabulary: int, grammar: str) -> Any:
     from transformers import LogitsProcessor, LogitsProcessorList
 
     table = llguidance.hf.from_tokenizer(tokenizer, n_vocab=max(vocabulary, len(tokenizer)))
-    first = llguidance.LLMMatcher(table, grammar, log_level=0)
+    first = llguidance.LLMatcher(table, grammar, log_level=0)
     if first.is_error():
         raise SystemExit(f"error: the grammar is refused: {first.get_error()}")
     end = int(tokenizer.eos_token_id)
