@@ -62,7 +62,9 @@ def train(job: Job) -> Trained:
     )
     predictor = MarkerBasedPredictor(model, classes=list(own))
     starts = [start.format(labels=listed) + asked_in for start in STARTS]
-    optimizer = CAPO(predictor=predictor, task=task, meta_llm=model, initial_prompts=starts)
+    # A tenth of the rows is kept for demonstrations; below 50 labelled rows that is fewer than the default of 5.
+    shots = min(5, round(0.1 * len(job.train)))
+    optimizer = CAPO(predictor=predictor, task=task, meta_llm=model, initial_prompts=starts, upper_shots=shots)
     best = optimizer.optimize(n_steps=STEPS)[0].construct_prompt()
     saved = job.folder / "prompt.txt"
     saved.write_text(best, encoding="utf-8")
