@@ -1,0 +1,128 @@
+"""Paired differences between cotune and each peer: by set and size, and pooled, with Holm's correction over the peers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from compare.cells import Cell
+from compare.registry import is_ours
+from compare.scores import Floats, Scored
+from cotune.evaluate.stats.intervals import Interval
+from cotune.evaluate.stats.paired import holm, paired_difference
+
+SCORE, LOG_LOSS = "score", "log_loss"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What cotune has more than a peer, on the same test rows after the same labelled rows.
+
+    Attributes:
+        scope: set and size, or what was pooled.
+        peer: whom it is compared with.
+        measure: ``score`` (more is better; accuracy, or a row's F1 for JSON) or ``log_loss`` (less is better).
+        value: cotune's mean minus the peer's.
+        ci: 95% interval of it.
+        p: of no difference.
+        p_holm: the same, corrected over the peers of the scope and the measure.
+        cells: pairs of cells.
+        rows: answers compared.
+    """
+
+    scope: str
+    peer: str
+    measure: str
+    value: float
+    ci: Interval
+    p: float
+    p_holm: float
+    cells: int
+    rows: int
+
+
+def scope_of(cell: Cell) -> str:
+    """``trec6, 64``."""
+    return f"{cell.set}, {cell.rows}{' a class' if cell.per_class else ''}"
+
+
+def differences(scored: Iterable[Scored], reference: str, scope: str, *, seed: int = 0) -> list[Difference]:
+    """All peers against ``reference`` over the cells that both have; corrected over the peers by measure.
+
+    cotune with other budgets is no peer: its differences are told uncorrected and are not counted in the correction.
+
+    Draws are tested on the same rows, and rows of a set are not alike, so the answers to one test row count as one group,
+    whichever draw they learnt from: the interval is over test rows. How much another draw of labelled rows would move it is
+    in it only as far as the draws that were made differ.
+
+    Args:
+        scored: the cells of the scope; several sets and sizes are pooled, each answer counting the same.
+        reference: the peer that the others are compared with.
+        scope: what they are, for the result.
+        seed: of the resampling.
+    """
+    by_peer: dict[str, dict[tuple[str, int, bool, int], Scored]] = {}
+    for one in scored:
+        place = (one.cell.set, one.cell.rows, one.cell.per_class, one.cell.draw)
+        by_peer.setdefault(one.cell.peer, {})[place] = one
+    ours = by_peer.pop(reference, {})
+    found: list[Difference] = []
+    for measure in (SCORE, LOG_LOSS):
+        made = [
+            difference
+            for peer, theirs in by_peer.items()
+            if (difference := _difference(peer, theirs, ours, measure, scope, seed)) is not None
+        ]
+        others = [one for one in made if not is_ours(one.peer)]
+        corrected = dict(zip((one.peer for one in others), holm([one.p for one in others]), strict=True))
+        found += [replace(one, p_holm=corrected.get(one.peer, one.p)) for one in made]
+    return found
+
+
+def _difference(
+    peer: str,
+    theirs: dict[tuple[str, int, bool, int], Scored],
+    ours: dict[tuple[str, int, bool, int], Scored],
+    measure: str,
+    scope: str,
+    seed: int,
+) -> Difference | None:
+    first: list[Floats] = []
+    second: list[Floats] = []
+    groups: list[str] = []
+    for place in sorted(theirs.keys() & ours.keys()):
+        one, two = (_values(side[place], measure) for side in (theirs, ours))
+        if one is not None and two is not None:
+            first.append(one)
+            second.append(two)
+            groups += [f"{place[0]}:{row}" for row in range(len(one))]
+    if not first:
+        return None
+    before, after = np.concatenate(first), np.concatenate(second)
+    # Where each row stands once there are no groups, and the exact tests apply.
+    repeated = len(set(groups)) < len(groups)
+    interval, p = paired_difference(before, after, seed=seed, groups=groups if repeated else None)
+    value = float((after - before).mean())
+    return Difference(scope, peer, measure, value, interval, p, p, len(first), len(before))
+
+
+def _values(scored: Scored, measure: str) -> Floats | None:
+    return scored.worth if measure == SCORE else scored.losses
+
+
+def pooled(scored: Sequence[Scored], reference: str) -> list[Difference]:
+    """Differences over all sets: of each size that several sets have, and of everything; labels and JSON apart."""
+    found: list[Difference] = []
+    for kind in sorted({one.cell.kind for one in scored}):
+        part = [one for one in scored if one.cell.kind == kind]
+        sizes = sorted({(one.cell.per_class, one.cell.rows) for one in part})
+        for per_class, rows in sizes:
+            sized = [one for one in part if (one.cell.per_class, one.cell.rows) == (per_class, rows)]
+            if len({one.cell.set for one in sized}) > 1 and len(sizes) > 1:
+                told = f"all sets, {rows}{' a class' if per_class else ''} rows"
+                found += differences(sized, reference, told + ("" if kind == "label" else ", JSON"))
+        if len({one.cell.set for one in part}) > 1 or len(sizes) > 1:
+            found += differences(part, reference, "all sets and sizes" + ("" if kind == "label" else ", JSON"))
+    return found

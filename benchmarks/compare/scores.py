@@ -1,0 +1,109 @@
+"""What a cell's answers are worth: right rows, log-loss, calibration, F1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compare.cells import Cell, read_answers
+from cotune.evaluate.stats.calibration import expected_calibration_error, log_loss_rows
+from cotune.evaluate.stats.f1 import f1_from_counts, label_indicators
+from cotune.task.answered import Answered
+from cotune.task.metrics.json_fields import field_counts, micro_f1, row_f1
+from cotune.task.values.output import Output
+
+Floats = NDArray[np.float64]
+
+LEAST_PROBABILITY = 1e-6
+"""What a right label that was ruled out, or is unknown to a peer, is taken to have been given: 13.8 nats, not infinity."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A finished cell with its answers' worth.
+
+    Attributes:
+        cell: which.
+        right: ``[rows]`` 1 where the whole answer is right, else 0.
+        worth: ``[rows]`` what the answer counts: the same for labels, a row's F1 for JSON.
+        losses: ``[rows]`` log-loss in nats; None without probabilities.
+        values: the scores by name: ``accuracy``; for labels ``macro_f1``, and ``log_loss`` and ``ece`` where there are
+            probabilities; for JSON ``json_f1``.
+        curve: of cotune, seconds and ``values`` of each bundle that lay on disk.
+    """
+
+    cell: Cell
+    right: Floats
+    worth: Floats
+    losses: Floats | None
+    values: dict[str, float]
+    curve: tuple[tuple[float, dict[str, float]], ...] = ()
+
+
+def score_cell(folder: Path, cell: Cell) -> Scored:
+    """Score a finished cell of a folder."""
+    return score_answers(cell, read_answers(folder, cell.key))
+
+
+def score_answers(cell: Cell, answers: Mapping[str, Any]) -> Scored:
+    """Score what a cell answered.
+
+    Args:
+        cell: which.
+        answers: ``outputs`` (the right ones), ``predictions``, ``probabilities`` and their ``labels``, and of cotune ``curve``,
+            the same of each bundle with its ``seconds``.
+    """
+    scored = _score(cell, answers)
+    shared = {"outputs": answers["outputs"], "labels": answers["labels"]}
+    curve = ((float(one["seconds"]), _score(cell, {**shared, **one}).values) for one in answers.get("curve", ()))
+    return replace(scored, curve=tuple(curve))
+
+
+def _score(cell: Cell, answers: Mapping[str, Any]) -> Scored:
+    outputs, predictions = answers["outputs"], answers["predictions"]
+    if cell.kind == "json":
+        return _score_json(cell, outputs, predictions)
+    right = np.array([float(a == b) for a, b in zip(outputs, predictions, strict=True)])
+    values = {"accuracy": float(right.mean()), "macro_f1": macro_f1(outputs, predictions)}
+    losses = None
+    if answers["probabilities"] is not None:
+        shares, places = aligned(answers["probabilities"], answers["labels"], outputs)
+        losses = log_loss_rows(np.log(shares), places)
+        column = {label: i for i, label in enumerate(answers["labels"])}
+        given = np.array([float(row[column[said]]) for row, said in zip(answers["probabilities"], predictions, strict=True)])
+        values |= {
+            "log_loss": float(losses.mean()),
+            "ece": expected_calibration_error(np.clip(given, 0.0, 1.0), right),
+        }
+    return Scored(cell, right, right, losses, values)
+
+
+def aligned(
+    probabilities: Sequence[Sequence[float]], labels: Sequence[str], outputs: Sequence[str]
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Probabilities with a column for every label that is right somewhere, none below the least, and the right columns."""
+    names = [*labels, *sorted(set(outputs) - set(labels))]
+    found = np.zeros((len(outputs), len(names)))
+    found[:, : len(labels)] = np.asarray(probabilities, dtype=np.float64)
+    place = {name: i for i, name in enumerate(names)}
+    return np.maximum(found, LEAST_PROBABILITY), np.array([place[output] for output in outputs], dtype=np.int64)
+
+
+def macro_f1(outputs: Sequence[str], predictions: Sequence[str]) -> float:
+    """F1 averaged over labels."""
+    names = sorted({*outputs, *predictions})
+    truth, given = label_indicators(outputs, names), label_indicators(predictions, names)
+    return float(f1_from_counts((truth * given).sum(axis=0), truth.sum(axis=0), given.sum(axis=0), "macro"))
+
+
+def _score_json(cell: Cell, outputs: Sequence[str], predictions: Sequence[str]) -> Scored:
+    answered = Answered(list(outputs), list(predictions), Output("json", (), "{}"))
+    counts, worth = field_counts(answered), row_f1(answered)
+    same = (counts[:, 0] == counts[:, 1]) & (counts[:, 0] == counts[:, 2])
+    right = same.astype(np.float64)
+    return Scored(cell, right, worth, None, {"accuracy": float(right.mean()), "json_f1": float(micro_f1(counts.sum(axis=0)))})

@@ -1,0 +1,428 @@
+"""The comparison's protocol, its cells, its statistics and its table, without any peer that needs a package or a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from compare import envs, pairs, table
+from compare.cells import CELLS, DONE, LIMIT, NOT_INSTALLABLE, Cell, Cells, answers_path, cell_key, read_cells
+from compare.envs import Environments, NotInstallableError
+from compare.harness import Harness
+from compare.measure import run_measured
+from compare.protocol import Draw, Row, RowSet, draw_rows, read_set, shares
+from compare.registry import HERE, PEERS, SERVER, Peer
+from compare.scores import LEAST_PROBABILITY, macro_f1, score_answers
+from cotune.errors import BusyError, InputError
+
+BENCHMARKS = HERE.parent
+LABELS = ("a", "b", "c")
+
+
+def write_set(folder: Path, counts: dict[str, int], test: int = 30) -> None:
+    folder.mkdir(parents=True)
+    rows = [{"input": f"{label} number {i}", "output": label} for label, count in counts.items() for i in range(count)]
+    tested = [{"input": f"{LABELS[i % 3]} asked {i}", "output": LABELS[i % 3]} for i in range(test)]
+    for split, part in (("train", rows), ("test", tested)):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+
+
+def texts(rows: list[Row]) -> list[str]:
+    return [row.text for row in rows]
+
+
+def test_draws_are_seeded_and_keep_the_shares_of_labels(tmp_path: Path) -> None:
+    write_set(tmp_path / "s", {"a": 200, "b": 90, "c": 3})
+    rows = read_set(tmp_path, "s")
+    drawn = draw_rows(rows, Draw(30, False, 0))
+    assert Counter(row.output for row in drawn) == {"a": 20, "b": 9, "c": 1}, "the rarest label has its one row"
+    assert texts(drawn) == texts(draw_rows(rows, Draw(30, False, 0)))
+    assert set(texts(drawn)) != set(texts(draw_rows(rows, Draw(30, False, 1))))
+    by_class = draw_rows(rows, Draw(8, True, 0))
+    assert Counter(row.output for row in by_class) == {"a": 8, "b": 8, "c": 3}
+    with pytest.raises(InputError, match="cannot be drawn"):
+        draw_rows(rows, Draw(1000, False, 0))
+
+
+def test_shares_add_up_whatever_the_counts() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        counts = {str(i): int(count) for i, count in enumerate(rng.integers(1, 60, size=rng.integers(2, 30)))}
+        total = int(rng.integers(1, sum(counts.values()) + 1))
+        given = shares(counts, total, rng)
+        assert sum(given.values()) == total
+        assert all(0 <= given[name] <= counts[name] for name in counts)
+        assert total < len(counts) or min(given.values()) >= 1
+
+
+def test_no_labelled_row_repeats_a_test_row_or_has_two_labels(tmp_path: Path) -> None:
+    write_set(tmp_path / "s", {"a": 5, "b": 5})
+    extra = [
+        {"input": "a asked 0", "output": "a"},
+        {"input": "both", "output": "a"},
+        {"input": "both", "output": "b"},
+        {"input": "twice", "output": "a"},
+        {"input": "twice", "output": "a"},
+    ]
+    with (tmp_path / "s" / "train.jsonl").open("a", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in extra)
+    found = Counter(row.text for row in read_set(tmp_path, "s").pool)
+    assert found["twice"] == 1 and not {"a asked 0", "both"} & found.keys()
+    assert len(found) == 11
+
+
+def test_part_of_the_labels_and_of_the_test_rows(tmp_path: Path) -> None:
+    write_set(tmp_path / "s", {"a": 9, "b": 9, "c": 9, "oos": 9})
+    rows = read_set(tmp_path, "s:2", most_test=7)
+    assert rows.name == "s-2" and len(rows.labels) == 2 and "oos" not in rows.labels
+    assert len(rows.test) == 7 and {row.output for row in rows.test} <= set(rows.labels)
+    assert rows == read_set(tmp_path, "s:2", most_test=7)
+
+
+def test_columns_come_from_a_task_file_and_json_is_known(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "task.yaml").write_text(
+        "data: {train: train.jsonl, test: test.jsonl, input: [said, asked], output: form}\n", encoding="utf-8"
+    )
+    row = {"said": "two", "asked": ["people", "time"], "form": {"people": "two"}}
+    for split in ("train", "test"):
+        text = f"{split} of it"
+        (folder / f"{split}.jsonl").write_text(json.dumps({**row, "said": text}) + "\n", encoding="utf-8")
+    rows = read_set(tmp_path, "mine")
+    assert rows.kind == "json" and rows.labels == ()
+    assert rows.pool[0].text == "said: train of it\nasked: people, time"
+    (folder / "task.yaml").unlink()
+    with pytest.raises(InputError, match="no column 'input'"):
+        read_set(tmp_path, "mine")
+
+
+def cell(peer: str = "majority", **changes: Any) -> Cell:
+    plain = Cell(
+        set="s",
+        kind="label",
+        rows=8,
+        per_class=False,
+        draw=0,
+        peer=peer,
+        status=DONE,
+        tested=4,
+        seconds={"all": 3.0, "train": 2.0, "predict": 0.4, "other": 0.6},
+        machine={"cpu": "a processor", "threads": 2, "cotune": "0"},
+        day="2026-11-27",
+    )
+    return replace(plain, **changes)
+
+
+def test_cells_survive_a_torn_line_and_the_last_of_a_key_counts(tmp_path: Path) -> None:
+    cells = Cells(tmp_path)
+    cells.add(cell())
+    cells.add(cell("tfidf"), {"outputs": ["a"]})
+    with pytest.raises(BusyError):
+        Cells(tmp_path)
+    cells.close()
+    with (tmp_path / CELLS).open("ab") as stream:
+        stream.write(b'{"set": "s", "kin')
+    assert [one.peer for one in read_cells(tmp_path)] == ["majority", "tfidf"]
+    again = Cells(tmp_path)
+    again.add(cell(status=LIMIT, reason="late"))
+    again.close()
+    found = {one.peer: one for one in read_cells(tmp_path)}
+    assert found["majority"].status == LIMIT and found["tfidf"].status == DONE and len(found) == 2
+    (tmp_path / CELLS).write_bytes(b"nonsense\n" + (tmp_path / CELLS).read_bytes())
+    with pytest.raises(InputError, match="line 1"):
+        read_cells(tmp_path)
+
+
+SLOW = """
+import json, subprocess, sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+Path(__file__).with_name(f"child-{time.time_ns()}").write_text(str(child.pid))
+time.sleep(0.4)
+test = (folder / "test.jsonl").read_text().splitlines()
+assert all("output" not in json.loads(line) for line in test)
+told = {"predictions": ["a"] * len(test), "probabilities": None, "labels": [], "shipped_bytes": 1, "base_bytes": 0}
+told |= {"seconds": {"train": 0.1, "predict": 0.1, "other": 0.0}, "settings": {}, "versions": {}, "curve": []}
+(folder / "answers.json").write_text(json.dumps(told))
+"""
+DRIVER = """
+import sys
+sys.path.insert(0, {benchmarks!r})
+from compare import registry
+registry.PEERS = {{"slow": registry.Peer("slow", "slow", {script!r}, "", small_model=False)}}
+from compare import run
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.02)
+
+
+def lines_of(out: Path) -> list[bytes]:
+    return (out / CELLS).read_bytes().split(b"\n")[:-1] if (out / CELLS).is_file() else []
+
+
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[Path]:
+    """A driver of the harness whose only peer takes half a second and leaves a child behind."""
+    script, driver = tmp_path / "slow.py", tmp_path / "driver.py"
+    script.write_text(SLOW, encoding="utf-8")
+    driver.write_text(DRIVER.format(benchmarks=str(BENCHMARKS), script=str(script)), encoding="utf-8")
+    yield driver
+    for told in tmp_path.glob("child-*"):
+        if lives(pid := int(told.read_text() or 0)):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_killed_harness_goes_on_and_runs_no_cell_twice(tmp_path: Path, slow: Path) -> None:
+    write_set(tmp_path / "data" / "s", {"a": 9, "b": 9})
+    out = tmp_path / "out"
+    asked = ["--data", str(tmp_path / "data"), "--out", str(out), "--sets", "s", "--rows", "4", "--draws", "3"]
+    command = [sys.executable, str(slow), *asked]
+    first = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    wait_until(lambda: len(lines_of(out)) == 1 and (out / "running.json").is_file())
+    left = int(json.loads((out / "running.json").read_text())["group"])
+    first.kill()
+    first.wait()
+    assert lives(left), "the peer goes on without its harness"
+    before = lines_of(out)
+    with (out / CELLS).open("ab") as stream:
+        stream.write(b'{"set": "torn')
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    after = lines_of(out)
+    assert after[: len(before)] == before and len(after) == 3
+    assert {json.loads(line)["draw"] for line in after} == {0, 1, 2}
+    assert not lives(left) and not (out / "running.json").exists()
+    # Children of peers are ended too.
+    wait_until(lambda: not any(lives(int(told.read_text())) for told in tmp_path.glob("child-*")))
+    cells, rows, draw = Cells(out), read_set(tmp_path / "data", "s", most_test=5), Draw(4, False, 0)
+    harness, peer = Harness(cells, out, Environments(tmp_path), 1), Peer("slow", "slow", "slow.py", "")
+    with pytest.raises(InputError, match="other rows"):
+        harness.run(rows, draw, draw_rows(rows, draw), peer)
+    cells.close()
+
+
+def test_the_limit_ends_the_whole_group_and_memory_is_that_of_all(tmp_path: Path) -> None:
+    grown = "import time; held = bytearray(60_000_000); time.sleep(600)"
+    script = f"import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', {grown!r}]); print(p.pid, flush=True)"
+    command = [sys.executable, "-c", f"{script}; time.sleep(600)"]
+    found = run_measured(
+        command, folder=tmp_path, environment=os.environ, limit_s=0.8, log=tmp_path / "log", running=tmp_path / "running.json"
+    )
+    assert found.timed_out and 0.8 <= found.seconds < 5 and found.peak_bytes > 60_000_000
+    wait_until(lambda: not lives(int((tmp_path / "log").read_text())))
+    assert not (tmp_path / "running.json").exists()
+
+
+def test_a_peer_that_cannot_be_installed_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed, tools, environments = tmp_path / "requirements", tmp_path / "tools", Environments(tmp_path / "envs")
+    needed.mkdir()
+    tools.mkdir()
+    (needed / "tfidf.txt").write_text("scikit-learn==999\n", encoding="utf-8")
+    (tools / "uv").write_text('#!/bin/sh\necho tried >> "$0.log"\necho "error: there is no version 999" >&2\nexit 1\n')
+    (tools / "uv").chmod(0o755)
+    monkeypatch.setattr(envs, "REQUIREMENTS", needed)
+    monkeypatch.setenv("PATH", str(tools), prepend=os.pathsep)
+    write_set(tmp_path / "data" / "s", {"a": 9, "b": 9})
+    rows = read_set(tmp_path / "data", "s")
+    cells = Cells(tmp_path / "out")
+    harness = Harness(cells, tmp_path / "out", environments, 1)
+    draws = [Draw(4, False, 0), Draw(4, False, 1)]
+    assert all(harness.run(rows, draw, draw_rows(rows, draw), PEERS["tfidf"]) for draw in draws)
+    assert not harness.run(rows, draws[0], draw_rows(rows, draws[0]), PEERS["tfidf"]), "it is a finished cell"
+    found = cells.get(cell_key("s", draws[0], "tfidf"))
+    assert found is not None and (found.status, found.reason) == (NOT_INSTALLABLE, "error: there is no version 999")
+    assert (tools / "uv.log").read_text().count("tried") == 1, "what failed once is not tried for each cell"
+    (needed / "tfidf.txt").write_text("scikit-learn==998\n", encoding="utf-8")
+    with pytest.raises(NotInstallableError):
+        environments.python("tfidf")
+    assert (tools / "uv.log").read_text().count("tried") == 2, "other requirements are"
+    cells.close()
+
+
+def test_every_peer_has_its_script_and_pinned_requirements() -> None:
+    names = {peer.environment for peer in PEERS.values()} | {SERVER}
+    for name in names - {""}:
+        lines = (envs.REQUIREMENTS / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+        assert all("==" in line for line in lines if line and not line.startswith("#")), name
+    for peer in PEERS.values():
+        compile((HERE / "peers" / peer.script).read_text(encoding="utf-8"), peer.script, "exec")
+
+
+def test_the_majority_peer_speaks_the_contract(tmp_path: Path) -> None:
+    write_set(tmp_path / "data" / "s", {"a": 20, "b": 9})
+    rows = read_set(tmp_path / "data", "s")
+    cells = Cells(tmp_path / "out")
+    harness, draw = Harness(cells, tmp_path / "out", Environments(tmp_path / "envs"), 1), Draw(9, False, 0)
+    assert harness.run(rows, draw, draw_rows(rows, draw), PEERS["majority"])
+    found = cells.get(cell_key("s", draw, "majority"))
+    assert found is not None and found.status == DONE and found.seconds["train"] > 0 and found.peak_mb > 0
+    answers = json.loads(answers_path(tmp_path / "out", found.key).read_text(encoding="utf-8"))
+    assert answers["predictions"] == ["a"] * 30 and answers["labels"] == ["a", "b"]
+    assert score_answers(found, answers).values["accuracy"] == pytest.approx(1 / 3)
+    cells.close()
+
+
+def answered(seed: int, sure: float = 2.0, rows: int = 60) -> dict[str, Any]:
+    """Answers of a made-up peer, the better the surer."""
+    rng = np.random.default_rng(seed)
+    outputs = [LABELS[i] for i in rng.integers(0, 3, size=rows)]
+    logits = rng.standard_normal((rows, 3)) + sure * np.array([[label == output for label in LABELS] for output in outputs])
+    found = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    predictions = [LABELS[i] for i in found.argmax(axis=1)]
+    return {"outputs": outputs, "predictions": predictions, "probabilities": found.tolist(), "labels": list(LABELS)}
+
+
+def test_scores_are_what_their_definitions_say() -> None:
+    answers = answered(3)
+    found = score_answers(cell(), answers).values
+    pairs_of = list(zip(answers["outputs"], answers["predictions"], strict=True))
+    assert found["accuracy"] == pytest.approx(np.mean([right == said for right, said in pairs_of]))
+    by_label = []
+    for label in LABELS:
+        hits = sum(right == said == label for right, said in pairs_of)
+        by_label.append(2 * hits / sum((right == label) + (said == label) for right, said in pairs_of))
+    assert found["macro_f1"] == pytest.approx(np.mean(by_label))
+    given = [row[LABELS.index(right)] for row, right in zip(answers["probabilities"], answers["outputs"], strict=True)]
+    assert found["log_loss"] == pytest.approx(-np.mean(np.log(given)))
+    assert 0 < found["ece"] < 0.3 and macro_f1(["a"], ["b"]) == 0.0
+
+
+def test_a_label_that_a_peer_does_not_know_costs_what_the_least_probability_costs() -> None:
+    answers = {"outputs": ["a", "c"], "predictions": ["a", "b"], "probabilities": [[1.0, 0.0]] * 2, "labels": ["a", "b"]}
+    losses = score_answers(cell(), answers).losses
+    assert losses is not None and losses[0] < 1e-5 and losses[1] == pytest.approx(-np.log(LEAST_PROBABILITY), rel=1e-3)
+    plain = score_answers(cell(), {**answers, "probabilities": None, "labels": []})
+    assert plain.losses is None and set(plain.values) == {"accuracy", "macro_f1"}
+
+
+def test_json_answers_are_scored_field_by_field() -> None:
+    outputs = ['{"a": "1", "b": "2"}', '{"a": "1"}', "{}"]
+    answers = {"outputs": outputs, "predictions": ['{"b": "2", "a": "1"}', "no", "{}"], "probabilities": None, "labels": []}
+    found = score_answers(cell(kind="json"), answers)
+    assert found.right.tolist() == [1.0, 0.0, 1.0] and found.worth.tolist() == [1.0, 0.0, 1.0]
+    assert found.values["json_f1"] == pytest.approx(2 * 2 / (3 + 3))
+
+
+def scored_pair(rng: np.random.Generator, gain: float, draws: int, rows: int = 80) -> list[Any]:
+    """Cells of two peers whose answers to a row are alike whichever draw they learnt from."""
+    ease = rng.standard_normal(rows)
+    cells = []
+    for peer, better in (("tfidf", 0.0), ("cotune_3m", gain)):
+        leaning = ease + rng.standard_normal(rows) + better
+        for draw in range(draws):
+            right = (leaning + 0.3 * rng.standard_normal(rows) > 0).astype(float)
+            cells.append(score_answers(cell(peer, draw=draw), {
+                "outputs": ["a"] * rows,
+                "predictions": ["a" if good else "b" for good in right],
+                "probabilities": None,
+                "labels": [],
+            }))  # fmt: skip
+    return cells
+
+
+def test_three_draws_of_equal_peers_are_rarely_told_apart() -> None:
+    rng, told, held = np.random.default_rng(0), 0, 0
+    for _ in range(60):
+        (one,) = pairs.differences(scored_pair(rng, 0.0, 3), "cotune_3m", "s")
+        told += one.p_holm < 0.05
+        held += 0.0 in one.ci
+        assert (one.cells, one.rows) == (3, 240)
+    assert told <= 6 and held >= 54, "answers to one test row count as one group"
+
+
+def test_a_better_peer_is_found_and_the_sign_is_cotunes() -> None:
+    rng = np.random.default_rng(1)
+    found = [pairs.differences(scored_pair(rng, 1.2, draws), "cotune_3m", "s")[0] for draws in (1, 3)]
+    assert all(one.value > 0.1 and one.ci.low > 0 and one.p < 0.05 for one in found)
+
+
+def test_holm_is_taken_over_the_peers_of_a_measure() -> None:
+    scored = [score_answers(cell("cotune_3m"), answered(0, 3.0))]
+    for number, name in enumerate(("tfidf", "palp", "setfit")):
+        answers = answered(0, 3.0 - 0.7 * number)
+        scored.append(score_answers(cell(name), answers))
+    found = pairs.differences(scored, "cotune_3m", "s")
+    for measure in (pairs.SCORE, pairs.LOG_LOSS):
+        part = [one for one in found if one.measure == measure]
+        assert len(part) == 3 and all(one.p_holm >= one.p for one in part)
+        least = min(part, key=lambda one: one.p)
+        assert least.p_holm == pytest.approx(min(1.0, 3 * least.p))
+    losses = {one.peer: one.value for one in found if one.measure == pairs.LOG_LOSS}
+    assert losses["tfidf"] == 0.0 and losses["setfit"] < losses["palp"] < 0
+
+
+def write_cells(out: Path) -> None:
+    cells = Cells(out)
+    for name in ("s", "t"):
+        for peer, sure, seconds in (("cotune_3m", 3.0, 170.0), ("tfidf", 1.0, 2.0)):
+            for draw in range(2):
+                answers = answered(7, sure + 0.05 * draw)
+                early = {key: value for key, value in answered(7, 2.0).items() if key in ("predictions", "probabilities")}
+                curve = [{"seconds": 40.0, **early}] if peer == "cotune_3m" else []
+                times = {"all": seconds + 2, "train": seconds, "predict": 1.2, "other": 0.8}
+                cells.add(cell(peer, set=name, draw=draw, tested=60, seconds=times), {**answers, "curve": curve})
+    cells.add(cell("dspy_gepa", status=LIMIT, reason="not finished after 15 minutes"))
+    cells.add(cell("fastfit", set="t", status=NOT_INSTALLABLE, reason="error: no | wheel"))
+    cells.close()
+
+
+def test_the_table_tells_all_cells_and_draws_the_curve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_cells(tmp_path)
+    assert table.main(["--out", str(tmp_path), "--to", str(tmp_path / "to")]) == 0
+    told = capsys.readouterr().out
+    assert (tmp_path / "to" / "comparison.md").read_text(encoding="utf-8") == told.removesuffix("\n")
+    found = json.loads((tmp_path / "to" / "comparison.json").read_text(encoding="utf-8"))
+    ours, theirs = found["scopes"]["s, 8"]
+    assert (ours["peer"], theirs["peer"]) == ("cotune_3m", "tfidf"), "the best stands first"
+    assert ours["values"]["train_s"] == 170.0 and ours["values"]["predict_ms"] == pytest.approx(20.0) and ours["cells"] == 2
+    assert f"| TF-IDF + logistic regression | {theirs['values']['accuracy']:.3f} (" in told
+    assert "| DSPy GEPA | limit | s, 8, draw 0 | not finished after 15 minutes |" in told
+    assert "| FastFit on MiniLM | not installable | t, 8, draw 0 | error: no / wheel |" in told
+    scopes = {one["scope"] for one in found["differences"]}
+    assert scopes == {"s, 8", "t, 8", "all sets and sizes"}
+    whole = next(one for one in found["differences"] if one["scope"] == "all sets and sizes" and one["measure"] == "score")
+    assert (whole["cells"], whole["rows"]) == (4, 240) and whole["value"] > 0
+    for name in ("score-s-8.svg", "score-t-8.svg", "score-all-sets.svg"):
+        drawn = (tmp_path / "to" / name).read_text(encoding="utf-8")
+        assert drawn.startswith("<svg") and "cotune" in drawn and 'class="curve"' in drawn
+
+
+def test_without_cells_the_table_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert table.main(["--out", str(tmp_path)]) == 2
+    assert "run.py" in capsys.readouterr().err
+
+
+def test_written_answers_need_no_labels_to_be_drawn() -> None:
+    rows = tuple(Row({"input": str(i)}, "{}") for i in range(10))
+    written = RowSet("w", "json", rows, (), ())
+    assert len(draw_rows(written, Draw(4, False, 0))) == 4
+    with pytest.raises(InputError, match="need labels"):
+        draw_rows(written, Draw(4, True, 0))
