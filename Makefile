@@ -38,11 +38,11 @@ types: install-dev
 
 # One thread a worker: two torch processes with two threads each starve one another.
 test: lint types
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $${COTUNE_TEST_WORKERS:-2} --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $${COTUNE_TEST_WORKERS:-3} --dist loadfile --no-loadscope-reorder
 
 # The inner loop: what needs neither a model's minutes nor a browser.
 test-fast: install-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $${COTUNE_TEST_WORKERS:-2} --dist loadfile tests/task tests/prompt tests/refine tests/probe tests/tune \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $${COTUNE_TEST_WORKERS:-3} --dist loadfile tests/task tests/prompt tests/refine tests/probe tests/tune \
 		tests/evaluate/test_paired.py tests/evaluate/test_intervals.py tests/evaluate/test_references.py tests/test_config.py tests/test_structure.py
 
 clean:

@@ -23,6 +23,7 @@ from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Trials
 from cotune.cycle.progress import Quiet
 from cotune.errors import CotuneError
+from cotune.evaluate.responses import label_indices
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.local import LocalModel
@@ -42,7 +43,11 @@ def model(bench: Bench) -> LocalModel:
 
 @pytest.fixture
 def context(model: LocalModel, tmp_path: Path) -> RunContext:
-    task = Task.from_rows(labelled_rows(60), input="text", output="label")
+    return context_of(model, tmp_path, labelled_rows(60))
+
+
+def context_of(model: LocalModel, tmp_path: Path, rows: list[dict[str, str]]) -> RunContext:
+    task = Task.from_rows(rows, input="text", output="label")
     costs = CostModel(parse_budget("1Mtok"), 1.0, 1.0)
     return RunContext(task, model, Journal(tmp_path), costs, tmp_path, TuneSettings(), 0, Quiet())
 
@@ -139,34 +144,67 @@ def test_a_model_that_cannot_read_the_seed_prompt_is_told(context: RunContext, m
         Opened(context)
 
 
-def test_few_rows_are_learnt_from_by_the_labels_words_first(context: RunContext) -> None:
+def test_a_trial_may_start_from_the_labels_words(context: RunContext) -> None:
     opened = Opened(context)
     search, loop = opened.search, opened.loop
-    lead = loop._lead(search)
-    assert lead.by_words and lead.found.layer == context.model.depth
-    assert search.seed_as(lead) is search.seed_by_words and search.seed_as(search.seed) is search.seed
-    # The window of a deeper start is deeper and costs more.
-    assert loop.prices.trial(lead, loop.splits, 2.0) > 0
-    vectors = word_vectors(context, lead.prompt)
+    fit = search.seed_by_words = loop.words.read(search.seed)
+    assert fit is not None and fit.by_words and fit.found.layer == context.model.depth
+    assert search.seed_as(fit) is fit and search.seed_as(search.seed) is search.seed
+    vectors = word_vectors(context, fit.prompt)
     assert vectors is not None
-    states = opened.embedding.states(lead.prompt, BASE, context.dev, "race", layers=[context.model.depth])[0]
-    head = head_of_words(states, vectors)
-    weight, bias = head.folded()
+    states = opened.embedding.states(fit.prompt, BASE, context.dev, "race", layers=[context.model.depth])[0]
+    weight, bias = head_of_words(states, vectors).folded()
     assert np.allclose(states.astype(np.float64) @ weight.T + bias, states.astype(np.float64) @ vectors.T, atol=1e-3)
     search.epochs, search.last_epochs = 1.0, 1.0
     # Whoever of the winner and a prompt that is tried wins, the end is paid.
-    assert loop._owed(search, lead) >= loop._end(search, lead, [lead], lead)
-    loop._try(search, lead)
-    tuned = search.of(lead.prompt.id, tuned=True)
+    assert loop._owed(search, fit) >= loop._end(search, fit, [fit], fit)
+    loop._try(search, fit)
+    tuned = search.of(fit.prompt.id, tuned=True)
     assert tuned is not None and tuned.fit.by_words and tuned.first.layer == context.model.depth
+
+
+def test_two_labels_whose_words_tell_are_learnt_from_by_these_first(
+    model: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row for row in labelled_rows(90) if row["label"] != "tool"]
+    opened = Opened(context_of(model, tmp_path, rows))
+    search, loop = opened.search, opened.loop
+    for tells in (True, False):
+        monkeypatch.setattr(loop.words, "tell", lambda fit, tells=tells: tells)
+        lead = loop._lead(search)
+        assert lead.by_words if tells else lead is search.best_frozen
+    monkeypatch.setattr(loop.words, "tell", lambda fit: True)
+    monkeypatch.setattr(loop, "rows", loop.rows * 10)
+    assert loop._lead(search) is search.best_frozen, "of many rows the probe goes first"
 
 
 def test_words_are_no_start_where_the_last_layer_is_not_to_be_read(context: RunContext) -> None:
     opened = Opened(context, window=(1, 1))
-    assert not opened.loop._lead(opened.search).by_words and opened.search.seed_by_words is None
+    assert opened.loop.words.read(opened.search.seed) is None and not opened.loop._lead(opened.search).by_words
 
 
-def test_many_rows_are_learnt_from_below_the_probe_first(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_tell_where_they_say_more_than_how_frequent_labels_are(
+    context: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened = Opened(context)
-    monkeypatch.setattr(opened.loop, "rows", opened.loop.rows * 4)
-    assert opened.loop._lead(opened.search) is opened.search.best_frozen
+    words, seed = opened.loop.words, opened.search.seed
+    width, labels = context.model.width, context.task.labels
+    vectors = np.eye(len(labels), width, dtype=np.float32)
+    truth = label_indices(opened.loop.rows, context.task)
+    monkeypatch.setattr("cotune.cycle.probe_search.word_start.word_vectors", lambda context, prompt: vectors)
+    found = np.zeros((1, len(truth), width), np.float16)
+    found[0, np.arange(len(truth)), truth] = 3.0
+    monkeypatch.setattr(opened.embedding, "states", lambda *asked, **named: found)
+    assert words.tell(seed)
+    found[:] = np.random.default_rng(0).normal(size=found.shape)
+    assert not words.tell(seed)
+
+
+def test_a_trial_is_judged_by_fewer_rows_where_steps_need_the_budget(context: RunContext) -> None:
+    opened = Opened(context)
+    search, loop = opened.search, opened.loop
+    held = len(loop.splits[0].held)
+    before = {id(e.fit): e.losses for e in search.evidence}
+    loop._judge_by(search, loop.splits[:1])
+    assert search.winner in search.evidence
+    assert all(np.array_equal(e.losses, before[id(e.fit)][:held]) and len(e.correct) == held for e in search.evidence)

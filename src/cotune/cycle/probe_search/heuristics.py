@@ -47,8 +47,7 @@ class SearchHeuristics:
             itself gives its own rows nearly all probability, so that next to no gradient would be left for the weights below.
         refit_strength: strength of a probe on tuned states, as a multiple of the frozen probe's. Tuned weights have met
             these rows already, so their states tell them apart better than they tell unseen rows apart.
-        credit: standard errors by which a trial, which is half of a tuning, may be worse than the best frozen probe and win.
-        credit_few: the same where every row is held out once, of few rows.
+        credit: standard errors by which a trial, which is half of a tuning, may be worse than its frozen probe and win.
         care: what the end is priced at for each unit that it should cost: rows of the test are not quite the labelled ones.
         other_prompts: what a row costs on average under a pool's prompts, as a multiple of the seed prompt's: some share
             no prefix.
@@ -85,7 +84,6 @@ class SearchHeuristics:
     head_strength: float = 0.03
     refit_strength: float = 0.3
     credit: float = 1.0
-    credit_few: float = 2.0
     care: float = 1.06
     other_prompts: float = 1.25
     race_fits: float = 7.0

@@ -16,12 +16,13 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.folder import ASKED
 from cotune.cycle.probe_search.embedding import Embedding
-from cotune.cycle.probe_search.fits import PromptFit, difference, fit_prompt, read_by_words
+from cotune.cycle.probe_search.fits import PromptFit, difference, read_by_words
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.prices import Prices, too_small
 from cotune.cycle.probe_search.race import ProbeRace, race_probes, rows_embedded
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
-from cotune.cycle.probe_search.trial import READOUTS, Fitted, ReadoutKind, Split, Trials, held_loss
+from cotune.cycle.probe_search.trial import READOUTS, Fitted, ReadoutKind, Split, Trials, best_temperature, held_loss
+from cotune.cycle.probe_search.word_start import WordStart
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.pool import next_pool, opening_pool
 from cotune.cycle.search.trial import Measured
@@ -68,6 +69,7 @@ class LabelLoop:
         self.guide = Guide(context, config)
         self.rows = labelled_rows(context)
         self.splits = splits_of(context)
+        self.words = WordStart(context, embedding, trials, self.rows)
         self._cycle = 1
         self._first_rows = HEURISTICS.opening_rows(len(context.task.labels))
 
@@ -154,6 +156,7 @@ class LabelLoop:
         self._judge_frozen(search, search.seed)
         if search.best_frozen is not search.seed:
             self._judge_frozen(search, search.best_frozen)
+        self._bundle_loss = self._first_loss(search)
         self._choose(search)
         return search
 
@@ -251,7 +254,12 @@ class LabelLoop:
         cut = {id(e): replace(e, losses=e.losses[: self._judged], correct=e.correct[: self._judged]) for e in search.evidence}
         search.winner = cut[id(search.winner)] if search.winner is not None else None
         search.evidence = list(cut.values())
-        self._bundle_loss = min(e.mean for e in search.evidence)
+        self._bundle_loss = self._first_loss(search)
+
+    def _first_loss(self, search: LabelSearch) -> float:
+        """Held-out log-loss of what the first bundle holds."""
+        first = search.of(search.best_frozen.prompt.id, tuned=False)
+        return float("inf") if first is None else first.mean
 
     def _first_trials(self, search: LabelSearch) -> None:
         """Tune the leading prompt; where there is room also the seed prompt, and a prompt that is read in the other way.
@@ -273,32 +281,32 @@ class LabelLoop:
         self._record(search, search.base_race, pool=len(search.proposals))
 
     def _lead(self, search: LabelSearch) -> PromptFit:
-        """What is tuned first: of few rows the seed prompt from the labels' words, else the best prompt below its probe.
+        """What is tuned first: the best prompt below its probe, or of few rows from the labels' words where these say much.
 
-        Tuned from the words, the upper layers learn more from few rows than those below a probe do, also where the untuned
-        model says the wrong words; of many rows those below a probe learn as much in less time (docs/probes.md). The seed
-        prompt names the labels, and its tuning is owed in any case, so that a short budget is not spent on one more arm.
+        They do where cross-fitting reads the best prompt by them, and where there are two labels and the untuned model tells
+        them apart by their words. Tuning then learns far more from the words than below a probe (docs/probes.md). The seed
+        prompt names the labels, and its tuning is owed in any case, so that it goes first unless another is clearly better.
         """
-        if len(self.rows) < HEURISTICS.few_rows:
-            search.seed_by_words = self._by_words(search.seed)
-        return search.seed_by_words or search.best_frozen
-
-    def _by_words(self, fit: PromptFit) -> PromptFit | None:
-        """A prompt read by the labels' words; None where these cannot be told apart or the last layer is not to be read."""
-        if not self.trials.reads_words(fit.prompt):
-            return None
-        if (known := read_by_words(fit)) is not None:
-            return known
-        # A race leaves the last layer out where its leaders are read from lower ones.
-        depth = self.context.model.depth
-        states = self.embedding.states(fit.prompt, BASE, self.rows, "race", layers=[depth])
-        return read_by_words(fit_prompt(self.context, fit.prompt, self.rows, states, [depth]))
+        best = search.best_frozen
+        if len(self.rows) >= HEURISTICS.few_rows:
+            return best
+        two = len(self.context.task.labels) == 2
+        if not best.by_words and not two:
+            return best
+        seed = self.words.read(search.seed)
+        if seed is None or not (best.by_words or self.words.tell(seed)):
+            return best
+        search.seed_by_words = seed
+        if not best.by_words:
+            return seed
+        gap = difference(seed, best)
+        return seed if gap.mean() <= corrected_error(gap) else best
 
     def _words_later(self, search: LabelSearch) -> PromptFit | None:
         """The seed prompt by the labels' words, where a search that began below probes has much budget left."""
         trial = self.prices.trial(search.seed, self.splits, search.epochs)
         if search.seed_by_words is None and HEURISTICS.words_cost * trial <= self._room(search):
-            search.seed_by_words = self._by_words(search.seed)
+            search.seed_by_words = self.words.read(search.seed)
         return search.seed_by_words
 
     # Later cycles -------------------------------------------------------------------------------------------------
@@ -579,22 +587,6 @@ def splits_of(context: RunContext) -> tuple[Split, ...]:
                 learn = (*(row for row, of in zip(train, parts, strict=True) if of != part), *dev)
                 splits.append(Split(learn, held))
     return tuple(splits)
-
-
-def best_temperature(log_probs: NDArray[np.float64], gold: NDArray[np.int64]) -> float:
-    """The temperature with the least held-out log-loss, between 1/2 and 8; few rows are taken with a prior towards 1.
-
-    The prior is worth as much as ten rows would be that each lose half the square of the temperature's logarithm.
-    """
-    from scipy.optimize import minimize_scalar
-
-    rows = np.arange(len(gold))
-
-    def loss(power: float) -> float:
-        return float(-tempered(log_probs, float(np.exp(power)))[rows, gold].sum() + 5.0 * power**2)
-
-    found = minimize_scalar(loss, bounds=(-np.log(2), np.log(8)), method="bounded")
-    return float(np.exp(found.x))
 
 
 def split_epochs(wanted: float, fits: Callable[[float, float], bool], least: float = 1.0) -> tuple[float, float]:

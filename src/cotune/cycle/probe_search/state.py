@@ -100,18 +100,15 @@ class LabelSearch:
         return self.seed_by_words if other.by_words and self.seed_by_words is not None else self.seed
 
     def expected(self, evidence: Evidence) -> float:
-        """Held-out log-loss that is expected of what ships: a trial that is tuned on gets credit against frozen probes.
+        """Held-out log-loss that is expected of what ships: a trial that is tuned on gets a standard error's credit.
 
-        A trial has had half of its epochs. Where it was as good as the best frozen probe, or a little worse, what came of it in
-        the end was better by far (docs/probes.md), so it loses only where it is worse by more than chance. Of few rows chance
-        is large, and the frozen probe is the best of many.
+        A trial has had half of its epochs. Where it was as good as its frozen probe, or a little worse, what came of it in the
+        end was better by far (docs/probes.md), so it loses only where it is worse by more than chance.
         """
-        frozen = [e for e in self.evidence if not e.tuned and len(e.losses) == len(evidence.losses)]
-        if not (evidence.tuned and self.last_epochs) or not frozen:
+        frozen = self.of(evidence.fit.prompt.id, tuned=False)
+        if not (evidence.tuned and self.last_epochs) or frozen is None or len(frozen.losses) != len(evidence.losses):
             return evidence.mean
-        best = min(frozen, key=lambda e: e.mean)
-        errors = HEURISTICS.credit_few if len(evidence.losses) < HEURISTICS.few_rows else HEURISTICS.credit
-        return evidence.mean - errors * standard_error(evidence.losses - best.losses)
+        return evidence.mean - HEURISTICS.credit * standard_error(evidence.losses - frozen.losses)
 
     @property
     def prompts_tuned(self) -> int:
