@@ -9,13 +9,13 @@ from cotune.cycle.budget.rates import CostModel
 
 _NOISE = 0.95
 """Share of what was reckoned that must be left: its own margins are for the ordinary noise of a machine."""
-_GUESS = 1.5
-"""Times slower than expected that steps may be without the rest being slower too: what a step costs is a guess at first."""
 _DOUBT = 12
 """Steps at the expected speed that count along with those that were taken, or two slow ones would end a stretch."""
 
 
-def spent_to(keep: float, costs: CostModel, step_tokens: float, clock: Callable[[], float]) -> Callable[[], bool] | None:
+def spent_to(
+    keep: float, costs: CostModel, step_tokens: float, clock: Callable[[], float], *, guess: float = 1.0
+) -> Callable[[], bool] | None:
     """What tells after each step whether it has to be the last, so that enough is left for what comes after.
 
     A machine that others begin to use takes many times as long as it did, for the steps as for all that follows; so what must
@@ -27,6 +27,8 @@ def spent_to(keep: float, costs: CostModel, step_tokens: float, clock: Callable[
         costs: that speed, and the budget.
         step_tokens: of a step.
         clock: seconds of the budget that have gone.
+        guess: times slower than expected that steps may be without what follows being slower too, where it has been timed
+            and the price of a step is still a guess.
 
     Returns:
         None where nothing has to be asked: other budgets than time are known to the token.
@@ -38,7 +40,7 @@ def spent_to(keep: float, costs: CostModel, step_tokens: float, clock: Callable[
     def spent() -> bool:
         asked.append(clock())
         slow = (asked[-1] - asked[0] + doubt) / ((len(asked) - 1) * expected + doubt)
-        return costs.budget.amount - asked[-1] < _NOISE * keep * max(1.0, slow / _GUESS)
+        return costs.budget.amount - asked[-1] < _NOISE * keep * max(1.0, slow / guess)
 
     return spent
 

@@ -48,6 +48,8 @@ class SearchHeuristics:
         refit_strength: strength of a probe on tuned states, as a multiple of the frozen probe's. Tuned weights have met
             these rows already, so their states tell them apart better than they tell unseen rows apart.
         credit: standard errors by which a trial, which is half of a tuning, may be worse than its frozen probe and win.
+        guess: times slower than priced that steps may be before a tuning is cut short for the test, whose rows were timed by
+            then; a first tuning is priced by a guess.
         care: what the end is priced at for each unit that it should cost: rows of the test are not quite the labelled ones.
         other_prompts: what a row costs on average under a pool's prompts, as a multiple of the seed prompt's: some share
             no prefix.
@@ -84,6 +86,7 @@ class SearchHeuristics:
     head_strength: float = 0.03
     refit_strength: float = 0.3
     credit: float = 1.0
+    guess: float = 1.5
     care: float = 1.06
     other_prompts: float = 1.25
     race_fits: float = 7.0

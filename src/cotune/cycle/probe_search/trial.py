@@ -194,7 +194,8 @@ class Trials:
                 folder=context.folder / "checkpoints",
                 start=start,
             )
-            spent = spent_to(keep, context.spending.costs, run.tokens_per_step * share, context.journal.clock)
+            costs, clock = context.spending.costs, context.journal.clock
+            spent = spent_to(keep, costs, run.tokens_per_step * share, clock, guess=HEURISTICS.guess)
             trained: list[tuple[float, int]] = []
 
             def report(step: int, loss: float, tokens: int) -> None:
