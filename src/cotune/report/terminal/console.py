@@ -81,9 +81,13 @@ class LiveView:
         self._closed = False
         # Events come from the run's thread, drawing from the refreshing one.
         self._lock = threading.RLock()
-        self._live = Live(console=console, get_renderable=self.render, refresh_per_second=_REFRESH_PER_SECOND) if live else None
-        if self._live:
-            self._live.start()
+        self._live = Live(console=console, get_renderable=self.render, refresh_per_second=_REFRESH_PER_SECOND)
+        if live:
+            self.start()
+
+    def start(self) -> None:
+        """Draw from now on; whoever calls this sees to it that :meth:`close` follows, whatever happens."""
+        self._live.start()
 
     def event(self, event: Mapping[str, Any]) -> None:
         with self._lock:
@@ -106,10 +110,9 @@ class LiveView:
 
     def close(self) -> None:
         self._closed = True
-        if self._live:
-            # A terminal that has hung up cannot be given back.
-            with contextlib.suppress(OSError, ValueError):
-                self._live.stop()
+        # A terminal that has hung up cannot be given back, and a thread that never began cannot be waited for.
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            self._live.stop()
 
     def render(self) -> RenderableType:
         """The view as it stands now."""
@@ -224,13 +227,17 @@ class QuietView:
         return None
 
 
-def make_view(json: bool, quiet: bool, stream: TextIO, is_terminal: bool) -> RunView:
+def make_view(
+    json: bool, quiet: bool, stream: TextIO, is_terminal: bool, closed_by: contextlib.ExitStack | None = None
+) -> RunView:
     """The view that suits where the output goes.
 
     Args:
         json: JSON lines are asked for; goes before ``quiet``, since a machine reads along.
         quiet: nothing is to be shown.
         stream: where it goes.
+        closed_by: closes a live view in the end, also where an interrupt comes while it is drawn for the first time; None
+            leaves that to the caller.
         is_terminal: whether that is a terminal. One that cannot move its cursor or show Unicode gets plain lines.
     """
     if json:
@@ -242,7 +249,11 @@ def make_view(json: bool, quiet: bool, stream: TextIO, is_terminal: bool) -> Run
 
         console = Console(file=stream, force_terminal=True)
         if not console.is_dumb_terminal:
-            return LiveView(console)
+            view = LiveView(console, live=False)
+            if closed_by is not None:
+                closed_by.callback(view.close)
+            view.start()
+            return view
     return PlainView(stream)
 
 
