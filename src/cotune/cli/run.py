@@ -78,8 +78,10 @@ def run(
             typer.echo(f"The journal was damaged and is cut before the damage; the whole file is kept as {copy}.", err=True)
         if finish and _told_to_finish(folder):
             return
-        with interrupts_unseen(), contextlib.ExitStack() as stack:
-            view = make_view(json=as_json, quiet=quiet, stream=sys.stdout, is_terminal=sys.stdout.isatty(), closed_by=stack)
+        view = make_view(json=as_json, quiet=quiet, stream=sys.stdout, is_terminal=sys.stdout.isatty())
+        with interrupts_unseen(), contextlib.closing(view):
+            # An interrupt may come while it is drawn for the first time.
+            view.start()
             result = run_cycle(config, folder, prompts=texts, view=view)
     except KeyboardInterrupt:
         kept = (folder / JOURNAL).is_file()

@@ -32,6 +32,10 @@ _REFRESH_PER_SECOND = 4
 class RunView(Protocol):
     """Shows a run. A view never makes the run fail: a closed pipe silences it, an odd event is shown as it is."""
 
+    def start(self) -> None:
+        """Begin to draw; whoever calls this sees to it that :meth:`close` follows, whatever happens meanwhile."""
+        ...
+
     def event(self, event: Mapping[str, Any]) -> None:
         """Take in a line of the run's journal: an object with ``kind``, ``value`` and ``active_s``."""
         ...
@@ -86,7 +90,6 @@ class LiveView:
             self.start()
 
     def start(self) -> None:
-        """Draw from now on; whoever calls this sees to it that :meth:`close` follows, whatever happens."""
         self._live.start()
 
     def event(self, event: Mapping[str, Any]) -> None:
@@ -214,6 +217,9 @@ class LiveView:
 class QuietView:
     """Shows nothing."""
 
+    def start(self) -> None:
+        return None
+
     def event(self, event: Mapping[str, Any]) -> None:
         return None
 
@@ -227,17 +233,13 @@ class QuietView:
         return None
 
 
-def make_view(
-    json: bool, quiet: bool, stream: TextIO, is_terminal: bool, closed_by: contextlib.ExitStack | None = None
-) -> RunView:
-    """The view that suits where the output goes.
+def make_view(json: bool, quiet: bool, stream: TextIO, is_terminal: bool) -> RunView:
+    """The view that suits where the output goes; it shows nothing before it is started.
 
     Args:
         json: JSON lines are asked for; goes before ``quiet``, since a machine reads along.
         quiet: nothing is to be shown.
         stream: where it goes.
-        closed_by: closes a live view in the end, also where an interrupt comes while it is drawn for the first time; None
-            leaves that to the caller.
         is_terminal: whether that is a terminal. One that cannot move its cursor or show Unicode gets plain lines.
     """
     if json:
@@ -249,11 +251,7 @@ def make_view(
 
         console = Console(file=stream, force_terminal=True)
         if not console.is_dumb_terminal:
-            view = LiveView(console, live=False)
-            if closed_by is not None:
-                closed_by.callback(view.close)
-            view.start()
-            return view
+            return LiveView(console, live=False)
     return PlainView(stream)
 
 

@@ -43,6 +43,9 @@ class PlainView:
     def set_time_left(self, seconds: float | None) -> None:
         self._pace.set_left(seconds)
 
+    def start(self) -> None:
+        return None
+
     def close(self) -> None:
         return None
 
@@ -82,6 +85,9 @@ class JsonView:
 
     def set_time_left(self, seconds: float | None) -> None:
         self._pace.set_left(seconds)
+
+    def start(self) -> None:
+        return None
 
     def close(self) -> None:
         self._flush()
