@@ -81,6 +81,16 @@ def test_a_fit_outlives_a_race_that_looks_at_fewer_layers(context: RunContext) -
     assert tuned is not None and set(trials.log_probs(tuned, context.dev, "judge")) == {"head", "refit", "mean"}
 
 
+def test_reading_another_layer_later_forgets_none(context: RunContext) -> None:
+    embedding, prompt, rows = Embedding(context), seed_prompt(context.task), context.task.train
+    lower = embedding.states(prompt, BASE, rows, "race", layers=[1])
+    embedding.states(prompt, BASE, rows, "race", layers=[context.model.depth])
+    assert np.array_equal(embedding.states(prompt, BASE, rows, "race", layers=[1]), lower)
+    both = embedding.states(prompt, BASE, rows, "race", layers=[1, context.model.depth])
+    assert np.array_equal(both[:1], lower)
+    assert sum(event["kind"] == "embed" for event in context.journal.events) == 2
+
+
 def test_the_bundle_is_only_replaced_by_what_did_better_on_held_out_rows(context: RunContext) -> None:
     opened = Opened(context)
     search, loop = opened.search, opened.loop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cotune.cycle.answering.base import Answering
+from cotune.cycle.answering.base import Answering, LabelAnswering
 from cotune.cycle.budget.rates import CostModel
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
@@ -27,6 +27,7 @@ class RowCosts:
     def __init__(self, answering: Answering, costs: CostModel, sample: Sequence[Example], *, writes: bool) -> None:
         self._answering, self._costs, self._sample, self._writes = answering, costs, sample, writes
         self._counted: dict[str, tuple[float, int]] = {}
+        self._asked: dict[str, tuple[float, int]] = {}
         self._again: dict[str, float] = {}
         self._read: dict[str, tuple[int, float]] = {}
         self._base: dict[str, float] = {}
@@ -59,6 +60,13 @@ class RowCosts:
         if prompt.id not in self._counted:
             self._counted[prompt.id] = self._answering.tokens_a_row(prompt, self._sample)
         return self._counted[prompt.id]
+
+    def without_words(self, prompt: Prompt) -> tuple[float, int]:
+        """The same without the labels' words: what embedding a row reads."""
+        if prompt.id not in self._asked:
+            assert isinstance(self._answering, LabelAnswering)
+            self._asked[prompt.id] = self._answering.own_tokens(prompt, self._sample)
+        return self._asked[prompt.id]
 
     def written(self, prompt: Prompt, *, tuned: bool, apart: bool = False, new: bool = False) -> float:
         """Cost of writing a row's answer beyond scoring it; none where nothing is written.

@@ -9,8 +9,9 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.heuristics import HEURISTICS
-from cotune.cycle.probe_search.loop import labelled_rows, measured_on_dev
+from cotune.cycle.probe_search.loop import measured_on_dev
 from cotune.cycle.probe_search.prices import Prices
+from cotune.cycle.probe_search.splits import labelled_rows
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Fitted, ReadoutKind, Trials, warmed
 from cotune.cycle.search.confirm import Confirmed, settle

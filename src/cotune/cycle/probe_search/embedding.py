@@ -14,7 +14,6 @@ from cotune.files import content_hash
 from cotune.model.engine.facts import engine_facts
 from cotune.model.engine.state_store import Half, StateStore, layers_of_interest
 from cotune.prompt.prompt import Prompt
-from cotune.prompt.render import shared_prefix
 from cotune.task.example import Example
 
 
@@ -34,7 +33,6 @@ class Embedding:
         self.context = context
         self.layers = layers_of_interest(context.model.depth)
         self._store = StateStore(context.folder / "states")
-        self._lengths: dict[str, tuple[float, int]] = {}
         self._known: dict[tuple[str, str], dict[str, tuple[tuple[int, ...], NDArray[np.float16]]]] = {}
 
     def states(
@@ -64,7 +62,7 @@ class Embedding:
         missing = [row for row in rows if row.id not in known or not set(wanted) <= set(known[row.id][0])]
         if missing:
             found = self._embed(prompt, bare, missing, wanted, stage)
-            known.update({row.id: (wanted, found[:, place]) for place, row in enumerate(missing)})
+            known.update({row.id: _joined(known.get(row.id), wanted, found[:, place]) for place, row in enumerate(missing)})
         return np.stack([_of_layers(*known[row.id], wanted) for row in rows], axis=1)
 
     def narrow(self, deepest: int) -> None:
@@ -129,13 +127,18 @@ class Embedding:
 
     def row_cost(self, prompt: Prompt, rows: int, *, layers: Sequence[int] | None = None) -> float:
         """Cost of embedding so many rows under a prompt, in the budget's unit."""
-        if prompt.id not in self._lengths:
-            sample = self.context.answering.render(prompt, self.context.train_sample[:16])
-            prefix = shared_prefix([row.prompt_ids for row in sample])
-            own = sum(len(row.prompt_ids) + row.looked_up for row in sample) / len(sample) - prefix
-            self._lengths[prompt.id] = own, prefix
-        own, prefix = self._lengths[prompt.id]
+        own, prefix = self.context.spending.rows.without_words(prompt)
         return self.context.spending.costs.scoring((rows * own + prefix) * self.share(layers))
+
+
+def _joined(
+    before: tuple[tuple[int, ...], NDArray[np.float16]] | None, layers: tuple[int, ...], states: NDArray[np.float16]
+) -> tuple[tuple[int, ...], NDArray[np.float16]]:
+    """A row's states with those of other layers that were read before."""
+    others = () if before is None else tuple(layer for layer in before[0] if layer not in layers)
+    if before is None or not others:
+        return layers, states
+    return (*layers, *others), np.concatenate([states, _of_layers(*before, others)])
 
 
 def _of_layers(stored: tuple[int, ...], states: NDArray[np.float16], wanted: tuple[int, ...]) -> NDArray[np.float16]:

@@ -16,12 +16,14 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.folder import ASKED
 from cotune.cycle.probe_search.embedding import Embedding
+from cotune.cycle.probe_search.epochs import split_epochs
 from cotune.cycle.probe_search.fits import PromptFit, difference, read_by_words
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.prices import Prices, too_small
 from cotune.cycle.probe_search.race import ProbeRace, race_probes, rows_embedded
+from cotune.cycle.probe_search.splits import Split, labelled_rows, splits_of
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
-from cotune.cycle.probe_search.trial import READOUTS, Fitted, ReadoutKind, Split, Trials, best_temperature, held_loss
+from cotune.cycle.probe_search.trial import READOUTS, Fitted, ReadoutKind, Trials, best_temperature, held_loss
 from cotune.cycle.probe_search.word_start import WordStart
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.pool import next_pool, opening_pool
@@ -32,9 +34,7 @@ from cotune.evaluate.responses import LabelOutputs, label_indices
 from cotune.evaluate.stats.cross_fitted import corrected_error
 from cotune.model.adapters.slots import BASE
 from cotune.probe.cross_fitting import tempered
-from cotune.probe.folds import fold_numbers
 from cotune.prompt.prompt import Prompt
-from cotune.task.example import Example, groups_of
 
 
 class LabelLoop:
@@ -317,6 +317,8 @@ class LabelLoop:
         self._cycle = number
         winner = search.winner
         assert winner is not None
+        if winner.fit.by_words:
+            self.embedding.widen()
         room = self._room(search) - self.prices.extras()
         trial = self.prices.trial(winner.fit, self.splits, search.epochs) if search.epochs else 0.0
         trial += self.guide.cost(winner.fit.prompt)
@@ -346,8 +348,6 @@ class LabelLoop:
             search.stopped = "no new prompt was found"
             return False
         search.proposals.update({p.prompt.id: p for p in children})
-        if winner.fit.by_words:
-            self.embedding.widen()
         field_ = list({p.id: p for p in (winner.fit.prompt, *(c.prompt for c in children))}.values())
         race = race_probes(
             context,
@@ -374,7 +374,7 @@ class LabelLoop:
         """The best prompt that was not tuned yet, where its frozen probe is not clearly worse than the best one's."""
         tried = {e.fit.prompt.id for e in search.evidence if e.tuned or not search.epochs}
         known = list(search.fits.values())
-        if search.winner is not None and search.winner.fit.by_words:
+        if search.epochs and search.winner is not None and search.winner.fit.by_words:
             known = [one for fit in known if (one := read_by_words(fit)) is not None]
         best = min(known, key=lambda fit: fit.mean)
         fits = sorted((fit for fit in known if fit.prompt.id not in tried), key=lambda fit: fit.mean)
@@ -553,68 +553,3 @@ def measured_on_dev(context: RunContext, adapter: str, made: Fitted, evidence: E
     given = LabelOutputs(evidence.dev_log_probs)
     candidate = Candidate(made.prompt, adapter, BY_PROBE, made.steps)
     return Measured(candidate, context.answers.judge(given, context.dev, BY_PROBE), given)
-
-
-def labelled_rows(context: RunContext) -> tuple[Example, ...]:
-    """All labelled rows in a seeded random order; rows of a group stand together."""
-    rows = (*context.task.train, *context.task.dev)
-    order = np.random.default_rng([context.seed, 12]).permutation(len(rows))
-    groups = groups_of(rows)
-    if groups is None:
-        return tuple(rows[i] for i in order)
-    first: dict[str, int] = {}
-    for place, i in enumerate(order):
-        first.setdefault(str(groups[i]), place)
-    return tuple(rows[i] for i in sorted(order, key=lambda i: first[str(groups[i])]))
-
-
-def splits_of(context: RunContext) -> tuple[Split, ...]:
-    """Train and dev; of few rows also further splits, so that every labelled row is held out once."""
-    train, dev = context.train_sample, context.dev
-    splits = [Split(train, dev)]
-    if len(train) + len(dev) < HEURISTICS.few_rows and HEURISTICS.few_folds > 1:
-        groups = groups_of(train)
-        units = len(train) if groups is None else len(set(groups.tolist()))
-        if units >= HEURISTICS.few_folds - 1 >= 2:
-            parts = fold_numbers(
-                label_indices(train, context.task),
-                HEURISTICS.few_folds - 1,
-                groups=None if groups is None else groups.tolist(),
-                seed=context.seed,
-            )
-            for part in range(HEURISTICS.few_folds - 1):
-                held = tuple(row for row, of in zip(train, parts, strict=True) if of == part)
-                learn = (*(row for row, of in zip(train, parts, strict=True) if of != part), *dev)
-                splits.append(Split(learn, held))
-    return tuple(splits)
-
-
-def split_epochs(wanted: float, fits: Callable[[float, float], bool], least: float = 1.0) -> tuple[float, float]:
-    """Epochs of a trial, and of tuning on from it on all labelled rows: as many as fit, half of them in the trial if these do.
-
-    Args:
-        wanted: in all.
-        fits: whether the budget pays for so many of the first and so many of the second kind.
-        least: epochs of either kind at least.
-
-    Returns:
-        Both 0 where nothing fits. The second is 0 where only a trial fits, which is what ships then.
-    """
-    ways = [
-        (epochs, last)
-        for epochs in _falling(max(least, wanted / 2), least)
-        for last in _falling(max(least, wanted - epochs), least)
-    ]
-    # Learning from all rows gains more than meeting some of them once more.
-    ways = sorted(ways, key=lambda way: (-min(wanted, sum(way)), -way[0]))
-    return next((way for way in (*ways, *((epochs, 0.0) for epochs in _falling(wanted, least))) if fits(*way)), (0.0, 0.0))
-
-
-def _falling(wanted: float, least: float = 1.0) -> list[float]:
-    """Epochs to try, from the wanted ones down to one, and by halves below that."""
-    found = [wanted]
-    while found[-1] > 1:
-        found.append(max(1.0, round(found[-1] * 0.75 * 2) / 2 if found[-1] > 1.5 else 1.0))
-    while found[-1] / 2 >= least:
-        found.append(found[-1] / 2)
-    return found

@@ -104,7 +104,9 @@ def prices_of(context: RunContext, config: RunConfig) -> Prices:
                 hint=f"Give two numbers from 1 to {context.model.depth}, the lower one first.",
             )
         embedding.layers = (last,)
-    return Prices(context, embedding, Trials(context, embedding, window_settings(config, context), window), config)
+    words_batch = config.tune.batch_size or HEURISTICS.words_batch
+    trials = Trials(context, embedding, window_settings(config, context), window, words_batch)
+    return Prices(context, embedding, trials, config)
 
 
 def window_settings(config: RunConfig, context: RunContext) -> WindowSettings:

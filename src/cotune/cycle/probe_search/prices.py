@@ -12,8 +12,9 @@ from cotune.cycle.diagnostics.slices import END_SHARE
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.heuristics import HEURISTICS
+from cotune.cycle.probe_search.splits import Split
 from cotune.cycle.probe_search.state import LabelSearch
-from cotune.cycle.probe_search.trial import Split, Trials
+from cotune.cycle.probe_search.trial import Trials
 from cotune.cycle.references import zero_shot_cost
 from cotune.errors import BudgetError
 from cotune.prompt.prompt import Prompt

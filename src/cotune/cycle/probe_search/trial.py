@@ -32,14 +32,6 @@ READOUTS: tuple[ReadoutKind, ...] = ("mean", "refit", "head")
 linear map as well. Ties go to the first."""
 
 
-@dataclass(frozen=True)
-class Split:
-    """Rows to learn from and rows that judge."""
-
-    learn: tuple[Example, ...]
-    held: tuple[Example, ...]
-
-
 @dataclass(frozen=True, eq=False)
 class Fitted:
     """A tuned adapter with its read-outs.
@@ -67,13 +59,19 @@ class Trials:
         embedding: embeds rows under the tuned weights.
         settings: how windows are tuned.
         window: first and last layer of every window; None takes a share of the depth below the layer that is read.
+        words_batch: rows in a step of a tuning that starts from the labels' words.
     """
 
     def __init__(
-        self, context: RunContext, embedding: Embedding, settings: WindowSettings, window: tuple[int, int] | None = None
+        self,
+        context: RunContext,
+        embedding: Embedding,
+        settings: WindowSettings,
+        window: tuple[int, int] | None = None,
+        words_batch: int = HEURISTICS.words_batch,
     ) -> None:
         self.context, self.embedding, self.settings = context, embedding, settings
-        self._window = window
+        self._window, self._words_batch = window, words_batch
 
     def edge(self, fit: PromptFit) -> int:
         """Layers below the window that ends after the layer which a prompt is read from."""
@@ -90,11 +88,10 @@ class Trials:
 
     def settings_of(self, fit: PromptFit) -> WindowSettings:
         """How a prompt's window is tuned, by what the head starts from."""
-        settings = self.settings
         if not fit.by_words:
-            return settings
-        batch = HEURISTICS.words_batch if settings.batch_size == WindowSettings.batch_size else settings.batch_size
-        return replace(settings, batch_size=batch, head_rate=HEURISTICS.words_head_rate * settings.head_rate)
+            return self.settings
+        head_rate = HEURISTICS.words_head_rate * self.settings.head_rate
+        return replace(self.settings, batch_size=self._words_batch, head_rate=head_rate)
 
     def steps_of(self, fit: PromptFit, epochs: float, rows: int) -> int:
         """Optimizer steps in which each row is met so often."""

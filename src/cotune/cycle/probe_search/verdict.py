@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.confirm import save_readout
-from cotune.cycle.probe_search.loop import labelled_rows, splits_of
+from cotune.cycle.probe_search.splits import labelled_rows, splits_of
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Trials
 from cotune.cycle.references import labelled_tfidf

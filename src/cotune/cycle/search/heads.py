@@ -50,7 +50,6 @@ class Heads:
     def __init__(self, context: RunContext) -> None:
         self.context = context
         self._most: dict[str, int] = {}
-        self._counted: dict[str, tuple[float, int]] = {}
         self._final: dict[str, str] = {}
 
     def cost(self, prompt: Prompt) -> float:
@@ -59,7 +58,7 @@ class Heads:
         rows, dev, costs = self._count(prompt), len(self.context.dev), self.context.spending.costs
         if not rows:
             return 0.0
-        own, prefix = self._tokens(prompt)
+        own, prefix = self.context.spending.rows.without_words(prompt)
         fits = 2 * _FIT_SECONDS * (rows + dev) * self._numbers if costs.budget.kind == "time" else 0.0
         return costs.scoring(_CARE * (rows + 2 * dev) * own + 2 * prefix) + fits
 
@@ -168,13 +167,6 @@ class Heads:
         except DivergedError:
             return None
 
-    def _tokens(self, prompt: Prompt) -> tuple[float, int]:
-        """Own tokens of a row, the labels' words aside, and those of the prefix."""
-        if prompt.id not in self._counted:
-            assert isinstance(self.context.answering, LabelAnswering)
-            self._counted[prompt.id] = self.context.answering.own_tokens(prompt, self.context.train_sample[:16])
-        return self._counted[prompt.id]
-
     def _asked_for(self) -> bool:
         context = self.context
         return context.tune.head and isinstance(context.answering, LabelAnswering)
@@ -210,7 +202,10 @@ class Heads:
 
     def _payable(self, prompt: Prompt) -> int:
         """As many of them as the budget has a share for, with dev read twice."""
-        cost, most = self.context.spending.costs.scoring(self._tokens(prompt)[0]), self._usable(prompt)
+        cost, most = (
+            self.context.spending.costs.scoring(self.context.spending.rows.without_words(prompt)[0]),
+            self._usable(prompt),
+        )
         if cost <= 0:
             return most
         return min(most, int(_SHARE * self.context.spending.budget.amount / cost) - 2 * len(self.context.dev))

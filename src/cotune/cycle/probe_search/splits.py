@@ -1,0 +1,55 @@
+"""Which labelled rows a trial learns from, and which are held out from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cotune.cycle.context import RunContext
+from cotune.cycle.probe_search.heuristics import HEURISTICS
+from cotune.evaluate.responses import label_indices
+from cotune.probe.folds import fold_numbers
+from cotune.task.example import Example, groups_of
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to learn from and rows that judge."""
+
+    learn: tuple[Example, ...]
+    held: tuple[Example, ...]
+
+
+def labelled_rows(context: RunContext) -> tuple[Example, ...]:
+    """All labelled rows in a seeded random order; rows of a group stand together."""
+    rows = (*context.task.train, *context.task.dev)
+    order = np.random.default_rng([context.seed, 12]).permutation(len(rows))
+    groups = groups_of(rows)
+    if groups is None:
+        return tuple(rows[i] for i in order)
+    first: dict[str, int] = {}
+    for place, i in enumerate(order):
+        first.setdefault(str(groups[i]), place)
+    return tuple(rows[i] for i in sorted(order, key=lambda i: first[str(groups[i])]))
+
+
+def splits_of(context: RunContext) -> tuple[Split, ...]:
+    """Train and dev; of few rows also further splits, so that every labelled row is held out once."""
+    train, dev = context.train_sample, context.dev
+    splits = [Split(train, dev)]
+    if len(train) + len(dev) < HEURISTICS.few_rows and HEURISTICS.few_folds > 1:
+        groups = groups_of(train)
+        units = len(train) if groups is None else len(set(groups.tolist()))
+        if units >= HEURISTICS.few_folds - 1 >= 2:
+            parts = fold_numbers(
+                label_indices(train, context.task),
+                HEURISTICS.few_folds - 1,
+                groups=None if groups is None else groups.tolist(),
+                seed=context.seed,
+            )
+            for part in range(HEURISTICS.few_folds - 1):
+                held = tuple(row for row, of in zip(train, parts, strict=True) if of == part)
+                learn = (*(row for row, of in zip(train, parts, strict=True) if of != part), *dev)
+                splits.append(Split(learn, held))
+    return tuple(splits)
