@@ -69,7 +69,7 @@ class Scored:
         return {
             "metric": self.metric,
             "score": round(self.score, 6),
-            "ci": [None if end is None else round(end, 6) for end in self.interval.as_list()],
+            "ci": self.interval.rounded(),
             "n": self.n,
             "right": self.right,
             "skipped": self.skipped,

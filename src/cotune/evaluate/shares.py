@@ -26,7 +26,7 @@ class Share:
         """For the summary."""
         return {
             "value": round(self.value, 6),
-            "ci": [None if end is None else round(end, 6) for end in self.interval.as_list()],
+            "ci": self.interval.rounded(),
         }
 
 

@@ -50,7 +50,7 @@ def conformal_scores_of(context: RunContext, confirmed: Confirmed, results: Mapp
                 "share": share,
                 "n": len(gold),
                 "covered": round(found.covered, 6),
-                "ci": [None if end is None else round(end, 6) for end in interval.as_list()],
+                "ci": interval.rounded(),
                 "answered": round(found.answered, 6),
                 "wrong": round(found.wrong, 6),
                 "size": round(found.size, 4),

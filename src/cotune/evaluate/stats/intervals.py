@@ -47,6 +47,10 @@ class Interval:
         """``[low, high]`` for JSON, None in place of an end that is not finite."""
         return [end if math.isfinite(end) else None for end in (self.low, self.high)]
 
+    def rounded(self) -> list[float | None]:
+        """:meth:`as_list` with six digits behind the point."""
+        return [None if end is None else round(end, 6) for end in self.as_list()]
+
 
 def wilson(successes: float, n: float, level: float = 0.95) -> Interval:
     """Wilson's score interval of a proportion: the default for accuracy at every n.
