@@ -1,7 +1,7 @@
-"""What a bundle knows of its own doubt: scores of held-out rows, from which thresholds for any share of errors come.
+"""How a bundle tells how sure it is: scores of held-out rows, from which thresholds for any share of errors come.
 
-A run keeps the scores of :mod:`cotune.evaluate.stats.conformal` of its dev rows in ``metrics.json``, by the winner as it was
-judged there, before it learnt from these rows. What ships has often learnt from them as well. So the guarantee of split
+A run keeps the scores of :mod:`cotune.evaluate.stats.conformal` of its dev rows in ``metrics.json``. They come from the weights
+that won on dev, before these rows were learnt from. What ships has often learnt from them as well. So the guarantee of split
 conformal prediction is exact for the weights that were judged on dev, and for those that ship as far as they are no worse; that
 the winner was chosen on the same rows makes it a little too hopeful. That is why a run measures it too: the sets that these
 thresholds give are checked on the sealed test, and the coverage found there, with its interval, stands beside the scores.

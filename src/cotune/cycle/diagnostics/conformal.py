@@ -1,4 +1,4 @@
-"""What a bundle is told of its own doubt: scores of dev rows, and how far the sets that they give hold on the sealed test."""
+"""What a bundle keeps to tell how sure it is: scores of dev rows, and how far their sets hold on the sealed test."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def conformal_scores_of(context: RunContext, confirmed: Confirmed, results: Mapp
 
     Returns:
         ``n`` dev rows, their ``scores`` in ascending order, rounded up, and a ``test`` of each share that they suffice for;
-        None where answers are written, where a model names labels and no probabilities, and of an earlier bundle with labels
-        of its own.
+        None where answers are written, where a model names labels and no probabilities, and of an earlier bundle with other
+        labels than the task's.
     """
     measured, shipped = confirmed.chosen, results[confirmed.ships]
     given, tested = measured.scores, shipped.scores
@@ -35,27 +35,27 @@ def conformal_scores_of(context: RunContext, confirmed: Confirmed, results: Mapp
     scores = np.sort(np.maximum(conformal_scores(log_probs, label_indices(context.dev, context.task)), 0.0))
     # Up, so that no label leaves a set that belongs there.
     kept = [math.ceil(score * _DIGITS) / _DIGITS for score in scores.tolist()]
-    gold = label_indices(shipped.rows, context.task)
+    truth = label_indices(shipped.rows, context.task)
     on_test = shipped.candidate.decision.log_probs(tested.log_probs)
     told = []
     for share in SHARES:
         if len(kept) < least_rows(share):
             continue
         sets = label_sets(on_test, threshold(np.array(kept), share))
-        found = coverage(sets, gold)
-        inside = sets[np.arange(len(gold)), gold]
+        found = coverage(sets, truth)
+        inside = sets[np.arange(len(truth)), truth]
         interval = proportion_interval(inside, groups=shipped.groups)
         told.append(
             {
                 "share": share,
-                "n": len(gold),
+                "n": len(truth),
                 "covered": round(found.covered, 6),
                 "ci": interval.rounded(),
                 "answered": round(found.answered, 6),
                 "wrong": round(found.wrong, 6),
                 "size": round(found.size, 4),
                 "by_label": {
-                    context.task.labels[label]: {"covered": round(covered, 6), "n": int((gold == label).sum())}
+                    context.task.labels[label]: {"covered": round(covered, 6), "n": int((truth == label).sum())}
                     for label, covered in found.by_label.items()
                 },
             }

@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-def conformal_scores(log_probs: Floats, gold: NDArray[np.int64]) -> Floats:
+def conformal_scores(log_probs: Floats, truth: NDArray[np.int64]) -> Floats:
     """Scores of rows' right labels.
 
     Args:
         log_probs: ``[rows, labels]``, by a model that has not learnt from the rows.
-        gold: ``[rows]`` number of the right label.
+        truth: ``[rows]`` number of the right label.
     """
-    found: Floats = -log_probs[np.arange(len(gold)), gold]
+    found: Floats = -log_probs[np.arange(len(truth)), truth]
     return found
 
 
@@ -82,14 +82,14 @@ class Coverage:
     by_label: dict[int, float]
 
 
-def coverage(sets: NDArray[np.bool_], gold: NDArray[np.int64]) -> Coverage:
+def coverage(sets: NDArray[np.bool_], truth: NDArray[np.int64]) -> Coverage:
     """Judge the sets of rows.
 
     Args:
         sets: ``[rows, labels]``.
-        gold: ``[rows]`` number of the right label.
+        truth: ``[rows]`` number of the right label.
     """
-    sizes, inside = sets.sum(axis=1), sets[np.arange(len(gold)), gold]
-    by_label = {int(label): float(inside[gold == label].mean()) for label in np.unique(gold)}
+    sizes, inside = sets.sum(axis=1), sets[np.arange(len(truth)), truth]
+    by_label = {int(label): float(inside[truth == label].mean()) for label in np.unique(truth)}
     single = sizes == 1
     return Coverage(float(inside.mean()), float(single.mean()), float((single & ~inside).mean()), float(sizes.mean()), by_label)
