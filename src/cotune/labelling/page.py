@@ -22,7 +22,7 @@ from cotune.labelling.session import Session
 from cotune.report.html import Live
 from cotune.report.html.page import asset
 from cotune.report.html.shell import MARK, shell
-from cotune.web import LOOPBACK, Guard, ReadyServer, bounded_config, listen
+from cotune.web import ANSWER_POLICY, FRAME_POLICY, LOOPBACK, Guard, ReadyServer, bounded_config, listen
 
 _MOST_CONNECTIONS, _MOST_BODY = 32, 64 * 1024
 _BODY = (
@@ -79,30 +79,28 @@ def make_app(session: Session, port: int, token: str, stop: Callable[[], None]) 
     live = Live((folder / "label.js").read_text("utf-8"), (folder / "label.css").read_text("utf-8"), "")
     page = shell("cotune label", _BODY, style=asset("page.css"), live=live)
     lock = threading.Lock()
-    policy = {"content-security-policy": "default-src 'none'; frame-ancestors 'none'"}
 
     async def show(request: Request) -> Response:
-        # The page carries its own policy; here stands what a page cannot say of itself.
-        return HTMLResponse(page, headers={"content-security-policy": "frame-ancestors 'none'"})
+        return HTMLResponse(page, headers=FRAME_POLICY)
 
     async def state(request: Request) -> Response:
-        return JSONResponse(told(session), headers=policy)
+        return JSONResponse(told(session), headers=ANSWER_POLICY)
 
     async def answer(request: Request) -> Response:
         sent = b""
         async for part in request.stream():
             sent += part
             if len(sent) > _MOST_BODY:
-                return JSONResponse({"error": "This is too long."}, 413, policy)
+                return JSONResponse({"error": "This is too long."}, 413, ANSWER_POLICY)
         try:
             body = json.loads(sent)
             do, at, label = body["do"], body["at"], body.get("label")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return JSONResponse({"error": "Send do, at and label as JSON."}, 400, policy)
+            return JSONResponse({"error": "Send do, at and label as JSON."}, 400, ANSWER_POLICY)
         status, found = await run_in_threadpool(_done, session, lock, do, at, label)
         if do == "quit" and status == 200:
             stop()
-        return JSONResponse(found, status, policy)
+        return JSONResponse(found, status, ANSWER_POLICY)
 
     routes = [Route("/", show), Route("/state", state), Route("/answer", answer, methods=["POST"])]
     methods = ("GET", "HEAD", "POST")

@@ -20,6 +20,11 @@ _HEADERS = {
     "x-frame-options": "DENY",
 }
 
+FRAME_POLICY = {"content-security-policy": "frame-ancestors 'none'"}
+"""Header of a page that carries its policy itself: what a page cannot say of itself."""
+ANSWER_POLICY = {"content-security-policy": "default-src 'none'; frame-ancestors 'none'"}
+"""Header of an answer that is no page."""
+
 _PORT = re.compile(r":\d+$")
 
 Refuse = Callable[[str, int, Mapping[str, str]], Response]

@@ -24,10 +24,9 @@ from cotune.bundle.serve.page import PAGE_POLICY, docs_page
 from cotune.bundle.serve.predict import predict
 from cotune.bundle.serve.schemas import Health, ModelList
 from cotune.bundle.serve.shelf import Shelf
-from cotune.web import Guard
+from cotune.web import ANSWER_POLICY, Guard
 
 _LOG = logging.getLogger(__name__)
-_POLICY = {"content-security-policy": "default-src 'none'; frame-ancestors 'none'"}
 
 Handler = Callable[[Request, Shelf, Batcher, Limits], Awaitable[Response]]
 
@@ -135,5 +134,5 @@ def make_app(
         methods=None,
         token=token,
         open_paths=("/health",),
-        refuse=lambda text, status, headers: error_response(text, status, {**_POLICY, **headers}),
+        refuse=lambda text, status, headers: error_response(text, status, {**ANSWER_POLICY, **headers}),
     )

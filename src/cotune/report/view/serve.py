@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from cotune.report.view.pages import RunPage
-from cotune.web import LOOPBACK, Guard, ReadyServer, bounded_config, listen
+from cotune.web import ANSWER_POLICY, FRAME_POLICY, LOOPBACK, Guard, ReadyServer, bounded_config, listen
 
 # A browser holds about six.
 _MOST_CONNECTIONS = 128
@@ -50,13 +50,11 @@ def make_app(page: RunPage, port: int) -> ASGIApp:
 
     async def show(request: Request) -> Response:
         shown = await run_in_threadpool(page.current)
-        # The page carries its own policy; here stands what a page cannot say of itself.
-        return HTMLResponse(shown.html, headers={"content-security-policy": "frame-ancestors 'none'"})
+        return HTMLResponse(shown.html, headers=FRAME_POLICY)
 
     async def state(request: Request) -> Response:
         shown = await run_in_threadpool(page.current)
-        headers = {"content-security-policy": "default-src 'none'; frame-ancestors 'none'"}
-        return JSONResponse({"version": shown.version, "error": shown.error}, headers=headers)
+        return JSONResponse({"version": shown.version, "error": shown.error}, headers=ANSWER_POLICY)
 
     return Guard(Starlette(routes=[Route("/", show), Route("/state", state)]), port=port)
 
