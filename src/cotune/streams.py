@@ -1,4 +1,7 @@
-"""Standard streams in whatever state a process is given them: closed, full, or of an encoding that cannot hold all texts."""
+"""Standard streams in whatever state a process is given them: closed, full, or of an encoding that cannot hold all texts.
+
+And the terminal behind them, whose modes are changed for a while.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 
 
 def repair_streams() -> None:
@@ -31,3 +35,25 @@ def drop_output() -> None:
     """Throw away what could not be written to standard output; the interpreter would try it again at its end."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def terminal_without(handle: int, flags: int, when: int) -> Iterator[None]:
+    """Take local modes off a terminal until the block ends.
+
+    Args:
+        handle: file descriptor of the terminal.
+        flags: the modes, such as ``termios.ECHO``.
+        when: they change, as for :func:`termios.tcsetattr`.
+    """
+    import termios
+
+    before = termios.tcgetattr(handle)
+    changed = termios.tcgetattr(handle)
+    changed[3] &= ~flags
+    try:
+        termios.tcsetattr(handle, when, changed)
+        yield
+    finally:
+        with contextlib.suppress(OSError, termios.error):
+            termios.tcsetattr(handle, when, before)

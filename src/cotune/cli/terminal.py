@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Iterator
 
+from cotune.streams import terminal_without
+
 
 @contextlib.contextmanager
 def interrupts_unseen() -> Iterator[None]:
@@ -26,12 +28,5 @@ def interrupts_unseen() -> Iterator[None]:
     if not ours:
         yield
         return
-    before = termios.tcgetattr(handle)
-    changed = termios.tcgetattr(handle)
-    changed[3] &= ~termios.ECHOCTL
-    try:
-        termios.tcsetattr(handle, termios.TCSANOW, changed)
+    with terminal_without(handle, termios.ECHOCTL, termios.TCSANOW):
         yield
-    finally:
-        with contextlib.suppress(OSError, termios.error):
-            termios.tcsetattr(handle, termios.TCSANOW, before)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 
 from cotune.labelling.keys import QUIT, SKIP, UNDO, label_keys, matching
 from cotune.labelling.picking import Pick
 from cotune.labelling.session import Session
 from cotune.report.terminal.plain import harmless, one_line
+from cotune.streams import terminal_without
 
 _ENTER, _BACK, _TAB, _END = ("\r", "\n"), ("\x7f", "\b"), "\t", ("\x03", "\x04", "")
 _UP, _DOWN = "up", "down"
@@ -160,17 +161,8 @@ def _keys(handle: int) -> Iterator[str]:
                 yield first
 
 
-@contextlib.contextmanager
-def _key_by_key(handle: int) -> Iterator[None]:
+def _key_by_key(handle: int) -> AbstractContextManager[None]:
     """Have the terminal give each key at once, unprinted; interrupts come as keys, so that none falls between two files."""
     import termios
 
-    before = termios.tcgetattr(handle)
-    changed = termios.tcgetattr(handle)
-    changed[3] &= ~(termios.ICANON | termios.ECHO | termios.ISIG)
-    try:
-        termios.tcsetattr(handle, termios.TCSADRAIN, changed)
-        yield
-    finally:
-        with contextlib.suppress(OSError, termios.error):
-            termios.tcsetattr(handle, termios.TCSADRAIN, before)
+    return terminal_without(handle, termios.ICANON | termios.ECHO | termios.ISIG, termios.TCSADRAIN)
