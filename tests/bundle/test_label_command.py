@@ -19,11 +19,12 @@ from servers import texts
 
 from cotune.bundle.answer_sheet import check_sheet
 from cotune.bundle.manifest import read_manifest
+from cotune.bundle.rows import said
 from cotune.cli import main
 from cotune.errors import InputError
 from cotune.labelling.acquisition import ACQUISITIONS, margins
 from cotune.labelling.known import bundle_of, rows_of_run
-from cotune.labelling.picking import DEFAULT, pick_rows, said
+from cotune.labelling.picking import DEFAULT, pick_rows
 from cotune.labelling.pool import identity_of
 from cotune.labelling.session import Earlier, Session, session_file
 from cotune.task.reading.sheet import read_sheet

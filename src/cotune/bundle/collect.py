@@ -23,10 +23,12 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from cotune.bundle.predictor import Predictor
+from cotune.bundle.rows import said
+from cotune.embed.static import unit
 from cotune.errors import BusyError, CotuneError, InputError
 from cotune.evaluate.stats.conformal import label_sets
 from cotune.files import cannot_write, content_hash
-from cotune.probe.cross_fitting import LEAST_SPREAD
+from cotune.probe.cross_fitting import standardised
 
 States = NDArray[np.float32]
 
@@ -35,6 +37,7 @@ SHARE = 0.1
 MOST_BYTES, MOST_FILES = 4 * 2**20, 8
 _NEIGHBOUR, _NEAR, _MOST_ROWS, _LEAST_ROWS = 5, 0.99, 500, 20
 _REMEMBERED, _BATCH = 10_000, 64
+_CURRENT = "rows.jsonl"
 _NAME = re.compile(r"rows(-\d+)?\.jsonl")
 _LOG = logging.getLogger(__name__)
 
@@ -58,15 +61,15 @@ class Nearness:
     @classmethod
     def of(cls, states: States) -> Nearness:
         """Of ``[rows, width]`` states, at least seven."""
-        mean, spread = states.mean(axis=0, dtype=np.float64), states.std(axis=0, dtype=np.float64) + LEAST_SPREAD
-        unit = _unit((states - mean) / spread)
+        alike, mean, spread = standardised(states)
+        alike = unit(alike)
         # A row is its own nearest one, which counts for nothing.
-        gaps = np.sort(1 - unit @ unit.T, axis=1)[:, _NEIGHBOUR]
-        return cls(mean, spread, unit, float(np.quantile(gaps, _NEAR)))
+        gaps = np.sort(1 - alike @ alike.T, axis=1)[:, _NEIGHBOUR]
+        return cls(mean, spread, alike, float(np.quantile(gaps, _NEAR)))
 
     def distances(self, states: States) -> NDArray[np.float64]:
         """``[rows]`` distances to the fifth nearest row."""
-        gaps = 1 - _unit((states - self.mean) / self.spread) @ self.states.T
+        gaps = 1 - unit((states - self.mean) / self.spread) @ self.states.T
         found: NDArray[np.float64] = np.sort(gaps, axis=1)[:, _NEIGHBOUR - 1].astype(np.float64)
         return found
 
@@ -168,7 +171,7 @@ class Collector:
             self._append("".join(lines).encode())
 
     def _is_new(self, row: Mapping[str, str]) -> bool:
-        key = content_hash([" ".join(text.casefold().split()) for text in row.values()])
+        key = content_hash(said(row))
         if key in self._said:
             self._said.move_to_end(key)
             return False
@@ -178,7 +181,7 @@ class Collector:
         return True
 
     def _append(self, data: bytes) -> None:
-        path = self._folder / "rows.jsonl"
+        path = self._folder / _CURRENT
         if path.is_file() and 0 < path.stat().st_size > MOST_BYTES - len(data):
             self._rotate()
         handle = self._open()
@@ -191,17 +194,17 @@ class Collector:
     def _end_torn_line(self) -> None:
         """Begin a new line behind one that a kill tore."""
         os.close(self._open())
-        held = (self._folder / "rows.jsonl").read_bytes()
+        held = (self._folder / _CURRENT).read_bytes()
         if held and not held.endswith(b"\n"):
             self._append(b"\n")
 
     def _open(self) -> int:
-        return os.open(self._folder / "rows.jsonl", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+        return os.open(self._folder / _CURRENT, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
 
     def _rotate(self) -> None:
-        older = [path for path in collected_files(self._folder) if path.name != "rows.jsonl"]
+        older = [path for path in collected_files(self._folder) if path.name != _CURRENT]
         following = 1 + max((_number(path) for path in older), default=0)
-        (self._folder / "rows.jsonl").rename(self._folder / f"rows-{following}.jsonl")
+        (self._folder / _CURRENT).rename(self._folder / f"rows-{following}.jsonl")
         for path in older[: max(0, len(older) + 2 - MOST_FILES)]:
             path.unlink(missing_ok=True)
 
@@ -209,13 +212,8 @@ class Collector:
 def collected_files(folder: Path) -> list[Path]:
     """The files of a folder that rows were collected in, the oldest first."""
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: (path.name == "rows.jsonl", _number(path)))
+    return sorted(found, key=lambda path: (path.name == _CURRENT, _number(path)))
 
 
 def _number(path: Path) -> int:
     return int(path.stem.partition("-")[2] or 0)
-
-
-def _unit(states: NDArray[Any]) -> States:
-    found: States = (states / np.maximum(np.linalg.norm(states, axis=1, keepdims=True), 1e-12)).astype(np.float32)
-    return found

@@ -46,6 +46,11 @@ def checked_row(row: Any, input_fields: Sequence[str], where: str) -> dict[str, 
     return fields
 
 
+def said(fields: Mapping[str, str]) -> str:
+    """What a row says, so that rows that differ in case and spaces alone are one."""
+    return "\n".join(" ".join(text.casefold().split()) for text in fields.values())
+
+
 def example_row(input_fields: Sequence[str]) -> str:
     """How a row is written, for messages and cards."""
     return "{" + ", ".join(f'"{name}": "..."' for name in input_fields) + "}"

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.embed.static import unit
+
 Floats = NDArray[np.float64]
 States = NDArray[np.float32]
 
@@ -69,10 +71,10 @@ def most_entropy(pool: Pool, count: int, rng: np.random.Generator) -> list[int]:
 
 def spread(pool: Pool, count: int, rng: np.random.Generator) -> list[int]:
     """Each row the farthest from all that have a label or are picked: k-center (Sener and Savarese, arXiv 1708.00489)."""
-    states = _unit(pool.states)
+    states = unit(pool.states)
     nearest = np.full(len(states), np.inf)
     for start in range(0, len(pool.labelled), 256):
-        nearest = np.minimum(nearest, (1 - states @ _unit(pool.labelled[start : start + 256]).T).min(axis=1))
+        nearest = np.minimum(nearest, (1 - states @ unit(pool.labelled[start : start + 256]).T).min(axis=1))
     picked: list[int] = []
     while len(picked) < min(count, len(states)):
         row = int(rng.integers(len(states))) if np.isinf(nearest).all() else int(nearest.argmax())
@@ -122,14 +124,14 @@ def diverse_margin(pool: Pool, count: int, rng: np.random.Generator) -> list[int
     candidates = np.argsort(-doubt, kind="stable")[: CANDIDATES * count]
     if len(candidates) <= count:
         return [int(row) for row in candidates]
-    states, weights = _unit(pool.states[candidates]), doubt[candidates] + 1e-6
+    states, weights = unit(pool.states[candidates]), doubt[candidates] + 1e-6
     with warnings.catch_warnings():
         # Rows that say the same fall into fewer clusters than were asked for.
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = KMeans(count, n_init=1, random_state=int(rng.integers(2**31))).fit(states, sample_weight=weights)
     gaps = ((states - found.cluster_centers_[found.labels_]) ** 2).sum(axis=1)
     picked = [int(candidates[min(rows, key=lambda row: gaps[row])]) for rows in _clusters(found.labels_)]
-    rest = [int(row) for row in candidates if int(row) not in set(picked)]
+    rest = [int(row) for row in candidates[~np.isin(candidates, picked)]]
     return sorted([*picked, *rest[: count - len(picked)]], key=lambda row: -doubt[row])
 
 
@@ -137,7 +139,7 @@ def typical(pool: Pool, count: int, rng: np.random.Generator) -> list[int]:
     """The densest row of each large cluster without a label, whatever the model thinks (TypiClust, arXiv 2202.02794)."""
     from sklearn.cluster import MiniBatchKMeans
 
-    states = _unit(np.concatenate([pool.labelled, pool.states]))
+    states = unit(np.concatenate([pool.labelled, pool.states]))
     known = len(pool.labelled)
     clusters = min(_MOST_CLUSTERS, known + count, len(states))
     seed = int(rng.integers(2**31))
@@ -162,11 +164,6 @@ ACQUISITIONS: Mapping[str, Acquisition] = {
     "typical": typical,
 }
 """Ways to pick, by name."""
-
-
-def _unit(states: States) -> States:
-    found: States = states / np.maximum(np.linalg.norm(states, axis=1, keepdims=True), 1e-12)
-    return found
 
 
 def _clusters(numbers: NDArray[np.int32]) -> list[list[int]]:

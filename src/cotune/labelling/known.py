@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cotune.bundle.manifest import MANIFEST, Manifest
+from cotune.bundle.rows import said
 from cotune.errors import CotuneError
-from cotune.labelling.picking import said
 from cotune.run_files import BUNDLE, CONFIG, DEV_ROWS, TEST_ROWS
 from cotune.task.reading.field_names import column_of
 from cotune.task.reading.read import read_table

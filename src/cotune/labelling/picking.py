@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cotune.bundle.answer_sheet import Checked
 from cotune.bundle.manifest import PROMPT, read_json
 from cotune.bundle.predictor import Predictor
+from cotune.bundle.rows import said
 from cotune.errors import InputError, RowError
 from cotune.labelling.acquisition import ACQUISITIONS, Pool
 from cotune.model.base import ENDPOINT
@@ -64,11 +65,6 @@ class Pick:
         return cls(int(data["number"]), dict(data["row"]), {str(k): str(v) for k, v in data["fields"].items()}, shares)
 
 
-def said(fields: Mapping[str, str]) -> str:
-    """What a row says, so that rows that differ in case and spaces alone are one."""
-    return "\n".join(" ".join(text.casefold().split()) for text in fields.values())
-
-
 def pick_rows(
     predictor: Predictor,
     sheet: Sheet,
@@ -94,7 +90,7 @@ def pick_rows(
         way: one of :data:`cotune.labelling.acquisition.ACQUISITIONS`.
         look: rows of a large pool that the model looks at, drawn by the seed.
         seed: of all draws.
-        known: what rows say that have a label already (:func:`said`); they are not picked.
+        known: what rows say that have a label already (:func:`cotune.bundle.rows.said`); they are not picked.
         labelled: input fields of rows with labels, which ``spread`` and ``typical`` keep away from.
         batch: rows that run at once.
         progress: told how many rows of how many the model has looked at.

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cotune.bundle.rows import said
 from cotune.errors import InputError
 from cotune.files import write_json
-from cotune.labelling.picking import Pick, said
+from cotune.labelling.picking import Pick
 from cotune.task.reading.field_names import column_of
 from cotune.task.reading.sheet import Sheet, read_sheet, write_sheet
 
@@ -24,7 +25,7 @@ class Earlier:
     Attributes:
         columns: of the file; none where it is not there.
         rows: of the file.
-        known: what they say (:func:`cotune.labelling.picking.said`).
+        known: what they say (:func:`cotune.bundle.rows.said`).
         delimiter: what separates its cells.
         marked: whether it began with a byte order mark.
     """
