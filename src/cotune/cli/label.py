@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotune.cli.program import Base, Endpoint, Json, KeyEnv, app, tell
+from cotune.cli.program import Base, Endpoint, Json, KeyEnv, app, count, show_page, tell
 from cotune.errors import BusyError, InputError
 
 if TYPE_CHECKING:
     from cotune.bundle.manifest import Manifest
+    from cotune.bundle.predictor import Predictor
     from cotune.labelling.picking import Pick
-    from cotune.labelling.session import Session
+    from cotune.labelling.session import Earlier, Session
 
 
 @app.command(
@@ -59,8 +61,14 @@ def label(
     way = by or default_way(bundle)
     _check_way(way)
     asks = {"bundle": manifest.id, "n": n, "way": way, "seed": seed, "look": look, "pool": identity_of(pool)}
+
+    def load() -> Predictor:
+        from cotune.bundle import load as load_bundle
+
+        return load_bundle(bundle, base=base, key_env=key_env, endpoint=endpoint)
+
     if as_json and not web:
-        picks, _ = _picked(bundle, folder, manifest, pool, asks, out, base, key_env, endpoint)
+        picks, _ = _picked(load, folder, manifest, pool, asks, out)
         typer.echo(
             json.dumps({"way": way, "labels": list(manifest.labels), "rows": [_told(p) for p in picks]}, ensure_ascii=False)
         )
@@ -82,7 +90,7 @@ def label(
     lock = out.with_name(f".{out.name}.lock")
     try:
         with FileLock(lock).acquire(timeout=0):
-            session = _session(bundle, folder, manifest, pool, asks, out, base, key_env, endpoint)
+            session = _session(load, folder, manifest, pool, asks, out)
             _ask(session, web=web, port=port, no_open=no_open, as_json=as_json)
             session.close()
             lock.unlink(missing_ok=True)
@@ -99,16 +107,13 @@ def _check_way(way: str) -> None:
 
 
 def _picked(
-    bundle: Path,
+    load: Callable[[], Predictor],
     folder: Path | None,
     manifest: Manifest,
     pool: Path,
     asks: dict[str, Any],
     out: Path | None,
-    base: Path | None,
-    key_env: str | None,
-    endpoint: str | None,
-) -> tuple[list[Pick], Any]:
+) -> tuple[list[Pick], Earlier]:
     """The rows to ask about, and what the file of labels holds already."""
     from cotune.bundle.answer_sheet import check_sheet
     from cotune.labelling.known import rows_of_run
@@ -126,19 +131,8 @@ def _picked(
             "The rows that the run learnt from cannot be read; rows of the pool that are among them may be asked again.",
             err=True,
         )
-    from cotune.bundle import load
-
-    predictor = load(bundle, base=base, key_env=key_env, endpoint=endpoint)
-    shown = sys.stderr.isatty()
-
-    def progress(done: int, size: int) -> None:
-        if shown:
-            sys.stderr.write(f"\r{done:,} of {size:,} rows looked at" + ("\n" if done >= size else ""))
-            sys.stderr.flush()
-
-    near = rows if asks["way"] in ("spread", "typical") else []
     picks = pick_rows(
-        predictor,
+        load(),
         sheet,
         checked,
         asks["n"],
@@ -146,22 +140,19 @@ def _picked(
         look=asks["look"],
         seed=asks["seed"],
         known=words | earlier.known,
-        labelled=near[: asks["look"]],
-        progress=progress,
+        labelled=rows,
+        progress=lambda done, size: count(done, size, "rows looked at"),
     )
     return picks, earlier
 
 
 def _session(
-    bundle: Path,
+    load: Callable[[], Predictor],
     folder: Path | None,
     manifest: Manifest,
     pool: Path,
     asks: dict[str, Any],
     out: Path,
-    base: Path | None,
-    key_env: str | None,
-    endpoint: str | None,
 ) -> Session:
     from cotune.labelling.session import Session, read_session
 
@@ -169,7 +160,7 @@ def _session(
     if found is not None:
         tell(f"Going on at row {found.at + 1} of {len(found.picks)}.", err=True)
         return found
-    picks, earlier = _picked(bundle, folder, manifest, pool, asks, out, base, key_env, endpoint)
+    picks, earlier = _picked(load, folder, manifest, pool, asks, out)
     session = Session(out, manifest.output_field, manifest.labels, picks, earlier, asks)
     session.save()
     return session
@@ -186,16 +177,10 @@ def _ask(session: Session, *, web: bool, port: int, no_open: bool, as_json: bool
         ask_in_terminal(session, sys.stdin.fileno(), write)
         return
     from cotune.labelling.page import label_on_page
-    from cotune.report.view import open_browser
 
     def ready(address: str) -> None:
-        if as_json:
-            typer.echo(json.dumps({"url": address, "out": str(session.out)}, ensure_ascii=False))
-        else:
-            typer.echo(f"Label at {address}  (the page's Quit or Ctrl-C ends it)")
-        sys.stdout.flush()
-        if sys.stdout.isatty() and not no_open and not as_json:
-            open_browser(address)
+        line = f"Label at {address}  (the page's Quit or Ctrl-C ends it)"
+        show_page(address, line, {"out": str(session.out)}, as_json=as_json, no_open=no_open)
 
     label_on_page(session, port=port, ready=ready)
 
@@ -209,12 +194,9 @@ def _last_words(session: Session, bundle: Path, folder: Path | None, *, as_json:
     if as_json:
         typer.echo(json.dumps({"out": str(session.out), **counts, "agreed": session.agreed}, ensure_ascii=False))
         return
-    tell(
-        f"{session.labelled} rows labelled: {session.out}. The model's guess was right on {session.agreed} of them, which says"
-        " little of other rows, since these are not like them."
-        if session.identity["way"] != "random"
-        else f"{session.labelled} rows labelled: {session.out}. The model's guess was right on {session.agreed} of them."
-    )
+    picked = session.identity["way"] != "random"
+    unlike = ", which says little of other rows, since these are not like them" if picked else ""
+    tell(f"{session.labelled} rows labelled: {session.out}. The model's guess was right on {session.agreed} of them{unlike}.")
     if counts["left"]:
         tell(f"{counts['left']} rows are left; the same command goes on.")
     elif session.labelled:

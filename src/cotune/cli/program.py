@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,14 +72,32 @@ def tell(text: object, *, err: bool = False) -> None:
 
 def counting(size: int) -> Callable[[int], None]:
     """Counts rows on standard error, in place, where that is a terminal."""
-    shown = sys.stderr.isatty()
+    return lambda done: count(done, size)
 
-    def told(done: int) -> None:
-        if shown:
-            sys.stderr.write(f"\r{done:,} of {size:,} rows" + ("\n" if done >= size else ""))
-            sys.stderr.flush()
 
-    return told
+def count(done: int, size: int, what: str = "rows") -> None:
+    """Say on standard error, in place, how many rows are done, where that is a terminal."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r{done:,} of {size:,} {what}" + ("\n" if done >= size else ""))
+        sys.stderr.flush()
+
+
+def show_page(address: str, line: str, told: Mapping[str, Any], *, as_json: bool, no_open: bool) -> None:
+    """Say where a page is served, and open a browser on it where a person reads this.
+
+    Args:
+        address: of the page.
+        line: what a person is told.
+        told: what JSON says besides the address.
+        as_json: whether JSON is printed in place of the line.
+        no_open: open no browser.
+    """
+    from cotune.report.view import open_browser
+
+    typer.echo(json.dumps({"url": address, **told}, ensure_ascii=False) if as_json else line)
+    sys.stdout.flush()
+    if sys.stdout.isatty() and not no_open and not as_json:
+        open_browser(address)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]

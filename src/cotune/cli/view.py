@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cotune.cli.program import Json, app
+from cotune.cli.program import Json, app, show_page
 
 
 @app.command(epilog="Example:\n\n  cotune view runs/mine")
@@ -20,15 +18,10 @@ def view(
     as_json: Json = False,
 ) -> None:
     """Show a run's report in the browser, renewed while the run goes on; Ctrl-C ends it."""
-    from cotune.report.view import open_browser, view_run
+    from cotune.report.view import view_run
 
     def ready(address: str) -> None:
-        if as_json:
-            typer.echo(json.dumps({"url": address, "run": str(run)}, ensure_ascii=False))
-        else:
-            typer.echo(f"Report of {run}: {address}  (Ctrl-C ends it)")
-        sys.stdout.flush()
-        if sys.stdout.isatty() and not no_open and not as_json:
-            open_browser(address)
+        line = f"Report of {run}: {address}  (Ctrl-C ends it)"
+        show_page(address, line, {"run": str(run)}, as_json=as_json, no_open=no_open)
 
     view_run(run, port=port, ready=ready)

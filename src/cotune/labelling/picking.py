@@ -25,6 +25,8 @@ DEFAULT = "diverse_margin"
 """How rows are picked where nothing is said."""
 WITHOUT_STATES = ("random", "margin", "entropy")
 """Ways to pick that a model behind an endpoint, whose states nobody sees, allows too."""
+FROM_LABELLED = ("spread", "typical")
+"""Ways to pick that keep away from rows with labels, so that the model reads these too."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def pick_rows(
         look: rows of a large pool that the model looks at, drawn by the seed.
         seed: of all draws.
         known: what rows say that have a label already (:func:`cotune.bundle.rows.said`); they are not picked.
-        labelled: input fields of rows with labels, which ``spread`` and ``typical`` keep away from.
+        labelled: input fields of rows with labels, of which ways of :data:`FROM_LABELLED` read the first ``look``.
         batch: rows that run at once.
         progress: told how many rows of how many the model has looked at.
 
@@ -116,14 +118,12 @@ def pick_rows(
             where=sheet.source,
             hint="Give rows with texts that have no label yet; rows that the run or the --out file knows are passed over.",
         )
+    labelled = labelled[:look] if way in FROM_LABELLED else ()
     if len(places) > look:
         places = sorted(places[int(i)] for i in rng.permutation(len(places))[:look])
     rows = [fields for place in places if not isinstance(fields := checked[place], RowError)]
     states, log_probs = _seen(predictor, [*rows, *labelled], batch, progress)
-    if states is not None:
-        states = standardised(states)[0]
-    empty = np.zeros((len(rows) + len(labelled), 1), dtype=np.float32)
-    states = empty if states is None else states
+    states = np.zeros((len(log_probs), 1), dtype=np.float32) if states is None else standardised(states)[0]
     pool = Pool(log_probs[: len(rows)], states[: len(rows)], states[len(rows) :])
     return [
         _pick(sheet, places[i], rows[i], predictor.labels, log_probs[i])
