@@ -56,13 +56,14 @@ class Shelf:
     """
 
     def __init__(
-        self, predictors: Sequence[Predictor], unsure: float | None = None, collectors: Sequence[Collector | None] = ()
+        self, predictors: Sequence[Predictor], unsure: float | None = None, collectors: Sequence[Collector] = ()
     ) -> None:
         self.created = int(time.time())
         self.served: dict[str, Served] = {}
         embeddings: dict[str, Embedding] = {}
-        self._collectors = [each for each in collectors if each is not None]
-        for predictor, collector in zip(predictors, collectors or [None] * len(predictors), strict=True):
+        self._collectors = tuple(collectors)
+        kept: Sequence[Collector | None] = collectors or [None] * len(predictors)
+        for predictor, collector in zip(predictors, kept, strict=True):
             name = f"{predictor.task}@{predictor.bundle_id}"
             if name in self.served:
                 raise InputError(f"the bundle {name!r} is given twice", where="serve", hint="Name each bundle once.")

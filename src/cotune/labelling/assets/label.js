@@ -52,7 +52,7 @@
     about.textContent = state.at ? `The model was right on ${state.agreed} of ${state.labelled}. Labels are kept in ${state.out}.` : `Labels are kept in ${state.out}.`;
     const done = state.fields === null;
     typing.hidden = done || state.keyed;
-    for (const id of ["skip"]) at(id).disabled = done;
+    at("skip").disabled = done;
     at("undo").disabled = state.at === 0;
     if (done) {
       row.replaceChildren(element("div", "All rows are done. Quit ends the command, Undo goes back."));
