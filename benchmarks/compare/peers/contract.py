@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,7 +32,7 @@ class Job:
     """What a peer is asked to do.
 
     Attributes:
-        folder: a folder of its own to work in.
+        folder: where it works; nothing else uses it.
         train: all labelled rows that it may learn and choose from.
         test: rows to answer.
         labels: the labels there are; empty where answers are written.
@@ -162,12 +162,23 @@ def read_job(folder: Path) -> Job:
     return Job(folder=folder, train=train, test=test, **settings)
 
 
-def cross_validation_folds(outputs: Sequence[str], most: int = 5) -> int:
-    """Folds in which every label has a row each; below 2 there is nothing to choose on."""
-    counts: dict[str, int] = {}
-    for output in outputs:
-        counts[output] = counts.get(output, 0) + 1
-    return min(most, *counts.values())
+def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Places of ``size`` rows of like length at a time, the shortest first, so that little is padded."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def trainer_arguments(job: Job) -> dict[str, Any]:
+    """What every trainer built on that of transformers is told: to compute here, and to write and to report nothing."""
+    return {
+        "output_dir": str(job.folder / "trainer"),
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "seed": job.seed,
+    }
 
 
 def _read(path: Path) -> list[Row]:

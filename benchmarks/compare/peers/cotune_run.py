@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -125,21 +126,14 @@ def answered(predictor: Any, rows: Sequence[Row], job: Job) -> Answers:
         return Answers([str(text) for text in predictor.predict(asked)])
     found = predictor.predict(asked, probabilities=True)
     labels = [str(label) for label in predictor.labels]
-    by_row = [[one.probabilities[label] for label in one.probabilities] for one in found]
-    answers = most_likely(by_row, labels)
+    answers = most_likely([list(one.probabilities.values()) for one in found], labels)
     # The bundle's decision rule has the last word, not the largest probability.
     return Answers([str(one.answer) for one in found], answers.probabilities, labels)
 
 
 def _kept(bundle: Path, rows: Sequence[Row], job: Job) -> dict[str, Any]:
     predictor = load(bundle, job)
-    found = answered(predictor, rows, job)
-    return {
-        "bundle": predictor.bundle_id,
-        "predictions": found.predictions,
-        "probabilities": found.probabilities,
-        "labels": found.labels,
-    }
+    return {"bundle": predictor.bundle_id, **asdict(answered(predictor, rows, job))}
 
 
 def _write(path: Path, rows: Sequence[dict[str, str]]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from contract import Answers, Job, Row, Trained, most_likely, serve
+from contract import Answers, Job, Row, Trained, batches, most_likely, serve, trainer_arguments
 
 # The settings of FastFit's page (https://github.com/IBM/fastfit, "Training with python"), without half precision, which the
 # trainer refuses on a CPU.
@@ -41,13 +41,8 @@ def train(job: Job) -> Trained:
         label_column_name="label",
         text_column_name="text",
         dataset=rows,
-        output_dir=str(job.folder / "trainer"),
         overwrite_output_dir=True,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
-        seed=job.seed,
+        **trainer_arguments(job),
         **SETTINGS,
     )
     trainer.train()
@@ -59,11 +54,9 @@ def train(job: Job) -> Trained:
     tokenizer: Any = AutoTokenizer.from_pretrained(str(get_model_path()))
 
     def answer(asked: Sequence[Row]) -> Answers:
-        order = sorted(range(len(asked)), key=lambda i: len(asked[i].text))
         shares: list[list[float]] = [[]] * len(asked)
         with torch.inference_mode():
-            for start in range(0, len(order), BATCH):
-                part = order[start : start + BATCH]
+            for part in batches([len(row.text) for row in asked], BATCH):
                 texts = [asked[i].text for i in part]
                 fed = tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="pt")
                 logits = tuned(input_ids=fed["input_ids"], attention_mask=fed["attention_mask"]).logits

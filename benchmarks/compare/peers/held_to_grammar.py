@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import small_model
+from contract import Answers, Job, Row
+
+
+def writer(job: Job, tokenizer: Any, model: Any) -> Callable[[Sequence[Row]], Answers]:
+    """Answers rows with JSON under the job's grammar."""
+    processors = processors_for(tokenizer, model.config.vocab_size, job.extra["grammar"])
+    most = most_tokens(job, tokenizer)
+
+    def answer(rows: Sequence[Row]) -> Answers:
+        questions = [small_model.json_question(row.text, job.extra["schema"]) for row in rows]
+        return Answers(small_model.generated(tokenizer, model, questions, most, processors))
+
+    return answer
+
+
+def most_tokens(job: Job, tokenizer: Any) -> int:
+    """How long an answer may be: a quarter longer than the longest of the labelled rows, and a little."""
+    return 8 + max(len(tokenizer(output)["input_ids"]) for output in job.outputs) * 5 // 4
 
 
 def processors_for(tokenizer: Any, vocabulary: int, grammar: str) -> Any:

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from contract import Answers, most_likely
+
 GRID = (0.1, 1.0, 10.0, 100.0, 1000.0)
 """Inverse penalties that are tried; scikit-learn's default, 1, is among them."""
 
@@ -51,3 +53,8 @@ def fit_chosen(make: Callable[[float], Any], inputs: Sequence[Any], outputs: Seq
                     losses[strength] -= float(np.log(np.maximum(right, 1e-12)).sum())
     chosen = min(GRID, key=lambda strength: losses[strength]) if any(losses.values()) else 1.0
     return make(chosen).fit(list(inputs), labels), chosen
+
+
+def answered(fitted: Any, inputs: Any) -> Answers:
+    """What a fitted classifier answers."""
+    return most_likely(fitted.predict_proba(inputs), [str(label) for label in fitted.classes_])

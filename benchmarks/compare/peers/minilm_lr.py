@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from contract import Answers, Job, Row, Trained, most_likely, serve
-from logistic import GRID, fit_chosen
+from contract import Answers, Job, Row, Trained, serve
+from logistic import GRID, answered, fit_chosen
 
 # Vectors of unit length by the model's own pooling, as on its page:
 # https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2
@@ -32,8 +32,7 @@ def train(job: Job) -> Trained:
     )
 
     def answer(rows: Sequence[Row]) -> Answers:
-        vectors = encoded([row.text for row in rows])
-        return most_likely(fitted.predict_proba(vectors), [str(label) for label in fitted.classes_])
+        return answered(fitted, encoded([row.text for row in rows]))
 
     return Trained(
         answer,

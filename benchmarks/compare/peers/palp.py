@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import small_model
-from contract import Answers, Job, Row, Trained, most_likely, serve
-from logistic import GRID, fit_chosen
+from contract import Answers, Job, Row, Trained, serve
+from logistic import GRID, answered, fit_chosen
 
 TOLD = {
     "state": "last token of the chat template up to the answer, after the last layer and its norm",
@@ -37,8 +37,7 @@ def train(job: Job) -> Trained:
     )
 
     def answer(rows: Sequence[Row]) -> Answers:
-        found = fitted.predict_proba(states(tokenizer, model, [row.text for row in rows]))
-        return most_likely(found, [str(label) for label in fitted.classes_])
+        return answered(fitted, states(tokenizer, model, [row.text for row in rows]))
 
     shipped = sum(part.nbytes for part in (fitted[-1].coef_, fitted[-1].intercept_, fitted[0].mean_, fitted[0].scale_))
     return Trained(answer, shipped=shipped, base=[Path(job.model)], told=TOLD | {"chosen_C": chosen / 1000})
@@ -49,15 +48,9 @@ def states(tokenizer: Any, model: Any, texts: Sequence[str]) -> Any:
     import numpy as np
     import torch
 
-    prompts = [small_model.prompt_ids(tokenizer, text) for text in texts]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    found = np.zeros((len(prompts), model.config.hidden_size), dtype=np.float32)
+    found = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
     with torch.inference_mode():
-        for start in range(0, len(order), small_model.BATCH):
-            part = order[start : start + small_model.BATCH]
-            width = max(len(prompts[i]) for i in part)
-            ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(prompts[i])) + prompts[i] for i in part])
-            mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in part])
+        for part, ids, mask in small_model.padded_batches(tokenizer, texts):
             hidden = model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
             found[part] = hidden[:, -1].numpy()
     return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from contract import Answers, Job, Row, Trained, most_likely, serve
+import small_model
+from contract import Answers, Job, Row, Trained, batches, most_likely, serve, trainer_arguments
 
 # PEFT's own notebook for LoRA and sequence classification:
 # https://github.com/huggingface/peft/blob/main/examples/sequence_classification/LoRA.ipynb
@@ -32,7 +33,6 @@ def train(job: Job) -> Trained:
     from peft import LoraConfig, TaskType, get_peft_model
     from transformers import (
         AutoModelForSequenceClassification,
-        AutoTokenizer,
         DataCollatorWithPadding,
         Trainer,
         TrainingArguments,
@@ -41,9 +41,7 @@ def train(job: Job) -> Trained:
 
     torch.set_num_threads(job.threads)
     set_seed(job.seed)
-    tokenizer = AutoTokenizer.from_pretrained(job.model)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = small_model.load_tokenizer(job)
     base = AutoModelForSequenceClassification.from_pretrained(job.model, num_labels=len(job.labels), dtype=torch.float32)
     base.config.pad_token_id = tokenizer.pad_token_id
     model = get_peft_model(
@@ -56,18 +54,13 @@ def train(job: Job) -> Trained:
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
-            output_dir=str(job.folder / "trainer"),
+            **trainer_arguments(job),
             num_train_epochs=EPOCHS,
             per_device_train_batch_size=BATCH,
             learning_rate=RATE,
             warmup_steps=round(WARM_UP * steps),
             lr_scheduler_type="linear",
-            save_strategy="no",
             logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=True,
-            seed=job.seed,
         ),
         train_dataset=rows,
         data_collator=collator,
@@ -78,11 +71,9 @@ def train(job: Job) -> Trained:
 
     def answer(asked: Sequence[Row]) -> Answers:
         fed = [tokenizer(row.text, truncation=True, max_length=LONGEST) for row in asked]
-        order = sorted(range(len(fed)), key=lambda i: len(fed[i]["input_ids"]))
         shares: list[list[float]] = [[]] * len(fed)
         with torch.inference_mode():
-            for start in range(0, len(order), BATCH):
-                part = order[start : start + BATCH]
+            for part in batches([len(row["input_ids"]) for row in fed], BATCH):
                 logits = model(**collator([fed[i] for i in part])).logits
                 for i, row in zip(part, torch.softmax(logits.double(), dim=-1).tolist(), strict=True):
                     shares[i] = row

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from contract import Job
+from contract import Job, batches
 
 BATCH = 16
 
@@ -13,14 +13,22 @@ BATCH = 16
 def load(job: Job) -> tuple[Any, Any]:
     """Tokenizer and model in float32, which is what transformers computes fastest in on a CPU without special units."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(job.threads)
     torch.manual_seed(job.seed)
-    tokenizer = AutoTokenizer.from_pretrained(job.model, padding_side="left")
+    tokenizer = load_tokenizer(job, padding_side="left")
+    return tokenizer, AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32).eval()
+
+
+def load_tokenizer(job: Job, **settings: Any) -> Any:
+    """The model's tokenizer; where it names no token to pad with, it pads with the end token."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(job.model, **settings)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer, AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32).eval()
+    return tokenizer
 
 
 def classification_question(text: str, labels: Sequence[str]) -> str:
@@ -90,14 +98,10 @@ def generated(tokenizer: Any, model: Any, questions: Sequence[str], most_tokens:
     """
     import torch
 
-    prompts = [prompt_ids(tokenizer, question) for question in questions]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    answers = [""] * len(prompts)
+    answers = [""] * len(questions)
     with torch.inference_mode():
-        for part in _batches(order):
-            width = max(len(prompts[i]) for i in part)
-            ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(prompts[i])) + prompts[i] for i in part])
-            mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in part])
+        for part, ids, mask in padded_batches(tokenizer, questions):
+            width = ids.shape[1]
             made = model.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -112,6 +116,13 @@ def generated(tokenizer: Any, model: Any, questions: Sequence[str], most_tokens:
     return answers
 
 
-def _batches(order: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(order), BATCH):
-        yield order[start : start + BATCH]
+def padded_batches(tokenizer: Any, questions: Sequence[str]) -> Iterator[tuple[list[int], Any, Any]]:
+    """Questions of like length at a time: their places, and their prompts' ids and mask, padded on the left."""
+    import torch
+
+    prompts = [prompt_ids(tokenizer, question) for question in questions]
+    for part in batches([len(prompt) for prompt in prompts], BATCH):
+        width = max(len(prompts[i]) for i in part)
+        ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(prompts[i])) + prompts[i] for i in part])
+        mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in part])
+        yield part, ids, mask

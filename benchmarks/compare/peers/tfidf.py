@@ -6,8 +6,8 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from contract import Answers, Job, Row, Trained, most_likely, serve
-from logistic import GRID, fit_chosen
+from contract import Answers, Job, Row, Trained, serve
+from logistic import GRID, answered, fit_chosen
 
 # One and two words, and a penalty chosen by cross-validation, are the grid of scikit-learn's own example:
 # https://scikit-learn.org/stable/auto_examples/model_selection/plot_grid_search_text_feature_extraction.html
@@ -31,7 +31,7 @@ def train(job: Job) -> Trained:
     joblib.dump(fitted, held)
 
     def answer(rows: Sequence[Row]) -> Answers:
-        return most_likely(fitted.predict_proba([row.text for row in rows]), [str(label) for label in fitted.classes_])
+        return answered(fitted, [row.text for row in rows])
 
     return Trained(answer, shipped=held.getbuffer().nbytes, told=TOLD | {"chosen_C": chosen})
 

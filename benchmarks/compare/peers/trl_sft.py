@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import small_model
-from contract import Answers, Job, Row, Trained, most_likely, serve
+from contract import Answers, Job, Row, Trained, most_likely, serve, trainer_arguments
+from held_to_grammar import writer
 
 # TRL's page on PEFT (https://huggingface.co/docs/trl/peft_integration): r 32, alpha 16, dropout 0.05 and ten times the default
 # rate. Batches of 8 and three epochs are SFTConfig's defaults.
@@ -43,7 +44,7 @@ def train(job: Job) -> Trained:
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
-            output_dir=str(job.folder / "trainer"),
+            **trainer_arguments(job),
             num_train_epochs=EPOCHS,
             per_device_train_batch_size=BATCH,
             learning_rate=RATE,
@@ -51,12 +52,7 @@ def train(job: Job) -> Trained:
             gradient_checkpointing=False,
             bf16=False,
             fp16=False,
-            use_cpu=True,
-            save_strategy="no",
             logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            seed=job.seed,
         ),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
@@ -66,7 +62,7 @@ def train(job: Job) -> Trained:
     tuned = trainer.model.eval()
     tuned.save_pretrained(job.folder / "adapter")
     tokenizer.padding_side = "left"
-    answer = _labels(job, tokenizer, tuned) if job.kind == "label" else _written(job, tokenizer, tuned)
+    answer = _labels(job, tokenizer, tuned) if job.kind == "label" else writer(job, tokenizer, tuned)
     return Trained(answer, shipped=[job.folder / "adapter"], base=[Path(job.model)], told=TOLD)
 
 
@@ -74,19 +70,6 @@ def _labels(job: Job, tokenizer: Any, model: Any) -> Any:
     def answer(rows: Sequence[Row]) -> Answers:
         questions = [_question(job, row.text) for row in rows]
         return most_likely(small_model.label_shares(tokenizer, model, questions, job.labels), job.labels)
-
-    return answer
-
-
-def _written(job: Job, tokenizer: Any, model: Any) -> Any:
-    from held_to_grammar import processors_for
-
-    processors = processors_for(tokenizer, model.config.vocab_size, job.extra["grammar"])
-    most = 8 + max(len(tokenizer(output)["input_ids"]) for output in job.outputs) * 5 // 4
-
-    def answer(rows: Sequence[Row]) -> Answers:
-        questions = [_question(job, row.text) for row in rows]
-        return Answers(small_model.generated(tokenizer, model, questions, most, processors))
 
     return answer
 
