@@ -47,7 +47,7 @@ def run_measured(
     running: Path,
     answered: Path | None = None,
 ) -> Measured:
-    """Run a command in a process group of its own and measure it.
+    """Run a command in a new process group and measure it.
 
     Args:
         command: what to run.
