@@ -18,6 +18,9 @@ CELLS = "cells.jsonl"
 DONE, FAILED, LIMIT, NOT_INSTALLABLE = "done", "failed", "limit", "not installable"
 STATUSES = (DONE, FAILED, LIMIT, NOT_INSTALLABLE)
 
+Place = tuple[str, Draw]
+"""A set and a draw of it."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -69,9 +72,19 @@ class Cell:
     day: str = ""
 
     @property
+    def drawn(self) -> Draw:
+        """The draw of its labelled rows."""
+        return Draw(self.rows, self.per_class, self.draw)
+
+    @property
     def key(self) -> str:
         """What makes it this cell."""
-        return cell_key(self.set, Draw(self.rows, self.per_class, self.draw), self.peer)
+        return cell_key(self.set, self.drawn, self.peer)
+
+    @property
+    def place(self) -> Place:
+        """What the cells of all peers on the same rows have in common."""
+        return self.set, self.drawn
 
 
 def cell_key(name: str, draw: Draw, peer: str) -> str:

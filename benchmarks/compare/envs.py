@@ -1,8 +1,7 @@
-"""A virtual environment a peer, made from the index that pip is set to, with the versions of its requirements file."""
+"""Separate virtual environments for the peers, made from the index that pip is set to, with the versions of their files."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ import venv
 from dataclasses import dataclass
 from pathlib import Path
 
-from cotune.files import write_text
+from cotune.files import content_hash, write_text
 
 REQUIREMENTS = Path(__file__).resolve().parent / "requirements"
 _INSTALL_S = 1800.0
@@ -41,7 +40,7 @@ class Environments:
             NotInstallableError: the packages cannot be installed.
         """
         needed = REQUIREMENTS / f"{name}.txt"
-        digest = hashlib.sha256(needed.read_bytes()).hexdigest()[:12]
+        digest = content_hash(needed.read_bytes(), 12)
         place = self.folder / name
         python = place / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         made, failed = place / f".made-{digest}", self.folder / f"{name}-{digest}.failed"
@@ -68,12 +67,6 @@ class Environments:
 def own_python() -> Path:
     """The interpreter that runs the harness, and with it the cotune that is compared."""
     return Path(sys.executable)
-
-
-def _asked(requirements: Path) -> bool:
-    """Whether anything is to be installed."""
-    lines = (line.strip() for line in requirements.read_text(encoding="utf-8").splitlines())
-    return any(line and not line.startswith("#") for line in lines)
 
 
 def _install(command: list[str]) -> str:

@@ -249,10 +249,7 @@ def _finished(
     }
     answers = {
         "outputs": [row.output for row in rows.test],
-        "predictions": told["predictions"],
-        "probabilities": told["probabilities"],
-        "labels": told["labels"],
-        "curve": told["curve"],
+        **{name: told[name] for name in ("predictions", "probabilities", "labels", "curve")},
     }
     cell = replace(
         plain,

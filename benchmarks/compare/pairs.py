@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from compare.cells import Cell
+from compare.cells import Cell, Place
 from compare.registry import is_ours
 from compare.scores import Floats, Scored
 from cotune.evaluate.stats.intervals import Interval
@@ -45,7 +45,15 @@ class Difference:
 
 def scope_of(cell: Cell) -> str:
     """``trec6, 64``."""
-    return f"{cell.set}, {cell.rows}{' a class' if cell.per_class else ''}"
+    return f"{cell.set}, {cell.drawn.size}"
+
+
+def by_peer(scored: Iterable[Scored]) -> dict[str, list[Scored]]:
+    """The cells of each peer."""
+    found: dict[str, list[Scored]] = {}
+    for one in scored:
+        found.setdefault(one.cell.peer, []).append(one)
+    return found
 
 
 def differences(scored: Iterable[Scored], reference: str, scope: str, *, seed: int = 0) -> list[Difference]:
@@ -63,16 +71,13 @@ def differences(scored: Iterable[Scored], reference: str, scope: str, *, seed: i
         scope: what they are, for the result.
         seed: of the resampling.
     """
-    by_peer: dict[str, dict[tuple[str, int, bool, int], Scored]] = {}
-    for one in scored:
-        place = (one.cell.set, one.cell.rows, one.cell.per_class, one.cell.draw)
-        by_peer.setdefault(one.cell.peer, {})[place] = one
-    ours = by_peer.pop(reference, {})
+    by_place = {peer: {one.cell.place: one for one in part} for peer, part in by_peer(scored).items()}
+    ours = by_place.pop(reference, {})
     found: list[Difference] = []
     for measure in (SCORE, LOG_LOSS):
         made = [
             difference
-            for peer, theirs in by_peer.items()
+            for peer, theirs in by_place.items()
             if (difference := _difference(peer, theirs, ours, measure, scope, seed)) is not None
         ]
         others = [one for one in made if not is_ours(one.peer)]
@@ -83,8 +88,8 @@ def differences(scored: Iterable[Scored], reference: str, scope: str, *, seed: i
 
 def _difference(
     peer: str,
-    theirs: dict[tuple[str, int, bool, int], Scored],
-    ours: dict[tuple[str, int, bool, int], Scored],
+    theirs: dict[Place, Scored],
+    ours: dict[Place, Scored],
     measure: str,
     scope: str,
     seed: int,
@@ -121,7 +126,7 @@ def pooled(scored: Sequence[Scored], reference: str) -> list[Difference]:
         for per_class, rows in sizes:
             sized = [one for one in part if (one.cell.per_class, one.cell.rows) == (per_class, rows)]
             if len({one.cell.set for one in sized}) > 1 and len(sizes) > 1:
-                told = f"all sets, {rows}{' a class' if per_class else ''} rows"
+                told = f"all sets, {sized[0].cell.drawn.size} rows"
                 found += differences(sized, reference, told + ("" if kind == "label" else ", JSON"))
         if len({one.cell.set for one in part}) > 1 or len(sizes) > 1:
             found += differences(part, reference, "all sets and sizes" + ("" if kind == "label" else ", JSON"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cotune.report.html.markup import esc
@@ -95,8 +95,7 @@ def _steps(places: Sequence[tuple[float, float]]) -> str:
     return f'<path class="curve" d="{"".join(walked)}"/>'
 
 
-def _marks(places: Sequence[tuple[float, float, Point]], y: object) -> list[str]:
-    assert callable(y)
+def _marks(places: Sequence[tuple[float, float, Point]], y: Callable[[float], float]) -> list[str]:
     parts = []
     for at, level, point in places:
         kind = "ours" if point.ours else "other"

@@ -65,7 +65,7 @@ class RowSet:
     labels: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Draw:
     """A seeded draw of labelled rows.
 

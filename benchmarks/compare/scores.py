@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from compare.cells import Cell, read_answers
 from cotune.evaluate.stats.calibration import expected_calibration_error, log_loss_rows
-from cotune.evaluate.stats.f1 import f1_from_counts, label_indicators
+from cotune.evaluate.stats.f1 import f1_statistic
 from cotune.task.answered import Answered
 from cotune.task.metrics.json_fields import field_counts, micro_f1, row_f1
 from cotune.task.values.output import Output
@@ -96,9 +96,7 @@ def aligned(
 
 def macro_f1(outputs: Sequence[str], predictions: Sequence[str]) -> float:
     """F1 averaged over labels."""
-    names = sorted({*outputs, *predictions})
-    truth, given = label_indicators(outputs, names), label_indicators(predictions, names)
-    return float(f1_from_counts((truth * given).sum(axis=0), truth.sum(axis=0), given.sum(axis=0), "macro"))
+    return float(f1_statistic(outputs, [np.asarray(predictions)], "macro")(np.ones(len(outputs)))[0])
 
 
 def _score_json(cell: Cell, outputs: Sequence[str], predictions: Sequence[str]) -> Scored:

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from compare.cells import DONE, Cell, read_cells
-from compare.pairs import LOG_LOSS, SCORE, Difference, differences, pooled, scope_of
+from compare.pairs import LOG_LOSS, SCORE, Difference, by_peer, differences, pooled, scope_of
 from compare.picture import Point, score_picture
 from compare.registry import PEERS, REFERENCE, is_ours
 from compare.scores import Scored, score_cell
@@ -112,19 +112,15 @@ def report(out: Path, to: Path, against: str) -> str:
 
 def lines_of(scored: Iterable[Scored]) -> list[Line]:
     """A line a peer, the best score first; all of one set and size."""
-    by_peer: dict[str, list[Scored]] = {}
-    for one in scored:
-        by_peer.setdefault(one.cell.peer, []).append(one)
-    found = [_line(peer, part) for peer, part in by_peer.items()]
+    found = [_line(peer, part) for peer, part in by_peer(scored).items()]
     return sorted(found, key=lambda line: -line.values[_main(line.values)])
 
 
 def markdown(lines: Sequence[Line], compared: Sequence[Difference], against: str) -> str:
     """The table of one set and size."""
-    by_peer = {(one.peer, one.measure): one for one in compared}
+    found = {(one.peer, one.measure): one for one in compared}
     written = any("json_f1" in line.values for line in lines)
     scores = ["JSON F1 (95%)", "whole answer right"] if written else ["accuracy (95%)", "macro F1", "log-loss (95%)", "ECE"]
-    told = PEERS[against].told if against in PEERS else against
     last = ["cotune's score less the peer's"] + ([] if written else ["log-loss likewise"])
     head = ["", *scores, "train, s", "ms a row", "peak MB", "ships MB", *last]
     rows = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
@@ -138,20 +134,20 @@ def markdown(lines: Sequence[Line], compared: Sequence[Difference], against: str
             cells += [f"{values['macro_f1']:.3f}", loss, f"{values['ece']:.3f}" if "ece" in values else "-"]
         cells += [f"{values['train_s']:.1f}", f"{values['predict_ms']:.1f}", f"{values['peak_mb']:.0f}"]
         cells.append(f"{values['shipped_mb']:.2f} + {values['base_mb']:.0f}")
-        cells += [_told(by_peer.get((line.peer, measure))) for measure in ((SCORE,) if written else (SCORE, LOG_LOSS))]
+        cells += [_told(found.get((line.peer, measure))) for measure in ((SCORE,) if written else (SCORE, LOG_LOSS))]
         rows.append(f"| {' | '.join(cells)} |")
     count = max(line.cells for line in lines)
     drawn = "one draw" if count == 1 else f"means of {count} draws"
     few = [f"{_name(line.peer)} {line.cells}" for line in lines if line.cells < count]
     fewer = f" (fewer of {', '.join(few)})" if few else ""
-    return "\n".join(rows) + f"\n\nDifferences are to {told}; {drawn}{fewer}."
+    return "\n".join(rows) + f"\n\nDifferences are to {_name(against)}; {drawn}{fewer}."
 
 
 def pooled_markdown(compared: Sequence[Difference], against: str) -> str:
     """The pooled differences."""
-    told = PEERS[against].told if against in PEERS else against
     rows = [
-        f"| pooled over | {told} against | cells | score, cotune less the peer | p (Holm) | log-loss likewise | p (Holm) |",
+        f"| pooled over | {_name(against)} against | cells "
+        "| score, cotune less the peer | p (Holm) | log-loss likewise | p (Holm) |",
         "|---|---|---|---|---|---|---|",
     ]
     losses = {(one.scope, one.peer): one for one in compared if one.measure == LOG_LOSS}
@@ -225,16 +221,13 @@ def _scopes(scored: Sequence[Scored]) -> dict[str, list[Scored]]:
 
 
 def _picture(scope: str, part: Sequence[Scored], lines: Sequence[Line]) -> str:
-    points = [
-        Point(
-            _plain(line.peer),
-            line.values["train_s"],
-            line.values[_main(line.values)],
-            (line.ci[_main(line.values)].low, line.ci[_main(line.values)].high),
-            is_ours(line.peer),
+    points = []
+    for line in lines:
+        name = _main(line.values)
+        ci = line.ci[name]
+        points.append(
+            Point(_plain(line.peer), line.values["train_s"], line.values[name], (ci.low, ci.high), is_ours(line.peer))
         )
-        for line in lines
-    ]
     return score_picture(f"{scope} labelled rows", points, _curve(_longest(part)), _axis(part))
 
 
@@ -244,11 +237,8 @@ def _pooled_picture(scored: Sequence[Scored]) -> str:
     runs = _longest_of_all(labelled)
     if len({scope_of(one.cell) for one in runs}) < 2:
         return ""
-    places = {_place(one) for one in runs}
-    by_peer: dict[str, list[Scored]] = {}
-    for one in labelled:
-        if _place(one) in places:
-            by_peer.setdefault(one.cell.peer, []).append(one)
+    places = {one.cell.place for one in runs}
+    found = by_peer(one for one in labelled if one.cell.place in places)
     points = [
         Point(
             _plain(peer),
@@ -257,8 +247,8 @@ def _pooled_picture(scored: Sequence[Scored]) -> str:
             None,
             is_ours(peer),
         )
-        for peer, part in by_peer.items()
-        if {_place(one) for one in part} == places
+        for peer, part in found.items()
+        if {one.cell.place for one in part} == places
     ]
     return score_picture("Mean over sets, sizes and draws", points, _mean_curve([_curve(one) for one in runs]))
 
@@ -292,10 +282,6 @@ def _longest_of_all(scored: Sequence[Scored]) -> list[Scored]:
         {one.cell.peer for one in runs}, key=lambda peer: max(o.cell.seconds["train"] for o in runs if o.cell.peer == peer)
     )
     return [one for one in runs if one.cell.peer == budget]
-
-
-def _place(one: Scored) -> tuple[str, int, bool, int]:
-    return one.cell.set, one.cell.rows, one.cell.per_class, one.cell.draw
 
 
 def _main(values: Mapping[str, float]) -> str:
