@@ -9,11 +9,12 @@ from typing import Any
 from cotune.evaluate.attribution import told_points
 from cotune.evaluate.frozen_arms import is_frozen
 from cotune.files import write_text
+from cotune.report.html.intervals import between
 from cotune.report.html.markup import data_text, embedded_json, esc, figure, p_value, percent, signed_points
 from cotune.report.html.page import asset
-from cotune.report.html.plot import Point, nice_ticks, padded, scale, strip
+from cotune.report.html.plot import padded, strip, strip_row, strips
 from cotune.report.html.shell import MARK, shell
-from cotune.report.terminal.plain import counted, fields, items, number, one_line, shipped
+from cotune.report.terminal.plain import counted, ends_of, fields, items, number, one_line, shipped, shipped_arm
 from cotune.report.terminal.verdict_arms import rule_of
 
 _MOST_ROWS = 200
@@ -84,24 +85,19 @@ def _verdict(found: Mapping[str, Any]) -> str:
 
 def _scores(found: Mapping[str, Any]) -> str:
     scores = [number(score) or 0.0 for score in items(found.get("scores"))]
-    intervals = [_ends(ends) for ends in items(found.get("intervals"))]
+    intervals = [ends_of(ends) for ends in items(found.get("intervals"))]
     low, high = padded([*scores, *(end for ends in intervals if ends for end in ends)], share=0.05, least=0.1)
     span = (max(0.0, low), min(1.0, high))
-    ticks = [(t, f"{100 * t:g}") for t in nice_ticks(*span, 4)]
-    lines = ""
+    lines = []
     for side, score, ends, summary in zip(_SIDES, scores, intervals, _summaries(found), strict=True):
-        between = f"{percent(ends[0])} to {percent(ends[1])}" if ends else ""
         kind = "base" if _is_frozen(summary) else "tuned"
-        tip = f"{one_line(found.get(side), 80)}: {percent(score)}% ({between})"
-        lines += (
-            f'<div class="row {kind}"><div class="who"><b>{data_text(one_line(found.get(side), 60))}</b> '
-            f"<span>{esc(_weights(summary))}</span></div>{strip(span, score, ends, kind, tip=tip)}"
-            f'<div class="number"><b>{percent(score)}</b> <span>{between}</span></div></div>'
-        )
-    axis = f'<div class="row axis" aria-hidden="true"><div></div>{scale(span, ticks)}<div></div></div>'
+        tip = f"{one_line(found.get(side), 80)}: {percent(score)}% ({between(ends)})"
+        name, drawn = data_text(one_line(found.get(side), 60)), strip(span, score, ends, kind, tip=tip)
+        told = f"<span>{between(ends)}</span>"
+        lines.append(strip_row(name, esc(_weights(summary)), drawn, percent(score), told, kind=kind))
     return figure(
         f"The two runs on {esc(found.get('n'))} test rows",
-        f'<div class="strips">{lines}{axis}</div>',
+        strips(lines, span),
         f"{_metric(found).capitalize()} in percent with 95% intervals. Hollow: base model. Filled: tuned. Both answer the same "
         "rows, so overlapping intervals can still hide a difference: read the paired one below.",
         kind="wide",
@@ -109,24 +105,19 @@ def _scores(found: Mapping[str, Any]) -> str:
 
 
 def _difference(found: Mapping[str, Any], difference: float) -> str:
-    ends = _ends(found.get("ci"))
+    ends = ends_of(found.get("ci"))
     span = padded([0.0, difference, *(ends or ())], share=0.05, least=0.05)
-    ticks = [(t, f"{100 * t:+g}".replace("-", "−") if t else "0") for t in nice_ticks(*span, 4)]
     clear = bool(found.get("significant"))
     kind = "quiet" if not clear else "up" if difference > 0 else "down"
     word = "no significant difference" if not clear else "significant" if difference > 0 else "significant loss"
-    between = f"{signed_points(ends[0])} to {signed_points(ends[1])}" if ends else ""
-    tip = f"{signed_points(difference)} points ({between})\n{p_value(found.get('p'))}, {found.get('test', '')}"
-    line = (
-        '<div class="row"><div class="who"><b>Difference</b> <span>second run − first run</span></div>'
-        f"{strip(span, difference, ends, kind, zero=0.0, tip=tip)}"
-        f'<div class="number"><b>{signed_points(difference)}</b> <span>{between}</span>'
-        f'<span class="told {kind}">{word}, <span>{p_value(found.get("p"))}</span></span></div></div>'
-    )
-    axis = f'<div class="row axis" aria-hidden="true"><div></div>{scale(span, ticks)}<div></div></div>'
+    ci = f"{signed_points(ends[0])} to {signed_points(ends[1])}" if ends else ""
+    tip = f"{signed_points(difference)} points ({ci})\n{p_value(found.get('p'))}, {found.get('test', '')}"
+    drawn = strip(span, difference, ends, kind, zero=0.0, tip=tip)
+    told = f'<span>{ci}</span><span class="told {kind}">{word}, <span>{p_value(found.get("p"))}</span></span>'
+    line = strip_row("Difference", "second run − first run", drawn, signed_points(difference), told)
     return figure(
         "What the second run gains over the first",
-        f'<div class="strips">{line}{axis}</div>',
+        strips([line], span, signed=True),
         f"In points, paired row by row. Interval: {esc(found.get('interval') or 'unknown')}. "
         f"Test: {esc(found.get('test') or 'unknown')}. An interval that leaves out zero is a significant difference.",
         kind="wide",
@@ -193,14 +184,8 @@ def _summaries(found: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 def _is_frozen(summary: Mapping[str, Any]) -> bool:
-    arm = fields(summary.get("best")).get("arm")
-    return is_frozen(fields(summary.get("arms")), arm if isinstance(arm, str) else "best_tuned")
+    return is_frozen(fields(summary.get("arms")), shipped_arm(summary))
 
 
 def _weights(summary: Mapping[str, Any]) -> str:
     return "base model" if _is_frozen(summary) else "tuned"
-
-
-def _ends(value: object) -> Point | None:
-    low, high = ([*map(number, items(value)), None, None])[:2]
-    return None if low is None or high is None else (low, high)

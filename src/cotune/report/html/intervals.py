@@ -8,6 +8,11 @@ from cotune.report.html.markup import percent
 from cotune.report.html.plot import Point
 
 
+def between(ci: Point | None) -> str:
+    """The ends of an interval in percent; empty where it is not known."""
+    return f"{percent(ci[0])} to {percent(ci[1])}" if ci else ""
+
+
 def share_interval(score: float, rows: int, metric: str, groups: Sequence[int] = ()) -> Point | None:
     """Wilson's 95% interval of an accuracy; None for other metrics, whose intervals need the answers themselves.
 

@@ -151,6 +151,34 @@ def strip(
     return f'<svg class="strip" width="100%" height="{height}" aria-hidden="true"{told}>{"".join(parts)}</svg>'
 
 
+def strip_row(who: str, what: str, drawn: str, value: str, more: str, *, kind: str = "") -> str:
+    """A strip between what it is of and its number; trusted markup.
+
+    Args:
+        who: in bold.
+        what: the same in more words.
+        drawn: of :func:`strip`.
+        value: in bold, behind it.
+        more: what follows the value.
+        kind: class of the row.
+    """
+    return (
+        f'<div class="{f"row {kind}".rstrip()}"><div class="who"><b>{who}</b> <span>{what}</span></div>{drawn}'
+        f'<div class="number"><b>{value}</b> {more}</div></div>'
+    )
+
+
+def strips(rows: Iterable[str], span: Point, *, signed: bool = False) -> str:
+    """Rows of :func:`strip_row` over their common axis, in percent or, ``signed``, in points of a difference."""
+    ticks = [(t, _signed_tick(t) if signed else f"{100 * t:g}") for t in nice_ticks(*span, 4)]
+    axis = f'<div class="row axis" aria-hidden="true"><div></div>{scale(span, ticks)}<div></div></div>'
+    return f'<div class="strips">{"".join(rows)}{axis}</div>'
+
+
+def _signed_tick(value: float) -> str:
+    return f"{100 * value:+g}".replace("-", "−") if value else "0"
+
+
 def scale(span: Point, ticks: Sequence[tuple[float, str]]) -> str:
     """The axis under a column of strips."""
     marks = "".join(f'<text class="tick x" x="{_share(value, span):.2f}%" y="14">{esc(shown)}</text>' for value, shown in ticks)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cotune.report.terminal.plain import amount, counted, decimal, duration, fields, items, number, one_line, quoted
+from cotune.report.terminal.plain import amount, counted, decimal, duration, ends_of, fields, items, number, one_line, quoted
 from cotune.report.terminal.steps import ALONE, Told, Value, cycle_of, generic
 
 ARM_NAMES = {
@@ -271,8 +271,8 @@ def _better(story: Story, value: Value) -> list[Told]:
 def _verdict(story: Story, value: Value) -> list[Told]:
     score, seconds, layer, tfidf = (number(value.get(name)) for name in ("score", "seconds", "layer", "tfidf"))
     text = one_line(value.get("text") or f"cross-fitted accuracy {decimal(score, 2)}", 300)
-    low, high = ([*map(number, items(value.get("ci"))), None, None])[:2]
-    between = f" ({low:.2f} to {high:.2f})" if low is not None and high is not None else ""
+    ends = ends_of(value.get("ci"))
+    between = f" ({ends[0]:.2f} to {ends[1]:.2f})" if ends else ""
     parts = [f"{decimal(score, 2)}{between}", *([f"after layer {layer:.0f}"] if layer is not None else [])]
     parts += [f"TF-IDF {tfidf:.2f}"] if tfidf is not None else []
     parts += [f"in {duration(seconds)}"] if seconds is not None else []

@@ -49,6 +49,12 @@ def number(value: object) -> float | None:
     return found if math.isfinite(found) else None
 
 
+def ends_of(interval: object) -> tuple[float, float] | None:
+    """The two ends of an interval, or None for whatever else stands there."""
+    low, high = ([*map(number, items(interval)), None, None])[:2]
+    return None if low is None or high is None else (low, high)
+
+
 def p_value(p: float) -> str:
     """``p = 0.031``, or ``p < 0.001``."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
@@ -67,8 +73,13 @@ def fields(value: object) -> Mapping[str, Any]:
 
 def shipped(summary: Mapping[str, Any]) -> Mapping[str, Any]:
     """The arm that a run's bundle holds; empty where there is none."""
+    return fields(fields(summary.get("arms")).get(shipped_arm(summary)))
+
+
+def shipped_arm(summary: Mapping[str, Any]) -> str:
+    """The name of the arm that a run's bundle holds."""
     arm = fields(summary.get("best")).get("arm")
-    return fields(fields(summary.get("arms")).get(arm if isinstance(arm, str) else "best_tuned"))
+    return arm if isinstance(arm, str) else "best_tuned"
 
 
 def dollars(value: object) -> str:

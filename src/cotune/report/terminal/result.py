@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cotune.report.terminal.narration import REFERENCE_NAMES
-from cotune.report.terminal.plain import decimal, fields, items, number, one_line, p_value, shipped, signed
+from cotune.report.terminal.plain import decimal, ends_of, fields, number, one_line, p_value, shipped, signed
 
 _ALPHA = 0.05
 _FEW_ROWS, _WIDE = 30, 0.3
@@ -114,8 +114,7 @@ def frozen_first(summary: Mapping[str, Any]) -> bool:
 
 def interval_of(measured: Mapping[str, Any]) -> tuple[float, float] | None:
     """The ends of an interval; None where one is not known."""
-    low, high = ([*map(number, items(measured.get("ci"))), None, None])[:2]
-    return None if low is None or high is None else (low, high)
+    return ends_of(measured.get("ci"))
 
 
 def _needed(arm: Mapping[str, Any], tfidf: Mapping[str, Any] | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cotune.report.terminal.plain import amount, counted, decimal, duration, fields, items, number, one_line
+from cotune.report.terminal.plain import amount, counted, decimal, duration, ends_of, fields, items, number, one_line
 from cotune.report.terminal.trust import noise_sentence
 
 Value = Mapping[str, Any]
@@ -109,8 +109,8 @@ def _rewrite(value: Value) -> list[Told]:
 
 def _teach(value: Value) -> list[Told]:
     agreement = fields(value.get("agreement"))
-    low, high = ([*map(number, items(agreement.get("ci"))), None, None])[:2]
-    between = f" (95% interval {100 * low:.0f} to {100 * high:.0f}%)" if low is not None and high is not None else ""
+    ends = ends_of(agreement.get("ci"))
+    between = f" (95% interval {100 * ends[0]:.0f} to {100 * ends[1]:.0f}%)" if ends else ""
     head = f"the teacher {one_line(value.get('model'), 40)} labelled {counted(len(items(value.get('rows'))), 'row')}"
     agrees = f"agrees with {one_line(agreement.get('agree'), 12)} of {counted(agreement.get('n'), 'labelled row')}{between}"
     agrees = f"; it {agrees}" if agreement.get("n") else ""

@@ -9,9 +9,9 @@ from typing import Any
 
 from cotune.evaluate.frozen_arms import is_frozen
 from cotune.evaluate.openings import openings_sentence
-from cotune.report.html.intervals import share_interval
+from cotune.report.html.intervals import between, share_interval
 from cotune.report.html.markup import data_text, esc, figure, p_value, percent, signed_points
-from cotune.report.html.plot import Point, nice_ticks, padded, scale, strip
+from cotune.report.html.plot import Point, nice_ticks, padded, strip, strip_row, strips
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import ARMS, RunRecord
 from cotune.report.terminal.advice import stored_steps
@@ -117,11 +117,10 @@ def _arms(record: RunRecord) -> str:
     ends += [v for one in references.values() for v in (number(one.get("score")) or 0.0, *(interval_of(one) or ()))]
     low, high = padded(ends, share=0.05, least=0.1)
     span = (max(0.0, low), min(1.0, high)) if record.metric in ("accuracy", "macro_f1", "weighted_f1") else (low, high)
-    ticks = [(t, f"{100 * t:g}") for t in nice_ticks(*span, 4)]
     grid = "".join(
         f'<line class="grid" x1="{100 * (t - span[0]) / (span[1] - span[0]):.2f}%" '
         f'x2="{100 * (t - span[0]) / (span[1] - span[0]):.2f}%" y1="0" y2="100%"/>'
-        for t, _ in ticks
+        for t in nice_ticks(*span, 4)
     )
     lines, best = [], shipped(record.summary)
     for name, arm in shown:
@@ -129,31 +128,23 @@ def _arms(record: RunRecord) -> str:
         frozen = is_frozen(found, name)
         meaning = _NOT_TUNED.get(name, _MEANINGS[name]) if frozen else _MEANINGS[name]
         kind = ("base" if frozen else "tuned") + (" lead" if arm is best or name == "best_tuned" else "")
-        between = f"{percent(ci[0])} to {percent(ci[1])}" if ci else ""
         loss = number(arm.get("log_loss"))
-        tip = f"{ARM_NAMES[name]}: {percent(score)}% ({between})\nlog-loss {decimal(loss)}\n{arm.get('n', '?')} test rows"
-        lines.append(
-            f'<div class="row {kind}"><div class="who"><b>{esc(ARM_NAMES[name])}</b> <span>{esc(meaning)}'
-            f"{_read_by(arm)}</span></div>"
-            f"{strip(span, score, ci, kind, tip=tip, extra=grid)}"
-            f'<div class="number"><b>{percent(score)}</b> <span>{between}</span></div></div>'
-        )
+        tip = f"{ARM_NAMES[name]}: {percent(score)}% ({between(ci)})\nlog-loss {decimal(loss)}\n{arm.get('n', '?')} test rows"
+        drawn, told = strip(span, score, ci, kind, tip=tip, extra=grid), f"<span>{between(ci)}</span>"
+        what = f"{esc(meaning)}{_read_by(arm)}"
+        lines.append(strip_row(esc(ARM_NAMES[name]), what, drawn, percent(score), told, kind=kind))
     for name, one in references.items():
         score, ci, title = number(one.get("score")), interval_of(one), REFERENCE_NAMES[name]
-        between = f"{percent(ci[0])} to {percent(ci[1])}" if ci else ""
         some = number(one.get("n"))
         fewer = f", on {some:.0f} of the rows" if some is not None and some < (number(best.get("n")) or 0) else ""
-        tip = f"{title}: {percent(score)}% ({between})\nlog-loss {decimal(one.get('log_loss'))}\n{one.get('n', '?')} test rows"
-        lines.append(
-            f'<div class="row reference"><div class="who"><b>{esc(title)}</b> <span>reference{fewer}</span></div>'
-            f"{strip(span, score, ci, 'quiet', tip=tip, extra=grid)}"
-            f'<div class="number"><b>{percent(score)}</b> <span>{between}</span></div></div>'
-        )
-    axis = f'<div class="row axis" aria-hidden="true"><div></div>{scale(span, ticks)}<div></div></div>'
+        loss = number(one.get("log_loss"))
+        tip = f"{title}: {percent(score)}% ({between(ci)})\nlog-loss {decimal(loss)}\n{one.get('n', '?')} test rows"
+        drawn, told = strip(span, score, ci, "quiet", tip=tip, extra=grid), f"<span>{between(ci)}</span>"
+        lines.append(strip_row(esc(title), f"reference{fewer}", drawn, percent(score), told, kind="reference"))
     n = next((arm.get("n") for _, arm in shown if arm.get("n")), "?")
     return figure(
         f"The {_COUNTED.get(len(shown), len(shown))} arms on {esc(n)} sealed test rows",
-        f'<div class="strips">{"".join(lines)}{axis}</div>',
+        strips(lines, span),
         f"{esc(record.metric.replace('_', ' ')).capitalize()} in percent with 95% intervals. Hollow: "
         "base model. Filled: tuned. Arms answer the same rows, so overlapping intervals can still hide a "
         "difference: read the paired gains below.",
@@ -170,10 +161,7 @@ def _read_by(arm: Mapping[str, Any]) -> str:
 
 
 def _arm_ci(arm: Mapping[str, Any], metric: str) -> Point | None:
-    low, high = ([*map(number, items(arm.get("ci"))), None, None])[:2]
-    if low is not None and high is not None:
-        return low, high
-    return share_interval(number(arm.get("score")) or 0.0, int(number(arm.get("n")) or 0), metric)
+    return interval_of(arm) or share_interval(number(arm.get("score")) or 0.0, int(number(arm.get("n")) or 0), metric)
 
 
 def _previous(record: RunRecord) -> str:
@@ -204,12 +192,10 @@ def _gains(gains: Mapping[str, Any], *, frozen_first: bool) -> str:
         return ""
     ends = [v for _, gain in shown for v in map(number, (gain["value"], *items(gain.get("ci")))) if v is not None]
     span = padded([0.0, *ends], share=0.05, least=0.05)
-    ticks = [(t, f"{100 * t:+g}".replace("-", "−") if t else "0") for t in nice_ticks(*span, 4)]
     lines = []
     for name, gain in shown:
         title, meaning = _GAINS[name]
-        low, high = ([*map(number, items(gain.get("ci"))), None, None])[:2]
-        ci = (low, high) if low is not None and high is not None else None
+        ci = interval_of(gain)
         p = corrected_p(gain)
         value = number(gain.get("value")) or 0.0
         same = bool(gain.get("identical"))
@@ -227,16 +213,13 @@ def _gains(gains: Mapping[str, Any], *, frozen_first: bool) -> str:
             if value > 0
             else "significant loss"
         )
-        between = f"{signed_points(low)} to {signed_points(high)}" if ci else ""
-        tip = f"{title}: {signed_points(value)} points ({between})\n{p_value(p)}, {gain.get('test', '')}"
+        ends_told = f"{signed_points(ci[0])} to {signed_points(ci[1])}" if ci else ""
+        tip = f"{title}: {signed_points(value)} points ({ends_told})\n{p_value(p)}, {gain.get('test', '')}"
         tip += f"\n{gain.get('interval', '')}"
-        lines.append(
-            f'<div class="row"><div class="who"><b>{title}</b> <span>{meaning}</span></div>'
-            f"{strip(span, value, ci, kind, zero=0.0, tip=tip)}"
-            f'<div class="number"><b>{signed_points(value)}</b> <span>{between}</span>'
-            f'<span class="told {kind}">{word}{"" if same or p is None else f", <span>{p_value(p)}</span>"}</span></div></div>'
-        )
-    axis = f'<div class="row axis" aria-hidden="true"><div></div>{scale(span, ticks)}<div></div></div>'
+        with_p = "" if same or p is None else f", <span>{p_value(p)}</span>"
+        told = f'<span>{ends_told}</span><span class="told {kind}">{word}{with_p}</span>'
+        drawn = strip(span, value, ci, kind, zero=0.0, tip=tip)
+        lines.append(strip_row(title, meaning, drawn, signed_points(value), told))
     loss = fields(gains.get("synergy_log_loss"))
     told_loss = ""
     if number(loss.get("value")) is not None and not loss.get("identical"):
@@ -247,7 +230,7 @@ def _gains(gains: Mapping[str, Any], *, frozen_first: bool) -> str:
         )
     return figure(
         "What was gained, and by what",
-        f'<div class="strips">{"".join(lines)}{axis}</div>',
+        strips(lines, span, signed=True),
         "Differences in points, paired row by row. The 95% intervals hold all at once, and the p-values are corrected alike "
         "(Bonferroni): an interval that leaves out zero is a significant difference"
         f"{esc(NOISE_EXCEPTED if any(gain.get('within_noise') for _, gain in shown) else '.')}"
@@ -267,9 +250,9 @@ def _selection(record: RunRecord) -> str:
     dev_ci = share_interval(dev, int(number(n.get("dev")) or 0), record.metric, record.dev_groups)
     corrected = number(selection.get("dev_corrected"))
     name = "on dev, by a fit that had not seen it" if probed else "dev score of the winner"
-    rows = [(name, percent(dev), _between(dev_ci))]
+    rows = [(name, percent(dev), between(dev_ci))]
     rows += [("the same, corrected for choosing", percent(corrected), "")] if corrected is not None else []
-    rows += [("sealed test", percent(test), _between(ci))]
+    rows += [("sealed test", percent(test), between(ci))]
     table = "".join(f"<tr><th>{name}</th><td>{value}</td><td class=ci>{ci}</td></tr>" for name, value, ci in rows)
     optimism = number(selection.get("optimism")) or 0.0
     opened = number(record.summary.get("test_opened_before", 0))
@@ -280,10 +263,6 @@ def _selection(record: RunRecord) -> str:
         f"{'above' if optimism >= 0 else 'below'} its test score on "
         f"{'dev, by a fit to the other labelled rows' if probed else 'the rows that chose it'}.{ledger}</p></div>"
     )
-
-
-def _between(ci: Point | None) -> str:
-    return f"{percent(ci[0])} to {percent(ci[1])}" if ci else ""
 
 
 def _judge(record: RunRecord) -> str:
