@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -36,7 +36,25 @@ def duplicate_key(example: Example) -> str:
 
 def units(examples: Sequence[Example]) -> list[list[int]]:
     """Positions that belong together: rows linked by equal inputs or an equal group, in order of first sight."""
-    parent = list(range(len(examples)))
+    together: dict[int, list[int]] = {}
+    for position, leader in enumerate(linked(map(_links, examples))):
+        together.setdefault(leader, []).append(position)
+    return list(together.values())
+
+
+def _links(example: Example) -> list[tuple[str, str]]:
+    group = [] if example.group is None else [("group", example.group)]
+    return [("input", duplicate_key(example)), *group]
+
+
+def linked(keys: Iterable[Iterable[Hashable]]) -> list[int]:
+    """For each position the first of those that it belongs with: they share a key, or are linked through others that do.
+
+    Args:
+        keys: of each position.
+    """
+    parent: list[int] = []
+    first: dict[Hashable, int] = {}
 
     def root(position: int) -> int:
         while parent[position] != position:
@@ -44,19 +62,12 @@ def units(examples: Sequence[Example]) -> list[list[int]]:
             position = parent[position]
         return position
 
-    first: dict[tuple[str, str], int] = {}
-    for position, example in enumerate(examples):
-        keys = [("input", duplicate_key(example))]
-        if example.group is not None:
-            keys.append(("group", example.group))
-        for key in keys:
-            other = first.setdefault(key, position)
-            low, high = sorted((root(other), root(position)))
+    for position, own in enumerate(keys):
+        parent.append(position)
+        for key in own:
+            low, high = sorted((root(first.setdefault(key, position)), root(position)))
             parent[high] = low
-    together: dict[int, list[int]] = {}
-    for position in range(len(examples)):
-        together.setdefault(root(position), []).append(position)
-    return list(together.values())
+    return [root(position) for position in range(len(parent))]
 
 
 def quotas(

@@ -21,6 +21,7 @@ from cotune.run_files import CONFIG
 from cotune.task.answered import Answered
 from cotune.task.metrics.metric import METRICS, Metric, metric_named
 from cotune.task.metrics.user import names_user_metric
+from cotune.task.split import linked
 from cotune.task.values.output import Output
 
 
@@ -139,18 +140,7 @@ def joined(first: Sequence[str] | None, second: Sequence[str] | None) -> Sequenc
     """Groups that hold all rows together that either of two groupings does; None without any grouping."""
     if first is None or second is None or first == second:
         return second if first is None else first
-    group_of = list(range(len(first)))
-
-    def leader(row: int) -> int:
-        while group_of[row] != row:
-            group_of[row] = row = group_of[group_of[row]]
-        return row
-
-    for grouping in (first, second):
-        first_row: dict[str, int] = {}
-        for row, name in enumerate(grouping):
-            group_of[leader(row)] = leader(first_row.setdefault(name, row))
-    return [leader(row) for row in range(len(group_of))]
+    return linked((("first", one), ("second", two)) for one, two in zip(first, second, strict=True))
 
 
 def _judged(run: FinishedRun, gold: tuple[str, ...], output: Output, metric: Metric) -> Evaluation:
