@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from cotune.report.html.markup import esc
 from cotune.report.html.plot import nice_ticks, padded
@@ -13,8 +14,13 @@ _WIDTH, _HEIGHT = 760, 430
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 20, 44, 52
 _SECONDS = ((1, "1 s"), (3, "3 s"), (10, "10 s"), (30, "30 s"), (60, "1 min"), (180, "3 min"), (600, "10 min"),
             (1800, "30 min"), (3600, "1 h"))  # fmt: skip
-_LINE = 15
-"""Least distance of two labels, in pixels."""
+_LETTER, _BOLD, _HALF, _GAP = 7, 8, 6.5, 9
+"""What a letter of a name takes on average, and one of cotune's; half a line; from a mark's middle to its name: in pixels."""
+_SHIFTS = sorted(range(-120, 121, 5), key=abs)
+"""How far a name may be moved up or down from beside its mark, the nearest first."""
+
+Box = tuple[float, float, float, float]
+"""Left, right, top and bottom."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +77,12 @@ def score_picture(title: str, points: Sequence[Point], curve: Sequence[tuple[flo
         "seconds to train, imports and loading included</text>"
     )
     parts.append(f'<text class="tick" x="{_LEFT}" y="{_TOP - 6}">{esc(y_title)}</text>')
-    if curve:
-        parts.append(_steps([(x(at), y(score)) for at, score in curve]))
-        parts += [f'<circle class="bundle" cx="{x(at):.1f}" cy="{y(score):.1f}" r="3.5"/>' for at, score in curve]
-    parts += _marks([(x(point.seconds), y(point.score), point) for point in points], y)
+    steps = [(x(at), y(score)) for at, score in curve]
+    if steps:
+        parts.append(_steps(steps))
+        parts += [f'<circle class="bundle" cx="{at:.1f}" cy="{level:.1f}" r="3.5"/>' for at, level in steps]
+    places = [(x(point.seconds), y(point.score), point) for point in points]
+    parts += [*_marks(places, y), *_names(places, steps)]
     style = (
         "text{font:12px system-ui,sans-serif;fill:#444}.title{font-size:15px;font-weight:600;fill:#111}"
         ".grid{stroke:#e3e3e3}.ours{fill:#0b6e4f}.other{fill:#8a8f98}.curve{stroke:#0b6e4f;stroke-width:2;fill:none}"
@@ -103,25 +111,34 @@ def _marks(places: Sequence[tuple[float, float, Point]], y: Callable[[float], fl
             top, bottom = (min(_HEIGHT - _BOTTOM, max(_TOP, y(end))) for end in reversed(point.ci))
             parts.append(f'<line class="whisker {kind}" x1="{at:.1f}" x2="{at:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>')
         parts.append(f'<circle class="{kind}" cx="{at:.1f}" cy="{level:.1f}" r="5"/>')
-    for at, level, point in _apart(places):
-        kind = "ours" if point.ours else "other"
-        left = at > 0.74 * _WIDTH
-        place, anchor = (at - 9, "end") if left else (at + 9, "start")
-        parts.append(
-            f'<text class="name {kind}" x="{place:.1f}" y="{level + 4:.1f}" text-anchor="{anchor}">{esc(point.name)}</text>'
-        )
     return parts
 
 
-def _apart(places: Sequence[tuple[float, float, Point]]) -> list[tuple[float, float, Point]]:
-    """Labels from above to below, moved down where one would cover another."""
-    set_down: list[tuple[float, float, Point]] = []
-    for at, found, point in sorted(places, key=lambda place: place[1]):
-        # Beside cotune's mark its curve ends; its name stands above.
-        level = found - 12 if point.ours else found
-        for other_at, other, beside in set_down:
-            reach = 8.0 * max(len(point.name), len(beside.name))
-            if abs(other_at - at) < reach and abs(level - other) < _LINE:
-                level = other + _LINE
-        set_down.append((at, level, point))
-    return set_down
+def _names(places: Sequence[tuple[float, float, Point]], steps: Sequence[tuple[float, float]]) -> Iterator[str]:
+    """The names, each as near to its mark as it covers neither a mark, nor the curve, nor another name."""
+    taken: list[Box] = [(at - 6, at + 6, level - 6, level + 6) for at, level in (*steps, *((at, y) for at, y, _ in places))]
+    for (at, level), (then, after) in pairwise(steps):
+        taken.append((at, then, level - 1, level + 1))
+        taken.append((then - 1, then + 1, min(level, after), max(level, after)))
+    for at, level, point in sorted(places, key=lambda place: place[1]):
+        tried = list(_beside(at, level, len(point.name) * (_BOLD if point.ours else _LETTER)))
+        free = (one for one in tried if _is_inside(one[1]) and not any(_meet(one[1], other) for other in taken))
+        anchor, box = next(free, tried[0])
+        taken.append(box)
+        kind, x, y = "ours" if point.ours else "other", box[0] if anchor == "start" else box[1], box[2] + _HALF + 4
+        yield f'<text class="name {kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{esc(point.name)}</text>'
+
+
+def _beside(at: float, level: float, width: float) -> Iterator[tuple[str, Box]]:
+    """Places for a name of some width, the best first: the end of it that is at the mark, and what it covers."""
+    for middle in (level + shift for shift in _SHIFTS):
+        yield "start", (at + _GAP, at + _GAP + width, middle - _HALF, middle + _HALF)
+        yield "end", (at - _GAP - width, at - _GAP, middle - _HALF, middle + _HALF)
+
+
+def _is_inside(box: Box) -> bool:
+    return box[0] >= _LEFT and box[1] <= _WIDTH and box[2] >= _TOP - 2 and box[3] <= _HEIGHT - _BOTTOM
+
+
+def _meet(one: Box, two: Box) -> bool:
+    return one[0] < two[1] and two[0] < one[1] and one[2] < two[3] and two[2] < one[3]

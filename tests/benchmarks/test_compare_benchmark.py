@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from compare.cells import CELLS, DONE, LIMIT, NOT_INSTALLABLE, Cell, Cells, answ
 from compare.envs import Environments, NotInstallableError
 from compare.harness import Harness
 from compare.measure import run_measured
+from compare.picture import Point, score_picture
 from compare.protocol import Draw, Row, RowSet, draw_rows, read_set, shares
 from compare.registry import HERE, PEERS, SERVER, Peer
 from compare.scores import LEAST_PROBABILITY, macro_f1, score_answers
@@ -422,6 +425,26 @@ def test_the_table_tells_all_cells_and_draws_the_curve(tmp_path: Path, capsys: p
     for name in ("score-s-8.svg", "score-t-8.svg", "score-all-sets.svg"):
         drawn = (tmp_path / "to" / name).read_text(encoding="utf-8")
         assert drawn.startswith("<svg") and "cotune" in drawn and 'class="curve"' in drawn
+
+
+def test_no_name_in_a_picture_covers_another_or_a_mark() -> None:
+    found = {
+        "cotune 3m": (176.0, 0.95), "cotune 8m": (460.0, 0.955), "SetFit": (470.0, 0.95), "DSPy BootstrapFewShot": (90.0, 0.45),
+        "DSPy MIPROv2": (890.0, 0.48), "promptolution CAPO": (870.0, 0.47), "DSPy GEPA": (880.0, 0.46), "majority": (0.3, 0.19),
+    }  # fmt: skip
+    points = [Point(name, *place, ours=name.startswith("cotune")) for name, place in found.items()]
+    picture = score_picture("s", points, [(42.0, 0.9), (200.0, 0.95)])
+    drawn = re.findall(r'class="name \w+" x="(.+?)" y="(.+?)" text-anchor="(\w+)">(.+?)<', picture)
+    marks = [tuple(map(float, place)) for place in re.findall(r'<circle class="\w+" cx="(.+?)" cy="(.+?)"', picture)]
+    assert {name for *_, name in drawn} == set(found) and len(marks) == len(found) + 2
+    boxes = []
+    for x, y, anchor, name in drawn:
+        width = len(name) * (8 if name.startswith("cotune") else 7)
+        start, middle = float(x) - width * (anchor == "end"), float(y) - 4
+        boxes.append((name, start, start + width, middle))
+        assert not [at for at, level in marks if start - 5 < at < start + width + 5 and abs(level - middle) < 11], name
+    for one, two in itertools.combinations(boxes, 2):
+        assert one[2] <= two[1] or two[2] <= one[1] or abs(one[3] - two[3]) >= 12, f"{one[0]} covers {two[0]}"
 
 
 def test_without_cells_the_table_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
