@@ -16,6 +16,11 @@ from bundles import LABELS, PROMPT, TEXTS, Bench
 from servers import Client, running, texts
 
 from cotune.bundle import Predictor, load_several
+from cotune.bundle.serve.app import make_app
+from cotune.bundle.serve.batcher import Batcher
+from cotune.bundle.serve.exchange import Limits
+from cotune.bundle.serve.openapi import openapi_document, operations
+from cotune.bundle.serve.shelf import Shelf
 from cotune.embed.text import TextEmbedder
 from cotune.evaluate.decision import fit_bias
 from cotune.prompt.prompt import Prompt
@@ -245,6 +250,44 @@ def test_what_it_says_of_itself(server: Client, offline: list[Predictor]) -> Non
     assert page.headers["content-type"].startswith("text/html") and "<script" not in page.text and "https://" not in page.text
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert all(path in page.text for path in document["paths"]) and all(name in page.text for name in rows)
+
+
+def references(part: Any) -> set[str]:
+    """Names of the schemas that a part of the document refers to."""
+    if isinstance(part, list):
+        return set().union(*map(references, part))
+    if not isinstance(part, dict):
+        return set()
+    here = {part["$ref"].removeprefix("#/components/schemas/")} if "$ref" in part else set()
+    return here.union(*map(references, part.values()))
+
+
+def test_the_document_tells_of_every_path_that_is_answered_and_of_no_other(server: Client) -> None:
+    document = server.ask("/openapi.json").json
+    for path, methods in document["paths"].items():
+        asked = path.format(model=server.models[0])
+        for method, about in methods.items():
+            # An empty body is none that any path takes.
+            reply = server.ask(asked, method=method.upper())
+            assert reply.status == (200 if method == "get" else 400), path
+            assert reply.headers["content-type"] in about["responses"][str(reply.status)]["content"]
+            assert ("requestBody" in about) == (method == "post")
+        refused = server.ask(asked, {}, method="PUT")
+        assert refused.status == 405 and set(refused.headers["allow"].lower().split(", ")) - {"head"} == set(methods)
+    operations = [about["operationId"] for methods in document["paths"].values() for about in methods.values()]
+    assert len(operations) == len(set(operations)) == 6
+    assert references(document) == set(document["components"]["schemas"]), "all that is named is there, and nothing else"
+
+
+def test_every_route_stands_in_the_document(predictors: list[Predictor]) -> None:
+    shelf, batcher = Shelf(predictors), Batcher()
+    try:
+        guard: Any = make_app(shelf, batcher, Limits(), address="http://here", port=1, loopback=True, names=(), token=None)
+    finally:
+        batcher.close()
+    told = openapi_document(operations(shelf), shelf, Limits(), token=False)["paths"]
+    routed = {(route.path_format, method.lower()) for route in guard._app.routes for method in route.methods - {"HEAD"}}
+    assert routed - {("/openapi.json", "get"), ("/docs", "get")} == {(path, method) for path in told for method in told[path]}
 
 
 def test_a_bundle_that_writes_answers_as_it_predicts(bench: Bench, tmp_path: Path) -> None:

@@ -363,7 +363,10 @@ def test_a_token_is_asked_for_on_every_path_but_health(predictor: Predictor) -> 
                 assert reply.status == 401 and reply.json["error"]["type"] == "authentication_error"
                 assert reply.headers["www-authenticate"] == "Bearer" and TOKEN not in reply.text
             assert client.ask(path, body, Authorization=f"Bearer {TOKEN}").status == (404 if path == "/nowhere" else 200)
-        assert client.ask("/health").status == 200
+        document = client.ask("/openapi.json", Authorization=f"Bearer {TOKEN}").json
+        assert document["security"] == [{"token": []}]
+        free = [path for path, about in document["paths"].items() if about.get("get", {}).get("security") == []]
+        assert free == ["/health"] and client.ask("/health").status == 200
         assert client.ask("/predict", {"text": "a"}, Authorization=f"Bearer {TOKEN}é".encode().decode("latin-1")).status == 401
 
 

@@ -17,6 +17,7 @@ from servers import running
 from cotune.bundle import Predictor, load_several
 from cotune.bundle.serve.batcher import Batcher
 from cotune.bundle.serve.kind import ModelStopped
+from cotune.bundle.serve.shelf import Shelf
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,20 @@ def test_requests_are_answered_when_the_model_panics(
             assert client.ask("/predict", {"text": text}).status == 200
         assert client.ask("/health").json["status"] == "ok"
     assert "confidential" not in caplog.text
+
+
+def test_what_fails_without_the_model_is_answered_in_the_same_shape(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def panic(shelf: Shelf) -> Any:
+        raise Panic("a confidential text")
+
+    monkeypatch.setattr(Shelf, "cards", panic)
+    with running([predictor]) as client:
+        reply = client.ask("/v1/models")
+        assert reply.status == 500 and reply.json["error"]["type"] == "server_error"
+        assert client.ask("/health").status == 200
+    assert "Panic" in caplog.text and "confidential" not in caplog.text + reply.text
 
 
 def test_a_server_whose_model_stopped_says_so(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:

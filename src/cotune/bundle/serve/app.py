@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Collection
 
 from starlette.applications import Starlette
@@ -16,17 +14,16 @@ from starlette.types import ASGIApp
 from cotune.bundle.serve.batcher import Batcher
 from cotune.bundle.serve.chat import chat
 from cotune.bundle.serve.embeddings import embeddings
-from cotune.bundle.serve.errors import ApiError, error_response
-from cotune.bundle.serve.exchange import Gone, Limits, json_response
-from cotune.bundle.serve.kind import Ending, ModelStopped, QueueFull
-from cotune.bundle.serve.openapi import openapi_document
+from cotune.bundle.serve.errors import always, error_response
+from cotune.bundle.serve.exchange import Limits, json_response
+from cotune.bundle.serve.kind import ModelStopped
+from cotune.bundle.serve.openapi import openapi_document, operations
 from cotune.bundle.serve.page import PAGE_POLICY, docs_page
 from cotune.bundle.serve.predict import predict
 from cotune.bundle.serve.schemas import Health, ModelList
 from cotune.bundle.serve.shelf import Shelf
 from cotune.web import ANSWER_POLICY, Guard
 
-_LOG = logging.getLogger(__name__)
 
 Handler = Callable[[Request, Shelf, Batcher, Limits], Awaitable[Response]]
 
@@ -54,53 +51,19 @@ def make_app(
         names: that it answers to besides, as for :class:`Guard`.
         token: that requests must bear; None asks for none.
     """
-    document = openapi_document(shelf, limits, token=token is not None)
-    page = docs_page(document, address)
 
-    def stopped(error: ModelStopped) -> Response:
-        return error_response(f"Nothing can be answered: {error}.", 503, code="model_stopped")
-
-    def post(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-        async def answer(request: Request) -> Response:
-            try:
-                return await handler(request, shelf, batcher, limits)
-            except ApiError as error:
-                return error.response()
-            except QueueFull as error:
-                return ApiError(
-                    429,
-                    f"Too much is waiting to be answered; come back in {error.retry_after} s.",
-                    code="queue_full",
-                    headers={"retry-after": str(error.retry_after)},
-                ).response()
-            except Gone:
-                return Response(status_code=499)
-            except Ending as error:
-                return error_response(f"This is not answered any more: {error}.", 503, {"connection": "close"}, code="ending")
-            except ModelStopped as error:
-                return stopped(error)
-            except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as error:
-                # Not Exception alone: a panic of the tokenizers, which are written in Rust, is none.
-                # The message of an error may hold what was sent, which is written nowhere.
-                _LOG.error("a request failed: %s", type(error).__name__)
-                return error_response("Something went wrong here; it is not the request's fault.", 500, code="internal")
-
-        return answer
+    def asked(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+        return lambda request: handler(request, shelf, batcher, limits)
 
     async def models(request: Request) -> Response:
         return json_response(ModelList(data=shelf.cards()))
 
     async def model(request: Request) -> Response:
-        try:
-            return json_response(shelf.card(shelf.find(request.path_params["model"])))
-        except ApiError as error:
-            return error.response()
+        return json_response(shelf.card(shelf.find(request.path_params["model"])))
 
     async def health(request: Request) -> Response:
         if not batcher.alive:
-            return stopped(ModelStopped())
+            raise ModelStopped
         return json_response(Health(bundles=len(shelf.served), waiting=batcher.waiting))
 
     async def openapi(request: Request) -> Response:
@@ -114,16 +77,19 @@ def make_app(
         what = "There is nothing here; /docs says what there is." if error.status_code == 404 else str(error.detail)
         return error_response(what, error.status_code, error.headers)
 
-    routes = [
-        Route("/v1/chat/completions", post(chat), methods=["POST"]),
-        Route("/v1/embeddings", post(embeddings), methods=["POST"]),
-        Route("/predict", post(predict), methods=["POST"]),
-        Route("/v1/models", models),
-        Route("/v1/models/{model:path}", model),
-        Route("/health", health),
-        Route("/openapi.json", openapi),
-        Route("/docs", docs),
-    ]
+    answers = {
+        "predict": asked(predict),
+        "chat": asked(chat),
+        "embed": asked(embeddings),
+        "models": models,
+        "model": model,
+        "health": health,
+    }
+    told = operations(shelf)
+    document = openapi_document(told, shelf, limits, token=token is not None)
+    page = docs_page(document, address)
+    routes = [Route(each.path, always(answers[each.name]), methods=[each.method]) for each in told]
+    routes += [Route("/openapi.json", openapi), Route("/docs", docs)]
     app = Starlette(routes=routes, exception_handlers={HTTPException: wrong_path})
     app.router.redirect_slashes = False
     return Guard(

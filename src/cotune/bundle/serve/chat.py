@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 import uuid
@@ -54,7 +55,7 @@ async def chat(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits)
 
 def _asked(sent: bytearray, shelf: Shelf) -> tuple[ChatRequest, Served, dict[str, str]]:
     """The request, which holds no messages any more, the bundle and the row that it is asked for."""
-    asked = parsed(ChatRequest, sent)
+    asked = parsed(ChatRequest.model_validate_json, sent)
     if asked.top_logprobs is not None and not asked.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs to be true.", code="invalid_body", param="top_logprobs")
     served = shelf.find(asked.model)
@@ -158,8 +159,6 @@ def _top(label: str, probability: float) -> TopLogprob:
 
 def _events(whole: ChatResponse, *, usage: bool) -> Iterator[str]:
     """Chunks as JSON, then the end mark."""
-    import json
-
     choice = whole.choices[0]
     logprobs = choice.logprobs.model_dump() if choice.logprobs else None
 

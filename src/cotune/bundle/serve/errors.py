@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
 
 from pydantic import ValidationError
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from cotune.bundle.serve.kind import Ending, Gone, ModelStopped, QueueFull
 from cotune.errors import InputError
 
+_LOG = logging.getLogger(__name__)
 _KINDS = {
     401: "authentication_error",
     403: "permission_error",
@@ -66,9 +71,39 @@ def error_response(
     return JSONResponse({"error": error}, status, headers=dict(headers or {}))
 
 
-def wrong_input(error: InputError) -> ApiError:
-    """A row or text that cannot be answered."""
-    return ApiError(400, str(error), code="invalid_value", param=error.where or None)
+def always(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """The same with an answer to every error."""
+
+    async def answered(request: Request) -> Response:
+        try:
+            return await answer(request)
+        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            # Not Exception alone: a panic of the tokenizers, which are written in Rust, is none.
+            return _response_to(error)
+
+    return answered
+
+
+def _response_to(error: BaseException) -> Response:
+    match error:
+        case ApiError():
+            return error.response()
+        case InputError():
+            return error_response(str(error), 400, code="invalid_value", param=error.where or None)
+        case QueueFull(retry_after=seconds):
+            text = f"Too much is waiting to be answered; come back in {seconds} s."
+            return error_response(text, 429, {"retry-after": str(seconds)}, code="queue_full")
+        case Gone():
+            return Response(status_code=499)
+        case Ending():
+            return error_response(f"This is not answered any more: {error}.", 503, {"connection": "close"}, code="ending")
+        case ModelStopped():
+            return error_response(f"Nothing can be answered: {error}.", 503, code="model_stopped")
+    # The message of an error may hold what was sent, which is written nowhere.
+    _LOG.error("a request failed: %s", type(error).__name__)
+    return error_response("Something went wrong here; it is not the request's fault.", 500, code="internal")
 
 
 def wrong_body(error: ValidationError) -> ApiError:

@@ -7,17 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
 from cotune.bundle.serve.batcher import Batcher
-from cotune.bundle.serve.errors import ApiError, wrong_body, wrong_input
-from cotune.bundle.serve.kind import Kind
+from cotune.bundle.serve.errors import ApiError, wrong_body
+from cotune.bundle.serve.kind import Gone, Kind
 from cotune.bundle.serve.room import Arriving
-from cotune.errors import InputError
 
-T = TypeVar("T", bound=BaseModel)
 R = TypeVar("R")
 V = TypeVar("V")
 
@@ -40,10 +38,6 @@ class Limits:
     rows: int = 256
 
 
-class Gone(Exception):
-    """The client has hung up."""
-
-
 async def taken(request: Request, batcher: Batcher, limits: Limits, read: Callable[[bytearray], V]) -> V:
     """What ``read`` takes from the body, which is kept no longer: parsed, it may need many times its bytes.
 
@@ -55,6 +49,7 @@ async def taken(request: Request, batcher: Batcher, limits: Limits, read: Callab
 
     Raises:
         ApiError: 413 where it is too long, 408 where it takes too long; or ``read`` refuses it.
+        InputError: ``read`` refuses a row.
         QueueFull: too much waits.
         Gone: the client hung up.
     """
@@ -63,8 +58,6 @@ async def taken(request: Request, batcher: Batcher, limits: Limits, read: Callab
         await _read_body(request, limits, body)
         body.check()
         return await batcher.long_texts.aside(len(body.data), lambda: read(body.data))
-    except InputError as error:
-        raise wrong_input(error) from None
     finally:
         body.release()
 
@@ -104,18 +97,10 @@ def _too_long(limits: Limits) -> ApiError:
     )
 
 
-def parsed(kind: type[T], body: bytearray) -> T:
-    """A body as a model of pydantic; ApiError 400 where it is none."""
+def parsed(validate: Callable[[bytearray], V], body: bytearray) -> V:
+    """A body as a model or type adapter of pydantic has it from JSON; ApiError 400 where it is not as described."""
     try:
-        return kind.model_validate_json(body)
-    except ValidationError as error:
-        raise wrong_body(error) from None
-
-
-def parsed_as(adapter: TypeAdapter[Any], body: bytearray) -> Any:
-    """The same by a type adapter."""
-    try:
-        return adapter.validate_json(body)
+        return validate(body)
     except ValidationError as error:
         raise wrong_body(error) from None
 
@@ -143,7 +128,7 @@ async def answered(request: Request, batcher: Batcher, kind: Kind, items: Sequen
     """What the model's thread makes of the items.
 
     Raises:
-        ApiError: what went wrong with one of the items.
+        InputError: one of the items cannot be answered.
         QueueFull: too much waits.
         Gone: the client hung up; what had not begun is dropped.
     """
@@ -155,8 +140,6 @@ async def answered(request: Request, batcher: Batcher, kind: Kind, items: Sequen
         if not answer.done():
             raise Gone
         return answer.result()
-    except InputError as error:
-        raise wrong_input(error) from None
     finally:
         gone.cancel()
         answer.cancel()

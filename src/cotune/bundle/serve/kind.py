@@ -1,4 +1,4 @@
-"""What can be asked of the models, and the word that too much was asked."""
+"""What can be asked of the models, and why it may not be answered."""
 
 from __future__ import annotations
 
@@ -34,6 +34,10 @@ class QueueFull(CotuneError):
     def __init__(self, retry_after: int) -> None:
         self.retry_after = retry_after
         super().__init__("too much is waiting to be answered")
+
+
+class Gone(CotuneError):
+    """The client has hung up."""
 
 
 class WorkFailed(CotuneError):

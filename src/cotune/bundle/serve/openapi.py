@@ -1,8 +1,9 @@
-"""The OpenAPI document, made from the models that requests are read with and answers are written with."""
+"""What can be asked at which path, and the OpenAPI document made from it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -14,17 +15,6 @@ from cotune.bundle.serve.shelf import Served, Shelf
 from cotune.version import __version__
 
 _REF = "#/components/schemas/"
-_SENT: tuple[type[BaseModel], ...] = (schemas.ChatRequest, schemas.EmbeddingRequest)
-_RETURNED: tuple[type[BaseModel], ...] = (
-    schemas.ChatResponse,
-    schemas.EmbeddingResponse,
-    schemas.ModelList,
-    schemas.ModelCard,
-    schemas.Predicted,
-    schemas.PredictedRows,
-    schemas.Health,
-    schemas.Error,
-)
 _ERRORS = {
     400: "The body is no JSON, not as described, or holds what cannot be answered.",
     401: "The token is missing or wrong.",
@@ -37,25 +27,83 @@ _ERRORS = {
     500: "Something went wrong here.",
     503: "The model has stopped, and the server must be restarted; or the server is ending.",
 }
+_GOT = (401, 403, 421)
+_POSTED = (400, 401, 403, 404, 408, 413, 421, 429, 500, 503)
 
 
-def openapi_document(shelf: Shelf, limits: Limits, *, token: bool) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Operation:
+    """What can be asked at a path: the application routes it, and the document tells of it.
+
+    Attributes:
+        name: of it among the operations.
+        method: GET or POST.
+        path: as Starlette routes it.
+        summary: for people.
+        gives: models of the answer, any of them.
+        errors: statuses of what is not answered.
+        takes: models of the body, any of them; none where there is no body.
+        parameters: of query and path, as the document tells of them.
+        streams: whether the answer may be events.
+    """
+
+    name: str
+    method: str
+    path: str
+    summary: str
+    gives: tuple[type[BaseModel], ...]
+    errors: tuple[int, ...]
+    takes: tuple[type[BaseModel], ...] = ()
+    parameters: tuple[dict[str, Any], ...] = ()
+    streams: bool = False
+
+
+def operations(shelf: Shelf) -> list[Operation]:
+    """All operations; each bundle's row is a body of its own schema."""
+    names = list(shelf.served)
+    rows = tuple(body for number, each in enumerate(shelf.served.values(), 1) for body in _row_models(each, number))
+    bundle = {
+        "name": "bundle",
+        "in": "query",
+        "required": len(names) > 1,
+        "description": "Which bundle; may also stand in the body. Not needed where only one is served.",
+        "schema": {"type": "string", "enum": names},
+    }
+    model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}, "example": names[0]}
+    row_told = "Answer one row, or several under `rows`, by the task's own fields."
+    chat_told = "The last user message is the input (of several fields a JSON object), the answer the assistant's."
+    health_told = "Whether the server lives, and how much waits."
+    either = (schemas.Predicted, schemas.PredictedRows)
+    chat, embedding = (schemas.ChatRequest,), (schemas.EmbeddingRequest,)
+    vectors = (schemas.EmbeddingResponse,)
+    return [
+        Operation("predict", "POST", "/predict", row_told, either, _POSTED, rows, (bundle,)),
+        Operation("chat", "POST", "/v1/chat/completions", chat_told, (schemas.ChatResponse,), _POSTED, chat, streams=True),
+        Operation("embed", "POST", "/v1/embeddings", "Embed texts with the base model.", vectors, _POSTED, embedding),
+        Operation("models", "GET", "/v1/models", "The bundles that are served.", (schemas.ModelList,), _GOT),
+        Operation(
+            "model", "GET", "/v1/models/{model:path}", "One bundle.", (schemas.ModelCard,), (*_GOT, 404), parameters=(model,)
+        ),
+        Operation("health", "GET", "/health", health_told, (schemas.Health,), (403, 421, 503)),
+    ]
+
+
+def openapi_document(told: Sequence[Operation], shelf: Shelf, limits: Limits, *, token: bool) -> dict[str, Any]:
     """The document as JSON.
 
     Args:
-        shelf: what is served; each bundle's row becomes a schema.
+        told: the operations.
+        shelf: what is served.
         limits: that descriptions name.
         token: whether one is asked for.
     """
-    served = list(shelf.served.values())
-    rows = [_row_models(each, number) for number, each in enumerate(served, 1)]
-    bodies = [body for pair in rows for body in pair]
-    sent = [(model, "validation") for model in (*_SENT, *bodies)]
-    returned = [(model, "serialization") for model in _RETURNED]
-    _, found = models_json_schema([*sent, *returned], ref_template=_REF + "{model}")  # type: ignore[list-item]
+    sent = [(model, "validation") for each in told for model in each.takes]
+    returned = [(model, "serialization") for each in told for model in each.gives]
+    every: Any = [*sent, *returned, (schemas.Error, "serialization")]
+    _, found = models_json_schema(every, ref_template=_REF + "{model}")
     definitions = found["$defs"]
-    for model in ("ChatRequest", "EmbeddingRequest"):
-        definitions[model]["properties"]["model"]["examples"] = list(shelf.served)
+    for name in ("ChatRequest", "EmbeddingRequest"):
+        definitions[name]["properties"]["model"]["examples"] = list(shelf.served)
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
@@ -64,7 +112,7 @@ def openapi_document(shelf: Shelf, limits: Limits, *, token: bool) -> dict[str, 
             "description": "Bundles of prompt, adapter and decision rule, served as OpenAI's API and by their own fields. "
             f"Bodies have at most {limits.body_bytes:,} bytes and {limits.rows} rows.",
         },
-        "paths": _paths(served, rows),
+        "paths": {each.path.replace(":path}", "}"): {each.method.lower(): _described(each)} for each in told},
         "components": {"schemas": dict(sorted(definitions.items()))},
     }
     if token:
@@ -89,102 +137,25 @@ def _row_models(served: Served, number: int) -> tuple[type[BaseModel], type[Base
     return row, rows
 
 
-def _paths(served: Sequence[Served], rows: Sequence[tuple[type[BaseModel], type[BaseModel]]]) -> dict[str, Any]:
-    names = [each.id for each in served]
-    single: dict[str, Any] = _content("Predicted")
-    either = {"anyOf": [_ref("Predicted"), _ref("PredictedRows")]}
-    return {
-        "/predict": {
-            "post": {
-                "operationId": "predict",
-                "summary": "Answer one row, or several under `rows`, by the task's own fields.",
-                "parameters": [
-                    {
-                        "name": "bundle",
-                        "in": "query",
-                        "required": len(served) > 1,
-                        "description": "Which bundle; may also stand in the body. Not needed where only one is served.",
-                        "schema": {"type": "string", "enum": names},
-                    }
-                ],
-                "requestBody": _body({"anyOf": [_ref(model.__name__) for pair in rows for model in pair]}),
-                "responses": _answers({"description": single["description"], "content": _json(either)}, *_POSTED),
-            }
-        },
-        "/v1/chat/completions": {
-            "post": {
-                "operationId": "chat",
-                "summary": "The last user message is the input (of several fields a JSON object), the answer the assistant's.",
-                "requestBody": _body(_ref("ChatRequest")),
-                "responses": _answers(
-                    {
-                        "description": "The answer; with `stream` as server-sent events, all of it in one of them.",
-                        # Version 3.1 has no words for what an event holds.
-                        "content": {**_json(_ref("ChatResponse")), "text/event-stream": {}},
-                    },
-                    *_POSTED,
-                ),
-            }
-        },
-        "/v1/embeddings": {
-            "post": {
-                "operationId": "embed",
-                "summary": "Embed texts with the base model.",
-                "requestBody": _body(_ref("EmbeddingRequest")),
-                "responses": _answers(_content("EmbeddingResponse"), *_POSTED),
-            }
-        },
-        "/v1/models": {
-            "get": {
-                "operationId": "models",
-                "summary": "The bundles that are served.",
-                "responses": _answers(_content("ModelList"), *_GOT),
-            }
-        },
-        "/v1/models/{model}": {
-            "get": {
-                "operationId": "model",
-                "summary": "One bundle.",
-                "parameters": [
-                    {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}, "example": names[0]}
-                ],
-                "responses": _answers(_content("ModelCard"), *_GOT, 404),
-            }
-        },
-        "/health": {
-            "get": {
-                "operationId": "health",
-                "summary": "Whether the server lives, and how much waits.",
-                "responses": _answers(_content("Health"), 403, 421, 503),
-            }
-        },
-    }
+def _described(told: Operation) -> dict[str, Any]:
+    good: dict[str, Any] = {"description": "The answer.", "content": _content(*told.gives)}
+    if told.streams:
+        good["description"] = "The answer; with `stream` as server-sent events, all of it in one of them."
+        # Version 3.1 has no words for what an event holds.
+        good["content"]["text/event-stream"] = {}
+    answers = {"200": good}
+    for status in told.errors:
+        answers[str(status)] = {"description": _ERRORS[status], "content": _content(schemas.Error)}
+    if 429 in told.errors:
+        answers["429"]["headers"] = {"Retry-After": {"required": True, "schema": {"type": "integer", "minimum": 1}}}
+    about: dict[str, Any] = {"operationId": told.name, "summary": told.summary, "responses": answers}
+    if told.parameters:
+        about["parameters"] = list(told.parameters)
+    if told.takes:
+        about["requestBody"] = {"required": True, "content": _content(*told.takes)}
+    return about
 
 
-_GOT = (401, 403, 421)
-_POSTED = (400, 401, 403, 404, 408, 413, 421, 429, 500, 503)
-
-
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": _REF + name}
-
-
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"application/json": {"schema": schema}}
-
-
-def _content(name: str) -> dict[str, Any]:
-    return {"description": "The answer.", "content": _json(_ref(name))}
-
-
-def _body(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"required": True, "content": _json(schema)}
-
-
-def _answers(good: dict[str, Any], *errors: int) -> dict[str, Any]:
-    table: dict[str, Any] = {"200": good}
-    for status in errors:
-        table[str(status)] = {"description": _ERRORS[status], "content": _json(_ref("Error"))}
-    if 429 in errors:
-        table["429"]["headers"] = {"Retry-After": {"required": True, "schema": {"type": "integer", "minimum": 1}}}
-    return table
+def _content(*models: type[BaseModel]) -> dict[str, Any]:
+    refs = [{"$ref": _REF + model.__name__} for model in models]
+    return {"application/json": {"schema": refs[0] if len(refs) == 1 else {"anyOf": refs}}}

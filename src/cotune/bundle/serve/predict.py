@@ -14,7 +14,7 @@ from starlette.responses import Response
 from cotune.bundle.rows import checked_row
 from cotune.bundle.serve.batcher import Batcher
 from cotune.bundle.serve.errors import ApiError
-from cotune.bundle.serve.exchange import Limits, answered, checked, json_response, parsed_as, taken
+from cotune.bundle.serve.exchange import Limits, answered, checked, json_response, parsed, taken
 from cotune.bundle.serve.schemas import Predicted, PredictedRows, RowAnswer
 from cotune.bundle.serve.shelf import Served, Shelf
 from cotune.bundle.serve.work import Answered
@@ -45,7 +45,7 @@ class _Asked:
 
 
 def _asked(request: Request, sent: bytearray, shelf: Shelf, batcher: Batcher, limits: Limits) -> _Asked:
-    body: dict[str, Any] = parsed_as(_BODY, sent)
+    body = parsed(_BODY.validate_json, sent)
     served = _bundle(request, body, shelf)
     rows, fields = body.get("rows"), served.predictor.input_fields
     if not isinstance(rows, list):
