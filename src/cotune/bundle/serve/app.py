@@ -24,7 +24,6 @@ from cotune.bundle.serve.schemas import Health, ModelList
 from cotune.bundle.serve.shelf import Shelf
 from cotune.web import ANSWER_POLICY, Guard
 
-
 Handler = Callable[[Request, Shelf, Batcher, Limits], Awaitable[Response]]
 
 
