@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -78,7 +78,8 @@ def cut_decoder(decoder: Any, first: int, last: int) -> nn.Module:
 def entering(decoder: Any, states: Tensor) -> Iterator[None]:
     """Let the first layer of a decoder read ``states``, whatever the decoder makes of the token ids meanwhile.
 
-    To give them as ``inputs_embeds`` would not do: decoders scale embeddings, or add positions to them.
+    To give them as ``inputs_embeds`` would not do: decoders scale embeddings, or add positions to them. They enter by a hook,
+    which is removed at the end.
 
     Args:
         decoder: of :func:`cut_decoder`.
@@ -88,16 +89,15 @@ def entering(decoder: Any, states: Tensor) -> Iterator[None]:
     def enter(_: Any, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return ((states, *args[1:]), given) if args else (args, given | {"hidden_states": states})
 
-    handle = layers_of(decoder)[0].register_forward_pre_hook(enter, with_kwargs=True)
-    try:
+    with layers_of(decoder)[0].register_forward_pre_hook(enter, with_kwargs=True):
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
 def layer_outputs(decoder: Any, numbers: Sequence[int], places: Tensor | None = None) -> Iterator[dict[int, Tensor]]:
     """A table that passes fill meanwhile with the states after some of a decoder's layers, by number from 1.
+
+    They are tapped by hooks, which are removed at the end.
 
     Args:
         decoder: with at least so many layers.
@@ -115,12 +115,10 @@ def layer_outputs(decoder: Any, numbers: Sequence[int], places: Tensor | None = 
         return keep
 
     layers = layers_of(decoder)
-    handles = [layers[number - 1].register_forward_hook(tap(number)) for number in set(numbers)]
-    try:
+    with ExitStack() as taps:
+        for number in set(numbers):
+            taps.enter_context(layers[number - 1].register_forward_hook(tap(number)))
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _layers_name(decoder: Any) -> str:
