@@ -40,7 +40,7 @@ def per_label_scores(
     """
     pairs = sorted_pairs(rows) if only is None else list(only)
     scores = np.zeros((len(rows), len(rows[0].completions)))
-    with torch.inference_mode(), plain_products():
+    with torch.inference_mode(), plain_products(local.model):
         for part in _batches(pairs, batch_rows):
             answers = [_answer(rows[row], label) for row, label in part]
             fed = [(*rows[row].prompt_ids, *answer[:-1]) for (row, _), answer in zip(part, answers, strict=True)]
@@ -76,7 +76,7 @@ def one_pass_scores(
     order = sorted_rows(rows) if only is None else list(only)
     scores = np.zeros((len(rows), len(rows[0].completions)))
     tokens = torch.tensor([[completion[0] for completion in row.completions] for row in rows], device=local.runner.device)
-    with torch.inference_mode(), plain_products():
+    with torch.inference_mode(), plain_products(local.model):
         for part in _batches(order, batch_rows):
             hidden = _plain_hidden(local, [rows[row].prompt_ids for row in part])
             last = torch.tensor([len(rows[row].prompt_ids) - 1 for row in part])

@@ -126,7 +126,7 @@ def by_transformers(local: LocalModel, work: Work, places: Sequence[int], batch_
         def finished(found: torch.Tensor, _: Any, ends: torch.Tensor = ends) -> torch.Tensor:
             return ends <= found.shape[1]
 
-        with torch.inference_mode(), plain_products():
+        with torch.inference_mode(), plain_products(local.model):
             out = local.model.generate(
                 ids.to(local.runner.device),
                 attention_mask=mask.to(local.runner.device),

@@ -1,4 +1,4 @@
-"""The imports of the source form no circle, run one way between rooms, and no folder is crowded."""
+"""The imports of the source form no circle and run one way between rooms; no folder is crowded, and no module is patched."""
 
 from __future__ import annotations
 
@@ -55,8 +55,14 @@ def graph() -> dict[str, frozenset[str]]:
     return {name: frozenset(imported(path, known)) - {name} for name, path in known.items()}
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """All that a file's syntax tree consists of."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imported(path: Path, known: dict[str, Path]) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
         elif isinstance(node, ast.ImportFrom) and node.module in known:
@@ -106,3 +112,69 @@ def test_no_folder_is_crowded() -> None:
         str(folder.relative_to(ROOT)): count for folder in folders if (count := len([*folder.glob("*.py")])) > MOST_MODULES
     }
     assert not crowded
+
+
+def patches(nodes: list[ast.AST]) -> list[int]:
+    """Lines on which a ``forward`` is replaced or taken away."""
+    found = []
+    for node in nodes:
+        if isinstance(node, ast.Attribute):
+            patch = node.attr == "forward" and not isinstance(node.ctx, ast.Load)
+        elif isinstance(node, ast.Subscript):
+            patch = is_forward(node.slice) and not isinstance(node.ctx, ast.Load)
+        else:
+            patch = isinstance(node, ast.Call) and any(map(is_forward, node.args)) and "setattr" in ast.unparse(node.func)
+        if patch:
+            found.append(node.lineno)  # type: ignore[attr-defined]
+    return found
+
+
+def is_forward(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and node.value == "forward"
+
+
+def loose_hooks(nodes: list[ast.AST]) -> list[int]:
+    """Lines on which a hook is registered without a with-block, or an exit stack, that removes it."""
+    held: set[ast.AST] = set()
+    for node in nodes:
+        if isinstance(node, ast.withitem):
+            held.add(node.context_expr)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "enter_context":
+            held.update(node.args)
+    return [
+        node.lineno
+        for node in nodes
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr.startswith("register_")
+        and node.func.attr.endswith("_hook")
+        and node not in held
+    ]
+
+
+def test_layers_are_swapped_and_not_patched() -> None:
+    assert {name: lines for name, path in modules().items() if (lines := patches(nodes(path)))} == {}
+
+
+def test_hooks_are_removed_where_they_are_registered() -> None:
+    assert {name: lines for name, path in modules().items() if (lines := loose_hooks(nodes(path)))} == {}
+
+
+def test_a_patch_and_a_loose_hook_would_be_found() -> None:
+    wrong = (
+        "layer.forward = other",
+        "del layer.forward",
+        "setattr(layer, 'forward', other)",
+        "object.__setattr__(layer, 'forward', other)",
+        "vars(layer)['forward'] = other",
+        "layer.forward, layer.x = other, 1",
+    )
+    assert [len(patches(parsed(line))) for line in wrong] == [1] * len(wrong)
+    assert patches(parsed("def forward(self): ...\nself.forward(x)\nvars(layer)['forward']")) == []
+    assert loose_hooks(parsed("h = layer.register_forward_hook(tap)")) == [1]
+    held = "with layer.register_forward_hook(tap):\n    taps.enter_context(b.register_forward_pre_hook(c))"
+    assert loose_hooks(parsed(held)) == []
+
+
+def parsed(source: str) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(source)))

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn import Linear
+from torch.nn import Linear, Sequential
 
 import cotune.model.layers.packed_weights as laid_out_module
 from cotune.model.engine.facts import engine_facts
 from cotune.model.layers.packed_weights import Prepacked, can_prepack, plain_products, prepack, prepacked
+from cotune.model.layers.swap import StandIn
 from cotune.model.local import LocalModel
 from tiny import tiny_local, tiny_model
 
@@ -21,12 +22,13 @@ TYPES = [torch.float32, torch.bfloat16]
 pytestmark = pytest.mark.skipif(not can_prepack(torch.float32), reason="this processor has no layout of its own")
 
 
-def layer(dtype: torch.dtype = torch.float32, *, bias: bool = True) -> Linear:
+def layer(dtype: torch.dtype = torch.float32, *, bias: bool = True) -> Sequential:
+    """A model of one prepacked layer."""
     torch.manual_seed(0)
-    made = Linear(96, 64, bias=bias).to(dtype).requires_grad_(False)
+    made = Sequential(Linear(96, 64, bias=bias).to(dtype).requires_grad_(False))
     if not can_prepack(dtype):
         pytest.skip("this processor does not multiply this number type")
-    assert prepack(torch.nn.Sequential(made), PLENTY) == 1
+    assert prepack(made, PLENTY) == 1
     return made
 
 
@@ -36,7 +38,7 @@ def layer(dtype: torch.dtype = torch.float32, *, bias: bool = True) -> Linear:
 def test_products_are_those_of_torch(dtype: torch.dtype, rows: tuple[int, ...], bias: bool) -> None:
     made = layer(dtype, bias=bias)
     states = torch.randn(*rows, 96).to(dtype)
-    with plain_products():
+    with plain_products(made):
         wanted = made(states)
     with torch.inference_mode():
         found = made(states)
@@ -63,18 +65,18 @@ def test_no_rows_are_no_rows() -> None:
 @pytest.mark.parametrize("dtype", TYPES)
 def test_gradients_pass_through_to_the_states_and_to_a_bias(dtype: torch.dtype) -> None:
     made = layer(dtype)
-    made.bias.requires_grad_(True)
+    made[0].bias.requires_grad_(True)
     found = []
     for plain in (False, True):
         states = torch.randn(2, 5, 96, generator=torch.Generator().manual_seed(1)).to(dtype).requires_grad_(True)
-        made.bias.grad = None
+        made[0].bias.grad = None
         if plain:
-            with plain_products():
+            with plain_products(made):
                 made(states).square().sum().backward()
         else:
             made(states).square().sum().backward()
-        assert states.grad is not None and made.bias.grad is not None
-        found.append((states.grad, made.bias.grad.clone()))
+        assert states.grad is not None and made[0].bias.grad is not None
+        found.append((states.grad, made[0].bias.grad.clone()))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4 if dtype == torch.float32 else 5e-2, atol=1e-3)
 
@@ -85,32 +87,32 @@ def test_a_weight_that_changed_is_taken_as_it_is_now(change: str) -> None:
     states = torch.randn(3, 96)
     with torch.no_grad():
         if change == "in place":
-            made.weight.mul_(2)
+            made[0].weight.mul_(2)
         elif change == "other data":
-            made.weight.data = torch.randn(64, 96)
+            made[0].weight.data = torch.randn(64, 96)
         elif change == "other type":
             made.to(torch.bfloat16).to(torch.float32)
         else:
-            made.weight = torch.nn.Parameter(torch.randn(64, 96), requires_grad=False)
-        assert prepacked(made) is None
-        assert torch.equal(made(states), torch.nn.functional.linear(states, made.weight, made.bias))
+            made[0].weight = torch.nn.Parameter(torch.randn(64, 96), requires_grad=False)
+        assert prepacked(made[0]) is None
+        assert torch.equal(made(states), torch.nn.functional.linear(states, made[0].weight, made[0].bias))
 
 
 def test_a_weight_that_is_trained_gets_its_gradient() -> None:
     made = layer()
-    made.weight.requires_grad_(True)
+    made[0].weight.requires_grad_(True)
     made(torch.randn(3, 96)).sum().backward()
-    assert made.weight.grad is not None
+    assert made[0].weight.grad is not None
 
 
 def test_copies_are_sound() -> None:
     made = layer()
     other = copy.deepcopy(made)
-    assert prepacked(made) is not None and prepacked(other) is None
+    assert prepacked(made[0]) is not None and prepacked(other[0]) is None
     states = torch.randn(3, 96)
     with torch.no_grad():
-        other.weight.data[:] = 0
-        other.bias.data[:] = 0
+        other[0].weight.data[:] = 0
+        other[0].bias.data[:] = 0
         assert not other(states).any()
         assert made(states).any()
 
@@ -148,7 +150,7 @@ def test_products_that_are_wrong_or_missing_are_not_taken(
     with monkeypatch.context() as patch:
         patch.setattr(Prepacked, "product", product)
         assert prepack(model, PLENTY) == 0
-    assert not any("prepacked" in vars(module) for module in model.modules())
+    assert not any(isinstance(module, StandIn) for module in model.modules())
     if can_prepack(dtype):
         assert prepack(model, PLENTY) > 0
 
@@ -165,5 +167,5 @@ def test_a_run_that_goes_on_computes_as_it_began() -> None:
 
 def test_every_linear_layer_of_a_loaded_model_is_laid_out() -> None:
     local = tiny_local("llama")
-    linears = [module for module in local.model.modules() if type(module) is Linear]
+    linears = [module for module in local.model.modules() if isinstance(module, Linear)]
     assert len(linears) == 2 * 7 + 1 and all(prepacked(linear) is not None for linear in linears)

@@ -34,9 +34,9 @@ from cotune.model.adapters.prefix import (
     load_prefix,
     save_prefix,
 )
-from cotune.model.layers.fused_lora import FusedLora
 from cotune.model.layers.lora_binding import BoundLora, copy_weights, layer_number, linear_groups
 from cotune.model.layers.packed_weights import plain_products
+from cotune.model.layers.swap import without
 from cotune.model.loading.minimal_llama import LightLlama
 from cotune.probe.readout import PROBE, Probe, load_probe, probed_id
 
@@ -58,7 +58,6 @@ class AdapterSlot:
         self._bound: BoundLora | None = None
         self._bound_shape: LoraSettings | None = None
         self._peft: Any = None
-        self._fused: FusedLora | None = None
         self._shapes: tuple[LoraSettings, ...] = ()
         self._folders: dict[str, Path] = {}
         self._loaded: dict[str, dict[str, Tensor]] = {}
@@ -201,7 +200,7 @@ class AdapterSlot:
             groups = linear_groups(self._model, settings.target.split(","), settings.layers) if settings.rank > 0 else None
             if groups is None:
                 return False
-            self._bound = BoundLora(groups, settings.rank, settings.alpha / settings.rank)
+            self._bound = BoundLora(self._model, groups, settings.rank, settings.alpha / settings.rank)
             self._bound_shape = settings
         self._bound.put(weights)
         return True
@@ -215,8 +214,11 @@ class AdapterSlot:
         """Give the model LoRA layers of this shape and switch them on; returns the peft model."""
         from peft import get_peft_model
 
+        from cotune.model.layers.peft_lora import fuse
+
         self._release()
         if self._peft is not None and settings not in self._shapes:
+            # peft takes its layers out, and with them what stands in for them.
             self._model = self._peft.unload()
             self._peft = None
         if self._peft is None:
@@ -232,7 +234,7 @@ class AdapterSlot:
             names = self._peft.peft_config["default"].target_modules
             self._shapes = (settings, replace(settings, target=",".join(sorted(names))))
             self._peft.eval()
-            self._fused = FusedLora(self._model)
+            fuse(self._model)
         self._peft.base_model.enable_adapter_layers()
         return self._peft
 
@@ -267,13 +269,10 @@ class AdapterSlot:
     @contextmanager
     def unfused(self) -> Iterator[None]:
         """Let peft's own layers and torch's own products run meanwhile, to measure or to check against them."""
-        assert self._fused is not None
-        self._fused.enabled = False
-        try:
-            with plain_products():
-                yield
-        finally:
-            self._fused.enabled = True
+        from cotune.model.layers.peft_lora import FusedLinear
+
+        with without(self._model, FusedLinear), plain_products(self._model):
+            yield
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the weights that are in the model now, under peft's file names."""

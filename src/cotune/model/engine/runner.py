@@ -72,7 +72,6 @@ class PackedRunner:
         self.model = model
         self.device: torch.device = model.device
         self._decoder = model.get_decoder()
-        self._head = model.get_output_embeddings()
         self.vocabulary = int(self._head.weight.shape[0])
         config = model.config.get_text_config()
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
@@ -80,6 +79,11 @@ class PackedRunner:
         self._epsilon = norm_epsilon(model)
         self.depth = depth_of(model)
         self._parts: dict[tuple[int, int], Any] = {}
+
+    @property
+    def _head(self) -> Any:
+        # Asked for each time: another layer may stand in for it by now.
+        return self.model.get_output_embeddings()
 
     def prefix(self, ids: Sequence[int], start: PrefixState | None = None, depth: int | None = None) -> PrefixState | None:
         """Run a prefix once; None for an empty one. With ``start`` it comes after that, and both are returned as one.
@@ -229,7 +233,8 @@ class PackedRunner:
     def first_values(self, ids: Sequence[int]) -> Tensor | None:
         """Values of the first layer, ``[tokens, key-value heads x head size]``, which hang on each token alone.
 
-        No further layer runs. None where the model does not show its layers.
+        No further layer runs: a hook, which is removed at the end, stops the pass. None where the model does not show its
+        layers.
         """
         layers: Any = getattr(self._decoder, "layers", None)
         if layers is None:
@@ -238,16 +243,13 @@ class PackedRunner:
         def stop(*_: Any) -> None:
             raise _FirstLayerDone
 
-        handle = layers[0].register_forward_hook(stop)
         found = []
-        try:
+        with layers[0].register_forward_hook(stop):
             for part in torch.split(torch.tensor(list(ids), device=self.device), _LOGIT_ROWS):
                 current = Pass(None, collect=True)
                 with suppress(_FirstLayerDone):
                     self._run(part, torch.zeros_like(part), current)
                 found.append(current.collected[0][1].flatten(1))
-        finally:
-            handle.remove()
         return torch.cat(found)
 
     def _part(self, first: int, last: int) -> Any:

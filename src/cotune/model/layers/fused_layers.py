@@ -3,99 +3,144 @@
 On a CPU a layer's elementwise work costs nearly as much as its products: each operation reads and writes the states of all
 tokens, and transformers writes a norm as five of them and a gate as two with new memory each. Here a norm is three and a gate
 works in place; trained through, both keep the least that their gradients need. Behind the last layer's attention no token sees
-another, so its feed-forward layer runs only where a state is read. The modules stay in place with their weights and names; each
-is compared with its former self before it is taken.
+another, so its feed-forward layer runs only where a state is read. Each stand-in is compared with its layer before it is taken.
 """
 
 from __future__ import annotations
 
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Linear, Module
 from torch.nn.functional import silu
 
 from cotune.model.engine.attention import read_places
+from cotune.model.layers.swap import Place, StandIn, install, layers_without, original
 
 _PROBE_ROWS = 3
 _SILU = ("SiLU", "SiLUActivation")
 
 
-def make_lean(model: torch.nn.Module) -> int:
-    """Replace the forward pass of root-mean-square norms and SiLU-gated feed-forward layers of a model on CPU.
+def make_lean(model: Module) -> int:
+    """Let lean layers stand in for root-mean-square norms and SiLU-gated feed-forward layers of a model on CPU.
 
-    A module is taken only where its new pass gives what its own pass gave on random states, so norms of other forms
-    (Gemma's, which scale by one plus the weight) stay as they are. Calling it again changes nothing.
+    A layer is taken only where its stand-in gives what it gives itself on random states, so norms of other forms (Gemma's,
+    which scale by one plus the weight) stay as they are. Calling it again changes nothing.
 
     Args:
         model: in evaluation mode.
 
     Returns:
-        How many modules were replaced.
+        How many layers were taken.
     """
-    replaced = 0
-    # Modules of one class, width and epsilon run the same code, so one of them speaks for all.
+    taken: list[LeanNorm | LeanGated] = []
+    # Layers of one class, width and epsilon run the same code, so one of them speaks for all.
     found: dict[tuple[object, ...], bool] = {}
     last = _last_gated(model)
-    for module in model.modules():
-        lean = _candidate(module)
-        if lean is None or "forward" in vars(module):
+    for layer in layers_without(model, Place.LEAN):
+        lean = _stand_in(layer, layer is last)
+        if lean is None:
             continue
-        kind = (type(module), _weight(module).shape, _epsilon(module))
+        kind = (type(layer), _weight(layer).shape, _epsilon(layer))
         if kind not in found:
-            found[kind] = _same(module, lean)
+            found[kind] = _same(layer, lean)
         if found[kind]:
-            module.forward = MethodType(_gated_at_end if module is last else lean, module)
-            replaced += 1
-    return replaced
+            taken.append(lean)
+    install(model, taken)
+    return len(taken)
 
 
-def _candidate(module: torch.nn.Module) -> Any:
-    if type(module).__name__.endswith("RMSNorm"):
-        weight = getattr(module, "weight", None)
+class LeanNorm(StandIn):
+    """A root-mean-square norm.
+
+    Args:
+        norm: with a weight and an epsilon.
+    """
+
+    place = Place.LEAN
+
+    def __init__(self, norm: Module) -> None:
+        super().__init__(norm)
+        self.own_epsilon: float = _epsilon(norm)  # type: ignore[assignment]
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and hidden_states.requires_grad:
+            result: Tensor = _Norm.apply(hidden_states, _weight(self), self.own_epsilon)  # type: ignore[no-untyped-call]
+            return result
+        return _scaled(hidden_states, _inverse(hidden_states, self.own_epsilon)).mul_(_weight(self))
+
+
+class LeanGated(StandIn):
+    """A feed-forward layer of a SiLU gate.
+
+    Args:
+        gated: with the linear layers ``gate_proj``, ``up_proj`` and ``down_proj``.
+        ends: whether no token sees another behind it.
+    """
+
+    place = Place.LEAN
+
+    def __init__(self, gated: Module, ends: bool) -> None:
+        super().__init__(gated)
+        self.ends_model = ends
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = read_places(self, self.ends_model)
+        if places is None:
+            return self._everywhere(x)
+        found = torch.zeros_like(x)
+        return found.index_copy(1, places, self._everywhere(x.index_select(1, places))) if len(places) else found
+
+    def _everywhere(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_proj(x), self.up_proj(x)  # type: ignore[operator]
+        if torch.is_grad_enabled() and (gate.requires_grad or up.requires_grad):
+            inner: Tensor = _Gate.apply(gate, up)  # type: ignore[no-untyped-call]
+        else:
+            inner = silu(gate, inplace=True).mul_(up)
+        result: Tensor = self.down_proj(inner)  # type: ignore[operator]
+        return result
+
+
+def _stand_in(layer: Module, ends: bool) -> LeanNorm | LeanGated | None:
+    if type(layer).__name__.endswith("RMSNorm"):
+        weight = getattr(layer, "weight", None)
         fits = isinstance(weight, Tensor) and weight.dim() == 1 and weight.device.type == "cpu"
-        return _norm if fits and _epsilon(module) is not None else None
-    if all(isinstance(getattr(module, name, None), torch.nn.Linear) for name in ("gate_proj", "up_proj", "down_proj")):
-        fits = type(getattr(module, "act_fn", None)).__name__ in _SILU
-        return _gated if fits and module.gate_proj.weight.device.type == "cpu" else None  # type: ignore[union-attr]
+        return LeanNorm(layer) if fits and _epsilon(layer) is not None else None
+    parts = [getattr(layer, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+    # peft's layers count as those that they adapt.
+    if all(isinstance(getattr(part, "base_layer", part), Linear) for part in parts):
+        fits = type(getattr(layer, "act_fn", None)).__name__ in _SILU
+        return LeanGated(layer, ends) if fits and _weight(layer).device.type == "cpu" else None
     return None
 
 
-def _last_gated(model: Any) -> Any:
+def _last_gated(model: Any) -> Module | None:
     """The feed-forward layer behind which no token sees another."""
     layers = getattr(model.get_decoder(), "layers", None) if hasattr(model, "get_decoder") else None
     found = getattr(layers[-1], "mlp", None) if isinstance(layers, torch.nn.ModuleList) and len(layers) else None
-    return found if hasattr(found, "gate_proj") else None
+    return original(found) if isinstance(found, Module) else None
 
 
-def _same(module: torch.nn.Module, lean: Any) -> bool:
-    weight = _weight(module)
+def _same(layer: Module, lean: LeanNorm | LeanGated) -> bool:
+    weight = _weight(layer)
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(1, _PROBE_ROWS, weight.shape[-1], generator=generator).to(weight.dtype)
     with torch.no_grad():
-        plain, found = module(states), lean(module, states)
+        plain, found = layer(states), lean(states)
     tolerance = 1e-5 if weight.dtype == torch.float32 else 2e-2
     absolute = tolerance * float(plain.abs().max())
     return plain.dtype == found.dtype and torch.allclose(plain, found, rtol=tolerance, atol=absolute)
 
 
-def _weight(module: Any) -> Tensor:
-    weight: Tensor = module.gate_proj.weight if hasattr(module, "gate_proj") else module.weight
+def _weight(layer: Any) -> Tensor:
+    weight: Tensor = layer.gate_proj.weight if hasattr(layer, "gate_proj") else layer.weight
     return weight
 
 
-def _epsilon(module: Any) -> float | None:
-    found = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+def _epsilon(layer: Module) -> float | None:
+    found = getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
     return float(found) if isinstance(found, float | int) else None
-
-
-def _norm(module: Any, hidden_states: Tensor) -> Tensor:
-    epsilon: float = _epsilon(module)  # type: ignore[assignment]
-    if torch.is_grad_enabled() and hidden_states.requires_grad:
-        result: Tensor = _Norm.apply(hidden_states, module.weight, epsilon)  # type: ignore[no-untyped-call]
-        return result
-    return _scaled(hidden_states, _inverse(hidden_states, epsilon)).mul_(_weight(module))
 
 
 def _inverse(states: Tensor, epsilon: float) -> Tensor:
@@ -106,28 +151,6 @@ def _inverse(states: Tensor, epsilon: float) -> Tensor:
 
 def _scaled(states: Tensor, inverse: Tensor) -> Tensor:
     return (states * inverse).to(states.dtype)
-
-
-def _gated(module: Any, x: Tensor, ends: bool = False) -> Tensor:
-    places = read_places(module, ends)
-    if places is None:
-        return _gated_everywhere(module, x)
-    found = torch.zeros_like(x)
-    return found.index_copy(1, places, _gated_everywhere(module, x.index_select(1, places))) if len(places) else found
-
-
-def _gated_at_end(module: Any, x: Tensor) -> Tensor:
-    return _gated(module, x, ends=True)
-
-
-def _gated_everywhere(module: Any, x: Tensor) -> Tensor:
-    gate, up = module.gate_proj(x), module.up_proj(x)
-    if torch.is_grad_enabled() and (gate.requires_grad or up.requires_grad):
-        inner: Tensor = _Gate.apply(gate, up)  # type: ignore[no-untyped-call]
-    else:
-        inner = silu(gate, inplace=True).mul_(up)
-    result: Tensor = module.down_proj(inner)
-    return result
 
 
 class _Norm(torch.autograd.Function):

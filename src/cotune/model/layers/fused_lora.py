@@ -5,49 +5,72 @@ same states (query, key and value; gate and up), their frozen weights and all th
 here, and their up-projections into one block-diagonal matrix, so a group of layers costs two products forward and five
 backward. Where frozen weights are prepacked for the processor (:mod:`cotune.model.layers.packed_weights`), each layer has
 a product to itself, and the update is added within it. The products run in the model's own number type; the trained weights and
-their gradients stay in fp32, as in mixed-precision training. peft's modules stay in place, hold the weights and name them.
+their gradients stay in fp32, as in mixed-precision training.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from cotune.model.engine.attention import use_plain_attention
 from cotune.model.layers.packed_weights import prepacked, product
-
-_ADAPTER = "default"
+from cotune.model.layers.swap import Place, StandIn, install
 
 
 @dataclass(frozen=True)
-class LoraLayer:
-    """A linear layer and what is added to it.
+class LoraUpdate:
+    """What is added to a linear layer.
 
     Attributes:
-        base: the frozen layer.
         down: ``[rank, inputs]`` in fp32.
         up: ``[outputs, rank]`` in fp32.
         scale: of the update.
     """
 
-    base: torch.nn.Linear
     down: Tensor
     up: Tensor
     scale: float
+
+
+class LoraLayer(StandIn):
+    """A linear layer that answers with its update, by the products of its group.
+
+    Args:
+        layer: what it stands in for.
+        update: its update.
+
+    Attributes:
+        group: with what it shares its input; see :func:`install_groups`.
+        number: its own in the group.
+    """
+
+    place = Place.LORA
+    group: LoraGroup
+    number: int
+
+    def __init__(self, layer: nn.Module, update: LoraUpdate) -> None:
+        super().__init__(layer)
+        self.update = update
+
+    @property
+    def base(self) -> nn.Linear:
+        """The frozen layer, or what stands in for it."""
+        raise NotImplementedError
 
 
 class LoraGroup:
     """Adapted layers that read one input.
 
     Args:
-        layers: of one input width and number type.
+        layers: of one input width and number type, in the order in which they ask.
 
     Attributes:
         layers: them.
@@ -56,22 +79,27 @@ class LoraGroup:
 
     def __init__(self, layers: Sequence[LoraLayer]) -> None:
         self.layers = list(layers)
-        bases = [layer.base for layer in self.layers]
-        self.outputs = [int(base.weight.shape[0]) for base in bases]
-        self._scales = [layer.scale for layer in self.layers]
+        self.outputs = [int(layer.base.weight.shape[0]) for layer in self.layers]
+        self._updates = [layer.update for layer in self.layers]
+        self._factors = [factor for update in self._updates for factor in (update.down, update.up)]
         # Where each layer's outputs and its inner states lie among those of all.
-        self._outputs, self._inner = _slices(self.outputs), _slices([int(layer.down.shape[0]) for layer in self.layers])
+        self._outputs, self._inner = _slices(self.outputs), _slices([int(update.down.shape[0]) for update in self._updates])
+        self._input: Tensor | None = None
+        self._pending: dict[int, Tensor] = {}
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Make room for the products, by whether the frozen weights are prepacked."""
+        bases = [layer.base for layer in self.layers]
         width, rank, first = self._outputs[-1].stop, self._inner[-1].stop, bases[0].weight
+        self._seen: list[int] = []
+        self._bias: Tensor | None = None
         self._up = first.new_zeros(width, rank)
         # Weights that are prepacked answer where they are; others are stacked above the down-projections.
         self._stacked = 0 if all(map(prepacked, bases)) else width
         self._down = first.new_empty(self._stacked + rank, first.shape[1])
-        self._bias: Tensor | None = None
         if self._stacked:
             self._stack(bases)
-        self._seen: list[int] = []
-        self._input: Tensor | None = None
-        self._pending: dict[int, Tensor] = {}
 
     def _stack(self, bases: Sequence[torch.nn.Linear]) -> None:
         for base, outputs in zip(bases, self._outputs, strict=True):
@@ -94,8 +122,12 @@ class LoraGroup:
         return found
 
     def _run(self, x: Tensor) -> None:
-        factors = self._factors()
-        self._refresh(factors)
+        if self._stacked and all(prepacked(layer.base) for layer in self.layers):
+            # They were prepacked after the adapter came. What is made in inference mode could not be written to outside of it.
+            with torch.inference_mode(False):
+                self._arrange()
+        factors = self._factors
+        self._refresh()
         states = x.reshape(-1, x.shape[-1])
         if torch.is_grad_enabled() and (states.requires_grad or any(f.requires_grad for f in factors)):
             parts: Sequence[Tensor] = _Grouped.apply(self, states, *factors)  # type: ignore[no-untyped-call]
@@ -129,9 +161,9 @@ class LoraGroup:
         to_states = self._to_states(grad, to_inner) if to_input else None
         down, up = to_inner.t() @ states, grad.t() @ inner
         found: list[Tensor] = []
-        for outputs, own, scale in zip(self._outputs, self._inner, self._scales, strict=True):
+        for outputs, own, update in zip(self._outputs, self._inner, self._updates, strict=True):
             found.append(down[own].float())
-            found.append(up[outputs, own].float() * scale)
+            found.append(up[outputs, own].float() * update.scale)
         return to_states, found
 
     def _to_states(self, grad: Tensor, to_inner: Tensor) -> Tensor:
@@ -142,19 +174,16 @@ class LoraGroup:
             update.addmm_(grad[:, outputs], layer.base.weight)
         return update
 
-    def _factors(self) -> list[Tensor]:
-        return [factor for layer in self.layers for factor in (layer.down, layer.up)]
-
-    def _refresh(self, factors: Sequence[Tensor]) -> None:
+    def _refresh(self) -> None:
         """Take over trained weights that changed since the last pass."""
-        seen = [factor._version for factor in factors]
+        seen = [factor._version for factor in self._factors]
         if seen == self._seen:
             return
         down = self._down[self._stacked :]
         with torch.no_grad():
-            for i, (outputs, own, scale) in enumerate(zip(self._outputs, self._inner, self._scales, strict=True)):
-                down[own].copy_(factors[2 * i])
-                self._up[outputs, own].copy_(factors[2 * i + 1] * scale)
+            for outputs, own, update in zip(self._outputs, self._inner, self._updates, strict=True):
+                down[own].copy_(update.down)
+                self._up[outputs, own].copy_(update.up * update.scale)
         self._seen = seen
 
 
@@ -183,48 +212,24 @@ class _Grouped(torch.autograd.Function):
         return None, to_states, *found
 
 
-class FusedLora:
-    """Groups the LoRA layers of a model and answers in their place while :attr:`enabled`.
+def install_groups(model: Any, groups: Sequence[Sequence[LoraLayer]]) -> None:
+    """Let LoRA layers stand in for a model's, those that read one input together.
 
-    Layers that are not a plain LoRA over a plain linear layer keep peft's own pass.
-
-    Args:
-        model: the transformers model whose linear layers peft has wrapped.
+    Raises:
+        ValueError: a layer has a LoRA layer already.
     """
-
-    def __init__(self, model: Any) -> None:
-        self.enabled = True
-        for layers in layers_by_input(model, _plain_layers(model)):
-            group = LoraGroup(
-                [
-                    LoraLayer(
-                        layer.base_layer,
-                        layer.lora_A[_ADAPTER].weight,
-                        layer.lora_B[_ADAPTER].weight,
-                        float(layer.scaling[_ADAPTER]),
-                    )
-                    for layer in layers
-                ]
-            )
-            for number, layer in enumerate(layers):
-                layer.forward = functools.partial(self._answer, group, number, layer, layer.forward)
-
-    def _answer(self, group: LoraGroup, number: int, layer: Any, plain: Any, x: Tensor, *rest: Any, **more: Any) -> Tensor:
-        if not self.enabled or rest or more:
-            result: Tensor = plain(x, *rest, **more)
-            return result
-        if layer.disable_adapters:
-            # Exactly what ran before peft wrapped the layer: the base model's scores must not hang on that.
-            base: Tensor = layer.base_layer(x)
-            return base
-        return group.output(number, x)
+    for layers in groups:
+        group = LoraGroup(layers)
+        for number, layer in enumerate(layers):
+            layer.group, layer.number = group, number
+    install(model, chain.from_iterable(groups))
 
 
 def layers_by_input(model: Any, layers: Sequence[Any]) -> list[list[Any]]:
     """Layers that read one tensor, in the order in which they ask for it; a layer with an input of its own is alone.
 
     They are found by watching which of them get the very same tensor in a short pass, so no architecture is named here. Layers
-    that the pass does not reach are left out.
+    that the pass does not reach are left out. They are watched by hooks, which are gone when this returns.
 
     Args:
         model: the transformers model that they are in.
@@ -249,27 +254,9 @@ def layers_by_input(model: Any, layers: Sequence[Any]) -> list[list[Any]]:
     if not layers:
         return []
     use_plain_attention(model)
-    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
-    try:
-        with torch.inference_mode():
-            ids = torch.zeros(1, 2, dtype=torch.long, device=layers[0].weight.device)
-            model.get_decoder()(input_ids=ids, use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, torch.inference_mode():
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_pre_hook(note))
+        ids = torch.zeros(1, 2, dtype=torch.long, device=layers[0].weight.device)
+        model.get_decoder()(input_ids=ids, use_cache=False)
     return groups
-
-
-def _plain_layers(model: Any) -> list[Any]:
-    from peft.tuners.lora.layer import Linear
-
-    return [
-        m
-        for m in model.modules()
-        if isinstance(m, Linear)
-        and type(m.base_layer) is torch.nn.Linear
-        and not m.lora_variant
-        and list(m.lora_A) == [_ADAPTER]
-        and m.lora_A[_ADAPTER].bias is None
-        and m.lora_B[_ADAPTER].bias is None
-    ]

@@ -6,9 +6,9 @@ To import peft and have it wrap every layer takes longer than to answer a few ro
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import Linear
 
 from cotune.errors import InputError
-from cotune.model.layers.fused_lora import LoraGroup, LoraLayer, layers_by_input
+from cotune.model.layers.fused_lora import LoraLayer, LoraUpdate, install_groups, layers_by_input
+from cotune.model.layers.swap import original, remove
 
 Named = Mapping[str, Linear]
 """Linear layers by their names in the model."""
@@ -47,7 +48,7 @@ def linear_groups(model: Any, targets: Collection[str], layers: Collection[int] 
     found = {name: module for name, module in model.named_modules() if name in targets or name.endswith(ends)}
     if layers:
         found = {name: module for name, module in found.items() if layer_number(name) in layers}
-    if any(type(module) is not Linear for module in found.values()):
+    if any(type(original(module)) is not Linear for module in found.values()):
         return None
     names = {id(module): name for name, module in found.items()}
     groups = layers_by_input(model, list(found.values()))
@@ -56,33 +57,53 @@ def linear_groups(model: Any, targets: Collection[str], layers: Collection[int] 
     return [{names[id(module)]: module for module in group} for group in groups]
 
 
+class BoundLinear(LoraLayer, Linear):
+    """A linear layer with the update of an adapter that is put in and switched by its owner.
+
+    Args:
+        base: the layer.
+        rank: inner width of the update.
+        scale: of the update.
+        owner: tells whether it is enabled.
+    """
+
+    def __init__(self, base: Linear, rank: int, scale: float, owner: BoundLora) -> None:
+        down = torch.zeros(rank, base.in_features, device=base.weight.device)
+        up = torch.zeros(base.out_features, rank, device=base.weight.device)
+        super().__init__(base, LoraUpdate(down, up, scale))
+        self.owner = owner
+
+    @property
+    def base(self) -> Linear:
+        return self.inner  # type: ignore[return-value]
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.owner.enabled:
+            return self.group.output(self.number, input)
+        # Exactly what runs without this: the base model's scores must not hang on an adapter.
+        return self.base.forward(input)
+
+
 class BoundLora:
     """LoRA weights over a model's linear layers, which answer with them while :attr:`enabled`.
 
     Args:
+        model: the transformers model, not wrapped.
         groups: what :func:`linear_groups` found.
         rank: inner width of the updates.
         scale: of the updates.
     """
 
-    def __init__(self, groups: Sequence[Named], rank: int, scale: float) -> None:
+    def __init__(self, model: Any, groups: Sequence[Named], rank: int, scale: float) -> None:
         self.enabled = False
-        self._table: dict[str, Tensor] = {}
-        self._before: list[tuple[Linear, Any]] = []
+        self._model = model
         # What is made in inference mode does not tell when it changes.
         with torch.inference_mode(False):
-            for named in groups:
-                group = LoraGroup([self._layer(name, base, rank, scale) for name, base in named.items()])
-                for number, base in enumerate(named.values()):
-                    self._before.append((base, vars(base).get("forward")))
-                    base.forward = functools.partial(self._answer, group, number, base.forward)  # type: ignore[method-assign]
-
-    def _layer(self, name: str, base: Linear, rank: int, scale: float) -> LoraLayer:
-        down = torch.zeros(rank, base.in_features, device=base.weight.device)
-        up = torch.zeros(base.out_features, rank, device=base.weight.device)
-        self._table[f"base_model.model.{name}.lora_A.weight"] = down
-        self._table[f"base_model.model.{name}.lora_B.weight"] = up
-        return LoraLayer(base, down, up, scale)
+            bound = [{name: BoundLinear(base, rank, scale, self) for name, base in named.items()} for named in groups]
+            install_groups(model, [list(named.values()) for named in bound])
+        layers = dict(chain.from_iterable(named.items() for named in bound))
+        self._table = {f"base_model.model.{name}.lora_A.weight": layer.update.down for name, layer in layers.items()}
+        self._table |= {f"base_model.model.{name}.lora_B.weight": layer.update.up for name, layer in layers.items()}
 
     def put(self, weights: Mapping[str, Tensor]) -> None:
         """Take over weights under peft's file names, and enable them.
@@ -94,18 +115,10 @@ class BoundLora:
         self.enabled = True
 
     def release(self) -> None:
-        """Give the layers back as they were."""
-        for base, forward in self._before:
-            del base.forward
-            if forward is not None:
-                base.forward = forward  # type: ignore[method-assign]
-
-    def _answer(self, group: LoraGroup, number: int, plain: Any, input: Tensor) -> Tensor:
-        if self.enabled:
-            return group.output(number, input)
-        # Exactly what ran before: the base model's scores must not hang on an adapter.
-        base: Tensor = plain(input)
-        return base
+        """Take the LoRA layers out of the model."""
+        for layer in remove(self._model, BoundLinear):
+            # Or the two would hold each other, and the memory of the products, until the next search for garbage.
+            del layer.group
 
 
 def copy_weights(weights: Mapping[str, Tensor], table: Mapping[str, Tensor]) -> None:

@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import platform
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import MethodType
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -26,9 +24,10 @@ from torch import Tensor
 from torch.nn import Linear
 from torch.nn.functional import linear
 
+from cotune.model.layers.swap import Place, StandIn, install, layers_without, without
+
 _LAYOUT_ROWS = 512
 _PART_OF_FREE = 8
-_enabled = True
 
 
 class Prepacked:
@@ -64,7 +63,7 @@ class _Watched:
     """
 
     def __init__(self, weight: Tensor) -> None:
-        self.laid = Prepacked(weight)
+        self.packed = Prepacked(weight)
         self._mark, self._storage = _mark(weight), weight.untyped_storage()
         self._source = weakref.ref(weight)
 
@@ -77,18 +76,39 @@ class _Watched:
         return self
 
 
-def prepack(model: torch.nn.Module, memory: int) -> int:
-    """Lay out the weights of a model's linear layers, which answer by them from now on as long as they are frozen.
+class PackedLinear(StandIn, Linear):
+    """A linear layer that answers by its prepacked weight, as long as that is its weight and frozen.
 
     Args:
-        model: with frozen weights on one device.
+        layer: with a frozen weight on the CPU.
+    """
+
+    place = Place.PREPACKED
+
+    def __init__(self, layer: Linear) -> None:
+        super().__init__(layer)
+        self.watched = _Watched(layer.weight)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and input.requires_grad and prepacked(self) is not None:
+            result: Tensor = _Product.apply(input, self)  # type: ignore[no-untyped-call]
+            return result
+        return product(self, input)
+
+
+def prepack(model: torch.nn.Module, memory: int) -> int:
+    """Prepack the weights of a model's linear layers, which answer by them from now on as long as they are frozen.
+
+    Args:
+        model: with its weights on one device; layers that are trained are left.
         memory: bytes that are free; the weights may take an eighth of it.
 
     Returns:
         How many layers; 0 where the processor is another, its products do not give what torch's own give, or the model is too
         large.
     """
-    layers = [module for module in model.modules() if type(module) is Linear and "forward" not in vars(module)]
+    found = layers_without(model, Place.PREPACKED)
+    layers = [layer for layer in found if type(layer) is Linear and not layer.weight.requires_grad]
     weights = {id(layer.weight): layer.weight for layer in layers}.values()
     if sum(weight.nbytes for weight in weights) * _PART_OF_FREE > memory:
         return 0
@@ -98,24 +118,23 @@ def prepack(model: torch.nn.Module, memory: int) -> int:
         shapes = {tuple(weight.shape): weight for weight in weights}
         if not all(map(_same, shapes.values())):
             return 0
-        found = [_Watched(layer.weight) for layer in layers]
+        packed = [PackedLinear(layer) for layer in layers]
     except (AttributeError, RuntimeError, TypeError):
         return 0
-    for layer, one in zip(layers, found, strict=True):
-        layer.prepacked = one  # type: ignore[assignment]
-        layer.forward = MethodType(_answer, layer)  # type: ignore[method-assign]
-    return len(layers)
+    install(model, packed)
+    return len(packed)
 
 
 def prepacked(layer: Linear) -> Prepacked | None:
-    """A layer's weight as it is prepacked; None where it is not, is no more, or the layer is trained."""
-    found: _Watched | None = vars(layer).get("prepacked")
+    """A layer's prepacked weight; None where it has none, it is no longer the layer's, or the layer is trained."""
+    if not isinstance(layer, PackedLinear):
+        return None
     trained = layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad)
-    return found.laid if _enabled and found is not None and not trained and found.is_of(layer.weight) else None
+    return layer.watched.packed if not trained and layer.watched.is_of(layer.weight) else None
 
 
 def product(layer: Linear, states: Tensor, add: Tensor | None = None) -> Tensor:
-    """What a linear layer answers, and ``add`` to it, by its laid-out weight if it has one; no gradients through that.
+    """What a linear layer answers, and ``add`` to it, by its prepacked weight if it has one; no gradients through that.
 
     Args:
         layer: with a weight ``[outputs, inputs]``.
@@ -129,15 +148,9 @@ def product(layer: Linear, states: Tensor, add: Tensor | None = None) -> Tensor:
     return plain if add is None else plain + add
 
 
-@contextmanager
-def plain_products() -> Iterator[None]:
-    """Let torch's own products run meanwhile, to measure or to check against them."""
-    global _enabled
-    before, _enabled = _enabled, False
-    try:
-        yield
-    finally:
-        _enabled = before
+def plain_products(model: torch.nn.Module) -> AbstractContextManager[None]:
+    """Let torch's own products run in a model meanwhile, to measure or to check against them."""
+    return without(model, PackedLinear)
 
 
 def can_prepack(dtype: torch.dtype) -> bool:
@@ -154,8 +167,8 @@ def _same(weight: Tensor) -> bool:
     states, bias, add = (torch.randn(shape, generator=generator) for shape in ((3, inputs), (outputs,), (3, outputs)))
     states, bias, add = (tensor.to(weight.dtype) for tensor in (states, bias, add))
     with torch.no_grad():
-        laid, plain = Prepacked(weight), linear(states, weight, bias)
-        pairs = [(laid.product(states, bias), plain), (laid.product(states, bias, add), plain + add)]
+        packed, plain = Prepacked(weight), linear(states, weight, bias)
+        pairs = [(packed.product(states, bias), plain), (packed.product(states, bias, add), plain + add)]
     scale = float(plain.abs().max())
     tolerance = 1e-5 if weight.dtype == torch.float32 else 2e-2
     return all(torch.allclose(one, other, rtol=tolerance, atol=tolerance * scale) for one, other in pairs)
@@ -163,13 +176,6 @@ def _same(weight: Tensor) -> bool:
 
 def _mark(weight: Tensor) -> tuple[object, ...]:
     return weight.data_ptr(), 0 if weight.is_inference() else weight._version, weight.dtype, tuple(weight.shape)
-
-
-def _answer(layer: Any, input: Tensor) -> Tensor:
-    if torch.is_grad_enabled() and input.requires_grad and prepacked(layer) is not None:
-        result: Tensor = _Product.apply(input, layer)  # type: ignore[no-untyped-call]
-        return result
-    return product(layer, input)
 
 
 class _Product(torch.autograd.Function):

@@ -61,7 +61,7 @@ def _same_model(model: Any, light: LightLlama) -> bool:
     if stops != light.generation_config.eos_token_id or limit != light.config.max_position_embeddings:
         return False
     # Equal weights are prepacked alike; the light model that is made here need not be.
-    with torch.inference_mode(), plain_products():
+    with torch.inference_mode(), plain_products(model):
         return all(torch.equal(a, b) for a, b in zip(_passes(model), _passes(light), strict=True))
 
 

@@ -1,0 +1,61 @@
+"""Layers of peft, to be trained, run by the groups of :mod:`cotune.model.layers.fused_lora`. Importing this imports peft."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from peft.tuners.lora.layer import Linear
+from torch import Tensor, nn
+
+from cotune.model.layers.fused_lora import LoraLayer, LoraUpdate, install_groups, layers_by_input
+from cotune.model.layers.swap import original
+
+_ADAPTER = "default"
+
+
+class FusedLinear(LoraLayer, Linear):  # type: ignore[misc]
+    """Stands in for a layer of peft, and is one to peft, which switches it and finds its weights by their names.
+
+    Args:
+        layer: a plain LoRA over a plain linear layer.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        down, up = layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
+        super().__init__(layer, LoraUpdate(down, up, float(layer.scaling[_ADAPTER])))
+
+    @property
+    def base(self) -> nn.Linear:
+        return cast(nn.Linear, self.base_layer)
+
+    def forward(self, x: Tensor, *rest: Any, **more: Any) -> Tensor:
+        if rest or more:
+            result: Tensor = super().forward(x, *rest, **more)
+            return result
+        if self.disable_adapters:
+            # Exactly what ran before peft wrapped the layer: the base model's scores must not hang on that.
+            base: Tensor = self.base(x)
+            return base
+        return self.group.output(self.number, x)
+
+
+def fuse(model: Any) -> None:
+    """Let groups of fused layers stand in for the LoRA layers of a model that peft has wrapped.
+
+    Layers that are not a plain LoRA over a plain linear layer keep peft's own pass.
+
+    Args:
+        model: the transformers model whose linear layers peft has wrapped.
+    """
+    groups = layers_by_input(model, [module for module in model.modules() if isinstance(module, Linear) and _is_plain(module)])
+    install_groups(model, [[FusedLinear(layer) for layer in group] for group in groups])
+
+
+def _is_plain(layer: Any) -> bool:
+    return (
+        type(original(layer.base_layer)) is nn.Linear
+        and not layer.lora_variant
+        and list(layer.lora_A) == [_ADAPTER]
+        and layer.lora_A[_ADAPTER].bias is None
+        and layer.lora_B[_ADAPTER].bias is None
+    )
