@@ -39,13 +39,12 @@ from numpy.typing import NDArray
 from cells import add_result, read_results
 from cotune.config import config_from_data
 from cotune.cycle.probe_search.heuristics import HEURISTICS
-from cotune.cycle.probe_search.loop import best_temperature
 from cotune.evaluate.decision import fit_bias, label_frequencies
 from cotune.evaluate.responses import label_indices
 from cotune.model.engine.state_store import layers_of_interest
 from cotune.model.loading.by_name import open_model
 from cotune.model.local import LocalModel
-from cotune.probe.cross_fitting import cross_fit, standardised, tempered
+from cotune.probe.cross_fitting import best_temperature, cross_fit, standardised, tempered
 from cotune.probe.logistic import fit_logistic
 from cotune.prompt.bank import seed_prompt
 from cotune.task.task import Task

@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 
 from cotune.errors import InputError
 from cotune.probe import cross_fit, fit_logistic, fold_numbers
-from cotune.probe.cross_fitting import standardised, tempered
+from cotune.probe.cross_fitting import best_temperature, standardised, tempered
 
 Floats = Any
 
@@ -115,6 +115,27 @@ def test_the_temperature_tempers_logits_that_are_too_sure() -> None:
         assert -tempered(found.best.log_probs, found.temperature * other)[rows, labels].mean() >= after
     timid = cross_fit(states, labels, strengths=[0.0003])
     assert timid.temperature < 0.9
+
+
+@pytest.mark.parametrize("classes", [2, 20])
+@pytest.mark.parametrize("rows", [16, 64, 500])
+def test_few_rows_that_are_all_told_apart_do_not_make_probabilities_certain(rows: int, classes: int) -> None:
+    labels = np.arange(rows) % classes
+    margins = np.random.default_rng(0).uniform(1, 6, rows)
+    log_probs = log_softmax(margins[:, None] * np.eye(classes)[labels], axis=1)
+    sure = np.exp(tempered(log_probs, best_temperature(log_probs, labels)))
+    # After n of n right answers the next one is right with (n + 1) / (n + 2), by Laplace's rule for two labels.
+    assert sure[np.arange(rows), labels].mean() <= (rows + 1) / (rows + 2)
+    assert sure[np.arange(rows), labels].mean() > 0.7
+
+
+def test_the_temperature_of_many_rows_is_that_of_the_least_log_loss() -> None:
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(20_000, 3))
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    for factor in (0.5, 2.0):
+        found = best_temperature(log_softmax(factor * logits, axis=1), labels)
+        assert found == pytest.approx(factor, rel=0.05)
 
 
 def test_the_cross_fitted_log_loss_is_honest() -> None:

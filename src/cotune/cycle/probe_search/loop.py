@@ -23,7 +23,7 @@ from cotune.cycle.probe_search.prices import Prices, too_small
 from cotune.cycle.probe_search.race import ProbeRace, race_probes, rows_embedded
 from cotune.cycle.probe_search.splits import Split, labelled_rows, splits_of
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
-from cotune.cycle.probe_search.trial import READOUTS, Fitted, ReadoutKind, Trials, best_temperature, held_loss
+from cotune.cycle.probe_search.trial import READOUTS, Fitted, ReadoutKind, Trials, held_loss
 from cotune.cycle.probe_search.word_start import WordStart
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.pool import next_pool, opening_pool
@@ -33,7 +33,7 @@ from cotune.evaluate.decision import BY_PROBE
 from cotune.evaluate.responses import LabelOutputs, label_indices
 from cotune.evaluate.stats.cross_fitted import corrected_error
 from cotune.model.adapters.slots import BASE
-from cotune.probe.cross_fitting import tempered
+from cotune.probe.cross_fitting import best_temperature, tempered
 from cotune.prompt.prompt import Prompt
 
 

@@ -275,19 +275,3 @@ def held_loss(log_probs: Floats, gold: NDArray[np.int64], temperature: float = 1
     """``[rows]`` log-loss in nats after a temperature."""
     found: Floats = -tempered(log_probs, temperature)[np.arange(len(gold)), gold]
     return found
-
-
-def best_temperature(log_probs: NDArray[np.float64], gold: NDArray[np.int64]) -> float:
-    """The temperature with the least held-out log-loss, between 1/2 and 8; few rows are taken with a prior towards 1.
-
-    The prior is worth as much as ten rows would be that each lose half the square of the temperature's logarithm.
-    """
-    from scipy.optimize import minimize_scalar
-
-    rows = np.arange(len(gold))
-
-    def loss(power: float) -> float:
-        return float(-tempered(log_probs, float(np.exp(power)))[rows, gold].sum() + 5.0 * power**2)
-
-    found = minimize_scalar(loss, bounds=(-np.log(2), np.log(8)), method="bounded")
-    return float(np.exp(found.x))

@@ -10,10 +10,10 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit, fit_prompt, read_by_words, word_vectors
 from cotune.cycle.probe_search.state import standard_error
-from cotune.cycle.probe_search.trial import Trials, best_temperature, held_loss
+from cotune.cycle.probe_search.trial import Trials, held_loss
 from cotune.evaluate.responses import label_indices
 from cotune.model.adapters.slots import BASE
-from cotune.probe.cross_fitting import tempered
+from cotune.probe.cross_fitting import best_temperature, tempered
 from cotune.task.example import Example
 
 
