@@ -39,6 +39,8 @@ ROWS = [{"input": text} for text in ("Who?", "How tall is the tower?", "card", "
 LABELS = ("person", "place", "card arrival", "card delivery")
 WINDOW = LoraSettings(rank=4, alpha=8, layers=(1, 2))
 BY_NAME = LoraSettings(rank=4, alpha=8, target="down_proj,q_proj", layers=(2,))
+WHOLE = LoraSettings(rank=4, alpha=8, target="model.layers.0.self_attn.q_proj,model.layers.3.mlp.up_proj", layers=(1, 2))
+"""Whole names, as an adapter on all layers lists them, beside the layers of a window."""
 
 
 def local_of(kind: Any = "llama", **more: Any) -> LocalModel:
@@ -90,7 +92,7 @@ def plain_peft(kind: Any, folder: Path, ids: list[list[int]]) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3"])
-@pytest.mark.parametrize("settings", [WINDOW, BY_NAME])
+@pytest.mark.parametrize("settings", [WINDOW, BY_NAME, WHOLE])
 def test_an_adapter_on_some_layers_is_the_same_bound_in_peft_and_in_plain_peft(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, settings: LoraSettings
 ) -> None:

@@ -333,9 +333,16 @@ def _task(model: Any) -> str | None:
 
 
 def _linear_names(model: Any, settings: LoraSettings) -> str:
-    """What is adapted, by names where layers are chosen: peft takes no ``all-linear`` beside their numbers."""
-    if settings.target != "all-linear" or not settings.layers:
+    """What is adapted, by names where layers are chosen: peft takes no ``all-linear`` beside their numbers.
+
+    A whole name, such as an earlier bundle's adapter lists, stands for all layers of its kind then: peft would adapt what
+    bears that name whatever its number.
+    """
+    if not settings.layers:
         return settings.target
+    if settings.target != "all-linear":
+        names = settings.target.split(",")
+        return ",".join(sorted({name.rpartition(".")[2] if layer_number(name) is not None else name for name in names}))
     found = {
         name.rpartition(".")[2]
         for name, module in model.named_modules()
