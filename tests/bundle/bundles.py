@@ -65,21 +65,31 @@ class Bench:
         return save_bundle(folder, **given | changes)
 
     def save_probed(
-        self, folder: Path, *, layer: int = 1, tuned: bool = True, probe: Probe | None = None, **changes: Any
+        self,
+        folder: Path,
+        *,
+        layer: int = 1,
+        tuned: bool = True,
+        pooled: bool = True,
+        probe: Probe | None = None,
+        **changes: Any,
     ) -> Path:
         """A bundle that answers by a probe; it tells the rows of ``TEXTS`` apart.
 
-        ``layer`` is what it reads, ``tuned`` whether on the adapter or on the base model; ``probe`` is another one.
+        ``layer`` is what it reads, ``tuned`` whether on the adapter or on the base model, ``pooled`` whether it reads the mean
+        over a row's tokens too; ``probe`` is another one.
         """
         adapter = self.adapter_id if tuned else BASE
         self.model.adapters.register(self.adapter)
         if probe is None:
-            weight = np.random.default_rng(0).normal(size=(len(LABELS), self.model.width)).astype(np.float32)
+            width = self.model.width * (2 if pooled else 1)
+            weight = np.random.default_rng(0).normal(size=(len(LABELS), width)).astype(np.float32)
             rendered = self.model.renderer.render(changes.get("prompt", PROMPT), [{"text": text} for text in TEXTS], LABELS)
-            states = self.model.layer_states([row.prompt_ids for row in rendered], [layer], adapter=adapter)[0]
+            ids, starts = [row.prompt_ids for row in rendered], [row.start for row in rendered] if pooled else None
+            states = self.model.layer_states(ids, [layer], starts=starts, adapter=adapter)[0]
             # What all rows have in common says nothing, so that what is left decides.
             bias = -(weight @ states.mean(axis=0)).astype(np.float32)
-            probe = Probe(LABELS[::-1], weight, bias, layer)
+            probe = Probe(LABELS[::-1], weight, bias, layer, pooled=pooled)
         probed = self.model.adapters.add_probe(adapter, probe, folder.parent / "probed")
         return self.save(folder, **{"adapter_folder": folder.parent / "probed" / probed, "decision": BY_PROBE} | changes)
 

@@ -94,6 +94,23 @@ def test_states_after_layers_are_those_of_a_full_pass(kind: str) -> None:
     np.testing.assert_allclose(local.last_states(SEQUENCES), local_of(kind).last_states(SEQUENCES), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [*KINDS, *UNFIT])
+@pytest.mark.parametrize("batch_tokens", [1, 4096])
+def test_the_mean_over_a_rows_own_tokens_stands_beside_the_last_state(kind: str, batch_tokens: int) -> None:
+    local = local_of(kind, settings=EngineSettings(batch_tokens=batch_tokens))
+    epsilon, layers = norm_epsilon(model_of(kind)), [4, 1, 3]
+    # Some start at once, some within what all share, one at its last token.
+    starts = [0, 2, min(map(len, SEQUENCES)) - 2, 1, len(SEQUENCES[4]) - 1]
+    for own in (starts, [min(starts[2], len(ids) - 1) for ids in SEQUENCES]):
+        wanted = []
+        for states, start in zip(reference(kind), own, strict=True):
+            unit = unit_rms(states, epsilon)
+            wanted.append(torch.cat([unit[:, -1], unit[:, start:].mean(1)], 1)[[n - 1 for n in layers]])
+        found = local.layer_states(SEQUENCES, layers, starts=own)
+        np.testing.assert_allclose(found, torch.stack(wanted, 1).numpy(), atol=1e-4)
+        np.testing.assert_allclose(found[:, :, : local.width], local.layer_states(SEQUENCES, layers), atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["llama", "gemma3"])
 def test_no_layer_above_runs(kind: str) -> None:
     local = local_of(kind)

@@ -33,23 +33,27 @@ def local_of(kind: Any = "llama", **more: Any) -> LocalModel:
     return found
 
 
-def head_of(seed: int = 1, scale: float = 0.3) -> StartHead:
+def head_of(seed: int = 1, scale: float = 0.3, width: int = WIDTH) -> StartHead:
     rng = np.random.default_rng(seed)
-    weight, bias, mean = rng.normal(size=(CLASSES, WIDTH)) * scale, rng.normal(size=CLASSES), rng.normal(size=WIDTH) * 0.1
-    return StartHead(weight, bias, mean, rng.uniform(0.5, 1.5, WIDTH))
+    weight, bias, mean = rng.normal(size=(CLASSES, width)) * scale, rng.normal(size=CLASSES), rng.normal(size=width) * 0.1
+    return StartHead(weight, bias, mean, rng.uniform(0.5, 1.5, width))
 
 
 def run_of(local: LocalModel, folder: Path, first: int = 1, last: int = 3, steps: int = 6, **more: Any) -> WindowRun:
     states = more.pop("states", None) or WindowStates(local, SEQUENCES, first)
     given = {"settings": SETTINGS, "seed": 0, "folder": folder / "checkpoints"} | more
     settings = given.pop("settings")
-    return WindowRun(local, states, range(10), LABELS, last, head_of(), settings, steps=steps, **given)
+    head = head_of(width=WIDTH if states.starts is None else 2 * WIDTH)
+    return WindowRun(local, states, range(10), LABELS, last, head, settings, steps=steps, **given)
 
 
-def plain_loss(local: LocalModel, rows: list[int], last: int, smoothing: float) -> torch.Tensor:
+def plain_loss(
+    local: LocalModel, rows: list[int], last: int, smoothing: float, starts: list[int] | None = None
+) -> torch.Tensor:
     """By autograd alone: whole prompts one by one through peft's own layers and transformers' own attention."""
     use_plain_attention(local.model)
-    decoder, head, states = local.model.get_decoder(), head_of(), []
+    head = head_of(width=WIDTH if starts is None else 2 * WIDTH)
+    decoder, states, epsilon = local.model.get_decoder(), [], norm_epsilon(local.model)
     seen: list[torch.Tensor] = []
     hook = layers_of(decoder)[last - 1].register_forward_hook(
         lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out)
@@ -57,20 +61,25 @@ def plain_loss(local: LocalModel, rows: list[int], last: int, smoothing: float) 
     with local.adapters.unfused():
         for row in rows:
             decoder(torch.tensor([SEQUENCES[row]]), use_cache=False)
-            states.append(seen[-1][0, -1])
+            unit = unit_rms(seen[-1][0], epsilon)
+            states.append(unit[-1] if starts is None else torch.cat([unit[-1], unit[starts[row] :].mean(0)]))
     hook.remove()
-    hidden = unit_rms(torch.stack(states), norm_epsilon(local.model)).double()
+    hidden = torch.stack(states).double()
     mean, spread, weight, bias = (torch.from_numpy(part) for part in (head.mean, head.spread, head.weight, head.bias))
     logits = ((hidden - mean) / spread) @ weight.T + bias
     return cross_entropy(logits, torch.tensor([LABELS[i] for i in rows]), reduction="sum", label_smoothing=smoothing)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3", "gpt_oss"])
-@pytest.mark.parametrize(("first", "last"), [(0, 3), (2, 4)])
-def test_loss_and_gradients_are_those_of_a_plain_full_pass(tmp_path: Path, kind: Any, first: int, last: int) -> None:
+@pytest.mark.parametrize(("first", "last", "pooled"), [(0, 3, False), (2, 4, False), (1, 4, True)])
+def test_loss_and_gradients_are_those_of_a_plain_full_pass(
+    tmp_path: Path, kind: Any, first: int, last: int, pooled: bool
+) -> None:
     local = local_of(kind)
+    starts = [len(PREFIX) - row % 3 for row in range(10)] if pooled else None
     lora = LoraSettings(rank=4, alpha=8, target="q_proj,v_proj") if kind == "gpt_oss" else SETTINGS.lora
-    run = run_of(local, tmp_path, first, last, settings=replace(SETTINGS, smoothing=0.1, lora=lora))
+    states = WindowStates(local, SEQUENCES, first, starts=starts)
+    run = run_of(local, tmp_path, first, last, settings=replace(SETTINGS, smoothing=0.1, lora=lora), states=states)
     run._enter()
     widen_lora(run._lora)
     rows = [1, 4, 7, 2]
@@ -81,15 +90,16 @@ def test_loss_and_gradients_are_those_of_a_plain_full_pass(tmp_path: Path, kind:
     assert len(gradients) == len(run._lora) and all(bool(grad.any()) for grad in gradients.values())
     for _, parameter in run._lora:
         parameter.grad = None
-    wanted = plain_loss(local, rows, last, 0.1)
+    wanted = plain_loss(local, rows, last, 0.1, starts)
     wanted.backward()  # type: ignore[no-untyped-call]
     assert found.item() == pytest.approx(wanted.item(), rel=1e-4)
     for name, parameter in run._lora:
         assert parameter.grad is not None
         scale = float(parameter.grad.abs().max())
         torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-3 * scale + 1e-6, rtol=1e-3, msg=name)
-    own = sum(len(SEQUENCES[row]) - len(PREFIX) for row in rows)
-    assert tokens == (own + len(PREFIX) if local.shared else sum(len(SEQUENCES[row]) for row in rows))
+    shared = states.length
+    own = sum(len(SEQUENCES[row]) - shared for row in rows)
+    assert tokens == (own + shared if local.shared else sum(len(SEQUENCES[row]) for row in rows))
 
 
 def test_no_layer_outside_of_the_window_runs(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ class Reading:
         special: whether the tokenizer adds its control tokens to the text.
         beyond: tokens of the text at its end that the model does not read before its answer.
         tuned: whether the weights are tuned too.
+        start: tokens that the texts of all rows begin with.
     """
 
     probe: Probe
@@ -57,6 +58,7 @@ class Reading:
     special: bool
     beyond: int
     tuned: bool
+    start: int
 
 
 def model_card(
@@ -132,13 +134,20 @@ def _choosing(manifest: Manifest) -> str:
     )
 
 
+_MEAN = (
+    "Beside it stands the mean of the states, divided likewise, of all tokens from the row's first one on: those before it are "
+    "the prompt's, the same for all rows. "
+)
+
+
 def probe_in_words(probe: Probe, depth: int, name: str) -> str:
     """How a probe's answer comes about, for people."""
     where = f"layer {probe.layer} of {depth}" if probe.layer < depth else f"the last of its {depth} layers"
     return (
         "The model writes nothing. It reads the text below up to its last token; what it holds there after "
-        f"{where}, a list of {probe.weight.shape[1]} numbers, is its hidden state. The state is divided by its root mean "
-        f"square. The probe (`{name}`) is multinomial logistic regression on it: each label has a weight for each of the "
+        f"{where}, a list of {probe.width} numbers, is its hidden state. The state is divided by its root mean "
+        f"square. {_MEAN if probe.pooled else ''}The probe (`{name}`) is multinomial logistic regression on "
+        f"{'these numbers' if probe.pooled else 'it'}: each label has a weight for each of the "
         "numbers, and a bias. The sum of the products, plus the bias, is the label's logit, and the largest answers; a softmax "
         "over all of them gives the probabilities." + (" The layers above need not run." if probe.layer < depth else "")
     )
@@ -151,6 +160,7 @@ def _reading(reading: Reading, base: str, stands_for: int | None) -> list[str]:
         return ["The prefix is a PEFT folder: `cotune export FOLDER --to peft --out OTHER` says how to run it without cotune."]
     model = "AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)"
     ids = f'ids = tokenizer(text, add_special_tokens={reading.special}, return_tensors="pt")'
+    pooled = f"torch.cat([states[-1], states[{reading.start}:].mean(dim=0)])" if reading.probe.pooled else "states[-1]"
     code = [
         "import json",
         "",
@@ -172,8 +182,9 @@ def _reading(reading: Reading, base: str, stands_for: int | None) -> list[str]:
         ids,
         *([f"ids = {{name: part[:, :-{reading.beyond}] for name, part in ids.items()}}"] if reading.beyond else []),
         "with torch.no_grad():",
-        "    state = decoder(**ids).last_hidden_state[0, -1]",
-        f"state = state * torch.rsqrt(state.pow(2).mean() + {reading.epsilon!r})",
+        "    states = decoder(**ids).last_hidden_state[0]",
+        f"states = states * torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + {reading.epsilon!r})",
+        f"state = {pooled}",
         "print(labels[int((weight @ state + bias).argmax())])",
     ]
     return [f"{export} The same by hand:", _fence("\n".join(code), "python")]

@@ -332,7 +332,7 @@ def check_probe(model: LocalModel, manifest: Manifest, folder: Path) -> None:
         raise InputError(error.what, where=error.where or str(folder / PROBE), hint=error.hint or _HINT) from error
     if probe is None:
         return
-    if set(probe.labels) != set(manifest.labels) or probe.weight.shape[1] != model.width or probe.layer > model.depth:
+    if set(probe.labels) != set(manifest.labels) or probe.width != model.width or probe.layer > model.depth:
         raise InputError(
             "the probe is not one of these labels on this model",
             where=str(folder / PROBE),

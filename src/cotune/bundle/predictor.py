@@ -239,8 +239,8 @@ class Predictor:
         """What the model makes of rows that :func:`cotune.bundle.rows.checked_row` made, before it answers.
 
         Returns:
-            ``[rows, width]`` hidden states at the last prompt token, divided by their root mean square: after the layer that
-            the probe reads where a probe answers, else after the last one; and ``[rows, labels]`` log-probabilities of the
+            ``[rows, width]`` hidden states at the last prompt token, divided by their root mean square: what the probe reads
+            where a probe answers, else those after the last layer; and ``[rows, labels]`` log-probabilities of the
             labels, the decision rule applied.
 
         Raises:
@@ -251,10 +251,12 @@ class Predictor:
             raise InputError("the bundle writes its answers and has no labels to tell apart", where=self.task)
         model = cast("LocalModel", self.model)
         shown, _ = self._shown(rows)
-        ids = [row.prompt_ids for row in model.renderer.render(self.prompt, shown, self.labels)]
+        rendered = model.renderer.render(self.prompt, shown, self.labels)
         probe = model.adapters.probe(self.adapter_id) if self.decision.kind == "probe" else None
         layer = model.depth if probe is None else probe.layer
-        states = model.layer_states(ids, [layer], adapter=model.adapters.without_probe(self.adapter_id))[0]
+        starts = [row.start for row in rendered] if probe is not None and probe.pooled else None
+        ids, bare = [row.prompt_ids for row in rendered], model.adapters.without_probe(self.adapter_id)
+        states = model.layer_states(ids, [layer], starts=starts, adapter=bare)[0]
         if probe is not None:
             return states, self.decision.log_probs(probe.log_probs(states, self.labels))
         scores = model.score(self.prompt, shown, self.labels, adapter=self.adapter_id)

@@ -142,9 +142,12 @@ def _reading(manifest: Manifest, folder: Path | None, prompt: Prompt, model: Loc
 
     if folder is None or (probe := load_probe(folder)) is None:
         return None
-    beyond = 0 if prompt.nearest else beyond_of(model.renderer, prompt, manifest.input_fields, manifest.labels)
-    special = not model.renderer.chat
-    return Reading(probe, model.depth, norm_epsilon(model.model), special, beyond, tuned=not is_bare_probe(folder))
+    beyond = start = 0
+    if not prompt.nearest:
+        beyond = beyond_of(model.renderer, prompt, manifest.input_fields, manifest.labels)
+        start = model.renderer.render(prompt, [dict.fromkeys(manifest.input_fields, "a")], manifest.labels)[0].start
+    special, tuned = not model.renderer.chat, not is_bare_probe(folder)
+    return Reading(probe, model.depth, norm_epsilon(model.model), special, beyond, tuned=tuned, start=start)
 
 
 def _check_free(folder: Path) -> None:

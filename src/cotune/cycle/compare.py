@@ -172,7 +172,7 @@ class Tryouts:
             key = (asked.id, adapter)
             if key not in self._read:
                 assert isinstance(self._model, LocalModel)
-                self._read[key] = judged_by_probe(self._model, task, dev, asked, adapter, self._probe.layer, self._config.seed)
+                self._read[key] = judged_by_probe(self._model, task, dev, asked, adapter, self._probe, self._config.seed)
             return self._read[key]
         answering = answering_for(task, self._model, own, self._config.output.max_tokens, self._judge)
         scored = answering.score(asked, adapter, dev, _unheard)
@@ -185,7 +185,7 @@ class Tryouts:
 
 
 def judged_by_probe(
-    model: LocalModel, task: Task, dev: Sequence[Example], prompt: Prompt, adapter: str, layer: int, seed: int
+    model: LocalModel, task: Task, dev: Sequence[Example], prompt: Prompt, adapter: str, probe: Probe, seed: int
 ) -> tuple[Evaluation, int]:
     """A prompt on dev, read by a probe that is fitted to train rows, and how many rows were shortened.
 
@@ -195,17 +195,19 @@ def judged_by_probe(
         dev: rows that judge.
         prompt: how to ask.
         adapter: which weights.
-        layer: that the winner is read at. Of the base model the layers around it compete.
+        probe: that reads the winner. The prompt's reads the same layer; of the base model those around it compete.
         seed: draws the train rows, where there are very many, and the folds.
     """
     learn = not_shown(prompt, task.train)
     order = np.random.default_rng([seed, 13]).permutation(len(learn))[:MOST_LEARNT]
     learn = tuple(learn[i] for i in sorted(order))
+    layer = probe.layer
     layers = (
         [layer] if adapter != BASE else [n for n in layers_of_interest(model.depth) if abs(n - layer) <= _AROUND] or [layer]
     )
     rendered = model.renderer.render(prompt, [row.fields for row in (*learn, *dev)], task.labels)
-    states = model.layer_states([row.prompt_ids for row in rendered], layers, adapter=adapter)
+    starts = [row.start for row in rendered] if probe.pooled else None
+    states = model.layer_states([row.prompt_ids for row in rendered], layers, starts=starts, adapter=adapter)
     gold, count = label_indices(learn, task), len(learn)
     groups = groups_of(learn)
     found = cross_fit(

@@ -221,10 +221,13 @@ class LocalModel(Engine):
         sequences: Sequence[Sequence[int]],
         layers: Sequence[int],
         *,
+        starts: Sequence[int] | None = None,
         adapter: str = BASE,
         progress: Progress | None = None,
     ) -> NDArray[np.float32]:
         """Hidden state at the last token of each id sequence after each of several layers, ``[layers, rows, width]``.
+
+        With ``starts`` the mean of the states from there to the end stands beside it, ``[layers, rows, 2 x width]``.
 
         States are divided by their root mean square, so that a model cut at a layer with a final norm of unit weight gives the
         same. One pass serves all layers and ends after the highest; what the sequences share runs once.
@@ -232,10 +235,12 @@ class LocalModel(Engine):
         Args:
             sequences: token ids, at least one each.
             layers: each from 1 to :attr:`depth`.
+            starts: place of each sequence's first token that is its own, see :class:`cotune.prompt.render.RenderedRow`; None
+                reads the last token alone.
             adapter: which weights.
             progress: told the tokens that run.
         """
-        return layer_states(self, sequences, layers, adapter=adapter, progress=progress)
+        return layer_states(self, sequences, layers, starts=starts, adapter=adapter, progress=progress)
 
     def mean_states(
         self,

@@ -1,4 +1,4 @@
-"""The read-out of a probe: one linear map from a hidden state to label logits, and the layer whose state it reads.
+"""The read-out of a probe: one linear map from hidden states to label logits, and the layer whose states it reads.
 
 Standardisation and temperature are folded into the weights. The file lies in the adapter's folder, or alone in a folder where
 the weights of the model are not tuned, and belongs to the adapter: its id is another one with a probe than without.
@@ -20,7 +20,7 @@ from cotune.files import content_hash
 
 PROBE = "probe.safetensors"
 ABOUT = "cotune"
-"""Key of its file's metadata: labels, layer and words, as JSON."""
+"""Key of its file's metadata: labels, layer, whether it is pooled, and words, as JSON."""
 _MOST_BYTES = 2**30
 _MOST_LAYERS = 10_000
 _HINT = "Save the adapter anew."
@@ -34,11 +34,12 @@ class Probe:
 
     Attributes:
         labels: that it tells apart, at least two.
-        weight: ``[labels, width]`` in fp32.
+        weight: ``[labels, width]`` in fp32; ``[labels, 2 x width]`` where it is pooled.
         bias: ``[labels]`` in fp32.
         layer: number of layers after which the state is read, from 1.
         words: what answers where a program only generates: the decision rule, as JSON, that goes with the probabilities of the
             labels' words, and the score that these reached on held-out rows. Empty where that was not measured.
+        pooled: whether it reads the mean of the states of a row's own tokens beside the state at the last prompt token.
     """
 
     labels: tuple[str, ...]
@@ -46,12 +47,19 @@ class Probe:
     bias: NDArray[np.float32]
     layer: int
     words: Mapping[str, Any] = field(default_factory=dict)
+    pooled: bool = False
+
+    @property
+    def width(self) -> int:
+        """Numbers of a state of the model that it reads."""
+        return int(self.weight.shape[1]) // (2 if self.pooled else 1)
 
     def log_probs(self, states: NDArray[np.float32], labels: Sequence[str]) -> Floats:
         """``[rows, labels]`` log-probabilities among the labels, in the order that is asked for.
 
         Args:
-            states: ``[rows, width]`` after :attr:`layer` layers, divided by their root mean square.
+            states: ``[rows, width]`` after :attr:`layer` layers, divided by their root mean square; of a pooled probe the mean
+                stands behind, ``[rows, 2 x width]``.
             labels: all labels of the probe.
 
         Raises:
@@ -71,7 +79,7 @@ class Probe:
         """What stands in its file; equal probes give equal bytes."""
         from safetensors.numpy import save
 
-        said = {"labels": self.labels, "layer": self.layer, "words": self.words}
+        said = {"labels": self.labels, "layer": self.layer, "pooled": self.pooled, "words": self.words}
         about = json.dumps(said, ensure_ascii=False, sort_keys=True)
         return save({"bias": self.bias, "weight": self.weight}, metadata={ABOUT: about})
 
@@ -94,16 +102,19 @@ def load_probe(folder: Path) -> Probe | None:
             about = json.loads((stored.metadata() or {})[ABOUT])
             weight, bias = stored.get_tensor("weight"), stored.get_tensor("bias")
         labels, words, layer = tuple(map(str, about["labels"])), about["words"], about["layer"]
+        pooled = about.get("pooled", False)
         fits = weight.ndim == 2 and bias.shape == weight.shape[:1] == (len(labels),) and len(set(labels)) == len(labels) > 1
         if not fits or weight.dtype != np.float32 or bias.dtype != np.float32 or not isinstance(words, dict):
             raise ValueError("its parts do not fit together")
+        if type(pooled) is not bool or (pooled and weight.shape[1] % 2):
+            raise ValueError("its width is none")
         if type(layer) is not int or not 1 <= layer <= _MOST_LAYERS:
             raise ValueError("its layer is none")
         if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
             raise ValueError("it holds numbers that are not finite")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"the probe cannot be read ({error})", where=str(path), hint=_HINT) from error
-    return Probe(labels, weight, bias, layer, words)
+    return Probe(labels, weight, bias, layer, words, pooled)
 
 
 def probed_id(adapter_id: str, data: bytes) -> str:

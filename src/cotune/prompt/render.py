@@ -16,6 +16,8 @@ from cotune.prompt.prompt import Prompt
 # Private-use characters: no chat template or data set gives them a meaning.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 _MARK = re.compile(f"{_OPEN}([A-Za-z_][A-Za-z0-9_]*){_CLOSE}")
+_UNLIKE = ("a", "Z", "7", "#", "é", "\n", " x", "的")
+"""Texts that begin with unlike tokens."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,14 @@ class RenderedRow:
             the one gold answer, or nothing.
         truncated: whether the row's text had to be shortened.
         looked_up: tokens that a model ran to choose what this row is shown.
+        start: place of the first of ``prompt_ids`` that hangs on the row's fields; those before are the same for all rows.
     """
 
     prompt_ids: tuple[int, ...]
     completions: tuple[tuple[int, ...], ...]
     truncated: bool
     looked_up: int = 0
+    start: int = 0
 
 
 class Renderer:
@@ -65,6 +69,7 @@ class Renderer:
         self._special_pattern = re.compile("|".join(map(re.escape, self._special))) if self._special else None
         self._skeleton = lru_cache(maxsize=256)(self._build_skeleton)
         self._label_tails = lru_cache(maxsize=1024)(self._complete)
+        self._start = lru_cache(maxsize=256)(self._find_start)
         self.stop_id = self._find_stop()
 
     def text(self, prompt: Prompt, fields: Mapping[str, str], labels: Sequence[str]) -> str:
@@ -104,7 +109,9 @@ class Renderer:
                     where="prompt",
                     hint="Give the prompt an instruction or a cue.",
                 )
-            rendered.append(RenderedRow(tuple(row_ids[: len(row_ids) - cut]), completions, truncated))
+            kept = tuple(row_ids[: len(row_ids) - cut])
+            start = min(self._start(skeleton), len(kept) - 1)
+            rendered.append(RenderedRow(kept, completions, truncated, start=start))
         return rendered
 
     def render_answers(
@@ -239,6 +246,11 @@ class Renderer:
         alone, *whole = self._encode([context, *(context + answer for answer in answers)])
         common = min(common_length(alone, ids) for ids in whole)
         return len(alone) - common, tuple((*ids[common:], self.stop_id) for ids in whole)
+
+    def _find_start(self, skeleton: str) -> int:
+        """How many ids all rows of a prompt begin with."""
+        texts = [_MARK.sub(lambda _, text=text: text, skeleton) for text in _UNLIKE]  # type: ignore[misc]
+        return len(common_start(self._encode(texts)))
 
     def _fitted(self, skeleton: str, rows: Sequence[Mapping[str, str]]) -> list[tuple[dict[str, str], list[int], bool]]:
         """Each row as it is shown, the ids of its prompt, and whether it had to be shortened for them."""

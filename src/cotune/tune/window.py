@@ -28,7 +28,6 @@ from cotune.model.engine.fallback import plain_layer_states
 from cotune.model.engine.plan import plan_pass
 from cotune.model.engine.prefix_cache import PrefixState
 from cotune.model.hardware.machine import give_back_memory, out_of_memory
-from cotune.model.layers.cut import norm_epsilon, unit_rms
 from cotune.model.local import LocalModel
 from cotune.prompt.render import shared_prefix
 from cotune.tune.batches import rows_of_step
@@ -99,6 +98,8 @@ class WindowStates:
         model: with the adapter that lies below the window, if any, registered.
         sequences: token ids of each row's prompt.
         first: layers below the window.
+        starts: place of each row's first own token where the head reads pooled states, see
+            :meth:`cotune.model.local.LocalModel.layer_states`; None where it reads the last token's alone.
         adapter: under which the states are computed.
         progress: told the tokens that run.
         most_bytes: of the rows' states that are kept.
@@ -110,13 +111,15 @@ class WindowStates:
         sequences: Sequence[Sequence[int]],
         first: int,
         *,
+        starts: Sequence[int] | None = None,
         adapter: str = BASE,
         progress: Callable[[int], None] | None = None,
         most_bytes: int = MOST_STATE_BYTES,
     ) -> None:
         self.first = first
         self.sequences = [tuple(ids) for ids in sequences]
-        self.length = shared_prefix(self.sequences) if model.shared else 0
+        self.starts = None if starts is None else list(starts)
+        self.length = min(shared_prefix(self.sequences), *(self.starts or [len(self.sequences[0])])) if model.shared else 0
         self.head = self.sequences[0][: self.length]
         self.tokens = 0
         self._runner = model.runner
@@ -129,6 +132,10 @@ class WindowStates:
     def own(self, row: int) -> int:
         """Tokens of a row behind the shared prefix."""
         return len(self.sequences[row]) - self.length
+
+    def skips(self, rows: Sequence[int]) -> list[int] | None:
+        """Tokens behind the shared prefix that do not count where a row's states are pooled; None where they are not."""
+        return None if self.starts is None else [self.starts[row] - self.length for row in rows]
 
     def of(self, rows: Sequence[int]) -> Tensor:
         """``[tokens, width]`` of the shared prefix and then each row's own tokens.
@@ -234,6 +241,7 @@ class WindowRun:
         identity = {
             "model": model.fingerprint,
             "rows": [[states.sequences[i], self.labels[i]] for i in self.rows],
+            "starts": None if states.starts is None else [states.starts[i] for i in self.rows],
             "settings": asdict(self.settings),
             "steps": steps,
             "seed": seed,
@@ -337,11 +345,13 @@ class WindowRun:
         if self.model.shared:
             suffixes = [states.sequences[i][states.length :] for i in rows]
             plan = plan_pass(suffixes, prefix=states.length, head=states.head, device=runner.device)
-            hidden = runner.window(plan, states.first, self.last, states.of(rows) if states.first else None)
+            edge = states.of(rows) if states.first else None
+            hidden = runner.window(plan, states.first, self.last, edge, states.skips(rows))
             tokens = len(plan.ids)
         else:
-            found = plain_layer_states(self.model.model, [states.sequences[i] for i in rows], [self.last])[0]
-            hidden, tokens = unit_rms(found, norm_epsilon(self.model.model)), sum(map(states.own, rows))
+            sequences = [states.sequences[i] for i in rows]
+            hidden = plain_layer_states(self.model.model, sequences, [self.last], None, states.skips(rows))[0]
+            tokens = sum(map(states.own, rows))
         logits = ((hidden - self._mean) * self._scale) @ self._weight.T + self._bias
         targets = torch.tensor([self.labels[i] for i in rows], device=logits.device)
         loss = cross_entropy(logits, targets, reduction="sum", label_smoothing=self.settings.smoothing)

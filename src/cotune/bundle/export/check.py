@@ -53,9 +53,10 @@ def check_weights(
         _compare(wanted, other.score(*asked, adapter=own).log_probs, dtype)
         return
     model = cast("LocalModel", predictor.model)
-    ids = [row.prompt_ids for row in model.renderer.render(*asked)]
-    states = model.layer_states(ids, [probe.layer], adapter=predictor.adapter_id)[0]
-    found = other.last_states(ids, adapter=own)
+    rendered = model.renderer.render(*asked)
+    ids, starts = [row.prompt_ids for row in rendered], [row.start for row in rendered] if probe.pooled else None
+    states = model.layer_states(ids, [probe.layer], starts=starts, adapter=predictor.adapter_id)[0]
+    found = other.layer_states(ids, [other.depth], starts=starts, adapter=own)[0]
     _compare(probe.log_probs(states, manifest.labels), probe.log_probs(found, manifest.labels), dtype)
 
 

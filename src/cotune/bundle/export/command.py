@@ -110,7 +110,7 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
             (gguf.write if to == "gguf" else gguf.write_merged)(temporary)
         elif to == "transformers":
             assert probe is not None
-            dtype = write_classifier(source, adapter, probe, temporary, _last_ids(predictor))
+            dtype = write_classifier(source, adapter, probe, temporary, _last_ids(predictor), asking.start)
             write_template(predictor, asking, temporary / TEMPLATE)
             shutil.copyfile(Path(__file__).with_name("pipeline.py"), temporary / PIPELINE)
             check_classifier(predictor, manifest, temporary, dtype)

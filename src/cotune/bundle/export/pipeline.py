@@ -67,7 +67,8 @@ def load(folder: str | Path | None = None, *, dtype: torch.dtype = torch.float32
     # Of a bias, which the file holds, transformers' class knows nothing, and says so.
     logging.set_verbosity_error()
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype)
+        # The code, where there is any, is pooled.py in this folder.
+        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype, trust_remote_code=True)
     finally:
         logging.set_verbosity(before)
     with safe_open(folder / "probe.safetensors", "pt") as probe:

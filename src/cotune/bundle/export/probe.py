@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cotune.bundle.card import base_model_name, code_block, probe_in_words
 from cotune.bundle.export.request import REQUEST, Asking
+from cotune.bundle.export.weights import POOLED
 from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Predictor
 from cotune.files import write_json
@@ -121,16 +122,16 @@ class ProbePage:
             return self._transformers()
         if self.to == "merged":
             loads = ('model = AutoModel.from_pretrained("FOLDER/model", dtype=torch.float32)',)
-            state = "state = model(**ids).last_hidden_state[0, -1]"
-            return "With transformers:", code_block("python", *self._read("model", "AutoModel", "", loads, state))
+            states = "model(**ids).last_hidden_state[0]"
+            return "With transformers:", code_block("python", *self._read("model", "AutoModel", "", loads, states))
         if self.to == "peft":
-            state = "state = model(**ids, output_hidden_states=True).hidden_states[-1][0, -1]"
+            states = "model(**ids, output_hidden_states=True).hidden_states[-1][0]"
             more = "from peft import PeftModel"
-            lines = self._read("base", "AutoModelForCausalLM", more, _PEFT, state)
+            lines = self._read("base", "AutoModelForCausalLM", more, _PEFT, states)
             return "With transformers and PEFT:", code_block("python", *lines)
         return self._llama()
 
-    def _read(self, folder: str, auto: str, more: str, loads: Sequence[str], state: str) -> list[str]:
+    def _read(self, folder: str, auto: str, more: str, loads: Sequence[str], states: str) -> list[str]:
         return [
             "import json",
             "",
@@ -144,9 +145,17 @@ class ProbePage:
             *loads,
             *ids_of(self.asking, self.stands_for or 0),
             "with torch.no_grad():",
-            f"    {state}",
+            f"    states = {states}",
+            f"state = {self._pooled('torch.cat', 'dim')}",
             "print(labels[int((weight @ state + bias).argmax())])",
         ]
+
+    def _pooled(self, joined: str, axis: str) -> str:
+        """Python that makes what the probe reads of ``states`` ``[tokens, width]``."""
+        if not self.probe.pooled:
+            return "states[-1]"
+        # A trained prefix stands for the text's first tokens, which have no states then.
+        return f"{joined}([states[-1], states[{max(0, self.asking.start - (self.stands_for or 0))}:].mean({axis}=0)])"
 
     def _llama(self) -> tuple[str, ...]:
         if self.asking.beyond:
@@ -154,7 +163,8 @@ class ProbePage:
                 "llama.cpp reads the text to its very end, where this model's answer has begun: there the state cannot be had. "
                 "Export with `--to merged` or `--to transformers`.",
             )
-        options = f"--embeddings --pooling last {batch_of(self.manifest.max_tokens)} --port {EMBEDDING_PORT}"
+        pooling = "none" if self.probe.pooled else "last"
+        options = f"--embeddings --pooling {pooling} {batch_of(self.manifest.max_tokens)} --port {EMBEDDING_PORT}"
         return (
             "A llama.cpp server that tells states instead of generating, and their product with the probe's weights:",
             code_block("sh", f"llama-server {self.files} {options}"),
@@ -171,8 +181,9 @@ class ProbePage:
                 f'request = Request("http://127.0.0.1:{EMBEDDING_PORT}/embedding", asked, '
                 '{"Content-Type": "application/json"})',
                 "with urlopen(request) as told:",
-                '    (state,) = json.load(told)[0]["embedding"]',
-                "print(labels[int((weight @ numpy.array(state) + bias).argmax())])",
+                '    states = numpy.array(json.load(told)[0]["embedding"])',
+                f"state = {self._pooled('numpy.concatenate', 'axis')}",
+                "print(labels[int((weight @ state + bias).argmax())])",
             ),
             f"`{REQUEST}` is such a request for the text above. Programs that only generate, as Ollama's `/api/generate`, have "
             "no place for a probe.",
@@ -211,6 +222,28 @@ class ProbePage:
             "    logits = model(**ids).logits[0, -1]",
             "print(model.config.id2label[int(logits.argmax())])",
         ]
+        if self.probe.pooled:
+            return (
+                f"`{PIPELINE}` in this folder is transformers' own text-classification pipeline, with the prompt filled in; "
+                "give it texts or rows, a list of them for many, `batch_size=` and `device=` as usual.",
+                own,
+                f"The classifier's class stands in `{POOLED}`, since transformers' own read the last token alone. With it "
+                "transformers loads the folder by itself, and takes the whole text that the model reads:",
+                code_block(
+                    "python",
+                    "import json",
+                    "",
+                    "from transformers import pipeline",
+                    "",
+                    'classify = pipeline("text-classification", model="FOLDER", trust_remote_code=True)',
+                    'prompt_text = json.load(open("FOLDER/example.json", encoding="utf-8"))["prompt_text"]',
+                    *(
+                        f'prompt_text = prompt_text.replace("THE {name.upper()}", "THE {name.upper()}")  # the row\'s own text'
+                        for name in self.manifest.input_fields
+                    ),
+                    f'print(classify(prompt_text, add_special_tokens={not self.asking.chat})[0]["label"])',
+                ),
+            )
         parts = [
             f"`{PIPELINE}` in this folder is transformers' own text-classification pipeline, with the prompt filled in and the "
             "probe's bias added; give it texts or rows, a list of them for many, `batch_size=` and `device=` as usual.",

@@ -38,6 +38,7 @@ class Asking:
         completions: the tokens that each label is said with, its stop token included; none where answers are written.
         bias: what the decision rule adds to each label's log-probability; empty where it adds nothing.
         schema: that a right answer fits; None where there is none.
+        start: tokens that the texts of all rows begin with.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Asking:
     completions: tuple[tuple[int, ...], ...]
     bias: tuple[float, ...]
     schema: Mapping[str, Any] | None
+    start: int = 0
 
     @classmethod
     def of(cls, predictor: Predictor, manifest: Manifest) -> Asking:
@@ -58,11 +60,11 @@ class Asking:
         model, prompt = cast("LocalModel", predictor.model), predictor.prompt
         lead = model.renderer.lead(prompt, manifest.input_fields)
         completions: tuple[tuple[int, ...], ...] = ()
-        beyond = 0
+        beyond = start = 0
         if manifest.written is None:
             row = dict.fromkeys(manifest.input_fields, "a")
             (rendered,) = model.renderer.render(prompt, [row], manifest.labels)
-            completions = tuple(map(tuple, rendered.completions))
+            completions, start = tuple(map(tuple, rendered.completions)), rendered.start
             beyond = beyond_of(model.renderer, prompt, manifest.input_fields, manifest.labels)
         return cls(
             name=f"{slug(manifest.task)}-{manifest.adapter_id}",
@@ -76,6 +78,7 @@ class Asking:
             completions=completions,
             bias=tuple(manifest.decision.bias),
             schema=None if manifest.written is None else manifest.written.schema,
+            start=start,
         )
 
     @property

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cotune.errors import InputError
-from cotune.files import write_json
+from cotune.files import write_json, write_text
 
 if TYPE_CHECKING:
     import torch
 
     from cotune.probe.readout import Probe
 
+POOLED = "pooled.py"
+"""What goes with a classifier of a pooled probe: its class."""
 _ENDINGS = (".json", ".jinja", ".model", ".txt")
 _NO_NORM = "the final norm of models of the type {!r} cannot be made one of unit weight, which the probe needs"
 
@@ -37,10 +39,11 @@ def merge(source: Path, adapter: Path | None, target: Path) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: Path, last_ids: set[int]) -> str:
-    """Write a cut model with an adapter added and the probe as ``score``: one of transformers' sequence classifiers.
+def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: Path, last_ids: set[int], pool_from: int) -> str:
+    """Write a cut model with an adapter added and the probe as ``score``: a sequence classifier for transformers.
 
-    The file holds ``score.bias`` too. Sequence classifiers have no such parameter and leave it out; token classifiers have it.
+    Of a probe that reads the last token alone it is one of transformers' classes. The file holds ``score.bias`` too, which
+    these leave out and token classifiers have. Of a pooled probe it is the class in :data:`POOLED`, which goes with it.
 
     Args:
         source: a model that :func:`cut` wrote.
@@ -48,6 +51,7 @@ def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: P
         probe: its labels become ``id2label``, in its order.
         target: the folder, which is there.
         last_ids: tokens that a prompt may end with, none of which may pad.
+        pool_from: tokens that all rows' texts begin with, over which no mean is taken.
 
     Returns:
         The number type of all but the probe's weights, which are float32.
@@ -59,6 +63,8 @@ def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: P
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
     from transformers.initialization import no_init_weights
 
+    from cotune.bundle.export.pooled import PooledForSequenceClassification
+
     model, dtype = _merged(source, adapter)
     config = model.config
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
@@ -68,8 +74,16 @@ def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: P
     config.problem_type = "single_label_classification"
     try:
         with no_init_weights():
-            found = AutoModelForSequenceClassification.from_config(config, dtype=dtype)
-        fits = type(getattr(found, found.base_model_prefix)) is type(model.get_decoder()) and found.score.bias is None
+            if probe.pooled:
+                config.pool_from = pool_from
+                config.auto_map = {
+                    "AutoModelForSequenceClassification": f"{Path(POOLED).stem}.{PooledForSequenceClassification.__name__}"
+                }
+                found = PooledForSequenceClassification(config)
+            else:
+                found = AutoModelForSequenceClassification.from_config(config, dtype=dtype)
+        fits = type(getattr(found, found.base_model_prefix)) is type(model.get_decoder())
+        fits = fits and (found.score.bias is None) != probe.pooled
     except (ValueError, AttributeError):
         fits = False
     if not fits:
@@ -84,6 +98,9 @@ def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: P
     copy_model(source, target / "model", weights=False)
     found.save_pretrained(target / "model", max_shard_size="4GB")
     tokenizer.save_pretrained(target / "model")
+    if probe.pooled:
+        code = Path(__file__).with_name(POOLED).read_text(encoding="utf-8").replace("LlamaConfig", type(config).__name__)
+        write_text(target / "model" / POOLED, code)
     for path in sorted((target / "model").iterdir()):
         path.rename(target / path.name)
     (target / "model").rmdir()

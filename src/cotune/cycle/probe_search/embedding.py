@@ -44,7 +44,10 @@ class Embedding:
         *,
         layers: Sequence[int] | None = None,
     ) -> Half:
-        """States of rows at the last prompt token, ``[layers, rows, width]``; recorded as an ``embed`` step where rows are new.
+        """States of rows, ``[layers, rows, 2 x width]``; recorded as an ``embed`` step where rows are new.
+
+        The state at the last prompt token stands beside the mean over the row's own tokens, which come after what the prompt
+        begins with for all rows.
 
         Args:
             prompt: how to ask.
@@ -80,10 +83,9 @@ class Embedding:
     def _embed(self, prompt: Prompt, adapter: str, rows: Sequence[Example], layers: tuple[int, ...], stage: str) -> Half:
         context, model = self.context, self.context.model
         rendered = context.answering.render(prompt, rows)
-        sequences = [row.prompt_ids for row in rendered]
-        name = content_hash(
-            {"model": model.fingerprint, "adapter": adapter, "ids": sequences, "layers": layers, **engine_facts(model)}, 32
-        )
+        sequences, starts = [row.prompt_ids for row in rendered], [row.start for row in rendered]
+        asked = {"model": model.fingerprint, "adapter": adapter, "ids": sequences, "starts": starts, "layers": layers}
+        name = content_hash({**asked, **engine_facts(model)}, 32)
         kept: list[Half] = []
 
         def told(tokens: int) -> None:
@@ -96,7 +98,7 @@ class Embedding:
                 ran.append(tokens)
                 told(tokens)
 
-            found = model.layer_states(sequences, layers, adapter=adapter, progress=progress)
+            found = model.layer_states(sequences, layers, starts=starts, adapter=adapter, progress=progress)
             if not np.isfinite(found).all():
                 raise DivergedError(f"hidden states of prompt {prompt.id} with adapter {adapter} are not finite")
             return self._store.put(name, found), sum(ran)

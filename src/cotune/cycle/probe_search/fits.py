@@ -79,7 +79,7 @@ def fit_prompt(
         context: whose task and seed count.
         prompt: how the states were asked for.
         rows: labelled rows.
-        states: ``[layers, rows, width]``.
+        states: ``[layers, rows, 2 x width]``.
         layers: their numbers.
         keep: see :func:`cotune.probe.cross_fit`.
         repeats: see there.
@@ -111,7 +111,9 @@ def difference(first: PromptFit, second: PromptFit) -> Floats:
 
 
 def word_vectors(context: RunContext, prompt: Prompt) -> NDArray[np.float32] | None:
-    """``[labels, width]`` weights that give the logits of the labels' words from a last hidden state of unit size.
+    """``[labels, 2 x width]`` weights that give the logits of the labels' words from a row's states after the last layer.
+
+    Those of the mean over the row's tokens, which stands behind the state at the last one, are zero.
 
     They are the output vectors of the words' first tokens, which differ between labels or there are none; their mean over
     labels is taken away, which no comparison of labels sees.
@@ -123,7 +125,7 @@ def word_vectors(context: RunContext, prompt: Prompt) -> NDArray[np.float32] | N
     if len(set(first)) < len(labels):
         return None
     found = context.model.output_vectors(first)
-    centred: NDArray[np.float32] = found - found.mean(axis=0)
+    centred: NDArray[np.float32] = np.pad(found - found.mean(axis=0), ((0, 0), (0, found.shape[1])))
     return centred
 
 
@@ -163,4 +165,4 @@ def head_from(probe: Probe, states: NDArray[np.float16]) -> StartHead:
 
 def probe_of(context: RunContext, head: StartHead, layer: int) -> Probe:
     """A head as a probe of the task's labels."""
-    return Probe(context.task.labels, *head.folded(), layer)
+    return Probe(context.task.labels, *head.folded(), layer, pooled=True)

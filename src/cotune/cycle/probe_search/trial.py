@@ -177,7 +177,8 @@ class Trials:
                     stage, f"states below layer {first + 1}: {prompt.text}", round(tokens * first / model.depth)
                 )
 
-            edge = WindowStates(model, [row.prompt_ids for row in rendered], first, adapter=start, progress=progress)
+            ids, starts = [row.prompt_ids for row in rendered], [row.start for row in rendered]
+            edge = WindowStates(model, ids, first, starts=starts, adapter=start, progress=progress)
             run = WindowRun(
                 model,
                 edge,
@@ -262,13 +263,13 @@ def mean_probe(first: Probe, second: Probe) -> Probe:
     weight, bias = (
         ((one + other) / 2).astype(np.float32) for one, other in ((first.weight, second.weight), (first.bias, second.bias))
     )
-    return Probe(first.labels, weight, bias, first.layer)
+    return replace(first, weight=weight, bias=bias)
 
 
 def warmed(probe: Probe, temperature: float) -> Probe:
     """A read-out whose logits are divided by a temperature."""
     weight, bias = ((part / temperature).astype(np.float32) for part in (probe.weight, probe.bias))
-    return Probe(probe.labels, weight, bias, probe.layer, probe.words)
+    return replace(probe, weight=weight, bias=bias)
 
 
 def held_loss(log_probs: Floats, gold: NDArray[np.int64], temperature: float = 1.0) -> Floats:

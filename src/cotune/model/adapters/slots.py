@@ -180,7 +180,7 @@ class AdapterSlot:
 
     def _fitting_probe(self, probe: Probe | None) -> Probe | None:
         config = self._model.config.get_text_config()
-        if probe is not None and (probe.weight.shape[1] != config.hidden_size or probe.layer > config.num_hidden_layers):
+        if probe is not None and (probe.width != config.hidden_size or probe.layer > config.num_hidden_layers):
             raise InputError("the probe does not fit this model", hint="Use the model that it was fitted to.")
         return probe
 

@@ -19,7 +19,7 @@ from cotune.model.engine.attention import KeyValue, use_plain_attention
 from cotune.model.engine.prefix_cache import PrefixState
 from cotune.model.engine.sampling import Answer, Chooser
 from cotune.model.engine.trie import label_paths
-from cotune.model.layers.cut import cut_decoder, layer_outputs, read_layers
+from cotune.model.layers.cut import cut_decoder, layer_outputs, norm_epsilon, pooled, read_layers, unit_rms
 from cotune.prompt.render import RenderedRow
 
 
@@ -135,23 +135,35 @@ def plain_states(
 
 
 def plain_layer_states(
-    model: Any, sequences: Sequence[Sequence[int]], layers: Sequence[int], start: PrefixState | None = None
+    model: Any,
+    sequences: Sequence[Sequence[int]],
+    layers: Sequence[int],
+    start: PrefixState | None = None,
+    skips: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """Hidden state at each sequence's last token after each of several layers, ``[layers, rows, width]``; no layer above runs.
+    """States of each sequence after each of several layers, ``[layers, rows, width]``; no layer above runs.
+
+    They are divided by their root mean square.
 
     Args:
         model: a transformers causal language model.
         sequences: token ids behind ``start``, at least one each.
         layers: each from 1 to the model's depth.
         start: keys and values that every sequence attends to.
+        skips: tokens at the beginning of each sequence that do not count, see :meth:`PackedRunner.layer_states`.
     """
     use_plain_attention(model)
     ids, mask = pad(sequences, model.device)
     part = cut_decoder(model.get_decoder(), 0, max(layers))
     with layer_outputs(part, layers) as found:
         part(input_ids=ids, **behind(model, start, mask))
-    rows, ends = torch.arange(len(sequences), device=mask.device), mask.sum(1) - 1
-    return torch.stack([found[number][rows, ends] for number in layers])
+    epsilon, width = norm_epsilon(model), ids.shape[1]
+    ends = torch.arange(len(sequences), device=mask.device) * width + mask.sum(1) - 1
+    states = (unit_rms(found[number].flatten(0, 1), epsilon) for number in layers)
+    if skips is None:
+        return torch.stack([each.index_select(0, ends) for each in states])
+    own = [row * width + np.arange(skip, len(sequences[row])) for row, skip in enumerate(skips)]
+    return torch.stack([pooled(each, ends, own) for each in states])
 
 
 _ROWS = 16

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from cotune.model.base import Progress
 from cotune.model.engine.fallback import plain_layer_states, plain_states
 from cotune.model.engine.plan import plan_pass
-from cotune.model.layers.cut import norm_epsilon, unit_rms
 from cotune.prompt.render import shared_prefix
 
 if TYPE_CHECKING:
@@ -79,15 +78,20 @@ def layer_states(
     sequences: Sequence[Sequence[int]],
     layers: Sequence[int],
     *,
+    starts: Sequence[int] | None = None,
     adapter: str,
     progress: Progress | None,
 ) -> NDArray[np.float32]:
     """``[layers, rows, width]``; see :meth:`cotune.model.local.LocalModel.layer_states`."""
-    result = np.empty((len(layers), len(sequences), model.model.config.get_text_config().hidden_size), dtype=np.float32)
+    width = model.model.config.get_text_config().hidden_size * (1 if starts is None else 2)
+    result = np.empty((len(layers), len(sequences), width), dtype=np.float32)
     # Outside of inference mode: weights that are made in it could not be trained later.
     model.adapters.use(adapter)
-    for covered, places in model.by_coverage(adapter, sequences):
+    for covered, places in model.by_coverage(adapter, sequences, starts):
         length = shared_prefix([sequences[i] for i in places]) if model.shared else covered
+        if starts is not None:
+            # What is pooled over runs with its row.
+            length = min(length, *(starts[i] for i in places))
         ids = tuple(sequences[places[0]][:length])
         order = sorted(places, key=lambda i: (len(sequences[i]), i))
         with torch.inference_mode():
@@ -96,12 +100,13 @@ def layer_states(
                 progress(length - covered)
             for part in cut_by_tokens(order, [len(s) - length for s in sequences], model.settings.batch_tokens):
                 suffixes = [sequences[i][length:] for i in part]
+                skips = None if starts is None else [starts[i] - length for i in part]
                 if model.shared:
                     before = prefix.length if prefix else 0
                     plan = plan_pass(suffixes, prefix=before, merge=[len(s) for s in suffixes], device=model.model.device)
-                    found = model.runner.layer_states(plan, prefix, layers, plan.last)
+                    found = model.runner.layer_states(plan, prefix, layers, skips)
                 else:
-                    found = unit_rms(plain_layer_states(model.model, suffixes, layers, prefix), norm_epsilon(model.model))
+                    found = plain_layer_states(model.model, suffixes, layers, prefix, skips)
                 result[:, part] = found.cpu().numpy()
                 if progress:
                     progress(sum(map(len, suffixes)))

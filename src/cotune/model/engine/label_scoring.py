@@ -46,13 +46,16 @@ def score_labels(
         # A probe reads the state where an answer begins: of the labels' words none runs, and all labels are told.
         rendered, top = [replace(row, completions=row.completions[:1]) for row in rendered], None
         read = partial(probe.log_probs, labels=labels)
-    depth = None if probe is None else probe.layer
+    depth, pooled = (None, False) if probe is None else (probe.layer, probe.pooled)
     scores = np.empty((len(rendered), len(labels)))
     tokens, cached, plain = sum(row.looked_up for row in rendered), 0, 0
     cache = None if fresh else model.cache
-    for covered, places in model.by_coverage(adapter, [row.prompt_ids for row in rendered]):
+    starts = [row.start for row in rendered] if pooled else None
+    for covered, places in model.by_coverage(adapter, [row.prompt_ids for row in rendered], starts):
         rows_here = [rendered[i] for i in places]
         length = shared_prefix([row.prompt_ids for row in rows_here]) if model.shared else covered
+        if pooled:
+            length = min(length, *(row.start for row in rows_here))
         prefix_ids = model.kept_prefix(adapter, rows_here[0].prompt_ids[:length], covered)
         tokens += len(prefix_ids) - covered
         for batch in cut_batches(rows_here, len(prefix_ids), model.settings.batch_tokens, batch_rows):
@@ -66,7 +69,7 @@ def score_labels(
                 part_scores, cost = found
                 cached += len(part)
             else:
-                part_scores, cost = _compute(model, adapter, prefix_ids, batch, part, top, read, depth)
+                part_scores, cost = _compute(model, adapter, prefix_ids, batch, part, top, read, depth, pooled)
                 # Pruned labels have no score, but the best ones must.
                 needed = part_scores if top is None else part_scores.max(axis=1)
                 if np.isnan(part_scores).any() or not np.isfinite(needed).all():
@@ -96,16 +99,18 @@ def _compute(
     top: int | None,
     read: ReadStates | None,
     depth: int | None,
+    pooled: bool,
 ) -> tuple[NDArray[np.float64], int]:
     """``[rows, labels]`` scores of a batch, all or those of so many best labels, and the tokens that it took."""
     model.adapters.use(adapter)
     if model.shared:
         with torch.inference_mode():
-            return score_in_halves(model.runner, model.prefix_state(adapter, prefix_ids), batch, top, read, depth)
+            return score_in_halves(model.runner, model.prefix_state(adapter, prefix_ids), batch, top, read, depth, pooled)
     if read is not None and depth is not None:
-        return read(layer_states(model, [row.prompt_ids for row in rows], [depth], adapter=adapter, progress=None)[0]), sum(
-            batch.lengths
-        )
+        starts = [row.start for row in rows] if pooled else None
+        ids = [row.prompt_ids for row in rows]
+        states = layer_states(model, ids, [depth], starts=starts, adapter=adapter, progress=None)[0]
+        return read(states), sum(batch.lengths)
     start = model.trained_start(model.adapters.trained_prefix(adapter), len(prefix_ids))
     return naive_label_scores(model.model, rows, start=start, covered=len(prefix_ids))
 
@@ -117,6 +122,7 @@ def _key(model: Engine, adapter: str, prefix: tuple[int, ...], batch: Batch, ans
             "adapter": adapter,
             "prefix": prefix,
             "suffixes": batch.suffixes,
+            "skips": batch.skips,
             "labels": list(answers),
             "scoring": "full" if top is None else f"top-{top}",
             **engine_facts(model),

@@ -31,6 +31,7 @@ from cotune.model.layers.cut import (
     layer_outputs,
     layers_of,
     norm_epsilon,
+    pooled,
     read_layers,
     unit_rms,
 )
@@ -130,8 +131,10 @@ class PackedRunner:
         chosen = hidden if read is None else hidden.index_select(0, read)
         return chosen if depth is None else unit_rms(chosen, self._epsilon), current.collected
 
-    def layer_states(self, plan: PackedPlan, prefix: PrefixState | None, layers: Sequence[int], read: Tensor) -> Tensor:
-        """Hidden states of one pass after each of several layers, ``[layers, places, width]`` in fp32.
+    def layer_states(
+        self, plan: PackedPlan, prefix: PrefixState | None, layers: Sequence[int], skips: Sequence[int] | None = None
+    ) -> Tensor:
+        """States of each row of one pass after each of several layers, ``[layers, rows, width]`` in fp32.
 
         They are divided by their root mean square. The pass ends after the highest of the layers.
 
@@ -139,12 +142,20 @@ class PackedRunner:
             plan: the layout.
             prefix: state of the shared prefix, at least as deep as the highest layer.
             layers: each from 1 to the model's depth.
-            read: ``[places]`` of the pass whose states are wanted.
+            skips: own tokens at the beginning of each row that do not count; the state at the last token then stands beside
+                the mean over the others, ``[layers, rows, 2 x width]``. None gives the state at the last token alone.
         """
         last = max(layers)
-        with layer_outputs(self._part(0, last), layers, read) as found:
+        read = plan.last if skips is None else None
+        with layer_outputs(self._part(0, last), layers, lambda states: self._row_states(plan, states[0], skips)) as found:
             self._run(plan.ids, plan.positions, Pass(plan, prefix.layers if prefix else None, read=read), depth=last)
-        return torch.stack([unit_rms(found[n][0], self._epsilon) for n in layers])
+        return torch.stack([found[n] for n in layers])
+
+    def _row_states(self, plan: PackedPlan, states: Tensor, skips: Sequence[int] | None) -> Tensor:
+        if skips is None:
+            return unit_rms(states.index_select(0, plan.last), self._epsilon)
+        own = [plan.head + places[skip:] for places, skip in zip(plan.own_places, skips, strict=True)]
+        return pooled(unit_rms(states, self._epsilon), plan.last, own)
 
     def states(self, plan: PackedPlan, prefix: PrefixState | None, layers: Sequence[int | None]) -> Tensor:
         """Hidden states of one pass after so many layers each, ``[layers, tokens, width]``; None: after the final norm."""
@@ -158,23 +169,26 @@ class PackedRunner:
         ).last_hidden_state[0]
         return hidden
 
-    def window(self, plan: PackedPlan, first: int, last: int, edge: Tensor | None) -> Tensor:
-        """States ``[rows, width]`` of each row's last token after ``last`` layers, of which ``first`` and up are run.
+    def window(
+        self, plan: PackedPlan, first: int, last: int, edge: Tensor | None, skips: Sequence[int] | None = None
+    ) -> Tensor:
+        """States ``[rows, width]`` of each row after ``last`` layers, of which ``first`` and up are run.
 
         Args:
             plan: the layout, with the whole shared prefix as its head.
             first: layers below the window; 0 runs from the token ids.
             last: layer that is read.
             edge: ``[tokens, width]`` states of all tokens of the plan after ``first`` layers; None where that is 0.
+            skips: as for :meth:`layer_states`.
 
         Returns:
             fp32, divided by their root mean square.
         """
         part = self._part(first, last)
-        current = Pass(plan, read=plan.last, last=layers_of(part)[-1])
+        current = Pass(plan, read=plan.last if skips is None else None, last=layers_of(part)[-1])
         with running(current), nullcontext() if edge is None else entering(part, edge[None]):
             hidden = part(input_ids=plan.ids[None], position_ids=plan.positions[None], use_cache=False).last_hidden_state[0]
-        return unit_rms(hidden.index_select(0, plan.last), self._epsilon)
+        return self._row_states(plan, hidden, skips)
 
     def step(self, ids: Tensor, positions: Tensor, prefix: PrefixState | None, step: Step) -> Tensor:
         """Hidden states ``[rows, width]`` of a decoding step.

@@ -25,12 +25,16 @@ ReadStates = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that run together: places in the request, their own tokens and the trie that they share."""
+    """Rows that run together: places in the request, their own tokens and the trie that they share.
+
+    Of each row's tokens so many ``skips`` at the beginning are the same for all rows of its prompt.
+    """
 
     places: tuple[int, ...]
     suffixes: tuple[tuple[int, ...], ...]
     trie: LabelTrie
     completions: tuple[tuple[int, ...], ...]
+    skips: tuple[int, ...] = ()
 
     @property
     def lengths(self) -> list[int]:
@@ -61,7 +65,7 @@ def cut_batches(rows: Sequence[RenderedRow], prefix: int, batch_tokens: int, bat
         for start, end in pairwise([0, *cuts]):
             part = places[start:end]
             suffixes = tuple(rows[i].prompt_ids[prefix:] for i in part)
-            batches.append(Batch(tuple(part), suffixes, trie, completions))
+            batches.append(Batch(tuple(part), suffixes, trie, completions, tuple(max(0, rows[i].start - prefix) for i in part)))
     return batches
 
 
@@ -97,6 +101,7 @@ def score_in_halves(
     top: int | None,
     read: ReadStates | None = None,
     depth: int | None = None,
+    pooled: bool = False,
 ) -> tuple[NDArray[np.float64], int]:
     """``[rows, labels]`` scores of a batch, and its tokens; run in halves where memory runs out.
 
@@ -107,10 +112,11 @@ def score_in_halves(
         top: None gives the whole distribution; a number as in :func:`score_batch_top`.
         read: makes scores of the states where answers would begin; None reads off the labels' words.
         depth: layers after which ``read`` wants the states.
+        pooled: whether it wants the mean over each row's own tokens beside the state at the last.
     """
     try:
         if read is not None:
-            return read(last_states(runner, prefix, batch, depth)), sum(batch.lengths)
+            return read(row_states(runner, prefix, batch, depth, pooled=pooled)), sum(batch.lengths)
         if top is not None:
             return score_batch_top(runner, prefix, batch, top)
         return score_batch(runner, prefix, batch), batch.own_tokens
@@ -121,19 +127,25 @@ def score_in_halves(
     give_back_memory(runner.device)
     middle = len(batch.places) // 2
     halves = [
-        Batch(batch.places[part], batch.suffixes[part], batch.trie, batch.completions)
+        Batch(batch.places[part], batch.suffixes[part], batch.trie, batch.completions, batch.skips[part])
         for part in (slice(None, middle), slice(middle, None))
     ]
-    results = [score_in_halves(runner, prefix, half, top, read, depth) for half in halves]
+    results = [score_in_halves(runner, prefix, half, top, read, depth, pooled) for half in halves]
     return np.concatenate([scores for scores, _ in results]), sum(tokens for _, tokens in results)
 
 
-def last_states(
-    runner: PackedRunner, prefix: PrefixState | None, batch: Batch, depth: int | None = None
+def row_states(
+    runner: PackedRunner, prefix: PrefixState | None, batch: Batch, depth: int | None = None, *, pooled: bool = False
 ) -> NDArray[np.float32]:
-    """``[rows, width]`` states where answers would begin, after ``depth`` layers or all of them; no label runs."""
+    """``[rows, width]`` states where answers would begin, after ``depth`` layers or all of them; no label runs.
+
+    ``pooled`` ones, which need a ``depth``, are twice as wide: see :meth:`PackedRunner.layer_states`.
+    """
     plan = plan_pass(batch.suffixes, prefix=prefix.length if prefix else 0, merge=batch.lengths, device=runner.device)
-    hidden, _ = runner.hidden(plan, prefix, read=plan.last, depth=depth)
+    if pooled and depth is not None:
+        hidden = runner.layer_states(plan, prefix, [depth], batch.skips)[0]
+    else:
+        hidden, _ = runner.hidden(plan, prefix, read=plan.last, depth=depth)
     found: NDArray[np.float32] = hidden.float().cpu().numpy()
     return found
 

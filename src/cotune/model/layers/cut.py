@@ -8,11 +8,13 @@ them too.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cotune.errors import InputError
@@ -94,7 +96,9 @@ def entering(decoder: Any, states: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def layer_outputs(decoder: Any, numbers: Sequence[int], places: Tensor | None = None) -> Iterator[dict[int, Tensor]]:
+def layer_outputs(
+    decoder: Any, numbers: Sequence[int], keep: Callable[[Tensor], Tensor] = torch.clone
+) -> Iterator[dict[int, Tensor]]:
     """A table that passes fill meanwhile with the states after some of a decoder's layers, by number from 1.
 
     They are tapped by hooks, which are removed at the end.
@@ -102,17 +106,15 @@ def layer_outputs(decoder: Any, numbers: Sequence[int], places: Tensor | None = 
     Args:
         decoder: with at least so many layers.
         numbers: of the layers.
-        places: tokens of each sequence whose states are kept; None keeps all.
+        keep: makes what is kept of a layer's states ``[batch, tokens, width]``, into which a later layer may add in place.
     """
     found: dict[int, Tensor] = {}
 
     def tap(number: int) -> Any:
-        def keep(_: Any, __: Any, output: Any) -> None:
-            states = output[0] if isinstance(output, tuple) else output
-            # A copy: a layer may add to its input in place.
-            found[number] = states.clone() if places is None else states.index_select(1, places)
+        def read(_: Any, __: Any, output: Any) -> None:
+            found[number] = keep(output[0] if isinstance(output, tuple) else output)
 
-        return keep
+        return read
 
     layers = layers_of(decoder)
     with ExitStack() as taps:
@@ -145,6 +147,21 @@ def unit_rms(states: Tensor, epsilon: float) -> Tensor:
     """
     wide = states.float()
     return wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
+
+
+def pooled(states: Tensor, last: Tensor, own: Sequence[NDArray[np.int64]]) -> Tensor:
+    """The state at each row's last token beside the mean of the row's own tokens' states, ``[rows, 2 x width]``.
+
+    Args:
+        states: ``[tokens, width]``, of :func:`unit_rms`.
+        last: ``[rows]`` place of each row's last token.
+        own: per row the places of the tokens whose mean is taken, at least one.
+    """
+    counts = torch.tensor([len(places) for places in own], device=states.device)
+    rows = torch.arange(len(own), device=states.device).repeat_interleave(counts)
+    flat = torch.from_numpy(np.concatenate(own)).to(states.device)
+    sums = states.new_zeros(len(own), states.shape[1]).index_add(0, rows, states.index_select(0, flat))
+    return torch.cat([states.index_select(0, last), sums / counts[:, None]], dim=1)
 
 
 def norm_epsilon(model: Any) -> float:
