@@ -16,12 +16,16 @@ import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from rich.console import Console
 
 from cotune import __version__
 from cotune.cli import app, main
+from cotune.cli.evaluate import _confusion
 from cotune.cycle.compare import Tryouts
 from cotune.report.terminal.narration import Story
 from tiny import save_tiny
@@ -185,6 +189,17 @@ BAD = {
     "unknown metric": Bad(("metric", "acuracy", "accuracy"), more=("metric=acuracy",)),
     "unknown override": Bad(("tune.rnk", "tune.rank"), more=("tune.rnk=8",)),
     "an override without a value": Bad(("'tune.rank'", "key=value"), more=("tune.rank",)),
+    "a column without its quotes": Bad(
+        ('--input "Customer message" --output "Assigned team"', "needs quotes"),
+        {"rows.csv": GOOD.replace("text,label", "Customer message,Assigned team")},
+        columns=("--input", "Customer", "message", "--output", "Assigned", "team"),
+    ),
+    "a metric of another type": Bad(
+        ("metric", "'f1'", "did you mean 'macro_f1'", "accuracy, macro_f1, weighted_f1;"), more=("metric=f1",)
+    ),
+    "an endpoint's model without its address": Bad(
+        ("openai:small", "endpoint.base_url=", "endpoint.key_env="), model="openai:small"
+    ),
     "a rank of zero": Bad(("tune.rank", "at least 1"), more=("tune.rank=0",)),
     "a negative learning rate": Bad(("tune.learning_rate", "more than 0"), more=("tune.learning_rate=-1",)),
     "a LoRA target that is not there": Bad(("tune.target", "'nowhere'", "q_proj"), more=("tune.target=q_proj,nowhere",)),
@@ -273,6 +288,9 @@ def test_there_are_many_kinds_of_bad_input() -> None:
         (("predict",), "Missing argument"),
         (("predict", "best", "--batch", "0"), "--batch"),
         (("try", "run", "--rows", "-1"), "--rows"),
+        (("run", "rows.csv", "--limit.test", "20"), "limit.test=20"),
+        (("run", "rows.csv", "--limit.test=20"), "limit.test=20"),
+        (("evaluate", "run", "rows.csv", "--output", "Assigned", "team"), "needs quotes"),
     ],
 )
 def test_a_command_that_is_written_wrongly_is_told(cotune: Cotune, arguments: tuple[str, ...], told: str) -> None:
@@ -280,6 +298,31 @@ def test_a_command_that_is_written_wrongly_is_told(cotune: Cotune, arguments: tu
     assert ended.code == 2
     assert told in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_folder_without_runs_says_how_one_is_made(cotune: Cotune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        ended = cotune("list")
+        assert ended.code == 0 and "No runs in runs" in ended.stdout and "cotune run FILE --input COLUMN" in ended.stdout
+        (tmp_path / "runs").mkdir(exist_ok=True)
+    assert json.loads(cotune("list", "--json").stdout) == []
+    missing = cotune("list", "elsewhere")
+    assert missing.code == 2 and "elsewhere: there is no such folder" in missing.stderr
+    assert "runs/x: there is no such folder." in cotune("report", "runs/x").stderr
+
+
+def test_a_table_of_confusions_loses_no_label() -> None:
+    names = ["account_access", "billing_problem", "cancellation_request", "delivery_status", "refund_request"]
+    counts = np.arange(25).reshape(5, 5)
+    scored: Any = SimpleNamespace(labels=[SimpleNamespace(name=name) for name in names], confusion=counts)
+    shown = Console(file=io.StringIO(), width=80, record=True, _environ={})
+    for part in _confusion(scored, 80):
+        shown.print(part)
+    text = shown.export_text()
+    assert all(f"{place} {name}" in text for place, name in enumerate(names, 1)), "rows say what the columns' numbers are"
+    assert re.search(r"^ +1 +2 +3 +4 +5 *$", text, re.MULTILINE) and "…" not in text
+    assert "24" in text and max(map(len, text.splitlines())) <= 80
 
 
 # A whole run ------------------------------------------------------------------------------------------------------
@@ -435,11 +478,10 @@ def test_rows_that_cannot_be_answered_are_told(cotune: Cotune, done: Done, stdin
     assert all(fragment in ended.stderr for fragment in told)
 
 
-@pytest.mark.parametrize("place", ["nothing", "empty", "file", "out", "changed"])
+@pytest.mark.parametrize("place", ["nothing", "empty", "file", "changed"])
 def test_what_is_no_bundle_is_told(cotune: Cotune, done: Done, tmp_path: Path, place: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    (tmp_path / "out").symlink_to(done.out)
     shutil.copytree(done.out / "best", tmp_path / "changed")
     (tmp_path / "changed" / "README.md").write_text("other")
     ended = cotune("predict", tmp_path / place, "--input", "apple")
@@ -577,10 +619,10 @@ def test_trying_the_winner_itself_changes_nothing(cotune: Cotune, done: Done) ->
         (("try", "OUT", "--text", "Which one?"), ("--text", "{text}")),
         (("try", "OUT", "--text", " "), ("empty", "{text}")),
         (("try", "OUT", "--prompt", "none.txt"), ("none.txt", "does not exist")),
-        (("try", "nowhere", "--text", "{text}"), ("nowhere", "not a run's folder")),
-        (("try", "OUT/best", "--text", "{text}"), ("best", "not a run's folder")),
+        (("try", "nowhere", "--text", "{text}"), ("nowhere", "no such folder")),
+        (("try", "OUT/adapters", "--text", "{text}"), ("adapters", "not a run's folder")),
         (("try", "YOUNG", "--text", "{text}"), ("no winner yet",)),
-        (("report", "nowhere"), ("nowhere", "not a run's folder")),
+        (("report", "nowhere"), ("nowhere", "no such folder")),
     ],
 )
 def test_what_cannot_be_tried_is_told(

@@ -1,4 +1,4 @@
-"""The errors that a user is meant to read, and how they show long texts and many names."""
+"""The errors that a user is meant to read, and how they show long texts, many names and counts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ def shortened(text: str, length: int = 60) -> str:
 def shown_names(names: Collection[str], most: int = 20) -> str:
     """Names as a message lists them, ``most`` of them."""
     return ", ".join(map(repr, islice(names, most))) + (" ..." if len(names) > most else "")
+
+
+def counted(count: object, noun: str) -> str:
+    """``1 prompt``, ``4 prompts``, ``1,200 rows``."""
+    shown = f"{count:,}" if isinstance(count, int) else str(count)
+    return f"{shown} {noun}{'' if shown == '1' else 's'}"
 
 
 class CotuneError(Exception):
@@ -50,7 +56,9 @@ class RowError(InputError):
 
 def no_run(folder: Path) -> InputError:
     """The error for a folder that is taken for a run's and is none."""
-    return InputError("this is not a run's folder", where=str(folder), hint="Give the --out folder of a cotune run.")
+    what = "this is not a run's folder" if folder.exists() else "there is no such folder"
+    hint = "Give the --out folder of a cotune run; cotune list FOLDER shows the runs in a folder."
+    return InputError(what, where=str(folder), hint=hint)
 
 
 class DivergedError(CotuneError):

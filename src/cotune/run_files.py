@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 JOURNAL = "journal.jsonl"
 SUMMARY = "summary.json"
 CONFIG = "config.json"
@@ -9,3 +11,11 @@ DEV_ROWS, TEST_ROWS = "dev_rows.json", "test_rows.json"
 REPORT, REPORT_ERROR = "report.html", "report-error.txt"
 BUNDLE = "best"
 LOCK = ".lock"
+
+
+def run_folder(folder: Path) -> Path:
+    """The run that a folder means: the folder itself, or the run around it where it is a run's ``best``."""
+    if (folder / JOURNAL).is_file() or (folder / CONFIG).is_file() or folder.resolve().name != BUNDLE:
+        return folder
+    around = folder.parent if folder.name == BUNDLE else folder.resolve().parent
+    return around if (around / JOURNAL).is_file() else folder

@@ -15,6 +15,7 @@ from bundles import BIAS, LABELS, PROMPT, TEXTS, Bench, loaded
 
 from cotune.bundle import Prediction, Predictor, predict_stream
 from cotune.bundle.answer_sheet import answer_sheet, check_sheet
+from cotune.bundle.rows import checked_row
 from cotune.cli import main
 from cotune.errors import DivergedError, InputError
 from cotune.evaluate.decision import RAW, Decision
@@ -185,6 +186,14 @@ def test_rows_that_cannot_be_answered(predictor: Predictor, rows: Any, where: st
     assert error.value.where.startswith(where)
     assert what in error.value.what
     assert error.value.hint
+
+
+def test_a_row_is_told_by_the_header_of_its_file() -> None:
+    with pytest.raises(InputError) as error:
+        checked_row({"Customer message": " "}, ("Customer_message",), "row 1")
+    assert error.value.where == "row 1, Customer message"
+    with pytest.raises(InputError, match="field 'Customer message': there is a NUL"):
+        checked_row({"Customer message": "\0"}, ("Customer_message",), "row 1")
 
 
 def test_lists_and_objects_are_asked_as_they_were_learnt(predictor: Predictor) -> None:

@@ -129,7 +129,7 @@ def test_a_port_in_use_and_a_folder_that_is_no_run_are_told(tmp_path: Path) -> N
     for place in (tmp_path / "empty", tmp_path / "missing", folder / "journal.jsonl"):
         code, out, err = called(place)
         assert (code, out) == (2, "") and err.count("\n") == 1
-        assert f"{place}: this is not a run's folder." in err
+        assert f"{place}: {'this is not a run' if place.exists() else 'there is no such folder'}" in err
 
 
 def test_people_get_the_address_and_the_port_they_asked_for(tmp_path: Path) -> None:

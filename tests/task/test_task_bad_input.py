@@ -256,3 +256,15 @@ def test_a_message_that_asks_has_one_mark_at_its_end() -> None:
     asked = InputError("there is no column 'txt', did you mean 'text'?", where="a.csv", hint="Its columns: 'text'.")
     assert str(asked) == "a.csv: there is no column 'txt', did you mean 'text'? Its columns: 'text'."
     assert str(InputError("this is a folder")) == "this is a folder."
+
+
+def test_messages_name_the_headers_of_the_file(tmp_path: Path) -> None:
+    rows = [{"Customer message": row["text"], "label": row["label"]} for row in GOOD]
+    blank = [*rows, {"Customer message": "", "label": "a"}]
+    assert "line 42, column 'Customer message'" in message_of(good_file(tmp_path, rows=blank), input="Customer message")
+    broken = [*rows, {"Customer message": "a\0b", "label": "a"}]
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(as_lines(broken))
+    assert "line 41, column 'Customer message'" in message_of(path, input="Customer message")
+    missing = message_of(good_file(tmp_path, rows=rows), input="Customer message", output="lable")
+    assert "Its columns: 'Customer message', 'label'" in missing

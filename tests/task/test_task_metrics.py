@@ -9,6 +9,8 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from cotune.errors import InputError
 from cotune.task import METRICS, correct, metric_named
+from cotune.task.metrics.metric import metric_for
+from cotune.task.values.output import Output, label_output
 
 LABELS = ("a", "b", "c", "d")
 PAIRS = st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from(LABELS)), min_size=1, max_size=40)
@@ -54,3 +56,12 @@ def test_a_label_outside_the_labels_is_an_error() -> None:
 def test_unknown_metric_names_the_nearest(name: str, near: str) -> None:
     with pytest.raises(InputError, match=f"did you mean '{near}'.*Known metrics: accuracy"):
         metric_named(name)
+
+
+def test_an_unknown_metric_is_told_those_of_the_output_alone() -> None:
+    for output, near, other in ((label_output(LABELS), "macro_f1", "json"), (Output("text"), "token_f1", "macro_f1")):
+        with pytest.raises(InputError, match=f"did you mean '{near}'") as error:
+            metric_for("f1", output)
+        assert other not in str(error.value)
+    with pytest.raises(InputError, match=r"within 0\.5"):
+        metric_for("wihtin 1", Output("number"))

@@ -16,6 +16,8 @@ from desk import HEADER, Cotune, Desk, sheet_rows
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 import cotune as library
+from cotune.bundle.manifest import bundle_folder
+from cotune.run_files import run_folder
 
 FIELD = "Customer message"
 NO_MODEL = ("--base", "nowhere")
@@ -318,3 +320,36 @@ def test_embedding_a_table_asks_for_its_column(desk: Desk, cotune: Cotune, tmp_p
     assert ended.code == 2 and "--column" in ended.stderr and "'Customer message', 'Order no.'" in ended.stderr
     missing = cotune("embed", "--input", desk.sheet, "--out", tmp_path / "vectors.npy", "--column", "message")
     assert missing.code == 2 and "did you mean 'Customer message'?" in missing.stderr
+
+
+def test_a_run_and_its_bundle_are_named_alike_everywhere(desk: Desk, cotune: Cotune, tmp_path: Path) -> None:
+    path = tmp_path / "labelled.csv"
+    path.write_text("\n".join([HEADER, *sheet_rows(6, 200)]), encoding="utf-8")
+    inside = cotune("predict", desk.bundle, "--input", "late parcel")
+    around = cotune("predict", desk.out, "--input", "late parcel")
+    assert inside.code == 0 and around == inside
+    assert cotune("evaluate", desk.out, path).stdout == cotune("evaluate", desk.bundle, path).stdout
+    assert library.load(desk.out).bundle_id == library.load(desk.bundle).bundle_id
+    for command in ("list", "report"):
+        ended = cotune(command, desk.bundle, "--json")
+        assert ended.code == 0 and ended.stdout == cotune(command, desk.out, "--json").stdout != "[]\n"
+    assert json.loads(cotune("compare", desk.bundle, desk.out, "--json").stdout)["difference"] == 0
+    assert run_folder(desk.bundle) == desk.out and run_folder(tmp_path) == tmp_path
+    # A copy has no run around it.
+    copied = shutil.copytree(desk.bundle, tmp_path / "best")
+    assert bundle_folder(copied) == copied and run_folder(copied) == copied
+    assert "not a run's folder" in cotune("report", copied).stderr
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "journal.jsonl").write_text("")
+    assert "this run has no bundle yet" in cotune("predict", tmp_path / "begun", "--input", "late").stderr
+
+
+def test_going_on_names_who_named_a_column(desk: Desk, cotune: Cotune, tmp_path: Path) -> None:
+    out = tmp_path / "on"
+    typed = cotune("run", desk.sheet, "--from", desk.out, "--output", "typo", "--out", out)
+    assert typed.code == 2 and "there is no column 'typo'" in typed.stderr and "the bundle" not in typed.stderr
+    other = tmp_path / "other.csv"
+    other.write_text(desk.sheet.read_text().replace("Stars (1-5)", "Rating"), encoding="utf-8")
+    named = cotune("run", other, "--from", desk.out, "--out", out)
+    assert named.code == 2 and "there is no column 'Stars (1-5)', which the bundle names" in named.stderr
+    assert "Its columns: 'Customer message'" in named.stderr and not out.exists()

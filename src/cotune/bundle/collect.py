@@ -106,7 +106,7 @@ class Collector:
                 if predictor.writing is not None
                 else "the bundle keeps no scores of held-out rows, and the rows that it learnt from are not known",
                 where="--collect",
-                hint="Serve RUN/best of a run with labels, made by this version.",
+                hint="Serve a run with labels, made by this version.",
             )
         if predictor.calibration is not None:
             self._highest = predictor.doubt(share or SHARE)

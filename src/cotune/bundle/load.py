@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from cotune.bundle.calibration import Calibration
 from cotune.bundle.card import base_model_name
-from cotune.bundle.manifest import ADAPTER, DECISION, MANIFEST, METRICS, PROMPT, Manifest, read_json, read_manifest, verify
+from cotune.bundle.manifest import (
+    ADAPTER,
+    DECISION,
+    MANIFEST,
+    METRICS,
+    PROMPT,
+    Manifest,
+    bundle_folder,
+    read_json,
+    read_manifest,
+    verify,
+)
 from cotune.bundle.predictor import Predictor
 from cotune.bundle.remote import remote_predictor
 from cotune.embed import Neighbours
@@ -48,7 +59,7 @@ def load(
     """Load a bundle to predict with.
 
     Args:
-        folder: the bundle, such as ``runs/trec6/best``.
+        folder: the bundle, such as ``runs/trec6/best``; a run's folder means the bundle in it.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
         dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``.
         threads: CPU threads; None takes what the machine has.
@@ -102,7 +113,7 @@ def load_several(
     """
     from cotune.model.hardware.capability import check_capability
 
-    opened = [OpenedBundle.read(Path(folder).expanduser()) for folder in folders]
+    opened = [OpenedBundle.read(Path(folder)) for folder in folders]
     models: dict[str, LocalModel] = {}
     predictors = []
     found = None
@@ -165,6 +176,7 @@ class OpenedBundle:
         Raises:
             InputError: as :func:`load` says.
         """
+        folder = bundle_folder(folder)
         manifest = read_manifest(folder)
         verify(folder, manifest)
         found = cls(folder, manifest, *_read_parts(folder, manifest))

@@ -16,6 +16,7 @@ from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
 from cotune.files import content_hash, file_sha256, inside
 from cotune.probe.readout import PROBE
+from cotune.run_files import BUNDLE, JOURNAL
 from cotune.task.metrics.user import names_user_metric
 from cotune.task.reading.cells import has_half_character
 from cotune.task.values.label_type import LABEL_TYPES, LabelType
@@ -219,6 +220,13 @@ def _written(table: _Keys, where: str) -> Output:
     return output
 
 
+def bundle_folder(folder: str | Path) -> Path:
+    """The bundle that a folder means: the folder itself, or ``best`` in it where it is a run's."""
+    folder = Path(folder).expanduser()
+    nested = folder / BUNDLE
+    return nested if not os.path.lexists(folder / MANIFEST) and (nested / MANIFEST).is_file() else folder
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a bundle, its own form checked but not yet the files that it names.
 
@@ -227,10 +235,12 @@ def read_manifest(folder: Path) -> Manifest:
     """
     if not folder.is_dir():
         what = "this is a file, not a bundle's folder" if folder.exists() else "there is no such bundle"
-        raise InputError(what, where=str(folder), hint="Give a folder that holds manifest.json, such as RUN/best.")
+        raise InputError(what, where=str(folder), hint="Give the folder of a run or of a bundle.")
     if not os.path.lexists(folder / MANIFEST):
-        nested = folder / "best"
-        hint = f"Give {nested}." if (nested / MANIFEST).is_file() else "Give a run's folder best/, or a copy of it."
+        if (folder / JOURNAL).is_file():
+            hint = "A run has one from its first verdict on: run the same cotune run command again."
+            raise InputError("this run has no bundle yet", where=str(folder), hint=hint)
+        hint = "Give the folder of a run, or a copy of a run's folder best/."
         raise InputError("this folder is no bundle: it holds no manifest.json", where=str(folder), hint=hint)
     return Manifest.from_json(read_json(folder / MANIFEST), str(folder / MANIFEST))
 

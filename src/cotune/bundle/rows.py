@@ -42,7 +42,8 @@ def checked_row(row: Any, input_fields: Sequence[str], where: str) -> dict[str, 
         )
     fields = {name: _field(row, name, where) for name in input_fields}
     if not any(text.strip() for text in fields.values()):
-        raise RowError("the input is empty", where=f"{where}, {', '.join(fields)}", hint="Fill it, or take the row out.")
+        named = [column_of(name, [key for key in row if isinstance(key, str)]) or name for name in fields]
+        raise RowError("the input is empty", where=f"{where}, {', '.join(named)}", hint="Fill it, or take the row out.")
     return fields
 
 
@@ -61,7 +62,7 @@ def _field(row: Mapping[Any, Any], name: str, where: str) -> str:
         # By its own name, a column is found at once; the others are looked through for rows as a spreadsheet names them.
         column = column_of(name, [key for key in row if isinstance(key, str)])
         if column is not None:
-            return _field({name: row[column]}, name, where)
+            return _text(row[column], column, where)
         known = [str(key) for key in row]
         lower = {key.lower(): key for key in known}
         near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
@@ -70,10 +71,14 @@ def _field(row: Mapping[Any, Any], name: str, where: str) -> str:
             where=where,
             hint=f"The row holds {shown_names(known, 10) or 'nothing'}; name the field {name!r}.",
         )
-    text = input_text(row[name])
+    return _text(row[name], name, where)
+
+
+def _text(value: Any, name: str, where: str) -> str:
+    text = input_text(value)
     if text is NESTED:
         raise RowError(
-            f"this {type(row[name]).__name__} cannot be written as text",
+            f"this {type(value).__name__} cannot be written as text",
             where=f"{where}, field {name!r}",
             hint="Give a text, a number, a date, or lists and objects of these.",
         )

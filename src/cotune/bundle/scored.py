@@ -117,9 +117,6 @@ class LabelledRows:
         judge = _metric(manifest, metric)
         table = with_fields(table, {name: name for name in manifest.input_fields})
         output = manifest.output
-        if column is not None:
-            # The user names it here, and below the bundle would be said to.
-            table.need(column, nested=output.kind.nested_cells)
         source = Source(
             train=table,
             dev=None,
@@ -129,7 +126,7 @@ class LabelledRows:
             group=group,
             type=output.type,
             on_blank="skip",
-            asked_by="the bundle",
+            asked_by={name: "the bundle" for name in (*manifest.input_fields, manifest.output_field) if name != column},
         )
         source, styled = with_style(source, output.type)
         rows = examples_from(table, "row", source, output.type)
@@ -137,7 +134,7 @@ class LabelledRows:
             raise InputError(
                 "no row has both an input and a right answer",
                 where=table.source,
-                hint=f"Fill the columns {', '.join((*manifest.input_fields, source.output_field))}.",
+                hint=f"Fill the columns {', '.join(map(table.header, (*manifest.input_fields, source.output_field)))}.",
             )
         canonical = tuple(Example(row.id, row.fields, output.canonical(row.output), row.group) for row in rows)
         return cls(canonical, len(table) - len(rows), judge, tuple(finding.message for finding in styled))

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cotune.cli.program import Json, app, tell
+from cotune.errors import counted
 
 
 @app.command(
@@ -34,12 +35,12 @@ def compare(
         return
     from cotune.evaluate.attribution import told_points, told_uncertainty
 
-    tell(f"{found.metric.replace('_', ' ')} on the same {found.n:,} test rows: {first} {found.scores[0]:.3f}, "
+    tell(f"{found.metric.replace('_', ' ')} on the same {counted(found.n, 'test row')}: {first} {found.scores[0]:.3f}, "
          f"{second} {found.scores[1]:.3f}")  # fmt: skip
     verb = "gains" if found.gain.value >= 0 else "loses"
     verdict = "" if found.gain.significant() else ": no significant difference"
     tell(f"{second} {verb} {told_points(found.gain.value)} ({told_uncertainty(found.gain.ci, found.gain.p)}, paired){verdict}.")
-    tell(f"Right in the first alone: {found.only_first} rows; in the second alone: {found.only_second}.")
+    tell(f"Right in the first alone: {counted(found.only_first, 'row')}; in the second alone: {found.only_second}.")
     if found.remark:
         tell(found.remark)
     if report is not None:

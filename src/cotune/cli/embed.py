@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cotune.cli.program import Json, app
+from cotune.errors import counted
 
 
 @app.command(
@@ -63,6 +64,7 @@ def embed(
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
     else:
-        typer.echo(f"{found['texts']} texts, {found['width']} numbers each, {found['from_cache']} from the cache: {out}")
+        size = f"{counted(found['texts'], 'text')}, {counted(found['width'], 'number')} each"
+        typer.echo(f"{size}, {found['from_cache']} from the cache: {out}")
         if found["cut"]:
             typer.echo(f"Of {found['cut']} only the first {found['max_chars']} characters were read.", err=True)

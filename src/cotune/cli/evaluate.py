@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cotune.cli.program import Base, Batch, Endpoint, Json, KeyEnv, Patience, app, counting, tell
+from cotune.errors import counted
 from cotune.garbage import collection_paused
 
 if TYPE_CHECKING:
@@ -22,11 +23,11 @@ _CONFUSIONS = 12
 
 
 @app.command(
-    epilog="Examples:\n\n  cotune evaluate runs/mine/best labelled.csv\n\n"
-    "  cotune evaluate runs/mine/best labelled.csv --metric macro_f1 --json"
+    epilog="Examples:\n\n  cotune evaluate runs/mine labelled.csv\n\n"
+    "  cotune evaluate runs/mine labelled.csv --metric macro_f1 --json"
 )
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, such as runs/mine/best.")],
+    bundle: Annotated[Path, typer.Argument(help="Folder of a run or of its bundle.")],
     rows: Annotated[str, typer.Argument(help="Labelled rows: CSV, TSV, JSONL, Parquet, hf://owner/name[:split].")],
     output: Annotated[
         str | None, typer.Option(help="Column of the right answers. (default: as the bundle's rows had it)")
@@ -43,10 +44,11 @@ def evaluate(
     """Score a bundle on labelled rows that its run has not seen: score, interval, and for labels what is confused with what."""
     with collection_paused():
         from cotune.bundle import load
-        from cotune.bundle.manifest import read_manifest
+        from cotune.bundle.manifest import bundle_folder, read_manifest
         from cotune.bundle.scored import LabelledRows, score_rows
         from cotune.task.reading.read import read_table
 
+    bundle = bundle_folder(bundle)
     labelled = LabelledRows.of(read_table(rows), read_manifest(bundle), column=output, metric=metric, group=group)
     for remark in labelled.remarks:
         tell(remark, err=True)
@@ -69,17 +71,17 @@ def _shown(scored: Scored, source: str, width: int) -> Iterator[Any]:
 
     yield Text(
         f"{scored.metric.replace('_', ' ')} {_with_interval(scored.score, scored.interval.low, scored.interval.high)} "
-        f"on {scored.n:,} rows of {one_line(source, 80)}, {scored.right:,} of them right"
+        f"on {counted(scored.n, 'row')} of {one_line(source, 80)}, {scored.right:,} of them right"
     )
     if scored.majority is not None:
         yield Text(f"always {one_line(scored.majority[0], 40)!r}, the commonest label here: {scored.majority[1]:.3f}")
     if scored.skipped:
-        yield Text(f"{scored.skipped:,} rows without input or right answer were left out.")
+        yield Text(f"Left out: {counted(scored.skipped, 'row')} without input or right answer.")
     if scored.unknown:
         told = ", ".join(f"{label!r} ({count})" for label, count in list(scored.unknown.items())[:8])
         yield Text(harmless(f"Labels that the bundle does not know, whose rows count as wrong: {told}."))
     if scored.truncated:
-        yield Text(f"Of {scored.truncated:,} rows the text was too long and lost its end.")
+        yield Text(f"Of {counted(scored.truncated, 'row')} the text was too long and lost its end.")
     if scored.labels:
         yield Text("")
         yield _table("label", scored.labels, width)
@@ -122,11 +124,15 @@ def _confusion(scored: Scored, width: int) -> Iterator[Any]:
     from cotune.report.terminal.plain import one_line
 
     assert scored.confusion is not None
-    names = [one_line(one.name, 14) for one in scored.labels]
-    room = max(map(len, names)) + sum(max(3, len(name)) + 2 for name in names) + 2
+    found = [one_line(one.name, 24) for one in scored.labels]
+    # Long names would not leave room for their columns: those stand under numbers, which the rows explain.
+    numbered = max(map(len, found)) + sum(max(3, len(name)) + 2 for name in found) + 2 > width
+    names = [f"{place} {name}" for place, name in enumerate(found, 1)] if numbered else found
+    heads = [str(place) for place in range(1, len(found) + 1)] if numbered else found
+    room = max(map(len, names)) + sum(max(3, len(head)) + 2 for head in heads) + 2
     if len(names) <= _MATRIX_LABELS and room <= width:
-        yield Text("Right label (rows) and answer (columns):")
-        table = table_of(["", *(f"{name}>" for name in names)], width)
+        yield Text(f"Right label (rows) and answer (columns{', by number' if numbered else ''}):")
+        table = table_of(["", *(f"{head}>" for head in heads)], width)
         for name, counts in zip(names, scored.confusion, strict=True):
             table.add_row(Text(name), *(str(count) if count else "·" for count in counts))
         yield table
@@ -140,4 +146,4 @@ def _confusion(scored: Scored, width: int) -> Iterator[Any]:
     ]
     yield Text("Most frequent confusions:" if pairs else "No confusions.")
     for count, right, answer in sorted(pairs, key=lambda one: (-one[0], one[1:]))[:_CONFUSIONS]:
-        yield Text(f"  {count} rows of {one_line(right, 40)!r} were answered {one_line(answer, 40)!r}")
+        yield Text(f"  {counted(count, 'row')} of {one_line(right, 40)!r} answered {one_line(answer, 40)!r}")

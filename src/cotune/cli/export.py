@@ -12,12 +12,12 @@ from cotune.cli.program import Base, Json, app
 
 
 @app.command(
-    epilog="Examples:\n\n  cotune export runs/mine/best --to merged --out mine-merged\n\n"
-    "  cotune export runs/mine/best --to transformers --out mine-classifier\n\n"
-    "  cotune export runs/mine/best --to gguf --out mine-gguf"
+    epilog="Examples:\n\n  cotune export runs/mine --to merged --out mine-merged\n\n"
+    "  cotune export runs/mine --to transformers --out mine-classifier\n\n"
+    "  cotune export runs/mine --to gguf --out mine-gguf"
 )
 def export(
-    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, such as runs/mine/best.")],
+    bundle: Annotated[Path, typer.Argument(help="Folder of a run or of its bundle.")],
     out: Annotated[Path, typer.Option(help="A folder that is not there yet.")],
     to: Annotated[
         str,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cotune.cli.program import Base, Endpoint, Json, KeyEnv, app, count, show_page, tell
-from cotune.errors import BusyError, InputError
+from cotune.errors import BusyError, InputError, counted
 
 if TYPE_CHECKING:
     from cotune.bundle.manifest import Manifest
@@ -196,9 +196,10 @@ def _last_words(session: Session, bundle: Path, folder: Path | None, *, as_json:
         return
     picked = session.identity["way"] != "random"
     unlike = ", which says little of other rows, since these are not like them" if picked else ""
-    tell(f"{session.labelled} rows labelled: {session.out}. The model's guess was right on {session.agreed} of them{unlike}.")
+    labelled = counted(session.labelled, "row")
+    tell(f"{labelled} labelled: {session.out}. The model's guess was right on {session.agreed} of them{unlike}.")
     if counts["left"]:
-        tell(f"{counts['left']} rows are left; the same command goes on.")
+        tell(f"{counted(counts['left'], 'row')} {'is' if counts['left'] == 1 else 'are'} left; the same command goes on.")
     elif session.labelled:
         from cotune.labelling.known import train_source
 

@@ -10,24 +10,29 @@ import typer
 
 from cotune.cli.program import Json, app
 
+_USUAL = Path("runs")
+"""Where runs lie unless ``--out`` says otherwise."""
 _ROOMY = 120
 """Columns of a terminal from which a run's task and model are shown too."""
 
 
 @app.command("list", epilog="Examples:\n\n  cotune list\n\n  cotune list runs/sweep --json")
 def list_(
-    folder: Annotated[Path, typer.Argument(help="Folder with runs in it.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(help="Folder with runs in it.")] = _USUAL,
     as_json: Json = False,
 ) -> None:
     """List the runs in a folder: task, model, score with its interval, test rows, time, state."""
     from cotune.cycle.runs.listing import list_runs
 
-    found = list_runs(folder)
+    found = list_runs(folder) if folder.is_dir() or folder != _USUAL else []
     if as_json:
         typer.echo(json.dumps([run.to_json() for run in found], ensure_ascii=False))
         return
     if not found:
-        typer.echo(f"No runs in {folder}.")
+        from cotune.report.terminal.plain import harmless
+
+        where = str(folder) if folder.is_dir() else f"{folder}, a folder that is not here yet"
+        typer.echo(harmless(f"No runs in {where}. cotune run FILE --input COLUMN --output COLUMN makes one."))
         return
     from rich.console import Console
     from rich.text import Text

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cotune.cli.program import Base, Batch, Endpoint, Json, KeyEnv, Patience, app, counting, tell
-from cotune.errors import InputError
+from cotune.errors import InputError, counted
 from cotune.garbage import collection_paused
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 @app.command(
-    epilog='Examples:\n\n  cotune predict runs/mine/best --input "How tall is K2?"\n\n'
-    "  cotune predict runs/mine/best rows.csv --out answers.csv\n\n  cotune predict runs/mine/best < rows.jsonl > answers.jsonl"
+    epilog='Examples:\n\n  cotune predict runs/mine --input "How tall is K2?"\n\n'
+    "  cotune predict runs/mine rows.csv --out answers.csv\n\n  cotune predict runs/mine < rows.jsonl > answers.jsonl"
 )
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, such as runs/mine/best.")],
+    bundle: Annotated[Path, typer.Argument(help="Folder of a run or of its bundle.")],
     rows: Annotated[
         Path | None, typer.Argument(help="File of rows: CSV, TSV, Parquet or JSONL; without it, JSONL from standard input.")
     ] = None,
@@ -87,17 +87,14 @@ def predict(
 
     count = predict_stream(predictor, sys.stdin, sys.stdout.write, batch=batch, probabilities=probabilities, unsure=unsure)
     if count.errors:
-        typer.echo(f"{_rows(count.errors)} could not be answered; each says why under error.", err=True)
+        typer.echo(f"{counted(count.errors, 'row')} could not be answered; each says why under error.", err=True)
     if unsure is not None:
         tell(_left_open(count.open, count.rows), err=True)
 
 
-def _rows(count: int) -> str:
-    return f"{count:,} row{'' if count == 1 else 's'}"
-
-
 def _left_open(count: int, answered: int) -> str:
-    return f"{count:,} of {_rows(answered)} left open: their answer is empty, and possible holds the labels that it may be."
+    of = counted(answered, "row")
+    return f"{count:,} of {of} left open: their answer is empty, and possible holds the labels that it may be."
 
 
 def _check_no_file(text: str, bundle: Path) -> None:
@@ -155,7 +152,7 @@ def _answer_file(
 ) -> None:
     """Answer the rows of a file, into a file or to the screen; what is wrong with either is found before a model is loaded."""
     from cotune.bundle.answer_sheet import answer_sheet, check_sheet
-    from cotune.bundle.manifest import read_manifest
+    from cotune.bundle.manifest import bundle_folder, read_manifest
     from cotune.files import check_place
     from cotune.task.reading.sheet import JSON_LINES, check_suffix, read_sheet, sheet_text, write_sheet
 
@@ -163,7 +160,7 @@ def _answer_file(
         check_suffix(out)
         check_place(out)
     sheet = read_sheet(rows)
-    checked = check_sheet(sheet, read_manifest(bundle).input_fields)
+    checked = check_sheet(sheet, read_manifest(bundle_folder(bundle)).input_fields)
     kind = (rows if out is None else out).suffix.lower()
     if out is None and (as_json or kind in (".parquet", ".pq", ".json")):
         # To a screen rows go one by one.
@@ -193,12 +190,12 @@ def _answer_file(
     if as_json and out is not None:
         typer.echo(json.dumps(told, ensure_ascii=False))
         return
-    note = f"{_rows(found.answered)} answered" + ("" if out is None else f": {out}")
+    note = f"{counted(found.answered, 'row')} answered" + ("" if out is None else f": {out}")
     tell(note, err=out is None)
     if unsure is not None:
         tell(_left_open(found.open, found.answered), err=True)
     if found.truncated:
-        tell(f"Of {_rows(found.truncated)} the text was too long and lost its end.", err=True)
+        tell(f"Of {counted(found.truncated, 'row')} the text was too long and lost its end.", err=True)
     if found.errors:
         first = found.errors[0]
-        tell(f"{_rows(len(found.errors))} could not be answered; the first: {first.where}: {first.what}.", err=True)
+        tell(f"{counted(len(found.errors), 'row')} could not be answered; the first: {first.where}: {first.what}.", err=True)

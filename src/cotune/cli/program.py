@@ -11,6 +11,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+"""What is raised for a command line that cannot be read; typer does not name it."""
+
 _ORDER = (
     "run",
     "predict",
@@ -33,6 +36,35 @@ class _InOrder(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(self.commands, key=_ORDER.index)
+
+    def invoke(self, ctx: Any) -> Any:
+        words = [*getattr(ctx, "_protected_args", ()), *ctx.args]
+        try:
+            return super().invoke(ctx)
+        except _UsageError as error:
+            if hint := _hint(error, words):
+                error.message = f"{error.message.rstrip('.')}. {hint}"  # type: ignore[attr-defined]
+            raise
+
+
+def _hint(error: Any, words: list[str]) -> str:
+    """How to write what a command line got wrong; empty where the message says it already."""
+    option = str(getattr(error, "option_name", ""))
+    if type(error).__name__ == "NoSuchOption" and words[:1] == ["run"] and _is_setting(option):
+        after = [*words[words.index(option) + 1 :], "VALUE"][0] if option in words else ""
+        value = after or next((word.partition("=")[2] for word in words if word.startswith(f"{option}=")), "VALUE")
+        return f"It is a setting, which is written {option.lstrip('-')}={value}."
+    if "unexpected extra argument" in error.message:
+        return 'A name with a space needs quotes, as in --output "Assigned team".'
+    return ""
+
+
+def _is_setting(option: str) -> bool:
+    """Whether an option is a setting of a run, such as ``--limit.test``."""
+    from cotune.config import RunConfig
+
+    name = option.lstrip("-").partition("=")[0]
+    return name.partition(".")[0] in RunConfig.model_fields
 
 
 app = typer.Typer(

@@ -10,7 +10,7 @@ import typer
 
 from cotune.cli.program import Json, app
 from cotune.errors import no_run
-from cotune.run_files import JOURNAL
+from cotune.run_files import JOURNAL, run_folder
 
 
 @app.command(epilog="Example:\n\n  cotune report runs/mine")
@@ -19,6 +19,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write report.html, one page that needs no network, and print the verdict again."""
+    run = run_folder(run)
     if not (run / JOURNAL).is_file():
         raise no_run(run)
     from cotune.cycle.kept import read_summary

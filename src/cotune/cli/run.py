@@ -13,13 +13,15 @@ import typer
 from cotune.cli.program import Json, app, tell
 from cotune.cli.terminal import interrupts_unseen
 from cotune.errors import InputError, no_run, shown_names
-from cotune.run_files import JOURNAL
+from cotune.run_files import JOURNAL, run_folder
+
+_QUOTED = '--input "Customer message"'
 
 
 @app.command(
     epilog="Examples:\n\n  cotune run task.yaml --budget 10m --out runs/mine\n\n"
     "  cotune run tickets.csv --input text --output label\n\n  cotune run task.yaml tune.rank=8 limit.train=500\n\n"
-    "  cotune run new.csv --from runs/mine/best --replay old.csv"
+    "  cotune run new.csv --from runs/mine --replay old.csv"
 )
 def run(
     task: Annotated[str, typer.Argument(help="A task.yaml, or rows: CSV, TSV, JSONL, Parquet, hf://owner/name[:split].")],
@@ -31,7 +33,9 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     model: Annotated[str | None, typer.Option(help="smollm2-135m (bundled), a folder, a hub id, or openai:NAME.")] = None,
     prompt: Annotated[list[Path] | None, typer.Option(help="File with a prompt of yours, a candidate in the race.")] = None,
-    start: Annotated[Path | None, typer.Option("--from", help="Bundle of an earlier run to go on from with new rows.")] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="Earlier run, or its bundle, to go on from with new rows.")
+    ] = None,
     replay: Annotated[str | None, typer.Option(help="Rows of that run to learn from again.")] = None,
     finish: Annotated[bool, typer.Option("--finish", help="End the run's search now and go to the test.")] = False,
     cut_journal: Annotated[
@@ -44,6 +48,7 @@ def run(
     from cotune.config import config_from_data, load_config
 
     given = list(overrides or [])
+    _check_quotes(task, given, {"--input": input or [], "--output": [output] if output else []})
     named = (("budget", budget), ("model", model), ("start", start), ("data.replay", replay))
     given += [f"{name}={value}" for name, value in named if value is not None]
     given += [f"seed={seed}"] if seed is not None else []
@@ -103,6 +108,38 @@ def run(
     print_verdict({**result.summary, "out": str(folder)}, Console(highlight=False))
 
 
+def _check_quotes(source: str, settings: list[str], named: dict[str, list[str]]) -> None:
+    """Refuse the second word of a column that was named without quotes.
+
+    Raises:
+        InputError: a word is no setting, and columns are named.
+    """
+    words = [word for word in settings if "=" not in word]
+    if not words or not any(named.values()):
+        return
+    from cotune.config import RunConfig
+    from cotune.task.reading.read import read_table
+
+    columns: tuple[str, ...] = ()
+    with contextlib.suppress(InputError):
+        columns = read_table(source).columns
+
+    def quoted(name: str) -> str:
+        """The column that a first word begins, and that the words left over go on with."""
+        begun = (column for column in columns if column.startswith(f"{name} ") and set(column.split()[1:]) <= set(words))
+        return f'"{max(begun, key=len, default=name)}"'
+
+    cut = [f"{option} {quoted(name)}" for option, names in named.items() for name in names if quoted(name) != f'"{name}"']
+    if not cut and words[0].partition(".")[0] in RunConfig.model_fields:
+        # A setting without its value, which is told below.
+        return
+    raise InputError(
+        f"{words[0]!r} is neither a setting (key=value) nor an option",
+        where="command line",
+        hint=f"A name with a space needs quotes: {' '.join(cut) or _QUOTED}.",
+    )
+
+
 def _columns_unsaid(source: str) -> InputError:
     """The error for rows whose columns the user did not name; it says which there are."""
     from cotune.task.reading.read import read_table
@@ -120,6 +157,7 @@ def _told_to_finish(folder: Path) -> bool:
     from cotune.cycle.folder import ask_to_finish
     from cotune.cycle.runs.listing import is_locked
 
+    folder = run_folder(folder)
     if not (folder / JOURNAL).is_file():
         raise no_run(folder)
     ask_to_finish(folder)

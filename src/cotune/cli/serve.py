@@ -14,11 +14,12 @@ from cotune.cli.program import Base, Json, app, tell
 
 
 @app.command(
-    epilog="Examples:\n\n  cotune serve runs/mine/best\n\n"
-    "  cotune serve runs/mine/best runs/other/best --host 0.0.0.0 --token-env MY_TOKEN"
+    epilog="Examples:\n\n  cotune serve runs/mine\n\n  cotune serve runs/mine runs/other --host 0.0.0.0 --token-env MY_TOKEN"
 )
 def serve(
-    bundles: Annotated[list[Path], typer.Argument(help="Bundles' folders; those of one base model share it.")],
+    bundles: Annotated[
+        list[Path], typer.Argument(help="Folders of runs or of their bundles; those of one base model share it.")
+    ],
     host: Annotated[str, typer.Option(help="Address to listen on; any other address needs --token-env.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8000,
     token_env: Annotated[str | None, typer.Option(help="Name of the environment variable that holds the token.")] = None,

@@ -15,7 +15,7 @@ from cotune.cli.program import Base, Json, app, tell
 from cotune.errors import InputError, no_run
 from cotune.files import read_standard_input, read_text
 from cotune.garbage import collection_paused
-from cotune.run_files import CONFIG
+from cotune.run_files import CONFIG, run_folder
 
 if TYPE_CHECKING:
     from cotune.cycle.compare import Tryout, Tryouts
@@ -47,6 +47,7 @@ def try_(
 
     Without --prompt and --text a terminal takes one prompt after another, and the model stays loaded from one to the next.
     """
+    run = run_folder(run)
     if not (run / CONFIG).is_file():
         raise no_run(run)
     from cotune.cycle.permissions import Permissions

@@ -16,9 +16,9 @@ from cotune.errors import InputError, shortened
 def readable_error(error: ErrorDetails, where: str, document: YamlText, root: type[BaseModel]) -> InputError:
     """The user's view of one validation error: file, line, key, what was found, what to write."""
     path = error["loc"]
-    key = ".".join(map(str, path)) or "the file"
+    key = ".".join(map(str, path))
     line = next((document.lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in document.lines), None)
-    where = f"{where}{f', line {line}' if line else ''}, {key}"
+    where = f"{where}{f', line {line}' if line else ''}{f', {key}' if key else ''}"
     found, kind, context = error.get("input"), error["type"], error.get("ctx", {})
     if kind == "missing":
         return InputError(f"the key {key!r} is missing", where=where, hint=f"Add {key}: to it.")
@@ -46,7 +46,8 @@ def readable_error(error: ErrorDetails, where: str, document: YamlText, root: ty
         "too_short": f"a list of at least {context.get('min_length')}",
     }.get(kind)
     if wanted is None:
-        return InputError(error["msg"], where=where, hint=f"Correct {key}.")
+        # What keys say together is no one key's fault, and the message says what to do.
+        return InputError(error["msg"], where=where, hint=f"Correct {key}." if key else "")
     hint = " Put quotes around it." if kind == "string_type" and isinstance(found, (int, float)) else ""
     return InputError(f"{key!r} must be {wanted}, not {shown(found)}", where=where, hint=f"Correct {key}.{hint}")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -15,6 +16,9 @@ from cotune.config.start import fill_from_bundle
 from cotune.config.yaml_text import YamlText, parse_yaml
 from cotune.errors import InputError
 from cotune.files import read_text
+
+if TYPE_CHECKING:
+    from cotune.task.values.output import OutputType
 
 _TEXT_KEYS = ("name", "prompt", "metric", "model", "start", "budget", "judge.rubric", "judge.agreement", *DATA_KEYS)
 
@@ -128,13 +132,39 @@ def _validated(values: dict[str, Any], where: str, document: YamlText, overridde
             where, document = "command line", YamlText(None, {})
         raise readable_error(first, where, document, RunConfig) from None
     if config.metric is not None and not names_function(config.metric):
-        from cotune.task.metrics.metric import metric_named
-
-        if "metric" in overridden:
-            where, document = "command line", YamlText(None, {})
-        line = document.lines.get(("metric",))
-        metric_named(config.metric, where=f"{where}{f', line {line}' if line else ''}, metric")
+        _check_metric(config, config.metric, "command line" if "metric" in overridden else where, document)
     return config
+
+
+def _check_metric(config: RunConfig, metric: str, where: str, document: YamlText) -> None:
+    """Refuse a metric that there is none of; the error names those that fit what the rows hold."""
+    from cotune.task.metrics.metric import metric_named
+
+    line = document.lines.get(("metric",)) if where != "command line" else None
+    where = f"{where}{f', line {line}' if line else ''}, metric"
+    try:
+        metric_named(metric, where)
+    except InputError:
+        metric_named(metric, where, _output_type(config))
+        raise
+
+
+def _output_type(config: RunConfig) -> OutputType | None:
+    """The type of the output, as the config says or the rows show; None where neither tells."""
+    output, data = config.output, config.data
+    if output.type is not None:
+        return output.type
+    if output.labels is not None or output.json_schema is not None:
+        return "label" if output.labels is not None else "json"
+    if config.start is not None or data.train == IN_MEMORY or "://" in data.train:
+        return None
+    from cotune.task.reading.read import read_table
+    from cotune.task.values.typing_of import guess_type
+
+    with suppress(InputError):
+        cells = read_table(data.train).filled(data.output)
+        return guess_type(cells)[0] if cells else None
+    return None
 
 
 def _task_name(source: str) -> str:

@@ -64,7 +64,13 @@ class RunConfig(Section):
     @_model_validator(mode="after")
     def _endpoint_goes_with_model(self) -> RunConfig:
         if self.remote_model is not None and self.endpoint.base_url is None:
-            raise PydanticCustomError("endpoint", "a model openai:NAME needs endpoint.base_url, where it answers")
+            raise PydanticCustomError(
+                "endpoint",
+                "the model {name} needs endpoint.base_url, the URL where it answers, as in "
+                "endpoint.base_url=https://api.openai.com/v1; where that asks for a key, name the environment variable that "
+                "holds it: endpoint.key_env=OPENAI_API_KEY",
+                {"name": self.model},
+            )
         if (self.data.unlabelled is None) != (self.teacher.base_url is None):
             raise PydanticCustomError("teacher", "data.unlabelled and teacher go together: rows, and who answers them")
         if (self.metric == JUDGE) != (self.judge.base_url is not None):

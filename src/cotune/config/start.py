@@ -23,9 +23,9 @@ def fill_from_bundle(values: dict[str, Any]) -> None:
     if not isinstance(start, str) or not start.strip() or not isinstance(data, dict):
         return
     from cotune.bundle.load import base_of
-    from cotune.bundle.manifest import read_manifest
+    from cotune.bundle.manifest import bundle_folder, read_manifest
 
-    manifest = read_manifest(Path(start))
+    manifest = read_manifest(bundle_folder(start))
     name = manifest.base_model.name
     if name.startswith(REMOTE):
         raise InputError(

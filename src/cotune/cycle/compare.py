@@ -35,7 +35,7 @@ from cotune.probe.logistic import fit_logistic
 from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Prompt, parse_prompt
 from cotune.refine import not_shown
-from cotune.run_files import CONFIG, JOURNAL
+from cotune.run_files import CONFIG, JOURNAL, run_folder
 from cotune.task.example import Example, dev_in_order, groups_of
 from cotune.task.known import Known
 from cotune.task.task import Task
@@ -73,6 +73,7 @@ class Tryouts:
     """
 
     def __init__(self, folder: Path, task: Task | None = None, *, permissions: Permissions | None = None) -> None:
+        folder = run_folder(folder)
         config, identity, events = _stored(folder)
         confirmed = [e for e in events if e["kind"] == "confirm"]
         if not confirmed:

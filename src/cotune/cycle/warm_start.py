@@ -12,6 +12,7 @@ from cotune.config import EngineConfig, RunConfig, TuneConfig
 from cotune.errors import InputError
 from cotune.model.adapters.files import is_bare_probe, is_prefix, read_settings
 from cotune.model.adapters.slots import BASE
+from cotune.task.reading.field_names import field_names
 from cotune.task.task import Task
 
 
@@ -54,7 +55,9 @@ def adopt(config: RunConfig, start: Start | None) -> RunConfig:
     if start is None:
         return config
     manifest, where = start.bundle.manifest, str(start.bundle.folder)
-    if set(config.data.input) != set(manifest.input_fields):
+    # A column may be named as its file has it, or as prompts do.
+    given = field_names(config.data.input)
+    if set(manifest.input_fields) not in (set(given), set(given.values())):
         raise InputError(
             f"the bundle reads {_quoted(manifest.input_fields)} and the input of the new rows is {_quoted(config.data.input)}",
             where=where,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cotune.bundle.manifest import MANIFEST, Manifest
+from cotune.bundle.manifest import MANIFEST, Manifest, bundle_folder
 from cotune.bundle.rows import said
 from cotune.errors import CotuneError
 from cotune.run_files import BUNDLE, CONFIG, DEV_ROWS, TEST_ROWS
@@ -17,13 +17,12 @@ from cotune.task.reading.read import read_table
 
 def bundle_of(folder: Path) -> tuple[Path, Path | None]:
     """The bundle that a run's or a bundle's folder means, and the run's folder where that is known."""
-    if (folder / MANIFEST).is_file():
-        run = folder.resolve().parent
-        return folder, run if folder.resolve().name == BUNDLE and (run / CONFIG).is_file() else None
-    if (folder / BUNDLE / MANIFEST).is_file():
-        return folder / BUNDLE, folder
-    # Reading it as a bundle says what is wrong.
-    return folder, None
+    bundle = bundle_folder(folder)
+    if not (bundle / MANIFEST).is_file():
+        # Reading it as a bundle says what is wrong.
+        return bundle, None
+    run = bundle.resolve().parent
+    return bundle, run if bundle.resolve().name == BUNDLE and (run / CONFIG).is_file() else None
 
 
 def rows_of_run(run: Path, manifest: Manifest) -> tuple[list[dict[str, str]], set[str], bool]:

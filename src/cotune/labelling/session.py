@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cotune.bundle.rows import said
-from cotune.errors import InputError
+from cotune.errors import InputError, counted
 from cotune.files import write_json
 from cotune.labelling.picking import Pick
 from cotune.task.reading.field_names import column_of
@@ -220,7 +220,7 @@ def read_session(out: Path, identity: Mapping[str, Any], input_fields: Sequence[
     earlier = Earlier.read(out, input_fields, label)
     if len(earlier.rows) < count:
         raise InputError(
-            f"the file has {len(earlier.rows)} rows, and had {count} before the session that is unfinished",
+            f"the file has {counted(len(earlier.rows), 'row')}, and had {count} before the session that is unfinished",
             where=str(out),
             hint=f"Put the file back, or remove {path.name} to begin anew.",
         )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 
-from cotune.errors import InputError, shortened
+from cotune.errors import InputError, counted, shortened
 from cotune.files import content_hash
 from cotune.task.checks import DataChecks, Finding, Removed, check_data
 from cotune.task.example import Example
@@ -41,7 +42,7 @@ class Source:
 
     ``replay`` holds rows of an earlier run, ``known`` what its bundle knows: its type and labels stay answers where
     ``type`` and ``labels`` do not say otherwise, its schema stays where all rows fit it, and rows whose answers its prompt
-    shows stay out of dev. ``asked_by`` says who wants the columns where the user did not name them. Without ``checked``
+    shows stay out of dev. ``asked_by`` says of columns that the user did not name who did. Without ``checked``
     nothing is looked for that changes no split; without ``run_metric`` a metric's file is read and not executed. ``on_blank``
     says what is done with rows without input or output. ``style`` is how numbers are written, found by :func:`with_style`.
     """
@@ -62,7 +63,7 @@ class Source:
     replay: Table | None = None
     replay_ratio: float = 1.0
     known: Known | None = None
-    asked_by: str = ""
+    asked_by: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     checked: bool = True
     run_metric: bool = True
     on_blank: OnBlank = "error"
@@ -207,14 +208,11 @@ def examples_from(table: Table, role: str, source: Source, type: OutputType = "l
     kind = KINDS[type]
     others = (source.output_field, *((source.group,) if source.group is not None else ()))
     for column in source.input_fields:
-        table.need_input(column, source.asked_by)
+        table.need_input(column, source.asked_by.get(column, ""))
     for column in others:
         # A group column is nobody's wish but the user's.
-        table.need(
-            column,
-            source.asked_by if column != source.group else "",
-            nested=kind.nested_cells and column == source.output_field,
-        )
+        asked_by = source.asked_by.get(column, "") if column != source.group else ""
+        table.need(column, asked_by, nested=kind.nested_cells and column == source.output_field)
     read_output = kind.cell_reader(labels=source.labels or (), schema=source.schema, style=source.style)
     examples = []
     for index, row in enumerate(table.rows):
@@ -293,8 +291,8 @@ def _shown_lists(source: Source) -> tuple[Finding, ...]:
     for name in source.input_fields:
         if count := sum(len(table.nested.get(name, ())) for table in tables):
             message = (
-                f"the input column {name!r} holds lists or objects in {count:,} rows: a list is shown as 'a, b', an empty one "
-                "as 'none', an object or a list of lists as JSON"
+                f"the input column {source.train.header(name)!r} holds lists or objects in {counted(count, 'row')}: a list is "
+                "shown as 'a, b', an empty one as 'none', an object or a list of lists as JSON"
             )
             findings.append(Finding("list_inputs", "info", message, count))
     return tuple(findings)
@@ -341,7 +339,7 @@ def _refuse_empty(table: Table, index: int, columns: Sequence[str], what: str, h
     alike = sum(1 for row in table.rows if not any((row.get(column) or "").strip() for column in columns))
     more = f" ({alike:,} rows are like this)" if alike > 1 else ""
     hint = f"{hint}, take the row out, or leave such rows out with data.on_blank=skip."
-    raise InputError(what + more, where=table.where(index, ", ".join(columns)), hint=hint)
+    raise InputError(what + more, where=table.where(index, ", ".join(map(table.header, columns))), hint=hint)
 
 
 def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: Rows, old: Rows) -> tuple[str, ...]:
@@ -350,7 +348,7 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
     total = len(labelled) + len(dev)
     if total < LEAST_ROWS:
         raise InputError(
-            "there is only 1 labelled row" if total == 1 else f"there are only {total} labelled rows",
+            f"there {'is' if total == 1 else 'are'} only {counted(total, 'labelled row')}",
             where=source.train.source,
             hint=f"Label at least {LEAST_ROWS}; a few hundred are better.",
         )
@@ -367,7 +365,7 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
         )
     if sum(1 for count in counts.values() if count >= 2) < (1 if known else 2):
         raise InputError(
-            f"only {sum(1 for count in counts.values() if count >= 2)} of {len(counts)} labels has two rows or more",
+            f"only {sum(1 for count in counts.values() if count >= 2)} of {counted(len(counts), 'label')} has two rows or more",
             where=where,
             hint="Name a column that holds labels, or add rows.",
         )
@@ -435,8 +433,9 @@ def _check_enough(source: Source, kind: OutputType, labelled: Rows, dev: Rows | 
         left = f"what repeats {' or '.join(judging or ['the test'])} left"
         said = f"{KINDS[kind].output_noun}s"
         raise InputError(
-            f"{len(labelled)} labelled rows are left after {'limit.train' if limited else left}"
-            f" with {len({example.output for example in labelled})} {said}",
+            f"{counted(len(labelled), 'labelled row')} {'is' if len(labelled) == 1 else 'are'} left after "
+            f"{'limit.train' if limited else left} with "
+            f"{counted(len({example.output for example in labelled}), KINDS[kind].output_noun)}",
             where="limit.train" if limited else source.train.source,
             hint=f"At least {least} rows{f' with two {said}' if outputs == 2 else ''} are needed.",
         )

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from cotune.errors import shown_names
+from cotune.errors import counted, shown_names
 from cotune.task.example import Example
 from cotune.task.sealed import SealedTest
 from cotune.task.split import duplicate_key, normalised
@@ -162,9 +162,9 @@ def _leaks(train: Sequence[Example], test: SealedTest, removed: Removed) -> Iter
         yield Finding(
             "test_rows_in_train",
             "warning",
-            f"{_rows(removed.test_rows_repeated, 'test row')} also stood in train "
+            f"{counted(removed.test_rows_repeated, 'test row')} also stood in train "
             f"({removed.test_rows_repeated_exactly:,} of them letter for letter): "
-            f"{_rows(len(removed.train_in_test), 'train row')} left train, the test is unchanged",
+            f"{counted(len(removed.train_in_test), 'train row')} left train, the test is unchanged",
             removed.test_rows_repeated,
             removed.train_in_test[:_SHOWN],
         )
@@ -175,12 +175,12 @@ def _leaks(train: Sequence[Example], test: SealedTest, removed: Removed) -> Iter
     )
     for kind, ids, row, place in left:
         if ids:
-            yield Finding(kind, "warning", f"{_rows(len(ids), row)} also stood in {place}", len(ids), ids[:_SHOWN])
+            yield Finding(kind, "warning", f"{counted(len(ids), row)} also stood in {place}", len(ids), ids[:_SHOWN])
     if shared := test.groups_shared_with(train):
         yield Finding(
             "groups_across_test",
             "warning",
-            f"{_rows(shared, 'group')} {_verb(shared, 'stand')} "
+            f"{counted(shared, 'group')} {_verb(shared, 'stand')} "
             f"both in train and in the test, so a model that memorises scores too well",
             shared,
         )
@@ -199,12 +199,12 @@ def _repeats(train: Sequence[Example], dev: Sequence[Example], test: SealedTest)
             yield Finding(
                 f"repeats_in_{name}",
                 "info",
-                f"{_rows(len(repeats), f'{name} row')} {_verb(len(repeats), 'repeat')} an earlier one",
+                f"{counted(len(repeats), f'{name} row')} {_verb(len(repeats), 'repeat')} an earlier one",
                 len(repeats),
                 tuple(repeats[:_SHOWN]),
             )
     if count := test.repeats_within():
-        yield Finding("repeats_in_test", "info", f"{_rows(count, 'test row')} {_verb(count, 'repeat')} an earlier one", count)
+        yield Finding("repeats_in_test", "info", f"{counted(count, 'test row')} {_verb(count, 'repeat')} an earlier one", count)
 
 
 def _near(train: Sequence[Example], dev: Sequence[Example], test: SealedTest) -> Iterable[Finding]:
@@ -226,7 +226,7 @@ def _near(train: Sequence[Example], dev: Sequence[Example], test: SealedTest) ->
         yield Finding(
             "near_duplicates_train_dev",
             "warning",
-            f"{_rows(len(ids), 'train row')} nearly {_verb(len(ids), 'repeat')} a dev row",
+            f"{counted(len(ids), 'train row')} nearly {_verb(len(ids), 'repeat')} a dev row",
             len(ids),
             tuple(ids)[:_SHOWN],
         )
@@ -235,7 +235,7 @@ def _near(train: Sequence[Example], dev: Sequence[Example], test: SealedTest) ->
         yield Finding(
             "near_duplicates_in_train",
             "info",
-            f"{_rows(len(ids), 'train row')} nearly {_verb(len(ids), 'repeat')} another one",
+            f"{counted(len(ids), 'train row')} nearly {_verb(len(ids), 'repeat')} another one",
             len(ids),
             tuple(ids)[:_SHOWN],
         )
@@ -243,7 +243,7 @@ def _near(train: Sequence[Example], dev: Sequence[Example], test: SealedTest) ->
         yield Finding(
             "near_duplicates_with_test",
             "warning",
-            f"{_rows(len(near_test), 'row')} of train and dev nearly {_verb(len(near_test), 'repeat')} a test row; they stay",
+            f"{counted(len(near_test), 'row')} of train and dev nearly {_verb(len(near_test), 'repeat')} a test row; they stay",
             len(near_test),
             near_test[:_SHOWN],
         )
@@ -259,8 +259,8 @@ def _contradictions(rows: Sequence[Example], said: str) -> Iterable[Finding]:
         yield Finding(
             "contradicting_labels",
             "warning",
-            f"{_rows(len(clashing), 'input')} {_verb(len(clashing), 'stand')} "
-            f"with different {said} ({_rows(len(ids), 'row')} in train and dev)",
+            f"{counted(len(clashing), 'input')} {_verb(len(clashing), 'stand')} "
+            f"with different {said} ({counted(len(ids), 'row')} in train and dev)",
             len(clashing),
             tuple(ids[:_SHOWN]),
         )
@@ -271,7 +271,7 @@ def _shapes(rows: Sequence[Example], long_words: int) -> Iterable[Finding]:
         yield Finding(
             "empty_fields",
             "info",
-            f"{_rows(len(gaps), 'row')} of train and dev {_verb(len(gaps), 'have')} "
+            f"{counted(len(gaps), 'row')} of train and dev {_verb(len(gaps), 'have')} "
             f"an empty input field beside others that are filled",
             len(gaps),
             tuple(gaps[:_SHOWN]),
@@ -281,7 +281,7 @@ def _shapes(rows: Sequence[Example], long_words: int) -> Iterable[Finding]:
         yield Finding(
             "long_inputs",
             "warning",
-            f"{_rows(len(long), 'row')} of train and dev {_verb(len(long), 'have')} "
+            f"{counted(len(long), 'row')} of train and dev {_verb(len(long), 'have')} "
             f"more than {long_words} words (the longest has "
             f"{max(lengths.values())}) and may be truncated",
             len(long),
@@ -295,14 +295,14 @@ def _balance(train: Sequence[Example], labels: Sequence[str]) -> Iterable[Findin
         yield Finding(
             "labels_without_rows",
             "warning",
-            f"{_rows(len(unseen), 'label')} {_verb(len(unseen), 'have')} no train row: {shown_names(unseen, _SHOWN)}",
+            f"{counted(len(unseen), 'label')} {_verb(len(unseen), 'have')} no train row: {shown_names(unseen, _SHOWN)}",
             len(unseen),
         )
     if few := [label for label in labels if 0 < counts[label] < FEW_ROWS]:
         yield Finding(
             "labels_with_few_rows",
             "warning",
-            f"{_rows(len(few), 'label')} {_verb(len(few), 'have')} fewer than {FEW_ROWS} train rows: "
+            f"{counted(len(few), 'label')} {_verb(len(few), 'have')} fewer than {FEW_ROWS} train rows: "
             f"{shown_names(few, _SHOWN)}",
             len(few),
             tuple(example.id for example in train if example.output in few)[:_SHOWN],
@@ -354,7 +354,3 @@ def _plain_label(label: str) -> str:
 def _verb(count: int, verb: str) -> str:
     """The verb as it follows so many."""
     return verb if count != 1 else "has" if verb == "have" else f"{verb}s"
-
-
-def _rows(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

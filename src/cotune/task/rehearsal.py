@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cotune.errors import counted
 from cotune.task.checks import Finding
 from cotune.task.sealed import SealedTest
 from cotune.task.split import DEV_MOST, Rows, Stratum, cut, duplicate_key
@@ -51,9 +52,7 @@ class Replay:
         """What a reader of the numbers has to know of them."""
         if not self.test_rows_repeated:
             return ()
-        what = (
-            f"{self.test_rows_repeated:,} test row{'' if self.test_rows_repeated == 1 else 's'} also stood among the old rows"
-        )
+        what = f"{counted(self.test_rows_repeated, 'test row')} also stood among the old rows"
         why = "the bundle that this run goes on from may have learnt them, which makes its scores too good"
         return (Finding("test_rows_in_replay", "warning", f"{what}: {why}", self.test_rows_repeated, self.in_test[:5]),)
 

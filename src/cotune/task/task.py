@@ -113,7 +113,7 @@ class Task:
                 checked=checked,
                 run_metric=run_metric,
                 known=known,
-                asked_by="the bundle" if config.start is not None else "",
+                asked_by=_asked_by(config.start),
                 on_blank=data.on_blank,
             ),
             config.name,
@@ -203,7 +203,7 @@ class Task:
                 replay=_table(replay, "replay") if replay is not None else None,
                 replay_ratio=replay_ratio,
                 known=None if bundle is None else bundle.known,
-                asked_by="the bundle" if bundle is not None and (input is None or output is None) else "",
+                asked_by=_asked_by(start),
                 on_blank=on_blank,
             ),
             name,
@@ -266,13 +266,29 @@ def _opened(start: str | Path) -> OpenedBundle:
     return OpenedBundle.read(Path(start).expanduser())
 
 
+def _asked_by(start: str | Path | None) -> dict[str, str]:
+    """The columns that the bundle to start from names, for messages."""
+    from cotune.errors import InputError
+
+    if start is None:
+        return {}
+    from cotune.bundle.manifest import bundle_folder, read_manifest
+
+    try:
+        manifest = read_manifest(bundle_folder(start))
+    except InputError:
+        # Rows are read again where the bundle that their run started from is gone.
+        return {}
+    return dict.fromkeys((*manifest.input_fields, manifest.output_field), "the bundle")
+
+
 def _columns(input: str | Sequence[str] | None, output: str | None, start: str | Path | None) -> tuple[tuple[str, ...], str]:
     """The columns that are named, else those of the bundle to start from, else ``input`` and ``output``."""
     usual: tuple[tuple[str, ...], str] = (("input",), "output")
     if start is not None and (input is None or output is None):
-        from cotune.bundle.manifest import read_manifest
+        from cotune.bundle.manifest import bundle_folder, read_manifest
 
-        manifest = read_manifest(Path(start).expanduser())
+        manifest = read_manifest(bundle_folder(start))
         usual = (manifest.input_fields, manifest.output_field)
     input_fields = usual[0] if input is None else (input,) if isinstance(input, str) else tuple(input)
     return input_fields, usual[1] if output is None else output

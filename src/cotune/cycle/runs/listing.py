@@ -13,7 +13,7 @@ from typing import Any, Literal
 from cotune.errors import InputError, no_run
 from cotune.report.terminal.plain import fields, number, shipped
 from cotune.report.terminal.result import interval_of
-from cotune.run_files import CONFIG, JOURNAL, LOCK, SUMMARY, TEST_ROWS
+from cotune.run_files import CONFIG, JOURNAL, LOCK, SUMMARY, TEST_ROWS, run_folder
 
 State = Literal["finished", "running", "stopped", "damaged"]
 _DEEPEST = 3
@@ -62,8 +62,8 @@ def list_runs(folder: Path) -> list[ListedRun]:
         InputError: there is no such folder.
     """
     if not folder.is_dir():
-        raise InputError("there is no such folder", where=str(folder), hint="Name the folder that holds runs, such as runs.")
-    return [_listed(found) for found in _run_folders(folder, _DEEPEST)]
+        raise InputError("there is no such folder", where=str(folder), hint="Name a folder with runs in it.")
+    return [_listed(found) for found in _run_folders(run_folder(folder), _DEEPEST)]
 
 
 def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
@@ -138,6 +138,7 @@ def read_finished(folder: Path) -> FinishedRun:
     Raises:
         InputError: it is no run's folder, the run has not ended, or its files cannot be read.
     """
+    folder = run_folder(folder)
     if not (folder / JOURNAL).is_file() and not (folder / SUMMARY).is_file():
         raise no_run(folder)
     if not (folder / SUMMARY).is_file():

@@ -15,7 +15,7 @@ from cotune.report.html import Live, render_report
 from cotune.report.html.markup import esc
 from cotune.report.html.page import asset
 from cotune.report.html.shell import MARK, shell
-from cotune.run_files import CONFIG, DEV_ROWS, JOURNAL, LOCK, SUMMARY, TEST_ROWS
+from cotune.run_files import CONFIG, DEV_ROWS, JOURNAL, LOCK, SUMMARY, TEST_ROWS, run_folder
 
 _SHOWN = (JOURNAL, SUMMARY, CONFIG, TEST_ROWS, DEV_ROWS)
 _LOG = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ class RunPage:
     """
 
     def __init__(self, folder: Path, *, pause: float = 1.0) -> None:
+        folder = run_folder(folder)
         if not any((folder / name).is_file() for name in (*_SHOWN[:3], LOCK)):
             raise no_run(folder)
         self._folder, self._pause = folder, pause

@@ -160,10 +160,15 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 )  # fmt: skip
 
 
-def metric_named(name: str, where: str = "metric") -> Metric:
+def metric_named(name: str, where: str = "metric", type: OutputType | None = None) -> Metric:
     """The metric called ``name``: one of ``METRICS``, ``within 0.5`` or ``within 1%`` for numbers, or an installed package's.
 
     A function of the user's (``metrics.py:score``) is loaded by :func:`metric_for` alone, since that runs its file.
+
+    Args:
+        name: of the metric.
+        where: what errors call the place that names it.
+        type: of the output, for errors, which name those alone that fit it; None where it is not known.
 
     Raises:
         InputError: there is none of that name, which says which is nearest; or packages clash, or one does not run.
@@ -178,12 +183,15 @@ def metric_named(name: str, where: str = "metric") -> Metric:
         absolute, relative = (0.0, size / 100) if match[2] else (size, 0.0)
         about = f"share of rows within {match[1]}{match[2]} of the right number"
         return Metric(name.strip(), about, ("number",), _within(absolute, relative))
-    known = [*METRICS, *added]
+    # What types a package's metric fits, only running it tells.
+    known = [*(one.name for one in METRICS.values() if type is None or type in one.types), *added]
+    numbers = "; 'within 0.5' and 'within 1%' for numbers" if type in (None, "number") else ""
     nearest = difflib.get_close_matches(name.lower().replace("-", "_").replace(" ", "_"), known, n=1, cutoff=0.4)
     raise InputError(
         f"unknown metric {name!r}" + (f", did you mean {nearest[0]!r}?" if nearest else ""),
         where=where,
-        hint=f"Known metrics: {', '.join(known)}; 'within 0.5' and 'within 1%' for numbers; FILE.py:FUNCTION for your own.",
+        hint=f"Known metrics{'' if type is None else f' for it (type {type})'}: {', '.join(known)}{numbers}; "
+        "FILE.py:FUNCTION for your own.",
     )
 
 
@@ -212,7 +220,7 @@ def metric_for(name: str | None, output: Output, where: str = "metric", *, run: 
     if names_user_metric(name):
         own = UserMetric(name, where, run=run)
         return Metric(own.name, "your own function", OUTPUT_TYPES, own, right_from=0.5, fingerprint=own.fingerprint)
-    metric = metric_named(name, where)
+    metric = metric_named(name, where, output.type)
     if output.type not in metric.types:
         fitting = [m.name for m in METRICS.values() if output.type in m.types]
         raise InputError(

@@ -83,6 +83,7 @@ def with_fields(table: Table, fields: Mapping[str, str]) -> Table:
         rows=[{called(column): text for column, text in row.items() if column not in hidden} for row in table.rows],
         nested={called(column): cells for column, cells in table.nested.items() if column not in hidden},
         texts=frozenset(called(column) for column in table.texts if column not in hidden),
+        headers={**table.headers, **{field: table.header(found) for found, field in renamed.items()}},
     )
 
 

@@ -27,6 +27,7 @@ class Table:
         nested: column to its rows, counted from 0, that hold a list or an object in place of a text, each with the text that
             an input shows, None where there is none; such cells stand in ``rows`` as JSON text.
         texts: columns in which a source that tells numbers from texts holds a text; none of a CSV file, which does not.
+        headers: what the source calls columns that are called otherwise here, for messages.
     """
 
     columns: tuple[str, ...]
@@ -36,6 +37,7 @@ class Table:
     unit: str = "row"
     nested: Mapping[str, Mapping[int, Cell]] = field(default_factory=lambda: MappingProxyType({}))
     texts: frozenset[str] = frozenset()
+    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -47,7 +49,11 @@ class Table:
     def place(self, number: int | str, column: str | None = None) -> str:
         """The place of the row that ``numbers`` calls ``number``."""
         place = f"{self.source}, {self.unit} {number}"
-        return f"{place}, column {column!r}" if column is not None else place
+        return f"{place}, column {self.header(column)!r}" if column is not None else place
+
+    def header(self, column: str) -> str:
+        """What the source calls a column."""
+        return self.headers.get(column, column)
 
     def filled(self, column: str) -> list[str]:
         """The cells of a column that are not blank."""
@@ -82,13 +88,14 @@ class Table:
             InputError: it does not; names the nearest column.
         """
         if column not in self.columns:
-            near = nearest_name(column, self.columns)
+            headers = tuple(map(self.header, self.columns))
+            near = nearest_name(column, headers)
             wanted = f", which {asked_by} names" if asked_by else ""
             rename = f" Rename the one that holds it to {column!r}, or name it on the command line." if asked_by else ""
             raise InputError(
                 f"there is no column {column!r}{wanted}" + (f", did you mean {near!r}?" if near else ""),
                 where=self.source,
-                hint=f"Its columns: {shown_names(self.columns)}.{rename}",
+                hint=f"Its columns: {shown_names(headers)}.{rename}",
             )
         if column in self.nested and not nested:
             raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cotune.errors import counted
 from cotune.task.values.kinds.base import Bounds, OutputKind
 
 
@@ -26,12 +27,14 @@ class LabelKind(OutputKind):
 
     def summary(self, bounds: Bounds) -> str:
         """How many labels."""
-        return f"{len(bounds.labels)} labels"
+        return counted(len(bounds.labels), "label")
 
     def recognise(self, cells: Sequence[str]) -> str:
         """Values that recur: at most half as many of them as rows."""
         different = len({cell.strip() for cell in cells})
-        return "" if different > max(2, len(cells) // 2) else f"{different:,} values stand in {len(cells):,} rows"
+        stand = "stands" if different == 1 else "stand"
+        told = f"{counted(different, 'value')} {stand} in {counted(len(cells), 'row')}"
+        return "" if different > max(2, len(cells) // 2) else told
 
     def stratum(self, output: str) -> str:
         """The label."""
