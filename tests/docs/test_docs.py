@@ -244,3 +244,11 @@ def test_the_picture_is_well_formed_and_says_what_it_shows(name: str) -> None:
     space = "{http://www.w3.org/2000/svg}"
     assert root.find(f"{space}title") is not None and root.find(f"{space}desc") is not None
     assert "prefers-color-scheme: dark" in (root.findtext(f"{space}style") or "")
+
+
+def test_the_readme_is_short_and_its_table_names_every_command() -> None:
+    text = text_of(ROOT / "README.md")
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    rows = [line for line in text.splitlines() if line.startswith("| `cotune ")]
+    assert {name for row in rows for name in re.findall(r"`cotune (\w+)`", row)} == set(commands)
+    assert len(text.splitlines()) <= 120
