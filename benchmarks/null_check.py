@@ -19,7 +19,7 @@ import numpy as np
 
 from cotune.config import config_from_data
 from cotune.cycle.run import run
-from cotune.evaluate.attribution import GAINS
+from cotune.evaluate.frozen_arms import GAINS
 
 LABELS = ("fruit", "animal", "tool")
 _WORDS = ("apple", "cat", "saw", "pear", "dog", "axe", "plum", "cow", "drill", "fig", "hen", "file")

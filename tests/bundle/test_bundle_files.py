@@ -540,8 +540,9 @@ def test_a_bundle_of_an_older_version_is_refused_by_its_name(bundle: Path, versi
 def test_folders_that_are_no_bundle(bundle: Path, tmp_path: Path) -> None:
     assert "no such bundle" in refused(tmp_path / "none").what
     assert "a file" in refused(bundle / "README.md").what
-    run = bundle.parent
-    assert str(bundle) in refused(run).hint
+    assert loaded(bundle.parent).bundle_id == loaded(bundle).bundle_id, "a run's folder means the bundle in it"
+    (tmp_path / "empty").mkdir()
+    assert "holds no manifest.json" in refused(tmp_path / "empty").what
 
 
 # The card -------------------------------------------------------------------------------------------------------------
@@ -588,13 +589,22 @@ def test_the_card_says_what_it_is_and_how_good(bench: Bench, tmp_path: Path) -> 
     # Where two arms are the same candidate, one row is the bundle's.
     doubled = {**metrics, "arms": {**metrics["arms"], "best_prompt": best}}
     twice = (bench.save(tmp_path / "twice", metrics=doubled) / "README.md").read_text()
-    assert twice.count("(this bundle)") == 1 and "winning prompt, base model (the same prompt and weights)" in twice
+    assert twice.count("(this bundle)") == 1 and "winning prompt, base model" not in twice, "one candidate, one row"
     frozen = {**metrics, "arms": {**metrics["arms"], "best_tuned": best | {"readout": "probe", "steps": 0}}}
     untuned = (bench.save(tmp_path / "untuned", metrics=frozen) / "README.md").read_text()
     assert "| **winning prompt, base model: not tuned** (this bundle) | 0.900" in untuned and "tuned model" not in untuned
     plain = (bench.save(tmp_path / "plain", adapter_folder=None) / "README.md").read_text()
     assert "PeftModel" not in plain
     assert "How good" not in plain
+
+
+def test_a_card_says_that_the_prompt_holds_rows_of_the_user(bench: Bench, tmp_path: Path) -> None:
+    shown = (bench.save(tmp_path / "shown") / "README.md").read_text()
+    assert (
+        "The bundle holds 1 labelled row of your data, as a demonstration in its prompt: whoever gets it can read it." in shown
+    )
+    bare = (bench.save(tmp_path / "bare", prompt=PROMPT.edit(demonstrations=())) / "README.md").read_text()
+    assert "The bundle holds" not in bare
 
 
 def small_manifest() -> dict[str, Any]:

@@ -109,6 +109,13 @@ def test_formats_of_a_prompt_whose_untuned_answers_were_never_written(tmp_path: 
     assert found["own"]["base"] is None and 0 <= found["own"]["tuned"] <= 1
 
 
+def test_formats_are_not_compared_where_nothing_is_tuned(tmp_path: Path) -> None:
+    context = make_lab(tmp_path)
+    frozen = confirmed(context).chosen
+    alike = Confirmed({"best_prompt": frozen, "best_tuned": frozen}, [frozen], frozen)
+    assert "nothing is tuned in the winner" in measure_robustness(context, alike)["skipped"]
+
+
 def test_what_no_journal_can_hold_is_a_failure_too(tmp_path: Path) -> None:
     assert "not JSON" in attempt(Journal(tmp_path), lambda: {"score": float("nan")})["skipped"]
 

@@ -14,7 +14,7 @@ from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, summary_of, w
 
 from cotune.cycle.probe_search.loop import split_epochs
 from cotune.cycle.probe_search.race import places_after, rounds_of, rows_embedded
-from cotune.evaluate.attribution import ARMS
+from cotune.evaluate.frozen_arms import ARMS
 
 if TYPE_CHECKING:
     from conftest import Bench

@@ -8,7 +8,8 @@ from dependent import ALONE, GROUPED, ids_of
 from numpy.typing import NDArray
 
 from cotune.evaluate.arms import ArmScores, ArmsMetric, aggregate_statistic
-from cotune.evaluate.attribution import ARMS, attribute
+from cotune.evaluate.attribution import attribute
+from cotune.evaluate.frozen_arms import ARMS
 from cotune.evaluate.score_interval import score_interval
 from cotune.evaluate.scoring import judged
 from cotune.evaluate.stats.clusters import FEW_GROUPS

@@ -10,7 +10,8 @@ from sklearn.metrics import f1_score
 
 from cotune.evaluate import attribution
 from cotune.evaluate.arms import ArmScores, ArmsMetric
-from cotune.evaluate.attribution import ARMS, GAINS, Gain, attribute, sentence
+from cotune.evaluate.attribution import Gain, attribute, sentence
+from cotune.evaluate.frozen_arms import ARMS, GAINS, repeated_gains
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import mcnemar, paired_proportion_interval
 
@@ -252,3 +253,21 @@ def test_missing_arms_and_broken_rows_are_refused():
     arms["seed_tuned"] = ArmScores(np.full(20, np.nan))
     with pytest.raises(ValueError, match="NaN"):
         attribute(arms)
+
+
+def test_what_compares_the_same_arms_is_told_once() -> None:
+    gain, other = _gain(0.033, 0.01, 0.06, 0.01), _gain(0.01, -0.01, 0.03, 0.4)
+    none = Gain(0.0, Interval(0, 0), 1.0, Interval(0, 0), 1.0, True)
+    gains = {"prompt_given_tuning": gain, "tuning": none, "both": gain, "prompt": gain, "synergy": none}
+    same = {"seed_prompt": "s", "seed_tuned": "s", "prompt_only": "b", "best_prompt": "b", "best_tuned": "b"}
+    told = sentence(gains, 120, frozen=["seed_tuned", "best_tuned"], frozen_first=True, candidates=same)
+    assert told.count("3.3 points") == 1 and "What ships is that prompt on frozen weights: no tuning step paid off." in told
+    assert "nothing was tuned" in sentence(gains, 120, frozen=list(same)[-1:], frozen_first=True, candidates=same, tuned=False)
+    assert repeated_gains(same, ["prompt", "tuning", "prompt_given_tuning", "both", "synergy"]) == {
+        "prompt_given_tuning": "prompt",
+        "both": "prompt",
+    }
+    tuned = {**same, "seed_tuned": "t", "best_tuned": "t"}
+    again = {**gains, "tuning": gain, "prompt_given_tuning": none, "prompt": other}
+    assert sentence(again, 120, frozen_first=True, candidates=tuned).count("3.3 points") == 1
+    assert repeated_gains({}, list(gains)) == {}, "arms of which nothing is known are all different"

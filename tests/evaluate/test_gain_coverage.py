@@ -10,7 +10,8 @@ from dependent import ALONE, GROUPED, STRONG, Floats, ids_of, margins
 from scipy import special
 
 from cotune.evaluate.arms import ArmScores
-from cotune.evaluate.attribution import ARMS, GAINS, attribute
+from cotune.evaluate.attribution import attribute
+from cotune.evaluate.frozen_arms import ARMS, GAINS
 from cotune.evaluate.stats.paired import FEW_DIFFERING, contrast_limits, grouped_tango_limits, sign_flip_test, tango_limits
 from cotune.evaluate.stats.resampling import bootstrap_limits, weighted_mean
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from cotune.evaluate.arms import ArmScores
-from cotune.evaluate.attribution import GAINS, Gain, attribute
+from cotune.evaluate.attribution import Gain, attribute
 from cotune.evaluate.decision import Decision
+from cotune.evaluate.frozen_arms import GAINS
 from cotune.evaluate.previous import Part, compare_parts, keep_sentence, which_to_keep
 from cotune.evaluate.responses import OwnLabelOutputs
 from cotune.evaluate.scoring import finite

@@ -7,7 +7,8 @@ import pytest
 from scipy import special
 
 from cotune.evaluate.arms import ArmScores
-from cotune.evaluate.attribution import ARMS, attribute
+from cotune.evaluate.attribution import attribute
+from cotune.evaluate.frozen_arms import ARMS
 from cotune.evaluate.previous import compare_parts
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import paired_difference, paired_proportion_interval

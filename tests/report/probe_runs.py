@@ -87,7 +87,7 @@ def probe_events(made: list[Prompt], old: list[dict[str, Any]]) -> list[tuple[st
     confirmed = kept["confirm"]
     confirmed["arms"]["best_tuned"]["decision"] = {"kind": "probe", "bias": []}
     names = ["seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned"]
-    frozen = dict.fromkeys((*names, *(f"reference_{name}" for name in REFERENCES)), "1" * 16)
+    frozen = {name: f"{n:016x}" for n, name in enumerate((*names, *(f"reference_{name}" for name in REFERENCES)))}
     events += [("confirm", 120.0, confirmed), ("open_test", 121.0, {**kept["open_test"], "arms": frozen})]
     for n, (name, score) in enumerate(zip(names, (0.31, 0.44, 0.43, 0.81, 0.87), strict=True)):
         events.append(("arm", 125.0 + 4 * n, {"name": name, "score": score, "log_loss": 0.5, "n": 40}))

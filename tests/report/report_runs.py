@@ -309,10 +309,10 @@ def _summary(made: list[Prompt], rows: int, labels: tuple[str, ...], texts: tupl
                 "n": rows,
                 "log_loss": 0.5,
                 "adapter_id": "b" * 16 if "tuned" in arm else "base",
-                "prompt_id": made[0].id,
-                "candidate_id": "c" * 16,
+                "prompt_id": made[{"seed": 0, "prom": 1}.get(arm[:4], -1)].id,
+                "candidate_id": f"{place:016x}",
             }
-            for arm, score in scores.items()
+            for place, (arm, score) in enumerate(scores.items())
         },
         "gains": {
             "prompt_given_tuning": gain,

@@ -52,7 +52,8 @@ def test_the_page_shows_it_and_hostile_remarks_stay_text(tmp_path: Path) -> None
     run = run_folder(tmp_path / "run")
     summary = json.loads((run / "summary.json").read_text())
     summary["previous"] = told(remarks=list(HOSTILE[:4]))
-    summary["arms"]["previous"] = {**summary["arms"]["best_tuned"], "log_loss": None}
+    other = {"adapter_id": "e" * 16, "candidate_id": "e" * 16, "log_loss": None}
+    summary["arms"]["previous"] = summary["arms"]["best_tuned"] | other
     summary["gains"]["over_previous"] = summary["gains"]["both"]
     (run / "summary.json").write_text(json.dumps(summary))
     page = render_report(run)

@@ -50,15 +50,15 @@ def test_lines_tell_each_step_once_in_words(events: list[dict[str, Any]]) -> Non
     assert f"[00:31] first verdict {FIRST}; a usable bundle (prompt and read-out) is in best" in lines
     for told in (
         "cycle 1: passes end after layer 26 from now on: no leading prompt is read from above",
-        "cycle 1: 4 prompts raced by frozen probes on 200 labelled rows: best 0.800, log-loss 0.710 after layer 20 with ",
-        "frozen probe after layer 20: held-out 0.800, log-loss 0.700 on 200 rows with ",
+        "cycle 1: 4 prompts raced by frozen probes on 200 labelled rows: best cross-fitted 0.800, log-loss 0.710 after ",
+        "frozen probe after layer 20: cross-fitted 0.800, log-loss 0.700 on 200 labelled rows with ",
         "tuned layers 11 to 20 on 150 rows, 12 steps, with ",
-        "tuned for 12 steps: held-out 0.820, log-loss 0.600 on 200 rows, read by the mean of tuned head and refitted ",
+        "tuned for 12 steps: held-out 0.820, log-loss 0.600 on 200 labelled rows, read by the mean of tuned head and refitted ",
         "cycle 2: ends at held-out 0.860, log-loss 0.500 after 12 steps with ",
         "the test rows, sealed until now, are scored once, for 5 arms (a prompt with weights each) and 3 references",
-        "test, TF-IDF with logistic regression: 0.600, log-loss 1.100 on 40 rows",
-        "test, always the commonest label: 0.250, log-loss 1.400 on 40 rows",
-        "test, the seed prompt's label words without tuning: 0.400, log-loss 1.300 on 40 rows",
+        "test, TF-IDF with logistic regression: 0.600, log-loss 1.100 on 40 test rows",
+        "test, always the commonest label: 0.250, log-loss 1.400 on 40 test rows",
+        "test, zero-shot (label words, no training): 0.400, log-loss 1.300 on 40 test rows",
     ):
         assert any(body.startswith(told) for body in bodies), told
     assert not any(body.startswith(("embed", "probe:", "layers:", "tuned after 0")) for body in bodies), "too many to be read"
@@ -106,7 +106,7 @@ def of(references: dict[str, Any], **arm: Any) -> list[str]:
 def test_a_reference_that_was_measured_on_fewer_rows_says_so(tmp_path: Path) -> None:
     fewer = {"best_tuned": ARM}, {**REFERENCES["zero_shot"], "n": 300}
     lead = result_sentences({"metric": "accuracy", "arms": fewer[0], "references": {"zero_shot": fewer[1]}})[0]
-    assert lead.endswith("untuned 0.400 (on 300 of them).")
+    assert lead.endswith("; zero-shot (label words, no training) 0.400 (on 300 of them).")
     folder = probe_folder(tmp_path / "run")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert "of the rows" not in (page := render_report(folder)) and "on 30 rows" not in page
@@ -115,9 +115,9 @@ def test_a_reference_that_was_measured_on_fewer_rows_says_so(tmp_path: Path) -> 
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     page = render_report(folder)
     assert page.count("<span>reference, on 30 of the rows</span>") == 1
-    assert page.count("label words without tuning: 40.0% (33.0 to 47.0) on 30 rows") == 2
+    assert page.count("zero-shot (label words, no training): 40.0% (33.0 to 47.0) on 30 rows") == 2
     text = verdict_text(summary, width=120)
-    assert re.search(r"reference +score .* n\n", text) and re.search(r"label words without tuning .* 30\n", text)
+    assert re.search(r"reference +score .* n\n", text) and re.search(r"label words, no training\) .* 30\n", text)
 
 
 def test_a_wide_interval_on_many_rows_is_told_without_asking_for_fewer_rows() -> None:
@@ -129,8 +129,8 @@ def test_a_wide_interval_on_many_rows_is_told_without_asking_for_fewer_rows() ->
 def test_the_result_leads_beside_its_references() -> None:
     lead, needed = of(REFERENCES)
     assert lead == (
-        "Accuracy 0.870 on 400 test rows (95% interval 0.820 to 0.910); untuned 0.400, TF-IDF 0.600, always the commonest "
-        "label 0.250."
+        "Accuracy 0.870 on 400 test rows (95% interval 0.820 to 0.910); zero-shot (label words, no training) 0.400, "
+        "TF-IDF 0.600, always the commonest label 0.250."
     )
     assert needed == (
         "A language model was needed: it answers 27.0 points more rows right than TF-IDF (95% interval +20.0 to +34.0, paired, "
@@ -203,3 +203,20 @@ def test_the_closing_word_has_layers_and_references(tmp_path: Path, width: int) 
     assert ("probe, layer 20" in flat) == (width >= 60)
     assert text.index("prompt alone") < text.index("tuning alone") < text.index("prompt, given tuning")
     assert max(map(len, text.splitlines())) <= width
+
+
+def test_an_arm_that_took_no_step_is_told_once_and_not_called_tuned() -> None:
+    story = Story()
+    frozen = {"prompt_id": "p", "adapter_id": "f" * 16, "decision": {"kind": "probe", "bias": []}, "steps": 0}
+    tuned = {**frozen, "adapter_id": "a" * 16, "steps": 12}
+    arms = {"seed_prompt": {**frozen, "prompt_id": "s"}, "prompt_only": frozen, "best_prompt": frozen}
+    arms |= {"seed_tuned": {**tuned, "prompt_id": "s"}, "best_tuned": frozen}
+    story.tell({"kind": "tuned", "value": {"stage": "tune", "readout": "head", "log_loss": 0.4, "rows": 64, "steps": 4}})
+    [told] = story.tell({"kind": "confirm", "value": {"arms": arms, "dev": {name: {"score": 0.9} for name in arms}}})
+    best = "best prompt, frozen (no tuning step paid off)"
+    assert told.text.count("0.900") == 3 and f"{best} 0.900; seed prompt 0.900; seed tuned 0.900" in told.text
+    ids = {name: str(arms[name]["adapter_id"]) + str(arms[name]["prompt_id"]) for name in arms}
+    [opened] = story.tell({"kind": "open_test", "value": {"arms": {**ids, "reference_tfidf": "r"}}})
+    assert "for 3 arms (a prompt with weights each) and 1 reference" in opened.text
+    lines = [line.text for name in arms for line in story.tell({"kind": "arm", "value": {"name": name, "score": 0.9, "n": 1}})]
+    assert lines == [f"test, {name}: 0.900 on 1 test row" for name in ("seed prompt", best, "seed tuned")]

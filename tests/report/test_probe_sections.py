@@ -71,7 +71,7 @@ def test_the_course_has_the_first_verdict_the_cycles_the_test_and_references(fol
     for told in (
         "TF-IDF with logistic regression: 60.0% (53.0 to 66.0)",
         "always the commonest label: 25.0%",
-        "label words without",
+        "zero-shot (label words, no training)",
     ):
         assert shown.count(told) == 2, "as a line's tip and in the legend"
     assert re.search(r'class="tick y" x="79[^>]*dx="-6" dy="-6">test opened<', shown), "on the left of a late test"
@@ -90,12 +90,15 @@ def test_arms_and_references_stand_together(page: str) -> None:
 def test_an_arm_that_is_not_tuned_is_not_called_so_on_the_page(folder: Path, tmp_path: Path) -> None:
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     summary["arms"]["best_tuned"] |= {"adapter_id": "f" * 16, "steps": 0}
+    summary["prompts_tuned"] = 2
     for name in ("journal.jsonl", "config.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     (tmp_path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     record = read_record(tmp_path)
     shown = verdict_section(record, read_prompts(record))
-    assert "winner’s prompt, base model: not tuned, probe after layer 20" in shown and "winner’s prompt, tuned" not in shown
+    told = "<b>best prompt</b> <span>winner’s prompt, base model, frozen (no tuning step paid off), probe after layer 20; "
+    told += "also best tuned<"
+    assert told in shown and "winner’s prompt, tuned" not in shown and "The four arms on" in shown
     assert "first prompt, tuned model" in shown
 
 

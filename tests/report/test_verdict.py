@@ -101,17 +101,18 @@ def test_everything_is_there_and_whole_at_each_width(width: int) -> None:
         "tuning alone +59.0 +54.0 to +63.0 < 0.001",
         "synergy -6.0 -10.0 to unknown 0.030",
         "(a) prompt only and best prompt: same prompt and weights",
-        "0.953 on dev, where it was chosen, and 0.942 on test: dev and test agree within their intervals.",
+        "Accuracy 0.942 on 500 sealed test rows (95% interval 0.918 to 0.959): nothing was learnt from or chosen on them. The "
+        "winner scored 0.953 on 150 dev rows, where it was chosen: dev and test agree within their intervals.",
         "7 min 58 s · 1.2 M tokens scored · 640 k trained · 2.1 M saved by the shared prefix · 2.1 GiB of memory at most",
         "runs/trec6/best",
         "the searched [bold]prompt[/bold] gains",
-        "cotune predict runs/trec6/best --input",
+        "cotune predict runs/trec6 --input",
     ):
         assert found in flat
     assert "…" not in text, "nothing is cut off"
     assert flat.count("no significant difference") == 1
     assert text.index("prompt, given tuning") < text.index("tuning alone") < text.index("prompt alone")
-    assert text.index("seed prompt") < text.index("prompt only") < text.index("best tuned")
+    assert text.index("seed prompt") < text.index("best prompt (a)") < text.index("best tuned")
 
 
 @pytest.mark.parametrize(
@@ -296,7 +297,7 @@ def test_of_a_quiet_run_score_and_path_are_left() -> None:
 def test_next_steps_name_the_folders_and_quote_them_for_a_shell() -> None:
     steps = next_steps({"best": {"bundle": "runs/my run/best"}})
     assert steps == [
-        "Use it: cotune predict 'runs/my run/best' --input \"...\"",
+        "Use it: cotune predict 'runs/my run' --input \"...\"",
         "Try a prompt of your own against it: cotune try 'runs/my run'",
         "See where it errs: cotune view 'runs/my run'",
     ]
@@ -307,7 +308,7 @@ def test_next_steps_name_the_folders_and_quote_them_for_a_shell() -> None:
 def test_next_steps_given_by_the_run_go_before_the_guessed_ones() -> None:
     text = verdict_text({**SUMMARY, "next": ["Do this [b]first[/b]."]}, width=80)
     assert "- Do this [b]first[/b]." in text and "larger budget" not in text
-    assert "cotune predict runs/trec6/best" in text
+    assert "cotune predict runs/trec6 " in text
 
 
 def test_more_rows_are_advised_only_where_the_interval_is_wide_and_open() -> None:
@@ -378,3 +379,37 @@ def test_probes_learn_from_train_and_dev() -> None:
 
 def test_the_summary_survives_json() -> None:
     assert verdict_text(json.loads(json.dumps(SUMMARY)), width=80) == verdict_text(SUMMARY, width=80)
+
+
+def frozen_summary() -> dict[str, Any]:
+    """A run whose winner is a frozen probe, as is the seed prompt's arm that is named after tuning."""
+    summary = copy.deepcopy(SUMMARY)
+    first, best = ({"adapter_id": letter * 16, "readout": "probe", "layer": 20, "steps": 0} for letter in "ef")
+    decision = {"decision": {"kind": "probe", "bias": []}}
+    for name, arm in summary["arms"].items():
+        arm |= {**(first if "seed" in name else best), **decision, "candidate_id": "s" if "seed" in name else "b"}
+        arm["prompt_id"] = "p1" if "seed" in name else "p2"
+    summary["gains"] = {name: gain(0.033, 0.01, 0.06, 0.01) for name in ("prompt", "both", "prompt_given_tuning")}
+    summary["gains"]["tuning"] = gain(0.0, 0.0, 0.0, 1.0, identical=True)
+    summary["prompts_tuned"] = 2
+    return summary
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_arms_with_one_prompt_and_one_set_of_weights_are_one_row(width: int) -> None:
+    text = " ".join(verdict_text(frozen_summary(), width=width).split())
+    told = "(b) prompt only, best prompt and best tuned: same prompt and weights, frozen (no tuning step paid off)"
+    assert told in text and "(a) seed prompt and seed tuned: same prompt and weights, frozen" in text
+    rows = re.findall(r"(seed prompt|best prompt|prompt only|seed tuned|best tuned) (?:\([ab]\) )?[^0]*0\.\d{3} 0\.", text)
+    assert width == 60 or rows == ["seed prompt", "best prompt"]
+    assert text.count("+3.3") == 1 and "winner over seed tuned (as prompt alone); winner over seed prompt (as prompt" in text
+    never = verdict_text({**frozen_summary(), "prompts_tuned": 0}, width=200)
+    assert "frozen (nothing was tuned)" in never and "paid off" not in never
+
+
+def test_labelled_rows_in_the_bundle_are_told() -> None:
+    best = SUMMARY["best"] | {"prompt": {"demonstrations": [{}] * 4}}
+    assert "The bundle holds 4 labelled rows of your data, as demonstrations in its prompt" in verdict_text(
+        {**SUMMARY, "best": best}, width=200
+    )
+    assert "labelled rows of your data" not in verdict_text(SUMMARY, width=200)

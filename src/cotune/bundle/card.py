@@ -11,8 +11,10 @@ from typing import Any
 
 from cotune.bundle.manifest import ADAPTER, Manifest
 from cotune.bundle.rows import example_row
-from cotune.evaluate.frozen_arms import is_frozen
+from cotune.errors import counted
+from cotune.evaluate.frozen_arms import is_frozen, repeated_gains, same_arms
 from cotune.probe.readout import ABOUT, PROBE, Probe
+from cotune.prompt.prompt import held_rows
 
 _ARMS = {
     "seed_prompt": "starting prompt, base model",
@@ -34,6 +36,10 @@ _GAINS = {
     "synergy": "beyond the sum of both",
     "synergy_log_loss": "beyond the sum of both, in log-loss (nats a row)",
     "over_previous": "over the earlier bundle",
+}
+_WINNER_FROZEN = {
+    "both": "of the winner, not tuned, over the starting prompt",
+    "prompt_given_tuning": "of the winner, not tuned, over the tuned starting prompt",
 }
 _MOST_LABELS = 100
 
@@ -69,6 +75,7 @@ def model_card(
     stands_for: int | None = None,
     endpoint: tuple[str, str | None] | None = None,
     reading: Reading | None = None,
+    demonstrations: int = 0,
 ) -> str:
     """The card's text.
 
@@ -80,6 +87,7 @@ def model_card(
         stands_for: where the adapter is a trained prefix, how many of a prompt's first tokens it stands for.
         endpoint: where a model behind an endpoint answers: its URL, and the environment variable with the key, if any.
         reading: where a probe answers, how it reads.
+        demonstrations: labelled rows that the prompt holds.
     """
     base = base_model_name(manifest)
     tuned = manifest.adapter_id != "base" if reading is None else reading.tuned
@@ -110,6 +118,7 @@ def model_card(
     parts += _results(manifest, metrics)
     parts += _robustness(metrics)
     parts += ["## What the model reads", _fence(prompt_text)]
+    parts += [f"**{held}**"] if (held := held_rows(demonstrations)) else []
     parts += ["## Base model", _base(manifest, base)]
     parts += ["## Limits", _limits(manifest)]
     return "\n\n".join(parts) + "\n"
@@ -121,14 +130,14 @@ def _answers(manifest: Manifest) -> str:
         return manifest.written.kind.about
     shown = ", ".join(f"`{_plain(label)}`" for label in manifest.labels[:_MOST_LABELS])
     more = "" if len(manifest.labels) <= _MOST_LABELS else f" and {len(manifest.labels) - _MOST_LABELS} more"
-    return f"one of {len(manifest.labels)} labels: {shown}{more}"
+    return f"one of {counted(len(manifest.labels), 'label')}: {shown}{more}"
 
 
 def _choosing(manifest: Manifest) -> str:
     """How an answer comes about here, for those who run the model elsewhere."""
     if manifest.written is not None:
         held = "" if manifest.written.constraint is None else ", held token by token to what can become a valid answer"
-        return f"cotune writes greedily{held}, up to {manifest.answer_tokens} tokens."
+        return f"cotune writes greedily{held}, up to {counted(manifest.answer_tokens, 'token')}."
     return "cotune does not let the model write freely: it scores every label and takes the likeliest" + (
         ", after adding the bias in `decision.json`." if manifest.decision.bias else "."
     )
@@ -195,8 +204,8 @@ def without_prefix(stands_for: int) -> str:
     if not stands_for:
         return "The prefix is a prefix-tuning adapter that comes before the whole text."
     return (
-        f"The prefix is a prefix-tuning adapter that stands for the text's first {stands_for} tokens: tokenize the whole text "
-        f"and give the model `ids[{stands_for}:]`."
+        f"The prefix is a prefix-tuning adapter that stands for the text's first {counted(stands_for, 'token')}: tokenize the "
+        f"whole text and give the model `ids[{stands_for}:]`."
     )
 
 
@@ -245,14 +254,14 @@ def _results(manifest: Manifest, metrics: Mapping[str, Any]) -> list[str]:
         for name, arm in arms.items()
         if isinstance(arm, Mapping) and _number(arm.get("score")) and _interval(arm.get("ci"))
     }
-    same = [name for name, arm in shown.items() if _is_this(manifest, arm)]
-    # Arms can be one candidate; the bundle is the winner by name where it is among them.
-    this = "best_tuned" if "best_tuned" in same else next(iter(same), None)
-    for name, arm in shown.items():
+    # Arms can be one candidate, which is shown once; the bundle is the winner by name where it is among them.
+    for group in same_arms(shown):
+        this = any(_is_this(manifest, shown[name]) for name in group)
+        name = next((name for name in ("best_tuned", "seed_tuned") if name in group), group[0])
+        arm = shown[name]
         names = _NOT_TUNED if name in _NOT_TUNED and is_frozen(arms, name) else _ARMS
         about = names.get(name, _plain(str(name)))
-        if name in same:
-            about = f"**{about}** (this bundle)" if name == this else f"{about} (the same prompt and weights)"
+        about = f"**{about}** (this bundle)" if this else about
         score = f"{arm['score']:.3f} ({_span(arm['ci'])})"
         lines.append(f"| {about} | {score} | {_plain(str(arm.get('n', '?')))} | {_plain(str(arm.get('split', '?')))} |")
     if len(lines) == 2:
@@ -260,11 +269,14 @@ def _results(manifest: Manifest, metrics: Mapping[str, Any]) -> list[str]:
     parts = ["## How good it is", "\n".join(lines)]
     gains = metrics.get("gains")
     rows = []
+    same = {name: str(arm["candidate_id"]) for name, arm in shown.items() if arm.get("candidate_id")}
+    called = {**_GAINS, **(_WINNER_FROZEN if "best_tuned" in shown and is_frozen(arms, "best_tuned") else {})}
+    repeated = repeated_gains(same, list(gains) if isinstance(gains, Mapping) else [])
     for name, gain in gains.items() if isinstance(gains, Mapping) else ():
-        if isinstance(gain, Mapping) and _number(gain.get("value")) and _interval(gain.get("ci")):
+        if name not in repeated and isinstance(gain, Mapping) and _number(gain.get("value")) and _interval(gain.get("ci")):
             corrected = gain.get("p_holm", gain.get("p"))
             p = f"{corrected:.2g}" if _number(corrected) else "-"
-            about = _GAINS.get(name, _plain(str(name)))
+            about = called.get(name, _plain(str(name)))
             rows.append(f"| {about} | {gain['value']:+.3f} ({_span(gain['ci'], '+')}) | {p} |")
     if rows:
         parts.append("\n".join(["| gain | difference (95% interval) | p |", "|---|---|---|", *rows]))
@@ -289,7 +301,7 @@ def _robustness(metrics: Mapping[str, Any]) -> list[str]:
             return []
         spans.append(f"{about} {min(scores):.3f} to {max(scores):.3f}")
     formats = len(found["tuned"]["scores"])
-    told = f"The winning prompt in {formats} other formats, on {_plain(str(found.get('n', '?')))} dev rows: "
+    told = f"The winning prompt in {formats} other formats, on {counted(_plain(str(found.get('n', '?'))), 'dev row')}: "
     return [f"{told}{', '.join(spans)}. {_plain(sentence)}"]
 
 

@@ -116,7 +116,15 @@ def save_bundle(
     reading = (
         _reading(manifest, adapter_folder, prompt, cast("LocalModel", model)) if model.capabilities.hidden_states else None
     )
-    card = model_card(manifest, metrics, text, stands_for=stands_for, endpoint=saved.server, reading=reading)
+    card = model_card(
+        manifest,
+        metrics,
+        text,
+        stands_for=stands_for,
+        endpoint=saved.server,
+        reading=reading,
+        demonstrations=len(prompt.demonstrations),
+    )
     with atomic_folder(folder) as temporary:
         write_json(temporary / PROMPT, asked)
         write_json(temporary / DECISION, decision.to_json())

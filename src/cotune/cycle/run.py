@@ -14,7 +14,7 @@ from cotune.cycle.inputs import read_inputs
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet, View, say
 from cotune.cycle.stages import prepare, report, search, test
-from cotune.errors import InputError
+from cotune.errors import InputError, counted
 from cotune.run_files import BUNDLE, REPORT
 from cotune.task.task import Task
 
@@ -129,7 +129,7 @@ def _open_journal(out: Path, started: float, view: View) -> Journal:
     journal = Journal(out, started=started)
     journal.listeners.append(view.event)
     if journal.events:
-        done = f"{len(journal.events)} steps, {journal.clock() / 60:.1f} min"
+        done = f"{counted(len(journal.events), 'step')}, {journal.clock() / 60:.1f} min"
         note = {"text": f"resuming {out}: {done} are done"}
         view.event({"n": len(journal.events) - 1, "kind": "note", "value": note})
         # Only a view that draws a whole picture needs what happened before.

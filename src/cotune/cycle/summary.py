@@ -17,9 +17,9 @@ from cotune.cycle.endpoints import NOT_TUNED
 from cotune.cycle.search.confirm import ArmResult, Confirmed
 from cotune.cycle.search.state import SearchResult
 from cotune.evaluate.answer_noise import AnswerNoise
-from cotune.evaluate.attribution import ARMS, GAINS, PREVIOUS, Attribution, attribute, sentence
+from cotune.evaluate.attribution import Attribution, attribute, sentence
 from cotune.evaluate.by_field import field_scores
-from cotune.evaluate.frozen_arms import is_frozen
+from cotune.evaluate.frozen_arms import ARMS, GAINS, PREVIOUS, is_frozen
 from cotune.evaluate.noise import Noise, told_with_noise
 from cotune.evaluate.openings import openings_sentence
 from cotune.evaluate.previous import compare_parts, keep_sentence, which_to_keep
@@ -94,7 +94,15 @@ def build_summary(
     reached = {"metric": task.metric, "arms": arms, "references": trust["references"], "best": {"arm": confirmed.ships}}
     by_probe = search.by_probe
     frozen = [] if untuned else [name for name in ("seed_tuned", "best_tuned") if is_frozen(arms, name)]
-    verdict = sentence(gains.gains, gains.n, going_on=going_on is not None, frozen_first=by_probe, frozen=frozen)
+    verdict = sentence(
+        gains.gains,
+        gains.n,
+        going_on=going_on is not None,
+        frozen_first=by_probe,
+        frozen=frozen,
+        candidates={name: result.candidate.id for name, result in results.items()},
+        tuned=search.prompts_tuned > 0,
+    )
     verdict = " ".join([*result_sentences(reached), verdict])
     if going_on is not None:
         verdict = f"{going_on['sentence']} {verdict}"

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from cotune.endpoint.errors import EndpointError, Final, TryAgain
 from cotune.endpoint.pacing import Gate, Window
 from cotune.endpoint.server import Endpoint, Key, is_loopback
+from cotune.errors import counted
 
 if TYPE_CHECKING:
     import httpx2
@@ -129,8 +130,8 @@ class Client:
         asked, lost, why = 0, 0, "there was no time for a request"
 
         def failure(text: str, status: int | None = None) -> EndpointError:
-            counted = f"{asked} request{'' if asked == 1 else 's'}"
-            return EndpointError(self.without_key(f"{text} ({counted})"), requests=asked, lost=lost, status=status)
+            told = self.without_key(f"{text} ({counted(asked, 'request')})")
+            return EndpointError(told, requests=asked, lost=lost, status=status)
 
         while (tries is None or asked < tries) and lost < _MOST_LOST and (left := end - time.monotonic()) > 0:
             generation = self.gate.enter(self._stop)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cotune.errors import counted
 from cotune.evaluate.arms import ArmScores, ArmsMetric, Metric, Pair
+from cotune.evaluate.frozen_arms import ARMS, EVERY_GAIN, GAINS, PREVIOUS, hypothesis, reduced, repeated_gains
 from cotune.evaluate.stats.intervals import DRAWS, Interval
 from cotune.evaluate.stats.paired import (
     FEW_DIFFERING,
@@ -25,20 +26,6 @@ from cotune.evaluate.stats.paired import (
 )
 from cotune.evaluate.stats.resampling import Floats, group_index
 from cotune.evaluate.stats.together import ALPHA, IntervalAt, read_together
-
-ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned")
-GAINS: dict[str, tuple[Pair, ...]] = {
-    "prompt_given_tuning": (("best_tuned", "seed_tuned"),),
-    "tuning": (("seed_tuned", "seed_prompt"),),
-    "both": (("best_tuned", "seed_prompt"),),
-    "prompt": (("prompt_only", "seed_prompt"),),
-    "synergy": (("best_tuned", "seed_tuned"), ("seed_prompt", "best_prompt")),
-}
-"""Each gain as a sum of differences of arms, first minus second."""
-PREVIOUS = "previous"
-"""The arm of a run that goes on: the bundle that it started from, unchanged."""
-EVERY_GAIN: dict[str, tuple[Pair, ...]] = {**GAINS, "over_previous": (("best_tuned", PREVIOUS),)}
-"""With the gain that only a run with this arm has."""
 
 _PERMUTATIONS = 10_000
 _CALLED_DRAWS = 1000
@@ -220,8 +207,8 @@ def _compared(table: ArmsMetric, same: Mapping[str, str], sampling: _Sampling) -
         return np.asarray(scores(weights) @ coefficients, dtype=np.float64)
 
     differs = np.stack([table.differs(pairs) for pairs in wanted.values()], axis=1)
-    reduced = {name: _reduced(pairs, same) for name, pairs in wanted.items()}
-    of_shares = np.array([len(pairs) == 1 and table.is_zero_one for pairs in reduced.values()])
+    compared = {name: reduced(pairs, same) for name, pairs in wanted.items()}
+    of_shares = np.array([len(pairs) == 1 and table.is_zero_one for pairs in compared.values()])
     value, limits = contrasts(
         differences,
         differs,
@@ -241,7 +228,7 @@ def _compared(table: ArmsMetric, same: Mapping[str, str], sampling: _Sampling) -
         return permuted[candidates]
 
     found: dict[str, _Compared | None] = {}
-    for column, (name, pairs) in enumerate(reduced.items()):
+    for column, (name, pairs) in enumerate(compared.items()):
         if not pairs:
             found[name] = None
             continue
@@ -297,29 +284,9 @@ def _swaps(rows: int, sampling: _Sampling) -> Iterator[npt.NDArray[np.int8]]:
         yield generator.integers(0, 2, size=size, dtype=np.int8)[:, index]
 
 
-def _reduced(pairs: Sequence[Pair], same: Mapping[str, str]) -> tuple[Pair, ...]:
-    """The same sum of differences without what cancels out; empty where all of it does."""
-    named: dict[str, str] = {}
-    total: Counter[str] = Counter()
-    for first, second in pairs:
-        for arm, sign in ((first, 1), (second, -1)):
-            named.setdefault(same[arm], arm)
-            total[same[arm]] += sign
-    plus = [named[candidate] for candidate, count in total.items() for _ in range(count)]
-    minus = [named[candidate] for candidate, count in total.items() for _ in range(-count)]
-    return tuple(zip(plus, minus, strict=True))
-
-
-def _hypothesis(name: str, same: Mapping[str, str]) -> tuple[bool, frozenset[tuple[str, ...]]]:
-    """What a gain's test is about, whichever way round: the scale, and the candidates on the two sides."""
-    pairs = _reduced(EVERY_GAIN[name.removesuffix("_log_loss")], same)
-    sides = (tuple(sorted(same[pair[side]] for pair in pairs)) for side in (0, 1))
-    return name.endswith("_log_loss"), frozenset(sides)
-
-
 def _corrected(found: Mapping[str, _Compared | None], same: Mapping[str, str], level: float) -> dict[str, Gain]:
     """The gains, corrected for as many distinct hypotheses as are tested; the log-loss is another hypothesis than the score."""
-    count = len({_hypothesis(name, same) for name, one in found.items() if one is not None})
+    count = len({hypothesis(name, same) for name, one in found.items() if one is not None})
     # 1 - 0.95 is a little more than 0.05, and a p-value between the two would not agree with its interval.
     alpha = round(1 - level, 12)
     gains = {}
@@ -378,6 +345,8 @@ def sentence(
     going_on: bool = False,
     frozen_first: bool = False,
     frozen: Collection[str] = (),
+    candidates: Mapping[str, str] | None = None,
+    tuned: bool = True,
 ) -> str:
     """Say in plain words what the gains mean, led by what the prompt adds to a tuned model.
 
@@ -389,6 +358,8 @@ def sentence(
         frozen_first: whether what the prompt gains on frozen weights is told first, then what tuning gains; the number of
             rows is told before it then.
         frozen: which of the arms ``seed_tuned`` and ``best_tuned`` answer with the base model's weights.
+        candidates: id of the candidate by arm. A gain that compares the candidates of one told before it is not told again.
+        tuned: whether any prompt was tuned at all.
 
     Returns:
         A few sentences; a gain that is not significant is called "no significant difference", one that is but could be made
@@ -399,7 +370,10 @@ def sentence(
     other = (_BOTH_FROZEN if seed_frozen else _WINNER_FROZEN) if winner_frozen else _SEED_FROZEN if seed_frozen else {}
     same = {**_SAME, **(_WINNER_FROZEN_SAME if winner_frozen else {})}
     order = {**(_FROZEN_FIRST if frozen_first else _TOLD), **other}
+    repeated = repeated_gains(candidates or {}, [name for name in order if name in gains])
     for name, told in ({**order, "prompt_given_tuning": _GOING_ON} if going_on else order).items():
+        if name in repeated:
+            continue
         if name in gains and gains[name].identical:
             parts.append(same[name])
         elif name in gains:
@@ -407,13 +381,16 @@ def sentence(
             verb = "gain" if gain.value >= 0 else "lose"
             verdict = "" if gain.significant(alpha) else f": {_unclear(gain, alpha)}"
             parts.append(f"{told.format(verb=verb, points=_points(gain))} ({_uncertainty(gain)}){verdict}")
+    if winner_frozen and repeated.get("both") == "prompt":
+        why = "no tuning step paid off" if tuned else "nothing was tuned"
+        parts.append(f"what ships is that prompt on frozen weights: {why}")
     # With a winner that is not tuned it would be the gain of tuning once more, the other way round.
     if "synergy" in gains and not gains["synergy"].identical and not winner_frozen:
         parts.append(_synergy(gains["synergy"], alpha))
     text = ". ".join(part if not number else part[0].upper() + part[1:] for number, part in enumerate(parts))
     tested = sum(not gain.identical for gain in gains.values())
     note = " Intervals and p-values are corrected for being read together (Bonferroni)." if tested > 1 else ""
-    return f"{text[:1].upper()}{text[1:]}.{note}" if frozen_first else f"On {n} test rows, {text}.{note}"
+    return f"{text[:1].upper()}{text[1:]}.{note}" if frozen_first else f"On {counted(n, 'test row')}, {text}.{note}"
 
 
 def _synergy(gain: Gain, alpha: float) -> str:

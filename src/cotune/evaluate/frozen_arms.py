@@ -1,12 +1,30 @@
-"""Whether an arm answers with the base model's weights, whatever it is called."""
+"""The arms of a run by name: which gains compare them, which are one candidate, and which are not tuned."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from cotune.files import canonical_json
+
+Pair = tuple[str, str]
+ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned")
+GAINS: dict[str, tuple[Pair, ...]] = {
+    "prompt_given_tuning": (("best_tuned", "seed_tuned"),),
+    "tuning": (("seed_tuned", "seed_prompt"),),
+    "both": (("best_tuned", "seed_prompt"),),
+    "prompt": (("prompt_only", "seed_prompt"),),
+    "synergy": (("best_tuned", "seed_tuned"), ("seed_prompt", "best_prompt")),
+}
+"""Each gain as a sum of differences of arms, first minus second."""
+PREVIOUS = "previous"
+"""The arm of a run that goes on: the bundle that it started from, unchanged."""
+EVERY_GAIN: dict[str, tuple[Pair, ...]] = {**GAINS, "over_previous": (("best_tuned", PREVIOUS),)}
+"""With the gain that only a run with this arm has."""
+
 _UNTUNED = ("seed_prompt", "prompt_only", "best_prompt")
-_PREVIOUS = "previous"
 
 
 def is_frozen(arms: Mapping[str, Any], name: str) -> bool:
@@ -26,11 +44,64 @@ def is_frozen(arms: Mapping[str, Any], name: str) -> bool:
     if adapter == "base":
         return True
     # The bundle that a run started from counts no steps of this run, and its weights may be tuned ones.
-    if name == _PREVIOUS or adapter == _fields(arms.get(_PREVIOUS)).get("adapter_id", ""):
+    if name == PREVIOUS or adapter == _fields(arms.get(PREVIOUS)).get("adapter_id", ""):
         return False
     # A frozen probe has an adapter's id too, since it is saved as one.
     steps = arm.get("steps")
-    return arm.get("readout") == "probe" and not isinstance(steps, bool) and steps == 0
+    by_probe = arm.get("readout") == "probe" or _fields(arm.get("decision")).get("kind") == "probe"
+    return by_probe and not isinstance(steps, bool) and steps == 0
+
+
+def same_arms(arms: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Names of the arms in their order, those of one prompt, one set of weights and one decision rule together."""
+    groups: dict[str, list[str]] = {}
+    for name in arms:
+        arm = _fields(arms[name])
+        key = f"\0{name}"
+        if arm.get("prompt_id") and arm.get("adapter_id"):
+            with suppress(TypeError, ValueError):
+                key = canonical_json([arm.get(part) for part in ("prompt_id", "adapter_id", "decision", "split", "n")])
+        groups.setdefault(key, []).append(name)
+    return [tuple(names) for names in groups.values()]
+
+
+def reduced(pairs: Sequence[Pair], same: Mapping[str, str]) -> tuple[Pair, ...]:
+    """The same sum of differences without what cancels out; empty where all of it does."""
+    named: dict[str, str] = {}
+    total: Counter[str] = Counter()
+    for first, second in pairs:
+        for arm, sign in ((first, 1), (second, -1)):
+            named.setdefault(same[arm], arm)
+            total[same[arm]] += sign
+    plus = [named[candidate] for candidate, count in total.items() for _ in range(count)]
+    minus = [named[candidate] for candidate, count in total.items() for _ in range(-count)]
+    return tuple(zip(plus, minus, strict=True))
+
+
+def hypothesis(name: str, same: Mapping[str, str]) -> tuple[bool, frozenset[tuple[str, ...]]]:
+    """What a gain's test is about, whichever way round: the scale, and the candidates on the two sides."""
+    pairs = reduced(EVERY_GAIN[name.removesuffix("_log_loss")], same)
+    sides = (tuple(sorted(same[pair[side]] for pair in pairs)) for side in (0, 1))
+    return name.endswith("_log_loss"), frozenset(sides)
+
+
+def repeated_gains(same: Mapping[str, str], order: Sequence[str]) -> dict[str, str]:
+    """Gains that compare the very candidates of one before them, each with the name of that one.
+
+    Args:
+        same: id of the candidate by arm; an arm that is not in it is like no other.
+        order: names of the gains as they are told. Those that compare a candidate with itself repeat nothing.
+    """
+    same = {name: same.get(name, name) for name in (*ARMS, PREVIOUS)}
+    first: dict[object, str] = {}
+    repeated = {}
+    for name in order:
+        if (pairs := EVERY_GAIN.get(name)) is None or not reduced(pairs, same):
+            continue
+        known = first.setdefault(hypothesis(name, same), name)
+        if known != name:
+            repeated[name] = known
+    return repeated
 
 
 def _fields(value: object) -> Mapping[str, Any]:

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from cotune.evaluate.attribution import EVERY_GAIN, Attribution
+from cotune.evaluate.attribution import Attribution
 from cotune.evaluate.decision import RAW, Decision
+from cotune.evaluate.frozen_arms import EVERY_GAIN
 from cotune.evaluate.stats.f1 import Average, f1_from_counts, label_indicators
 from cotune.evaluate.stats.resampling import Floats
 

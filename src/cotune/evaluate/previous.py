@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from cotune.errors import counted
 from cotune.evaluate.attribution import Gain, told_points, told_uncertainty
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import discordant_rows, mcnemar, paired_intervals, sign_flip_test
@@ -142,11 +143,13 @@ def keep_sentence(
         more = f", and only the new one knows {_labels(new_labels)}" if new_labels else ""
         text += f": no significant difference, but dev preferred the new one{more}"
     sentences = [text]
-    for name, about in (("old_labels", "On the {n} rows of the old labels"), ("new_labels", "On the {n} rows of new labels")):
+    for name, about in (("old_labels", "of the old labels"), ("new_labels", "of new labels")):
         if (part := parts.get(name)) is None:
             continue
         verb = "gains" if part.value >= 0 else "loses"
-        told = f"{about.format(n=part.n)} it {verb} {told_points(part.value)} ({told_uncertainty(part.ci, part.p)})"
+        told = (
+            f"On the {counted(part.n, 'row')} {about} it {verb} {told_points(part.value)} ({told_uncertainty(part.ci, part.p)})"
+        )
         if part.p >= alpha:
             told += ": no significant difference"
         elif name == "old_labels" and part.value < 0:
@@ -160,4 +163,4 @@ def keep_sentence(
 
 
 def _labels(names: Sequence[str]) -> str:
-    return f"{len(names)} new label{'' if len(names) == 1 else 's'}"
+    return counted(len(names), "new label")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from cotune.errors import InputError
+from cotune.errors import InputError, counted
 from cotune.files import content_hash
 
 Order = Literal["instruction_first", "input_first"]
@@ -173,4 +173,15 @@ def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt
         input_template="\n".join(lines[first : last + 1]),
         cue="\n".join(lines[last + 1 :]),
         system=system,
+    )
+
+
+def held_rows(count: int) -> str:
+    """What whoever passes a bundle on has to know of the labelled rows in its prompt; empty where it holds none."""
+    if not count:
+        return ""
+    shown, them = ("demonstrations", "them") if count > 1 else ("a demonstration", "it")
+    return (
+        f"The bundle holds {counted(count, 'labelled row')} of your data, as {shown} in its prompt: whoever gets it can read "
+        f"{them}. A run with search.demonstrations=false shows none."
     )

@@ -9,6 +9,7 @@ from cotune.bundle.export.gguf import MODELFILE, GgufExport
 from cotune.bundle.export.probe import ids_of
 from cotune.bundle.export.request import OLLAMA, REQUEST, SCHEMA, Asking, vllm_rank
 from cotune.bundle.manifest import Manifest
+from cotune.errors import counted
 
 
 def export_card(
@@ -42,7 +43,7 @@ def export_card(
         f"Replace {fields} and keep every other character"
         + ("; the chat template is applied already." if asking.chat else "."),
         f"````text\n{asking.text}\n````",
-        f"Generate greedily until the stop token, {asking.tokens} tokens at most"
+        f"Generate greedily until the stop token, {counted(asking.tokens, 'token')} at most"
         + (f"; the answer is one of: {_told(manifest, words)}." if words else "."),
         "## How it answers here and there",
         _rule(manifest, asking, requested=stands_for is None),

@@ -15,7 +15,7 @@ from cotune.cycle.journal import Journal
 from cotune.cycle.kept import reading_steps
 from cotune.endpoint import AnswerCache, Client, Endpoint
 from cotune.endpoint.request_format import RequestFormat
-from cotune.errors import InputError
+from cotune.errors import InputError, counted
 from cotune.evaluate.judge import Asked, Judge, agreement
 from cotune.evaluate.responses import WithTexts
 from cotune.files import content_hash
@@ -173,7 +173,7 @@ def sentence(model: str, found: Mapping[str, Any] | None) -> str:
         return f"{said}, which was compared with nobody's: how far they can be trusted is not known."
     low, high = found["difference_ci"]
     text = (
-        f"{said}; on {found['n']} answers graded by hand it is off by {found['difference']:.2f} on average "
+        f"{said}; on {counted(found['n'], 'answer')} graded by hand it is off by {found['difference']:.2f} on average "
         f"(95% interval {low:.2f} to {high:.2f})"
     )
     if found["correlation"] is None:

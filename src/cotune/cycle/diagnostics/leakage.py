@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cotune.cycle.search.pool import shown_text
+from cotune.errors import counted
 from cotune.prompt.prompt import Prompt
 from cotune.task.checks import Finding
 from cotune.task.task import Task
@@ -25,6 +26,6 @@ def overlap_finding(count: int, whose: str) -> list[Finding]:
     """
     if not count:
         return []
-    rows = "1 test row stands" if count == 1 else f"{count:,} test rows stand"
+    rows = f"{counted(count, 'test row')} stand{'s' if count == 1 else ''}"
     message = f"{rows} in {whose}, whole or thirteen words of it in a row, so the test flatters what was read there"
     return [Finding("test_rows_in_prompts", "warning", message, count)]

@@ -12,6 +12,7 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.journal import attempt
 from cotune.cycle.search.trial import Measured
 from cotune.embed import centred
+from cotune.errors import counted
 from cotune.evaluate.slices import LEAST_FAILURES, error_slices
 from cotune.task.example import Example, groups_of
 
@@ -88,7 +89,7 @@ def measure_slices(
         if not wanted:
             return {"skipped": "evaluate.slices is false"}
         if len(context.dev) < least:
-            return {"skipped": f"dev has {len(context.dev)} rows, and fewer than {least} are too few to tell"}
+            return {"skipped": f"dev has {counted(len(context.dev), 'row')}, and fewer than {least} are too few to tell"}
         if len(rows) < least:
             return {"skipped": "the budget has no room for embedding dev"}
         if len(failed) < LEAST_FAILURES:

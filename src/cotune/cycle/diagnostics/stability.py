@@ -15,7 +15,7 @@ from cotune.cycle.diagnostics.allowance import FORMATS, LEAST_FORMATS, NOISE, Al
 from cotune.cycle.journal import attempt
 from cotune.cycle.search.confirm import Confirmed
 from cotune.cycle.search.trial import Measured
-from cotune.errors import CotuneError
+from cotune.errors import CotuneError, counted
 from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.noise import Noise
@@ -98,7 +98,8 @@ def measure_robustness(context: RunContext, confirmed: Confirmed, *, wanted: boo
         scores) and ``own`` (scores of the winning prompt as it is, judged alike on the same rows; None where nothing was
         written); or ``skipped`` and why.
     """
-    winner, base = confirmed.chosen, confirmed.arms.get("best_prompt", confirmed.chosen)
+    winner, frozen = confirmed.chosen, confirmed.arms.get("best_prompt")
+    base = frozen or winner
     prompt = winner.candidate.prompt
     variants = variants_of(context, prompt)
     rows: tuple[Example, ...] = ()
@@ -108,6 +109,8 @@ def measure_robustness(context: RunContext, confirmed: Confirmed, *, wanted: boo
         why = f"the judge would have to grade every row in up to {FORMATS.passes} ways"
     elif winner.candidate.adapter == BASE:
         why = "the winner is the base model itself"
+    elif frozen is not None and confirmed.winner.candidate.id == frozen.candidate.id:
+        why = "nothing is tuned in the winner, so that the same weights would be compared with themselves"
     elif len(variants) < LEAST_FORMATS:
         why = "the winning prompt has hardly anything that could be formatted in another way"
     else:
@@ -155,5 +158,5 @@ def _over_formats(
 
 def _too_little(context: RunContext, allowance: Allowance) -> str:
     if len(context.dev) < allowance.least:
-        return f"dev has {len(context.dev)} rows, and fewer than {allowance.least} are too few to tell"
+        return f"dev has {counted(len(context.dev), 'row')}, and fewer than {allowance.least} are too few to tell"
     return f"the budget has no room for {allowance.least} rows, answered {allowance.passes} times each"

@@ -17,7 +17,7 @@ from cotune.cycle.probe_search.trial import Fitted, ReadoutKind, Trials, warmed
 from cotune.cycle.search.confirm import Confirmed, settle
 from cotune.cycle.search.trial import Measured
 from cotune.cycle.search.untuned import measure_previous
-from cotune.evaluate.attribution import PREVIOUS
+from cotune.evaluate.frozen_arms import PREVIOUS
 from cotune.model.adapters.slots import BASE
 from cotune.probe.cross_fitting import tempered
 from cotune.task.example import Example

@@ -13,6 +13,7 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.policy import prices_of, searches_by_probes
 from cotune.cycle.probe_search.race import rows_embedded
+from cotune.errors import counted
 from cotune.prompt.prompt import Prompt
 from cotune.task.split import stratum_of, subsample
 from cotune.task.task import Task
@@ -56,8 +57,8 @@ def fit_rows(context: RunContext, config: RunConfig, seed: Prompt) -> Task:
         return task
 
     def effect() -> dict[str, Any]:
-        told = [f"{wanted:,} of {rows:,} labelled rows"] if wanted < rows else []
-        told += [f"{asked:,} of {test:,} test rows"] if asked < test else []
+        told = [f"{wanted:,} of {counted(rows, 'labelled row')}"] if wanted < rows else []
+        told += [f"{asked:,} of {counted(test, 'test row')}"] if asked < test else []
         return {"rows": wanted, "test": asked, "text": f"the budget has room for {' and '.join(told)}, drawn at random"}
 
     value = context.journal.step("sample", [task.fingerprint, rows, test], effect)

@@ -28,7 +28,7 @@ from cotune.cycle.probe_search.word_start import WordStart
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.pool import next_pool, opening_pool
 from cotune.cycle.search.trial import Measured
-from cotune.errors import CotuneError, DivergedError
+from cotune.errors import CotuneError, DivergedError, counted
 from cotune.evaluate.decision import BY_PROBE
 from cotune.evaluate.responses import LabelOutputs, label_indices
 from cotune.evaluate.stats.cross_fitted import corrected_error
@@ -98,7 +98,7 @@ class LabelLoop:
             lost = 0 if search.winner is not before else lost + 1
         if not search.stopped:
             search.stopped = (
-                f"no improvement in {lost} cycles"
+                f"no improvement in {counted(lost, 'cycle')}"
                 if lost >= HEURISTICS.patience
                 else f"search.max_cycles={self.config.search.max_cycles}"
             )
@@ -190,7 +190,7 @@ class LabelLoop:
         left = context.spending.left()
         least = self.prices.test(search, winner, tuned=False, words=False)
         if left < least:
-            raise too_small(context, f"the test of {context.task.test.n} rows", least, left)
+            raise too_small(context, f"the test of {counted(context.task.test.n, 'row')}", least, left)
         whole = self.prices.test(search, winner)
         wanted = HEURISTICS.epochs(len(self.rows), self.config.tune.max_epochs)
         alone, seed = winner.prompt.id == search.seed.prompt.id, search.seed_as(winner)
@@ -225,13 +225,13 @@ class LabelLoop:
             kept = reserve if epochs else min(left, self.prices.test(search, winner, tuned=False))
             unit = context.spending.budget.unit
             text = [
-                f"tune layers below {winner.found.layer} for {epochs:g} epochs, {steps} steps, on {len(splits)} "
+                f"tune layers below {winner.found.layer} for {epochs:g} epochs, {counted(steps, 'step')}, on {len(splits)} "
                 f"{'splits' if len(splits) > 1 else 'split'}"
                 + (f", then for {last:g} more on all labelled rows" if last else "")
                 + f": about {needed(epochs, last, splits):,.0f} {unit}"
                 if epochs
                 else f"no tuning: an epoch needs about {needed(1.0, 0.0, splits):,.0f} {unit}, {max(0.0, room):,.0f} left",
-                f"keep {kept:,.0f} {unit} for {context.task.test.n} test rows and the report",
+                f"keep {kept:,.0f} {unit} for {counted(context.task.test.n, 'test row')} and the report",
             ]
             return {
                 "epochs": epochs,

@@ -15,6 +15,7 @@ from cotune.cycle.probe_search.splits import labelled_rows, splits_of
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Trials
 from cotune.cycle.references import labelled_tfidf
+from cotune.errors import counted
 from cotune.evaluate.decision import BY_PROBE
 from cotune.evaluate.stats.intervals import proportion_interval
 from cotune.task.example import Example, groups_of
@@ -102,8 +103,8 @@ def sentence(told: dict[str, Any]) -> str:
     low, high = told["ci"]
     beside = "" if told["tfidf"] is None else f"; TF-IDF with logistic regression {told['tfidf']:.2f}"
     return (
-        f"after {told['seconds']:.0f} s: {told['score']:.2f} ({low:.2f} to {high:.2f}), cross-fitted on {told['n']} rows, "
-        f"by a probe on the state after layer {told['layer']}{beside}"
+        f"after {told['seconds']:.0f} s: {told['score']:.2f} ({low:.2f} to {high:.2f}), cross-fitted on "
+        f"{counted(told['n'], 'labelled row')}, by a probe on the state after layer {told['layer']}{beside}"
     )
 
 

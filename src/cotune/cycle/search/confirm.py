@@ -19,7 +19,7 @@ from cotune.cycle.search.state import Search
 from cotune.cycle.search.trial import Measured, refit, with_answers
 from cotune.cycle.search.untuned import measure_base, measure_previous
 from cotune.evaluate.arms import ArmScores
-from cotune.evaluate.attribution import PREVIOUS
+from cotune.evaluate.frozen_arms import PREVIOUS
 from cotune.evaluate.packing import pack_rows
 from cotune.evaluate.responses import ModelOutputs
 from cotune.evaluate.scoring import Evaluation, finite

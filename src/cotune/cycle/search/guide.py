@@ -15,6 +15,7 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.slices import measure_slices, slicing_tokens
 from cotune.cycle.search.proposers import Proposer
 from cotune.cycle.search.trial import Measured, with_answers
+from cotune.errors import counted
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal, fits
 from cotune.refine.copied import RowGrams
@@ -132,7 +133,7 @@ class Guide:
 
         groups = [
             Failures(
-                f"{', '.join(s['words'])} ({s['n']} rows, {100 * s['rate']:.0f}% wrong)",
+                f"{', '.join(s['words'])} ({counted(s['n'], 'row')}, {100 * s['rate']:.0f}% wrong)",
                 tuple(map(case, s["failures"][:_CASES])),
             )
             for s in slices.get("slices", [])[:_SLICES]

@@ -14,7 +14,7 @@ from cotune.cycle.search.ending import EndCosts
 from cotune.cycle.search.plan import Aside, Plan, Sizes, make_plan
 from cotune.cycle.search.pool import nearest_cost
 from cotune.cycle.search.untuned import CALIBRATION_ROWS
-from cotune.errors import BudgetError
+from cotune.errors import BudgetError, counted
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 
@@ -116,11 +116,13 @@ def _plan_text(plan: Plan, context: RunContext, sizes: Sizes, spent: float) -> l
     end = spent + plan.race + plan.tuning + plan.reserve
     steps = f"training gets about {plan.training:.0%} of the budget" + (f"; half needs {plan.advice}" if plan.advice else "")
     return [
-        f"score {plan.pool} prompts on up to {plan.race_rows} dev rows each: about {plan.race:,.0f} {unit}",
-        f"tune {plan.entrants} of them for {plan.short_steps} steps, then the best on",
-        f"to about {plan.target_steps} steps ({plan.target_steps / sizes.steps_per_epoch:.1f} epochs), the seed prompt as far: "
+        f"score {counted(plan.pool, 'prompt')} on up to {counted(plan.race_rows, 'dev row')} each: about {plan.race:,.0f} "
+        f"{unit}",
+        f"tune {plan.entrants} of them for {counted(plan.short_steps, 'step')}, then the best on",
+        f"to about {counted(plan.target_steps, 'step')} ({plan.target_steps / sizes.steps_per_epoch:.1f} epochs), the seed "
+        "prompt as far: "
         f"about {plan.tuning:,.0f} {unit}",
-        f"keep {plan.reserve:,.0f} {unit} for confirming, {sizes.test} test rows and the report",
+        f"keep {plan.reserve:,.0f} {unit} for confirming, {counted(sizes.test, 'test row')} and the report",
         *([steps, f"an answer has {context.answering.limit} tokens at most"] if sizes.late else []),
         f"in all about {end:,.0f} of {amount:,.0f} {unit}; what is left goes into further rounds while they help",
     ]

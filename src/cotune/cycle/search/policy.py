@@ -14,6 +14,7 @@ from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.plan import ENOUGH, EPOCHS, FINAL, SHORT, Plan, whole_runs
 from cotune.cycle.search.state import Search
 from cotune.cycle.search.trial import Trial, advance, decay_steps
+from cotune.errors import counted
 from cotune.prompt.prompt import Prompt
 
 _PATIENCE = 3
@@ -88,7 +89,7 @@ class StepPolicy:
     def _choose(self, search: Search, lost: int, left: float) -> Choice:
         context, plan, winner = self.context, self.plan, search.winner
         if lost >= _PATIENCE:
-            return Choice("finish", f"dev did not improve in {lost} cycles")
+            return Choice("finish", f"dev did not improve in {counted(lost, 'cycle')}")
         if winner.failed:
             return Choice("finish", "the winner's training diverged; its last good adapter stands")
         decay = context.tune.decay
@@ -140,7 +141,7 @@ class StepPolicy:
         if winner.peaked:
             return Choice("finish", "more steps only made dev worse")
         if affordable >= 3:
-            why = f"room for {affordable} more steps"
+            why = f"room for {counted(affordable, 'more step')}"
             if held:
                 why += f", too few to generate prompts as well: a winner should get {self._enough(search.seed)}"
             if winner.in_doubt:

@@ -16,6 +16,7 @@ from cotune.cycle.search.prompt_plan import PromptPlan
 from cotune.cycle.search.prompt_race import RaceResult, race_prompts
 from cotune.cycle.search.trial import Measured, Trial
 from cotune.cycle.search.untuned import measure_base
+from cotune.errors import counted
 from cotune.evaluate.scoring import finite
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
@@ -149,7 +150,7 @@ class PromptLoop:
         """What comes next, why, and what it leaves of the budget beside the end."""
         context = self.context
         if lost >= _PATIENCE:
-            return "finish", f"dev did not improve in {lost} cycles", 0.0
+            return "finish", f"dev did not improve in {counted(lost, 'cycle')}", 0.0
         if len(found.cycles) >= self.config.search.max_cycles:
             return "finish", f"search.max_cycles={self.config.search.max_cycles} were gone through", 0.0
         left = context.spending.left() - context.spending.costs.scoring(self.plan.reserve_tokens) - self.plan.fixed

@@ -12,7 +12,7 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.search.plan import FINAL, race_rows_scored
 from cotune.cycle.search.pool import nearest_cost
 from cotune.cycle.search.untuned import CALIBRATION_ROWS
-from cotune.errors import BudgetError
+from cotune.errors import BudgetError, counted
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
@@ -117,10 +117,11 @@ def _plan_text(plan: PromptPlan, context: RunContext, spent: float) -> list[str]
     costs, unit = context.spending.costs, context.spending.budget.unit
     race = costs.scoring(race_rows_scored(plan.pool, plan.race_rows) * plan.row_tokens)
     return [
-        f"score {plan.pool} prompts on up to {plan.race_rows} dev rows each: about {_amount(race)} {unit}",
+        f"score {counted(plan.pool, 'prompt')} on up to {counted(plan.race_rows, 'dev row')} each: about "
+        f"{_amount(race)} {unit}",
         "then mutate from the best and race again, while it helps and the budget lasts",
         "nothing is tuned: the model answers behind an endpoint",
-        f"keep {_amount(plan.reserve)} {unit} for confirming and {context.task.test.n} test rows",
+        f"keep {_amount(plan.reserve)} {unit} for confirming and {counted(context.task.test.n, 'test row')}",
         f"in all about {_amount(spent + race + plan.reserve)} {unit}, with more races at most {_amount(costs.budget.amount)}",
     ]
 

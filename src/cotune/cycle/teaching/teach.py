@@ -17,7 +17,7 @@ from cotune.cycle.teaching.answers import agreement_of, answer_of
 from cotune.cycle.teaching.asking import WHY_STOPPED, Asked, affordable, ask, bounds_of
 from cotune.endpoint import AnswerCache, Client, Endpoint, Usage
 from cotune.endpoint.request_format import FORMS, RequestFormat
-from cotune.errors import InputError
+from cotune.errors import InputError, counted
 from cotune.model.remote.model import RemoteModel
 from cotune.model.structured.limits import json_schema
 from cotune.model.structured.writable import Writable
@@ -128,14 +128,15 @@ def teach(
 def sentence(value: Any) -> str:
     """What the teacher did, in a sentence."""
     agreement = value["agreement"]
-    text = f"{len(value['rows']):,} train rows were labelled by the teacher {value['model']} and never judged on"
+    verb = "was" if len(value["rows"]) == 1 else "were"
+    text = f"{counted(len(value['rows']), 'train row')} {verb} labelled by the teacher {value['model']} and never judged on"
     if agreement["n"]:
         low, high = agreement["ci"]
         rate = f"{100 * agreement['rate']:.0f}%, 95% interval {100 * low:.0f} to {100 * high:.0f}"
         by = "" if agreement["metric"] == "accuracy" else f" by {agreement['metric']}"
         text += f"; it agrees with {agreement['agree']} of {agreement['n']} labelled train rows ({rate}{by})"
     if value.get("stopped"):
-        text += f"; it was not asked about {value['unasked']:,} rows, as {value['stopped']}"
+        text += f"; it was not asked about {counted(value['unasked'], 'row')}, as {value['stopped']}"
     return text
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from cotune.errors import counted
+
 ASSUMED_CORRELATION = 0.3
 """How alike differences of two arms on rows of one group are taken to be before anything is known of them."""
 
@@ -84,12 +86,12 @@ def detectable_sentence(
 
     Source: the design effect of a mean of clusters (Kish, Survey Sampling 1965).
     """
-    rows, told = n, f"With {n} test rows"
+    rows, told = n, f"With {counted(n, 'test row')}"
     if group_sizes:
         effect = 1 + (sum(size * size for size in group_sizes) / sum(group_sizes) - 1) * ASSUMED_CORRELATION
         rows = max(1, round(n / effect))
         told += (
-            f" in {len(group_sizes)} group{'' if len(group_sizes) == 1 else 's'}, worth about {rows} rows if those of a group "
+            f" in {counted(len(group_sizes), 'group')}, worth about {counted(rows, 'row')} if those of a group "
             f"agree as a correlation of {ASSUMED_CORRELATION} makes them"
         )
     note = ""

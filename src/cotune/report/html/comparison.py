@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cotune.errors import counted
 from cotune.evaluate.attribution import told_points
 from cotune.evaluate.frozen_arms import is_frozen
 from cotune.files import write_text
@@ -14,7 +15,7 @@ from cotune.report.html.markup import data_text, embedded_json, esc, figure, p_v
 from cotune.report.html.page import asset
 from cotune.report.html.plot import padded, strip, strip_row, strips
 from cotune.report.html.shell import MARK, shell
-from cotune.report.terminal.plain import counted, ends_of, fields, items, number, one_line, shipped, shipped_arm
+from cotune.report.terminal.plain import ends_of, fields, items, number, one_line, shipped, shipped_arm
 from cotune.report.terminal.verdict_arms import rule_of
 
 _MOST_ROWS = 200
@@ -96,7 +97,7 @@ def _scores(found: Mapping[str, Any]) -> str:
         told = f"<span>{between(ends)}</span>"
         lines.append(strip_row(name, esc(_weights(summary)), drawn, percent(score), told, kind=kind))
     return figure(
-        f"The two runs on {esc(found.get('n'))} test rows",
+        f"The two runs on {counted(esc(found.get('n')), 'test row')}",
         strips(lines, span),
         f"{_metric(found).capitalize()} in percent with 95% intervals. Hollow: base model. Filled: tuned. Both answer the same "
         "rows, so overlapping intervals can still hide a difference: read the paired one below.",

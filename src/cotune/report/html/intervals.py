@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cotune.errors import counted
 from cotune.report.html.markup import percent
 from cotune.report.html.plot import Point
 
@@ -61,4 +62,4 @@ def told(score: float, rows: int, metric: str, groups: Sequence[int] = ()) -> st
     """``51.6% (39.4 to 63.6, 62 rows)``."""
     ci = share_interval(score, rows, metric, groups)
     between = f"{percent(ci[0])} to {percent(ci[1])}, " if ci else ""
-    return f"{percent(score)}% ({between}{rows} rows)"
+    return f"{percent(score)}% ({between}{counted(rows, 'row')})"

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from cotune.errors import counted
 from cotune.report.html.intervals import paired_change, share_interval, told
 from cotune.report.html.markup import esc, percent, signed_points
 from cotune.report.html.plot import Point
@@ -165,7 +166,7 @@ class HeldOutAccuracy(DevScore):
 
     def told(self, level: float, rows: int) -> str:
         # Which labelled rows belong together is not recorded.
-        return f"{percent(level)}% ({rows} rows)" if self._groups else told(level, rows, "accuracy")
+        return f"{percent(level)}% ({counted(rows, 'row')})" if self._groups else told(level, rows, "accuracy")
 
     def interval(self, level: float, rows: int) -> Point | None:
         return None if self._groups else share_interval(level, rows, "accuracy")
@@ -216,7 +217,7 @@ class DevLogLoss(DevMeasure):
         return signed(change, 3).replace("-", "−")
 
     def told(self, level: float, rows: int) -> str:
-        return f"log-loss {decimal(level)} nats a token ({rows} rows)"
+        return f"log-loss {decimal(level)} nats a token ({counted(rows, 'row')})"
 
     def other(self, log_loss: float | None) -> str:
         return ""

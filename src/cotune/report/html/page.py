@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.resources import files as package_files
 from pathlib import Path
 
+from cotune.errors import counted
 from cotune.files import write_text
 from cotune.report.html.markup import data_text, embedded_json, esc
 from cotune.report.html.sections.errors import errors_section
@@ -119,7 +120,7 @@ def _about(record: RunRecord, task: str) -> str:
     facts = [
         f"<b>{data_text(task)}</b>",
         data_text(one_line(model, 80)) if model else "",
-        f"{rows} rows" if rows else "",
+        counted(rows, "row") if rows else "",
         f"budget {esc(budget)}" if budget else "",
     ]
     return f'<p class="about">{" · ".join(fact for fact in facts if fact)}</p>'

@@ -46,7 +46,8 @@ def improvements(summary: Mapping[str, Any]) -> list[str]:
         steps.append(f"Give it a larger budget, as {why}: the same command with {_twice(summary)}")
     learnt = _learnt_from(summary)
     if learnt is not None and learnt < _FEW_ROWS:
-        steps.append(f"Only {learnt:.0f} rows were learnt from; more labelled rows usually gain the most.")
+        rows = "1 row was" if learnt == 1 else f"{learnt:.0f} rows were"
+        steps.append(f"Only {rows} learnt from; more labelled rows usually gain the most.")
     return steps
 
 
@@ -63,7 +64,7 @@ def _uses(summary: Mapping[str, Any]) -> list[str]:
     path = bundle_path(summary)
     run = path.parent if path.name == "best" else path
     return [
-        f'Use it: cotune predict {shlex.quote(str(path))} --input "..."',
+        f'Use it: cotune predict {shlex.quote(str(run))} --input "..."',
         f"Try a prompt of your own against it: cotune try {shlex.quote(str(run))}",
         f"See where it errs: cotune view {shlex.quote(str(run))}",
     ]

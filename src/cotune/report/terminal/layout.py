@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from cotune.errors import counted
 from cotune.report.terminal.plain import harmless
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def prompt_block(text: str) -> RenderableType:
     lines = harmless(text).split("\n")
     shown = [Text(line.expandtabs(4)) for line in lines[:_PROMPT_LINES]]
     if len(lines) > _PROMPT_LINES:
-        shown.append(Text(f"… and {len(lines) - _PROMPT_LINES} more lines, in the bundle's prompt.json", style="bright_black"))
+        more = counted(len(lines) - _PROMPT_LINES, "more line")
+        shown.append(Text(f"… and {more}, in the bundle's prompt.json", style="bright_black"))
     return Group(*(_Behind("│ ", line) for line in shown))
 
 

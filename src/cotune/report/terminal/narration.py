@@ -8,23 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cotune.report.terminal.plain import amount, counted, decimal, duration, ends_of, fields, items, number, one_line, quoted
+from cotune.errors import counted
+from cotune.report.terminal.arm_words import ARM_NAMES, ArmGroup, group_of, why_frozen
+from cotune.report.terminal.plain import amount, decimal, duration, ends_of, fields, items, number, one_line, quoted
 from cotune.report.terminal.steps import ALONE, Told, Value, cycle_of, generic
-
-ARM_NAMES = {
-    "seed_prompt": "seed prompt",
-    "prompt_only": "prompt only",
-    "best_prompt": "best prompt",
-    "seed_tuned": "seed tuned",
-    "best_tuned": "best tuned",
-    "previous": "old bundle",
-}
-"""What the arms are called before people."""
 
 REFERENCE_NAMES = {
     "tfidf": "TF-IDF with logistic regression",
     "majority": "always the commonest label",
-    "zero_shot": "the seed prompt's label words without tuning",
+    "zero_shot": "zero-shot (label words, no training)",
 }
 """What the references are called before people, the one that matters most first."""
 
@@ -34,6 +26,19 @@ READOUT_NAMES = {
     "mean": "the mean of tuned head and refitted probe",
 }
 """What may read a tuned model's state."""
+
+_SOURCES = {
+    "seed": "drafted",
+    "user": "to start from",
+    "bank": "from the bank",
+    "bare": "with the row alone",
+    "edit": "edited",
+    "demonstrations": "with demonstrations",
+    "crossover": "crossed",
+    "rewrite": "rewritten",
+    "previous": "of the old bundle",
+}
+"""Where prompts come from, as words behind a number."""
 
 _STAGES = {
     "race": "racing prompts",
@@ -78,6 +83,10 @@ class Story:
     _judged: list[float] = field(default_factory=list)
     _deepest: int = 0
     _prompts: dict[str, str] = field(default_factory=dict)
+    _arms: dict[str, Any] = field(default_factory=dict)
+    _tested: set[str] = field(default_factory=set)
+    _tried: bool = False
+    _dev: int | None = None
     _cut: set[bool] = field(default_factory=set)
 
     def tell(self, event: Mapping[str, Any]) -> list[Told]:
@@ -112,6 +121,11 @@ class Story:
             self._prompts[prompt.id] = shown
         except (CotuneError, TypeError, ValueError, AttributeError):
             return
+
+    def arm(self, group: ArmGroup) -> str:
+        """An arm's name, with a word where it is named after tuning and nothing is tuned in it."""
+        tuned_names = {"seed_tuned", "best_tuned"} & set(group.names)
+        return group.title + (f", {why_frozen({'prompts_tuned': int(self._tried)})}" if group.frozen and tuned_names else "")
 
     def saw_score(self, value: Value) -> bool:
         """Whether a candidate's judgement on dev is the best so far; ties, and all that wrote no answers, go by log-loss."""
@@ -161,6 +175,8 @@ def _start(story: Story, value: Value) -> list[Told]:
     task = value.get("task")
     story.task = one_line(fields(task).get("name") or (task if isinstance(task, str) else "") or "task", 40)
     story.budget = one_line(value.get("budget") or "", 30)
+    dev = number(fields(value.get("n")).get("dev"))
+    story._dev = None if dev is None else int(dev)
     # A journal sorts the keys of objects.
     counts = sorted(fields(value.get("n")).items(), key=lambda pair: ("train", "dev", "test", pair[0]).index(pair[0]))
     rows = ", ".join(f"{amount_of} {one_line(split, 12)}" for split, amount_of in counts)
@@ -189,7 +205,8 @@ def _previous(story: Story, value: Value) -> list[Told]:
     grown = f", {counted(added, 'new label')}" if added else ""
     replay = fields(value.get("replay"))
     kept = number(replay.get("replay_train"))
-    rows = f", {kept:.0f} old rows to learn from and {amount(replay.get('replay_dev'))} to choose on" if kept else ""
+    old = counted(int(kept or 0), "old row")
+    rows = f", {old} to learn from and {amount(replay.get('replay_dev'))} to choose on" if kept else ""
     name = one_line(value.get("task") or "", 40)
     head = f"going on from the bundle {name} ({one_line(value.get('bundle'), 16)}) with its {len(items(value.get('labels')))}"
     told = [Told(f"{head} labels{grown}{rows}", "news")]
@@ -207,7 +224,8 @@ def _pool(story: Story, value: Value) -> list[Told]:
     for proposal in proposals:
         story.learn(proposal.get("prompt"))
     sources = Counter(one_line(p.get("source"), 24) for p in proposals if p.get("source"))
-    made = f" ({', '.join(f'{count} {source}' for source, count in sources.most_common(5))})" if sources else ""
+    told = [f"{count} {_SOURCES.get(source, source)}" for source, count in sources.most_common(5)]
+    made = f" ({', '.join(told)})" if told else ""
     dropped = value.get("dropped", value.get("near_duplicates"))
     dropped = len(dropped) if isinstance(dropped, (list, tuple)) else number(dropped)
     gone = f", {counted(int(dropped), 'near-duplicate')} dropped" if dropped else ""
@@ -236,7 +254,7 @@ def _probe_race(story: Story, value: Value, best: Value) -> list[Told]:
     is_best = story.best is None and story.saw_loss(best)
     on = counted(rows, "labelled row") + (f", {len(dropped)} clearly worse" if dropped else "")
     head = f"{cycle_of(value)}{counted(len(ranking), 'prompt')} raced by frozen probes on {on}"
-    text = f"{head}: best {measured(best)}{_after(best)} with {story.prompt(best.get('prompt_id'), 48)}"
+    text = f"{head}: best cross-fitted {measured(best)}{_after(best)} with {story.prompt(best.get('prompt_id'), 48)}"
     return [Told(text, "news" if is_best else "note", is_best)]
 
 
@@ -265,7 +283,7 @@ def _better(story: Story, value: Value) -> list[Told]:
     score, rows = number(value.get("score")), number(value.get("n"))
     if score is None or rows is None:
         return []
-    return [Told(f"a better bundle is in best: {score:.3f} on {rows:.0f} rows held out from it")]
+    return [Told(f"a better bundle is in best: {score:.3f} on {counted(int(rows), 'labelled row')} held out from it")]
 
 
 def _verdict(story: Story, value: Value) -> list[Told]:
@@ -284,7 +302,7 @@ def _reference(story: Story, value: Value) -> list[Told]:
     name = REFERENCE_NAMES.get(str(value.get("name")), "a reference")
     if value.get("skipped"):
         return [Told(f"test, {name}: not measured, {one_line(value['skipped'], 160)}")]
-    rows = f" on {one_line(value['n'], 12)} rows" if value.get("n") is not None else ""
+    rows = f" on {counted(one_line(value['n'], 12), 'test row')}" if value.get("n") is not None else ""
     return [Told(f"test, {name}: {measured(value)}{rows}", "news")]
 
 
@@ -317,7 +335,7 @@ def _train(story: Story, value: Value) -> list[Told]:
     window = [number(end) for end in items(value.get("window"))]
     if len(window) == 2 and window[0] is not None and window[1] is not None:
         rows = counted(value.get("rows"), "labelled row" if value.get("stage") == "final" else "row")
-        head = f"tuned layers {window[0] + 1:.0f} to {window[1]:.0f} on {rows}, {steps} steps, with {name}"
+        head = f"tuned layers {window[0] + 1:.0f} to {window[1]:.0f} on {rows}, {counted(steps, 'step')}, with {name}"
         return [Told(f"{head}: loss {decimal(value.get('loss'))}{cost}")]
     return [Told(f"trained to step {steps} with {name}: loss {decimal(value.get('loss'))}{cost}")]
 
@@ -329,13 +347,16 @@ def _probed(story: Story, value: Value) -> list[Told]:
     frozen = value.get("stage") == "frozen"
     is_best = not frozen and loss is not None and all(loss < other for other in story._judged) and story.saw_loss(value)
     story._judged += [] if loss is None else [loss]
-    held = f"held-out {measured(value)}" + ("" if rows is None else f" on {rows:.0f} rows")
+    story._tried = story._tried or not frozen
+    held = f"{'cross-fitted' if frozen else 'held-out'} {measured(value)}" + (
+        "" if rows is None else f" on {counted(int(rows), 'labelled row')}"
+    )
     name = story.prompt(value.get("prompt_id"), 48)
     if frozen:
         return [Told(f"frozen probe{_after(value)}: {held} with {name}")]
     readout = READOUT_NAMES.get(str(value.get("readout")), "")
     by = f", read by {readout}{_after(value)}" if readout else _after(value)
-    steps = f" for {one_line(value['steps'], 12)} steps" if value.get("steps") is not None else ""
+    steps = f" for {counted(one_line(value['steps'], 12), 'step')}" if value.get("steps") is not None else ""
     text = f"tuned{steps}: {held}{by}, with {name}"
     return [Told(text + (": best so far" if is_best else ""), "news" if is_best else "note", is_best)]
 
@@ -343,8 +364,9 @@ def _probed(story: Story, value: Value) -> list[Told]:
 def _tuned(story: Story, value: Value) -> list[Told]:
     if "readout" in value:
         return _probed(story, value)
+    story._tried = story._tried or bool(number(value.get("steps")))
     is_best = story.saw_score(value)
-    steps = f" after {one_line(value['steps'], 12)} steps" if value.get("steps") is not None else ""
+    steps = f" after {counted(one_line(value['steps'], 12), 'step')}" if value.get("steps") is not None else ""
     text = f"{cycle_of(value)}tuned{steps}, dev {measured(value)} with {story.prompt(value.get('prompt_id'), 48)}"
     return [Told(text + (": best so far" if is_best else ""), "news" if is_best else "note", is_best)]
 
@@ -352,34 +374,46 @@ def _tuned(story: Story, value: Value) -> list[Told]:
 def _cycle_end(story: Story, value: Value) -> list[Told]:
     reached = measured({"score": value.get("dev_score"), "log_loss": value.get("dev_log_loss")})
     steps = number(value.get("steps"))
-    after = f" after {steps:.0f} steps" if steps else ""
+    after = f" after {counted(int(steps), 'step')}" if steps else ""
     where = "held-out" if story.by_probe else "dev"
     return [Told(f"{cycle_of(value)}ends at {where} {reached}{after} with {story.prompt(value.get('winner'), 48)}", "news")]
 
 
 def _confirm(story: Story, value: Value) -> list[Told]:
     dev = fields(value.get("dev"))
-    known = [name for name in ("best_tuned", *ARM_NAMES) if name in dev]
-    arms = [f"{ARM_NAMES[name]} {measured(fields(dev[name]))}" for name in dict.fromkeys(known)]
-    fitted = "arms fitted to all labelled rows; on dev, by fits that had not seen it"
-    what = fitted if story.by_probe else "confirmed on all of dev"
+    story._arms = dict(fields(value.get("arms")))
+    known = dict.fromkeys(name for name in ("best_tuned", *ARM_NAMES) if name in dev)
+    groups = dict.fromkeys(group_of(story._arms, name) for name in known)
+    arms = [f"{story.arm(group)} {measured(fields(dev[group.names[0]]))}" for group in groups if group.names[0] in dev]
+    on = "dev" if story._dev is None else counted(story._dev, "dev row")
+    fitted = f"arms fitted to all labelled rows; on {on}, by fits that had not seen them"
+    what = fitted if story.by_probe else f"confirmed on {'all of dev' if story._dev is None else f'all {on}'}"
     return [Told(what + (f": {'; '.join(arms)}" if arms else ""))]
 
 
 def _open_test(story: Story, value: Value) -> list[Told]:
     arms = value.get("arms")
     names = list(arms) if isinstance(arms, (list, tuple, Mapping)) else []
-    beside = sum(str(name).startswith("reference_") for name in names)
+    own = [name for name in names if not str(name).startswith("reference_")]
+    # Two names may stand for one prompt with one set of weights, which is scored once.
+    several = len({str(arms[name]) for name in own}) if isinstance(arms, Mapping) else len(own)
+    beside = len(names) - len(own)
     references = f" and {counted(beside, 'reference')}" if beside else ""
-    arms_told = f", for {counted(len(names) - beside, 'arm')} (a prompt with weights each){references}" if names else ""
+    arms_told = f", for {counted(several, 'arm')} (a prompt with weights each){references}" if names else ""
     return [Told(f"the test rows, sealed until now, are scored once{arms_told}", "news")]
 
 
 def _arm(story: Story, value: Value) -> list[Told]:
     name = value.get("name")
-    shown = ARM_NAMES.get(name, name) if isinstance(name, str) else name
-    rows = f" on {one_line(value['n'], 12)} rows" if value.get("n") is not None else ""
-    return [Told(f"test, {one_line(shown or 'arm', 40)}: {measured(value)}{rows}", "news")]
+    shown = one_line(name or "arm", 40)
+    if isinstance(name, str):
+        group = group_of(story._arms, name)
+        if story._tested & set(group.names):
+            return []
+        story._tested.add(name)
+        shown = story.arm(group)
+    rows = f" on {counted(one_line(value['n'], 12), 'test row')}" if value.get("n") is not None else ""
+    return [Told(f"test, {shown}: {measured(value)}{rows}", "news")]
 
 
 _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {

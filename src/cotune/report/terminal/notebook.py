@@ -6,10 +6,12 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cotune.errors import counted
 from cotune.report.terminal.advice import bundle_path, next_steps
-from cotune.report.terminal.narration import ARM_NAMES, REFERENCE_NAMES
-from cotune.report.terminal.plain import counted, decimal, fields, harmless, number, one_line, p_value, shipped, signed
-from cotune.report.terminal.result import frozen_first, references_of, result_warnings
+from cotune.report.terminal.arm_words import arm_groups, group_of
+from cotune.report.terminal.narration import REFERENCE_NAMES
+from cotune.report.terminal.plain import decimal, fields, harmless, number, one_line, p_value, shipped, shipped_arm, signed
+from cotune.report.terminal.result import references_of, result_warnings
 from cotune.report.terminal.tryout import TRYOUT_CLOSING, tryout_heading
 from cotune.report.terminal.verdict import headline, verdict_text
 from cotune.report.terminal.verdict_arms import interval_told
@@ -33,12 +35,10 @@ def summary_html(summary: Mapping[str, Any]) -> str:
     parts = [f'<p style="font-size:1.15em;margin:0 0 .4em"><b>{_text(first)}</b></p>']
     parts += [f"<p>{_text(' '.join(rest))}</p>"] if rest else []
     parts += [f"<p><b>Warning:</b> {_text(warning)}</p>" for warning in result_warnings(summary)]
-    gains = {str(name): fields(gain) for name, gain in fields(summary.get("gains")).items() if isinstance(gain, Mapping)}
-    if gains:
-        rows = gain_rows(gains, frozen_first=frozen_first(summary))
+    if rows := gain_rows(summary):
         parts.append(_table("Gains, in points", ["gain", "value", "95% interval", "p", "reading"], rows, numbers=(1, 3)))
     arms = {str(name): fields(arm) for name, arm in fields(summary.get("arms")).items() if isinstance(arm, Mapping)}
-    scored = [(ARM_NAMES.get(name, one_line(name, 24)), arm) for name, arm in arms.items()]
+    scored = [(group.title, arms[group.names[0]]) for group in arm_groups(arms)]
     scored += [(REFERENCE_NAMES[name], one) for name, one in references_of(summary).items()]
     if scored:
         rows = [
@@ -102,12 +102,12 @@ def notebook_html(text: str) -> str:
 def summary_line(summary: Mapping[str, Any]) -> str:
     """A run in a few words: ``best tuned 0.942 (0.918 to 0.959) on 500 test rows``."""
     arm = shipped(summary)
-    named = ARM_NAMES.get(str(fields(summary.get("best")).get("arm")), "best tuned")
+    named = group_of(fields(summary.get("arms")), shipped_arm(summary)).title
     score, ci = number(arm.get("score")), arm.get("ci")
     if score is None:
         return "no score yet"
     ends = f" ({ci[0]:.3f} to {ci[1]:.3f})" if isinstance(ci, (list, tuple)) and len(ci) == 2 else ""
-    return f"{named} {score:.3f}{ends} on {arm.get('n')} {arm.get('split', 'test')} rows"
+    return f"{named} {score:.3f}{ends} on {counted(arm.get('n'), arm.get('split', 'test') + ' row')}"
 
 
 def _text(text: object) -> str:

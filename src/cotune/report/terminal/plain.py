@@ -138,8 +138,3 @@ def signed(value: float, digits: int = 1) -> str:
     """A difference with its sign, and none where it rounds to zero: ``+3.2``, ``-1.0``, ``0.0``."""
     text = f"{value:+.{digits}f}"
     return text[1:] if float(text) == 0 else text
-
-
-def counted(count: object, noun: str) -> str:
-    """``1 prompt``, ``4 prompts``."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cotune.errors import counted
 from cotune.report.terminal.narration import REFERENCE_NAMES
 from cotune.report.terminal.plain import decimal, ends_of, fields, number, one_line, p_value, shipped, signed
 
@@ -29,13 +30,16 @@ def result_sentences(summary: Mapping[str, Any]) -> list[str]:
         return []
     metric = str(summary.get("metric") or "score").replace("_", " ")
     interval = f" (95% interval {decimal(ends[0])} to {decimal(ends[1])})" if (ends := interval_of(arm)) else ""
-    scores = {"untuned": _untuned(summary), **{_SHORT[name]: references.get(name) for name in _SHORT}}
+    untuned = references.get("zero_shot")
+    name = "untuned" if untuned is None else REFERENCE_NAMES["zero_shot"]
+    scores = {name: _untuned(summary), **{_SHORT[name]: references.get(name) for name in _SHORT}}
     beside = [
         f"{name} {decimal(one.get('score'))}{of_fewer_rows(one, arm)}"
         for name, one in scores.items()
         if one is not None and one is not arm
     ]
-    lead = f"{metric[:1].upper()}{metric[1:]} {decimal(arm['score'])} on {decimal(arm.get('n'), 0)} test rows{interval}"
+    rows = counted(decimal(arm.get("n"), 0), "test row")
+    lead = f"{metric[:1].upper()}{metric[1:]} {decimal(arm['score'])} on {rows}{interval}"
     needed = _needed(arm, references.get("tfidf")) if references else ""
     return [f"{lead}{'; ' if beside else ''}{', '.join(beside)}.", *([needed] if needed else [])]
 
@@ -82,7 +86,7 @@ def result_warnings(summary: Mapping[str, Any]) -> list[str]:
     if n < _FEW_ROWS or width > _WIDE:
         spans = f": the 95% interval spans {100 * width:.0f} points" if ends else ""
         more = f"Label more rows, {_ENOUGH_ROWS} for the test at least." if n < _ENOUGH_ROWS else _MORE_ROWS
-        told.append(f"{n:.0f} test rows are too few to judge by{spans}. {more}")
+        told.append(f"{counted(int(n), 'test row')} {'is' if n == 1 else 'are'} too few to judge by{spans}. {more}")
     majority = number(fields(references.get("majority")).get("score"))
     by_accuracy = summary.get("metric") == "accuracy"
     if by_accuracy and majority is not None and (majority >= _SKEWED or majority >= score):

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cotune.report.terminal.plain import amount, counted, decimal, duration, ends_of, fields, items, number, one_line
+from cotune.errors import counted
+from cotune.report.terminal.plain import amount, decimal, duration, ends_of, fields, items, number, one_line
 from cotune.report.terminal.trust import noise_sentence
 
 Value = Mapping[str, Any]

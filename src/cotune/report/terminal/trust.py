@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cotune.report.terminal.plain import counted, decimal, fields, harmless, items, number, one_line
+from cotune.errors import counted
+from cotune.report.terminal.plain import decimal, fields, harmless, items, number, one_line
 
 
 def noise_sentence(noise: Mapping[str, Any]) -> str:
@@ -13,12 +14,12 @@ def noise_sentence(noise: Mapping[str, Any]) -> str:
     largest, mean, rows = (number(noise.get(name)) for name in ("largest", "mean", "n"))
     flipped = int(number(noise.get("flipped")) or 0)
     if rows is not None and "counts" in noise:
-        return f"in other batches {flipped} of {rows:.0f} written answers differ"
+        return f"in other batches {flipped} of {counted(int(rows), 'written answer')} differ"
     if largest is None or mean is None or rows is None:
         return ""
     return (
         f"in other batches log-probabilities differ by {largest:.2g} at most and {mean:.2g} on average, "
-        f"and {flipped} of {rows:.0f} answers flip"
+        f"and {flipped} of {counted(int(rows), 'answer')} flip"
     )
 
 
@@ -43,6 +44,7 @@ def robustness_lines(summary: Mapping[str, Any]) -> list[str]:
             return []
         told.append(f"{name} {decimal(least)} to {decimal(most)}")
     formats = len(items(fields(found.get("base")).get("scores")))
-    first = f"The winning prompt in {formats} other formats on {decimal(found.get('n'), 0)} dev rows: {', '.join(told)}."
+    rows = counted(decimal(found.get("n"), 0), "dev row")
+    first = f"The winning prompt in {formats} other formats on {rows}: {', '.join(told)}."
     sentence = found.get("sentence")
     return [first, *([harmless(sentence)] if isinstance(sentence, str) and sentence else [])]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cotune.report.terminal.plain import counted, one_line, p_value, signed
+from cotune.errors import counted
+from cotune.report.terminal.plain import one_line, p_value, signed
 
 if TYPE_CHECKING:
     from cotune.evaluate.tried import Comparison, Tried
@@ -27,7 +28,7 @@ def tryout_text(found: Tried, *, rows: int = 8) -> str:
 
 def tryout_heading(found: Tried) -> str:
     """What is compared, on which rows."""
-    heading = f"Your prompt against the winner on {found.n} dev rows."
+    heading = f"Your prompt against the winner on {counted(found.n, 'dev row')}."
     if found.by_probe:
         heading += "\n\nBoth are read by a probe that is fitted to the train rows by one rule."
     if not found.before_refit:
@@ -54,7 +55,7 @@ def comparison_text(comparison: Comparison, rows: int) -> str:
     shown = comparison.flipped[:rows]
     if shown:
         cut = f", the first {len(shown)}" if len(shown) < len(comparison.flipped) else ""
-        lines.append(f"  {len(comparison.flipped)} rows flip{cut}:")
+        lines.append(f"  {counted(len(comparison.flipped), 'row')} flip{'s' if len(comparison.flipped) == 1 else ''}{cut}:")
     for row in shown:
         mark = "+" if row["mine"] == row["gold"] else "-"
         gold, mine, winner = (one_line(row[key], _ANSWER_WIDTH) for key in ("gold", "mine", "winner"))

@@ -7,15 +7,18 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from cotune.errors import counted
+from cotune.prompt.prompt import held_rows
 from cotune.report.terminal.advice import bundle_path, next_steps
+from cotune.report.terminal.arm_words import arm_groups
 from cotune.report.terminal.layout import bullet, prompt_block
 from cotune.report.terminal.lines import speaks_unicode, write_line
 from cotune.report.terminal.plain import amount, decimal, dollars, duration, fields, harmless, items, number, one_line, shipped
 from cotune.report.terminal.previous import previous_lines
-from cotune.report.terminal.result import frozen_first, interval_of, references_of, result_title, result_warnings
+from cotune.report.terminal.result import interval_of, references_of, result_title, result_warnings
 from cotune.report.terminal.trust import data_lines, noise_sentence, robustness_lines
-from cotune.report.terminal.verdict_arms import arm_name, arms_table, arms_title, identical_arms, references_table
-from cotune.report.terminal.verdict_gains import NOISE_EXCEPTED, gains_parts
+from cotune.report.terminal.verdict_arms import arm_marks, arm_notes, arms_table, arms_title, references_table
+from cotune.report.terminal.verdict_gains import NOISE_EXCEPTED, gains_of, gains_parts
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -61,7 +64,7 @@ def verdict_text(summary: Mapping[str, Any], *, width: int = 100) -> str:
 def quiet_text(summary: Mapping[str, Any]) -> str:
     """The score and where the bundle lies, a line each: what ``--quiet`` leaves of the closing word."""
     arm = shipped(summary)
-    rows = f" on {decimal(arm.get('n'), 0)} test rows" if number(arm.get("n")) is not None else ""
+    rows = f" on {counted(decimal(arm.get('n'), 0), 'test row')}" if number(arm.get("n")) is not None else ""
     score = result_title(summary)
     bundle = harmless(bundle_path(summary)) if fields(summary.get("best")).get("bundle") else ""
     return "\n".join(line for line in (f"{score}{rows}" if score else "no score", bundle) if line)
@@ -100,20 +103,18 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
     if arms:
         yield heading(arms_title(summary, arms))
         yield indented(Text(_ARMS, style="bright_black"))
-        marks = identical_arms(arms)
-        yield indented(arms_table(summary, arms, marks, width))
-        for mark in sorted(set(marks.values())):
-            names = [arm_name(name) for name in arms if marks.get(name) == mark]
-            yield indented(Text(f"({mark}) {' and '.join(names)}: same prompt and weights", style="bright_black"))
+        groups = arm_groups(arms)
+        yield indented(arms_table(summary, arms, groups, width))
+        for note in arm_notes(summary, arm_marks(groups)):
+            yield indented(Text(note, style="bright_black"))
     if references := references_of(summary):
         yield heading("References")
         yield indented(references_table(references, width))
-    gains = {str(name): fields(gain) for name, gain in fields(summary.get("gains")).items() if isinstance(gain, Mapping)}
-    if gains:
+    if gains := gains_of(summary):
         yield heading("Gains, in points")
         excepted = NOISE_EXCEPTED if any(gain.get("within_noise") for gain in gains.values()) else "."
         yield indented(Text(_GAINS + excepted, style="bright_black"))
-        for part in gains_parts(gains, width, frozen_first=frozen_first(summary)):
+        for part in gains_parts(summary, width):
             yield indented(part)
     if lines := previous_lines(summary):
         yield heading("Old and new bundle")
@@ -131,7 +132,7 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
         yield heading("Noise of this machine")
         yield indented(Text(f"{noise.capitalize()}."))
     if chosen := _selection(summary):
-        yield heading("Selection")
+        yield heading("Which score to quote")
         yield indented(Text(chosen))
     if cost := _cost(summary):
         yield heading("Cost")
@@ -150,6 +151,8 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
     if best.get("bundle"):
         yield heading("The bundle: prompt and weights in one folder")
         yield indented(Text(harmless(bundle_path(summary)), overflow="fold"))
+        if held := held_rows(len(items(fields(best.get("prompt")).get("demonstrations")))):
+            yield indented(Text(held, style="yellow"))
     if steps := next_steps(summary):
         yield heading("What to do next")
         for step in steps:
@@ -170,7 +173,7 @@ def _beside(prompt: Mapping[str, Any]) -> list[str]:
     told = [f"Labels by other words: {', '.join(words)}{more}."] if words else []
     shown, nearest = items(prompt.get("demonstrations")), number(prompt.get("nearest"))
     if shown:
-        count = f"{len(shown)} {'demonstration' if len(shown) == 1 else 'demonstrations'}"
+        count = counted(len(shown), "demonstration")
         which = f"the {decimal(nearest, 0)} of {count} that are most like the row" if nearest else f"{count} before the row"
         told.append(f"With {which}, in the bundle's prompt.json.")
     return told
@@ -193,24 +196,30 @@ def _headline(summary: Mapping[str, Any]) -> str:
         return f"{name}: ended without a measured winner."
     before = number(fields(arms.get("seed_prompt")).get("score"))
     start = f", from {before:.3f} with the first prompt and the untuned model" if before is not None else ""
-    rows = f" on {best['n']} rows" if number(best.get("n")) is not None else ""
+    rows = f" on {counted(best['n'], 'row')}" if number(best.get("n")) is not None else ""
     return f"{name}: {decimal(best.get('score'))}{rows}{start}."
 
 
 def _selection(summary: Mapping[str, Any]) -> str:
-    chosen = fields(summary.get("selection"))
+    """The score to quote, and how the one on dev compares with it."""
+    chosen, arm = fields(summary.get("selection")), shipped(summary)
     dev, test, optimism = (number(chosen.get(key)) for key in ("dev", "test", "optimism"))
     if dev is None and test is None:
         return ""
     probed = any(arm.get("readout") == "probe" for arm in map(fields, fields(summary.get("arms")).values()))
-    where = "by a fit that had not seen it" if probed else "where it was chosen"
-    text = f"The winner scored {decimal(dev)} on dev, {where}, and {decimal(test)} on test"
+    where = "by a fit that had not seen them" if probed else "where it was chosen"
+    ends, rows = interval_of(arm), number(arm.get("n"))
+    on = "the sealed test" if rows is None else counted(int(rows), "sealed test row")
+    between = f" (95% interval {decimal(ends[0])} to {decimal(ends[1])})" if ends else ""
+    metric = str(summary.get("metric") or "score").replace("_", " ")
+    text = f"{metric[:1].upper()}{metric[1:]} {decimal(test)} on {on}{between}: nothing was learnt from or chosen on them. "
+    judged = number(fields(summary.get("n")).get("dev"))
+    text += f"The winner scored {decimal(dev)} on {'dev' if judged is None else counted(int(judged), 'dev row')}, {where}"
     if optimism is None:
         return text + "."
-    points = f"{100 * abs(optimism):.1f} points"
-    if (ends := interval_of(shipped(summary))) and ends[0] <= (dev or 0.0) <= ends[1]:
+    if ends and ends[0] <= (dev or 0.0) <= ends[1]:
         return text + ": dev and test agree within their intervals."
-    return text + f": dev was {points} too {'high' if optimism > 0 else 'low'}."
+    return text + f": dev was {100 * abs(optimism):.1f} points too {'high' if optimism > 0 else 'low'}."
 
 
 def _cost(summary: Mapping[str, Any]) -> str:

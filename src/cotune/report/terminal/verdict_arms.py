@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cotune.evaluate.frozen_arms import is_frozen
-from cotune.files import canonical_json
+from cotune.errors import counted
+from cotune.report.terminal.arm_words import ArmGroup, arm_name, why_frozen
 from cotune.report.terminal.layout import table_of
-from cotune.report.terminal.narration import ARM_NAMES, REFERENCE_NAMES
+from cotune.report.terminal.narration import REFERENCE_NAMES
 from cotune.report.terminal.plain import decimal, fields, items, number, one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_ARM_MEANINGS = {
-    "seed_prompt": "first prompt, base model",
-    "prompt_only": "best prompt untuned, base model",
-    "best_prompt": "winner's prompt, base model",
-    "seed_tuned": "first prompt, tuned model",
-    "best_tuned": "winner's prompt, tuned model",
-    "previous": "the bundle this run started from",
-}
-_NOT_TUNED = {
-    "seed_tuned": "first prompt, base model: not tuned",
-    "best_tuned": "winner's prompt, base model: not tuned",
-}
 _MARKS = "abcdefgh"
 # Columns that a terminal needs to have for what an arm is, and for all numbers.
 _WIDE, _NARROW = 100, 60
-
-
-def arm_name(name: str) -> str:
-    return ARM_NAMES.get(name, one_line(name, 24))
-
-
-def arm_meaning(arms: Mapping[str, Any], name: str) -> str:
-    """Which prompt and which weights an arm is; empty for one that has no name here."""
-    return _NOT_TUNED[name] if name in _NOT_TUNED and is_frozen(arms, name) else _ARM_MEANINGS.get(name, "")
 
 
 def arms_title(summary: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> str:
@@ -45,27 +24,30 @@ def arms_title(summary: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]
     where = f" on the {one_line(splits.pop(), 20)} split" if len(splits) == 1 else ""
     counts = {number(arm.get("n")) for arm in arms.values()}
     only = counts.pop() if len(counts) == 1 else None
+    rows = "" if only is None else f", {counted(int(only), 'row')}"
     metric = summary.get("metric")
     named = f", {one_line(metric, 24)}" if isinstance(metric, str) and metric else ""
-    return f"The arms{where}{f', {only:.0f} rows' if only is not None else ''}{named}"
+    return f"The arms{where}{rows}{named}"
 
 
-def identical_arms(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Arm to a letter, for arms that are the same prompt, adapter and decision as another."""
-    groups: dict[str, list[str]] = {}
-    for name, arm in arms.items():
-        if arm.get("prompt_id") and arm.get("adapter_id"):
-            try:
-                key = canonical_json([arm["prompt_id"], arm["adapter_id"], arm.get("decision")])
-            except (TypeError, ValueError):
-                continue
-            groups.setdefault(key, []).append(name)
-    shared = [names for names in groups.values() if len(names) > 1]
-    return {name: mark for mark, names in zip(_MARKS, shared, strict=False) for name in names}
+def arm_marks(groups: Sequence[ArmGroup]) -> dict[ArmGroup, str]:
+    """A letter for each group of several arms, under which the table's notes name them."""
+    return dict(zip((group for group in groups if len(group.names) > 1), _MARKS, strict=False))
+
+
+def arm_notes(summary: Mapping[str, Any], marks: Mapping[ArmGroup, str]) -> list[str]:
+    """What the letters stand for: arms that are one candidate, and where nothing is tuned in one named after tuning."""
+    notes = []
+    for group, mark in marks.items():
+        *names, last = map(arm_name, group.names)
+        untuned = group.frozen and {"seed_tuned", "best_tuned"} & set(group.names)
+        why = f", {why_frozen(summary)}" if untuned else ""
+        notes.append(f"({mark}) {', '.join(names)} and {last}: same prompt and weights{why}")
+    return notes
 
 
 def arms_table(
-    summary: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]], marks: Mapping[str, str], width: int
+    summary: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]], groups: Sequence[ArmGroup], width: int
 ) -> Table:
     from rich.text import Text
 
@@ -77,13 +59,12 @@ def arms_table(
     if width < _NARROW:
         columns = [column for column in columns if column not in ("log-loss>", "rule", "steps>")]
     table = table_of(columns, width)
-    winner = _winner(summary, arms)
-    for name in [*(name for name in ARM_NAMES if name in arms), *(name for name in arms if name not in ARM_NAMES)]:
-        arm = arms[name]
-        shown = arm_name(name) + (f" ({marks[name]})" if name in marks else "")
+    winner, marks = _winner(summary, arms), arm_marks(groups)
+    for group in groups:
+        arm = arms[group.names[0]]
         cells = {
-            "arm": shown,
-            "what it is": arm_meaning(arms, name),
+            "arm": group.title + (f" ({marks[group]})" if group in marks else ""),
+            "what it is": group.meaning,
             "score>": decimal(arm.get("score")),
             "95% interval": interval_told(arm.get("ci")),
             "log-loss>": decimal(arm.get("log_loss")),
@@ -92,7 +73,7 @@ def arms_table(
             "rule": rule_of(arm),
             "steps>": decimal(arm.get("steps"), 0),
         }
-        table.add_row(*(Text(cells[column]) for column in columns), style="bold green" if name == winner else "")
+        table.add_row(*(Text(cells[column]) for column in columns), style="bold green" if winner in group.names else "")
     return table
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from cotune.evaluate.frozen_arms import ARMS, PREVIOUS, is_frozen, repeated_gains
 from cotune.report.terminal.layout import table_of
-from cotune.report.terminal.plain import corrected_p, items, number, one_line, signed
+from cotune.report.terminal.plain import corrected_p, fields, items, number, one_line, signed
+from cotune.report.terminal.result import frozen_first
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,6 +26,8 @@ GAIN_NAMES = {
     "over_previous": "over the old bundle",
 }
 """What the gains are called before people, the one that leads first."""
+_WINNER_FROZEN = {LEADING: "winner over seed tuned", "both": "winner over seed prompt"}
+"""What two of them are called where the winner is not tuned."""
 
 _NO_DIFFERENCE = "no significant difference"
 _NOISE = "within the noise of this machine"
@@ -39,12 +43,37 @@ def gains_order(frozen_first: bool) -> list[str]:
     return [*leading, *(name for name in GAIN_NAMES if name not in leading)]
 
 
-def gains_parts(gains: Mapping[str, Mapping[str, Any]], width: int, *, frozen_first: bool = False) -> Iterator[RenderableType]:
+def gains_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The gains of a summary by name."""
+    found = fields(summary.get("gains"))
+    return {str(name): fields(gain) for name, gain in found.items() if isinstance(gain, Mapping)}
+
+
+def repeated_of(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Gains that compare the same candidates as one that is told before them, by the arms of a summary."""
+    arms, gains = fields(summary.get("arms")), gains_of(summary)
+    same = {name: str(fields(arms.get(name)).get("candidate_id") or name) for name in (*ARMS, PREVIOUS)}
+    return repeated_gains(same, [name for name in gains_order(frozen_first(summary)) if name in gains])
+
+
+def gain_names(summary: Mapping[str, Any]) -> dict[str, str]:
+    """What the gains are called: none after tuning where the winner is not tuned."""
+    arms = fields(summary.get("arms"))
+    return {**GAIN_NAMES, **(_WINNER_FROZEN if "best_tuned" in arms and is_frozen(arms, "best_tuned") else {})}
+
+
+def repeated_told(summary: Mapping[str, Any]) -> str:
+    """Which gains are left out, and which of those that are shown they repeat; empty where none is."""
+    names = gain_names(summary)
+    told = "; ".join(f"{names[name]} (as {names[first]})" for name, first in repeated_of(summary).items())
+    return f"The same arms, and so not shown again: {told}." if told else ""
+
+
+def gains_parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
     """The table of gains; where it has no room for their readings, these follow in lines of their own."""
     from rich.text import Text
 
-    ordered = _ordered(gains, frozen_first)
-    rows = gain_rows(gains, frozen_first=frozen_first)
+    gains, ordered, rows = gains_of(summary), _ordered(summary), gain_rows(summary)
     styles = {name: _reading(gains[name], name)[1] for name in ordered}
     columns = ["gain", "value>", "95% interval", "p>", "reading"]
     needed = sum(max(map(len, column)) + 2 for column in zip(columns, *rows, strict=True))
@@ -55,27 +84,29 @@ def gains_parts(gains: Mapping[str, Mapping[str, Any]], width: int, *, frozen_fi
         cells = [Text(cell, style=bold) for cell in row[:-1]] + [Text(row[-1], style=styles[name])]
         table.add_row(*cells[:shown])
     yield table
-    if shown == len(columns):
-        return
-    for reading in dict.fromkeys(row[-1] for row in rows):
-        if reading in (_NO_DIFFERENCE, _NOISE, _SAME_ARM):
-            alike = [(name, row[0]) for name, row in zip(ordered, rows, strict=True) if row[-1] == reading]
-            yield Text(f"{reading}: {'; '.join(told for _, told in alike)}", style=styles[alike[0][0]])
+    if shown < len(columns):
+        for reading in dict.fromkeys(row[-1] for row in rows):
+            if reading in (_NO_DIFFERENCE, _NOISE, _SAME_ARM):
+                alike = [(name, row[0]) for name, row in zip(ordered, rows, strict=True) if row[-1] == reading]
+                yield Text(f"{reading}: {'; '.join(told for _, told in alike)}", style=styles[alike[0][0]])
+    if told := repeated_told(summary):
+        yield Text(told, style="bright_black")
 
 
-def gain_rows(gains: Mapping[str, Mapping[str, Any]], *, frozen_first: bool = False) -> list[list[str]]:
-    """Name, value, interval, p-value and reading of each gain."""
-    rows = []
-    for name in _ordered(gains, frozen_first):
+def gain_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """Name, value, interval, p-value and reading of each gain but those that repeat another."""
+    rows, gains, names = [], gains_of(summary), gain_names(summary)
+    for name in _ordered(summary):
         gain, same = gains[name], bool(gains[name].get("identical"))
         interval, p = ("-", "-") if same else (_signed_interval(gain.get("ci"), name), _p(gain))
-        told = GAIN_NAMES.get(name, one_line(name, 24))
+        told = names.get(name, one_line(name, 24))
         rows.append([told, _signed(gain.get("value"), name), interval, p, _reading(gain, name)[0]])
     return rows
 
 
-def _ordered(gains: Mapping[str, Mapping[str, Any]], frozen_first: bool) -> list[str]:
-    known = [name for name in gains_order(frozen_first) if name in gains]
+def _ordered(summary: Mapping[str, Any]) -> list[str]:
+    gains, repeated = gains_of(summary), repeated_of(summary)
+    known = [name for name in gains_order(frozen_first(summary)) if name in gains and name not in repeated]
     return [*known, *(name for name in gains if name not in GAIN_NAMES)]
 
 

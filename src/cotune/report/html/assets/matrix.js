@@ -116,7 +116,7 @@ function startMatrix() {
     patterns.replaceChildren(...[...sizes].sort((a, b) => b[1] - a[1]).map(([text, size]) => {
       const told = [...text].map((m, i) => `${shown.columns[i].name} ${m === "✓" ? "right" : "wrong"}`);
       return make("button", {
-        type: "button", "data-pattern": text, "data-tip": told.join("\n"), "aria-label": `${told.join(", ")}: ${size} rows`,
+        type: "button", "data-pattern": text, "data-tip": told.join("\n"), "aria-label": `${told.join(", ")}: ${size} row${size === 1 ? "" : "s"}`,
         on: () => choose({ pattern: chosen.pattern === text ? "" : text }),
       }, marks(text), make("span", { text: size }));
     }));

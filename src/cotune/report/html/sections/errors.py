@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.errors import counted
 from cotune.report.html.markup import data_text, esc, figure, percent
 from cotune.report.html.plot import Plot
 from cotune.report.html.sections.record import AnsweredRows, RunRecord
 from cotune.report.html.sections.written import written_errors
-from cotune.report.terminal.narration import ARM_NAMES
+from cotune.report.terminal.arm_words import arm_groups
 from cotune.report.terminal.plain import decimal, fields, items, one_line
 
 _MOST_LABELS = 24
@@ -25,16 +26,19 @@ def errors_section(record: RunRecord) -> str:
     tests = record.tests
     if not tests.arms:
         return NO_ROWS.format(" yet" if not record.finished else "")
-    chosen = tests.arms[-1]
-    options = "".join(
-        f'<option value="{arm}"{" selected" if arm == chosen else ""}>{esc(ARM_NAMES[arm])}</option>' for arm in tests.arms
-    )
     summed = {name: fields(arm) for name, arm in fields(record.summary.get("arms")).items()}
+    # Arms of one prompt with one set of weights err alike.
+    groups = {group.names[0]: group for group in arm_groups({arm: summed.get(arm, {}) for arm in tests.arms})}
+    chosen = next(arm for arm, group in groups.items() if tests.arms[-1] in group.names)
+    options = "".join(
+        f'<option value="{arm}"{" selected" if arm == chosen else ""}>{esc(group.title)}</option>'
+        for arm, group in groups.items()
+    )
     told = {
         arm: written_errors(tests, arm, items(summed.get(arm, {}).get("fields"))) if tests.written else _arm_errors(tests, arm)
-        for arm in tests.arms
+        for arm in groups
     }
-    views = "".join(f'<div data-choice="{arm}"{"" if arm == chosen else " hidden"}>{told[arm]}</div>' for arm in tests.arms)
+    views = "".join(f'<div data-choice="{arm}"{"" if arm == chosen else " hidden"}>{told[arm]}</div>' for arm in groups)
     return (
         f'<div class="controls"><label>Arm <select data-switch="errors">{options}</select></label></div>'
         f'<div data-choices="errors">{views}</div>'
@@ -55,7 +59,8 @@ def _confusion(labels: tuple[str, ...], gold: NDArray[np.int64], answers: NDArra
 
     counts = confusion_matrix(gold, answers, len(labels))
     wrong = sorted(((int(counts[i, j]), i, j) for i, j in np.argwhere(counts) if i != j), reverse=True)
-    caption = f"{int(np.trace(counts))} of {len(gold)} rows right. Rows: right label. Columns: answer. Shade: share of the row."
+    right = f"{int(np.trace(counts))} of {counted(len(gold), 'row')} right."
+    caption = f"{right} Rows: right label. Columns: answer. Shade: share of the row."
     if len(labels) > _MOST_LABELS:
         lines = "".join(
             f"<tr><td>{data_text(labels[i])}</td><td>{data_text(labels[j])}</td><td class=num>{n}</td></tr>"
@@ -63,7 +68,7 @@ def _confusion(labels: tuple[str, ...], gold: NDArray[np.int64], answers: NDArra
         )
         head = "<tr><th>right label</th><th>answer</th><th>rows</th></tr>"
         body = f"<div class=scroll><table class=plain>{head}{lines}</table></div>"
-        return figure("Most frequent confusions", body, f"{int(np.trace(counts))} of {len(gold)} rows right.")
+        return figure("Most frequent confusions", body, right)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     head = "".join(f'<th scope="col"><span>{data_text(one_line(label, 18))}</span></th>' for label in labels)
     lines = ""
@@ -103,7 +108,7 @@ def _reliability(tests: AnsweredRows, arm: str, gold: NDArray[np.int64], answers
     for group in bins:
         plot.line((group.confidence, group.ci.low), (group.confidence, group.ci.high), "whisker tuned")
         tip = (
-            f"{group.count} rows, confidence {percent(group.low, 0)} to {percent(group.high, 0)}%\n"
+            f"{counted(group.count, 'row')}, confidence {percent(group.low, 0)} to {percent(group.high, 0)}%\n"
             f"mean confidence {percent(group.confidence)}%, right {percent(group.accuracy)}% "
             f"({percent(group.ci.low)} to {percent(group.ci.high)})"
         )
@@ -112,7 +117,7 @@ def _reliability(tests: AnsweredRows, arm: str, gold: NDArray[np.int64], answers
         f"Reliability: calibration error {decimal(error)}",
         plot.render(x_title="confidence of the answer, percent", y_title="right, percent"),
         f"On the diagonal, confidence means what it says; larger dots hold more rows; bars are 95% intervals. With "
-        f"{len(sure)} rows, perfectly calibrated answers of these confidences would show "
+        f"{counted(len(sure), 'row')}, perfectly calibrated answers of these confidences would show "
         f"an error up to {decimal(chance)} in 19 of 20 tests.",
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cotune.errors import counted
 from cotune.report.html.markup import data_text, esc, figure, percent
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.sections.prompts import Prompts
@@ -115,7 +116,7 @@ def layers_section(record: RunRecord, prompts: Prompts) -> str:
         "need not run."
     )
     return (
-        f'<div class="pair">{figure(f"Accuracy by layer, {rows} labelled rows", accuracy)}'
+        f'<div class="pair">{figure("Accuracy by layer, " + counted(rows, "labelled row"), accuracy)}'
         f"{figure('Log-loss by layer', loss)}</div>"
         f'<ul class="legend tall">{legend}</ul><p class="intro under">{note}</p>'
         f"{_ridge(curves, kinds, prompts, depth)}{_numbers(curves, prompts)}"
@@ -144,7 +145,7 @@ def _probes(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, record
             height = (point.accuracy, point.log_loss)[place]
             if point.layer in curve.probes:
                 plot.line((point.layer, curve.probes[point.layer][place]), (point.layer, height), "link")
-            tip = f"{shown}\ntuned {point.steps} steps{_between(point.window)}, layer {point.layer}: "
+            tip = f"{shown}\ntuned {counted(point.steps, 'step')}{_between(point.window)}, layer {point.layer}: "
             tip += f"{measure.told(point.accuracy, point.rows)}\nlog-loss {decimal(point.log_loss)}"
             plot.dot((point.layer, height), f"dot {kind}", radius=6, tip=tip)
     axis = "percent right" if place == 0 else "nats a row, less is better"
@@ -185,7 +186,9 @@ def _numbers(curves: list[LayerCurve], prompts: Prompts) -> str:
     lines = ""
     for curve in curves:
         found = [(layer, "frozen", *pair) for layer, pair in sorted(curve.probes.items())]
-        found += [(point.layer, f"tuned {point.steps} steps", point.accuracy, point.log_loss) for point in curve.tuned]
+        found += [
+            (point.layer, f"tuned {counted(point.steps, 'step')}", point.accuracy, point.log_loss) for point in curve.tuned
+        ]
         name = f"<th scope=row>{data_text(one_line(_name(curve, prompts), 60))}</th>"
         for layer, weights, score, loss in found:
             lines += f"<tr>{name}<td>{layer}</td><td>{weights}</td><td>{percent(score)}</td><td>{decimal(loss)}</td></tr>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
+from cotune.errors import counted
 from cotune.report.html.markup import chip, data_text, esc, figure, percent
 from cotune.report.html.measure import DevMeasure
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
@@ -84,7 +85,7 @@ def _row(prompts: Prompts, measure: DevMeasure, span: Point, prompt_id: str, dep
     best = facts.best(measure)
     unit = f" <span class=unit>{measure.unit}</span><br>" if measure.unit else ""
     number_told = f"<b>{measure.shown(best.level)}</b>{unit}" if best else "–"
-    detail = (f"{best.steps} steps" if best.steps else f"{best.rows} rows") if best else ""
+    detail = (counted(best.steps, "step") if best.steps else counted(best.rows, "row")) if best else ""
     written = f"<br><span>score {percent(best.score)}%</span>" if best and measure.beside(best.score, best.rows) else ""
     return (
         f'<li><button type="button" class="branch d{min(depth, _DEEPEST)} {tag}" data-prompt="{esc(prompt_id)}">'
@@ -108,7 +109,7 @@ def _scores(facts: PromptFacts, measure: DevMeasure, span: Point) -> str:
             + ("tuned" if score.steps or score.stage == "previous" else "base")
             + (" last" if place == len(chain) - 1 else "")
         )
-        what = f"tuned {score.steps} steps" if score.steps else f"race of cycle {score.cycle}"
+        what = f"tuned {counted(score.steps, 'step')}" if score.steps else f"race of cycle {score.cycle}"
         what = "frozen probe" if score.stage == "frozen" else what
         what = "the old bundle’s weights" if score.stage == "previous" else what
         beside = measure.beside(score.score, score.rows)

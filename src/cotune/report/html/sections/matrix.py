@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from cotune.errors import counted
 from cotune.report.html.intervals import told
 from cotune.report.html.markup import cut
 from cotune.report.html.sections.errors import NO_ROWS
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import AnsweredRow, AnsweredRows, RunRecord
 from cotune.report.html.sections.written import written_changes
-from cotune.report.terminal.narration import ARM_NAMES
-from cotune.report.terminal.plain import counted, number, one_line
+from cotune.report.terminal.arm_words import group_of
+from cotune.report.terminal.plain import fields, number, one_line
 
 _TOP = 3
 _MOST_DEV_ROWS = 1_000
@@ -55,8 +56,9 @@ def matrix_section(record: RunRecord) -> str:
 
 def tables_for_page(record: RunRecord, prompts: Prompts) -> dict[str, Any]:
     """Each table as the page's script reads it: who answered, the labels, the rows."""
+    summed = fields(record.summary.get("arms"))
     tests, devs = record.tests, replace(record.devs, rows=record.devs.rows[:_MOST_DEV_ROWS])
-    arms = [{"name": ARM_NAMES[arm]} for arm in tests.arms]
+    arms = [{"name": group_of(summed, arm).title} for arm in tests.arms]
     found = {"test": (tests, arms), "dev": (devs, _columns(devs, prompts, record))}
     return {
         name: {

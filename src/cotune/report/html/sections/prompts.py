@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from cotune.errors import CotuneError
+from cotune.errors import CotuneError, counted
 from cotune.prompt.prompt import Prompt
 from cotune.report.html.intervals import share_interval
 from cotune.report.html.markup import cut
 from cotune.report.html.measure import DevMeasure
 from cotune.report.html.sections.record import RunRecord
-from cotune.report.terminal.plain import counted, fields, items, number, one_line
+from cotune.report.terminal.plain import fields, items, number, one_line
 
 _MOST_WORDS = 1_500
 # A space goes with the word before it: spaces of their own would match anywhere and tear differences to pieces.
@@ -271,4 +271,4 @@ def _what(score: Score) -> str:
         return "frozen probe"
     if score.stage == "robustness":
         return "after tuning" if score.steps else "before tuning"
-    return f"tuned {score.steps} steps, cycle {score.cycle}" if score.steps else f"race, cycle {score.cycle}"
+    return f"tuned {counted(score.steps, 'step')}, cycle {score.cycle}" if score.steps else f"race, cycle {score.cycle}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from cotune.errors import counted
 from cotune.report.html.intervals import told
 from cotune.report.html.markup import data_text, esc, figure, percent
 from cotune.report.html.plot import Plot, nice_ticks, padded
@@ -29,9 +30,9 @@ def robustness_section(record: RunRecord, prompts: Prompts) -> str:
         esc(one_line(found.get("sentence") or "The winning prompt in other formats", 400)),
         _dots(record, found, formats) + _table(found),
         "Each dot is the winning prompt in another format (separators, casing, cue, order of parts) "
-        f"on {esc(found.get('n', '?'))} dev rows; a dashed line marks the prompt as it is, which these rows helped to choose. "
-        "Few rows scatter by themselves: the table holds what is left when that is taken away, with 95% intervals. Tab to a "
-        "dot and press Enter to read it.",
+        f"on {counted(esc(found.get('n', '?')), 'dev row')}; a dashed line marks the prompt as it is, which these rows helped "
+        "to choose. Few rows scatter by themselves: the table holds what is left when that is taken away, with 95% intervals. "
+        "Tab to a dot and press Enter to read it.",
         kind="wide",
     )
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cotune.errors import counted
 from cotune.evaluate.frozen_arms import is_frozen
 from cotune.report.html.intervals import share_interval
 from cotune.report.html.markup import data_text, figure, percent
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import ARMS, RunRecord
-from cotune.report.terminal.narration import ARM_NAMES, REFERENCE_NAMES
+from cotune.report.terminal.arm_words import group_of
+from cotune.report.terminal.narration import REFERENCE_NAMES
 from cotune.report.terminal.plain import clock, fields, number, one_line
 from cotune.report.terminal.result import interval_of, references_of
 
@@ -61,7 +63,7 @@ def read_course(record: RunRecord) -> list[Reached]:
             found.append(Reached(at, score, "verdict", f"first verdict{after}", interval_of(value), prompt_id))
         elif kind == "tuned":
             steps = int(number(value.get("steps")) or 0)
-            what = (f"tuned {steps} steps" if steps else "frozen probe") + after
+            what = (f"tuned {counted(steps, 'step')}" if steps else "frozen probe") + after
             found.append(
                 Reached(at, score, "tuned" if steps else "frozen", what, measure.interval(score, rows), prompt_id, not steps)
             )
@@ -69,7 +71,7 @@ def read_course(record: RunRecord) -> list[Reached]:
             name = str(value["name"])
             arm = fields(arms.get(name))
             ci = interval_of(arm) or share_interval(score, int(number(value.get("n")) or 0), record.metric)
-            what = f"test, {ARM_NAMES[name]}"
+            what = f"test, {group_of(arms, name).title}"
             found.append(Reached(at, score, "test", what, ci, str(arm.get("prompt_id") or ""), is_frozen(arms, name)))
     return found
 
@@ -132,7 +134,7 @@ def _reference_told(name: str, one: object, tested: float) -> str:
     ci = interval_of(found)
     between = f" ({percent(ci[0])} to {percent(ci[1])})" if ci else ""
     rows = number(found.get("n"))
-    some = f" on {rows:.0f} rows" if rows is not None and rows < tested else ""
+    some = f" on {counted(int(rows), 'row')}" if rows is not None and rows < tested else ""
     return f"{REFERENCE_NAMES[name]}: {percent(found.get('score'))}%{between}{some}"
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cotune.errors import counted
 from cotune.report.html.markup import data_text, esc, figure, p_value, percent, signed_points
 from cotune.report.html.measure import DevMeasure
 from cotune.report.html.sections.prompts import Prompts, read_prompt
 from cotune.report.html.sections.record import RunRecord
-from cotune.report.terminal.plain import counted, fields, items, number, one_line
+from cotune.report.terminal.plain import fields, items, number, one_line
 
 _CAPTION = (
     "a slice also holds the right rows that lie as near. It is named by words that its rows say more often than others. Its "
@@ -107,7 +108,7 @@ def _cycle(value: Mapping[str, Any], prompts: Prompts, measure: DevMeasure) -> s
             continue
         facts = prompts.by_id.get(prompt.id)
         best = facts.best(measure) if facts else None
-        told = "not raced" if best is None or facts is None else f"{measure.shown(best.level)} ({best.rows} rows)"
+        told = "not raced" if best is None or facts is None else f"{measure.shown(best.level)} ({counted(best.rows, 'row')})"
         told += ", dropped early" if facts and facts.dropped and not facts.tuned else ", tuned" if facts and facts.tuned else ""
         lines.append((data_text(one_line(prompt.instruction, 300)), esc(told)))
     for item in map(fields, items(value.get("refused"))):

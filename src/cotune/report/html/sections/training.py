@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from cotune.errors import counted
 from cotune.report.html.markup import data_text, figure, percent
 from cotune.report.html.measure import DevMeasure
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
@@ -144,7 +145,7 @@ def _dev_by_step(
         for line in dev_lines(trial):
             plot.path(line, f"line {kind}", _told(trial, prompts))
         for look in trial.looks:
-            tip = f"{_name(trial, prompts)}\n{look.steps} steps: {measure.told(look.level, look.rows)}"
+            tip = f"{_name(trial, prompts)}\n{counted(look.steps, 'step')}: {measure.told(look.level, look.rows)}"
             tip += measure.other(look.log_loss)
             if look.decays_from is not None:
                 tip += f"\nlearning rate fell from step {look.decays_from}"
@@ -194,8 +195,9 @@ def _told(trial: Trial, prompts: Prompts) -> str:
 
 
 def _ending(trial: Trial) -> str:
-    steps = f", {len(trial.losses)} steps"
-    steps += "" if trial.window is None else f" in layers {trial.window[0] + 1} to {trial.window[1]} on {trial.rows} rows"
+    steps = f", {counted(len(trial.losses), 'step')}"
+    if trial.window is not None:
+        steps += f" in layers {trial.window[0] + 1} to {trial.window[1]} on {counted(trial.rows, 'row')}"
     return f'<span class="quiet">{steps}</span>' + (f' <b class="down">{data_text(trial.failed)}</b>' if trial.failed else "")
 
 
@@ -237,7 +239,8 @@ def search_section(record: RunRecord, prompts: Prompts) -> str:
             continue
         raced = event.get("kind") == "race"
         rows = fields(value.get("rows")).get(str(found.get("prompt_id"))) if raced else value.get("rows")
-        what = f"race of cycle {value.get('cycle')}: best of the pool" if raced else f"tuned {value.get('steps')} steps"
+        steps = counted(value.get("steps"), "step")
+        what = f"race of cycle {value.get('cycle')}: best of the pool" if raced else f"tuned {steps}"
         seen.append(_Seen(spent, level, int(number(rows) or 0), str(found.get("prompt_id")), what, raced))
         # Races see a part of dev only, so they do not count as the best.
         if not raced and (best is None or measure.rank(level) > measure.rank(best)):

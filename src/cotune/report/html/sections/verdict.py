@@ -7,29 +7,23 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from cotune.errors import counted
 from cotune.evaluate.frozen_arms import is_frozen
 from cotune.evaluate.openings import openings_sentence
+from cotune.prompt.prompt import held_rows
 from cotune.report.html.intervals import between, share_interval
 from cotune.report.html.markup import data_text, esc, figure, p_value, percent, signed_points
 from cotune.report.html.plot import Point, nice_ticks, padded, strip, strip_row, strips
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import ARMS, RunRecord
 from cotune.report.terminal.advice import stored_steps
-from cotune.report.terminal.narration import ARM_NAMES, REFERENCE_NAMES
+from cotune.report.terminal.arm_words import arm_groups, why_frozen
+from cotune.report.terminal.narration import REFERENCE_NAMES
 from cotune.report.terminal.plain import amount, corrected_p, decimal, dollars, duration, fields, items, number, shipped
 from cotune.report.terminal.previous import difference, previous_parts, share
 from cotune.report.terminal.result import frozen_first, interval_of, references_of, result_warnings
-from cotune.report.terminal.verdict_gains import NOISE_EXCEPTED, gains_order
+from cotune.report.terminal.verdict_gains import NOISE_EXCEPTED, gains_of, gains_order, repeated_of, repeated_told
 
-_MEANINGS = {
-    "seed_prompt": "first prompt, base model",
-    "prompt_only": "best prompt for the base model",
-    "best_prompt": "winner’s prompt, base model",
-    "seed_tuned": "first prompt, tuned model",
-    "best_tuned": "winner’s prompt, tuned model",
-    "previous": "the bundle this run started from",
-}
-_NOT_TUNED = {"seed_tuned": "first prompt, base model: not tuned", "best_tuned": "winner’s prompt, base model: not tuned"}
 _GAINS = {
     "prompt_given_tuning": ("Prompt, on top of tuning", "best tuned − seed tuned"),
     "tuning": ("Tuning alone", "seed tuned − seed prompt"),
@@ -38,7 +32,11 @@ _GAINS = {
     "synergy": ("Synergy", "what the prompt adds after tuning beyond what it adds before"),
     "over_previous": ("Over the old bundle", "best tuned − old bundle"),
 }
-_COUNTED = {2: "two", 5: "five", 6: "six"}
+_WINNER_FROZEN = {
+    "prompt_given_tuning": ("Winner, not tuned, over seed tuned", "best prompt − seed tuned"),
+    "both": ("Winner, not tuned", "best prompt − seed prompt"),
+}
+_COUNTED = {1: "The arm"} | {n: f"The {word} arms" for n, word in enumerate(("two", "three", "four", "five", "six"), 2)}
 _MINUS = re.compile(r"(?<=[ (])-(?=\d)")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _ALPHA = 0.05
@@ -61,7 +59,7 @@ def _finished(record: RunRecord) -> str:
         + "".join(f"<p class=remark>Warning: {_set(warning)}</p>" for warning in result_warnings(summary))
         + _arms(record)
         + _previous(record)
-        + _gains(fields(summary.get("gains")), frozen_first=frozen_first(summary))
+        + _gains(summary)
         + (f'<details class="reading"><summary>The same in words</summary><ul>{more}</ul></details>' if more else "")
         + '<div class="cards">'
         + _selection(record)
@@ -89,7 +87,7 @@ def _going_on(record: RunRecord, prompts: Prompts) -> str:
     if best:
         score, facts = best
         shown = record.dev_measure.told(score.level, score.rows)
-        how = f"after {score.steps} steps of tuning" if score.steps else "on the base model"
+        how = f"after {counted(score.steps, 'step')} of tuning" if score.steps else "on the base model"
         what = f"Best on {where} so far: {esc(shown)} {how}, with “{data_text(facts.name)}”."
     if told := record.value("verdict").get("text"):
         what = f"First verdict {data_text(told)}; a usable bundle is in best. {what}"
@@ -98,9 +96,9 @@ def _going_on(record: RunRecord, prompts: Prompts) -> str:
     return (
         '<h1 class="headline">This run has not ended yet.</h1>'
         f"<p>{what}</p>"
-        f"<p>{len(prompts.by_id)} prompts so far, {esc(duration(last))} of work. Scores on {where} are optimistic, since "
-        f"{where} {'choose' if record.by_probe else 'chooses'} the winner; the test split is opened once, at the end. The same "
-        "<code>cotune run</code> command goes on from here.</p>" + (_arms(record) if arms else "")
+        f"<p>{counted(len(prompts.by_id), 'prompt')} so far, {esc(duration(last))} of work. Scores on {where} are "
+        f"optimistic, since {where} {'choose' if record.by_probe else 'chooses'} the winner; the test split is opened once, at "
+        "the end. The same <code>cotune run</code> command goes on from here.</p>" + (_arms(record) if arms else "")
     )
 
 
@@ -123,27 +121,33 @@ def _arms(record: RunRecord) -> str:
         for t in nice_ticks(*span, 4)
     )
     lines, best = [], shipped(record.summary)
-    for name, arm in shown:
-        score, ci = number(arm.get("score")), rows[name]
-        frozen = is_frozen(found, name)
-        meaning = _NOT_TUNED.get(name, _MEANINGS[name]) if frozen else _MEANINGS[name]
-        kind = ("base" if frozen else "tuned") + (" lead" if arm is best or name == "best_tuned" else "")
+    groups = arm_groups(dict(shown))
+    for group in groups:
+        arm, meaning = fields(found.get(group.names[0])), group.meaning.replace("'", "’")
+        if group.frozen and {"seed_tuned", "best_tuned"} & set(group.names):
+            meaning = meaning.replace(": not tuned", f", {why_frozen(record.summary)}")
+        score, ci = number(arm.get("score")), rows[group.names[0]]
+        ships = any(fields(found.get(name)) is best or name == "best_tuned" for name in group.names)
+        kind = ("base" if group.frozen else "tuned") + (" lead" if ships else "")
+        also = f"; also {', '.join(group.others)}" if group.others else ""
         loss = number(arm.get("log_loss"))
-        tip = f"{ARM_NAMES[name]}: {percent(score)}% ({between(ci)})\nlog-loss {decimal(loss)}\n{arm.get('n', '?')} test rows"
+        tip = f"{group.title}: {percent(score)}% ({between(ci)})\nlog-loss {decimal(loss)}\n"
+        tip += counted(arm.get("n", "?"), "test row")
         drawn, told = strip(span, score, ci, kind, tip=tip, extra=grid), f"<span>{between(ci)}</span>"
-        what = f"{esc(meaning)}{_read_by(arm)}"
-        lines.append(strip_row(esc(ARM_NAMES[name]), what, drawn, percent(score), told, kind=kind))
+        what = f"{esc(meaning)}{_read_by(arm)}{esc(also)}"
+        lines.append(strip_row(esc(group.title), what, drawn, percent(score), told, kind=kind))
     for name, one in references.items():
         score, ci, title = number(one.get("score")), interval_of(one), REFERENCE_NAMES[name]
         some = number(one.get("n"))
         fewer = f", on {some:.0f} of the rows" if some is not None and some < (number(best.get("n")) or 0) else ""
         loss = number(one.get("log_loss"))
-        tip = f"{title}: {percent(score)}% ({between(ci)})\nlog-loss {decimal(loss)}\n{one.get('n', '?')} test rows"
+        tip = f"{title}: {percent(score)}% ({between(ci)})\nlog-loss {decimal(loss)}\n"
+        tip += counted(one.get("n", "?"), "test row")
         drawn, told = strip(span, score, ci, "quiet", tip=tip, extra=grid), f"<span>{between(ci)}</span>"
         lines.append(strip_row(esc(title), f"reference{fewer}", drawn, percent(score), told, kind="reference"))
     n = next((arm.get("n") for _, arm in shown if arm.get("n")), "?")
     return figure(
-        f"The {_COUNTED.get(len(shown), len(shown))} arms on {esc(n)} sealed test rows",
+        f"{_COUNTED.get(len(groups), f'The {len(groups)} arms')} on {esc(n)} sealed test rows",
         strips(lines, span),
         f"{esc(record.metric.replace('_', ' ')).capitalize()} in percent with 95% intervals. Hollow: "
         "base model. Filled: tuned. Arms answer the same rows, so overlapping intervals can still hide a "
@@ -185,8 +189,10 @@ def _previous(record: RunRecord) -> str:
     )
 
 
-def _gains(gains: Mapping[str, Any], *, frozen_first: bool) -> str:
-    order = [name for name in gains_order(frozen_first) if name in _GAINS]
+def _gains(summary: Mapping[str, Any]) -> str:
+    gains, repeated, arms = gains_of(summary), repeated_of(summary), fields(summary.get("arms"))
+    titles = {**_GAINS, **(_WINNER_FROZEN if "best_tuned" in arms and is_frozen(arms, "best_tuned") else {})}
+    order = [name for name in gains_order(frozen_first(summary)) if name in _GAINS and name not in repeated]
     shown = [(name, fields(gains.get(name))) for name in order if number(fields(gains.get(name)).get("value")) is not None]
     if not shown:
         return ""
@@ -194,7 +200,7 @@ def _gains(gains: Mapping[str, Any], *, frozen_first: bool) -> str:
     span = padded([0.0, *ends], share=0.05, least=0.05)
     lines = []
     for name, gain in shown:
-        title, meaning = _GAINS[name]
+        title, meaning = titles[name]
         ci = interval_of(gain)
         p = corrected_p(gain)
         value = number(gain.get("value")) or 0.0
@@ -234,7 +240,7 @@ def _gains(gains: Mapping[str, Any], *, frozen_first: bool) -> str:
         "Differences in points, paired row by row. The 95% intervals hold all at once, and the p-values are corrected alike "
         "(Bonferroni): an interval that leaves out zero is a significant difference"
         f"{esc(NOISE_EXCEPTED if any(gain.get('within_noise') for _, gain in shown) else '.')}"
-        f"{esc(told_loss)}",
+        f"{esc(told_loss)} {esc(repeated_told(summary))}".rstrip(),
         kind="wide",
     )
 
@@ -249,16 +255,17 @@ def _selection(record: RunRecord) -> str:
     ci = _arm_ci(best, record.metric)
     dev_ci = share_interval(dev, int(number(n.get("dev")) or 0), record.metric, record.dev_groups)
     corrected = number(selection.get("dev_corrected"))
-    name = "on dev, by a fit that had not seen it" if probed else "dev score of the winner"
+    on = counted(n.get("dev", "?"), "dev row")
+    name = f"{esc(on)}, by a fit that had not seen them" if probed else f"{esc(on)}, which chose the winner"
     rows = [(name, percent(dev), between(dev_ci))]
     rows += [("the same, corrected for choosing", percent(corrected), "")] if corrected is not None else []
-    rows += [("sealed test", percent(test), between(ci))]
+    rows += [(f"<b>{esc(counted(best.get('n', '?'), 'sealed test row'))}: quote this one</b>", percent(test), between(ci))]
     table = "".join(f"<tr><th>{name}</th><td>{value}</td><td class=ci>{ci}</td></tr>" for name, value, ci in rows)
     optimism = number(selection.get("optimism")) or 0.0
     opened = number(record.summary.get("test_opened_before", 0))
     ledger = esc(f" {told}") if (told := openings_sentence(None if opened is None else int(opened))) else ""
     return (
-        f"<div class=card><h3>Is dev optimistic?</h3><table class=facts>{table}</table>"
+        f"<div class=card><h3>Which score to quote</h3><table class=facts>{table}</table>"
         f"<p>The winner of {esc(selection.get('candidates', 'many'))} prompts scored {100 * abs(optimism):.1f} points "
         f"{'above' if optimism >= 0 else 'below'} its test score on "
         f"{'dev, by a fit to the other labelled rows' if probed else 'the rows that chose it'}.{ledger}</p></div>"
@@ -307,7 +314,9 @@ def _cost(record: RunRecord) -> str:
 def _next(record: RunRecord) -> str:
     steps = stored_steps(record.summary)
     best = fields(record.summary.get("best"))
-    bundle = shlex.quote(str(record.folder / "best"))
+    bundle = shlex.quote(str(record.folder))
     use = f'<li>Use the bundle: <code>cotune predict {data_text(bundle)} --input "…"</code></li>' if best.get("bundle") else ""
+    held = held_rows(len(items(fields(best.get("prompt")).get("demonstrations"))))
+    use += f"<li>{data_text(held)}</li>" if held and use else ""
     told_steps = "".join(f"<li>{data_text(step)}</li>" for step in steps)
     return f"<div class=card><h3>What to do next</h3><ul>{use}{told_steps}</ul></div>"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cotune.errors import counted
 from cotune.report.html.markup import esc, figure
 from cotune.report.html.plot import padded
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import RunRecord
-from cotune.report.terminal.plain import counted, fields, items, number
+from cotune.report.terminal.plain import fields, items, number
 
 
 @dataclass(frozen=True)
@@ -118,18 +119,18 @@ def read_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
             best = next((i for i, s in tuned.items() if s == most), winner)
             add(f"{name}: tuning {counted(count, 'prompt')}{kept}", level if most is None else most, best)
             if most is not None and most != level:
-                add(f"{name}: tuning the two best on to {cycle.get('steps')} steps", level, winner)
+                add(f"{name}: tuning the two best on to {counted(cycle.get('steps'), 'step')}", level, winner)
         elif winner != leader:
             own = tuned.get(leader)
             if own is not None:
                 add(f"{name}: tuning on", own, leader)
             add(f"{name}: a new prompt", level, winner)
         else:
-            add(f"{name}: tuning on to {cycle.get('steps')} steps", level, winner)
+            add(f"{name}: tuning on to {counted(cycle.get('steps'), 'step')}", level, winner)
         leader = winner
     last = [v for v in record.values("tuned") if v.get("stage") == "finish" and str(v.get("prompt_id")) == leader]
     if last and (level := measure.of(last[0])) is not None:
-        add(f"learning rate falls to zero, {last[0].get('steps')} steps", level, leader)
+        add(f"learning rate falls to zero, {counted(last[0].get('steps'), 'step')}", level, leader)
     if (level := confirmed("best_tuned")) is not None and level != moves[-1].level:
         late, ships, old = measure.chosen_late, record.confirmed("best_tuned"), record.confirmed("previous")
         if old and (ships.get("prompt_id"), ships.get("adapter_id")) == (old.get("prompt_id"), old.get("adapter_id")):
@@ -157,7 +158,7 @@ def _probe_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
         if level is None or (winner, steps) == (leader, tuned):
             continue
         what = "a new prompt" if winner != leader else "tuning"
-        what += f", tuned {steps:.0f} steps" if winner != leader and steps else f" for {steps:.0f} steps" if steps else ""
+        what += (", tuned " if winner != leader else " for ") + counted(int(steps), "step") if steps else ""
         moves.append(Move(f"cycle {cycle.get('cycle')}: {what}", level))
         leader, tuned = winner, steps
     return moves

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cotune.errors import counted
 from cotune.report.html.markup import data_text, esc, figure, percent
 from cotune.report.html.sections.prompts import word_diff
 from cotune.report.html.sections.record import AnsweredRow, AnsweredRows
@@ -69,7 +70,8 @@ def _worst(tests: AnsweredRows, arm: str) -> str:
         for row in wrong[:_SHOWN_ROWS]
     )
     note = (
-        f"{len(wrong)} of {len(tests.rows)} rows count as wrong. Struck out: should be there. Underlined: was written instead."
+        f"{len(wrong)} of {counted(len(tests.rows), 'row')} count as wrong. Struck out: should be there. Underlined: was "
+        "written instead."
     )
     return figure("Rows that are worth least", f'<ol class="mistakes">{lines}</ol>', note, kind="wide")
 

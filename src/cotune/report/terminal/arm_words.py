@@ -1,0 +1,90 @@
+"""The arms of a run in words: those of one prompt and one set of weights together, and none called tuned that is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cotune.evaluate.frozen_arms import is_frozen, same_arms
+from cotune.report.terminal.plain import number, one_line
+
+ARM_NAMES = {
+    "seed_prompt": "seed prompt",
+    "prompt_only": "prompt only",
+    "best_prompt": "best prompt",
+    "seed_tuned": "seed tuned",
+    "best_tuned": "best tuned",
+    "previous": "old bundle",
+}
+"""What the arms are called before people."""
+
+_MEANINGS = {
+    "seed_prompt": "first prompt, base model",
+    "prompt_only": "best prompt untuned, base model",
+    "best_prompt": "winner's prompt, base model",
+    "seed_tuned": "first prompt, tuned model",
+    "best_tuned": "winner's prompt, tuned model",
+    "previous": "the bundle this run started from",
+}
+_FROZEN_NAMES = {"seed_tuned": "seed, frozen", "best_tuned": "best, frozen"}
+_FROZEN_MEANINGS = {
+    "seed_tuned": "first prompt, base model: not tuned",
+    "best_tuned": "winner's prompt, base model: not tuned",
+}
+_LEADING = ("previous", "seed_prompt", "best_prompt", "prompt_only", "seed_tuned", "best_tuned")
+"""Which name a group goes by: that of the first of these in it."""
+
+
+@dataclass(frozen=True)
+class ArmGroup:
+    """Arms that are one candidate: the same prompt, weights and decision rule.
+
+    Attributes:
+        names: of the arms, as a summary calls them.
+        title: what the group is called before people.
+        meaning: which prompt and which weights it is; empty for one that has no name here.
+        frozen: whether it answers with the base model's weights.
+    """
+
+    names: tuple[str, ...]
+    title: str
+    meaning: str
+    frozen: bool
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """What the group's further arms are called."""
+        return tuple(arm_name(name) for name in self.names if arm_name(name) != self.title)
+
+
+def arm_name(name: str) -> str:
+    return ARM_NAMES.get(name, one_line(name, 24))
+
+
+def arm_groups(arms: Mapping[str, Any]) -> list[ArmGroup]:
+    """The arms, each candidate once, in the order in which they are told."""
+    ordered = [*(name for name in ARM_NAMES if name in arms), *(name for name in arms if name not in ARM_NAMES)]
+    return [_group(arms, names) for names in same_arms({name: arms[name] for name in ordered})]
+
+
+def group_of(arms: Mapping[str, Any], name: str) -> ArmGroup:
+    """The group of an arm; one of its name alone where nothing more is known of it."""
+    found = next((group for group in arm_groups(arms) if name in group.names), None)
+    return found or ArmGroup((name,), arm_name(name), _MEANINGS.get(name, ""), False)
+
+
+def why_frozen(summary: Mapping[str, Any]) -> str:
+    """Why an arm that is named after tuning is not tuned, in a few words."""
+    tried = number(summary.get("prompts_tuned"))
+    return "frozen (no tuning step paid off)" if tried else "frozen (nothing was tuned)" if tried == 0 else "frozen"
+
+
+def _group(arms: Mapping[str, Any], names: tuple[str, ...]) -> ArmGroup:
+    lead = next((name for name in _LEADING if name in names), names[0])
+    frozen = is_frozen(arms, lead)
+    title = _FROZEN_NAMES.get(lead, arm_name(lead)) if frozen else arm_name(lead)
+    meaning = _FROZEN_MEANINGS.get(lead, _MEANINGS.get(lead, "")) if frozen else _MEANINGS.get(lead, "")
+    if frozen and lead not in _FROZEN_MEANINGS and set(names) & set(_FROZEN_MEANINGS):
+        meaning += ": not tuned"
+    return ArmGroup(names, title, meaning, frozen)
