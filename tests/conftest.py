@@ -40,6 +40,14 @@ def pytest_runtest_setup() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all test processes of this session."""
+    folder = tmp_path_factory.getbasetemp()
+    # xdist gives each of its processes a folder in that of the session.
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An empty cache, so that nothing an earlier run stored can answer a test; only converted models are shared."""

@@ -51,9 +51,9 @@ class Bench:
 
 
 @pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def bench(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> Iterator[Bench]:
     folder = tmp_path_factory.mktemp("cycle")
-    commands = Commands(folder / "output")
+    commands = Commands(folder / "output", shared_folder)
     yield Bench(commands, folder, save_tiny(folder / "model"), write_csv(folder / "rows.csv", labelled_rows()))
     commands.close()
 

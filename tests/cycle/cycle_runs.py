@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
+from filelock import FileLock
 
 _WORDS = {
     "fruit": ("apple", "pear", "plum", "fig"),
@@ -57,15 +63,17 @@ class Ended:
 
 
 class Commands:
-    """Runs ``cotune`` commands in children of a server process; see ``cycle_server``."""
+    """Runs ``cotune`` commands in children of a server process; see ``cycle_server``.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._count = folder, 0
-        server = Path(__file__).with_name("cycle_server.py")
-        self._process = subprocess.Popen(
-            [sys.executable, str(server)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self._answer() == {"ready": True}
+    Args:
+        folder: for what they print.
+        shared: a folder of all test processes. The first of them that runs a command starts the server there.
+    """
+
+    def __init__(self, folder: Path, shared: Path) -> None:
+        self._folder, self._shared, self._count = folder, shared, 0
+        self._server: subprocess.Popen[bytes] | None = None
+        self._stream: TextIO | None = None
 
     def run(
         self,
@@ -80,29 +88,55 @@ class Commands:
         output = self._folder / str(self._count)
         output.mkdir(parents=True)
         request = {"arguments": list(arguments), "output": str(output), "at": at, "signal": signal, "file_limit": file_limit}
-        return self._ask({**request, "environment": environment}, output)
+        # The server may be another test process's, which has a cache of its own.
+        return self._ask({**request, "environment": {**os.environ, **(environment or {})}}, output)
 
     def send(self, stopped: Ended, signal: str) -> Ended:
         """Wake or end a command that stopped, and wait for its end."""
         return self._ask({"pid": stopped.pid, "signal": signal}, None)
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=30)
+        if self._stream is not None:
+            self._stream.close()
+        if self._server is not None:
+            assert self._server.stdin is not None
+            self._server.stdin.close()
+            self._server.wait(timeout=30)
 
     def _ask(self, request: dict[str, Any], output: Path | None) -> Ended:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        found = self._answer()
+        if self._stream is None:
+            self._stream = self._opened()
+        print(json.dumps(request), file=self._stream, flush=True)
+        found = json.loads(self._stream.readline())
         texts = [(output / name).read_text(encoding="utf-8") if output else "" for name in ("stdout", "stderr")]
         return Ended(found["code"], found["pid"], *texts)
 
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        found: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return found
+    def _opened(self) -> TextIO:
+        """A connection to the server, which is started where there is none."""
+        with FileLock(self._shared / "commands.lock"):
+            # The path of a socket may have about a hundred characters: hence a short folder, named in a file.
+            named = self._shared / "commands.txt"
+            for _ in range(2):
+                with contextlib.suppress(OSError, ValueError):
+                    return self._connected(named.read_text(encoding="utf-8"))
+                place = tempfile.mkdtemp(prefix="cotune-") + "/s"
+                self._server = subprocess.Popen(
+                    [sys.executable, str(Path(__file__).with_name("cycle_server.py")), place], stdin=subprocess.PIPE
+                )
+                while not Path(place).exists():
+                    assert self._server.poll() is None, "the server of commands has ended"
+                    time.sleep(0.05)
+                named.write_text(place, encoding="utf-8")
+            raise AssertionError("the server of commands cannot be reached")
+
+    @staticmethod
+    def _connected(place: str) -> TextIO:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(place)
+            stream = connection.makefile("rw", encoding="utf-8")
+        # A server that ends just now may still take a connection, and then closes it.
+        json.loads(stream.readline())
+        return stream
 
 
 def journal_of(folder: Path) -> list[dict[str, Any]]:

@@ -1,13 +1,16 @@
 """Runs ``cotune`` commands in forked children, each a process of its own that can be hit by a signal at a chosen moment.
 
-Loading torch and transformers takes longer than a tiny run; this process loads them once and forks after. It reads one JSON
-object a line from standard input and answers each with one:
+Loading torch and transformers takes longer than a tiny run; this process loads them once for all test processes and forks
+after. It listens on a socket, and forks once for whoever connects, so that none waits for another's command. Whoever has
+connected sends one JSON object a line and is answered with one:
 
-    {"arguments": [...], "output": folder, "at": [...], "signal": "KILL", "file_limit": bytes}  starts a command and waits
-                                                                                                 (also "environment": {...})
-    {"pid": 1234, "signal": "CONT"}                                                              wakes or ends a stopped one
+    {"arguments": [...], "output": folder, "at": [...], "signal": "KILL", "file_limit": bytes, "environment": {...}}
+    {"pid": 1234, "signal": "CONT"}
 
-The answer holds ``code`` as ``subprocess`` counts it, None where the child only stopped, and its ``pid``.
+The first starts a command and waits, the second wakes or ends one that stopped.
+
+The answer holds ``code`` as ``subprocess`` counts it, None where the child only stopped, and its ``pid``. The server ends with
+its standard input; those who are connected are served on.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ import importlib
 import json
 import os
 import resource
+import select
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -162,7 +167,8 @@ def child(request: dict[str, Any]) -> None:
             os.dup2(handle, descriptor)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(output)
-        os.environ.update(request.get("environment") or {})
+        os.environ.clear()
+        os.environ.update(request["environment"])
         if request.get("at"):
             number = getattr(signal, "SIG" + request.get("signal", "KILL"))
             arm(request["at"], lambda: os.kill(os.getpid(), number))
@@ -189,27 +195,55 @@ def wait(pid: int) -> dict[str, Any]:
     return {"pid": pid, "code": None if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status)}
 
 
-def serve() -> None:
-    """Answer requests until standard input ends."""
+def answer(connection: socket.socket) -> None:
+    """Answer one client's requests until it is gone."""
+    with connection, connection.makefile("rw", encoding="utf-8") as stream:
+        print(json.dumps({"ready": True}), file=stream, flush=True)
+        for line in stream:
+            request = json.loads(line)
+            if "pid" in request:
+                os.kill(request["pid"], getattr(signal, "SIG" + request["signal"]))
+                pid = request["pid"]
+            else:
+                pid = os.fork()
+                if pid == 0:
+                    child(request)
+            print(json.dumps(wait(pid)), file=stream, flush=True)
+
+
+def load() -> None:
+    """Import what commands import."""
     for name in LOADED:
         importlib.import_module(name)
+
+
+def serve(place: str) -> None:
+    """Take connections at a path until standard input ends."""
+    load()
     import torch
 
     torch.set_num_threads(1)
     # As in conftest: no test cuts the power.
     os.fsync = lambda handle: None
-    print(json.dumps({"ready": True}), flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "pid" in request:
-            os.kill(request["pid"], getattr(signal, "SIG" + request["signal"]))
-            pid = request["pid"]
-        else:
-            pid = os.fork()
-            if pid == 0:
-                child(request)
-        print(json.dumps(wait(pid)), flush=True)
+    # Nobody waits for those who answer.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(place)
+        listening.listen()
+        while True:
+            ready, _, _ = select.select([listening, sys.stdin], [], [])
+            if sys.stdin in ready:
+                break
+            connection, _ = listening.accept()
+            if os.fork() == 0:
+                listening.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                answer(connection)
+                os._exit(0)
+            connection.close()
+    Path(place).unlink()
+    Path(place).parent.rmdir()
 
 
 if __name__ == "__main__":
-    serve()
+    serve(sys.argv[1])
