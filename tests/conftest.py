@@ -33,6 +33,15 @@ def written_through(handle: int) -> None:
 os.fsync = written_through
 
 
+# None that opens a browser: playwright leaves an event loop behind, in which no later test can run one.
+LATE_AND_LONG = frozenset(f"test_{name}.py" for name in ("api", "classifier", "cli", "trainer", "new_user"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long and come late go first: at the end, one process would work on such a file and the others wait."""
+    items.sort(key=lambda item: item.path.name not in LATE_AND_LONG)
+
+
 def pytest_runtest_setup() -> None:
     # Two processes with two threads each on two cores are many times slower than one after the other.
     torch = sys.modules.get("torch")
