@@ -232,7 +232,8 @@ def test_the_best_prompts_answers_to_dev_are_kept_for_the_page(whole: Path) -> N
 # The budget -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("tokens", "seed"), [(25_000, 0), (60_000, 4), (110_000, 1)])
+# A search that takes many cycles, and its bounds, are in test_ending.
+@pytest.mark.parametrize(("tokens", "seed"), [(25_000, 0), (60_000, 4)])
 def test_a_token_budget_is_kept_and_used(bench: Bench, whole: Path, tmp_path: Path, tokens: int, seed: int) -> None:
     out = whole if tokens == 60_000 else tmp_path / "run"
     if out != whole:
@@ -263,6 +264,14 @@ def test_a_run_ends_with_its_page(whole: Path) -> None:
     wrong = whole / "report-error.txt"
     assert not wrong.exists(), wrong.read_text()
     assert (whole / "report.html").is_file()
+
+
+def test_without_a_proposer_nothing_is_rewritten_and_slices_come_last(whole: Path) -> None:
+    kinds = [event["kind"] for event in journal_of(whole)]
+    assert "rewrite" not in kinds and kinds.count("slices") == 1
+    assert kinds[kinds.index("slices") :] == ["slices", "cost", "done"]
+    value = of_kind(whole, "slices")[0]
+    assert value["tokens"] == 0 and "24 rows" in value["skipped"]
 
 
 def test_the_plan_says_what_the_run_does(whole: Path) -> None:
