@@ -12,7 +12,7 @@ import pytest
 from tiny import save_tiny
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-RUNS = 12
+RUNS = 8
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,8 @@ def test_runs_on_meaningless_labels_claim_no_gain(null_check: Any, model: str, t
     for found in runs:
         assert found["stages"]["race"] >= 1 and found["stages"]["tuned"] >= 2 and found["stages"]["arm"] == 5
         assert found["claimed"] or "no significant difference" in found["verdict"] or "nothing is gained" in found["verdict"]
-    assert sum(bool(found["claimed"]) for found in runs) <= 2, [found["verdict"] for found in runs if found["claimed"]]
+    # Where two in five runs claimed one, more than one would in nine of ten cases; at one in twenty, in one of twenty.
+    assert sum(bool(found["claimed"]) for found in runs) <= 1, [found["verdict"] for found in runs if found["claimed"]]
     # The temptation is there: dev, which chooses, promises gains that the test does not show.
     assert sum(found["dev"] - found["test"] for found in runs) / RUNS > 0.04
 

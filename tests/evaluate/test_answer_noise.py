@@ -40,7 +40,7 @@ def test_the_floor_holds_what_noise_does_to_a_score(metric: str) -> None:
     for draw in range(150):
         dev = written(rng, 48, metric)
         noise = compare_answers(dev, flipped(dev, rng, 0.15, metric))
-        test = written(rng, 200, metric)
+        test = written(rng, 80, metric)
         moved = flipped(test, rng, 0.15, metric).score - test.score
         floor = noise.floor(test, METRICS[metric].aggregate, draws=100, seed=draw)
         inside.append(abs(moved) <= floor)

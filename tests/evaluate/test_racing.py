@@ -99,7 +99,7 @@ def test_looking_often_with_a_plain_test_would_break_that():
 
 
 def test_sixteen_candidates_cost_at_most_sixty_percent():
-    generator, rows, races, candidates = np.random.default_rng(3), 400, 300, 16
+    generator, rows, races, candidates = np.random.default_rng(3), 400, 150, 16
     correct = _zero_one(rows, races, candidates, generator, gap=0.15, discordant=0.25)
     differs = (correct[..., 1:] != correct[..., :1]).mean()
     assert differs == pytest.approx(0.25, abs=0.01)
@@ -110,7 +110,7 @@ def test_sixteen_candidates_cost_at_most_sixty_percent():
 
 
 def test_log_loss_decides_sooner_than_right_or_wrong():
-    generator, rows, races, candidates = np.random.default_rng(4), 400, 300, 16
+    generator, rows, races, candidates = np.random.default_rng(4), 400, 150, 16
     correct, losses = _latent(rows, races, candidates, generator, shift=0.4)
     gap = correct[..., 0].mean() - correct[..., 1:].mean()
     differs = (correct[..., 1:] != correct[..., :1]).mean()
