@@ -7,10 +7,9 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import openai
 import pytest
 from bundles import LABELS, PROMPT, TEXTS, Bench
 from servers import Client, running, texts
@@ -25,6 +24,9 @@ from cotune.embed.text import TextEmbedder
 from cotune.evaluate.decision import fit_bias
 from cotune.prompt.prompt import Prompt
 from cotune.task.values.output import Output
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 TWO = Prompt(input_template="{title}\n{body}", cue="Label:")
 
@@ -63,8 +65,11 @@ def server(predictors: list[Predictor]) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="module")
-def ai(server: Client) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+def ai(server: Client) -> Iterator[OpenAI]:
+    # Here, as it takes a second: every test process imports this file.
+    from openai import OpenAI
+
+    with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
         yield client
 
 
@@ -73,7 +78,9 @@ def test_bundles_of_one_base_model_share_it(predictors: list[Predictor]) -> None
     assert [each.adapter_id == "base" for each in predictors] == [False, False, True]
 
 
-def test_models_are_listed_with_parent_and_adapter(ai: openai.OpenAI, server: Client, offline: list[Predictor]) -> None:
+def test_models_are_listed_with_parent_and_adapter(ai: OpenAI, server: Client, offline: list[Predictor]) -> None:
+    from openai import NotFoundError
+
     listed = ai.models.list().data
     assert [model.id for model in listed] == [f"{each.task}@{each.bundle_id}" for each in offline] == list(server.models)
     for model, predictor in zip(listed, offline, strict=True):
@@ -81,11 +88,11 @@ def test_models_are_listed_with_parent_and_adapter(ai: openai.OpenAI, server: Cl
         assert (about["parent"], about["adapter"]) == ("tiny-base", predictor.adapter_id)
         assert (about["labels"], about["input_fields"]) == (list(LABELS), list(predictor.input_fields))
         assert ai.models.retrieve(model.id).id == model.id
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(NotFoundError):
         ai.models.retrieve("other@0123")
 
 
-def test_a_chat_is_answered_with_the_label(ai: openai.OpenAI, server: Client, offline: list[Predictor]) -> None:
+def test_a_chat_is_answered_with_the_label(ai: OpenAI, server: Client, offline: list[Predictor]) -> None:
     for text in TEXTS:
         found = ai.chat.completions.create(
             model=server.models[0],
@@ -105,19 +112,21 @@ def test_a_chat_is_answered_with_the_label(ai: openai.OpenAI, server: Client, of
         assert found.usage.total_tokens == found.usage.prompt_tokens + found.usage.completion_tokens
 
 
-def test_texts_may_come_in_parts_and_fields_as_json(ai: openai.OpenAI, server: Client, offline: list[Predictor]) -> None:
+def test_texts_may_come_in_parts_and_fields_as_json(ai: OpenAI, server: Client, offline: list[Predictor]) -> None:
+    from openai import BadRequestError
+
     parts = [{"type": "text", "text": TEXTS[0][:5]}, {"type": "text", "text": TEXTS[0][5:]}]
     found = ai.chat.completions.create(model="questions", messages=[{"role": "user", "content": parts}])  # type: ignore[misc,list-item]
     assert found.choices[0].message.content == offline[0].predict(TEXTS[0])[0]
     row = {"title": "My card", "body": 12, "other": None}
     found = ai.chat.completions.create(model=server.models[1], messages=[{"role": "user", "content": json.dumps(row)}])
     assert found.choices[0].message.content == offline[1].predict(row)[0]
-    with pytest.raises(openai.BadRequestError, match="2 input fields"):
+    with pytest.raises(BadRequestError, match="2 input fields"):
         ai.chat.completions.create(model=server.models[1], messages=[{"role": "user", "content": "My card"}])
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_a_stream_says_the_same(ai: openai.OpenAI, server: Client, offline: list[Predictor], place: int) -> None:
+def test_a_stream_says_the_same(ai: OpenAI, server: Client, offline: list[Predictor], place: int) -> None:
     row = {"title": "a", "body": "b"} if place else {"text": TEXTS[1]}
     content = json.dumps(row) if place else TEXTS[1]
     stream = ai.chat.completions.create(
@@ -135,7 +144,7 @@ def test_a_stream_says_the_same(ai: openai.OpenAI, server: Client, offline: list
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-def test_logprobs_are_those_of_the_labels(ai: openai.OpenAI, server: Client, offline: list[Predictor]) -> None:
+def test_logprobs_are_those_of_the_labels(ai: OpenAI, server: Client, offline: list[Predictor]) -> None:
     row = {"title": "My card", "body": "has not come"}
     (expected,) = offline[1].predict(row, probabilities=True)
     found = ai.chat.completions.create(
@@ -153,7 +162,7 @@ def test_logprobs_are_those_of_the_labels(ai: openai.OpenAI, server: Client, off
 
 @pytest.mark.parametrize("coding", ["float", "base64", None])
 def test_embeddings_are_those_of_the_base_model(
-    ai: openai.OpenAI, server: Client, offline: list[Predictor], coding: str | None
+    ai: OpenAI, server: Client, offline: list[Predictor], coding: str | None
 ) -> None:
     expected = TextEmbedder(offline[0].model).embed(TEXTS)
     given = {} if coding is None else {"encoding_format": coding}

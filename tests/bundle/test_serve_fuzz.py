@@ -6,29 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import schemathesis
 from bundles import Bench
 from hypothesis import HealthCheck, Phase, given, settings
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
 from servers import Client, running
 
 from cotune.bundle import load_several
 from cotune.prompt.prompt import Prompt
 from cotune.task.values.output import Output
-
-CHECKS = [
-    not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_schema_conformance,
-    response_headers_conformance,
-]
 
 SCHEMA = '{"type": "object", "properties": {"n": {"type": "integer"}, "why": {"type": "string"}}, "required": ["n"]}'
 
@@ -62,9 +46,7 @@ def document(server: Client) -> Any:
     # Names that are served, so that most requests get past that check.
     for name in ("ChatRequest", "EmbeddingRequest"):
         raw["components"]["schemas"][name]["properties"]["model"]["enum"] = list(server.models)
-    found = schemathesis.openapi.from_dict(raw)
-    found.config.update(base_url=server.url)
-    return found
+    return read(raw, server)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +65,13 @@ def written(server: Client) -> Any:
     predict["requestBody"]["content"]["application/json"]["schema"] = {"anyOf": [row, rows]}
     for closed in (chat, message, row, rows):
         closed["additionalProperties"] = False
+    return read(raw, server)
+
+
+def read(raw: Any, server: Client) -> Any:
+    # Here, as it takes a second: every test process imports this file.
+    import schemathesis
+
     found = schemathesis.openapi.from_dict(raw)
     found.config.update(base_url=server.url)
     return found
@@ -90,6 +79,16 @@ def written(server: Client) -> Any:
 
 def answers_to(operation: Any, ways: int = 30) -> set[int]:
     """Ask in many ways; the statuses that came back."""
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi import checks
+
+    checked = [
+        not_a_server_error,
+        checks.status_code_conformance,
+        checks.content_type_conformance,
+        checks.response_schema_conformance,
+        checks.response_headers_conformance,
+    ]
     seen = set()
 
     @settings(
@@ -102,7 +101,7 @@ def answers_to(operation: Any, ways: int = 30) -> set[int]:
     )
     @given(case=operation.as_strategy())
     def ask(case: Any) -> None:
-        seen.add(case.call_and_validate(checks=CHECKS, timeout=60).status_code)
+        seen.add(case.call_and_validate(checks=checked, timeout=60).status_code)
 
     ask()
     return seen

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 from bundles import Bench
 from servers import Client, running, texts
@@ -124,6 +123,8 @@ def test_a_cut_answer_says_so(server: Client, offline: list[Predictor]) -> None:
 
 
 def test_a_text_is_drawn_where_a_temperature_is_asked_for(server: Client, offline: list[Predictor]) -> None:
+    import openai
+
     (text,) = texts(1)
     (greedy,) = offline[TEXT].predict(text)
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120) as ai:
