@@ -28,7 +28,7 @@ FAST: dict[str, Any] = {
     "engine": {"threads": 1, "device": "cpu", "dtype": "float32"},
     "search": {"pool": 6, "entrants": 2, "max_cycles": 1},
 }
-BUDGET = "60ktok"
+BUDGET = "40ktok"
 
 
 def rows(count: int = 150) -> list[tuple[str, str]]:
@@ -275,11 +275,11 @@ def test_without_a_folder_runs_lie_side_by_side(
     task: cotune.Task, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for budget in (BUDGET, BUDGET, "61ktok"):
+    for budget in (BUDGET, BUDGET, "41ktok"):
         with pytest.raises(Stopped):
             cotune.run(task, budget=budget, model=model, view=StopAtOnce(), **FAST)
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["words", "words-2"]
-    assert config_of(tmp_path / "runs" / "words-2")["budget"] == "61ktok"
+    assert config_of(tmp_path / "runs" / "words-2")["budget"] == "41ktok"
 
 
 def test_a_run_shows_how_far_it_is_unless_it_is_told_not_to(done: Any, model: Path, task: cotune.Task, capsys: Any) -> None:

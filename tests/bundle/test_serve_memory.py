@@ -21,7 +21,7 @@ from cotune.bundle.serve.room import Room
 MANY = b"[" + b"[]," * 340_000 + b"[]]"
 PARTS = b"[" + b'{"type":"text"},' * 60_000 + b'{"type":"text"}]'
 CHAT = b'{"model": "questions", "messages": [{"role": "user", "content": "a"}'
-AT_ONCE = 6
+AT_ONCE = 3
 
 
 @pytest.fixture(scope="module")

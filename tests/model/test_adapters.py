@@ -257,11 +257,21 @@ BROKEN: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two adapters of one model."""
+    folder, maker = tmp_path_factory.mktemp("whole"), tiny_local("llama")
+    one, two = (folder / saved(maker, folder, seed=seed) for seed in (1, 2))
+    return one, two
+
+
 @pytest.mark.parametrize("how", BROKEN)
 @pytest.mark.parametrize("while_using", ["base", "another"])
-def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path: Path, how: str, while_using: str) -> None:
-    maker = tiny_local("llama")
-    good, bad = (tmp_path / saved(maker, tmp_path, seed=seed) for seed in (1, 2))
+def test_what_does_not_fit_is_refused_and_changes_nothing(
+    whole: tuple[Path, Path], tmp_path: Path, how: str, while_using: str
+) -> None:
+    good, bad = whole[0], tmp_path / whole[1].name
+    shutil.copytree(whole[1], bad)
     BROKEN[how](bad)
     local = tiny_local("llama")
     base, adapter = scores(local), local.adapters.register(good)
