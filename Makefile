@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 OUT ?= runs/demo
 BUDGET ?= 5m
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Else each of the many processes of the tests would compile all that it imports, and pytest would rewrite every test file.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install install-dev demo test test-fast lint types clean
+.PHONY: install install-dev demo test test-fast lint types checks clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "cotune needs Python 3.11 or newer; set PYTHON=python3.11"; exit 1; }
@@ -20,6 +22,12 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install -q --no-compile -e '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+# The first import compiles: once here, while the types are checked, instead of in every test process at the same time.
+$(VENV)/.compiled: $(VENV)/.installed-dev
+	@$(BIN)/pytest -n 0 --collect-only -qq >/dev/null 2>&1 || true
+	@PYTHONPATH=tests/cycle $(BIN)/python -c "import cycle_server; cycle_server.load()" || true
+	@touch $@
 
 install: $(VENV)/.installed
 
@@ -36,8 +44,11 @@ lint: install-dev
 types: install-dev
 	$(BIN)/mypy
 
+checks: lint types $(VENV)/.compiled
+
 # One thread a worker: two torch processes with two threads each starve one another.
-test: lint types
+test: install-dev
+	@$(MAKE) --no-print-directory -j 2 checks
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $${COTUNE_TEST_WORKERS:-3} --dist loadfile --no-loadscope-reorder
 
 # The inner loop: what needs neither a model's minutes nor a browser.
