@@ -432,3 +432,22 @@ def test_importing_the_room_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_clock_of_a_resumed_run_goes_on_from_the_time_already_spent() -> None:
+    stream, now = io.StringIO(), [100.0]
+    view = PlainView(stream, now=lambda: now[0])
+    view.event({"n": -1, "kind": "note", "value": {"text": "reading the rows"}})
+    view.event({"n": 6, "kind": "note", "active_s": 83.0, "value": {"text": "resuming a run"}})
+    now[0] += 2
+    view.event({"n": -1, "kind": "note", "value": {"text": "loading the model"}})
+    assert [line.split("]")[0] for line in stream.getvalue().splitlines()] == ["[00:00", "[01:23", "[01:25"]
+
+
+def test_one_of_a_kind_is_told_in_the_singular() -> None:
+    story = Story()
+    one = {"steps": 1, "rows": 1, "n": 1, "score": 0.5, "log_loss": 0.7, "stage": "tune", "readout": "head", "window": [0, 2]}
+    found = [told.text for kind in ("train", "tuned", "better", "arm") for told in story.tell({"kind": kind, "value": one})]
+    assert len(found) == 4
+    assert all("1 step" in text or "1 row" in text for text in found), found
+    assert not any("1 steps" in text or "1 rows" in text for text in found), found

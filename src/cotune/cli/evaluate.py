@@ -67,7 +67,7 @@ def evaluate(
 def _shown(scored: Scored, source: str, width: int) -> Iterator[Any]:
     from rich.text import Text
 
-    from cotune.report.terminal.plain import harmless, one_line
+    from cotune.report.terminal.plain import counted, harmless, one_line
 
     yield Text(
         f"{scored.metric.replace('_', ' ')} {_with_interval(scored.score, scored.interval.low, scored.interval.high)} "
@@ -121,7 +121,7 @@ def _confusion(scored: Scored, width: int) -> Iterator[Any]:
     from rich.text import Text
 
     from cotune.report.terminal.layout import table_of
-    from cotune.report.terminal.plain import one_line
+    from cotune.report.terminal.plain import counted, one_line
 
     assert scored.confusion is not None
     found = [one_line(one.name, 24) for one in scored.labels]

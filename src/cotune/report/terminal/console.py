@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 from cotune.report.terminal.lines import JsonView, PlainView, speaks_unicode
 from cotune.report.terminal.narration import Story, stage_name
 from cotune.report.terminal.pace import Pace
-from cotune.report.terminal.plain import amount, clock, decimal, duration, fields, one_line
+from cotune.report.terminal.plain import amount, clock, decimal, fields, one_line, time_left
 from cotune.report.terminal.steps import Told
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class LiveView:
         left = pace.left
         told = [(clock(pace.elapsed), "bold"), (f" of {budget}" if budget else "", "")]
         if left is not None and not self._closed:
-            told.append((f"   about {duration(left)} left", ""))
+            told.append((f"   {time_left(left)}", ""))
         grid.add_row("time", _line(*told))
         if left is not None and not self._closed:
             whole = max(pace.elapsed + left, 1e-9)

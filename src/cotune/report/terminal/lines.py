@@ -9,7 +9,7 @@ from typing import IO, Any, TextIO
 
 from cotune.report.terminal.narration import Story, stage_name
 from cotune.report.terminal.pace import Pace
-from cotune.report.terminal.plain import clock, duration, number, one_line
+from cotune.report.terminal.plain import clock, number, one_line, time_left
 
 
 class PlainView:
@@ -37,7 +37,7 @@ class PlainView:
             return
         rate, left = self._pace.rate, self._pace.left
         speed = f", {rate:,.0f} tokens/s" if rate is not None else ""
-        rest = f", about {duration(left)} left" if left is not None else ""
+        rest = f", {time_left(left)}" if left is not None else ""
         self._say(f"{stage_name(stage)}: {one_line(what, 80)}{speed}{rest}")
 
     def set_time_left(self, seconds: float | None) -> None:

@@ -208,8 +208,9 @@ def _previous(story: Story, value: Value) -> list[Told]:
     old = counted(int(kept or 0), "old row")
     rows = f", {old} to learn from and {amount(replay.get('replay_dev'))} to choose on" if kept else ""
     name = one_line(value.get("task") or "", 40)
-    head = f"going on from the bundle {name} ({one_line(value.get('bundle'), 16)}) with its {len(items(value.get('labels')))}"
-    told = [Told(f"{head} labels{grown}{rows}", "news")]
+    labels = counted(len(items(value.get("labels"))), "label")
+    head = f"going on from the bundle {name} ({one_line(value.get('bundle'), 16)}) with its {labels}"
+    told = [Told(f"{head}{grown}{rows}", "news")]
     return told + [Told(one_line(remark, 300)) for remark in items(value.get("remarks"))]
 
 

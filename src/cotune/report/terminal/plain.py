@@ -108,6 +108,11 @@ def duration(seconds: object) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def time_left(seconds: float) -> str:
+    """``about 41 s left``, or that the time is over."""
+    return f"about {duration(seconds)} left" if seconds >= 0.5 else "over its time"
+
+
 def clock(seconds: float) -> str:
     """``04:12`` or ``1:04:12``."""
     whole = max(0, int(seconds))

@@ -7,7 +7,7 @@ from typing import Any
 
 from cotune.errors import counted
 from cotune.report.terminal.narration import REFERENCE_NAMES
-from cotune.report.terminal.plain import decimal, ends_of, fields, number, one_line, p_value, shipped, signed
+from cotune.report.terminal.plain import counted, decimal, ends_of, fields, number, one_line, p_value, shipped, signed
 
 _ALPHA = 0.05
 _FEW_ROWS, _WIDE = 30, 0.3
@@ -42,6 +42,11 @@ def result_sentences(summary: Mapping[str, Any]) -> list[str]:
     lead = f"{metric[:1].upper()}{metric[1:]} {decimal(arm['score'])} on {rows}{interval}"
     needed = _needed(arm, references.get("tfidf")) if references else ""
     return [f"{lead}{'; ' if beside else ''}{', '.join(beside)}.", *([needed] if needed else [])]
+
+
+def counted_rows(arm: Mapping[str, Any]) -> str:
+    """``1 test row``, ``200 test rows``."""
+    return counted(decimal(arm.get("n"), 0), "test row")
 
 
 def of_fewer_rows(one: Mapping[str, Any], arm: Mapping[str, Any]) -> str:

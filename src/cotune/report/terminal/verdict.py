@@ -13,7 +13,19 @@ from cotune.report.terminal.advice import bundle_path, next_steps
 from cotune.report.terminal.arm_words import arm_groups
 from cotune.report.terminal.layout import bullet, prompt_block
 from cotune.report.terminal.lines import speaks_unicode, write_line
-from cotune.report.terminal.plain import amount, decimal, dollars, duration, fields, harmless, items, number, one_line, shipped
+from cotune.report.terminal.plain import (
+    amount,
+    counted,
+    decimal,
+    dollars,
+    duration,
+    fields,
+    harmless,
+    items,
+    number,
+    one_line,
+    shipped,
+)
 from cotune.report.terminal.previous import previous_lines
 from cotune.report.terminal.result import interval_of, references_of, result_title, result_warnings
 from cotune.report.terminal.trust import data_lines, noise_sentence, robustness_lines
