@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from cycle_runs import labelled_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cotune.config import config_in_memory
 from cotune.cycle.budget.budget import Clock, parse_budget
+from cotune.cycle.inputs import read_inputs
 from cotune.cycle.journal import DamagedJournalError, Journal, cut_journal, read_journal
 from cotune.errors import BudgetError, CotuneError, InputError
 from cotune.run_files import JOURNAL
+from cotune.task.task import Task
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -286,3 +290,15 @@ def test_a_step_within_a_step_is_refused(tmp_path: Path) -> None:
         journal.step("outer", 1, lambda: journal.step("inner", 2, lambda: 3))
     assert journal.events == [] and journal.broken
     assert Journal(tmp_path).step("outer", 1, lambda: 4) == 4
+
+
+@pytest.mark.parametrize(("budget", "why"), [("1s", "saving and the report alone"), ("60tok", "reading 80 rows once")])
+def test_a_budget_that_nothing_fits_is_refused_before_anything_is_loaded(tmp_path: Path, budget: str, why: str) -> None:
+    task = Task.from_rows(labelled_rows(80), input="text", output="label", limit={"test": 20})
+    config = config_in_memory(name="hopeless", input=["text"], output="label", model="no such model", budget=budget)
+    least = "60s" if budget == "1s" else "50ktok"
+    with pytest.raises(BudgetError, match=rf"{why}.*Give --budget {least} or more"):
+        read_inputs(config, tmp_path / "run", task, ())
+    # What might fit is looked at with the model.
+    with pytest.raises(InputError, match="no such model"):
+        read_inputs(config.model_copy(update={"budget": "20s" if budget == "1s" else "2ktok"}), tmp_path / "run", task, ())

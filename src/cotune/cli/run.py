@@ -70,6 +70,12 @@ def run(
         if told:
             tell(told, err=True)
     texts = [read_text(path, "the prompt file") for path in prompt or []]
+    if not (folder / CONFIG).is_file():
+        from cotune.cycle.budget.budget import parse_budget
+        from cotune.cycle.budget.least import check_time
+
+        # Before the seconds that importing and loading take; how the rows fit is checked once they are read.
+        check_time(parse_budget(config.budget))
     from cotune.report import make_view
 
     try:

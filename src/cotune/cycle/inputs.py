@@ -9,6 +9,7 @@ from pathlib import Path
 from cotune.config import RunConfig
 from cotune.cycle.answering.judging import ByHand, read_by_hand
 from cotune.cycle.budget.budget import Budget, parse_budget
+from cotune.cycle.budget.least import check_time, check_tokens
 from cotune.cycle.diagnostics.unwritable import check_references
 from cotune.cycle.endpoints import check_keys, check_prices
 from cotune.cycle.teaching.teach import read_unlabelled, unlabelled_hash
@@ -68,13 +69,16 @@ def read_inputs(config: RunConfig, out: Path, task: Task | None, prompts: Sequen
     Raises:
         InputError: config, data, model, keys or prices are wrong or missing.
     """
-    budget = parse_budget(config.budget)
+    budget, new = parse_budget(config.budget), not (out / CONFIG).is_file()
+    if new:
+        check_time(budget)
     start = open_start(config)
     config = adopt(config, start)
     task = check_references(config, start_task(config, start, task))
     own = _own_prompts(config, task, prompts)
     found = Inputs(config, budget, task, own, start, read_unlabelled(config, task), read_by_hand(config, task))
-    if not (out / CONFIG).is_file():
+    if new:
+        check_tokens(budget, task)
         _check_model(config)
     if not (out / SUMMARY).is_file():
         check_keys(config)
