@@ -317,6 +317,23 @@ def test_an_interrupt_says_how_to_go_on(bench: Bench, whole: Path, tmp_path: Pat
     same_as(whole, tmp_path / "run")
 
 
+def test_a_run_that_had_hardly_begun_leaves_its_folder_to_another(bench: Bench, tmp_path: Path) -> None:
+    """Neither one that was killed while its model was loading, nor one that was refused, is in the way of the next."""
+    out = tmp_path / "run"
+    assert bench.run(out, budget="50ktok", at=("line", "start", 1)).code == -9
+    assert bench.run(out, at=("line", "start", 1)).code == -9
+    assert not out.with_name("run-2").exists()
+    other = bench.run(out, seed=5, at=("line", "plan", 1))
+    assert other.code == -9, other.stderr
+    assert [event["value"]["seed"] for event in journal_of(out) if event["kind"] == "start"] == [5]
+    # From here on there is something to lose.
+    told(bench.run(out, seed=6), "seed: 5 -> 6")
+    shutil.rmtree(out)
+    stopped = bench.run(out, at=("line", "engine", 1), signal="INT")
+    assert stopped.code == 130 and "Nothing was done yet" in stopped.stderr
+    assert not out.exists()
+
+
 def _told_of_space(ended: Ended) -> None:
     assert ended.code == 2
     assert "Traceback" not in ended.stderr

@@ -11,12 +11,16 @@ from typing import Any
 from cotune.config import RunConfig
 from cotune.cycle.journal import cut_journal, read_journal
 from cotune.cycle.kept import read_config, read_summary
-from cotune.errors import BusyError, InputError
+from cotune.errors import BusyError, CotuneError, InputError
 from cotune.files import cannot_write, make_folder, remove_stale, write_json, write_text
 from cotune.run_files import CONFIG, JOURNAL, LOCK
 
+_OPENING = frozenset({"engine", "sample", "start", "neighbours", "clock"})
+"""Steps that come before anything is searched: what they tell is found again in seconds, once the model is loaded."""
 _FINISH = "finish"
 """A file that asks the run to end its search; the run looks for it at each decision."""
+_OPENED = (CONFIG, JOURNAL, _FINISH, "scores.sqlite", "scores.sqlite-wal", "scores.sqlite-shm")
+"""What a run has written by then."""
 ASKED = "the user asked to finish"
 """Why such a search ended."""
 
@@ -41,11 +45,27 @@ class RunFolder:
 
     def take_back(self) -> None:
         """Remove what a new run wrote, where its input proves wrong, so that the next command may use the folder."""
-        for name in (CONFIG, JOURNAL, "scores.sqlite", "scores.sqlite-wal", "scores.sqlite-shm", LOCK):
-            (self.path / name).unlink(missing_ok=True)
+        _remove_opening(self.path)
+        (self.path / LOCK).unlink(missing_ok=True)
         for place in self.made:
             with suppress(OSError):
                 place.rmdir()
+
+
+def is_barely_begun(folder: Path) -> bool:
+    """Whether a run was begun in a folder and ended before it had searched anything: nothing there is worth keeping."""
+    try:
+        # Answers of a teacher or a judge, which were paid for, stand in files beside the journal.
+        if not (folder / CONFIG).is_file() or {path.name for path in folder.iterdir()} - {*_OPENED, LOCK}:
+            return False
+        return all(event["kind"] in _OPENING for event in read_journal(folder / JOURNAL))
+    except (OSError, CotuneError):
+        return False
+
+
+def _remove_opening(folder: Path) -> None:
+    for name in _OPENED:
+        (folder / name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -102,6 +122,10 @@ def _check_same(out: Path, config: RunConfig, identity: Mapping[str, object]) ->
             for name in {**known, **identity}
             if known.get(name) != identity.get(name)
         ]
+    if changes and is_barely_begun(out):
+        # Another run was refused or stopped here before it had done anything; it must not keep this one from its folder.
+        _remove_opening(out)
+        return _check_same(out, config, identity)
     if changes:
         raise OtherRunError(
             f"the folder holds a run that differs: {'; '.join(changes)}",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cotune.config import RunConfig
-from cotune.cycle.folder import open_folder
+from cotune.cycle.folder import is_barely_begun, open_folder
 from cotune.cycle.inputs import read_inputs
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet, View, say
@@ -116,7 +116,12 @@ def run(
         try:
             prepared = prepare(inputs, journal, out, view)
         except InputError:
-            if not resumes:
+            if not resumes or is_barely_begun(out):
+                folder.take_back()
+            raise
+        except KeyboardInterrupt:
+            # One that was stopped while the model was loading has nothing to go on from.
+            if is_barely_begun(out):
                 folder.take_back()
             raise
         searched = search(prepared)

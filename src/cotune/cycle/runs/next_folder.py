@@ -6,7 +6,9 @@ from pathlib import Path
 
 from cotune.config import RunConfig
 from cotune.cycle.budget.budget import parse_budget
+from cotune.cycle.folder import is_barely_begun
 from cotune.cycle.kept import read_config
+from cotune.cycle.runs.listing import is_locked
 from cotune.run_files import CONFIG, SUMMARY
 
 _MOST = 1000
@@ -24,7 +26,7 @@ def folder_for(config: RunConfig, folder: Path) -> tuple[Path, str]:
         folder: the folder that was named.
     """
     before = _config(folder)
-    if before is None or not _is_smaller(before, config):
+    if before is None or not _is_smaller(before, config) or (is_barely_begun(folder) and not is_locked(folder)):
         return folder, ""
     name = folder.name or folder.absolute().name
     ended = (folder / SUMMARY).is_file()
