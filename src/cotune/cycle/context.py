@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -26,6 +27,7 @@ from cotune.evaluate.judge import Judge
 from cotune.model.base import Capabilities, ModelBackend, Progress
 from cotune.model.local import LocalModel
 from cotune.task.example import dev_in_order
+from cotune.task.sealed import SealedTest
 from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
 
@@ -106,6 +108,14 @@ class RunContext:
             self._embeds,
             self.spending.stopwatch,
         )
+
+    def keep_rows(self, rows: Collection[str], test: SealedTest | None = None) -> None:
+        """Go on with some of the labelled rows, by id, and some of the test, where the budget has no room for more."""
+        task = self.task
+        train, dev = (tuple(row for row in part if row.id in rows) for part in (task.train, task.dev))
+        self.task = replace(task, train=train, dev=dev, test=task.test if test is None else test)
+        self.dev = tuple(row for row in self.dev if row.id in rows)
+        self.train_sample = tuple(row for row in self.train_sample if row.id in rows)
 
     @property
     def answering(self) -> Answering:

@@ -146,6 +146,13 @@ class Journal:
         """Kind of the step that comes from the journal next; None where it does not."""
         return str(self._events[self._next]["kind"]) if self.replaying else None
 
+    def holds_next(self, kind: str, key: Any) -> bool:
+        """Whether the step that comes from the journal next is this one."""
+        if not self.replaying:
+            return False
+        event = self._events[self._next]
+        return event["kind"] == kind and event.get("key") == content_hash(key)
+
     @property
     def events(self) -> list[dict[str, Any]]:
         """All events so far, earlier sessions' too."""

@@ -8,12 +8,16 @@ from cotune.cycle.budget.budget import Budget
 
 _TRUSTED_SECONDS = 20.0
 _TELLING_SECONDS = 5.0
+_LATELY = 5.0
+"""Seconds of passes after which what was seen before counts half for how slow a machine is now."""
 _WRITING = 5.0
 """About how much longer a token takes that is written: one at a time, each reads all weights."""
 _FULL = 1000
 """Tokens scored at once below which more of them would take hardly longer."""
 _MANY = 32
 """Rows answered at once from which their pace is that of hundreds."""
+_WRONG = 2.0
+"""Times slower than planned from which a machine is slow: a guess may be off by so many."""
 _PRODUCTS = 0.9
 """Of the measured rate of matrix products that a pass's own reach."""
 _REST_SCORING, _REST_TRAINING = 0.0026, 0.010
@@ -47,6 +51,7 @@ class CostModel:
     _slowest: float = 0.0
     _guessed: float = 0.0
     _scored: tuple[float, float] = (0.0, 0.0)
+    _lately: tuple[float, float] = (0.0, 0.0)
     _trained: tuple[float, float] = (0.0, 0.0)
     _written: tuple[float, float] = (0.0, 0.0)
     _paid: tuple[float, float] = (0.0, 0.0)
@@ -94,7 +99,11 @@ class CostModel:
 
     def training(self, tokens: float) -> float:
         """Cost of training on so many tokens."""
-        return tokens if self.budget.kind == "tokens" else tokens / self.train_rate
+        if self.budget.kind == "tokens":
+            return tokens
+        # A rate of training that is still a guess is as wrong as that of scoring was.
+        wrong = self.slowdown if not self.training_measured and self.slowdown >= _WRONG else 1.0
+        return wrong * tokens / self.train_rate
 
     @property
     def training_measured(self) -> bool:
@@ -103,12 +112,27 @@ class CostModel:
 
     @property
     def slowdown(self) -> float:
-        """How many times slower scoring on processors goes than was planned; 1 until that is known."""
-        tokens, seconds = self._scored
+        """How many times slower scoring on processors goes than was planned, lately if that is known; 1 until it is."""
+        tokens, seconds = self._lately if self._lately[1] > _TELLING_SECONDS else self._scored
         return self._guessed * seconds / tokens if self._guessed and tokens and seconds > _TELLING_SECONDS else 1.0
+
+    @property
+    def slowness(self) -> float:
+        """The same in the last passes, from the first one on, when memory is still touched for the first time."""
+        tokens, seconds = self._lately
+        return self._guessed * seconds / tokens if self._guessed and tokens else 1.0
+
+    @property
+    def lag(self) -> float:
+        """How many times longer than :meth:`scoring` says the last passes took: it learns late, and a guess favours it."""
+        tokens, seconds = self._lately
+        return max(1.0, self.score_rate * seconds / tokens) if tokens else 1.0
 
     def saw_scoring(self, tokens: int, seconds: float) -> None:
         """Learn from a scoring step; the recent ones count most, and those that fill no batch not once others are known."""
+        if tokens >= _FULL / 4 or not self._lately[0]:
+            keep = 0.5 ** (seconds / _LATELY)
+            self._lately = (self._lately[0] * keep + tokens, self._lately[1] * keep + seconds)
         if tokens < _FULL and self._scored[1] > 1.0:
             return
         self._scored = self._mixed(self._scored, tokens, seconds)

@@ -81,8 +81,16 @@ class Spending:
         self.account.charge(value, kind)
         if value["seconds"]:
             saw(int(value["tokens"]), float(value["seconds"]))
-        if not self._told_slow and self.budget.kind == "time" and (slowdown := self.costs.slowdown) >= _SLOW:
+        if (
+            not (self._told_slow or self._journal.replaying)
+            and self.budget.kind == "time"
+            and (slowdown := self.costs.slowdown) >= _SLOW
+        ):
             self._told_slow = True
-            self._journal.tell(f"this machine is about {slowdown:.0f} times slower than planned; is something else running?")
+            self._journal.tell(
+                f"this machine is about {slowdown:.0f} times slower than planned; is something else running? To end the "
+                "search now, give the same cotune run command with --finish in another terminal; a larger --budget or a "
+                "smaller limit.test leaves it more room"
+            )
         if "dollars" in value:
             self.costs.saw_paying(int(value["tokens"]), float(value["dollars"]))

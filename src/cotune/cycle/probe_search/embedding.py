@@ -68,6 +68,12 @@ class Embedding:
             known.update({row.id: _joined(known.get(row.id), wanted, found[:, place]) for place, row in enumerate(missing)})
         return np.stack([_of_layers(*known[row.id], wanted) for row in rows], axis=1)
 
+    def known(self, prompt: Prompt, adapter: str, rows: Sequence[Example]) -> int:
+        """How many of the first rows have states of all :attr:`layers`."""
+        known = self._known.get((prompt.id, self.context.model.adapters.without_probe(adapter)), {})
+        wanted = set(self.layers)
+        return next((n for n, row in enumerate(rows) if row.id not in known or not wanted <= set(known[row.id][0])), len(rows))
+
     def narrow(self, deepest: int) -> None:
         """Embed no layers above ``deepest`` from now on, so that passes end there."""
         self.layers = tuple(layer for layer in self.layers if layer <= deepest)

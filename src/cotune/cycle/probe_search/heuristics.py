@@ -13,6 +13,16 @@ class SearchHeuristics:
     contradicted.
 
     Attributes:
+        loading: seconds that loading the model takes on a machine that keeps to its plan, about.
+        slow: times slower than planned from which a time budget is kept by cutting the first race; a plan is off by less.
+        slowest: times slower than planned that a machine may be without a surprise of minutes.
+        warm_share: of a time budget, what a race's first rows may cost on such a machine; else a few are read first.
+        warm_rows: so many.
+        slow_chunk: rows that a slow machine reads between two looks at the clock.
+        least_rows: labelled rows that a cut race reads in any case: a probe of fewer says little.
+        least_test: test rows that are scored in any case.
+        slow_test_share: of the budget, what a slow machine leaves for two frozen arms on the test.
+        closing: of what saving and the report are given, what they take on a machine that keeps to its plan.
         few_rows: labelled rows below which every row is held out once, since dev alone would be too few to decide anything by.
         few_folds: splits of so few rows.
         race_share: of the budget, what the first race may take: frozen probes are most of what a short run finds.
@@ -58,6 +68,16 @@ class SearchHeuristics:
             precision.
     """
 
+    loading: float = 10.0
+    slow: float = 2.0
+    slowest: float = 7.0
+    warm_share: float = 0.25
+    warm_rows: int = 16
+    slow_chunk: int = 32
+    least_rows: int = 48
+    least_test: int = 30
+    slow_test_share: float = 0.25
+    closing: float = 0.4
     few_rows: int = 200
     few_folds: int = 3
     race_share: float = 0.15

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,10 @@ from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.epochs import split_epochs
 from cotune.cycle.probe_search.fits import PromptFit, difference, read_by_words
 from cotune.cycle.probe_search.heuristics import HEURISTICS
+from cotune.cycle.probe_search.limit import RaceLimit
 from cotune.cycle.probe_search.prices import Prices, too_small
 from cotune.cycle.probe_search.race import ProbeRace, race_probes, rows_embedded
+from cotune.cycle.probe_search.slow_end import end_of_race, fit_test
 from cotune.cycle.probe_search.splits import Split, labelled_rows, splits_of
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import READOUTS, Fitted, ReadoutKind, Trials, held_loss
@@ -35,6 +38,7 @@ from cotune.evaluate.stats.cross_fitted import corrected_error
 from cotune.model.adapters.slots import BASE
 from cotune.probe.cross_fitting import best_temperature, tempered
 from cotune.prompt.prompt import Prompt
+from cotune.refine import Proposal
 
 
 class LabelLoop:
@@ -70,6 +74,7 @@ class LabelLoop:
         self.rows = labelled_rows(context)
         self.splits = splits_of(context)
         self.words = WordStart(context, embedding, trials, self.rows)
+        self.limit = RaceLimit(context, embedding, partial(end_of_race, context, self.prices, self.own[0]))
         self._cycle = 1
         self._first_rows = HEURISTICS.opening_rows(len(context.task.labels))
 
@@ -77,13 +82,15 @@ class LabelLoop:
         """Go round."""
         search = self._first_race()
         self._told(search)
+        if self.limit.stopped:
+            search.lead, search.zero_shot = search.best_frozen, False
+            fit_test(self.context, self.prices, search, self.config.seed)
+            return self._ended(search, "the machine is slow, and what was left of the budget is reserved for the test")
         search.lead = self._lead(search)
+        fit_test(self.context, self.prices, search, self.config.seed)
         self._plan(search)
         if self.context.finish_asked():
-            search.stopped, search.epochs = ASKED, 0.0
-            self._record(search, search.base_race, pool=len(search.proposals))
-            self.context.spending.expect_end(self._owed(search))
-            return search
+            return self._ended(search, ASKED)
         self._first_trials(search)
         self._keep(search)
         lost = 0
@@ -105,6 +112,13 @@ class LabelLoop:
         self.context.spending.expect_end(self._owed(search))
         return search
 
+    def _ended(self, search: LabelSearch, why: str) -> LabelSearch:
+        """The search as it stands after its first race, with frozen probes alone."""
+        search.stopped, search.epochs = why, 0.0
+        self._record(search, search.base_race, pool=len(search.proposals))
+        self.context.spending.expect_end(self._owed(search))
+        return search
+
     def _keep(self, search: LabelSearch) -> None:
         """Let the bundle become the winner, where that is tuned and did better on held-out rows than what the bundle holds.
 
@@ -121,19 +135,22 @@ class LabelLoop:
         context, config, previous = self.context, self.config, self.previous
         # The first passes of a process are slow; what they teach is needed for the size of the race.
         try:
-            self.embedding.states(self.own[0], BASE, self.rows[: min(HEURISTICS.first_rows, len(self.rows))], "race")
+            self.limit.warm_up(self.own[0], BASE, self.rows, min(HEURISTICS.first_rows, len(self.rows)))
         except DivergedError as error:
             raise _unreadable(context) from error
-        count = self._affordable_pool()
-        proposals = opening_pool(
-            context,
-            self.own,
-            count,
-            demonstrations=config.search.demonstrations,
-            seed=config.seed,
-            previous=previous.proposal if previous else None,
-            nearest=config.search.nearest_demonstrations,
-        )
+        if self.limit.stopped:
+            # Not even the first rows could all be read; making prompts takes passes too.
+            proposals = [Proposal(self.own[0], "user")]
+        else:
+            proposals = opening_pool(
+                context,
+                self.own,
+                self._affordable_pool(),
+                demonstrations=config.search.demonstrations,
+                seed=config.seed,
+                previous=previous.proposal if previous else None,
+                nearest=config.search.nearest_demonstrations,
+            )
         prompts = [p.prompt for p in proposals]
         always = [self.own[0], *([previous.prompt] if previous else [])]
         # Passes are slow at first and are priced while the race goes on; on a machine that slows it must still end.
@@ -148,7 +165,10 @@ class LabelLoop:
             always=always,
             first_rows=self._first_rows,
             affordable=lambda rows: self._embedding_cost(rows) <= context.spending.left_within_step() - ends,
+            limit=self.limit,
         )
+        if race.read < len(self.rows):
+            self._cut_to(race.read)
         fits = {name: race.fits[name] for name in race.ranking if race.rows[name] == len(self.rows)}
         if self.own[0].id not in fits:
             raise _unreadable(context)
@@ -159,6 +179,12 @@ class LabelLoop:
         self._bundle_loss = self._first_loss(search)
         self._choose(search)
         return search
+
+    def _cut_to(self, count: int) -> None:
+        """Go on with the labelled rows that a race has read before it was cut."""
+        self.rows = self.rows[:count]
+        self.context.keep_rows({row.id for row in self.rows})
+        self.splits = splits_of(self.context)
 
     def _affordable_pool(self) -> int:
         """Prompts of the first race that its share of the budget pays for."""

@@ -24,8 +24,9 @@ def too_small(context: RunContext, what: str, needed: float, left: float) -> Bud
     """What is raised where ``what`` needs more of the budget than is left."""
     budget = context.spending.budget
     unit = budget.unit
+    gone = f" after {budget.amount - left:.0f} s, which loading the model has taken most of" if budget.kind == "time" else ""
     return BudgetError(
-        f"the budget is too small: {what} needs about {needed:.0f} {unit}, and {max(0.0, left):.0f} {unit} is left",
+        f"the budget is too small: {what} needs about {needed:.0f} {unit}, and {max(0.0, left):.0f} {unit} is left{gone}",
         where="budget",
         hint=f"Give --budget {budget.raised(1.2 * (needed - left))}, or fewer test rows with limit.test=.",
     )
@@ -74,15 +75,16 @@ class Prices:
         """Of tuning on all labelled rows."""
         return self.tuning(fit, rows, self.trials.steps_of(fit, epochs, rows))
 
-    def least(self, seed: Prompt, rows: int, embedded: int) -> float:
+    def least(self, seed: Prompt, rows: int, embedded: int, *, test: int | None = None) -> float:
         """Of the shortest run that there is: a race in which so many rows are embedded, won by the seed prompt as it stands.
 
         Args:
             seed: the seed prompt.
             rows: labelled rows.
             embedded: rows of the race, all prompts taken together.
+            test: test rows; None means all.
         """
-        test = self.context.task.test.n
+        test = self.context.task.test.n if test is None else test
         arms = 2 * self.embedding.row_cost(seed, test, layers=[min(self.embedding.layers)])
         return self.race(seed, rows, embedded) / HEURISTICS.other_prompts + arms + self.fixed
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -13,10 +14,14 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit, difference, fit_prompt
 from cotune.cycle.probe_search.heuristics import HEURISTICS
+from cotune.cycle.probe_search.limit import RaceLimit
 from cotune.errors import CotuneError, DivergedError
 from cotune.evaluate.stats.cross_fitted import probably_worse
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example
+
+_WORTH = 1.25
+"""Times as many rows as before that a round has to bring where it is cut."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class ProbeRace:
         fits: prompt id to its fit on the rows it saw.
         dropped: ids that the test dropped.
         rows: prompt id to how many rows it saw.
+        read: rows of the race: those that it was given, or fewer where it was cut.
     """
 
     adapter: str
@@ -70,6 +76,7 @@ class ProbeRace:
     fits: dict[str, PromptFit] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     rows: dict[str, int] = field(default_factory=dict)
+    read: int = 0
 
     def record(self) -> dict[str, Any]:
         """For a cycle's record."""
@@ -95,6 +102,7 @@ def race_probes(
     first_rows: int = 64,
     affordable: Callable[[int], bool] = lambda rows: True,
     narrow: bool = True,
+    limit: RaceLimit | None = None,
 ) -> ProbeRace:
     """Race prompts over labelled rows under one set of weights.
 
@@ -115,27 +123,43 @@ def race_probes(
             Where it may not, because passes turn out slower than they were priced, fewer prompts go on than the schedule has
             places for.
         narrow: whether later rounds leave out the layers well above those that leaders are read from.
+        limit: cuts the race between prompts and between chunks of rows, where what is left of the budget is needed for the
+            end; None reads all.
 
     Raises:
         CotuneError: every prompt failed.
     """
-    race = ProbeRace(adapter)
+    race = ProbeRace(adapter, read=len(rows))
     by_id = {prompt.id: prompt for prompt in prompts}
     protected = {prompt.id for prompt in always}
     active, failed = list(by_id), set[str]()
     steps = rounds_of(len(by_id), len(rows), first_rows)
     looks = len(steps)
+    before = 0
     for number, step in enumerate(steps):
-        seen = rows[: _with_two_labels(rows, step.rows)]
-        last = len(seen) >= len(rows)
+        count = _with_two_labels(rows, step.rows)
+        if limit is not None:
+            try:
+                active, count = _within(limit, race, active, protected, by_id, rows, before, count)
+            except DivergedError:
+                # The loop below finds out whose states are not finite.
+                limit = None
+            if count <= before:
+                break
+        seen = rows[:count]
+        last = len(seen) >= race.read
         for name in list(active):
             try:
                 states = embedding.states(by_id[name], adapter, seen, "race")
+                started = time.monotonic()
                 race.fits[name] = fit_prompt(context, by_id[name], seen, states, embedding.layers, **_effort(last))
                 race.rows[name] = len(seen)
+                if limit is not None:
+                    limit.saw_fit(time.monotonic() - started)
             except DivergedError:
                 failed.add(name)
                 active.remove(name)
+        before = len(seen)
         if not active:
             raise CotuneError("every prompt of the race gave hidden states that are not finite")
         leader = min(active, key=lambda name: race.fits[name].mean)
@@ -163,7 +187,7 @@ def race_probes(
         keep = int(context.journal.step("places", [cycle, number, standing], places))
         staying = {*standing[:keep], *protected}
         active = [name for name in active if name in staying]
-    full = [name for name in race.fits if race.rows[name] == len(rows) and name not in failed]
+    full = [name for name in race.fits if race.rows[name] == race.read and name not in failed]
     others = [name for name in race.fits if name not in full and name not in failed]
     race.ranking = [
         *sorted(full, key=lambda name: race.fits[name].mean),
@@ -171,6 +195,50 @@ def race_probes(
     ]
     _record(context, race, cycle, list(by_id), [name for name in protected if name in full])
     return race
+
+
+def _within(
+    limit: RaceLimit,
+    race: ProbeRace,
+    active: Sequence[str],
+    protected: set[str],
+    by_id: Mapping[str, Prompt],
+    rows: Sequence[Example],
+    before: int,
+    count: int,
+) -> tuple[list[str], int]:
+    """Who goes on in a round, and up to which row, by what is left of the budget; these rows are read then.
+
+    Whatever is cut, the first prompt goes on, and from the second round on the leader; a round whose rows cannot be read under
+    these is left out, and the race ends with the rows before it.
+    """
+    must = list(active[:1])
+    if before:
+        leader = min(active, key=lambda name: race.fits[name].mean)
+        must = list(dict.fromkeys([*must, leader]))
+        allowed = limit.allowed([by_id[name] for name in must], before, count, least=before)
+        if allowed < count:
+            race.read = allowed if allowed >= _WORTH * before else before
+            active, count = must, race.read
+            if count <= before:
+                return list(active), before
+    # In their order, so that passes are what they would be without a limit.
+    order = [*must, *(name for name in active if name not in must)] if limit.slow else list(active)
+    reading, short, least = list[str](), False, min(count, _with_two_labels(rows, min(count, HEURISTICS.least_rows)))
+    for name in order:
+        if short and name not in must:
+            continue
+        reached = limit.read(by_id[name], race.adapter, rows, count, least=least if name == order[0] and not before else None)
+        if reached < count:
+            if name not in must:
+                short = True
+                continue
+            if before:
+                race.read = before
+                return must, before
+            race.read = count = reached
+        reading.append(name)
+    return reading, count
 
 
 def places_after(steps: Sequence[Round], number: int, standing: int, protected: int, affordable: Callable[[int], bool]) -> int:

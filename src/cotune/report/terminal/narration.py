@@ -427,6 +427,7 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "embed": _embed,
     "layers": _layers,
     "sample": lambda story, value: [Told(one_line(value.get("text"), 200), "news")],
+    "cut": lambda story, value: [Told(one_line(value["text"], 300), "news")] if value.get("text") else [],
     "verdict": _verdict,
     "better": _better,
     "reference": _reference,

@@ -1,0 +1,107 @@
+"""Keeping a first race within a time budget on a machine that is far slower than planned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cotune.cycle.context import RunContext
+from cotune.cycle.probe_search.embedding import Embedding
+from cotune.cycle.probe_search.heuristics import HEURISTICS
+from cotune.prompt.prompt import Prompt
+from cotune.task.example import Example
+
+
+class RaceLimit:
+    """Reads a race's rows for as long as what is left of a time budget is not needed for the end.
+
+    On a machine that keeps to its plan it reads what it is asked to. Where passes take more than
+    ``HEURISTICS.slow`` times as long as planned, it reads in small chunks and stops where the rest is needed to fit the
+    probe of what was read, to save a bundle and to test. Such a stop is a ``cut`` step, since it hangs on the clock.
+
+    Args:
+        context: whose budget, clock and journal.
+        embedding: embeds and keeps the states.
+        end: cost of what follows the race, at the pace that was measured.
+    """
+
+    def __init__(self, context: RunContext, embedding: Embedding, end: Callable[[], float]) -> None:
+        self._context, self._embedding, self._end = context, embedding, end
+        self._fit_seconds = 0.0
+        self.stopped = False
+        """Whether anything was cut."""
+
+    @property
+    def slow(self) -> bool:
+        """Whether passes take far longer than planned, under a time budget."""
+        costs = self._context.spending.costs
+        return costs.budget.kind == "time" and costs.slowness >= HEURISTICS.slow
+
+    def saw_fit(self, seconds: float) -> None:
+        """A probe took so long to be cross-fitted."""
+        self._fit_seconds = seconds
+
+    def warm_up(self, prompt: Prompt, adapter: str, rows: Sequence[Example], count: int) -> None:
+        """Read a race's first rows under its first prompt; a few at first where all would take long if passes are slow.
+
+        Args:
+            prompt: the first one.
+            adapter: weights of the race.
+            rows: of the race.
+            count: rows of its first round.
+        """
+        spending = self._context.spending
+        price = HEURISTICS.slowest * self._embedding.row_cost(prompt, count)
+        if spending.budget.kind == "time" and price > HEURISTICS.warm_share * spending.budget.amount:
+            self._embedding.states(prompt, adapter, rows[: min(HEURISTICS.warm_rows, count)], "race")
+        self.read(prompt, adapter, rows, count, least=min(HEURISTICS.least_rows, count))
+
+    def read(self, prompt: Prompt, adapter: str, rows: Sequence[Example], count: int, *, least: int | None) -> int:
+        """Embed rows up to ``count`` under a prompt; returns up to where there is time for.
+
+        Args:
+            prompt: how to ask.
+            adapter: under which weights.
+            rows: of the race.
+            count: rows that it should see.
+            least: rows that are read in any case; None reads no further where not all of them can be.
+        """
+        at = self._embedding.known(prompt, adapter, rows[:count])
+        while at < count:
+            allowed = self.allowed([prompt], at, count, least=max(at, least or 0), stage="rows")
+            if allowed < count and least is None:
+                return at
+            count = allowed
+            if at >= count:
+                break
+            at = min(count, at + HEURISTICS.slow_chunk) if self.slow else count
+            self._embedding.states(prompt, adapter, rows[:at], "race")
+        return count
+
+    def allowed(self, prompts: Sequence[Prompt], before: int, count: int, *, least: int, stage: str = "round") -> int:
+        """Rows that prompts may see of ``count``, each having seen ``before``: fewer where the end needs the time."""
+        context, journal = self._context, self._context.journal
+        key = [stage, [prompt.id for prompt in prompts], before, count]
+        over = journal.holds_next("cut", key) if journal.replaying else self._is_over(prompts, before, count)
+        if not over:
+            return count
+        known, self.stopped = self.stopped, True
+
+        def effect() -> dict[str, Any]:
+            a_row = sum(self._cost(prompt, 100) for prompt in prompts) / 100
+            fitting = before + int(self._room(prompts) / a_row)
+            told = max(least, min(count, fitting))
+            times = f"{context.spending.costs.slowness:.1f} times as long as planned"
+            text = f"passes take {times}: the race is cut, as the rest of the time is needed for a bundle and the test"
+            return {"rows": told, "of": count, **({} if known else {"text": text})}
+
+        return int(journal.step("cut", key, effect)["rows"])
+
+    def _is_over(self, prompts: Sequence[Prompt], before: int, count: int) -> bool:
+        return self.slow and sum(self._cost(prompt, count - before) for prompt in prompts) > self._room(prompts)
+
+    def _room(self, prompts: Sequence[Prompt]) -> float:
+        return self._context.spending.left_within_step() - self._end() - self._fit_seconds * len(prompts)
+
+    def _cost(self, prompt: Prompt, rows: int) -> float:
+        return self._embedding.row_cost(prompt, rows) * self._context.spending.costs.lag

@@ -1,0 +1,61 @@
+"""What a slow machine must leave of a time budget behind its first race, and how many test rows it then scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cotune.cycle.context import RunContext
+from cotune.cycle.probe_search.heuristics import HEURISTICS
+from cotune.cycle.probe_search.prices import Prices
+from cotune.cycle.probe_search.state import LabelSearch
+from cotune.prompt.prompt import Prompt
+
+
+def end_of_race(context: RunContext, prices: Prices, seed: Prompt) -> float:
+    """What must be left: two frozen arms on some of the test rows, saving and the report, at the pace that was measured."""
+    embedding, test = prices.embedding, context.task.test.n
+
+    def arms(rows: int) -> float:
+        cost = embedding.row_cost(seed, min(rows, test), layers=[max(embedding.layers)])
+        return 2 * context.spending.costs.lag * cost
+
+    share = HEURISTICS.slow_test_share * context.spending.budget.amount
+    return _closing(context, prices) + max(arms(HEURISTICS.least_test), min(share, arms(test)))
+
+
+def fit_test(context: RunContext, prices: Prices, search: LabelSearch, seed: int) -> None:
+    """Draw as many test rows as what is left of a time budget can score with frozen arms; a ``cut`` step where not all.
+
+    Args:
+        context: whose test.
+        prices: what the arms cost.
+        search: after its first race.
+        seed: of the run.
+    """
+    journal, task = context.journal, context.task
+    test, rows = task.test, [row.id for row in (*task.train, *task.dev)]
+    key = ["test", test.content_hash]
+
+    def arms() -> float:
+        whole = prices.test(search, search.lead, tuned=False, words=False)
+        return context.spending.costs.lag * (whole - prices.fixed)
+
+    def room() -> float:
+        return context.spending.left_within_step() - _closing(context, prices)
+
+    timed = context.spending.budget.kind == "time"
+    over = journal.holds_next("cut", key) if journal.replaying else timed and arms() > room()
+    if not over or test.n <= HEURISTICS.least_test:
+        return
+
+    def effect() -> dict[str, Any]:
+        count = max(HEURISTICS.least_test, min(test.n - 1, int(test.n * room() / arms())))
+        text = f"only {count:,} of {test.n:,} test rows, drawn at random, are scored in the time that is left"
+        return {"test": count, "of": test.n, "text": text}
+
+    context.keep_rows(set(rows), test.sample(int(journal.step("cut", key, effect)["test"]), seed))
+
+
+def _closing(context: RunContext, prices: Prices) -> float:
+    """Of saving and the report, which what is put aside for them pays for a few times over."""
+    return prices.fixed * max(1.0, HEURISTICS.closing * context.spending.costs.slowness)

@@ -1,0 +1,129 @@
+"""A time budget on a machine that is far slower than planned: the race is cut, and a bundle and a tested result exist in time.
+
+The clock goes with the tokens that the model runs, so that how slow the machine is hangs on nothing but the test.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from cycle_runs import journal_of, labelled_rows
+
+from cotune.config import config_in_memory
+from cotune.cycle.budget.rates import CostModel
+from cotune.cycle.progress import Quiet
+from cotune.cycle.run import Result
+from cotune.cycle.run import run as run_cycle
+from cotune.model.engine.runner import PackedRunner
+from cotune.task.task import Task
+
+if TYPE_CHECKING:
+    from conftest import Bench
+
+PLANNED = 400.0
+"""Tokens a second that the machine is planned with."""
+BUDGET = 60.0
+
+
+class Machine:
+    """A clock that goes with the tokens that run: slower than planned by ``times``, from some second on."""
+
+    def __init__(self, times: float, since: float = 0.0) -> None:
+        self.now, self.times, self.since = 0.0, times, since
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def run(self, tokens: int, *, training: bool) -> None:
+        times = self.times if self.now >= self.since else 1.0
+        self.now += (3 if training else 1) * times * tokens / PLANNED
+
+
+class Heard(Quiet):
+    """Keeps what is told; interrupts the run behind its first step of a kind."""
+
+    def __init__(self, until: str = "") -> None:
+        self.notes: list[str] = []
+        self.until = until
+
+    def event(self, event: dict[str, Any]) -> None:
+        if event["kind"] == "note":
+            self.notes.append(event["value"]["text"])
+        if event["kind"] == self.until:
+            raise KeyboardInterrupt
+
+
+def on(machine: Machine, patch: pytest.MonkeyPatch) -> None:
+    """Let runs of this process happen on a machine."""
+    run_pass = PackedRunner._run
+
+    def counted(self: PackedRunner, ids: Any, *rest: Any, **named: Any) -> Any:
+        machine.run(len(ids), training=torch.is_grad_enabled())
+        return run_pass(self, ids, *rest, **named)
+
+    patch.setattr(PackedRunner, "_run", counted)
+    for module in ("budget.budget", "answering.answers", "probe_search.embedding", "probe_search.race", "run"):
+        patch.setattr(sys.modules[f"cotune.cycle.{module}"], "time", machine)
+
+    def guess(budget: Any, **facts: Any) -> CostModel:
+        return CostModel(budget, PLANNED, PLANNED / 3, _slowest=PLANNED / 2, _guessed=PLANNED)
+
+    patch.setattr(CostModel, "guess", guess)
+
+
+def of_kind(out: Path, kind: str) -> list[dict[str, Any]]:
+    return [event["value"] for event in journal_of(out) if event["kind"] == kind]
+
+
+def run(bench: Bench, out: Path, view: Quiet) -> Result:
+    task = Task.from_rows(labelled_rows(240), input="text", output="label", limit={"test": 100})
+    settings: dict[str, Any] = {"model": str(bench.model), "budget": f"{BUDGET:g}s", "seed": 4}
+    settings |= {"tune": {"rank": 2}, "search": {"pool": 6, "max_cycles": 1}, "engine": {"dtype": "float32", "threads": 1}}
+    return run_cycle(config_in_memory(name="slow", input=["text"], output="label", **settings), out, task=task, view=view)
+
+
+@pytest.mark.parametrize(("times", "since"), [(5.0, 0.0), (7.0, 0.0), (7.0, 6.0)])
+def test_a_race_is_cut_where_the_rest_is_needed_for_the_end(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: float, since: float
+) -> None:
+    machine, view, out = Machine(times, since), Heard(), tmp_path / "run"
+    on(machine, monkeypatch)
+    result = run(bench, out, view)
+    assert machine.now <= 1.25 * BUDGET
+    assert (result.bundle / "manifest.json").is_file() and of_kind(out, "verdict")
+    arm = result.summary["arms"]["best_tuned"]
+    assert arm["score"] is not None and arm["n"] >= 30
+    assert sum("as long as planned" in value.get("text", "") for value in of_kind(out, "cut")) == 1
+    told = [note for note in view.notes if "slower than planned" in note]
+    assert len(told) == 1
+    assert all(way in told[0] for way in ("--finish", "--budget", "limit.test"))
+    assert "reserved for the test" in result.summary["stopped"]
+
+
+def test_a_machine_that_keeps_to_its_plan_cuts_nothing(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, view, out = Machine(1.0), Heard(), tmp_path / "run"
+    on(machine, monkeypatch)
+    result = run(bench, out, view)
+    assert machine.now <= BUDGET
+    assert not of_kind(out, "cut") and result.summary["n"] == {"train": 98, "dev": 42, "test": 100}
+    assert not any("slower than planned" in note for note in view.notes)
+
+
+def test_a_cut_race_is_resumed_as_it_was_cut(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    machine = Machine(7.0)
+    on(machine, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        run(bench, out, Heard(until="verdict"))
+    before = journal_of(out)
+    # The machine is as fast as planned again: what was cut stays cut.
+    machine.times = 1.0
+    view = Heard()
+    result = run(bench, out, view)
+    assert journal_of(out)[: len(before)] == before
+    assert result.summary["n"]["train"] + result.summary["n"]["dev"] < 140
+    assert not any("slower than planned" in note for note in view.notes)
