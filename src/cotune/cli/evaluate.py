@@ -67,7 +67,7 @@ def evaluate(
 def _shown(scored: Scored, source: str, width: int) -> Iterator[Any]:
     from rich.text import Text
 
-    from cotune.report.terminal.plain import counted, harmless, one_line
+    from cotune.report.terminal.plain import harmless, one_line
 
     yield Text(
         f"{scored.metric.replace('_', ' ')} {_with_interval(scored.score, scored.interval.low, scored.interval.high)} "

@@ -194,8 +194,6 @@ def _last_words(session: Session, bundle: Path, folder: Path | None, *, as_json:
     if as_json:
         typer.echo(json.dumps({"out": str(session.out), **counts, "agreed": session.agreed}, ensure_ascii=False))
         return
-    from cotune.report.terminal.plain import counted
-
     picked = session.identity["way"] != "random"
     unlike = ", which says little of other rows, since these are not like them" if picked else ""
     labelled = counted(session.labelled, "row")

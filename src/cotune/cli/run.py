@@ -13,7 +13,7 @@ import typer
 from cotune.cli.program import Json, app, tell
 from cotune.cli.terminal import interrupts_unseen
 from cotune.errors import InputError, no_run, shown_names
-from cotune.run_files import JOURNAL, run_folder
+from cotune.run_files import CONFIG, JOURNAL, run_folder
 
 _QUOTED = '--input "Customer message"'
 

@@ -136,7 +136,9 @@ def _open_journal(out: Path, started: float, view: View) -> Journal:
     if journal.events:
         done = f"{counted(len(journal.events), 'step')}, {journal.clock() / 60:.1f} min"
         note = {"text": f"resuming {out}: {done} are done"}
-        view.event({"n": len(journal.events) - 1, "kind": "note", "value": note})
+        # With the time already spent, so that the clock that a view shows goes on from there.
+        spent = round(journal.clock(), 3)
+        view.event({"n": len(journal.events) - 1, "kind": "note", "active_s": spent, "value": note})
         # Only a view that draws a whole picture needs what happened before.
         for event in journal.events if getattr(view, "wants_history", False) else ():
             view.event(event)

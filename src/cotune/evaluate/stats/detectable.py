@@ -90,7 +90,6 @@ def detectable_sentence(
     if group_sizes:
         effect = 1 + (sum(size * size for size in group_sizes) / sum(group_sizes) - 1) * ASSUMED_CORRELATION
         rows = max(1, round(n / effect))
-        worth = f"{rows} row{'' if rows == 1 else 's'}"
         told += (
             f" in {counted(len(group_sizes), 'group')}, worth about {counted(rows, 'row')} if those of a group "
             f"agree as a correlation of {ASSUMED_CORRELATION} makes them"

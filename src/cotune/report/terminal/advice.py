@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from cotune.report.terminal.plain import corrected_p, counted, fields, items, number
+from cotune.report.terminal.plain import corrected_p, fields, items, number
 from cotune.report.terminal.result import frozen_first
 
 # Wider than this, an interval leaves open whether the prompt matters at all.

@@ -7,7 +7,7 @@ from typing import Any
 
 from cotune.errors import counted
 from cotune.report.terminal.narration import REFERENCE_NAMES
-from cotune.report.terminal.plain import counted, decimal, ends_of, fields, number, one_line, p_value, shipped, signed
+from cotune.report.terminal.plain import decimal, ends_of, fields, number, one_line, p_value, shipped, signed
 
 _ALPHA = 0.05
 _FEW_ROWS, _WIDE = 30, 0.3

@@ -15,7 +15,6 @@ from cotune.report.terminal.layout import bullet, prompt_block
 from cotune.report.terminal.lines import speaks_unicode, write_line
 from cotune.report.terminal.plain import (
     amount,
-    counted,
     decimal,
     dollars,
     duration,

@@ -11,7 +11,7 @@ from cotune.report.html.measure import DevMeasure
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.sections.prompts import PromptFacts, Prompts, Score, read_prompt
 from cotune.report.html.sections.record import RunRecord
-from cotune.report.terminal.plain import counted, fields, items, number
+from cotune.report.terminal.plain import fields, items, number
 
 _DEEPEST = 6
 

@@ -11,7 +11,7 @@ from cotune.report.html.measure import DevMeasure
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import RunRecord
-from cotune.report.terminal.plain import amount, counted, fields, items, number, one_line
+from cotune.report.terminal.plain import amount, fields, items, number, one_line
 
 _MOST_POINTS = 600
 _HUES = 6
