@@ -121,7 +121,7 @@ def _confusion(scored: Scored, width: int) -> Iterator[Any]:
     from rich.text import Text
 
     from cotune.report.terminal.layout import table_of
-    from cotune.report.terminal.plain import counted, one_line
+    from cotune.report.terminal.plain import one_line
 
     assert scored.confusion is not None
     found = [one_line(one.name, 24) for one in scored.labels]
