@@ -236,9 +236,9 @@ class LabelLoop:
 
             splits, reserve = self.splits, whole
             epochs, last = fitted(left - reserve, splits)
-            if winner.by_words and epochs + last < wanted:
-                # From the words learning takes most of its steps, and is hardly ever worse than a frozen probe: steps go first,
-                # then rows that judge.
+            # From the words learning takes most of its steps, and is hardly ever worse than a frozen probe: steps go first,
+            # then rows that judge. Below a probe few steps gain next to nothing.
+            if epochs + last < wanted * (1.0 if winner.by_words else HEURISTICS.least_share):
                 splits = self.splits[:1]
                 epochs, last = fitted(left - reserve, splits)
             asks = bool(last)
@@ -309,14 +309,15 @@ class LabelLoop:
     def _lead(self, search: LabelSearch) -> PromptFit:
         """What is tuned first: the best prompt below its probe, or of few rows from the labels' words where these say much.
 
-        They do where cross-fitting reads the best prompt by them, and where there are two labels and the untuned model tells
-        them apart by their words. Tuning then learns far more from the words than below a probe (docs/probes.md). The seed
-        prompt names the labels, and its tuning is owed in any case, so that it goes first unless another is clearly better.
+        They do where cross-fitting reads the best prompt by them, and where there are two labels that frozen probes take for
+        each other now and then and the untuned model tells apart by their words. Tuning then learns far more from the words
+        than below a probe (docs/probes.md). The seed prompt names the labels, and its tuning is owed in any case, so that it
+        goes first unless another is clearly better.
         """
         best = search.best_frozen
         if len(self.rows) >= HEURISTICS.few_rows:
             return best
-        two = len(self.context.task.labels) == 2
+        two = len(self.context.task.labels) == 2 and 1 - best.found.best.accuracy > HEURISTICS.words_least_error
         if not best.by_words and not two:
             return best
         seed = self.words.read(search.seed)

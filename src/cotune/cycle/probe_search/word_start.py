@@ -9,11 +9,10 @@ import numpy as np
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit, fit_prompt, read_by_words, word_vectors
-from cotune.cycle.probe_search.state import standard_error
-from cotune.cycle.probe_search.trial import Trials, held_loss
+from cotune.cycle.probe_search.heuristics import HEURISTICS
+from cotune.cycle.probe_search.trial import Trials
 from cotune.evaluate.responses import label_indices
 from cotune.model.adapters.slots import BASE
-from cotune.probe.cross_fitting import best_temperature, tempered
 from cotune.task.example import Example
 
 
@@ -42,16 +41,17 @@ class WordStart:
         return read_by_words(fit_prompt(self._context, fit.prompt, self._rows, states, [depth]))
 
     def tell(self, fit: PromptFit) -> bool:
-        """Whether the untuned model's words say more of the labelled rows than how frequent each label is, beyond chance."""
-        context, labels = self._context, self._context.task.labels
+        """Whether the untuned model's words put the rows of one of two labels before those of the other, beyond chance.
+
+        Only the order counts (Mann and Whitney, 1947): untuned, a model likes one word better than another whatever the row is.
+        """
+        from scipy.stats import mannwhitneyu
+
+        context = self._context
         vectors = word_vectors(context, fit.prompt)
         if vectors is None:
             return False
         states = self._embedding.states(fit.prompt, BASE, self._rows, "race", layers=[context.model.depth])[0]
-        logits = states.astype(np.float64) @ vectors.T
-        # A model's liking for some words says nothing of a row.
-        table = tempered(logits - logits.mean(axis=0), 1.0)
-        truth = label_indices(self._rows, context.task)
-        frequency = np.bincount(truth, minlength=len(labels))[truth] / len(truth)
-        gain = -np.log(frequency) - held_loss(table, truth, best_temperature(table, truth))
-        return float(gain.mean()) > standard_error(gain)
+        lean = states.astype(np.float64) @ (vectors[1] - vectors[0])
+        second = label_indices(self._rows, context.task) == 1
+        return float(mannwhitneyu(lean[second], lean[~second], alternative="greater").pvalue) < HEURISTICS.words_alpha
