@@ -96,11 +96,12 @@ class StopAtPlan:
         pass
 
 
-class StopAtOnce(StopAtPlan):
-    """A view that ends a run at the first that it hears."""
+class StopInTheRace(StopAtPlan):
+    """A view that ends a run at the first rows that it reads: what is stopped before leaves its folder to the next."""
 
     def event(self, event: dict[str, Any]) -> None:
-        raise Stopped
+        if event["kind"] == "embed":
+            raise Stopped
 
 
 def config_of(folder: Path) -> dict[str, Any]:
@@ -277,7 +278,7 @@ def test_without_a_folder_runs_lie_side_by_side(
     monkeypatch.chdir(tmp_path)
     for budget in (BUDGET, BUDGET, "41ktok"):
         with pytest.raises(Stopped):
-            cotune.run(task, budget=budget, model=model, view=StopAtOnce(), **FAST)
+            cotune.run(task, budget=budget, model=model, view=StopInTheRace(), **FAST)
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["words", "words-2"]
     assert config_of(tmp_path / "runs" / "words-2")["budget"] == "41ktok"
 

@@ -206,7 +206,7 @@ BAD = {
     "budget nonsense": Bad(("budget", "'soon'", "10m"), more=("--budget", "soon")),
     "budget nothing": Bad(("budget", "'0m'"), more=("--budget", "0m")),
     "budget too small": Bad(("budget", "too small", "Give --budget"), more=("--budget", "3ktok")),
-    "a budget that is over before it starts": Bad(("too small", " s, and ", " s is left"), more=("--budget", "1s")),
+    "a budget that is over before it starts": Bad(("too small", "it is 1 s", "--budget 60s"), more=("--budget", "1s")),
     "an object as rows": Bad(("bad.json", "single object"), {"bad.json": '{"text": "a", "label": "x"}'}, "bad.json"),
     "unknown device": Bad(("warp",), more=("engine.device=warp",)),
     "a seed below zero": Bad(("seed", "at least 0"), more=("--seed", "-1")),

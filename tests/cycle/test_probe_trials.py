@@ -18,6 +18,7 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import fit_prompt, head_of_words, word_vectors
+from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.loop import LabelLoop
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Trials
@@ -179,10 +180,13 @@ def test_two_labels_whose_words_tell_are_learnt_from_by_these_first(
     rows = [row for row in labelled_rows(90) if row["label"] != "tool"]
     opened = Opened(context_of(model, tmp_path, rows))
     search, loop = opened.search, opened.loop
-    for tells in (True, False):
+    for tells, least in ((True, -1.0), (False, -1.0), (True, 1.0)):
         monkeypatch.setattr(loop.words, "tell", lambda fit, tells=tells: tells)
+        # Where frozen probes are nearly always right, there is nothing to learn from the words.
+        monkeypatch.setattr("cotune.cycle.probe_search.loop.HEURISTICS", replace(HEURISTICS, words_least_error=least))
         lead = loop._lead(search)
-        assert lead.by_words if tells else lead is search.best_frozen
+        assert lead.by_words if tells and least < 0 else lead is search.best_frozen
+    monkeypatch.setattr("cotune.cycle.probe_search.loop.HEURISTICS", replace(HEURISTICS, words_least_error=-1.0))
     monkeypatch.setattr(loop.words, "tell", lambda fit: True)
     monkeypatch.setattr(loop, "rows", loop.rows * 10)
     assert loop._lead(search) is search.best_frozen, "of many rows the probe goes first"
@@ -193,9 +197,10 @@ def test_words_are_no_start_where_the_last_layer_is_not_to_be_read(context: RunC
     assert opened.loop.words.read(opened.search.seed) is None and not opened.loop._lead(opened.search).by_words
 
 
-def test_words_tell_where_they_say_more_than_how_frequent_labels_are(
-    context: RunContext, monkeypatch: pytest.MonkeyPatch
+def test_words_tell_where_they_put_rows_of_one_label_before_those_of_the_other(
+    model: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    context = context_of(model, tmp_path, [row for row in labelled_rows(90) if row["label"] != "tool"])
     opened = Opened(context)
     words, seed = opened.loop.words, opened.search.seed
     width, labels = context.model.width, context.task.labels
@@ -205,6 +210,8 @@ def test_words_tell_where_they_say_more_than_how_frequent_labels_are(
     found = np.zeros((1, len(truth), width), np.float16)
     found[0, np.arange(len(truth)), truth] = 3.0
     monkeypatch.setattr(opened.embedding, "states", lambda *asked, **named: found)
+    # A liking for one of the words, whatever the row is, does not count.
+    found[0, :, 0] += 9.0
     assert words.tell(seed)
     found[:] = np.random.default_rng(0).normal(size=found.shape)
     assert not words.tell(seed)

@@ -449,5 +449,5 @@ def test_one_of_a_kind_is_told_in_the_singular() -> None:
     one = {"steps": 1, "rows": 1, "n": 1, "score": 0.5, "log_loss": 0.7, "stage": "tune", "readout": "head", "window": [0, 2]}
     found = [told.text for kind in ("train", "tuned", "better", "arm") for told in story.tell({"kind": kind, "value": one})]
     assert len(found) == 4
-    assert all("1 step" in text or "1 row" in text for text in found), found
+    assert all(re.search(r"\b1 (step|(labelled |test )?row)\b", text) for text in found), found
     assert not any("1 steps" in text or "1 rows" in text for text in found), found

@@ -45,6 +45,9 @@ class RowClassification(TextClassificationPipeline):  # type: ignore[misc]
         pattern = "|".join(map(re.escape, control))
         return re.sub(pattern, lambda match: f"{match[0][0]} {match[0][1:]}", text) if pattern else text
 
+    def check_model_type(self, supported_models: Any) -> None:
+        """Take the model as it is: transformers would say of one with code of its own that it does not know its name."""
+
     def preprocess(self, inputs: str | dict[str, Any], **options: Any) -> dict[str, torch.Tensor]:
         """Token ids of a row, as far as the model reads the text before its answer."""
         ids = self.tokenizer(self.filled(inputs), add_special_tokens=self.template["add_special_tokens"], **options)[

@@ -210,11 +210,7 @@ class ProbePage:
             "import torch",
             "from transformers import AutoModelForTokenClassification, AutoTokenizer",
             "",
-            'prompt_text = json.load(open("FOLDER/example.json", encoding="utf-8"))["prompt_text"]',
-            *(
-                f'prompt_text = prompt_text.replace("THE {name.upper()}", "THE {name.upper()}")  # the row\'s own text'
-                for name in self.manifest.input_fields
-            ),
+            *self._prompt_text(),
             'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
             'model = AutoModelForTokenClassification.from_pretrained("FOLDER", dtype=torch.float32)',
             *ids_of(self.asking),
@@ -228,20 +224,21 @@ class ProbePage:
                 "give it texts or rows, a list of them for many, `batch_size=` and `device=` as usual.",
                 own,
                 f"The classifier's class stands in `{POOLED}`, since transformers' own read the last token alone. With it "
-                "transformers loads the folder by itself, and takes the whole text that the model reads:",
+                "transformers loads the folder by itself; it takes the whole text that the model reads:",
                 code_block(
                     "python",
                     "import json",
                     "",
-                    "from transformers import pipeline",
+                    "import torch",
+                    "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
                     "",
-                    'classify = pipeline("text-classification", model="FOLDER", trust_remote_code=True)',
-                    'prompt_text = json.load(open("FOLDER/example.json", encoding="utf-8"))["prompt_text"]',
-                    *(
-                        f'prompt_text = prompt_text.replace("THE {name.upper()}", "THE {name.upper()}")  # the row\'s own text'
-                        for name in self.manifest.input_fields
-                    ),
-                    f'print(classify(prompt_text, add_special_tokens={not self.asking.chat})[0]["label"])',
+                    *self._prompt_text(),
+                    'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+                    'model = AutoModelForSequenceClassification.from_pretrained("FOLDER", trust_remote_code=True)',
+                    *ids_of(self.asking),
+                    "with torch.no_grad():",
+                    "    logits = model(**ids).logits[0]",
+                    "print(model.config.id2label[int(logits.argmax())])",
                 ),
             )
         parts = [
@@ -255,6 +252,16 @@ class ProbePage:
             code_block("python", *plain),
         ]
         return tuple(parts)
+
+    def _prompt_text(self) -> list[str]:
+        """Python that makes the text that the model reads for a row."""
+        return [
+            'prompt_text = json.load(open("FOLDER/example.json", encoding="utf-8"))["prompt_text"]',
+            *(
+                f'prompt_text = prompt_text.replace("THE {name.upper()}", "THE {name.upper()}")  # the row\'s own text'
+                for name in self.manifest.input_fields
+            ),
+        ]
 
 
 def ids_of(asking: Asking, skip: int = 0) -> list[str]:
