@@ -15,10 +15,11 @@ def packed() -> set[str]:
     return {found.distribution_path for found in WheelBuilder(str(ROOT)).recurse_included_files()}
 
 
-def test_a_wheel_holds_every_file_of_the_source() -> None:
+def test_a_wheel_holds_every_file_of_the_source_and_the_examples() -> None:
     there = {
-        f"cotune/{path.relative_to(SOURCE).as_posix()}"
-        for path in SOURCE.rglob("*")
+        f"cotune/{path.relative_to(above).as_posix()}"
+        for above, folder in ((SOURCE, SOURCE), (ROOT, ROOT / "examples"))
+        for path in folder.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert packed() == there

@@ -8,6 +8,7 @@ from cotune.cli import (  # noqa: F401
     embed,
     evaluate,
     export,
+    init,
     label,
     list_runs,
     predict,

@@ -15,6 +15,7 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """What is raised for a command line that cannot be read; typer does not name it."""
 
 _ORDER = (
+    "init",
     "run",
     "predict",
     "evaluate",

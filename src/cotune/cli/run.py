@@ -21,10 +21,12 @@ _QUOTED = '--input "Customer message"'
 @app.command(
     epilog="Examples:\n\n  cotune run task.yaml --budget 10m --out runs/mine\n\n"
     "  cotune run tickets.csv --input text --output label\n\n  cotune run task.yaml tune.rank=8 limit.train=500\n\n"
-    "  cotune run new.csv --from runs/mine --replay old.csv"
+    "  cotune run new.csv --from runs/mine --replay old.csv\n\n  cotune run --example support"
 )
 def run(
-    task: Annotated[str, typer.Argument(help="A task.yaml, or rows: CSV, TSV, JSONL, Parquet, hf://owner/name[:split].")],
+    task: Annotated[
+        str | None, typer.Argument(help="A task.yaml, or rows: CSV, TSV, JSONL, Parquet, hf://owner/name[:split].")
+    ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings such as tune.rank=8.")] = None,
     input: Annotated[list[str] | None, typer.Option(help="Input column; may be given several times.")] = None,
     output: Annotated[str | None, typer.Option(help="Label column.")] = None,
@@ -37,6 +39,9 @@ def run(
         Path | None, typer.Option("--from", help="Earlier run, or its bundle, to go on from with new rows.")
     ] = None,
     replay: Annotated[str | None, typer.Option(help="Rows of that run to learn from again.")] = None,
+    example: Annotated[
+        str | None, typer.Option(help="An example to copy into this folder and run: support, routing or spam.")
+    ] = None,
     finish: Annotated[bool, typer.Option("--finish", help="End the run's search now and go to the test.")] = False,
     cut_journal: Annotated[
         bool, typer.Option("--cut-journal", help="Cut a damaged journal before the damage, keep a copy, and go on.")
@@ -48,6 +53,12 @@ def run(
     from cotune.config import config_from_data, load_config
 
     given = list(overrides or [])
+    if example is not None:
+        # Settings stand where the task would.
+        given = given if task is None else [task, *given]
+        task = _copied(example, quiet=quiet or as_json)
+    elif task is None:
+        raise InputError("Missing argument TASK", hint="Name a task.yaml or a file of rows, or add --example support.")
     _check_quotes(task, given, {"--input": input or [], "--output": [output] if output else []})
     named = (("budget", budget), ("model", model), ("start", start), ("data.replay", replay))
     given += [f"{name}={value}" for name, value in named if value is not None]
@@ -144,6 +155,17 @@ def _check_quotes(source: str, settings: list[str], named: dict[str, list[str]])
         where="command line",
         hint=f"A name with a space needs quotes: {' '.join(cut) or _QUOTED}.",
     )
+
+
+def _copied(example: str, *, quiet: bool) -> str:
+    """The task file of an example, copied where it is not there yet."""
+    from cotune.cli.example import copy_example
+
+    task, new = copy_example(example)
+    if not quiet:
+        done = f"Copied the example to {task.parent}; its README.md says what it is." if new else f"Using {task}."
+        tell(f"{done} Once changed, run it with: cotune run {task}", err=True)
+    return str(task)
 
 
 def _columns_unsaid(source: str) -> InputError:

@@ -72,7 +72,7 @@ def config_from_data(
     """
     train = str(data_path)
     named = {"input": input if input is None or isinstance(input, str) else list(input), "output": output}
-    values: dict[str, Any] = {"name": _task_name(train), **settings}
+    values: dict[str, Any] = {"name": task_name(train), **settings}
     told = {key: value for key, value in named.items() if value is not None}
     values["data"] = {**values.get("data", {}), "train": train, **told}
     resolve_paths(values, Path.cwd())
@@ -167,7 +167,7 @@ def _output_type(config: RunConfig) -> OutputType | None:
     return None
 
 
-def _task_name(source: str) -> str:
+def task_name(source: str) -> str:
     """A name after the data: the file's, or its folder's where the file is called after its role."""
     path = Path(source.removeprefix("hf://").split(":")[0])
     plain = path.stem.lower() in ("train", "data", "rows") and path.absolute().parent.name

@@ -1,0 +1,149 @@
+"""``cotune init``: write a task file for a table of rows."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cotune.cli.program import Json, app, tell
+from cotune.errors import InputError, shown_names
+
+if TYPE_CHECKING:
+    from cotune.task.reading.table import Table
+
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./ -]*")
+
+
+@app.command(
+    epilog="Examples:\n\n  cotune init tickets.csv\n\n  cotune init tickets.csv --yes\n\n"
+    "  cotune init tickets.csv --input subject --input text --output queue --budget 10m --out queue.yaml"
+)
+def init(
+    data: Annotated[Path, typer.Argument(help="Labelled rows: CSV, TSV, JSONL or Parquet.")],
+    input: Annotated[list[str] | None, typer.Option(help="Input column; may be given several times.")] = None,
+    output: Annotated[str | None, typer.Option(help="Column of the right answers.")] = None,
+    budget: Annotated[str | None, typer.Option(help="90s, 10m, 1h, or tokens: 300ktok, 2Mtok.")] = None,
+    out: Annotated[Path, typer.Option(help="The task file to write.")] = Path("task.yaml"),
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing and take what is guessed.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a commented task.yaml for labelled rows; asks for the input column, the label column and the budget."""
+    from cotune.config import load_config
+    from cotune.config.run import RunConfig
+    from cotune.cycle.budget.budget import parse_budget
+    from cotune.files import check_ending, check_place, write_text
+    from cotune.task.columns import guess_columns
+    from cotune.task.reading.read import read_table
+
+    check_ending(out, (".yaml", ".yml"), "task files")
+    check_place(out)
+    if out.exists() and not force:
+        raise InputError("the file is there already", where=str(out), hint="Add --force to write over it, or --out FILE.")
+    table = read_table(data)
+    asks = not yes and not (input and output and budget)
+    if asks and not sys.stdin.isatty():
+        raise InputError(
+            "there is nobody to ask, since standard input is no terminal",
+            where="cotune init",
+            hint="Add --yes to take what is guessed, or give --input, --output and --budget.",
+        )
+    guessed_input, guessed_output = guess_columns(table)
+    if asks:
+        tell(f"{data}: {len(table):,} rows with the columns {shown_names(table.columns)}", err=True)
+
+    def check_inputs(text: str) -> None:
+        for name in _columns(text, table):
+            table.need(name, nested=True)
+
+    for name in input or ():
+        table.need(name, nested=True)
+    inputs = input or _columns(_answer("Input column", None, guessed_input, check_inputs, asks=asks), table)
+    answers = _answer("Label column", output, guessed_output, lambda text: table.need(text, nested=True), asks=asks)
+    if answers in inputs:
+        raise InputError(f"{answers!r} is both input and answer", where=str(data), hint="Name another column with --output.")
+    spent = _answer("Budget", budget, str(RunConfig.model_fields["budget"].default), parse_budget, asks=asks)
+    write_text(out, task_file(data, table, inputs, answers, spent, out))
+    # What is written has to be what a run takes.
+    config = load_config(out)
+    if as_json:
+        told = {"out": str(out), "name": config.name, "input": inputs, "output": answers, "budget": spent}
+        typer.echo(json.dumps(told, ensure_ascii=False))
+    else:
+        tell(f"Written: {out}. Start with: cotune run {shlex.quote(str(out))}")
+
+
+def _answer(question: str, given: str | None, guess: str | None, check: Callable[[str], object], *, asks: bool) -> str:
+    """What was given, else what a person answers, else the guess; a person is asked again where the answer will not do.
+
+    Raises:
+        InputError: what was given will not do, or there is no guess.
+    """
+    if given is None and asks:
+        while True:
+            found = str(typer.prompt(question, default=guess, err=True)).strip()
+            try:
+                check(found)
+            except InputError as error:
+                tell(error, err=True)
+            else:
+                return found
+    found = given if given is not None else guess or ""
+    if not found:
+        raise InputError(f"no column looks like the {question.lower()}", where="cotune init", hint="Name it.")
+    check(found)
+    return found
+
+
+def _columns(text: str, table: Table) -> list[str]:
+    """The columns that an answer names, with commas between several."""
+    return [text] if text in table.columns else [name.strip() for name in text.split(",")]
+
+
+def task_file(data: Path, table: Table, inputs: Sequence[str], output: str, budget: str, out: Path) -> str:
+    """The text of a task file, with a comment on what is most often changed."""
+    from cotune.config.read import task_name
+    from cotune.task.reading.field_names import fields_for
+    from cotune.task.values.typing_of import guess_type
+
+    # Paths in the file start at its folder.
+    place, folder = data.absolute(), out.absolute().parent
+    train = place.relative_to(folder) if place.is_relative_to(folder) else place
+    kind, why = guess_type(table.filled(output))
+    read = _yaml(inputs[0]) if len(inputs) == 1 else f"[{', '.join(map(_yaml, inputs))}]"
+    lines = [
+        ("# What cotune tunes a prompt and a model for. Every key: docs/configuration.md", ""),
+        (f"name: {_yaml(task_name(str(data)))}", ""),
+        ("data:", ""),
+        (f"  train: {_yaml(str(train))}", f"{len(table):,} labelled rows; some are put aside to choose on, some for the test"),
+        ("  # test: test.csv", "rows for the test at the end, in the same columns, where you have some"),
+        (f"  input: {read}", "what the model reads; a list reads several columns"),
+        (f"  output: {_yaml(output)}", "the right answers"),
+        (f"output: {{type: {kind}}}", f"label, text, number or json; {why}"),
+        (f"budget: {_yaml(budget)}", "90s, 10m, 1h, or tokens: 300ktok, 2Mtok"),
+        ("# metric: macro_f1", "what is reported and chosen by; accuracy for labels where nothing is said"),
+        ("# model: smollm2-135m", "the model that comes along; or a folder, or a hub id such as org/name"),
+        (
+            '# prompt: "Which is it? {' + fields_for(inputs, table.columns)[0] + '}"',
+            "a prompt of your own to begin with, or a .txt file of it",
+        ),
+        ("# limit: {train: 500}", "fewer rows, drawn at random"),
+        ("# seed: 0", ""),
+    ]
+    width = max(len(text) for text, comment in lines if comment)
+    return "".join(f"{text:<{width}}  # {comment}\n" if comment else f"{text}\n" for text, comment in lines)
+
+
+def _yaml(text: str) -> str:
+    """A text as YAML on one line, in quotation marks where it would be read as something else."""
+    from yaml import safe_load
+
+    plain = _PLAIN.fullmatch(text) is not None and safe_load(text) == text
+    return text if plain else json.dumps(text, ensure_ascii=False)

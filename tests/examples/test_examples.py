@@ -1,0 +1,126 @@
+"""The examples that cotune run --example copies: what their pages say holds, they ship in the wheel, and they can be run."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections import Counter
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+from test_support_data import jaccard_matrix
+
+from cotune.cli import example, main
+from cotune.cli.example import copy_example, examples_folder
+from cotune.config import load_config
+from cotune.errors import InputError
+from cotune.task import Task
+from tiny import save_tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ("routing", "spam", "support")
+
+
+def rows_of(folder: Path) -> dict[str, list[dict[str, str]]]:
+    found = {}
+    for name in ("train", "test"):
+        text = (folder / f"{name}.jsonl").read_text(encoding="utf-8")
+        found[name] = [json.loads(line) for line in text.splitlines()]
+    return found
+
+
+def text_of(row: dict[str, str]) -> str:
+    return " ".join(value for key, value in row.items() if key != "label")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_are_enough_mixed_and_unlike_each_other(name: str) -> None:
+    rows = rows_of(examples_folder() / name)
+    assert len(rows["train"]) >= 120 and len(rows["test"]) >= 60
+    assert {row["label"] for row in rows["train"]} == {row["label"] for row in rows["test"]}
+    for part in rows.values():
+        labels = [row["label"] for row in part]
+        assert sum(one != other for one, other in pairwise(labels)) > len(labels) / 3
+    texts = [text_of(row) for part in rows.values() for row in part]
+    assert all(text == text.strip() and not re.search(r"[\r\n\t]", text) for text in texts)
+    assert jaccard_matrix(texts).max() < 0.35
+    assert Counter(" ".join(text.lower().split()[:3]) for text in texts).most_common(1)[0][1] <= max(2, 0.02 * len(texts))
+
+
+@pytest.mark.parametrize("name", ["routing", "spam"])
+def test_the_page_states_origin_licence_counts_and_rows(name: str) -> None:
+    folder = examples_folder() / name
+    rows, page = rows_of(folder), (folder / "README.md").read_text(encoding="utf-8")
+    assert "written for this project, not collected" in page and "Apache-2.0" in page
+    counts = {split: Counter(row["label"] for row in part) for split, part in rows.items()}
+    for label in counts["train"]:
+        assert re.search(rf"\| `{label}` \| [^|]+ \| {counts['train'][label]} \| {counts['test'][label]} \|", page), label
+    assert f"| {len(rows['train'])} | {len(rows['test'])} |" in page
+    labels = {row.get("text") or row["message"]: row["label"] for part in rows.values() for row in part}
+    quoted = re.findall(r"^\| [^|`]+ \| `(\w+)` \| ([^|]+) \|$", page, flags=re.MULTILINE)
+    assert len(quoted) >= 5
+    for label, message in quoted:
+        assert labels.get(message) == label, message
+    lengths = sorted(len((row.get("text") or row["message"]).split()) for part in rows.values() for row in part)
+    assert f"{lengths[0]} to {lengths[-1]} words" in page and f"{int(np.median(lengths))} at the median" in page
+    assert jaccard_matrix([text_of(row) for part in rows.values() for row in part]).max() < 0.2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_copied_example_is_a_task_without_warnings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    task, new = copy_example(name)
+    assert task == Path(name) / "task.yaml" and new
+    found = Task.from_config(load_config(task))
+    assert len(found.train) + len(found.dev) >= 120 and found.test.n >= 60
+    assert not [finding for finding in found.checks.findings if finding.severity == "warning"]
+    (tmp_path / name / "train.jsonl").write_text("mine")
+    assert copy_example(name) == (task, False)
+    assert (tmp_path / name / "train.jsonl").read_text() == "mine", "what the user changed stays"
+
+
+def test_what_is_no_example_or_in_the_way_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="'routing', 'spam', 'support'"):
+        copy_example("spma")
+    (tmp_path / "spam").write_text("mine")
+    with pytest.raises(InputError, match="something else is called spam"):
+        copy_example("spam")
+    with pytest.raises(InputError, match=r"no example '\.\./spam'"):
+        copy_example("../spam")
+
+
+def test_a_wheel_brings_the_examples_and_they_are_found_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    monkeypatch.setattr(example.cotune, "__file__", str(tmp_path / "site" / "cotune" / "__init__.py"))
+    assert examples_folder() == tmp_path / "site" / "cotune" / "examples"
+    for name in NAMES:
+        here = ROOT / "examples" / name
+        assert {p.name: p.read_bytes() for p in (examples_folder() / name).iterdir()} == {
+            p.name: p.read_bytes() for p in here.iterdir()
+        }
+
+
+def test_one_command_copies_an_example_and_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = save_tiny(tmp_path / "model")
+    settings = ["search.pool=2", "search.entrants=1", "search.max_cycles=1", "evaluate.robustness=false", "engine.threads=1"]
+    arguments = ["run", "--example", "spam", "tune.rank=2", "limit.test=20", "limit.train=60", *settings, "--model", str(model)]
+    out, err = StringIO(), StringIO()
+    code: Any = 0
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main([*arguments, "--budget", "25ktok", "--quiet"])
+        except SystemExit as end:
+            code = end.code
+    assert not code, err.getvalue()
+    assert (tmp_path / "spam" / "task.yaml").is_file() and (tmp_path / "runs" / "spam" / "best" / "manifest.json").is_file()

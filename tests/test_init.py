@@ -1,0 +1,124 @@
+"""cotune init: a task file from a table, by three questions or none."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cotune.cli import main
+from cotune.config import load_config
+from cotune.task.columns import guess_columns
+from cotune.task.reading.read import read_table
+
+SHEET = "ticket,Customer message,queue,urgent,channel\n" + "".join(
+    f"{i},my order number {i} has not come and I want to know {'why' * (i % 3)},{'abc'[i % 3]},{i % 2},mail\n"
+    for i in range(30)
+)
+
+
+def call(*arguments: object) -> tuple[int, str, str]:
+    out, err = StringIO(), StringIO()
+    code: Any = 0
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code
+    return int(code or 0), out.getvalue(), err.getvalue()
+
+
+@pytest.fixture
+def sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", StringIO())
+    (tmp_path / "tickets.csv").write_text(SHEET)
+    return Path("tickets.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (SHEET, ("Customer message", "queue")),
+        ("a,b\n" + "".join(f"some long text {i},{'xy'[i % 2]}\n" for i in range(9)), ("a", "b")),
+        ("b,a\n" + "".join(f"{'xy'[i % 2]},some long text {i}\n" for i in range(9)), ("a", "b")),
+        # Numbers that hardly recur are no labels, and neither is a column that says one thing throughout.
+        ("text,price,shop\n" + "".join(f"a thing called {i},{i * 7},here\n" for i in range(30)), ("text", "price")),
+        ("text\nonly this\nand that\n", (None, "text")),
+    ],
+)
+def test_columns_are_guessed(tmp_path: Path, text: str, wanted: tuple[str | None, str | None]) -> None:
+    (tmp_path / "rows.csv").write_text(text)
+    assert guess_columns(read_table(tmp_path / "rows.csv")) == wanted
+
+
+def test_yes_takes_what_is_guessed_and_writes_a_task_that_runs_take(sheet: Path) -> None:
+    code, out, err = call("init", sheet, "--yes", "--json")
+    assert code == 0, err
+    assert json.loads(out) == {
+        "out": "task.yaml",
+        "name": "tickets",
+        "input": ["Customer message"],
+        "output": "queue",
+        "budget": "10m",
+    }
+    config, text = load_config(Path("task.yaml")), Path("task.yaml").read_text(encoding="utf-8")
+    assert config.data.train == str(sheet.absolute()) and config.output.type == "label"
+    assert "  train: tickets.csv" in text, "a path below the file's folder moves along with it"
+    assert "# 3 values" not in text and "3 values stand in 30 rows" in text and "docs/configuration.md" in text
+
+
+def test_flags_answer_the_questions_and_odd_names_are_quoted(sheet: Path) -> None:
+    Path("yes: no.csv").write_text(SHEET.replace("queue", "on"))
+    arguments = ("--input", "Customer message", "--input", "channel", "--output", "on", "--budget", "300ktok")
+    code, out, err = call("init", "yes: no.csv", *arguments, "--out", "sub/mine.yaml")
+    assert code == 0 and "cotune run sub/mine.yaml" in out, err
+    config = load_config(Path("sub/mine.yaml"))
+    assert list(config.data.input) == ["Customer message", "channel"] and config.data.output == "on"
+    assert config.data.train == str(Path("yes: no.csv").absolute()) and config.budget == "300ktok"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "--yes"),
+        (("--yes", "--output", "quue"), "did you mean 'queue'"),
+        (("--yes", "--output", "Customer message"), "both input and answer"),
+        (("--yes", "--budget", "soon"), "not a budget"),
+        (("--yes", "--out", "task.json"), "task files"),
+    ],
+)
+def test_what_is_wrong_is_told_and_nothing_is_written(sheet: Path, arguments: tuple[str, ...], told: str) -> None:
+    code, _, err = call("init", sheet, *arguments)
+    assert code == 2 and told in err, err
+    assert [path.name for path in Path().iterdir()] == ["tickets.csv"]
+
+
+def test_a_task_file_that_is_there_is_only_written_over_by_force(sheet: Path) -> None:
+    Path("task.yaml").write_text("mine")
+    code, _, err = call("init", sheet, "--yes")
+    assert code == 2 and "--force" in err and Path("task.yaml").read_text() == "mine"
+    assert call("init", sheet, "--yes", "--force")[0] == 0
+    assert load_config(Path("task.yaml")).data.output == "queue"
+
+
+def test_a_terminal_is_asked_three_questions_and_asked_again_where_no_column_fits(sheet: Path) -> None:
+    ours, theirs = pty.openpty()
+    program = [sys.executable, "-m", "cotune.cli", "init", str(sheet)]
+    with subprocess.Popen(program, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as asked:
+        os.close(theirs)
+        os.write(ours, b"\nquue\nurgent\n5m\n")
+        _, err = asked.communicate(timeout=60)
+    os.close(ours)
+    assert asked.returncode == 0, err
+    assert [question for question in ("Input column", "Label column", "Budget") if question in err] and "'quue'" in err
+    config = load_config(Path("task.yaml"))
+    assert (list(config.data.input), config.data.output, config.budget) == (["Customer message"], "urgent", "5m")
