@@ -58,8 +58,8 @@ def run(
         budget: such as ``90s``, ``10m`` or ``2Mtok``; None keeps what the task says, else ``10m``.
         model: ``smollm2-135m``, a folder or a hub id; None keeps what the task says, else the bundled one.
         seed: of everything random; None keeps what the task says, else 0.
-        start: bundle of an earlier run to go on from with new rows; None keeps what the task says, else starts afresh. A Task
-            is told where it is made, since how its rows are read depends on the bundle.
+        start: an earlier run, its bundle, or ``hf://org/name@revision``, to go on from with new rows; None keeps what the
+            task says, else starts afresh. A Task is told where it is made, since how its rows are read depends on the bundle.
         prompts: prompt texts of yours, candidates beside the seed prompt.
         view: is told how the run goes on; None shows a progress bar, in a notebook or on standard error.
             ``cotune.Quiet()`` shows nothing.
@@ -162,7 +162,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
 
 def _resolved(task: Task | RunConfig | str | Path, settings: Mapping[str, Any]) -> tuple[RunConfig, Task | None]:
     """The config with the settings in place, and the rows where they were read already."""
-    if isinstance(task, Task) and "start" in settings and absolute(settings["start"]) == task.start:
+    if isinstance(task, Task) and "start" in settings and absolute(_folder(settings["start"])) == task.start:
         settings = {key: value for key, value in settings.items() if key != "start"}
     fixed = (*_OF_THE_TASK, *(_OF_A_TASK_OBJECT if isinstance(task, Task) else ()))
     if wrong := [key for key in fixed if key in settings]:
@@ -191,6 +191,12 @@ def _resolved(task: Task | RunConfig | str | Path, settings: Mapping[str, Any]) 
             hint="Give a cotune.Task, a RunConfig, or the path of a task.yaml.",
         )
     return _with_settings(task, settings), None
+
+
+def _folder(start: str | Path) -> Path:
+    from cotune.bundle.load import resolve_bundle
+
+    return resolve_bundle(start)
 
 
 def _with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:

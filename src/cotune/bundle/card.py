@@ -91,20 +91,14 @@ def model_card(
     """
     base = base_model_name(manifest)
     tuned = manifest.adapter_id != "base" if reading is None else reading.tuned
-    fields = ", ".join(f"`{_plain(name)}`" for name in manifest.input_fields)
     parts = [
-        f"# {_plain(manifest.task)}",
-        f"Reads {fields} and answers with {_answers(manifest)}. A prompt"
-        + ("" if not tuned else ", a LoRA adapter" if stands_for is None else ", a trained prefix")
-        + (" and a decision rule" if reading is None else " and a probe")
-        + f" for the language model `{_plain(base)}`, chosen together by cotune"
-        + f" {manifest.versions.get('cotune', '')}".rstrip()
-        + ".",
+        f"# {plain(manifest.task)}",
+        lead(manifest, tuned=tuned, prefix=stands_for is not None, by_probe=reading is not None),
         "## Use",
-        _use(manifest, endpoint),
+        use(manifest, endpoint),
     ]
     if endpoint is not None:
-        parts.append(f"Rows are sent to {_plain(endpoint[0])}, which answers them; cotune asks for your leave first.")
+        parts.append(f"Rows are sent to {plain(endpoint[0])}, which answers them; cotune asks for your leave first.")
     if reading is not None:
         parts += ["## How the answer comes about", probe_in_words(reading.probe, reading.depth, f"{ADAPTER}/{PROBE}")]
         parts += _reading(reading, base, stands_for)
@@ -115,20 +109,33 @@ def model_card(
             + _choosing(manifest)
             + ("" if stands_for is None else f" {without_prefix(stands_for)}")
         )
-    parts += _results(manifest, metrics)
-    parts += _robustness(metrics)
+    parts += results(manifest, metrics)
+    parts += robustness(metrics)
     parts += ["## What the model reads", _fence(prompt_text)]
     parts += [f"**{held}**"] if (held := held_rows(demonstrations)) else []
-    parts += ["## Base model", _base(manifest, base)]
-    parts += ["## Limits", _limits(manifest)]
+    parts += ["## Base model", about_base(manifest, base)]
+    parts += ["## Limits", limits(manifest)]
     return "\n\n".join(parts) + "\n"
 
 
-def _answers(manifest: Manifest) -> str:
+def lead(manifest: Manifest, *, tuned: bool, prefix: bool, by_probe: bool) -> str:
+    """What the bundle does, and what it is made of."""
+    fields = ", ".join(f"`{plain(name)}`" for name in manifest.input_fields)
+    return (
+        f"Reads {fields} and answers with {answers(manifest)}. A prompt"
+        + ("" if not tuned else ", a trained prefix" if prefix else ", a LoRA adapter")
+        + (" and a probe" if by_probe else " and a decision rule")
+        + f" for the language model `{plain(base_model_name(manifest))}`, chosen together by cotune"
+        + f" {manifest.versions.get('cotune', '')}".rstrip()
+        + "."
+    )
+
+
+def answers(manifest: Manifest) -> str:
     """What the bundle answers with."""
     if manifest.written is not None:
         return manifest.written.kind.about
-    shown = ", ".join(f"`{_plain(label)}`" for label in manifest.labels[:_MOST_LABELS])
+    shown = ", ".join(f"`{plain(label)}`" for label in manifest.labels[:_MOST_LABELS])
     more = "" if len(manifest.labels) <= _MOST_LABELS else f" and {len(manifest.labels) - _MOST_LABELS} more"
     return f"one of {counted(len(manifest.labels), 'label')}: {shown}{more}"
 
@@ -178,7 +185,7 @@ def _reading(reading: Reading, base: str, stands_for: int | None) -> list[str]:
         "from safetensors import safe_open",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
-        f'base = "FOLDER OR HUB ID OF THE BASE MODEL"  # {_plain(base)}',
+        f'base = "FOLDER OR HUB ID OF THE BASE MODEL"  # {plain(base)}',
         'text = "..."  # what the model reads, see below, with its fields filled in',
         f'with safe_open("FOLDER/{ADAPTER}/{PROBE}", "pt") as probe:',
         f'    labels = json.loads(probe.metadata()["{ABOUT}"])["labels"]',
@@ -215,18 +222,20 @@ def base_model_name(manifest: Manifest) -> str:
     return PurePath(name).name if PurePath(name).is_absolute() or name.startswith((".", "~")) else name
 
 
-def _use(manifest: Manifest, endpoint: tuple[str, str | None] | None) -> str:
+def use(manifest: Manifest, endpoint: tuple[str, str | None] | None, folder: str = "FOLDER") -> str:
+    """How cotune answers with the bundle; ``folder`` is what names it."""
     single = len(manifest.input_fields) == 1
     row = example_row(manifest.input_fields)
     url, key = endpoint or (None, None)
     leave = [(option, value) for option, value in (("endpoint", url), ("key_env", key)) if value is not None]
-    predict = " ".join(["cotune predict FOLDER", *(f"--{o.replace('_', '-')} {shlex.quote(_plain(v))}" for o, v in leave)])
+    predict = " ".join([f"cotune predict {folder}", *(f"--{o.replace('_', '-')} {shlex.quote(plain(v))}" for o, v in leave)])
     shell = [f'{predict} --input "..."'] if single else []
     shares = "" if manifest.written is not None else "--probabilities "
     shell.append(f"{predict} {shares}< rows.jsonl > answers.jsonl")
-    given = "".join(f", {option}={_plain(value)!r}" for option, value in leave)
-    code = ["import cotune", "", f'bundle = cotune.load("FOLDER"{given})', f"bundle.predict([{row}])"]
-    return f"`FOLDER` is the folder of this file; each line of `rows.jsonl` is like `{row}`.\n\n" + "\n\n".join(
+    given = "".join(f", {option}={plain(value)!r}" for option, value in leave)
+    code = ["import cotune", "", f'bundle = cotune.load("{folder}"{given})', f"bundle.predict([{row}])"]
+    here = "`FOLDER` is the folder of this file; each" if folder == "FOLDER" else "Each"
+    return f"{here} line of `rows.jsonl` is like `{row}`.\n\n" + "\n\n".join(
         (_fence("\n".join(shell), "sh"), _fence("\n".join(code), "python"))
     )
 
@@ -237,35 +246,48 @@ def _peft(base: str) -> str:
             "from peft import PeftModel",
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
             "",
-            f'base = "FOLDER OR HUB ID OF THE BASE MODEL"  # {_plain(base)}',
+            f'base = "FOLDER OR HUB ID OF THE BASE MODEL"  # {plain(base)}',
             "tokenizer = AutoTokenizer.from_pretrained(base)",
             f'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), "FOLDER/{ADAPTER}")',
         )
     )
 
 
-def _results(manifest: Manifest, metrics: Mapping[str, Any]) -> list[str]:
+def shown_arms(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The arms that have a score with its interval."""
     arms = metrics.get("arms")
     if not isinstance(arms, Mapping):
-        return []
-    lines = [f"| what | {_plain(manifest.metric)} (95% interval) | rows | split |", "|---|---|---|---|"]
-    shown = {
+        return {}
+    return {
         name: arm
         for name, arm in arms.items()
         if isinstance(arm, Mapping) and _number(arm.get("score")) and _interval(arm.get("ci"))
     }
+
+
+def shipped_arms(manifest: Manifest, arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names of the arms that are the bundle's prompt and weights, the one that it is called by first."""
+    same = [name for name, arm in arms.items() if _is_this(manifest, arm)]
+    # Arms can be one candidate; the bundle is the winner by name where it is among them.
+    return sorted(same, key=lambda name: name != "best_tuned")
+
+
+def results(manifest: Manifest, metrics: Mapping[str, Any]) -> list[str]:
+    """The section of the scores, arm by arm, and of what was gained; empty where nothing was measured."""
+    lines = [f"| what | {plain(manifest.metric)} (95% interval) | rows | split |", "|---|---|---|---|"]
+    shown = shown_arms(metrics)
+    if not shown:
+        return []
+    arms, shipped = metrics["arms"], shipped_arms(manifest, shown)
     # Arms can be one candidate, which is shown once; the bundle is the winner by name where it is among them.
     for group in same_arms(shown):
-        this = any(_is_this(manifest, shown[name]) for name in group)
         name = next((name for name in ("best_tuned", "seed_tuned") if name in group), group[0])
         arm = shown[name]
         names = _NOT_TUNED if name in _NOT_TUNED and is_frozen(arms, name) else _ARMS
-        about = names.get(name, _plain(str(name)))
-        about = f"**{about}** (this bundle)" if this else about
+        about = names.get(name, plain(str(name)))
+        about = about if set(shipped).isdisjoint(group) else f"**{about}** (this bundle)"
         score = f"{arm['score']:.3f} ({_span(arm['ci'])})"
-        lines.append(f"| {about} | {score} | {_plain(str(arm.get('n', '?')))} | {_plain(str(arm.get('split', '?')))} |")
-    if len(lines) == 2:
-        return []
+        lines.append(f"| {about} | {score} | {plain(str(arm.get('n', '?')))} | {plain(str(arm.get('split', '?')))} |")
     parts = ["## How good it is", "\n".join(lines)]
     gains = metrics.get("gains")
     rows = []
@@ -276,7 +298,7 @@ def _results(manifest: Manifest, metrics: Mapping[str, Any]) -> list[str]:
         if name not in repeated and isinstance(gain, Mapping) and _number(gain.get("value")) and _interval(gain.get("ci")):
             corrected = gain.get("p_holm", gain.get("p"))
             p = f"{corrected:.2g}" if _number(corrected) else "-"
-            about = called.get(name, _plain(str(name)))
+            about = called.get(name, plain(str(name)))
             rows.append(f"| {about} | {gain['value']:+.3f} ({_span(gain['ci'], '+')}) | {p} |")
     if rows:
         parts.append("\n".join(["| gain | difference (95% interval) | p |", "|---|---|---|", *rows]))
@@ -287,7 +309,7 @@ def _results(manifest: Manifest, metrics: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def _robustness(metrics: Mapping[str, Any]) -> list[str]:
+def robustness(metrics: Mapping[str, Any]) -> list[str]:
     """How far the score hangs on the prompt's format; nothing where it was not measured."""
     found = metrics.get("robustness")
     if not isinstance(found, Mapping) or not isinstance(sentence := found.get("sentence"), str):
@@ -301,8 +323,8 @@ def _robustness(metrics: Mapping[str, Any]) -> list[str]:
             return []
         spans.append(f"{about} {min(scores):.3f} to {max(scores):.3f}")
     formats = len(found["tuned"]["scores"])
-    told = f"The winning prompt in {formats} other formats, on {counted(_plain(str(found.get('n', '?'))), 'dev row')}: "
-    return [f"{told}{', '.join(spans)}. {_plain(sentence)}"]
+    told = f"The winning prompt in {formats} other formats, on {counted(plain(str(found.get('n', '?'))), 'dev row')}: "
+    return [f"{told}{', '.join(spans)}. {plain(sentence)}"]
 
 
 def _is_this(manifest: Manifest, arm: Mapping[str, Any]) -> bool:
@@ -314,15 +336,17 @@ def _is_this(manifest: Manifest, arm: Mapping[str, Any]) -> bool:
     )
 
 
-def _base(manifest: Manifest, base: str) -> str:
+def about_base(manifest: Manifest, base: str) -> str:
+    """Which base model it needs."""
     revision = f", revision `{manifest.base_model.revision}`" if manifest.base_model.revision else ""
     return (
-        f"`{_plain(base)}`{revision}, content hash `{manifest.base_model.fingerprint[:16]}`. A bundle is refused with any"
+        f"`{plain(base)}`{revision}, content hash `{manifest.base_model.fingerprint[:16]}`. A bundle is refused with any"
         " other. The base model's licence and what it learned elsewhere go with it."
     )
 
 
-def _limits(manifest: Manifest) -> str:
+def limits(manifest: Manifest) -> str:
+    """What the bundle is not good for."""
     if manifest.written is not None:
         bounds = "- It always gives an answer, also where there is none" + (
             "; it may be cut at its longest."
@@ -357,7 +381,7 @@ def _fence(text: str, language: str = "text") -> str:
     return f"{mark}{language}\n{text}\n{mark}"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A text that cannot leave its line, its table cell or its code span."""
     return " ".join(text.split()).replace("|", "/").replace("`", "'").replace("<", "‹").replace(">", "›")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cotune.bundle.calibration import Calibration
 from cotune.bundle.card import base_model_name
+from cotune.bundle.hub.fetch import fetch_bundle, is_on_hub
 from cotune.bundle.manifest import (
     ADAPTER,
     DECISION,
@@ -59,7 +60,8 @@ def load(
     """Load a bundle to predict with.
 
     Args:
-        folder: the bundle, such as ``runs/trec6/best``; a run's folder means the bundle in it.
+        folder: the bundle, such as ``runs/trec6``, a run's folder, which means the bundle in it, or
+            ``hf://org/name@revision``, which is fetched from the hub.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
         dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``.
         threads: CPU threads; None takes what the machine has.
@@ -113,7 +115,7 @@ def load_several(
     """
     from cotune.model.hardware.capability import check_capability
 
-    opened = [OpenedBundle.read(Path(folder)) for folder in folders]
+    opened = [OpenedBundle.read(folder, progress) for folder in folders]
     models: dict[str, LocalModel] = {}
     predictors = []
     found = None
@@ -153,6 +155,15 @@ def load_several(
     return predictors
 
 
+def resolve_bundle(name: str | Path, progress: Callable[[str], None] | None = None) -> Path:
+    """A bundle's folder on this machine, of what names one: its folder, its run's, or ``hf://org/name@revision``.
+
+    Raises:
+        InputError: it is on the hub and cannot be fetched, or what was fetched is no bundle.
+    """
+    return fetch_bundle(str(name), progress) if is_on_hub(name) else bundle_folder(name)
+
+
 @dataclass(frozen=True)
 class OpenedBundle:
     """A bundle whose files are what its manifest says.
@@ -170,13 +181,17 @@ class OpenedBundle:
     saved: Mapping[str, Any]
 
     @classmethod
-    def read(cls, folder: Path) -> OpenedBundle:
+    def read(cls, name: str | Path, progress: Callable[[str], None] | None = None) -> OpenedBundle:
         """Check a bundle's files and read its prompt; the base model is not looked at.
+
+        Args:
+            name: the bundle, as :func:`load` takes it.
+            progress: told what is fetched from the hub.
 
         Raises:
             InputError: as :func:`load` says.
         """
-        folder = bundle_folder(folder)
+        folder = resolve_bundle(name, progress)
         manifest = read_manifest(folder)
         verify(folder, manifest)
         found = cls(folder, manifest, *_read_parts(folder, manifest))

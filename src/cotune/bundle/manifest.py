@@ -35,11 +35,14 @@ MANIFEST, PROMPT, DECISION, METRICS, CARD, ADAPTER = (
     "README.md",
     "adapter",
 )
+DATA = "data"
+"""Key of the metrics: content hashes of all rows of the task, ``rows``, and of its test, ``test``."""
 NEEDED = (PROMPT, DECISION, METRICS, CARD)
 ADAPTER_FILES = (f"{ADAPTER}/adapter_config.json", f"{ADAPTER}/adapter_model.safetensors")
 LARGEST_JSON = 16 * 2**20
 
-_ENDINGS = (".json", ".md", ".safetensors")
+ENDINGS = (".json", ".md", ".safetensors")
+"""Of the files that a bundle may hold."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _VERSION = re.compile(r"[A-Za-z0-9.+_-]{1,40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -293,7 +296,7 @@ def check_name(folder: Path, name: str) -> None:
     """
     if not _NAME.fullmatch(name) or name == MANIFEST:
         raise InputError(f"the name {name!r} is not allowed in a bundle", where=str(folder / MANIFEST), hint=_HINT)
-    if not name.endswith(_ENDINGS):
+    if not name.endswith(ENDINGS):
         raise InputError(
             "a bundle holds JSON, Markdown and safetensors alone, since other files can run code when they are read",
             where=str(folder / name),

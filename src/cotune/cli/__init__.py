@@ -12,6 +12,7 @@ from cotune.cli import (  # noqa: F401
     label,
     list_runs,
     predict,
+    push,
     report,
     run,
     serve,

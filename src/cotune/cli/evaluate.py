@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotune.cli.program import Base, Batch, Endpoint, Json, KeyEnv, Patience, app, counting, tell
+from cotune.cli.program import Base, Batch, Bundle, Endpoint, Json, KeyEnv, Patience, app, counting, tell
 from cotune.errors import counted
 from cotune.garbage import collection_paused
 
@@ -27,7 +26,7 @@ _CONFUSIONS = 12
     "  cotune evaluate runs/mine labelled.csv --metric macro_f1 --json"
 )
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a run or of its bundle.")],
+    bundle: Bundle,
     rows: Annotated[str, typer.Argument(help="Labelled rows: CSV, TSV, JSONL, Parquet, hf://owner/name[:split].")],
     output: Annotated[
         str | None, typer.Option(help="Column of the right answers. (default: as the bundle's rows had it)")

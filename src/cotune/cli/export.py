@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cotune.cli.program import Base, Json, app
+from cotune.cli.program import Base, Bundle, Json, app
 
 
 @app.command(
@@ -17,7 +17,7 @@ from cotune.cli.program import Base, Json, app
     "  cotune export runs/mine --to gguf --out mine-gguf"
 )
 def export(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a run or of its bundle.")],
+    bundle: Bundle,
     out: Annotated[Path, typer.Option(help="A folder that is not there yet.")],
     to: Annotated[
         str,

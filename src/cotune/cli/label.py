@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotune.cli.program import Base, Endpoint, Json, KeyEnv, app, count, show_page, tell
+from cotune.cli.program import Base, Endpoint, Json, KeyEnv, app, bundle_argument, count, show_page, tell
 from cotune.errors import BusyError, InputError, counted
 
 if TYPE_CHECKING:
@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     "  cotune label runs/mine pool.csv --n 100 --json > picked.json"
 )
 def label(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, or of a bundle, that answers with labels.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            parser=bundle_argument,
+            metavar="RUN",
+            help="Folder of a run or of its bundle, or hf://org/name@revision; it has to answer with labels.",
+        ),
+    ],
     pool: Annotated[
         Path, typer.Argument(help="Rows without labels: CSV, TSV, Parquet, JSONL, or a folder of serve --collect.")
     ],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotune.cli.program import Base, Batch, Endpoint, Json, KeyEnv, Patience, app, counting, tell
+from cotune.cli.program import Base, Batch, Bundle, Endpoint, Json, KeyEnv, Patience, app, counting, tell
 from cotune.errors import InputError, counted
 from cotune.garbage import collection_paused
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "  cotune predict runs/mine rows.csv --out answers.csv\n\n  cotune predict runs/mine < rows.jsonl > answers.jsonl"
 )
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a run or of its bundle.")],
+    bundle: Bundle,
     rows: Annotated[
         Path | None, typer.Argument(help="File of rows: CSV, TSV, Parquet or JSONL; without it, JSONL from standard input.")
     ] = None,

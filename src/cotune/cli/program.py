@@ -28,6 +28,7 @@ _ORDER = (
     "serve",
     "embed",
     "export",
+    "push",
     "doctor",
 )
 
@@ -132,6 +133,24 @@ def show_page(address: str, line: str, told: Mapping[str, Any], *, as_json: bool
     if sys.stdout.isatty() and not no_open and not as_json:
         open_browser(address)
 
+
+def bundle_argument(name: str) -> Path:
+    """The folder of a run or of a bundle that was named; a bundle on the hub is fetched."""
+    if not name.startswith("hf://"):
+        return Path(name)
+    from cotune.bundle.hub.fetch import fetch_bundle
+
+    return fetch_bundle(name, lambda line: tell(line, err=True))
+
+
+Bundle = Annotated[
+    Path,
+    typer.Argument(
+        parser=bundle_argument,
+        metavar="BUNDLE",
+        help="Folder of a run or of its bundle, or hf://org/name@revision.",
+    ),
+]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 

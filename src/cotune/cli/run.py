@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cotune.cli.program import Json, app, tell
+from cotune.cli.program import Json, app, bundle_argument, tell
 from cotune.cli.terminal import interrupts_unseen
 from cotune.errors import InputError, no_run, shown_names
 from cotune.run_files import CONFIG, JOURNAL, run_folder
@@ -36,7 +36,13 @@ def run(
     model: Annotated[str | None, typer.Option(help="smollm2-135m (bundled), a folder, a hub id, or openai:NAME.")] = None,
     prompt: Annotated[list[Path] | None, typer.Option(help="File with a prompt of yours, a candidate in the race.")] = None,
     start: Annotated[
-        Path | None, typer.Option("--from", help="Earlier run, or its bundle, to go on from with new rows.")
+        Path | None,
+        typer.Option(
+            "--from",
+            parser=bundle_argument,
+            metavar="BUNDLE",
+            help="Earlier run, its bundle, or hf://org/name@revision, to go on from with new rows.",
+        ),
     ] = None,
     replay: Annotated[str | None, typer.Option(help="Rows of that run to learn from again.")] = None,
     example: Annotated[

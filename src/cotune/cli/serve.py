@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cotune.cli.program import Base, Json, app, tell
+from cotune.cli.program import Base, Json, app, bundle_argument, tell
 
 
 @app.command(
@@ -18,7 +18,12 @@ from cotune.cli.program import Base, Json, app, tell
 )
 def serve(
     bundles: Annotated[
-        list[Path], typer.Argument(help="Folders of runs or of their bundles; those of one base model share it.")
+        list[Path],
+        typer.Argument(
+            parser=bundle_argument,
+            metavar="BUNDLES",
+            help="Folders of runs or of their bundles, or hf://org/name@revision; those of one base model share it.",
+        ),
     ],
     host: Annotated[str, typer.Option(help="Address to listen on; any other address needs --token-env.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8000,

@@ -34,7 +34,7 @@ def resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = _
             if key == "model"
             else names_function(name)
             if key == "metric"
-            else key == "start" or ("://" not in name and name != IN_MEMORY)
+            else "://" not in name and name != IN_MEMORY
         )
         if is_file:
             place[key] = str((folder / Path(name.strip()).expanduser()).absolute())

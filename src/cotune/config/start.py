@@ -13,7 +13,8 @@ from cotune.errors import InputError
 def fill_from_bundle(values: dict[str, Any]) -> None:
     """Input and label columns, metric and model of the bundle under ``start``, in place, where nothing else is said.
 
-    Only the manifest is read; whether the bundle is what it says is checked before it is used.
+    Only the manifest is read; whether the bundle is what it says is checked before it is used. One on the hub is fetched, and
+    ``start`` then names its folder.
 
     Raises:
         InputError: ``start`` names no bundle, one whose model answers behind an endpoint, or one whose base model would have to
@@ -22,10 +23,14 @@ def fill_from_bundle(values: dict[str, Any]) -> None:
     start, data = values.get("start"), values.get("data")
     if not isinstance(start, str) or not start.strip() or not isinstance(data, dict):
         return
-    from cotune.bundle.load import base_of
-    from cotune.bundle.manifest import bundle_folder, read_manifest
+    from cotune.bundle.hub.fetch import is_on_hub
+    from cotune.bundle.load import base_of, resolve_bundle
+    from cotune.bundle.manifest import read_manifest
 
-    manifest = read_manifest(bundle_folder(start))
+    folder = resolve_bundle(start)
+    if is_on_hub(start):
+        values["start"] = str(folder)
+    manifest = read_manifest(folder)
     name = manifest.base_model.name
     if name.startswith(REMOTE):
         raise InputError(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cotune.bundle.calibration import CONFORMAL
+from cotune.bundle.manifest import DATA
 from cotune.config import RunConfig
 from cotune.cycle.answering.judging import open_judge
 from cotune.cycle.candidate import Candidate
@@ -232,6 +233,7 @@ def _ship(
         model=context.scorer,
         metrics={
             **{key: summary[key] for key in ("arms", "gains", "selection", "robustness", "n", "seed", "verdict")},
+            DATA: {"rows": context.task.fingerprint, "test": context.task.test.content_hash},
             **({} if doubt is None else {CONFORMAL: doubt}),
         },
         model_name=model_name,

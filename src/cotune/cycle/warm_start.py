@@ -41,7 +41,7 @@ def open_start(config: RunConfig) -> Start | None:
     """
     if config.start is None:
         return None
-    bundle = OpenedBundle.read(Path(config.start).expanduser())
+    bundle = OpenedBundle.read(config.start)
     base_folder(bundle, config.model)
     return Start(bundle)
 

@@ -181,6 +181,7 @@ class Task:
             from cotune.errors import InputError
 
             raise InputError(f"unknown limit {unknown[0]!r}", where="limit", hint="Known limits: train, dev, test.")
+        start = None if start is None else _folder(start)
         bundle = None if start is None else _opened(start)
         input_fields, output_field = _columns(input, output, start)
         if metric is None and bundle is not None:
@@ -228,6 +229,7 @@ class Task:
 
         Arguments and errors as in :meth:`from_frame`.
         """
+        start = None if start is None else _folder(start)
         input_fields, output_field = _columns(input, output, start)
         columns = (*input_fields, output_field)
         return cls.from_frame(
@@ -260,10 +262,16 @@ class Task:
         )
 
 
+def _folder(start: str | Path) -> Path:
+    from cotune.bundle.load import resolve_bundle
+
+    return resolve_bundle(start)
+
+
 def _opened(start: str | Path) -> OpenedBundle:
     from cotune.bundle.load import OpenedBundle
 
-    return OpenedBundle.read(Path(start).expanduser())
+    return OpenedBundle.read(start)
 
 
 def _asked_by(start: str | Path | None) -> dict[str, str]:
@@ -272,10 +280,10 @@ def _asked_by(start: str | Path | None) -> dict[str, str]:
 
     if start is None:
         return {}
-    from cotune.bundle.manifest import bundle_folder, read_manifest
+    from cotune.bundle.manifest import read_manifest
 
     try:
-        manifest = read_manifest(bundle_folder(start))
+        manifest = read_manifest(_folder(start))
     except InputError:
         # Rows are read again where the bundle that their run started from is gone.
         return {}
@@ -286,9 +294,9 @@ def _columns(input: str | Sequence[str] | None, output: str | None, start: str |
     """The columns that are named, else those of the bundle to start from, else ``input`` and ``output``."""
     usual: tuple[tuple[str, ...], str] = (("input",), "output")
     if start is not None and (input is None or output is None):
-        from cotune.bundle.manifest import bundle_folder, read_manifest
+        from cotune.bundle.manifest import read_manifest
 
-        manifest = read_manifest(bundle_folder(start))
+        manifest = read_manifest(_folder(start))
         usual = (manifest.input_fields, manifest.output_field)
     input_fields = usual[0] if input is None else (input,) if isinstance(input, str) else tuple(input)
     return input_fields, usual[1] if output is None else output

@@ -13,8 +13,8 @@ from cotune.bundle.export.gguf import GgufExport
 from cotune.bundle.export.probe import PIPELINE, TEMPLATE, ProbePage, probe_of, write_template
 from cotune.bundle.export.request import REQUEST, SCHEMA, Asking
 from cotune.bundle.export.weights import copy_model, cut, merge, write_classifier
-from cotune.bundle.load import load, resolve_base
-from cotune.bundle.manifest import ADAPTER, DECISION, PROMPT, bundle_folder, read_manifest
+from cotune.bundle.load import load, resolve_base, resolve_bundle
+from cotune.bundle.manifest import ADAPTER, DECISION, PROMPT, read_manifest
 from cotune.bundle.place import atomic_folder
 from cotune.bundle.predictor import Predictor
 from cotune.errors import InputError
@@ -42,7 +42,7 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
     has to answer as the bundle does.
 
     Args:
-        bundle: the bundle's folder, or that of the run that it is the bundle of.
+        bundle: the bundle's folder, that of its run, or ``hf://org/name@revision``.
         out: a folder that is not there yet, or is empty.
         to: which form.
         base: folder or name of the base model where it moved.
@@ -54,7 +54,7 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
         InputError: the bundle, its base model or ``out`` is wrong, there is no adapter to export, or the form cannot hold it.
         CotuneError: what was written does not answer as the bundle does.
     """
-    folder, out = bundle_folder(bundle), Path(out).expanduser()
+    folder, out = resolve_bundle(bundle), Path(out).expanduser()
     if to not in TARGETS:
         raise InputError(f"unknown form {to!r}", where="--to", hint=f"Use one of {', '.join(TARGETS)}.")
     from cotune.model.adapters.files import is_bare_probe, is_prefix, read_settings

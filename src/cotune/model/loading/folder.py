@@ -6,7 +6,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ def fetch_from_hub(name: str, progress: Callable[[str], None] | None = None, *, 
         NotFetchedError: it is not in the hub's cache, and ``fetch`` is False.
     """
     import huggingface_hub
-    from huggingface_hub import errors, utils
+    from huggingface_hub import errors
 
     repository, _, revision = name.partition("@")
     options: dict[str, Any] = {
@@ -137,36 +137,47 @@ def fetch_from_hub(name: str, progress: Callable[[str], None] | None = None, *, 
         "allow_patterns": [*_CONFIGS, *_TOKENIZER_FILES, _INDEX, "*.safetensors"],
         "ignore_patterns": ["*/*", "consolidated*"],
     }
+    try:
+        with quiet_bars():
+            with contextlib.suppress(errors.LocalEntryNotFoundError):
+                folder = Path(huggingface_hub.snapshot_download(repository, local_files_only=True, **options))
+                if _whole(folder):
+                    return folder
+            if not fetch:
+                raise NotFetchedError(
+                    f"{name} is not on this machine, and it is for you to allow that it is fetched", where="model"
+                )
+            if progress:
+                progress(f"Fetching {name} from the hub.")
+            return Path(huggingface_hub.snapshot_download(repository, **options))
+    except network_errors() as error:
+        raise hub_error(error, repository, revision) from error
+
+
+@contextlib.contextmanager
+def quiet_bars() -> Iterator[None]:
+    """No progress bars of the hub's client meanwhile."""
+    from huggingface_hub import utils
+
     bars: Any = utils
     quiet = bool(bars.are_progress_bars_disabled())
     bars.disable_progress_bars()
     try:
-        with contextlib.suppress(errors.LocalEntryNotFoundError):
-            folder = Path(huggingface_hub.snapshot_download(repository, local_files_only=True, **options))
-            if _whole(folder):
-                return folder
-        if not fetch:
-            raise NotFetchedError(
-                f"{name} is not on this machine, and it is for you to allow that it is fetched", where="model"
-            )
-        if progress:
-            progress(f"Fetching {name} from the hub.")
-        return Path(huggingface_hub.snapshot_download(repository, **options))
-    except _network_errors() as error:
-        raise _hub_error(error, repository, revision) from error
+        yield
     finally:
         if not quiet:
             bars.enable_progress_bars()
 
 
-def _network_errors() -> tuple[type[BaseException], ...]:
+def network_errors() -> tuple[type[BaseException], ...]:
     """What the hub's client raises. Its transport library changes between releases, so it is asked for its base."""
     from huggingface_hub import errors
 
     return (errors.HFValidationError, OSError, *errors.HfHubHTTPError.__bases__, errors.HfHubHTTPError)
 
 
-def _hub_error(error: BaseException, repository: str, revision: str) -> InputError:
+def hub_error(error: BaseException, repository: str, revision: str, where: str = "model") -> InputError:
+    """What a user is told where a repository of models cannot be fetched; ``where`` is what named it."""
     from huggingface_hub import errors
 
     what, hint = {
@@ -189,7 +200,9 @@ def _hub_error(error: BaseException, repository: str, revision: str) -> InputErr
     )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         what, hint = f"there is no space left for {repository}", "Free some space, or set HF_HOME to another disk."
-    return InputError(what, where="model", hint=hint)
+    if type(error) is errors.HfHubHTTPError and error.response.status_code == 401:
+        what, hint = "the hub refused the token", "Set HF_TOKEN to a valid one, or unset it for a public repository."
+    return InputError(what, where=where, hint=hint)
 
 
 def _whole(folder: Path) -> bool:

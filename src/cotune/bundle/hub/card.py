@@ -1,0 +1,268 @@
+"""The model card of a repository on the hub: what the hub reads at its head, and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cotune.bundle.card import (
+    about_base,
+    base_model_name,
+    code_block,
+    lead,
+    limits,
+    plain,
+    results,
+    robustness,
+    shipped_arms,
+    shown_arms,
+    use,
+)
+from cotune.bundle.export.command import EXAMPLE, Target
+from cotune.bundle.export.probe import PIPELINE
+from cotune.bundle.export.weights import POOLED
+from cotune.bundle.hub.fetch import BUNDLE_FOLDER, SCHEME
+from cotune.bundle.manifest import ADAPTER, CARD, DATA, MANIFEST, Manifest
+from cotune.errors import counted
+from cotune.model.loading.bundled import BUNDLED_MODEL
+
+EXPORT_PAGE = "EXPORT.md"
+"""How the exported files are run without cotune."""
+_BUNDLED_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_ASKED = "Hello, can you help me with this?"
+_AT_THE_TOP: dict[Target | None, str] = {
+    "transformers": "a sequence classifier of transformers, the probe in it as the layer `score`",
+    "merged": "`model/`: the base model with all that was tuned in its weights",
+    "peft": "`base/` and `adapter/`: the base model and the PEFT adapter of it, as far as the answer needs them",
+}
+
+
+@dataclass(frozen=True)
+class HubCard:
+    """Writes a repository's ``README.md``.
+
+    Attributes:
+        repository: ``org/name``.
+        manifest: of the bundle.
+        metrics: its ``metrics.json``.
+        form: in which the model is exported beside the bundle; None where the bundle is all.
+        adapter: whether the bundle holds a PEFT adapter; ``prefix`` whether that is a trained prefix.
+        rows: rows of the user's data that the prompt shows.
+        text: what the model reads for a row whose fields hold ``THE`` and their names; None where nothing is exported.
+        licence: of the base model, as the hub writes it; None where it is not known.
+        endpoint: where a model behind an endpoint answers: its URL, and the environment variable with the key, if any.
+        pooled: of an exported classifier, whether its class comes along as code; ``special`` whether the tokenizer then adds
+            its control tokens to the text.
+    """
+
+    repository: str
+    manifest: Manifest
+    metrics: Mapping[str, Any]
+    form: Target | None
+    adapter: bool
+    prefix: bool
+    rows: int
+    text: str | None
+    licence: str | None
+    endpoint: tuple[str, str | None] | None
+    pooled: bool = False
+    special: bool = False
+
+    def page(self) -> str:
+        """Markdown with the hub's YAML before it."""
+        manifest, by_probe = self.manifest, self.manifest.decision.kind == "probe"
+        parts = [
+            f"---\n{self.head()}\n---",
+            f"# {plain(manifest.task)}",
+            lead(manifest, tuned=self.adapter, prefix=self.prefix, by_probe=by_probe),
+            "## What is in it",
+            self._contents(),
+            self._rows(),
+            "## Use",
+            "With cotune, which fetches the bundle, checks the hash of each file and keeps it:",
+            use(manifest, self.endpoint, f"{SCHEME}{self.repository}"),
+            f"`{SCHEME}{self.repository}@REVISION` names a commit, a branch or a tag; only a commit stays the same for good. "
+            + self._fetching(),
+            *self._transformers(),
+            *self._peft(),
+            *results(manifest, self.metrics),
+            *robustness(self.metrics),
+            *self._data(),
+        ]
+        if self.text is not None:
+            parts += ["## What the model reads", code_block("text", self.text)]
+        parts += ["## Base model", about_base(manifest, base_model_name(manifest)), self._licence()]
+        parts += ["## Limits", limits(manifest)]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def head(self) -> str:
+        """The card's metadata as YAML, the scores with their intervals as ``model-index``."""
+        from huggingface_hub import ModelCardData
+
+        classifier, scores = self.form == "transformers", self._scores()
+        found = ModelCardData(
+            license=self.licence,
+            base_model=self._base_on_hub(),
+            library_name="transformers" if classifier else None,
+            pipeline_tag="text-classification" if classifier else None,
+            tags=["cotune", *(["lora"] if self.adapter and not self.prefix else [])],
+            widget=[{"text": self._asked(), "example_title": "The whole prompt"}] if classifier and self.text else None,
+            model_name=self.repository.partition("/")[2] if scores else None,
+            eval_results=scores or None,
+        )
+        return str(found.to_yaml())
+
+    def _scores(self) -> list[Any]:
+        from huggingface_hub import EvalResult
+
+        arms = shown_arms(self.metrics)
+        hashes = self._hashes()
+        found = []
+        for name in shipped_arms(self.manifest, arms)[:1]:
+            arm = arms[name]
+            low, high = arm["ci"]
+            found.append(
+                EvalResult(
+                    task_type="text-classification" if self.manifest.written is None else "text-generation",
+                    dataset_name=self.manifest.task,
+                    dataset_type="private",
+                    dataset_split=str(arm.get("split", "test")),
+                    dataset_revision=hashes.get("test"),
+                    dataset_args=hashes or None,
+                    metric_type=self.manifest.metric,
+                    metric_value=arm["score"],
+                    metric_name=f"{self.manifest.metric} (95% interval {low} to {high}, {arm.get('n', '?')} rows)",
+                    metric_args={"ci": list(arm["ci"]), "n": arm.get("n")},
+                )
+            )
+        return found
+
+    def _hashes(self) -> dict[str, str]:
+        found = self.metrics.get(DATA)
+        return {name: str(value) for name, value in found.items()} if isinstance(found, Mapping) else {}
+
+    def _data(self) -> list[str]:
+        names = {"rows": "all rows with their splits, fields, labels and metric", "test": "the test rows"}
+        lines = [f"| {names.get(name, plain(name))} | `{plain(value)}` |" for name, value in self._hashes().items()]
+        return ["## Data", "\n".join(["| content hash of | |", "|---|---|", *lines])] if lines else []
+
+    def _base_on_hub(self) -> str | None:
+        name = self.manifest.base_model.name
+        if name.lower() == BUNDLED_MODEL:
+            return _BUNDLED_ON_HUB
+        return None if self.endpoint is not None or Path(name).is_absolute() else name.partition("@")[0]
+
+    def _asked(self) -> str:
+        text = self.text or ""
+        for field in self.manifest.input_fields:
+            text = text.replace(f"THE {field.upper()}", _ASKED)
+        return text
+
+    def _contents(self) -> str:
+        lines = [f"| `{BUNDLE_FOLDER}/` | the bundle that cotune answers with, the hash of each file in `{MANIFEST}` |"]
+        if self.form is not None:
+            page = f"[{EXPORT_PAGE}]({EXPORT_PAGE}) says how to run it, where `FOLDER` is a copy of this repository"
+            code = f", its class in `{POOLED}`" if self.pooled else ""
+            lines.insert(0, f"| the files beside this one | {_AT_THE_TOP[self.form]}{code}; {page} |")
+        if self.adapter:
+            lines.append(f"| `{BUNDLE_FOLDER}/{ADAPTER}/` | a PEFT adapter of the whole base model |")
+        return "\n".join(["| where | what |", "|---|---|", *lines])
+
+    def _rows(self) -> str:
+        if not self.rows:
+            return "Its prompt shows none of the rows that it was made with."
+        return (
+            f"**Its prompt shows {counted(self.rows, 'row')} of the data that it was made with, word for word**: whoever can "
+            "read this repository can read that."
+        )
+
+    def _fetching(self) -> str:
+        name = self.manifest.base_model.name
+        if self.endpoint is not None:
+            return f"Rows are sent to {plain(self.endpoint[0])}, which answers them; cotune asks for your leave first."
+        if name.lower() == BUNDLED_MODEL:
+            return "The base model comes along with cotune."
+        if Path(name).is_absolute():
+            return "`--base FOLDER` (in Python `base=`) says where the base model lies."
+        return '`--base hub` (in Python `base="hub"`) lets the base model be fetched from the hub.'
+
+    def _transformers(self) -> list[str]:
+        if self.form != "transformers":
+            return []
+        code = [
+            "import sys",
+            "",
+            "from huggingface_hub import snapshot_download",
+            "",
+            f'folder = snapshot_download("{self.repository}")',
+            "sys.path.insert(0, folder)",
+            "from pipeline import load",
+            "",
+            "classify = load(folder)",
+            f'print(classify({self._row()})[0]["label"])',
+        ]
+        return [
+            "With transformers alone:",
+            code_block("python", *code),
+            *self._own_class(),
+        ]
+
+    def _own_class(self) -> list[str]:
+        """How transformers loads the classifier without the files beside it that fill in the prompt."""
+        if not self.pooled:
+            return [self._without_bias()]
+        code = [
+            "import json",
+            "",
+            "from huggingface_hub import hf_hub_download",
+            "from transformers import pipeline",
+            "",
+            f'with open(hf_hub_download("{self.repository}", "{EXAMPLE}"), encoding="utf-8") as file:',
+            '    prompt_text = json.load(file)["prompt_text"]',
+            *(
+                f'prompt_text = prompt_text.replace("THE {name.upper()}", {_ASKED!r})  # the row\'s own text'
+                for name in self.manifest.input_fields
+            ),
+            f'classify = pipeline("text-classification", model="{self.repository}", trust_remote_code=True)',
+            f'print(classify(prompt_text, add_special_tokens={self.special})[0]["label"])',
+        ]
+        return [
+            f"The classifier's class stands in `{POOLED}`, since transformers' own read the last token alone. transformers "
+            "executes that file where `trust_remote_code=True` allows it, and then takes the whole prompt as the text; "
+            "`revision=` holds it to a commit that you have read. The widget of this page executes no code.",
+            code_block("python", *code),
+        ]
+
+    def _without_bias(self) -> str:
+        return (
+            f'`pipeline("text-classification", model="{self.repository}")`, and so the widget of this page, takes the whole '
+            "prompt as its text and leaves out `score.bias`, for which that class has no place, so that it answers some rows "
+            f"otherwise. `{PIPELINE}` fills in the prompt and puts the bias in place."
+        )
+
+    def _row(self) -> str:
+        fields = self.manifest.input_fields
+        return repr(_ASKED) if len(fields) == 1 else "[{" + ", ".join(f"{name!r}: '...'" for name in fields) + "}]"
+
+    def _peft(self) -> list[str]:
+        if not self.adapter or self.form is None:
+            return []
+        base = self._base_on_hub() or base_model_name(self.manifest)
+        code = [
+            "from peft import PeftModel",
+            "from transformers import AutoModelForCausalLM",
+            "",
+            f'base = AutoModelForCausalLM.from_pretrained("FOLDER OR HUB ID OF THE BASE MODEL")  # {plain(base)}',
+            f'model = PeftModel.from_pretrained(base, "{self.repository}", subfolder="{BUNDLE_FOLDER}/{ADAPTER}")',
+        ]
+        note = f"[The bundle's own page]({BUNDLE_FOLDER}/{CARD}) says how the answer is read off the model."
+        if self.manifest.base_model.name.lower() == BUNDLED_MODEL:
+            note = f"The base model that it was tuned on is the 4-bit form of `{base}` that cotune comes with. {note}"
+        return ["The adapter with PEFT:", code_block("python", *code), note]
+
+    def _licence(self) -> str:
+        if self.licence is None:
+            return "The licence of the base model, which is not known here, goes with what is in this repository."
+        return f"The base model's licence is `{plain(self.licence)}`, and goes with what is in this repository."

@@ -1,0 +1,95 @@
+"""A bundle on the hub, as ``cotune push`` put it there, fetched once and kept."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from cotune.bundle.manifest import ENDINGS, MANIFEST, read_manifest, verify
+from cotune.bundle.place import atomic_folder
+from cotune.cache import cache_folder
+from cotune.errors import InputError
+from cotune.model.loading.folder import hub_error, network_errors, quiet_bars
+
+SCHEME = "hf://"
+BUNDLE_FOLDER = "bundle"
+"""Where in a repository the bundle lies."""
+
+_NAME = re.compile(r"hf://(?P<repository>[^/@\s]+/[^/@\s]+)(?:@(?P<revision>[^@\s]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def is_on_hub(name: str | Path) -> bool:
+    """Whether a bundle is named by its repository on the hub."""
+    return isinstance(name, str) and name.startswith(SCHEME)
+
+
+def fetch_bundle(name: str, progress: Callable[[str], None] | None = None) -> Path:
+    """The folder of a bundle on the hub, fetched into the cache where it is not there yet.
+
+    Nothing but the bundle's JSON, Markdown and safetensors is fetched of the repository. A commit that is in the cache is not
+    asked for again; a branch or tag is looked up whenever the hub can be reached.
+
+    Args:
+        name: ``hf://org/name``, or ``hf://org/name@revision`` for a branch, tag or commit.
+        progress: told what is fetched.
+
+    Raises:
+        InputError: the name has another form, there is no such repository or revision, no access to it or no network, or it
+            holds no bundle, or one whose files are not what its manifest says.
+    """
+    import huggingface_hub
+
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise InputError(
+            "this is not a bundle's name on the hub", where=name, hint="Write hf://org/name or hf://org/name@revision."
+        )
+    repository, revision = match["repository"], match["revision"]
+    kept = cache_folder("bundles", repository.replace("/", "--"))
+    if revision and _COMMIT.fullmatch(revision) and _is_whole(kept / revision):
+        return kept / revision
+    if progress:
+        progress(f"Fetching {name}.")
+    try:
+        with quiet_bars():
+            snapshot = huggingface_hub.snapshot_download(
+                repository, revision=revision, allow_patterns=[f"{BUNDLE_FOLDER}/*{ending}" for ending in ENDINGS]
+            )
+    except network_errors() as error:
+        raise hub_error(error, repository, revision or "main", name) from error
+    source, target = Path(snapshot) / BUNDLE_FOLDER, kept / Path(snapshot).name
+    if not (source / MANIFEST).is_file():
+        raise InputError(
+            f"the repository holds no bundle ({BUNDLE_FOLDER}/{MANIFEST})",
+            where=name,
+            hint="Name one that cotune push made, and a revision of it that has one.",
+        )
+    if not _is_whole(target):
+        _copy(source, target)
+        try:
+            verify(target, read_manifest(target))
+        except InputError as error:
+            hint = "Push the bundle again, or name another revision."
+            raise InputError(f"{error.what} ({error.where})", where=name, hint=hint) from error
+    return target
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        verify(folder, read_manifest(folder))
+    except InputError:
+        return False
+    return True
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy what the hub's own cache holds as links, which no bundle may be."""
+    with atomic_folder(target) as temporary:
+        for path in sorted(source.rglob("*")):
+            if path.is_file():
+                copy = temporary / path.relative_to(source)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)

@@ -1,0 +1,148 @@
+"""Uploading a folder to the hub in one commit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cotune.bundle.hub.fetch import BUNDLE_FOLDER
+from cotune.bundle.manifest import MANIFEST
+from cotune.errors import CotuneError, InputError
+from cotune.model.loading.folder import network_errors
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+_OF_THE_HUB = ".gitattributes"
+"""Made by the hub with every repository."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What was uploaded.
+
+    Attributes:
+        url: of the commit.
+        commit: its hash.
+    """
+
+    url: str
+    commit: str
+
+
+def check_target(repository: str, *, update: bool) -> HfApi:
+    """Ask the hub whether a repository can be pushed to, before anything is computed.
+
+    Args:
+        repository: ``org/name``.
+        update: whether it may be there already; it then has to be one that was pushed before.
+
+    Raises:
+        InputError: there is no token, or the hub refuses it; the hub cannot be reached; or the repository is there, and may not
+            be, or is another one.
+    """
+    from huggingface_hub import HfApi, get_token
+
+    token = get_token()
+    if token is None:
+        raise InputError(
+            "there is no token for the hub",
+            where=repository,
+            hint="Set HF_TOKEN to one that may write, or run `hf auth login`; --dry-run needs none.",
+        )
+    api = HfApi(token=token)
+    with _told(api, repository):
+        api.whoami()
+        if not api.repo_exists(repository):
+            return api
+        if not update:
+            raise InputError(
+                "there is a repository of this name already",
+                where=repository,
+                hint="Add --update to put a new commit on it, or choose another name.",
+            )
+        there = set(api.list_repo_files(repository)) - {_OF_THE_HUB}
+    if there and f"{BUNDLE_FOLDER}/{MANIFEST}" not in there:
+        raise InputError(
+            "the repository holds something else, which --update would remove",
+            where=repository,
+            hint="Choose another name.",
+        )
+    return api
+
+
+def upload(api: HfApi, repository: str, folder: Path, files: Sequence[str], *, private: bool, update: bool) -> Pushed:
+    """Make a repository and commit a folder's files to it; with ``update`` files of before that are not among them go.
+
+    Args:
+        api: with the token.
+        repository: ``org/name``.
+        folder: holds the files.
+        files: their names.
+        private: whether others may not read it; a repository that is there stays what it is.
+        update: whether it may be there already.
+
+    Raises:
+        InputError: the token may not, the name was taken meanwhile, or the hub cannot be reached.
+        CotuneError: the hub would not take a file.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    with _told(api, repository):
+        # What an organization says of new repositories holds where nothing is said here.
+        api.create_repo(repository, private=private or None, exist_ok=update)
+        gone = set(api.list_repo_files(repository)) - {_OF_THE_HUB, *files} if update else set()
+        done = api.create_commit(
+            repository,
+            [
+                *(CommitOperationDelete(path_in_repo=name) for name in sorted(gone)),
+                *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in files),
+            ],
+            commit_message="Push a cotune bundle",
+        )
+    return Pushed(done.commit_url, done.oid)
+
+
+@contextlib.contextmanager
+def _told(api: HfApi, repository: str) -> Iterator[None]:
+    """Turn what the hub's client raises into errors for users."""
+    try:
+        yield
+    except network_errors() as error:
+        raise _error(error, api.endpoint, repository) from error
+    except (RuntimeError, ValueError) as error:
+        # Of the upload of large files the client tells the name alone, and the reason as the cause.
+        if isinstance(error.__cause__, network_errors()):
+            raise _error(error.__cause__, api.endpoint, repository) from error
+        raise CotuneError(f"{repository}: the hub did not take the files: {error}") from error
+
+
+def _error(error: BaseException, endpoint: str, repository: str) -> InputError:
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    if isinstance(error, OfflineModeIsEnabled):
+        return InputError(
+            "the hub may not be asked, since HF_HUB_OFFLINE is set", where=repository, hint="Unset it, or use --dry-run."
+        )
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    said = getattr(error, "server_message", None)
+    owner = repository.partition("/")[0]
+    what, hint = {
+        401: ("the hub refused the token", f"Make one that may write at {endpoint}/settings/tokens and set HF_TOKEN to it."),
+        403: (
+            f"the token may not write to {owner}",
+            "Use a token with the right to write there, or a name of yours before the slash.",
+        ),
+        409: (
+            "there is a repository of this name already",
+            "Add --update to put a new commit on it, or choose another name.",
+        ),
+        None: (
+            f"the hub at {endpoint} cannot be reached ({type(error).__name__})",
+            "Check the network; --dry-run writes the files without it.",
+        ),
+    }.get(status, (f"the hub answered with {status}{f': {said}' if said else ''}", "Try again; --dry-run writes the files."))
+    return InputError(what, where=repository, hint=hint)

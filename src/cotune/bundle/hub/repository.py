@@ -1,0 +1,181 @@
+"""What ``cotune push`` uploads, as a folder: the exported model, the bundle, and a model card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cotune.bundle.export.command import CARD as EXPORT_CARD
+from cotune.bundle.export.command import EXAMPLE, TARGETS, Target, export_bundle
+from cotune.bundle.export.probe import TEMPLATE
+from cotune.bundle.export.weights import POOLED
+from cotune.bundle.hub.card import EXPORT_PAGE, HubCard
+from cotune.bundle.hub.fetch import BUNDLE_FOLDER
+from cotune.bundle.load import OpenedBundle, resolve_base
+from cotune.bundle.manifest import ADAPTER, CARD, METRICS, list_files, read_json
+from cotune.bundle.place import atomic_folder
+from cotune.errors import InputError, counted
+from cotune.files import write_text
+from cotune.model.base import ENDPOINT
+from cotune.model.loading.bundled import BUNDLED_MODEL
+
+AUTO, BUNDLE_ALONE = "auto", "bundle"
+FORMS = (AUTO, *(target for target in TARGETS if not target.startswith("gguf")), BUNDLE_ALONE)
+"""In which form the model may stand beside the bundle."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What is to stand on the hub.
+
+    Attributes:
+        name: ``org/name``.
+        bundle: the bundle, its files checked.
+        form: of the exported model; None where the bundle is all.
+        base: folder or name of the base model where it moved.
+        licence: of the base model where the user says so.
+    """
+
+    name: str
+    bundle: OpenedBundle
+    form: Target | None
+    base: str | Path | None = None
+    licence: str | None = None
+
+    @classmethod
+    def of(
+        cls, name: str, bundle: Path, *, to: str = AUTO, base: str | Path | None = None, licence: str | None = None
+    ) -> Repository:
+        """Open a bundle to be put on the hub.
+
+        Args:
+            name: ``org/name``.
+            bundle: its folder, or its run's.
+            to: one of :data:`FORMS`.
+            base: folder or name of the base model where it moved.
+            licence: of the base model, as the hub writes it; None takes what is known of it.
+
+        Raises:
+            InputError: the name is none, the bundle is none, or the form is unknown.
+        """
+        _check_name(name)
+        if to not in FORMS:
+            raise InputError(f"unknown form {to!r}", where="--to", hint=f"Use one of {', '.join(FORMS)}.")
+        opened = OpenedBundle.read(bundle)
+        return cls(name, opened, form_of(opened) if to == AUTO else next((t for t in TARGETS if t == to), None), base, licence)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the user's data that the prompt shows word for word."""
+        return len(self.bundle.prompt.demonstrations)
+
+    def told(self) -> list[str]:
+        """What of the user's own whoever can read the repository will read, in sentences."""
+        found = []
+        if self.rows:
+            found.append(f"The prompt shows {counted(self.rows, 'row')} of your data, word for word.")
+        if (server := self._endpoint) is not None:
+            found.append(f"The bundle names the server that answers, {server[0]}.")
+        elif Path(self.bundle.manifest.base_model.name).is_absolute():
+            found.append(f"The bundle names the base model's folder, {self.bundle.manifest.base_model.name}.")
+        return found
+
+    def write(self, out: Path) -> list[str]:
+        """Write all files into a folder that is not there yet, or is empty; returns their names.
+
+        Raises:
+            InputError: something is in that place, the base model is not there, or the form cannot hold the bundle.
+            CotuneError: the exported model does not answer as the bundle does.
+        """
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError(
+                "there is something in that place already", where=str(out), hint="Name a folder that is not there yet."
+            )
+        bundle = self.bundle
+        with atomic_folder(out) as temporary:
+            text, special = None, None
+            if self.form is not None:
+                with tempfile.TemporaryDirectory(dir=temporary, prefix=".export-") as aside:
+                    exported = export_bundle(bundle.folder, Path(aside) / "model", self.form, base=self.base)
+                    (exported / EXPORT_CARD).rename(exported / EXPORT_PAGE)
+                    for path in exported.iterdir():
+                        path.rename(temporary / path.name)
+                text = json.loads((temporary / EXAMPLE).read_text(encoding="utf-8"))["prompt_text"]
+                if (temporary / POOLED).is_file():
+                    special = bool(json.loads((temporary / TEMPLATE).read_text(encoding="utf-8"))["add_special_tokens"])
+            shutil.copytree(bundle.folder, temporary / BUNDLE_FOLDER)
+            write_text(temporary / CARD, self._card(text, special).page())
+            return sorted(list_files(temporary))
+
+    def _card(self, text: str | None, special: bool | None = None) -> HubCard:
+        """``special`` is of a classifier that comes with its class as code, else None."""
+        from cotune.model.adapters.files import is_bare_probe, is_prefix
+
+        bundle, adapter = self.bundle, self.bundle.folder / ADAPTER
+        metrics = read_json(bundle.folder / METRICS)
+        return HubCard(
+            repository=self.name,
+            manifest=bundle.manifest,
+            metrics=metrics if isinstance(metrics, Mapping) else {},
+            form=self.form,
+            adapter=adapter.is_dir() and not is_bare_probe(adapter),
+            prefix=adapter.is_dir() and is_prefix(adapter),
+            rows=self.rows,
+            text=text,
+            licence=self.licence or licence_of(bundle, self.base),
+            endpoint=self._endpoint,
+            pooled=special is not None,
+            special=bool(special),
+        )
+
+    @property
+    def _endpoint(self) -> tuple[str, str | None] | None:
+        server = self.bundle.saved.get(ENDPOINT)
+        return (str(server.get("base_url")), server.get("key_env")) if isinstance(server, Mapping) else None
+
+
+def form_of(bundle: OpenedBundle) -> Target | None:
+    """The form that fits a bundle: a classifier where a probe answers, one model where words do or answers are written."""
+    from cotune.model.adapters.files import is_prefix
+
+    if ENDPOINT in bundle.saved or bundle.prompt.nearest:
+        return None
+    if (bundle.folder / ADAPTER).is_dir() and is_prefix(bundle.folder / ADAPTER):
+        return "peft"
+    return "transformers" if bundle.manifest.decision.kind == "probe" else "merged"
+
+
+def licence_of(bundle: OpenedBundle, base: str | Path | None = None) -> str | None:
+    """The licence of a bundle's base model, as its own card says it; None where that is not on this machine or says none."""
+    if bundle.manifest.base_model.name.lower() == BUNDLED_MODEL:
+        return "apache-2.0"
+    if ENDPOINT in bundle.saved:
+        return None
+    from huggingface_hub import ModelCard
+
+    try:
+        card = ModelCard.load(resolve_base(bundle.manifest, base) / CARD, ignore_metadata_errors=True)
+    except (InputError, OSError, ValueError):
+        return None
+    found = card.data.license
+    return found if isinstance(found, str) else None
+
+
+def _check_name(name: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise InputError(f"{name!r} is no repository's name", where="REPOSITORY", hint="Names look like org/name.") from error
+    if name.count("/") != 1:
+        raise InputError(
+            f"{name!r} names no owner",
+            where="REPOSITORY",
+            hint="Write your name or that of your organization before it: org/name.",
+        )

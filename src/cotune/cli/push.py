@@ -1,0 +1,91 @@
+"""``cotune push``: put a bundle on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cotune.cli.program import Base, Bundle, Json, app, tell
+from cotune.errors import InputError, counted
+
+if TYPE_CHECKING:
+    from cotune.bundle.hub.repository import Repository
+
+
+@app.command(
+    epilog="Examples:\n\n  cotune push runs/mine me/mine --dry-run\n\n  cotune push runs/mine me/mine --private\n\n"
+    "  cotune push runs/mine me/mine --update"
+)
+def push(
+    bundle: Bundle,
+    repository: Annotated[str, typer.Argument(metavar="REPOSITORY", help="Where on the hub: org/name.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a repository that only its owner can read.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write what would be uploaded to --out, and upload nothing.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for --dry-run. (default: NAME-hub)")] = None,
+    update: Annotated[bool, typer.Option("--update", help="Put a new commit on a repository that was pushed before.")] = False,
+    to: Annotated[
+        str,
+        typer.Option(
+            help="Form of the model beside the bundle: auto (what fits it), transformers, merged, peft, bundle (none)."
+        ),
+    ] = "auto",
+    license: Annotated[
+        str | None, typer.Option(help="Licence of the base model, such as apache-2.0. (default: what its own card says)")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Upload rows that the prompt shows without asking.")] = False,
+    base: Base = None,
+    as_json: Json = False,
+) -> None:
+    """Put a bundle on the Hugging Face hub, with the model for transformers, the PEFT adapter and a model card."""
+    from cotune.bundle.hub.repository import Repository
+
+    wanted = Repository.of(repository, bundle, to=to, base=base, licence=license)
+    for line in wanted.told():
+        tell(line, err=True)
+    if dry_run:
+        folder = out or Path(f"{repository.partition('/')[2]}-hub")
+        files = wanted.write(folder)
+        if as_json:
+            typer.echo(json.dumps({"out": str(folder), "repository": repository, "files": files, "rows": wanted.rows}))
+        else:
+            tell(f"Written: {folder}, {len(files)} files for {repository}. Nothing was uploaded.")
+        return
+    if out is not None:
+        raise InputError("--out goes with --dry-run", where="--out", hint="Add --dry-run, or leave it out.")
+    from cotune.bundle.hub.push import check_target, upload
+
+    api = check_target(repository, update=update)
+    if wanted.rows and not yes:
+        _ask(wanted, private=private)
+    with tempfile.TemporaryDirectory(prefix="cotune-push-") as aside:
+        folder = Path(aside) / "repository"
+        files = wanted.write(folder)
+        if not as_json:
+            tell(f"Uploading {len(files)} files to {repository}.", err=True)
+        done = upload(api, repository, folder, files, private=private, update=update)
+    if as_json:
+        told = {"repository": repository, "url": done.url, "commit": done.commit, "files": files, "rows": wanted.rows}
+        typer.echo(json.dumps(told, ensure_ascii=False))
+    else:
+        tell(f"Pushed: {done.url}")
+        tell(f'Load it anywhere with cotune.load("hf://{repository}@{done.commit}").')
+
+
+def _ask(wanted: Repository, *, private: bool) -> None:
+    """Have the user allow that rows are uploaded."""
+    readers = "those who may read the private repository" if private else "whoever may read the repository"
+    if not sys.stdin.isatty():
+        raise InputError(
+            f"the prompt shows {counted(wanted.rows, 'row')} of your data, which {readers} could read",
+            where=wanted.name,
+            hint="Add --yes to upload them, or run with search.demonstrations=false for a prompt without rows.",
+        )
+    if not typer.confirm(f"Upload them, so that {readers} can read them?", err=True):
+        raise typer.Exit(1)
