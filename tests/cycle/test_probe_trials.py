@@ -22,13 +22,16 @@ from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.loop import LabelLoop
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Trials
+from cotune.cycle.probe_search.verdict import accuracy_interval
 from cotune.cycle.progress import Quiet
 from cotune.errors import CotuneError
 from cotune.evaluate.responses import label_indices
+from cotune.evaluate.stats.intervals import wilson
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.local import LocalModel
 from cotune.prompt.bank import seed_prompt
+from cotune.task.example import Example
 from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
 from cotune.tune.window import WindowSettings
@@ -215,6 +218,13 @@ def test_words_tell_where_they_put_rows_of_one_label_before_those_of_the_other(
     assert words.tell(seed)
     found[:] = np.random.default_rng(0).normal(size=found.shape)
     assert not words.tell(seed)
+
+
+def test_the_interval_of_a_verdict_lies_around_its_score() -> None:
+    rows = [Example(f"train:{i}", {"text": str(i)}, "x") for i in range(90)]
+    correct = np.tile([1.0, 2 / 3, 2 / 3], 30)
+    assert accuracy_interval(correct, rows) == pytest.approx((wilson(70, 90).low, wilson(70, 90).high))
+    assert accuracy_interval(np.ones(90), rows) == pytest.approx((wilson(90, 90).low, wilson(90, 90).high))
 
 
 def test_a_trial_is_judged_by_fewer_rows_where_steps_need_the_budget(context: RunContext) -> None:

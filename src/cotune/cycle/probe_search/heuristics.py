@@ -50,7 +50,6 @@ class SearchHeuristics:
             the probe.
         words_window_share: the same where tuning starts from the labels' words at the last layer: half was as good as two
             thirds, and a third was not (film snippets, TREC-6, 64 rows, one draw each).
-        least_share: of the wanted epochs that have to fit in, or the trial is judged by dev alone, so that it has more steps.
         words_cost: what such a trial costs at most, as a multiple of one below a probe.
         words_alpha: level at which two labels' words are taken to tell rows apart. On film snippets, which are learnt far
             better from the words, 8 of 12 draws of 64 rows are below it, on SMS spam none.
@@ -105,7 +104,6 @@ class SearchHeuristics:
     epochs_many: float = 4.0
     window_share: float = 1 / 3
     words_window_share: float = 1 / 2
-    least_share: float = 1 / 2
     words_cost: float = 3.0
     words_alpha: float = 0.1
     words_least_error: float = 0.05

@@ -93,8 +93,11 @@ def better_bundle(context: RunContext, evidence: Evidence, bundle: Path, model_n
 
 
 def accuracy_interval(correct: NDArray[np.float64], rows: Sequence[Example]) -> tuple[float, float]:
-    """95% interval of an accuracy on held-out rows: Wilson's, or by groups where the rows have some."""
-    found = proportion_interval(np.round(correct), groups=groups_of(rows))
+    """95% interval of an accuracy on held-out rows: Wilson's, or by groups where the rows have some.
+
+    A row that several draws of the folds judged counts by the share of them that were right, as it does in the accuracy.
+    """
+    found = proportion_interval(correct, groups=groups_of(rows))
     return float(found.low), float(found.high)
 
 
