@@ -106,12 +106,12 @@ def run_cell(model: LocalModel, task: Task, way: str, draw: int) -> dict[str, An
     prompt, labelled = seed_prompt(task), (*task.train, *task.dev)
     held = task.test.open({"benchmark": "benchmark"}).examples_for("benchmark")
     gold, truth, classes = label_indices(labelled, task), label_indices(held, task), len(task.labels)
-    ids = [row.prompt_ids for row in model.renderer.render(prompt, [r.fields for r in (*labelled, *held)], task.labels)]
-    count = len(labelled)
     if way == "words":
         return words_cell(model, task, draw)
+    rendered = model.renderer.render(prompt, [row.fields for row in (*labelled, *held)], task.labels)
+    ids, starts, count = [row.prompt_ids for row in rendered], [row.start for row in rendered], len(labelled)
     layers = layers_of_interest(model.depth)
-    states = model.layer_states(ids, layers)
+    states = model.layer_states(ids, layers, starts=starts)
     found = cross_fit(states[:, :count], gold, classes=classes, layers=layers, seed=draw)
     place, strength = layers.index(found.layer), found.best.strength
     about = {"layer": found.layer, "strength": strength}
@@ -125,7 +125,7 @@ def run_cell(model: LocalModel, task: Task, way: str, draw: int) -> dict[str, An
     with TemporaryDirectory() as folder:
         run = WindowRun(
             model,
-            WindowStates(model, ids[:count], first),
+            WindowStates(model, ids[:count], first, starts=starts[:count]),
             range(count),
             gold.tolist(),
             found.layer,
@@ -137,7 +137,7 @@ def run_cell(model: LocalModel, task: Task, way: str, draw: int) -> dict[str, An
         )
         run.advance()
         seconds = time.monotonic() - started
-        tuned = model.layer_states(ids, [found.layer], adapter=run.save(Path(folder)))[0]
+        tuned = model.layer_states(ids, [found.layer], starts=starts, adapter=run.save(Path(folder)))[0]
     tables = {"head": log_probs(run.head(), tuned[count:])}
     tables["refit"] = log_probs(head_of(tuned[:count], gold, classes, HEURISTICS.refit_strength * strength), tuned[count:])
     tables["mean"] = (tables["head"] + tables["refit"]) / 2
