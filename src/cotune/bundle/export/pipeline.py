@@ -12,6 +12,7 @@ Needs torch, transformers and safetensors, and nothing of cotune, which wrote th
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -46,7 +47,7 @@ class RowClassification(TextClassificationPipeline):  # type: ignore[misc]
         return re.sub(pattern, lambda match: f"{match[0][0]} {match[0][1:]}", text) if pattern else text
 
     def check_model_type(self, supported_models: Any) -> None:
-        """Take the model as it is: transformers would say of one with code of its own that it does not know its name."""
+        """Accept any model: transformers logs an error for a class that it does not list, such as that of ``pooled.py``."""
 
     def preprocess(self, inputs: str | dict[str, Any], **options: Any) -> dict[str, torch.Tensor]:
         """Token ids of a row, as far as the model reads the text before its answer."""
@@ -55,6 +56,18 @@ class RowClassification(TextClassificationPipeline):  # type: ignore[misc]
         ]
         kept = torch.tensor([ids[: len(ids) - self.template["beyond"]]])
         return {"input_ids": kept, "attention_mask": torch.ones_like(kept)}
+
+
+def _model_class(folder: Path) -> Any:
+    """The class in ``pooled.py`` of the folder where that lies there, else one of transformers'; no other code is run."""
+    path = folder / "pooled.py"
+    if not path.is_file():
+        return AutoModelForSequenceClassification
+    spec = importlib.util.spec_from_file_location("pooled", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.PooledForSequenceClassification
 
 
 def load(folder: str | Path | None = None, *, dtype: torch.dtype = torch.float32, **options: Any) -> RowClassification:
@@ -70,8 +83,7 @@ def load(folder: str | Path | None = None, *, dtype: torch.dtype = torch.float32
     # Of a bias, which the file holds, transformers' class knows nothing, and says so.
     logging.set_verbosity_error()
     try:
-        # The code, where there is any, is pooled.py in this folder.
-        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype, trust_remote_code=True)
+        model = _model_class(folder).from_pretrained(folder, dtype=dtype)
     finally:
         logging.set_verbosity(before)
     with safe_open(folder / "probe.safetensors", "pt") as probe:
