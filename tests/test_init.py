@@ -7,14 +7,12 @@ import os
 import pty
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cotune.cli import main
+from command_line import call
 from cotune.config import load_config
 from cotune.task.columns import guess_columns
 from cotune.task.reading.read import read_table
@@ -23,17 +21,6 @@ SHEET = "ticket,Customer message,queue,urgent,channel\n" + "".join(
     f"{i},my order number {i} has not come and I want to know {'why' * (i % 3)},{'abc'[i % 3]},{i % 2},mail\n"
     for i in range(30)
 )
-
-
-def call(*arguments: object) -> tuple[int, str, str]:
-    out, err = StringIO(), StringIO()
-    code: Any = 0
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = end.code
-    return int(code or 0), out.getvalue(), err.getvalue()
 
 
 @pytest.fixture

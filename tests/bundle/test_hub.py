@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -19,28 +19,17 @@ from bundles import LABELS, PROMPT, TEXTS, Bench, loaded
 from hub_server import READER, TOKEN, Hub, running_hub
 
 import cotune
+from command_line import call
 from cotune.bundle.hub.fetch import fetch_bundle
 from cotune.bundle.hub.repository import Repository, form_of, licence_of
 from cotune.bundle.load import OpenedBundle, resolve_bundle
 from cotune.bundle.manifest import read_manifest
-from cotune.cli import app, main
+from cotune.cli import app
 from cotune.config import config_from_data
 from cotune.errors import InputError
 
 REPOSITORY = "org/questions"
 _ARM = {"score": 0.9, "ci": [0.8, 0.95], "n": 100, "split": "test"}
-
-
-def call(*arguments: object) -> tuple[int, str, str]:
-    """Exit code and what was printed, its streams no terminal."""
-    out, err = StringIO(), StringIO()
-    code: Any = 0
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = end.code
-    return int(code or 0), out.getvalue(), err.getvalue()
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -6,18 +6,16 @@ import json
 import re
 import zipfile
 from collections import Counter
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 from test_support_data import jaccard_matrix
 
-from cotune.cli import example, main
+from command_line import call
+from cotune.cli import example
 from cotune.cli.example import copy_example, examples_folder
 from cotune.config import load_config
 from cotune.errors import InputError
@@ -115,12 +113,6 @@ def test_one_command_copies_an_example_and_runs_it(tmp_path: Path, monkeypatch: 
     model = save_tiny(tmp_path / "model")
     settings = ["search.pool=2", "search.entrants=1", "search.max_cycles=1", "evaluate.robustness=false", "engine.threads=1"]
     arguments = ["run", "--example", "spam", "tune.rank=2", "limit.test=20", "limit.train=60", *settings, "--model", str(model)]
-    out, err = StringIO(), StringIO()
-    code: Any = 0
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main([*arguments, "--budget", "25ktok", "--quiet"])
-        except SystemExit as end:
-            code = end.code
-    assert not code, err.getvalue()
+    ended = call(*arguments, "--budget", "25ktok", "--quiet")
+    assert not ended.code, ended.stderr
     assert (tmp_path / "spam" / "task.yaml").is_file() and (tmp_path / "runs" / "spam" / "best" / "manifest.json").is_file()

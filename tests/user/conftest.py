@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from desk import Cotune, Desk, call, make_desk
+from desk import Cotune, Desk, make_desk
+
+from command_line import call
 
 
 @pytest.fixture

@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cotune.cli import main
+from command_line import Ended, call
 from tiny import save_tiny
 
 WORDS = {1: ("broken", "late", "wrong"), 3: ("fine", "usual", "plain"), 5: ("great", "quick", "lovely")}
 HEADER = "Customer message,Order no.,Stars (1-5)"
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended and what it printed."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
 Cotune = Callable[..., Ended]
-
-
-def call(*arguments: object, stdin: str = "") -> Ended:
-    """Call the command line in this process, its streams no terminal."""
-    out, err, before, code = io.StringIO(), io.StringIO(), sys.stdin, 0
-    sys.stdin = io.StringIO(stdin)
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            main([str(argument) for argument in arguments])
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    finally:
-        sys.stdin = before
-    return Ended(code, out.getvalue(), err.getvalue())
 
 
 def sheet_rows(count: int, start: int = 0) -> list[str]:
