@@ -16,8 +16,8 @@ from cotune.prompt.prompt import Prompt
 # Private-use characters: no chat template or data set gives them a meaning.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 _MARK = re.compile(f"{_OPEN}([A-Za-z_][A-Za-z0-9_]*){_CLOSE}")
-_UNLIKE = ("a", "Z", "7", "#", "é", "\n", " x", "的")
-"""Texts that begin with unlike tokens."""
+UNLIKE = ("a", "Z", "7", "#", "é", "\n", " x", "的")
+"""Texts that begin with characters of different kinds: what a prompt has in common with all of them is the prompt's own."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ class Renderer:
 
     def _find_start(self, skeleton: str) -> int:
         """How many ids all rows of a prompt begin with."""
-        texts = [_MARK.sub(lambda _, text=text: text, skeleton) for text in _UNLIKE]  # type: ignore[misc]
+        texts = [_MARK.sub(lambda _, text=text: text, skeleton) for text in UNLIKE]  # type: ignore[misc]
         return len(common_start(self._encode(texts)))
 
     def _fitted(self, skeleton: str, rows: Sequence[Mapping[str, str]]) -> list[tuple[dict[str, str], list[int], bool]]:

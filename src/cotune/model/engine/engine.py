@@ -27,15 +27,12 @@ from cotune.model.layers.packed_weights import prepack
 from cotune.model.structured.token_grammar import TokenTable
 from cotune.prompt.messages import Chooser
 from cotune.prompt.prompt import Prompt
-from cotune.prompt.render import Renderer, shared_prefix
+from cotune.prompt.render import UNLIKE, Renderer, shared_prefix
 
 if TYPE_CHECKING:
     from cotune.endpoint import Prices
 
 _log = logging.getLogger(__name__)
-
-# Texts that begin with characters of different kinds: what prompts have in common with all of them is the prompt's own.
-_UNLIKE = ("a", "Z", "7", "#", "é", "\n", " x", "的")
 
 
 class Engine:
@@ -114,7 +111,7 @@ class Engine:
 
     def own_prefix(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> tuple[int, ...]:
         """Token ids that a prompt begins with whatever the row holds."""
-        rows = [dict.fromkeys(fields, text) for text in _UNLIKE]
+        rows = [dict.fromkeys(fields, text) for text in UNLIKE]
         renderer = self.renderer
         rendered = renderer.render(prompt, rows, labels) if labels else renderer.render_answers(prompt, rows, None)
         sequences = [row.prompt_ids for row in rendered]
