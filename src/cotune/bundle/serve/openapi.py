@@ -59,7 +59,7 @@ class Operation:
 
 
 def operations(shelf: Shelf) -> list[Operation]:
-    """All operations; each bundle's row is a body of its own schema."""
+    """All operations; the body of a row has a schema for each bundle."""
     names = list(shelf.served)
     rows = tuple(body for number, each in enumerate(shelf.served.values(), 1) for body in _row_models(each, number))
     bundle = {

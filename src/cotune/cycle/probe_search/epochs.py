@@ -10,7 +10,7 @@ def split_epochs(wanted: float, fits: Callable[[float, float], bool], least: flo
 
     Args:
         wanted: in all.
-        fits: whether the budget pays for so many of the first and so many of the second kind.
+        fits: whether the budget pays for a number of epochs of the trial and a number of the final tuning.
         least: epochs of either kind at least.
 
     Returns:

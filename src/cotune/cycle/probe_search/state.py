@@ -102,7 +102,7 @@ class LabelSearch:
     def expected(self, evidence: Evidence) -> float:
         """Held-out log-loss that is expected of what ships: a trial that is tuned on gets a standard error's credit.
 
-        A trial has had half of its epochs. Where it was as good as its frozen probe, or a little worse, what came of it in the
+        A trial has had half of its epochs. Where it was as good as its frozen probe, or a little worse, the tuned result in the
         end was better by far (docs/probes.md), so it loses only where it is worse by more than chance.
         """
         frozen = self.of(evidence.fit.prompt.id, tuned=False)

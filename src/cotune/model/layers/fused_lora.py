@@ -10,6 +10,7 @@ their gradients stay in fp32, as in mixed-precision training.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -61,9 +62,9 @@ class LoraLayer(StandIn):
         self.update = update
 
     @property
+    @abstractmethod
     def base(self) -> nn.Linear:
         """The frozen layer, or what stands in for it."""
-        raise NotImplementedError
 
 
 class LoraGroup:
