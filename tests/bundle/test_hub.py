@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import re
 import shutil
 from collections.abc import Iterator
@@ -68,6 +69,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
             "HF_STORED_TOKENS_PATH": str(folder / "tokens"),
         }.items():
             patch.setattr(constants, name, value)
+        # As Python does unless it is told not to.
+        patch.setattr(sys, "dont_write_bytecode", False)
         patch.setenv("COTUNE_CACHE", str(folder / "cotune"))
         patch.setenv("HF_TOKEN", TOKEN)
         patch.chdir(folder)
@@ -92,6 +95,7 @@ def pushed(hub: Hub, bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_what_is_uploaded_is_what_a_dry_run_writes_in_one_commit(pushed: Pushed) -> None:
     found = pushed.hub.repositories[REPOSITORY]
     there = {name: content for name, content in found.commits[pushed.told["commit"]].items() if name != ".gitattributes"}
+    assert not [name for name in there if "__pycache__" in name]
     assert there == files_of(pushed.written) and sorted(there) == pushed.told["files"]
     assert len(found.commits) == 2 and not found.private
     bundle = {f"bundle/{name}": content for name, content in files_of(pushed.bundle).items()}

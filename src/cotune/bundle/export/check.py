@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -71,6 +72,8 @@ def check_classifier(predictor: Predictor, manifest: Manifest, folder: Path, dty
     rows = _rows(manifest)
     wanted = predictor.scorer.score(predictor.prompt, rows, manifest.labels, adapter=predictor.adapter_id).log_probs
     told = load(folder, batch_size=len(rows))(rows, top_k=None)
+    # Python leaves the compiled class there, which would be shipped with the export.
+    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
     by_label = [{each["label"]: each["score"] for each in row} for row in told]
     found = np.log(np.maximum([[row[label] for label in manifest.labels] for row in by_label], _LEAST_SHARE))
     _compare(np.maximum(wanted, np.log(_LEAST_SHARE)), found, dtype)
