@@ -1,4 +1,4 @@
-"""Keeping a first race within a time budget on a machine that is far slower than planned."""
+"""Keeping a first race within a time budget on a machine that is slower than planned."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from cotune.task.example import Example
 class RaceLimit:
     """Reads a race's rows for as long as what is left of a time budget is not needed for the end.
 
-    On a machine that keeps to its plan it reads what it is asked to. Where passes take more than
-    ``HEURISTICS.slow`` times as long as planned, it reads in small chunks and stops where the rest is needed to fit the
-    probe of what was read, to save a bundle and to test. Such a stop is a ``cut`` step, since it hangs on the clock.
+    It stops where the rest is needed to fit the probes of what was read, to save a bundle and to test. Such a stop is a
+    ``cut`` step, since it hangs on the clock. Where passes take more than ``HEURISTICS.slow`` times as long as planned, it
+    reads in small chunks. Fits count by how long the last one took, whatever passes take: a busy machine is measured as it
+    is before the run is planned, so that its passes keep to the plan and all else is late.
 
     Args:
         context: whose budget, clock and journal.
@@ -34,12 +35,24 @@ class RaceLimit:
     @property
     def slow(self) -> bool:
         """Whether passes take far longer than planned, under a time budget."""
-        costs = self._context.spending.costs
-        return costs.budget.kind == "time" and costs.slowness >= HEURISTICS.slow
+        return self._timed and self._context.spending.costs.slowness >= HEURISTICS.slow
+
+    @property
+    def _timed(self) -> bool:
+        return self._context.spending.budget.kind == "time"
 
     def saw_fit(self, seconds: float) -> None:
         """A probe took so long to be cross-fitted."""
         self._fit_seconds = seconds
+
+    def leaves_out(self, prompt: Prompt, rows: int) -> bool:
+        """Whether a prompt that has read its rows is not fitted, since the end needs the time; the journal holds it if so."""
+        journal, key = self._context.journal, ["fit", prompt.id, rows]
+        over = journal.holds_next("cut", key) if journal.replaying else self._timed and self._room(1) < 0
+        if over:
+            known, self.stopped = self.stopped, True
+            journal.step("cut", key, lambda: {"fit": prompt.id, "rows": rows, **self._told(known)})
+        return over
 
     def warm_up(self, prompt: Prompt, adapter: str, rows: Sequence[Example], count: int) -> None:
         """Read a race's first rows under its first prompt; a few at first where all would take long if passes are slow.
@@ -80,7 +93,7 @@ class RaceLimit:
 
     def allowed(self, prompts: Sequence[Prompt], before: int, count: int, *, least: int, stage: str = "round") -> int:
         """Rows that prompts may see of ``count``, each having seen ``before``: fewer where the end needs the time."""
-        context, journal = self._context, self._context.journal
+        journal = self._context.journal
         key = [stage, [prompt.id for prompt in prompts], before, count]
         over = journal.holds_next("cut", key) if journal.replaying else self._is_over(prompts, before, count)
         if not over:
@@ -89,19 +102,24 @@ class RaceLimit:
 
         def effect() -> dict[str, Any]:
             a_row = sum(self._cost(prompt, 100) for prompt in prompts) / 100
-            fitting = before + int(self._room(prompts) / a_row)
-            told = max(least, min(count, fitting))
-            times = f"{context.spending.costs.slowness:.1f} times as long as planned"
-            text = f"passes take {times}: the race is cut, as the rest of the time is needed for a bundle and the test"
-            return {"rows": told, "of": count, **({} if known else {"text": text})}
+            fitting = before + int(self._room(len(prompts)) / a_row)
+            return {"rows": max(least, min(count, fitting)), "of": count, **self._told(known)}
 
         return int(journal.step("cut", key, effect)["rows"])
 
     def _is_over(self, prompts: Sequence[Prompt], before: int, count: int) -> bool:
-        return self.slow and sum(self._cost(prompt, count - before) for prompt in prompts) > self._room(prompts)
+        return self._timed and sum(self._cost(prompt, count - before) for prompt in prompts) > self._room(len(prompts))
 
-    def _room(self, prompts: Sequence[Prompt]) -> float:
-        return self._context.spending.left_within_step() - self._end() - self._fit_seconds * len(prompts)
+    def _room(self, fits: int) -> float:
+        """What is left for passes before so many prompts are fitted and the race ends."""
+        return self._context.spending.left_within_step() - self._end() - self._fit_seconds * fits
+
+    def _told(self, known: bool) -> dict[str, str]:
+        if known:
+            return {}
+        slowness = self._context.spending.costs.slowness
+        why = f"passes take {slowness:.1f} times as long as planned" if self.slow else "the machine is slower than planned"
+        return {"text": f"{why}: the race is cut, as the rest of the time is needed for a bundle and the test"}
 
     def _cost(self, prompt: Prompt, rows: int) -> float:
         return self._embedding.row_cost(prompt, rows) * self._context.spending.costs.lag

@@ -210,12 +210,13 @@ class LabelLoop:
         """Fit epochs, and whether all rows are tuned on at the end, into what is left; a ``plan`` step.
 
         Raises:
-            BudgetError: the arms cannot be tested.
+            BudgetError: the arms cannot be tested. A time budget is overrun instead, by the few rows that :func:`fit_test`
+                left, since there is a bundle by now.
         """
         context, winner = self.context, search.lead
         left = context.spending.left()
         least = self.prices.test(search, winner, tuned=False, words=False)
-        if left < least:
+        if left < least and context.spending.budget.kind != "time":
             raise too_small(context, f"the test of {counted(context.task.test.n, 'row')}", least, left)
         whole = self.prices.test(search, winner)
         wanted = HEURISTICS.epochs(len(self.rows), self.config.tune.max_epochs)
@@ -249,7 +250,7 @@ class LabelLoop:
                 epochs, last = fitted(left - reserve, splits)
             room = left - reserve
             steps = self.trials.steps_of(winner, epochs, len(self.rows)) if epochs else 0
-            kept = reserve if epochs else min(left, self.prices.test(search, winner, tuned=False))
+            kept = reserve if epochs else max(0.0, min(left, self.prices.test(search, winner, tuned=False)))
             unit = context.spending.budget.unit
             text = [
                 f"tune layers below {winner.found.layer} for {epochs:g} epochs, {counted(steps, 'step')}, on {len(splits)} "

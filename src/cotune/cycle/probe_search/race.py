@@ -135,7 +135,7 @@ def race_probes(
     active, failed = list(by_id), set[str]()
     steps = rounds_of(len(by_id), len(rows), first_rows)
     looks = len(steps)
-    before = 0
+    before, leader = 0, ""
     for number, step in enumerate(steps):
         count = _with_two_labels(rows, step.rows)
         if limit is not None:
@@ -149,6 +149,10 @@ def race_probes(
         seen = rows[:count]
         last = len(seen) >= race.read
         for name in list(active):
+            # The first one is the seed prompt, which every run ends with.
+            if limit is not None and name != active[0] and name != leader and limit.leaves_out(by_id[name], count):
+                active.remove(name)
+                continue
             try:
                 states = embedding.states(by_id[name], adapter, seen, "race")
                 started = time.monotonic()
