@@ -25,8 +25,10 @@ from rich.console import Console
 
 from cotune import __version__
 from cotune.cli import app, main
-from cotune.cli.evaluate import _confusion
+from cotune.cli.evaluate import _confusion, _table
 from cotune.cycle.compare import Tryouts
+from cotune.evaluate.shares import PartScores, Share
+from cotune.evaluate.stats.intervals import Interval
 from cotune.report.terminal.narration import Story
 from tiny import save_tiny
 
@@ -323,6 +325,18 @@ def test_a_table_of_confusions_loses_no_label() -> None:
     assert all(f"{place} {name}" in text for place, name in enumerate(names, 1)), "rows say what the columns' numbers are"
     assert re.search(r"^ +1 +2 +3 +4 +5 *$", text, re.MULTILINE) and "…" not in text
     assert "24" in text and max(map(len, text.splitlines())) <= 80
+
+
+def test_a_table_of_labels_breaks_no_name_on_80_columns() -> None:
+    share = Share(0.5, Interval(0.25, 0.75))
+    short, long = ([PartScores(name, 4, 5, share, share, share)] for name in ("refund", "cancel_subscription"))
+    for parts, shown in ((short, 3), (long, 2)):
+        console = Console(file=io.StringIO(), width=80, record=True, _environ={})
+        console.print(_table("label", parts, 80))
+        lines = console.export_text().splitlines()
+        row = lines[-1]
+        assert len(lines) == 1 + len(parts) and parts[-1].name in row
+        assert row.count("0.25-0.75") == shown and row.count("0.50") == 3
 
 
 # A whole run ------------------------------------------------------------------------------------------------------

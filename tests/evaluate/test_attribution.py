@@ -220,8 +220,18 @@ def test_the_sentence_calls_no_frozen_arm_tuned():
     assert "over the seed prompt, which was not tuned either, the winner gains 5.0 points" in neither
     assert "the tuned winner gains 5.0 points" in sentence(gains, 500, frozen=["seed_tuned"])
     none = Gain(0.0, Interval(0, 0), 1.0, Interval(0, 0), 1.0, True)
-    same = sentence({"prompt_given_tuning": none, "both": none}, 500, frozen=["seed_tuned", "best_tuned"])
-    assert "tuned seed prompt itself, so the search adds nothing." in same and "tuning" not in same
+    tuning = _gain(0.02, -0.01, 0.05, 0.2)
+    same = sentence({"prompt_given_tuning": none, "tuning": tuning, "both": none}, 500, frozen=["best_tuned"])
+    assert "tuned seed prompt itself, so the search adds nothing" in same and "on top of tuning" not in same
+
+
+def test_one_arm_is_told_in_one_sentence():
+    none = Gain(0.0, Interval(0, 0), 1.0, Interval(0, 0), 1.0, True)
+    gains = dict.fromkeys(("prompt", "tuning", "prompt_given_tuning", "both", "synergy"), none)
+    told = "The seed prompt ships untuned: no other prompt was chosen and {}, so that there is no gain to tell."
+    for frozen_first in (False, True):
+        assert sentence(gains, 28, frozen_first=frozen_first, tuned=False) == told.format("nothing was tuned")
+    assert sentence(gains, 28) == told.format("no tuning step paid off")
 
 
 def test_a_p_value_at_the_limit_agrees_with_its_interval():

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from cotune.cycle.budget.budget import parse_budget
 from cotune.report.terminal.advice import improvements, more_rows, next_steps, still_gaining
+from cotune.report.terminal.notebook import summary_html
 from cotune.report.terminal.plain import signed
 from cotune.report.terminal.verdict import print_verdict, quiet_text, verdict_text
 
@@ -405,6 +406,14 @@ def test_arms_with_one_prompt_and_one_set_of_weights_are_one_row(width: int) -> 
     assert text.count("+3.3") == 1 and "winner over seed tuned (as prompt alone); winner over seed prompt (as prompt" in text
     never = verdict_text({**frozen_summary(), "prompts_tuned": 0}, width=200)
     assert "frozen (nothing was tuned)" in never and "paid off" not in never
+
+
+def test_a_run_with_one_arm_has_no_table_of_gains() -> None:
+    none = gain(0.0, 0.0, 0.0, 1.0, identical=True)
+    one = {**frozen_summary(), "gains": dict.fromkeys(("prompt", "tuning", "both", "prompt_given_tuning"), none)}
+    for summary, shown in ((frozen_summary(), True), (one, False)):
+        assert ("Gains, in points" in verdict_text(summary, width=80)) is shown
+        assert ("Gains, in points" in summary_html(summary)) is shown
 
 
 def test_labelled_rows_in_the_bundle_are_told() -> None:

@@ -102,15 +102,20 @@ def _table(what: str, parts: Sequence[PartScores], width: int) -> Any:
     from cotune.report.terminal.plain import one_line
 
     table = table_of([what, "rows>", "given>", "precision", "recall", "F1"], width)
-    for one in parts:
-        shares = (_share(share) for share in (one.precision, one.recall, one.f1))
-        table.add_row(Text(one_line(one.name, 40)), str(one.right), str(one.given), *shares)
+    names = [one_line(one.name, 40) for one in parts]
+    # 80 columns leave little for labels like account_access: F1, which sums up the other two, goes without its interval then.
+    whole = len("  rows  given") + 3 * len("  0.85 (0.65-0.95)") + max(map(len, names), default=0) <= width
+    for name, one in zip(names, parts, strict=True):
+        shares = (_share(one.precision), _share(one.recall), _share(one.f1, interval=whole))
+        table.add_row(Text(name), str(one.right), str(one.given), *shares)
     return table
 
 
-def _share(share: Share | None) -> str:
+def _share(share: Share | None, *, interval: bool = True) -> str:
     if share is None:
         return "-"
+    if not interval:
+        return f"{share.value:.2f}"
     # The longer form would not leave room for labels on 80 columns.
     return f"{share.value:.2f} ({share.interval.low:.2f}-{share.interval.high:.2f})"
 

@@ -371,6 +371,10 @@ def sentence(
     same = {**_SAME, **(_WINNER_FROZEN_SAME if winner_frozen else {})}
     order = {**(_FROZEN_FIRST if frozen_first else _TOLD), **other}
     repeated = repeated_gains(candidates or {}, [name for name in order if name in gains])
+    if not going_on and all(gains[name].identical for name in order if name in gains):
+        # All of them compare the seed prompt's untuned arm with itself.
+        why = "no tuning step paid off" if tuned else "nothing was tuned"
+        return f"The seed prompt ships untuned: no other prompt was chosen and {why}, so that there is no gain to tell."
     for name, told in ({**order, "prompt_given_tuning": _GOING_ON} if going_on else order).items():
         if name in repeated:
             continue

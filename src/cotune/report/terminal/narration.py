@@ -392,6 +392,13 @@ def _confirm(story: Story, value: Value) -> list[Told]:
     return [Told(what + (f": {'; '.join(arms)}" if arms else ""))]
 
 
+def _cut(story: Story, value: Value) -> list[Told]:
+    if "rows" in value:
+        # Dev goes on with those of its rows that were read.
+        story._dev = None
+    return [Told(one_line(value["text"], 300), "news")] if value.get("text") else []
+
+
 def _open_test(story: Story, value: Value) -> list[Told]:
     arms = value.get("arms")
     names = list(arms) if isinstance(arms, (list, tuple, Mapping)) else []
@@ -427,7 +434,7 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "embed": _embed,
     "layers": _layers,
     "sample": lambda story, value: [Told(one_line(value.get("text"), 200), "news")],
-    "cut": lambda story, value: [Told(one_line(value["text"], 300), "news")] if value.get("text") else [],
+    "cut": _cut,
     "verdict": _verdict,
     "better": _better,
     "reference": _reference,

@@ -15,7 +15,7 @@ from cotune.report.terminal.result import references_of, result_warnings
 from cotune.report.terminal.tryout import TRYOUT_CLOSING, tryout_heading
 from cotune.report.terminal.verdict import headline, verdict_text
 from cotune.report.terminal.verdict_arms import interval_told
-from cotune.report.terminal.verdict_gains import gain_rows
+from cotune.report.terminal.verdict_gains import gain_rows, has_gains
 
 if TYPE_CHECKING:
     from cotune.evaluate.tried import Comparison, Tried
@@ -35,7 +35,8 @@ def summary_html(summary: Mapping[str, Any]) -> str:
     parts = [f'<p style="font-size:1.15em;margin:0 0 .4em"><b>{_text(first)}</b></p>']
     parts += [f"<p>{_text(' '.join(rest))}</p>"] if rest else []
     parts += [f"<p><b>Warning:</b> {_text(warning)}</p>" for warning in result_warnings(summary)]
-    if rows := gain_rows(summary):
+    if has_gains(summary):
+        rows = gain_rows(summary)
         parts.append(_table("Gains, in points", ["gain", "value", "95% interval", "p", "reading"], rows, numbers=(1, 3)))
     arms = {str(name): fields(arm) for name, arm in fields(summary.get("arms")).items() if isinstance(arm, Mapping)}
     scored = [(group.title, arms[group.names[0]]) for group in arm_groups(arms)]

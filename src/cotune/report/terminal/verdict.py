@@ -29,7 +29,7 @@ from cotune.report.terminal.previous import previous_lines
 from cotune.report.terminal.result import interval_of, references_of, result_title, result_warnings
 from cotune.report.terminal.trust import data_lines, noise_sentence, robustness_lines
 from cotune.report.terminal.verdict_arms import arm_marks, arm_notes, arms_table, arms_title, references_table
-from cotune.report.terminal.verdict_gains import NOISE_EXCEPTED, gains_of, gains_parts
+from cotune.report.terminal.verdict_gains import NOISE_EXCEPTED, gains_of, gains_parts, has_gains
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -121,9 +121,9 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
     if references := references_of(summary):
         yield heading("References")
         yield indented(references_table(references, width))
-    if gains := gains_of(summary):
+    if has_gains(summary):
         yield heading("Gains, in points")
-        excepted = NOISE_EXCEPTED if any(gain.get("within_noise") for gain in gains.values()) else "."
+        excepted = NOISE_EXCEPTED if any(gain.get("within_noise") for gain in gains_of(summary).values()) else "."
         yield indented(Text(_GAINS + excepted, style="bright_black"))
         for part in gains_parts(summary, width):
             yield indented(part)

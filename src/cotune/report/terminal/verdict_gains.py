@@ -49,6 +49,11 @@ def gains_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {str(name): fields(gain) for name, gain in found.items() if isinstance(gain, Mapping)}
 
 
+def has_gains(summary: Mapping[str, Any]) -> bool:
+    """Whether there is a gain to show: where all arms are one, the first sentence of the verdict says so."""
+    return not all(gain.get("identical") for gain in gains_of(summary).values())
+
+
 def repeated_of(summary: Mapping[str, Any]) -> dict[str, str]:
     """Gains that compare the same candidates as one that is told before them, by the arms of a summary."""
     arms, gains = fields(summary.get("arms")), gains_of(summary)
