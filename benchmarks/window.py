@@ -11,6 +11,9 @@ rows judge. The prompt is the seed prompt, the layer is the one that cross-fitti
     rate5e-4      half the learning rate
     batch32       twice the batch
     sharp         no label smoothing
+    cross-entropy no contrastive term
+    contrast0.6   less of it; contrast0.6-0.2 with a warmer softmax as well
+    warmer        its softmax at 0.2 instead of 0.1; cooler at 0.05
     deep          a window from the first layer on
     epochsN       each labelled row is met N times
     words         LoRA on all layers by the labels' words, the learning rate falling over the last 30%, read with a bias
@@ -56,13 +59,18 @@ from measure import machine_facts, say
 
 Floats = NDArray[np.float64]
 
-DEFAULT = WindowSettings(smoothing=0.1)
+DEFAULT = WindowSettings(smoothing=0.1, contrast=HEURISTICS.contrast, contrast_temperature=HEURISTICS.contrast_temperature)
 WAYS: dict[str, WindowSettings] = {
     "frozen": DEFAULT,
     "default": DEFAULT,
     "rate5e-4": replace(DEFAULT, learning_rate=5e-4),
     "batch32": replace(DEFAULT, batch_size=32),
     "sharp": replace(DEFAULT, smoothing=0.0),
+    "cross-entropy": replace(DEFAULT, contrast=0.0),
+    "contrast0.6": replace(DEFAULT, contrast=0.6),
+    "contrast0.6-0.2": replace(DEFAULT, contrast=0.6, contrast_temperature=0.2),
+    "warmer": replace(DEFAULT, contrast_temperature=0.2),
+    "cooler": replace(DEFAULT, contrast_temperature=0.05),
     "deep": DEFAULT,
     "epochs2": DEFAULT,
     "epochs4": DEFAULT,

@@ -17,7 +17,7 @@ from cotune.model.engine.attention import use_plain_attention
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.layers.cut import layers_of, norm_epsilon, unit_rms
 from cotune.model.local import LocalModel
-from cotune.tune.window import StartHead, WindowRun, WindowSettings, WindowStates, _rate
+from cotune.tune.window import StartHead, WindowRun, WindowSettings, WindowStates, _rate, contrastive_loss
 from tiny import tiny_local, tiny_model, widen_lora
 
 DEPTH, CLASSES, WIDTH = 4, 3, 32
@@ -25,7 +25,7 @@ _DRAW = np.random.default_rng(0)
 PREFIX = _DRAW.integers(3, 440, 9).tolist()
 SEQUENCES = [[*PREFIX, 3 + i, *_DRAW.integers(3, 440, 1 + 3 * (i % 4)).tolist()] for i in range(10)]
 LABELS = [i % CLASSES for i in range(10)]
-SETTINGS = WindowSettings(lora=LoraSettings(rank=4, alpha=8), batch_size=4, learning_rate=5e-3, head_rate=2e-3)
+SETTINGS = WindowSettings(lora=LoraSettings(rank=4, alpha=8), batch_size=4, learning_rate=5e-3, head_rate=2e-3, contrast=0.5)
 
 
 def local_of(kind: Any = "llama", **more: Any) -> LocalModel:
@@ -48,7 +48,12 @@ def run_of(local: LocalModel, folder: Path, first: int = 1, last: int = 3, steps
 
 
 def plain_loss(
-    local: LocalModel, rows: list[int], last: int, smoothing: float, starts: list[int] | None = None
+    local: LocalModel,
+    rows: list[int],
+    last: int,
+    smoothing: float,
+    starts: list[int] | None = None,
+    contrast: float = 0.0,
 ) -> torch.Tensor:
     """By autograd alone: whole prompts one by one through peft's own layers and transformers' own attention."""
     use_plain_attention(local.model)
@@ -66,40 +71,69 @@ def plain_loss(
     hook.remove()
     hidden = torch.stack(states).double()
     mean, spread, weight, bias = (torch.from_numpy(part) for part in (head.mean, head.spread, head.weight, head.bias))
-    logits = ((hidden - mean) / spread) @ weight.T + bias
-    return cross_entropy(logits, torch.tensor([LABELS[i] for i in rows]), reduction="sum", label_smoothing=smoothing)
+    features, labels = (hidden - mean) / spread, [LABELS[i] for i in rows]
+    loss = cross_entropy(features @ weight.T + bias, torch.tensor(labels), reduction="sum", label_smoothing=smoothing)
+    return (1 - contrast) * loss + contrast * plain_contrast(features, labels)
+
+
+def plain_contrast(features: torch.Tensor, labels: list[int], temperature: float = 0.1) -> torch.Tensor:
+    """The contrastive loss row by row, as its formula stands."""
+    total = torch.zeros(())
+    for row, label in enumerate(labels):
+        cosines = torch.cosine_similarity(features[row], features, dim=-1) / temperature
+        others = [i for i in range(len(labels)) if i != row]
+        alike = [i for i in others if labels[i] == label]
+        for one in alike:
+            total = total - torch.log(cosines[one].exp() / cosines[others].exp().sum()) / len(alike)
+    return total
+
+
+def test_contrast_is_that_of_its_formula_and_single_rows_have_none() -> None:
+    features = torch.randn(6, 5, dtype=torch.double, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    for labels in ([0, 1, 0, 1, 1, 2], [0, 0, 0, 0, 0, 0], [0, 1, 2, 3, 4, 5]):
+        found = contrastive_loss(features, torch.tensor(labels), 0.1)
+        assert found.item() == pytest.approx(float(plain_contrast(features, labels)))
+        assert bool(torch.isfinite(torch.autograd.grad(found, features)[0]).all())
+    alone = contrastive_loss(features[:1], torch.tensor([2]), 0.1)
+    assert alone.item() == 0 and not torch.autograd.grad(alone, features)[0].any()
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3", "gpt_oss"])
-@pytest.mark.parametrize(("first", "last", "pooled"), [(0, 3, False), (2, 4, False), (1, 4, True)])
+@pytest.mark.parametrize(
+    ("first", "last", "pooled", "parts"),
+    [(0, 3, False, [[1, 4, 7, 2]]), (2, 4, False, [[1, 4], [7, 2]]), (1, 4, True, [[1], [4, 7, 2]])],
+)
 def test_loss_and_gradients_are_those_of_a_plain_full_pass(
-    tmp_path: Path, kind: Any, first: int, last: int, pooled: bool
+    tmp_path: Path, kind: Any, first: int, last: int, pooled: bool, parts: list[list[int]]
 ) -> None:
     local = local_of(kind)
     starts = [len(PREFIX) - row % 3 for row in range(10)] if pooled else None
     lora = LoraSettings(rank=4, alpha=8, target="q_proj,v_proj") if kind == "gpt_oss" else SETTINGS.lora
     states = WindowStates(local, SEQUENCES, first, starts=starts)
-    run = run_of(local, tmp_path, first, last, settings=replace(SETTINGS, smoothing=0.1, lora=lora), states=states)
+    run = run_of(
+        local, tmp_path, first, last, settings=replace(SETTINGS, smoothing=0.1, contrast=0.6, lora=lora), states=states
+    )
     run._enter()
     widen_lora(run._lora)
-    rows = [1, 4, 7, 2]
-    found, tokens = run._loss(rows)
-    found.backward()  # type: ignore[no-untyped-call]
+    rows = [row for part in parts for row in part]
+    found, tokens = run._backward(parts)
     gradients = {name: p.grad.clone() for name, p in run._lora if p.grad is not None}
     assert {int(name.split(".layers.")[1][0]) for name, _ in run._lora} == set(range(first, last))
     assert len(gradients) == len(run._lora) and all(bool(grad.any()) for grad in gradients.values())
     for _, parameter in run._lora:
         parameter.grad = None
-    wanted = plain_loss(local, rows, last, 0.1, starts)
-    wanted.backward()  # type: ignore[no-untyped-call]
-    assert found.item() == pytest.approx(wanted.item(), rel=1e-4)
+    head = run._weight.grad
+    wanted = plain_loss(local, rows, last, 0.1, starts, contrast=0.6)
+    (wanted / len(rows)).backward()  # type: ignore[no-untyped-call]
+    assert head is not None and bool(head.any())
+    assert found == pytest.approx(wanted.item(), rel=1e-4)
     for name, parameter in run._lora:
         assert parameter.grad is not None
         scale = float(parameter.grad.abs().max())
         torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-3 * scale + 1e-6, rtol=1e-3, msg=name)
     shared = states.length
     own = sum(len(SEQUENCES[row]) - shared for row in rows)
-    assert tokens == (own + shared if local.shared else sum(len(SEQUENCES[row]) for row in rows))
+    assert tokens == (own + len(parts) * shared if local.shared else sum(len(SEQUENCES[row]) for row in rows))
 
 
 def test_no_layer_outside_of_the_window_runs(tmp_path: Path) -> None:
@@ -109,7 +143,7 @@ def test_no_layer_outside_of_the_window_runs(tmp_path: Path) -> None:
     ran: list[int] = []
     for number, layer in enumerate(layers_of(local.runner._decoder)):
         layer.register_forward_hook(lambda *_, number=number: ran.append(number))  # type: ignore[misc]
-    run._loss([0, 1])
+    run._backward([[0, 1]])
     assert set(ran) == {1, 2}
     assert run.states.tokens == len(PREFIX) + sum(len(ids) - len(PREFIX) for ids in SEQUENCES)
 
@@ -141,7 +175,7 @@ def test_a_window_from_the_bottom_keeps_no_states() -> None:
 
 def test_tuning_learns_and_its_adapter_gives_the_tuned_states(tmp_path: Path) -> None:
     local = local_of()
-    run = run_of(local, tmp_path, steps=30, settings=replace(SETTINGS, batch_size=10, learning_rate=1e-2))
+    run = run_of(local, tmp_path, steps=30, settings=replace(SETTINGS, batch_size=10, learning_rate=1e-2, contrast=0.0))
     told: list[tuple[int, float, int]] = []
     run.advance(report=lambda *step: told.append(step))
     assert [step for step, _, _ in told] == list(range(1, 31)) and run.tokens == sum(tokens for _, _, tokens in told)
@@ -234,10 +268,10 @@ def test_numbers_that_are_not_finite_stop_the_trial(tmp_path: Path, monkeypatch:
     run = run_of(local_of(), tmp_path)
     plain = run._loss
 
-    def broken(rows: Any) -> Any:
-        loss, tokens = plain(rows)
+    def broken(hidden: Any, rows: Any) -> Any:
+        loss = plain(hidden, rows)
         # An infinite slope where the loss itself is finite.
-        return (loss * torch.nan if what == "loss" else loss + 0 * (loss - loss).abs().sqrt()), tokens
+        return loss * torch.nan if what == "loss" else loss + 0 * (loss - loss).abs().sqrt()
 
     monkeypatch.setattr(run, "_loss", broken)
     with pytest.raises(DivergedError, match=f"the {what}.* in step 1"):
@@ -249,7 +283,7 @@ def test_a_pass_without_memory_is_run_in_halves(tmp_path: Path, monkeypatch: pyt
     wanted = run_of(local_of(), tmp_path / "wanted", steps=1)
     wanted.advance()
     run = run_of(local_of(), tmp_path, steps=1)
-    plain, sizes = run._loss, []
+    plain, sizes = run._hidden, []
 
     def short_of_memory(rows: Any) -> Any:
         sizes.append(len(rows))
@@ -257,10 +291,11 @@ def test_a_pass_without_memory_is_run_in_halves(tmp_path: Path, monkeypatch: pyt
             raise torch.OutOfMemoryError("CUDA out of memory")
         return plain(rows)
 
-    monkeypatch.setattr(run, "_loss", short_of_memory)
+    monkeypatch.setattr(run, "_hidden", short_of_memory)
     monkeypatch.setattr(run, "settings", replace(run.settings, micro_tokens=len(PREFIX) + 40))
     run.advance()
-    assert sizes[0] == 4 and max(sizes[1:]) <= 4 and sum(size for size in sizes if size <= 2) == 4
+    # All states first, then once more with their gradient.
+    assert sizes[0] == 4 and sum(size for size in sizes if size <= 2) == 2 * 4
     for name, value in weights_of(wanted).items():
         np.testing.assert_allclose(weights_of(run)[name], value, atol=1e-5, err_msg=name)
 

@@ -1,4 +1,8 @@
-"""Tuning a window of layers below a probe: cross-entropy of the probe's head, from states kept at the window's lower edge.
+"""Tuning a window of layers below a probe, from states kept at the window's lower edge.
+
+The loss is the cross-entropy of the probe's head and a supervised contrastive term, which draws the states of rows with one
+label together and those of others apart (arXiv 2004.11362; beside cross-entropy arXiv 2011.01403): each row learns from every
+other row of its step.
 
 A probe that reads the state after ``last`` layers needs none of the layers above, and the layers below ``first`` are frozen, so
 their states are the same in every step: they are computed once, and each step runs ``first`` to ``last`` alone. The prompt's
@@ -18,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
 from cotune.errors import CotuneError, DivergedError
 from cotune.files import atomic_path, content_hash
@@ -52,6 +56,8 @@ class WindowSettings:
         warmup: share of the steps over which the rates rise from zero; they fall to zero over the rest.
         head_decay: pull of the head's weights towards zero, the penalty of its probe.
         smoothing: probability that the target spreads over all labels.
+        contrast: share of the contrastive term in the loss, from 0 to 1.
+        contrast_temperature: what its cosines are divided by.
         clip: largest norm of the gradient.
         micro_tokens: tokens of a pass; larger batches are accumulated.
     """
@@ -63,6 +69,8 @@ class WindowSettings:
     warmup: float = 0.1
     head_decay: float = 0.0
     smoothing: float = 0.0
+    contrast: float = 0.0
+    contrast_temperature: float = 0.1
     clip: float = 1.0
     micro_tokens: int = 4096
 
@@ -192,6 +200,29 @@ def _parts(order: Sequence[int], own: Callable[[int], int], limit: int) -> list[
     return parts
 
 
+def contrastive_loss(features: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Supervised contrastive loss, summed over rows: the form of arXiv 2004.11362 whose mean stands outside the logarithm.
+
+    A softmax of cosines gives each row a distribution over all other rows. Its loss is minus the mean log-probability of those
+    that have its label. A row that is alone with its label has none.
+
+    Args:
+        features: ``[rows, width]``.
+        targets: ``[rows]``, labels as numbers.
+        temperature: what the cosines are divided by.
+    """
+    unit = normalize(features, dim=-1)
+    alike = (unit @ unit.T) / temperature
+    itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    # Not minus infinity, whose logarithm has no gradient where a row is alone.
+    others = alike.masked_fill(itself, torch.finfo(alike.dtype).min)
+    log_shares = alike - torch.logsumexp(others, dim=1, keepdim=True)
+    same = (targets[:, None] == targets[None]) & ~itself
+    count = same.sum(dim=1)
+    each = -log_shares.masked_fill(~same, 0.0).sum(dim=1) / count.clamp_min(1)
+    return each[count > 0].sum()
+
+
 class WindowRun:
     """Tunes LoRA weights in a window of layers and the head that reads the window's last state.
 
@@ -315,13 +346,8 @@ class WindowRun:
         limit = max(1, self.settings.micro_tokens - self.states.length)
         order = sorted(batch, key=lambda i: (self.states.own(i), i))
         while True:
-            total, tokens = 0.0, 0
             try:
-                for part in _parts(order, self.states.own, limit):
-                    loss, used = self._loss(part)
-                    (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
-                    total += float(loss.detach())
-                    tokens += used
+                total, tokens = self._backward(_parts(order, self.states.own, limit))
                 break
             except RuntimeError as error:
                 if not out_of_memory(error) or limit < max(map(self.states.own, batch)):
@@ -339,23 +365,50 @@ class WindowRun:
         self._optimizer.step()
         return total / len(batch), tokens
 
-    def _loss(self, rows: Sequence[int]) -> tuple[Tensor, int]:
-        """Summed cross-entropy of the head over rows, and the tokens that ran."""
+    def _backward(self, parts: Sequence[Sequence[int]]) -> tuple[float, int]:
+        """Add the gradient of a batch that runs in parts; returns its summed loss and its tokens, each row's counted once."""
+        rows = [row for part in parts for row in part]
+        if len(parts) == 1:
+            hidden, tokens = self._hidden(rows)
+            loss = self._loss(hidden, rows)
+            (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
+            return float(loss.detach()), tokens
+        # The contrastive term joins the parts' rows. All states first, then the gradient part by part (arXiv 2101.06983).
+        with torch.no_grad():
+            known = torch.cat([self._hidden(part)[0] for part in parts])
+        known.requires_grad_()
+        loss = self._loss(known, rows)
+        (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
+        assert known.grad is not None
+        tokens = 0
+        for part, gradient in zip(parts, known.grad.split([len(part) for part in parts]), strict=True):
+            hidden, used = self._hidden(part)
+            hidden.backward(gradient)  # type: ignore[no-untyped-call]
+            tokens += used
+        return float(loss.detach()), tokens
+
+    def _hidden(self, rows: Sequence[int]) -> tuple[Tensor, int]:
+        """``[rows, width]`` that the head reads, and the tokens that ran."""
         states, runner = self.states, self.model.runner
-        if self.model.shared:
-            suffixes = [states.sequences[i][states.length :] for i in rows]
-            plan = plan_pass(suffixes, prefix=states.length, head=states.head, device=runner.device)
-            edge = states.of(rows) if states.first else None
-            hidden = runner.window(plan, states.first, self.last, edge, states.skips(rows))
-            tokens = len(plan.ids)
-        else:
+        if not self.model.shared:
             sequences = [states.sequences[i] for i in rows]
-            hidden = plain_layer_states(self.model.model, sequences, [self.last], None, states.skips(rows))[0]
-            tokens = sum(map(states.own, rows))
-        logits = ((hidden - self._mean) * self._scale) @ self._weight.T + self._bias
-        targets = torch.tensor([self.labels[i] for i in rows], device=logits.device)
+            return plain_layer_states(self.model.model, sequences, [self.last], None, states.skips(rows))[0], sum(
+                map(states.own, rows)
+            )
+        suffixes = [states.sequences[i][states.length :] for i in rows]
+        plan = plan_pass(suffixes, prefix=states.length, head=states.head, device=runner.device)
+        edge = states.of(rows) if states.first else None
+        return runner.window(plan, states.first, self.last, edge, states.skips(rows)), len(plan.ids)
+
+    def _loss(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:
+        """Summed loss of rows by their states."""
+        features = (hidden - self._mean) * self._scale
+        targets = torch.tensor([self.labels[i] for i in rows], device=hidden.device)
+        logits, share = features @ self._weight.T + self._bias, self.settings.contrast
         loss = cross_entropy(logits, targets, reduction="sum", label_smoothing=self.settings.smoothing)
-        return loss, tokens
+        if not share:
+            return loss
+        return (1 - share) * loss + share * contrastive_loss(features, targets, self.settings.contrast_temperature)
 
     def _enter(self) -> None:
         slot = self.model.adapters

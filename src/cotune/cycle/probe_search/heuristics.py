@@ -59,6 +59,8 @@ class SearchHeuristics:
         words_batch: rows in a step of such a tuning, where the user says nothing: more steps in the same time.
         head_strength: strength of the head that tuning starts from, as a multiple of the frozen probe's. The frozen probe
             itself gives its own rows nearly all probability, so that next to no gradient would be left for the weights below.
+        contrast: share of the contrastive term in the loss of tuning, see :mod:`cotune.tune.window`.
+        contrast_temperature: of its softmax.
         refit_strength: strength of a probe on tuned states, as a multiple of the frozen probe's. Tuned weights have met
             these rows already, so their states tell them apart better than they tell unseen rows apart.
         credit: standard errors by which a trial, which is half of a tuning, may be worse than its frozen probe and win.
@@ -110,6 +112,8 @@ class SearchHeuristics:
     words_head_rate: float = 0.1
     words_batch: int = 8
     head_strength: float = 0.03
+    contrast: float = 0.9
+    contrast_temperature: float = 0.1
     refit_strength: float = 0.3
     credit: float = 1.0
     guess: float = 1.5

@@ -124,5 +124,7 @@ def window_settings(config: RunConfig, context: RunContext) -> WindowSettings:
         batch_size=tune.batch_size or WindowSettings.batch_size,
         clip=tune.clip,
         smoothing=tune.smoothing,
+        contrast=HEURISTICS.contrast,
+        contrast_temperature=HEURISTICS.contrast_temperature,
         micro_tokens=context.tune.micro_tokens,
     )

@@ -91,7 +91,8 @@ class Trials:
         if not fit.by_words:
             return self.settings
         head_rate = HEURISTICS.words_head_rate * self.settings.head_rate
-        return replace(self.settings, batch_size=self._words_batch, head_rate=head_rate)
+        # Contrast gains nothing here (film snippets, 64 rows, one run: 0.858 and 0.439 with it, 0.864 and 0.389 without).
+        return replace(self.settings, batch_size=self._words_batch, head_rate=head_rate, contrast=0.0)
 
     def steps_of(self, fit: PromptFit, epochs: float, rows: int) -> int:
         """Optimizer steps in which each row is met so often."""
