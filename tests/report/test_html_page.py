@@ -121,6 +121,18 @@ def test_intervals_are_no_claim_where_the_noise_of_the_machine_could_make_the_ga
     assert "leaves out zero is a significant difference." in section(page, "verdict")
 
 
+def test_a_run_with_one_arm_has_no_figure_of_gains(tmp_path: Path, page: str) -> None:
+    folder = run_folder(tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    for gain in summary["gains"].values():
+        gain |= {"value": 0.0, "identical": True}
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    record = read_record(folder)
+    told = verdict_section(record, read_prompts(record))
+    for words in ("What was gained", "paired gains below"):
+        assert words in section(page, "verdict") and words not in told
+
+
 def test_the_verdict_tells_arms_gains_and_what_to_do(page: str) -> None:
     told = section(page, "verdict")
     assert "the searched prompt gains 6.0 points." in re.sub(r"<[^>]+>", "", told.split("</h1>")[0])

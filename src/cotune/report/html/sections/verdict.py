@@ -22,7 +22,7 @@ from cotune.report.terminal.narration import REFERENCE_NAMES
 from cotune.report.terminal.plain import amount, corrected_p, decimal, dollars, duration, fields, items, number, shipped
 from cotune.report.terminal.previous import difference, previous_parts, share
 from cotune.report.terminal.result import frozen_first, interval_of, references_of, result_warnings
-from cotune.report.terminal.verdict_gains import NOISE_EXCEPTED, gains_of, gains_order, repeated_of, repeated_told
+from cotune.report.terminal.verdict_gains import NOISE_EXCEPTED, gains_of, gains_order, has_gains, repeated_of, repeated_told
 
 _GAINS = {
     "prompt_given_tuning": ("Prompt, on top of tuning", "best tuned − seed tuned"),
@@ -150,8 +150,12 @@ def _arms(record: RunRecord) -> str:
         f"{_COUNTED.get(len(groups), f'The {len(groups)} arms')} on {esc(n)} sealed test rows",
         strips(lines, span),
         f"{esc(record.metric.replace('_', ' ')).capitalize()} in percent with 95% intervals. Hollow: "
-        "base model. Filled: tuned. Arms answer the same rows, so overlapping intervals can still hide a "
-        "difference: read the paired gains below.",
+        "base model. Filled: tuned."
+        + (
+            " Arms answer the same rows, so overlapping intervals can still hide a difference: read the paired gains below."
+            if has_gains(record.summary)
+            else ""
+        ),
         kind="wide",
     )
 
@@ -194,7 +198,7 @@ def _gains(summary: Mapping[str, Any]) -> str:
     titles = {**_GAINS, **(_WINNER_FROZEN if "best_tuned" in arms and is_frozen(arms, "best_tuned") else {})}
     order = [name for name in gains_order(frozen_first(summary)) if name in _GAINS and name not in repeated]
     shown = [(name, fields(gains.get(name))) for name in order if number(fields(gains.get(name)).get("value")) is not None]
-    if not shown:
+    if not shown or not has_gains(summary):
         return ""
     ends = [v for _, gain in shown for v in map(number, (gain["value"], *items(gain.get("ci")))) if v is not None]
     span = padded([0.0, *ends], share=0.05, least=0.05)
