@@ -1,9 +1,9 @@
 """Build the documentation site: ``make docs``.
 
-The site's pages are the project's own Markdown files. They are copied to ``build/site/pages`` in the folders in which they lie in
-the repository, so that a link such as ``../SECURITY.md`` or ``../docker/Dockerfile`` leads to the same file on the site. Beside them
-come pages that are made here: one for each notebook, and one with all commands. Zensical then builds ``build/site/html``, and ends
-with an error where a link, an anchor or a name of the API is missing.
+The site's pages are the project's own Markdown files. They are copied to ``build/site/pages`` in the folders in which they lie
+in the repository, so that a link such as ``../SECURITY.md`` or ``../docker/Dockerfile`` leads to the same file on the site.
+Beside them come pages that are made here: one for each notebook, and one with all commands. Zensical then builds
+``build/site/html``, and ends with an error where a link, an anchor or a name of the API is missing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Docstrings on the site: references such as ``:class:`cotune.Task``` become links, or code where the page does not show the object."""
+"""Docstrings on the site: references such as ``:class:`cotune.Task``` become links, or code where nothing is linked to."""
 
 from __future__ import annotations
 

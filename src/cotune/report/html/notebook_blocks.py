@@ -1,7 +1,7 @@
 """Pictures of a finished run for a notebook: the layers and the confusions of the report, without its style sheet or script.
 
-Lines and texts take the colour of the text around them, and cells are tinted with a share of opacity, so that they can be read on a light
-page and on a dark one.
+Lines and texts take the colour of the text around them, and cells are tinted with a share of opacity, so that they can be read
+on a light page and on a dark one.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _word(text: str, x: str, y: str, anchor: str, *, down: int = 0) -> str:
 
 
 def confusions(record: RunRecord) -> str:
-    """Right labels against the answers of the arm that ships, on the test rows; empty where they are not known or are no labels."""
+    """Right labels against the answers of the arm that ships, on the test rows; empty where answers are not known or no labels."""
     from cotune.evaluate.by_label import confusion_matrix
 
     tests = record.tests
