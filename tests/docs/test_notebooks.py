@@ -27,7 +27,7 @@ _ROWS = {"train": 96, "test": 24}
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[KernelManager]:
     """One kernel for all tests: torch is imported once."""
-    manager = KernelManager(kernel_name="python3")
+    manager = KernelManager(kernel_name="python3", transport="ipc")
     commands = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     manager.start_kernel(cwd=str(FOLDER), env={**os.environ, "PATH": commands})
     yield manager
@@ -63,7 +63,7 @@ def test_a_notebook_runs_from_top_to_bottom(name: str, kernel: KernelManager, pl
     assert set(re.findall(r"^(\w+) = ", first.source, re.MULTILINE)) == set(places)
     # The kernel keeps what another notebook left.
     first.source = "%reset -f\n" + "\n".join(f"{key} = {value!r}" for key, value in places.items())
-    NotebookClient(notebook, km=kernel, timeout=120, record_timing=False).execute(cleanup_kc=False)
+    NotebookClient(notebook, km=kernel, timeout=120, record_timing=False).execute()
     outputs = [output for cell in code_cells(notebook) for output in cell.outputs if "data" in output]
     shown = [output.data["text/html"] for output in outputs if "text/html" in output.data]
     assert any("On the sealed test" in block and "What is taken for what" in block for block in shown)
