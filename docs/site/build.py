@@ -47,6 +47,8 @@ def command_page() -> str:
     """All commands and their options, as Typer tells them."""
     words = ["typer", "cotune.cli", "utils", "docs", "--name", "cotune", "--title", "Commands"]
     told = subprocess.run([sys.executable, "-m", *words], check=True, capture_output=True, text=True).stdout
+    # A list of commands with the first words of what they do; the page's table of contents lists them too.
+    told = re.sub(r"^\*\*Commands\*\*:\n\n(?:\* .*\n)+\n", "", told, count=1, flags=re.MULTILINE)
     return re.sub(r"^Examples:\n\n((?:  cotune .*\n\n?)+)", _example_block, told, flags=re.MULTILINE)
 
 
