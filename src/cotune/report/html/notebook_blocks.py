@@ -43,7 +43,7 @@ def layer_curve(record: RunRecord, prompts: Prompts) -> str:
     curves = {tag: curve for curve in read_curves(record, prompts) if (tag := prompts.tag(curve.prompt_id))}
     if not curves:
         return ""
-    layers = [layer for curve in curves.values() for layer in curve.probes]
+    layers = sorted({layer for curve in curves.values() for layer in (*curve.probes, *(point.layer for point in curve.tuned))})
     losses = [loss for curve in curves.values() for _, loss in curve.probes.values()]
     losses += [point.log_loss for curve in curves.values() for point in curve.tuned]
     (first, last), (low, high) = padded(map(float, layers), share=0.04, least=2.0), padded(losses, share=0.1, least=0.05)
@@ -58,7 +58,7 @@ def layer_curve(record: RunRecord, prompts: Prompts) -> str:
     for tick in nice_ticks(low, high, 4):
         parts.append(f'<line x1="{_LEFT}" x2="{_WIDE - _RIGHT}" y1="{y(tick)}" y2="{y(tick)}" stroke-opacity=".15"/>')
         parts.append(_word(f"{tick:g}", str(_LEFT - 6), y(tick), "end", down=4))
-    for tick in sorted(set(layers)):
+    for tick in layers:
         parts.append(_word(str(tick), x(tick), str(_HIGH - _BOTTOM), "middle", down=16))
     parts.append(_word("layer", str((_LEFT + _WIDE) // 2), str(_HIGH), "middle", down=-3))
     for tag, curve in curves.items():
