@@ -21,13 +21,13 @@ from tiny import save_tiny
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
-_ROWS = {"train": 96, "test": 24}
+_ROWS = {"train": 64, "test": 20}
 
 
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[KernelManager]:
     """One kernel for all tests: torch is imported once."""
-    manager = KernelManager(kernel_name="python3", transport="ipc")
+    manager = KernelManager(kernel_name="python3")
     commands = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     manager.start_kernel(cwd=str(FOLDER), env={**os.environ, "PATH": commands})
     yield manager
@@ -44,7 +44,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             lines = (ROOT / "examples" / example / f"{split}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
             (folder / example / f"{split}.jsonl").write_text("".join(lines[:count]), encoding="utf-8")
     model = save_tiny(folder / "model")
-    return {"BUDGET": "150ktok", "MODEL": str(model), "EXAMPLES": str(folder), "RUNS": str(folder / "runs")}
+    return {"BUDGET": "60ktok", "MODEL": str(model), "EXAMPLES": str(folder), "RUNS": str(folder / "runs")}
 
 
 def read(name: str) -> Any:
@@ -90,7 +90,7 @@ def test_a_run_in_a_notebook_can_be_interrupted_and_gone_on_with(kernel: KernelM
         "import pandas, cotune\n"
         f"rows = pandas.read_json('{places['EXAMPLES']}/spam/train.jsonl', lines=True)\n"
         "task = cotune.Task.from_frame(rows, input='message', output='label', name='spam')\n"
-        f"result = cotune.run(task, out={str(out)!r}, budget='400ktok', model={places['MODEL']!r})\n"
+        f"result = cotune.run(task, out={str(out)!r}, budget='100ktok', model={places['MODEL']!r})\n"
         "len(result.summary['arms'])"
     )
 
