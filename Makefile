@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Else each of the many processes of the tests would compile all that it imports, and pytest would rewrite every test file.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install install-dev demo test test-fast lint types checks clean
+.PHONY: install install-dev demo docs notebooks test test-fast lint types checks clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "cotune needs Python 3.11 or newer; set PYTHON=python3.11"; exit 1; }
@@ -29,6 +29,10 @@ $(VENV)/.compiled: $(VENV)/.installed-dev
 	@PYTHONPATH=tests/cycle $(BIN)/python -c "import cycle_server; cycle_server.load()" || true
 	@touch $@
 
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install -q --no-compile -e '.[docs]'
+	@touch $@ $(VENV)/.installed
+
 install: $(VENV)/.installed
 
 install-dev: $(VENV)/.installed-dev
@@ -36,6 +40,16 @@ install-dev: $(VENV)/.installed-dev
 demo: install
 	$(BIN)/cotune run examples/support/task.yaml --budget $(BUDGET) --out $(OUT)
 	$(BIN)/cotune predict $(OUT)/best --input "my parcel still says out for delivery since tuesday??"
+
+# The documentation site, in build/site/html; a link that leads nowhere is an error.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python docs/site/build.py
+
+# Runs the notebooks with the bundled model, about five minutes, and keeps what they show.
+notebooks: $(VENV)/.installed-docs
+	rm -rf docs/notebooks/runs
+	cd docs/notebooks && PATH="$(abspath $(BIN)):$$PATH" jupyter nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.record_timing=False *.ipynb
 
 lint: install-dev
 	$(BIN)/ruff check .
@@ -57,4 +71,4 @@ test-fast: install-dev
 		tests/evaluate/test_paired.py tests/evaluate/test_intervals.py tests/evaluate/test_references.py tests/test_config.py tests/test_structure.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

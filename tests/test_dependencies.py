@@ -20,7 +20,7 @@ HUB = {canonicalize_name(each.name): each for each in map(Requirement, PROJECT["
 EXTRAS = {
     canonicalize_name(Requirement(each).name)
     for name, group in PROJECT["optional-dependencies"].items()
-    if name not in ("dev", "benchmarks")
+    if name not in ("dev", "docs", "benchmarks")
     for each in group
 }
 

@@ -114,7 +114,15 @@ def _folders(out: str | Path | None, name: str) -> Iterator[Path]:
 
 
 def load(bundle: str | Path, **settings: Any) -> Predictor:
-    """Load a bundle to predict with; arguments and errors as in :func:`cotune.bundle.load`."""
+    """Load a bundle to predict with.
+
+    Args:
+        bundle: a run's folder, its bundle, or ``hf://org/name@revision``.
+        settings: keyword arguments of :func:`cotune.bundle.load`, such as ``device``, ``threads`` or ``base``.
+
+    Raises:
+        InputError: it is no bundle, a file of it is missing or changed, or its base model is not to be had.
+    """
     with quiet_libraries():
         from cotune.bundle import load as load_bundle
 
@@ -133,7 +141,7 @@ def try_prompt(
     judge_key_env: str | None = None,
     base: str | Path | None = None,
 ) -> Tryout:
-    """Set a prompt of yours against a run's winner on dev, paired; errors as in :func:`cotune.cycle.try_prompt`.
+    """Set a prompt of yours against a run's winner on dev, paired.
 
     Args:
         folder: the run's folder.
@@ -146,6 +154,13 @@ def try_prompt(
         judge_endpoint: the same for the judge.
         judge_key_env: the same for the judge.
         base: folder of the base model, where it moved; ``"hub"`` lets model and rows be fetched from the hub.
+
+    Returns:
+        The scores of both prompts with the paired difference and its interval, and the rows that are answered differently.
+
+    Raises:
+        InputError: there is no such run, it has no winner yet, its data or model have changed, the text lacks an input field,
+            or the folder names a file to execute, a server or a key that you did not allow.
     """
     with quiet_libraries():
         from cotune.cycle.compare import try_prompt as try_in_cycle
@@ -156,7 +171,15 @@ def try_prompt(
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read a ``task.yaml``; arguments and errors as in :func:`cotune.config.load_config`."""
+    """Read a ``task.yaml``; paths in it are relative to its folder.
+
+    Args:
+        path: the file.
+        overrides: texts such as ``tune.rank=8``, with YAML values; they win over the file.
+
+    Raises:
+        InputError: no such file, broken YAML, an unknown key or a value of the wrong kind; names file, line and key.
+    """
     return _config.load_config(Path(path).expanduser(), overrides)
 
 

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import struct
 import termios
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 from probe_runs import probe_folder
-from report_runs import run_folder
+from report_runs import HOSTILE, run_folder
 from rich.cells import cell_len
 
 from cotune.cycle.compare import Tryout
@@ -25,6 +26,7 @@ from cotune.cycle.run import Result
 from cotune.evaluate.tried import Comparison
 from cotune.prompt.prompt import Prompt
 from cotune.report import notebook_html, summary_line
+from cotune.report.html import run_blocks
 from cotune.report.terminal.bar import BarView, Progress, bar_html, bar_line, python_view
 from cotune.report.terminal.verdict import verdict_text
 
@@ -205,3 +207,24 @@ def test_a_line_is_as_wide_as_the_terminal_that_it_is_drawn_in() -> None:
         os.close(leader)
     shown = written.decode().split("\r\x1b[K")
     assert len(shown) == 3 and all(cell_len(line) <= 39 for line in shown) and cell_len(shown[-1]) > 30
+
+
+def test_a_run_by_probes_shows_its_layers_and_what_is_taken_for_what(tmp_path: Path) -> None:
+    pictures = dict(run_blocks(probe_folder(tmp_path / "run")))
+    assert list(pictures) == ["Log-loss by layer", "What is taken for what"]
+    curve, table = pictures.values()
+    # On a light page and on a dark one: no colour but that of the text, and tints that let the ground through.
+    assert "read after layer 20" in curve and set(re.findall(r'(?:stroke|fill)="(\w+)"', curve)) == {"none", "currentColor"}
+    assert set(re.findall(r"background:(\w+)", table)) == {"none", "rgba"} and "1 animal" in table
+    numbers = [int(n) for n in re.findall(r"<td[^>]*>(\d+)</td>", table)]
+    assert sum(numbers) == 40 and re.search(r"(\d+) of 40 test rows right", table)
+
+
+def test_pictures_of_many_labels_of_hostile_ones_and_of_no_run(tmp_path: Path) -> None:
+    labels = (*HOSTILE, *(f"label {number}" for number in range(20)))
+    pictures = run_blocks(probe_folder(tmp_path / "run", labels=labels, texts=HOSTILE))
+    for _, markup in pictures:
+        assert "<script" not in markup and "<img" not in markup
+        Block(markup)
+    assert "right label" in pictures[-1][1]
+    assert run_blocks(tmp_path / "gone") == [] and run_blocks(run_folder(tmp_path / "late", late=True)) == []

@@ -84,8 +84,9 @@ class Result:
 
     def _repr_html_(self) -> str:
         from cotune.report import summary_html
+        from cotune.report.html import run_blocks
 
-        return summary_html({**self.summary, "out": str(self.folder)})
+        return summary_html({**self.summary, "out": str(self.folder)}, run_blocks(self.folder))
 
 
 def run(

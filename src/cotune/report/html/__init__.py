@@ -6,7 +6,8 @@ but the page's own script and style.
 
 from __future__ import annotations
 
+from cotune.report.html.notebook_blocks import run_blocks
 from cotune.report.html.page import render_report, write_report
 from cotune.report.html.shell import Live
 
-__all__ = ["Live", "render_report", "write_report"]
+__all__ = ["Live", "render_report", "run_blocks", "write_report"]

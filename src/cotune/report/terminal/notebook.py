@@ -25,11 +25,12 @@ _CELL = "padding:2px 14px 2px 0;text-align:{side};white-space:nowrap;background:
 _MOST_FLIPPED = 8
 
 
-def summary_html(summary: Mapping[str, Any]) -> str:
+def summary_html(summary: Mapping[str, Any], pictures: Sequence[tuple[str, str]] = ()) -> str:
     """A finished run as one block of HTML: the result, warnings, gains, arms and references, what to do next.
 
     Args:
         summary: as ``summary.json`` holds it; ``out``, where it is there, is the run's folder.
+        pictures: title and HTML of further parts, each folded until it is opened.
     """
     first, *rest = headline(summary)
     parts = [f'<p style="font-size:1.15em;margin:0 0 .4em"><b>{_text(first)}</b></p>']
@@ -54,6 +55,7 @@ def summary_html(summary: Mapping[str, Any]) -> str:
         ]
         titles = ["arm or reference", "score", "95% interval", "log-loss", "rows"]
         parts.append(_table("On the sealed test", titles, rows, numbers=(1, 3, 4)))
+    parts += [_folded(title, markup) for title, markup in pictures]
     prompt = fields(summary.get("best")).get("prompt_text")
     if isinstance(prompt, str) and prompt:
         parts.append(_folded("The winning prompt", notebook_html(prompt)))

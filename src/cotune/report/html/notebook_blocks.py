@@ -1,0 +1,149 @@
+"""Pictures of a finished run for a notebook: the layers and the confusions of the report, without its style sheet or script.
+
+Lines and texts take the colour of the text around them, and cells are tinted with a share of opacity, so that they can be read
+on a light page and on a dark one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.errors import CotuneError, counted
+from cotune.report.html.markup import esc
+from cotune.report.html.plot import nice_ticks, padded
+from cotune.report.html.sections.layers import LayerCurve, read_curves
+from cotune.report.html.sections.prompts import Prompts, read_prompts
+from cotune.report.html.sections.record import RunRecord, read_record
+from cotune.report.terminal.plain import one_line, shipped_arm
+
+_WIDE, _HIGH = 600, 210
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 34
+_MOST_LABELS = 16
+_MOST_CONFUSIONS = 12
+_KINDS = {"winner": ("the winning prompt", ""), "seed": ("the seed prompt", ' stroke-dasharray="5 4"')}
+
+
+def run_blocks(folder: Path) -> list[tuple[str, str]]:
+    """Title and HTML of each picture that a run's folder allows; none where it is not there any more."""
+    try:
+        record = read_record(folder)
+        prompts = read_prompts(record)
+        made = [("Log-loss by layer", layer_curve(record, prompts)), ("What is taken for what", confusions(record))]
+    except (CotuneError, OSError):
+        return []
+    return [(title, markup) for title, markup in made if markup]
+
+
+def layer_curve(record: RunRecord, prompts: Prompts) -> str:
+    """Cross-fitted log-loss of the winner's and the seed prompt's probes by layer; empty where no probe was fitted."""
+    curves = {tag: curve for curve in read_curves(record, prompts) if (tag := prompts.tag(curve.prompt_id))}
+    if not curves:
+        return ""
+    layers = sorted({layer for curve in curves.values() for layer in (*curve.probes, *(point.layer for point in curve.tuned))})
+    losses = [loss for curve in curves.values() for _, loss in curve.probes.values()]
+    losses += [point.log_loss for curve in curves.values() for point in curve.tuned]
+    (first, last), (low, high) = padded(map(float, layers), share=0.04, least=2.0), padded(losses, share=0.1, least=0.05)
+
+    def x(layer: float) -> str:
+        return f"{_LEFT + (layer - first) / (last - first) * (_WIDE - _LEFT - _RIGHT):.1f}"
+
+    def y(loss: float) -> str:
+        return f"{_TOP + (high - loss) / (high - low) * (_HIGH - _TOP - _BOTTOM):.1f}"
+
+    parts = []
+    for tick in nice_ticks(low, high, 4):
+        parts.append(f'<line x1="{_LEFT}" x2="{_WIDE - _RIGHT}" y1="{y(tick)}" y2="{y(tick)}" stroke-opacity=".15"/>')
+        parts.append(_word(f"{tick:g}", str(_LEFT - 6), y(tick), "end", down=4))
+    for tick in layers:
+        parts.append(_word(str(tick), x(tick), str(_HIGH - _BOTTOM), "middle", down=16))
+    parts.append(_word("layer", str((_LEFT + _WIDE) // 2), str(_HIGH), "middle", down=-3))
+    for tag, curve in curves.items():
+        parts.append(_line(curve, _KINDS[tag][1], x, y))
+    legend = "; ".join(
+        f"{'dashed' if tag == 'seed' else 'solid'}: {_KINDS[tag][0]}"
+        + (f", read after layer {curve.chosen}" if curve.chosen is not None else "")
+        for tag, curve in curves.items()
+    )
+    rows = max(curve.rows for curve in curves.values())
+    tuned = " Filled dots: after tuning, on held-out rows." if any(curve.tuned for curve in curves.values()) else ""
+    return (
+        f'<svg viewBox="0 0 {_WIDE} {_HIGH}" role="img" aria-label="Log-loss by layer" style="width:100%;max-width:44em" '
+        f'fill="none" stroke="currentColor">{"".join(parts)}</svg>'
+        f"<p>Cross-fitted on {counted(rows, 'labelled row')}, less is better. {esc(legend[0].upper() + legend[1:])}.{tuned}</p>"
+    )
+
+
+def _line(curve: LayerCurve, dashes: str, x: Callable[[float], str], y: Callable[[float], str]) -> str:
+    points = sorted((layer, loss) for layer, (_, loss) in curve.probes.items())
+    path = " ".join(f"{x(layer)},{y(loss)}" for layer, loss in points)
+    dots = "".join(
+        f'<circle cx="{x(layer)}" cy="{y(loss)}" r="{5 if layer == curve.chosen else 3}" stroke-width="2">'
+        f"<title>layer {layer}: {loss:.3f}</title></circle>"
+        for layer, loss in points
+    )
+    dots += "".join(
+        f'<circle cx="{x(point.layer)}" cy="{y(point.log_loss)}" r="4.5" fill="currentColor">'
+        f"<title>tuned {counted(point.steps, 'step')}, layer {point.layer}: {point.log_loss:.3f}</title></circle>"
+        for point in curve.tuned
+    )
+    return f'<polyline points="{path}" stroke-width="2"{dashes}/>{dots}'
+
+
+def _word(text: str, x: str, y: str, anchor: str, *, down: int = 0) -> str:
+    place = f'x="{x}" y="{float(y) + down:.1f}" text-anchor="{anchor}"'
+    return f'<text {place} font-size="12" fill="currentColor" stroke="none" opacity=".75">{esc(text)}</text>'
+
+
+def confusions(record: RunRecord) -> str:
+    """Right labels against the answers of the arm that ships, on the test rows; empty where no labels were answered."""
+    from cotune.evaluate.by_label import confusion_matrix
+
+    tests = record.tests
+    if not tests.arms or tests.written:
+        return ""
+    shipped = shipped_arm(record.summary)
+    arm = shipped if shipped in tests.arms else tests.arms[-1]
+    gold, answers = (np.array(one) for one in zip(*((row.gold, row.answers[arm]) for row in tests.rows), strict=True))
+    counts = confusion_matrix(gold, answers, len(tests.labels))
+    told = f"<p>{int(np.trace(counts))} of {counted(len(gold), 'test row')} right."
+    if len(tests.labels) > _MOST_LABELS:
+        return f"{told}</p>{_most_frequent(tests.labels, counts)}"
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    names = [one_line(label, 30) for label in tests.labels]
+    head = "".join(_cell("th", str(number), title=name) for number, name in enumerate(names, 1))
+    lines = "".join(
+        "<tr>"
+        + _cell("th", f"{number} {name}", side="left")
+        + "".join(
+            _cell(
+                "td",
+                str(n) if n else "·",
+                tint=("54,122,246" if i == number - 1 else "226,88,34", float(shares[number - 1, i])),
+            )
+            for i, n in enumerate(counts[number - 1])
+        )
+        + "</tr>"
+        for number, name in enumerate(names, 1)
+    )
+    table = f'<table style="border-collapse:collapse"><tr><th style="background:none"></th>{head}</tr>{lines}</table>'
+    return f"{told} A row for each right label, a column for each answer, by the labels’ numbers.</p>{table}"
+
+
+def _most_frequent(labels: tuple[str, ...], counts: NDArray[np.int64]) -> str:
+    wrong = sorted(((int(counts[i, j]), int(i), int(j)) for i, j in np.argwhere(counts) if i != j), key=lambda one: -one[0])
+    head = "".join(_cell("th", title, side="left") for title in ("right label", "answer", "rows"))
+    lines = "".join(
+        "<tr>" + "".join(_cell("td", one_line(text, 40), side="left") for text in (labels[i], labels[j], str(n))) + "</tr>"
+        for n, i, j in wrong[:_MOST_CONFUSIONS]
+    )
+    return f'<table style="border-collapse:collapse"><tr>{head}</tr>{lines}</table>' if wrong else ""
+
+
+def _cell(tag: str, text: str, *, side: str = "center", title: str = "", tint: tuple[str, float] | None = None) -> str:
+    ground = "none" if tint is None or not tint[1] else f"rgba({tint[0]},{0.12 + 0.5 * tint[1]:.2f})"
+    told = f' title="{esc(title)}"' if title else ""
+    return f'<{tag}{told} style="padding:3px 8px;text-align:{side};white-space:nowrap;background:{ground}">{esc(text)}</{tag}>'
