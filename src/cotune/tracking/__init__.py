@@ -1,0 +1,8 @@
+"""WHERE a run is also told of: experiment trackers, by the events that a view is shown."""
+
+from __future__ import annotations
+
+from cotune.tracking.follow import tracked
+from cotune.tracking.tracker import Tracker, tracker_of
+
+__all__ = ["Tracker", "tracked", "tracker_of"]

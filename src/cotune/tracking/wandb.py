@@ -1,0 +1,82 @@
+"""Runs in Weights & Biases; project, entity, mode and key are those of its own environment variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import wandb
+
+from cotune.errors import InputError
+from cotune.files import slug
+from cotune.run_files import BUNDLE, CONFIG, REPORT, SUMMARY
+from cotune.tracking.facts import TABLE, flat_estimates, table_row
+from cotune.tracking.tracker import Estimate, Moment, Status, Tracked
+
+_PROJECT = "cotune"
+"""Where ``WANDB_PROJECT`` says nothing."""
+
+
+class WandbTracker:
+    """A run with metrics over seconds, a table of the arms, the report as a page, and the bundle as an artifact.
+
+    Raises:
+        InputError: there is no key, the server refuses it, or it cannot be reached; none is needed with ``WANDB_MODE=offline``.
+    """
+
+    _run: wandb.Run
+
+    def __init__(self) -> None:
+        if wandb.setup().settings.mode not in ("online", "run", "shared"):
+            return
+        try:
+            known = wandb.login(prompt=False)
+        except (wandb.Error, OSError) as error:
+            raise InputError(f"wandb cannot be reached: {error}".rstrip("."), where="tracking", hint=_HINT) from error
+        if not known:
+            raise InputError("there is no key for wandb", where="tracking", hint=f"Run `wandb login`. {_HINT}")
+
+    def start(self, run: Tracked, resume: str | None) -> str:
+        """Begin a run, or resume the one of an id."""
+        self._run = wandb.init(
+            project=None if os.environ.get("WANDB_PROJECT") else _PROJECT,
+            name=run.name,
+            group=run.task,
+            job_type="cotune",
+            config=dict(run.config),
+            id=resume,
+            resume="allow" if resume else None,
+            # The terminal belongs to cotune's view.
+            settings=wandb.Settings(console="off", silent=True),
+        )
+        self._run.define_metric("seconds", hidden=True)
+        self._run.define_metric("*", step_metric="seconds")
+        return str(self._run.id)
+
+    def metrics(self, values: Mapping[str, float], at: Moment) -> None:
+        """One point of the history."""
+        self._run.log({**values, "seconds": at.seconds, "tokens": at.tokens}, step=at.place)
+
+    def arms(self, found: Sequence[Estimate], at: Moment) -> None:
+        """The run's summary, and a table."""
+        self._run.summary.update(flat_estimates(found))
+        rows = [list(table_row(one)) for one in found]
+        self._run.log({"test": wandb.Table(columns=list(TABLE), data=rows), "seconds": at.seconds}, step=at.place)
+
+    def files(self, run: Tracked) -> None:
+        """Report, summary and config as files, the report as a panel too, and the bundle as an artifact."""
+        for name in (CONFIG, SUMMARY, REPORT):
+            if (run.folder / name).is_file():
+                self._run.save(str(run.folder / name), base_path=str(run.folder), policy="now")
+        if (run.folder / REPORT).is_file():
+            self._run.log({"report": wandb.Html(str(run.folder / REPORT), inject=False)})
+        bundle = wandb.Artifact(slug(run.task), type="model", description="A cotune bundle: cotune.load(FOLDER)")
+        bundle.add_dir(str(run.folder / BUNDLE))
+        self._run.log_artifact(bundle)
+
+    def end(self, status: Status) -> None:
+        """Upload what is left."""
+        self._run.finish(exit_code=0 if status == "finished" else 1)
+
+
+_HINT = "Set WANDB_API_KEY; WANDB_MODE=offline needs no key and no network."
