@@ -30,7 +30,7 @@ def export(
     base: Base = None,
     as_json: Json = False,
 ) -> None:
-    """Write a bundle for other programs (transformers, PEFT, vLLM, llama.cpp, Ollama, MLflow), with the base model it was tuned on."""
+    """Write a bundle for other programs (transformers, PEFT, vLLM, llama.cpp, Ollama, MLflow), with its base model."""
     from cotune.bundle.export.command import export_bundle
     from cotune.probe.readout import PROBE
 

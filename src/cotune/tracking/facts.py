@@ -61,7 +61,8 @@ def _gains(named: object) -> Iterator[Estimate]:
     for name, found in fields(named).items():
         one = fields(found)
         if (value := number(one.get("value"))) is not None:
-            yield Estimate("gain", str(name), value, *(ends_of(one.get("ci")) or (None, None)), p=number(one.get("p")))
+            low, high = ends_of(one.get("ci")) or (None, None)
+            yield Estimate("gain", str(name), value, low, high, p=number(one.get("p")))
 
 
 def flat_estimates(found: Sequence[Estimate]) -> dict[str, float]:

@@ -53,7 +53,7 @@ def tracked(tracker: Tracker | None, config: RunConfig, folder: Path, view: View
 
 
 class Follower:
-    """Tells a tracker a run's events, each once. What fails is told as a sentence, and nothing more is said to the tracker then.
+    """Tells a tracker a run's events, each once. After a failure it is told nothing more.
 
     Args:
         tracker: who is told.
@@ -224,8 +224,8 @@ class TrackedView:
             self._warned = True
             say(
                 self._view,
-                f"{self._follower.name} is told no more of this run ({self._follower.problem}); the run itself is not affected. "
-                "The same cotune run command tells it the rest later",
+                f"{self._follower.name} is told no more of this run ({self._follower.problem}). The run itself goes on; the same "
+                "cotune run command tells the rest later",
             )
 
 

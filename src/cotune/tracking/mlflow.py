@@ -101,7 +101,7 @@ class MlflowTracker:
 
 
 def _template(bundle: OpenedBundle) -> str | list[dict[str, Any]]:
-    """The bundle's prompt in MLflow's form, ``{{field}}`` for each input field: a text, or chat messages where there are more."""
+    """The bundle's prompt with ``{{field}}`` for each input field: a text, or chat messages where it takes several."""
     prompt = bundle.prompt
     if prompt.nearest:
         # Which demonstrations a row is shown is not known beforehand.

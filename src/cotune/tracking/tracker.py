@@ -73,8 +73,8 @@ class Estimate:
 class Tracker(Protocol):
     """Tells a run to an experiment tracker.
 
-    Making one imports the tracker's package and reaches its server, so that what is missing is found before anything is computed.
-    All methods are called from one thread; an exception in one of them ends the tracking, never the run.
+    Making one imports the tracker's package and reaches its server, so that what is missing is found before anything is
+    computed. All methods are called from one thread; an exception in one of them ends the tracking, never the run.
     """
 
     def start(self, run: Tracked, resume: str | None) -> str:

@@ -39,8 +39,8 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
     weight, and the probe lies beside it; ``transformers``, for such bundles alone, is a sequence classifier with the probe in
     it. Of other bundles there are requests for llama.cpp's server, for vLLM where it takes the adapter, and, where all is in
     one GGUF file, a ``Modelfile`` and a request for Ollama. All hold the prompt, the decision rule, the schema of answers that
-    have one, an example of what the model reads, and a page that says how to launch it. ``mlflow``, for all bundles, is a pyfunc
-    of bundle, base model and cotune itself. What was written is loaded again and has to answer as the bundle does.
+    have one, an example of what the model reads, and a page that says how to launch it. ``mlflow``, for all bundles, is a
+    pyfunc of bundle, base model and cotune itself. What was written is loaded again and has to answer as the bundle does.
 
     Args:
         bundle: the bundle's folder, that of its run, or ``hf://org/name@revision``.

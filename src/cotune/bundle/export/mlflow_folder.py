@@ -29,10 +29,10 @@ _SOURCE = Path(__file__).parents[2]
 
 @contextmanager
 def pyfunc_model(bundle: Path, base: Path | None = None) -> Iterator[dict[str, Any]]:
-    """What MLflow's ``save_model`` and ``log_model`` of pyfuncs are given to write a bundle; it has to be written in the block.
+    """Arguments of MLflow's ``save_model`` and ``log_model`` for a bundle; they hold until the block ends.
 
-    The model holds cotune's own source and names the packages that it needs, so that it runs where there is no cotune. Nothing is
-    pickled.
+    The model holds cotune's own source and names the packages that it needs, so that it runs where there is no cotune. Nothing
+    is pickled.
 
     Args:
         bundle: the bundle's folder.
@@ -117,12 +117,13 @@ def quiet_mlflow() -> Iterator[None]:
 
 def _card(manifest: Manifest) -> str:
     """The page that goes with the folder: how MLflow runs it."""
+    fields = ", ".join(manifest.input_fields)
     rows = json.dumps([dict.fromkeys(manifest.input_fields, "...")])
     return (
         "\n\n".join(
             (
                 f"# {manifest.task}, for MLflow",
-                f"From the cotune bundle `{manifest.id}`: {', '.join(manifest.input_fields)} in, {manifest.output.summary} out.",
+                f"From the cotune bundle `{manifest.id}`: {fields} in, {manifest.output.summary} out.",
                 code_block(
                     "python",
                     "import mlflow",
@@ -137,7 +138,8 @@ def _card(manifest: Manifest) -> str:
                     "curl http://127.0.0.1:5000/invocations -H 'Content-Type: application/json' \\",
                     f"  -d '{{\"dataframe_records\": {rows}}}'",
                 ),
-                "`--env-manager local` takes the packages that are installed; without it, MLflow installs those of `requirements.txt`. "
+                "`--env-manager local` takes the packages that are installed; without it, MLflow installs those of "
+                "`requirements.txt`. "
                 "cotune itself is in `code/`.",
             )
         )
