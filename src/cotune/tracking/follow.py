@@ -224,8 +224,8 @@ class TrackedView:
             self._warned = True
             say(
                 self._view,
-                f"{self._follower.name} is told no more of this run ({self._follower.problem}). The run itself goes on; the same "
-                "cotune run command tells the rest later",
+                f"{self._follower.name} is told no more of this run ({self._follower.problem}). The run itself goes on; the "
+                "same cotune run command tells the rest later",
             )
 
 
