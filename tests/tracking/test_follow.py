@@ -254,7 +254,7 @@ def test_no_tracker_is_a_tracker_too(tmp_path: Path) -> None:
 
 
 def test_an_unknown_tracker_is_told_with_those_that_there_are() -> None:
-    with pytest.raises(InputError, match="tracking.*mlflow"):
+    with pytest.raises(InputError, match=r"tracking.*mlflow"):
         config_from_data("m.csv", input="a", output="b", tracking="neptune")
 
 
