@@ -171,10 +171,10 @@ def test_an_mlflow_server_that_goes_away_ends_no_run(done: Path, copy: Path, mlf
             mlflow.set_tracking_uri("http://127.0.0.1:9")
             super().files(run)
 
-    from cotune.tracking import tracker
+    from cotune.tracking.registry import TRACKERS
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(tracker._TRACKERS, "mlflow", Leaving)
+        patch.setitem(TRACKERS, "mlflow", Leaving)
         ended = run(copy, "tracking=mlflow")
     assert ended.code == 0 and (copy / SUMMARY).is_file()
     assert ended.stdout.count("mlflow is told no more of this run") == 1

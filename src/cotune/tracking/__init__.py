@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cotune.tracking.follow import tracked
-from cotune.tracking.tracker import Tracker, tracker_of
+from cotune.tracking.registry import tracker_of
+from cotune.tracking.tracker import Tracker
 
 __all__ = ["Tracker", "tracked", "tracker_of"]

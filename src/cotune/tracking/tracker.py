@@ -1,13 +1,11 @@
-"""What an experiment tracker is told of a run, and which trackers there are."""
+"""What an experiment tracker is told of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
-
-from cotune.errors import InputError
 
 Status = Literal["finished", "failed", "stopped"]
 """How a run, or a session of it, ended: a stopped one was interrupted, and the same command resumes it."""
@@ -101,40 +99,3 @@ class Tracker(Protocol):
     def end(self, status: Status) -> None:
         """The session ends."""
         ...
-
-
-def _mlflow() -> Tracker:
-    from cotune.tracking.mlflow import MlflowTracker
-
-    return MlflowTracker()
-
-
-def _wandb() -> Tracker:
-    from cotune.tracking.wandb import WandbTracker
-
-    return WandbTracker()
-
-
-def _tensorboard() -> Tracker:
-    from cotune.tracking.tensorboard import TensorboardTracker
-
-    return TensorboardTracker()
-
-
-_TRACKERS: Mapping[str, Callable[[], Tracker]] = {"mlflow": _mlflow, "wandb": _wandb, "tensorboard": _tensorboard}
-
-
-def tracker_of(name: str | None) -> Tracker | None:
-    """The tracker of a name in the config; None where nothing is tracked.
-
-    Raises:
-        InputError: its package is not installed, or its server cannot be reached.
-    """
-    if name is None:
-        return None
-    try:
-        return _TRACKERS[name]()
-    except ImportError as error:
-        raise InputError(
-            f"{name} is not installed ({error})", where="tracking", hint=f"Install it with: pip install 'cotune[{name}]'."
-        ) from error

@@ -22,13 +22,13 @@ class CotuneModel(PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: Any) -> None:
         """Load the bundle, with the base model that lies beside it where one does."""
-        import cotune
+        from cotune.bundle.load import load
 
         config, artifacts = context.model_config or {}, context.artifacts
         given = {name: config[name] for name in ("base", "endpoint", "key_env") if config.get(name)}
         if "base" in artifacts:
             given.setdefault("base", artifacts["base"])
-        self._predictor = cotune.load(artifacts["bundle"], **given)
+        self._predictor = load(artifacts["bundle"], **given)
         # Servers ask from several threads.
         self._lock = threading.Lock()
 
