@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -258,35 +259,43 @@ def test_wandb_offline_keeps_the_run(done: Path, copy: Path, tmp_path: Path, mon
     assert ended.code == 0 and "told no more" not in ended.stdout + ended.stderr, ended.stdout
     (kept,) = (tmp_path / "wandb").glob("offline-run-*")
     written = [record for path in kept.glob("*.wandb") for record in records(path)]
-    history = [items_of(record.history.item) for record in written if record.HasField("history")]
+    history = [items_of(record.history.item) for record in written if record.WhichOneof("record_type") == "history"]
     cycles = cycles_of(copy)
     told = {point["cycle/log_loss"]: point for point in history if "cycle/log_loss" in point}
     for event in cycles:
         point = told[event["value"]["dev_log_loss"]]
         assert (point["seconds"], point["tokens"]) == (event["active_s"], event["value"]["tokens"])
     assert [point["_step"] for point in history] == sorted(point["_step"] for point in history)
-    config = [items_of(record.config.update) for record in written if record.HasField("config")]
-    assert any(one.get("tune.rank") == 16 for one in config)
-    summary = {key: value for r in written if r.HasField("summary") for key, value in items_of(r.summary.update).items()}
+    (begun,) = [record.run for record in written if record.WhichOneof("record_type") == "run"]
+    assert (begun.project, items_of(begun.config.update)["tune.rank"]) == ("mails", 16)
+    summary = {key: value for record in written for key, value in items_of(record.summary.update).items()}
     assert summary["test/best_tuned/score"] == summary_of(copy)["arms"]["best_tuned"]["score"]
-    assert {"report.html", "summary.json", "config.json"} <= {path.name for path in (kept / "files").iterdir()}
-    assert any(record.HasField("request") or record.HasField("artifact") for record in written)
+    artifacts = {record.artifact.name: {c.path for c in record.artifact.manifest.contents} for record in written}
+    assert {"manifest.json", "prompt.json"} <= artifacts["rows"]
+    assert artifacts["rows-run"] == {"report.html", "summary.json", "config.json"}
     run_id = json.loads((copy / TRACKING).read_text())["wandb"]["run"]
     assert run_id and kept.name.endswith(run_id)
     assert_no_secret(copy)
 
 
 def records(path: Path) -> Iterator[Any]:
-    """What wandb wrote to its own file."""
+    """What wandb wrote to its own file: blocks of 32 KiB, in which each part has its checksum, length and kind before it."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
-    store = DataStore()
-    store.open_for_scan(str(path))
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        yield record
+    data, at, whole = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if (left := 2**15 - at % 2**15) < 7:
+            at += left
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        whole += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        # A whole record, or the last part of one.
+        if kind in (1, 4):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(whole)
+            yield record
+            whole = b""
 
 
 def items_of(items: Any) -> dict[str, Any]:

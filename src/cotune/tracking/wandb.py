@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import wandb
 
@@ -32,9 +33,15 @@ class WandbTracker:
         try:
             known = wandb.login(prompt=False)
         except (wandb.Error, OSError) as error:
-            raise InputError(f"wandb cannot be reached: {error}".rstrip("."), where="tracking", hint=_HINT) from error
+            raise InputError(
+                f"wandb cannot be reached: {error}".rstrip("."),
+                where="tracking",
+                hint=f"Check the key and the network. {_HINT}",
+            ) from error
         if not known:
-            raise InputError("there is no key for wandb", where="tracking", hint=f"Run `wandb login`. {_HINT}")
+            raise InputError(
+                "there is no key for wandb", where="tracking", hint=f"Set WANDB_API_KEY, or run `wandb login`. {_HINT}"
+            )
 
     def start(self, run: Tracked, resume: str | None) -> str:
         """Begin a run, or resume the one of an id."""
@@ -64,19 +71,25 @@ class WandbTracker:
         self._run.log({"test": wandb.Table(columns=list(TABLE), data=rows), "seconds": at.seconds}, step=at.place)
 
     def files(self, run: Tracked) -> None:
-        """Report, summary and config as files, the report as a panel too, and the bundle as an artifact."""
-        for name in (CONFIG, SUMMARY, REPORT):
-            if (run.folder / name).is_file():
-                self._run.save(str(run.folder / name), base_path=str(run.folder), policy="now")
-        if (run.folder / REPORT).is_file():
-            self._run.log({"report": wandb.Html(str(run.folder / REPORT), inject=False)})
-        bundle = wandb.Artifact(slug(run.task), type="model", description="A cotune bundle: cotune.load(FOLDER)")
-        bundle.add_dir(str(run.folder / BUNDLE))
-        self._run.log_artifact(bundle)
+        """The bundle as one artifact, report, summary and config as another, and the report as a panel too."""
+        report = run.folder / REPORT
+        if report.is_file():
+            self._run.log({"report": wandb.Html(str(report), inject=False)})
+        bundle = sorted(path for path in (run.folder / BUNDLE).rglob("*") if path.is_file())
+        self._log("model", slug(run.task), run.folder / BUNDLE, bundle)
+        about = [path for name in (CONFIG, SUMMARY, REPORT) if (path := run.folder / name).is_file()]
+        self._log("run", f"{slug(run.task)}-run", run.folder, about)
+
+    def _log(self, kind: str, name: str, folder: Path, files: Sequence[Path]) -> None:
+        # Whole folders and files of a run are told on the terminal, which belongs to cotune's view.
+        artifact = wandb.Artifact(name, type=kind)
+        for path in files:
+            artifact.add_file(str(path), path.relative_to(folder).as_posix())
+        self._run.log_artifact(artifact)
 
     def end(self, status: Status) -> None:
         """Upload what is left."""
         self._run.finish(exit_code=0 if status == "finished" else 1)
 
 
-_HINT = "Set WANDB_API_KEY; WANDB_MODE=offline needs no key and no network."
+_HINT = "WANDB_MODE=offline needs no key and no network."
