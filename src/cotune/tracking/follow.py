@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from cotune.files import write_json
 from cotune.report.terminal.plain import fields, number
 from cotune.run_files import JOURNAL, TRACKING
 from cotune.tracking.facts import estimates_of, metrics_of, settings_of, tokens_of
-from cotune.tracking.tracker import Moment, Status, Tracked, Tracker
+from cotune.tracking.tracker import Moment, Status, Tracked, Tracker, problem_of
 
 _PATIENCE_S = 10.0
 """How long an interrupted run waits for its tracker."""
@@ -235,6 +234,4 @@ def _told_problem(follower: Follower) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Addresses of servers may hold passwords.
-        text = re.sub(r"//[^/\s@]*@", "//", f"{type(error).__name__}: {error}")
-        follower.problem = " ".join(text.split())[:300]
+        follower.problem = problem_of(error)

@@ -17,7 +17,7 @@ from cotune.files import slug
 from cotune.prompt.messages import turns_of
 from cotune.run_files import BUNDLE, CONFIG, REPORT, SUMMARY
 from cotune.tracking.facts import TABLE, flat_estimates, table_row
-from cotune.tracking.tracker import Estimate, Moment, Status, Tracked
+from cotune.tracking.tracker import Estimate, Moment, Status, Tracked, problem_of
 
 _STATUS: Mapping[Status, str] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
@@ -40,7 +40,7 @@ class MlflowTracker:
                 mlflow.MlflowClient().search_experiments(max_results=1)
             except (MlflowException, OSError) as error:
                 raise InputError(
-                    f"MLflow cannot be reached ({type(error).__name__}: {str(error).splitlines()[0][:200]})",
+                    f"MLflow cannot be reached ({problem_of(error)})",
                     where="tracking",
                     hint="Check MLFLOW_TRACKING_URI, or run without tracking: once the server is there, the same command with "
                     "tracking=mlflow tells it the whole run.",

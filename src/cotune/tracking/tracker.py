@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
+
+from cotune.errors import shortened
 
 Status = Literal["finished", "failed", "stopped"]
 """How a run, or a session of it, ended: a stopped one was interrupted, and the same command resumes it."""
@@ -66,6 +69,12 @@ class Estimate:
     n: int | None = None
     log_loss: float | None = None
     p: float | None = None
+
+
+def problem_of(error: BaseException) -> str:
+    """What went wrong on one line, without the user and password that addresses of servers may hold."""
+    text = re.sub(r"//[^/\s@]*@", "//", f"{type(error).__name__}: {error}")
+    return shortened(" ".join(text.split()), 240).rstrip(".")
 
 
 class Tracker(Protocol):

@@ -12,7 +12,7 @@ from cotune.errors import InputError
 from cotune.files import slug
 from cotune.run_files import BUNDLE, CONFIG, REPORT, SUMMARY
 from cotune.tracking.facts import TABLE, flat_estimates, table_row
-from cotune.tracking.tracker import Estimate, Moment, Status, Tracked
+from cotune.tracking.tracker import Estimate, Moment, Status, Tracked, problem_of
 
 _PROJECT = "cotune"
 """Where ``WANDB_PROJECT`` says nothing."""
@@ -34,7 +34,7 @@ class WandbTracker:
             known = wandb.login(prompt=False)
         except (wandb.Error, OSError) as error:
             raise InputError(
-                f"wandb cannot be reached: {error}".rstrip("."),
+                f"wandb cannot be reached ({problem_of(error)})",
                 where="tracking",
                 hint=f"Check the key and the network. {_HINT}",
             ) from error
