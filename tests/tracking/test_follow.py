@@ -40,6 +40,8 @@ SUMMED = {
 class Recorder:
     """A tracker that writes down what it is told, and fails or waits where it is asked to."""
 
+    where = "http://tracker.example/1"
+
     def __init__(self, fails_at: str = "", waits_for: threading.Event | None = None) -> None:
         self.calls: list[tuple[str, Any]] = []
         self.points: list[tuple[dict[str, float], Moment]] = []
@@ -150,6 +152,7 @@ def test_a_run_is_told_with_its_seconds_and_tokens_and_what_it_found(tmp_path: P
         Estimate("gain", "both", 0.2, 0.1, 0.3, p=0.01),
     ]
     assert tracker.told("end") == ["finished"]
+    assert view.notes.count("mlflow is told of this run: http://tracker.example/1") == 1
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), "stopped"), (RuntimeError("broken"), "failed")])

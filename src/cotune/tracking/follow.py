@@ -61,11 +61,12 @@ class Follower:
 
     Attributes:
         name: of the tracker.
+        where: where a person finds the run in the tracker; empty before it was begun there.
         problem: why the tracking ended before the run; empty where it did not.
     """
 
     def __init__(self, tracker: Tracker, name: str, run: Tracked) -> None:
-        self.name, self.problem = name, ""
+        self.name, self.where, self.problem = name, "", ""
         self._tracker, self._run = tracker, run
         self._id = ""
         self._next, self._told, self._tokens = 0, 0, 0
@@ -101,6 +102,7 @@ class Follower:
         kept = self._kept().get(self.name, {})
         before = str(kept.get("run") or "")
         self._id = self._tracker.start(self._run, before or None)
+        self.where = self._tracker.where
         if self._id == before:
             # A journal that was cut is shorter than what was told.
             self._told, self._ended = min(int(number(kept.get("told")) or 0), place), bool(kept.get("ended"))
@@ -165,7 +167,7 @@ class TrackedView:
         self._view, self._follower = view, follower
         self._queue: SimpleQueue[Mapping[str, Any] | Status] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._past, self._warned = -1, False
+        self._past, self._told = -1, ""
 
     @property
     def wants_history(self) -> bool:
@@ -175,7 +177,7 @@ class TrackedView:
     def event(self, event: dict[str, Any]) -> None:
         """A line of the journal."""
         self._view.event(event)
-        self._warn()
+        self._tell()
         if event["kind"] == "note":
             # That of a run that resumes stands at the last line of before.
             self._past = max(self._past, int(event["n"]))
@@ -204,7 +206,7 @@ class TrackedView:
         while self._thread is not None and self._thread.is_alive() and (status == "finished" or waited < _PATIENCE_S):
             self._thread.join(0.1)
             waited += 0.1
-        self._warn()
+        self._tell()
 
     def _start(self) -> None:
         if self._thread is None:
@@ -218,14 +220,19 @@ class TrackedView:
         if not self._follower.problem:
             self._follower.end(found)
 
-    def _warn(self) -> None:
-        if self._follower.problem and not self._warned:
-            self._warned = True
+    def _tell(self) -> None:
+        """Say what became of the tracking, from the thread that the view belongs to."""
+        name, where, problem = self._follower.name, self._follower.where, self._follower.problem
+        if problem and self._told != problem:
+            self._told = problem
             say(
                 self._view,
-                f"{self._follower.name} is told no more of this run ({self._follower.problem}). The run itself goes on; the "
-                "same cotune run command tells the rest later",
+                f"{name} is told no more of this run ({problem}). The run itself goes on; the same cotune run command tells the "
+                "rest later",
             )
+        elif where and not self._told:
+            self._told = where
+            say(self._view, f"{name} is told of this run: {where}")
 
 
 @contextmanager

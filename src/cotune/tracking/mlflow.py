@@ -17,7 +17,7 @@ from cotune.files import slug
 from cotune.prompt.messages import turns_of
 from cotune.run_files import BUNDLE, CONFIG, REPORT, SUMMARY
 from cotune.tracking.facts import TABLE, flat_estimates, table_row
-from cotune.tracking.tracker import Estimate, Moment, Status, Tracked, problem_of
+from cotune.tracking.tracker import Estimate, Moment, Status, Tracked, problem_of, public
 
 _STATUS: Mapping[Status, str] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
@@ -32,7 +32,7 @@ class MlflowTracker:
         InputError: the tracking server cannot be reached, or there is no such experiment.
     """
 
-    _id: str
+    where: str
 
     def __init__(self) -> None:
         with _patience():
@@ -54,8 +54,10 @@ class MlflowTracker:
                 found = mlflow.start_run(run_name=run.name, tags={"cotune.task": run.task})
                 # What is longer stands in config.json.
                 mlflow.log_params({key: value for key, value in run.config.items() if len(str(value)) <= _LONGEST_PARAM})
-        self._id = str(found.info.run_id)
-        return self._id
+        info, server = found.info, public(mlflow.get_tracking_uri())
+        path = f"/#/experiments/{info.experiment_id}/runs/{info.run_id}" if server.startswith("http") else ""
+        self.where = f"{server.rstrip('/')}{path}" if path else f"run {info.run_id} in {server}"
+        return str(info.run_id)
 
     def _resumed(self, run_id: str) -> Any:
         try:

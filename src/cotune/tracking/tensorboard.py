@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,11 +19,13 @@ FOLDER = "tensorboard"
 class TensorboardTracker:
     """Scalars with the run's seconds as steps, and texts; files stay where they are, in the run's folder."""
 
+    where: str
     _writer: SummaryWriter
 
     def start(self, run: Tracked, resume: str | None) -> str:
         """Open another event file in the run's folder; TensorBoard shows all of a folder as one run."""
         self._writer = SummaryWriter(str(run.folder / FOLDER))
+        self.where = f"tensorboard --logdir {shlex.quote(str(run.folder))}"
         if resume is None or not Path(run.folder / FOLDER).is_dir():
             self._writer.add_text("config", _markdown(("setting", "value"), list(run.config.items())), 0)
         return FOLDER

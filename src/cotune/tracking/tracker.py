@@ -72,9 +72,13 @@ class Estimate:
 
 
 def problem_of(error: BaseException) -> str:
-    """What went wrong on one line, without the user and password that addresses of servers may hold."""
-    text = re.sub(r"//[^/\s@]*@", "//", f"{type(error).__name__}: {error}")
-    return shortened(" ".join(text.split()), 240).rstrip(".")
+    """What went wrong, on one line."""
+    return shortened(" ".join(public(f"{type(error).__name__}: {error}").split()), 240).rstrip(".")
+
+
+def public(text: str) -> str:
+    """A text without the user and password that addresses in it may hold."""
+    return re.sub(r"//[^/\s@]*@", "//", text)
 
 
 class Tracker(Protocol):
@@ -82,7 +86,12 @@ class Tracker(Protocol):
 
     Making one imports the tracker's package and reaches its server, so that what is missing is found before anything is
     computed. All methods are called from one thread; an exception in one of them ends the tracking, never the run.
+
+    Attributes:
+        where: where a person finds the run, once it was started: an address, a folder or a command.
     """
+
+    where: str
 
     def start(self, run: Tracked, resume: str | None) -> str:
         """Begin a run there, or go on with one; returns its id.

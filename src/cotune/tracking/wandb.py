@@ -25,6 +25,7 @@ class WandbTracker:
         InputError: there is no key, the server refuses it, or it cannot be reached; none is needed with ``WANDB_MODE=offline``.
     """
 
+    where: str
     _run: wandb.Run
 
     def __init__(self) -> None:
@@ -58,6 +59,7 @@ class WandbTracker:
         )
         self._run.define_metric("seconds", hidden=True)
         self._run.define_metric("*", step_metric="seconds")
+        self.where = self._run.url or self._run.dir.removesuffix("/files")
         return str(self._run.id)
 
     def metrics(self, values: Mapping[str, float], at: Moment) -> None:
