@@ -227,8 +227,8 @@ class TrackedView:
             self._told = problem
             say(
                 self._view,
-                f"{name} is told no more of this run ({problem}). The run itself goes on; the same cotune run command tells the "
-                "rest later",
+                f"{name} is told no more of this run ({problem}). The run itself goes on; the same cotune run command tells "
+                "the rest later",
             )
         elif where and not self._told:
             self._told = where
