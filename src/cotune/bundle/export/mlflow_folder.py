@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from packaging.requirements import Requirement
 
 from cotune.bundle.card import code_block
 from cotune.bundle.export.check import check_pyfunc
+from cotune.bundle.export.weights import copy_model
 from cotune.bundle.load import OpenedBundle, base_folder, load
 from cotune.bundle.manifest import CARD, Manifest, read_manifest
 from cotune.bundle.place import atomic_folder
@@ -45,13 +47,11 @@ def pyfunc_model(bundle: Path, base: Path | None = None) -> Iterator[dict[str, A
 
     manifest = read_manifest(bundle)
     with tempfile.TemporaryDirectory() as aside:
-        # MLflow calls what it copies by the names that it finds.
-        artifacts = {}
-        for name, folder in (("bundle", bundle), ("base", base)):
-            if folder is not None:
-                place = Path(aside) / name
-                place.symlink_to(folder.resolve(), target_is_directory=True)
-                artifacts[name] = str(place)
+        # MLflow calls what it copies by the names that it finds, and refuses links, which the hub's cache is made of.
+        artifacts = {"bundle": shutil.copytree(bundle, f"{aside}/bundle")}
+        if base is not None:
+            artifacts["base"] = f"{aside}/base"
+            copy_model(base, Path(aside) / "base")
         yield {
             "python_model": str(_SCRIPT),
             "artifacts": artifacts,
