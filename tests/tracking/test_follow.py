@@ -26,7 +26,8 @@ SEARCH: list[tuple[str, Any]] = [
     ("embed", {"tokens": 700, "saved": 100}),
     ("race", {"best": {"score": 0.7, "log_loss": 0.8}, "cycle": 1}),
     ("verdict", {"score": 0.71, "ci": [0.6, 0.8], "log_loss": 0.82, "seconds": 3.0}),
-    ("train", {"loss": 0.5, "steps": 12, "tokens": 300, "saved": 0}),
+    ("rewrite", {"tokens": 5000}),
+    ("train", {"loss": 0.5, "steps": 12, "tokens": 400, "new_tokens": 250}),
     ("cycle", {"cycle": 1, "dev_score": 0.8, "dev_log_loss": 0.5, "tokens": 1000}),
 ]
 END: list[tuple[str, Any]] = [("arm", {"name": "best_tuned", "score": 0.9}), ("done", {"bundle": "best"})]
@@ -141,9 +142,9 @@ def test_a_run_is_told_with_its_seconds_and_tokens_and_what_it_found(tmp_path: P
         {"cycle/score": 0.8, "cycle/log_loss": 0.5},
     ]
     at = [moment for _, moment in tracker.points]
-    assert [moment.tokens for moment in at] == [700, 700, 1000, 1000]
+    assert [moment.tokens for moment in at] == [700, 700, 950, 1000]
     seconds = {event["n"]: event["active_s"] for event in view.events if event["kind"] != "note"}
-    assert [(moment.place, moment.seconds) for moment in at] == [(n, seconds[n]) for n in (4, 5, 6, 7)]
+    assert [(moment.place, moment.seconds) for moment in at] == [(n, seconds[n]) for n in (4, 5, 7, 8)]
     (found,) = tracker.told("arms")
     assert found == [
         Estimate("arm", "seed_prompt", 0.7, 0.8, 0.95, 40, 0.3),
@@ -166,7 +167,7 @@ def test_a_run_that_resumes_goes_on_in_the_same_run_and_tells_nothing_twice(
     session(folder, second, [*OPENING, *SEARCH, *END])
     assert second.told("start") == ["run-1"] and second.told("end") == ["finished"]
     assert [sorted(point) for point, _ in second.points] == [["train/loss", "train/steps"], ["cycle/log_loss", "cycle/score"]]
-    assert [at.tokens for _, at in second.points] == [1000, 1000]
+    assert [at.tokens for _, at in second.points] == [950, 1000]
 
 
 def test_a_run_that_ended_is_told_once(tmp_path: Path) -> None:
@@ -229,13 +230,13 @@ def test_a_journal_that_was_cut_is_followed_from_there(tmp_path: Path) -> None:
     journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:5]))
     later = Recorder()
     session(folder, later, [*OPENING, *SEARCH, *END])
-    assert [at.place for _, at in later.points] == [5, 6, 7]
+    assert [at.place for _, at in later.points] == [5, 7, 8]
 
 
 def test_what_was_told_is_kept_for_each_tracker_and_holds_no_address(tmp_path: Path) -> None:
     session(tmp_path / "mails", Recorder(), [*OPENING, *SEARCH, *END])
     kept = json.loads((tmp_path / "mails" / TRACKING).read_text())
-    assert kept == {"mlflow": {"run": "run-1", "told": 10, "ended": True}}
+    assert kept == {"mlflow": {"run": "run-1", "told": 11, "ended": True}}
 
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb", "tensorboard"])

@@ -12,6 +12,8 @@ from cotune.tracking.tracker import Estimate
 
 _NAMES = {"race": "race", "tuned": "tuned", "cycle": "cycle", "verdict": "first_verdict", "better": "bundle"}
 """Kinds of events with a held-out score, and how their metrics begin."""
+_OF_OTHERS = frozenset({"rewrite", "teach", "judge"})
+"""Kinds of events whose tokens are those of other models, behind endpoints."""
 
 
 def metrics_of(event: Mapping[str, Any]) -> dict[str, float]:
@@ -33,10 +35,17 @@ def metrics_of(event: Mapping[str, Any]) -> dict[str, float]:
     return _numbers(_NAMES[kind], found)
 
 
-def tokens_of(event: Mapping[str, Any]) -> int:
-    """Tokens that a step ran, as the run's own account has them: of steps that also say what the shared prefix saved."""
-    value = fields(event.get("value"))
-    return int(number(value.get("tokens")) or 0) if "saved" in value else 0
+def tokens_after(tokens: int, event: Mapping[str, Any]) -> int:
+    """Tokens that a run's model had run after an event, of those before it.
+
+    The end of a cycle records the run's own account, in which there is also what no step records; between two of them, steps
+    are added up.
+    """
+    kind, value = str(event.get("kind")), fields(event.get("value"))
+    if kind in _OF_OTHERS:
+        return tokens
+    found = int(number(value.get("new_tokens", value.get("tokens"))) or 0)
+    return max(tokens, found) if kind == "cycle" else tokens + found
 
 
 def estimates_of(summary: Mapping[str, Any]) -> list[Estimate]:

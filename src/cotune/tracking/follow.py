@@ -18,7 +18,7 @@ from cotune.cycle.progress import View, say
 from cotune.files import write_json
 from cotune.report.terminal.plain import fields, number
 from cotune.run_files import JOURNAL, TRACKING
-from cotune.tracking.facts import estimates_of, metrics_of, settings_of, tokens_of
+from cotune.tracking.facts import estimates_of, metrics_of, settings_of, tokens_after
 from cotune.tracking.tracker import Moment, Status, Tracked, Tracker, problem_of
 
 _PATIENCE_S = 10.0
@@ -117,7 +117,7 @@ class Follower:
         if event["n"] != self._next:
             return
         self._next += 1
-        self._tokens += tokens_of(event)
+        self._tokens = tokens_after(self._tokens, event)
         if event["n"] < self._told:
             return
         values = metrics_of(event)
