@@ -5,6 +5,7 @@ They take packages that the test suite does without: `make test-tracking`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -27,7 +28,15 @@ from tiny import save_tiny
 
 WORDS = {"fruit": ("apple", "pear"), "animal": ("cat", "dog"), "tool": ("saw", "axe")}
 ROWS = [(f"{WORDS[label][i % 2]} {i} {WORDS[label][i % 2]}", label) for i in range(40) for label in WORDS]
-SETTINGS = ("search.pool=4", "search.entrants=2", "tune.max_epochs=2", "limit.test=30", "limit.train=80", "engine.threads=1")
+SETTINGS = (
+    "name=mails",
+    "search.pool=4",
+    "search.entrants=2",
+    "tune.max_epochs=2",
+    "limit.test=30",
+    "limit.train=80",
+    "engine.threads=1",
+)
 SECRET = "key-that-nobody-may-see"
 
 
@@ -127,17 +136,17 @@ def test_mlflow_has_the_run_with_prompt_and_model_registered(copy: Path, mlflow:
     assert {"report.html", "summary.json", "config.json", "bundle", "test.json"} <= {
         file.path for file in client.list_artifacts(found.info.run_id)
     }
-    loaded = mlflow.genai.load_prompt("prompts:/rows-prompt/1")
+    loaded = mlflow.genai.load_prompt("prompts:/mails-prompt/1")
     said = loaded.template if isinstance(loaded.template, str) else loaded.template[-1]["content"]
     assert "{{text}}" in said and "{labels}" not in said
     rows = [{"text": text} for text, _ in ROWS[:12]]
-    model = mlflow.pyfunc.load_model("models:/rows/1")
+    model = mlflow.pyfunc.load_model("models:/mails/1")
     assert list(model.predict(rows)) == load(copy).predict(rows)
     assert not [path for ending in ("pkl", "pickle") for path in Path.cwd().rglob(f"*.{ending}")]
     assert_no_secret(copy)
     # Again, it is told nothing.
     run(copy, "tracking=mlflow")
-    assert len(client.search_model_versions("name='rows'")) == 1
+    assert len(client.search_model_versions("name='mails'")) == 1
 
 
 def test_a_killed_run_goes_on_in_the_same_mlflow_run(done: Path, copy: Path, mlflow: Any) -> None:
@@ -209,7 +218,9 @@ def test_an_export_is_served_by_mlflow_and_answers_as_predict_does(done: Path, m
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(moved), "--env-manager", "local"]
+    # cotune itself lies in the folder; MLflow looks for its server on the path.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     with (tmp_path / "server.log").open("wb") as log:
         server = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
@@ -220,21 +231,22 @@ def test_an_export_is_served_by_mlflow_and_answers_as_predict_does(done: Path, m
         )
         try:
             asked = {"dataframe_records": [{"text": text} for text in texts]}
-            assert posted(port, asked, server)["predictions"] == wanted
-            answer = posted(port, {**asked, "params": {"probabilities": True}}, server)["predictions"]
+            assert posted(port, asked, server, tmp_path / "server.log")["predictions"] == wanted
+            answer = posted(port, {**asked, "params": {"probabilities": True}}, server, tmp_path / "server.log")["predictions"]
             assert [one["answer"] for one in answer] == wanted
         finally:
-            os.killpg(server.pid, 15)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, 15)
             server.wait(30)
 
 
-def posted(port: int, asked: dict[str, Any], server: subprocess.Popen[bytes]) -> Any:
+def posted(port: int, asked: dict[str, Any], server: subprocess.Popen[bytes], log: Path) -> Any:
     """The server's answer, once it listens."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/invocations", json.dumps(asked).encode(), {"Content-Type": "application/json"}
     )
     for _ in range(240):
-        assert server.poll() is None, "the server ended"
+        assert server.poll() is None, log.read_text(errors="replace")[-3000:]
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return json.load(answer)
@@ -271,8 +283,8 @@ def test_wandb_offline_keeps_the_run(done: Path, copy: Path, tmp_path: Path, mon
     summary = {key: value for record in written for key, value in items_of(record.summary.update).items()}
     assert summary["test/best_tuned/score"] == summary_of(copy)["arms"]["best_tuned"]["score"]
     artifacts = {record.artifact.name: {c.path for c in record.artifact.manifest.contents} for record in written}
-    assert {"manifest.json", "prompt.json"} <= artifacts["rows"]
-    assert artifacts["rows-run"] == {"report.html", "summary.json", "config.json"}
+    assert {"manifest.json", "prompt.json"} <= artifacts["mails"]
+    assert artifacts["mails-run"] == {"report.html", "summary.json", "config.json"}
     run_id = json.loads((copy / TRACKING).read_text())["wandb"]["run"]
     assert run_id and kept.name.endswith(run_id)
     assert_no_secret(copy)
