@@ -174,6 +174,7 @@ def test_no_mlflow_server_is_told_before_anything_is_done(done: Path, mlflow: An
 def test_an_mlflow_server_that_goes_away_ends_no_run(done: Path, copy: Path, mlflow: Any, tmp_path: Path) -> None:
     killed(done, copy)
     (copy / TRACKING).write_text(json.dumps({"mlflow": {"run": "0" * 32, "told": 1, "ended": False}}))
+    there = os.environ["MLFLOW_TRACKING_URI"]
     from cotune.tracking.mlflow import MlflowTracker
 
     class Leaving(MlflowTracker):
@@ -189,7 +190,7 @@ def test_an_mlflow_server_that_goes_away_ends_no_run(done: Path, copy: Path, mlf
     assert ended.code == 0 and (copy / SUMMARY).is_file()
     assert ended.stdout.count("mlflow is told no more of this run") == 1
     # Once it is back, the same command tells the rest: the run of the id in the folder was not there, so one was begun.
-    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    mlflow.set_tracking_uri(there)
     assert run(copy, "tracking=mlflow").code == 0
     found = the_run(mlflow)
     assert found.info.status == "FINISHED" and "bundle" in {

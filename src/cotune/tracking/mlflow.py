@@ -83,7 +83,7 @@ class MlflowTracker:
     def files(self, run: Tracked) -> None:
         """Report, summary, config and bundle as artifacts; then prompt and model, registered under the task's name."""
         bundle, name = run.folder / BUNDLE, slug(run.task)
-        with _patience(), quiet_mlflow():
+        with _patience():
             for file in (CONFIG, SUMMARY, REPORT):
                 if (run.folder / file).is_file():
                     mlflow.log_artifact(str(run.folder / file))
@@ -117,11 +117,12 @@ def _template(bundle: OpenedBundle) -> str | list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _patience() -> Iterator[None]:
-    """Have MLflow give a server up sooner, where its variables do not say how soon."""
+    """Have MLflow give a server up sooner, where its variables do not say how soon, and keep its remarks to itself."""
     given = [name for name in _PATIENCE if name not in os.environ]
     os.environ.update({name: _PATIENCE[name] for name in given})
     try:
-        yield
+        with quiet_mlflow():
+            yield
     finally:
         for name in given:
             os.environ.pop(name, None)

@@ -7,6 +7,7 @@ import logging
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -105,14 +106,18 @@ def export_mlflow(bundle: Path, out: Path, base: str | Path | None = None) -> Pa
 
 @contextmanager
 def quiet_mlflow() -> Iterator[None]:
-    """Keep MLflow's remarks on models and versions from people who use cotune; its errors are raised."""
-    logger = logging.getLogger("mlflow")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """Keep remarks of MLflow and of what it asks servers with from people who use cotune; errors are raised."""
+    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3.connectionpool")]
+    before = [logger.level for logger in loggers]
     try:
-        yield
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _card(manifest: Manifest) -> str:
