@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlflow
@@ -35,7 +33,7 @@ class MlflowTracker:
     where: str
 
     def __init__(self) -> None:
-        with _patience():
+        with quiet_mlflow(**_PATIENCE):
             try:
                 mlflow.MlflowClient().search_experiments(max_results=1)
             except (MlflowException, OSError) as error:
@@ -48,7 +46,7 @@ class MlflowTracker:
 
     def start(self, run: Tracked, resume: str | None) -> str:
         """Begin a run in the experiment that MLflow's variables name, or resume the one of an id."""
-        with _patience():
+        with quiet_mlflow(**_PATIENCE):
             found = self._resumed(resume) if resume else None
             if found is None:
                 found = mlflow.start_run(run_name=run.name, tags={"cotune.task": run.task})
@@ -70,20 +68,20 @@ class MlflowTracker:
 
     def metrics(self, values: Mapping[str, float], at: Moment) -> None:
         """One point of each, at the run's whole second."""
-        with _patience():
+        with quiet_mlflow(**_PATIENCE):
             mlflow.log_metrics({**values, "seconds": at.seconds, "tokens": float(at.tokens)}, step=round(at.seconds))
 
     def arms(self, found: Sequence[Estimate], at: Moment) -> None:
         """Metrics, and a table."""
         self.metrics(flat_estimates(found), at)
         columns = zip(TABLE, zip(*map(table_row, found), strict=True), strict=True)
-        with _patience():
+        with quiet_mlflow(**_PATIENCE):
             mlflow.log_table({name: list(values) for name, values in columns}, "test.json")
 
     def files(self, run: Tracked) -> None:
         """Report, summary, config and bundle as artifacts; then prompt and model, registered under the task's name."""
         bundle, name = run.folder / BUNDLE, slug(run.task)
-        with _patience():
+        with quiet_mlflow(**_PATIENCE):
             for file in (CONFIG, SUMMARY, REPORT):
                 if (run.folder / file).is_file():
                     mlflow.log_artifact(str(run.folder / file))
@@ -93,12 +91,18 @@ class MlflowTracker:
                 f"{name}-prompt", _template(OpenedBundle.read(bundle)), commit_message=f"cotune run {run.name}"
             )
             mlflow.set_tag("cotune.prompt", prompt.uri)
+            run_id = mlflow.active_run().info.run_id
             with pyfunc_model(bundle) as parts:
-                mlflow.pyfunc.log_model(name="model", registered_model_name=name, **parts)
+                model = mlflow.pyfunc.log_model(name="model", **parts)
+            # As registered_model_name does, which prints what it has done.
+            client = mlflow.MlflowClient()
+            if not client.search_registered_models(f"name='{name}'", max_results=1):
+                client.create_registered_model(name)
+            client.create_model_version(name, model.model_uri, run_id=run_id, model_id=model.model_id)
 
     def end(self, status: Status) -> None:
         """Set the run's status."""
-        with _patience():
+        with quiet_mlflow(**_PATIENCE):
             mlflow.end_run(_STATUS[status])
 
 
@@ -113,16 +117,3 @@ def _template(bundle: OpenedBundle) -> str | list[dict[str, Any]]:
         turns_of(prompt, {name: f"{{{{{name}}}}}" for name in manifest.input_fields}, manifest.labels).messages
     )
     return str(messages[0]["content"]) if len(messages) == 1 else messages
-
-
-@contextlib.contextmanager
-def _patience() -> Iterator[None]:
-    """Have MLflow give a server up sooner, where its variables do not say how soon, and keep its remarks to itself."""
-    given = [name for name in _PATIENCE if name not in os.environ]
-    os.environ.update({name: _PATIENCE[name] for name in given})
-    try:
-        with quiet_mlflow():
-            yield
-    finally:
-        for name in given:
-            os.environ.pop(name, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from cotune.files import write_text
 from cotune.model.base import ENDPOINT
 
 _SCRIPT = Path(__file__).with_name("pyfunc.py")
+_QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 _SOURCE = Path(__file__).parents[2]
 
 
@@ -105,10 +107,16 @@ def export_mlflow(bundle: Path, out: Path, base: str | Path | None = None) -> Pa
 
 
 @contextmanager
-def quiet_mlflow() -> Iterator[None]:
-    """Keep remarks of MLflow and of what it asks servers with from people who use cotune; errors are raised."""
+def quiet_mlflow(**settings: str) -> Iterator[None]:
+    """Keep remarks of MLflow and of what it asks servers with from people who use cotune; errors are raised.
+
+    Args:
+        settings: of MLflow's environment variables, where they are not set.
+    """
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3.connectionpool")]
     before = [logger.level for logger in loggers]
+    given = {name: value for name, value in (_QUIET | settings).items() if name not in os.environ}
+    os.environ.update(given)
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
@@ -118,6 +126,8 @@ def quiet_mlflow() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
+        for name in given:
+            os.environ.pop(name, None)
 
 
 def _card(manifest: Manifest) -> str:
