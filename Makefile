@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Else each of the many processes of the tests would compile all that it imports, and pytest would rewrite every test file.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install install-dev demo docs notebooks test test-fast lint types checks clean
+.PHONY: install install-dev demo docs notebooks test test-fast test-tracking lint types checks clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "cotune needs Python 3.11 or newer; set PYTHON=python3.11"; exit 1; }
@@ -70,5 +70,11 @@ test-fast: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $${COTUNE_TEST_WORKERS:-3} --dist loadfile tests/task tests/prompt tests/refine tests/probe tests/tune \
 		tests/evaluate/test_paired.py tests/evaluate/test_intervals.py tests/evaluate/test_references.py tests/test_config.py tests/test_structure.py
 
+# The trackers' own packages are heavy, and mlflow pins others: they get an environment beside the usual one.
+test-tracking:
+	@$(MAKE) --no-print-directory VENV=.venv-tracking install-dev
+	.venv-tracking/bin/pip install -q --no-compile -e '.[dev,mlflow,wandb,tensorboard]'
+	OMP_NUM_THREADS=1 .venv-tracking/bin/pytest -n 0 tests/tracking
+
 clean:
-	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build $(VENV) .venv-tracking .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -24,6 +24,7 @@ ROOMS = (
     ("config",),
     ("report",),
     ("cycle",),
+    ("tracking",),
     ("labelling",),
     ("classifier_input", "api"),
     ("classifier",),

@@ -79,12 +79,16 @@ def run(
     config, rows = _resolved(task, settings)
     with quiet_libraries():
         from cotune.cycle.folder import OtherRunError
+        from cotune.cycle.progress import Quiet
         from cotune.cycle.run import run as run_cycle
+        from cotune.tracking import tracked, tracker_of
 
+        tracker = tracker_of(config.tracking)
         for folder in _folders(out, config.name):
             shown, ended = None if view is not None else _bar(), False
             try:
-                result = run_cycle(config, folder, task=rows, prompts=tuple(prompts), view=view or shown)
+                with tracked(tracker, config, folder, view or shown or Quiet()) as watched:
+                    result = run_cycle(config, folder, task=rows, prompts=tuple(prompts), view=watched)
                 ended = True
                 return result
             except OtherRunError:

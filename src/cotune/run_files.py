@@ -9,6 +9,7 @@ SUMMARY = "summary.json"
 CONFIG = "config.json"
 DEV_ROWS, TEST_ROWS = "dev_rows.json", "test_rows.json"
 REPORT, REPORT_ERROR = "report.html", "report-error.txt"
+TRACKING = "tracking.json"
 BUNDLE = "best"
 LOCK = ".lock"
 

@@ -14,7 +14,8 @@ from cotune.cli.program import Base, Bundle, Json, app
 @app.command(
     epilog="Examples:\n\n  cotune export runs/mine --to merged --out mine-merged\n\n"
     "  cotune export runs/mine --to transformers --out mine-classifier\n\n"
-    "  cotune export runs/mine --to gguf --out mine-gguf"
+    "  cotune export runs/mine --to gguf --out mine-gguf\n\n"
+    "  cotune export runs/mine --to mlflow --out mine-mlflow"
 )
 def export(
     bundle: Bundle,
@@ -23,13 +24,13 @@ def export(
         str,
         typer.Option(
             help="transformers (a classifier, of bundles that answer by a probe), peft (base model and adapter), merged (one "
-            "model), gguf or gguf-merged (the same for llama.cpp)."
+            "model), gguf or gguf-merged (the same for llama.cpp), mlflow (a pyfunc)."
         ),
     ] = "merged",
     base: Base = None,
     as_json: Json = False,
 ) -> None:
-    """Write a bundle for other programs (transformers, PEFT, vLLM, llama.cpp, Ollama), with the base model it was tuned on."""
+    """Write a bundle for other programs (transformers, PEFT, vLLM, llama.cpp, Ollama, MLflow), with its base model."""
     from cotune.bundle.export.command import export_bundle
     from cotune.probe.readout import PROBE
 

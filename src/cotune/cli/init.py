@@ -136,6 +136,7 @@ def task_file(data: Path, table: Table, inputs: Sequence[str], output: str, budg
         ),
         ("# limit: {train: 500}", "fewer rows, drawn at random"),
         ("# seed: 0", ""),
+        ("# tracking: mlflow", "tell the run to MLflow, wandb or tensorboard"),
     ]
     width = max(len(text) for text, comment in lines if comment)
     return "".join(f"{text:<{width}}  # {comment}\n" if comment else f"{text}\n" for text, comment in lines)

@@ -21,7 +21,8 @@ _QUOTED = '--input "Customer message"'
 @app.command(
     epilog="Examples:\n\n  cotune run task.yaml --budget 10m --out runs/mine\n\n"
     "  cotune run tickets.csv --input text --output label\n\n  cotune run task.yaml tune.rank=8 limit.train=500\n\n"
-    "  cotune run new.csv --from runs/mine --replay old.csv\n\n  cotune run --example support"
+    "  cotune run new.csv --from runs/mine --replay old.csv\n\n  cotune run task.yaml tracking=mlflow\n\n"
+    "  cotune run --example support"
 )
 def run(
     task: Annotated[
@@ -101,16 +102,19 @@ def run(
             typer.echo("Loading the model ...")
         from cotune.cycle.folder import cut_damaged
         from cotune.cycle.run import run as run_cycle
+        from cotune.tracking import tracked, tracker_of
 
         if cut_journal and (copy := cut_damaged(folder)) is not None:
             typer.echo(f"The journal was damaged and is cut before the damage; the whole file is kept as {copy}.", err=True)
         if finish and _told_to_finish(folder):
             return
+        tracker = tracker_of(config.tracking)
         view = make_view(json=as_json, quiet=quiet, stream=sys.stdout, is_terminal=sys.stdout.isatty())
         with interrupts_unseen(), contextlib.closing(view):
             # An interrupt may come while it is drawn for the first time.
             view.start()
-            result = run_cycle(config, folder, prompts=texts, view=view)
+            with tracked(tracker, config, folder, view) as watched:
+                result = run_cycle(config, folder, prompts=texts, view=watched)
     except KeyboardInterrupt:
         kept = (folder / JOURNAL).is_file()
         done = f"Progress is saved in {folder}; run the same command to continue." if kept else "Nothing was done yet."

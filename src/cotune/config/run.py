@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 from pydantic import model_validator as _model_validator
@@ -32,6 +32,7 @@ class RunConfig(Section):
         prompt: the user's own prompt, inline or the path of a ``.txt`` or ``.md`` file; None drafts one.
         budget: how long the run may go on, such as ``90s``, ``10m``, ``1h``, ``300ktok``, ``2Mtok`` or ``2usd``.
         refit: whether the winner is trained once more on train and dev together.
+        tracking: the experiment tracker that is told of the run; None tells none.
     """
 
     name: Name
@@ -45,6 +46,7 @@ class RunConfig(Section):
     seed: Annotated[StrictInt, Field(ge=0, lt=2**32)] = 0
     limit: LimitConfig = LimitConfig()
     refit: StrictBool = False
+    tracking: Literal["mlflow", "wandb", "tensorboard"] | None = None
     tune: TuneConfig = TuneConfig()
     search: SearchConfig = SearchConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -96,12 +98,12 @@ class RunConfig(Section):
         return read_text(Path(self.prompt), "the prompt file")
 
     def fingerprint_view(self) -> dict[str, Any]:
-        """What must be equal for a run folder to be gone on with: all but the name and where files lie.
+        """What must be equal for a run folder to be gone on with: all but the name, the tracker and where files lie.
 
         Data files count by their names and the prompt by its text; what is in the data is hashed by the task, and what a bundle
         holds by its manifest.
         """
-        view: dict[str, Any] = self.model_dump(mode="json", exclude={"name", "start"})
+        view: dict[str, Any] = self.model_dump(mode="json", exclude={"name", "start", "tracking"})
         for role in ROLES:
             view["data"][role] = base_name(view["data"][role])
         view["model"] = base_name(view["model"]) if _is_local(view["model"]) else view["model"]

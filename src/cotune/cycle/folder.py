@@ -15,7 +15,7 @@ from cotune.errors import BusyError, CotuneError, InputError
 from cotune.files import cannot_write, make_folder, remove_stale, write_json, write_text
 from cotune.run_files import CONFIG, JOURNAL, LOCK
 
-_OPENING = frozenset({"engine", "sample", "start", "neighbours", "clock"})
+OPENING = frozenset({"engine", "sample", "start", "neighbours", "clock"})
 """Steps that come before anything is searched: what they tell is found again in seconds, once the model is loaded."""
 _FINISH = "finish"
 """A file that asks the run to end its search; the run looks for it at each decision."""
@@ -58,7 +58,7 @@ def is_barely_begun(folder: Path) -> bool:
         # Answers of a teacher or a judge, which were paid for, stand in files beside the journal.
         if not (folder / CONFIG).is_file() or {path.name for path in folder.iterdir()} - {*_OPENED, LOCK}:
             return False
-        return all(event["kind"] in _OPENING for event in read_journal(folder / JOURNAL))
+        return all(event["kind"] in OPENING for event in read_journal(folder / JOURNAL))
     except (OSError, CotuneError):
         return False
 

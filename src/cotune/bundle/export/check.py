@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,18 @@ def check_classifier(predictor: Predictor, manifest: Manifest, folder: Path, dty
     by_label = [{each["label"]: each["score"] for each in row} for row in told]
     found = np.log(np.maximum([[row[label] for label in manifest.labels] for row in by_label], _LEAST_SHARE))
     _compare(np.maximum(wanted, np.log(_LEAST_SHARE)), found, dtype)
+
+
+def check_pyfunc(predictor: Predictor, manifest: Manifest, model: Any) -> None:
+    """The same of a pyfunc of MLflow: it is asked for answers as its users ask.
+
+    Raises:
+        CotuneError: it answers otherwise.
+    """
+    rows = _rows(manifest)
+    wanted, found = predictor.predict(rows), list(model.predict(rows))
+    if wanted != found:
+        raise CotuneError(f"the exported model answers {found} and the bundle {wanted}; nothing was written")
 
 
 def _rows(manifest: Manifest) -> list[dict[str, str]]:

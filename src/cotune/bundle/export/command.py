@@ -1,4 +1,4 @@
-"""A bundle in the form that other programs take: for transformers, PEFT, vLLM or llama.cpp."""
+"""A bundle in the form that other programs take: for transformers, PEFT, vLLM, llama.cpp or MLflow."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from cotune.bundle.export.card import export_card
 from cotune.bundle.export.check import check_classifier, check_weights
 from cotune.bundle.export.gguf import GgufExport
+from cotune.bundle.export.mlflow_folder import export_mlflow
 from cotune.bundle.export.probe import PIPELINE, TEMPLATE, ProbePage, probe_of, write_template
 from cotune.bundle.export.request import REQUEST, SCHEMA, Asking
 from cotune.bundle.export.weights import copy_model, cut, merge, write_classifier
@@ -24,8 +25,8 @@ from cotune.probe.readout import PROBE
 if TYPE_CHECKING:
     from cotune.model.local import LocalModel
 
-Target = Literal["transformers", "peft", "merged", "gguf", "gguf-merged"]
-TARGETS: tuple[Target, ...] = ("transformers", "peft", "merged", "gguf", "gguf-merged")
+Target = Literal["transformers", "peft", "merged", "gguf", "gguf-merged", "mlflow"]
+TARGETS: tuple[Target, ...] = ("transformers", "peft", "merged", "gguf", "gguf-merged", "mlflow")
 BASE, MODEL, EXAMPLE, CARD = "base", "model", "example.json", "README.md"
 
 
@@ -38,8 +39,8 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
     weight, and the probe lies beside it; ``transformers``, for such bundles alone, is a sequence classifier with the probe in
     it. Of other bundles there are requests for llama.cpp's server, for vLLM where it takes the adapter, and, where all is in
     one GGUF file, a ``Modelfile`` and a request for Ollama. All hold the prompt, the decision rule, the schema of answers that
-    have one, an example of what the model reads, and a page that says how to launch it. What was written is loaded again and
-    has to answer as the bundle does.
+    have one, an example of what the model reads, and a page that says how to launch it. ``mlflow``, for all bundles, is a
+    pyfunc of bundle, base model and cotune itself. What was written is loaded again and has to answer as the bundle does.
 
     Args:
         bundle: the bundle's folder, that of its run, or ``hf://org/name@revision``.
@@ -64,6 +65,8 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
         raise InputError(
             "there is something in that place already", where=str(out), hint="Name a folder that is not there yet."
         )
+    if to == "mlflow":
+        return export_mlflow(folder, out, base)
     manifest = read_manifest(folder)
     # In fp32, so that what is compared below differs by the stored weights alone.
     predictor = load(folder, base=base, device="cpu", dtype="float32")

@@ -24,7 +24,7 @@ from cotune.model.base import ENDPOINT
 from cotune.model.loading.bundled import BUNDLED_MODEL
 
 AUTO, BUNDLE_ALONE = "auto", "bundle"
-FORMS = (AUTO, *(target for target in TARGETS if not target.startswith("gguf")), BUNDLE_ALONE)
+FORMS = (AUTO, *(target for target in TARGETS if target not in ("gguf", "gguf-merged", "mlflow")), BUNDLE_ALONE)
 """In which form the model may stand beside the bundle."""
 
 

@@ -1,0 +1,168 @@
+"""A bundle as a model of MLflow, which ``mlflow.pyfunc.load_model`` and ``mlflow models serve`` run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+from cotune.bundle.card import code_block
+from cotune.bundle.export.check import check_pyfunc
+from cotune.bundle.export.weights import copy_model
+from cotune.bundle.load import OpenedBundle, base_folder, load
+from cotune.bundle.manifest import CARD, Manifest, read_manifest
+from cotune.bundle.place import atomic_folder
+from cotune.errors import InputError
+from cotune.files import write_text
+from cotune.model.base import ENDPOINT
+
+_SCRIPT = Path(__file__).with_name("pyfunc.py")
+_QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+_SOURCE = Path(__file__).parents[2]
+
+
+@contextmanager
+def pyfunc_model(bundle: Path, base: Path | None = None) -> Iterator[dict[str, Any]]:
+    """Arguments of MLflow's ``save_model`` and ``log_model`` for a bundle; they hold until the block ends.
+
+    The model holds cotune's own source and names the packages that it needs, so that it runs where there is no cotune. Nothing
+    is pickled.
+
+    Args:
+        bundle: the bundle's folder.
+        base: folder of its base model, which is then written too; without it, the base model is looked for as by
+            :func:`cotune.load`.
+    """
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import AnyType, ColSpec, ParamSchema, ParamSpec, Schema
+
+    manifest = read_manifest(bundle)
+    with tempfile.TemporaryDirectory() as aside:
+        # MLflow calls what it copies by the names that it finds, and refuses links, which the hub's cache is made of.
+        artifacts = {"bundle": shutil.copytree(bundle, f"{aside}/bundle")}
+        if base is not None:
+            artifacts["base"] = f"{aside}/base"
+            copy_model(base, Path(aside) / "base")
+        yield {
+            "python_model": str(_SCRIPT),
+            "artifacts": artifacts,
+            "code_paths": [str(_SOURCE)],
+            "pip_requirements": [*_requirements(), f"mlflow=={mlflow.__version__}"],
+            # A cell may hold a number or a list, as in training.
+            "signature": ModelSignature(
+                inputs=Schema([ColSpec(AnyType(), name) for name in manifest.input_fields]),
+                outputs=Schema([ColSpec(AnyType(), "answer")]),
+                params=ParamSchema([ParamSpec("probabilities", "boolean", False)]),
+            ),
+            "metadata": {"cotune_bundle": manifest.id},
+        }
+
+
+def export_mlflow(bundle: Path, out: Path, base: str | Path | None = None) -> Path:
+    """Write a bundle as a model folder of MLflow, with the base model in it, and see that it answers as the bundle does.
+
+    Args:
+        bundle: the bundle's folder.
+        out: a folder that is not there yet, or is empty.
+        base: folder or name of the base model where it moved.
+
+    Raises:
+        InputError: MLflow is not installed, or the bundle or its base model is wrong.
+        CotuneError: what was written does not answer as the bundle does.
+    """
+    try:
+        import mlflow.pyfunc
+    except ImportError as error:
+        raise InputError(
+            f"mlflow is not installed ({error})", where="--to", hint="Install it with: pip install 'cotune[mlflow]'."
+        ) from error
+    opened = OpenedBundle.read(bundle)
+    remote = ENDPOINT in opened.saved
+    source = None if remote else base_folder(opened, base)
+    with atomic_folder(out) as temporary, quiet_mlflow():
+        with pyfunc_model(bundle, source) as parts:
+            mlflow.pyfunc.save_model(str(temporary), **parts)
+        if not remote:
+            path = list(sys.path)
+            try:
+                # MLflow puts the model's own source on the path.
+                found = mlflow.pyfunc.load_model(str(temporary))
+            finally:
+                sys.path[:] = path
+            check_pyfunc(load(bundle, base=base), opened.manifest, found)
+        write_text(temporary / CARD, _card(opened.manifest))
+    return out
+
+
+@contextmanager
+def quiet_mlflow(**settings: str) -> Iterator[None]:
+    """Keep remarks of MLflow and of what it asks servers with from people who use cotune; errors are raised.
+
+    Args:
+        settings: of MLflow's environment variables, where they are not set.
+    """
+    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3.connectionpool")]
+    before = [logger.level for logger in loggers]
+    given = {name: value for name, value in (_QUIET | settings).items() if name not in os.environ}
+    os.environ.update(given)
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+        for name in given:
+            os.environ.pop(name, None)
+
+
+def _card(manifest: Manifest) -> str:
+    """The page that goes with the folder: how MLflow runs it."""
+    fields = ", ".join(manifest.input_fields)
+    rows = json.dumps([dict.fromkeys(manifest.input_fields, "...")])
+    return (
+        "\n\n".join(
+            (
+                f"# {manifest.task}, for MLflow",
+                f"From the cotune bundle `{manifest.id}`: {fields} in, {manifest.output.summary} out.",
+                code_block(
+                    "python",
+                    "import mlflow",
+                    "",
+                    'model = mlflow.pyfunc.load_model("FOLDER")',
+                    f"print(model.predict({rows}))",
+                    f'print(model.predict({rows}, params={{"probabilities": True}}))',
+                ),
+                code_block(
+                    "sh",
+                    "mlflow models serve -m FOLDER --env-manager local --port 5000",
+                    "curl http://127.0.0.1:5000/invocations -H 'Content-Type: application/json' \\",
+                    f"  -d '{{\"dataframe_records\": {rows}}}'",
+                ),
+                "`--env-manager local` takes the packages that are installed; without it, MLflow installs those of "
+                "`requirements.txt`. "
+                "cotune itself is in `code/`.",
+            )
+        )
+        + "\n"
+    )
+
+
+def _requirements() -> list[str]:
+    """What cotune needs, extras left out."""
+    needed = map(Requirement, metadata.requires("cotune") or ())
+    return [str(each) for each in needed if each.marker is None]

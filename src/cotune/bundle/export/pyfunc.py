@@ -1,0 +1,51 @@
+"""Answers rows with the cotune bundle beside it, as a pyfunc of MLflow; ``cotune.bundle.export.mlflow_folder`` puts it there.
+
+MLflow runs this file as it stands ("models from code"), so that nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from typing import Any
+
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+
+# It would take type hints of predict for the schema of a row, and warns where there are none.
+warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
+
+
+class CotuneModel(PythonModel):  # type: ignore[misc]
+    """A predictor that takes frames and lists of rows.
+
+    ``base``, ``endpoint`` and ``key_env`` of the model config, as :func:`cotune.load` takes them, say what a bundle may use::
+
+        mlflow.pyfunc.load_model("models:/support/1", model_config={"base": "hub"})
+    """
+
+    def load_context(self, context: Any) -> None:
+        """Load the bundle, with the base model that lies beside it where one does."""
+        from cotune.bundle.load import load
+
+        config, artifacts = context.model_config or {}, context.artifacts
+        given = {name: config[name] for name in ("base", "endpoint", "key_env") if config.get(name)}
+        if "base" in artifacts:
+            given.setdefault("base", artifacts["base"])
+        self._predictor = load(artifacts["bundle"], **given)
+        # Servers ask from several threads.
+        self._lock = threading.Lock()
+
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # MLflow would take hints for a schema
+        """The rows' answers; with the parameter ``probabilities``, objects with ``answer`` and ``probabilities``."""
+        rows = model_input
+        if hasattr(rows, "to_dict"):
+            rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
+        with self._lock:
+            if not (params or {}).get("probabilities"):
+                return self._predictor.predict(rows)
+            found = self._predictor.predict(rows, probabilities=True)
+        return [{"answer": one.answer, "probabilities": {str(k): p for k, p in one.probabilities.items()}} for one in found]
+
+
+set_model(CotuneModel())

@@ -1,0 +1,112 @@
+"""What of a run's journal and summary trackers are told, as flat numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from cotune.config import RunConfig
+from cotune.report.terminal.plain import ends_of, fields, number
+from cotune.tracking.tracker import Estimate
+
+_NAMES = {"race": "race", "tuned": "tuned", "cycle": "cycle", "verdict": "first_verdict", "better": "bundle"}
+"""Kinds of events with a held-out score, and how their metrics begin."""
+_OF_OTHERS = frozenset({"rewrite", "teach", "judge"})
+"""Kinds of events whose tokens are those of other models, behind endpoints."""
+
+
+def metrics_of(event: Mapping[str, Any]) -> dict[str, float]:
+    """The measurements of an event by name, such as ``cycle/score``; often none.
+
+    All scores and log-losses are held-out ones: cross-fitted, or on dev. Numbers that are not finite are left out.
+    """
+    kind, value = str(event.get("kind")), fields(event.get("value"))
+    if kind == "train":
+        return _numbers("train", {"loss": value.get("loss"), "steps": value.get("steps")})
+    if kind not in _NAMES:
+        return {}
+    if kind == "race":
+        value = fields(value.get("best"))
+    before = "dev_" if kind == "cycle" else ""
+    found = {name: value.get(before + name) for name in ("score", "log_loss")}
+    if kind == "verdict":
+        found |= dict(zip(("low", "high"), ends_of(value.get("ci")) or (), strict=False))
+    return _numbers(_NAMES[kind], found)
+
+
+def tokens_after(tokens: int, event: Mapping[str, Any]) -> int:
+    """Tokens that a run's model had run after an event, of those before it.
+
+    The end of a cycle records the run's own account, in which there is also what no step records; between two of them, steps
+    are added up.
+    """
+    kind, value = str(event.get("kind")), fields(event.get("value"))
+    if kind in _OF_OTHERS:
+        return tokens
+    found = int(number(value.get("new_tokens", value.get("tokens"))) or 0)
+    return max(tokens, found) if kind == "cycle" else tokens + found
+
+
+def estimates_of(summary: Mapping[str, Any]) -> list[Estimate]:
+    """Arms, references and gains of a summary that are numbers."""
+    return [
+        *_scored("arm", summary.get("arms")),
+        *_scored("reference", summary.get("references")),
+        *_gains(summary.get("gains")),
+    ]
+
+
+def _scored(kind: Any, named: object) -> Iterator[Estimate]:
+    for name, found in fields(named).items():
+        one = fields(found)
+        if (score := number(one.get("score"))) is not None:
+            low, high = ends_of(one.get("ci")) or (None, None)
+            n = number(one.get("n"))
+            yield Estimate(kind, str(name), score, low, high, None if n is None else int(n), number(one.get("log_loss")))
+
+
+def _gains(named: object) -> Iterator[Estimate]:
+    for name, found in fields(named).items():
+        one = fields(found)
+        if (value := number(one.get("value"))) is not None:
+            low, high = ends_of(one.get("ci")) or (None, None)
+            yield Estimate("gain", str(name), value, low, high, p=number(one.get("p")))
+
+
+def flat_estimates(found: Sequence[Estimate]) -> dict[str, float]:
+    """Estimates as metrics: ``test/best_tuned/score``, ``low``, ``high``, ``log_loss``, and ``gain/both/value``, ``p``."""
+    flat: dict[str, float] = {}
+    for one in found:
+        named = {"low": one.low, "high": one.high, "log_loss": one.log_loss, "p": one.p}
+        if one.kind == "gain":
+            flat |= _numbers(f"gain/{one.name}", {"value": one.value, **named})
+        else:
+            flat |= _numbers(f"test/{one.name}", {"score": one.value, **named})
+    return flat
+
+
+TABLE = ("kind", "name", "score", "low", "high", "n", "log_loss", "p")
+"""Columns of :func:`table_row`."""
+
+
+def table_row(one: Estimate) -> tuple[Any, ...]:
+    """An estimate as a row of a table."""
+    return (one.kind, one.name, one.value, one.low, one.high, one.n, one.log_loss, one.p)
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """Every key of the config that is set, in dotted form; lists as JSON. Keys of endpoints are no part of a config."""
+    return dict(_flat(config.model_dump(mode="json"), ""))
+
+
+def _flat(values: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        elif value is not None:
+            yield above + key, value if isinstance(value, (str, int, float)) else json.dumps(value, ensure_ascii=False)
+
+
+def _numbers(above: str, values: Mapping[str, Any]) -> dict[str, float]:
+    return {f"{above}/{name}": found for name, value in values.items() if (found := number(value)) is not None}

@@ -1,0 +1,45 @@
+"""Which experiment trackers there are; the package of one is imported when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from cotune.errors import InputError
+from cotune.tracking.tracker import Tracker
+
+
+def _mlflow() -> Tracker:
+    from cotune.tracking.mlflow import MlflowTracker
+
+    return MlflowTracker()
+
+
+def _wandb() -> Tracker:
+    from cotune.tracking.wandb import WandbTracker
+
+    return WandbTracker()
+
+
+def _tensorboard() -> Tracker:
+    from cotune.tracking.tensorboard import TensorboardTracker
+
+    return TensorboardTracker()
+
+
+TRACKERS: Mapping[str, Callable[[], Tracker]] = {"mlflow": _mlflow, "wandb": _wandb, "tensorboard": _tensorboard}
+
+
+def tracker_of(name: str | None) -> Tracker | None:
+    """The tracker of a name in the config; None where nothing is tracked.
+
+    Raises:
+        InputError: its package is not installed, or its server cannot be reached.
+    """
+    if name is None:
+        return None
+    try:
+        return TRACKERS[name]()
+    except ImportError as error:
+        raise InputError(
+            f"{name} is not installed ({error})", where="tracking", hint=f"Install it with: pip install 'cotune[{name}]'."
+        ) from error

@@ -1,0 +1,66 @@
+"""Event files for TensorBoard, in the run's folder."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from cotune.run_files import BUNDLE, REPORT, SUMMARY
+from cotune.tracking.facts import TABLE, flat_estimates, table_row
+from cotune.tracking.tracker import Estimate, Moment, Status, Tracked
+
+FOLDER = "tensorboard"
+"""Of the event files, in a run's folder: ``tensorboard --logdir runs`` shows all runs."""
+
+
+class TensorboardTracker:
+    """Scalars with the run's seconds as steps, and texts; files stay where they are, in the run's folder."""
+
+    where: str
+    _writer: SummaryWriter
+
+    def start(self, run: Tracked, resume: str | None) -> str:
+        """Open another event file in the run's folder; TensorBoard shows all of a folder as one run."""
+        self._writer = SummaryWriter(str(run.folder / FOLDER))
+        self.where = f"tensorboard --logdir {shlex.quote(str(run.folder))}"
+        if resume is None or not Path(run.folder / FOLDER).is_dir():
+            self._writer.add_text("config", _markdown(("setting", "value"), list(run.config.items())), 0)
+        return FOLDER
+
+    def metrics(self, values: Mapping[str, float], at: Moment) -> None:
+        """Scalars, and the tokens beside them."""
+        for name, value in {**values, "tokens": at.tokens}.items():
+            self._writer.add_scalar(name, value, round(at.seconds))
+        self._writer.flush()
+
+    def arms(self, found: Sequence[Estimate], at: Moment) -> None:
+        """Scalars, and one table."""
+        self.metrics(flat_estimates(found), at)
+        self._writer.add_text("test", _markdown(TABLE, [table_row(one) for one in found]), round(at.seconds))
+
+    def files(self, run: Tracked) -> None:
+        """Where the files lie: event files hold none."""
+        rows = [(what, str(run.folder.absolute() / name)) for what, name in _FILES]
+        self._writer.add_text("files", _markdown(("what", "where"), rows), 0)
+
+    def end(self, status: Status) -> None:
+        """Close the event file."""
+        self._writer.close()
+
+
+_FILES = (("report", REPORT), ("summary", SUMMARY), ("bundle", BUNDLE))
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [columns, ["---"] * len(columns), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return " ".join(text.split()).replace("|", "\\|")
