@@ -271,10 +271,15 @@ def ids_of(asking: Asking, skip: int = 0) -> list[str]:
         asking: how it is asked.
         skip: tokens at its beginning that a trained prefix stands for.
     """
-    ids = f'ids = tokenizer(prompt_text, add_special_tokens={not asking.chat}, return_tensors="pt")'
-    if not skip and not asking.beyond:
+    return ids_lines(special=not asking.chat, beyond=asking.beyond, skip=skip)
+
+
+def ids_lines(*, special: bool, beyond: int, skip: int = 0) -> list[str]:
+    """The same, where it is known whether the tokenizer adds its control tokens and how many tokens of the end are not read."""
+    ids = f'ids = tokenizer(prompt_text, add_special_tokens={special}, return_tensors="pt")'
+    if not skip and not beyond:
         return [ids]
-    kept = f"{skip or ''}:{-asking.beyond or ''}"
+    kept = f"{skip or ''}:{-beyond or ''}"
     return [ids, f"ids = {{name: part[:, {kept}] for name, part in ids.items()}}"]
 
 
