@@ -22,14 +22,14 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="transformers (a classifier, of bundles that answer by a probe), peft (base model and adapter), merged (one "
-            "model), gguf or gguf-merged (the same for llama.cpp)."
+            help="transformers or onnx (a classifier, of bundles that answer by a probe; onnx needs the extra of that name), "
+            "peft (base model and adapter), merged (one model), gguf or gguf-merged (the same for llama.cpp)."
         ),
     ] = "merged",
     base: Base = None,
     as_json: Json = False,
 ) -> None:
-    """Write a bundle for other programs (transformers, PEFT, vLLM, llama.cpp, Ollama), with the base model it was tuned on."""
+    """Write a bundle for other programs (transformers, ONNX Runtime, PEFT, vLLM, llama.cpp, Ollama), with its base model."""
     from cotune.bundle.export.command import export_bundle
     from cotune.probe.readout import PROBE
 
@@ -38,7 +38,7 @@ def export(
     if as_json:
         typer.echo(json.dumps({"out": str(written), "to": to, "probe": probe}))
         return
-    if probe and to != "transformers":
+    if probe and to not in ("transformers", "onnx"):
         typer.echo(
             f"The bundle answers by a probe ({probe}) on the model's hidden state. Programs that only generate have no place "
             "for it; README.md has the lines that read it.",
