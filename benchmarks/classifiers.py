@@ -4,8 +4,9 @@
                                      [--threads 1] [--work FOLDER] [--base FOLDER]
 
 ``predict``: the bundle in float32. ``onnx``: ``cotune export --to onnx`` through its ``classify.py``. ``onnx_int8``: the same
-after onnxruntime's dynamic quantisation of all matrices to 8 bits. ``transformers``: ``cotune export --to transformers``
-through its ``pipeline.py``, in float32. Each answers all rows in one call, and then the first ``--single`` rows in a call
+after onnxruntime's dynamic quantisation of all layers' matrices to 8 bits; ``onnx_int8_partly``: of all but those that read the
+widest states, the second ones of the feed-forward parts. ``transformers``: ``cotune export --to transformers`` through its
+``pipeline.py``, in float32. Each answers all rows in one call, and then the first ``--single`` rows in a call
 each; rounds go A B C D A B C D, and a ratio is one within a round. Exports lie in ``--work``; those of the same bundle are
 taken from there. Needs the extra ``onnx``. Prints one JSON object to stdout, progress to stderr; shares with 95% Wilson
 intervals. Exit code 1 where a classifier in float32 gives another label.
@@ -34,7 +35,7 @@ from cotune.errors import CotuneError, InputError
 from cotune.evaluate.stats.intervals import wilson
 from measure import interleaved, machine_facts, say, summary
 
-INT8 = "model-int8.onnx"
+INT8, PARTLY = "model-int8.onnx", "model-int8-partly.onnx"
 FORMS: tuple[Target, ...] = ("onnx", "transformers")
 
 Rows = list[dict[str, str]]
@@ -51,14 +52,25 @@ def exported(bundle: Path, bundle_id: str, form: Target, work: Path, base: Path 
 
 
 def quantise(folder: Path) -> None:
-    """Write a folder's model with matrices of 8 bits beside it."""
+    """Write a folder's model with matrices of 8 bits beside it, all of them and all but the widest."""
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    if not (folder / INT8).is_file():
-        say("Quantising.")
-        quantize_dynamic(
-            folder / ONNX, folder / INT8, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul"]
-        )
+    graph = onnx.load(folder / ONNX).graph
+    widths = {each.name: each.dims[0] for each in graph.initializer}
+    products = {node.name: widths[node.input[1]] for node in graph.node if node.op_type == "MatMul" and node.input[1] in widths}
+    widest = [name for name, width in products.items() if width == max(products.values())]
+    for name, spared in ((INT8, []), (PARTLY, widest)):
+        if not (folder / name).is_file():
+            say(f"Writing {name}.")
+            quantize_dynamic(
+                folder / ONNX,
+                folder / name,
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                op_types_to_quantize=["MatMul"],
+                nodes_to_exclude=spared,
+            )
 
 
 def answerers(predictor: Predictor, folders: Mapping[Target, Path], batch_size: int, threads: int) -> dict[str, Answerer]:
@@ -78,6 +90,7 @@ def answerers(predictor: Predictor, folders: Mapping[Target, Path], batch_size: 
         "predict": lambda rows: [str(answer) for answer in predictor.predict(rows)],
         "onnx": by_graph(load_graph(folders["onnx"], threads=threads)),
         "onnx_int8": by_graph(load_graph(folders["onnx"], model=INT8, threads=threads)),
+        "onnx_int8_partly": by_graph(load_graph(folders["onnx"], model=PARTLY, threads=threads)),
         "transformers": lambda rows: [each["label"] for each in pipe(rows, batch_size=batch_size)],
     }
 
@@ -162,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
                 predictor, {str(form): folder for form, folder in folders.items()}, given.batch_size, given.threads
             )
             found = compare(ways, rows, given.single, given.repeats)
-            bytes_of = {name: (folders["onnx"] / name).stat().st_size for name in (ONNX, INT8)}
+            bytes_of = {name: (folders["onnx"] / name).stat().st_size for name in (ONNX, INT8, PARTLY)}
     except (CotuneError, OSError, KeyError) as error:
         say(f"classifiers: {error}")
         return 2
