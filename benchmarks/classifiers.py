@@ -57,7 +57,7 @@ def quantise(folder: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     graph = onnx.load(folder / ONNX).graph
-    widths = {each.name: each.dims[0] for each in graph.initializer}
+    widths = {each.name: each.dims[0] for each in graph.initializer if len(each.dims) == 2}
     products = {node.name: widths[node.input[1]] for node in graph.node if node.op_type == "MatMul" and node.input[1] in widths}
     widest = [name for name, width in products.items() if width == max(products.values())]
     for name, spared in ((INT8, []), (PARTLY, widest)):
