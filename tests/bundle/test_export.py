@@ -284,9 +284,10 @@ def test_batches_are_padded_with_a_token_that_no_prompt_ends_with(bench: Bench, 
 def test_words_and_written_answers_are_no_classifier(bench: Bench, tmp_path: Path) -> None:
     written = {"output": Output("text"), "metric": "token_f1", "answer_tokens": 9, "prompt": Prompt("Say.")}
     for name, changes in (("words", {}), ("written", written)):
-        with pytest.raises(InputError, match="not by a probe") as error:
-            export_bundle(bench.save(tmp_path / name, **changes), tmp_path / "out", "transformers")
-        assert "--to merged" in error.value.hint and not (tmp_path / "out").exists()
+        for to in ("transformers", "onnx"):
+            with pytest.raises(InputError, match="not by a probe") as error:
+                export_bundle(bench.save(tmp_path / name, **changes), tmp_path / "out", to)  # type: ignore[arg-type]
+            assert "--to merged" in error.value.hint and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("to", ["transformers", "merged"])
@@ -338,7 +339,7 @@ def test_an_export_says_that_there_is_a_probe(bench: Bench, tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["BUNDLE", "--out", "OUT", "--to", "onnx"], "unknown form 'onnx'"),
+        (["BUNDLE", "--out", "OUT", "--to", "tflite"], "unknown form 'tflite'"),
         (["BUNDLE", "--out", "BUNDLE"], "something in that place"),
         (["OUT", "--out", "OUT"], "there is no such bundle"),
         (["BUNDLE", "--out", "OUT", "--base", "OUT"], "base model cannot be found"),

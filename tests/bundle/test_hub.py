@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from bundles import LABELS, PROMPT, TEXTS, Bench, loaded
+from bundles import LABELS, PROMPT, TEXTS, Bench, loaded, make_bench
 from hub_server import READER, TOKEN, Hub, running_hub
 
 import cotune
@@ -28,6 +28,7 @@ from cotune.bundle.manifest import read_manifest
 from cotune.cli import app
 from cotune.config import config_from_data
 from cotune.errors import InputError
+from tiny import merging_tokenizer
 
 REPOSITORY = "org/questions"
 _ARM = {"score": 0.9, "ci": [0.8, 0.95], "n": 100, "split": "test"}
@@ -137,6 +138,27 @@ def test_the_card_says_that_a_pooled_classifier_is_code_and_its_lines_run(pushed
     with redirect_stdout(StringIO()) as printed:
         exec(code.replace(example, repr(str(pushed.written / "example.json"))).replace(REPOSITORY, str(pushed.written)), {})
     assert printed.getvalue().split() == loaded(pushed.bundle).predict(["Hello, can you help me with this?"])
+
+
+def test_the_cards_lines_read_no_token_too_many(tmp_path: Path) -> None:
+    """The tokenizer merges the end of the text with the answer's beginning, so the model answers before the text's end."""
+    bench = make_bench(tmp_path, tokenizer=merging_tokenizer())
+    bundle = bench.save_probed(tmp_path / "bundle", prompt=PROMPT.edit(cue="Answer:", demonstrations=()))
+    out = tmp_path / "out"
+    Repository.of("org/cut", bundle, to="transformers").write(out)
+    assert json.loads((out / "template.json").read_text())["beyond"] > 0
+    page = (out / "README.md").read_text()
+    (code,) = [found for found in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "trust_remote_code=True" in found]
+    code = code.replace('hf_hub_download("org/cut", "example.json")', repr(str(out / "example.json"))).replace(
+        "org/cut", str(out)
+    )
+    asked, said = "Hello, can you help me with this?", []
+    for text in TEXTS:
+        with redirect_stdout(StringIO()) as printed:
+            exec(code.replace(asked, text.replace("\n", " ")), {})
+        said.append(printed.getvalue().strip())
+    wanted = loaded(bundle).predict([text.replace("\n", " ") for text in TEXTS])
+    assert said == wanted and len(set(wanted)) > 1
 
 
 def test_the_card_of_a_classifier_that_reads_one_token_names_no_code(bench: Bench, tmp_path: Path) -> None:

@@ -23,14 +23,15 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="transformers (a classifier, of bundles that answer by a probe), peft (base model and adapter), merged (one "
-            "model), gguf or gguf-merged (the same for llama.cpp), mlflow (a pyfunc)."
+            help="transformers or onnx (a classifier, of bundles that answer by a probe; onnx needs the extra of that name), "
+            "peft (base model and adapter), merged (one model), gguf or gguf-merged (the same for llama.cpp), or mlflow (a "
+            "pyfunc)."
         ),
     ] = "merged",
     base: Base = None,
     as_json: Json = False,
 ) -> None:
-    """Write a bundle for other programs (transformers, PEFT, vLLM, llama.cpp, Ollama, MLflow), with its base model."""
+    """Write a bundle for other programs: transformers, ONNX Runtime, PEFT, vLLM, llama.cpp, Ollama, MLflow."""
     from cotune.bundle.export.command import export_bundle
     from cotune.probe.readout import PROBE
 
@@ -39,7 +40,7 @@ def export(
     if as_json:
         typer.echo(json.dumps({"out": str(written), "to": to, "probe": probe}))
         return
-    if probe and to != "transformers":
+    if probe and to not in ("transformers", "onnx"):
         typer.echo(
             f"The bundle answers by a probe ({probe}) on the model's hidden state. Programs that only generate have no place "
             "for it; README.md has the lines that read it.",

@@ -381,7 +381,7 @@ class WindowRun:
         (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
         assert known.grad is not None
         tokens = 0
-        for part, gradient in zip(parts, known.grad.split([len(part) for part in parts]), strict=True):
+        for part, gradient in zip(parts, torch.split(known.grad, [len(part) for part in parts]), strict=True):
             hidden, used = self._hidden(part)
             hidden.backward(gradient)  # type: ignore[no-untyped-call]
             tokens += used

@@ -91,6 +91,23 @@ def check_pyfunc(predictor: Predictor, manifest: Manifest, model: Any) -> None:
         raise CotuneError(f"the exported model answers {found} and the bundle {wanted}; nothing was written")
 
 
+def check_graph(predictor: Predictor, manifest: Manifest, folder: Path) -> None:
+    """The same of an ONNX graph: rows go through the Python that goes with it, one by one and in one batch.
+
+    Raises:
+        CotuneError: it answers otherwise.
+    """
+    from cotune.bundle.export.classify import load
+
+    rows = _rows(manifest)
+    wanted = predictor.scorer.score(predictor.prompt, rows, manifest.labels, adapter=predictor.adapter_id).log_probs
+    classify = load(folder, threads=1)
+    order = [classify.labels.index(label) for label in manifest.labels]
+    for batch_size in (1, len(rows)):
+        found = classify.probabilities(rows, batch_size)[:, order]
+        _compare(np.maximum(wanted, np.log(_LEAST_SHARE)), np.log(np.maximum(found, _LEAST_SHARE)), "float32")
+
+
 def _rows(manifest: Manifest) -> list[dict[str, str]]:
     return [dict.fromkeys(manifest.input_fields, text) for text in _TEXTS]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from cotune.bundle.export.card import export_card
-from cotune.bundle.export.check import check_classifier, check_weights
+from cotune.bundle.export.check import check_classifier, check_graph, check_weights
 from cotune.bundle.export.gguf import GgufExport
 from cotune.bundle.export.mlflow_folder import export_mlflow
-from cotune.bundle.export.probe import PIPELINE, TEMPLATE, ProbePage, probe_of, write_template
+from cotune.bundle.export.probe import CLASSIFY, PIPELINE, TEMPLATE, ProbePage, probe_of, write_template
 from cotune.bundle.export.request import REQUEST, SCHEMA, Asking
 from cotune.bundle.export.weights import copy_model, cut, merge, write_classifier
 from cotune.bundle.load import load, resolve_base, resolve_bundle
@@ -25,8 +25,9 @@ from cotune.probe.readout import PROBE
 if TYPE_CHECKING:
     from cotune.model.local import LocalModel
 
-Target = Literal["transformers", "peft", "merged", "gguf", "gguf-merged", "mlflow"]
-TARGETS: tuple[Target, ...] = ("transformers", "peft", "merged", "gguf", "gguf-merged", "mlflow")
+Target = Literal["transformers", "onnx", "peft", "merged", "gguf", "gguf-merged", "mlflow"]
+TARGETS: tuple[Target, ...] = ("transformers", "onnx", "peft", "merged", "gguf", "gguf-merged", "mlflow")
+_CLASSIFIERS: dict[Target, str] = {"transformers": "transformers' classifiers have", "onnx": "an ONNX graph of one pass has"}
 BASE, MODEL, EXAMPLE, CARD = "base", "model", "example.json", "README.md"
 
 
@@ -36,10 +37,10 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
     ``peft`` holds ``base/`` and ``adapter/``; ``merged`` holds ``model/``, the base model with the adapter added to its
     weights, in the base model's own number type. ``gguf`` holds ``base.gguf`` and ``adapter-ID.gguf``, ``gguf-merged`` holds
     ``model.gguf``. Of a bundle that answers by a probe, the model ends after the layer that is read, its final norm has unit
-    weight, and the probe lies beside it; ``transformers``, for such bundles alone, is a sequence classifier with the probe in
-    it. Of other bundles there are requests for llama.cpp's server, for vLLM where it takes the adapter, and, where all is in
-    one GGUF file, a ``Modelfile`` and a request for Ollama. All hold the prompt, the decision rule, the schema of answers that
-    have one, an example of what the model reads, and a page that says how to launch it. ``mlflow``, for all bundles, is a
+    weight, and the probe lies beside it; ``transformers`` and ``onnx``, for such bundles alone, are classifiers with the probe
+    in them. Of other bundles there are requests for llama.cpp's server, for vLLM where it takes the adapter, and, where all is
+    in one GGUF file, a ``Modelfile`` and a request for Ollama. All hold the prompt, the decision rule, the schema of answers
+    that have one, an example of what the model reads, and a page that says how to launch it. ``mlflow``, for all bundles, is a
     pyfunc of bundle, base model and cotune itself. What was written is loaded again and has to answer as the bundle does.
 
     Args:
@@ -52,7 +53,8 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
         ``out``.
 
     Raises:
-        InputError: the bundle, its base model or ``out`` is wrong, there is no adapter to export, or the form cannot hold it.
+        InputError: the bundle, its base model or ``out`` is wrong, there is no adapter to export, the form cannot hold it, or
+            a package that it needs is not installed.
         CotuneError: what was written does not answer as the bundle does.
     """
     folder, out = resolve_bundle(bundle), Path(out).expanduser()
@@ -67,15 +69,19 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
         )
     if to == "mlflow":
         return export_mlflow(folder, out, base)
+    if to == "onnx":
+        from cotune.bundle.export.onnx import check_packages, write_onnx
+
+        check_packages()
     manifest = read_manifest(folder)
     # In fp32, so that what is compared below differs by the stored weights alone.
     predictor = load(folder, base=base, device="cpu", dtype="float32")
     probe = probe_of(predictor)
     adapter = None if manifest.adapter_id == "base" or is_bare_probe(folder / ADAPTER) else folder / ADAPTER
-    if to == "transformers" and probe is None:
+    if to in _CLASSIFIERS and probe is None:
         how = "its labels' words" if manifest.written is None else "what the model writes"
         raise InputError(
-            f"the bundle answers by {how}, not by a probe, and transformers' classifiers have no place for that",
+            f"the bundle answers by {how}, not by a probe, and {_CLASSIFIERS[to]} no place for that",
             where=str(folder),
             hint="Export with --to merged, which transformers runs too.",
         )
@@ -113,10 +119,17 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
             (gguf.write if to == "gguf" else gguf.write_merged)(temporary)
         elif to == "transformers":
             assert probe is not None
-            dtype = write_classifier(source, adapter, probe, temporary, _last_ids(predictor), asking.start)
+            dtype = write_classifier(source, adapter, probe, temporary, {ids[-1] for ids in _row_ids(predictor)}, asking.start)
             write_template(predictor, asking, temporary / TEMPLATE)
             shutil.copyfile(Path(__file__).with_name("pipeline.py"), temporary / PIPELINE)
             check_classifier(predictor, manifest, temporary, dtype)
+        elif to == "onnx":
+            assert probe is not None
+            prefix_ids = _row_ids(predictor)[0][: asking.start]
+            write_onnx(source, adapter, probe, temporary, prefix_ids)
+            write_template(predictor, asking, temporary / TEMPLATE, labels=list(probe.labels), prefix_ids=list(prefix_ids))
+            shutil.copyfile(Path(__file__).with_name(CLASSIFY), temporary / CLASSIFY)
+            check_graph(predictor, manifest, temporary)
         elif to == "peft":
             if adapter is None:
                 raise InputError(
@@ -152,8 +165,7 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
     return out
 
 
-def _last_ids(predictor: Predictor) -> set[int]:
-    """Tokens that what the model reads of some unlike rows ends with."""
+def _row_ids(predictor: Predictor) -> list[tuple[int, ...]]:
+    """What the model reads of some unlike rows."""
     rows = [dict.fromkeys(predictor.input_fields, text) for text in ("a", "Z 7", "#!", "\u7684", "x.\n")]
-    rendered = predictor.model.renderer.render(predictor.prompt, rows, predictor.labels)
-    return {row.prompt_ids[-1] for row in rendered}
+    return [row.prompt_ids for row in predictor.model.renderer.render(predictor.prompt, rows, predictor.labels)]

@@ -11,14 +11,16 @@ from cotune.bundle.export.request import REQUEST, Asking
 from cotune.bundle.export.weights import POOLED
 from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Predictor
+from cotune.errors import counted
 from cotune.files import write_json
 from cotune.model.local import LocalModel
 from cotune.probe.readout import ABOUT, PROBE, Probe
 
 EMBEDDING_PORT = 8081
 """Where the page tells llama.cpp's server to serve states."""
-PIPELINE, TEMPLATE = "pipeline.py", "template.json"
-"""What goes with a classifier for transformers: a pipeline that fills the prompt, and the prompt's constant parts."""
+PIPELINE, CLASSIFY, TEMPLATE = "pipeline.py", "classify.py", "template.json"
+"""What goes with a classifier: Python that fills the prompt, for transformers and for ONNX, and the prompt's constant parts."""
+ONNX, TOKENIZER = "model.onnx", "tokenizer.json"
 
 _PEFT = (
     'base = AutoModelForCausalLM.from_pretrained("FOLDER/base", dtype=torch.float32)',
@@ -37,8 +39,15 @@ def batch_of(tokens: int) -> str:
     return f"-c {tokens} -b {tokens} -ub {tokens} -np 1"
 
 
-def write_template(predictor: Predictor, asking: Asking, target: Path) -> None:
-    """Write a prompt's constant parts, and where a row's fields stand between them, for :data:`PIPELINE`."""
+def write_template(predictor: Predictor, asking: Asking, target: Path, **more: Sequence[str] | Sequence[int]) -> None:
+    """Write a prompt's constant parts, and where a row's fields stand between them, for :data:`PIPELINE` or :data:`CLASSIFY`.
+
+    Args:
+        predictor: the bundle.
+        asking: how it is asked.
+        target: the file.
+        more: what it holds besides.
+    """
     fields = predictor.input_fields
     # A mark that the prompt holds itself would be taken for a field.
     marks: dict[str, str] = {}
@@ -56,7 +65,7 @@ def write_template(predictor: Predictor, asking: Asking, target: Path) -> None:
         pieces += [rest[: found[name]], {"field": name}]
         rest = rest[found[name] + len(marks[name]) :]
     about = {"fields": list(fields), "pieces": [piece for piece in pieces if piece]}
-    write_json(target, about | {"add_special_tokens": not asking.chat, "beyond": asking.beyond})
+    write_json(target, about | {"add_special_tokens": not asking.chat, "beyond": asking.beyond, **more})
 
 
 @dataclass(frozen=True)
@@ -105,12 +114,14 @@ class ProbePage:
 
     def _model(self) -> str:
         added = ", with the adapter added to its weights" if self.adapter else ""
+        ends = f", cut after layer {self.probe.layer}" if self.probe.layer < self.depth else ""
+        if self.to == "onnx":
+            return f"`{ONNX}` is the base model{added}{ends}, and the probe, in float32; its output is the logits."
         where = {
             "peft": "`base/` is the base model",
             "merged": f"`model/` is the base model{added}",
             "transformers": f"This folder is the base model{added}",
         }.get(self.to, f"The GGUF file is the base model{added if self.to == 'gguf-merged' else ''}")
-        ends = f", cut after layer {self.probe.layer}" if self.probe.layer < self.depth else ""
         state = "so that what it gives as its last hidden state is what the probe reads"
         told = f"{where}{ends}, and its final norm has unit weight, {state}."
         if self.to == "transformers":
@@ -120,6 +131,8 @@ class ProbePage:
     def _run(self) -> tuple[str, ...]:
         if self.to == "transformers":
             return self._transformers()
+        if self.to == "onnx":
+            return self._onnx()
         if self.to == "merged":
             loads = ('model = AutoModel.from_pretrained("FOLDER/model", dtype=torch.float32)',)
             states = "model(**ids).last_hidden_state[0]"
@@ -189,11 +202,69 @@ class ProbePage:
             "no place for a probe.",
         )
 
-    def _transformers(self) -> tuple[str, ...]:
-        example = "THE TEXT" if len(self.manifest.input_fields) == 1 else None
-        row = (
-            repr(example) if example else "{" + ", ".join(f"{n!r}: 'THE {n.upper()}'" for n in self.manifest.input_fields) + "}"
+    def _row(self) -> str:
+        """Python of a row: a text where it has one field, else a mapping."""
+        if len(self.manifest.input_fields) == 1:
+            return repr("THE TEXT")
+        return "{" + ", ".join(f"{n!r}: 'THE {n.upper()}'" for n in self.manifest.input_fields) + "}"
+
+    def _onnx(self) -> tuple[str, ...]:
+        known = self.asking.start
+        own = code_block(
+            "python",
+            "import sys",
+            "",
+            'sys.path.insert(0, "FOLDER")',
+            "from classify import load",
+            "",
+            'classify = load("FOLDER")',
+            f'print(classify({self._row()})["label"])',
         )
+        beyond = f"[: -{self.asking.beyond}]" if self.asking.beyond else ""
+        plain = code_block(
+            "python",
+            "import json",
+            "",
+            "import numpy",
+            "from onnxruntime import InferenceSession",
+            "from tokenizers import Tokenizer",
+            "",
+            *self._prompt_text(),
+            f'labels = json.load(open("FOLDER/{TEMPLATE}", encoding="utf-8"))["labels"]',
+            f'tokenizer = Tokenizer.from_file("FOLDER/{TOKENIZER}")',
+            f"ids = tokenizer.encode(prompt_text, add_special_tokens={not self.asking.chat}).ids{beyond}",
+            f"own, mask = numpy.array([ids[{known or ''}:]]), numpy.ones((1, len(ids)), dtype=numpy.int64)",
+            'inputs = {"input_ids": own, "attention_mask": mask}',
+            f'(logits,) = InferenceSession("FOLDER/{ONNX}").run(["logits"], inputs)',
+            "print(labels[logits[0].argmax()])",
+        )
+        prefix = (
+            f"All rows begin with the same {counted(known, 'token')}, `prefix_ids` in `{TEMPLATE}`. Their keys and values are "
+            "constants in the graph, so that they are not run again. A row whose ids begin otherwise, since its text merges "
+            f"with them into other tokens, stands whole in `input_ids`, and its mask is 0 for the first {known}."
+        )
+        inputs = (
+            "| name | shape | |",
+            "|---|---|---|",
+            f"| `input_ids`, int64 | rows x longest | token ids{' after `prefix_ids`' if known else ''}, padded at the ends |",
+            f"| `attention_mask`, int64 | rows x {f'({known} + longest)' if known else 'longest'} | 1 for each token"
+            f"{', `prefix_ids` included' if known else ''}, 0 for padding |",
+            f"| `logits`, float32 | rows x {len(self.probe.labels)} | in the order of `labels` in `{TEMPLATE}` |",
+        )
+        return (
+            "With ONNX Runtime; neither torch nor transformers is needed:",
+            code_block("sh", "pip install onnxruntime tokenizers"),
+            f"`{CLASSIFY}` in this folder fills rows into the prompt. Give it a text or a row, or a list of them for many; "
+            "`classify.probabilities` tells all labels.",
+            own,
+            "The graph by itself, for any language that ONNX Runtime has:",
+            "\n".join(inputs),
+            *([prefix] if known else []),
+            plain,
+        )
+
+    def _transformers(self) -> tuple[str, ...]:
+        single, row = len(self.manifest.input_fields) == 1, self._row()
         own = code_block(
             "python",
             "import sys",
@@ -202,7 +273,7 @@ class ProbePage:
             "from pipeline import load",
             "",
             'classify = load("FOLDER")',
-            f'print(classify({row})[0]["label"])' if example else f'print(classify([{row}])[0]["label"])',
+            f'print(classify({row})[0]["label"])' if single else f'print(classify([{row}])[0]["label"])',
         )
         plain = [
             "import json",
@@ -271,10 +342,15 @@ def ids_of(asking: Asking, skip: int = 0) -> list[str]:
         asking: how it is asked.
         skip: tokens at its beginning that a trained prefix stands for.
     """
-    ids = f'ids = tokenizer(prompt_text, add_special_tokens={not asking.chat}, return_tensors="pt")'
-    if not skip and not asking.beyond:
+    return ids_lines(special=not asking.chat, beyond=asking.beyond, skip=skip)
+
+
+def ids_lines(*, special: bool, beyond: int, skip: int = 0) -> list[str]:
+    """The same, where it is known whether the tokenizer adds its control tokens and how many tokens of the end are not read."""
+    ids = f'ids = tokenizer(prompt_text, add_special_tokens={special}, return_tensors="pt")'
+    if not skip and not beyond:
         return [ids]
-    kept = f"{skip or ''}:{-asking.beyond or ''}"
+    kept = f"{skip or ''}:{-beyond or ''}"
     return [ids, f"ids = {{name: part[:, {kept}] for name, part in ids.items()}}"]
 
 

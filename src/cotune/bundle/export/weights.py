@@ -33,7 +33,7 @@ def copy_model(source: Path, target: Path, *, weights: bool = True) -> None:
 
 def merge(source: Path, adapter: Path | None, target: Path) -> str:
     """Copy a model with an adapter added to its weights in fp32, stored in the base model's number type, which is returned."""
-    model, dtype = _merged(source, adapter)
+    model, dtype = merged(source, adapter)
     copy_model(source, target, weights=False)
     model.to(dtype).save_pretrained(target, max_shard_size="4GB")
     return str(dtype).removeprefix("torch.")
@@ -65,7 +65,7 @@ def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: P
 
     from cotune.bundle.export.pooled import PooledForSequenceClassification
 
-    model, dtype = _merged(source, adapter)
+    model, dtype = merged(source, adapter)
     config = model.config
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
     tokenizer.pad_token, tokenizer.padding_side = _pad_token(tokenizer, last_ids, source), "right"
@@ -216,7 +216,7 @@ def _pad_token(tokenizer: Any, last_ids: set[int], source: Path) -> str:
     raise InputError("the tokenizer has no token to pad with", where=str(source), hint="Export with --to merged.")
 
 
-def _merged(source: Path, adapter: Path | None) -> tuple[Any, torch.dtype]:
+def merged(source: Path, adapter: Path | None) -> tuple[Any, torch.dtype]:
     """A model in fp32 with an adapter added to its weights, and the number type that they are stored in."""
     import torch
     from safetensors.torch import load_file

@@ -21,7 +21,7 @@ from cotune.bundle.card import (
     use,
 )
 from cotune.bundle.export.command import EXAMPLE, Target
-from cotune.bundle.export.probe import PIPELINE
+from cotune.bundle.export.probe import PIPELINE, ids_lines
 from cotune.bundle.export.weights import POOLED
 from cotune.bundle.hub.fetch import BUNDLE_FOLDER, SCHEME
 from cotune.bundle.manifest import ADAPTER, CARD, DATA, MANIFEST, Manifest
@@ -32,11 +32,12 @@ EXPORT_PAGE = "EXPORT.md"
 """How the exported files are run without cotune."""
 _BUNDLED_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _ASKED = "Hello, can you help me with this?"
-_AT_THE_TOP: dict[Target | None, str] = {
+AT_THE_TOP: dict[Target | None, str] = {
     "transformers": "a sequence classifier of transformers, the probe in it as the layer `score`",
     "merged": "`model/`: the base model with all that was tuned in its weights",
     "peft": "`base/` and `adapter/`: the base model and the PEFT adapter of it, as far as the answer needs them",
 }
+"""What lies at the top of a repository, by the form of the exported model."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class HubCard:
         licence: of the base model, as the hub writes it; None where it is not known.
         endpoint: where a model behind an endpoint answers: its URL, and the environment variable with the key, if any.
         pooled: of an exported classifier, whether its class comes along as code; ``special`` whether the tokenizer then adds
-            its control tokens to the text.
+            its control tokens to the text; ``beyond`` tokens at the text's end that the model does not read.
     """
 
     repository: str
@@ -69,6 +70,7 @@ class HubCard:
     endpoint: tuple[str, str | None] | None
     pooled: bool = False
     special: bool = False
+    beyond: int = 0
 
     def page(self) -> str:
         """Markdown with the hub's YAML before it."""
@@ -165,7 +167,7 @@ class HubCard:
         if self.form is not None:
             page = f"[{EXPORT_PAGE}]({EXPORT_PAGE}) says how to run it, where `FOLDER` is a copy of this repository"
             code = f", its class in `{POOLED}`" if self.pooled else ""
-            lines.insert(0, f"| the files beside this one | {_AT_THE_TOP[self.form]}{code}; {page} |")
+            lines.insert(0, f"| the files beside this one | {AT_THE_TOP[self.form]}{code}; {page} |")
         if self.adapter:
             lines.append(f"| `{BUNDLE_FOLDER}/{ADAPTER}/` | a PEFT adapter of the whole base model |")
         return "\n".join(["| where | what |", "|---|---|", *lines])
@@ -213,26 +215,55 @@ class HubCard:
         """How transformers loads the classifier without the files beside it that fill in the prompt."""
         if not self.pooled:
             return [self._without_bias()]
-        code = [
-            "import json",
-            "",
-            "from huggingface_hub import hf_hub_download",
-            "from transformers import pipeline",
-            "",
+        prompt_text = [
             f'with open(hf_hub_download("{self.repository}", "{EXAMPLE}"), encoding="utf-8") as file:',
             '    prompt_text = json.load(file)["prompt_text"]',
             *(
                 f'prompt_text = prompt_text.replace("THE {name.upper()}", {_ASKED!r})  # the row\'s own text'
                 for name in self.manifest.input_fields
             ),
-            f'classify = pipeline("text-classification", model="{self.repository}", trust_remote_code=True)',
-            f'print(classify(prompt_text, add_special_tokens={self.special})[0]["label"])',
         ]
+        if self.beyond:
+            takes, code = self._cut_text(prompt_text)
+        else:
+            takes = "takes the whole prompt as the text"
+            code = [
+                "import json",
+                "",
+                "from huggingface_hub import hf_hub_download",
+                "from transformers import pipeline",
+                "",
+                *prompt_text,
+                f'classify = pipeline("text-classification", model="{self.repository}", trust_remote_code=True)',
+                f'print(classify(prompt_text, add_special_tokens={self.special})[0]["label"])',
+            ]
         return [
             f"The classifier's class stands in `{POOLED}`, since transformers' own read the last token alone. transformers "
-            "executes that file where `trust_remote_code=True` allows it, and then takes the whole prompt as the text; "
+            f"executes that file where `trust_remote_code=True` allows it, and then {takes}; "
             "`revision=` holds it to a commit that you have read. The widget of this page executes no code.",
             code_block("python", *code),
+        ]
+
+    def _cut_text(self, prompt_text: list[str]) -> tuple[str, list[str]]:
+        """The same where the text's last tokens are not read, which transformers' pipeline cannot leave out."""
+        takes = (
+            f"takes the whole prompt without its last {counted(self.beyond, 'token')}, which the model does not read before it "
+            "answers and transformers' own pipeline cannot leave out"
+        )
+        return takes, [
+            "import json",
+            "",
+            "import torch",
+            "from huggingface_hub import hf_hub_download",
+            "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+            "",
+            *prompt_text,
+            f'tokenizer = AutoTokenizer.from_pretrained("{self.repository}")',
+            f'model = AutoModelForSequenceClassification.from_pretrained("{self.repository}", trust_remote_code=True)',
+            *ids_lines(special=self.special, beyond=self.beyond),
+            "with torch.no_grad():",
+            "    logits = model(**ids).logits[0]",
+            "print(model.config.id2label[int(logits.argmax())])",
         ]
 
     def _without_bias(self) -> str:

@@ -8,12 +8,13 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cotune.bundle.export.command import CARD as EXPORT_CARD
 from cotune.bundle.export.command import EXAMPLE, TARGETS, Target, export_bundle
 from cotune.bundle.export.probe import TEMPLATE
 from cotune.bundle.export.weights import POOLED
-from cotune.bundle.hub.card import EXPORT_PAGE, HubCard
+from cotune.bundle.hub.card import AT_THE_TOP, EXPORT_PAGE, HubCard
 from cotune.bundle.hub.fetch import BUNDLE_FOLDER
 from cotune.bundle.load import OpenedBundle, resolve_base
 from cotune.bundle.manifest import ADAPTER, CARD, METRICS, list_files, read_json
@@ -24,7 +25,7 @@ from cotune.model.base import ENDPOINT
 from cotune.model.loading.bundled import BUNDLED_MODEL
 
 AUTO, BUNDLE_ALONE = "auto", "bundle"
-FORMS = (AUTO, *(target for target in TARGETS if target not in ("gguf", "gguf-merged", "mlflow")), BUNDLE_ALONE)
+FORMS = (AUTO, *(target for target in TARGETS if target in AT_THE_TOP), BUNDLE_ALONE)
 """In which form the model may stand beside the bundle."""
 
 
@@ -97,7 +98,7 @@ class Repository:
             )
         bundle = self.bundle
         with atomic_folder(out) as temporary:
-            text, special = None, None
+            text, template = None, None
             if self.form is not None:
                 with tempfile.TemporaryDirectory(dir=temporary, prefix=".export-") as aside:
                     exported = export_bundle(bundle.folder, Path(aside) / "model", self.form, base=self.base)
@@ -106,13 +107,13 @@ class Repository:
                         path.rename(temporary / path.name)
                 text = json.loads((temporary / EXAMPLE).read_text(encoding="utf-8"))["prompt_text"]
                 if (temporary / POOLED).is_file():
-                    special = bool(json.loads((temporary / TEMPLATE).read_text(encoding="utf-8"))["add_special_tokens"])
+                    template = json.loads((temporary / TEMPLATE).read_text(encoding="utf-8"))
             shutil.copytree(bundle.folder, temporary / BUNDLE_FOLDER)
-            write_text(temporary / CARD, self._card(text, special).page())
+            write_text(temporary / CARD, self._card(text, template).page())
             return sorted(list_files(temporary))
 
-    def _card(self, text: str | None, special: bool | None = None) -> HubCard:
-        """``special`` is of a classifier that comes with its class as code, else None."""
+    def _card(self, text: str | None, template: Mapping[str, Any] | None = None) -> HubCard:
+        """``template`` is of a classifier that comes with its class as code, else None."""
         from cotune.model.adapters.files import is_bare_probe, is_prefix
 
         bundle, adapter = self.bundle, self.bundle.folder / ADAPTER
@@ -128,8 +129,9 @@ class Repository:
             text=text,
             licence=self.licence or licence_of(bundle, self.base),
             endpoint=self._endpoint,
-            pooled=special is not None,
-            special=bool(special),
+            pooled=template is not None,
+            special=bool(template and template["add_special_tokens"]),
+            beyond=template["beyond"] if template else 0,
         )
 
     @property

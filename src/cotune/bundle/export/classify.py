@@ -1,0 +1,124 @@
+"""Answers rows with the model in this folder, by ONNX Runtime.
+
+    from classify import load
+
+    classify = load()
+    classify("a text")                                     # {"label": ..., "score": ...}
+    classify(["a text", "another one"])                    # a list of them
+    classify([{"text": "a row with named fields"}])
+    classify.probabilities(["a text"])                     # [rows, labels], in the order of classify.labels
+
+Needs onnxruntime, tokenizers and numpy, and nothing of cotune, which wrote this folder.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnxruntime import InferenceSession, SessionOptions
+from tokenizers import Tokenizer
+
+Row = str | Mapping[str, Any]
+
+
+class RowClassifier:
+    """Fills rows into the prompt and runs the model.
+
+    Args:
+        session: of the model.
+        tokenizer: its tokenizer.
+        template: what ``template.json`` holds.
+
+    Attributes:
+        labels: in the order of the probabilities.
+    """
+
+    def __init__(self, session: InferenceSession, tokenizer: Tokenizer, template: Mapping[str, Any]) -> None:
+        self.session, self.tokenizer, self.template = session, tokenizer, template
+        self.labels: tuple[str, ...] = tuple(template["labels"])
+        self._prefix: list[int] = template["prefix_ids"]
+        added = tokenizer.get_added_tokens_decoder().values()
+        control = sorted((t.content for t in added if t.special and len(t.content) > 1), key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, control))) if control else None
+
+    def __call__(self, rows: Row | Sequence[Row], batch_size: int = 32) -> Any:
+        """The likeliest label of each row and its probability; of one row that is no list, its answer alone."""
+        if isinstance(rows, (str, Mapping)):
+            return self([rows])[0]
+        found = self.probabilities(rows, batch_size)
+        return [{"label": self.labels[row.argmax()], "score": float(row.max())} for row in found]
+
+    def probabilities(self, rows: Sequence[Row], batch_size: int = 32) -> NDArray[np.float64]:
+        """``[rows, labels]``; rows of like length go through the model together, ``batch_size`` at a time."""
+        ids = self.ids(rows)
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        found = np.zeros((len(ids), len(self.labels)))
+        for place in range(0, len(order), batch_size):
+            part = order[place : place + batch_size]
+            logits = self.session.run(["logits"], self.feed([ids[i] for i in part]))[0].astype(np.float64)
+            powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+            found[part] = powers / powers.sum(axis=1, keepdims=True)
+        return found
+
+    def filled(self, row: Row) -> str:
+        """The whole text that the model reads for a row."""
+        fields = {self.template["fields"][0]: row} if isinstance(row, str) else row
+        texts = {name: self._harmless(str(fields[name])) for name in self.template["fields"]}
+        return "".join(part if isinstance(part, str) else texts[part["field"]] for part in self.template["pieces"])
+
+    def ids(self, rows: Sequence[Row]) -> list[list[int]]:
+        """Token ids of each row, as far as the model reads the text before its answer."""
+        texts = [self.filled(row) for row in rows]
+        told = self.tokenizer.encode_batch(texts, add_special_tokens=self.template["add_special_tokens"])
+        return [each.ids[: len(each.ids) - self.template["beyond"]] for each in told]
+
+    def feed(self, ids: Sequence[list[int]]) -> dict[str, NDArray[np.int64]]:
+        """The model's inputs for one batch.
+
+        The states of the prompt's beginning are in the model. A row whose text merges with it into other tokens has them
+        masked, and is read from its own beginning.
+        """
+        known = len(self._prefix)
+        follows = [len(row) > known and row[:known] == self._prefix for row in ids]
+        own = [row[known:] if after else row for row, after in zip(ids, follows, strict=True)]
+        tokens = np.zeros((len(own), max(map(len, own))), dtype=np.int64)
+        mask = np.zeros((len(own), known + tokens.shape[1]), dtype=np.int64)
+        for i, (row, after) in enumerate(zip(own, follows, strict=True)):
+            tokens[i, : len(row)] = row
+            mask[i, 0 if after else known : known + len(row)] = 1
+        return {"input_ids": tokens, "attention_mask": mask}
+
+    def _harmless(self, text: str) -> str:
+        """A row's text in which the tokenizer's control tokens are mere characters."""
+        return text if self._control is None else self._control.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+
+
+def load(
+    folder: str | Path | None = None,
+    *,
+    model: str = "model.onnx",
+    threads: int = 0,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+) -> RowClassifier:
+    """The classifier of a folder.
+
+    Args:
+        folder: where the model lies; None means beside this file.
+        model: its file.
+        threads: that compute; 0 takes one for each core.
+        providers: of ONNX Runtime, which are tried in this order.
+    """
+    folder = Path(__file__).resolve().parent if folder is None else Path(folder)
+    options = SessionOptions()
+    options.intra_op_num_threads = threads
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    template = json.loads((folder / "template.json").read_text(encoding="utf-8"))
+    return RowClassifier(InferenceSession(str(folder / model), options, providers=list(providers)), tokenizer, template)

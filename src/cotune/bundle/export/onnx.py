@@ -1,0 +1,148 @@
+"""A cut model and its probe as one ONNX graph, the states of the prompt's beginning in it as constants."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cotune.bundle.export.probe import ONNX, TOKENIZER
+from cotune.bundle.export.weights import merged
+from cotune.errors import InputError
+from cotune.model.engine.fallback import behind, plain_prefix
+from cotune.model.engine.prefix_cache import PrefixState
+from cotune.probe.readout import Probe
+
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+class PrefixedClassifier(torch.nn.Module):
+    """Reads rows behind the prompt's beginning, whose keys and values are kept.
+
+    Args:
+        model: a transformers causal language model whose last hidden state the probe reads.
+        probe: its labels stand in its order in the logits.
+        prefix_ids: tokens that rows begin with, which are run once, here; none is possible.
+    """
+
+    def __init__(self, model: Any, probe: Probe, prefix_ids: Sequence[int]) -> None:
+        super().__init__()
+        self.model, self.pooled, self.known = model, probe.pooled, len(prefix_ids)
+        self.score = torch.nn.Linear(probe.weight.shape[1], len(probe.labels))
+        self.score.weight = torch.nn.Parameter(torch.from_numpy(probe.weight.copy()))
+        self.score.bias = torch.nn.Parameter(torch.from_numpy(probe.bias.copy()))
+        with torch.no_grad():
+            layers = plain_prefix(model, prefix_ids) if prefix_ids else {}
+        self.layers = tuple(layers)
+        for layer, (keys, values) in layers.items():
+            self.register_buffer(f"keys_{layer}", keys.clone())
+            self.register_buffer(f"values_{layer}", values.clone())
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Logits ``[rows, labels]``.
+
+        Args:
+            input_ids: ``[rows, longest]`` of what follows the prefix, padded at the ends. A row that does not begin with it
+                stands here whole.
+            attention_mask: ``[rows, prefix + longest]``; over the prefix 1, or 0 for a row that does not begin with it.
+        """
+        own = attention_mask[:, self.known :]
+        layers = {n: (self.get_buffer(f"keys_{n}"), self.get_buffer(f"values_{n}")) for n in self.layers}
+        given = behind(self.model, PrefixState(self.known, layers) if layers else None, own)
+        states = self.model.get_decoder()(input_ids=input_ids, **given | {"attention_mask": attention_mask}).last_hidden_state
+        places, ends = torch.arange(own.shape[1])[None], own.sum(1, keepdim=True) - 1
+        at_end = places == ends
+        state = (states * at_end[..., None].to(states.dtype)).sum(1)
+        if self.pooled:
+            # The mean leaves out the prompt's beginning wherever that stands.
+            first = self.known * (1 - attention_mask[:, :1]) if self.known else torch.zeros_like(ends)
+            taken = (((places >= first) & own.bool()) | at_end).to(states.dtype)[..., None]
+            state = torch.cat([state, (states * taken).sum(1) / taken.sum(1)], dim=1)
+        logits: torch.Tensor = self.score(state)
+        return logits
+
+
+def check_packages() -> None:
+    """Raise an :class:`InputError` where a package that the export needs is missing."""
+    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
+        raise InputError(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed",
+            where="--to onnx",
+            hint="Install what it needs with: pip install 'cotune[onnx]'.",
+        )
+
+
+def write_onnx(source: Path, adapter: Path | None, probe: Probe, target: Path, prefix_ids: Sequence[int]) -> None:
+    """Write a cut model with an adapter added and its probe as :data:`ONNX`, and its tokenizer, all in float32.
+
+    Args:
+        source: a model that :func:`~cotune.bundle.export.weights.cut` wrote.
+        adapter: of it; None where there is none.
+        probe: its labels stand in its order in the logits.
+        target: the folder, which is there.
+        prefix_ids: tokens that rows begin with.
+
+    Raises:
+        InputError: the graph cannot be written for models of this type.
+    """
+    from transformers import AutoTokenizer
+
+    model, _ = merged(source, adapter)
+    # The relation of the two lengths is told, so that the exporter need not guess it from the example.
+    rows, longest = torch.export.Dim("rows"), torch.export.Dim("longest")
+    known = len(prefix_ids)
+    example = (torch.ones(3, 5, dtype=torch.long), torch.ones(3, known + 5, dtype=torch.long))
+    shapes = ({0: rows, 1: longest}, {0: rows, 1: longest + known if known else longest})
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                PrefixedClassifier(model, probe, prefix_ids).eval(),
+                example,
+                input_names=["input_ids", "attention_mask"],
+                output_names=["logits"],
+                dynamic_shapes=shapes,
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise InputError(
+            f"torch has no ONNX graph for models of the type {model.config.model_type!r}",
+            where="--to onnx",
+            hint="Export with --to transformers.",
+        ) from error
+    assert program is not None
+    _forget_origins(program.model)
+    program.save(target / ONNX)
+    AutoTokenizer.from_pretrained(source, local_files_only=True).backend_tokenizer.save(str(target / TOKENIZER))
+
+
+def _forget_origins(model: Any) -> None:
+    """Take out where in which file of this machine each node comes from."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What the exporter tells its developers is none of the user's business."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
