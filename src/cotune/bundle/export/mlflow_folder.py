@@ -120,8 +120,8 @@ def quiet_mlflow(**settings: str) -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        # MLflow sets filters back to what shows its warnings, so they are recorded instead, and forgotten.
+        with warnings.catch_warnings(record=True):
             yield
     finally:
         for logger, level in zip(loggers, before, strict=True):

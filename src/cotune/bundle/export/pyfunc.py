@@ -6,14 +6,10 @@ MLflow runs this file as it stands ("models from code"), so that nothing is pick
 from __future__ import annotations
 
 import threading
-import warnings
 from typing import Any
 
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
-
-# It would take type hints of predict for the schema of a row, and warns where there are none.
-warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
 
 
 class CotuneModel(PythonModel):  # type: ignore[misc]
