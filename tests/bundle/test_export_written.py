@@ -52,7 +52,7 @@ def test_the_python_of_the_page_writes_what_the_bundle_writes(bench: Bench, tmp_
     assert said_by(page, out) == wanted
 
 
-@pytest.mark.parametrize("to", [to for to in TARGETS if to not in ("transformers", "onnx")])
+@pytest.mark.parametrize("to", [to for to in TARGETS if to not in ("transformers", "onnx", "mlflow")])
 def test_the_schema_goes_along_and_every_server_is_given_it(bench: Bench, tmp_path: Path, to: Any) -> None:
     out, page = exported(bench, tmp_path, to, JSON)
     assert read(out / "schema.json") == SCHEMA
