@@ -298,3 +298,6 @@ def test_of_far_too_many_rows_some_are_drawn(bench: Bench, tmp_path: Path) -> No
     # Whatever is embedded for the race are the rows that were drawn.
     assert max(value["rows"] for value in of_kind(out, "embed") if value["stage"] == "race") <= told["rows"]
     assert summary_of(out)["arms"]["best_tuned"]["n"] == told["test"]
+    # A split of very many rows has few dev rows; of the sample they are the usual share.
+    kept = summary_of(out)["n"]
+    assert kept["train"] + kept["dev"] == told["rows"] and kept["dev"] == pytest.approx(0.3 * told["rows"], abs=1)

@@ -15,7 +15,7 @@ from cotune.cycle.probe_search.policy import prices_of, searches_by_probes
 from cotune.cycle.probe_search.race import rows_embedded
 from cotune.errors import counted
 from cotune.prompt.prompt import Prompt
-from cotune.task.split import stratum_of, subsample
+from cotune.task.split import DEV_SHARE, stratum_of, subsample
 from cotune.task.task import Task
 
 LEAST_ROWS, LEAST_ROWS_A_LABEL = 200, 4
@@ -77,10 +77,10 @@ def _most(count: int, cost: Callable[[int], float], room: float) -> int:
 
 
 def _sampled(task: Task, rows: int, test: int, seed: int) -> Task:
-    share = rows / (len(task.train) + len(task.dev))
+    # Of many rows a split takes 300 at most as dev: their share of a sample would be a handful.
+    dev = min(len(task.dev), max(round(rows * len(task.dev) / (len(task.train) + len(task.dev))), round(DEV_SHARE * rows), 2))
+    train = min(len(task.train), max(2, rows - dev))
     numbers = np.random.default_rng([seed, 15])
-    train, dev = (
-        subsample(part, max(2, round(share * len(part))), numbers, stratum_of(task.output.kind))
-        for part in (task.train, task.dev)
-    )
-    return replace(task, train=train, dev=dev, test=task.test.sample(test, seed))
+    stratum = stratum_of(task.output.kind)
+    kept_train, kept_dev = subsample(task.train, train, numbers, stratum), subsample(task.dev, dev, numbers, stratum)
+    return replace(task, train=kept_train, dev=kept_dev, test=task.test.sample(test, seed))
