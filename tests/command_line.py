@@ -1,9 +1,11 @@
-"""The command line called in this process."""
+"""The command line, called in this process or started at a terminal."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
+import subprocess
 import sys
 from typing import NamedTuple
 
@@ -30,3 +32,17 @@ def call(*arguments: object, stdin: str = "") -> Ended:
     finally:
         sys.stdin = before
     return Ended(code, out.getvalue(), err.getvalue())
+
+
+def typed(*arguments: object, keys: bytes) -> Ended:
+    """Start the command line with a terminal as its standard input, and type keys that it need not wait for."""
+    terminal, other = os.openpty()
+    command = [sys.executable, "-m", "cotune.cli", *map(str, arguments)]
+    try:
+        with subprocess.Popen(command, stdin=other, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+            os.close(other)
+            os.write(terminal, keys)
+            out, err = child.communicate(timeout=60)
+    finally:
+        os.close(terminal)
+    return Ended(child.returncode, out, err)

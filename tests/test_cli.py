@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from command_line import typed
 from cotune import __version__
 from cotune.cli import app, main
 from cotune.cli.evaluate import _confusion, _table
@@ -578,14 +579,8 @@ def test_a_terminal_takes_one_prompt_after_another(done: Done) -> None:
 def test_a_run_that_cannot_be_opened_is_an_error_also_where_nothing_was_typed(done: Done, tmp_path: Path) -> None:
     shutil.copy(done.out / "config.json", tmp_path)
     (tmp_path / "journal.jsonl").write_text("")
-    terminal, other = os.openpty()
-    arguments = [sys.executable, "-m", "cotune.cli", "try", str(tmp_path)]
-    with subprocess.Popen(arguments, stdin=other, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
-        os.close(other)
-        os.write(terminal, b"\x04")
-        _, said = child.communicate(timeout=60)
-    os.close(terminal)
-    assert child.returncode == 2 and "no winner yet" in said and "Traceback" not in said
+    code, _, said = typed("try", tmp_path, keys=b"\x04")
+    assert code == 2 and "no winner yet" in said and "Traceback" not in said
 
 
 def test_a_watched_file_is_tried_whenever_it_is_saved(done: Done, tmp_path: Path) -> None:

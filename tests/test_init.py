@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
 
 import pytest
 
-from command_line import call
+from command_line import call, typed
 from cotune.config import load_config
 from cotune.task.columns import guess_columns
 from cotune.task.reading.read import read_table
@@ -98,14 +95,8 @@ def test_a_task_file_that_is_there_is_only_written_over_by_force(sheet: Path) ->
 
 
 def test_a_terminal_is_asked_three_questions_and_asked_again_where_no_column_fits(sheet: Path) -> None:
-    ours, theirs = pty.openpty()
-    program = [sys.executable, "-m", "cotune.cli", "init", str(sheet)]
-    with subprocess.Popen(program, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as asked:
-        os.close(theirs)
-        os.write(ours, b"\nquue\nurgent\n5m\n")
-        _, err = asked.communicate(timeout=60)
-    os.close(ours)
-    assert asked.returncode == 0, err
+    code, _, err = typed("init", sheet, keys=b"\nquue\nurgent\n5m\n")
+    assert code == 0, err
     assert [question for question in ("Input column", "Label column", "Budget") if question in err] and "'quue'" in err
     config = load_config(Path("task.yaml"))
     assert (list(config.data.input), config.data.output, config.budget) == (["Customer message"], "urgent", "5m")

@@ -61,6 +61,13 @@ def no_run(folder: Path) -> InputError:
     return InputError(what, where=str(folder), hint=hint)
 
 
+def not_installed(extra: str, where: str, error: ImportError) -> InputError:
+    """The error of a package that is missing and comes with the extra of its name."""
+    return InputError(
+        f"{extra} is not installed ({error})", where=where, hint=f"Install it with: pip install 'cotune[{extra}]'."
+    )
+
+
 class DivergedError(CotuneError):
     """A loss or score became NaN or infinite; the trial it belongs to is recorded as failed, never as 0."""
 

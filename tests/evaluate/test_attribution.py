@@ -232,6 +232,7 @@ def test_one_arm_is_told_in_one_sentence():
     for frozen_first in (False, True):
         assert sentence(gains, 28, frozen_first=frozen_first, tuned=False) == told.format("nothing was tuned")
     assert sentence(gains, 28) == told.format("no tuning step paid off")
+    assert "ships untuned" not in sentence({}, 28)
 
 
 def test_a_p_value_at_the_limit_agrees_with_its_interval():

@@ -1,4 +1,4 @@
-"""Everything that a run is told, in one typed value, and what of it must stay for the run to be gone on with."""
+"""Everything that a run is told, in one typed value, and what of it must stay for the run to be resumed."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class RunConfig(Section):
         return read_text(Path(self.prompt), "the prompt file")
 
     def fingerprint_view(self) -> dict[str, Any]:
-        """What must be equal for a run folder to be gone on with: all but the name, the tracker and where files lie.
+        """What must be equal for a run folder to be resumed: all but the name, the tracker and where files lie.
 
         Data files count by their names and the prompt by its text; what is in the data is hashed by the task, and what a bundle
         holds by its manifest.

@@ -371,7 +371,8 @@ def sentence(
     same = {**_SAME, **(_WINNER_FROZEN_SAME if winner_frozen else {})}
     order = {**(_FROZEN_FIRST if frozen_first else _TOLD), **other}
     repeated = repeated_gains(candidates or {}, [name for name in order if name in gains])
-    if not going_on and all(gains[name].identical for name in order if name in gains):
+    compared = [gains[name] for name in order if name in gains]
+    if compared and not going_on and all(gain.identical for gain in compared):
         # All of them compare the seed prompt's untuned arm with itself.
         why = "no tuning step paid off" if tuned else "nothing was tuned"
         return f"The seed prompt ships untuned: no other prompt was chosen and {why}, so that there is no gain to tell."

@@ -1,4 +1,4 @@
-"""Runs in MLflow; tracking server, registry and experiment are those of its own environment variables and functions."""
+"""Runs in MLflow; its environment variables and functions say which server, registry and experiment."""
 
 from __future__ import annotations
 

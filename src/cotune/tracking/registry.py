@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from cotune.errors import InputError
+from cotune.errors import not_installed
 from cotune.tracking.tracker import Tracker
 
 
@@ -40,6 +40,4 @@ def tracker_of(name: str | None) -> Tracker | None:
     try:
         return TRACKERS[name]()
     except ImportError as error:
-        raise InputError(
-            f"{name} is not installed ({error})", where="tracking", hint=f"Install it with: pip install 'cotune[{name}]'."
-        ) from error
+        raise not_installed(name, "tracking", error) from error

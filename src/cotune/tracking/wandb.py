@@ -1,4 +1,4 @@
-"""Runs in Weights & Biases; project, entity, mode and key are those of its own environment variables."""
+"""Runs in Weights & Biases; its environment variables say which project, entity, mode and key."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from cotune.bundle.export.weights import copy_model
 from cotune.bundle.load import OpenedBundle, base_folder, load
 from cotune.bundle.manifest import CARD, Manifest, read_manifest
 from cotune.bundle.place import atomic_folder
-from cotune.errors import InputError
+from cotune.errors import not_installed
 from cotune.files import write_text
 from cotune.model.base import ENDPOINT
 
@@ -85,9 +85,7 @@ def export_mlflow(bundle: Path, out: Path, base: str | Path | None = None) -> Pa
     try:
         import mlflow.pyfunc
     except ImportError as error:
-        raise InputError(
-            f"mlflow is not installed ({error})", where="--to", hint="Install it with: pip install 'cotune[mlflow]'."
-        ) from error
+        raise not_installed("mlflow", "--to", error) from error
     opened = OpenedBundle.read(bundle)
     remote = ENDPOINT in opened.saved
     source = None if remote else base_folder(opened, base)
