@@ -124,7 +124,7 @@ def _race(cycle: int, best: str, entered: list[str], beside: str, at: float) -> 
 
 def _tuned(prompt_id: str, at: float, adapter: str, steps: int, score: float, loss: float) -> tuple[str, float, Any]:
     told = {"cycle": 1, "stage": "tune" if steps else "frozen", "prompt_id": prompt_id, "adapter_id": adapter, "steps": steps}
-    read = {"layer": 20, "readout": "mean" if steps else "refit", "readouts": {"refit": loss}, "temperature": 0.9}
+    read = {"layer": 20, "readout": "mean" if steps else "refit", "temperature": 0.9}
     return "tuned", at, {**told, **read, "decision": "probe", "score": score, "log_loss": loss, "rows": ROWS}
 
 

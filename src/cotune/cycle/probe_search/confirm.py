@@ -13,7 +13,7 @@ from cotune.cycle.probe_search.loop import measured_on_dev
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.splits import labelled_rows
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
-from cotune.cycle.probe_search.trial import Fitted, ReadoutKind, Trials, warmed
+from cotune.cycle.probe_search.trial import Fitted, Trials, warmed
 from cotune.cycle.search.confirm import Confirmed, settle
 from cotune.cycle.search.trial import Measured
 from cotune.cycle.search.untuned import measure_previous
@@ -41,6 +41,7 @@ def confirm_labels(
     rows = labelled_rows(context)
     winner = search.winner
     assert winner is not None
+    search = replace(search, last_epochs=final_epochs(context, search, prices, winner, len(rows)))
     before = [measure_previous(context, previous.candidate)] if previous else []
     seed_frozen = _frozen_evidence(context, search, trials, search.seed)
     best_fit = search.best_frozen
@@ -83,9 +84,36 @@ def confirm_labels(
     return settle(context, arms, list(considered.values()), chosen)
 
 
+def final_epochs(context: RunContext, search: LabelSearch, prices: Prices, winner: Evidence, rows: int) -> float:
+    """How often the final tuning meets all labelled rows; an ``epochs`` step.
+
+    More often than planned, up to what so many rows want, where the search has left budget: the plan had to pay for the final
+    tuning of two prompts and for a test of more arms than there may be.
+    """
+    planned = search.last_epochs
+    if not planned or not winner.tuned:
+        return planned
+
+    def cost(epochs: float) -> float:
+        total = prices.test(search, winner.fit, words=search.zero_shot)
+        for fit in {fit.prompt.id: fit for fit in (winner.fit, search.seed_as(winner.fit))}.values():
+            tried = search.of(fit.prompt.id, tuned=True) is not None
+            total += prices.final(fit, rows, epochs + (0.0 if tried else search.epochs))
+        return total
+
+    def effect() -> dict[str, float]:
+        wanted = HEURISTICS.epochs(rows, prices.config.tune.max_epochs) - search.epochs
+        epochs, room = planned, context.spending.left_within_step()
+        while epochs + 0.5 <= wanted and cost(epochs + 0.5) <= room:
+            epochs += 0.5
+        return {"epochs": epochs, "planned": planned}
+
+    return float(context.journal.step("epochs", [winner.fit.prompt.id, search.epochs, planned], effect)["epochs"])
+
+
 def _like(recipe: Evidence, frozen: Evidence, fit: PromptFit) -> Evidence:
     """The seed prompt tuned by another prompt's recipe; its dev scores stay those of its frozen probe."""
-    return replace(frozen, fit=fit, epochs=recipe.epochs, readout=recipe.readout, temperature=recipe.temperature, start=BASE)
+    return replace(frozen, fit=fit, epochs=recipe.epochs, temperature=recipe.temperature, start=BASE)
 
 
 def _frozen_evidence(context: RunContext, search: LabelSearch, trials: Trials, fit: PromptFit) -> Evidence:
@@ -93,8 +121,8 @@ def _frozen_evidence(context: RunContext, search: LabelSearch, trials: Trials, f
     if (found := search.of(fit.prompt.id, tuned=False)) is not None:
         return found
     made = trials.frozen(fit, context.train_sample)
-    table = tempered(trials.log_probs(made, context.dev, "judge")["refit"], fit.found.temperature)
-    return Evidence(fit, 0.0, "refit", fit.found.temperature, fit.losses, fit.found.best.correct, made, table)
+    table = tempered(trials.log_probs(made, context.dev, "judge"), fit.found.temperature)
+    return Evidence(fit, 0.0, fit.found.temperature, fit.losses, fit.found.best.correct, made, table)
 
 
 def _settled_frozen(context: RunContext, trials: Trials, evidence: Evidence, rows: Sequence[Example]) -> Measured:
@@ -137,25 +165,23 @@ def _measured_first(context: RunContext, evidence: Evidence) -> Measured:
 
 
 def _saved(context: RunContext, made: Fitted, evidence: Evidence, stage: str) -> str:
-    """Id of the weights with the read-out that was chosen."""
-    kind = evidence.readout if evidence.readout in made.probes else next(iter(made.probes))
-    return save_readout(context, made, kind, evidence.temperature, stage)
+    """Id of the weights with their read-out."""
+    return save_readout(context, made, evidence.temperature, stage)
 
 
-def save_readout(context: RunContext, made: Fitted, kind: ReadoutKind, temperature: float, stage: str) -> str:
-    """Save weights with one of their read-outs in the run's folder; a ``probe`` step.
+def save_readout(context: RunContext, made: Fitted, temperature: float, stage: str) -> str:
+    """Save weights with their read-out in the run's folder; a ``probe`` step.
 
     Args:
         context: whose folder.
-        made: weights and read-outs.
-        kind: which of these.
+        made: weights and read-out.
         temperature: what its logits are divided by.
         stage: what for.
 
     Returns:
         The id of the two together.
     """
-    probe = warmed(made.probes[kind], temperature)
+    probe = warmed(made.probe, temperature)
     folder, adapters = context.folder / "adapters", context.model.adapters
 
     def effect() -> dict[str, object]:
@@ -164,12 +190,12 @@ def save_readout(context: RunContext, made: Fitted, kind: ReadoutKind, temperatu
             "prompt_id": made.prompt.id,
             "weights": made.adapter,
             "layer": made.layer,
-            "readout": kind,
+            "readout": made.readout,
             "temperature": round(temperature, 4),
             "adapter_id": adapters.add_probe(made.adapter, probe, folder),
         }
 
-    value = context.journal.step("probe", [stage, made.prompt.id, made.adapter, made.layer, kind], effect)
+    value = context.journal.step("probe", [stage, made.prompt.id, made.adapter, made.layer, made.readout], effect)
     adapter = str(value["adapter_id"])
     if not (folder / adapter).is_dir():
         adapters.add_probe(made.adapter, probe, folder)

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cotune.config import RunConfig
 from cotune.cycle.candidate import Candidate
@@ -26,7 +25,7 @@ from cotune.cycle.probe_search.race import ProbeRace, race_probes, rows_embedded
 from cotune.cycle.probe_search.slow_end import end_of_race, fit_test
 from cotune.cycle.probe_search.splits import Split, labelled_rows, splits_of
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
-from cotune.cycle.probe_search.trial import READOUTS, Fitted, ReadoutKind, Trials, held_loss
+from cotune.cycle.probe_search.trial import Fitted, Trials
 from cotune.cycle.probe_search.word_start import WordStart
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.pool import next_pool, opening_pool
@@ -464,26 +463,17 @@ class LabelLoop:
         self, fit: PromptFit, found: Sequence[Fitted], epochs: float, start: str, splits: Sequence[Split] | None = None
     ) -> Evidence:
         splits = self.splits if splits is None else splits
-        stage = "judge"
-        tables: dict[ReadoutKind, list[NDArray[np.float64]]] = {}
-        for made, split in zip(found, splits, strict=True):
-            for kind, table in self.trials.log_probs(made, split.held, stage).items():
-                tables.setdefault(kind, []).append(table)
-        gold = label_indices([row for split in splits for row in split.held], self.context.task)
-        judged = []
-        for kind in (kind for kind in READOUTS if kind in tables):
-            whole = np.concatenate(tables[kind])
-            temperature = fit.found.temperature if not epochs else best_temperature(whole, gold)
-            judged.append((float(held_loss(whole, gold, temperature).mean()), kind, temperature, whole))
-        _, kind, temperature, whole = min(judged, key=lambda one: one[0])
+        tables = [self.trials.log_probs(made, split.held, "judge") for made, split in zip(found, splits, strict=True)]
+        truth = label_indices([row for split in splits for row in split.held], self.context.task)
+        whole = np.concatenate(tables)
+        temperature = best_temperature(whole, truth) if epochs else fit.found.temperature
         log_probs = tempered(whole, temperature)
         evidence = Evidence(
             fit,
             epochs,
-            kind,
             temperature,
-            -log_probs[np.arange(len(gold)), gold],
-            (log_probs.argmax(axis=1) == gold).astype(np.float64),
+            -log_probs[np.arange(len(truth)), truth],
+            (log_probs.argmax(axis=1) == truth).astype(np.float64),
             found[0],
             log_probs[: len(splits[0].held)],
             start,
@@ -498,13 +488,12 @@ class LabelLoop:
                 "adapter_id": found[0].adapter,
                 "steps": found[0].steps,
                 "layer": fit.found.layer,
-                "readout": kind,
-                "readouts": {name: round(loss, 6) for loss, name, _, _ in judged},
+                "readout": found[0].readout,
                 "temperature": round(temperature, 4),
                 "decision": "probe",
                 "score": round(float(evidence.correct.mean()), 6),
                 "log_loss": round(evidence.mean, 6),
-                "rows": len(gold),
+                "rows": len(truth),
             },
         )
         return evidence

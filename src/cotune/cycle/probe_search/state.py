@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.race import ProbeRace
-from cotune.cycle.probe_search.trial import Fitted, ReadoutKind
+from cotune.cycle.probe_search.trial import Fitted
 from cotune.refine import Proposal
 
 Floats = NDArray[np.float64]
@@ -24,7 +24,6 @@ class Evidence:
     Attributes:
         fit: the prompt with its frozen probe.
         epochs: how often the weights met each row; 0 where they are frozen.
-        readout: what answers.
         temperature: what its logits are divided by, fitted to the held-out rows.
         losses: ``[rows]`` held-out log-loss in nats, after temperature, in the order of the splits.
         correct: ``[rows]`` 1 where the likeliest label was right.
@@ -35,7 +34,6 @@ class Evidence:
 
     fit: PromptFit
     epochs: float
-    readout: ReadoutKind
     temperature: float
     losses: Floats
     correct: Floats

@@ -18,7 +18,6 @@ from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.errors import DivergedError
 from cotune.evaluate.responses import label_indices
 from cotune.model.adapters.slots import BASE
-from cotune.probe.cross_fitting import tempered
 from cotune.probe.readout import Probe, load_probe
 from cotune.prompt.prompt import Prompt
 from cotune.refine import not_shown
@@ -26,29 +25,31 @@ from cotune.task.example import Example
 from cotune.tune.window import WindowRun, WindowSettings, WindowStates
 
 Floats = NDArray[np.float64]
-ReadoutKind = Literal["head", "refit", "mean"]
-READOUTS: tuple[ReadoutKind, ...] = ("mean", "refit", "head")
-"""What may answer after tuning: the tuned head, a probe fitted anew to the tuned states, or the mean of the two, which is one
-linear map as well. Ties go to the first."""
+Readout = Literal["refit", "mean"]
+"""What answers: a probe fitted to the states, or its mean with the tuned head, which is one linear map as well."""
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A tuned adapter with its read-outs.
+    """Weights, frozen or tuned, with their read-out.
 
     Attributes:
         prompt: how it asks.
         adapter: id of the tuned weights without a probe; :data:`BASE` where the weights are frozen.
         layer: that is read.
         steps: optimizer steps behind the adapter.
-        probes: read-outs by kind.
+        readout: what kind of read-out answers.
+        probe: the read-out.
+        head: the linear head that was tuned with the weights; None where they are frozen.
     """
 
     prompt: Prompt
     adapter: str
     layer: int
     steps: int
-    probes: dict[ReadoutKind, Probe]
+    readout: Readout
+    probe: Probe
+    head: Probe | None = None
 
 
 class Trials:
@@ -112,7 +113,7 @@ class Trials:
         head = head_of(
             states, label_indices(rows, self.context.task), len(self.context.task.labels), strength, self._words(fit)
         )
-        return Fitted(prompt, BASE, layer, 0, {"refit": probe_of(self.context, head, layer)})
+        return Fitted(prompt, BASE, layer, 0, "refit", probe_of(self.context, head, layer))
 
     def _words(self, fit: PromptFit) -> NDArray[np.float32] | None:
         """Weights of the label words that a prompt's probe stands beside; None where it stands alone."""
@@ -132,7 +133,11 @@ class Trials:
         keep: float = 0.0,
         seed: int | None = None,
     ) -> Fitted | None:
-        """Tune the window below a layer on rows and fit the read-outs; a ``train`` step and an ``embed`` step.
+        """Tune the window below a layer on rows and fit the read-out; a ``train`` step and an ``embed`` step.
+
+        Below a probe, a probe that is fitted to the tuned states answers: the contrastive term draws these apart and leaves the
+        head behind (64 rows, two draws, mean of TREC-6, film snippets and CLINC150-20: accuracy 0.885 and log-loss 0.295
+        against 0.874 and 0.341 of the mean with the head). From the labels' words, tuned without that term, the mean answers.
 
         Args:
             fit: the prompt with its frozen probe, whose layer is read and from which the head starts.
@@ -162,8 +167,8 @@ class Trials:
 
         def effect() -> dict[str, Any]:
             started = time.monotonic()
-            if after is not None:
-                head = head_from(after.probes["head"], states)
+            if after is not None and after.head is not None:
+                head = head_from(after.head, states)
             elif words is not None:
                 # The words' own logits leave a gradient that a probe beside them, which knows these rows, would take away.
                 head = head_of_words(states, words / fit.found.best.word_scale)
@@ -249,14 +254,15 @@ class Trials:
         except DivergedError:
             return None
         refit = probe_of(context, head_of(tuned, gold, classes, HEURISTICS.refit_strength * strength, words), layer)
-        probes: dict[ReadoutKind, Probe] = {"head": head, "refit": refit, "mean": mean_probe(head, refit)}
-        return Fitted(prompt, adapter, layer, int(value["steps"]), probes)
+        steps = int(value["steps"])
+        if fit.by_words:
+            return Fitted(prompt, adapter, layer, steps, "mean", mean_probe(head, refit), head)
+        return Fitted(prompt, adapter, layer, steps, "refit", refit, head)
 
-    def log_probs(self, fitted: Fitted, rows: Sequence[Example], stage: str) -> dict[ReadoutKind, Floats]:
-        """``[rows, labels]`` of each read-out."""
+    def log_probs(self, fitted: Fitted, rows: Sequence[Example], stage: str) -> Floats:
+        """``[rows, labels]`` of the read-out."""
         states = self.embedding.states(fitted.prompt, fitted.adapter, rows, stage, layers=[fitted.layer])[0]
-        wide = states.astype(np.float32)
-        return {kind: probe.log_probs(wide, self.context.task.labels) for kind, probe in fitted.probes.items()}
+        return fitted.probe.log_probs(states.astype(np.float32), self.context.task.labels)
 
 
 def mean_probe(first: Probe, second: Probe) -> Probe:
@@ -271,9 +277,3 @@ def warmed(probe: Probe, temperature: float) -> Probe:
     """A read-out whose logits are divided by a temperature."""
     weight, bias = ((part / temperature).astype(np.float32) for part in (probe.weight, probe.bias))
     return replace(probe, weight=weight, bias=bias)
-
-
-def held_loss(log_probs: Floats, gold: NDArray[np.int64], temperature: float = 1.0) -> Floats:
-    """``[rows]`` log-loss in nats after a temperature."""
-    found: Floats = -tempered(log_probs, temperature)[np.arange(len(gold)), gold]
-    return found

@@ -37,7 +37,7 @@ def first_verdict(context: RunContext, search: LabelSearch, trials: Trials, bund
     fit = search.best_frozen
     rows = labelled_rows(context)
     made = trials.frozen(fit, rows)
-    adapter = save_readout(context, made, "refit", fit.found.temperature, "verdict")
+    adapter = save_readout(context, made, fit.found.temperature, "verdict")
 
     def effect() -> dict[str, Any]:
         low, high = accuracy_interval(fit.found.best.correct, fit.rows)
@@ -70,7 +70,7 @@ def better_bundle(context: RunContext, evidence: Evidence, bundle: Path, model_n
         model_name: how the user named the model.
     """
     made = evidence.first
-    adapter = save_readout(context, made, evidence.readout, evidence.temperature, "better")
+    adapter = save_readout(context, made, evidence.temperature, "better")
 
     def effect() -> dict[str, Any]:
         held = [row for split in splits_of(context) for row in split.held][: len(evidence.correct)]

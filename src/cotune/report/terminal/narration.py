@@ -21,7 +21,6 @@ REFERENCE_NAMES = {
 """What the references are called before people, the one that matters most first."""
 
 READOUT_NAMES = {
-    "head": "the tuned head",
     "refit": "a refitted probe",
     "mean": "the mean of tuned head and refitted probe",
 }
@@ -233,6 +232,13 @@ def _pool(story: Story, value: Value) -> list[Told]:
     return [Told(f"{cycle_of(value)}{counted(len(proposals), 'prompt')} to try{made}{gone}")]
 
 
+def _epochs(story: Story, value: Value) -> list[Told]:
+    epochs, planned = number(value.get("epochs")), number(value.get("planned"))
+    if epochs is None or planned is None or epochs <= planned:
+        return []
+    return [Told(f"the search has left budget: {epochs:g} epochs on all labelled rows instead of {planned:g}")]
+
+
 def _race(story: Story, value: Value) -> list[Told]:
     best = fields(value.get("best"))
     if "layers" in value:
@@ -428,6 +434,7 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "start": _start,
     "previous": _previous,
     "plan": _plan,
+    "epochs": _epochs,
     "pool": _pool,
     "score": _scored,
     "write": _scored,
