@@ -311,7 +311,7 @@ _TOLD = {
 _GOING_ON = "against tuning the seed prompt afresh on these rows, starting from the old bundle {verb}s {points}"
 _SAME = {
     "prompt_given_tuning": "the winner is the tuned seed prompt itself, so the search adds nothing on top of tuning",
-    "tuning": "the seed prompt was not tuned, so tuning adds nothing",
+    "tuning": "the seed prompt was not tuned, so what tuning gains was not measured",
     "both": "the winner is the untuned seed prompt, so nothing is gained",
     "prompt": "without tuning, no prompt was chosen over the seed prompt",
 }
