@@ -18,7 +18,7 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.probe_search.confirm import final_epochs
 from cotune.cycle.probe_search.embedding import Embedding
-from cotune.cycle.probe_search.fits import fit_prompt, head_of_words, word_vectors
+from cotune.cycle.probe_search.fits import fit_prompt
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.loop import LabelLoop
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
@@ -26,7 +26,6 @@ from cotune.cycle.probe_search.trial import Trials
 from cotune.cycle.probe_search.verdict import accuracy_interval
 from cotune.cycle.progress import Quiet
 from cotune.errors import CotuneError
-from cotune.evaluate.responses import label_indices
 from cotune.evaluate.stats.intervals import wilson
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings
@@ -84,7 +83,7 @@ def test_a_fit_outlives_a_race_that_looks_at_fewer_layers(context: RunContext) -
     shape = (len(context.dev), len(context.task.labels))
     assert frozen.layer == deepest and trials.log_probs(frozen, context.dev, "judge").shape == shape
     tuned = trials.tune(fit, rows, 2, stage="tune")
-    assert tuned is not None and tuned.readout == "refit" and trials.log_probs(tuned, context.dev, "judge").shape == shape
+    assert tuned is not None and trials.log_probs(tuned, context.dev, "judge").shape == shape
 
 
 def test_reading_another_layer_later_forgets_none(context: RunContext) -> None:
@@ -160,83 +159,11 @@ def test_a_model_that_cannot_read_the_seed_prompt_is_told(context: RunContext, m
         Opened(context)
 
 
-def test_a_trial_may_start_from_the_labels_words(context: RunContext) -> None:
-    opened = Opened(context)
-    search, loop = opened.search, opened.loop
-    fit = search.seed_by_words = loop.words.read(search.seed)
-    assert fit is not None and fit.by_words and fit.found.layer == context.model.depth
-    assert search.seed_as(fit) is fit and search.seed_as(search.seed) is search.seed
-    vectors = word_vectors(context, fit.prompt)
-    assert vectors is not None
-    states = opened.embedding.states(fit.prompt, BASE, context.dev, "race", layers=[context.model.depth])[0]
-    weight, bias = head_of_words(states, vectors).folded()
-    assert np.allclose(states.astype(np.float64) @ weight.T + bias, states.astype(np.float64) @ vectors.T, atol=1e-3)
-    search.epochs, search.last_epochs = 1.0, 1.0
-    # Whoever of the winner and a prompt that is tried wins, the end is paid.
-    assert loop._owed(search, fit) >= loop._end(search, fit, [fit], fit)
-    loop._try(search, fit)
-    tuned = search.of(fit.prompt.id, tuned=True)
-    assert tuned is not None and tuned.fit.by_words and tuned.first.layer == context.model.depth
-
-
-def test_two_labels_whose_words_tell_are_learnt_from_by_these_first(
-    model: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = [row for row in labelled_rows(90) if row["label"] != "tool"]
-    opened = Opened(context_of(model, tmp_path, rows))
-    search, loop = opened.search, opened.loop
-    for tells, least in ((True, -1.0), (False, -1.0), (True, 1.0)):
-        monkeypatch.setattr(loop.words, "tell", lambda fit, tells=tells: tells)
-        # Where frozen probes are nearly always right, there is nothing to learn from the words.
-        monkeypatch.setattr("cotune.cycle.probe_search.loop.HEURISTICS", replace(HEURISTICS, words_least_error=least))
-        lead = loop._lead(search)
-        assert lead.by_words if tells and least < 0 else lead is search.best_frozen
-    monkeypatch.setattr("cotune.cycle.probe_search.loop.HEURISTICS", replace(HEURISTICS, words_least_error=-1.0))
-    monkeypatch.setattr(loop.words, "tell", lambda fit: True)
-    monkeypatch.setattr(loop, "rows", loop.rows * 10)
-    assert loop._lead(search) is search.best_frozen, "of many rows the probe goes first"
-
-
-def test_words_are_no_start_where_the_last_layer_is_not_to_be_read(context: RunContext) -> None:
-    opened = Opened(context, window=(1, 1))
-    assert opened.loop.words.read(opened.search.seed) is None and not opened.loop._lead(opened.search).by_words
-
-
-def test_words_tell_where_they_put_rows_of_one_label_before_those_of_the_other(
-    model: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    context = context_of(model, tmp_path, [row for row in labelled_rows(90) if row["label"] != "tool"])
-    opened = Opened(context)
-    words, seed = opened.loop.words, opened.search.seed
-    width, labels = context.model.width, context.task.labels
-    vectors = np.eye(len(labels), width, dtype=np.float32)
-    truth = label_indices(opened.loop.rows, context.task)
-    monkeypatch.setattr("cotune.cycle.probe_search.word_start.word_vectors", lambda context, prompt: vectors)
-    found = np.zeros((1, len(truth), width), np.float16)
-    found[0, np.arange(len(truth)), truth] = 3.0
-    monkeypatch.setattr(opened.embedding, "states", lambda *asked, **named: found)
-    # A liking for one of the words, whatever the row is, does not count.
-    found[0, :, 0] += 9.0
-    assert words.tell(seed)
-    found[:] = np.random.default_rng(0).normal(size=found.shape)
-    assert not words.tell(seed)
-
-
 def test_the_interval_of_a_verdict_lies_around_its_score() -> None:
     rows = [Example(f"train:{i}", {"text": str(i)}, "x") for i in range(90)]
     correct = np.tile([1.0, 2 / 3, 2 / 3], 30)
     assert accuracy_interval(correct, rows) == pytest.approx((wilson(70, 90).low, wilson(70, 90).high))
     assert accuracy_interval(np.ones(90), rows) == pytest.approx((wilson(90, 90).low, wilson(90, 90).high))
-
-
-def test_a_trial_is_judged_by_fewer_rows_where_steps_need_the_budget(context: RunContext) -> None:
-    opened = Opened(context)
-    search, loop = opened.search, opened.loop
-    held = len(loop.splits[0].held)
-    before = {id(e.fit): e.losses for e in search.evidence}
-    loop._judge_by(search, loop.splits[:1])
-    assert search.winner in search.evidence
-    assert all(np.array_equal(e.losses, before[id(e.fit)][:held]) and len(e.correct) == held for e in search.evidence)
 
 
 def test_what_a_search_leaves_of_the_budget_goes_into_the_final_tuning(context: RunContext) -> None:

@@ -71,7 +71,7 @@ def probe_events(made: list[Prompt], old: list[dict[str, Any]]) -> list[tuple[st
     events += [("layers", 20.0, {"cycle": 1, "deepest": 26}), _race(1, first[1], first, seed, 28.0)]
     events += [_tuned(seed, 29.0, "base", 0, 0.66, 0.95), _tuned(first[1], 29.5, "base", 0, 0.8, 0.7)]
     events += [
-        ("probe", 29.6, {"adapter_id": "f" * 16, "layer": 20, "readout": "refit", "stage": "verdict", "weights": "base"}),
+        ("probe", 29.6, {"adapter_id": "f" * 16, "layer": 20, "stage": "verdict", "weights": "base"}),
         ("verdict", 31.0, _verdict(first[1])),
         ("plan", 32.0, {"epochs": 2.0, "last_epochs": 2.0, "text": ["tune layers below 20 for 4 epochs", "keep 40 s"]}),
     ]
@@ -124,7 +124,7 @@ def _race(cycle: int, best: str, entered: list[str], beside: str, at: float) -> 
 
 def _tuned(prompt_id: str, at: float, adapter: str, steps: int, score: float, loss: float) -> tuple[str, float, Any]:
     told = {"cycle": 1, "stage": "tune" if steps else "frozen", "prompt_id": prompt_id, "adapter_id": adapter, "steps": steps}
-    read = {"layer": 20, "readout": "mean" if steps else "refit", "temperature": 0.9}
+    read = {"layer": 20, "readout": "probe", "temperature": 0.9}
     return "tuned", at, {**told, **read, "decision": "probe", "score": score, "log_loss": loss, "rows": ROWS}
 
 

@@ -53,7 +53,7 @@ def test_lines_tell_each_step_once_in_words(events: list[dict[str, Any]]) -> Non
         "cycle 1: 4 prompts raced by frozen probes on 200 labelled rows: best cross-fitted 0.800, log-loss 0.710 after ",
         "frozen probe after layer 20: cross-fitted 0.800, log-loss 0.700 on 200 labelled rows with ",
         "tuned layers 11 to 20 on 150 rows, 12 steps, with ",
-        "tuned for 12 steps: held-out 0.820, log-loss 0.600 on 200 labelled rows, read by the mean of tuned head and refitted ",
+        "tuned for 12 steps: held-out 0.820, log-loss 0.600 on 200 labelled rows, by a probe after layer 20, with ",
         "cycle 2: ends at held-out 0.860, log-loss 0.500 after 12 steps with ",
         "the test rows, sealed until now, are scored once, for 5 arms (a prompt with weights each) and 3 references",
         "test, TF-IDF with logistic regression: 0.600, log-loss 1.100 on 40 test rows",
@@ -68,7 +68,7 @@ def test_lines_tell_each_step_once_in_words(events: list[dict[str, Any]]) -> Non
 
 def test_the_best_goes_by_held_out_log_loss_not_by_accuracy() -> None:
     story = Story()
-    tuned = {"stage": "tune", "readout": "head", "layer": 8, "steps": 4, "rows": 64}
+    tuned = {"stage": "tune", "readout": "probe", "layer": 8, "steps": 4, "rows": 64}
     for score, loss in ((0.9, 0.5), (0.8, 0.4), (0.95, 0.45)):
         story.tell({"kind": "tuned", "value": {**tuned, "score": score, "log_loss": loss, "prompt_id": "x"}})
     assert story.best == (0.8, 0.4, "x") and story.trail == [0.5, 0.4]
@@ -211,7 +211,7 @@ def test_an_arm_that_took_no_step_is_told_once_and_not_called_tuned() -> None:
     tuned = {**frozen, "adapter_id": "a" * 16, "steps": 12}
     arms = {"seed_prompt": {**frozen, "prompt_id": "s"}, "prompt_only": frozen, "best_prompt": frozen}
     arms |= {"seed_tuned": {**tuned, "prompt_id": "s"}, "best_tuned": frozen}
-    story.tell({"kind": "tuned", "value": {"stage": "tune", "readout": "head", "log_loss": 0.4, "rows": 64, "steps": 4}})
+    story.tell({"kind": "tuned", "value": {"stage": "tune", "readout": "probe", "log_loss": 0.4, "rows": 64, "steps": 4}})
     [told] = story.tell({"kind": "confirm", "value": {"arms": arms, "dev": {name: {"score": 0.9} for name in arms}}})
     best = "best prompt, frozen (no tuning step paid off)"
     assert told.text.count("0.900") == 3 and f"{best} 0.900; seed prompt 0.900; seed tuned 0.900" in told.text

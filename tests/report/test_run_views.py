@@ -446,7 +446,7 @@ def test_the_clock_of_a_resumed_run_goes_on_from_the_time_already_spent() -> Non
 
 def test_one_of_a_kind_is_told_in_the_singular() -> None:
     story = Story()
-    one = {"steps": 1, "rows": 1, "n": 1, "score": 0.5, "log_loss": 0.7, "stage": "tune", "readout": "head", "window": [0, 2]}
+    one = {"steps": 1, "rows": 1, "n": 1, "score": 0.5, "log_loss": 0.7, "stage": "tune", "readout": "probe", "window": [0, 2]}
     found = [told.text for kind in ("train", "tuned", "better", "arm") for told in story.tell({"kind": kind, "value": one})]
     assert len(found) == 4
     assert all(re.search(r"\b1 (step|(labelled |test )?row)\b", text) for text in found), found

@@ -61,15 +61,13 @@ def confirm_labels(
     if recipe is not None and winner.tuned:
         behind = 0.0
         if search.last_epochs and search.seed.prompt.id != winner.fit.prompt.id:
-            behind = prices.final(
-                search.seed_as(winner.fit), len(rows), search.last_epochs + (search.epochs if seed_tuned is None else 0.0)
-            )
+            behind = prices.final(search.seed, len(rows), search.last_epochs + (search.epochs if seed_tuned is None else 0.0))
         reached = _settled_tuned(context, search, trials, winner, rows, keep + behind)
     if seed_tuned is not None and seed_tuned is winner:
         arms["seed_tuned"] = reached or arms["seed_prompt"]
     elif recipe is not None and (seed_tuned is not None or search.last_epochs):
         # Where the seed prompt had no trial of its own it is tuned as the winner was, and not judged on dev.
-        tried = seed_tuned or _like(recipe, seed_frozen, search.seed_as(recipe.fit))
+        tried = seed_tuned or _like(recipe, seed_frozen, search.seed)
         arms["seed_tuned"] = _settled_tuned(context, search, trials, tried, rows, keep) or arms["seed_prompt"]
     else:
         arms["seed_tuned"] = arms["seed_prompt"]
@@ -96,7 +94,7 @@ def final_epochs(context: RunContext, search: LabelSearch, prices: Prices, winne
 
     def cost(epochs: float) -> float:
         total = prices.test(search, winner.fit, words=search.zero_shot)
-        for fit in {fit.prompt.id: fit for fit in (winner.fit, search.seed_as(winner.fit))}.values():
+        for fit in {fit.prompt.id: fit for fit in (winner.fit, search.seed)}.values():
             tried = search.of(fit.prompt.id, tuned=True) is not None
             total += prices.final(fit, rows, epochs + (0.0 if tried else search.epochs))
         return total
@@ -143,9 +141,9 @@ def _settled_tuned(
     fit, made = evidence.fit, evidence.first
     if search.last_epochs:
         tried = made.adapter != BASE
-        steps = trials.steps_of(fit, search.last_epochs, len(rows))
+        steps = trials.steps_of(search.last_epochs, len(rows))
         if not tried:
-            steps += trials.steps_of(fit, evidence.epochs, len(context.train_sample))
+            steps += trials.steps_of(evidence.epochs, len(context.train_sample))
         # Of few rows a head that is fitted anew to the tuned states of these rows may lose what the trial's had learnt (TREC-6,
         # 64 rows, one draw: 0.64 against 0.73); of many it is better (TREC-6, 500 rows, one draw: 0.913 against 0.907).
         after = made if tried and len(rows) < HEURISTICS.few_rows else None
@@ -190,12 +188,11 @@ def save_readout(context: RunContext, made: Fitted, temperature: float, stage: s
             "prompt_id": made.prompt.id,
             "weights": made.adapter,
             "layer": made.layer,
-            "readout": made.readout,
             "temperature": round(temperature, 4),
             "adapter_id": adapters.add_probe(made.adapter, probe, folder),
         }
 
-    value = context.journal.step("probe", [stage, made.prompt.id, made.adapter, made.layer, made.readout], effect)
+    value = context.journal.step("probe", [stage, made.prompt.id, made.adapter, made.layer], effect)
     adapter = str(value["adapter_id"])
     if not (folder / adapter).is_dir():
         adapters.add_probe(made.adapter, probe, folder)

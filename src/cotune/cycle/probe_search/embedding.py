@@ -78,10 +78,6 @@ class Embedding:
         """Embed no layers above ``deepest`` from now on, so that passes end there."""
         self.layers = tuple(layer for layer in self.layers if layer <= deepest)
 
-    def widen(self) -> None:
-        """Embed the layers up to the last one again, where the labels' words are read."""
-        self.layers = tuple(sorted({*self.layers, self.context.model.depth}))
-
     def share(self, layers: Sequence[int] | None = None) -> float:
         """Share of the model's layers that a pass runs."""
         return max(self.layers if layers is None else layers) / self.context.model.depth

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,20 +47,6 @@ class PromptFit:
     def mean(self) -> float:
         """Mean log-loss in nats."""
         return float(self.losses.mean())
-
-    @property
-    def by_words(self) -> bool:
-        """Whether the labels' words are read beside the last layer's probe; tuning then starts from the words alone."""
-        return self.found.best.word_scale > 0
-
-
-def read_by_words(fit: PromptFit) -> PromptFit | None:
-    """The same prompt with the labels' words read beside the last layer's probe; None where that was not fitted."""
-    beside = [one for one in fit.found.by_layer if one.word_scale > 0]
-    if not beside:
-        return None
-    best = min(beside, key=lambda one: one.log_loss)
-    return replace(fit, found=replace(fit.found, best=best))
 
 
 def fit_prompt(
@@ -148,12 +134,6 @@ def head_of(
     offsets = states.astype(np.float32) @ words.T
     fitted = fit_logistic(features, gold, classes, strengths=[strength], offsets=offsets)
     return StartHead(fitted.weight[0] + words * spread, fitted.bias[0] + words @ mean, mean, spread)
-
-
-def head_of_words(states: NDArray[np.float16], words: NDArray[np.float32]) -> StartHead:
-    """The logits of the labels' words as a head, in the coordinates of ``states`` ``[rows, width]``."""
-    _, mean, spread = standardised(states)
-    return StartHead(words * spread, words @ mean, mean, spread)
 
 
 def head_from(probe: Probe, states: NDArray[np.float16]) -> StartHead:

@@ -48,15 +48,6 @@ class SearchHeuristics:
             from 5).
         window_share: depth of the tuned window as a share of the model's layers: ten of thirty were better than all below
             the probe.
-        words_window_share: the same where tuning starts from the labels' words at the last layer: half was as good as two
-            thirds, and a third was not (film snippets, TREC-6, 64 rows, one draw each).
-        words_cost: what such a trial costs at most, as a multiple of one below a probe.
-        words_alpha: level at which two labels' words are taken to tell rows apart. On film snippets, which are learnt far
-            better from the words, 8 of 12 draws of 64 rows are below it, on SMS spam none.
-        words_least_error: share of rows that the best frozen probe has to get wrong where two labels' words are to be tried
-            first: below it there is next to nothing to learn from them.
-        words_head_rate: learning rate of such a head as a share of a probe's: the words are what pre-training knows.
-        words_batch: rows in a step of such a tuning, where the user says nothing: more steps in the same time.
         head_strength: strength of the head that tuning starts from, as a multiple of the frozen probe's. The frozen probe
             itself gives its own rows nearly all probability, so that next to no gradient would be left for the weights below.
         contrast: share of the contrastive term in the loss of tuning, see :mod:`cotune.tune.window`.
@@ -105,12 +96,6 @@ class SearchHeuristics:
     epochs_some: float = 5.0
     epochs_many: float = 4.0
     window_share: float = 1 / 3
-    words_window_share: float = 1 / 2
-    words_cost: float = 3.0
-    words_alpha: float = 0.1
-    words_least_error: float = 0.05
-    words_head_rate: float = 0.1
-    words_batch: int = 8
     head_strength: float = 0.03
     contrast: float = 0.9
     contrast_temperature: float = 0.1

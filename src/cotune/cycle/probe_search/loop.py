@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,7 @@ from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.folder import ASKED
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.epochs import split_epochs
-from cotune.cycle.probe_search.fits import PromptFit, difference, read_by_words
+from cotune.cycle.probe_search.fits import PromptFit, difference
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.limit import RaceLimit
 from cotune.cycle.probe_search.prices import Prices, too_small
@@ -26,7 +25,6 @@ from cotune.cycle.probe_search.slow_end import end_of_race, fit_test
 from cotune.cycle.probe_search.splits import Split, labelled_rows, splits_of
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Fitted, Trials
-from cotune.cycle.probe_search.word_start import WordStart
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.pool import next_pool, opening_pool
 from cotune.cycle.search.trial import Measured
@@ -72,7 +70,6 @@ class LabelLoop:
         self.guide = Guide(context, config)
         self.rows = labelled_rows(context)
         self.splits = splits_of(context)
-        self.words = WordStart(context, embedding, trials, self.rows)
         self.limit = RaceLimit(context, embedding, partial(end_of_race, context, self.prices, self.own[0]))
         self._cycle = 1
         self._first_rows = HEURISTICS.opening_rows(len(context.task.labels))
@@ -82,10 +79,9 @@ class LabelLoop:
         search = self._first_race()
         self._told(search)
         if self.limit.stopped:
-            search.lead, search.zero_shot = search.best_frozen, False
+            search.zero_shot = False
             fit_test(self.context, self.prices, search, self.config.seed)
             return self._ended(search, "the machine is slow, and what was left of the budget is reserved for the test")
-        search.lead = self._lead(search)
         fit_test(self.context, self.prices, search, self.config.seed)
         self._plan(search)
         if self.context.finish_asked():
@@ -171,7 +167,7 @@ class LabelLoop:
         fits = {name: race.fits[name] for name in race.ranking if race.rows[name] == len(self.rows)}
         if self.own[0].id not in fits:
             raise _unreadable(context)
-        search = LabelSearch({p.prompt.id: p for p in proposals}, race, fits, fits[self.own[0].id], fits[self.own[0].id])
+        search = LabelSearch({p.prompt.id: p for p in proposals}, race, fits, fits[self.own[0].id])
         self._judge_frozen(search, search.seed)
         if search.best_frozen is not search.seed:
             self._judge_frozen(search, search.best_frozen)
@@ -212,17 +208,20 @@ class LabelLoop:
             BudgetError: the arms cannot be tested. A time budget is overrun instead, by the few rows that :func:`fit_test`
                 left, since there is a bundle by now.
         """
-        context, winner = self.context, search.lead
+        context, winner = self.context, search.best_frozen
         left = context.spending.left()
         least = self.prices.test(search, winner, tuned=False, words=False)
         if left < least and context.spending.budget.kind != "time":
             raise too_small(context, f"the test of {counted(context.task.test.n, 'row')}", least, left)
         whole = self.prices.test(search, winner)
         wanted = HEURISTICS.epochs(len(self.rows), self.config.tune.max_epochs)
-        alone, seed = winner.prompt.id == search.seed.prompt.id, search.seed_as(winner)
+        seed = search.seed
+        alone = winner.prompt.id == seed.prompt.id
 
-        def needed(epochs: float, last: float, splits: Sequence[Split]) -> float:
-            trials = self.prices.trial(winner, splits, epochs)
+        def needed(epochs: float, last: float) -> float:
+            # All splits judge: on dev alone a tuned seed prompt won over a frozen one that is better by 0.19 nats on all rows
+            # (examples/support, 100 rows; 0.567 against 0.683).
+            trials = self.prices.trial(winner, self.splits, epochs)
             if not last:
                 return trials + (0.0 if alone else self.prices.trial(seed, self.splits[:1], epochs))
             final = self.prices.final(winner, len(self.rows), last)
@@ -231,40 +230,33 @@ class LabelLoop:
         def effect() -> dict[str, Any]:
             least = 0.25 if len(self.rows) >= HEURISTICS.many_rows else 1.0
 
-            def fitted(room: float, splits: Sequence[Split]) -> tuple[float, float]:
-                return split_epochs(wanted, lambda epochs, last: needed(epochs, last, splits) <= room, least)
+            def fitted(room: float) -> tuple[float, float]:
+                return split_epochs(wanted, lambda epochs, last: needed(epochs, last) <= room, least)
 
-            splits, reserve = self.splits, whole
-            epochs, last = fitted(left - reserve, splits)
-            if winner.by_words and epochs + last < wanted:
-                # From the words learning takes most of its steps, and is hardly ever worse than a frozen probe: steps go
-                # first, then rows that judge. Below a probe all splits judge: on dev alone a tuned seed prompt won over a
-                # frozen one that is better by 0.19 nats on all rows (examples/support, 100 rows; 0.567 against 0.683).
-                splits = self.splits[:1]
-                epochs, last = fitted(left - reserve, splits)
+            reserve = whole
+            epochs, last = fitted(left - reserve)
             asks = bool(last)
             if not asks:
                 # The reference that asks for the untuned model's words is left out before tuning is.
                 reserve = self.prices.test(search, winner, words=False)
-                epochs, last = fitted(left - reserve, splits)
+                epochs, last = fitted(left - reserve)
             room = left - reserve
-            steps = self.trials.steps_of(winner, epochs, len(self.rows)) if epochs else 0
+            steps = self.trials.steps_of(epochs, len(self.rows)) if epochs else 0
             kept = reserve if epochs else max(0.0, min(left, self.prices.test(search, winner, tuned=False)))
             unit = context.spending.budget.unit
             text = [
-                f"tune layers below {winner.found.layer} for {epochs:g} epochs, {counted(steps, 'step')}, on {len(splits)} "
-                f"{'splits' if len(splits) > 1 else 'split'}"
+                f"tune layers below {winner.found.layer} for {epochs:g} epochs, {counted(steps, 'step')}, on "
+                + counted(len(self.splits), "split")
                 + (f", then for {last:g} more on all labelled rows" if last else "")
-                + f": about {needed(epochs, last, splits):,.0f} {unit}"
+                + f": about {needed(epochs, last):,.0f} {unit}"
                 if epochs
-                else f"no tuning: an epoch needs about {needed(1.0, 0.0, splits):,.0f} {unit}, {max(0.0, room):,.0f} left",
+                else f"no tuning: an epoch needs about {needed(1.0, 0.0):,.0f} {unit}, {max(0.0, room):,.0f} left",
                 f"keep {kept:,.0f} {unit} for {counted(context.task.test.n, 'test row')} and the report",
             ]
             return {
                 "epochs": epochs,
                 "last_epochs": last,
                 "target_steps": steps,
-                "splits": len(splits),
                 "zero_shot": asks,
                 "reserve": round(kept, 2),
                 "text": text,
@@ -273,15 +265,6 @@ class LabelLoop:
         value = context.journal.step("plan", [context.task.fingerprint, context.spending.budget.amount], effect)
         search.epochs, search.last_epochs = float(value["epochs"]), float(value["last_epochs"])
         search.zero_shot = bool(value.get("zero_shot", True))
-        self._judge_by(search, self.splits[: int(value.get("splits", len(self.splits)))])
-
-    def _judge_by(self, search: LabelSearch, splits: tuple[Split, ...]) -> None:
-        """Go on with the first splits only; what was judged on all of them is cut to their rows, which come first."""
-        self.splits = splits
-        cut = {id(e): replace(e, losses=e.losses[: self._judged], correct=e.correct[: self._judged]) for e in search.evidence}
-        search.winner = cut[id(search.winner)] if search.winner is not None else None
-        search.evidence = list(cut.values())
-        self._bundle_loss = self._first_loss(search)
 
     def _first_loss(self, search: LabelSearch) -> float:
         """Held-out log-loss of what the first bundle holds."""
@@ -289,53 +272,19 @@ class LabelLoop:
         return float("inf") if first is None else first.mean
 
     def _first_trials(self, search: LabelSearch) -> None:
-        """Tune the leading prompt; where there is room also the seed prompt, and a prompt that is read in the other way.
+        """Tune the leading prompt; where there is room also the seed prompt.
 
         A trial of the seed prompt is half of its final tuning, which is owed in any case.
         """
         if search.epochs:
-            lead = search.lead
+            lead, seed = search.best_frozen, search.seed
             self._try(search, lead)
-            seed = search.seed_as(lead)
             if seed.prompt.id != lead.prompt.id:
                 if not search.last_epochs:
                     self._try(search, seed, splits=self.splits[:1])
                 elif self._has_room(search, seed):
                     self._try(search, seed)
-            other = search.best_frozen if lead.by_words else self._words_later(search)
-            if other is not None and other.by_words != lead.by_words and self._has_room(search, other):
-                self._try(search, other)
         self._record(search, search.base_race, pool=len(search.proposals))
-
-    def _lead(self, search: LabelSearch) -> PromptFit:
-        """What is tuned first: the best prompt below its probe, or of few rows from the labels' words where these say much.
-
-        They do where cross-fitting reads the best prompt by them, and where there are two labels that frozen probes take for
-        each other now and then and the untuned model tells apart by their words. Tuning then learns far more from the words
-        than below a probe (docs/probes.md). The seed prompt names the labels, and its tuning is owed in any case, so that it
-        goes first unless another is clearly better.
-        """
-        best = search.best_frozen
-        if len(self.rows) >= HEURISTICS.few_rows:
-            return best
-        two = len(self.context.task.labels) == 2 and 1 - best.found.best.accuracy > HEURISTICS.words_least_error
-        if not best.by_words and not two:
-            return best
-        seed = self.words.read(search.seed)
-        if seed is None or not (best.by_words or self.words.tell(seed)):
-            return best
-        search.seed_by_words = seed
-        if not best.by_words:
-            return seed
-        gap = difference(seed, best)
-        return seed if gap.mean() <= corrected_error(gap) else best
-
-    def _words_later(self, search: LabelSearch) -> PromptFit | None:
-        """The seed prompt by the labels' words, where a search that began below probes has much budget left."""
-        trial = self.prices.trial(search.seed, self.splits, search.epochs)
-        if search.seed_by_words is None and HEURISTICS.words_cost * trial <= self._room(search):
-            search.seed_by_words = self.words.read(search.seed)
-        return search.seed_by_words
 
     # Later cycles -------------------------------------------------------------------------------------------------
 
@@ -345,8 +294,6 @@ class LabelLoop:
         self._cycle = number
         winner = search.winner
         assert winner is not None
-        if winner.fit.by_words:
-            self.embedding.widen()
         room = self._room(search) - self.prices.extras()
         trial = self.prices.trial(winner.fit, self.splits, search.epochs) if search.epochs else 0.0
         trial += self.guide.cost(winner.fit.prompt)
@@ -386,7 +333,6 @@ class LabelLoop:
             cycle=number,
             always=[winner.fit.prompt],
             first_rows=self._first_rows,
-            narrow=not winner.fit.by_words,
         )
         search.fits |= {name: race.fits[name] for name in race.ranking if race.rows[name] == len(self.rows)}
         challenger = self._challenger(search)
@@ -402,8 +348,6 @@ class LabelLoop:
         """The best prompt that was not tuned yet, where its frozen probe is not clearly worse than the best one's."""
         tried = {e.fit.prompt.id for e in search.evidence if e.tuned or not search.epochs}
         known = list(search.fits.values())
-        if search.epochs and search.winner is not None and search.winner.fit.by_words:
-            known = [one for fit in known if (one := read_by_words(fit)) is not None]
         best = min(known, key=lambda fit: fit.mean)
         fits = sorted((fit for fit in known if fit.prompt.id not in tried), key=lambda fit: fit.mean)
         near = (fit for fit in fits if fit is best or (gap := difference(fit, best)).mean() <= 2 * corrected_error(gap))
@@ -438,7 +382,7 @@ class LabelLoop:
         keep = self._owed(search, fit)
         found = []
         for split in wanted:
-            steps = self.trials.steps_of(fit, search.epochs, len(split.learn))
+            steps = self.trials.steps_of(search.epochs, len(split.learn))
             made = self.trials.tune(fit, split.learn, steps, stage="tune", start=start, keep=keep)
             if made is None:
                 return
@@ -488,7 +432,7 @@ class LabelLoop:
                 "adapter_id": found[0].adapter,
                 "steps": found[0].steps,
                 "layer": fit.found.layer,
-                "readout": found[0].readout,
+                "readout": "probe",
                 "temperature": round(temperature, 4),
                 "decision": "probe",
                 "score": round(float(evidence.correct.mean()), 6),
@@ -506,12 +450,12 @@ class LabelLoop:
         if winner is None or not winner.tuned:
             # A frozen winner is tuned no further; the seed prompt's weights are an arm in any case.
             fit = search.best_frozen if winner is None else winner.fit
-            owed = self._end(search, fit, [search.seed_as(search.lead)], trying)
+            owed = self._end(search, fit, [search.seed], trying)
         else:
-            owed = self._end(search, winner.fit, [search.seed_as(winner.fit), winner.fit], trying)
+            owed = self._end(search, winner.fit, [search.seed, winner.fit], trying)
         if trying is None:
             return owed
-        return max(owed, self._end(search, trying, [search.seed_as(trying), trying], trying))
+        return max(owed, self._end(search, trying, [search.seed, trying], trying))
 
     def _end(self, search: LabelSearch, winner: PromptFit, tuned: Sequence[PromptFit], trying: PromptFit | None) -> float:
         """Of the final tuning of some prompts and of the test; a trial, which is half of a tuning, is not paid twice."""

@@ -109,8 +109,7 @@ def prices_of(context: RunContext, config: RunConfig) -> Prices:
                 hint=f"Give two numbers from 1 to {context.model.depth}, the lower one first.",
             )
         embedding.layers = (last,)
-    words_batch = config.tune.batch_size or HEURISTICS.words_batch
-    trials = Trials(context, embedding, window_settings(config, context), window, words_batch)
+    trials = Trials(context, embedding, window_settings(config, context), window)
     return Prices(context, embedding, trials, config)
 
 

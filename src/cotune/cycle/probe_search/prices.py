@@ -66,14 +66,14 @@ class Prices:
         """Of tuning on each split and judging its held-out rows."""
         total = 0.0
         for split in splits:
-            steps = self.trials.steps_of(fit, epochs, len(split.learn))
+            steps = self.trials.steps_of(epochs, len(split.learn))
             total += self.tuning(fit, len(split.learn), steps)
             total += self.embedding.row_cost(fit.prompt, len(split.held), layers=[fit.found.layer])
         return total
 
     def final(self, fit: PromptFit, rows: int, epochs: float) -> float:
         """Of tuning on all labelled rows."""
-        return self.tuning(fit, rows, self.trials.steps_of(fit, epochs, rows))
+        return self.tuning(fit, rows, self.trials.steps_of(epochs, rows))
 
     def least(self, seed: Prompt, rows: int, embedded: int, *, test: int | None = None) -> float:
         """Of the shortest run that there is: a race in which so many rows are embedded, won by the seed prompt as it stands.
@@ -100,7 +100,7 @@ class Prices:
         rows = self.context.task.test.n
         frozen = search.fits.get(winner.prompt.id, winner)
         base = {fit.prompt.id: fit for fit in (search.seed, search.best_frozen, frozen)}.values()
-        changed = {fit.prompt.id: fit for fit in (search.seed_as(winner), winner)}.values() if tuned else ()
+        changed = {fit.prompt.id: fit for fit in (search.seed, winner)}.values() if tuned else ()
         arms = sum(self.embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer]) for fit in (*base, *changed))
         return HEURISTICS.care * (arms + (zero_shot_cost(self.context, search.seed.prompt) if words else 0.0)) + self.fixed
 

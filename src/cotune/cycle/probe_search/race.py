@@ -101,7 +101,6 @@ def race_probes(
     always: Sequence[Prompt] = (),
     first_rows: int = 64,
     affordable: Callable[[int], bool] = lambda rows: True,
-    narrow: bool = True,
     limit: RaceLimit | None = None,
 ) -> ProbeRace:
     """Race prompts over labelled rows under one set of weights.
@@ -122,7 +121,6 @@ def race_probes(
         affordable: whether the race may embed so many more rows, all prompts taken together; it is asked inside of a step.
             Where it may not, because passes turn out slower than they were priced, fewer prompts go on than the schedule has
             places for.
-        narrow: whether later rounds leave out the layers well above those that leaders are read from.
         limit: cuts the race between prompts and between chunks of rows, where what is left of the budget is needed for the
             end; None reads all.
 
@@ -167,7 +165,7 @@ def race_probes(
         if not active:
             raise CotuneError("every prompt of the race gave hidden states that are not finite")
         leader = min(active, key=lambda name: race.fits[name].mean)
-        if number == 0 and narrow:
+        if number == 0:
             _narrow(context, embedding, [race.fits[name] for name in active], cycle)
         worse = [
             name

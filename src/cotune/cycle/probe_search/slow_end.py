@@ -37,7 +37,7 @@ def fit_test(context: RunContext, prices: Prices, search: LabelSearch, seed: int
     key = ["test", test.content_hash]
 
     def arms() -> float:
-        whole = prices.test(search, search.lead, tuned=False, words=False)
+        whole = prices.test(search, search.best_frozen, tuned=False, words=False)
         return context.spending.costs.lag * (whole - prices.fixed)
 
     def room() -> float:

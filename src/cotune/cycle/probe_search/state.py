@@ -61,8 +61,6 @@ class LabelSearch:
         base_race: the first race, under the base model.
         fits: prompt id to its cross-fitted probe on all labelled rows.
         seed: the seed prompt's.
-        lead: what is tuned first; the seed prompt's until that is decided.
-        seed_by_words: the seed prompt read by the labels' words; None where these are no read-out.
         evidence: every way to answer that was judged on held-out rows.
         winner: the best of them.
         cycles: a record for each cycle.
@@ -78,10 +76,8 @@ class LabelSearch:
     base_race: ProbeRace
     fits: dict[str, PromptFit]
     seed: PromptFit
-    lead: PromptFit
     evidence: list[Evidence] = field(default_factory=list)
     winner: Evidence | None = None
-    seed_by_words: PromptFit | None = None
     cycles: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = ""
     epochs: float = 0.0
@@ -92,10 +88,6 @@ class LabelSearch:
     def best_frozen(self) -> PromptFit:
         """The prompt whose frozen probe has the least cross-fitted log-loss."""
         return min(self.fits.values(), key=lambda fit: fit.mean)
-
-    def seed_as(self, other: PromptFit) -> PromptFit:
-        """The seed prompt, read by the labels' words where another prompt is."""
-        return self.seed_by_words if other.by_words and self.seed_by_words is not None else self.seed
 
     def expected(self, evidence: Evidence) -> float:
         """Held-out log-loss that is expected of what ships: a trial that is tuned on gets a standard error's credit.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cotune.cycle.budget.reserve import spent_to
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
-from cotune.cycle.probe_search.fits import PromptFit, head_from, head_of, head_of_words, probe_of, word_vectors
+from cotune.cycle.probe_search.fits import PromptFit, head_from, head_of, probe_of, word_vectors
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.errors import DivergedError
 from cotune.evaluate.responses import label_indices
@@ -25,8 +25,6 @@ from cotune.task.example import Example
 from cotune.tune.window import WindowRun, WindowSettings, WindowStates
 
 Floats = NDArray[np.float64]
-Readout = Literal["refit", "mean"]
-"""What answers: a probe fitted to the states, or its mean with the tuned head, which is one linear map as well."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +36,7 @@ class Fitted:
         adapter: id of the tuned weights without a probe; :data:`BASE` where the weights are frozen.
         layer: that is read.
         steps: optimizer steps behind the adapter.
-        readout: what kind of read-out answers.
-        probe: the read-out.
+        probe: what answers, fitted to the states.
         head: the linear head that was tuned with the weights; None where they are frozen.
     """
 
@@ -47,7 +44,6 @@ class Fitted:
     adapter: str
     layer: int
     steps: int
-    readout: Readout
     probe: Probe
     head: Probe | None = None
 
@@ -60,7 +56,6 @@ class Trials:
         embedding: embeds rows under the tuned weights.
         settings: how windows are tuned.
         window: first and last layer of every window; None takes a share of the depth below the layer that is read.
-        words_batch: rows in a step of a tuning that starts from the labels' words.
     """
 
     def __init__(
@@ -69,40 +64,24 @@ class Trials:
         embedding: Embedding,
         settings: WindowSettings,
         window: tuple[int, int] | None = None,
-        words_batch: int = HEURISTICS.words_batch,
     ) -> None:
-        self.context, self.embedding, self.settings = context, embedding, settings
-        self._window, self._words_batch = window, words_batch
+        self.context, self.embedding, self.settings, self._window = context, embedding, settings, window
 
     def edge(self, fit: PromptFit) -> int:
         """Layers below the window that ends after the layer which a prompt is read from."""
         layer = fit.found.layer
         if self._window is not None:
             return min(self._window[0], layer) - 1
-        share = HEURISTICS.words_window_share if fit.by_words else HEURISTICS.window_share
-        return max(0, layer - max(1, round(share * self.context.model.depth)))
+        return max(0, layer - max(1, round(HEURISTICS.window_share * self.context.model.depth)))
 
-    def reads_words(self, prompt: Prompt) -> bool:
-        """Whether tuning may start from the labels' words: their first tokens differ, and the last layer may be read."""
-        last = None if self._window is None else self._window[1]
-        return last in (None, self.context.model.depth) and word_vectors(self.context, prompt) is not None
-
-    def settings_of(self, fit: PromptFit) -> WindowSettings:
-        """How a prompt's window is tuned, by what the head starts from."""
-        if not fit.by_words:
-            return self.settings
-        head_rate = HEURISTICS.words_head_rate * self.settings.head_rate
-        # Contrast gains nothing here (film snippets, 64 rows, one run: 0.858 and 0.439 with it, 0.864 and 0.389 without).
-        return replace(self.settings, batch_size=self._words_batch, head_rate=head_rate, contrast=0.0)
-
-    def steps_of(self, fit: PromptFit, epochs: float, rows: int) -> int:
+    def steps_of(self, epochs: float, rows: int) -> int:
         """Optimizer steps in which each row is met so often."""
-        return max(1, round(epochs * rows / min(self.settings_of(fit).batch_size, rows)))
+        return max(1, round(epochs * rows / min(self.settings.batch_size, rows)))
 
     def step_tokens(self, fit: PromptFit) -> float:
         """Mean tokens of a step, by the share of the layers that it runs."""
         own, prefix = self.context.spending.rows.counted(fit.prompt)
-        rows = min(self.settings_of(fit).batch_size, len(self.context.task.train))
+        rows = min(self.settings.batch_size, len(self.context.task.train))
         return (rows * own + prefix) * (fit.found.layer - self.edge(fit)) / self.context.model.depth
 
     def frozen(self, fit: PromptFit, rows: Sequence[Example]) -> Fitted:
@@ -113,7 +92,7 @@ class Trials:
         head = head_of(
             states, label_indices(rows, self.context.task), len(self.context.task.labels), strength, self._words(fit)
         )
-        return Fitted(prompt, BASE, layer, 0, "refit", probe_of(self.context, head, layer))
+        return Fitted(prompt, BASE, layer, 0, probe_of(self.context, head, layer))
 
     def _words(self, fit: PromptFit) -> NDArray[np.float32] | None:
         """Weights of the label words that a prompt's probe stands beside; None where it stands alone."""
@@ -135,9 +114,9 @@ class Trials:
     ) -> Fitted | None:
         """Tune the window below a layer on rows and fit the read-out; a ``train`` step and an ``embed`` step.
 
-        Below a probe, a probe that is fitted to the tuned states answers: the contrastive term draws these apart and leaves the
-        head behind (64 rows, two draws, mean of TREC-6, film snippets and CLINC150-20: accuracy 0.885 and log-loss 0.295
-        against 0.874 and 0.341 of the mean with the head). From the labels' words, tuned without that term, the mean answers.
+        A probe that is fitted to the tuned states answers, not the head that was tuned with them: the contrastive term draws
+        the states apart and leaves the head behind (64 rows, two draws, mean of TREC-6, film snippets and CLINC150-20:
+        accuracy 0.885 and log-loss 0.295 against 0.821 and 0.520).
 
         Args:
             fit: the prompt with its frozen probe, whose layer is read and from which the head starts.
@@ -169,9 +148,6 @@ class Trials:
             started = time.monotonic()
             if after is not None and after.head is not None:
                 head = head_from(after.head, states)
-            elif words is not None:
-                # The words' own logits leave a gradient that a probe beside them, which knows these rows, would take away.
-                head = head_of_words(states, words / fit.found.best.word_scale)
             else:
                 head = head_of(states, gold, classes, HEURISTICS.head_strength * strength)
             rendered = context.answering.render(prompt, rows)
@@ -192,7 +168,7 @@ class Trials:
                 gold.tolist(),
                 layer,
                 head,
-                self.settings_of(fit),
+                self.settings,
                 steps=steps,
                 seed=draw,
                 folder=context.folder / "checkpoints",
@@ -253,24 +229,13 @@ class Trials:
             tuned = self.embedding.states(prompt, adapter, rows, stage, layers=[layer])[0]
         except DivergedError:
             return None
-        refit = probe_of(context, head_of(tuned, gold, classes, HEURISTICS.refit_strength * strength, words), layer)
-        steps = int(value["steps"])
-        if fit.by_words:
-            return Fitted(prompt, adapter, layer, steps, "mean", mean_probe(head, refit), head)
-        return Fitted(prompt, adapter, layer, steps, "refit", refit, head)
+        probe = probe_of(context, head_of(tuned, gold, classes, HEURISTICS.refit_strength * strength, words), layer)
+        return Fitted(prompt, adapter, layer, int(value["steps"]), probe, head)
 
     def log_probs(self, fitted: Fitted, rows: Sequence[Example], stage: str) -> Floats:
         """``[rows, labels]`` of the read-out."""
         states = self.embedding.states(fitted.prompt, fitted.adapter, rows, stage, layers=[fitted.layer])[0]
         return fitted.probe.log_probs(states.astype(np.float32), self.context.task.labels)
-
-
-def mean_probe(first: Probe, second: Probe) -> Probe:
-    """The read-out whose logits are the mean of two."""
-    weight, bias = (
-        ((one + other) / 2).astype(np.float32) for one, other in ((first.weight, second.weight), (first.bias, second.bias))
-    )
-    return replace(first, weight=weight, bias=bias)
 
 
 def warmed(probe: Probe, temperature: float) -> Probe:

@@ -20,12 +20,6 @@ REFERENCE_NAMES = {
 }
 """What the references are called before people, the one that matters most first."""
 
-READOUT_NAMES = {
-    "refit": "a refitted probe",
-    "mean": "the mean of tuned head and refitted probe",
-}
-"""What may read a tuned model's state."""
-
 _SOURCES = {
     "seed": "drafted",
     "user": "to start from",
@@ -361,8 +355,7 @@ def _probed(story: Story, value: Value) -> list[Told]:
     name = story.prompt(value.get("prompt_id"), 48)
     if frozen:
         return [Told(f"frozen probe{_after(value)}: {held} with {name}")]
-    readout = READOUT_NAMES.get(str(value.get("readout")), "")
-    by = f", read by {readout}{_after(value)}" if readout else _after(value)
+    by = f", by a probe{_after(value)}"
     steps = f" for {counted(one_line(value['steps'], 12), 'step')}" if value.get("steps") is not None else ""
     text = f"tuned{steps}: {held}{by}, with {name}"
     return [Told(text + (": best so far" if is_best else ""), "news" if is_best else "note", is_best)]
