@@ -99,6 +99,9 @@ def grammar_of(schema: dict[str, Any]) -> Grammar:
         return Grammar.json(schema)
     except InputError as error:
         assume("Unsatisfiable" not in str(error))
+        # Control characters in an enumeration cannot be written. DEL is one too, though JSON writes it as it is.
+        spelled = json.dumps(schema, ensure_ascii=False)
+        assume("or there is none" not in str(error) or ("\\u00" not in spelled and "\x7f" not in spelled))
         raise
 
 
@@ -261,6 +264,8 @@ def test_next_to_a_bound_that_is_left_out_there_are_no_more_digits_than_a_double
     assert not can_be_written(Grammar.json(schema), "999999999999.99999")
     assert can_be_written(Grammar.json(schema), "999999999999.99")
     assert not can_be_written(Grammar.json({"type": "number", "exclusiveMaximum": 10**17}), "99999999999999999.9")
+    both = Grammar.json({"type": "number", "maximum": 5, "exclusiveMaximum": 10})
+    assert both.accepts("5") and not both.accepts("7")
 
 
 def test_a_model_that_never_stops_is_brought_to_its_end() -> None:
@@ -344,9 +349,10 @@ def test_however_a_valid_answer_is_spelled_its_one_form_can_be_written(schema: d
         ({"type": "string", "minLength": 3, "maxLength": 2}, "maxLength"),
         ({"type": "array"}, "items"),
         ({"type": "array", "items": {"type": "string"}, "uniqueItems": True}, "uniqueItems"),
-        ({"type": "integer", "minimum": 2, "exclusiveMaximum": 2}, "exclusiveMaximum"),
+        ({"type": "integer", "minimum": 2, "exclusiveMaximum": 2}, "greater than maximum (1)"),
         ({"type": "integer", "minimum": 0.2, "maximum": 0.8}, "no integer"),
         ({"type": "string", "not": {"const": "a"}}, "not"),
+        ({"type": "integer", "multipleOf": 2}, "'multipleOf'"),
         ({"enum": []}, "anyOf is empty"),
         ({"enum": ["a"], "type": "integer"}, "Unsatisfiable"),
         ({"anyOf": []}, "[]"),
@@ -428,7 +434,6 @@ def test_what_the_library_keeps_to_may_be_asked_for() -> None:
     for schema, good, bad in (
         ({"type": "string", "pattern": "^a+$"}, '"aaa"', '"ab"'),
         ({"type": "string", "format": "date"}, '"2024-02-29"', '"2024-02"'),
-        ({"type": "integer", "multipleOf": 3}, "12", "13"),
         ({"oneOf": [{"type": "string"}, {"type": "null"}]}, "null", "1"),
     ):
         grammar = Grammar.json(schema)

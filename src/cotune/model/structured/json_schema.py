@@ -7,6 +7,7 @@ write exponents, and next to one that is left out more digits than a double keep
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,7 +18,9 @@ DIGITS = 15
 """Of a number before its point at most, unless a bound has more: so many a double keeps apart."""
 BOUND = 10**18
 """How far from 0 a bound may be."""
-_SAYS_WHAT = {"type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const", "properties", "items"}
+_SAYS_WHAT = {"type", "$ref", "anyOf", "oneOf", "enum", "const", "properties", "items"}
+_BEYOND = {"allOf", "multipleOf", "patternProperties", "prefixItems"}
+"""What the library keeps to, and what is done here would not: what lies within is not closed, and an end not found."""
 Schema = dict[str, Any]
 
 
@@ -34,6 +37,8 @@ def closed_schema(schema: Mapping[str, Any]) -> Schema:
     for where, part in parts_of(found):
         kinds = part.get("type", "object" if "properties" in part else "array" if "items" in part else ())
         kinds = [kinds] if isinstance(kinds, str) else kinds
+        for name in _BEYOND & part.keys():
+            raise _refusal(f"the keyword {name!r} cannot be kept", where, "Leave it out, or list the values in enum.")
         if not part.keys() & _SAYS_WHAT:
             raise _refusal("no type is named that answers can be held to", where, "Name a type.")
         if "array" in kinds and "items" not in part and part.get("maxItems") != 0:
@@ -67,19 +72,17 @@ def parts_of(schema: Any, where: str = "#") -> Iterator[tuple[str, Schema]]:
 def _bound(part: Schema, where: str) -> None:
     """Keep the numbers of a part within bounds that belong to them."""
     names = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-    given = [part.get(name) for name in names]
-    bounds = [bound for bound in given if bound is not None]
+    bounds = [part[name] for name in names if name in part]
     if not all(isinstance(bound, int | float) and not isinstance(bound, bool) and abs(bound) <= BOUND for bound in bounds):
         raise _refusal("a bound is no number, or too large a one", where, f"Leave it out, or stay within {BOUND:.0e}.")
     most = min(BOUND, 10 ** max([DIGITS, *map(_digits, bounds)]) - 1)
-    above, below = given[2:]
-    part.setdefault("minimum", -most)
-    part.setdefault("maximum", most)
-    if "number" in part["type"]:
-        if above is not None and above >= part["minimum"]:
-            part["minimum"] = part.pop("exclusiveMinimum") + _step(above)
-        if below is not None and below <= part["maximum"]:
-            part["maximum"] = part.pop("exclusiveMaximum") - _step(below)
+    low, high = part.get("minimum", -most), part.get("maximum", most)
+    whole = "number" not in part["type"]
+    if (above := part.pop("exclusiveMinimum", None)) is not None:
+        low = max(low, math.floor(above) + 1 if whole else above + _step(above))
+    if (below := part.pop("exclusiveMaximum", None)) is not None:
+        high = min(high, math.ceil(below) - 1 if whole else below - _step(below))
+    part |= {"minimum": low, "maximum": high}
 
 
 def _digits(bound: float) -> int:
