@@ -55,18 +55,20 @@ class Writable:
         for place, leaf in leaves:
             if isinstance(leaf, str) and (found := _CONTROL.search(leaf)):
                 return f"{place}it holds the control character U+{ord(found[0]):04X}"
+        problem = self._check.problem(value)
         for place, leaf in leaves:
-            if _is_long(leaf):
+            # Next to a bound that is left out fewer digits are written than elsewhere.
+            if _is_long(leaf, DIGITS - 1 if place and problem.startswith(place) else DECIMALS):
                 return place + _long(json_text(leaf))
-        return shortened(self._check.problem(value), 160) or "it is not written as answers are"
+        return shortened(problem, 160) or "it is not written as answers are"
 
 
-def _is_long(leaf: Any) -> bool:
-    """Whether a number has more digits than are written."""
+def _is_long(leaf: Any, decimals: int) -> bool:
+    """Whether a number has more digits than are written, ``decimals`` behind the point."""
     if isinstance(leaf, bool) or not isinstance(leaf, int | float):
         return False
     whole, _, part = json_text(leaf).removeprefix("-").partition(".")
-    return not (whole + part).isdigit() or len(whole) > DIGITS or len(part) > DECIMALS
+    return not (whole + part).isdigit() or len(whole) > DIGITS or len(part) > decimals
 
 
 def _long(number: str) -> str:
