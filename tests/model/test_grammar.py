@@ -99,9 +99,7 @@ def grammar_of(schema: dict[str, Any]) -> Grammar:
         return Grammar.json(schema)
     except InputError as error:
         assume("Unsatisfiable" not in str(error))
-        # Control characters in an enumeration cannot be written. DEL is one too, though JSON writes it as it is.
-        spelled = json.dumps(schema, ensure_ascii=False)
-        assume("or there is none" not in str(error) or ("\\u00" not in spelled and "\x7f" not in spelled))
+        assume("no value of it can be written" not in str(error))
         raise
 
 
@@ -353,8 +351,9 @@ def test_however_a_valid_answer_is_spelled_its_one_form_can_be_written(schema: d
         ({"type": "integer", "minimum": 0.2, "maximum": 0.8}, "no integer"),
         ({"type": "string", "not": {"const": "a"}}, "not"),
         ({"type": "integer", "multipleOf": 2}, "'multipleOf'"),
-        ({"enum": []}, "anyOf is empty"),
+        ({"enum": []}, "no value"),
         ({"enum": ["a"], "type": "integer"}, "Unsatisfiable"),
+        ({"enum": ["a\x1f", "\x7f"]}, "no value"),
         ({"anyOf": []}, "[]"),
         ({"$ref": "#/$defs/x"}, "/$defs/x"),
         (
@@ -435,6 +434,7 @@ def test_what_the_library_keeps_to_may_be_asked_for() -> None:
         ({"type": "string", "pattern": "^a+$"}, '"aaa"', '"ab"'),
         ({"type": "string", "format": "date"}, '"2024-02-29"', '"2024-02"'),
         ({"oneOf": [{"type": "string"}, {"type": "null"}]}, "null", "1"),
+        ({"enum": ["a\x1f", "a\\u001f", "b"]}, '"a\\\\u001f"', '"a"'),
     ):
         grammar = Grammar.json(schema)
         assert grammar.accepts(good) and not grammar.accepts(bad)

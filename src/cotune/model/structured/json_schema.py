@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ BOUND = 10**18
 _SAYS_WHAT = {"type", "$ref", "anyOf", "oneOf", "enum", "const", "properties", "items"}
 _BEYOND = {"allOf", "multipleOf", "patternProperties", "prefixItems"}
 """What the library keeps to, and what is done here would not: what lies within is not closed, and an end not found."""
+_UNSAID = re.compile(r"(?<!\\)(?:\\\\)*\\u00|\x7f")
+"""Control characters in JSON, which answers do not hold: of a value with one the library would write the rest."""
 Schema = dict[str, Any]
 
 
@@ -43,6 +46,13 @@ def closed_schema(schema: Mapping[str, Any]) -> Schema:
             raise _refusal("no type is named that answers can be held to", where, "Name a type.")
         if "array" in kinds and "items" not in part and part.get("maxItems") != 0:
             raise _refusal("an array's items are not described", where, "Add items.")
+        for name in {"enum", "const"} & part.keys():
+            given = part[name] if name == "enum" else [part[name]]
+            values = [value for value in given if not _UNSAID.search(json_text(value))]
+            if not values:
+                raise _refusal("no value of it can be written", where, "Give at least one without control characters.")
+            if name == "enum":
+                part[name] = values
         if "object" in kinds:
             part["additionalProperties"] = False
         if kinds and "enum" not in part and "const" not in part:
