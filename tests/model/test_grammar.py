@@ -280,6 +280,29 @@ def test_a_model_that_never_stops_is_brought_to_its_end() -> None:
         TokenGrammar(grammar, TABLE, lead="", limit=least - 1)
 
 
+@pytest.mark.parametrize(
+    ("schema", "begun", "end"),
+    [
+        ({"enum": ["aaaa", "zz", "z", "zzz"]}, "", '"z"'),
+        ({"enum": ['a"b"c"d', "a\\\\\\\\", "azerty"]}, '"a', 'zerty"'),
+        ({"properties": {"a": {}, "b": {}, "z": {}}, "required": ["z"]}, "", '{"z": ""}'),
+        ({"properties": {"a": {}, "b": {}, "z": {}}, "required": ["z"]}, '{"', 'a": "", "z": ""}'),
+        (
+            {"properties": {name: {"enum": ["aaaaaaaa", "b"]} for name in "xyz"}, "required": [*"xyz"]},
+            '{"x": "a',
+            'aaaaaaa", "y": "b", "z": "b"}',
+        ),
+        ({"type": "array", "items": {"type": ["object", "null"]}, "minItems": 2}, "[", "null, null]"),
+        ({"type": "string", "pattern": "^[a-z]{12}$"}, '"', 'nnnnnnnnnnnn"'),
+        ({"type": "number", "exclusiveMinimum": 0}, "0.0", "1"),
+    ],
+)
+def test_ends_are_short(schema: dict[str, Any], begun: str, end: str) -> None:
+    for name, inner in schema.get("properties", {}).items():
+        schema["properties"][name] = inner or {"type": "string"}
+    assert Grammar.json(schema).end(begun.encode()) == end.encode()
+
+
 def test_the_model_decides_where_it_may() -> None:
     grammar = Grammar.json({"enum": ["card arrival", "refund", "account"]})
     held = TokenGrammar(grammar, TABLE, lead="", limit=30)

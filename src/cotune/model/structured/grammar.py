@@ -7,6 +7,9 @@ torch nor numpy, is MIT licensed, kept up by those who serve models with it, and
 
 from __future__ import annotations
 
+import json
+import re
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -33,6 +36,10 @@ _WRITTEN = {
 # What soonest ends an object, an array, a number, an optional field or a choice comes first; of digits 0 comes last, since
 # behind a bound that is left out zeros could go on for ever.
 _ENDING = bytes(dict.fromkeys(b'}],n"1234567890tf[{-.' + bytes(range(256))))
+
+
+_MOST_TRIES = 2_000
+"""Beginnings of prescribed strings that are looked at for the shortest one."""
 
 
 @cache
@@ -134,13 +141,53 @@ class Grammar:
         matcher = self._start.deep_copy()
         if not matcher.consume_tokens(list(text)):
             return None
-        found = bytearray()
+        found, inside, searched = b"", _quotes(text) % 2 == 1, False
         while not matcher.is_accepting():
-            allowed = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
-            # Within a string anything may come, brackets too.
-            order = b'"x' + _ENDING if allowed[ord("~")] else _ENDING
-            byte = next((byte for byte in order if allowed[byte]), None)
-            if byte is None or len(found) == LENGTH or not matcher.consume_token(byte):
+            allowed = _allowed(matcher)
+            # Within a free string brackets are characters like any other.
+            free = inside and ord("~") in allowed
+            order = b'"x' + _ENDING if free else _ENDING
+            more = bytes([byte for byte in order if byte in allowed][:1])
+            if inside and not free and not searched:
+                more, searched = _closed(matcher) or more, True
+            elif not inside and ord('"') in allowed:
+                names = (name for name in self._required if matcher.validate_tokens(list(name)) == len(name))
+                more, searched = next(names, more), False
+            if len(found) > LENGTH or not more or not matcher.consume_tokens(list(more)):
                 return None
-            found.append(byte)
-        return bytes(found)
+            found, inside = found + more, inside ^ (_quotes(more) % 2 == 1)
+        return found
+
+    @cached_property
+    def _required(self) -> list[bytes]:
+        """Names of the properties that objects must have, as they begin a field."""
+        parts = parts_of(json.loads(self.plain)) if self.plain is not None else ()
+        names = [name for _, part in parts for name in part.get("required", ())]
+        return [f"{json_text(name)}: ".encode() for name in dict.fromkeys(names)]
+
+
+def _quotes(text: bytes) -> int:
+    return len(re.findall(rb'"', re.sub(rb"\\.", b"", text)))
+
+
+def _allowed(matcher: Any) -> set[int]:
+    """Bytes that may come next."""
+    bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+    return set(np.flatnonzero(np.unpackbits(bits, bitorder="little")[:256]).tolist())
+
+
+def _closed(matcher: Any) -> bytes:
+    """The shortest end of a string whose characters are prescribed, as in an enumeration; empty where that takes too long."""
+    waiting = deque([(matcher, b"")])
+    for _ in range(_MOST_TRIES):
+        if not waiting:
+            break
+        place, path = waiting.popleft()
+        for byte in _allowed(place):
+            grown = path + bytes([byte])
+            if byte == ord('"') and _quotes(grown) == 1:
+                return grown
+            after = place.deep_copy()
+            after.consume_token(byte)
+            waiting.append((after, grown))
+    return b""
