@@ -43,7 +43,7 @@ def changed(draw: st.DrawFn, value: Any) -> Any:
 
 
 @given(schemas, st.integers(0, 40), st.integers(0, 2**31), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_what_is_writable_is_what_can_be_written(schema: dict[str, Any], more: int, seed: int, data: st.DataObject) -> None:
     grammar = grammar_of(schema)
     limit = len(TABLE.encode(grammar.end(b"") or b"") or ()) + more
