@@ -11,7 +11,7 @@ from compare.cells import Cell, Place
 from compare.registry import is_ours
 from compare.scores import Floats, Scored
 from cotune.evaluate.stats.intervals import Interval
-from cotune.evaluate.stats.paired import holm, paired_difference
+from cotune.evaluate.stats.paired import paired_difference
 
 SCORE, LOG_LOSS = "score", "log_loss"
 
@@ -84,6 +84,18 @@ def differences(scored: Iterable[Scored], reference: str, scope: str, *, seed: i
         corrected = dict(zip((one.peer for one in others), holm([one.p for one in others]), strict=True))
         found += [replace(one, p_holm=corrected.get(one.peer, one.p)) for one in made]
     return found
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: p-values that can be read together at one significance level.
+
+    Source: Holm (Scandinavian Journal of Statistics 1979).
+    """
+    adjusted, largest = [1.0] * len(p_values), 0.0
+    for rank, position in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[position]))
+        adjusted[position] = largest
+    return adjusted
 
 
 def _difference(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compare.cells import Cell, read_answers
-from cotune.evaluate.stats.calibration import expected_calibration_error, log_loss_rows
+from cotune.evaluate.stats.calibration import expected_calibration_error
 from cotune.evaluate.stats.f1 import f1_statistic
 from cotune.task.answered import Answered
 from cotune.task.metrics.json_fields import field_counts, micro_f1, row_f1
@@ -73,7 +73,7 @@ def _score(cell: Cell, answers: Mapping[str, Any]) -> Scored:
     losses = None
     if answers["probabilities"] is not None:
         shares, places = aligned(answers["probabilities"], answers["labels"], outputs)
-        losses = log_loss_rows(np.log(shares), places)
+        losses = -np.log(shares[np.arange(len(shares)), places] / shares.sum(axis=1))
         column = {label: i for i, label in enumerate(answers["labels"])}
         given = np.array([float(row[column[said]]) for row, said in zip(answers["probabilities"], predictions, strict=True)])
         values |= {

@@ -18,7 +18,7 @@ from cotune.task.task import Task
 if TYPE_CHECKING:
     from conftest import Bench
 
-PATTERN = {"type": "object", "properties": {"kind": {"type": "string", "pattern": "^[a-z]+$"}, "size": {"type": "integer"}}}
+REFUSED = {"type": "object", "properties": {"kind": {"type": "string", "not": {"const": ""}}, "size": {"type": "integer"}}}
 
 
 def rows_of(count: int = 60, **more: Any) -> list[dict[str, Any]]:
@@ -36,29 +36,23 @@ def run(bench: Bench, rows: Path, out: Path, *more: str) -> Ended:
     return bench.commands.run("run", str(rows), *columns, "--budget", "20ktok", "--out", str(out), *more)
 
 
-def deep(levels: int, leaf: Any) -> Any:
-    for _ in range(levels):
-        leaf = [leaf]
-    return leaf
-
-
 @pytest.mark.parametrize("at", ["inline", "file"])
 def test_a_keyword_that_cannot_be_kept_is_refused_before_any_model_is_looked_for(bench: Bench, tmp_path: Path, at: str) -> None:
     rows, file = write_rows(tmp_path / "rows.jsonl", rows_of()), tmp_path / "answer.json"
-    file.write_text(json.dumps(PATTERN))
+    file.write_text(json.dumps(REFUSED))
     # Had the model been looked for first, it would be that which is missing.
-    given = f"output.schema={json.dumps(PATTERN) if at == 'inline' else file}"
+    given = f"output.schema={json.dumps(REFUSED) if at == 'inline' else file}"
     ended = run(bench, rows, tmp_path / "run", "--model", str(tmp_path / "no-model"), given)
     assert ended.code == 2, ended.stderr
     place = "output.schema, #/properties/kind" if at == "inline" else f"output.schema, {file}, #/properties/kind"
     said = " ".join(ended.stderr.split())
-    assert f"{place}: the keyword 'pattern' cannot be kept" in said, ended.stderr
-    assert "Leave it out, or list the values in enum" in said and not (tmp_path / "run").exists()
+    assert f'{place}: answers cannot be held to it (Unimplemented keys: ["not"])' in said, ended.stderr
+    assert "or list the values in enum" in said and not (tmp_path / "run").exists()
 
 
 def test_a_schema_of_a_task_made_in_python_is_refused_as_early(tmp_path: Path) -> None:
-    task = Task.from_rows(rows_of(), input="thing", output="answer", schema=PATTERN)
-    with pytest.raises(InputError, match=r"schema of the outputs, #/properties/kind: the keyword 'pattern'"):
+    task = Task.from_rows(rows_of(), input="thing", output="answer", schema=REFUSED)
+    with pytest.raises(InputError, match=r"schema of the outputs, #/properties/kind: answers cannot be held to it"):
         run_task(task, out=tmp_path / "run", model=tmp_path / "no-model")
     assert not (tmp_path / "run").exists()
 
@@ -66,7 +60,7 @@ def test_a_schema_of_a_task_made_in_python_is_refused_as_early(tmp_path: Path) -
 def test_behind_an_endpoint_the_whole_schema_is_kept_to(bench: Bench, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", rows_of())
     remote = ("model=openai:writer", "endpoint.base_url=http://127.0.0.1:1/v1", "endpoint.key_env=COTUNE_NO_SUCH_KEY")
-    ended = run(bench, rows, tmp_path / "run", *remote, f"output.schema={json.dumps(PATTERN)}")
+    ended = run(bench, rows, tmp_path / "run", *remote, f"output.schema={json.dumps(REFUSED)}")
     # What is looked at next is what is wrong.
     assert ended.code == 2 and "COTUNE_NO_SUCH_KEY is not set" in ended.stderr
 
@@ -108,10 +102,8 @@ def test_rows_that_could_never_be_answered_rightly_are_told_before_the_start(ben
         (rows_of(), with_odd(range(12), 20, colour="red"), "output.type=json", ("outputs of test: 12 of 20 test", "Correct")),
         ([{**row, "answer": f"{10**20 + i}.5"} for i, row in enumerate(rows_of())], [], "output.type=number",
          ("28 of 28 train rows", "has more digits than are written, 15 before the point", "output.type to text")),
-        ([{**row, "answer": deep(70, i)} for i, row in enumerate(rows_of())], [], "output.type=json",
-         ("the schema of the outputs, #/items", "more than 64 levels")),
     ],
-    ids=["train", "test", "number", "deep"],
+    ids=["train", "test", "number"],
 )  # fmt: skip
 def test_where_most_rows_could_never_be_answered_the_run_is_refused(
     bench: Bench, tmp_path: Path, train: list[dict[str, Any]], test: list[dict[str, Any]], more: str, wanted: tuple[str, ...]

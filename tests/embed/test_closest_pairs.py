@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cotune.embed import StaticEmbedder, closest_pairs, pairs
+from cotune.embed import StaticEmbedder, closest_pairs, select
 from tiny import tiny_local
 
 
@@ -16,7 +16,7 @@ from tiny import tiny_local
 def test_the_closest_pairs_are_those_of_brute_force(
     monkeypatch: pytest.MonkeyPatch, first: range, second: range, block: int
 ) -> None:
-    monkeypatch.setattr(pairs, "_BLOCK", block)
+    monkeypatch.setattr(select, "_BLOCK", block)
     points = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     likeness = points @ points.T

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cotune.evaluate.by_field import MOST_FIELDS, field_scores
+from cotune.evaluate.shares import MOST_FIELDS, field_scores
 from cotune.evaluate.stats.intervals import proportion_interval
 from cotune.task.answered import Answered
 from cotune.task.values.output import Output

@@ -12,7 +12,7 @@ from scipy import special
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.attribution import attribute
 from cotune.evaluate.frozen_arms import ARMS, GAINS
-from cotune.evaluate.stats.paired import FEW_DIFFERING, contrast_limits, grouped_tango_limits, sign_flip_test, tango_limits
+from cotune.evaluate.stats.paired import FEW_DIFFERING, contrasts, grouped_tango_limits, sign_flip_test, tango_limits
 from cotune.evaluate.stats.resampling import bootstrap_limits, weighted_mean
 
 ACCURACIES = ((0.4, 0.5, 0.45, 0.8, 0.95), (0.6, 0.6, 0.6, 0.7, 0.7), (0.9, 0.9, 0.92, 0.95, 0.97), (0.2, 0.5, 0.5, 0.85, 0.9))
@@ -44,9 +44,8 @@ def _limits(changes: Floats, ids: np.ndarray | None, *, zero_one: bool, level: f
     """Limits of many samples' differences (samples, rows), as ``attribute`` takes them for one."""
     if zero_one and ids is not None:
         return grouped_tango_limits(changes, ids, level)
-    _, low, high = contrast_limits(
-        weighted_mean(changes.T), changes.T != 0, seed=1, draws=DRAWS, groups=ids, widened=not zero_one, level=level
-    )
+    _, limits = contrasts(weighted_mean(changes.T), changes.T != 0, seed=1, draws=DRAWS, groups=ids, widened=not zero_one)
+    low, high = limits(level)
     if zero_one:
         gained, lost = (changes > 0).sum(axis=1), (changes < 0).sum(axis=1)
         score, few = tango_limits(gained, lost, changes.shape[1], level), gained + lost < FEW_DIFFERING

@@ -8,7 +8,7 @@ from dependent import GROUPED, STRONG, Floats, ids_of, margins
 from scipy import special
 
 from cotune.evaluate.stats.clusters import FEW_GROUPS, correlation_bound, effective_rows, group_sums
-from cotune.evaluate.stats.intervals import bca_bootstrap, mean_interval, proportion_interval, wilson, wilson_limits
+from cotune.evaluate.stats.intervals import mean_interval, proportion_interval, wilson, wilson_limits
 from cotune.evaluate.stats.resampling import bootstrap_limits, weighted_mean
 
 SHARES = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95)
@@ -100,7 +100,6 @@ def test_a_perfect_score_counts_a_group_as_a_row_and_a_single_group_as_one() -> 
     assert proportion_interval(np.ones(50), groups=np.arange(50) // 10).high == 1.0
     lone = proportion_interval([1, 0, 1, 1], groups=["a"] * 4)
     assert lone == wilson(0.75, 1)
-    assert bca_bootstrap([0.1, 0.5, 0.9], 0, groups=["a", "a", "a"]).as_list() == [None, None]
 
 
 def test_sums_by_group_and_order_do_not_matter() -> None:

@@ -12,7 +12,6 @@ from scipy import special, stats
 
 from cotune.evaluate.stats.paired import (
     discordant_rows,
-    holm,
     mcnemar,
     paired_difference,
     paired_interval,
@@ -36,18 +35,6 @@ def test_discordant_rows_are_counted_by_side():
     assert discordant_rows([1, 1, 0, 0, 1], [1, 0, 1, 0, 0]) == (2, 1)
     with pytest.raises(ValueError, match="same rows"):
         discordant_rows([1, 0], [1])
-
-
-def test_holm_gives_the_textbook_values():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([]) == []
-    assert holm([0.7, 0.9]) == pytest.approx([1.0, 1.0])
-
-
-def test_holm_keeps_the_level_of_the_whole_family():
-    generator = np.random.default_rng(0)
-    wrong = [min(holm(list(generator.random(5)))) <= 0.05 for _ in range(4000)]
-    assert np.mean(wrong) <= 0.06
 
 
 def test_sign_flip_enumerates_few_rows():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from cotune.evaluate.stats.calibration import expected_calibration_error, log_loss_rows, reliability_bins
+from cotune.evaluate.stats.calibration import expected_calibration_error, reliability_bins
 from cotune.evaluate.stats.racing import successive_halving_schedule
 from cotune.evaluate.stats.selection import winners_curse
 
@@ -83,23 +83,6 @@ def test_selection_needs_a_finalist():
     assert winners_curse(scores, seed=0).winner == 0
     with pytest.raises(ValueError, match="winner 1"):
         winners_curse(scores, seed=0, winner=1)
-
-
-def test_log_loss_is_stable_and_normalises():
-    scores = np.array([[0.0, -1000.0], [-1000.0, 0.0], [3.0, 3.0], [-800.0, -801.0]])
-    expected = [0.0, 1000.0, np.log(2), np.log1p(np.exp(-1))]
-    assert log_loss_rows(scores, [0, 0, 1, 0]) == pytest.approx(expected)
-    assert log_loss_rows(scores + 500, [0, 0, 1, 0]) == pytest.approx(expected)
-    assert log_loss_rows([[0.0, -np.inf]], [1])[0] == np.inf
-    assert log_loss_rows(np.zeros((0, 3)), []).shape == (0,)
-
-
-@pytest.mark.parametrize(
-    ("scores", "gold"), [([[0.0, np.nan]], [0]), ([[-np.inf, -np.inf]], [0]), ([[0.0, 1.0]], [2]), ([[0.0, 1.0]], [0, 1])]
-)
-def test_log_loss_refuses_what_has_none(scores, gold):
-    with pytest.raises(ValueError):
-        log_loss_rows(scores, gold)
 
 
 def test_calibration_error_is_near_zero_for_a_calibrated_model_and_the_gap_for_another():

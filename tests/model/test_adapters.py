@@ -54,9 +54,9 @@ def test_a_saved_adapter_is_a_plain_peft_folder(tmp_path: Path, kind: Any) -> No
     torch.testing.assert_close(found, wanted[0], atol=1e-5, rtol=1e-5)
     # and the same once it was put away and brought back
     scores(local)
-    first = local.score(PROMPT, ROWS, ("person", "place"), adapter=adapter).normalised
+    first = local.score(PROMPT, ROWS, ("person", "place"), adapter=adapter).log_probs
     other = LocalModel(wrapped.get_base_model(), tiny_tokenizer(), fingerprint="peft")
-    np.testing.assert_allclose(first, other.score(PROMPT, ROWS, ("person", "place")).normalised, atol=1e-5)
+    np.testing.assert_allclose(first, other.score(PROMPT, ROWS, ("person", "place")).log_probs, atol=1e-5)
 
 
 def local_plan(ids: tuple[int, ...]) -> Any:

@@ -87,7 +87,7 @@ def _adapter(model: LocalModel, folder: Path, settings: LoraSettings) -> str:
 
 def test_the_bundled_model_is_light(bundled_folder: Path, cache: Path) -> None:
     LocalModel.load(bundled_folder)
-    assert known(cache) == {"shared": True, "straight": True, "light": True}
+    assert known(cache) == {"shared": True, "light": True}
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "gemma3"])

@@ -66,7 +66,6 @@ def test_scores_equal_naive_ones(kind: Any, labels: tuple[str, ...]) -> None:
     wanted = naive(local, PROMPT, ROWS, labels)
     assert wanted.std() > 0.3
     np.testing.assert_allclose(found.log_probs, wanted, atol=1e-4, rtol=0)
-    np.testing.assert_allclose(np.exp(found.normalised).sum(axis=1), 1)
     assert found.tokens < sum(len(row.prompt_ids) for row in rendered) and found.tokens_saved > 0
 
 

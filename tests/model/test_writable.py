@@ -1,4 +1,4 @@
-"""What is said to be writable is what the grammar's term accepts, and why not is said by field."""
+"""What is said to be writable is what the grammar accepts, and why not is said by field."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def changed(draw: st.DrawFn, value: Any) -> Any:
 
 
 @given(schemas, st.integers(0, 40), st.integers(0, 2**31), st.data())
-@settings(max_examples=200, deadline=None)
-def test_what_is_writable_is_what_the_term_accepts(schema: dict[str, Any], more: int, seed: int, data: st.DataObject) -> None:
+@settings(max_examples=100, deadline=None)
+def test_what_is_writable_is_what_can_be_written(schema: dict[str, Any], more: int, seed: int, data: st.DataObject) -> None:
     grammar = grammar_of(schema)
-    limit = len(TABLE.encode(grammar.term.shortest) or ()) + more
+    limit = len(TABLE.encode(grammar.end(b"") or b"") or ()) + more
     assume(limit)
     held = TokenGrammar(grammar, TABLE, lead="", limit=limit)
     value = data.draw(changed(json.loads(held.read(decode(held, limit, seed).ids))))
@@ -54,10 +54,7 @@ def test_what_is_writable_is_what_the_term_accepts(schema: dict[str, Any], more:
     text = output.canonical(json.dumps(respelled(value, seed)))
     problem = Writable(output).problem(text)
     note(f"{schema} {text} {problem}")
-    found = grammar.term.after_all(text.encode())
-    accepted = found is not None and found.nullable
-    # The one thing that terms write and the library does not.
-    assert accepted == (not problem) or (accepted and "control character" in problem)
+    assert grammar.accepts(text) == (not problem)
 
 
 @given(st.lists(VALUES, min_size=1, max_size=6))
@@ -69,9 +66,6 @@ def test_an_inferred_schema_lets_every_value_be_written_that_it_was_inferred_fro
         text = output.canonical(json.dumps(value))
         problem = writable.problem(text)
         note(f"{output.schema_text} {text}")
-        found = grammar_of(json.loads(output.schema_text)).term.after_all(text.encode())
-        accepted = found is not None and found.nullable
-        assert accepted == (not problem) or (accepted and "control character" in problem)
         # But for numbers of endless digits and control characters all can be.
         assert not problem or re.search(r"\d{16}|\d[eE]|\.\d{18}|\\u00|\x7f", text)
 

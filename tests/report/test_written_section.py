@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cotune.evaluate.by_field import field_scores
+from cotune.evaluate.shares import field_scores
 from cotune.report.html.page import render_report
 from cotune.report.html.sections.record import ARMS, read_record
 from cotune.report.html.sections.written import written_changes, written_errors

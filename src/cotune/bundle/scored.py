@@ -13,11 +13,9 @@ import numpy.typing as npt
 from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Predictor
 from cotune.errors import InputError
-from cotune.evaluate.by_field import field_scores
-from cotune.evaluate.by_label import confusions, label_scores
 from cotune.evaluate.score_interval import score_interval
 from cotune.evaluate.scoring import judged
-from cotune.evaluate.shares import PartScores
+from cotune.evaluate.shares import PartScores, confusions, field_scores, label_scores
 from cotune.evaluate.stats.intervals import Interval
 from cotune.task.answered import Answered
 from cotune.task.assemble import Source, examples_from, with_style

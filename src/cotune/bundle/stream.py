@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from cotune.bundle.predictor import Predictor
 from cotune.bundle.rows import checked_row, example_row
 from cotune.errors import InputError, RowError
+from cotune.task.reading.sheet import json_line
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def predict_stream(
             }
             if isinstance(fields, RowError):
                 errors.append(fields)
-                write(_line({**kept, "answer": None, "error": fields.what}))
+                write(json_line({**kept, "answer": None, "error": fields.what}))
                 continue
             one = next(found)
             kept["answer"] = None if one.answer is None else predictor.output.told(one.answer)
@@ -90,7 +91,7 @@ def predict_stream(
             if one.truncated:
                 kept["truncated"] = True
             rows, truncated, left_open = rows + 1, truncated + one.truncated, left_open + bool(one.possible)
-            write(_line(kept))
+            write(json_line(kept))
         waiting.clear()
 
     for number, line in enumerate(lines, 1):
@@ -125,16 +126,6 @@ def _row(text: str, input_fields: tuple[str, ...], where: str) -> tuple[dict[str
         return row, checked_row(value, input_fields, where)
     except RowError as error:
         return row, error
-
-
-def _line(row: dict[str, Any]) -> str:
-    text = json.dumps(row, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        # Half a character in a key or value that is no input: escaped it can be written and comes back the same.
-        text = json.dumps(row)
-    return text + "\n"
 
 
 def _refuse_constant(name: str) -> NoReturn:

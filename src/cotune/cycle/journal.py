@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -191,10 +191,6 @@ class Journal:
         finally:
             self._within = ""
         return self._append(kind, name, value)
-
-    def tail(self) -> Iterator[dict[str, Any]]:
-        """Events that were not replayed yet."""
-        yield from self._events[self._next :]
 
     def _append(self, kind: str, name: str, value: Any) -> Any:
         event = {"n": len(self._events), "kind": kind, "key": name, "active_s": round(self.clock(), 3), "value": value}

@@ -18,7 +18,6 @@ from cotune.cycle.search.confirm import ArmResult, Confirmed
 from cotune.cycle.search.state import SearchResult
 from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.attribution import Attribution, attribute, sentence
-from cotune.evaluate.by_field import field_scores
 from cotune.evaluate.frozen_arms import ARMS, GAINS, PREVIOUS, is_frozen
 from cotune.evaluate.noise import Noise, told_with_noise
 from cotune.evaluate.openings import openings_sentence
@@ -26,6 +25,7 @@ from cotune.evaluate.previous import compare_parts, keep_sentence, which_to_keep
 from cotune.evaluate.responses import LabelOutputs
 from cotune.evaluate.score_interval import AVERAGES, score_interval
 from cotune.evaluate.scoring import finite
+from cotune.evaluate.shares import field_scores
 from cotune.evaluate.stats.intervals import Interval, proportion_interval
 from cotune.evaluate.stats.selection import winners_curse
 from cotune.report.terminal.advice import improvements

@@ -6,9 +6,8 @@ from cotune.embed.embedder import Embedder, behaviour, centred, whole_texts
 from cotune.embed.encoder import Encoder
 from cotune.embed.hashed import HashedEmbedder
 from cotune.embed.neighbours import Neighbours, show_nearest
-from cotune.embed.pairs import closest_pairs
 from cotune.embed.remote import EndpointEmbedder
-from cotune.embed.select import distances, farthest_first, without_near_duplicates
+from cotune.embed.select import closest_pairs, distances, farthest_first, without_near_duplicates
 from cotune.embed.standardize import Standardizer
 from cotune.embed.static import StaticEmbedder
 from cotune.embed.text import EmbedSettings, TextEmbedder

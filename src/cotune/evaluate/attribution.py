@@ -124,7 +124,7 @@ def attribute(
     Differences of two arms' 0/1 scores get exact McNemar; all others a permutation of each row's results between the
     arms, which for ``synergy`` is exact only where the prompt makes no difference at all, and close to it otherwise.
     With ``groups`` a group's rows are resampled and permuted together. Intervals are paired BCa bootstraps, but for 0/1
-    scores of two arms never narrower than a t interval, see :func:`cotune.evaluate.stats.paired.contrast_limits`; for 0/1
+    scores of two arms never narrower than a t interval, see :func:`cotune.evaluate.stats.paired.contrasts`; for 0/1
     scores of two arms that differ on fewer than 10 rows Tango's score interval stands in for it, since resampling so few rows
     understates what is not known, and where such rows are grouped Tango's on as many rows as they are worth. Gains that are
     zero by construction are not tested and do not count in the correction for being read together, and two gains that compare

@@ -1,4 +1,4 @@
-"""Shares of what is right, each with its interval: precision, recall and F1 of a field or a label."""
+"""What of answers is right label by label and field by field: precision, recall and F1, each with its interval."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cotune.evaluate.stats.f1_posterior import confusion_counts
 from cotune.evaluate.stats.intervals import Interval, aggregate_interval, proportion_interval
 from cotune.evaluate.stats.resampling import Statistic
+from cotune.task.answered import Answered
+from cotune.task.metrics.json_fields import counts_by_field, fields_of
+from cotune.task.metrics.label import label_counts
 
+MOST_FIELDS = 60
 _DRAWS = 1_000
 Floats = npt.NDArray[np.float64]
 
@@ -102,3 +107,57 @@ def _ratio(part: Floats, whole: Floats) -> Statistic:
         return np.asarray((weights @ part) / np.maximum(weights @ whole, 1e-12))[:, None]
 
     return statistic
+
+
+def label_scores(answered: Answered, *, seed: int, groups: npt.ArrayLike | None = None) -> list[PartScores]:
+    """The labels of the output, in its order.
+
+    Args:
+        answered: rows and answers; all labels of both are the output's.
+        seed: of the resampling.
+        groups: group id of each row.
+    """
+    hits, right, given = np.split(label_counts(answered), 3, axis=1)
+    ids = None if groups is None else np.asarray(groups)
+    return [
+        PartScores.of(label, hits[:, place], right[:, place], given[:, place], groups=ids, seed=seed)
+        for place, label in enumerate(answered.output.labels)
+    ]
+
+
+def confusions(answered: Answered) -> npt.NDArray[np.int64]:
+    """``[labels, labels]`` rows by their right label and the one that was answered, in the order of the output's labels."""
+    place = {label: i for i, label in enumerate(answered.output.labels)}
+    gold, answers = (np.array([place[label] for label in labels]) for labels in (answered.gold, answered.answers))
+    return confusion_matrix(gold, answers, len(place))
+
+
+def confusion_matrix(gold: npt.NDArray[np.int64], answers: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """``[labels, labels]`` rows by the numbers of their right label and of the one that was answered."""
+    counts: npt.NDArray[np.int64] = confusion_counts((gold * size + answers)[None], size)[0].astype(np.int64)
+    return counts
+
+
+def field_scores(answered: Answered, *, seed: int, groups: npt.ArrayLike | None = None) -> list[PartScores]:
+    """The fields that stand in right or given answers, the most frequent first, :data:`MOST_FIELDS` at most.
+
+    Each interval is that of the rows that hold the field: of all rows, resamples without any of a rare field would tell nothing
+    of it. Where each such row holds one value it is that of a share of right rows, else that of a score of sums over rows.
+
+    Args:
+        answered: rows and answers.
+        seed: of the resampling.
+        groups: group id of each row.
+    """
+    hits, right, given = np.split(counts_by_field(answered), 3, axis=1)
+    ids = None if groups is None else np.asarray(groups)
+    found = []
+    names = fields_of(answered)
+    for place in sorted(range(len(names)), key=lambda i: (-right[:, i].sum(), i)):
+        one = PartScores.of(names[place], hits[:, place], right[:, place], given[:, place], groups=ids, seed=seed)
+        if one.f1 is None:
+            continue
+        found.append(one)
+        if len(found) == MOST_FIELDS:
+            break
+    return found

@@ -85,14 +85,6 @@ class LabelScores:
     cost: float = 0.0
     unmatched: int = 0
 
-    @property
-    def normalised(self) -> NDArray[np.float64]:
-        """Log-probabilities among the labels alone: each row sums to one."""
-        top = self.log_probs.max(axis=1, keepdims=True)
-        shifted = self.log_probs - top
-        result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        return result
-
 
 @dataclass(frozen=True)
 class Sampling:

@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 from cotune.config import RunConfig
 from cotune.cycle.context import RunContext
-from cotune.cycle.search.ahead import StepCosts
 from cotune.cycle.search.ending import EndCosts
 from cotune.cycle.search.guide import Guide
-from cotune.cycle.search.plan import ENOUGH, EPOCHS, FINAL, SHORT, Plan, whole_runs
+from cotune.cycle.search.plan import ENOUGH, EPOCHS, FINAL, SHORT, Plan, race_rows_scored, whole_runs
 from cotune.cycle.search.state import Search
 from cotune.cycle.search.trial import Trial, advance, decay_steps
 from cotune.errors import counted
@@ -274,3 +273,39 @@ class StepPolicy:
         """Cost of a race of mutated prompts, about as long as this one, and of what guides their mutation."""
         mutated = max(8, self.plan.pool * 2 // 3)
         return self.ahead.race(prompt, mutated + FINAL, rows) + self.guide.cost(prompt)
+
+
+class StepCosts:
+    """Prices steps at the rates that were measured so far.
+
+    Args:
+        context: whose rates, rows and prompts these are.
+    """
+
+    def __init__(self, context: RunContext) -> None:
+        self.context = context
+
+    def step(self, trial: Trial) -> float:
+        """Cost of an optimizer step of a trial."""
+        return self.context.spending.costs.training(trial.run.tokens_per_step)
+
+    def check(self, prompt: Prompt) -> float:
+        """Cost of measuring a prompt on all of dev."""
+        return self.context.spending.rows.scored(prompt) * len(self.context.dev)
+
+    def finish(self, winner: Trial, seed: Trial, steps: int, *, challenged: bool = False) -> float:
+        """Cost of decaying the winner after so many steps, and of bringing the seed prompt as far and decaying it.
+
+        ``challenged`` by another prompt of its length, the winner is not the seed prompt, whoever leads now.
+        """
+        share = self.context.tune.decay
+        cost = decay_steps(steps, share) * self.step(winner) + self.check(winner.prompt)
+        if (challenged or seed is not winner) and not seed.failed:
+            behind = max(0, steps - seed.reached)
+            owed = behind + decay_steps(seed.reached + behind, share)
+            cost += owed * self.step(seed) + self.check(seed.prompt)
+        return 1.06 * cost
+
+    def race(self, prompt: Prompt, entrants: int, rows: int) -> float:
+        """Cost of a race of so many prompts, about as long as this one, over so many rows."""
+        return 1.2 * race_rows_scored(entrants, rows) * self.context.spending.rows.scored(prompt)

@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: log-loss by row, reliability, calibration error."""
+"""Whether probabilities mean what they say: reliability, calibration error."""
 
 from __future__ import annotations
 
@@ -7,39 +7,10 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 from cotune.evaluate.stats.intervals import Interval, wilson
-from cotune.evaluate.stats.resampling import Floats
 
 Binning = Literal["width", "mass"]
-
-
-def log_loss_rows(log_probabilities: npt.ArrayLike, gold: npt.ArrayLike) -> Floats:
-    """Log-loss of each row in nats, without ever taking the logarithm of a rounded probability.
-
-    Args:
-        log_probabilities: log-scores of the labels, shape (rows, labels); they need not be normalised. Minus infinity
-            rules a label out.
-        gold: index of each row's right label, shape (rows,).
-
-    Returns:
-        Shape (rows,); infinite where the right label was ruled out.
-
-    Raises:
-        ValueError: shapes do not fit, an index is out of range, or a row holds NaN, plus infinity, or no label at all.
-    """
-    scores = np.asarray(log_probabilities, dtype=np.float64)
-    index = np.asarray(gold, dtype=np.int64)
-    if scores.ndim != 2 or index.shape != (len(scores),):
-        raise ValueError(f"log-probabilities of shape {scores.shape} do not fit gold labels of shape {index.shape}")
-    if len(index) and (index.min() < 0 or index.max() >= scores.shape[1]):
-        raise ValueError(f"a gold label is not among the {scores.shape[1]} labels")
-    total = special.logsumexp(scores, axis=1) if len(scores) else np.zeros(0)
-    if not np.all(np.isfinite(total)):
-        raise ValueError("a row of log-probabilities holds NaN, plus infinity, or no possible label")
-    loss = total - np.take_along_axis(scores, index[:, None], axis=1)[:, 0]
-    return np.asarray(np.maximum(loss, 0.0), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)

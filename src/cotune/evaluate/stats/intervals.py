@@ -79,48 +79,6 @@ def wilson_limits(shares: Floats, rows: Floats, level: float = 0.95) -> tuple[Fl
     return low, np.where(shares == 1, 1.0, np.minimum(1.0, middle + reach))
 
 
-def clopper_pearson(successes: float, n: float, level: float = 0.95) -> Interval:
-    """The exact interval of a proportion: never below its level, wider than Wilson's.
-
-    Args and errors are those of :func:`wilson`.
-
-    Source: Clopper and Pearson (Biometrika 1934), by quantiles of the beta distribution.
-    """
-    _check_counts(successes, n)
-    tail = (1 - level) / 2
-    low = 0.0 if successes == 0 else float(special.betaincinv(successes, n - successes + 1, tail))
-    high = 1.0 if successes == n else float(special.betaincinv(successes + 1, n - successes, 1 - tail))
-    return Interval(low, high)
-
-
-def bca_bootstrap(
-    values: npt.ArrayLike,
-    seed: int,
-    *,
-    level: float = 0.95,
-    draws: int = DRAWS,
-    groups: npt.ArrayLike | None = None,
-) -> Interval:
-    """Bias-corrected and accelerated bootstrap interval of a mean.
-
-    Args:
-        values: one score a row, shape (rows,), at least one.
-        seed: of the resampling.
-        level: such as 0.95.
-        draws: how many resamples.
-        groups: group id of each row; whole groups are drawn then, and the group is the unit of evidence.
-
-    Returns:
-        The interval; infinite with fewer than two rows or groups. Values that are all equal give an interval without
-        width, so for 0/1 scores use :func:`proportion_interval`.
-
-    Source: see :func:`cotune.evaluate.stats.resampling.bca_limits`; clusters: Field and Welsh (JRSS B 2007).
-    """
-    scores = _checked(values)
-    _, low, high = bootstrap_limits(weighted_mean(scores), len(scores), seed=seed, draws=draws, level=level, groups=groups)
-    return Interval(float(low[0]), float(high[0]))
-
-
 def proportion_interval(correct: npt.ArrayLike, *, groups: npt.ArrayLike | None = None, level: float = 0.95) -> Interval:
     """The interval of a share of right rows that cotune reports: Wilson's; by effective rows where they are grouped.
 
@@ -152,8 +110,16 @@ def mean_interval(
 
     :func:`proportion_interval` for 0/1 scores, else the BCa bootstrap; with fewer than 20 groups
     :func:`proportion_interval` too, as no score scatters more than a right or wrong one, and with more the wider ends of
-    the bootstrap and of a t interval by groups. No normal approximation of ungrouped rows at any number of them. Args as
-    for :func:`bca_bootstrap`.
+    the bootstrap and of a t interval by groups. No normal approximation of ungrouped rows at any number of them.
+
+    Args:
+        values: one score a row, shape (rows,), at least one.
+        seed: of the resampling.
+        groups: group id of each row; whole groups are drawn then, and the group is the unit of evidence.
+        level: such as 0.95.
+        draws: how many resamples.
+
+    Source: see :func:`cotune.evaluate.stats.resampling.bca_limits`; clusters: Field and Welsh (JRSS B 2007).
     """
     scores = _checked(values)
     if np.all((scores == 0) | (scores == 1)) or (_few(groups) and scores.min() >= 0 and scores.max() <= 1):

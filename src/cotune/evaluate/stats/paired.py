@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -87,18 +87,6 @@ def sign_flip_test(differences: npt.ArrayLike, *, seed: int, draws: int = 10_000
         flipped = generator.integers(0, 2, size=(min(step, draws - start), len(sizes)), dtype=np.int8)
         reached += int(np.sum(np.abs(total - 2 * (flipped @ sizes)) >= observed))
     return (1 + reached) / (1 + draws)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: p-values that can be read together at one significance level.
-
-    Source: Holm (Scandinavian Journal of Statistics 1979).
-    """
-    adjusted, largest = [1.0] * len(p_values), 0.0
-    for rank, position in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[position]))
-        adjusted[position] = largest
-    return adjusted
 
 
 def paired_proportion_interval(first_only: int, second_only: int, n: int, level: float = 0.95) -> Interval:
@@ -221,21 +209,6 @@ def contrasts(
     return found.estimate, limits
 
 
-def contrast_limits(
-    statistic: Statistic,
-    differs: npt.NDArray[np.bool_],
-    *,
-    seed: int,
-    level: float = 0.95,
-    draws: int = DRAWS,
-    groups: npt.ArrayLike | None = None,
-    widened: bool | npt.NDArray[np.bool_] = True,
-) -> tuple[Floats, Floats, Floats]:
-    """Estimate, lower and upper limits of :func:`contrasts` at one level, each of shape (columns,)."""
-    value, limits = contrasts(statistic, differs, seed=seed, draws=draws, groups=groups, widened=widened)
-    return value, *limits(level)
-
-
 def paired_interval(
     first: npt.ArrayLike,
     second: npt.ArrayLike,
@@ -246,7 +219,7 @@ def paired_interval(
     groups: npt.ArrayLike | None = None,
 ) -> Interval:
     """The interval of a paired difference, second minus first: Tango's for 0/1 scores, on effective rows where they are
-    grouped; else :func:`contrast_limits`. Infinite for other scores of a single group."""
+    grouped; else :func:`contrasts`. Infinite for other scores of a single group."""
     return paired_intervals(first, second, seed=seed, draws=draws, groups=groups)(level)
 
 

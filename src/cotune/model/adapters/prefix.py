@@ -29,7 +29,6 @@ from cotune.prompt.render import common_length
 Ids = Sequence[int]
 
 WEIGHTS, CONFIG, STANDS_FOR = "adapter_model.safetensors", "adapter_config.json", "prefix.json"
-KEYS, VALUES = "keys", "values"
 
 _NAME = "prompt_embeddings"
 _HINT = "Give a folder that holds a PEFT prefix-tuning adapter without projection, in safetensors."

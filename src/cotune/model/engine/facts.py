@@ -12,7 +12,7 @@ from cotune.version import __version__
 if TYPE_CHECKING:
     from cotune.model.engine.engine import Engine
 
-ENGINE_VERSION = "10"
+ENGINE_VERSION = "11"
 """Raised when a change of the engine can change scores."""
 
 

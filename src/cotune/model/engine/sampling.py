@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -13,11 +12,7 @@ from torch import Tensor
 from cotune.errors import DivergedError
 from cotune.files import content_hash
 from cotune.model.base import Sampling
-from cotune.model.structured.json_terms import END
 from cotune.model.structured.token_grammar import GrammarWalk, TokenGrammar
-
-# Tokens that the library allows and the terms do not are rare; after so many of them in one place the answer is ended.
-_ATTEMPTS = 16
 
 
 @dataclass
@@ -108,19 +103,16 @@ class Chooser:
         return min(place, len(shares) - 1)
 
     def _held(self, logits: Tensor, likeliest: int, answer: Answer, walk: GrammarWalk) -> None:
-        """Take what the model chooses among the tokens that the library allows, or else end the answer."""
+        """Take what the model chooses among the tokens that the grammar allows, or else end the answer."""
+        token = likeliest
         # What is likeliest of all is so among those allowed too, and then their mask is of no use.
-        if answer.draws is None and walk.allows(likeliest, self.stops) and self._take(likeliest, answer, walk):
-            return
-        logits = logits.masked_fill(torch.from_numpy(~walk.allowed(self.stops)).to(logits.device), -torch.inf)
-        for _ in range(_ATTEMPTS):
-            token = int(logits.argmax()) if answer.draws is None else self._draw(logits, answer.draws)
-            if not math.isfinite(float(logits[token])):
-                break
-            if self._take(token, answer, walk):
+        if answer.draws is not None or not walk.allows(likeliest, self.stops):
+            logits = logits.masked_fill(torch.from_numpy(~walk.allowed(self.stops)).to(logits.device), -torch.inf)
+            if not bool(torch.isfinite(logits.max())):
+                self._end(answer)
                 return
-            logits[token] = -torch.inf
-        self._end(answer, walk)
+            token = int(logits.argmax()) if answer.draws is None else self._draw(logits, answer.draws)
+        self._take(token, answer, walk)
 
     def _go_ahead(self, answer: Answer) -> None:
         """Take tokens for as long as just one may come, whatever its logit."""
@@ -131,27 +123,22 @@ class Chooser:
             if answer.draws is not None:
                 # A sample is the same whether or not its tokens are taken ahead.
                 answer.draws.random()
-            if not self._take(token, answer, answer.walk):
-                self._end(answer, answer.walk)
+            self._take(token, answer, answer.walk)
 
-    def _take(self, token: int, answer: Answer, walk: GrammarWalk) -> bool:
-        """Take a token that the library allows, or end the answer in time; False where the terms do not allow it."""
+    def _take(self, token: int, answer: Answer, walk: GrammarWalk) -> None:
+        """Take a token that may come next; end the answer where it is whole, or the limit is reached."""
         if token in self.stops:
             answer.ended = answer.done = True
-            return True
-        term = walk.after(token)
-        if term is None:
-            return False
-        if not walk.fits(term, answer.limit - len(answer.ids) - 1):
-            self._end(answer, walk)
-            return True
-        walk.push(token, term)
+            return
+        walk.push(token)
         answer.ids.append(token)
         # Where nothing can follow, the stop token need not be asked for.
-        answer.ended = term is END
+        answer.ended = walk.must_stop
         answer.done = answer.ended or len(answer.ids) >= answer.limit
-        return True
+        if answer.done and not walk.may_stop:
+            self._end(answer)
 
-    def _end(self, answer: Answer, walk: GrammarWalk) -> None:
-        answer.ids += walk.finish()
+    def _end(self, answer: Answer) -> None:
+        assert self.grammar is not None
+        answer.ids = self.grammar.ended(answer.ids)
         answer.done = True

@@ -1,9 +1,7 @@
 """Loads a model folder, and remembers what the first load of a model found out, so that later loads need not find it again.
 
-While it loads a model, transformers prepares for the layouts of all checkpoints that it can convert, and then converts those of
-this one. Where a first load has shown that the files hold the model's tensors as they are, bit for bit, later ones take them
-from there; and where it has shown that the light model and tokenizer are transformers' own, those are taken by whoever does not
-train. All that, and whether the shared-prefix engine fits, hangs on the files' content, the number type, the device and the
+Where a first load has shown that the light model and tokenizer are transformers' own, those are taken by whoever does not
+train. That, and whether the shared-prefix engine fits, hangs on the files' content, the number type, the device and the
 versions alone; so that is what it is remembered by, in the cache folder.
 """
 
@@ -11,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -41,12 +38,10 @@ class Known:
 
     Attributes:
         shared: whether the shared-prefix engine fits it.
-        straight: whether its files hold its tensors as they are.
         light: whether the light model and the light tokenizer are the same.
     """
 
     shared: bool
-    straight: bool
     light: bool
 
 
@@ -58,14 +53,12 @@ class Loaded:
         model: the model, in evaluation mode, frozen, on its device.
         tokenizer: its fast tokenizer.
         fingerprint: content hash of the model's files.
-        straight: whether its files hold its tensors as they are.
         known: what was remembered; None where this is the first load.
     """
 
     model: Any
     tokenizer: Any
     fingerprint: str
-    straight: bool
     known: Known | None
 
 
@@ -88,11 +81,10 @@ def load_folder(folder: Path, settings: EngineSettings, *, light: bool = False) 
             tokenizer: Any = LightTokenizer(folder)
             model: Any = light_llama(folder, _tensors_in(folder, dtype))
         else:
-            tokenizer, model = _whole(folder, dtype, straight=known is not None and known.straight)
+            tokenizer, model = _whole(folder, dtype)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _not_loaded(folder, error) from error
-    straight = known.straight if known is not None else _is_straight(model, folder, dtype)
-    return Loaded(model.to(settings.device).requires_grad_(False), tokenizer, fingerprint, straight, known)
+    return Loaded(model.to(settings.device).requires_grad_(False), tokenizer, fingerprint, known)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -126,10 +118,11 @@ def remember(loaded: Loaded, folder: Path, settings: EngineSettings, *, shared: 
         settings: that it was loaded with.
         shared: whether the shared-prefix engine fits it.
     """
-    tensors = _tensors_in(folder, getattr(torch, settings.dtype)) if shared and loaded.straight else {}
-    light = bool(tensors) and is_light(loaded.model, loaded.tokenizer, folder, tensors)
+    small = shared and weight_bytes(folder) <= _WORTH_BYTES
+    tensors = _tensors_in(folder, getattr(torch, settings.dtype)) if small else {}
+    light = small and is_light(loaded.model, loaded.tokenizer, folder, tensors)
     with contextlib.suppress(CotuneError, OSError):
-        write_json(_memory_of(loaded.fingerprint, settings), asdict(Known(shared, loaded.straight, light)))
+        write_json(_memory_of(loaded.fingerprint, settings), asdict(Known(shared, light)))
 
 
 def _recall(fingerprint: str, settings: EngineSettings) -> Known | None:
@@ -155,31 +148,14 @@ def quiet_transformers() -> None:
     logging.disable_progress_bar()
 
 
-def _whole(folder: Path, dtype: torch.dtype, *, straight: bool) -> tuple[Any, Any]:
-    quiet_transformers()
-    return load_tokenizer(folder), _straight(folder, dtype) if straight else _converted(folder, dtype)
-
-
-def _converted(folder: Path, dtype: torch.dtype) -> Any:
+def _whole(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(
+    quiet_transformers()
+    model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
-    ).eval()
-
-
-def _straight(folder: Path, dtype: torch.dtype) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
-    from transformers.initialization import no_init_weights
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    with no_init_weights():
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-    model.load_state_dict(_tensors_in(folder, dtype), strict=False, assign=True)
-    model.tie_weights()
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    return model.eval()
+    )
+    return load_tokenizer(folder), model.eval()
 
 
 def _tensors_in(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -189,35 +165,3 @@ def _tensors_in(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     for path in weight_files(folder):
         found |= {name: value.to(dtype) if value.is_floating_point() else value for name, value in load_file(path).items()}
     return found
-
-
-def _is_straight(model: Any, folder: Path, dtype: torch.dtype) -> bool:
-    """Whether a folder's files, as they are, give the very model that transformers made of them."""
-    if weight_bytes(folder) > _WORTH_BYTES:
-        return False
-    try:
-        other = _straight(folder, dtype)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError):
-        return False
-    tensors, others = dict(_tensors(model)), dict(_tensors(other))
-    return (
-        type(model) is type(other)
-        and model.config.to_dict() == other.config.to_dict()
-        and model.config.get_text_config()._attn_implementation == other.config.get_text_config()._attn_implementation
-        and _written(model.generation_config) == _written(other.generation_config)
-        and tensors.keys() == others.keys()
-        and all(_same(value, others[name]) for name, value in tensors.items())
-    )
-
-
-def _tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)
-
-
-def _written(config: Any) -> Any:
-    return None if config is None else config.to_dict()
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one.to(other.device), other)

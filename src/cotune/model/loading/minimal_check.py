@@ -62,7 +62,11 @@ def _same_model(model: Any, light: LightLlama) -> bool:
         return False
     # Equal weights are prepacked alike; the light model that is made here need not be.
     with torch.inference_mode(), plain_products(model):
-        return all(torch.equal(a, b) for a, b in zip(_passes(model), _passes(light), strict=True))
+        own = dict(model.named_parameters(remove_duplicate=False))
+        for name, parameter in light.named_parameters(remove_duplicate=False):
+            if not torch.equal(own.pop(name), parameter):
+                return False
+        return not own and all(torch.equal(a, b) for a, b in zip(_passes(model), _passes(light), strict=True))
 
 
 def _passes(model: Any) -> list[Tensor]:

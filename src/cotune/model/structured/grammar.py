@@ -1,30 +1,64 @@
 """What an answer may look like: a JSON Schema or a plain number, kept token by token while decoding.
 
-llguidance says which tokens may come next: along gold answers of SNIPS its masks cost on average what xgrammar's do, a schema
+llguidance says which tokens may come next: along right answers of SNIPS its masks cost on average what xgrammar's do, a schema
 is ready several times sooner (outlines-core takes seconds, and 25 times as long for a mask), and it depends on nothing, neither
-torch nor numpy, is MIT licensed, kept up by those who serve models with it, and has one wheel for all Pythons from 3.9 on. What
-it does not know is how to end in time: :mod:`cotune.model.structured.json_terms` does, so that an answer parses and validates
-even where the token limit cuts it.
+torch nor numpy, is MIT licensed, kept up by those who serve models with it, and has one wheel for all Pythons from 3.9 on.
 """
 
 from __future__ import annotations
 
+import json
+import re
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any
 
-from cotune.files import content_hash
-from cotune.model.structured.json_schema import DIGITS, number_term, term_of
-from cotune.model.structured.json_terms import DECIMALS, Term
-from cotune.task.values.json_value import json_text
+import numpy as np
 
+from cotune.errors import InputError
+from cotune.files import content_hash
+from cotune.model.structured.json_schema import DIGITS, closed_schema, parts_of
+from cotune.task.values.json_value import json_text
+from cotune.task.values.schema import schema_problem
+
+DECIMALS = 17
+"""Of a plain number behind its point at most: none between 0.1 and 1 needs more to be told from every other double."""
+LENGTH = 10_000
+"""Characters of the shortest answer at most: what is asked for without end takes time without end."""
 _WRITTEN = {
     "whitespace_flexible": False,
     "item_separator": ", ",
     "key_separator": ": ",
     "json_allowed_escapes": '"\\bfnrt',
 }
+# What soonest ends an object, an array, a number, an optional field or a choice comes first; of digits 0 comes last, since
+# behind a bound that is left out zeros could go on for ever.
+_ENDING = bytes(dict.fromkeys(b'}],n"1234567890tf[{-.' + bytes(range(256))))
+
+
+_MOST_TRIES = 2_000
+"""Beginnings of prescribed strings that are looked at for the shortest one."""
+
+
+@cache
+def _library_bytes() -> Any:
+    """A tokenizer of the library whose tokens are single bytes."""
+    import llguidance
+
+    return llguidance.LLTokenizer("byte")
+
+
+def _problem(schema: Mapping[str, Any]) -> str:
+    """Why the library refuses a schema; empty where it does not."""
+    import llguidance
+
+    return llguidance.LLMatcher.validate_grammar(_source(schema), _library_bytes())
+
+
+def _source(schema: Mapping[str, Any]) -> str:
+    return json_text({"grammars": [{"json_schema": {**schema, "x-guidance": _WRITTEN}}]})
 
 
 @dataclass(frozen=True)
@@ -33,29 +67,41 @@ class Grammar:
 
     Attributes:
         source: the library's own form of it.
-        plain: the schema without references and notes; None for plain numbers.
-        term: the same texts, for ends.
+        plain: the schema as it is kept; None for plain numbers.
     """
 
     source: str
     plain: str | None
-    term: Term = field(compare=False, repr=False)
 
     @classmethod
     def json(cls, schema: Mapping[str, Any]) -> Grammar:
         """JSON texts that are valid under a schema, written as ``json.dumps`` does, fields in the schema's order.
 
         Args:
-            schema: draft 2020-12: types, ``enum``, ``const``, ``anyOf``, ``properties``, ``required``, ``items``, bounds of
-                lengths and numbers, references inside the schema. Objects hold named properties alone. Numbers are written
-                without exponent, in up to 15 digits before the point and 17 behind it.
+            schema: draft 2020-12, of the keywords that llguidance keeps to. Objects hold named properties alone. Numbers are
+                written without exponent, in up to 15 digits before the point unless a bound has more.
 
         Raises:
-            InputError: the schema is broken or uses another keyword; names the place.
+            InputError: the schema is broken, or cannot be kept; names the place.
         """
-        term, plain = term_of(schema)
-        wrapped = {"grammars": [{"json_schema": plain | {"x-guidance": _WRITTEN}}]}
-        return cls(json_text(wrapped), json_text(plain), term)
+        if wrong := schema_problem(schema):
+            raise InputError(f"this is not a valid JSON Schema ({wrong})", where="schema, #", hint="See json-schema.org.")
+        closed = closed_schema(schema)
+        if _problem(closed):
+            shared = {name: closed[name] for name in ("$defs", "definitions") if name in closed}
+            # The innermost part that is refused by itself is to blame, or the whole.
+            refused = [(where, why) for where, part in parts_of(closed) if (why := _problem(shared | part))]
+            where, why = refused[-1] if refused else ("#", _problem(closed))
+            raise InputError(
+                f"answers cannot be held to it ({why.splitlines()[0]})",
+                where=f"schema, {where}",
+                hint="Leave out what is named, or list the values in enum.",
+            )
+        grammar = cls(_source(closed), json_text(closed))
+        if grammar.end(b"") is None:
+            what = f"the shortest answer has more than {LENGTH:,} characters, or there is none"
+            raise InputError(what, where="schema, #", hint="Ask for less in one answer.")
+        return grammar
 
     @classmethod
     def number(cls, *, integer: bool = False) -> Grammar:
@@ -64,10 +110,9 @@ class Grammar:
         Args:
             integer: without a fraction.
         """
-        term = number_term(integer=integer)
         fraction = "" if integer else rf"(\.[0-9]{{1,{DECIMALS}}})?"
         regex = rf"-?(0|[1-9][0-9]{{0,{DIGITS - 1}}}){fraction}"
-        return cls(json_text({"grammars": [{"lark_grammar": f"start: /{regex}/"}]}), None, term)
+        return cls(json_text({"grammars": [{"lark_grammar": f"start: /{regex}/"}]}), None)
 
     @cached_property
     def key(self) -> str:
@@ -75,3 +120,74 @@ class Grammar:
         import llguidance
 
         return content_hash({"grammar": self.source, "library": llguidance.get_version()}, 20)
+
+    @cached_property
+    def _start(self) -> Any:
+        import llguidance
+
+        return llguidance.LLMatcher(_library_bytes(), self.source, log_level=0)
+
+    def accepts(self, text: str) -> bool:
+        """Whether a text is one of the grammar's."""
+        matcher = self._start.deep_copy()
+        return bool(matcher.consume_tokens(list(text.encode())) and matcher.is_accepting())
+
+    def end(self, text: bytes) -> bytes | None:
+        """A short way to end a text; None where there is none, or none within reach.
+
+        Args:
+            text: the beginning of one of the grammar's.
+        """
+        matcher = self._start.deep_copy()
+        if not matcher.consume_tokens(list(text)):
+            return None
+        found, inside, searched = b"", _quotes(text) % 2 == 1, False
+        while not matcher.is_accepting():
+            allowed = _allowed(matcher)
+            # Within a free string brackets are characters like any other.
+            free = inside and ord("~") in allowed
+            order = b'"x' + _ENDING if free else _ENDING
+            more = bytes([byte for byte in order if byte in allowed][:1])
+            if inside and not free and not searched:
+                more, searched = _closed(matcher) or more, True
+            elif not inside and ord('"') in allowed:
+                names = (name for name in self._required if matcher.validate_tokens(list(name)) == len(name))
+                more, searched = next(names, more), False
+            if len(found) > LENGTH or not more or not matcher.consume_tokens(list(more)):
+                return None
+            found, inside = found + more, inside ^ (_quotes(more) % 2 == 1)
+        return found
+
+    @cached_property
+    def _required(self) -> list[bytes]:
+        """Names of the properties that objects must have, as they begin a field."""
+        parts = parts_of(json.loads(self.plain)) if self.plain is not None else ()
+        names = [name for _, part in parts for name in part.get("required", ())]
+        return [f"{json_text(name)}: ".encode() for name in dict.fromkeys(names)]
+
+
+def _quotes(text: bytes) -> int:
+    return len(re.findall(rb'"', re.sub(rb"\\.", b"", text)))
+
+
+def _allowed(matcher: Any) -> set[int]:
+    """Bytes that may come next."""
+    bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+    return set(np.flatnonzero(np.unpackbits(bits, bitorder="little")[:256]).tolist())
+
+
+def _closed(matcher: Any) -> bytes:
+    """The shortest end of a string whose characters are prescribed, as in an enumeration; empty where that takes too long."""
+    waiting = deque([(matcher, b"")])
+    for _ in range(_MOST_TRIES):
+        if not waiting:
+            break
+        place, path = waiting.popleft()
+        for byte in _allowed(place):
+            grown = path + bytes([byte])
+            if byte == ord('"') and _quotes(grown) == 1:
+                return grown
+            after = place.deep_copy()
+            after.consume_token(byte)
+            waiting.append((after, grown))
+    return b""

@@ -1,4 +1,4 @@
-"""A grammar in a tokenizer's tokens: which may come next, and how to end in as few as are left."""
+"""A grammar in a tokenizer's tokens: which may come next, and where an answer that the limit cuts is ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from cotune.errors import CotuneError, InputError
 from cotune.model.structured.grammar import Grammar
-from cotune.model.structured.json_terms import END, Literal, Term, then
 
 # What any answer may have to be ended with.
 _NEEDED = range(0x20, 0x7F)
@@ -91,9 +90,8 @@ class TokenGrammar:
     def __init__(self, grammar: Grammar, table: TokenTable, *, lead: str, limit: int) -> None:
         import llguidance
 
-        self.grammar, self.table, self.lead = grammar, table, lead
-        self.term = then(Literal(lead.encode()), grammar.term) if lead else grammar.term
-        end = table.encode(self.term.shortest)
+        self.grammar, self.table, self.lead, self.limit = grammar, table, lead, limit
+        end = self._end(b"")
         if end is None:
             raise InputError(
                 "the shortest answer that the grammar allows cannot be written with this tokenizer", where="output"
@@ -115,26 +113,40 @@ class TokenGrammar:
 
     def start(self) -> GrammarWalk:
         """The walk of one answer."""
-        return GrammarWalk(self, self._matcher.deep_copy(), self.term)
+        return GrammarWalk(self, self._matcher.deep_copy())
+
+    def ended(self, ids: Sequence[int]) -> list[int]:
+        """The longest beginning of an answer that a short end makes whole within the limit, with that end."""
+        pieces = [self.table.bytes[token] or b"" for token in ids]
+        for kept in range(len(ids), -1, -1):
+            end = self._end(b"".join(pieces[:kept]))
+            if end is not None and kept + len(end) <= self.limit:
+                return [*ids[:kept], *end]
+        raise CotuneError("the shortest answer is longer than the limit")
+
+    def _end(self, text: bytes) -> list[int] | None:
+        lead = self.lead.encode()
+        end = self.grammar.end(text[len(lead) :])
+        return None if end is None else self.table.encode(lead[len(text) :] + end)
 
 
 class GrammarWalk:
-    """One answer on its way.
+    """One answer on its way."""
 
-    Attributes:
-        text: what was written, the lead included.
-    """
-
-    def __init__(self, owner: TokenGrammar, matcher: Any, term: Term) -> None:
-        self._table, self._matcher, self._term = owner.table, matcher, term
+    def __init__(self, owner: TokenGrammar, matcher: Any) -> None:
+        self._table, self._matcher = owner.table, matcher
         self._lead = owner.lead.encode()
         self._next: NDArray[np.uint8] | None = None
-        self.text = b""
 
     @property
     def may_stop(self) -> bool:
         """Whether the answer is whole."""
-        return self._term.nullable
+        return not self._lead and bool(self._matcher.is_accepting())
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether the answer is whole and nothing can follow."""
+        return self.may_stop and bool(self._matcher.is_stopped())
 
     def allowed(self, stops: Collection[int]) -> NDArray[np.bool_]:
         """``[vocabulary]`` which tokens may come next, stop tokens where the answer is whole."""
@@ -161,9 +173,9 @@ class GrammarWalk:
     def _bits(self) -> NDArray[np.uint8]:
         """The tokens that write something and may come next, a bit each; made once a token."""
         if self._next is None:
-            if len(self.text) < len(self._lead):
+            if self._lead:
                 wanted = np.zeros(self._table.vocabulary, dtype=bool)
-                wanted[(self._table.encode(self._lead[len(self.text) :]) or [])[:1]] = True
+                wanted[(self._table.encode(self._lead) or [])[:1]] = True
                 self._next = np.packbits(wanted, bitorder="little")
             else:
                 bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
@@ -171,32 +183,10 @@ class GrammarWalk:
                 self._next = bits[: len(writable)] & writable
         return self._next
 
-    def after(self, token: int) -> Term | None:
-        """What may follow a token; None where it may not come, or where its shortest end could not be written."""
-        piece = self._table.bytes[token] if token < len(self._table.bytes) else None
-        term = None if piece is None else self._term.after_all(piece)
-        if term is None or term.shortest.isascii() or self._table.encode(term.shortest) is not None:
-            return term
-        return None
-
-    def fits(self, term: Term, left: int) -> bool:
-        """Whether an answer of which ``term`` is due, of :meth:`after`, can be ended in ``left`` tokens."""
-        end = term.shortest
-        return len(end) <= left or len(self._table.encode(end) or ()) <= left
-
-    def push(self, token: int, term: Term) -> None:
-        """Write a token after which ``term`` is due."""
-        piece = self._table.bytes[token]
-        assert piece is not None
-        inside = len(self.text) >= len(self._lead)
-        self.text += piece
-        self._term, self._next = term, None
-        if inside and not self._matcher.consume_token(token):
+    def push(self, token: int) -> None:
+        """Write a token that may come next."""
+        self._next = None
+        if self._lead:
+            self._lead = self._lead.removeprefix(self._table.bytes[token] or b"")
+        elif not self._matcher.consume_token(token):
             raise CotuneError(f"the grammar library failed ({self._matcher.get_error()})")
-
-    def finish(self) -> list[int]:
-        """Write the shortest end, past the library; returns its tokens."""
-        end = self._term.shortest
-        self.text += end
-        self._term = END
-        return self._table.encode(end) or []

@@ -100,7 +100,7 @@ def _word(text: str, x: str, y: str, anchor: str, *, down: int = 0) -> str:
 
 def confusions(record: RunRecord) -> str:
     """Right labels against the answers of the arm that ships, on the test rows; empty where no labels were answered."""
-    from cotune.evaluate.by_label import confusion_matrix
+    from cotune.evaluate.shares import confusion_matrix
 
     tests = record.tests
     if not tests.arms or tests.written:

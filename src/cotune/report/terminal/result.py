@@ -44,11 +44,6 @@ def result_sentences(summary: Mapping[str, Any]) -> list[str]:
     return [f"{lead}{'; ' if beside else ''}{', '.join(beside)}.", *([needed] if needed else [])]
 
 
-def counted_rows(arm: Mapping[str, Any]) -> str:
-    """``1 test row``, ``200 test rows``."""
-    return counted(decimal(arm.get("n"), 0), "test row")
-
-
 def of_fewer_rows(one: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
     """`` (on 300 of them)`` where something was measured on fewer rows than an arm; else nothing."""
     rows, all_rows = number(one.get("n")), number(arm.get("n"))

@@ -160,7 +160,7 @@ def sheet_text(sheet: Sheet, added: Mapping[str, Sequence[Any]], suffix: str) ->
         for index, row in enumerate(sheet.rows):
             # What a row has nothing of, such as an error, is left out of it.
             more = {name: values[index] for name, values in added.items() if values[index] is not None or name == first}
-            lines.append(_json_line({**row, **more}))
+            lines.append(json_line(_plain({**row, **more})))
         return "".join(lines)
     stream = io.StringIO(newline="")
     delimiter = "\t" if suffix != ".csv" else sheet.delimiter if sheet.delimiter != "\t" else ","
@@ -219,15 +219,11 @@ def _escaped(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode() if has_half_character(text) else text
 
 
-def _json_line(row: Mapping[str, Any]) -> str:
-    plain = {name: _plain(value) for name, value in row.items()}
-    line = json.dumps(plain, ensure_ascii=False)
-    try:
-        line.encode()
-    except UnicodeEncodeError:
-        # Half a character in a value that is no input: escaped it can be written and comes back the same.
-        line = json.dumps(plain)
-    return line + "\n"
+def json_line(row: Mapping[str, Any]) -> str:
+    """A row of JSON values as a line."""
+    line = json.dumps(row, ensure_ascii=False)
+    # Half a character in a key or value that is no input: escaped it can be written and comes back the same.
+    return (json.dumps(row) if has_half_character(line) else line) + "\n"
 
 
 def _plain(value: Any) -> Any:

@@ -55,7 +55,7 @@ def _arm_errors(tests: AnsweredRows, arm: str) -> str:
 
 
 def _confusion(labels: tuple[str, ...], gold: NDArray[np.int64], answers: NDArray[np.int64]) -> str:
-    from cotune.evaluate.by_label import confusion_matrix
+    from cotune.evaluate.shares import confusion_matrix
 
     counts = confusion_matrix(gold, answers, len(labels))
     wrong = sorted(((int(counts[i, j]), i, j) for i, j in np.argwhere(counts) if i != j), reverse=True)
