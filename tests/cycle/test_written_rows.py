@@ -56,7 +56,7 @@ HELD = "a wheel fell off the trolley this morning already"
 @pytest.fixture(scope="module")
 def task() -> Task:
     rows = [{"text": text, "label": "sale"} for text in BUYS] + [{"text": text, "label": "repair"} for text in BROKEN]
-    names = "anna bert cleo dora emil frida gustav hanna igor jana karl lena".split()
+    names = ["anna", "bert", "cleo", "dora", "emil", "frida", "gustav", "hanna", "igor", "jana", "karl", "lena"]
     rows += [{"text": f"{name} calls again", "label": ("sale", "repair")[n % 2]} for n, name in enumerate(names)]
     dev = [{"text": "are the chairs sold in pairs only", "label": "sale"}, {"text": "the tap drips", "label": "repair"}]
     test = [{"text": HELD, "label": "repair"}, {"text": "do you have this in green", "label": "sale"}]
@@ -256,6 +256,8 @@ def test_written_rows_are_learnt_from_where_they_help_and_paid_once(bench: Bench
     assert not {row["fields"]["text"] for row in kept} & (tests | devs)
     trained = [e["value"] for e in journal_of(out) if e["kind"] == "train" and e["value"]["stage"] == "final"]
     assert all(v["rows"] == 60 + told["used"] * told["kept"] for v in trained)
+    card = (out / "best" / "README.md").read_text()
+    assert ("synthetic rows too, written by the language model wise" in card) is told["used"]
     assert not [path for path in out.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
 
 

@@ -123,8 +123,8 @@ def write_rows(context: RunContext, config: RunConfig, fit: PromptFit, splits: S
             )
             return {**empty, "skipped": why}
         # Each new row and two others that are like it.
-        own, prefix = context.spending.rows.without_words(fit.prompt)
-        if context.spending.costs.scoring(3 * _TIMES * most * (own + prefix)) > _BUDGET_SHARE * left:
+        own, _ = context.spending.rows.without_words(fit.prompt)
+        if context.spending.costs.scoring(3 * _TIMES * most * own) > _BUDGET_SHARE * left:
             return {**empty, "skipped": "the budget has no room for comparing new rows with known ones"}
         started = time.monotonic()
         found = _Writing(context, config, askings, most).run()
