@@ -6,8 +6,8 @@ All rows are drawn from the train file: 64 of them are labelled, 600 judge, no t
 ``teacher.write``, the seed prompt's cross-fitted probe tells which labels are confused, the teacher writes, and what repeats a
 row is refused. Then the probe is fitted to all labelled rows, and to these and the written ones. ``teacher`` is the endpoint
 that is named. ``real`` is a teacher without fault: a server in this process, which answers with rows of the train file that
-nobody has seen, and with their right labels, so that it tells what such rows can gain at best. Prints one JSON object: by
-teacher and draw the rows kept and refused, accuracy and log-loss ``without`` and ``having`` written rows on the rows that
+nobody has seen, and with their right labels, so that it tells what such rows can gain at best. ``random`` are as many unseen
+rows, whatever their labels. Prints one JSON object: by teacher and draw the rows kept and refused, accuracy and log-loss ``without`` and ``having`` written rows on the rows that
 judge, held-out log-loss of both on the labelled rows, as a run sees it, whether the run would learn from them (``used``), and
 a few of the rows.
 """
@@ -36,7 +36,7 @@ from cotune.cycle.probe_search.policy import prices_of
 from cotune.cycle.probe_search.splits import Split, labelled_rows, splits_of
 from cotune.cycle.probe_search.trial import Trials, held_loss
 from cotune.cycle.teaching.write import with_written, write_rows
-from cotune.cycle.teaching.writing import ROWS
+from cotune.cycle.teaching.writing import ROWS, Draft
 from cotune.evaluate.responses import label_indices
 from cotune.model.hardware.machine import processor_name
 from cotune.model.loading.by_name import open_model
@@ -90,16 +90,23 @@ def judged(context: RunContext, trials: Trials, fit: PromptFit, splits: Sequence
     return round(float((table.argmax(axis=1) == gold).mean()), 4), round(float(losses.mean()), 4)
 
 
-def measured(task: Task, judge: Sequence[Example], model: LocalModel, config: RunConfig, out: Path) -> dict[str, Any]:
-    """One draw with one teacher."""
+def measured(
+    task: Task,
+    judge: Sequence[Example],
+    model: LocalModel,
+    config: RunConfig,
+    out: Path,
+    given: Sequence[Example] | None = None,
+) -> dict[str, Any]:
+    """One draw with one teacher, or with rows that are ``given`` instead."""
     context = open_context(task, model, out, out, config.seed)
     trials = prices_of(context, config).trials
     rows, prompt = labelled_rows(context), seed_prompt(task)
     embedding = trials.embedding
     fit = fit_prompt(context, prompt, rows, embedding.states(prompt, "base", rows, "race"), embedding.layers)
     splits = splits_of(context)
-    drafts = write_rows(context, config, fit, splits)
-    value = next(event["value"] for event in context.journal.events if event["kind"] == "written_rows")
+    drafts = tuple(Draft(row, ()) for row in given) if given is not None else write_rows(context, config, fit, splits)
+    value = next((event["value"] for event in context.journal.events if event["kind"] == "written_rows"), {})
     told = {name: value[name] for name in ("asked", "refused", "tokens", "seconds", "failed", "skipped") if name in value}
     told["kept"] = len(drafts)
     whole = [Split(rows, tuple(judge))]
@@ -135,14 +142,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mine = {row.text for row in (*task.train, *task.dev)}
         judge, unseen = ([row for row in part if row.text not in mine] for part in (judge, unseen))
         with real_rows(unseen, task) as real:
-            for name, url in (("real", real), ("teacher", given.teacher)):
+            for name, url in (("real", real), ("random", real), ("teacher", given.teacher)):
                 if url is None:
                     continue
+                others = unseen[-int(given.write * len(task.train)) :] if name == "random" else None
                 settings = [f"teacher.base_url={url}", f"teacher.model={given.model}", f"teacher.write={given.write}"]
                 settings += ["teacher.concurrency=1", "teacher.timeout=300"]
                 config = config_from_data("rows.csv", input="input", output="output", overrides=settings, seed=draw)
                 with tempfile.TemporaryDirectory() as folder:
-                    told = measured(task, judge, model, config, Path(folder))
+                    told = measured(task, judge, model, config, Path(folder), others)
                 say(f"{name}, draw {draw}: {told}")
                 found.setdefault(name, []).append(told)
     print(json.dumps({**found, "machine": processor_name()}, indent=1))

@@ -199,7 +199,9 @@ class _Writing:
     def _bounds(self) -> Bounds:
         """What answers to unlabelled rows have left of the teacher's bounds."""
         section = self.config.teacher
-        taught = next((event["value"] for event in self.context.journal.events if event["kind"] == "teach"), {})
+        taught: Mapping[str, Any] = next(
+            (event["value"] for event in self.context.journal.events if event["kind"] == "teach"), {}
+        )
         calls, tokens = section.calls - int(taught.get("asked", 0)), section.tokens - int(taught.get("tokens", 0))
         return Bounds(max(0, calls), max(0, tokens))
 
@@ -284,7 +286,7 @@ def sentence(value: Mapping[str, Any]) -> str:
     if why := value.get("skipped"):
         return f"the teacher was not asked for rows: {why}"
     kept, refused = len(value["rows"]), sum(value["refused"].values())
-    told = f"of rows that the teacher {value['model']} wrote to {counted(value['asked'], 'question')}, {kept} were kept"
+    told = f"of the rows that the teacher {value['model']} wrote to {counted(value['asked'], 'question')}, {kept} were kept"
     if refused:
         told += f" and {refused} refused ({', '.join(f'{why}: {count}' for why, count in value['refused'].items())})"
     if value.get("failed"):
