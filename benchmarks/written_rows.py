@@ -7,9 +7,9 @@ All rows are drawn from the train file: 64 of them are labelled, 600 judge, no t
 row is refused. Then the probe is fitted to all labelled rows, and to these and the written ones. ``teacher`` is the endpoint
 that is named. ``real`` is a teacher without fault: a server in this process, which answers with rows of the train file that
 nobody has seen, and with their right labels, so that it tells what such rows can gain at best. ``random`` are as many unseen
-rows, whatever their labels. Prints one JSON object: by teacher and draw the rows kept and refused, accuracy and log-loss ``without`` and ``having`` written rows on the rows that
-judge, held-out log-loss of both on the labelled rows, as a run sees it, whether the run would learn from them (``used``), and
-a few of the rows.
+rows, whatever their labels. Prints one JSON object: by teacher and draw the rows kept and refused, accuracy and log-loss
+``without`` and ``having`` written rows on the rows that judge, held-out log-loss of both on the labelled rows, as a run sees
+it, whether the run would learn from them (``used``), and a few of the rows.
 """
 
 from __future__ import annotations
