@@ -16,7 +16,7 @@ from cotune.cycle.diagnostics.near_duplicates import repeats_in_meaning
 from cotune.cycle.endpoints import prices_of
 from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.splits import Split
-from cotune.cycle.teaching.asking import PATIENCE_S, WHY_STOPPED, Bounds, ask, open_teacher
+from cotune.cycle.teaching.asking import WHY_STOPPED, Bounds, ask, open_teacher
 from cotune.cycle.teaching.confusion import confused_pairs
 from cotune.cycle.teaching.writing import (
     MEANING,
@@ -165,7 +165,7 @@ class _Writing:
             tokens=answer_limit(task.train),
             schema=answer_schema(task, self.askings),
             temperature=_TEMPERATURE,
-            patience=min(PATIENCE_S, self._left()),
+            patience=self._patience(),
         )
         bounds = self._bounds()
         questions = [messages_for(task, asking) for asking in self.askings]
@@ -177,7 +177,7 @@ class _Writing:
                     if self._left() <= 0:
                         stopped = "a fifth of the time budget went into waiting for it"
                         break
-                    teacher.patience = min(PATIENCE_S, self._left())
+                    teacher.patience = self._patience()
                     end = self.asked + max(1, min(section.concurrency, -(-(self.most - len(self.kept)) // ROWS)))
                     part = Bounds(max(0, bounds.calls - self.asked), max(0, bounds.tokens - self.spent.total))
                     stopped = WHY_STOPPED.get(ask(teacher, questions[self.asked : end], part).stopped, "")
@@ -204,6 +204,10 @@ class _Writing:
         )
         calls, tokens = section.calls - int(taught.get("asked", 0)), section.tokens - int(taught.get("tokens", 0))
         return Bounds(max(0, calls), max(0, tokens))
+
+    def _patience(self) -> float:
+        """Seconds that one question may take: the run can go on without its answer."""
+        return min(2 * self.config.teacher.timeout, self._left())
 
     def _left(self) -> float:
         return self._ends - time.monotonic()
