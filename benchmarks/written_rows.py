@@ -83,7 +83,7 @@ def real_rows(rows: Sequence[Example], task: Task) -> Iterator[str]:
 
 def judged(context: RunContext, trials: Trials, fit: PromptFit, splits: Sequence[Split]) -> tuple[float, float]:
     """Accuracy and log-loss of a prompt's frozen probe on what is held out from each split."""
-    tables = [trials.log_probs(trials.frozen(fit, split.learn), split.held, "judge")["refit"] for split in splits]
+    tables = [trials.log_probs(trials.frozen(fit, split.learn), split.held, "judge") for split in splits]
     table = np.concatenate(tables)
     gold = label_indices([row for split in splits for row in split.held], context.task)
     losses = held_loss(table, gold, fit.found.temperature)
