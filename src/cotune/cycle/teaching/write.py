@@ -133,7 +133,7 @@ def write_rows(context: RunContext, config: RunConfig, fit: PromptFit, splits: S
         }
 
     key = [section.model, section.write, fit.prompt.id, [[*asking.labels, *(r.id for r in asking.shown)] for asking in askings]]
-    value: dict[str, Any] = context.journal.step(STAGE, key, effect)
+    value: dict[str, Any] = context.journal.step("written_rows", key, effect)
     context.spending.account.counts["tokens_embedded"] += int(value["embedded"])
     context.spending.account.pay(value)
     drafts = tuple(map(Draft.from_json, value["rows"]))
