@@ -3,9 +3,10 @@
     python benchmarks/labelling.py --data FOLDER --out FOLDER [--sets trec6 ...] [--draws 5] [--rows 1700] [--held-out 500]
 
 All rows are drawn from the train file: the held-out ones judge, the others are the pool; no test row is judged. Rows are
-embedded once under the seed prompt and their states kept in OUT. Each draw begins with 64 random labelled rows, chooses a layer
-on these by cross-fitting, and goes on to 500 in batches; before each batch a probe is fitted to what is labelled, its penalty
-chosen by cross-fitting, and what it says of the pool decides what is labelled next. The ways are those of
+embedded once under the seed prompt, as a run and ``cotune label`` do: the state at the last prompt token beside the mean over
+the row's own tokens, after each layer of interest. These states are kept in OUT. Each draw begins with 64 random labelled rows,
+chooses a layer on these by cross-fitting, and goes on to 500 in batches; before each batch a probe is fitted to what is
+labelled, its penalty chosen by cross-fitting, and what it says of the pool decides what is labelled next. The ways are those of
 ``cotune.labelling.acquisition``.
 
 A second part, ``coverage``, takes random labelled rows, and counts how often sets of ``cotune.evaluate.stats.conformal`` for
@@ -37,6 +38,8 @@ from cotune.evaluate.responses import label_indices
 from cotune.evaluate.stats.conformal import conformal_scores, coverage, label_sets, threshold
 from cotune.files import atomic_path
 from cotune.labelling.acquisition import ACQUISITIONS, Pool
+from cotune.labelling.picking import FROM_LABELLED
+from cotune.model.engine.state_store import layers_of_interest
 from cotune.model.hardware.machine import processor_name
 from cotune.model.loading.by_name import open_model
 from cotune.model.local import LocalModel
@@ -58,7 +61,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Set:
-    """A set's rows: ``[layers, rows, width]`` states, and the number of each row's label."""
+    """A set's rows: ``[layers, rows, 2 x width]`` states, and the number of each row's label."""
 
     layers: tuple[int, ...]
     states: NDArray[np.float16]
@@ -84,26 +87,27 @@ def _embed(data: Path, name: str, rows: int, local: LocalModel) -> dict[str, Any
     task = task_of(data, name, rows, 0, 20, 1)
     everyone = (*task.train, *task.dev)
     start = time.perf_counter()
-    depth = local.depth
-    layers = sorted({max(1, round(depth * share)) for share in (0.53, 0.67, 0.8, 1)})
-    ids = [row.prompt_ids for row in answering_for(task, local).render(seed_prompt(task), everyone)]
-    states = local.layer_states(ids, layers).astype(np.float16)
+    layers = layers_of_interest(local.depth)
+    rendered = answering_for(task, local).render(seed_prompt(task), everyone)
+    states = local.layer_states([row.prompt_ids for row in rendered], layers, starts=[row.start for row in rendered])
     say(f"  {len(everyone)} rows in {time.perf_counter() - start:.0f} s")
     return {
         "layers": np.array(layers),
-        "states": states,
+        "states": states.astype(np.float16),
         "labels": label_indices(everyone, task).astype(np.int64),
         "classes": np.array([len(task.labels)]),
     }
 
 
-def fitted(states: NDArray[np.float16], labels: NDArray[np.int64], classes: int, others: NDArray[np.float16], seed: int) -> Any:
+def fitted(
+    states: NDArray[np.float16], labels: NDArray[np.int64], classes: int, others: NDArray[np.float16], seed: int
+) -> tuple[Floats, Floats]:
     """A probe of labelled rows: cross-fitted log-probabilities of these, and log-probabilities of other rows."""
     found = cross_fit(states, labels, classes=classes, strengths=_STRENGTHS, repeats=1, seed=seed)
     known, mean, spread = standardised(states)
     weights = fit_logistic(known, labels, classes, strengths=[found.best.strength], tolerance=1e-3)
     features = ((others.astype(np.float64) - mean) / spread).astype(np.float32)
-    return found.log_probs, tempered(weights.logits(features)[0], found.temperature), features
+    return found.log_probs, tempered(weights.logits(features)[0], found.temperature)
 
 
 def run_draw(data: Set, way: str, draw: int, held_out: int) -> dict[str, Any]:
@@ -120,7 +124,7 @@ def run_draw(data: Set, way: str, draw: int, held_out: int) -> dict[str, Any]:
     for size, following in zip(SIZES, (*SIZES[1:], SIZES[-1]), strict=True):
         free = np.array([row for row in pool if row not in set(labelled)])
         others = np.concatenate([out, free])
-        _, log_probs, features = fitted(states[labelled], data.labels[labelled], data.classes, states[others], draw)
+        _, log_probs = fitted(states[labelled], data.labels[labelled], data.classes, states[others], draw)
         judged, gold = log_probs[:held_out], data.labels[out]
         told["at"][str(size)] = {
             "accuracy": round(float((judged.argmax(axis=1) == gold).mean()), 4),
@@ -128,8 +132,10 @@ def run_draw(data: Set, way: str, draw: int, held_out: int) -> dict[str, Any]:
             "labels_seen": len(set(data.labels[labelled].tolist())),
         }
         if following > size:
-            known = standardised(states[labelled])[0]
-            picked = ACQUISITIONS[way](Pool(log_probs[held_out:], features[held_out:], known), following - size, rng)
+            # As cotune label does it.
+            seen = standardised(states[[*free, *(labelled if way in FROM_LABELLED else ())]])[0]
+            pool_seen = Pool(log_probs[held_out:], seen[: len(free)], seen[len(free) :])
+            picked = ACQUISITIONS[way](pool_seen, following - size, rng)
             assert len(set(picked)) == following - size
             labelled += [int(free[place]) for place in picked]
     return told
@@ -142,9 +148,9 @@ def run_coverage(data: Set, rows: int, draw: int, held_out: int) -> dict[str, An
     labels, gold = data.labels[mine], data.labels[out]
     first = cross_fit(data.states[:, mine], labels, classes=data.classes, layers=data.layers, repeats=1, seed=draw)
     states = data.states[data.layers.index(first.layer)]
-    crossed, log_probs, _ = fitted(states[mine], labels, data.classes, states[out], draw)
+    crossed, log_probs = fitted(states[mine], labels, data.classes, states[out], draw)
     learnt = round(0.7 * rows)
-    _, apart, _ = fitted(states[mine[:learnt]], labels[:learnt], data.classes, states[mine[learnt:]], draw)
+    _, apart = fitted(states[mine[:learnt]], labels[:learnt], data.classes, states[mine[learnt:]], draw)
     scores = {"cross": conformal_scores(crossed, labels), "split": conformal_scores(apart, labels[learnt:])}
     told: dict[str, Any] = {"accuracy": round(float((log_probs.argmax(axis=1) == gold).mean()), 4)}
     for name, found in scores.items():

@@ -10,6 +10,7 @@ CONFIG = "config.json"
 DEV_ROWS, TEST_ROWS = "dev_rows.json", "test_rows.json"
 REPORT, REPORT_ERROR = "report.html", "report-error.txt"
 TRACKING = "tracking.json"
+WRITTEN_ROWS = "written_rows.jsonl"
 BUNDLE = "best"
 LOCK = ".lock"
 

@@ -114,7 +114,7 @@ def model_card(
     parts += ["## What the model reads", _fence(prompt_text)]
     parts += [f"**{held}**"] if (held := held_rows(demonstrations)) else []
     parts += ["## Base model", about_base(manifest, base)]
-    parts += ["## Limits", limits(manifest)]
+    parts += ["## Limits", limits(manifest) + synthetic(metrics)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -368,6 +368,15 @@ def limits(manifest: Manifest) -> str:
             "- Probabilities are shares among the labels; how far they can be trusted has to be checked on your own rows.",
         )
     )
+
+
+def synthetic(metrics: Mapping[str, Any]) -> str:
+    """A line about rows that a language model wrote and the bundle has learnt from; empty where there are none."""
+    written = metrics.get("written_rows")
+    if not isinstance(written, Mapping) or not isinstance(kept := written.get("kept"), int) or not written.get("used"):
+        return ""
+    rows = counted(kept, "synthetic row")
+    return f"\n- It has learnt from {rows} too, written by the language model {plain(str(written.get('model')))}."
 
 
 def code_block(language: str, *lines: str) -> str:

@@ -109,17 +109,25 @@ class ProposerConfig(BoundedEndpoint):
 
 
 class TeacherConfig(BoundedEndpoint):
-    """A language model that answers unlabelled rows, which then are learnt from.
+    """A language model that answers unlabelled rows, or writes rows of the labels that are confused most; they are learnt from.
 
     Attributes:
         sample: labelled train rows that it also answers, to see how often it agrees with them.
+        write: rows that it writes at most, as a share of the labelled train rows; 0 has none written.
         concurrency: requests at once at most.
     """
 
     calls: Count = 2_000
     tokens: Count = 1_000_000
     sample: Count = 50
+    write: Annotated[Number, Field(ge=0, le=1)] = 0.0
     concurrency: Count = 8
+
+    @model_validator(mode="after")
+    def _write_needs_url(self) -> TeacherConfig:
+        if self.write and self.base_url is None:
+            raise PydanticCustomError("endpoint", "write needs base_url and model: who writes the rows")
+        return self
 
 
 class JudgeConfig(NamedEndpoint):

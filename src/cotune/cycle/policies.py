@@ -16,6 +16,7 @@ from cotune.cycle.search.planning import fit_plan
 from cotune.cycle.search.prompt_loop import PromptLoop, confirm_prompts
 from cotune.cycle.search.prompt_plan import fit_prompt_plan
 from cotune.cycle.search.state import SearchResult
+from cotune.cycle.teaching.write import no_writing
 from cotune.prompt.prompt import Prompt
 
 
@@ -82,4 +83,6 @@ def policy_for(
     """
     if searches_by_probes(context, config):
         return ProbePolicy(context, config, own, previous, bundle)
+    if config.teacher.write:
+        raise no_writing("this model's are not read")
     return WordsPolicy(context, config, own, previous) if context.can.tune else PromptPolicy(context, config, own)

@@ -16,6 +16,7 @@ from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.endpoints import NOT_TUNED
 from cotune.cycle.search.confirm import ArmResult, Confirmed
 from cotune.cycle.search.state import SearchResult
+from cotune.cycle.teaching.write import written_findings, written_told
 from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.attribution import Attribution, attribute, sentence
 from cotune.evaluate.frozen_arms import ARMS, GAINS, PREVIOUS, is_frozen
@@ -117,6 +118,7 @@ def build_summary(
     judging = judge_told(context, trust["judge"])
     if judging is not None:
         verdict += f" {judging['sentence']}"
+    written = written_told(context)
     summary = {
         "task": task.name,
         "n": {"train": len(task.train), "dev": len(task.dev), "test": task.test.n},
@@ -150,7 +152,8 @@ def build_summary(
         "prompts_scored": len(search.proposals),
         "prompts_tuned": search.prompts_tuned,
         "cost": {**cost, **context.spending.account.counts, "dollars": _dollars(context)},
-        "data": data_health(context, trust["neighbours"], int(opening.get("in_prompts", 0))),
+        "written_rows": written,
+        "data": data_health(context, trust["neighbours"], int(opening.get("in_prompts", 0)), written),
         "truncated": context.spending.account.truncated,
         "unmatched": context.spending.account.unmatched,
         "best": {
@@ -184,9 +187,12 @@ def judge_told(context: RunContext, recorded: Mapping[str, Any]) -> dict[str, An
     return {**facts, **spent}
 
 
-def data_health(context: RunContext, neighbours: Mapping[str, Any], in_prompts: int) -> dict[str, Any]:
-    """What all data checks found, warnings first: those of the rows, of the winning prompts, and of rows alike in meaning."""
-    told = [asdict(finding) for finding in overlap_finding(in_prompts, "prompts of the arms")]
+def data_health(
+    context: RunContext, neighbours: Mapping[str, Any], in_prompts: int, written: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What all data checks found, warnings first: those of the rows, of the winning prompts, of rows alike in meaning, and of
+    rows that a teacher wrote."""
+    told = [asdict(f) for f in (*overlap_finding(in_prompts, "prompts of the arms"), *written_findings(written))]
     checked = context.task.checks.to_json()
     findings = [*checked["findings"], *told, *neighbours.get("findings", [])]
     findings.sort(key=lambda finding: finding["severity"] != "warning")

@@ -107,7 +107,7 @@ def messages_for(task: Task, question: Question) -> list[dict[str, str]]:
         + "}, {".join(task.input_fields)
         + "} stand for the row"
         + f"{kind.placeholders}:\n"
-        + _quoted({"instruction": prompt.instruction, "input_template": prompt.input_template, "cue": prompt.cue}),
+        + quoted({"instruction": prompt.instruction, "input_template": prompt.input_template, "cue": prompt.cue}),
     ]
     for group in question.failures:
         about = f", about: {group.about}" if group.about else ""
@@ -143,7 +143,7 @@ def read_answer(text: str) -> list[Any] | None:
 
     They are those of the first ``{"prompts": [...]}`` that holds an instruction, else of the first such list or single item.
     """
-    values = [value for value in _json_values(text) if isinstance(value, list | dict)]
+    values = [value for value in json_values(text) if isinstance(value, list | dict)]
     objects = [value for value in values if isinstance(value, dict)]
     named: list[list[Any]] = [value["prompts"] for value in objects if isinstance(value.get("prompts"), list)]
     for items in (*named, *(value if isinstance(value, list) else [value] for value in values)):
@@ -236,7 +236,7 @@ def _instructs(item: Any) -> bool:
     return isinstance(said, str) and bool(words_of(said))
 
 
-def _json_values(text: str) -> Iterator[Any]:
+def json_values(text: str) -> Iterator[Any]:
     """Every JSON value that an answer may mean: the whole of it, what stands in fences, what begins at a bracket."""
     decoder = json.JSONDecoder()
     for part in (text, *(match[1] for match in _FENCE.finditer(text))):
@@ -256,7 +256,7 @@ def _json_values(text: str) -> Iterator[Any]:
 
 
 def _case(case: Case) -> str:
-    return "- " + _quoted(
+    return "- " + quoted(
         {**{n: _cut(t) for n, t in case.row.fields.items()}, "right": case.row.output, "answered": case.answer}
     )
 
@@ -265,7 +265,8 @@ def _cut(text: str) -> str:
     return text if len(text) <= _ROW_CHARACTERS else text[:_ROW_CHARACTERS] + " …"
 
 
-def _quoted(value: Any) -> str:
+def quoted(value: Any) -> str:
+    """A value as JSON, for a question."""
     return _CONTROL.sub("�", json.dumps(value, ensure_ascii=False))
 
 

@@ -12,7 +12,7 @@ from cotune.tracking.tracker import Estimate
 
 _NAMES = {"race": "race", "tuned": "tuned", "cycle": "cycle", "verdict": "first_verdict", "better": "bundle"}
 """Kinds of events with a held-out score, and how their metrics begin."""
-_OF_OTHERS = frozenset({"rewrite", "teach", "judge"})
+_OF_OTHERS = frozenset({"rewrite", "teach", "judge", "written_rows"})
 """Kinds of events whose tokens are those of other models, behind endpoints."""
 
 

@@ -25,6 +25,8 @@ LIKE = 0.9
 _MOST_ROWS = 20_000
 _PAIRS = {"train and test": 16, "train and dev": 12, "train": 10, "dev": 5, "test": 5}
 _SPARE, _TIMES_A_ROW = 12, 2
+_CLOSEST = 2
+"""Rows that a new row is compared with by the model."""
 _REFERENCE, _LEAST = 24, 4
 _SHARE, _MAX_CHARS, _SHOWN_CHARS, _SHOWN_IDS = 0.004, 400, 160, 6
 
@@ -103,27 +105,10 @@ class _Look:
         candidates = self._within_budget(self._candidates(rows, texts), texts)
         if not candidates:
             return []
-        told: list[int] = []
-
-        def progress(tokens: int) -> None:
-            told.append(tokens)
-            self.context.watcher.progress("neighbours", "rows that are close by their words", tokens)
-
-        places = sorted({place for pair in candidates for place in pair})
-        embedder = TextEmbedder(self.context.model, EmbedSettings(max_chars=_MAX_CHARS), progress=progress)
         with self.context.spending.stopwatch:
-            vectors = embedder.embed([texts[place] for place in places] + self._reference(texts))
-        self.pairs, self.tokens = len(candidates), sum(told)
-        # Centred on rows drawn at random as well: those of a single cluster of pairs have more in common than texts have.
-        fitted = Standardizer.fit(vectors).apply(vectors)
-        where = {place: i for i, place in enumerate(places)}
-        close = [(left, right, float(fitted[where[left]] @ fitted[where[right]])) for left, right in candidates]
-        return [pair for pair in close if pair[2] >= LIKE]
-
-    def _reference(self, texts: Sequence[str]) -> list[str]:
-        """Texts of train, drawn at random."""
-        drawn = np.random.default_rng([self.context.seed, 23]).permutation(len(self.context.task.train))[:_REFERENCE]
-        return [texts[place] for place in drawn]
+            found, self.tokens = _alike(self.context, texts, candidates, "neighbours")
+        self.pairs = len(candidates)
+        return found
 
     def _candidates(self, rows: Sequence[Example], texts: Sequence[str]) -> list[tuple[int, int]]:
         """The pairs closest by their words, those across splits first; what is told as a duplicate anyway is left out."""
@@ -164,7 +149,7 @@ class _Look:
             # Where text and frame meet, tokens can fall otherwise.
             return self._length(text) + tail + 2
 
-        spent, seen = head + sum(map(tokens, self._reference(texts))), set[int]()
+        spent, seen = head + sum(map(tokens, _reference(self.context))), set[int]()
         fitting = []
         for pair in pairs:
             spent += sum(tokens(texts[place]) for place in pair if place not in seen)
@@ -174,6 +159,73 @@ class _Look:
                 break
             fitting.append(pair)
         return fitting if len(fitting) >= min(_LEAST, len(pairs)) else []
+
+
+def repeats_in_meaning(
+    context: RunContext, rows: Sequence[Example], known: Sequence[Example], stage: str
+) -> tuple[dict[str, bool], int]:
+    """Rows that say what another one says in other words, as :func:`check_neighbours` tells it.
+
+    Each row is compared by the model with those that are the closest to it by their words.
+
+    Args:
+        context: where embedding happens.
+        rows: new rows; of two that say the same the first is none.
+        known: rows that they may not repeat, beside those of the test.
+        stage: for the progress.
+
+    Returns:
+        Ids of the rows, with whether it is a test row that they repeat, and tokens that ran.
+    """
+    spent = 0
+
+    def find(everyone: Sequence[Example]) -> list[tuple[int, int, float]]:
+        nonlocal spent
+        texts = [row.text[:_MAX_CHARS] for row in everyone]
+        vectors = StaticEmbedder(context.model).embed(texts)
+        pairs = {
+            pair
+            for place in range(len(rows))
+            for pair in closest_pairs(vectors, range(place, place + 1), range(len(everyone)), _CLOSEST)
+        }
+        found, spent = _alike(context, texts, sorted(pairs), stage)
+        return found
+
+    if not rows:
+        return {}, 0
+    alike = context.task.test.alike((*rows, *known), find)
+    repeated = {rows[right if right < len(rows) else left].id: False for left, right, _ in alike.pairs if left < len(rows)}
+    new = {row.id for row in rows}
+    return repeated | {row: True for row in alike.near_test if row in new}, spent
+
+
+def _alike(
+    context: RunContext, texts: Sequence[str], candidates: Sequence[tuple[int, int]], stage: str
+) -> tuple[list[tuple[int, int, float]], int]:
+    """Those of the pairs of texts that are alike, and tokens that ran."""
+    if not candidates:
+        return [], 0
+    told: list[int] = []
+
+    def progress(tokens: int) -> None:
+        told.append(tokens)
+        context.watcher.progress(stage, "rows that are close by their words", tokens)
+
+    places = sorted({place for pair in candidates for place in pair})
+    embedder = TextEmbedder(context.model, EmbedSettings(max_chars=_MAX_CHARS), progress=progress)
+    vectors = embedder.embed([texts[place] for place in places] + _reference(context))
+    # Centred on rows drawn at random as well: those of a single cluster of pairs have more in common than texts have.
+    fitted = Standardizer.fit(vectors).apply(vectors)
+    where = {place: i for i, place in enumerate(places)}
+    close = [(left, right, float(fitted[where[left]] @ fitted[where[right]])) for left, right in candidates]
+    return [pair for pair in close if pair[2] >= LIKE], sum(told)
+
+
+def _reference(context: RunContext) -> list[str]:
+    """Texts of train, drawn at random."""
+    train = context.task.train
+    drawn = np.random.default_rng([context.seed, 23]).permutation(len(train))[:_REFERENCE]
+    return [train[place].text[:_MAX_CHARS] for place in drawn]
 
 
 def _findings(value: dict[str, Any], dev: set[str], labelled: bool) -> list[Finding]:

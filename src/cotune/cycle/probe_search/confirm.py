@@ -26,7 +26,7 @@ from cotune.task.example import Example
 def confirm_labels(
     context: RunContext, search: LabelSearch, trials: Trials, prices: Prices, *, previous: Previous | None = None
 ) -> Confirmed:
-    """Fit the arms to all labelled rows and settle them.
+    """Fit the arms to all labelled rows, and to those that a teacher wrote where these are learnt from, and settle them.
 
     Every arm is read by a probe that is fitted by one rule, so arms differ in prompt and weights alone. What the arms scored on
     dev comes from probes and weights that have seen the other labelled rows only.
@@ -38,7 +38,7 @@ def confirm_labels(
         prices: what the final tuning costs.
         previous: what was taken over from an earlier bundle.
     """
-    rows = labelled_rows(context)
+    rows = (*labelled_rows(context), *search.written)
     winner = search.winner
     assert winner is not None
     search = replace(search, last_epochs=final_epochs(context, search, prices, winner, len(rows)))
@@ -118,7 +118,7 @@ def _frozen_evidence(context: RunContext, search: LabelSearch, trials: Trials, f
     """How a frozen probe did on dev, judged now where the search had no need to."""
     if (found := search.of(fit.prompt.id, tuned=False)) is not None:
         return found
-    made = trials.frozen(fit, context.train_sample)
+    made = trials.frozen(fit, (*context.train_sample, *search.written))
     table = tempered(trials.log_probs(made, context.dev, "judge"), fit.found.temperature)
     return Evidence(fit, 0.0, fit.found.temperature, fit.losses, fit.found.best.correct, made, table)
 

@@ -28,6 +28,7 @@ from cotune.cycle.probe_search.trial import Fitted, Trials
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.pool import next_pool, opening_pool
 from cotune.cycle.search.trial import Measured
+from cotune.cycle.teaching.write import judge_written, with_written, write_rows
 from cotune.errors import CotuneError, DivergedError, counted
 from cotune.evaluate.decision import BY_PROBE
 from cotune.evaluate.responses import LabelOutputs, label_indices
@@ -82,6 +83,7 @@ class LabelLoop:
             search.zero_shot = False
             fit_test(self.context, self.prices, search, self.config.seed)
             return self._ended(search, "the machine is slow, and what was left of the budget is reserved for the test")
+        self._write(search)
         fit_test(self.context, self.prices, search, self.config.seed)
         self._plan(search)
         if self.context.finish_asked():
@@ -106,6 +108,23 @@ class LabelLoop:
             )
         self.context.spending.expect_end(self._owed(search))
         return search
+
+    def _write(self, search: LabelSearch) -> None:
+        """Have rows written for the labels that are confused most; learnt from where that is better on held-out rows."""
+        best = search.best_frozen
+        drafts = write_rows(self.context, self.config, best, self.splits)
+        before = search.of(best.prompt.id, tuned=False)
+        if not drafts or before is None:
+            return
+        splits = with_written(self.splits, drafts)
+        found = self._evidence(best, [self.trials.frozen(best, split.learn) for split in splits], 0.0, BASE, splits)
+        if not judge_written(self.context, drafts, before.mean, found.mean):
+            return
+        self.splits, search.written = splits, tuple(draft.row for draft in drafts)
+        search.evidence, search.winner = [found], None
+        if best is not search.seed:
+            self._judge_frozen(search, search.seed)
+        self._choose(search)
 
     def _ended(self, search: LabelSearch, why: str) -> LabelSearch:
         """The search as it stands after its first race, with frozen probes alone."""
@@ -217,6 +236,7 @@ class LabelLoop:
         wanted = HEURISTICS.epochs(len(self.rows), self.config.tune.max_epochs)
         seed = search.seed
         alone = winner.prompt.id == seed.prompt.id
+        rows = len(self.rows) + len(search.written)
 
         def needed(epochs: float, last: float) -> float:
             # All splits judge: on dev alone a tuned seed prompt won over a frozen one that is better by 0.19 nats on all rows
@@ -224,8 +244,8 @@ class LabelLoop:
             trials = self.prices.trial(winner, self.splits, epochs)
             if not last:
                 return trials + (0.0 if alone else self.prices.trial(seed, self.splits[:1], epochs))
-            final = self.prices.final(winner, len(self.rows), last)
-            return trials + final + (0.0 if alone else self.prices.final(seed, len(self.rows), epochs + last))
+            final = self.prices.final(winner, rows, last)
+            return trials + final + (0.0 if alone else self.prices.final(seed, rows, epochs + last))
 
         def effect() -> dict[str, Any]:
             least = 0.25 if len(self.rows) >= HEURISTICS.many_rows else 1.0
@@ -464,7 +484,8 @@ class LabelLoop:
             for fit in {fit.prompt.id: fit for fit in tuned}.values():
                 under_way = trying is not None and fit.prompt.id == trying.prompt.id
                 tried = under_way or search.of(fit.prompt.id, tuned=True) is not None
-                owed += self.prices.final(fit, len(self.rows), search.last_epochs + (0.0 if tried else search.epochs))
+                rows = len(self.rows) + len(search.written)
+                owed += self.prices.final(fit, rows, search.last_epochs + (0.0 if tried else search.epochs))
         return owed
 
     def _has_room(self, search: LabelSearch, fit: PromptFit) -> bool:

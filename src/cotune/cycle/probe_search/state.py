@@ -13,6 +13,7 @@ from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.race import ProbeRace
 from cotune.cycle.probe_search.trial import Fitted
 from cotune.refine import Proposal
+from cotune.task.example import Example
 
 Floats = NDArray[np.float64]
 
@@ -68,6 +69,7 @@ class LabelSearch:
         epochs: how often weights meet each row in a trial.
         zero_shot: whether the budget has room for the reference that asks the untuned model for label words.
         last_epochs: how often they meet all rows at the end; 0 where a trial is all that there is room for.
+        written: rows that a teacher wrote, which are learnt from beside the labelled ones.
     """
 
     by_probe: ClassVar[bool] = True
@@ -83,6 +85,7 @@ class LabelSearch:
     epochs: float = 0.0
     last_epochs: float = 0.0
     zero_shot: bool = True
+    written: tuple[Example, ...] = ()
 
     @property
     def best_frozen(self) -> PromptFit:

@@ -1,24 +1,28 @@
-"""How many rows a teacher is asked about: as many, in their order, as calls, tokens and money allow."""
+"""A teacher is asked as many questions, in their order, as calls, tokens and money allow."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from cotune.config import RunConfig
 from cotune.cycle.budget.budget import Budget
-from cotune.cycle.endpoints import answer_limit, prices_of
+from cotune.cycle.endpoints import ANSWERS, answer_limit, prices_of
 from cotune.cycle.search.prompt_plan import least_rows
-from cotune.endpoint import Prices, Usage, estimate_tokens
-from cotune.endpoint.request_format import Said
+from cotune.endpoint import AnswerCache, Client, Endpoint, Prices, Usage, estimate_tokens
+from cotune.endpoint.request_format import FORMS, RequestFormat, Said
+from cotune.errors import InputError
 from cotune.model.remote.model import RemoteModel
 from cotune.prompt.messages import turns_of
 from cotune.prompt.prompt import Prompt
-from cotune.task.example import Example
 from cotune.task.task import Task
 
+PATIENCE_S = 600.0
+Question = Sequence[Mapping[str, str]]
+"""Chat messages that end with what is asked."""
 Stop = Literal["", "calls", "tokens", "money"]
 
 WHY_STOPPED = {
@@ -39,7 +43,7 @@ class Bounds:
     """What a teacher may be asked.
 
     Attributes:
-        calls: rows at most.
+        calls: questions at most.
         tokens: of questions and answers at most.
         dollars: what answers may cost; infinite where the budget is no money.
     """
@@ -54,9 +58,9 @@ class Asked:
     """What a teacher answered.
 
     Attributes:
-        said: answers to the first rows, in their order.
+        said: answers to the first questions, in their order.
         spent: tokens of all of them, those kept from an earlier session included: they were paid for once.
-        stopped: which bound left rows unasked; empty where none did.
+        stopped: which bound left questions unasked; empty where none did.
     """
 
     said: tuple[Said, ...]
@@ -78,31 +82,71 @@ def bounds_of(config: RunConfig, budget: Budget, task: Task, seed: Prompt) -> Bo
     return Bounds(section.calls, section.tokens, max(0.0, min(_SHARE * budget.amount, budget.amount - least_rows(task) * row)))
 
 
-def affordable(teacher: RemoteModel, prompt: Prompt, rows: Sequence[Example], labels: Sequence[str], bounds: Bounds) -> float:
-    """About how many rows the money holds, before any was asked; infinite where money does not count."""
-    each = _cost(teacher.prices, foreseen(teacher, prompt, rows, labels)) / max(1, len(rows))
+def open_teacher(
+    config: RunConfig,
+    out: Path,
+    *,
+    tokens: int,
+    schema: Mapping[str, Any] | None = None,
+    temperature: float = 0,
+    patience: float = PATIENCE_S,
+) -> RemoteModel:
+    """The teacher, with its answers kept in a run's folder.
+
+    Args:
+        config: names it.
+        out: the run's folder.
+        tokens: of an answer at most.
+        schema: what answers that are JSON must fit.
+        temperature: of answers.
+        patience: seconds that one question may take, all tries included.
+
+    Raises:
+        InputError: the config names none.
+        EndpointError: its key is missing.
+    """
+    section = config.teacher
+    if section.base_url is None or section.model is None:
+        raise InputError("there is no teacher", where="teacher", hint="Set teacher.base_url and teacher.model.")
+    return RemoteModel(
+        Client(
+            Endpoint(section.base_url, section.model, section.key_env, section.timeout, "teacher"),
+            most=section.concurrency,
+            keep=True,
+        ),
+        way=RequestFormat(0, tokens=tokens, form="" if schema is None else FORMS[0]),
+        answers=AnswerCache(out / ANSWERS),
+        prices=prices_of(section),
+        patience=patience,
+        schema=schema,
+        temperature=temperature,
+    )
+
+
+def affordable(teacher: RemoteModel, questions: Sequence[Question], bounds: Bounds) -> float:
+    """About how many questions the money holds, before any was asked; infinite where money does not count."""
+    each = _cost(teacher.prices, foreseen(teacher, questions)) / max(1, len(questions))
     return bounds.dollars / each if each > 0 else math.inf
 
 
-def foreseen(teacher: RemoteModel, prompt: Prompt, rows: Sequence[Example], labels: Sequence[str]) -> Usage:
-    """About what rows will use, rather too much than too little: answers as long as they may be."""
-    questions = teacher.messages(prompt, [row.fields for row in rows], labels)
-    return Usage(sum(map(estimate_tokens, questions)), len(rows) * teacher.way.tokens)
+def foreseen(teacher: RemoteModel, questions: Sequence[Question]) -> Usage:
+    """About what questions will use, rather too much than too little: answers as long as they may be."""
+    return Usage(sum(map(estimate_tokens, questions)), len(questions) * teacher.way.tokens)
 
 
-def ask(teacher: RemoteModel, prompt: Prompt, rows: Sequence[Example], labels: Sequence[str], bounds: Bounds) -> Asked:
-    """Have a teacher answer the rows until a bound is met; what rows will use is foreseen by what those before them used.
+def ask(teacher: RemoteModel, questions: Sequence[Question], bounds: Bounds) -> Asked:
+    """Ask until a bound is met; what questions will use is foreseen by what those before them used.
 
     Raises:
         EndpointError: it cannot be asked; what it answered is on disk.
     """
     said: list[Said] = []
     spent, guessed = Usage(), Usage()
-    bounded = rows[: bounds.calls]
+    bounded = questions[: bounds.calls]
     stopped: Stop = ""
     while len(said) < len(bounded) and not stopped:
         part = bounded[len(said) : len(said) + (_AT_ONCE if said else _FIRST)]
-        guess = foreseen(teacher, prompt, part, labels)
+        guess = foreseen(teacher, part)
         tokens = guess.total * _ratio(spent.total, guessed.total) / len(part)
         dollars = (
             _cost(teacher.prices, guess) * _ratio(_cost(teacher.prices, spent), _cost(teacher.prices, guessed)) / len(part)
@@ -114,11 +158,11 @@ def ask(teacher: RemoteModel, prompt: Prompt, rows: Sequence[Example], labels: S
             stopped, part = ("money" if by_money < by_tokens else "tokens"), part[:room]
         if not part:
             break
-        found, new = teacher.say(teacher.messages(prompt, [row.fields for row in part], labels))
+        found, new = teacher.say(part)
         said += found
         spent = sum((answer.usage for answer in new), spent)
-        guessed += foreseen(teacher, prompt, part, labels)
-    return Asked(tuple(said), spent, stopped or ("calls" if len(said) < len(rows) else ""))
+        guessed += foreseen(teacher, part)
+    return Asked(tuple(said), spent, stopped or ("calls" if len(said) < len(questions) else ""))
 
 
 def _ratio(spent: float, guessed: float) -> float:

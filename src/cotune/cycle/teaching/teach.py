@@ -11,14 +11,12 @@ import numpy as np
 
 from cotune.config import RunConfig
 from cotune.cycle.budget.budget import Budget
-from cotune.cycle.endpoints import ANSWERS, prices_of, usual_limit
+from cotune.cycle.endpoints import prices_of, usual_limit
 from cotune.cycle.journal import Journal
 from cotune.cycle.teaching.answers import agreement_of, answer_of
-from cotune.cycle.teaching.asking import WHY_STOPPED, Asked, affordable, ask, bounds_of
-from cotune.endpoint import AnswerCache, Client, Endpoint, Usage
-from cotune.endpoint.request_format import FORMS, RequestFormat
-from cotune.errors import InputError, counted
-from cotune.model.remote.model import RemoteModel
+from cotune.cycle.teaching.asking import WHY_STOPPED, Asked, affordable, ask, bounds_of, open_teacher
+from cotune.endpoint import Usage
+from cotune.errors import counted
 from cotune.model.structured.limits import json_schema
 from cotune.model.structured.writable import Writable
 from cotune.prompt.prompt import Prompt
@@ -30,7 +28,6 @@ from cotune.task.sealed import rows_hash
 from cotune.task.split import duplicate_key
 from cotune.task.task import Task
 
-_PATIENCE_S = 600.0
 _SURE = 0.6
 """Agreement below which a teacher is warned of: its interval does not reach it."""
 
@@ -90,16 +87,20 @@ def teach(
     sample = [task.train[i] for i in rng.permutation(len(task.train))[: section.sample]]
 
     def effect() -> dict[str, Any]:
-        teacher = _teacher(config, out, task, prompt)
+        teacher = open_teacher(config, out, tokens=usual_limit(config, prompt, task), schema=json_schema(task.output))
         writable = Writable(task.output) if config.remote_model is None else None
         bounds = bounds_of(config, budget, task, prompt)
-        room = affordable(teacher, prompt, sample, task.labels, bounds)
+
+        def questions(rows: Sequence[Example]) -> list[list[dict[str, str]]]:
+            return teacher.messages(prompt, [row.fields for row in rows], task.labels)
+
+        room = affordable(teacher, questions(sample), bounds)
         shown = sample[: max(1, int(min(room / 3, len(sample))))]
         asked = Asked((), Usage(), "money")
         if room >= 1:
             with teacher.client:
                 teacher.settle(prompt, shown[0].fields, task.labels)
-                asked = ask(teacher, prompt, [*shown, *order], task.labels, bounds)
+                asked = ask(teacher, questions([*shown, *order]), bounds)
         answers = [answer_of(answer.text, prompt, task) for answer in asked.said]
         # What the model could never write is not for it to learn.
         found = [
@@ -157,26 +158,6 @@ def _fresh(rows: Sequence[Example], task: Task) -> tuple[list[Example], dict[str
         seen.add(key)
         kept.append(row)
     return kept, counts
-
-
-def _teacher(config: RunConfig, out: Path, task: Task, prompt: Prompt) -> RemoteModel:
-    section = config.teacher
-    if section.base_url is None or section.model is None:
-        raise InputError("there is no teacher", where="teacher", hint="Set teacher.base_url and teacher.model.")
-    client = Client(
-        Endpoint(section.base_url, section.model, section.key_env, section.timeout, "teacher"),
-        most=section.concurrency,
-        keep=True,
-    )
-    schema = json_schema(task.output)
-    return RemoteModel(
-        client,
-        way=RequestFormat(0, tokens=usual_limit(config, prompt, task), form="" if schema is None else FORMS[0]),
-        answers=AnswerCache(out / ANSWERS),
-        prices=prices_of(section),
-        patience=_PATIENCE_S,
-        schema=schema,
-    )
 
 
 def _told(checks: DataChecks, value: Any) -> DataChecks:

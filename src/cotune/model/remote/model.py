@@ -53,6 +53,7 @@ class RemoteModel:
         prices: of its tokens; None where money does not count.
         patience: seconds that one question may take, all tries included, before the run stops.
         schema: what answers that are JSON must fit; the server is asked to keep to it, as far as it can.
+        temperature: of answers; 0 asks for the likeliest one.
 
     Attributes:
         chooser: asked where a prompt shows each row other demonstrations; None refuses such prompts.
@@ -70,8 +71,9 @@ class RemoteModel:
         prices: Prices | None = None,
         patience: float = 600.0,
         schema: Mapping[str, Any] | None = None,
+        temperature: float = 0,
     ) -> None:
-        self.schema = schema
+        self.schema, self.temperature = schema, temperature
         self.client, self.way, self.answers, self.prices, self.patience = client, way, answers, prices, patience
         self.chooser: Chooser | None = None
         self._used: set[str] = set()
@@ -121,19 +123,23 @@ class RemoteModel:
         Raises:
             EndpointError: it understands none, or cannot be asked.
         """
-        messages = self.messages(prompt, [row], labels)[0]
+        return self.settle_with(self.messages(prompt, [row], labels)[0])
+
+    def settle_with(self, messages: Sequence[Mapping[str, str]]) -> RequestFormat:
+        """The same by any question.
+
+        Raises:
+            EndpointError: it understands none, or cannot be asked.
+        """
 
         def ask(way: RequestFormat) -> Said:
             self.way = way
-            found: dict[str, Said] = self._kept([self._key(messages)])
-            if not found:
-                # One question at a time: a refusal here is no failure of the run.
-                said = self.client.post(
-                    CHAT, self._body(messages), lambda b: read_said(b, messages), patience=self.patience
-                ).value
-                self._keep(self._key(messages), said)
-                return said
-            return next(iter(found.values()))
+            if (found := self.kept([messages])[0]) is not None:
+                return found
+            # One question at a time: a refusal here is no failure of the run.
+            said = self.client.post(CHAT, self._body(messages), lambda b: read_said(b, messages), patience=self.patience).value
+            self._keep(self._key(messages), said)
+            return said
 
         self.way = find_way(ask, self.way, self.endpoint.model)
         return self.way
@@ -240,6 +246,12 @@ class RemoteModel:
         self._used.update(keys)
         return [found[key] for key in keys], new
 
+    def kept(self, questions: Sequence[Sequence[Mapping[str, str]]]) -> list[Said | None]:
+        """Answers on disk; None where there is none. Nothing is asked."""
+        keys = [self._key(messages) for messages in questions]
+        found = self._kept(keys)
+        return [found.get(key) for key in keys]
+
     def row_tokens(self, prompt: Prompt, rows: Sequence[Mapping[str, str]], labels: Sequence[str]) -> float:
         """About how many tokens a row costs, question and answer together; nothing is asked."""
         asked = [estimate_tokens(messages) for messages in self.messages(prompt, rows, labels)]
@@ -278,7 +290,7 @@ class RemoteModel:
             self.answers.put(key, said.to_json())
 
     def _body(self, messages: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-        return self.way.body(self.endpoint.model, messages, self.schema)
+        return self.way.body(self.endpoint.model, messages, self.schema, temperature=self.temperature)
 
     def _only_base(self, adapter: str) -> None:
         if adapter != BASE:

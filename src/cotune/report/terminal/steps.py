@@ -123,6 +123,24 @@ def _teach(value: Value) -> list[Told]:
     return [Told(f"{head}, {counted(value.get('refused'), 'answer')} fitted nothing{agrees}{left}", "news")]
 
 
+def _written_rows(value: Value) -> list[Told]:
+    if value.get("skipped"):
+        return [Told(f"the teacher wrote no rows: {one_line(value['skipped'], 160)}")]
+    refused = {str(why): int(number(count) or 0) for why, count in fields(value.get("refused")).items()}
+    head = f"the teacher {one_line(value.get('model'), 40)} wrote rows: {len(items(value.get('rows')))} kept"
+    whys = ", ".join(f"{one_line(why, 40)}: {count}" for why, count in refused.items())
+    head += f", {sum(refused.values())} refused ({whys})" if refused else ""
+    left = f"; asked no more, as {one_line(value['stopped'], 120)}" if value.get("stopped") else ""
+    told = [Told(f"{head} ({counted(value.get('asked'), 'question')}, {amount(value.get('tokens'))} tokens){left}", "news")]
+    if value.get("failed"):
+        told.append(Told(f"the teacher failed while it wrote rows: {one_line(value['failed'], 240)}", "failure"))
+    return told
+
+
+def _written_judged(value: Value) -> list[Told]:
+    return [Told(one_line(value.get("text") or "written rows were judged", 300))]
+
+
 def _judge(value: Value) -> list[Told]:
     return [Told(one_line(value.get("sentence") or f"judge: {value.get('model')}", 400))]
 
@@ -156,6 +174,8 @@ ALONE: dict[str, Callable[[Value], list[Told]]] = {
     "rewrite": _rewrite,
     "teach": _teach,
     "judge": _judge,
+    "written_rows": _written_rows,
+    "written_judged": _written_judged,
     "cost": _cost,
     "done": _done,
     "note": _note,
