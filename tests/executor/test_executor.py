@@ -20,7 +20,7 @@ from jobs import broken, double, killed_always, killed_once, numbers, refused, s
 from cotune.errors import BusyError, InputError
 from cotune.executor import Choice, Done, Executor, Job, LostError, open_executor, part_folder, run_all
 from cotune.executor.base import WorkerLost
-from cotune.executor.choose import slots_of
+from cotune.executor.choice import slots_of
 from cotune.executor.job import perform
 from cotune.executor.on_ray import cpus_each
 from cotune.executor.slots import MOST_LOSSES, SlotExecutor

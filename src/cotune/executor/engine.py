@@ -11,14 +11,19 @@ from cotune.executor.job import Job
 from cotune.executor.run import run_all
 from cotune.model.hardware.capability import check_capability
 
+_CHOSEN = "engine.json"
+
 
 def engine_of(executor: Executor) -> dict[str, Any]:
     """Device, number type and threads, as the first worker measures them; kept with the results and taken from there again.
 
     A command that goes on with another number of workers thereby computes as it did before.
     """
-    (done,) = run_all(executor, [Job(choose_engine, {}, {"threads": executor.threads})])
-    found: dict[str, Any] = json.loads(done.path.read_bytes())
+    path = executor.storage / _CHOSEN
+    if not path.is_file():
+        (done,) = run_all(executor, [Job(choose_engine, {}, {"threads": executor.threads})])
+        done.path.replace(path)
+    found: dict[str, Any] = json.loads(path.read_bytes())
     return found
 
 

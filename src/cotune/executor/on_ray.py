@@ -12,7 +12,7 @@ from typing import Any
 
 from cotune.errors import CotuneError, InputError, counted, not_installed
 from cotune.executor.base import WorkerLost
-from cotune.executor.choose import Choice, slots_of
+from cotune.executor.choice import Choice, slots_of
 from cotune.executor.job import Done, Job, perform
 from cotune.executor.slots import SlotExecutor
 from cotune.version import __version__

@@ -62,7 +62,7 @@ def part_folder(out: Path) -> Iterator[Path]:
 
 
 def finished(folder: Path) -> int:
-    """How many results lie in a folder."""
+    """How many results lie in a folder; all else in it has a dot in its name."""
     with suppress(OSError):
-        return sum(path.name not in (_MARK, _LOCK) and not path.name.startswith(".") for path in folder.iterdir())
+        return sum("." not in path.name for path in folder.iterdir())
     return 0
