@@ -51,5 +51,12 @@ def broken(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
     raise ZeroDivisionError("a slip")
 
 
+class BrokenSlot:
+    """An actor that cannot be made."""
+
+    def __init__(self, threads: int) -> None:
+        raise ImportError("No module named 'torch'")
+
+
 def numbers(count: int, work: Any = double, **places: Any) -> list[Job]:
     return [Job(work, {"number": number}, {name: str(place) for name, place in places.items()}) for number in range(count)]

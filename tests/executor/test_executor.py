@@ -239,6 +239,10 @@ def test_the_folder_of_chunks_stays_where_something_is_in_it(tmp_path: Path) -> 
         assert perform(numbers(1)[0], folder).earlier
     assert not folder.exists()
     folder.mkdir()
+    (folder / ".lock").touch()
+    with part_folder(out):
+        pass
+    folder.mkdir()
     (folder / "mine.txt").touch()
     with pytest.raises(InputError, match="something else is there"), part_folder(out):
         pass

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import broken, killed_always, killed_once, numbers, refused, slow_double
+from jobs import BrokenSlot, broken, killed_always, killed_once, numbers, refused, slow_double
 
 import ray_nodes
 from cotune.cli import main
-from cotune.errors import InputError
+from cotune.errors import CotuneError, InputError
 from cotune.executor import Choice, Done, LostError, on_ray, open_executor, run_all
 from cotune.executor.doctor import diagnose_executor
 
@@ -123,6 +123,15 @@ def test_too_many_workers_and_a_wrong_address_are_told(cluster: Any, tmp_path: P
     with (
         open_executor(Choice("ray", cluster.address, workers=1), tmp_path) as executor,
         pytest.raises(InputError, match=r"a node has cotune .*, and this machine 9\.9"),
+    ):
+        run_all(executor, numbers(1))
+
+
+def test_actors_that_cannot_be_made_are_told_at_once(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_ray, "Slot", BrokenSlot)
+    with (
+        open_executor(Choice("ray", cluster.address, workers=1), tmp_path) as executor,
+        pytest.raises(CotuneError, match=r"a worker cannot start: .*No module named 'torch'"),
     ):
         run_all(executor, numbers(1))
 

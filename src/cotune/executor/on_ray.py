@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -41,7 +42,7 @@ def connect(address: str) -> Any:
         raise not_installed("ray", "--executor ray", error) from error
     if ray.is_initialized():
         return ray
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     named = address or os.environ.get("RAY_ADDRESS", "")
     try:
         if named:
@@ -162,6 +163,8 @@ class RayWorker:
                 told = _first_line(error)
                 time.sleep(0.5)
             except self._losses as error:
+                if "creation task" in str(error):
+                    raise CotuneError(f"a worker cannot start: {_last_line(error)}") from error
                 # It will not come back: the next one is another actor.
                 told, self._actor = _first_line(error), None
                 time.sleep(0.5)
@@ -207,6 +210,10 @@ def _check(about: dict[str, str]) -> None:
                 where=about["name"],
                 hint="Install the same versions on all nodes; cotune doctor --executor ray shows them.",
             )
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _first_line(error: BaseException) -> str:

@@ -33,7 +33,7 @@ def part_folder(out: Path) -> Iterator[Path]:
     import filelock
 
     folder = part_folder_of(out)
-    if folder.exists() and not (folder / _MARK).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not _is_ours(folder):
         raise InputError(
             "finished chunks would go into this folder, and something else is there",
             where=str(folder),
@@ -59,6 +59,11 @@ def part_folder(out: Path) -> Iterator[Path]:
         raise
     lock.release()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is one of these, or could have become one when its command was killed."""
+    return folder.is_dir() and ((folder / _MARK).is_file() or all(path.name.startswith(".") for path in folder.iterdir()))
 
 
 def finished(folder: Path) -> int:
