@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cotune.cli.program import tell
-from cotune.errors import InputError, counted
+from cotune.errors import BusyError, InputError, counted
 
 if TYPE_CHECKING:
     from cotune.executor import Choice, Done, Executor
 
 _IN_PLACE_S, _LINES_S = 0.25, 30.0
-_NAMED = 4
+_NAMED = 2
 """Workers whose pace is told one by one while they work."""
 
 
@@ -41,22 +41,23 @@ class Meter:
     Args:
         rows: that are to be done.
         what: they are called.
+        now: seconds of a clock that never goes back.
     """
 
-    def __init__(self, rows: int, what: str = "row") -> None:
+    def __init__(self, rows: int, what: str = "row", now: Callable[[], float] = time.monotonic) -> None:
         from cotune.executor.throughput import Throughput
 
-        self.what, self.seen = what, Throughput(rows)
+        self.what, self.seen, self._now = what, Throughput(rows, now), now
         self._terminal = sys.stderr.isatty()
-        self._shown, self._width = time.monotonic(), 0
+        self._shown, self._width = now(), 0
 
     def told(self, done: Done) -> None:
         """A job is done."""
         self.seen.saw(done)
         whole = self.seen.done >= self.seen.rows
-        if time.monotonic() - self._shown < (_IN_PLACE_S if self._terminal else _LINES_S) and not (whole and self._terminal):
+        if self._now() - self._shown < (_IN_PLACE_S if self._terminal else _LINES_S) and not (whole and self._terminal):
             return
-        self._shown = time.monotonic()
+        self._shown = self._now()
         text = self._text()
         if self._terminal:
             sys.stderr.write("\r" + text.ljust(self._width) + ("\n" if whole else ""))
@@ -74,11 +75,11 @@ class Meter:
         }
 
     def _text(self) -> str:
-        from cotune.report.terminal.plain import time_left
+        from cotune.report.terminal.plain import duration
 
         seen = self.seen
         left = seen.left
-        parts = [f"{seen.done:,} of {counted(seen.rows, self.what)}", *([] if left is None else [time_left(left)])]
+        parts = [f"{seen.done:,} of {counted(seen.rows, self.what)}", *([f"about {duration(left)} left"] if left else [])]
         return ", ".join(parts) + (f"; {told}" if (told := _paces([*seen.rates.values()], self.what)) else "")
 
 
@@ -114,8 +115,14 @@ def running(choice: Choice, out: Path) -> Iterator[Executor]:
     try:
         with part_folder(out) as folder, open_executor(choice, folder) as executor:
             yield executor
+    except BusyError:
+        # The chunks there are the other command's.
+        raise
     except BaseException:
         if kept := finished(part_folder_of(out)):
             place = part_folder_of(out)
+            if sys.stderr.isatty():
+                # Below the line that says how far it came.
+                sys.stderr.write("\n")
             tell(f"{counted(kept, 'chunk')} kept in {place}; the same command goes on from there.", err=True)
         raise

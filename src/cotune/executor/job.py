@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -96,6 +97,18 @@ def perform(job: Job, storage: Path) -> Done:
     with atomic_path(path) as temporary:
         temporary.write_bytes(result)
     return Done(job.key, path, job.rows, worker_name(), time.monotonic() - begun)
+
+
+def settle(threads: int) -> None:
+    """Set up a process as a worker, before it imports what computes.
+
+    Args:
+        threads: CPU threads that it may use.
+    """
+    for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    # As for the command itself: other libraries' notes to their developers.
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def worker_name() -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from cotune.errors import CotuneError, InputError, counted, not_installed
 from cotune.executor.base import WorkerLost
 from cotune.executor.choice import Choice, slots_of
-from cotune.executor.job import Done, Job, perform
+from cotune.executor.job import Done, Job, perform, settle
 from cotune.executor.slots import SlotExecutor
 from cotune.version import __version__
 
@@ -107,9 +107,9 @@ class Slot:
     """
 
     def __init__(self, threads: int) -> None:
+        settle(threads)
         import torch
 
-        os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
 
     def about(self) -> dict[str, str]:

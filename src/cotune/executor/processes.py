@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from cotune.errors import CotuneError
 from cotune.executor.base import WorkerLost
-from cotune.executor.job import Done, Job, perform
+from cotune.executor.job import Done, Job, perform, settle
 
 
 class ProcessWorker:
@@ -77,7 +76,7 @@ def _serve(connection: Connection, threads: int) -> None:
     """A worker's life: jobs from the pipe, until it closes."""
     # Ctrl-C reaches all processes of a terminal; the driver says what becomes of its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    settle(threads)
     while True:
         try:
             job, storage = connection.recv()
