@@ -73,8 +73,8 @@ def embed_chunk(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
     settings = None if given["settings"] is None else canonical_json(given["settings"])
     embedder = _opened(places["model"], given["model"], settings, engine["device"], engine["dtype"], engine["threads"])
     vectors = np.ascontiguousarray(embedder.embed(given["texts"]))
-    local = isinstance(embedder, TextEmbedder) and isinstance(embedder.model, LocalModel)
-    facts = engine_facts(embedder.model) if local else {}  # type: ignore[attr-defined]
+    model = embedder.model if isinstance(embedder, TextEmbedder) else None
+    facts = engine_facts(model) if isinstance(model, LocalModel) else {}
     return save({"vectors": vectors}, metadata={"engine": canonical_json(facts)})
 
 

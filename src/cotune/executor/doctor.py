@@ -27,9 +27,7 @@ def diagnose_executor(choice: Choice) -> list[Check]:
     if choice.kind == "local":
         return [Check("executor", "ok", f"this process, {counted(threads, 'thread')}")]
     count = choice.workers or slots_of(threads, available_memory())
-    finding = f"{counted(count, 'process')}, {counted(max(1, threads // count), 'thread')} each".replace(
-        "processs", "processes"
-    )
+    finding = f"{counted(count, 'worker')}, {counted(max(1, threads // count), 'thread')} each"
     if count > threads:
         return [Check("executor", "warn", f"{finding}; {counted(threads, 'processor')} may be used", "Give fewer --workers.")]
     return [Check("executor", "ok", finding)]
@@ -41,7 +39,7 @@ def _ray(choice: Choice) -> list[Check]:
     except InputError as error:
         return [Check("ray", "fail", error.what, error.hint)]
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    checks = [Check("ray", "ok", f"{metadata.version('ray')} at {ray.get_runtime_context().gcs_address}")]
+    checks = [Check("ray", "ok", f"{metadata.version('ray')}, {counted(len(nodes), 'node')}")]
     # A file that only this process knows of shows which nodes see the folder.
     place = Path.cwd() / f".cotune-{secrets.token_hex(6)}"
     with contextlib.suppress(OSError):
