@@ -107,10 +107,8 @@ class Slot:
     """
 
     def __init__(self, threads: int) -> None:
+        # Torch, which is imported with the first job, takes its threads from there, and the engine sets them again.
         settle(threads)
-        import torch
-
-        torch.set_num_threads(threads)
 
     def about(self) -> dict[str, str]:
         """Where it is and what it runs."""
