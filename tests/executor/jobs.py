@@ -12,6 +12,7 @@ from typing import Any
 
 from cotune.errors import InputError
 from cotune.executor import Job
+from cotune.executor.on_ray import Slot
 
 
 def double(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
@@ -51,7 +52,7 @@ def broken(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
     raise ZeroDivisionError("a slip")
 
 
-class BrokenSlot:
+class BrokenSlot(Slot):
     """An actor that cannot be made."""
 
     def __init__(self, threads: int) -> None:

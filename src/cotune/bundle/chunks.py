@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import astuple
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -89,14 +88,16 @@ def answer_on(
     done = run_all(executor, (Job(answer_chunk, {**about, "rows": part}, places, len(part)) for part in parts), told)
     found: list[Prediction] = []
     engines = []
+    labels = bundle.manifest.labels
     for one in done:
         result = _read(one.path)
         engines.append(result["engine"])
         for answer, shares, truncated, ended, possible in result["answers"]:
-            found.append(Prediction(answer, shares, truncated, ended, tuple(possible)))
+            by_label = dict(zip(labels, shares, strict=True)) if shares else {}
+            found.append(Prediction(answer, by_label, truncated, ended, tuple(possible)))
     manifest = bundle.manifest
     options: dict[str, Any] = {"probabilities": probabilities, "unsure": unsure, "nested": nested}
-    return sheet_answers(found, manifest.output, manifest.labels, sheet, checked, **options), unlike(engines)
+    return sheet_answers(found, manifest.output, labels, sheet, checked, **options), unlike(engines)
 
 
 def answer_chunk(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
@@ -108,7 +109,8 @@ def answer_chunk(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
 
     found = predictor.answers(given["rows"], probabilities=given["probabilities"], unsure=given["unsure"])
     facts = engine_facts(cast("LocalModel", predictor.model))
-    return canonical_json({"answers": [astuple(one) for one in found], "engine": facts}).encode()
+    told = [[one.answer, [*one.probabilities.values()], one.truncated, one.ended, one.possible] for one in found]
+    return canonical_json({"answers": told, "engine": facts}).encode()
 
 
 @lru_cache(maxsize=1)

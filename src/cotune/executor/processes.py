@@ -33,7 +33,8 @@ class ProcessWorker:
         self._stopped = False
 
     def start(self) -> None:
-        if self._process is not None and self._process.is_alive():
+        if self._process is not None:
+            # Where it died between two jobs, the next one finds out.
             return
         if self._stopped:
             raise WorkerLost("it was stopped")
@@ -47,23 +48,25 @@ class ProcessWorker:
             self._process.kill()
 
     def perform(self, job: Job, storage: Path) -> Done:
-        assert self._connection is not None and self._process is not None
+        process, connection = self._process, self._connection
+        assert process is not None and connection is not None
         try:
-            self._connection.send((job, storage))
-            answer: Done | Exception = self._connection.recv()
+            connection.send((job, storage))
+            answer: Done | Exception = connection.recv()
         except (EOFError, OSError) as error:
-            self._process.kill()
-            self._process.join(5.0)
-            self._connection.close()
-            raise WorkerLost(_how(self._process.exitcode)) from error
+            process.kill()
+            process.join(5.0)
+            connection.close()
+            self._process = None
+            raise WorkerLost(_how(process.exitcode)) from error
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     def stop(self) -> None:
         self._stopped = True
-        if self._process is not None:
-            self._process.kill()
+        if (process := self._process) is not None:
+            process.kill()
 
 
 def _how(code: int | None) -> str:
