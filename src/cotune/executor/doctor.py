@@ -11,9 +11,10 @@ from typing import Any
 from cotune.errors import InputError, counted
 from cotune.executor.choice import Choice, slots_of
 from cotune.executor.on_ray import connect, cpus_each, versions
+from cotune.executor.opening import processes_of
 from cotune.model.hardware.capability import default_threads
 from cotune.model.hardware.doctor import Check
-from cotune.model.hardware.machine import available_memory
+from cotune.model.hardware.machine import usable_cpus
 
 _ANSWER_S = 60.0
 _GIB = 1 << 30
@@ -23,13 +24,12 @@ def diagnose_executor(choice: Choice) -> list[Check]:
     """Look at an executor as the commands would use it, started from the current folder."""
     if choice.kind == "ray":
         return _ray(choice)
-    threads = default_threads()
     if choice.kind == "local":
-        return [Check("executor", "ok", f"this process, {counted(threads, 'thread')}")]
-    count = choice.workers or slots_of(threads, available_memory())
-    finding = f"{counted(count, 'worker')}, {counted(max(1, threads // count), 'thread')} each"
-    if count > threads:
-        return [Check("executor", "warn", f"{finding}; {counted(threads, 'processor')} may be used", "Give fewer --workers.")]
+        return [Check("executor", "ok", f"this process, {counted(default_threads(), 'thread')}")]
+    (count, each), cpus = processes_of(choice), usable_cpus()
+    finding = f"{counted(count, 'worker')}, {counted(each, 'thread')} each"
+    if count > cpus:
+        return [Check("executor", "warn", f"{finding}; {counted(cpus, 'processor')} may be used", "Give fewer --workers.")]
     return [Check("executor", "ok", finding)]
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from cotune.executor.choice import Choice, slots_of
 from cotune.executor.local import LocalExecutor
 from cotune.executor.slots import SlotExecutor
+from cotune.model.hardware.capability import default_threads
+from cotune.model.hardware.machine import available_memory, usable_cpus
 
 if TYPE_CHECKING:
     from cotune.executor.base import Executor
@@ -34,18 +36,21 @@ def open_executor(choice: Choice, storage: Path) -> Iterator[Executor]:
 
 
 def _executor(choice: Choice, storage: Path) -> Executor:
-    from cotune.model.hardware.capability import default_threads
-    from cotune.model.hardware.machine import available_memory
-
     if choice.kind == "ray":
         from cotune.executor.on_ray import ray_executor
 
         return ray_executor(choice, storage)
-    threads = default_threads()
     if choice.kind == "local":
-        return LocalExecutor(storage, threads)
+        return LocalExecutor(storage, default_threads())
     from cotune.executor.processes import ProcessWorker
 
-    count = choice.workers or slots_of(threads, available_memory())
-    each = max(1, threads // count)
+    count, each = processes_of(choice)
     return SlotExecutor([ProcessWorker(each) for _ in range(count)], storage, each)
+
+
+def processes_of(choice: Choice) -> tuple[int, int]:
+    """How many processes of this machine, and the threads of each."""
+    cpus = usable_cpus()
+    count = choice.workers or slots_of(cpus, available_memory())
+    # OMP_NUM_THREADS bounds the threads of one process, not the number of them.
+    return count, max(1, min(default_threads(), cpus // count))

@@ -40,12 +40,12 @@ class ProcessWorker:
             raise WorkerLost("it was stopped")
         context = get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self.threads), daemon=True)
-        self._process.start()
+        process = context.Process(target=_serve, args=(theirs, self.threads), daemon=True)
+        process.start()
         theirs.close()
-        self.name = f"{socket.gethostname()}:{self._process.pid}"
+        self.name, self._process = f"{socket.gethostname()}:{process.pid}", process
         if self._stopped:
-            self._process.kill()
+            process.kill()
 
     def perform(self, job: Job, storage: Path) -> Done:
         process, connection = self._process, self._connection
