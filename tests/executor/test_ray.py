@@ -150,5 +150,6 @@ def test_the_doctor_says_what_the_cluster_has(
     assert "seen by all nodes" in checks[4].finding
     assert diagnose_executor(Choice("ray", cluster.address, workers=5))[3].status == "fail"
     with pytest.raises(SystemExit):
-        main(["doctor", "--executor", f"ray:{cluster.address}", "--workers", "5"])
-    assert "too few for 5 workers" in " ".join(capsys.readouterr().out.split())
+        main(["doctor", "--executor", f"ray:{cluster.address}", "--workers", "5", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["status"] == "fail" and "2 CPUs, too few for 5 workers" in [check["finding"] for check in told["checks"]]
